@@ -1,0 +1,36 @@
+# Every target sets up .venv first if it is missing or older than pyproject.toml or constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test lint bench clean
+.DEFAULT_GOAL := test
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/skipguide compare --out-dir demo --overwrite \
+	  "a small red star orbiting over a blue background" \
+	  "a large yellow moon spinning over a purple background" \
+	  "a green cross bouncing on a striped brown background" \
+	  "an orange triangle moving left on a grey background"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+bench: $(READY)
+	$(BIN)/skipguide bench --family mochi
+
+clean:
+	rm -rf .venv demo dist build

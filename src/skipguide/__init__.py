@@ -1,0 +1,32 @@
+"""skipguide: Spatiotemporal Skip Guidance for diffusers video pipelines, exact and prefix-shared.
+
+    from skipguide import STG, guide
+
+    with guide(pipe, STG(layers=[34], scale=1.0)):
+        video = pipe("a red fox in the snow").frames[0]
+
+Importing this package loads neither torch nor diffusers; the first use of a name does.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skipguide.pipeline import Guide, guide
+    from skipguide.terms import STG
+
+__version__ = "0.1.0"
+__all__ = ["STG", "Guide", "__version__", "guide"]
+
+_HOME = {"STG": "skipguide.terms", "guide": "skipguide.pipeline", "Guide": "skipguide.pipeline"}
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'skipguide' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,35 @@
+"""The command line. One file per verb; nothing here imports torch or diffusers before a verb needs them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import skipguide
+from skipguide.cli.compare import compare
+from skipguide.cli.console import Verbs
+from skipguide.cli.generate import generate
+from skipguide.cli.reproduce import reproduce
+
+app = typer.Typer(cls=Verbs, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+for verb in (generate, compare, reproduce):  # a new verb: its file, its import above, its name here
+    app.command()(verb)
+
+
+@app.callback(invoke_without_command=True)
+def _skipguide(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Spatiotemporal Skip Guidance for diffusers video pipelines, exact and prefix-shared."""
+    if version:
+        typer.echo(skipguide.__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """The entry point `skipguide`."""
+    app()

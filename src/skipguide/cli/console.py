@@ -1,0 +1,89 @@
+"""How the verbs talk: results to stdout, progress and errors to stderr, one line per error, JSON for machines.
+
+Exit codes: 0 done, 1 done but the answer is no, 2 refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from skipguide.generation import OnStep, Step
+
+# What typer raises for a bad command line. Its class has no public name in all versions of typer.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+class _Interrupted(Exception):
+    pass
+
+
+class Verbs(TyperGroup):
+    """A group of commands in which whatever a user can do wrong ends as one line and an exit code."""
+
+    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False  # typer raises instead of printing
+        try:
+            code = super().main(given, *rest, **extra)
+        except _Interrupted:
+            _fail("interrupted; every file that was written is complete.", 130, given)
+        except _UsageError as error:
+            message = getattr(error, "format_message", error.__str__)()
+            end = "" if message.endswith((".", "?")) else "."
+            _fail(f"{message}{end} See skipguide --help, or the --help of the verb.", 2, given)
+        except (ValueError, OSError) as error:
+            _fail(str(error), 2, given)
+        else:
+            sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:  # typer would end without a word
+            raise _Interrupted from error
+
+
+def _fail(message: str, code: int, args: list[str]) -> None:
+    message = " ".join(message.split())
+    if "--json" in args:
+        typer.echo(json.dumps({"error": message}, ensure_ascii=False))
+    else:
+        typer.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def tell(text: str, payload: Mapping[str, Any], as_json: bool) -> None:
+    """The result of a verb on stdout: lines for people, or one JSON object."""
+    typer.echo(json.dumps(payload, ensure_ascii=False) if as_json else text)
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Iterator[OnStep | None]:
+    """A progress bar on stderr, as a function to call after each step; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, state="starting", markup=False)
+
+        def on_step(step: Step) -> None:
+            bar.update(task, total=step.steps, completed=step.number, state=_state(step))
+
+        yield on_step
+
+
+def _state(step: Step) -> str:
+    passes = f"step {step.number}/{step.steps}, {step.passes_per_step:.2f} passes per step"
+    return f"{passes}, {step.seconds_left:.0f} s left" if step.number < step.steps else f"{passes}, decoding"

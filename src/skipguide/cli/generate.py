@@ -1,0 +1,54 @@
+"""skipguide generate: one video, with everything needed to make it again inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skipguide.cli import console, options
+from skipguide.cli.options import Config, Json, Overwrite
+from skipguide.settings import checked, resolve
+
+
+@options.with_settings
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What the video shows.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The mp4.", show_default="PROMPT-SEED.mp4")] = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Make one video.
+
+    It is an mp4 that carries the record of how it was made; the same record lies beside it as JSON.
+    """
+    settings = checked(options.overlay(options.read_config(config), given, prompt))
+    target = options.check_mp4(out or Path(f"{options.slug(settings.prompt, settings.seed)}.mp4"))
+    from skipguide import video
+
+    options.check_outputs([target, video.sidecar(target)], overwrite)
+    from skipguide import generation, record
+
+    pipe = generation.load_pipeline(settings.model, settings.dtype, settings.device)
+    settings = resolve(settings, pipe)
+    weights = generation.identity(settings.model, pipe)
+    with console.progress("denoising") as on_step:
+        result = generation.generate(pipe, settings, on_step)
+    made = record.build(settings, result, weights)
+    video.write(target, result.frames, made["settings"]["fps"], made)
+    payload = {"video": str(target), "sidecar": str(video.sidecar(target)), **made["measured"], "record": made}
+    console.tell(_summary(target, made), payload, as_json)
+
+
+def _summary(target: Path, made: dict[str, Any]) -> str:
+    frames, height, width, _ = made["frames"]
+    measured, settings = made["measured"], made["settings"]
+    return (
+        f"{target}: {frames} frames of {width}x{height} at {settings['fps']} fps, seed {settings['seed']}\n"
+        f"{measured['passes_per_step']:.2f} passes and {measured['seconds_per_step']:.2f} s per step, "
+        f"{measured['seconds']:.1f} s in all; skipguide reproduce {target} makes it again"
+    )

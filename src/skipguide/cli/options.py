@@ -1,0 +1,138 @@
+"""The options that the verbs share: one per setting of `settings.Generation`, the YAML file, where the output goes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from skipguide.settings import Generation, flag
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file of settings, with lines as stg_scale: 1.0.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
+_UNSAID = {"dtype": "bfloat16 on a GPU, else float32", "device": "the GPU if there is one"}
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")]
+
+
+def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb one option per setting (all but the prompt); those that were used arrive as its argument `given`."""
+    own = inspect.signature(verb, eval_str=True).parameters
+    options = [_option(name) for name in Generation.model_fields if name != "prompt"]
+
+    @functools.wraps(verb)
+    def run(**values: Any) -> None:
+        given = {option.name: values.pop(option.name) for option in options}
+        verb(given={name: _parsed(name, text) for name, text in given.items() if text is not None}, **values)
+
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if name != "given"]
+    parameters += options
+    vars(run)["__signature__"] = inspect.Signature(parameters)  # what typer reads
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _option(name: str) -> inspect.Parameter:
+    field = Generation.model_fields[name]
+    default = _UNSAID.get(name, "the model's") if field.default is None else str(field.default) or "empty"
+    metavar = _number_type(name).__name__.upper().replace("STR", "TEXT")
+    option = typer.Option(flag(name), help=field.description, show_default=default, metavar=metavar)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
+
+
+def _parsed(name: str, text: str) -> int | float | str:
+    """A number where the setting is one. What cannot be read stays text, for the settings to complain about."""
+    try:
+        return _number_type(name)(text)
+    except ValueError:
+        return text
+
+
+def _number_type(name: str) -> type[int] | type[float] | type[str]:
+    leaves = list(_leaves(Generation.model_fields[name].annotation))
+    return str if str in leaves else float if float in leaves else int if int in leaves else str
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    parts = get_args(annotation)
+    if not parts:
+        yield annotation
+    for part in parts:
+        yield from _leaves(part)
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """The settings in a YAML file; none without a file.
+
+    Raises:
+        ValueError: if there is no such file, or it is not YAML of `name: value` lines.
+    """
+    if path is None:
+        return {}
+    if not path.is_file():
+        raise ValueError(f"--config must be a YAML file, but got {path}, which is no file. Check the name.")
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config must be a YAML file, but {path} is not: {error} Correct it there.") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(
+            f"--config must hold lines such as stg_scale: 1.0, but {path} holds {type(content).__name__}. "
+            "Write one setting per line."
+        )
+    return content
+
+
+def overlay(file: Mapping[str, Any], given: Mapping[str, Any], prompt: str | None) -> dict[str, Any]:
+    """The command line over the file."""
+    return {**file, **given, **({} if prompt is None else {"prompt": prompt})}
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
+    """See to it, before anything is loaded, that the files can be written.
+
+    Raises:
+        ValueError: if one exists and may not be overwritten, is a folder, or lies where nothing can be written.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(f"the output must be a file, but {path} is a folder. Name a file in it.")
+        if path.exists() and not overwrite:
+            raise ValueError(f"the output must be a new file, but {path} exists. Pass --overwrite or another name.")
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise ValueError(f"the output must lie in a writable folder, but {parent} is not one. Choose another.")
+
+
+def check_mp4(path: Path) -> Path:
+    """The path itself.
+
+    Raises:
+        ValueError: if its name does not end in .mp4.
+    """
+    if path.suffix.lower() != ".mp4":
+        better = path.with_suffix(".mp4").name
+        raise ValueError(f"the output must be named .mp4, but got {str(path)!r}. Name it {better}.")
+    return path
+
+
+def slug(prompt: str, seed: int) -> str:
+    """A file name for a prompt, without suffix."""
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain)[:60].strip("-")
+    return f"{words or 'video'}-{seed}"

@@ -1,0 +1,88 @@
+"""skipguide reproduce: make a video again from its record, and say whether it came out the same."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipguide.cli import console
+from skipguide.cli.options import Json, Overwrite, check_mp4, check_outputs
+from skipguide.settings import checked, resolve
+
+if TYPE_CHECKING:
+    from skipguide.video import Frames
+
+
+def reproduce(
+    source: Annotated[Path, typer.Argument(metavar="VIDEO", help="An mp4 that skipguide generate wrote.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the new video there.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Where the model is now, if it has moved.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Where to run, if not as recorded.")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make a video again from its record.
+
+    Says whether it came out bit-equal (the frames before encoding): exit code 0 if so, 1 if not.
+    """
+    from skipguide import generation, record, video
+
+    then = video.read_record(source)
+    moved = {name: value for name, value in (("model", model), ("device", device)) if value is not None}
+    settings = checked({**record.settings_of(then, source).model_dump(), **moved})
+    if out is not None:
+        check_outputs([check_mp4(out), video.sidecar(out)], overwrite)
+    pipe = generation.load_pipeline(settings.model, settings.dtype, settings.device)
+    settings = resolve(settings, pipe)  # for records that were edited by hand
+    weights = generation.identity(settings.model, pipe)
+    with _threads(then), console.progress("denoising") as on_step:
+        result = generation.generate(pipe, settings, on_step)
+        now = record.build(settings, result, weights)
+    payload = {
+        "bit_equal": then.get("frames_sha256") == now["frames_sha256"],
+        "changed": record.changes(then, now),
+        "difference": None,
+        "out": None if out is None else str(out),
+        "record": now,
+    }
+    if not payload["bit_equal"]:
+        payload["difference"] = _difference(result.frames, video.read(source)[0])
+    if out is not None:
+        video.write(out, result.frames, now["settings"]["fps"], now)
+    console.tell(_verdict(payload), payload, as_json)
+    if not payload["bit_equal"]:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _threads(then: dict[str, Any]) -> Iterator[None]:
+    """As many threads as it was made with: sums are split by threads, and so round differently."""
+    import torch
+
+    before = torch.get_num_threads()
+    recorded = then.get("machine", {}).get("threads")
+    torch.set_num_threads(recorded if isinstance(recorded, int) and recorded > 0 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _difference(frames: Frames, decoded: Frames) -> int | None:
+    """The largest difference of a pixel, of 255; None if the two are not of one size."""
+    return int(abs(frames.astype(int) - decoded).max()) if frames.shape == decoded.shape else None
+
+
+def _verdict(payload: dict[str, Any]) -> str:
+    changed = [f"  {name}: {then} -> {now}" for name, (then, now) in payload["changed"].items()]
+    if payload["bit_equal"]:
+        return "\n".join(["bit-equal", *(["changed since, to no effect:", *changed] if changed else [])])
+    largest = payload["difference"]
+    size = f"largest pixel difference {largest} of 255 (encoding loss included)"
+    amount = "the frames have another size" if largest is None else size
+    reasons = ["changed since:", *changed] if changed else ["nothing that the record knows has changed"]
+    return "\n".join([f"not bit-equal: {amount}", *reasons])

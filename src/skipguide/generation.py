@@ -1,0 +1,228 @@
+"""The engine under the verbs of the command line: load a pipeline, run it with or without guidance, measure it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from skipguide import STG, guide
+from skipguide.lab import models
+from skipguide.record import Result, weights_sha256
+from skipguide.settings import Generation
+from skipguide.video import Frames
+
+
+@dataclass(frozen=True)
+class Step:
+    """Reported after each denoising step."""
+
+    number: int  # steps done
+    steps: int  # steps in all
+    passes_per_step: float
+    seconds_left: float
+
+
+OnStep = Callable[[Step], None]
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a lab model or a local one; None for a hub id.
+
+    Raises:
+        ValueError: for a folder without model_index.json, and for what is neither a folder nor looks like a hub id.
+    """
+    if model in models.NAMES:
+        return models.path(model)
+    path = Path(model)
+    if (path / "model_index.json").is_file():
+        return path
+    known = f"{', '.join(models.NAMES)}, a folder with a model_index.json, or a hub id such as genmo/mochi-1-preview"
+    if path.exists():
+        raise ValueError(
+            f"model must be {known}, but got {model!r}, and there is no {path / 'model_index.json'}. "
+            "Name the folder that save_pretrained() wrote."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
+        raise ValueError(f"model must be {known}, but got {model!r}, and there is no such folder. Check the name.")
+    return None
+
+
+def load_pipeline(model: str, dtype: str | None = None, device: str | None = None) -> Any:
+    """Load a diffusers pipeline.
+
+    Args:
+        model: a lab model's name, a local folder in diffusers layout, or a hub id.
+        dtype: None is bfloat16 on a GPU (the lab's small models: float32), float32 elsewhere.
+        device: None is the GPU if there is one.
+
+    Raises:
+        ValueError: if there is no such model or no such device.
+    """
+    folder = local_folder(model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device(device)
+    small = device == "cpu" or model in models.NAMES
+    torch_dtype = getattr(torch, dtype or ("float32" if small else "bfloat16"))
+    pipe = _from_folder(folder, torch_dtype) if folder else _from_hub(model, torch_dtype)
+    pipe.set_progress_bar_config(disable=True)  # on_step reports instead
+    return pipe.to(device)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that torch has here, but got {device!r} ({reason}). Try cpu.") from error
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    with _no_loading_bars():
+        return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+
+
+def _from_hub(model: str, dtype: torch.dtype) -> Any:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    try:
+        # Downloaded first and loaded from the snapshot, because the name of that folder is the revision.
+        return DiffusionPipeline.from_pretrained(DiffusionPipeline.download(model), dtype=dtype)
+    except OSError as error:
+        reason = error.__cause__ or error  # diffusers wraps it in a story about its cache
+        raise ValueError(
+            f"model must be a folder here or a model on the hub, but {model!r} is no folder, and the hub: {reason} "
+            "Check the name, the network, and the licence of a gated model."
+        ) from error
+
+
+@contextlib.contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Loading a local model takes seconds: keep stderr for what matters."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggings = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in loggings:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in loggings:
+            log.enable_progress_bar()
+
+
+def identity(model: str, pipe: Any) -> dict[str, str]:
+    """Which weights `pipe` holds: a hash over the files of a local model, the revision of one from the hub."""
+    folder = local_folder(model)
+    return {"sha256": weights_sha256(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def generate(pipe: Any, settings: Generation, on_step: OnStep | None = None) -> Result:
+    """Make one video. The same settings on the same machine with the same versions give the same bytes.
+
+    Args:
+        settings: complete ones, as `settings.resolve` returns them.
+        on_step: called after each denoising step; whatever it raises ends the generation.
+
+    Raises:
+        ValueError: for settings that the pipeline refuses, or frames that are not finite.
+    """
+    started = time.perf_counter()
+    with _guided(pipe, settings) as passes_per_step:
+        clock = _Clock(pipe, settings, passes_per_step, on_step)
+        video = _call(pipe, settings, clock)
+        passes = passes_per_step()
+    frames = _to_uint8(np.asarray(video), settings)
+    return Result(frames, passes, clock.seconds_per_step(), time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _guided(pipe: Any, settings: Generation) -> Iterator[Callable[[], float]]:
+    """Guidance on, if there is any; gives a function that tells the passes per step so far."""
+    if not settings.stg_scale:
+        yield lambda: 2.0 if pipe.do_classifier_free_guidance else 1.0
+        return
+    assert settings.layers is not None
+    assert settings.skip is not None
+    assert settings.start is not None
+    assert settings.stop is not None
+    assert settings.rescale is not None
+    term = STG(list(settings.layers), settings.stg_scale, settings.skip, None, settings.start, settings.stop)
+    with guide(pipe, term, rescale=settings.rescale) as handle:
+        yield lambda: handle.passes_per_step
+
+
+class _Clock:
+    """The pipeline's callback: times the steps and passes them on."""
+
+    def __init__(self, pipe: Any, settings: Generation, passes_per_step: Callable[[], float], on_step: OnStep | None):
+        assert settings.steps is not None
+        self.steps, self.passes_per_step, self.on_step = settings.steps, passes_per_step, on_step
+        self.on_gpu = pipe.device.type == "cuda"
+        self.times = [time.perf_counter()]
+
+    def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if self.on_gpu:
+            torch.cuda.synchronize()  # else this measures how fast work is handed to the GPU
+        self.times.append(time.perf_counter())
+        if self.on_step is not None:
+            left = (self.steps - index - 1) * self.seconds_per_step()
+            self.on_step(Step(index + 1, self.steps, self.passes_per_step(), left))
+        return {}
+
+    def seconds_per_step(self) -> float:
+        times = self.times[1:] if len(self.times) > 2 else self.times
+        return (times[-1] - times[0]) / max(len(times) - 1, 1)
+
+
+def _call(pipe: Any, settings: Generation, callback: _Clock) -> Any:
+    """Run the pipeline; `(F, H, W, 3)` floats in [0, 1]."""
+    names = ("prompt", "negative_prompt", "height", "width", "num_frames", "guidance_scale")
+    call = {name: getattr(settings, name) for name in names}
+    call |= {"num_inference_steps": settings.steps, "output_type": "np", "callback_on_step_end": callback}
+    # On the CPU, so that a GPU starts from the same noise.
+    call["generator"] = torch.Generator("cpu").manual_seed(settings.seed)
+    if settings.max_sequence_length is not None:
+        call["max_sequence_length"] = settings.max_sequence_length
+    missing = sorted(set(call) - set(inspect.signature(pipe.__call__).parameters))
+    if missing:
+        raise ValueError(
+            f"model must be a text-to-video pipeline, but {type(pipe).__name__} does not take {', '.join(missing)}. "
+            "Use another model, or guide() from Python."
+        )
+    try:
+        with warnings.catch_warnings():
+            # diffusers' Mochi asks for float32 autocast, which the CPU has not; nothing follows from it
+            warnings.filterwarnings("ignore", message="In CPU autocast", category=UserWarning)
+            return pipe(**call).frames[0]
+    except ZeroDivisionError as error:  # Mochi's linear-quadratic schedule of one step
+        raise ValueError(
+            f"steps must be enough for the schedule of {type(pipe).__name__}, but got {settings.steps}. Take 2 or more."
+        ) from error
+
+
+def _to_uint8(video: np.ndarray, settings: Generation) -> Frames:
+    if not np.isfinite(video).all():
+        raise ValueError(
+            f"the frames must be finite numbers, but {settings.dtype} overflowed. Use --dtype bfloat16 or float32, or "
+            "smaller scales."
+        )
+    return (video * 255).round().astype(np.uint8)

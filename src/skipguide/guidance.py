@@ -1,0 +1,77 @@
+"""The formula. Pure functions on tensors; nothing here knows a model or a pipeline.
+
+    D = u + g (c - u) + sum_j s_j (c - p_j)            Eq. 6 + Eq. 13; with two terms, Eq. 20
+    D <- D (phi std(c) / std(D) + 1 - phi)             Algorithm 4, per sample
+
+c: conditional prediction, u: unconditional, p_j: weak (the conditional pass of the weakened model), g: guidance_scale,
+s_j: the scale of term j. Equation numbers are those of "Spatiotemporal Skip Guidance" (CVPR 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+Tensor = torch.Tensor
+
+
+def push(c: Tensor, weaks: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """The skip guidance alone: sum_j s_j (c - p_j), Eq. 13 without its first term.
+
+    Args:
+        c: `(B, ...)` conditional prediction.
+        weaks: weak predictions p_j, each shaped like `c`.
+        scales: s_j, one per weak prediction.
+
+    Because it does not depend on u or g, adding it to both rows of a CFG batch passes through any pipeline's own
+    `u + g (c - u)` unchanged, whatever g is.
+    """
+    delta = torch.zeros_like(c)
+    for p, s in zip(weaks, scales, strict=True):
+        delta = delta + s * (c - p)
+    return delta
+
+
+def combine(
+    c: Tensor,
+    u: Tensor | None,
+    g: float | Tensor,
+    weaks: Sequence[Tensor],
+    scales: Sequence[float],
+    phi: float = 0.0,
+) -> Tensor:
+    """The guided prediction D.
+
+    Args:
+        c: `(B, ...)` conditional prediction.
+        u: `(B, ...)` unconditional prediction, or None where the pipeline runs without CFG (then g is not used).
+        g: classifier-free guidance scale.
+        weaks: weak predictions p_j, each `(B, ...)`.
+        scales: s_j, one per weak prediction.
+        phi: rescaling in [0, 1]; 0 is off.
+    """
+    base = c if u is None else u + g * (c - u)
+    return rescale(base + push(c, weaks, scales), c, phi)
+
+
+def rescale(D: Tensor, c: Tensor, phi: float) -> Tensor:
+    """Pull the standard deviation of D towards that of c (Algorithm 4; Lin et al. 2023, Eq. 15-16).
+
+    Args:
+        D: `(B, ...)` guided prediction.
+        c: `(B, ...)` conditional prediction.
+        phi: in [0, 1]; 0 returns D untouched, 1 gives D exactly the standard deviation of c.
+
+    The deviation is taken per sample over all other dimensions, so the prompts of a batch do not touch each other.
+    """
+    if phi == 0:
+        return D
+    dims = tuple(range(1, D.ndim))
+    ratio = c.std(dims, keepdim=True) / D.std(dims, keepdim=True)
+    return D * (phi * ratio + (1 - phi))
+
+
+def selects(start: float, stop: float, step: int, num_steps: int) -> bool:
+    """Whether step i of N is inside the window: start <= i/N < stop."""
+    return start <= step / num_steps < stop

@@ -1,0 +1,176 @@
+"""One training loop for every small model of the lab: Muon and AdamW, EMA, checkpoints that resume exactly.
+
+`fit` is a generator: the caller reads the progress, evaluates, logs, or stops. The loss is a function of the step number
+alone (each step seeds its own data), so a resumed run sees the data that an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+Loss = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long and how fast. `decay` is the last fraction of the steps, over which the learning rate falls to zero."""
+
+    steps: int
+    learning_rate: float  # of Muon, for weight matrices and kernels
+    adam_rate: float = 2e-3  # of AdamW, for the rest (biases, norms, embeddings)
+    warmup: int = 100
+    decay: float = 0.3
+    ema: float = 0.0  # 0: no moving average
+    checkpoint_minutes: float = 3.0
+
+    def factor(self, step: int) -> float:
+        """What multiplies the learning rates at a step: linear warm-up, constant, then a half cosine down to zero."""
+        start = self.steps * (1 - self.decay)
+        fall = min(max((step - start) / max(self.steps - start, 1), 0.0), 1.0)
+        return min((step + 1) / self.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * fall))
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What `fit` yields after each step."""
+
+    step: int  # steps done
+    steps: int  # steps in all
+    metrics: dict[str, float]
+    seconds: float  # training time so far, over all sessions
+
+
+def fit(model: torch.nn.Module, loss: Loss, schedule: Schedule, checkpoint: Path) -> Iterator[Progress]:
+    """Train `model` in place; when the generator ends the model holds the averaged weights (if `schedule.ema`).
+
+    Args:
+        loss: step number -> (scalar to minimise, numbers to report).
+        checkpoint: written every few minutes and at the end, under a temporary name first; read if it exists.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizers = _optimizers(model, schedule)
+    rates = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
+    average = copy.deepcopy(model).requires_grad_(False) if schedule.ema else None
+    done, before = _resume(checkpoint, model, average, optimizers)
+    started = saved = time.monotonic()
+    model.train()
+    for step in range(done, schedule.steps):
+        for group, rate in rates:
+            group["lr"] = rate * schedule.factor(step)
+        value, metrics = loss(step)
+        model.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        if average is not None:
+            _accumulate(average, model, min(schedule.ema, (1 + step) / (10 + step)))
+        seconds = before + time.monotonic() - started
+        last = step + 1 == schedule.steps
+        if last or time.monotonic() - saved > schedule.checkpoint_minutes * 60:
+            saved = time.monotonic()
+            _save(checkpoint, step + 1, seconds, model, average, optimizers)
+        yield Progress(step + 1, schedule.steps, metrics, seconds)
+    if average is not None:
+        model.load_state_dict(average.state_dict())
+    model.eval()
+
+
+def _optimizers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the weights of linear layers and convolutions, AdamW for everything else."""
+    kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+    matrices = [m.weight for m in model.modules() if isinstance(m, kinds) and m.weight.requires_grad]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    return [Muon(matrices, schedule.learning_rate), torch.optim.AdamW(rest, schedule.adam_rate, (0.9, 0.99))]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal (Jordan et al. 2024); on this data 1.5 times as fast as AdamW per step.
+
+    torch.optim.Muon takes two-dimensional weights only; a kernel `(out, in, t, h, w)` is seen here as `(out, in t h w)`.
+    """
+
+    def __init__(self, params: list[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                average = self.state[p].setdefault("average", torch.zeros_like(p))
+                average.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(average, group["momentum"]).flatten(1)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu et al. 2025)
+                step = orthogonal(update).reshape(p.shape).to(p.dtype)
+                p.add_(step, alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """`(M, N)` -> its nearest semi-orthogonal matrix, roughly: five Newton-Schulz steps in bfloat16."""
+    x = matrix.bfloat16()
+    if tall := x.shape[0] > x.shape[1]:
+        x = x.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+    return x.T if tall else x
+
+
+@torch.no_grad()
+def _accumulate(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    theirs = list(model.parameters())
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in theirs], 1 - decay)
+
+
+def _save(path: Path, step: int, seconds: float, model, average, optimizers) -> None:
+    state = {
+        "step": step,
+        "seconds": seconds,
+        "model": model.state_dict(),
+        "average": average.state_dict() if average is not None else None,
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, model, average, optimizers) -> tuple[int, float]:
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    if average is not None:
+        average.load_state_dict(state["average"])
+    return state["step"], state["seconds"]
+
+
+def faster_dtype(device: torch.device | str) -> torch.dtype:
+    """bfloat16 where a matrix product is at least 1.5x as fast in it as in float32 on this machine, else float32."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(2048, 512, device=device, dtype=dtype)
+        b = torch.ones(512, 512, device=device, dtype=dtype)
+        for repeat in range(2):  # the first is the warm-up
+            start = time.perf_counter()
+            for _ in range(10):
+                c = a @ b
+            c.sum().item()
+            seconds[dtype] = time.perf_counter() - start
+    return torch.bfloat16 if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else torch.float32

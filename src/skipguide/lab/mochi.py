@@ -1,0 +1,206 @@
+"""lab-mochi: a real MochiPipeline with small configs, its transformer and text encoder trained together on latents.
+
+Mochi's flow runs from noise at t = 0 to data at t = 1 (the pipeline inverts the sigmas of its scheduler), so
+
+    x_t = (1 - t) noise + t x,      the transformer predicts  v = x - noise      and is told  1000 t.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTransformer3DModel
+from torch import nn
+from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+from skipguide.lab import fit, world
+
+Tensor = torch.Tensor
+MAX_TOKENS = 28  # in training; the longest caption has 26
+NUM_CLIPS = 32_768  # latents that are kept; every use of a clip gets a new caption
+BATCH_SIZE = 96
+CAPTION_DROPOUT = 0.1
+SCHEDULE = fit.Schedule(steps=5200, learning_rate=4e-3, decay=0.5, ema=0.998)
+
+TRANSFORMER = dict(
+    patch_size=2,
+    num_attention_heads=5,
+    attention_head_dim=32,
+    num_layers=12,
+    pooled_projection_dim=64,
+    in_channels=12,
+    text_embed_dim=96,
+    time_embed_dim=128,
+    max_sequence_length=256,
+)
+TEXT_ENCODER = dict(
+    d_model=96, d_kv=16, d_ff=192, num_layers=2, num_heads=6, feed_forward_proj="gated-gelu", dropout_rate=0.0
+)
+
+
+class Pair(nn.Module):
+    """What is trained together."""
+
+    def __init__(self, transformer: MochiTransformer3DModel, text_encoder: T5EncoderModel):
+        super().__init__()
+        self.transformer, self.text_encoder = transformer, text_encoder
+
+
+def tokenizer() -> T5TokenizerFast:
+    """A T5 tokenizer that knows every word of the captions, and spells others out in letters."""
+    words = [(f"▁{word}", -1.0) for word in world.vocabulary()]
+    known = {word for word, _ in words} | {"▁"}
+    letters = [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz,.'-" if f"▁{letter}" not in known or letter == "a"]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *words, *letters]
+    return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=256)
+
+
+def build(vae: AutoencoderKLMochi) -> MochiPipeline:
+    """The untrained pipeline around a trained autoencoder."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    transformer = MochiTransformer3DModel(**TRANSFORMER)
+    _initialise(transformer)
+    text_encoder = T5EncoderModel(T5Config(vocab_size=-(-len(words) // 16) * 16, **TEXT_ENCODER))
+    scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    return MochiPipeline(scheduler, vae, text_encoder, words, transformer)
+
+
+@torch.no_grad()
+def _initialise(transformer: MochiTransformer3DModel) -> None:
+    """Random, fixed rotary frequencies (diffusers' start is zero: no positions at all) and a zero prediction.
+
+    Mochi stretches every grid to 192 x 192 units, so that neighbours on our 4 x 4 grid of tokens are 48 units apart.
+    """
+    shape = transformer.pos_frequencies.shape  # (3, heads, dim / 2)
+    radians = torch.tensor([1.0, 1 / 48, 1 / 48])[:, None, None] * (0.15 * 10 ** torch.rand(shape[1:]))
+    direction = F.normalize(torch.randn(shape), dim=0)
+    transformer.pos_frequencies.copy_(radians * direction)
+    transformer.pos_frequencies.requires_grad_(False)
+    nn.init.zeros_(transformer.proj_out.weight)
+    nn.init.zeros_(transformer.proj_out.bias)
+
+
+class BatchedAttention:
+    """MochiAttnProcessor2_0 without its loop over the batch: one masked attention. For training only.
+
+    Outputs agree on every video token and every real text token; padding, which nothing reads, is left as it falls.
+    """
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, image_rotary_emb: Any
+    ) -> tuple[Tensor, Tensor]:
+        video, text = hidden_states.shape[1], encoder_hidden_states.shape[1]
+        heads = (attn.heads, -1)
+        q = _rotate(attn.norm_q(attn.to_q(hidden_states).unflatten(2, heads)), *image_rotary_emb)
+        k = _rotate(attn.norm_k(attn.to_k(hidden_states).unflatten(2, heads)), *image_rotary_emb)
+        text_q = attn.norm_added_q(attn.add_q_proj(encoder_hidden_states).unflatten(2, heads))
+        text_k = attn.norm_added_k(attn.add_k_proj(encoder_hidden_states).unflatten(2, heads))
+        v = torch.cat([attn.to_v(hidden_states), attn.add_v_proj(encoder_hidden_states)], 1).unflatten(2, heads)
+        q, k = torch.cat([q, text_q.to(q)], 1), torch.cat([k, text_k.to(k)], 1)
+        q, k, v = (x.to(v.dtype).transpose(1, 2) for x in (q, k, v))
+        bias = F.pad(attention_mask, (video, 0), value=True)[:, None, None]
+        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+        out = scores.masked_fill(~bias, -torch.inf).softmax(-1).to(v.dtype) @ v
+        out = out.transpose(1, 2).flatten(2)
+        a, b = out.split((video, text), 1)
+        b = b if attn.context_pre_only else attn.to_add_out(b)
+        return attn.to_out[0](a), b
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def encode_clips(vae: AutoencoderKLMochi, path: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
+    """Encode `num` training clips once: `path` holds `(num, 12, 4, 8, 8)` float16 latents, normalised as MochiPipeline does."""
+    from safetensors.torch import save_file
+
+    if path.exists():
+        return
+    mean = torch.tensor(vae.config["latents_mean"]).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config["latents_std"]).view(1, -1, 1, 1, 1)
+    scenes, dtype, found = training_scenes(num), fit.faster_dtype(device), []
+    chunk = 64
+    for start in range(0, num, chunk):
+        frames = world.render(scenes[slice(start, start + chunk)]).to(device)
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            latents = vae.encode(frames).latent_dist.mean
+        found.append(((latents.float().cpu() - mean) / std).half())
+        yield fit.Progress(min(start + chunk, num), num, {}, 0.0)
+    save_file({"latents": torch.cat(found)}, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
+    """The scenes behind the cached latents, in the same order."""
+    return world.sample_scenes(num, seed=2 * 10**6)
+
+
+def _batch(step: int, latents: Tensor, scenes: world.Scenes) -> tuple[Tensor, list[str]]:
+    rows = torch.randint(len(latents), (BATCH_SIZE,), generator=torch.Generator().manual_seed(step))
+    rng = random.Random(step)
+    words = world.captions(scenes[rows], seed=step)
+    return latents[rows].float(), ["" if rng.random() < CAPTION_DROPOUT else caption for caption in words]
+
+
+def _times(num: int, generator: torch.Generator) -> Tensor:
+    """`(num,)` in [0, 1]: logit-normal, with a fifth near pure noise, where Mochi's schedule spends half of its steps."""
+    t = torch.sigmoid(torch.randn(num, generator=generator) - 0.3)
+    early = 0.06 * torch.rand(num, generator=generator)
+    return torch.where(torch.rand(num, generator=generator) < 0.2, early, t)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE) -> Iterator[fit.Progress]:
+    """Train transformer and text encoder from nothing or from the checkpoint in `folder`; needs its vae and latents.
+
+    Afterwards `folder/pipeline` is a MochiPipeline in diffusers layout, in float16.
+    """
+    from safetensors.torch import load_file
+
+    pipe = build(AutoencoderKLMochi.from_pretrained(folder / "vae"))
+    latents, scenes = load_file(folder / "latents.safetensors")["latents"], training_scenes()
+    pair = Pair(pipe.transformer, pipe.text_encoder).to(device)
+    dtype = fit.faster_dtype(device)
+    usual = [block.attn1.processor for block in pair.transformer.transformer_blocks]
+    for block in pair.transformer.transformer_blocks:
+        block.attn1.processor = BatchedAttention()
+        if device.type == "cuda" or shutil.which("g++"):  # fusing the many small operations doubles the speed
+            block.compile()
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        generator = torch.Generator().manual_seed(step)
+        x, words = _batch(step, latents, scenes)
+        noise = torch.randn(x.shape, generator=generator)
+        t = _times(len(x), generator)
+        x_t = torch.lerp(noise, x, t.view(-1, 1, 1, 1, 1)).to(device)
+        tokens = pipe.tokenizer(words, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+        mask = tokens.attention_mask.bool().to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            text = pair.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
+            v = pair.transformer(x_t, text, (1000 * t).to(device), mask, return_dict=False)[0]
+        error = (v.float() - (x - noise).to(device)).square().mean()
+        return error, {"loss": error.item()}
+
+    yield from fit.fit(pair, loss, schedule, folder / "transformer.ckpt")
+    for block, processor in zip(pair.transformer.transformer_blocks, usual, strict=True):
+        block.attn1.processor = processor
+    save(pipe, folder / "pipeline")
+
+
+def save(pipe: MochiPipeline, folder: Path) -> None:
+    """Write the pipeline in diffusers layout, float16 (half the size; diffusers loads it as float32 unless told otherwise)."""
+    pipe.to("cpu", torch.float16).save_pretrained(folder)

@@ -1,0 +1,342 @@
+"""Procedural video with exact ground truth: shapes that move over a background, and captions that say so.
+
+A scene is a row of numbers (`Scenes`, a struct of arrays); `sample_scenes` draws rows from a seed, `render` turns them
+into clips and `captions` into English. Everything is a function of the seed, so no data set is ever stored.
+
+Coordinates: the frame spans [-1, 1] in x (right) and y (down); time runs over [0, 1] from the first to the last frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Iterator
+
+import torch
+
+FRAME_SIZE = 64  # pixels
+NUM_FRAMES = 19
+FPS = 12
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "moon")
+MOTIONS = ("left", "right", "up", "down", "orbit", "spin", "grow", "bounce")
+BACKGROUNDS = ("plain", "gradient", "texture")
+SIZES = {"small": 0.27, "medium": 0.37, "large": 0.48}  # radius, in half frames
+COLOURS = {
+    "red": (0.90, 0.12, 0.14),
+    "orange": (0.98, 0.55, 0.08),
+    "yellow": (0.97, 0.92, 0.22),
+    "green": (0.14, 0.72, 0.24),
+    "cyan": (0.15, 0.82, 0.88),
+    "blue": (0.15, 0.30, 0.95),
+    "purple": (0.62, 0.20, 0.82),
+    "white": (0.97, 0.97, 0.97),
+}
+# Muted, so that every object colour stands out on every background that does not share its name.
+BACKGROUND_COLOURS = {
+    "black": (0.05, 0.05, 0.06),
+    "grey": (0.45, 0.45, 0.46),
+    "blue": (0.10, 0.15, 0.38),
+    "green": (0.09, 0.28, 0.14),
+    "purple": (0.27, 0.12, 0.34),
+    "brown": (0.36, 0.22, 0.12),
+}
+
+SECOND_OBJECT_SHARE = 0.15
+SECOND_RADIUS = 0.2
+_CIRCLE, _SPIN = SHAPES.index("circle"), MOTIONS.index("spin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """A batch of B scenes, one row each. Indices point into SHAPES, COLOURS, MOTIONS, ...; floats are in half frames.
+
+    `second_shape` is -1 where there is no second object. `jitter` (B, 8) holds uniform numbers in [0, 1) that place
+    and pace the motion; keeping them raw means a scene is the same at any resolution or frame count.
+    """
+
+    shape: torch.Tensor  # (B,) int64
+    colour: torch.Tensor  # (B,) int64
+    size: torch.Tensor  # (B,) int64
+    motion: torch.Tensor  # (B,) int64
+    background: torch.Tensor  # (B,) int64
+    background_colour: torch.Tensor  # (B,) int64
+    second_shape: torch.Tensor  # (B,) int64, -1: none
+    second_colour: torch.Tensor  # (B,) int64
+    jitter: torch.Tensor  # (B, 8) float32
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, index: slice | torch.Tensor) -> Scenes:
+        return Scenes(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+
+    def attributes(self) -> Iterator[dict[str, str | None]]:
+        """One dictionary of words per scene, in order."""
+        for i in range(len(self)):
+            second = int(self.second_shape[i])
+            yield {
+                "shape": SHAPES[int(self.shape[i])],
+                "colour": list(COLOURS)[int(self.colour[i])],
+                "size": list(SIZES)[int(self.size[i])],
+                "motion": MOTIONS[int(self.motion[i])],
+                "background": BACKGROUNDS[int(self.background[i])],
+                "background_colour": list(BACKGROUND_COLOURS)[int(self.background_colour[i])],
+                "second_shape": SHAPES[second] if second >= 0 else None,
+                "second_colour": list(COLOURS)[int(self.second_colour[i])] if second >= 0 else None,
+            }
+
+
+def exists(shape: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+    """Whether a combination can be seen at all: a circle cannot be seen spinning, so it is never drawn."""
+    return ~((shape == _CIRCLE) & (motion == _SPIN))
+
+
+def is_held_out(shape: torch.Tensor, colour: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+    """The 1 in 19 of (shape, colour, motion) that no training clip shows; each single value still occurs elsewhere."""
+    return (shape * 7 + colour * 3 + motion * 5) % 19 == 0
+
+
+def sample_scenes(num: int, seed: int, split: str = "train", *, second_share: float = SECOND_OBJECT_SHARE) -> Scenes:
+    """Draw `num` scenes. `split` is "train" (held-out combinations removed), "heldout" (only those) or "all".
+
+    Raises:
+        ValueError: for an unknown split.
+    """
+    if split not in ("train", "heldout", "all"):
+        raise ValueError(f'split must be "train", "heldout" or "all", but got {split!r}. Pass one of the three.')
+    generator = torch.Generator().manual_seed(seed)
+    # Enough candidates for the rarest split (1/19 kept) with room to spare; a fixed rule keeps it a function of the seed.
+    candidates = num * 40 + 400 if split == "heldout" else num * 2 + 64
+
+    def draw(high: int) -> torch.Tensor:
+        return torch.randint(high, (candidates,), generator=generator)
+
+    shape, colour, motion = draw(len(SHAPES)), draw(len(COLOURS)), draw(len(MOTIONS))
+    keep = exists(shape, motion)
+    if split != "all":
+        keep &= is_held_out(shape, colour, motion) == (split == "heldout")
+    background_colour = draw(len(BACKGROUND_COLOURS))
+    keep &= ~_same_name(colour, background_colour)
+    has_second = torch.rand(candidates, generator=generator) < second_share
+    second_colour = draw(len(COLOURS))
+    keep &= ~(has_second & ((second_colour == colour) | _same_name(second_colour, background_colour)))
+    second_shape = torch.where(has_second, draw(len(SHAPES)), -1)
+    scenes = Scenes(
+        shape, colour, draw(len(SIZES)), motion, draw(len(BACKGROUNDS)), background_colour, second_shape,
+        second_colour, torch.rand(candidates, 8, generator=generator),
+    )  # fmt: skip
+    return scenes[keep.nonzero().flatten()[:num]]
+
+
+def _same_name(colour: torch.Tensor, background_colour: torch.Tensor) -> torch.Tensor:
+    names = [[a == b for b in BACKGROUND_COLOURS] for a in COLOURS]
+    return torch.tensor(names)[colour, background_colour]
+
+
+# --- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def render(scenes: Scenes, num_frames: int = NUM_FRAMES, size: int = FRAME_SIZE) -> torch.Tensor:
+    """Draw the scenes.
+
+    Returns:
+        `(B, 3, F, H, W)` float32 in [-1, 1], anti-aliased over one pixel, ready for a video autoencoder.
+    """
+    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    pixel = 2 / size
+    frames = _background(scenes, x, y)[:, :, None].expand(-1, -1, num_frames, -1, -1)
+    centre, angle, radius = _trajectory(scenes, num_frames)
+    second = scenes.second_shape >= 0
+    if second.any():
+        frames = frames.clone()
+        corner = _free_corner(centre[second])[:, None]
+        still = torch.zeros(len(corner), 1)
+        alpha = _coverage(
+            scenes.second_shape[second], corner, still, torch.full_like(still, SECOND_RADIUS), x, y, pixel
+        )
+        frames[second] = _over(frames[second], alpha, _colour_of(scenes.second_colour[second]))
+    alpha = _coverage(scenes.shape, centre, angle, radius, x, y, pixel)
+    tint = (scenes.jitter[:, 6:7] - 0.5) * 0.08
+    return _over(frames, alpha, (_colour_of(scenes.colour) + tint).clamp(0, 1)) * 2 - 1
+
+
+def _colour_of(index: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(list(COLOURS.values()))[index]  # (B, 3)
+
+
+def _over(frames: torch.Tensor, alpha: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+    return torch.lerp(frames, colour[:, :, None, None, None], alpha[:, None])
+
+
+def _background(scenes: Scenes, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) in [0, 1]: plain, a linear gradient, or stripes, at a random angle."""
+    base = torch.tensor(list(BACKGROUND_COLOURS.values()))[scenes.background_colour]
+    theta = scenes.jitter[:, 5, None, None] * 2 * math.pi
+    along = x * theta.cos() + y * theta.sin()  # (B, H, W)
+    kind = scenes.background[:, None, None]
+    stripes = 0.28 * torch.sin(along * 2 * math.pi / 0.5)
+    light = torch.where(kind == 1, 0.5 * along, torch.where(kind == 2, stripes, torch.zeros_like(along)))
+    base = base[:, :, None, None]
+    return (base * (1 + light[:, None]) + 0.06 * light[:, None]).clamp(0, 1)
+
+
+def _trajectory(scenes: Scenes, num_frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Centre (B, F, 2), angle (B, F) in radians and radius (B, F) of the moving object."""
+    tau = torch.linspace(0, 1, num_frames)[None]  # (1, F)
+    j = scenes.jitter[:, :, None]
+    sign = torch.where(j[:, 3] < 0.5, -1.0, 1.0)
+    zero = torch.zeros(len(scenes), num_frames)
+    run = (0.9 + 0.25 * j[:, 0]) * (tau - 0.5)
+    drift_x, drift_y = 0.7 * (j[:, 1] - 0.5) + zero, 0.7 * (j[:, 2] - 0.5) + zero
+    turn = sign * 2 * math.pi * (0.9 + 0.2 * j[:, 0]) * tau + 2 * math.pi * j[:, 4]
+    orbit = 0.38 + 0.1 * j[:, 1]
+    hop = 0.45 - (0.75 + 0.15 * j[:, 0]) * torch.sin(2 * math.pi * tau + math.pi * j[:, 4]).abs()
+    paths = {
+        "left": (-run, drift_y),
+        "right": (run, drift_y),
+        "up": (drift_x, -run),
+        "down": (drift_x, run),
+        "orbit": (orbit * turn.cos(), orbit * turn.sin()),
+        "spin": (drift_x, drift_y),
+        "grow": (0.5 * drift_x, 0.5 * drift_y),
+        "bounce": (drift_x, hop),
+    }
+    centres = torch.stack([torch.stack(paths[name], -1) for name in MOTIONS])  # (M, B, F, 2)
+    centre = centres[scenes.motion, torch.arange(len(scenes))]
+    tilt = (j[:, 5] - 0.5) * 0.5
+    spin = sign * math.pi * (1.2 + 0.5 * j[:, 0]) * tau
+    angle = tilt + torch.where(scenes.motion[:, None] == _SPIN, spin, zero)
+    radius = torch.tensor(list(SIZES.values()))[scenes.size][:, None] * (0.95 + 0.1 * j[:, 7])
+    growth = torch.where(scenes.motion[:, None] == MOTIONS.index("grow"), 0.45 + 0.85 * tau, zero + 1)
+    return centre, angle, radius * growth
+
+
+def _free_corner(centre: torch.Tensor) -> torch.Tensor:
+    """(B, 2): the corner of the frame that the moving object keeps furthest away from."""
+    corners = torch.tensor([[-0.74, -0.74], [0.74, -0.74], [-0.74, 0.74], [0.74, 0.74]])
+    distance = (centre[:, :, None] - corners).norm(dim=-1).amin(1)  # (B, 4)
+    return corners[distance.argmax(1)]
+
+
+def _coverage(shape, centre, angle, radius, x, y, pixel: float) -> torch.Tensor:
+    """(B, F, H, W) in [0, 1]: how much of each pixel the object covers."""
+    alpha = torch.empty(len(shape), centre.shape[1], *x.shape)
+    for index, name in enumerate(SHAPES):
+        rows = (shape == index).nonzero().flatten()
+        if len(rows) == 0:
+            continue
+        dx = x - centre[rows, :, 0, None, None]
+        dy = y - centre[rows, :, 1, None, None]
+        cos, sin = angle[rows].cos()[..., None, None], angle[rows].sin()[..., None, None]
+        scale = radius[rows][..., None, None]
+        distance = _DISTANCES[name]((dx * cos + dy * sin) / scale, (dy * cos - dx * sin) / scale) * scale
+        alpha[rows] = (0.5 - distance / pixel).clamp(0, 1)
+    return alpha
+
+
+# Signed distances (negative inside) at unit radius, y down; sizes chosen so that the areas are alike.
+
+
+def _circle(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (x * x + y * y).sqrt() - 0.88
+
+
+def _box(x: torch.Tensor, y: torch.Tensor, half_x: float, half_y: float) -> torch.Tensor:
+    return torch.maximum(x.abs() - half_x, y.abs() - half_y)
+
+
+def _square(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return _box(x, y, 0.78, 0.78)
+
+
+def _triangle(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    sides = math.sqrt(3) / 2 * x.abs() - 0.5 * y - 0.55
+    return torch.maximum(sides, y - 0.55)
+
+
+def _cross(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.minimum(_box(x, y, 1.0, 0.33), _box(x, y, 0.33, 1.0))
+
+
+def _moon(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    bite = ((x - 0.52) ** 2 + y * y).sqrt() - 0.74
+    return torch.maximum((x * x + y * y).sqrt() - 1.0, -bite)
+
+
+def _star(x: torch.Tensor, y: torch.Tensor, points: int = 5, outer: float = 1.15, inner: float = 0.5) -> torch.Tensor:
+    """Fold the plane into one half point, then the distance to the line from its tip to its notch."""
+    sector = 2 * math.pi / points
+    theta = torch.atan2(x, -y)
+    theta = (theta - sector * (theta / sector).round()).abs()
+    r = (x * x + y * y).sqrt()
+    tip_x, notch_x, notch_y = outer, inner * math.cos(sector / 2), inner * math.sin(sector / 2)
+    length = math.hypot(tip_x - notch_x, notch_y)
+    normal_x, normal_y = notch_y / length, (tip_x - notch_x) / length
+    return (r * theta.cos() - tip_x) * normal_x + r * theta.sin() * normal_y
+
+
+_DISTANCES = {
+    "circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross, "moon": _moon,
+}  # fmt: skip
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+SIZE_WORDS = {"small": ("small", "little"), "medium": ("medium",), "large": ("large", "big")}
+MOTION_PHRASES = {
+    "left": ("moving left", "moving to the left", "sliding left", "drifting to the left"),
+    "right": ("moving right", "moving to the right", "sliding right", "drifting to the right"),
+    "up": ("moving up", "rising", "floating upwards", "moving upwards"),
+    "down": ("moving down", "falling", "sinking downwards", "moving downwards"),
+    "orbit": ("orbiting", "moving in a circle", "going round and round"),
+    "spin": ("spinning", "rotating", "turning in place", "spinning on the spot"),
+    "grow": ("growing", "getting bigger", "growing larger"),
+    "bounce": ("bouncing", "bouncing up and down", "hopping up and down"),
+}
+BACKGROUND_WORDS = {
+    "plain": ("{}", "plain {}"),
+    "gradient": ("{}", "shaded {}"),
+    "texture": ("{}", "striped {}"),
+}
+PREPOSITIONS = ("over", "on", "in front of")
+SECOND_PHRASES = ("next to {}", "with {} in the corner", "and {} that stands still")
+OPENINGS = ("", "", "", "a video of ", "a clip of ")
+
+
+def captions(scenes: Scenes, seed: int) -> list[str]:
+    """One plain English caption per scene; the phrasing is drawn from `seed`, and what is left out varies too."""
+    rng = random.Random(seed)
+    return [_caption(attributes, rng) for attributes in scenes.attributes()]
+
+
+def _caption(attributes: dict[str, str | None], rng: random.Random) -> str:
+    a = {key: value or "" for key, value in attributes.items()}
+    size = rng.choice(SIZE_WORDS[a["size"]]) if rng.random() < (0.25 if a["size"] == "medium" else 0.6) else ""
+    subject = _with_article(" ".join(filter(None, (size, a["colour"], a["shape"]))))
+    motion = rng.choice(MOTION_PHRASES[a["motion"]])
+    backdrop = rng.choice(BACKGROUND_WORDS[a["background"]]).format(a["background_colour"])
+    where = f"{rng.choice(PREPOSITIONS)} {_with_article(backdrop)} background" if rng.random() < 0.8 else ""
+    if a["second_shape"]:
+        second = rng.choice(SECOND_PHRASES).format(_with_article(f"{a['second_colour']} {a['second_shape']}"))
+        motion = f"{motion} {second}"
+    if where and rng.random() < 0.15:
+        return f"{where}, {subject} {motion}"
+    verb = "is " if rng.random() < 0.15 else ""
+    opening = "" if verb else rng.choice(OPENINGS)
+    return " ".join(filter(None, (f"{opening}{subject}", f"{verb}{motion}", where)))
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can contain, sorted: what the tokenizer has to know."""
+    phrases = [
+        *SHAPES, *COLOURS, *BACKGROUND_COLOURS, *PREPOSITIONS, *SECOND_PHRASES, *OPENINGS, "a an is background",
+        *(w for group in (SIZE_WORDS, MOTION_PHRASES, BACKGROUND_WORDS) for words in group.values() for w in words),
+    ]  # fmt: skip
+    return sorted({word for phrase in phrases for word in phrase.replace("{}", " ").split()})

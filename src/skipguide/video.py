@@ -1,0 +1,222 @@
+"""Video files: mp4 that players show in the right colours and that carries the record of how it was made.
+
+Frames are `(F, H, W, 3)` uint8 RGB everywhere here. Files appear under their name only when they are complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.container
+import av.error
+import av.video
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Frames = NDArray[np.uint8]
+
+TAG = "skipguide"
+_BT709 = 1  # in the tables of ITU-T H.273: primaries, transfer and matrix alike
+_LIMITED_RANGE = 1
+
+
+def sidecar(path: Path) -> Path:
+    """Where the record of a video lies beside it: star.mp4.json."""
+    return path.with_name(path.name + ".json")
+
+
+@contextlib.contextmanager
+def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Temporary names in the same folders; they take the place of `paths` only when the block ends well."""
+    parts = tuple(path.with_name(f".{path.name}.{os.getpid()}.part") for path in paths)
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield parts
+        for part, path in zip(parts, paths, strict=True):
+            os.replace(part, path)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def write(path: Path, frames: Frames, fps: Fraction | int | str, record: Mapping[str, Any]) -> None:
+    """Write an mp4 with its record inside, and the same record beside it.
+
+    H.264, yuv420p (all that browsers play), tagged BT.709 (untagged files are shown in wrong colours), a key frame at
+    least every 12 frames (players seek to key frames).
+
+    Raises:
+        ValueError: for frames of another shape or type, or of an odd size.
+    """
+    _check_frames(frames)
+    text = json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
+    with replacing(path, sidecar(path)) as (video_part, record_part):
+        record_part.write_text(text + "\n", encoding="utf-8")
+        _encode(video_part, frames, Fraction(fps), text)
+
+
+def _check_frames(frames: Frames) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
+        raise ValueError(
+            f"frames must be (F, H, W, 3) uint8 with F >= 1, but got {frames.shape} {frames.dtype}. Convert them first."
+        )
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(
+            f"height and width must be even for an mp4 (yuv420p), but got {height} x {width}. Choose even numbers."
+        )
+
+
+def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
+    # Without use_metadata_tags ffmpeg drops keys that it does not know.
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}) as container:
+        container.metadata[TAG] = record
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "g": "12"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = _BT709
+        context.color_range = _LIMITED_RANGE
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        container.mux(stream.encode())
+
+
+def read(path: Path) -> tuple[Frames, Fraction]:
+    """The decoded frames `(F, H, W, 3)` of a video, and its frames per second.
+
+    Raises:
+        ValueError: if there is no such file, or it is no video.
+    """
+    with _opened(path) as container:
+        frames = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
+        rate = container.streams.video[0].average_rate
+    if not frames or not rate:
+        raise ValueError(f"a video must have frames and a frame rate, but {path} has none. Take an undamaged file.")
+    return np.stack(frames), rate
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a video: from its own metadata, else from the sidecar (web sites strip metadata).
+
+    Raises:
+        ValueError: if there is no such file, it is no video, or neither has a readable record.
+    """
+    with _opened(path) as container:
+        # Other containers than mp4 return keys in upper case.
+        text = next((value for key, value in container.metadata.items() if key.lower() == TAG), None)
+    where = path
+    if text is None:
+        where = sidecar(path)
+        if not where.is_file():
+            raise ValueError(
+                f'a video must carry a skipguide record (metadata tag "{TAG}" or the file {where.name} beside it), but '
+                f"{path} has neither. Take a video that skipguide wrote, or put its .json back."
+            )
+        text = where.read_text(encoding="utf-8", errors="replace")
+    return _parsed(text, where)
+
+
+def _parsed(text: str, where: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError:
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"a record must be a JSON object, but that of {where} starts with {text[:20]!r}. Take an undamaged file."
+        )
+    return record
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+    if not path.is_file():
+        raise ValueError(f"a video file is needed, but {path} is not one. Check the name.")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"a video file is needed, but {path} has no video in it. Check the name.")
+            yield container
+    except av.error.FFmpegError as error:
+        reason = error.strerror
+        raise ValueError(f"a video file is needed, but {path} is not read as one ({reason}). Check it.") from error
+
+
+# --- pictures for people ----------------------------------------------------------------------------------------------
+
+_BAR = 24  # pixels of a caption bar
+_GAP = 4
+_INK, _PAPER = (235, 235, 235), (24, 24, 27)
+
+
+def enlarged(frames: Frames, factor: int) -> Frames:
+    """Every pixel a square of `factor` pixels: small videos stay honest, and players do not blur them."""
+    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def side_by_side(left: Frames, right: Frames, captions: tuple[str, str]) -> Frames:
+    """Two videos of one size in one, a caption above each; small ones enlarged to about 256 pixels each.
+
+    Raises:
+        ValueError: if the two differ in shape.
+    """
+    if left.shape != right.shape:
+        raise ValueError(
+            f"two videos side by side must have one shape, but got {left.shape} and {right.shape}. Make them alike."
+        )
+    factor = max(1, 256 // max(left.shape[1:3]))
+    sides = [enlarged(side, factor) for side in (left, right)]
+    count, height, width = sides[0].shape[:3]
+    canvas = Image.new("RGB", (2 * width + _GAP, _BAR + height), _PAPER)
+    for x, caption in zip((0, width + _GAP), captions, strict=True):
+        _write_text(canvas, (x, 0), width, caption)
+    out = np.repeat(np.asarray(canvas)[None], count, axis=0)
+    out[:, _BAR:, :width], out[:, _BAR:, width + _GAP :] = sides
+    return out
+
+
+def strip(rows: Mapping[str, Frames], title: str, columns: int = 8) -> Image.Image:
+    """Frames of several videos as one picture: a row per video under its caption, time from left to right.
+
+    Args:
+        rows: caption -> frames, all of one size.
+        columns: how many frames of each, evenly spread from the first to the last.
+    """
+    height, width = next(iter(rows.values())).shape[1:3]
+    factor = max(1, 192 // max(height, width))
+    height, width = height * factor, width * factor
+    columns = min(columns, *(len(frames) for frames in rows.values()))
+    picture = Image.new("RGB", (columns * (width + _GAP) - _GAP, _BAR + len(rows) * (_BAR + height)), _PAPER)
+    _write_text(picture, (0, 0), picture.width, title)
+    for row, (caption, frames) in enumerate(rows.items()):
+        top = _BAR + row * (_BAR + height)
+        _write_text(picture, (0, top), picture.width, caption)
+        for column, pixels in enumerate(enlarged(frames[_spread(len(frames), columns)], factor)):
+            picture.paste(Image.fromarray(pixels), (column * (width + _GAP), top + _BAR))
+    return picture
+
+
+def _spread(count: int, columns: int) -> Sequence[int]:
+    return np.linspace(0, count - 1, columns).round().astype(int).tolist()
+
+
+def _write_text(picture: Image.Image, corner: tuple[int, int], width: int, text: str) -> None:
+    """One line in a caption bar: smaller if it does not fit, cut if it still does not."""
+    text = " ".join(text.split())
+    margin, draw = 4, ImageDraw.Draw(picture)
+    fonts = [ImageFont.load_default(size) for size in (15, 13, 11)]
+    font = next((font for font in fonts if font.getlength(text) <= width - 2 * margin), fonts[-1])
+    while text and font.getlength(text) > width - 2 * margin:
+        text = text.rstrip("…")[:-1] + "…" if len(text) > 1 else ""
+    draw.text((corner[0] + margin, corner[1] + _BAR // 2), text, fill=_INK, font=font, anchor="lm")

@@ -1,0 +1,72 @@
+"""Tiny models of the real diffusers classes with random weights, shared by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def tiny_mochi(dtype: torch.dtype = torch.float32) -> Any:
+    """A whole MochiPipeline, 4 blocks wide 16, whose weights are large enough that every block matters."""
+    from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTransformer3DModel
+    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+    from skipguide.families import FAMILIES
+
+    torch.manual_seed(0)
+    row = next(row for row in FAMILIES if row.name == "mochi")
+    transformer = MochiTransformer3DModel(**row.smallest)
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3 / max(parameter.shape[-1], 1) ** 0.5)
+    channels = (32, 32, 32, 32)
+    vae = AutoencoderKLMochi(
+        encoder_block_out_channels=channels, decoder_block_out_channels=channels, layers_per_block=(0, 0, 0, 0, 1),
+        add_attention_block=(False,) * 5,
+    )  # fmt: skip
+    words = "a red star blue square moving on the left spinning".split()
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((f"▁{word}", -1.0) for word in words)]
+    text = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+    pipe = MochiPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        vae=vae,
+        text_encoder=T5EncoderModel(text).eval(),
+        tokenizer=T5TokenizerFast(vocab=vocab, extra_ids=0),
+        transformer=transformer.eval(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe if dtype == torch.float32 else pipe.to(dtype)
+
+
+TINY_CALL = dict(height=32, width=32, num_frames=7, num_inference_steps=4, max_sequence_length=16, output_type="latent")
+
+
+@pytest.fixture(scope="session")
+def _tiny_mochi() -> Any:
+    return tiny_mochi()
+
+
+@pytest.fixture
+def pipe(_tiny_mochi: Any) -> Iterator[Any]:
+    """The tiny pipeline; a test that leaves guidance on it fails the tests after it, so none is repaired here."""
+    yield _tiny_mochi
+
+
+@pytest.fixture(scope="session")
+def tiny_mochi_dir(tmp_path_factory: pytest.TempPathFactory, _tiny_mochi: Any) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-mochi"
+    _tiny_mochi.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lab_mochi_dir() -> Path:
+    from skipguide.lab import models
+
+    return models.path("lab-mochi")

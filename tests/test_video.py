@@ -1,0 +1,244 @@
+"""mp4 files: what comes back out of them, and that they are never half there."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from skipguide import video
+from skipguide.lab import world
+from skipguide.video import Frames
+
+RECORD = {"settings": {"prompt": "ein Fuchs läuft, 狐が走る 🦊", "fps": "24000/1001"}, "long": "x" * 4000}
+
+
+@pytest.fixture(scope="module")
+def clip() -> Frames:
+    """(19, 64, 64, 3): a moving shape, as the lab draws it."""
+    frames = world.render(world.sample_scenes(1, seed=1))[0]
+    return ((frames + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
+
+
+def plain_video(path: Path, tags: dict[str, str] | None = None, container_format: str = "mp4") -> Path:
+    """A video that skipguide did not write."""
+    with av.open(str(path), "w", format=container_format) as container:
+        container.metadata.update(tags or {})
+        stream = container.add_stream("libx264", rate=10, width=32, height=32, pix_fmt="yuv420p")
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def psnr(a: Frames, b: Frames) -> float:
+    return float(10 * np.log10(255**2 / np.square(a.astype(float) - b).mean()))
+
+
+# --- what is in the file ----------------------------------------------------------------------------------------------
+
+
+def test_frames_and_rate_come_back(tmp_path: Path, clip: Frames) -> None:
+    video.write(tmp_path / "a.mp4", clip, Fraction(24000, 1001), RECORD)
+    frames, rate = video.read(tmp_path / "a.mp4")
+    assert rate == Fraction(24000, 1001)
+    assert frames.shape == clip.shape
+    assert psnr(frames, clip) > 30
+
+
+def test_saturated_colours_come_back(tmp_path: Path) -> None:
+    """Encoded with one matrix and decoded with another, these would be off by 10 and more."""
+    colours = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [200, 200, 30]], np.uint8)
+    frames = np.broadcast_to(colours[:, None, None], (4, 64, 64, 3))
+    video.write(tmp_path / "a.mp4", frames, 12, {})
+    back, _ = video.read(tmp_path / "a.mp4")
+    assert abs(back[:, 8:-8, 8:-8].astype(int) - frames[:, 8:-8, 8:-8]).max() <= 4
+
+
+def test_stream_is_what_browsers_play(tmp_path: Path, clip: Frames) -> None:
+    path = tmp_path / "a.mp4"
+    video.write(path, np.concatenate([clip, clip]), 12, {})
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+        assert (context.color_primaries, context.color_trc, context.colorspace) == (1, 1, 1)  # BT.709
+        assert context.color_range == 1  # limited
+        keys = [i for i, frame in enumerate(container.decode(video=0)) if frame.key_frame]
+    assert keys[0] == 0
+    assert max(np.diff([*keys, 38])) <= 12
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # plays before it is all there
+
+
+# --- the record -------------------------------------------------------------------------------------------------------
+
+
+def test_record_is_in_the_file_and_beside_it(tmp_path: Path, clip: Frames) -> None:
+    path = tmp_path / "a.mp4"
+    video.write(path, clip, 12, RECORD)
+    assert json.loads((tmp_path / "a.mp4.json").read_text(encoding="utf-8")) == RECORD
+    (tmp_path / "a.mp4.json").unlink()
+    assert video.read_record(path) == RECORD
+
+
+def test_record_comes_from_the_sidecar_if_the_tag_was_stripped(tmp_path: Path) -> None:
+    path = plain_video(tmp_path / "a.mp4")
+    video.sidecar(path).write_text(json.dumps(RECORD), encoding="utf-8")
+    assert video.read_record(path) == RECORD
+
+
+def test_own_tag_wins_over_the_sidecar(tmp_path: Path, clip: Frames) -> None:
+    video.write(tmp_path / "a.mp4", clip, 12, RECORD)
+    (tmp_path / "a.mp4.json").write_text("{}", encoding="utf-8")
+    assert video.read_record(tmp_path / "a.mp4") == RECORD
+
+
+def test_record_key_is_found_in_upper_case(tmp_path: Path) -> None:
+    path = plain_video(tmp_path / "a.mkv", {"skipguide": json.dumps(RECORD)}, "matroska")
+    with av.open(str(path)) as container:
+        assert "skipguide" not in container.metadata  # matroska returns it as SKIPGUIDE
+    assert video.read_record(path) == RECORD
+
+
+# --- whole or not at all ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("exists", [True, False])
+def test_killed_writing_leaves_what_was_there(
+    tmp_path: Path, clip: Frames, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], exists: bool
+) -> None:
+    path = tmp_path / "a.mp4"
+    if exists:
+        video.write(path, clip, 12, RECORD)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def half(part: Path, *_: Any) -> None:
+        assert part.parent == tmp_path  # a rename across file systems is not atomic
+        part.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(video, "_encode", half)
+    with pytest.raises(error):
+        video.write(path, clip, 12, {})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_missing_folders_are_made(tmp_path: Path, clip: Frames) -> None:
+    video.write(tmp_path / "new" / "folder" / "a.mp4", clip, 12, {})
+    assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == ["a.mp4", "a.mp4.json"]
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((2, 33, 32, 3), "uint8", r"height and width must be even .* but got 33 x 32\. Choose even"),
+        ((2, 32, 31, 3), "uint8", r"must be even .* but got 32 x 31"),
+        ((2, 32, 32, 3), "float32", r"must be \(F, H, W, 3\) uint8 .* but got \(2, 32, 32, 3\) float32\. Convert"),
+        ((2, 3, 32, 32), "uint8", r"must be \(F, H, W, 3\) uint8 .* but got \(2, 3, 32, 32\) uint8"),
+        ((0, 32, 32, 3), "uint8", r"F >= 1, but got \(0, 32, 32, 3\)"),
+    ],
+)
+def test_frames_that_cannot_be_written(tmp_path: Path, shape: tuple[int, ...], dtype: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        video.write(tmp_path / "a.mp4", np.zeros(shape, dtype), 12, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a video file is needed, but .*none\.mp4 is not one\. Check"):
+        video.read_record(tmp_path / "none.mp4")
+
+
+def test_no_video(tmp_path: Path, clip: Frames) -> None:
+    (tmp_path / "text.mp4").write_text("this is no video")
+    with pytest.raises(ValueError, match=r"a video file is needed, but .*text\.mp4 is not read as one"):
+        video.read_record(tmp_path / "text.mp4")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(ValueError, match=r"sound\.mp4 has no video in it\. Check"):
+        video.read(tmp_path / "sound.mp4")
+
+
+def test_no_record(tmp_path: Path) -> None:
+    path = plain_video(tmp_path / "a.mp4")
+    with pytest.raises(
+        ValueError, match=r"must carry a skipguide record .* but .*a\.mp4 has neither\. Take a video that"
+    ):
+        video.read_record(path)
+
+
+@pytest.mark.parametrize("text", ['{"settings": ', "[1, 2]"])
+def test_damaged_record(tmp_path: Path, text: str) -> None:
+    path = plain_video(tmp_path / "a.mp4")
+    video.sidecar(path).write_text(text)
+    with pytest.raises(ValueError, match=r"a record must be a JSON object, but that of .*a\.mp4\.json starts with"):
+        video.read_record(path)
+
+
+def test_no_frames(tmp_path: Path, clip: Frames) -> None:
+    """A download that broke off: the index is whole, the frames are not."""
+    video.write(tmp_path / "a.mp4", clip, 12, {})
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: content.index(b"mdat") + 4])
+    with pytest.raises(ValueError, match=r"cut\.mp4 (has none\. Take|is not read as one)"):
+        video.read(tmp_path / "cut.mp4")
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_side_by_side_keeps_every_pixel(clip: Frames) -> None:
+    right = clip[:, :, ::-1]
+    both = video.side_by_side(clip, right, ("CFG 4.5", "CFG 4.5 + STG 1"))
+    assert both.shape == (19, 280, 516, 3)
+    assert both.dtype == np.uint8
+    below = both[:, 24:]
+    assert np.array_equal(below[:, 2::4, 2:256:4], clip)  # each pixel became a square of 4 x 4
+    assert np.array_equal(below[:, 1::4, 261::4], right)
+    bar = both[0, :24]
+    assert len(np.unique(bar[:, :256])) > 2
+    assert len(np.unique(bar[:, 260:])) > 2
+
+
+def test_large_videos_are_not_enlarged() -> None:
+    frames = np.zeros((1, 300, 400, 3), np.uint8)
+    assert video.side_by_side(frames, frames, ("a", "b")).shape == (1, 324, 804, 3)
+
+
+def test_side_by_side_refuses_two_sizes(clip: Frames) -> None:
+    with pytest.raises(ValueError, match=r"must have one shape, but got .* and .*\. Make them alike"):
+        video.side_by_side(clip, clip[:-1], ("a", "b"))
+
+
+def test_strip_shows_first_and_last_frame_of_every_row(clip: Frames) -> None:
+    rows = {"one": clip, "two": clip[:, ::-1]}
+    picture = np.asarray(video.strip(rows, "a title", columns=4))
+    assert picture.shape == (24 + 2 * (24 + 192), 4 * 196 - 4, 3)
+    for top, frames in ((48, clip), (264, clip[:, ::-1])):
+        assert np.array_equal(picture[top + 1 : top + 192 : 3, 1:192:3], frames[0])
+        assert np.array_equal(picture[top + 1 : top + 192 : 3, -191::3], frames[-1])
+    for top in (0, 24, 240):
+        assert len(np.unique(picture[top : top + 24])) > 2  # a caption
+
+
+def test_strip_of_fewer_frames_than_columns(clip: Frames) -> None:
+    assert video.strip({"a": clip[:3]}, "t").width == 3 * 196 - 4
+
+
+def test_long_captions_are_cut(clip: Frames) -> None:
+    """The caption of the left side must not run into the right one."""
+    both = video.side_by_side(clip, clip, ("long words " * 40, ""))
+    assert len(np.unique(both[0, :24, :252])) > 2
+    assert len(np.unique(both[0, :24, 256:].reshape(-1, 3), axis=0)) == 1
