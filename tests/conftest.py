@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,13 @@ torch.set_num_threads(1)
 
 def tiny_mochi(dtype: torch.dtype = torch.float32) -> Any:
     """A whole MochiPipeline, 4 blocks wide 16, whose weights are large enough that every block matters."""
-    from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTransformer3DModel
-    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+    from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
+    from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
+    from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+    from transformers.models.t5.configuration_t5 import T5Config
+    from transformers.models.t5.modeling_t5 import T5EncoderModel
+    from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
     from skipguide.families import FAMILIES
 
@@ -25,19 +29,19 @@ def tiny_mochi(dtype: torch.dtype = torch.float32) -> Any:
     with torch.no_grad():
         for parameter in transformer.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3 / max(parameter.shape[-1], 1) ** 0.5)
-    channels = (32, 32, 32, 32)
+    channels: Any = (32, 32, 32, 32)
     vae = AutoencoderKLMochi(
         encoder_block_out_channels=channels, decoder_block_out_channels=channels, layers_per_block=(0, 0, 0, 0, 1),
         add_attention_block=(False,) * 5,
     )  # fmt: skip
-    words = "a red star blue square moving on the left spinning".split()
+    words = ["a", "red", "star", "blue", "square", "moving", "on", "the", "left", "spinning"]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((f"▁{word}", -1.0) for word in words)]
     text = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
     pipe = MochiPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
         vae=vae,
         text_encoder=T5EncoderModel(text).eval(),
-        tokenizer=T5TokenizerFast(vocab=vocab, extra_ids=0),
+        tokenizer=T5Tokenizer(vocab=vocab, extra_ids=0),
         transformer=transformer.eval(),
     )
     pipe.set_progress_bar_config(disable=True)
@@ -53,9 +57,9 @@ def _tiny_mochi() -> Any:
 
 
 @pytest.fixture
-def pipe(_tiny_mochi: Any) -> Iterator[Any]:
+def pipe(_tiny_mochi: Any) -> Any:
     """The tiny pipeline; a test that leaves guidance on it fails the tests after it, so none is repaired here."""
-    yield _tiny_mochi
+    return _tiny_mochi
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_CALL
-from diffusers import MochiPipeline
-from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
+from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline, linear_quadratic_schedule
 
+from conftest import TINY_CALL
 from skipguide import STG, guide
 from skipguide.families import FAMILIES, family_of
 
@@ -31,7 +30,13 @@ def call(pipe: Any, prompt: Any = PROMPTS, seed: int = 0, **kwargs: Any) -> torc
 def latents_after_first_step(pipe: Any, prompt: Any = PROMPTS, **kwargs: Any) -> torch.Tensor:
     """Of a run of two: MochiPipeline divides by zero in a run of one step."""
     kept = []
-    call(pipe, prompt, num_inference_steps=2, callback_on_step_end=lambda *a: kept.append(a[-1]["latents"]) or {}, **kwargs)
+    call(
+        pipe,
+        prompt,
+        num_inference_steps=2,
+        callback_on_step_end=lambda *a: kept.append(a[-1]["latents"]) or {},
+        **kwargs,
+    )
     return kept[0]
 
 
@@ -132,7 +137,9 @@ def test_plain_loop_by_hand_equals_diffusers(pipe: Any) -> None:
 @pytest.mark.parametrize("skip", ["residual", "attention"])
 @pytest.mark.parametrize("layers", [[0], [2], [1, 3], [0, 1, 2, 3]])
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
-def test_shared_prefix_is_bit_equal_to_full_weak_passes(pipe: Any, skip: str, layers: list[int], rescale: float) -> None:
+def test_shared_prefix_is_bit_equal_to_full_weak_passes(
+    pipe: Any, skip: str, layers: list[int], rescale: float
+) -> None:
     term = STG(layers=layers, skip=skip)
     with guide(pipe, term, rescale=rescale):
         shared = call(pipe)
@@ -164,11 +171,15 @@ def test_row_names_things_that_exist(family: Any) -> None:
 def test_identity_attention_follows_the_packing_of_padded_prompts(pipe: Any) -> None:
     """Mochi moves real text tokens to the front; with padding on the left that shows."""
     text, mask, _, _ = pipe.encode_prompt(PROMPTS, do_classifier_free_guidance=False, max_sequence_length=16)
-    options: dict[str, Any] = dict(prompt=None, prompt_embeds=text.flip(1), prompt_attention_mask=mask.flip(1), guidance_scale=1.0)
+    options: dict[str, Any] = dict(
+        prompt=None, prompt_embeds=text.flip(1), prompt_attention_mask=mask.flip(1), guidance_scale=1.0
+    )
     with guide(pipe, STG(layers=[1], skip="attention", scale=1.0)):
         first = latents_after_first_step(pipe, **options)
     weak = with_identity_maps(pipe.transformer, [1])
-    latents = pipe.prepare_latents(2, 12, 32, 32, 7, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(0))
+    latents = pipe.prepare_latents(
+        2, 12, 32, 32, 7, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(0)
+    )
     time = torch.zeros(2)
     with torch.no_grad():
         c = pipe.transformer(latents, text.flip(1), time, mask.flip(1), return_dict=False)[0]

@@ -1,4 +1,4 @@
-"""guide() as users meet it: on and off without a trace, in every way a pipeline can be called, and every error message."""
+"""guide() as users meet it: on and off without a trace, however a pipeline is called, and every error message."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_CALL, tiny_mochi
-from test_families import PROMPTS, call, first_step_size, latents_after_first_step
 
+from conftest import TINY_CALL, tiny_mochi
 from skipguide import STG, guide, presets
 from skipguide.families import FAMILIES
+from test_families import PROMPTS, call, first_step_size, latents_after_first_step
 
 TERM = STG(layers=[2], scale=1.0)
 
@@ -40,7 +40,9 @@ def untouched(pipe: Any) -> Iterator[None]:
 def test_bit_equal_before_during_scale_zero_and_after(pipe: Any) -> None:
     with untouched(pipe):
         plain = call(pipe)
-        with guide(pipe, STG(layers=[2], scale=0.0), STG(layers=[1], skip="attention", scale=0.0), rescale=0.7) as handle:
+        with guide(
+            pipe, STG(layers=[2], scale=0.0), STG(layers=[1], skip="attention", scale=0.0), rescale=0.7
+        ) as handle:
             assert torch.equal(call(pipe), plain)
             assert handle.passes_per_step == 2.0
         with guide(pipe, TERM):
@@ -289,7 +291,11 @@ BAD_GUIDES = [
     ([STG(layers=[-1])], {}, r"must be from 0 to 3 \(4 blocks\), but got -1"),
     ([STG(layers=["blocks:9"])], {}, r"must be from 0 to 3 \(4 blocks\), but got 9"),
     ([STG(layers=["single:1"])], {}, r"stack must be one that mochi has \(blocks\), but got single"),
-    ([STG(layers=[1], axis="spatial")], {}, r"axis must be one that mochi has \(none, its attention is joint .* got 'spatial'"),
+    (
+        [STG(layers=[1], axis="spatial")],
+        {},
+        r"axis must be one that mochi has \(none, its attention is joint .* got 'spatial'",
+    ),
     ([], {}, r"needs one or more STG terms, but got none"),
     ([[TERM]], {}, r"needs one or more STG terms, but got list"),
     ([TERM], dict(rescale=1.5), r"rescale must be a number from 0 \(off\) to 1, but got 1.5"),
@@ -325,7 +331,8 @@ def test_window_that_selects_no_step_of_this_run(pipe: Any) -> None:
 
 
 def test_preset_of_the_published_depth() -> None:
-    from diffusers import MochiPipeline, MochiTransformer3DModel
+    from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
+    from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 
     with torch.device("meta"):
         transformer = MochiTransformer3DModel()
@@ -337,7 +344,9 @@ def test_preset_of_the_published_depth() -> None:
 
 
 def test_no_preset_for_another_depth(pipe: Any) -> None:
-    with pytest.raises(ValueError, match=r"none is known for a MochiPipeline of 4 blocks .*genmo/mochi-1-preview \(48 blocks\)"):
+    with pytest.raises(
+        ValueError, match=r"none is known for a MochiPipeline of 4 blocks .*genmo/mochi-1-preview \(48 blocks\)"
+    ):
         STG.preset(pipe)
 
 

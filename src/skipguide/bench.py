@@ -37,7 +37,7 @@ WORKLOADS = {
             patch_size=2, num_attention_heads=4, attention_head_dim=64, num_layers=48, pooled_projection_dim=128,
             in_channels=12, text_embed_dim=256, time_embed_dim=256,
         ),
-        latents=(12, 7, 16, 28),
+        latents=(12, 4, 12, 16),
         tokens=64,
         layer=34,
     )
@@ -48,27 +48,30 @@ FULL_SIZE = {"mochi": dict(config={}, latents=(12, 15, 60, 106), tokens=256)}
 class Step:
     """One step of a pipeline that runs CFG as one batch: enough of a pipeline for guide(), and nothing else."""
 
-    def __init__(self, work: Workload, device: torch.device, dtype: torch.dtype):
+    def __init__(self, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype):
         import diffusers
 
         row = next(row for row in families.FAMILIES if row.name == work.family)
         torch.manual_seed(0)
         with torch.device(device):
             model = getattr(diffusers, row.denoiser_class)(**work.config).to(dtype).eval()
-            self.latents = torch.randn(1, *work.latents, dtype=dtype)
-            text = torch.randn(2, work.tokens, model.config.text_embed_dim, dtype=dtype)
-            mask = torch.ones(2, work.tokens, dtype=torch.bool)
-            time_ = torch.full((2,), 500.0, dtype=dtype)
+            self.latents = torch.randn(prompts, *work.latents, dtype=dtype)
+            text = torch.randn(2 * prompts, work.tokens, model.config.text_embed_dim, dtype=dtype)
+            mask = torch.ones(2 * prompts, work.tokens, dtype=torch.bool)
+            time_ = torch.full((2 * prompts,), 500.0, dtype=dtype)
         _stir(model)
         self.row, self.layer, self.model = row, work.layer, model
         self.stack = next(iter(row.stacks.values()))
         names = ("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask")
-        self.inputs = dict(zip(names, (torch.cat([self.latents] * 2), text, time_, mask), strict=True))
+        self.inputs: dict[str, Tensor] = dict(
+            zip(names, (torch.cat([self.latents] * 2), text, time_, mask), strict=True)
+        )
         self.pipe = _bare_pipeline(row, model)
 
     def rows(self, *picked: int) -> dict[str, Tensor]:
-        """The denoiser's inputs for some of [uncond, cond], in the order given."""
-        return {name: value[list(picked)] for name, value in self.inputs.items()}
+        """The denoiser's inputs for some of [uncond, cond] (of all prompts), in the order given."""
+        halves = {name: value.chunk(2) for name, value in self.inputs.items()}
+        return {name: torch.cat([half[i] for i in picked]) for name, half in halves.items()}
 
     def predict(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.model(**inputs, return_dict=False)[0]
@@ -85,7 +88,8 @@ class Step:
 
         def restore(_: nn.Module, args: Any, kwargs: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             inputs = skips.stream_values(self.stack.streams, args, kwargs)
-            return tuple(torch.cat([o[:2], i[2:]]) for o, i in zip(output, inputs, strict=True))
+            keep = 2 * len(self.latents)
+            return tuple(torch.cat([o[:keep], i[keep:]]) for o, i in zip(output, inputs, strict=True))
 
         hook = block.register_forward_hook(restore, with_kwargs=True)
         try:
@@ -110,7 +114,12 @@ class Step:
 def _bare_pipeline(row: families.Family, model: nn.Module) -> Any:
     """Looks like the family's pipeline to guide(): its class name, its denoiser, one step of one."""
     scheduler = type("Scheduler", (), {"begin_index": 0, "step_index": 0})()
-    attributes = {"scheduler": scheduler, "num_timesteps": 1, "guidance_scale": 4.5, "do_classifier_free_guidance": True}
+    attributes = {
+        "scheduler": scheduler,
+        "num_timesteps": 1,
+        "guidance_scale": 4.5,
+        "do_classifier_free_guidance": True,
+    }
     return type(row.pipelines[0], (), {**attributes, row.denoiser: model})()
 
 
@@ -123,7 +132,7 @@ def _stir(model: nn.Module) -> None:
 
 
 def run(
-    family: str, *, width: int | None, repeats: int, full_size: bool, device: str, dtype: str
+    family: str, *, prompts: int, width: int | None, repeats: int, full_size: bool, device: str, dtype: str
 ) -> Iterator[tuple[str, Any]]:
     """Measure; yields ("progress", text) and at the end ("result", dictionary).
 
@@ -134,7 +143,7 @@ def run(
     place, precision = torch.device(device), getattr(torch, dtype)
     yield "progress", f"building {work.family} with {work.config.get('num_layers', 48)} blocks"
     with torch.inference_mode():
-        step = Step(work, place, precision)
+        step = Step(work, prompts, place, precision)
         term = STG(layers=[work.layer])
 
         @_with_guide(step, term)
@@ -194,13 +203,20 @@ def _timed(way: Callable[[], Tensor], device: torch.device) -> float:
     return start_event.elapsed_time(end_event) / 1000
 
 
-def _result(step: Step, work: Workload, seconds: dict[str, list[float]], device: torch.device, shared: Any) -> dict[str, Any]:
+def _result(
+    step: Step, work: Workload, seconds: dict[str, list[float]], device: torch.device, shared: Any
+) -> dict[str, Any]:
     cfg = statistics.median(seconds["cfg"])
-    ratio = {name: statistics.median(t / c for t, c in zip(times, seconds["cfg"], strict=True)) for name, times in seconds.items()}
+    ratio = {
+        name: statistics.median(t / c for t, c in zip(times, seconds["cfg"], strict=True))
+        for name, times in seconds.items()
+    }
     blocks = len(step.model.get_submodule(step.stack.path))  # type: ignore[arg-type]
     hidden = _hidden_bytes(step)
+    ours, theirs = _weak_output(shared, step), step.weak_in_full()
     return {
         "family": work.family,
+        "prompts": len(step.latents),
         "blocks": blocks,
         "layer": work.layer,
         "parameters": sum(p.numel() for p in step.model.parameters()),
@@ -214,18 +230,28 @@ def _result(step: Step, work: Workload, seconds: dict[str, list[float]], device:
         "stg_full_ratio": ratio["full"],
         "stg_shared_ratio": ratio["shared"],
         "floor_ratio": 1 + (blocks - work.layer - 1) / (2 * blocks),
-        "bit_equal": torch.equal(shared(), step.full()),
+        "bit_equal": torch.equal(ours, theirs),
+        "largest_difference": (ours - theirs).abs().max().item(),
         "extra_bytes": _peak(shared, device) - _peak(step.cfg, device),
         "hidden_bytes": hidden,
     }
 
 
+def _weak_output(shared: Callable[[], Tensor], step: Step) -> Tensor:
+    """What the denoiser returned in the weak pass that guide() made."""
+    outputs: list[Tensor] = []
+    hook = step.model.register_forward_hook(lambda *args: outputs.append(args[-1][0]))  # before guide()'s: unguided
+    shared()
+    hook.remove()
+    return outputs[1]
+
+
 def _hidden_bytes(step: Step) -> int:
-    """Size of the state of one sample between two blocks, all streams."""
+    """Size of the cond rows of the state between two blocks, all streams."""
     sizes = []
     block = step.model.get_submodule(step.stack.path)[0]  # type: ignore[index]
     record = lambda _, args, kwargs: sizes.extend(  # noqa: E731
-        s[:1].numel() * s.element_size() for s in skips.stream_values(step.stack.streams, args, kwargs)
+        s.numel() // 2 * s.element_size() for s in skips.stream_values(step.stack.streams, args, kwargs)
     )
     hook = block.register_forward_pre_hook(record, with_kwargs=True)
     step.cfg()
@@ -243,7 +269,7 @@ def _peak(way: Callable[[], Tensor], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         way()
-    assert profile.profiler is not None
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    recorded: Any = profile.profiler  # its events have no public name
+    events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return max(itertools.accumulate(event.nbytes() for event in events))

@@ -21,7 +21,9 @@ class Stack:
     """A ModuleList of blocks that run one after the other."""
 
     path: str  # where it is on the denoiser
-    streams: tuple[str, ...]  # the block's inputs that carry state, first in its signature, in the order it returns them
+    streams: tuple[
+        str, ...
+    ]  # the block's inputs that carry state, first in its signature, in the order it returns them
     depth: int  # in the public checkpoint
     attention: str = ""  # the block's self-attention; "" where attention skip is not offered
     values: Callable[..., Any] | None = None  # that attention with the identity map

@@ -45,20 +45,21 @@ def guide(pipe: Any, *terms: STG, rescale: float = 0.0, share_prefix: bool = Tru
         A handle: a context manager with `.remove()`. After it the pipeline is what it was, hooks and modules included.
 
     Raises:
-        ValueError: for an unknown pipeline, a layer, skip or axis that the family does not have, a bad number, no terms.
+        ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad number, no terms.
         RuntimeError: if the pipeline (or another one that shares its denoiser) is guided already.
     """
     family = families.family_of(pipe)
     if not terms or not all(isinstance(term, STG) for term in terms):
         came = ", ".join(type(term).__name__ for term in terms) or "none"
-        raise ValueError(f"guide() needs one or more STG terms, but got {came}. Pass them as in guide(pipe, STG(layers=[34])).")
+        raise ValueError(f"guide() needs one or more STG terms, but got {came}. Write guide(pipe, STG(layers=[34])).")
     if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be a number from 0 (off) to 1, but got {rescale!r}. The paper uses 0.7.")
     denoiser = getattr(pipe, family.denoiser)
     if denoiser in _GUIDED:
         raise RuntimeError(
-            f"guide() needs an unguided pipeline, but this {type(pipe).__name__} (or one that shares its {family.denoiser}) "
-            "is guided already. Call .remove() on that handle or leave its with-block first; several terms go into one guide()."
+            f"guide() needs an unguided pipeline, but this {type(pipe).__name__} (or one that shares its "
+            f"{family.denoiser}) is guided already. Call .remove() on that handle or leave its with-block first; "
+            "several terms go into one guide()."
         )
     weak = tuple(_weak_pass(family, denoiser, term) for term in terms)
     return Guide(pipe, family, denoiser, terms, weak, float(rescale), share_prefix)
@@ -103,7 +104,9 @@ def _weak_pass(family: families.Family, denoiser: nn.Module, term: STG) -> WeakP
     if term.skip == "residual":
         return WeakPass(blocks, stack.streams, positions)
     if stack.values is None:
-        raise ValueError(f'skip must be one that {family.name} has (residual), but got {term.skip!r}. Use skip="residual".')
+        raise ValueError(
+            f'skip must be one that {family.name} has (residual), but got {term.skip!r}. Use skip="residual".'
+        )
     return WeakPass(blocks, stack.streams, positions, stack.attention, stack.values)
 
 
@@ -164,7 +167,9 @@ class Guide:
     def __enter__(self) -> Guide:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
     @property
@@ -215,7 +220,9 @@ class Guide:
         finally:
             self._inside = False
 
-    def _guided(self, sample: Tensor, weaks: list[Tensor], scales: list[float], rows: Callable[[Tensor], Tensor]) -> Tensor:
+    def _guided(
+        self, sample: Tensor, weaks: list[Tensor], scales: list[float], rows: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """What to hand to the pipeline, such that its own arithmetic arrives at D."""
         dtype = torch.float32 if self.family.float32_cfg else sample.dtype
         sample, weaks = sample.to(dtype), [p.to(dtype) for p in weaks]
@@ -234,7 +241,9 @@ class Guide:
         """Picks the cond rows of a batch: the second half under CFG (the pipelines put uncond first), else all."""
         return (lambda tensor: tensor[len(tensor) // 2 :]) if self._cfg() else (lambda tensor: tensor)
 
-    def _cond_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    def _cond_inputs(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: Callable[[Tensor], Tensor]
+    ) -> dict[str, Any]:
         inputs = dict(self._signature.bind(*args, **kwargs).arguments)
         for name in self.family.batched:
             if inputs.get(name) is not None:
@@ -262,4 +271,3 @@ def _with_sample(output: Any, sample: Tensor) -> Any:
     if isinstance(output, tuple):
         return (sample, *output[1:])
     return type(output)(**{**output, "sample": sample})
-

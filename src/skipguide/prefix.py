@@ -1,4 +1,4 @@
-"""Prefix sharing: record the state in which the strong pass enters the first skipped layer, and start the weak pass there.
+"""Prefix sharing: record the state that enters the first skipped layer in the strong pass, and start weak passes there.
 
 The strong conditional pass and a weak pass are the same computation up to the first skipped layer k, so the weak pass
 costs the blocks after k only: (L - k - 1) / L of a forward for a residual skip, (L - k) / L for an attention skip.
@@ -59,7 +59,7 @@ class WeakPass:
         return skips.SkippedBlock(self.blocks[i], self.streams, state)
 
     def cost(self, shared: bool) -> float:
-        """Blocks that this pass evaluates, as a fraction of a forward pass; an attention skip counts as a whole block."""
+        """Blocks that this pass evaluates, as a fraction of a forward; an attention skip counts as a whole block."""
         skipped = len(self.positions) if self.values is None else 0
         return (len(self.blocks) - (self.first if shared else 0) - skipped) / len(self.blocks)
 

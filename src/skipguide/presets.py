@@ -38,8 +38,8 @@ class Preset:
 def presets() -> tuple[Preset, ...]:
     """All rows, in the order of the file."""
     text = resources.files("skipguide").joinpath("presets.toml").read_text(encoding="utf-8")
-    rows = tomllib.loads(text)["preset"]
-    return tuple(Preset(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows)
+    rows: list[dict[str, Any]] = tomllib.loads(text)["preset"]
+    return tuple(Preset(**{**row, "layers": tuple(row["layers"])}) for row in rows)
 
 
 def preset_for(pipe: Any) -> Preset:

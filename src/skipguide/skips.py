@@ -94,7 +94,7 @@ def swapped(swaps: Sequence[Swap]) -> Iterator[None]:
 def joint_values(
     attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, **_: Any
 ) -> tuple[Tensor, Tensor]:
-    """W_o V for the joint video-text attention of Mochi: the queries, keys and scores that it discards are not computed.
+    """W_o V for the joint video-text attention of Mochi: the discarded queries, keys and scores are not computed.
 
     Args:
         hidden_states: `(B, N, D)` video tokens.

@@ -37,17 +37,25 @@ class STG:
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, (int, str)) or not isinstance(self.layers, Sequence):
-            raise ValueError(f"layers must be a list of layers, but got {self.layers!r}. Write layers=[{self.layers!r}].")
+            raise ValueError(
+                f"layers must be a list of layers, but got {self.layers!r}. Write layers=[{self.layers!r}]."
+            )
         if len(self.layers) == 0:
-            raise ValueError("STG needs at least one layer to skip, but got an empty list. Name one, as in layers=[34].")
+            raise ValueError(
+                "STG needs at least one layer to skip, but got an empty list. Name one, as in layers=[34]."
+            )
         for layer in self.layers:
             _check_layer(layer)
         repeated = sorted({str(layer) for layer in self.layers if list(self.layers).count(layer) > 1})
         if repeated:
-            raise ValueError(f"each layer may be named once, but got {', '.join(repeated)} repeatedly. Remove the copies.")
+            raise ValueError(
+                f"each layer may be named once, but got {', '.join(repeated)} repeatedly. Remove the copies."
+            )
         _check_number("scale", self.scale, 0.0, math.inf, "0 switches the term off")
         if self.skip not in families.SKIPS:
-            raise ValueError(f"skip must be one of {', '.join(families.SKIPS)}, but got {self.skip!r}. Choose one of them.")
+            raise ValueError(
+                f"skip must be one of {', '.join(families.SKIPS)}, but got {self.skip!r}. Choose one of them."
+            )
         if self.axis not in (None, "spatial", "temporal"):
             raise ValueError(f'axis must be "spatial", "temporal" or None, but got {self.axis!r}. Choose one of them.')
         _check_number("start", self.start, 0.0, 1.0, "it is a fraction of the run")
@@ -73,11 +81,16 @@ def _check_layer(layer: Any) -> None:
     parts = layer.split(":") if isinstance(layer, str) else []
     if isinstance(layer, bool) or not (isinstance(layer, int) or (len(parts) == 2 and parts[1].isdecimal())):
         raise ValueError(
-            f'a layer must be an int or "stack:int", but got {layer!r}. Write it as in layers=[34] or layers=["blocks:34"].'
+            f'a layer must be an int or "stack:int", but got {layer!r}. Write layers=[34] or layers=["blocks:34"].'
         )
 
 
 def _check_number(name: str, value: Any, low: float, high: float, note: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
         allowed = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
         raise ValueError(f"{name} must be {allowed} ({note}), but got {value!r}. Pass such a number.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from skipguide.generation import OnStep, Step
+    from skipguide.lab.fit import Progress
 
 # What typer raises for a bad command line. Its class has no public name in all versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -87,3 +88,34 @@ def progress(title: str) -> Iterator[OnStep | None]:
 def _state(step: Step) -> str:
     passes = f"step {step.number}/{step.steps}, {step.passes_per_step:.2f} passes per step"
     return f"{passes}, {step.seconds_left:.0f} s left" if step.number < step.steps else f"{passes}, decoding"
+
+
+@contextlib.contextmanager
+def training() -> Iterator[Callable[[str, Progress], None]]:
+    """A progress bar per stage of a training on stderr; where that is no terminal, a line every 50 steps."""
+    if not sys.stderr.isatty():
+        yield _training_line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, progress: Any) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=progress.steps, state="")
+            bar.update(tasks[stage], completed=progress.step, state=_metrics(progress))
+
+        yield report
+
+
+def _training_line(stage: str, progress: Progress) -> None:
+    if progress.step % 50 == 0 or progress.step in (1, progress.steps):
+        text = f"{stage} {progress.step}/{progress.steps} {_metrics(progress)} {progress.seconds:.0f} s"
+        print(text, file=sys.stderr, flush=True)
+
+
+def _metrics(progress: Progress) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())

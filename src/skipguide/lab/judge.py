@@ -18,7 +18,7 @@ from skipguide.lab import fit, models, world
 
 Tensor = torch.Tensor
 HEADS = {"shape": world.SHAPES, "colour": tuple(world.COLOURS), "motion": world.MOTIONS}
-SCHEDULE = fit.Schedule(steps=1500, learning_rate=2e-3, decay=0.5)
+SCHEDULE = fit.Schedule(steps=600, learning_rate=4e-3, decay=0.5)
 BATCH_SIZE = 32
 
 
@@ -81,7 +81,7 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
 
 
 def _spoil(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur, noise, fading and small shifts, so that the judge stays sensible on imperfect videos; a third stay clean."""
+    """Blur, noise, fading and small shifts, so that the judge stays sensible on imperfect videos; a third is clean."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(len(frames), *shape, generator=generator).reshape(-1, 1, 1, 1, 1)
@@ -97,7 +97,9 @@ def _spoil(frames: Tensor, generator: torch.Generator) -> Tensor:
     spoiled = spoiled + 0.15 * uniform() * noise + 0.12 * uniform() * coarse
     shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
     spoiled = F.pad(spoiled, (4, 4, 4, 4, 0, 0), mode="replicate")
-    spoiled = spoiled[..., 4 + shift[0] : spoiled.shape[-2] - 4 + shift[0], 4 + shift[1] : spoiled.shape[-1] - 4 + shift[1]]
+    spoiled = spoiled[
+        ..., 4 + shift[0] : spoiled.shape[-2] - 4 + shift[0], 4 + shift[1] : spoiled.shape[-1] - 4 + shift[1]
+    ]
     return torch.where(uniform() < 1 / 3, frames, spoiled).clamp(-1, 1)
 
 

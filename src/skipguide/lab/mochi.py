@@ -15,20 +15,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
+from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
+from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import nn
-from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+from transformers.models.t5.configuration_t5 import T5Config
+from transformers.models.t5.modeling_t5 import T5EncoderModel
+from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
-from skipguide.lab import fit, world
+from skipguide.lab import autoencoder, fit, world
 
 Tensor = torch.Tensor
 MAX_TOKENS = 28  # in training; the longest caption has 26
-NUM_CLIPS = 32_768  # latents that are kept; every use of a clip gets a new caption
+NUM_CLIPS = 20_480  # latents that are kept; every use of a clip gets a new caption
 BATCH_SIZE = 96
 CAPTION_DROPOUT = 0.1
-SCHEDULE = fit.Schedule(steps=5200, learning_rate=4e-3, decay=0.5, ema=0.998)
+SCHEDULE = fit.Schedule(steps=3500, learning_rate=3e-3, decay=0.5, ema=0.998)
 
-TRANSFORMER = dict(
+TRANSFORMER: dict[str, Any] = dict(
     patch_size=2,
     num_attention_heads=5,
     attention_head_dim=32,
@@ -39,7 +44,7 @@ TRANSFORMER = dict(
     time_embed_dim=128,
     max_sequence_length=256,
 )
-TEXT_ENCODER = dict(
+TEXT_ENCODER: dict[str, Any] = dict(
     d_model=96, d_kv=16, d_ff=192, num_layers=2, num_heads=6, feed_forward_proj="gated-gelu", dropout_rate=0.0
 )
 
@@ -52,13 +57,12 @@ class Pair(nn.Module):
         self.transformer, self.text_encoder = transformer, text_encoder
 
 
-def tokenizer() -> T5TokenizerFast:
+def tokenizer() -> T5Tokenizer:
     """A T5 tokenizer that knows every word of the captions, and spells others out in letters."""
     words = [(f"▁{word}", -1.0) for word in world.vocabulary()]
-    known = {word for word, _ in words} | {"▁"}
-    letters = [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz,.'-" if f"▁{letter}" not in known or letter == "a"]
+    letters = [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz,.'-"]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *words, *letters]
-    return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=256)
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=256)
 
 
 def build(vae: AutoencoderKLMochi) -> MochiPipeline:
@@ -94,7 +98,12 @@ class BatchedAttention:
     """
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, image_rotary_emb: Any
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor,
+        image_rotary_emb: Any,
     ) -> tuple[Tensor, Tensor]:
         video, text = hidden_states.shape[1], encoder_hidden_states.shape[1]
         heads = (attn.heads, -1)
@@ -122,16 +131,15 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def encode_clips(vae: AutoencoderKLMochi, path: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
-    """Encode `num` training clips once: `path` holds `(num, 12, 4, 8, 8)` float16 latents, normalised as MochiPipeline does."""
+def encode_clips(vae: Any, path: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
+    """Encode `num` clips once: `path` holds `(num, 12, 4, 8, 8)` float16 latents, normalised as MochiPipeline does."""
     from safetensors.torch import save_file
 
-    if path.exists():
-        return
+    autoencoder.unchunk(vae)
     mean = torch.tensor(vae.config["latents_mean"]).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config["latents_std"]).view(1, -1, 1, 1, 1)
     scenes, dtype, found = training_scenes(num), fit.faster_dtype(device), []
-    chunk = 64
+    chunk = 16  # larger ones fall out of the processor's cache
     for start in range(0, num, chunk):
         frames = world.render(scenes[slice(start, start + chunk)]).to(device)
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -155,7 +163,7 @@ def _batch(step: int, latents: Tensor, scenes: world.Scenes) -> tuple[Tensor, li
 
 
 def _times(num: int, generator: torch.Generator) -> Tensor:
-    """`(num,)` in [0, 1]: logit-normal, with a fifth near pure noise, where Mochi's schedule spends half of its steps."""
+    """`(num,)` in [0, 1]: logit-normal; a fifth near pure noise, where Mochi's schedule spends half its steps."""
     t = torch.sigmoid(torch.randn(num, generator=generator) - 0.3)
     early = 0.06 * torch.rand(num, generator=generator)
     return torch.where(torch.rand(num, generator=generator) < 0.2, early, t)
@@ -175,8 +183,9 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
     latents, scenes = load_file(folder / "latents.safetensors")["latents"], training_scenes()
     pair = Pair(pipe.transformer, pipe.text_encoder).to(device)
     dtype = fit.faster_dtype(device)
-    usual = [block.attn1.processor for block in pair.transformer.transformer_blocks]
-    for block in pair.transformer.transformer_blocks:
+    blocks: list[Any] = list(pair.transformer.transformer_blocks)
+    usual = [block.attn1.processor for block in blocks]
+    for block in blocks:
         block.attn1.processor = BatchedAttention()
         if device.type == "cuda" or shutil.which("g++"):  # fusing the many small operations doubles the speed
             block.compile()
@@ -196,11 +205,11 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
         return error, {"loss": error.item()}
 
     yield from fit.fit(pair, loss, schedule, folder / "transformer.ckpt")
-    for block, processor in zip(pair.transformer.transformer_blocks, usual, strict=True):
+    for block, processor in zip(blocks, usual, strict=True):
         block.attn1.processor = processor
     save(pipe, folder / "pipeline")
 
 
 def save(pipe: MochiPipeline, folder: Path) -> None:
-    """Write the pipeline in diffusers layout, float16 (half the size; diffusers loads it as float32 unless told otherwise)."""
+    """Write the pipeline in diffusers layout, in float16: half the size, and diffusers loads it as float32."""
     pipe.to("cpu", torch.float16).save_pretrained(folder)

@@ -107,7 +107,7 @@ def sample_scenes(num: int, seed: int, split: str = "train", *, second_share: fl
     if split not in ("train", "heldout", "all"):
         raise ValueError(f'split must be "train", "heldout" or "all", but got {split!r}. Pass one of the three.')
     generator = torch.Generator().manual_seed(seed)
-    # Enough candidates for the rarest split (1/19 kept) with room to spare; a fixed rule keeps it a function of the seed.
+    # Enough candidates for the rarest split (1/19 kept) with room to spare; a fixed rule, so that the seed decides.
     candidates = num * 40 + 400 if split == "heldout" else num * 2 + 64
 
     def draw(high: int) -> torch.Tensor:
@@ -313,6 +313,12 @@ def captions(scenes: Scenes, seed: int) -> list[str]:
 
 
 def _caption(attributes: dict[str, str | None], rng: random.Random) -> str:
+    """A phrase, or now and then a sentence with a capital and a full stop: people type both."""
+    phrase = _phrase(attributes, rng)
+    return f"{phrase[0].upper()}{phrase[1:]}." if rng.random() < 0.25 else phrase
+
+
+def _phrase(attributes: dict[str, str | None], rng: random.Random) -> str:
     a = {key: value or "" for key, value in attributes.items()}
     size = rng.choice(SIZE_WORDS[a["size"]]) if rng.random() < (0.25 if a["size"] == "medium" else 0.6) else ""
     subject = _with_article(" ".join(filter(None, (size, a["colour"], a["shape"]))))
@@ -336,7 +342,7 @@ def _with_article(noun: str) -> str:
 def vocabulary() -> list[str]:
     """Every word that a caption can contain, sorted: what the tokenizer has to know."""
     phrases = [
-        *SHAPES, *COLOURS, *BACKGROUND_COLOURS, *PREPOSITIONS, *SECOND_PHRASES, *OPENINGS, "a an is background",
+        *SHAPES, *COLOURS, *BACKGROUND_COLOURS, *PREPOSITIONS, *SECOND_PHRASES, *OPENINGS, "a an is background A An In On Over",
         *(w for group in (SIZE_WORDS, MOTION_PHRASES, BACKGROUND_WORDS) for words in group.values() for w in words),
     ]  # fmt: skip
     return sorted({word for phrase in phrases for word in phrase.replace("{}", " ").split()})

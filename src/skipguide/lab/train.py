@@ -1,0 +1,75 @@
+"""Train a lab model from nothing, stage after stage; every stage resumes where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipguide.lab import autoencoder, fit, judge, mochi
+
+MODELS = ("mochi",)
+LOG_EVERY = 50  # steps
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the training: a generator of progress, and the file or folder that shows that it is done."""
+
+    name: str
+    run: Callable[[Path, torch.device], Iterator[fit.Progress]]
+    result: str
+
+
+def _encode(folder: Path, device: torch.device) -> Iterator[fit.Progress]:
+    from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
+
+    vae: Any = AutoencoderKLMochi.from_pretrained(folder / "vae")
+    vae.to(device)
+    return mochi.encode_clips(vae, folder / "latents.safetensors", device)
+
+
+STAGES = (
+    Stage("autoencoder", autoencoder.train, "vae"),
+    Stage("latents", _encode, "latents.safetensors"),
+    Stage("judge", judge.train, "judge.safetensors"),
+    Stage("transformer", mochi.train, "pipeline"),
+)
+
+
+def train(folder: Path, device: torch.device, only: str | None = None) -> Iterator[tuple[str, fit.Progress]]:
+    """Run the stages that are not done yet, yielding (stage, progress) after every step.
+
+    `folder/history.jsonl` gets a line per 50 steps and stage: step, seconds, mean of each metric.
+
+    Raises:
+        ValueError: for a stage that does not exist.
+    """
+    names = [stage.name for stage in STAGES]
+    if only is not None and only not in names:
+        raise ValueError(f"a stage must be one of {', '.join(names)}, but got {only!r}. Choose one of them.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES:
+        if (folder / stage.result).exists() or only not in (None, stage.name):
+            continue
+        for progress in _logged(stage, folder, device):
+            yield stage.name, progress
+
+
+def _logged(stage: Stage, folder: Path, device: torch.device) -> Iterator[fit.Progress]:
+    started, kept = time.monotonic(), []
+    for progress in stage.run(folder, device):
+        yield progress
+        kept.append(progress.metrics)
+        if progress.step % LOG_EVERY == 0 or progress.step == progress.steps:
+            mean = {name: sum(m[name] for m in kept) / len(kept) for name in progress.metrics}
+            row = {"stage": stage.name, "step": progress.step, "seconds": progress.seconds, **mean}
+            row["seconds"] = round(progress.seconds or time.monotonic() - started, 1)
+            with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            kept = []

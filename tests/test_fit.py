@@ -1,0 +1,78 @@
+"""The training loop: it learns, it resumes exactly, and it leaves nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from skipguide.lab import fit
+
+SCHEDULE = fit.Schedule(steps=60, learning_rate=0.02, warmup=5, ema=0.9, checkpoint_minutes=0)
+
+
+def problem() -> tuple[torch.nn.Module, Any]:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        x = torch.randn(32, 4, generator=torch.Generator().manual_seed(step))
+        error = (model(x) - x[:, :2] * 0.5).square().mean()
+        return error, {"loss": error.item()}
+
+    return model, loss
+
+
+def test_learns(tmp_path: Path) -> None:
+    model, loss = problem()
+    seen = list(fit.fit(model, loss, SCHEDULE, tmp_path / "a.ckpt"))
+    assert [p.step for p in seen] == list(range(1, 61))
+    assert seen[-1].metrics["loss"] < 0.1 * seen[0].metrics["loss"]
+    assert not model.training
+
+
+def test_resumes_exactly(tmp_path: Path) -> None:
+    whole, loss = problem()
+    list(fit.fit(whole, loss, SCHEDULE, tmp_path / "whole.ckpt"))
+    parts, loss = problem()
+    for progress in fit.fit(parts, loss, SCHEDULE, tmp_path / "parts.ckpt"):
+        if progress.step == 25:
+            break
+    again, loss = problem()
+    torch.nn.init.zeros_(again.get_submodule("0").weight)  # type: ignore[arg-type]
+    resumed = list(fit.fit(again, loss, SCHEDULE, tmp_path / "parts.ckpt"))
+    assert resumed[0].step == 26
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loss = problem()
+    training = fit.fit(model, loss, SCHEDULE, tmp_path / "a.ckpt")
+    next(training)
+    good = (tmp_path / "a.ckpt").read_bytes()
+
+    def fail(state: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        next(training)
+    assert (tmp_path / "a.ckpt").read_bytes() == good
+
+
+def test_orthogonal_gives_singular_values_near_one() -> None:
+    for shape in ((8, 40), (40, 8), (16, 16)):
+        values = torch.linalg.svdvals(fit.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))).float())
+        assert 0.4 < values.min() <= values.max() < 1.5
+
+
+def test_schedule_rises_holds_and_falls() -> None:
+    schedule = fit.Schedule(steps=100, learning_rate=1.0, warmup=10, decay=0.5)
+    assert schedule.factor(0) == pytest.approx(0.1)
+    assert schedule.factor(30) == 1.0
+    assert schedule.factor(75) == pytest.approx(0.5)
+    assert schedule.factor(99) < 0.01
