@@ -66,7 +66,9 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pyt
 
 def test_orthogonal_gives_singular_values_near_one() -> None:
     for shape in ((8, 40), (40, 8), (16, 16)):
-        values = torch.linalg.svdvals(fit.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))).float())
+        values = torch.linalg.svdvals(
+            fit.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))).float()
+        )
         assert 0.4 < values.min() <= values.max() < 1.5
 
 

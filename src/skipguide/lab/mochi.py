@@ -28,7 +28,7 @@ from skipguide.lab import autoencoder, fit, world
 
 Tensor = torch.Tensor
 MAX_TOKENS = 28  # in training; the longest caption has 26
-NUM_CLIPS = 20_480  # latents that are kept; every use of a clip gets a new caption
+NUM_CLIPS = 14_336  # latents that are kept; every use of a clip gets a new caption
 BATCH_SIZE = 96
 CAPTION_DROPOUT = 0.1
 SCHEDULE = fit.Schedule(steps=3500, learning_rate=3e-3, decay=0.5, ema=0.998)
@@ -146,7 +146,7 @@ def encode_clips(vae: Any, path: Path, device: torch.device, num: int = NUM_CLIP
             latents = vae.encode(frames).latent_dist.mean
         found.append(((latents.float().cpu() - mean) / std).half())
         yield fit.Progress(min(start + chunk, num), num, {}, 0.0)
-    save_file({"latents": torch.cat(found)}, path.with_suffix(".part"))
+    save_file({"latents": torch.cat(found).contiguous()}, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
 
 
@@ -211,5 +211,12 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
 
 
 def save(pipe: MochiPipeline, folder: Path) -> None:
-    """Write the pipeline in diffusers layout, in float16: half the size, and diffusers loads it as float32."""
-    pipe.to("cpu", torch.float16).save_pretrained(folder)
+    """Write the pipeline in diffusers layout, transformer and autoencoder in float16, which diffusers loads as float32.
+
+    The text encoder stays as it is: transformers would load it in the precision of the file.
+    """
+    pipe.to("cpu")
+    for part in (pipe.transformer, pipe.vae):
+        for parameter in part.parameters():
+            parameter.data = parameter.data.half()
+    pipe.save_pretrained(folder)

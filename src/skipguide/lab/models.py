@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 NAMES = ("lab-mochi",)
-_WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def path(name: str) -> Path:
@@ -17,7 +17,7 @@ def path(name: str) -> Path:
     """
     if name not in (*NAMES, "judge"):
         raise ValueError(f"a packaged model is one of {', '.join(NAMES)}, but got {name!r}. Choose one of them.")
-    folder = _WEIGHTS / name
+    folder = WEIGHTS / name
     if not folder.is_dir():
         raise FileNotFoundError(
             f"the weights of {name} must be in {folder}, but are not there. "

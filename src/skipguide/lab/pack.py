@@ -1,0 +1,139 @@
+"""Put a trained lab model into the package: weights, scores, and a model card written from the measurements."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from skipguide.lab import autoencoder, judge, mochi, models, score, world
+
+CARD = """\
+# lab-mochi
+
+A real `MochiPipeline` small enough for a laptop's CPU: the classes of diffusers and transformers, small configs, weights
+trained by `skipguide lab train mochi`. It makes clips of {frames} frames of {size}x{size} pixels at {fps} fps: a {colours}
+{shapes} that moves ({motions}) over a background, as a plain English prompt asks. It exists so that guidance methods can
+be run, tested and measured anywhere; whatever works on it works on genmo/mochi-1-preview. This file is written by
+`skipguide lab pack mochi` from the training log and from `scores.json`.
+
+## Data
+
+Procedural video (`skipguide.lab.world`), reproducible from seeds and rendered while training. Captions have several
+phrasings; sizes, three kinds of background and sometimes a second, still object vary. A circle never spins, because that
+cannot be seen. One in 19 combinations of shape, colour and motion is held out of the training of autoencoder and
+transformer. The judge is trained on real (never on generated) clips of all combinations.
+
+## Parts
+
+| part | class | parameters | trained for | on |
+|---|---|---:|---|---|
+{parts}
+
+Machine: {machine}. Transformer and text encoder are trained together with {dropout:.0%} caption dropout and an exponential
+moving average, on {clips} cached latents, with Muon for matrices and AdamW for the rest, in bfloat16 where it is faster.
+
+## Scores
+
+`{command}` prints them. The judge reads generated clips of {count} single-object prompts at
+{steps} steps (Mochi's linear-quadratic schedule); "held out" is the share of held-out combinations of which it reads all
+three words right. The Frechet distance is taken on the judge's features.
+
+{table}
+
+What the judge reads after the autoencoder alone (the ceiling of the rows above): {ceiling}.
+
+## Curve
+
+{curve}
+
+## Limits
+
+{limits}
+"""
+
+
+def pack(folder: Path, machine: str, limits: str, docs: Path | None) -> list[Path]:
+    """Copy a finished training into the package and write its card, there and into `docs` where that is given.
+
+    Args:
+        folder: of the training; needs pipeline, judge.safetensors, history.jsonl and scores.json (`lab score --out`).
+        machine: class of machine that trained it, for the card.
+
+    Raises:
+        ValueError: if a part is missing.
+    """
+    needed = ("pipeline/model_index.json", "judge.safetensors", "history.jsonl", "scores.json")
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"packing needs {', '.join(needed)} in {folder}, but {', '.join(missing)} is missing. "
+            "Finish the training, then score it with --out scores.json there."
+        )
+    target, reader = models.WEIGHTS / "lab-mochi", models.WEIGHTS / "judge"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder / "pipeline", target)
+    reader.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
+    shutil.copyfile(folder / "scores.json", target / "scores.json")
+    cards = [target / "README.md", *([docs / "lab-mochi.md"] if docs else [])]
+    for path in cards:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(card(folder, machine, limits), encoding="utf-8")
+    return [target, reader, *cards]
+
+
+def card(folder: Path, machine: str, limits: str) -> str:
+    """The model card, from the training log and the scores."""
+    scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    return CARD.format(
+        frames=world.NUM_FRAMES, size=world.FRAME_SIZE, fps=world.FPS, colours=", ".join(world.COLOURS),
+        shapes=" or ".join(world.SHAPES), motions=", ".join(world.MOTIONS), parts=_parts(folder, history), machine=machine,
+        dropout=mochi.CAPTION_DROPOUT, clips=mochi.NUM_CLIPS, count=scores["clips"], steps=scores["steps"],
+        command="skipguide lab score mochi", table=score.table(scores), curve=_curve(history), limits=limits,
+        ceiling=", ".join(f"{name} {value:.3f}" for name, value in scores["judge_accuracy_reconstructed"].items()),
+    )  # fmt: skip
+
+
+def _parts(folder: Path, history: list[dict[str, Any]]) -> str:
+    from safetensors import safe_open
+
+    def parameters(path: Path) -> str:
+        with safe_open(path, framework="pt") as file:
+            count = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (not a dictionary)
+        return f"{count / 1e6:.2f}M"
+
+    last = {row["stage"]: row for row in history}
+
+    def trained(stage: str) -> str:
+        return f"{last[stage]['step']} steps, {last[stage]['seconds'] / 60:.0f} min"
+
+    files = {
+        "autoencoder": ("vae/diffusion_pytorch_model", "AutoencoderKLMochi", trained("autoencoder")),
+        "transformer": ("transformer/diffusion_pytorch_model", "MochiTransformer3DModel", trained("transformer")),
+        "text encoder": ("text_encoder/model", "T5EncoderModel", "with the transformer"),
+    }
+    on = {
+        "autoencoder": f"{autoencoder.BATCH_SIZE} crops of {autoencoder.CROP} px a step, then whole frames",
+        "transformer": f"{mochi.BATCH_SIZE} clips a step",
+        "text encoder": f"{mochi.BATCH_SIZE} captions a step",
+    }
+    rows = [
+        f"| {part} | {kind} | {parameters(folder / 'pipeline' / f'{file}.safetensors')} | {time} | {on[part]} |"
+        for part, (file, kind, time) in files.items()
+    ]
+    reader = parameters(folder / "judge.safetensors")
+    return "\n".join([*rows, f"| judge | Judge | {reader} | {trained('judge')} | {judge.BATCH_SIZE} clips a step |"])
+
+
+def _curve(history: list[dict[str, Any]]) -> str:
+    lines = ["| stage | step | minutes | measured (mean over the steps before) |", "|---|---:|---:|---|"]
+    for stage in ("autoencoder", "judge", "transformer"):
+        rows = [row for row in history if row["stage"] == stage]
+        for row in rows[:: max(len(rows) // 8, 1)][:-1] + rows[-1:]:
+            values = {name: value for name, value in row.items() if name not in ("stage", "step", "seconds")}
+            measured = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+            lines.append(f"| {stage} | {row['step']} | {row['seconds'] / 60:.1f} | {measured} |")
+    return "\n".join(lines)

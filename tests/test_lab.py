@@ -1,0 +1,183 @@
+"""The packaged lab-mochi and its judge: that they are what the model card says, on a sample that a test can afford."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
+
+from skipguide import STG, guide, presets
+from skipguide.lab import autoencoder, judge, mochi, models, score, world
+
+PROMPTS = [
+    "a small red star orbiting over a blue background",
+    "A large yellow moon spinning on a purple background.",
+    "a green cross bouncing on a striped brown background",
+    "an orange triangle moving left on a grey background",
+]
+
+
+@pytest.fixture(scope="module")
+def lab(lab_mochi_dir: Path) -> Any:
+    pipe = MochiPipeline.from_pretrained(lab_mochi_dir)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def scores(lab_mochi_dir: Path) -> dict[str, Any]:
+    return json.loads((lab_mochi_dir / "scores.json").read_text(encoding="utf-8"))
+
+
+def test_is_small_safetensors_in_diffusers_layout(lab_mochi_dir: Path) -> None:
+    files = [path for path in lab_mochi_dir.parent.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md"}
+    index = json.loads((lab_mochi_dir / "model_index.json").read_text(encoding="utf-8"))
+    assert index["_class_name"] == "MochiPipeline"
+    assert index["transformer"] == ["diffusers", "MochiTransformer3DModel"]
+
+
+def test_components_are_the_real_classes(lab: Any) -> None:
+    names = {name: type(part).__name__ for name, part in lab.components.items()}
+    assert names == {
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+        "vae": "AutoencoderKLMochi",
+        "text_encoder": "T5EncoderModel",
+        "tokenizer": "T5Tokenizer",
+        "transformer": "MochiTransformer3DModel",
+    }
+    assert len(lab.transformer.transformer_blocks) >= 12
+
+
+def test_tokenizer_knows_every_caption_word_after_the_round_trip(lab: Any) -> None:
+    captions = world.captions(world.sample_scenes(300, seed=11), seed=11)
+    ids = lab.tokenizer(captions).input_ids
+    assert ids == mochi.tokenizer()(captions).input_ids
+    assert not any(lab.tokenizer.unk_token_id in row for row in ids)
+    assert max(map(len, ids)) <= mochi.MAX_TOKENS
+
+
+def test_training_attention_equals_diffusers(lab: Any) -> None:
+    """Video tokens of the whole transformer, padding and all."""
+    tokens = lab.tokenizer(PROMPTS, padding="max_length", max_length=28, return_tensors="pt")
+    mask = tokens.attention_mask.bool()
+    blocks = lab.transformer.transformer_blocks
+    with torch.no_grad():
+        text = lab.text_encoder(tokens.input_ids, attention_mask=mask)[0]
+        x = torch.randn(4, 12, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        inputs = (x, text, torch.tensor([3.0, 200.0, 500.0, 900.0]), mask)
+        usual = lab.transformer(*inputs, return_dict=False)[0]
+        kept = [block.attn1.processor for block in blocks]
+        try:
+            for block in blocks:
+                block.attn1.processor = mochi.BatchedAttention()
+            fast = lab.transformer(*inputs, return_dict=False)[0]
+        finally:
+            for block, processor in zip(blocks, kept, strict=True):
+                block.attn1.processor = processor
+    torch.testing.assert_close(fast, usual, atol=1e-4, rtol=1e-4)
+
+
+def test_autoencoder_reconstructs_held_out_clips(lab: Any) -> None:
+    assert autoencoder.psnr(lab.vae, "heldout", num=16) >= 30
+
+
+def test_judge_reads_real_clips() -> None:
+    accuracy = judge.accuracy(judge.load_judge(), "all", num=256)
+    assert min(accuracy.values()) >= 0.97
+
+
+def test_judge_reads_one_clip_of_any_size(lab: Any) -> None:
+    scenes = world.sample_scenes(4, seed=21)
+    for frames, words in zip(world.render(scenes, num_frames=25, size=96), scenes.attributes(), strict=True):
+        clip = ((frames.permute(1, 2, 3, 0) + 1) * 127.5).round().byte().numpy()
+        assert judge.read(clip) == {name: words[name] for name in judge.HEADS}
+
+
+def test_frechet_distance_against_closed_forms() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(4000, 6, generator=generator)
+    assert judge.frechet(a, a) == pytest.approx(0, abs=1e-9)
+    assert judge.frechet(a, a + 2) == pytest.approx(6 * 4, rel=1e-5)
+    # N(0, 1) against N(0, 9), independent components: (3 - 1)^2 each
+    assert judge.frechet(a, 3 * torch.randn(4000, 6, generator=generator)) == pytest.approx(24, rel=0.1)
+
+
+def test_generated_clips_show_what_the_prompt_says(lab: Any, scores: dict[str, Any]) -> None:
+    scenes = world.sample_scenes(24, seed=33, split="all", second_share=0.0)
+    frames = score.generate(lab, world.captions(scenes, seed=33), 4.5, seed=1)
+    assert frames.shape == (24, 3, 19, 64, 64)
+    with torch.no_grad():
+        logits, _ = judge.load_judge()(frames)
+    best = max(scores["generated"], key=lambda row: row["all_three"])
+    for name in judge.HEADS:
+        right = (logits[name].argmax(1) == getattr(scenes, name)).float().mean().item()
+        assert right > best[name] - 0.25, name  # 24 clips: far from chance, near the card
+
+
+def test_preset_and_guidance_on_the_lab_model(lab: Any) -> None:
+    row = presets.preset_for(lab)
+    assert row.model == "lab-mochi"
+    options = dict(row.defaults)
+    options.pop("fps")
+    options["num_inference_steps"] = 4
+
+    def call() -> torch.Tensor:
+        return lab(PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **options).frames
+
+    plain = call()
+    with guide(lab, STG.preset(lab)):
+        guided = call()
+    assert torch.equal(call(), plain)
+    assert (guided - plain).abs().max() > 0.1
+
+
+def test_unknown_packaged_model() -> None:
+    with pytest.raises(ValueError, match="a packaged model is one of lab-mochi, but got 'lab-wan'"):
+        models.path("lab-wan")
+
+
+def test_training_stages_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All four stages, two steps each, and what they leave is a pipeline that runs."""
+    import dataclasses
+
+    from skipguide.lab import fit, train
+
+    short = fit.Schedule(steps=2, learning_rate=1e-3)
+    stages = []
+    for stage in train.STAGES:
+        run = stage.run
+        if stage.name == "latents":
+            run = lambda folder, device: _few_latents(folder)  # noqa: E731
+        else:
+            run = lambda folder, device, run=run: run(folder, device, short)  # type: ignore[misc]  # noqa: E731
+        stages.append(dataclasses.replace(stage, run=run))
+    monkeypatch.setattr(train, "STAGES", tuple(stages))
+    monkeypatch.setattr(mochi.shutil, "which", lambda name: None)  # two steps are not worth compiling for
+    monkeypatch.setattr(mochi, "training_scenes", lambda num=16: world.sample_scenes(num, seed=1))
+    seen = [name for name, _ in train.train(tmp_path, torch.device("cpu"))]
+    assert seen == ["autoencoder"] * 2 + ["latents"] + ["judge"] * 2 + ["transformer"] * 2
+    assert list(train.train(tmp_path, torch.device("cpu"))) == []
+    assert len((tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+    pipe = MochiPipeline.from_pretrained(tmp_path / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe(
+        "a red star", height=64, width=64, num_inference_steps=2, max_sequence_length=16, output_type="pt"
+    ).frames
+    assert frames.shape == (1, 19, 3, 64, 64)
+    with pytest.raises(
+        ValueError, match="a stage must be one of autoencoder, latents, judge, transformer, but got 'vae'"
+    ):
+        list(train.train(tmp_path, torch.device("cpu"), "vae"))
+
+
+def _few_latents(folder: Path) -> Any:
+    from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
+
+    vae = AutoencoderKLMochi.from_pretrained(folder / "vae")
+    return mochi.encode_clips(vae, folder / "latents.safetensors", torch.device("cpu"), num=16)
