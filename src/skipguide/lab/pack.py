@@ -4,54 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from skipguide.lab import autoencoder, judge, mochi, models, score, world
-
-CARD = """\
-# lab-mochi
-
-A real `MochiPipeline` small enough for a laptop's CPU: the classes of diffusers and transformers, small configs, weights
-trained by `skipguide lab train mochi`. It makes clips of {frames} frames of {size}x{size} pixels at {fps} fps: a {colours}
-{shapes} that moves ({motions}) over a background, as a plain English prompt asks. It exists so that guidance methods can
-be run, tested and measured anywhere; whatever works on it works on genmo/mochi-1-preview. This file is written by
-`skipguide lab pack mochi` from the training log and from `scores.json`.
-
-## Data
-
-Procedural video (`skipguide.lab.world`), reproducible from seeds and rendered while training. Captions have several
-phrasings; sizes, three kinds of background and sometimes a second, still object vary. A circle never spins, because that
-cannot be seen. One in 19 combinations of shape, colour and motion is held out of the training of autoencoder and
-transformer. The judge is trained on real (never on generated) clips of all combinations.
-
-## Parts
-
-| part | class | parameters | trained for | on |
-|---|---|---:|---|---|
-{parts}
-
-Machine: {machine}. Transformer and text encoder are trained together with {dropout:.0%} caption dropout and an exponential
-moving average, on {clips} cached latents, with Muon for matrices and AdamW for the rest, in bfloat16 where it is faster.
-
-## Scores
-
-`{command}` prints them. The judge reads generated clips of {count} single-object prompts at
-{steps} steps (Mochi's linear-quadratic schedule); "held out" is the share of held-out combinations of which it reads all
-three words right. The Frechet distance is taken on the judge's features.
-
-{table}
-
-What the judge reads after the autoencoder alone (the ceiling of the rows above): {ceiling}.
-
-## Curve
-
-{curve}
-
-## Limits
-
-{limits}
-"""
 
 
 def pack(folder: Path, machine: str, limits: str, docs: Path | None) -> list[Path]:
@@ -88,13 +45,26 @@ def card(folder: Path, machine: str, limits: str) -> str:
     """The model card, from the training log and the scores."""
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    return CARD.format(
-        frames=world.NUM_FRAMES, size=world.FRAME_SIZE, fps=world.FPS, colours=", ".join(world.COLOURS),
-        shapes=" or ".join(world.SHAPES), motions=", ".join(world.MOTIONS), parts=_parts(folder, history), machine=machine,
-        dropout=mochi.CAPTION_DROPOUT, clips=mochi.NUM_CLIPS, count=scores["clips"], steps=scores["steps"],
-        command="skipguide lab score mochi", table=score.table(scores), curve=_curve(history), limits=limits,
+    template = resources.files("skipguide.lab").joinpath("card.md").read_text(encoding="utf-8")
+    return template.format(
+        frames=world.NUM_FRAMES,
+        size=world.FRAME_SIZE,
+        fps=world.FPS,
+        colours=", ".join(world.COLOURS),
+        shapes=" or ".join(world.SHAPES),
+        motions=", ".join(world.MOTIONS),
+        parts=_parts(folder, history),
+        machine=machine,
+        dropout=mochi.CAPTION_DROPOUT,
+        clips=mochi.NUM_CLIPS,
+        count=scores["clips"],
+        steps=scores["steps"],
+        command="skipguide lab score mochi",
+        table=score.table(scores),
+        curve=_curve(history),
+        limits=limits,
         ceiling=", ".join(f"{name} {value:.3f}" for name, value in scores["judge_accuracy_reconstructed"].items()),
-    )  # fmt: skip
+    )
 
 
 def _parts(folder: Path, history: list[dict[str, Any]]) -> str:

@@ -342,7 +342,8 @@ def _with_article(noun: str) -> str:
 def vocabulary() -> list[str]:
     """Every word that a caption can contain, sorted: what the tokenizer has to know."""
     phrases = [
-        *SHAPES, *COLOURS, *BACKGROUND_COLOURS, *PREPOSITIONS, *SECOND_PHRASES, *OPENINGS, "a an is background A An In On Over",
+        *SHAPES, *COLOURS, *BACKGROUND_COLOURS, *PREPOSITIONS, *SECOND_PHRASES, *OPENINGS, "a an is background",
+        "A An In On Over",
         *(w for group in (SIZE_WORDS, MOTION_PHRASES, BACKGROUND_WORDS) for words in group.values() for w in words),
     ]  # fmt: skip
     return sorted({word for phrase in phrases for word in phrase.replace("{}", " ").split()})
