@@ -80,6 +80,21 @@ def test_leaves_no_trace_after_an_exception_in_a_step(
         hook.remove()
 
 
+def test_keeps_no_state_of_a_step_that_raised(pipe: Any) -> None:
+    with guide(pipe, TERM) as handle:
+        hook = raise_in_block(pipe, 3, 0, RuntimeError())  # after block 2 was recorded
+        with pytest.raises(RuntimeError):
+            call(pipe)
+        hook.remove()
+        assert handle._recorder.states == {}
+
+
+def test_denoiser_called_without_its_pipeline() -> None:
+    fresh = tiny_mochi()
+    with guide(fresh, TERM), pytest.raises(RuntimeError, match="must be called by its pipeline, which knows the step"):
+        fresh.transformer(torch.zeros(2, 12, 1, 4, 4), torch.zeros(2, 3, 32), torch.zeros(2), torch.ones(2, 3))
+
+
 def test_works_again_after_an_exception_under_the_same_handle(pipe: Any) -> None:
     with guide(pipe, TERM):
         expected = call(pipe)

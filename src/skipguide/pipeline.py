@@ -147,7 +147,7 @@ class Guide:
         self._signature = inspect.signature(denoiser.forward)
         self._hooks = [
             denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
-            denoiser.register_forward_hook(self._after, with_kwargs=True),
+            denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
         if share_prefix:
             firsts = {p.blocks[p.first]: p.streams for p in weak}
@@ -200,6 +200,9 @@ class Guide:
     def _after(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         if self._inside or not self._active:
             return None
+        if output is None:  # the strong pass raised: keep nothing of it
+            self._recorder.close()
+            return None
         rows = self._cond_rows()
         try:
             inputs = self._cond_inputs(args, kwargs, rows)
@@ -213,8 +216,8 @@ class Guide:
         """The prediction of one weakened model on the cond rows."""
         state = self._recorder.states[weak.blocks[weak.first]] if self.share_prefix else None
         self.passes.weak += weak.cost(self.share_prefix)
-        self._inside = True
         try:
+            self._inside = True
             with skips.swapped(weak.swaps(state)):
                 return self.denoiser(**inputs)[0]
         finally:
@@ -261,6 +264,11 @@ class Guide:
 
 def _step_of(pipe: Any) -> tuple[int, int]:
     """(step i, number of steps N) of the run under way, read from the pipeline without touching the device."""
+    if not hasattr(pipe, "num_timesteps"):
+        raise RuntimeError(
+            f"a guided denoiser must be called by its pipeline, which knows the step, but this {type(pipe).__name__} "
+            "has not run yet. Call the pipeline, or remove the guidance first."
+        )
     begin = pipe.scheduler.begin_index or 0
     index = pipe.scheduler.step_index
     return (begin if index is None else index) - begin, pipe.num_timesteps

@@ -31,7 +31,7 @@ MAX_TOKENS = 28  # in training; the longest caption has 26
 NUM_CLIPS = 14_336  # latents that are kept; every use of a clip gets a new caption
 BATCH_SIZE = 96
 CAPTION_DROPOUT = 0.1
-SCHEDULE = fit.Schedule(steps=3500, learning_rate=3e-3, decay=0.5, ema=0.998)
+SCHEDULE = fit.Schedule(steps=2900, learning_rate=3e-3, decay=0.5, ema=0.998)
 
 TRANSFORMER: dict[str, Any] = dict(
     patch_size=2,
