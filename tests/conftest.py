@@ -48,6 +48,7 @@ def tiny_mochi(dtype: torch.dtype = torch.float32) -> Any:
     return pipe if dtype == torch.float32 else pipe.to(dtype)
 
 
+BUILDERS = {"mochi": tiny_mochi}
 TINY_CALL = dict(height=32, width=32, num_frames=7, num_inference_steps=4, max_sequence_length=16, output_type="latent")
 
 

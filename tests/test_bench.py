@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from typing import Any
@@ -41,6 +42,10 @@ def test_all_ways_make_the_same_prediction() -> None:
         plain = step.cfg()
     torch.testing.assert_close(shared, full, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(batched, full, atol=1e-5, rtol=1e-5)
+    without = copy.deepcopy(step.model)
+    del without.transformer_blocks[SMALL.layer]
+    with torch.inference_mode():
+        assert torch.equal(without(**step.rows(1), return_dict=False)[0], step.weak_in_full())
     assert (full - plain).abs().max() > 1e-3
 
 
@@ -49,10 +54,10 @@ def test_result() -> None:
     result = run()
     assert result["floor_ratio"] == pytest.approx(1 + 2 / 12)  # blocks 4 and 5 again, on half of the rows
     assert result["hidden_bytes"] == 4 * (4 * (3 * 4 * 4 * 64 + 16 * 128))
-    assert result["extra_bytes"] <= 2 * result["hidden_bytes"]
+    assert 0 <= result["extra_bytes"] <= 2 * result["hidden_bytes"]
     assert result["largest_difference"] < 1e-5
-    wanted = {"cfg_s", "stg_batched_ratio", "stg_full_ratio", "stg_shared_ratio", "bit_equal", "extra_bytes"}
-    assert wanted <= set(result)
+    assert result["bit_equal"] == (result["largest_difference"] == 0)
+    assert all(result[name] > 0 for name in ("cfg_s", "stg_batched_ratio", "stg_full_ratio", "stg_shared_ratio"))
 
 
 @pytest.mark.usefixtures("small")
@@ -69,6 +74,7 @@ def test_command_line() -> None:
     ("arguments", "message"),
     [
         (["--family", "moch"], "--family must be one of mochi, but got 'moch'"),
+        (["--device", "abacus"], "device must be one that torch has here, but got 'abacus'"),
         (["--width", "100"], "--width must be a positive multiple of 64, but got 100"),
         (["--dtype", "int8"], "--dtype must be float32, bfloat16 or float16, but got 'int8'"),
     ],

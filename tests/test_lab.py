@@ -114,10 +114,10 @@ def test_generated_clips_show_what_the_prompt_says(lab: Any, scores: dict[str, A
     assert frames.shape == (24, 3, 19, 64, 64)
     with torch.no_grad():
         logits, _ = judge.load_judge()(frames)
-    best = max(scores["generated"], key=lambda row: row["all_three"])
+    card = next(row for row in scores["generated"] if row["guidance_scale"] == 4.5 and not row["layers"])
     for name in judge.HEADS:
         right = (logits[name].argmax(1) == getattr(scenes, name)).float().mean().item()
-        assert right > best[name] - 0.25, name  # 24 clips: far from chance, near the card
+        assert right > max(card[name] - 0.25, 0.5), name  # chance is 1/6 or 1/8; 24 clips deviate by 0.1 or so
 
 
 def test_preset_and_guidance_on_the_lab_model(lab: Any) -> None:
@@ -135,6 +135,30 @@ def test_preset_and_guidance_on_the_lab_model(lab: Any) -> None:
         guided = call()
     assert torch.equal(call(), plain)
     assert (guided - plain).abs().max() > 0.1
+
+
+def test_missing_parts_of_a_training(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from skipguide.cli import app
+
+    for arguments, needed in (
+        (["lab", "score", "mochi", "--folder", str(tmp_path)], "pipeline/model_index.json"),
+        (["lab", "pack", "mochi", "--folder", str(tmp_path)], "scores.json"),
+        (
+            ["lab", "train", "mochi", "--folder", str(tmp_path), "--stage", "transformer", "--device", "cpu"],
+            "vae/config.json",
+        ),
+        (["lab", "train", "wan"], "must be mochi, but got 'wan'"),
+    ):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2
+        assert needed in result.output
+
+
+def test_card_is_the_same_in_the_package_and_in_the_docs(lab_mochi_dir: Path) -> None:
+    docs = Path(__file__).parents[1] / "docs" / "lab-mochi.md"
+    assert docs.read_text(encoding="utf-8") == (lab_mochi_dir / "README.md").read_text(encoding="utf-8")
 
 
 def test_unknown_packaged_model() -> None:

@@ -23,7 +23,7 @@ def trace_of(pipe: Any) -> list[Any]:
     found: list[Any] = [sorted(vars(pipe))]
     for name, module in pipe.transformer.named_modules():
         found.append((name, id(module), sorted(vars(module)), module.forward.__func__))
-        found += [len(getattr(module, hooks)) for hooks in vars(module) if hooks.endswith("_hooks")]
+        found += [(key, len(value)) for key, value in vars(module).items() if "hook" in key and isinstance(value, dict)]
     return found
 
 
@@ -80,19 +80,25 @@ def test_leaves_no_trace_after_an_exception_in_a_step(
         hook.remove()
 
 
-def test_keeps_no_state_of_a_step_that_raised(pipe: Any) -> None:
+def test_removal_frees_the_state_of_a_step_that_raised(pipe: Any) -> None:
     with guide(pipe, TERM) as handle:
         hook = raise_in_block(pipe, 3, 0, RuntimeError())  # after block 2 was recorded
         with pytest.raises(RuntimeError):
             call(pipe)
         hook.remove()
-        assert handle._recorder.states == {}
+        assert handle._recorder.states != {}
+    assert handle._recorder.states == {}
 
 
-def test_denoiser_called_without_its_pipeline() -> None:
-    fresh = tiny_mochi()
-    with guide(fresh, TERM), pytest.raises(RuntimeError, match="must be called by its pipeline, which knows the step"):
-        fresh.transformer(torch.zeros(2, 12, 1, 4, 4), torch.zeros(2, 3, 32), torch.zeros(2), torch.ones(2, 3))
+def test_denoiser_called_without_its_pipeline(pipe: Any) -> None:
+    inputs = (torch.zeros(2, 12, 1, 4, 4), torch.zeros(2, 3, 32), torch.zeros(2), torch.ones(2, 3))
+    message = "must be called by the MochiPipeline that guide\\(\\) got"
+    with guide(pipe, TERM):
+        call(pipe)
+        with pytest.raises(RuntimeError, match=message):
+            pipe.transformer(*inputs)
+        with pytest.raises(RuntimeError, match=message):
+            call(type(pipe)(**pipe.components))  # its own guidance_scale and step would be read from the wrong place
 
 
 def test_works_again_after_an_exception_under_the_same_handle(pipe: Any) -> None:
@@ -179,13 +185,14 @@ def test_decoded_output(pipe: Any) -> None:
     assert frames.shape == (1, 7, 32, 32, 3)
 
 
+@pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_guided_in_float32(dtype: torch.dtype) -> None:
+def test_half_precision_is_guided_in_float32(dtype: torch.dtype, share_prefix: bool) -> None:
     """The push must not be rounded to the model's precision: g would magnify the rounding of two shifted rows."""
     pipe = tiny_mochi(dtype)
     returned = []
     hook = pipe.transformer.register_forward_hook(lambda *a: returned.append(a[-1][0]))
-    with guide(pipe, TERM, share_prefix=False):
+    with guide(pipe, TERM, share_prefix=share_prefix):
         ours = latents_after_first_step(pipe)
     hook.remove()
     strong, weak = returned[0].float(), returned[1].float()  # the hook came first: it sees what the model returned
@@ -201,10 +208,11 @@ def test_returns_an_output_class_when_asked(pipe: Any) -> None:
     hook = pipe.transformer.register_forward_pre_hook(lambda m, a, k: calls.append(k), with_kwargs=True)
     with guide(pipe, TERM), torch.no_grad():
         call(pipe)
-        pipe.scheduler._step_index = 0
+        pipe.scheduler._step_index, pipe._current_timestep = 0, 0
         as_tuple = pipe.transformer(**calls[0])[0]
         as_output = pipe.transformer(**{**calls[0], "return_dict": True})
     hook.remove()
+    pipe._current_timestep = None
     assert torch.equal(as_output.sample, as_tuple)
 
 
@@ -277,6 +285,7 @@ def test_second_guide_is_refused_on_the_pipe_and_on_one_that_shares_its_denoiser
 BAD_TERMS = [
     (dict(layers=[]), r"needs at least one layer .* got an empty list. Name one"),
     (dict(layers=34), r"must be a list of layers, but got 34. Write layers=\[34\]"),
+    (dict(layers={3, 1}), r"must be a list of layers, but got \{1, 3\}. Write layers=\[1, 3\]"),
     (dict(layers=[1.5]), r'must be an int or "stack:int", but got 1.5'),
     (dict(layers=[True]), r'must be an int or "stack:int", but got True'),
     (dict(layers=["7-9"]), r'must be an int or "stack:int", but got \'7-9\''),
@@ -340,6 +349,8 @@ def test_window_that_selects_no_step_of_this_run(pipe: Any) -> None:
         with pytest.raises(ValueError, match=r"start=0.01, stop=0.2 must select a step, but selects none of the 4"):
             call(pipe)
         assert torch.isfinite(call(pipe, num_inference_steps=10)).all()
+    with guide(pipe, STG(layers=[1], start=0.01, stop=0.2, scale=0)):
+        call(pipe)  # off is off
 
 
 # --- presets ----------------------------------------------------------------------------------------------------------

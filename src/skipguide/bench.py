@@ -117,6 +117,7 @@ def _bare_pipeline(row: families.Family, model: nn.Module) -> Any:
     attributes = {
         "scheduler": scheduler,
         "num_timesteps": 1,
+        "current_timestep": 0,
         "guidance_scale": 4.5,
         "do_classifier_free_guidance": True,
     }

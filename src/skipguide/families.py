@@ -1,7 +1,7 @@
 """One row of data per model family: where its blocks are, what flows through them, how its pipelines call CFG.
 
 To support another model, add a row to `FAMILIES` (and, for a new shape of attention, a function to `skips.py`);
-`tests/test_families.py` then runs every oracle test on it.
+`tests/test_families.py` then asks for its oracle.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Family:
     batched: tuple[str, ...]  # inputs of the denoiser whose first dimension is the batch (uncond rows first with CFG)
     float32_cfg: bool  # the pipeline casts predictions to float32 before it combines them
     checkpoint: str  # the public checkpoint that `depth` speaks of
-    smallest: Mapping[str, Any]  # a config of the denoiser that is tiny but complete, for tests and benchmarks
+    smallest: Mapping[str, Any]  # a config of the denoiser that is tiny but complete, for tests
     axes: tuple[str, ...] = ()
 
 
@@ -72,13 +72,13 @@ FAMILIES = (
 
 
 def family_of(pipe: Any) -> Family:
-    """The row for a pipeline, by its class name.
+    """The row for a pipeline, by the name of its class or of one that it derives from.
 
     Raises:
         ValueError: if no row names the pipeline's class, or the pipeline holds a denoiser that the row does not know.
     """
-    name = type(pipe).__name__
-    family = next((row for row in FAMILIES if name in row.pipelines), None)
+    name, names = type(pipe).__name__, {cls.__name__ for cls in type(pipe).__mro__}
+    family = next((row for row in FAMILIES if names & set(row.pipelines)), None)
     if family is None:
         known = sorted(p for row in FAMILIES for p in row.pipelines)
         raise ValueError(
@@ -86,6 +86,11 @@ def family_of(pipe: Any) -> Family:
             f"Nearest known: {_nearest(name, known)}. To support it, add a row to FAMILIES there."
         )
     denoiser = type(getattr(pipe, family.denoiser, None)).__name__
+    if denoiser == "OptimizedModule":
+        raise ValueError(
+            f"{name} needs its {family.denoiser_class} itself as .{family.denoiser}, but got the wrapper of "
+            f"torch.compile(). Compile in place: pipe.{family.denoiser}.compile_repeated_blocks()."
+        )
     if denoiser != family.denoiser_class:
         raise ValueError(
             f"{name} needs a {family.denoiser_class} as its .{family.denoiser}, but got {denoiser}. "

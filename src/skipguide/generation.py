@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from skipguide import STG, guide
 from skipguide.lab import models
+from skipguide.quirks import quiet_autocast
 from skipguide.record import Result, weights_sha256
 from skipguide.settings import Generation
 from skipguide.video import Frames
@@ -60,28 +60,34 @@ def local_folder(model: str) -> Path | None:
     return None
 
 
-def load_pipeline(model: str, dtype: str | None = None, device: str | None = None) -> Any:
+def load_pipeline(model: str, dtype: str | None = None, device: str | None = None, revision: str | None = None) -> Any:
     """Load a diffusers pipeline.
 
     Args:
         model: a lab model's name, a local folder in diffusers layout, or a hub id.
         dtype: None is bfloat16 on a GPU (the lab's small models: float32), float32 elsewhere.
         device: None is the GPU if there is one.
+        revision: of a model on the hub; None is the newest.
 
     Raises:
         ValueError: if there is no such model or no such device.
     """
     folder = local_folder(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _check_device(device)
+    check_device(device)
     small = device == "cpu" or model in models.NAMES
     torch_dtype = getattr(torch, dtype or ("float32" if small else "bfloat16"))
-    pipe = _from_folder(folder, torch_dtype) if folder else _from_hub(model, torch_dtype)
+    pipe = _from_folder(folder, torch_dtype) if folder else _from_hub(model, torch_dtype, revision)
     pipe.set_progress_bar_config(disable=True)  # on_step reports instead
     return pipe.to(device)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """See that torch has a device here.
+
+    Raises:
+        ValueError: if it has not.
+    """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
@@ -96,12 +102,12 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
         return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
 
 
-def _from_hub(model: str, dtype: torch.dtype) -> Any:
+def _from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     try:
         # Downloaded first and loaded from the snapshot, because the name of that folder is the revision.
-        return DiffusionPipeline.from_pretrained(DiffusionPipeline.download(model), dtype=dtype)
+        return DiffusionPipeline.from_pretrained(DiffusionPipeline.download(model, revision=revision), dtype=dtype)
     except OSError as error:
         reason = error.__cause__ or error  # diffusers wraps it in a story about its cache
         raise ValueError(
@@ -209,9 +215,7 @@ def _call(pipe: Any, settings: Generation, callback: _Clock) -> Any:
             "Use another model, or guide() from Python."
         )
     try:
-        with warnings.catch_warnings():
-            # diffusers' Mochi asks for float32 autocast, which the CPU has not; nothing follows from it
-            warnings.filterwarnings("ignore", message="In CPU autocast", category=UserWarning)
+        with quiet_autocast():
             return pipe(**call).frames[0]
     except ZeroDivisionError as error:  # Mochi's linear-quadratic schedule of one step
         raise ValueError(

@@ -81,7 +81,7 @@ def _weak_pass(family: families.Family, denoiser: nn.Module, term: STG) -> WeakP
     if unknown:
         raise ValueError(
             f"a layer's stack must be one that {family.name} has ({', '.join(family.stacks)}), "
-            f"but got {', '.join(sorted(unknown))}. Write layers=[{term.layers[0]!r}] with one of those names."
+            f'but got {", ".join(sorted(unknown))}. Write layers=["{default}:{named[0][1]}"], for example.'
         )
     if len(names) > 1:
         raise ValueError(
@@ -147,7 +147,7 @@ class Guide:
         self._signature = inspect.signature(denoiser.forward)
         self._hooks = [
             denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
-            denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+            denoiser.register_forward_hook(self._after, with_kwargs=True),
         ]
         if share_prefix:
             firsts = {p.blocks[p.first]: p.streams for p in weak}
@@ -182,6 +182,7 @@ class Guide:
     def _before(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._inside:
             return
+        self._recorder.close()  # of a step that raised
         step, num_steps = _step_of(self.pipe)
         if step == 0:
             self.passes = Passes()
@@ -199,9 +200,6 @@ class Guide:
 
     def _after(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         if self._inside or not self._active:
-            return None
-        if output is None:  # the strong pass raised: keep nothing of it
-            self._recorder.close()
             return None
         rows = self._cond_rows()
         try:
@@ -255,7 +253,8 @@ class Guide:
 
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms:
-            if not any(guidance.selects(term.start, term.stop, i, num_steps) for i in range(num_steps)):
+            guided = any(guidance.selects(term.start, term.stop, i, num_steps) for i in range(num_steps))
+            if term.scale > 0 and not guided:
                 raise ValueError(
                     f"the window start={term.start}, stop={term.stop} must select a step, but selects none of the "
                     f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
@@ -264,10 +263,10 @@ class Guide:
 
 def _step_of(pipe: Any) -> tuple[int, int]:
     """(step i, number of steps N) of the run under way, read from the pipeline without touching the device."""
-    if not hasattr(pipe, "num_timesteps"):
+    if getattr(pipe, "current_timestep", None) is None:
         raise RuntimeError(
-            f"a guided denoiser must be called by its pipeline, which knows the step, but this {type(pipe).__name__} "
-            "has not run yet. Call the pipeline, or remove the guidance first."
+            f"a guided denoiser must be called by the {type(pipe).__name__} that guide() got, which knows the step and "
+            "the scales, but that one is not running. Call it, or remove the guidance first."
         )
     begin = pipe.scheduler.begin_index or 0
     index = pipe.scheduler.step_index

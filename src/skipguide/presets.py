@@ -51,11 +51,12 @@ def preset_for(pipe: Any) -> Preset:
     family = families.family_of(pipe)
     stack = next(iter(family.stacks.values()))
     depth = len(getattr(pipe, family.denoiser).get_submodule(stack.path))
-    name = type(pipe).__name__
-    for row in presets():
-        if name in row.pipelines and row.depth == depth:
+    name, names = type(pipe).__name__, {cls.__name__ for cls in type(pipe).__mro__}
+    rows = [row for row in presets() if names & set(row.pipelines)]
+    for row in rows:
+        if row.depth == depth:
             return row
-    known = ", ".join(f"{row.model} ({row.depth} blocks)" for row in presets() if name in row.pipelines) or "none"
+    known = ", ".join(f"{row.model} ({row.depth} blocks)" for row in rows) or "none"
     raise ValueError(
         f"a preset needs a published setting for the model, but none is known for a {name} of {depth} blocks "
         f"(known: {known}). Choose the layer yourself, as in STG(layers=[{depth * 7 // 10}], scale=1.0)."

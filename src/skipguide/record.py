@@ -84,8 +84,8 @@ def _processor() -> str:
 
 
 def weights_sha256(folder: Path) -> str:
-    """One hash over the names and contents of the model's index, its configs and its safetensors files."""
-    files = sorted(path for kind in ("json", "safetensors") for path in folder.glob(f"*/*.{kind}"))
+    """One hash over the names and contents of the model's index and all files of its components."""
+    files = sorted(path for path in folder.glob("*/*") if path.is_file())
     total = hashlib.sha256()
     for path in (folder / "model_index.json", *files):
         total.update(f"{path.relative_to(folder).as_posix()} {_digest(path)}\n".encode())

@@ -37,9 +37,8 @@ class STG:
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, (int, str)) or not isinstance(self.layers, Sequence):
-            raise ValueError(
-                f"layers must be a list of layers, but got {self.layers!r}. Write layers=[{self.layers!r}]."
-            )
+            written = list(self.layers) if isinstance(self.layers, (set, frozenset)) else [self.layers]
+            raise ValueError(f"layers must be a list of layers, but got {self.layers!r}. Write layers={written!r}.")
         if len(self.layers) == 0:
             raise ValueError(
                 "STG needs at least one layer to skip, but got an empty list. Name one, as in layers=[34]."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
@@ -35,4 +36,9 @@ def _skipguide(
 
 def main() -> None:
     """The entry point `skipguide`."""
+    signal.signal(signal.SIGTERM, _interrupt)  # kill cleans up as Ctrl-C does
     app()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -30,14 +30,13 @@ def bench(
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them.")
-    import warnings
-
     from skipguide import bench
+    from skipguide.generation import check_device
+    from skipguide.quirks import quiet_autocast
 
+    check_device(device)
     result: dict[str, Any] = {}
-    with warnings.catch_warnings():
-        # diffusers' Mochi asks for float32 autocast, which the CPU has not; nothing follows from it
-        warnings.filterwarnings("ignore", message="In CPU autocast", category=UserWarning)
+    with quiet_autocast():
         steps = bench.run(
             family, prompts=prompts, width=width, repeats=repeats, full_size=full_size, device=device, dtype=dtype
         )

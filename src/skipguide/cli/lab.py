@@ -28,8 +28,11 @@ def train(
     _check(model)
     import torch
 
+    from skipguide.generation import check_device
     from skipguide.lab import train as stages
 
+    if device is not None:
+        check_device(device)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with console.training() as report:
         for name, progress in stages.train(folder, place, stage):

@@ -36,7 +36,8 @@ def reproduce(
     settings = checked({**record.settings_of(then, source).model_dump(), **moved})
     if out is not None:
         check_outputs([check_mp4(out), video.sidecar(out)], overwrite)
-    pipe = generation.load_pipeline(settings.model, settings.dtype, settings.device)
+    revision = None if model else then.get("weights", {}).get("revision")
+    pipe = generation.load_pipeline(settings.model, settings.dtype, settings.device, revision)
     settings = resolve(settings, pipe)  # for records that were edited by hand
     weights = generation.identity(settings.model, pipe)
     with _threads(then), console.progress("denoising") as on_step:

@@ -49,7 +49,8 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
 
     yield from fit.fit(vae, loss, schedule, folder / "vae.ckpt")
     _normalise(vae)
-    vae.save_pretrained(folder / "vae")
+    with fit.finished(folder / "vae") as part:
+        vae.save_pretrained(part)
 
 
 def unchunk(vae: Any) -> None:

@@ -6,10 +6,12 @@ number alone (each step seeds its own data), so a resumed run sees what an unint
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +88,30 @@ def fit(model: torch.nn.Module, loss: Loss, schedule: Schedule, checkpoint: Path
     model.eval()
 
 
+def require(folder: Path, *names: str) -> None:
+    """See that results of earlier stages are there.
+
+    Raises:
+        ValueError: naming those that are missing.
+    """
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"this needs {', '.join(names)} in {folder}, but {', '.join(missing)} is missing. Run the stages of the "
+            "training (and lab score --out, before packing) that write them first."
+        )
+
+
+@contextlib.contextmanager
+def finished(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file or folder to; it gets its own name when all of it is there."""
+    part = path.with_name(f".{path.name}.part")
+    if part.is_dir():
+        shutil.rmtree(part)
+    yield part
+    os.replace(part, path)
+
+
 def _optimizers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the weights of linear layers and convolutions, AdamW for everything else."""
     kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
@@ -148,9 +174,8 @@ def _save(path: Path, step: int, seconds: float, model, average, optimizers) -> 
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with finished(path) as part:
+        torch.save(state, part)
 
 
 def _resume(path: Path, model, average, optimizers) -> tuple[int, float]:

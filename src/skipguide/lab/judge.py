@@ -77,7 +77,8 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
         return torch.stack(losses).sum(), metrics
 
     yield from fit.fit(judge, loss, schedule, folder / "judge.ckpt")
-    save_file(judge.state_dict(), folder / "judge.safetensors")
+    with fit.finished(folder / "judge.safetensors") as part:
+        save_file(judge.state_dict(), part)
 
 
 def _spoil(frames: Tensor, generator: torch.Generator) -> Tensor:

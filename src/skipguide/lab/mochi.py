@@ -146,8 +146,8 @@ def encode_clips(vae: Any, path: Path, device: torch.device, num: int = NUM_CLIP
             latents = vae.encode(frames).latent_dist.mean
         found.append(((latents.float().cpu() - mean) / std).half())
         yield fit.Progress(min(start + chunk, num), num, {}, 0.0)
-    save_file({"latents": torch.cat(found).contiguous()}, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    with fit.finished(path) as part:
+        save_file({"latents": torch.cat(found).contiguous()}, part)
 
 
 def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
@@ -179,6 +179,7 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
     """
     from safetensors.torch import load_file
 
+    fit.require(folder, "vae/config.json", "latents.safetensors")
     pipe = build(AutoencoderKLMochi.from_pretrained(folder / "vae"))
     latents, scenes = load_file(folder / "latents.safetensors")["latents"], training_scenes()
     pair = Pair(pipe.transformer, pipe.text_encoder).to(device)
@@ -219,4 +220,5 @@ def save(pipe: MochiPipeline, folder: Path) -> None:
     for part in (pipe.transformer, pipe.vae):
         for parameter in part.parameters():
             parameter.data = parameter.data.half()
-    pipe.save_pretrained(folder)
+    with fit.finished(folder) as part:
+        pipe.save_pretrained(part)

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from skipguide.lab import autoencoder, judge, mochi, models, score, world
+from skipguide.lab import autoencoder, fit, judge, mochi, models, score, world
 
 
 def pack(folder: Path, machine: str, limits: str, docs: Path | None) -> list[Path]:
@@ -21,13 +21,7 @@ def pack(folder: Path, machine: str, limits: str, docs: Path | None) -> list[Pat
     Raises:
         ValueError: if a part is missing.
     """
-    needed = ("pipeline/model_index.json", "judge.safetensors", "history.jsonl", "scores.json")
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"packing needs {', '.join(needed)} in {folder}, but {', '.join(missing)} is missing. "
-            "Finish the training, then score it with --out scores.json there."
-        )
+    fit.require(folder, "pipeline/model_index.json", "judge.safetensors", "history.jsonl", "scores.json")
     target, reader = models.WEIGHTS / "lab-mochi", models.WEIGHTS / "judge"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / "pipeline", target)
@@ -59,7 +53,7 @@ def card(folder: Path, machine: str, limits: str) -> str:
         clips=mochi.NUM_CLIPS,
         count=scores["clips"],
         steps=scores["steps"],
-        command="skipguide lab score mochi",
+        command=scores["command"],
         table=score.table(scores),
         curve=_curve(history),
         limits=limits,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 
 from skipguide import STG, guide
-from skipguide.lab import autoencoder, judge, models, world
+from skipguide.lab import autoencoder, fit, judge, models, world
+from skipguide.quirks import quiet_autocast
 
 Tensor = torch.Tensor
 STEPS = 28
@@ -30,6 +30,7 @@ def score(
     pipe, reader = _load(folder)
     note("reconstruction and the judge on real clips")
     found: dict[str, Any] = {
+        "command": _command(clips, guidance_scales, layers, stg_scale),
         "clips": clips,
         "steps": STEPS,
         "psnr_db": {split: round(autoencoder.psnr(pipe.vae, split), 2) for split in ("train", "heldout")},
@@ -38,12 +39,7 @@ def score(
         "generated": [],
     }
     scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
-    real = torch.cat(
-        [
-            _read(reader, world.render(world.sample_scenes(clips, seed, "all", second_share=0.0)))[1]
-            for seed in (SEED + 1,)
-        ]
-    )
+    real = _read(reader, world.render(world.sample_scenes(clips, SEED + 1, "all", second_share=0.0)))[1]
     found["frechet_real"] = round(judge.frechet(_read(reader, world.render(scenes))[1], real), 2)
     settings = [(g, ()) for g in guidance_scales] + [(guidance_scales[-1], (layer,)) for layer in layers]
     for g, skipped in settings:
@@ -53,10 +49,19 @@ def score(
     return found
 
 
+def _command(clips: int, guidance_scales: Sequence[float], layers: Sequence[int], stg_scale: float) -> str:
+    """What measures the same on the packaged model."""
+    scales = "".join(f" --guidance-scale {g:g}" for g in guidance_scales)
+    skipped = "".join(f" --layers {layer}" for layer in layers) + (f" --stg-scale {stg_scale:g}" if layers else "")
+    return f"skipguide lab score mochi --clips {clips}{scales}{skipped}"
+
+
 def _load(folder: Path | None) -> tuple[Any, judge.Judge]:
     from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
     from safetensors.torch import load_file
 
+    if folder:
+        fit.require(folder, "pipeline/model_index.json", "judge.safetensors")
     pipe = MochiPipeline.from_pretrained(folder / "pipeline" if folder else models.path("lab-mochi"))
     pipe.set_progress_bar_config(disable=True)
     reader = judge.Judge()
@@ -113,14 +118,13 @@ def _generated(
         **_share(words, scenes),
     }
     row["all_three"] = round(right.float().mean().item(), 4)
-    row["all_three_heldout"] = round(right[held_out].float().mean().item(), 4)
+    row["all_three_heldout"] = round(right[held_out].float().mean().item(), 4) if held_out.any() else None
     return {**row, "frechet": round(judge.frechet(features, real), 2)}
 
 
 def generate(pipe: Any, prompts: list[str], g: float, seed: int) -> Tensor:
     """`(B, 3, F, H, W)` in [-1, 1]: one batch through the pipeline, noise drawn from `seed`."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="In CPU autocast", category=UserWarning)  # diffusers' Mochi on a CPU
+    with quiet_autocast():
         frames = pipe(
             prompts, height=world.FRAME_SIZE, width=world.FRAME_SIZE, num_frames=world.NUM_FRAMES,
             num_inference_steps=STEPS, guidance_scale=g, max_sequence_length=32, output_type="pt",
@@ -140,6 +144,7 @@ def table(scores: dict[str, Any]) -> str:
     ]
     for r in scores["generated"]:
         stg = f"{r['layers'][0]}, {r['stg_scale']:g}" if r["layers"] else "-"
-        shares = " | ".join(f"{r[name]:.3f}" for name in (*judge.HEADS, "all_three", "all_three_heldout"))
+        values = [r[name] for name in (*judge.HEADS, "all_three", "all_three_heldout")]
+        shares = " | ".join("-" if value is None else f"{value:.3f}" for value in values)
         lines.append(f"| {r['guidance_scale']:g} | {stg} | {shares} | {r['frechet']:.1f} |")
     return "\n".join(lines)

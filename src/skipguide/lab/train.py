@@ -13,7 +13,6 @@ import torch
 
 from skipguide.lab import autoencoder, fit, judge, mochi
 
-MODELS = ("mochi",)
 LOG_EVERY = 50  # steps
 
 
@@ -29,6 +28,7 @@ class Stage:
 def _encode(folder: Path, device: torch.device) -> Iterator[fit.Progress]:
     from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
 
+    fit.require(folder, "vae/config.json")
     vae: Any = AutoencoderKLMochi.from_pretrained(folder / "vae")
     vae.to(device)
     return mochi.encode_clips(vae, folder / "latents.safetensors", device)
@@ -62,14 +62,18 @@ def train(folder: Path, device: torch.device, only: str | None = None) -> Iterat
 
 
 def _logged(stage: Stage, folder: Path, device: torch.device) -> Iterator[fit.Progress]:
-    started, kept = time.monotonic(), []
+    path, kept, started = folder / "history.jsonl", [], time.monotonic()
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     for progress in stage.run(folder, device):
         yield progress
         kept.append(progress.metrics)
-        if progress.step % LOG_EVERY == 0 or progress.step == progress.steps:
-            mean = {name: sum(m[name] for m in kept) / len(kept) for name in progress.metrics}
-            row = {"stage": stage.name, "step": progress.step, "seconds": progress.seconds, **mean}
-            row["seconds"] = round(progress.seconds or time.monotonic() - started, 1)
-            with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            kept = []
+        if progress.step % LOG_EVERY and progress.step != progress.steps:
+            continue
+        mean = {name: sum(metrics[name] for metrics in kept) / len(kept) for name in progress.metrics}
+        seconds = round(progress.seconds or time.monotonic() - started, 1)
+        # a run that was resumed does some steps again
+        rows = [row for row in rows if row["stage"] != stage.name or row["step"] < progress.step]
+        rows.append({"stage": stage.name, "step": progress.step, "seconds": seconds, **mean})
+        with fit.finished(path) as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        kept = []
