@@ -190,10 +190,9 @@ def test_training_stages_from_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len((tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()) == 4
     pipe = MochiPipeline.from_pretrained(tmp_path / "pipeline")
     pipe.set_progress_bar_config(disable=True)
-    frames = pipe(
-        "a red star", height=64, width=64, num_inference_steps=2, max_sequence_length=16, output_type="pt"
-    ).frames
-    assert frames.shape == (1, 19, 3, 64, 64)
+    options: dict[str, Any] = dict(height=64, width=64, num_inference_steps=2, max_sequence_length=16)
+    made: Any = pipe("a red star", output_type="pt", **options)
+    assert made.frames.shape == (1, 19, 3, 64, 64)
     with pytest.raises(ValueError, match="one of autoencoder, latents, judge, transformer, but got 'vae'"):
         list(train.train(tmp_path, torch.device("cpu"), "vae"))
 
