@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from skipguide import generation, video
-from skipguide.cli import app, console
+from skipguide.cli import app, console, main
 from skipguide.cli.options import slug
 from skipguide.lab import judge, models
 
@@ -400,6 +401,25 @@ def test_interrupted_while_writing_keeps_the_old_video(here: Path, monkeypatch: 
     run("generate", "x", "--model", "../tiny", *SMALL, "--out", "x.mp4", "--overwrite", code=130)
     assert names(here) == ["x.mp4"]
     assert (here / "x.mp4").read_text() == "mine"
+
+
+def test_terminated_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real SIGTERM in the middle of a step, through the real entry point."""
+    usual, handler = generation._Clock.__call__, signal.getsignal(signal.SIGTERM)
+
+    def killed(clock: Any, *args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return usual(clock, *args)
+
+    monkeypatch.setattr(generation._Clock, "__call__", killed)
+    monkeypatch.setattr(sys, "argv", ["skipguide", "generate", "x", "--model", "../tiny", *SMALL])
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert end.value.code == 130
+    assert names(here) == []
 
 
 # --- progress, help, imports, the hub ---------------------------------------------------------------------------------
