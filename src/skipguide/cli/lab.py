@@ -70,15 +70,13 @@ def pack(
     model: Model,
     folder: Folder = Path("runs/lab-mochi"),
     machine: Annotated[str, typer.Option(help="Class of machine that trained it, for the card.")] = "2 CPU cores",
-    limits: Annotated[Path | None, typer.Option(help="Text file for the card's last section.")] = None,
     docs: Annotated[Path | None, typer.Option(help="Also write the card into this folder.")] = None,
 ) -> None:
     """Put a trained and scored model into the package, with its model card."""
     _check(model)
     from skipguide.lab import pack
 
-    text = limits.read_text(encoding="utf-8").strip() if limits else "None known."
-    typer.echo("\n".join(map(str, pack.pack(folder, machine, text, docs))))
+    typer.echo("\n".join(map(str, pack.pack(folder, machine, docs))))
 
 
 def _check(model: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from skipguide.lab import autoencoder, fit, judge, mochi, models, score, world
 
 
-def pack(folder: Path, machine: str, limits: str, docs: Path | None) -> list[Path]:
+def pack(folder: Path, machine: str, docs: Path | None) -> list[Path]:
     """Copy a finished training into the package and write its card, there and into `docs` where that is given.
 
     Args:
@@ -31,11 +31,11 @@ def pack(folder: Path, machine: str, limits: str, docs: Path | None) -> list[Pat
     cards = [target / "README.md", *([docs / "lab-mochi.md"] if docs else [])]
     for path in cards:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(card(folder, machine, limits), encoding="utf-8")
+        path.write_text(card(folder, machine), encoding="utf-8")
     return [target, reader, *cards]
 
 
-def card(folder: Path, machine: str, limits: str) -> str:
+def card(folder: Path, machine: str) -> str:
     """The model card, from the training log and the scores."""
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -56,7 +56,6 @@ def card(folder: Path, machine: str, limits: str) -> str:
         command=scores["command"],
         table=score.table(scores),
         curve=_curve(history),
-        limits=limits,
         ceiling=", ".join(f"{name} {value:.3f}" for name, value in scores["judge_accuracy_reconstructed"].items()),
     )
 
