@@ -28,6 +28,8 @@ def pack(folder: Path, machine: str, docs: Path | None) -> list[Path]:
     reader.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
     shutil.copyfile(folder / "scores.json", target / "scores.json")
+    for path in models.WEIGHTS.rglob("*.safetensors"):  # safetensors writes them for the owner alone
+        path.chmod(0o644)
     cards = [target / "README.md", *([docs / "lab-mochi.md"] if docs else [])]
     for path in cards:
         path.parent.mkdir(parents=True, exist_ok=True)

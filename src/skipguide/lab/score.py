@@ -136,9 +136,11 @@ def generate(pipe: Any, prompts: list[str], g: float, seed: int) -> Tensor:
 def table(scores: dict[str, Any]) -> str:
     """The scores for people, as Markdown."""
     lines = [
-        f"reconstruction: {scores['psnr_db']['train']} dB, held out {scores['psnr_db']['heldout']} dB",
-        "judge on real clips: " + ", ".join(f"{name} {value:.3f}" for name, value in scores["judge_accuracy"].items()),
-        f"{scores['clips']} clips per row, {scores['steps']} steps; Frechet of real clips {scores['frechet_real']}",
+        f"- reconstruction: {scores['psnr_db']['train']} dB, held out {scores['psnr_db']['heldout']} dB",
+        "- judge on real clips: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in scores["judge_accuracy"].items()),
+        f"- {scores['clips']} clips per row, {scores['steps']} steps; Frechet of real clips {scores['frechet_real']}",
+        "",
         "| CFG | STG layer, scale | shape | colour | motion | all three | held out | Frechet |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
