@@ -203,6 +203,21 @@ def test_half_precision_is_guided_in_float32(dtype: torch.dtype, share_prefix: b
     torch.testing.assert_close(ours, (latents.float() + first_step_size() * expected).to(dtype))
 
 
+@pytest.mark.parametrize("skip", ["residual", "attention"])
+def test_weights_that_accelerate_offloads(pipe: Any, skip: str) -> None:
+    """The hooks that fetch weights sit on the real modules: what is skipped is not fetched, what runs is."""
+    import accelerate
+
+    term = STG(layers=[2], skip=skip)
+    with guide(pipe, term):
+        expected = call(pipe)
+    offloaded = tiny_mochi()
+    accelerate.cpu_offload(offloaded.transformer, execution_device=torch.device("cpu"))
+    assert next(offloaded.transformer.parameters()).device.type == "meta"
+    with guide(offloaded, term):
+        assert torch.equal(call(offloaded), expected)
+
+
 def test_returns_an_output_class_when_asked(pipe: Any) -> None:
     calls: list[dict[str, Any]] = []
     hook = pipe.transformer.register_forward_pre_hook(lambda m, a, k: calls.append(k), with_kwargs=True)
