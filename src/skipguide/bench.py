@@ -60,12 +60,14 @@ class Step:
             mask = torch.ones(2 * prompts, work.tokens, dtype=torch.bool)
             time_ = torch.full((2 * prompts,), 500.0, dtype=dtype)
         _stir(model)
-        self.row, self.layer, self.model = row, work.layer, model
+        self.layer, self.model = work.layer, model
         self.stack = next(iter(row.stacks.values()))
-        names = ("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask")
-        self.inputs: dict[str, Tensor] = dict(
-            zip(names, (torch.cat([self.latents] * 2), text, time_, mask), strict=True)
-        )
+        self.inputs: dict[str, Tensor] = {
+            "hidden_states": torch.cat([self.latents] * 2),
+            "encoder_hidden_states": text,
+            "timestep": time_,
+            "encoder_attention_mask": mask,
+        }
         self.pipe = _bare_pipeline(row, model)
 
     def rows(self, *picked: int) -> dict[str, Tensor]:
@@ -102,6 +104,11 @@ class Step:
         """A third forward pass with the block skipped: the other thing that forks do."""
         u, c = self.predict(self.inputs).float().chunk(2)
         return u + 4.5 * (c - u) + (c - self.weak_in_full().float())
+
+    def guided(self, scale: float) -> Tensor:
+        """guide() as users run it, attaching and removing included."""
+        with pipeline.guide(self.pipe, STG(layers=[self.layer], scale=scale)):
+            return self.cfg()
 
     def weak_in_full(self) -> Tensor:
         blocks = self.model.get_submodule(self.stack.path)
@@ -145,15 +152,12 @@ def run(
     yield "progress", f"building {work.family} with {work.config.get('num_layers', 48)} blocks"
     with torch.inference_mode():
         step = Step(work, prompts, place, precision)
-        term = STG(layers=[work.layer])
 
-        @_with_guide(step, term)
         def shared() -> Tensor:
-            return step.cfg()
+            return step.guided(1.0)
 
-        @_with_guide(step, STG(layers=[work.layer], scale=0.0))
         def attached() -> Tensor:
-            return step.cfg()
+            return step.guided(0.0)
 
         ways = {"cfg": step.cfg, "attached": attached, "batched": step.batched, "full": step.full, "shared": shared}
         for name, way in ways.items():
@@ -178,17 +182,6 @@ def _workload(family: str, width: int | None, full_size: bool) -> Workload:
     if width < 64 or width % 64:
         raise ValueError(f"--width must be a positive multiple of 64, but got {width}. Pass 256, for example.")
     return dataclasses.replace(work, config={**work.config, "num_attention_heads": width // 64})
-
-
-def _with_guide(step: Step, *terms: STG) -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]]:
-    def decorate(way: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        def guided() -> Tensor:
-            with pipeline.guide(step.pipe, *terms):
-                return way()
-
-        return guided
-
-    return decorate
 
 
 def _timed(way: Callable[[], Tensor], device: torch.device) -> float:
