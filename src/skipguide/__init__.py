@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skipguide.pipeline import Guide, guide
-    from skipguide.terms import STG
+    from skipguide.terms import SLG, STG, Bin, Schedule
 
 __version__ = "0.1.0"
-__all__ = ["STG", "Guide", "__version__", "guide"]
+__all__ = ["SLG", "STG", "Bin", "Guide", "Schedule", "__version__", "guide"]
 
-_HOME = {"STG": "skipguide.terms", "guide": "skipguide.pipeline", "Guide": "skipguide.pipeline"}
+_HOME = {"STG": "skipguide.terms", "SLG": "skipguide.terms", "Bin": "skipguide.terms", "Schedule": "skipguide.terms", "guide": "skipguide.pipeline", "Guide": "skipguide.pipeline"}
 
 
 def __getattr__(name: str):

@@ -1,19 +1,20 @@
 """One row of data per model family: where its blocks are, what flows through them, how its pipelines call CFG.
 
-To support another model, add a row to `FAMILIES` (and, for a new shape of attention, a function to `skips.py`);
-`tests/test_families.py` then asks for its oracle.
+To support another model, add a row to `FAMILIES` (and, for a new shape of attention, a function to `identity.py`);
+`tests/test_families.py` then asks for a tiny pipeline of it and runs every oracle on it.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from skipguide import skips
+from skipguide import identity
 
 SKIPS = ("residual", "attention")
+Values = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,24 @@ class Stack:
     """A ModuleList of blocks that run one after the other."""
 
     path: str  # where it is on the denoiser
-    streams: tuple[
-        str, ...
-    ]  # the block's inputs that carry state, first in its signature, in the order it returns them
     depth: int  # in the public checkpoint
-    attention: str = ""  # the block's self-attention; "" where attention skip is not offered
-    values: Callable[..., Any] | None = None  # that attention with the identity map
+    streams: tuple[str, ...]  # the block's inputs that carry state: first in its signature, in the order it returns them
+    attention: Mapping[str, Values]  # the block's self-attentions, and what each is with the identity map
+    axis: str | None = None  # "spatial" or "temporal" where attention is factorized
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How a pipeline calls its denoiser in one step. A name is a property of the pipeline or a variable of its call."""
+
+    how: str  # "batched": once on [uncond, cond]; "separate": cond, then uncond; "guider": as its guider says
+    float32: bool = False  # it takes a float32 prediction in a bf16 run, so that the guidance is not rounded before CFG
+    cfg: str = "do_classifier_free_guidance"  # whether CFG is on
+    scale: tuple[str, ...] = ("guidance_scale",)  # g at this step, one per output of the denoiser
+    from_cond: bool = False  # its formula is c + g (c - u) instead of u + g (c - u)
+    never: str = ""  # where this is true, its formula is none that a shift of u and c passes through
+    varies: str = ""  # where this is true, g changes after the denoiser was called, and cannot be known there
+    extra: tuple[str, ...] = ()  # where true, one more call on the cond rows each, for guidance of the pipeline's own
 
 
 @dataclass(frozen=True)
@@ -34,41 +47,368 @@ class Family:
     """What guide() has to know about a model; all behaviour is shared."""
 
     name: str
-    pipelines: tuple[str, ...]  # diffusers pipeline classes
-    denoiser: str  # attribute of the pipeline
-    denoiser_class: str
-    stacks: Mapping[str, Stack]  # the first one is meant when a layer is a bare int
-    batched: tuple[str, ...]  # inputs of the denoiser whose first dimension is the batch (uncond rows first with CFG)
-    float32_cfg: bool  # the pipeline casts predictions to float32 before it combines them
+    title: str  # as its makers write it
+    model: str  # the denoiser's class
     checkpoint: str  # the public checkpoint that `depth` speaks of
-    smallest: Mapping[str, Any]  # a config of the denoiser that is tiny but complete, for tests
-    axes: tuple[str, ...] = ()
+    pipelines: Mapping[str, Calls]  # diffusers pipeline classes
+    stacks: Mapping[str, Stack]  # in the order in which they run; a bare int is a layer of the first one
+    batched: tuple[str, ...] = ()  # inputs of the denoiser with the batch first; needed where a pipeline is batched
+    denoisers: tuple[str, ...] = ("transformer",)  # attributes of the pipeline; the second one may be None
+    paired: bool = False  # the stacks run in turn, one block of each; a bare int is one of each (see `axis`)
+    replayed: tuple[str, ...] = ()  # modules before the blocks that are as costly as blocks; weak passes reuse their outputs
+    between: tuple[tuple[str, str], ...] = ()  # (ModuleList run between blocks, config name of the interval)
+    outputs: tuple[str, ...] = ("video",)
+    learned_variance: bool = False  # out_channels may be twice the latents': prediction, then a variance
+    notes: str = ""
+    axes: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        axes = tuple(stack.axis for stack in self.stacks.values() if stack.axis)
+        object.__setattr__(self, "axes", axes)
+
+
+# --- ways of calling --------------------------------------------------------------------------------------------------
+
+BATCHED = Calls("batched")
+BATCHED_FLOAT32 = Calls("batched", float32=True)
+SEPARATE = Calls("separate")
+SEPARATE_FLOAT32 = Calls("separate", float32=True)
+TWO_SCALES = Calls("separate", float32=True, scale=("current_guidance_scale",))  # Wan 2.2's two transformers
+TRUE_CFG = Calls("separate", cfg="do_true_cfg", scale=("true_cfg_scale",))  # beside embedded guidance
+GUIDER = Calls("guider")
+COG = Calls("batched", float32=True, varies="use_dynamic_cfg")
+KANDINSKY = Calls("separate", cfg="guidance_scale")
+KANDINSKY_6 = Calls("separate", scale=("guidance_scale", "guidance_scale"))
+HELIOS_PYRAMID = Calls("separate", float32=True, never="is_cfg_zero_star")
+COSMOS = Calls("separate", from_cond=True)
+LTX2 = Calls(
+    "batched", float32=True, scale=("guidance_scale", "audio_guidance_scale"),
+    extra=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
+)  # fmt: skip
+
+# --- shapes of blocks -------------------------------------------------------------------------------------------------
+
+VIDEO = ("hidden_states",)
+VIDEO_AND_TEXT = ("hidden_states", "encoder_hidden_states")
+PLAIN = {"attn1": identity.plain}
+
+
+def _one(path: str, depth: int, streams: tuple[str, ...], attention: Mapping[str, Values]) -> dict[str, Stack]:
+    return {"blocks": Stack(path, depth, streams, attention)}
+
+
+def _dual_and_single(dual: int, single: int) -> dict[str, Stack]:
+    joint = {"attn": identity.joint}
+    return {
+        "dual": Stack("transformer_blocks", dual, VIDEO_AND_TEXT, joint),
+        "single": Stack("single_transformer_blocks", single, VIDEO_AND_TEXT, joint),
+    }
 
 
 FAMILIES = (
     Family(
         name="mochi",
-        pipelines=("MochiPipeline",),
-        denoiser="transformer",
-        denoiser_class="MochiTransformer3DModel",
-        stacks={
-            "blocks": Stack(
-                path="transformer_blocks",
-                streams=("hidden_states", "encoder_hidden_states"),
-                depth=48,
-                attention="attn1",
-                values=skips.joint_values,
-            )
-        },
-        batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
-        float32_cfg=True,
+        title="Mochi 1",
+        model="MochiTransformer3DModel",
         checkpoint="genmo/mochi-1-preview",
-        smallest=dict(
-            patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=4, pooled_projection_dim=16,
-            in_channels=12, text_embed_dim=32, time_embed_dim=16, max_sequence_length=16,
+        pipelines={"MochiPipeline": BATCHED_FLOAT32},
+        stacks=_one("transformer_blocks", 48, VIDEO_AND_TEXT, {"attn1": identity.packed}),
+        batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+    ),
+    Family(
+        name="wan",
+        title="Wan 2.1 and 2.2",
+        model="WanTransformer3DModel",
+        checkpoint="Wan-AI/Wan2.1-T2V-14B-Diffusers (1.3B and TI2V-5B: 30 blocks)",
+        pipelines={
+            "WanPipeline": TWO_SCALES,
+            "WanImageToVideoPipeline": TWO_SCALES,
+            "WanVideoToVideoPipeline": SEPARATE_FLOAT32,
+            "LucyEditPipeline": TWO_SCALES,
+        },
+        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        denoisers=("transformer", "transformer_2"),
+    ),
+    Family(
+        name="wan-vace",
+        title="Wan VACE",
+        model="WanVACETransformer3DModel",
+        checkpoint="Wan-AI/Wan2.1-VACE-14B-diffusers",
+        pipelines={"WanVACEPipeline": TWO_SCALES},
+        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        denoisers=("transformer", "transformer_2"),
+        replayed=("vace_blocks",),
+        notes="a skipped block keeps its VACE hint; the hints of the cond pass are reused",
+    ),
+    Family(
+        name="wan-animate",
+        title="Wan 2.2 Animate",
+        model="WanAnimateTransformer3DModel",
+        checkpoint="Wan-AI/Wan2.2-Animate-14B-Diffusers",
+        pipelines={"WanAnimatePipeline": SEPARATE_FLOAT32},
+        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        replayed=("motion_encoder", "face_encoder"),
+        between=(("face_adapter", "inject_face_latents_blocks"),),
+        notes="a skipped block keeps its face adapter",
+    ),
+    Family(
+        name="chronoedit",
+        title="ChronoEdit",
+        model="ChronoEditTransformer3DModel",
+        checkpoint="nvidia/ChronoEdit-14B-Diffusers",
+        pipelines={"ChronoEditPipeline": SEPARATE_FLOAT32},
+        stacks=_one("blocks", 40, VIDEO, PLAIN),
+    ),
+    Family(
+        name="hunyuan",
+        title="HunyuanVideo",
+        model="HunyuanVideoTransformer3DModel",
+        checkpoint="hunyuanvideo-community/HunyuanVideo",
+        pipelines={
+            "HunyuanVideoPipeline": TRUE_CFG,
+            "HunyuanVideoImageToVideoPipeline": TRUE_CFG,
+            "HunyuanSkyreelsImageToVideoPipeline": TRUE_CFG,
+        },
+        stacks=_dual_and_single(20, 40),
+        notes="embedded guidance runs without CFG: one pass and the weak one; true_cfg_scale > 1 is CFG",
+    ),
+    Family(
+        name="framepack",
+        title="FramePack",
+        model="HunyuanVideoFramepackTransformer3DModel",
+        checkpoint="lllyasviel/FramePackI2V_HY",
+        pipelines={"HunyuanVideoFramepackPipeline": TRUE_CFG},
+        stacks=_dual_and_single(20, 40),
+    ),
+    Family(
+        name="hunyuan-1.5",
+        title="HunyuanVideo 1.5",
+        model="HunyuanVideo15Transformer3DModel",
+        checkpoint="hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
+        pipelines={"HunyuanVideo15Pipeline": GUIDER, "HunyuanVideo15ImageToVideoPipeline": GUIDER},
+        stacks=_one("transformer_blocks", 54, VIDEO_AND_TEXT, {"attn": identity.joint}),
+    ),
+    Family(
+        name="ltx",
+        title="LTX-Video",
+        model="LTXVideoTransformer3DModel",
+        checkpoint="Lightricks/LTX-Video (13B: 48 blocks)",
+        pipelines={
+            "LTXPipeline": BATCHED_FLOAT32,
+            "LTXImageToVideoPipeline": BATCHED_FLOAT32,
+            "LTXConditionPipeline": BATCHED_FLOAT32,
+        },
+        stacks=_one("transformer_blocks", 28, VIDEO, PLAIN),
+        batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
+    ),
+    Family(
+        name="ltx-2",
+        title="LTX-2",
+        model="LTX2VideoTransformer3DModel",
+        checkpoint="Lightricks/LTX-2",
+        pipelines={"LTX2Pipeline": LTX2, "LTX2ImageToVideoPipeline": LTX2, "LTX2ConditionPipeline": LTX2},
+        stacks=_one(
+            "transformer_blocks", 48, ("hidden_states", "audio_hidden_states"),
+            {"attn1": identity.plain, "audio_attn1": identity.plain},
         ),
+        batched=(
+            "hidden_states", "audio_hidden_states", "encoder_hidden_states", "audio_encoder_hidden_states", "timestep",
+            "audio_timestep", "sigma", "audio_sigma", "encoder_attention_mask", "audio_encoder_attention_mask",
+            "video_coords", "audio_coords", "video_self_attention_mask", "video_keyframes_mask",
+        ),
+        outputs=("video", "audio"),
+        notes="the pipeline has STG of its own, on by default: stg_scale=0 and modality_scale=1 switch it off",
+    ),
+    Family(
+        name="cogvideox",
+        title="CogVideoX",
+        model="CogVideoXTransformer3DModel",
+        checkpoint="zai-org/CogVideoX-5b (2b: 30 blocks)",
+        pipelines={
+            "CogVideoXPipeline": COG,
+            "CogVideoXImageToVideoPipeline": COG,
+            "CogVideoXVideoToVideoPipeline": COG,
+            "CogVideoXFunControlPipeline": COG,
+        },
+        stacks=_one("transformer_blocks", 42, VIDEO_AND_TEXT, {"attn1": identity.shared}),
+        batched=("hidden_states", "encoder_hidden_states", "timestep"),
+    ),
+    Family(
+        name="consisid",
+        title="ConsisID",
+        model="ConsisIDTransformer3DModel",
+        checkpoint="BestWishYsh/ConsisID-preview",
+        pipelines={"ConsisIDPipeline": COG},
+        stacks=_one("transformer_blocks", 42, VIDEO_AND_TEXT, {"attn1": identity.shared}),
+        batched=("hidden_states", "encoder_hidden_states", "timestep"),
+        between=(("perceiver_cross_attention", "cross_attn_interval"),),
+        notes="a skipped block keeps its face attention",
+    ),
+    Family(
+        name="skyreels-v2",
+        title="SkyReels V2",
+        model="SkyReelsV2Transformer3DModel",
+        checkpoint="Skywork/SkyReels-V2-T2V-14B-540P-Diffusers",
+        pipelines={
+            "SkyReelsV2Pipeline": SEPARATE_FLOAT32,
+            "SkyReelsV2ImageToVideoPipeline": SEPARATE_FLOAT32,
+            "SkyReelsV2DiffusionForcingPipeline": SEPARATE_FLOAT32,
+            "SkyReelsV2DiffusionForcingImageToVideoPipeline": SEPARATE_FLOAT32,
+            "SkyReelsV2DiffusionForcingVideoToVideoPipeline": SEPARATE_FLOAT32,
+        },
+        stacks=_one("blocks", 40, VIDEO, PLAIN),
+    ),
+    Family(
+        name="cosmos",
+        title="Cosmos 1, Predict 2 and 2.5",
+        model="CosmosTransformer3DModel",
+        checkpoint="nvidia/Cosmos-Predict2-2B-Video2World",
+        pipelines={
+            "CosmosTextToWorldPipeline": COSMOS,
+            "CosmosVideoToWorldPipeline": COSMOS,
+            "Cosmos2TextToImagePipeline": COSMOS,
+            "Cosmos2VideoToWorldPipeline": COSMOS,
+            "Cosmos2_5_PredictBasePipeline": COSMOS,
+        },
+        stacks=_one("transformer_blocks", 28, VIDEO, PLAIN),
+        notes="its guidance_scale g is g + 1 in the formula: c + g (c - u)",
+    ),
+    Family(
+        name="allegro",
+        title="Allegro",
+        model="AllegroTransformer3DModel",
+        checkpoint="rhymes-ai/Allegro",
+        pipelines={"AllegroPipeline": Calls("batched", cfg="do_classifier_free_guidance")},
+        stacks=_one("transformer_blocks", 32, VIDEO, PLAIN),
+        batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+    ),
+    Family(
+        name="easyanimate",
+        title="EasyAnimate",
+        model="EasyAnimateTransformer3DModel",
+        checkpoint="alibaba-pai/EasyAnimateV5.1-12b-zh-diffusers",
+        pipelines={
+            "EasyAnimatePipeline": BATCHED,
+            "EasyAnimateInpaintPipeline": BATCHED,
+            "EasyAnimateControlPipeline": BATCHED,
+        },
+        stacks=_one("transformer_blocks", 48, VIDEO_AND_TEXT, {"attn1": identity.joint}),
+        batched=(
+            "hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_t5", "inpaint_latents",
+            "control_latents",
+        ),
+        learned_variance=True,
+    ),
+    Family(
+        name="sana-video",
+        title="SANA-Video",
+        model="SanaVideoTransformer3DModel",
+        checkpoint="Efficient-Large-Model/SANA-Video_2B_480p_diffusers",
+        pipelines={"SanaVideoPipeline": BATCHED_FLOAT32, "SanaImageToVideoPipeline": BATCHED_FLOAT32},
+        stacks=_one("transformer_blocks", 20, VIDEO, PLAIN),
+        batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        learned_variance=True,
+        notes="linear attention; the identity map gives V here too",
+    ),
+    Family(
+        name="sana-wm",
+        title="SANA-WM",
+        model="SanaWMTransformer3DModel",
+        checkpoint="Efficient-Large-Model/SANA-WM",
+        pipelines={"SanaWMPipeline": BATCHED_FLOAT32},
+        stacks=_one("blocks", 20, ("x",), {}),
+        batched=(
+            "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "mask", "camera_conditions",
+            "chunk_plucker",
+        ),
+        notes="its attention mixes a recurrent and a camera branch, for which an identity map is not defined",
+    ),
+    Family(
+        name="kandinsky-5",
+        title="Kandinsky 5",
+        model="Kandinsky5Transformer3DModel",
+        checkpoint="kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers (Pro: 60 blocks)",
+        pipelines={"Kandinsky5T2VPipeline": KANDINSKY, "Kandinsky5I2VPipeline": KANDINSKY},
+        stacks=_one("visual_transformer_blocks", 32, ("visual_embed",), {"self_attention": identity.kandinsky}),
+    ),
+    Family(
+        name="kandinsky-6",
+        title="Kandinsky 6",
+        model="Kandinsky6Transformer3DModel",
+        checkpoint="kandinskylab/Kandinsky-6.0-TI2VA",
+        pipelines={"Kandinsky6TI2VAPipeline": KANDINSKY_6},
+        stacks=_one(
+            "visual_transformer_blocks", 60, ("vis", "aud"),
+            {"video_dec_block.self_attention": identity.kandinsky, "audio_dec_block.self_attention": identity.kandinsky},
+        ),
+        outputs=("video", "audio"),
+    ),
+    Family(
+        name="helios",
+        title="Helios",
+        model="HeliosTransformer3DModel",
+        checkpoint="BestWishYsh/Helios-Base",
+        pipelines={"HeliosPipeline": SEPARATE_FLOAT32, "HeliosPyramidPipeline": HELIOS_PYRAMID},
+        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        notes="a window is of each chunk (and stage) of the video, which are runs of their own",
+    ),
+    Family(
+        name="anyflow",
+        title="AnyFlow",
+        model="AnyFlowTransformer3DModel",
+        checkpoint="nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers",
+        pipelines={"AnyFlowPipeline": BATCHED},
+        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        batched=("hidden_states", "timestep", "r_timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
+    ),
+    Family(
+        name="motif-video",
+        title="Motif-Video",
+        model="MotifVideoTransformer3DModel",
+        checkpoint="Motif-Technologies/Motif-Video-2B",
+        pipelines={"MotifVideoPipeline": GUIDER, "MotifVideoImage2VideoPipeline": GUIDER},
+        stacks=_dual_and_single(20, 40),
+    ),
+    Family(
+        name="latte",
+        title="Latte",
+        model="LatteTransformer3DModel",
+        checkpoint="maxin-cn/Latte-1",
+        pipelines={"LattePipeline": BATCHED},
+        stacks={
+            "spatial": Stack("transformer_blocks", 28, VIDEO, PLAIN, axis="spatial"),
+            "temporal": Stack("temporal_transformer_blocks", 28, VIDEO, PLAIN, axis="temporal"),
+        },
+        batched=("hidden_states", "timestep", "encoder_hidden_states"),
+        paired=True,
+        learned_variance=True,
     ),
 )  # fmt: skip
+
+# Video pipelines of diffusers that guide() refuses, and why.
+_UNET = "a UNet is not a stack of blocks, and is not supported yet"
+_ADD_UP = "it makes no video by steps of denoising, so there is nothing to guide"
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "AnimateDiffPipeline", "AnimateDiffControlNetPipeline", "AnimateDiffPAGPipeline", "AnimateDiffSDXLPipeline",
+            "AnimateDiffSparseControlNetPipeline", "AnimateDiffVideoToVideoPipeline",
+            "AnimateDiffVideoToVideoControlNetPipeline", "I2VGenXLPipeline", "PIAPipeline",
+            "StableVideoDiffusionPipeline", "TextToVideoSDPipeline", "TextToVideoZeroPipeline",
+            "TextToVideoZeroSDXLPipeline", "VideoToVideoSDPipeline",
+        ),
+        _UNET,
+    ),
+    **dict.fromkeys(("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"), _ADD_UP),
+    "AnyFlowFARPipeline": "its transformer keeps keys and values of earlier chunks, which a weak pass would overwrite",
+    "Cosmos2_5_TransferPipeline": "its ControlNet's residuals enter every block, and no tiny one was tried yet",
+    "Cosmos3OmniPipeline": "its transformer takes packed sequences of several kinds and keeps keys and values of the text",
+    "JoyImageEditPipeline": "it edits images",
+    "Kandinsky6SRPipeline": "it is a one-pass upscaler that runs without CFG or steps worth guiding",
+    "LTX2DFRPipeline": "it calls its transformer once per tile of the picture in every step",
+    "LTX2DFRTemporalRefinePipeline": "it calls its transformer once per tile of time in every step",
+    "LTXI2VLongMultiPromptPipeline": "it calls its transformer once per tile of time in every step, with prompts that differ",
+}  # fmt: skip
 
 
 def family_of(pipe: Any) -> Family:
@@ -77,27 +417,53 @@ def family_of(pipe: Any) -> Family:
     Raises:
         ValueError: if no row names the pipeline's class, or the pipeline holds a denoiser that the row does not know.
     """
-    name, names = type(pipe).__name__, {cls.__name__ for cls in type(pipe).__mro__}
-    family = next((row for row in FAMILIES if names & set(row.pipelines)), None)
-    if family is None:
-        known = sorted(p for row in FAMILIES for p in row.pipelines)
-        raise ValueError(
-            f"guide() needs a pipeline that has a row in skipguide/families.py, but got {name}. "
-            f"Nearest known: {_nearest(name, known)}. To support it, add a row to FAMILIES there."
-        )
-    denoiser = type(getattr(pipe, family.denoiser, None)).__name__
-    if denoiser == "OptimizedModule":
-        raise ValueError(
-            f"{name} needs its {family.denoiser_class} itself as .{family.denoiser}, but got the wrapper of "
-            f"torch.compile(). Compile in place: pipe.{family.denoiser}.compile_repeated_blocks()."
-        )
-    if denoiser != family.denoiser_class:
-        raise ValueError(
-            f"{name} needs a {family.denoiser_class} as its .{family.denoiser}, but got {denoiser}. "
-            f"Nearest known: {_nearest(denoiser, [row.denoiser_class for row in FAMILIES])}. "
-            "For another denoiser, add a row to FAMILIES in skipguide/families.py."
-        )
-    return family
+    return _row_of(pipe)[0]
+
+
+def calls_of(pipe: Any) -> Calls:
+    """How a pipeline calls its denoiser; raises as `family_of`."""
+    return _row_of(pipe)[1]
+
+
+def denoisers_of(pipe: Any, family: Family) -> tuple[Any, ...]:
+    """The denoisers that a pipeline holds: one, or two where a boundary divides the run between them."""
+    held = (getattr(pipe, name, None) for name in family.denoisers)
+    return tuple(denoiser for denoiser in held if denoiser is not None)
+
+
+def _row_of(pipe: Any) -> tuple[Family, Calls]:
+    names = [cls.__name__ for cls in type(pipe).__mro__]
+    for name in names:
+        if name in REFUSED:
+            raise ValueError(f"guide() cannot guide {name}: {REFUSED[name]}.")
+        for family in FAMILIES:
+            if name in family.pipelines:
+                _check_denoisers(pipe, family)
+                return family, family.pipelines[name]
+    known = sorted(name for family in FAMILIES for name in family.pipelines)
+    raise ValueError(
+        f"guide() needs a pipeline that has a row in skipguide/families.py, but got {names[0]}. "
+        f"Nearest known: {_nearest(names[0], known)}. `skipguide families` lists them. To support it, add a row to FAMILIES there."
+    )
+
+
+def _check_denoisers(pipe: Any, family: Family) -> None:
+    name = type(pipe).__name__
+    for attribute, denoiser in [(a, getattr(pipe, a, None)) for a in family.denoisers]:
+        if denoiser is None and attribute != family.denoisers[0]:
+            continue
+        found = type(denoiser).__name__
+        if found == "OptimizedModule":
+            raise ValueError(
+                f"{name} needs its {family.model} itself as .{attribute}, but got the wrapper of "
+                f"torch.compile(). Compile in place: pipe.{attribute}.compile() or .compile_repeated_blocks()."
+            )
+        if family.model not in (cls.__name__ for cls in type(denoiser).__mro__):
+            raise ValueError(
+                f"{name} needs a {family.model} as its .{attribute}, but got {found}. "
+                f"Nearest known: {_nearest(found, [row.model for row in FAMILIES])}. "
+                "For another denoiser, add a row to FAMILIES in skipguide/families.py."
+            )
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -51,8 +51,12 @@ def combine(
         scales: s_j, one per weak prediction.
         phi: rescaling in [0, 1]; 0 is off.
     """
-    base = c if u is None else u + g * (c - u)
-    return rescale(base + push(c, weaks, scales), c, phi)
+    return rescale(cfg(c, u, g) + push(c, weaks, scales), c, phi)
+
+
+def cfg(c: Tensor, u: Tensor | None, g: float | Tensor) -> Tensor:
+    """Classifier-free guidance, u + g (c - u); c itself where u is None."""
+    return c if u is None else u + g * (c - u)
 
 
 def rescale(D: Tensor, c: Tensor, phi: float) -> Tensor:

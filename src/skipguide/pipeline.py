@@ -2,10 +2,14 @@
 
 How a guided step runs, all with torch's own hooks on the unmodified denoiser:
 
-    before the denoiser   which terms are active at this step; open the recorder at their first skipped layers
-    a skipped block       the recorder copies the cond rows of what enters it
-    after the denoiser    per active term: the denoiser again on the cond rows, skipping; then return u', c' such that
-                          the pipeline's own CFG makes D out of them
+    before the cond call   which terms are active at this step; recordings take the place of their first skipped layers;
+                           of a batch [uncond, cond] the cond half goes first
+    after it               per active term: the denoiser again, skipping; the uncond half of a batch; then return u', c'
+                           such that the pipeline's own CFG makes D out of them
+    later calls            (uncond where it is separate, and a pipeline's own guidance) are shifted by as much as c was
+
+A batch is run in halves so that the strong pass and a weak one are the same computation to the last bit: a row of a
+matrix product is rounded differently in batches of different size. It also halves the memory that activations take.
 """
 
 from __future__ import annotations
@@ -14,30 +18,30 @@ import dataclasses
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from torch import nn
 
-from skipguide import families, guidance, skips
-from skipguide.prefix import Recorder, WeakPass
-from skipguide.terms import STG
+from skipguide import families, guidance, layers, prefix, running, skips
+from skipguide.terms import SLG, STG, Schedule
 
 Tensor = torch.Tensor
+Term = STG | SLG
 
 _GUIDED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def guide(pipe: Any, *terms: STG, rescale: float = 0.0, share_prefix: bool = True) -> Guide:
+def guide(pipe: Any, *terms: Term | Schedule, rescale: float = 0.0, share_prefix: bool = True) -> Guide:
     """Guide every call of `pipe` by skipping layers, until the handle is removed.
 
         D = u + g (c - u) + sum_j s_j (c - p_j)
 
     Args:
         pipe: an unmodified diffusers pipeline of a known family.
-        terms: one or more STG; their pushes are added (Eq. 20).
+        terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; or one Schedule alone.
         rescale: phi in [0, 1] (Algorithm 4), per sample, on the guided steps; 0 is off.
         share_prefix: start each weak pass at its first skipped layer. False runs it in full, for benchmarks and doubt.
 
@@ -45,69 +49,64 @@ def guide(pipe: Any, *terms: STG, rescale: float = 0.0, share_prefix: bool = Tru
         A handle: a context manager with `.remove()`. After it the pipeline is what it was, hooks and modules included.
 
     Raises:
-        ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad number, no terms.
-        RuntimeError: if the pipeline (or another one that shares its denoiser) is guided already.
+        ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad number, no terms, or a
+            model with a cache that a weak pass would spoil.
+        RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family = families.family_of(pipe)
-    if not terms or not all(isinstance(term, STG) for term in terms):
-        came = ", ".join(type(term).__name__ for term in terms) or "none"
-        raise ValueError(f"guide() needs one or more STG terms, but got {came}. Write guide(pipe, STG(layers=[34])).")
+    schedule, terms = _unpacked(terms)
     if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be a number from 0 (off) to 1, but got {rescale!r}. The paper uses 0.7.")
-    denoiser = getattr(pipe, family.denoiser)
-    if denoiser in _GUIDED:
+    denoisers = families.denoisers_of(pipe, family)
+    if any(denoiser in _GUIDED for denoiser in denoisers):
         raise RuntimeError(
             f"guide() needs an unguided pipeline, but this {type(pipe).__name__} (or one that shares its "
-            f"{family.denoiser}) is guided already. Call .remove() on that handle or leave its with-block first; "
+            f"{family.denoisers[0]}) is guided already. Call .remove() on that handle or leave its with-block first; "
             "several terms go into one guide()."
         )
-    weak = tuple(_weak_pass(family, denoiser, term) for term in terms)
-    return Guide(pipe, family, denoiser, terms, weak, float(rescale), share_prefix)
+    branches = {denoiser: Branch(family, denoiser, terms, share_prefix) for denoiser in denoisers}
+    return Guide(pipe, family, branches, terms, schedule, float(rescale), share_prefix)
 
 
-def _weak_pass(family: families.Family, denoiser: nn.Module, term: STG) -> WeakPass:
-    """Resolve the layers of a term against a denoiser.
+def _unpacked(terms: Sequence[Any]) -> tuple[Schedule | None, tuple[Term, ...]]:
+    """A Schedule if there is one, and the terms: its bins' own, in the order of its bins.
 
     Raises:
-        ValueError: for a layer out of range, an unknown stack, or a skip or axis that the family does not have.
+        ValueError: for no terms, something else, or a Schedule beside others.
     """
-    if term.axis is not None and term.axis not in family.axes:
-        known = ", ".join(f'"{axis}"' for axis in family.axes) or "none, its attention is joint over space and time"
-        raise ValueError(f"axis must be one that {family.name} has ({known}), but got {term.axis!r}. Leave axis=None.")
-    default = next(iter(family.stacks))
-    named = [(layer.split(":") if isinstance(layer, str) else (default, layer)) for layer in term.layers]
-    names = {str(name) for name, _ in named}
-    unknown = names - set(family.stacks)
-    if unknown:
+    if len(terms) == 1 and isinstance(terms[0], Schedule):
+        bins = [entry for entry in terms[0].bins if entry.scale > 0]
+        return terms[0], tuple(entry.term() for entry in bins)
+    if not terms or not all(isinstance(term, (STG, SLG)) for term in terms):
+        came = ", ".join(type(term).__name__ for term in terms) or "none"
         raise ValueError(
-            f"a layer's stack must be one that {family.name} has ({', '.join(family.stacks)}), "
-            f'but got {", ".join(sorted(unknown))}. Write layers=["{default}:{named[0][1]}"], for example.'
+            f"guide() needs one or more STG or SLG terms, or one Schedule, but got {came}. Write guide(pipe, "
+            "STG(layers=[34]))."
         )
-    if len(names) > 1:
-        raise ValueError(
-            f"the layers of one term must be of one stack, but got {', '.join(sorted(names))}. Use one STG per stack."
-        )
-    name = names.pop()
-    stack = family.stacks[name]
-    blocks = denoiser.get_submodule(stack.path)
-    assert isinstance(blocks, nn.ModuleList)
-    positions = tuple(sorted(int(position) for _, position in named))
-    outside = [p for p in positions if not 0 <= p < len(blocks)]
-    if outside:
-        raise ValueError(
-            f"layers of this {family.denoiser_class} must be from 0 to {len(blocks) - 1} ({len(blocks)} {name}), "
-            f"but got {', '.join(map(str, outside))}. Layers count from 0."
-        )
-    if len(set(positions)) < len(positions):
-        twice = next(p for p in positions if positions.count(p) > 1)
-        raise ValueError(f"each layer may be named once, but {twice} is named repeatedly. Remove the copies.")
-    if term.skip == "residual":
-        return WeakPass(blocks, stack.streams, positions)
-    if stack.values is None:
-        raise ValueError(
-            f'skip must be one that {family.name} has (residual), but got {term.skip!r}. Use skip="residual".'
-        )
-    return WeakPass(blocks, stack.streams, positions, stack.attention, stack.values)
+    return None, tuple(terms)
+
+
+class Branch:
+    """One denoiser with what is needed to weaken it: Wan 2.2 has two, every other family one."""
+
+    def __init__(self, family: families.Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool):
+        layers.check_company(denoiser, family)
+        places = prefix.chain(family, denoiser)
+        skipped = [layers.resolve(family, places, term) for term in terms]
+        layers.check_disjoint(terms, skipped, places)
+        firsts = {where[0] for term, where in zip(terms, skipped, strict=True) if isinstance(term, STG)}
+        self.denoiser = denoiser
+        self.signature = inspect.signature(denoiser.forward)
+        self.strong = prefix.Strong(family, denoiser, places, firsts) if share_prefix and firsts else None
+        self.weak = [
+            prefix.WeakPass(family, denoiser, places, where, term.skip, self.strong if isinstance(term, STG) else None)
+            for term, where in zip(terms, skipped, strict=True)
+        ]
+
+    def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of a call of the denoiser, by name."""
+        bound = self.signature.bind(*args, **kwargs).arguments
+        return {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
 
 
 @dataclasses.dataclass
@@ -120,8 +119,41 @@ class Passes:
 
     @property
     def per_step(self) -> float:
-        """Mean over the steps so far: 2 for plain CFG, plus what the weak passes evaluated."""
+        """Mean over the steps so far: 2 for plain CFG, plus what the weak passes evaluated, less what SLG left out."""
         return (self.strong + self.weak) / self.steps if self.steps else math.nan
+
+
+@dataclasses.dataclass
+class Step:
+    """The step under way."""
+
+    index: int
+    cfg: bool
+    calls: int  # calls of the denoiser that it takes
+    phi: float = 0.0
+    g: float | None = None  # in the place of the pipeline's
+    active: tuple[int, ...] = ()  # STG terms
+    weakened: tuple[int, ...] = ()  # SLG terms
+    done: int = 0  # calls so far
+    split: bool = False  # one call on [uncond, cond], done in halves
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the call that was split
+    c: tuple[Tensor, ...] = ()  # the conditional prediction, and what was returned in its place
+    returned: tuple[Tensor, ...] = ()
+    push: tuple[Tensor, ...] = ()
+
+    @property
+    def shifts(self) -> bool:
+        """Whether D is the pipeline's own combination of u and c, both shifted by the push."""
+        return self.phi == 0 and self.g is None
+
+    @property
+    def guided(self) -> bool:
+        """Whether this step differs from the pipeline's own."""
+        return bool(self.active or self.weakened or self.g is not None or (self.phi and self.cfg))
+
+    def forget(self) -> None:
+        """Free the tensors."""
+        self.inputs, self.c, self.returned, self.push = {}, (), (), ()
 
 
 class Guide:
@@ -131,38 +163,40 @@ class Guide:
         self,
         pipe: Any,
         family: families.Family,
-        denoiser: nn.Module,
-        terms: tuple[STG, ...],
-        weak: tuple[WeakPass, ...],
+        branches: Mapping[nn.Module, Branch],
+        terms: tuple[Term, ...],
+        schedule: Schedule | None,
         rescale: float,
         share_prefix: bool,
     ):
-        self.pipe, self.family, self.denoiser = pipe, family, denoiser
+        self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
+        self.schedule, self._sigmas = schedule, []
         self.terms, self.rescale, self.share_prefix = terms, rescale, share_prefix
         self.passes = Passes()
-        self._weak = weak
-        self._active: tuple[int, ...] = ()  # indices of the terms of the step under way
+        self._branches = branches
+        self._step: Step | None = None
+        self._run: Tensor | None = None  # the timesteps of the run under way: schedulers make new ones for each run
+        self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a call is under way
         self._inside = False  # a weak pass is under way: the hooks below let it through
-        self._recorder = Recorder()
-        self._signature = inspect.signature(denoiser.forward)
-        self._hooks = [
-            denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
-            denoiser.register_forward_hook(self._after, with_kwargs=True),
-        ]
-        if share_prefix:
-            firsts = {p.blocks[p.first]: p.streams for p in weak}
-            for block, streams in firsts.items():
-                hook = self._recorder.hook(streams)
-                self._hooks.append(block.register_forward_pre_hook(hook, with_kwargs=True))
-        _GUIDED.add(denoiser)
+        self._hooks = []
+        for denoiser in branches:
+            self._hooks += [
+                denoiser.register_forward_pre_hook(torch.compiler.disable(self._before), with_kwargs=True),
+                denoiser.register_forward_hook(
+                    torch.compiler.disable(self._after), with_kwargs=True, always_call=True
+                ),
+            ]
+            _GUIDED.add(denoiser)
 
     def remove(self) -> None:
         """Take everything off the pipeline again; a second call does nothing."""
+        self._tidy()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._recorder.close()
-        _GUIDED.discard(self.denoiser)
+        self._step = self._run = None  # tensors among them
+        for denoiser in self._branches:
+            _GUIDED.discard(denoiser)
 
     def __enter__(self) -> Guide:
         return self
@@ -177,104 +211,277 @@ class Guide:
         """Forward passes of one sample, per step and prompt, in the last run; nan before it."""
         return self.passes.per_step
 
-    # --- the step -----------------------------------------------------------------------------------------------------
+    # --- before a call of the denoiser ----------------------------------------------------------------------------------
 
-    def _before(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _before(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._inside:
-            return
-        self._recorder.close()  # of a step that raised
-        step, num_steps = _step_of(self.pipe)
-        if step == 0:
-            self.passes = Passes()
-            self._check_windows(num_steps)
-        self._active = tuple(
-            j
-            for j, term in enumerate(self.terms)
-            if term.scale > 0 and guidance.selects(term.start, term.stop, step, num_steps)
-        )
+            return None
+        self._tidy()  # after a call that raised
+        branch, step = self._branches[denoiser], self._step_of_this_call()
+        if step.done == 0 and step.active and branch.strong is not None:
+            self._undo = skips.put(branch.strong.swaps({branch.weak[j].first for j in step.active}))
+        if step.done == 1 and step.weakened and not step.split:  # of separate calls the second one is uncond
+            self._undo = skips.put(self._weakened(branch, step))
+        if step.done > 0 or not step.split:
+            return None
+        step.inputs = branch.inputs(args, kwargs)
+        return (), self._rows(step.inputs, skips.COND)
+
+    def _step_of_this_call(self) -> Step:
+        """The step that a call of the denoiser belongs to: the one under way, or the next."""
+        frame = running.frame_of(self.pipe)
+        if frame is None:
+            raise RuntimeError(
+                f"a guided denoiser must be called by the {type(self.pipe).__name__} that guide() got, which knows the "
+                "step and the scales, but that one is not running. Call it, or remove the guidance first."
+            )
+        timesteps = self.pipe.scheduler.timesteps
+        new_run = timesteps is not self._run
+        if new_run:
+            self._run, self.passes = timesteps, Passes()
+            self._check_windows(self._num_steps())
+            self._sigmas = self._sigmas_of_run() if self.schedule else []
+        if new_run or self._step is None or self._step.done == self._step.calls:
+            self._step = self._next_step(frame, 0 if new_run or self._step is None else self._step.index + 1)
+        return self._step
+
+    def _num_steps(self) -> int:
+        steps = getattr(self.pipe, "num_timesteps", None)
+        return len(self.pipe.scheduler.timesteps) if steps is None else steps
+
+    def _next_step(self, frame: FrameType, index: int) -> Step:
+        cfg = self._cfg(frame)
+        extra = sum(running.is_on(self.pipe, frame, name) for name in self.calls.extra)
+        batched = self.calls.how == "batched"
+        on, phi, g = self._plan(index)
+        step = Step(
+            index, cfg, (1 if batched or not cfg else 2) + extra, phi, g if cfg else None,
+            active=tuple(j for j in on if isinstance(self.terms[j], STG)),
+            weakened=tuple(j for j in on if isinstance(self.terms[j], SLG)),
+        )  # fmt: skip
+        step.split = batched and cfg and step.guided
+        if g is not None and g != 1 and not cfg:
+            raise ValueError(
+                f"this Schedule sets guidance_scale={g:g} at this step, but the run has no CFG. Set {self.calls.scale[0]} "
+                "above 1; what it is does not matter where the Schedule has its own."
+            )
+        if step.weakened and not cfg:
+            raise ValueError(
+                "SLG needs CFG, because it skips layers in the unconditional pass, but this run has none. Set "
+                f"{self.calls.scale[0]} above 1 (with a negative prompt where the pipeline asks for one), or use STG."
+            )
+        if step.guided and self.calls.never and running.is_on(self.pipe, frame, self.calls.never):
+            raise ValueError(
+                f"guidance needs a run whose CFG is u + g (c - u), but {self.calls.never}=True is another formula, which "
+                f"a shift of u and c does not pass through. Pass {self.calls.never}=False."
+            )
         self.passes.steps += 1
-        self.passes.strong += 2 if self._cfg() else 1
-        if self._active and self.share_prefix:
-            firsts = {self._weak[j].blocks[self._weak[j].first] for j in self._active}
-            self._recorder.open(firsts, self._cond_rows())
+        self.passes.strong += 2 if cfg else 1
+        return step
+
+    def _plan(self, index: int) -> tuple[list[int], float, float | None]:
+        """Which terms are on at step `index`, phi, and g where it is not the pipeline's."""
+        if self.schedule is None:
+            return [j for j, term in enumerate(self.terms) if self._is_on(term, index)], self.rescale, None
+        here = self.schedule.at(self._sigmas[index])
+        if here is None:
+            return [], 0.0, None
+        on = [j for j, entry in enumerate(e for e in self.schedule.bins if e.scale > 0) if entry is here]
+        return on, here.rescale, here.guidance_scale
+
+    def _sigmas_of_run(self) -> list[float]:
+        """The noise level of each step: one transfer from the device per run.
+
+        Raises:
+            ValueError: for a scheduler without sigmas.
+        """
+        scheduler = self.pipe.scheduler
+        if getattr(scheduler, "sigmas", None) is None:
+            raise ValueError(
+                f"a Schedule needs a scheduler with sigmas, but this pipeline has {type(scheduler).__name__}. Use STG terms "
+                "with start and stop."
+            )
+        begin = scheduler.begin_index or 0
+        return torch.as_tensor(scheduler.sigmas).tolist()[begin:]
+
+    def _is_on(self, term: Term, index: int) -> bool:
+        scale = max(term.scales(len(self.family.outputs))) if isinstance(term, STG) else 1
+        return scale > 0 and guidance.selects(term.start, term.stop, index, self._num_steps())
+
+    def _cfg(self, frame: FrameType) -> bool:
+        if self.calls.how == "guider":
+            return layers.check_guider(self.pipe.guider) == 2
+        return running.is_on(self.pipe, frame, self.calls.cfg)
+
+    def _g(self, frame: FrameType) -> tuple[float, ...]:
+        """g in u + g (c - u), per output, at this step."""
+        if self.calls.how == "guider":
+            guider = self.pipe.guider
+            return (guider.guidance_scale + (1 if guider.use_original_formulation else 0),)
+        if self.calls.varies and running.is_on(self.pipe, frame, self.calls.varies):
+            raise ValueError(
+                f"rescale needs the guidance scale of the step, but with {self.calls.varies}=True this pipeline sets it "
+                f"only afterwards. Pass {self.calls.varies}=False, or rescale=0."
+            )
+        shift = 1 if self.calls.from_cond else 0
+        return tuple(running.value(self.pipe, frame, name) + shift for name in self.calls.scale)[: len(self._step.c)]
+
+    def _weakened(self, branch: Branch, step: Step) -> list[skips.Swap]:
+        self.passes.strong -= sum(1 - branch.weak[j].cost(shared=False) for j in step.weakened)
+        return [swap for j in step.weakened for swap in branch.weak[j].full]
+
+    # --- after it -------------------------------------------------------------------------------------------------------
 
     def _after(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-        if self._inside or not self._active:
+        step = self._step
+        if self._inside or step is None:
             return None
-        rows = self._cond_rows()
+        if output is None:  # the call raised
+            self._tidy()
+            return None
+        self._restore()
+        first, step.done = step.done == 0, step.done + 1
         try:
-            inputs = self._cond_inputs(args, kwargs, rows)
-            weaks = [self._run(self._weak[j], inputs) for j in self._active]
+            if not step.guided:
+                return None
+            branch = self._branches[denoiser]
+            return self._first(branch, step, args, kwargs, output) if first else self._later(step, output)
         finally:
-            self._recorder.close()
-        scales = [self.terms[j].scale for j in self._active]
-        return _with_sample(output, self._guided(output[0], weaks, scales, rows))
+            if step.done == step.calls:
+                step.forget()
+            self._tidy()
 
-    def _run(self, weak: WeakPass, inputs: Mapping[str, Any]) -> Tensor:
-        """The prediction of one weakened model on the cond rows."""
-        state = self._recorder.states[weak.blocks[weak.first]] if self.share_prefix else None
-        self.passes.weak += weak.cost(self.share_prefix)
+    def _first(
+        self, branch: Branch, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    ) -> Any:  # fmt: skip
+        """What to hand to the pipeline after the cond call, such that its own arithmetic arrives at D."""
+        weaks = [self._weak(branch, j, args, kwargs) for j in step.active]
+        step.c = self._predictions(output)
+        step.push = tuple(
+            guidance.push(c, [weak[k] for weak in weaks], self._scales(step, k)) for k, c in enumerate(step.c)
+        )
+        us = self._uncond_half(branch, step) if step.split else None
+        if step.shifts:  # a constant shift of u and c goes through u + g (c - u) unchanged, without knowing g
+            step.returned = tuple(c + push for c, push in zip(step.c, step.push, strict=True))
+            us = us and tuple(u + push for u, push in zip(us, step.push, strict=True))
+        elif step.cfg and us is None:  # u comes with the next call, and makes D out of this c
+            step.returned = step.c
+        else:
+            step.returned = self._D(step, us)
+            us = us and step.returned  # D + g (D - D) = D
+        if us is None:
+            return _with_samples(output, step.returned)
+        return _with_samples(output, [torch.cat(pair) for pair in zip(us, step.returned, strict=True)])
+
+    def _uncond_half(self, branch: Branch, step: Step) -> tuple[Tensor, ...]:
+        inputs = self._rows(step.inputs, skips.UNCOND)
+        return self._predictions(self._pass(branch, (), inputs, self._weakened(branch, step)))
+
+    def _later(self, step: Step, output: Any) -> Any:
+        """A call after the first one: uncond, or one for guidance of the pipeline's own."""
+        samples = self._predictions(output)
+        uncond = step.done == 2 and step.cfg and not step.split
+        if step.shifts or not uncond:
+            shifts = [after - c for after, c in zip(step.returned, step.c, strict=True)]
+            return _with_samples(output, [sample + shift for sample, shift in zip(samples, shifts, strict=True)])
+        # c was returned, g > 1: the u' with u' + g (c - u') = D
+        found = zip(self._D(step, samples), step.c, self._scales_of_cfg(), strict=True)
+        return _with_samples(output, [(g * c - D) / (g - 1) for D, c, g in found])
+
+    def _D(self, step: Step, us: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+        """Per output; without u where the run has no CFG."""
+        if us is None:
+            return tuple(self._rescaled(c + push, c, step.phi) for c, push in zip(step.c, step.push, strict=True))
+        scales = self._scales_of_cfg() if step.g is None else (step.g,) * len(step.c)
+        parts = zip(step.c, us, scales, step.push, strict=True)
+        return tuple(self._rescaled(guidance.cfg(c, u, g) + push, c, step.phi) for c, u, g, push in parts)
+
+    def _scales_of_cfg(self) -> tuple[float, ...]:
+        frame = running.frame_of(self.pipe)
+        assert frame is not None
+        return self._g(frame)
+
+    def _rescaled(self, D: Tensor, c: Tensor, phi: float) -> Tensor:
+        """Rescale the prediction, but not a variance that the model returns behind it."""
+        if not (self.family.learned_variance and layers.predicts_variance(self.pipe)):
+            return guidance.rescale(D, c, phi)
+        (D, variance), (c, _) = D.chunk(2, dim=1), c.chunk(2, dim=1)
+        return torch.cat([guidance.rescale(D, c, phi), variance], dim=1)
+
+    # --- a weak pass ----------------------------------------------------------------------------------------------------
+
+    def _weak(
+        self, branch: Branch, j: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """The predictions of one weakened model for what the cond call got."""
+        weak, shared = branch.weak[j], branch.strong is not None
+        if branch.strong is not None and branch.strong.recordings[weak.first].state is None:
+            place = weak.places[weak.first]
+            raise RuntimeError(
+                f'layer "{place.name}:{place.index}" must run in the conditional pass for a weak pass to start there, but '
+                "it did not (a cache, or an option that switches it off). Remove that, or pass share_prefix=False."
+            )
+        self.passes.weak += weak.cost(shared)
+        return self._predictions(self._pass(branch, args, kwargs, weak.shared if shared else weak.full))
+
+    def _pass(
+        self, branch: Branch, args: tuple[Any, ...], kwargs: Mapping[str, Any], swaps: Sequence[skips.Swap]
+    ) -> Any:  # fmt: skip
         try:
             self._inside = True
-            with skips.swapped(weak.swaps(state)):
-                return self.denoiser(**inputs)[0]
+            with skips.swapped(swaps):
+                return branch.denoiser(*args, **kwargs)
         finally:
             self._inside = False
 
-    def _guided(
-        self, sample: Tensor, weaks: list[Tensor], scales: list[float], rows: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """What to hand to the pipeline, such that its own arithmetic arrives at D."""
-        dtype = torch.float32 if self.family.float32_cfg else sample.dtype
-        sample, weaks = sample.to(dtype), [p.to(dtype) for p in weaks]
-        c = rows(sample)
-        if self.rescale == 0:  # a constant shift of every row goes through u + g (c - u) unchanged, without knowing g
-            delta = guidance.push(c, weaks, scales)
-            return sample + (torch.cat([delta, delta]) if self._cfg() else delta)
-        u = sample[: len(sample) // 2] if self._cfg() else None
-        D = guidance.combine(c, u, self.pipe.guidance_scale, weaks, scales, self.rescale)
-        return torch.cat([D, D]) if self._cfg() else D  # D + g (D - D) = D
+    def _rows(self, inputs: Mapping[str, Any], half: int) -> dict[str, Any]:
+        """The inputs of the denoiser for one half of the batch."""
+        batched = self.family.batched
+        return {name: skips.picked(half, value) if name in batched else value for name, value in inputs.items()}
 
-    def _cfg(self) -> bool:
-        return bool(self.pipe.do_classifier_free_guidance)
+    def _predictions(self, output: Any) -> tuple[Tensor, ...]:
+        """In float32 where the pipeline takes that, so that g does not magnify the rounding of two shifted rows."""
+        samples = _samples(output)[: len(self.family.outputs)]
+        return tuple(sample.float() if self.calls.float32 else sample for sample in samples)
 
-    def _cond_rows(self) -> Callable[[Tensor], Tensor]:
-        """Picks the cond rows of a batch: the second half under CFG (the pipelines put uncond first), else all."""
-        return (lambda tensor: tensor[len(tensor) // 2 :]) if self._cfg() else (lambda tensor: tensor)
+    def _scales(self, step: Step, output: int) -> list[float]:
+        terms: Sequence[Any] = [self.terms[j] for j in step.active]
+        return [term.scales(len(self.family.outputs))[output] for term in terms]
 
-    def _cond_inputs(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: Callable[[Tensor], Tensor]
-    ) -> dict[str, Any]:
-        inputs = dict(self._signature.bind(*args, **kwargs).arguments)
-        for name in self.family.batched:
-            if inputs.get(name) is not None:
-                inputs[name] = rows(inputs[name])
-        return inputs
+    # --- housekeeping ---------------------------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        """Put the real modules back after a call of the denoiser, or after one that raised."""
+        skips.put(self._undo)
+        self._undo = []
+
+    def _tidy(self) -> None:
+        self._restore()
+        for branch in self._branches.values():
+            if branch.strong is not None:
+                branch.strong.forget()
 
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms:
-            guided = any(guidance.selects(term.start, term.stop, i, num_steps) for i in range(num_steps))
-            if term.scale > 0 and not guided:
+            off = isinstance(term, STG) and max(term.scales(len(self.family.outputs))) == 0
+            if not off and not any(guidance.selects(term.start, term.stop, i, num_steps) for i in range(num_steps)):
                 raise ValueError(
                     f"the window start={term.start}, stop={term.stop} must select a step, but selects none of the "
                     f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
                 )
 
 
-def _step_of(pipe: Any) -> tuple[int, int]:
-    """(step i, number of steps N) of the run under way, read from the pipeline without touching the device."""
-    if getattr(pipe, "current_timestep", None) is None:
-        raise RuntimeError(
-            f"a guided denoiser must be called by the {type(pipe).__name__} that guide() got, which knows the step and "
-            "the scales, but that one is not running. Call it, or remove the guidance first."
-        )
-    begin = pipe.scheduler.begin_index or 0
-    index = pipe.scheduler.step_index
-    return (begin if index is None else index) - begin, pipe.num_timesteps
+def _samples(output: Any) -> list[Tensor]:
+    """The predictions in what a denoiser returns: a tensor, a tuple, or one of diffusers' output classes."""
+    if torch.is_tensor(output):
+        return [output]
+    return list(output) if isinstance(output, tuple) else list(output.values())
 
 
-def _with_sample(output: Any, sample: Tensor) -> Any:
-    """`output` with its first entry replaced; tuples and diffusers' output classes alike."""
+def _with_samples(output: Any, samples: Sequence[Tensor]) -> Any:
+    """`output` with its first entries replaced."""
+    if torch.is_tensor(output):
+        return samples[0]
     if isinstance(output, tuple):
-        return (sample, *output[1:])
-    return type(output)(**{**output, "sample": sample})
+        return (*samples, *output[len(samples) :])
+    return type(output)(**{**output, **dict(zip(output, samples))})  # noqa: B905  # as many as there are samples

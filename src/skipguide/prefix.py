@@ -7,89 +7,127 @@ costs the blocks after k only: (L - k - 1) / L of a forward for a residual skip,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from skipguide import skips
-
-Tensor = torch.Tensor
+from skipguide.families import Family, Stack
 
 
 @dataclasses.dataclass(frozen=True)
-class WeakPass:
-    """One weakened model: which positions of a stack are skipped and how. Positions are sorted and not empty."""
+class Place:
+    """A block in the order in which a denoiser runs them."""
 
-    blocks: nn.ModuleList
-    streams: tuple[str, ...]
-    positions: tuple[int, ...]
-    attention: str = ""  # the attention to make an identity; "" for a residual skip
-    values: Callable[..., Any] | None = None  # that attention with the identity map
+    stack: Stack
+    name: str  # of its stack
+    index: int  # in its stack
+    parent: nn.Module  # the ModuleList
+
+    @property
+    def block(self) -> nn.Module:
+        return self.parent[self.index]  # type: ignore[index,return-value]
+
+
+def chain(family: Family, denoiser: nn.Module) -> tuple[Place, ...]:
+    """Every block of a denoiser in the order in which it runs them: stack after stack, or in turn where paired."""
+    stacks = {name: (stack, denoiser.get_submodule(stack.path)) for name, stack in family.stacks.items()}
+    places = [Place(stack, name, i, blocks) for name, (stack, blocks) in stacks.items() for i in range(len(blocks))]  # type: ignore[arg-type]
+    return tuple(sorted(places, key=lambda place: place.index) if family.paired else places)
+
+
+class Strong:
+    """What the strong pass keeps for the weak ones, of one denoiser: the state at certain places, and what is replayed.
+
+    Args:
+        firsts: where weak passes leave the strong one, as positions in the chain.
+    """
+
+    def __init__(self, family: Family, denoiser: nn.Module, places: Sequence[Place], firsts: set[int]):
+        self.recordings = {k: skips.Recording(places[k].block, places[k].stack.streams) for k in sorted(firsts)}
+        self.remembered = [
+            (parent, name, skips.Remembering(real)) for parent, name, real in _named(denoiser, family.replayed)
+        ]
+        self._places = places
+
+    def swaps(self, firsts: set[int]) -> list[skips.Swap]:
+        """What stands where in a strong pass after which weak ones start at `firsts`."""
+        places = ((self._places[k], self.recordings[k]) for k in firsts)
+        return [(place.parent, str(place.index), recording) for place, recording in places] + [*self.remembered]
+
+    def forget(self) -> None:
+        """Free what was kept."""
+        for recording in self.recordings.values():
+            recording.__dict__["state"] = None
+        for _, _, memory in self.remembered:
+            memory.outputs.clear()
+
+
+class WeakPass:
+    """One weakened model: which places of the chain are skipped and how.
+
+    Args:
+        skipped: positions in the chain, sorted, not empty.
+        skip: "residual" or "attention".
+        strong: where the strong pass keeps the state to start from; None for a pass that is always run in full.
+    """
+
+    def __init__(
+        self, family: Family, denoiser: nn.Module, places: Sequence[Place], skipped: Sequence[int], skip: str,
+        strong: Strong | None,
+    ):  # fmt: skip
+        self.places, self.skipped, self.skip = places, tuple(skipped), skip
+        self.full = [swap for k in skipped for swap in self._weakened(k, None)]
+        self.shared = [] if strong is None else [*self._sharing(family, denoiser, strong)]
 
     @property
     def first(self) -> int:
-        """The layer at which this pass leaves the strong one."""
-        return self.positions[0]
+        """The place at which this pass leaves the strong one."""
+        return self.skipped[0]
 
-    def swaps(self, state: Sequence[Tensor] | None) -> list[skips.Swap]:
-        """What stands in for what during this pass.
+    def _weakened(self, k: int, source: skips.Recording | None) -> Iterator[skips.Swap]:
+        place = self.places[k]
+        if self.skip == "residual":
+            yield place.parent, str(place.index), skips.Skipped(place.block, place.stack.streams, source)
+            return
+        for path, values in place.stack.attention.items():
+            owner, _, name = path.rpartition(".")
+            parent = place.block.get_submodule(owner)
+            yield parent, name, skips.IdentityAttention(place.block.get_submodule(path), values)
+        if source is not None:
+            yield place.parent, str(place.index), skips.Resumed(place.block, place.stack.streams, source)
 
-        Args:
-            state: the recorded streams at the first skipped layer, or None to run the whole pass.
-        """
-        found: list[skips.Swap] = []
-        if state is not None:
-            found += [(self.blocks, str(i), self._skipped(i, None)) for i in range(self.first)]
-        for i in self.positions:
-            here = state if i == self.first else None
-            if self.values is None:
-                found.append((self.blocks, str(i), self._skipped(i, here)))
-                continue
-            block = self.blocks[i]
-            attention = block.get_submodule(self.attention)
-            parent = block.get_submodule(self.attention.rpartition(".")[0])
-            found.append((parent, self.attention.rpartition(".")[2], skips.IdentityAttention(attention, self.values)))
-            if here is not None:
-                found.append((self.blocks, str(i), skips.ResumedBlock(block, self.streams, here)))
-        return found
-
-    def _skipped(self, i: int, state: Sequence[Tensor] | None) -> nn.Module:
-        return skips.SkippedBlock(self.blocks[i], self.streams, state)
+    def _sharing(self, family: Family, denoiser: nn.Module, strong: Strong) -> Iterator[skips.Swap]:
+        for place in self.places[: self.first]:
+            yield place.parent, str(place.index), skips.Skipped(place.block, place.stack.streams)
+        yield from self._weakened(self.first, strong.recordings[self.first])
+        for k in self.skipped[1:]:
+            yield from self._weakened(k, None)
+        for parent, name, memory in strong.remembered:
+            yield parent, name, skips.Replayed(memory.real, memory)
+        for path, interval in family.between:  # run after every interval-th block; those before the first are not read
+            for parent, name, real in _named(denoiser, (path,)):
+                if int(name) * _config(denoiser, interval) < self.first:
+                    yield parent, name, skips.Nothing(real)
 
     def cost(self, shared: bool) -> float:
         """Blocks that this pass evaluates, as a fraction of a forward; an attention skip counts as a whole block."""
-        skipped = len(self.positions) if self.values is None else 0
-        return (len(self.blocks) - (self.first if shared else 0) - skipped) / len(self.blocks)
+        skipped = len(self.skipped) if self.skip == "residual" else 0
+        return (len(self.places) - (self.first if shared else 0) - skipped) / len(self.places)
 
 
-class Recorder:
-    """Keeps the cond rows of the streams that enter given blocks, while it is open; else it costs one comparison.
+def _named(denoiser: nn.Module, paths: Sequence[str]) -> Iterator[tuple[nn.Module, str, Any]]:
+    """(parent, name, module) for each path that the denoiser has; for a ModuleList, for each of its entries."""
+    for path in paths:
+        owner, _, name = path.rpartition(".")
+        parent = denoiser.get_submodule(owner)
+        module = parent._modules.get(name)
+        if isinstance(module, nn.ModuleList):
+            yield from ((module, child, real) for child, real in module._modules.items())
+        elif module is not None:
+            yield parent, name, module
 
-    The rows are copied: the strong pass is free to work in place, and the uncond rows can be freed.
-    """
 
-    def __init__(self) -> None:
-        self.states: dict[nn.Module, tuple[Tensor, ...]] = {}
-        self._wanted: set[nn.Module] = set()
-        self._rows: Callable[[Tensor], Tensor] = lambda tensor: tensor
-
-    def open(self, blocks: set[nn.Module], rows: Callable[[Tensor], Tensor]) -> None:
-        """Record the inputs of `blocks` in the pass that follows; `rows` picks the cond rows of a batch."""
-        self.states, self._wanted, self._rows = {}, blocks, rows
-
-    def close(self) -> None:
-        """Forget what was recorded and record no more."""
-        self.states, self._wanted = {}, set()
-
-    def hook(self, streams: tuple[str, ...]) -> Callable[..., None]:
-        """A forward pre-hook (with kwargs) for a block whose state is in `streams`."""
-
-        def record(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            if block in self._wanted:
-                self._wanted = self._wanted - {block}  # the strong pass alone: the weak ones come through here again
-                inputs = skips.stream_values(streams, args, kwargs)
-                self.states[block] = tuple(self._rows(stream).clone() for stream in inputs)
-
-        return record
+def _config(denoiser: Any, name: str) -> int:
+    return denoiser.config[name]

@@ -31,6 +31,7 @@ class Preset:
     start: float = 0.0
     stop: float = 1.0
     rescale: float = 0.0
+    schedule: tuple[dict[str, Any], ...] = ()  # arguments of terms.Bin, for settings that change along the run
     defaults: dict[str, Any] = field(default_factory=dict)  # height, width, num_frames, fps, guidance_scale, ...
 
 

@@ -1,7 +1,8 @@
-"""What it means to skip: stand-ins that take the place of blocks and attentions for the length of one weak pass.
+"""What it means to skip: stand-ins that take the place of blocks and attentions for the length of one pass.
 
 A stand-in replaces an entry of its parent module and forwards every other attribute to the module it stands for. The
-real module is not run and not changed, so its own hooks (offloading), compilation and quantization are left in peace.
+real module is not changed, so its own hooks (offloading), compilation and quantization are left in peace. Stand-ins
+live as long as the guidance, so that torch.compile meets the same modules at every step.
 """
 
 from __future__ import annotations
@@ -20,54 +21,98 @@ Swap = tuple[nn.Module, str, nn.Module]  # (parent, name of its child, what stan
 class StandIn(nn.Module):
     """Takes the place of `real` without owning it: parameters, hooks and state stay with the real module."""
 
-    def __init__(self, real: nn.Module):
+    def __init__(self, real: nn.Module, **attributes: Any):
         super().__init__()
-        self.__dict__["real"] = real  # past nn.Module's registration: a stand-in has no children
+        self.__dict__.update(attributes, real=real)  # past nn.Module's registration: a stand-in has no children
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["real"], name)
 
 
-class SkippedBlock(StandIn):
-    """Eq. 15: the block returns its input, every stream of it. With `state`, that is the input recorded before.
+# --- in the strong pass -----------------------------------------------------------------------------------------------
 
-    Args:
-        streams: names of the block's inputs that it returns, in the order in which it returns them.
-        state: what to return instead of the inputs, one tensor per stream.
-    """
 
-    def __init__(self, real: nn.Module, streams: Sequence[str], state: Sequence[Tensor] | None = None):
-        super().__init__(real)
-        self.__dict__["streams"], self.__dict__["state"] = tuple(streams), state
+class Recording(StandIn):
+    """The real block, run as ever; the streams that enter it are kept in `state`, copied, for blocks may work in place."""
+
+    def __init__(self, real: nn.Module, streams: Sequence[str]):
+        super().__init__(real, streams=tuple(streams), state=None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        state = self.state if self.state is not None else stream_values(self.streams, args, kwargs)
-        return state[0] if len(state) == 1 else tuple(state)
+        streams = stream_values(self.streams, args, kwargs)
+        self.__dict__["state"] = tuple(None if stream is None else stream.clone() for stream in streams)
+        return self.real(*args, **kwargs)
 
 
-class ResumedBlock(StandIn):
-    """The real block, run on recorded streams instead of those that arrive."""
+class Remembering(StandIn):
+    """The real module, run as ever; what it returns is kept in `outputs`, one entry per call."""
 
-    def __init__(self, real: nn.Module, streams: Sequence[str], state: Sequence[Tensor]):
-        super().__init__(real)
-        self.__dict__["streams"], self.__dict__["state"] = tuple(streams), state
+    def __init__(self, real: nn.Module):
+        super().__init__(real, outputs=[])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        rest = args[len(self.streams) :]
-        positional = tuple(self.state[: min(len(args), len(self.streams))])
-        named = {name: value for name, value in zip(self.streams, self.state, strict=True) if name in kwargs}
-        return self.real(*positional, *rest, **{**kwargs, **named})
+        output = self.real(*args, **kwargs)
+        self.outputs.append(output)
+        return output
+
+
+# --- in a weak pass ---------------------------------------------------------------------------------------------------
+
+
+class Skipped(StandIn):
+    """Eq. 15: the block returns its input, every stream of it; with a `source`, the input recorded there."""
+
+    def __init__(self, real: nn.Module, streams: Sequence[str], source: Recording | None = None):
+        super().__init__(real, streams=tuple(streams), source=source)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        state = stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
+        return state[0] if len(state) == 1 else state
+
+
+class Resumed(StandIn):
+    """The real block, run on the streams recorded at `source` instead of those that arrive."""
+
+    def __init__(self, real: nn.Module, streams: Sequence[str], source: Recording):
+        super().__init__(real, streams=tuple(streams), source=source)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        state = self.source.state
+        positional = min(len(args), len(self.streams))
+        named = {name: value for name, value in zip(self.streams, state, strict=True) if name in kwargs}
+        return self.real(*state[:positional], *args[positional:], **{**kwargs, **named})
+
+
+class Replayed(StandIn):
+    """What the real module returned in the strong pass, call by call, without running it."""
+
+    def __init__(self, real: nn.Module, source: Remembering):
+        super().__init__(real, source=source)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self.source.outputs
+        outputs.append(outputs.pop(0))  # a whole pass turns the list once around
+        return outputs[-1]
+
+
+class Nothing(StandIn):
+    """A module whose result is added to a state that nobody reads, because the recorded one takes its place."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return next(value for value in args if torch.is_tensor(value)).new_zeros(())
 
 
 class IdentityAttention(StandIn):
     """Eq. 17: an attention whose map is the identity over all tokens it sees; `values` computes what is left."""
 
     def __init__(self, real: nn.Module, values: Callable[..., Any]):
-        super().__init__(real)
-        self.__dict__["values"] = values
+        super().__init__(real, values=values)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.values(self.real, *args, **kwargs)
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
 
 
 def stream_values(streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -75,39 +120,29 @@ def stream_values(streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[s
     return tuple(args[i] if i < len(args) else kwargs[name] for i, name in enumerate(streams))
 
 
+UNCOND, COND = 0, 1  # the halves of a batch, which diffusers makes as [uncond, cond]
+
+
+def picked(half: int, value: Any) -> Any:
+    """One half of a batch: of a tensor, or of every tensor in a tuple or list. Other values stay."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(picked(half, item) for item in value)
+    return value.chunk(2)[half] if torch.is_tensor(value) else value
+
+
 @contextlib.contextmanager
 def swapped(swaps: Sequence[Swap]) -> Iterator[None]:
     """Put every stand-in in place, and the real modules back again whatever happens in between."""
-    real = [(parent, name, getattr(parent, name)) for parent, name, _ in swaps]
+    real = put(swaps)
     try:
-        for parent, name, stand_in in swaps:
-            parent._modules[name] = stand_in
         yield
     finally:
-        for parent, name, module in real:
-            parent._modules[name] = module
+        put(real)
 
 
-# --- attention with the identity map, one function per shape of attention module --------------------------------------
-
-
-def joint_values(
-    attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, **_: Any
-) -> tuple[Tensor, Tensor]:
-    """W_o V for the joint video-text attention of Mochi: the discarded queries, keys and scores are not computed.
-
-    Args:
-        hidden_states: `(B, N, D)` video tokens.
-        encoder_hidden_states: `(B, M, D')` text tokens.
-        attention_mask: `(B, M)`, true where a text token is real.
-
-    Mochi's attention packs the real text tokens to the front and fills up with zeros; the order here is the same.
-    """
-    video = attn.to_out[1](attn.to_out[0](attn.to_v(hidden_states)))
-    text = attn.add_v_proj(encoder_hidden_states)
-    order = attention_mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[..., None]
-    real = attention_mask.bool()[..., None].gather(1, order)
-    text = text.gather(1, order.expand_as(text)).masked_fill(~real, 0)
-    if not attn.context_pre_only:
-        text = attn.to_add_out(text)
-    return video, text
+def put(swaps: Sequence[Swap]) -> list[Swap]:
+    """Put every stand-in in place; returns the swaps that undo it."""
+    undo = [(parent, name, parent._modules[name]) for parent, name, _ in swaps]
+    for parent, name, stand_in in swaps:
+        parent._modules[name] = stand_in
+    return undo  # type: ignore[return-value]  # no entry is None: guide() resolved them

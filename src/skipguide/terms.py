@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from skipguide import families, presets
@@ -23,6 +23,7 @@ class STG:
             is the identity over all tokens (Eq. 17, STG-A).
         axis: "spatial" or "temporal" for models with factorized attention; None for all of it.
         start, stop: fractions of the run; step i of N is guided when start <= i/N < stop.
+        audio_scale: s for the audio of a model that makes both, >= 0; 0 is off, None is the same as `scale`.
 
     Raises:
         ValueError: for anything outside these ranges, at once.
@@ -34,46 +35,144 @@ class STG:
     axis: str | None = None
     start: float = 0.0
     stop: float = 1.0
+    audio_scale: float | None = None
+    source: str = field(default="", compare=False)  # where the setting comes from, if it is a preset
 
     def __post_init__(self) -> None:
-        if isinstance(self.layers, (int, str)) or not isinstance(self.layers, Sequence):
-            written = list(self.layers) if isinstance(self.layers, (set, frozenset)) else [self.layers]
-            raise ValueError(f"layers must be a list of layers, but got {self.layers!r}. Write layers={written!r}.")
-        if len(self.layers) == 0:
-            raise ValueError(
-                "STG needs at least one layer to skip, but got an empty list. Name one, as in layers=[34]."
-            )
-        for layer in self.layers:
-            _check_layer(layer)
-        repeated = sorted({str(layer) for layer in self.layers if list(self.layers).count(layer) > 1})
-        if repeated:
-            raise ValueError(
-                f"each layer may be named once, but got {', '.join(repeated)} repeatedly. Remove the copies."
-            )
+        _check(self)
         _check_number("scale", self.scale, 0.0, math.inf, "0 switches the term off")
-        if self.skip not in families.SKIPS:
-            raise ValueError(
-                f"skip must be one of {', '.join(families.SKIPS)}, but got {self.skip!r}. Choose one of them."
-            )
-        if self.axis not in (None, "spatial", "temporal"):
-            raise ValueError(f'axis must be "spatial", "temporal" or None, but got {self.axis!r}. Choose one of them.')
-        _check_number("start", self.start, 0.0, 1.0, "it is a fraction of the run")
-        _check_number("stop", self.stop, 0.0, 1.0, "it is a fraction of the run")
-        if self.start >= self.stop:
-            raise ValueError(
-                f"the window start={self.start}, stop={self.stop} selects no step: step i of N is guided when "
-                "start <= i/N < stop. Make stop larger than start."
-            )
+        if self.audio_scale is not None:
+            _check_number("audio_scale", self.audio_scale, 0.0, math.inf, "0 leaves the audio alone")
+
+    def scales(self, outputs: int) -> tuple[float, ...]:
+        """s for each output of the denoiser: video, then audio if it has any."""
+        audio = self.scale if self.audio_scale is None else self.audio_scale
+        return (self.scale, audio)[:outputs]
 
     @classmethod
-    def preset(cls, pipe: Any) -> STG:
-        """The published setting for this model; `presets.preset_for(pipe)` tells its source.
+    def preset(cls, pipe: Any) -> STG | Schedule:
+        """The published setting for this model, picked by the depth (and width) of its denoiser; `.source` says whose.
+
+        A setting that changes along the run is a Schedule; guide() takes both.
 
         Raises:
             ValueError: if no published setting is known for the pipeline's model.
         """
         row = presets.preset_for(pipe)
-        return cls(list(row.layers), row.scale, row.skip, row.axis, row.start, row.stop)
+        if row.schedule:
+            return Schedule([Bin(**entry) for entry in row.schedule], source=row.source)
+        return cls(list(row.layers), row.scale, row.skip, row.axis, row.start, row.stop, source=row.source)
+
+
+@dataclass(frozen=True)
+class SLG:
+    """Skip Layer Guidance: skip `layers` in the unconditional pass itself, D = u~ + g (c - u~). No extra pass.
+
+    Arguments as for STG. There is no scale: how far D is from u~ is the pipeline's guidance_scale, and without CFG
+    there is no unconditional pass to skip layers in, so that such a run is refused.
+
+    Raises:
+        ValueError: for anything outside the ranges, at once.
+    """
+
+    layers: Sequence[Layer]
+    skip: str = "residual"
+    axis: str | None = None
+    start: float = 0.0
+    stop: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One range of noise levels of a Schedule: low <= sigma < high, and what holds there.
+
+    Args:
+        sigma: (low, high), as the scheduler's `sigmas` have it; flow matching goes from 1 to 0, so that (0.5, 1.1) is
+            the first part of the run.
+        layers, scale, skip: as for STG; a scale of 0 (and no layers) leaves this range without a weak pass.
+        guidance_scale: g of the CFG in this range, in the place of the pipeline's; None leaves it.
+        rescale: phi in this range.
+    """
+
+    sigma: tuple[float, float]
+    layers: Sequence[Layer] = ()
+    scale: float = 0.0
+    skip: str = "residual"
+    guidance_scale: float | None = None
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigma", tuple(self.sigma))
+        if len(self.sigma) != 2 or not self.sigma[0] < self.sigma[1]:
+            raise ValueError(f"sigma must be a pair (low, high) with low < high, but got {self.sigma}. Swap them.")
+        _check_number("scale", self.scale, 0.0, math.inf, "0 switches the bin off")
+        _check_number("rescale", self.rescale, 0.0, 1.0, "0 is off")
+        if self.guidance_scale is not None:
+            _check_number("guidance_scale", self.guidance_scale, 0.0, math.inf, "1 is no CFG")
+        if self.scale > 0:
+            self.term()
+
+    def term(self) -> STG:
+        """What is skipped in this range."""
+        return STG(self.layers, self.scale, self.skip)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """STG whose layers, scale, CFG scale and rescaling depend on the noise level, as LTX-Video 13B has it.
+
+    Args:
+        bins: ranges of sigma that do not overlap; a step outside all of them is not guided and its CFG is left alone.
+
+    Raises:
+        ValueError: for no bins, or two that overlap.
+    """
+
+    bins: Sequence[Bin]
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.bins or not all(isinstance(entry, Bin) for entry in self.bins):
+            raise ValueError(f"Schedule needs one or more Bin, but got {self.bins!r}. Write Schedule([Bin((0, 1), [9], 1.0)]).")
+        ordered = sorted(self.bins, key=lambda entry: entry.sigma)
+        for lower, upper in zip(ordered, ordered[1:]):  # noqa: B905  # pairs of neighbours
+            if upper.sigma[0] < lower.sigma[1]:
+                raise ValueError(
+                    f"the bins of a Schedule must not overlap, but {lower.sigma} and {upper.sigma} do. Move a bound."
+                )
+
+    def at(self, sigma: float) -> Bin | None:
+        """The bin of a noise level."""
+        return next((entry for entry in self.bins if entry.sigma[0] <= sigma < entry.sigma[1]), None)
+
+
+def _check(term: STG | SLG) -> None:
+    """What both kinds of term have."""
+    layers, kind = term.layers, type(term).__name__
+    if isinstance(layers, (int, str)) or not isinstance(layers, Sequence):
+        written = list(layers) if isinstance(layers, (set, frozenset)) else [layers]
+        raise ValueError(f"layers must be a list of layers, but got {layers!r}. Write layers={written!r}.")
+    if len(layers) == 0:
+        raise ValueError(f"{kind} needs at least one layer to skip, but got an empty list. Name one, as in layers=[9].")
+    for layer in layers:
+        _check_layer(layer)
+    repeated = sorted({str(layer) for layer in layers if list(layers).count(layer) > 1})
+    if repeated:
+        raise ValueError(f"each layer may be named once, but got {', '.join(repeated)} repeatedly. Remove the copies.")
+    if term.skip not in families.SKIPS:
+        raise ValueError(f"skip must be one of {', '.join(families.SKIPS)}, but got {term.skip!r}. Choose one of them.")
+    if term.axis not in (None, "spatial", "temporal"):
+        raise ValueError(f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of them.')
+    _check_number("start", term.start, 0.0, 1.0, "it is a fraction of the run")
+    _check_number("stop", term.stop, 0.0, 1.0, "it is a fraction of the run")
+    if term.start >= term.stop:
+        raise ValueError(
+            f"the window start={term.start}, stop={term.stop} selects no step: step i of N is guided when "
+            "start <= i/N < stop. Make stop larger than start."
+        )
 
 
 def _check_layer(layer: Any) -> None:

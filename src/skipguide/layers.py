@@ -1,0 +1,126 @@
+"""From what a user wrote to the blocks of a model, and whether the model is in a state in which they can be skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from skipguide.families import Family
+from skipguide.prefix import Place
+from skipguide.terms import SLG, STG
+
+Term = STG | SLG
+
+
+def resolve(family: Family, places: Sequence[Place], term: Term) -> list[int]:
+    """The layers of a term as sorted positions in the chain of blocks.
+
+    Raises:
+        ValueError: for a layer out of range, an unknown stack, or a skip or axis that the family does not have.
+    """
+    _check_axis(family, term)
+    found = [k for layer in term.layers for k in _positions(family, places, layer, term.axis)]
+    twice = next((k for k in found if found.count(k) > 1), None)
+    if twice is not None:
+        name = f"{places[twice].name}:{places[twice].index}" if len(family.stacks) > 1 else places[twice].index
+        raise ValueError(f"each layer may be named once, but {name} is named repeatedly. Remove the copies.")
+    if term.skip == "attention" and not all(places[k].stack.attention for k in found):
+        raise ValueError(
+            f'skip must be one that {family.name} has (residual), but got {term.skip!r}. Use skip="residual".'
+        )
+    return sorted(found)
+
+
+def _positions(family: Family, places: Sequence[Place], layer: int | str, axis: str | None) -> list[int]:
+    """Where a layer is in the chain: one place, or one of each stack where they run in turn."""
+    if isinstance(layer, str):
+        names, index = [layer.split(":")[0]], int(layer.split(":")[1])
+    elif family.paired:
+        names, index = [name for name, stack in family.stacks.items() if axis in (None, stack.axis)], layer
+    else:
+        names, index = [next(iter(family.stacks))], layer
+    for name in names:
+        if name not in family.stacks:
+            known = ", ".join(family.stacks)
+            raise ValueError(
+                f"a layer's stack must be one that {family.name} has ({known}), but got {name}. "
+                f'Write layers=["{next(iter(family.stacks))}:{index}"], for example.'
+            )
+        if axis is not None and family.stacks[name].axis != axis:
+            raise ValueError(
+                f'the layers of axis="{axis}" must be in a {axis} stack, but {layer!r} is not. Leave axis=None, or '
+                f"write layers=[{index}]."
+            )
+    where = {(place.name, place.index): k for k, place in enumerate(places)}
+    for name in names:
+        depth = sum(place.name == name for place in places)
+        if not 0 <= index < depth:
+            raise ValueError(
+                f"layers of this {family.model} must be from 0 to {depth - 1} ({depth} {name}), but got {index}. "
+                "Layers count from 0."
+            )
+    return [where[name, index] for name in names]
+
+
+def _check_axis(family: Family, term: Term) -> None:
+    if term.axis is not None and term.axis not in family.axes:
+        known = ", ".join(f'"{axis}"' for axis in family.axes) or "none, its attention is joint over space and time"
+        raise ValueError(f"axis must be one that {family.name} has ({known}), but got {term.axis!r}. Leave axis=None.")
+
+
+def check_disjoint(terms: Sequence[Term], skipped: Sequence[list[int]], places: Sequence[Place]) -> None:
+    """See that no two SLG terms skip the same layer: there is one unconditional pass.
+
+    Raises:
+        ValueError: if two do.
+    """
+    seen: set[int] = set()
+    for where in (where for term, where in zip(terms, skipped, strict=True) if isinstance(term, SLG)):
+        if both := seen & set(where):
+            place = places[min(both)]
+            raise ValueError(
+                f"SLG terms share the one unconditional pass, so each layer may be in one of them, but "
+                f'"{place.name}:{place.index}" is in two. Merge them.'
+            )
+        seen |= set(where)
+
+
+def check_guider(guider: Any) -> int:
+    """How many predictions the guider of a pipeline combines at this step: 1 without CFG, 2 with it.
+
+    Raises:
+        ValueError: for a guider whose combination a constant shift does not pass through.
+    """
+    name = type(guider).__name__
+    if name != "ClassifierFreeGuidance" or getattr(guider, "guidance_rescale", 0):
+        detail = "one with guidance_rescale" if name == "ClassifierFreeGuidance" else f"a {name}"
+        raise ValueError(
+            f"guide() needs a pipeline whose guider is a plain ClassifierFreeGuidance, but got {detail}. Put "
+            "skipguide.guider.SkipGuidance in its place instead, or use ClassifierFreeGuidance with guidance_rescale=0."
+        )
+    return guider.num_conditions
+
+
+def predicts_variance(pipe: Any) -> bool:
+    """Whether the denoiser returns a variance behind its prediction: twice as many channels as the latents have."""
+    config = pipe.transformer.config
+    latents = getattr(getattr(pipe, "vae", None), "config", {}).get("latent_channels", config["in_channels"])
+    return config.get("out_channels") == 2 * latents
+
+
+def check_company(denoiser: nn.Module, family: Family) -> None:
+    """See that nothing on the model would be spoilt by a second pass, or spoil it.
+
+    Raises:
+        ValueError: for a cache across steps.
+    """
+    for module in denoiser.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        for name, hook in getattr(registry, "hooks", {}).items():
+            if getattr(hook, "_is_stateful", False):
+                raise ValueError(
+                    f"guide() needs a {family.model} without a cache across steps, but {name} is on. A weak pass would "
+                    "read and overwrite what it kept for the conditional one. Switch it off: .disable_cache()."
+                )

@@ -1,0 +1,45 @@
+"""What a running pipeline knows about its step: the loop is its own, so this is read from outside, and only read.
+
+A pipeline's `__call__` keeps some of what guidance has to know in its variables and not on itself (whether CFG is on in
+HunyuanVideo, which of two scales applies in Wan 2.2). Python lets the code that it calls look at them.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+
+def frame_of(pipe: Any) -> FrameType | None:
+    """The running `__call__` of `pipe`, or None if it is not running. Costs microseconds, touches no device."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):
+            if frame.f_locals.get("self") is pipe:
+                return frame
+        frame = frame.f_back
+    return None
+
+
+def value(pipe: Any, frame: FrameType, name: str) -> Any:
+    """A property of the pipeline, an entry of its config, or else a variable of its running call.
+
+    Raises:
+        LookupError: if none of them knows the name.
+    """
+    if name in vars(pipe) or hasattr(type(pipe), name):
+        return getattr(pipe, name)
+    for known in (getattr(pipe, "config", {}), frame.f_locals):
+        if name in known:
+            return known[name]
+    raise LookupError(
+        f"guidance needs {name} of {type(pipe).__name__}, but neither the pipeline nor its running call has it. This "
+        "version of diffusers may be too new or too old for its row in skipguide/families.py."
+    )
+
+
+def is_on(pipe: Any, frame: FrameType, name: str) -> bool:
+    """Whether something is on: a flag as it is, a scale above 1."""
+    found = value(pipe, frame, name)
+    return found if isinstance(found, bool) else float(found) > 1

@@ -1,0 +1,41 @@
+"""What a tiny pipeline of a family is: the real diffusers classes, small random weights, and a call that takes a second."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """A whole pipeline and how to run it."""
+
+    pipe: Any
+    call: dict[str, Any]  # pipe(**call, generator=...): CFG on, two prompts, latents out
+    off: dict[str, Any]  # what to change in the call for a run without CFG
+    g: str = "guidance_scale"  # the argument of the call that is the CFG scale
+    cond: str = "encoder_hidden_states"  # the denoiser's input in which cond and uncond differ
+    denoisers: tuple[str, ...] = ("transformer",)
+    g_plus: float = 0.0  # 1 where the pipeline's formula is c + g (c - u)
+    short: dict[str, Any] = dataclasses.field(default_factory=lambda: {"num_inference_steps": 2})  # a run of 2 steps
+    windows: bool = True  # False where one call is several runs (chunks, stages), each with a window of its own
+    variance: bool = False  # the second half of the denoiser's channels is a learned variance
+
+
+Builder = Callable[[torch.dtype], Tiny]
+
+
+def matter(module: Any) -> Any:
+    """Weights large enough that every block changes the output visibly; zero-initialised gates included."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3 / max(parameter.shape[-1], 1) ** 0.5)
+    return module.eval()
+
+
+def quiet(pipe: Any, dtype: torch.dtype) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe if dtype == torch.float32 else pipe.to(dtype)
