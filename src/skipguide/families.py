@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from skipguide import identity
@@ -85,6 +85,7 @@ LTX2 = Calls(
     "batched", float32=True, scale=("guidance_scale", "audio_guidance_scale"),
     extra=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
 )  # fmt: skip
+LTX2_HDR = replace(LTX2, scale=("guidance_scale", "guidance_scale"))  # its audio is thrown away and has no g of its own
 
 # --- shapes of blocks -------------------------------------------------------------------------------------------------
 
@@ -206,7 +207,13 @@ FAMILIES = (
         title="LTX-2",
         model="LTX2VideoTransformer3DModel",
         checkpoint="Lightricks/LTX-2",
-        pipelines={"LTX2Pipeline": LTX2, "LTX2ImageToVideoPipeline": LTX2, "LTX2ConditionPipeline": LTX2},
+        pipelines={
+            "LTX2Pipeline": LTX2,
+            "LTX2ImageToVideoPipeline": LTX2,
+            "LTX2ConditionPipeline": LTX2,
+            "LTX2InContextPipeline": LTX2,
+            "LTX2HDRPipeline": LTX2_HDR,
+        },
         stacks=_one(
             "transformer_blocks", 48, ("hidden_states", "audio_hidden_states"),
             {"attn1": identity.plain, "audio_attn1": identity.plain},
@@ -269,9 +276,10 @@ FAMILIES = (
             "Cosmos2TextToImagePipeline": COSMOS,
             "Cosmos2VideoToWorldPipeline": COSMOS,
             "Cosmos2_5_PredictBasePipeline": COSMOS,
+            "Cosmos2_5_TransferPipeline": COSMOS,
         },
         stacks=_one("transformer_blocks", 28, VIDEO, PLAIN),
-        notes="its guidance_scale g is g + 1 in the formula: c + g (c - u)",
+        notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses its ControlNet hint",
     ),
     Family(
         name="allegro",
@@ -401,7 +409,6 @@ REFUSED: dict[str, str] = {
     ),
     **dict.fromkeys(("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"), _ADD_UP),
     "AnyFlowFARPipeline": "its transformer keeps keys and values of earlier chunks, which a weak pass would overwrite",
-    "Cosmos2_5_TransferPipeline": "its ControlNet's residuals enter every block, and no tiny one was tried yet",
     "Cosmos3OmniPipeline": "its transformer takes packed sequences of several kinds and keeps keys and values of the text",
     "JoyImageEditPipeline": "it edits images",
     "Kandinsky6SRPipeline": "it is a one-pass upscaler that runs without CFG or steps worth guiding",

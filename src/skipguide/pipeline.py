@@ -240,6 +240,8 @@ class Guide:
         if new_run:
             self._run, self.passes = timesteps, Passes()
             self._check_windows(self._num_steps())
+            for denoiser in self._branches:
+                layers.check_company(denoiser, self.family)  # again: a cache can be switched on after guide()
             self._sigmas = self._sigmas_of_run() if self.schedule else []
         if new_run or self._step is None or self._step.done == self._step.calls:
             self._step = self._next_step(frame, 0 if new_run or self._step is None else self._step.index + 1)

@@ -66,6 +66,7 @@ class Skipped(StandIn):
         super().__init__(real, streams=tuple(streams), source=source)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        _keep_group_moving(self.real)
         state = stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
         return state[0] if len(state) == 1 else state
 
@@ -110,6 +111,16 @@ class IdentityAttention(StandIn):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.values(self.real, *args, **kwargs)
+
+
+def _keep_group_moving(block: nn.Module) -> None:
+    """diffusers' group offloading, with several blocks to a group, has the first one load it and the last one unload it:
+    those two must do so when they are skipped as well, for the others of their group may run."""
+    registry = getattr(block, "_diffusers_hook", None)
+    hook = registry.get_hook("group_offloading") if registry is not None else None
+    if hook is not None and len(hook.group.modules) > 1:
+        hook.pre_forward(block)
+        hook.post_forward(block, None)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
