@@ -9,13 +9,33 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
 
+import oracle
 from conftest import TINY_CALL, tiny_mochi
-from skipguide import STG, guide, presets
+from skipguide import SLG, STG, Bin, Schedule, guide, presets
 from skipguide.families import FAMILIES
-from test_families import PROMPTS, call, first_step_size, latents_after_first_step
+from tiny import tiny
 
 TERM = STG(layers=[2], scale=1.0)
+PROMPTS = ["a red star", "the blue square moving left"]
+
+
+def call(pipe: Any, prompt: Any = PROMPTS, seed: int = 0, **kwargs: Any) -> torch.Tensor:
+    return pipe(prompt, generator=torch.Generator().manual_seed(seed), **{**TINY_CALL, **kwargs}).frames
+
+
+def latents_after_first_step(pipe: Any, prompt: Any = PROMPTS, **kwargs: Any) -> torch.Tensor:
+    """Of a run of two: MochiPipeline divides by zero in a run of one step."""
+    kept: list[torch.Tensor] = []
+    note = lambda *a: kept.append(a[-1]["latents"]) or {}  # noqa: E731
+    call(pipe, prompt, num_inference_steps=2, callback_on_step_end=note, **kwargs)
+    return kept[0]
+
+
+def first_step_size() -> float:
+    sigmas = linear_quadratic_schedule(2, 0.025)
+    return sigmas[0] - sigmas[1]
 
 
 def trace_of(pipe: Any) -> list[Any]:

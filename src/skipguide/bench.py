@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import statistics
@@ -12,123 +13,147 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide import families, pipeline, prefix, skips
+from skipguide import families, layers, pipeline, prefix, skips
 from skipguide.terms import STG
+from skipguide.workloads import WORKLOADS, Workload
 
 Tensor = torch.Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """One denoising step of a family: its real class, its real depth, a chosen width, random weights."""
-
-    family: str
-    config: dict[str, Any]  # of the denoiser
-    latents: tuple[int, ...]  # (C, F, H, W)
-    tokens: int  # of text
-    layer: int
-
-
-# Widths that a CPU does in a second or two; the depth and the skipped layer are those of the public checkpoint.
-WORKLOADS = {
-    "mochi": Workload(
-        family="mochi",
-        config=dict(
-            patch_size=2, num_attention_heads=4, attention_head_dim=64, num_layers=48, pooled_projection_dim=128,
-            in_channels=12, text_embed_dim=256, time_embed_dim=256,
-        ),
-        latents=(12, 4, 12, 16),
-        tokens=64,
-        layer=34,
-    )
-}  # fmt: skip
-FULL_SIZE = {"mochi": dict(config={}, latents=(12, 15, 60, 106), tokens=256)}
+G = 4.5
 
 
 class Step:
-    """One step of a pipeline that runs CFG as one batch: enough of a pipeline for guide(), and nothing else."""
+    """One step of a family's first pipeline: enough of a pipeline for guide(), and nothing else.
 
-    def __init__(self, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype):
+    Args:
+        prompts: how many; a pipeline that batches CFG runs twice as many rows.
+    """
+
+    def __init__(self, family: str, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype):
         import diffusers
 
-        row = next(row for row in families.FAMILIES if row.name == work.family)
+        self.row = next(row for row in families.FAMILIES if row.name == family)
+        self.name, self.calls = next(iter(self.row.pipelines.items()))
+        self.prompts, self.term = prompts, STG([work.layer])
         torch.manual_seed(0)
         with torch.device(device):
-            model = getattr(diffusers, row.denoiser_class)(**work.config).to(dtype).eval()
-            self.latents = torch.randn(prompts, *work.latents, dtype=dtype)
-            text = torch.randn(2 * prompts, work.tokens, model.config.text_embed_dim, dtype=dtype)
-            mask = torch.ones(2 * prompts, work.tokens, dtype=torch.bool)
-            time_ = torch.full((2 * prompts,), 500.0, dtype=dtype)
+            model = getattr(diffusers, self.row.model)(**work.config).to(dtype).eval()
+            self.cond, self.uncond = (_in_dtype(work.inputs(prompts), dtype) for _ in range(2))
         _stir(model)
-        self.layer, self.model = work.layer, model
-        self.stack = next(iter(row.stacks.values()))
-        self.inputs: dict[str, Tensor] = {
-            "hidden_states": torch.cat([self.latents] * 2),
-            "encoder_hidden_states": text,
-            "timestep": time_,
-            "encoder_attention_mask": mask,
-        }
-        self.pipe = _bare_pipeline(row, model)
+        self.model = model
+        self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
+        self.both = _joined(self.row, self.uncond, self.cond)
+        self.pipe = _bare_pipeline(self)
+        self.places = prefix.chain(self.row, model)
+        self.skipped = layers.resolve(self.row, self.places, self.term)
 
-    def rows(self, *picked: int) -> dict[str, Tensor]:
-        """The denoiser's inputs for some of [uncond, cond] (of all prompts), in the order given."""
-        halves = {name: value.chunk(2) for name, value in self.inputs.items()}
-        return {name: torch.cat([half[i] for i in picked]) for name, half in halves.items()}
+    def predict(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The outputs of the denoiser in float32, video first."""
+        return tuple(sample.float() for sample in pipeline._samples(self.model(**inputs))[: len(self.row.outputs)])
 
-    def predict(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self.model(**inputs, return_dict=False)[0]
-
-    # The ways to make the step. Each returns the guided prediction D with g = 4.5 and s = 1.
+    # The ways to make the step. Each returns the guided prediction of the video, with g = 4.5 and s = 1.
 
     def cfg(self) -> Tensor:
-        u, c = self.predict(self.inputs).float().chunk(2)
-        return u + 4.5 * (c - u)
+        """As the pipeline does it: called through it, so that guide() sees it run."""
+        return self.pipe()
 
-    def batched(self) -> Tensor:
-        """A third sample in the batch, whose rows the skipped block computes and throws away: what forks do."""
-        block = self.model.get_submodule(self.stack.path)[self.layer]  # type: ignore[index]
+    def strong(self) -> tuple[Tensor, Tensor]:
+        """(c, u) of the video."""
+        if self.calls.how == "batched":
+            u, c = self.predict(self.both)[0].chunk(2)
+            return c, u
+        return self.predict(self.cond)[0], self.predict(self.uncond)[0]
 
-        def restore(_: nn.Module, args: Any, kwargs: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            inputs = skips.stream_values(self.stack.streams, args, kwargs)
-            keep = 2 * len(self.latents)
-            return tuple(torch.cat([o[:keep], i[keep:]]) for o, i in zip(output, inputs, strict=True))
-
-        hook = block.register_forward_hook(restore, with_kwargs=True)
-        try:
-            u, c, p = self.predict(self.rows(0, 1, 1)).float().chunk(3)
-        finally:
-            hook.remove()
-        return u + 4.5 * (c - u) + (c - p)
+    def combined(self) -> Tensor:
+        c, u = self.strong()
+        return u + G * (c - u)
 
     def full(self) -> Tensor:
-        """A third forward pass with the block skipped: the other thing that forks do."""
-        u, c = self.predict(self.inputs).float().chunk(2)
-        return u + 4.5 * (c - u) + (c - self.weak_in_full().float())
+        """A third forward pass with the block skipped: what everybody else does."""
+        c, u = self.strong()
+        return u + G * (c - u) + (c - self.weak_in_full())
 
     def guided(self, scale: float) -> Tensor:
         """guide() as users run it, attaching and removing included."""
-        with pipeline.guide(self.pipe, STG(layers=[self.layer], scale=scale)):
+        with pipeline.guide(self.pipe, dataclasses.replace(self.term, scale=scale)):
             return self.cfg()
 
     def weak_in_full(self) -> Tensor:
-        blocks = self.model.get_submodule(self.stack.path)
-        assert isinstance(blocks, nn.ModuleList)
-        weak = prefix.WeakPass(blocks, self.stack.streams, (self.layer,))
-        with skips.swapped(weak.swaps(None)):
-            return self.predict(self.rows(1))
+        weak = prefix.WeakPass(self.row, self.model, self.places, self.skipped, "residual", None)
+        with skips.swapped(weak.full):
+            return self.predict(self.cond)[0]
+
+    def floor(self, device: torch.device) -> float:
+        """1 + the share of the blocks after the first skipped one in a step of CFG: by their time in the cond pass.
+
+        Counting blocks would do where all are alike; those of HunyuanVideo's two stacks are not.
+        """
+        with _timing([place.block for place in self.places], device) as seconds:
+            whole = _timed(lambda: self.predict(self.cond), device)
+        left = sum(seconds[k] for k in range(self.skipped[0], len(self.places)) if k not in self.skipped)
+        return 1 + left / (2 * whole)
 
 
-def _bare_pipeline(row: families.Family, model: nn.Module) -> Any:
-    """Looks like the family's pipeline to guide(): its class name, its denoiser, one step of one."""
-    scheduler = type("Scheduler", (), {"begin_index": 0, "step_index": 0})()
-    attributes = {
-        "scheduler": scheduler,
-        "num_timesteps": 1,
-        "current_timestep": 0,
-        "guidance_scale": 4.5,
-        "do_classifier_free_guidance": True,
+def _joined(row: families.Family, uncond: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of one call on [uncond, cond]."""
+    joined = {name: torch.cat([uncond[name], cond[name]]) for name in row.batched if torch.is_tensor(cond.get(name))}
+    return {**cond, **joined}
+
+
+def _in_dtype(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+        for name, value in inputs.items()
     }
-    return type(row.pipelines[0], (), {**attributes, row.denoiser: model})()
+
+
+def _bare_pipeline(step: Step) -> Any:
+    """Looks like the family's pipeline to guide(): its class name, its denoiser, a call that is one step."""
+
+    def __call__(self: Any) -> Tensor:
+        self.scheduler.timesteps = torch.zeros(1)  # a new run
+        return step.combined()
+
+    calls, model = step.calls, step.model
+    guider = type("ClassifierFreeGuidance", (), dict(num_conditions=2, guidance_scale=G, use_original_formulation=False))
+    attributes: dict[str, Any] = {
+        **dict.fromkeys(calls.scale, G),
+        **dict.fromkeys((*calls.extra, *filter(None, (calls.varies, calls.never))), False),
+        "scheduler": type("Scheduler", (), {"begin_index": 0, "timesteps": torch.zeros(1)})(),
+        "num_timesteps": 1,
+        "guider": guider(),
+        **dict.fromkeys(step.row.denoisers),
+        step.row.denoisers[0]: model,
+        "__call__": __call__,
+    }
+    return type(step.name, (), {calls.cfg: True, **attributes})()
+
+
+@contextlib.contextmanager
+def _timing(blocks: list[nn.Module], device: torch.device) -> Iterator[dict[int, float]]:
+    """Seconds that each block takes."""
+    seconds: dict[int, float] = {}
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def begin(k: int) -> Callable[..., None]:
+        return lambda *_: seconds.__setitem__(k, -now())
+
+    def end(k: int) -> Callable[..., None]:
+        return lambda *_: seconds.__setitem__(k, seconds[k] + now())
+
+    hooks = [
+        hook
+        for k, block in enumerate(blocks)
+        for hook in (block.register_forward_pre_hook(begin(k)), block.register_forward_hook(end(k)))
+    ]
+    try:
+        yield seconds
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
@@ -140,8 +165,9 @@ def _stir(model: nn.Module) -> None:
 
 
 def run(
-    family: str, *, prompts: int, width: int | None, repeats: int, full_size: bool, device: str, dtype: str
-) -> Iterator[tuple[str, Any]]:
+    family: str, *, prompts: int, width: int | None, repeats: int, full_size: bool, device: str, dtype: str,
+    memory: bool = True,
+) -> Iterator[tuple[str, Any]]:  # fmt: skip
     """Measure; yields ("progress", text) and at the end ("result", dictionary).
 
     Raises:
@@ -149,9 +175,9 @@ def run(
     """
     work = _workload(family, width, full_size)
     place, precision = torch.device(device), getattr(torch, dtype)
-    yield "progress", f"building {work.family} with {work.config.get('num_layers', 48)} blocks"
+    yield "progress", f"{family}: building"
     with torch.inference_mode():
-        step = Step(work, prompts, place, precision)
+        step = Step(family, work, prompts, place, precision)
 
         def shared() -> Tensor:
             return step.guided(1.0)
@@ -159,16 +185,22 @@ def run(
         def attached() -> Tensor:
             return step.guided(0.0)
 
-        ways = {"cfg": step.cfg, "attached": attached, "batched": step.batched, "full": step.full, "shared": shared}
-        for name, way in ways.items():
-            yield "progress", f"warming up: {name}"
+        ways = {"cfg": step.cfg, "attached": attached, "full": step.full, "shared": shared}
+        for way in ways.values():
             way()
+        step.floor(place)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
+        floors = []
         for repeat in range(repeats):
             for name, way in ways.items():  # alternating, so that a slow moment of the machine hits all of them
                 seconds[name].append(_timed(way, place))
-            yield "progress", f"round {repeat + 1} of {repeats}"
-        yield "result", _result(step, work, seconds, place, shared)
+            floors.append(step.floor(place))
+            yield "progress", f"{family}: round {repeat + 1} of {repeats}"
+        result = _result(step, seconds, statistics.median(floors), place, shared)
+        if memory:  # on a CPU by torch's profiler, which takes longer than all the rounds
+            yield "progress", f"{family}: memory"
+            result["extra_bytes"] = _peak(shared, place) - _peak(step.full, place)
+        yield "result", result
 
 
 def _workload(family: str, width: int | None, full_size: bool) -> Workload:
@@ -176,10 +208,13 @@ def _workload(family: str, width: int | None, full_size: bool) -> Workload:
         raise ValueError(f"--family must be one of {', '.join(WORKLOADS)}, but got {family!r}. Choose one of them.")
     work = WORKLOADS[family]
     if full_size:
-        return dataclasses.replace(work, **FULL_SIZE[family])
+        if work.full_size is None:
+            known = ", ".join(name for name, other in WORKLOADS.items() if other.full_size)
+            raise ValueError(f"--full-size is there for {known}, but not for {family}. Leave it out.")
+        return dataclasses.replace(work, config=work.full_size[0], inputs=work.full_size[1])
     if width is None:
         return work
-    if width < 64 or width % 64:
+    if width < 64 or width % 64 or "num_attention_heads" not in work.config:
         raise ValueError(f"--width must be a positive multiple of 64, but got {width}. Pass 256, for example.")
     return dataclasses.replace(work, config={**work.config, "num_attention_heads": width // 64})
 
@@ -198,43 +233,42 @@ def _timed(way: Callable[[], Tensor], device: torch.device) -> float:
 
 
 def _result(
-    step: Step, work: Workload, seconds: dict[str, list[float]], device: torch.device, shared: Any
+    step: Step, seconds: dict[str, list[float]], floor: float, device: torch.device, shared: Callable[[], Tensor]
 ) -> dict[str, Any]:
-    cfg = statistics.median(seconds["cfg"])
     ratio = {
         name: statistics.median(t / c for t, c in zip(times, seconds["cfg"], strict=True))
         for name, times in seconds.items()
     }
-    blocks = len(step.model.get_submodule(step.stack.path))  # type: ignore[arg-type]
-    hidden = _hidden_bytes(step)
     ours, theirs = _weak_output(shared, step), step.weak_in_full()
+    place = step.places[step.skipped[0]]
     return {
-        "family": work.family,
-        "prompts": len(step.latents),
-        "blocks": blocks,
-        "layer": work.layer,
+        "family": step.row.name,
+        "pipeline": step.name,
+        "cfg": step.calls.how,
+        "prompts": step.prompts,
+        "blocks": len(step.places),
+        "layer": f"{place.name}:{place.index}",
         "parameters": sum(p.numel() for p in step.model.parameters()),
         "repeats": len(seconds["cfg"]),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "dtype": str(step.latents.dtype).removeprefix("torch."),
-        "cfg_s": cfg,
+        "dtype": str(step.cond["hidden_states"].dtype).removeprefix("torch."),
+        "cfg_s": statistics.median(seconds["cfg"]),
         "attached_ratio": ratio["attached"],
-        "stg_batched_ratio": ratio["batched"],
         "stg_full_ratio": ratio["full"],
         "stg_shared_ratio": ratio["shared"],
-        "floor_ratio": 1 + (blocks - work.layer - 1) / (2 * blocks),
+        "floor_ratio": floor,
+        "passes": 2 + (len(step.places) - step.skipped[0] - len(step.skipped)) / len(step.places),
         "bit_equal": torch.equal(ours, theirs),
         "largest_difference": (ours - theirs).abs().max().item(),
-        "extra_bytes": _peak(shared, device) - _peak(step.cfg, device),
-        "hidden_bytes": hidden,
+        "hidden_bytes": _hidden_bytes(step),
     }
 
 
 def _weak_output(shared: Callable[[], Tensor], step: Step) -> Tensor:
-    """What the denoiser returned in the weak pass that guide() made."""
+    """What the denoiser returned in the weak pass that guide() made: its second call, cond being the first."""
     outputs: list[Tensor] = []
-    hook = step.model.register_forward_hook(lambda *args: outputs.append(args[-1][0]))  # before guide()'s: unguided
+    hook = step.model.register_forward_hook(lambda *args: outputs.append(pipeline._samples(args[-1])[0].float()))
     shared()
     hook.remove()
     return outputs[1]
@@ -242,13 +276,15 @@ def _weak_output(shared: Callable[[], Tensor], step: Step) -> Tensor:
 
 def _hidden_bytes(step: Step) -> int:
     """Size of the cond rows of the state between two blocks, all streams."""
-    sizes = []
-    block = step.model.get_submodule(step.stack.path)[0]  # type: ignore[index]
-    record = lambda _, args, kwargs: sizes.extend(  # noqa: E731
-        s.numel() // 2 * s.element_size() for s in skips.stream_values(step.stack.streams, args, kwargs)
-    )
-    hook = block.register_forward_pre_hook(record, with_kwargs=True)
-    step.cfg()
+    sizes: list[int] = []
+    place = step.places[step.skipped[0]]
+
+    def record(_: nn.Module, args: Any, kwargs: Any) -> None:
+        streams = skips.stream_values(place.stack.streams, args, kwargs)
+        sizes.extend(stream.numel() * stream.element_size() for stream in streams)
+
+    hook = place.block.register_forward_pre_hook(record, with_kwargs=True)
+    step.predict(step.cond)
     hook.remove()
     return sum(sizes)
 

@@ -1,4 +1,4 @@
-"""What a tiny pipeline of a family is: the real diffusers classes, small random weights, and a call that takes a second."""
+"""What a tiny pipeline of a family is: real diffusers classes, small random weights, a call that takes a second."""
 
 from __future__ import annotations
 

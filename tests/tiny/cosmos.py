@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_cosmos import AutoencoderKLCosmos
+from diffusers.models.controlnets import controlnet_cosmos
+from diffusers.models.controlnets.controlnet_cosmos import CosmosControlNetModel
 from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import Cosmos2_5_PredictBasePipeline
+from diffusers.pipelines.cosmos.pipeline_cosmos2_5_transfer import Cosmos2_5_TransferPipeline
 from diffusers.pipelines.cosmos.pipeline_cosmos2_text2image import Cosmos2TextToImagePipeline
 from diffusers.pipelines.cosmos.pipeline_cosmos2_video2world import Cosmos2VideoToWorldPipeline
 from diffusers.pipelines.cosmos.pipeline_cosmos_text2world import CosmosTextToWorldPipeline
@@ -34,6 +38,21 @@ class Unchecked(torch.nn.Identity):
 
     device = torch.device("cpu")
     dtype = torch.float32
+
+
+def controlnet() -> CosmosControlNetModel:
+    """Two blocks, for every other one of the transformer's; it is made of the same blocks as that."""
+    others = ("out_channels", "num_layers", "concat_padding_mask")
+    config: Any = {name: value for name, value in SIZES.items() if name not in others}
+    net = CosmosControlNetModel(
+        n_controlnet_blocks=2, in_channels=6, latent_channels=6, model_channels=24, use_crossattn_projection=True,
+        crossattn_proj_in_channels=24, encoder_hidden_states_channels=16, **config,
+    )  # fmt: skip
+    # of torchvision, which is not here, it uses one function, to resize a mask of zeros
+    nearest = SimpleNamespace(resize=lambda mask, size, interpolation: mask.new_zeros(*mask.shape[:-2], *size))
+    transforms = SimpleNamespace(functional=nearest, InterpolationMode=SimpleNamespace(NEAREST=None))
+    controlnet_cosmos.transforms = transforms  # type: ignore[reportPrivateImportUsage]
+    return matter(net)
 
 
 def edm() -> EDMEulerScheduler:
@@ -69,17 +88,21 @@ def cosmos(
     vae: Any = wan.autoencoder,
     text: int = 16,
     batch: int = 2,
+    **components: Any,
 ) -> Tiny:
     torch.manual_seed(0)
     transformer = CosmosTransformer3DModel(**{**SIZES, "in_channels": 4, **config})
+    components = {name: build() for name, build in components.items()}
     pipe = pipeline(
         text_encoder=None, tokenizer=None, transformer=matter(transformer), vae=vae(), scheduler=scheduler(),
-        safety_checker=Unchecked(),
+        safety_checker=Unchecked(), **components,
     )  # fmt: skip
     embeds = wan.prompts(8, text, batch)
     call = dict(**embeds, height=32, width=32, num_inference_steps=3, guidance_scale=4.5, output_type="latent")
-    quiet(pipe, dtype).vae.to(torch.float32)  # Cosmos 1's pools, which torch does not do in bfloat16 on a CPU
-    return Tiny(pipe, {**call, **inputs}, off=dict(guidance_scale=1.0))
+    quiet(pipe, dtype)
+    if not components:  # a ControlNet's pipeline puts what the VAE makes into it without a cast
+        pipe.vae.to(torch.float32)  # Cosmos 1's pools, which torch does not do in bfloat16 on a CPU
+    return Tiny(pipe, {**call, **inputs}, off=dict(guidance_scale=1.0), g_plus=1.0)
 
 
 def row(pipeline: Any, inputs: dict[str, Any], config: dict[str, Any], scheduler: Any, **options: Any) -> Any:
@@ -106,5 +129,10 @@ PIPELINES = {
     "Cosmos2_5_PredictBasePipeline video": row(
         Cosmos2_5_PredictBasePipeline, dict(video=[wan.picture(32)] * 5, num_frames=9), PROJECTED, unipc, text=24,
         batch=1,
+    ),
+    # one chunk; the pipeline counts frames, not latents, against max_size
+    "Cosmos2_5_TransferPipeline": row(
+        Cosmos2_5_TransferPipeline, dict(controls=[wan.picture(32)] * 5, num_frames_per_chunk=5, width=32),
+        {**PROJECTED, "controlnet_block_every_n": 2, "max_size": (8, 8, 8)}, unipc, text=24, controlnet=controlnet,
     ),
 }  # fmt: skip

@@ -55,6 +55,7 @@ def hunyuan(
     config: dict[str, Any],
     dtype: torch.dtype = torch.float32,
     model: Any = HunyuanVideoTransformer3DModel,
+    windows: bool = True,
     **components: Any,
 ) -> Tiny:
     torch.manual_seed(0)
@@ -73,7 +74,8 @@ def hunyuan(
         negative_prompt_attention_mask=mask.flip(0), height=16, width=16, num_frames=5, num_inference_steps=3,
         true_cfg_scale=4.5, guidance_scale=1.0, output_type="latent",
     )  # fmt: skip
-    return Tiny(quiet(pipe, dtype), {**call, **inputs}, off=dict(true_cfg_scale=1.0), g="true_cfg_scale")
+    off = dict(true_cfg_scale=1.0)
+    return Tiny(quiet(pipe, dtype), {**call, **inputs}, off=off, g="true_cfg_scale", windows=windows)
 
 
 def row(pipeline: Any, inputs: dict[str, Any], config: dict[str, Any], **options: Any) -> Any:
@@ -99,6 +101,6 @@ PIPELINES = {
     "HunyuanVideoFramepackPipeline": row(
         HunyuanVideoFramepackPipeline, dict(image=IMAGES, num_frames=10, latent_window_size=3),
         dict(has_image_proj=True, image_proj_dim=8, has_clean_x_embedder=True),
-        model=HunyuanVideoFramepackTransformer3DModel,
+        model=HunyuanVideoFramepackTransformer3DModel, windows=False,
     ),
 }  # fmt: skip

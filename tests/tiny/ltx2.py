@@ -12,6 +12,8 @@ from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2ConditionPipeline, LTX2VideoCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRPipeline, LTX2HDRReferenceCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2InContextPipeline, LTX2ReferenceCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_image2video import LTX2ImageToVideoPipeline
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from PIL import Image
@@ -56,6 +58,7 @@ def ltx2(
     dtype: torch.dtype = torch.float32,
     config: dict[str, Any] | None = None,
     text: dict[str, Any] | None = None,
+    hears: bool = True,
 ) -> Tiny:
     torch.manual_seed(0)
     transformer = LTX2VideoTransformer3DModel(**{**SIZES, **(config or {})})
@@ -78,7 +81,11 @@ def ltx2(
         stg_scale=0.0, audio_stg_scale=0.0, modality_scale=1.0, audio_modality_scale=1.0, guidance_rescale=0.0,
         audio_guidance_rescale=0.0, output_type="latent",
     )  # fmt: skip
-    return Tiny(quiet(pipe, dtype), {**call, **inputs}, off=OFF)
+    taken = {**call, **inputs}
+    if hears:
+        return Tiny(quiet(pipe, dtype), taken, off=OFF)
+    taken = {name: value for name, value in taken.items() if not name.startswith("audio_")}
+    return Tiny(quiet(pipe, dtype), taken, off=dict(guidance_scale=1.0))
 
 
 PIPELINES = {
@@ -105,5 +112,18 @@ PIPELINES = {
                 LTX2VideoCondition(frames=PICTURE.rotate(90), index=1, strength=0.8, crf=0),
             ]
         ),
+    ),
+    # the tokens of a reference video come last of all, and the video attends to them at half strength
+    "LTX2InContextPipeline": functools.partial(
+        ltx2, LTX2InContextPipeline,
+        dict(
+            conditions=[LTX2VideoCondition(frames=PICTURE.rotate(90), index=1, strength=0.8, crf=0)],
+            reference_conditions=[LTX2ReferenceCondition(frames=[PICTURE] * 5, strength=0.9)],
+            conditioning_attention_strength=0.5,
+        ),
+    ),
+    # the transformer makes audio here too, which the pipeline throws away
+    "LTX2HDRPipeline": functools.partial(
+        ltx2, LTX2HDRPipeline, dict(reference_conditions=[LTX2HDRReferenceCondition([PICTURE] * 5)]), hears=False,
     ),
 }  # fmt: skip

@@ -25,9 +25,9 @@ def mochi(dtype: torch.dtype = torch.float32) -> Tiny:
         add_attention_block=(False,) * 5,
     )  # fmt: skip
     pipe = MochiPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True), vae=vae, text_encoder=None, tokenizer=None,
-        transformer=matter(transformer),
-    )  # type: ignore[arg-type]  # fmt: skip
+        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True), vae=vae, transformer=matter(transformer),
+        text_encoder=None, tokenizer=None,  # type: ignore[arg-type]
+    )  # fmt: skip
     mask = torch.ones(2, 16, dtype=torch.bool)
     mask[0, 9:] = False
     call = dict(

@@ -129,6 +129,13 @@ PIPELINES = {
     "WanPipeline 2.2": row(WanPipeline, dict(num_frames=5, guidance_scale_2=3.5), boundary=0.875),
     "WanPipeline 5B": row(WanPipeline, dict(num_frames=5), residual=True, expand_timesteps=True),
     "WanImageToVideoPipeline": row(WanImageToVideoPipeline, dict(image=picture(32), num_frames=5), CLIP),
+    "WanImageToVideoPipeline 2.2": row(
+        WanImageToVideoPipeline, dict(image=picture(32), num_frames=5, guidance_scale_2=3.5), dict(in_channels=12),
+        boundary=0.875,
+    ),
+    "WanImageToVideoPipeline 5B": row(
+        WanImageToVideoPipeline, dict(image=picture(64), num_frames=5), residual=True, expand_timesteps=True
+    ),
     # 3 of 4 steps
     "WanVideoToVideoPipeline": row(WanVideoToVideoPipeline, dict(video=VIDEO, num_inference_steps=4, strength=0.75)),
     # one video: the pipeline refuses more

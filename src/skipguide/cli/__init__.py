@@ -11,12 +11,15 @@ import skipguide
 from skipguide.cli.bench import bench
 from skipguide.cli.compare import compare
 from skipguide.cli.console import Verbs
+from skipguide.cli.families import families
 from skipguide.cli.generate import generate
 from skipguide.cli.lab import lab
+from skipguide.cli.presets import presets
 from skipguide.cli.reproduce import reproduce
 
 app = typer.Typer(cls=Verbs, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for verb in (generate, compare, reproduce, bench):  # a new verb: its file, its import above, its name here
+# A new verb: its file, its import above, its name here.
+for verb in (generate, compare, reproduce, bench, families, presets):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 

@@ -1,0 +1,71 @@
+"""skipguide families: which pipelines are supported, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from skipguide.cli import console
+from skipguide.cli.options import Json
+
+Line = tuple[str, str]  # style, text
+
+
+def families(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/families.md.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the model families that guide() knows, and the pipelines that it refuses.
+
+    Depths are those of the public checkpoint; c and u are the conditional and the unconditional prediction.
+    """
+    if markdown and as_json:
+        raise ValueError("the output must be --markdown or --json, but got both. Leave one out.")
+    from skipguide import tables
+
+    rows, refused = tables.family_rows(), tables.refused()
+    if as_json:
+        console.tell("", {"families": rows, "refused": refused}, as_json)
+    elif markdown:
+        typer.echo(tables.families_markdown(), nl=False)
+    else:
+        show([*_known(rows), ("bold", "refused"), *_refused(refused)])
+
+
+def _known(rows: list[dict[str, Any]]) -> Iterator[Line]:
+    from skipguide.tables import stacks_in_words
+
+    cells = [(row["title"], stacks_in_words(row), ", ".join([*row["skips"], *row["axes"]]), row["cfg"]) for row in rows]
+    heading, *lines = aligned([("family", "layers", "skips, axes", "CFG"), *cells])
+    yield "bold", heading
+    for row, line in zip(rows, lines, strict=True):
+        yield "", line
+        yield "dim", f"    {', '.join(row['pipelines'])}"
+        for preset in row["presets"]:
+            yield "dim", f"    {preset['name']} ({preset['model']}): {preset['setting']}. {preset['source']}"
+        if row["notes"]:
+            yield "dim", f"    {row['notes']}"
+
+
+def _refused(refused: dict[str, list[str]]) -> Iterator[Line]:
+    for reason, pipelines in refused.items():
+        yield "", ", ".join(pipelines)
+        yield "dim", f"    {reason}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines of text, each column as wide as its longest cell; the last one is not padded."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return ["  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths)), row[-1]]) for row in rows]  # noqa: B905
+
+
+def show(lines: Sequence[Line]) -> None:
+    """Lines on stdout, in style where that is a terminal; a long one goes on in the next."""
+    from rich.console import Console
+    from rich.text import Text
+
+    out = Console()
+    for style, text in lines:
+        out.print(Text(text.rstrip(), style=style), soft_wrap=True)

@@ -1,0 +1,45 @@
+"""skipguide presets: every published setting, in the words of this library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from skipguide.cli import console
+from skipguide.cli.families import Line, aligned, show
+from skipguide.cli.options import Json
+
+
+def presets(
+    model: Annotated[str, typer.Option(help="Only models or names that contain this, as in wan.")] = "",
+    pipeline: Annotated[str, typer.Option(help="Only pipelines that contain this, as in WanPipeline.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the published settings of STG and SLG with their sources.
+
+    STG.preset() picks the ones with a star. The window is a part of the run, or a range of sigma in a schedule.
+    """
+    from skipguide import tables
+
+    rows = tables.preset_rows(model, pipeline)
+    if as_json:
+        console.tell("", {"presets": rows}, as_json)
+    else:
+        show(list(_lines(rows)))
+
+
+def _lines(rows: list[dict[str, Any]]) -> Iterator[Line]:
+    from skipguide import tables
+
+    cells = [tables.preset_cells(row) for row in rows]
+    heading, *rest = aligned([tables.PRESET_COLUMNS, *(line for lines in cells for line in lines)])
+    yield "bold", heading
+    texts = iter(rest)
+    for row, lines in zip(rows, cells, strict=True):
+        for _ in lines:
+            yield "", next(texts)
+        yield "dim", f"    {row['model']}. {row['source']}"
+        if row["note"]:
+            yield "dim", f"    {row['note']}"

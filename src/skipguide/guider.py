@@ -1,0 +1,382 @@
+"""SkipGuidance: STG as a guider, the component to which diffusers' Modular pipelines and some others leave their CFG.
+
+    pipe.update_components(guider=SkipGuidance(layers=[34], scale=1.0, guidance_scale=5.0))
+
+A pipeline with a guider runs each step in its own loop: it asks the guider for batches of inputs, runs the denoiser on
+each of them between prepare_models() and cleanup_models(), and has the guider combine what came out. The batches here:
+
+    pred_cond      the denoiser as it is; recordings stand at the first skipped layers
+    pred_uncond    where CFG is on at this step
+    pred_weak      the conditional inputs again, layers skipped, from the recorded state on; one batch per active term
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
+from torch import nn
+
+from skipguide import families, guidance, layers, prefix, skips
+from skipguide.families import FAMILIES, Family
+from skipguide.pipeline import Branch
+from skipguide.terms import STG, Layer
+
+Tensor = torch.Tensor
+
+COND, UNCOND, WEAK = "pred_cond", "pred_uncond", "pred_weak"
+_OWN = ("scale", "skip", "axis", "start", "stop")  # what belongs to `layers`
+_FIXED = {"layers", "terms", "share_prefix", "cfg_start", "cfg_stop", *_OWN}
+
+
+class SkipGuidance(BaseGuidance):
+    """Classifier-free guidance and Spatiotemporal Skip Guidance in one guider.
+
+        D = u + g (c - u) + sum_j s_j (c - p_j)      with CFG
+        D = c             + sum_j s_j (c - p_j)      without: guidance_scale is 1, or CFG is outside its window
+
+    Args:
+        layers, scale, skip, axis, start, stop: one STG term, as skipguide.STG has it. Steps i of N are pushed when
+            start <= i/N < stop.
+        terms: further terms, each a dict of STG's arguments (or an STG); with them `layers` may be left out.
+        guidance_scale: g; 1 is no CFG. With use_original_formulation CFG is c + g (c - u), and 0 is none.
+        rescale: phi in [0, 1]; 0 is off.
+        share_prefix: start each weak pass at its first skipped layer. The result is the same to the last bit.
+        cfg_start, cfg_stop: the window of CFG as all guiders of diffusers round it: int(start N) <= i < int(stop N).
+        enabled: False is the conditional prediction alone.
+
+    `guidance_scale`, `rescale` and `use_original_formulation` may be set later; for the rest there is `.new(...)`.
+
+    Raises:
+        ValueError: for anything outside these ranges, at once; for layers that the denoiser has not, a cache on it, or
+            a window without a step, when a run starts.
+    """
+
+    _input_predictions = [COND, UNCOND, WEAK]  # noqa: RUF012  # BaseGuidance wants a list
+
+    @register_to_config
+    def __init__(
+        self,
+        layers: Sequence[Layer] | None = None,
+        scale: float = 1.0,
+        skip: str = "residual",
+        axis: str | None = None,
+        start: float = 0.0,
+        stop: float = 1.0,
+        terms: Sequence[Mapping[str, Any] | STG] = (),
+        guidance_scale: float = 7.5,
+        rescale: float = 0.0,
+        share_prefix: bool = True,
+        use_original_formulation: bool = False,
+        cfg_start: float = 0.0,
+        cfg_stop: float = 1.0,
+        enabled: bool = True,
+    ):
+        super().__init__(cfg_start, cfg_stop, enabled)
+        _check(layers, dict(scale=scale, skip=skip, axis=axis, start=start, stop=stop), rescale)
+        own = [] if layers is None else [STG(layers, scale, skip, axis, start, stop)]
+        more = [_term(entry) for entry in terms]
+        if not own and not more:
+            raise ValueError("SkipGuidance needs layers to skip, but got none. Write SkipGuidance(layers=[34]).")
+        self.terms = (*own, *more)
+        self.layers, self.scale, self.skip, self.axis, self.start, self.stop = layers, scale, skip, axis, start, stop
+        self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, rescale, share_prefix
+        self.cfg_start, self.cfg_stop = cfg_start, cfg_stop
+        self.use_original_formulation = use_original_formulation
+        # JSON, and all of it: from_config() would leave out what it believes to be a default, positional arguments too
+        self.register_to_config(
+            layers=layers and list(layers), terms=[_written(term) for term in more], _use_default_values=[]
+        )
+        self._forget_models()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and name in self.__dict__:
+            raise AttributeError(f"{name} of a SkipGuidance is fixed, but was set to {value!r}. Use .new({name}=...).")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which meet other models."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_branches", "_undo", "_hooks")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_models()
+
+    def _forget_models(self) -> None:
+        self._branches: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
+        self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a batch is under way
+        self._hooks: list[Any] = []  # on the denoiser, while one is
+        self._called = False  # the denoiser has begun the forward of this batch
+        self._checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # denoisers met in this run
+
+    # --- what runs at a step ----------------------------------------------------------------------------------------
+
+    def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
+        """The pipeline begins a step.
+
+        Raises:
+            ValueError: for a window that selects no step of the run.
+        """
+        self._heal()
+        self._forget_states()
+        new_run = self._step is None or step <= self._step or num_inference_steps != self._num_inference_steps
+        super().set_state(step, num_inference_steps, timestep)
+        if new_run:
+            self._checked.clear()
+            self._check_windows(num_inference_steps)
+
+    def _check_windows(self, num_steps: int) -> None:
+        for term in self.terms if self._enabled else ():
+            if term.scale > 0 and not any(
+                guidance.selects(term.start, term.stop, i, num_steps) for i in range(num_steps)
+            ):
+                raise ValueError(
+                    f"the window start={term.start}, stop={term.stop} must select a step, but selects none of the "
+                    f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
+                )
+
+    def _batches(self) -> list[str]:
+        """The names of the batches of this step, in the order in which they run."""
+        uncond = [UNCOND] if self._cfg_is_on() else []
+        return [COND, *uncond, *(name for name, term in self._weak_terms().items() if self._is_on(term))]
+
+    def _weak_terms(self) -> dict[str, STG]:
+        """Each term by the name of its prediction."""
+        return {f"{WEAK}_{j}" if j else WEAK: term for j, term in enumerate(self.terms)}
+
+    def _is_on(self, term: STG) -> bool:
+        if not self._enabled or term.scale == 0:
+            return False
+        return self._step is None or guidance.selects(term.start, term.stop, self._step, self._num_inference_steps)
+
+    def _cfg_is_on(self) -> bool:
+        if not self._wants_cfg() or self._step is None:
+            return self._wants_cfg()
+        steps = self._num_inference_steps
+        return int(self._start * steps) <= self._step < int(self._stop * steps)
+
+    def _wants_cfg(self) -> bool:
+        """Whether there is CFG at any step."""
+        none = 0.0 if self.use_original_formulation else 1.0
+        return self._enabled and self._start < self._stop and not math.isclose(self.guidance_scale, none)
+
+    @property
+    def num_conditions(self) -> int:
+        """How many texts a run needs: 2 with CFG, 1 without.
+
+        Pipelines read it before a run to know whether to encode a negative prompt, and between steps to know whether to
+        hand one over; so it does not depend on the step (of an earlier run), nor on the weak passes, which need no text
+        of their own.
+        """
+        return 2 if self._wants_cfg() else 1
+
+    @property
+    def is_conditional(self) -> bool:
+        return self._batch() != UNCOND
+
+    def _batch(self) -> str:
+        """The batch under way."""
+        batches = self._batches()
+        if self._count_prepared > len(batches):
+            raise RuntimeError(
+                f"this step has {len(batches)} batches ({', '.join(batches)}), but prepare_models() was called "
+                f"{self._count_prepared} times in it. Call set_state() at the start of each step."
+            )
+        return batches[max(self._count_prepared - 1, 0)]
+
+    def prepare_inputs(self, data: Any) -> list[Any]:
+        """The batches of this step from inputs: a tensor, or a tuple (for cond, for uncond)."""
+        return [self._prepare_batch(data, int(name == UNCOND), name) for name in self._batches()]
+
+    def prepare_inputs_from_block_state(self, data: Any, input_fields: Any) -> list[Any]:
+        """The same from the state of a Modular pipeline: the name of a field, or a tuple of two."""
+        return [
+            self._prepare_batch_from_block_state(input_fields, data, int(name == UNCOND), name)
+            for name in self._batches()
+        ]
+
+    # --- the denoiser -----------------------------------------------------------------------------------------------
+
+    def prepare_models(self, denoiser: nn.Module) -> None:
+        """Before the forward of a batch.
+
+        Raises:
+            ValueError: for a model of an unknown family, a layer, skip or axis that it has not, or a cache on it.
+        """
+        super().prepare_models(denoiser)
+        self._heal()
+        if not self._enabled or not any(term.scale > 0 for term in self.terms):
+            return
+        swaps = self._swaps(self._branch(denoiser), self._batch())
+        if swaps:
+            self._undo, self._called = skips.put(swaps), False
+            before: Any = torch.compiler.disable(self._before)
+            after: Any = torch.compiler.disable(self._after)
+            self._hooks = [
+                denoiser.register_forward_pre_hook(before),
+                denoiser.register_forward_hook(after, always_call=True),
+            ]
+
+    def cleanup_models(self, denoiser: nn.Module) -> None:
+        """After it."""
+        self._heal()
+
+    def _swaps(self, branch: Branch, batch: str) -> Sequence[skips.Swap]:
+        """What stands where in the forward of a batch."""
+        weak = dict(zip(self._weak_terms(), branch.weak, strict=True))
+        if batch in weak:
+            return weak[batch].full if branch.strong is None else _shared(branch.strong, weak[batch])
+        active = [name for name in self._batches() if name in weak]
+        if batch == UNCOND or branch.strong is None or not active:
+            return []
+        return branch.strong.swaps({weak[name].first for name in active})
+
+    def _branch(self, denoiser: nn.Module) -> Branch:
+        """What is needed to weaken a denoiser: made once, so that torch.compile meets the same modules in every run,
+        and again where modules of the denoiser were replaced."""
+        known = self._branches.get(denoiser)
+        if known is not None and denoiser in self._checked:
+            return known.branch
+        family, modules = family_of_denoiser(denoiser), list(denoiser.modules())[1:]
+        if known is None or not _same(known.modules, modules):
+            known = self._branches[denoiser] = _Known(Branch(family, denoiser, self.terms, self.share_prefix), modules)
+        layers.check_company(denoiser, family)  # in each run: a cache can be switched on in between
+        self._checked.add(denoiser)
+        return known.branch
+
+    # --- housekeeping -----------------------------------------------------------------------------------------------
+    # Pipelines do not clean up after a forward that raised. The second hook sees any exception but a KeyboardInterrupt,
+    # the first one the next call of the denoiser, if nobody prepared it.
+
+    def _before(self, denoiser: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._called:
+            self._heal()
+        self._called = True
+
+    def _after(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        skips.put(self._undo)
+        self._undo = []
+        if output is None:
+            self._forget_states()
+
+    def _heal(self) -> None:
+        """Put the real modules back and take the hooks off."""
+        skips.put(self._undo)
+        for hook in self._hooks:
+            hook.remove()
+        self._undo, self._hooks = [], []
+
+    def _forget_states(self) -> None:
+        for known in self._branches.values():
+            if known.branch.strong is not None:
+                known.branch.strong.forget()
+
+    # --- the formula ------------------------------------------------------------------------------------------------
+
+    def __call__(self, data: list[Any]) -> Any:
+        """Combine the predictions of the batches that prepare_inputs() made."""
+        self._forget_states()
+        came, needed = [getattr(batch, self._identifier_key) for batch in data], self._batches()
+        if came != needed or not all(hasattr(batch, "noise_pred") for batch in data):
+            raise ValueError(
+                f"SkipGuidance combines {', '.join(needed)} at this step, each with its noise_pred, but got "
+                f"{', '.join(came)}. Hand over all batches that prepare_inputs() returned."
+            )
+        return self.forward(**{name: batch.noise_pred for name, batch in zip(came, data, strict=True)})
+
+    def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **pred_weak: Tensor) -> GuiderOutput:
+        """D from c, u and p_j; without u there is no CFG, without p_j no push."""
+        c, u, g, terms = pred_cond, pred_uncond, self.guidance_scale, self._weak_terms()
+        weaks, scales = list(pred_weak.values()), [terms[name].scale for name in pred_weak]
+        if u is None and not weaks:
+            D = c
+        elif u is not None and self.use_original_formulation:
+            D = guidance.rescale(c + g * (c - u) + guidance.push(c, weaks, scales), c, self.rescale)
+        else:
+            D = guidance.combine(c, u, g, weaks, scales, self.rescale)
+        return GuiderOutput(pred=D, pred_cond=c, pred_uncond=u)  # type: ignore[call-arg]  # a dataclass only in spirit
+
+
+@dataclasses.dataclass
+class _Known:
+    """A denoiser that was met: what weakens it, and the modules it had then."""
+
+    branch: Branch
+    modules: list[nn.Module]
+
+
+def family_of_denoiser(denoiser: nn.Module) -> Family:
+    """The row for a denoiser, by the name of its class or of one that it derives from.
+
+    Raises:
+        ValueError: if no row is for such a model.
+    """
+    names = [cls.__name__ for cls in type(denoiser).__mro__]
+    rows = {family.model: family for family in FAMILIES}
+    found = next((rows[name] for name in names if name in rows), None)
+    if found is None and names[0] == "OptimizedModule":
+        raise ValueError(
+            "SkipGuidance needs the denoiser itself, but got the wrapper of torch.compile(). Compile in place: "
+            "pipe.transformer.compile() or .compile_repeated_blocks()."
+        )
+    if found is None:
+        raise ValueError(
+            f"SkipGuidance needs a denoiser that has a row in skipguide/families.py, but got {names[0]}. Nearest "
+            f"known: {families._nearest(names[0], list(rows))}. To support it, add a row to FAMILIES there."
+        )
+    return found
+
+
+def _shared(strong: prefix.Strong, weak: prefix.WeakPass) -> Sequence[skips.Swap]:
+    """What starts a weak pass at its first skipped layer.
+
+    Raises:
+        RuntimeError: if the conditional pass left nothing to start from.
+    """
+    if strong.recordings[weak.first].state is None:
+        place = weak.places[weak.first]
+        raise RuntimeError(
+            f'layer "{place.name}:{place.index}" must run in the conditional pass for a weak pass to start there, but '
+            "it did not (an option that switches it off, or batches in another order). Pass share_prefix=False."
+        )
+    return weak.shared
+
+
+def _same(before: Sequence[nn.Module], now: Sequence[nn.Module]) -> bool:
+    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+
+
+def _term(entry: Any) -> STG:
+    """One of `terms`."""
+    if isinstance(entry, STG):
+        return entry
+    known = [field.name for field in dataclasses.fields(STG)]
+    if not isinstance(entry, Mapping) or "layers" not in entry or not set(entry) <= set(known):
+        raise ValueError(
+            f"each of terms must be a dict with layers and other arguments of STG ({', '.join(known)}), but got "
+            f'{entry!r}. Write terms=[{{"layers": [34], "scale": 1.0}}].'
+        )
+    return STG(**entry)
+
+
+def _written(term: STG) -> dict[str, Any]:
+    """A term in JSON."""
+    return {**dataclasses.asdict(term), "layers": list(term.layers)}
+
+
+def _check(layers: Any, own: Mapping[str, Any], rescale: Any) -> None:
+    """What STG does not check itself."""
+    usual = {field.name: field.default for field in dataclasses.fields(STG)}
+    changed = [name for name in _OWN if own[name] != usual[name]]
+    if layers is None and changed:
+        raise ValueError(
+            f"{', '.join(changed)} needs layers to belong to, but layers is None. Pass layers, or write it in terms."
+        )
+    if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
+        raise ValueError(f"rescale must be a number from 0 (off) to 1, but got {rescale!r}. The paper uses 0.7.")

@@ -1,0 +1,541 @@
+"""SkipGuidance in pipelines with a guider and in Modular pipelines, against oracle.py and diffusers' own CFG."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
+from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
+from diffusers.modular_pipelines.hunyuan_video1_5.modular_blocks_hunyuan_video1_5 import HunyuanVideo15CoreDenoiseStep
+from diffusers.modular_pipelines.ltx.modular_blocks_ltx import LTXCoreDenoiseStep
+from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
+from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseStep
+from diffusers.modular_pipelines.wan.modular_blocks_wan22 import Wan22CoreDenoiseStep
+from torch import nn
+
+import oracle
+from skipguide import STG, guide
+from skipguide.guider import SkipGuidance, family_of_denoiser
+from tiny import builders
+from tiny.base import Tiny
+
+G = 4.5
+N = 3  # steps of a run
+
+
+class Modular:
+    """A Modular pipeline that is called, and returns latents, as the others do."""
+
+    def __init__(self, pipe: Any):
+        self.pipe = pipe
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pipe, name)
+
+    def __call__(self, **call: Any) -> dict[str, torch.Tensor]:
+        return {"latents": self.pipe(**call, output="latents")}
+
+
+def modular(name: str, blocks: Any, **call: Any) -> Tiny:
+    """The denoising steps of a Modular pipeline, with the components of the tiny pipeline of that name."""
+    plain, steps = builders()[name](torch.float32), blocks()
+    pipe = steps.init_pipeline()
+    components = {name: getattr(plain.pipe, name) for name in pipe._component_specs if hasattr(plain.pipe, name)}
+    pipe.update_components(**components)
+    pipe.set_progress_bar_config(disable=True)
+    steps.sub_blocks["denoise"].set_progress_bar_config(disable=True)
+    inputs = {item.name for item in steps.inputs}
+    call = {**{k: v for k, v in plain.call.items() if k in inputs}, **call}
+    return Tiny(Modular(pipe), call, off={}, g="", denoisers=plain.denoisers)
+
+
+LATENTS = torch.randn(2, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+MODULAR: dict[str, Callable[[], Tiny]] = {
+    "modular Wan": functools.partial(modular, "WanPipeline", WanCoreDenoiseStep, latents=LATENTS),
+    # of 999, 909 and 714 the last one is for the second transformer, with a guider of its own
+    "modular Wan 2.2": functools.partial(modular, "WanPipeline 2.2", Wan22CoreDenoiseStep, latents=LATENTS),
+    # the denoising steps have no VAE: one token for 32 x 32 x 8
+    "modular LTX": functools.partial(modular, "LTXPipeline", LTXCoreDenoiseStep, height=96, width=96, num_frames=9),
+    "modular HunyuanVideo 1.5": functools.partial(
+        modular, "HunyuanVideo15Pipeline", HunyuanVideo15CoreDenoiseStep, batch_size=2, latents=LATENTS[..., :2, :2]
+    ),
+}
+GUIDED = [
+    "HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline", "MotifVideoPipeline",
+    "MotifVideoImage2VideoPipeline", *MODULAR,
+]  # fmt: skip
+
+
+@functools.cache
+def build(name: str) -> Tiny:
+    return MODULAR[name]() if name in MODULAR else builders()[name](torch.float32)
+
+
+@pytest.fixture(params=GUIDED)
+def small(request: pytest.FixtureRequest) -> Tiny:
+    return build(request.param)
+
+
+@pytest.fixture
+def wan() -> Tiny:
+    return build("modular Wan")
+
+
+def use(small: Tiny, guider: Any) -> Any:
+    """Put a guider into a pipeline as a user does; in both places of Wan 2.2."""
+    if not isinstance(small.pipe, Modular):
+        small.pipe.register_modules(guider=guider)
+        return guider
+    small.pipe.update_components(guider=guider)
+    if hasattr(small.pipe, "guider_2"):
+        small.pipe.update_components(guider_2=guider.new())
+    return guider
+
+
+def run(small: Tiny, guider: Any, **options: Any) -> torch.Tensor:
+    use(small, guider)
+    return oracle.run(small, **options)
+
+
+def plain(small: Tiny, **config: Any) -> torch.Tensor:
+    return run(small, ClassifierFreeGuidance(**{"guidance_scale": G, **config}))
+
+
+def path_of(small: Tiny, layer: Any) -> str:
+    """Where a layer, written as an int or "stack:int", is."""
+    stacks = family_of_denoiser(small.pipe.transformer).stacks
+    name, index = layer.split(":") if isinstance(layer, str) else (next(iter(stacks)), layer)
+    return f"{stacks[name].path}.{index}"
+
+
+def attentions(small: Tiny) -> list[str]:
+    return ["attn1"] if hasattr(small.pipe.transformer.get_submodule(path_of(small, 0)), "attn1") else ["attn"]
+
+
+def by_hand(small: Tiny, terms: list[STG], g: float = G, phi: float = 0.0) -> torch.Tensor:
+    """The formula with separate full passes, in a pipeline with diffusers' own guider."""
+    use(small, ClassifierFreeGuidance(guidance_scale=g))
+    written = [
+        oracle.Term([path_of(small, layer) for layer in term.layers], term.skip, [term.scale], term.start, term.stop)
+        for term in terms
+    ]
+    return oracle.by_hand(small, written, attentions(small), phi, num_inference_steps=N)
+
+
+def assert_equal(ours: torch.Tensor, theirs: torch.Tensor, unguided: torch.Tensor) -> None:
+    """Equal up to float32's rounding, in a run that the guidance changed much more than that."""
+    assert (ours - unguided).abs().max() > 1e-3, "the guidance had no effect"
+    torch.testing.assert_close(ours, theirs, atol=2e-5 * max(1, float(unguided.abs().max())), rtol=1e-4)
+
+
+# --- the formula ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {}, {"guidance_scale": 1.0}, {"enabled": False}, {"use_original_formulation": True},
+        {"use_original_formulation": True, "guidance_scale": 0.0}, {"start": 0.3, "stop": 0.9}, {"stop": 0.4},
+    ],
+)  # fmt: skip
+def test_with_scale_0_it_is_diffusers_own_cfg_to_the_last_bit(small: Tiny, config: dict[str, Any]) -> None:
+    expected = plain(small, **config)
+    windows = {f"cfg_{key}": config[key] for key in ("start", "stop") if key in config}
+    config = {"guidance_scale": G, **{k: v for k, v in config.items() if k not in ("start", "stop")}, **windows}
+    assert torch.equal(run(small, SkipGuidance(layers=[1], scale=0.0, **config)), expected)
+
+
+def test_rescale_is_that_of_diffusers_own_cfg(small: Tiny) -> None:
+    ours = run(small, SkipGuidance(layers=[1], scale=0.0, guidance_scale=G, rescale=0.7))
+    assert_equal(ours, plain(small, guidance_rescale=0.7), plain(small))
+
+
+@pytest.mark.parametrize("g", [G, 1.0])
+@pytest.mark.parametrize("skip", ["residual", "attention"])
+def test_equals_separate_full_passes_with_cfg_and_without(small: Tiny, skip: str, g: float) -> None:
+    ours = run(small, SkipGuidance(layers=[0, 1], scale=1.3, skip=skip, guidance_scale=g))
+    assert_equal(ours, by_hand(small, [STG([0, 1], 1.3, skip)], g), plain(small, guidance_scale=g))
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.7])
+@pytest.mark.parametrize("g", [G, 1.0])
+def test_several_terms_windows_and_rescale(small: Tiny, g: float, phi: float) -> None:
+    last = list(family_of_denoiser(small.pipe.transformer).stacks)[-1]
+    terms = [
+        STG([1], 1.2, "attention"), STG([f"{last}:1", f"{last}:2"], 0.8, stop=0.5), STG([0, f"{last}:1"], 0.3, start=0.5)
+    ]  # fmt: skip
+    more = [dict(layers=list(t.layers), scale=t.scale, start=t.start, stop=t.stop) for t in terms[1:]]
+    ours = run(small, SkipGuidance([1], 1.2, "attention", terms=more, guidance_scale=g, rescale=phi))
+    assert_equal(ours, by_hand(small, terms, g, phi), plain(small, guidance_scale=g))
+
+
+def test_cfg_outside_its_window_leaves_the_same_push_on_c(wan: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step's predictions and D by hand, from the inputs of the denoiser: bit-equal weak passes, D by numpy."""
+    guider = SkipGuidance([1], 1.3, guidance_scale=G, cfg_start=0.4, cfg_stop=0.7, rescale=0.5)
+    model, steps = copy.deepcopy(wan.pipe.transformer), []
+    weak = oracle.weakened(model, [path_of(wan, 1)], "residual", attentions(wan))
+    combine = guider.forward
+    monkeypatch.setattr(
+        guider, "forward", lambda **preds: steps.append((preds, combine(**preds)[0])) or combine(**preds)
+    )
+    with oracle.listening(wan) as calls:
+        run(wan, guider)
+    heard = iter(calls)
+    assert [list(preds) for preds, _ in steps] == [
+        ["pred_cond", "pred_weak"], ["pred_cond", "pred_uncond", "pred_weak"], ["pred_cond", "pred_weak"]
+    ]  # fmt: skip  # int(0.4 * 3) <= i < int(0.7 * 3)
+    for preds, D in steps:
+        inputs = {name: next(heard).kwargs for name in preds}
+        with torch.no_grad():
+            hand = {name: oracle.samples((weak if "weak" in name else model)(**inputs[name]))[0] for name in preds}
+        assert all(torch.equal(preds[name], hand[name]) for name in preds)
+        c, p = hand["pred_cond"].double().numpy(), hand["pred_weak"].double().numpy()
+        u = hand["pred_uncond"].double().numpy() if "pred_uncond" in hand else c
+        expected = u + G * (c - u) + 1.3 * (c - p)
+        for row, cond in zip(expected, c, strict=True):
+            row *= 0.5 * np.std(cond, ddof=1) / np.std(row, ddof=1) + 0.5
+        torch.testing.assert_close(D.double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_original_formulation_is_one_more_in_g(small: Tiny) -> None:
+    ours = run(small, SkipGuidance([1], guidance_scale=G - 1, use_original_formulation=True))
+    assert_equal(ours, run(small, SkipGuidance([1], guidance_scale=G)), plain(small))
+
+
+def test_the_prompts_of_a_batch_do_not_touch_each_other(wan: Tiny) -> None:
+    both = run(wan, SkipGuidance([1], guidance_scale=G, rescale=0.7)).reshape(LATENTS.shape)
+    for i in (0, 1):
+        rows = {k: v[i : i + 1] for k, v in wan.call.items() if torch.is_tensor(v)}
+        torch.testing.assert_close(oracle.run(wan, **rows).reshape(LATENTS[:1].shape), both[i : i + 1])
+
+
+# --- the shared prefix ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skip", ["residual", "attention"])
+def test_shared_prefix_is_the_default_and_bit_equal_to_full_passes(small: Tiny, skip: str) -> None:
+    last = list(family_of_denoiser(small.pipe.transformer).stacks)[-1]
+    config = dict(layers=[f"{last}:1", f"{last}:2"], skip=skip, terms=[STG([f"{last}:2"], 0.7)], rescale=0.7)
+    shared, full = SkipGuidance(**config), SkipGuidance(**config, share_prefix=False)
+    assert shared.share_prefix
+    assert torch.equal(run(small, shared), run(small, full))
+
+
+@pytest.mark.parametrize("g", [G, 1.0])
+def test_blocks_before_the_first_skipped_one_do_not_run_again(small: Tiny, g: float) -> None:
+    strong = (2 if g == G else 1) * N
+    last, stack = list(family_of_denoiser(small.pipe.transformer).stacks.items())[-1]
+    for share, config in itertools.product([True, False], [{"skip": "residual"}, {"skip": "attention"}]):
+        ran = evaluations(small, SkipGuidance([f"{last}:1"], guidance_scale=g, share_prefix=share, **config))
+        k, skipped = list(ran).index(f"{stack.path}.1"), config["skip"] == "residual"
+        weak = [0 if (share and i < k) or (skipped and i == k) else N for i in range(len(ran))]
+        assert list(ran.values()) == [strong + count for count in weak]
+
+
+def evaluations(small: Tiny, guider: Any, **options: Any) -> dict[str, int]:
+    """How often each block runs, by path; of both transformers together."""
+    ran: dict[str, int] = {}
+
+    def count(path: str) -> Any:
+        def note(*_: Any) -> None:
+            ran[path] += 1
+
+        return note
+
+    hooks = []
+    for model in oracle.models(small):
+        for stack in family_of_denoiser(model).stacks.values():
+            for i, block in enumerate(model.get_submodule(stack.path)):  # type: ignore[arg-type]
+                ran[f"{stack.path}.{i}"] = 0
+                hooks.append(block.register_forward_pre_hook(count(f"{stack.path}.{i}")))
+    run(small, guider, **options)
+    for hook in hooks:
+        hook.remove()
+    return ran
+
+
+# --- what is wrong with diffusers' own guiders ------------------------------------------------------------------------
+
+
+def test_unlike_skip_layer_guidance_several_layers_do_not_crash(small: Tiny) -> None:
+    """SkipLayerGuidance([7, 8, 9]) raises; each of ours counts: leaving one out is another video."""
+    found = [run(small, SkipGuidance(layers, guidance_scale=G)) for layers in ([0, 1], [0], [1])]
+    assert all((a - b).abs().max() > 1e-3 for a, b in itertools.combinations(found, 2))
+
+
+def test_unlike_skip_layer_guidance_the_weak_pass_skips_without_cfg_too(wan: Tiny) -> None:
+    """There its second batch is taken for uncond, and its scale means something else."""
+    ran = evaluations(wan, SkipGuidance([3], 2.0, guidance_scale=1.0, share_prefix=False))
+    assert ran["blocks.3"] == N
+    assert ran["blocks.2"] == 2 * N
+
+
+def test_unlike_smoothed_energy_guidance_every_batch_is_counted() -> None:
+    guider = SkipGuidance([1], terms=[STG([0])])
+    model = build("modular Wan").pipe.transformer
+    guider.set_state(0, N, None)
+    names = [getattr(batch, guider._identifier_key) for batch in guider.prepare_inputs({"x": (LATENTS, LATENTS)})]
+    assert names == ["pred_cond", "pred_uncond", "pred_weak", "pred_weak_1"]
+    for name in names[:2]:
+        guider.prepare_models(model)
+        assert guider.is_conditional == (name != "pred_uncond")
+        guider.cleanup_models(model)
+    assert guider.get_state()["count_prepared"] == 2
+
+
+def test_unlike_auto_a_number_is_always_a_layer_of_the_first_stack() -> None:
+    motif = build("MotifVideoPipeline")
+    expected = run(motif, SkipGuidance(["dual:1"], guidance_scale=G))
+    assert torch.equal(run(motif, SkipGuidance([1], guidance_scale=G)), expected)
+    assert not torch.equal(run(motif, SkipGuidance(["single:1"], guidance_scale=G)), expected)
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_unlike_skip_layer_guidance_a_window_without_a_step_is_an_error(wan: Tiny, steps: int) -> None:
+    """Its default, 0.01 to 0.2, selects none of 4 or 8 steps there (`<` at both ends); 1 of 8 here."""
+    guider = SkipGuidance([1], guidance_scale=G, start=0.01, stop=0.2)
+    if steps == 8:
+        assert evaluations(wan, guider, num_inference_steps=8)["blocks.3"] == 2 * 8 + 1
+        return
+    with pytest.raises(
+        ValueError, match=r"start=0.01, stop=0.2 must select a step, but selects none of the 4 of this run"
+    ):
+        run(wan, guider, num_inference_steps=4)
+
+
+@pytest.mark.parametrize("layers", [[1, 99], [99], [-1, 1]])
+def test_unlike_skip_layer_guidance_no_index_is_ignored(small: Tiny, layers: list[int]) -> None:
+    start = 0.5  # known at the first step, not in the middle of a run
+    with oracle.listening(small) as calls, pytest.raises(ValueError, match=r"must be .* but got (99|-1)"):
+        run(small, SkipGuidance(layers, start=start))
+    assert not calls
+
+
+def test_unlike_skip_layer_guidance_the_first_step_is_guided(wan: Tiny) -> None:
+    for guider in (SkipGuidance([0], guidance_scale=G), SkipGuidance([0], guidance_scale=G, stop=0.01)):
+        guided = N if guider.stop == 1 else 1
+        assert evaluations(wan, guider)["blocks.3"] == 2 * N + guided
+
+
+def test_the_number_of_texts_does_not_depend_on_the_step() -> None:
+    """HunyuanVideo 1.5 reads it before a run, Motif before each step: then an earlier step's answer is the wrong one."""
+    for name, config in itertools.product(
+        ["HunyuanVideo15Pipeline", "MotifVideoPipeline"], [{"stop": 0.5}, {"start": 0.5}]
+    ):
+        small, windows = build(name), {f"cfg_{key}": value for key, value in config.items()}
+        guider = SkipGuidance([1], guidance_scale=G, **windows)
+        assert guider.num_conditions == 2
+        first = run(small, guider)
+        assert guider.num_conditions == 2
+        assert torch.equal(oracle.run(small), first)
+        assert torch.equal(run(small, guider.new()), first)
+
+
+@pytest.mark.parametrize("name", ["HunyuanVideo15Pipeline", "MotifVideoPipeline"])
+@pytest.mark.parametrize("config", [{"guidance_scale": 1.0}, {"enabled": False}, {"cfg_stop": 0.0}])
+def test_without_cfg_no_negative_prompt_is_asked_for(name: str, config: dict[str, Any]) -> None:
+    small = build(name)
+    guider = SkipGuidance([1], **config)
+    assert guider.num_conditions == 1
+    expected = run(small, guider)
+    none = {key: None for key in small.call if key.startswith("negative_")}
+    assert torch.equal(oracle.run(small, **none), expected)
+
+
+# --- the model afterwards ---------------------------------------------------------------------------------------------
+
+
+def contents(small: Tiny) -> list[Any]:
+    return [
+        (model, list(model.named_modules()), [(*m._forward_hooks, *m._forward_pre_hooks) for m in model.modules()])
+        for model in oracle.models(small)
+    ]
+
+
+def test_the_model_is_what_it_was(small: Tiny) -> None:
+    before, expected = contents(small), plain(small)
+    run(small, SkipGuidance([1], terms=[STG([0], skip="attention")], guidance_scale=G))
+    assert contents(small) == before
+    assert torch.equal(plain(small), expected)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("call", [1, 2, 3])  # cond, uncond, weak
+def test_an_exception_inside_the_denoiser_leaves_no_stand_in_for_the_next_plain_run(
+    wan: Tiny, error: type[BaseException], call: int
+) -> None:
+    """Pipelines do not clean up then; diffusers' own hooks stay on."""
+    before, expected, guided = contents(wan), plain(wan), run(wan, SkipGuidance([1], guidance_scale=G))
+    guider, calls = SkipGuidance([1], guidance_scale=G), itertools.count(1)
+
+    def fail(*_: Any) -> None:
+        if next(calls) == call:
+            raise error("no memory")
+
+    for then, bits in ((guider, guided), (ClassifierFreeGuidance(guidance_scale=G), expected)):
+        calls = itertools.count(1)
+        hook = wan.pipe.transformer.blocks[3].register_forward_hook(fail)
+        with pytest.raises(error, match="no memory"):
+            run(wan, guider)
+        hook.remove()
+        if error is RuntimeError:  # of a KeyboardInterrupt no hook is told; what sees it is the next call
+            assert list(wan.pipe.transformer.named_modules()) == before[0][1]
+        assert torch.equal(run(wan, then), bits)
+        assert contents(wan) == before
+
+
+def test_modules_that_were_replaced_between_runs_are_seen() -> None:
+    small = MODULAR["modular Wan"]()
+    guider = SkipGuidance([1], skip="attention", guidance_scale=G)
+    run(small, guider)
+    torch.manual_seed(1)
+    blocks = small.pipe.transformer.blocks
+    blocks[0], blocks[1] = blocks[1], copy.deepcopy(blocks[0])
+    assert torch.equal(oracle.run(small), run(small, guider.new()))
+
+
+def test_copies_of_a_pipeline_have_guiders_of_their_own() -> None:
+    small = build("HunyuanVideo15Pipeline")
+    expected = run(small, SkipGuidance([1], guidance_scale=G))
+    other = copy.copy(small.pipe.guider), copy.deepcopy(small.pipe.guider)
+    assert not any(len(guider._branches) for guider in other)
+    assert all(torch.equal(run(small, guider), expected) for guider in other)
+
+
+# --- its configuration ------------------------------------------------------------------------------------------------
+
+CONFIGS: list[dict[str, Any]] = [
+    dict(layers=[34], guidance_scale=5.0),
+    dict(layers=("dual:1", 2), scale=2.0, skip="attention", axis="spatial", start=0.1, stop=0.5, rescale=0.7),
+    dict(terms=[{"layers": [1]}, {"layers": range(2), "scale": 0.5, "skip": "attention"}, STG([3], 0.1)]),
+    dict(layers=[1], share_prefix=False, use_original_formulation=True, cfg_start=0.1, cfg_stop=0.9, enabled=False),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_save_and_load(config: dict[str, Any], tmp_path: Path) -> None:
+    guider = SkipGuidance(**config)
+    guider.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "guider_config.json").read_text())["_class_name"] == "SkipGuidance"
+    assert {"layers", "terms", "cfg_stop"} <= set(guider.config)
+    loaded = [
+        SkipGuidance.from_pretrained(tmp_path), SkipGuidance.from_config(guider.config), guider.new(),
+        ComponentSpec.from_component("guider", guider).create(),
+    ]  # fmt: skip
+    for other in loaded:
+        assert other.terms == guider.terms
+        names = set(guider.config) - {"terms"} - {name for name in guider.config if name.startswith("_")}
+        assert {name: other.config[name] for name in names} == {name: guider.config[name] for name in names}
+        assert other._enabled == guider._enabled
+
+
+def test_positional_arguments_are_kept_by_from_config() -> None:
+    """diffusers takes them for defaults there: ClassifierFreeGuidance(3.5).new() has a scale of 7.5."""
+    guider = SkipGuidance([34], 2.0, "attention")
+    assert guider.new().terms == guider.terms == (STG([34], 2.0, "attention"),)
+    assert guider.new(scale=0.5).terms == (STG([34], 0.5, "attention"),)
+
+
+def test_a_pipeline_that_was_saved_with_it_loads_with_it(tmp_path: Path) -> None:
+    small = build("HunyuanVideo15Pipeline")
+    expected = run(small, SkipGuidance([1], guidance_scale=G))
+    small.pipe.save_pretrained(tmp_path)
+    loaded = SkipGuidance.from_pretrained(tmp_path, subfolder="guider")
+    assert torch.equal(run(small, loaded), expected)
+
+
+def test_scales_can_be_set_later_and_the_rest_says_how(wan: Tiny) -> None:
+    guider = SkipGuidance([1], guidance_scale=2.0)
+    guider.guidance_scale, guider.rescale = G, 0.7
+    assert torch.equal(run(wan, guider), run(wan, SkipGuidance([1], guidance_scale=G, rescale=0.7)))
+    for name in ("layers", "scale", "stop", "terms", "share_prefix", "cfg_start"):
+        with pytest.raises(AttributeError, match=rf"{name} of a SkipGuidance is fixed.* Use .new\({name}="):
+            setattr(guider, name, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "SkipGuidance needs layers to skip, but got none"),
+        (dict(layers=[]), "needs at least one layer to skip"),
+        (dict(layers=7), r"layers must be a list of layers, but got 7. Write layers=\[7\]"),
+        (dict(layers=[1], start=0.5, stop=0.5), "selects no step"),
+        (dict(layers=[1], skip="identity"), "skip must be one of residual, attention"),
+        (dict(layers=[1], rescale=1.5), "rescale must be a number from 0"),
+        (dict(layers=[1], cfg_start=1.5), "Expected `start` to be between 0.0 and 1.0"),
+        (dict(terms=[dict(scale=1.0)]), "each of terms must be a dict with layers"),
+        (dict(terms=[dict(layers=[1], sigma=1.0)]), "each of terms must be a dict with layers"),
+        (dict(terms=[[1]]), "each of terms must be a dict with layers"),
+        (dict(terms=[dict(layers=[1])], scale=2.0), "scale needs layers to belong to"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SkipGuidance(**config)
+
+
+# --- in company -------------------------------------------------------------------------------------------------------
+
+
+def test_a_cache_is_refused_also_when_it_comes_later() -> None:
+    small = builders()["HunyuanVideo15Pipeline"](torch.float32)
+    expected = run(small, SkipGuidance([1], guidance_scale=G))
+    small.pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.2))
+    with pytest.raises(ValueError, match="without a cache across steps"):
+        oracle.run(small)
+    small.pipe.transformer.disable_cache()
+    assert torch.equal(oracle.run(small), expected)
+
+
+def test_a_denoiser_is_known_by_its_class_or_one_that_it_derives_from(wan: Tiny) -> None:
+    class Mine(type(wan.pipe.transformer)):  # type: ignore[misc]
+        pass
+
+    assert family_of_denoiser(Mine(num_layers=1, num_attention_heads=1, attention_head_dim=12)).name == "wan"
+    with pytest.raises(ValueError, match=r"has a row in skipguide/families.py, but got Linear. Nearest known: "):
+        family_of_denoiser(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="Compile in place"):
+        family_of_denoiser(torch.compile(wan.pipe.transformer))  # type: ignore[arg-type]
+
+
+def test_guide_sends_users_here() -> None:
+    small = build("MotifVideoPipeline")
+    use(small, SkipGuidance([1]))
+    with (
+        guide(small.pipe, STG([1])),
+        pytest.raises(ValueError, match=r"but got a SkipGuidance. Put skipguide.guider.SkipGuidance"),
+    ):
+        oracle.run(small)
+
+
+@pytest.mark.parametrize("compiled", ["whole", "repeated"])
+@pytest.mark.parametrize("name", ["modular Wan", "HunyuanVideo15Pipeline"])
+def test_compiled_models_are_not_compiled_again(name: str, compiled: str) -> None:
+    """The eager backend: what is traced and when, without waiting for C++."""
+    from torch._dynamo.utils import counters
+
+    small = MODULAR[name]() if name in MODULAR else builders()[name](torch.float32)
+    guider = SkipGuidance([1], terms=[STG([2], 0.5, "attention", stop=0.5)], guidance_scale=G)
+    unguided, expected = plain(small), run(small, guider)
+    torch._dynamo.reset()
+    counters.clear()
+    model = small.pipe.transformer
+    model.compile(backend="eager") if compiled == "whole" else model.compile_repeated_blocks(backend="eager")
+    torch.testing.assert_close(plain(small), unguided)
+    torch.testing.assert_close(run(small, guider), expected)
+    made = counters["frames"]["total"]
+    assert made > 0
+    for _ in range(2):
+        torch.testing.assert_close(run(small, guider), expected)
+    torch.testing.assert_close(plain(small), unguided)
+    assert counters["frames"]["total"] == made
+    torch._dynamo.reset()

@@ -1,0 +1,129 @@
+"""The tables of families and presets: complete, the same in the docs, and printed by both verbs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from skipguide import families, presets, tables
+from skipguide.cli import app
+
+DOCS = Path(__file__).parent.parent / "docs" / "families.md"
+
+
+def run(*args: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(args))
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def output(*args: str, code: int = 0) -> Any:
+    result = run(*args, "--json", code=code)
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+# --- families ---------------------------------------------------------------------------------------------------------
+
+
+def test_docs_are_up_to_date() -> None:
+    assert DOCS.read_text(encoding="utf-8") == tables.families_markdown(), f"Run: {tables.REGENERATE}"
+
+
+def test_markdown_is_what_the_docs_are_made_from() -> None:
+    assert run("families", "--markdown").stdout == tables.families_markdown()
+
+
+def test_markdown_names_every_pipeline_once_in_its_place() -> None:
+    known, refused = tables.families_markdown().split("## Refused")
+    for family in families.FAMILIES:
+        assert all(known.count(f"`{pipeline}`") == 1 for pipeline in family.pipelines)
+    assert all(refused.count(f"`{pipeline}`") == 1 for pipeline in families.REFUSED)
+
+
+def test_markdown_tables_are_whole() -> None:
+    lines = tables.families_markdown().splitlines()
+    widths = [len(line.replace("\\|", "").split("|")) for line in lines if line.startswith("|")]
+    assert set(widths) == {len(tables.FAMILY_COLUMNS) + 2, 4 + 2, 2 + 2}
+    assert all(len(line) <= 120 for line in lines if not line.startswith("|"))
+
+
+def test_families_for_people() -> None:
+    said = run("families").stdout
+    for family in families.FAMILIES:
+        assert family.title in said
+        assert ", ".join(family.pipelines) in said
+    assert all(pipeline in said for pipeline in families.REFUSED)
+    assert "20 dual, 40 single" in said
+    assert "hunyuan-double-2 (hunyuanvideo-community/HunyuanVideo): layer dual:2, residual, scale 1." in said
+    assert "\x1b" not in said
+
+
+def test_families_json() -> None:
+    said = output("families")
+    rows = {row["name"]: row for row in said["families"]}
+    assert list(rows) == [family.name for family in families.FAMILIES]
+    assert rows["hunyuan"]["stacks"] == {"dual": 20, "single": 40}
+    assert rows["sana-wm"]["skips"] == ["residual"]
+    assert rows["latte"]["axes"] == ["spatial", "temporal"]
+    assert rows["cosmos"]["cfg"] == "a call each for c and u, c + g (c - u)"
+    assert rows["mochi"]["cfg"] == "one call on [u, c]"
+    assert rows["motif-video"]["cfg"] == "by its guider"
+    assert "needs is_cfg_zero_star=False (HeliosPyramidPipeline)" in rows["helios"]["cfg"]
+    assert [preset["name"] for preset in rows["ltx"]["presets"]] == ["ltx-2b", "ltx-13b-dev"]
+    assert sorted(name for names in said["refused"].values() for name in names) == sorted(families.REFUSED)
+
+
+def test_one_form_at_a_time() -> None:
+    assert output("families", "--markdown", code=2)["error"].startswith("the output must be --markdown or --json")
+
+
+# --- presets ----------------------------------------------------------------------------------------------------------
+
+
+def test_presets_for_people() -> None:
+    said = run("presets").stdout
+    for row in presets.presets():
+        assert f"    {row.model}. {row.source}\n" in said
+        assert row.note in said
+    lines = {line.split("  ")[0]: line.split() for line in said.splitlines() if not line.startswith(" ")}
+    assert lines["mochi *"] == ["mochi", "*", "34", "residual", "1", "4.5"]
+    assert lines["wan-slg-9"] == ["wan-slg-9", "9", "residual", "of", "u", "10%-90%"]
+    assert lines["hunyuan-single-2"][1] == "single:2"
+
+
+def test_a_schedule_has_a_line_for_each_range() -> None:
+    said = run("presets", "--model", "ltx-13b-dev").stdout.splitlines()
+    assert said[1].split() == ["ltx-13b-dev", "*", "a", "schedule"]
+    assert said[2].split() == ["sigma", "0.996-1.1", "off"]
+    assert said[3].split() == ["22,", "35,", "39", "attention", "4", "sigma", "0.9933-0.996", "0.5", "6"]
+    assert said[7].split() == ["28", "attention", "1", "sigma", "0-0.9008", "off"]
+
+
+def test_presets_json() -> None:
+    rows = {row["name"]: row for row in output("presets")["presets"]}
+    assert list(rows) == [row.name for row in presets.presets()]
+    assert rows["mochi"]["layers"] == [34]
+    assert (rows["mochi"]["scale"], rows["wan-slg-9"]["scale"], rows["ltx-13b-dev"]["scale"]) == (1.0, None, None)
+    assert len(rows["ltx-13b-dev"]["schedule"]) == 6
+    assert rows["cogview4"]["depth"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "some", "none"),
+    [("--model", "WAN-SLG", "wan-slg-9", "wan-14b"), ("--pipeline", "hunyuanvideo", "hunyuan-kijai", "ovi")],
+)
+def test_presets_are_filtered(option: str, value: str, some: str, none: str) -> None:
+    names = [row["name"] for row in output("presets", option, value)["presets"]]
+    assert some in names
+    assert none not in names
+
+
+def test_no_preset_matches() -> None:
+    said = output("presets", "--model", "sora9", "--pipeline", "X", code=2)["error"]
+    assert said.startswith("a preset must match --model sora9 and --pipeline X, but none does. Take a part of one of: ")
+    assert "genmo/mochi-1-preview" in said
