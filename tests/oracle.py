@@ -57,7 +57,9 @@ def run(tiny: Tiny, **changes: Any) -> Any:
     """The latents of a short run (video and audio together where there are both)."""
     call = {"generator": torch.Generator().manual_seed(0), **tiny.call, **changes}
     result = tiny.pipe(**call)
-    return torch.cat([part.flatten() for part in tensors(list(result) if isinstance(result, tuple) else list(result.values()))])
+    return torch.cat(
+        [part.flatten() for part in tensors(list(result) if isinstance(result, tuple) else list(result.values()))]
+    )
 
 
 def tensors(value: Any) -> list[Tensor]:

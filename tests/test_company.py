@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers.hooks.group_offloading import apply_group_offloading
-from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastConfig, apply_pyramid_attention_broadcast
+from diffusers.hooks.pyramid_attention_broadcast import (
+    PyramidAttentionBroadcastConfig,
+    apply_pyramid_attention_broadcast,
+)
 
 import oracle
 from skipguide import SLG, STG, guide
@@ -174,7 +177,10 @@ def test_compiled_models_are_not_compiled_again(name: str, compiled: Any, graphs
     from torch._dynamo.utils import counters
 
     small = fresh(name)
-    terms = [STG([1], stop=0.7), STG([2] if name != "HunyuanVideoPipeline" else ["single:0"], 0.5, "attention", stop=0.7)]
+    terms = [
+        STG([1], stop=0.7),
+        STG([2] if name != "HunyuanVideoPipeline" else ["single:0"], 0.5, "attention", stop=0.7),
+    ]
     plain, expected = oracle.run(small), run_with(small, terms)
     compiled(small)
     torch.testing.assert_close(oracle.run(small), plain)
@@ -298,14 +304,18 @@ def caches() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("cache", ["FirstBlockCache", "FasterCache", "PyramidAttentionBroadcast", "MagCache", "TaylorSeer"])
+@pytest.mark.parametrize(
+    "cache", ["FirstBlockCache", "FasterCache", "PyramidAttentionBroadcast", "MagCache", "TaylorSeer"]
+)
 def test_caches_are_refused_with_the_reason_also_when_they_come_later(cache: str) -> None:
     small = fresh("CogVideoXPipeline")
     plain = guided(small)
     model = small.pipe.transformer
     with guide(small.pipe, STG([1])):
         model.enable_cache(copy.copy(caches()[cache]))
-        with pytest.raises(ValueError, match=r"without a cache across steps, but .* is on. A weak pass would read and over"):
+        with pytest.raises(
+            ValueError, match=r"without a cache across steps, but .* is on. A weak pass would read and over"
+        ):
             oracle.run(small)
     with pytest.raises(ValueError, match="without a cache across steps"):
         guide(small.pipe, STG([1]))

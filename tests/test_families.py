@@ -135,7 +135,9 @@ class Counter:
             for stack in family_of(small.pipe).stacks.values():
                 for i, block in enumerate(model.get_submodule(stack.path)):  # type: ignore[arg-type]
                     self.rows[f"{stack.path}.{i}"] = 0
-                    self.hooks.append(block.register_forward_pre_hook(self.count(f"{stack.path}.{i}"), with_kwargs=True))
+                    self.hooks.append(
+                        block.register_forward_pre_hook(self.count(f"{stack.path}.{i}"), with_kwargs=True)
+                    )
 
     def count(self, path: str) -> Any:
         def note(_: Any, args: Any, kwargs: Any) -> None:
@@ -192,7 +194,10 @@ def test_slg_skips_in_the_uncond_pass_alone_and_costs_less_than_cfg(small: Tiny,
 
 def test_slg_without_cfg_is_refused_with_the_reason(small: Tiny) -> None:
     if small.off:
-        with guide(small.pipe, SLG([1])), pytest.raises(ValueError, match="SLG needs CFG, because it skips layers in the u"):
+        with (
+            guide(small.pipe, SLG([1])),
+            pytest.raises(ValueError, match="SLG needs CFG, because it skips layers in the u"),
+        ):
             oracle.run(small, **small.off)
 
 

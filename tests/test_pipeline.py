@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
@@ -77,6 +78,13 @@ def test_remove_works_without_with_and_twice(pipe: Any) -> None:
         handle.remove()
 
 
+def states_of(handle: Any) -> list[Any]:
+    """What is kept for weak passes, in every branch."""
+    strong = [branch.strong for branch in handle._branches.values()]
+    kept = [recording.state for kept in strong for recording in kept.recordings.values()]
+    return [state for state in kept if state is not None]
+
+
 def raise_in_block(pipe: Any, layer: int, call_number: int, error: BaseException) -> Any:
     calls = iter(range(10**6))
 
@@ -106,8 +114,8 @@ def test_removal_frees_the_state_of_a_step_that_raised(pipe: Any) -> None:
         with pytest.raises(RuntimeError):
             call(pipe)
         hook.remove()
-        assert handle._recorder.states != {}
-    assert handle._recorder.states == {}
+        assert states_of(handle) == []  # at once: the forward hook is called after errors too
+    assert states_of(handle) == []
 
 
 def test_denoiser_called_without_its_pipeline(pipe: Any) -> None:
@@ -215,8 +223,7 @@ def test_half_precision_is_guided_in_float32(dtype: torch.dtype, share_prefix: b
     with guide(pipe, TERM, share_prefix=share_prefix):
         ours = latents_after_first_step(pipe)
     hook.remove()
-    strong, weak = returned[0].float(), returned[1].float()  # the hook came first: it sees what the model returned
-    u, c = strong.chunk(2)
+    c, weak, u = (output.float() for output in returned[:3])  # the hook came first: it sees what the model returned
     expected = u + 4.5 * (c - u) + (c - weak)
     assert ours.dtype == dtype
     latents = pipe.prepare_latents(2, 12, 32, 32, 7, dtype, torch.device("cpu"), torch.Generator().manual_seed(0))
@@ -236,19 +243,6 @@ def test_weights_that_accelerate_offloads(pipe: Any, skip: str) -> None:
     assert next(offloaded.transformer.parameters()).device.type == "meta"
     with guide(offloaded, term):
         assert torch.equal(call(offloaded), expected)
-
-
-def test_returns_an_output_class_when_asked(pipe: Any) -> None:
-    calls: list[dict[str, Any]] = []
-    hook = pipe.transformer.register_forward_pre_hook(lambda m, a, k: calls.append(k), with_kwargs=True)
-    with guide(pipe, TERM), torch.no_grad():
-        call(pipe)
-        pipe.scheduler._step_index, pipe._current_timestep = 0, 0
-        as_tuple = pipe.transformer(**calls[0])[0]
-        as_output = pipe.transformer(**{**calls[0], "return_dict": True})
-    hook.remove()
-    pipe._current_timestep = None
-    assert torch.equal(as_output.sample, as_tuple)
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
@@ -296,13 +290,16 @@ def test_attention_skip_computes_no_queries_keys_or_scores(pipe: Any) -> None:
     for hook in hooks:
         hook.remove()
     counts = {name: ran.count(name) for name in plain}
-    assert counts == {name: 4 if name in ("to_v", "add_v_proj", "to_out", "to_add_out") else 2 for name in plain}
+    # two steps of cond, uncond and weak
+    assert counts == {name: 6 if name in ("to_v", "add_v_proj", "to_out", "to_add_out") else 4 for name in plain}
 
 
 def test_records_nothing_between_steps(pipe: Any) -> None:
     with guide(pipe, TERM) as handle:
         call(pipe)
-        assert handle._recorder.states == {}
+        assert states_of(handle) == []
+        assert handle._step.c == handle._step.returned == handle._step.push == ()
+        assert handle._step.inputs == {}
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -355,8 +352,8 @@ BAD_GUIDES = [
         {},
         r"axis must be one that mochi has \(none, its attention is joint .* got 'spatial'",
     ),
-    ([], {}, r"needs one or more STG terms, but got none"),
-    ([[TERM]], {}, r"needs one or more STG terms, but got list"),
+    ([], {}, r"needs one or more STG or SLG terms, or one Schedule, but got none"),
+    ([[TERM]], {}, r"needs one or more STG or SLG terms, or one Schedule, but got list"),
     ([TERM], dict(rescale=1.5), r"rescale must be a number from 0 \(off\) to 1, but got 1.5"),
     ([TERM], dict(rescale=float("nan")), r"rescale must be a number from 0 \(off\) to 1, but got nan"),
     ([STG(layers=[1, "blocks:1"])], {}, r"each layer may be named once, but 1 is named repeatedly"),
@@ -373,7 +370,7 @@ def test_family_without_attention_skip_says_so(pipe: Any, monkeypatch: pytest.Mo
     import dataclasses
 
     row = FAMILIES[0]
-    stack = dataclasses.replace(row.stacks["blocks"], attention="", values=None)
+    stack = dataclasses.replace(row.stacks["blocks"], attention={})
     monkeypatch.setattr("skipguide.families.FAMILIES", (dataclasses.replace(row, stacks={"blocks": stack}),))
     with pytest.raises(ValueError, match=r"skip must be one that mochi has \(residual\), but got 'attention'"):
         guide(pipe, STG(layers=[1], skip="attention"))
@@ -417,3 +414,196 @@ def test_import_is_light() -> None:
 
     code = "import sys, skipguide; print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- several things at once -------------------------------------------------------------------------------------------
+
+
+def test_rescale_acts_on_guided_steps_alone(pipe: Any) -> None:
+    """A scale of 0 is off, and so is a step outside the window: neither is rescaled."""
+    plain = latents_after_first_step(pipe)
+    with guide(pipe, STG([2], start=0.5), rescale=0.7):
+        assert torch.equal(latents_after_first_step(pipe), plain)
+    with guide(pipe, STG([2], stop=0.5), rescale=0.7):
+        assert not torch.equal(latents_after_first_step(pipe), plain)
+
+
+@pytest.mark.parametrize("g", [np.float64(4.5), np.float32(4.5), torch.tensor(4.5)])
+@pytest.mark.parametrize("name", ["MochiPipeline", "WanPipeline"])
+def test_guidance_scales_that_are_no_python_floats(name: str, g: Any) -> None:
+    small = tiny(name)
+    with guide(small.pipe, STG([1]), rescale=0.3) as handle:
+        expected = oracle.run(small)
+        assert handle.passes.strong == 6
+        torch.testing.assert_close(oracle.run(small, guidance_scale=g), expected, atol=1e-5, rtol=1e-5)
+        assert handle.passes.strong == 6
+
+
+def test_second_scale_of_exactly_one_with_rescale() -> None:
+    """Wan 2.2 runs CFG when the first scale says so; with g = 1 the pipeline arrives at c' whatever u' is."""
+    small = tiny("WanPipeline 2.2")
+    options = dict(guidance_scale=4.5, guidance_scale_2=1.0)
+    with guide(small.pipe, STG([1]), rescale=0.7):
+        ours = oracle.run(small, **small.short, **options)
+    theirs = oracle.by_hand(small, [oracle.Term(["blocks.1"], "residual", [1.0])], ["attn1"], 0.7, **options)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LTXPipeline", "LTXImageToVideoPipeline", "EasyAnimatePipeline"])
+def test_the_pipelines_own_rescale_refers_to_c_as_it_does_without_guidance(name: str) -> None:
+    """Its guidance_rescale=0.7 then is the same as ours of 0.7: both are Lin et al. 2023 in the prediction's space."""
+    small = tiny(name)
+    with guide(small.pipe, STG([1], 1.3)):
+        ours = oracle.run(small, **small.short, guidance_rescale=0.7)
+    theirs = oracle.by_hand(
+        small, [oracle.Term(["transformer_blocks.1"], "residual", [1.3])], ["attn1"], 0.7, guidance_rescale=0.0
+    )
+    torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=1e-4)
+
+
+def test_video_in_segments_that_share_their_timesteps_is_guided_to_its_end() -> None:
+    """SkyReels V2 makes a long video in segments without setting its timesteps anew."""
+    small = tiny("SkyReelsV2DiffusionForcingPipeline")
+    long = dict(num_frames=13, base_num_frames=9, overlap_history=5)
+    with guide(small.pipe, STG([1], stop=0.4)) as handle:
+        oracle.run(small, **long)
+    steps = handle.passes.steps
+    assert steps == 6
+    assert handle.passes.weak == pytest.approx(
+        2 * 2 * 0.5
+    )  # i/3 < 0.4: steps 0 and 1 of each segment, half a pass each
+
+
+def test_cfg_that_a_callback_switches_off_ends_slg_and_not_the_run(pipe: Any) -> None:
+    def off(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+        pipe._guidance_scale = 1.0
+        return {}
+
+    small = tiny("WanPipeline")
+    with guide(small.pipe, SLG([1]), STG([2])) as handle:
+        oracle.run(small, callback_on_step_end=off)
+    assert handle.passes.strong == pytest.approx(2 - 0.25 + 1 + 1)
+
+
+def test_guide_in_the_middle_of_a_run_knows_the_step() -> None:
+    small = tiny("WanPipeline")
+    handles: list[Any] = []
+
+    def begin(pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+        if step == 0:
+            handles.append(guide(pipe, STG([1], start=0.6)))
+        return {}
+
+    oracle.run(small, callback_on_step_end=begin)
+    handles[0].remove()
+    assert handles[0].passes.steps == 2
+    assert handles[0].passes.weak == pytest.approx(0.5)  # step 2 of 0, 1, 2
+
+
+def test_copy_of_a_guided_denoiser_runs_unguided(pipe: Any) -> None:
+    import copy
+
+    calls: list[dict[str, Any]] = []
+    hook = pipe.transformer.register_forward_pre_hook(lambda m, a, k: calls.append(k), with_kwargs=True)
+    call(pipe)
+    hook.remove()
+    with guide(pipe, TERM), torch.no_grad():
+        copied = copy.deepcopy(pipe.transformer)
+        expected = copied(**calls[0])[0]
+    assert torch.equal(pipe.transformer(**calls[0])[0], expected)
+
+
+def test_model_looks_whole_after_ctrl_c(pipe: Any) -> None:
+    """torch calls no hook after a KeyboardInterrupt: the stand-ins are still there, and must not hide any weights."""
+    names = set(pipe.transformer.state_dict())
+    handle = guide(pipe, TERM)
+    hook = raise_in_block(pipe, 3, 0, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        call(pipe)
+    hook.remove()
+    assert set(pipe.transformer.state_dict()) == names
+    assert {name for name, _ in pipe.transformer.named_parameters()} <= names
+    expected = call(pipe)
+    handle.remove()
+    with guide(pipe, TERM):
+        assert torch.equal(call(pipe), expected)
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["LTXPipeline", "WanPipeline", "HunyuanVideoPipeline"])
+def test_schedule_of_one_bin_is_stg_with_another_guidance_scale(name: str) -> None:
+    """The bin's g and phi take the place of the pipeline's, for batched and for separate CFG."""
+    small = tiny(name)
+    layer = "dual:1" if name == "HunyuanVideoPipeline" else 1
+    whole = (0.0, 2.0)
+    with guide(small.pipe, STG([layer], 1.3), rescale=0.4):
+        expected = oracle.run(small, **{small.g: 6.0})
+    with guide(small.pipe, Schedule([Bin(whole, [layer], 1.3, guidance_scale=6.0, rescale=0.4)])):
+        torch.testing.assert_close(oracle.run(small), expected, atol=5e-5, rtol=1e-4)
+    with guide(small.pipe, Schedule([Bin(whole, guidance_scale=6.0)])):  # no skipping, only another g
+        plain = oracle.run(small)
+    torch.testing.assert_close(plain, oracle.run(small, **{small.g: 6.0}), atol=5e-5, rtol=1e-4)
+
+
+def test_schedule_holds_where_its_sigmas_are() -> None:
+    small = tiny("WanPipeline")
+    plain = oracle.run(small)
+    sigmas = small.pipe.scheduler.sigmas.tolist()
+    bound = (sigmas[0] + sigmas[1]) / 2
+    with guide(small.pipe, STG([1], stop=0.1)):
+        expected = oracle.run(small)
+    with guide(small.pipe, Schedule([Bin((bound, 2.0), [1], 1.0)])) as handle:
+        ours = oracle.run(small)
+    assert torch.equal(ours, expected)
+    assert not torch.equal(ours, plain)
+    assert handle.passes.weak == pytest.approx(0.5)
+
+
+def test_schedule_of_a_run_that_begins_later() -> None:
+    """Video to video leaves out the first timesteps: the bins are about sigmas, not about step numbers."""
+    small = tiny("WanVideoToVideoPipeline")
+    oracle.run(small)
+    sigmas = small.pipe.scheduler.sigmas.tolist()  # 4 of the schedule and a 0; the first one is left out
+    with guide(small.pipe, Schedule([Bin((sigmas[0] - 1e-3, 2.0), [1], 1.0), Bin((0.0, 0.1), [1], 1.0)])):
+        with pytest.raises(ValueError, match="hold at some step, but its bins hold at none of this run"):
+            oracle.run(small)
+    with guide(small.pipe, Schedule([Bin((sigmas[1] - 1e-3, sigmas[0] - 1e-3), [1], 1.0)])) as handle:
+        oracle.run(small)
+    assert handle.passes.weak == pytest.approx(0.5)
+
+
+def test_schedule_that_cannot_be() -> None:
+    small = tiny("WanPipeline")
+    with guide(small.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0, guidance_scale=6.0)])):
+        with pytest.raises(
+            ValueError, match="this Schedule has guidance scales of its own, but the run has no CFG. Set g"
+        ):
+            oracle.run(small, **small.off)
+    latte = tiny("LattePipeline")
+    with guide(latte.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0)])):
+        with pytest.raises(
+            ValueError, match="a Schedule needs a scheduler with sigmas, but this pipeline has DDIMScheduler"
+        ):
+            oracle.run(latte)
+    with pytest.raises(ValueError, match="must not overlap"):
+        Schedule([Bin((0.0, 0.6), [1], 1.0), Bin((0.5, 1.0), [2], 1.0)])
+    with pytest.raises(ValueError, match=r"pair \(low, high\) with low < high"):
+        Bin((1.0, 0.5), [1], 1.0)
+    with pytest.raises(ValueError, match="one Schedule"):
+        guide(small.pipe, Schedule([Bin((0.0, 1.0), [1], 1.0)]), STG([1]))
+
+
+def test_audio_scale_is_for_models_with_audio_and_zero_is_off() -> None:
+    small = tiny("LTX2Pipeline")
+    result = lambda **o: small.pipe(**{**small.call, **o}, generator=torch.Generator().manual_seed(0))  # noqa: E731
+    plain = result(num_inference_steps=2)
+    with guide(small.pipe, STG([1], 1.0, stop=0.5, audio_scale=0.0)):
+        ours = result(num_inference_steps=2)
+    assert not torch.equal(ours[0], plain[0])
+    with guide(small.pipe, STG([1], 0.0, audio_scale=0.0)) as handle:
+        assert torch.equal(result(num_inference_steps=2)[0], plain[0])
+        assert handle.passes.weak == 0
+    with pytest.raises(ValueError, match=r"audio_scale is for models that make sound, but wan makes none"):
+        guide(tiny("WanPipeline").pipe, STG([1], audio_scale=0.5))

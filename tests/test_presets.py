@@ -112,7 +112,7 @@ MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 
 def stub(pipeline: str, model: Any, config: dict[str, Any]) -> Any:
     """A pipeline by name, with the real denoiser and nothing else; no weights."""
-    pipe = type(pipeline, (), {})()
+    pipe: Any = type(pipeline, (), {})()
     with torch.device("meta"):
         pipe.transformer = model(**config)
     return pipe
@@ -167,7 +167,7 @@ def test_the_most_specific_row_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the schedules of LTX-Video 13B -----------------------------------------------------------------------------------
 
 # (sigma, cfg, stg, rescale, blocks) of the first pass: configs/ltxv-13b-0.9.8-dev.yaml, by the lines that choose
-# them (LTX-Video@5260738 pipeline_ltx_video.py:958-1000). First its own 30 steps, then sigmas at the bounds and beside them.
+# them (LTX-Video@5260738 pipeline_ltx_video.py:958-1000). First its own 30 steps, then sigmas at the bounds.
 # fmt: off
 OFFICIAL = [
     (1.0, 1, 0, 1, []),

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["SLG", "STG", "Bin", "Guide", "Schedule", "__version__", "guide"]
 
-_HOME = {"STG": "skipguide.terms", "SLG": "skipguide.terms", "Bin": "skipguide.terms", "Schedule": "skipguide.terms", "guide": "skipguide.pipeline", "Guide": "skipguide.pipeline"}
+_HOME = {
+    "STG": "skipguide.terms",
+    "SLG": "skipguide.terms",
+    "Bin": "skipguide.terms",
+    "Schedule": "skipguide.terms",
+    "guide": "skipguide.pipeline",
+    "Guide": "skipguide.pipeline",
+}
 
 
 def __getattr__(name: str):

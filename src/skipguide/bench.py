@@ -114,7 +114,9 @@ def _bare_pipeline(step: Step) -> Any:
         return step.combined()
 
     calls, model = step.calls, step.model
-    guider = type("ClassifierFreeGuidance", (), dict(num_conditions=2, guidance_scale=G, use_original_formulation=False))
+    guider = type(
+        "ClassifierFreeGuidance", (), dict(num_conditions=2, guidance_scale=G, use_original_formulation=False)
+    )
     attributes: dict[str, Any] = {
         **dict.fromkeys(calls.scale, G),
         **dict.fromkeys((*calls.extra, *filter(None, (calls.varies, calls.never))), False),

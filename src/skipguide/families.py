@@ -23,7 +23,9 @@ class Stack:
 
     path: str  # where it is on the denoiser
     depth: int  # in the public checkpoint
-    streams: tuple[str, ...]  # the block's inputs that carry state: first in its signature, in the order it returns them
+    streams: tuple[
+        str, ...
+    ]  # the block's inputs that carry state: first in its signature, in the order it returns them
     attention: Mapping[str, Values]  # the block's self-attentions, and what each is with the identity map
     axis: str | None = None  # "spatial" or "temporal" where attention is factorized
 
@@ -39,6 +41,7 @@ class Calls:
     from_cond: bool = False  # its formula is c + g (c - u) instead of u + g (c - u)
     never: str = ""  # where this is true, its formula is none that a shift of u and c passes through
     varies: str = ""  # where this is true, g changes after the denoiser was called, and cannot be known there
+    rescale: tuple[str, ...] = ()  # its own guidance_rescale, per output, which refers to the deviation of c
     extra: tuple[str, ...] = ()  # where true, one more call on the cond rows each, for guidance of the pipeline's own
 
 
@@ -55,7 +58,9 @@ class Family:
     batched: tuple[str, ...] = ()  # inputs of the denoiser with the batch first; needed where a pipeline is batched
     denoisers: tuple[str, ...] = ("transformer",)  # attributes of the pipeline; the second one may be None
     paired: bool = False  # the stacks run in turn, one block of each; a bare int is one of each (see `axis`)
-    replayed: tuple[str, ...] = ()  # modules before the blocks that are as costly as blocks; weak passes reuse their outputs
+    replayed: tuple[
+        str, ...
+    ] = ()  # modules before the blocks that are as costly as blocks; weak passes reuse their outputs
     between: tuple[tuple[str, str], ...] = ()  # (ModuleList run between blocks, config name of the interval)
     outputs: tuple[str, ...] = ("video",)
     learned_variance: bool = False  # out_channels may be twice the latents': prediction, then a variance
@@ -71,6 +76,8 @@ class Family:
 
 BATCHED = Calls("batched")
 BATCHED_FLOAT32 = Calls("batched", float32=True)
+BATCHED_RESCALE = Calls("batched", rescale=("guidance_rescale",))
+LTX = Calls("batched", float32=True, rescale=("guidance_rescale",))
 SEPARATE = Calls("separate")
 SEPARATE_FLOAT32 = Calls("separate", float32=True)
 TWO_SCALES = Calls("separate", float32=True, scale=("current_guidance_scale",))  # Wan 2.2's two transformers
@@ -80,12 +87,15 @@ COG = Calls("batched", float32=True, varies="use_dynamic_cfg")
 KANDINSKY = Calls("separate", cfg="guidance_scale")
 KANDINSKY_6 = Calls("separate", scale=("guidance_scale", "guidance_scale"))
 HELIOS_PYRAMID = Calls("separate", float32=True, never="is_cfg_zero_star")
-COSMOS = Calls("separate", from_cond=True)
+COSMOS = Calls("separate", float32=True, from_cond=True)
 LTX2 = Calls(
     "batched", float32=True, scale=("guidance_scale", "audio_guidance_scale"),
+    rescale=("guidance_rescale", "audio_guidance_rescale"),
     extra=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
 )  # fmt: skip
-LTX2_HDR = replace(LTX2, scale=("guidance_scale", "guidance_scale"))  # its audio is thrown away and has no g of its own
+LTX2_HDR = replace(
+    LTX2, scale=("guidance_scale",) * 2, rescale=("guidance_rescale",)
+)  # its audio is thrown away and has no g of its own
 
 # --- shapes of blocks -------------------------------------------------------------------------------------------------
 
@@ -178,7 +188,7 @@ FAMILIES = (
         title="FramePack",
         model="HunyuanVideoFramepackTransformer3DModel",
         checkpoint="lllyasviel/FramePackI2V_HY",
-        pipelines={"HunyuanVideoFramepackPipeline": TRUE_CFG},
+        pipelines={"HunyuanVideoFramepackPipeline": replace(TRUE_CFG, float32=True)},
         stacks=_dual_and_single(20, 40),
     ),
     Family(
@@ -195,9 +205,9 @@ FAMILIES = (
         model="LTXVideoTransformer3DModel",
         checkpoint="Lightricks/LTX-Video (13B: 48 blocks)",
         pipelines={
-            "LTXPipeline": BATCHED_FLOAT32,
-            "LTXImageToVideoPipeline": BATCHED_FLOAT32,
-            "LTXConditionPipeline": BATCHED_FLOAT32,
+            "LTXPipeline": LTX,
+            "LTXImageToVideoPipeline": LTX,
+            "LTXConditionPipeline": LTX,
         },
         stacks=_one("transformer_blocks", 28, VIDEO, PLAIN),
         batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
@@ -296,9 +306,9 @@ FAMILIES = (
         model="EasyAnimateTransformer3DModel",
         checkpoint="alibaba-pai/EasyAnimateV5.1-12b-zh-diffusers",
         pipelines={
-            "EasyAnimatePipeline": BATCHED,
-            "EasyAnimateInpaintPipeline": BATCHED,
-            "EasyAnimateControlPipeline": BATCHED,
+            "EasyAnimatePipeline": BATCHED_RESCALE,
+            "EasyAnimateInpaintPipeline": BATCHED_RESCALE,
+            "EasyAnimateControlPipeline": BATCHED_RESCALE,
         },
         stacks=_one("transformer_blocks", 48, VIDEO_AND_TEXT, {"attn1": identity.joint}),
         batched=(

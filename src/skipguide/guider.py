@@ -84,7 +84,7 @@ class SkipGuidance(BaseGuidance):
         more = [_term(entry) for entry in terms]
         if not own and not more:
             raise ValueError("SkipGuidance needs layers to skip, but got none. Write SkipGuidance(layers=[34]).")
-        self.terms = (*own, *more)
+        self.terms = tuple(dataclasses.replace(term, layers=list(term.layers)) for term in (*own, *more))
         self.layers, self.scale, self.skip, self.axis, self.start, self.stop = layers, scale, skip, axis, start, stop
         self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, rescale, share_prefix
         self.cfg_start, self.cfg_stop = cfg_start, cfg_stop
@@ -367,7 +367,7 @@ def _term(entry: Any) -> STG:
 
 def _written(term: STG) -> dict[str, Any]:
     """A term in JSON."""
-    return {**dataclasses.asdict(term), "layers": list(term.layers)}
+    return {**dataclasses.asdict(term), "layers": list(term.layers)}  # it may have been a tuple or a range
 
 
 def _check(layers: Any, own: Mapping[str, Any], rescale: Any) -> None:

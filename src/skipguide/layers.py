@@ -21,6 +21,10 @@ def resolve(family: Family, places: Sequence[Place], term: Term) -> list[int]:
         ValueError: for a layer out of range, an unknown stack, or a skip or axis that the family does not have.
     """
     _check_axis(family, term)
+    if isinstance(term, STG) and term.audio_scale is not None and "audio" not in family.outputs:
+        raise ValueError(
+            f"audio_scale is for models that make sound, but {family.name} makes none. Leave audio_scale=None."
+        )
     found = [k for layer in term.layers for k in _positions(family, places, layer, term.axis)]
     twice = next((k for k in found if found.count(k) > 1), None)
     if twice is not None:

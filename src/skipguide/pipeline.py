@@ -132,6 +132,7 @@ class Step:
     calls: int  # calls of the denoiser that it takes
     phi: float = 0.0
     g: float | None = None  # in the place of the pipeline's
+    keeps_c: bool = False  # the pipeline rescales by the deviation of c, so c must come back as it is
     active: tuple[int, ...] = ()  # STG terms
     weakened: tuple[int, ...] = ()  # SLG terms
     done: int = 0  # calls so far
@@ -144,12 +145,12 @@ class Step:
     @property
     def shifts(self) -> bool:
         """Whether D is the pipeline's own combination of u and c, both shifted by the push."""
-        return self.phi == 0 and self.g is None
+        return self.phi == 0 and self.g is None and not self.keeps_c
 
     @property
     def guided(self) -> bool:
         """Whether this step differs from the pipeline's own."""
-        return bool(self.active or self.weakened or self.g is not None or (self.phi and self.cfg))
+        return bool(self.active or self.weakened or self.g is not None or self.phi)
 
     def forget(self) -> None:
         """Free the tensors."""
@@ -170,7 +171,7 @@ class Guide:
         share_prefix: bool,
     ):
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
-        self.schedule, self._sigmas = schedule, []
+        self.schedule, self._sigmas, self._had_cfg = schedule, [], False
         self.terms, self.rescale, self.share_prefix = terms, rescale, share_prefix
         self.passes = Passes()
         self._branches = branches
@@ -182,9 +183,7 @@ class Guide:
         for denoiser in branches:
             self._hooks += [
                 denoiser.register_forward_pre_hook(torch.compiler.disable(self._before), with_kwargs=True),
-                denoiser.register_forward_hook(
-                    torch.compiler.disable(self._after), with_kwargs=True, always_call=True
-                ),
+                denoiser.register_forward_hook(torch.compiler.disable(self._after), with_kwargs=True, always_call=True),
             ]
             _GUIDED.add(denoiser)
 
@@ -214,7 +213,7 @@ class Guide:
     # --- before a call of the denoiser ----------------------------------------------------------------------------------
 
     def _before(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._inside:
+        if self._inside or denoiser not in self._branches:  # a copy of the denoiser has copies of these hooks
             return None
         self._tidy()  # after a call that raised
         branch, step = self._branches[denoiser], self._step_of_this_call()
@@ -235,17 +234,35 @@ class Guide:
                 f"a guided denoiser must be called by the {type(self.pipe).__name__} that guide() got, which knows the "
                 "step and the scales, but that one is not running. Call it, or remove the guidance first."
             )
-        timesteps = self.pipe.scheduler.timesteps
-        new_run = timesteps is not self._run
-        if new_run:
+        timesteps, step = self.pipe.scheduler.timesteps, self._step
+        if timesteps is not self._run:
             self._run, self.passes = timesteps, Passes()
-            self._check_windows(self._num_steps())
-            for denoiser in self._branches:
-                layers.check_company(denoiser, self.family)  # again: a cache can be switched on after guide()
-            self._sigmas = self._sigmas_of_run() if self.schedule else []
-        if new_run or self._step is None or self._step.done == self._step.calls:
-            self._step = self._next_step(frame, 0 if new_run or self._step is None else self._step.index + 1)
+            self._begin_run()
+            self._step = self._next_step(frame, self._index_at_start() if step is None else 0)
+        elif step is None or step.done == step.calls:
+            index = 0 if step is None else step.index + 1
+            self._step = self._next_step(
+                frame, index if index < self._num_steps() else 0
+            )  # 0: the next segment of a video
+        assert self._step is not None
         return self._step
+
+    def _begin_run(self) -> None:
+        self._had_cfg = False
+        self._check_windows(self._num_steps())
+        for denoiser in self._branches:
+            layers.check_company(denoiser, self.family)  # again: a cache can be switched on after guide()
+        self._sigmas = self._sigmas_of_run() if self.schedule else []
+
+    def _index_at_start(self) -> int:
+        """The step of a run that was under way when guide() was called, from a callback; else 0."""
+        index = getattr(self.pipe.scheduler, "step_index", None)
+        return 0 if index is None else max(0, min(index - self._offset(), self._num_steps() - 1))
+
+    def _offset(self) -> int:
+        """Where in the scheduler's timesteps a run begins; pipelines with `strength` leave out the first ones."""
+        scheduler = self.pipe.scheduler
+        return getattr(scheduler, "begin_index", None) or max(0, len(scheduler.timesteps) - self._num_steps())
 
     def _num_steps(self) -> int:
         steps = getattr(self.pipe, "num_timesteps", None)
@@ -261,17 +278,12 @@ class Guide:
             active=tuple(j for j in on if isinstance(self.terms[j], STG)),
             weakened=tuple(j for j in on if isinstance(self.terms[j], SLG)),
         )  # fmt: skip
+        self._had_cfg = self._had_cfg or cfg
+        if not cfg and (step.weakened or g not in (None, 1)):
+            self._check_that_cfg_ended(step, frame)
+            step.weakened = ()
+        step.keeps_c = cfg and step.guided and any(running.is_on(self.pipe, frame, name) for name in self.calls.rescale)
         step.split = batched and cfg and step.guided
-        if g is not None and g != 1 and not cfg:
-            raise ValueError(
-                f"this Schedule sets guidance_scale={g:g} at this step, but the run has no CFG. Set {self.calls.scale[0]} "
-                "above 1; what it is does not matter where the Schedule has its own."
-            )
-        if step.weakened and not cfg:
-            raise ValueError(
-                "SLG needs CFG, because it skips layers in the unconditional pass, but this run has none. Set "
-                f"{self.calls.scale[0]} above 1 (with a negative prompt where the pipeline asks for one), or use STG."
-            )
         if step.guided and self.calls.never and running.is_on(self.pipe, frame, self.calls.never):
             raise ValueError(
                 f"guidance needs a run whose CFG is u + g (c - u), but {self.calls.never}=True is another formula, which "
@@ -281,10 +293,31 @@ class Guide:
         self.passes.strong += 2 if cfg else 1
         return step
 
+    def _check_that_cfg_ended(self, step: Step, frame: FrameType) -> None:
+        """A run may switch CFG off on its way, and then these steps are left alone; one that never has it is refused.
+
+        Raises:
+            ValueError: for SLG, or a Schedule with guidance scales, in a run without CFG.
+        """
+        later = self.calls.how == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
+        if self._had_cfg or later:
+            return
+        argument = self.calls.scale[0].removeprefix("current_")
+        if step.weakened:
+            raise ValueError(
+                "SLG needs CFG, because it skips layers in the unconditional pass, but this run has none. Set "
+                f"{argument} above 1 (with a negative prompt where the pipeline asks for one), or use STG."
+            )
+        raise ValueError(
+            f"this Schedule has guidance scales of its own, but the run has no CFG. Set {argument} above 1; what it is does "
+            "not matter where the Schedule has its own."
+        )
+
     def _plan(self, index: int) -> tuple[list[int], float, float | None]:
         """Which terms are on at step `index`, phi, and g where it is not the pipeline's."""
         if self.schedule is None:
-            return [j for j, term in enumerate(self.terms) if self._is_on(term, index)], self.rescale, None
+            on = [j for j, term in enumerate(self.terms) if self._is_on(term, index)]
+            return on, self.rescale if on else 0.0, None
         here = self.schedule.at(self._sigmas[index])
         if here is None:
             return [], 0.0, None
@@ -303,8 +336,13 @@ class Guide:
                 f"a Schedule needs a scheduler with sigmas, but this pipeline has {type(scheduler).__name__}. Use STG terms "
                 "with start and stop."
             )
-        begin = scheduler.begin_index or 0
-        return torch.as_tensor(scheduler.sigmas).tolist()[begin:]
+        sigmas = torch.as_tensor(scheduler.sigmas).tolist()[self._offset() :][: self._num_steps()]
+        if not any(self.schedule.at(sigma) for sigma in sigmas if self.schedule):
+            raise ValueError(
+                f"a Schedule must hold at some step, but its bins hold at none of this run, whose sigmas go from "
+                f"{sigmas[0]:.4g} to {sigmas[-1]:.4g}. Move the bins."
+            )
+        return sigmas
 
     def _is_on(self, term: Term, index: int) -> bool:
         scale = max(term.scales(len(self.family.outputs))) if isinstance(term, STG) else 1
@@ -336,9 +374,10 @@ class Guide:
 
     def _after(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         step = self._step
-        if self._inside or step is None:
+        if self._inside or step is None or denoiser not in self._branches:
             return None
         if output is None:  # the call raised
+            step.forget()
             self._tidy()
             return None
         self._restore()
@@ -362,18 +401,40 @@ class Guide:
         step.push = tuple(
             guidance.push(c, [weak[k] for weak in weaks], self._scales(step, k)) for k, c in enumerate(step.c)
         )
+        if branch.strong is not None:
+            branch.strong.forget()  # before the other half takes its memory
         us = self._uncond_half(branch, step) if step.split else None
         if step.shifts:  # a constant shift of u and c goes through u + g (c - u) unchanged, without knowing g
             step.returned = tuple(c + push for c, push in zip(step.c, step.push, strict=True))
             us = us and tuple(u + push for u, push in zip(us, step.push, strict=True))
         elif step.cfg and us is None:  # u comes with the next call, and makes D out of this c
-            step.returned = step.c
-        else:
+            step.returned = self._c_for_later(step)
+        elif us is None or not step.keeps_c:
             step.returned = self._D(step, us)
             us = us and step.returned  # D + g (D - D) = D
+        else:
+            step.returned, us = self._keeping_c(step, us)
         if us is None:
             return _with_samples(output, step.returned)
         return _with_samples(output, [torch.cat(pair) for pair in zip(us, step.returned, strict=True)])
+
+    def _c_for_later(self, step: Step) -> tuple[Tensor, ...]:
+        """c itself; but where g is 1 the pipeline arrives at what comes back here, whatever u is: D."""
+        scales = self._scales_of_cfg()
+        if step.g is not None and 1 in scales:
+            raise ValueError(
+                f"this Schedule sets guidance_scale={step.g:g} at this step, which needs u, but the pipeline's own is 1 and "
+                f"leaves it out. Set {self.calls.scale[0].removeprefix('current_')} above 1."
+            )
+        pushed = (self._rescaled(c + push, c, step.phi) for c, push in zip(step.c, step.push, strict=True))
+        return tuple(D if g == 1 else c for D, c, g in zip(pushed, step.c, scales, strict=True))
+
+    def _keeping_c(self, step: Step, us: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """(c', u') of which the pipeline makes D, with c' = c where g allows it."""
+        pairs = []
+        for D, c, u, g in zip(self._D(step, us), step.c, us, self._scales_of_cfg(), strict=True):
+            pairs.append((D, u) if g == 1 else (c, _uncond_for(D, c, g)))
+        return tuple(c for c, _ in pairs), tuple(u for _, u in pairs)
 
     def _uncond_half(self, branch: Branch, step: Step) -> tuple[Tensor, ...]:
         inputs = self._rows(step.inputs, skips.UNCOND)
@@ -386,9 +447,8 @@ class Guide:
         if step.shifts or not uncond:
             shifts = [after - c for after, c in zip(step.returned, step.c, strict=True)]
             return _with_samples(output, [sample + shift for sample, shift in zip(samples, shifts, strict=True)])
-        # c was returned, g > 1: the u' with u' + g (c - u') = D
-        found = zip(self._D(step, samples), step.c, self._scales_of_cfg(), strict=True)
-        return _with_samples(output, [(g * c - D) / (g - 1) for D, c, g in found])
+        found = zip(samples, self._D(step, samples), step.c, self._scales_of_cfg(), strict=True)
+        return _with_samples(output, [u if g == 1 else _uncond_for(D, c, g) for u, D, c, g in found])
 
     def _D(self, step: Step, us: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
         """Per output; without u where the run has no CFG."""
@@ -471,6 +531,11 @@ class Guide:
                     f"the window start={term.start}, stop={term.stop} must select a step, but selects none of the "
                     f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
                 )
+
+
+def _uncond_for(D: Tensor, c: Tensor, g: float) -> Tensor:
+    """The u' with u' + g (c - u') = D."""
+    return (g * c - D) / (g - 1)
 
 
 def _samples(output: Any) -> list[Tensor]:

@@ -40,6 +40,8 @@ def value(pipe: Any, frame: FrameType, name: str) -> Any:
 
 
 def is_on(pipe: Any, frame: FrameType, name: str) -> bool:
-    """Whether something is on: a flag as it is, a scale above 1."""
+    """Whether something is on: a scale above 1, a rescale above 0, or a flag as it is."""
     found = value(pipe, frame, name)
-    return found if isinstance(found, bool) else float(found) > 1
+    if name.endswith("rescale"):
+        return bool(found > 0)
+    return bool(found > 1) if name.endswith("scale") else bool(found)

@@ -28,6 +28,18 @@ class StandIn(nn.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["real"], name)
 
+    # Who looks at the model while a stand-in is in place (or after a Ctrl-C left one there) sees the real module.
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        return self.real.named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.real.state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.real._apply(*args, **kwargs)
+        return self
+
 
 # --- in the strong pass -----------------------------------------------------------------------------------------------
 
@@ -138,7 +150,14 @@ def picked(half: int, value: Any) -> Any:
     """One half of a batch: of a tensor, or of every tensor in a tuple or list. Other values stay."""
     if isinstance(value, (tuple, list)):
         return type(value)(picked(half, item) for item in value)
-    return value.chunk(2)[half] if torch.is_tensor(value) else value
+    if not torch.is_tensor(value):
+        return value
+    if len(value) % 2:
+        raise ValueError(
+            f"a batch of CFG must be [uncond, cond] with as many rows of each, but an input has {len(value)} rows. It is "
+            "not a batch: take its name out of `batched` in its row of skipguide/families.py."
+        )
+    return value.chunk(2)[half]
 
 
 @contextlib.contextmanager

@@ -136,7 +136,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not self.bins or not all(isinstance(entry, Bin) for entry in self.bins):
-            raise ValueError(f"Schedule needs one or more Bin, but got {self.bins!r}. Write Schedule([Bin((0, 1), [9], 1.0)]).")
+            raise ValueError(
+                f"Schedule needs one or more Bin, but got {self.bins!r}. Write Schedule([Bin((0, 1), [9], 1.0)])."
+            )
         ordered = sorted(self.bins, key=lambda entry: entry.sigma)
         for lower, upper in zip(ordered, ordered[1:]):  # noqa: B905  # pairs of neighbours
             if upper.sigma[0] < lower.sigma[1]:

@@ -22,7 +22,9 @@ class Workload:
     config: dict[str, Any]  # of the denoiser
     inputs: Inputs  # of the denoiser, for a batch of so many rows
     layer: int | str  # the published choice, or 0.7 of the depth where there is none
-    full_size: tuple[dict[str, Any], Inputs] | None = None  # config and inputs of the public checkpoint, for a large GPU
+    full_size: tuple[dict[str, Any], Inputs] | None = (
+        None  # config and inputs of the public checkpoint, for a large GPU
+    )
 
 
 def _randn(*shape: int) -> torch.Tensor:
