@@ -4,7 +4,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench bench-all clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -32,6 +32,9 @@ test: lint
 
 bench: $(READY)
 	$(BIN)/skipguide bench --family mochi
+
+bench-all: $(READY)
+	$(BIN)/skipguide bench --all
 
 clean:
 	rm -rf .venv demo dist build

@@ -154,9 +154,12 @@ def test_with_scale_0_it_is_diffusers_own_cfg_to_the_last_bit(small: Tiny, confi
     assert torch.equal(run(small, SkipGuidance(layers=[1], scale=0.0, **config)), expected)
 
 
-def test_rescale_is_that_of_diffusers_own_cfg(small: Tiny) -> None:
-    ours = run(small, SkipGuidance(layers=[1], scale=0.0, guidance_scale=G, rescale=0.7))
-    assert_equal(ours, plain(small, guidance_rescale=0.7), plain(small))
+def test_rescale_is_of_the_pushed_steps_alone(small: Tiny) -> None:
+    """As with guide(): where no term is on, the step is the unguided pipeline's."""
+    expected = plain(small)
+    assert torch.equal(run(small, SkipGuidance([1], scale=0.0, guidance_scale=G, rescale=0.7)), expected)
+    ours = run(small, SkipGuidance([1], guidance_scale=G, stop=0.1, rescale=0.7))
+    assert_equal(ours, by_hand(small, [STG([1], stop=0.1)], phi=0.7), expected)
 
 
 @pytest.mark.parametrize("g", [G, 1.0])
@@ -396,6 +399,29 @@ def test_an_exception_inside_the_denoiser_leaves_no_stand_in_for_the_next_plain_
         assert contents(wan) == before
 
 
+def test_several_calls_in_one_batch_are_refused_and_a_step_beyond_the_last_one() -> None:
+    guider, model = SkipGuidance([1]), build("modular Wan").pipe.transformer
+    inputs = dict(hidden_states=LATENTS, timestep=torch.ones(2), encoder_hidden_states=torch.ones(2, 12, 16))
+    with pytest.raises(ValueError, match=r"step i of N must be from 0 to N - 1, but got 3 of 3"):
+        guider.set_state(N, N, None)
+    guider.set_state(0, N, None)
+    guider.prepare_models(model)
+    with torch.no_grad():
+        plain = model(**inputs).sample
+        with pytest.raises(RuntimeError, match="needs one call of the denoiser between prepare_models"):
+            model(**inputs)
+        assert torch.equal(model(**inputs).sample, plain)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    for _ in range(2):
+        guider.prepare_models(model)
+        guider.cleanup_models(model)
+    with pytest.raises(
+        RuntimeError, match=r"this step has 3 batches .* but prepare_models\(\) was called 4 times in it"
+    ):
+        guider.prepare_models(model)
+
+
 def test_modules_that_were_replaced_between_runs_are_seen() -> None:
     small = MODULAR["modular Wan"]()
     guider = SkipGuidance([1], skip="attention", guidance_scale=G)
@@ -492,7 +518,7 @@ def test_bad_arguments_are_refused_at_once(config: dict[str, Any], message: str)
 
 
 def test_a_cache_is_refused_also_when_it_comes_later() -> None:
-    small = builders()["HunyuanVideo15Pipeline"](torch.float32)
+    small = MODULAR["modular LTX"]()
     expected = run(small, SkipGuidance([1], guidance_scale=G))
     small.pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.2))
     with pytest.raises(ValueError, match="without a cache across steps"):

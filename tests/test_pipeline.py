@@ -576,17 +576,15 @@ def test_schedule_of_a_run_that_begins_later() -> None:
 
 def test_schedule_that_cannot_be() -> None:
     small = tiny("WanPipeline")
-    with guide(small.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0, guidance_scale=6.0)])):
-        with pytest.raises(
-            ValueError, match="this Schedule has guidance scales of its own, but the run has no CFG. Set g"
-        ):
-            oracle.run(small, **small.off)
+    with guide(small.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0, guidance_scale=6.0)])), pytest.raises(
+        ValueError, match="this Schedule has guidance scales of its own, but the run has no CFG. Set g"
+    ):
+        oracle.run(small, **small.off)
     latte = tiny("LattePipeline")
-    with guide(latte.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0)])):
-        with pytest.raises(
-            ValueError, match="a Schedule needs a scheduler with sigmas, but this pipeline has DDIMScheduler"
-        ):
-            oracle.run(latte)
+    with guide(latte.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0)])), pytest.raises(
+        ValueError, match="a Schedule needs a scheduler with sigmas, but this pipeline has DDIMScheduler"
+    ):
+        oracle.run(latte)
     with pytest.raises(ValueError, match="must not overlap"):
         Schedule([Bin((0.0, 0.6), [1], 1.0), Bin((0.5, 1.0), [2], 1.0)])
     with pytest.raises(ValueError, match=r"pair \(low, high\) with low < high"):

@@ -19,6 +19,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 
 from skipguide import SLG, STG, families, presets
 from skipguide.presets import Preset
+from skipguide.settings import checked, resolve
 from skipguide.terms import Bin, Schedule
 
 ROWS = {row.name: row for row in presets.presets()}
@@ -63,7 +64,7 @@ def test_row_can_be_used(name: str) -> None:
     assert 0 <= row.rescale <= 1
     assert (row.kind == "stg") or row.scale == 0
     if row.schedule:
-        assert (row.layers, row.scale, row.rescale) == ((), 0, 0)
+        assert (row.layers, row.rescale) == ((), 0)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.pipelines])
@@ -278,6 +279,16 @@ def test_a_schedule_covers_the_whole_run(name: str) -> None:
 
 def test_second_pass() -> None:
     assert here("ltx-13b-dev-second-pass", 0.5) == (1, 1, 0, [27])
+
+
+def test_a_schedule_that_is_overlooked_is_an_error() -> None:
+    """The command line has no schedules yet: it must not run without STG instead."""
+    pipe: Any = stub(*MODELS["ltx-13b-dev"])
+    pipe.dtype, pipe.device = torch.float32, torch.device("cpu")
+    type(pipe).__call__ = lambda self: None
+    size: dict[str, Any] = dict(prompt="p", height=32, width=32, num_frames=9, guidance_scale=3.0)
+    with pytest.raises(ValueError, match="layers must name at least one layer"):
+        resolve(checked(size), pipe)
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------

@@ -120,6 +120,7 @@ def _bare_pipeline(step: Step) -> Any:
     attributes: dict[str, Any] = {
         **dict.fromkeys(calls.scale, G),
         **dict.fromkeys((*calls.extra, *filter(None, (calls.varies, calls.never))), False),
+        **dict.fromkeys(calls.rescale, 0.0),
         "scheduler": type("Scheduler", (), {"begin_index": 0, "timesteps": torch.zeros(1)})(),
         "num_timesteps": 1,
         "guider": guider(),

@@ -332,7 +332,7 @@ FAMILIES = (
         name="sana-wm",
         title="SANA-WM",
         model="SanaWMTransformer3DModel",
-        checkpoint="Efficient-Large-Model/SANA-WM",
+        checkpoint="Efficient-Large-Model/SANA-WM_bidirectional-diffusers",
         pipelines={"SanaWMPipeline": BATCHED_FLOAT32},
         stacks=_one("blocks", 20, ("x",), {}),
         batched=(
@@ -353,7 +353,7 @@ FAMILIES = (
         name="kandinsky-6",
         title="Kandinsky 6",
         model="Kandinsky6Transformer3DModel",
-        checkpoint="kandinskylab/Kandinsky-6.0-TI2VA",
+        checkpoint="kandinskylab/Kandinsky-6.0-Pro-distill-5s-Diffusers",
         pipelines={"Kandinsky6TI2VAPipeline": KANDINSKY_6},
         stacks=_one(
             "visual_transformer_blocks", 60, ("vis", "aud"),

@@ -199,6 +199,13 @@ class _Clock:
         return (times[-1] - times[0]) / max(len(times) - 1, 1)
 
 
+# LTX-2's pipelines have STG of their own, on by default: ours is in its place, and there is none in plain CFG.
+_OWN_GUIDANCE = {
+    "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0, "guidance_rescale": 0.0,
+    "audio_guidance_rescale": 0.0,
+}  # fmt: skip
+
+
 def _call(pipe: Any, settings: Generation, callback: _Clock) -> Any:
     """Run the pipeline; `(F, H, W, 3)` floats in [0, 1]."""
     names = ("prompt", "negative_prompt", "height", "width", "num_frames", "guidance_scale")
@@ -208,7 +215,9 @@ def _call(pipe: Any, settings: Generation, callback: _Clock) -> Any:
     call["generator"] = torch.Generator("cpu").manual_seed(settings.seed)
     if settings.max_sequence_length is not None:
         call["max_sequence_length"] = settings.max_sequence_length
-    missing = sorted(set(call) - set(inspect.signature(pipe.__call__).parameters))
+    parameters = inspect.signature(pipe.__call__).parameters
+    call |= {name: off for name, off in _OWN_GUIDANCE.items() if name in parameters}
+    missing = sorted(set(call) - set(parameters))
     if missing:
         raise ValueError(
             f"model must be a text-to-video pipeline, but {type(pipe).__name__} does not take {', '.join(missing)}. "

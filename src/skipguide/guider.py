@@ -46,7 +46,7 @@ class SkipGuidance(BaseGuidance):
             start <= i/N < stop.
         terms: further terms, each a dict of STG's arguments (or an STG); with them `layers` may be left out.
         guidance_scale: g; 1 is no CFG. With use_original_formulation CFG is c + g (c - u), and 0 is none.
-        rescale: phi in [0, 1]; 0 is off.
+        rescale: phi in [0, 1], on the steps that are pushed; 0 is off.
         share_prefix: start each weak pass at its first skipped layer. The result is the same to the last bit.
         cfg_start, cfg_stop: the window of CFG as all guiders of diffusers round it: int(start N) <= i < int(stop N).
         enabled: False is the conditional prediction alone.
@@ -112,7 +112,7 @@ class SkipGuidance(BaseGuidance):
         self._branches: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
         self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a batch is under way
         self._hooks: list[Any] = []  # on the denoiser, while one is
-        self._called = False  # the denoiser has begun the forward of this batch
+        self._forward = "none"  # of this batch: "none", "begun" or "done"
         self._checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # denoisers met in this run
 
     # --- what runs at a step ----------------------------------------------------------------------------------------
@@ -121,8 +121,13 @@ class SkipGuidance(BaseGuidance):
         """The pipeline begins a step.
 
         Raises:
-            ValueError: for a window that selects no step of the run.
+            ValueError: for a window that selects no step of the run, or a step beyond its last one.
         """
+        if step >= num_inference_steps:
+            raise ValueError(
+                f"step i of N must be from 0 to N - 1, but got {step} of {num_inference_steps}. Schedulers of second "
+                "order count on, and no window can say which of their steps are guided: use one of first order."
+            )
         self._heal()
         self._forget_states()
         new_run = self._step is None or step <= self._step or num_inference_steps != self._num_inference_steps
@@ -215,7 +220,7 @@ class SkipGuidance(BaseGuidance):
             return
         swaps = self._swaps(self._branch(denoiser), self._batch())
         if swaps:
-            self._undo, self._called = skips.put(swaps), False
+            self._undo, self._forward = skips.put(swaps), "none"
             before: Any = torch.compiler.disable(self._before)
             after: Any = torch.compiler.disable(self._after)
             self._hooks = [
@@ -255,15 +260,23 @@ class SkipGuidance(BaseGuidance):
     # the first one the next call of the denoiser, if nobody prepared it.
 
     def _before(self, denoiser: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._called:
+        done = self._forward == "done"
+        if self._forward != "none":
             self._heal()
-        self._called = True
+        self._forward = "begun"
+        if done:
+            raise RuntimeError(
+                "SkipGuidance needs one call of the denoiser between prepare_models() and cleanup_models(), but got "
+                "another one. Make prepare_inputs() of each part, or call cleanup_models() after each call."
+            )
 
     def _after(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         skips.put(self._undo)
         self._undo = []
-        if output is None:
+        if output is None:  # it raised
             self._forget_states()
+        else:
+            self._forward = "done"
 
     def _heal(self) -> None:
         """Put the real modules back and take the hooks off."""
@@ -294,12 +307,13 @@ class SkipGuidance(BaseGuidance):
         """D from c, u and p_j; without u there is no CFG, without p_j no push."""
         c, u, g, terms = pred_cond, pred_uncond, self.guidance_scale, self._weak_terms()
         weaks, scales = list(pred_weak.values()), [terms[name].scale for name in pred_weak]
-        if u is None and not weaks:
-            D = c
-        elif u is not None and self.use_original_formulation:
-            D = guidance.rescale(c + g * (c - u) + guidance.push(c, weaks, scales), c, self.rescale)
+        phi = self.rescale if weaks else 0.0
+        if (
+            u is not None and self.use_original_formulation
+        ):  # not g + 1 in combine(): to the bit what CFG's guider gives
+            D = guidance.rescale(c + g * (c - u) + guidance.push(c, weaks, scales), c, phi)
         else:
-            D = guidance.combine(c, u, g, weaks, scales, self.rescale)
+            D = guidance.combine(c, u, g, weaks, scales, phi)
         return GuiderOutput(pred=D, pred_cond=c, pred_uncond=u)  # type: ignore[call-arg]  # a dataclass only in spirit
 
 

@@ -18,7 +18,7 @@ import dataclasses
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -34,7 +34,7 @@ Term = STG | SLG
 _GUIDED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def guide(pipe: Any, *terms: Term | Schedule, rescale: float = 0.0, share_prefix: bool = True) -> Guide:
+def guide(pipe: Any, *terms: Term | Schedule, rescale: float | None = None, share_prefix: bool = True) -> Guide:
     """Guide every call of `pipe` by skipping layers, until the handle is removed.
 
         D = u + g (c - u) + sum_j s_j (c - p_j)
@@ -42,7 +42,8 @@ def guide(pipe: Any, *terms: Term | Schedule, rescale: float = 0.0, share_prefix
     Args:
         pipe: an unmodified diffusers pipeline of a known family.
         terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; or one Schedule alone.
-        rescale: phi in [0, 1] (Algorithm 4), per sample, on the guided steps; 0 is off.
+        rescale: phi in [0, 1] (Algorithm 4), per sample, on the guided steps; 0 is off. None is 0, or what was published
+            with a preset.
         share_prefix: start each weak pass at its first skipped layer. False runs it in full, for benchmarks and doubt.
 
     Returns:
@@ -54,7 +55,9 @@ def guide(pipe: Any, *terms: Term | Schedule, rescale: float = 0.0, share_prefix
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family = families.family_of(pipe)
-    schedule, terms = _unpacked(terms)
+    schedule, written = _unpacked(terms)
+    if rescale is None:
+        rescale = max((term.preset_rescale for term in written if isinstance(term, STG)), default=0.0)
     if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be a number from 0 (off) to 1, but got {rescale!r}. The paper uses 0.7.")
     denoisers = families.denoisers_of(pipe, family)
@@ -64,8 +67,8 @@ def guide(pipe: Any, *terms: Term | Schedule, rescale: float = 0.0, share_prefix
             f"{family.denoisers[0]}) is guided already. Call .remove() on that handle or leave its with-block first; "
             "several terms go into one guide()."
         )
-    branches = {denoiser: Branch(family, denoiser, terms, share_prefix) for denoiser in denoisers}
-    return Guide(pipe, family, branches, terms, schedule, float(rescale), share_prefix)
+    branches = {denoiser: Branch(family, denoiser, written, share_prefix) for denoiser in denoisers}
+    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix)
 
 
 def _unpacked(terms: Sequence[Any]) -> tuple[Schedule | None, tuple[Term, ...]]:

@@ -35,16 +35,14 @@ class Preset:
     start: float = 0.0
     stop: float = 1.0
     rescale: float = 0.0
-    schedule: tuple[
-        dict[str, Any], ...
-    ] = ()  # arguments of terms.Bin; the layers and the scale above are then empty and 0
+    schedule: tuple[dict[str, Any], ...] = ()  # arguments of terms.Bin; layers are empty, so to overlook it fails
     defaults: dict[str, Any] = field(default_factory=dict)  # height, width, num_frames, fps, guidance_scale, ...
     name: str = ""
     kind: str = "stg"  # "stg": a weak pass beside the others; "slg": layers skipped in the unconditional pass, no scale
     note: str = ""  # what is not the same thing at the source and here
     width: int = 0  # num_attention_heads * attention_head_dim, where the depth alone does not tell checkpoints apart
     config: Mapping[str, Any] = field(default_factory=dict)  # other entries of the denoiser's config that must be these
-    recommended: bool = False  # one row per model: what STG.preset() picks
+    recommended: bool = False  # one row per model and kind: what STG.preset() and SLG.preset() pick
 
 
 @functools.cache
@@ -56,8 +54,11 @@ def presets() -> tuple[Preset, ...]:
     return tuple(Preset(**{**row, **{name: tuple(row.get(name, ())) for name in lists}}) for row in rows)
 
 
-def preset_for(pipe: Any) -> Preset:
+def preset_for(pipe: Any, kind: str = "stg") -> Preset:
     """The recommended row for the model that a pipeline holds; the log says which one, and what it holds.
+
+    Args:
+        kind: "stg" or "slg".
 
     Raises:
         ValueError: if the pipeline's class is unknown, or no row fits the depth and width of its denoiser.
@@ -66,7 +67,7 @@ def preset_for(pipe: Any) -> Preset:
     denoiser = families.denoisers_of(pipe, family)[0]
     depth = len(denoiser.get_submodule(next(iter(family.stacks.values())).path))
     name, names = type(pipe).__name__, {cls.__name__ for cls in type(pipe).__mro__}
-    rows = [row for row in presets() if row.recommended and names & set(row.pipelines)]
+    rows = [row for row in presets() if row.recommended and row.kind == kind and names & set(row.pipelines)]
     fitting = [row for row in rows if row.depth == depth and _fits(row, denoiser.config)]
     if fitting:
         row = max(fitting, key=_conditions)
@@ -75,9 +76,10 @@ def preset_for(pipe: Any) -> Preset:
     width = _width(denoiser.config)
     size = f"{depth} blocks" + (f" and width {width}" if width and any(row.width for row in rows) else "")
     known = ", ".join(_size(row) for row in rows) or "none"
+    example = f"STG(layers=[{depth * 7 // 10}], scale=1.0)" if kind == "stg" else f"SLG(layers=[{depth // 4}])"
     raise ValueError(
         f"a preset needs a published setting for the model, but none is known for a {name} of {size} "
-        f"(known: {known}). Choose the layer yourself, as in STG(layers=[{depth * 7 // 10}], scale=1.0); "
+        f"(known: {known}). Choose the layer yourself, as in {example}; "
         "`skipguide presets` lists all that is published."
     )
 

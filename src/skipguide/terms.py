@@ -37,6 +37,7 @@ class STG:
     stop: float = 1.0
     audio_scale: float | None = None
     source: str = field(default="", compare=False)  # where the setting comes from, if it is a preset
+    preset_rescale: float = field(default=0.0, compare=False)  # the phi that was published with it; guide() takes it
 
     def __post_init__(self) -> None:
         _check(self)
@@ -61,7 +62,10 @@ class STG:
         row = presets.preset_for(pipe)
         if row.schedule:
             return Schedule([Bin(**entry) for entry in row.schedule], source=row.source)
-        return cls(list(row.layers), row.scale, row.skip, row.axis, row.start, row.stop, source=row.source)
+        return cls(
+            list(row.layers), row.scale, row.skip, row.axis, row.start, row.stop, source=row.source,
+            preset_rescale=row.rescale,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,16 @@ class SLG:
     axis: str | None = None
     start: float = 0.0
     stop: float = 1.0
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @classmethod
+    def preset(cls, pipe: Any) -> SLG:
+        """The published setting for this model; as STG.preset."""
+        row = presets.preset_for(pipe, "slg")
+        return cls(list(row.layers), row.skip, row.axis, row.start, row.stop, source=row.source)
 
 
 @dataclass(frozen=True)
