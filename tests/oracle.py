@@ -112,7 +112,7 @@ def playing(tiny: Tiny, returns: Sequence[list[Tensor]]) -> Iterator[None]:
             hook.remove()
 
 
-def models(tiny: Tiny) -> list[nn.Module]:
+def models(tiny: Tiny) -> list[Any]:
     return [m for name in tiny.denoisers if (m := getattr(tiny.pipe, name)) is not None]
 
 
@@ -242,8 +242,8 @@ def guided(
         for (_, scales), p in zip(weak, outputs, strict=True):
             D = D + scales[k] * (c64 - p[k].double().numpy())
         channels = slice(0, D.shape[1] // 2 if variance else None)
-        for d, x in zip(D[:, channels], c64[:, channels], strict=True):  # views: D changes
-            d *= phi * np.std(x, ddof=1) / np.std(d, ddof=1) + 1 - phi
+        for sample, x in zip(D[:, channels], c64[:, channels], strict=True):  # views: D changes
+            sample[:] *= phi * np.std(x, ddof=1) / np.std(sample, ddof=1) + 1 - phi
         found.append(torch.from_numpy(D).to(c.dtype))
     return found
 
@@ -260,9 +260,10 @@ class Term:
 
 
 def by_hand(
-    tiny: Tiny, terms: Sequence[Term], attentions: Sequence[str], phi: float = 0.0, slg: Term | None = None, **options: Any
+    tiny: Tiny, terms: Sequence[Term], attentions: Sequence[str], phi: float = 0.0, slg: Term | None = None,
+    **options: Any,
 ) -> Tensor:  # fmt: skip
-    """The latents of a run guided by the formula, step by step, with separate full passes; u from a weak model if slg."""
+    """The latents of a run guided by the formula, step by step, in separate full passes; u from a weak model if slg."""
     options = {**tiny.short, **options}
     played: list[list[Tensor]] = []
     copies: dict[tuple[int, int], nn.Module] = {}
@@ -288,7 +289,7 @@ def by_hand(
 
 
 def scales_of(tiny: Tiny, model: nn.Module, options: dict[str, Any]) -> list[float]:
-    """g for video and audio; Wan 2.2 has another for its second transformer, and some pipelines leave it to a guider."""
+    """g for video and audio. Wan 2.2 has another for its second transformer; some pipelines leave it to a guider."""
     if hasattr(tiny.pipe, "guider"):
         return [tiny.pipe.guider.guidance_scale] * 2
     call = {**tiny.call, **options}

@@ -40,7 +40,7 @@ def run(**options: Any) -> dict[str, Any]:
 def shallow(work: Workload) -> Workload:
     """The same family with few blocks."""
     depths = {"num_layers": 4, "num_single_layers": 4, "num_visual_blocks": 4}
-    config = {name: depths.get(name, value) for name, value in work.config.items()}
+    config: dict[str, Any] = {name: depths.get(name, value) for name, value in work.config.items()}
     if "vace_layers" in config or (config.get("num_layers") == 4 and "control_hidden_states" in work.inputs(1)):
         config["vace_layers"] = [0, 2]
     if "face_encoder_hidden_dim" in config:

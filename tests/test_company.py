@@ -20,9 +20,11 @@ from tiny import builders
 from tiny.base import Tiny
 
 CPU = torch.device("cpu")
-# one of each way of calling CFG: batched, separate, separate with two stacks, by a guider, two outputs, two stacks in turn
+# one of each way of calling CFG: batched, separate, separate with two stacks, by a guider, two outputs,
+# two stacks in turn
 NAMES = [
-    "MochiPipeline", "WanPipeline 2.2", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline", "LTX2Pipeline", "LattePipeline"
+    "MochiPipeline", "WanPipeline 2.2", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline", "LTX2Pipeline",
+    "LattePipeline",
 ]  # fmt: skip
 
 
@@ -227,7 +229,7 @@ def test_lora(name: str) -> None:
 
 
 def test_lora_changes_the_values_of_a_skipped_attention() -> None:
-    """The weak pass of an attention skip is W_o V with the adapter in W_o and in V, as the oracle's masked attention is."""
+    """The weak pass of an attention skip is W_o V with the adapter in both, as the oracle's masked attention is."""
     from peft import LoraConfig
 
     small = fresh("WanPipeline")

@@ -18,7 +18,8 @@ from tiny import builders, tiny
 from tiny.base import Tiny
 
 SELF_ATTENTIONS = (  # as the families call it; attn2 and cross_attention are not it
-    "attn1", "audio_attn1", "attn", "self_attention", "video_dec_block.self_attention", "audio_dec_block.self_attention",
+    "attn1", "audio_attn1", "attn", "self_attention", "video_dec_block.self_attention",
+    "audio_dec_block.self_attention",
 )  # fmt: skip
 GUIDED = [name for name in builders() if name.split()[0] not in REFUSED and not name.endswith(" zero")]
 
@@ -52,7 +53,8 @@ def by_hand(small: Tiny, terms: list[STG], phi: float = 0.0, **options: Any) -> 
     written = [
         oracle.Term(
             [f"{family.stacks[str(layer).split(':')[0]].path}.{str(layer).split(':')[1]}" for layer in term.layers],
-            term.skip, [term.scale, term.scale if term.audio_scale is None else term.audio_scale], term.start, term.stop,
+            term.skip, [term.scale, term.scale if term.audio_scale is None else term.audio_scale],
+            term.start, term.stop,
         )
         for term in terms
     ]  # fmt: skip
@@ -162,7 +164,7 @@ def test_blocks_before_the_first_skipped_one_do_not_run_again(small: Tiny) -> No
         oracle.run(small, **small.short, **small.off)
     with guide(small.pipe, STG([f"{name}:1"]), share_prefix=False), Counter(small) as full:
         oracle.run(small, **small.short, **small.off)
-    order = [path for path in plain]
+    order = list(plain)
     if family_of(small.pipe).paired:
         order.sort(key=lambda path: int(path.rpartition(".")[2]))
     k = order.index(f"{last.path}.1")
@@ -335,6 +337,14 @@ class StrangePipeline:
 def test_unknown_pipeline_names_the_nearest_and_the_file() -> None:
     with pytest.raises(ValueError, match=r"got StrangePipeline. Nearest known: .*Pipeline.*add a row to FAMILIES"):
         family_of(StrangePipeline())
+
+
+def test_modular_pipelines_are_told_of_the_guider() -> None:
+    modular = type("WanModularPipeline", (type("ModularPipeline", (), {}),), {})()
+    with pytest.raises(
+        ValueError, match=r"steps of a Modular pipeline are its guider's. Give it one: pipe.update_comp"
+    ):
+        guide(modular, STG([1]))
 
 
 def test_unknown_denoiser_is_named() -> None:

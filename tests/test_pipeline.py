@@ -298,8 +298,10 @@ def test_records_nothing_between_steps(pipe: Any) -> None:
     with guide(pipe, TERM) as handle:
         call(pipe)
         assert states_of(handle) == []
-        assert handle._step.c == handle._step.returned == handle._step.push == ()
-        assert handle._step.inputs == {}
+        step = handle._step
+        assert step is not None
+        assert step.c == step.returned == step.push == ()
+        assert step.inputs == {}
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -442,7 +444,7 @@ def test_guidance_scales_that_are_no_python_floats(name: str, g: Any) -> None:
 def test_second_scale_of_exactly_one_with_rescale() -> None:
     """Wan 2.2 runs CFG when the first scale says so; with g = 1 the pipeline arrives at c' whatever u' is."""
     small = tiny("WanPipeline 2.2")
-    options = dict(guidance_scale=4.5, guidance_scale_2=1.0)
+    options: dict[str, Any] = dict(guidance_scale=4.5, guidance_scale_2=1.0)
     with guide(small.pipe, STG([1]), rescale=0.7):
         ours = oracle.run(small, **small.short, **options)
     theirs = oracle.by_hand(small, [oracle.Term(["blocks.1"], "residual", [1.0])], ["attn1"], 0.7, **options)
@@ -566,9 +568,10 @@ def test_schedule_of_a_run_that_begins_later() -> None:
     small = tiny("WanVideoToVideoPipeline")
     oracle.run(small)
     sigmas = small.pipe.scheduler.sigmas.tolist()  # 4 of the schedule and a 0; the first one is left out
-    with guide(small.pipe, Schedule([Bin((sigmas[0] - 1e-3, 2.0), [1], 1.0), Bin((0.0, 0.1), [1], 1.0)])):
-        with pytest.raises(ValueError, match="hold at some step, but its bins hold at none of this run"):
-            oracle.run(small)
+    nowhere = Schedule([Bin((sigmas[0] - 1e-3, 2.0), [1], 1.0), Bin((0.0, 0.1), [1], 1.0)])
+    message = "hold at some step, but its bins hold at none of this run"
+    with guide(small.pipe, nowhere), pytest.raises(ValueError, match=message):
+        oracle.run(small)
     with guide(small.pipe, Schedule([Bin((sigmas[1] - 1e-3, sigmas[0] - 1e-3), [1], 1.0)])) as handle:
         oracle.run(small)
     assert handle.passes.weak == pytest.approx(0.5)
@@ -576,14 +579,13 @@ def test_schedule_of_a_run_that_begins_later() -> None:
 
 def test_schedule_that_cannot_be() -> None:
     small = tiny("WanPipeline")
-    with guide(small.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0, guidance_scale=6.0)])), pytest.raises(
-        ValueError, match="this Schedule has guidance scales of its own, but the run has no CFG. Set g"
-    ):
+    scaled = Schedule([Bin((0.0, 2.0), [1], 1.0, guidance_scale=6.0)])
+    message = r"this Schedule has guidance scales of its own, but the run has no CFG\. Set g"
+    with guide(small.pipe, scaled), pytest.raises(ValueError, match=message):
         oracle.run(small, **small.off)
     latte = tiny("LattePipeline")
-    with guide(latte.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0)])), pytest.raises(
-        ValueError, match="a Schedule needs a scheduler with sigmas, but this pipeline has DDIMScheduler"
-    ):
+    message = "a Schedule needs a scheduler with sigmas, but this pipeline has DDIMScheduler"
+    with guide(latte.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0)])), pytest.raises(ValueError, match=message):
         oracle.run(latte)
     with pytest.raises(ValueError, match="must not overlap"):
         Schedule([Bin((0.0, 0.6), [1], 1.0), Bin((0.5, 1.0), [2], 1.0)])

@@ -29,7 +29,7 @@ def loaded(row: Preset) -> STG | SLG | Schedule:
     """The terms that a row stands for; each checks itself."""
     if row.schedule:
         return Schedule([Bin(**entry) for entry in row.schedule], source=row.source)
-    window = dict(start=row.start, stop=row.stop)
+    window: dict[str, Any] = dict(start=row.start, stop=row.stop)
     if row.kind == "slg":
         return SLG(list(row.layers), row.skip, row.axis, **window)
     return STG(list(row.layers), row.scale, row.skip, row.axis, **window, source=row.source)

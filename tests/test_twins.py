@@ -86,13 +86,13 @@ def test_the_first_step_is_guided() -> None:
 
 @pytest.mark.parametrize("layers", [[1, 99], [-1], [42]])
 def test_a_layer_that_is_not_there_is_an_error_also_among_others(layers: list[int]) -> None:
-    """diffusers accepts [1, 99] of 4 blocks; LTX-Video's distilled configs name block 42 of 28; docs say 0 to 41 of 28."""
+    """diffusers accepts [1, 99] of 4 blocks. Of 28, LTX-Video's distilled configs name block 42; docs say 0 to 41."""
     with pytest.raises(ValueError, match="must be from 0 to 3"):
         guide(tiny("LTXPipeline").pipe, STG(layers))
 
 
 def test_every_layer_has_an_effect_of_its_own() -> None:
-    """SEG in diffusers never applies; FastVideo ignores every block but the configured one; LTX-Video's `residual` is void."""
+    """SEG in diffusers never applies; FastVideo ignores all but its configured one; LTX-Video's `residual` is void."""
     small = tiny("LTX2Pipeline")
     found = [
         plain(small),
@@ -102,7 +102,7 @@ def test_every_layer_has_an_effect_of_its_own() -> None:
     assert (distances + torch.eye(len(found))).min() > 1e-3
 
 
-# --- pipelines of the paper's authors and of the community --------------------------------------------------------------
+# --- pipelines of the paper's authors and of the community ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["MochiPipeline", "LTXPipeline", "WanPipeline", "HunyuanVideoPipeline"])

@@ -357,7 +357,10 @@ FAMILIES = (
         pipelines={"Kandinsky6TI2VAPipeline": KANDINSKY_6},
         stacks=_one(
             "visual_transformer_blocks", 60, ("vis", "aud"),
-            {"video_dec_block.self_attention": identity.kandinsky, "audio_dec_block.self_attention": identity.kandinsky},
+            {
+                "video_dec_block.self_attention": identity.kandinsky,
+                "audio_dec_block.self_attention": identity.kandinsky,
+            },
         ),
         outputs=("video", "audio"),
     ),
@@ -419,12 +422,14 @@ REFUSED: dict[str, str] = {
     ),
     **dict.fromkeys(("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"), _ADD_UP),
     "AnyFlowFARPipeline": "its transformer keeps keys and values of earlier chunks, which a weak pass would overwrite",
-    "Cosmos3OmniPipeline": "its transformer takes packed sequences of several kinds and keeps keys and values of the text",
+    "Cosmos3OmniPipeline":
+        "its transformer takes packed sequences of several kinds and keeps keys and values of the text",
     "JoyImageEditPipeline": "it edits images",
     "Kandinsky6SRPipeline": "it is a one-pass upscaler that runs without CFG or steps worth guiding",
     "LTX2DFRPipeline": "it calls its transformer once per tile of the picture in every step",
     "LTX2DFRTemporalRefinePipeline": "it calls its transformer once per tile of time in every step",
-    "LTXI2VLongMultiPromptPipeline": "it calls its transformer once per tile of time in every step, with prompts that differ",
+    "LTXI2VLongMultiPromptPipeline":
+        "it calls its transformer once per tile of time in every step, with prompts that differ",
 }  # fmt: skip
 
 
@@ -457,10 +462,16 @@ def _row_of(pipe: Any) -> tuple[Family, Calls]:
             if name in family.pipelines:
                 _check_denoisers(pipe, family)
                 return family, family.pipelines[name]
+    if "ModularPipeline" in names:
+        raise ValueError(
+            f"guide() cannot guide {names[0]}: the steps of a Modular pipeline are its guider's. Give it one: "
+            "pipe.update_components(guider=skipguide.guider.SkipGuidance(layers=[...], scale=1.0, guidance_scale=5.0))."
+        )
     known = sorted(name for family in FAMILIES for name in family.pipelines)
     raise ValueError(
         f"guide() needs a pipeline that has a row in skipguide/families.py, but got {names[0]}. "
-        f"Nearest known: {_nearest(names[0], known)}. `skipguide families` lists them. To support it, add a row to FAMILIES there."
+        f"Nearest known: {_nearest(names[0], known)}. `skipguide families` lists them. "
+        "To support it, add a row to FAMILIES there."
     )
 
 

@@ -201,8 +201,8 @@ class _Clock:
 
 # LTX-2's pipelines have STG of their own, on by default: ours is in its place, and there is none in plain CFG.
 _OWN_GUIDANCE = {
-    "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0, "guidance_rescale": 0.0,
-    "audio_guidance_rescale": 0.0,
+    "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0,
+    "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0,
 }  # fmt: skip
 
 

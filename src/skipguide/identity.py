@@ -15,7 +15,7 @@ Tensor = torch.Tensor
 
 
 def plain(attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Attention over one stream (Wan, LTX, Cosmos, Allegro, Sana, Latte), with LTX-2's gate per head if there is one."""
+    """Attention over one stream (Wan, LTX, Cosmos, Allegro, Sana, Latte), with LTX-2's gate per head if it has one."""
     value = _value(attn, hidden_states)
     if getattr(attn, "to_gate_logits", None) is not None:
         gates = 2.0 * torch.sigmoid(attn.to_gate_logits(hidden_states))  # (B, N, heads), as in its processor

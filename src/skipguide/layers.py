@@ -126,6 +126,6 @@ def check_company(denoiser: nn.Module, family: Family) -> None:
             if getattr(hook, "_is_stateful", False):
                 raise ValueError(
                     f"guide() needs a {family.model} without a cache across steps, but {name} is on. A weak pass would "
-                    "read and overwrite what it kept for the conditional one, and start from a state that is not that of "
-                    "its layer. Switch it off: .disable_cache(), or HookRegistry's remove_hook() after apply_*()."
+                    "read and overwrite what it kept for the conditional one, and start from a state that is not that "
+                    "of its layer. Switch it off: .disable_cache(), or HookRegistry's remove_hook() after apply_*()."
                 )

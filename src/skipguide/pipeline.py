@@ -42,8 +42,8 @@ def guide(pipe: Any, *terms: Term | Schedule, rescale: float | None = None, shar
     Args:
         pipe: an unmodified diffusers pipeline of a known family.
         terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; or one Schedule alone.
-        rescale: phi in [0, 1] (Algorithm 4), per sample, on the guided steps; 0 is off. None is 0, or what was published
-            with a preset.
+        rescale: phi in [0, 1] (Algorithm 4), per sample, on the guided steps; 0 is off. None is 0, or what was
+            published with a preset.
         share_prefix: start each weak pass at its first skipped layer. False runs it in full, for benchmarks and doubt.
 
     Returns:
@@ -183,10 +183,12 @@ class Guide:
         self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a call is under way
         self._inside = False  # a weak pass is under way: the hooks below let it through
         self._hooks = []
+        before: Any = torch.compiler.disable(self._before)
+        after: Any = torch.compiler.disable(self._after)
         for denoiser in branches:
             self._hooks += [
-                denoiser.register_forward_pre_hook(torch.compiler.disable(self._before), with_kwargs=True),
-                denoiser.register_forward_hook(torch.compiler.disable(self._after), with_kwargs=True, always_call=True),
+                denoiser.register_forward_pre_hook(before, with_kwargs=True),
+                denoiser.register_forward_hook(after, with_kwargs=True, always_call=True),
             ]
             _GUIDED.add(denoiser)
 
@@ -213,7 +215,7 @@ class Guide:
         """Forward passes of one sample, per step and prompt, in the last run; nan before it."""
         return self.passes.per_step
 
-    # --- before a call of the denoiser ----------------------------------------------------------------------------------
+    # --- before a call of the denoiser --------------------------------------------------------------------------------
 
     def _before(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._inside or denoiser not in self._branches:  # a copy of the denoiser has copies of these hooks
@@ -244,9 +246,8 @@ class Guide:
             self._step = self._next_step(frame, self._index_at_start() if step is None else 0)
         elif step is None or step.done == step.calls:
             index = 0 if step is None else step.index + 1
-            self._step = self._next_step(
-                frame, index if index < self._num_steps() else 0
-            )  # 0: the next segment of a video
+            again = index >= self._num_steps()  # the next segment of a video, with the timesteps of the one before
+            self._step = self._next_step(frame, 0 if again else index)
         assert self._step is not None
         return self._step
 
@@ -283,20 +284,20 @@ class Guide:
         )  # fmt: skip
         self._had_cfg = self._had_cfg or cfg
         if not cfg and (step.weakened or g not in (None, 1)):
-            self._check_that_cfg_ended(step, frame)
+            self._check_that_cfg_ended(step)
             step.weakened = ()
         step.keeps_c = cfg and step.guided and any(running.is_on(self.pipe, frame, name) for name in self.calls.rescale)
         step.split = batched and cfg and step.guided
         if step.guided and self.calls.never and running.is_on(self.pipe, frame, self.calls.never):
             raise ValueError(
-                f"guidance needs a run whose CFG is u + g (c - u), but {self.calls.never}=True is another formula, which "
-                f"a shift of u and c does not pass through. Pass {self.calls.never}=False."
+                f"guidance needs a run whose CFG is u + g (c - u), but {self.calls.never}=True is another formula, "
+                f"which a shift of u and c does not pass through. Pass {self.calls.never}=False."
             )
         self.passes.steps += 1
         self.passes.strong += 2 if cfg else 1
         return step
 
-    def _check_that_cfg_ended(self, step: Step, frame: FrameType) -> None:
+    def _check_that_cfg_ended(self, step: Step) -> None:
         """A run may switch CFG off on its way, and then these steps are left alone; one that never has it is refused.
 
         Raises:
@@ -312,8 +313,8 @@ class Guide:
                 f"{argument} above 1 (with a negative prompt where the pipeline asks for one), or use STG."
             )
         raise ValueError(
-            f"this Schedule has guidance scales of its own, but the run has no CFG. Set {argument} above 1; what it is does "
-            "not matter where the Schedule has its own."
+            f"this Schedule has guidance scales of its own, but the run has no CFG. Set {argument} above 1; what it is "
+            "does not matter where the Schedule has its own."
         )
 
     def _plan(self, index: int) -> tuple[list[int], float, float | None]:
@@ -324,7 +325,8 @@ class Guide:
         here = self.schedule.at(self._sigmas[index])
         if here is None:
             return [], 0.0, None
-        on = [j for j, entry in enumerate(e for e in self.schedule.bins if e.scale > 0) if entry is here]
+        guiding = [entry for entry in self.schedule.bins if entry.scale > 0]  # as _unpacked made the terms
+        on = [j for j, entry in enumerate(guiding) if entry is here]
         return on, here.rescale, here.guidance_scale
 
     def _sigmas_of_run(self) -> list[float]:
@@ -336,8 +338,8 @@ class Guide:
         scheduler = self.pipe.scheduler
         if getattr(scheduler, "sigmas", None) is None:
             raise ValueError(
-                f"a Schedule needs a scheduler with sigmas, but this pipeline has {type(scheduler).__name__}. Use STG terms "
-                "with start and stop."
+                f"a Schedule needs a scheduler with sigmas, but this pipeline has {type(scheduler).__name__}. Use "
+                "STG terms with start and stop."
             )
         sigmas = torch.as_tensor(scheduler.sigmas).tolist()[self._offset() :][: self._num_steps()]
         if not any(self.schedule.at(sigma) for sigma in sigmas if self.schedule):
@@ -363,9 +365,10 @@ class Guide:
             return (guider.guidance_scale + (1 if guider.use_original_formulation else 0),)
         if self.calls.varies and running.is_on(self.pipe, frame, self.calls.varies):
             raise ValueError(
-                f"rescale needs the guidance scale of the step, but with {self.calls.varies}=True this pipeline sets it "
-                f"only afterwards. Pass {self.calls.varies}=False, or rescale=0."
+                f"rescale needs the guidance scale of the step, but with {self.calls.varies}=True this pipeline sets "
+                f"it only afterwards. Pass {self.calls.varies}=False, or rescale=0."
             )
+        assert self._step is not None
         shift = 1 if self.calls.from_cond else 0
         return tuple(running.value(self.pipe, frame, name) + shift for name in self.calls.scale)[: len(self._step.c)]
 
@@ -373,7 +376,7 @@ class Guide:
         self.passes.strong -= sum(1 - branch.weak[j].cost(shared=False) for j in step.weakened)
         return [swap for j in step.weakened for swap in branch.weak[j].full]
 
-    # --- after it -------------------------------------------------------------------------------------------------------
+    # --- after it -----------------------------------------------------------------------------------------------------
 
     def _after(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         step = self._step
@@ -426,8 +429,8 @@ class Guide:
         scales = self._scales_of_cfg()
         if step.g is not None and 1 in scales:
             raise ValueError(
-                f"this Schedule sets guidance_scale={step.g:g} at this step, which needs u, but the pipeline's own is 1 and "
-                f"leaves it out. Set {self.calls.scale[0].removeprefix('current_')} above 1."
+                f"this Schedule sets guidance_scale={step.g:g} at this step, which needs u, but the pipeline's own is "
+                f"1 and leaves it out. Set {self.calls.scale[0].removeprefix('current_')} above 1."
             )
         pushed = (self._rescaled(c + push, c, step.phi) for c, push in zip(step.c, step.push, strict=True))
         return tuple(D if g == 1 else c for D, c, g in zip(pushed, step.c, scales, strict=True))
@@ -473,7 +476,7 @@ class Guide:
         (D, variance), (c, _) = D.chunk(2, dim=1), c.chunk(2, dim=1)
         return torch.cat([guidance.rescale(D, c, phi), variance], dim=1)
 
-    # --- a weak pass ----------------------------------------------------------------------------------------------------
+    # --- a weak pass --------------------------------------------------------------------------------------------------
 
     def _weak(
         self, branch: Branch, j: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -483,8 +486,8 @@ class Guide:
         if branch.strong is not None and branch.strong.recordings[weak.first].state is None:
             place = weak.places[weak.first]
             raise RuntimeError(
-                f'layer "{place.name}:{place.index}" must run in the conditional pass for a weak pass to start there, but '
-                "it did not (a cache, or an option that switches it off). Remove that, or pass share_prefix=False."
+                f'layer "{place.name}:{place.index}" must run in the conditional pass for a weak pass to start there, '
+                "but it did not (a cache, or an option that switches it off). Remove that, or pass share_prefix=False."
             )
         self.passes.weak += weak.cost(shared)
         return self._predictions(self._pass(branch, args, kwargs, weak.shared if shared else weak.full))
@@ -513,7 +516,7 @@ class Guide:
         terms: Sequence[Any] = [self.terms[j] for j in step.active]
         return [term.scales(len(self.family.outputs))[output] for term in terms]
 
-    # --- housekeeping ---------------------------------------------------------------------------------------------------
+    # --- housekeeping -------------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
         """Put the real modules back after a call of the denoiser, or after one that raised."""

@@ -54,7 +54,8 @@ class Strong:
     def swaps(self, firsts: set[int]) -> list[skips.Swap]:
         """What stands where in a strong pass after which weak ones start at `firsts`."""
         places = ((self._places[k], self.recordings[k]) for k in firsts)
-        return [(place.parent, str(place.index), recording) for place, recording in places] + [*self.remembered]
+        recorded = [(place.parent, str(place.index), recording) for place, recording in places]
+        return [*recorded, *self.remembered]
 
     def forget(self) -> None:
         """Free what was kept."""

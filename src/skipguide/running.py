@@ -15,9 +15,9 @@ def frame_of(pipe: Any) -> FrameType | None:
     """The running `__call__` of `pipe`, or None if it is not running. Costs microseconds, touches no device."""
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):
-            if frame.f_locals.get("self") is pipe:
-                return frame
+        code = frame.f_code
+        if code.co_name == "__call__" and code.co_varnames[:1] == ("self",) and frame.f_locals.get("self") is pipe:
+            return frame
         frame = frame.f_back
     return None
 

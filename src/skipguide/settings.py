@@ -174,8 +174,8 @@ def resolve(settings: Generation, pipe: Any) -> Generation:
     preset = _preset(settings, pipe)
     if preset and preset.schedule and settings.layers is None and settings.stg_scale != 0:
         raise ValueError(
-            f"the command line takes one setting for a run, but the published one for {preset.model} is a schedule along "
-            "it. Use guide(pipe, STG.preset(pipe)) from Python, or choose --layers, or --stg-scale 0 for no STG."
+            f"the command line takes one setting for a run, but the published one for {preset.model} is a schedule "
+            "along it. Use guide(pipe, STG.preset(pipe)) from Python, or choose --layers, or --stg-scale 0 for no STG."
         )
     found: dict[str, Any] = {
         name: getattr(preset, _THEIRS.get(name, name)) if preset else plain for name, plain in GUIDANCE.items()

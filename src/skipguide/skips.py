@@ -45,7 +45,7 @@ class StandIn(nn.Module):
 
 
 class Recording(StandIn):
-    """The real block, run as ever; the streams that enter it are kept in `state`, copied, for blocks may work in place."""
+    """The real block, run as ever; the streams that enter it are copied into `state`, for blocks may work in place."""
 
     def __init__(self, real: nn.Module, streams: Sequence[str]):
         super().__init__(real, streams=tuple(streams), state=None)
@@ -126,8 +126,10 @@ class IdentityAttention(StandIn):
 
 
 def _keep_group_moving(block: nn.Module) -> None:
-    """diffusers' group offloading, with several blocks to a group, has the first one load it and the last one unload it:
-    those two must do so when they are skipped as well, for the others of their group may run."""
+    """With several blocks to a group, diffusers' group offloading has the first one load it and the last one unload it.
+
+    Those two must do so when they are skipped as well, for the others of their group may run.
+    """
     registry = getattr(block, "_diffusers_hook", None)
     hook = registry.get_hook("group_offloading") if registry is not None else None
     if hook is not None and len(hook.group.modules) > 1:
@@ -154,8 +156,8 @@ def picked(half: int, value: Any) -> Any:
         return value
     if len(value) % 2:
         raise ValueError(
-            f"a batch of CFG must be [uncond, cond] with as many rows of each, but an input has {len(value)} rows. It is "
-            "not a batch: take its name out of `batched` in its row of skipguide/families.py."
+            f"a batch of CFG must be [uncond, cond] with as many rows of each, but an input has {len(value)} rows. It "
+            "is not a batch: take its name out of `batched` in its row of skipguide/families.py."
         )
     return value.chunk(2)[half]
 

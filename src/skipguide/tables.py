@@ -174,7 +174,8 @@ def families_markdown() -> str:
             "`src/skipguide/presets.toml` have them.",
             "Layers count from 0 within a stack; a bare number is one of the first stack named, "
             '`"single:7"` one of another.',
-            "Depths are those of the checkpoint named beside them, or where its config could not be read, the default of its",
+            "Depths are those of the checkpoint named beside them, or where its config could not be read, "
+            "the default of its",
             "class in diffusers; any depth works. In the column CFG, c and u are the",
             "conditional and the unconditional prediction, and the formula is u + g (c - u) where none is given.",
             "The preset is what `STG.preset(pipe)` picks; `skipguide presets` lists all that is published.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -151,7 +152,7 @@ class Schedule:
                 f"Schedule needs one or more Bin, but got {self.bins!r}. Write Schedule([Bin((0, 1), [9], 1.0)])."
             )
         ordered = sorted(self.bins, key=lambda entry: entry.sigma)
-        for lower, upper in zip(ordered, ordered[1:]):  # noqa: B905  # pairs of neighbours
+        for lower, upper in itertools.pairwise(ordered):
             if upper.sigma[0] < lower.sigma[1]:
                 raise ValueError(
                     f"the bins of a Schedule must not overlap, but {lower.sigma} and {upper.sigma} do. Move a bound."

@@ -83,7 +83,8 @@ def _ltx2(batch: int) -> dict[str, Any]:
         hidden_states=_randn(batch, 4 * 12 * 12, 128), audio_hidden_states=_randn(batch, 64, 128),
         encoder_hidden_states=_randn(batch, 64, 256), audio_encoder_hidden_states=_randn(batch, 64, 256),
         timestep=_time(batch), sigma=_time(batch), encoder_attention_mask=_text_mask(batch),
-        audio_encoder_attention_mask=_text_mask(batch), num_frames=4, height=12, width=12, fps=24.0, audio_num_frames=64,
+        audio_encoder_attention_mask=_text_mask(batch), num_frames=4, height=12, width=12, fps=24.0,
+        audio_num_frames=64,
     )  # fmt: skip
 
 
@@ -91,9 +92,10 @@ def _framepack(batch: int) -> dict[str, Any]:
     indices = torch.arange
     return dict(
         hidden_states=_randn(batch, 16, 4, 24, 24), timestep=_time(batch), encoder_hidden_states=_randn(batch, 64, 256),
-        encoder_attention_mask=_text_mask(batch), pooled_projections=_randn(batch, 64), image_embeds=_randn(batch, 16, 64),
-        guidance=_time(batch), indices_latents=indices(20, 24), latents_clean=_randn(batch, 16, 2, 24, 24),
-        indices_latents_clean=indices(0, 2), latents_history_2x=_randn(batch, 16, 2, 24, 24),
+        encoder_attention_mask=_text_mask(batch), pooled_projections=_randn(batch, 64),
+        image_embeds=_randn(batch, 16, 64), guidance=_time(batch), indices_latents=indices(20, 24),
+        latents_clean=_randn(batch, 16, 2, 24, 24), indices_latents_clean=indices(0, 2),
+        latents_history_2x=_randn(batch, 16, 2, 24, 24),
         indices_latents_history_2x=indices(2, 4), latents_history_4x=_randn(batch, 16, 4, 24, 24),
         indices_latents_history_4x=indices(4, 8),
     )  # fmt: skip
@@ -163,7 +165,8 @@ WORKLOADS: dict[str, Workload] = {
     "hunyuan": Workload(
         dict(**HUNYUAN, num_layers=20, num_single_layers=40),
         _video(
-            16, 256, encoder_attention_mask=_text_mask, pooled_projections=lambda batch: _randn(batch, 64), guidance=_time
+            16, 256, encoder_attention_mask=_text_mask, pooled_projections=lambda batch: _randn(batch, 64),
+            guidance=_time,
         ),
         layer="dual:2",
     ),
@@ -209,7 +212,8 @@ WORKLOADS: dict[str, Workload] = {
     ),
     "easyanimate": Workload(
         dict(
-            **HEADS, num_layers=48, in_channels=16, out_channels=16, text_embed_dim=256, time_embed_dim=128, patch_size=2
+            **HEADS, num_layers=48, in_channels=16, out_channels=16, text_embed_dim=256, time_embed_dim=128,
+            patch_size=2,
         ),
         _video(16, 256), layer=33,
     ),
@@ -225,7 +229,10 @@ WORKLOADS: dict[str, Workload] = {
         _kandinsky5, layer=22,
     ),
     "kandinsky-6": Workload(
-        dict(**KANDINSKY, in_visual_dim=16, out_visual_dim=16, num_visual_blocks=60, axes_dims=(16, 24, 24), visual_cond=False),
+        dict(
+            **KANDINSKY, in_visual_dim=16, out_visual_dim=16, num_visual_blocks=60, axes_dims=(16, 24, 24),
+            visual_cond=False,
+        ),
         _kandinsky6, layer=42,
     ),
     "motif-video": Workload(

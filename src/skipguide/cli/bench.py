@@ -65,7 +65,8 @@ def _all(results: list[dict[str, Any]]) -> str:
         above = r["stg_shared_ratio"] - r["floor_ratio"]
         lines.append(
             f"| {r['family']} | {r['cfg']} | {r['blocks']} | {r['layer']} | {r['stg_full_ratio']:.3f} | "
-            f"{r['stg_shared_ratio']:.3f} | {r['floor_ratio']:.3f} | {above:+.3f} | {'yes' if r['bit_equal'] else 'no'} |"
+            f"{r['stg_shared_ratio']:.3f} | {r['floor_ratio']:.3f} | {above:+.3f} | "
+            f"{'yes' if r['bit_equal'] else 'no'} |"
         )
     r = results[0]
     where = f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads, {r['repeats']} rounds"
