@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
 import json
@@ -415,10 +416,10 @@ def test_several_calls_in_one_batch_are_refused_and_a_step_beyond_the_last_one()
     guider.set_state(0, N, None)
     guider.prepare_models(model)
     with torch.no_grad():
-        plain = model(**inputs).sample
-        with pytest.raises(RuntimeError, match="needs one call of the denoiser between prepare_models"):
-            model(**inputs)
-        assert torch.equal(model(**inputs).sample, plain)
+        first, second = model(**inputs).sample, model(**inputs).sample
+    assert torch.equal(first, second)
+    with pytest.raises(RuntimeError, match="needs one call of the denoiser between prepare_models"):
+        guider.cleanup_models(model)
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
     for _ in range(2):
@@ -488,8 +489,11 @@ def test_a_pipeline_that_was_saved_with_it_loads_with_it(tmp_path: Path) -> None
     small = build("HunyuanVideo15Pipeline")
     expected = run(small, SkipGuidance([1], guidance_scale=G))
     small.pipe.save_pretrained(tmp_path)
-    loaded = SkipGuidance.from_pretrained(tmp_path, subfolder="guider")
-    assert torch.equal(run(small, loaded), expected)
+    absent: Any = {name: None for name, part in small.pipe.components.items() if part is None}
+    pipe = type(small.pipe).from_pretrained(tmp_path, **absent)
+    pipe.set_progress_bar_config(disable=True)
+    assert isinstance(pipe.guider, SkipGuidance)
+    assert torch.equal(oracle.run(dataclasses.replace(small, pipe=pipe)), expected)
 
 
 def test_scales_can_be_set_later_and_the_rest_says_how(wan: Tiny) -> None:
@@ -548,12 +552,15 @@ def test_a_denoiser_is_known_by_its_class_or_one_that_it_derives_from(wan: Tiny)
 
 def test_guide_sends_users_here() -> None:
     small = build("MotifVideoPipeline")
-    use(small, SkipGuidance([1]))
+    guider = use(small, SkipGuidance([1]))
     with (
         guide(small.pipe, STG([1])),
         pytest.raises(ValueError, match=r"but got a SkipGuidance. Put skipguide.guider.SkipGuidance"),
     ):
         oracle.run(small)
+    # the hook of guide() raised before the denoiser began: nobody cleaned up, and plain runs go on
+    assert torch.equal(plain(small), plain(small))
+    assert not guider._hooks
 
 
 @pytest.mark.parametrize(("name", "compiled"), [("modular Wan", "whole"), ("HunyuanVideo15Pipeline", "repeated")])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -82,15 +81,20 @@ class Step:
         with skips.swapped(weak.full):
             return self.predict(self.cond)[0]
 
-    def floor(self, device: torch.device) -> float:
+    def block_times(self, device: torch.device) -> tuple[float, dict[int, float]]:
+        """Seconds of a cond pass, and of each block in it."""
+        with _timing([place.block for place in self.places], device) as seconds:
+            whole = _timed(lambda: self.predict(self.cond), device)
+        return whole, seconds
+
+    def floor(self, times: list[tuple[float, dict[int, float]]]) -> float:
         """1 + the share of the blocks after the first skipped one in a step of CFG: by their time in the cond pass.
 
         Counting blocks would do where all are alike; those of HunyuanVideo's two stacks are not.
         """
-        with _timing([place.block for place in self.places], device) as seconds:
-            whole = _timed(lambda: self.predict(self.cond), device)
-        left = sum(seconds[k] for k in range(self.skipped[0], len(self.places)) if k not in self.skipped)
-        return 1 + left / (2 * whole)
+        after = [k for k in range(self.skipped[0], len(self.places)) if k not in self.skipped]
+        left = sum(min(seconds[k] for _, seconds in times) for k in after)
+        return 1 + left / (2 * min(whole for whole, _ in times))
 
 
 def _joined(row: families.Family, uncond: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
@@ -191,15 +195,15 @@ def run(
         ways = {"cfg": step.cfg, "attached": attached, "full": step.full, "shared": shared}
         for way in ways.values():
             way()
-        step.floor(place)
+        step.block_times(place)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        floors = []
+        times: list[tuple[float, dict[int, float]]] = []
         for repeat in range(repeats):
             for name, way in ways.items():  # alternating, so that a slow moment of the machine hits all of them
                 seconds[name].append(_timed(way, place))
-            floors.append(step.floor(place))
+            times.append(step.block_times(place))
             yield "progress", f"{family}: round {repeat + 1} of {repeats}"
-        result = _result(step, seconds, statistics.median(floors), place, shared)
+        result = _result(step, seconds, step.floor(times), place, shared)
         if memory:  # on a CPU by torch's profiler, which takes longer than all the rounds
             yield "progress", f"{family}: memory"
             result["extra_bytes"] = _peak(shared, place) - _peak(step.full, place)
@@ -238,10 +242,8 @@ def _timed(way: Callable[[], object], device: torch.device) -> float:
 def _result(
     step: Step, seconds: dict[str, list[float]], floor: float, device: torch.device, shared: Callable[[], Tensor]
 ) -> dict[str, Any]:
-    ratio = {
-        name: statistics.median(t / c for t, c in zip(times, seconds["cfg"], strict=True))
-        for name, times in seconds.items()
-    }
+    best = {name: min(times) for name, times in seconds.items()}  # what disturbs a round only ever makes it slower
+    ratio = {name: time / best["cfg"] for name, time in best.items()}
     ours, theirs = _weak_output(shared, step), step.weak_in_full()
     place = step.places[step.skipped[0]]
     return {
@@ -256,7 +258,7 @@ def _result(
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": str(step.cond["hidden_states"].dtype).removeprefix("torch."),
-        "cfg_s": statistics.median(seconds["cfg"]),
+        "cfg_s": best["cfg"],
         "attached_ratio": ratio["attached"],
         "stg_full_ratio": ratio["full"],
         "stg_shared_ratio": ratio["shared"],

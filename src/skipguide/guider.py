@@ -112,7 +112,7 @@ class SkipGuidance(BaseGuidance):
         self._branches: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
         self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a batch is under way
         self._hooks: list[Any] = []  # on the denoiser, while one is
-        self._forward = "none"  # of this batch: "none", "begun" or "done"
+        self._calls = 0  # of the denoiser since the batch was prepared
         self._checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # denoisers met in this run
 
     # --- what runs at a step ----------------------------------------------------------------------------------------
@@ -216,11 +216,12 @@ class SkipGuidance(BaseGuidance):
         """
         super().prepare_models(denoiser)
         self._heal()
+        self._calls = 0
         if not self._enabled or not any(term.scale > 0 for term in self.terms):
             return
         swaps = self._swaps(self._branch(denoiser), self._batch())
         if swaps:
-            self._undo, self._forward = skips.put(swaps), "none"
+            self._undo = skips.put(swaps)
             before: Any = torch.compiler.disable(self._before)
             after: Any = torch.compiler.disable(self._after)
             self._hooks = [
@@ -229,8 +230,17 @@ class SkipGuidance(BaseGuidance):
             ]
 
     def cleanup_models(self, denoiser: nn.Module) -> None:
-        """After it."""
+        """After it.
+
+        Raises:
+            RuntimeError: if the denoiser was called more than once, for only the first call was the batch's.
+        """
         self._heal()
+        if self._calls > 1:
+            raise RuntimeError(
+                "SkipGuidance needs one call of the denoiser between prepare_models() and cleanup_models(), but got "
+                "another one. Call set_state() and prepare_inputs() for each part of the inputs."
+            )
 
     def _swaps(self, branch: Branch, batch: str) -> Sequence[skips.Swap]:
         """What stands where in the forward of a batch."""
@@ -260,23 +270,15 @@ class SkipGuidance(BaseGuidance):
     # the first one the next call of the denoiser, if nobody prepared it.
 
     def _before(self, denoiser: nn.Module, args: tuple[Any, ...]) -> None:
-        done = self._forward == "done"
-        if self._forward != "none":
+        self._calls += 1
+        if self._calls > 1 or not self._undo:
             self._heal()
-        self._forward = "begun"
-        if done:
-            raise RuntimeError(
-                "SkipGuidance needs one call of the denoiser between prepare_models() and cleanup_models(), but got "
-                "another one. Make prepare_inputs() of each part, or call cleanup_models() after each call."
-            )
 
     def _after(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         skips.put(self._undo)
         self._undo = []
         if output is None:  # it raised
             self._forget_states()
-        else:
-            self._forward = "done"
 
     def _heal(self) -> None:
         """Put the real modules back and take the hooks off."""

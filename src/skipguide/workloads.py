@@ -138,7 +138,7 @@ WORKLOADS: dict[str, Workload] = {
             patch_size=2, **HEADS, num_layers=48, pooled_projection_dim=128, in_channels=12, text_embed_dim=256,
             time_embed_dim=256,
         ),
-        _video(12, 256, size=(4, 12, 16), encoder_attention_mask=lambda batch: _ones(batch, 64)),
+        _video(12, 256, encoder_attention_mask=lambda batch: _ones(batch, 64)),
         layer=34,
         full_size=(
             {}, _video(12, 4096, 256, (15, 60, 106), encoder_attention_mask=lambda batch: _ones(batch, 256))

@@ -27,7 +27,7 @@ def bench(
 ) -> None:
     """Measure one denoising step: CFG, CFG + STG as others do it, CFG + STG with the shared prefix.
 
-    Random weights, the family's real class and depth. All ways alternate within one run; ratios are medians to CFG.
+    Random weights, the family's real class and depth. All ways alternate within one run; the best round of each counts.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them.")
@@ -49,6 +49,8 @@ def bench(
                     typer.echo(f"  {value}", err=True)
                 else:
                     results.append(value)
+                    if every:  # one by one, for it takes a while
+                        typer.echo(_row(value), err=True)
     if every:
         console.tell(_all(results), {"results": results}, as_json)
     else:
@@ -61,16 +63,19 @@ def _all(results: list[dict[str, Any]]) -> str:
         "| family | CFG | blocks | layer | full weak pass | skipguide | floor | above it | bit-equal |",
         "|---|---|--:|---|--:|--:|--:|--:|---|",
     ]
-    for r in results:
-        above = r["stg_shared_ratio"] - r["floor_ratio"]
-        lines.append(
-            f"| {r['family']} | {r['cfg']} | {r['blocks']} | {r['layer']} | {r['stg_full_ratio']:.3f} | "
-            f"{r['stg_shared_ratio']:.3f} | {r['floor_ratio']:.3f} | {above:+.3f} | "
-            f"{'yes' if r['bit_equal'] else 'no'} |"
-        )
+    lines += [_row(r) for r in results]
     r = results[0]
     where = f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads, {r['repeats']} rounds"
     return "\n".join([f"time of a guided step / time of a step of CFG; residual skip; {where}", "", *lines])
+
+
+def _row(r: dict[str, Any]) -> str:
+    above = r["stg_shared_ratio"] - r["floor_ratio"]
+    equal = "yes" if r["bit_equal"] else "no"
+    return (
+        f"| {r['family']} | {r['cfg']} | {r['blocks']} | {r['layer']} | {r['stg_full_ratio']:.3f} | "
+        f"{r['stg_shared_ratio']:.3f} | {r['floor_ratio']:.3f} | {above:+.3f} | {equal} |"
+    )
 
 
 def _table(r: dict[str, Any]) -> str:
