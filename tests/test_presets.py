@@ -82,11 +82,11 @@ def test_row_fits_its_family(name: str) -> None:
 
 def test_one_recommended_row_per_model() -> None:
     asked = [
-        (pipeline, row.depth, row.width, tuple(row.config.items()))
+        (pipeline, row.kind, row.depth, row.width, tuple(row.config.items()))
         for row in ROWS.values() if row.recommended for pipeline in row.pipelines
     ]  # fmt: skip
     assert len(asked) == len(set(asked))
-    assert all(row.pipelines and row.kind == "stg" for row in ROWS.values() if row.recommended)
+    assert all(row.pipelines for row in ROWS.values() if row.recommended)
 
 
 def test_hunyuan_dual_and_single_are_told_apart() -> None:
@@ -108,6 +108,8 @@ MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "cogvideox-2b": ("CogVideoXPipeline", CogVideoXTransformer3DModel, {}),
     "wan-14b": ("WanPipeline", WanTransformer3DModel, {}),
     "wan-1.3b": ("WanPipeline", WanTransformer3DModel, dict(num_layers=30, num_attention_heads=12)),
+    "wan-slg-9": ("WanPipeline", WanTransformer3DModel, {}),
+    "wan-slg-8": ("WanPipeline", WanTransformer3DModel, dict(num_layers=30, num_attention_heads=12)),
 }
 
 
@@ -125,13 +127,13 @@ def test_every_recommended_row_has_a_model_here() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_recommended_row_is_picked(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    pipe = stub(*MODELS[name])
+    pipe, kind = stub(*MODELS[name]), ROWS[name].kind
     with caplog.at_level(logging.INFO, logger="skipguide"):
-        assert presets.preset_for(pipe) is ROWS[name]
+        assert presets.preset_for(pipe, kind) is ROWS[name]
     said = caplog.messages[-1]
     assert said.startswith(f"preset {name} for {ROWS[name].model}: ")
     assert said.endswith(f"Source: {ROWS[name].source}")
-    picked = STG.preset(pipe)
+    picked = STG.preset(pipe) if kind == "stg" else SLG.preset(pipe)
     assert picked == loaded(ROWS[name])
     assert picked.source == ROWS[name].source
 
@@ -287,7 +289,10 @@ def test_a_schedule_that_is_overlooked_is_an_error() -> None:
     pipe.dtype, pipe.device = torch.float32, torch.device("cpu")
     type(pipe).__call__ = lambda self: None
     size: dict[str, Any] = dict(prompt="p", height=32, width=32, num_frames=9, guidance_scale=3.0)
-    with pytest.raises(ValueError, match="layers must name at least one layer"):
+    with pytest.raises(
+        ValueError,
+        match="the command line takes one setting for a run, but the published one for Light.* is a schedule along it",
+    ):
         resolve(checked(size), pipe)
 
 

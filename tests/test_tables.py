@@ -92,7 +92,8 @@ def test_presets_for_people() -> None:
         assert row.note in said
     lines = {line.split("  ")[0]: line.split() for line in said.splitlines() if not line.startswith(" ")}
     assert lines["mochi *"] == ["mochi", "*", "34", "residual", "1", "4.5"]
-    assert lines["wan-slg-9"] == ["wan-slg-9", "9", "residual", "of", "u", "10%-90%"]
+    assert lines["wan-slg-10"] == ["wan-slg-10", "10", "residual", "of", "u", "20%-100%"]
+    assert lines["wan-slg-9 *"][2] == "9"
     assert lines["hunyuan-single-2"][1] == "single:2"
 
 
