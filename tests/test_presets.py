@@ -291,7 +291,7 @@ def test_a_schedule_that_is_overlooked_is_an_error() -> None:
     size: dict[str, Any] = dict(prompt="p", height=32, width=32, num_frames=9, guidance_scale=3.0)
     with pytest.raises(
         ValueError,
-        match="the command line takes one setting for a run, but the published one for Light.* is a schedule along it",
+        match=r"the command line takes one setting for a run, but the published one for Light.* is a schedule along it",
     ):
         resolve(checked(size), pipe)
 
