@@ -34,7 +34,7 @@ bench: $(READY)
 	$(BIN)/skipguide bench --family mochi
 
 bench-all: $(READY)
-	$(BIN)/skipguide bench --all
+	$(BIN)/skipguide bench --all --prompts 1 --repeats 5
 
 clean:
 	rm -rf .venv demo dist build

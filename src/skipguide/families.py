@@ -78,7 +78,6 @@ BATCHED = Calls("batched")
 BATCHED_FLOAT32 = Calls("batched", float32=True)
 BATCHED_RESCALE = Calls("batched", rescale=("guidance_rescale",))
 LTX = Calls("batched", float32=True, rescale=("guidance_rescale",))
-SEPARATE = Calls("separate")
 SEPARATE_FLOAT32 = Calls("separate", float32=True)
 TWO_SCALES = Calls("separate", float32=True, scale=("current_guidance_scale",))  # Wan 2.2's two transformers
 TRUE_CFG = Calls("separate", cfg="do_true_cfg", scale=("true_cfg_scale",))  # beside embedded guidance
@@ -296,7 +295,7 @@ FAMILIES = (
         title="Allegro",
         model="AllegroTransformer3DModel",
         checkpoint="rhymes-ai/Allegro",
-        pipelines={"AllegroPipeline": Calls("batched", cfg="do_classifier_free_guidance")},
+        pipelines={"AllegroPipeline": BATCHED},
         stacks=_one("transformer_blocks", 32, VIDEO, PLAIN),
         batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
     ),

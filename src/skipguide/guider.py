@@ -23,7 +23,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from torch import nn
 
-from skipguide import families, guidance, layers, prefix, skips
+from skipguide import families, guidance, layers, skips
 from skipguide.families import FAMILIES, Family
 from skipguide.pipeline import Branch
 from skipguide.terms import STG, Layer
@@ -138,13 +138,8 @@ class SkipGuidance(BaseGuidance):
 
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms if self._enabled else ():
-            if term.scale > 0 and not any(
-                guidance.selects(term.start, term.stop, i, num_steps) for i in range(num_steps)
-            ):
-                raise ValueError(
-                    f"the window start={term.start}, stop={term.stop} must select a step, but selects none of the "
-                    f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
-                )
+            if term.scale > 0:
+                layers.check_window(term, num_steps)
 
     def _batches(self) -> list[str]:
         """The names of the batches of this step, in the order in which they run."""
@@ -246,7 +241,7 @@ class SkipGuidance(BaseGuidance):
         """What stands where in the forward of a batch."""
         weak = dict(zip(self._weak_terms(), branch.weak, strict=True))
         if batch in weak:
-            return weak[batch].full if branch.strong is None else _shared(branch.strong, weak[batch])
+            return weak[batch].swaps()
         active = [name for name in self._batches() if name in weak]
         if batch == UNCOND or branch.strong is None or not active:
             return []
@@ -347,21 +342,6 @@ def family_of_denoiser(denoiser: nn.Module) -> Family:
             f"known: {families._nearest(names[0], list(rows))}. To support it, add a row to FAMILIES there."
         )
     return found
-
-
-def _shared(strong: prefix.Strong, weak: prefix.WeakPass) -> Sequence[skips.Swap]:
-    """What starts a weak pass at its first skipped layer.
-
-    Raises:
-        RuntimeError: if the conditional pass left nothing to start from.
-    """
-    if strong.recordings[weak.first].state is None:
-        place = weak.places[weak.first]
-        raise RuntimeError(
-            f'layer "{place.name}:{place.index}" must run in the conditional pass for a weak pass to start there, but '
-            "it did not (an option that switches it off, or batches in another order). Pass share_prefix=False."
-        )
-    return weak.shared
 
 
 def _same(before: Sequence[nn.Module], now: Sequence[nn.Module]) -> bool:

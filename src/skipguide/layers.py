@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from skipguide import guidance
 from skipguide.families import Family
 from skipguide.prefix import Place
 from skipguide.terms import SLG, STG
@@ -89,6 +90,19 @@ def check_disjoint(terms: Sequence[Term], skipped: Sequence[list[int]], places: 
                 f'"{place.name}:{place.index}" is in two. Merge them.'
             )
         seen |= set(where)
+
+
+def check_window(term: Term, num_steps: int) -> None:
+    """See that the window of a term selects a step of a run.
+
+    Raises:
+        ValueError: if it selects none.
+    """
+    if not any(guidance.selects(term.start, term.stop, i, num_steps) for i in range(num_steps)):
+        raise ValueError(
+            f"the window start={term.start}, stop={term.stop} must select a step, but selects none of the "
+            f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
+        )
 
 
 def check_guider(guider: Any) -> int:

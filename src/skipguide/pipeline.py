@@ -350,8 +350,7 @@ class Guide:
         return sigmas
 
     def _is_on(self, term: Term, index: int) -> bool:
-        scale = max(term.scales(len(self.family.outputs))) if isinstance(term, STG) else 1
-        return scale > 0 and guidance.selects(term.start, term.stop, index, self._num_steps())
+        return self._has_scale(term) and guidance.selects(term.start, term.stop, index, self._num_steps())
 
     def _cfg(self, frame: FrameType) -> bool:
         if self.calls.how == "guider":
@@ -482,15 +481,10 @@ class Guide:
         self, branch: Branch, j: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """The predictions of one weakened model for what the cond call got."""
-        weak, shared = branch.weak[j], branch.strong is not None
-        if branch.strong is not None and branch.strong.recordings[weak.first].state is None:
-            place = weak.places[weak.first]
-            raise RuntimeError(
-                f'layer "{place.name}:{place.index}" must run in the conditional pass for a weak pass to start there, '
-                "but it did not (a cache, or an option that switches it off). Remove that, or pass share_prefix=False."
-            )
-        self.passes.weak += weak.cost(shared)
-        return self._predictions(self._pass(branch, args, kwargs, weak.shared if shared else weak.full))
+        weak = branch.weak[j]
+        swaps = weak.swaps()
+        self.passes.weak += weak.cost(shared=weak.strong is not None)
+        return self._predictions(self._pass(branch, args, kwargs, swaps))
 
     def _pass(
         self, branch: Branch, args: tuple[Any, ...], kwargs: Mapping[str, Any], swaps: Sequence[skips.Swap]
@@ -531,12 +525,11 @@ class Guide:
 
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms:
-            off = isinstance(term, STG) and max(term.scales(len(self.family.outputs))) == 0
-            if not off and not any(guidance.selects(term.start, term.stop, i, num_steps) for i in range(num_steps)):
-                raise ValueError(
-                    f"the window start={term.start}, stop={term.stop} must select a step, but selects none of the "
-                    f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
-                )
+            if self._has_scale(term):
+                layers.check_window(term, num_steps)
+
+    def _has_scale(self, term: Term) -> bool:
+        return isinstance(term, SLG) or max(term.scales(len(self.family.outputs))) > 0
 
 
 def _uncond_for(D: Tensor, c: Tensor, g: float) -> Tensor:

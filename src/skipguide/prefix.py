@@ -78,7 +78,7 @@ class WeakPass:
         self, family: Family, denoiser: nn.Module, places: Sequence[Place], skipped: Sequence[int], skip: str,
         strong: Strong | None,
     ):  # fmt: skip
-        self.places, self.skipped, self.skip = places, tuple(skipped), skip
+        self.places, self.skipped, self.skip, self.strong = places, tuple(skipped), skip, strong
         self.full = [swap for k in skipped for swap in self._weakened(k, None)]
         self.shared = [] if strong is None else [*self._sharing(family, denoiser, strong)]
 
@@ -86,6 +86,22 @@ class WeakPass:
     def first(self) -> int:
         """The place at which this pass leaves the strong one."""
         return self.skipped[0]
+
+    def swaps(self) -> list[skips.Swap]:
+        """What stands where in this pass: from the state that the strong pass left, where there is one to share.
+
+        Raises:
+            RuntimeError: if the strong pass left nothing, because the first skipped layer did not run in it.
+        """
+        if self.strong is None:
+            return self.full
+        if self.strong.recordings[self.first].state is None:
+            place = self.places[self.first]
+            raise RuntimeError(
+                f'layer "{place.name}:{place.index}" must run in the conditional pass for a weak pass to start there, '
+                "but it did not (a cache, or an option that switches it off). Remove that, or pass share_prefix=False."
+            )
+        return self.shared
 
     def _weakened(self, k: int, source: skips.Recording | None) -> Iterator[skips.Swap]:
         place = self.places[k]
