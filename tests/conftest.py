@@ -13,39 +13,20 @@ torch.set_num_threads(1)
 
 def tiny_mochi(dtype: torch.dtype = torch.float32) -> Any:
     """A whole MochiPipeline, 4 blocks wide 16, whose weights are large enough that every block matters."""
-    from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
-    from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
-    from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
     from transformers.models.t5.configuration_t5 import T5Config
     from transformers.models.t5.modeling_t5 import T5EncoderModel
     from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
-    torch.manual_seed(0)
-    transformer = MochiTransformer3DModel(
-        patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=4, pooled_projection_dim=16,
-        in_channels=12, text_embed_dim=32, time_embed_dim=16, max_sequence_length=16,
-    )  # fmt: skip
-    with torch.no_grad():
-        for parameter in transformer.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3 / max(parameter.shape[-1], 1) ** 0.5)
-    channels: Any = (32, 32, 32, 32)
-    vae = AutoencoderKLMochi(
-        encoder_block_out_channels=channels, decoder_block_out_channels=channels, layers_per_block=(0, 0, 0, 0, 1),
-        add_attention_block=(False,) * 5,
-    )  # fmt: skip
+    from tiny.base import quiet
+    from tiny.mochi import mochi
+
+    bare = mochi().pipe
     words = ["a", "red", "star", "blue", "square", "moving", "on", "the", "left", "spinning"]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((f"▁{word}", -1.0) for word in words)]
     text = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
-    pipe = MochiPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
-        vae=vae,
-        text_encoder=T5EncoderModel(text).eval(),
-        tokenizer=T5Tokenizer(vocab=vocab, extra_ids=0),
-        transformer=transformer.eval(),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe if dtype == torch.float32 else pipe.to(dtype)
+    encoder, tokenizer = T5EncoderModel(text).eval(), T5Tokenizer(vocab=vocab, extra_ids=0)
+    pipe = type(bare)(**{**bare.components, "text_encoder": encoder, "tokenizer": tokenizer})
+    return quiet(pipe, dtype)
 
 
 TINY_CALL = dict(height=32, width=32, num_frames=7, num_inference_steps=4, max_sequence_length=16, output_type="latent")
