@@ -20,10 +20,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from saved import saved
 from skipguide import generation, video
 from skipguide.cli import app, console, main
-from skipguide.cli.options import slug
+from skipguide.cli.compare import _columns, _method
+from skipguide.cli.options import file_name
 from skipguide.lab import judge, models
+from skipguide.settings import checked
 
 SMALL = ("--steps", "4", "--height", "32", "--width", "32", "--num-frames", "7", "--max-sequence-length", "16")
 SMALL += ("--device", "cpu", "--layers", "2")
@@ -50,6 +53,19 @@ def here(tmp_path: Path, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "tiny").symlink_to(tiny_mochi_dir)
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
+
+
+@pytest.fixture(scope="session")
+def svd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved("StableVideoDiffusionPipeline", tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def with_svd(here: Path, svd_dir: Path) -> Path:
+    """The working directory with an image-to-video model one folder up, and a picture that is no square."""
+    (here.parent / "svd").symlink_to(svd_dir)
+    Image.radial_gradient("L").resize((60, 40)).convert("RGB").save(here / "My Photo.png")
+    return here
 
 
 def names(folder: Path) -> list[str]:
@@ -159,6 +175,135 @@ def test_reproduce_refuses_other_videos(here: Path) -> None:
     assert "none.mp4 is not one. Check the name." in run("reproduce", "none.mp4", code=2).stderr
 
 
+# --- videos that start from an image ----------------------------------------------------------------------------------
+
+SVD = ("--model", "../svd", "--image", "My Photo.png", "--steps", "2", "--height", "16", "--width", "16")
+SVD += ("--device", "cpu", "--layers", "up:0", "--skip", "attention")
+
+
+def test_generate_from_an_image_then_reproduce_from_the_mp4_alone(with_svd: Path) -> None:
+    said = run("generate", *SVD, "--stg-scale", "0", "--seed", "4").stdout
+    assert said.startswith("my-photo-4.mp4: 3 frames of 16x16 at 7 fps, seed 4\n2.00 passes")
+    record = video.read_record(with_svd / "my-photo-4.mp4")
+    settings = record["settings"]
+    assert (settings["prompt"], settings["image"], settings["motion_bucket_id"]) == (None, "My Photo.png", 127)
+    assert len(record["image"]["sha256"]) == 64
+    for file in with_svd.glob("*"):
+        if file.name != "my-photo-4.mp4":
+            file.unlink()
+    assert run("reproduce", "my-photo-4.mp4").stdout == "bit-equal\n"
+    again = output("reproduce", "my-photo-4.mp4", "--out", "again.mp4")["record"]
+    assert (again["image"], again["frames_sha256"]) == (record["image"], record["frames_sha256"])
+    assert run("reproduce", "again.mp4").stdout == "bit-equal\n"
+
+
+def test_the_record_names_no_folder_of_the_image(with_svd: Path) -> None:
+    (with_svd / "secret").mkdir()
+    (with_svd / "My Photo.png").rename(with_svd / "secret" / "a.png")
+    path = with_svd / "secret" / "a.png"
+    made = output("generate", *SVD, "--image", path, "--stg-scale", "0", "--out", "x.mp4")["record"]
+    assert made["settings"]["image"] == "a.png"
+    assert "secret" not in json.dumps(made)
+
+
+def test_options_of_svd_reach_it(with_svd: Path) -> None:
+    own = ("--motion-bucket-id", "9", "--noise-aug-strength", "0.5", "--decode-chunk-size", "1", "--fps", "5")
+    own += ("--min-guidance-scale", "2", "--guidance-scale", "4")
+    plain, other = (
+        output("generate", *SVD, "--stg-scale", "0", *given, "--overwrite")["record"] for given in ((), own)
+    )
+    settings = other["settings"]
+    assert (settings["motion_bucket_id"], settings["noise_aug_strength"], settings["fps"]) == (9, 0.5, 5)
+    assert (settings["min_guidance_scale"], settings["guidance_scale"], settings["decode_chunk_size"]) == (2.0, 4.0, 1)
+    assert other["frames_sha256"] != plain["frames_sha256"]
+
+
+def test_reproduce_refuses_another_image_in_the_record(with_svd: Path) -> None:
+    run("generate", *SVD, "--stg-scale", "0", "--out", "x.mp4")
+    image = video.read_record(with_svd / "x.mp4")["image"]
+    rewrite(with_svd / "x.mp4", image={**image, "sha256": "0" * 64})
+    assert "the image in the record of x.mp4 must have the sha256 that" in run("reproduce", "x.mp4", code=2).stderr
+    rewrite(with_svd / "x.mp4", image=None)
+    assert "must carry it in its record, but that of x.mp4 has none." in run("reproduce", "x.mp4", code=2).stderr
+
+
+def test_generate_with_spatial_and_temporal_guidance(with_svd: Path) -> None:
+    both = ("--spatial-scale", "2", "--temporal-scale", "0.5")
+    given = [("--stg-scale", "0"), both[:2], both, (*both, "--orthogonalize"), (*both, "--no-orthogonalize")]
+    made = [output("generate", *SVD, *scales, "--overwrite")["record"] for scales in given]
+    digests = [record["frames_sha256"] for record in made]
+    assert len(set(digests)) == 4
+    assert digests[2] == digests[4]
+    assert [record["settings"]["orthogonalize"] for record in made] == [False, False, False, True, False]
+    run("generate", *SVD, *both, "--orthogonalize", "--out", "x.mp4")
+    assert run("reproduce", "x.mp4").stdout == "bit-equal\n"
+
+
+def test_compare_from_an_image_is_three_columns(with_svd: Path) -> None:
+    said = output("compare", *SVD, "--spatial-scale", "2", "--temporal-scale", "0.5")
+    assert said["files"] == ["compare/my-photo-0.mp4", "compare/my-photo-0.png"]
+    told = [(run["prompt"], run["image"], run["method"]) for run in said["runs"]]
+    assert told == [
+        (None, "My Photo.png", "CFG 1 to 3"),
+        (None, "My Photo.png", "CFG 1 to 3 + STG spatial 2 (attention up:0)"),
+        (None, "My Photo.png", "CFG 1 to 3 + STG spatial 2 + temporal 0.5 (attention up:0)"),
+    ]
+    assert video.read(with_svd / said["files"][0])[0].shape == (3, 24 + 256, 3 * 260 - 4, 3)
+    record = video.read_record(with_svd / said["files"][0])
+    alone = output("generate", *SVD, "--stg-scale", "0")["record"]
+    assert record["image"] == alone["image"]
+    assert record["runs"][0]["frames_sha256"] == alone["frames_sha256"]
+
+
+# --- spatial and temporal guidance of a model with prompts ------------------------------------------------------------
+
+
+@pytest.fixture
+def with_latte(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (here.parent / "latte").symlink_to(saved("LattePipeline", tmp_path_factory.mktemp("models")))
+    return here
+
+
+LATTE = ("--model", "../latte", "--steps", "3", "--height", "8", "--width", "8", "--num-frames", "2")
+LATTE += ("--device", "cpu", "--layers", "1", "--spatial-scale", "2")
+
+
+def test_compare_is_three_columns_where_both_axes_are_skipped(
+    with_latte: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = (*LATTE, "--temporal-scale", "0.5")
+    said = output("compare", "a red star", *both)
+    methods = ["CFG 7.5", "CFG 7.5 + STG spatial 2 (residual 1)", "CFG 7.5 + STG spatial 2 + temporal 0.5 (residual 1)"]
+    assert [run["method"] for run in said["runs"]] == methods
+    assert video.read(with_latte / said["files"][0])[0].shape == (2, 24 + 256, 3 * 260 - 4, 3)
+    with Image.open(with_latte / said["files"][1]) as picture:
+        assert picture.size == (2 * 196 - 4, 24 + 3 * (24 + 192))
+    digests = [run["record"]["frames_sha256"] for run in said["runs"]]
+    assert len(set(digests)) == 3
+    alone = [("--spatial-scale", "0"), (), ("--temporal-scale", "0.5")]
+    made = [output("generate", "a red star", *LATTE, *given, "--overwrite")["record"] for given in alone]
+    assert [record["frames_sha256"] for record in made] == digests
+    monkeypatch.setenv("COLUMNS", "160")
+    table = run("compare", "a red star", *both, "--overwrite").stdout
+    assert all(sum(method in line for line in table.splitlines()) >= 1 for method in methods)
+
+
+def test_compare_is_two_columns_where_one_axis_is_skipped(with_latte: Path) -> None:
+    said = output("compare", "a red star", *LATTE)
+    assert [run["method"] for run in said["runs"]] == ["CFG 7.5", "CFG 7.5 + STG spatial 2 (residual 1)"]
+
+
+def test_method_of_orthogonal_terms() -> None:
+    given = {"prompt": "p", "layers": "up:0", "spatial_scale": 2.0, "temporal_scale": 0.5, "orthogonalize": True}
+    settings = checked({**given, "skip": "attention", "guidance_scale": 1.0, "stg_scale": 1.0})
+    columns = [_method(column) for column in _columns(settings)]
+    assert columns == [
+        "no CFG",
+        "no CFG + STG 1 + spatial 2 (attention up:0)",
+        "no CFG + STG 1 + spatial 2 + temporal 0.5 (attention up:0, orthogonal)",
+    ]
+
+
 # --- compare ----------------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +392,29 @@ def test_config_file_and_command_line_over_it(here: Path) -> None:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 EARLY = [  # refused before a model is loaded: what is typed, and a part of the answer
-    ("generate", "prompt must be a text, but got nothing. Set it with PROMPT, or as prompt in the config file."),
+    ("generate", "a video needs a prompt, an image or both, but got neither. Set them with PROMPT and --image, or as"),
+    ("generate --image none.png", "image must be a picture file, but got none.png, which is no file. Check the name."),
+    ("generate --image folder.mp4", "image must be a picture file, but got folder.mp4, which is no file."),
+    (
+        "generate --image list.yaml",
+        "(PNG, JPEG, WEBP, BMP, GIF, TIFF), but list.yaml cannot be read as one (",
+    ),
+    ("generate --image good.mp4", "but good.mp4 cannot be read as one ("),
+    ("generate --image cut.png", "but cut.png cannot be read as one ("),
+    ("generate --image huge.png", "image must have at most 64 megapixels, but huge.png has 65. Make it smaller"),
+    ("generate --image small.png", "image must be at least 16 pixels wide and high, but small.png is 4 x 40. Take"),
+    ("generate --image film.gif", "image must be one picture, but film.gif holds 2 frames or pages. Save the one that"),
+    ("generate x --image none.png --config image.yaml", "but got none.png, which is no file."),
+    ("generate --config image.yaml", "but small.png is 4 x 40."),
+    ("compare --image none.png", "image must be a picture file, but got none.png, which is no file. Check the name."),
+    ("generate x --spatial-scale -1", "spatial_scale must be a finite number >= 0 (0 is off), but got -1.0. Set it"),
+    ("generate x --temporal-scale inf", "temporal_scale must be a finite number >= 0 (0 is off), but got inf."),
+    (
+        "generate x --spatial-scale 2 --orthogonalize",
+        "orthogonalize needs a spatial_scale and a temporal_scale",
+    ),
+    ("generate x --motion-bucket-id 1.5", "motion_bucket_id must be a whole number >= 0, but got '1.5'. Set it with"),
+    ("generate x --min-guidance-scale 2 --guidance-scale 1", "min_guidance_scale above 1 needs a guidance_scale above"),
     ("generate x --steps -3", "steps must be a whole number >= 1, but got -3. Set it with --steps"),
     ("generate x --steps many", "steps must be a whole number >= 1, but got 'many'. Set it with --steps"),
     (
@@ -281,11 +448,12 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ("generate x --config empty.yaml", "but empty.yaml holds NoneType."),
     ("generate x --config typo.yaml", "but got 'guidance_scal'. Did you mean 'guidance_scale'?"),
     ("generate x --config text.yaml", "steps must be a whole number >= 1, but got '4'. Set it with --steps"),
-    ("compare", "prompt must be a text, but got nothing."),
+    ("compare", "a video needs a prompt, an image or both, but got neither."),
     (
         "compare x --stg-scale 0",
-        "compare needs an stg_scale above 0, but got 0: both sides would be the same. Leave it",
+        "compare needs a scale of STG above 0, but got 0: all would be the same. Leave",
     ),
+    ("compare x --spatial-scale 0 --temporal-scale 0", "compare needs a scale of STG above 0, but got 0:"),
     ("compare x --out-dir old.mp4", "the output must lie in a writable folder, but "),
     ("reproduce old.mp4", "a video file is needed, but old.mp4 is not read as one"),
     ("reproduce good.mp4 --out good.mp4", "the output must be a new file, but good.mp4 exists."),
@@ -302,6 +470,14 @@ LATE = [  # refused by the model
     ),
     ("generate x --model ../tiny --layers 1 --steps 1 --height 32 --width 32", "steps must be enough for the schedule"),
     ("generate x --model ../tiny --layers 1 --steps 4 --height 34 --width 32", "have to be divisible by 8 but are 34"),
+    (
+        "generate x --model ../tiny --layers 1 --image good.png",
+        "image must be left out for a MochiPipeline, which",
+    ),
+    ("compare x --model ../tiny --layers 1 --image good.png", "got 'good.png'. Leave out --image, or choose another"),
+    ("generate x --model ../tiny --layers 1 --motion-bucket-id 3", "motion_bucket_id must be left out for a MochiPi"),
+    ("generate --model ../tiny --layers 1 --image good.png", "image must be left out for a MochiPipeline"),
+    ("generate x --model ../tiny --layers 1 --spatial-scale 1 --steps 2 --height 32 --width 32", "axis"),
     ("compare x --model ../tiny --layers 9 --steps 2 --height 32 --width 32 --num-frames 7", "(4 blocks), but got 9"),
 ]
 
@@ -317,6 +493,13 @@ def full(here: Path) -> Path:
     (here / "empty.yaml").write_text("")
     (here / "typo.yaml").write_text("guidance_scal: 4.5\n")
     (here / "text.yaml").write_text("steps: '4'\n")
+    (here / "image.yaml").write_text("image: small.png\n")
+    good = Image.effect_noise((40, 40), 50)
+    good.save(here / "good.png")
+    (here / "cut.png").write_bytes((here / "good.png").read_bytes()[:500])
+    Image.new("1", (6500, 10_000)).save(here / "huge.png")
+    Image.new("RGB", (4, 40)).save(here / "small.png")
+    good.save(here / "film.gif", save_all=True, append_images=[good.rotate(90)])
     record = {"format": 1, "settings": {"prompt": "p"}}
     video.write(here / "good.mp4", np.zeros((1, 32, 32, 3), np.uint8), 10, record)
     return here
@@ -345,6 +528,44 @@ def test_refused_before_the_model_loads(full: Path, typed: str, message: str, mo
 @pytest.mark.parametrize(("typed", "message"), LATE)
 def test_refused_by_the_model(full: Path, typed: str, message: str) -> None:
     refused(full, f"{typed} --device cpu", message)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (
+            "generate x",
+            "prompt must be left out for a StableVideoDiffusionPipeline, which does not take it, but got",
+        ),
+        ("generate x --image good.png", "prompt must be left out for a StableVideoDiffusionPipeline, which does not"),
+        (
+            "generate --image good.png --negative-prompt y",
+            "negative_prompt must be left out for a StableVideo",
+        ),
+        ("compare x --image good.png", "got 'x'. Leave out PROMPT, or choose another --model."),
+    ],
+)
+def test_refused_by_svd(full: Path, svd_dir: Path, typed: str, message: str) -> None:
+    (full.parent / "svd").symlink_to(svd_dir)
+    refused(full, f"{typed} --model ../svd --layers up:0 --device cpu", message)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("generate x", "image must be given for a LTXImageToVideoPipeline, but got nothing. Set it with --image."),
+        ("compare x", "image must be given for a LTXImageToVideoPipeline, but got nothing. Set it with --image."),
+        (
+            "generate --image good.png",
+            "prompt must be given for a LTXImageToVideoPipeline, but got nothing. Set it",
+        ),
+    ],
+)
+def test_refused_by_a_model_of_image_and_prompt(
+    full: Path, tmp_path_factory: pytest.TempPathFactory, typed: str, message: str
+) -> None:
+    (full.parent / "ltx").symlink_to(saved("LTXImageToVideoPipeline", tmp_path_factory.mktemp("models")))
+    refused(full, f"{typed} --model ../ltx --layers 1 --device cpu", message)
 
 
 def test_unwritable_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,6 +674,8 @@ def test_help_and_version() -> None:
         assert all(
             option in said for option in ("--stg-scale FLOAT", "--layers TEXT", "--steps INT", "--num-frames INT")
         )
+        assert "--orthogonalize / --no-orthogonalize" in " ".join(said.split())
+        assert "--image TEXT" in said
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -499,4 +722,11 @@ def test_models_from_the_hub(here: Path, tiny_mochi_dir: Path) -> None:
     ],
 )
 def test_file_names_from_prompts(prompt: str, name: str) -> None:
-    assert slug(prompt, 3) == name
+    assert file_name(checked({"prompt": prompt, "image": "other.png", "seed": 3})) == name
+
+
+@pytest.mark.parametrize(
+    ("image", "name"), [("My Photo.final.PNG", "my-photo-final-3"), ("a/b/狐.png", "video-3"), ("../x", "x-3")]
+)
+def test_file_names_from_images(image: str, name: str) -> None:
+    assert file_name(checked({"image": image, "seed": 3})) == name

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
-from skipguide import STG, generation, guide, record
+from saved import whole
+from skipguide import STG, generation, guide, picture, record
 from skipguide.lab import models
 from skipguide.settings import Generation, checked, resolve
+from tiny import tiny
 
 TINY = {"height": 32, "width": 32, "num_frames": 7, "steps": 4, "max_sequence_length": 16, "prompt": "a red star"}
 
@@ -106,10 +109,169 @@ def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
 
         def __call__(self, image: Any) -> None: ...
 
-    with pytest.raises(
-        ValueError, match=r"^model must be a text-to-video .*, but Upscaler does not take callback_on_st"
-    ):
+    message = (
+        r"^model must be a text-to-video or image-to-video pipeline, but Upscaler does not take callback_on_step_end, "
+        r".* and needs image\. Use another model, or guide\(\) from Python\.$"
+    )
+    with pytest.raises(ValueError, match=message):
         generation.generate(Upscaler(), settings)
+
+
+# --- the three scales -------------------------------------------------------------------------------------------------
+
+WINDOW = {"layers": [1, 2], "skip": "attention", "start": 0.25, "stop": 0.75, "rescale": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("scales", "axes"),
+    [
+        ({"stg_scale": 0.0}, {}), ({"stg_scale": 1.0}, {None: 1.0}), ({"spatial_scale": 2.0}, {"spatial": 2.0}),
+        ({"temporal_scale": 0.5, "spatial_scale": 2.0}, {"spatial": 2.0, "temporal": 0.5}),
+        ({"temporal_scale": 0.5, "stg_scale": 1.0}, {None: 1.0, "temporal": 0.5}),
+    ],
+)  # fmt: skip
+def test_terms(pipe: Any, scales: dict[str, float], axes: dict[str | None, float]) -> None:
+    found = generation.terms_of(settings_for(pipe, **WINDOW, **scales))
+    assert found == [STG([1, 2], scale, "attention", axis, 0.25, 0.75) for axis, scale in axes.items()]
+
+
+LATTE = {"height": 8, "width": 8, "num_frames": 2, "steps": 3, "prompt": "a red star", "layers": 1}
+
+
+@pytest.fixture(scope="module")
+def latte() -> Any:
+    return whole("LattePipeline")
+
+
+@pytest.mark.parametrize("scales", [{"spatial_scale": 2.0}, {"spatial_scale": 2.0, "temporal_scale": 1.5}])
+def test_spatial_and_temporal_terms_are_those_of_guide(latte: Any, scales: dict[str, float]) -> None:
+    settings = resolve(checked({**LATTE, "seed": 3, **scales}), latte)
+    terms = [STG([1], scale, axis=name.removesuffix("_scale")) for name, scale in scales.items()]
+    call = {"video_length": 2, "height": 8, "width": 8, "num_inference_steps": 3, "output_type": "np"}
+    with guide(latte, *terms):
+        video = latte("a red star", generator=torch.Generator().manual_seed(3), **call).frames[0]
+    assert np.array_equal(generation.generate(latte, settings).frames, (video * 255).round().astype(np.uint8))
+
+
+def test_an_axis_that_the_model_does_not_have(pipe: Any) -> None:
+    with pytest.raises(ValueError, match="axis"):
+        generation.generate(pipe, settings_for(pipe, spatial_scale=1.0))
+
+
+def test_orthogonalize_is_passed_on_only_where_it_is_on(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[dict[str, Any]] = []
+
+    def guided(pipe: Any, *terms: STG, **given: Any) -> None:
+        options.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generation, "guide", guided)
+    for on in (False, True):
+        settings = settings_for(pipe, spatial_scale=1.0, temporal_scale=1.0, orthogonalize=on)
+        with pytest.raises(KeyboardInterrupt):
+            generation.generate(pipe, settings)
+    assert options == [{"rescale": 0.0}, {"rescale": 0.0, "orthogonalize": True}]
+
+
+# --- pipelines that start from an image -------------------------------------------------------------------------------
+
+START = Image.linear_gradient("L").resize((48, 24)).convert("RGB")
+SVD = {"height": 16, "width": 16, "steps": 3, "image": "x.png", "layers": "up:0"}
+
+
+@pytest.fixture
+def svd() -> Any:
+    return tiny("StableVideoDiffusionPipeline").pipe
+
+
+def svd_by_hand(svd: Any, image: Image.Image = START, seed: int = 3, **given: Any) -> np.ndarray:
+    """Its frames for the picture, fitted; what is not given is as its call has it."""
+    call = {"height": 16, "width": 16, "num_inference_steps": 3, "output_type": "np", **given}
+    first = ImageOps.fit(image, (16, 16), Image.Resampling.LANCZOS)
+    video = svd(first, generator=torch.Generator().manual_seed(seed), **call).frames[0]
+    return (video * 255).round().astype(np.uint8)
+
+
+OWN = {"motion_bucket_id": 40, "noise_aug_strength": 0.3, "decode_chunk_size": 2, "fps": 12, "num_frames": 4}
+
+
+@pytest.mark.parametrize(
+    ("given", "call"),
+    [
+        ({}, {}), (OWN, OWN), ({"fps": "25/2"}, {"fps": 12.5}),
+        ({"guidance_scale": 5.0, "min_guidance_scale": 2.0}, {"max_guidance_scale": 5.0, "min_guidance_scale": 2.0}),
+        ({"guidance_scale": 1.0}, {"max_guidance_scale": 1.0}),
+    ],
+)  # fmt: skip
+def test_without_stg_the_frames_are_the_bare_svds(svd: Any, given: dict[str, Any], call: dict[str, Any]) -> None:
+    settings = resolve(checked({**SVD, "stg_scale": 0.0, "seed": 3, **given}), svd)
+    result = generation.generate(svd, settings, image=START)
+    assert np.array_equal(result.frames, svd_by_hand(svd, **call))
+    assert not call or not np.array_equal(result.frames, svd_by_hand(svd))
+    assert result.passes_per_step == (1.0 if given.get("guidance_scale") == 1 else 2.0)
+    assert type(result.passes_per_step) is float
+
+
+@pytest.mark.parametrize(
+    "scales", [{"spatial_scale": 2.0}, {"temporal_scale": 0.5}, {"spatial_scale": 2.0, "temporal_scale": 0.5}]
+)
+def test_with_stg_the_frames_of_svd_are_those_of_guide(svd: Any, scales: dict[str, float]) -> None:
+    settings = resolve(checked({**SVD, "seed": 3, "skip": "attention", "rescale": 0.7, **scales}), svd)
+    terms = [STG(["up:0"], scale, "attention", name.removesuffix("_scale")) for name, scale in scales.items()]
+    result = generation.generate(svd, settings, image=START)
+    with guide(svd, *terms, rescale=0.7):
+        assert np.array_equal(result.frames, svd_by_hand(svd))
+    assert not np.array_equal(result.frames, svd_by_hand(svd))
+
+
+def test_orthogonalized_svd(svd: Any) -> None:
+    both = {"spatial_scale": 2.0, "temporal_scale": 0.5}
+    made = [
+        generation.generate(svd, resolve(checked({**SVD, **both, "orthogonalize": on}), svd), image=START).frames
+        for on in (False, True)
+    ]
+    assert not np.array_equal(*made)
+
+
+def test_the_picture_is_fitted_and_kept(svd: Any) -> None:
+    settings = resolve(checked({**SVD, "stg_scale": 0.0}), svd)
+    result = generation.generate(svd, settings, image=START)
+    assert result.image is not None
+    assert result.image.size == (16, 16)
+    made = record.build(settings, result, {})
+    kept = picture.from_record(made["image"], Path("x.mp4"))
+    assert kept.tobytes() == result.image.tobytes()
+    again = generation.generate(svd, settings, image=kept)
+    assert record.build(settings, again, {})["frames_sha256"] == made["frames_sha256"]
+    other = generation.generate(svd, settings, image=START.rotate(180))
+    assert not np.array_equal(other.frames, result.frames)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "came"), [("x.png", None, "'x.png' and none"), (None, START, "None and one")]
+)
+def test_an_image_and_its_name_go_together(svd: Any, name: str | None, image: Any, came: str) -> None:
+    settings = resolve(checked({**SVD, "stg_scale": 0.0}), svd).model_copy(update={"image": name})
+    with pytest.raises(
+        ValueError, match=rf"^image must be given where .*, but they name {came} was given\. Read it with"
+    ):
+        generation.generate(svd, settings, image=image)
+
+
+def test_a_pipeline_with_an_image_and_a_prompt() -> None:
+    pipe = whole("LTXImageToVideoPipeline")
+    size = {"height": 32, "width": 32, "num_frames": 5, "max_sequence_length": 8}
+    given = {"prompt": "a red star", "image": "x.png", "steps": 2, "layers": 1, **size}
+    for scale, passes in ((0.0, 2.0), (1.0, 2.5)):
+        complete = resolve(checked({**given, "stg_scale": scale}), pipe)
+        result = generation.generate(pipe, complete, image=START)
+        with guide(pipe, STG([1], scale)):
+            by_hand = pipe(
+                picture.fitted(START, 32, 32), "a red star", negative_prompt="", output_type="np",
+                num_inference_steps=2, generator=torch.Generator().manual_seed(0), **size,
+            ).frames[0]  # fmt: skip
+        assert np.array_equal(result.frames, (by_hand * 255).round().astype(np.uint8))
+        assert result.passes_per_step == passes
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -166,7 +328,9 @@ def test_record_is_complete_and_names_nobody(pipe: Any, tiny_mochi_dir: Path, mo
     assert made["machine"]["processor"]
     assert made["frames"] == [7, 32, 32, 3]
     assert len(made["frames_sha256"]) == 64
-    assert None not in made["settings"].values()
+    of_images = {"image", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size"}
+    assert {name for name, value in made["settings"].items() if value is None} == of_images
+    assert "image" not in made
     text = json.dumps(made, allow_nan=False)
     assert str(tiny_mochi_dir.parent) not in text
     assert str(Path.home()) + "/" not in text
@@ -191,6 +355,17 @@ def test_changes_between_records() -> None:
     assert record.changes(then, now) == {
         "weights.sha256": ["a", None], "versions.torch": ["2.0", "2.1"], "weights.revision": [None, "b"],
     }  # fmt: skip
+
+
+def test_changes_between_records_with_images() -> None:
+    then = {"settings": {"image": "a.png"}, "image": {"sha256": "1", "png": "x"}}
+    now = {"settings": {"image": "a.png"}, "image": {"sha256": "2", "png": "y"}}
+    assert record.changes(then, now) == {"image": ["1", "2"]}
+
+
+def test_a_setting_that_came_with_a_newer_version_has_not_changed() -> None:
+    then, now = {"settings": {"seed": 1}}, {"settings": {"seed": 2, "spatial_scale": 0.0}}
+    assert record.changes(then, now) == {"settings.seed": [1, 2]}
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from skipguide import presets
 from skipguide.presets import Preset
-from skipguide.settings import Generation, checked, resolve
+from skipguide.settings import Generation, checked, resolve, stg_is_off
+from tiny import tiny
 
 
 @pytest.mark.parametrize(
@@ -44,17 +47,21 @@ def test_json_round_trip() -> None:
 
 
 BAD = [
-    ("prompt", 3), ("prompt", None), ("negative_prompt", 1), ("model", ""), ("model", None), ("layers", "8;9"),
-    ("layers", "x"), ("layers", "-1"), ("layers", ""), ("layers", "8,"), ("layers", "a:b:1"), ("layers", True),
-    ("layers", 1.5), ("layers", [[8]]), ("stg_scale", -1.0), ("stg_scale", float("nan")), ("stg_scale", float("inf")),
-    ("stg_scale", "1"), ("stg_scale", True), ("skip", "Residual"), ("skip", 1), ("start", -0.1), ("start", 1.1),
+    ("prompt", 3), ("negative_prompt", 1), ("image", ""), ("image", 1), ("model", ""), ("model", None),
+    ("layers", "8;9"), ("layers", "x"), ("layers", "-1"), ("layers", ""), ("layers", "8,"), ("layers", "a:b:1"),
+    ("layers", True), ("layers", 1.5), ("layers", [[8]]), ("stg_scale", -1.0), ("stg_scale", float("nan")),
+    ("stg_scale", float("inf")), ("stg_scale", "1"), ("stg_scale", True), ("spatial_scale", -1.0),
+    ("spatial_scale", "2"), ("temporal_scale", -0.5), ("temporal_scale", float("inf")), ("orthogonalize", 1),
+    ("orthogonalize", "yes"), ("skip", "Residual"), ("skip", 1), ("start", -0.1), ("start", 1.1),
     ("stop", float("nan")), ("stop", 2.0), ("rescale", 1.01), ("rescale", -1.0), ("guidance_scale", -1.0),
-    ("guidance_scale", float("inf")), ("steps", 0), ("steps", -3), ("steps", 2.5), ("steps", "many"), ("steps", True),
-    ("seed", -1), ("seed", 2**63), ("seed", 1.0), ("seed", None), ("height", 33), ("height", 0), ("height", -2),
-    ("width", 31), ("width", 64.0), ("num_frames", 0), ("fps", 0), ("fps", -1), ("fps", 1001), ("fps", "fast"),
-    ("fps", "1/0"), ("fps", float("nan")), ("fps", float("inf")), ("fps", True), ("fps", [1]),
-    ("max_sequence_length", 0), ("dtype", "float64"), ("dtype", "half"), ("device", "gpu"), ("device", "cuda:x"),
-    ("device", ""),
+    ("guidance_scale", float("inf")), ("min_guidance_scale", -1.0), ("min_guidance_scale", "1"),
+    ("motion_bucket_id", -1), ("motion_bucket_id", 127.0), ("noise_aug_strength", -0.1), ("noise_aug_strength", "a"),
+    ("decode_chunk_size", 0), ("decode_chunk_size", 1.5), ("steps", 0), ("steps", -3), ("steps", 2.5),
+    ("steps", "many"), ("steps", True), ("seed", -1), ("seed", 2**63), ("seed", 1.0), ("seed", None), ("height", 33),
+    ("height", 0), ("height", -2), ("width", 31), ("width", 64.0), ("num_frames", 0), ("fps", 0), ("fps", -1),
+    ("fps", 1001), ("fps", "fast"), ("fps", "1/0"), ("fps", float("nan")), ("fps", float("inf")), ("fps", True),
+    ("fps", [1]), ("max_sequence_length", 0), ("dtype", "float64"), ("dtype", "half"), ("device", "gpu"),
+    ("device", "cuda:x"), ("device", ""),
 ]  # fmt: skip
 
 
@@ -69,9 +76,10 @@ def test_every_setting_has_a_bad_value_in_the_list() -> None:
     assert {name for name, _ in BAD} == set(Generation.model_fields)
 
 
-def test_missing_prompt() -> None:
-    with pytest.raises(ValueError, match=r"^prompt must be a text, but got nothing\. Set it with PROMPT, or as prompt"):
+def test_neither_prompt_nor_image() -> None:
+    with pytest.raises(ValueError, match=r"^a video needs a prompt, an image or both, but got neither\. Set them"):
         checked({})
+    assert checked({"image": "a.png"}).prompt is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +87,7 @@ def test_missing_prompt() -> None:
     [("stg_scal", "Did you mean 'stg_scale'?"), ("guidance", "Did you mean 'guidance_scale'?"), ("zzz", "Remove it.")],
 )
 def test_unknown_setting(name: str, advice: str) -> None:
-    known = "^a setting must be one of prompt, negative_prompt, model, layers, .*, "
+    known = "^a setting must be one of prompt, negative_prompt, image, model, layers, .*, "
     with pytest.raises(ValueError, match=known + re.escape(f"but got {name!r}. {advice}")):
         checked({"prompt": "p", name: 1.0})
 
@@ -95,6 +103,33 @@ def test_no_layers_only_where_stg_is_off() -> None:
         checked({"prompt": "p", "layers": [], "stg_scale": 1.0})
 
 
+@pytest.mark.parametrize(
+    "given", [{"stg_scale": 0.0}, {"stg_scale": 0.0, "spatial_scale": 0.0}, {"temporal_scale": 0.0}]
+)
+def test_off_is_a_given_scale_and_none_above_0(given: dict[str, Any]) -> None:
+    assert stg_is_off(checked({"prompt": "p", "layers": [], **given}))
+    assert not stg_is_off(checked({"prompt": "p", **given, "spatial_scale": 1.0}))
+    assert not stg_is_off(checked({"prompt": "p"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "came"), [({"spatial_scale": 2.0}, "2 and 0"), ({"stg_scale": 1.0, "temporal_scale": 0.5}, r"0 and 0\.5")]
+)
+def test_orthogonalize_needs_both_axes(given: dict[str, Any], came: str) -> None:
+    message = rf"^orthogonalize needs a spatial_scale and a temporal_scale above 0, but got {came}\. Set both, or"
+    with pytest.raises(ValueError, match=message):
+        checked({"prompt": "p", "orthogonalize": True, **given})
+    assert checked({"prompt": "p", "orthogonalize": True}).orthogonalize  # the preset may have both
+    assert not checked({"prompt": "p", "orthogonalize": False, **given}).orthogonalize
+
+
+def test_cfg_cannot_begin_above_1_and_be_off() -> None:
+    message = r"^min_guidance_scale above 1 needs a guidance_scale above 1, .* but got 2 and 1\. Raise one or lower"
+    with pytest.raises(ValueError, match=message):
+        checked({"image": "a.png", "min_guidance_scale": 2.0, "guidance_scale": 1.0})
+    assert checked({"image": "a.png", "min_guidance_scale": 4.0, "guidance_scale": 2.0}).guidance_scale == 2
+
+
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(ValueError, match=r"^steps must .* height must "):
         checked({"prompt": "p", "height": 3, "steps": 0})
@@ -108,11 +143,15 @@ PRESET = Preset(
 )  # fmt: skip
 
 
+OF_IMAGES = {"image", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size"}
+
+
 def test_none_is_filled_from_the_preset_then_from_the_pipeline(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "preset_for", lambda _: PRESET)
     settings = resolve(checked({"prompt": "p"}), pipe)
-    assert None not in settings.model_dump().values()
+    assert {name for name, value in settings if value is None} == OF_IMAGES
     assert (settings.layers, settings.stg_scale, settings.skip) == ((2, 3), 1.5, "attention")
+    assert (settings.spatial_scale, settings.temporal_scale, settings.orthogonalize) == (0.0, 0.0, False)
     assert (settings.start, settings.stop, settings.rescale) == (0.1, 0.9, 0.7)
     assert (settings.height, settings.fps, settings.steps, settings.max_sequence_length) == (32, 12, 5, 16)
     assert (settings.width, settings.num_frames, settings.guidance_scale) == (848, 19, 4.5)  # MochiPipeline's own
@@ -149,3 +188,141 @@ def test_a_size_without_default_is_asked_for(pipe: Any) -> None:
         ValueError, match=r"^height must be given for a Sizeless, .* but got nothing\. Set it with --height"
     ):
         resolve(checked({"prompt": "p", "stg_scale": 0.0}), Sizeless())
+
+
+# --- the three scales -------------------------------------------------------------------------------------------------
+
+SPACE_AND_TIME = ({"axis": "spatial", "scale": 2.0}, {"axis": "temporal", "scale": 0.5})
+
+
+def preset_with(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
+    """A preset of another shape; a field that Preset does not have yet is put on it."""
+    row = dataclasses.replace(PRESET)
+    for name, value in fields.items():
+        object.__setattr__(row, name, value)
+    monkeypatch.setattr(presets, "preset_for", lambda _: row)
+
+
+@pytest.mark.parametrize(
+    ("given", "scales"),
+    [
+        ({}, (0.0, 2.0, 0.5)), ({"stg_scale": 0.0}, (0.0, 0.0, 0.0)), ({"stg_scale": 1.0}, (1.0, 0.0, 0.0)),
+        ({"spatial_scale": 3.0}, (0.0, 3.0, 0.0)), ({"temporal_scale": 1.0, "stg_scale": 2.0}, (2.0, 0.0, 1.0)),
+    ],
+)  # fmt: skip
+def test_scales_of_a_preset_with_two_terms(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, float], scales: tuple[float, ...]
+) -> None:
+    preset_with(monkeypatch, scale=0.0, terms=SPACE_AND_TIME)
+    settings = resolve(checked({"prompt": "p", **given}), pipe)
+    assert (settings.stg_scale, settings.spatial_scale, settings.temporal_scale) == scales
+    assert resolve(settings, pipe) == settings
+
+
+def test_scale_of_a_preset_with_one_axis(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset_with(monkeypatch, axis="temporal", scale=0.5)
+    settings = resolve(checked({"prompt": "p"}), pipe)
+    assert (settings.stg_scale, settings.spatial_scale, settings.temporal_scale) == (0.0, 0.0, 0.5)
+
+
+def test_orthogonalize_beside_a_preset_of_one_term(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "preset_for", lambda _: PRESET)
+    with pytest.raises(ValueError, match=r"^orthogonalize needs a spatial_scale and a .* but got 0 and 0\. Set both"):
+        resolve(checked({"prompt": "p", "orthogonalize": True}), pipe)
+    preset_with(monkeypatch, scale=0.0, terms=SPACE_AND_TIME)
+    assert resolve(checked({"prompt": "p", "orthogonalize": True}), pipe).orthogonalize
+
+
+# --- pipelines that start from an image -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def svd() -> Any:
+    return tiny("StableVideoDiffusionPipeline").pipe
+
+
+def test_svd_is_filled_from_its_call_and_its_unet(svd: Any) -> None:
+    settings = resolve(checked({"image": "folder/of mine/x.png", "stg_scale": 0.0}), svd)
+    assert (settings.height, settings.width, settings.num_frames, settings.steps) == (576, 1024, 3, 25)
+    assert (settings.min_guidance_scale, settings.guidance_scale) == (1.0, 3.0)
+    assert (settings.fps, settings.motion_bucket_id, settings.noise_aug_strength) == (7, 127, 0.02)
+    assert {name for name, value in settings if value is None} == {
+        "prompt", "negative_prompt", "decode_chunk_size", "max_sequence_length",
+    }  # fmt: skip
+    assert settings.image == "x.png"  # no folder of the machine
+    assert resolve(settings, svd) == settings
+
+
+def test_svd_takes_the_defaults_of_a_preset(svd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = {
+        "guidance_scale": 2.5,
+        "num_inference_steps": 8,
+        "decode_chunk_size": 2,
+        "max_sequence_length": 9,
+        "fps": 5,
+    }
+    preset_with(monkeypatch, defaults=defaults, terms=SPACE_AND_TIME)
+    settings = resolve(checked({"image": "x.png"}), svd)
+    assert (settings.guidance_scale, settings.steps, settings.decode_chunk_size, settings.fps) == (2.5, 8, 2, 5)
+    assert settings.max_sequence_length is None  # SVD has no text
+
+
+def test_sizes_of_a_unet(pipe: Any) -> None:
+    class AnimateDiff:
+        dtype, device, vae_scale_factor = pipe.dtype, pipe.device, 8
+        unet = SimpleNamespace(config={"sample_size": 64, "num_frames": 16})
+
+        def __call__(
+            self, prompt: str, height: None = None, width: None = None, num_frames: None = None,
+            guidance_scale: float = 7.5, num_inference_steps: int = 50,
+        ) -> None: ...  # fmt: skip
+
+    settings = resolve(checked({"prompt": "p", "stg_scale": 0.0}), AnimateDiff())
+    assert (settings.height, settings.width, settings.num_frames) == (512, 512, 16)
+
+
+def test_latte_calls_its_frames_otherwise() -> None:
+    settings = resolve(checked({"prompt": "p", "stg_scale": 0.0}), tiny("LattePipeline").pipe)
+    assert (settings.num_frames, settings.decode_chunk_size) == (16, 14)
+
+
+OTHERS = {
+    "StableVideoDiffusionPipeline": {"prompt": "p", "negative_prompt": "", "max_sequence_length": 8},
+    "MochiPipeline": {
+        "image": "x.png", "min_guidance_scale": 1.0, "motion_bucket_id": 9, "noise_aug_strength": 0.0,
+        "decode_chunk_size": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "name"), [(model, name) for model, given in OTHERS.items() for name in given])
+def test_a_setting_that_the_pipeline_does_not_take(model: str, name: str) -> None:
+    start = {"prompt": "p"} if model == "MochiPipeline" else {"image": "x.png"}
+    value, option = OTHERS[model][name], "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
+    message = (
+        f"{name} must be left out for a {model}, which does not take it, but got {value!r}. Leave out {option}, or"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)} choose another --model"):
+        resolve(checked({**start, "stg_scale": 0.0, name: value}), tiny(model).pipe)
+
+
+@pytest.mark.parametrize("family", ["LTX", "Wan", "CogVideoX"])
+def test_image_and_prompt_are_both_needed(family: str) -> None:
+    model = f"{family}ImageToVideoPipeline"
+    for name, given, option in (("image", {"prompt": "p"}, "--image"), ("prompt", {"image": "x.png"}, "PROMPT")):
+        message = rf"^{name} must be given for a {model}, but got nothing\. Set it with {option}\."
+        with pytest.raises(ValueError, match=message):
+            resolve(checked({**given, "stg_scale": 0.0}), tiny(model).pipe)
+
+
+def test_svd_without_its_image(svd: Any) -> None:
+    """A prompt alone is refused by its name; what would be left without it asks for the image."""
+    settings = checked({"image": "x.png", "stg_scale": 0.0}).model_copy(update={"image": None})
+    with pytest.raises(ValueError, match=r"^image must be given for a StableVideoDiffusionPipeline, .* with --image\."):
+        resolve(settings, svd)
+
+
+def test_an_image_where_it_may_be_left_out() -> None:
+    pipe = tiny("HeliosPipeline").pipe
+    assert resolve(checked({"prompt": "p", "stg_scale": 0.0}), pipe).image is None
+    assert resolve(checked({"prompt": "p", "image": "x.png", "stg_scale": 0.0}), pipe).image == "x.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -83,6 +84,15 @@ def test_record_is_in_the_file_and_beside_it(tmp_path: Path, clip: Frames) -> No
     assert json.loads((tmp_path / "a.mp4.json").read_text(encoding="utf-8")) == RECORD
     (tmp_path / "a.mp4.json").unlink()
     assert video.read_record(path) == RECORD
+
+
+def test_record_with_a_picture_of_megabytes(tmp_path: Path, clip: Frames) -> None:
+    """Noise of SVD's size does not compress; in base64 it is a third larger again."""
+    record = {"image": {"png": base64.b64encode(np.random.default_rng(0).bytes(3 * 1024 * 576)).decode()}}
+    video.write(tmp_path / "a.mp4", clip, 12, record)
+    (tmp_path / "a.mp4.json").unlink()
+    assert video.read_record(tmp_path / "a.mp4") == record
+    assert video.read(tmp_path / "a.mp4")[0].shape == clip.shape
 
 
 def test_record_comes_from_the_sidecar_if_the_tag_was_stripped(tmp_path: Path) -> None:
@@ -201,7 +211,7 @@ def test_no_frames(tmp_path: Path, clip: Frames) -> None:
 
 def test_side_by_side_keeps_every_pixel(clip: Frames) -> None:
     right = clip[:, :, ::-1]
-    both = video.side_by_side(clip, right, ("CFG 4.5", "CFG 4.5 + STG 1"))
+    both = video.side_by_side({"CFG 4.5": clip, "CFG 4.5 + STG 1": right})
     assert both.shape == (19, 280, 516, 3)
     assert both.dtype == np.uint8
     below = both[:, 24:]
@@ -214,12 +224,23 @@ def test_side_by_side_keeps_every_pixel(clip: Frames) -> None:
 
 def test_large_videos_are_not_enlarged() -> None:
     frames = np.zeros((1, 300, 400, 3), np.uint8)
-    assert video.side_by_side(frames, frames, ("a", "b")).shape == (1, 324, 804, 3)
+    assert video.side_by_side({"a": frames, "b": frames}).shape == (1, 324, 804, 3)
+
+
+def test_three_side_by_side(clip: Frames) -> None:
+    columns = {"one": clip, "two": clip[:, ::-1], "three": clip[:, :, ::-1]}
+    out = video.side_by_side(columns)
+    assert out.shape == (19, 280, 3 * 260 - 4, 3)
+    for left, frames in zip((0, 260, 520), columns.values(), strict=True):
+        assert np.array_equal(out[:, 25::4, left + 1 : left + 256 : 4], frames)
+        assert len(np.unique(out[0, :24, left : left + 256])) > 2
+    for gap in (out[:, :, 256:260], out[:, :, 516:520]):
+        assert len(np.unique(gap.reshape(-1, 3), axis=0)) == 1
 
 
 def test_side_by_side_refuses_two_sizes(clip: Frames) -> None:
-    with pytest.raises(ValueError, match=r"must have one shape, but got .* and .*\. Make them alike"):
-        video.side_by_side(clip, clip[:-1], ("a", "b"))
+    with pytest.raises(ValueError, match=r"must have one shape, but got \(19, .* and \(18, .*\)\. Make them alike"):
+        video.side_by_side({"a": clip, "b": clip[:-1], "c": clip})
 
 
 def test_strip_shows_first_and_last_frame_of_every_row(clip: Frames) -> None:
@@ -239,6 +260,6 @@ def test_strip_of_fewer_frames_than_columns(clip: Frames) -> None:
 
 def test_long_captions_are_cut(clip: Frames) -> None:
     """The caption of the left side must not run into the right one."""
-    both = video.side_by_side(clip, clip, ("long words " * 40, ""))
+    both = video.side_by_side({"long words " * 40: clip, "": clip})
     assert len(np.unique(both[0, :24, :252])) > 2
     assert len(np.unique(both[0, :24, 256:].reshape(-1, 3), axis=0)) == 1

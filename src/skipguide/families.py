@@ -31,6 +31,23 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Half:
+    """The spatial or the temporal half of the transformer layers of a UNet."""
+
+    modules: str  # the list of a UNet block that holds them
+    blocks: str  # the list of transformer blocks in such a module
+    attention: tuple[str, ...]  # the self-attentions of such a block
+
+
+@dataclass(frozen=True)
+class UNet:
+    """What the blocks of a UNet are made of. Layer i of a part is the i-th place for transformers in its blocks."""
+
+    order: tuple[str, ...]  # the lists of a block whose i-th modules run one after the other
+    halves: Mapping[str, Half]  # by axis, in the order in which they run
+
+
+@dataclass(frozen=True)
 class Calls:
     """How a pipeline calls its denoiser in one step. A name is a property of the pipeline or a variable of its call."""
 
@@ -64,11 +81,12 @@ class Family:
     between: tuple[tuple[str, str], ...] = ()  # (ModuleList run between blocks, config name of the interval)
     outputs: tuple[str, ...] = ("video",)
     learned_variance: bool = False  # out_channels may be twice the latents': prediction, then a variance
+    unet: UNet | None = None  # what the stacks of a UNet are: the layers of its down blocks, mid block and up blocks
     notes: str = ""
     axes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        axes = tuple(stack.axis for stack in self.stacks.values() if stack.axis)
+        axes = tuple(stack.axis for stack in self.stacks.values() if stack.axis) or tuple(self.unet.halves if self.unet else ())
         object.__setattr__(self, "axes", axes)
 
 
@@ -82,6 +100,7 @@ SEPARATE_FLOAT32 = Calls("separate", float32=True)
 TWO_SCALES = Calls("separate", float32=True, scale=("current_guidance_scale",))  # Wan 2.2's two transformers
 TRUE_CFG = Calls("separate", cfg="do_true_cfg", scale=("true_cfg_scale",))  # beside embedded guidance
 GUIDER = Calls("guider")
+PAG = Calls("batched", never="do_perturbed_attention_guidance")
 COG = Calls("batched", float32=True, varies="use_dynamic_cfg")
 KANDINSKY = Calls("separate", cfg="guidance_scale")
 KANDINSKY_6 = Calls("separate", scale=("guidance_scale", "guidance_scale"))
@@ -113,6 +132,21 @@ def _dual_and_single(dual: int, single: int) -> dict[str, Stack]:
         "dual": Stack("transformer_blocks", dual, VIDEO_AND_TEXT, joint),
         "single": Stack("single_transformer_blocks", single, VIDEO_AND_TEXT, joint),
     }
+
+
+UNET_3D = UNet(
+    ("resnets", "temp_convs", "attentions", "temp_attentions"),
+    {
+        "spatial": Half("attentions", "transformer_blocks", ("attn1",)),
+        "temporal": Half("temp_attentions", "transformer_blocks", ("attn1", "attn2")),
+    },
+)
+
+
+def _parts(down: int, up: int) -> dict[str, Stack]:
+    """How many transformer layers a UNet has on its way down and up again; there is one in the middle."""
+    depths = {"down": ("down_blocks", down), "mid": ("mid_block", 1), "up": ("up_blocks", up)}
+    return {name: Stack(path, depth, VIDEO, PLAIN) for name, (path, depth) in depths.items()}
 
 
 FAMILIES = (
@@ -403,22 +437,85 @@ FAMILIES = (
         paired=True,
         learned_variance=True,
     ),
+    Family(
+        name="svd",
+        title="Stable Video Diffusion",
+        model="UNetSpatioTemporalConditionModel",
+        checkpoint="stabilityai/stable-video-diffusion-img2vid-xt",
+        pipelines={"StableVideoDiffusionPipeline": BATCHED},
+        stacks=_parts(6, 9),
+        unet=UNet(
+            ("resnets", "attentions"),
+            {
+                "spatial": Half("attentions", "transformer_blocks", ("attn1",)),
+                "temporal": Half("attentions", "temporal_transformer_blocks", ("attn1",)),
+            },
+        ),
+        batched=("sample", "encoder_hidden_states", "added_time_ids"),
+        denoisers=("unet",),
+        notes="The paper's 8th of 16 layers is up:0.",
+    ),
+    Family(
+        name="animatediff",
+        title="AnimateDiff and PIA",
+        model="UNetMotionModel",
+        checkpoint="guoyww/animatediff-motion-adapter-v1-5-2",
+        pipelines={
+            "AnimateDiffPipeline": BATCHED,
+            "AnimateDiffControlNetPipeline": BATCHED,
+            "AnimateDiffPAGPipeline": PAG,
+            "AnimateDiffSDXLPipeline": BATCHED_RESCALE,
+            "AnimateDiffSparseControlNetPipeline": BATCHED,
+            "AnimateDiffVideoToVideoPipeline": BATCHED,
+            "AnimateDiffVideoToVideoControlNetPipeline": BATCHED,
+            "PIAPipeline": BATCHED,
+        },
+        stacks=_parts(8, 12),
+        unet=UNet(
+            ("resnets", "attentions", "motion_modules"),
+            {
+                "spatial": Half("attentions", "transformer_blocks", ("attn1",)),
+                "temporal": Half("motion_modules", "transformer_blocks", ("attn1", "attn2")),
+            },
+        ),
+        batched=(
+            "sample", "encoder_hidden_states", "added_cond_kwargs", "down_block_additional_residuals",
+            "mid_block_additional_residual",
+        ),
+        denoisers=("unet",),
+        notes="Blocks without cross-attention (down:6, down:7 and up:0 to up:2 with Stable Diffusion 1.5) have temporal layers only.",
+    ),
+    Family(
+        name="modelscope",
+        title="ModelScope and Zeroscope",
+        model="UNet3DConditionModel",
+        checkpoint="damo-vilab/text-to-video-ms-1.7b",
+        pipelines={"TextToVideoSDPipeline": BATCHED, "VideoToVideoSDPipeline": BATCHED},
+        stacks=_parts(6, 9),
+        unet=UNET_3D,
+        batched=("sample", "encoder_hidden_states"),
+        denoisers=("unet",),
+        replayed=("transformer_in",),
+    ),
+    Family(
+        name="i2vgen-xl",
+        title="I2VGen-XL",
+        model="I2VGenXLUNet",
+        checkpoint="ali-vilab/i2vgen-xl",
+        pipelines={"I2VGenXLPipeline": BATCHED},
+        stacks=_parts(6, 9),
+        unet=UNET_3D,
+        batched=("sample", "fps", "image_latents", "image_embeddings", "encoder_hidden_states"),
+        denoisers=("unet",),
+        replayed=("transformer_in", "image_latents_temporal_encoder"),
+    ),
 )  # fmt: skip
 
 # Video pipelines of diffusers that guide() refuses, and why.
-_UNET = "a UNet is not a stack of blocks, and is not supported yet"
+_CROSS_FRAME = "its UNet is one for images, which takes the frames as a batch and attends across them in its processors"
 _ADD_UP = "it makes no video by steps of denoising, so there is nothing to guide"
 REFUSED: dict[str, str] = {
-    **dict.fromkeys(
-        (
-            "AnimateDiffPipeline", "AnimateDiffControlNetPipeline", "AnimateDiffPAGPipeline", "AnimateDiffSDXLPipeline",
-            "AnimateDiffSparseControlNetPipeline", "AnimateDiffVideoToVideoPipeline",
-            "AnimateDiffVideoToVideoControlNetPipeline", "I2VGenXLPipeline", "PIAPipeline",
-            "StableVideoDiffusionPipeline", "TextToVideoSDPipeline", "TextToVideoZeroPipeline",
-            "TextToVideoZeroSDXLPipeline", "VideoToVideoSDPipeline",
-        ),
-        _UNET,
-    ),
+    **dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _CROSS_FRAME),
     **dict.fromkeys(("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"), _ADD_UP),
     "AnyFlowFARPipeline": "its transformer keeps keys and values of earlier chunks, which a weak pass would overwrite",
     "Cosmos3OmniPipeline":

@@ -6,19 +6,20 @@ import contextlib
 import inspect
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from skipguide import STG, guide
+from skipguide import STG, guide, picture
 from skipguide.lab import models
 from skipguide.quirks import quiet_autocast
 from skipguide.record import Result, weights_sha256
-from skipguide.settings import Generation
+from skipguide.settings import SCALES, Generation, argument, parameters_of
 from skipguide.video import Frames
 
 
@@ -141,39 +142,65 @@ def identity(model: str, pipe: Any) -> dict[str, str]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def generate(pipe: Any, settings: Generation, on_step: OnStep | None = None) -> Result:
+def generate(
+    pipe: Any, settings: Generation, on_step: OnStep | None = None, image: Image.Image | None = None
+) -> Result:
     """Make one video. The same settings on the same machine with the same versions give the same bytes.
 
     Args:
         settings: complete ones, as `settings.resolve` returns them.
         on_step: called after each denoising step; whatever it raises ends the generation.
+        image: what the video starts from, of any size; where the settings name one, and only there.
 
     Raises:
-        ValueError: for settings that the pipeline refuses, or frames that are not finite.
+        ValueError: for settings that the pipeline refuses, an image too many or too few, or frames that are not finite.
     """
+    if (image is None) != (settings.image is None):
+        raise ValueError(
+            f"image must be given where the settings name one, and only there, but they name {settings.image!r} and "
+            f"{'none' if image is None else 'one'} was given. Read it with picture.read()."
+        )
     started = time.perf_counter()
+    assert settings.width is not None
+    assert settings.height is not None
+    first = None if image is None else picture.fitted(image, settings.width, settings.height)
     with _guided(pipe, settings) as passes_per_step:
         clock = _Clock(pipe, settings, passes_per_step, on_step)
-        video = _call(pipe, settings, clock)
+        video = _call(pipe, settings, first, clock)
         passes = passes_per_step()
     frames = _to_uint8(np.asarray(video), settings)
-    return Result(frames, passes, clock.seconds_per_step(), time.perf_counter() - started)
+    return Result(frames, passes, clock.seconds_per_step(), time.perf_counter() - started, first)
 
 
 @contextlib.contextmanager
 def _guided(pipe: Any, settings: Generation) -> Iterator[Callable[[], float]]:
     """Guidance on, if there is any; gives a function that tells the passes per step so far."""
-    if not settings.stg_scale:
-        yield lambda: 2.0 if pipe.do_classifier_free_guidance else 1.0
+    terms = terms_of(settings)
+    if not terms:
+        yield lambda: 2.0 if bool(pipe.do_classifier_free_guidance) else 1.0  # SVD answers with a tensor
         return
+    assert settings.rescale is not None
+    options: dict[str, Any] = {"orthogonalize": True} if settings.orthogonalize else {}
+    with guide(pipe, *terms, rescale=settings.rescale, **options) as handle:
+        yield lambda: handle.passes_per_step
+
+
+def terms_of(settings: Generation) -> list[STG]:
+    """What is skipped: one term per scale above 0, all on the same layers and steps.
+
+    Args:
+        settings: complete ones, as `settings.resolve` returns them.
+    """
     assert settings.layers is not None
     assert settings.skip is not None
     assert settings.start is not None
     assert settings.stop is not None
-    assert settings.rescale is not None
-    term = STG(list(settings.layers), settings.stg_scale, settings.skip, None, settings.start, settings.stop)
-    with guide(pipe, term, rescale=settings.rescale) as handle:
-        yield lambda: handle.passes_per_step
+    scales = {axis: getattr(settings, name) for name, axis in SCALES.items()}
+    return [
+        STG(list(settings.layers), scale, settings.skip, axis, settings.start, settings.stop)
+        for axis, scale in scales.items()
+        if scale
+    ]
 
 
 class _Clock:
@@ -206,23 +233,25 @@ _OWN_GUIDANCE = {
 }  # fmt: skip
 
 
-def _call(pipe: Any, settings: Generation, callback: _Clock) -> Any:
+# What the pipelines get, under our names, where it is not None.
+_PASSED = (
+    "prompt", "negative_prompt", "height", "width", "num_frames", "guidance_scale", "steps", "max_sequence_length",
+    "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size",
+)  # fmt: skip
+
+
+def _call(pipe: Any, settings: Generation, image: Image.Image | None, callback: _Clock) -> Any:
     """Run the pipeline; `(F, H, W, 3)` floats in [0, 1]."""
-    names = ("prompt", "negative_prompt", "height", "width", "num_frames", "guidance_scale")
-    call = {name: getattr(settings, name) for name in names}
-    call |= {"num_inference_steps": settings.steps, "output_type": "np", "callback_on_step_end": callback}
+    parameters = parameters_of(pipe)
+    values = {argument(name, pipe): getattr(settings, name) for name in _PASSED} | {"image": image}
+    call = {name: value for name, value in values.items() if value is not None}
+    call |= {"output_type": "np", "callback_on_step_end": callback}
     # On the CPU, so that a GPU starts from the same noise.
     call["generator"] = torch.Generator("cpu").manual_seed(settings.seed)
-    if settings.max_sequence_length is not None:
-        call["max_sequence_length"] = settings.max_sequence_length
-    parameters = inspect.signature(pipe.__call__).parameters
+    if "fps" in parameters and settings.fps is not None:
+        call["fps"] = int(settings.fps) if settings.fps.denominator == 1 else float(settings.fps)
     call |= {name: off for name, off in _OWN_GUIDANCE.items() if name in parameters}
-    missing = sorted(set(call) - set(parameters))
-    if missing:
-        raise ValueError(
-            f"model must be a text-to-video pipeline, but {type(pipe).__name__} does not take {', '.join(missing)}. "
-            "Use another model, or guide() from Python."
-        )
+    _check_call(type(pipe).__name__, call, parameters)
     try:
         with quiet_autocast():
             return pipe(**call).frames[0]
@@ -230,6 +259,21 @@ def _call(pipe: Any, settings: Generation, callback: _Clock) -> Any:
         raise ValueError(
             f"steps must be enough for the schedule of {type(pipe).__name__}, but got {settings.steps}. Take 2 or more."
         ) from error
+
+
+def _check_call(model: str, call: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Pipelines that make something else from something else are for Python."""
+    unknown = sorted(set(call) - set(parameters))
+    needed = sorted(
+        name for name, parameter in parameters.items() if parameter.default is parameter.empty and name not in call
+    )
+    reasons = [f"does not take {', '.join(unknown)}"] if unknown else []
+    reasons += [f"needs {', '.join(needed)}"] if needed else []
+    if reasons:
+        raise ValueError(
+            f"model must be a text-to-video or image-to-video pipeline, but {model} {' and '.join(reasons)}. Use "
+            "another model, or guide() from Python."
+        )
 
 
 def _to_uint8(video: np.ndarray, settings: Generation) -> Frames:

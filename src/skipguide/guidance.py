@@ -1,6 +1,7 @@
 """The formula. Pure functions on tensors; nothing here knows a model or a pipeline.
 
     D = u + g (c - u) + sum_j s_j (c - p_j)            Eq. 6 + Eq. 13; with two terms, Eq. 20
+    c - p_t loses its component along c - p_s          Eq. 21, optional, per sample
     D <- D (phi std(c) / std(D) + 1 - phi)             Algorithm 4, per sample
 
 c: conditional prediction, u: unconditional, p_j: weak (the conditional pass of the weakened model), g: guidance_scale,
@@ -16,21 +17,59 @@ import torch
 Tensor = torch.Tensor
 
 
-def push(c: Tensor, weaks: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+def push(
+    c: Tensor,
+    weaks: Sequence[Tensor],
+    scales: Sequence[float],
+    orthogonalize: bool = False,
+    channels: int | None = None,
+) -> Tensor:
     """The skip guidance alone: sum_j s_j (c - p_j), Eq. 13 without its first term.
 
     Args:
         c: `(B, ...)` conditional prediction.
         weaks: weak predictions p_j, each shaped like `c`.
         scales: s_j, one per weak prediction.
+        orthogonalize: Eq. 21; terms whose scale is 0 take no part.
+        channels: how many, along dimension 1, the inner products of Eq. 21 see; None is all.
 
     Because it does not depend on u or g, adding it to both rows of a CFG batch passes through any pipeline's own
     `u + g (c - u)` unchanged, whatever g is.
     """
+    terms = [(c - p, s) for p, s in zip(weaks, scales, strict=True) if s != 0]
+    differences = [difference for difference, _ in terms]
+    if orthogonalize:
+        differences = orthogonal(differences, channels)
     delta = torch.zeros_like(c)
-    for p, s in zip(weaks, scales, strict=True):
-        delta = delta + s * (c - p)
+    for difference, (_, s) in zip(differences, terms, strict=True):
+        delta = delta + s * difference
     return delta
+
+
+def orthogonal(differences: Sequence[Tensor], channels: int | None = None) -> list[Tensor]:
+    """Eq. 21: each `(B, ...)` loses, per sample, its components along all those before it (Gram-Schmidt, in this order).
+
+        D_t <- D_t - <D_t, D_s> / <D_s, D_s> D_s
+
+    The first one stays as it is. One that is parallel to the span of those before it vanishes, up to rounding; one that
+    is zero stays zero and takes nothing from the others. Inner products are in float32.
+
+    Args:
+        channels: how many, along dimension 1, the inner products see; None is all.
+    """
+    found: list[Tensor] = []
+    for D_t in differences:
+        rest = D_t.float()
+        for D_s in found:
+            square = _inner(D_s, D_s, channels)
+            rest = rest - _inner(rest, D_s, channels) / square.where(square > 0, 1.0) * D_s
+        found.append(rest)
+    return [rest.to(D_t.dtype) for rest, D_t in zip(found, differences, strict=True)]
+
+
+def _inner(a: Tensor, b: Tensor, channels: int | None) -> Tensor:
+    """Per sample, in the shape `(B, 1, ...)`."""
+    return (a[:, :channels] * b[:, :channels]).sum(tuple(range(1, a.ndim)), keepdim=True)
 
 
 def combine(
@@ -40,6 +79,7 @@ def combine(
     weaks: Sequence[Tensor],
     scales: Sequence[float],
     phi: float = 0.0,
+    orthogonalize: bool = False,
 ) -> Tensor:
     """The guided prediction D.
 
@@ -50,8 +90,9 @@ def combine(
         weaks: weak predictions p_j, each `(B, ...)`.
         scales: s_j, one per weak prediction.
         phi: rescaling in [0, 1]; 0 is off.
+        orthogonalize: as for `push`.
     """
-    return rescale(cfg(c, u, g) + push(c, weaks, scales), c, phi)
+    return rescale(cfg(c, u, g) + push(c, weaks, scales, orthogonalize), c, phi)
 
 
 def cfg(c: Tensor, u: Tensor | None, g: float | Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def resolve(family: Family, places: Sequence[Place], term: Term) -> list[int]:
     found = [k for layer in term.layers for k in _positions(family, places, layer, term.axis)]
     twice = next((k for k in found if found.count(k) > 1), None)
     if twice is not None:
-        name = f"{places[twice].name}:{places[twice].index}" if len(family.stacks) > 1 else places[twice].index
+        name = places[twice].address if len(family.stacks) > 1 else places[twice].index
         raise ValueError(f"each layer may be named once, but {name} is named repeatedly. Remove the copies.")
     if term.skip == "attention" and not all(places[k].stack.attention for k in found):
         raise ValueError(
@@ -39,34 +39,50 @@ def resolve(family: Family, places: Sequence[Place], term: Term) -> list[int]:
 
 
 def _positions(family: Family, places: Sequence[Place], layer: int | str, axis: str | None) -> list[int]:
-    """Where a layer is in the chain: one place, or one of each stack where they run in turn."""
+    """Where a layer is in the chain: one place, or one of each axis where those of space and time run in turn."""
     if isinstance(layer, str):
         names, index = [layer.split(":")[0]], int(layer.split(":")[1])
+    elif family.unet:
+        raise ValueError(
+            f"a layer of a UNet must be written with its part (down, mid or up), but got {layer}. Write "
+            f'layers=["up:{layer}"], for example; `skipguide layers` lists them.'
+        )
     elif family.paired:
         names, index = [name for name, stack in family.stacks.items() if axis in (None, stack.axis)], layer
     else:
         names, index = [next(iter(family.stacks))], layer
     for name in names:
-        if name not in family.stacks:
-            known = ", ".join(family.stacks)
-            raise ValueError(
-                f"a layer's stack must be one that {family.name} has ({known}), but got {name}. "
-                f'Write layers=["{next(iter(family.stacks))}:{index}"], for example.'
-            )
-        if axis is not None and family.stacks[name].axis != axis:
-            raise ValueError(
-                f'the layers of axis="{axis}" must be in a {axis} stack, but {layer!r} is not. Leave axis=None, or '
-                f"write layers=[{index}]."
-            )
-    where = {(place.name, place.index): k for k, place in enumerate(places)}
-    for name in names:
-        depth = sum(place.name == name for place in places)
-        if not 0 <= index < depth:
-            raise ValueError(
-                f"layers of this {family.model} must be from 0 to {depth - 1} ({depth} {name}), but got {index}. "
-                "Layers count from 0."
-            )
-    return [where[name, index] for name in names]
+        _check_stack(family, layer, name, index, axis)
+    found = [k for k, place in enumerate(places) if place.name in names and place.index == index]
+    if len({places[k].name for k in found}) < len(names):
+        name = next(name for name in names if name not in {places[k].name for k in found})
+        count = len({place.index for place in places if place.name == name})
+        raise ValueError(
+            f"layers of this {family.model} must be from 0 to {count - 1} ({count} {name}), but got {index}. "
+            "Layers count from 0."
+        )
+    wanted = [k for k in found if axis in (None, places[k].axis)]
+    if not wanted:
+        has = " and ".join(str(places[k].axis) for k in found)
+        raise ValueError(
+            f'the layers of axis="{axis}" must have {axis} attention, but {layer!r} of this {family.model} is {has} '
+            "only. Choose another; `skipguide layers` lists them."
+        )
+    return wanted
+
+
+def _check_stack(family: Family, layer: int | str, name: str, index: int, axis: str | None) -> None:
+    if name not in family.stacks:
+        known = ", ".join(family.stacks)
+        raise ValueError(
+            f"a layer's stack must be one that {family.name} has ({known}), but got {name}. "
+            f'Write layers=["{next(iter(family.stacks))}:{index}"], for example.'
+        )
+    if axis is not None and not family.unet and family.stacks[name].axis != axis:
+        raise ValueError(
+            f'the layers of axis="{axis}" must be in a {axis} stack, but {layer!r} is not. Leave axis=None, or '
+            f"write layers=[{index}]."
+        )
 
 
 def _check_axis(family: Family, term: Term) -> None:
@@ -87,7 +103,7 @@ def check_disjoint(terms: Sequence[Term], skipped: Sequence[list[int]], places: 
             place = places[min(both)]
             raise ValueError(
                 f"SLG terms share the one unconditional pass, so each layer may be in one of them, but "
-                f'"{place.name}:{place.index}" is in two. Merge them.'
+                f'"{place.address}" is in two. Merge them.'
             )
         seen |= set(where)
 
@@ -135,6 +151,11 @@ def check_company(denoiser: nn.Module, family: Family) -> None:
         ValueError: for a cache across steps.
     """
     for module in denoiser.modules():
+        if type(module).__name__ == "SplitInferenceModule":
+            raise ValueError(
+                f"guide() needs a {family.model} whose layers are called once per pass, but FreeNoise's split inference "
+                "is on. Switch it off, and FreeNoise on again without it."
+            )
         registry = getattr(module, "_diffusers_hook", None)
         for name, hook in getattr(registry, "hooks", {}).items():
             if getattr(hook, "_is_stateful", False):

@@ -18,6 +18,7 @@ import dataclasses
 import inspect
 import math
 import weakref
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide import families, guidance, layers, prefix, running, skips
+from skipguide import families, flops, guidance, layers, prefix, running, skips
 from skipguide.terms import SLG, STG, Schedule
 
 Tensor = torch.Tensor
@@ -34,16 +35,26 @@ Term = STG | SLG
 _GUIDED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def guide(pipe: Any, *terms: Term | Schedule, rescale: float | None = None, share_prefix: bool = True) -> Guide:
+def guide(
+    pipe: Any,
+    *terms: Term | Schedule | Sequence[Term],
+    rescale: float | None = None,
+    orthogonalize: bool = False,
+    share_prefix: bool = True,
+) -> Guide:
     """Guide every call of `pipe` by skipping layers, until the handle is removed.
 
         D = u + g (c - u) + sum_j s_j (c - p_j)
 
     Args:
         pipe: an unmodified diffusers pipeline of a known family.
-        terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; or one Schedule alone.
+        terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; or one Schedule alone. A list
+            or tuple of terms, such as a preset of several, stands for its entries.
         rescale: phi in [0, 1] (Algorithm 4), per sample, on the guided steps; 0 is off. None is 0, or what was
             published with a preset.
+        orthogonalize: each STG term loses its components along those before it, in the order given (Eq. 21), per sample
+            and output. A term that is parallel to those before it vanishes; a zero one takes nothing away. The paper
+            found no gain in it.
         share_prefix: start each weak pass at its first skipped layer. False runs it in full, for benchmarks and doubt.
 
     Returns:
@@ -68,7 +79,7 @@ def guide(pipe: Any, *terms: Term | Schedule, rescale: float | None = None, shar
             "several terms go into one guide()."
         )
     branches = {denoiser: Branch(family, denoiser, written, share_prefix) for denoiser in denoisers}
-    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix)
+    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix, bool(orthogonalize))
 
 
 def _unpacked(terms: Sequence[Any]) -> tuple[Schedule | None, tuple[Term, ...]]:
@@ -77,6 +88,7 @@ def _unpacked(terms: Sequence[Any]) -> tuple[Schedule | None, tuple[Term, ...]]:
     Raises:
         ValueError: for no terms, something else, or a Schedule beside others.
     """
+    terms = [term for given in terms for term in (given if isinstance(given, (list, tuple)) else [given])]
     if len(terms) == 1 and isinstance(terms[0], Schedule):
         bins = [entry for entry in terms[0].bins if entry.scale > 0]
         return terms[0], tuple(entry.term() for entry in bins)
@@ -106,6 +118,13 @@ class Branch:
             for term, where in zip(terms, skipped, strict=True)
         ]
 
+    def know_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Tell the weak passes what a call looks like, so that what they cost can be measured when somebody asks."""
+        if not all(weak.inputs for weak in self.weak):
+            inputs = flops.without_numbers(self.inputs(args, kwargs))
+            for weak in self.weak:
+                weak.inputs = inputs
+
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call of the denoiser, by name."""
         bound = self.signature.bind(*args, **kwargs).arguments
@@ -117,13 +136,20 @@ class Passes:
     """What the last run of a guided pipeline cost, counted in forward passes of one sample per prompt."""
 
     steps: int = 0
-    strong: float = 0.0
-    weak: float = 0.0
+    strong: int = 0
+    runs: Counter[prefix.WeakPass] = dataclasses.field(default_factory=Counter)  # of each weak pass
+    instead: Counter[prefix.WeakPass] = dataclasses.field(default_factory=Counter)  # of uncond, weakened by SLG
+
+    @property
+    def weak(self) -> float:
+        """What the weak passes took; what one of a UNet takes is measured here, when somebody asks."""
+        return sum(times * weak.cost(shared=weak.strong is not None) for weak, times in self.runs.items())
 
     @property
     def per_step(self) -> float:
         """Mean over the steps so far: 2 for plain CFG, plus what the weak passes evaluated, less what SLG left out."""
-        return (self.strong + self.weak) / self.steps if self.steps else math.nan
+        saved = sum(times * (1 - weak.cost(shared=False)) for weak, times in self.instead.items())
+        return (self.strong + self.weak - saved) / self.steps if self.steps else math.nan
 
 
 @dataclasses.dataclass
@@ -172,10 +198,11 @@ class Guide:
         schedule: Schedule | None,
         rescale: float,
         share_prefix: bool,
+        orthogonalize: bool,
     ):
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
         self.schedule, self._sigmas, self._had_cfg = schedule, [], False
-        self.terms, self.rescale, self.share_prefix = terms, rescale, share_prefix
+        self.terms, self.rescale, self.share_prefix, self.orthogonalize = terms, rescale, share_prefix, orthogonalize
         self.passes = Passes()
         self._branches = branches
         self._step: Step | None = None
@@ -372,7 +399,7 @@ class Guide:
         return tuple(running.value(self.pipe, frame, name) + shift for name in self.calls.scale)[: len(self._step.c)]
 
     def _weakened(self, branch: Branch, step: Step) -> list[skips.Swap]:
-        self.passes.strong -= sum(1 - branch.weak[j].cost(shared=False) for j in step.weakened)
+        self.passes.instead.update(branch.weak[j] for j in step.weakened)
         return [swap for j in step.weakened for swap in branch.weak[j].full]
 
     # --- after it -----------------------------------------------------------------------------------------------------
@@ -401,10 +428,14 @@ class Guide:
         self, branch: Branch, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Any:  # fmt: skip
         """What to hand to the pipeline after the cond call, such that its own arithmetic arrives at D."""
+        if self.family.unet:
+            branch.know_inputs(args, kwargs)
         weaks = [self._weak(branch, j, args, kwargs) for j in step.active]
         step.c = self._predictions(output)
+        channels = step.c[0].shape[1] // 2 if self._has_variance() else None
         step.push = tuple(
-            guidance.push(c, [weak[k] for weak in weaks], self._scales(step, k)) for k, c in enumerate(step.c)
+            guidance.push(c, [weak[k] for weak in weaks], self._scales(step, k), self.orthogonalize, channels)
+            for k, c in enumerate(step.c)
         )
         if branch.strong is not None:
             branch.strong.forget()  # before the other half takes its memory
@@ -470,10 +501,13 @@ class Guide:
 
     def _rescaled(self, D: Tensor, c: Tensor, phi: float) -> Tensor:
         """Rescale the prediction, but not a variance that the model returns behind it."""
-        if not (self.family.learned_variance and layers.predicts_variance(self.pipe)):
+        if not self._has_variance():
             return guidance.rescale(D, c, phi)
         (D, variance), (c, _) = D.chunk(2, dim=1), c.chunk(2, dim=1)
         return torch.cat([guidance.rescale(D, c, phi), variance], dim=1)
+
+    def _has_variance(self) -> bool:
+        return self.family.learned_variance and layers.predicts_variance(self.pipe)
 
     # --- a weak pass --------------------------------------------------------------------------------------------------
 
@@ -483,7 +517,7 @@ class Guide:
         """The predictions of one weakened model for what the cond call got."""
         weak = branch.weak[j]
         swaps = weak.swaps()
-        self.passes.weak += weak.cost(shared=weak.strong is not None)
+        self.passes.runs[weak] += 1
         return self._predictions(self._pass(branch, args, kwargs, swaps))
 
     def _pass(

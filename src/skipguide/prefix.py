@@ -1,7 +1,9 @@
-"""Prefix sharing: record the state that enters the first skipped layer in the strong pass, and start weak passes there.
+"""Prefix sharing: keep what the strong pass computed before the first skipped layer, and start weak passes there.
 
 The strong conditional pass and a weak pass are the same computation up to the first skipped layer k, so the weak pass
-costs the blocks after k only: (L - k - 1) / L of a forward for a residual skip, (L - k) / L for an attention skip.
+costs the blocks after k only: (L - k - 1) / L of a forward for a residual skip, (L - k) / L for an attention skip. In a
+stack, the state that enters block k is recorded, and the blocks before it compute nothing. In a UNet, skip connections
+run past layer k: there the outputs of all that ran before it are kept, and given again in the weak pass.
 """
 
 from __future__ import annotations
@@ -12,29 +14,102 @@ from typing import Any
 
 from torch import nn
 
-from skipguide import skips
-from skipguide.families import Family, Stack
+from skipguide import flops, skips
+from skipguide.families import Family, Half, Stack, UNet, Values
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A block in the order in which a denoiser runs them."""
+    """A block, or half a transformer layer of a UNet, in the order in which a denoiser runs them."""
 
     stack: Stack
     name: str  # of its stack
     index: int  # in its stack
-    parent: nn.Module  # the ModuleList
+    parent: nn.Module  # the list that holds it
+    key: str  # in that list
+    axis: str | None = None
+    half: Half | None = None  # of a UNet's layer
+    before: tuple[skips.Entry, ...] = ()  # in a UNet: what runs before it
 
     @property
     def block(self) -> nn.Module:
-        return self.parent[self.index]  # type: ignore[index,return-value]
+        return self.parent._modules[self.key]  # type: ignore[return-value]
+
+    @property
+    def address(self) -> str:
+        """As in `layers`."""
+        return f"{self.name}:{self.index}"
+
+    @property
+    def entry(self) -> skips.Entry:
+        return self.parent, self.key
+
+    def inside(self) -> list[skips.Entry]:
+        """The transformer blocks of a UNet's half layer."""
+        assert self.half is not None
+        blocks = self.block.get_submodule(self.half.blocks)
+        return [(blocks, name) for name in blocks._modules]
+
+    def attention(self) -> Iterator[tuple[skips.Entry, Values]]:
+        """The self-attentions, and what is left of each with the identity map."""
+        paths = self.stack.attention
+        if self.half is not None:
+            values = paths["attn1"]
+            names = [f"{self.half.blocks}.{n}.{attn}" for _, n in self.inside() for attn in self.half.attention]
+            paths = dict.fromkeys(names, values)
+        for path, values in paths.items():
+            owner, _, name = path.rpartition(".")
+            yield (self.block.get_submodule(owner), name), values
 
 
 def chain(family: Family, denoiser: nn.Module) -> tuple[Place, ...]:
     """Every block of a denoiser in the order in which it runs them: stack after stack, or in turn where paired."""
+    if family.unet is not None:
+        return tuple(_chain_of_unet(family, family.unet, denoiser))
     stacks = {name: (stack, denoiser.get_submodule(stack.path)) for name, stack in family.stacks.items()}
-    places = [Place(stack, name, i, blocks) for name, (stack, blocks) in stacks.items() for i in range(len(blocks))]  # type: ignore[arg-type]
+    places = [
+        Place(stack, name, i, blocks, str(i), stack.axis)
+        for name, (stack, blocks) in stacks.items()
+        for i in range(len(blocks))  # type: ignore[arg-type]
+    ]
     return tuple(sorted(places, key=lambda place: place.index) if family.paired else places)
+
+
+def depth(family: Family, places: Sequence[Place]) -> int:
+    """Blocks of the first stack, by which presets tell checkpoints apart; of a UNet the layers of all its parts."""
+    first = next(iter(family.stacks))
+    return len({place.address for place in places if family.unet or place.name == first})
+
+
+def _chain_of_unet(family: Family, unet: UNet, denoiser: nn.Module) -> Iterator[Place]:
+    """The halves of its transformer layers. What runs before one of them is named in modules as large as can be."""
+    finished: list[skips.Entry] = []
+    for name, stack in family.stacks.items():
+        index = 0
+        for owner, key, block in _named(denoiser, (stack.path,)):
+            begun: list[skips.Entry] = []
+            lists = {half.modules: block._modules.get(half.modules) for half in unet.halves.values()}
+            for parent, child, row in _modules_in_order(unet, block, mid=name == "mid"):
+                here = {axis: half for axis, half in unet.halves.items() if lists[half.modules] is parent}
+                for n, (axis, half) in enumerate(here.items()):
+                    earlier = list(here.values())[:n]
+                    within = [(parent._modules[child].get_submodule(h.blocks), "0") for h in earlier]  # type: ignore[union-attr]
+                    yield Place(stack, name, index + row, parent, child, axis, half, (*finished, *begun, *within))
+                begun.append((parent, child))
+            index += max(len(getattr(modules, "_modules", ())) for modules in lists.values())
+            finished.append((owner, key))
+
+
+def _modules_in_order(unet: UNet, block: nn.Module, mid: bool) -> list[tuple[nn.Module, str, int]]:
+    """(list, name in it, row) of the modules of a block. A mid block runs its first resnet before its first row."""
+    layers = {half.modules for half in unet.halves.values()}
+    found = []
+    for column, name in enumerate(unet.order):
+        for key in getattr(block._modules.get(name), "_modules", {}):
+            row = int(key)
+            order = (row - 1, 1, column) if mid and name not in layers else (row, 0, column)
+            found.append((order, (block._modules[name], key, row)))
+    return [module for _, module in sorted(found, key=lambda pair: pair[0])]  # type: ignore[misc]
 
 
 class Strong:
@@ -45,24 +120,32 @@ class Strong:
     """
 
     def __init__(self, family: Family, denoiser: nn.Module, places: Sequence[Place], firsts: set[int]):
-        self.recordings = {k: skips.Recording(places[k].block, places[k].stack.streams) for k in sorted(firsts)}
-        self.remembered = [
-            (parent, name, skips.Remembering(real)) for parent, name, real in _named(denoiser, family.replayed)
-        ]
+        stacked = [] if family.unet else sorted(firsts)
+        self.recordings = {k: skips.Recording(places[k].block, places[k].stack.streams) for k in stacked}
+        always = [(parent, name) for parent, name, _ in _named(denoiser, family.replayed)]
+        needed = {k: [*always, *places[k].before] for k in firsts}
+        memories = {entry: skips.Remembering(skips.child(*entry)) for entries in needed.values() for entry in entries}
+        self.remembered = {k: [(*entry, memories[entry]) for entry in entries] for k, entries in needed.items()}
         self._places = places
 
     def swaps(self, firsts: set[int]) -> list[skips.Swap]:
         """What stands where in a strong pass after which weak ones start at `firsts`."""
-        places = ((self._places[k], self.recordings[k]) for k in firsts)
-        recorded = [(place.parent, str(place.index), recording) for place, recording in places]
-        return [*recorded, *self.remembered]
+        recorded = [(*self._places[k].entry, self.recordings[k]) for k in firsts if k in self.recordings]
+        return [*recorded, *dict.fromkeys(swap for k in firsts for swap in self.remembered[k])]
+
+    def has_left(self, first: int) -> bool:
+        """Whether the strong pass left what a weak pass needs that starts at `first`."""
+        if first in self.recordings:
+            return self.recordings[first].state is not None
+        return all(memory.outputs for _, _, memory in self.remembered[first])
 
     def forget(self) -> None:
         """Free what was kept."""
         for recording in self.recordings.values():
             recording.__dict__["state"] = None
-        for _, _, memory in self.remembered:
-            memory.outputs.clear()
+        for remembered in self.remembered.values():
+            for _, _, memory in remembered:
+                memory.outputs.clear()
 
 
 class WeakPass:
@@ -78,9 +161,12 @@ class WeakPass:
         self, family: Family, denoiser: nn.Module, places: Sequence[Place], skipped: Sequence[int], skip: str,
         strong: Strong | None,
     ):  # fmt: skip
+        self.family, self.denoiser = family, denoiser
         self.places, self.skipped, self.skip, self.strong = places, tuple(skipped), skip, strong
         self.full = [swap for k in skipped for swap in self._weakened(k, None)]
-        self.shared = [] if strong is None else [*self._sharing(family, denoiser, strong)]
+        self.shared = [] if strong is None else [*self._sharing(strong)]
+        self.inputs: dict[str, Any] = {}  # of the denoiser, on the meta device; a UNet's costs are measured with them
+        self._measured: dict[bool, float] = {}
 
     @property
     def first(self) -> int:
@@ -95,43 +181,67 @@ class WeakPass:
         """
         if self.strong is None:
             return self.full
-        if self.strong.recordings[self.first].state is None:
-            place = self.places[self.first]
+        if not self.strong.has_left(self.first):
             raise RuntimeError(
-                f'layer "{place.name}:{place.index}" must run in the conditional pass for a weak pass to start there, '
-                "but it did not (a cache, or an option that switches it off). Remove that, or pass share_prefix=False."
+                f'layer "{self.places[self.first].address}" must run in the conditional pass for a weak pass to start '
+                "there, but it did not (a cache, or an option that switches it off). Remove that, or pass "
+                "share_prefix=False."
             )
         return self.shared
 
     def _weakened(self, k: int, source: skips.Recording | None) -> Iterator[skips.Swap]:
         place = self.places[k]
         if self.skip == "residual":
-            yield place.parent, str(place.index), skips.Skipped(place.block, place.stack.streams, source)
+            for entry in self._returning(place):
+                yield *entry, skips.Skipped(skips.child(*entry), place.stack.streams, source)
             return
-        for path, values in place.stack.attention.items():
-            owner, _, name = path.rpartition(".")
-            parent = place.block.get_submodule(owner)
-            yield parent, name, skips.IdentityAttention(place.block.get_submodule(path), values)
+        for entry, values in place.attention():
+            yield *entry, skips.IdentityAttention(skips.child(*entry), values)
         if source is not None:
-            yield place.parent, str(place.index), skips.Resumed(place.block, place.stack.streams, source)
+            yield *place.entry, skips.Resumed(place.block, place.stack.streams, source)
 
-    def _sharing(self, family: Family, denoiser: nn.Module, strong: Strong) -> Iterator[skips.Swap]:
-        for place in self.places[: self.first]:
-            yield place.parent, str(place.index), skips.Skipped(place.block, place.stack.streams)
-        yield from self._weakened(self.first, strong.recordings[self.first])
+    def _returning(self, place: Place) -> list[skips.Entry]:
+        """What returns its input: the block; of a layer that does one half after the other, the blocks of one half."""
+        alike = {k for k, other in enumerate(self.places) if other.entry == place.entry}
+        return [place.entry] if alike <= set(self.skipped) else place.inside()
+
+    def _sharing(self, strong: Strong) -> Iterator[skips.Swap]:
+        recording = strong.recordings.get(self.first)
+        if recording is not None:
+            for place in self.places[: self.first]:
+                yield *place.entry, skips.Skipped(place.block, place.stack.streams)
+        yield from self._weakened(self.first, recording)
         for k in self.skipped[1:]:
             yield from self._weakened(k, None)
-        for parent, name, memory in strong.remembered:
+        for parent, name, memory in strong.remembered[self.first]:
             yield parent, name, skips.Replayed(memory.real, memory)
-        for path, interval in family.between:  # run after every interval-th block; those before the first are not read
-            for parent, name, real in _named(denoiser, (path,)):
-                if int(name) * _config(denoiser, interval) < self.first:
+        for path, interval in self.family.between:  # run after every interval-th block; those before are not read
+            for parent, name, real in _named(self.denoiser, (path,)):
+                if int(name) * _config(self.denoiser, interval) < self.first:
                     yield parent, name, skips.Nothing(real)
 
     def cost(self, shared: bool) -> float:
-        """Blocks that this pass evaluates, as a fraction of a forward; an attention skip counts as a whole block."""
-        skipped = len(self.skipped) if self.skip == "residual" else 0
-        return (len(self.places) - (self.first if shared else 0) - skipped) / len(self.places)
+        """What this pass computes, as a fraction of a forward pass.
+
+        In a stack blocks are counted, and an attention skip counts as a whole block. The blocks of a UNet differ in
+        size: there floating point operations are, in a pass without numbers over a copy without weights.
+        """
+        if self.family.unet is None:
+            skipped = len(self.skipped) if self.skip == "residual" else 0
+            return (len(self.places) - (self.first if shared else 0) - skipped) / len(self.places)
+        if shared not in self._measured:
+            self._measured[shared] = self._measure(shared)
+        return self._measured[shared]
+
+    def _measure(self, shared: bool) -> float:
+        model = flops.without_weights(self.denoiser)
+        places = chain(self.family, model)
+        strong = Strong(self.family, model, places, {self.first}) if shared else None
+        weak = WeakPass(self.family, model, places, self.skipped, self.skip, strong)
+        with skips.swapped(strong.swaps({self.first}) if strong else []):
+            whole = flops.count(model, self.inputs)
+        with skips.swapped(weak.swaps()):
+            return flops.count(model, self.inputs) / whole
 
 
 def _named(denoiser: nn.Module, paths: Sequence[str]) -> Iterator[tuple[nn.Module, str, Any]]:

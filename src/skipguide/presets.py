@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from skipguide import families
+from skipguide import families, prefix
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,6 +35,7 @@ class Preset:
     start: float = 0.0
     stop: float = 1.0
     rescale: float = 0.0
+    terms: tuple[dict[str, Any], ...] = ()  # several at once: axis and scale of each; `scale` is then 0
     schedule: tuple[dict[str, Any], ...] = ()  # arguments of terms.Bin; layers are empty, so to overlook it fails
     defaults: dict[str, Any] = field(default_factory=dict)  # height, width, num_frames, fps, guidance_scale, ...
     name: str = ""
@@ -50,7 +51,7 @@ def presets() -> tuple[Preset, ...]:
     """All rows, in the order of the file."""
     text = resources.files("skipguide").joinpath("presets.toml").read_text(encoding="utf-8")
     rows: list[dict[str, Any]] = tomllib.loads(text)["preset"]
-    lists = ("pipelines", "layers", "schedule")
+    lists = ("pipelines", "layers", "terms", "schedule")
     return tuple(Preset(**{**row, **{name: tuple(row.get(name, ())) for name in lists}}) for row in rows)
 
 
@@ -65,7 +66,7 @@ def preset_for(pipe: Any, kind: str = "stg") -> Preset:
     """
     family = families.family_of(pipe)
     denoiser = families.denoisers_of(pipe, family)[0]
-    depth = len(denoiser.get_submodule(next(iter(family.stacks.values())).path))
+    depth = prefix.depth(family, prefix.chain(family, denoiser))
     name, names = type(pipe).__name__, {cls.__name__ for cls in type(pipe).__mro__}
     rows = [row for row in presets() if row.recommended and row.kind == kind and names & set(row.pipelines)]
     fitting = [row for row in rows if row.depth == depth and _fits(row, denoiser.config)]
@@ -95,7 +96,8 @@ def _conditions(row: Preset) -> int:
 
 def _width(config: Mapping[str, Any]) -> int:
     """0 where the config has it under other names; no row asks for it there."""
-    return config.get("num_attention_heads", 0) * config.get("attention_head_dim", 0)
+    heads, size = config.get("num_attention_heads", 0), config.get("attention_head_dim", 0)
+    return heads * size if isinstance(heads, int) and isinstance(size, int) else 0
 
 
 def _size(row: Preset) -> str:
@@ -112,7 +114,8 @@ def in_words(row: Preset) -> str:
         return f"a schedule of {bins} range{'s' if bins > 1 else ''} of sigma"
     parts = [f"layer{'s' if len(row.layers) > 1 else ''} {layers_in_words(row.layers)}", row.skip]
     parts += [f"{row.axis} only"] if row.axis else []
-    parts += ["in the unconditional pass"] if row.kind == "slg" else [f"scale {row.scale:g}"]
+    scales = [f"{term['axis']} scale {term['scale']:g}" for term in row.terms] or [f"scale {row.scale:g}"]
+    parts += ["in the unconditional pass"] if row.kind == "slg" else scales
     parts += [f"steps {window_in_words(row)}"] if (row.start, row.stop) != (0, 1) else []
     parts += [f"rescale {row.rescale:g}"] if row.rescale else []
     parts += [f"CFG {row.defaults['guidance_scale']:g}"] if "guidance_scale" in row.defaults else []

@@ -1,6 +1,7 @@
 """The record of a generation: everything needed to make the video again, and to say what has changed if it differs.
 
-It names no folder of the machine and no user; a model in a local folder is named as the user typed it.
+It names no folder of the machine and no user; a model in a local folder is named as the user typed it. The image that a
+video starts from is in it, fitted to the video's size; of its file the name stays.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import skipguide
+from skipguide import picture
 from skipguide.settings import Generation, checked
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from skipguide.video import Frames
 
 FORMAT = 1
@@ -32,6 +36,7 @@ class Result:
     passes_per_step: float  # forward passes of one sample; 2 is plain CFG
     seconds_per_step: float  # mean over all steps but the first, which also pays for the text encoder
     seconds: float  # all of it, decoding included
+    image: Image.Image | None = None  # the first frame as the pipeline got it, if it got one
 
 
 def build(settings: Generation, result: Result, weights: Mapping[str, str]) -> dict[str, Any]:
@@ -44,6 +49,7 @@ def build(settings: Generation, result: Result, weights: Mapping[str, str]) -> d
     return {
         "format": FORMAT,
         "settings": settings.model_dump(mode="json"),
+        **({"image": picture.to_record(result.image)} if result.image else {}),
         "frames": list(result.frames.shape),
         "frames_sha256": hashlib.sha256(result.frames.tobytes()).hexdigest(),
         "weights": dict(weights),
@@ -122,7 +128,8 @@ def settings_of(record: Mapping[str, Any], source: Path) -> Generation:
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What differs between two records besides the frames: name -> [then, now]."""
     before, after = dict(_flat(then)), dict(_flat(now))
-    names = dict.fromkeys([*before, *after])
+    # A setting that the older version did not have yet has not changed.
+    names = [*before, *(name for name in after if name not in before and not name.startswith("settings."))]
     return {name: [before.get(name), after.get(name)] for name in names if before.get(name) != after.get(name)}
 
 
@@ -130,4 +137,5 @@ def _flat(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for part in ("settings", "weights", "versions", "machine"):
         for key, value in record.get(part, {}).items():
             yield f"{part}.{key}", value
+    yield "image", record.get("image", {}).get("sha256")
     yield "frames", record.get("frames")

@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
@@ -65,6 +66,8 @@ Fps = Annotated[Fraction | None, BeforeValidator(_parse_fps), PlainSerializer(_p
 Size = Annotated[int, Field(ge=2, multiple_of=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 _EVEN = "an even whole number of pixels (the mp4 needs it)"
+_SCALE = "a finite number >= 0 (0 is off)"
+SCALES = {"stg_scale": None, "spatial_scale": "spatial", "temporal_scale": "temporal"}  # setting -> axis of its term
 
 
 class Generation(BaseModel):
@@ -72,8 +75,14 @@ class Generation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    prompt: str = _setting("a text", "What the video shows.", ...)
-    negative_prompt: str = _setting("a text", "What it should not show; used with CFG.", "")
+    prompt: str | None = _setting("a text", "What the video shows.")
+    negative_prompt: str | None = _setting("a text", "What it should not show; used with CFG.")
+    image: str | None = _setting(
+        "the name of a picture file",
+        "Picture that the video starts from, for image-to-video models. It is resized and cropped around its centre to "
+        "the size of the video.",
+        min_length=1,
+    )
     model: str = _setting(
         "lab-mochi, a folder or a hub id", "lab-mochi, a local folder in diffusers layout, or a hub id.", "lab-mochi",
         min_length=1,
@@ -82,20 +91,40 @@ class Generation(BaseModel):
         'block numbers from 0 on, or "stack:number" as in "single:7", separated by commas',
         "Layers that the weak pass skips: 8, or 8,9, or single:7.",
     )
-    stg_scale: float | None = _setting("a finite number >= 0 (0 is off)", "STG's scale s; 0 is off.", ge=0)
+    stg_scale: float | None = _setting(
+        _SCALE, "STG's scale s; 0 is off. If one of the three scales is given, the others are 0.", ge=0
+    )
+    spatial_scale: float | None = _setting(
+        _SCALE, "s of skipping in attention within a frame only, for models with factorized attention.", ge=0
+    )
+    temporal_scale: float | None = _setting(_SCALE, "s of skipping in attention along time only, for these.", ge=0)
+    orthogonalize: bool | None = _setting(
+        "true or false", "Take from the temporal push its part along the spatial one (Eq. 21)."
+    )
     skip: Literal["residual", "attention"] | None = _setting(
         '"residual" or "attention"', "residual: the block returns its input. attention: its map is the identity."
     )
     start: Share | None = _setting("a fraction from 0 to 1", "Fraction of the run from which STG is on.")
     stop: Share | None = _setting("a fraction from 0 to 1", "Fraction of the run at which STG ends.")
     rescale: Share | None = _setting("a number from 0 (off) to 1", "Pull the deviation back to that of c; 0 is off.")
-    guidance_scale: float | None = _setting("a finite number >= 0", "CFG's scale g; 1 or less is off.", ge=0)
+    guidance_scale: float | None = _setting(
+        "a finite number >= 0", "CFG's scale g; 1 or less is off. SVD: that of the last frame.", ge=0
+    )
+    min_guidance_scale: float | None = _setting("a finite number >= 0", "SVD: CFG's scale in the first frame.", ge=0)
     steps: int | None = _setting("a whole number >= 1", "Denoising steps.", ge=1)
     seed: int = _setting("a whole number from 0 to 2^63 - 1", "Seed of the initial noise.", 0, ge=0, lt=2**63)
     height: Size | None = _setting(_EVEN, "Height in pixels.")
     width: Size | None = _setting(_EVEN, "Width in pixels.")
     num_frames: int | None = _setting("a whole number >= 1", "Frames of the video.", ge=1)
-    fps: Fps = _setting("a number above 0, at most 1000, or a ratio as 24000/1001", "Frames per second of the mp4.")
+    fps: Fps = _setting(
+        "a number above 0, at most 1000, or a ratio as 24000/1001",
+        "Frames per second of the mp4; SVD and other models that ask for it are told.",
+    )
+    motion_bucket_id: int | None = _setting("a whole number >= 0", "SVD: amount of motion.", ge=0)
+    noise_aug_strength: float | None = _setting("a finite number >= 0", "SVD: noise put on the image.", ge=0)
+    decode_chunk_size: int | None = _setting(
+        "a whole number >= 1", "Frames decoded at a time; fewer save memory.", ge=1
+    )
     max_sequence_length: int | None = _setting("a whole number >= 1", "Text tokens that the model sees.", ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] | None = _setting(
         '"float32", "bfloat16" or "float16"', "float32, bfloat16 or float16."
@@ -108,14 +137,41 @@ class Generation(BaseModel):
 
     @model_validator(mode="after")
     def _together(self) -> Generation:
+        if self.prompt is None and self.image is None:
+            raise ValueError(
+                "a video needs a prompt, an image or both, but got neither. Set them with PROMPT and --image, or as "
+                "prompt and image in the config file."
+            )
         if self.start is not None and self.stop is not None and self.start >= self.stop:
             raise ValueError(
                 f"stop must be larger than start (step i of N is guided when start <= i/N < stop), but got "
                 f"start={self.start:g}, stop={self.stop:g}. Widen the window, or switch STG off with stg_scale=0."
             )
-        if self.layers == () and self.stg_scale != 0:
+        if self.layers == () and not stg_is_off(self):
             raise ValueError("layers must name at least one layer, but got none. Name one, or leave layers out.")
+        if self.orthogonalize and scales_given(self) and not (self.spatial_scale and self.temporal_scale):
+            raise ValueError(
+                "orthogonalize needs a spatial_scale and a temporal_scale above 0, but got "
+                f"{self.spatial_scale or 0:g} and {self.temporal_scale or 0:g}. Set both, or leave orthogonalize out."
+            )
+        if (self.min_guidance_scale or 0) > 1 and self.guidance_scale is not None and self.guidance_scale <= 1:
+            raise ValueError(
+                "min_guidance_scale above 1 needs a guidance_scale above 1, which switches CFG on, but got "
+                f"{self.min_guidance_scale:g} and {self.guidance_scale:g}. Raise one or lower the other."
+            )
         return self
+
+
+def scales_given(settings: Generation) -> dict[str, float]:
+    """The scales of STG that are not left to the preset."""
+    found = {name: getattr(settings, name) for name in SCALES}
+    return {name: scale for name, scale in found.items() if scale is not None}
+
+
+def stg_is_off(settings: Generation) -> bool:
+    """Whether scales are given, and all of them are 0."""
+    given = scales_given(settings)
+    return bool(given) and not any(given.values())
 
 
 def checked(given: Mapping[str, Any]) -> Generation:
@@ -139,8 +195,10 @@ def _complaint(error: Mapping[str, Any]) -> str:
         close = difflib.get_close_matches(name, known, n=1)
         advice = f"Did you mean {close[0]!r}?" if close else "Remove it."
         return f"a setting must be one of {', '.join(known)}, but got {name!r}. {advice}"
-    came = "nothing" if error["type"] == "missing" else repr(error["input"])
-    return f"{name} must be {must_be(name)}, but got {came}. Set it with {flag(name)}, or as {name} in the config file."
+    return (
+        f"{name} must be {must_be(name)}, but got {error['input']!r}. Set it with {flag(name)}, or as {name} in the "
+        "config file."
+    )
 
 
 def must_be(name: str) -> str:
@@ -158,32 +216,79 @@ def flag(name: str) -> str:
 # --- filling in what was left out -------------------------------------------------------------------------------------
 
 # The defaults of STG() and guide(), for models without a preset.
-GUIDANCE = {"layers": (), "stg_scale": 1.0, "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0}
-_THEIRS = {"stg_scale": "scale", "steps": "num_inference_steps"}  # our name -> that of the preset or of diffusers
-_FROM_MODEL = ("height", "width", "num_frames", "fps", "guidance_scale", "steps", "max_sequence_length")
-_OPTIONAL = ("max_sequence_length",)  # not every pipeline has one
+GUIDANCE = {"layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0}
+_ARGUMENTS = {  # our name -> those that diffusers' pipelines have for it, if they have another
+    "steps": ("num_inference_steps",),
+    "guidance_scale": ("guidance_scale", "max_guidance_scale"),
+    "num_frames": ("num_frames", "video_length"),
+}
+_FROM_MODEL = ("height", "width", "num_frames", "fps", "guidance_scale", "steps")
+_NOT_EVERYWHERE = (
+    "max_sequence_length", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size",
+)  # fmt: skip
 _DEFAULT_FPS = 24  # how fast to play the video of a model that says nothing about it
+
+
+def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """What a call of the pipeline takes."""
+    return inspect.signature(pipe.__call__).parameters
+
+
+def argument(name: str, pipe: Any) -> str:
+    """What a call of the pipeline calls a setting."""
+    names = _ARGUMENTS.get(name, (name,))
+    return next((theirs for theirs in names if theirs in parameters_of(pipe)), names[0])
 
 
 def resolve(settings: Generation, pipe: Any) -> Generation:
     """The settings with every None filled in: from the preset of the model, else from the pipeline itself.
 
+    What the pipeline does not take stays None. Of the image's path the name of the file stays: the record of a video
+    names no folder.
+
     Raises:
-        ValueError: if STG is on, no layers are given, and no preset is known; or for a size without default.
+        ValueError: if STG is on, no layers are given, and no preset is known; for a size without default; for a
+            setting that the pipeline does not take; without the prompt or the image that it needs.
     """
     preset = _preset(settings, pipe)
-    if preset and preset.schedule and settings.layers is None and settings.stg_scale != 0:
+    if preset and preset.schedule and settings.layers is None and not stg_is_off(settings):
         raise ValueError(
             f"the command line takes one setting for a run, but the published one for {preset.model} is a schedule "
             "along it. Use guide(pipe, STG.preset(pipe)) from Python, or choose --layers, or --stg-scale 0 for no STG."
         )
-    found: dict[str, Any] = {
-        name: getattr(preset, _THEIRS.get(name, name)) if preset else plain for name, plain in GUIDANCE.items()
-    }
-    found |= {name: _model_default(name, pipe, preset) for name in _FROM_MODEL if getattr(settings, name) is None}
+    _check_inputs(settings, pipe)
+    found: dict[str, Any] = {name: getattr(preset, name) if preset else plain for name, plain in GUIDANCE.items()}
+    found |= {**_scales(settings, preset), "orthogonalize": False}
+    found |= {"negative_prompt": "" if "negative_prompt" in parameters_of(pipe) else None}
+    names = (*_FROM_MODEL, *(name for name in _NOT_EVERYWHERE if name in parameters_of(pipe)))
+    found |= {name: _model_default(name, pipe, preset) for name in names if getattr(settings, name) is None}
     found |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": str(pipe.device)}
     given = settings.model_dump()
+    given["image"] = settings.image and Path(settings.image).name
     return checked({**given, **{name: value for name, value in found.items() if given[name] is None}})
+
+
+def _check_inputs(settings: Generation, pipe: Any) -> None:
+    """See that the pipeline takes what is given, and that it gets what it starts from."""
+    parameters, model = parameters_of(pipe), type(pipe).__name__
+    for name in ("prompt", "negative_prompt", "image", *_NOT_EVERYWHERE):
+        value = getattr(settings, name)
+        if value is not None and name not in parameters:
+            raise ValueError(
+                f"{name} must be left out for a {model}, which does not take it, but got {value!r}. Leave out "
+                f"{flag(name)}, or choose another --model."
+            )
+    needed = {"prompt": "prompt" in parameters, "image": _starts_from_an_image(pipe)}
+    for name in (name for name, needs in needed.items() if needs and getattr(settings, name) is None):
+        raise ValueError(f"{name} must be given for a {model}, but got nothing. Set it with {flag(name)}.")
+
+
+def _starts_from_an_image(pipe: Any) -> bool:
+    """Whether the pipeline cannot do without one. LTX's call has a default, None, and then fails without an image."""
+    parameter = parameters_of(pipe).get("image")
+    return parameter is not None and (
+        parameter.default is inspect.Parameter.empty or "ImageToVideo" in type(pipe).__name__
+    )
 
 
 def _preset(settings: Generation, pipe: Any) -> Preset | None:
@@ -192,24 +297,44 @@ def _preset(settings: Generation, pipe: Any) -> Preset | None:
     try:
         return presets.preset_for(pipe)
     except ValueError as error:
-        if settings.layers is None and settings.stg_scale != 0:
+        if settings.layers is None and not stg_is_off(settings):
             raise ValueError(f"{error} On the command line: --layers, or --stg-scale 0 for no STG.") from error
         return None
 
 
+def _scales(settings: Generation, preset: Preset | None) -> dict[str, float]:
+    """The scales of STG that were left out: off beside one that was given, else the preset's."""
+    if scales_given(settings):
+        return dict.fromkeys(SCALES, 0.0)
+    plain = {"axis": preset.axis, "scale": preset.scale} if preset else {"axis": None, "scale": 1.0}
+    scales = {term.get("axis"): term["scale"] for term in getattr(preset, "terms", ()) or (plain,)}
+    return {name: scales.get(axis, 0.0) for name, axis in SCALES.items()}
+
+
 def _model_default(name: str, pipe: Any, preset: Preset | None) -> Any:
-    theirs = _THEIRS.get(name, name)
-    parameter = inspect.signature(pipe.__call__).parameters.get(theirs)
+    theirs = argument(name, pipe)
+    published = preset.defaults if preset else {}
+    parameter = parameters_of(pipe).get(theirs)
     candidates = (
-        preset.defaults.get(theirs) if preset else None,
+        published.get(name),
+        published.get(theirs),
         parameter.default if parameter and parameter.default is not inspect.Parameter.empty else None,
         getattr(pipe, f"default_{theirs}", None),  # diffusers keeps some defaults there
+        _unet_default(name, pipe),
         _DEFAULT_FPS if name == "fps" else None,
     )
     value = next((value for value in candidates if value is not None), None)
-    if value is None and name not in _OPTIONAL:
+    if value is None and name in _FROM_MODEL:
         raise ValueError(
             f"{name} must be given for a {type(pipe).__name__}, which has no default for it, but got nothing. "
             f"Set it with {flag(name)}."
         )
     return value
+
+
+def _unet_default(name: str, pipe: Any) -> int | None:
+    """What the pipelines with a UNet fall back on."""
+    config = pipe.unet.config if getattr(pipe, "unet", None) is not None else {}
+    if name in ("height", "width") and isinstance(config.get("sample_size"), int):
+        return config["sample_size"] * pipe.vae_scale_factor
+    return config.get("num_frames") if name == "num_frames" else None

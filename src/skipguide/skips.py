@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 Tensor = torch.Tensor
+Entry = tuple[nn.Module, str]  # (parent, name of its child)
 Swap = tuple[nn.Module, str, nn.Module]  # (parent, name of its child, what stands there for now)
 
 
@@ -64,7 +65,7 @@ class Remembering(StandIn):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.real(*args, **kwargs)
-        self.outputs.append(output)
+        self.outputs.append(_kept(output))
         return output
 
 
@@ -80,7 +81,8 @@ class Skipped(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         _keep_group_moving(self.real)
         state = stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
-        return state[0] if len(state) == 1 else state
+        as_tuple = len(state) > 1 or kwargs.get("return_dict") is False  # UNets ask their transformers for a tuple
+        return tuple(state) if as_tuple else state[0]
 
 
 class Resumed(StandIn):
@@ -105,7 +107,7 @@ class Replayed(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         outputs = self.source.outputs
         outputs.append(outputs.pop(0))  # a whole pass turns the list once around
-        return outputs[-1]
+        return _kept(outputs[-1])
 
 
 class Nothing(StandIn):
@@ -137,6 +139,11 @@ def _keep_group_moving(block: nn.Module) -> None:
         hook.post_forward(block, None)
 
 
+def _kept(output: Any) -> Any:
+    """A copy of a tensor, because FreeU writes into what a UNet's blocks return. Tuples, skip connections, are only read."""
+    return output.clone() if torch.is_tensor(output) else output
+
+
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
@@ -145,11 +152,20 @@ def stream_values(streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[s
     return tuple(args[i] if i < len(args) else kwargs[name] for i, name in enumerate(streams))
 
 
+def child(parent: nn.Module, name: str) -> nn.Module:
+    """The module that an entry names."""
+    found = parent._modules[name]
+    assert found is not None, name
+    return found
+
+
 UNCOND, COND = 0, 1  # the halves of a batch, which diffusers makes as [uncond, cond]
 
 
 def picked(half: int, value: Any) -> Any:
-    """One half of a batch: of a tensor, or of every tensor in a tuple or list. Other values stay."""
+    """One half of a batch: of a tensor, or of every tensor in a tuple, list or dictionary. Other values stay."""
+    if isinstance(value, dict):
+        return {name: picked(half, item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
         return type(value)(picked(half, item) for item in value)
     if not torch.is_tensor(value):

@@ -52,10 +52,10 @@ class STG:
         return (self.scale, audio)[:outputs]
 
     @classmethod
-    def preset(cls, pipe: Any) -> STG | Schedule:
+    def preset(cls, pipe: Any) -> STG | Schedule | tuple[STG, ...]:
         """The published setting for this model, picked by the depth (and width) of its denoiser; `.source` says whose.
 
-        A setting that changes along the run is a Schedule; guide() takes both.
+        A setting that changes along the run is a Schedule, and one of several terms a tuple; guide() takes them all.
 
         Raises:
             ValueError: if no published setting is known for the pipeline's model.
@@ -63,10 +63,14 @@ class STG:
         row = presets.preset_for(pipe)
         if row.schedule:
             return Schedule([Bin(**entry) for entry in row.schedule], source=row.source)
-        return cls(
-            list(row.layers), row.scale, row.skip, row.axis, row.start, row.stop, source=row.source,
-            preset_rescale=row.rescale,
-        )  # fmt: skip
+        found = [
+            cls(
+                list(row.layers), term["scale"], row.skip, term["axis"], row.start, row.stop, source=row.source,
+                preset_rescale=row.rescale,
+            )
+            for term in row.terms or ({"axis": row.axis, "scale": row.scale},)
+        ]  # fmt: skip
+        return tuple(found) if row.terms else found[0]
 
 
 @dataclass(frozen=True)

@@ -165,24 +165,30 @@ def enlarged(frames: Frames, factor: int) -> Frames:
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def side_by_side(left: Frames, right: Frames, captions: tuple[str, str]) -> Frames:
-    """Two videos of one size in one, a caption above each; small ones enlarged to about 256 pixels each.
+def side_by_side(columns: Mapping[str, Frames]) -> Frames:
+    """Videos of one size in one, each under its caption; small ones enlarged to about 256 pixels each.
+
+    Args:
+        columns: caption -> frames, from left to right.
 
     Raises:
-        ValueError: if the two differ in shape.
+        ValueError: if they differ in shape.
     """
-    if left.shape != right.shape:
+    shapes = {frames.shape: None for frames in columns.values()}
+    if len(shapes) > 1:
         raise ValueError(
-            f"two videos side by side must have one shape, but got {left.shape} and {right.shape}. Make them alike."
+            f"videos side by side must have one shape, but got {' and '.join(map(str, shapes))}. Make them alike."
         )
-    factor = max(1, 256 // max(left.shape[1:3]))
-    sides = [enlarged(side, factor) for side in (left, right)]
-    count, height, width = sides[0].shape[:3]
-    canvas = Image.new("RGB", (2 * width + _GAP, _BAR + height), _PAPER)
-    for x, caption in zip((0, width + _GAP), captions, strict=True):
-        _write_text(canvas, (x, 0), width, caption)
+    count, height, width, _ = next(iter(shapes))
+    factor = max(1, 256 // max(height, width))
+    height, width = height * factor, width * factor
+    canvas = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, _BAR + height), _PAPER)
+    lefts = [column * (width + _GAP) for column in range(len(columns))]
+    for left, caption in zip(lefts, columns, strict=True):
+        _write_text(canvas, (left, 0), width, caption)
     out = np.repeat(np.asarray(canvas)[None], count, axis=0)
-    out[:, _BAR:, :width], out[:, _BAR:, width + _GAP :] = sides
+    for left, frames in zip(lefts, columns.values(), strict=True):
+        out[:, _BAR:, left : left + width] = enlarged(frames, factor)
     return out
 
 

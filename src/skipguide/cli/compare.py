@@ -1,4 +1,4 @@
-"""skipguide compare: CFG and CFG + STG from the same noise, side by side."""
+"""skipguide compare: CFG and CFG + STG from the same noise, side by side; spatial and temporal STG one by one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipguide.cli import console
-from skipguide.cli.options import Config, Json, Overwrite, check_outputs, overlay, read_config, slug, with_settings
-from skipguide.settings import Generation, checked, resolve
+from skipguide.cli import console, options
+from skipguide.cli.options import Config, Json, Overwrite
+from skipguide.settings import SCALES, Generation, checked, resolve, stg_is_off
 
 if TYPE_CHECKING:
+    import PIL.Image
+
     from skipguide.record import Result
     from skipguide.video import Frames
 
@@ -22,20 +24,27 @@ Reader = Callable[["Frames"], "dict[str, str] | None"]
 
 @dataclass(frozen=True)
 class Run:
-    """One of the two sides for one prompt."""
+    """One of the columns for one prompt."""
 
     method: str
     result: Result
-    record: dict[str, Any]
+    record: dict[str, Any]  # without the image
+    image: dict[str, str] | None  # of the record; all runs have the same
     judge: dict[str, str] | None  # what the lab's judge reads in the video: shape, colour, motion
 
     def row(self) -> dict[str, Any]:
         """What the table says about it."""
         measured = {name: self.record["measured"][name] for name in ("passes_per_step", "seconds_per_step")}
-        return {"prompt": self.record["settings"]["prompt"], "method": self.method, **measured, "judge": self.judge}
+        named = {name: self.record["settings"][name] for name in ("prompt", "image")}
+        return {**named, "method": self.method, **measured, "judge": self.judge}
+
+    def title(self) -> str:
+        """What people call the video."""
+        settings = self.record["settings"]
+        return settings["image"] if settings["prompt"] is None else settings["prompt"]
 
 
-@with_settings
+@options.with_settings
 def compare(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", show_default=False)] = None,
     out_dir: Annotated[Path, typer.Option("--out-dir", help="The folder for all files.")] = Path("compare"),
@@ -47,27 +56,28 @@ def compare(
 ) -> None:
     """Make CFG and CFG + STG side by side.
 
-    Both start from the same noise. Per prompt: an mp4 of the two, and a PNG strip of their frames.
+    Both start from the same noise. Per prompt: an mp4 of the two, and a PNG strip of their frames. With a spatial and
+    a temporal scale there are three: CFG, CFG + spatial STG, CFG + both.
     """
-    file = read_config(config)
-    wanted = [checked(overlay(file, given, prompt)) for prompt in dict.fromkeys(prompts or [None])]
-    if wanted[0].stg_scale == 0:
-        raise ValueError("compare needs an stg_scale above 0, but got 0: both sides would be the same. Leave it out.")
+    file = options.read_config(config)
+    wanted = [checked(options.overlay(file, given, prompt)) for prompt in dict.fromkeys(prompts or [None])]
+    if stg_is_off(wanted[0]):
+        raise ValueError("compare needs a scale of STG above 0, but got 0: all would be the same. Leave it out.")
     targets = _targets(wanted, out_dir)
     from skipguide import generation, video
 
     for target in targets:
-        check_outputs([target, video.sidecar(target), target.with_suffix(".png")], overwrite)
+        options.check_outputs([target, video.sidecar(target), target.with_suffix(".png")], overwrite)
+    image = options.first_frame(wanted[0])
     pipe = generation.load_pipeline(wanted[0].model, wanted[0].dtype, wanted[0].device)
     weights = generation.identity(wanted[0].model, pipe)
     read = _reader(wanted[0].model)
     runs: list[Run] = []
     for i, (settings, target) in enumerate(zip(wanted, targets, strict=True)):
-        complete = resolve(settings, pipe)
-        sides = (complete.model_copy(update={"stg_scale": 0.0}), complete)
-        pair = [_run(pipe, side, weights, read, f"prompt {i + 1}/{len(wanted)}") for side in sides]
-        _write(target, *pair)
-        runs += pair
+        title = f"video {i + 1}/{len(wanted)}"
+        columns = [_run(pipe, side, image, weights, read, title) for side in _columns(resolve(settings, pipe))]
+        _write(target, columns)
+        runs += columns
     files = [str(path) for target in targets for path in (target, target.with_suffix(".png"))]
     _print(runs, files, as_json)
 
@@ -76,27 +86,42 @@ def _targets(wanted: Sequence[Generation], folder: Path) -> list[Path]:
     """One mp4 per prompt; prompts that would share a name are counted."""
     targets: list[Path] = []
     for settings in wanted:
-        name = slug(settings.prompt, settings.seed)
+        name = options.file_name(settings)
         alike = sum(target.stem == name or target.stem.startswith(f"{name}.") for target in targets)
         targets.append(folder / (f"{name}.{alike + 1}.mp4" if alike else f"{name}.mp4"))
     return targets
 
 
-def _run(pipe: Any, settings: Generation, weights: dict[str, str], read: Reader, title: str) -> Run:
+def _columns(complete: Generation) -> list[Generation]:
+    """From CFG alone to all that is asked for; spatial and temporal STG come one after the other (Table 4)."""
+    bare = complete.model_copy(update={**dict.fromkeys(SCALES, 0.0), "orthogonalize": False})
+    spatial = complete.model_copy(update={"temporal_scale": 0.0, "orthogonalize": False})
+    return [bare, spatial, complete] if complete.spatial_scale and complete.temporal_scale else [bare, complete]
+
+
+def _run(
+    pipe: Any, settings: Generation, image: PIL.Image.Image | None, weights: dict[str, str], read: Reader, title: str
+) -> Run:
     from skipguide import generation, record
 
     method = _method(settings)
     with console.progress(f"{title}, {method}") as on_step:
-        result = generation.generate(pipe, settings, on_step)
-    return Run(method, result, record.build(settings, result, weights), read(result.frames))
+        result = generation.generate(pipe, settings, on_step, image)
+    made = record.build(settings, result, weights)
+    shared = made.pop("image", None)
+    return Run(method, result, made, shared, read(result.frames))
 
 
 def _method(settings: Generation) -> str:
+    """CFG 4.5 + STG 1 (residual 8); CFG 1 to 3 + STG spatial 2 + temporal 0.5 (attention up:0)."""
     assert settings.guidance_scale is not None
     assert settings.layers is not None
-    cfg = f"CFG {settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
-    layers = ",".join(map(str, settings.layers))
-    return f"{cfg} + STG {settings.stg_scale:g} ({settings.skip} {layers})" if settings.stg_scale else cfg
+    first = "" if settings.min_guidance_scale is None else f"{settings.min_guidance_scale:g} to "
+    cfg = f"CFG {first}{settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
+    scales = {axis or "": getattr(settings, name) for name, axis in SCALES.items()}
+    stg = " + ".join(f"{axis} {scale:g}".strip() for axis, scale in scales.items() if scale)
+    how = f"{settings.skip} {','.join(map(str, settings.layers))}{', orthogonal' if settings.orthogonalize else ''}"
+    return f"{cfg} + STG {stg} ({how})" if stg else cfg
 
 
 def _reader(model: str) -> Reader:
@@ -111,15 +136,20 @@ def _reader(model: str) -> Reader:
     return judge.read
 
 
-def _write(target: Path, left: Run, right: Run) -> None:
+def _write(target: Path, columns: Sequence[Run]) -> None:
     from skipguide import video
 
-    frames = video.side_by_side(left.result.frames, right.result.frames, (left.method, right.method))
-    settings = left.record["settings"]
-    picture = video.strip({run.method: run.result.frames for run in (left, right)}, settings["prompt"])
+    frames = {run.method: run.result.frames for run in columns}
     with video.replacing(target.with_suffix(".png")) as (part,):
-        picture.save(part, format="PNG")
-    video.write(target, frames, settings["fps"], {"format": 1, "runs": [left.record, right.record]})
+        video.strip(frames, columns[0].title()).save(part, format="PNG")
+    fps = columns[0].record["settings"]["fps"]
+    video.write(target, video.side_by_side(frames), fps, _together(columns))
+
+
+def _together(columns: Sequence[Run]) -> dict[str, Any]:
+    """The record of a comparison: those of its runs, and once the image that all of them start from."""
+    image = columns[0].image
+    return {"format": 1, **({"image": image} if image else {}), "runs": [run.record for run in columns]}
 
 
 def _print(runs: Sequence[Run], files: Sequence[str], as_json: bool) -> None:
@@ -131,10 +161,12 @@ def _print(runs: Sequence[Run], files: Sequence[str], as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("prompt", "method", "passes/step", "s/step", "judge reads")
-    for row in map(Run.row, runs):
+    kind = "image" if runs[0].record["settings"]["prompt"] is None else "prompt"
+    table = Table(kind, "method", "passes/step", "s/step", "judge reads")
+    for run in runs:
+        row = run.row()
         reading = " ".join(row["judge"][name] for name in ("colour", "shape", "motion")) if row["judge"] else "-"
         numbers = (f"{row['passes_per_step']:.2f}", f"{row['seconds_per_step']:.2f}")
-        table.add_row(Text(row["prompt"]), Text(row["method"]), *numbers, reading)
+        table.add_row(Text(run.title()), Text(row["method"]), *numbers, reading)
     Console().print(table)
     typer.echo("\n".join(files))

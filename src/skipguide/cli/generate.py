@@ -14,8 +14,13 @@ from skipguide.settings import checked, resolve
 
 @options.with_settings
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What the video shows.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The mp4.", show_default="PROMPT-SEED.mp4")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What the video shows; not for models that take an image alone.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The mp4.", show_default="PROMPT-SEED.mp4 or IMAGE-SEED.mp4")
+    ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -27,17 +32,18 @@ def generate(
     It is an mp4 that carries the record of how it was made; the same record lies beside it as JSON.
     """
     settings = checked(options.overlay(options.read_config(config), given, prompt))
-    target = options.check_mp4(out or Path(f"{options.slug(settings.prompt, settings.seed)}.mp4"))
+    target = options.check_mp4(out or Path(f"{options.file_name(settings)}.mp4"))
     from skipguide import video
 
     options.check_outputs([target, video.sidecar(target)], overwrite)
+    image = options.first_frame(settings)
     from skipguide import generation, record
 
     pipe = generation.load_pipeline(settings.model, settings.dtype, settings.device)
     settings = resolve(settings, pipe)
     weights = generation.identity(settings.model, pipe)
     with console.progress("denoising") as on_step:
-        result = generation.generate(pipe, settings, on_step)
+        result = generation.generate(pipe, settings, on_step, image)
     made = record.build(settings, result, weights)
     video.write(target, result.frames, made["settings"]["fps"], made)
     payload = {"video": str(target), "sidecar": str(video.sidecar(target)), **made["measured"], "record": made}

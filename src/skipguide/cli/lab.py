@@ -13,7 +13,7 @@ from skipguide.cli.options import Json
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
 
-Model = Annotated[str, typer.Argument(help="mochi.")]
+Model = Annotated[str, typer.Argument(help="mochi or svd.")]
 Folder = Annotated[Path, typer.Option("--folder", help="Where the training keeps its checkpoints and results.")]
 
 
@@ -35,7 +35,7 @@ def train(
         check_device(device)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with console.training() as report:
-        for name, progress in stages.train(folder, place, stage):
+        for name, progress in stages.train(model, folder, place, stage):
             report(name, progress)
     typer.echo(f"done: {folder}; score it with: skipguide lab score {model} --folder {folder}")
 
@@ -80,7 +80,7 @@ def pack(
 
 
 def _check(model: str) -> None:
-    if model != "mochi":
+    if model not in ("mochi", "svd"):
         raise ValueError(f"a lab model to train or score must be mochi, but got {model!r}. Write mochi.")
 
 

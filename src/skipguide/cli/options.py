@@ -9,17 +9,23 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from skipguide.settings import Generation, flag
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of settings, with lines as stg_scale: 1.0.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
-_UNSAID = {"dtype": "bfloat16 on a GPU, else float32", "device": "the GPU if there is one"}
+_UNSAID = {
+    "negative_prompt": "empty", "image": "none", "orthogonalize": "no", "dtype": "bfloat16 on a GPU, else float32",
+    "device": "the GPU if there is one",
+}  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")]
 
 
@@ -31,7 +37,7 @@ def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def run(**values: Any) -> None:
         given = {option.name: values.pop(option.name) for option in options}
-        verb(given={name: _parsed(name, text) for name, text in given.items() if text is not None}, **values)
+        verb(given={name: _parsed(name, value) for name, value in given.items() if value is not None}, **values)
 
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if name != "given"]
     parameters += options
@@ -42,20 +48,23 @@ def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
 
 def _option(name: str) -> inspect.Parameter:
     field = Generation.model_fields[name]
-    default = _UNSAID.get(name, "the model's") if field.default is None else str(field.default) or "empty"
-    metavar = _number_type(name).__name__.upper().replace("STR", "TEXT")
-    option = typer.Option(flag(name), help=field.description, show_default=default, metavar=metavar)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
-    )
+    default = _UNSAID.get(name, "the model's") if field.default is None else str(field.default)
+    switch = bool in _leaves(field.annotation)
+    metavar = None if switch else _number_type(name).__name__.upper().replace("STR", "TEXT")
+    written = f"{flag(name)}/--no-{flag(name).removeprefix('--')}" if switch else flag(name)
+    option = typer.Option(written, help=field.description, show_default=default, metavar=metavar)
+    annotation = Annotated[bool | None, option] if switch else Annotated[str | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _parsed(name: str, text: str) -> int | float | str:
+def _parsed(name: str, value: str | bool) -> int | float | str | bool:
     """A number where the setting is one. What cannot be read stays text, for the settings to complain about."""
+    if isinstance(value, bool):
+        return value
     try:
-        return _number_type(name)(text)
+        return _number_type(name)(value)
     except ValueError:
-        return text
+        return value
 
 
 def _number_type(name: str) -> type[int] | type[float] | type[str]:
@@ -100,6 +109,15 @@ def overlay(file: Mapping[str, Any], given: Mapping[str, Any], prompt: str | Non
     return {**file, **given, **({} if prompt is None else {"prompt": prompt})}
 
 
+def first_frame(settings: Generation) -> PIL.Image.Image | None:
+    """The picture that the settings name, read before anything is loaded; None without one."""
+    if settings.image is None:
+        return None
+    from skipguide import picture
+
+    return picture.read(Path(settings.image))
+
+
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
@@ -131,8 +149,9 @@ def check_mp4(path: Path) -> Path:
     return path
 
 
-def slug(prompt: str, seed: int) -> str:
-    """A file name for a prompt, without suffix."""
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+def file_name(settings: Generation) -> str:
+    """A name for the video, without suffix: from its prompt, or else from its image's."""
+    title = Path(settings.image or "").stem if settings.prompt is None else settings.prompt
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", plain)[:60].strip("-")
-    return f"{words or 'video'}-{seed}"
+    return f"{words or 'video'}-{settings.seed}"

@@ -29,11 +29,12 @@ def reproduce(
 
     Says whether it came out bit-equal (the frames before encoding): exit code 0 if so, 1 if not.
     """
-    from skipguide import generation, record, video
+    from skipguide import generation, picture, record, video
 
     then = video.read_record(source)
     moved = {name: value for name, value in (("model", model), ("device", device)) if value is not None}
     settings = checked({**record.settings_of(then, source).model_dump(), **moved})
+    image = picture.from_record(then.get("image"), source) if settings.image else None
     if out is not None:
         check_outputs([check_mp4(out), video.sidecar(out)], overwrite)
     revision = None if model else then.get("weights", {}).get("revision")
@@ -41,7 +42,7 @@ def reproduce(
     settings = resolve(settings, pipe)  # for records that were edited by hand
     weights = generation.identity(settings.model, pipe)
     with _threads(then), console.progress("denoising") as on_step:
-        result = generation.generate(pipe, settings, on_step)
+        result = generation.generate(pipe, settings, on_step, image)
         now = record.build(settings, result, weights)
     payload = {
         "bit_equal": then.get("frames_sha256") == now["frames_sha256"],

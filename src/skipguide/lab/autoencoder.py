@@ -1,17 +1,115 @@
-"""Train the autoencoder of lab-mochi: AutoencoderKLMochi on procedural clips, first on crops, then on whole frames."""
+"""Train the autoencoders of the lab on procedural clips, first on crops, then on whole frames.
+
+A `Kind` says what differs between them: AutoencoderKLMochi takes clips, SVD's AutoencoderKLTemporalDecoder single frames
+on the way in and clips on the way out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi, MochiChunkedGroupNorm3D
+from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 
 from skipguide.lab import fit, world
 
-CONFIG: dict[str, Any] = dict(
+Tensor = torch.Tensor
+
+CROP = 32  # pixels
+WHOLE_FRAMES_FROM = 0.7  # fraction of the steps
+KL_WEIGHT = 3e-5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One autoencoder of the lab: `(B, 3, F, H, W)` in [-1, 1] to latents and back."""
+
+    build: Callable[[], Any]  # with the weights that training starts from
+    encode: Callable[[Any, Tensor], Any]  # the posterior of clips, or of all their frames
+    decode: Callable[[Any, Tensor, int], Tensor]  # what the posterior gives back, with the number of frames
+    normalise: Callable[[Any, Tensor], None]  # write the scale of the latents of some clips into the config
+    schedule: fit.Schedule
+    crops: int  # per step
+    crop_frames: int
+    whole: int  # clips per step, in the last part of the training
+    frames: int  # of a clip
+
+
+def train(
+    folder: Path, device: torch.device, kind: Kind | None = None, schedule: fit.Schedule | None = None
+) -> Iterator[fit.Progress]:
+    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/vae` holds the autoencoder."""
+    kind = kind or MOCHI
+    schedule = schedule or kind.schedule
+    torch.manual_seed(0)
+    vae = kind.build().to(device)
+    last_channels(vae)
+    dtype = fit.faster_dtype(device)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        frames = _batch(step, kind, step >= WHOLE_FRAMES_FROM * schedule.steps).to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            posterior = kind.encode(vae, frames)
+            noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(device)
+            reconstruction = kind.decode(vae, posterior.mean + posterior.std * noise, frames.shape[2])
+        error = (reconstruction.float() - frames).square().mean()
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return error + KL_WEIGHT * kl, {"psnr": float(-10 * torch.log10(error.detach() / 4)), "kl": kl.item()}
+
+    yield from fit.fit(vae, loss, schedule, folder / "vae.ckpt")
+    kind.normalise(vae, _clips(256, 10**6, kind).to(device))
+    with fit.finished(folder / "vae") as part:
+        vae.save_pretrained(part)
+
+
+def last_channels(model: torch.nn.Module) -> None:
+    """Put the channels of convolutions last in memory, which is faster on CPUs and GPUs."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        elif isinstance(module, torch.nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+
+
+def _clips(num: int, seed: int, kind: Kind, split: str = "train") -> Tensor:
+    """(B, 3, F, H, W) in [-1, 1]; lab-mochi has whole paths, lab-svd parts of them."""
+    scenes = world.sample_scenes(num, seed, split)
+    return world.render(scenes, kind.frames, span=None if kind.frames == world.NUM_FRAMES else world.spans(num, seed))
+
+
+def _batch(step: int, kind: Kind, whole: bool) -> Tensor:
+    """Whole clips, or crops with part of the path of the object, wherever that is."""
+    frames = _clips(kind.whole if whole else kind.crops, step, kind)
+    if whole:
+        return frames
+    generator = torch.Generator().manual_seed(step)
+    if kind.crop_frames < kind.frames:
+        first = int(torch.randint(kind.frames - kind.crop_frames + 1, (), generator=generator))
+        frames = frames[:, :, first : first + kind.crop_frames]
+    corners = torch.randint(world.FRAME_SIZE - CROP + 1, (len(frames), 2), generator=generator).tolist()
+    return torch.stack([f[..., y : y + CROP, x : x + CROP] for f, (y, x) in zip(frames, corners, strict=True)])
+
+
+@torch.no_grad()
+def psnr(vae: Any, kind: Kind | None = None, split: str = "heldout", num: int = 128) -> float:
+    """Reconstruction quality in dB on clips that were never trained on; peak signal is the range of [-1, 1]."""
+    kind = kind or MOCHI
+    device = next(vae.parameters()).device
+    error = 0.0
+    for frames in _clips(num, 10**6 + 1, kind, split).split(16):
+        reconstruction = kind.decode(vae, kind.encode(vae, frames.to(device)).mean, frames.shape[2]).cpu()
+        error += (reconstruction - frames).square().mean((1, 2, 3, 4)).sum().item()
+    return float(-10 * torch.log10(torch.tensor(error / num / 4)))
+
+
+# --- Mochi ------------------------------------------------------------------------------------------------------------
+
+MOCHI_CONFIG: dict[str, Any] = dict(
     encoder_block_out_channels=(12, 32, 96, 128),
     decoder_block_out_channels=(12, 32, 96, 128),
     layers_per_block=(0, 0, 2, 1, 1),
@@ -19,38 +117,13 @@ CONFIG: dict[str, Any] = dict(
     latents_mean=(0.0,) * 12,
     latents_std=(1.0,) * 12,
 )
-SCHEDULE = fit.Schedule(steps=3200, learning_rate=4e-3, decay=0.7, ema=0.998)
-BATCH_SIZE = 8  # crops; whole frames come a quarter as many at a time
-CROP = 32  # pixels
-WHOLE_FRAMES_FROM = 0.7  # fraction of the steps
-KL_WEIGHT = 3e-5
 
 
-def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE) -> Iterator[fit.Progress]:
-    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/vae` holds the autoencoder."""
-    torch.manual_seed(0)
-    vae: Any = AutoencoderKLMochi(**CONFIG)
-    vae.to(device, memory_format=torch.channels_last_3d)
+def _build_mochi() -> Any:
+    vae: Any = AutoencoderKLMochi(**MOCHI_CONFIG)
     unchunk(vae)
-    _initialise(vae)
-    dtype = fit.faster_dtype(device)
-
-    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        whole = step >= WHOLE_FRAMES_FROM * schedule.steps
-        frames = _batch(step, BATCH_SIZE // 4 if whole else BATCH_SIZE, whole).to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            posterior = vae.encode(frames).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(device)
-            reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
-        error = (reconstruction.float() - frames).square().mean()
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return error + KL_WEIGHT * kl, {"psnr": float(-10 * torch.log10(error.detach() / 4)), "kl": kl.item()}
-
-    yield from fit.fit(vae, loss, schedule, folder / "vae.ckpt")
-    _normalise(vae)
-    with fit.finished(folder / "vae") as part:
-        vae.save_pretrained(part)
+    _initialise_mochi(vae)
+    return vae
 
 
 def unchunk(vae: Any) -> None:
@@ -61,7 +134,7 @@ def unchunk(vae: Any) -> None:
 
 
 @torch.no_grad()
-def _initialise(vae: Any) -> None:
+def _initialise_mochi(vae: Any) -> None:
     """Start as a linear map of unit gain that keeps absolute colour; from PyTorch's start, 500 steps teach no colours.
 
     Every layer on the path around the residual branches gets unit gain (PyTorch's is 1/sqrt(3), nine times over) and
@@ -69,47 +142,102 @@ def _initialise(vae: Any) -> None:
     colour of a flat region: weight zero. The encoder ends in a GroupNorm per frame, which erases brightness: two
     constant channels of opposite sign in every group dominate its statistics, so that it is nearly affine for the rest.
     """
+    _unit_gain(vae)
+    torch.nn.init.normal_(vae.encoder.proj_in.weight[:, :3], std=3**-0.5)
+    vae.encoder.proj_in.weight[:, 3:] = 0
+    _constant_channels(vae.encoder.block_out.resnets[-1].conv2.conv, vae.encoder.norm_out.norm_layer)
+
+
+def _unit_gain(vae: Any) -> None:
     for name, module in vae.named_modules():
-        if not isinstance(module, (torch.nn.Linear, torch.nn.Conv3d)):
+        if not isinstance(module, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)):
             continue
-        branch = "resnets" in name
+        branch = "resnets" in name and "shortcut" not in name
         gain = (0.0 if "conv2" in name else 1.4) if branch else 1.0
         torch.nn.init.normal_(module.weight, std=gain / module.weight[0].numel() ** 0.5)
         if module.bias is not None:
             torch.nn.init.zeros_(module.bias)
-    torch.nn.init.normal_(vae.encoder.proj_in.weight[:, :3], std=3**-0.5)
-    vae.encoder.proj_in.weight[:, 3:] = 0
-    bias = vae.encoder.block_out.resnets[-1].conv2.conv.bias
-    group = len(bias) // vae.encoder.norm_out.norm_layer.num_groups
-    bias[0::group], bias[1::group] = 2.0, -2.0
 
 
-def _batch(step: int, num: int, whole: bool) -> torch.Tensor:
-    """(B, 3, F, H, W) in [-1, 1]; crops contain part of the path of the object, wherever that is."""
-    frames = world.render(world.sample_scenes(num, seed=step))
-    if whole:
-        return frames
-    generator = torch.Generator().manual_seed(step)
-    corners = torch.randint(world.FRAME_SIZE - CROP + 1, (num, 2), generator=generator).tolist()
-    return torch.stack([f[..., y : y + CROP, x : x + CROP] for f, (y, x) in zip(frames, corners, strict=True)])
+def _constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
+    """Two constant channels of opposite sign in every group of the norm that follows a residual branch."""
+    group = norm.num_channels // norm.num_groups
+    conv.bias[0::group], conv.bias[1::group] = 2.0, -2.0
 
 
-@torch.no_grad()
-def _normalise(vae: Any) -> None:
+def _normalise_mochi(vae: Any, frames: Tensor) -> None:
     """Put the per-channel mean and std of the latents into the config, where MochiPipeline looks for them."""
-    device = next(vae.parameters()).device
-    frames = world.render(world.sample_scenes(256, seed=10**6)).to(device)
-    latents = torch.cat([vae.encode(f).latent_dist.mean for f in frames.split(16)])
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(f).latent_dist.mean for f in frames.split(16)])
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
 
+MOCHI = Kind(
+    _build_mochi,
+    lambda vae, frames: vae.encode(frames).latent_dist,
+    lambda vae, latents, _: vae.decode(latents).sample,
+    _normalise_mochi,
+    fit.Schedule(steps=3200, learning_rate=4e-3, decay=0.7, ema=0.998),
+    crops=8,
+    crop_frames=world.NUM_FRAMES,
+    whole=2,
+    frames=world.NUM_FRAMES,
+)
+
+# --- SVD --------------------------------------------------------------------------------------------------------------
+
+SVD_FRAMES = 14
+SVD_CONFIG: dict[str, Any] = dict(
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    block_out_channels=(64, 64, 64, 128),  # its groups of 32 leave a norm of 32 channels no absolute colour at all
+    layers_per_block=1,
+    latent_channels=8,
+    sample_size=world.FRAME_SIZE,
+    scaling_factor=1.0,
+    force_upcast=False,
+)
+
+
 @torch.no_grad()
-def psnr(vae: Any, split: str = "heldout", num: int = 128) -> float:
-    """Reconstruction quality in dB on clips that were never trained on; peak signal is the range of [-1, 1]."""
-    device = next(vae.parameters()).device
-    error = 0.0
-    for frames in world.render(world.sample_scenes(num, seed=10**6 + 1, split=split)).split(16):
-        latents = vae.encode(frames.to(device)).latent_dist.mean
-        error += (vae.decode(latents).sample.cpu() - frames).square().mean((1, 2, 3, 4)).sum().item()
-    return float(-10 * torch.log10(torch.tensor(error / num / 4)))
+def _build_svd() -> Any:
+    """As Mochi's: unit gain, branches at zero, colour kept through the norms at the ends of encoder and decoder."""
+    vae: Any = AutoencoderKLTemporalDecoder(**SVD_CONFIG)
+    _unit_gain(vae)
+    for attention in (vae.encoder.mid_block.attentions[0], vae.decoder.mid_block.attentions[0]):
+        torch.nn.init.zeros_(attention.to_out[0].weight)
+    torch.nn.init.dirac_(vae.decoder.time_conv_out.weight)
+    _constant_channels(vae.encoder.mid_block.resnets[-1].conv2, vae.encoder.conv_norm_out)
+    last = vae.decoder.up_blocks[-1].resnets[-1]
+    _constant_channels(last.spatial_res_block.conv2, vae.decoder.conv_norm_out)
+    return vae
+
+
+def encode_svd(vae: Any, frames: Tensor) -> Any:
+    """The posterior of every frame: `(B F, C, h, w)`."""
+    return vae.encode(frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)).latent_dist
+
+
+def decode_svd(vae: Any, latents: Tensor, num_frames: int) -> Tensor:
+    """`(B F, C, h, w)` -> `(B, 3, F, H, W)`."""
+    return vae.decode(latents, num_frames=num_frames).sample.unflatten(0, (-1, num_frames)).transpose(1, 2)
+
+
+def _normalise_svd(vae: Any, frames: Tensor) -> None:
+    """The pipeline knows one number for the scale of all channels: latents times scaling_factor have unit deviation."""
+    with torch.no_grad():
+        latents = torch.cat([encode_svd(vae, f).mean for f in frames.split(16)])
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+
+
+SVD = Kind(
+    _build_svd,
+    encode_svd,
+    decode_svd,
+    _normalise_svd,
+    fit.Schedule(steps=1700, learning_rate=4e-3, decay=0.7, ema=0.998),
+    crops=8,
+    crop_frames=7,
+    whole=1,
+    frames=SVD_FRAMES,
+)

@@ -131,10 +131,16 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def encode_clips(vae: Any, path: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
-    """Encode `num` clips once: `path` holds `(num, 12, 4, 8, 8)` float16 latents, normalised as MochiPipeline does."""
+def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
+    """Encode `num` clips once, with the autoencoder in `folder`.
+
+    `folder/latents.safetensors` holds `(num, 12, 4, 8, 8)` float16, normalised as MochiPipeline does.
+    """
     from safetensors.torch import save_file
 
+    fit.require(folder, "vae/config.json")
+    vae: Any = AutoencoderKLMochi.from_pretrained(folder / "vae")
+    vae.to(device)
     autoencoder.unchunk(vae)
     mean = torch.tensor(vae.config["latents_mean"]).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config["latents_std"]).view(1, -1, 1, 1, 1)
@@ -146,7 +152,7 @@ def encode_clips(vae: Any, path: Path, device: torch.device, num: int = NUM_CLIP
             latents = vae.encode(frames).latent_dist.mean
         found.append(((latents.float().cpu() - mean) / std).half())
         yield fit.Progress(min(start + chunk, num), num, {}, 0.0)
-    with fit.finished(path) as part:
+    with fit.finished(folder / "latents.safetensors") as part:
         save_file({"latents": torch.cat(found).contiguous()}, part)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from skipguide.lab import autoencoder, fit, judge, mochi
+from skipguide.lab import autoencoder, fit, judge, mochi, svd
 
 LOG_EVERY = 50  # steps
 
@@ -25,36 +25,38 @@ class Stage:
     result: str
 
 
-def _encode(folder: Path, device: torch.device) -> Iterator[fit.Progress]:
-    from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
-
-    fit.require(folder, "vae/config.json")
-    vae: Any = AutoencoderKLMochi.from_pretrained(folder / "vae")
-    vae.to(device)
-    return mochi.encode_clips(vae, folder / "latents.safetensors", device)
+def _autoencoder(kind: autoencoder.Kind) -> Callable[[Path, torch.device], Iterator[fit.Progress]]:
+    return lambda folder, device: autoencoder.train(folder, device, kind)
 
 
-STAGES = (
-    Stage("autoencoder", autoencoder.train, "vae"),
-    Stage("latents", _encode, "latents.safetensors"),
-    Stage("judge", judge.train, "judge.safetensors"),
-    Stage("transformer", mochi.train, "pipeline"),
-)
+STAGES = {
+    "mochi": (
+        Stage("autoencoder", _autoencoder(autoencoder.MOCHI), "vae"),
+        Stage("latents", mochi.encode_clips, "latents.safetensors"),
+        Stage("judge", judge.train, "judge.safetensors"),
+        Stage("transformer", mochi.train, "pipeline"),
+    ),
+    "svd": (
+        Stage("autoencoder", _autoencoder(autoencoder.SVD), "vae"),
+        Stage("latents", svd.encode_clips, "latents.safetensors"),
+        Stage("unet", svd.train, "pipeline"),
+    ),
+}
 
 
-def train(folder: Path, device: torch.device, only: str | None = None) -> Iterator[tuple[str, fit.Progress]]:
-    """Run the stages that are not done yet, yielding (stage, progress) after every step.
+def train(model: str, folder: Path, device: torch.device, only: str | None = None) -> Iterator[tuple[str, fit.Progress]]:
+    """Run the stages of a lab model that are not done yet, yielding (stage, progress) after every step.
 
     `folder/history.jsonl` gets a line per 50 steps and stage: step, seconds, mean of each metric.
 
     Raises:
         ValueError: for a stage that does not exist.
     """
-    names = [stage.name for stage in STAGES]
+    names = [stage.name for stage in STAGES[model]]
     if only is not None and only not in names:
         raise ValueError(f"a stage must be one of {', '.join(names)}, but got {only!r}. Choose one of them.")
     folder.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES:
+    for stage in STAGES[model]:
         if (folder / stage.result).exists() or only not in (None, stage.name):
             continue
         for progress in _logged(stage, folder, device):

@@ -138,17 +138,21 @@ def _same_name(colour: torch.Tensor, background_colour: torch.Tensor) -> torch.T
 # --- pixels -----------------------------------------------------------------------------------------------------------
 
 
-def render(scenes: Scenes, num_frames: int = NUM_FRAMES, size: int = FRAME_SIZE) -> torch.Tensor:
+def render(
+    scenes: Scenes, num_frames: int = NUM_FRAMES, size: int = FRAME_SIZE, span: torch.Tensor | None = None
+) -> torch.Tensor:
     """Draw the scenes.
+
+    Args:
+        span: `(B,)` in (0, 1], the part of its path that an object covers in the clip; None is all of it.
 
     Returns:
         `(B, 3, F, H, W)` float32 in [-1, 1], anti-aliased over one pixel, ready for a video autoencoder.
     """
-    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    x, y = _grid(size)
     pixel = 2 / size
     frames = _background(scenes, x, y)[:, :, None].expand(-1, -1, num_frames, -1, -1)
-    centre, angle, radius = _trajectory(scenes, num_frames)
+    centre, angle, radius = _trajectory(scenes, num_frames, span)
     second = scenes.second_shape >= 0
     if second.any():
         frames = frames.clone()
@@ -159,8 +163,19 @@ def render(scenes: Scenes, num_frames: int = NUM_FRAMES, size: int = FRAME_SIZE)
         )
         frames[second] = _over(frames[second], alpha, _colour_of(scenes.second_colour[second]))
     alpha = _coverage(scenes.shape, centre, angle, radius, x, y, pixel)
-    tint = (scenes.jitter[:, 6:7] - 0.5) * 0.08
-    return _over(frames, alpha, (_colour_of(scenes.colour) + tint).clamp(0, 1)) * 2 - 1
+    return _over(frames, alpha, _tinted(scenes)) * 2 - 1
+
+
+def _grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and y of the centres of the pixels, each (H, W)."""
+    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return x, y
+
+
+def _tinted(scenes: Scenes) -> torch.Tensor:
+    """(B, 3): the colour of the moving object, which is not always quite its name's."""
+    return (_colour_of(scenes.colour) + (scenes.jitter[:, 6:7] - 0.5) * 0.08).clamp(0, 1)
 
 
 def _colour_of(index: torch.Tensor) -> torch.Tensor:
@@ -183,9 +198,12 @@ def _background(scenes: Scenes, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
     return (base * (1 + light[:, None]) + 0.06 * light[:, None]).clamp(0, 1)
 
 
-def _trajectory(scenes: Scenes, num_frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _trajectory(
+    scenes: Scenes, num_frames: int, span: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Centre (B, F, 2), angle (B, F) in radians and radius (B, F) of the moving object."""
-    tau = torch.linspace(0, 1, num_frames)[None]  # (1, F)
+    tau = torch.linspace(0, 1, num_frames)[None]  # (1, F), or (B, F) where the clips cover different parts of their path
+    tau = tau if span is None else tau * span[:, None]
     j = scenes.jitter[:, :, None]
     sign = torch.where(j[:, 3] < 0.5, -1.0, 1.0)
     zero = torch.zeros(len(scenes), num_frames)
@@ -235,6 +253,44 @@ def _coverage(shape, centre, angle, radius, x, y, pixel: float) -> torch.Tensor:
         distance = _DISTANCES[name]((dx * cos + dy * sin) / scale, (dy * cos - dx * sin) / scale) * scale
         alpha[rows] = (0.5 - distance / pixel).clamp(0, 1)
     return alpha
+
+
+# --- how much moves ---------------------------------------------------------------------------------------------------
+
+
+def spans(num: int, seed: int) -> torch.Tensor:
+    """(B,): for `render`, parts of a path from a tenth to all of it."""
+    return 0.1 + 0.9 * torch.rand(num, generator=torch.Generator().manual_seed(seed))
+
+
+def masks(scenes: Scenes, num_frames: int, span: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, F, H, W) in [0, 1]: where the moving object is."""
+    x, y = _grid(FRAME_SIZE)
+    return _coverage(scenes.shape, *_trajectory(scenes, num_frames, span), x, y, 2 / FRAME_SIZE)
+
+
+def found_masks(scenes: Scenes, frames: torch.Tensor) -> torch.Tensor:
+    """(B, F, H, W) in [0, 1]: where the object of a scene is in a video of it, by colour.
+
+    Args:
+        scenes: without second objects.
+        frames: (B, 3, F, H, W) in [-1, 1], generated or rendered.
+    """
+    backdrop = _background(scenes, *_grid(frames.shape[-1]))[:, :, None]
+    colour = _tinted(scenes)[:, :, None, None, None] - backdrop
+    return (((frames + 1) / 2 - backdrop) * colour).sum(1).div(colour.square().sum(1)).clamp(0, 1)
+
+
+def amount_of_motion(masks: torch.Tensor) -> torch.Tensor:
+    """(B,): how far the outline of an object moves in a clip, in half frames: the changed area over the outline's length.
+
+    It is the mean distance that a point of the outline moves along its normal, whatever moves it: a path, a turn,
+    growth. Size and contrast of the object do not matter.
+    """
+    pixel = 2 / masks.shape[-1]
+    changed = masks.diff(dim=1).abs().sum((1, 2, 3))
+    slope = torch.stack(torch.gradient(masks, dim=(2, 3))).square().sum(0).sqrt()
+    return changed / slope.sum((2, 3)).mean(1).clamp_min(1.0) * pixel
 
 
 # Signed distances (negative inside) at unit radius, y down; sizes chosen so that the areas are alike.

@@ -1,0 +1,218 @@
+"""lab-svd: a real StableVideoDiffusionPipeline with small configs, image to video; UNet and image encoder trained together.
+
+A clip is conditioned on its first frame (latents beside every frame's, and an embedding), on the frames per second, on
+its motion bucket, which is the true amount of motion, and on how much noise was put on the first frame. In EDM's
+terms the pipeline's scheduler computes, and the training uses,
+
+    x = x_0 + sigma noise,    the UNet sees  x / sqrt(sigma^2 + 1)  and  log(sigma) / 4
+    v = (x / (sigma^2 + 1) - x_0) sqrt(sigma^2 + 1) / sigma         is what it predicts ("v_prediction")
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+    StableVideoDiffusionPipeline,
+    _resize_with_antialiasing,
+)
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from torch import nn
+from transformers.models.clip.configuration_clip import CLIPVisionConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
+
+from skipguide.lab import autoencoder, fit, world
+
+Tensor = torch.Tensor
+FRAMES = autoencoder.SVD_FRAMES
+NUM_CLIPS = 12_288
+BATCH_SIZE = 16
+IMAGE_DROPOUT = 0.1  # both ways in of the first frame at once, as the pipeline's uncond has it
+FPS = (5, 10)  # drawn from this range, ends included
+BUCKETS_PER_UNIT = 200  # motion bucket = 200 x (half frames that the outline moves) at 7 fps, at most 255
+USUAL_FPS = 7
+NOISE_AUG = (0.002, 0.1)  # strength, drawn log-uniformly
+LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over all of the range
+SCHEDULE = fit.Schedule(steps=3600, learning_rate=3e-3, decay=0.5, ema=0.998)
+
+UNET: dict[str, Any] = dict(
+    sample_size=8,
+    in_channels=16,
+    out_channels=8,
+    down_block_types=("CrossAttnDownBlockSpatioTemporal",) * 2 + ("DownBlockSpatioTemporal",),
+    up_block_types=("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 2,
+    block_out_channels=(64, 128, 128),
+    layers_per_block=1,
+    cross_attention_dim=64,
+    num_attention_heads=(2, 4, 4),
+    addition_time_embed_dim=32,
+    projection_class_embeddings_input_dim=96,
+    num_frames=FRAMES,
+)
+IMAGE_ENCODER: dict[str, Any] = dict(
+    hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=32,
+    projection_dim=64,
+)  # fmt: skip
+SCHEDULER: dict[str, Any] = dict(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+    use_karras_sigmas=True, timestep_type="continuous", timestep_spacing="leading", steps_offset=1, sigma_min=0.002,
+    sigma_max=80.0,  # 700 in the public checkpoint, for pictures of a hundred times as many pixels
+)  # fmt: skip
+
+
+class Pair(nn.Module):
+    """What is trained together."""
+
+    def __init__(self, unet: UNetSpatioTemporalConditionModel, image_encoder: CLIPVisionModelWithProjection):
+        super().__init__()
+        self.unet, self.image_encoder = unet, image_encoder
+
+
+def build(vae: AutoencoderKLTemporalDecoder) -> StableVideoDiffusionPipeline:
+    """The untrained pipeline around a trained autoencoder."""
+    torch.manual_seed(0)
+    unet = UNetSpatioTemporalConditionModel(**UNET)
+    nn.init.zeros_(unet.conv_out.weight)
+    nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
+    image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER))
+    scheduler, processor = EulerDiscreteScheduler(**SCHEDULER), CLIPImageProcessorPil()
+    return StableVideoDiffusionPipeline(vae, image_encoder, unet, scheduler, processor)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def training_clips(num: int = NUM_CLIPS) -> tuple[world.Scenes, Tensor]:
+    """The scenes behind the cached latents, and how much of its path each clip covers, `(num,)`."""
+    return world.sample_scenes(num, seed=3 * 10**6), world.spans(num, seed=3 * 10**6)
+
+
+def conditions(scenes: world.Scenes, spans: Tensor, seed: int) -> Tensor:
+    """`(B, 3)`: fps - 1, motion bucket and strength of the noise on the first frame, as the UNet gets them."""
+    generator = torch.Generator().manual_seed(seed)
+    num = len(scenes)
+    fps = torch.randint(FPS[0], FPS[1] + 1, (num,), generator=generator).float()
+    low, high = map(math.log, NOISE_AUG)
+    strength = (low + (high - low) * torch.rand(num, generator=generator)).exp()
+    return torch.stack([fps - 1, bucket(world.amount_of_motion(world.masks(scenes, FRAMES, spans)), fps), strength], 1)
+
+
+def bucket(amount: Tensor, fps: Tensor) -> Tensor:
+    """The motion bucket, 0 to 255: motion per second, in the units of `world.amount_of_motion`."""
+    return (BUCKETS_PER_UNIT * amount * fps / USUAL_FPS).round().clamp_max(255)
+
+
+def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
+    """Encode `num` clips once, with the autoencoder in `folder`.
+
+    `folder/latents.safetensors` holds latents `(num, 14, 8, 8, 8)` with the pipeline's scaling, those of the noised first
+    frame `(num, 8, 8, 8)` without it, that frame `(num, 3, 64, 64)` in 8 bits, and the conditions `(num, 3)`.
+    """
+    from safetensors.torch import save_file
+
+    fit.require(folder, "vae/config.json")
+    vae: Any = AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae")
+    autoencoder.last_channels(vae.to(device))
+    scenes, spans = training_clips(num)
+    found: dict[str, list[Tensor]] = {"latents": [], "image_latents": [], "images": [], "conditions": []}
+    dtype, chunk = fit.faster_dtype(device), 16
+    for start in range(0, num, chunk):
+        rows = slice(start, start + chunk)
+        frames = world.render(scenes[rows], FRAMES, span=spans[rows])
+        given, image = conditions(scenes[rows], spans[rows], seed=start), frames[:, :, 0]
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(start))
+        noised = image + given[:, 2].view(-1, 1, 1, 1) * noise
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            latents = autoencoder.encode_svd(vae, frames.to(device)).mean.unflatten(0, (-1, FRAMES))
+            image_latents = vae.encode(noised.to(device)).latent_dist.mean
+        found["latents"].append((latents.float() * vae.config["scaling_factor"]).half().cpu())
+        found["image_latents"].append(image_latents.half().cpu())
+        found["images"].append(((image + 1) * 127.5).round().byte())
+        found["conditions"].append(given)
+        yield fit.Progress(min(start + chunk, num), num, {}, 0.0)
+    with fit.finished(folder / "latents.safetensors") as part:
+        save_file({name: torch.cat(parts).contiguous() for name, parts in found.items()}, part)
+
+
+def pixel_values(pipe: Any, images: Tensor) -> Tensor:
+    """`(B, 3, H, W)` in [-1, 1] -> what the pipeline hands to its image encoder, `(B, 3, 224, 224)`."""
+    images = (_resize_with_antialiasing(images, (224, 224)) + 1) / 2
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (pipe.feature_extractor.image_mean, pipe.feature_extractor.image_std))
+    return (images - mean) / std
+
+
+def _sigmas(num: int, generator: torch.Generator) -> Tensor:
+    """`(num,)`: log-normal; a sixth log-uniform over what the scheduler goes through."""
+    usual = LOG_SIGMA[0] + LOG_SIGMA[1] * torch.randn(num, generator=generator)
+    low, high = math.log(SCHEDULER["sigma_min"]), math.log(SCHEDULER["sigma_max"])
+    anywhere = low + (high - low) * torch.rand(num, generator=generator)
+    log = torch.where(torch.rand(num, generator=generator) < 1 / 6, anywhere, usual)
+    return log.clamp(low, high).exp()
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE) -> Iterator[fit.Progress]:
+    """Train UNet and image encoder from nothing or from the checkpoint in `folder`; needs its vae and latents.
+
+    Afterwards `folder/pipeline` is a StableVideoDiffusionPipeline in diffusers layout, in float16.
+    """
+    from safetensors.torch import load_file
+
+    fit.require(folder, "vae/config.json", "latents.safetensors")
+    pipe: Any = build(AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae"))
+    data = load_file(folder / "latents.safetensors")
+    pair = Pair(pipe.unet, pipe.image_encoder).to(device)
+    dtype = fit.faster_dtype(device)
+    usual = pipe.unet.attn_processors
+    _hasten(pipe.unet, device)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        generator = torch.Generator().manual_seed(step)
+        rows = torch.randint(len(data["latents"]), (BATCH_SIZE,), generator=generator)
+        x_0, ids = data["latents"][rows].float(), data["conditions"][rows]
+        kept = (torch.rand(BATCH_SIZE, generator=generator) >= IMAGE_DROPOUT).float()
+        sigma = _sigmas(BATCH_SIZE, generator)
+        s = sigma.view(-1, 1, 1, 1, 1)
+        x = x_0 + s * torch.randn(x_0.shape, generator=generator)
+        v = (x / (s**2 + 1) - x_0) * (s**2 + 1).sqrt() / s
+        image_latents = data["image_latents"][rows].float() * kept.view(-1, 1, 1, 1)
+        sample = torch.cat([x / (s**2 + 1).sqrt(), image_latents[:, None].expand(-1, FRAMES, -1, -1, -1)], 2)
+        pixels = pixel_values(pipe, data["images"][rows].float() / 127.5 - 1)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            image = pair.image_encoder(pixels.to(device)).image_embeds[:, None] * kept.view(-1, 1, 1).to(device)
+            predicted = pair.unet(sample.to(device), (sigma.log() / 4).to(device), image, ids.to(device)).sample
+        error = (predicted.float() - v.to(device)).square().mean((1, 2, 3, 4))
+        return error.mean(), {"loss": error.mean().item()}
+
+    yield from fit.fit(pair, loss, schedule, folder / "unet.ckpt")
+    pipe.unet.set_attn_processor(usual)
+    save(pipe, folder / "pipeline")
+
+
+def _hasten(unet: Any, device: torch.device) -> None:
+    """For training only: attention of a few tokens as plain products, channels last, compiled where that can be."""
+    unet.set_attn_processor(AttnProcessor())
+    autoencoder.last_channels(unet)
+    if device.type == "cuda" or shutil.which("g++"):
+        unet.compile()
+
+
+def save(pipe: Any, folder: Path) -> None:
+    """Write the pipeline in diffusers layout, UNet and autoencoder in float16, which diffusers loads as float32."""
+    pipe.to("cpu")
+    for part in (pipe.unet, pipe.vae):
+        for parameter in part.parameters():
+            parameter.data = parameter.data.half().contiguous()
+    with fit.finished(folder) as part:
+        pipe.save_pretrained(part)
