@@ -35,16 +35,31 @@ class Call:
     kwargs: dict[str, Any]
     output: Any
 
+    @property
+    def batch(self) -> int:
+        return len(self.kwargs["sample" if "sample" in self.kwargs else "hidden_states"])
+
     def rows(self, which: slice) -> dict[str, Any]:
-        """The inputs of some rows, where the first dimension is the batch of this call."""
-        batch = len(self.kwargs["hidden_states"])
-        return {
-            k: v[which] if torch.is_tensor(v) and v.ndim and len(v) == batch and k not in NOT_ROWS else v
-            for k, v in self.kwargs.items()
-        }
+        """The inputs of some samples, where the first dimension is the batch of this call, or a multiple of it."""
+
+        def taken(name: str, value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: taken(name, item) for key, item in value.items()}
+            if isinstance(value, (list, tuple)) and name in NESTED:
+                return type(value)(taken(name, item) for item in value)
+            if not torch.is_tensor(value) or not value.ndim or name in NOT_ROWS:
+                return value
+            if name in PER_FRAME and "sample" in self.kwargs:
+                return value.unflatten(0, (self.batch, -1))[which].flatten(0, 1)
+            return value[which] if len(value) == self.batch else value
+
+        return {name: taken(name, value) for name, value in self.kwargs.items()}
 
 
 NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask"}
+NESTED = {"added_cond_kwargs", "down_block_additional_residuals"}
+# of a UNet: AnimateDiff repeats its text, and what its ControlNets found, for every frame
+PER_FRAME = {"encoder_hidden_states", "down_block_additional_residuals", "mid_block_additional_residual"}
 
 
 def samples(output: Any) -> list[Tensor]:
@@ -129,16 +144,20 @@ def thrown_away(block: nn.Module) -> None:
     block.register_forward_hook(give_back, with_kwargs=True)
 
 
-def masked(attention: nn.Module) -> None:
-    """Eq. 17, the expensive way: softmax attention as it is, under a mask that leaves each token only itself."""
+def masked(attention: nn.Module, sees_both: bool = False) -> None:
+    """Eq. 17, the expensive way: softmax attention as it is, under a mask that leaves each token only itself.
+
+    If sees_both, that is left alone in calls in which it is cross-attention.
+    """
     usual = torch.nn.functional.scaled_dot_product_attention
 
     def identity(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
         kwargs = {**kwargs, "attn_mask": torch.eye(query.shape[-2], key.shape[-2], dtype=torch.bool)}
         return usual(query, key, value, **kwargs)
 
-    def on(*_: Any) -> None:
-        torch.nn.functional.scaled_dot_product_attention = identity
+    def on(_: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+        if not sees_both or kwargs.get("encoder_hidden_states") is None:  # then it is self-attention too
+            torch.nn.functional.scaled_dot_product_attention = identity
 
     def off(*_: Any) -> None:
         torch.nn.functional.scaled_dot_product_attention = usual
@@ -146,7 +165,7 @@ def masked(attention: nn.Module) -> None:
     if "Linear" in type(getattr(attention, "processor", None)).__name__:
         attention.processor = LinearIdentity()  # type: ignore[assignment]
         return
-    attention.register_forward_pre_hook(on)
+    attention.register_forward_pre_hook(on, with_kwargs=True)
     attention.register_forward_hook(off, always_call=True)
 
 
@@ -167,8 +186,56 @@ def weakened(model: nn.Module, layers: Sequence[str], skip: str, attentions: Seq
         if skip == "residual":
             thrown_away(block)
         for name in attentions if skip == "attention" else ():
-            masked(block.get_submodule(name))
+            masked(block.get_submodule(name), sees_both=name == "attn2")
     return weak
+
+
+@dataclasses.dataclass
+class Layer:
+    """A layer of a UNet by its parts: paths of modules, of a spatial and of a temporal half where it has them."""
+
+    halves: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # what one half returns its input in
+    blocks: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # its transformer blocks
+    whole: list[str] = dataclasses.field(default_factory=list)  # what all of it returns its input in
+
+    def skipped(self, skip: str, axis: str | None) -> list[str]:
+        """The modules that return their input, or the transformer blocks whose self-attentions see each token alone."""
+        if skip == "residual" and axis is None:
+            return self.whole
+        parts = self.halves if skip == "residual" else self.blocks
+        return [path for name, paths in parts.items() if axis in (None, name) for path in paths]
+
+
+def layers_of_unet(unet: Any) -> dict[str, Layer]:
+    """By address: the places for transformers on the way down, in the middle and on the way up, counted in each."""
+    found: dict[str, Layer] = {}
+    down = [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
+    up = [f"up_blocks.{i}" for i in range(len(unet.up_blocks))]
+    for part, blocks in {"down": down, "mid": ["mid_block"], "up": up}.items():
+        count = 0
+        for path in blocks:
+            block = unet.get_submodule(path)
+            spatial, temporal = (
+                next((f"{path}.{name}" for name in names if hasattr(block, name)), None)
+                for names in (["attentions"], ["motion_modules", "temp_attentions"])
+            )
+            for i in range(len(unet.get_submodule(spatial or temporal)) if spatial or temporal else 0):
+                found[f"{part}:{count}"] = layer_of_unet(unet, *(p and f"{p}.{i}" for p in (spatial, temporal)))
+                count += 1
+    return found
+
+
+def layer_of_unet(unet: Any, spatial: str | None, temporal: str | None) -> Layer:
+    """From the paths of the modules at one place."""
+
+    def blocks(path: str, name: str = "transformer_blocks") -> list[str]:
+        return [f"{path}.{name}.{i}" for i in range(len(unet.get_submodule(f"{path}.{name}")))]
+
+    if spatial and hasattr(unet.get_submodule(spatial), "temporal_transformer_blocks"):  # SVD: one module for both
+        both = {"spatial": blocks(spatial), "temporal": blocks(spatial, "temporal_transformer_blocks")}
+        return Layer(both, both, [spatial])
+    halves = {axis: [path] for axis, path in (("spatial", spatial), ("temporal", temporal)) if path}
+    return Layer(halves, {axis: blocks(path) for axis, [path] in halves.items()}, [p for [p] in halves.values()])
 
 
 # --- the formula ------------------------------------------------------------------------------------------------------
@@ -194,7 +261,7 @@ def another_prompt(tiny: Tiny) -> dict[str, Any]:
             return [other(item) for item in value]
         return value + 1 if torch.is_tensor(value) and value.is_floating_point() else value
 
-    return {k: other(v) for k, v in tiny.call.items() if f"negative_{k}" in tiny.call}
+    return {**{k: other(v) for k, v in tiny.call.items() if f"negative_{k}" in tiny.call}, **tiny.other}
 
 
 def calls_of_step(tiny: Tiny, i: int, played: Sequence[list[Tensor]], options: dict[str, Any]) -> tuple[Step, int]:
@@ -211,7 +278,10 @@ def calls_of_step(tiny: Tiny, i: int, played: Sequence[list[Tensor]], options: d
 
 def changed(call: Call, other: Call, name: str) -> list[bool]:
     """Per row of a call, whether another prompt changes the input `name`: then it is a cond row."""
-    return [not torch.equal(a, b) for a, b in zip(call.kwargs[name], other.kwargs[name], strict=True)]
+    rows, others = call.kwargs[name], other.kwargs[name]
+    if name in PER_FRAME and "sample" in call.kwargs:
+        rows, others = (value.unflatten(0, (call.batch, -1)) for value in (rows, others))
+    return [not torch.equal(a, b) for a, b in zip(rows, others, strict=True)]
 
 
 def read_step(calls: list[Call], rows: list[list[bool]]) -> Step:
@@ -230,7 +300,8 @@ def read_step(calls: list[Call], rows: list[list[bool]]) -> Step:
 
 
 def guided(
-    step: Step, weak: Sequence[tuple[nn.Module, Sequence[float]]], g: Sequence[float], phi: float, variance: bool
+    step: Step, weak: Sequence[tuple[nn.Module, Sequence[float]]], g: Sequence[Any], phi: float, variance: bool,
+    orthogonalize: bool = False,
 ) -> list[Tensor]:  # fmt: skip
     """D, per output: u + g (c - u) + sum s (c - p), rescaled per sample. By numpy, in double precision."""
     with torch.no_grad():
@@ -239,13 +310,27 @@ def guided(
     for k, c in enumerate(step.c):
         c64 = c.double().numpy()
         D = c64 if step.u is None else step.u[k].double().numpy() + g[k] * (c64 - step.u[k].double().numpy())
-        for (_, scales), p in zip(weak, outputs, strict=True):
-            D = D + scales[k] * (c64 - p[k].double().numpy())
         channels = slice(0, D.shape[1] // 2 if variance else None)
+        terms = [(scales[k], c64 - p[k].double().numpy()) for (_, scales), p in zip(weak, outputs, strict=True)]
+        differences = [difference for s, difference in terms if s]
+        if orthogonalize:
+            differences = [rest_of(d, differences[:n], channels) for n, d in enumerate(differences)]
+        for s, difference in zip([s for s, _ in terms if s], differences, strict=True):
+            D = D + s * difference
         for sample, x in zip(D[:, channels], c64[:, channels], strict=True):  # views: D changes
             sample[:] *= phi * np.std(x, ddof=1) / np.std(sample, ddof=1) + 1 - phi
         found.append(torch.from_numpy(D).to(c.dtype))
     return found
+
+
+def rest_of(difference: np.ndarray, before: Sequence[np.ndarray], channels: slice) -> np.ndarray:
+    """Eq. 21: per sample, without what the ones before it explain of it, by least squares over some channels."""
+    rest = difference.copy()
+    for n in range(len(rest) if before else 0):
+        columns = np.stack([other[n][channels].ravel() for other in before], axis=1)
+        found = np.linalg.lstsq(columns, rest[n][channels].ravel(), rcond=1e-12)[0]
+        rest[n] -= sum(factor * other[n] for factor, other in zip(found, before, strict=True))
+    return rest
 
 
 @dataclasses.dataclass
@@ -261,10 +346,16 @@ class Term:
 
 def by_hand(
     tiny: Tiny, terms: Sequence[Term], attentions: Sequence[str], phi: float = 0.0, slg: Term | None = None,
-    **options: Any,
+    orthogonalize: bool = False, heard: dict[str, Any] | None = None, **options: Any,
 ) -> Tensor:  # fmt: skip
-    """The latents of a run guided by the formula, step by step, in separate full passes; u from a weak model if slg."""
+    """The latents of a run guided by the formula, step by step, in separate full passes; u from a weak model if slg.
+
+    Args:
+        heard: where the calls of the first step are kept, which are the same for all terms. The caller of several runs
+            that hands in one dictionary vouches that the pipeline and the options stay as they are.
+    """
     options = {**tiny.short, **options}
+    heard = {} if heard is None else heard
     played: list[list[Tensor]] = []
     copies: dict[tuple[int, int], nn.Module] = {}
 
@@ -274,25 +365,33 @@ def by_hand(
         return copies[id(model), id(term)]
 
     i, steps = 0, 1
-    while i < steps:
-        step, steps = calls_of_step(tiny, i, played, options)
+    while i < steps and (i == 0 or slg is not None or any(i / steps < term.stop for term in terms)):
+        found = heard.get("first") if i == 0 else None
+        step, steps = found or calls_of_step(tiny, i, played, options)
+        if i == 0:
+            heard["first"] = step, steps
         model, active = step.calls[0].model, [term for term in terms if term.start <= i / steps < term.stop]
         if slg is not None and step.uncond is not None:
             with torch.no_grad():
-                step.u = samples(weak(model, slg)(**step.uncond))
+                step = dataclasses.replace(step, u=samples(weak(model, slg)(**step.uncond)))
         passes = [(weak(model, term), term.scales) for term in active]
-        D = guided(step, passes, scales_of(tiny, model, options), phi if active or slg else 0.0, tiny.variance)
+        g = scales_of(tiny, model, options)
+        D = guided(step, passes, g, phi if active or slg else 0.0, tiny.variance, orthogonalize)
         played += [[torch.cat([d, d]) for d in D] if step.batched else D] * len(step.calls)
         i += 1
     with playing(tiny, played):
         return run(tiny, **options)
 
 
-def scales_of(tiny: Tiny, model: nn.Module, options: dict[str, Any]) -> list[float]:
-    """g for video and audio. Wan 2.2 has another for its second transformer; some pipelines leave it to a guider."""
+def scales_of(tiny: Tiny, model: nn.Module, options: dict[str, Any]) -> list[Any]:
+    """g for video and audio. Wan 2.2 has another for its second transformer, SVD one for each frame; some pipelines
+    leave it to a guider."""
     if hasattr(tiny.pipe, "guider"):
         return [tiny.pipe.guider.guidance_scale] * 2
     call = {**tiny.call, **options}
+    if tiny.g == "max_guidance_scale":
+        frames = np.linspace(call["min_guidance_scale"], call["max_guidance_scale"], call["num_frames"])
+        return [frames.reshape(1, -1, 1, 1, 1)]
     g = call.get(tiny.g, 1.0)
     if model is not models(tiny)[0]:
         g = call.get(f"{tiny.g}_2") or g

@@ -226,11 +226,11 @@ def test_with_stg_the_frames_of_svd_are_those_of_guide(svd: Any, scales: dict[st
 
 def test_orthogonalized_svd(svd: Any) -> None:
     both = {"spatial_scale": 2.0, "temporal_scale": 0.5}
-    made = [
+    plain, orthogonal = (
         generation.generate(svd, resolve(checked({**SVD, **both, "orthogonalize": on}), svd), image=START).frames
         for on in (False, True)
-    ]
-    assert not np.array_equal(*made)
+    )
+    assert not np.array_equal(plain, orthogonal)
 
 
 def test_the_picture_is_fitted_and_kept(svd: Any) -> None:

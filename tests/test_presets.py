@@ -15,6 +15,7 @@ from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DM
 from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
 from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from skipguide import SLG, STG, families, presets
@@ -25,13 +26,16 @@ from skipguide.terms import Bin, Schedule
 ROWS = {row.name: row for row in presets.presets()}
 
 
-def loaded(row: Preset) -> STG | SLG | Schedule:
+def loaded(row: Preset) -> STG | SLG | Schedule | tuple[STG, ...]:
     """The terms that a row stands for; each checks itself."""
     if row.schedule:
         return Schedule([Bin(**entry) for entry in row.schedule], source=row.source)
     window: dict[str, Any] = dict(start=row.start, stop=row.stop)
     if row.kind == "slg":
         return SLG(list(row.layers), row.skip, row.axis, **window)
+    if row.terms:
+        assert (row.scale, row.axis) == (0, None)
+        return tuple(STG(list(row.layers), term["scale"], row.skip, term["axis"], **window) for term in row.terms)
     return STG(list(row.layers), row.scale, row.skip, row.axis, **window, source=row.source)
 
 
@@ -58,7 +62,7 @@ def test_names_are_unique() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_row_can_be_used(name: str) -> None:
     row = ROWS[name]
-    assert isinstance(loaded(row), {"stg": (STG, Schedule), "slg": SLG}[row.kind])
+    assert isinstance(loaded(row), {"stg": (STG, Schedule, tuple), "slg": SLG}[row.kind])
     assert row.source
     assert row.model
     assert 0 <= row.rescale <= 1
@@ -76,6 +80,7 @@ def test_row_fits_its_family(name: str) -> None:
     for layer in all_layers(row):
         stack, index = (first, layer) if isinstance(layer, int) else layer.split(":")
         depth = row.depth if stack == first else known.stacks[stack].depth
+        assert not (known.unet and isinstance(layer, int)), "a layer of a UNet is written with its part"
         assert 0 <= int(index) < depth
         assert row.skip != "attention" or known.stacks[stack].attention
 
@@ -110,6 +115,7 @@ MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "wan-1.3b": ("WanPipeline", WanTransformer3DModel, dict(num_layers=30, num_attention_heads=12)),
     "wan-slg-9": ("WanPipeline", WanTransformer3DModel, {}),
     "wan-slg-8": ("WanPipeline", WanTransformer3DModel, dict(num_layers=30, num_attention_heads=12)),
+    "svd": ("StableVideoDiffusionPipeline", UNetSpatioTemporalConditionModel, {}),
 }
 
 
@@ -117,7 +123,8 @@ def stub(pipeline: str, model: Any, config: dict[str, Any]) -> Any:
     """A pipeline by name, with the real denoiser and nothing else; no weights."""
     pipe: Any = type(pipeline, (), {})()
     with torch.device("meta"):
-        pipe.transformer = model(**config)
+        denoiser = model(**config)
+    setattr(pipe, "unet" if "UNet" in model.__name__ else "transformer", denoiser)
     return pipe
 
 
@@ -133,9 +140,9 @@ def test_recommended_row_is_picked(name: str, caplog: pytest.LogCaptureFixture) 
     said = caplog.messages[-1]
     assert said.startswith(f"preset {name} for {ROWS[name].model}: ")
     assert said.endswith(f"Source: {ROWS[name].source}")
-    picked = STG.preset(pipe) if kind == "stg" else SLG.preset(pipe)
+    picked: Any = STG.preset(pipe) if kind == "stg" else SLG.preset(pipe)
     assert picked == loaded(ROWS[name])
-    assert picked.source == ROWS[name].source
+    assert {term.source for term in (picked if isinstance(picked, tuple) else [picked])} == {ROWS[name].source}
 
 
 def test_a_pipeline_of_ones_own_is_known_by_its_base() -> None:
@@ -300,9 +307,12 @@ def test_a_schedule_that_is_overlooked_is_an_error() -> None:
 
 
 def test_in_words() -> None:
-    row = dataclasses.replace(ROWS["svd-temporal-2024"], start=0.1, stop=0.9, defaults=dict(guidance_scale=3.0))
+    row = dataclasses.replace(ROWS["svd"], scale=0.5, axis="temporal", terms=(), start=0.1, stop=0.9)
     assert presets.in_words(row) == (
         "layer up:0, attention, temporal only, scale 0.5, steps 10% to 90%, rescale 0.7, CFG 3"
+    )
+    assert presets.in_words(ROWS["svd"]) == (
+        "layer up:0, attention, spatial scale 2, temporal scale 0.5, rescale 0.7, CFG 3"
     )
     assert presets.in_words(ROWS["wan-slg-9"]) == "layer 9, residual, in the unconditional pass, steps 10% to 90%"
     assert presets.in_words(ROWS["ltx-13b-dev"]) == "a schedule of 6 ranges of sigma"

@@ -196,11 +196,8 @@ SPACE_AND_TIME = ({"axis": "spatial", "scale": 2.0}, {"axis": "temporal", "scale
 
 
 def preset_with(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """A preset of another shape; a field that Preset does not have yet is put on it."""
-    row = dataclasses.replace(PRESET)
-    for name, value in fields.items():
-        object.__setattr__(row, name, value)
-    monkeypatch.setattr(presets, "preset_for", lambda _: row)
+    """A preset of another shape."""
+    monkeypatch.setattr(presets, "preset_for", lambda _: dataclasses.replace(PRESET, **fields))
 
 
 @pytest.mark.parametrize(

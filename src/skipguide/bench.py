@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from skipguide import families, layers, pipeline, prefix, skips
+from skipguide import families, flops, layers, pipeline, prefix, skips
 from skipguide.terms import STG
 from skipguide.workloads import WORKLOADS, Workload
 
@@ -32,24 +32,32 @@ class Step:
 
         self.row = next(row for row in families.FAMILIES if row.name == family)
         self.name, self.calls = next(iter(self.row.pipelines.items()))
-        self.prompts, self.term = prompts, STG([work.layer])
+        self.prompts, self.dtype = prompts, dtype
+        self.terms = [STG([work.layer], **more) for more in work.terms]
         torch.manual_seed(0)
         with torch.device(device):
-            model = getattr(diffusers, self.row.model)(**work.config).to(dtype).eval()
+            model = getattr(diffusers, self.row.model)(**work.config).eval()
             self.cond, self.uncond = (_in_dtype(work.inputs(prompts), dtype) for _ in range(2))
+        nn.Module.to(model, dtype)  # past diffusers' own, which warns of what is lost in a lower precision
         _stir(model)
         self.model = model
         self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
         self.both = _joined(self.row, self.uncond, self.cond)
         self.pipe = _bare_pipeline(self)
         self.places = prefix.chain(self.row, model)
-        self.skipped = layers.resolve(self.row, self.places, self.term)
+        self.skipped = [layers.resolve(self.row, self.places, term) for term in self.terms]
+        self.weak = [self._weak_pass(term, skipped) for term, skipped in zip(self.terms, self.skipped, strict=True)]
+
+    def _weak_pass(self, term: STG, skipped: Sequence[int]) -> prefix.WeakPass:
+        weak = prefix.WeakPass(self.row, self.model, self.places, skipped, term.skip, None)
+        weak.inputs = flops.without_numbers(self.cond)
+        return weak
 
     def predict(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The outputs of the denoiser in float32, video first."""
         return tuple(sample.float() for sample in pipeline._samples(self.model(**inputs))[: len(self.row.outputs)])
 
-    # The ways to make the step. Each returns the guided prediction of the video, with g = 4.5 and s = 1.
+    # The ways to make the step. Each returns the guided prediction of the video, with g = 4.5 and s of the workload.
 
     def cfg(self) -> Tensor:
         """As the pipeline does it: called through it, so that guide() sees it run."""
@@ -67,19 +75,28 @@ class Step:
         return u + G * (c - u)
 
     def full(self) -> Tensor:
-        """A third forward pass with the block skipped: what everybody else does."""
+        """One more forward pass for each term, with the layer skipped: what everybody else does."""
         c, u = self.strong()
-        return u + G * (c - u) + (c - self.weak_in_full())
+        weak = zip(self.terms, self.weak_in_full(), strict=True)
+        return u + G * (c - u) + sum(term.scale * (c - p) for term, p in weak)
 
-    def guided(self, scale: float) -> Tensor:
+    def guided(self) -> Tensor:
         """guide() as users run it, attaching and removing included."""
-        with pipeline.guide(self.pipe, dataclasses.replace(self.term, scale=scale)):
+        with pipeline.guide(self.pipe, self.terms):
             return self.cfg()
 
-    def weak_in_full(self) -> Tensor:
-        weak = prefix.WeakPass(self.row, self.model, self.places, self.skipped, "residual", None)
-        with skips.swapped(weak.full):
-            return self.predict(self.cond)[0]
+    def attached(self) -> Tensor:
+        """guide() with nothing to do."""
+        with pipeline.guide(self.pipe, [dataclasses.replace(term, scale=0.0) for term in self.terms]):
+            return self.cfg()
+
+    def weak_in_full(self) -> list[Tensor]:
+        """The prediction of each weak pass, run from the first layer to the last."""
+        found = []
+        for weak in self.weak:
+            with skips.swapped(weak.full):
+                found.append(self.predict(self.cond)[0])
+        return found
 
     def block_times(self, device: torch.device) -> tuple[float, dict[int, float]]:
         """Seconds of a cond pass, and of each block in it."""
@@ -88,12 +105,20 @@ class Step:
         return whole, seconds
 
     def floor(self, times: list[tuple[float, dict[int, float]]]) -> float:
-        """1 + the share of the blocks after the first skipped one in a step of CFG: by their time in the cond pass.
+        """1 + the share of the shared weak passes in a step of CFG: by the time of their blocks in the cond pass.
 
-        Counting blocks would do where all are alike; those of HunyuanVideo's two stacks are not.
+        Counting blocks would do where all are alike; those of HunyuanVideo's two stacks are not. A UNet is no stack of
+        blocks, and there floating point operations are counted.
         """
-        after = [k for k in range(self.skipped[0], len(self.places)) if k not in self.skipped]
-        left = sum(min(seconds[k] for _, seconds in times) for k in after)
+        if self.row.unet:
+            return 1 + sum(weak.cost(shared=True) for weak in self.weak) / 2
+        skipped = [weak.skipped if weak.skip == "residual" else () for weak in self.weak]
+        left = sum(
+            min(seconds[k] for _, seconds in times)
+            for weak, without in zip(self.weak, skipped, strict=True)
+            for k in range(weak.first, len(self.places))
+            if k not in without
+        )
         return 1 + left / (2 * min(whole for whole, _ in times))
 
 
@@ -186,27 +211,21 @@ def run(
     with torch.inference_mode():
         step = Step(family, work, prompts, place, precision)
 
-        def shared() -> Tensor:
-            return step.guided(1.0)
-
-        def attached() -> Tensor:
-            return step.guided(0.0)
-
-        ways = {"cfg": step.cfg, "attached": attached, "full": step.full, "shared": shared}
+        ways = {"cfg": step.cfg, "attached": step.attached, "full": step.full, "shared": step.guided}
         for way in ways.values():
             way()
-        step.block_times(place)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        times: list[tuple[float, dict[int, float]]] = []
+        times = [] if step.row.unet else [step.block_times(place)]  # the first one warms up
         for repeat in range(repeats):
             for name, way in ways.items():  # alternating, so that a slow moment of the machine hits all of them
                 seconds[name].append(_timed(way, place))
-            times.append(step.block_times(place))
+            if not step.row.unet:
+                times.append(step.block_times(place))
             yield "progress", f"{family}: round {repeat + 1} of {repeats}"
-        result = _result(step, seconds, step.floor(times), place, shared)
+        result = _result(step, seconds, step.floor(times[1:]), place)
         if memory:  # on a CPU by torch's profiler, which takes longer than all the rounds
             yield "progress", f"{family}: memory"
-            result["extra_bytes"] = _peak(shared, place) - _peak(step.full, place)
+            result["extra_bytes"] = _peak(step.guided, place) - _peak(step.full, place)
         yield "result", result
 
 
@@ -221,7 +240,11 @@ def _workload(family: str, width: int | None, full_size: bool) -> Workload:
         return dataclasses.replace(work, config=work.full_size[0], inputs=work.full_size[1])
     if width is None:
         return work
-    if width < 64 or width % 64 or "num_attention_heads" not in work.config:
+    if not isinstance(work.config.get("num_attention_heads"), int):
+        raise ValueError(
+            f"--width is for denoisers of one width that is a number of heads, not for {family}. Leave it out."
+        )
+    if width < 64 or width % 64:
         raise ValueError(f"--width must be a positive multiple of 64, but got {width}. Pass 256, for example.")
     return dataclasses.replace(work, config={**work.config, "num_attention_heads": width // 64})
 
@@ -239,59 +262,69 @@ def _timed(way: Callable[[], object], device: torch.device) -> float:
     return start_event.elapsed_time(end_event) / 1000
 
 
-def _result(
-    step: Step, seconds: dict[str, list[float]], floor: float, device: torch.device, shared: Callable[[], Tensor]
-) -> dict[str, Any]:
+def _result(step: Step, seconds: dict[str, list[float]], floor: float, device: torch.device) -> dict[str, Any]:
     best = {name: min(times) for name, times in seconds.items()}  # what disturbs a round only ever makes it slower
     ratio = {name: time / best["cfg"] for name, time in best.items()}
-    ours, theirs = _weak_output(shared, step), step.weak_in_full()
-    place = step.places[step.skipped[0]]
+    pairs = list(zip(_weak_outputs(step), step.weak_in_full(), strict=True))
     return {
         "family": step.row.name,
         "pipeline": step.name,
         "cfg": step.calls.how,
         "prompts": step.prompts,
-        "blocks": len(step.places),
-        "layer": f"{place.name}:{place.index}",
+        "blocks": len({place.address for place in step.places}),
+        "layer": step.places[step.weak[0].first].address,
+        "terms": [{"skip": term.skip, "axis": term.axis, "scale": term.scale} for term in step.terms],
         "parameters": sum(p.numel() for p in step.model.parameters()),
         "repeats": len(seconds["cfg"]),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "dtype": str(step.cond["hidden_states"].dtype).removeprefix("torch."),
+        "dtype": str(step.dtype).removeprefix("torch."),
         "cfg_s": best["cfg"],
         "attached_ratio": ratio["attached"],
         "stg_full_ratio": ratio["full"],
         "stg_shared_ratio": ratio["shared"],
         "floor_ratio": floor,
-        "passes": 2 + (len(step.places) - step.skipped[0] - len(step.skipped)) / len(step.places),
-        "bit_equal": torch.equal(ours, theirs),
-        "largest_difference": (ours - theirs).abs().max().item(),
+        "floor_by": "FLOPs" if step.row.unet else "time",
+        "passes": 2 + sum(weak.cost(shared=True) for weak in step.weak),
+        "passes_full": 2 + sum(weak.cost(shared=False) for weak in step.weak),
+        "bit_equal": all(torch.equal(ours, theirs) for ours, theirs in pairs),
+        "largest_difference": max((ours - theirs).abs().max().item() for ours, theirs in pairs),
         "hidden_bytes": _hidden_bytes(step),
     }
 
 
-def _weak_output(shared: Callable[[], Tensor], step: Step) -> Tensor:
-    """What the denoiser returned in the weak pass that guide() made: its second call, cond being the first."""
+def _weak_outputs(step: Step) -> list[Tensor]:
+    """What the denoiser returned in the weak passes that guide() made: its calls right after cond, the first one."""
     outputs: list[Tensor] = []
     hook = step.model.register_forward_hook(lambda *args: outputs.append(pipeline._samples(args[-1])[0].float()))
-    shared()
+    step.guided()
     hook.remove()
-    return outputs[1]
+    return outputs[1 : 1 + len(step.terms)]
 
 
 def _hidden_bytes(step: Step) -> int:
-    """Size of the cond rows of the state between two blocks, all streams."""
-    sizes: list[int] = []
-    place = step.places[step.skipped[0]]
+    """Size of what the cond pass leaves for the weak ones: the streams between two blocks; of a UNet, all outputs.
 
-    def record(_: nn.Module, args: Any, kwargs: Any) -> None:
-        streams = skips.stream_values(place.stack.streams, args, kwargs)
-        sizes.extend(stream.numel() * stream.element_size() for stream in streams)
+    What is replayed instead of run beside the blocks of a stack (VACE's hints) is not in it.
+    """
+    firsts = {weak.first for weak in step.weak}
+    strong = prefix.Strong(step.row, step.model, step.places, firsts)
+    with skips.swapped(strong.swaps(firsts)):
+        step.predict(step.cond)
+    kept: list[Any] = [recording.state for recording in strong.recordings.values()]
+    if step.row.unet:
+        kept = [memory.outputs for k in firsts for _, _, memory in strong.remembered[k]]
+    tensors = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in _tensors(kept)}
+    return sum(tensors.values())
 
-    hook = place.block.register_forward_pre_hook(record, with_kwargs=True)
-    step.predict(step.cond)
-    hook.remove()
-    return sum(sizes)
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Those in nested lists and tuples."""
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _peak(way: Callable[[], Tensor], device: torch.device) -> int:

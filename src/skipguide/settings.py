@@ -307,7 +307,8 @@ def _scales(settings: Generation, preset: Preset | None) -> dict[str, float]:
     if scales_given(settings):
         return dict.fromkeys(SCALES, 0.0)
     plain = {"axis": preset.axis, "scale": preset.scale} if preset else {"axis": None, "scale": 1.0}
-    scales = {term.get("axis"): term["scale"] for term in getattr(preset, "terms", ()) or (plain,)}
+    terms = preset.terms if preset and preset.terms else (plain,)
+    scales = {term["axis"]: term["scale"] for term in terms}
     return {name: scales.get(axis, 0.0) for name, axis in SCALES.items()}
 
 

@@ -1,7 +1,7 @@
 """One denoising step per family for `skipguide bench`: the real class at its real depth, narrow, with random weights.
 
-A width that a CPU does in part of a second and about 600 tokens; the depth and the skipped layer are those of the
-public checkpoint.
+A width that a CPU does in part of a second and about 600 tokens (in the outermost blocks of a UNet 2000 to 4600); the
+depth and the skipped layer are those of the public checkpoint.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Workload:
     full_size: tuple[dict[str, Any], Inputs] | None = (
         None  # config and inputs of the public checkpoint, for a large GPU
     )
+    terms: tuple[dict[str, Any], ...] = ({},)  # what else is published of each STG term, all of them at `layer`
 
 
 def _randn(*shape: int) -> torch.Tensor:
@@ -131,6 +132,72 @@ def _ltx(batch: int) -> dict[str, Any]:
         timestep=_time(batch), encoder_attention_mask=_text_mask(batch), num_frames=4, height=12, width=12,
     )  # fmt: skip
 
+
+# --- UNets ------------------------------------------------------------------------------------------------------------
+
+NARROW: dict[str, Any] = dict(block_out_channels=(64, 128, 256, 256), cross_attention_dim=256)
+SPATIAL_AND_TEMPORAL = (
+    dict(scale=2.0, skip="attention", axis="spatial"), dict(scale=0.5, skip="attention", axis="temporal"),
+)  # fmt: skip
+
+
+def _svd(width: int, frames: int, height: int, length: int) -> Inputs:
+    """Latents behind those of the image (B, F, C, H, W), its embedding, and three numbers about the video."""
+
+    def inputs(batch: int) -> dict[str, Any]:
+        return dict(
+            sample=_randn(batch, frames, 8, height, length), timestep=torch.tensor(1.6),
+            encoder_hidden_states=_randn(batch, 1, width),
+            added_time_ids=torch.tensor([[6.0, 127.0, 0.02]]).repeat(batch, 1),
+        )  # fmt: skip
+
+    return inputs
+
+
+def _unet(
+    width: int, frames: int, height: int, length: int, rows: int = 1, **more: Callable[[int], torch.Tensor]
+) -> Inputs:  # fmt: skip
+    """Latents (B, C, F, H, W), and as many `rows` of text for each video; `more` are functions of the batch."""
+
+    def inputs(batch: int) -> dict[str, Any]:
+        common = dict(
+            sample=_randn(batch, 4, frames, height, length), timestep=torch.tensor(500.0),
+            encoder_hidden_states=_randn(batch * rows, 77, width),
+        )  # fmt: skip
+        return {**common, **{name: value(batch) for name, value in more.items()}}
+
+    return inputs
+
+
+def _i2vgen(width: int, frames: int, height: int, length: int) -> Inputs:
+    return _unet(
+        width, frames, height, length, fps=lambda batch: torch.full((batch,), 16.0),
+        image_latents=lambda batch: _randn(batch, 4, frames, height, length),
+        image_embeddings=lambda batch: _randn(batch, width),
+    )  # fmt: skip
+
+
+UNETS: dict[str, Workload] = {
+    "svd": Workload(
+        dict(
+            **NARROW, num_attention_heads=(1, 2, 4, 4), addition_time_embed_dim=64,
+            projection_class_embeddings_input_dim=192, num_frames=8,
+        ),
+        _svd(256, 8, 24, 24), layer="up:0", terms=SPATIAL_AND_TEMPORAL,
+        full_size=({}, _svd(1024, 25, 72, 128)),
+    ),
+    "animatediff": Workload(
+        NARROW, _unet(256, 8, 24, 24, rows=8), layer="up:5",
+        full_size=(dict(cross_attention_dim=768), _unet(768, 16, 64, 64, rows=16)),
+    ),
+    "modelscope": Workload(
+        NARROW, _unet(256, 8, 16, 16), layer="up:4", full_size=({}, _unet(1024, 16, 32, 32))
+    ),
+    "i2vgen-xl": Workload(
+        NARROW, _i2vgen(256, 8, 16, 16), layer="up:4",
+        full_size=({}, _i2vgen(1024, 16, 88, 160)),
+    ),
+}  # fmt: skip
 
 WORKLOADS: dict[str, Workload] = {
     "mochi": Workload(
@@ -263,4 +330,5 @@ WORKLOADS: dict[str, Workload] = {
         ),
         _video(4, 256), layer=19,
     ),
+    **UNETS,
 }  # fmt: skip

@@ -21,8 +21,10 @@ class Tiny:
     denoisers: tuple[str, ...] = ("transformer",)
     g_plus: float = 0.0  # 1 where the pipeline's formula is c + g (c - u)
     short: dict[str, Any] = dataclasses.field(default_factory=lambda: {"num_inference_steps": 2})  # a run of 2 steps
+    atol: float = 2e-5  # what float32 may leave in latents up to 1
     windows: bool = True  # False where one call is several runs (chunks, stages), each with a window of its own
     variance: bool = False  # the second half of the denoiser's channels is a learned variance
+    other: dict[str, Any] = dataclasses.field(default_factory=dict)  # other prompts, if the call takes no negative ones
 
 
 Builder = Callable[[torch.dtype], Tiny]

@@ -14,12 +14,13 @@ from skipguide.cli.console import Verbs
 from skipguide.cli.families import families
 from skipguide.cli.generate import generate
 from skipguide.cli.lab import lab
+from skipguide.cli.layers import layers
 from skipguide.cli.presets import presets
 from skipguide.cli.reproduce import reproduce
 
 app = typer.Typer(cls=Verbs, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 # A new verb: its file, its import above, its name here.
-for verb in (generate, compare, reproduce, bench, families, presets):
+for verb in (generate, compare, reproduce, bench, families, layers, presets):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 

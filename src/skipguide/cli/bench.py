@@ -28,6 +28,7 @@ def bench(
     """Measure one denoising step: CFG, CFG + STG as others do it, CFG + STG with the shared prefix.
 
     Random weights, the family's real class and depth. All ways alternate within one run; the best round of each counts.
+    A UNet's floor is counted in floating point operations, without what moves memory only.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them.")
@@ -66,30 +67,48 @@ def _all(results: list[dict[str, Any]]) -> str:
     lines += [_row(r) for r in results]
     r = results[0]
     where = f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads, {r['repeats']} rounds"
-    return "\n".join([f"time of a guided step / time of a step of CFG; residual skip; {where}", "", *lines])
+    what = "time of a guided step / time of a step of CFG; residual skip where nothing else is said"
+    note = ["", "The floor of a UNet is counted in FLOPs."] if any(r["floor_by"] == "FLOPs" for r in results) else []
+    return "\n".join([f"{what}; {where}", "", *lines, *note])
 
 
 def _row(r: dict[str, Any]) -> str:
     above = r["stg_shared_ratio"] - r["floor_ratio"]
     equal = "yes" if r["bit_equal"] else "no"
     return (
-        f"| {r['family']} | {r['cfg']} | {r['blocks']} | {r['layer']} | {r['stg_full_ratio']:.3f} | "
+        f"| {r['family']} | {r['cfg']} | {r['blocks']} | {_skipped(r)} | {r['stg_full_ratio']:.3f} | "
         f"{r['stg_shared_ratio']:.3f} | {r['floor_ratio']:.3f} | {above:+.3f} | {equal} |"
     )
 
 
+def _skipped(r: dict[str, Any]) -> str:
+    """The layer, and of the terms what is not plain STG-R: up:0, attention, spatial 2 + temporal 0.5."""
+    terms = r["terms"]
+    skips = list(dict.fromkeys(term["skip"] for term in terms))
+    parts = [r["layer"], *([] if skips == ["residual"] else skips)]
+    if any(term["axis"] for term in terms):
+        parts.append(" + ".join(f"{term['axis']} {term['scale']:g}" for term in terms))
+    return ", ".join(parts)
+
+
 def _table(r: dict[str, Any]) -> str:
+    more = "third full pass" if len(r["terms"]) == 1 else f"{len(r['terms'])} more full passes"
+    floor = "floor, by FLOPs" if r["floor_by"] == "FLOPs" else "floor, by the time of the blocks"
+    kept = "what it keeps of the cond pass" if r["floor_by"] == "FLOPs" else "the state between two blocks"
+    unit = "layers" if r["floor_by"] == "FLOPs" else "blocks"
+    residual = "" if "attention" in _skipped(r) else ", residual"
     rows = [
         ("way of one step", "passes", "time / CFG"),
         ("CFG alone", "2", "1"),
         ("guide() attached, scale 0", "2", f"{r['attached_ratio']:.3f}"),
-        ("CFG + STG, third full pass", f"{3 - 1 / r['blocks']:.2f}", f"{r['stg_full_ratio']:.3f}"),
+        (f"CFG + STG, {more}", f"{r['passes_full']:.2f}", f"{r['stg_full_ratio']:.3f}"),
         ("CFG + STG, skipguide", f"{r['passes']:.2f}", f"{r['stg_shared_ratio']:.3f}"),
-        ("floor, by the time of the blocks", f"{r['passes']:.2f}", f"{r['floor_ratio']:.3f}"),
+        (floor, f"{r['passes']:.2f}", f"{r['floor_ratio']:.3f}"),
     ]
     lines = [f"| {a:<37}| {b:>6} | {c:>10} |" for a, b, c in rows]
     lines.insert(1, f"|{'-' * 38}|{'-' * 7}:|{'-' * 11}:|")
-    what = f"{r['family']}, {r['blocks']} blocks, layer {r['layer']}, residual; {r['parameters'] / 1e6:.0f}M parameters"
+    size = f"{r['parameters'] / 1e6:.0f}M parameters"
+    what = f"{r['family']}, {r['blocks']} {unit}, layer {_skipped(r)}{residual}; {size}"
     where = f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads"
     return "\n".join(
         [
@@ -97,7 +116,6 @@ def _table(r: dict[str, Any]) -> str:
             *lines,
             f"weak outputs bit-equal to a full pass: {'yes' if r['bit_equal'] else 'no'} "
             f"(largest difference {r['largest_difference']:.2g})",
-            f"peak memory beside the full weak pass {r['extra_bytes']:+d} bytes; the state between two blocks: "
-            f"{r['hidden_bytes']} bytes",
+            f"peak memory beside the full weak pass {r['extra_bytes']:+d} bytes; {kept}: {r['hidden_bytes']} bytes",
         ]
     )

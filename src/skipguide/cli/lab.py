@@ -13,19 +13,23 @@ from skipguide.cli.options import Json
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
 
+MODELS = ("mochi", "svd")
 Model = Annotated[str, typer.Argument(help="mochi or svd.")]
-Folder = Annotated[Path, typer.Option("--folder", help="Where the training keeps its checkpoints and results.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", help="Where the training keeps its results.", show_default="runs/lab-MODEL"),
+]
 
 
 @lab.command()
 def train(
     model: Model,
-    folder: Folder = Path("runs/lab-mochi"),
+    folder: Folder = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda.", show_default="the GPU if there is one")] = None,
     stage: Annotated[str | None, typer.Option(help="Only this stage.", show_default="all that are not done")] = None,
 ) -> None:
     """Train a lab model from nothing. Stop it whenever you like: the same command goes on where it was."""
-    _check(model)
+    folder = _folder(model, folder)
     import torch
 
     from skipguide.generation import check_device
@@ -48,40 +52,64 @@ def score(
     ] = None,
     clips: Annotated[int, typer.Option(min=2, help="Generated clips per setting.")] = 512,
     guidance_scale: Annotated[
-        list[float] | None, typer.Option(help="CFG scales to try.", show_default="1 2 3 4.5")
+        list[float] | None, typer.Option(help="mochi: CFG scales to try.", show_default="1 2 3 4.5")
     ] = None,
-    layers: Annotated[list[int] | None, typer.Option(help="Also CFG + STG with each of these layers.")] = None,
-    stg_scale: Annotated[float, typer.Option(help="Scale for --layers.")] = 1.0,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(help="mochi: also CFG + STG with each of these. svd: what is skipped.", show_default="svd: up:0"),
+    ] = None,
+    stg_scale: Annotated[float, typer.Option(help="mochi: scale for --layers. svd: of STG-R.")] = 1.0,
+    spatial_scale: Annotated[float, typer.Option(help="svd: of the spatial term.")] = 2.0,
+    temporal_scale: Annotated[float, typer.Option(help="svd: of the temporal term.")] = 0.5,
+    rescale: Annotated[float, typer.Option(help="svd: phi.")] = 0.7,
     out: Annotated[Path | None, typer.Option(help="Also write the scores there, as JSON.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a lab model: reconstruction, the judge on real clips, and what the judge reads in generated ones."""
     _check(model)
-    from skipguide.lab import score
+    from skipguide.lab import score, score_svd
 
-    scores = score.score(folder, clips, guidance_scale or [1.0, 2.0, 3.0, 4.5], layers or [], stg_scale, _note)
+    if model == "svd":
+        scales = (spatial_scale, temporal_scale, stg_scale, rescale)
+        scores = score_svd.score(folder, clips, layers or ["up:0"], *scales, _note)
+        table = score_svd.table(scores)
+    else:
+        scores = score.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], _numbers(layers or []), stg_scale, _note)
+        table = score.table(scores)
     if out is not None:
         out.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    console.tell(score.table(scores), scores, as_json)
+    console.tell(table, scores, as_json)
 
 
 @lab.command()
 def pack(
     model: Model,
-    folder: Folder = Path("runs/lab-mochi"),
+    folder: Folder = None,
     machine: Annotated[str, typer.Option(help="Class of machine that trained it, for the card.")] = "2 CPU cores",
     docs: Annotated[Path | None, typer.Option(help="Also write the card into this folder.")] = None,
 ) -> None:
     """Put a trained and scored model into the package, with its model card."""
-    _check(model)
+    folder = _folder(model, folder)
     from skipguide.lab import pack
 
-    typer.echo("\n".join(map(str, pack.pack(folder, machine, docs))))
+    typer.echo("\n".join(map(str, pack.pack(model, folder, machine, docs))))
 
 
 def _check(model: str) -> None:
-    if model not in ("mochi", "svd"):
-        raise ValueError(f"a lab model to train or score must be mochi, but got {model!r}. Write mochi.")
+    if model not in MODELS:
+        known = " or ".join(MODELS)
+        raise ValueError(f"a lab model to train or score must be {known}, but got {model!r}. Write one of them.")
+
+
+def _folder(model: str, folder: Path | None) -> Path:
+    _check(model)
+    return folder or Path(f"runs/lab-{model}")
+
+
+def _numbers(layers: list[str]) -> list[int]:
+    if not all(layer.isdecimal() for layer in layers):
+        raise ValueError(f"layers of lab-mochi must be numbers, but got {', '.join(layers)}. Write --layers 5.")
+    return list(map(int, layers))
 
 
 def _note(text: str) -> None:

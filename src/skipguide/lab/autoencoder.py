@@ -1,7 +1,7 @@
 """Train the autoencoders of the lab on procedural clips, first on crops, then on whole frames.
 
-A `Kind` says what differs between them: AutoencoderKLMochi takes clips, SVD's AutoencoderKLTemporalDecoder single frames
-on the way in and clips on the way out.
+A `Kind` says what differs between them: AutoencoderKLMochi takes clips, SVD's AutoencoderKLTemporalDecoder takes single
+frames and gives clips.
 """
 
 from __future__ import annotations

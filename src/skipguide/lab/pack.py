@@ -8,61 +8,102 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from skipguide.lab import autoencoder, fit, judge, mochi, models, score, world
+from skipguide.lab import autoencoder, fit, judge, mochi, models, score, score_svd, svd, world
+
+Part = tuple[str, str, str, str]  # what it is called, its class, its file in the pipeline, what a step trains on
+PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage with a comma trains several
+    "mochi": {
+        "autoencoder": (
+            "autoencoder", "AutoencoderKLMochi", "vae/diffusion_pytorch_model",
+            f"{autoencoder.MOCHI.crops} crops of {autoencoder.CROP} px a step, then whole frames",
+        ),
+        "transformer": (
+            "transformer", "MochiTransformer3DModel", "transformer/diffusion_pytorch_model",
+            f"{mochi.BATCH_SIZE} clips a step",
+        ),
+        "transformer, too": (
+            "text encoder", "T5EncoderModel", "text_encoder/model", f"{mochi.BATCH_SIZE} captions a step"
+        ),
+    },
+    "svd": {
+        "autoencoder": (
+            "autoencoder", "AutoencoderKLTemporalDecoder", "vae/diffusion_pytorch_model",
+            f"{autoencoder.SVD.crops} crops of {autoencoder.CROP} px, {autoencoder.SVD.crop_frames} frames a step, then "
+            "whole clips",
+        ),
+        "unet": (
+            "UNet", "UNetSpatioTemporalConditionModel", "unet/diffusion_pytorch_model", f"{svd.BATCH_SIZE} clips a step"
+        ),
+        "unet, too": (
+            "image encoder", "CLIPVisionModelWithProjection", "image_encoder/model", f"{svd.BATCH_SIZE} frames a step"
+        ),
+    },
+}  # fmt: skip
 
 
-def pack(folder: Path, machine: str, docs: Path | None) -> list[Path]:
+def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path]:
     """Copy a finished training into the package and write its card, there and into `docs` where that is given.
 
     Args:
-        folder: of the training; needs pipeline, judge.safetensors, history.jsonl and scores.json (`lab score --out`).
+        model: "mochi" or "svd"; the judge comes with mochi.
+        folder: of the training; needs pipeline, history.jsonl and scores.json (`lab score --out`), and of mochi
+            judge.safetensors.
         machine: class of machine that trained it, for the card.
 
     Raises:
         ValueError: if a part is missing.
     """
-    fit.require(folder, "pipeline/model_index.json", "judge.safetensors", "history.jsonl", "scores.json")
-    target, reader = models.WEIGHTS / "lab-mochi", models.WEIGHTS / "judge"
+    name, reads = f"lab-{model}", model == "mochi"
+    fit.require(
+        folder, "pipeline/model_index.json", *(["judge.safetensors"] if reads else []), "history.jsonl", "scores.json"
+    )
+    target, reader = models.WEIGHTS / name, models.WEIGHTS / "judge"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / "pipeline", target)
-    reader.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
     shutil.copyfile(folder / "scores.json", target / "scores.json")
+    if reads:
+        reader.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
     for path in models.WEIGHTS.rglob("*.safetensors"):  # safetensors writes them for the owner alone
         path.chmod(0o644)
-    cards = [target / "README.md", *([docs / "lab-mochi.md"] if docs else [])]
+    cards = [target / "README.md", *([docs / f"{name}.md"] if docs else [])]
     for path in cards:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(card(folder, machine), encoding="utf-8")
-    return [target, reader, *cards]
+        path.write_text(card(model, folder, machine), encoding="utf-8")
+    return [target, *([reader] if reads else []), *cards]
 
 
-def card(folder: Path, machine: str) -> str:
+def card(model: str, folder: Path, machine: str) -> str:
     """The model card, from the training log and the scores."""
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    template = resources.files("skipguide.lab").joinpath("card.md").read_text(encoding="utf-8")
-    return template.format(
-        frames=world.NUM_FRAMES,
+    template = resources.files("skipguide.lab").joinpath(f"card-{model}.md").read_text(encoding="utf-8")
+    common = dict(
         size=world.FRAME_SIZE,
-        fps=world.FPS,
         colours=", ".join(world.COLOURS),
         shapes=" or ".join(world.SHAPES),
         motions=", ".join(world.MOTIONS),
-        parts=_parts(folder, history),
+        parts=_parts(model, folder, history),
         machine=machine,
-        dropout=mochi.CAPTION_DROPOUT,
-        clips=mochi.NUM_CLIPS,
         count=scores["clips"],
         steps=scores["steps"],
         command=scores["command"],
-        table=score.table(scores),
         curve=_curve(history),
-        ceiling=", ".join(f"{name} {value:.3f}" for name, value in scores["judge_accuracy_reconstructed"].items()),
     )
+    if model == "svd":
+        dropout, (slowest, fastest) = svd.IMAGE_DROPOUT, svd.FPS
+        return template.format(
+            **common, frames=svd.FRAMES, dropout=dropout, clips=svd.NUM_CLIPS, slowest=slowest, fastest=fastest,
+            unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS, table=score_svd.table(scores),
+        )  # fmt: skip
+    read = scores["judge_accuracy_reconstructed"]
+    return template.format(
+        **common, frames=world.NUM_FRAMES, fps=world.FPS, dropout=mochi.CAPTION_DROPOUT, clips=mochi.NUM_CLIPS,
+        table=score.table(scores), ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items()),
+    )  # fmt: skip
 
 
-def _parts(folder: Path, history: list[dict[str, Any]]) -> str:
+def _parts(model: str, folder: Path, history: list[dict[str, Any]]) -> str:
     from safetensors import safe_open
 
     def parameters(path: Path) -> str:
@@ -75,27 +116,21 @@ def _parts(folder: Path, history: list[dict[str, Any]]) -> str:
     def trained(stage: str) -> str:
         return f"{last[stage]['step']} steps, {last[stage]['seconds'] / 60:.0f} min"
 
-    files = {
-        "autoencoder": ("vae/diffusion_pytorch_model", "AutoencoderKLMochi", trained("autoencoder")),
-        "transformer": ("transformer/diffusion_pytorch_model", "MochiTransformer3DModel", trained("transformer")),
-        "text encoder": ("text_encoder/model", "T5EncoderModel", "with the transformer"),
-    }
-    on = {
-        "autoencoder": f"{autoencoder.BATCH_SIZE} crops of {autoencoder.CROP} px a step, then whole frames",
-        "transformer": f"{mochi.BATCH_SIZE} clips a step",
-        "text encoder": f"{mochi.BATCH_SIZE} captions a step",
-    }
-    rows = [
-        f"| {part} | {kind} | {parameters(folder / 'pipeline' / f'{file}.safetensors')} | {time} | {on[part]} |"
-        for part, (file, kind, time) in files.items()
-    ]
-    reader = parameters(folder / "judge.safetensors")
-    return "\n".join([*rows, f"| judge | Judge | {reader} | {trained('judge')} | {judge.BATCH_SIZE} clips a step |"])
+    rows = []
+    for stage, (name, kind, file, on) in PARTS[model].items():
+        together, _, too = stage.partition(", ")
+        time = f"with the {PARTS[model][together][0]}" if too else trained(stage)
+        size = parameters(folder / "pipeline" / f"{file}.safetensors")
+        rows.append(f"| {name} | {kind} | {size} | {time} | {on} |")
+    if model == "mochi":
+        reader = parameters(folder / "judge.safetensors")
+        rows.append(f"| judge | Judge | {reader} | {trained('judge')} | {judge.BATCH_SIZE} clips a step |")
+    return "\n".join(rows)
 
 
 def _curve(history: list[dict[str, Any]]) -> str:
     lines = ["| stage | step | minutes | measured (mean over the steps before) |", "|---|---:|---:|---|"]
-    for stage in ("autoencoder", "judge", "transformer"):
+    for stage in ("autoencoder", "judge", "transformer", "unet"):
         rows = [row for row in history if row["stage"] == stage]
         for row in rows[:: max(len(rows) // 8, 1)][:-1] + rows[-1:]:
             values = {name: value for name, value in row.items() if name not in ("stage", "step", "seconds")}

@@ -1,4 +1,4 @@
-"""lab-svd: a real StableVideoDiffusionPipeline with small configs, image to video; UNet and image encoder trained together.
+"""lab-svd: a real StableVideoDiffusionPipeline with small configs; its UNet and image encoder are trained together.
 
 A clip is conditioned on its first frame (latents beside every frame's, and an embedding), on the frames per second, on
 its motion bucket, which is the true amount of motion, and on how much noise was put on the first frame. In EDM's
@@ -34,7 +34,7 @@ from skipguide.lab import autoencoder, fit, world
 
 Tensor = torch.Tensor
 FRAMES = autoencoder.SVD_FRAMES
-NUM_CLIPS = 12_288
+NUM_CLIPS = 6_144
 BATCH_SIZE = 16
 IMAGE_DROPOUT = 0.1  # both ways in of the first frame at once, as the pipeline's uncond has it
 FPS = (5, 10)  # drawn from this range, ends included
@@ -114,8 +114,8 @@ def bucket(amount: Tensor, fps: Tensor) -> Tensor:
 def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
     """Encode `num` clips once, with the autoencoder in `folder`.
 
-    `folder/latents.safetensors` holds latents `(num, 14, 8, 8, 8)` with the pipeline's scaling, those of the noised first
-    frame `(num, 8, 8, 8)` without it, that frame `(num, 3, 64, 64)` in 8 bits, and the conditions `(num, 3)`.
+    `folder/latents.safetensors` holds latents `(num, 14, 8, 8, 8)` with the pipeline's scaling, those of the noised
+    first frame `(num, 8, 8, 8)` without it, that frame `(num, 3, 64, 64)` in 8 bits, and the conditions `(num, 3)`.
     """
     from safetensors.torch import save_file
 
@@ -146,7 +146,8 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
 def pixel_values(pipe: Any, images: Tensor) -> Tensor:
     """`(B, 3, H, W)` in [-1, 1] -> what the pipeline hands to its image encoder, `(B, 3, 224, 224)`."""
     images = (_resize_with_antialiasing(images, (224, 224)) + 1) / 2
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (pipe.feature_extractor.image_mean, pipe.feature_extractor.image_std))
+    processor = pipe.feature_extractor
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
     return (images - mean) / std
 
 

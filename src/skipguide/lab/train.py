@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -44,7 +43,9 @@ STAGES = {
 }
 
 
-def train(model: str, folder: Path, device: torch.device, only: str | None = None) -> Iterator[tuple[str, fit.Progress]]:
+def train(
+    model: str, folder: Path, device: torch.device, only: str | None = None
+) -> Iterator[tuple[str, fit.Progress]]:
     """Run the stages of a lab model that are not done yet, yielding (stage, progress) after every step.
 
     `folder/history.jsonl` gets a line per 50 steps and stage: step, seconds, mean of each metric.

@@ -202,7 +202,7 @@ def _trajectory(
     scenes: Scenes, num_frames: int, span: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Centre (B, F, 2), angle (B, F) in radians and radius (B, F) of the moving object."""
-    tau = torch.linspace(0, 1, num_frames)[None]  # (1, F), or (B, F) where the clips cover different parts of their path
+    tau = torch.linspace(0, 1, num_frames)[None]  # (1, F); (B, F) with a span for each clip
     tau = tau if span is None else tau * span[:, None]
     j = scenes.jitter[:, :, None]
     sign = torch.where(j[:, 3] < 0.5, -1.0, 1.0)
@@ -282,7 +282,7 @@ def found_masks(scenes: Scenes, frames: torch.Tensor) -> torch.Tensor:
 
 
 def amount_of_motion(masks: torch.Tensor) -> torch.Tensor:
-    """(B,): how far the outline of an object moves in a clip, in half frames: the changed area over the outline's length.
+    """(B,): how far the outline of an object moves in a clip, in half frames: changed area over the outline's length.
 
     It is the mean distance that a point of the outline moves along its normal, whatever moves it: a path, a turn,
     growth. Size and contrast of the object do not matter.

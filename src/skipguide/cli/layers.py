@@ -1,0 +1,63 @@
+"""skipguide layers: what there is to skip in a model, and what a pass that skips it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from skipguide.cli import console
+from skipguide.cli.families import Line, aligned, show
+from skipguide.cli.options import Json
+
+COLUMNS = ("layer", "attention", "share", "weak pass: residual", "attention")
+
+
+def layers(
+    model: Annotated[
+        str, typer.Argument(help="A family (svd), a lab model (lab-mochi), a folder in diffusers layout, or a hub id.")
+    ],
+    height: Annotated[int | None, typer.Option(help="Height in pixels.", show_default="the model's")] = None,
+    width: Annotated[int | None, typer.Option(help="Width in pixels.", show_default="the model's")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames of the video.", show_default="the model's")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the layers of a model: address, kind of attention, share of a forward pass, cost of skipping it.
+
+    All in floating point operations. The cost is that of a weak pass which starts at this layer, as part of a forward
+    pass; a family is taken without weights.
+    """
+    from skipguide import layout
+
+    found = layout.of(model, height=height, width=width, num_frames=num_frames)
+    if as_json:
+        console.tell("", found, as_json)
+    else:
+        show(list(_lines(found)))
+
+
+def _lines(found: dict[str, Any]) -> Iterator[Line]:
+    yield "dim", f"{found['model']}: {found['denoiser']} ({found['family']}), {found['size']}"
+    yield "dim", f"{found['flops']:.3g} floating point operations in a forward pass, counted {found['counted']}"
+    if found["same"]:
+        yield "dim", f"{' and '.join(found['same'])} have the same layers."
+    heading, *lines = aligned([COLUMNS, *map(_cells, found["layers"])])
+    yield "bold", heading
+    for line in lines:
+        yield "", line
+    yield "", f"the rest (embeddings, resnets, output): {_percent(found['rest'])}"
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    halves = " + ".join(_percent(half["share"]) for half in row["halves"].values())
+    share = _percent(row["share"]) + (f" ({halves})" if halves else "")
+    return row["layer"], " + ".join(row["axes"]), share, _cost(row["residual"]), _cost(row["attention"])
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}"
+
+
+def _cost(cost: float | None) -> str:
+    return "-" if cost is None else f"{cost:.3f}"

@@ -1,0 +1,194 @@
+"""How good lab-svd is: whether the object and the first frame are kept, and whether the motion follows the bucket.
+
+The rows are those of the paper's Table 4: CFG, with spatial guidance, with spatial and temporal guidance, and STG-R.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from skipguide import STG, guide
+from skipguide.lab import autoencoder, fit, judge, models, svd, world
+
+Tensor = torch.Tensor
+STEPS = 25
+BATCH = 16
+SEED = 8 * 10**6
+KEPT = ("shape", "colour")  # the motion is not given: a first frame admits several
+
+
+def score(
+    folder: Path | None, clips: int, layers: Sequence[str], spatial: float, temporal: float, residual: float,
+    rescale: float, note: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Measure the packaged model, or the one in a training folder.
+
+    Every setting gets the same `clips` first frames of single objects, held-out combinations included, from the same
+    noise; the motion bucket of a clip is that of the real clip behind its first frame (of a batch, their mean).
+    """
+    pipe, reader = _load(folder)
+    note("reconstruction and the judge on real clips")
+    real = RealClips(clips)
+    found: dict[str, Any] = {
+        "command": _command(clips, layers, spatial, temporal, residual, rescale),
+        "clips": clips,
+        "steps": STEPS,
+        "psnr_db": {s: round(autoencoder.psnr(pipe.vae, autoencoder.SVD, s), 2) for s in ("train", "heldout")},
+        "real": measured(real, real.frames, reader),
+        "reconstructed": measured(real, _reconstructed(pipe, real.frames), reader),
+        "generated": [],
+    }
+    for name, terms, phi in settings(layers, spatial, temporal, residual, rescale):
+        row = {"setting": name, **_generated(pipe, reader, real, terms, phi)}
+        note(str(row))
+        found["generated"].append(row)
+    return found
+
+
+def settings(
+    layers: Sequence[str], spatial: float, temporal: float, residual: float, rescale: float
+) -> list[tuple[str, list[STG], float]]:
+    """The rows: name, terms, phi. A scale of 0 leaves its row out."""
+    in_space, in_time = (
+        STG(layers, scale, "attention", axis=axis) for axis, scale in (("spatial", spatial), ("temporal", temporal))
+    )
+    rows = [
+        ("CFG", [], 0.0),
+        (f"+ spatial {spatial:g}", [in_space], rescale),
+        (f"+ spatial {spatial:g} + temporal {temporal:g}", [in_space, in_time], rescale),
+        (f"+ STG-R {residual:g}", [STG(layers, residual)], rescale),
+    ]
+    return [row for row in rows if all(term.scale for term in row[1])]
+
+
+class RealClips:
+    """Clips with known scenes, sorted by their motion buckets at the usual fps."""
+
+    def __init__(self, num: int):
+        scenes = world.sample_scenes(num, SEED, "all", second_share=0.0)
+        spans = world.spans(num, SEED)
+        amount = world.amount_of_motion(world.masks(scenes, svd.FRAMES, spans))
+        order = amount.argsort()
+        self.scenes, self.frames = scenes[order], world.render(scenes[order], svd.FRAMES, span=spans[order])
+        buckets = svd.bucket(amount[order], torch.tensor(float(svd.USUAL_FPS))).split(BATCH)
+        self.buckets = torch.cat([part.mean().round().expand(len(part)) for part in buckets])
+
+
+def _command(
+    clips: int, layers: Sequence[str], spatial: float, temporal: float, residual: float, rescale: float
+) -> str:
+    named = "".join(f" --layers {layer}" for layer in layers)
+    scales = f" --spatial-scale {spatial:g} --temporal-scale {temporal:g} --stg-scale {residual:g}"
+    return f"skipguide lab score svd --clips {clips}{named}{scales} --rescale {rescale:g}"
+
+
+def _load(folder: Path | None) -> tuple[Any, judge.Judge]:
+    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
+
+    if folder:
+        fit.require(folder, "pipeline/model_index.json")
+    path = folder / "pipeline" if folder else models.path("lab-svd")
+    pipe = StableVideoDiffusionPipeline.from_pretrained(path)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, judge.load_judge()
+
+
+@torch.no_grad()
+def _reconstructed(pipe: Any, frames: Tensor) -> Tensor:
+    """What is left after the autoencoder: the ceiling for generated clips."""
+    chunks = frames.split(BATCH)
+    return torch.cat(
+        [autoencoder.decode_svd(pipe.vae, autoencoder.encode_svd(pipe.vae, c).mean, c.shape[2]) for c in chunks]
+    )
+
+
+def _generated(pipe: Any, reader: judge.Judge, real: RealClips, terms: Sequence[STG], phi: float) -> dict[str, Any]:
+    handle = guide(pipe, *terms, rescale=phi) if terms else None
+    try:
+        chunks = zip(real.frames[:, :, 0].split(BATCH), real.buckets.split(BATCH), strict=True)
+        videos = [generate(pipe, first, int(bucket[0]), SEED + i) for i, (first, bucket) in enumerate(chunks)]
+    finally:
+        if handle:
+            handle.remove()
+    passes = handle.passes_per_step if handle else 2.0
+    return {"passes_per_step": round(passes, 3), **measured(real, torch.cat(videos), reader)}
+
+
+def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
+    """`(B, 3, H, W)` first frames -> `(B, 3, F, H, W)`, both in [-1, 1]: one batch, noise drawn from `seed`."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    frames = pipe(
+        VaeImageProcessor.numpy_to_pil(((first + 1) / 2).permute(0, 2, 3, 1).numpy()), height=world.FRAME_SIZE,
+        width=world.FRAME_SIZE, num_frames=svd.FRAMES, num_inference_steps=STEPS, fps=svd.USUAL_FPS,
+        motion_bucket_id=bucket, output_type="pt", generator=torch.Generator().manual_seed(seed),
+    ).frames  # fmt: skip
+    return frames.transpose(1, 2) * 2 - 1
+
+
+@torch.no_grad()
+def measured(real: RealClips, frames: Tensor, reader: judge.Judge) -> dict[str, float]:
+    """What the card says of one set of clips.
+
+    `shape`, `colour`: share of clips in which the judge reads the object of the first frame. `first_frame_db`: mean PSNR
+    of the first frame against the one given. `motion`: Spearman's correlation of bucket and amount of motion.
+    `frechet`: distance of the judge's features from those of the real clips.
+    """
+    words, features = _read(reader, frames)
+    _, theirs = _read(reader, real.frames)
+    kept = {name: (words[name] == getattr(real.scenes, name)).float().mean().item() for name in KEPT}
+    error = (frames[:, :, 0] - real.frames[:, :, 0]).square().mean((1, 2, 3)).clamp_min(1e-10)
+    amount = world.amount_of_motion(world.found_masks(real.scenes, frames))
+    found = {
+        **kept,
+        "both": torch.stack([words[n] == getattr(real.scenes, n) for n in KEPT]).all(0).float().mean().item(),
+        "first_frame_db": (-10 * torch.log10(error / 4)).mean().item(),
+        "motion": spearman(real.buckets, amount),
+        "amount_of_motion": amount.mean().item(),
+        "frechet": judge.frechet(features, theirs),
+    }
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def _read(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The judge knows clips of 19 frames: of fewer some are shown twice."""
+    parts = [reader(F.interpolate(c, (world.NUM_FRAMES, *c.shape[3:]), mode="nearest")) for c in frames.split(64)]
+    words = {name: torch.cat([logits[name].argmax(1) for logits, _ in parts]) for name in KEPT}
+    return words, torch.cat([features for _, features in parts])
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Rank correlation of two `(N,)`; equal values share the mean of their ranks."""
+    ranks = torch.stack([_ranks(a), _ranks(b)])
+    return torch.corrcoef(ranks)[0, 1].item()
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores for people, as Markdown."""
+    lines = [
+        f"- reconstruction: {scores['psnr_db']['train']} dB, held out {scores['psnr_db']['heldout']} dB",
+        f"- {scores['clips']} clips per row, {scores['steps']} steps, CFG from 1 in the first frame to 3 in the last",
+        "",
+        "| clips | passes | shape kept | colour kept | both | first frame, dB | motion and bucket | Frechet |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    rows = [("real", scores["real"]), ("autoencoder alone", scores["reconstructed"])]
+    for name, r in [*rows, *((r["setting"], r) for r in scores["generated"])]:
+        passes = f"{r['passes_per_step']:.2f}" if "passes_per_step" in r else "-"
+        first = "-" if name == "real" else f"{r['first_frame_db']:.1f}"
+        lines.append(
+            f"| {name} | {passes} | {r['shape']:.3f} | {r['colour']:.3f} | {r['both']:.3f} | {first} | "
+            f"{r['motion']:.3f} | {r['frechet']:.1f} |"
+        )
+    return "\n".join(lines)
