@@ -18,13 +18,14 @@ import oracle
 from skipguide import SLG, STG, guide
 from tiny import builders
 from tiny.base import Tiny
+from written import is_unet
 
 CPU = torch.device("cpu")
 # one of each way of calling CFG: batched, separate, separate with two stacks, by a guider, two outputs,
-# two stacks in turn
+# two stacks in turn, two UNets
 NAMES = [
     "MochiPipeline", "WanPipeline 2.2", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline", "LTX2Pipeline",
-    "LattePipeline",
+    "LattePipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline",
 ]  # fmt: skip
 
 
@@ -35,6 +36,8 @@ def fresh(name: str) -> Tiny:
 
 def terms_of(small: Tiny) -> list[Any]:
     """Something of everything; HunyuanVideo's first stack has two layers only."""
+    if is_unet(small):
+        return [STG(["up:1"]), STG(["mid:0"], 0.7, "attention", "temporal"), SLG(["down:0"])]
     first = "single:1" if type(small.pipe).__name__ == "HunyuanVideoPipeline" else 2
     return [STG([first]), STG([1], 0.7, "attention"), SLG([0])]
 
@@ -129,7 +132,10 @@ def run_with(small: Tiny, terms: list[Any]) -> torch.Tensor:
         return oracle.run(small)
 
 
-@pytest.mark.parametrize("name", ["MochiPipeline", "WanPipeline", "CogVideoXPipeline"])
+@pytest.mark.parametrize(
+    "name",
+    ["MochiPipeline", "WanPipeline", "CogVideoXPipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline"],
+)
 def test_layerwise_casting(name: str) -> None:
     """Weights kept in float8, cast layer by layer: shared and full weak passes agree to the bit."""
     small = fresh(name)
@@ -180,17 +186,19 @@ def graphs() -> Iterator[Callable[[], int]]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("compiled", [whole, repeated])
-@pytest.mark.parametrize("name", ["WanPipeline", "LTXPipeline", "HunyuanVideoPipeline"])
+COMPILED = [(name, how) for name in ("WanPipeline", "LTXPipeline", "HunyuanVideoPipeline") for how in (whole, repeated)]
+
+
+@pytest.mark.parametrize(("name", "compiled"), [*COMPILED, ("AnimateDiffPipeline", whole)])  # no UNet has repeated ones
 def test_compiled_models_are_not_compiled_again(name: str, compiled: Any, graphs: Callable[[], int]) -> None:
     """After the first guided and the first unguided step nothing is traced again, in this run or in later ones."""
     from torch._dynamo.utils import counters
 
     small = fresh(name)
-    terms = [
-        STG([1], stop=0.7),
-        STG([2] if name != "HunyuanVideoPipeline" else ["single:0"], 0.5, "attention", stop=0.7),
-    ]
+    layers = [1, "single:0" if name == "HunyuanVideoPipeline" else 2]
+    if is_unet(small):
+        layers = ["up:1", "mid:0"]
+    terms = [STG(layers[:1], stop=0.7), STG(layers[1:], 0.5, "attention", stop=0.7)]
     plain, expected = oracle.run(small), run_with(small, terms)
     compiled(small)
     torch.testing.assert_close(oracle.run(small), plain)
@@ -207,7 +215,10 @@ def test_compiled_models_are_not_compiled_again(name: str, compiled: Any, graphs
 # --- LoRA and quantization --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "LattePipeline"])  # Latte takes no adapters
+NO_ADAPTERS = ("LattePipeline", "StableVideoDiffusionPipeline")  # their models take none
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_ADAPTERS])
 def test_lora(name: str) -> None:
     """Adapters of peft on the attention: they weaken and share like the rest, and their removal is seen."""
     from peft import LoraConfig
@@ -245,12 +256,13 @@ def test_lora_changes_the_values_of_a_skipped_attention() -> None:
     torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=1e-4)
 
 
-def test_weight_only_quantization() -> None:
+@pytest.mark.parametrize("name", ["WanPipeline", "AnimateDiffPipeline"])
+def test_weight_only_quantization(name: str) -> None:
     """int8 weights of quanto: the stand-ins call the layers and never read their weights."""
     quanto = pytest.importorskip("optimum.quanto")
-    small = fresh("WanPipeline")
-    quanto.quantize(small.pipe.transformer, weights=quanto.qint8)
-    quanto.freeze(small.pipe.transformer)
+    small = fresh(name)
+    quanto.quantize(oracle.models(small)[0], weights=quanto.qint8)
+    quanto.freeze(oracle.models(small)[0])
     plain, shared = oracle.run(small), guided(small)
     assert torch.equal(guided(small, share_prefix=False), shared)
     assert not torch.equal(shared, plain)

@@ -53,6 +53,79 @@ def test_rescale_keeps_samples_apart() -> None:
     torch.testing.assert_close(guidance.rescale(D, c, 0.7)[1:2], alone)
 
 
+# --- Eq. 21 -----------------------------------------------------------------------------------------------------------
+
+
+def test_orthogonal_of_numbers_worked_out_by_hand() -> None:
+    """The first stays; (3, 4) along (1, 0) is (3, 0), and the third loses what both before it explain."""
+    given = [torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[3.0, 4.0, 0.0]]), torch.tensor([[5.0, 6.0, 7.0]])]
+    found = guidance.orthogonal(given)
+    assert [rest.tolist() for rest in found] == [[[2.0, 0.0, 0.0]], [[0.0, 4.0, 0.0]], [[0.0, 0.0, 7.0]]]
+    found = guidance.orthogonal(given[::-1])
+    assert torch.equal(found[0], given[2])
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert abs(float((found[i] * found[j]).sum())) < 1e-5
+
+
+def test_orthogonal_input_is_unchanged_and_parallel_vanishes() -> None:
+    a, b = torch.tensor([[[1.0, 2.0], [0.0, 0.0]]]), torch.tensor([[[0.0, 0.0], [3.0, -1.0]]])
+    for given in ([a, b], [b, a]):
+        assert all(map(torch.equal, guidance.orthogonal(given), given))
+    kept, rest = guidance.orthogonal([a, -4.0 * a])
+    assert torch.equal(kept, a)
+    assert torch.equal(rest, torch.zeros_like(a))
+
+
+def test_zero_terms_take_nothing_and_stay_zero() -> None:
+    a, b, zero = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.zeros(2, 3, 4)
+    expected = guidance.orthogonal([a, b])
+    first, *others = guidance.orthogonal([zero, a, b])
+    assert torch.equal(first, zero)
+    assert all(map(torch.equal, others, expected))
+    assert torch.equal(guidance.orthogonal([a, zero])[1], zero)
+    assert guidance.orthogonal([]) == []
+
+
+def test_orthogonal_keeps_samples_apart() -> None:
+    """Also where a term is zero in one sample alone."""
+    a, b = torch.randn(3, 8, dtype=torch.float64), torch.randn(3, 8)
+    a[1] = 0
+    together = guidance.orthogonal([a.float(), b])[1]
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], guidance.orthogonal([a[i : i + 1].float(), b[i : i + 1]])[1])
+    assert torch.equal(together[1], b[1])
+    torch.testing.assert_close((together * a.float()).sum(1), torch.zeros(3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_orthogonal_computes_in_float32_and_keeps_the_precision(dtype: torch.dtype) -> None:
+    """400 and its square: what half precision cannot hold, the inner products can."""
+    a, b = (torch.randn(2, 500).mul(400).to(dtype) for _ in range(2))
+    found = guidance.orthogonal([a, b])
+    assert [rest.dtype for rest in found] == [dtype, dtype]
+    torch.testing.assert_close(found[1], guidance.orthogonal([a.float(), b.float()])[1].to(dtype))
+    assert torch.isfinite(found[1]).all()
+
+
+def test_inner_products_of_some_channels() -> None:
+    """A variance behind the prediction has no say in how much is taken, and loses as much."""
+    a, b = torch.tensor([[1.0, 0.0, 5.0, 5.0]]), torch.tensor([[2.0, 3.0, 7.0, 0.0]])
+    assert guidance.orthogonal([a, b], channels=2)[1].tolist() == [[0.0, 3.0, -3.0, -10.0]]
+
+
+def test_orthogonalized_push() -> None:
+    """In the order given, with each scale after the components are taken; a scale of 0 takes no part."""
+    c = torch.zeros(1, 3)
+    weaks = [-torch.tensor([[2.0, 0.0, 0.0]]), -torch.tensor([[3.0, 4.0, 0.0]]), -torch.tensor([[5.0, 6.0, 7.0]])]
+    push = lambda scales, **o: guidance.push(c, weaks, scales, orthogonalize=True, **o).tolist()  # noqa: E731
+    assert push([1.0, 1.0, 1.0]) == [[2.0, 4.0, 7.0]]
+    assert push([0.5, 2.0, 10.0]) == [[1.0, 8.0, 70.0]]
+    assert push([0.0, 1.0, 0.0]) == [[3.0, 4.0, 0.0]]
+    assert push([0.0, 0.0, 0.0]) == [[0.0, 0.0, 0.0]]
+    D = guidance.combine(c, c + 1.0, 3.0, weaks, [1.0, 1.0, 1.0], orthogonalize=True)
+    assert D.tolist() == [[0.0, 2.0, 5.0]]  # 1 + 3 (0 - 1) and the push
+
+
 @pytest.mark.parametrize(
     ("start", "stop", "num_steps", "guided"),
     [

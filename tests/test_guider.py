@@ -584,3 +584,16 @@ def test_compiled_models_are_not_compiled_again(name: str, compiled: str) -> Non
     torch.testing.assert_close(plain(small), unguided)
     assert counters["frames"]["total"] == made
     torch._dynamo.reset()
+
+
+def test_orthogonalize_takes_from_the_second_term_what_the_first_has() -> None:
+    """Eq. 21, by numpy, per sample."""
+    generator = torch.Generator().manual_seed(0)
+    c, u, p_s, p_t = (torch.randn(2, 3, 4, 5, 6, generator=generator) for _ in range(4))
+    guider = SkipGuidance([1], 2.0, terms=[dict(layers=[2], scale=0.5)], guidance_scale=G, orthogonalize=True)
+    ours = guider.forward(c, u, **dict(zip(guider._weak_terms(), (p_s, p_t), strict=True))).pred
+    for i in range(2):
+        D_s, D_t = ((c[i] - p[i]).double().numpy() for p in (p_s, p_t))
+        D_t = D_t - (D_t * D_s).sum() / (D_s * D_s).sum() * D_s
+        expected = u[i].double().numpy() + G * (c[i] - u[i]).double().numpy() + 2.0 * D_s + 0.5 * D_t
+        torch.testing.assert_close(ours[i].double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-5)

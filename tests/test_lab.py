@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 
 from skipguide import STG, guide, presets
-from skipguide.lab import autoencoder, judge, mochi, models, score, world
+from skipguide.lab import autoencoder, fit, judge, mochi, models, score, train, world
 
 PROMPTS = [
     "a small red star orbiting over a blue background",
@@ -84,7 +85,7 @@ def test_training_attention_equals_diffusers(lab: Any) -> None:
 
 
 def test_autoencoder_reconstructs_held_out_clips(lab: Any) -> None:
-    assert autoencoder.psnr(lab.vae, "heldout", num=16) >= 30
+    assert autoencoder.psnr(lab.vae, autoencoder.MOCHI, "heldout", num=16) >= 30
 
 
 def test_judge_reads_real_clips() -> None:
@@ -149,7 +150,7 @@ def test_missing_parts_of_a_training(tmp_path: Path) -> None:
             ["lab", "train", "mochi", "--folder", str(tmp_path), "--stage", "transformer", "--device", "cpu"],
             "vae/config.json",
         ),
-        (["lab", "train", "wan"], "must be mochi, but got 'wan'"),
+        (["lab", "train", "wan"], "must be mochi or svd, but got 'wan'"),
     ):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2
@@ -162,31 +163,35 @@ def test_card_is_the_same_in_the_package_and_in_the_docs(lab_mochi_dir: Path) ->
 
 
 def test_unknown_packaged_model() -> None:
-    with pytest.raises(ValueError, match="a packaged model is one of lab-mochi, but got 'lab-wan'"):
+    with pytest.raises(ValueError, match="a packaged model is one of lab-mochi, lab-svd, but got 'lab-wan'"):
         models.path("lab-wan")
+
+
+def short_stages(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All stages of a training with two steps each, on 16 clips."""
+    short = fit.Schedule(steps=2, learning_rate=1e-3)
+    usual = {
+        stage: dataclasses.replace(
+            stage,
+            run=lambda folder, device, stage=stage: stage.run(
+                folder, device, 16 if stage.name == "latents" else short
+            ),
+        )
+        for stage in train.STAGES[model]
+    }  # fmt: skip
+    monkeypatch.setitem(train.STAGES, model, tuple(usual.values()))
+    monkeypatch.setattr(fit, "can_compile", lambda device: False)  # two steps are not worth it
+    monkeypatch.setattr(autoencoder, "MEASURED_CLIPS", 16)
 
 
 def test_training_stages_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All four stages, two steps each, and what they leave is a pipeline that runs."""
-    import dataclasses
-
-    from skipguide.lab import fit, train
-
-    short = fit.Schedule(steps=2, learning_rate=1e-3)
-    stages = []
-    for stage in train.STAGES:
-        run = stage.run
-        if stage.name == "latents":
-            run = lambda folder, device: _few_latents(folder)  # noqa: E731
-        else:
-            run = lambda folder, device, run=run: run(folder, device, short)  # type: ignore[misc]  # noqa: E731
-        stages.append(dataclasses.replace(stage, run=run))
-    monkeypatch.setattr(train, "STAGES", tuple(stages))
-    monkeypatch.setattr(mochi.shutil, "which", lambda name: None)  # two steps are not worth compiling for
+    short_stages("mochi", monkeypatch)
     monkeypatch.setattr(mochi, "training_scenes", lambda num=16: world.sample_scenes(num, seed=1))
-    seen = [name for name, _ in train.train(tmp_path, torch.device("cpu"))]
+    cpu = torch.device("cpu")
+    seen = [name for name, _ in train.train("mochi", tmp_path, cpu)]
     assert seen == ["autoencoder"] * 2 + ["latents"] + ["judge"] * 2 + ["transformer"] * 2
-    assert list(train.train(tmp_path, torch.device("cpu"))) == []
+    assert list(train.train("mochi", tmp_path, cpu)) == []
     assert len((tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()) == 4
     pipe = MochiPipeline.from_pretrained(tmp_path / "pipeline")
     pipe.set_progress_bar_config(disable=True)
@@ -194,11 +199,28 @@ def test_training_stages_from_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     made: Any = pipe("a red star", output_type="pt", **options)
     assert made.frames.shape == (1, 19, 3, 64, 64)
     with pytest.raises(ValueError, match="one of autoencoder, latents, judge, transformer, but got 'vae'"):
-        list(train.train(tmp_path, torch.device("cpu"), "vae"))
+        list(train.train("mochi", tmp_path, cpu, "vae"))
 
 
-def _few_latents(folder: Path) -> Any:
-    from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
+def test_a_first_frame_for_lab_svd(tmp_path: Path) -> None:
+    from PIL import Image
+    from typer.testing import CliRunner
 
-    vae = AutoencoderKLMochi.from_pretrained(folder / "vae")
-    return mochi.encode_clips(vae, folder / "latents.safetensors", torch.device("cpu"), num=16)
+    from skipguide.cli import app
+
+    def frame(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["lab", "frame", *arguments])
+
+    out = tmp_path / "new" / "star.png"
+    said = frame(str(out), "--shape", "star", "--colour", "red", "--motion", "left", "--seed", "3")
+    assert f"skipguide generate --model lab-svd --image {out}" in said.stdout
+    with Image.open(out) as image:
+        assert image.size == (64, 64)
+    for arguments, needed in (
+        ((str(out),), "exists. Pass --overwrite"),
+        ((str(out.with_suffix(".jpg")),), "must be named .png"),
+        ((str(tmp_path / "x.png"), "--shape", "cube"), "shape must be one of circle"),
+    ):
+        result = frame(*arguments)
+        assert (result.exit_code, needed in result.output) == (2, True)
+    assert not (tmp_path / "x.png").exists()

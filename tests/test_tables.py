@@ -52,6 +52,15 @@ def test_markdown_tables_are_whole() -> None:
     assert all(len(line) <= 120 for line in lines if not line.startswith("|"))
 
 
+def test_markdown_says_how_layers_of_a_unet_are_written() -> None:
+    text = " ".join(tables.families_markdown().split())
+    assert "of its down blocks, its mid block and its up blocks, and a bare number is refused there" in text
+    assert (
+        '| 6 down, 1 mid, 9 up: stabilityai/stable-video-diffusion-img2vid-xt | residual, attention, axis="spatial"'
+        in text
+    )
+
+
 def test_families_for_people() -> None:
     said = run("families").stdout
     for family in families.FAMILIES:
@@ -59,6 +68,7 @@ def test_families_for_people() -> None:
         assert ", ".join(family.pipelines) in said
     assert all(pipeline in said for pipeline in families.REFUSED)
     assert "20 dual, 40 single" in said
+    assert "8 down, 1 mid, 12 up" in said
     assert "hunyuan-double-2 (hunyuanvideo-community/HunyuanVideo): layer dual:2, residual, scale 1." in said
     assert "\x1b" not in said
 
@@ -70,6 +80,9 @@ def test_families_json() -> None:
     assert rows["hunyuan"]["stacks"] == {"dual": 20, "single": 40}
     assert rows["sana-wm"]["skips"] == ["residual"]
     assert rows["latte"]["axes"] == ["spatial", "temporal"]
+    assert rows["svd"]["stacks"] == {"down": 6, "mid": 1, "up": 9}
+    assert rows["svd"]["axes"] == ["spatial", "temporal"]
+    assert rows["svd"]["presets"][0]["setting"].startswith("layer up:0, attention, spatial scale 2, temporal scale 0.5")
     assert rows["cosmos"]["cfg"] == "a call each for c and u, c + g (c - u)"
     assert rows["mochi"]["cfg"] == "one call on [u, c]"
     assert rows["motif-video"]["cfg"] == "by its guider"
@@ -97,6 +110,17 @@ def test_presets_for_people() -> None:
     assert lines["hunyuan-single-2"][1] == "single:2"
 
 
+def test_presets_of_several_terms() -> None:
+    said = run("presets", "--pipeline", "StableVideo").stdout
+    lines = [line.split() for line in said.splitlines()[1:] if not line.startswith(" ")]
+    both = ["attention,", "spatial", "+", "temporal"]
+    assert lines == [
+        ["svd", "*", "up:0", *both, "2", "+", "0.5", "0.7", "3"],
+        ["svd-paper", "up:0", *both, "2", "+", "2", "3"],
+        ["svd-function-2024", "up:0", "residual,", *both[1:], "1", "+", "1"],
+    ]
+
+
 def test_a_schedule_has_a_line_for_each_range() -> None:
     said = run("presets", "--model", "ltx-13b-dev").stdout.splitlines()
     assert said[1].split() == ["ltx-13b-dev", "*", "a", "schedule"]
@@ -112,6 +136,8 @@ def test_presets_json() -> None:
     assert (rows["mochi"]["scale"], rows["wan-slg-9"]["scale"], rows["ltx-13b-dev"]["scale"]) == (1.0, None, None)
     assert len(rows["ltx-13b-dev"]["schedule"]) == 6
     assert rows["cogview4"]["depth"] is None
+    assert (rows["svd"]["scale"], rows["svd"]["axis"], rows["mochi"]["terms"]) == (None, None, [])
+    assert rows["svd"]["terms"] == [{"axis": "spatial", "scale": 2.0}, {"axis": "temporal", "scale": 0.5}]
 
 
 @pytest.mark.parametrize(

@@ -126,3 +126,71 @@ def test_second_objects_are_still_and_keep_away() -> None:
     difference = (world.render(scenes[:32]) - world.render(without[:32])).abs().amax(1) > 0.05
     still = difference.float().mean(1)  # a static object covers the same pixels in (nearly) all frames
     assert (still[still > 0] > 0.5).float().mean() > 0.8
+
+
+# --- parts of paths, and how much moves -------------------------------------------------------------------------------
+
+
+def test_a_span_is_the_beginning_of_the_path() -> None:
+    scenes = world.sample_scenes(12, seed=8)
+    whole = world.render(scenes, 11)
+    assert torch.equal(world.render(scenes, 11, span=torch.ones(12)), whole)
+    half = world.render(scenes, 6, span=torch.full((12,), 0.5))
+    torch.testing.assert_close(half, whole[:, :, :6], atol=2e-4, rtol=0)
+
+
+def test_spans_are_drawn_from_the_seed_between_a_tenth_and_all() -> None:
+    spans = world.spans(500, 3)
+    assert torch.equal(spans, world.spans(500, 3))
+    assert 0.1 <= spans.min() < 0.12
+    assert 0.98 < spans.max() <= 1
+
+
+def test_amount_of_motion_of_a_square() -> None:
+    """One that moves sideways by d has two of four sides that move by d and two along themselves: d / 2."""
+    masks = torch.zeros(1, 5, 64, 64)
+    for f in range(5):
+        masks[0, f, 20:40, 10 + 3 * f : 30 + 3 * f] = 1
+    assert world.amount_of_motion(masks).item() == pytest.approx(4 * 3 / 2 * (2 / 64), rel=0.05)
+    assert world.amount_of_motion(masks[:, :1].expand(1, 5, 64, 64)).item() == 0
+
+
+def test_amount_of_motion_of_a_growing_disc() -> None:
+    axis = torch.arange(64) - 31.5
+    distance = (axis[:, None] ** 2 + axis**2).sqrt()
+    masks = torch.stack([(r - distance + 0.5).clamp(0, 1) for r in (8.0, 10.0, 12.0, 14.0)])[None]
+    assert world.amount_of_motion(masks).item() == pytest.approx(6 * 2 / 64, rel=0.15)
+
+
+def test_amount_of_motion_grows_with_the_span_and_is_found_in_pixels() -> None:
+    scenes = world.sample_scenes(40, seed=9, split="all", second_share=0.0)
+    amounts = [world.amount_of_motion(world.masks(scenes, 14, torch.full((40,), span))) for span in (0.2, 0.5, 1.0)]
+    assert (amounts[0] < amounts[1]).all()
+    assert (amounts[1] < amounts[2]).all()
+    found = world.amount_of_motion(world.found_masks(scenes, world.render(scenes, 14)))
+    torch.testing.assert_close(found, amounts[2], atol=1e-4, rtol=1e-4)
+
+
+def test_scenes_by_their_words() -> None:
+    scenes = world.find_scenes(5, 1, shape="moon", colour="cyan", motion=None)
+    assert len(scenes) == 5
+    assert {(words["shape"], words["colour"], words["second_shape"]) for words in scenes.attributes()} == {
+        ("moon", "cyan", None)
+    }
+    image = world.picture(scenes)
+    assert (image.size, image.mode) == ((64, 64), "RGB")
+    first = ((world.render(scenes, 19)[0, :, 0] + 1) * 127.5).round().byte()
+    assert image.tobytes() == first.permute(1, 2, 0).numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (dict(shape="cube"), "shape must be one of circle, square, .*, but got 'cube'"),
+        (dict(colour="pink"), "colour must be one of red, orange, .*, but got 'pink'"),
+        (dict(shape="circle", motion="spin"), "must be a combination that can be seen, but got circle spin"),
+    ],
+)
+def test_words_that_the_world_has_not(words: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        world.find_scenes(1, 0, **words)

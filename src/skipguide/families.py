@@ -59,6 +59,8 @@ class Calls:
     never: str = ""  # where this is true, its formula is none that a shift of u and c passes through
     varies: str = ""  # where this is true, g changes after the denoiser was called, and cannot be known there
     rescale: tuple[str, ...] = ()  # its own guidance_rescale, per output, which refers to the deviation of c
+    argument: str = ""  # the call's, for g, where it has another name
+    off: str = ""  # what to pass for `never` to be false, where that is no argument
     extra: tuple[str, ...] = ()  # where true, one more call on the cond rows each, for guidance of the pipeline's own
 
 
@@ -86,7 +88,9 @@ class Family:
     axes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        axes = tuple(stack.axis for stack in self.stacks.values() if stack.axis) or tuple(self.unet.halves if self.unet else ())
+        axes = tuple(stack.axis for stack in self.stacks.values() if stack.axis) or tuple(
+            self.unet.halves if self.unet else ()
+        )
         object.__setattr__(self, "axes", axes)
 
 
@@ -100,7 +104,8 @@ SEPARATE_FLOAT32 = Calls("separate", float32=True)
 TWO_SCALES = Calls("separate", float32=True, scale=("current_guidance_scale",))  # Wan 2.2's two transformers
 TRUE_CFG = Calls("separate", cfg="do_true_cfg", scale=("true_cfg_scale",))  # beside embedded guidance
 GUIDER = Calls("guider")
-PAG = Calls("batched", never="do_perturbed_attention_guidance")
+PAG = Calls("batched", never="do_perturbed_attention_guidance", off="pag_scale=0")
+SVD = Calls("batched", argument="max_guidance_scale")
 COG = Calls("batched", float32=True, varies="use_dynamic_cfg")
 KANDINSKY = Calls("separate", cfg="guidance_scale")
 KANDINSKY_6 = Calls("separate", scale=("guidance_scale", "guidance_scale"))
@@ -442,7 +447,7 @@ FAMILIES = (
         title="Stable Video Diffusion",
         model="UNetSpatioTemporalConditionModel",
         checkpoint="stabilityai/stable-video-diffusion-img2vid-xt",
-        pipelines={"StableVideoDiffusionPipeline": BATCHED},
+        pipelines={"StableVideoDiffusionPipeline": SVD},
         stacks=_parts(6, 9),
         unet=UNet(
             ("resnets", "attentions"),

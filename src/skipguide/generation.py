@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from skipguide import STG, guide, picture
+from skipguide import STG, families, guide, picture, pipeline, running
 from skipguide.lab import models
 from skipguide.quirks import quiet_autocast
 from skipguide.record import Result, weights_sha256
@@ -177,12 +179,24 @@ def _guided(pipe: Any, settings: Generation) -> Iterator[Callable[[], float]]:
     """Guidance on, if there is any; gives a function that tells the passes per step so far."""
     terms = terms_of(settings)
     if not terms:
-        yield lambda: 2.0 if bool(pipe.do_classifier_free_guidance) else 1.0  # SVD answers with a tensor
+        yield functools.partial(_plain_passes, pipe, [math.nan])
         return
     assert settings.rescale is not None
     options: dict[str, Any] = {"orthogonalize": True} if settings.orthogonalize else {}
     with guide(pipe, *terms, rescale=settings.rescale, **options) as handle:
         yield lambda: handle.passes_per_step
+
+
+def _plain_passes(pipe: Any, known: list[float]) -> float:
+    """Passes of the step under way without guidance; after the run, of its last step, which is kept in `known`."""
+    frame = running.frame_of(pipe)
+    if frame is None:
+        return known[0]
+    try:
+        known[0] = 1.0 + pipeline.cfg_is_on(pipe, families.calls_of(pipe), frame)
+    except ValueError:  # no row for this pipeline, which plain CFG does not need
+        known[0] = 1.0 + bool(getattr(pipe, "do_classifier_free_guidance", True))
+    return known[0]
 
 
 def terms_of(settings: Generation) -> list[STG]:

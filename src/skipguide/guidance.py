@@ -47,7 +47,7 @@ def push(
 
 
 def orthogonal(differences: Sequence[Tensor], channels: int | None = None) -> list[Tensor]:
-    """Eq. 21: each `(B, ...)` loses, per sample, its components along all those before it (Gram-Schmidt, in this order).
+    """Eq. 21: each `(B, ...)` loses, per sample, its components along those before it (Gram-Schmidt, in this order).
 
         D_t <- D_t - <D_t, D_s> / <D_s, D_s> D_s
 

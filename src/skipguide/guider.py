@@ -47,11 +47,13 @@ class SkipGuidance(BaseGuidance):
         terms: further terms, each a dict of STG's arguments (or an STG); with them `layers` may be left out.
         guidance_scale: g; 1 is no CFG. With use_original_formulation CFG is c + g (c - u), and 0 is none.
         rescale: phi in [0, 1], on the steps that are pushed; 0 is off.
+        orthogonalize: each term loses its components along those before it (Eq. 21), as in guide().
         share_prefix: start each weak pass at its first skipped layer. The result is the same to the last bit.
         cfg_start, cfg_stop: the window of CFG as all guiders of diffusers round it: int(start N) <= i < int(stop N).
         enabled: False is the conditional prediction alone.
 
-    `guidance_scale`, `rescale` and `use_original_formulation` may be set later; for the rest there is `.new(...)`.
+    `guidance_scale`, `rescale`, `orthogonalize` and `use_original_formulation` may be set later; for the rest there is
+    `.new(...)`.
 
     Raises:
         ValueError: for anything outside these ranges, at once; for layers that the denoiser has not, a cache on it, or
@@ -77,6 +79,7 @@ class SkipGuidance(BaseGuidance):
         cfg_start: float = 0.0,
         cfg_stop: float = 1.0,
         enabled: bool = True,
+        orthogonalize: bool = False,
     ):
         super().__init__(cfg_start, cfg_stop, enabled)
         _check(layers, dict(scale=scale, skip=skip, axis=axis, start=start, stop=stop), rescale)
@@ -87,7 +90,7 @@ class SkipGuidance(BaseGuidance):
         self.terms = tuple(dataclasses.replace(term, layers=list(term.layers)) for term in (*own, *more))
         self.layers, self.scale, self.skip, self.axis, self.start, self.stop = layers, scale, skip, axis, start, stop
         self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, rescale, share_prefix
-        self.cfg_start, self.cfg_stop = cfg_start, cfg_stop
+        self.orthogonalize, self.cfg_start, self.cfg_stop = orthogonalize, cfg_start, cfg_stop
         self.use_original_formulation = use_original_formulation
         # JSON, and all of it: from_config() would leave out what it believes to be a default, positional arguments too
         self.register_to_config(
@@ -308,9 +311,9 @@ class SkipGuidance(BaseGuidance):
         if (
             u is not None and self.use_original_formulation
         ):  # not g + 1 in combine(): to the bit what CFG's guider gives
-            D = guidance.rescale(c + g * (c - u) + guidance.push(c, weaks, scales), c, phi)
+            D = guidance.rescale(c + g * (c - u) + guidance.push(c, weaks, scales, self.orthogonalize), c, phi)
         else:
-            D = guidance.combine(c, u, g, weaks, scales, phi)
+            D = guidance.combine(c, u, g, weaks, scales, phi, self.orthogonalize)
         return GuiderOutput(pred=D, pred_cond=c, pred_uncond=u)  # type: ignore[call-arg]  # a dataclass only in spirit
 
 

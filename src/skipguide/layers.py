@@ -153,8 +153,8 @@ def check_company(denoiser: nn.Module, family: Family) -> None:
     for module in denoiser.modules():
         if type(module).__name__ == "SplitInferenceModule":
             raise ValueError(
-                f"guide() needs a {family.model} whose layers are called once per pass, but FreeNoise's split inference "
-                "is on. Switch it off, and FreeNoise on again without it."
+                f"guide() needs a {family.model} whose layers are called once per pass, but FreeNoise's split "
+                "inference is on. Switch it off, and FreeNoise on again without it."
             )
         registry = getattr(module, "_diffusers_hook", None)
         for name, hook in getattr(registry, "hooks", {}).items():

@@ -296,11 +296,16 @@ class Guide:
         return getattr(scheduler, "begin_index", None) or max(0, len(scheduler.timesteps) - self._num_steps())
 
     def _num_steps(self) -> int:
+        """Steps of the run: what the pipeline says, or else the timesteps that its call goes through."""
         steps = getattr(self.pipe, "num_timesteps", None)
-        return len(self.pipe.scheduler.timesteps) if steps is None else steps
+        if steps is not None:
+            return steps
+        frame = running.frame_of(self.pipe)
+        timesteps = frame.f_locals.get("timesteps") if frame is not None else None
+        return len(self.pipe.scheduler.timesteps if timesteps is None else timesteps)
 
     def _next_step(self, frame: FrameType, index: int) -> Step:
-        cfg = self._cfg(frame)
+        cfg = cfg_is_on(self.pipe, self.calls, frame)
         extra = sum(running.is_on(self.pipe, frame, name) for name in self.calls.extra)
         batched = self.calls.how == "batched"
         on, phi, g = self._plan(index)
@@ -318,7 +323,7 @@ class Guide:
         if step.guided and self.calls.never and running.is_on(self.pipe, frame, self.calls.never):
             raise ValueError(
                 f"guidance needs a run whose CFG is u + g (c - u), but {self.calls.never}=True is another formula, "
-                f"which a shift of u and c does not pass through. Pass {self.calls.never}=False."
+                f"which a shift of u and c does not pass through. Pass {self.calls.off or self.calls.never + '=False'}."
             )
         self.passes.steps += 1
         self.passes.strong += 2 if cfg else 1
@@ -333,7 +338,7 @@ class Guide:
         later = self.calls.how == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
         if self._had_cfg or later:
             return
-        argument = self.calls.scale[0].removeprefix("current_")
+        argument = self._argument_of_g()
         if step.weakened:
             raise ValueError(
                 "SLG needs CFG, because it skips layers in the unconditional pass, but this run has none. Set "
@@ -343,6 +348,10 @@ class Guide:
             f"this Schedule has guidance scales of its own, but the run has no CFG. Set {argument} above 1; what it is "
             "does not matter where the Schedule has its own."
         )
+
+    def _argument_of_g(self) -> str:
+        """What the pipeline's call calls the scale of CFG."""
+        return self.calls.argument or self.calls.scale[0].removeprefix("current_")
 
     def _plan(self, index: int) -> tuple[list[int], float, float | None]:
         """Which terms are on at step `index`, phi, and g where it is not the pipeline's."""
@@ -378,11 +387,6 @@ class Guide:
 
     def _is_on(self, term: Term, index: int) -> bool:
         return self._has_scale(term) and guidance.selects(term.start, term.stop, index, self._num_steps())
-
-    def _cfg(self, frame: FrameType) -> bool:
-        if self.calls.how == "guider":
-            return layers.check_guider(self.pipe.guider) == 2
-        return running.is_on(self.pipe, frame, self.calls.cfg)
 
     def _g(self, frame: FrameType) -> tuple[float, ...]:
         """g in u + g (c - u), per output, at this step."""
@@ -460,7 +464,7 @@ class Guide:
         if step.g is not None and 1 in scales:
             raise ValueError(
                 f"this Schedule sets guidance_scale={step.g:g} at this step, which needs u, but the pipeline's own is "
-                f"1 and leaves it out. Set {self.calls.scale[0].removeprefix('current_')} above 1."
+                f"1 and leaves it out. Set {self._argument_of_g()} above 1."
             )
         pushed = (self._rescaled(c + push, c, step.phi) for c, push in zip(step.c, step.push, strict=True))
         return tuple(D if g == 1 else c for D, c, g in zip(pushed, step.c, scales, strict=True))
@@ -564,6 +568,13 @@ class Guide:
 
     def _has_scale(self, term: Term) -> bool:
         return isinstance(term, SLG) or max(term.scales(len(self.family.outputs))) > 0
+
+
+def cfg_is_on(pipe: Any, calls: families.Calls, frame: FrameType) -> bool:
+    """Whether a pipeline whose `__call__` runs in `frame` has CFG at this step."""
+    if calls.how == "guider":
+        return layers.check_guider(pipe.guider) == 2
+    return running.is_on(pipe, frame, calls.cfg)
 
 
 def _uncond_for(D: Tensor, c: Tensor, g: float) -> Tensor:

@@ -140,7 +140,7 @@ def _keep_group_moving(block: nn.Module) -> None:
 
 
 def _kept(output: Any) -> Any:
-    """A copy of a tensor, because FreeU writes into what a UNet's blocks return. Tuples, skip connections, are only read."""
+    """A copy of a tensor, for FreeU writes into what a block returns; tuples (skip connections) are only read."""
     return output.clone() if torch.is_tensor(output) else output
 
 

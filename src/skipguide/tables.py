@@ -56,7 +56,7 @@ def _way(calls: Calls) -> str:
     parts = [HOW[calls.how]]
     parts += ["c + g (c - u)"] if calls.from_cond else []
     parts += ["g is true_cfg_scale"] if "true_cfg_scale" in calls.scale else []
-    parts += [f"needs {calls.never}=False"] if calls.never else []
+    parts += [f"needs {calls.off or f'{calls.never}=False'}"] if calls.never else []
     parts += [f"rescale needs {calls.varies}=False"] if calls.varies else []
     return ", ".join(parts)
 
@@ -111,7 +111,8 @@ def _preset_row(row: Preset) -> dict[str, Any]:
         "layers": list(row.layers),
         "skip": row.skip,
         "axis": row.axis,
-        "scale": None if row.kind == "slg" or row.schedule else row.scale,
+        "scale": None if row.kind == "slg" or row.schedule or row.terms else row.scale,
+        "terms": [dict(term) for term in row.terms],
         "start": row.start,
         "stop": row.stop,
         "rescale": row.rescale,
@@ -131,10 +132,13 @@ def preset_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
     mark = " *" if row["recommended"] else ""
     if row["schedule"]:
         return [(row["name"] + mark, "a schedule", *[""] * 5), *(_bin_cells(entry) for entry in row["schedule"])]
-    skip = row["skip"] + (f", {row['axis']}" if row["axis"] else "") + (" of u" if row["kind"] == "slg" else "")
+    terms = row["terms"] or [{"axis": row["axis"], "scale": row["scale"]}]
+    axes = " + ".join(term["axis"] for term in terms if term["axis"])
+    skip = row["skip"] + (f", {axes}" if axes else "") + (" of u" if row["kind"] == "slg" else "")
     window = "" if (row["start"], row["stop"]) == (0, 1) else f"{row['start']:.0%}-{row['stop']:.0%}"
     layers = presets.layers_in_words(row["layers"])
-    return [(row["name"] + mark, layers, skip, _number(row["scale"]), window, _number(row["rescale"]), _cfg(row))]
+    scale = " + ".join(_number(term["scale"]) for term in terms)
+    return [(row["name"] + mark, layers, skip, scale, window, _number(row["rescale"]), _cfg(row))]
 
 
 def _bin_cells(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -174,6 +178,11 @@ def families_markdown() -> str:
             "`src/skipguide/presets.toml` have them.",
             "Layers count from 0 within a stack; a bare number is one of the first stack named, "
             '`"single:7"` one of another.',
+            "The layers of a UNet are those of its down blocks, its mid block and its up blocks, and a bare number is "
+            "refused there:",
+            '`"up:0"` is the first one on the way up. Most have a spatial and a temporal half, and `axis` picks one of '
+            "them;",
+            "`skipguide layers` lists the layers of a model with the kinds of attention that each has.",
             "Depths are those of the checkpoint named beside them, or where its config could not be read, "
             "the default of its",
             "class in diffusers; any depth works. In the column CFG, c and u are the",
@@ -209,9 +218,8 @@ def _family_cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def stacks_in_words(row: dict[str, Any]) -> str:
-    """48 blocks; or dual 20, single 40."""
-    stacks = row["stacks"]
-    return ", ".join(f"{depth} {name}" for name, depth in stacks.items())
+    """48 blocks; or 20 dual, 40 single; or 6 down, 1 mid, 9 up."""
+    return ", ".join(f"{depth} {name}" for name, depth in row["stacks"].items())
 
 
 def _preset_sources(rows: Sequence[dict[str, Any]]) -> Iterable[tuple[str, ...]]:

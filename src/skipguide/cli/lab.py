@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json
+from skipguide.cli.options import Json, Overwrite, check_outputs
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
 
@@ -67,13 +67,15 @@ def score(
 ) -> None:
     """Measure a lab model: reconstruction, the judge on real clips, and what the judge reads in generated ones."""
     _check(model)
-    from skipguide.lab import score, score_svd
-
     if model == "svd":
+        from skipguide.lab import score_svd
+
         scales = (spatial_scale, temporal_scale, stg_scale, rescale)
         scores = score_svd.score(folder, clips, layers or ["up:0"], *scales, _note)
         table = score_svd.table(scores)
     else:
+        from skipguide.lab import score
+
         scores = score.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], _numbers(layers or []), stg_scale, _note)
         table = score.table(scores)
     if out is not None:
@@ -93,6 +95,31 @@ def pack(
     from skipguide.lab import pack
 
     typer.echo("\n".join(map(str, pack.pack(model, folder, machine, docs))))
+
+
+@lab.command()
+def frame(
+    out: Annotated[Path, typer.Argument(help="The PNG.")],
+    shape: Annotated[str | None, typer.Option(help="star, moon, ...", show_default="any")] = None,
+    colour: Annotated[str | None, typer.Option(help="red, cyan, ...", show_default="any")] = None,
+    motion: Annotated[str | None, typer.Option(help="What it shall be about to do.", show_default="any")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is not said.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw the first frame of a clip of the lab's world, for lab-svd to start from."""
+    if out.suffix.lower() != ".png":
+        raise ValueError(
+            f"the output must be named .png, but got {str(out)!r}. Name it {out.with_suffix('.png').name}."
+        )
+    check_outputs([out], overwrite)
+    from skipguide.lab import world
+    from skipguide.lab.fit import finished
+
+    scenes = world.find_scenes(1, seed, shape=shape, colour=colour, motion=motion)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with finished(out) as part:
+        world.picture(scenes).save(part, format="PNG")
+    typer.echo(f"{out}; make a clip of it with: skipguide generate --model lab-svd --image {out}")
 
 
 def _check(model: str) -> None:

@@ -22,6 +22,7 @@ Tensor = torch.Tensor
 CROP = 32  # pixels
 WHOLE_FRAMES_FROM = 0.7  # fraction of the steps
 KL_WEIGHT = 3e-5
+MEASURED_CLIPS = 256  # whose latents say what the scale of latents is
 
 
 @dataclass(frozen=True)
@@ -37,74 +38,6 @@ class Kind:
     crop_frames: int
     whole: int  # clips per step, in the last part of the training
     frames: int  # of a clip
-
-
-def train(
-    folder: Path, device: torch.device, kind: Kind | None = None, schedule: fit.Schedule | None = None
-) -> Iterator[fit.Progress]:
-    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/vae` holds the autoencoder."""
-    kind = kind or MOCHI
-    schedule = schedule or kind.schedule
-    torch.manual_seed(0)
-    vae = kind.build().to(device)
-    last_channels(vae)
-    dtype = fit.faster_dtype(device)
-
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        frames = _batch(step, kind, step >= WHOLE_FRAMES_FROM * schedule.steps).to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            posterior = kind.encode(vae, frames)
-            noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(device)
-            reconstruction = kind.decode(vae, posterior.mean + posterior.std * noise, frames.shape[2])
-        error = (reconstruction.float() - frames).square().mean()
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return error + KL_WEIGHT * kl, {"psnr": float(-10 * torch.log10(error.detach() / 4)), "kl": kl.item()}
-
-    yield from fit.fit(vae, loss, schedule, folder / "vae.ckpt")
-    kind.normalise(vae, _clips(256, 10**6, kind).to(device))
-    with fit.finished(folder / "vae") as part:
-        vae.save_pretrained(part)
-
-
-def last_channels(model: torch.nn.Module) -> None:
-    """Put the channels of convolutions last in memory, which is faster on CPUs and GPUs."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        elif isinstance(module, torch.nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
-
-
-def _clips(num: int, seed: int, kind: Kind, split: str = "train") -> Tensor:
-    """(B, 3, F, H, W) in [-1, 1]; lab-mochi has whole paths, lab-svd parts of them."""
-    scenes = world.sample_scenes(num, seed, split)
-    return world.render(scenes, kind.frames, span=None if kind.frames == world.NUM_FRAMES else world.spans(num, seed))
-
-
-def _batch(step: int, kind: Kind, whole: bool) -> Tensor:
-    """Whole clips, or crops with part of the path of the object, wherever that is."""
-    frames = _clips(kind.whole if whole else kind.crops, step, kind)
-    if whole:
-        return frames
-    generator = torch.Generator().manual_seed(step)
-    if kind.crop_frames < kind.frames:
-        first = int(torch.randint(kind.frames - kind.crop_frames + 1, (), generator=generator))
-        frames = frames[:, :, first : first + kind.crop_frames]
-    corners = torch.randint(world.FRAME_SIZE - CROP + 1, (len(frames), 2), generator=generator).tolist()
-    return torch.stack([f[..., y : y + CROP, x : x + CROP] for f, (y, x) in zip(frames, corners, strict=True)])
-
-
-@torch.no_grad()
-def psnr(vae: Any, kind: Kind | None = None, split: str = "heldout", num: int = 128) -> float:
-    """Reconstruction quality in dB on clips that were never trained on; peak signal is the range of [-1, 1]."""
-    kind = kind or MOCHI
-    device = next(vae.parameters()).device
-    error = 0.0
-    for frames in _clips(num, 10**6 + 1, kind, split).split(16):
-        reconstruction = kind.decode(vae, kind.encode(vae, frames.to(device)).mean, frames.shape[2]).cpu()
-        error += (reconstruction - frames).square().mean((1, 2, 3, 4)).sum().item()
-    return float(-10 * torch.log10(torch.tensor(error / num / 4)))
 
 
 # --- Mochi ------------------------------------------------------------------------------------------------------------
@@ -241,3 +174,71 @@ SVD = Kind(
     whole=1,
     frames=SVD_FRAMES,
 )
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(
+    folder: Path, device: torch.device, schedule: fit.Schedule | None = None, *, kind: Kind
+) -> Iterator[fit.Progress]:
+    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/vae` holds the autoencoder."""
+    schedule = schedule or kind.schedule
+    torch.manual_seed(0)
+    vae = kind.build().to(device)
+    last_channels(vae)
+    dtype = fit.faster_dtype(device)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        frames = _batch(step, kind, step >= WHOLE_FRAMES_FROM * schedule.steps).to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            posterior = kind.encode(vae, frames)
+            noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(device)
+            reconstruction = kind.decode(vae, posterior.mean + posterior.std * noise, frames.shape[2])
+        error = (reconstruction.float() - frames).square().mean()
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return error + KL_WEIGHT * kl, {"psnr": float(-10 * torch.log10(error.detach() / 4)), "kl": kl.item()}
+
+    yield from fit.fit(vae, loss, schedule, folder / "vae.ckpt")
+    kind.normalise(vae, _clips(MEASURED_CLIPS, 10**6, kind).to(device))
+    with fit.finished(folder / "vae") as part:
+        vae.save_pretrained(part)
+
+
+def last_channels(model: torch.nn.Module) -> None:
+    """Put the channels of convolutions last in memory, which is faster on CPUs and GPUs."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        elif isinstance(module, torch.nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+
+
+def _clips(num: int, seed: int, kind: Kind, split: str = "train") -> Tensor:
+    """(B, 3, F, H, W) in [-1, 1]; lab-mochi has whole paths, lab-svd parts of them."""
+    scenes = world.sample_scenes(num, seed, split)
+    return world.render(scenes, kind.frames, span=None if kind.frames == world.NUM_FRAMES else world.spans(num, seed))
+
+
+def _batch(step: int, kind: Kind, whole: bool) -> Tensor:
+    """Whole clips, or crops with part of the path of the object, wherever that is."""
+    frames = _clips(kind.whole if whole else kind.crops, step, kind)
+    if whole:
+        return frames
+    generator = torch.Generator().manual_seed(step)
+    if kind.crop_frames < kind.frames:
+        first = int(torch.randint(kind.frames - kind.crop_frames + 1, (), generator=generator))
+        frames = frames[:, :, first : first + kind.crop_frames]
+    corners = torch.randint(world.FRAME_SIZE - CROP + 1, (len(frames), 2), generator=generator).tolist()
+    return torch.stack([f[..., y : y + CROP, x : x + CROP] for f, (y, x) in zip(frames, corners, strict=True)])
+
+
+@torch.no_grad()
+def psnr(vae: Any, kind: Kind, split: str = "heldout", num: int = 128) -> float:
+    """Reconstruction quality in dB on clips that were never trained on; peak signal is the range of [-1, 1]."""
+    device = next(vae.parameters()).device
+    error = 0.0
+    for frames in _clips(num, 10**6 + 1, kind, split).split(16):
+        reconstruction = kind.decode(vae, kind.encode(vae, frames.to(device)).mean, frames.shape[2]).cpu()
+        error += (reconstruction - frames).square().mean((1, 2, 3, 4)).sum().item()
+    return float(-10 * torch.log10(torch.tensor(error / num / 4)))

@@ -190,6 +190,11 @@ def _resume(path: Path, model, average, optimizers) -> tuple[int, float]:
     return state["step"], state["seconds"]
 
 
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs: on a CPU a C++ compiler."""
+    return device.type == "cuda" or shutil.which("g++") is not None
+
+
 def faster_dtype(device: torch.device | str) -> torch.dtype:
     """bfloat16 where a matrix product is at least 1.5x as fast in it as in float32 on this machine, else float32."""
     seconds = {dtype: _matmul_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16)}

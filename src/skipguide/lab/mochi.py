@@ -8,7 +8,6 @@ Mochi's flow runs from noise at t = 0 to data at t = 1 (the pipeline inverts the
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,7 +193,7 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
     usual = [block.attn1.processor for block in blocks]
     for block in blocks:
         block.attn1.processor = BatchedAttention()
-        if device.type == "cuda" or shutil.which("g++"):  # fusing the many small operations doubles the speed
+        if fit.can_compile(device):  # fusing the many small operations doubles the speed
             block.compile()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:

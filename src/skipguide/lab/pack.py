@@ -28,8 +28,8 @@ PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage wi
     "svd": {
         "autoencoder": (
             "autoencoder", "AutoencoderKLTemporalDecoder", "vae/diffusion_pytorch_model",
-            f"{autoencoder.SVD.crops} crops of {autoencoder.CROP} px, {autoencoder.SVD.crop_frames} frames a step, then "
-            "whole clips",
+            f"{autoencoder.SVD.crops} crops of {autoencoder.CROP} px and {autoencoder.SVD.crop_frames} frames a step, "
+            "then whole clips",
         ),
         "unet": (
             "UNet", "UNetSpatioTemporalConditionModel", "unet/diffusion_pytorch_model", f"{svd.BATCH_SIZE} clips a step"

@@ -33,7 +33,9 @@ def score(
         "command": _command(clips, guidance_scales, layers, stg_scale),
         "clips": clips,
         "steps": STEPS,
-        "psnr_db": {split: round(autoencoder.psnr(pipe.vae, split), 2) for split in ("train", "heldout")},
+        "psnr_db": {
+            split: round(autoencoder.psnr(pipe.vae, autoencoder.MOCHI, split), 2) for split in ("train", "heldout")
+        },
         "judge_accuracy": judge.accuracy(reader),
         "judge_accuracy_reconstructed": _reconstructed(pipe, reader),
         "generated": [],

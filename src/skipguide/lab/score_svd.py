@@ -135,8 +135,8 @@ def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
 def measured(real: RealClips, frames: Tensor, reader: judge.Judge) -> dict[str, float]:
     """What the card says of one set of clips.
 
-    `shape`, `colour`: share of clips in which the judge reads the object of the first frame. `first_frame_db`: mean PSNR
-    of the first frame against the one given. `motion`: Spearman's correlation of bucket and amount of motion.
+    `shape`, `colour`: share of clips in which the judge reads the object of the first frame. `first_frame_db`: mean
+    PSNR of the first frame against the one given. `motion`: Spearman's correlation of bucket and amount of motion.
     `frechet`: distance of the judge's features from those of the real clips.
     """
     words, features = _read(reader, frames)

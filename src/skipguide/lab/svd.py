@@ -11,7 +11,6 @@ terms the pipeline's scheduler computes, and the training uses,
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ BUCKETS_PER_UNIT = 200  # motion bucket = 200 x (half frames that the outline mo
 USUAL_FPS = 7
 NOISE_AUG = (0.002, 0.1)  # strength, drawn log-uniformly
 LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over all of the range
-SCHEDULE = fit.Schedule(steps=3600, learning_rate=3e-3, decay=0.5, ema=0.998)
+SCHEDULE = fit.Schedule(steps=2200, learning_rate=3e-3, decay=0.5, ema=0.998)
 
 UNET: dict[str, Any] = dict(
     sample_size=8,
@@ -151,6 +150,13 @@ def pixel_values(pipe: Any, images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
+def noised(x_0: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Clean latents and noise `(B, F, C, h, w)`, sigma `(B,)` -> x, x as the UNet sees it, its timestep, and v."""
+    s = sigma.view(-1, 1, 1, 1, 1)
+    x = x_0 + s * noise
+    return x, x / (s**2 + 1).sqrt(), sigma.log() / 4, (x / (s**2 + 1) - x_0) * (s**2 + 1).sqrt() / s
+
+
 def _sigmas(num: int, generator: torch.Generator) -> Tensor:
     """`(num,)`: log-normal; a sixth log-uniform over what the scheduler goes through."""
     usual = LOG_SIGMA[0] + LOG_SIGMA[1] * torch.randn(num, generator=generator)
@@ -184,15 +190,13 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
         x_0, ids = data["latents"][rows].float(), data["conditions"][rows]
         kept = (torch.rand(BATCH_SIZE, generator=generator) >= IMAGE_DROPOUT).float()
         sigma = _sigmas(BATCH_SIZE, generator)
-        s = sigma.view(-1, 1, 1, 1, 1)
-        x = x_0 + s * torch.randn(x_0.shape, generator=generator)
-        v = (x / (s**2 + 1) - x_0) * (s**2 + 1).sqrt() / s
+        _, scaled, log_sigma, v = noised(x_0, torch.randn(x_0.shape, generator=generator), sigma)
         image_latents = data["image_latents"][rows].float() * kept.view(-1, 1, 1, 1)
-        sample = torch.cat([x / (s**2 + 1).sqrt(), image_latents[:, None].expand(-1, FRAMES, -1, -1, -1)], 2)
+        sample = torch.cat([scaled, image_latents[:, None].expand(-1, FRAMES, -1, -1, -1)], 2)
         pixels = pixel_values(pipe, data["images"][rows].float() / 127.5 - 1)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             image = pair.image_encoder(pixels.to(device)).image_embeds[:, None] * kept.view(-1, 1, 1).to(device)
-            predicted = pair.unet(sample.to(device), (sigma.log() / 4).to(device), image, ids.to(device)).sample
+            predicted = pair.unet(sample.to(device), log_sigma.to(device), image, ids.to(device)).sample
         error = (predicted.float() - v.to(device)).square().mean((1, 2, 3, 4))
         return error.mean(), {"loss": error.mean().item()}
 
@@ -205,7 +209,7 @@ def _hasten(unet: Any, device: torch.device) -> None:
     """For training only: attention of a few tokens as plain products, channels last, compiled where that can be."""
     unet.set_attn_processor(AttnProcessor())
     autoencoder.last_channels(unet)
-    if device.type == "cuda" or shutil.which("g++"):
+    if fit.can_compile(device):
         unet.compile()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -20,23 +21,19 @@ class Stage:
     """One part of the training: a generator of progress, and the file or folder that shows that it is done."""
 
     name: str
-    run: Callable[[Path, torch.device], Iterator[fit.Progress]]
+    run: Callable[..., Iterator[fit.Progress]]  # of the folder and the device
     result: str
-
-
-def _autoencoder(kind: autoencoder.Kind) -> Callable[[Path, torch.device], Iterator[fit.Progress]]:
-    return lambda folder, device: autoencoder.train(folder, device, kind)
 
 
 STAGES = {
     "mochi": (
-        Stage("autoencoder", _autoencoder(autoencoder.MOCHI), "vae"),
+        Stage("autoencoder", functools.partial(autoencoder.train, kind=autoencoder.MOCHI), "vae"),
         Stage("latents", mochi.encode_clips, "latents.safetensors"),
         Stage("judge", judge.train, "judge.safetensors"),
         Stage("transformer", mochi.train, "pipeline"),
     ),
     "svd": (
-        Stage("autoencoder", _autoencoder(autoencoder.SVD), "vae"),
+        Stage("autoencoder", functools.partial(autoencoder.train, kind=autoencoder.SVD), "vae"),
         Stage("latents", svd.encode_clips, "latents.safetensors"),
         Stage("unet", svd.train, "pipeline"),
     ),

@@ -14,6 +14,7 @@ import random
 from collections.abc import Iterator
 
 import torch
+from PIL import Image
 
 FRAME_SIZE = 64  # pixels
 NUM_FRAMES = 19
@@ -128,6 +129,34 @@ def sample_scenes(num: int, seed: int, split: str = "train", *, second_share: fl
         second_colour, torch.rand(candidates, 8, generator=generator),
     )  # fmt: skip
     return scenes[keep.nonzero().flatten()[:num]]
+
+
+WORDS = {"shape": SHAPES, "colour": tuple(COLOURS), "motion": MOTIONS}
+
+
+def find_scenes(num: int, seed: int, **words: str | None) -> Scenes:
+    """Scenes of one object each with some words given: shape, colour, motion; None is any.
+
+    Raises:
+        ValueError: for a word that the world has not, or a combination that cannot be seen.
+    """
+    scenes = sample_scenes(max(4096, 1024 * num), seed, "all", second_share=0.0)
+    for name, word in words.items():
+        if word is None:
+            continue
+        if word not in WORDS[name]:
+            raise ValueError(f"{name} must be one of {', '.join(WORDS[name])}, but got {word!r}. Choose one of them.")
+        scenes = scenes[(getattr(scenes, name) == WORDS[name].index(word)).nonzero().flatten()]
+    if len(scenes) < num:
+        said = " ".join(word for word in words.values() if word)
+        raise ValueError(f"shape and motion must be a combination that can be seen, but got {said}. Change one.")
+    return scenes[slice(num)]
+
+
+def picture(scenes: Scenes) -> Image.Image:
+    """The first frame of the first of some scenes."""
+    pixels = (render(scenes[slice(1)], 2)[0, :, 0] + 1) * 127.5
+    return Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
 
 
 def _same_name(colour: torch.Tensor, background_colour: torch.Tensor) -> torch.Tensor:
