@@ -5,14 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tiny import tiny
+from tiny.base import quiet
 from tiny.ltx import t5
 
 
 def whole(name: str) -> Any:
-    """One of tests/tiny, with a text encoder where it has none."""
+    """One of tests/tiny, with a text encoder of the width that it wants where it has none."""
     pipe = tiny(name).pipe
-    return type(pipe)(**{**pipe.components, **t5()}) if "text_encoder" in pipe.components else pipe
+    if "text_encoder" not in pipe.components:
+        return pipe
+    width = pipe.transformer.config.get("text_dim", 32)
+    return quiet(type(pipe)(**{**pipe.components, **t5(width)}), torch.float32)
 
 
 def saved(name: str, folder: Path) -> Path:

@@ -180,6 +180,7 @@ def test_layers_of_the_lab_model_are_counted_in_a_real_pass() -> None:
 def test_layers_of_two_denoisers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wan 2.2: the one that runs first is counted, and the other one is said to be alike, which it may not be."""
     pipe = whole("WanPipeline 2.2")
+    assert pipe.transformer_2 is not None
     monkeypatch.setattr(generation, "load_pipeline", lambda model: pipe)
     sizes = ("--height", "16", "--width", "16", "--num-frames", "5")
     found = output("some/wan", *sizes)
@@ -250,7 +251,7 @@ TEXT = dict(model="x", denoiser="X", family="x", size="s", flops=1, counted="c",
         (["svd", "--height", "64", "--num-frames", "3"], "--height, --num-frames must be left out for a family"),
         (["sana-wm"], "a family must have a workload in the bench, but sana-wm has none. Name a model: "),
         (["lab-mochi", "--height", "33"], "height must be an even whole number of pixels"),
-        ([], "Missing argument 'MODEL'"),
+        ([], "Missing argument 'model'"),
     ],
 )  # fmt: skip
 def test_refusals(arguments: list[str], message: str) -> None:
@@ -264,11 +265,22 @@ def test_sizes_that_the_pipeline_refuses(svd_dir: Path) -> None:
     assert "have to be divisible by 8 but are 30 and 32" in said
 
 
-def test_sizes_that_the_denoiser_refuses(svd_dir: Path) -> None:
-    """The tiny VAE halves a side once; 40 makes latents of 20, and 10, 5 and 3 on the way down, 6 on the way up."""
-    said = output(svd_dir, "--height", "40", "--width", "40", "--num-frames", "3", code=2)["error"]
-    assert f"height x width x frames must be a size that {svd_dir} takes, but 40 x 40 x 3 ended in: " in said
-    assert said.endswith("Choose another with --height, --width or --num-frames.")
+def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A denoiser whose embedding of positions is for another size."""
+    pipe = whole(SVD)
+    monkeypatch.setattr(generation, "load_pipeline", lambda model: pipe)
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("The size of tensor a (25) must match the size of tensor b (16)")
+
+    hook = pipe.unet.conv_in.register_forward_pre_hook(refuse)
+    monkeypatch.setattr(flops, "without_weights", lambda model: model)
+    said = output("some/svd", *SIZES, code=2)["error"]
+    hook.remove()
+    assert said == (
+        "height x width x frames must be a size that some/svd takes, but 32 x 32 x 3 ended in: The size of tensor a (25) "
+        "must match the size of tensor b (16) Choose another with --height, --width or --num-frames."
+    )
 
 
 def test_a_pipeline_that_guide_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -488,7 +488,8 @@ FAMILIES = (
             "mid_block_additional_residual",
         ),
         denoisers=("unet",),
-        notes="Blocks without cross-attention (down:6, down:7 and up:0 to up:2 with Stable Diffusion 1.5) have temporal layers only.",
+        notes="Blocks without cross-attention (with Stable Diffusion 1.5 down:6, down:7, up:0 to up:2) have temporal "
+        "layers only.",
     ),
     Family(
         name="modelscope",

@@ -81,8 +81,8 @@ class Skipped(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         _keep_group_moving(self.real)
         state = stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
-        as_tuple = len(state) > 1 or kwargs.get("return_dict") is False  # UNets ask their transformers for a tuple
-        return tuple(state) if as_tuple else state[0]
+        # UNets ask their transformers for a tuple
+        return state[0] if len(state) == 1 and kwargs.get("return_dict") is not False else state
 
 
 class Resumed(StandIn):

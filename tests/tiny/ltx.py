@@ -62,10 +62,10 @@ def ltx(pipeline: Any, inputs: dict[str, Any], scheduler: Any, dtype: torch.dtyp
     return Tiny(quiet(pipe, dtype), {**call, **inputs}, off=dict(guidance_scale=1.0))
 
 
-def t5() -> dict[str, Any]:
+def t5(width: int = 32) -> dict[str, Any]:
     words = ["a", "red", "star", "blue", "square", "blurry"]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((f"▁{word}", -1.0) for word in words)]
-    config = T5Config(vocab_size=16, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    config = T5Config(vocab_size=16, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     return dict(tokenizer=T5Tokenizer(vocab=vocab, extra_ids=0), text_encoder=T5EncoderModel(config).eval())
 
 

@@ -83,8 +83,8 @@ def build(vae: AutoencoderKLTemporalDecoder) -> StableVideoDiffusionPipeline:
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
     image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER))
-    scheduler, processor = EulerDiscreteScheduler(**SCHEDULER), CLIPImageProcessorPil()
-    return StableVideoDiffusionPipeline(vae, image_encoder, unet, scheduler, processor)
+    processor: Any = CLIPImageProcessorPil()  # what CLIPImageProcessor is without torchvision
+    return StableVideoDiffusionPipeline(vae, image_encoder, unet, EulerDiscreteScheduler(**SCHEDULER), processor)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
