@@ -17,8 +17,12 @@ def whole(name: str) -> Any:
     pipe = tiny(name).pipe
     if "text_encoder" not in pipe.components:
         return pipe
-    width = pipe.transformer.config.get("text_dim", 32)
-    return quiet(type(pipe)(**{**pipe.components, **t5(width)}), torch.float32)
+    width = (
+        pipe.unet.config.cross_attention_dim if hasattr(pipe, "unet") else pipe.transformer.config.get("text_dim", 32)
+    )
+    parts = t5(width)
+    parts["tokenizer"].model_max_length = 16  # some pipelines fill up to it
+    return quiet(type(pipe)(**{**pipe.components, **parts}), torch.float32)
 
 
 def saved(name: str, folder: Path) -> Path:

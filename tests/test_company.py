@@ -127,6 +127,30 @@ def test_groups_of_blocks_are_loaded_and_unloaded_when_their_first_or_last_block
             assert in_order == ["onload_", "offload_"] * (len(in_order) // 2)
 
 
+@pytest.mark.parametrize(("unet", "layer"), [("StableVideoDiffusionPipeline", "up:0"), ("AnimateDiffPipeline", "up:2")])
+def test_groups_of_a_unet_are_loaded_where_their_first_block_is_given_again(unet: str, layer: str) -> None:
+    """Two blocks to a group; the weights of a group are no numbers until it is loaded."""
+    small = fresh(unet)
+    expected = run_with(small, [STG([layer])])
+    apply_group_offloading(small.pipe.unet, CPU, CPU, "block_level", num_blocks_per_group=2)
+    blocks = list(small.pipe.unet.up_blocks)
+    group = blocks[0]._diffusers_hook.get_hook("group_offloading").group
+    assert group is blocks[1]._diffusers_hook.get_hook("group_offloading").group
+    weights = {p: p.data for block in blocks[:2] for p in block.parameters()}
+
+    def load(*_: Any) -> None:
+        for parameter, data in weights.items():
+            parameter.data = data
+
+    def unload(*_: Any) -> None:
+        for parameter, data in weights.items():
+            parameter.data = torch.full_like(data, torch.nan)
+
+    group.onload_, group.offload_ = load, unload
+    unload()
+    assert torch.equal(run_with(small, [STG([layer])]), expected)
+
+
 def run_with(small: Tiny, terms: list[Any]) -> torch.Tensor:
     with guide(small.pipe, *terms):
         return oracle.run(small)

@@ -110,7 +110,7 @@ def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
         def __call__(self, image: Any) -> None: ...
 
     message = (
-        r"^model must be a text-to-video or image-to-video pipeline, but Upscaler does not take callback_on_step_end, "
+        r"^model must be a text-to-video or image-to-video pipeline, but Upscaler does not take generator, "
         r".* and needs image\. Use another model, or guide\(\) from Python\.$"
     )
     with pytest.raises(ValueError, match=message):
@@ -380,3 +380,19 @@ def test_a_setting_that_came_with_a_newer_version_has_not_changed() -> None:
 def test_records_that_are_refused(made: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         record.settings_of(made, Path("a.mp4"))
+
+
+def test_a_pipeline_that_calls_nobody_after_a_step() -> None:
+    """Steps are counted at its scheduler, which is as it was afterwards."""
+    pipe, seen = whole("TextToVideoSDPipeline"), []
+    given = dict(prompt="a star", steps=2, height=16, width=16, num_frames=3, layers="up:0")
+    result = generation.generate(pipe, resolve(checked(given), pipe), lambda step: seen.append(step.number))
+    assert seen == [1, 2]
+    assert 2 < result.passes_per_step < 3
+    assert "step" not in vars(pipe.scheduler)
+
+
+def test_fps_of_a_pipeline_that_calls_it_otherwise() -> None:
+    pipe = tiny("I2VGenXLPipeline").pipe
+    settings = resolve(checked(dict(prompt="a star", image="red.png", layers="up:0")), pipe)
+    assert settings.fps == 16  # its target_fps

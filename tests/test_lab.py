@@ -163,7 +163,7 @@ def test_card_is_the_same_in_the_package_and_in_the_docs(lab_mochi_dir: Path) ->
 
 
 def test_unknown_packaged_model() -> None:
-    with pytest.raises(ValueError, match="a packaged model is one of lab-mochi, lab-svd, but got 'lab-wan'"):
+    with pytest.raises(ValueError, match="a packaged model is one of lab-mochi, but got 'lab-wan'"):
         models.path("lab-wan")
 
 
@@ -224,3 +224,35 @@ def test_a_first_frame_for_lab_svd(tmp_path: Path) -> None:
         result = frame(*arguments)
         assert (result.exit_code, needed in result.output) == (2, True)
     assert not (tmp_path / "x.png").exists()
+
+
+def test_options_of_the_other_model_are_refused() -> None:
+    from typer.testing import CliRunner
+
+    from skipguide.cli import app
+
+    for arguments, message in (
+        (["mochi", "--spatial-scale", "3"], "--spatial-scale must be left out for mochi, which does not use it"),
+        (["svd", "--guidance-scale", "3"], "--guidance-scale must be left out for svd, which does not use it"),
+        (["mochi", "--layers", "up:0"], "layers of lab-mochi must be numbers, but got up:0"),
+    ):
+        result = CliRunner().invoke(app, ["lab", "score", *arguments])
+        assert (result.exit_code, message in result.output) == (2, True), result.output
+
+
+def test_a_package_is_not_replaced_by_half_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of another model: the card cannot be written, and what is packaged stays."""
+    from skipguide.lab import pack
+
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
+    kept = tmp_path / "weights" / "lab-mochi" / "kept"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    (tmp_path / "pipeline").mkdir()
+    for name in ("pipeline/model_index.json", "judge.safetensors", "history.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "scores.json").write_text('{"clips": 1}', encoding="utf-8")
+    with pytest.raises(KeyError):
+        pack.pack("mochi", tmp_path, "a machine", None)
+    assert kept.exists()
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["lab-mochi"]

@@ -278,8 +278,8 @@ def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> Non
     said = output("some/svd", *SIZES, code=2)["error"]
     hook.remove()
     assert said == (
-        "height x width x frames must be a size that some/svd takes, but 32 x 32 x 3 ended in: The size of tensor a (25) "
-        "must match the size of tensor b (16) Choose another with --height, --width or --num-frames."
+        "height x width x frames must be a size that some/svd takes, but 32 x 32 x 3 ended in an error (The size of "
+        "tensor a (25) must match the size of tensor b (16)). Choose another with --height, --width or --num-frames."
     )
 
 

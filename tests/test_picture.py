@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import struct
@@ -275,3 +276,15 @@ def test_the_record_has_no_metadata_of_the_file(tmp_path: Path) -> None:
     assert b"garden" not in content
     with Image.open(io.BytesIO(content)) as file:
         assert not file.getexif()
+
+
+def test_the_record_has_no_profile_of_a_camera(tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (32, 32), "red").save(path, icc_profile=profile)
+    image = picture.fitted(picture.read(path), 16, 16)
+    png = base64.b64decode(picture.to_record(image)["png"])
+    assert b"iCCP" not in png
+    assert picture.from_record(picture.to_record(image), path).tobytes() == image.tobytes()

@@ -355,7 +355,11 @@ BAD_GUIDES = [
         r"axis must be one that mochi has \(none, its attention is joint .* got 'spatial'",
     ),
     ([], {}, r"needs one or more STG or SLG terms, or one Schedule, but got none"),
-    ([[TERM]], {}, r"needs one or more STG or SLG terms, or one Schedule, but got list"),
+    ([[TERM, [TERM]]], {}, r"needs one or more STG or SLG terms, or one Schedule, but got STG, list"),
+    ([TERM], dict(orthogonalize=True), r"True needs two STG terms or more, but got True with 1 term\. Leave it out"),
+    ([TERM, SLG([1])], dict(orthogonalize=True), r"needs two STG terms or more, but got True with 2 terms"),
+    ([TERM, STG([1])], dict(orthogonalize="false"), r"orthogonalize must be True or False, .* but got 'false'"),
+    ([[]], {}, r"needs one or more STG or SLG terms, or one Schedule, but got none"),
     ([TERM], dict(rescale=1.5), r"rescale must be a number from 0 \(off\) to 1, but got 1.5"),
     ([TERM], dict(rescale=float("nan")), r"rescale must be a number from 0 \(off\) to 1, but got nan"),
     ([STG(layers=[1, "blocks:1"])], {}, r"each layer may be named once, but 1 is named repeatedly"),
@@ -484,7 +488,7 @@ def test_cfg_that_a_callback_switches_off_ends_slg_and_not_the_run(pipe: Any) ->
     small = tiny("WanPipeline")
     with guide(small.pipe, SLG([1]), STG([2])) as handle:
         oracle.run(small, callback_on_step_end=off)
-    assert handle.passes.strong == pytest.approx(2 - 0.25 + 1 + 1)
+    assert handle.passes_per_step == pytest.approx((2 - 0.25 + 1 + 1 + handle.passes.weak) / handle.passes.steps)
 
 
 def test_guide_in_the_middle_of_a_run_knows_the_step() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -291,11 +292,8 @@ def test_free_init_has_a_window_in_each_of_its_runs() -> None:
     assert_guided_as_by_hand(small, TERMS)
 
 
-def test_free_noise() -> None:
-    """Its motion blocks run over overlapping windows of frames, and its text differs from frame to frame."""
-    small = fresh(ANIMATEDIFF)
-    small.pipe.enable_free_noise(context_length=2, context_stride=1)
-    assert type(small.pipe.unet.up_blocks[0].motion_modules[0].transformer_blocks[0]).__name__.startswith("FreeNoise")
+def with_words(small: Tiny) -> Tiny:
+    """FreeNoise wants words per frame instead of embeddings."""
 
     def encode(prompt: list[str], negative_prompt: list[str] | None = None, **_: Any) -> tuple[Any, Any]:
         def embeds(words: list[str]) -> torch.Tensor:
@@ -305,10 +303,32 @@ def test_free_noise() -> None:
 
     small.pipe.encode_prompt = encode
     call = {name: value for name, value in small.call.items() if not name.endswith("embeds")}
-    call.update(num_frames=4, negative_prompt="none")
-    other = dict(prompt={0: "moon", 3: "sea"})
-    noisy = dataclasses.replace(small, call={**call, "prompt": {0: "star", 3: "house"}}, other=other)
-    assert_guided_as_by_hand(noisy, TERMS)
+    call.update(num_frames=4, negative_prompt="none", prompt={0: "star", 3: "house"})
+    return dataclasses.replace(small, call=call, other=dict(prompt={0: "moon", 3: "sea"}))
+
+
+def test_free_noise() -> None:
+    """Its motion blocks run over overlapping windows of frames, and its text differs from frame to frame."""
+    small = fresh(ANIMATEDIFF)
+    small.pipe.enable_free_noise(context_length=2, context_stride=1)
+    assert type(small.pipe.unet.up_blocks[0].motion_modules[0].transformer_blocks[0]).__name__.startswith("FreeNoise")
+    assert_guided_as_by_hand(with_words(small), TERMS)
+
+
+def test_modules_that_are_exchanged_after_guide_are_found_at_the_next_run() -> None:
+    """FreeNoise puts other blocks into the motion modules: switched on before or after guide() is the same."""
+
+    def guided(early: bool) -> torch.Tensor:
+        small = fresh(ANIMATEDIFF)
+        free_noise = functools.partial(small.pipe.enable_free_noise, context_length=2, context_stride=1)
+        if early:
+            free_noise()
+        with guide(small.pipe, STG(["up:2"], 1.3, "attention", "temporal")):
+            if not early:
+                free_noise()
+            return oracle.run(with_words(small), **small.short)
+
+    assert torch.equal(guided(early=False), guided(early=True))
 
 
 def test_split_inference_of_free_noise_is_refused_with_the_reason_also_when_it_comes_later() -> None:
@@ -383,3 +403,34 @@ def test_refusals_leave_the_pipe_alone(name: str, term: STG, message: str) -> No
         guide(small.pipe, term)
     assert trace_of(small) == before
     guide(small.pipe, STG(["mid:0"] if name in UNETS else [0])).remove()
+
+
+# --- what a pass costs ------------------------------------------------------------------------------------------------
+
+
+def test_costs_are_those_of_the_last_run() -> None:
+    """A larger picture shifts the work towards the layers of its size: one handle says what a new one says."""
+    small = fresh(SVD)
+    larger = dict(height=32, width=32)
+    with guide(small.pipe, STG(["up:0"])) as handle:
+        oracle.run(small, **small.short)
+        first = handle.passes_per_step
+        oracle.run(small, **small.short, **larger)
+        second = handle.passes_per_step
+    with guide(small.pipe, STG(["up:0"])) as handle:
+        oracle.run(small, **small.short, **larger)
+        assert handle.passes_per_step == second != first
+
+
+def test_layers_are_counted_where_operations_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that its config does not rebuild; up:0 is the fourth of seven layers, after three on the way."""
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no such model")
+
+    small = fresh(SVD)
+    monkeypatch.setattr("skipguide.flops.without_weights", fail)
+    with guide(small.pipe, STG(["up:0"])) as handle:
+        oracle.run(small, **small.short)
+        layers = len({place.address for place in handle._branches[small.pipe.unet].weak[0].places})
+        assert handle.passes_per_step == pytest.approx(2 + 4 / layers)

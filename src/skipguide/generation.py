@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import math
 import re
 import time
@@ -227,12 +228,13 @@ class _Clock:
         self.times = [time.perf_counter()]
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        passes = self.passes_per_step()  # now, while the pipeline can be asked; a UNet's cost is measured at step one
         if self.on_gpu:
             torch.cuda.synchronize()  # else this measures how fast work is handed to the GPU
         self.times.append(time.perf_counter())
         if self.on_step is not None:
             left = (self.steps - index - 1) * self.seconds_per_step()
-            self.on_step(Step(index + 1, self.steps, self.passes_per_step(), left))
+            self.on_step(Step(index + 1, self.steps, passes, left))
         return {}
 
     def seconds_per_step(self) -> float:
@@ -259,20 +261,42 @@ def _call(pipe: Any, settings: Generation, image: Image.Image | None, callback: 
     parameters = parameters_of(pipe)
     values = {argument(name, pipe): getattr(settings, name) for name in _PASSED} | {"image": image}
     call = {name: value for name, value in values.items() if value is not None}
-    call |= {"output_type": "np", "callback_on_step_end": callback}
+    call |= {"output_type": "np"}
+    if "callback_on_step_end" in parameters:
+        call["callback_on_step_end"] = callback
     # On the CPU, so that a GPU starts from the same noise.
     call["generator"] = torch.Generator("cpu").manual_seed(settings.seed)
-    if "fps" in parameters and settings.fps is not None:
-        call["fps"] = int(settings.fps) if settings.fps.denominator == 1 else float(settings.fps)
+    if (fps := argument("fps", pipe)) in parameters and settings.fps is not None:
+        call[fps] = int(settings.fps) if settings.fps.denominator == 1 else float(settings.fps)
     call |= {name: off for name, off in _OWN_GUIDANCE.items() if name in parameters}
     _check_call(type(pipe).__name__, call, parameters)
     try:
-        with quiet_autocast():
+        with quiet_autocast(), _stepping(pipe, callback, "callback_on_step_end" not in parameters):
             return pipe(**call).frames[0]
     except ZeroDivisionError as error:  # Mochi's linear-quadratic schedule of one step
         raise ValueError(
             f"steps must be enough for the schedule of {type(pipe).__name__}, but got {settings.steps}. Take 2 or more."
         ) from error
+
+
+@contextlib.contextmanager
+def _stepping(pipe: Any, callback: _Clock, needed: bool) -> Iterator[None]:
+    """For pipelines that call nobody after a step (ModelScope, I2VGen-XL): the step of their scheduler does."""
+    if not needed:
+        yield
+        return
+    step, count = pipe.scheduler.step, itertools.count()
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        callback(pipe, next(count), None, {})
+        return result
+
+    pipe.scheduler.step = counted
+    try:
+        yield
+    finally:
+        del pipe.scheduler.step
 
 
 def _check_call(model: str, call: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:

@@ -52,14 +52,14 @@ def orthogonal(differences: Sequence[Tensor], channels: int | None = None) -> li
         D_t <- D_t - <D_t, D_s> / <D_s, D_s> D_s
 
     The first one stays as it is. One that is parallel to the span of those before it vanishes, up to rounding; one that
-    is zero stays zero and takes nothing from the others. Inner products are in float32.
+    is zero stays zero and takes nothing from the others. Half precision is computed in float32.
 
     Args:
         channels: how many, along dimension 1, the inner products see; None is all.
     """
     found: list[Tensor] = []
     for D_t in differences:
-        rest = D_t.float()
+        rest = D_t.to(torch.promote_types(D_t.dtype, torch.float32))
         for D_s in found:
             square = _inner(D_s, D_s, channels)
             rest = rest - _inner(rest, D_s, channels) / square.where(square > 0, 1.0) * D_s

@@ -112,7 +112,7 @@ class SkipGuidance(BaseGuidance):
         self._forget_models()
 
     def _forget_models(self) -> None:
-        self._branches: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
+        self._branches: weakref.WeakKeyDictionary[nn.Module, Branch] = weakref.WeakKeyDictionary()
         self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a batch is under way
         self._hooks: list[Any] = []  # on the denoiser, while one is
         self._calls = 0  # of the denoiser since the batch was prepared
@@ -255,13 +255,13 @@ class SkipGuidance(BaseGuidance):
         and again where modules of the denoiser were replaced."""
         known = self._branches.get(denoiser)
         if known is not None and denoiser in self._checked:
-            return known.branch
-        family, modules = family_of_denoiser(denoiser), list(denoiser.modules())[1:]
-        if known is None or not _same(known.modules, modules):
-            known = self._branches[denoiser] = _Known(Branch(family, denoiser, self.terms, self.share_prefix), modules)
+            return known
+        family = family_of_denoiser(denoiser)
+        if known is None or not known.is_current():
+            known = self._branches[denoiser] = Branch(family, denoiser, self.terms, self.share_prefix)
         layers.check_company(denoiser, family)  # in each run: a cache can be switched on in between
         self._checked.add(denoiser)
-        return known.branch
+        return known
 
     # --- housekeeping -----------------------------------------------------------------------------------------------
     # Pipelines do not clean up after a forward that raised. The second hook sees any exception but a KeyboardInterrupt,
@@ -287,8 +287,8 @@ class SkipGuidance(BaseGuidance):
 
     def _forget_states(self) -> None:
         for known in self._branches.values():
-            if known.branch.strong is not None:
-                known.branch.strong.forget()
+            if known.strong is not None:
+                known.strong.forget()
 
     # --- the formula ------------------------------------------------------------------------------------------------
 
@@ -317,14 +317,6 @@ class SkipGuidance(BaseGuidance):
         return GuiderOutput(pred=D, pred_cond=c, pred_uncond=u)  # type: ignore[call-arg]  # a dataclass only in spirit
 
 
-@dataclasses.dataclass
-class _Known:
-    """A denoiser that was met: what weakens it, and the modules it had then."""
-
-    branch: Branch
-    modules: list[nn.Module]
-
-
 def family_of_denoiser(denoiser: nn.Module) -> Family:
     """The row for a denoiser, by the name of its class or of one that it derives from.
 
@@ -345,10 +337,6 @@ def family_of_denoiser(denoiser: nn.Module) -> Family:
             f"known: {families._nearest(names[0], list(rows))}. To support it, add a row to FAMILIES there."
         )
     return found
-
-
-def _same(before: Sequence[nn.Module], now: Sequence[nn.Module]) -> bool:
-    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
 
 
 def _term(entry: Any) -> STG:

@@ -19,7 +19,7 @@ from skipguide import families, flops, generation, prefix, skips
 from skipguide.families import SKIPS, Family
 from skipguide.lab import models
 from skipguide.quirks import quiet_autocast
-from skipguide.settings import Generation, checked, parameters_of, resolve
+from skipguide.settings import Generation, checked, parameters_of, resolve, starts_from_an_image
 from skipguide.workloads import WORKLOADS
 
 Inputs = Mapping[str, Any]
@@ -113,8 +113,8 @@ def of_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[str, An
         asked = " x ".join(str(getattr(settings, name)) for name in ASKED)
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"height x width x frames must be a size that {model} takes, but {asked} ended in: {reason} Choose another "
-            "with --height, --width or --num-frames."
+            f"height x width x frames must be a size that {model} takes, but {asked} ended in an error ({reason}). "
+            "Choose another with --height, --width or --num-frames."
         ) from error
     size = f"{settings.width} x {settings.height}, {settings.num_frames} frames"
     title = {"model": model, "family": family.name, "denoiser": type(called).__name__, "size": size}
@@ -123,11 +123,8 @@ def of_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[str, An
 
 def _settings(pipe: Any, model: str, sizes: Mapping[str, int]) -> Generation:
     """The model's own settings, without guidance. From an image if it cannot do without one."""
-    parameters = parameters_of(pipe)
-    image = parameters.get("image")
-    needs_image = image and (image.default is inspect.Parameter.empty or "ImageToVideo" in type(pipe).__name__)
-    given = {"prompt": "a video"} if "prompt" in parameters else {}
-    given |= {"image": "grey.png"} if needs_image else {}
+    given = {"prompt": "a video"} if "prompt" in parameters_of(pipe) else {}
+    given |= {"image": "grey.png"} if starts_from_an_image(pipe) else {}
     return resolve(checked({**given, "model": model, "stg_scale": 0.0, **sizes}), pipe)
 
 
@@ -196,7 +193,7 @@ def _rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str, Any]
         return counted.get(paths[id(module)], 0)  # a module that takes none is not counted
 
     def share(where: Sequence[int]) -> float:
-        taken = {entry: ops(plain, skips.child(*entry)) for k in where for entry in _entries(places, k, where)}
+        taken = {entry: ops(plain, skips.child(*entry)) for k in where for entry in prefix.returning(places, k, where)}
         return sum(taken.values()) / total
 
     def left_out(stand_in: nn.Module) -> int:
@@ -232,10 +229,3 @@ def _identities(places: Sequence[prefix.Place]) -> list[skips.Swap]:
         for place in places
         for entry, values in place.attention()
     ]
-
-
-def _entries(places: Sequence[prefix.Place], k: int, where: Sequence[int]) -> list[skips.Entry]:
-    """The modules of a place; where a module is two places and one of them is asked for, the blocks of that half."""
-    place = places[k]
-    alike = {i for i, other in enumerate(places) if other.entry == place.entry}
-    return [place.entry] if alike <= set(where) else place.inside()

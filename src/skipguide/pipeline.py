@@ -71,6 +71,7 @@ def guide(
         rescale = max((term.preset_rescale for term in written if isinstance(term, STG)), default=0.0)
     if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be a number from 0 (off) to 1, but got {rescale!r}. The paper uses 0.7.")
+    _check_orthogonalize(orthogonalize, schedule, written)
     denoisers = families.denoisers_of(pipe, family)
     if any(denoiser in _GUIDED for denoiser in denoisers):
         raise RuntimeError(
@@ -79,7 +80,17 @@ def guide(
             "several terms go into one guide()."
         )
     branches = {denoiser: Branch(family, denoiser, written, share_prefix) for denoiser in denoisers}
-    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix, bool(orthogonalize))
+    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix, orthogonalize)
+
+
+def _check_orthogonalize(orthogonalize: Any, schedule: Schedule | None, terms: Sequence[Term]) -> None:
+    several = schedule is None and sum(isinstance(term, STG) for term in terms) > 1
+    if not isinstance(orthogonalize, bool) or (orthogonalize and not several):
+        came = "a Schedule, one term at a time" if schedule else f"{len(terms)} term{'s' * (len(terms) > 1)}"
+        raise ValueError(
+            f"orthogonalize must be True or False, and True needs two STG terms or more, but got {orthogonalize!r} "
+            f"with {came}. Leave it out, or add a term."
+        )
 
 
 def _unpacked(terms: Sequence[Any]) -> tuple[Schedule | None, tuple[Term, ...]]:
@@ -110,7 +121,7 @@ class Branch:
         skipped = [layers.resolve(family, places, term) for term in terms]
         layers.check_disjoint(terms, skipped, places)
         firsts = {where[0] for term, where in zip(terms, skipped, strict=True) if isinstance(term, STG)}
-        self.denoiser = denoiser
+        self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
         self.signature = inspect.signature(denoiser.forward)
         self.strong = prefix.Strong(family, denoiser, places, firsts) if share_prefix and firsts else None
         self.weak = [
@@ -118,12 +129,16 @@ class Branch:
             for term, where in zip(terms, skipped, strict=True)
         ]
 
+    def is_current(self) -> bool:
+        """Whether the denoiser still has the modules that it had when this was made."""
+        now = list(self.denoiser.modules())[1:]
+        return len(now) == len(self.modules) and all(a is b for a, b in zip(now, self.modules, strict=True))
+
     def know_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Tell the weak passes what a call looks like, so that what they cost can be measured when somebody asks."""
-        if not all(weak.inputs for weak in self.weak):
-            inputs = flops.without_numbers(self.inputs(args, kwargs))
-            for weak in self.weak:
-                weak.inputs = inputs
+        inputs = flops.without_numbers(self.inputs(args, kwargs))
+        for weak in self.weak:
+            weak.told(inputs)
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call of the denoiser, by name."""
@@ -193,7 +208,7 @@ class Guide:
         self,
         pipe: Any,
         family: families.Family,
-        branches: Mapping[nn.Module, Branch],
+        branches: dict[nn.Module, Branch],
         terms: tuple[Term, ...],
         schedule: Schedule | None,
         rescale: float,
@@ -201,7 +216,8 @@ class Guide:
         orthogonalize: bool,
     ):
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
-        self.schedule, self._sigmas, self._had_cfg = schedule, [], False
+        self.schedule, self._sigmas = schedule, []
+        self._had_cfg = self._told = False  # in this run: CFG so far; the weak passes know their inputs
         self.terms, self.rescale, self.share_prefix, self.orthogonalize = terms, rescale, share_prefix, orthogonalize
         self.passes = Passes()
         self._branches = branches
@@ -248,7 +264,8 @@ class Guide:
         if self._inside or denoiser not in self._branches:  # a copy of the denoiser has copies of these hooks
             return None
         self._tidy()  # after a call that raised
-        branch, step = self._branches[denoiser], self._step_of_this_call()
+        step = self._step_of_this_call()
+        branch = self._branches[denoiser]
         if step.done == 0 and step.active and branch.strong is not None:
             self._undo = skips.put(branch.strong.swaps({branch.weak[j].first for j in step.active}))
         if step.done == 1 and step.weakened and not step.split:  # of separate calls the second one is uncond
@@ -279,7 +296,10 @@ class Guide:
         return self._step
 
     def _begin_run(self) -> None:
-        self._had_cfg = False
+        self._had_cfg = self._told = False
+        for denoiser, branch in self._branches.items():
+            if not branch.is_current():  # FreeNoise was switched on, adapters were loaded
+                self._branches[denoiser] = Branch(self.family, denoiser, self.terms, self.share_prefix)
         self._check_windows(self._num_steps())
         for denoiser in self._branches:
             layers.check_company(denoiser, self.family)  # again: a cache can be switched on after guide()
@@ -432,8 +452,9 @@ class Guide:
         self, branch: Branch, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Any:  # fmt: skip
         """What to hand to the pipeline after the cond call, such that its own arithmetic arrives at D."""
-        if self.family.unet:
+        if self.family.unet and not self._told:
             branch.know_inputs(args, kwargs)
+            self._told = True
         weaks = [self._weak(branch, j, args, kwargs) for j in step.active]
         step.c = self._predictions(output)
         channels = step.c[0].shape[1] // 2 if self._has_variance() else None

@@ -112,6 +112,12 @@ def _modules_in_order(unet: UNet, block: nn.Module, mid: bool) -> list[tuple[nn.
     return [module for _, module in sorted(found, key=lambda pair: pair[0])]  # type: ignore[misc]
 
 
+def returning(places: Sequence[Place], k: int, skipped: Sequence[int]) -> list[skips.Entry]:
+    """What returns its input where place k is skipped: its module, or of one with two halves the blocks of its own."""
+    alike = {i for i, other in enumerate(places) if other.entry == places[k].entry}
+    return [places[k].entry] if alike <= set(skipped) else places[k].inside()
+
+
 class Strong:
     """What the strong pass keeps for the weak ones, of one denoiser: the state at certain places, and what is replayed.
 
@@ -192,18 +198,13 @@ class WeakPass:
     def _weakened(self, k: int, source: skips.Recording | None) -> Iterator[skips.Swap]:
         place = self.places[k]
         if self.skip == "residual":
-            for entry in self._returning(place):
+            for entry in returning(self.places, k, self.skipped):
                 yield *entry, skips.Skipped(skips.child(*entry), place.stack.streams, source)
             return
         for entry, values in place.attention():
             yield *entry, skips.IdentityAttention(skips.child(*entry), values)
         if source is not None:
             yield *place.entry, skips.Resumed(place.block, place.stack.streams, source)
-
-    def _returning(self, place: Place) -> list[skips.Entry]:
-        """What returns its input: the block; of a layer that does one half after the other, the blocks of one half."""
-        alike = {k for k, other in enumerate(self.places) if other.entry == place.entry}
-        return [place.entry] if alike <= set(self.skipped) else place.inside()
 
     def _sharing(self, strong: Strong) -> Iterator[skips.Swap]:
         recording = strong.recordings.get(self.first)
@@ -224,14 +225,23 @@ class WeakPass:
         """What this pass computes, as a fraction of a forward pass.
 
         In a stack blocks are counted, and an attention skip counts as a whole block. The blocks of a UNet differ in
-        size: there floating point operations are, in a pass without numbers over a copy without weights.
+        size: there floating point operations are, in a pass without numbers over a copy without weights; where that
+        cannot be run, layers are counted.
         """
         if self.family.unet is None:
             skipped = len(self.skipped) if self.skip == "residual" else 0
             return (len(self.places) - (self.first if shared else 0) - skipped) / len(self.places)
         if shared not in self._measured:
-            self._measured[shared] = self._measure(shared)
+            try:
+                self._measured[shared] = self._measure(shared)
+            except Exception:  # a model that its config does not rebuild, as with FreeNoise: this is only for people
+                self._measured[shared] = 1 - (self.first if shared else 0) / len(self.places)
         return self._measured[shared]
+
+    def told(self, inputs: dict[str, Any]) -> None:
+        """What a call of the denoiser looks like, on the meta device; of other sizes other costs are measured."""
+        if repr(inputs) != repr(self.inputs):
+            self.inputs, self._measured = inputs, {}
 
     def _measure(self, shared: bool) -> float:
         model = flops.without_weights(self.denoiser)

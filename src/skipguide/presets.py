@@ -78,6 +78,8 @@ def preset_for(pipe: Any, kind: str = "stg") -> Preset:
     size = f"{depth} blocks" + (f" and width {width}" if width and any(row.width for row in rows) else "")
     known = ", ".join(_size(row) for row in rows) or "none"
     example = f"STG(layers=[{depth * 7 // 10}], scale=1.0)" if kind == "stg" else f"SLG(layers=[{depth // 4}])"
+    if family.unet:
+        example = f'{kind.upper()}(layers=["up:0"])'
     raise ValueError(
         f"a preset needs a published setting for the model, but none is known for a {name} of {size} "
         f"(known: {known}). Choose the layer yourself, as in {example}; "

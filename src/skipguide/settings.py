@@ -221,6 +221,7 @@ _ARGUMENTS = {  # our name -> those that diffusers' pipelines have for it, if th
     "steps": ("num_inference_steps",),
     "guidance_scale": ("guidance_scale", "max_guidance_scale"),
     "num_frames": ("num_frames", "video_length"),
+    "fps": ("fps", "target_fps"),
 }
 _FROM_MODEL = ("height", "width", "num_frames", "fps", "guidance_scale", "steps")
 _NOT_EVERYWHERE = (
@@ -278,12 +279,12 @@ def _check_inputs(settings: Generation, pipe: Any) -> None:
                 f"{name} must be left out for a {model}, which does not take it, but got {value!r}. Leave out "
                 f"{flag(name)}, or choose another --model."
             )
-    needed = {"prompt": "prompt" in parameters, "image": _starts_from_an_image(pipe)}
+    needed = {"prompt": "prompt" in parameters, "image": starts_from_an_image(pipe)}
     for name in (name for name, needs in needed.items() if needs and getattr(settings, name) is None):
         raise ValueError(f"{name} must be given for a {model}, but got nothing. Set it with {flag(name)}.")
 
 
-def _starts_from_an_image(pipe: Any) -> bool:
+def starts_from_an_image(pipe: Any) -> bool:
     """Whether the pipeline cannot do without one. LTX's call has a default, None, and then fails without an image."""
     parameter = parameters_of(pipe).get("image")
     return parameter is not None and (

@@ -105,6 +105,7 @@ class Replayed(StandIn):
         super().__init__(real, source=source)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        _keep_group_moving(self.real)
         outputs = self.source.outputs
         outputs.append(outputs.pop(0))  # a whole pass turns the list once around
         return _kept(outputs[-1])

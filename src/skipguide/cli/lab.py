@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -59,21 +60,26 @@ def score(
         typer.Option(help="mochi: also CFG + STG with each of these. svd: what is skipped.", show_default="svd: up:0"),
     ] = None,
     stg_scale: Annotated[float, typer.Option(help="mochi: scale for --layers. svd: of STG-R.")] = 1.0,
-    spatial_scale: Annotated[float, typer.Option(help="svd: of the spatial term.")] = 2.0,
-    temporal_scale: Annotated[float, typer.Option(help="svd: of the temporal term.")] = 0.5,
-    rescale: Annotated[float, typer.Option(help="svd: phi.")] = 0.7,
+    spatial_scale: Annotated[float | None, typer.Option(help="svd: of the spatial term.", show_default="2")] = None,
+    temporal_scale: Annotated[float | None, typer.Option(help="svd: of the temporal term.", show_default="0.5")] = None,
+    rescale: Annotated[float | None, typer.Option(help="svd: phi.", show_default="0.7")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the scores there, as JSON.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a lab model: reconstruction, the judge on real clips, and what the judge reads in generated ones."""
     _check(model)
+    of_svd = {"--spatial-scale": spatial_scale, "--temporal-scale": temporal_scale, "--rescale": rescale}
     if model == "svd":
+        _refuse("svd", {"--guidance-scale": guidance_scale})
         from skipguide.lab import score_svd
 
-        scales = (spatial_scale, temporal_scale, stg_scale, rescale)
-        scores = score_svd.score(folder, clips, layers or ["up:0"], *scales, _note)
+        spatial, temporal, phi = (
+            usual if given is None else given for given, usual in zip(of_svd.values(), (2.0, 0.5, 0.7), strict=True)
+        )
+        scores = score_svd.score(folder, clips, layers or ["up:0"], spatial, temporal, stg_scale, phi, _note)
         table = score_svd.table(scores)
     else:
+        _refuse("mochi", of_svd)
         from skipguide.lab import score
 
         scores = score.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], _numbers(layers or []), stg_scale, _note)
@@ -126,6 +132,13 @@ def _check(model: str) -> None:
     if model not in MODELS:
         known = " or ".join(MODELS)
         raise ValueError(f"a lab model to train or score must be {known}, but got {model!r}. Write one of them.")
+
+
+def _refuse(model: str, options: Mapping[str, object]) -> None:
+    """See that no option of the other model is given."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{name} must be left out for {model}, which does not use it, but got {value}.")
 
 
 def _folder(model: str, folder: Path | None) -> Path:

@@ -57,20 +57,23 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
     fit.require(
         folder, "pipeline/model_index.json", *(["judge.safetensors"] if reads else []), "history.jsonl", "scores.json"
     )
+    text = card(model, folder, machine)  # first, for it fails where the scores are another model's
     target, reader = models.WEIGHTS / name, models.WEIGHTS / "judge"
+    with fit.finished(target.with_name(f"{name}.new")) as part:
+        shutil.copytree(folder / "pipeline", part)
+        shutil.copyfile(folder / "scores.json", part / "scores.json")
+        (part / "README.md").write_text(text, encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(folder / "pipeline", target)
-    shutil.copyfile(folder / "scores.json", target / "scores.json")
+    target.with_name(f"{name}.new").rename(target)
     if reads:
         reader.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
     for path in models.WEIGHTS.rglob("*.safetensors"):  # safetensors writes them for the owner alone
         path.chmod(0o644)
-    cards = [target / "README.md", *([docs / f"{name}.md"] if docs else [])]
-    for path in cards:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(card(model, folder, machine), encoding="utf-8")
-    return [target, *([reader] if reads else []), *cards]
+    if docs:
+        docs.mkdir(parents=True, exist_ok=True)
+        (docs / f"{name}.md").write_text(text, encoding="utf-8")
+    return [target, *([reader] if reads else []), *([docs / f"{name}.md"] if docs else [])]
 
 
 def card(model: str, folder: Path, machine: str) -> str:

@@ -41,7 +41,7 @@ BUCKETS_PER_UNIT = 200  # motion bucket = 200 x (half frames that the outline mo
 USUAL_FPS = 7
 NOISE_AUG = (0.002, 0.1)  # strength, drawn log-uniformly
 LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over all of the range
-SCHEDULE = fit.Schedule(steps=2200, learning_rate=3e-3, decay=0.5, ema=0.998)
+SCHEDULE = fit.Schedule(steps=5000, learning_rate=3e-3, decay=0.5, ema=0.998)
 
 UNET: dict[str, Any] = dict(
     sample_size=8,
@@ -49,10 +49,10 @@ UNET: dict[str, Any] = dict(
     out_channels=8,
     down_block_types=("CrossAttnDownBlockSpatioTemporal",) * 2 + ("DownBlockSpatioTemporal",),
     up_block_types=("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 2,
-    block_out_channels=(64, 128, 128),
+    block_out_channels=(96, 192, 192),
     layers_per_block=1,
     cross_attention_dim=64,
-    num_attention_heads=(2, 4, 4),
+    num_attention_heads=(3, 6, 6),
     addition_time_embed_dim=32,
     projection_class_embeddings_input_dim=96,
     num_frames=FRAMES,
