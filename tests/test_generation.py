@@ -158,11 +158,11 @@ def test_an_axis_that_the_model_does_not_have(pipe: Any) -> None:
         generation.generate(pipe, settings_for(pipe, spatial_scale=1.0))
 
 
-def test_orthogonalize_is_passed_on_only_where_it_is_on(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orthogonalize_and_both_terms_are_passed_on(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     options: list[dict[str, Any]] = []
 
-    def guided(pipe: Any, *terms: STG, **given: Any) -> None:
-        options.append(given)
+    def guided(pipe: Any, terms: list[STG], **given: Any) -> None:
+        options.append({**given, "axes": [term.axis for term in terms]})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(generation, "guide", guided)
@@ -170,7 +170,8 @@ def test_orthogonalize_is_passed_on_only_where_it_is_on(pipe: Any, monkeypatch: 
         settings = settings_for(pipe, spatial_scale=1.0, temporal_scale=1.0, orthogonalize=on)
         with pytest.raises(KeyboardInterrupt):
             generation.generate(pipe, settings)
-    assert options == [{"rescale": 0.0}, {"rescale": 0.0, "orthogonalize": True}]
+    both = ["spatial", "temporal"]
+    assert options == [{"rescale": 0.0, "orthogonalize": on, "axes": both} for on in (False, True)]
 
 
 # --- pipelines that start from an image -------------------------------------------------------------------------------

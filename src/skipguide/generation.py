@@ -183,8 +183,7 @@ def _guided(pipe: Any, settings: Generation) -> Iterator[Callable[[], float]]:
         yield functools.partial(_plain_passes, pipe, [math.nan])
         return
     assert settings.rescale is not None
-    options: dict[str, Any] = {"orthogonalize": True} if settings.orthogonalize else {}
-    with guide(pipe, *terms, rescale=settings.rescale, **options) as handle:
+    with guide(pipe, terms, rescale=settings.rescale, orthogonalize=bool(settings.orthogonalize)) as handle:
         yield lambda: handle.passes_per_step
 
 

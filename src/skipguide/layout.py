@@ -141,8 +141,7 @@ def _call_of_denoiser(
     caught: list[tuple[nn.Module, dict[str, Any]]] = []
 
     def catch(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = inspect.signature(denoiser.forward).bind(*args, **kwargs).arguments
-        caught.append((denoiser, {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}))
+        caught.append((denoiser, skips.named_inputs(inspect.signature(denoiser.forward), args, kwargs)))
         raise _Caught
 
     hooks = [denoiser.register_forward_pre_hook(catch, with_kwargs=True, prepend=True) for denoiser in denoisers]
@@ -207,8 +206,7 @@ def _rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str, Any]
             return None
         strong = prefix.Strong(family, denoiser, places, {where[0]})
         weak = prefix.WeakPass(family, denoiser, places, where, skip, strong)
-        stand_ins = {(parent, name): stand_in for parent, name, stand_in in weak.shared}  # SVD's halves: one module
-        return 1 - sum(map(left_out, stand_ins.values())) / total
+        return 1 - sum(left_out(stand_in) for _, _, stand_in in weak.shared) / total
 
     def row(where: Sequence[int]) -> dict[str, Any]:
         return {"share": share(where), **{skip: cost(where, skip) for skip in SKIPS}}

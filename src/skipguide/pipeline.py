@@ -142,8 +142,7 @@ class Branch:
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call of the denoiser, by name."""
-        bound = self.signature.bind(*args, **kwargs).arguments
-        return {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
+        return skips.named_inputs(self.signature, args, kwargs)
 
 
 @dataclasses.dataclass

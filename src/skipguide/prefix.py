@@ -9,7 +9,7 @@ run past layer k: there the outputs of all that ran before it are kept, and give
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -169,8 +169,8 @@ class WeakPass:
     ):  # fmt: skip
         self.family, self.denoiser = family, denoiser
         self.places, self.skipped, self.skip, self.strong = places, tuple(skipped), skip, strong
-        self.full = [swap for k in skipped for swap in self._weakened(k, None)]
-        self.shared = [] if strong is None else [*self._sharing(strong)]
+        self.full = _once(swap for k in skipped for swap in self._weakened(k, None))
+        self.shared = [] if strong is None else _once(self._sharing(strong))
         self.inputs: dict[str, Any] = {}  # of the denoiser, on the meta device; a UNet's costs are measured with them
         self._measured: dict[bool, float] = {}
 
@@ -252,6 +252,11 @@ class WeakPass:
             whole = flops.count(model, self.inputs)
         with skips.swapped(weak.swaps()):
             return flops.count(model, self.inputs) / whole
+
+
+def _once(swaps: Iterable[skips.Swap]) -> list[skips.Swap]:
+    """One stand-in for each module: both halves of a layer of SVD name the one that holds them."""
+    return [(*entry, stand_in) for entry, stand_in in {(p, name): stand_in for p, name, stand_in in swaps}.items()]
 
 
 def _named(denoiser: nn.Module, paths: Sequence[str]) -> Iterator[tuple[nn.Module, str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import Signature
 from typing import Any
 
 import torch
@@ -151,6 +152,12 @@ def _kept(output: Any) -> Any:
 def stream_values(streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """The streams among the inputs of a block; blocks take them first and in order when positional."""
     return tuple(args[i] if i < len(args) else kwargs[name] for i, name in enumerate(streams))
+
+
+def named_inputs(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a call, by name."""
+    bound = signature.bind(*args, **kwargs).arguments
+    return {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
 
 
 def child(parent: nn.Module, name: str) -> nn.Module:

@@ -125,7 +125,11 @@ def frame(
     out.parent.mkdir(parents=True, exist_ok=True)
     with finished(out) as part:
         world.picture(scenes).save(part, format="PNG")
-    typer.echo(f"{out}; make a clip of it with: skipguide generate --model lab-svd --image {out}")
+    size = f"--height {world.FRAME_SIZE} --width {world.FRAME_SIZE}"
+    typer.echo(
+        f"{out}; a lab-svd of your training starts from it: skipguide generate --model FOLDER/pipeline {size} "
+        f"--num-frames 14 --stg-scale 0 --image {out}"
+    )
 
 
 def _check(model: str) -> None:

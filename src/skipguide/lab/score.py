@@ -41,8 +41,8 @@ def score(
         "generated": [],
     }
     scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
-    real = _read(reader, world.render(world.sample_scenes(clips, SEED + 1, "all", second_share=0.0)))[1]
-    found["frechet_real"] = round(judge.frechet(_read(reader, world.render(scenes))[1], real), 2)
+    real = read(reader, world.render(world.sample_scenes(clips, SEED + 1, "all", second_share=0.0)))[1]
+    found["frechet_real"] = round(judge.frechet(read(reader, world.render(scenes))[1], real), 2)
     settings = [(g, ()) for g in guidance_scales] + [(guidance_scales[-1], (layer,)) for layer in layers]
     for g, skipped in settings:
         row = _generated(pipe, reader, scenes, real, g, skipped, stg_scale)
@@ -72,7 +72,7 @@ def _load(folder: Path | None) -> tuple[Any, judge.Judge]:
 
 
 @torch.no_grad()
-def _read(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def read(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     parts = [reader(chunk) for chunk in frames.split(64)]
     words = {name: torch.cat([logits[name].argmax(1) for logits, _ in parts]) for name in judge.HEADS}
     return words, torch.cat([features for _, features in parts])
@@ -88,7 +88,7 @@ def _reconstructed(pipe: Any, reader: judge.Judge, num: int = 256) -> dict[str, 
     scenes = world.sample_scenes(num, SEED + 2, "all")
     chunks = world.render(scenes).split(16)
     return _share(
-        _read(reader, torch.cat([pipe.vae.decode(pipe.vae.encode(c).latent_dist.mean).sample for c in chunks]))[0],
+        read(reader, torch.cat([pipe.vae.decode(pipe.vae.encode(c).latent_dist.mean).sample for c in chunks]))[0],
         scenes,
     )
 
@@ -110,7 +110,7 @@ def _generated(
     finally:
         if handle:
             handle.remove()
-    words, features = _read(reader, torch.cat(videos))
+    words, features = read(reader, torch.cat(videos))
     held_out = world.is_held_out(scenes.shape, scenes.colour, scenes.motion)
     right = torch.stack([words[name] == getattr(scenes, name) for name in judge.HEADS]).all(0)
     row = {

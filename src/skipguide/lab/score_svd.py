@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from skipguide import STG, guide
 from skipguide.lab import autoencoder, fit, judge, models, svd, world
+from skipguide.lab import score as scoring
 
 Tensor = torch.Tensor
 STEPS = 25
@@ -33,7 +34,7 @@ def score(
     """
     if clips <= 2 * BATCH:
         raise ValueError(f"clips must be more than {2 * BATCH}, for buckets to be compared, but got {clips}. Take 64.")
-    pipe, reader = _load(folder)
+    pipe = _load(folder)
     rows = settings(layers, spatial, temporal, residual, rescale)
     for _, terms, _ in rows[1:]:
         guide(pipe, *terms).remove()  # a layer that there is not is said at once
@@ -44,17 +45,17 @@ def score(
         "clips": clips,
         "steps": STEPS,
         "psnr_db": {s: round(autoencoder.psnr(pipe.vae, autoencoder.SVD, s), 2) for s in ("train", "heldout")},
-        "real": measured(real, real.frames, reader),
-        "reconstructed": measured(real, _reconstructed(pipe, real.frames), reader),
+        "real": measured(real, real.frames),
+        "reconstructed": measured(real, _reconstructed(pipe, real.frames)),
         "generated": [],
     }
     for name, terms, phi in rows:
-        row = {"setting": name, **_generated(pipe, reader, real, real.buckets, terms, phi)}
+        row = {"setting": name, **_generated(pipe, real, real.buckets, terms, phi)}
         note(str(row))
         found["generated"].append(row)
     # A first frame gives away some of the motion that its clip has. Here the slowest gets the highest bucket.
     turned = torch.cat(real.buckets.split(BATCH)[::-1])[: len(real.buckets)]
-    found["buckets_turned"] = _generated(pipe, reader, real, turned, [], 0.0)
+    found["buckets_turned"] = _generated(pipe, real, turned, [], 0.0)
     note(str(found["buckets_turned"]))
     return found
 
@@ -86,6 +87,7 @@ class RealClips:
         self.scenes, self.frames = scenes[order], world.render(scenes[order], svd.FRAMES, span=spans[order])
         buckets = svd.bucket(amount[order], torch.tensor(float(svd.USUAL_FPS))).split(BATCH)
         self.buckets = torch.cat([part.mean().round().expand(len(part)) for part in buckets])
+        self.features = _read(self.frames)[1]
 
 
 def _command(
@@ -96,7 +98,7 @@ def _command(
     return f"skipguide lab score svd --clips {clips}{named}{scales} --rescale {rescale:g}"
 
 
-def _load(folder: Path | None) -> tuple[Any, judge.Judge]:
+def _load(folder: Path | None) -> Any:
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
 
     if folder:
@@ -104,7 +106,7 @@ def _load(folder: Path | None) -> tuple[Any, judge.Judge]:
     path = folder / "pipeline" if folder else models.path("lab-svd")
     pipe = StableVideoDiffusionPipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
-    return pipe, judge.load_judge()
+    return pipe
 
 
 @torch.no_grad()
@@ -116,9 +118,7 @@ def _reconstructed(pipe: Any, frames: Tensor) -> Tensor:
     )
 
 
-def _generated(
-    pipe: Any, reader: judge.Judge, real: RealClips, buckets: Tensor, terms: Sequence[STG], phi: float
-) -> dict[str, Any]:
+def _generated(pipe: Any, real: RealClips, buckets: Tensor, terms: Sequence[STG], phi: float) -> dict[str, Any]:
     handle = guide(pipe, *terms, rescale=phi) if terms else None
     try:
         chunks = zip(real.frames[:, :, 0].split(BATCH), buckets.split(BATCH), strict=True)
@@ -127,7 +127,7 @@ def _generated(
         if handle:
             handle.remove()
     passes = handle.passes_per_step if handle else 2.0
-    return {"passes_per_step": round(passes, 3), **measured(real, torch.cat(videos), reader, buckets)}
+    return {"passes_per_step": round(passes, 3), **measured(real, torch.cat(videos), buckets)}
 
 
 def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
@@ -143,15 +143,14 @@ def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def measured(real: RealClips, frames: Tensor, reader: judge.Judge, buckets: Tensor | None = None) -> dict[str, float]:
+def measured(real: RealClips, frames: Tensor, buckets: Tensor | None = None) -> dict[str, float]:
     """What the card says of one set of clips.
 
     `shape`, `colour`: share of clips in which the judge reads the object of the first frame. `first_frame_db`: mean
     PSNR of the first frame against the one given. `motion`: Spearman's correlation of bucket and amount of motion.
     `frechet`: distance of the judge's features from those of the real clips.
     """
-    words, features = _read(reader, frames)
-    _, theirs = _read(reader, real.frames)
+    words, features = _read(frames)
     kept = {name: (words[name] == getattr(real.scenes, name)).float().mean().item() for name in KEPT}
     error = (frames[:, :, 0] - real.frames[:, :, 0]).square().mean((1, 2, 3)).clamp_min(1e-10)
     amount = world.amount_of_motion(world.found_masks(real.scenes, frames))
@@ -161,16 +160,15 @@ def measured(real: RealClips, frames: Tensor, reader: judge.Judge, buckets: Tens
         "first_frame_db": (-10 * torch.log10(error / 4)).mean().item(),
         "motion": spearman(real.buckets if buckets is None else buckets, amount),
         "amount_of_motion": amount.mean().item(),
-        "frechet": judge.frechet(features, theirs),
+        "frechet": judge.frechet(features, real.features),
     }
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def _read(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _read(frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The judge knows clips of 19 frames: of fewer some are shown twice."""
-    parts = [reader(F.interpolate(c, (world.NUM_FRAMES, *c.shape[3:]), mode="nearest")) for c in frames.split(64)]
-    words = {name: torch.cat([logits[name].argmax(1) for logits, _ in parts]) for name in KEPT}
-    return words, torch.cat([features for _, features in parts])
+    stretched = F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
+    return scoring.read(judge.load_judge(), stretched)
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
