@@ -31,14 +31,15 @@ def pictures(frames: torch.Tensor) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All three stages, two steps each, of a narrower UNet."""
+    """All four stages, two steps each, of a narrower UNet."""
     folder = tmp_path_factory.mktemp("training")
     with pytest.MonkeyPatch.context() as patch:
         short_stages("svd", patch)
         patch.setattr(svd, "UNET", {**svd.UNET, **SMALL})
         patch.setattr(svd, "BATCH_SIZE", 2)
+        patch.setattr(svd, "READER_BATCH", 2)
         seen = [name for name, _ in train.train("svd", folder, torch.device("cpu"))]
-        assert seen == ["autoencoder"] * 2 + ["latents"] + ["unet"] * 2
+        assert seen == ["autoencoder"] * 2 + ["image encoder"] * 2 + ["latents"] + ["unet"] * 2
         assert list(train.train("svd", folder, torch.device("cpu"))) == []
     return folder
 
@@ -80,7 +81,7 @@ def test_training_prepares_pictures_as_the_pipeline_does(trained: Path) -> None:
     hook = pipe.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     pipe._encode_image(pictures(first), "cpu", 1, False)
     hook.remove()
-    torch.testing.assert_close(svd.pixel_values(pipe, first), seen[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(svd.pixel_values(first), seen[0], atol=1e-5, rtol=0)
 
 
 def test_targets_of_the_training_are_what_the_scheduler_makes_of_them() -> None:

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skipguide.pipeline import Guide, guide
+    from skipguide.restart import Restart
     from skipguide.terms import SLG, STG, Bin, Schedule
 
 __version__ = "0.1.0"
-__all__ = ["SLG", "STG", "Bin", "Guide", "Schedule", "__version__", "guide"]
+__all__ = ["SLG", "STG", "Bin", "Guide", "Restart", "Schedule", "__version__", "guide"]
 
 _HOME = {
     "STG": "skipguide.terms",
     "SLG": "skipguide.terms",
     "Bin": "skipguide.terms",
     "Schedule": "skipguide.terms",
+    "Restart": "skipguide.restart",
     "guide": "skipguide.pipeline",
     "Guide": "skipguide.pipeline",
 }

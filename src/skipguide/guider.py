@@ -24,8 +24,8 @@ from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from torch import nn
 
 from skipguide import families, guidance, layers, skips
+from skipguide.branch import Branch
 from skipguide.families import FAMILIES, Family
-from skipguide.pipeline import Branch
 from skipguide.terms import STG, Layer
 
 Tensor = torch.Tensor

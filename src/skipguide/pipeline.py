@@ -14,11 +14,7 @@ matrix product is rounded differently in batches of different size. It also halv
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import math
 import weakref
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
@@ -26,7 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide import families, flops, guidance, layers, prefix, running, skips
+from skipguide import families, guidance, layers, running, skips
+from skipguide.branch import Branch
+from skipguide.restart import Restart, Restarting, checked
+from skipguide.step import Passes, Step
 from skipguide.terms import SLG, STG, Schedule
 
 Tensor = torch.Tensor
@@ -40,6 +39,7 @@ def guide(
     *terms: Term | Schedule | Sequence[Term],
     rescale: float | None = None,
     orthogonalize: bool = False,
+    restart: Restart | Sequence[Restart] | None = None,
     share_prefix: bool = True,
 ) -> Guide:
     """Guide every call of `pipe` by skipping layers, until the handle is removed.
@@ -55,18 +55,21 @@ def guide(
         orthogonalize: each STG term loses its components along those before it, in the order given (Eq. 21), per sample
             and output. A term that is parallel to those before it vanishes; a zero one takes nothing away. The paper
             found no gain in it.
+        restart: do the steps of an interval of noise levels again (Algorithm 3); alone, or with terms, which hold in the
+            repeated steps as they do in the first round. The additional passes are in `handle.passes`.
         share_prefix: start each weak pass at its first skipped layer. False runs it in full, for benchmarks and doubt.
 
     Returns:
         A handle: a context manager with `.remove()`. After it the pipeline is what it was, hooks and modules included.
 
     Raises:
-        ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad number, no terms, or a
-            model with a cache that a weak pass would spoil.
+        ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad number, nothing to do,
+            a scheduler on which a restart is not known to be right, or a model with a cache that a weak pass would spoil.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family = families.family_of(pipe)
-    schedule, written = _unpacked(terms)
+    restarts = checked(restart)
+    schedule, written = _unpacked(terms, alone=bool(restarts))
     if rescale is None:
         rescale = max((term.preset_rescale for term in written if isinstance(term, STG)), default=0.0)
     if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
@@ -80,7 +83,7 @@ def guide(
             "several terms go into one guide()."
         )
     branches = {denoiser: Branch(family, denoiser, written, share_prefix) for denoiser in denoisers}
-    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix, orthogonalize)
+    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix, orthogonalize, restarts)
 
 
 def _check_orthogonalize(orthogonalize: Any, schedule: Schedule | None, terms: Sequence[Term]) -> None:
@@ -93,8 +96,11 @@ def _check_orthogonalize(orthogonalize: Any, schedule: Schedule | None, terms: S
         )
 
 
-def _unpacked(terms: Sequence[Any]) -> tuple[Schedule | None, tuple[Term, ...]]:
+def _unpacked(terms: Sequence[Any], alone: bool) -> tuple[Schedule | None, tuple[Term, ...]]:
     """A Schedule if there is one, and the terms: its bins' own, in the order of its bins.
+
+    Args:
+        alone: whether there is something to do without any term.
 
     Raises:
         ValueError: for no terms, something else, or a Schedule beside others.
@@ -103,101 +109,13 @@ def _unpacked(terms: Sequence[Any]) -> tuple[Schedule | None, tuple[Term, ...]]:
     if len(terms) == 1 and isinstance(terms[0], Schedule):
         bins = [entry for entry in terms[0].bins if entry.scale > 0]
         return terms[0], tuple(entry.term() for entry in bins)
-    if not terms or not all(isinstance(term, (STG, SLG)) for term in terms):
+    if not (terms or alone) or not all(isinstance(term, (STG, SLG)) for term in terms):
         came = ", ".join(type(term).__name__ for term in terms) or "none"
         raise ValueError(
             f"guide() needs one or more STG or SLG terms, or one Schedule, but got {came}. Write guide(pipe, "
             "STG(layers=[34]))."
         )
     return None, tuple(terms)
-
-
-class Branch:
-    """One denoiser with what is needed to weaken it: Wan 2.2 has two, every other family one."""
-
-    def __init__(self, family: families.Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool):
-        layers.check_company(denoiser, family)
-        places = prefix.chain(family, denoiser)
-        skipped = [layers.resolve(family, places, term) for term in terms]
-        layers.check_disjoint(terms, skipped, places)
-        firsts = {where[0] for term, where in zip(terms, skipped, strict=True) if isinstance(term, STG)}
-        self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
-        self.signature = inspect.signature(denoiser.forward)
-        self.strong = prefix.Strong(family, denoiser, places, firsts) if share_prefix and firsts else None
-        self.weak = [
-            prefix.WeakPass(family, denoiser, places, where, term.skip, self.strong if isinstance(term, STG) else None)
-            for term, where in zip(terms, skipped, strict=True)
-        ]
-
-    def is_current(self) -> bool:
-        """Whether the denoiser still has the modules that it had when this was made."""
-        now = list(self.denoiser.modules())[1:]
-        return len(now) == len(self.modules) and all(a is b for a, b in zip(now, self.modules, strict=True))
-
-    def know_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Tell the weak passes what a call looks like, so that what they cost can be measured when somebody asks."""
-        inputs = flops.without_numbers(self.inputs(args, kwargs))
-        for weak in self.weak:
-            weak.told(inputs)
-
-    def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs of a call of the denoiser, by name."""
-        return skips.named_inputs(self.signature, args, kwargs)
-
-
-@dataclasses.dataclass
-class Passes:
-    """What the last run of a guided pipeline cost, counted in forward passes of one sample per prompt."""
-
-    steps: int = 0
-    strong: int = 0
-    runs: Counter[prefix.WeakPass] = dataclasses.field(default_factory=Counter)  # of each weak pass
-    instead: Counter[prefix.WeakPass] = dataclasses.field(default_factory=Counter)  # of uncond, weakened by SLG
-
-    @property
-    def weak(self) -> float:
-        """What the weak passes took; what one of a UNet takes is measured here, when somebody asks."""
-        return sum(times * weak.cost(shared=weak.strong is not None) for weak, times in self.runs.items())
-
-    @property
-    def per_step(self) -> float:
-        """Mean over the steps so far: 2 for plain CFG, plus what the weak passes evaluated, less what SLG left out."""
-        saved = sum(times * (1 - weak.cost(shared=False)) for weak, times in self.instead.items())
-        return (self.strong + self.weak - saved) / self.steps if self.steps else math.nan
-
-
-@dataclasses.dataclass
-class Step:
-    """The step under way."""
-
-    index: int
-    cfg: bool
-    calls: int  # calls of the denoiser that it takes
-    phi: float = 0.0
-    g: float | None = None  # in the place of the pipeline's
-    keeps_c: bool = False  # the pipeline rescales by the deviation of c, so c must come back as it is
-    active: tuple[int, ...] = ()  # STG terms
-    weakened: tuple[int, ...] = ()  # SLG terms
-    done: int = 0  # calls so far
-    split: bool = False  # one call on [uncond, cond], done in halves
-    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the call that was split
-    c: tuple[Tensor, ...] = ()  # the conditional prediction, and what was returned in its place
-    returned: tuple[Tensor, ...] = ()
-    push: tuple[Tensor, ...] = ()
-
-    @property
-    def shifts(self) -> bool:
-        """Whether D is the pipeline's own combination of u and c, both shifted by the push."""
-        return self.phi == 0 and self.g is None and not self.keeps_c
-
-    @property
-    def guided(self) -> bool:
-        """Whether this step differs from the pipeline's own."""
-        return bool(self.active or self.weakened or self.g is not None or self.phi)
-
-    def forget(self) -> None:
-        """Free the tensors."""
-        self.inputs, self.c, self.returned, self.push = {}, (), (), ()
 
 
 class Guide:
@@ -213,6 +131,7 @@ class Guide:
         rescale: float,
         share_prefix: bool,
         orthogonalize: bool,
+        restarts: Sequence[Restart],
     ):
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
         self.schedule, self._sigmas = schedule, []
@@ -224,6 +143,7 @@ class Guide:
         self._run: Tensor | None = None  # the timesteps of the run under way: schedulers make new ones for each run
         self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a call is under way
         self._inside = False  # a weak pass is under way: the hooks below let it through
+        self._restarting = Restarting(pipe.scheduler, restarts, pipe) if restarts else None
         self._hooks = []
         before: Any = torch.compiler.disable(self._before)
         after: Any = torch.compiler.disable(self._after)
@@ -240,6 +160,8 @@ class Guide:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        if self._restarting is not None:
+            self._restarting.remove()
         self._step = self._run = None  # tensors among them
         for denoiser in self._branches:
             _GUIDED.discard(denoiser)
@@ -295,11 +217,21 @@ class Guide:
         return self._step
 
     def _begin_run(self) -> None:
+        if self._restarting is not None and self._restarting.scheduler is not self.pipe.scheduler:
+            raise RuntimeError(
+                f"restarts are on the scheduler that the pipeline had when guide() got it, but now it has another one, "
+                f"a {type(self.pipe.scheduler).__name__}. Exchange pipe.scheduler first, then call guide()."
+            )
+        if self._restarting is not None and not self._restarting.order:
+            raise RuntimeError(
+                "restarts must be there before a run begins, but guide() was called while one was under way. Call it "
+                "before the pipeline."
+            )
         self._had_cfg = self._told = False
         for denoiser, branch in self._branches.items():
             if not branch.is_current():  # FreeNoise was switched on, adapters were loaded
                 self._branches[denoiser] = Branch(self.family, denoiser, self.terms, self.share_prefix)
-        self._check_windows(self._num_steps())
+        self._check_windows(self._position(0)[1])
         for denoiser in self._branches:
             layers.check_company(denoiser, self.family)  # again: a cache can be switched on after guide()
         self._sigmas = self._sigmas_of_run() if self.schedule else []
@@ -322,6 +254,13 @@ class Guide:
         frame = running.frame_of(self.pipe)
         timesteps = frame.f_locals.get("timesteps") if frame is not None else None
         return len(self.pipe.scheduler.timesteps if timesteps is None else timesteps)
+
+    def _position(self, index: int) -> tuple[int, int]:
+        """Step `index` of this run as (i, N) of one without restarts, in which windows are given."""
+        if self._restarting is None:
+            return index, self._num_steps()
+        offset = self._offset()
+        return self._restarting.order[offset + index] - offset, self._restarting.usual - offset
 
     def _next_step(self, frame: FrameType, index: int) -> Step:
         cfg = cfg_is_on(self.pipe, self.calls, frame)
@@ -405,7 +344,7 @@ class Guide:
         return sigmas
 
     def _is_on(self, term: Term, index: int) -> bool:
-        return self._has_scale(term) and guidance.selects(term.start, term.stop, index, self._num_steps())
+        return self._has_scale(term) and guidance.selects(term.start, term.stop, *self._position(index))
 
     def _g(self, frame: FrameType) -> tuple[float, ...]:
         """g in u + g (c - u), per output, at this step."""

@@ -134,28 +134,39 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                average = self.state[p].setdefault("average", torch.zeros_like(p))
-                average.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(average, group["momentum"]).flatten(1)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu et al. 2025)
-                step = orthogonal(update).reshape(p.shape).to(p.dtype)
-                p.add_(step, alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+            for alike in _of_one_shape(group["params"]):
+                updates = []
+                for p in alike:
+                    average = self.state[p].setdefault("average", torch.zeros_like(p))
+                    average.lerp_(p.grad, 1 - group["momentum"])
+                    updates.append(p.grad.lerp(average, group["momentum"]).flatten(1))
+                # all at once: a UNet has hundreds of small matrices, and this halves what they take
+                for p, update in zip(alike, orthogonal(torch.stack(updates)), strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu et al. 2025)
+                    step = update.reshape(p.shape).to(p.dtype)
+                    p.add_(step, alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """`(M, N)` -> its nearest semi-orthogonal matrix, roughly: five Newton-Schulz steps in bfloat16."""
-    x = matrix.bfloat16()
-    if tall := x.shape[0] > x.shape[1]:
-        x = x.T
-    x = x / (x.norm() + 1e-7)
+def _of_one_shape(parameters: list[torch.nn.Parameter]) -> list[list[Any]]:
+    """Those with a gradient, by their shape as matrices."""
+    found: dict[tuple[int, int], list[Any]] = {}
+    for p in parameters:
+        if p.grad is not None:
+            found.setdefault((p.shape[0], p[0].numel()), []).append(p)
+    return list(found.values())
+
+
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """`(..., M, N)` -> the nearest semi-orthogonal matrices, roughly: five Newton-Schulz steps in bfloat16."""
+    x = matrices.bfloat16()
+    if tall := x.shape[-2] > x.shape[-1]:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
-        a = x @ x.T
+        a = x @ x.mT
         x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 @torch.no_grad()

@@ -31,11 +31,12 @@ PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage wi
             f"{autoencoder.SVD.crops} crops of {autoencoder.CROP} px and {autoencoder.SVD.crop_frames} frames a step, "
             "then whole clips",
         ),
+        "image encoder": (
+            "image encoder", "CLIPVisionModelWithProjection", "image_encoder/model",
+            f"{2 * svd.READER_BATCH} frames a step",
+        ),
         "unet": (
             "UNet", "UNetSpatioTemporalConditionModel", "unet/diffusion_pytorch_model", f"{svd.BATCH_SIZE} clips a step"
-        ),
-        "unet, too": (
-            "image encoder", "CLIPVisionModelWithProjection", "image_encoder/model", f"{svd.BATCH_SIZE} frames a step"
         ),
     },
 }  # fmt: skip
@@ -133,7 +134,7 @@ def _parts(model: str, folder: Path, history: list[dict[str, Any]]) -> str:
 
 def _curve(history: list[dict[str, Any]]) -> str:
     lines = ["| stage | step | minutes | measured (mean over the steps before) |", "|---|---:|---:|---|"]
-    for stage in ("autoencoder", "judge", "transformer", "unet"):
+    for stage in ("autoencoder", "judge", "transformer", "image encoder", "unet"):
         rows = [row for row in history if row["stage"] == stage]
         for row in rows[:: max(len(rows) // 8, 1)][:-1] + rows[-1:]:
             values = {name: value for name, value in row.items() if name not in ("stage", "step", "seconds")}

@@ -1,8 +1,9 @@
-"""lab-svd: a real StableVideoDiffusionPipeline with small configs; its UNet and image encoder are trained together.
+"""lab-svd: a real StableVideoDiffusionPipeline with small configs.
 
-A clip is conditioned on its first frame (latents beside every frame's, and an embedding), on the frames per second, on
-its motion bucket, which is the true amount of motion, and on how much noise was put on the first frame. In EDM's
-terms the pipeline's scheduler computes, and the training uses,
+Its image encoder learns first, as CLIP does, to put into one embedding what a picture shows; then it is kept fixed and
+the UNet is trained on cached latents and embeddings. A clip is conditioned on its first frame (latents beside every
+frame's, and the embedding), on the frames per second, on its motion bucket, which is the true amount of motion, and on
+how much noise was put on the first frame. In EDM's terms the pipeline's scheduler computes, and the training uses,
 
     x = x_0 + sigma noise,    the UNet sees  x / sqrt(sigma^2 + 1)  and  log(sigma) / 4
     v = (x / (sigma^2 + 1) - x_0) sqrt(sigma^2 + 1) / sigma         is what it predicts ("v_prediction")
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
@@ -41,7 +43,14 @@ BUCKETS_PER_UNIT = 200  # motion bucket = 200 x (half frames that the outline mo
 USUAL_FPS = 7
 NOISE_AUG = (0.002, 0.1)  # strength, drawn log-uniformly
 LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over all of the range
-SCHEDULE = fit.Schedule(steps=5000, learning_rate=3e-3, decay=0.5, ema=0.998)
+SCHEDULE = fit.Schedule(steps=2600, learning_rate=3e-3, decay=0.5, ema=0.998)
+READER_SCHEDULE = fit.Schedule(steps=2000, learning_rate=3e-3, decay=0.5)  # of the image encoder
+READER_BATCH = 32  # clips, two frames of each
+READ = {  # what the embedding has to tell, with the number of classes
+    "shape": len(world.SHAPES), "colour": len(world.COLOURS), "size": len(world.SIZES),
+    "background": len(world.BACKGROUNDS), "background_colour": len(world.BACKGROUND_COLOURS),
+    "second_shape": len(world.SHAPES) + 1, "second_colour": len(world.COLOURS) + 1,
+}  # fmt: skip
 
 UNET: dict[str, Any] = dict(
     sample_size=8,
@@ -49,16 +58,16 @@ UNET: dict[str, Any] = dict(
     out_channels=8,
     down_block_types=("CrossAttnDownBlockSpatioTemporal",) * 2 + ("DownBlockSpatioTemporal",),
     up_block_types=("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 2,
-    block_out_channels=(96, 192, 192),
+    block_out_channels=(96, 160, 160),
     layers_per_block=1,
     cross_attention_dim=64,
-    num_attention_heads=(3, 6, 6),
+    num_attention_heads=(3, 5, 5),
     addition_time_embed_dim=32,
     projection_class_embeddings_input_dim=96,
     num_frames=FRAMES,
 )
 IMAGE_ENCODER: dict[str, Any] = dict(
-    hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=32,
+    hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=224, patch_size=16,
     projection_dim=64,
 )  # fmt: skip
 SCHEDULER: dict[str, Any] = dict(
@@ -68,23 +77,82 @@ SCHEDULER: dict[str, Any] = dict(
 )  # fmt: skip
 
 
-class Pair(nn.Module):
-    """What is trained together."""
-
-    def __init__(self, unet: UNetSpatioTemporalConditionModel, image_encoder: CLIPVisionModelWithProjection):
-        super().__init__()
-        self.unet, self.image_encoder = unet, image_encoder
-
-
-def build(vae: AutoencoderKLTemporalDecoder) -> StableVideoDiffusionPipeline:
-    """The untrained pipeline around a trained autoencoder."""
+def build(vae: AutoencoderKLTemporalDecoder, image_encoder: CLIPVisionModelWithProjection) -> Any:
+    """The pipeline around a trained autoencoder and a trained image encoder, with an untrained UNet."""
     torch.manual_seed(0)
     unet = UNetSpatioTemporalConditionModel(**UNET)
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
-    image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER))
     processor: Any = CLIPImageProcessorPil()  # what CLIPImageProcessor is without torchvision
     return StableVideoDiffusionPipeline(vae, image_encoder, unet, EulerDiscreteScheduler(**SCHEDULER), processor)
+
+
+# --- the image encoder ------------------------------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """The image encoder, and what it is trained with: one linear head on its embedding for each thing to tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER))
+        width = IMAGE_ENCODER["projection_dim"]
+        self.heads = nn.ModuleDict({name: nn.Linear(width, num) for name, num in READ.items()})
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """`(B, 3, 224, 224)` -> logits `(B, classes)` of each head."""
+        embeds = self.image_encoder(pixels).image_embeds
+        return {name: head(embeds) for name, head in self.heads.items()}
+
+
+def train_image_encoder(
+    folder: Path, device: torch.device, schedule: fit.Schedule = READER_SCHEDULE
+) -> Iterator[fit.Progress]:
+    """Train the image encoder from nothing or from the checkpoint in `folder`; writes `folder/image_encoder`."""
+    torch.manual_seed(0)
+    reader = Reader().to(device)
+    if fit.can_compile(device):
+        reader.compile()
+    dtype = fit.faster_dtype(device)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = world.sample_scenes(READER_BATCH, seed=step + 10**7)
+        frames = world.render(scenes, 2, span=world.spans(READER_BATCH, seed=step + 10**7))
+        pixels = pixel_values(frames.transpose(1, 2).flatten(0, 1))
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = reader(pixels.to(device))
+        losses, metrics = [], {}
+        for name, classes in _truth(scenes).items():
+            found, truth = logits[name], classes.repeat_interleave(2).to(device)
+            losses.append(F.cross_entropy(found.float(), truth, label_smoothing=0.05))
+            metrics[name] = (found.argmax(1) == truth).float().mean().item()
+        return torch.stack(losses).sum(), metrics
+
+    yield from fit.fit(reader, loss, schedule, folder / "image_encoder.ckpt")
+    with fit.finished(folder / "image_encoder") as part:
+        reader.image_encoder.cpu().save_pretrained(part)
+
+
+def _truth(scenes: world.Scenes) -> dict[str, Tensor]:
+    """The classes of `READ`, `(B,)` each; the last class of a second object is that there is none."""
+    none = scenes.second_shape < 0
+    found = {name: getattr(scenes, name) for name in READ}
+    return {name: torch.where(none, READ[name] - 1, v) if "second" in name else v for name, v in found.items()}
+
+
+def pixel_values(images: Tensor) -> Tensor:
+    """`(B, 3, H, W)` in [-1, 1] -> what the pipeline hands to its image encoder, `(B, 3, 224, 224)`."""
+    images = (_resize_with_antialiasing(images, (224, 224)) + 1) / 2
+    processor = CLIPImageProcessorPil()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    return (images - mean) / std
+
+
+@torch.no_grad()
+def embeddings(image_encoder: Any, images: Tensor) -> Tensor:
+    """Pictures `(N, 3, H, W)` in 8 bits -> `(N, 64)`."""
+    chunks = (pixel_values(chunk.float() / 127.5 - 1).to(image_encoder.device) for chunk in images.split(64))
+    return torch.cat([image_encoder(chunk).image_embeds.float().cpu() for chunk in chunks])
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -142,14 +210,6 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
         save_file({name: torch.cat(parts).contiguous() for name, parts in found.items()}, part)
 
 
-def pixel_values(pipe: Any, images: Tensor) -> Tensor:
-    """`(B, 3, H, W)` in [-1, 1] -> what the pipeline hands to its image encoder, `(B, 3, 224, 224)`."""
-    images = (_resize_with_antialiasing(images, (224, 224)) + 1) / 2
-    processor = pipe.feature_extractor
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
-    return (images - mean) / std
-
-
 def noised(x_0: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Clean latents and noise `(B, F, C, h, w)`, sigma `(B,)` -> x, x as the UNet sees it, its timestep, and v."""
     s = sigma.view(-1, 1, 1, 1, 1)
@@ -170,19 +230,22 @@ def _sigmas(num: int, generator: torch.Generator) -> Tensor:
 
 
 def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE) -> Iterator[fit.Progress]:
-    """Train UNet and image encoder from nothing or from the checkpoint in `folder`; needs its vae and latents.
+    """Train the UNet from nothing or from the checkpoint in `folder`; needs its other parts and its latents.
 
     Afterwards `folder/pipeline` is a StableVideoDiffusionPipeline in diffusers layout, in float16.
     """
     from safetensors.torch import load_file
 
-    fit.require(folder, "vae/config.json", "latents.safetensors")
-    pipe: Any = build(AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae"))
+    fit.require(folder, "vae/config.json", "image_encoder/config.json", "latents.safetensors")
+    vae = AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae")
+    image_encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder").eval()
+    pipe = build(vae, image_encoder)
     data = load_file(folder / "latents.safetensors")
-    pair = Pair(pipe.unet, pipe.image_encoder).to(device)
+    data["image_embeds"] = embeddings(image_encoder.to(device), data.pop("images"))  # type: ignore[arg-type]
+    unet = pipe.unet.to(device)
     dtype = fit.faster_dtype(device)
-    usual = pipe.unet.attn_processors
-    _hasten(pipe.unet, device)
+    usual = unet.attn_processors
+    _hasten(unet, device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(step)
@@ -192,16 +255,15 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
         sigma = _sigmas(BATCH_SIZE, generator)
         _, scaled, log_sigma, v = noised(x_0, torch.randn(x_0.shape, generator=generator), sigma)
         image_latents = data["image_latents"][rows].float() * kept.view(-1, 1, 1, 1)
+        image_embeds = data["image_embeds"][rows, None] * kept.view(-1, 1, 1)
         sample = torch.cat([scaled, image_latents[:, None].expand(-1, FRAMES, -1, -1, -1)], 2)
-        pixels = pixel_values(pipe, data["images"][rows].float() / 127.5 - 1)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            image = pair.image_encoder(pixels.to(device)).image_embeds[:, None] * kept.view(-1, 1, 1).to(device)
-            predicted = pair.unet(sample.to(device), log_sigma.to(device), image, ids.to(device)).sample
+            predicted = unet(*(given.to(device) for given in (sample, log_sigma, image_embeds, ids))).sample
         error = (predicted.float() - v.to(device)).square().mean((1, 2, 3, 4))
         return error.mean(), {"loss": error.mean().item()}
 
-    yield from fit.fit(pair, loss, schedule, folder / "unet.ckpt")
-    pipe.unet.set_attn_processor(usual)
+    yield from fit.fit(unet, loss, schedule, folder / "unet.ckpt")
+    unet.set_attn_processor(usual)
     save(pipe, folder / "pipeline")
 
 

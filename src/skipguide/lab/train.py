@@ -34,6 +34,7 @@ STAGES = {
     ),
     "svd": (
         Stage("autoencoder", functools.partial(autoencoder.train, kind=autoencoder.SVD), "vae"),
+        Stage("image encoder", svd.train_image_encoder, "image_encoder"),
         Stage("latents", svd.encode_clips, "latents.safetensors"),
         Stage("unet", svd.train, "pipeline"),
     ),
