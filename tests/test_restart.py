@@ -14,7 +14,8 @@ from diffusers import schedulers as known
 import oracle
 import tiny
 from skipguide import STG, Restart, guide
-from skipguide.restart import Restarting, kind_of, noise_levels, renoised
+from skipguide.restart import Restarting, renoised
+from skipguide.scheduling import kind_of, levels
 
 MEAN = torch.tensor([0.7, -1.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.8, 0.5], [0.5, 0.6]], dtype=torch.float64)
@@ -100,12 +101,12 @@ def sampled(scheduler: Any, restarts: list[Restart], steps: int = 250) -> tuple[
     torch.manual_seed(0)
     restarting = Restarting(scheduler, restarts) if restarts else None
     scheduler.set_timesteps(steps)
-    kind, before = kind_of(scheduler), noise_levels(scheduler)[0]
+    kind, before = kind_of(scheduler), levels(scheduler)[0]
     x = drawn(kind, before[0], torch.Generator().manual_seed(1))
     seen: list[torch.Tensor] = []
     old = None
     for i, t in enumerate(scheduler.timesteps):
-        level = noise_levels(scheduler)[0][i]
+        level = levels(scheduler)[0][i]
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(x, t)
         predicted = prediction(scheduler, x, kind, level)
@@ -157,7 +158,7 @@ def test_gaussian_stays_what_it_is(name: str) -> None:
     restart = Restart(window=(0.35, 0.7), repeats=3)
     x, seen = sampled(scheduler, [restart])
     scheduler.set_timesteps(250)
-    kind, (before, after) = kind_of(scheduler), noise_levels(scheduler)
+    kind, (before, after) = kind_of(scheduler), levels(scheduler)
     first, end = restart.steps(before, after)
     assert (first, end) == (88, 175)
     num = end - first
@@ -183,7 +184,7 @@ def test_multistep_history_ends_at_a_jump() -> None:
         scheduler = scheduler_of(name)
         _, seen = sampled(scheduler, [Restart(window=(0.5, 0.75))], 20)
         scheduler.set_timesteps(20)
-        kind, level = kind_of(scheduler), noise_levels(scheduler)[0][10]
+        kind, level = kind_of(scheduler), levels(scheduler)[0][10]
         scheduler.set_begin_index(10)
         t = scheduler.timesteps[10]
         fresh = scheduler.step(prediction(scheduler, seen[14], kind, level), t, seen[14], return_dict=False)[0]
@@ -287,8 +288,8 @@ def test_pipelines_add_new_noise_of_the_right_size(name: str) -> None:
 
     plain, restarted = seen(None), seen(Restart(window=(0.25, 0.75)))
     scheduler = given.pipe.scheduler
-    kind, levels = kind_of(scheduler), noise_levels(scheduler)[0]  # of steps 0, 1, 2, 1, 2, 3
-    z, jumped, low, high = plain[3], restarted[3], levels[5], levels[3]
+    kind, before = kind_of(scheduler), levels(scheduler)[0]  # of steps 0, 1, 2, 1, 2, 3
+    z, jumped, low, high = plain[3], restarted[3], before[5], before[3]
     if kind == "ve":  # of the channels only the latents are scaled, and their noise is what is looked at
         latents = jumped.shape[2] // 2
         z = z[:, :, :latents] * math.sqrt(low**2 + 1)

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from skipguide.pipeline import Guide, guide
     from skipguide.restart import Restart
+    from skipguide.rules import APG, TCFG, CFGZero, Interval
     from skipguide.terms import SLG, STG, Bin, Schedule
 
 __version__ = "0.1.0"
-__all__ = ["SLG", "STG", "Bin", "Guide", "Restart", "Schedule", "__version__", "guide"]
+__all__ = [
+    "APG", "SLG", "STG", "TCFG", "Bin", "CFGZero", "Guide", "Interval", "Restart", "Schedule", "__version__", "guide",
+]  # fmt: skip
 
 _HOME = {
     "STG": "skipguide.terms",
@@ -24,6 +27,10 @@ _HOME = {
     "Bin": "skipguide.terms",
     "Schedule": "skipguide.terms",
     "Restart": "skipguide.restart",
+    "APG": "skipguide.rules",
+    "CFGZero": "skipguide.rules",
+    "TCFG": "skipguide.rules",
+    "Interval": "skipguide.rules",
     "guide": "skipguide.pipeline",
     "Guide": "skipguide.pipeline",
 }

@@ -78,7 +78,7 @@ class Step:
         """One more forward pass for each term, with the layer skipped: what everybody else does."""
         c, u = self.strong()
         weak = zip(self.terms, self.weak_in_full(), strict=True)
-        return u + G * (c - u) + sum(term.scale * (c - p) for term, p in weak)
+        return u + G * (c - u) + sum(term.scales(1)[0] * (c - p) for term, p in weak)
 
     def guided(self) -> Tensor:
         """guide() as users run it, attaching and removing included."""

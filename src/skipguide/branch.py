@@ -21,6 +21,7 @@ class Branch:
         skipped = [layers.resolve(family, places, term) for term in terms]
         layers.check_disjoint(terms, skipped, places)
         firsts = {where[0] for term, where in zip(terms, skipped, strict=True) if isinstance(term, STG)}
+        self.family, self.places = family, places
         self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
         self.signature = inspect.signature(denoiser.forward)
         self.strong = prefix.Strong(family, denoiser, places, firsts) if share_prefix and firsts else None
@@ -33,6 +34,12 @@ class Branch:
         """Whether the denoiser still has the modules that it had when this was made."""
         now = list(self.denoiser.modules())[1:]
         return len(now) == len(self.modules) and all(a is b for a, b in zip(now, self.modules, strict=True))
+
+    def idle(self) -> list[skips.Swap]:
+        """What stands where in a call whose result nobody reads; the resnets of a UNet run all the same."""
+        if self.family.unet is not None:
+            return []
+        return [(*place.entry, skips.Skipped(place.block, place.stack.streams)) for place in self.places]
 
     def know_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Tell the weak passes what a call looks like, so that what they cost can be measured when somebody asks."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 
 Tensor = torch.Tensor
+NORM_SHARE = 0.1  # ||s (c - p)|| / ||c|| of a normalized term whose scale is 1
 
 
 def push(
@@ -23,6 +24,7 @@ def push(
     scales: Sequence[float],
     orthogonalize: bool = False,
     channels: int | None = None,
+    normalized: Sequence[bool] = (),
 ) -> Tensor:
     """The skip guidance alone: sum_j s_j (c - p_j), Eq. 13 without its first term.
 
@@ -31,19 +33,29 @@ def push(
         weaks: weak predictions p_j, each shaped like `c`.
         scales: s_j, one per weak prediction.
         orthogonalize: Eq. 21; terms whose scale is 0 take no part.
-        channels: how many, along dimension 1, the inner products of Eq. 21 see; None is all.
+        channels: how many, along dimension 1, inner products and norms see; None is all.
+        normalized: for each weak prediction whether its difference is made a tenth as long as c first; () is none.
 
     Because it does not depend on u or g, adding it to both rows of a CFG batch passes through any pipeline's own
     `u + g (c - u)` unchanged, whatever g is.
     """
-    terms = [(c - p, s) for p, s in zip(weaks, scales, strict=True) if s != 0]
-    differences = [difference for difference, _ in terms]
+    rows = zip(weaks, scales, normalized or [False] * len(weaks), strict=True)
+    terms = [(c - p, s, norm) for p, s, norm in rows if s != 0]
+    differences = [difference for difference, _, _ in terms]
     if orthogonalize:
         differences = orthogonal(differences, channels)
     delta = torch.zeros_like(c)
-    for difference, (_, s) in zip(differences, terms, strict=True):
-        delta = delta + s * difference
+    for difference, (_, s, norm) in zip(differences, terms, strict=True):
+        delta = delta + s * (_as_long(difference, c, channels) if norm else difference)
     return delta
+
+
+def _as_long(difference: Tensor, c: Tensor, channels: int | None) -> Tensor:
+    """The difference with the length NORM_SHARE ||c||, per sample; a zero one stays zero."""
+    wide, other = (value.to(torch.promote_types(value.dtype, torch.float32)) for value in (difference, c))
+    square = _inner(wide, wide, channels)
+    ratio = (_inner(other, other, channels) / square.where(square > 0, 1.0)).sqrt()
+    return (NORM_SHARE * ratio * wide).to(difference.dtype)
 
 
 def orthogonal(differences: Sequence[Tensor], channels: int | None = None) -> list[Tensor]:
@@ -80,6 +92,7 @@ def combine(
     scales: Sequence[float],
     phi: float = 0.0,
     orthogonalize: bool = False,
+    normalized: Sequence[bool] = (),
 ) -> Tensor:
     """The guided prediction D.
 
@@ -90,9 +103,9 @@ def combine(
         weaks: weak predictions p_j, each `(B, ...)`.
         scales: s_j, one per weak prediction.
         phi: rescaling in [0, 1]; 0 is off.
-        orthogonalize: as for `push`.
+        orthogonalize, normalized: as for `push`.
     """
-    return rescale(cfg(c, u, g) + push(c, weaks, scales, orthogonalize), c, phi)
+    return rescale(cfg(c, u, g) + push(c, weaks, scales, orthogonalize, None, normalized), c, phi)
 
 
 def cfg(c: Tensor, u: Tensor | None, g: float | Tensor) -> Tensor:

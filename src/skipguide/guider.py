@@ -66,7 +66,7 @@ class SkipGuidance(BaseGuidance):
     def __init__(
         self,
         layers: Sequence[Layer] | None = None,
-        scale: float = 1.0,
+        scale: float | Sequence[float] = 1.0,
         skip: str = "residual",
         axis: str | None = None,
         start: float = 0.0,
@@ -87,6 +87,11 @@ class SkipGuidance(BaseGuidance):
         more = [_term(entry) for entry in terms]
         if not own and not more:
             raise ValueError("SkipGuidance needs layers to skip, but got none. Write SkipGuidance(layers=[34]).")
+        if any(term.every > 1 for term in (*own, *more)):
+            raise ValueError(
+                "SkipGuidance runs its weak passes at every guided step, but got a term with every above 1. Leave it "
+                "out, or use guide(), which knows it."
+            )
         self.terms = tuple(dataclasses.replace(term, layers=list(term.layers)) for term in (*own, *more))
         self.layers, self.scale, self.skip, self.axis, self.start, self.stop = layers, scale, skip, axis, start, stop
         self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, rescale, share_prefix
@@ -141,8 +146,9 @@ class SkipGuidance(BaseGuidance):
 
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms if self._enabled else ():
-            if term.scale > 0:
+            if max(term.scales(1)) > 0:
                 layers.check_window(term, num_steps)
+            term.check_steps(num_steps)
 
     def _batches(self) -> list[str]:
         """The names of the batches of this step, in the order in which they run."""
@@ -154,7 +160,7 @@ class SkipGuidance(BaseGuidance):
         return {f"{WEAK}_{j}" if j else WEAK: term for j, term in enumerate(self.terms)}
 
     def _is_on(self, term: STG) -> bool:
-        if not self._enabled or term.scale == 0:
+        if not self._enabled or max(term.scales(1, self._step)) == 0:
             return False
         return self._step is None or guidance.selects(term.start, term.stop, self._step, self._num_inference_steps)
 
@@ -215,7 +221,7 @@ class SkipGuidance(BaseGuidance):
         super().prepare_models(denoiser)
         self._heal()
         self._calls = 0
-        if not self._enabled or not any(term.scale > 0 for term in self.terms):
+        if not self._enabled or not any(max(term.scales(1)) > 0 for term in self.terms):
             return
         swaps = self._swaps(self._branch(denoiser), self._batch())
         if swaps:
@@ -306,14 +312,17 @@ class SkipGuidance(BaseGuidance):
     def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **pred_weak: Tensor) -> GuiderOutput:
         """D from c, u and p_j; without u there is no CFG, without p_j no push."""
         c, u, g, terms = pred_cond, pred_uncond, self.guidance_scale, self._weak_terms()
-        weaks, scales = list(pred_weak.values()), [terms[name].scale for name in pred_weak]
+        weaks, here = list(pred_weak.values()), [terms[name] for name in pred_weak]
+        scales, normalized = [term.scales(1, self._step)[0] for term in here], [term.normalize for term in here]
         phi = self.rescale if weaks else 0.0
         if (
             u is not None and self.use_original_formulation
         ):  # not g + 1 in combine(): to the bit what CFG's guider gives
-            D = guidance.rescale(c + g * (c - u) + guidance.push(c, weaks, scales, self.orthogonalize), c, phi)
+            D = guidance.rescale(
+                c + g * (c - u) + guidance.push(c, weaks, scales, self.orthogonalize, None, normalized), c, phi
+            )
         else:
-            D = guidance.combine(c, u, g, weaks, scales, phi, self.orthogonalize)
+            D = guidance.combine(c, u, g, weaks, scales, phi, self.orthogonalize, normalized)
         return GuiderOutput(pred=D, pred_cond=c, pred_uncond=u)  # type: ignore[call-arg]  # a dataclass only in spirit
 
 
@@ -354,7 +363,8 @@ def _term(entry: Any) -> STG:
 
 def _written(term: STG) -> dict[str, Any]:
     """A term in JSON."""
-    return {**dataclasses.asdict(term), "layers": list(term.layers)}  # it may have been a tuple or a range
+    scale = list(term.scale) if isinstance(term.scale, (list, tuple)) else term.scale
+    return {**dataclasses.asdict(term), "layers": list(term.layers), "scale": scale}  # they may have been tuples
 
 
 def _check(layers: Any, own: Mapping[str, Any], rescale: Any) -> None:

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide import families, guidance, layers, running, skips
+from skipguide import families, guidance, layers, rules, running, scheduling, skips
 from skipguide.branch import Branch
 from skipguide.restart import Restart, Restarting, checked
-from skipguide.step import Passes, Step
+from skipguide.step import Kept, Passes, Step
 from skipguide.terms import SLG, STG, Schedule
 
 Tensor = torch.Tensor
@@ -39,6 +39,7 @@ def guide(
     *terms: Term | Schedule | Sequence[Term],
     rescale: float | None = None,
     orthogonalize: bool = False,
+    cfg: rules.Rule | None = None,
     restart: Restart | Sequence[Restart] | None = None,
     share_prefix: bool = True,
 ) -> Guide:
@@ -55,8 +56,9 @@ def guide(
         orthogonalize: each STG term loses its components along those before it, in the order given (Eq. 21), per sample
             and output. A term that is parallel to those before it vanishes; a zero one takes nothing away. The paper
             found no gain in it.
-        restart: do the steps of an interval of noise levels again (Algorithm 3); alone, or with terms, which hold in the
-            repeated steps as they do in the first round. The additional passes are in `handle.passes`.
+        cfg: what stands in the place of u + g (c - u): an APG, CFGZero, TCFG or Interval; g is the pipeline's.
+        restart: do the steps of an interval of noise levels again (Algorithm 3); alone, or with terms, which hold in
+            the repeated steps as they do in the first round. The additional passes are in `handle.passes`.
         share_prefix: start each weak pass at its first skipped layer. False runs it in full, for benchmarks and doubt.
 
     Returns:
@@ -64,12 +66,14 @@ def guide(
 
     Raises:
         ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad number, nothing to do,
-            a scheduler on which a restart is not known to be right, or a model with a cache that a weak pass would spoil.
+            a scheduler on which a restart is not known to be right, or a model with a cache that weak passes would spoil.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family = families.family_of(pipe)
     restarts = checked(restart)
-    schedule, written = _unpacked(terms, alone=bool(restarts))
+    if cfg is not None and not isinstance(cfg, rules.Rule):
+        raise ValueError(f"cfg must be an APG, CFGZero, TCFG or Interval, but got {cfg!r}. Write cfg=APG().")
+    schedule, written = _unpacked(terms, alone=bool(restarts) or cfg is not None)
     if rescale is None:
         rescale = max((term.preset_rescale for term in written if isinstance(term, STG)), default=0.0)
     if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
@@ -83,7 +87,7 @@ def guide(
             "several terms go into one guide()."
         )
     branches = {denoiser: Branch(family, denoiser, written, share_prefix) for denoiser in denoisers}
-    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix, orthogonalize, restarts)
+    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix, orthogonalize, cfg, restarts)
 
 
 def _check_orthogonalize(orthogonalize: Any, schedule: Schedule | None, terms: Sequence[Term]) -> None:
@@ -131,13 +135,18 @@ class Guide:
         rescale: float,
         share_prefix: bool,
         orthogonalize: bool,
+        rule: rules.Rule | None,
         restarts: Sequence[Restart],
     ):
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
         self.schedule, self._sigmas = schedule, []
         self._had_cfg = self._told = False  # in this run: CFG so far; the weak passes know their inputs
         self.terms, self.rescale, self.share_prefix, self.orthogonalize = terms, rescale, share_prefix, orthogonalize
+        self.rule = rule
         self.passes = Passes()
+        self._memories: dict[int, rules.Memory] = {}  # of the rule, per output
+        self._levels: list[float] = []  # noise levels of the run, for a rule that speaks of data
+        self._kept: dict[tuple[Branch, int], Kept] = {}  # of terms that do not run at every step
         self._branches = branches
         self._step: Step | None = None
         self._run: Tensor | None = None  # the timesteps of the run under way: schedulers make new ones for each run
@@ -163,6 +172,7 @@ class Guide:
         if self._restarting is not None:
             self._restarting.remove()
         self._step = self._run = None  # tensors among them
+        self._kept, self._memories = {}, {}
         for denoiser in self._branches:
             _GUIDED.discard(denoiser)
 
@@ -189,8 +199,8 @@ class Guide:
         branch = self._branches[denoiser]
         if step.done == 0 and step.active and branch.strong is not None:
             self._undo = skips.put(branch.strong.swaps({branch.weak[j].first for j in step.active}))
-        if step.done == 1 and step.weakened and not step.split:  # of separate calls the second one is uncond
-            self._undo = skips.put(self._weakened(branch, step))
+        if step.done == 1 and step.cfg and not step.split:  # of separate calls the second one is uncond
+            self._undo = skips.put(branch.idle() if step.alone else self._weakened(branch, step))
         if step.done > 0 or not step.split:
             return None
         step.inputs = branch.inputs(args, kwargs)
@@ -228,6 +238,8 @@ class Guide:
                 "before the pipeline."
             )
         self._had_cfg = self._told = False
+        self._kept, self._memories = {}, {}
+        self._begin_rule()
         for denoiser, branch in self._branches.items():
             if not branch.is_current():  # FreeNoise was switched on, adapters were loaded
                 self._branches[denoiser] = Branch(self.family, denoiser, self.terms, self.share_prefix)
@@ -235,6 +247,24 @@ class Guide:
         for denoiser in self._branches:
             layers.check_company(denoiser, self.family)  # again: a cache can be switched on after guide()
         self._sigmas = self._sigmas_of_run() if self.schedule else []
+
+    def _begin_rule(self) -> None:
+        """See that the run is one for the rule.
+
+        Raises:
+            ValueError: for a scheduler of which is not known what the rule needs.
+        """
+        scheduler, rule = self.pipe.scheduler, self.rule
+        if isinstance(rule, rules.APG) and rule.space == "data":
+            scheduling.kind_of(scheduler, 'APG in the space of the data (space="data")')
+            self._levels = scheduling.levels(scheduler)[0]
+        if isinstance(rule, rules.CFGZero) and rule.zero_steps:
+            what = "CFG-Zero* with zero_steps above 0"
+            if scheduling.kind_of(scheduler, what) != "flow":
+                raise ValueError(
+                    f"{what} needs flow matching, where a prediction of zero leaves the sample as it is, but this "
+                    f"pipeline has {type(scheduler).__name__}. Write CFGZero(zero_steps=0)."
+                )
 
     def _index_at_start(self) -> int:
         """The step of a run that was under way when guide() was called, from a callback; else 0."""
@@ -273,7 +303,9 @@ class Guide:
             weakened=tuple(j for j in on if isinstance(self.terms[j], SLG)),
         )  # fmt: skip
         self._had_cfg = self._had_cfg or cfg
-        if not cfg and (step.weakened or g not in (None, 1)):
+        if cfg and self.rule is not None:
+            self._apply_rule(step)
+        if not cfg and (step.weakened or g not in (None, 1) or self.rule is not None):
             self._check_that_cfg_ended(step)
             step.weakened = ()
         step.keeps_c = cfg and step.guided and any(running.is_on(self.pipe, frame, name) for name in self.calls.rescale)
@@ -284,14 +316,25 @@ class Guide:
                 f"which a shift of u and c does not pass through. Pass {self.calls.off or self.calls.never + '=False'}."
             )
         self.passes.steps += 1
-        self.passes.strong += 2 if cfg else 1
+        self.passes.strong += 2 if cfg and not (step.alone and (batched or not self.family.unet)) else 1
         return step
+
+    def _apply_rule(self, step: Step) -> None:
+        """What the rule makes of a step."""
+        i, num_steps = self._position(step.index)
+        step.alone = isinstance(self.rule, rules.Interval) and not guidance.selects(*self.rule.window, i, num_steps)
+        step.zero = isinstance(self.rule, rules.CFGZero) and i < self.rule.zero_steps
+        step.rule = not isinstance(self.rule, rules.Interval)
+        if step.alone or step.zero:
+            step.weakened = ()
+        if step.zero:
+            step.active, step.phi, step.alone = (), 0.0, True
 
     def _check_that_cfg_ended(self, step: Step) -> None:
         """A run may switch CFG off on its way, and then these steps are left alone; one that never has it is refused.
 
         Raises:
-            ValueError: for SLG, or a Schedule with guidance scales, in a run without CFG.
+            ValueError: for SLG, a rule, or a Schedule with guidance scales, in a run without CFG.
         """
         later = self.calls.how == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
         if self._had_cfg or later:
@@ -301,6 +344,11 @@ class Guide:
             raise ValueError(
                 "SLG needs CFG, because it skips layers in the unconditional pass, but this run has none. Set "
                 f"{argument} above 1 (with a negative prompt where the pipeline asks for one), or use STG."
+            )
+        if self.rule is not None:
+            raise ValueError(
+                f"{type(self.rule).__name__} needs CFG, for it is a rule for u and c, but this run has none. Set "
+                f"{argument} above 1, or leave cfg out."
             )
         raise ValueError(
             f"this Schedule has guidance scales of its own, but the run has no CFG. Set {argument} above 1; what it is "
@@ -344,7 +392,8 @@ class Guide:
         return sigmas
 
     def _is_on(self, term: Term, index: int) -> bool:
-        return self._has_scale(term) and guidance.selects(term.start, term.stop, *self._position(index))
+        i, num_steps = self._position(index)
+        return self._has_scale(term, i) and guidance.selects(term.start, term.stop, i, num_steps)
 
     def _g(self, frame: FrameType) -> tuple[float, ...]:
         """g in u + g (c - u), per output, at this step."""
@@ -353,8 +402,8 @@ class Guide:
             return (guider.guidance_scale + (1 if guider.use_original_formulation else 0),)
         if self.calls.varies and running.is_on(self.pipe, frame, self.calls.varies):
             raise ValueError(
-                f"rescale needs the guidance scale of the step, but with {self.calls.varies}=True this pipeline sets "
-                f"it only afterwards. Pass {self.calls.varies}=False, or rescale=0."
+                f"rescale and rules for CFG need the guidance scale of the step, but with {self.calls.varies}=True this "
+                f"pipeline sets it only afterwards. Pass {self.calls.varies}=False, or leave them out."
             )
         assert self._step is not None
         shift = 1 if self.calls.from_cond else 0
@@ -393,19 +442,26 @@ class Guide:
         if self.family.unet and not self._told:
             branch.know_inputs(args, kwargs)
             self._told = True
-        weaks = [self._weak(branch, j, args, kwargs) for j in step.active]
         step.c = self._predictions(output)
+        weaks = [self._weak(branch, j, step.c, args, kwargs) for j in step.active]
         channels = step.c[0].shape[1] // 2 if self._has_variance() else None
+        terms = [self.terms[j] for j in step.active]
+        normalized = [isinstance(term, STG) and term.normalize for term in terms]
         step.push = tuple(
-            guidance.push(c, [weak[k] for weak in weaks], self._scales(step, k), self.orthogonalize, channels)
+            guidance.push(
+                c, [weak[k] for weak in weaks], self._scales(step, k), self.orthogonalize, channels, normalized
+            )
             for k, c in enumerate(step.c)
         )
         if branch.strong is not None:
             branch.strong.forget()  # before the other half takes its memory
-        us = self._uncond_half(branch, step) if step.split else None
+        us = self._uncond_half(branch, step) if step.split and not step.alone else None
         if step.shifts:  # a constant shift of u and c goes through u + g (c - u) unchanged, without knowing g
             step.returned = tuple(c + push for c, push in zip(step.c, step.push, strict=True))
             us = us and tuple(u + push for u, push in zip(us, step.push, strict=True))
+        elif step.alone:
+            step.returned = self._D(step, None)
+            us = step.returned if step.split else None
         elif step.cfg and us is None:  # u comes with the next call, and makes D out of this c
             step.returned = self._c_for_later(step)
         elif us is None or not step.keeps_c:
@@ -443,6 +499,8 @@ class Guide:
         """A call after the first one: uncond, or one for guidance of the pipeline's own."""
         samples = self._predictions(output)
         uncond = step.done == 2 and step.cfg and not step.split
+        if uncond and step.alone:
+            return _with_samples(output, step.returned)
         if step.shifts or not uncond:
             shifts = [after - c for after, c in zip(step.returned, step.c, strict=True)]
             return _with_samples(output, [sample + shift for sample, shift in zip(samples, shifts, strict=True)])
@@ -450,12 +508,52 @@ class Guide:
         return _with_samples(output, [u if g == 1 else _uncond_for(D, c, g) for u, D, c, g in found])
 
     def _D(self, step: Step, us: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
-        """Per output; without u where the run has no CFG."""
+        """Per output; without u where the step has none."""
+        if step.zero:
+            return tuple(torch.zeros_like(c) for c in step.c)
         if us is None:
             return tuple(self._rescaled(c + push, c, step.phi) for c, push in zip(step.c, step.push, strict=True))
         scales = self._scales_of_cfg() if step.g is None else (step.g,) * len(step.c)
-        parts = zip(step.c, us, scales, step.push, strict=True)
-        return tuple(self._rescaled(guidance.cfg(c, u, g) + push, c, step.phi) for c, u, g, push in parts)
+        parts = enumerate(zip(step.c, us, scales, step.push, strict=True))
+        return tuple(self._rescaled(self._cfg(step, k, c, u, g) + push, c, step.phi) for k, (c, u, g, push) in parts)
+
+    def _cfg(self, step: Step, output: int, c: Tensor, u: Tensor, g: float) -> Tensor:
+        """u + g (c - u), or what the rule has in its place."""
+        if not step.rule:
+            return guidance.cfg(c, u, g)
+        if self._has_variance():
+            (c, variance), u = c.chunk(2, dim=1), u.chunk(2, dim=1)[0]
+            return torch.cat([self._by_rule(step, output, c, u, g), variance], dim=1)
+        return self._by_rule(step, output, c, u, g)
+
+    def _by_rule(self, step: Step, output: int, c: Tensor, u: Tensor, g: float) -> Tensor:
+        if isinstance(self.rule, rules.CFGZero):
+            return rules.zero_star(c, u, g)
+        if isinstance(self.rule, rules.TCFG):
+            return rules.tangential(c, u, g)
+        assert isinstance(self.rule, rules.APG)
+        data, b = (c, 1.0) if self.rule.space == "prediction" else self._data(step, c)
+        return rules.apg(c, u, g, self.rule, self._memories.setdefault(output, rules.Memory()), data, b)
+
+    def _data(self, step: Step, c: Tensor) -> tuple[Tensor, float]:
+        """The estimate of the data that c is, and by how much it moves with c.
+
+        Raises:
+            ValueError: if the pipeline's latents are of another shape than what the model predicts.
+        """
+        frame, level = running.frame_of(self.pipe), self._levels[self._offset() + step.index]
+        assert frame is not None
+        what = 'APG in the space of the data (space="data")'
+        latents = running.value(self.pipe, frame, "latents")
+        if not torch.is_tensor(latents) or latents.shape != c.shape:
+            raise ValueError(
+                f"{what} needs latents of the shape of a prediction, {tuple(c.shape)}, but this pipeline has "
+                f'{tuple(getattr(latents, "shape", ()))}. Use space="prediction".'
+            )
+        scheduler = self.pipe.scheduler
+        kind = scheduling.kind_in_run(scheduler, max(self._levels), what)
+        a, b = scheduling.to_data(scheduler, kind, level, what)
+        return a * latents.to(c.dtype) + b * c, b
 
     def _scales_of_cfg(self) -> tuple[float, ...]:
         frame = running.frame_of(self.pipe)
@@ -475,13 +573,19 @@ class Guide:
     # --- a weak pass --------------------------------------------------------------------------------------------------
 
     def _weak(
-        self, branch: Branch, j: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        """The predictions of one weakened model for what the cond call got."""
+        self, branch: Branch, j: int, c: tuple[Tensor, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, ...]:
+        """The predictions of one weakened model for what the cond call got, or (`every`) c less the last difference."""
+        kept, every = self._kept.get((branch, j)), getattr(self.terms[j], "every", 1)
+        if kept is not None and kept.uses < every:
+            kept.uses += 1
+            return tuple(own - difference for own, difference in zip(c, kept.differences, strict=True))
         weak = branch.weak[j]
-        swaps = weak.swaps()
         self.passes.runs[weak] += 1
-        return self._predictions(self._pass(branch, args, kwargs, swaps))
+        found = self._predictions(self._pass(branch, args, kwargs, weak.swaps()))
+        if every > 1:
+            self._kept[branch, j] = Kept(tuple(own - p for own, p in zip(c, found, strict=True)))
+        return found
 
     def _pass(
         self, branch: Branch, args: tuple[Any, ...], kwargs: Mapping[str, Any], swaps: Sequence[skips.Swap]
@@ -505,7 +609,8 @@ class Guide:
 
     def _scales(self, step: Step, output: int) -> list[float]:
         terms: Sequence[Any] = [self.terms[j] for j in step.active]
-        return [term.scales(len(self.family.outputs))[output] for term in terms]
+        position = self._position(step.index)[0]
+        return [term.scales(len(self.family.outputs), position)[output] for term in terms]
 
     # --- housekeeping -------------------------------------------------------------------------------------------------
 
@@ -524,9 +629,12 @@ class Guide:
         for term in self.terms:
             if self._has_scale(term):
                 layers.check_window(term, num_steps)
+            if isinstance(term, STG):
+                term.check_steps(num_steps)
 
-    def _has_scale(self, term: Term) -> bool:
-        return isinstance(term, SLG) or max(term.scales(len(self.family.outputs))) > 0
+    def _has_scale(self, term: Term, step: int | None = None) -> bool:
+        """At a step, or at any."""
+        return isinstance(term, SLG) or max(term.scales(len(self.family.outputs), step)) > 0
 
 
 def cfg_is_on(pipe: Any, calls: families.Calls, frame: FrameType) -> bool:

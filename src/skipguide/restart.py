@@ -25,22 +25,9 @@ from typing import Any
 
 import torch
 
-from skipguide import running, skips
+from skipguide import running, scheduling, skips
 
 Tensor = torch.Tensor
-
-# How the scheduler's samples are made of data and noise; "sigmas" where its config says it.
-KINDS = {
-    "FlowMatchEulerDiscreteScheduler": "flow",
-    "OpenSoraRFlowScheduler": "flow",
-    "UniPCMultistepScheduler": "sigmas",
-    "DPMSolverMultistepScheduler": "sigmas",
-    "EulerDiscreteScheduler": "ve",
-    "EDMEulerScheduler": "ve",
-    "DDIMScheduler": "vp",
-    "CogVideoXDDIMScheduler": "vp",
-    "CogVideoXDPMScheduler": "vp",
-}
 
 
 @dataclass(frozen=True)
@@ -123,26 +110,6 @@ def checked(restart: Any) -> tuple[Restart, ...]:
     return tuple(found)
 
 
-def kind_of(scheduler: Any) -> str:
-    """How a scheduler's samples are made: "flow", "vp" or "ve".
-
-    Raises:
-        ValueError: for a scheduler on which restarts are not known to be right.
-    """
-    name = type(scheduler).__name__
-    config = getattr(scheduler, "config", {})
-    stochastic = " with stochastic_sampling, made for distilled models" if config.get("stochastic_sampling") else ""
-    if name not in KINDS or stochastic:
-        raise ValueError(
-            f"a Restart needs a scheduler of many small steps, one of {', '.join(KINDS)}, but this pipeline has {name}"
-            f"{stochastic}. Exchange pipe.scheduler, or leave the restart out."
-        )
-    if KINDS[name] != "sigmas":
-        return KINDS[name]
-    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    return "flow" if flow else "vp"
-
-
 def renoised(z: Tensor, kind: str, low: float, high: float, noise: Tensor) -> Tensor:
     """A sample at noise level `low` -> one at `high`, computed in float32 or better.
 
@@ -162,22 +129,6 @@ def renoised(z: Tensor, kind: str, low: float, high: float, noise: Tensor) -> Te
     return (r * wide + s * noise).to(z.dtype)
 
 
-def noise_levels(scheduler: Any) -> tuple[list[float], list[float]]:
-    """Sigma before each step of a run and after it: one transfer from the device."""
-    if getattr(scheduler, "sigmas", None) is None:
-        stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-        steps = scheduler.timesteps.tolist()
-        return [_level(scheduler, t) for t in steps], [_level(scheduler, t - stride) for t in steps]
-    sigmas = torch.as_tensor(scheduler.sigmas)
-    levels = (1 - sigmas if scheduler.config.get("invert_sigmas") else sigmas).tolist()
-    return levels[:-1], levels[1:]
-
-
-def _level(scheduler: Any, timestep: int) -> float:
-    ab = float(scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod)
-    return math.sqrt((1 - ab) / ab) if ab > 0 else math.inf
-
-
 @dataclass(frozen=True)
 class Jump:
     """What follows a step: from one noise level back up to another."""
@@ -192,7 +143,7 @@ class Restarting:
     """Restarts on one scheduler, until `remove()`: its runs list the steps of each interval several times.
 
     Args:
-        scheduler: one of `KINDS`; it gets `set_timesteps` and `step` as attributes, in front of its methods.
+        scheduler: one of `scheduling.KINDS`; it gets `set_timesteps` and `step` as attributes, in front of its methods.
         restarts: intervals that do not overlap.
         pipe: whose generator draws the noise, and whose progress bar shows the additional steps too.
 
@@ -201,7 +152,8 @@ class Restarting:
     """
 
     def __init__(self, scheduler: Any, restarts: Sequence[Restart], pipe: Any = None):
-        self.scheduler, self.restarts, self.pipe, self.kind = scheduler, tuple(restarts), pipe, kind_of(scheduler)
+        scheduling.kind_of(scheduler)
+        self.scheduler, self.restarts, self.pipe = scheduler, tuple(restarts), pipe
         self.order: list[int] = []  # which step of the usual run each step of this one is
         self._jumps: dict[int, Jump] = {}  # what follows a step of this run
         self._first = 0  # the first step that is done again
@@ -232,7 +184,7 @@ class Restarting:
     def _set_timesteps(self, real: Any, *args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
         scheduler = self.scheduler
-        before, after = noise_levels(scheduler)
+        before, after = scheduling.levels(scheduler)
         if len(scheduler.timesteps) != len(before):
             raise ValueError(
                 f"a Restart needs a scheduler with one call per step, but this {type(scheduler).__name__} has "
@@ -250,8 +202,7 @@ class Restarting:
         for (_, end, _), (first, _, _) in itertools.pairwise(rounds):
             if first < end:
                 raise ValueError("restarts must not overlap, but two share a step of this run. Move one of them.")
-        # Cosmos takes Euler steps of a flow scheduler on the noise levels of EDM
-        kind = "ve" if self.kind == "flow" and before[0] > 1 + 1e-6 else self.kind
+        kind = scheduling.kind_in_run(self.scheduler, before[0])
         self.order, self._jumps, self._done, self._first, begin = [], {}, None, rounds[0][0], 0
         for first, end, restart in rounds:
             self.order += range(begin, end)

@@ -44,6 +44,9 @@ class Step:
     calls: int  # calls of the denoiser that it takes
     phi: float = 0.0
     g: float | None = None  # in the place of the pipeline's
+    rule: bool = False  # D is made of u and c by another rule than the pipeline's
+    alone: bool = False  # without u, although the pipeline has CFG
+    zero: bool = False  # D is zero
     keeps_c: bool = False  # the pipeline rescales by the deviation of c, so c must come back as it is
     active: tuple[int, ...] = ()  # STG terms
     weakened: tuple[int, ...] = ()  # SLG terms
@@ -57,13 +60,22 @@ class Step:
     @property
     def shifts(self) -> bool:
         """Whether D is the pipeline's own combination of u and c, both shifted by the push."""
-        return self.phi == 0 and self.g is None and not self.keeps_c
+        return self.phi == 0 and self.g is None and not (self.keeps_c or self.rule or self.alone or self.zero)
 
     @property
     def guided(self) -> bool:
         """Whether this step differs from the pipeline's own."""
-        return bool(self.active or self.weakened or self.g is not None or self.phi)
+        own = self.active or self.weakened or self.g is not None or self.phi
+        return bool(own or self.rule or self.alone or self.zero)
 
     def forget(self) -> None:
         """Free the tensors."""
         self.inputs, self.c, self.returned, self.push = {}, (), (), ()
+
+
+@dataclasses.dataclass
+class Kept:
+    """The difference c - p of a step, for the next ones."""
+
+    differences: tuple[Tensor, ...]  # per output
+    uses: int = 1  # steps so far

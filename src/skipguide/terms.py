@@ -19,37 +19,73 @@ class STG:
 
     Args:
         layers: an int counts within the model's first stack of blocks; "stack:int" names the stack.
-        scale: s in the formula, >= 0; 0 is off. The paper uses 1.0 for residual and 2.0 for attention skip.
+        scale: s in the formula, >= 0; 0 is off. The paper uses 1.0 for residual and 2.0 for attention skip. A list has
+            one for each step of the run; a step whose scale is 0 costs nothing.
         skip: "residual", the block returns its input (Eq. 15, STG-R), or "attention", the map of its self-attention
             is the identity over all tokens (Eq. 17, STG-A).
         axis: "spatial" or "temporal" for models with factorized attention; None for all of it.
         start, stop: fractions of the run; step i of N is guided when start <= i/N < stop.
         audio_scale: s for the audio of a model that makes both, >= 0; 0 is off, None is the same as `scale`.
+        normalize: make the length of the push `scale` times a tenth of that of c, per sample and output, whatever the
+            layers: their differences c - p are of very different lengths, and so scales of one layer say little about
+            another.
+        every: run the weak pass at every n-th of the guided steps only, and in between push by the difference c - p of
+            the last one. An approximation; docs/methods.md has its error.
 
     Raises:
         ValueError: for anything outside these ranges, at once.
     """
 
     layers: Sequence[Layer]
-    scale: float = 1.0
+    scale: float | Sequence[float] = 1.0
     skip: str = "residual"
     axis: str | None = None
     start: float = 0.0
     stop: float = 1.0
     audio_scale: float | None = None
+    normalize: bool = False
+    every: int = 1
     source: str = field(default="", compare=False)  # where the setting comes from, if it is a preset
     preset_rescale: float = field(default=0.0, compare=False)  # the phi that was published with it; guide() takes it
 
     def __post_init__(self) -> None:
         _check(self)
-        _check_number("scale", self.scale, 0.0, math.inf, "0 switches the term off")
+        if not self._listed():
+            raise ValueError("a list of scales must have one for each step, but got an empty one. Write one number.")
+        for scale in self._listed():
+            _check_number("scale", scale, 0.0, math.inf, "0 switches the term off")
         if self.audio_scale is not None:
             _check_number("audio_scale", self.audio_scale, 0.0, math.inf, "0 leaves the audio alone")
+        if not isinstance(self.normalize, bool):
+            raise ValueError(f"normalize must be True or False, but got {self.normalize!r}. Leave it out for False.")
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"every must be a whole number from 1, but got {self.every!r}. 1 is every guided step.")
 
-    def scales(self, outputs: int) -> tuple[float, ...]:
-        """s for each output of the denoiser: video, then audio if it has any."""
-        audio = self.scale if self.audio_scale is None else self.audio_scale
-        return (self.scale, audio)[:outputs]
+    def _listed(self) -> list[Any]:
+        return list(self.scale) if isinstance(self.scale, (list, tuple)) else [self.scale]
+
+    def scales(self, outputs: int, step: int | None = None) -> tuple[float, ...]:
+        """s for each output of the denoiser: video, then audio if it has any.
+
+        Args:
+            step: of the run; None asks for the largest of all steps.
+        """
+        listed = self._listed()
+        scale = max(listed) if step is None else listed[step if len(listed) > 1 else 0]
+        audio = scale if self.audio_scale is None else self.audio_scale
+        return (scale, audio)[:outputs]
+
+    def check_steps(self, num_steps: int) -> None:
+        """See that a list of scales is for runs of so many steps.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        if isinstance(self.scale, (list, tuple)) and len(self.scale) != num_steps:
+            raise ValueError(
+                f"a list of scales must have one for each step, but this one has {len(self.scale)} and the run "
+                f"{num_steps}. Write {num_steps}, or one number with start and stop."
+            )
 
     @classmethod
     def preset(cls, pipe: Any) -> STG | Schedule | tuple[STG, ...]:

@@ -1,0 +1,161 @@
+"""Rules that stand in the place of u + g (c - u): how far, and in which direction, a prediction is pushed away from u.
+
+    APG (2410.02416)          c + (g - 1) (d_across + eta d_along), the parts of d across and along c;
+                              d = m min(1, r / |m|),  m = c - u + beta m of the step before
+    CFG-Zero* (2503.18886)    a u + g (c - a u),  a = <c, u> / <u, u>; zero in the first steps
+    TCFG (2503.18137)         u' + g (c - u'),  u' = u along the first singular vector of (c, u)
+    Interval (2404.07724)     u + g (c - u) inside an interval, c outside
+
+All are per sample. APG speaks of estimates of the data, and the others of predictions as the model makes them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class APG:
+    """Adaptive projected guidance: less of the part along c, which saturates colours; a brake on long pushes.
+
+    Args:
+        eta: share of the part along c that is kept, >= 0; 1 with the other two off is CFG.
+        momentum: beta; negative values push where the step before did not. 0 is off.
+        norm_threshold: r, the length up to which d is left alone; 0 is off.
+        space: "data", as the paper has it, or "prediction", as diffusers has it.
+
+    Raises:
+        ValueError: for a number out of range or another space.
+    """
+
+    eta: float = 0.0
+    momentum: float = -0.5
+    norm_threshold: float = 0.0
+    space: str = "data"
+
+    def __post_init__(self) -> None:
+        _check("eta", self.eta, 0.0, math.inf)
+        _check("momentum", self.momentum, -1.0, 1.0)
+        _check("norm_threshold", self.norm_threshold, 0.0, math.inf)
+        if self.space not in ("data", "prediction"):
+            raise ValueError(f'space must be "data" or "prediction", but got {self.space!r}. Choose one of them.')
+
+
+@dataclass(frozen=True)
+class CFGZero:
+    """CFG-Zero*: u is scaled to fit c best, and a flow stands still in its first steps, where it is known least.
+
+    Args:
+        zero_steps: steps at the beginning whose prediction is zero, without a pass of a weak model; 0 is none.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+
+    zero_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.zero_steps, bool) or not isinstance(self.zero_steps, int) or self.zero_steps < 0:
+            raise ValueError(f"zero_steps must be a whole number from 0, but got {self.zero_steps!r}. Usual is 1.")
+
+
+@dataclass(frozen=True)
+class TCFG:
+    """Tangential damping: of u only the part along what c and u have in common, their first singular vector."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """CFG in a part of the run only; elsewhere D = c + push, and u is not computed.
+
+    Args:
+        window: (start, stop), fractions of the run: CFG at steps i with start <= i/N < stop.
+
+    Raises:
+        ValueError: for an empty window, or one outside of 0 to 1.
+    """
+
+    window: tuple[float, float] = (0.1, 0.9)
+
+    def __post_init__(self) -> None:
+        window = tuple(self.window) if isinstance(self.window, (list, tuple)) else ()
+        if len(window) != 2 or not all(_is_number(edge) for edge in window) or not 0 <= window[0] < window[1] <= 1:
+            raise ValueError(
+                f"window must be two numbers with 0 <= start < stop <= 1, but got {self.window!r}. Write (0.1, 0.9)."
+            )
+        object.__setattr__(self, "window", window)
+
+
+Rule = APG | CFGZero | TCFG | Interval
+
+
+class Memory:
+    """What APG remembers of the steps before, for one output of one run."""
+
+    def __init__(self) -> None:
+        self.average: Tensor | None = None
+
+
+def apg(c: Tensor, u: Tensor, g: float, rule: APG, memory: Memory, c_0: Tensor, b: float) -> Tensor:
+    """D before the push.
+
+    Args:
+        c, u: `(B, ...)` predictions.
+        memory: of this output in this run; it is changed.
+        c_0: the estimate of the data that c is, or c itself (then b is 1).
+        b: of x_0 = a x + b F, so that b (c - u) is the difference of the estimates.
+    """
+    wide = torch.promote_types(c.dtype, torch.float32)
+    m = b * (c - u).to(wide)
+    if rule.momentum:
+        if memory.average is not None:
+            m = m + rule.momentum * memory.average
+        memory.average = m
+    if rule.norm_threshold:
+        m = m * (rule.norm_threshold / _inner(m, m).sqrt().clamp_min(1e-30)).clamp_max(1.0)
+    direction = c_0.to(wide)
+    square = _inner(direction, direction)
+    along = _inner(m, direction) / square.where(square > 0, 1.0) * direction
+    return c + ((g - 1) / b * (m - along + rule.eta * along)).to(c.dtype)
+
+
+def zero_star(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
+    """a u + g (c - a u) with the a for which a u is nearest to c."""
+    wide = torch.promote_types(c.dtype, torch.float32)
+    square = _inner(u.to(wide), u.to(wide))
+    a = (_inner(c.to(wide), u.to(wide)) / square.where(square > 0, 1.0)).to(c.dtype)
+    return a * u + g * (c - a * u)
+
+
+def tangential(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
+    """u' + g (c - u'), u' being u without its part along the second singular vector of the two rows (c, u).
+
+    The vectors are found from the 2 x 2 matrix of inner products: its first eigenvector (p, q) gives p c + q u.
+    """
+    wide = torch.promote_types(c.dtype, torch.float32)
+    rows = torch.stack([c, u], 1).flatten(2).to(wide)  # (B, 2, N)
+    first = torch.linalg.eigh(rows @ rows.mT).eigenvectors[:, :, -1:]  # (B, 2, 1)
+    vector = (first.mT @ rows).reshape(c.shape)
+    square = _inner(vector, vector)
+    kept = (_inner(u.to(wide), vector) / square.where(square > 0, 1.0) * vector).to(c.dtype)
+    return kept + g * (c - kept)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Per sample, in the shape `(B, 1, ...)`."""
+    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _check(name: str, value: object, low: float, high: float) -> None:
+    if not _is_number(value) or not low <= value <= high:  # type: ignore[operator]
+        allowed = f"a number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
+        raise ValueError(f"{name} must be {allowed}, but got {value!r}. Pass such a number.")

@@ -1,0 +1,101 @@
+"""What the samples of a scheduler are made of, data and noise at a level, and how a prediction becomes data.
+
+flow    x = (1 - s) x_0 + s eps              the model predicts v = eps - x_0
+vp      x = (x_0 + s eps) / sqrt(1 + s^2)    eps, x_0, or v = (eps - s x_0) / sqrt(1 + s^2)
+ve      x = x_0 + s eps                      the same
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+KINDS = {  # by the class of the scheduler; "sigmas": its config says which
+    "FlowMatchEulerDiscreteScheduler": "flow",
+    "OpenSoraRFlowScheduler": "flow",
+    "UniPCMultistepScheduler": "sigmas",
+    "DPMSolverMultistepScheduler": "sigmas",
+    "EulerDiscreteScheduler": "ve",
+    "EDMEulerScheduler": "ve",
+    "DDIMScheduler": "vp",
+    "CogVideoXDDIMScheduler": "vp",
+    "CogVideoXDPMScheduler": "vp",
+}
+
+
+def kind_of(scheduler: Any, what: str = "a Restart") -> str:
+    """How a scheduler's samples are made: "flow", "vp" or "ve".
+
+    Args:
+        what: needs to know it, for the error.
+
+    Raises:
+        ValueError: for a scheduler of which that is not known, or one made for distilled models.
+    """
+    name = type(scheduler).__name__
+    config = getattr(scheduler, "config", {})
+    stochastic = " with stochastic_sampling, made for distilled models" if config.get("stochastic_sampling") else ""
+    if name not in KINDS or stochastic:
+        raise ValueError(
+            f"{what} needs a scheduler of many small steps, one of {', '.join(KINDS)}, but this pipeline has {name}"
+            f"{stochastic}. Exchange pipe.scheduler, or leave it out."
+        )
+    if KINDS[name] != "sigmas":
+        return KINDS[name]
+    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return "flow" if flow else "vp"
+
+
+def levels(scheduler: Any) -> tuple[list[float], list[float]]:
+    """Sigma before each step of a run and after it: one transfer from the device."""
+    if getattr(scheduler, "sigmas", None) is None:
+        stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+        steps = scheduler.timesteps.tolist()
+        return [_level(scheduler, t) for t in steps], [_level(scheduler, t - stride) for t in steps]
+    sigmas = torch.as_tensor(scheduler.sigmas)
+    found = (1 - sigmas if scheduler.config.get("invert_sigmas") else sigmas).tolist()
+    return found[:-1], found[1:]
+
+
+def _level(scheduler: Any, timestep: int) -> float:
+    ab = float(scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod)
+    return math.sqrt((1 - ab) / ab) if ab > 0 else math.inf
+
+
+def kind_in_run(scheduler: Any, first_level: float, what: str = "a Restart") -> str:
+    """As `kind_of`, in a run that begins at a noise level.
+
+    Cosmos takes Euler steps of a flow scheduler on the noise levels of EDM, which begin far above 1.
+    """
+    kind = kind_of(scheduler, what)
+    return "ve" if kind == "flow" and first_level > 1 + 1e-6 else kind
+
+
+def to_data(scheduler: Any, kind: str, level: float, what: str) -> tuple[float, float]:
+    """(a, b) with x_0 = a x + b F, F being what the model predicts of the sample x at a noise level.
+
+    Raises:
+        ValueError: where the pipeline itself, and not its scheduler, makes data out of predictions (Cosmos).
+    """
+    if kind == "flow":
+        return 1.0, level if scheduler.config.get("invert_sigmas") else -level
+    predicts = scheduler.config.get("prediction_type", "flow")
+    if type(scheduler).__name__ == "EDMEulerScheduler" or predicts not in ("epsilon", "sample", "v_prediction"):
+        raise ValueError(
+            f"{what} needs to know how predictions become data, but with this {type(scheduler).__name__} the pipeline "
+            'keeps that to itself. Use space="prediction".'
+        )
+    a, b = (1.0, level) if kind == "ve" else (1 / math.sqrt(1 + level**2), _share(level))  # x = a x_0 + b eps
+    if predicts == "sample":
+        return 0.0, 1.0
+    if predicts == "epsilon":
+        return 1 / a, -b / a
+    if kind == "vp":
+        return a, -b
+    return 1 / (level**2 + 1), -level / math.sqrt(level**2 + 1)
+
+
+def _share(level: float) -> float:
+    return 1.0 if level == math.inf else level / math.sqrt(1 + level**2)
