@@ -15,7 +15,7 @@ import oracle
 from skipguide import bench, guide, prefix
 from skipguide.cli import app
 from skipguide.families import FAMILIES
-from skipguide.workloads import UNETS, WORKLOADS, Workload
+from skipguide.workloads import UNETS, WORKLOADS, Workload, model_class
 
 CPU = torch.device("cpu")
 MOCHI = WORKLOADS["mochi"]
@@ -93,13 +93,11 @@ def test_all_ways_make_the_same_prediction(family: str) -> None:
 
 
 def test_workloads_have_the_depth_of_the_public_checkpoint() -> None:
-    import diffusers
-
     for row in FAMILIES:
         if row.name == "sana-wm":  # its inputs are cameras and poses: no workload
             continue
         with torch.device("meta"):
-            model = getattr(diffusers, row.model)(**WORKLOADS[row.name].config)
+            model = model_class(row)(**WORKLOADS[row.name].config)
         assert depths(row, model) == {name: stack.depth for name, stack in row.stacks.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import oracle
 import tiny
-from skipguide import STG, guidance, guide
+from skipguide import STG, Bin, Schedule, guidance, guide
 
 Tensor = torch.Tensor
 FOUR = {"num_inference_steps": 4}
@@ -60,6 +61,38 @@ def test_list_of_another_length_is_refused_before_the_first_step() -> None:
     with guide(given.pipe, STG([1], [1.0, 1.0, 1.0])) as handle, pytest.raises(ValueError, match=message):
         oracle.run(given, **FOUR)
     assert handle.passes.steps == 0
+
+
+def test_schedule_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "schedule.yaml"
+    rows = "- {sigma: [0.9, 1.1], layers: [1], scale: 2.0, guidance_scale: 6.0}\n- {sigma: [0, 0.9], rescale: 0.5}\n"
+    written = Schedule([Bin((0.9, 1.1), [1], 2.0, guidance_scale=6.0), Bin((0, 0.9), rescale=0.5)])
+    path.write_text(rows, encoding="utf-8")
+    assert Schedule.from_yaml(path) == written
+    path.write_text("source: here\nbins:\n" + rows, encoding="utf-8")
+    assert Schedule.from_yaml(str(path)) == written
+    assert Schedule.from_yaml(path).source == "here"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bins: 3", "must be a list of bins with sigma, layers, scale, .* has 3"),
+        ("- {sigma: [0, 1], scales: 2}", "must be a list of bins with"),
+        ("- {layers: [1], scale: 2}", r"every bin of a schedule must have sigma: \[low, high\]"),
+        ("- {sigma: [1, 0], scale: 2, layers: [1]}", "sigma must be a pair"),
+        ("- {sigma: [0, 1], scale: two, layers: [1]}", "scale must be a finite number"),
+        ("a: [", "must be a YAML file that can be read"),
+        ("[]", "Schedule needs one or more Bin"),
+    ],
+)
+def test_errors_of_a_schedule_in_a_file(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "schedule.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        Schedule.from_yaml(path)
+    with pytest.raises(ValueError, match="must be a YAML file that can be read"):
+        Schedule.from_yaml(tmp_path / "none.yaml")
 
 
 # --- normalized -------------------------------------------------------------------------------------------------------

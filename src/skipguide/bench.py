@@ -14,7 +14,7 @@ from torch import nn
 
 from skipguide import families, flops, layers, pipeline, prefix, skips
 from skipguide.terms import STG
-from skipguide.workloads import WORKLOADS, Workload
+from skipguide.workloads import WORKLOADS, Workload, model_class
 
 Tensor = torch.Tensor
 G = 4.5
@@ -28,15 +28,13 @@ class Step:
     """
 
     def __init__(self, family: str, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype):
-        import diffusers
-
         self.row = next(row for row in families.FAMILIES if row.name == family)
         self.name, self.calls = next(iter(self.row.pipelines.items()))
         self.prompts, self.dtype = prompts, dtype
         self.terms = [STG([work.layer], **more) for more in work.terms]
         torch.manual_seed(0)
         with torch.device(device):
-            model = getattr(diffusers, self.row.model)(**work.config).eval()
+            model = model_class(self.row)(**work.config).eval()
             self.cond, self.uncond = (_in_dtype(work.inputs(prompts), dtype) for _ in range(2))
         nn.Module.to(model, dtype)  # past diffusers' own, which warns of what is lost in a lower precision
         _stir(model)

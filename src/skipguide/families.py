@@ -85,6 +85,7 @@ class Family:
     learned_variance: bool = False  # out_channels may be twice the latents': prediction, then a variance
     unet: UNet | None = None  # what the stacks of a UNet are: the layers of its down blocks, mid block and up blocks
     notes: str = ""
+    package: str = "diffusers"  # that has the classes
     axes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -441,6 +442,25 @@ FAMILIES = (
         batched=("hidden_states", "timestep", "encoder_hidden_states"),
         paired=True,
         learned_variance=True,
+    ),
+    Family(
+        name="opensora",
+        title="Open-Sora 1.2",
+        model="OpenSoraTransformer3DModel",
+        checkpoint="hpcai-tech/OpenSora-STDiT-v3",
+        pipelines={"OpenSoraPipeline": BATCHED_FLOAT32},
+        stacks={
+            "spatial": Stack("spatial_blocks", 28, VIDEO, PLAIN, axis="spatial"),
+            "temporal": Stack("temporal_blocks", 28, VIDEO, PLAIN, axis="temporal"),
+        },
+        batched=(
+            "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "frame_mask", "fps",
+            "height", "width",
+        ),
+        paired=True,
+        learned_variance=True,
+        package="skipguide.opensora",
+        notes="diffusers has no Open-Sora: the classes are in skipguide.opensora (docs/opensora.md)",
     ),
     Family(
         name="svd",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import itertools
+import json
 import math
 import re
 import time
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from skipguide import STG, families, guide, picture, pipeline, running
+from skipguide import STG, families, guide, picture, plan, running
 from skipguide.lab import models
 from skipguide.quirks import quiet_autocast
 from skipguide.record import Result, weights_sha256
@@ -102,8 +104,16 @@ def check_device(device: str) -> None:
 def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+    _know_classes(folder)
     with _no_loading_bars():
         return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+
+
+def _know_classes(folder: Path) -> None:
+    """Import the package of a pipeline that diffusers does not have; it makes itself known there."""
+    named = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    package = next((family.package for family in families.FAMILIES if named in family.pipelines), "diffusers")
+    importlib.import_module(package)
 
 
 def _from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
@@ -111,7 +121,9 @@ def _from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
 
     try:
         # Downloaded first and loaded from the snapshot, because the name of that folder is the revision.
-        return DiffusionPipeline.from_pretrained(DiffusionPipeline.download(model, revision=revision), dtype=dtype)
+        snapshot = DiffusionPipeline.download(model, revision=revision)
+        _know_classes(Path(snapshot))
+        return DiffusionPipeline.from_pretrained(snapshot, dtype=dtype)
     except OSError as error:
         reason = error.__cause__ or error  # diffusers wraps it in a story about its cache
         raise ValueError(
@@ -193,7 +205,7 @@ def _plain_passes(pipe: Any, known: list[float]) -> float:
     if frame is None:
         return known[0]
     try:
-        known[0] = 1.0 + pipeline.cfg_is_on(pipe, families.calls_of(pipe), frame)
+        known[0] = 1.0 + plan.cfg_is_on(pipe, families.calls_of(pipe), frame)
     except ValueError:  # no row for this pipeline, which plain CFG does not need
         known[0] = 1.0 + bool(getattr(pipe, "do_classifier_free_guidance", True))
     return known[0]

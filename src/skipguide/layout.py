@@ -20,7 +20,7 @@ from skipguide.families import SKIPS, Family
 from skipguide.lab import models
 from skipguide.quirks import quiet_autocast
 from skipguide.settings import Generation, checked, parameters_of, resolve, starts_from_an_image
-from skipguide.workloads import WORKLOADS
+from skipguide.workloads import WORKLOADS, model_class
 
 Inputs = Mapping[str, Any]
 Candidate = Callable[[], tuple[nn.Module, Inputs]]  # a model and its inputs, to count a pass of
@@ -73,8 +73,6 @@ def of_family(name: str) -> dict[str, Any]:
     Raises:
         ValueError: for a family without a workload.
     """
-    import diffusers
-
     family = next(family for family in families.FAMILIES if family.name == name)
     if name not in WORKLOADS:
         raise ValueError(
@@ -87,7 +85,7 @@ def of_family(name: str) -> dict[str, Any]:
 
     def built(device: str) -> tuple[nn.Module, Inputs]:
         with torch.device(device):
-            model = getattr(diffusers, family.model)(**config).eval()
+            model = model_class(family)(**config).eval()
             return nn.Module.to(model, device), inputs(1)
 
     found = _counted(family, [lambda: built("meta"), lambda: built("cpu")])

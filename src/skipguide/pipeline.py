@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
 
-from skipguide import families, guidance, layers, rules, running, scheduling, skips
+from skipguide import families, guidance, layers, rules, running, skips
 from skipguide.branch import Branch
+from skipguide.plan import Plan
 from skipguide.restart import Restart, Restarting, checked
 from skipguide.step import Kept, Passes, Step
 from skipguide.terms import SLG, STG, Schedule
@@ -66,7 +67,7 @@ def guide(
 
     Raises:
         ValueError: for an unknown pipeline, a layer, skip or axis that the family has not, a bad number, nothing to do,
-            a scheduler on which a restart is not known to be right, or a model with a cache that weak passes would spoil.
+            a scheduler on which a restart is not known to be right, or a model with a cache that they would spoil.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
     family = families.family_of(pipe)
@@ -139,13 +140,10 @@ class Guide:
         restarts: Sequence[Restart],
     ):
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
-        self.schedule, self._sigmas = schedule, []
-        self._had_cfg = self._told = False  # in this run: CFG so far; the weak passes know their inputs
         self.terms, self.rescale, self.share_prefix, self.orthogonalize = terms, rescale, share_prefix, orthogonalize
-        self.rule = rule
-        self.passes = Passes()
+        self.rule, self.passes = rule, Passes()
+        self._told = False  # in this run: the weak passes know their inputs
         self._memories: dict[int, rules.Memory] = {}  # of the rule, per output
-        self._levels: list[float] = []  # noise levels of the run, for a rule that speaks of data
         self._kept: dict[tuple[Branch, int], Kept] = {}  # of terms that do not run at every step
         self._branches = branches
         self._step: Step | None = None
@@ -153,6 +151,7 @@ class Guide:
         self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a call is under way
         self._inside = False  # a weak pass is under way: the hooks below let it through
         self._restarting = Restarting(pipe.scheduler, restarts, pipe) if restarts else None
+        self._plan = Plan(pipe, family, terms, schedule, rescale, rule, self._restarting)
         self._hooks = []
         before: Any = torch.compiler.disable(self._before)
         after: Any = torch.compiler.disable(self._after)
@@ -214,200 +213,30 @@ class Guide:
                 f"a guided denoiser must be called by the {type(self.pipe).__name__} that guide() got, which knows the "
                 "step and the scales, but that one is not running. Call it, or remove the guidance first."
             )
-        timesteps, step = self.pipe.scheduler.timesteps, self._step
+        timesteps, step, plan = self.pipe.scheduler.timesteps, self._step, self._plan
+        if timesteps is self._run and step is not None and step.done < step.calls:
+            return step
         if timesteps is not self._run:
             self._run, self.passes = timesteps, Passes()
             self._begin_run()
-            self._step = self._next_step(frame, self._index_at_start() if step is None else 0)
-        elif step is None or step.done == step.calls:
+            index = plan.first_index() if step is None else 0
+        else:
             index = 0 if step is None else step.index + 1
-            again = index >= self._num_steps()  # the next segment of a video, with the timesteps of the one before
-            self._step = self._next_step(frame, 0 if again else index)
-        assert self._step is not None
-        return self._step
+            index = 0 if index >= plan.num_steps() else index  # the next segment of a video, with the same timesteps
+        self._step = step = plan.step_of(frame, index)
+        self.passes.steps += 1
+        self.passes.strong += step.passes
+        return step
 
     def _begin_run(self) -> None:
-        if self._restarting is not None and self._restarting.scheduler is not self.pipe.scheduler:
-            raise RuntimeError(
-                f"restarts are on the scheduler that the pipeline had when guide() got it, but now it has another one, "
-                f"a {type(self.pipe.scheduler).__name__}. Exchange pipe.scheduler first, then call guide()."
-            )
-        if self._restarting is not None and not self._restarting.order:
-            raise RuntimeError(
-                "restarts must be there before a run begins, but guide() was called while one was under way. Call it "
-                "before the pipeline."
-            )
-        self._had_cfg = self._told = False
+        self._told = False
         self._kept, self._memories = {}, {}
-        self._begin_rule()
+        self._plan.begin()
         for denoiser, branch in self._branches.items():
             if not branch.is_current():  # FreeNoise was switched on, adapters were loaded
                 self._branches[denoiser] = Branch(self.family, denoiser, self.terms, self.share_prefix)
-        self._check_windows(self._position(0)[1])
         for denoiser in self._branches:
             layers.check_company(denoiser, self.family)  # again: a cache can be switched on after guide()
-        self._sigmas = self._sigmas_of_run() if self.schedule else []
-
-    def _begin_rule(self) -> None:
-        """See that the run is one for the rule.
-
-        Raises:
-            ValueError: for a scheduler of which is not known what the rule needs.
-        """
-        scheduler, rule = self.pipe.scheduler, self.rule
-        if isinstance(rule, rules.APG) and rule.space == "data":
-            scheduling.kind_of(scheduler, 'APG in the space of the data (space="data")')
-            self._levels = scheduling.levels(scheduler)[0]
-        if isinstance(rule, rules.CFGZero) and rule.zero_steps:
-            what = "CFG-Zero* with zero_steps above 0"
-            if scheduling.kind_of(scheduler, what) != "flow":
-                raise ValueError(
-                    f"{what} needs flow matching, where a prediction of zero leaves the sample as it is, but this "
-                    f"pipeline has {type(scheduler).__name__}. Write CFGZero(zero_steps=0)."
-                )
-
-    def _index_at_start(self) -> int:
-        """The step of a run that was under way when guide() was called, from a callback; else 0."""
-        index = getattr(self.pipe.scheduler, "step_index", None)
-        return 0 if index is None else max(0, min(index - self._offset(), self._num_steps() - 1))
-
-    def _offset(self) -> int:
-        """Where in the scheduler's timesteps a run begins; pipelines with `strength` leave out the first ones."""
-        scheduler = self.pipe.scheduler
-        return getattr(scheduler, "begin_index", None) or max(0, len(scheduler.timesteps) - self._num_steps())
-
-    def _num_steps(self) -> int:
-        """Steps of the run: what the pipeline says, or else the timesteps that its call goes through."""
-        steps = getattr(self.pipe, "num_timesteps", None)
-        if steps is not None:
-            return steps
-        frame = running.frame_of(self.pipe)
-        timesteps = frame.f_locals.get("timesteps") if frame is not None else None
-        return len(self.pipe.scheduler.timesteps if timesteps is None else timesteps)
-
-    def _position(self, index: int) -> tuple[int, int]:
-        """Step `index` of this run as (i, N) of one without restarts, in which windows are given."""
-        if self._restarting is None:
-            return index, self._num_steps()
-        offset = self._offset()
-        return self._restarting.order[offset + index] - offset, self._restarting.usual - offset
-
-    def _next_step(self, frame: FrameType, index: int) -> Step:
-        cfg = cfg_is_on(self.pipe, self.calls, frame)
-        extra = sum(running.is_on(self.pipe, frame, name) for name in self.calls.extra)
-        batched = self.calls.how == "batched"
-        on, phi, g = self._plan(index)
-        step = Step(
-            index, cfg, (1 if batched or not cfg else 2) + extra, phi, g if cfg else None,
-            active=tuple(j for j in on if isinstance(self.terms[j], STG)),
-            weakened=tuple(j for j in on if isinstance(self.terms[j], SLG)),
-        )  # fmt: skip
-        self._had_cfg = self._had_cfg or cfg
-        if cfg and self.rule is not None:
-            self._apply_rule(step)
-        if not cfg and (step.weakened or g not in (None, 1) or self.rule is not None):
-            self._check_that_cfg_ended(step)
-            step.weakened = ()
-        step.keeps_c = cfg and step.guided and any(running.is_on(self.pipe, frame, name) for name in self.calls.rescale)
-        step.split = batched and cfg and step.guided
-        if step.guided and self.calls.never and running.is_on(self.pipe, frame, self.calls.never):
-            raise ValueError(
-                f"guidance needs a run whose CFG is u + g (c - u), but {self.calls.never}=True is another formula, "
-                f"which a shift of u and c does not pass through. Pass {self.calls.off or self.calls.never + '=False'}."
-            )
-        self.passes.steps += 1
-        self.passes.strong += 2 if cfg and not (step.alone and (batched or not self.family.unet)) else 1
-        return step
-
-    def _apply_rule(self, step: Step) -> None:
-        """What the rule makes of a step."""
-        i, num_steps = self._position(step.index)
-        step.alone = isinstance(self.rule, rules.Interval) and not guidance.selects(*self.rule.window, i, num_steps)
-        step.zero = isinstance(self.rule, rules.CFGZero) and i < self.rule.zero_steps
-        step.rule = not isinstance(self.rule, rules.Interval)
-        if step.alone or step.zero:
-            step.weakened = ()
-        if step.zero:
-            step.active, step.phi, step.alone = (), 0.0, True
-
-    def _check_that_cfg_ended(self, step: Step) -> None:
-        """A run may switch CFG off on its way, and then these steps are left alone; one that never has it is refused.
-
-        Raises:
-            ValueError: for SLG, a rule, or a Schedule with guidance scales, in a run without CFG.
-        """
-        later = self.calls.how == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
-        if self._had_cfg or later:
-            return
-        argument = self._argument_of_g()
-        if step.weakened:
-            raise ValueError(
-                "SLG needs CFG, because it skips layers in the unconditional pass, but this run has none. Set "
-                f"{argument} above 1 (with a negative prompt where the pipeline asks for one), or use STG."
-            )
-        if self.rule is not None:
-            raise ValueError(
-                f"{type(self.rule).__name__} needs CFG, for it is a rule for u and c, but this run has none. Set "
-                f"{argument} above 1, or leave cfg out."
-            )
-        raise ValueError(
-            f"this Schedule has guidance scales of its own, but the run has no CFG. Set {argument} above 1; what it is "
-            "does not matter where the Schedule has its own."
-        )
-
-    def _argument_of_g(self) -> str:
-        """What the pipeline's call calls the scale of CFG."""
-        return self.calls.argument or self.calls.scale[0].removeprefix("current_")
-
-    def _plan(self, index: int) -> tuple[list[int], float, float | None]:
-        """Which terms are on at step `index`, phi, and g where it is not the pipeline's."""
-        if self.schedule is None:
-            on = [j for j, term in enumerate(self.terms) if self._is_on(term, index)]
-            return on, self.rescale if on else 0.0, None
-        here = self.schedule.at(self._sigmas[index])
-        if here is None:
-            return [], 0.0, None
-        guiding = [entry for entry in self.schedule.bins if entry.scale > 0]  # as _unpacked made the terms
-        on = [j for j, entry in enumerate(guiding) if entry is here]
-        return on, here.rescale, here.guidance_scale
-
-    def _sigmas_of_run(self) -> list[float]:
-        """The noise level of each step: one transfer from the device per run.
-
-        Raises:
-            ValueError: for a scheduler without sigmas.
-        """
-        scheduler = self.pipe.scheduler
-        if getattr(scheduler, "sigmas", None) is None:
-            raise ValueError(
-                f"a Schedule needs a scheduler with sigmas, but this pipeline has {type(scheduler).__name__}. Use "
-                "STG terms with start and stop."
-            )
-        sigmas = torch.as_tensor(scheduler.sigmas).tolist()[self._offset() :][: self._num_steps()]
-        if not any(self.schedule.at(sigma) for sigma in sigmas if self.schedule):
-            raise ValueError(
-                f"a Schedule must hold at some step, but its bins hold at none of this run, whose sigmas go from "
-                f"{sigmas[0]:.4g} to {sigmas[-1]:.4g}. Move the bins."
-            )
-        return sigmas
-
-    def _is_on(self, term: Term, index: int) -> bool:
-        i, num_steps = self._position(index)
-        return self._has_scale(term, i) and guidance.selects(term.start, term.stop, i, num_steps)
-
-    def _g(self, frame: FrameType) -> tuple[float, ...]:
-        """g in u + g (c - u), per output, at this step."""
-        if self.calls.how == "guider":
-            guider = self.pipe.guider
-            return (guider.guidance_scale + (1 if guider.use_original_formulation else 0),)
-        if self.calls.varies and running.is_on(self.pipe, frame, self.calls.varies):
-            raise ValueError(
-                f"rescale and rules for CFG need the guidance scale of the step, but with {self.calls.varies}=True this "
-                f"pipeline sets it only afterwards. Pass {self.calls.varies}=False, or leave them out."
-            )
-        assert self._step is not None
-        shift = 1 if self.calls.from_cond else 0
-        return tuple(running.value(self.pipe, frame, name) + shift for name in self.calls.scale)[: len(self._step.c)]
 
     def _weakened(self, branch: Branch, step: Step) -> list[skips.Swap]:
         self.passes.instead.update(branch.weak[j] for j in step.weakened)
@@ -475,11 +304,11 @@ class Guide:
 
     def _c_for_later(self, step: Step) -> tuple[Tensor, ...]:
         """c itself; but where g is 1 the pipeline arrives at what comes back here, whatever u is: D."""
-        scales = self._scales_of_cfg()
+        scales = self._plan.g(len(step.c))
         if step.g is not None and 1 in scales:
             raise ValueError(
                 f"this Schedule sets guidance_scale={step.g:g} at this step, which needs u, but the pipeline's own is "
-                f"1 and leaves it out. Set {self._argument_of_g()} above 1."
+                f"1 and leaves it out. Set {self._plan.argument_of_g()} above 1."
             )
         pushed = (self._rescaled(c + push, c, step.phi) for c, push in zip(step.c, step.push, strict=True))
         return tuple(D if g == 1 else c for D, c, g in zip(pushed, step.c, scales, strict=True))
@@ -487,7 +316,7 @@ class Guide:
     def _keeping_c(self, step: Step, us: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """(c', u') of which the pipeline makes D, with c' = c where g allows it."""
         pairs = []
-        for D, c, u, g in zip(self._D(step, us), step.c, us, self._scales_of_cfg(), strict=True):
+        for D, c, u, g in zip(self._D(step, us), step.c, us, self._plan.g(len(step.c)), strict=True):
             pairs.append((D, u) if g == 1 else (c, _uncond_for(D, c, g)))
         return tuple(c for c, _ in pairs), tuple(u for _, u in pairs)
 
@@ -504,7 +333,7 @@ class Guide:
         if step.shifts or not uncond:
             shifts = [after - c for after, c in zip(step.returned, step.c, strict=True)]
             return _with_samples(output, [sample + shift for sample, shift in zip(samples, shifts, strict=True)])
-        found = zip(samples, self._D(step, samples), step.c, self._scales_of_cfg(), strict=True)
+        found = zip(samples, self._D(step, samples), step.c, self._plan.g(len(step.c)), strict=True)
         return _with_samples(output, [u if g == 1 else _uncond_for(D, c, g) for u, D, c, g in found])
 
     def _D(self, step: Step, us: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
@@ -513,7 +342,7 @@ class Guide:
             return tuple(torch.zeros_like(c) for c in step.c)
         if us is None:
             return tuple(self._rescaled(c + push, c, step.phi) for c, push in zip(step.c, step.push, strict=True))
-        scales = self._scales_of_cfg() if step.g is None else (step.g,) * len(step.c)
+        scales = self._plan.g(len(step.c)) if step.g is None else (step.g,) * len(step.c)
         parts = enumerate(zip(step.c, us, scales, step.push, strict=True))
         return tuple(self._rescaled(self._cfg(step, k, c, u, g) + push, c, step.phi) for k, (c, u, g, push) in parts)
 
@@ -532,33 +361,8 @@ class Guide:
         if isinstance(self.rule, rules.TCFG):
             return rules.tangential(c, u, g)
         assert isinstance(self.rule, rules.APG)
-        data, b = (c, 1.0) if self.rule.space == "prediction" else self._data(step, c)
+        data, b = (c, 1.0) if self.rule.space == "prediction" else self._plan.data(step, c)
         return rules.apg(c, u, g, self.rule, self._memories.setdefault(output, rules.Memory()), data, b)
-
-    def _data(self, step: Step, c: Tensor) -> tuple[Tensor, float]:
-        """The estimate of the data that c is, and by how much it moves with c.
-
-        Raises:
-            ValueError: if the pipeline's latents are of another shape than what the model predicts.
-        """
-        frame, level = running.frame_of(self.pipe), self._levels[self._offset() + step.index]
-        assert frame is not None
-        what = 'APG in the space of the data (space="data")'
-        latents = running.value(self.pipe, frame, "latents")
-        if not torch.is_tensor(latents) or latents.shape != c.shape:
-            raise ValueError(
-                f"{what} needs latents of the shape of a prediction, {tuple(c.shape)}, but this pipeline has "
-                f'{tuple(getattr(latents, "shape", ()))}. Use space="prediction".'
-            )
-        scheduler = self.pipe.scheduler
-        kind = scheduling.kind_in_run(scheduler, max(self._levels), what)
-        a, b = scheduling.to_data(scheduler, kind, level, what)
-        return a * latents.to(c.dtype) + b * c, b
-
-    def _scales_of_cfg(self) -> tuple[float, ...]:
-        frame = running.frame_of(self.pipe)
-        assert frame is not None
-        return self._g(frame)
 
     def _rescaled(self, D: Tensor, c: Tensor, phi: float) -> Tensor:
         """Rescale the prediction, but not a variance that the model returns behind it."""
@@ -609,7 +413,7 @@ class Guide:
 
     def _scales(self, step: Step, output: int) -> list[float]:
         terms: Sequence[Any] = [self.terms[j] for j in step.active]
-        position = self._position(step.index)[0]
+        position = self._plan.position(step.index)[0]
         return [term.scales(len(self.family.outputs), position)[output] for term in terms]
 
     # --- housekeeping -------------------------------------------------------------------------------------------------
@@ -624,24 +428,6 @@ class Guide:
         for branch in self._branches.values():
             if branch.strong is not None:
                 branch.strong.forget()
-
-    def _check_windows(self, num_steps: int) -> None:
-        for term in self.terms:
-            if self._has_scale(term):
-                layers.check_window(term, num_steps)
-            if isinstance(term, STG):
-                term.check_steps(num_steps)
-
-    def _has_scale(self, term: Term, step: int | None = None) -> bool:
-        """At a step, or at any."""
-        return isinstance(term, SLG) or max(term.scales(len(self.family.outputs), step)) > 0
-
-
-def cfg_is_on(pipe: Any, calls: families.Calls, frame: FrameType) -> bool:
-    """Whether a pipeline whose `__call__` runs in `frame` has CFG at this step."""
-    if calls.how == "guider":
-        return layers.check_guider(pipe.guider) == 2
-    return running.is_on(pipe, frame, calls.cfg)
 
 
 def _uncond_for(D: Tensor, c: Tensor, g: float) -> Tensor:

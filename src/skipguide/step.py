@@ -44,6 +44,7 @@ class Step:
     calls: int  # calls of the denoiser that it takes
     phi: float = 0.0
     g: float | None = None  # in the place of the pipeline's
+    passes: int = 1  # of one sample, without weak ones
     rule: bool = False  # D is made of u and c by another rule than the pipeline's
     alone: bool = False  # without u, although the pipeline has CFG
     zero: bool = False  # D is zero

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from skipguide import families, presets
@@ -197,6 +198,34 @@ class Schedule:
                 raise ValueError(
                     f"the bins of a Schedule must not overlap, but {lower.sigma} and {upper.sigma} do. Move a bound."
                 )
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Schedule:
+        """Read bins from a file: a list of the arguments of Bin, or `bins:` with one and `source:`.
+
+            - {sigma: [0.9, 1.1], layers: [11, 25], scale: 4.0, guidance_scale: 6.0}
+            - {sigma: [0.0, 0.9], layers: [28], scale: 2.0, rescale: 0.7}
+
+        Raises:
+            ValueError: for a file that cannot be read, or that says something else.
+        """
+        import yaml
+
+        known = [entry.name for entry in fields(Bin)]
+        try:
+            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"a schedule must be a YAML file that can be read, but {path} cannot: {error}.") from error
+        source = found.get("source", "") if isinstance(found, dict) else ""
+        bins = found.get("bins") if isinstance(found, dict) else found
+        if not isinstance(bins, list) or not all(isinstance(row, dict) and set(row) <= set(known) for row in bins):
+            raise ValueError(
+                f"a schedule must be a list of bins with {', '.join(known)}, but {path} has {bins!r}. Write lines like "
+                "- {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
+            )
+        if not all("sigma" in row for row in bins):
+            raise ValueError(f"every bin of a schedule must have sigma: [low, high], but one of {path} has none.")
+        return cls([Bin(**row) for row in bins], source=str(source))
 
     def at(self, sigma: float) -> Bin | None:
         """The bin of a noise level."""

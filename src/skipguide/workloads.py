@@ -7,10 +7,13 @@ depth and the skipped layer are those of the public checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from skipguide.families import Family
 
 Inputs = Callable[[int], dict[str, Any]]
 
@@ -330,5 +333,16 @@ WORKLOADS: dict[str, Workload] = {
         ),
         _video(4, 256), layer=19,
     ),
+    "opensora": Workload(
+        dict(
+            num_layers=28, num_attention_heads=4, attention_head_dim=64, caption_channels=256, model_max_length=16,
+        ),
+        _video(4, 256), layer=11,
+    ),
     **UNETS,
 }  # fmt: skip
+
+
+def model_class(family: Family) -> Any:
+    """The denoiser's."""
+    return getattr(importlib.import_module(family.package), family.model)

@@ -11,6 +11,7 @@ import skipguide
 from skipguide.cli.bench import bench
 from skipguide.cli.compare import compare
 from skipguide.cli.console import Verbs
+from skipguide.cli.convert import convert
 from skipguide.cli.families import families
 from skipguide.cli.generate import generate
 from skipguide.cli.lab import lab
@@ -23,6 +24,7 @@ app = typer.Typer(cls=Verbs, add_completion=False, pretty_exceptions_enable=Fals
 for verb in (generate, compare, reproduce, bench, families, layers, presets):
     app.command()(verb)
 app.add_typer(lab, name="lab")
+app.add_typer(convert, name="convert")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,157 @@
+"""The sizes and lengths that Open-Sora 1.2 was trained on (its opensora/datasets/aspect.py).
+
+A size of a named resolution has the area of that resolution and the aspect ratio asked for, each side brought down to
+an even number. Seventeen ratios have names, as HEIGHT:WIDTH. The square resolutions (256, 512, 1024, 2048, 2880) come
+from PixArt instead: forty cells of a grid whose unit is a sixteenth of the side; their ratios are named by their value.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+
+Size = tuple[int, int]  # height, width, in pixels
+
+AREAS = {
+    "144p": 144 * 256, "240p": 240 * 426, "360p": 360 * 640, "480p": 480 * 854, "720p": 720 * 1280,
+    "1080p": 1080 * 1920, "2k": 1440 * 2560, "4k": 2160 * 3840,
+}  # fmt: skip
+SIDES = {"256": 256, "512": 512, "1024": 1024, "2048": 2048, "2880": 2880}
+RESOLUTIONS = (*AREAS, *SIDES)
+SECONDS = (2, 4, 8, 16, 32)  # a "2s" has 51 frames, whatever the fps
+FRAMES_OF_2_SECONDS = 51
+FRAMES_OF_A_CHUNK = 17  # what the temporal VAE takes at a time
+
+# HEIGHT:WIDTH, and the ratio that the published sizes have; two are not what their names say.
+_RATIOS = {
+    name: ratio or tuple(map(int, name.split(":")))
+    for name, ratio in {
+        "3:8": None, "9:21": None, "12:25": None, "1:2": None, "9:17": None, "27:50": (20, 37), "9:16": None,
+        "5:8": None, "2:3": None, "3:4": None, "1:1": None, "4:3": None, "3:2": None, "16:9": None, "17:9": None,
+        "2:1": None, "50:27": (25, 12),
+    }.items()
+}  # fmt: skip
+# Published sizes that the rule misses by a pixel.
+_ODD = {("240p", "2:3"): (262, 393), ("480p", "12:25"): (444, 925), ("480p", "4:3"): (740, 555)}
+# Cells of the square resolutions that are wider than high: widths by height, in sixteenths of the side.
+_WIDE = {
+    8: (32, 31, 30, 29), 9: (28, 27, 26), 10: (25, 24), 11: (23, 22, 21), 12: (21, 20), 13: (19, 18), 14: (18, 17),
+    15: (17, 16),
+}  # fmt: skip
+_ONLY_WIDE = (11, 21)  # the one cell that has no upright twin
+
+
+def image_size(resolution: str, aspect_ratio: str) -> Size:
+    """The height and width in pixels of a resolution at an aspect ratio.
+
+    Args:
+        resolution: "240p", "480p", "720p" ...: see RESOLUTIONS.
+        aspect_ratio: HEIGHT:WIDTH, such as "9:16" for a wide video. Of a square resolution also the value of one of its
+            ratios, such as "0.57".
+
+    Raises:
+        ValueError: for a resolution that is not there, or a ratio that it has not.
+    """
+    sizes = image_sizes(resolution)
+    name = aspect_ratio
+    if resolution in SIDES and re.fullmatch(r"\d+:[1-9]\d*", aspect_ratio):  # upstream finds 12:25 alone
+        height, width = map(int, aspect_ratio.split(":"))
+        name = _value(height, width)
+    if name not in sizes:
+        raise ValueError(
+            f"aspect_ratio of {resolution} must be one of {', '.join(sizes)} (height:width, or their quotient), but "
+            f"got {aspect_ratio!r}. Choose the nearest."
+        )
+    return sizes[name]
+
+
+def image_sizes(resolution: str) -> dict[str, Size]:
+    """All sizes of a resolution by the name of their aspect ratio.
+
+    Raises:
+        ValueError: for a resolution that is not there.
+    """
+    if resolution in AREAS:
+        return {name: _size(resolution, name) for name in _RATIOS}
+    if resolution not in SIDES:
+        raise ValueError(
+            f"resolution must be one of {', '.join(RESOLUTIONS)}, but got {resolution!r}. Pass one of them, or height "
+            "and width."
+        )
+    wide = [(high, width) for high, widths in _WIDE.items() for width in widths]
+    tall = [(width, high) for high, width in reversed(wide) if (high, width) != _ONLY_WIDE]
+    cells = [*wide, (16, 16), *tall]
+    return dict(_named(cell, _cell(SIDES[resolution], cell)) for cell in cells)
+
+
+def bucket_of(height: int, width: int) -> tuple[str, str] | None:
+    """Which resolution and aspect ratio a size in pixels is; None for a size that the model was not trained on."""
+    return _buckets().get((height, width))
+
+
+def num_frames(length: int | str) -> int:
+    """The number of frames of a length, checked.
+
+    Args:
+        length: frames, as 51 or "51", or one of "2s", "4s" ... "32s" or "1x" ... "16x", which count by 51 frames.
+
+    Raises:
+        ValueError: for something else, and for 2 to 16 frames, which the noise schedule knows nothing of.
+    """
+    if length in (names := _lengths()):
+        return names[str(length)]
+    if isinstance(length, bool) or not re.fullmatch(r"\d+", str(length)) or not _is_possible(int(length)):
+        raise ValueError(
+            f"num_frames must be 1 (an image), {FRAMES_OF_A_CHUNK} or more, or one of {', '.join(names)}, but got "
+            f"{length!r}. Pass 51 for two seconds at 24 fps."
+        )
+    return int(length)
+
+
+def _is_possible(frames: int) -> bool:
+    return frames == 1 or frames >= FRAMES_OF_A_CHUNK
+
+
+def _lengths() -> dict[str, int]:
+    frames = [FRAMES_OF_2_SECONDS * seconds // 2 for seconds in SECONDS]
+    return {f"{s}s": n for s, n in zip(SECONDS, frames, strict=True)} | {
+        f"{s // 2}x": n for s, n in zip(SECONDS, frames, strict=True)
+    }
+
+
+def _size(resolution: str, name: str) -> Size:
+    if (resolution, name) in _ODD:
+        return _ODD[resolution, name]
+    high, wide = _RATIOS[name]
+    side = math.floor if resolution == "144p" else _even  # the smallest keeps odd sides
+    height = side(math.sqrt(AREAS[resolution] * high / wide) + 1e-4)
+    return height, side(height * wide / high + 1e-4)
+
+
+def _even(length: float) -> int:
+    """The even one of the two whole numbers around a length."""
+    return math.ceil(length) // 2 * 2
+
+
+def _cell(side: int, cell: Size) -> Size:
+    if side == 2880 and sorted(cell) == [12, 21]:  # 60 units of 64 where the others have 59
+        return (2112, 3840) if cell[0] == 12 else (3840, 2112)
+    unit = 64 if side == 2880 else side // 16
+    height, width = (part * side // (16 * unit) * unit for part in cell)
+    return height, width
+
+
+def _named(cell: Size, size: Size) -> tuple[str, Size]:
+    """The name of a size; the longest ones of 2880, which are cut to its unit, go by the ratio of their cells."""
+    longest = cell[0] == 8 or cell == (32, 8)
+    return _value(*(cell if longest else size)), size
+
+
+def _value(height: int, width: int) -> str:
+    return str(round(height / width, 2))
+
+
+@functools.cache
+def _buckets() -> dict[Size, tuple[str, str]]:
+    return {size: (name, ratio) for name in RESOLUTIONS for ratio, size in image_sizes(name).items()}

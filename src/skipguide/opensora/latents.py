@@ -1,0 +1,111 @@
+"""Videos to latents and back, as Open-Sora 1.2 has them: normalized per channel."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
+from PIL import Image
+
+from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
+from skipguide.opensora.conditions import OpenSoraCondition, as_clip
+from skipguide.opensora.transformer import OpenSoraTransformer3DModel
+
+Tensor = torch.Tensor
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+class LatentsMixin:
+    """Noise, given frames and decoded frames, for the pipeline."""
+
+    vae: AutoencoderKLOpenSora
+    transformer: OpenSoraTransformer3DModel
+    video_processor: VideoProcessor
+
+    def latents_shape(self, rows: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """(B, C, f, h, w) of so many videos of `num_frames` frames of `height` by `width` pixels."""
+        channels, factor = self.transformer.config["in_channels"], self.vae.spatial_compression_ratio
+        return (rows, channels, self.vae.latent_frames(num_frames), height // factor, width // factor)
+
+    def prepare_latents(
+        self, shape: tuple[int, ...], device: torch.device, generator: Generators, latents: Tensor | None = None
+    ) -> Tensor:
+        """Noise (B, C, f, h, w) in float32, drawn unless it is given."""
+        if latents is None:
+            return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        return latents.to(device, torch.float32)
+
+    def _normalization(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (
+            torch.tensor(x, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
+            for x in (self.vae.config["latents_mean"], self.vae.config["latents_std"])
+        )
+        return mean, std
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        """Normalized latents (B, C, f, h, w) in float32 of a video (B, 3, F, H, W) in [-1, 1].
+
+        The modes of the VAE's distributions, so that the same reference is the same condition in every run (upstream
+        samples them).
+        """
+        posterior: Any = self.vae.encode(video.to(self.vae.dtype), return_dict=False)[0]
+        latents = posterior.mode().float()
+        mean, std = self._normalization(latents)
+        return (latents - mean) / std
+
+    def decode_latents(self, latents: Tensor, num_frames: int) -> Tensor:
+        """A video (B, 3, F, H, W) around [-1, 1] of normalized latents (B, C, f, h, w)."""
+        mean, std = self._normalization(latents)
+        latents = (latents * std + mean).to(self.vae.dtype)
+        return cast(Any, self.vae.decode(latents, num_frames, return_dict=False))[0]
+
+    def _pixels(self, frames: Any, height: int, width: int, device: torch.device) -> Tensor:
+        """(1, 3, F, height, width) in [-1, 1]: resized until the frame is full, the rest cropped, as upstream does."""
+        clip = as_clip(frames)
+        if isinstance(clip, list):
+            fitted = [_fitted_image(frame.convert("RGB"), height, width) for frame in clip]
+            return self.video_processor.preprocess_video([fitted]).to(device)
+        pixels = self.video_processor.preprocess_video(clip[None]).to(device)
+        return _fitted_pixels(pixels[0].transpose(0, 1), height, width).transpose(0, 1)[None]
+
+    def with_latents(
+        self, own: Sequence[Sequence[OpenSoraCondition]], height: int, width: int, device: torch.device
+    ) -> list[list[OpenSoraCondition]]:
+        """The conditions of each row with their frames encoded, every reference once."""
+        encoded: dict[int, Tensor] = {}
+        for condition in (one for row in own for one in row):
+            if condition.latents is None and id(condition.frames) not in encoded:
+                pixels = self._pixels(condition.frames, height, width, device)
+                encoded[id(condition.frames)] = self.encode_video(pixels)[0]
+
+        def ready(one: OpenSoraCondition) -> OpenSoraCondition:
+            return one if one.latents is not None else dataclasses.replace(
+                one, frames=None, latents=encoded[id(one.frames)]
+            )  # fmt: skip
+
+        return [[ready(one) for one in row] for row in own]
+
+
+def _full_size(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """(height, width) of a picture of another size when it is just large enough to fill a frame."""
+    high, wide = height / size[0], width / size[1]
+    return (height, round(size[1] * high)) if high > wide else (round(size[0] * wide), width)
+
+
+def _fitted_image(image: Image.Image, height: int, width: int) -> Image.Image:
+    """From opensora/datasets/utils.py: bicubic."""
+    high, wide = _full_size((image.height, image.width), height, width)
+    top, left = round((high - height) / 2), round((wide - width) / 2)
+    return image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+
+
+def _fitted_pixels(frames: Tensor, height: int, width: int) -> Tensor:
+    """(F, 3, H, W); from opensora/datasets/video_transforms.py: bilinear."""
+    high, wide = _full_size((frames.shape[2], frames.shape[3]), height, width)
+    resized = torch.nn.functional.interpolate(frames, size=(high, wide), mode="bilinear", align_corners=False)
+    top, left = (high - height) // 2, (wide - width) // 2
+    return resized[..., top : top + height, left : left + width]

@@ -1,0 +1,260 @@
+"""The published checkpoints of Open-Sora 1.2, read into the diffusers models of this package.
+
+Layouts: hpcai-tech/OpenSora-STDiT-v3 (the transformer) and hpcai-tech/OpenSora-VAE-v1.2 (both parts of the VAE), each
+a folder with `config.json` and the weights in `model.safetensors` or `pytorch_model.bin`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
+from skipguide.opensora.transformer import OpenSoraTransformer3DModel
+
+Tensor = torch.Tensor
+Rules = tuple[tuple[str, str], ...]  # (what to find in a key, what to put there), applied in this order
+
+TRANSFORMER_KEYS: Rules = (
+    (r"^x_embedder\.proj\.", "patch_embed."),
+    (r"^t_embedder\.mlp\.0\.", "time_embed.timestep_embedder.linear_1."),
+    (r"^t_embedder\.mlp\.2\.", "time_embed.timestep_embedder.linear_2."),
+    (r"^fps_embedder\.mlp\.0\.", "time_embed.fps_embedder.linear_1."),
+    (r"^fps_embedder\.mlp\.2\.", "time_embed.fps_embedder.linear_2."),
+    (r"^t_block\.1\.", "time_embed.linear."),
+    (r"^y_embedder\.y_proj\.fc1\.", "caption_projection.linear_1."),
+    (r"^y_embedder\.y_proj\.fc2\.", "caption_projection.linear_2."),
+    (r"^y_embedder\.y_embedding$", "null_caption"),
+    (r"^final_layer\.scale_shift_table$", "scale_shift_table"),
+    (r"^final_layer\.linear\.", "proj_out."),
+    (r"\.attn\.q_norm\.", ".attn1.norm_q."),
+    (r"\.attn\.k_norm\.", ".attn1.norm_k."),
+    (r"\.attn\.proj\.", ".attn1.to_out.0."),
+    (r"\.cross_attn\.q_linear\.", ".attn2.to_q."),
+    (r"\.cross_attn\.proj\.", ".attn2.to_out.0."),
+    (r"\.mlp\.fc1\.", ".ff.net.0.proj."),
+    (r"\.mlp\.fc2\.", ".ff.net.2."),
+)
+FUSED = {  # several matrices on top of each other, in this order
+    ".attn.qkv.": (".attn1.to_q.", ".attn1.to_k.", ".attn1.to_v."),
+    ".cross_attn.kv_linear.": (".attn2.to_k.", ".attn2.to_v."),
+}
+AUTOENCODER_KEYS: Rules = (
+    (r"^spatial_vae\.module\.", "spatial_vae."),
+    (r"^(temporal_vae\..*)\.conv\.(weight|bias)$", r"\1.\2"),
+    (r"^(temporal_vae\..*)\.block_res_blocks\.(\d+)\.", r"\1.levels.\2.resnets."),
+    (r"^(temporal_vae\..*)\.res_blocks\.", r"\1.middle.resnets."),
+    (r"^(temporal_vae\..*)\.conv3\.", r"\1.conv_shortcut."),
+    (r"^temporal_vae\.encoder\.conv_blocks\.(\d+)\.", r"temporal_vae.encoder.levels.\1.downsampler."),
+    (r"^temporal_vae\.decoder\.conv_blocks\.(\d+)\.", r"temporal_vae.decoder.levels.\1.upsampler."),
+    (r"^temporal_vae\.(encoder|decoder)\.norm1\.", r"temporal_vae.\1.norm_out."),
+    (r"^temporal_vae\.encoder\.conv2\.", "temporal_vae.encoder.conv_out."),
+    (r"^temporal_vae\.decoder\.conv1\.", "temporal_vae.decoder.conv_in."),
+)
+
+TRANSFORMER_CONFIG = {  # ours: upstream's (STDiT3Config), where they are called differently or the same
+    "patch_size": "patch_size",
+    "in_channels": "in_channels",
+    "num_layers": "depth",
+    "num_attention_heads": "num_heads",
+    "mlp_ratio": "mlp_ratio",
+    "caption_channels": "caption_channels",
+    "model_max_length": "model_max_length",
+    "qk_norm": "qk_norm",
+    "input_sq_size": "input_sq_size",
+}
+UNSUPPORTED = {  # upstream's values that these models have no counterpart for, and why
+    ("skip_y_embedder", True): "texts are always embedded by the model",
+    ("pred_sigma", False): "the output has two halves, of which the first is the velocity",
+}
+TEMPORAL_CONFIG = {  # ours: upstream's (VAE_Temporal)
+    "temporal_layers_per_block": "num_res_blocks",
+    "temporal_downsample": "temporal_downsample",
+    "temporal_norm_num_groups": "num_groups",
+}
+SHOWN = 20  # keys named in an error; their number is given as well
+
+
+def transformer_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of STDiT3 under the names of OpenSoraTransformer3DModel; a key that no rule knows stays as it is.
+
+    Raises:
+        ValueError: If the frequencies of the temporal rotation, which upstream stores and ours computes, are others.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, value in original.items():
+        if key == "rope.freqs":
+            _check_rotation(value)
+            continue
+        fused = next((name for name in FUSED if name in key), None)
+        if fused is None:
+            renamed[_renamed(key, TRANSFORMER_KEYS)] = value
+        else:
+            names = [key.replace(fused, part) for part in FUSED[fused]]
+            # each part owns its memory, for safetensors saves no views of one tensor
+            renamed.update((name, part.clone()) for name, part in zip(names, value.chunk(len(names)), strict=True))
+    return renamed
+
+
+def autoencoder_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of VideoAutoencoderPipeline under the names of AutoencoderKLOpenSora.
+
+    `shift` and `scale` are not among them: these are `latents_mean` and `latents_std` of the config.
+    """
+    return {_renamed(key, AUTOENCODER_KEYS): value for key, value in original.items() if key not in ("shift", "scale")}
+
+
+def load_transformer(folder: str | Path) -> OpenSoraTransformer3DModel:
+    """The transformer of a folder in the layout of hpcai-tech/OpenSora-STDiT-v3, in the dtype of its weights.
+
+    Without a `config.json` it is built with that checkpoint's sizes.
+
+    Raises:
+        FileNotFoundError: If there are no weights.
+        ValueError: If the config is of a model that upstream could run and this one cannot, or the weights do not fit.
+    """
+    return _filled(
+        OpenSoraTransformer3DModel, _transformer_config(_config(folder)), transformer_state_dict(read_weights(folder))
+    )
+
+
+def load_autoencoder(folder: str | Path, **config: Any) -> AutoencoderKLOpenSora:
+    """The VAE of a folder in the layout of hpcai-tech/OpenSora-VAE-v1.2, in the dtype of its weights.
+
+    Args:
+        config: Values of AutoencoderKLOpenSora's config; `config.json` does not hold those of the 2-D part, which are
+            SDXL's where not given.
+
+    Raises:
+        FileNotFoundError: If there are no weights.
+        ValueError: If the config is of another kind of VAE, or the weights do not fit.
+    """
+    original = read_weights(folder)
+    found = _autoencoder_config(_config(folder)) | _normalization(original) | config
+    return _filled(AutoencoderKLOpenSora, found, autoencoder_state_dict(original))
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """A state dict from a file, or from the one that a folder holds: safetensors, or a pickle of tensors only.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a pickle holds anything but tensors by name; no code in it is run.
+    """
+    path = _weight_file(Path(path))
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{path} must hold tensors and nothing else, but has objects that run code when they are read: {error}. "
+            "Save its state dict with safetensors where you trust it."
+        ) from error
+    if not isinstance(found, dict) or not all(torch.is_tensor(value) for value in found.values()):
+        raise ValueError(
+            f"{path} must hold a state dict, tensors by name, but has other things. Save the model's alone."
+        )
+    return found
+
+
+def _weight_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    candidates = ["model.safetensors", "pytorch_model.bin"]
+    found = next((path / name for name in candidates if (path / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"no weights at {path}: expected a file, or a folder with {' or '.join(candidates)}.")
+    return found
+
+
+def _config(path: str | Path) -> dict[str, Any]:
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    file = folder / "config.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _transformer_config(original: Mapping[str, Any]) -> dict[str, Any]:
+    """Our config from an STDiT3Config; what is absent there keeps upstream's default, which is ours."""
+    for (name, value), reason in UNSUPPORTED.items():
+        if original.get(name, not value) == value:
+            raise ValueError(f"config.json has {name}={value}, which is not supported: {reason}.")
+    config = {ours: original[name] for ours, name in TRANSFORMER_CONFIG.items() if name in original}
+    config["out_channels"] = 2 * config.get("in_channels", 4)
+    if "hidden_size" in original:
+        config["attention_head_dim"] = original["hidden_size"] // config.get("num_attention_heads", 16)
+    return config
+
+
+def _autoencoder_config(original: Mapping[str, Any]) -> dict[str, Any]:
+    """Our config from a VideoAutoencoderPipelineConfig; the sizes of VAE_Temporal_SD are our defaults."""
+    spatial, temporal = original.get("vae_2d") or {}, original.get("vae_temporal") or {}
+    for part, kind in ((spatial, ["VideoAutoencoderKL"]), (temporal, ["VAE_Temporal_SD", "VAE_Temporal"])):
+        if part.get("type", kind[0]) not in kind:
+            raise ValueError(f"config.json must be of a VAE with a {' or '.join(kind)}, but has a {part['type']}.")
+    config = {ours: temporal[name] for ours, name in TEMPORAL_CONFIG.items() if name in temporal}
+    if "filters" in temporal:
+        widths = temporal.get("channel_multipliers", (1, 2, 2, 4))
+        config["temporal_block_out_channels"] = tuple(temporal["filters"] * width for width in widths)
+    sizes = {"micro_frame_size": original.get("micro_frame_size"), "micro_batch_size": spatial.get("micro_batch_size")}
+    return config | {name: value for name, value in sizes.items() if value is not None}
+
+
+def _normalization(original: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
+    """The config values that upstream keeps among the weights; 6 digits, for these are float32."""
+    names = {"latents_mean": "shift", "latents_std": "scale"}
+    missing = [name for name in names.values() if name not in original]
+    if missing:
+        raise ValueError(f"the weights of a VAE must hold shift and scale, but {_listed(missing)} missing.")
+    return {ours: tuple(float(f"{x:.6g}") for x in original[name].flatten()) for ours, name in names.items()}
+
+
+def _check_rotation(freqs: Tensor) -> None:
+    expected = 10000.0 ** -(torch.arange(len(freqs)) / len(freqs))
+    if not torch.allclose(freqs.float(), expected, rtol=2**-8):  # as far as bfloat16 tells
+        raise ValueError(
+            "rope.freqs must be 10000 ** -(i / n), for this model computes the frequencies, but they are "
+            f"{[round(x, 6) for x in freqs.tolist()]}."
+        )
+
+
+def _renamed(key: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _filled(kind: Any, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
+    """A model of that class with these weights, which must be exactly those that it has."""
+    with torch.device("meta"):
+        model: nn.Module = kind(**config)
+    expected = model.state_dict()
+    missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    misfits = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected.keys() & weights.keys()
+        if weights[key].shape != expected[key].shape
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": misfits}
+    wrong = [f"{len(list(keys))} {what}: {_listed(keys)}" for what, keys in found.items() if keys]
+    if wrong:
+        raise ValueError(
+            f"the weights do not fit {kind.__name__} (keys under its names, where the original's were known). "
+            f"{'; '.join(wrong)}. Is this the right checkpoint, and its config.json beside it?"
+        )
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def _listed(keys: Iterable[str]) -> str:
+    """The first keys in order, and how many are left out."""
+    names = sorted(keys)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,346 @@
+"""Open-Sora 1.2 as a diffusers pipeline: text to video, image to video, continuation, and videos in several loops."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.outputs import BaseOutput
+from diffusers.video_processor import VideoProcessor
+from transformers.models.t5.modeling_t5 import T5EncoderModel
+from transformers.models.t5.tokenization_t5 import T5Tokenizer
+
+from skipguide.opensora import buckets, checks, original, prompts
+from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
+from skipguide.opensora.conditions import OpenSoraCondition, apply_mask_strategy, conditions_of, going_on
+from skipguide.opensora.latents import Generators, LatentsMixin
+from skipguide.opensora.scheduler import OpenSoraRFlowScheduler
+from skipguide.opensora.transformer import OpenSoraTransformer3DModel
+
+Tensor = torch.Tensor
+
+IMAGE_FPS = 120  # what the model was told about single frames
+DEFAULT_SIZE = ("240p", "9:16")
+
+
+@dataclasses.dataclass
+class OpenSoraPipelineOutput(BaseOutput):
+    """`frames`: (B, F, H, W, 3) in [0, 1] for "np", (B, F, 3, H, W) for "pt", lists of images for "pil"; or latents."""
+
+    frames: Any
+
+
+class OpenSoraPipeline(prompts.PromptMixin, LatentsMixin, DiffusionPipeline):
+    """Videos from text, images and clips with Open-Sora 1.2.
+
+    Args:
+        tokenizer, text_encoder: T5 v1.1 XXL; None where prompts come as embeddings.
+        vae: videos to latents, 17 frames to 5 and 8x8 pixels to one.
+        transformer: predicts the velocity from noise to video.
+        scheduler: rectified flow, with timesteps for the size of the video.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["tokenizer", "text_encoder"]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents", "prompt_embeds"]  # noqa: RUF012
+
+    scheduler: OpenSoraRFlowScheduler
+
+    def __init__(
+        self,
+        tokenizer: T5Tokenizer,
+        text_encoder: T5EncoderModel,
+        vae: AutoencoderKLOpenSora,
+        transformer: OpenSoraTransformer3DModel,
+        scheduler: OpenSoraRFlowScheduler,
+    ):
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, transformer=transformer, scheduler=scheduler
+        )
+        # Published sizes such as 240x426 are no multiples of 8: what is left over is cut off by the VAE, not here.
+        self.video_processor = VideoProcessor(vae_scale_factor=1, do_resize=False)
+
+    @classmethod
+    def from_original(
+        cls,
+        transformer: str | Path,
+        vae: str | Path,
+        text_encoder: str | Path,
+        torch_dtype: torch.dtype = torch.float32,
+    ) -> OpenSoraPipeline:
+        """A pipeline from folders as Open-Sora publishes them; `save_pretrained` writes it in diffusers' layout.
+
+        Args:
+            transformer: hpcai-tech/OpenSora-STDiT-v3, downloaded.
+            vae: hpcai-tech/OpenSora-VAE-v1.2, downloaded.
+            text_encoder: DeepFloyd/t5-v1_1-xxl, downloaded: encoder and tokenizer.
+            torch_dtype: of the weights.
+
+        Raises:
+            ValueError: for folders with something else in them.
+        """
+        tokenizer = T5Tokenizer.from_pretrained(text_encoder, local_files_only=True)  # first, for it fails at once
+        denoiser: Any = original.load_transformer(transformer)
+        autoencoder: Any = original.load_autoencoder(vae)
+        encoder = T5EncoderModel.from_pretrained(text_encoder, dtype=torch_dtype, local_files_only=True)
+        return cls(tokenizer, encoder, autoencoder.to(torch_dtype), denoiser.to(torch_dtype), OpenSoraRFlowScheduler())
+
+    # --- properties of a run ------------------------------------------------------------------------------------------
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        return self._current_timestep
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        image: Any = None,
+        video: Any = None,
+        conditions: Any = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | str = 51,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 7.0,
+        fps: float = 24,
+        aesthetic_score: float | None = 6.5,
+        motion_score: float | None = None,
+        camera_motion: str | None = None,
+        num_videos_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: Tensor | Sequence[Tensor] | None = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        num_loops: int = 1,
+        condition_frame_length: int = 5,
+        condition_frame_edit: float = 0.0,
+        align: int | None = 5,
+        output_type: str = "np",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        clean_caption: bool = True,
+        max_sequence_length: int = 300,
+    ) -> OpenSoraPipelineOutput | tuple[Any]:
+        """Make videos, one per prompt and `num_videos_per_prompt`.
+
+        Args:
+            prompt: what the video shows. `|0| a red fox |2| a blue one` is one text for loops 0 and 1, another from 2.
+            negative_prompt: what to lead away from; None is the null caption that the model was trained with.
+            image: the first frame, or one per prompt; see `OpenSoraCondition.frames` for what it can be.
+            video: a clip to go on from, or one per prompt: its last 17 frames (per 5 of `condition_frame_length`) are
+                the first ones of the new clip.
+            conditions: `OpenSoraCondition`s, for every other use of given frames; or a list of them per prompt.
+            height, width: in pixels, a published size (`buckets.image_size`) if possible; 240 x 426 if left out. Where
+                they are no multiples of 8, frames come out cut down to one.
+            num_frames: of a clip: 1 (an image), 17 or more, or "2s" ... "32s"; 51 and multiples of it were trained.
+            num_inference_steps: how often the transformer runs.
+            guidance_scale: g in u + g (c - u); CFG is on above 1.
+            fps: what the model is told about the speed; an image has its own.
+            aesthetic_score, motion_score, camera_motion: added to prompts that do not speak of them; None adds nothing.
+            num_videos_per_prompt: rows of the same prompt follow each other.
+            generator: of the noise; one, or one per video.
+            latents: the noise (B, C, f, h, w), or a list of one per loop.
+            prompt_embeds, negative_prompt_embeds: (B, L, D) in place of texts, one row per prompt.
+            prompt_attention_mask, negative_prompt_attention_mask: (B, L), true at real tokens; None where all are.
+            num_loops: clips, each of which goes on from the one before it; the frames they share come out once.
+            condition_frame_length: how many latent frames of a clip the next one starts with.
+            condition_frame_edit: `OpenSoraCondition.edit_ratio` of these.
+            align: what conditions' starts are aligned to; see `conditions.apply_mask_strategy`.
+            output_type: "np", "pt", "pil" or "latent".
+            return_dict: False is a tuple.
+            callback_on_step_end: called as f(pipe, step, timestep, tensors) after each step of a loop; may return other
+                tensors, and end the run by setting `pipe._interrupt`.
+            callback_on_step_end_tensor_inputs: of `latents` and `prompt_embeds`, whose first half is uncond.
+            clean_caption: clean texts as in training; needs ftfy and beautifulsoup4.
+            max_sequence_length: tokens of a prompt.
+
+        Raises:
+            ValueError: for what cannot be; before any work.
+        """
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        height, width = buckets.image_size(*DEFAULT_SIZE) if height is None and width is None else (height, width)
+        whole = dict(height=height, width=width, num_inference_steps=num_inference_steps, num_loops=num_loops)
+        whole |= dict(num_videos_per_prompt=num_videos_per_prompt, max_sequence_length=max_sequence_length)
+        height, width, *_ = checks.check_numbers(whole, fps, align)
+        num_frames = buckets.num_frames(num_frames)
+        checks.check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        embeds = dict(
+            prompt_embeds=prompt_embeds,
+            prompt_attention_mask=prompt_attention_mask,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+        )
+        self._guidance_scale, self._num_timesteps = guidance_scale, num_inference_steps
+        self._current_timestep, self._interrupt = None, False
+        number = self._check_prompts(prompt, negative_prompt, embeds, max_sequence_length)
+        rows = number * num_videos_per_prompt
+        checks.check_generators(generator, rows)
+        shape = self.latents_shape(rows, num_frames, height, width)
+        noises = checks.check_latents(latents, shape, num_loops)
+        chunk, group = self.vae.config["micro_frame_size"], self.vae.latent_frames(self.vae.config["micro_frame_size"])
+        shared = condition_frame_length // group * chunk  # frames that a clip has from the one before it
+        for name in ["video"] * (video is not None) + ["num_loops"] * (num_loops > 1):
+            checks.check_going_on(name, num_frames, condition_frame_length, condition_frame_edit, group, chunk)
+        last = dict(length=condition_frame_length, edit_ratio=condition_frame_edit)
+        given = conditions_of(image, video, conditions, number, last, shared)
+        checks.check_conditions(given, shape, num_loops, self.vae.latent_frames)
+
+        device = self._execution_device
+        encoding = dict(clean_caption=clean_caption, max_sequence_length=max_sequence_length)
+        encoding |= dict(negative_prompt=negative_prompt, num_videos_per_prompt=num_videos_per_prompt, **embeds)
+        texts = self._texts(prompt, (aesthetic_score, motion_score, camera_motion), num_loops, encoding)
+        given = [row for row in self.with_latents(given, height, width, device) for _ in range(num_videos_per_prompt)]
+        about = dict(height=height, width=width, fps=IMAGE_FPS if num_frames == 1 else fps)
+        numbers = {name: torch.full((len(texts[0][0]),), float(x), device=device) for name, x in about.items()}
+        report = functools.partial(self._report, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        parts, clips = [], []
+        progress: Any = self.progress_bar
+        with progress(total=num_loops * num_inference_steps) as bar:
+            for loop in range(num_loops):
+                self.scheduler.set_timesteps(
+                    num_inference_steps, device, height=height, width=width, num_frames=num_frames
+                )  # fmt: skip
+                self.scheduler.set_begin_index(0)  # spares it a look at the timesteps, for which it would wait
+                noise = self.prepare_latents(shape, device, generator, noises[loop])
+                if loop > 0:
+                    given = going_on(
+                        given, self.encode_video(clips[-1]), loop, condition_frame_length, condition_frame_edit
+                    )
+                parts.append(self._denoise(noise, given, loop, align, texts[loop], numbers, report, bar))
+                if output_type != "latent" or loop + 1 < num_loops:
+                    clips.append(self.decode_latents(parts[-1], num_frames))
+                if self.interrupt:
+                    break
+        self._current_timestep = None
+        if output_type == "latent":
+            frames = _joined(parts, condition_frame_length)
+        else:
+            frames = self.video_processor.postprocess_video(_joined(clips, shared), output_type=output_type)
+        self.maybe_free_model_hooks()
+        return OpenSoraPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _check_prompts(self, prompt: Any, negative_prompt: Any, embeds: dict[str, Tensor | None], longest: int) -> int:
+        encoder = self.text_encoder if self.tokenizer is not None else None
+        number = checks.check_prompts(prompt, negative_prompt, embeds, longest, encoder)
+        if self.do_classifier_free_guidance and negative_prompt is None and embeds["negative_prompt_embeds"] is None:
+            given = embeds["prompt_embeds"]
+            prompts.check_null_caption(longest if given is None else given.shape[1], len(self.transformer.null_caption))
+        return number
+
+    def _texts(
+        self, prompt: Any, scores: tuple[Any, ...], loops: int, encoding: dict[str, Any]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Embeddings and masks of each loop, [uncond, cond] or cond; each text encoded once, before all other work."""
+        listed = [prompt] if isinstance(prompt, str) else prompt
+        encoded: dict[Any, tuple[Tensor, Tensor]] = {}
+        wanted = [
+            listed and tuple(prompts.with_scores(prompts.for_loop(one, loop), *scores) for one in listed)
+            for loop in range(loops)
+        ]
+        for texts in dict.fromkeys(wanted):
+            cfg = self.do_classifier_free_guidance
+            embeds, mask, negative, its_mask = self.encode_prompt(texts, do_classifier_free_guidance=cfg, **encoding)
+            if negative is not None and its_mask is not None:
+                embeds, mask = torch.cat([negative, embeds]), torch.cat([its_mask, mask])
+            encoded[texts] = embeds, mask
+        return [encoded[texts] for texts in wanted]
+
+    def _denoise(
+        self,
+        noise: Tensor,
+        given: Sequence[Sequence[OpenSoraCondition]],
+        loop: int,
+        align: int | None,
+        text: tuple[Tensor, Tensor],
+        numbers: dict[str, Tensor],
+        report: Callable[..., tuple[Tensor, Tensor]],
+        bar: Any,
+    ) -> Tensor:
+        """The latents (B, C, f, h, w) of one loop from its noise; nothing in here waits for the device.
+
+        A frame that is edited gets its noise from where it stands in `noise`, which the reference took the place of;
+        upstream draws another one.
+        """
+        latents, (embeds, mask), noisy, starts = noise, text, None, None
+        if any(one.loop == loop for row in given for one in row):
+            latents, ratios = apply_mask_strategy(noise, given, loop, align)
+            starts, noisy = ratios * self.scheduler.config["num_train_timesteps"], ratios == 1
+        for i, t in enumerate(self.scheduler.timesteps):
+            if self.interrupt:
+                continue
+            self._current_timestep = t
+            if starts is not None and noisy is not None:  # (B, f) each
+                before, noisy = noisy, starts >= t
+                edited = self.scheduler.add_noise(latents, noise, t)
+                latents = torch.where((noisy & ~before)[:, None, :, None, None], edited, latents)
+            velocity = self._velocity(latents, t, embeds, mask, noisy, numbers)
+            stepped = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
+            latents = stepped if noisy is None else torch.where(noisy[:, None, :, None, None], stepped, latents)
+            latents, embeds = report(i, t, latents, embeds)
+            bar.update()
+        return latents
+
+    def _velocity(
+        self, latents: Tensor, t: Tensor, embeds: Tensor, mask: Tensor, noisy: Tensor | None, numbers: dict[str, Tensor]
+    ) -> Tensor:
+        """u + g (c - u), or c, (B, C, f, h, w) in float32. A callback may take the uncond rows off `embeds`."""
+        rows, copies = len(embeds), len(embeds) // len(latents)
+        with self.transformer.cache_context("cond_uncond"):
+            predicted = self.transformer(
+                hidden_states=latents.to(self.transformer.dtype).repeat(copies, 1, 1, 1, 1),
+                timestep=t.expand(rows),
+                encoder_hidden_states=embeds,
+                encoder_attention_mask=mask[-rows:],
+                frame_mask=None if noisy is None else noisy.repeat(copies, 1),
+                **{name: x[-rows:] for name, x in numbers.items()},
+                return_dict=False,
+            )[0]
+        predicted = predicted.chunk(2, dim=1)[0].float()  # the other half is a variance that nothing uses
+        if copies == 1:
+            return predicted
+        uncond, cond = predicted.chunk(2)
+        return uncond + self.guidance_scale * (cond - uncond)
+
+    def _report(
+        self, callback: Any, names: Sequence[str], step: int, t: Tensor, latents: Tensor, embeds: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What a callback makes of the tensors."""
+        if callback is None:
+            return latents, embeds
+        tensors = {"latents": latents, "prompt_embeds": embeds}
+        changed = callback(self, step, t, {name: tensors[name] for name in names})
+        return changed.pop("latents", latents), changed.pop("prompt_embeds", embeds)
+
+
+def _joined(parts: Sequence[Tensor], shared: int) -> Tensor:
+    """Clips (B, C, F, H, W) one after the other, without the first `shared` frames of all but the first."""
+    return torch.cat([part if i == 0 else part[:, :, shared:] for i, part in enumerate(parts)], dim=2)
