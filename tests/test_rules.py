@@ -252,6 +252,57 @@ def test_push_is_added_to_what_the_rule_gives() -> None:
     torch.testing.assert_close(found, played(given, D), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "flow"),
+    [("WanPipeline", True), ("LTXPipeline", True), ("CogVideoXPipeline", False), ("LattePipeline", False)],
+)
+def test_rescaling_of_estimates(name: str, flow: bool) -> None:
+    """By hand: predictions to estimates of the data, Algorithm 4 on these, and back."""
+    given, phi, inputs, coefficients = tiny.tiny(name), 0.7, [], []
+    g_of_run = {given.g: 4.0}
+
+    def look(pipe: Any, i: int, t: Any, kwargs: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs.append(kwargs["latents"].clone())
+        return kwargs
+
+    with guide(given.pipe, STG([1], 1.0), rescale=phi, rescale_space="data"):
+        found = oracle.run(given, **given.short, **g_of_run, callback_on_step_end=look)
+    scheduler = given.pipe.scheduler
+    if flow:
+        coefficients = [(1.0, -sigma) for sigma in scheduler.sigmas.tolist()[:-1]]
+    else:
+        kept = [scheduler.alphas_cumprod[int(t)].item() for t in scheduler.timesteps]
+        v = scheduler.config.prediction_type == "v_prediction"
+        coefficients = [(ab**0.5, -((1 - ab) ** 0.5)) if v else (ab**-0.5, -((1 / ab - 1) ** 0.5)) for ab in kept]
+    with oracle.listening(given) as heard:
+        oracle.run(given, **given.short, **g_of_run)
+    first = heard[0].kwargs["hidden_states"]
+    first = first.chunk(2)[1] if len(first) > 2 else first
+    x = [first.transpose(1, 2) if name == "LattePipeline" and first.shape != inputs[0].shape else first, *inputs]
+
+    def D(i: int, _: int, c: Tensor, u: Tensor, g: Any) -> Tensor:
+        step, _ = oracle.calls_of_step(given, i, done, {**given.short, **g_of_run})
+        path = {"WanPipeline": "blocks.1"}.get(name, "transformer_blocks.1")
+        paths = [path, "temporal_transformer_blocks.1"] if name == "LattePipeline" else [path]
+        weak = oracle.weakened(step.calls[0].model, paths, "residual", [])
+        with torch.no_grad():
+            p = oracle.samples(weak(**step.cond))[0]
+        guided, (a, b) = u + g * (c - u) + (c - p), coefficients[i]
+        half = c.shape[1] // 2 if given.variance else c.shape[1]
+        data, pushed = (a * x[i] + b * prediction[:, :half] for prediction in (c, guided))
+        dims = tuple(range(1, c.ndim))
+        pushed = pushed * (phi * data.std(dims, keepdim=True) / pushed.std(dims, keepdim=True) + 1 - phi)
+        guided = torch.cat([(pushed - a * x[i]) / b, guided[:, half:]], 1)
+        done.extend([[torch.cat([guided, guided])]] if step.batched else [[guided]] * 2)
+        return guided
+
+    done: list[list[Tensor]] = []
+    expected = played(given, D, **g_of_run)
+    torch.testing.assert_close(found, expected, atol=3e-4, rtol=1e-3)
+    with guide(given.pipe, STG([1], 1.0), rescale=phi):
+        assert not torch.allclose(oracle.run(given, **given.short, **g_of_run), found, atol=3e-3)
+
+
 # --- an interval, and steps that stand still --------------------------------------------------------------------------
 
 

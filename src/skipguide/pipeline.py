@@ -39,6 +39,7 @@ def guide(
     pipe: Any,
     *terms: Term | Schedule | Sequence[Term],
     rescale: float | None = None,
+    rescale_space: str = "prediction",
     orthogonalize: bool = False,
     cfg: rules.Rule | None = None,
     restart: Restart | Sequence[Restart] | None = None,
@@ -54,6 +55,8 @@ def guide(
             or tuple of terms, such as a preset of several, stands for its entries.
         rescale: phi in [0, 1] (Algorithm 4), per sample, on the guided steps; 0 is off. None is 0, or what was
             published with a preset.
+        rescale_space: "prediction", as the paper's code has it, or "data": the deviations are those of the estimates of
+            the clean video that c and D are, as in LTX-2's and ComfyUI's code.
         orthogonalize: each STG term loses its components along those before it, in the order given (Eq. 21), per sample
             and output. A term that is parallel to those before it vanishes; a zero one takes nothing away. The paper
             found no gain in it.
@@ -79,6 +82,10 @@ def guide(
         rescale = max((term.preset_rescale for term in written if isinstance(term, STG)), default=0.0)
     if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be a number from 0 (off) to 1, but got {rescale!r}. The paper uses 0.7.")
+    if rescale_space not in ("prediction", "data"):
+        raise ValueError(
+            f'rescale_space must be "prediction" or "data", but got {rescale_space!r}. Choose one of them.'
+        )
     _check_orthogonalize(orthogonalize, schedule, written)
     denoisers = families.denoisers_of(pipe, family)
     if any(denoiser in _GUIDED for denoiser in denoisers):
@@ -88,7 +95,19 @@ def guide(
             "several terms go into one guide()."
         )
     branches = {denoiser: Branch(family, denoiser, written, share_prefix) for denoiser in denoisers}
-    return Guide(pipe, family, branches, written, schedule, float(rescale), share_prefix, orthogonalize, cfg, restarts)
+    return Guide(
+        pipe,
+        family,
+        branches,
+        written,
+        schedule,
+        float(rescale),
+        rescale_space,
+        share_prefix,
+        orthogonalize,
+        cfg,
+        restarts,
+    )
 
 
 def _check_orthogonalize(orthogonalize: Any, schedule: Schedule | None, terms: Sequence[Term]) -> None:
@@ -134,6 +153,7 @@ class Guide:
         terms: tuple[Term, ...],
         schedule: Schedule | None,
         rescale: float,
+        rescale_space: str,
         share_prefix: bool,
         orthogonalize: bool,
         rule: rules.Rule | None,
@@ -141,7 +161,7 @@ class Guide:
     ):
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
         self.terms, self.rescale, self.share_prefix, self.orthogonalize = terms, rescale, share_prefix, orthogonalize
-        self.rule, self.passes = rule, Passes()
+        self.rule, self.rescale_space, self.passes = rule, rescale_space, Passes()
         self._told = False  # in this run: the weak passes know their inputs
         self._memories: dict[int, rules.Memory] = {}  # of the rule, per output
         self._kept: dict[tuple[Branch, int], Kept] = {}  # of terms that do not run at every step
@@ -151,7 +171,12 @@ class Guide:
         self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a call is under way
         self._inside = False  # a weak pass is under way: the hooks below let it through
         self._restarting = Restarting(pipe.scheduler, restarts, pipe) if restarts else None
-        self._plan = Plan(pipe, family, terms, schedule, rescale, rule, self._restarting)
+        named = {
+            'APG in the space of the data (space="data")': isinstance(rule, rules.APG) and rule.space == "data",
+            'rescaling in the space of the data (rescale_space="data")': rescale_space == "data",
+        }
+        in_data = " and ".join(name for name, on in named.items() if on)
+        self._plan = Plan(pipe, family, terms, schedule, rescale, rule, in_data, self._restarting)
         self._hooks = []
         before: Any = torch.compiler.disable(self._before)
         after: Any = torch.compiler.disable(self._after)
@@ -310,7 +335,7 @@ class Guide:
                 f"this Schedule sets guidance_scale={step.g:g} at this step, which needs u, but the pipeline's own is "
                 f"1 and leaves it out. Set {self._plan.argument_of_g()} above 1."
             )
-        pushed = (self._rescaled(c + push, c, step.phi) for c, push in zip(step.c, step.push, strict=True))
+        pushed = (self._rescaled(step, c + push, c) for c, push in zip(step.c, step.push, strict=True))
         return tuple(D if g == 1 else c for D, c, g in zip(pushed, step.c, scales, strict=True))
 
     def _keeping_c(self, step: Step, us: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -341,10 +366,10 @@ class Guide:
         if step.zero:
             return tuple(torch.zeros_like(c) for c in step.c)
         if us is None:
-            return tuple(self._rescaled(c + push, c, step.phi) for c, push in zip(step.c, step.push, strict=True))
+            return tuple(self._rescaled(step, c + push, c) for c, push in zip(step.c, step.push, strict=True))
         scales = self._plan.g(len(step.c)) if step.g is None else (step.g,) * len(step.c)
         parts = enumerate(zip(step.c, us, scales, step.push, strict=True))
-        return tuple(self._rescaled(self._cfg(step, k, c, u, g) + push, c, step.phi) for k, (c, u, g, push) in parts)
+        return tuple(self._rescaled(step, self._cfg(step, k, c, u, g) + push, c) for k, (c, u, g, push) in parts)
 
     def _cfg(self, step: Step, output: int, c: Tensor, u: Tensor, g: float) -> Tensor:
         """u + g (c - u), or what the rule has in its place."""
@@ -364,12 +389,21 @@ class Guide:
         data, b = (c, 1.0) if self.rule.space == "prediction" else self._plan.data(step, c)
         return rules.apg(c, u, g, self.rule, self._memories.setdefault(output, rules.Memory()), data, b)
 
-    def _rescaled(self, D: Tensor, c: Tensor, phi: float) -> Tensor:
+    def _rescaled(self, step: Step, D: Tensor, c: Tensor) -> Tensor:
         """Rescale the prediction, but not a variance that the model returns behind it."""
-        if not self._has_variance():
-            return guidance.rescale(D, c, phi)
-        (D, variance), (c, _) = D.chunk(2, dim=1), c.chunk(2, dim=1)
-        return torch.cat([guidance.rescale(D, c, phi), variance], dim=1)
+        if step.phi == 0:
+            return D
+        if self._has_variance():
+            (D, variance), (c, _) = D.chunk(2, dim=1), c.chunk(2, dim=1)
+            return torch.cat([self._rescaled_by(step, D, c), variance], dim=1)
+        return self._rescaled_by(step, D, c)
+
+    def _rescaled_by(self, step: Step, D: Tensor, c: Tensor) -> Tensor:
+        if self.rescale_space == "prediction":
+            return guidance.rescale(D, c, step.phi)
+        wide = c.to(torch.promote_types(c.dtype, torch.float32))
+        data, b = self._plan.data(step, wide)
+        return (wide + (guidance.rescale(data + b * (D - wide), data, step.phi) - data) / b).to(D.dtype)
 
     def _has_variance(self) -> bool:
         return self.family.learned_variance and layers.predicts_variance(self.pipe)

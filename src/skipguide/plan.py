@@ -15,7 +15,6 @@ from skipguide.terms import SLG, STG, Schedule
 
 Tensor = torch.Tensor
 Term = STG | SLG
-IN_DATA = 'APG in the space of the data (space="data")'
 
 
 class Plan:
@@ -25,19 +24,20 @@ class Plan:
         schedule: in the place of windows and scales of `terms`, which are then its bins' own, in their order.
         rescale: phi of the guided steps; a schedule has its own.
         rule: in the place of u + g (c - u).
+        in_data: what of all this speaks of estimates of the data, for errors; "" for nothing.
         restarting: what makes the run longer.
     """
 
     def __init__(
         self, pipe: Any, family: families.Family, terms: Sequence[Term], schedule: Schedule | None, rescale: float,
-        rule: rules.Rule | None, restarting: Restarting | None,
+        rule: rules.Rule | None, in_data: str, restarting: Restarting | None,
     ):  # fmt: skip
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
         self.terms, self.schedule, self.rescale, self.rule = terms, schedule, rescale, rule
-        self.restarting = restarting
+        self.in_data, self.restarting = in_data, restarting
         self._had_cfg = False  # so far in this run
         self._sigmas: list[float] = []  # of the run, for a schedule
-        self._levels: list[float] = []  # noise levels, for a rule that speaks of data
+        self._levels: list[float] = []  # noise levels, where something speaks of data
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -73,8 +73,8 @@ class Plan:
             ValueError: for a scheduler of which is not known what the rule needs.
         """
         scheduler, rule = self.pipe.scheduler, self.rule
-        if isinstance(rule, rules.APG) and rule.space == "data":
-            scheduling.kind_of(scheduler, IN_DATA)
+        if self.in_data:
+            scheduling.kind_of(scheduler, self.in_data)
             self._levels = scheduling.levels(scheduler)[0]
         if isinstance(rule, rules.CFGZero) and rule.zero_steps:
             what = "CFG-Zero* with zero_steps above 0"
@@ -261,12 +261,12 @@ class Plan:
         latents = running.value(self.pipe, frame, "latents")
         if not torch.is_tensor(latents) or latents.shape != c.shape:
             raise ValueError(
-                f"{IN_DATA} needs latents of the shape of a prediction, {tuple(c.shape)}, but this pipeline has "
+                f"{self.in_data} needs latents of the shape of a prediction, {tuple(c.shape)}, but this pipeline has "
                 f'{tuple(getattr(latents, "shape", ()))}. Use space="prediction".'
             )
         scheduler = self.pipe.scheduler
-        kind = scheduling.kind_in_run(scheduler, max(self._levels), IN_DATA)
-        a, b = scheduling.to_data(scheduler, kind, level, IN_DATA)
+        kind = scheduling.kind_in_run(scheduler, max(self._levels), self.in_data)
+        a, b = scheduling.to_data(scheduler, kind, level, self.in_data)
         return a * latents.to(c.dtype) + b * c, b
 
 
