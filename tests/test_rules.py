@@ -303,6 +303,21 @@ def test_rescaling_of_estimates(name: str, flow: bool) -> None:
         assert not torch.allclose(oracle.run(given, **given.short, **g_of_run), found, atol=3e-3)
 
 
+def test_rescaling_holds_where_only_a_rule_does() -> None:
+    given = tiny.tiny("WanPipeline")
+    with guide(given.pipe, cfg=CFGZero(0), rescale=1.0):
+        found = oracle.run(given, **given.short)
+
+    def rescaled(c: Tensor, u: Tensor, g: Any) -> Tensor:
+        dims, D = tuple(range(1, c.ndim)), star(c, u, g)
+        return D * c.std(dims, keepdim=True) / D.std(dims, keepdim=True)
+
+    torch.testing.assert_close(found, played(given, on_prediction(given, rescaled)), atol=1e-4, rtol=1e-3)
+    for cfg in (None, Interval()):
+        with pytest.raises(ValueError, match=r"rescale holds at steps with a term or a rule, but got 0\.5 without any"):
+            guide(given.pipe, cfg=cfg, restart=Restart(window=(0.0, 0.5)), rescale=0.5)
+
+
 # --- an interval, and steps that stand still --------------------------------------------------------------------------
 
 

@@ -53,8 +53,8 @@ def guide(
         pipe: an unmodified diffusers pipeline of a known family.
         terms: one or more STG, whose pushes are added (Eq. 20), and SLG, which weaken u; or one Schedule alone. A list
             or tuple of terms, such as a preset of several, stands for its entries.
-        rescale: phi in [0, 1] (Algorithm 4), per sample, on the guided steps; 0 is off. None is 0, or what was
-            published with a preset.
+        rescale: phi in [0, 1] (Algorithm 4), per sample, at steps with a term or a rule; 0 is off. None is 0, or what
+            was published with a preset.
         rescale_space: "prediction", as the paper's code has it, or "data": the deviations are those of the estimates of
             the clean video that c and D are, as in LTX-2's and ComfyUI's code.
         orthogonalize: each STG term loses its components along those before it, in the order given (Eq. 21), per sample
@@ -85,6 +85,11 @@ def guide(
     if rescale_space not in ("prediction", "data"):
         raise ValueError(
             f'rescale_space must be "prediction" or "data", but got {rescale_space!r}. Choose one of them.'
+        )
+    if rescale and not written and not schedule and (cfg is None or isinstance(cfg, rules.Interval)):
+        raise ValueError(
+            f"rescale holds at steps with a term or a rule, but got {rescale!r} without any. Add a term, or leave it "
+            "out."
         )
     _check_orthogonalize(orthogonalize, schedule, written)
     denoisers = families.denoisers_of(pipe, family)

@@ -161,6 +161,8 @@ class Plan:
         step.alone = isinstance(self.rule, rules.Interval) and not guidance.selects(*self.rule.window, i, num_steps)
         step.zero = isinstance(self.rule, rules.CFGZero) and i < self.rule.zero_steps
         step.rule = not isinstance(self.rule, rules.Interval)
+        if step.rule and self.schedule is None:
+            step.phi = self.rescale
         if step.alone or step.zero:
             step.weakened = ()
         if step.zero:

@@ -31,7 +31,7 @@ class STG:
             layers: their differences c - p are of very different lengths, and so scales of one layer say little about
             another.
         every: run the weak pass at every n-th of the guided steps only, and in between push by the difference c - p of
-            the last one. An approximation; docs/methods.md has its error.
+            the last one. An approximation.
 
     Raises:
         ValueError: for anything outside these ranges, at once.

@@ -44,6 +44,7 @@ def score(
         "command": _command(clips, layers, spatial, temporal, residual, rescale),
         "clips": clips,
         "steps": STEPS,
+        "guidance_scale": svd.GUIDANCE_SCALE,
         "psnr_db": {s: round(autoencoder.psnr(pipe.vae, autoencoder.SVD, s), 2) for s in ("train", "heldout")},
         "real": measured(real, real.frames),
         "reconstructed": measured(real, _reconstructed(pipe, real.frames)),
@@ -137,7 +138,8 @@ def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
     frames = pipe(
         VaeImageProcessor.numpy_to_pil(((first + 1) / 2).permute(0, 2, 3, 1).numpy()), height=world.FRAME_SIZE,
         width=world.FRAME_SIZE, num_frames=svd.FRAMES, num_inference_steps=STEPS, fps=svd.USUAL_FPS,
-        motion_bucket_id=bucket, output_type="pt", generator=torch.Generator().manual_seed(seed),
+        motion_bucket_id=bucket, max_guidance_scale=svd.GUIDANCE_SCALE, output_type="pt",
+        generator=torch.Generator().manual_seed(seed),
     ).frames  # fmt: skip
     return frames.transpose(1, 2) * 2 - 1
 
@@ -187,7 +189,8 @@ def table(scores: dict[str, Any]) -> str:
     """The scores for people, as Markdown."""
     lines = [
         f"- reconstruction: {scores['psnr_db']['train']} dB, held out {scores['psnr_db']['heldout']} dB",
-        f"- {scores['clips']} clips per row, {scores['steps']} steps, CFG from 1 in the first frame to 3 in the last",
+        f"- {scores['clips']} clips per row, {scores['steps']} steps, CFG from 1 in the first frame to "
+        f"{scores['guidance_scale']:g} in the last",
         "",
         "| clips | passes | shape kept | colour kept | both | first frame, dB | motion and bucket | Frechet |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
