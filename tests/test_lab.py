@@ -12,7 +12,7 @@ import torch
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 
 from skipguide import STG, guide, presets
-from skipguide.lab import autoencoder, fit, judge, mochi, models, score, train, world
+from skipguide.lab import autoencoder, fit, judge, mochi, models, score, text, train, world
 
 PROMPTS = [
     "a small red star orbiting over a blue background",
@@ -58,7 +58,7 @@ def test_components_are_the_real_classes(lab: Any) -> None:
 def test_tokenizer_knows_every_caption_word_after_the_round_trip(lab: Any) -> None:
     captions = world.captions(world.sample_scenes(300, seed=11), seed=11)
     ids = lab.tokenizer(captions).input_ids
-    assert ids == mochi.tokenizer()(captions).input_ids
+    assert ids == text.tokenizer()(captions).input_ids
     assert not any(lab.tokenizer.unk_token_id in row for row in ids)
     assert max(map(len, ids)) <= mochi.MAX_TOKENS
 
@@ -150,7 +150,7 @@ def test_missing_parts_of_a_training(tmp_path: Path) -> None:
             ["lab", "train", "mochi", "--folder", str(tmp_path), "--stage", "transformer", "--device", "cpu"],
             "vae/config.json",
         ),
-        (["lab", "train", "wan"], "must be mochi or svd, but got 'wan'"),
+        (["lab", "train", "wan"], "must be mochi, svd or opensora, but got 'wan'"),
     ):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2

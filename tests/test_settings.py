@@ -323,3 +323,11 @@ def test_an_image_where_it_may_be_left_out() -> None:
     pipe = tiny("HeliosPipeline").pipe
     assert resolve(checked({"prompt": "p", "stg_scale": 0.0}), pipe).image is None
     assert resolve(checked({"prompt": "p", "image": "x.png", "stg_scale": 0.0}), pipe).image == "x.png"
+
+
+def test_open_sora_keeps_its_null_caption() -> None:
+    """An empty negative prompt is another thing there."""
+    pipe, plain = tiny("OpenSoraPipeline").pipe, {"prompt": "p", "height": 48, "width": 32, "stg_scale": 0}
+    assert resolve(checked(plain), pipe).negative_prompt is None
+    assert resolve(checked({**plain, "negative_prompt": ""}), pipe).negative_prompt == ""
+    assert resolve(checked({"prompt": "p", "stg_scale": 0}), tiny("MochiPipeline").pipe).negative_prompt == ""

@@ -260,7 +260,8 @@ def resolve(settings: Generation, pipe: Any) -> Generation:
     _check_inputs(settings, pipe)
     found: dict[str, Any] = {name: getattr(preset, name) if preset else plain for name, plain in GUIDANCE.items()}
     found |= {**_scales(settings, preset), "orthogonalize": False}
-    found |= {"negative_prompt": "" if "negative_prompt" in parameters_of(pipe) else None}
+    empty = "negative_prompt" in parameters_of(pipe) and not hasattr(getattr(pipe, "transformer", None), "null_caption")
+    found |= {"negative_prompt": "" if empty else None}  # Open-Sora has learned what stands for no text
     names = (*_FROM_MODEL, *(name for name in _NOT_EVERYWHERE if name in parameters_of(pipe)))
     found |= {name: _model_default(name, pipe, preset) for name in names if getattr(settings, name) is None}
     found |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": str(pipe.device)}

@@ -14,8 +14,8 @@ from skipguide.cli.options import Json, Overwrite, check_outputs
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
 
-MODELS = ("mochi", "svd")
-Model = Annotated[str, typer.Argument(help="mochi or svd.")]
+MODELS = ("mochi", "svd", "opensora")
+Model = Annotated[str, typer.Argument(help="mochi, svd or opensora.")]
 Folder = Annotated[
     Path | None,
     typer.Option("--folder", help="Where the training keeps its results.", show_default="runs/lab-MODEL"),
@@ -53,13 +53,17 @@ def score(
     ] = None,
     clips: Annotated[int, typer.Option(min=2, help="Generated clips per setting.")] = 512,
     guidance_scale: Annotated[
-        list[float] | None, typer.Option(help="mochi: CFG scales to try.", show_default="1 2 3 4.5")
+        list[float] | None, typer.Option(help="mochi, opensora: CFG scales to try.", show_default="1 2 3 4.5")
     ] = None,
     layers: Annotated[
         list[str] | None,
-        typer.Option(help="mochi: also CFG + STG with each of these. svd: what is skipped.", show_default="svd: up:0"),
+        typer.Option(
+            help="mochi, opensora (spatial:4; several: spatial:4,temporal:4): also CFG + STG with each of these. svd: "
+            "what is skipped.",
+            show_default="svd: up:0",
+        ),
     ] = None,
-    stg_scale: Annotated[float, typer.Option(help="mochi: scale for --layers. svd: of STG-R.")] = 1.0,
+    stg_scale: Annotated[float, typer.Option(help="mochi, opensora: scale for --layers. svd: of STG-R.")] = 1.0,
     spatial_scale: Annotated[float | None, typer.Option(help="svd: of the spatial term.", show_default="2")] = None,
     temporal_scale: Annotated[float | None, typer.Option(help="svd: of the temporal term.", show_default="0.5")] = None,
     rescale: Annotated[float | None, typer.Option(help="svd: phi.", show_default="0.7")] = None,
@@ -79,10 +83,11 @@ def score(
         scores = score_svd.score(folder, clips, layers or ["up:0"], spatial, temporal, stg_scale, phi, _note)
         table = score_svd.table(scores)
     else:
-        _refuse("mochi", of_svd)
+        _refuse(model, of_svd)
         from skipguide.lab import score
 
-        scores = score.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], _numbers(layers or []), stg_scale, _note)
+        chosen = [_parsed(model, layer) for layer in layers or []]
+        scores = score.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], chosen, stg_scale, _note, model)
         table = score.table(scores)
     if out is not None:
         out.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
@@ -134,7 +139,7 @@ def frame(
 
 def _check(model: str) -> None:
     if model not in MODELS:
-        known = " or ".join(MODELS)
+        known = f"{', '.join(MODELS[:-1])} or {MODELS[-1]}"
         raise ValueError(f"a lab model to train or score must be {known}, but got {model!r}. Write one of them.")
 
 
@@ -150,10 +155,13 @@ def _folder(model: str, folder: Path | None) -> Path:
     return folder or Path(f"runs/lab-{model}")
 
 
-def _numbers(layers: list[str]) -> list[int]:
-    if not all(layer.isdecimal() for layer in layers):
-        raise ValueError(f"layers of lab-mochi must be numbers, but got {', '.join(layers)}. Write --layers 5.")
-    return list(map(int, layers))
+def _parsed(model: str, layers: str) -> tuple[int | str, ...]:
+    """What one row of the scores skips: the number of a block of lab-mochi, one or more "stack:number" of others."""
+    if model != "mochi":
+        return tuple(layers.split(","))
+    if not layers.isdecimal():
+        raise ValueError(f"layers of lab-mochi must be numbers, but got {layers}. Write --layers 5.")
+    return (int(layers),)
 
 
 def _note(text: str) -> None:

@@ -1,7 +1,7 @@
 """Train the autoencoders of the lab on procedural clips, first on crops, then on whole frames.
 
-A `Kind` says what differs between them: AutoencoderKLMochi takes clips, SVD's AutoencoderKLTemporalDecoder takes single
-frames and gives clips.
+A `Kind` says what differs between them: AutoencoderKLMochi and AutoencoderKLOpenSora take clips, SVD's
+AutoencoderKLTemporalDecoder takes single frames and gives clips.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMoch
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 
 from skipguide.lab import fit, world
+from skipguide.opensora import AutoencoderKLOpenSora
 
 Tensor = torch.Tensor
 
@@ -38,6 +39,7 @@ class Kind:
     crop_frames: int
     whole: int  # clips per step, in the last part of the training
     frames: int  # of a clip
+    spans: bool = False  # clips show parts of the path of an object, not all of it
 
 
 # --- Mochi ------------------------------------------------------------------------------------------------------------
@@ -93,13 +95,15 @@ def _unit_gain(vae: Any) -> None:
 
 
 def _constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
-    """Two constant channels of opposite sign in every group of the norm that follows a residual branch."""
-    group = norm.num_channels // norm.num_groups
-    conv.bias[0::group], conv.bias[1::group] = 2.0, -2.0
+    """Two constant channels of opposite sign in every group of the norm that follows a convolution."""
+    group = norm.num_channels // norm.num_groups * (len(conv.bias) // norm.num_channels)
+    copies = len(conv.bias) // norm.num_channels  # one after the other, where a convolution makes two frames of one
+    for i in range(copies):
+        conv.bias[i::group], conv.bias[copies + i :: group] = 2.0, -2.0
 
 
-def _normalise_mochi(vae: Any, frames: Tensor) -> None:
-    """Put the per-channel mean and std of the latents into the config, where MochiPipeline looks for them."""
+def _normalise_channels(vae: Any, frames: Tensor) -> None:
+    """Put the per-channel mean and std of the latents into the config, where the pipelines look for them."""
     with torch.no_grad():
         latents = torch.cat([vae.encode(f).latent_dist.mean for f in frames.split(16)])
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
@@ -110,7 +114,7 @@ MOCHI = Kind(
     _build_mochi,
     lambda vae, frames: vae.encode(frames).latent_dist,
     lambda vae, latents, _: vae.decode(latents).sample,
-    _normalise_mochi,
+    _normalise_channels,
     fit.Schedule(steps=3200, learning_rate=4e-3, decay=0.7, ema=0.998),
     crops=8,
     crop_frames=world.NUM_FRAMES,
@@ -173,6 +177,86 @@ SVD = Kind(
     crop_frames=7,
     whole=1,
     frames=SVD_FRAMES,
+    spans=True,
+)
+
+# --- Open-Sora --------------------------------------------------------------------------------------------------------
+
+OPENSORA_FRAMES = 17  # one chunk
+OPENSORA_CONFIG: dict[str, Any] = dict(
+    latent_channels=12,  # upstream has 4 for videos of a hundred times as many pixels
+    block_out_channels=(32, 48, 96, 128),
+    layers_per_block=1,
+    norm_num_groups=8,
+    sample_size=world.FRAME_SIZE,
+    temporal_block_out_channels=(80, 80, 80),
+    temporal_layers_per_block=1,
+    temporal_downsample=(True, True),
+    temporal_norm_num_groups=8,
+    micro_batch_size=1 << 20,  # all frames at once: the fours of upstream save GPU memory at 720p
+    spatial_scaling_factor=1.0,
+    latents_mean=(0.0,) * 12,
+    latents_std=(1.0,) * 12,
+)
+
+
+@torch.no_grad()
+def _build_opensora() -> Any:
+    """As the others: unit gain, branches at zero, colour kept through the norms at the ends of both parts."""
+    vae: Any = AutoencoderKLOpenSora(**OPENSORA_CONFIG)
+    _unit_gain(vae)
+    frame, time = vae.spatial_vae, vae.temporal_vae
+    for attention in (frame.encoder.mid_block.attentions[0], frame.decoder.mid_block.attentions[0]):
+        torch.nn.init.zeros_(attention.to_out[0].weight)
+    _in_place(time)
+    for part, before, norm in (
+        (frame.encoder, frame.encoder.mid_block.resnets[-1].conv2, frame.encoder.conv_norm_out),
+        (frame.decoder, frame.decoder.up_blocks[-1].resnets[-1].conv2, frame.decoder.conv_norm_out),
+        (time.encoder, time.encoder.levels[-2].downsampler, time.encoder.norm_out),
+        (time.decoder, time.decoder.levels[0].upsampler, time.decoder.norm_out),
+    ):
+        _constant_channels(before, norm)
+        _read_past_constants(part.conv_out, norm)
+    torch.nn.init.zeros_(time.quant_conv.weight[OPENSORA_CONFIG["latent_channels"] :])
+    time.quant_conv.bias[OPENSORA_CONFIG["latent_channels"] :] = -5.0  # log variance: little noise at first
+    return vae
+
+
+def _read_past_constants(conv: Any, norm: torch.nn.GroupNorm) -> None:
+    """Let what comes after a norm with constant channels and a SiLU start with the others, at unit gain.
+
+    Four such norms lie on the way through both parts: their constants would add up, and SiLU halves small signals.
+    """
+    group = norm.num_channels // norm.num_groups
+    conv.weight *= 2.0
+    conv.weight[:, 0::group] = 0
+    conv.weight[:, 1::group] = 0
+
+
+def _in_place(vae: Any) -> None:
+    """Around the residual branches, time starts as every fourth frame in the latents, shown four times by the decoder.
+
+    A random map of four frames would leave the part for single frames nothing to learn from.
+    """
+    for name, module in vae.named_modules():
+        if isinstance(module, torch.nn.Conv3d) and module.kernel_size == (3, 3, 3) and "resnets" not in name:
+            now = module.weight[:, :, -1, 1, 1] * 27**0.5  # still of unit gain
+            if name.endswith("upsampler"):
+                now[1::2] = now[::2]  # two frames
+            module.weight.zero_()
+            module.weight[:, :, -1, 1, 1] = now
+
+
+OPENSORA = Kind(
+    _build_opensora,
+    lambda vae, frames: vae.encode(frames).latent_dist,
+    lambda vae, latents, num_frames: vae.decode(latents, num_frames).sample,
+    _normalise_channels,
+    fit.Schedule(steps=1800, learning_rate=4e-3, decay=0.7, ema=0.998),
+    crops=12,
+    crop_frames=9,
+    whole=2,
+    frames=OPENSORA_FRAMES,
 )
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -215,9 +299,9 @@ def last_channels(model: torch.nn.Module) -> None:
 
 
 def _clips(num: int, seed: int, kind: Kind, split: str = "train") -> Tensor:
-    """(B, 3, F, H, W) in [-1, 1]; lab-mochi has whole paths, lab-svd parts of them."""
+    """(B, 3, F, H, W) in [-1, 1]."""
     scenes = world.sample_scenes(num, seed, split)
-    return world.render(scenes, kind.frames, span=None if kind.frames == world.NUM_FRAMES else world.spans(num, seed))
+    return world.render(scenes, kind.frames, span=world.spans(num, seed) if kind.spans else None)
 
 
 def _batch(step: int, kind: Kind, whole: bool) -> Tensor:

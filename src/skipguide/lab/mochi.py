@@ -19,11 +19,8 @@ from diffusers.models.transformers.transformer_mochi import MochiTransformer3DMo
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import nn
-from transformers.models.t5.configuration_t5 import T5Config
-from transformers.models.t5.modeling_t5 import T5EncoderModel
-from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
-from skipguide.lab import autoencoder, fit, world
+from skipguide.lab import autoencoder, fit, text, world
 
 Tensor = torch.Tensor
 MAX_TOKENS = 28  # in training; the longest caption has 26
@@ -43,36 +40,16 @@ TRANSFORMER: dict[str, Any] = dict(
     time_embed_dim=128,
     max_sequence_length=256,
 )
-TEXT_ENCODER: dict[str, Any] = dict(
-    d_model=96, d_kv=16, d_ff=192, num_layers=2, num_heads=6, feed_forward_proj="gated-gelu", dropout_rate=0.0
-)
-
-
-class Pair(nn.Module):
-    """What is trained together."""
-
-    def __init__(self, transformer: MochiTransformer3DModel, text_encoder: T5EncoderModel):
-        super().__init__()
-        self.transformer, self.text_encoder = transformer, text_encoder
-
-
-def tokenizer() -> T5Tokenizer:
-    """A T5 tokenizer that knows every word of the captions, and spells others out in letters."""
-    words = [(f"▁{word}", -1.0) for word in world.vocabulary()]
-    letters = [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz,.'-"]
-    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *words, *letters]
-    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=256)
 
 
 def build(vae: AutoencoderKLMochi) -> MochiPipeline:
     """The untrained pipeline around a trained autoencoder."""
     torch.manual_seed(0)
-    words = tokenizer()
+    words = text.tokenizer()
     transformer = MochiTransformer3DModel(**TRANSFORMER)
     _initialise(transformer)
-    text_encoder = T5EncoderModel(T5Config(vocab_size=-(-len(words) // 16) * 16, **TEXT_ENCODER))
     scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
-    return MochiPipeline(scheduler, vae, text_encoder, words, transformer)
+    return MochiPipeline(scheduler, vae, text.encoder(words), words, transformer)
 
 
 @torch.no_grad()
@@ -187,7 +164,7 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
     fit.require(folder, "vae/config.json", "latents.safetensors")
     pipe = build(AutoencoderKLMochi.from_pretrained(folder / "vae"))
     latents, scenes = load_file(folder / "latents.safetensors")["latents"], training_scenes()
-    pair = Pair(pipe.transformer, pipe.text_encoder).to(device)
+    pair: Any = text.Pair(pipe.transformer, pipe.text_encoder).to(device)
     dtype = fit.faster_dtype(device)
     blocks: list[Any] = list(pair.transformer.transformer_blocks)
     usual = [block.attn1.processor for block in blocks]
@@ -205,8 +182,8 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
         tokens = pipe.tokenizer(words, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
         mask = tokens.attention_mask.bool().to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            text = pair.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
-            v = pair.transformer(x_t, text, (1000 * t).to(device), mask, return_dict=False)[0]
+            embeds = pair.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
+            v = pair.transformer(x_t, embeds, (1000 * t).to(device), mask, return_dict=False)[0]
         error = (v.float() - (x - noise).to(device)).square().mean()
         return error, {"loss": error.item()}
 
@@ -216,7 +193,7 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
     save(pipe, folder / "pipeline")
 
 
-def save(pipe: MochiPipeline, folder: Path) -> None:
+def save(pipe: Any, folder: Path) -> None:
     """Write the pipeline in diffusers layout, transformer and autoencoder in float16, which diffusers loads as float32.
 
     The text encoder stays as it is: transformers would load it in the precision of the file.

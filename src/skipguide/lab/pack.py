@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from skipguide.lab import autoencoder, fit, judge, mochi, models, score, score_svd, svd, world
+from skipguide.lab import autoencoder, fit, judge, mochi, models, opensora, score, score_svd, svd, world
 
 Part = tuple[str, str, str, str]  # what it is called, its class, its file in the pipeline, what a step trains on
 PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage with a comma trains several
@@ -39,6 +39,20 @@ PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage wi
             "UNet", "UNetSpatioTemporalConditionModel", "unet/diffusion_pytorch_model", f"{svd.BATCH_SIZE} clips a step"
         ),
     },
+    "opensora": {
+        "autoencoder": (
+            "autoencoder", "AutoencoderKLOpenSora", "vae/diffusion_pytorch_model",
+            f"{autoencoder.OPENSORA.crops} crops of {autoencoder.CROP} px and {autoencoder.OPENSORA.crop_frames} "
+            "frames a step, then whole clips",
+        ),
+        "transformer": (
+            "transformer", "OpenSoraTransformer3DModel", "transformer/diffusion_pytorch_model",
+            f"{opensora.BATCH_SIZE} clips a step",
+        ),
+        "transformer, too": (
+            "text encoder", "T5EncoderModel", "text_encoder/model", f"{opensora.BATCH_SIZE} captions a step"
+        ),
+    },
 }  # fmt: skip
 
 
@@ -46,7 +60,7 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
     """Copy a finished training into the package and write its card, there and into `docs` where that is given.
 
     Args:
-        model: "mochi" or "svd"; the judge comes with mochi.
+        model: "mochi", "svd" or "opensora"; the judge comes with mochi.
         folder: of the training; needs pipeline, history.jsonl and scores.json (`lab score --out`), and of mochi
             judge.safetensors.
         machine: class of machine that trained it, for the card.
@@ -101,10 +115,18 @@ def card(model: str, folder: Path, machine: str) -> str:
             unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS, table=score_svd.table(scores),
         )  # fmt: skip
     read = scores["judge_accuracy_reconstructed"]
+    common |= dict(table=score.table(scores), ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items()))
+    if model == "opensora":
+        channels = autoencoder.OPENSORA_CONFIG["latent_channels"]
+        return template.format(
+            **common, frames=opensora.FRAMES, fps=world.FPS, clips=opensora.NUM_CLIPS, channels=channels,
+            dropout=opensora.CAPTION_DROPOUT, empty=opensora.EMPTY_SHARE, given=opensora.GIVEN_SHARE,
+            scored=opensora.SCORED_SHARE, aesthetic=opensora.AESTHETIC_SCORE,
+            pairs=opensora.TRANSFORMER["num_layers"],
+        )  # fmt: skip
     return template.format(
-        **common, frames=world.NUM_FRAMES, fps=world.FPS, dropout=mochi.CAPTION_DROPOUT, clips=mochi.NUM_CLIPS,
-        table=score.table(scores), ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items()),
-    )  # fmt: skip
+        **common, frames=world.NUM_FRAMES, fps=world.FPS, dropout=mochi.CAPTION_DROPOUT, clips=mochi.NUM_CLIPS
+    )
 
 
 def _parts(model: str, folder: Path, history: list[dict[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from skipguide.lab import autoencoder, fit, judge, mochi, svd
+from skipguide.lab import autoencoder, fit, judge, mochi, opensora, svd
 
 LOG_EVERY = 50  # steps
 
@@ -37,6 +37,11 @@ STAGES = {
         Stage("image encoder", svd.train_image_encoder, "image_encoder"),
         Stage("latents", svd.encode_clips, "latents.safetensors"),
         Stage("unet", svd.train, "pipeline"),
+    ),
+    "opensora": (
+        Stage("autoencoder", functools.partial(autoencoder.train, kind=autoencoder.OPENSORA), "vae"),
+        Stage("latents", opensora.encode_clips, "latents.safetensors"),
+        Stage("transformer", opensora.train, "pipeline"),
     ),
 }
 

@@ -1,0 +1,38 @@
+"""The small T5 that reads captions in lab-mochi and lab-opensora; it is trained together with their transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers.models.t5.configuration_t5 import T5Config
+from transformers.models.t5.modeling_t5 import T5EncoderModel
+from transformers.models.t5.tokenization_t5 import T5Tokenizer
+
+from skipguide.lab import world
+
+TEXT_ENCODER: dict[str, Any] = dict(
+    d_model=96, d_kv=16, d_ff=192, num_layers=2, num_heads=6, feed_forward_proj="gated-gelu", dropout_rate=0.0
+)
+
+
+class Pair(nn.Module):
+    """What is trained together."""
+
+    def __init__(self, transformer: nn.Module, text_encoder: T5EncoderModel):
+        super().__init__()
+        self.transformer, self.text_encoder = transformer, text_encoder
+
+
+def tokenizer(more: Sequence[str] = ()) -> T5Tokenizer:
+    """A T5 tokenizer that knows every word of the captions and `more`, and spells others out in letters."""
+    words = [(f"▁{word}", -1.0) for word in (*world.vocabulary(), *more)]
+    letters = [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz,.'-"]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *words, *letters]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=256)
+
+
+def encoder(words: T5Tokenizer) -> T5EncoderModel:
+    """An untrained one for the words of a tokenizer."""
+    return T5EncoderModel(T5Config(vocab_size=-(-len(words) // 16) * 16, **TEXT_ENCODER))
