@@ -85,7 +85,7 @@ def test_all_ways_make_the_same_prediction(family: str) -> None:
         for ours, theirs in zip(weak, weak_by_hand(step), strict=True):
             torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=1e-4)
         c, u = step.predict(step.cond)[0], step.predict(step.uncond)[0]
-    pushes = [term.scale * (c - p) for term, p in zip(step.terms, weak, strict=True)]
+    pushes = [term.scales(1)[0] * (c - p) for term, p in zip(step.terms, weak, strict=True)]
     torch.testing.assert_close(shared, u + bench.G * (c - u) + torch.stack(pushes).sum(dim=0), atol=5e-5, rtol=1e-4)
     # A batch of two is rounded otherwise, and group norms over a few pixels make more of that.
     torch.testing.assert_close(shared, full, atol=2e-2 if step.row.unet else 5e-5, rtol=1e-4)

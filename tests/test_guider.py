@@ -127,7 +127,7 @@ def by_hand(small: Tiny, terms: list[STG], g: float = G, phi: float = 0.0) -> to
     """The formula with separate full passes, in a pipeline with diffusers' own guider."""
     use(small, ClassifierFreeGuidance(guidance_scale=g))
     written = [
-        oracle.Term([path_of(small, layer) for layer in term.layers], term.skip, [term.scale], term.start, term.stop)
+        oracle.Term([path_of(small, layer) for layer in term.layers], term.skip, term.scales(1), term.start, term.stop)
         for term in terms
     ]
     return oracle.by_hand(small, written, attentions(small), phi, num_inference_steps=N)

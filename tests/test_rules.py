@@ -14,6 +14,7 @@ from diffusers.guiders import tangential_classifier_free_guidance as tcfg_of_dif
 import oracle
 import tiny
 from skipguide import APG, STG, TCFG, CFGZero, Interval, Restart, guide, rules, scheduling
+from tiny.base import Tiny
 
 Tensor = torch.Tensor
 TWO = {"num_inference_steps": 2}
@@ -75,7 +76,7 @@ def test_zero_star_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> N
     c, u = predictions
     guider = zero_of_diffusers.ClassifierFreeZeroStarGuidance(guidance_scale=4.5, zero_init_steps=1)
     for step in (0, 1):
-        guider.set_state(step, 4, torch.tensor(0))
+        guider.set_state(step, 4, torch.tensor(0).long())  # type: ignore[arg-type]
         theirs = guider.forward(c, u).pred
         torch.testing.assert_close(torch.zeros_like(c) if step == 0 else rules.zero_star(c, u, 4.5), theirs)
 
@@ -120,10 +121,10 @@ def test_estimates_of_the_data_are_those_of_the_scheduler(name: str, predicts: s
 
 def test_estimates_of_flows_end_where_the_last_step_does() -> None:
     """Its last step goes to noise level 0, which is the estimate."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
     for inverted in (False, True):
-        scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=inverted)
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(invert_sigmas=inverted)
         scheduler.set_timesteps(sigmas=[1.0, 0.6])
         x, v = torch.randn(2, 8)
         scheduler.set_begin_index(1)
@@ -136,7 +137,7 @@ def test_estimates_of_flows_end_where_the_last_step_does() -> None:
 # --- whole pipelines --------------------------------------------------------------------------------------------------
 
 
-def played(given: tiny.base.Tiny, D: Callable[[int, int, Tensor, Tensor, Any], Tensor], **options: Any) -> Tensor:
+def played(given: Tiny, D: Callable[[int, int, Tensor, Tensor, Any], Tensor], **options: Any) -> Tensor:
     """The latents of a run whose denoiser returns D(step, output, c, u, g) for cond and for uncond."""
     options, returns, i, steps = {**given.short, **options}, [], 0, 1
     while i < steps:
@@ -150,7 +151,7 @@ def played(given: tiny.base.Tiny, D: Callable[[int, int, Tensor, Tensor, Any], T
         return oracle.run(given, **options)
 
 
-def on_prediction(given: tiny.base.Tiny, rule: Callable[[Tensor, Tensor, Any], Tensor]) -> Callable[..., Tensor]:
+def on_prediction(given: Tiny, rule: Callable[[Tensor, Tensor, Any], Tensor]) -> Callable[..., Tensor]:
     """A rule that leaves a learned variance alone."""
 
     def D(_: int, __: int, c: Tensor, u: Tensor, g: Any) -> Tensor:
@@ -218,8 +219,9 @@ def test_apg_of_estimates_in_a_flow_pipeline() -> None:
 
     def D(i: int, _: int, c: Tensor, u: Tensor, g: Any) -> Tensor:
         x, sigma = inputs[i], sigmas[i]
-        data = [x - sigma * prediction for prediction in (c, u)]
-        guided = apg_of_diffusers.normalized_guidance(*data, g - 1, None, 0.0, 3.0, use_original_formulation=True)
+        guided = apg_of_diffusers.normalized_guidance(
+            x - sigma * c, x - sigma * u, g - 1, None, 0.0, 3.0, use_original_formulation=True
+        )
         return (x - guided) / sigma
 
     with guide(given.pipe, cfg=APG(0.0, 0.0, 3.0)), oracle.listening(given) as heard:

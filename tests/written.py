@@ -76,7 +76,7 @@ def by_hand(small: Tiny, terms: Sequence[STG], phi: float = 0.0, **options: Any)
     hand = [
         oracle.Term(
             paths_of(small, term.layers, term.skip, term.axis), term.skip,
-            [term.scale, term.scale if term.audio_scale is None else term.audio_scale], term.start, term.stop,
+            term.scales(2), term.start, term.stop,
         )
         for term in terms
     ]  # fmt: skip
