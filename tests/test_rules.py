@@ -183,7 +183,7 @@ def one_of_each_kind() -> list[str]:
     ways = {
         (row.name, calls): next(name for name in tiny.builders() if name.split()[0] == pipeline)
         for row in FAMILIES
-        for pipeline, calls in reversed(row.pipelines.items())
+        for pipeline, calls in reversed(list(row.pipelines.items()))
     }
     return sorted(filter(guidable, ways.values()))
 
