@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import math
 import os
 import shutil
@@ -24,21 +25,27 @@ Loss = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long and how fast. `decay` is the last fraction of the steps, over which the learning rate falls to zero."""
+    """How long and how fast. `decay` is the last fraction of the steps, over which the learning rate falls to zero.
+
+    With `restarts` it does so several times, each time from a warm start (SGDR, Loshchilov and Hutter 2017).
+    """
 
     steps: int
     learning_rate: float  # of Muon, for weight matrices and kernels
     adam_rate: float = 2e-3  # of AdamW, for the rest (biases, norms, embeddings)
     warmup: int = 100
     decay: float = 0.3
+    restarts: tuple[int, ...] = ()  # steps at which it begins again
     ema: float = 0.0  # 0: no moving average
     checkpoint_minutes: float = 3.0
 
     def factor(self, step: int) -> float:
         """What multiplies the learning rates at a step: linear warm-up, constant, then a half cosine down to zero."""
-        start = self.steps * (1 - self.decay)
-        fall = min(max((step - start) / max(self.steps - start, 1), 0.0), 1.0)
-        return min((step + 1) / self.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * fall))
+        bounds = (0, *self.restarts, self.steps)
+        first, last = next((pair for pair in itertools.pairwise(bounds) if step < pair[1]), bounds[-2:])
+        falling = max((last - first) * self.decay, 1)
+        fall = min(max((step - last + falling) / falling, 0.0), 1.0)
+        return min((step - first + 1) / self.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,18 +141,18 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
+            # all of one shape at once: a UNet has hundreds of small matrices, and this halves what they take
             for alike in _of_one_shape(group["params"]):
-                updates = []
-                for p in alike:
-                    average = self.state[p].setdefault("average", torch.zeros_like(p))
-                    average.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(average, group["momentum"]).flatten(1))
-                # all at once: a UNet has hundreds of small matrices, and this halves what they take
-                for p, update in zip(alike, orthogonal(torch.stack(updates)), strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu et al. 2025)
-                    step = update.reshape(p.shape).to(p.dtype)
-                    p.add_(step, alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+                gradients = [p.grad for p in alike]
+                averages = [self.state[p].setdefault("average", torch.zeros_like(p)) for p in alike]
+                torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+                wanted = torch._foreach_lerp(gradients, averages, group["momentum"])
+                updates = orthogonal(torch.stack([update.flatten(1) for update in wanted]))
+                # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu et al. 2025)
+                rate = group["lr"] * 0.2 * max(updates.shape[1:]) ** 0.5
+                torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
+                steps = [update.reshape(p.shape).to(p) for p, update in zip(alike, updates, strict=True)]
+                torch._foreach_add_(alike, steps, alpha=-rate)
 
 
 def _of_one_shape(parameters: list[torch.nn.Parameter]) -> list[list[Any]]:
@@ -171,9 +178,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _accumulate(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    theirs = list(model.parameters())
-    for ours, p in zip(average.parameters(), theirs, strict=True):
-        ours.lerp_(p, 1 - decay)
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 def _save(path: Path, step: int, seconds: float, model, average, optimizers) -> None:

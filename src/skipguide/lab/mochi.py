@@ -20,7 +20,7 @@ from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
-from skipguide.lab import autoencoder, fit, text, world
+from skipguide.lab import autoencoder, cache, fit, text, world
 
 Tensor = torch.Tensor
 MAX_TOKENS = 28  # in training; the longest caption has 26
@@ -112,24 +112,11 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
 
     `folder/latents.safetensors` holds `(num, 12, 4, 8, 8)` float16, normalised as MochiPipeline does.
     """
-    from safetensors.torch import save_file
-
     fit.require(folder, "vae/config.json")
     vae: Any = AutoencoderKLMochi.from_pretrained(folder / "vae")
-    vae.to(device)
     autoencoder.unchunk(vae)
-    mean = torch.tensor(vae.config["latents_mean"]).view(1, -1, 1, 1, 1)
-    std = torch.tensor(vae.config["latents_std"]).view(1, -1, 1, 1, 1)
-    scenes, dtype, found = training_scenes(num), fit.faster_dtype(device), []
-    chunk = 16  # larger ones fall out of the processor's cache
-    for start in range(0, num, chunk):
-        frames = world.render(scenes[slice(start, start + chunk)]).to(device)
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            latents = vae.encode(frames).latent_dist.mean
-        found.append(((latents.float().cpu() - mean) / std).half())
-        yield fit.Progress(min(start + chunk, num), num, {}, 0.0)
-    with fit.finished(folder / "latents.safetensors") as part:
-        save_file({"latents": torch.cat(found).contiguous()}, part)
+    encode, scenes = cache.encoder(vae.to(device), device), training_scenes(num)
+    yield from cache.latents(folder, num, lambda rows: {"latents": encode(world.render(scenes[rows]))})
 
 
 def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:

@@ -18,7 +18,7 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import nn
 
-from skipguide.lab import autoencoder, fit, mochi, text, world
+from skipguide.lab import autoencoder, cache, fit, mochi, text, world
 from skipguide.opensora import (
     AutoencoderKLOpenSora,
     OpenSoraPipeline,
@@ -125,24 +125,16 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
     `folder/latents.safetensors` holds float16, normalised as the pipeline does: the latents of whole clips
     `(num, 12, 5, 8, 8)`, and of their first frames alone `(num, 12, 1, 8, 8)`, as the pipeline encodes a given picture.
     """
-    from safetensors.torch import save_file
-
     fit.require(folder, "vae/config.json")
     vae: Any = AutoencoderKLOpenSora.from_pretrained(folder / "vae")
     autoencoder.last_channels(vae.to(device))
-    mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
-    scenes, dtype = training_scenes(num), fit.faster_dtype(device)
-    found: dict[str, list[Tensor]] = {"latents": [], "pictures": []}
-    chunk = 16  # larger ones fall out of the processor's cache
-    for start in range(0, num, chunk):
-        frames = world.render(scenes[slice(start, start + chunk)], FRAMES).to(device)
-        for name, part in {"latents": frames, "pictures": frames[:, :, :1]}.items():
-            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                latents = vae.encode(part).latent_dist.mean
-            found[name].append(((latents.float().cpu() - mean) / std).half())
-        yield fit.Progress(min(start + chunk, num), num, {}, 0.0)
-    with fit.finished(folder / "latents.safetensors") as part:
-        save_file({name: torch.cat(parts).contiguous() for name, parts in found.items()}, part)
+    encode, scenes = cache.encoder(vae, device), training_scenes(num)
+
+    def encoded(rows: slice) -> dict[str, Tensor]:
+        frames = world.render(scenes[rows], FRAMES)
+        return {"latents": encode(frames), "pictures": encode(frames[:, :, :1])}
+
+    yield from cache.latents(folder, num, encoded)
 
 
 def captions(scenes: world.Scenes, seed: int) -> list[str]:

@@ -31,7 +31,7 @@ from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
-from skipguide.lab import autoencoder, fit, world
+from skipguide.lab import autoencoder, cache, fit, world
 
 Tensor = torch.Tensor
 FRAMES = autoencoder.SVD_FRAMES
@@ -44,7 +44,7 @@ USUAL_FPS = 7
 GUIDANCE_SCALE = 5.0  # CFG of the last frame, in scores; that of the first is 1. The pipeline's own is 3
 NOISE_AUG = (0.002, 0.1)  # strength, drawn log-uniformly
 LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over all of the range
-SCHEDULE = fit.Schedule(steps=5000, learning_rate=3e-3, decay=0.5, ema=0.998)
+SCHEDULE = fit.Schedule(steps=4600, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998)
 READER_SCHEDULE = fit.Schedule(steps=2000, learning_rate=3e-3, decay=0.5)  # of the image encoder
 READER_BATCH = 32  # clips, two frames of each
 READ = {  # what the embedding has to tell, with the number of classes
@@ -145,14 +145,14 @@ def pixel_values(images: Tensor) -> Tensor:
     """`(B, 3, H, W)` in [-1, 1] -> what the pipeline hands to its image encoder, `(B, 3, 224, 224)`."""
     images = (_resize_with_antialiasing(images, (224, 224)) + 1) / 2
     processor = CLIPImageProcessorPil()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
     return (images - mean) / std
 
 
 @torch.no_grad()
 def embeddings(image_encoder: Any, images: Tensor) -> Tensor:
     """Pictures `(N, 3, H, W)` in 8 bits -> `(N, 64)`."""
-    chunks = (pixel_values(chunk.float() / 127.5 - 1).to(image_encoder.device) for chunk in images.split(64))
+    chunks = (pixel_values(chunk.to(image_encoder.device).float() / 127.5 - 1) for chunk in images.split(64))
     return torch.cat([image_encoder(chunk).image_embeds.float().cpu() for chunk in chunks])
 
 
@@ -185,30 +185,28 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
     `folder/latents.safetensors` holds latents `(num, 14, 8, 8, 8)` with the pipeline's scaling, those of the noised
     first frame `(num, 8, 8, 8)` without it, that frame `(num, 3, 64, 64)` in 8 bits, and the conditions `(num, 3)`.
     """
-    from safetensors.torch import save_file
-
     fit.require(folder, "vae/config.json")
     vae: Any = AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae")
     autoencoder.last_channels(vae.to(device))
     scenes, spans = training_clips(num)
-    found: dict[str, list[Tensor]] = {"latents": [], "image_latents": [], "images": [], "conditions": []}
-    dtype, chunk = fit.faster_dtype(device), 16
-    for start in range(0, num, chunk):
-        rows = slice(start, start + chunk)
+    dtype = fit.faster_dtype(device)
+
+    def encoded(rows: slice) -> dict[str, Tensor]:
         frames = world.render(scenes[rows], FRAMES, span=spans[rows])
-        given, image = conditions(scenes[rows], spans[rows], seed=start), frames[:, :, 0]
-        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(start))
+        given, image = conditions(scenes[rows], spans[rows], seed=rows.start), frames[:, :, 0]
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(rows.start))
         noised = image + given[:, 2].view(-1, 1, 1, 1) * noise
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            latents = autoencoder.encode_svd(vae, frames.to(device)).mean.unflatten(0, (-1, FRAMES))
-            image_latents = vae.encode(noised.to(device)).latent_dist.mean
-        found["latents"].append((latents.float() * vae.config["scaling_factor"]).half().cpu())
-        found["image_latents"].append(image_latents.half().cpu())
-        found["images"].append(((image + 1) * 127.5).round().byte())
-        found["conditions"].append(given)
-        yield fit.Progress(min(start + chunk, num), num, {}, 0.0)
-    with fit.finished(folder / "latents.safetensors") as part:
-        save_file({name: torch.cat(parts).contiguous() for name, parts in found.items()}, part)
+            clips = autoencoder.encode_svd(vae, frames.to(device)).mean.unflatten(0, (-1, FRAMES))
+            first = vae.encode(noised.to(device)).latent_dist.mean
+        return {
+            "latents": (clips.float() * vae.config["scaling_factor"]).half().cpu(),
+            "image_latents": first.half().cpu(),
+            "images": ((image + 1) * 127.5).round().byte(),
+            "conditions": given,
+        }
+
+    yield from cache.latents(folder, num, encoded)
 
 
 def noised(x_0: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
