@@ -20,6 +20,8 @@ demo: $(READY)
 	  "a large yellow moon spinning over a purple background" \
 	  "a green cross bouncing on a striped brown background" \
 	  "an orange triangle moving left on a grey background"
+	$(BIN)/skipguide lab frame demo/star.png --shape star --colour red --motion bounce --seed 4 --overwrite
+	$(BIN)/skipguide compare --out-dir demo --overwrite --model lab-svd --image demo/star.png
 
 lint: $(READY)
 	$(BIN)/ruff check .

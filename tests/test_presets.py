@@ -19,6 +19,7 @@ from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemp
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from skipguide import SLG, STG, families, presets
+from skipguide.lab import svd as lab_svd
 from skipguide.opensora import OpenSoraTransformer3DModel
 from skipguide.presets import Preset
 from skipguide.settings import checked, resolve
@@ -117,6 +118,7 @@ MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "wan-slg-9": ("WanPipeline", WanTransformer3DModel, {}),
     "wan-slg-8": ("WanPipeline", WanTransformer3DModel, dict(num_layers=30, num_attention_heads=12)),
     "svd": ("StableVideoDiffusionPipeline", UNetSpatioTemporalConditionModel, {}),
+    "lab-svd": ("StableVideoDiffusionPipeline", UNetSpatioTemporalConditionModel, lab_svd.UNET),
     "opensora": ("OpenSoraPipeline", OpenSoraTransformer3DModel, {}),
 }
 

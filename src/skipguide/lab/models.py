@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NAMES = ("lab-mochi",)  # lab-svd is trained by `skipguide lab train svd` and not good enough yet (LOG.md)
+NAMES = ("lab-mochi", "lab-svd")
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -21,6 +21,6 @@ def path(name: str) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"the weights of {name} must be in {folder}, but are not there. "
-            "Reinstall skipguide, or train them: `skipguide lab train mochi`, `lab score`, `lab pack`."
+            "Reinstall skipguide, or train them: `skipguide lab train`, `lab score`, `lab pack`."
         )
     return folder

@@ -112,7 +112,8 @@ def card(model: str, folder: Path, machine: str) -> str:
         dropout, (slowest, fastest) = svd.IMAGE_DROPOUT, svd.FPS
         return template.format(
             **common, frames=svd.FRAMES, dropout=dropout, clips=svd.NUM_CLIPS, slowest=slowest, fastest=fastest,
-            unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS, table=score_svd.table(scores),
+            unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS, restart=svd.SCHEDULE.restarts[0],
+            table=score_svd.table(scores),
         )  # fmt: skip
     read = scores["judge_accuracy_reconstructed"]
     common |= dict(table=score.table(scores), ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items()))

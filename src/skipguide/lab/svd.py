@@ -44,7 +44,7 @@ USUAL_FPS = 7
 GUIDANCE_SCALE = 5.0  # CFG of the last frame, in scores; that of the first is 1. The pipeline's own is 3
 NOISE_AUG = (0.002, 0.1)  # strength, drawn log-uniformly
 LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over all of the range
-SCHEDULE = fit.Schedule(steps=4600, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998)
+SCHEDULE = fit.Schedule(steps=4000, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998)
 READER_SCHEDULE = fit.Schedule(steps=2000, learning_rate=3e-3, decay=0.5)  # of the image encoder
 READER_BATCH = 32  # clips, two frames of each
 READ = {  # what the embedding has to tell, with the number of classes
