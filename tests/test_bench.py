@@ -12,7 +12,7 @@ import torch.utils.flop_counter
 from typer.testing import CliRunner
 
 import oracle
-from skipguide import bench, guide, prefix
+from skipguide import Random, bench, guide, prefix
 from skipguide.cli import app
 from skipguide.families import FAMILIES
 from skipguide.workloads import UNETS, WORKLOADS, Workload, model_class
@@ -66,6 +66,7 @@ def weak_by_hand(step: bench.Step) -> list[torch.Tensor]:
     for term, skipped in zip(step.terms, step.skipped, strict=True):
         paths, attentions = [f"{step.places[k].stack.path}.{step.places[k].index}" for k in skipped], ()
         if step.row.unet:
+            assert not isinstance(term.layers, Random)
             paths = oracle.layers_of_unet(step.model)[str(term.layers[0])].skipped(term.skip, term.axis)
             attentions = step.row.unet.halves[term.axis].attention if term.axis else ()
         weak = oracle.weakened(step.model, paths, term.skip, attentions)

@@ -65,7 +65,7 @@ def test_equals_separate_full_passes(small: Tiny, skip: str) -> None:
     stop = 0.5 if is_unet(small) else 1.0  # one step is enough for as many layers
     for layer in (layer for part in addresses(small).values() for layer in ends_of(part)):
         if skip == "attention" and not has_attention(small, layer):
-            with pytest.raises(ValueError, match=r"skip must be one that .* has \(residual\)"):
+            with pytest.raises(ValueError, match=r"skip must be one that .* has \(residual, shuffle\)"):
                 guide(small.pipe, STG([layer], skip=skip))
             continue
         term = STG([layer], 1.3, skip, stop=stop)

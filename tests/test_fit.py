@@ -78,3 +78,15 @@ def test_schedule_rises_holds_and_falls() -> None:
     assert schedule.factor(30) == 1.0
     assert schedule.factor(75) == pytest.approx(0.5)
     assert schedule.factor(99) < 0.01
+
+
+def test_rate_falls_to_zero_in_every_cycle_and_begins_again() -> None:
+    once = fit.Schedule(steps=200, learning_rate=1.0, warmup=10, decay=0.5)
+    twice = fit.Schedule(steps=300, learning_rate=1.0, warmup=10, decay=0.5, restarts=(200,))
+    assert [twice.factor(step) for step in range(200)] == [once.factor(step) for step in range(200)]
+    assert [once.factor(step) for step in (0, 9, 100)] == pytest.approx([0.1, 1.0, 1.0])
+    assert once.factor(150) == pytest.approx(0.5)  # half a cosine, half way
+    assert once.factor(199) < 1e-3
+    assert [twice.factor(step) for step in (200, 209, 250)] == pytest.approx([0.1, 1.0, 1.0])
+    assert twice.factor(275) == pytest.approx(0.5)
+    assert twice.factor(299) < 2e-3

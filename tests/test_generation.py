@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from saved import whole
-from skipguide import STG, generation, guide, picture, record
+from skipguide import STG, asked, generation, guide, picture, record
 from skipguide.lab import models
 from skipguide.settings import Generation, checked, resolve
 from tiny import tiny
@@ -131,7 +131,7 @@ WINDOW = {"layers": [1, 2], "skip": "attention", "start": 0.25, "stop": 0.75, "r
     ],
 )  # fmt: skip
 def test_terms(pipe: Any, scales: dict[str, float], axes: dict[str | None, float]) -> None:
-    found = generation.terms_of(settings_for(pipe, **WINDOW, **scales))
+    found = asked.terms_of(settings_for(pipe, **WINDOW, **scales))
     assert found == [STG([1, 2], scale, "attention", axis, 0.25, 0.75) for axis, scale in axes.items()]
 
 
@@ -171,7 +171,8 @@ def test_orthogonalize_and_both_terms_are_passed_on(pipe: Any, monkeypatch: pyte
         with pytest.raises(KeyboardInterrupt):
             generation.generate(pipe, settings)
     both = ["spatial", "temporal"]
-    assert options == [{"rescale": 0.0, "orthogonalize": on, "axes": both} for on in (False, True)]
+    plain = {"rescale": 0.0, "rescale_space": "prediction", "cfg": None, "restart": None}
+    assert options == [{**plain, "orthogonalize": on, "axes": both} for on in (False, True)]
 
 
 # --- pipelines that start from an image -------------------------------------------------------------------------------
@@ -296,7 +297,7 @@ def test_a_hub_id_is_no_folder() -> None:
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    start = "^model must be lab-mochi, a folder with a model_index.json, or a hub id .*, but got .*"
+    start = "^model must be lab-mochi, lab-svd, a folder with a model_index.json, or a hub id .*, but got .*"
     with pytest.raises(ValueError, match=start + re.escape(f"there is no {tmp_path / 'model_index.json'}. Name the")):
         generation.load_pipeline(str(tmp_path))
 
@@ -330,7 +331,8 @@ def test_record_is_complete_and_names_nobody(pipe: Any, tiny_mochi_dir: Path, mo
     assert made["frames"] == [7, 32, 32, 3]
     assert len(made["frames_sha256"]) == 64
     of_images = {"image", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size"}
-    assert {name for name, value in made["settings"].items() if value is None} == of_images
+    of_methods = {"random_share", "strength", "schedule", "cfg_rule", "restart"}
+    assert {name for name, value in made["settings"].items() if value is None} == of_images | of_methods
     assert "image" not in made
     text = json.dumps(made, allow_nan=False)
     assert str(tiny_mochi_dir.parent) not in text

@@ -24,7 +24,7 @@ from diffusers.modular_pipelines.wan.modular_blocks_wan22 import Wan22CoreDenois
 from torch import nn
 
 import oracle
-from skipguide import STG, guide
+from skipguide import STG, Random, guide
 from skipguide.guider import SkipGuidance, family_of_denoiser
 from skipguide.skips import StandIn
 from tiny import builders
@@ -123,11 +123,19 @@ def attentions(small: Tiny) -> list[str]:
     return ["attn1"] if hasattr(small.pipe.transformer.get_submodule(path_of(small, 0)), "attn1") else ["attn"]
 
 
+def layers_of(term: STG) -> list[Any]:
+    """Those that are named."""
+    assert not isinstance(term.layers, Random)
+    return list(term.layers)
+
+
 def by_hand(small: Tiny, terms: list[STG], g: float = G, phi: float = 0.0) -> torch.Tensor:
     """The formula with separate full passes, in a pipeline with diffusers' own guider."""
     use(small, ClassifierFreeGuidance(guidance_scale=g))
     written = [
-        oracle.Term([path_of(small, layer) for layer in term.layers], term.skip, term.scales(1), term.start, term.stop)
+        oracle.Term(
+            [path_of(small, layer) for layer in layers_of(term)], term.skip, term.scales(1), term.start, term.stop
+        )
         for term in terms
     ]
     return oracle.by_hand(small, written, attentions(small), phi, num_inference_steps=N)
@@ -180,7 +188,7 @@ def test_several_terms_windows_and_rescale(small: Tiny, g: float, phi: float) ->
         STG([f"{last}:1", f"{last}:2"], 0.8, stop=0.5),
         STG([0, f"{last}:1"], 0.3, start=0.5),
     ]
-    more = [dict(layers=list(t.layers), scale=t.scale, start=t.start, stop=t.stop) for t in terms[1:]]
+    more = [dict(layers=layers_of(t), scale=t.scale, start=t.start, stop=t.stop) for t in terms[1:]]
     ours = run(small, SkipGuidance([1], 1.2, "attention", terms=more, guidance_scale=g, rescale=phi))
     assert_equal(ours, by_hand(small, terms, g, phi), plain(small, guidance_scale=g))
 

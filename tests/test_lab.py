@@ -36,7 +36,7 @@ def scores(lab_mochi_dir: Path) -> dict[str, Any]:
 
 def test_is_small_safetensors_in_diffusers_layout(lab_mochi_dir: Path) -> None:
     files = [path for path in lab_mochi_dir.parent.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 40e6
+    assert sum(path.stat().st_size for path in files) < 90e6
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md"}
     index = json.loads((lab_mochi_dir / "model_index.json").read_text(encoding="utf-8"))
     assert index["_class_name"] == "MochiPipeline"
@@ -163,7 +163,7 @@ def test_card_is_the_same_in_the_package_and_in_the_docs(lab_mochi_dir: Path) ->
 
 
 def test_unknown_packaged_model() -> None:
-    with pytest.raises(ValueError, match="a packaged model is one of lab-mochi, but got 'lab-wan'"):
+    with pytest.raises(ValueError, match="a packaged model is one of lab-mochi, lab-svd, but got 'lab-wan'"):
         models.path("lab-wan")
 
 
@@ -213,7 +213,7 @@ def test_a_first_frame_for_lab_svd(tmp_path: Path) -> None:
 
     out = tmp_path / "new" / "star.png"
     said = frame(str(out), "--shape", "star", "--colour", "red", "--motion", "left", "--seed", "3")
-    assert "skipguide generate --model FOLDER/pipeline --height 64 --width 64 --num-frames 14" in said.stdout
+    assert f"skipguide generate --model lab-svd --image {out}" in said.stdout.replace("\n", "")
     with Image.open(out) as image:
         assert image.size == (64, 64)
     for arguments, needed in (

@@ -154,12 +154,13 @@ def test_layers_for_people(svd_dir: Path) -> None:
     assert lines[0] == f"{svd_dir}: UNetSpatioTemporalConditionModel (svd), 32 x 32, 3 frames"
     assert lines[1].endswith(" floating point operations in a forward pass, counted without weights")
     assert lines[2].split() == ["layer", "attention", "share", "weak", "pass:", "residual", "attention"]
-    cells = [line.split() for line in lines[3:-1]]
+    cells = [line.split() for line in lines[3:-2]]
     assert [line[:4] for line in cells] == [
         [layer, "spatial", "+", "temporal"]
         for layer in ("down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3")
     ]  # fmt: skip
-    rest = lines[-1].removeprefix("the rest (embeddings, resnets, output): ")
+    assert lines[-1] == "skips: residual, attention, soft, blur, shuffle"
+    rest = lines[-2].removeprefix("the rest (embeddings, resnets, output): ")
     shares = [float(line[4].rstrip("%")) for line in cells]
     assert sum(shares) + float(rest.rstrip("%")) == pytest.approx(100, abs=0.05)
 
@@ -233,10 +234,10 @@ def test_a_family_without_attention_skip(monkeypatch: pytest.MonkeyPatch) -> Non
     without = layout._rows(dataclasses.replace(row, stacks=bare), model, inputs)["layers"]
     assert [line["attention"] for line in without] == [None] * 4
     monkeypatch.setattr(layout, "of", lambda *_, **__: {**TEXT, "layers": without})
-    assert all(line.endswith(" -") for line in run("x").stdout.splitlines()[3:-1])
+    assert all(line.endswith(" -") for line in run("x").stdout.splitlines()[3:-2])
 
 
-TEXT = dict(model="x", denoiser="X", family="x", size="s", flops=1, counted="c", same=[], rest=0.0)
+TEXT = dict(model="x", denoiser="X", family="wan", size="s", flops=1, counted="c", same=[], rest=0.0)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

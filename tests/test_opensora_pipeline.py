@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from references import opensora as small
 from references import opensora_pipeline as upstream
+from skipguide import STG, Restart, guide
 from skipguide.cli import app
 from skipguide.opensora import (
     OpenSoraCondition,
@@ -529,6 +530,47 @@ def test_a_callback_may_switch_cfg_off(tiny: Any) -> None:
     assert torch.equal(seen.calls[1]["encoder_hidden_states"], seen.calls[0]["encoder_hidden_states"][1:])
 
 
+def test_edited_frames_get_their_noise_once_also_where_steps_are_repeated(tiny: Any) -> None:
+    """Restarts go back to timesteps before the one where an edit began: from there on it is a frame like the others."""
+    after: list[Tensor] = []
+
+    def look(pipe: Any, step: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert pipe.num_timesteps == 6
+        after.append(tensors["latents"])
+        return {}
+
+    own = OpenSoraCondition(CLIP, edit_ratio=0.2)
+    run = {**LATENT, "num_frames": 34, "num_inference_steps": 4}
+    with guide(tiny, restart=Restart(window=(0.25, 0.75))), Recorder(tiny.transformer) as seen:
+        tiny("a fox", conditions=own, callback_on_step_end=look, **run)
+    sigmas = tiny.scheduler.sigmas.tolist()
+    assert sigmas[1] > 0.2 > sigmas[2]  # it begins in the middle of the interval
+    masks = torch.stack([asked["frame_mask"][0] for asked in seen.calls])  # (step, frame)
+    assert masks[:, 0].tolist() == [False, False, True, True, True, True]
+    assert masks[:, 5:].all()
+    inputs = [asked["hidden_states"][:1] for asked in seen.calls]
+    assert not torch.equal(inputs[2][:, :, 0], after[1][:, :, 0])  # its noise
+    for i in (3, 4, 5):
+        assert torch.equal(inputs[i], after[i - 1])
+
+
+def test_restarts_of_loops(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each loop has its own, terms hold in their steps, and the bar counts them all."""
+    term, restart = STG(layers=[1], start=0.5, stop=0.75), Restart(window=(0.25, 0.75))
+    run = {**LATENT, "num_frames": 34, "num_inference_steps": 4, "num_loops": 2}
+    tiny.set_progress_bar_config(disable=False)
+    try:
+        with guide(tiny, term, restart=restart) as handle, Recorder(tiny.transformer) as seen:
+            tiny("a fox", **run)
+    finally:
+        tiny.set_progress_bar_config(disable=True)
+    assert "12/12" in capsys.readouterr().err
+    assert sum(handle.passes.runs.values()) == 2  # of the last loop: step 2, twice
+    timesteps = [float(asked["timestep"][0]) for asked in seen.calls]
+    assert len(timesteps) == 2 * (4 + 2 * 3)  # with a term cond, weak and uncond are calls of their own
+    assert timesteps[: len(timesteps) // 2] == timesteps[len(timesteps) // 2 :]
+
+
 class Transfers(TorchDispatchMode):
     """Counts what would make the program wait for a GPU."""
 
@@ -720,7 +762,7 @@ def test_convert_refuses_at_once(published: Path, missing: str, says: str, tmp_p
     folder = tmp_path / "in"
     shutil.copytree(published, folder)
     (folder / missing).unlink()
-    with mock.patch.object(original, "read_weights", side_effect=AssertionError("work was done")):
+    with mock.patch.object(original.checkpoints, "read", side_effect=AssertionError("work was done")):
         assert re.search(says, convert(folder, tmp_path / "out", code=2))
     assert not (tmp_path / "out").exists()
 

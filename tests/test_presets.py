@@ -23,7 +23,7 @@ from skipguide.lab import svd as lab_svd
 from skipguide.opensora import OpenSoraTransformer3DModel
 from skipguide.presets import Preset
 from skipguide.settings import checked, resolve
-from skipguide.terms import Bin, Schedule
+from skipguide.terms import Bin, Random, Schedule
 
 ROWS = {row.name: row for row in presets.presets()}
 
@@ -255,6 +255,7 @@ def here(name: str, sigma: float) -> tuple[float | None, float, float, list[Any]
     assert isinstance(schedule, Schedule)
     found = schedule.at(sigma)
     assert found is not None
+    assert not isinstance(found.layers, Random)
     return found.guidance_scale, found.scale, found.rescale if found.scale else 0, list(found.layers)
 
 

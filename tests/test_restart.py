@@ -14,6 +14,7 @@ from diffusers import schedulers as known
 import oracle
 import tiny
 from skipguide import STG, Restart, guide
+from skipguide.opensora import OpenSoraRFlowScheduler
 from skipguide.restart import Restarting, renoised
 from skipguide.scheduling import kind_of, levels
 
@@ -37,12 +38,18 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "cog dpm": ("CogVideoXDPMScheduler", dict(timestep_spacing="trailing", prediction_type="v_prediction")),
     "ve": ("EulerDiscreteScheduler", dict(VP, prediction_type="v_prediction", use_karras_sigmas=True)),
     "edm": ("EDMEulerScheduler", dict()),
+    "open-sora": ("OpenSoraRFlowScheduler", dict()),
 }
+SIZE = dict(height=240, width=426, num_frames=51)  # Open-Sora's timesteps depend on it
 
 
 def scheduler_of(name: str, **more: Any) -> Any:
     kind, config = SCHEDULERS[name]
-    return getattr(known, kind)(**{**config, **more})
+    return getattr(known, kind, OpenSoraRFlowScheduler)(**{**config, **more})
+
+
+def set_timesteps(scheduler: Any, steps: int) -> None:
+    scheduler.set_timesteps(steps, **(SIZE if isinstance(scheduler, OpenSoraRFlowScheduler) else {}))
 
 
 def coefficients(kind: str, level: float) -> tuple[float, float]:
@@ -77,7 +84,8 @@ def prediction(scheduler: Any, x: torch.Tensor, kind: str, level: float) -> torc
     """The output of an exact model, as the scheduler's config asks for it."""
     x_0, noise = data_and_noise(x, kind, level)
     if kind == "flow":
-        return x_0 - noise if scheduler.config.get("invert_sigmas") else noise - x_0
+        from_noise = isinstance(scheduler, OpenSoraRFlowScheduler) or scheduler.config.get("invert_sigmas")
+        return x_0 - noise if from_noise else noise - x_0
     if type(scheduler).__name__ == "EDMEulerScheduler":
         return (x_0 - scheduler_c_skip(level) * x) / scheduler_c_out(level)
     if scheduler.config.prediction_type == "epsilon":
@@ -100,16 +108,15 @@ def sampled(scheduler: Any, restarts: list[Restart], steps: int = 250) -> tuple[
     """A run of an exact model: the samples, and those after each step."""
     torch.manual_seed(0)
     restarting = Restarting(scheduler, restarts) if restarts else None
-    scheduler.set_timesteps(steps)
+    set_timesteps(scheduler, steps)
     kind, before = kind_of(scheduler), levels(scheduler)[0]
     x = drawn(kind, before[0], torch.Generator().manual_seed(1))
     seen: list[torch.Tensor] = []
     old = None
     for i, t in enumerate(scheduler.timesteps):
-        level = levels(scheduler)[0][i]
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(x, t)
-        predicted = prediction(scheduler, x, kind, level)
+        predicted = prediction(scheduler, x, kind, before[i])
         if type(scheduler).__name__ == "CogVideoXDPMScheduler":
             back = scheduler.timesteps[i - 1] if i > 0 else None
             x, old = scheduler.step(predicted, old, t, back, x, return_dict=False)
@@ -157,7 +164,7 @@ def test_gaussian_stays_what_it_is(name: str) -> None:
     scheduler = scheduler_of(name)
     restart = Restart(window=(0.35, 0.7), repeats=3)
     x, seen = sampled(scheduler, [restart])
-    scheduler.set_timesteps(250)
+    set_timesteps(scheduler, 250)
     kind, (before, after) = kind_of(scheduler), levels(scheduler)
     first, end = restart.steps(before, after)
     assert (first, end) == (88, 175)
@@ -168,7 +175,7 @@ def test_gaussian_stays_what_it_is(name: str) -> None:
     assert_has_moments(x, MEAN, COVARIANCE, slack=0.04)
 
 
-@pytest.mark.parametrize("name", ["flow", "flow inverted", "vp", "ve"])
+@pytest.mark.parametrize("name", ["flow", "flow inverted", "vp", "ve", "open-sora"])
 def test_first_round_is_the_run_without_restarts(name: str) -> None:
     _, plain = sampled(scheduler_of(name), [], 20)
     _, seen = sampled(scheduler_of(name), [Restart(window=(0.5, 0.75))], 20)
@@ -304,9 +311,10 @@ def test_pipelines_add_new_noise_of_the_right_size(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(restarted, again, strict=True))  # from the pipeline's generator
 
 
-def test_terms_hold_in_every_round() -> None:
+@pytest.mark.parametrize("name", ["MochiPipeline", "OpenSoraPipeline"])
+def test_terms_hold_in_every_round(name: str) -> None:
     """A window speaks of the usual steps: of the repeated ones the same are guided."""
-    given = tiny.tiny("MochiPipeline")
+    given = tiny.tiny(name)
     with guide(given.pipe, STG(layers=[1], start=0.5, stop=0.75), restart=Restart(window=(0.25, 0.75))) as handle:
         oracle.run(given, num_inference_steps=4)
     assert handle.passes.steps == 6
@@ -314,7 +322,7 @@ def test_terms_hold_in_every_round() -> None:
 
 
 def test_progress_bar_counts_the_additional_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("MochiPipeline", "WanPipeline"):
+    for name in ("MochiPipeline", "WanPipeline", "OpenSoraPipeline"):
         given = tiny.tiny(name)
         given.pipe.set_progress_bar_config(disable=False)
         try:
@@ -345,6 +353,7 @@ def test_generators_for_each_row() -> None:
         ({"sigma": (0.1, 0.2), "window": (0.1, 0.2)}, "but got 2 of the two"),
         ({"sigma": (0.5, 0.2)}, r"sigma must be two numbers with 0 <= low < high, but got \(0.5, 0.2\)"),
         ({"sigma": (0.5, math.nan)}, "sigma must be two numbers"),
+        ({"sigma": 0.5}, "sigma must be two numbers with 0 <= low < high, but got 0.5"),
         ({"window": (0.5, 1.5)}, r"window must be two numbers with 0 <= low < high <= 1, but got"),
         ({"window": (0.5,)}, "window must be two numbers"),
         ({"window": (0.2, 0.4), "repeats": 0}, "repeats must be a whole number from 1, but got 0"),

@@ -10,16 +10,25 @@ import torch
 from diffusers.guiders import adaptive_projected_guidance as apg_of_diffusers
 from diffusers.guiders import classifier_free_zero_star_guidance as zero_of_diffusers
 from diffusers.guiders import tangential_classifier_free_guidance as tcfg_of_diffusers
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
 import oracle
 import tiny
 from skipguide import APG, STG, TCFG, CFGZero, Interval, Restart, guide, rules, scheduling
 from skipguide.families import FAMILIES
+from skipguide.opensora import OpenSoraRFlowScheduler
 from tiny.base import Tiny
 
 Tensor = torch.Tensor
 TWO = {"num_inference_steps": 2}
 FOUR = {"num_inference_steps": 4}
+STACKS = {
+    "WanPipeline": ["blocks"],
+    "LattePipeline": ["transformer_blocks", "temporal_transformer_blocks"],
+    "OpenSoraPipeline": ["spatial_blocks", "temporal_blocks"],
+}
+SHAPE = (2, 4, 5, 6, 4)  # of the latents of the tiny Open-Sora
+FLOW: dict[str, Any] = dict(prediction_type="flow_prediction", use_flow_sigmas=True)
 
 
 @pytest.fixture
@@ -94,6 +103,20 @@ def test_each_sample_by_itself_and_nothing_divided_by_zero(
     assert torch.isfinite(rule(torch.zeros_like(c), torch.zeros_like(u), 3.0)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rules_in_half_precision_are_those_of_float32(predictions: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
+    """Although the squares of these predictions are beyond float16."""
+    c, u = ((300 * value).to(dtype) for value in predictions)
+
+    def all_rules(c: Tensor, u: Tensor) -> list[Tensor]:
+        apg = rules.apg(c, u, 3.0, APG(0.3, 0.0, 500.0, "prediction"), rules.Memory(), c, 1.0)
+        return [apg, rules.zero_star(c, u, 3.0), rules.tangential(c, u, 3.0)]
+
+    for found, exact in zip(all_rules(c, u), all_rules(c.double(), u.double()), strict=True):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=0.01 * float(exact.abs().max()))
+
+
 # --- predictions and data ---------------------------------------------------------------------------------------------
 
 
@@ -120,19 +143,34 @@ def test_estimates_of_the_data_are_those_of_the_scheduler(name: str, predicts: s
     torch.testing.assert_close(a * x + b * F, theirs.double(), atol=1e-5, rtol=1e-5)
 
 
-def test_estimates_of_flows_end_where_the_last_step_does() -> None:
+@pytest.mark.parametrize("name", ["usual", "inverted", "open-sora"])
+def test_estimates_of_flows_end_where_the_last_step_does(name: str) -> None:
     """Its last step goes to noise level 0, which is the estimate."""
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-    for inverted in (False, True):
-        scheduler: Any = FlowMatchEulerDiscreteScheduler(invert_sigmas=inverted)
+    if name == "open-sora":
+        scheduler: Any = OpenSoraRFlowScheduler()
+        scheduler.set_timesteps(2, height=240, width=426, num_frames=51)
+    else:
+        scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=name == "inverted")
         scheduler.set_timesteps(sigmas=[1.0, 0.6])
-        x, v = torch.randn(2, 8)
-        scheduler.set_begin_index(1)
-        level = scheduling.levels(scheduler)[0][1]
-        assert level == pytest.approx(0.6)
-        a, b = scheduling.to_data(scheduler, "flow", level, "this")
-        torch.testing.assert_close(a * x + b * v, scheduler.step(v, scheduler.timesteps[1], x).prev_sample)
+    x, v = torch.randn(2, 8)
+    scheduler.set_begin_index(1)
+    level = scheduling.levels(scheduler)[0][1]
+    assert 0.5 < level < 0.9
+    a, b = scheduling.to_data(scheduler, "flow", level, "this")
+    torch.testing.assert_close(a * x + b * v, scheduler.step(v, scheduler.timesteps[1], x).prev_sample)
+
+
+def test_estimates_of_flows_are_the_data_that_a_sample_was_made_of() -> None:
+    """In closed form: x = (1 - s) x_0 + s eps and the velocity between the two, which Open-Sora has the other way."""
+    x_0, noise, s = torch.randn(8), torch.randn(8), 0.3
+    for scheduler, velocity in (
+        (OpenSoraRFlowScheduler(), x_0 - noise),
+        (UniPCMultistepScheduler(**FLOW), noise - x_0),
+    ):
+        a, b = scheduling.to_data(scheduler, scheduling.kind_of(scheduler), s, "this")
+        torch.testing.assert_close(a * ((1 - s) * x_0 + s * noise) + b * velocity, x_0)
 
 
 # --- whole pipelines --------------------------------------------------------------------------------------------------
@@ -199,7 +237,9 @@ def test_zero_star_in_a_pipeline_of_each_kind(name: str) -> None:
     torch.testing.assert_close(found, expected, atol=5 * given.atol, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["WanPipeline", "MochiPipeline", "StableVideoDiffusionPipeline", "LattePipeline"])
+@pytest.mark.parametrize(
+    "name", ["WanPipeline", "WanPipeline 2.2", "MochiPipeline", "StableVideoDiffusionPipeline", "LattePipeline"]
+)
 def test_apg_and_tcfg_in_pipelines(name: str) -> None:
     given = tiny.tiny(name)
     buffer = apg_of_diffusers.MomentumBuffer(-0.5)
@@ -220,27 +260,34 @@ def test_apg_and_tcfg_in_pipelines(name: str) -> None:
         torch.testing.assert_close(found, expected, atol=20 * given.atol, rtol=1e-3)
 
 
-def test_apg_of_estimates_in_a_flow_pipeline() -> None:
-    """Wan: x_0 = x - sigma v, with sigma and x as the pipeline's scheduler and its calls have them."""
-    given = tiny.tiny("WanPipeline")
-    with guide(given.pipe, cfg=APG(0.0, 0.0, 3.0)):
-        found = oracle.run(given, **given.short)
+@pytest.mark.parametrize(
+    ("name", "sign", "noise"), [("WanPipeline", -1, ()), ("OpenSoraPipeline", 1, ()), ("OpenSoraPipeline", 1, SHAPE)]
+)
+def test_apg_of_estimates_in_a_flow_pipeline(name: str, sign: int, noise: tuple[int, ...]) -> None:
+    """x_0 = x -+ sigma v, with sigma and x as the pipeline's scheduler and its calls have them.
+
+    Open-Sora's loop is in a method of its own: noise that is given to its call is not what the steps work on.
+    """
+    given, rule = tiny.tiny(name), APG(0.0, 0.0, 3.0)
+    options = {**given.short, **({"latents": torch.randn(noise)} if noise else {})}
+    with guide(given.pipe, cfg=rule), oracle.listening(given) as heard:
+        found = oracle.run(given, **options)
     sigmas = given.pipe.scheduler.sigmas.tolist()
-    inputs: list[Tensor] = []
+    rows = given.call["prompt_embeds"].shape[0]
+    inputs = [call.kwargs["hidden_states"] for call in heard[:: len(heard) // 2]]
+    assert len(inputs[0]) == rows  # of halves, too
 
     def D(i: int, _: int, c: Tensor, u: Tensor, g: Any) -> Tensor:
-        x, sigma = inputs[i], sigmas[i]
+        x, b = inputs[i], sign * sigmas[i]
+        c, u, variance = (c.chunk(2, 1)[0], u.chunk(2, 1)[0], [c.chunk(2, 1)[1]]) if given.variance else (c, u, [])
         guided = apg_of_diffusers.normalized_guidance(
-            x - sigma * c, x - sigma * u, g - 1, None, 0.0, 3.0, use_original_formulation=True
+            x + b * c, x + b * u, g - 1, None, 0.0, 3.0, use_original_formulation=True
         )
-        return (x - guided) / sigma
+        return torch.cat([(guided - x) / b, *variance], 1)
 
-    with guide(given.pipe, cfg=APG(0.0, 0.0, 3.0)), oracle.listening(given) as heard:
-        oracle.run(given, **given.short)
-    inputs += [call.kwargs["hidden_states"] for call in heard[::2]]
-    torch.testing.assert_close(found, played(given, D), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found, played(given, D, **options), atol=1e-4, rtol=1e-3)
     with guide(given.pipe, cfg=APG(0.0, 0.0, 3.0, "prediction")):
-        assert not torch.allclose(oracle.run(given, **given.short), found, atol=1e-3)  # the space matters
+        assert not torch.allclose(oracle.run(given, **options), found, atol=1e-3)  # the space matters
 
 
 def test_push_is_added_to_what_the_rule_gives() -> None:
@@ -267,9 +314,9 @@ def test_push_is_added_to_what_the_rule_gives() -> None:
 
 @pytest.mark.parametrize(
     ("name", "flow"),
-    [("WanPipeline", True), ("LTXPipeline", True), ("CogVideoXPipeline", False), ("LattePipeline", False)],
+    [("WanPipeline", -1), ("LTXPipeline", -1), ("OpenSoraPipeline", 1), ("CogVideoXPipeline", 0), ("LattePipeline", 0)],
 )
-def test_rescaling_of_estimates(name: str, flow: bool) -> None:
+def test_rescaling_of_estimates(name: str, flow: int) -> None:
     """By hand: predictions to estimates of the data, Algorithm 4 on these, and back."""
     given, phi, inputs, coefficients = tiny.tiny(name), 0.7, [], []
     g_of_run = {given.g: 4.0}
@@ -282,7 +329,7 @@ def test_rescaling_of_estimates(name: str, flow: bool) -> None:
         found = oracle.run(given, **given.short, **g_of_run, callback_on_step_end=look)
     scheduler = given.pipe.scheduler
     if flow:
-        coefficients = [(1.0, -sigma) for sigma in scheduler.sigmas.tolist()[:-1]]
+        coefficients = [(1.0, flow * sigma) for sigma in scheduler.sigmas.tolist()[:-1]]
     else:
         kept = [scheduler.alphas_cumprod[int(t)].item() for t in scheduler.timesteps]
         v = scheduler.config.prediction_type == "v_prediction"
@@ -295,8 +342,7 @@ def test_rescaling_of_estimates(name: str, flow: bool) -> None:
 
     def D(i: int, _: int, c: Tensor, u: Tensor, g: Any) -> Tensor:
         step, _ = oracle.calls_of_step(given, i, done, {**given.short, **g_of_run})
-        path = {"WanPipeline": "blocks.1"}.get(name, "transformer_blocks.1")
-        paths = [path, "temporal_transformer_blocks.1"] if name == "LattePipeline" else [path]
+        paths = [f"{stack}.1" for stack in STACKS.get(name, ["transformer_blocks"])]
         weak = oracle.weakened(step.calls[0].model, paths, "residual", [])
         with torch.no_grad():
             p = oracle.samples(weak(**step.cond))[0]
@@ -393,13 +439,16 @@ def test_first_steps_stand_still() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: APG(eta=-1), "eta must be a number >= 0, but got -1"),
-        (lambda: APG(momentum=2), "momentum must be a number from -1 to 1, but got 2"),
-        (lambda: APG(norm_threshold=float("nan")), "norm_threshold must be a number >= 0, but got nan"),
+        (lambda: APG(eta=-1), "eta must be a finite number >= 0, but got -1"),
+        (lambda: APG(momentum=2), "momentum must be a number from -1 to 1 .0 is off., but got 2"),
+        (
+            lambda: APG(norm_threshold=float("nan")),
+            "norm_threshold must be a finite number >= 0 .0 is off., but got nan",
+        ),
         (lambda: APG(space="x0"), 'space must be "data" or "prediction", but got'),
         (lambda: CFGZero(zero_steps=-1), "zero_steps must be a whole number from 0, but got -1"),
         (lambda: CFGZero(zero_steps=0.5), "zero_steps must be a whole number from 0"),  # type: ignore[arg-type]
-        (lambda: Interval((0.5, 0.5)), "window must be two numbers with 0 <= start < stop <= 1"),
+        (lambda: Interval((0.5, 0.5)), "window must be two numbers with 0 <= low < high <= 1"),
         (lambda: Interval(0.5), "window must be two numbers"),  # type: ignore[arg-type]
     ],
 )
@@ -422,6 +471,24 @@ def test_errors_of_runs(name: str, rule: Any, changes: dict[str, Any], message: 
     given = tiny.tiny(name)
     with guide(given.pipe, cfg=rule), pytest.raises(ValueError, match=message):
         oracle.run(given, **given.short, **changes)
+
+
+def test_what_data_is_must_be_known_before_the_first_step() -> None:
+    given = tiny.tiny("CosmosTextToWorldPipeline")
+    with guide(given.pipe, cfg=APG()) as handle, pytest.raises(ValueError, match="keeps that to itself"):
+        oracle.run(given, **given.short)
+    assert handle.passes.steps == 0
+
+
+def test_space_of_a_rescaling_that_is_off_does_not_matter() -> None:
+    given = tiny.tiny("AllegroPipeline")  # whose scheduler does not tell what data is
+    with guide(given.pipe, STG([1], 1.0)):
+        plain = oracle.run(given, **given.short)
+    with guide(given.pipe, STG([1], 1.0), rescale_space="data"):
+        assert torch.equal(oracle.run(given, **given.short), plain)
+    with guide(given.pipe, STG([1], 1.0), rescale=0.5, rescale_space="data"):  # noqa: SIM117
+        with pytest.raises(ValueError, match=r"rescaling in the space of the data \(rescale_space=\"data\"\) needs"):
+            oracle.run(given, **given.short)
 
 
 def test_rule_of_another_kind_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import oracle
 import tiny
 from skipguide import STG, Bin, Schedule, guidance, guide
+from skipguide.terms import Random
 
 Tensor = torch.Tensor
 FOUR = {"num_inference_steps": 4}
@@ -175,6 +177,24 @@ def test_reuse_begins_anew_in_each_run_and_for_each_denoiser() -> None:
     assert not handle._kept
 
 
+def test_reuse_begins_anew_where_a_scheduler_keeps_its_timesteps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a run can be told from the next one only by its number of steps."""
+    given = tiny.tiny("MochiPipeline")
+    scheduler, kept = given.pipe.scheduler, list[Tensor]()
+    real = scheduler.set_timesteps
+
+    @functools.wraps(real)
+    def same(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        kept.append(scheduler.timesteps)
+        scheduler.timesteps = kept[0]
+
+    monkeypatch.setattr(scheduler, "set_timesteps", same)
+    with guide(given.pipe, STG([1], 1.3, every=3)):
+        first = oracle.run(given, **FOUR)
+        assert torch.equal(oracle.run(given, **FOUR), first)
+
+
 def test_every_one_is_exact_and_more_is_near() -> None:
     plain, _ = guided("MochiPipeline", STG([1], 0.0))
     exact, _ = guided("MochiPipeline", STG([1], 1.3))
@@ -193,8 +213,14 @@ def test_errors_of_every(every: Any) -> None:
 def test_guider_knows_lists_and_lengths_and_refuses_reuse() -> None:
     from skipguide.guider import SkipGuidance
 
-    with pytest.raises(ValueError, match="but got a term with every above 1"):
-        SkipGuidance(terms=[STG([1], every=2)])
+    for term, what in (
+        (STG([1], every=2), "every above 1"),
+        (STG(Random()), "layers drawn at each step"),
+        (STG(weak=torch.nn.Identity()), "a weak model of its own"),
+        (STG([1], skip="blur"), 'skip="blur"'),
+    ):
+        with pytest.raises(ValueError, match=f"but got a term with {what}"):
+            SkipGuidance(terms=[term])
     guider = SkipGuidance([1], [0.0, 2.0], guidance_scale=1.0, terms=[{"layers": [2], "normalize": True}])
     c, p, q = torch.randn(3, 2, 4, 8)
     guider.set_state(0, 2, 0)

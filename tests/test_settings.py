@@ -61,7 +61,10 @@ BAD = [
     ("height", 0), ("height", -2), ("width", 31), ("width", 64.0), ("num_frames", 0), ("fps", 0), ("fps", -1),
     ("fps", 1001), ("fps", "fast"), ("fps", "1/0"), ("fps", float("nan")), ("fps", float("inf")), ("fps", True),
     ("fps", [1]), ("max_sequence_length", 0), ("dtype", "float64"), ("dtype", "half"), ("device", "gpu"),
-    ("device", "cuda:x"), ("device", ""),
+    ("device", "cuda:x"), ("device", ""), ("random_share", 0.0), ("random_share", 1.0), ("random_share", "0.1"),
+    ("strength", 0.0), ("strength", float("inf")), ("normalize", 1), ("every", 0), ("every", 1.5), ("schedule", 3),
+    ("rescale_space", "pixels"), ("cfg_rule", ""), ("cfg_rule", 3), ("cfg_rule", "apg eta=1 eta=2"),
+    ("cfg_rule", "apg eta="), ("restart", ""), ("restart", 0.4),
 ]  # fmt: skip
 
 
@@ -144,12 +147,13 @@ PRESET = Preset(
 
 
 OF_IMAGES = {"image", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size"}
+OF_METHODS = {"random_share", "strength", "schedule", "cfg_rule", "restart"}
 
 
 def test_none_is_filled_from_the_preset_then_from_the_pipeline(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "preset_for", lambda _: PRESET)
     settings = resolve(checked({"prompt": "p"}), pipe)
-    assert {name for name, value in settings if value is None} == OF_IMAGES
+    assert {name for name, value in settings if value is None} == OF_IMAGES | OF_METHODS
     assert (settings.layers, settings.stg_scale, settings.skip) == ((2, 3), 1.5, "attention")
     assert (settings.spatial_scale, settings.temporal_scale, settings.orthogonalize) == (0.0, 0.0, False)
     assert (settings.start, settings.stop, settings.rescale) == (0.1, 0.9, 0.7)
@@ -244,7 +248,7 @@ def test_svd_is_filled_from_its_call_and_its_unet(svd: Any) -> None:
     assert (settings.min_guidance_scale, settings.guidance_scale) == (1.0, 3.0)
     assert (settings.fps, settings.motion_bucket_id, settings.noise_aug_strength) == (7, 127, 0.02)
     assert {name for name, value in settings if value is None} == {
-        "prompt", "negative_prompt", "decode_chunk_size", "max_sequence_length",
+        "prompt", "negative_prompt", "decode_chunk_size", "max_sequence_length", *OF_METHODS,
     }  # fmt: skip
     assert settings.image == "x.png"  # no folder of the machine
     assert resolve(settings, svd) == settings

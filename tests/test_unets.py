@@ -432,5 +432,6 @@ def test_layers_are_counted_where_operations_cannot_be(monkeypatch: pytest.Monke
     monkeypatch.setattr("skipguide.flops.without_weights", fail)
     with guide(small.pipe, STG(["up:0"])) as handle:
         oracle.run(small, **small.short)
-        layers = len({place.address for place in handle._branches[small.pipe.unet].weak[0].places})
+        weak: Any = handle._branches[small.pipe.unet].weak[0]
+        layers = len({place.address for place in weak.places})
         assert handle.passes_per_step == pytest.approx(2 + 4 / layers)

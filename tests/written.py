@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -75,7 +75,7 @@ def by_hand(small: Tiny, terms: Sequence[STG], phi: float = 0.0, **options: Any)
     """The latents of a run with these terms, by the oracle."""
     hand = [
         oracle.Term(
-            paths_of(small, term.layers, term.skip, term.axis), term.skip,
+            paths_of(small, cast("list[Any]", term.layers), term.skip, term.axis), term.skip,
             term.scales(2), term.start, term.stop,
         )
         for term in terms

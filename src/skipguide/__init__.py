@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from skipguide.pipeline import Guide, guide
     from skipguide.restart import Restart
     from skipguide.rules import APG, TCFG, CFGZero, Interval
-    from skipguide.terms import SLG, STG, Bin, Schedule
+    from skipguide.terms import SLG, STG, Bin, Random, Schedule
 
 __version__ = "0.1.0"
 __all__ = [
-    "APG", "SLG", "STG", "TCFG", "Bin", "CFGZero", "Guide", "Interval", "Restart", "Schedule", "__version__", "guide",
+    "APG", "SLG", "STG", "TCFG", "Bin", "CFGZero", "Guide", "Interval", "Random", "Restart", "Schedule", "__version__",
+    "guide",
 ]  # fmt: skip
 
 _HOME = {
     "STG": "skipguide.terms",
     "SLG": "skipguide.terms",
     "Bin": "skipguide.terms",
+    "Random": "skipguide.terms",
     "Schedule": "skipguide.terms",
     "Restart": "skipguide.restart",
     "APG": "skipguide.rules",

@@ -8,32 +8,62 @@ from typing import Any
 
 from torch import nn
 
-from skipguide import families, flops, layers, prefix, skips
-from skipguide.terms import SLG, STG
+from skipguide import families, flops, kinds, layers, prefix, skips, weakening
+from skipguide.other import OtherModel
+from skipguide.terms import SLG, STG, Random
+
+Term = STG | SLG
+_OF_GRID = {"shuffle", *(name for name, kind in kinds.KINDS.items() if "grid" in kind.needs)}
 
 
 class Branch:
-    """A denoiser under guidance: Wan 2.2 has two, every other family one."""
+    """A denoiser under guidance: Wan 2.2 has two, every other family one.
 
-    def __init__(self, family: families.Family, denoiser: nn.Module, terms: Sequence[STG | SLG], share_prefix: bool):
+    `weak` has the weak pass of each term; that of a Random is another one at every step.
+    """
+
+    def __init__(self, family: families.Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool):
         layers.check_company(denoiser, family)
         places = prefix.chain(family, denoiser)
-        skipped = [layers.resolve(family, places, term) for term in terms]
-        layers.check_disjoint(terms, skipped, places)
-        firsts = {where[0] for term, where in zip(terms, skipped, strict=True) if isinstance(term, STG)}
-        self.family, self.places = family, places
+        where = {j: layers.resolve(family, places, term) for j, term in enumerate(terms) if _skips(term)}
+        fixed = [j for j in where if not isinstance(terms[j].layers, Random)]
+        layers.check_disjoint([terms[j] for j in fixed], [where[j] for j in fixed], places)
+        layers.check_backends(places, {k for j, ks in where.items() if _is_caught(terms[j]) for k in ks})
+        self.family, self.places, self.terms = family, places, tuple(terms)
         self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
         self.signature = inspect.signature(denoiser.forward)
-        self.strong = prefix.Strong(family, denoiser, places, firsts) if share_prefix and firsts else None
-        self.weak = [
-            prefix.WeakPass(family, denoiser, places, where, term.skip, self.strong if isinstance(term, STG) else None)
-            for term, where in zip(terms, skipped, strict=True)
-        ]
+        self.strong = None
+        if share_prefix and (firsts := _firsts(terms, where)):
+            self.strong = prefix.Strong(family, denoiser, places, firsts)
+        self._moment = weakening.Moment(family.layout, getattr(denoiser, "config", {}))
+        self._where, self._made = where, dict[Any, prefix.WeakPass]()
+        self.weak = [self._weak(j, 0) for j in range(len(terms))]
 
     def is_current(self) -> bool:
         """Whether the denoiser still has the modules that it had when this was made."""
         now = list(self.denoiser.modules())[1:]
         return len(now) == len(self.modules) and all(a is b for a, b in zip(now, self.modules, strict=True))
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def begin(self, step: int) -> None:
+        """A step of the run begins: draw what is drawn at each."""
+        self._moment.begin(step)
+        for j, term in enumerate(self.terms):
+            if isinstance(term.layers, Random):
+                self.weak[j] = self._weak(j, step)
+
+    def see(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """The denoiser is about to be called with these inputs, whose shape some weak passes have to know."""
+        if any(term.skip in _OF_GRID for term in self.terms):
+            self._moment.see(self.inputs(args, kwargs))
+
+    def recordings(self, active: Sequence[int]) -> list[skips.Swap]:
+        """What stands where in the strong pass before the weak ones of these terms."""
+        if self.strong is None:
+            return []
+        sharing = [weak for j in active if isinstance(weak := self.weak[j], prefix.WeakPass)]
+        return self.strong.swaps({weak.first for weak in sharing})
 
     def idle(self) -> list[skips.Swap]:
         """What stands where in a call whose result nobody reads; the resnets of a UNet run all the same."""
@@ -50,3 +80,37 @@ class Branch:
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call of the denoiser, by name."""
         return skips.named_inputs(self.signature, args, kwargs)
+
+    # --- the weak passes ----------------------------------------------------------------------------------------------
+
+    def _weak(self, j: int, step: int) -> prefix.WeakPass | OtherModel:
+        term = self.terms[j]
+        if not _skips(term):
+            assert isinstance(term, STG)
+            layers.check_company(term.weak, self.family)
+            return OtherModel(self.family, self.denoiser, term.weak)
+        skipped = tuple(self._where[j])
+        if isinstance(term, STG) and isinstance(term.layers, Random):
+            count = sum(term.axis in (None, place.axis) for place in self.places)
+            skipped = layers.drawn(skipped, count, term, step)
+        if (j, skipped) not in self._made:
+            strong = self.strong if isinstance(term, STG) else None
+            how = prefix.How(self._moment, term.strength, term.seed)
+            self._made[j, skipped] = prefix.WeakPass(
+                self.family, self.denoiser, self.places, skipped, term.skip, strong, how
+            )
+        return self._made[j, skipped]
+
+
+def _skips(term: Term) -> bool:
+    return getattr(term, "weak", None) is None
+
+
+def _is_caught(term: Term) -> bool:
+    return term.skip in weakening.CHANGES
+
+
+def _firsts(terms: Sequence[Term], where: Mapping[int, Sequence[int]]) -> set[int]:
+    """Where weak passes can leave the strong one; those of SLG are passes of u."""
+    pushing = {j: ks for j, ks in where.items() if isinstance(terms[j], STG)}
+    return {k for j, ks in pushing.items() for k in (ks if isinstance(terms[j].layers, Random) else ks[:1])}

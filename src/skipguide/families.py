@@ -13,7 +13,7 @@ from typing import Any
 
 from skipguide import identity
 
-SKIPS = ("residual", "attention")
+SKIPS = ("residual", "attention")  # the paper's own; kinds.py has all of them
 Values = Callable[..., Any]
 
 
@@ -28,6 +28,8 @@ class Stack:
     ]  # the block's inputs that carry state: first in its signature, in the order it returns them
     attention: Mapping[str, Values]  # the block's self-attentions, and what each is with the identity map
     axis: str | None = None  # "spatial" or "temporal" where attention is factorized
+    lie: str = ""  # as for weakening.Shuffled
+    sound: tuple[str, ...] = ()  # those of `attention` that see sound
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Half:
     modules: str  # the list of a UNet block that holds them
     blocks: str  # the list of transformer blocks in such a module
     attention: tuple[str, ...]  # the self-attentions of such a block
+    lie: str = ""  # as for weakening.Shuffled
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class Family:
     outputs: tuple[str, ...] = ("video",)
     learned_variance: bool = False  # out_channels may be twice the latents': prediction, then a variance
     unet: UNet | None = None  # what the stacks of a UNet are: the layers of its down blocks, mid block and up blocks
+    layout: str = "bcthw"  # of the denoiser's first input: grids.of_video reads the grid of the tokens from it
+    text: str = ""  # where the text is in joint attention: "before" or "after" the video
+    linear: bool = False  # attention without a softmax
     notes: str = ""
     package: str = "diffusers"  # that has the classes
     axes: tuple[str, ...] = field(init=False)
@@ -93,6 +99,15 @@ class Family:
             self.unet.halves if self.unet else ()
         )
         object.__setattr__(self, "axes", axes)
+
+    @property
+    def traits(self) -> set[str]:
+        """What weakening a layer may need, of kinds.LACKING."""
+        has = {
+            "attention": all(stack.attention for stack in self.stacks.values()), "softmax": not self.linear,
+            "grid": bool(self.layout), "joint": not self.axes,
+        }  # fmt: skip
+        return {name for name, there in has.items() if there}
 
 
 # --- ways of calling --------------------------------------------------------------------------------------------------
@@ -128,8 +143,10 @@ VIDEO_AND_TEXT = ("hidden_states", "encoder_hidden_states")
 PLAIN = {"attn1": identity.plain}
 
 
-def _one(path: str, depth: int, streams: tuple[str, ...], attention: Mapping[str, Values]) -> dict[str, Stack]:
-    return {"blocks": Stack(path, depth, streams, attention)}
+def _one(
+    path: str, depth: int, streams: tuple[str, ...], attention: Mapping[str, Values], sound: tuple[str, ...] = ()
+) -> dict[str, Stack]:
+    return {"blocks": Stack(path, depth, streams, attention, sound=sound)}
 
 
 def _dual_and_single(dual: int, single: int) -> dict[str, Stack]:
@@ -163,6 +180,7 @@ FAMILIES = (
         checkpoint="genmo/mochi-1-preview",
         pipelines={"MochiPipeline": BATCHED_FLOAT32},
         stacks=_one("transformer_blocks", 48, VIDEO_AND_TEXT, {"attn1": identity.packed}),
+        text="after",
         batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
     ),
     Family(
@@ -220,6 +238,7 @@ FAMILIES = (
             "HunyuanSkyreelsImageToVideoPipeline": TRUE_CFG,
         },
         stacks=_dual_and_single(20, 40),
+        text="after",
         notes="embedded guidance runs without CFG: one pass and the weak one; true_cfg_scale > 1 is CFG",
     ),
     Family(
@@ -229,6 +248,8 @@ FAMILIES = (
         checkpoint="lllyasviel/FramePackI2V_HY",
         pipelines={"HunyuanVideoFramepackPipeline": replace(TRUE_CFG, float32=True)},
         stacks=_dual_and_single(20, 40),
+        layout="",
+        text="after",
     ),
     Family(
         name="hunyuan-1.5",
@@ -237,6 +258,7 @@ FAMILIES = (
         checkpoint="hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
         pipelines={"HunyuanVideo15Pipeline": GUIDER, "HunyuanVideo15ImageToVideoPipeline": GUIDER},
         stacks=_one("transformer_blocks", 54, VIDEO_AND_TEXT, {"attn": identity.joint}),
+        text="after",
     ),
     Family(
         name="ltx",
@@ -249,6 +271,7 @@ FAMILIES = (
             "LTXConditionPipeline": LTX,
         },
         stacks=_one("transformer_blocks", 28, VIDEO, PLAIN),
+        layout="packed",
         batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
     ),
     Family(
@@ -265,8 +288,9 @@ FAMILIES = (
         },
         stacks=_one(
             "transformer_blocks", 48, ("hidden_states", "audio_hidden_states"),
-            {"attn1": identity.plain, "audio_attn1": identity.plain},
+            {"attn1": identity.plain, "audio_attn1": identity.plain}, ("audio_attn1",),
         ),
+        layout="packed",
         batched=(
             "hidden_states", "audio_hidden_states", "encoder_hidden_states", "audio_encoder_hidden_states", "timestep",
             "audio_timestep", "sigma", "audio_sigma", "encoder_attention_mask", "audio_encoder_attention_mask",
@@ -287,6 +311,8 @@ FAMILIES = (
             "CogVideoXFunControlPipeline": COG,
         },
         stacks=_one("transformer_blocks", 42, VIDEO_AND_TEXT, {"attn1": identity.shared}),
+        layout="btchw",
+        text="before",
         batched=("hidden_states", "encoder_hidden_states", "timestep"),
     ),
     Family(
@@ -296,6 +322,8 @@ FAMILIES = (
         checkpoint="BestWishYsh/ConsisID-preview",
         pipelines={"ConsisIDPipeline": COG},
         stacks=_one("transformer_blocks", 42, VIDEO_AND_TEXT, {"attn1": identity.shared}),
+        layout="btchw",
+        text="before",
         batched=("hidden_states", "encoder_hidden_states", "timestep"),
         between=(("perceiver_cross_attention", "cross_attn_interval"),),
         notes="a skipped block keeps its face attention",
@@ -350,6 +378,7 @@ FAMILIES = (
             "EasyAnimateControlPipeline": BATCHED_RESCALE,
         },
         stacks=_one("transformer_blocks", 48, VIDEO_AND_TEXT, {"attn1": identity.joint}),
+        text="before",
         batched=(
             "hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_t5", "inpaint_latents",
             "control_latents",
@@ -365,6 +394,7 @@ FAMILIES = (
         stacks=_one("transformer_blocks", 20, VIDEO, PLAIN),
         batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
         learned_variance=True,
+        linear=True,
         notes="linear attention; the identity map gives V here too",
     ),
     Family(
@@ -386,6 +416,7 @@ FAMILIES = (
         model="Kandinsky5Transformer3DModel",
         checkpoint="kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers (Pro: 60 blocks)",
         pipelines={"Kandinsky5T2VPipeline": KANDINSKY, "Kandinsky5I2VPipeline": KANDINSKY},
+        layout="bthwc",
         stacks=_one("visual_transformer_blocks", 32, ("visual_embed",), {"self_attention": identity.kandinsky}),
     ),
     Family(
@@ -400,7 +431,9 @@ FAMILIES = (
                 "video_dec_block.self_attention": identity.kandinsky,
                 "audio_dec_block.self_attention": identity.kandinsky,
             },
+            ("audio_dec_block.self_attention",),
         ),
+        layout="bthwc",
         outputs=("video", "audio"),
     ),
     Family(
@@ -409,6 +442,7 @@ FAMILIES = (
         model="HeliosTransformer3DModel",
         checkpoint="BestWishYsh/Helios-Base",
         pipelines={"HeliosPipeline": SEPARATE_FLOAT32, "HeliosPyramidPipeline": HELIOS_PYRAMID},
+        layout="",
         stacks=_one("blocks", 40, VIDEO, PLAIN),
         notes="a window is of each chunk (and stage) of the video, which are runs of their own",
     ),
@@ -419,6 +453,7 @@ FAMILIES = (
         checkpoint="nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers",
         pipelines={"AnyFlowPipeline": BATCHED},
         stacks=_one("blocks", 40, VIDEO, PLAIN),
+        layout="btchw",
         batched=("hidden_states", "timestep", "r_timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
     ),
     Family(
@@ -428,6 +463,7 @@ FAMILIES = (
         checkpoint="Motif-Technologies/Motif-Video-2B",
         pipelines={"MotifVideoPipeline": GUIDER, "MotifVideoImage2VideoPipeline": GUIDER},
         stacks=_dual_and_single(20, 40),
+        text="after",
     ),
     Family(
         name="latte",
@@ -450,8 +486,8 @@ FAMILIES = (
         checkpoint="hpcai-tech/OpenSora-STDiT-v3",
         pipelines={"OpenSoraPipeline": BATCHED_FLOAT32},
         stacks={
-            "spatial": Stack("spatial_blocks", 28, VIDEO, PLAIN, axis="spatial"),
-            "temporal": Stack("temporal_blocks", 28, VIDEO, PLAIN, axis="temporal"),
+            "spatial": Stack("spatial_blocks", 28, VIDEO, PLAIN, axis="spatial", lie="tokens"),
+            "temporal": Stack("temporal_blocks", 28, VIDEO, PLAIN, axis="temporal", lie="tokens"),
         },
         batched=(
             "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "frame_mask", "fps",
@@ -473,9 +509,10 @@ FAMILIES = (
             ("resnets", "attentions"),
             {
                 "spatial": Half("attentions", "transformer_blocks", ("attn1",)),
-                "temporal": Half("attentions", "temporal_transformer_blocks", ("attn1",)),
+                "temporal": Half("attentions", "temporal_transformer_blocks", ("attn1",), lie="rows"),
             },
         ),
+        layout="btchw",
         batched=("sample", "encoder_hidden_states", "added_time_ids"),
         denoisers=("unet",),
         notes="The paper's 8th of 16 layers is up:0.",

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from skipguide import STG, families, guide, picture, plan, running
+from skipguide import asked, families, guide, picture, plan, running
 from skipguide.lab import models
 from skipguide.quirks import quiet_autocast
 from skipguide.record import Result, weights_sha256
-from skipguide.settings import SCALES, Generation, argument, parameters_of
+from skipguide.settings import Generation, argument, parameters_of
 from skipguide.video import Frames
 
 
@@ -190,12 +190,11 @@ def generate(
 @contextlib.contextmanager
 def _guided(pipe: Any, settings: Generation) -> Iterator[Callable[[], float]]:
     """Guidance on, if there is any; gives a function that tells the passes per step so far."""
-    terms = terms_of(settings)
-    if not terms:
+    terms, options = asked.terms_of(settings), asked.options_of(settings)
+    if not terms and options["cfg"] is options["restart"] is None:
         yield functools.partial(_plain_passes, pipe, [math.nan])
         return
-    assert settings.rescale is not None
-    with guide(pipe, terms, rescale=settings.rescale, orthogonalize=bool(settings.orthogonalize)) as handle:
+    with guide(pipe, terms, **options) as handle:
         yield lambda: handle.passes_per_step
 
 
@@ -211,31 +210,13 @@ def _plain_passes(pipe: Any, known: list[float]) -> float:
     return known[0]
 
 
-def terms_of(settings: Generation) -> list[STG]:
-    """What is skipped: one term per scale above 0, all on the same layers and steps.
-
-    Args:
-        settings: complete ones, as `settings.resolve` returns them.
-    """
-    assert settings.layers is not None
-    assert settings.skip is not None
-    assert settings.start is not None
-    assert settings.stop is not None
-    scales = {axis: getattr(settings, name) for name, axis in SCALES.items()}
-    return [
-        STG(list(settings.layers), scale, settings.skip, axis, settings.start, settings.stop)
-        for axis, scale in scales.items()
-        if scale
-    ]
-
-
 class _Clock:
     """The pipeline's callback: times the steps and passes them on."""
 
     def __init__(self, pipe: Any, settings: Generation, passes_per_step: Callable[[], float], on_step: OnStep | None):
         assert settings.steps is not None
         self.steps, self.passes_per_step, self.on_step = settings.steps, passes_per_step, on_step
-        self.on_gpu = pipe.device.type == "cuda"
+        self.on_gpu, self.repeats = pipe.device.type == "cuda", settings.restart is not None
         self.times = [time.perf_counter()]
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -244,8 +225,8 @@ class _Clock:
             torch.cuda.synchronize()  # else this measures how fast work is handed to the GPU
         self.times.append(time.perf_counter())
         if self.on_step is not None:
-            left = (self.steps - index - 1) * self.seconds_per_step()
-            self.on_step(Step(index + 1, self.steps, passes, left))
+            steps = len(pipe.scheduler.timesteps) if self.repeats else self.steps
+            self.on_step(Step(index + 1, steps, passes, (steps - index - 1) * self.seconds_per_step()))
         return {}
 
     def seconds_per_step(self) -> float:

@@ -52,10 +52,10 @@ def push(
 
 def _as_long(difference: Tensor, c: Tensor, channels: int | None) -> Tensor:
     """The difference with the length NORM_SHARE ||c||, per sample; a zero one stays zero."""
-    wide, other = (value.to(torch.promote_types(value.dtype, torch.float32)) for value in (difference, c))
-    square = _inner(wide, wide, channels)
-    ratio = (_inner(other, other, channels) / square.where(square > 0, 1.0)).sqrt()
-    return (NORM_SHARE * ratio * wide).to(difference.dtype)
+    far, near = wide(difference), wide(c)
+    square = inner(far, far, channels)
+    ratio = (inner(near, near, channels) / square.where(square > 0, 1.0)).sqrt()
+    return (NORM_SHARE * ratio * far).to(difference.dtype)
 
 
 def orthogonal(differences: Sequence[Tensor], channels: int | None = None) -> list[Tensor]:
@@ -71,17 +71,27 @@ def orthogonal(differences: Sequence[Tensor], channels: int | None = None) -> li
     """
     found: list[Tensor] = []
     for D_t in differences:
-        rest = D_t.to(torch.promote_types(D_t.dtype, torch.float32))
+        rest = wide(D_t)
         for D_s in found:
-            square = _inner(D_s, D_s, channels)
-            rest = rest - _inner(rest, D_s, channels) / square.where(square > 0, 1.0) * D_s
+            rest = rest - share(rest, D_s, channels) * D_s
         found.append(rest)
     return [rest.to(D_t.dtype) for rest, D_t in zip(found, differences, strict=True)]
 
 
-def _inner(a: Tensor, b: Tensor, channels: int | None) -> Tensor:
-    """Per sample, in the shape `(B, 1, ...)`."""
+def share(a: Tensor, b: Tensor, channels: int | None = None) -> Tensor:
+    """How much of b is in a, <a, b> / <b, b>, per sample in the shape `(B, 1, ...)`; 0 where b is zero."""
+    square = inner(b, b, channels)
+    return inner(a, b, channels) / square.where(square > 0, 1.0)
+
+
+def inner(a: Tensor, b: Tensor, channels: int | None = None) -> Tensor:
+    """<a, b> of some channels, or of all, per sample in the shape `(B, 1, ...)`."""
     return (a[:, :channels] * b[:, :channels]).sum(tuple(range(1, a.ndim)), keepdim=True)
+
+
+def wide(value: Tensor) -> Tensor:
+    """In float32 at least: squares and their sums are beyond half precision."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def combine(

@@ -23,10 +23,10 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from torch import nn
 
-from skipguide import families, guidance, layers, skips
+from skipguide import checks, families, guidance, layers, skips
 from skipguide.branch import Branch
 from skipguide.families import FAMILIES, Family
-from skipguide.terms import STG, Layer
+from skipguide.terms import STG, Layer, Random
 
 Tensor = torch.Tensor
 
@@ -87,12 +87,9 @@ class SkipGuidance(BaseGuidance):
         more = [_term(entry) for entry in terms]
         if not own and not more:
             raise ValueError("SkipGuidance needs layers to skip, but got none. Write SkipGuidance(layers=[34]).")
-        if any(term.every > 1 for term in (*own, *more)):
-            raise ValueError(
-                "SkipGuidance runs its weak passes at every guided step, but got a term with every above 1. Leave it "
-                "out, or use guide(), which knows it."
-            )
-        self.terms = tuple(dataclasses.replace(term, layers=list(term.layers)) for term in (*own, *more))
+        for term in (*own, *more):
+            _check_term(term)
+        self.terms = tuple(dataclasses.replace(term, layers=_named(term)) for term in (*own, *more))
         self.layers, self.scale, self.skip, self.axis, self.start, self.stop = layers, scale, skip, axis, start, stop
         self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, rescale, share_prefix
         self.orthogonalize, self.cfg_start, self.cfg_stop = orthogonalize, cfg_start, cfg_stop
@@ -248,13 +245,11 @@ class SkipGuidance(BaseGuidance):
 
     def _swaps(self, branch: Branch, batch: str) -> Sequence[skips.Swap]:
         """What stands where in the forward of a batch."""
-        weak = dict(zip(self._weak_terms(), branch.weak, strict=True))
-        if batch in weak:
-            return weak[batch].swaps()
-        active = [name for name in self._batches() if name in weak]
-        if batch == UNCOND or branch.strong is None or not active:
-            return []
-        return branch.strong.swaps({weak[name].first for name in active})
+        names = list(self._weak_terms())
+        if batch in names:
+            return branch.weak[names.index(batch)].swaps()
+        active = [names.index(name) for name in self._batches() if name in names]
+        return branch.recordings(active) if active and batch != UNCOND else []
 
     def _branch(self, denoiser: nn.Module) -> Branch:
         """What is needed to weaken a denoiser: made once, so that torch.compile meets the same modules in every run,
@@ -315,12 +310,9 @@ class SkipGuidance(BaseGuidance):
         weaks, here = list(pred_weak.values()), [terms[name] for name in pred_weak]
         scales, normalized = [term.scales(1, self._step)[0] for term in here], [term.normalize for term in here]
         phi = self.rescale if weaks else 0.0
-        if (
-            u is not None and self.use_original_formulation
-        ):  # not g + 1 in combine(): to the bit what CFG's guider gives
-            D = guidance.rescale(
-                c + g * (c - u) + guidance.push(c, weaks, scales, self.orthogonalize, None, normalized), c, phi
-            )
+        if u is not None and self.use_original_formulation:  # not with g + 1: to the bit what CFG's guider gives
+            push = guidance.push(c, weaks, scales, self.orthogonalize, None, normalized)
+            D = guidance.rescale(c + g * (c - u) + push, c, phi)
         else:
             D = guidance.combine(c, u, g, weaks, scales, phi, self.orthogonalize, normalized)
         return GuiderOutput(pred=D, pred_cond=c, pred_uncond=u)  # type: ignore[call-arg]  # a dataclass only in spirit
@@ -361,10 +353,31 @@ def _term(entry: Any) -> STG:
     return STG(**entry)
 
 
+def _check_term(term: STG) -> None:
+    """See that a term is one that a step's batches can be made for, whatever the step."""
+    beyond = {
+        "every above 1": term.every > 1,
+        "layers drawn at each step": isinstance(term.layers, Random),
+        "a weak model of its own": term.weak is not None,
+        f'skip="{term.skip}"': term.skip not in ("residual", "attention"),
+    }
+    found = [name for name, is_so in beyond.items() if is_so]
+    if found:
+        raise ValueError(
+            f"SkipGuidance skips named layers, their residual or attention, at every guided step, but got a term with "
+            f"{', '.join(found)}. Leave it out, or use guide(), which knows it."
+        )
+
+
+def _named(term: STG) -> list[Layer]:
+    assert not isinstance(term.layers, Random)  # _check_term() saw to it
+    return list(term.layers)
+
+
 def _written(term: STG) -> dict[str, Any]:
     """A term in JSON."""
     scale = list(term.scale) if isinstance(term.scale, (list, tuple)) else term.scale
-    return {**dataclasses.asdict(term), "layers": list(term.layers), "scale": scale}  # they may have been tuples
+    return {**dataclasses.asdict(term), "layers": _named(term), "scale": scale}  # they may have been tuples
 
 
 def _check(layers: Any, own: Mapping[str, Any], rescale: Any) -> None:
@@ -375,5 +388,4 @@ def _check(layers: Any, own: Mapping[str, Any], rescale: Any) -> None:
         raise ValueError(
             f"{', '.join(changed)} needs layers to belong to, but layers is None. Pass layers, or write it in terms."
         )
-    if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
-        raise ValueError(f"rescale must be a number from 0 (off) to 1, but got {rescale!r}. The paper uses 0.7.")
+    checks.check_number("rescale", rescale, 0.0, 1.0, "0 is off, the paper uses 0.7")

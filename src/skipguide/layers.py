@@ -2,40 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
 
-from skipguide import guidance
+from skipguide import guidance, kinds, weakening
 from skipguide.families import Family
 from skipguide.prefix import Place
-from skipguide.terms import SLG, STG
+from skipguide.terms import SLG, STG, Random
 
 Term = STG | SLG
 
 
 def resolve(family: Family, places: Sequence[Place], term: Term) -> list[int]:
-    """The layers of a term as sorted positions in the chain of blocks.
+    """The layers of a term as sorted positions in the chain of blocks; of a Random all that may be drawn.
 
     Raises:
         ValueError: for a layer out of range, an unknown stack, or a skip or axis that the family does not have.
     """
     _check_axis(family, term)
+    _check_skip(family, term)
     if isinstance(term, STG) and term.audio_scale is not None and "audio" not in family.outputs:
         raise ValueError(
             f"audio_scale is for models that make sound, but {family.name} makes none. Leave audio_scale=None."
         )
+    if isinstance(term.layers, Random):
+        return _middle(family, places, term)
     found = [k for layer in term.layers for k in _positions(family, places, layer, term.axis)]
     twice = next((k for k in found if found.count(k) > 1), None)
     if twice is not None:
         name = places[twice].address if len(family.stacks) > 1 else places[twice].index
         raise ValueError(f"each layer may be named once, but {name} is named repeatedly. Remove the copies.")
-    if term.skip == "attention" and not all(places[k].stack.attention for k in found):
-        raise ValueError(
-            f'skip must be one that {family.name} has (residual), but got {term.skip!r}. Use skip="residual".'
-        )
     return sorted(found)
+
+
+def _check_skip(family: Family, term: Term) -> None:
+    reason = kinds.reason_against(term.skip, family.traits)
+    if reason:
+        raise ValueError(
+            f"skip must be one that {family.name} has ({', '.join(kinds.available(family.traits))}), but got "
+            f'{term.skip!r}: {reason}. Use skip="residual".'
+        )
+
+
+def _middle(family: Family, places: Sequence[Place], term: Term) -> list[int]:
+    """What a Random may draw: all blocks (of its axis) but the first and the last of each stack that runs in turn."""
+    if family.unet:
+        raise ValueError(
+            f"a Random draws from blocks that are alike, but the layers of {family.model} differ in size. Name some, "
+            'as in layers=["up:0"].'
+        )
+    mine = [k for k, place in enumerate(places) if term.axis in (None, place.axis)]
+    ranks = {k: places[k].index if family.paired else k for k in mine}
+    found = [k for k in mine if min(ranks.values()) < ranks[k] < max(ranks.values())]
+    if not found:
+        raise ValueError(
+            f"a Random needs blocks between the first and the last one, but this {family.model} has {len(mine)}. Name "
+            "layers."
+        )
+    return found
+
+
+def drawn(middle: Sequence[int], count: int, term: STG, step: int) -> tuple[int, ...]:
+    """The positions that a Random skips at a step, sorted.
+
+    Args:
+        middle: what `resolve` returned.
+        count: of all blocks of the term's axis.
+    """
+    assert isinstance(term.layers, Random)
+    number = min(max(1, round(term.layers.share * count)), len(middle))
+    order = weakening.order_of(len(middle), term.seed, step, "layers")
+    return tuple(sorted(middle[int(i)] for i in order[:number]))
 
 
 def _positions(family: Family, places: Sequence[Place], layer: int | str, axis: str | None) -> list[int]:
@@ -119,6 +158,23 @@ def check_window(term: Term, num_steps: int) -> None:
             f"the window start={term.start}, stop={term.stop} must select a step, but selects none of the "
             f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
         )
+
+
+def check_backends(places: Sequence[Place], changed: Collection[int]) -> None:
+    """See that the attentions of these places end in torch's own, which is where a weakening meets them.
+
+    Raises:
+        ValueError: for one that is set to another backend.
+    """
+    for k in changed:
+        for (owner, name), _ in places[k].attention():
+            backend = getattr(getattr(owner._modules[name], "processor", None), "_attention_backend", None)
+            chosen = str(getattr(backend, "value", backend or "native"))
+            if "native" not in chosen:
+                raise ValueError(
+                    f'"soft", "blur" and "frames" need attention by torch itself, but that of "{places[k].address}" is '
+                    f'by {chosen}. Call .set_attention_backend("native"), or use another skip.'
+                )
 
 
 def check_guider(guider: Any) -> int:

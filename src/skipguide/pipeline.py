@@ -24,6 +24,7 @@ from torch import nn
 
 from skipguide import families, guidance, layers, rules, running, skips
 from skipguide.branch import Branch
+from skipguide.options import Options, published_rescale, unpacked
 from skipguide.plan import Plan
 from skipguide.restart import Restart, Restarting, checked
 from skipguide.step import Kept, Passes, Step
@@ -73,124 +74,60 @@ def guide(
             a scheduler on which a restart is not known to be right, or a model with a cache that they would spoil.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
-    family = families.family_of(pipe)
-    restarts = checked(restart)
-    if cfg is not None and not isinstance(cfg, rules.Rule):
-        raise ValueError(f"cfg must be an APG, CFGZero, TCFG or Interval, but got {cfg!r}. Write cfg=APG().")
-    schedule, written = _unpacked(terms, alone=bool(restarts) or cfg is not None)
-    if rescale is None:
-        rescale = max((term.preset_rescale for term in written if isinstance(term, STG)), default=0.0)
-    if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
-        raise ValueError(f"rescale must be a number from 0 (off) to 1, but got {rescale!r}. The paper uses 0.7.")
-    if rescale_space not in ("prediction", "data"):
-        raise ValueError(
-            f'rescale_space must be "prediction" or "data", but got {rescale_space!r}. Choose one of them.'
-        )
-    if rescale and not written and not schedule and (cfg is None or isinstance(cfg, rules.Interval)):
-        raise ValueError(
-            f"rescale holds at steps with a term or a rule, but got {rescale!r} without any. Add a term, or leave it "
-            "out."
-        )
-    _check_orthogonalize(orthogonalize, schedule, written)
-    denoisers = families.denoisers_of(pipe, family)
-    if any(denoiser in _GUIDED for denoiser in denoisers):
+    family, restarts = families.family_of(pipe), checked(restart)
+    schedule, single = unpacked(terms, alone=bool(restarts) or cfg is not None)
+    phi = published_rescale(single) if rescale is None else rescale
+    options = Options(single, schedule, phi, rescale_space, orthogonalize, cfg, restarts, share_prefix)
+    _check_weak_models(pipe, family, single)
+    if any(denoiser in _GUIDED for denoiser in families.denoisers_of(pipe, family)):
         raise RuntimeError(
             f"guide() needs an unguided pipeline, but this {type(pipe).__name__} (or one that shares its "
             f"{family.denoisers[0]}) is guided already. Call .remove() on that handle or leave its with-block first; "
             "several terms go into one guide()."
         )
-    branches = {denoiser: Branch(family, denoiser, written, share_prefix) for denoiser in denoisers}
-    return Guide(
-        pipe,
-        family,
-        branches,
-        written,
-        schedule,
-        float(rescale),
-        rescale_space,
-        share_prefix,
-        orthogonalize,
-        cfg,
-        restarts,
-    )
+    return Guide(pipe, family, options)
 
 
-def _check_orthogonalize(orthogonalize: Any, schedule: Schedule | None, terms: Sequence[Term]) -> None:
-    several = schedule is None and sum(isinstance(term, STG) for term in terms) > 1
-    if not isinstance(orthogonalize, bool) or (orthogonalize and not several):
-        came = "a Schedule, one term at a time" if schedule else f"{len(terms)} term{'s' * (len(terms) > 1)}"
+def _check_weak_models(pipe: Any, family: families.Family, terms: Sequence[Term]) -> None:
+    models = [term.weak for term in terms if isinstance(term, STG) and term.weak is not None]
+    count = len(families.denoisers_of(pipe, family))
+    if models and count > 1:
         raise ValueError(
-            f"orthogonalize must be True or False, and True needs two STG terms or more, but got {orthogonalize!r} "
-            f"with {came}. Leave it out, or add a term."
+            f"weak is one model in the place of one denoiser, but this {type(pipe).__name__} divides the run between "
+            f"{count}. Skip layers instead."
         )
-
-
-def _unpacked(terms: Sequence[Any], alone: bool) -> tuple[Schedule | None, tuple[Term, ...]]:
-    """A Schedule if there is one, and the terms: its bins' own, in the order of its bins.
-
-    Args:
-        alone: whether there is something to do without any term.
-
-    Raises:
-        ValueError: for no terms, something else, or a Schedule beside others.
-    """
-    terms = [term for given in terms for term in (given if isinstance(given, (list, tuple)) else [given])]
-    if len(terms) == 1 and isinstance(terms[0], Schedule):
-        bins = [entry for entry in terms[0].bins if entry.scale > 0]
-        return terms[0], tuple(entry.term() for entry in bins)
-    if not (terms or alone) or not all(isinstance(term, (STG, SLG)) for term in terms):
-        came = ", ".join(type(term).__name__ for term in terms) or "none"
-        raise ValueError(
-            f"guide() needs one or more STG or SLG terms, or one Schedule, but got {came}. Write guide(pipe, "
-            "STG(layers=[34]))."
-        )
-    return None, tuple(terms)
+    if any(model in _GUIDED for model in models):
+        raise RuntimeError("weak must be a model that is not guided itself, but it is. Call .remove() on that handle.")
 
 
 class Guide:
     """The handle that guide() returns."""
 
-    def __init__(
-        self,
-        pipe: Any,
-        family: families.Family,
-        branches: dict[nn.Module, Branch],
-        terms: tuple[Term, ...],
-        schedule: Schedule | None,
-        rescale: float,
-        rescale_space: str,
-        share_prefix: bool,
-        orthogonalize: bool,
-        rule: rules.Rule | None,
-        restarts: Sequence[Restart],
-    ):
-        self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
-        self.terms, self.rescale, self.share_prefix, self.orthogonalize = terms, rescale, share_prefix, orthogonalize
-        self.rule, self.rescale_space, self.passes = rule, rescale_space, Passes()
+    def __init__(self, pipe: Any, family: families.Family, options: Options):
+        self.pipe, self.family, self.calls, self.options = pipe, family, families.calls_of(pipe), options
+        self.terms, self.rule, self.passes = options.terms, options.rule, Passes()
         self._told = False  # in this run: the weak passes know their inputs
         self._memories: dict[int, rules.Memory] = {}  # of the rule, per output
         self._kept: dict[tuple[Branch, int], Kept] = {}  # of terms that do not run at every step
-        self._branches = branches
+        self._branches = {denoiser: self._branch(denoiser) for denoiser in families.denoisers_of(pipe, family)}
         self._step: Step | None = None
         self._run: Tensor | None = None  # the timesteps of the run under way: schedulers make new ones for each run
         self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a call is under way
         self._inside = False  # a weak pass is under way: the hooks below let it through
-        self._restarting = Restarting(pipe.scheduler, restarts, pipe) if restarts else None
-        named = {
-            'APG in the space of the data (space="data")': isinstance(rule, rules.APG) and rule.space == "data",
-            'rescaling in the space of the data (rescale_space="data")': rescale_space == "data",
-        }
-        in_data = " and ".join(name for name, on in named.items() if on)
-        self._plan = Plan(pipe, family, terms, schedule, rescale, rule, in_data, self._restarting)
+        self._restarting = Restarting(pipe.scheduler, options.restarts, pipe) if options.restarts else None
+        self._plan = Plan(pipe, family, options, self._restarting)
         self._hooks = []
         before: Any = torch.compiler.disable(self._before)
         after: Any = torch.compiler.disable(self._after)
-        for denoiser in branches:
+        for denoiser in self._branches:
             self._hooks += [
                 denoiser.register_forward_pre_hook(before, with_kwargs=True),
                 denoiser.register_forward_hook(after, with_kwargs=True, always_call=True),
             ]
             _GUIDED.add(denoiser)
+
+    def _branch(self, denoiser: nn.Module) -> Branch:
+        return Branch(self.family, denoiser, self.terms, self.options.share_prefix)
 
     def remove(self) -> None:
         """Take everything off the pipeline again; a second call does nothing."""
@@ -214,6 +151,11 @@ class Guide:
         self.remove()
 
     @property
+    def rescale(self) -> float:
+        """phi: what was asked for, or what was published with the preset."""
+        return self.options.rescale
+
+    @property
     def passes_per_step(self) -> float:
         """Forward passes of one sample, per step and prompt, in the last run; nan before it."""
         return self.passes.per_step
@@ -226,8 +168,10 @@ class Guide:
         self._tidy()  # after a call that raised
         step = self._step_of_this_call()
         branch = self._branches[denoiser]
-        if step.done == 0 and step.active and branch.strong is not None:
-            self._undo = skips.put(branch.strong.swaps({branch.weak[j].first for j in step.active}))
+        if step.done == 0 and (step.active or step.weakened):
+            branch.begin(step.index)
+            branch.see(args, kwargs)
+            self._undo = skips.put(branch.recordings(step.active))
         if step.done == 1 and step.cfg and not step.split:  # of separate calls the second one is uncond
             self._undo = skips.put(branch.idle() if step.alone else self._weakened(branch, step))
         if step.done > 0 or not step.split:
@@ -252,7 +196,8 @@ class Guide:
             index = plan.first_index() if step is None else 0
         else:
             index = 0 if step is None else step.index + 1
-            index = 0 if index >= plan.num_steps() else index  # the next segment of a video, with the same timesteps
+            if index >= plan.num_steps():  # the next segment of a video, with the same timesteps
+                index, self._kept, self._memories = 0, {}, {}
         self._step = step = plan.step_of(frame, index)
         self.passes.steps += 1
         self.passes.strong += step.passes
@@ -264,7 +209,7 @@ class Guide:
         self._plan.begin()
         for denoiser, branch in self._branches.items():
             if not branch.is_current():  # FreeNoise was switched on, adapters were loaded
-                self._branches[denoiser] = Branch(self.family, denoiser, self.terms, self.share_prefix)
+                self._branches[denoiser] = self._branch(denoiser)
         for denoiser in self._branches:
             layers.check_company(denoiser, self.family)  # again: a cache can be switched on after guide()
 
@@ -308,7 +253,7 @@ class Guide:
         normalized = [isinstance(term, STG) and term.normalize for term in terms]
         step.push = tuple(
             guidance.push(
-                c, [weak[k] for weak in weaks], self._scales(step, k), self.orthogonalize, channels, normalized
+                c, [weak[k] for weak in weaks], self._scales(step, k), self.options.orthogonalize, channels, normalized
             )
             for k, c in enumerate(step.c)
         )
@@ -352,7 +297,7 @@ class Guide:
 
     def _uncond_half(self, branch: Branch, step: Step) -> tuple[Tensor, ...]:
         inputs = self._rows(step.inputs, skips.UNCOND)
-        return self._predictions(self._pass(branch, (), inputs, self._weakened(branch, step)))
+        return self._predictions(self._pass(branch.denoiser, (), inputs, self._weakened(branch, step)))
 
     def _later(self, step: Step, output: Any) -> Any:
         """A call after the first one: uncond, or one for guidance of the pipeline's own."""
@@ -404,7 +349,7 @@ class Guide:
         return self._rescaled_by(step, D, c)
 
     def _rescaled_by(self, step: Step, D: Tensor, c: Tensor) -> Tensor:
-        if self.rescale_space == "prediction":
+        if self.options.rescale_space == "prediction":
             return guidance.rescale(D, c, step.phi)
         wide = c.to(torch.promote_types(c.dtype, torch.float32))
         data, b = self._plan.data(step, wide)
@@ -425,18 +370,18 @@ class Guide:
             return tuple(own - difference for own, difference in zip(c, kept.differences, strict=True))
         weak = branch.weak[j]
         self.passes.runs[weak] += 1
-        found = self._predictions(self._pass(branch, args, kwargs, weak.swaps()))
+        found = self._predictions(self._pass(weak.denoiser, args, kwargs, weak.swaps()))
         if every > 1:
             self._kept[branch, j] = Kept(tuple(own - p for own, p in zip(c, found, strict=True)))
         return found
 
     def _pass(
-        self, branch: Branch, args: tuple[Any, ...], kwargs: Mapping[str, Any], swaps: Sequence[skips.Swap]
+        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], swaps: Sequence[skips.Swap]
     ) -> Any:  # fmt: skip
         try:
             self._inside = True
             with skips.swapped(swaps):
-                return branch.denoiser(*args, **kwargs)
+                return denoiser(*args, **kwargs)
         finally:
             self._inside = False
 

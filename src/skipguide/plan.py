@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 
 from skipguide import families, guidance, layers, rules, running, scheduling
+from skipguide.options import Options, guiding
 from skipguide.restart import Restarting
 from skipguide.step import Step
-from skipguide.terms import SLG, STG, Schedule
+from skipguide.terms import SLG, STG
 
 Tensor = torch.Tensor
 Term = STG | SLG
@@ -21,28 +21,22 @@ class Plan:
     """Of one guided pipeline.
 
     Args:
-        schedule: in the place of windows and scales of `terms`, which are then its bins' own, in their order.
-        rescale: phi of the guided steps; a schedule has its own.
-        rule: in the place of u + g (c - u).
-        in_data: what of all this speaks of estimates of the data, for errors; "" for nothing.
+        options: what was asked for.
         restarting: what makes the run longer.
     """
 
-    def __init__(
-        self, pipe: Any, family: families.Family, terms: Sequence[Term], schedule: Schedule | None, rescale: float,
-        rule: rules.Rule | None, in_data: str, restarting: Restarting | None,
-    ):  # fmt: skip
+    def __init__(self, pipe: Any, family: families.Family, options: Options, restarting: Restarting | None):
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
-        self.terms, self.schedule, self.rescale, self.rule = terms, schedule, rescale, rule
-        self.in_data, self.restarting = in_data, restarting
+        self.options, self.restarting = options, restarting
+        self.terms, self.schedule, self.rule = options.terms, options.schedule, options.rule
         self._had_cfg = False  # so far in this run
         self._sigmas: list[float] = []  # of the run, for a schedule
-        self._levels: list[float] = []  # noise levels, where something speaks of data
+        self._to_data: list[tuple[float, float]] = []  # of the run, where something speaks of data
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """A run begins: see that the terms, the rule and the restarts are for it.
+        """A run begins: see that all is for it, and find out what stays as it is.
 
         Raises:
             ValueError: if they are not.
@@ -50,7 +44,8 @@ class Plan:
         """
         self._had_cfg = False
         self._check_restarts()
-        self._begin_rule()
+        self._check_rule()
+        self._to_data = self._to_data_of_run() if self.options.in_data else []
         self._check_windows(self.position(0)[1])
         self._sigmas = self._sigmas_of_run() if self.schedule else []
 
@@ -66,16 +61,8 @@ class Plan:
                 "before the pipeline."
             )
 
-    def _begin_rule(self) -> None:
-        """See that the run is one for the rule.
-
-        Raises:
-            ValueError: for a scheduler of which is not known what the rule needs.
-        """
+    def _check_rule(self) -> None:
         scheduler, rule = self.pipe.scheduler, self.rule
-        if self.in_data:
-            scheduling.kind_of(scheduler, self.in_data)
-            self._levels = scheduling.levels(scheduler)[0]
         if isinstance(rule, rules.CFGZero) and rule.zero_steps:
             what = "CFG-Zero* with zero_steps above 0"
             if scheduling.kind_of(scheduler, what) != "flow":
@@ -83,6 +70,18 @@ class Plan:
                     f"{what} needs flow matching, where a prediction of zero leaves the sample as it is, but this "
                     f"pipeline has {type(scheduler).__name__}. Write CFGZero(zero_steps=0)."
                 )
+
+    def _to_data_of_run(self) -> list[tuple[float, float]]:
+        """(a, b) of x_0 = a x + b F at each of the scheduler's timesteps: one transfer from the device per run.
+
+        Raises:
+            ValueError: for a scheduler of which that is not known.
+        """
+        scheduler, what = self.pipe.scheduler, self.options.in_data
+        scheduling.kind_of(scheduler, what)
+        before, _ = scheduling.levels(scheduler)
+        kind = scheduling.kind_in_run(scheduler, max(before), what)
+        return [scheduling.to_data(scheduler, kind, level, what) for level in before]
 
     def first_index(self) -> int:
         """The step of a run that was under way when guide() was called, from a callback; else 0."""
@@ -162,7 +161,7 @@ class Plan:
         step.zero = isinstance(self.rule, rules.CFGZero) and i < self.rule.zero_steps
         step.rule = not isinstance(self.rule, rules.Interval)
         if step.rule and self.schedule is None:
-            step.phi = self.rescale
+            step.phi = self.options.rescale
         if step.alone or step.zero:
             step.weakened = ()
         if step.zero:
@@ -201,12 +200,11 @@ class Plan:
         """Which terms are on at step `index`, phi, and g where it is not the pipeline's."""
         if self.schedule is None:
             on = [j for j, term in enumerate(self.terms) if self._is_on(term, index)]
-            return on, self.rescale if on else 0.0, None
+            return on, self.options.rescale if on else 0.0, None
         here = self.schedule.at(self._sigmas[index])
         if here is None:
             return [], 0.0, None
-        guiding = [entry for entry in self.schedule.bins if entry.scale > 0]  # as _unpacked made the terms
-        on = [j for j, entry in enumerate(guiding) if entry is here]
+        on = [j for j, entry in enumerate(guiding(self.schedule)) if entry is here]
         return on, here.rescale, here.guidance_scale
 
     def _sigmas_of_run(self) -> list[float]:
@@ -258,17 +256,13 @@ class Plan:
         Raises:
             ValueError: if the pipeline's latents are of another shape than what the model predicts.
         """
-        frame, level = running.frame_of(self.pipe), self._levels[self._offset() + step.index]
-        assert frame is not None
-        latents = running.value(self.pipe, frame, "latents")
-        if not torch.is_tensor(latents) or latents.shape != c.shape:
+        latents = running.tensor(self.pipe, "latents", c.shape)
+        if latents is None:
             raise ValueError(
-                f"{self.in_data} needs latents of the shape of a prediction, {tuple(c.shape)}, but this pipeline has "
-                f'{tuple(getattr(latents, "shape", ()))}. Use space="prediction".'
+                f"{self.options.in_data} needs latents of the shape of a prediction, {tuple(c.shape)}, but "
+                f'{type(self.pipe).__name__} has none. Use space="prediction".'
             )
-        scheduler = self.pipe.scheduler
-        kind = scheduling.kind_in_run(scheduler, max(self._levels), self.in_data)
-        a, b = scheduling.to_data(scheduler, kind, level, self.in_data)
+        a, b = self._to_data[self._offset() + step.index]
         return a * latents.to(c.dtype) + b * c, b
 
 

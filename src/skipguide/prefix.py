@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from skipguide import flops, skips
+from skipguide import flops, kinds, skips, weakening
 from skipguide.families import Family, Half, Stack, UNet, Values
 
 
@@ -60,6 +60,16 @@ class Place:
         for path, values in paths.items():
             owner, _, name = path.rpartition(".")
             yield (self.block.get_submodule(owner), name), values
+
+    def sounds(self) -> set[skips.Entry]:
+        """Those of them that see sound instead of a video."""
+        parts = [path.rpartition(".") for path in self.stack.sound]
+        return {(self.block.get_submodule(owner), name) for owner, _, name in parts}
+
+    @property
+    def lie(self) -> str:
+        """As for weakening.Shuffled."""
+        return self.stack.lie if self.half is None else self.half.lie
 
 
 def chain(family: Family, denoiser: nn.Module) -> tuple[Place, ...]:
@@ -154,20 +164,30 @@ class Strong:
                 memory.outputs.clear()
 
 
+@dataclasses.dataclass(frozen=True)
+class How:
+    """What a weak pass takes beside the layers and the kind of skip."""
+
+    moment: weakening.Moment | None = None  # None for kinds of the paper alone
+    strength: float | None = None
+    seed: int = 0
+
+
 class WeakPass:
     """One weakened model: which places of the chain are skipped and how.
 
     Args:
         skipped: positions in the chain, sorted, not empty.
-        skip: "residual" or "attention".
+        skip: one of `kinds.KINDS`.
         strong: where the strong pass keeps the state to start from; None for a pass that is always run in full.
+        how: what kinds that are not the paper's own need to know.
     """
 
     def __init__(
         self, family: Family, denoiser: nn.Module, places: Sequence[Place], skipped: Sequence[int], skip: str,
-        strong: Strong | None,
+        strong: Strong | None, how: How = How(),
     ):  # fmt: skip
-        self.family, self.denoiser = family, denoiser
+        self.family, self.denoiser, self.how = family, denoiser, how
         self.places, self.skipped, self.skip, self.strong = places, tuple(skipped), skip, strong
         self.full = _once(swap for k in skipped for swap in self._weakened(k, None))
         self.shared = [] if strong is None else _once(self._sharing(strong))
@@ -200,11 +220,33 @@ class WeakPass:
         if self.skip == "residual":
             for entry in returning(self.places, k, self.skipped):
                 yield *entry, skips.Skipped(skips.child(*entry), place.stack.streams, source)
-            return
-        for entry, values in place.attention():
-            yield *entry, skips.IdentityAttention(skips.child(*entry), values)
-        if source is not None:
-            yield *place.entry, skips.Resumed(place.block, place.stack.streams, source)
+        elif self.skip == "shuffle":
+            yield from self._shuffled(place, source)
+        else:
+            for entry, values in place.attention():
+                yield *entry, self._attention(place, entry, values)
+            if source is not None:
+                yield *place.entry, skips.Resumed(place.block, place.stack.streams, source)
+
+    def _attention(self, place: Place, entry: skips.Entry, values: Values) -> skips.StandIn:
+        real = skips.child(*entry)
+        if self.skip == "attention":
+            return skips.IdentityAttention(real, values)
+        seen = self._seen(place, sound=entry in place.sounds())
+        return weakening.Changed(real, self.skip, seen, kinds.strength_of(self.skip, self.how.strength))
+
+    def _shuffled(self, place: Place, source: skips.Recording | None) -> Iterator[skips.Swap]:
+        seen = self._seen(place)
+        for n, entry in enumerate([place.entry] if place.half is None else place.inside()):
+            name = f"{place.address} {place.axis} {n}"
+            yield *entry, weakening.Shuffled(
+                skips.child(*entry), place.stack.streams, source, seen, place.lie, self.how.seed, name,
+                restored=place.half is None,
+            )  # fmt: skip
+
+    def _seen(self, place: Place, sound: bool = False) -> weakening.Seen:
+        assert self.how.moment is not None
+        return weakening.Seen(self.how.moment, place.axis, self.family.text, sound)
 
     def _sharing(self, strong: Strong) -> Iterator[skips.Swap]:
         recording = strong.recordings.get(self.first)
@@ -247,7 +289,10 @@ class WeakPass:
         model = flops.without_weights(self.denoiser)
         places = chain(self.family, model)
         strong = Strong(self.family, model, places, {self.first}) if shared else None
-        weak = WeakPass(self.family, model, places, self.skipped, self.skip, strong)
+        moment = weakening.Moment(self.family.layout, self.denoiser.config)  # type: ignore[arg-type]
+        moment.see(self.inputs)
+        how = dataclasses.replace(self.how, moment=moment)
+        weak = WeakPass(self.family, model, places, self.skipped, self.skip, strong, how)
         with skips.swapped(strong.swaps({self.first}) if strong else []):
             whole = flops.count(model, self.inputs)
         with skips.swapped(weak.swaps()):

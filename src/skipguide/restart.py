@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from skipguide import running, scheduling, skips
+from skipguide import checks, guidance, running, scheduling, skips
 
 Tensor = torch.Tensor
 
@@ -58,17 +58,10 @@ class Restart:
                 f"a Restart needs sigma=(t_min, t_max) or window=(start, stop), but got {len(given)} of the two. Write "
                 "Restart(window=(0.4, 0.6))."
             )
-        name = "sigma" if self.sigma is not None else "window"
-        pair, top = tuple(given[0]), math.inf if self.sigma is not None else 1.0
-        if len(pair) != 2 or not all(_is_number(value) for value in pair) or not 0 <= pair[0] < pair[1] <= top:
-            limit = "" if top == math.inf else " <= 1"
-            raise ValueError(
-                f"{name} must be two numbers with 0 <= low < high{limit}, but got {given[0]}. Change them."
-            )
-        object.__setattr__(self, name, pair)
-        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
-            raise ValueError(f"repeats must be a whole number from 1, but got {self.repeats!r}. Leave it out for 1.")
-        if not _is_number(self.noise_scale) or self.noise_scale <= 0:
+        name, high = ("sigma", math.inf) if self.window is None else ("window", 1.0)
+        object.__setattr__(self, name, checks.interval(name, given[0], high, "Change them."))
+        checks.check_whole("repeats", self.repeats, 1, "Leave it out for 1.")
+        if not checks.is_number(self.noise_scale) or self.noise_scale <= 0:
             raise ValueError(f"noise_scale must be a number above 0, but got {self.noise_scale!r}. Leave it out for 1.")
 
     def steps(self, before: Sequence[float], after: Sequence[float]) -> tuple[int, int]:
@@ -117,7 +110,6 @@ def renoised(z: Tensor, kind: str, low: float, high: float, noise: Tensor) -> Te
         z, noise: `(B, ...)`; noise is normal with deviation 1 (or `noise_scale`).
         kind: "flow", "vp" or "ve"; see the top of this file.
     """
-    wide, noise = (value.to(torch.promote_types(value.dtype, torch.float32)) for value in (z, noise))
     if kind == "ve":
         r, s = 1.0, math.sqrt(high**2 - low**2)
     elif kind == "flow":
@@ -126,7 +118,7 @@ def renoised(z: Tensor, kind: str, low: float, high: float, noise: Tensor) -> Te
     else:
         r = math.sqrt((1 + low**2) / (1 + high**2))
         s = math.sqrt(1 - r**2)
-    return (r * wide + s * noise).to(z.dtype)
+    return (r * guidance.wide(z) + s * guidance.wide(noise)).to(z.dtype)
 
 
 @dataclass(frozen=True)
@@ -307,7 +299,3 @@ def _noise(sample: Tensor, generator: torch.Generator | list[torch.Generator] | 
         return torch.cat([_noise(row[None], one) for row, one in zip(sample, generator, strict=True)])
     device = sample.device if generator is None else generator.device
     return torch.randn(sample.shape, generator=generator, device=device).to(sample.device)
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)

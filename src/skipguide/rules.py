@@ -11,10 +11,12 @@ All are per sample. APG speaks of estimates of the data, and the others of predi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
+
+from skipguide import checks
+from skipguide.guidance import inner, share, wide
 
 Tensor = torch.Tensor
 
@@ -39,9 +41,9 @@ class APG:
     space: str = "data"
 
     def __post_init__(self) -> None:
-        _check("eta", self.eta, 0.0, math.inf)
-        _check("momentum", self.momentum, -1.0, 1.0)
-        _check("norm_threshold", self.norm_threshold, 0.0, math.inf)
+        checks.check_number("eta", self.eta, 0.0)
+        checks.check_number("momentum", self.momentum, -1.0, 1.0, "0 is off")
+        checks.check_number("norm_threshold", self.norm_threshold, 0.0, note="0 is off")
         if self.space not in ("data", "prediction"):
             raise ValueError(f'space must be "data" or "prediction", but got {self.space!r}. Choose one of them.')
 
@@ -60,8 +62,7 @@ class CFGZero:
     zero_steps: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.zero_steps, bool) or not isinstance(self.zero_steps, int) or self.zero_steps < 0:
-            raise ValueError(f"zero_steps must be a whole number from 0, but got {self.zero_steps!r}. Usual is 1.")
+        checks.check_whole("zero_steps", self.zero_steps, 0, "Usual is 1.")
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,7 @@ class Interval:
     window: tuple[float, float] = (0.1, 0.9)
 
     def __post_init__(self) -> None:
-        window = tuple(self.window) if isinstance(self.window, (list, tuple)) else ()
-        if len(window) != 2 or not all(_is_number(edge) for edge in window) or not 0 <= window[0] < window[1] <= 1:
-            raise ValueError(
-                f"window must be two numbers with 0 <= start < stop <= 1, but got {self.window!r}. Write (0.1, 0.9)."
-            )
+        window = checks.interval("window", self.window, 1.0, "Write (0.1, 0.9).")
         object.__setattr__(self, "window", window)
 
 
@@ -110,25 +107,21 @@ def apg(c: Tensor, u: Tensor, g: float, rule: APG, memory: Memory, c_0: Tensor, 
         c_0: the estimate of the data that c is, or c itself (then b is 1).
         b: of x_0 = a x + b F, so that b (c - u) is the difference of the estimates.
     """
-    wide = torch.promote_types(c.dtype, torch.float32)
-    m = b * (c - u).to(wide)
+    m = b * wide(c - u)
     if rule.momentum:
         if memory.average is not None:
             m = m + rule.momentum * memory.average
         memory.average = m
     if rule.norm_threshold:
-        m = m * (rule.norm_threshold / _inner(m, m).sqrt().clamp_min(1e-30)).clamp_max(1.0)
-    direction = c_0.to(wide)
-    square = _inner(direction, direction)
-    along = _inner(m, direction) / square.where(square > 0, 1.0) * direction
+        m = m * (rule.norm_threshold / inner(m, m).sqrt().clamp_min(1e-30)).clamp_max(1.0)
+    direction = wide(c_0)
+    along = share(m, direction) * direction
     return c + ((g - 1) / b * (m - along + rule.eta * along)).to(c.dtype)
 
 
 def zero_star(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
     """a u + g (c - a u) with the a for which a u is nearest to c."""
-    wide = torch.promote_types(c.dtype, torch.float32)
-    square = _inner(u.to(wide), u.to(wide))
-    a = (_inner(c.to(wide), u.to(wide)) / square.where(square > 0, 1.0)).to(c.dtype)
+    a = share(wide(c), wide(u)).to(c.dtype)
     return a * u + g * (c - a * u)
 
 
@@ -137,25 +130,8 @@ def tangential(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
 
     The vectors are found from the 2 x 2 matrix of inner products: its first eigenvector (p, q) gives p c + q u.
     """
-    wide = torch.promote_types(c.dtype, torch.float32)
-    rows = torch.stack([c, u], 1).flatten(2).to(wide)  # (B, 2, N)
+    rows = wide(torch.stack([c, u], 1).flatten(2))  # (B, 2, N)
     first = torch.linalg.eigh(rows @ rows.mT).eigenvectors[:, :, -1:]  # (B, 2, 1)
     vector = (first.mT @ rows).reshape(c.shape)
-    square = _inner(vector, vector)
-    kept = (_inner(u.to(wide), vector) / square.where(square > 0, 1.0) * vector).to(c.dtype)
+    kept = (share(wide(u), vector) * vector).to(c.dtype)
     return kept + g * (c - kept)
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Per sample, in the shape `(B, 1, ...)`."""
-    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _check(name: str, value: object, low: float, high: float) -> None:
-    if not _is_number(value) or not low <= value <= high:  # type: ignore[operator]
-        allowed = f"a number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
-        raise ValueError(f"{name} must be {allowed}, but got {value!r}. Pass such a number.")

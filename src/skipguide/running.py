@@ -7,6 +7,7 @@ HunyuanVideo, which of two scales applies in Wan 2.2). Python lets the code that
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -14,11 +15,28 @@ from typing import Any
 def frame_of(pipe: Any) -> FrameType | None:
     """The running `__call__` of `pipe`, or None if it is not running. Costs microseconds, touches no device."""
     frame = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "__call__" and code.co_varnames[:1] == ("self",) and frame.f_locals.get("self") is pipe:
-            return frame
+    while frame is not None and not _is_call_of(pipe, frame):
         frame = frame.f_back
+    return frame
+
+
+def _is_call_of(pipe: Any, frame: FrameType) -> bool:
+    code = frame.f_code
+    return code.co_name == "__call__" and code.co_varnames[:1] == ("self",) and frame.f_locals.get("self") is pipe
+
+
+def tensor(pipe: Any, name: str, shape: Sequence[int]) -> Any:
+    """The innermost variable of that name and shape, in the running call of `pipe` or in a method that its loop is in.
+
+    Innermost, for an argument of the call may have the name as well, and not be what the loop works on. None if there
+    is no such variable.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        found = frame.f_locals.get(name)
+        if getattr(found, "shape", None) == shape:
+            return found
+        frame = None if _is_call_of(pipe, frame) else frame.f_back
     return None
 
 

@@ -1,6 +1,6 @@
 """What the samples of a scheduler are made of, data and noise at a level, and how a prediction becomes data.
 
-flow    x = (1 - s) x_0 + s eps              the model predicts v = eps - x_0
+flow    x = (1 - s) x_0 + s eps              the model predicts v = eps - x_0, or -v (FROM_NOISE)
 vp      x = (x_0 + s eps) / sqrt(1 + s^2)    eps, x_0, or v = (eps - s x_0) / sqrt(1 + s^2)
 ve      x = x_0 + s eps                      the same
 """
@@ -23,6 +23,8 @@ KINDS = {  # by the class of the scheduler; "sigmas": its config says which
     "CogVideoXDDIMScheduler": "vp",
     "CogVideoXDPMScheduler": "vp",
 }
+
+FROM_NOISE = {"OpenSoraRFlowScheduler"}  # flows whose model predicts x_0 - eps, as it does with `invert_sigmas`
 
 
 def kind_of(scheduler: Any, what: str = "a Restart") -> str:
@@ -80,7 +82,8 @@ def to_data(scheduler: Any, kind: str, level: float, what: str) -> tuple[float, 
         ValueError: where the pipeline itself, and not its scheduler, makes data out of predictions (Cosmos).
     """
     if kind == "flow":
-        return 1.0, level if scheduler.config.get("invert_sigmas") else -level
+        from_noise = type(scheduler).__name__ in FROM_NOISE or scheduler.config.get("invert_sigmas")
+        return 1.0, level if from_noise else -level
     predicts = scheduler.config.get("prediction_type", "flow")
     if type(scheduler).__name__ == "EDMEulerScheduler" or predicts not in ("epsilon", "sample", "v_prediction"):
         raise ValueError(

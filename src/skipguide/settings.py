@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -16,44 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
+from skipguide import kinds, spelling
+
 if TYPE_CHECKING:
     from skipguide.presets import Preset
-
-
-def _parse_layers(value: Any) -> Any:
-    """8, "8,9", "single:7" or a list of those -> a tuple of ints and "stack:int"."""
-    if value is None:
-        return None
-    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_parse_layer(part) for part in parts)
-
-
-def _parse_layer(value: Any) -> int | str:
-    text = str(value).strip()
-    if isinstance(value, (int, str)) and not isinstance(value, bool) and re.fullmatch(r"([^\s:,]+:)?[0-9]+", text):
-        return text if ":" in text else int(text)
-    raise ValueError("not a layer")
-
-
-def _parse_fps(value: Any) -> Fraction | None:
-    """24, 23.976, "24000/1001" -> a Fraction above 0 and at most 1000."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, str, Fraction)):
-        raise ValueError("not a number")
-    try:
-        rate = Fraction(value)
-    except (OverflowError, ZeroDivisionError) as error:  # inf; "1/0"
-        raise ValueError("not a finite number") from error
-    if isinstance(value, float):
-        rate = rate.limit_denominator(1001)  # 23.976 as it was meant, not as its 53 bits
-    if not 0 < rate <= 1000:
-        raise ValueError("out of range")
-    return rate
-
-
-def _plain_fps(rate: Fraction | None) -> int | str | None:
-    return rate if rate is None else int(rate) if rate.denominator == 1 else str(rate)
 
 
 def _setting(must: str, help: str, default: Any = None, **limits: Any) -> Any:
@@ -61,13 +26,24 @@ def _setting(must: str, help: str, default: Any = None, **limits: Any) -> Any:
     return Field(default, description=help, json_schema_extra={"must": must}, **limits)
 
 
-Layers = Annotated[tuple[int | str, ...] | None, BeforeValidator(_parse_layers)]
-Fps = Annotated[Fraction | None, BeforeValidator(_parse_fps), PlainSerializer(_plain_fps)]
+Layers = Annotated[tuple[int | str, ...] | None, BeforeValidator(spelling.layers)]
+Parts = dict[str, Any]
+Rule = Annotated[Parts | None, BeforeValidator(lambda value: spelling.parts(value, "name"))]
+Restarts = Annotated[
+    tuple[Parts, ...] | None, BeforeValidator(lambda value: spelling.rows(spelling.parts(value, "window")))
+]
+Bins = Annotated[tuple[Parts, ...] | str | None, BeforeValidator(spelling.rows)]
+Fps = Annotated[Fraction | None, BeforeValidator(spelling.fps), PlainSerializer(spelling.plain_fps)]
 Size = Annotated[int, Field(ge=2, multiple_of=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 _EVEN = "an even whole number of pixels (the mp4 needs it)"
 _SCALE = "a finite number >= 0 (0 is off)"
 SCALES = {"stg_scale": None, "spatial_scale": "spatial", "temporal_scale": "temporal"}  # setting -> axis of its term
+# What the bins of a schedule say, or cannot: nothing but this may stand beside them.
+_OF_BINS = {
+    "layers": (), "random_share": None, **dict.fromkeys(SCALES, 0.0), "orthogonalize": False, "skip": "residual",
+    "strength": None, "normalize": False, "every": 1, "start": 0.0, "stop": 1.0, "rescale": 0.0,
+}  # fmt: skip
 
 
 class Generation(BaseModel):
@@ -84,7 +60,8 @@ class Generation(BaseModel):
         min_length=1,
     )
     model: str = _setting(
-        "lab-mochi, a folder or a hub id", "lab-mochi, a local folder in diffusers layout, or a hub id.", "lab-mochi",
+        "lab-mochi, lab-svd, a folder or a hub id",
+        "lab-mochi, lab-svd, a local folder in diffusers layout, or a hub id.", "lab-mochi",
         min_length=1,
     )  # fmt: skip
     layers: Layers = _setting(
@@ -101,12 +78,47 @@ class Generation(BaseModel):
     orthogonalize: bool | None = _setting(
         "true or false", "Take from the temporal push its part along the spatial one (Eq. 21)."
     )
-    skip: Literal["residual", "attention"] | None = _setting(
-        '"residual" or "attention"', "residual: the block returns its input. attention: its map is the identity."
+    random_share: float | None = _setting(
+        "a number above 0 and below 1",
+        "In the place of layers: another draw of this share of them at every step, by the seed (S2-Guidance: 0.1).",
+        gt=0, lt=1,
+    )  # fmt: skip
+    skip: Literal["residual", "attention", "soft", "blur", "frames", "shuffle"] | None = _setting(
+        f"one of {', '.join(kinds.KINDS)}",
+        "What is done to the layers. residual: the block returns its input. attention: its map is the identity; soft: "
+        "a part of the way there. blur: queries are blurred. frames: each sees itself alone. shuffle: tokens change "
+        "places.",
+    )
+    strength: float | None = _setting(
+        "a finite number above 0",
+        "soft: share of the identity (0.5). blur: sigma in tokens; left out, all queries are their mean.",
+        gt=0,
+    )  # fmt: skip
+    normalize: bool | None = _setting(
+        "true or false", "Pushes of one length whatever the layer: scale times a tenth of c."
+    )
+    every: int | None = _setting(
+        "a whole number >= 1", "Run the weak pass at every n-th guided step and use it again in between.", ge=1
+    )
+    schedule: Bins = _setting(
+        "a YAML file of bins, or a list of them",
+        "YAML file of layers and scales by noise level, in the place of them: - {sigma: [0.9, 1.1], layers: [9], "
+        "scale: 2.0}.",
     )
     start: Share | None = _setting("a fraction from 0 to 1", "Fraction of the run from which STG is on.")
     stop: Share | None = _setting("a fraction from 0 to 1", "Fraction of the run at which STG ends.")
     rescale: Share | None = _setting("a number from 0 (off) to 1", "Pull the deviation back to that of c; 0 is off.")
+    rescale_space: Literal["prediction", "data"] | None = _setting(
+        '"prediction" or "data"', "Of what the deviation is: of predictions, or of estimates of the clean video."
+    )
+    cfg_rule: Rule = _setting(
+        'one of apg, cfg-zero, tcfg, interval, and its parts, as in "apg eta=0.2"',
+        "In the place of plain CFG: apg, cfg-zero, tcfg or interval, and its parts, as in 'interval window=0.1:0.9'.",
+    )
+    restart: Restarts = _setting(
+        'an interval and its parts, as in "0.4:0.6 repeats=2" or "sigma=0.3:0.7"',
+        "Do an interval of the run again with new noise: '0.4:0.6 repeats=2', or 'sigma=0.3:0.7' of noise levels.",
+    )
     guidance_scale: float | None = _setting(
         "a finite number >= 0", "CFG's scale g; 1 or less is off. SVD: that of the last frame.", ge=0
     )
@@ -147,7 +159,8 @@ class Generation(BaseModel):
                 f"stop must be larger than start (step i of N is guided when start <= i/N < stop), but got "
                 f"start={self.start:g}, stop={self.stop:g}. Widen the window, or switch STG off with stg_scale=0."
             )
-        if self.layers == () and not stg_is_off(self):
+        self._check_what_is_skipped()
+        if self.layers == () and not (stg_is_off(self) or self.random_share or self.schedule):
             raise ValueError("layers must name at least one layer, but got none. Name one, or leave layers out.")
         if self.orthogonalize and scales_given(self) and not (self.spatial_scale and self.temporal_scale):
             raise ValueError(
@@ -161,11 +174,36 @@ class Generation(BaseModel):
             )
         return self
 
+    def _check_what_is_skipped(self) -> None:
+        if self.skip is not None:
+            kinds.check(self.skip, self.strength, 0)
+        if self.layers and self.random_share is not None:
+            raise ValueError(
+                f"random_share draws the layers, but layers={','.join(map(str, self.layers))} came too. Leave one of "
+                "them out."
+            )
+        both = [name for name, neutral in _OF_BINS.items() if getattr(self, name) not in (None, neutral)]
+        if both and self.schedule is not None:
+            raise ValueError(
+                f"a schedule has what is skipped in its bins, but got {', '.join(both)} beside it. Write that into the "
+                "bins, or leave the schedule out."
+            )
+
 
 def scales_given(settings: Generation) -> dict[str, float]:
     """The scales of STG that are not left to the preset."""
     found = {name: getattr(settings, name) for name in SCALES}
     return {name: scale for name, scale in found.items() if scale is not None}
+
+
+def names_layers(settings: Generation) -> bool:
+    """Whether nothing about layers is left to the preset."""
+    return settings.layers is not None or settings.random_share is not None or settings.schedule is not None
+
+
+def guides(settings: Generation) -> bool:
+    """Whether there is anything beside plain CFG, or may be from a preset."""
+    return not (stg_is_off(settings) and settings.cfg_rule is settings.restart is settings.schedule is None)
 
 
 def stg_is_off(settings: Generation) -> bool:
@@ -217,6 +255,7 @@ def flag(name: str) -> str:
 
 # The defaults of STG() and guide(), for models without a preset.
 GUIDANCE = {"layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0}
+_PLAIN = {"orthogonalize": False, "normalize": False, "every": 1, "rescale_space": "prediction"}  # of no preset
 _ARGUMENTS = {  # our name -> those that diffusers' pipelines have for it, if they have another
     "steps": ("num_inference_steps",),
     "guidance_scale": ("guidance_scale", "max_guidance_scale"),
@@ -252,14 +291,10 @@ def resolve(settings: Generation, pipe: Any) -> Generation:
             setting that the pipeline does not take; without the prompt or the image that it needs.
     """
     preset = _preset(settings, pipe)
-    if preset and preset.schedule and settings.layers is None and not stg_is_off(settings):
-        raise ValueError(
-            f"the command line takes one setting for a run, but the published one for {preset.model} is a schedule "
-            "along it. Use guide(pipe, STG.preset(pipe)) from Python, or choose --layers, or --stg-scale 0 for no STG."
-        )
+    if preset and preset.schedule and not names_layers(settings) and not stg_is_off(settings):
+        settings = settings.model_copy(update={"schedule": preset.schedule})
     _check_inputs(settings, pipe)
-    found: dict[str, Any] = {name: getattr(preset, name) if preset else plain for name, plain in GUIDANCE.items()}
-    found |= {**_scales(settings, preset), "orthogonalize": False}
+    found = _guidance(settings, preset)
     empty = "negative_prompt" in parameters_of(pipe) and not hasattr(getattr(pipe, "transformer", None), "null_caption")
     found |= {"negative_prompt": "" if empty else None}  # Open-Sora has learned what stands for no text
     names = (*_FROM_MODEL, *(name for name in _NOT_EVERYWHERE if name in parameters_of(pipe)))
@@ -268,6 +303,19 @@ def resolve(settings: Generation, pipe: Any) -> Generation:
     given = settings.model_dump()
     given["image"] = settings.image and Path(settings.image).name
     return checked({**given, **{name: value for name, value in found.items() if given[name] is None}})
+
+
+def _guidance(settings: Generation, preset: Preset | None) -> dict[str, Any]:
+    """What is skipped, and how: from the preset, where that is not said otherwise."""
+    found: dict[str, Any] = {name: getattr(preset, name) if preset else plain for name, plain in GUIDANCE.items()}
+    found |= {**_scales(settings, preset), **_PLAIN}
+    if settings.random_share is not None or settings.schedule is not None:
+        found["layers"] = ()
+    if settings.schedule is not None:
+        found |= {**dict.fromkeys(SCALES, 0.0), "rescale": 0.0, "skip": "residual"}
+    if stg_is_off(settings) and (settings.cfg_rule is None or settings.cfg_rule.get("name") == "interval"):
+        found["rescale"] = 0.0  # there is nothing whose deviation it could pull back
+    return {**found, "strength": kinds.strength_of(settings.skip or found["skip"], settings.strength)}
 
 
 def _check_inputs(settings: Generation, pipe: Any) -> None:
@@ -299,7 +347,7 @@ def _preset(settings: Generation, pipe: Any) -> Preset | None:
     try:
         return presets.preset_for(pipe)
     except ValueError as error:
-        if settings.layers is None and not stg_is_off(settings):
+        if not names_layers(settings) and not stg_is_off(settings):
             raise ValueError(f"{error} On the command line: --layers, or --stg-scale 0 for no STG.") from error
         return None
 

@@ -93,10 +93,8 @@ class Resumed(StandIn):
         super().__init__(real, streams=tuple(streams), source=source)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        state = self.source.state
-        positional = min(len(args), len(self.streams))
-        named = {name: value for name, value in zip(self.streams, state, strict=True) if name in kwargs}
-        return self.real(*state[:positional], *args[positional:], **{**kwargs, **named})
+        args, kwargs = with_streams(self.streams, self.source.state, args, kwargs)
+        return self.real(*args, **kwargs)
 
 
 class Replayed(StandIn):
@@ -152,6 +150,15 @@ def _kept(output: Any) -> Any:
 def stream_values(streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """The streams among the inputs of a block; blocks take them first and in order when positional."""
     return tuple(args[i] if i < len(args) else kwargs[name] for i, name in enumerate(streams))
+
+
+def with_streams(
+    streams: Sequence[str], state: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs of a block with other streams in the place of those that arrive."""
+    positional = min(len(args), len(streams))
+    named = {name: value for name, value in zip(streams, state, strict=True) if name in kwargs}
+    return (*state[:positional], *args[positional:]), {**kwargs, **named}
 
 
 def named_inputs(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from skipguide import prefix
+from skipguide.other import OtherModel
 
 Tensor = torch.Tensor
 
@@ -20,8 +21,10 @@ class Passes:
 
     steps: int = 0
     strong: int = 0
-    runs: Counter[prefix.WeakPass] = dataclasses.field(default_factory=Counter)  # of each weak pass
-    instead: Counter[prefix.WeakPass] = dataclasses.field(default_factory=Counter)  # of uncond, weakened by SLG
+    runs: Counter[prefix.WeakPass | OtherModel] = dataclasses.field(default_factory=Counter)  # of each weak pass
+    instead: Counter[prefix.WeakPass | OtherModel] = dataclasses.field(
+        default_factory=Counter
+    )  # of uncond, weakened by SLG
 
     @property
     def weak(self) -> float:

@@ -9,9 +9,30 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from skipguide import families, presets
+from skipguide import checks, kinds, presets
 
 Layer = int | str
+
+
+@dataclass(frozen=True)
+class Random:
+    """In the place of layers: others at each step, drawn by the term's seed, all middle blocks being equally likely.
+
+    With skip="residual" that is S2-Guidance (arXiv 2508.12880), which has a tenth of the blocks, never the first one,
+    and scales of about 0.25. Here the last one is never drawn either.
+
+    Args:
+        share: of all blocks (of the term's axis), rounded to a whole number, at least one; above 0 and below 1.
+
+    Raises:
+        ValueError: for another share.
+    """
+
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not checks.is_number(self.share) or not 0 < self.share < 1:
+            raise ValueError(f"share must be a number above 0 and below 1, but got {self.share!r}. The usual is 0.1.")
 
 
 @dataclass(frozen=True)
@@ -19,11 +40,12 @@ class STG:
     """Spatiotemporal Skip Guidance: push the prediction away from a pass that skips `layers` (Eq. 13).
 
     Args:
-        layers: an int counts within the model's first stack of blocks; "stack:int" names the stack.
+        layers: an int counts within the model's first stack of blocks; "stack:int" names the stack. Or a Random.
         scale: s in the formula, >= 0; 0 is off. The paper uses 1.0 for residual and 2.0 for attention skip. A list has
             one for each step of the run; a step whose scale is 0 costs nothing.
         skip: "residual", the block returns its input (Eq. 15, STG-R), or "attention", the map of its self-attention
-            is the identity over all tokens (Eq. 17, STG-A).
+            is the identity over all tokens (Eq. 17, STG-A); or another weakening: "soft", "blur", "frames", "shuffle"
+            (docs/weak-models.md, skipguide.kinds).
         axis: "spatial" or "temporal" for models with factorized attention; None for all of it.
         start, stop: fractions of the run; step i of N is guided when start <= i/N < stop.
         audio_scale: s for the audio of a model that makes both, >= 0; 0 is off, None is the same as `scale`.
@@ -32,12 +54,17 @@ class STG:
             another.
         every: run the weak pass at every n-th of the guided steps only, and in between push by the difference c - p of
             the last one. An approximation.
+        strength: of "soft" the share of the identity in the map, above 0 and up to 1 (None: 0.5); of "blur" the sigma
+            in tokens, above 0 (None: infinite, all queries are their mean).
+        seed: of what is drawn: the layers of a Random, the order of "shuffle". Another draw at every step.
+        weak: another denoiser of the same signature in the place of this one with layers skipped: Autoguidance (Karras
+            et al. 2024, arXiv 2406.02507). A smaller or less trained one for the same latents, text and device.
 
     Raises:
         ValueError: for anything outside these ranges, at once.
     """
 
-    layers: Sequence[Layer]
+    layers: Sequence[Layer] | Random = ()
     scale: float | Sequence[float] = 1.0
     skip: str = "residual"
     axis: str | None = None
@@ -46,6 +73,9 @@ class STG:
     audio_scale: float | None = None
     normalize: bool = False
     every: int = 1
+    strength: float | None = None
+    seed: int = 0
+    weak: Any = None
     source: str = field(default="", compare=False)  # where the setting comes from, if it is a preset
     preset_rescale: float = field(default=0.0, compare=False)  # the phi that was published with it; guide() takes it
 
@@ -54,13 +84,12 @@ class STG:
         if not self._listed():
             raise ValueError("a list of scales must have one for each step, but got an empty one. Write one number.")
         for scale in self._listed():
-            _check_number("scale", scale, 0.0, math.inf, "0 switches the term off")
+            checks.check_number("scale", scale, 0.0, math.inf, "0 switches the term off")
         if self.audio_scale is not None:
-            _check_number("audio_scale", self.audio_scale, 0.0, math.inf, "0 leaves the audio alone")
+            checks.check_number("audio_scale", self.audio_scale, 0.0, math.inf, "0 leaves the audio alone")
         if not isinstance(self.normalize, bool):
             raise ValueError(f"normalize must be True or False, but got {self.normalize!r}. Leave it out for False.")
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise ValueError(f"every must be a whole number from 1, but got {self.every!r}. 1 is every guided step.")
+        checks.check_whole("every", self.every, 1, "1 is every guided step.")
 
     def _listed(self) -> list[Any]:
         return list(self.scale) if isinstance(self.scale, (list, tuple)) else [self.scale]
@@ -126,9 +155,13 @@ class SLG:
     axis: str | None = None
     start: float = 0.0
     stop: float = 1.0
+    strength: float | None = None
+    seed: int = 0
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.layers, Random):
+            raise ValueError("SLG skips layers that are named, but got a Random. Name them, or use STG.")
         _check(self)
 
     @classmethod
@@ -145,32 +178,35 @@ class Bin:
     Args:
         sigma: (low, high), as the scheduler's `sigmas` have it; flow matching goes from 1 to 0, so that (0.5, 1.1) is
             the first part of the run.
-        layers, scale, skip: as for STG; a scale of 0 (and no layers) leaves this range without a weak pass.
+        layers, scale, skip, strength, seed: as for STG; a scale of 0 (and no layers) leaves this range without a weak
+            pass.
         guidance_scale: g of the CFG in this range, in the place of the pipeline's; None leaves it.
         rescale: phi in this range.
     """
 
     sigma: tuple[float, float]
-    layers: Sequence[Layer] = ()
+    layers: Sequence[Layer] | Random = ()
     scale: float = 0.0
     skip: str = "residual"
     guidance_scale: float | None = None
     rescale: float = 0.0
+    strength: float | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma", tuple(self.sigma))
         if len(self.sigma) != 2 or not self.sigma[0] < self.sigma[1]:
             raise ValueError(f"sigma must be a pair (low, high) with low < high, but got {self.sigma}. Swap them.")
-        _check_number("scale", self.scale, 0.0, math.inf, "0 switches the bin off")
-        _check_number("rescale", self.rescale, 0.0, 1.0, "0 is off")
+        checks.check_number("scale", self.scale, 0.0, math.inf, "0 switches the bin off")
+        checks.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off")
         if self.guidance_scale is not None:
-            _check_number("guidance_scale", self.guidance_scale, 0.0, math.inf, "1 is no CFG")
+            checks.check_number("guidance_scale", self.guidance_scale, 0.0, math.inf, "1 is no CFG")
         if self.scale > 0:
             self.term()
 
     def term(self) -> STG:
         """What is skipped in this range."""
-        return STG(self.layers, self.scale, self.skip)
+        return STG(self.layers, self.scale, self.skip, strength=self.strength, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -234,7 +270,35 @@ class Schedule:
 
 def _check(term: STG | SLG) -> None:
     """What both kinds of term have."""
-    layers, kind = term.layers, type(term).__name__
+    if getattr(term, "weak", None) is not None:
+        _check_weak_model(term)
+    elif not isinstance(term.layers, Random):
+        _check_layers(term.layers, type(term).__name__)
+    kinds.check(term.skip, term.strength, term.seed)
+    if term.axis not in (None, "spatial", "temporal"):
+        raise ValueError(f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of them.')
+    checks.check_number("start", term.start, 0.0, 1.0, "it is a fraction of the run")
+    checks.check_number("stop", term.stop, 0.0, 1.0, "it is a fraction of the run")
+    if term.start >= term.stop:
+        raise ValueError(
+            f"the window start={term.start}, stop={term.stop} selects no step: step i of N is guided when "
+            "start <= i/N < stop. Make stop larger than start."
+        )
+
+
+def _check_weak_model(term: Any) -> None:
+    own = {"layers": (), "skip": "residual", "axis": None, "strength": None}
+    given = [name for name, default in own.items() if getattr(term, name) != default]
+    if given:
+        raise ValueError(
+            f"weak is a model of its own, of which no layers are skipped, but it came with {', '.join(given)}. Leave "
+            "that out, or weak."
+        )
+    if not callable(getattr(term.weak, "forward", None)):
+        raise ValueError(f"weak must be a denoiser, but got {term.weak!r}. Write weak=another_pipe.transformer.")
+
+
+def _check_layers(layers: Any, kind: str) -> None:
     if isinstance(layers, (int, str)) or not isinstance(layers, Sequence):
         written = list(layers) if isinstance(layers, (set, frozenset)) else [layers]
         raise ValueError(f"layers must be a list of layers, but got {layers!r}. Write layers={written!r}.")
@@ -245,17 +309,6 @@ def _check(term: STG | SLG) -> None:
     repeated = sorted({str(layer) for layer in layers if list(layers).count(layer) > 1})
     if repeated:
         raise ValueError(f"each layer may be named once, but got {', '.join(repeated)} repeatedly. Remove the copies.")
-    if term.skip not in families.SKIPS:
-        raise ValueError(f"skip must be one of {', '.join(families.SKIPS)}, but got {term.skip!r}. Choose one of them.")
-    if term.axis not in (None, "spatial", "temporal"):
-        raise ValueError(f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of them.')
-    _check_number("start", term.start, 0.0, 1.0, "it is a fraction of the run")
-    _check_number("stop", term.stop, 0.0, 1.0, "it is a fraction of the run")
-    if term.start >= term.stop:
-        raise ValueError(
-            f"the window start={term.start}, stop={term.stop} selects no step: step i of N is guided when "
-            "start <= i/N < stop. Make stop larger than start."
-        )
 
 
 def _check_layer(layer: Any) -> None:
@@ -264,14 +317,3 @@ def _check_layer(layer: Any) -> None:
         raise ValueError(
             f'a layer must be an int or "stack:int", but got {layer!r}. Write layers=[34] or layers=["blocks:34"].'
         )
-
-
-def _check_number(name: str, value: Any, low: float, high: float, note: str) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
-        allowed = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
-        raise ValueError(f"{name} must be {allowed} ({note}), but got {value!r}. Pass such a number.")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipguide import asked
 from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
-from skipguide.settings import SCALES, Generation, checked, resolve, stg_is_off
+from skipguide.settings import SCALES, Generation, checked, guides, resolve
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -57,11 +58,13 @@ def compare(
     """Make CFG and CFG + STG side by side.
 
     Both start from the same noise. Per prompt: an mp4 of the two, and a PNG strip of their frames. With a spatial and
-    a temporal scale there are three: CFG, CFG + spatial STG, CFG + both.
+    a temporal scale there are three: CFG, CFG + spatial STG, CFG + both. A rule for CFG and restarts are in all but the
+    first one.
     """
     file = options.read_config(config)
-    wanted = [checked(options.overlay(file, given, prompt)) for prompt in dict.fromkeys(prompts or [None])]
-    if stg_is_off(wanted[0]):
+    titles = dict.fromkeys(prompts or [None])
+    wanted = [asked.completed(checked(options.overlay(file, given, prompt))) for prompt in titles]
+    if not guides(wanted[0]):
         raise ValueError("compare needs a scale of STG above 0, but got 0: all would be the same. Leave it out.")
     targets = _targets(wanted, out_dir)
     from skipguide import generation, video
@@ -94,7 +97,8 @@ def _targets(wanted: Sequence[Generation], folder: Path) -> list[Path]:
 
 def _columns(complete: Generation) -> list[Generation]:
     """From CFG alone to all that is asked for; spatial and temporal STG come one after the other (Table 4)."""
-    bare = complete.model_copy(update={**dict.fromkeys(SCALES, 0.0), "orthogonalize": False})
+    none = dict.fromkeys(("schedule", "random_share", "cfg_rule", "restart"))
+    bare = complete.model_copy(update={**dict.fromkeys(SCALES, 0.0), **none, "orthogonalize": False})
     spatial = complete.model_copy(update={"temporal_scale": 0.0, "orthogonalize": False})
     return [bare, spatial, complete] if complete.spatial_scale and complete.temporal_scale else [bare, complete]
 
@@ -113,15 +117,27 @@ def _run(
 
 
 def _method(settings: Generation) -> str:
-    """CFG 4.5 + STG 1 (residual 8); CFG 1 to 3 + STG spatial 2 + temporal 0.5 (attention up:0)."""
+    """CFG 4.5 + STG 1 (residual 8); CFG 1 to 3 + STG spatial 2 + temporal 0.5 (attention up:0); no CFG + restart."""
     assert settings.guidance_scale is not None
-    assert settings.layers is not None
     first = "" if settings.min_guidance_scale is None else f"{settings.min_guidance_scale:g} to "
     cfg = f"CFG {first}{settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
+    rule = "" if settings.cfg_rule is None else f" by {settings.cfg_rule['name']}"
+    return " + ".join([cfg + rule, *_pushes(settings), *(["restart"] if settings.restart else [])])
+
+
+def _pushes(settings: Generation) -> list[str]:
+    if settings.schedule:
+        return ["STG by noise level"]
+    assert settings.layers is not None
     scales = {axis or "": getattr(settings, name) for name, axis in SCALES.items()}
-    stg = " + ".join(f"{axis} {scale:g}".strip() for axis, scale in scales.items() if scale)
-    how = f"{settings.skip} {','.join(map(str, settings.layers))}{', orthogonal' if settings.orthogonalize else ''}"
-    return f"{cfg} + STG {stg} ({how})" if stg else cfg
+    pushes = [f"{axis} {scale:g}".strip() for axis, scale in scales.items() if scale]
+    if not pushes:
+        return []
+    drawn = settings.random_share is not None
+    layers = f"random {settings.random_share:g}" if drawn else ",".join(map(str, settings.layers))
+    strength = "" if settings.strength is None else f" {settings.strength:g}"
+    pushes[-1] += f" ({settings.skip}{strength} {layers}{', orthogonal' if settings.orthogonalize else ''})"
+    return [f"STG {pushes[0]}", *pushes[1:]]
 
 
 def _reader(model: str) -> Reader:

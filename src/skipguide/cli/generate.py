@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from skipguide import asked
 from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
 from skipguide.settings import checked, resolve
@@ -31,7 +32,7 @@ def generate(
 
     It is an mp4 that carries the record of how it was made; the same record lies beside it as JSON.
     """
-    settings = checked(options.overlay(options.read_config(config), given, prompt))
+    settings = asked.completed(checked(options.overlay(options.read_config(config), given, prompt)))
     target = options.check_mp4(out or Path(f"{options.file_name(settings)}.mp4"))
     from skipguide import video
 

@@ -130,11 +130,42 @@ def frame(
     out.parent.mkdir(parents=True, exist_ok=True)
     with finished(out) as part:
         world.picture(scenes).save(part, format="PNG")
-    size = f"--height {world.FRAME_SIZE} --width {world.FRAME_SIZE}"
-    typer.echo(
-        f"{out}; a lab-svd of your training starts from it: skipguide generate --model FOLDER/pipeline {size} "
-        f"--num-frames 14 --stg-scale 0 --image {out}"
-    )
+    typer.echo(f"{out}; make a video that starts from it: skipguide generate --model lab-svd --image {out}")
+
+
+@lab.command()
+def methods(
+    out: Annotated[Path, typer.Argument(help="The PNG.")],
+    prompt: Annotated[str, typer.Option(help="Of the clip.")] = "a small red star orbiting over a blue background",
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    reuse_clips: Annotated[
+        int, typer.Option(min=0, help="Also measure STG(every=n) against the exact run, on so many prompts.")
+    ] = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Draw lab-mochi's clip of one prompt under every way of guidance, from the same noise, with what each costs."""
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"the output must be named .png, but got {str(out)!r}. Name it {out.stem}.png.")
+    check_outputs([out], overwrite)
+    from skipguide import generation, methods, video
+
+    pipe = generation.load_pipeline("lab-mochi")
+    pipe.set_progress_bar_config(disable=True)
+    rows, costs = {}, {}
+    for caption, made in methods.side_by_side(pipe, prompt, seed):
+        _note(caption)
+        rows[caption], costs[caption] = made.video(), made.passes_per_step
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with video.replacing(out) as (part,):
+        video.strip(rows, prompt, columns=6).save(part, format="PNG", optimize=True)
+    reused = [vars(row) for row in methods.reuse(pipe, reuse_clips)] if reuse_clips else []
+    lines = [f"every={r['every']}: {r['passes_per_step']:.2f} passes a step, " + _far(r) for r in reused]
+    console.tell("\n".join([str(out), *lines]), {"file": str(out), "passes": costs, "reuse": reused}, as_json)
+
+
+def _far(row: Mapping[str, float]) -> str:
+    return f"{row['error']:.2f} of the effect of STG away from the exact run ({row['psnr_db']:.1f} dB)"
 
 
 def _check(model: str) -> None:

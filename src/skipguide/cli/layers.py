@@ -16,7 +16,7 @@ COLUMNS = ("layer", "attention", "share", "weak pass: residual", "attention")
 
 def layers(
     model: Annotated[
-        str, typer.Argument(help="A family (svd), a lab model (lab-mochi), a folder in diffusers layout, or a hub id.")
+        str, typer.Argument(help="A family (svd), a lab model (lab-svd), a folder in diffusers layout, or a hub id.")
     ],
     height: Annotated[int | None, typer.Option(help="Height in pixels.", show_default="the model's")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels.", show_default="the model's")] = None,
@@ -31,10 +31,18 @@ def layers(
     from skipguide import layout
 
     found = layout.of(model, height=height, width=width, num_frames=num_frames)
+    found["skips"] = _skips(found["family"])
     if as_json:
         console.tell("", found, as_json)
     else:
         show(list(_lines(found)))
+
+
+def _skips(name: str) -> list[str]:
+    """What can be done to the layers of a family."""
+    from skipguide import families, kinds
+
+    return list(kinds.available(next(row for row in families.FAMILIES if row.name == name).traits))
 
 
 def _lines(found: dict[str, Any]) -> Iterator[Line]:
@@ -47,6 +55,7 @@ def _lines(found: dict[str, Any]) -> Iterator[Line]:
     for line in lines:
         yield "", line
     yield "", f"the rest (embeddings, resnets, output): {_percent(found['rest'])}"
+    yield "", f"skips: {', '.join(found['skips'])}"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

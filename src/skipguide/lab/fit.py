@@ -141,18 +141,18 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
-            # all of one shape at once: a UNet has hundreds of small matrices, and this halves what they take
             for alike in _of_one_shape(group["params"]):
-                gradients = [p.grad for p in alike]
-                averages = [self.state[p].setdefault("average", torch.zeros_like(p)) for p in alike]
-                torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-                wanted = torch._foreach_lerp(gradients, averages, group["momentum"])
-                updates = orthogonal(torch.stack([update.flatten(1) for update in wanted]))
-                # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu et al. 2025)
-                rate = group["lr"] * 0.2 * max(updates.shape[1:]) ** 0.5
-                torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
-                steps = [update.reshape(p.shape).to(p) for p, update in zip(alike, updates, strict=True)]
-                torch._foreach_add_(alike, steps, alpha=-rate)
+                updates = []
+                for p in alike:
+                    average = self.state[p].setdefault("average", torch.zeros_like(p))
+                    average.lerp_(p.grad, 1 - group["momentum"])
+                    updates.append(p.grad.lerp(average, group["momentum"]).flatten(1))
+                # all at once: a UNet has hundreds of small matrices, and this halves what they take
+                for p, update in zip(alike, orthogonal(torch.stack(updates)), strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu et al. 2025)
+                    step = update.reshape(p.shape).to(p.dtype)
+                    p.add_(step, alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
 def _of_one_shape(parameters: list[torch.nn.Parameter]) -> list[list[Any]]:
@@ -178,7 +178,9 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _accumulate(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    theirs = list(model.parameters())
+    for ours, p in zip(average.parameters(), theirs, strict=True):
+        ours.lerp_(p, 1 - decay)
 
 
 def _save(path: Path, step: int, seconds: float, model, average, optimizers) -> None:

@@ -7,23 +7,20 @@ a folder with `config.json` and the weights in `model.safetensors` or `pytorch_m
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
+from skipguide import checkpoints
 from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
 from skipguide.opensora.transformer import OpenSoraTransformer3DModel
 
 Tensor = torch.Tensor
-Rules = tuple[tuple[str, str], ...]  # (what to find in a key, what to put there), applied in this order
 
-TRANSFORMER_KEYS: Rules = (
+TRANSFORMER_KEYS: checkpoints.Rules = (
     (r"^x_embedder\.proj\.", "patch_embed."),
     (r"^t_embedder\.mlp\.0\.", "time_embed.timestep_embedder.linear_1."),
     (r"^t_embedder\.mlp\.2\.", "time_embed.timestep_embedder.linear_2."),
@@ -47,7 +44,7 @@ FUSED = {  # several matrices on top of each other, in this order
     ".attn.qkv.": (".attn1.to_q.", ".attn1.to_k.", ".attn1.to_v."),
     ".cross_attn.kv_linear.": (".attn2.to_k.", ".attn2.to_v."),
 }
-AUTOENCODER_KEYS: Rules = (
+AUTOENCODER_KEYS: checkpoints.Rules = (
     (r"^spatial_vae\.module\.", "spatial_vae."),
     (r"^(temporal_vae\..*)\.conv\.(weight|bias)$", r"\1.\2"),
     (r"^(temporal_vae\..*)\.block_res_blocks\.(\d+)\.", r"\1.levels.\2.resnets."),
@@ -80,7 +77,6 @@ TEMPORAL_CONFIG = {  # ours: upstream's (VAE_Temporal)
     "temporal_downsample": "temporal_downsample",
     "temporal_norm_num_groups": "num_groups",
 }
-SHOWN = 20  # keys named in an error; their number is given as well
 
 
 def transformer_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,19 +85,20 @@ def transformer_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: If the frequencies of the temporal rotation, which upstream stores and ours computes, are others.
     """
-    renamed: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     for key, value in original.items():
         if key == "rope.freqs":
             _check_rotation(value)
             continue
         fused = next((name for name in FUSED if name in key), None)
         if fused is None:
-            renamed[_renamed(key, TRANSFORMER_KEYS)] = value
+            kept[key] = value
         else:
             names = [key.replace(fused, part) for part in FUSED[fused]]
             # each part owns its memory, for safetensors saves no views of one tensor
-            renamed.update((name, part.clone()) for name, part in zip(names, value.chunk(len(names)), strict=True))
-    return renamed
+            parts.update((name, part.clone()) for name, part in zip(names, value.chunk(len(names)), strict=True))
+    return {**checkpoints.renamed(kept, TRANSFORMER_KEYS), **parts}
 
 
 def autoencoder_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,7 +106,7 @@ def autoencoder_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     `shift` and `scale` are not among them: these are `latents_mean` and `latents_std` of the config.
     """
-    return {_renamed(key, AUTOENCODER_KEYS): value for key, value in original.items() if key not in ("shift", "scale")}
+    return checkpoints.renamed({k: v for k, v in original.items() if k not in ("shift", "scale")}, AUTOENCODER_KEYS)
 
 
 def load_transformer(folder: str | Path) -> OpenSoraTransformer3DModel:
@@ -121,9 +118,8 @@ def load_transformer(folder: str | Path) -> OpenSoraTransformer3DModel:
         FileNotFoundError: If there are no weights.
         ValueError: If the config is of a model that upstream could run and this one cannot, or the weights do not fit.
     """
-    return _filled(
-        OpenSoraTransformer3DModel, _transformer_config(_config(folder)), transformer_state_dict(read_weights(folder))
-    )
+    weights = transformer_state_dict(checkpoints.read(Path(folder)))
+    return _filled(OpenSoraTransformer3DModel, _transformer_config(_config(folder)), weights)
 
 
 def load_autoencoder(folder: str | Path, **config: Any) -> AutoencoderKLOpenSora:
@@ -137,43 +133,9 @@ def load_autoencoder(folder: str | Path, **config: Any) -> AutoencoderKLOpenSora
         FileNotFoundError: If there are no weights.
         ValueError: If the config is of another kind of VAE, or the weights do not fit.
     """
-    original = read_weights(folder)
+    original = checkpoints.read(Path(folder))
     found = _autoencoder_config(_config(folder)) | _normalization(original) | config
     return _filled(AutoencoderKLOpenSora, found, autoencoder_state_dict(original))
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """A state dict from a file, or from the one that a folder holds: safetensors, or a pickle of tensors only.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a pickle holds anything but tensors by name; no code in it is run.
-    """
-    path = _weight_file(Path(path))
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"{path} must hold tensors and nothing else, but has objects that run code when they are read: {error}. "
-            "Save its state dict with safetensors where you trust it."
-        ) from error
-    if not isinstance(found, dict) or not all(torch.is_tensor(value) for value in found.values()):
-        raise ValueError(
-            f"{path} must hold a state dict, tensors by name, but has other things. Save the model's alone."
-        )
-    return found
-
-
-def _weight_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    candidates = ["model.safetensors", "pytorch_model.bin"]
-    found = next((path / name for name in candidates if (path / name).is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"no weights at {path}: expected a file, or a folder with {' or '.join(candidates)}.")
-    return found
 
 
 def _config(path: str | Path) -> dict[str, Any]:
@@ -213,7 +175,7 @@ def _normalization(original: Mapping[str, Tensor]) -> dict[str, tuple[float, ...
     names = {"latents_mean": "shift", "latents_std": "scale"}
     missing = [name for name in names.values() if name not in original]
     if missing:
-        raise ValueError(f"the weights of a VAE must hold shift and scale, but {_listed(missing)} missing.")
+        raise ValueError(f"the weights of a VAE must hold shift and scale, but {checkpoints.listed(missing)} missing.")
     return {ours: tuple(float(f"{x:.6g}") for x in original[name].flatten()) for ours, name in names.items()}
 
 
@@ -226,35 +188,15 @@ def _check_rotation(freqs: Tensor) -> None:
         )
 
 
-def _renamed(key: str, rules: Rules) -> str:
-    for pattern, replacement in rules:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
 def _filled(kind: Any, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
     """A model of that class with these weights, which must be exactly those that it has."""
     with torch.device("meta"):
         model: nn.Module = kind(**config)
-    expected = model.state_dict()
-    missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
-    misfits = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in expected.keys() & weights.keys()
-        if weights[key].shape != expected[key].shape
-    ]
-    found = {"missing": missing, "unexpected": unexpected, "of another shape": misfits}
-    wrong = [f"{len(list(keys))} {what}: {_listed(keys)}" for what, keys in found.items() if keys]
+    wrong = checkpoints.misfits(model.state_dict(), weights)
     if wrong:
         raise ValueError(
-            f"the weights do not fit {kind.__name__} (keys under its names, where the original's were known). "
-            f"{'; '.join(wrong)}. Is this the right checkpoint, and its config.json beside it?"
+            f"the weights do not fit {kind.__name__} (keys under its names, where the original's were known). {wrong}. "
+            "Is this the right checkpoint, and its config.json beside it?"
         )
     model.load_state_dict(weights, assign=True)
     return model.eval()
-
-
-def _listed(keys: Iterable[str]) -> str:
-    """The first keys in order, and how many are left out."""
-    names = sorted(keys)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

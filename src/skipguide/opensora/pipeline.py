@@ -18,8 +18,9 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from skipguide.opensora import buckets, checks, original, prompts
 from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
-from skipguide.opensora.conditions import OpenSoraCondition, apply_mask_strategy, conditions_of, going_on
+from skipguide.opensora.conditions import conditions_of
 from skipguide.opensora.latents import Generators, LatentsMixin
+from skipguide.opensora.loops import Loops, LoopsMixin
 from skipguide.opensora.scheduler import OpenSoraRFlowScheduler
 from skipguide.opensora.transformer import OpenSoraTransformer3DModel
 
@@ -36,7 +37,7 @@ class OpenSoraPipelineOutput(BaseOutput):
     frames: Any
 
 
-class OpenSoraPipeline(prompts.PromptMixin, LatentsMixin, DiffusionPipeline):
+class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionPipeline):
     """Videos from text, images and clips with Open-Sora 1.2.
 
     Args:
@@ -91,28 +92,6 @@ class OpenSoraPipeline(prompts.PromptMixin, LatentsMixin, DiffusionPipeline):
         autoencoder: Any = original.load_autoencoder(vae)
         encoder = T5EncoderModel.from_pretrained(text_encoder, dtype=torch_dtype, local_files_only=True)
         return cls(tokenizer, encoder, autoencoder.to(torch_dtype), denoiser.to(torch_dtype), OpenSoraRFlowScheduler())
-
-    # --- properties of a run ------------------------------------------------------------------------------------------
-
-    @property
-    def guidance_scale(self) -> float:
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale > 1
-
-    @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        return self._current_timestep
-
-    @property
-    def interrupt(self) -> bool:
-        return self._interrupt
 
     @torch.no_grad()
     def __call__(
@@ -199,18 +178,15 @@ class OpenSoraPipeline(prompts.PromptMixin, LatentsMixin, DiffusionPipeline):
             negative_prompt_embeds=negative_prompt_embeds,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
         )
-        self._guidance_scale, self._num_timesteps = guidance_scale, num_inference_steps
-        self._current_timestep, self._interrupt = None, False
+        self._guidance_scale, self._current_timestep, self._interrupt = guidance_scale, None, False
         number = self._check_prompts(prompt, negative_prompt, embeds, max_sequence_length)
         rows = number * num_videos_per_prompt
         checks.check_generators(generator, rows)
         shape = self.latents_shape(rows, num_frames, height, width)
         noises = checks.check_latents(latents, shape, num_loops)
-        chunk, group = self.vae.config["micro_frame_size"], self.vae.latent_frames(self.vae.config["micro_frame_size"])
-        shared = condition_frame_length // group * chunk  # frames that a clip has from the one before it
-        for name in ["video"] * (video is not None) + ["num_loops"] * (num_loops > 1):
-            checks.check_going_on(name, num_frames, condition_frame_length, condition_frame_edit, group, chunk)
         last = dict(length=condition_frame_length, edit_ratio=condition_frame_edit)
+        asked = ["video"] * (video is not None) + ["num_loops"] * (num_loops > 1)
+        shared = self._check_going_on(asked, num_frames, condition_frame_length, condition_frame_edit)
         given = conditions_of(image, video, conditions, number, last, shared)
         checks.check_conditions(given, shape, num_loops, self.vae.latent_frames)
 
@@ -222,24 +198,10 @@ class OpenSoraPipeline(prompts.PromptMixin, LatentsMixin, DiffusionPipeline):
         about = dict(height=height, width=width, fps=IMAGE_FPS if num_frames == 1 else fps)
         numbers = {name: torch.full((len(texts[0][0]),), float(x), device=device) for name, x in about.items()}
         report = functools.partial(self._report, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        parts, clips = [], []
-        progress: Any = self.progress_bar
-        with progress(total=num_loops * num_inference_steps) as bar:
-            for loop in range(num_loops):
-                self.scheduler.set_timesteps(
-                    num_inference_steps, device, height=height, width=width, num_frames=num_frames
-                )  # fmt: skip
-                self.scheduler.set_begin_index(0)  # spares it a look at the timesteps, for which it would wait
-                noise = self.prepare_latents(shape, device, generator, noises[loop])
-                if loop > 0:
-                    given = going_on(
-                        given, self.encode_video(clips[-1]), loop, condition_frame_length, condition_frame_edit
-                    )
-                parts.append(self._denoise(noise, given, loop, align, texts[loop], numbers, report, bar))
-                if output_type != "latent" or loop + 1 < num_loops:
-                    clips.append(self.decode_latents(parts[-1], num_frames))
-                if self.interrupt:
-                    break
+        timesteps = dict(num_inference_steps=num_inference_steps, device=device)
+        timesteps |= dict(height=height, width=width, num_frames=num_frames)
+        loops = Loops(timesteps, shape, generator, noises, texts, numbers, align, last, report)
+        parts, clips = self._run(loops, given, decoded=output_type != "latent")
         self._current_timestep = None
         if output_type == "latent":
             frames = _joined(parts, condition_frame_length)
@@ -255,6 +217,17 @@ class OpenSoraPipeline(prompts.PromptMixin, LatentsMixin, DiffusionPipeline):
             given = embeds["prompt_embeds"]
             prompts.check_null_caption(longest if given is None else given.shape[1], len(self.transformer.null_caption))
         return number
+
+    def _check_going_on(self, asked: Sequence[str], num_frames: int, length: int, edit_ratio: float) -> int:
+        """How many frames a clip has from the one before it.
+
+        Args:
+            asked: arguments of the call that make a clip go on from another.
+        """
+        chunk, group = self.vae.config["micro_frame_size"], self.vae.latent_frames(self.vae.config["micro_frame_size"])
+        for name in asked:
+            checks.check_going_on(name, num_frames, length, edit_ratio, group, chunk)
+        return length // group * chunk
 
     def _texts(
         self, prompt: Any, scores: tuple[Any, ...], loops: int, encoding: dict[str, Any]
@@ -273,72 +246,6 @@ class OpenSoraPipeline(prompts.PromptMixin, LatentsMixin, DiffusionPipeline):
                 embeds, mask = torch.cat([negative, embeds]), torch.cat([its_mask, mask])
             encoded[texts] = embeds, mask
         return [encoded[texts] for texts in wanted]
-
-    def _denoise(
-        self,
-        noise: Tensor,
-        given: Sequence[Sequence[OpenSoraCondition]],
-        loop: int,
-        align: int | None,
-        text: tuple[Tensor, Tensor],
-        numbers: dict[str, Tensor],
-        report: Callable[..., tuple[Tensor, Tensor]],
-        bar: Any,
-    ) -> Tensor:
-        """The latents (B, C, f, h, w) of one loop from its noise; nothing in here waits for the device.
-
-        A frame that is edited gets its noise from where it stands in `noise`, which the reference took the place of;
-        upstream draws another one.
-        """
-        latents, (embeds, mask), noisy, starts = noise, text, None, None
-        if any(one.loop == loop for row in given for one in row):
-            latents, ratios = apply_mask_strategy(noise, given, loop, align)
-            starts, noisy = ratios * self.scheduler.config["num_train_timesteps"], ratios == 1
-        for i, t in enumerate(self.scheduler.timesteps):
-            if self.interrupt:
-                continue
-            self._current_timestep = t
-            if starts is not None and noisy is not None:  # (B, f) each
-                before, noisy = noisy, starts >= t
-                edited = self.scheduler.add_noise(latents, noise, t)
-                latents = torch.where((noisy & ~before)[:, None, :, None, None], edited, latents)
-            velocity = self._velocity(latents, t, embeds, mask, noisy, numbers)
-            stepped = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
-            latents = stepped if noisy is None else torch.where(noisy[:, None, :, None, None], stepped, latents)
-            latents, embeds = report(i, t, latents, embeds)
-            bar.update()
-        return latents
-
-    def _velocity(
-        self, latents: Tensor, t: Tensor, embeds: Tensor, mask: Tensor, noisy: Tensor | None, numbers: dict[str, Tensor]
-    ) -> Tensor:
-        """u + g (c - u), or c, (B, C, f, h, w) in float32. A callback may take the uncond rows off `embeds`."""
-        rows, copies = len(embeds), len(embeds) // len(latents)
-        with self.transformer.cache_context("cond_uncond"):
-            predicted = self.transformer(
-                hidden_states=latents.to(self.transformer.dtype).repeat(copies, 1, 1, 1, 1),
-                timestep=t.expand(rows),
-                encoder_hidden_states=embeds,
-                encoder_attention_mask=mask[-rows:],
-                frame_mask=None if noisy is None else noisy.repeat(copies, 1),
-                **{name: x[-rows:] for name, x in numbers.items()},
-                return_dict=False,
-            )[0]
-        predicted = predicted.chunk(2, dim=1)[0].float()  # the other half is a variance that nothing uses
-        if copies == 1:
-            return predicted
-        uncond, cond = predicted.chunk(2)
-        return uncond + self.guidance_scale * (cond - uncond)
-
-    def _report(
-        self, callback: Any, names: Sequence[str], step: int, t: Tensor, latents: Tensor, embeds: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What a callback makes of the tensors."""
-        if callback is None:
-            return latents, embeds
-        tensors = {"latents": latents, "prompt_embeds": embeds}
-        changed = callback(self, step, t, {name: tensors[name] for name in names})
-        return changed.pop("latents", latents), changed.pop("prompt_embeds", embeds)
 
 
 def _joined(parts: Sequence[Tensor], shared: int) -> Tensor:

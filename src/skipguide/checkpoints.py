@@ -1,0 +1,163 @@
+"""Published checkpoints: read without running code, renamed by tables, and fitted exactly or refused."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+Tensor = torch.Tensor
+Network = TypeVar("Network", bound=nn.Module)
+Rules = Sequence[tuple[str, str | None]]  # (what to find in a key, what to put there, or None to leave the key out)
+
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+WRAPPER = "state_dict"  # where the checkpoint of a training run keeps the network's weights
+COUNTER = "num_batches_tracked"  # of batch norms: old checkpoints have none, and inference needs none
+SHOWN = 12  # keys named in an error; their number is given as well
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The weights `(key: tensor)` of a file, or of the one in a folder of transformers.
+
+    A pickle is read with `weights_only`; what a training run keeps beside the weights is left out, and so is the
+    `module.` that DataParallel puts before every key.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds anything that runs code when it is read, or no weights.
+    """
+    file = _file(path)
+    found = _unpickled(file) if file.suffix != ".safetensors" else _safetensors(file)
+    inner = found.get(WRAPPER, found)
+    weights = {str(key).removeprefix("module."): value for key, value in inner.items() if torch.is_tensor(value)}
+    if not weights:
+        raise ValueError(f"{file} must hold tensors by name, but has none. Save the network's state dict alone.")
+    return weights
+
+
+def renamed(weights: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """The weights under new keys: every rule is applied, in order; a key that no rule knows stays as it is."""
+    result: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        new = _renamed(key, rules)
+        if new is not None:
+            result[new] = value
+    return result
+
+
+def fused(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dict[str, Tensor]:
+    """Weights in which the matrices (or biases) named by `parts` within a key lie on top of each other, as `whole`."""
+    result = {key: value for key, value in weights.items() if not any(part in key for part in parts)}
+    for key in weights:
+        names = [key.replace(parts[0], part) for part in parts]
+        if parts[0] in key and all(name in weights for name in names):
+            result[key.replace(parts[0], whole)] = torch.cat([weights[name] for name in names])
+    return result
+
+
+def fitted(build: Callable[[], Network], weights: Mapping[str, Tensor], path: Path) -> Network:
+    """The network that `build` makes with exactly these weights: float32, eval mode, without gradients.
+
+    Raises:
+        ValueError: If keys are missing, unexpected or of another shape; all of them are counted, the first named.
+    """
+    network = build()
+    expected = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
+    given = {key: value for key, value in weights.items() if not key.endswith(COUNTER)}
+    wrong = misfits(expected, given)
+    if wrong:
+        raise ValueError(
+            f"{path} must hold the weights of {type(network).__name__}, but got {wrong}. Take the file that "
+            "docs/vbench.md names."
+        )
+    network.load_state_dict({key: given[key].to(expected[key].dtype) for key in expected}, strict=False)
+    return network.eval().requires_grad_(False)
+
+
+def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """What is wrong with weights that should be those expected: keys by name and number; "" where nothing is."""
+    shapes = [
+        f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected.keys() & given.keys()
+        if given[key].shape != expected[key].shape
+    ]
+    found: dict[str, Iterable[str]] = {
+        "missing": expected.keys() - given.keys(),
+        "unexpected": given.keys() - expected.keys(),
+        "of another shape": shapes,
+    }
+    return "; ".join(f"{len(list(keys))} {what}: {listed(keys)}" for what, keys in found.items() if keys)
+
+
+def listed(keys: Iterable[str]) -> str:
+    """The first keys in order, and how many are left out."""
+    names = sorted(keys)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _renamed(key: str, rules: Rules) -> str | None:
+    for pattern, replacement in rules:
+        if replacement is None:
+            if re.search(pattern, key):
+                return None
+        else:
+            key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"weights must be a file, or a folder with {' or '.join(FOLDER_FILES)}, but got {path}. Check the name."
+        )
+    return found
+
+
+def _safetensors(file: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(file))
+    except SafetensorError as error:
+        raise ValueError(f"{file} must be a safetensors file, but got {error}. Download it again.") from error
+
+
+def _unpickled(file: Path) -> dict[str, Any]:
+    if _is_torchscript(file):
+        raise ValueError(f"{file} must hold weights alone, but is a TorchScript program. Take a file of its weights.")
+    try:
+        with torch.serialization.safe_globals(_numbers()):
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{file} must hold tensors alone, but is torn or has objects that run code when they are read. Download it "
+            "again, or save its state dict with safetensors where you trust it."
+        ) from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{file} must hold tensors by name, but got a {type(found).__name__}.")
+    return dict(found)
+
+
+def _numbers() -> list[Any]:
+    """What numpy's scalars are made of, which optimizers in checkpoints hold; under its name before numpy 2 as well."""
+    scalar = np.float64(0).__reduce__()[0]
+    return [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]
+
+
+def _is_torchscript(file: Path) -> bool:
+    """Whether it is an archive with a program in it; torch would warn, and then read it or not, by its version."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
