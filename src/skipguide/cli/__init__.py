@@ -12,19 +12,29 @@ from skipguide.cli.bench import bench
 from skipguide.cli.compare import compare
 from skipguide.cli.console import Verbs
 from skipguide.cli.convert import convert
+from skipguide.cli.evaluate import evaluate
 from skipguide.cli.families import families
 from skipguide.cli.generate import generate
 from skipguide.cli.lab import lab
 from skipguide.cli.layers import layers
+from skipguide.cli.metrics import metrics
+from skipguide.cli.paper import paper
 from skipguide.cli.presets import presets
+from skipguide.cli.report import report
 from skipguide.cli.reproduce import reproduce
+from skipguide.cli.runs import runs
+from skipguide.cli.studio import studio
+from skipguide.cli.sweep import WithRay, sweep
 
 app = typer.Typer(cls=Verbs, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 # A new verb: its file, its import above, its name here.
-for verb in (generate, compare, reproduce, bench, families, layers, presets):
+for verb in (generate, compare, reproduce, bench, families, layers, presets, evaluate, metrics, studio, report):
     app.command()(verb)
 app.add_typer(lab, name="lab")
+app.add_typer(paper, name="paper")
+app.command(cls=WithRay)(sweep)
 app.add_typer(convert, name="convert")
+app.add_typer(runs, name="runs")
 
 
 @app.callback(invoke_without_command=True)

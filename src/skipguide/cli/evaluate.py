@@ -1,0 +1,244 @@
+"""skipguide evaluate: measure videos, with intervals, counts, and what was left out."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipguide.cli import console
+from skipguide.cli.families import Line, show
+from skipguide.cli.options import Json, Overwrite, check_outputs
+
+if TYPE_CHECKING:
+    from skipguide.metrics.asked import Options
+    from skipguide.metrics.results import Result
+    from skipguide.metrics.scores import Row
+
+Titled = Iterator[tuple[str, "Result"]]
+_LEDGER = "ledger.sqlite"  # what makes a folder a run
+
+
+def evaluate(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="DIR|RUN", help="Videos, frame folders, or a run; with --merge results.")
+    ],
+    reference: Annotated[Path | None, typer.Option(help="Real videos, for the metrics that compare.")] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(help="As fvd:judge,vendi; `skipguide metrics` lists them.", show_default="all that can run"),
+    ] = None,
+    features: Annotated[
+        str, typer.Option(help="Extractor of the set metrics named without one.", show_default="each its usual")
+    ] = "",
+    weights: Annotated[Path | None, typer.Option(help="Folder of the networks' weights.")] = None,
+    non_commercial: Annotated[
+        bool, typer.Option("--non-commercial", help="Use weights too whose licence forbids commercial use.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Clips at a time through an extractor.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    fps: Annotated[float | None, typer.Option(help="Of frame folders.", show_default="unknown")] = None,
+    part: Annotated[
+        str, typer.Option(help="As 2/8, the second of eight workers; --merge joins their results.")
+    ] = "1/1",
+    merge: Annotated[bool, typer.Option("--merge", help="Join results of parts, written with --out.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write results.json, with features.")] = None,
+    vbench_results: Annotated[Path | None, typer.Option(help="What VBench's own scorer wrote, to show beside.")] = None,
+    vbench_export: Annotated[
+        Path | None, typer.Option(help="New folder for the videos as VBench names them, to run its scorer on.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a folder of videos: sets against a reference, and each video by itself.
+
+    Prints every number with a 95 % interval and how many videos are in it; what was skipped, with the reason; and the
+    licences of the networks. Of a run, each setting is measured, and the numbers are kept in the run.
+    """
+    from skipguide.metrics import vbench_files
+    from skipguide.metrics.asked import Options
+
+    options = Options(features, weights, non_commercial, batch_size, device, fps, _part(part))
+    names = [name for text in metrics or [] for name in text.split(",") if name]
+    theirs = {} if vbench_results is None else vbench_files.read(vbench_results)[0]
+    results = _merged(sources) if merge else _evaluated(_only(sources), reference, names, options)
+    if vbench_export is not None:
+        results = _exported(results, _only(sources), vbench_export)
+    payloads = []
+    for title, result in _saved(results, out, overwrite):
+        payloads.append({"setting": title, **result.payload(), "vbench": theirs})
+        if not as_json:
+            _show(title, result, theirs)
+    if as_json:
+        console.tell("", payloads[0] if len(payloads) == 1 else {"settings": payloads}, as_json)
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found:
+        raise ValueError(f"--part must be written as 2/8, but got {text!r}. Count parts from 1.")
+    return int(found[1]), int(found[2])
+
+
+def _only(sources: Sequence[Path]) -> Path:
+    if len(sources) > 1:
+        raise ValueError(f"one folder of videos is measured at a time, but got {len(sources)}. Leave the others out.")
+    return sources[0]
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def _merged(sources: Sequence[Path]) -> Titled:
+    from skipguide.metrics import results
+
+    yield "", results.merge([results.load(path) for path in sources])
+
+
+def _evaluated(folder: Path, reference: Path | None, metrics: Sequence[str], options: Options) -> Titled:
+    from skipguide.metrics import evaluation
+
+    _check_device(options.device)
+    with _progress() as note:
+        if not (folder / _LEDGER).is_file():
+            yield "", evaluation.evaluate(folder, reference, metrics, options, note)
+            return
+        from skipguide.runs import Run
+
+        with Run.open(folder, writable=True) as run:
+            for setting, result in evaluation.evaluate_run(run, reference, metrics, options, note):
+                evaluation.record(run, setting, result)
+                yield f"{setting.model} {setting.name}", result
+
+
+def _check_device(device: str) -> None:
+    if device != "cpu":
+        from skipguide.generation import check_device
+
+        check_device(device)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None] | None]:
+    """A line on stderr with the number and name of the video that is read; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+
+        def note(name: str) -> None:
+            bar.advance(task)
+            bar.update(task, description=f"{bar.tasks[0].completed:.0f} videos read, now {name}")
+
+        yield note
+
+
+def _saved(results: Titled, out: Path | None, overwrite: bool) -> Titled:
+    """The same, each written when it is there; names are checked before anything is measured where they are known."""
+    from skipguide.metrics.results import vectors_path
+
+    def check(path: Path) -> None:
+        check_outputs([path, vectors_path(path)], overwrite)
+
+    if out is not None:
+        if out.suffix.lower() != ".json":
+            raise ValueError(
+                f"--out must be named .json, but got {str(out)!r}. Name it {out.with_suffix('.json').name}."
+            )
+        check(out)
+    for title, result in results:
+        if out is not None:
+            path = out.with_stem(f"{out.stem}-{re.sub(r'[^A-Za-z0-9.]+', '-', title)}") if title else out
+            check(path)
+            result.save(path)
+        yield title, result
+
+
+def _exported(results: Titled, folder: Path, target: Path) -> Titled:
+    """The same, with the videos where VBench finds them, and our values as it would write them."""
+    from skipguide.metrics import vbench_files as files
+
+    if (folder / _LEDGER).is_file():
+        raise ValueError(f"--vbench-export needs a folder of videos, but {folder} is a run. Name one with videos only.")
+    places = files.export(files.by_prompt(sorted(folder.rglob("*.mp4"))), target)
+    names = {path.relative_to(folder).as_posix(): place.as_posix() for path, place in places.items()}
+    for title, result in results:
+        values = result.readings.values.items()
+        files.write(
+            target / files.RESULTS,
+            {metric: {names[name]: value for name, value in rows.items() if name in names} for metric, rows in values},
+        )
+        yield title, result
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def _show(title: str, result: Result, theirs: dict[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(
+        Column("metric", no_wrap=True),
+        *(_right(name) for name in ("value", "95 % interval", "videos", "reference")),
+        "better",
+    )
+    table.title = title or None
+    for row in result.rows:
+        table.add_row(*map(Text, _cells(row)))
+    if result.quality_score is not None:
+        table.add_row("quality score", f"{result.quality_score:.5g}")
+    for name, value in theirs.items():
+        table.add_row(Text(f"{name}, by VBench"), f"{value:.4f}")
+    Console().print(table)
+    show(list(_remarks(result)))
+
+
+def _right(name: str) -> Any:
+    from rich.table import Column
+
+    return Column(name, justify="right")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    interval = "-" if row.low is None or row.high is None else f"{row.low:.4g} to {row.high:.4g}"
+    reference = "" if row.reference is None else str(row.reference)
+    return row.metric, f"{row.value:.5g}", interval, str(row.videos), reference, row.better
+
+
+def _remarks(result: Result) -> Iterator[Line]:
+    for text, metrics in _gathered((warning, row.metric) for row in result.rows for warning in row.warnings).items():
+        yield "yellow", f"{', '.join(metrics)}: {text}"
+    for row in result.rows:
+        if row.splits:
+            yield (
+                "",
+                "{}: mean {mean:.4g}, deviation {std:.4g} over {splits:.0f} parts".format(row.metric, **row.splits),
+            )
+    skipped = _gathered((f"{one.metric}: {one.reason}", f"{one.side} {one.video}") for one in result.skipped)
+    for reason, videos in skipped.items():
+        yield "yellow", f"skipped, {reason}: {', '.join(videos)}"
+    for name, entry in result.weights.items():
+        published = " (not the published one)" if entry["as_published"] is False else ""
+        yield "dim", f"{name}: {entry['path']}, sha256 {entry['sha256'][:12]}{published}, licence: {entry['licence']}"
+    for reason, metrics in _gathered((one.reason, one.metric) for one in result.not_run).items():
+        yield "dim", f"not run: {', '.join(metrics)}. {reason}"
+
+
+def _gathered(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    """What is said of several, once."""
+    found: dict[str, list[str]] = {}
+    for text, name in pairs:
+        found.setdefault(text, []).append(name)
+    return found

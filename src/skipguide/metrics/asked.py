@@ -1,0 +1,124 @@
+"""Which metrics are asked for, with which extractors, and whether all is there that they need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from skipguide.metrics import weights
+from skipguide.metrics.catalog import EXTRACTORS, METRICS, Extractor, Metric
+
+CLASSES = ".classes"  # after the name of an extractor: its class probabilities, not its features
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to evaluate."""
+
+    features: str = ""  # the extractor of all set metrics that are named without one
+    weights: Path | None = None  # the folder to find them in; the hub's cache is searched too
+    non_commercial: bool = False  # whether weights under such a licence may be used
+    batch_size: int = 8  # clips at a time through an extractor
+    device: str = "cpu"
+    fps: float | None = None  # of frame folders and tensors
+    part: tuple[int, int] = (1, 1)  # (i, n): every n-th video from the i-th on, for n workers
+
+    def __post_init__(self) -> None:
+        if self.features and self.features not in EXTRACTORS:
+            raise ValueError(f"features must be one of {', '.join(EXTRACTORS)}, but got {self.features!r}. Choose one.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but got {self.batch_size}. Choose a larger one.")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"fps must be above 0, but got {self.fps}. Leave it out if it is not known.")
+        if not 1 <= self.part[0] <= self.part[1]:
+            raise ValueError(f"part must be (i, n) with 1 <= i <= n, but got {self.part}. Count parts from 1.")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A metric, with the extractor that it shall use if it is one of sets."""
+
+    metric: str
+    extractor: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.metric}:{self.extractor}" if self.extractor else self.metric
+
+    @property
+    def row(self) -> Metric:
+        return METRICS[self.metric]
+
+    @property
+    def kind(self) -> str:
+        """Of the vectors that it reads."""
+        return self.extractor + (CLASSES if self.metric == "inception_score" else "")
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A metric without a number."""
+
+    metric: str
+    reason: str
+
+
+def parsed(text: str, features: str = "") -> Asked:
+    """A metric as users write it: "temporal_flickering", "fvd" (with its usual extractor, or `features`), "fvd:judge".
+
+    Raises:
+        ValueError: for a name that there is not, or an extractor that does not go with the metric.
+    """
+    name, _, extractor = text.partition(":")
+    if name not in METRICS:
+        raise ValueError(f"a metric must be one of {', '.join(METRICS)}, but got {name!r}. See skipguide metrics.")
+    row = METRICS[name]
+    if row.kind == "video":
+        if extractor:
+            raise ValueError(f"{name} must stand alone, for it takes no features, but got {text!r}. Write {name}.")
+        return Asked(name)
+    chosen = extractor or features or row.extractor
+    fitting = [known for known, one in EXTRACTORS.items() if _fits(name, one)]
+    if chosen not in fitting:
+        raise ValueError(
+            f"the features of {name} must be {' or '.join(fitting)}, but got {chosen!r}. Choose one of them."
+        )
+    return Asked(name, chosen)
+
+
+def _fits(metric: str, extractor: Extractor) -> bool:
+    """The Inception Score takes class probabilities, all others features."""
+    return bool(extractor.classes) if metric == "inception_score" else extractor.has_features
+
+
+def everything(features: str = "") -> list[Asked]:
+    """All metrics; those of sets with `features` where it suits them, else with their usual extractor."""
+    return [parsed(name, features if features and _fits(name, EXTRACTORS[features]) else "") for name in METRICS]
+
+
+def chosen(metrics: Sequence[str], has_reference: bool, options: Options) -> tuple[list[Asked], list[NotRun]]:
+    """The metrics to run: those named, or without names all for which everything is there, and the others.
+
+    Raises:
+        ValueError: if one that is named cannot be run.
+    """
+    asked = [parsed(text, options.features) for text in metrics] or everything(options.features)
+    usable, not_run = [], []
+    for one in dict.fromkeys(asked):
+        try:
+            _check(one, has_reference, options)
+            usable.append(one)
+        except weights.Missing as error:
+            if metrics:
+                raise
+            not_run.append(NotRun(one.label, str(error)))
+    return usable, not_run
+
+
+def _check(asked: Asked, has_reference: bool, options: Options) -> None:
+    if asked.row.reference and not has_reference:
+        raise weights.Missing(f"{asked.label} needs a set to compare with, but got none. Name it with --reference.")
+    for name in EXTRACTORS[asked.extractor].weights if asked.extractor else asked.row.weights:
+        weights.find(name, options.weights, options.non_commercial)

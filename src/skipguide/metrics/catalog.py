@@ -1,0 +1,193 @@
+"""What can be measured, with what, and where that comes from: rows of data. `skipguide metrics` prints them.
+
+A new metric is a row of METRICS; a new extractor a row of EXTRACTORS; a file that they need a row of WEIGHTS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Range = tuple[float | None, float | None]  # None: no bound
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file, or a folder of transformers, that a network loads."""
+
+    files: tuple[str, ...]  # names under which it is looked for; the first that is there is taken
+    where: str  # where it is published
+    licence: str
+    commercial: bool = True  # False: off unless asked for
+    repo: str | None = None  # on the hub, where its cache is searched too
+    sha256: str = ""  # of the first name, or its beginning, where the publisher states it
+    packaged: str = ""  # the folder of skipguide.lab's weights that it comes in
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that turns a clip into features or class probabilities, for the set metrics."""
+
+    module: str  # has load(*paths) and features(model, frames), or probabilities(model, frames)
+    weights: tuple[str, ...]
+    frames: int | None  # how many it sees, the first ones of a video; None: all of them
+    width: int  # of the features, or how many classes
+    preparation: str
+    fewest: int = 2  # frames
+    has_features: bool = True
+    classes: int = 0  # of which it gives probabilities; 0 if it gives none
+    epsilon: float = 0.0  # within the logarithms of the Inception Score, as its protocol has it
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number for a set of videos, or for each video."""
+
+    name: str
+    kind: Literal["set", "video"]
+    what: str
+    source: str
+    range: Range
+    better: Literal["higher", "lower"]
+    extractor: str = ""  # of a set metric, unless another is named
+    module: str = ""  # of the network of a per-video metric
+    weights: tuple[str, ...] = ()
+    reference: bool = False  # needs a set to compare with
+    fewest_videos: int = 1
+    enough_videos: int = 1  # fewer bring a warning
+    fewest_frames: int = 1
+    normalised: tuple[float, float] | None = None  # VBench: what counts as 0 and as 1 in its quality score
+    weight: float = 0.0  # VBench: in its quality score
+
+
+_MIT, _APACHE, _BSD, _NC = "MIT", "Apache-2.0", "BSD-3-Clause", "CC BY-NC 4.0"
+_UNSTATED = "none stated"
+
+WEIGHTS: dict[str, Weights] = {
+    "judge": Weights(("judge.safetensors",), "this package", _APACHE, packaged="judge"),
+    "i3d": Weights(
+        ("i3d_pretrained_400.pt",), "https://github.com/songweige/TATS, tats/fvd/: DeepMind's weights as a state dict",
+        f"{_UNSTATED} (DeepMind's own: {_APACHE})",
+    ),
+    "videomae": Weights(
+        ("vit_g_hybrid_pt_1200e_ssv2_ft.pth",),
+        "https://huggingface.co/OpenGVLab/InternVideoMAE_models, mae-g/",
+        f"{_NC} (VideoMAE V2's)", commercial=False,
+    ),
+    "vjepa2": Weights(
+        ("vjepa2-vitl-fpc64-256",), "https://huggingface.co/facebook/vjepa2-vitl-fpc64-256, the folder", _MIT,
+        repo="facebook/vjepa2-vitl-fpc64-256",
+    ),
+    "c3d": Weights(
+        ("conv3d_deepnetA_ucf.npz",), "https://github.com/rezoo/tgan2, release v1.0: C3D tuned on UCF-101", _UNSTATED
+    ),
+    "c3d_mean": Weights(("mean2.npz",), "https://github.com/rezoo/tgan2, release v1.0", _UNSTATED),
+    "musiq": Weights(
+        ("musiq_spaq_ckpt-358bb6af.pth",), "https://github.com/chaofengc/IQA-PyTorch, release v0.1-weights",
+        f"{_APACHE} (google-research's, converted)", repo="chaofengc/IQA-PyTorch-Weights", sha256="358bb6af",
+    ),
+    "clip_l14": Weights(
+        ("clip-vit-large-patch14",), "https://huggingface.co/openai/clip-vit-large-patch14", _MIT,
+        repo="openai/clip-vit-large-patch14",
+    ),
+    "laion_head": Weights(
+        ("sa_0_4_vit_l_14_linear.pth",), "https://github.com/LAION-AI/aesthetic-predictor", _MIT
+    ),
+    "clip_b32": Weights(
+        ("clip-vit-base-patch32",), "https://huggingface.co/openai/clip-vit-base-patch32", _MIT,
+        repo="openai/clip-vit-base-patch32",
+    ),
+    "dino": Weights(
+        ("dino_vitbase16_pretrain.pth", "dino-vitb16"), "https://github.com/facebookresearch/dino", _APACHE,
+        repo="facebook/dino-vitb16",
+    ),
+    "raft": Weights(("raft-things.pth",), "https://github.com/princeton-vl/RAFT, models.zip", _BSD),
+    "amt": Weights(
+        ("amt-s.pth",), "https://huggingface.co/lalala125/AMT", _NC, commercial=False, repo="lalala125/AMT"
+    ),
+}  # fmt: skip
+
+EXTRACTORS: dict[str, Extractor] = {
+    "i3d": Extractor(
+        "skipguide.metrics.networks.i3d", ("i3d",), 16, 400,
+        "first 16 frames, 224 x 224 bilinear, [-1, 1]; the logits of Kinetics-400 (StyleGAN-V)", fewest=16,
+    ),
+    "videomae": Extractor(
+        "skipguide.metrics.videomae", ("videomae",), 16, 1408,
+        "first 16 frames, / 255, 224 x 224 bilinear without antialiasing, not normalised (content-debiased-fvd)",
+        fewest=16,
+    ),
+    "vjepa2": Extractor(
+        "skipguide.metrics.vjepa2", ("vjepa2",), 16, 1024,
+        "first 16 frames, short side 292 bilinear, centre 256 x 256, ImageNet's mean and deviation; mean over tokens",
+        fewest=16,
+    ),
+    "c3d": Extractor(
+        "skipguide.metrics.networks.c3d", ("c3d", "c3d_mean"), 16, 101,
+        "first 16 frames, 128 x 128 cubic, BGR, mean clip subtracted, centre 112 x 112 (TGAN)",
+        fewest=16, has_features=False, classes=101, epsilon=1e-7,
+    ),
+    "judge": Extractor(
+        "skipguide.metrics.judge", ("judge",), None, 128,
+        "all frames, in time the nearest of 19, 64 x 64, [-1, 1]; it knows the clips of skipguide.lab and no others",
+        classes=384,
+    ),
+}  # fmt: skip
+
+
+def _prdc(name: str, what: str, source: str, range: Range = (0, 1)) -> Metric:
+    return Metric(
+        name, "set", what, source, range, "higher", extractor="i3d", reference=True, fewest_videos=6, enough_videos=1024
+    )
+
+
+def _vbench(
+    name: str, what: str, normalised: tuple[float, float], network: str = "", weights: tuple[str, ...] = (),
+    fewest_frames: int = 1, weight: float = 1.0, range: Range = (0, 1),
+) -> Metric:  # fmt: skip
+    """`normalised` and `weight` are from VBench's scripts/constant.py at 45e79ec."""
+    return Metric(
+        name, "video", what, "VBench, arXiv:2311.17982", range, "higher", weights=weights, fewest_frames=fewest_frames,
+        module=network and f"skipguide.metrics.networks.{network}", normalised=normalised, weight=weight,
+    )  # fmt: skip
+
+
+_ROWS = (
+    Metric(
+        "fvd", "set", "Frechet distance between the features", "arXiv:1812.01717", (0, None), "lower",
+        extractor="i3d", reference=True, fewest_videos=2, enough_videos=256,
+    ),
+    Metric(
+        "kvd", "set", "squared maximum mean discrepancy of the features, cubic kernel, unbiased", "arXiv:1801.01401",
+        (None, None), "lower", extractor="i3d", reference=True, fewest_videos=2, enough_videos=50,
+    ),
+    Metric(
+        "inception_score", "set", "classes certain for each video and varied over all; at most their number",
+        "arXiv:1611.06624", (1, None), "higher", extractor="c3d", fewest_videos=2, enough_videos=2048,
+    ),
+    _prdc("precision", "share of videos that lie among the reference", "arXiv:1904.06991"),
+    _prdc("recall", "share of the reference that lies among the videos", "arXiv:1904.06991"),
+    _prdc("density", "how densely the reference lies around the videos", "arXiv:2002.09797", (0, None)),
+    _prdc("coverage", "share of the reference with a video near it", "arXiv:2002.09797"),
+    Metric(
+        "vendi", "set", "effective number of different videos; at most their number", "arXiv:2210.02410",
+        (1, None), "higher", extractor="i3d", fewest_videos=2, enough_videos=50,
+    ),
+    _vbench("imaging_quality", "MUSIQ (SPAQ) per frame", (0.0, 1.0), "musiq", ("musiq",)),
+    _vbench(
+        "aesthetic_quality", "LAION's head on CLIP ViT-L/14, per frame", (0.0, 1.0), "aesthetic",
+        ("clip_l14", "laion_head"), range=(None, None),
+    ),
+    _vbench("motion_smoothness", "how well AMT-S guesses every other frame", (0.706, 0.9975), "amt", ("amt",), 3),
+    _vbench("dynamic_degree", "share of videos in which RAFT sees motion", (0.0, 1.0), "raft", ("raft",), 2, 0.5),
+    _vbench("temporal_flickering", "1 - mean difference of neighbouring frames", (0.6293, 1.0), fewest_frames=2),
+    _vbench(
+        "subject_consistency", "DINO likeness of frames to the first and to the one before", (0.1462, 1.0), "dino",
+        ("dino",), 2,
+    ),
+    _vbench(
+        "background_consistency", "CLIP ViT-B/32 likeness of frames, likewise", (0.2615, 1.0), "clip",
+        ("clip_b32",), 2,
+    ),
+)  # fmt: skip
+METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}

@@ -1,0 +1,101 @@
+"""Measure a set of videos, or all sets of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from skipguide.metrics import asked
+from skipguide.metrics.asked import Options
+from skipguide.metrics.inputs import Source, Videos, find, from_file
+from skipguide.metrics.reader import Note, Reader
+from skipguide.metrics.readings import GENERATED, REFERENCE, Side, join
+from skipguide.metrics.results import Result
+from skipguide.runs import Clip, Run, SetMetric, Setting
+
+
+def evaluate(
+    videos: Videos,
+    reference: Videos | None = None,
+    metrics: Sequence[str] = (),
+    options: Options | None = None,
+    note: Note | None = None,
+) -> Result:
+    """Measure a set of videos.
+
+    Args:
+        videos: a folder of video files or of folders of frames; tensors `(F, 3, H, W)` uint8 by name; or one tensor
+            `(N, F, 3, H, W)`.
+        reference: the same, of real videos; for the metrics that compare.
+        metrics: names of `catalog.METRICS`, for set metrics also with an extractor, "fvd:judge". None: all that the
+            weights at hand suffice for; the others are listed in `Result.not_run`.
+        note: gets the name of each video before it is read.
+
+    Raises:
+        ValueError: before any video is read, for an unknown metric, no reference where one is needed, or weights that
+            are missing, damaged or not allowed.
+    """
+    options = options or Options()
+    chosen, not_run = asked.chosen(metrics, reference is not None, options)
+    sets: dict[Side, list[Source]] = {GENERATED: find(videos, options.fps), REFERENCE: []}
+    sets[REFERENCE] = _reference(reference, chosen, options)
+    reader = Reader(chosen, options)
+    i, n = options.part
+    for side, sources in sets.items():
+        reader.read(side, sources[i - 1 :: n], note)
+    return Result.of(reader.readings, chosen, reader.weights, not_run)
+
+
+def _reference(reference: Videos | None, chosen: Sequence[asked.Asked], options: Options) -> list[Source]:
+    """Nothing where nothing is compared: it need not be read then."""
+    return find(reference, options.fps) if reference is not None and any(one.row.reference for one in chosen) else []
+
+
+def evaluate_run(
+    run: Run,
+    reference: Videos | None = None,
+    metrics: Sequence[str] = (),
+    options: Options | None = None,
+    note: Note | None = None,
+) -> Iterator[tuple[Setting, Result]]:
+    """Measure each setting of a run, against one reference, which is read once. As `evaluate`.
+
+    Raises:
+        ValueError: as `evaluate`; or if the run has no videos, or `options.part` is set.
+    """
+    options = options or Options()
+    if options.part != (1, 1):
+        raise ValueError(f"a run must be evaluated as a whole, but got part {options.part}. Leave part out.")
+    settings = [(setting, _clips(run, setting)) for setting in run.settings()]
+    settings = [(setting, sources) for setting, sources in settings if sources]
+    if not settings:
+        raise ValueError(f"a run must have videos, but {run.folder} has none yet. Run its sweep first.")
+    chosen, not_run = asked.chosen(metrics, reference is not None, options)
+    sources = _reference(reference, chosen, options)
+    reader = Reader(chosen, options)
+    reader.read(REFERENCE, sources, note)
+    real = reader.readings
+    for setting, sources in settings:
+        reader.readings = join([real])
+        reader.read(GENERATED, sources, note)
+        yield setting, Result.of(reader.readings, chosen, reader.weights, not_run)
+
+
+def _clips(run: Run, setting: Setting) -> list[Source]:
+    return [from_file(name, clip.video) for name, clip in _named(run, setting) if clip.video is not None]
+
+
+def _named(run: Run, setting: Setting) -> Iterator[tuple[str, Clip]]:
+    """The videos of a setting, with names that say which are of one prompt (`inputs.prompt`)."""
+    texts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
+    for clip in run.clips("done"):
+        if clip.setting == setting.id:
+            yield f"{clip.prompt} {texts[clip.prompt]}-{clip.seed}", clip
+
+
+def record(run: Run, setting: Setting, result: Result) -> None:
+    """Keep the numbers in the ledger of the run, which must be open for writing."""
+    keys = {name: clip.key for name, clip in _named(run, setting)}
+    values = result.readings.values.items()
+    run.record_metrics((keys[name], metric, value) for metric, rows in values for name, value in rows.items())
+    for row in result.rows:
+        run.record_set_metric(SetMetric(setting.id, row.metric, row.value, row.videos, row.low, row.high))

@@ -1,0 +1,124 @@
+"""The videos to measure: files, folders of frames, or tensors. What cannot be measured is named with the reason."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from skipguide import picture, video
+
+Tensor = torch.Tensor
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+Videos = str | Path | Mapping[str, Tensor] | Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One decoded video: frames `(F, 3, H, W)` uint8 and how many of them are shown in a second, None if unknown."""
+
+    frames: Tensor
+    fps: float | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video that can be read: its name within its set, and how."""
+
+    name: str
+    read: Callable[[], Clip]  # raises ValueError for what cannot be read
+
+
+@dataclass(frozen=True, order=True)
+class Skipped:
+    """A video that a metric, or all of them, went without."""
+
+    video: str
+    side: str  # "generated" or "reference"
+    metric: str  # or "all"
+    reason: str
+
+
+def find(videos: Videos, fps: float | None = None) -> list[Source]:
+    """The videos of a set, by name.
+
+    Args:
+        videos: a folder, searched with all below it for video files and for folders of pictures without videos, which
+            are frames in the order of the numbers in their names; or tensors `(F, 3, H, W)` uint8 by name; or one
+            `(N, F, 3, H, W)`.
+        fps: frames per second of frame folders and tensors; files know theirs.
+
+    Raises:
+        ValueError: if there is no such folder, or nothing in it.
+    """
+    if isinstance(videos, Tensor):
+        videos = {f"{i:06d}": clip for i, clip in enumerate(videos)}
+    if isinstance(videos, Mapping):
+        return [_given(name, clip, fps) for name, clip in sorted(videos.items())]
+    folder = Path(videos)
+    if not folder.is_dir():
+        raise ValueError(f"videos must be a folder, but {folder} is not one. Check the name.")
+    sources = sorted(_in_folder(folder, fps), key=lambda source: source.name)
+    if not sources:
+        raise ValueError(
+            f"a folder of videos must hold {', '.join(VIDEOS)} files or folders of pictures, but {folder} has none. "
+            "Check the name."
+        )
+    return sources
+
+
+def _in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    videos = [path for path in files if path.suffix.lower() in VIDEOS]
+    yield from (from_file(path.relative_to(folder).as_posix(), path) for path in videos)
+    frames: dict[Path, list[Path]] = {}
+    for path in files:
+        if path.suffix.lower() in PICTURES:
+            frames.setdefault(path.parent, []).append(path)
+    for parent in frames.keys() - {path.parent for path in videos}:  # pictures beside videos are previews of them
+        name = parent.relative_to(folder).as_posix() if parent != folder else folder.name
+        yield Source(name, lambda paths=frames[parent]: _from_pictures(paths, fps))
+
+
+def from_file(name: str, path: Path) -> Source:
+    """A video file."""
+    return Source(name, lambda: _decoded(path))
+
+
+def _decoded(path: Path) -> Clip:
+    frames, rate = video.read(path)
+    return Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), float(rate))
+
+
+def _from_pictures(paths: list[Path], fps: float | None) -> Clip:
+    frames = [np.asarray(picture.read(path)) for path in sorted(paths, key=_natural)]
+    sizes = Counter(frame.shape for frame in frames)
+    if len(sizes) > 1:
+        found = " and ".join(f"{shape[0]} x {shape[1]}" for shape in sizes)
+        raise ValueError(f"frames must have one size, but {paths[0].parent} has {found}. Make them alike.")
+    return Clip(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), fps)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """frame_9 before frame_10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _given(name: str, frames: Tensor, fps: float | None) -> Source:
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or len(frames) == 0:
+        raise ValueError(
+            f"videos must be (F, 3, H, W) uint8 with F >= 1, but {name} is {tuple(frames.shape)} {frames.dtype}. "
+            "Convert it first."
+        )
+    return Source(name, lambda: Clip(frames, fps))
+
+
+def prompt(name: str) -> str:
+    """What stands before the number in names as "a red star-3.mp4", which is VBench's way and that of `generate`."""
+    return re.sub(r"-\d+$", "", re.sub(r"\.[A-Za-z0-9]+$", "", name))

@@ -1,0 +1,102 @@
+"""C3D tuned on UCF-101: the classifier of the Inception Score of videos (Tran et al., ICCV 2015).
+
+The protocol is that of TGAN (Saito et al., ICCV 2017), with its files `conv3d_deepnetA_ucf.npz` and `mean2.npz`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from skipguide import checkpoints
+
+Tensor = torch.Tensor
+
+FRAMES = 16
+RESIZED, CROPPED = 128, 112
+MEAN_SHAPE = (3, FRAMES, RESIZED, 171)  # the mean clip, BGR
+CLASSES = 101
+CONVOLUTIONS = {"1a": 64, "2a": 128, "3a": 256, "3b": 256, "4a": 512, "4b": 512, "5a": 512, "5b": 512}
+LAST = ("1a", "2a", "3b", "4b", "5b")  # the convolutions before a maximum
+HIDDEN = 4096
+RULES = ((r"/W$", ".weight"), (r"/b$", ".bias"))  # from chainer's names
+
+
+class C3D(nn.Module):
+    """Class probabilities of a clip, and the mean clip that is taken from every other one."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = 3
+        for name, outputs in CONVOLUTIONS.items():
+            self.add_module(f"conv{name}", nn.Conv3d(inputs, outputs, 3, padding=1))
+            inputs = outputs
+        self.fc6, self.fc7 = nn.Linear(512 * 4 * 4, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+        self.fc8 = nn.Linear(HIDDEN, CLASSES)
+        self.register_buffer("mean", torch.zeros(3, FRAMES, RESIZED, RESIZED))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """BGR clips `(B, 3, 16, 112, 112)` without the mean -> probabilities `(B, 101)`."""
+        x = clips
+        for name in CONVOLUTIONS:
+            x = F.relu(self.get_submodule(f"conv{name}")(x))
+            if name in LAST:
+                kernel = (1 if name == LAST[0] else 2, 2, 2)
+                x = F.max_pool3d(x, kernel, kernel, ceil_mode=True)
+        x = F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
+        return self.fc8(x).softmax(1)
+
+
+def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
+    """Probabilities `(B, 101)` of the classes of UCF-101 for clips `(B, 16, 3, H, W)` uint8.
+
+    TGAN's preparation: 128 x 128, bicubic and without antialiasing, whatever the shape; BGR; without the mean clip; the
+    112 x 112 pixels in the middle.
+
+    Raises:
+        ValueError: If clips are not of 16 frames.
+    """
+    if frames.shape[1] != FRAMES:
+        raise ValueError(f"C3D must see clips of {FRAMES} frames, but got {frames.shape[1]}. Cut them.")
+    mean = model.get_buffer("mean")
+    with torch.no_grad():
+        return torch.cat([model(_prepared(clip.to(mean.device), mean)) for clip in frames])
+
+
+def load(weights: Path, mean: Path) -> C3D:
+    """C3D with TGAN's `conv3d_deepnetA_ucf.npz` and `mean2.npz`.
+
+    Raises:
+        ValueError: If the files hold something else.
+    """
+    arrays = checkpoints.renamed(_arrays(weights), RULES)
+    clip = _arrays(mean).get("mean")
+    if clip is None or clip.numel() != np.prod(MEAN_SHAPE):
+        found = "no array of that name" if clip is None else f"shape {tuple(clip.shape)}"
+        raise ValueError(f"{mean} must hold `mean`, an array of {MEAN_SHAPE}, but got {found}. Take mean2.npz of TGAN.")
+    left = (MEAN_SHAPE[-1] - RESIZED) // 2
+    arrays["mean"] = clip.reshape(MEAN_SHAPE)[..., left : left + RESIZED]
+    return checkpoints.fitted(C3D, arrays, weights)
+
+
+def _arrays(file: Path) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(file):
+        raise ValueError(
+            f"{file} must be an npz archive of numpy, but got none. Take the files that docs/vbench.md names."
+        )
+    with np.load(file, allow_pickle=False) as archive:
+        return {name: torch.from_numpy(archive[name]) for name in archive.files}
+
+
+def _prepared(clip: Tensor, mean: Tensor) -> Tensor:
+    resized = F.interpolate(clip.float(), (RESIZED, RESIZED), mode="bicubic", align_corners=False)
+    centred = resized.flip(1).transpose(0, 1) - mean
+    start = (RESIZED - CROPPED) // 2
+    return centred[..., start : start + CROPPED, start : start + CROPPED][None]

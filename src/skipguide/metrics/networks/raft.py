@@ -1,0 +1,126 @@
+"""RAFT: optical flow by repeated lookups in an all-pairs correlation volume (Teed and Deng, ECCV 2020).
+
+The full model, with the checkpoint `raft-things.pth` (FlyingThings) in which VBench measures motion.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from skipguide import checkpoints
+from skipguide.metrics.networks.flow import LEVELS, Correlation, Encoder, correlation, grid
+
+Tensor = torch.Tensor
+
+RADIUS = 4
+HIDDEN = CONTEXT = 128
+RULES = ((r"\.norm3\.", None),)  # the norm of a shortcut, which the checkpoint has a second time as downsample.1
+
+
+class MotionEncoder(nn.Module):
+    """Correlation and flow to 128 channels, of which the last two are the flow itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convc1 = nn.Conv2d(LEVELS * (2 * RADIUS + 1) ** 2, 256, 1)
+        self.convc2 = nn.Conv2d(256, 192, 3, padding=1)
+        self.convf1 = nn.Conv2d(2, 128, 7, padding=3)
+        self.convf2 = nn.Conv2d(128, 64, 3, padding=1)
+        self.conv = nn.Conv2d(192 + 64, 126, 3, padding=1)
+
+    def forward(self, flow: Tensor, found: Tensor) -> Tensor:
+        found = F.relu(self.convc2(F.relu(self.convc1(found))))
+        moved = F.relu(self.convf2(F.relu(self.convf1(flow))))
+        return torch.cat([F.relu(self.conv(torch.cat([found, moved], 1))), flow], 1)
+
+
+class SeparableGRU(nn.Module):
+    """A gated recurrent unit whose convolutions go along rows, then along columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number, kernel in enumerate([(1, 5), (5, 1)], 1):
+            padding = (kernel[0] // 2, kernel[1] // 2)
+            for gate in "zrq":
+                channels = HIDDEN + CONTEXT + 128
+                self.add_module(f"conv{gate}{number}", nn.Conv2d(channels, HIDDEN, kernel, padding=padding))
+
+    def forward(self, hidden: Tensor, x: Tensor) -> Tensor:
+        for number in (1, 2):
+            update, reset, new = (self.get_submodule(f"conv{gate}{number}") for gate in "zrq")
+            both = torch.cat([hidden, x], 1)
+            z, r = torch.sigmoid(update(both)), torch.sigmoid(reset(both))
+            q = torch.tanh(new(torch.cat([r * hidden, x], 1)))
+            hidden = (1 - z) * hidden + z * q
+        return hidden
+
+
+class FlowHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(HIDDEN, 256, 3, padding=1)
+        self.conv2 = nn.Conv2d(256, 2, 3, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.conv2(F.relu(self.conv1(hidden)))
+
+
+class UpdateBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = MotionEncoder()
+        self.gru = SeparableGRU()
+        self.flow_head = FlowHead()
+        self.mask = nn.Sequential(nn.Conv2d(HIDDEN, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 9 * 8 * 8, 1))
+
+    def forward(self, hidden: Tensor, context: Tensor, found: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """The next hidden state, and what is added to the flow."""
+        hidden = self.gru(hidden, torch.cat([context, self.encoder(flow, found)], 1))
+        return hidden, self.flow_head(hidden)
+
+
+class RAFT(nn.Module):
+    """Flow from one frame to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (64, 96, 128)
+        self.fnet = Encoder(widths, 256, nn.InstanceNorm2d)
+        self.cnet = Encoder(widths, HIDDEN + CONTEXT, nn.BatchNorm2d)
+        self.update_block = UpdateBlock()
+
+    @torch.no_grad()
+    def forward(self, first: Tensor, second: Tensor, iterations: int = 20) -> Tensor:
+        """Frames `(B, 3, H, W)` in [0, 255], sides multiples of 8 -> flow `(B, 2, H, W)` in pixels, x before y."""
+        first, second = (2 * (frame / 255.0) - 1.0 for frame in (first, second))
+        before, after = self.fnet(torch.cat([first, second])).chunk(2)
+        matches = Correlation(correlation(before, after), RADIUS)
+        hidden, context = self.cnet(first).split([HIDDEN, CONTEXT], 1)
+        hidden, context = torch.tanh(hidden), torch.relu(context)
+        start = grid(before)
+        positions = start.expand(len(first), -1, -1, -1)
+        for _ in range(iterations):
+            hidden, change = self.update_block(hidden, context, matches.lookup(positions), positions - start)
+            positions = positions + change
+        return self._enlarged(positions - start, 0.25 * self.update_block.mask(hidden))
+
+    @staticmethod
+    def _enlarged(flow: Tensor, mask: Tensor) -> Tensor:
+        """Eight times the size: each new pixel is a convex combination of the nine around the one that it lies in."""
+        batch, _, height, width = flow.shape
+        weights = mask.reshape(batch, 1, 9, 8, 8, height, width).softmax(2)
+        around = F.unfold(8 * flow, 3, padding=1).reshape(batch, 2, 9, 1, 1, height, width)
+        return (weights * around).sum(2).permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * height, 8 * width)
+
+
+def load(path: Path) -> RAFT:
+    """RAFT with the weights of `raft-things.pth`, or another checkpoint of the full model.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    return checkpoints.fitted(RAFT, checkpoints.renamed(checkpoints.read(path), RULES), path)

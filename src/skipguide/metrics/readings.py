@@ -1,0 +1,117 @@
+"""What was read off the videos: features and values by name. Parts of a set, read by many workers, are joined exactly.
+
+The numbers of a set are computed from the joined readings, sorted by name, so that they depend neither on the order nor
+on how the videos were divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from skipguide.metrics.inputs import Skipped
+
+Tensor = torch.Tensor
+Side = Literal["generated", "reference"]
+GENERATED: Side = "generated"
+REFERENCE: Side = "reference"
+
+
+@dataclass
+class Readings:
+    """Of both sets. A kind is the name of an extractor, for its probabilities with `asked.CLASSES` after it."""
+
+    vectors: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # side/kind -> video -> (D,)
+    values: dict[str, dict[str, float]] = field(default_factory=dict)  # per-video metric -> video -> value
+    sizes: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)  # side -> video -> (F, H, W)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def add_vectors(self, side: str, kind: str, names: Sequence[str], rows: Tensor) -> None:
+        """Features or probabilities `(B, D)` of so many videos."""
+        self.vectors.setdefault(f"{side}/{kind}", {}).update(zip(names, rows.detach().cpu(), strict=True))
+
+    def names(self, side: str, kind: str) -> list[str]:
+        """The videos of a set that an extractor has read, in order."""
+        return sorted(self.vectors.get(f"{side}/{kind}", {}))
+
+    def stacked(self, side: str, kind: str, names: Sequence[str]) -> Tensor:
+        """Their vectors `(N, D)`."""
+        vectors = self.vectors[f"{side}/{kind}"]
+        return torch.stack([vectors[name] for name in names])
+
+
+def join(parts: Sequence[Readings]) -> Readings:
+    """All readings of all parts.
+
+    A video that is in several of them, as when each worker reads the same reference, counts once.
+
+    Raises:
+        ValueError: if it was not read alike there: these are two videos of one name.
+    """
+    joined = Readings()
+    for part in parts:
+        for into, tables in ((joined.vectors, part.vectors), (joined.values, part.values), (joined.sizes, part.sizes)):
+            for key, rows in tables.items():
+                _unite(into.setdefault(key, {}), rows, key)
+    joined.skipped = sorted({one for part in parts for one in part.skipped})
+    return joined
+
+
+def _unite(into: dict[str, Any], rows: Mapping[str, Any], key: str) -> None:
+    for name, row in rows.items():
+        if name in into and not _alike(into[name], row):
+            raise ValueError(
+                f"a video must be in one part, or read alike in all, but {name} ({key}) has other numbers in two of "
+                "them. Give the videos names of their own."
+            )
+        into.setdefault(name, row)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Up to rounding: a row of a matrix product comes out otherwise in batches of another size."""
+    a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def describe(readings: Readings) -> dict[str, Any]:
+    """All but the vectors, ready for JSON."""
+    return {
+        "values": {metric: dict(sorted(rows.items())) for metric, rows in sorted(readings.values.items())},
+        "sizes": {
+            side: {name: list(size) for name, size in sorted(rows.items())} for side, rows in readings.sizes.items()
+        },
+        "vectors": {key: sorted(rows) for key, rows in sorted(readings.vectors.items())},
+    }
+
+
+def save_vectors(readings: Readings, path: Path) -> None:
+    """The vectors as safetensors: side/kind -> (N, D), in the order of the names in `describe`."""
+    tensors = {key: torch.stack([rows[name] for name in sorted(rows)]) for key, rows in readings.vectors.items()}
+    save_file(tensors, path)
+
+
+def restored(description: Mapping[str, Any], skipped: Iterable[Skipped], path: Path) -> Readings:
+    """What `describe` and `save_vectors` wrote.
+
+    Raises:
+        ValueError: if the two do not belong together.
+    """
+    tensors = load_file(path)
+    vectors = {}
+    for key, names in description["vectors"].items():
+        if key not in tensors or len(tensors[key]) != len(names):
+            raise ValueError(
+                f"{path} must hold {len(names)} vectors {key}, but does not. Take the file that was written with the "
+                "result."
+            )
+        vectors[key] = dict(zip(names, tensors[key], strict=True))
+    sizes = {side: {name: tuple(size) for name, size in rows.items()} for side, rows in description["sizes"].items()}
+    return Readings(vectors, {key: dict(rows) for key, rows in description["values"].items()}, sizes, list(skipped))

@@ -1,0 +1,137 @@
+"""The result of an evaluation: rows, what was left out and why, which weights; as files, and merged from parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import skipguide
+from skipguide import video
+from skipguide.metrics import readings as read
+from skipguide.metrics import vbench_files
+from skipguide.metrics.asked import Asked, NotRun
+from skipguide.metrics.inputs import Skipped
+from skipguide.metrics.readings import Readings
+from skipguide.metrics.scores import SET_METRICS, Row, score
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `evaluate` returns."""
+
+    asked: tuple[Asked, ...]
+    rows: tuple[Row, ...]
+    not_run: tuple[NotRun, ...]
+    skipped: tuple[Skipped, ...]
+    weights: dict[str, dict[str, Any]]  # name -> file, sha256, licence
+    readings: Readings
+
+    @classmethod
+    def of(
+        cls,
+        readings: Readings,
+        asked: Sequence[Asked],
+        weights: dict[str, dict[str, Any]],
+        not_run: Sequence[NotRun] = (),
+    ) -> Result:
+        """Compute the rows."""
+        rows, without, odd = score(readings, asked)
+        skipped = tuple(sorted([*readings.skipped, *odd]))
+        return cls(tuple(asked), tuple(rows), (*not_run, *without), skipped, weights, readings)
+
+    def __getitem__(self, metric: str) -> Row:
+        """The row of a metric, as "fvd:judge" or "temporal_flickering"."""
+        return {row.metric: row for row in self.rows}[metric]
+
+    @property
+    def quality_score(self) -> float | None:
+        """VBench's, where all seven of its metrics have a number."""
+        return vbench_files.quality_score({row.metric: row.value for row in self.rows})
+
+    def payload(self) -> dict[str, Any]:
+        """All but the features, ready for JSON."""
+        return {
+            "format": FORMAT,
+            "skipguide": skipguide.__version__,
+            "asked": [dataclasses.asdict(one) for one in self.asked],
+            "metrics": [dataclasses.asdict(row) for row in self.rows],
+            "quality_score": self.quality_score,
+            "not_run": [dataclasses.asdict(one) for one in self.not_run],
+            "skipped": [dataclasses.asdict(one) for one in self.skipped],
+            "weights": self.weights,
+            **read.describe(self.readings),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the JSON, and the features beside it as `vectors_path(path)`: both, or neither."""
+        with video.replacing(vectors_path(path), path) as (vectors, text):
+            read.save_vectors(self.readings, vectors)
+            text.write_text(json.dumps(self.payload(), ensure_ascii=False, allow_nan=False, indent=1) + "\n", "utf-8")
+
+
+def vectors_path(path: Path) -> Path:
+    """Where the features of a result lie: results.safetensors beside results.json."""
+    return path.with_suffix(".safetensors")
+
+
+def load(path: Path) -> Result:
+    """A result that was saved.
+
+    Raises:
+        ValueError: if it is not one, or its features are not beside it.
+    """
+    for file in (path, vectors_path(path)):
+        if not file.is_file():
+            raise ValueError(
+                f"a result must be a .json with its .safetensors beside it, but {file} is no file. Check the name."
+            )
+    content = _content(path)
+    asked = [Asked(**one) for one in content["asked"]]
+    skipped = [Skipped(**one) for one in content["skipped"]]
+    readings = read.restored(content, (one for one in skipped if one.metric != SET_METRICS), vectors_path(path))
+    not_run = [NotRun(**one) for one in content["not_run"]]
+    return Result.of(readings, asked, content["weights"], _not_asked(not_run, asked))
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"a result must be written by skipguide evaluate --out, but {path} is not. Check the name.")
+    return content
+
+
+def merge(results: Iterable[Result]) -> Result:
+    """One result from those of parts of the same sets, as if one worker had read them all.
+
+    Raises:
+        ValueError: if they are of other metrics or weights, or a video was read otherwise in two of them.
+    """
+    parts = list(results)
+    for part in parts[1:]:
+        if part.asked != parts[0].asked or part.weights != parts[0].weights:
+            raise ValueError(
+                f"parts must have the same metrics and weights, but got {_labels(parts[0])} and {_labels(part)}. "
+                "Evaluate them with the same options."
+            )
+    first = parts[0]
+    joined = read.join([part.readings for part in parts])
+    return Result.of(joined, first.asked, first.weights, _not_asked(first.not_run, first.asked))
+
+
+def _not_asked(not_run: Iterable[NotRun], asked: Sequence[Asked]) -> list[NotRun]:
+    """Those that were not even tried, for want of weights; what was tried is tried again."""
+    return [one for one in not_run if one.metric not in {tried.label for tried in asked}]
+
+
+def _labels(result: Result) -> str:
+    weights = [f"{name} {entry['sha256'][:8]}" for name, entry in result.weights.items()]
+    return ", ".join([*(one.label for one in result.asked), *weights])

@@ -1,0 +1,155 @@
+"""VBench's own files: videos under the names that its scorer looks for, and the JSON in which it writes its results.
+
+Its official scorer then runs on our videos, in an environment of its own: it needs other versions of nearly everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skipguide import video
+from skipguide.lab.fit import finished
+from skipguide.metrics.catalog import METRICS
+from skipguide.metrics.inputs import prompt
+
+VIDEOS, PROMPTS, RESULTS = "videos", "prompts.json", "skipguide_eval_results.json"
+_LONGEST = 255 - len("-9999.mp4")  # bytes of a file name
+_PER_VIDEO = {"imaging_quality": 100.0}  # what VBench writes for one video of what it divides in the mean
+
+
+def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Path]:
+    """Put videos where VBench finds them: folder/videos/{prompt}-{index}.mp4, and folder/prompts.json.
+
+    Nothing but videos may be in its folder: it takes the suffix of all from the first name it sees. prompts.json is for
+    `--prompt_file` with `--mode=custom_input`; for its standard prompts the names are all that it needs.
+
+    Args:
+        videos: prompt -> files, which are linked where the disk allows, else copied.
+
+    Returns:
+        Where each file is now. folder/videos is what VBench calls `--videos_path`.
+
+    Raises:
+        ValueError: for a prompt that cannot be a file name, or a folder that holds something.
+    """
+    for text in videos:
+        _check_name(text)
+    target = folder / VIDEOS
+    if target.exists():
+        raise ValueError(f"videos for VBench need a new folder, but {target} exists. Name another one.")
+    names = {path: (text, f"{text}-{i}.mp4") for text, paths in videos.items() for i, path in enumerate(paths)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with finished(target) as part:
+        part.mkdir()
+        for path, (_, name) in names.items():
+            _link(path, part / name)
+    _write(folder / PROMPTS, {name: text for text, name in names.values()})
+    return {path: target / name for path, (_, name) in names.items()}
+
+
+def _check_name(text: str) -> None:
+    if not text or "/" in text or "\0" in text or text.startswith(".") or len(text.encode()) > _LONGEST:
+        raise ValueError(
+            f"a prompt for VBench must do as the name of a file of at most {_LONGEST} bytes, without a slash, but got "
+            f"{text[:60]!r}. Leave it out."
+        )
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with video.replacing(path) as (part,):
+        part.write_text(json.dumps(content, ensure_ascii=False, indent=4) + "\n", "utf-8")
+
+
+def by_prompt(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """mp4 files by what they were made of: the prompt in their own record, or else what their name says."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(paths):
+        found.setdefault(_prompt_of(path), []).append(path)
+    return found
+
+
+def _prompt_of(path: Path) -> str:
+    try:
+        recorded = video.read_record(path).get("settings", {}).get("prompt")
+    except ValueError:
+        recorded = None
+    return recorded or prompt(path.name)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
+    """Write values of ours as VBench writes its `..._eval_results.json`: dimension -> [mean, one entry per video].
+
+    Args:
+        values: dimension -> video -> value, in our units.
+    """
+    content = {
+        dimension: [
+            sum(rows.values()) / len(rows),
+            [{"video_path": name, "video_results": _theirs(dimension, value)} for name, value in rows.items()],
+        ]
+        for dimension, rows in values.items()
+        if rows
+    }
+    _write(path, content)
+
+
+def _theirs(dimension: str, value: float) -> float | bool:
+    return bool(value) if dimension == "dynamic_degree" else value * _PER_VIDEO.get(dimension, 1.0)
+
+
+def read(path: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """What VBench's scorer wrote: its number of each dimension, and ours-like values per video, by file name.
+
+    The first is what its leaderboard takes. For subject and background consistency it is a mean over pairs of frames,
+    which is not the mean over videos where they differ in length.
+
+    Raises:
+        ValueError: if the file is no such result.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        totals = {dimension: float(entry[0]) for dimension, entry in content.items()}
+        values = {dimension: _per_video(dimension, entry[1]) for dimension, entry in content.items()}
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"a result of VBench must be its ..._eval_results.json, but {path} is not read as one. Check the name."
+        ) from error
+    return totals, values
+
+
+def _per_video(dimension: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    scale = _PER_VIDEO.get(dimension, 1.0)
+    return {re.split(r"[\\/]", row["video_path"])[-1]: float(row["video_results"]) / scale for row in rows}
+
+
+def quality_score(values: Mapping[str, float]) -> float | None:
+    """VBench's quality score of the means of its seven dimensions of quality; None unless all of them are there.
+
+    Each is shifted and stretched so that the published bounds become 0 and 1, and weighted; the leaderboard's temporal
+    flickering is that of static videos only.
+    """
+    rows = [row for row in METRICS.values() if row.normalised]
+    if any(row.name not in values for row in rows):
+        return None
+    scaled = [
+        row.weight * (values[row.name] - row.normalised[0]) / (row.normalised[1] - row.normalised[0])
+        for row in rows
+        if row.normalised
+    ]
+    return sum(scaled) / sum(row.weight for row in rows)

@@ -1,0 +1,68 @@
+"""V-JEPA 2 as a feature extractor (Assran et al., arXiv:2506.09985), by transformers.
+
+Its VJEPA2VideoProcessor needs torchvision, so what it does to frames is done here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import VJEPA2Model
+
+Tensor = torch.Tensor
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+
+def load(path: Path) -> nn.Module:
+    """The network in a folder as facebook/vjepa2-vitl-fpc64-256.
+
+    Raises:
+        ValueError: if it holds something else.
+    """
+    try:
+        loaded: Any = VJEPA2Model.from_pretrained(path, local_files_only=True, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unfit(path, str(error)) from error
+    model, report = loaded
+    if report["missing_keys"]:
+        raise _unfit(path, f"it lacks {len(report['missing_keys'])} of its tensors")
+    return model.eval().requires_grad_(False)
+
+
+def _unfit(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"weights must be a folder of V-JEPA 2, but {path} does not fit ({reason}). Take "
+        "facebook/vjepa2-vitl-fpc64-256, all files of it."
+    )
+
+
+@torch.no_grad()
+def features(model: nn.Module, frames: Tensor) -> Tensor:
+    """`(B, F, 3, H, W)` uint8 -> `(B, D)`, D = 1024 for ViT-L: the mean of the encoder's tokens."""
+    assert isinstance(model, VJEPA2Model)
+    pixels = prepared(frames.flatten(0, 1), model.config.crop_size).unflatten(0, frames.shape[:2])
+    return model(pixels.to(model.device), skip_predictor=True).last_hidden_state.mean(1)
+
+
+def prepared(frames: Tensor, size: int) -> Tensor:
+    """The middle of frames `(N, 3, H, W)` uint8, on the CPU, as `(N, 3, size, size)` in ImageNet's scale.
+
+    The short side is resized to 8/7 of `size` before.
+    """
+    height, width = frames.shape[2:]
+    short = int(size * 256 / 224)
+    if height <= width:
+        height, width = short, int(short * width / height)
+    else:
+        height, width = int(short * height / width), short
+    # torchvision resizes uint8 as such on CPUs, in fixed point; this is the same function of torch.
+    resized = F.interpolate(frames, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    top, left = (height - size) // 2, (width - size) // 2
+    cropped = resized[..., top : top + size, left : left + size]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
+    return (cropped / 255 - mean) / std

@@ -1,0 +1,97 @@
+"""Where the weights of the metrics' networks lie: a folder of the user's, or the hub's cache. Nothing is fetched."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from skipguide.lab import models
+from skipguide.metrics.catalog import WEIGHTS
+
+
+class Missing(ValueError):
+    """Weights that are not there, or may not be used."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file or folder of weights, as a result records it."""
+
+    name: str
+    path: Path
+    sha256: str
+    as_published: bool | None  # None where the publisher states no sha256
+    licence: str
+    commercial: bool
+
+    def record(self) -> dict[str, Any]:
+        """For JSON, without the folder: results are for other machines too."""
+        return {**asdict(self), "path": self.path.name}
+
+
+def find(name: str, folder: Path | None, non_commercial: bool = False) -> Path:
+    """Where the weights of this row of `catalog.WEIGHTS` lie.
+
+    Args:
+        folder: looked through first, then the hub's cache.
+        non_commercial: whether weights whose licence forbids commercial use may be used.
+
+    Raises:
+        Missing: if they are not there, or not allowed.
+    """
+    row = WEIGHTS[name]
+    if not row.commercial and not non_commercial:
+        raise Missing(
+            f"{row.files[0]} must be asked for, because its licence is {row.licence}, but it was not. Pass "
+            "--non-commercial (non_commercial=True) if you may use it."
+        )
+    if row.packaged:
+        return models.path(row.packaged) / row.files[0]
+    for file in row.files:
+        if folder is not None and (folder / file).exists():
+            return folder / file
+    if (cached := _cached(name)) is not None:
+        return cached
+    where = "no folder of weights was given" if folder is None else f"{folder} has no such file"
+    raise Missing(
+        f"{name} needs {' or '.join(row.files)}, but {where}, nor has the hub's cache. Get it from {row.where}, and "
+        "name its folder with --weights."
+    )
+
+
+def _cached(name: str) -> Path | None:
+    row = WEIGHTS[name]
+    if row.repo is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    if row.repo.endswith(tuple(f"/{file}" for file in row.files)):  # a folder: the snapshot that holds its config
+        config = try_to_load_from_cache(row.repo, "config.json")
+        return Path(config).parent if isinstance(config, str) else None
+    path = try_to_load_from_cache(row.repo, row.files[0])
+    return Path(path) if isinstance(path, str) else None
+
+
+def identify(name: str, path: Path) -> Found:
+    """The same with a hash over the file, or over the names and contents of the files of a folder."""
+    row, sha256 = WEIGHTS[name], digest(path) if path.is_file() else _digest_of_folder(path)
+    stated = bool(row.sha256) and path.name == row.files[0]
+    return Found(name, path, sha256, sha256.startswith(row.sha256) if stated else None, row.licence, row.commercial)
+
+
+def _digest_of_folder(folder: Path) -> str:
+    total = hashlib.sha256()
+    for file in sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json")):
+        total.update(f"{file.name} {digest(file)}\n".encode())
+    return total.hexdigest()
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
