@@ -1,0 +1,251 @@
+"""skipguide runs: what runs there are, what is in one, and its clips as a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipguide.cli import console
+from skipguide.cli.families import Line, aligned, show
+from skipguide.cli.options import Json, Overwrite
+
+if TYPE_CHECKING:
+    from skipguide.runs import Clip, Run
+
+runs = typer.Typer(help="Look into runs that `skipguide sweep` has made.", no_args_is_help=True, rich_markup_mode=None)
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
+
+
+@runs.command("ls")
+def ls(
+    folder: Annotated[Path, typer.Argument(help="The folder in which the runs are.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List the runs in a folder."""
+    from skipguide.runs.ledger import NAME
+
+    if not folder.is_dir():
+        raise ValueError(f"a folder of runs is needed, but {folder} is not one. `skipguide sweep` makes runs in runs/.")
+    found = [_listed(path.parent) for path in sorted([*folder.glob(f"*/{NAME}"), *folder.glob(NAME)])]
+    if as_json:
+        console.tell("", {"runs": found}, as_json)
+        return
+    cells = [("run", "done", "to make", "failed", "settings", "prompts", "seeds", "models")]
+    cells += [
+        tuple(str(row[name]) for name in _LISTED) if "error" not in row else (row["run"], row["error"]) for row in found
+    ]
+    show([("bold" if i == 0 else "", line) for i, line in enumerate(_columns(cells))])
+
+
+_LISTED = ("run", "done", "missing", "failed", "settings", "prompts", "seeds", "models")
+
+
+def _columns(cells: Sequence[tuple[str, ...]]) -> list[str]:
+    """Aligned, but for runs that cannot be read: what is wrong with them comes after their name."""
+    sound = iter(aligned([row for row in cells if len(row) == len(_LISTED)]))
+    return [next(sound) if len(row) == len(_LISTED) else "  ".join(row) for row in cells]
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    from skipguide.runs import Run
+
+    try:
+        with Run.open(folder) as run:
+            counts = run.counts()
+            return {
+                "run": str(folder), "done": counts["done"], "missing": counts["pending"] + counts["running"],
+                "failed": counts["failed"], "settings": len(run.settings()), "prompts": len(run.prompts()),
+                "seeds": len(run.seeds()), "models": ", ".join(model.name for model in run.models()),
+                "sweeping": run.is_sweeping,
+            }  # fmt: skip
+    except (ValueError, OSError) as error:
+        return {"run": str(folder), "error": str(error)}
+
+
+@runs.command("show")
+def show_(
+    folder: Folder,
+    clips: Annotated[bool, typer.Option("--clips", help="Also every clip.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the settings of a run with their means, and what failed."""
+    from skipguide.runs import Run
+
+    with Run.open(folder) as run:
+        found = run.clips()
+        rows = _settings(run, found)
+        failed = [clip for clip in found if clip.status == "failed"]
+        if as_json:
+            told = {"run": str(folder), "counts": run.counts(), "sweeping": run.is_sweeping, "settings": rows}
+            every = {"clips": table(run, found)} if clips else {}
+            console.tell("", {**told, "failed": [vars(clip) | _plain(clip) for clip in failed], **every}, as_json)
+            return
+        lines = list(_told(run, rows, failed))
+        if clips:
+            lines += [
+                ("", line) for line in aligned([("key", "status", "setting", "seed", "prompt"), *_cells(run, found)])
+            ]
+    show(lines)
+
+
+def _plain(clip: Clip) -> dict[str, Any]:
+    return {"video": None, "latents": None, "fps": None, "environment": None, "error": clip.error}
+
+
+def _settings(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    """One row per setting: how much of it is done, what it costs, the means of its metrics."""
+    whole = {(metric.setting, metric.name): metric.value for metric in run.set_metrics()}
+    rows = []
+    for setting in run.settings():
+        own = [clip for clip in clips if clip.setting == setting.id]
+        done = [clip for clip in own if clip.status == "done"]
+        names = sorted({name for clip in done for name in clip.metrics})
+        rows.append(
+            {
+                "setting": setting.name, "model": setting.model, "given": setting.given, "clips": len(own),
+                "done": len(done), "failed": sum(clip.status == "failed" for clip in own),
+                "passes_per_step": setting.passes_per_step, "seconds": _mean(clip.seconds for clip in done),
+                "metrics": {name: _mean(clip.metrics.get(name) for clip in done) for name in names},
+                "set_metrics": {name: value for (of, name), value in whole.items() if of == setting.id},
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _mean(values: Any) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _told(run: Run, rows: Sequence[dict[str, Any]], failed: Sequence[Clip]) -> Iterator[Line]:
+    counts = run.counts()
+    state = "; a sweep is writing to it" if run.is_sweeping else ""
+    yield "bold", f"{run.folder}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}{state}"
+    numbers = list(dict.fromkeys(name for row in rows for name in (*row["metrics"], *row["set_metrics"])))
+    cells = [("setting", "model", "done", "of", "passes/step", "s/clip", *numbers)]
+    for row in rows:
+        values = {**row["metrics"], **row["set_metrics"]}
+        cost = (_short(row["passes_per_step"]), _short(row["seconds"]))
+        cells.append(
+            (
+                row["setting"],
+                row["model"],
+                str(row["done"]),
+                str(row["clips"]),
+                *cost,
+                *(_short(values.get(n)) for n in numbers),
+            )
+        )
+    for line in aligned(cells):
+        yield "", line
+    for clip in failed:
+        yield "", f"{clip.key} failed: {(clip.error or '').splitlines()[0]}"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _cells(run: Run, clips: Sequence[Clip]) -> Iterator[tuple[str, ...]]:
+    settings = {setting.id: setting.name for setting in run.settings()}
+    prompts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
+    for clip in clips:
+        yield clip.key, clip.status, settings[clip.setting], str(clip.seed), prompts[clip.prompt]
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@runs.command("export")
+def export(
+    folder: Folder,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help=".csv or .parquet.", show_default="CSV to stdout")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write the clips of a run as a table: one row each, with its setting, prompt, costs and metrics."""
+    from skipguide.cli.options import check_outputs
+    from skipguide.runs import Run
+
+    write = _writer(out)
+    if out is not None:
+        check_outputs([out], overwrite)
+    with Run.open(folder) as run:
+        rows = table(run, run.clips())
+    if out is None:
+        console.tell(_csv(rows).rstrip("\n"), {"run": str(folder), "clips": rows}, as_json)
+        return
+    from skipguide import video
+
+    with video.replacing(out) as (part,):
+        write(part, rows)
+    console.tell(f"{out}: {len(rows)} clips", {"run": str(folder), "out": str(out), "clips": len(rows)}, as_json)
+
+
+def table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    """One flat row per clip; settings are `setting.NAME`, metrics `metric.NAME`, paths relative to the run."""
+    settings = {setting.id: setting for setting in run.settings()}
+    prompts = {prompt.id: prompt for prompt in run.prompts()}
+    same = (
+        "seed", "status", "attempts", "frames", "height", "width", "passes_per_step", "seconds_per_step", "seconds",
+        "frames_sha256",
+    )  # fmt: skip
+    rows = []
+    for clip in clips:
+        setting, prompt = settings[clip.setting], prompts[clip.prompt]
+        rows.append(
+            {
+                "key": clip.key, "model": setting.model, "setting": setting.name, "prompt": prompt.text,
+                "image": prompt.image, **{name: getattr(clip, name) for name in same},
+                "fps": None if clip.fps is None else float(clip.fps),
+                "video": None if clip.video is None else clip.video.relative_to(run.folder).as_posix(),
+                "latents": None if clip.latents is None else clip.latents.relative_to(run.folder).as_posix(),
+                "error": None if clip.error is None else clip.error.splitlines()[0],
+                **{f"setting.{name}": _cell(value) for name, value in setting.complete.items()},
+                **{f"metric.{name}": value for name, value in clip.metrics.items()},
+            }
+        )  # fmt: skip
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def _cell(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _writer(out: Path | None) -> Any:
+    """What writes a table under such a name.
+
+    Raises:
+        ValueError: for another ending, or Parquet without pyarrow.
+    """
+    ending = ".csv" if out is None else out.suffix.lower()
+    if ending == ".csv":
+        return lambda part, rows: part.write_text(_csv(rows), encoding="utf-8", newline="")
+    if ending != ".parquet":
+        raise ValueError(f"--out must be named .csv or .parquet, but got {str(out)!r}. Rename it.")
+    try:
+        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError:
+        raise ValueError(
+            "Parquet needs the package pyarrow, but it is not installed. Run `pip install pyarrow`, or name the file "
+            ".csv."
+        ) from None
+    return lambda part, rows: parquet.write_table(arrow.Table.from_pylist(rows), part)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]) if rows else ["key"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

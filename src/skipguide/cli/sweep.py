@@ -1,0 +1,244 @@
+"""skipguide sweep: all videos of a plan, each made once."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from skipguide.cli import console
+from skipguide.cli.families import aligned
+from skipguide.cli.options import Json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from skipguide.generation import Step
+    from skipguide.runs.engine import Engine
+    from skipguide.runs.sweep import Happening, Planned
+
+_ADDRESS = r"auto|local|ray://\S+|[\w.-]+:[0-9]+"
+
+
+class WithRay(TyperCommand):
+    """Lets --ray stand without an address: it is then that of the cluster around, or a new one on this machine."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        if "--ray" in args:
+            after = args.index("--ray") + 1
+            if after == len(args) or not re.fullmatch(_ADDRESS, args[after]):
+                args = [*args[:after], "auto", *args[after:]]
+        return super().parse_args(ctx, args)
+
+
+def sweep(
+    plan: Annotated[Path, typer.Argument(help="The YAML file; docs/sweeps.md says what may stand in it.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run directory.", show_default="runs/PLAN")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the plan, print what it costs, and stop.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also make what failed before.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all files of the run to see that they are what was written.")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="[ADDRESS]", help="On Ray, one worker per GPU: a cluster (auto, HOST:PORT, ray://...), or "
+            "local. Needs skipguide[ray].", show_default="this process",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers on Ray.", show_default="one per GPU, else per CPU")
+    ] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make all videos of a plan: every prompt, seed and setting.
+
+    Run it again after whatever ended it: what is there stays, the rest is made. A changed plan adds to the run.
+    """
+    from skipguide.runs import Plan
+    from skipguide.runs import sweep as sweeping
+
+    if workers is not None and ray is None:
+        raise ValueError(f"--workers is for sweeps on Ray, but got {workers} without --ray. Add --ray.")
+    wanted = Plan.read(plan)
+    folder = out or Path("runs") / plan.stem
+    with contextlib.closing(_engine(folder, ray, workers)) as engine:
+        if dry_run:
+            planned = sweeping.estimate(wanted, folder, engine)
+            console.tell(_cost(planned, folder), {"run": str(folder), "cost": _numbers(planned)}, as_json)
+            return
+        report = _Report(folder, quiet=as_json)
+        options: dict[str, Any] = dict(retry_failed=retry_failed, thorough=verify, on_step=report.on_step)
+        with report.shown(), contextlib.closing(sweeping.sweep(wanted, folder, engine, **options)) as happenings:
+            for happening in happenings:
+                report.tell(happening)
+    console.tell(report.summary(), report.payload(), as_json)
+    if report.failures or (report.planned and report.planned.failed):
+        raise typer.Exit(1)
+
+
+def _engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
+    if ray is not None:
+        from skipguide.runs.cluster import OnRay
+
+        return OnRay(ray, workers)
+    from skipguide.runs.engine import Here
+    from skipguide.runs.folder import WORK
+
+    return Here(folder / WORK)
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def _cost(planned: Planned, folder: Path) -> str:
+    """What will be made, a line per setting, and the sum."""
+    lines: list[tuple[str, ...]] = [("setting", "model", "to make", "of", "steps", "passes/step", "s/step")]
+    for row in planned.rows:
+        counts = (row.missing, row.clips, row.steps, _short(row.passes_per_step), _short(row.seconds_per_step))
+        lines.append((row.setting, row.model, *map(str, counts)))
+    several = f" by {planned.workers} workers" if planned.workers > 1 else ""
+    total = (
+        f"{folder}: {planned.missing} of {planned.clips} clips to make, {planned.passes:.0f} denoiser passes, about "
+        f"{duration(planned.seconds)} of denoising{several} by the time of the first steps, and "
+        f"{planned.bytes / 1e6:.1f} MB of files at most"
+    )
+    failed = f"{planned.failed} clips failed before and are left alone; --retry-failed tries them"
+    return "\n".join([*aligned(lines), *planned.notes, *([failed] if planned.failed else []), total])
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}"
+
+
+def _numbers(planned: Planned) -> dict[str, Any]:
+    return {
+        "clips": planned.clips, "missing": planned.missing, "failed_before": planned.failed, "passes": planned.passes,
+        "seconds": planned.seconds, "bytes": planned.bytes, "workers": planned.workers, "notes": list(planned.notes),
+        "settings": [vars(row) for row in planned.rows],
+    }  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """42 s, 7 min, 3 h 20 min, 2 d 5 h."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+@dataclass
+class _Report:
+    """What is said while a sweep runs, and at its end."""
+
+    folder: Path
+    quiet: bool  # nothing but the result
+    planned: Planned | None = None
+    made: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+    passes: float = 0.0  # of the clips that are made
+    bar: Progress | None = None
+    task: TaskID | None = None
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """A bar on stderr, if that is a terminal; else a line per clip."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as self.bar:
+            self.task = self.bar.add_task("checking", total=None, state="", markup=False)
+            yield
+
+    def tell(self, happening: Happening) -> None:
+        """Take note of what happened, and say it."""
+        from skipguide.runs.engine import Failed
+        from skipguide.runs.sweep import Done, Planned
+
+        if isinstance(happening, Planned):
+            self.planned, self.began = happening, time.monotonic()
+            self._line(_cost(happening, self.folder))
+        elif isinstance(happening, Done):
+            self.made += 1
+            self.passes += happening.passes
+            if self.bar is None:
+                self._line(f"{self._title(happening.job)}, {happening.seconds:.1f} s; {self._rate()}")
+        elif isinstance(happening, Failed):
+            error = happening.error.splitlines()[0]
+            self.failures.append({"key": happening.job.key, "setting": happening.job.setting, "error": error})
+            self._line(f"{self._title(happening.job)} failed: {error}")
+        self._move()
+
+    def on_step(self, step: Step) -> None:
+        """A denoising step of the clip under way."""
+        self._move(f", step {step.number}/{step.steps}")
+
+    def _move(self, more: str = "") -> None:
+        if self.bar is not None and self.task is not None and self.planned is not None:
+            done = self.made + len(self.failures)
+            self.bar.update(
+                self.task, description="clips", total=self.planned.missing, completed=done, state=self._rate() + more
+            )
+
+    def _title(self, job: Any) -> str:
+        assert self.planned is not None
+        number = f"{self.made + len(self.failures)}/{self.planned.missing}"
+        return f"{number} {job.setting}, seed {job.generation.seed}, {job.generation.prompt or job.generation.image}"
+
+    def _rate(self) -> str:
+        """Throughput and time left: by the clips that are made, before that by the estimate."""
+        assert self.planned is not None
+        took = time.monotonic() - self.began
+        if not self.passes:
+            return f"about {duration(self.planned.seconds)} left"
+        left = (self.planned.passes - self.passes) * took / self.passes
+        return f"{60 * self.made / took:.1f} clips per minute, about {duration(max(left, 0))} left"
+
+    def _line(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.console.print(text, markup=False, highlight=False)
+        elif not self.quiet:
+            typer.echo(text, err=True)
+
+    def payload(self) -> dict[str, Any]:
+        """For --json."""
+        cost = None if self.planned is None else _numbers(self.planned)
+        seconds = time.monotonic() - self.began
+        return {"run": str(self.folder), "made": self.made, "failures": self.failures, "seconds": seconds, "cost": cost}
+
+    def summary(self) -> str:
+        """For people."""
+        assert self.planned is not None
+        took = duration(time.monotonic() - self.began)
+        there = self.planned.clips - self.planned.missing - self.planned.failed
+        failed = len(self.failures) + self.planned.failed
+        word = (
+            f", {failed} failed: skipguide runs show {self.folder} says why, --retry-failed tries again"
+            if failed
+            else ""
+        )
+        return f"{self.folder}: {self.made} clips made in {took}, {there} were there before{word}"

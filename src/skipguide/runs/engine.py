@@ -1,0 +1,174 @@
+"""Engines: what runs the jobs of a sweep. The plain one, here, is this process; `cluster` has the one on Ray."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from skipguide.runs.folder import FULL, Product
+from skipguide.runs.jobs import Job, Surveyed
+from skipguide.runs.plan import Setting
+from skipguide.settings import Generation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from skipguide.generation import Step
+    from skipguide.runs.worker import Worker
+
+_ERROR_LENGTH = 2000
+_OF_THE_DISK = (*FULL, errno.EROFS)  # and so of all jobs after this one too
+
+OnStep = Callable[["Step"], None]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a setting takes, measured on the first steps of its first video."""
+
+    passes_per_step: float  # over the whole run
+    seconds_per_step: float
+
+
+@dataclass(frozen=True)
+class Made:
+    """A video, and what is to be known of it."""
+
+    product: Product
+    record: dict[str, Any]  # of `skipguide.record`
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker has begun a job."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job is done; nothing is written yet."""
+
+    job: Job
+    made: Made
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job cannot be done."""
+
+    job: Job
+    error: str
+
+
+Event = Started | Finished | Failed
+
+
+class Engine(Protocol):
+    """Runs jobs. Whatever it is, one process alone writes to the run: the one that asks for its events."""
+
+    @property
+    def workers(self) -> int:
+        """How many jobs it runs at a time."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """What computes the frames."""
+        ...
+
+    def survey(self, settings: Sequence[Setting], image: Image | None) -> list[Surveyed]:
+        """As `Worker.survey`."""
+        ...
+
+    def cost(self, complete: Generation, image: Image | None) -> Cost:
+        """As `Worker.cost`."""
+        ...
+
+    def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
+        """Do the jobs, in their order as far as there is one; each is started at least once, and ends once."""
+        ...
+
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """What a function makes of each item, in any order; an item can be given to it again if a worker is lost.
+
+        For metrics: an item is a part of the videos, and what comes back an accumulator to add to the others.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+class Here:
+    """The plain engine: one job after the other, in this process.
+
+    Args:
+        scratch: a folder for files under way, on the disk of the run.
+    """
+
+    workers = 1
+
+    def __init__(self, scratch: Path):
+        self._scratch = scratch
+        self._worker: Worker | None = None
+
+    def _loaded(self) -> Worker:
+        from skipguide.runs.worker import Worker
+
+        self._worker = self._worker or Worker(self._scratch)
+        return self._worker
+
+    def versions(self) -> dict[str, str]:
+        from skipguide import record
+
+        return record.versions()
+
+    def survey(self, settings: Sequence[Setting], image: Image | None) -> list[Surveyed]:
+        return self._loaded().survey(settings, image)
+
+    def cost(self, complete: Generation, image: Image | None) -> Cost:
+        return self._loaded().cost(complete, image)
+
+    def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
+        self._scratch.mkdir(exist_ok=True)
+        for job in jobs:
+            yield Started(job)
+            try:
+                made = self._loaded().make(job, picture_of(job.image), on_step)
+            except Exception as error:
+                yield Failed(job, described(error))
+            else:
+                yield Finished(job, made)
+
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        return map(function, items)
+
+    def close(self) -> None:
+        self._worker = None
+
+
+def picture_of(path: Path | None) -> Image | None:
+    """What a video starts from, if there is something."""
+    if path is None:
+        return None
+    from skipguide import picture
+
+    return picture.read(path)
+
+
+def described(error: Exception) -> str:
+    """What to write down of a job that failed: the error first, then where it came from.
+
+    Raises:
+        OSError: if it is the disk's, and so not the job's: a sweep ends then.
+    """
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        raise error
+    trace = "".join(traceback.format_exception(error))
+    return f"{type(error).__name__}: {error}\n{trace[-_ERROR_LENGTH:]}"

@@ -1,0 +1,188 @@
+"""The jobs of a plan: one video each, known by a hash over everything that decides what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipguide.runs.folder import sha256
+from skipguide.runs.ledger import Ledger, now, to_json
+from skipguide.runs.plan import Plan, Setting
+from skipguide.runs.prompts import Prompt
+from skipguide.settings import Generation
+
+_KEY_LENGTH = 16  # hex digits; 10^6 clips share one with a chance of 3e-8
+_NOT_OF_A_SETTING = ("prompt", "image", "seed", "device", "model")
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What a model makes of a setting."""
+
+    setting: Setting
+    complete: Generation  # everything filled in; with the prompt of the first video
+    weights: dict[str, str]  # of the model
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make."""
+
+    key: str
+    setting: str  # its name
+    generation: Generation  # complete, with prompt and seed
+    image: Path | None = None
+    latents: bool = False  # keep them
+
+
+def key_of(surveyed: Surveyed, prompt: Prompt, seed: int, image_sha256: str | None, versions: Mapping[str, str]) -> str:
+    """The name of a video: equal names, equal frames (on one class of machine).
+
+    It is made of the weights, the prompt, the content of the image, the seed, all settings, cpu or cuda, and the
+    versions of what computes; not of the names of settings, files and folders.
+    """
+    weights = surveyed.weights if "sha256" in surveyed.weights else {**surveyed.weights, "model": _model(surveyed)}
+    content = {
+        "weights": weights,
+        "prompt": prompt.text,
+        "image": image_sha256,
+        "seed": seed,
+        "setting": content_of(surveyed.complete),
+        "device": str(surveyed.complete.device).partition(":")[0],
+        "versions": {name: number for name, number in versions.items() if name != "python"},
+    }
+    return hashlib.sha256(to_json(content).encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def content_of(complete: Generation) -> dict[str, Any]:
+    """What of the settings makes two of them the same one; settings that a newer version has added are None."""
+    dumped = complete.model_dump(mode="json", exclude_none=True)
+    return {name: value for name, value in dumped.items() if name not in _NOT_OF_A_SETTING}
+
+
+def _model(surveyed: Surveyed) -> str:
+    return surveyed.setting.generation.model
+
+
+def of_plan(plan: Plan, surveyed: Sequence[Surveyed], versions: Mapping[str, str]) -> list[Job]:
+    """All jobs of a plan, in the order that shares work: by model, then prompt, then seed.
+
+    Raises:
+        ValueError: if two settings are the same one.
+    """
+    images = {prompt.image: sha256(prompt.image) for prompt in plan.prompts if prompt.image is not None}
+    found = [
+        Job(
+            key_of(entry, prompt, seed, images.get(prompt.image) if prompt.image else None, versions),
+            entry.setting.name,
+            _generation(entry.complete, prompt, seed),
+            prompt.image,
+            plan.save_latents,
+        )
+        for alike in _by_load(surveyed)
+        for prompt in plan.prompts
+        for seed in plan.seeds
+        for entry in alike
+    ]
+    _check_different(found)
+    return found
+
+
+def _by_load(surveyed: Sequence[Surveyed]) -> Iterator[list[Surveyed]]:
+    """Settings for which a worker holds the same pipeline."""
+    loads = dict.fromkeys((entry.complete.model, entry.complete.dtype) for entry in surveyed)
+    for load in loads:
+        yield [entry for entry in surveyed if (entry.complete.model, entry.complete.dtype) == load]
+
+
+def _generation(complete: Generation, prompt: Prompt, seed: int) -> Generation:
+    image = None if prompt.image is None else prompt.image.name
+    return complete.model_copy(update={"prompt": prompt.text, "image": image, "seed": seed})
+
+
+def _check_different(found: Sequence[Job]) -> None:
+    names: dict[str, str] = {}
+    for job in found:
+        other = names.setdefault(job.key, job.setting)
+        if other != job.setting:
+            raise ValueError(
+                f"the settings of a plan must differ, but {other!r} and {job.setting!r} are the same when the model's "
+                "defaults are filled in. Remove one."
+            )
+
+
+# --- into the ledger --------------------------------------------------------------------------------------------------
+
+
+def register(ledger: Ledger, plan: Plan, surveyed: Sequence[Surveyed], jobs: Sequence[Job]) -> None:
+    """Write the jobs of a plan into the ledger; those that are in it stay what they are.
+
+    Raises:
+        ValueError: if a setting has the name of another one of which there are videos.
+    """
+    with ledger.writing():
+        plan_id = ledger.id_of("plans", {"sha256": plan.sha256}, {"text": plan.text, "created": now()})
+        settings = _settings(ledger, surveyed)
+        prompts = {(prompt.text, prompt.image): _prompt(ledger, prompt) for prompt in plan.prompts}
+        ledger.db.execute("UPDATE jobs SET position = position + ?", (len(jobs),))  # those of other plans come after
+        for position, job in enumerate(jobs):
+            setting = settings[job.generation.model, job.setting]
+            prompt = prompts[job.generation.prompt, job.image]
+            ledger.db.execute(
+                "INSERT INTO jobs(key, setting, prompt, seed, position, added) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT(key) DO UPDATE SET position = excluded.position, setting = excluded.setting",
+                (job.key, setting, prompt, job.generation.seed, position, now()),
+            )
+            ledger.db.execute("INSERT OR IGNORE INTO plan_jobs VALUES (?, ?)", (plan_id, job.key))
+
+
+def _settings(ledger: Ledger, surveyed: Sequence[Surveyed]) -> dict[tuple[str, str], int]:
+    found = {}
+    names = {(_model(entry), entry.setting.name) for entry in surveyed}
+    for entry in surveyed:
+        model = ledger.id_of("models", {"name": _model(entry), "weights": to_json(entry.weights)})
+        _make_way(ledger, model, entry, {name for of, name in names if of == _model(entry)})
+        new = {"given": to_json(entry.setting.given), "complete": to_json(content_of(entry.complete))}
+        found[_model(entry), entry.setting.name] = ledger.id_of(
+            "settings", {"model": model, "name": entry.setting.name}, new
+        )
+    return found
+
+
+def _make_way(ledger: Ledger, model: int, entry: Surveyed, names: set[str]) -> None:
+    """A setting that was renamed keeps its row; one that was changed gives its name up if nothing was made with it."""
+    name, content = entry.setting.name, to_json(content_of(entry.complete))
+    rows = {row["name"]: row for row in ledger.rows("SELECT * FROM settings WHERE model = ?", model)}
+    holder = rows.get(name)
+    if holder is not None and holder["complete"] != content:
+        made = ledger.rows("SELECT count(*) AS n FROM jobs WHERE setting = ? AND status = 'done'", holder["id"])[0]["n"]
+        if made:
+            raise ValueError(
+                f"a setting must keep its parameters within a run, but {name!r} was {_difference(holder, content)}, "
+                f"and {made} videos were made with it. Give the new one another name, or name another folder with "
+                "--out."
+            )
+        ledger.db.execute("DELETE FROM jobs WHERE setting = ?", (holder["id"],))
+        ledger.db.execute("DELETE FROM settings WHERE id = ?", (holder["id"],))
+        holder = None
+    former = next((row for row in rows.values() if row["complete"] == content and row["name"] not in names), None)
+    if holder is None and former is not None:
+        ledger.db.execute("UPDATE settings SET name = ? WHERE id = ?", (name, former["id"]))
+
+
+def _difference(holder: Any, content: str) -> str:
+    then, now_ = json.loads(holder["complete"]), json.loads(content)
+    changed = [name for name in {**then, **now_} if then.get(name) != now_.get(name)]
+    return ", ".join(f"{name} = {then.get(name)!r}, now {now_.get(name)!r}" for name in changed)
+
+
+def _prompt(ledger: Ledger, prompt: Prompt) -> int:
+    image = None if prompt.image is None else {"image": prompt.image.name, "image_sha256": sha256(prompt.image)}
+    digest = hashlib.sha256(to_json([prompt.text, image]).encode()).hexdigest()
+    return ledger.id_of(
+        "prompts", {"sha256": digest}, {"text": prompt.text, **(image or {}), "tags": to_json(prompt.tags)}
+    )

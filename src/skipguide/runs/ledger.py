@@ -1,0 +1,228 @@
+"""The ledger of a run: one SQLite file that says what is to be made and what is done.
+
+Readers and raters use it while a sweep writes (WAL). Every change is one transaction, so that a process that is killed
+leaves the ledger as it was before or after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+FORMAT = "1"
+NAME = "ledger.sqlite"
+_BUSY_SECONDS = 30.0
+
+_SCHEMA = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE plans(id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, text TEXT NOT NULL, created TEXT NOT NULL);
+CREATE TABLE models(id INTEGER PRIMARY KEY, name TEXT NOT NULL, weights TEXT NOT NULL, UNIQUE(name, weights));
+CREATE TABLE prompts(
+  id INTEGER PRIMARY KEY, text TEXT, image TEXT, image_sha256 TEXT, tags TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE);
+CREATE TABLE settings(
+  id INTEGER PRIMARY KEY, model INTEGER NOT NULL REFERENCES models(id), name TEXT NOT NULL, given TEXT NOT NULL,
+  complete TEXT NOT NULL, passes_per_step REAL, UNIQUE(model, name));
+CREATE TABLE environments(id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, content TEXT NOT NULL);
+CREATE TABLE jobs(
+  key TEXT PRIMARY KEY, setting INTEGER NOT NULL REFERENCES settings(id),
+  prompt INTEGER NOT NULL REFERENCES prompts(id), seed INTEGER NOT NULL, position INTEGER NOT NULL,
+  status TEXT NOT NULL DEFAULT 'pending' CHECK(status IN ('pending', 'running', 'done', 'failed')),
+  attempts INTEGER NOT NULL DEFAULT 0, error TEXT, environment INTEGER REFERENCES environments(id),
+  video TEXT, video_sha256 TEXT, video_bytes INTEGER, video_mtime_ns INTEGER, latents TEXT, latents_sha256 TEXT,
+  frames INTEGER, height INTEGER, width INTEGER, fps TEXT, frames_sha256 TEXT,
+  passes_per_step REAL, seconds_per_step REAL, seconds REAL, added TEXT NOT NULL, finished TEXT,
+  CHECK((status = 'done') = (video IS NOT NULL)));
+CREATE INDEX jobs_by_cell ON jobs(setting, prompt, seed);
+CREATE TABLE plan_jobs(
+  plan INTEGER NOT NULL REFERENCES plans(id), job TEXT NOT NULL REFERENCES jobs(key) ON DELETE CASCADE,
+  PRIMARY KEY(plan, job)) WITHOUT ROWID;
+CREATE TABLE metrics(
+  job TEXT NOT NULL REFERENCES jobs(key) ON DELETE CASCADE, name TEXT NOT NULL, value REAL, made TEXT NOT NULL,
+  PRIMARY KEY(job, name)) WITHOUT ROWID;
+CREATE TABLE set_metrics(
+  setting INTEGER NOT NULL REFERENCES settings(id) ON DELETE CASCADE, name TEXT NOT NULL, value REAL, low REAL,
+  high REAL, count INTEGER NOT NULL, made TEXT NOT NULL, PRIMARY KEY(setting, name)) WITHOUT ROWID;
+CREATE TABLE votes(
+  id INTEGER PRIMARY KEY, rater TEXT NOT NULL, kind TEXT NOT NULL CHECK(kind IN ('rating', 'pair')),
+  question TEXT NOT NULL, first TEXT NOT NULL REFERENCES jobs(key), second TEXT REFERENCES jobs(key), left TEXT,
+  answer TEXT NOT NULL, seconds REAL, made TEXT NOT NULL);
+CREATE UNIQUE INDEX votes_once ON votes(rater, kind, question, first, ifnull(second, ''));
+"""
+
+
+def now() -> str:
+    """The time, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def to_json(value: Any) -> str:
+    """The one way to write a value, so that equal ones are equal texts."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class Ledger:
+    """A connection to the ledger of a run directory. For one thread.
+
+    Args:
+        folder: the run directory.
+        mode: "create" makes the ledger if there is none; "write" and "read" need one. Where nothing can be written,
+            "read" takes the file as it is.
+
+    Raises:
+        ValueError: if there is no ledger, it is damaged, or its format is that of another version.
+        OSError: if it cannot be written, for "create" and "write".
+    """
+
+    def __init__(self, folder: Path, mode: str):
+        self.path = folder / NAME
+        if mode != "create" and not self.path.is_file():
+            raise ValueError(
+                f"a run must be a folder with a {NAME}, but {folder} is not one. `skipguide sweep` makes them; "
+                "`skipguide runs ls` lists them."
+            )
+        with self.in_words():
+            self.db = self._connected(mode)
+            if mode == "create":
+                self._create()
+        try:
+            self._check_format()
+        except BaseException:
+            self.db.close()
+            raise
+
+    def _connected(self, mode: str) -> sqlite3.Connection:
+        access = {"create": "rwc", "write": "rw", "read": "ro"}[mode]
+        db = self._opened(f"mode={access}")
+        try:
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            db.close()
+            if mode != "read":
+                raise
+            # WAL needs a file beside the ledger, and the folder takes none: then nobody writes to it either.
+            return self._opened("immutable=1")
+        if mode != "read":
+            db.execute("PRAGMA journal_mode=WAL")
+            # What a sweep has published it finds again after a power cut; what a rater has said nobody does.
+            db.execute(f"PRAGMA synchronous={'NORMAL' if mode == 'create' else 'FULL'}")
+            db.execute("PRAGMA foreign_keys=ON")
+        return db
+
+    def _opened(self, query: str) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?{query}"
+        db = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        return db
+
+    def _create(self) -> None:
+        with self.writing():
+            if not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'"):
+                for statement in filter(str.strip, _SCHEMA.split(";\n")):
+                    self.db.execute(statement)
+                self.db.execute("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
+
+    def _check_format(self) -> None:
+        with self.in_words():
+            known = self.rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
+            found = self.meta("format") if known else None
+        if found != FORMAT:
+            raise ValueError(
+                f"the ledger {self.path} must be of format {FORMAT}, but is of format {found}. Use the version of "
+                "skipguide that wrote it."
+            )
+
+    def check(self) -> None:
+        """See that all pages of the file are sound; takes a moment per 10,000 clips.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        with self.in_words():
+            found = [str(row[0]) for row in self.db.execute("PRAGMA quick_check(3)")]
+        if found != ["ok"]:
+            raise _damaged(self.path, "; ".join(found))
+
+    def close(self) -> None:
+        """Close the connection; the file stays."""
+        self.db.close()
+
+    # --- reading and writing ------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        """SQLite's errors as this library's."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise _in_words(self.path, error) from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction: all of it or nothing."""
+        with self.in_words():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back itself after some errors
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        with self.in_words():
+            return self.db.execute(query, values).fetchall()
+
+    def id_of(self, table: str, same: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> int:
+        """The id of the row that has these values; it is added if there is none. Within `writing`.
+
+        Args:
+            same: what makes it that row.
+            more: what else a new row gets.
+        """
+        where = " AND ".join(f"{name} IS ?" for name in same)
+        found = self.rows(f"SELECT id FROM {table} WHERE {where}", *same.values())
+        if found:
+            return found[0]["id"]
+        new = {**same, **(more or {})}
+        names, marks = ", ".join(new), ", ".join("?" * len(new))
+        added = self.db.execute(f"INSERT INTO {table}({names}) VALUES ({marks})", list(new.values())).lastrowid
+        assert added is not None
+        return added
+
+    def meta(self, key: str) -> str | None:
+        """One of the notes on the whole run."""
+        found = self.rows("SELECT value FROM meta WHERE key = ?", key)
+        return found[0]["value"] if found else None
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"the ledger must be a sound SQLite file, but {path} is damaged ({reason}). Move it away and run the sweep "
+        "again: the videos that are there are taken over. Metrics and votes are in a backup only."
+    )
+
+
+_FULL, _BUSY = 13, 5  # SQLite's numbers of its errors
+
+
+def _in_words(path: Path, error: sqlite3.DatabaseError) -> Exception:
+    code, text = getattr(error, "sqlite_errorcode", 0) & 0xFF, str(error)  # Python 3.10 has no code
+    if code == _FULL or "full" in text:
+        return OSError(f"the disk of {path} must have room, but is full. Free some; what is done stays done.")
+    if code == _BUSY or "locked" in text:
+        return OSError(
+            f"the ledger must be free to write within {_BUSY_SECONDS:g} s, but {path} was held by another process. "
+            "End it, or try again."
+        )
+    if isinstance(error, sqlite3.IntegrityError):
+        return ValueError(f"the ledger {path} cannot take this: {text}. Name clips and settings of this run.")
+    if isinstance(error, sqlite3.OperationalError):
+        return OSError(f"the ledger must be in a folder where it can be written, but {path}: {text}. Check the folder.")
+    return _damaged(path, text)

@@ -1,0 +1,171 @@
+"""What the videos of a plan show: a list in the plan, a file of it, or the prompt files of VBench and EvalCrafter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one video shows, and what it starts from."""
+
+    text: str | None
+    image: Path | None = None
+    tags: dict[str, Any] = field(
+        default_factory=dict
+    )  # what the file says beside it: dimensions, attributes, its number
+
+
+class Entry(BaseModel):
+    """A prompt of a plan that has an image."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: str | None = None
+    image: str | None = Field(default=None, min_length=1)
+
+
+class PromptFile(BaseModel):
+    """A file of prompts, and what of it is taken."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    file: str = Field(min_length=1)
+    dimensions: list[str] | None = None  # VBench's: only prompts of these
+    images: str | None = None  # folder of the pictures that a file names, as VBench-I2V's does
+    first: int | None = Field(default=None, ge=1)  # only so many
+
+
+def listed(entries: Iterable[str | Entry], base: Path) -> list[Prompt]:
+    """The prompts that stand in a plan.
+
+    Args:
+        base: the folder from which relative paths count.
+    """
+    written = [Entry(prompt=entry, image=None) if isinstance(entry, str) else entry for entry in entries]
+    return _once(Prompt(entry.prompt, base / entry.image if entry.image else None) for entry in written)
+
+
+def read(source: PromptFile, base: Path) -> list[Prompt]:
+    """The prompts of a file or folder, each once, in its order.
+
+    - a text file: one prompt per line (VBench's `all_dimension.txt`, EvalCrafter's `prompt700.txt`)
+    - VBench's `VBench_full_info.json`, and VBench-I2V's: a list of `{"prompt_en", "dimension", "image_name"}`
+    - EvalCrafter's `metadata.json`: `{"0000": {"prompt", "attributes"}}`
+    - EvalCrafter's folder `prompts`: `0000.txt` and so on, one prompt each
+    - a JSON list of texts
+
+    Args:
+        base: the folder from which relative paths count.
+
+    Raises:
+        ValueError: if it cannot be read, is none of these, has no prompts, or lacks the dimension or image asked for.
+    """
+    path = base / source.file
+    found = list(_texts_of(path) if path.is_dir() else _parsed(path))
+    if source.dimensions:
+        found = _of_dimensions(found, source.dimensions, path)
+    if source.images is not None:
+        found = [_with_image(prompt, base / source.images, path) for prompt in found]
+    found = _once(found)[: source.first]
+    if not found:
+        raise ValueError(f"prompts must be one or more, but {path} has none. Write one per line.")
+    return found
+
+
+def _texts_of(folder: Path) -> Iterator[Prompt]:
+    for path in sorted(folder.glob("*.txt")):
+        text = _text(path).strip()
+        if text:
+            yield Prompt(text, tags={"ids": [path.stem]})
+
+
+def _parsed(path: Path) -> Iterator[Prompt]:
+    text = _text(path)
+    if path.suffix.lower() != ".json":
+        yield from (Prompt(line.strip()) for line in text.splitlines() if line.strip())
+        return
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"prompts must be JSON where the file is named .json, but {path}: {error}. Mend it.") from None
+    rows = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for number, row in rows:
+        yield _row(str(number), row, path)
+
+
+def _row(number: str, row: Any, path: Path) -> Prompt:
+    """One row of a JSON file, whichever kind it is of."""
+    if isinstance(row, str):
+        return Prompt(row)
+    for name, tags_of in _KINDS.items():
+        if isinstance(row, Mapping) and isinstance(row.get(name), str):
+            return Prompt(row[name].strip(), tags=tags_of(number, row))
+    raise ValueError(
+        "prompts must be texts, VBench's rows with prompt_en or EvalCrafter's with prompt, but row "
+        f"{number} of {path} is {str(row)[:80]!r}. Take one of these files, or one text per line."
+    )
+
+
+def _vbench(number: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("dimension", "auxiliary_info", "image_type", "image_name")
+    return {name: row[name] for name in names if row.get(name)}
+
+
+def _evalcrafter(number: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ids": [number], **({"attributes": row["attributes"]} if row.get("attributes") else {})}
+
+
+_KINDS: dict[str, Callable[[str, Mapping[str, Any]], dict[str, Any]]] = {"prompt_en": _vbench, "prompt": _evalcrafter}
+
+
+def _of_dimensions(found: list[Prompt], wanted: list[str], path: Path) -> list[Prompt]:
+    known = sorted({name for prompt in found for name in prompt.tags.get("dimension", ())})
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise ValueError(
+            f"dimensions must be some of {', '.join(known) or 'those of VBench_full_info.json'}, but got "
+            f"{', '.join(missing)}, which {path} has not. Correct them."
+        )
+    return [prompt for prompt in found if set(wanted) & set(prompt.tags.get("dimension", ()))]
+
+
+def _with_image(prompt: Prompt, folder: Path, path: Path) -> Prompt:
+    name = prompt.tags.get("image_name")
+    if not name:
+        raise ValueError(
+            f"images needs a file whose every row has an image_name, but {prompt.text!r} of {path} has none. "
+            "Take VBench-I2V's newest file, or choose its dimensions."
+        )
+    return Prompt(prompt.text, folder / name, prompt.tags)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ValueError(f"prompts must be a file that can be read, but {path} cannot: {reason}. Check it.") from None
+
+
+def _once(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Each prompt once, with what all its rows say: both benchmarks repeat some."""
+    found: dict[tuple[str | None, Path | None], Prompt] = {}
+    for prompt in prompts:
+        at = (prompt.text, prompt.image)
+        found[at] = Prompt(*at, _joined(found[at].tags, prompt.tags)) if at in found else prompt
+    return list(found.values())
+
+
+def _joined(tags: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    joined = {**more, **tags}
+    for name in ("ids", "dimension"):
+        if name in tags and name in more:
+            joined[name] = list(dict.fromkeys([*tags[name], *more[name]]))
+    return joined

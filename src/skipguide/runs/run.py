@@ -1,0 +1,255 @@
+"""A run as readers see it: its settings, prompts, videos, metrics and votes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skipguide.runs import folder as files
+from skipguide.runs.ledger import Ledger, now, to_json
+from skipguide.runs.rows import STATUSES, Clip, Model, Prompt, SetMetric, Setting, Status, Vote
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Run:
+    """A run directory, open for reading, and for metrics and votes, while a sweep may be writing to it.
+
+    Use one per thread; `close()` it, or use it as a context manager.
+    """
+
+    def __init__(self, folder: Path, ledger: Ledger):
+        self.folder, self._ledger = folder, ledger
+
+    @classmethod
+    def open(cls, folder: Path | str, writable: bool = False) -> Run:
+        """Open a run.
+
+        Args:
+            writable: for metrics and votes.
+
+        Raises:
+            ValueError: if there is no run in the folder, its ledger is damaged, or of another version.
+            OSError: if it shall be written and cannot be.
+        """
+        return cls(Path(folder), Ledger(Path(folder), "write" if writable else "read"))
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- what is there ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_sweeping(self) -> bool:
+        """Whether a sweep is writing to it."""
+        return files.is_locked(self.folder)
+
+    def plans(self) -> list[str]:
+        """The plans that were run here, as written, the first one first."""
+        return [row["text"] for row in self._ledger.rows("SELECT text FROM plans ORDER BY id")]
+
+    def models(self) -> list[Model]:
+        """In the order in which they came."""
+        rows = self._ledger.rows("SELECT * FROM models ORDER BY id")
+        return [Model(row["id"], row["name"], json.loads(row["weights"])) for row in rows]
+
+    def prompts(self) -> list[Prompt]:
+        """In the order in which they came."""
+        rows = self._ledger.rows("SELECT * FROM prompts ORDER BY id")
+        return [Prompt(row["id"], row["text"], row["image"], json.loads(row["tags"])) for row in rows]
+
+    def seeds(self) -> list[int]:
+        """Of all videos."""
+        return [row["seed"] for row in self._ledger.rows("SELECT DISTINCT seed FROM jobs ORDER BY seed")]
+
+    def settings(self) -> list[Setting]:
+        """In the order in which they came."""
+        rows = self._ledger.rows(
+            "SELECT settings.*, models.name AS of FROM settings JOIN models ON models.id = settings.model "
+            "ORDER BY settings.id"
+        )
+        return [
+            Setting(row["id"], row["name"], row["of"], json.loads(row["given"]), json.loads(row["complete"]),
+                    row["passes_per_step"])
+            for row in rows
+        ]  # fmt: skip
+
+    def counts(self) -> dict[Status, int]:
+        """How many videos there are of each status."""
+        rows = self._ledger.rows("SELECT status, count(*) AS n FROM jobs GROUP BY status")
+        return {**dict.fromkeys(STATUSES, 0), **{row["status"]: row["n"] for row in rows}}
+
+    def clips(self, status: Status | None = None) -> list[Clip]:
+        """One per setting, prompt and seed, in the order of the newest plan: the newest one that is done, if any is.
+
+        Args:
+            status: only those of one.
+        """
+        rows = self._ledger.rows(
+            "SELECT *, row_number() OVER (PARTITION BY setting, prompt, seed ORDER BY status = 'done' DESC, "
+            "added DESC, rowid DESC) AS place FROM jobs ORDER BY position, rowid"
+        )
+        return self._clips([row for row in rows if row["place"] == 1 and status in (None, row["status"])])
+
+    def clip(self, key: str) -> Clip:
+        """One video.
+
+        Raises:
+            ValueError: if the run has none of this key.
+        """
+        found = self._clips(self._ledger.rows("SELECT * FROM jobs WHERE key = ?", key))
+        if not found:
+            raise ValueError(
+                f"a clip must be one of the run {self.folder}, but got {key!r}. `skipguide runs show` has them."
+            )
+        return found[0]
+
+    def _clips(self, rows: Sequence[Any]) -> list[Clip]:
+        metrics: dict[str, dict[str, float]] = {}
+        for row in self._ledger.rows("SELECT * FROM metrics ORDER BY name"):
+            metrics.setdefault(row["job"], {})[row["name"]] = row["value"]
+        stored = self._ledger.rows("SELECT id, content FROM environments")
+        environments = {row["id"]: json.loads(row["content"]) for row in stored}
+        return [self._clip(row, metrics.get(row["key"], {}), environments.get(row["environment"], {})) for row in rows]
+
+    def _clip(self, row: Any, metrics: dict[str, float], environment: dict[str, Any]) -> Clip:
+        same = (
+            "key", "setting", "prompt", "seed", "status", "attempts", "error", "frames", "height", "width",
+            "frames_sha256", "passes_per_step", "seconds_per_step", "seconds",
+        )  # fmt: skip
+        files_of = {name: row[name] and self.folder / row[name] for name in ("video", "latents")}
+        fps = row["fps"] and Fraction(row["fps"])
+        return Clip(**{name: row[name] for name in same}, **files_of, fps=fps, metrics=metrics, environment=environment)
+
+    # --- metrics ------------------------------------------------------------------------------------------------------
+
+    def record_metric(self, key: str, name: str, value: float) -> None:
+        """Keep a number of one video; a new one takes the place of the old.
+
+        Raises:
+            ValueError: if the run has no such video.
+        """
+        self.record_metrics([(key, name, value)])
+
+    def record_metrics(self, rows: Iterable[tuple[str, str, float]]) -> None:
+        """Keep numbers of videos: (key, name, value), all of them or none. As `record_metric`."""
+        made = now()
+        with self._ledger.writing():
+            self._ledger.db.executemany(
+                "INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)", [(*row, made) for row in rows]
+            )
+
+    def record_set_metric(self, metric: SetMetric) -> None:
+        """Keep a number of all videos of a setting; a new one takes the place of the old.
+
+        Raises:
+            ValueError: if the run has no such setting.
+        """
+        values = (metric.setting, metric.name, metric.value, metric.low, metric.high, metric.count, now())
+        with self._ledger.writing():
+            self._ledger.db.execute("INSERT OR REPLACE INTO set_metrics VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def set_metrics(self) -> list[SetMetric]:
+        """By setting, then name."""
+        rows = self._ledger.rows("SELECT * FROM set_metrics ORDER BY setting, name")
+        return [SetMetric(**{name: row[name] for name in SetMetric.__dataclass_fields__}) for row in rows]
+
+    def keep_state(self, setting: int, name: str, state: Mapping[str, np.ndarray], keys: Iterable[str]) -> None:
+        """Keep what a metric of a set has added up, so that more videos can be added to it later.
+
+        Args:
+            state: arrays, as few as the metric needs: the sums of an accumulator, not the videos.
+            keys: of the videos that are in it.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        import numpy as np
+        from safetensors.numpy import save
+
+        arrays = {at: np.asarray(value, order="C") for at, value in state.items()}
+        content = save(arrays, {"keys": to_json(sorted(keys))})
+        with files.in_words(self.folder):
+            files.place(self.folder, _state_name(setting, name), content)
+
+    def state(self, setting: int, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
+        """What `keep_state` was given last: the arrays, and the keys of the videos in them; nothing at all before.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.folder / _state_name(setting, name)
+        if not path.is_file():
+            return {}, []
+        try:
+            with safe_open(path, "numpy") as stored:
+                return {at: stored.get_tensor(at) for at in stored.keys()}, json.loads(stored.metadata()["keys"])  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"a state of a metric must be a sound file, but {path} is not: {error}. Remove it and measure again."
+            ) from None
+
+    # --- votes --------------------------------------------------------------------------------------------------------
+
+    def vote(self, vote: Vote) -> None:
+        """Keep a judgement; the same rater's new answer to the same question takes the place of the old.
+
+        Raises:
+            ValueError: for an answer that its kind has not, or videos that the run has not.
+        """
+        _check_vote(vote)
+        columns = [name for name in Vote.__dataclass_fields__ if name != "made"]
+        values = [*(getattr(vote, name) for name in columns), now()]
+        with self._ledger.writing():
+            self._ledger.db.execute(
+                f"INSERT OR REPLACE INTO votes({', '.join(columns)}, made) VALUES ({', '.join('?' * len(values))})",
+                values,
+            )
+
+    def votes(self) -> list[Vote]:
+        """In the order in which they were given."""
+        rows = self._ledger.rows("SELECT * FROM votes ORDER BY made, id")
+        return [Vote(**{name: row[name] for name in Vote.__dataclass_fields__}) for row in rows]
+
+
+def _state_name(setting: int, name: str) -> str:
+    """Names of metrics may have any letters; names of files may not."""
+    return f"metrics/{hashlib.sha256(name.encode()).hexdigest()[:16]}-{setting}.safetensors"
+
+
+_ANSWERS: Mapping[str, tuple[str, ...]] = {"rating": ("1", "2", "3", "4", "5"), "pair": ("first", "second", "tie")}
+
+
+def _check_vote(vote: Vote) -> None:
+    answers = _ANSWERS.get(vote.kind, ())
+    if vote.answer not in answers:
+        raise ValueError(
+            f"a vote of kind rating must have an answer from 1 to 5, and a pair first, second or tie, but got "
+            f"{vote.kind!r} with {vote.answer!r}. Correct it."
+        )
+    if (vote.kind == "pair") != (vote.second is not None) or (vote.kind == "pair") != (
+        vote.left in ("first", "second")
+    ):
+        raise ValueError(
+            f"a pair must have a second clip and what was on the left, and a rating neither, but got {vote!r}. Correct "
+            "it."
+        )
+    if vote.second is not None and vote.first >= vote.second:
+        raise ValueError(
+            f"first must be the smaller key of a pair, so that it is one pair in every order, but got {vote.first!r} "
+            f"and {vote.second!r}. Swap them, and the answer."
+        )

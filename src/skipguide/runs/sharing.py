@@ -1,0 +1,79 @@
+"""Work that the videos of a run share, and what else is taken from a pipeline while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+_KEPT = 8  # encoded prompts: those of one prompt and all ways to ask for it
+_PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
+
+
+def encode_once(pipe: Any) -> None:
+    """Let a pipeline encode equal prompts once: the settings and seeds of one follow each other.
+
+    Where its text encoder is called in another way than by `encode_prompt`, nothing changes.
+    """
+    if callable(getattr(pipe, "encode_prompt", None)):
+        pipe.encode_prompt = _remembering(pipe.encode_prompt)
+
+
+def _remembering(encode: Callable[..., Any]) -> Callable[..., Any]:
+    known: OrderedDict[str, Any] = OrderedDict()
+
+    @functools.wraps(encode)
+    def encoded(*args: Any, **kwargs: Any) -> Any:
+        if not all(map(_is_plain, (*args, *kwargs.values()))):
+            return encode(*args, **kwargs)
+        asked = repr((args, sorted(kwargs.items())))
+        if asked not in known:
+            known[asked] = encode(*args, **kwargs)
+            while len(known) > _KEPT:
+                known.popitem(last=False)
+        known.move_to_end(asked)
+        return _copied(known[asked])
+
+    return encoded
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
+
+
+def _copied(value: Any) -> Any:
+    """Pipelines may write into what they got."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    return type(value)(map(_copied, value)) if isinstance(value, (list, tuple)) else value
+
+
+@contextlib.contextmanager
+def decoded(pipe: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """What the VAE's decoder gets while the block runs: "latents", or "latents.0" and so on if it gets several.
+
+    From these the same decoder makes the same frames, bit for bit.
+    """
+    found: list[torch.Tensor] = []
+    named: dict[str, torch.Tensor] = {}
+    vae = getattr(pipe, "vae", None)
+    if vae is None:
+        yield named
+        return
+    decode = vae.decode
+
+    @functools.wraps(decode)
+    def keeping(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found.append(z.detach().cpu().contiguous())
+        return decode(z, *args, **kwargs)
+
+    vae.decode = keeping
+    try:
+        yield named
+    finally:
+        del vae.decode
+        named.update({"latents": found[0]} if len(found) == 1 else {f"latents.{i}": z for i, z in enumerate(found)})

@@ -1,0 +1,131 @@
+"""What makes the videos: one process that holds one model."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors.torch import save
+
+from skipguide import generation, record, video
+from skipguide.runs import sharing
+from skipguide.runs.engine import Cost, Made
+from skipguide.runs.environment import environment
+from skipguide.runs.folder import Product
+from skipguide.runs.jobs import Job, Surveyed
+from skipguide.runs.plan import Setting
+from skipguide.settings import SCALES, Generation, resolve
+
+
+class _Enough(Exception):
+    pass
+
+
+class Worker:
+    """Makes videos, and loads the model of each when it is another one than before.
+
+    Args:
+        scratch: a folder for files under way; None is one of the system.
+    """
+
+    def __init__(self, scratch: Path | None = None):
+        self.scratch = scratch
+        self._loads: set[tuple[Any, ...]] = set()  # what the pipeline was asked for as, and what that was filled in to
+        self._pipe: Any = None
+        self._weights: dict[str, str] = {}
+
+    def pipe(self, settings: Generation) -> Any:
+        """The pipeline for some settings."""
+        load = (settings.model, settings.dtype, settings.device)
+        if load not in self._loads:
+            self._loads, self._pipe = set(), None  # before the next one takes its memory
+            pipe = generation.load_pipeline(*load)
+            self._weights = generation.identity(settings.model, pipe)
+            sharing.encode_once(pipe)
+            self._pipe = pipe
+            self._loads = {load, (settings.model, str(pipe.dtype).removeprefix("torch."), str(pipe.device))}
+        return self._pipe
+
+    def survey(self, settings: Sequence[Setting], image: Image.Image | None) -> list[Surveyed]:
+        """Fill in what the settings leave out, and see that the model takes each of them: every layer, axis, window.
+
+        Raises:
+            ValueError: for what it does not take, all settings at once.
+        """
+        found, wrong = [], []
+        for setting in settings:
+            try:
+                pipe = self.pipe(setting.generation)
+                complete = resolve(setting.generation, pipe)
+                self._steps(complete, image, 1)
+            except ValueError as error:
+                wrong.append(f"setting {setting.name!r} for {setting.generation.model}: {error}")
+            else:
+                found.append(Surveyed(setting, complete, self._weights))
+        if wrong:
+            raise ValueError(" ".join(wrong))
+        return found
+
+    def cost(self, complete: Generation, image: Image.Image | None) -> Cost:
+        """Measure a setting on two steps with its guidance on, and count the steps on which it is.
+
+        Of a schedule or restarts nothing is counted: the first two steps stand for all.
+        """
+        guided = {"start": 0.0, "stop": 1.0, "every": 1}
+        on, seconds = self._steps(complete.model_copy(update=guided), image, 2)
+        share = _share(complete)
+        if share == 1:
+            return Cost(on, seconds)
+        off, plain = self._steps(complete.model_copy(update=dict.fromkeys(SCALES, 0.0)), image, 2)
+        return Cost(off + share * (on - off), plain + share * (seconds - plain))
+
+    def _steps(self, complete: Generation, image: Image.Image | None, steps: int) -> tuple[float, float]:
+        """Passes per step, and seconds of the last one, of the first few steps of a run."""
+        times = [time.perf_counter()]
+        passes = [float("nan")]
+
+        def on_step(step: generation.Step) -> None:
+            times.append(time.perf_counter())
+            passes.append(step.passes_per_step)
+            if step.number >= steps:
+                raise _Enough
+
+        with contextlib.suppress(_Enough):
+            generation.generate(self.pipe(complete), complete, on_step, image)
+        return passes[-1], times[-1] - times[-2]
+
+    def make(
+        self, job: Job, image: Image.Image | None, on_step: Callable[[generation.Step], None] | None = None
+    ) -> Made:
+        """Make one video.
+
+        Raises:
+            ValueError: for what the model refuses; and whatever else a generation raises.
+        """
+        pipe = self.pipe(job.generation)
+        with sharing.decoded(pipe) if job.latents else contextlib.nullcontext({}) as latents:
+            result = generation.generate(pipe, job.generation, on_step, image)
+        made = {**record.build(job.generation, result, self._weights), "run": {"key": job.key, "setting": job.setting}}
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            path = Path(folder) / f"{job.key}.mp4"
+            video.write(path, result.frames, made["settings"]["fps"], made)
+            content, beside = path.read_bytes(), video.sidecar(path).read_bytes()
+        kept = save(latents, {"key": job.key}) if job.latents else None
+        return Made(Product(content, beside, kept), made, environment(made))
+
+
+def _share(complete: Generation) -> float:
+    """The part of the steps on which there is a weak pass."""
+    assert complete.steps is not None
+    assert complete.start is not None
+    assert complete.stop is not None
+    if not any(getattr(complete, name) for name in SCALES):
+        return 1.0
+    guided = sum(complete.start <= i / complete.steps < complete.stop for i in range(complete.steps))
+    return math.ceil(guided / (complete.every or 1)) / complete.steps

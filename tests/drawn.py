@@ -1,0 +1,103 @@
+"""An engine whose jobs are quick: it draws a few frames without a model. All the rest of a sweep is the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from skipguide import video
+from skipguide.runs import Plan, sweep
+from skipguide.runs.engine import Cost, Event, Failed, Finished, Made, OnStep, Started
+from skipguide.runs.folder import Product
+from skipguide.runs.jobs import Job, Surveyed
+from skipguide.runs.plan import Setting
+from skipguide.settings import Generation
+
+
+def plan_of(prompts: int = 4, seeds: int = 5, settings: int = 2, **more: Any) -> Plan:
+    """A plan of as many clips as these make."""
+    entries = [{"name": f"cfg {i}", "guidance_scale": 1.0 + i} for i in range(settings)]
+    return plan_with(*entries, prompts=[f"prompt {i}" for i in range(prompts)], seeds=list(range(seeds)), **more)
+
+
+def plan_with(*settings: dict[str, Any], **more: Any) -> Plan:
+    """A plan of these settings, of one clip each where `more` does not say otherwise."""
+    small = {"height": 16, "width": 16, "num_frames": 3, "steps": 2, "fps": 8}
+    return Plan.of({"prompts": ["a"], "settings": list(settings), **small, **more})
+
+
+@dataclass
+class Drawn:
+    """Draws noise. A line per drawn clip goes to `log`, if there is one, as soon as it is drawn."""
+
+    scratch: Path
+    log: Path | None = None
+    fails: int | None = None  # the seed whose jobs fail
+    seconds: float = 0.0  # that a job takes at least
+    workers: int = 1
+    version: str = "1"
+
+    def versions(self) -> dict[str, str]:
+        return {"drawn": self.version}
+
+    def survey(self, settings: Sequence[Setting], image: Any) -> list[Surveyed]:
+        filled = {"dtype": "float32", "device": "cpu", "layers": (), "start": 0.0, "stop": 1.0}
+        return [Surveyed(s, s.generation.model_copy(update=filled), {"sha256": "drawn"}) for s in settings]
+
+    def cost(self, complete: Generation, image: Any) -> Cost:
+        return Cost(2.0, 0.001)
+
+    def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
+        self.scratch.mkdir(exist_ok=True)
+        for job in jobs:
+            yield Started(job)
+            time.sleep(self.seconds)
+            if job.generation.seed == self.fails:
+                yield Failed(job, f"ValueError: seed {self.fails}\nand where")
+            else:
+                yield Finished(job, self._made(job))
+
+    def _made(self, job: Job) -> Made:
+        settings, path = job.generation, self.scratch / f"{job.key}.mp4"
+        shape = (settings.num_frames or 1, settings.height or 2, settings.width or 2, 3)
+        frames = np.random.default_rng(settings.seed).integers(0, 256, shape, np.uint8)
+        record = {
+            "settings": settings.model_dump(mode="json"), "frames": list(shape), "versions": self.versions(),
+            "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(), "machine": {"system": "drawn"},
+            "measured": {"passes_per_step": 2.0, "seconds_per_step": 0.001, "seconds": 0.002},
+            "run": {"key": job.key, "setting": job.setting},
+        }  # fmt: skip
+        video.write(path, frames, 8, record)
+        product = Product(path.read_bytes(), video.sidecar(path).read_bytes(), b"latents" if job.latents else None)
+        self._note(job.key)
+        return Made(product, record, {"versions": self.versions(), "machine": record["machine"]})
+
+    def _note(self, key: str) -> None:
+        if self.log is not None:
+            handle = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(handle, f"{key}\n".encode())
+            os.close(handle)
+
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        return map(function, items)
+
+    def close(self) -> None:
+        pass
+
+
+def swept(folder: Path, plan: Plan | None = None, **options: Any) -> list[sweep.Happening]:
+    """All that happens in a sweep of drawn clips.
+
+    Nothing is forced onto the disk: that is for power cuts, which no test can make, and takes most of the time.
+    """
+    ours = {name: options.pop(name) for name in ("log", "fails", "seconds", "version") if name in options}
+    with mock.patch("os.fsync"):
+        return list(sweep.sweep(plan or plan_of(), folder, Drawn(folder / "work", **ours), **options))

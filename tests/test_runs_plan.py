@@ -1,0 +1,199 @@
+"""Plans: what they mean, the prompt files of the benchmarks, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skipguide.runs import Plan
+from skipguide.runs.words import flat
+
+PLAN = """
+model: lab-mochi
+prompts: ["a small red circle drifting left", "a large blue star orbiting"]
+seeds: [0, 1]
+num_inference_steps: 28
+settings:
+  - {name: cfg, guidance_scale: 4.5}
+  - {name: stg, guidance_scale: 4.5, stg: {layers: [8], scale: 1.0, skip: residual}}
+"""
+
+
+def plan(**content: Any) -> Plan:
+    return Plan.of({"prompts": ["a"], "settings": [{"name": "cfg", "guidance_scale": 3}], **content})
+
+
+def test_a_plan_is_all_its_prompts_seeds_and_settings(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN, encoding="utf-8")
+    found = Plan.read(tmp_path / "plan.yaml")
+    assert found.clips == 8
+    assert found.text == PLAN
+    cfg, stg = (setting.generation for setting in found.settings)
+    assert (cfg.steps, cfg.guidance_scale, cfg.stg_scale) == (28, 4.5, 0.0)
+    assert (stg.layers, stg.stg_scale, stg.skip) == ((8,), 1.0, "residual")
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        ({}, {"stg_scale": 0.0}),  # no stg, no skipping
+        ({"stg": "preset"}, {}),  # all from the model's preset
+        ({"stg": {"layers": [8]}}, {"layers": [8], "stg_scale": 1.0}),  # the scale of STG() is 1
+        ({"stg_scale": 2.0, "layers": "up:0"}, {"stg_scale": 2.0, "layers": "up:0"}),  # as in `generate --config`
+        (
+            {"stg": [{"layers": ["up:0"], "scale": 2.0, "axis": "spatial", "skip": "attention"},
+                     {"layers": ["up:0"], "scale": 0.5, "axis": "temporal", "skip": "attention"}], "rescale": 0.7},
+            {"layers": ["up:0"], "skip": "attention", "spatial_scale": 2.0, "temporal_scale": 0.5, "rescale": 0.7},
+        ),
+        ({"stg": {"random_share": 0.1, "skip": "soft", "strength": 0.5, "every": 2}},
+         {"random_share": 0.1, "skip": "soft", "strength": 0.5, "every": 2, "stg_scale": 1.0}),
+        ({"num_inference_steps": 9, "stg": {"layers": [1], "start": 0.1, "stop": 0.9}},
+         {"steps": 9, "layers": [1], "start": 0.1, "stop": 0.9, "stg_scale": 1.0}),
+    ],
+)  # fmt: skip
+def test_the_words_of_guide_are_settings_of_a_generation(words: dict[str, Any], settings: dict[str, Any]) -> None:
+    assert flat(words) == settings
+
+
+def test_a_grid_is_the_product_of_its_lists() -> None:
+    entry = {"name": "stg", "stg": {"skip": "attention"}, "grid": {"guidance_scale": [1, 3.5],
+             "stg": {"layers": [4, [5, 8], "dual:2"], "scale": [0.5, 2]}}}  # fmt: skip
+    found = plan(settings=entry).settings
+    assert len(found) == 12
+    assert found[2].name == "stg guidance_scale=1 layers=5,8 scale=0.5"
+    assert found[2].generation.layers == (5, 8)
+    assert {setting.generation.skip for setting in found} == {"attention"}
+    every = {(s.generation.guidance_scale, s.generation.layers, s.generation.stg_scale) for s in found}
+    assert every == {(g, at, s) for g in (1, 3.5) for at in ((4,), (5, 8), ("dual:2",)) for s in (0.5, 2)}
+
+
+def test_settings_are_for_every_model_or_for_the_one_they_name(tmp_path: Path) -> None:
+    found = plan(model=["lab-mochi", "x/y"], settings=[{"name": "a"}, {"name": "b", "model": "x/y"}]).settings
+    assert [(s.generation.model, s.name) for s in found] == [("lab-mochi", "a"), ("x/y", "a"), ("x/y", "b")]
+
+
+# --- prompt files -----------------------------------------------------------------------------------------------------
+
+# The shapes of VBench@fed9982 VBench_full_info.json, @409bd3e vbench2_i2v_full_info.json and EvalCrafter@cc66701
+# metadata.json, prompts/; the texts are ours.
+VBENCH = [
+    {"prompt_en": "a toad, at rest", "dimension": ["temporal_flickering"]},
+    {"prompt_en": "a cat and a dog", "dimension": ["multiple_objects"],
+     "auxiliary_info": {"multiple_objects": {"object": "cat and dog"}}},
+    {"prompt_en": "a toad, at rest", "dimension": ["scene", "temporal_flickering"]},
+]  # fmt: skip
+I2V = [{"prompt_en": "ink, camera pans left", "dimension": ["camera_motion"], "image_type": "abstract",
+        "image_name": "ink.jpg"}]  # fmt: skip
+CRAFTER = {
+    "0000": {"prompt": "2 dogs at sea ", "attributes": {"count": "2 dog"}},
+    "0001": {"prompt": "a fish", "attributes": {}},
+    "0002": {"prompt": "a fish", "attributes": {}},
+}
+
+
+def prompts_in(folder: Path, content: Any, name: str = "prompts.json", **more: Any) -> list[tuple[Any, Any]]:
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / name).write_text(text, encoding="utf-8")
+    source = {"file": name, **more} if more else name
+    found = Plan.of({"prompts": source, "settings": [{"name": "cfg"}]}, folder).prompts
+    return [(prompt.text, prompt.tags) for prompt in found]
+
+
+def test_prompts_of_vbench(tmp_path: Path) -> None:
+    both = {"dimension": ["temporal_flickering", "scene"]}
+    objects = {"dimension": ["multiple_objects"], "auxiliary_info": VBENCH[1]["auxiliary_info"]}
+    assert prompts_in(tmp_path, VBENCH) == [("a toad, at rest", both), ("a cat and a dog", objects)]
+    assert prompts_in(tmp_path, VBENCH, dimensions=["multiple_objects"]) == [("a cat and a dog", objects)]
+    assert prompts_in(tmp_path, VBENCH, first=1) == [("a toad, at rest", both)]
+
+
+def test_prompts_of_vbench_with_their_images(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "ink.jpg").write_bytes(b"")
+    (tmp_path / "i2v.json").write_text(json.dumps(I2V), encoding="utf-8")
+    content = {"prompts": {"file": "i2v.json", "images": "pictures"}, "settings": [{"name": "cfg"}]}
+    (prompt,) = Plan.of(content, tmp_path).prompts
+    assert (prompt.text, prompt.image) == ("ink, camera pans left", tmp_path / "pictures" / "ink.jpg")
+
+
+def test_prompts_of_evalcrafter(tmp_path: Path) -> None:
+    dogs = ("2 dogs at sea", {"ids": ["0000"], "attributes": {"count": "2 dog"}})
+    assert prompts_in(tmp_path, CRAFTER) == [dogs, ("a fish", {"ids": ["0001", "0002"]})]
+    (tmp_path / "prompts").mkdir()
+    for number, row in CRAFTER.items():
+        (tmp_path / "prompts" / f"{number}.txt").write_text(row["prompt"], encoding="utf-8")
+    found = Plan.of({"prompts": "prompts", "settings": [{"name": "cfg"}]}, tmp_path).prompts
+    assert [(prompt.text, prompt.tags) for prompt in found] == [
+        ("2 dogs at sea", {"ids": ["0000"]}),
+        ("a fish", {"ids": ["0001", "0002"]}),
+    ]
+
+
+def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
+    lines = "\ufeffa fish\n\n  # no comment, a prompt \na fish\n"
+    assert [text for text, _ in prompts_in(tmp_path, lines, "all.txt")] == ["a fish", "# no comment, a prompt"]
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"settings": []}, r"settings of a plan must be a list of settings.*but got \[\]"),
+        ({"prompts": []}, r"prompts of a plan must be a list of texts"),
+        ({"prompts": "none.txt"}, r"prompts must be a file that can be read, but none.txt cannot: No such file"),
+        ({"prompts": [{"prompt": "a", "image": "none.png"}]}, r"images of a plan must be files, but none.png is not"),
+        ({"seeds": [-1]}, r"seeds of a plan must be whole numbers from 0 .* but got \[-1\]"),
+        ({"seeds": 3}, r"seeds of a plan must be a list of whole numbers, as in \[0, 1\], but got 3"),
+        ({"sedes": [1]}, r"a setting must be one of .* but got 'sedes'"),
+        ({"settings": [{"guidance_scale": 3}]}, r"every setting must have a name"),
+        ({"settings": [{"name": "a"}, {"name": "a"}]}, r"must have a name of its own, but a stands for several"),
+        ({"settings": [{"name": "a", "model": "b/c"}]}, r"must be one of the plan's, but got b/c"),
+        ({"settings": [{"name": "a", "seed": 3}]}, r"must leave seed to prompts and seeds of the plan"),
+        ({"settings": [{"name": "a", "stg": {"scale": 1}}]}, r"stg must be a term with layers"),
+        ({"settings": [{"name": "a", "stg": {"layers": [1], "scal": 1}}]}, r"a term of stg has .* but got scal"),
+        ({"settings": [{"name": "a", "stg": {"layers": [1], "axis": "x"}}]}, r"axis must be spatial, temporal"),
+        ({"settings": [{"name": "a", "stg": [{"layers": [1]}, {"layers": [2]}]}]}, r"must have the same layers"),
+        ({"settings": [{"name": "a", "stg": {"layers": [1]}, "skip": "attention"}]}, r"must say skip within stg"),
+        ({"settings": [{"name": "a", "guidance_scale": -1}, {"name": "b", "start": 2}]},
+         r"'a': guidance_scale must be .* 'b': start must be"),
+        ({"settings": [{"name": "a", "grid": {"guidance_scale": 3}}]}, r"grid must have a list of values"),
+    ],
+)  # fmt: skip
+def test_a_wrong_plan_says_what_is_needed(content: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan(**content)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"a": 3}, r"must be texts, VBench's rows .* but row a of .* is '3'"),
+        ([], r"prompts must be one or more, but .* has none"),
+        ("[", r"prompts must be JSON"),
+    ],
+)
+def test_a_wrong_prompt_file_says_what_is_needed(tmp_path: Path, content: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        prompts_in(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({"dimensions": ["colour"]}, r"some of multiple_objects, scene, .* but got colour"),
+     ({"images": "."}, r"whose every row has an image_name, but 'a toad, at rest'")],
+)  # fmt: skip
+def test_what_a_prompt_file_lacks_is_said(tmp_path: Path, more: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        prompts_in(tmp_path, VBENCH, **more)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "3: 4"])
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a plan must"):
+        Plan.read(tmp_path / "plan.yaml")
