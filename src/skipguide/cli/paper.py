@@ -1,0 +1,125 @@
+"""skipguide paper: the paper's tables and figures in miniature, on the lab's models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipguide.cli import console
+from skipguide.cli.options import Json
+
+if TYPE_CHECKING:
+    from skipguide.paper.run import Order
+
+paper = typer.Typer(
+    help="The paper's tables and figures in miniature, measured on the lab's models.", no_args_is_help=True
+)
+
+Models = Annotated[list[str] | None, typer.Option("--model", help="lab-mochi, ...", show_default="all that are there")]
+Folder = Annotated[Path, typer.Option("--folder", help="Where the records are.")]
+Weights = Annotated[
+    list[str] | None, typer.Option(help="MODEL=FOLDER: other weights.", show_default="the packaged ones")
+]
+Clips = Annotated[int, typer.Option(help="Prompts per row, up to 2048.")]
+Rows = Annotated[str, typer.Option(help="Only rows, or experiments, whose name fits this pattern.")]
+Steps = Annotated[
+    int | None, typer.Option(min=2, help="Sampling steps, to try things out.", show_default="the model's")
+]
+RUNS = Path("runs/paper")
+
+
+@paper.command()
+def run(
+    clips: Clips = 1024,
+    rows: Rows = "*",
+    model: Models = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda.", show_default="the GPU if there is one")] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips at a time.", show_default="32; 256 on a GPU")] = None,
+    part: Annotated[str, typer.Option(help="i/n: every n-th piece of the work, for n processes side by side.")] = "0/1",
+    steps: Steps = None,
+    weights: Weights = None,
+    folder: Folder = RUNS,
+) -> None:
+    """Make and read the clips of all rows. Stop it whenever you like: the same command goes on where it was."""
+    import torch
+
+    from skipguide.paper import run
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    usual = min(256 if place.startswith("cuda") else 32, clips)
+    order = _order(
+        folder, model, weights, clips=clips, rows=rows, device=place, batch=batch or usual, steps=steps,
+        part=_part(part),
+    )  # fmt: skip
+    _tell_missing(order)
+    with console.training() as report:
+        for what, progress in run.run(order):
+            report(what, progress)
+    typer.echo(f"done: {folder}; write the report with: skipguide paper report")
+
+
+@paper.command()
+def status(
+    clips: Clips = 1024,
+    rows: Rows = "*",
+    model: Models = None,
+    steps: Steps = None,
+    weights: Weights = None,
+    folder: Folder = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Say what has been made: clips of each row, experiment after experiment."""
+    from skipguide.paper import status
+
+    found = status.of(_order(folder, model, weights, clips=clips, rows=rows, steps=steps))
+    console.tell(status.table(found), {"models": found}, as_json)
+
+
+@paper.command()
+def report(
+    clips: Annotated[int, typer.Option(help="Prompts per row, at most.")] = 2048,
+    model: Models = None,
+    steps: Steps = None,
+    weights: Weights = None,
+    folder: Folder = RUNS,
+    docs: Annotated[
+        Path, typer.Option(help="Gets paper-in-miniature.md, and paper/ with plots and raw numbers.")
+    ] = Path("docs"),
+) -> None:
+    """Write the report from the records: tables, plots, and the raw numbers as CSV."""
+    from skipguide.paper import report
+
+    order = _order(folder, model, weights, clips=clips, steps=steps)
+    for path in report.write(order, docs):
+        typer.echo(path)
+
+
+def _order(folder: Path, model: list[str] | None, weights: list[str] | None, **more: Any) -> Order:
+    from skipguide.paper import models, run
+
+    chosen = tuple(model or models.MODELS)
+    for name in chosen:
+        models.weights(name)  # an unknown one is said at once
+    return run.Order(folder, chosen, weights=tuple(map(_weights, weights or ())), **more)
+
+
+def _weights(given: str) -> tuple[str, Path]:
+    name, _, path = given.partition("=")
+    if not path:
+        raise ValueError(f"--weights must be MODEL=FOLDER, but got {given!r}. Write --weights lab-svd=FOLDER.")
+    return name, Path(path)
+
+
+def _part(given: str) -> tuple[int, int]:
+    index, _, count = given.partition("/")
+    if not (index.isdecimal() and count.isdecimal()):
+        raise ValueError(f"--part must be i/n, but got {given!r}. Write 0/2 in one process and 1/2 in the other.")
+    return int(index), int(count)
+
+
+def _tell_missing(order: Order) -> None:
+    missing = [name for name in order.models if order.place(name) is None]
+    if missing:
+        typer.echo(f"  {', '.join(missing)}: model not there yet", err=True)

@@ -1,0 +1,240 @@
+"""From records to numbers with 95 % intervals, and to differences between rows on the same prompts and noise.
+
+Means: bootstrap over prompts, with the same draws for all rows. Numbers of whole sets (Frechet, Vendi, Inception
+Score): the jackknife of `metrics.intervals` over prompts, for a bootstrap draws clips twice, which biases them. The
+interval of a difference is that of the difference itself: both rows lose, or get, the same prompts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from skipguide.lab import judge
+from skipguide.metrics import intervals
+from skipguide.metrics.frechet import Moments, frechet_distance
+from skipguide.metrics.inception import Predictions, inception_score
+from skipguide.metrics.vendi import vendi_score
+from skipguide.paper import experiments, models, reading, records
+from skipguide.paper.records import Clips
+from skipguide.paper.rows import Row
+
+Tensor = torch.Tensor
+DRAWS = 2000
+REFERENCE = Row(source="reference")
+FEW = 256  # clips: Frechet distances of fewer depend on their number most of all
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its 95 % interval (None where there are too few clips for one), and of how many clips it is."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval is on one side of 0; else 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return (self.low > 0) - (self.high < 0)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column.
+
+    Args:
+        of_clips: the clips' own values `(N,)`, of which the mean is taken; or
+        of_set: the value of all clips together, given the reference's moments.
+        better: 1 higher, -1 lower, 0 neither.
+    """
+
+    title: str
+    better: int
+    digits: int
+    of_clips: Callable[[Clips, str], Tensor] | None = None
+    of_set: Callable[[Clips, Moments], float] | None = None
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------
+
+
+def words(clips: Clips, model: str) -> dict[str, Tensor]:
+    """Whether the judge reads each word as the prompt has it, `(N,)` per word; those too that a prompt leaves open."""
+    scenes = models.pool(model).scenes[clips.numbers]
+    return {name: part.argmax(1) == getattr(scenes, name) for name, part in _heads(clips.logits).items()}
+
+
+def _heads(logits: Tensor) -> dict[str, Tensor]:
+    sizes = [len(known) for known in judge.HEADS.values()]
+    return dict(zip(judge.HEADS, logits.split(sizes, dim=1), strict=True))
+
+
+def _right(clips: Clips, model: str) -> Tensor:
+    found = words(clips, model)
+    return torch.stack([found[name] for name in models.MODELS[model].words]).all(0).double()
+
+
+def _likelihood(clips: Clips, model: str) -> Tensor:
+    scenes, heads = models.pool(model).scenes[clips.numbers], _heads(clips.logits)
+    logs = [
+        heads[name].double().log_softmax(1).gather(1, getattr(scenes, name)[:, None])[:, 0]
+        for name in models.MODELS[model].words
+    ]
+    return torch.stack(logs).mean(0)
+
+
+def _value(name: str) -> Callable[[Clips, str], Tensor]:
+    column = reading.VALUES.index(name)
+    return lambda clips, _: clips.values[:, column].double()
+
+
+def _inception(clips: Clips, _: Moments) -> float:
+    shape, colour, motion = (part.double().softmax(1) for part in _heads(clips.logits).values())
+    return inception_score(Predictions.of(torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1)))
+
+
+MEASURES = {
+    "right": Measure("prompt read right", 1, 3, _right),
+    "likelihood": Measure("log likelihood of a word", 1, 3, _likelihood),
+    "frechet": Measure("Frechet", -1, 1, of_set=lambda clips, ref: frechet_distance(Moments.of(clips.features), ref)),
+    "inception": Measure("Inception", 1, 1, of_set=_inception),
+    "vendi": Measure("Vendi", 1, 2, of_set=lambda clips, _: vendi_score(clips.features)),
+    "motion_amount": Measure("motion", 0, 3, _value("motion_amount")),
+    "flicker": Measure("flicker", -1, 4, _value("flicker")),
+    "sharpness": Measure("sharpness", 0, 3, _value("sharpness")),
+}
+
+
+# --- estimates --------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=8)
+def _draws(count: int) -> Tensor:
+    """(DRAWS, count): which prompts a resample has; the same for all rows of so many."""
+    return torch.randint(count, (DRAWS, count), generator=torch.Generator().manual_seed(0))
+
+
+def mean(values: Tensor) -> Estimate:
+    """The mean of `(N,)` with its bootstrap interval."""
+    drawn = values[_draws(len(values))].mean(1)
+    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return Estimate(values.mean().item(), low, high, len(values))
+
+
+def of_set(statistic: Callable[[Tensor], float], numbers: Tensor) -> Estimate:
+    """A statistic of the clips at some positions, with its jackknife interval over their prompts."""
+
+    def value(kept: Tensor) -> Tensor:
+        return torch.tensor([statistic(kept)], dtype=torch.float64)
+
+    found = value(torch.arange(len(numbers))).item()
+    half = intervals.half_widths(value, [numbers.tolist()])
+    if half is None:
+        return Estimate(found, None, None, len(numbers))
+    return Estimate(found, found - half.item(), found + half.item(), len(numbers))
+
+
+class Results:
+    """What clips of one model say.
+
+    Args:
+        clips: by the names of their rows.
+        reference: features of real clips of other scenes, without which there are no Frechet distances.
+    """
+
+    def __init__(self, model: str, place: records.Place, clips: dict[str, Clips], reference: Moments | None):
+        self.model, self.place, self.clips, self._reference = model, place, clips, reference
+        self._known: dict[tuple[str, ...], Estimate] = {}
+        self._parts: dict[tuple[str, ...], Results] = {}
+
+    @classmethod
+    def load(cls, model: str, place: records.Place, clips: int) -> Results:
+        """All that has been recorded, of the first prompts."""
+        wanted = experiments.wanted(model)
+        found = {one.row.name: records.load(place, one.row, min(one.most, clips)) for one in wanted}
+        reference = found.pop(REFERENCE.name)
+        moments = None if reference is None else Moments.of(reference.features)
+        return cls(model, place, {name: row for name, row in found.items() if row is not None}, moments)
+
+    def among(self, rows: Sequence[Row]) -> Results:
+        """These rows, on the prompts that all of them have: numbers of sets depend on how many clips they are of."""
+        names = tuple(row.name for row in rows if row.name in self.clips)
+        if names not in self._parts:
+            shared = records.common([self.clips[name] for name in names]) if names else []
+            clips = dict(zip(names, shared, strict=True))
+            self._parts[names] = Results(self.model, self.place, clips, self._reference)
+        return self._parts[names]
+
+    def of(self, row: Row) -> Clips | None:
+        """The clips of a row, if there are any."""
+        return self.clips.get(row.name)
+
+    @property
+    def reference(self) -> Moments:
+        """Of the real clips.
+
+        Raises:
+            ValueError: if they have not been made.
+        """
+        if self._reference is None:
+            raise ValueError(
+                f"Frechet distances need the reference of {self.model}, but {self.place.folder} has none. Run "
+                "skipguide paper run --rows reference."
+            )
+        return self._reference
+
+    def estimate(self, row: Row, name: str) -> Estimate | None:
+        """A measure of a row; None if there are no clips of it."""
+        clips = self.of(row)
+        return None if clips is None else self._estimated((row.name, name), [clips], MEASURES[name])
+
+    def difference(self, row: Row, base: Row, name: str) -> Estimate | None:
+        """A measure of a row less that of another, on the prompts that both have."""
+        pair = (self.of(row), self.of(base))
+        if pair[0] is None or pair[1] is None:
+            return None
+        both = records.common(clips for clips in pair if clips is not None)
+        return self._estimated((row.name, base.name, name), both, MEASURES[name]) if len(both[0]) else None
+
+    def _estimated(self, key: tuple[str, ...], sets: list[Clips], measure: Measure) -> Estimate:
+        """Of one set of clips, or of the difference between two of the same prompts."""
+        if key not in self._known:
+            if measure.of_clips is not None:
+                values = [measure.of_clips(clips, self.model) for clips in sets]
+                self._known[key] = mean(values[0] - values[1] if len(values) > 1 else values[0])
+            else:
+                self._known[key] = of_set(functools.partial(self._of_sets, sets, measure), sets[0].numbers)
+        return self._known[key]
+
+    def _of_sets(self, sets: list[Clips], measure: Measure, kept: Tensor) -> float:
+        assert measure.of_set is not None
+        found = [measure.of_set(clips.at(kept), self.reference) for clips in sets]
+        return found[0] - found[1] if len(found) > 1 else found[0]
+
+    def seconds(self, row: Row) -> float | None:
+        """CPU seconds per clip, of a run on a GPU those of the clock: the median over the chunks."""
+        clips = self.of(row)
+        return None if clips is None else torch.tensor(list(_seconds(clips).values())).median().item()
+
+    def times(self, row: Row, base: Row) -> float | None:
+        """What a clip takes over what one of another row takes: the median over the chunks that both have."""
+        pair = [_seconds(clips) for clips in (self.of(row), self.of(base)) if clips is not None]
+        shared = sorted(set.intersection(*map(set, pair))) if len(pair) == 2 else []
+        return torch.tensor([pair[0][c] / pair[1][c] for c in shared]).median().item() if shared else None
+
+    def passes(self, row: Row) -> float | None:
+        """Forward passes per step and clip."""
+        clips = self.of(row)
+        return None if clips is None else next(iter(clips.costs.values())).passes
+
+
+def _seconds(clips: Clips) -> dict[int, float]:
+    on_gpu = any(device.startswith("cuda") for device in clips.devices)
+    return {chunk: cost.seconds if on_gpu else cost.cpu_seconds for chunk, cost in clips.costs.items()}

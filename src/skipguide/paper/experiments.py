@@ -1,0 +1,181 @@
+"""The experiments as data: which rows each model has for each table and figure of the paper.
+
+A study holds what differs between the models; `experiments` makes the rows of it. To add a row, write it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from skipguide.lab import svd
+from skipguide.paper.rows import Row
+from skipguide.terms import STG
+
+Layer = int | str
+SKIPS = ("residual", "attention")
+ALL = 1 << 20  # clips: no limit
+MAP_SCALE = 1.0  # of the layer map: every push is a tenth as long as c
+
+
+@dataclass(frozen=True)
+class Study:
+    """A model's part of the experiments.
+
+    Args:
+        guidance_scale: g of the tables, the model's own.
+        low: g where Figure 4's lines begin: the paper's begin where there is quality to gain.
+        layer: the one that stands for the paper's layer of this model.
+        layers: all of them, for the layer map.
+        rescale: phi of the tables.
+        axes: whether attention is divided into space and time, so that there is a Table 4.
+    """
+
+    guidance_scale: float
+    low: float
+    layer: Layer
+    layers: tuple[Layer, ...]
+    cfg_scales: tuple[float, ...]
+    skip: str = "attention"  # of Tables 1 and 2
+    rescale: float = 0.0
+    axes: bool = True
+    extra: tuple[Row, ...] = ()  # where STG was looked for beside the paper's settings
+
+
+STG_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+FRAME_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of Figure 3
+RESIDUAL, ATTENTION, SPATIAL, TEMPORAL = 1.0, 2.0, 2.0, 0.5  # the paper's scales; the last is its code's for SVD
+
+STUDIES = {
+    "lab-mochi": Study(
+        4.5, 2.0, 5, tuple(range(12)), (1.0, 2.0, 3.0, 4.5, 6.0, 8.0), skip="residual", axes=False,
+    ),
+    "lab-svd": Study(
+        svd.GUIDANCE_SCALE, 2.0, "up:0", ("down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3"),
+        (1.0, 2.0, 3.0, 5.0, 7.0), rescale=0.7,
+    ),
+    "lab-opensora": Study(7.0, 2.0, 3, tuple(range(8)), (1.0, 2.0, 4.5, 7.0, 10.0)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Rows to compare with the first of them, on the same prompts from the same noise.
+
+    Args:
+        most: clips at most, where there are many rows.
+        whole: all its clips before anything else: others need them.
+    """
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    most: int = ALL
+    whole: bool = False
+
+
+def experiments(model: str) -> tuple[Experiment, ...]:
+    """Those of one model, by priority."""
+    study = STUDIES[model]
+    cfg = Row(study.guidance_scale)
+    paper = _paper(study, cfg)
+    found = [
+        Experiment("reference", "Real clips", (Row(source="reference"),), whole=True),
+        Experiment("ceiling", "Ceiling", (Row(source="real"), Row(source="autoencoder"))),
+        Experiment("tables-1-2", "Tables 1 and 2: CFG against STG", (cfg, paper)),
+        Experiment("cost", "Cost", (cfg, paper, replace(paper, share_prefix=False)), most=256),
+        Experiment("table-3", "Table 3: STG-R against STG-A", (cfg, *_kinds(study, cfg))),
+        Experiment("table-4", "Table 4: in space, in time, and Eq. 21", _axes(study, cfg)),
+        Experiment("figure-4-cfg", "Figure 4: along the CFG scale", tuple(Row(g) for g in study.cfg_scales)),
+        Experiment("figure-4-stg", "Figure 4: along the STG scale", _along(Row(study.low), paper)),
+        Experiment("figure-4-stg-high", "Along the STG scale, from the model's own CFG scale", _along(cfg, paper)),
+        Experiment("map", "The layer map", _map(study, cfg), most=256),
+        Experiment("map-without-cfg", "The layer map without CFG", _map(study, Row(1.0)), most=256),
+        Experiment("search", "Beside the paper's settings", (cfg, *study.extra)),
+    ]
+    return tuple(experiment for experiment in found if len(experiment.rows) > 1 or experiment.whole)
+
+
+def frames(model: str) -> tuple[Row, ...]:
+    """Figure 3: one prompt over a range of scales of what Tables 1 and 2 have."""
+    study = STUDIES[model]
+    cfg = Row(study.guidance_scale)
+    return tuple(_scaled(_paper(study, cfg), scale) for scale in FRAME_SCALES)
+
+
+def _paper(study: Study, cfg: Row) -> Row:
+    """What Tables 1 and 2 call STG."""
+    if study.axes:
+        return replace(cfg, terms=(*_in_space_and_time(study),), rescale=study.rescale)
+    residual, attention = _kinds(study, cfg)
+    return residual if study.skip == "residual" else attention
+
+
+def _kinds(study: Study, cfg: Row) -> tuple[Row, Row]:
+    residual = STG((study.layer,), RESIDUAL)
+    attention = STG((study.layer,), ATTENTION, "attention")
+    return tuple(replace(cfg, terms=(term,), rescale=study.rescale) for term in (residual, attention))  # type: ignore
+
+
+def _in_space_and_time(study: Study) -> tuple[STG, STG]:
+    spatial = STG((study.layer,), SPATIAL, "attention", axis="spatial")
+    return spatial, STG((study.layer,), TEMPORAL, "attention", axis="temporal")
+
+
+def _axes(study: Study, cfg: Row) -> tuple[Row, ...]:
+    if not study.axes:
+        return (cfg,)
+    spatial, temporal = _in_space_and_time(study)
+    plain = replace(cfg, rescale=study.rescale)
+    both = replace(plain, terms=(spatial, temporal))
+    found = (cfg, replace(plain, terms=(spatial,)), both, replace(both, orthogonalize=True), replace(both, rescale=0.0))
+    return tuple(dict.fromkeys(found))
+
+
+def _along(start: Row, paper: Row) -> tuple[Row, ...]:
+    row = replace(paper, guidance_scale=start.guidance_scale)
+    return (start, *(_scaled(row, scale) for scale in STG_SCALES))
+
+
+def _scaled(row: Row, scale: float) -> Row:
+    """The scale of the first term, and the others in proportion; 0 is the row without STG."""
+    if scale == 0:
+        return Row(row.guidance_scale)
+    first = row.terms[0].scale
+    assert isinstance(first, float)
+    return replace(row, terms=tuple(replace(term, scale=term.scale * scale / first) for term in row.terms))  # type: ignore[operator]
+
+
+def _map(study: Study, start: Row) -> tuple[Row, ...]:
+    return (start, *(mapped(start, layer, skip) for skip in SKIPS for layer in study.layers))
+
+
+def mapped(start: Row, layer: Layer, skip: str) -> Row:
+    """The row of the layer map."""
+    return replace(start, terms=(STG((layer,), MAP_SCALE, skip, normalize=True),))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row with what its experiments ask of it."""
+
+    row: Row
+    experiment: str  # the first of them
+    most: int
+    whole: bool
+
+
+def wanted(model: str, pattern: str = "*") -> list[Wanted]:
+    """Every row once, by priority.
+
+    Args:
+        pattern: of a shell; of a row's name, or an experiment's, which stands for all its rows.
+    """
+    found: dict[str, Wanted] = {}
+    for experiment in experiments(model):
+        for row in experiment.rows:
+            if fnmatchcase(row.name, pattern) or fnmatchcase(experiment.name, pattern):
+                new = Wanted(row, experiment.name, experiment.most, experiment.whole)
+                old = found.get(row.name, new)
+                found[row.name] = replace(old, most=max(old.most, new.most))
+    return list(found.values())

@@ -1,0 +1,201 @@
+"""The three lab models: what their prompts are, how they make clips of them, where their weights are."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipguide import generation, guide, record
+from skipguide.lab import autoencoder, models, score, score_svd, svd, world
+from skipguide.paper.rows import Row
+from skipguide.quirks import quiet_autocast
+
+Tensor = torch.Tensor
+POOL = 2048  # prompts; which they are does not depend on how many of them are used
+CHUNK = 32  # prompts that are made, recorded and resumed together
+SEED = 11 * 10**6
+OTHERS = SEED + POOL  # seed of the real clips that sets are compared with
+
+
+@dataclass(frozen=True)
+class LabModel:
+    """What differs between them."""
+
+    name: str
+    kind: autoencoder.Kind
+    steps: int
+    words: tuple[str, ...]  # what a prompt says of the object; shape, colour, motion
+    call: dict[str, Any] | None  # of its pipeline; None: it starts from a picture
+
+
+def _of_text(name: str, row: score.Scored) -> LabModel:
+    call = dict(num_frames=row.kind.frames, **row.call)
+    return LabModel(name, row.kind, score.STEPS, ("shape", "colour", "motion"), call)
+
+
+MODELS = {
+    "lab-mochi": _of_text("lab-mochi", score.MODELS["mochi"]),
+    "lab-svd": LabModel("lab-svd", autoencoder.SVD, score_svd.STEPS, score_svd.KEPT, None),
+    "lab-opensora": _of_text("lab-opensora", score.MODELS["opensora"]),
+}
+
+
+def weights(name: str, given: Path | None = None) -> Path | None:
+    """The folder of a model in diffusers' layout: the one given, or the packaged one; None if there is none yet.
+
+    Raises:
+        ValueError: for an unknown model, or a folder that is no pipeline.
+    """
+    if name not in MODELS:
+        raise ValueError(f"a model must be one of {', '.join(MODELS)}, but got {name!r}. Write one of them.")
+    if given is not None:
+        return generation.local_folder(str(given))
+    return models.path(name) if name in models.NAMES else None
+
+
+@functools.cache
+def version(folder: Path) -> str:
+    """Eight digits that change with the weights: clips of two trainings must not meet in one row."""
+    return record.weights_sha256(folder)[:8]
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The scenes that are asked for. `spans` is the part of its path that an object covers; None is all of it."""
+
+    scenes: world.Scenes
+    spans: Tensor | None
+    captions: list[str]
+
+    def of(self, numbers: Sequence[int]) -> Pool:
+        """Some of them."""
+        which = torch.tensor(numbers)
+        spans = None if self.spans is None else self.spans[which]
+        return Pool(self.scenes[which], spans, [self.captions[n] for n in numbers])
+
+    def real(self, frames: int) -> Tensor:
+        """Real clips, `(B, 3, F, H, W)` in [-1, 1]."""
+        return world.render(self.scenes, frames, span=self.spans)
+
+    def amounts(self, frames: int) -> Tensor:
+        """How much moves in the real clips, `(B,)`."""
+        return world.amount_of_motion(world.masks(self.scenes, frames, self.spans))
+
+
+@functools.cache
+def pool(name: str, seed: int = SEED) -> Pool:
+    """The prompts of a model: single objects, all combinations, held-out ones included."""
+    scenes = world.sample_scenes(POOL, seed, "all", second_share=0.0)
+    spans = world.spans(POOL, seed) if MODELS[name].kind.spans else None
+    return Pool(scenes, spans, world.captions(scenes, seed))
+
+
+# --- clips ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a pipeline."""
+
+    numbers: Sequence[int]  # of the prompts
+    first: list[Any]  # prompts, or first frames
+    options: dict[str, Any]
+
+
+class Generator:
+    """A pipeline on its device, which makes the clips of rows."""
+
+    def __init__(self, name: str, folder: Path, device: str, steps: int | None = None):
+        self.model, self.pool = MODELS[name], pool(name)
+        self.pipe = generation.load_pipeline(str(folder), "float32", device)
+        self.steps = steps or self.model.steps
+        self._passes: dict[str, float] = {}
+
+    def check(self, row: Row) -> None:
+        """See that the model has what a row skips.
+
+        Raises:
+            ValueError: if it has not.
+        """
+        with self._guided(row):
+            pass
+
+    def clips(self, row: Row, numbers: Sequence[int]) -> Tensor:
+        """Those of some prompts, whole chunks of them, `(B, 3, F, H, W)` in [-1, 1].
+
+        The noise of a clip depends on its number alone and is drawn on the CPU: rows and devices share it.
+        """
+        frames = self.model.kind.frames
+        if row.source == "reference":
+            return pool(self.model.name, OTHERS).of(numbers).real(frames)
+        if row.source != "guided":
+            real = self.pool.of(numbers).real(frames)
+            return real if row.source == "real" else self._reconstructed(real)
+        made: dict[int, Tensor] = {}
+        with self._guided(row) as handle:
+            for call in self.calls(row, numbers):
+                made.update(zip(call.numbers, self.call(call), strict=True))
+        if row.name not in self._passes:  # of a UNet they are measured, which takes a while
+            self._passes[row.name] = handle.passes_per_step if handle else 1.0 + (row.guidance_scale > 1)
+        return torch.stack([made[n] for n in numbers])
+
+    def passes(self, row: Row) -> float:
+        """Forward passes per step and clip of a row that has made clips; nan for real ones."""
+        return self._passes.get(row.name, float("nan"))
+
+    @contextlib.contextmanager
+    def _guided(self, row: Row) -> Iterator[Any]:
+        if not row.terms:
+            yield None
+            return
+        options: dict[str, Any] = dict(rescale=row.rescale, orthogonalize=row.orthogonalize)
+        with guide(self.pipe, *row.terms, share_prefix=row.share_prefix, **options) as handle:
+            yield handle
+
+    @torch.no_grad()
+    def _reconstructed(self, real: Tensor) -> Tensor:
+        kind, vae = self.model.kind, self.pipe.vae
+        parts = (part.to(vae.device) for part in real.split(16))
+        return torch.cat([kind.decode(vae, kind.encode(vae, part).mean, part.shape[2]) for part in parts])
+
+    def calls(self, row: Row, numbers: Sequence[int]) -> Iterator[Call]:
+        """What to call the pipeline with for some prompts: once, or for each of their motion buckets."""
+        if self.model.call is not None:
+            options = dict(guidance_scale=row.guidance_scale, **self.model.call)
+            yield Call(numbers, self.pool.of(numbers).captions, options)
+            return
+        from diffusers.image_processor import VaeImageProcessor
+
+        for together, bucket in buckets(self.pool, numbers):
+            first = self.pool.of(together).real(2)[:, :, 0]
+            images = VaeImageProcessor.numpy_to_pil(((first + 1) / 2).permute(0, 2, 3, 1).numpy())
+            options = dict(num_frames=svd.FRAMES, fps=svd.USUAL_FPS, max_guidance_scale=row.guidance_scale)
+            yield Call(together, images, dict(**options, motion_bucket_id=bucket))
+
+    def call(self, call: Call) -> Tensor:
+        """`(B, 3, F, H, W)` in [-1, 1], under whatever guidance is on the pipeline."""
+        noise = [torch.Generator().manual_seed(SEED + n) for n in call.numbers]
+        size = dict.fromkeys(("height", "width"), world.FRAME_SIZE)
+        with quiet_autocast():
+            made = self.pipe(
+                call.first, **size, num_inference_steps=self.steps, generator=noise, output_type="pt", **call.options
+            )
+        return made.frames.transpose(1, 2) * 2 - 1
+
+
+def buckets(prompts: Pool, numbers: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+    """Clips that share a motion bucket, and which: of each chunk, in the order of their motion, so many together."""
+    for start in range(0, len(numbers), CHUNK):
+        chunk = numbers[start : start + CHUNK]
+        found = svd.bucket(prompts.of(chunk).amounts(svd.FRAMES), torch.tensor(float(svd.USUAL_FPS)))
+        for part in found.argsort().split(score_svd.BATCH):
+            yield [chunk[i] for i in part.tolist()], round(found[part].mean().item())

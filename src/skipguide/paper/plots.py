@@ -1,0 +1,146 @@
+"""The figures. Lines differ by markers and styles and cells have their numbers written in, so that grey is enough."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from skipguide.lab import fit
+from skipguide.paper import alignment, experiments, films
+from skipguide.paper.alignment import Alignment
+from skipguide.paper.analysis import MEASURES, Estimate, Results, mean
+from skipguide.paper.experiments import Experiment
+from skipguide.paper.rows import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLES = (("o", "-", "0.0"), ("s", "--", "0.35"), ("^", ":", "0.55"))
+MAPPED = ("frechet", "right", "motion_amount", "vendi")
+DPI = 110
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As PNG, the same bytes for the same numbers."""
+    with fit.finished(path) as part:
+        figure.savefig(part, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure  # without pyplot there is no state and no window
+
+    return Figure(figsize=(width, height))
+
+
+# --- Figure 4 ---------------------------------------------------------------------------------------------------------
+
+
+def scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
+    """Quality against Frechet distance, a line for each experiment; numbers beside the points are scales."""
+    figure = _figure(7, 5)
+    axes = figure.subplots()
+    results = results.among([row for experiment in chosen for row in experiment.rows])
+    for experiment, (marker, line, grey) in zip(chosen, STYLES, strict=False):
+        points = [(row, results.estimate(row, "right"), results.estimate(row, "frechet")) for row in experiment.rows]
+        known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
+        if not known:
+            continue
+        bars: dict[str, Any] = {axis: _bars([p[i] for p in known]) for axis, i in (("xerr", 1), ("yerr", 2))}
+        axes.errorbar(
+            [x.value for _, x, _ in known], [y.value for _, _, y in known], **bars, marker=marker, linestyle=line,
+            color=grey, ecolor="0.8", elinewidth=0.8, label=experiment.title,
+        )  # fmt: skip
+        for row, x, y in known:
+            scale = row.terms[0].scale if row.terms else row.guidance_scale
+            prefix = "" if row.terms else "CFG "
+            axes.annotate(f"{prefix}{scale:g}", (x.value, y.value), (4, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlabel("share of clips whose prompt is read right (higher is better)")
+    axes.set_ylabel("Frechet distance on the judge's features (lower is better)")
+    axes.set_title(results.model)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _bars(estimates: Sequence[Any]) -> list[list[float]]:
+    found = [(e.value - e.low, e.high - e.value) if e.low is not None else (0.0, 0.0) for e in estimates]
+    return [[low for low, _ in found], [high for _, high in found]]
+
+
+# --- maps -------------------------------------------------------------------------------------------------------------
+
+
+def layers(results: Results, experiment: Experiment) -> Figure:
+    """Every layer and skip of a layer map, less the row without STG; bold where the interval leaves out 0."""
+    study, results = experiments.STUDIES[results.model], results.among(experiment.rows)
+    figure = _figure(1.5 + 0.85 * len(study.layers), 1.3 * len(MAPPED) + 0.8)
+    for axes, name in zip(figure.subplots(len(MAPPED), 1, squeeze=False)[:, 0], MAPPED, strict=True):
+        measure = MEASURES[name]
+        cells = [
+            [
+                results.difference(experiments.mapped(experiment.rows[0], layer, skip), experiment.rows[0], name)
+                for layer in study.layers
+            ]
+            for skip in experiments.SKIPS
+        ]
+        goodness = {1: ", higher is better", -1: ", lower is better"}.get(measure.better, "")
+        _heat(axes, cells, list(map(str, study.layers)), list(experiments.SKIPS), measure.digits)
+        axes.set_title(f"{measure.title}{goodness}", fontsize=9, loc="left")
+    figure.suptitle(f"{results.model}: {experiment.title}, less {experiment.rows[0].label}", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def _heat(
+    axes: Any, cells: Sequence[Sequence[Estimate | None]], columns: list[str], rows: list[str], digits: int
+) -> None:  # fmt: skip
+    values = torch.tensor([[float("nan") if e is None else e.value for e in line] for line in cells])
+    largest = max(values.nan_to_num().abs().max().item(), 1e-9)
+    # the ends of the colours are left out, so that numbers stay legible
+    axes.imshow(values.numpy(), cmap="PuOr", vmin=-1.6 * largest, vmax=1.6 * largest, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    for i, j in itertools.product(range(len(rows)), range(len(columns))):
+        if (estimate := cells[i][j]) is not None:
+            weight = "bold" if estimate.sign else "normal"
+            text = f"{estimate.value:+.{digits}f}"
+            axes.text(j, i, text, ha="center", va="center", fontsize=7, fontweight=weight)
+
+
+# --- Figure 2 ---------------------------------------------------------------------------------------------------------
+
+
+def cosines(model: str, found: Alignment) -> Figure:
+    """Mean cosine of the strong model's error and c - p, per direction and noise level; CFG's c - u comes last."""
+    cells = [[mean(clips) for clips in line] for line in found.column("cosine")]
+    names = [f"{'CFG, c - u' if skip == alignment.UNCOND[0] else skip} {layer}" for skip, layer in found.directions]
+    figure = _figure(8, 0.26 * len(names) + 1)
+    axes = figure.subplots()
+    _heat(axes, cells, [f"{level:g}" for level in found.levels], names, 3)
+    axes.set_xlabel("noise level")
+    axes.set_title(f"{model}: cosine of the error e and c - p on {found.values.shape[2]} real clips", fontsize=10)
+    return figure
+
+
+# --- Figure 3 ---------------------------------------------------------------------------------------------------------
+
+
+def drawn_strips(results: Results) -> list[Row]:
+    """The rows of Figure 3 whose strips have been made."""
+    return [row for row in experiments.frames(results.model) if films.path(results.place, row).exists()]
+
+
+def strips(results: Results) -> Figure:
+    """One prompt over a range of scales."""
+    from matplotlib.image import imread
+
+    rows = drawn_strips(results)
+    figure = _figure(8, 1.25 * len(rows))
+    for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        axes.imshow(imread(films.path(results.place, row)), interpolation="nearest")
+        axes.set_title(row.label, fontsize=8, loc="left", pad=2)
+        axes.set_axis_off()
+    return figure

@@ -1,0 +1,236 @@
+"""docs/paper-in-miniature.md from the records, through a template whose every number is a field.
+
+A field is `[[verb argument ...]]`. Rows are named by experiment and place: `tables-1-2/1` is the second row of that
+experiment. What has not been made, and models that there are not yet, say so in the field's place.
+
+    [[tables EXPERIMENT]]                    for each model, the table of an experiment
+    [[plots NAME]]                           for each model, a figure: cosines, strips, scales, map, map-without-cfg
+    [[compare ROW BASE]]                     for each model, what COMPARED says of two rows
+    [[directions]], [[aligned]]              for each model, Figure 2 in numbers, and how many of them are below 0
+    [[value MODEL ROW MEASURE]]              34.1 (33.0 to 35.2)
+    [[gain MODEL ROW BASE MEASURE]]          -1.2 (-2.0 to -0.4), on the same prompts
+    [[verdict MODEL ROW BASE MEASURE]]       better, worse, not distinguishable (of what is neither: higher, lower)
+    [[best MODEL EXPERIMENT MEASURE]]        the row's label
+    [[clips MODEL ROW]], [[time MODEL ROW BASE]], [[passes MODEL ROW]]
+    [[state]]                                which models there are, from how many clips
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skipguide.lab import fit
+from skipguide.paper import alignment, experiments, models, plots, status, tables
+from skipguide.paper.analysis import MEASURES, Results
+from skipguide.paper.rows import Row
+from skipguide.paper.run import Order
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIELD = re.compile(r"\[\[([^\[\]]+)\]\]")
+SCALES = ("figure-4-cfg", "figure-4-stg", "figure-4-stg-high")
+COMPARED = ("right", "frechet", "motion_amount", "vendi")
+MAPS = ("map", "map-without-cfg")
+
+
+def write(order: Order, docs: Path) -> list[Path]:
+    """Write the report, its plots and its raw numbers; returns what was written.
+
+    Raises:
+        ValueError: for a template with a field that there is not, or if nothing has been made.
+    """
+    report = Report(order, docs / "paper")
+    if not report.alignments and not any(results.clips for results in report.results.values()):
+        raise ValueError(f"the report needs records, but {order.folder} has none. Run skipguide paper run.")
+    text = report.filled(template())
+    (docs / "paper").mkdir(parents=True, exist_ok=True)
+    written = [*report.draw(), *report.write_numbers()]
+    path = docs / "paper-in-miniature.md"
+    with fit.finished(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return [path, *written]
+
+
+def template() -> str:
+    """The text with its fields."""
+    return resources.files("skipguide.paper").joinpath("report.md").read_text(encoding="utf-8")
+
+
+class Report:
+    """The records of all models, and the fields that say what they are."""
+
+    def __init__(self, order: Order, folder: Path):
+        self.order, self.folder = order, folder
+        places = {model: place[0] for model in order.models if (place := order.place(model))}
+        self.there = tuple(places)
+        self.results = {model: Results.load(model, place, order.clips) for model, place in places.items()}
+        self.alignments = {m: found for m, place in places.items() if (found := alignment.load(place))}
+        self.experiments = {model: {one.name: one for one in experiments.experiments(model)} for model in models.MODELS}
+
+    def filled(self, text: str) -> str:
+        """A template with its fields replaced."""
+        return FIELD.sub(lambda match: self._field(*match[1].split()), text)
+
+    def _field(self, verb: str, *arguments: str) -> str:
+        known: dict[str, Callable[..., str]] = {
+            "aligned": self._aligned, "best": self._best, "clips": self._clips, "compare": self._compare,
+            "directions": self._directions, "gain": self._gain, "passes": self._passes, "plots": self._plots,
+            "state": self._state, "tables": self._tables, "time": self._time, "value": self._value,
+            "verdict": self._verdict,
+        }  # fmt: skip
+        try:
+            return known[verb](*arguments)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"a field of the report must be one that report.py has, but got [[{' '.join((verb, *arguments))}]] "
+                f"({type(error).__name__}: {error}). Correct the template."
+            ) from error
+
+    # --- fields of all models -----------------------------------------------------------------------------------------
+
+    def _each(self, made: Callable[[str], str | None], has: Callable[[str], bool] = lambda model: True) -> str:
+        """A paragraph for each model."""
+        return "\n\n".join(
+            f"**{model}**\n\n{self._said(model) or made(model) or tables.NOT_YET}"
+            for model in self.order.models
+            if has(model)
+        )
+
+    def _said(self, model: str) -> str | None:
+        """Why there is nothing of a model."""
+        return None if model in self.there else status.NOT_THERE
+
+    def _tables(self, experiment: str) -> str:
+        def made(model: str) -> str | None:
+            found = self.results.get(model)
+            return found and tables.table(found, self.experiments[model][experiment])
+
+        if not any(experiment in known for known in self.experiments.values()):
+            raise KeyError(experiment)
+        return self._each(made, lambda model: experiment in self.experiments[model])
+
+    def _plots(self, name: str) -> str:
+        drawn = dict(self._drawings())
+        if name not in {"cosines", "strips", "scales", *MAPS}:
+            raise KeyError(name)
+
+        def made(model: str) -> str | None:
+            file = f"{model}-{name}.png"
+            return f"![{model}: {name}]({self.folder.name}/{file})" if file in drawn else None
+
+        return self._each(made)
+
+    def _directions(self) -> str:
+        return self._each(lambda model: tables.directions(found) if (found := self.alignments.get(model)) else None)
+
+    def _compare(self, row: str, base: str) -> str:
+        def made(model: str) -> str:
+            parts = [
+                f"{MEASURES[name].title} {self._gain(model, row, base, name)}, {self._verdict(model, row, base, name)}"
+                for name in COMPARED
+            ]
+            return "; ".join(parts)
+
+        experiment = row.partition("/")[0]
+        chosen = [model for model in self.order.models if experiment in self.experiments[model]]
+        return "\n".join(f"- {model}: {self._said(model) or made(model)}" for model in chosen)
+
+    def _aligned(self) -> str:
+        def made(model: str) -> str:
+            return tables.aligned(found) if (found := self.alignments.get(model)) else tables.NOT_YET
+
+        return "\n".join(f"- {model}: {self._said(model) or made(model)}" for model in self.order.models)
+
+    def _state(self) -> str:
+        lines = []
+        for model, entry in status.of(self.order).items():
+            done, rows = (sum(row["done"] for row in entry["rows"]), sum(row["done"] > 0 for row in entry["rows"]))
+            made = f"{done} clips in {rows} of {len(entry['rows'])} rows"
+            lines.append(f"- {model}: {self._said(model) or made}")
+        return "\n".join(lines)
+
+    # --- fields of one row --------------------------------------------------------------------------------------------
+
+    def _of_rows(self, model: str, names: Sequence[str], made: Callable[[Results, Sequence[Row]], str | None]) -> str:
+        """What is said of rows of one experiment, of which the first names the prompts that are compared."""
+        known = {f"{one.name}/{i}": row for one in self.experiments[model].values() for i, row in enumerate(one.rows)}
+        rows, results = [known[name] for name in names], self.results.get(model)
+        compared = self.experiments[model][names[0].partition("/")[0]].rows
+        found = results and made(results.among(compared), rows)
+        return self._said(model) or found or tables.NOT_YET
+
+    def _value(self, model: str, row: str, measure: str) -> str:
+        digits = MEASURES[measure].digits
+        return self._of_rows(model, [row], lambda r, rows: tables.written(r.estimate(rows[0], measure), digits))
+
+    def _gain(self, model: str, row: str, base: str, measure: str) -> str:
+        def made(results: Results, rows: Sequence[Row]) -> str:
+            difference = results.difference(rows[0], rows[1], measure)
+            return tables.written(difference, MEASURES[measure].digits, signed=True)
+
+        return self._of_rows(model, [row, base], made)
+
+    def _verdict(self, model: str, row: str, base: str, measure: str) -> str:
+        def made(results: Results, rows: Sequence[Row]) -> str:
+            return tables.verdict(results.difference(rows[0], rows[1], measure), MEASURES[measure])
+
+        return self._of_rows(model, [row, base], made)
+
+    def _clips(self, model: str, row: str) -> str:
+        return self._of_rows(model, [row], lambda r, rows: str(len(clips)) if (clips := r.of(rows[0])) else None)
+
+    def _time(self, model: str, row: str, base: str) -> str:
+        return self._of_rows(
+            model, [row, base], lambda r, rows: f"{times:.2f}" if (times := r.times(rows[0], rows[1])) else None
+        )
+
+    def _passes(self, model: str, row: str) -> str:
+        return self._of_rows(model, [row], lambda r, rows: f"{found:.2f}" if (found := r.passes(rows[0])) else None)
+
+    def _best(self, model: str, experiment: str, measure: str) -> str:
+        def made(results: Results, _: Sequence[Row]) -> str | None:
+            rows = self.experiments[model][experiment].rows
+            known = {row.label: e.value for row in rows if (e := results.estimate(row, measure))}
+            return max(known, key=lambda label: MEASURES[measure].better * known[label]) if known else None
+
+        return self._of_rows(model, [f"{experiment}/0"], made)
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _drawings(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
+        """File names of the figures that can be drawn, and how."""
+        for model, found in self.alignments.items():
+            yield f"{model}-cosines.png", lambda m=model, a=found: plots.cosines(m, a)
+        for model, results in self.results.items():
+            known = self.experiments[model]
+            if any(results.of(row) for name in SCALES for row in known[name].rows):
+                yield f"{model}-scales.png", lambda r=results, k=known: plots.scales(r, [k[name] for name in SCALES])
+            for name in MAPS:
+                if any(results.of(row) for row in known[name].rows[1:]):
+                    yield f"{model}-{name}.png", lambda r=results, one=known[name]: plots.layers(r, one)
+            if plots.drawn_strips(results):
+                yield f"{model}-strips.png", lambda r=results: plots.strips(r)
+
+    def draw(self) -> list[Path]:
+        """Write the figures."""
+        written = []
+        for name, drawn in self._drawings():
+            plots.save(drawn(), self.folder / name)
+            written.append(self.folder / name)
+        return written
+
+    def write_numbers(self) -> list[Path]:
+        """Write the raw numbers."""
+        rows, cosines = self.folder / "rows.csv", self.folder / "figure-2.csv"
+        chosen = {model: list(known.values()) for model, known in self.experiments.items()}
+        tables.write_rows(list(self.results.values()), chosen, rows)
+        tables.write_directions(self.alignments, cosines)
+        clips = {model: self.folder / f"{model}-clips.csv.gz" for model, found in self.results.items() if found.clips}
+        for model, path in clips.items():
+            tables.write_clips(self.results[model], path)
+        return [rows, cosines, *clips.values()]

@@ -1,0 +1,76 @@
+"""One row of a table: how clips are made. Rows that say the same are the same row, whatever table they stand in."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from skipguide.terms import STG
+
+# "real" are the clips that the prompts describe, "autoencoder" the same after it, "reference" other real clips.
+SOURCES = ("guided", "real", "autoencoder", "reference")
+
+
+@dataclass(frozen=True)
+class Row:
+    """CFG and terms of STG; or, with another `source`, real clips, of which nothing is generated."""
+
+    guidance_scale: float = 1.0  # 1 is no CFG
+    terms: tuple[STG, ...] = ()
+    rescale: float = 0.0
+    orthogonalize: bool = False
+    share_prefix: bool = True
+    source: str = "guided"
+
+    @property
+    def name(self) -> str:
+        """For file names: what is different from plain sampling."""
+        if self.source != "guided":
+            return self.source
+        parts = [f"cfg-{self.guidance_scale:g}", *(_term_name(term) for term in self.terms)]
+        parts += [f"phi-{self.rescale:g}"] if self.rescale else []
+        parts += ["orth"] if self.orthogonalize else []
+        parts += [] if self.share_prefix else ["full"]
+        return "+".join(parts)
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        if self.source != "guided":
+            return {"real": "real clips", "autoencoder": "autoencoder alone"}.get(self.source, self.source)
+        parts = [f"CFG {self.guidance_scale:g}" if self.guidance_scale != 1 else "no CFG"]
+        parts += [_term_label(term) for term in self.terms]
+        parts += [f"rescale {self.rescale:g}"] if self.rescale else []
+        parts += ["Eq. 21"] if self.orthogonalize else []
+        parts += [] if self.share_prefix else ["full weak pass"]
+        return ", ".join(parts)
+
+    def settings(self) -> dict[str, Any]:
+        """What a record of this row must have been made with, ready for JSON."""
+        terms = [
+            {
+                "layers": _layers(term), "scale": term.scale, "skip": term.skip, "axis": term.axis,
+                "normalize": term.normalize,
+            }
+            for term in self.terms
+        ]  # fmt: skip
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**found, "terms": terms}
+
+
+def _layers(term: STG) -> list[int | str]:
+    assert isinstance(term.layers, (list, tuple))  # no row draws its layers
+    return list(term.layers)
+
+
+def _term_name(term: STG) -> str:
+    kind = {"residual": "R", "attention": "A"}[term.skip] + (term.axis or "")[:1]
+    where = "_".join(str(layer).replace(":", "") for layer in _layers(term))
+    return f"{kind}{where}x{term.scale:g}{'n' if term.normalize else ''}"
+
+
+def _term_label(term: STG) -> str:
+    kind = f"STG-{term.skip[0].upper()}{f' {term.axis}' if term.axis else ''}"
+    length = " of matched length" if term.normalize else ""
+    return f"{kind} {term.scale:g} at {', '.join(map(str, _layers(term)))}{length}"

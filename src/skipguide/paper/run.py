@@ -1,0 +1,230 @@
+"""Make the clips of all rows, breadth first, and record what is read off them; it can be stopped at any moment.
+
+All rows get 64 clips, then all 128, and so on, experiment after experiment and row after row within a chunk: a run that
+is stopped early has every row, and what rows cost is compared under the same load.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipguide import generation
+from skipguide.lab import fit, judge
+from skipguide.paper import alignment, experiments, films, models, reading, records
+from skipguide.paper.rows import Row
+
+Tensor = torch.Tensor
+USUAL_BATCH = models.CHUNK
+FIRST = 64  # clips of the first round; each doubles the one before
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run.
+
+    Args:
+        folder: where the records go.
+        models: names; those whose weights there are not are left out.
+        clips: prompts per row, a multiple of CHUNK, at most models.POOL.
+        rows: a shell pattern; of a row's name, or of an experiment's, which stands for all its rows; or of figure-2 and
+            figure-3, which have none.
+        device: "cpu", "cuda".
+        batch: clips at a time, a multiple of CHUNK.
+        steps: of sampling; None is the model's own.
+        weights: other ones than the packaged, by model.
+        part: (i, n), every n-th piece of the work from the i-th on, for processes side by side.
+    """
+
+    folder: Path
+    models: tuple[str, ...] = tuple(models.MODELS)
+    clips: int = 1024
+    rows: str = "*"
+    device: str = "cpu"
+    batch: int = USUAL_BATCH
+    steps: int | None = None
+    weights: tuple[tuple[str, Path], ...] = ()
+    part: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        for name, value, most in (("clips", self.clips, models.POOL), ("batch", self.batch, models.POOL)):
+            if value % models.CHUNK or not 0 < value <= most:
+                raise ValueError(
+                    f"{name} must be a multiple of {models.CHUNK} up to {most}, but got {value}. Take "
+                    f"{min(max(-(-value // models.CHUNK), 1) * models.CHUNK, most)}."
+                )
+        index, count = self.part
+        if not 0 <= index < count:
+            raise ValueError(f"part must be i/n with 0 <= i < n, but got {index}/{count}. Write 0/2 and 1/2.")
+
+    def place(self, model: str) -> tuple[records.Place, Path] | None:
+        """Where the records of a model are, and its weights; None if there are none yet."""
+        folder = models.weights(model, dict(self.weights).get(model))
+        if folder is None:
+            return None
+        steps = self.steps or models.MODELS[model].steps
+        return records.Place.of(self.folder, model, models.version(folder), steps), folder
+
+
+@dataclass(frozen=True)
+class Task:
+    """Chunks of a row that are made together."""
+
+    model: str
+    row: Row
+    chunks: tuple[int, ...]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the prompts."""
+        return [chunk * models.CHUNK + i for chunk in self.chunks for i in range(models.CHUNK)]
+
+
+def tasks(order: Order) -> list[Task]:
+    """All that there is to do for an order, in its order, done or not.
+
+    Raises:
+        ValueError: if no row has the name that is asked for.
+    """
+    rows = {model: experiments.wanted(model, order.rows) for model in order.models}
+    if not any(rows.values()) and not any(fnmatchcase(name, order.rows) for name in ("figure-2", "figure-3")):
+        raise ValueError(
+            f"rows must be a pattern that some row or experiment has, but {order.rows!r} is of none. "
+            "See skipguide paper status."
+        )
+    found, before = [], 0
+    for level in _levels(order):
+        for model in order.models:
+            if order.place(model) is not None:
+                found += _of_level(order, model, rows[model], before, level)
+        before = level
+    index, count = order.part
+    return found[index::count]
+
+
+def _levels(order: Order) -> list[int]:
+    levels = [max(FIRST, order.batch)]
+    while levels[-1] < order.clips:
+        levels.append(levels[-1] * 2)
+    return [*levels[:-1], order.clips]
+
+
+def _of_level(order: Order, model: str, rows: Sequence[experiments.Wanted], before: int, level: int) -> Iterator[Task]:
+    """Experiment after experiment; within one, the rows in turn."""
+    for name in dict.fromkeys(wanted.experiment for wanted in rows):
+        mine = [wanted for wanted in rows if wanted.experiment == name]
+        first, last = before, level
+        if mine[0].whole:
+            first, last = (0, order.clips) if before == 0 else (0, 0)
+        for start in range(first, last, order.batch):
+            for wanted in mine:
+                stop = min(start + order.batch, last, wanted.most)
+                if chunks := tuple(range(start // models.CHUNK, stop // models.CHUNK)):
+                    yield Task(model, wanted.row, chunks)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def run(order: Order) -> Generator[tuple[str, fit.Progress], None, None]:
+    """Make what is missing; yields (what, progress in chunks) after every piece.
+
+    Raises:
+        ValueError: for an order that cannot be carried out, before anything is made.
+    """
+    generation.check_device(order.device)
+    asked = tasks(order)
+    todo = [replace(task, chunks=missing) for task in asked if (missing := _missing(order, task))]
+    workers = {model: _Worker(order, model) for model in order.models if order.place(model) is not None}
+    for task in todo:
+        workers[task.model].generator.check(task.row)
+    if order.part[0] == 0:
+        for worker in workers.values():
+            yield from worker.figures(order.rows)
+    clock = _Clock(sum(len(task.chunks) for task in asked), [(task.row.source, len(task.chunks)) for task in todo])
+    for task in todo:
+        started = time.monotonic()
+        workers[task.model].make(task)
+        yield "clips", clock.after(task, time.monotonic() - started)
+
+
+def _missing(order: Order, task: Task) -> tuple[int, ...]:
+    found = order.place(task.model)
+    assert found is not None
+    return tuple(records.chunks_missing(found[0], task.row, task.chunks))
+
+
+class _Worker:
+    """A model, its judge and the place of its records."""
+
+    def __init__(self, order: Order, model: str):
+        found = order.place(model)
+        assert found is not None
+        self.place, folder = found
+        self.generator = models.Generator(model, folder, order.device, order.steps)
+        self.reader = copy.deepcopy(judge.load_judge()).to(order.device)
+        self.device, self.model = order.device, model
+
+    def figures(self, pattern: str) -> Iterator[tuple[str, fit.Progress]]:
+        """What is not made of clips by the hundred: Figures 2 and 3, if the pattern has them."""
+        if fnmatchcase("figure-3", pattern):
+            for row in experiments.frames(self.model):
+                films.make(self.place, self.generator, row)
+        if fnmatchcase("figure-2", pattern):
+            for progress in alignment.measure(self.place, self.generator):
+                yield f"{self.model} figure 2", progress
+
+    def make(self, task: Task) -> None:
+        """Make and record."""
+        frames, cost = self._timed(task)
+        for chunk, clips in zip(task.chunks, frames.split(models.CHUNK), strict=True):
+            numbers = range(chunk * models.CHUNK, (chunk + 1) * models.CHUNK)
+            prompts = models.pool(self.model, models.OTHERS) if task.row.source == "reference" else self.generator.pool
+            found = reading.read(self.reader, prompts.of(numbers).scenes, clips.to(self.device))
+            records.save(self.place, task.row, chunk, found, cost, self._conditions())
+
+    def _timed(self, task: Task) -> tuple[Tensor, records.Cost]:
+        clock, cpu = time.perf_counter(), time.process_time()
+        frames = self.generator.clips(task.row, task.numbers)
+        if frames.is_cuda:
+            torch.cuda.synchronize()
+        seconds = (time.perf_counter() - clock, time.process_time() - cpu)
+        each = [value / len(frames) for value in seconds]
+        return frames, records.Cost(each[0], each[1], self.generator.passes(task.row))
+
+    def _conditions(self) -> dict[str, Any]:
+        name = torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine()
+        return {"device": f"{self.device.partition(':')[0]} {name}", "torch": torch.__version__}
+
+
+class _Clock:
+    """How far a run is, and how long it will take."""
+
+    def __init__(self, total: int, left: Sequence[tuple[str, int]]):
+        self.total, self.left = total, Counter[str]()
+        for source, chunks in left:
+            self.left[source] += chunks
+        self.seconds, self.done, self.started = dict[str, float](), Counter[str](), time.monotonic()
+
+    def after(self, task: Task, seconds: float) -> fit.Progress:
+        """Real clips are quick, so each source has a speed of its own."""
+        source = task.row.source
+        self.left[source] -= len(task.chunks)
+        self.done[source] += len(task.chunks)
+        self.seconds[source] = self.seconds.get(source, 0.0) + seconds
+        usual = sum(self.seconds.values()) / self.done.total()
+        left = sum(
+            chunks * (self.seconds[name] / self.done[name] if self.done[name] else usual)
+            for name, chunks in self.left.items()
+        )
+        done = self.total - self.left.total()
+        return fit.Progress(done, self.total, {"hours_left": left / 3600}, time.monotonic() - self.started)

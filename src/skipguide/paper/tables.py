@@ -1,0 +1,230 @@
+"""Numbers as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from skipguide.lab import fit, judge
+from skipguide.paper import analysis, models, reading
+from skipguide.paper.alignment import COLUMNS, UNCOND, Alignment
+from skipguide.paper.analysis import FEW, MEASURES, Estimate, Measure, Results
+from skipguide.paper.experiments import Experiment
+from skipguide.paper.rows import Row
+
+SHOWN = ("right", "frechet", "inception", "vendi", "motion_amount", "flicker", "sharpness")
+ARROWS = {1: " ↑", -1: " ↓", 0: ""}
+NOT_YET = "not made yet"
+
+
+def written(estimate: Estimate | None, digits: int, signed: bool = False) -> str:
+    """0.906 (0.880 to 0.930); without an interval where there is none."""
+    if estimate is None:
+        return NOT_YET
+    form = f"{'+' if signed else ''}.{digits}f"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:{form}}"
+    return f"{estimate.value:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
+
+
+def verdict(estimate: Estimate | None, measure: Measure) -> str:
+    """What a difference says."""
+    if estimate is None:
+        return NOT_YET
+    if estimate.sign == 0:
+        return "not distinguishable"
+    if measure.better == 0:
+        return "higher" if estimate.sign > 0 else "lower"
+    return "better" if estimate.sign == measure.better else "worse"
+
+
+def table(results: Results, experiment: Experiment) -> str:
+    """The rows of an experiment, and below how they differ from the first; bold where the interval leaves out 0."""
+    results = results.among(experiment.rows)
+    rows = [row for row in experiment.rows if results.of(row) is not None]
+    missing = [row.label for row in experiment.rows if results.of(row) is None]
+    if not rows:
+        return f"{results.model}: {NOT_YET}."
+    titles = [MEASURES[name].title + ARROWS[MEASURES[name].better] for name in SHOWN]
+    lines = _grid(["", "clips", *titles, "passes", "time"], [_values(results, row, rows[0]) for row in rows])
+    guided = [row for row in rows[1:] if row.source == "guided"]
+    if guided and rows[0] == experiment.rows[0]:
+        differences = [[row.label, *_differences(results, row, rows[0])] for row in guided]
+        lines += ["", f"Less {rows[0].label}, on the same prompts and noise:", ""]
+        lines += _grid(["", "clips", *titles], differences)
+    if few := [row.label for row in rows if len(results.clips[row.name]) < FEW]:
+        lines += ["", f"Fewer than {FEW} clips, of which a Frechet distance says little: {'; '.join(few)}."]
+    if missing:
+        lines += ["", f"Not made yet: {'; '.join(missing)}."]
+    return "\n".join(lines)
+
+
+def _grid(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [_line(heading), _line(["---", *["---:"] * (len(heading) - 1)]), *map(_line, rows)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _values(results: Results, row: Row, base: Row) -> list[str]:
+    values = [written(results.estimate(row, name), MEASURES[name].digits) for name in SHOWN]
+    passes, times = results.passes(row), results.times(row, base)
+    guided = row.source == "guided"
+    cost = [f"{passes:.2f}" if guided and passes else "-", f"{times:.2f}" if guided and times else "-"]
+    return [row.label, str(len(results.clips[row.name])), *values, *cost]
+
+
+def _differences(results: Results, row: Row, base: Row) -> list[str]:
+    found = {name: results.difference(row, base, name) for name in SHOWN}
+    count = max((estimate.count for estimate in found.values() if estimate), default=0)
+    cells = [_bold(written(estimate, MEASURES[name].digits, True), estimate) for name, estimate in found.items()]
+    return [str(count), *cells]
+
+
+def _bold(text: str, estimate: Estimate | None) -> str:
+    return f"**{text}**" if estimate and estimate.sign else text
+
+
+# --- Figure 2 ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What a step along d = c - p does to the error e of c, at one noise level or over all of them.
+
+    Args:
+        cosine: of e and d; below 0, a step lessens the error.
+        scale: at which the mean squared error is least; a negative one says that a step along d never helps.
+        saved: share of the mean squared error that it takes away there.
+        both: cosine of the errors of c and of p.
+    """
+
+    cosine: Estimate
+    scale: float
+    saved: float
+    both: float
+
+
+def direction(found: Alignment, index: int, level: int | slice) -> Direction:
+    """One direction; levels are weighted alike."""
+    columns = {name: found.column(name)[index, level].reshape(-1, found.values.shape[2]) for name in COLUMNS}
+    product, push, error = (columns[name].mean().item() for name in ("product", "push", "error"))
+    saved = product**2 / (push * error) if push else 0.0
+    return Direction(
+        analysis.mean(columns["cosine"].mean(0)), -product / push if push else 0.0, saved, columns["both"].mean().item()
+    )
+
+
+def directions(found: Alignment) -> str:
+    """Every direction, over all levels."""
+    rows = []
+    for i, (skip, layer) in enumerate(found.directions):
+        one = direction(found, i, slice(None))
+        name = "CFG: c - u" if skip == UNCOND[0] else f"{skip} {layer}"
+        cosine = _bold(written(one.cosine, 4, True), one.cosine)
+        rows.append([name, cosine, f"{one.scale:+.3f}", f"{one.saved:.3%}", f"{one.both:.3f}"])
+    heading = ["direction", "cosine of e and d", "best scale", "error saved there", "cosine of both errors"]
+    return "\n".join(_grid(heading, rows))
+
+
+def aligned(found: Alignment) -> str:
+    """How many cosines of Figure 2 have an interval on one side of 0, and the most that a step saves."""
+    places = itertools.product(range(len(found.directions) - 1), range(len(found.levels)))
+    cells = [direction(found, i, j) for i, j in places]
+    below, above = (sum(one.cosine.sign == sign for one in cells) for sign in (-1, 1))
+    helpful = max((one for one in cells if one.scale > 0), key=lambda one: one.saved, default=None)
+    most = f"{helpful.saved:.3%} of the mean squared error, at scale {helpful.scale:.3f}" if helpful else "nothing"
+    return (
+        f"of {len(cells)} cosines of a layer at a noise level, on {found.values.shape[2]} clips, {below} are below 0 "
+        f"(a step away from the weak model lessens the error), {above} above, the others not distinguishable from 0; "
+        f"the most that such a step saves is {most}"
+    )
+
+
+DIRECTION_COLUMNS = (
+    "model", "skip", "layer", "noise", "clips", "cosine", "low", "high", "best_scale", "saved", "errors_cosine"
+)  # fmt: skip
+
+
+def write_directions(found: Mapping[str, Alignment], path: Path) -> None:
+    """Every direction at every noise level."""
+    rows = []
+    for model, measured in found.items():
+        for (i, name), (j, level) in itertools.product(enumerate(measured.directions), enumerate(measured.levels)):
+            one = direction(measured, i, j)
+            rest = map(_number, (one.scale, one.saved, one.both))
+            rows.append([model, *name, level, *_cells(one.cosine), *rest])
+    _write(path, DIRECTION_COLUMNS, rows)
+
+
+# --- raw numbers ------------------------------------------------------------------------------------------------------
+
+ROW_COLUMNS = (
+    "model", "experiment", "row", "label", "measure", "clips", "value", "low", "high", "base", "common_clips",
+    "difference", "difference_low", "difference_high", "passes", "seconds", "times_base",
+)  # fmt: skip
+
+
+def write_rows(results: Sequence[Results], experiments: Mapping[str, Sequence[Experiment]], path: Path) -> None:
+    """Every measure of every row of every experiment, and its difference from the experiment's first row."""
+    rows = (row for found in results for one in experiments[found.model] for row in _csv_rows(found, one))
+    _write(path, ROW_COLUMNS, rows)
+
+
+def _write(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with fit.finished(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([heading, *rows])
+
+
+def _csv_rows(results: Results, experiment: Experiment) -> Iterable[list[object]]:
+    base, results = experiment.rows[0], results.among(experiment.rows)
+    for row in experiment.rows:
+        if results.of(row) is None or experiment.whole:
+            continue
+        cost = [results.passes(row), results.seconds(row), results.times(row, base)]
+        for name in MEASURES:
+            value, difference = results.estimate(row, name), results.difference(row, base, name)
+            head = [results.model, experiment.name, row.name, row.label, name]
+            yield [*head, *_cells(value), base.name, *_cells(difference), *map(_number, cost)]
+
+
+def _cells(estimate: Estimate | None) -> list[object]:
+    if estimate is None:
+        return ["", "", "", ""]
+    return [estimate.count, *map(_number, (estimate.value, estimate.low, estimate.high))]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:.6g}"
+
+
+CLIP_COLUMNS = ("row", "clip", *judge.HEADS, "likelihood", *reading.VALUES, "seconds", "cpu_seconds")
+
+
+def write_clips(results: Results, path: Path) -> None:
+    """One line for each clip of each row: words read right (1 or 0), what is measured, what it took."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CLIP_COLUMNS)
+    for name in results.clips:
+        writer.writerows(_clip_rows(results, name))
+    with fit.finished(path) as part, part.open("wb") as file, gzip.GzipFile("", "wb", 9, file, mtime=0) as packed:
+        packed.write(text.getvalue().encode())
+
+
+def _clip_rows(results: Results, name: str) -> Iterable[list[object]]:
+    clips = results.clips[name]
+    right = analysis.words(clips, results.model)
+    likelihood = MEASURES["likelihood"].of_clips
+    assert likelihood is not None
+    logs = likelihood(clips, results.model)
+    for i, number in enumerate(clips.numbers.tolist()):
+        cost = clips.costs[number // models.CHUNK]
+        values = [logs[i].item(), *clips.values[i].tolist(), cost.seconds, cost.cpu_seconds]
+        yield [name, number, *(int(right[word][i]) for word in judge.HEADS), *(f"{value:.4g}" for value in values)]

@@ -1,0 +1,392 @@
+"""The paper in miniature: rows and their order, runs that are stopped and go on, what is measured, the report."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from skipguide.cli import app
+from skipguide.families import FAMILIES
+from skipguide.lab import judge, mochi, opensora, score, svd, world
+from skipguide.paper import alignment, analysis, experiments, models, reading, records, report, run, tables
+from skipguide.paper.analysis import Results
+from skipguide.paper.rows import Row
+from skipguide.prefix import chain
+
+Tensor = torch.Tensor
+CFG, STG_ROW = experiments.experiments("lab-mochi")[2].rows[:2]
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[None]:
+    """Chunks of four clips."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "CHUNK", 4)
+        yield
+
+
+def order(folder: Path, **more: Any) -> run.Order:
+    options: dict[str, Any] = dict(models=("lab-mochi",), clips=8, rows="cfg-4.5*x1", batch=4, steps=2)
+    return run.Order(folder, **{**options, **more})
+
+
+def names_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
+
+
+# --- rows and their order ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+def test_names_tell_rows_apart(model: str) -> None:
+    rows = [row for experiment in experiments.experiments(model) for row in experiment.rows]
+    by_name = {row.name: row for row in rows}
+    assert all(by_name[row.name] == row for row in rows)
+    assert len({json.dumps(row.settings()) for row in rows}) == len(by_name)
+    assert len({row.label for row in by_name.values()}) == len(by_name)
+
+
+def test_layers_are_those_of_the_models() -> None:
+    from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
+
+    family = next(family for family in FAMILIES if family.name == "svd")
+    with torch.device("meta"):
+        unet = UNetSpatioTemporalConditionModel(**svd.UNET)
+    assert set(experiments.STUDIES["lab-svd"].layers) == {place.address for place in chain(family, unet)}
+    assert len(experiments.STUDIES["lab-mochi"].layers) == mochi.TRANSFORMER["num_layers"]
+    assert len(experiments.STUDIES["lab-opensora"].layers) == opensora.TRANSFORMER["num_layers"]
+
+
+def test_all_rows_get_their_first_clips_before_any_gets_more() -> None:
+    found = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=512))
+    guided = [task for task in found if task.row.source != "reference"]
+    rounds = [max(0, math.ceil(math.log2((task.numbers[-1] + 1) / run.FIRST))) for task in guided]
+    assert rounds == sorted(rounds)
+    assert {task.row.name for task in guided if task.numbers[0] < run.FIRST} == {task.row.name for task in guided}
+
+
+def test_every_clip_is_made_once_and_a_map_stops_at_its_limit() -> None:
+    found = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=512))
+    made = [(task.row.name, chunk) for task in found for chunk in task.chunks]
+    assert len(made) == len(set(made))
+    wanted = {one.row.name: min(one.most, 512) for one in experiments.wanted("lab-mochi")}
+    assert {name: models.CHUNK * sum(row == name for row, _ in made) for name in wanted} == wanted
+    assert set(wanted.values()) == {256, 512}
+
+
+def test_parts_divide_the_work() -> None:
+    whole = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=64))
+    parts = [run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=64, part=(i, 3))) for i in range(3)]
+    assert sorted(map(repr, whole)) == sorted(repr(task) for part in parts for task in part)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--clips", "33"], "clips must be a multiple of 32 up to 2048, but got 33. Take 64."),
+        (["--clips", "4096"], "clips must be a multiple of 32 up to 2048, but got 4096. Take 2048."),
+        (["--part", "2/2"], "part must be i/n with 0 <= i < n, but got 2/2."),
+        (["--part", "half"], "--part must be i/n, but got 'half'."),
+        (["--model", "lab-wan"], "a model must be one of lab-mochi, lab-svd, lab-opensora, but got 'lab-wan'."),
+        (["--rows", "table-9"], "rows must be a pattern that some row or experiment has, but 'table-9' is of none."),
+        (["--weights", "folder"], "--weights must be MODEL=FOLDER, but got 'folder'."),
+    ],
+)
+def test_what_cannot_be_run_is_said_at_once(arguments: list[str], said: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["paper", "run", "--device", "cpu", "--folder", str(tmp_path / "runs"), *arguments]
+    )
+    assert result.exit_code == 2
+    assert said in result.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_status_lists_rows_of_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.models, "NAMES", ("lab-mochi",))
+    result = CliRunner().invoke(app, ["paper", "status", "--folder", str(tmp_path), "--rows", "table-3", "--json"])
+    found = json.loads(result.stdout)["models"]
+    assert set(found) == set(models.MODELS)
+    assert found["lab-opensora"]["folder"] is None
+    assert [row["done"] for row in found["lab-opensora"]["rows"]] == [0, 0, 0]
+    text = CliRunner().invoke(app, ["paper", "status", "--folder", str(tmp_path), "--model", "lab-opensora"]).stdout
+    assert "lab-opensora: model not there yet" in text
+
+
+# --- clips ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rows of eight clips, without a stop."""
+    folder = tmp_path_factory.mktemp("paper") / "whole"
+    for rows in ("tables-1-2", "reference", "real"):
+        list(run.run(order(folder, rows=rows)))
+    return folder
+
+
+def results(folder: Path) -> Results:
+    place = order(folder).place("lab-mochi")
+    assert place is not None
+    return Results.load("lab-mochi", place[0], 8)
+
+
+def test_a_run_that_is_stopped_goes_on(made: Path, tmp_path: Path) -> None:
+    stopped = run.run(order(tmp_path))
+    what, progress = next(stopped)
+    assert (what, progress.step, progress.steps) == ("clips", 1, 2)
+    stopped.close()
+    first = names_of(tmp_path)
+    assert len(first) == 1
+    (tmp_path / first[0]).with_name(".0001.safetensors.part").write_bytes(b"half of it")
+    before = (tmp_path / first[0]).stat().st_mtime_ns
+    assert [progress.step for _, progress in run.run(order(tmp_path))] == [2]
+    assert (tmp_path / first[0]).stat().st_mtime_ns == before
+    assert list(run.run(order(tmp_path))) == []
+    a, b = (results(folder).of(STG_ROW) for folder in (made, tmp_path))
+    assert a is not None
+    assert b is not None
+    assert torch.equal(a.features, b.features)
+    assert torch.equal(a.values, b.values)
+
+
+def test_clips_are_what_the_pipeline_makes_of_the_prompts_and_their_own_noise(made: Path) -> None:
+    """Clip 5 alone, by the pipeline itself, without guide() and in a batch of one."""
+    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 2)
+    frames = generator.pipe(
+        models.pool("lab-mochi").captions[5], height=64, width=64, num_frames=19, num_inference_steps=2,
+        guidance_scale=4.5, max_sequence_length=32, output_type="pt",
+        generator=torch.Generator().manual_seed(models.SEED + 5),
+    ).frames.transpose(1, 2)  # fmt: skip
+    words, features = score.read(judge.load_judge(), frames * 2 - 1)
+    recorded = results(made).of(CFG)
+    assert recorded is not None
+    torch.testing.assert_close(recorded.features[5], features[0], rtol=1e-2, atol=1e-2)
+    right = analysis.words(recorded, "lab-mochi")
+    scenes = models.pool("lab-mochi").scenes
+    assert {name: bool(right[name][5]) for name in words} == {
+        name: bool(words[name][0] == getattr(scenes, name)[5]) for name in words
+    }
+
+
+def test_rows_differ_and_say_what_they_cost(made: Path) -> None:
+    found = results(made)
+    plain, guided = found.of(CFG), found.of(STG_ROW)
+    assert plain is not None
+    assert guided is not None
+    assert (plain.features - guided.features).abs().max() > 0.01
+    assert found.passes(CFG) == 2
+    assert found.passes(STG_ROW) == pytest.approx(2 + 6 / 12)
+    assert (found.seconds(CFG) or 0) > 0
+
+
+def test_records_of_other_settings_are_refused(made: Path, tmp_path: Path) -> None:
+    place = records.Place(tmp_path)
+    reading_ = reading.Reading(torch.zeros(4, 128), torch.zeros(4, 22), torch.zeros(4, 3))
+    records.save(place, CFG, 0, reading_, records.Cost(1, 1, 2), {"device": "cpu"})
+    other = place.chunk(STG_ROW, 0)
+    other.parent.mkdir()
+    other.write_bytes(place.chunk(CFG, 0).read_bytes())
+    assert records.load(place, CFG, 8) is not None
+    with pytest.raises(ValueError, match="the records of a row must be made with its settings"):
+        records.load(place, STG_ROW, 8)
+
+
+def test_clips_of_one_motion_bucket_are_made_together() -> None:
+    pool = models.pool("lab-svd")
+    found = list(models.buckets(pool, range(64)))
+    assert sorted(n for together, _ in found for n in together) == list(range(64))
+    for together, bucket in found:
+        own = svd.bucket(pool.of(together).amounts(svd.FRAMES), torch.tensor(7.0))
+        assert own.min() <= bucket + 0.5
+        assert own.max() >= bucket - 0.5
+    chunks = [{n // models.CHUNK for n in together} for together, _ in found]
+    assert all(len(chunk) == 1 for chunk in chunks)  # so that a chunk alone is what it is among others
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def moving() -> tuple[world.Scenes, Tensor, Tensor]:
+    """Scenes, real clips that cover parts of their paths, and how much moves in them."""
+    scenes, spans = world.sample_scenes(48, 77, "all", second_share=0.0), world.spans(48, 3)
+    amount = world.amount_of_motion(world.masks(scenes, 19, spans))
+    return scenes, world.render(scenes, 19, span=spans), amount
+
+
+def test_motion_is_measured_without_knowing_the_backdrop(moving: tuple[world.Scenes, Tensor, Tensor]) -> None:
+    scenes, frames, amount = moving
+    noisy = (frames + 0.05 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    for clips in (frames, noisy):
+        found = reading.measured(scenes, clips)[:, 0]
+        assert torch.corrcoef(torch.stack([found, amount]))[0, 1] > 0.97
+        assert (found / amount).median() == pytest.approx(1, abs=0.05)
+
+
+def test_flicker_and_sharpness(moving: tuple[world.Scenes, Tensor, Tensor]) -> None:
+    scenes, frames, _ = moving
+    blinking = frames + 0.2 * (torch.arange(19) % 2).view(1, 1, -1, 1, 1)
+    blurred = torch.nn.functional.avg_pool3d(frames, (1, 5, 5), stride=1, padding=(0, 2, 2))
+    real, blinks, blurs = (reading.measured(scenes, clips) for clips in (frames, blinking, blurred))
+    assert real[:, 1].max() < 1e-3
+    torch.testing.assert_close(blinks[:, 1], torch.full((48,), 0.1), atol=0.01, rtol=0)
+    assert (blurs[:, 2] < 0.75 * real[:, 2]).all()
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_means_have_intervals_of_the_right_width() -> None:
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = analysis.mean(values)
+    assert found.value == pytest.approx(values.mean().item())
+    assert found.low is not None
+    assert found.high is not None
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * values.std().item() / 20, rel=0.08)
+    exact = analysis.mean(torch.full((50,), 0.25, dtype=torch.float64))
+    assert (exact.low, exact.high, exact.sign) == (0.25, 0.25, 1)
+
+
+def synthetic(features: Tensor, row: Row = CFG, first: int = 0) -> records.Clips:
+    count = len(features)
+    tensors = (torch.arange(first, first + count), features, torch.zeros(count, 22), torch.zeros(count, 3))
+    return records.Clips(row, *tensors, {}, ())
+
+
+def test_sets_are_compared_on_the_same_prompts() -> None:
+    """Of equal covariance, so that the distance is that of the means: 128 x 0.25 and 128."""
+    features = torch.randn(400, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    clips = {CFG.name: synthetic(features + 0.5), STG_ROW.name: synthetic((features + 1)[:320], STG_ROW)}
+    found = Results("lab-mochi", records.Place(Path()), clips, analysis.Moments.of(features))
+    whole = found.estimate(CFG, "frechet")
+    assert whole is not None
+    assert whole.value == pytest.approx(32)
+    assert whole.count == 400
+    difference = found.difference(STG_ROW, CFG, "frechet")
+    assert difference is not None
+    assert difference.count == 320
+    assert difference.sign == 1
+    # the part of both distances that comes from having fewer clips than the reference is the same; means of 320 differ
+    assert difference.value == pytest.approx(96, rel=0.1)
+    assert tables.verdict(difference, analysis.MEASURES["frechet"]) == "worse"
+    same = found.difference(CFG, CFG, "frechet")
+    assert same is not None
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert tables.verdict(same, analysis.MEASURES["frechet"]) == "not distinguishable"
+    assert len(found.among([CFG, STG_ROW]).clips[CFG.name]) == 320
+
+
+# --- Figure 2 ---------------------------------------------------------------------------------------------------------
+
+
+def test_best_scale_is_where_the_error_is_least() -> None:
+    generator = torch.Generator().manual_seed(0)
+    c, p, target = (torch.randn(6, 50, generator=generator, dtype=torch.float64) for _ in range(3))
+    values = alignment._compared(c, p, target)[None, None]
+    one = tables.direction(alignment.Alignment((("residual", "0"),), (0.5,), values), 0, 0)
+    scales = torch.linspace(-2, 2, 4001, dtype=torch.float64)
+    errors = torch.stack([(c + s * (c - p) - target).square().sum() for s in scales])
+    assert one.scale == pytest.approx(scales[errors.argmin()].item(), abs=1e-3)
+    assert one.saved == pytest.approx(1 - (errors.min() / (c - target).square().sum()).item(), abs=1e-5)
+    assert one.cosine.value == pytest.approx(torch.cosine_similarity(c - target, c - p).mean().item())
+    assert one.both == pytest.approx(torch.cosine_similarity(c - target, p - target).mean().item())
+
+
+def test_directions_of_lab_mochi_against_hooks_on_the_blocks(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weak model by a hook that hands back a block's inputs; conditions from the tokenizer and encoder by hand."""
+    way = alignment.Way(alignment._encode, alignment._mochi, (0.5,))
+    monkeypatch.setitem(alignment.WAYS, "lab-mochi", way)
+    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 4)
+    place = records.Place(tmp_path)
+    list(alignment.measure(place, generator, 4))
+    found = alignment.load(place, 4)
+    assert found is not None
+    assert len(found.directions) == 25
+    pipe, prompts = generator.pipe, models.pool("lab-mochi").of(range(4))
+    tokens = pipe.tokenizer(prompts.captions, padding="max_length", max_length=32, return_tensors="pt")
+    mask = tokens.attention_mask.bool()
+    latents = way.encode(pipe, prompts.real(19))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(alignment.SEED))
+    x = (latents + noise) / 2
+
+    def predicted() -> Tensor:
+        embeds = pipe.text_encoder(tokens.input_ids, attention_mask=mask)[0]
+        return pipe.transformer(x, embeds, torch.full((4,), 500.0), mask, return_dict=False)[0]
+
+    with torch.no_grad():
+        c = predicted()
+        hook = pipe.transformer.transformer_blocks[5].register_forward_hook(
+            lambda block, args, kwargs, output: (kwargs["hidden_states"], kwargs["encoder_hidden_states"]),
+            with_kwargs=True,
+        )
+        p = predicted()
+        hook.remove()
+    error, push = (c - latents + noise).flatten(1), (c - p).flatten(1)
+    index = found.directions.index(("residual", "5"))
+    measured = found.values[index, 0]
+    torch.testing.assert_close(measured[:, 0].float(), torch.cosine_similarity(error, push), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(measured[:, 2].float(), push.square().sum(1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(measured[:, 3].float(), error.square().sum(1), atol=1e-2, rtol=1e-3)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
+    empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
+    text = empty.filled(report.template())
+    assert "[[" not in text
+    assert tables.NOT_YET in text
+    with pytest.raises(
+        ValueError, match=r"a field of the report must be one that report.py has, but got \[\[value x\]\]"
+    ):
+        empty.filled("[[value x]]")
+    for wrong in (
+        "[[tables table-9]]",
+        "[[plots x]]",
+        "[[value lab-mochi table-3/9 right]]",
+        "[[clips lab-wan table-3/0]]",
+    ):
+        with pytest.raises(ValueError, match="a field of the report must be one"):
+            empty.filled(wrong)
+
+
+def test_fields_and_raw_numbers_agree(made: Path, tmp_path: Path) -> None:
+    made_report = report.Report(order(made), tmp_path)
+    made_report.write_numbers()
+    with gzip.open(tmp_path / "lab-mochi-clips.csv.gz", "rt", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    with (tmp_path / "rows.csv").open(encoding="utf-8") as file:
+        rows = {(line["experiment"], line["row"], line["measure"]): line for line in csv.DictReader(file)}
+    for row, place in ((CFG, 0), (STG_ROW, 1)):
+        mine = [line for line in lines if line["row"] == row.name]
+        assert len(mine) == 8
+        share = sum(all(line[word] == "1" for word in judge.HEADS) for line in mine) / 8
+        assert float(rows["tables-1-2", row.name, "right"]["value"]) == pytest.approx(share)
+        assert made_report.filled(f"[[value lab-mochi tables-1-2/{place} right]]").startswith(f"{share:.3f} (")
+        motion = sum(float(line["motion_amount"]) for line in mine) / 8
+        assert float(rows["tables-1-2", row.name, "motion_amount"]["value"]) == pytest.approx(motion, rel=1e-3)
+
+
+def test_report_and_its_figures(made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `report`")
+    written = report.write(order(made), tmp_path)
+    names = {path.name for path in written}
+    assert {"paper-in-miniature.md", "lab-mochi-scales.png", "rows.csv", "lab-mochi-clips.csv.gz"} <= names
+    text = (tmp_path / "paper-in-miniature.md").read_text(encoding="utf-8")
+    assert STG_ROW.label in text
+    assert all((tmp_path / "paper" / name).is_file() for name in names - {"paper-in-miniature.md"})
+    again = report.write(order(made), tmp_path / "again")
+    pictures = [path for path in written if path.suffix != ".md"]
+    assert [path.read_bytes() for path in pictures] == [path.read_bytes() for path in again if path.suffix != ".md"]
