@@ -4,7 +4,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint bench bench-all clean
+.PHONY: setup demo test lint bench bench-all figures paper test-kills test-ray clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -37,6 +37,21 @@ bench: $(READY)
 
 bench-all: $(READY)
 	$(BIN)/skipguide bench --all --prompts 1 --repeats 5
+
+figures: $(READY)
+	$(BIN)/skipguide lab methods docs/methods.png --reuse-clips 16 --overwrite
+
+paper: $(READY)
+	$(BIN)/skipguide paper run
+	$(BIN)/skipguide paper report
+
+# The process of a sweep killed 500 times at random moments; a real Ray of two workers, one of them killed.
+test-kills: $(READY)
+	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 tests/test_runs_faults.py
+
+test-ray: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[ray]'
+	OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=600 $(BIN)/pytest -n 0 --timeout 1500 tests/test_runs_ray.py
 
 clean:
 	rm -rf .venv demo dist build
