@@ -102,11 +102,11 @@ def test_judge_reads_one_clip_of_any_size(lab: Any) -> None:
 
 def test_frechet_distance_against_closed_forms() -> None:
     generator = torch.Generator().manual_seed(0)
-    a = torch.randn(4000, 6, generator=generator)
+    a = torch.randn(1000, 6, generator=generator)
     assert judge.frechet(a, a) == pytest.approx(0, abs=1e-9)
     assert judge.frechet(a, a + 2) == pytest.approx(6 * 4, rel=1e-5)
     # N(0, 1) against N(0, 9), independent components: (3 - 1)^2 each
-    assert judge.frechet(a, 3 * torch.randn(4000, 6, generator=generator)) == pytest.approx(24, rel=0.1)
+    assert judge.frechet(a, 3 * torch.randn(1000, 6, generator=generator)) == pytest.approx(24, rel=0.15)
 
 
 def test_generated_clips_show_what_the_prompt_says(lab: Any, scores: dict[str, Any]) -> None:

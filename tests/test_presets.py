@@ -295,17 +295,16 @@ def test_second_pass() -> None:
     assert here("ltx-13b-dev-second-pass", 0.5) == (1, 1, 0, [27])
 
 
-def test_a_schedule_that_is_overlooked_is_an_error() -> None:
-    """The command line has no schedules yet: it must not run without STG instead."""
+def test_the_command_line_takes_a_published_schedule() -> None:
     pipe: Any = stub(*MODELS["ltx-13b-dev"])
     pipe.dtype, pipe.device = torch.float32, torch.device("cpu")
-    type(pipe).__call__ = lambda self: None
+    type(pipe).__call__ = lambda self, prompt, height, width, num_frames, num_inference_steps, guidance_scale: None
     size: dict[str, Any] = dict(prompt="p", height=32, width=32, num_frames=9, guidance_scale=3.0)
-    with pytest.raises(
-        ValueError,
-        match=r"the command line takes one setting for a run, but the published one for Light.* is a schedule along it",
-    ):
-        resolve(checked(size), pipe)
+    complete = resolve(checked(size), pipe)
+    assert complete.schedule is not None
+    assert [dict(entry) for entry in complete.schedule] == [dict(entry) for entry in ROWS["ltx-13b-dev"].schedule]
+    assert complete.layers in (None, [], ())
+    assert resolve(checked({**size, "stg_scale": 0}), pipe).schedule is None
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
