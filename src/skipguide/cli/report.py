@@ -1,0 +1,28 @@
+"""skipguide report: a run as a folder that a browser opens without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skipguide.cli import console
+from skipguide.cli.options import Json, Overwrite
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as skipguide sweep wrote it.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.", show_default="RUN-report")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write the studio's page of a run with its videos into a folder, to be opened as a file or put on any web site."""
+    from skipguide.runs import Run
+    from skipguide.studio import report
+
+    folder = out or run.resolve().with_name(f"{run.resolve().name}-report")
+    with Run.open(run) as found:
+        written = report.write(found, folder, overwrite)
+    text = f"{written['page']}: {written['clips']} videos, {written['bytes'] / 1e6:.1f} MB"
+    console.tell(text, written, as_json)

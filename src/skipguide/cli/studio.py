@@ -1,0 +1,93 @@
+"""skipguide studio: the page on which a run is seen and judged."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import secrets
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def studio(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as skipguide sweep wrote it.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8700,
+    token: Annotated[
+        str | None,
+        typer.Option(help="What a visitor must bring.", show_default="for this machine alone: none; else random"),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name that the server answers to, as that of a proxy; repeatable."),
+    ] = None,
+    trials: Annotated[
+        bool, typer.Option("--trials/--no-trials", help="Let visitors make videos with the run's models.")
+    ] = True,
+) -> None:
+    """Show a run in the browser: side by side in sync, maps and plots, a blind test, new videos.
+
+    Loads nothing from the network. Ctrl-C ends it.
+    """
+    try:
+        import uvicorn
+
+        from skipguide.studio import app
+    except ImportError as error:
+        raise ValueError(
+            f"the studio needs FastAPI and uvicorn, but {error}. pip install 'skipguide[studio]'."
+        ) from None
+    from skipguide.studio.guard import Policy
+    from skipguide.studio.trials import Trials
+
+    loopback = _is_loopback(host)
+    token = token or (None if loopback else secrets.token_urlsafe(18))
+    policy = Policy(token, loopback, frozenset(text.lower() for text in _names(host, loopback, name or [])))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app.build(run, policy, Trials.here(run) if trials else None), log_level="warning", server_header=False
+        )
+    )
+    with contextlib.closing(_listening(host, port)) as listener:
+        typer.echo(f"{_address(host, listener.getsockname()[1])}/{f'?token={token}' if token else ''}")
+        typer.echo("Ctrl-C ends it.", err=True)
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends well, and raises it then
+            server.run(sockets=[listener])
+
+
+def _names(host: str, loopback: bool, more: list[str]) -> list[str]:
+    return more if loopback else [host, socket.gethostname(), *more]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise ValueError(
+            f"--host and --port must be a free address of this machine, but got {host} and {port}: {error.strerror}. "
+            "Choose another port, or 0."
+        ) from None
+    return listener
+
+
+def _address(host: str, port: int) -> str:
+    """What to open; an address that stands for all is called by the name of the machine's own."""
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"

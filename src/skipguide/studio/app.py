@@ -1,0 +1,218 @@
+"""The server of the studio: the page, the videos of one run with ranges, votes, and trials."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, HTTPException, Request
+from fastapi import Path as InPath
+from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from skipguide.runs import Run
+from skipguide.studio import files, payload, study
+from skipguide.studio.guard import Guard, Policy
+from skipguide.studio.study import Kind, Task
+from skipguide.studio.trials import Ask, Trials
+
+Name = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\S(.*\S)?$")]
+Ids = Annotated[list[int], Field(max_length=200)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NextBody(_Body):
+    """Which test a rater takes part in."""
+
+    rater: Name
+    kind: Kind
+    settings: Ids
+
+
+class AnswerBody(_Body):
+    """What a rater says of a task."""
+
+    rater: Name
+    task: Annotated[str, Field(max_length=40)]
+    answers: Annotated[dict[str, str], Field(max_length=10)]
+    seconds: Annotated[float, Field(ge=0, le=86400)] | None = None
+
+
+class TrialBody(_Body):
+    """What a person wants to see."""
+
+    model: Annotated[str, Field(max_length=400)]
+    prompt: Annotated[str, Field(min_length=1, max_length=4000)]
+    seed: Annotated[int, Field(ge=0, lt=2**53)]  # what JavaScript can count
+    parameters: Annotated[dict[str, Any], Field(max_length=40)]
+
+
+@dataclass
+class _Blind:
+    """Names of tasks and videos that say nothing, for as long as the server runs."""
+
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    videos: dict[str, str] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+
+    def video(self, key: str) -> str:
+        name = self._name(key)
+        self.videos[name] = key
+        return name
+
+    def task(self, task: Task) -> str:
+        name = self._name("\n".join((*(clip.key for clip in task.shown), "task")))
+        self.tasks[name] = task
+        return name
+
+    def _name(self, text: str) -> str:
+        return hmac.new(self.secret, text.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def build(folder: Path, policy: Policy, trials: Trials | None = None) -> FastAPI:
+    """The server of a run.
+
+    Args:
+        trials: makes what is asked for on the page; None makes nothing.
+
+    Raises:
+        ValueError: if there is no run in the folder.
+    """
+    Run.open(folder).close()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if trials is not None:
+            trials.close()
+
+    # No pages of documentation: they load scripts from elsewhere.
+    app = FastAPI(title="skipguide studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, policy=policy)
+    app.add_exception_handler(ValueError, _refusal(400))
+    app.add_exception_handler(OSError, _refusal(503))
+    _pages(app)
+    _reading(app, folder, trials is not None)
+    _judging(app, folder)
+    _making(app, trials)
+    return app
+
+
+def _refusal(status: int) -> Callable[[Request, Exception], Response]:
+    def answer(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": str(error)}, status)
+
+    return answer
+
+
+def _pages(app: FastAPI) -> None:
+    pages = {path: files.page(name) for path, name in (("/", "index.html"), ("/vote", "vote.html"))}
+
+    @app.get("/")
+    @app.get("/vote")
+    def page(request: Request) -> Response:
+        return Response(pages[request.url.path], media_type="text/html")
+
+    @app.get("/static/{name}")
+    def asset(name: str) -> Response:
+        content = files.assets().get(name)
+        if content is None:
+            raise HTTPException(404)
+        return Response(content, media_type=files.TYPES[Path(name).suffix])
+
+
+def _reading(app: FastAPI, folder: Path, makes: bool) -> None:
+    @app.get("/api/run")
+    def run() -> dict[str, Any]:
+        with Run.open(folder) as found:
+            writable = os.access(folder, os.W_OK)
+            return {**payload.describe(found), "votes_allowed": writable, "trials_allowed": makes and writable}
+
+    @app.get("/api/counts")
+    def counts() -> dict[str, Any]:
+        with Run.open(folder) as found:
+            return {"counts": found.counts(), "sweeping": found.is_sweeping}
+
+    @app.get("/clips/{key}.mp4")
+    def clip(key: Annotated[str, InPath(pattern=f"^{files.KEY}$")]) -> FileResponse:
+        return _video(folder, key)
+
+
+def _video(folder: Path, key: str) -> FileResponse:
+    with Run.open(folder) as run:
+        try:
+            return FileResponse(files.video_of(run, key), media_type="video/mp4")
+        except ValueError as error:
+            raise HTTPException(404, str(error)) from None
+
+
+def _judging(app: FastAPI, folder: Path) -> None:
+    blind = _Blind()
+
+    @app.post("/api/study/next")
+    def following(asked: Annotated[NextBody, Body()]) -> dict[str, Any]:
+        with Run.open(folder) as run:
+            every = study.tasks(run.clips("done"), asked.kind, asked.settings, asked.rater)
+            left = study.open_tasks(every, run.votes(), asked.kind, asked.rater)
+            prompts = {prompt.id: prompt.text for prompt in run.prompts()}
+        state = {"total": len(every), "left": len(left), "questions": study.QUESTIONS[asked.kind]}
+        return {**state, "task": _shown(left[0], prompts, blind) if left else None}
+
+    @app.post("/api/study/answer")
+    def answer(given: Annotated[AnswerBody, Body()]) -> dict[str, Any]:
+        task = blind.tasks.get(given.task)
+        if task is None:
+            raise HTTPException(409, "the server was started anew since this task was shown. Load the next one.")
+        votes = study.votes_of(task, given.rater, given.answers, given.seconds)
+        with Run.open(folder, writable=True) as run:
+            for vote in votes:
+                run.vote(vote)
+        return {"votes": len(votes)}
+
+    @app.get("/study/{name}.mp4")
+    def video(name: Annotated[str, InPath(pattern=f"^{files.KEY}$")]) -> FileResponse:
+        key = blind.videos.get(name)
+        if key is None:
+            raise HTTPException(404)
+        return _video(folder, key)
+
+
+def _shown(task: Task, prompts: dict[int, str | None], blind: _Blind) -> dict[str, Any]:
+    """A task as a rater gets it: nothing in it tells a setting."""
+    videos = [
+        {
+            "url": f"study/{blind.video(clip.key)}.mp4", "frames": clip.frames, "fps": float(clip.fps or 1),
+            "width": clip.width, "height": clip.height,
+        }
+        for clip in task.shown
+    ]  # fmt: skip
+    return {"id": blind.task(task), "prompt": prompts[task.first.prompt], "videos": videos}
+
+
+def _making(app: FastAPI, trials: Trials | None) -> None:
+    def allowed() -> Trials:
+        if trials is None:
+            raise HTTPException(403, "this studio makes no videos. Start it without --no-trials.")
+        return trials
+
+    @app.get("/api/trials")
+    def every() -> list[dict[str, Any]]:
+        return allowed().list()
+
+    @app.post("/api/trials")
+    def add(asked: Annotated[TrialBody, Body()]) -> dict[str, Any]:
+        return allowed().add(Ask(**asked.model_dump())).payload()
+
+    @app.delete("/api/trials/{number}")
+    def cancel(number: int) -> dict[str, Any]:
+        return allowed().cancel(number).payload()

@@ -1,0 +1,98 @@
+"""The only files that the studio gives out: its own page, and the videos that the ledger of the run names."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import stat
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+from skipguide.runs import Clip, Run
+
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+KEY = r"[0-9a-f]{16}"
+
+
+def video_of(run: Run, key: str) -> Path:
+    """The video of a clip, if it is a plain file within the run directory.
+
+    Raises:
+        ValueError: if the run has no such clip, it is not done, or its file is a link, a pipe or outside of the run.
+    """
+    if not re.fullmatch(KEY, key):
+        raise ValueError(
+            f"the key of a clip must be 16 digits of 0-9 and a-f, but got {key[:40]!r}. Take one of the run."
+        )
+    return _checked(run, run.clip(key))
+
+
+def _checked(run: Run, clip: Clip) -> Path:
+    if clip.status != "done" or clip.video is None:
+        raise ValueError(f"a clip must be done to be shown, but {clip.key} is {clip.status}. Run the sweep.")
+    if not _is_plain(clip.video, run.folder):
+        raise ValueError(
+            f"a video must be a plain file in the run directory, but that of {clip.key} is not. Make it again."
+        )
+    return clip.video
+
+
+def _is_plain(path: Path, folder: Path) -> bool:
+    try:
+        real, root = path.resolve(strict=True), folder.resolve(strict=True)
+        return path.suffix == ".mp4" and real.is_relative_to(root) and stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
+        return False
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def assets() -> dict[str, bytes]:
+    """The files of the page, by name; read once, so that no name in a request ever becomes a path."""
+    folder = resources.files("skipguide.studio") / "static"
+    return {entry.name: entry.read_bytes() for entry in folder.iterdir() if Path(entry.name).suffix in TYPES}
+
+
+def import_map(inline: bool) -> str:
+    """Where the browser finds the modules "studio/NAME.js": on the server, or within the page itself.
+
+    Modules cannot be files beside a page that is a file: browsers take each file for another site.
+    """
+    modules = {name: content for name, content in sorted(assets().items()) if name.endswith(".js")}
+    found = {
+        f"studio/{name}": f"data:text/javascript,{quote(content)}" if inline else f"/static/{name}"
+        for name, content in modules.items()
+    }
+    return json.dumps({"imports": found})
+
+
+def page(name: str, inline: bool = False, data: str = "") -> str:
+    """A page with its map of modules in it.
+
+    Args:
+        inline: with its modules and its style, so that it needs no other file.
+        data: JSON that the page starts from, in place of what it would ask a server for.
+    """
+    text = assets()[name].decode()
+    text = text.replace("<!-- import map -->", f'<script type="importmap">{import_map(inline)}</script>')
+    if inline:
+        style = assets()["studio.css"].decode()
+        icon = f"data:image/svg+xml,{quote(assets()['icon.svg'])}"
+        start = '<script type="module">import "studio/main.js";</script>'
+        text = text.replace('<link rel="stylesheet" href="/static/studio.css">', f"<style>{style}</style>")
+        text = text.replace('<script type="module" src="/static/main.js"></script>', start)
+        text = text.replace("/static/icon.svg", icon)
+    # "<" is all that can end a script, or begin a comment in it
+    data_element = f'<script type="application/json" id="data">{data.replace("<", chr(92) + "u003c")}</script>'
+    return text.replace("<!-- data -->", data_element if data else "")
+
+
+def import_map_hash() -> str:
+    """What allows that one inline script in the Content-Security-Policy."""
+    return base64.b64encode(hashlib.sha256(import_map(False).encode()).digest()).decode()

@@ -1,0 +1,194 @@
+"""What stands before every request: which names the server answers to, the token, who may write, how much."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from skipguide.studio import files
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+BODY = 64 << 10  # bytes; the longest prompt is far below
+_SAFE = ("GET", "HEAD")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Who is let in.
+
+    Args:
+        token: that every request must bring, in a cookie, as `Authorization: Bearer`, or once as `?token=`.
+        loopback: only addresses of this machine are names of the server.
+        names: further names of the server, of a proxy for one.
+    """
+
+    token: str | None = None
+    loopback: bool = True
+    names: frozenset[str] = field(default_factory=frozenset)
+
+
+class Guard:
+    """ASGI middleware: refuses what the policy forbids, bounds bodies, adds headers of safety."""
+
+    def __init__(self, app: App, policy: Policy):
+        self.app, self.policy = app, policy
+        self.headers = _safety_headers()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":  # there are no websockets
+            return None
+        send = self._with_headers(send)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = refused(scope["method"], headers, self.policy) or self._without_token(scope, headers)
+        if refusal is not None:
+            return await _answer(send, *refusal)
+        if location := self._entrance(scope):
+            return await _enter(send, location, str(self.policy.token), _cookie_name(headers))
+        if scope["method"] in _SAFE:
+            return await self.app(scope, receive, send)
+        body = await _bounded(receive, headers)
+        if body is None:
+            return await _answer(send, 413, f"a request must have at most {BODY} bytes. Send less.")
+        return await self.app(scope, _replayed(body, receive), send)
+
+    def _without_token(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        if self.policy.token is None or self._entrance(scope) or _has_token(headers, self.policy.token):
+            return None
+        return 401, "a token is needed. Open the address that `skipguide studio` printed."
+
+    def _entrance(self, scope: Message) -> str | None:
+        """Where to go on without the token in the address, if it is there and right."""
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        given = query.get("token", [""])[0]
+        if self.policy.token is None or scope["method"] != "GET" or not _same(given, self.policy.token):
+            return None
+        return "/vote" if scope["path"] == "/vote" else "/"
+
+    def _with_headers(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *self.headers]}
+            await send(message)
+
+        return sending
+
+
+def refused(method: str, headers: Mapping[str, str], policy: Policy) -> tuple[int, str] | None:
+    """Why a request is refused whoever sends it; None if it is not.
+
+    Args:
+        headers: with names in lower case.
+    """
+    host = headers.get("host", "")
+    if not _is_ours(host, policy):
+        return (
+            421,
+            f"the server must be called by its own name, but got {host[:80]!r}. Use the address that it printed.",
+        )
+    if method not in (*_SAFE, "POST", "DELETE"):
+        return 405, "the method must be GET, POST or DELETE."
+    if method in _SAFE:
+        return None
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
+    if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host):
+        return 403, "changes must come from the page itself."
+    if method == "POST" and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        return 415, "the body must be application/json."
+    return None
+
+
+def _is_ours(host: str, policy: Policy) -> bool:
+    """A site elsewhere can make its own name point here (DNS rebinding), but not a number or localhost."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name == "localhost" or name in policy.names:
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or not policy.loopback
+
+
+def _has_token(headers: Mapping[str, str], token: str) -> bool:
+    bearer = headers.get("authorization", "").removeprefix("Bearer ")
+    try:
+        cookie = SimpleCookie(headers.get("cookie", "")).get(_cookie_name(headers))
+    except CookieError:
+        cookie = None
+    return _same(bearer, token) or (cookie is not None and _same(cookie.value, token))
+
+
+def _same(given: str, token: str) -> bool:
+    return hmac.compare_digest(given.encode(), token.encode())
+
+
+def _cookie_name(headers: Mapping[str, str]) -> str:
+    """Cookies do not know ports: two studios on one machine have one each."""
+    return f"skipguide-{headers.get('host', '').rpartition(':')[2]}".replace("]", "")
+
+
+async def _bounded(receive: Receive, headers: Mapping[str, str]) -> bytes | None:
+    if int(headers.get("content-length", "0") if headers.get("content-length", "0").isdigit() else BODY + 1) > BODY:
+        return None
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > BODY:
+            return None
+    return body
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receiving() -> Message:
+        return left.pop() if left else await receive()
+
+    return receiving
+
+
+async def _answer(send: Send, status: int, message: str) -> None:
+    body = json.dumps({"error": message}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _enter(send: Send, location: str, token: str, cookie: str) -> None:
+    keep = f"{cookie}={token}; HttpOnly; SameSite=Strict; Path=/"
+    headers = [(b"location", location.encode()), (b"set-cookie", keep.encode()), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _safety_headers() -> list[tuple[bytes, bytes]]:
+    policy = (
+        f"default-src 'none'; script-src 'self' 'sha256-{files.import_map_hash()}'; style-src 'self'; img-src 'self'; "
+        "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
+        "cross-origin-opener-policy": "same-origin",
+        "cache-control": "no-cache",
+    }
+    return [(name.encode(), value.encode()) for name, value in headers.items()]

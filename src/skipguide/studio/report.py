@@ -1,0 +1,54 @@
+"""A run as a folder that a browser opens from a disk: the page with everything in it, and the videos beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from skipguide.runs import Run
+from skipguide.studio import files, payload
+
+
+def write(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Write the report of a run; it appears under its name when it is complete.
+
+    Args:
+        out: a folder, `index.html` and `clips/` in it.
+
+    Returns:
+        {"folder", "page", "clips", "bytes"}
+
+    Raises:
+        ValueError: if `out` exists and may not be overwritten, or is something else than a report.
+    """
+    _check_place(run, out, overwrite)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        (part / "clips").mkdir(parents=True)
+        keys = [clip.key for clip in run.clips("done")]
+        for key in keys:
+            shutil.copyfile(files.video_of(run, key), part / "clips" / f"{key}.mp4")
+        data = json.dumps(payload.describe(run), ensure_ascii=False)
+        (part / "index.html").write_text(files.page("index.html", inline=True, data=data), encoding="utf-8")
+        size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return {"folder": str(out), "page": str(out / "index.html"), "clips": len(keys), "bytes": size}
+
+
+def _check_place(run: Run, out: Path, overwrite: bool) -> None:
+    inside = run.folder.resolve().is_relative_to(out.resolve())
+    if inside or (
+        out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= {"index.html", "clips"})
+    ):
+        raise ValueError(
+            f"a report must be a new folder or a report to replace, but {out} is not. Name another with --out."
+        )
+    if out.exists() and not overwrite:
+        raise ValueError(f"a report must be a new folder, but {out} exists. Pass --overwrite or another name.")

@@ -1,0 +1,45 @@
+// The transport bar: what a person sees of the clock.
+
+import { button, choice, el } from "studio/dom.js";
+import { MODES, state, update } from "studio/state.js";
+import { SPEEDS } from "studio/transport.js";
+import { resetZoom, zoomBy } from "studio/zoom.js";
+
+/** Fill the bar, and keep it up to date with the clock. */
+export function controls(root, transport) {
+  const play = button("Play", () => transport.toggle(), { key: "space", id: "play" });
+  const loop = button("Loop", () => transport.set({ loop: !transport.loop }), { key: "l", pressed: true });
+  const scrub = el("input", {
+    type: "range", id: "scrub", min: 0, step: 1, "aria-label": "Frame",
+    on: { input: () => { transport.playing = false; transport.seek(Number(scrub.value)); } },
+  });
+  const place = el("output", { id: "place", class: "number" });
+  const drift = el("output", { id: "drift", class: "number quiet", title: "Largest distance between two videos, in frames" });
+  const speed = choice("Speed", SPEEDS.map((value) => [value, `${value}×`]), 1,
+    (value) => transport.set({ speed: Number(value) }), { id: "speed", title: "Slower [, faster ]" });
+  const modes = MODES.map((mode) => button(mode[0].toUpperCase() + mode.slice(1), () => update({ mode }), { key: mode[0], "data-mode": mode }));
+  const numbers = button("Numbers", () => update({ details: !state.details }), { key: "i", pressed: false });
+  root.replaceChildren(
+    play,
+    button("‹", () => transport.step(-1), { title: "One frame back (←)", "aria-label": "One frame back" }),
+    button("›", () => transport.step(1), { title: "One frame on (→)", "aria-label": "One frame on" }),
+    scrub, place, drift, speed, loop,
+    el("span", { class: "group", role: "group", "aria-label": "Way to compare" }, modes),
+    numbers,
+    el("span", { class: "group", role: "group", "aria-label": "Zoom" },
+      button("−", () => zoomBy(0.5), { title: "Smaller (-)", "aria-label": "Smaller" }),
+      button("1:1", resetZoom, { title: "All of it (0)" }),
+      button("+", () => zoomBy(2), { title: "Larger (+)", "aria-label": "Larger" })),
+  );
+  transport.onchange = () => {
+    play.firstChild.data = transport.playing ? "Pause" : "Play";
+    loop.setAttribute("aria-pressed", String(transport.loop));
+    scrub.max = transport.frames - 1;
+    scrub.value = transport.frame;
+    place.textContent = `${transport.frame + 1} / ${transport.frames} · ${(transport.frame / transport.fps).toFixed(2)} s`;
+    drift.textContent = `drift ${transport.drift}`;
+    speed.querySelector("select").value = String(transport.speed);
+    numbers.setAttribute("aria-pressed", String(state.details));
+    for (const entry of modes) entry.setAttribute("aria-pressed", String(entry.dataset.mode === state.mode));
+  };
+}

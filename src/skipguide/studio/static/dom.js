@@ -1,0 +1,72 @@
+// Elements from data. Text becomes text: nothing in here, or anywhere in the studio, parses HTML.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element; `on` holds its listeners, what begins with "." is set as a property, the rest as attributes. */
+export function el(tag, given = {}, ...children) {
+  return filled(document.createElement(tag), given, children);
+}
+
+export function svg(tag, given = {}, ...children) {
+  return filled(document.createElementNS(SVG, tag), given, children);
+}
+
+function filled(node, { on = {}, ...given }, children) {
+  for (const [name, value] of Object.entries(given)) {
+    if (name.startsWith(".")) node[name.slice(1)] = value;
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value != null) node.setAttribute(name, String(value));
+  }
+  for (const [name, listener] of Object.entries(on)) node.addEventListener(name, listener);
+  node.append(...children.flat(Infinity).filter((child) => child != null && child !== false));
+  return node;
+}
+
+/** A button that says which key does the same. */
+export function button(label, click, { key = "", pressed = null, ...given } = {}) {
+  const hint = key ? [" ", el("kbd", {}, key)] : [];
+  const state = pressed === null ? {} : { "aria-pressed": String(pressed) };
+  return el("button", { type: "button", ...state, ...given, on: { click } }, label, ...hint);
+}
+
+/** A labelled choice. Options are [value, text]. */
+export function choice(label, options, value, change, given = {}) {
+  const select = el(
+    "select",
+    { ...given, on: { change: () => change(select.value) } },
+    options.map(([key, text]) => el("option", { value: key, ".selected": String(key) === String(value) }, text)),
+  );
+  return el("label", {}, label, " ", select);
+}
+
+/** A number as short as it can be read. */
+export function short(value) {
+  if (value == null) return "–";
+  if (typeof value !== "number") return String(value);
+  if (Number.isInteger(value)) return String(value);
+  const size = Math.abs(value);
+  return size >= 1000 ? value.toFixed(0) : size >= 100 ? value.toFixed(1) : String(+value.toPrecision(3));
+}
+
+/** Draw anew, and give the keyboard back to what took the place of what had it. */
+export function keepingFocus(draw) {
+  const places = [];
+  for (let node = document.activeElement; node && node !== document.body; node = node.parentElement) {
+    places.unshift([...node.parentElement.children].indexOf(node));
+  }
+  draw();
+  if (document.activeElement !== document.body) return;
+  const found = places.reduce((node, place) => node?.children[place], document.body);
+  if (found && places.length) found.focus({ preventScroll: true });
+}
+
+let timer = 0;
+
+/** A word to the person, for a few seconds. */
+export function say(text, seconds = 6) {
+  const message = document.getElementById("message");
+  message.textContent = text;
+  message.hidden = false;
+  clearTimeout(timer);
+  timer = setTimeout(() => { message.hidden = true; }, seconds * 1000);
+}

@@ -1,0 +1,99 @@
+// The page: reads the run, and shows what the state says.
+
+import { controls } from "studio/controls.js";
+import { button, keepingFocus, say } from "studio/dom.js";
+import { Grid } from "studio/grid.js";
+import { listenToKeys, showHelp } from "studio/keys.js";
+import { renderMap } from "studio/layermap.js";
+import { Pair } from "studio/pair.js";
+import { renderScatter } from "studio/scatter.js";
+import { renderSide } from "studio/side.js";
+import { ask, isReport, loadRun } from "studio/source.js";
+import { listen, start, state, update, VIEWS } from "studio/state.js";
+import { applyTheme, nextTheme } from "studio/theme.js";
+import { Transport } from "studio/transport.js";
+import { leaveTry, renderTry } from "studio/try.js";
+import { renderVotes } from "studio/votes.js";
+import { zoomable } from "studio/zoom.js";
+
+const POLL = 5000; // milliseconds, while a sweep writes
+
+const root = document.getElementById("main");
+const transport = new Transport();
+let run, grid, pair, shown;
+
+async function begin() {
+  applyTheme();
+  run = await loadRun();
+  start(run, location.hash);
+  grid = new Grid(root, run, transport);
+  pair = new Pair(root, run, transport);
+  controls(document.getElementById("transport"), transport);
+  zoomable(root);
+  listenToKeys(() => ({ run, transport, pair }));
+  document.getElementById("theme").addEventListener("click", nextTheme);
+  document.getElementById("help-button").addEventListener("click", showHelp);
+  listen(render);
+  if (run.settings.length === 0) say("There is nothing in this run yet.", 3600);
+  else update({});
+  if (!isReport) setTimeout(poll, POLL);
+}
+
+/** Read the run again: a sweep, a trial or a vote has added to it. */
+async function reload() {
+  run = await loadRun();
+  for (const part of [grid, pair]) part.run = run;
+  for (const cell of grid.cells.values()) cell.run = run;
+  render({});
+  return run;
+}
+
+async function poll() {
+  try {
+    const { counts, sweeping } = await ask("GET", "/api/counts");
+    const isNew = counts.done !== run.counts.done || counts.failed !== run.counts.failed || sweeping !== run.sweeping;
+    if (isNew && state.view !== "try") await reload();
+  } catch {
+    say("The server does not answer.");
+  }
+  setTimeout(poll, POLL);
+}
+
+function render(changes) {
+  keepingFocus(() => draw(changes));
+}
+
+function draw(changes) {
+  document.title = `${run.name} · skipguide studio`;
+  document.getElementById("run-name").textContent = run.name;
+  document.body.dataset.view = state.view;
+  document.getElementById("views").replaceChildren(...VIEWS.map((view) =>
+    button(view[0].toUpperCase() + view.slice(1), () => update({ view }), { key: view[0], pressed: state.view === view })));
+  document.getElementById("counts").textContent = counted();
+  renderSide(document.getElementById("side"), run);
+  renderView(changes);
+}
+
+function renderView(changes) {
+  const view = state.view === "clips" && state.mode !== "grid" ? "pair" : state.view;
+  if (view !== shown) {
+    for (const part of [grid, pair]) part.clear();
+    leaveTry();
+    root.className = `view-${view}`;
+    shown = view;
+    transport.playing &&= ["clips", "pair"].includes(view);
+  } else if (view === "try" && Object.keys(changes).length === 0) return; // what is typed stays
+  const views = {
+    clips: () => grid.render(), pair: () => pair.render(), map: () => renderMap(root, run), plot: () => renderScatter(root, run),
+    votes: () => renderVotes(root, run), try: () => renderTry(root, run, reload),
+  };
+  views[view]();
+}
+
+function counted() {
+  const { done, failed, pending, running } = run.counts;
+  const parts = [`${done} clips`, failed && `${failed} failed`, pending + running && `${pending + running} to make`, run.sweeping && "a sweep is running"];
+  return parts.filter(Boolean).join(" · ");
+}
+
+begin().catch((error) => say(error.message, 3600));

@@ -1,0 +1,95 @@
+// Two videos upon each other: one on each side of a line (wipe), or the difference of their pixels.
+
+import { choice, el } from "studio/dom.js";
+import { Player } from "studio/player.js";
+import { clipUrl } from "studio/source.js";
+import { rows, state, update } from "studio/state.js";
+import { summary } from "studio/words.js";
+
+const GAINS = [1, 2, 4, 8, 16];
+const STEP = 0.05; // of the line, per key
+
+export class Pair {
+  constructor(root, run, transport) {
+    Object.assign(this, { root, run, transport, line: 0.5 });
+    this.layers = ["first", "second"].map((name) => el("div", { class: `pan ${name}` }));
+    this.players = this.layers.map((layer) => new Player(layer));
+    this.divider = el("div", {
+      class: "divider", role: "slider", tabindex: 0, "aria-label": "Line between the two", "aria-valuemin": 0,
+      "aria-valuemax": 100, on: { pointerdown: (event) => this.#grab(event) },
+    });
+    this.upper = el("div", { class: "upper" }, this.layers[1]);
+    this.stage = el("div", { class: "screen stage" }, el("div", { class: "lower" }, this.layers[0]), this.upper, this.divider);
+    this.note = el("p", { class: "note" });
+  }
+
+  render() {
+    const row = rows()[0];
+    const clips = state.pair.map((place) => this.run.clipAt(row.prompt, row.seed, state.slots[place]?.setting));
+    const ready = clips.every((clip) => clip?.status === "done");
+    this.note.hidden = ready;
+    this.note.textContent = "Both videos must be made to be compared. Choose two others below.";
+    if (ready) {
+      clips.forEach((clip, i) => {
+        const player = this.players[i];
+        this.transport.add(player);
+        player.onframe = () => { this.stage.dataset.frames = this.players.map((one) => one.frame).join(","); };
+        player.load({ url: clipUrl(clip), frames: clip.frames, fps: clip.fps }, this.transport.frame);
+      });
+      this.stage.style.setProperty("--ratio", clips[0].width / clips[0].height);
+    }
+    this.stage.dataset.mode = state.mode;
+    this.stage.style.setProperty("--gain", state.gain);
+    this.divider.hidden = state.mode !== "wipe";
+    this.#place(this.line);
+    const { text, image } = this.run.prompt.get(row.prompt);
+    const title = el("h1", { class: "prompt" }, text ?? image, el("small", {}, ` seed ${row.seed}`));
+    this.root.replaceChildren(title, this.#captions(), this.stage, this.note);
+    this.transport.onchange();
+  }
+
+  clear() {
+    for (const player of this.players) {
+      this.transport.remove(player);
+      player.unload();
+    }
+    this.root.replaceChildren();
+  }
+
+  /** Move the line by keys. */
+  move(direction) {
+    this.#place(this.line + direction * STEP);
+  }
+
+  #captions() {
+    const options = state.slots.map((slot, place) => [place, this.run.setting.get(slot.setting).name]);
+    const pick = (side, label) => el("div", {},
+      choice(label, options, state.pair[side], (value) => {
+        const pair = [...state.pair];
+        pair[side] = Number(value);
+        update({ pair });
+      }, { "aria-label": `${label} video` }),
+      el("span", { class: "quiet" }, summary(this.run, this.run.setting.get(state.slots[state.pair[side]].setting))));
+    const gain = choice("times", GAINS.map((value) => [value, value]), state.gain, (value) => update({ gain: Number(value) }));
+    const swap = el("button", { type: "button", on: { click: exchange } }, "Exchange ", el("kbd", {}, "x"));
+    return el("div", { class: "pair-captions" }, pick(0, "Left"), state.mode === "difference" ? gain : swap, pick(1, "Right"));
+  }
+
+  #place(line) {
+    this.line = Math.min(Math.max(line, 0), 1);
+    this.stage.style.setProperty("--line", `${this.line * 100}%`);
+    this.divider.setAttribute("aria-valuenow", Math.round(this.line * 100));
+  }
+
+  #grab(event) {
+    event.preventDefault();
+    const box = this.stage.getBoundingClientRect();
+    const move = (next) => this.#place((next.clientX - box.left) / box.width);
+    addEventListener("pointermove", move);
+    addEventListener("pointerup", () => removeEventListener("pointermove", move), { once: true });
+  }
+}
+
+export function exchange() {
+  update({ pair: [...state.pair].reverse() });
+}

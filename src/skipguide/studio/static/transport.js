@@ -1,0 +1,109 @@
+// The one clock of the page. All videos follow it; none leads, so none is special when it is slow or taken away.
+
+export const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4];
+
+export class Transport {
+  constructor() {
+    this.players = new Set();
+    this.position = 0.5; // in frames; the frame on the screen is its whole part
+    this.playing = false;
+    this.loop = true;
+    this.speed = 1;
+    this.onchange = () => {}; // after every move and every change
+    this.before = 0;
+  }
+
+  get frame() {
+    return Math.floor(this.position);
+  }
+
+  /** Of the longest clip on the page. */
+  get frames() {
+    return Math.max(1, ...[...this.players].map((player) => player.clip?.frames ?? 1));
+  }
+
+  get fps() {
+    for (const player of this.players) if (player.clip) return player.clip.fps;
+    return 24;
+  }
+
+  /** Frames between the one that is furthest and the one that is last, of those in the window and not at their end. */
+  get drift() {
+    const moving = [...this.players].filter((player) => player.joined && player.seen && this.frame < player.last);
+    const shown = moving.map((player) => player.frame).filter((frame) => frame !== null);
+    return shown.length ? Math.max(...shown) - Math.min(...shown) : 0;
+  }
+
+  add(player) {
+    this.players.add(player);
+    player.onjoin = () => { if (!this.playing) player.seek(this.frame); this.onchange(); };
+  }
+
+  remove(player) {
+    this.players.delete(player);
+  }
+
+  play() {
+    if (this.playing) return;
+    if (this.frame >= this.frames - 1) this.seek(0);
+    this.playing = true;
+    this.before = performance.now();
+    requestAnimationFrame((now) => this.#tick(now));
+    this.onchange();
+  }
+
+  pause() {
+    this.playing = false;
+    this.seek(this.frame);
+  }
+
+  toggle() {
+    if (this.playing) this.pause();
+    else this.play();
+  }
+
+  seek(frame) {
+    this.position = Math.min(Math.max(frame, 0), this.frames - 1) + 0.5;
+    for (const player of this.players) player.seek(this.frame);
+    this.onchange();
+  }
+
+  step(frames) {
+    this.playing = false;
+    this.seek(this.frame + frames);
+  }
+
+  set(changes) {
+    Object.assign(this, changes);
+    this.onchange();
+  }
+
+  faster(places) {
+    const place = SPEEDS.indexOf(this.speed) + places;
+    this.set({ speed: SPEEDS[Math.min(Math.max(place, 0), SPEEDS.length - 1)] });
+  }
+
+  #tick(now) {
+    if (!this.playing) return;
+    const passed = Math.max(now - this.before, 0) / 1000;
+    this.before = now;
+    const players = [...this.players];
+    if (players.some((player) => player.stalled)) {
+      for (const player of players) player.hold();
+    } else {
+      this.position += passed * this.fps * this.speed;
+      if (this.position >= this.frames) this.#end();
+      else for (const player of players) player.follow(this.position, this.fps * this.speed);
+    }
+    this.onchange();
+    requestAnimationFrame((later) => this.#tick(later));
+  }
+
+  #end() {
+    if (this.loop) this.seek(0);
+    else {
+      this.position = this.frames - 0.5;
+      this.pause();
+    }
+  }
+}

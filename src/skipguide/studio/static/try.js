@@ -1,0 +1,139 @@
+// Try a layer and a scale: ask the loaded model for a video, and see it beside the others.
+
+import { button, choice, el, say } from "studio/dom.js";
+import { ask, isReport } from "studio/source.js";
+import { slotsOf, state, update } from "studio/state.js";
+
+const FIELDS = [
+  ["layers", "Layers", { placeholder: "8 or 8, 9" }], ["stg_scale", "Scale s", { inputmode: "decimal" }],
+  ["guidance_scale", "CFG g", { inputmode: "decimal" }], ["steps", "Steps", { inputmode: "numeric" }],
+  ["start", "From (part of the run)", { inputmode: "decimal" }], ["stop", "To", { inputmode: "decimal" }],
+  ["rescale", "Rescale", { inputmode: "decimal" }],
+];
+const POLL = 500; // milliseconds
+const shown = new Set(); // trials whose end is known to the page
+let timer = 0;
+
+export function renderTry(root, run, reload) {
+  if (isReport || !run.trials_allowed) {
+    root.replaceChildren(el("p", { class: "empty" }, "This page makes no videos: `skipguide studio RUN` does, where the run can be written."));
+    return;
+  }
+  const queue = el("section", { class: "queue", "aria-live": "polite" });
+  root.replaceChildren(el("div", { class: "try" }, form(run), queue));
+  watch(queue, reload);
+}
+
+export function leaveTry() {
+  clearTimeout(timer);
+}
+
+function form(run) {
+  const base = run.setting.get(state.slots.at(-1).setting);
+  const inputs = Object.fromEntries(FIELDS.map(([name, , given]) => [name, el("input", { type: "text", name, ".value": written(base.parameters[name]), ...given })]));
+  const skip = el("select", { name: "skip" }, ["residual", "attention"].map((name) => el("option", { value: name, ".selected": base.parameters.skip === name }, name)));
+  const prompt = el("textarea", { name: "prompt", rows: 3, maxlength: 4000, ".value": run.prompt.get(state.prompts[0]).text ?? "" });
+  const seed = el("input", { type: "text", name: "seed", inputmode: "numeric", ".value": String(state.seeds[0]) });
+  const send = async (event) => {
+    event.preventDefault();
+    try {
+      const given = { ...base.parameters, skip: skip.value, ...numbers(inputs) };
+      await ask("POST", "/api/trials", { model: base.model, prompt: prompt.value, seed: Number(seed.value), parameters: allowed(given) });
+    } catch (error) {
+      say(error.message);
+    }
+  };
+  const quick = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send(event); };
+  return el("form", { on: { submit: send, keydown: quick } },
+    choice("Start from", run.settings.map((setting) => [setting.id, setting.name]), base.id, (id) => update({ slots: [...state.slots.slice(0, -1), ...slotsOf([Number(id)])] })),
+    el("label", {}, "Prompt", prompt), el("label", {}, "Seed", seed),
+    FIELDS.map(([name, label]) => el("label", {}, label, inputs[name])),
+    el("label", {}, "Skip", skip),
+    el("button", { type: "submit", class: "action" }, "Make it ", el("kbd", {}, "Ctrl Enter")),
+    el("p", { class: "quiet" }, `Model: ${base.model}. What is left empty is the model's own.`));
+}
+
+const OF_STG = ["layers", "skip", "start", "stop", "rescale", "orthogonalize"];
+const SCALES = ["stg_scale", "spatial_scale", "temporal_scale"];
+
+/** Without what is empty, and without what has no meaning where no scale is set. */
+function allowed(parameters) {
+  const isOn = SCALES.some((name) => parameters[name]);
+  return Object.fromEntries(Object.entries(parameters).filter(([name, value]) => value != null && name !== "model" && (isOn || !OF_STG.includes(name))));
+}
+
+function written(value) {
+  return value == null ? "" : Array.isArray(value) ? value.join(", ") : String(value);
+}
+
+function numbers(inputs) {
+  return Object.fromEntries(Object.entries(inputs).map(([name, input]) => {
+    const text = input.value.trim();
+    if (!text) return [name, null];
+    if (name === "layers") return [name, text.split(/[\s,]+/).map((part) => (/^\d+$/.test(part) ? Number(part) : part))];
+    return [name, Number.isFinite(Number(text)) ? Number(text) : text]; // the server says what a number must be
+  }));
+}
+
+async function watch(queue, reload) {
+  clearTimeout(timer);
+  try {
+    const trials = await ask("GET", "/api/trials");
+    const over = trials.filter((trial) => trial.state === "done" && !shown.has(trial.id));
+    const isFirst = !queue.dataset.watched;
+    queue.dataset.watched = "yes";
+    for (const trial of over) shown.add(trial.id);
+    if (over.length && !isFirst) await reload();
+    list(queue, trials, reload);
+  } catch (error) {
+    say(error.message);
+  }
+  if (queue.isConnected) timer = setTimeout(() => watch(queue, reload), POLL);
+}
+
+/** The newest first. What is there stays there, so that its buttons can be hit. */
+function list(queue, trials, reload) {
+  if (!queue.firstChild) queue.append(el("h2", {}, "Asked for"), el("p", { class: "quiet" }, "The first video takes longer: the model is loaded."));
+  const known = new Map([...queue.querySelectorAll("article")].map((article) => [article.id, article]));
+  for (const trial of trials) {
+    const article = known.get(`trial-${trial.id}`) ?? line(trial);
+    known.delete(article.id);
+    if (!article.isConnected) queue.querySelector("p").after(article);
+    refresh(article, trial, reload);
+  }
+  for (const gone of known.values()) gone.remove();
+}
+
+function line(trial) {
+  return el("article", { class: "trial", id: `trial-${trial.id}` },
+    el("b"), el("p", { class: "quiet" }, `${trial.ask.prompt} · seed ${trial.ask.seed}`), el("progress"), el("p", { class: "told" }), el("div"));
+}
+
+function refresh(article, trial, reload) {
+  const [name, , progress, words, actions] = article.children;
+  name.textContent = trial.name;
+  words.textContent = told(trial);
+  progress.hidden = trial.state !== "running";
+  progress.max = trial.steps || 1;
+  if (trial.steps) progress.value = trial.step;
+  if (article.dataset.state === trial.state) return;
+  article.dataset.state = trial.state;
+  const cancel = () => ask("DELETE", `/api/trials/${trial.id}`).catch((error) => say(error.message));
+  actions.replaceChildren(...[
+    ["waiting", "running"].includes(trial.state) ? button("Cancel", cancel) : null,
+    trial.state === "done" ? button("See it", async () => show(trial, await reload())) : null,
+  ].filter(Boolean));
+}
+
+function told(trial) {
+  if (trial.state !== "running") return trial.error ? `${trial.state}: ${trial.error}` : trial.state;
+  if (!trial.steps) return "loading the model, checking the setting";
+  return trial.step < trial.steps ? `step ${trial.step} of ${trial.steps}, ${Math.ceil(trial.seconds_left)} s left` : "decoding";
+}
+
+function show(trial, run) {
+  const clip = run.clips.find((entry) => entry.key === trial.key);
+  if (!clip) return say("The video is not in the run any more.");
+  const others = state.slots.map((slot) => slot.setting).filter((id) => id !== clip.setting && run.clipAt(clip.prompt, clip.seed, id));
+  return update({ view: "clips", mode: "grid", prompts: [clip.prompt], seeds: [clip.seed], slots: slotsOf([...others, clip.setting]) });
+}

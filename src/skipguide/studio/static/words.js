@@ -1,0 +1,54 @@
+// Parameters and numbers of a setting in few words.
+
+import { short } from "studio/dom.js";
+
+export const LABELS = {
+  stg_scale: "scale s", spatial_scale: "spatial s", temporal_scale: "temporal s", guidance_scale: "CFG g",
+  rescale: "rescale",
+};
+
+const WORDS = {
+  stg_scale: (value) => `s ${short(value)}`,
+  spatial_scale: (value) => `spatial ${short(value)}`,
+  temporal_scale: (value) => `temporal ${short(value)}`,
+  guidance_scale: (value) => `g ${short(value)}`,
+  layers: (value) => `layer${value.length === 1 ? "" : "s"} ${value.join(", ")}`,
+  skip: (value) => value,
+  steps: (value) => `${value} steps`,
+};
+
+/** What tells a setting from the others of the run. */
+export function summary(run, setting) {
+  const said = setting.parameters;
+  const names = run.varied.filter((name) => said[name] != null && !(name.endsWith("_scale") && said[name] === 0));
+  return names.map((name) => (WORDS[name] ?? ((value) => `${plain(name)} ${short(value)}`))(said[name])).join(" · ");
+}
+
+export function plain(name) {
+  return name.replaceAll("_", " ");
+}
+
+const COST = ["passes_per_step", "seconds_per_step"];
+
+/** Numbers: {name, own, all, title} of a clip and of all videos of its setting, whichever is known. */
+export function facts(run, setting, clip) {
+  const own = { ...clip?.metrics, ...Object.fromEntries(COST.map((name) => [name, clip?.[name]])) };
+  const ofAll = run.measures.filter((measure) => measure.values[setting.id] && (measure.kind !== "cost" || COST.includes(measure.name)));
+  return ofAll.map(({ name, what, better, values }) => ({
+    name: plain(name) + ({ higher: " ↑", lower: " ↓" }[better] ?? ""),
+    own: own[name] == null ? "" : short(own[name]),
+    all: short(values[setting.id].value),
+    title: `${what}: ${estimate(values[setting.id])}, ${values[setting.id].count} videos`,
+  }));
+}
+
+export function parameterRows(setting) {
+  return Object.entries(setting.parameters)
+    .filter(([name, value]) => value != null && value !== "" && name !== "model")
+    .map(([name, value]) => [plain(name), Array.isArray(value) ? value.join(", ") : short(value)]);
+}
+
+/** A value with its interval. */
+export function estimate({ value, low, high }) {
+  return low == null ? short(value) : `${short(value)} (${short(low)} to ${short(high)})`;
+}

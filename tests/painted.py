@@ -1,0 +1,113 @@
+"""A run whose videos are painted instead of made: everything else about it is real. A frame is grey by its number."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipguide import video
+from skipguide.runs import Plan
+from skipguide.runs.engine import Cost, Finished, Made, OnStep, Started
+from skipguide.runs.folder import Product
+from skipguide.runs.jobs import Job, Surveyed
+from skipguide.runs.plan import Setting
+from skipguide.runs.sweep import sweep
+from skipguide.settings import SCALES
+
+FRAMES, SIZE, FPS = 24, 64, 12
+STEP, FIRST = 9, 20  # grey values; far enough apart for a lossy codec
+
+_FILLED = {
+    "negative_prompt": "", "layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0,
+    "orthogonalize": False, "guidance_scale": 4.5, "steps": 2, "height": SIZE, "width": SIZE, "num_frames": FRAMES,
+    "fps": FPS, "dtype": "float32", "device": "cpu", **dict.fromkeys(SCALES, 0.0),
+}  # fmt: skip
+
+
+def grey(frame: int) -> int:
+    """Of all pixels but a mark in the corner."""
+    return FIRST + STEP * frame
+
+
+def paint(mark: float) -> video.Frames:
+    """Frames of one grey each, with a white mark in a corner that is as wide as `mark`, in parts of the width."""
+    frames = np.empty((FRAMES, SIZE, SIZE, 3), np.uint8)
+    frames[:] = np.asarray([grey(i) for i in range(FRAMES)], np.uint8)[:, None, None, None]
+    frames[:, :16, : round(mark * SIZE)] = 255
+    return frames
+
+
+class Painter:
+    """An engine without a model. Where a scale is set, the mark says how large it is."""
+
+    workers = 1
+
+    def versions(self) -> dict[str, str]:
+        return {"painter": "1"}
+
+    def survey(self, settings: Sequence[Setting], image: Any) -> list[Surveyed]:
+        return [self._surveyed(setting) for setting in settings]
+
+    def _surveyed(self, setting: Setting) -> Surveyed:
+        given = setting.generation.model_dump()
+        missing = {name: value for name, value in _FILLED.items() if given[name] is None}
+        return Surveyed(setting, setting.generation.model_copy(update=missing), {"sha256": "0" * 64})
+
+    def cost(self, complete: Any, image: Any) -> Cost:
+        return Cost(2.0, 0.001)
+
+    def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Any]:
+        for job in jobs:
+            yield Started(job)
+            yield Finished(job, _made(job))
+
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        return map(function, items)
+
+    def close(self) -> None:
+        pass
+
+
+def _made(job: Job) -> Made:
+    scale = job.generation.stg_scale or 0
+    passes = 2.5 if scale else 2.0
+    content, digest = _encoded(0.25 * scale)
+    record: dict[str, Any] = {
+        "settings": job.generation.model_dump(mode="json"),
+        "frames": [FRAMES, SIZE, SIZE, 3],
+        "frames_sha256": digest,
+        "measured": {"passes_per_step": passes, "seconds_per_step": 0.1 * passes, "seconds": 1.0},
+        "run": {"key": job.key},
+    }
+    return Made(Product(content, json.dumps(record).encode()), record, {"versions": {}})
+
+
+@functools.cache
+def _encoded(mark: float) -> tuple[bytes, str]:
+    frames = paint(mark)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.mp4"
+        video.write(path, frames, FPS, {})
+        return path.read_bytes(), hashlib.sha256(frames.tobytes()).hexdigest()
+
+
+SETTINGS: list[Mapping[str, Any]] = [
+    {"name": "cfg", "guidance_scale": 4.5},
+    {"name": "stg", "guidance_scale": 4.5, "grid": {"stg": {"layers": [[4], [8]], "scale": [0.5, 1.0]}}},
+]
+PROMPTS = ["a red star", "a blue circle"]
+
+
+def painted(folder: Path, **changes: Any) -> Path:
+    """A run directory with painted videos: two prompts, two seeds, five settings, or as changed."""
+    content = {"model": "lab-mochi", "prompts": PROMPTS, "seeds": [0, 1], "settings": SETTINGS, **changes}
+    for _ in sweep(Plan.of(content), folder, Painter()):
+        pass
+    return folder

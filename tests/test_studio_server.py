@@ -1,0 +1,434 @@
+"""The server of the studio over HTTP: who may ask, what is given out, ranges, votes, trials."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from painted import Painter, painted
+from skipguide.cli import app as verbs
+from skipguide.generation import Step
+from skipguide.runs import Clip, Run
+from skipguide.runs.folder import locked
+from skipguide.studio import app, study
+from skipguide.studio.guard import BODY, Policy
+from skipguide.studio.trials import WAITING, Ask, Trials
+
+HERE = "http://localhost:8700"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return painted(tmp_path_factory.mktemp("runs") / "first")
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "first"))
+
+
+def client(folder: Path, policy: Policy | None = None, base: str = HERE, **more: Any) -> TestClient:
+    return TestClient(app.build(folder, policy or Policy(), **more), base_url=base, follow_redirects=False)
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> TestClient:
+    return client(folder)
+
+
+def first_clip(folder: Path) -> Clip:
+    with Run.open(folder) as run:
+        return run.clips()[0]
+
+
+# --- videos -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_video_comes_in_ranges(page: TestClient, folder: Path) -> None:
+    clip = first_clip(folder)
+    assert clip.video is not None
+    whole = clip.video.read_bytes()
+    url = f"/clips/{clip.key}.mp4"
+    assert page.get(url).content == whole
+    part = page.get(url, headers={"Range": "bytes=100-199"})
+    assert (part.status_code, part.content) == (206, whole[100:200])
+    assert part.headers["content-range"] == f"bytes 100-199/{len(whole)}"
+    tail = page.get(url, headers={"Range": "bytes=-10"})
+    assert (tail.status_code, tail.content) == (206, whole[-10:])
+    assert page.get(url, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
+    assert part.headers["content-type"] == "video/mp4"
+    assert page.get(url).headers["accept-ranges"] == "bytes"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/clips/../ledger.sqlite", "/clips/%2e%2e%2fledger.sqlite", "/clips/..%2f..%2f..%2fetc%2fpasswd",
+        "/ledger.sqlite", "/clips/%00.mp4", "/clips/0000000000000000.mp4", "/clips/0000000000000000.mp4/../x",
+        "/videos/", "/static/../app.py", "/static/%2e%2e/app.py", "/static/..%5capp.py", "/static/",
+        "/clips/ABCDEF0123456789.mp4", "//etc/passwd", "/clips/aaaaaaaaaaaaaaaa%0a.mp4", "/study/0000000000000000.mp4",
+        "/clips/é.mp4", "/docs", "/openapi.json", "/redoc",
+    ],
+)  # fmt: skip
+def test_nothing_else_can_be_reached(page: TestClient, path: str) -> None:
+    answer = page.get(path)
+    assert answer.status_code in (404, 422)
+    assert b"SQLite" not in answer.content
+    assert b"root:" not in answer.content
+
+
+def test_a_video_that_is_a_link_is_not_given_out(copy: Path, tmp_path: Path) -> None:
+    clip = first_clip(copy)
+    assert clip.video is not None
+    (tmp_path / "secret").write_bytes(b"secret")
+    clip.video.unlink()
+    clip.video.symlink_to(tmp_path / "secret")
+    answer = client(copy).get(f"/clips/{clip.key}.mp4")
+    assert answer.status_code == 404
+    assert b"secret" not in answer.content
+
+
+# --- who may ask ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback", "is_ours"),
+    [
+        ("localhost:8700", True, True), ("127.0.0.1", True, True), ("[::1]:80", True, True),
+        ("127.5.5.5:1", True, True),
+        ("evil.example:8700", True, False), ("localhost.evil.example", True, False), ("192.168.0.2:8700", True, False),
+        ("127.0.0.1.evil.example", True, False), ("", True, False), ("[::1", True, False),
+        ("user@localhost", True, True),
+        ("192.168.0.2:8700", False, True), ("evil.example", False, False), ("studio.lab.example:443", False, True),
+    ],
+)  # fmt: skip
+def test_only_its_own_names_are_answered(folder: Path, host: str, loopback: bool, is_ours: bool) -> None:
+    """A site can make its name point to this machine (DNS rebinding); the Host header then has that name."""
+    policy = Policy(loopback=loopback, names=frozenset({"studio.lab.example"}))
+    assert client(folder, policy).get("/api/counts", headers={"Host": host}).status_code == (200 if is_ours else 421)
+
+
+def test_a_token_is_needed_where_there_is_one(folder: Path) -> None:
+    web = client(folder, Policy(token="right", loopback=False), "http://192.168.0.2:8700")
+    for path in ("/", "/vote", "/api/run", "/static/main.js", f"/clips/{first_clip(folder).key}.mp4"):
+        assert web.get(path).status_code == 401, path
+        assert web.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert web.get(path, params={"token": "wrong"}).status_code == 401
+    assert web.get("/api/run", headers={"Authorization": "Bearer right"}).status_code == 200
+    entered = web.get("/", params={"token": "right"})
+    assert (entered.status_code, entered.headers["location"]) == (303, "/")  # out of the address, and so of the history
+    assert "HttpOnly; SameSite=Strict" in entered.headers["set-cookie"]
+    assert web.get("/vote", params={"token": "right"}).headers["location"] == "/vote"
+    assert web.get("/api/run").status_code == 200  # by the cookie
+    assert client(folder, Policy(token="right"), HERE).get("/", headers={"Cookie": 'a="'}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": HERE}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:9999"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+def test_changes_come_from_the_page_itself(page: TestClient, headers: dict[str, str], status: int) -> None:
+    body = json.dumps({"rater": "Ann", "kind": "pair", "settings": [1, 2]})
+    sent = {"Content-Type": "application/json", **headers}
+    assert page.post("/api/study/next", content=body, headers=sent).status_code == status
+
+
+def test_bodies_are_bounded(page: TestClient) -> None:
+    large = b'{"rater": "' + b"a" * BODY + b'"}'
+    sent = {"Content-Type": "application/json"}
+    assert page.post("/api/study/next", content=large, headers=sent).status_code == 413
+    assert page.post("/api/study/next", content=iter([large[:100], large[100:]]), headers=sent).status_code == 413
+    assert page.post("/api/study/next", content=b"{}", headers={**sent, "Content-Length": "x"}).status_code in (
+        400,
+        413,
+    )
+    assert page.put("/api/run", content=b"").status_code == 405
+
+
+def test_every_answer_says_what_a_browser_may_do(page: TestClient) -> None:
+    for path in ("/", "/api/run", "/static/main.js", "/nothing"):
+        headers = page.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self' 'sha256-")
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+# --- votes ------------------------------------------------------------------------------------------------------------
+
+
+def vote_all(web: TestClient, rater: str, kind: str, settings: list[int], most: int = 999) -> list[dict[str, Any]]:
+    seen = []
+    while len(seen) < most:
+        found = web.post("/api/study/next", json={"rater": rater, "kind": kind, "settings": settings}).json()
+        if found["task"] is None:
+            break
+        seen.append(found["task"])
+        answers = dict.fromkeys(found["questions"], "left" if kind == "pair" else "3")
+        given = {"rater": rater, "task": found["task"]["id"], "answers": answers, "seconds": 1.5}
+        assert web.post("/api/study/answer", json=given).status_code == 200
+    return seen
+
+
+@pytest.mark.parametrize(("kind", "tasks", "votes"), [("pair", 12, 12), ("rating", 12, 60)])
+def test_raters_stop_and_go_on(copy: Path, kind: str, tasks: int, votes: int) -> None:
+    seen = vote_all(client(copy), "Ann", kind, [1, 2, 3], most=5)
+    again = client(copy)  # another server, another day
+    rest = vote_all(again, "Ann", kind, [1, 2, 3])
+    assert (len(seen), len(seen) + len(rest)) == (5, tasks)
+    vote_all(again, "Bob", kind, [1, 2, 3], most=1)
+    with Run.open(copy) as run:
+        found = [vote for vote in run.votes() if vote.rater == "Ann"]
+        assert len(found) == votes
+        assert {vote.seconds for vote in found} == {1.5}
+    results = again.get("/api/run").json()["votes"][kind]
+    assert results["raters"] == {"Ann": votes, "Bob": votes // tasks}
+
+
+def test_a_task_does_not_tell_its_settings(copy: Path) -> None:
+    web = client(copy)
+    with Run.open(copy) as run:
+        secrets = {clip.key for clip in run.clips()} | {setting.name for setting in run.settings()}
+    answer = web.post("/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]})
+    assert not [secret for secret in secrets if secret in answer.text]
+    for video in answer.json()["task"]["videos"]:
+        assert web.get("/" + video["url"]).content[4:8] == b"ftyp"
+
+
+def test_a_new_answer_takes_the_place_of_the_old(copy: Path) -> None:
+    web = client(copy)
+    (task,) = vote_all(web, "Ann", "pair", [1, 2], most=1)
+    given = {"rater": "Ann", "task": task["id"], "answers": {"preference": "tie"}, "seconds": 1}
+    assert web.post("/api/study/answer", json=given).status_code == 200
+    with Run.open(copy) as run:
+        assert [vote.answer for vote in run.votes()] == ["tie"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"answers": {"preference": "best"}}, {"answers": {}}, {"answers": {"preference": "left", "x": "left"}},
+        {"rater": ""},
+        {"rater": "a" * 41}, {"rater": " "}, {"task": "0" * 16}, {"seconds": -1}, {"seconds": "long"}, {"more": 1},
+        {"answers": {"preference": 5}},
+    ],
+)  # fmt: skip
+def test_answers_that_are_none_are_refused(copy: Path, changed: dict[str, Any]) -> None:
+    web = client(copy)
+    found = web.post("/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]}).json()
+    given = {"rater": "Ann", "task": found["task"]["id"], "answers": {"preference": "left"}, "seconds": 1, **changed}
+    assert web.post("/api/study/answer", json=given).status_code in (400, 409, 422)
+    with Run.open(copy) as run:
+        assert run.votes() == []
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+class Slow(Painter):
+    """Paints step by step, when it is told to go on."""
+
+    def __init__(self) -> None:
+        self.go, self.reached = threading.Event(), threading.Event()
+
+    def run(self, jobs: Any, on_step: Any) -> Iterator[Any]:
+        for event in super().run(jobs, on_step):
+            yield event
+            on_step(Step(1, 2, 2.0, 3.0))
+            self.reached.set()
+            assert self.go.wait(30)
+            on_step(Step(2, 2, 2.0, 0.0))
+
+
+ASK = {"model": "lab-mochi", "prompt": "a green cross", "seed": 3, "parameters": {"layers": [6], "stg_scale": 0.75}}
+
+
+def wait(condition: Callable[[], Any]) -> Any:
+    for _ in range(600):
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not come to that within 30 s")
+
+
+def ended(web: TestClient, number: int) -> dict[str, Any]:
+    def over() -> Any:
+        (trial,) = [trial for trial in web.get("/api/trials").json() if trial["id"] == number]
+        return trial if trial["state"] not in ("waiting", "running") else None
+
+    return wait(over)
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def web(copy: Path, slow: Slow) -> Iterator[TestClient]:
+    with client(copy, trials=Trials(copy, lambda: slow)) as web:
+        yield web
+        slow.go.set()
+
+
+def test_what_is_asked_for_is_made_into_the_run(web: TestClient, copy: Path, slow: Slow) -> None:
+    asked = web.post("/api/trials", json=ASK).json()
+    assert asked["state"] in ("waiting", "running")
+    assert slow.reached.wait(30)
+    (trial,) = web.get("/api/trials").json()
+    assert (trial["state"], trial["step"], trial["steps"], trial["seconds_left"]) == ("running", 1, 2, 3.0)
+    slow.go.set()
+    done = ended(web, asked["id"])
+    assert (done["state"], done["error"]) == ("done", None)
+    with Run.open(copy) as run:
+        clip = run.clip(done["key"])
+        named = {setting.id: setting.name for setting in run.settings()}
+        assert re.fullmatch("trial [0-9a-f]{4}: layers 6, stg scale 0.75", named[clip.setting])
+    assert web.get(f"/clips/{done['key']}.mp4").status_code == 200
+
+
+def test_a_setting_that_is_there_keeps_its_name(web: TestClient, copy: Path, slow: Slow) -> None:
+    slow.go.set()
+    known = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}
+    asked = web.post("/api/trials", json={**ASK, "parameters": known}).json()
+    done = ended(web, asked["id"])
+    assert (done["state"], done["name"]) == ("done", "stg layers=8 scale=1")
+    with Run.open(copy) as run:
+        assert len(run.settings()) == 5
+
+
+def test_what_exists_is_not_made_again(web: TestClient, slow: Slow, copy: Path) -> None:
+    """Of a clip that is there, the trial gives the key."""
+    known = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}
+    asked = web.post("/api/trials", json={"model": "lab-mochi", "prompt": "a red star", "seed": 0, "parameters": known})
+    done = ended(web, asked.json()["id"])
+    assert done["state"] == "done"
+    assert not slow.reached.is_set()
+    with Run.open(copy) as run:
+        assert run.clip(done["key"]).seed == 0
+
+
+def test_trials_are_cancelled_while_they_wait_and_while_they_run(web: TestClient, copy: Path, slow: Slow) -> None:
+    running = web.post("/api/trials", json=ASK).json()["id"]
+    waiting = web.post("/api/trials", json={**ASK, "seed": 4}).json()["id"]
+    assert slow.reached.wait(30)
+    assert web.delete(f"/api/trials/{waiting}").json()["state"] == "cancelled"
+    web.delete(f"/api/trials/{running}")
+    slow.go.set()
+    assert ended(web, running)["state"] == "cancelled"
+    after = web.post("/api/trials", json={**ASK, "seed": 5}).json()["id"]  # the lock is free again
+    assert ended(web, after)["state"] == "done"
+    with Run.open(copy) as run:
+        assert run.counts()["done"] == 21
+    assert web.delete("/api/trials/99").status_code == 400
+
+
+def test_the_queue_is_bounded(web: TestClient, slow: Slow) -> None:
+    web.post("/api/trials", json=ASK)
+    assert slow.reached.wait(30)
+    answers = [web.post("/api/trials", json={**ASK, "seed": 10 + i}).status_code for i in range(WAITING + 2)]
+    assert answers == [200] * WAITING + [400] * 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": "/etc"}, {"model": "someone/else"}, {"parameters": {"layers": [1], "device": "cuda"}}, {"seed": -1},
+        {"parameters": {"image": "/etc/passwd"}}, {"parameters": {"stg_scale": "much"}}, {"prompt": ""}, {"seed": 1.5},
+        {"prompt": "a" * 4001}, {"parameters": {"steps": 0}}, {"parameters": {str(i): 1 for i in range(50)}},
+    ],
+)  # fmt: skip
+def test_what_may_not_be_asked_for_is_refused_at_once(web: TestClient, changed: dict[str, Any]) -> None:
+    answer = web.post("/api/trials", json={**ASK, **changed})
+    assert answer.status_code in (400, 422)
+    assert web.get("/api/trials").json() == []
+
+
+def test_a_trial_beside_a_sweep_says_why_it_fails(web: TestClient, copy: Path) -> None:
+    with locked(copy):
+        failed = ended(web, web.post("/api/trials", json=ASK).json()["id"])
+    assert failed["state"] == "failed"
+    assert "one sweep at a time may write to a run" in failed["error"]
+
+
+def test_a_studio_without_trials_makes_none(page: TestClient) -> None:
+    assert page.post("/api/trials", json=ASK).status_code == 403
+    assert page.get("/api/run").json()["trials_allowed"] is False
+
+
+def test_a_real_model_makes_what_is_asked_for(tmp_path: Path, tiny_mochi_dir: Path) -> None:
+    """The whole way: a loaded pipeline, a guided generation, a clip in the run."""
+    small = {"steps": 2, "height": 32, "width": 32, "num_frames": 7, "guidance_scale": 4.5, "max_sequence_length": 16}
+    settings = [{"name": "cfg", **small}]
+    painted(tmp_path / "run", model=str(tiny_mochi_dir), prompts=["a red star"], seeds=[0], settings=settings)
+    trials = Trials.here(tmp_path / "run")
+    sizes = {name: small[name] for name in ("steps", "height", "width", "num_frames")}
+    number = trials.add(Ask(str(tiny_mochi_dir), "a blue square", 1, {**sizes, "layers": [2], "stg_scale": 1.0})).id
+    trial = wait(lambda: [t for t in trials.list() if t["id"] == number and t["state"] not in ("waiting", "running")])[
+        0
+    ]
+    trials.close()
+    assert (trial["state"], trial["step"], trial["error"]) == ("done", 2, None)
+    with Run.open(tmp_path / "run") as run:
+        clip = run.clip(trial["key"])
+    assert (clip.frames, clip.height) == (7, 32)
+    assert clip.passes_per_step == pytest.approx(2.25)
+
+
+def test_a_study_of_a_read_only_run_says_so(copy: Path) -> None:
+    """As root everything can be written, so the ledger itself is taken away."""
+    web = client(copy)
+    found = web.post("/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]}).json()
+    (copy / "ledger.sqlite").rename(copy / "gone")
+    answers = {"rater": "Ann", "task": found["task"]["id"], "answers": dict.fromkeys(study.QUESTIONS["pair"], "tie")}
+    answer = web.post("/api/study/answer", json=answers)
+    assert answer.status_code == 400
+    assert "a run must be a folder with a ledger.sqlite" in answer.json()["error"]
+
+
+# --- the verb ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_serves_until_it_is_interrupted(folder: Path) -> None:
+    command = [sys.executable, "-c", "from skipguide.cli import main; main()", "studio", str(folder), "--port", "0"]
+    with subprocess.Popen([*command, "--token", "t"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=t", address)
+        asked = urllib.request.Request(address.partition("?")[0], headers={"Authorization": "Bearer t"})
+        with urllib.request.urlopen(asked) as answer:
+            assert b"skipguide studio" in answer.read()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+
+
+def test_a_busy_port_is_told(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = CliRunner().invoke(verbs, ["studio", str(folder), "--port", port])
+    assert said.exit_code == 2
+    assert "--host and --port must be a free address of this machine" in said.stderr
