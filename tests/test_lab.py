@@ -162,6 +162,12 @@ def test_card_is_the_same_in_the_package_and_in_the_docs(lab_mochi_dir: Path) ->
     assert docs.read_text(encoding="utf-8") == (lab_mochi_dir / "README.md").read_text(encoding="utf-8")
 
 
+def test_no_config_tells_of_the_machine_that_trained_it() -> None:
+    configs = list(models.WEIGHTS.rglob("config.json"))
+    assert configs
+    assert not [path for path in configs if '": "/' in path.read_text(encoding="utf-8")]
+
+
 def test_unknown_packaged_model() -> None:
     with pytest.raises(ValueError, match="a packaged model is one of lab-mochi, lab-svd, but got 'lab-wan'"):
         models.path("lab-wan")

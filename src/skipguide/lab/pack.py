@@ -76,6 +76,7 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
     target, reader = models.WEIGHTS / name, models.WEIGHTS / "judge"
     with fit.finished(target.with_name(f"{name}.new")) as part:
         shutil.copytree(folder / "pipeline", part)
+        _forget_places(part)
         shutil.copyfile(folder / "scores.json", part / "scores.json")
         (part / "README.md").write_text(text, encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
@@ -128,6 +129,14 @@ def card(model: str, folder: Path, machine: str) -> str:
     return template.format(
         **common, frames=world.NUM_FRAMES, fps=world.FPS, dropout=mochi.CAPTION_DROPOUT, clips=mochi.NUM_CLIPS
     )
+
+
+def _forget_places(pipeline: Path) -> None:
+    """Take out of the configs from which folder of this machine a part was loaded."""
+    for path in pipeline.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _parts(model: str, folder: Path, history: list[dict[str, Any]]) -> str:

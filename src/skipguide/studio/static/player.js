@@ -69,8 +69,8 @@ export class Player {
     if (!video.seeking) this.#go(video);
   }
 
-  /** Keep up with a clock. `position` is in frames, `rate` in frames per second. */
-  follow(position, rate) {
+  /** Keep up with a clock. `position` is in frames, `rate` in frames per second, `passed` since the last call in seconds. */
+  follow(position, rate, passed) {
     if (!this.joined) return;
     const { video, clip } = this;
     if (position >= clip.frames) {
@@ -83,7 +83,8 @@ export class Player {
       this.jumped = performance.now();
       video.currentTime = position / clip.fps;
     }
-    const correction = Math.min(Math.max(1 - off, 0.25), 2);
+    const gain = Math.min(1, 0.5 / (rate * passed)); // where calls are rare, a larger one would overshoot
+    const correction = Math.min(Math.max(1 - gain * off, 0.25), 2);
     const speed = Math.min(Math.max((rate / clip.fps) * correction, 0.07), 15);
     if (Math.abs(video.playbackRate - speed) > 0.02) video.playbackRate = speed;
     if (video.paused) video.play().catch(() => {}); // a video that is taken away meanwhile

@@ -93,7 +93,7 @@ export class Transport {
     } else {
       this.position += passed * this.fps * this.speed;
       if (this.position >= this.frames) this.#end();
-      else for (const player of players) player.follow(this.position, this.fps * this.speed);
+      else for (const player of players) player.follow(this.position, this.fps * this.speed, passed);
     }
     this.onchange();
     requestAnimationFrame((later) => this.#tick(later));
