@@ -4,7 +4,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint bench bench-all figures paper test-kills test-ray clean
+.PHONY: setup demo test lint bench bench-all figures paper test-kills test-ray test-studio test-comfyui clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -52,6 +52,16 @@ test-kills: $(READY)
 test-ray: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[ray]'
 	OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=600 $(BIN)/pytest -n 0 --timeout 1500 tests/test_runs_ray.py
+
+# The page in a real Chromium (apt install chromium, or SKIPGUIDE_CHROMIUM).
+test-studio: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 tests/test_studio_browser.py
+
+# The node pack in a real ComfyUI: make test-comfyui COMFYUI_PATH=... COMFYUI_PYTHON=... (comfyui/README.md).
+test-comfyui: $(READY)
+	@test -n "$(COMFYUI_PATH)" || { echo "COMFYUI_PATH must be a checkout of ComfyUI: make test-comfyui COMFYUI_PATH=..."; exit 2; }
+	COMFYUI_PATH="$(COMFYUI_PATH)" $(if $(COMFYUI_PYTHON),COMFYUI_PYTHON="$(COMFYUI_PYTHON)") OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s tests/comfyui
 
 clean:
 	rm -rf .venv demo dist build
