@@ -4,7 +4,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint bench bench-all figures paper test-kills test-ray test-studio test-comfyui clean
+.PHONY: setup demo test lint bench bench-all figures paper test-kills test-ray test-studio test-comfyui comfyui clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -57,6 +57,10 @@ test-ray: $(READY)
 test-studio: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 tests/test_studio_browser.py
+
+# The pack's own copies of what it shares with the library; a test holds them equal.
+comfyui:
+	cp src/skipguide/guidance.py src/skipguide/presets.toml comfyui/
 
 # The node pack in a real ComfyUI: make test-comfyui COMFYUI_PATH=... COMFYUI_PYTHON=... (comfyui/README.md).
 test-comfyui: $(READY)
