@@ -94,11 +94,12 @@ def weights_sha256(folder: Path) -> str:
     files = sorted(path for path in folder.glob("*/*") if path.is_file())
     total = hashlib.sha256()
     for path in (folder / "model_index.json", *files):
-        total.update(f"{path.relative_to(folder).as_posix()} {_digest(path)}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return total.hexdigest()
 
 
-def _digest(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of the content of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

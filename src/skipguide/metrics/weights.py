@@ -9,6 +9,7 @@ from typing import Any
 
 from skipguide.lab import models
 from skipguide.metrics.catalog import WEIGHTS
+from skipguide.record import sha256
 
 
 class Missing(ValueError):
@@ -76,22 +77,13 @@ def _cached(name: str) -> Path | None:
 
 def identify(name: str, path: Path) -> Found:
     """The same with a hash over the file, or over the names and contents of the files of a folder."""
-    row, sha256 = WEIGHTS[name], digest(path) if path.is_file() else _digest_of_folder(path)
+    row, found = WEIGHTS[name], sha256(path) if path.is_file() else _digest_of_folder(path)
     stated = bool(row.sha256) and path.name == row.files[0]
-    return Found(name, path, sha256, sha256.startswith(row.sha256) if stated else None, row.licence, row.commercial)
+    return Found(name, path, found, found.startswith(row.sha256) if stated else None, row.licence, row.commercial)
 
 
 def _digest_of_folder(folder: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json")):
-        total.update(f"{file.name} {digest(file)}\n".encode())
-    return total.hexdigest()
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
+        total.update(f"{file.name} {sha256(file)}\n".encode())
     return total.hexdigest()

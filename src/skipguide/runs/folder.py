@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import sqlite3
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from skipguide.record import sha256
 from skipguide.runs import ledger
 from skipguide.settings import Generation
 
@@ -214,15 +214,6 @@ def in_words(folder: Path) -> Iterator[None]:
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
-
-
-def sha256(path: Path) -> str:
-    """Of the content of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def complaint(folder: Path, files: Published, thorough: bool) -> str | None:

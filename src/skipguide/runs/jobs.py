@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipguide.runs.folder import sha256
+from skipguide.record import sha256
 from skipguide.runs.ledger import Ledger, now, to_json
 from skipguide.runs.plan import Plan, Setting
 from skipguide.runs.prompts import Prompt
