@@ -188,7 +188,7 @@ def test_steps_and_jumps_are_exact_everywhere(page: Any, first: Served) -> None:
         assert page.text_content("#place").startswith(f"{frame + 1} / {FRAMES} ")
     page.locator("#scrub").fill("17")
     shows(page, [17] * 4)
-    assert {figure.get_attribute("data-frame") for figure in page.locator("figure.cell").all()} == {"17"}
+    sync_api.expect(page.locator('figure.cell[data-frame="17"]')).to_have_count(4)
 
 
 def test_every_frame_can_be_reached(page: Any, first: Served) -> None:
@@ -314,6 +314,8 @@ def test_prompts_and_seeds_and_settings_are_chosen_by_keys(page: Any, first: Ser
     assert page.locator("#help").is_visible()
     page.keyboard.press("Escape")
     assert "prompts=1%2C2" in page.url
+    page.evaluate("location.hash = 'settings=4&prompts=1&seeds=1'")  # as a link does
+    sync_api.expect(page.locator("figure.cell .title b")).to_have_text(["stg layers=8 scale=0.5"])
 
 
 def test_a_prompt_is_text(page: Any, first: Served) -> None:

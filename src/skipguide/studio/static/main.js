@@ -34,6 +34,10 @@ async function begin() {
   document.getElementById("theme").addEventListener("click", nextTheme);
   document.getElementById("help-button").addEventListener("click", showHelp);
   listen(render);
+  addEventListener("hashchange", () => { // a link to another view of this run
+    start(run, location.hash);
+    update({});
+  });
   if (run.settings.length === 0) say("There is nothing in this run yet.", 3600);
   else update({});
   if (!isReport) setTimeout(poll, POLL);
