@@ -55,8 +55,8 @@ test-ray: $(READY)
 
 # The page in a real Chromium (apt install chromium, or SKIPGUIDE_CHROMIUM).
 test-studio: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 tests/test_studio_browser.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) playwright
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -m browser tests/test_studio_browser.py
 
 # The pack's own copies of what it shares with the library; a test holds them equal.
 comfyui:
