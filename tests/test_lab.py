@@ -162,6 +162,10 @@ def test_card_is_the_same_in_the_package_and_in_the_docs(lab_mochi_dir: Path) ->
     assert docs.read_text(encoding="utf-8") == (lab_mochi_dir / "README.md").read_text(encoding="utf-8")
 
 
+def test_no_file_is_too_large_for_a_repository() -> None:
+    assert max(path.stat().st_size for path in models.WEIGHTS.rglob("*")) < 25e6
+
+
 def test_no_config_tells_of_the_machine_that_trained_it() -> None:
     configs = list(models.WEIGHTS.rglob("config.json"))
     assert configs

@@ -119,6 +119,21 @@ def finished(path: Path) -> Iterator[Path]:
     os.replace(part, path)
 
 
+def save(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:
+    """Write a pipeline in diffusers layout, in files of at most 20 MB.
+
+    Args:
+        halved: parts that are written in float16, which diffusers loads as float32; transformers would load its own in
+            the precision of the file.
+    """
+    pipe.to("cpu")
+    for part in halved:
+        for parameter in part.parameters():
+            parameter.data = parameter.data.half().contiguous()
+    with finished(folder) as part:
+        pipe.save_pretrained(part, max_shard_size="20MB")
+
+
 def _optimizers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the weights of linear layers and convolutions, AdamW for everything else."""
     kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)

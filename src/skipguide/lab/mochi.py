@@ -177,17 +177,4 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
     yield from fit.fit(pair, loss, schedule, folder / "transformer.ckpt")
     for block, processor in zip(blocks, usual, strict=True):
         block.attn1.processor = processor
-    save(pipe, folder / "pipeline")
-
-
-def save(pipe: Any, folder: Path) -> None:
-    """Write the pipeline in diffusers layout, transformer and autoencoder in float16, which diffusers loads as float32.
-
-    The text encoder stays as it is: transformers would load it in the precision of the file.
-    """
-    pipe.to("cpu")
-    for part in (pipe.transformer, pipe.vae):
-        for parameter in part.parameters():
-            parameter.data = parameter.data.half()
-    with fit.finished(folder) as part:
-        pipe.save_pretrained(part)
+    fit.save(pipe, folder / "pipeline", pipe.transformer, pipe.vae)

@@ -18,7 +18,7 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import nn
 
-from skipguide.lab import autoencoder, cache, fit, mochi, text, world
+from skipguide.lab import autoencoder, cache, fit, text, world
 from skipguide.opensora import (
     AutoencoderKLOpenSora,
     OpenSoraPipeline,
@@ -230,7 +230,7 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
 
     yield from fit.fit(pair, loss, schedule, folder / "transformer.ckpt")
     pair.transformer.set_attn_processor(usual)
-    mochi.save(pipe, folder / "pipeline")
+    fit.save(pipe, folder / "pipeline", pipe.transformer, pipe.vae)
 
 
 def _hasten(transformer: Any, device: torch.device) -> None:

@@ -143,8 +143,10 @@ def _parts(model: str, folder: Path, history: list[dict[str, Any]]) -> str:
     from safetensors import safe_open
 
     def parameters(path: Path) -> str:
-        with safe_open(path, framework="pt") as file:
-            count = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (not a dictionary)
+        count = 0
+        for shard in path.parent.glob(f"{path.name}*.safetensors"):
+            with safe_open(shard, framework="pt") as file:
+                count += sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (not a dictionary)
         return f"{count / 1e6:.2f}M"
 
     last = {row["stage"]: row for row in history}
@@ -156,10 +158,10 @@ def _parts(model: str, folder: Path, history: list[dict[str, Any]]) -> str:
     for stage, (name, kind, file, on) in PARTS[model].items():
         together, _, too = stage.partition(", ")
         time = f"with the {PARTS[model][together][0]}" if too else trained(stage)
-        size = parameters(folder / "pipeline" / f"{file}.safetensors")
+        size = parameters(folder / "pipeline" / file)
         rows.append(f"| {name} | {kind} | {size} | {time} | {on} |")
     if model == "mochi":
-        reader = parameters(folder / "judge.safetensors")
+        reader = parameters(folder / "judge")
         rows.append(f"| judge | Judge | {reader} | {trained('judge')} | {judge.BATCH_SIZE} clips a step |")
     return "\n".join(rows)
 

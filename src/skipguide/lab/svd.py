@@ -263,7 +263,7 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
 
     yield from fit.fit(unet, loss, schedule, folder / "unet.ckpt")
     unet.set_attn_processor(usual)
-    save(pipe, folder / "pipeline")
+    fit.save(pipe, folder / "pipeline", pipe.unet, pipe.vae)
 
 
 def _hasten(unet: Any, device: torch.device) -> None:
@@ -272,13 +272,3 @@ def _hasten(unet: Any, device: torch.device) -> None:
     autoencoder.last_channels(unet)
     if fit.can_compile(device):
         unet.compile()
-
-
-def save(pipe: Any, folder: Path) -> None:
-    """Write the pipeline in diffusers layout, UNet and autoencoder in float16, which diffusers loads as float32."""
-    pipe.to("cpu")
-    for part in (pipe.unet, pipe.vae):
-        for parameter in part.parameters():
-            parameter.data = parameter.data.half().contiguous()
-    with fit.finished(folder) as part:
-        pipe.save_pretrained(part)
