@@ -18,7 +18,7 @@ Network = TypeVar("Network", bound=nn.Module)
 Rules = Sequence[tuple[str, str | None]]  # (what to find in a key, what to put there, or None to leave the key out)
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-WRAPPER = "state_dict"  # where the checkpoint of a training run keeps the network's weights
+WRAPPERS = ("state_dict", "model", "module")  # where the checkpoint of a training run keeps the network's weights
 COUNTER = "num_batches_tracked"  # of batch norms: old checkpoints have none, and inference needs none
 SHOWN = 12  # keys named in an error; their number is given as well
 
@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     file = _file(path)
     found = _unpickled(file) if file.suffix != ".safetensors" else _safetensors(file)
-    inner = found.get(WRAPPER, found)
+    inner = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), found)
     weights = {str(key).removeprefix("module."): value for key, value in inner.items() if torch.is_tensor(value)}
     if not weights:
         raise ValueError(f"{file} must hold tensors by name, but has none. Save the network's state dict alone.")

@@ -15,22 +15,24 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
+from skipguide import checkpoints
+
 Tensor = torch.Tensor
 
 SIZE = 224
 _EPS = 1e-6
 _HEADS = {1408: 16}  # the giant's; heads of all others are 64 wide
 _NAMES = (  # VideoMAE V2's key -> that of transformers
-    (r"patch_embed\.proj\.(.*)", r"videomae.embeddings.patch_embeddings.projection.\1"),
-    (r"blocks\.(\d+)\.norm1\.(.*)", r"videomae.encoder.layer.\1.layernorm_before.\2"),
-    (r"blocks\.(\d+)\.norm2\.(.*)", r"videomae.encoder.layer.\1.layernorm_after.\2"),
-    (r"blocks\.(\d+)\.attn\.q_bias", r"videomae.encoder.layer.\1.attention.attention.query.bias"),
-    (r"blocks\.(\d+)\.attn\.v_bias", r"videomae.encoder.layer.\1.attention.attention.value.bias"),
-    (r"blocks\.(\d+)\.attn\.proj\.(.*)", r"videomae.encoder.layer.\1.attention.output.dense.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc1\.(.*)", r"videomae.encoder.layer.\1.intermediate.dense.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc2\.(.*)", r"videomae.encoder.layer.\1.output.dense.\2"),
-    (r"fc_norm\.(.*)", r"fc_norm.\1"),
-    (r"head\.(.*)", r"classifier.\1"),
+    (r"^patch_embed\.proj\.(.*)$", r"videomae.embeddings.patch_embeddings.projection.\1"),
+    (r"^blocks\.(\d+)\.norm1\.(.*)$", r"videomae.encoder.layer.\1.layernorm_before.\2"),
+    (r"^blocks\.(\d+)\.norm2\.(.*)$", r"videomae.encoder.layer.\1.layernorm_after.\2"),
+    (r"^blocks\.(\d+)\.attn\.q_bias$", r"videomae.encoder.layer.\1.attention.attention.query.bias"),
+    (r"^blocks\.(\d+)\.attn\.v_bias$", r"videomae.encoder.layer.\1.attention.attention.value.bias"),
+    (r"^blocks\.(\d+)\.attn\.proj\.(.*)$", r"videomae.encoder.layer.\1.attention.output.dense.\2"),
+    (r"^blocks\.(\d+)\.mlp\.fc1\.(.*)$", r"videomae.encoder.layer.\1.intermediate.dense.\2"),
+    (r"^blocks\.(\d+)\.mlp\.fc2\.(.*)$", r"videomae.encoder.layer.\1.output.dense.\2"),
+    (r"^fc_norm\.(.*)$", r"fc_norm.\1"),
+    (r"^head\.(.*)$", r"classifier.\1"),
 )
 _QKV = re.compile(r"blocks\.(\d+)\.attn\.qkv\.weight")
 
@@ -41,12 +43,10 @@ def load(path: Path) -> nn.Module:
     Raises:
         ValueError: if the file holds something else.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    state = next((content[key] for key in ("model", "module") if key in content), content)
+    state = checkpoints.read(path)
     try:
-        converted = dict(pair for key, value in state.items() for pair in _converted(key, value))
         model = VideoMAEForVideoClassification(_config(state))
-        model.load_state_dict(converted)
+        model.load_state_dict(_converted(state))
     except (KeyError, RuntimeError) as error:
         raise ValueError(
             f"weights must be VideoMAE V2's, fine-tuned, but {path} does not fit ({error}). Take "
@@ -57,16 +57,18 @@ def load(path: Path) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _converted(key: str, value: Tensor) -> list[tuple[str, Tensor]]:
-    if found := _QKV.fullmatch(key):
-        names = [
-            f"videomae.encoder.layer.{found[1]}.attention.attention.{part}.weight" for part in ("query", "key", "value")
-        ]
-        return list(zip(names, value.chunk(3), strict=True))
-    for pattern, name in _NAMES:
-        if found := re.fullmatch(pattern, key):
-            return [(found.expand(name), value)]
-    raise KeyError(key)
+def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names of transformers, which has three matrices where VideoMAE V2 has one."""
+    parts: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if found := _QKV.fullmatch(key):
+            place = f"videomae.encoder.layer.{found[1]}.attention.attention"
+            parts.update(
+                (f"{place}.{name}.weight", part)
+                for name, part in zip(("query", "key", "value"), value.chunk(3), strict=True)
+            )
+    rest = {key: value for key, value in state.items() if not _QKV.fullmatch(key)}
+    return {**checkpoints.renamed(rest, _NAMES), **parts}
 
 
 def _config(state: Mapping[str, Tensor]) -> VideoMAEConfig:
