@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,27 @@ def lab_mochi_dir() -> Path:
     from skipguide.lab import models
 
     return models.path("lab-mochi")
+
+
+@pytest.fixture(scope="session")
+def opensora_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small models of Open-Sora as it publishes its own: transformer/ and vae/."""
+    from references import opensora
+
+    folder = tmp_path_factory.mktemp("opensora")
+    opensora.write_checkpoints(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def painted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose videos are painted, to be read and voted on."""
+    from painted import painted
+
+    return painted(tmp_path_factory.mktemp("runs") / "first")
+
+
+@pytest.fixture
+def painted_copy(painted_run: Path, tmp_path: Path) -> Path:
+    """The run, to be changed."""
+    return Path(shutil.copytree(painted_run, tmp_path / "first"))

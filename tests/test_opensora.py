@@ -29,21 +29,13 @@ def _without_gradients(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both models as Open-Sora publishes them."""
-    folder = tmp_path_factory.mktemp("opensora")
-    reference.write_checkpoints(folder)
-    return folder
+def transformer(opensora_checkpoints: Path) -> OpenSoraTransformer3DModel:
+    return original.load_transformer(opensora_checkpoints / "transformer")
 
 
 @pytest.fixture(scope="module")
-def transformer(checkpoints: Path) -> OpenSoraTransformer3DModel:
-    return original.load_transformer(checkpoints / "transformer")
-
-
-@pytest.fixture(scope="module")
-def vae(checkpoints: Path) -> AutoencoderKLOpenSora:
-    return original.load_autoencoder(checkpoints / "vae", **reference.spatial_config())
+def vae(opensora_checkpoints: Path) -> AutoencoderKLOpenSora:
+    return original.load_autoencoder(opensora_checkpoints / "vae", **reference.spatial_config())
 
 
 def check(what: str, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
@@ -456,9 +448,11 @@ def test_the_defaults_are_as_large_as_the_published_checkpoints() -> None:
     assert sizes == [pytest.approx(4.84e9, abs=5e6), pytest.approx(1_573_430_548, abs=1e5)]
 
 
-def test_a_pickle_of_tensors_is_read_and_another_is_not(checkpoints: Path, transformer: Any, tmp_path: Path) -> None:
-    weights = load_file(checkpoints / "transformer" / "model.safetensors")
-    (tmp_path / "config.json").write_text((checkpoints / "transformer" / "config.json").read_text())
+def test_a_pickle_of_tensors_is_read_and_another_is_not(
+    opensora_checkpoints: Path, transformer: Any, tmp_path: Path
+) -> None:
+    weights = load_file(opensora_checkpoints / "transformer" / "model.safetensors")
+    (tmp_path / "config.json").write_text((opensora_checkpoints / "transformer" / "config.json").read_text())
     torch.save(weights, tmp_path / "pytorch_model.bin")
     again = original.load_transformer(tmp_path).state_dict()
     assert all(torch.equal(again[key], value) for key, value in transformer.state_dict().items())
@@ -480,16 +474,16 @@ def rewrite(checkpoint: Path, to: Path, weights: dict[str, Any] | None = None, *
     return to
 
 
-def test_keys_that_miss_or_are_too_many_are_named(checkpoints: Path, tmp_path: Path) -> None:
+def test_keys_that_miss_or_are_too_many_are_named(opensora_checkpoints: Path, tmp_path: Path) -> None:
     wrong = {"t_block.1.bias": None, "spatial_blocks.0.attn.qkv.weight": None, "what.is.this": torch.zeros(1)}
     wrong["final_layer.linear.bias"] = torch.zeros(3)
     with pytest.raises(ValueError, match="the weights do not fit OpenSoraTransformer3DModel") as error:
-        original.load_transformer(rewrite(checkpoints / "transformer", tmp_path, wrong))
+        original.load_transformer(rewrite(opensora_checkpoints / "transformer", tmp_path, wrong))
     text = str(error.value)
     assert "4 missing: spatial_blocks.0.attn1.to_k.weight, spatial_blocks.0.attn1.to_q.weight" in text
     assert "1 unexpected: what.is.this" in text
     assert "1 of another shape: proj_out.bias (3,) instead of (32,)" in text
-    deeper = rewrite(checkpoints / "transformer", tmp_path, depth=3)
+    deeper = rewrite(opensora_checkpoints / "transformer", tmp_path, depth=3)
     with pytest.raises(ValueError, match=r"46 missing: .* and 34 more"):
         original.load_transformer(deeper)
 
@@ -498,20 +492,22 @@ def test_keys_that_miss_or_are_too_many_are_named(checkpoints: Path, tmp_path: P
     ("config", "message"),
     [({"skip_y_embedder": True}, "skip_y_embedder=True, which is not"), ({"pred_sigma": False}, "pred_sigma=False")],
 )
-def test_configs_that_are_not_supported(checkpoints: Path, tmp_path: Path, config: Any, message: str) -> None:
+def test_configs_that_are_not_supported(opensora_checkpoints: Path, tmp_path: Path, config: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        original.load_transformer(rewrite(checkpoints / "transformer", tmp_path, **config))
+        original.load_transformer(rewrite(opensora_checkpoints / "transformer", tmp_path, **config))
 
 
-def test_other_rotations_and_other_vaes_are_refused(checkpoints: Path, tmp_path: Path) -> None:
+def test_other_rotations_and_other_vaes_are_refused(opensora_checkpoints: Path, tmp_path: Path) -> None:
     rounded = {"rope.freqs": reference.transformer_weights()["rope.freqs"].bfloat16()}
-    original.load_transformer(rewrite(checkpoints / "transformer", tmp_path, rounded))
+    original.load_transformer(rewrite(opensora_checkpoints / "transformer", tmp_path, rounded))
     with pytest.raises(ValueError, match=r"rope\.freqs must be 10000"):
-        original.load_transformer(rewrite(checkpoints / "transformer", tmp_path, {"rope.freqs": torch.ones(8)}))
+        original.load_transformer(
+            rewrite(opensora_checkpoints / "transformer", tmp_path, {"rope.freqs": torch.ones(8)})
+        )
     with pytest.raises(ValueError, match="must hold shift and scale, but scale missing"):
-        original.load_autoencoder(rewrite(checkpoints / "vae", tmp_path, {"scale": None}))
+        original.load_autoencoder(rewrite(opensora_checkpoints / "vae", tmp_path, {"scale": None}))
     other = {"type": "VideoAutoencoderKLTemporalDecoder"}
     with pytest.raises(
         ValueError, match="must be of a VAE with a VideoAutoencoderKL, but has a VideoAutoencoderKLTemp"
     ):
-        original.load_autoencoder(rewrite(checkpoints / "vae", tmp_path, vae_2d=other))
+        original.load_autoencoder(rewrite(opensora_checkpoints / "vae", tmp_path, vae_2d=other))

@@ -151,17 +151,16 @@ def test_where_conditions_go(align: int | None, start: int, target: int, length:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("opensora")
-    small.write_checkpoints(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pipe(checkpoints: Path) -> Any:
+def pipe(opensora_checkpoints: Path) -> Any:
     """The small models that upstream ran, with prompts as embeddings."""
-    vae = original.load_autoencoder(checkpoints / "vae", **small.spatial_config())
-    parts: Any = (None, None, vae, original.load_transformer(checkpoints / "transformer"), OpenSoraRFlowScheduler())
+    vae = original.load_autoencoder(opensora_checkpoints / "vae", **small.spatial_config())
+    parts: Any = (
+        None,
+        None,
+        vae,
+        original.load_transformer(opensora_checkpoints / "transformer"),
+        OpenSoraRFlowScheduler(),
+    )
     made = OpenSoraPipeline(*parts)
     made.set_progress_bar_config(disable=True)
     return made
@@ -712,11 +711,11 @@ def test_offloading_and_slicing() -> None:
 
 
 @pytest.fixture(scope="module")
-def published(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Path:
+def published(opensora_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Path:
     """Folders as they are published: transformer and vae of upstream, a text encoder with its tokenizer."""
     folder = tmp_path_factory.mktemp("published")
     for name in ("transformer", "vae"):
-        shutil.copytree(checkpoints / name, folder / name)
+        shutil.copytree(opensora_checkpoints / name, folder / name)
     tiny.text_encoder.save_pretrained(folder / "t5")
     tiny.tokenizer.save_pretrained(folder / "t5")
     return folder

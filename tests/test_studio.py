@@ -18,17 +18,6 @@ from skipguide.runs.rows import SetMetric
 from skipguide.studio import arrange, files, payload, report, study
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return painted(tmp_path_factory.mktemp("runs") / "first")
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    """The run, to be changed."""
-    return Path(shutil.copytree(folder, tmp_path / "first"))
-
-
 def setting(number: int, **said: Any) -> Setting:
     return Setting(number, f"setting {number}", "model", {}, said, None)
 
@@ -91,8 +80,8 @@ def test_a_layer_map_has_a_row_per_layer_in_their_order() -> None:
 # --- what the page gets -----------------------------------------------------------------------------------------------
 
 
-def test_the_payload_has_all_of_a_run(folder: Path) -> None:
-    with Run.open(folder) as run:
+def test_the_payload_has_all_of_a_run(painted_run: Path) -> None:
+    with Run.open(painted_run) as run:
         found = json.loads(json.dumps(payload.describe(run), allow_nan=False))
     assert found["name"] == "first"
     assert [prompt["text"] for prompt in found["prompts"]] == PROMPTS
@@ -101,11 +90,11 @@ def test_the_payload_has_all_of_a_run(folder: Path) -> None:
     assert found["varied"] == ["layers", "stg_scale", "skip"]
     measures = {measure["name"]: measure for measure in found["measures"]}
     assert [value["value"] for value in measures["passes_per_step"]["values"].values()] == [2.0, 2.5, 2.5, 2.5, 2.5]
-    assert str(folder) not in json.dumps(found)  # no folder of the machine
+    assert str(painted_run) not in json.dumps(found)  # no folder of the machine
 
 
-def test_numbers_of_an_evaluation_come_before_our_means_and_none_is_not_finite(copy: Path) -> None:
-    with Run.open(copy, writable=True) as run:
+def test_numbers_of_an_evaluation_come_before_our_means_and_none_is_not_finite(painted_copy: Path) -> None:
+    with Run.open(painted_copy, writable=True) as run:
         first = run.settings()[0].id
         own = [clip for clip in run.clips() if clip.setting == first]
         run.record_metrics([(clip.key, "temporal_flickering", 0.5) for clip in own])
@@ -132,8 +121,8 @@ def clips_of(folder: Path) -> list[Clip]:
         return run.clips()
 
 
-def test_pairs_are_all_pairs_of_one_prompt_and_seed_once(folder: Path) -> None:
-    found = study.tasks(clips_of(folder), "pair", [1, 2, 3], "Ann")
+def test_pairs_are_all_pairs_of_one_prompt_and_seed_once(painted_run: Path) -> None:
+    found = study.tasks(clips_of(painted_run), "pair", [1, 2, 3], "Ann")
     assert len(found) == 3 * 4  # pairs of settings x cells
     for task in found:
         assert task.second is not None
@@ -142,8 +131,8 @@ def test_pairs_are_all_pairs_of_one_prompt_and_seed_once(folder: Path) -> None:
     assert len({(task.first.key, task.second.key) for task in found if task.second}) == 12
 
 
-def test_order_and_sides_are_the_raters_own_and_stay(folder: Path) -> None:
-    clips = clips_of(folder)
+def test_order_and_sides_are_the_raters_own_and_stay(painted_run: Path) -> None:
+    clips = clips_of(painted_run)
     every = [study.tasks(clips, "pair", [1, 2, 3, 4, 5], rater) for rater in ("Ann", "Bob", "Cid", "Dee")]
     assert every[0] == study.tasks(clips[::-1], "pair", [5, 4, 3, 2, 1], "Ann")
     assert len({tuple(task.first.key for task in tasks) for tasks in every}) == 4
@@ -153,22 +142,22 @@ def test_order_and_sides_are_the_raters_own_and_stay(folder: Path) -> None:
     assert 0.3 < sum(cfg_left) / len(cfg_left) < 0.7
 
 
-def test_more_videos_do_not_change_the_order_of_the_others(folder: Path) -> None:
-    clips = clips_of(folder)
+def test_more_videos_do_not_change_the_order_of_the_others(painted_run: Path) -> None:
+    clips = clips_of(painted_run)
     few = [task.first.key for task in study.tasks(clips, "rating", [1, 2], "Ann")]
     many = [task.first.key for task in study.tasks(clips, "rating", [1, 2, 3, 4], "Ann")]
     assert [key for key in many if key in few] == few
 
 
-def test_a_test_without_pairs_is_refused(folder: Path) -> None:
+def test_a_test_without_pairs_is_refused(painted_run: Path) -> None:
     with pytest.raises(ValueError, match="needs two finished videos of one prompt and seed of the chosen settings"):
-        study.tasks(clips_of(folder), "pair", [1], "Ann")
+        study.tasks(clips_of(painted_run), "pair", [1], "Ann")
 
 
 @pytest.mark.parametrize("left", ["first", "second"])
 @pytest.mark.parametrize("answer", ["left", "right", "tie"])
-def test_an_answer_means_the_video_that_was_shown_there(folder: Path, left: Any, answer: str) -> None:
-    a, b = sorted(clips_of(folder)[:2], key=lambda clip: clip.key)
+def test_an_answer_means_the_video_that_was_shown_there(painted_run: Path, left: Any, answer: str) -> None:
+    a, b = sorted(clips_of(painted_run)[:2], key=lambda clip: clip.key)
     task = study.Task(a, b, left)
     (vote,) = study.votes_of(task, "Ann", {"preference": answer}, 2.0)
     chosen = {"first": a, "second": b}.get(vote.answer)
@@ -176,15 +165,15 @@ def test_an_answer_means_the_video_that_was_shown_there(folder: Path, left: Any,
     assert (vote.first, vote.second, vote.left) == (a.key, b.key, left)
 
 
-def test_other_questions_are_refused(folder: Path) -> None:
-    clip = clips_of(folder)[0]
+def test_other_questions_are_refused(painted_run: Path) -> None:
+    clip = clips_of(painted_run)[0]
     with pytest.raises(ValueError, match=r"answers must be to video quality, .* but got preference"):
         study.votes_of(study.Task(clip), "Ann", {"preference": "left"}, None)
 
 
-def test_results_tell_who_won_and_whether_raters_agree(copy: Path) -> None:
+def test_results_tell_who_won_and_whether_raters_agree(painted_copy: Path) -> None:
     """Ann and Bob always prefer the larger setting; Cid always votes for what is on the left."""
-    with Run.open(copy, writable=True) as run:
+    with Run.open(painted_copy, writable=True) as run:
         for rater in ("Ann", "Bob", "Cid"):
             for task in study.tasks(run.clips(), "pair", [1, 2, 3], rater):
                 larger = "left" if task.shown[0].setting > task.shown[1].setting else "right"
@@ -205,8 +194,8 @@ def test_results_tell_who_won_and_whether_raters_agree(copy: Path) -> None:
     assert 0 < found["agreement"]["alpha"]["preference"] < 1
 
 
-def test_ratings_are_means_by_question(copy: Path) -> None:
-    with Run.open(copy, writable=True) as run:
+def test_ratings_are_means_by_question(painted_copy: Path) -> None:
+    with Run.open(painted_copy, writable=True) as run:
         for rater, better in (("Ann", 5), ("Bob", 4)):
             for task in study.tasks(run.clips(), "rating", [1, 2], rater):
                 value = str(better if task.first.setting == 2 else 2)
@@ -247,20 +236,20 @@ def test_scripts_are_short() -> None:
 @pytest.mark.parametrize(
     "key", ["", "..", "../ledger.sqlite", "a" * 15, "A" * 16, "g" * 16, "0" * 16 + "\n", "%2e%2e/%2e%2e", "é" * 16]
 )
-def test_only_keys_name_videos(folder: Path, key: str) -> None:
-    with Run.open(folder) as run, pytest.raises(ValueError, match="the key of a clip must be 16 digits"):
+def test_only_keys_name_videos(painted_run: Path, key: str) -> None:
+    with Run.open(painted_run) as run, pytest.raises(ValueError, match="the key of a clip must be 16 digits"):
         files.video_of(run, key)
 
 
 @pytest.mark.parametrize("trick", ["link out", "link in", "linked folder", "pipe", "folder", "missing"])
-def test_only_plain_files_of_the_run_are_given_out(copy: Path, tmp_path: Path, trick: str) -> None:
-    clip = clips_of(copy)[0]
+def test_only_plain_files_of_the_run_are_given_out(painted_copy: Path, tmp_path: Path, trick: str) -> None:
+    clip = clips_of(painted_copy)[0]
     assert clip.video is not None
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(b"secret")
     if trick == "linked folder":
-        shutil.move(copy / "videos", tmp_path / "elsewhere")
-        (copy / "videos").symlink_to(tmp_path / "elsewhere")
+        shutil.move(painted_copy / "videos", tmp_path / "elsewhere")
+        (painted_copy / "videos").symlink_to(tmp_path / "elsewhere")
     else:
         other = clip.video.rename(clip.video.with_name("other.mp4"))
         {
@@ -270,36 +259,39 @@ def test_only_plain_files_of_the_run_are_given_out(copy: Path, tmp_path: Path, t
             "folder": lambda: clip.video.mkdir() if clip.video else None,
             "missing": lambda: None,
         }[trick]()
-    with Run.open(copy) as run, pytest.raises(ValueError, match="a video must be a plain file in the run directory"):
+    with (
+        Run.open(painted_copy) as run,
+        pytest.raises(ValueError, match="a video must be a plain file in the run directory"),
+    ):
         files.video_of(run, clip.key)
 
 
-def test_a_ledger_cannot_name_files_outside(copy: Path) -> None:
+def test_a_ledger_cannot_name_files_outside(painted_copy: Path) -> None:
     import sqlite3
 
-    clip = clips_of(copy)[0]
-    (copy.parent / "other.mp4").write_bytes(b"secret")
-    with sqlite3.connect(copy / "ledger.sqlite") as db:
+    clip = clips_of(painted_copy)[0]
+    (painted_copy.parent / "other.mp4").write_bytes(b"secret")
+    with sqlite3.connect(painted_copy / "ledger.sqlite") as db:
         db.execute("UPDATE jobs SET video = '../other.mp4' WHERE key = ?", (clip.key,))
     db.close()
-    with Run.open(copy) as run, pytest.raises(ValueError, match="a video must be a plain file"):
+    with Run.open(painted_copy) as run, pytest.raises(ValueError, match="a video must be a plain file"):
         files.video_of(run, clip.key)
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_report_is_one_folder_with_all_in_it(folder: Path, tmp_path: Path) -> None:
-    said = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out"), "--json"])
+def test_a_report_is_one_folder_with_all_in_it(painted_run: Path, tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["report", str(painted_run), "--out", str(tmp_path / "out"), "--json"])
     assert said.exit_code == 0, said.output
     written = json.loads(said.stdout)
     assert written["clips"] == 20
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clips", "index.html"]
     page = (tmp_path / "out" / "index.html").read_text("utf-8")
     assert "/static/" not in page
-    assert (tmp_path / "out" / "clips" / f"{clips_of(folder)[0].key}.mp4").read_bytes()[4:8] == b"ftyp"
+    assert (tmp_path / "out" / "clips" / f"{clips_of(painted_run)[0].key}.mp4").read_bytes()[4:8] == b"ftyp"
     assert not list(tmp_path.glob(".*"))
-    assert str(folder) not in page
+    assert str(painted_run) not in page
 
 
 def test_a_report_keeps_what_a_prompt_says_as_text(tmp_path: Path) -> None:
@@ -314,14 +306,14 @@ def test_a_report_keeps_what_a_prompt_says_as_text(tmp_path: Path) -> None:
     assert json.loads(data[1])["prompts"][0]["text"] == evil
 
 
-def test_a_report_replaces_reports_only(folder: Path, tmp_path: Path) -> None:
+def test_a_report_replaces_reports_only(painted_run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with Run.open(folder) as run:
+    with Run.open(painted_run) as run:
         with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
             report.write(run, tmp_path / "mine", overwrite=True)
         with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
-            report.write(run, folder, overwrite=True)
+            report.write(run, painted_run, overwrite=True)
         report.write(run, tmp_path / "out")
         with pytest.raises(ValueError, match=r"exists\. Pass --overwrite or another name"):
             report.write(run, tmp_path / "out")
@@ -336,14 +328,14 @@ def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path, verb: st
     assert said.stderr.startswith("error: a run must be a folder with a ledger.sqlite")
 
 
-def test_votes_on_a_video_that_was_made_anew_still_count(copy: Path) -> None:
+def test_votes_on_a_video_that_was_made_anew_still_count(painted_copy: Path) -> None:
     import sqlite3
 
-    old, other = clips_of(copy)[:2]
+    old, other = clips_of(painted_copy)[:2]
     first, second = sorted((old.key, other.key))
-    with Run.open(copy, writable=True) as run:
+    with Run.open(painted_copy, writable=True) as run:
         run.vote(Vote("Ann", "pair", "preference", first, second, "first", "first", 1.0))
-    with sqlite3.connect(copy / "ledger.sqlite") as db:
+    with sqlite3.connect(painted_copy / "ledger.sqlite") as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(jobs)") if row[1] != "key"]
         names = ", ".join(columns)
         db.execute(
@@ -351,6 +343,6 @@ def test_votes_on_a_video_that_was_made_anew_still_count(copy: Path) -> None:
         )
         db.execute("UPDATE jobs SET added = '2999' WHERE key = 'ffffffffffffffff'")
     db.close()
-    with Run.open(copy) as run:
+    with Run.open(painted_copy) as run:
         assert old.key not in {clip.key for clip in run.clips()}
         assert study.results(run)["pair"]["votes"] == 1

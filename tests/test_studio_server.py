@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -32,23 +31,13 @@ from skipguide.studio.trials import WAITING, Ask, Trials
 HERE = "http://localhost:8700"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return painted(tmp_path_factory.mktemp("runs") / "first")
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "first"))
-
-
 def client(folder: Path, policy: Policy | None = None, base: str = HERE, **more: Any) -> TestClient:
     return TestClient(app.build(folder, policy or Policy(), **more), base_url=base, follow_redirects=False)
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path) -> TestClient:
-    return client(folder)
+def page(painted_run: Path) -> TestClient:
+    return client(painted_run)
 
 
 def first_clip(folder: Path) -> Clip:
@@ -59,8 +48,8 @@ def first_clip(folder: Path) -> Clip:
 # --- videos -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_video_comes_in_ranges(page: TestClient, folder: Path) -> None:
-    clip = first_clip(folder)
+def test_a_video_comes_in_ranges(page: TestClient, painted_run: Path) -> None:
+    clip = first_clip(painted_run)
     assert clip.video is not None
     whole = clip.video.read_bytes()
     url = f"/clips/{clip.key}.mp4"
@@ -92,13 +81,13 @@ def test_nothing_else_can_be_reached(page: TestClient, path: str) -> None:
     assert b"root:" not in answer.content
 
 
-def test_a_video_that_is_a_link_is_not_given_out(copy: Path, tmp_path: Path) -> None:
-    clip = first_clip(copy)
+def test_a_video_that_is_a_link_is_not_given_out(painted_copy: Path, tmp_path: Path) -> None:
+    clip = first_clip(painted_copy)
     assert clip.video is not None
     (tmp_path / "secret").write_bytes(b"secret")
     clip.video.unlink()
     clip.video.symlink_to(tmp_path / "secret")
-    answer = client(copy).get(f"/clips/{clip.key}.mp4")
+    answer = client(painted_copy).get(f"/clips/{clip.key}.mp4")
     assert answer.status_code == 404
     assert b"secret" not in answer.content
 
@@ -117,15 +106,17 @@ def test_a_video_that_is_a_link_is_not_given_out(copy: Path, tmp_path: Path) -> 
         ("192.168.0.2:8700", False, True), ("evil.example", False, False), ("studio.lab.example:443", False, True),
     ],
 )  # fmt: skip
-def test_only_its_own_names_are_answered(folder: Path, host: str, loopback: bool, is_ours: bool) -> None:
+def test_only_its_own_names_are_answered(painted_run: Path, host: str, loopback: bool, is_ours: bool) -> None:
     """A site can make its name point to this machine (DNS rebinding); the Host header then has that name."""
     policy = Policy(loopback=loopback, names=frozenset({"studio.lab.example"}))
-    assert client(folder, policy).get("/api/counts", headers={"Host": host}).status_code == (200 if is_ours else 421)
+    assert client(painted_run, policy).get("/api/counts", headers={"Host": host}).status_code == (
+        200 if is_ours else 421
+    )
 
 
-def test_a_token_is_needed_where_there_is_one(folder: Path) -> None:
-    web = client(folder, Policy(token="right", loopback=False), "http://192.168.0.2:8700")
-    for path in ("/", "/vote", "/api/run", "/static/main.js", f"/clips/{first_clip(folder).key}.mp4"):
+def test_a_token_is_needed_where_there_is_one(painted_run: Path) -> None:
+    web = client(painted_run, Policy(token="right", loopback=False), "http://192.168.0.2:8700")
+    for path in ("/", "/vote", "/api/run", "/static/main.js", f"/clips/{first_clip(painted_run).key}.mp4"):
         assert web.get(path).status_code == 401, path
         assert web.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert web.get(path, params={"token": "wrong"}).status_code == 401
@@ -135,7 +126,7 @@ def test_a_token_is_needed_where_there_is_one(folder: Path) -> None:
     assert "HttpOnly; SameSite=Strict" in entered.headers["set-cookie"]
     assert web.get("/vote", params={"token": "right"}).headers["location"] == "/vote"
     assert web.get("/api/run").status_code == 200  # by the cookie
-    assert client(folder, Policy(token="right"), HERE).get("/", headers={"Cookie": 'a="'}).status_code == 401
+    assert client(painted_run, Policy(token="right"), HERE).get("/", headers={"Cookie": 'a="'}).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -195,13 +186,13 @@ def vote_all(web: TestClient, rater: str, kind: str, settings: list[int], most: 
 
 
 @pytest.mark.parametrize(("kind", "tasks", "votes"), [("pair", 12, 12), ("rating", 12, 60)])
-def test_raters_stop_and_go_on(copy: Path, kind: str, tasks: int, votes: int) -> None:
-    seen = vote_all(client(copy), "Ann", kind, [1, 2, 3], most=5)
-    again = client(copy)  # another server, another day
+def test_raters_stop_and_go_on(painted_copy: Path, kind: str, tasks: int, votes: int) -> None:
+    seen = vote_all(client(painted_copy), "Ann", kind, [1, 2, 3], most=5)
+    again = client(painted_copy)  # another server, another day
     rest = vote_all(again, "Ann", kind, [1, 2, 3])
     assert (len(seen), len(seen) + len(rest)) == (5, tasks)
     vote_all(again, "Bob", kind, [1, 2, 3], most=1)
-    with Run.open(copy) as run:
+    with Run.open(painted_copy) as run:
         found = [vote for vote in run.votes() if vote.rater == "Ann"]
         assert len(found) == votes
         assert {vote.seconds for vote in found} == {1.5}
@@ -209,9 +200,9 @@ def test_raters_stop_and_go_on(copy: Path, kind: str, tasks: int, votes: int) ->
     assert results["raters"] == {"Ann": votes, "Bob": votes // tasks}
 
 
-def test_a_task_does_not_tell_its_settings(copy: Path) -> None:
-    web = client(copy)
-    with Run.open(copy) as run:
+def test_a_task_does_not_tell_its_settings(painted_copy: Path) -> None:
+    web = client(painted_copy)
+    with Run.open(painted_copy) as run:
         secrets = {clip.key for clip in run.clips()} | {setting.name for setting in run.settings()}
     answer = web.post("/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]})
     assert not [secret for secret in secrets if secret in answer.text]
@@ -219,12 +210,12 @@ def test_a_task_does_not_tell_its_settings(copy: Path) -> None:
         assert web.get("/" + video["url"]).content[4:8] == b"ftyp"
 
 
-def test_a_new_answer_takes_the_place_of_the_old(copy: Path) -> None:
-    web = client(copy)
+def test_a_new_answer_takes_the_place_of_the_old(painted_copy: Path) -> None:
+    web = client(painted_copy)
     (task,) = vote_all(web, "Ann", "pair", [1, 2], most=1)
     given = {"rater": "Ann", "task": task["id"], "answers": {"preference": "tie"}, "seconds": 1}
     assert web.post("/api/study/answer", json=given).status_code == 200
-    with Run.open(copy) as run:
+    with Run.open(painted_copy) as run:
         assert [vote.answer for vote in run.votes()] == ["tie"]
 
 
@@ -237,12 +228,12 @@ def test_a_new_answer_takes_the_place_of_the_old(copy: Path) -> None:
         {"answers": {"preference": 5}},
     ],
 )  # fmt: skip
-def test_answers_that_are_none_are_refused(copy: Path, changed: dict[str, Any]) -> None:
-    web = client(copy)
+def test_answers_that_are_none_are_refused(painted_copy: Path, changed: dict[str, Any]) -> None:
+    web = client(painted_copy)
     found = web.post("/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]}).json()
     given = {"rater": "Ann", "task": found["task"]["id"], "answers": {"preference": "left"}, "seconds": 1, **changed}
     assert web.post("/api/study/answer", json=given).status_code in (400, 409, 422)
-    with Run.open(copy) as run:
+    with Run.open(painted_copy) as run:
         assert run.votes() == []
 
 
@@ -289,13 +280,13 @@ def slow() -> Slow:
 
 
 @pytest.fixture
-def web(copy: Path, slow: Slow) -> Iterator[TestClient]:
-    with client(copy, trials=Trials(copy, lambda: slow)) as web:
+def web(painted_copy: Path, slow: Slow) -> Iterator[TestClient]:
+    with client(painted_copy, trials=Trials(painted_copy, lambda: slow)) as web:
         yield web
         slow.go.set()
 
 
-def test_what_is_asked_for_is_made_into_the_run(web: TestClient, copy: Path, slow: Slow) -> None:
+def test_what_is_asked_for_is_made_into_the_run(web: TestClient, painted_copy: Path, slow: Slow) -> None:
     asked = web.post("/api/trials", json=ASK).json()
     assert asked["state"] in ("waiting", "running")
     assert slow.reached.wait(30)
@@ -304,35 +295,37 @@ def test_what_is_asked_for_is_made_into_the_run(web: TestClient, copy: Path, slo
     slow.go.set()
     done = ended(web, asked["id"])
     assert (done["state"], done["error"]) == ("done", None)
-    with Run.open(copy) as run:
+    with Run.open(painted_copy) as run:
         clip = run.clip(done["key"])
         named = {setting.id: setting.name for setting in run.settings()}
         assert re.fullmatch("trial [0-9a-f]{4}: layers 6, stg scale 0.75", named[clip.setting])
     assert web.get(f"/clips/{done['key']}.mp4").status_code == 200
 
 
-def test_a_setting_that_is_there_keeps_its_name(web: TestClient, copy: Path, slow: Slow) -> None:
+def test_a_setting_that_is_there_keeps_its_name(web: TestClient, painted_copy: Path, slow: Slow) -> None:
     slow.go.set()
     known = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}
     asked = web.post("/api/trials", json={**ASK, "parameters": known}).json()
     done = ended(web, asked["id"])
     assert (done["state"], done["name"]) == ("done", "stg layers=8 scale=1")
-    with Run.open(copy) as run:
+    with Run.open(painted_copy) as run:
         assert len(run.settings()) == 5
 
 
-def test_what_exists_is_not_made_again(web: TestClient, slow: Slow, copy: Path) -> None:
+def test_what_exists_is_not_made_again(web: TestClient, slow: Slow, painted_copy: Path) -> None:
     """Of a clip that is there, the trial gives the key."""
     known = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}
     asked = web.post("/api/trials", json={"model": "lab-mochi", "prompt": "a red star", "seed": 0, "parameters": known})
     done = ended(web, asked.json()["id"])
     assert done["state"] == "done"
     assert not slow.reached.is_set()
-    with Run.open(copy) as run:
+    with Run.open(painted_copy) as run:
         assert run.clip(done["key"]).seed == 0
 
 
-def test_trials_are_cancelled_while_they_wait_and_while_they_run(web: TestClient, copy: Path, slow: Slow) -> None:
+def test_trials_are_cancelled_while_they_wait_and_while_they_run(
+    web: TestClient, painted_copy: Path, slow: Slow
+) -> None:
     running = web.post("/api/trials", json=ASK).json()["id"]
     waiting = web.post("/api/trials", json={**ASK, "seed": 4}).json()["id"]
     assert slow.reached.wait(30)
@@ -342,7 +335,7 @@ def test_trials_are_cancelled_while_they_wait_and_while_they_run(web: TestClient
     assert ended(web, running)["state"] == "cancelled"
     after = web.post("/api/trials", json={**ASK, "seed": 5}).json()["id"]  # the lock is free again
     assert ended(web, after)["state"] == "done"
-    with Run.open(copy) as run:
+    with Run.open(painted_copy) as run:
         assert run.counts()["done"] == 21
     assert web.delete("/api/trials/99").status_code == 400
 
@@ -368,8 +361,8 @@ def test_what_may_not_be_asked_for_is_refused_at_once(web: TestClient, changed: 
     assert web.get("/api/trials").json() == []
 
 
-def test_a_trial_beside_a_sweep_says_why_it_fails(web: TestClient, copy: Path) -> None:
-    with locked(copy):
+def test_a_trial_beside_a_sweep_says_why_it_fails(web: TestClient, painted_copy: Path) -> None:
+    with locked(painted_copy):
         failed = ended(web, web.post("/api/trials", json=ASK).json()["id"])
     assert failed["state"] == "failed"
     assert "one sweep at a time may write to a run" in failed["error"]
@@ -399,11 +392,11 @@ def test_a_real_model_makes_what_is_asked_for(tmp_path: Path, tiny_mochi_dir: Pa
     assert clip.passes_per_step == pytest.approx(2.25)
 
 
-def test_a_study_of_a_read_only_run_says_so(copy: Path) -> None:
+def test_a_study_of_a_read_only_run_says_so(painted_copy: Path) -> None:
     """As root everything can be written, so the ledger itself is taken away."""
-    web = client(copy)
+    web = client(painted_copy)
     found = web.post("/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]}).json()
-    (copy / "ledger.sqlite").rename(copy / "gone")
+    (painted_copy / "ledger.sqlite").rename(painted_copy / "gone")
     answers = {"rater": "Ann", "task": found["task"]["id"], "answers": dict.fromkeys(study.QUESTIONS["pair"], "tie")}
     answer = web.post("/api/study/answer", json=answers)
     assert answer.status_code == 400
@@ -413,8 +406,16 @@ def test_a_study_of_a_read_only_run_says_so(copy: Path) -> None:
 # --- the verb ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_verb_serves_until_it_is_interrupted(folder: Path) -> None:
-    command = [sys.executable, "-c", "from skipguide.cli import main; main()", "studio", str(folder), "--port", "0"]
+def test_the_verb_serves_until_it_is_interrupted(painted_run: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from skipguide.cli import main; main()",
+        "studio",
+        str(painted_run),
+        "--port",
+        "0",
+    ]
     with subprocess.Popen([*command, "--token", "t"], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         address = server.stdout.readline().strip()
@@ -426,9 +427,9 @@ def test_the_verb_serves_until_it_is_interrupted(folder: Path) -> None:
         assert server.wait(30) == 0
 
 
-def test_a_busy_port_is_told(folder: Path) -> None:
+def test_a_busy_port_is_told(painted_run: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        said = CliRunner().invoke(verbs, ["studio", str(folder), "--port", port])
+        said = CliRunner().invoke(verbs, ["studio", str(painted_run), "--port", port])
     assert said.exit_code == 2
     assert "--host and --port must be a free address of this machine" in said.stderr
