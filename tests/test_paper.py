@@ -35,7 +35,9 @@ def small() -> Iterator[None]:
 
 
 def order(folder: Path, **more: Any) -> run.Order:
-    options: dict[str, Any] = dict(models=("lab-mochi",), clips=8, rows="cfg-4.5*x1", batch=4, steps=2)
+    options: dict[str, Any] = dict(
+        models=("lab-mochi",), clips=8, rows="cfg-4.5*x1", batch=4, steps=2, dtype="float32"
+    )
     return run.Order(folder, **{**options, **more})
 
 
@@ -95,6 +97,7 @@ def test_parts_divide_the_work() -> None:
         (["--clips", "33"], "clips must be a multiple of 32 up to 2048, but got 33. Take 64."),
         (["--clips", "4096"], "clips must be a multiple of 32 up to 2048, but got 4096. Take 2048."),
         (["--part", "2/2"], "part must be i/n with 0 <= i < n, but got 2/2."),
+        (["--dtype", "float8"], "dtype must be one of bfloat16, float32, but got 'float8'."),
         (["--part", "half"], "--part must be i/n, but got 'half'."),
         (["--model", "lab-wan"], "a model must be one of lab-mochi, lab-svd, lab-opensora, but got 'lab-wan'."),
         (["--rows", "table-9"], "rows must be a pattern that some row or experiment has, but 'table-9' is of none."),
@@ -160,7 +163,7 @@ def test_a_run_that_is_stopped_goes_on(made: Path, tmp_path: Path) -> None:
 
 def test_clips_are_what_the_pipeline_makes_of_the_prompts_and_their_own_noise(made: Path) -> None:
     """Clip 5 alone, by the pipeline itself, without guide() and in a batch of one."""
-    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 2)
+    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 2, "float32")
     frames = generator.pipe(
         models.pool("lab-mochi").captions[5], height=64, width=64, num_frames=19, num_inference_steps=2,
         guidance_scale=4.5, max_sequence_length=32, output_type="pt",
@@ -307,7 +310,7 @@ def test_directions_of_lab_mochi_against_hooks_on_the_blocks(
     """The weak model by a hook that hands back a block's inputs; conditions from the tokenizer and encoder by hand."""
     way = alignment.Way(alignment._encode, alignment._mochi, (0.5,))
     monkeypatch.setitem(alignment.WAYS, "lab-mochi", way)
-    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 4)
+    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 4, "float32")
     place = records.Place(tmp_path)
     list(alignment.measure(place, generator, 4))
     found = alignment.load(place, 4)

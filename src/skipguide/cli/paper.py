@@ -27,6 +27,7 @@ Rows = Annotated[str, typer.Option(help="Only rows, or experiments, whose name f
 Steps = Annotated[
     int | None, typer.Option(min=2, help="Sampling steps, to try things out.", show_default="the model's")
 ]
+Dtype = Annotated[str, typer.Option(help="Of the models: bfloat16, float32.")]
 RUNS = Path("runs/paper")
 
 
@@ -39,6 +40,7 @@ def run(
     batch: Annotated[int | None, typer.Option(help="Clips at a time.", show_default="32; 256 on a GPU")] = None,
     part: Annotated[str, typer.Option(help="i/n: every n-th piece of the work, for n processes side by side.")] = "0/1",
     steps: Steps = None,
+    dtype: Dtype = "bfloat16",
     weights: Weights = None,
     folder: Folder = RUNS,
 ) -> None:
@@ -51,7 +53,7 @@ def run(
     usual = min(256 if place.startswith("cuda") else 32, clips)
     order = _order(
         folder, model, weights, clips=clips, rows=rows, device=place, batch=batch or usual, steps=steps,
-        part=_part(part),
+        dtype=dtype, part=_part(part),
     )  # fmt: skip
     _tell_missing(order)
     with console.training() as report:
@@ -66,6 +68,7 @@ def status(
     rows: Rows = "*",
     model: Models = None,
     steps: Steps = None,
+    dtype: Dtype = "bfloat16",
     weights: Weights = None,
     folder: Folder = RUNS,
     as_json: Json = False,
@@ -73,7 +76,7 @@ def status(
     """Say what has been made: clips of each row, experiment after experiment."""
     from skipguide.paper import status
 
-    found = status.of(_order(folder, model, weights, clips=clips, rows=rows, steps=steps))
+    found = status.of(_order(folder, model, weights, clips=clips, rows=rows, steps=steps, dtype=dtype))
     console.tell(status.table(found), {"models": found}, as_json)
 
 
@@ -82,6 +85,7 @@ def report(
     clips: Annotated[int, typer.Option(help="Prompts per row, at most.")] = 2048,
     model: Models = None,
     steps: Steps = None,
+    dtype: Dtype = "bfloat16",
     weights: Weights = None,
     folder: Folder = RUNS,
     docs: Annotated[
@@ -91,7 +95,7 @@ def report(
     """Write the report from the records: tables, plots, and the raw numbers as CSV."""
     from skipguide.paper import report
 
-    order = _order(folder, model, weights, clips=clips, steps=steps)
+    order = _order(folder, model, weights, clips=clips, steps=steps, dtype=dtype)
     for path in report.write(order, docs):
         typer.echo(path)
 

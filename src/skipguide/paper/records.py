@@ -1,4 +1,4 @@
-"""What is kept of a chunk of clips: `FOLDER/MODEL/VERSION-STEPS/ROW/CHUNK.safetensors`, complete or not there.
+"""What is kept of a chunk of clips: `FOLDER/MODEL/VERSION-STEPS-DTYPE/ROW/CHUNK.safetensors`, complete or not there.
 
 A record holds features, logits and values of each clip, and in its metadata the row's settings, so that clips made with
 others are never taken for it. Which chunks are there is all that a run has to know to go on.
@@ -40,9 +40,9 @@ class Place:
     folder: Path
 
     @classmethod
-    def of(cls, root: Path, model: str, version: str, steps: int) -> Place:
-        """Clips of other weights or another number of steps lie elsewhere."""
-        return cls(root / model / f"{version}-{steps}-steps")
+    def of(cls, root: Path, model: str, version: str, steps: int, dtype: str) -> Place:
+        """Clips of other weights, another number of steps or another dtype lie elsewhere."""
+        return cls(root / model / f"{version}-{steps}-steps-{dtype}")
 
     def chunk(self, row: Row, chunk: int) -> Path:
         return self.folder / row.name / f"{chunk:04d}.safetensors"

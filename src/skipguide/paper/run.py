@@ -24,7 +24,7 @@ from skipguide.paper import alignment, experiments, films, models, reading, reco
 from skipguide.paper.rows import Row
 
 Tensor = torch.Tensor
-USUAL_BATCH = models.CHUNK
+USUAL_BATCH, USUAL_DTYPE = models.CHUNK, models.DTYPE
 FIRST = 64  # clips of the first round; each doubles the one before
 
 
@@ -40,7 +40,8 @@ class Order:
             figure-3, which have none.
         device: "cpu", "cuda".
         batch: clips at a time, a multiple of CHUNK.
-        steps: of sampling; None is the model's own.
+        steps: of sampling; None is the model's own here.
+        dtype: of the models, but for Figure 2, which measures small differences in float32.
         weights: other ones than the packaged, by model.
         part: (i, n), every n-th piece of the work from the i-th on, for processes side by side.
     """
@@ -52,6 +53,7 @@ class Order:
     device: str = "cpu"
     batch: int = USUAL_BATCH
     steps: int | None = None
+    dtype: str = USUAL_DTYPE
     weights: tuple[tuple[str, Path], ...] = ()
     part: tuple[int, int] = (0, 1)
 
@@ -62,6 +64,10 @@ class Order:
                     f"{name} must be a multiple of {models.CHUNK} up to {most}, but got {value}. Take "
                     f"{min(max(-(-value // models.CHUNK), 1) * models.CHUNK, most)}."
                 )
+        if self.dtype not in models.DTYPES:
+            raise ValueError(
+                f"dtype must be one of {', '.join(models.DTYPES)}, but got {self.dtype!r}. Choose one of them."
+            )
         index, count = self.part
         if not 0 <= index < count:
             raise ValueError(f"part must be i/n with 0 <= i < n, but got {index}/{count}. Write 0/2 and 1/2.")
@@ -72,7 +78,7 @@ class Order:
         if folder is None:
             return None
         steps = self.steps or models.MODELS[model].steps
-        return records.Place.of(self.folder, model, models.version(folder), steps), folder
+        return records.Place.of(self.folder, model, models.version(folder), steps, self.dtype), folder
 
 
 @dataclass(frozen=True)
@@ -169,8 +175,8 @@ class _Worker:
     def __init__(self, order: Order, model: str):
         found = order.place(model)
         assert found is not None
-        self.place, folder = found
-        self.generator = models.Generator(model, folder, order.device, order.steps)
+        self.place, self.folder = found
+        self.generator = models.Generator(model, self.folder, order.device, order.steps, order.dtype)
         self.reader = copy.deepcopy(judge.load_judge()).to(order.device)
         self.device, self.model = order.device, model
 
@@ -180,7 +186,8 @@ class _Worker:
             for row in experiments.frames(self.model):
                 films.make(self.place, self.generator, row)
         if fnmatchcase("figure-2", pattern):
-            for progress in alignment.measure(self.place, self.generator):
+            exact = models.Generator(self.model, self.folder, self.device, dtype="float32")
+            for progress in alignment.measure(self.place, exact):
                 yield f"{self.model} figure 2", progress
 
     def make(self, task: Task) -> None:
