@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from skipguide import video
 from skipguide.runs import Plan
@@ -111,3 +112,13 @@ def painted(folder: Path, **changes: Any) -> Path:
     for _ in sweep(Plan.of(content), folder, Painter()):
         pass
     return folder
+
+
+def pictures(folder: Path) -> dict[str, Any]:
+    """A plan's words for pictures alone: two that differ and have one name, one with a text, and one text alone."""
+    for name, colour in (("one", "red"), ("other", "blue")):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (48, 40), colour).save(folder / name / "first.png")
+    one, other = (str(folder / name / "first.png") for name in ("one", "other"))
+    prompts = [{"image": one}, {"image": other}, {"prompt": "a red star", "image": one}, "a blue circle"]
+    return {"prompts": prompts, "settings": [SETTINGS[0], {"name": "stg", "stg": {"layers": [8], "scale": 1.0}}]}

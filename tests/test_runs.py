@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,73 @@ def test_a_place_that_is_not_for_a_run_is_refused(tmp_path: Path, there: str) ->
         (folder / "thesis.tex").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match=r"a run needs (a folder, but|an empty folder.*thesis.tex)"):
         swept(folder)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def pictured(folder: Path, *colours: str, **more: Any) -> Plan:
+    """A plan of a picture per colour, in folders of their own, all of one name; those that are there stay."""
+    paths = [folder / str(i) / more.pop("name", "first.png") for i in range(len(colours))]
+    for path, colour in zip(paths, colours, strict=True):
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), colour).save(path)
+    return plan_with({"name": "cfg"}, prompts=[*({"image": str(path)} for path in paths), "a text"], **more)
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "images").rglob("*") if path.is_file())
+
+
+def test_a_run_keeps_each_picture_once_by_content_and_name(tmp_path: Path) -> None:
+    plan = pictured(tmp_path, "red", "blue", "red")
+    assert len(made(swept(tmp_path / "run", plan))) == 3  # of the same picture one
+    red, blue, _ = (prompt.image.read_bytes() for prompt in plan.prompts if prompt.image)
+    names = {f"images/{hashlib.sha256(content).hexdigest()[:16]}/first.png" for content in (red, blue)}
+    assert {path.relative_to(tmp_path / "run").as_posix() for path in kept(tmp_path / "run")} == names
+    before = [path.stat().st_mtime_ns for path in kept(tmp_path / "run")]
+    swept(tmp_path / "run", plan)
+    assert [path.stat().st_mtime_ns for path in kept(tmp_path / "run")] == before
+    with Run.open(tmp_path / "run") as run:  # one prompt per content and name too
+        assert [run.image_of(prompt).read_bytes() for prompt in (1, 2)] == [red, blue]
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_a_picture_that_is_not_kept_is_told_and_the_next_sweep_keeps_it(tmp_path: Path, harm: str) -> None:
+    """So are all of a run of an older version, which is read as ever."""
+    plan, folder = pictured(tmp_path, "red"), tmp_path / "run"
+    swept(folder, plan)
+    (picture,) = kept(folder)
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:-1]) if harm == "changed" else shutil.rmtree(folder / "images")
+    with Run.open(folder) as run:
+        assert len(run.clips("done")) == 2
+        with pytest.raises(ValueError, match=r"first.png of prompt 1 is not there or not what it was. Sweep the plan"):
+            run.image_of(1)
+    assert made(swept(folder, plan)) == []
+    assert picture.read_bytes() == whole
+
+
+def test_prompts_without_a_picture_have_none(tmp_path: Path) -> None:
+    swept(tmp_path / "run", pictured(tmp_path, "red"))
+    with Run.open(tmp_path / "run") as run:
+        with pytest.raises(ValueError, match=r"a prompt must have a picture .* but 2, 'a text', has none. Choose"):
+            run.image_of(2)
+        with pytest.raises(ValueError, match=r"a prompt must be one of the run, but got the id 3"):
+            run.image_of(3)
+
+
+def test_a_picture_may_have_the_longest_name(tmp_path: Path) -> None:
+    name = "p" * 251 + ".png"
+    swept(tmp_path / "run", pictured(tmp_path, "red", name=name))
+    assert [path.name for path in kept(tmp_path / "run")] == [name]
+
+
+def test_an_estimate_copies_no_picture(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    swept(folder)
+    estimate(pictured(tmp_path, "red"), folder, Drawn(folder / "work"))
+    assert not (folder / "images").exists()
 
 
 def test_an_estimate_writes_nothing_and_knows_what_is_there(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from drawn import plan_of, swept
+from drawn import plan_of, plan_with, swept
 from skipguide import video
 from skipguide.runs import Run
 from skipguide.runs.folder import BROKEN
@@ -163,6 +164,26 @@ def test_the_command_line_with_a_model_survives_kills_too(tmp_path: Path, tiny_m
         ours, theirs = ({clip.key: clip.frames_sha256 for clip in run.clips("done")} for run in (killed, plain))
         assert ours == theirs
         assert len(ours) == 40
+
+
+def _killed_before_the_name(folder: Path, words: dict[str, Any], options: dict[str, Any], told: Any) -> None:
+    """What is written is under its temporary name then."""
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    told.send(("begins", None))
+    swept(folder, plan_with({"name": "cfg"}, **words))
+
+
+def test_a_sweep_that_is_killed_while_it_copies_a_picture_leaves_none(tmp_path: Path) -> None:
+    picture, folder = tmp_path / "first.png", tmp_path / "run"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    words = {"prompts": [{"image": str(picture)}]}
+    child = Child(folder, words, _killed_before_the_name)
+    child.process.join()
+    assert child.process.exitcode == -signal.SIGKILL
+    assert [path.name for path in folder.glob("images/*/*")] == [".first.png.part"]
+    swept(folder, plan_with({"name": "cfg"}, **words))
+    assert [path.read_bytes() for path in folder.glob("images/*/*")] == [picture.read_bytes()]
+    assert not list(folder.rglob(".*.part"))
 
 
 def test_of_two_sweeps_on_one_directory_the_second_is_refused_until_the_first_ends(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from painted import FIRST, FRAMES, SETTINGS, STEP, Painter, painted
+from painted import FIRST, FRAMES, SETTINGS, STEP, Painter, painted, pictures
 from skipguide.generation import Step
 from skipguide.runs import Run
 from skipguide.studio import app, report
@@ -449,6 +449,34 @@ def test_a_video_is_made_from_the_page_and_another_cancelled(page: Any, own: Ser
     page.click("form button[type=submit]")
     page.locator("#message", has_text="layers must be").wait_for()
     page.wait_for_timeout(100)
+
+
+def test_a_video_is_made_from_a_picture(page: Any, tmp_path: Path) -> None:
+    folder = painted(tmp_path / "run", seeds=[0], **pictures(tmp_path / "pictures"))
+    with Served(folder) as served:
+        served.engine.go.set()
+        opened(page, served, "prompts=2&settings=1,2")
+        assert page.text_content("h1") == "first.png seed 0"
+        assert [b.text_content() for b in page.locator(".prompts button").all()] == [
+            "first.png", "first.png", "a red star", "a blue circle",
+        ]  # fmt: skip
+        page.keyboard.press("t")
+        assert [o.text_content() for o in page.locator("[name=picture] option").all()] == ["none", *["first.png"] * 2]
+        until(page, "document.querySelector('img').naturalWidth === 48")
+        assert page.evaluate("document.querySelector('img').getAttribute('src')") == "/images/2"
+        page.fill("[name=seed]", "3")
+        page.keyboard.press("Control+Enter")
+        page.locator("[data-state=done]", has_text="first.png · seed 3").locator("button", has_text="See it").click()
+        page.locator("figure.cell").first.wait_for()
+        assert page.text_content("h1") == "first.png seed 3"
+        page.keyboard.press("t")
+        page.select_option("[name=picture]", "")
+        assert page.locator("img").is_hidden()
+        page.click("form button[type=submit]")
+        page.locator("#message", has_text="a trial must have a prompt, a picture or both").wait_for()
+    with Run.open(folder) as run:
+        (clip,) = (clip for clip in run.clips() if clip.seed == 3)
+        assert (clip.prompt, len(run.prompts())) == (2, 4)
 
 
 def test_a_report_plays_from_a_file(page: Any, first: Served, tmp_path: Path) -> None:

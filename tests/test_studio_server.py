@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
 import re
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,9 +22,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from typer.testing import CliRunner
 
-from painted import Painter, painted
+from painted import SETTINGS, Painter, painted, pictures
 from skipguide.cli import app as verbs
 from skipguide.generation import Step
 from skipguide.runs import Clip, Run
@@ -71,7 +77,9 @@ def test_a_video_comes_in_ranges(page: TestClient, painted_run: Path) -> None:
         "/ledger.sqlite", "/clips/%00.mp4", "/clips/0000000000000000.mp4", "/clips/0000000000000000.mp4/../x",
         "/videos/", "/static/../app.py", "/static/%2e%2e/app.py", "/static/..%5capp.py", "/static/",
         "/clips/ABCDEF0123456789.mp4", "//etc/passwd", "/clips/aaaaaaaaaaaaaaaa%0a.mp4", "/study/0000000000000000.mp4",
-        "/clips/é.mp4", "/docs", "/openapi.json", "/redoc",
+        "/clips/é.mp4", "/docs", "/openapi.json", "/redoc", "/images/1", "/images/", "/images/../ledger.sqlite",
+        "/images/1/../../ledger.sqlite", "/images/..%2fledger.sqlite", "/images/%2e%2e", "/images/é", "/images/-1",
+        f"/images/{10**30}",
     ],
 )  # fmt: skip
 def test_nothing_else_can_be_reached(page: TestClient, path: str) -> None:
@@ -90,6 +98,93 @@ def test_a_video_that_is_a_link_is_not_given_out(painted_copy: Path, tmp_path: P
     answer = client(painted_copy).get(f"/clips/{clip.key}.mp4")
     assert answer.status_code == 404
     assert b"secret" not in answer.content
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictured(tmp_path: Path) -> Path:
+    """A run with pictures: prompts 1 to 3 have one, 4 has none. The files that its plan named are gone."""
+    words = pictures(tmp_path / "pictures")
+    painted(tmp_path / "run", seeds=[0], **words)
+    shutil.rmtree(tmp_path / "pictures")
+    return tmp_path / "run"
+
+
+def copy_of(folder: Path, prompt: int = 1) -> Path:
+    with Run.open(folder) as run:
+        return run.image_of(prompt)
+
+
+def test_pictures_are_given_out_as_what_they_are(pictured: Path) -> None:
+    web = client(pictured)
+    for prompt in (1, 2, 3):
+        answer = web.get(f"/images/{prompt}")
+        assert (answer.status_code, answer.content) == (200, copy_of(pictured, prompt).read_bytes())
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert web.get("/images/1").content == web.get("/images/3").content != web.get("/images/2").content
+    assert web.get("/images/4").json()["detail"].startswith("a prompt must have a picture to start from, but 4")
+    assert web.get("/images/99").status_code == 404
+    assert client(pictured, Policy(token="right")).get("/images/1").status_code == 401
+    told = web.get("/api/run").json()
+    assert [prompt["image"] for prompt in told["prompts"]] == ["first.png"] * 3 + [None]
+    assert str(pictured) not in json.dumps(told)
+
+
+@pytest.mark.parametrize("trick", ["link out", "linked folder", "pipe", "folder", "missing", "other content"])
+def test_only_plain_pictures_of_the_run_are_given_out(pictured: Path, tmp_path: Path, trick: str) -> None:
+    path = copy_of(pictured)
+    if trick == "linked folder":
+        shutil.move(pictured / "images", tmp_path / "elsewhere")
+        (pictured / "images").symlink_to(tmp_path / "elsewhere")
+    else:
+        whole = path.rename(tmp_path / "elsewhere.png")
+        {
+            "link out": lambda: path.symlink_to(whole),
+            "pipe": lambda: os.mkfifo(path),
+            "folder": path.mkdir,
+            "missing": lambda: None,
+            "other content": lambda: path.write_bytes(b"secret"),
+        }[trick]()
+    answer = client(pictured).get("/images/1")
+    assert answer.status_code == 404
+    assert set(answer.json()) == {"detail"}
+
+
+def drawn(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, format=kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("first.png", b"<html><script>alert(1)</script>"), ("first.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+     ("../../../secret.png", drawn("PNG"))],
+)  # fmt: skip
+def test_a_ledger_cannot_make_other_files_pictures(pictured: Path, name: str, content: bytes) -> None:
+    """Not even with their hash in it."""
+    digest = hashlib.sha256(content).hexdigest()
+    place = pictured / "images" / digest[:16] / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+    with sqlite3.connect(pictured / "ledger.sqlite") as db:
+        db.execute("UPDATE prompts SET image = ?, image_sha256 = ? WHERE id = 1", (name, digest))
+    db.close()
+    assert copy_of(pictured) == place
+    answer = client(pictured).get("/images/1")
+    assert answer.status_code == 404
+    assert answer.json()["detail"].startswith("a picture must be a plain file in the run directory")
+
+
+@pytest.mark.parametrize(("kind", "told"), [("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("GIF", "image/gif")])
+def test_the_type_of_a_picture_is_that_of_its_content(tmp_path: Path, kind: str, told: str) -> None:
+    (tmp_path / "first.html").write_bytes(drawn(kind))
+    prompts = [{"image": str(tmp_path / "first.html")}]
+    painted(tmp_path / "run", prompts=prompts, seeds=[0], settings=SETTINGS[:1])
+    assert client(tmp_path / "run").get("/images/1").headers["content-type"] == told
 
 
 # --- who may ask ------------------------------------------------------------------------------------------------------
@@ -116,7 +211,7 @@ def test_only_its_own_names_are_answered(painted_run: Path, host: str, loopback:
 
 def test_a_token_is_needed_where_there_is_one(painted_run: Path) -> None:
     web = client(painted_run, Policy(token="right", loopback=False), "http://192.168.0.2:8700")
-    for path in ("/", "/vote", "/api/run", "/static/main.js", f"/clips/{first_clip(painted_run).key}.mp4"):
+    for path in ("/", "/vote", "/api/run", "/static/main.js", "/images/1", f"/clips/{first_clip(painted_run).key}.mp4"):
         assert web.get(path).status_code == 401, path
         assert web.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert web.get(path, params={"token": "wrong"}).status_code == 401
@@ -245,6 +340,11 @@ class Slow(Painter):
 
     def __init__(self) -> None:
         self.go, self.reached = threading.Event(), threading.Event()
+        self.images: list[Any] = []  # that settings were tried with
+
+    def survey(self, settings: Any, image: Any) -> Any:
+        self.images.append(image)
+        return super().survey(settings, image)
 
     def run(self, jobs: Any, on_step: Any) -> Iterator[Any]:
         for event in super().run(jobs, on_step):
@@ -359,6 +459,92 @@ def test_what_may_not_be_asked_for_is_refused_at_once(web: TestClient, changed: 
     answer = web.post("/api/trials", json={**ASK, **changed})
     assert answer.status_code in (400, 422)
     assert web.get("/api/trials").json() == []
+
+
+# --- trials that start from a picture ---------------------------------------------------------------------------------
+
+STG = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}
+SHOW = {"model": "lab-mochi", "prompt": None, "seed": 0, "parameters": STG}
+
+
+@pytest.fixture
+def pictured_web(pictured: Path, slow: Slow) -> Iterator[TestClient]:
+    slow.go.set()
+    with client(pictured, trials=Trials(pictured, lambda: slow)) as web:
+        yield web
+
+
+def made(web: TestClient, **changes: Any) -> dict[str, Any]:
+    answer = web.post("/api/trials", json={**SHOW, **changes})
+    assert answer.status_code == 200, answer.text
+    done = ended(web, answer.json()["id"])
+    assert (done["state"], done["error"]) == ("done", None)
+    return done
+
+
+@pytest.mark.parametrize(("prompt", "text"), [(1, None), (2, None), (3, "a red star")])
+def test_a_trial_of_what_a_sweep_made_is_its_clip(
+    pictured_web: TestClient, pictured: Path, slow: Slow, prompt: int, text: str | None
+) -> None:
+    done = made(pictured_web, prompt=text, image_of=prompt)
+    assert not slow.reached.is_set()
+    with Run.open(pictured) as run:
+        (own,) = (clip for clip in run.clips() if clip.prompt == prompt and clip.setting == 2)
+        assert done["key"] == own.key
+        assert (len(run.prompts()), len(run.settings())) == (4, 2)
+    assert done["image"] == "first.png"
+    assert [image.size for image in slow.images] == [(48, 40)] * 2  # the model is asked whether it takes this
+
+
+def test_a_sweep_does_not_make_again_what_a_trial_made(
+    pictured_web: TestClient, pictured: Path, slow: Slow, tmp_path: Path
+) -> None:
+    done = made(pictured_web, seed=7, image_of=2)
+    assert slow.reached.is_set()
+    painted(pictured, seeds=[7], **pictures(tmp_path / "pictures"))
+    with Run.open(pictured) as run:
+        (own,) = (clip for clip in run.clips() if (clip.prompt, clip.setting, clip.seed) == (2, 2, 7))
+        assert (own.key, own.attempts) == (done["key"], 1)
+        assert str(pictured) not in "".join(run.plans())
+    assert len(list((pictured / "images").rglob("*.png"))) == 2
+
+
+def test_another_text_may_go_with_a_picture(pictured_web: TestClient, pictured: Path) -> None:
+    key = made(pictured_web, prompt="it spins", image_of=2)["key"]
+    with Run.open(pictured) as run:
+        new = run.prompts()[run.clip(key).prompt - 1]
+        assert (new.id, new.text, new.image) == (5, "it spins", "first.png")
+        assert run.image_of(5) == run.image_of(2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"image_of": 99}, "a prompt must be one of the run, but got the id 99"),
+        ({"image_of": 4}, "a prompt must have a picture to start from, but 4, 'a blue circle', has none"),
+        ({"image_of": 2}, "the picture of a prompt must be kept in the run, but first.png of prompt 2 is not there"),
+        ({}, "a trial must have a prompt, a picture or both, but got neither"),
+        ({"image_of": "1"}, None), ({"image_of": True}, None), ({"image_of": 1.5}, None),
+        ({"image": "first.png"}, None),
+    ],
+)  # fmt: skip
+def test_pictures_that_cannot_be_taken_are_refused_at_once(
+    pictured_web: TestClient, pictured: Path, slow: Slow, changed: dict[str, Any], said: str | None
+) -> None:
+    copy_of(pictured, 2).unlink()
+    answer = pictured_web.post("/api/trials", json={**SHOW, **changed})
+    assert answer.status_code == (400 if said else 422)
+    assert (said or "detail") in answer.text
+    assert slow.images == []
+    assert pictured_web.get("/api/trials").json() == []
+
+
+def test_a_test_names_the_picture_where_there_is_no_text(pictured: Path) -> None:
+    seen = vote_all(client(pictured), "Ann", "rating", [1, 2])
+    assert {task["prompt"] for task in seen} == {"first.png", "a red star", "a blue circle"}
+
+
+# --- trials that go wrong ---------------------------------------------------------------------------------------------
 
 
 def test_a_trial_beside_a_sweep_says_why_it_fails(web: TestClient, painted_copy: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -15,7 +16,7 @@ from skipguide.record import sha256
 from skipguide.runs import ledger
 from skipguide.settings import Generation
 
-VIDEOS, LATENTS, BROKEN, WORK = "videos", "latents", "broken", "work"
+VIDEOS, LATENTS, IMAGES, BROKEN, WORK = "videos", "latents", "images", "broken", "work"
 _LOCK = "lock.sqlite"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Per pixel and frame: of an mp4 at crf 12, twice what detailed footage takes; of 16 channels of float32 per 8 x 8 x 4.
@@ -126,8 +127,8 @@ def is_locked(folder: Path) -> bool:
 def tidy(folder: Path) -> None:
     """Remove what a process that was killed left half-written. Only under the lock."""
     shutil.rmtree(folder / WORK, ignore_errors=True)
-    for name in (VIDEOS, LATENTS):
-        for part in (folder / name).glob(".*.part"):
+    for pattern in (f"{VIDEOS}/.*.part", f"{LATENTS}/.*.part", f"{IMAGES}/*/.*.part"):
+        for part in folder.glob(pattern):
             part.unlink(missing_ok=True)
 
 
@@ -171,7 +172,7 @@ def _described(folder: Path, video: str, latents: str | None) -> Published:
 def place(folder: Path, name: str, content: bytes) -> str:
     """Write one file of a run, under a name relative to it: all of it or nothing."""
     path = folder / name
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name[:60]}.part")  # names of pictures can be as long as the system takes
     try:
         path.parent.mkdir(exist_ok=True)
         with part.open("wb") as file:
@@ -183,6 +184,30 @@ def place(folder: Path, name: str, content: bytes) -> str:
         part.unlink(missing_ok=True)
         raise
     return name
+
+
+def keep_image(folder: Path, image: Path) -> str:
+    """Copy what videos start from into the run, where it is not there yet, for those who see the run later.
+
+    Returns:
+        The sha256 of the copy, which stands under `image_name`.
+
+    Raises:
+        OSError: if it cannot be read, or the disk is full or cannot be written.
+    """
+    content = image.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    name = image_name(digest, image.name)
+    if not (folder / name).is_file() or sha256(folder / name) != digest:
+        (folder / IMAGES).mkdir(exist_ok=True)
+        place(folder, name, content)
+        _sync((folder / name).parent)
+    return digest
+
+
+def image_name(digest: str, name: str) -> str:
+    """Where a picture of this content and name is in a run: both are in the keys of its clips."""
+    return f"{IMAGES}/{digest[:16]}/{name}"
 
 
 def _sync(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.record import sha256
+from skipguide.runs import folder as files
 from skipguide.runs.ledger import Ledger, now, to_json
 from skipguide.runs.plan import Plan, Setting
 from skipguide.runs.prompts import Prompt
@@ -69,7 +70,7 @@ def _model(surveyed: Surveyed) -> str:
 
 
 def of_plan(plan: Plan, surveyed: Sequence[Surveyed], versions: Mapping[str, str]) -> list[Job]:
-    """All jobs of a plan, in the order that shares work: by model, then prompt, then seed.
+    """All jobs of a plan, each once, in the order that shares work: by model, then prompt, then seed.
 
     Raises:
         ValueError: if two settings are the same one.
@@ -88,8 +89,7 @@ def of_plan(plan: Plan, surveyed: Sequence[Surveyed], versions: Mapping[str, str
         for seed in plan.seeds
         for entry in alike
     ]
-    _check_different(found)
-    return found
+    return _once(found)
 
 
 def _by_load(surveyed: Sequence[Surveyed]) -> Iterator[list[Surveyed]]:
@@ -104,30 +104,35 @@ def _generation(complete: Generation, prompt: Prompt, seed: int) -> Generation:
     return complete.model_copy(update={"prompt": prompt.text, "image": image, "seed": seed})
 
 
-def _check_different(found: Sequence[Job]) -> None:
-    names: dict[str, str] = {}
+def _once(found: Sequence[Job]) -> list[Job]:
+    """Pictures of equal content in several files make one job."""
+    jobs: dict[str, Job] = {}
     for job in found:
-        other = names.setdefault(job.key, job.setting)
-        if other != job.setting:
+        other = jobs.setdefault(job.key, job)
+        if other.setting != job.setting:
             raise ValueError(
-                f"the settings of a plan must differ, but {other!r} and {job.setting!r} are the same when the model's "
-                "defaults are filled in. Remove one."
+                f"the settings of a plan must differ, but {other.setting!r} and {job.setting!r} are the same when the "
+                "model's defaults are filled in. Remove one."
             )
+    return list(jobs.values())
 
 
 # --- into the ledger --------------------------------------------------------------------------------------------------
 
 
 def register(ledger: Ledger, plan: Plan, surveyed: Sequence[Surveyed], jobs: Sequence[Job]) -> None:
-    """Write the jobs of a plan into the ledger; those that are in it stay what they are.
+    """Write the jobs of a plan into the ledger, and its pictures beside it; those that are in it stay what they are.
 
     Raises:
         ValueError: if a setting has the name of another one of which there are videos.
+        OSError: if a picture cannot be copied.
     """
+    images = dict.fromkeys(prompt.image for prompt in plan.prompts if prompt.image is not None)
+    kept = {image: files.keep_image(ledger.path.parent, image) for image in images}
     with ledger.writing():
         plan_id = ledger.id_of("plans", {"sha256": plan.sha256}, {"text": plan.text, "created": now()})
         settings = _settings(ledger, surveyed)
-        prompts = {(prompt.text, prompt.image): _prompt(ledger, prompt) for prompt in plan.prompts}
+        prompts = {(prompt.text, prompt.image): _prompt(ledger, prompt, kept) for prompt in plan.prompts}
         ledger.db.execute("UPDATE jobs SET position = position + ?", (len(jobs),))  # those of other plans come after
         for position, job in enumerate(jobs):
             setting = settings[job.generation.model, job.setting]
@@ -180,8 +185,8 @@ def _difference(holder: Any, content: str) -> str:
     return ", ".join(f"{name} = {then.get(name)!r}, now {now_.get(name)!r}" for name in changed)
 
 
-def _prompt(ledger: Ledger, prompt: Prompt) -> int:
-    image = None if prompt.image is None else {"image": prompt.image.name, "image_sha256": sha256(prompt.image)}
+def _prompt(ledger: Ledger, prompt: Prompt, kept: Mapping[Path, str]) -> int:
+    image = None if prompt.image is None else {"image": prompt.image.name, "image_sha256": kept[prompt.image]}
     digest = hashlib.sha256(to_json([prompt.text, image]).encode()).hexdigest()
     return ledger.id_of(
         "prompts", {"sha256": digest}, {"text": prompt.text, **(image or {}), "tags": to_json(prompt.tags)}

@@ -28,6 +28,7 @@ class Prompt:
     text: str | None
     image: str | None  # the name of the file
     tags: dict[str, Any]  # what the prompt file says beside it
+    image_sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipguide.record import sha256
 from skipguide.runs import folder as files
 from skipguide.runs.ledger import Ledger, now, to_json
 from skipguide.runs.rows import STATUSES, Clip, Model, Prompt, SetMetric, Setting, Status, Vote
@@ -68,7 +69,35 @@ class Run:
     def prompts(self) -> list[Prompt]:
         """In the order in which they came."""
         rows = self._ledger.rows("SELECT * FROM prompts ORDER BY id")
-        return [Prompt(row["id"], row["text"], row["image"], json.loads(row["tags"])) for row in rows]
+        return [
+            Prompt(row["id"], row["text"], row["image"], json.loads(row["tags"]), row["image_sha256"]) for row in rows
+        ]
+
+    def image_of(self, prompt: int) -> Path:
+        """The picture that a prompt starts from, as the sweep has kept it.
+
+        Args:
+            prompt: its id.
+
+        Raises:
+            ValueError: if the run has no such prompt, it starts from none, or the picture is gone or was changed; runs
+                of older versions have kept none.
+        """
+        found = next((entry for entry in self.prompts() if entry.id == prompt), None)
+        if found is None:
+            raise ValueError(f"a prompt must be one of the run, but got the id {prompt}. Take one that the run has.")
+        if found.image is None or found.image_sha256 is None:
+            raise ValueError(
+                f"a prompt must have a picture to start from, but {prompt}, {str(found.text)[:80]!r}, has none. Choose "
+                "one that has."
+            )
+        path = self.folder / files.image_name(found.image_sha256, found.image)
+        if not path.is_file() or sha256(path) != found.image_sha256:
+            raise ValueError(
+                f"the picture of a prompt must be kept in the run, but {found.image} of prompt {prompt} is not there "
+                "or not what it was. Sweep the plan that has it once more: that copies it, and makes nothing again."
+            )
+        return path
 
     def seeds(self) -> list[int]:
         """Of all videos."""

@@ -1,4 +1,4 @@
-"""The server of the studio: the page, the videos of one run with ranges, votes, and trials."""
+"""The server of the studio: the page, the videos of one run with ranges, its pictures, votes, and trials."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,9 +52,10 @@ class TrialBody(_Body):
     """What a person wants to see."""
 
     model: Annotated[str, Field(max_length=400)]
-    prompt: Annotated[str, Field(min_length=1, max_length=4000)]
+    prompt: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**53)]  # what JavaScript can count
     parameters: Annotated[dict[str, Any], Field(max_length=40)]
+    image_of: int | None = None  # the prompt whose picture it starts from
 
 
 @dataclass
@@ -147,13 +148,24 @@ def _reading(app: FastAPI, folder: Path, makes: bool) -> None:
     def clip(key: Annotated[str, InPath(pattern=f"^{files.KEY}$")]) -> FileResponse:
         return _video(folder, key)
 
+    @app.get("/images/{prompt}")
+    def image(prompt: int) -> FileResponse:
+        with Run.open(folder) as found, _or_not_found():
+            path, kind = files.image_of(found, prompt)
+            return FileResponse(path, media_type=kind)
+
 
 def _video(folder: Path, key: str) -> FileResponse:
-    with Run.open(folder) as run:
-        try:
-            return FileResponse(files.video_of(run, key), media_type="video/mp4")
-        except ValueError as error:
-            raise HTTPException(404, str(error)) from None
+    with Run.open(folder) as run, _or_not_found():
+        return FileResponse(files.video_of(run, key), media_type="video/mp4")
+
+
+@contextlib.contextmanager
+def _or_not_found() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 def _judging(app: FastAPI, folder: Path) -> None:
@@ -164,7 +176,7 @@ def _judging(app: FastAPI, folder: Path) -> None:
         with Run.open(folder) as run:
             every = study.tasks(run.clips("done"), asked.kind, asked.settings, asked.rater)
             left = study.open_tasks(every, run.votes(), asked.kind, asked.rater)
-            prompts = {prompt.id: prompt.text for prompt in run.prompts()}
+            prompts = {prompt.id: prompt.text or prompt.image for prompt in run.prompts()}
         state = {"total": len(every), "left": len(left), "questions": study.QUESTIONS[asked.kind]}
         return {**state, "task": _shown(left[0], prompts, blind) if left else None}
 

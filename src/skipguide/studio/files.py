@@ -1,4 +1,4 @@
-"""The only files that the studio gives out: its own page, and the videos that the ledger of the run names."""
+"""The only files that the studio gives out: its own page, and the videos and pictures that the run's ledger names."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from skipguide.runs import Clip, Run
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 KEY = r"[0-9a-f]{16}"
+_IMAGE_TYPES = {
+    "PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp",
+    "GIF": "image/gif", "TIFF": "image/tiff",
+}  # fmt: skip
 
 
 def video_of(run: Run, key: str) -> Path:
@@ -34,7 +38,7 @@ def video_of(run: Run, key: str) -> Path:
 def _checked(run: Run, clip: Clip) -> Path:
     if clip.status != "done" or clip.video is None:
         raise ValueError(f"a clip must be done to be shown, but {clip.key} is {clip.status}. Run the sweep.")
-    if not _is_plain(clip.video, run.folder):
+    if clip.video.suffix != ".mp4" or not _is_plain(clip.video, run.folder):
         raise ValueError(
             f"a video must be a plain file in the run directory, but that of {clip.key} is not. Make it again."
         )
@@ -44,9 +48,38 @@ def _checked(run: Run, clip: Clip) -> Path:
 def _is_plain(path: Path, folder: Path) -> bool:
     try:
         real, root = path.resolve(strict=True), folder.resolve(strict=True)
-        return path.suffix == ".mp4" and real.is_relative_to(root) and stat.S_ISREG(path.lstat().st_mode)
+        return real.is_relative_to(root) and stat.S_ISREG(path.lstat().st_mode)
     except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
         return False
+
+
+def image_of(run: Run, prompt: int) -> tuple[Path, str]:
+    """The picture that a prompt starts from, if it is a plain file within the run directory, and its media type.
+
+    Raises:
+        ValueError: if it is not, is no picture, or as `Run.image_of`.
+    """
+    path = run.image_of(prompt)
+    kind = _image_type(path) if _is_plain(path, run.folder) else None
+    if kind is None:
+        raise ValueError(
+            f"a picture must be a plain file in the run directory, of a kind that models take, but that of prompt "
+            f"{prompt} is not. Choose another one."
+        )
+    return path, kind
+
+
+def _image_type(path: Path) -> str | None:
+    """By its content: a name may say anything."""
+    from PIL import Image
+
+    from skipguide.picture import FORMATS
+
+    try:
+        with Image.open(path, formats=FORMATS) as found:
+            return _IMAGE_TYPES.get(found.format or "")
+    except Exception:  # decoders raise nearly anything
+        return None
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

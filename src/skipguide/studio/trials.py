@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from skipguide.runs import Plan, Run
 from skipguide.runs.ledger import to_json
 from skipguide.settings import SCALES, Generation
+from skipguide.studio import files
 
 if TYPE_CHECKING:
     from skipguide.generation import Step
@@ -37,9 +38,10 @@ class Ask:
     """What is asked for."""
 
     model: str
-    prompt: str
+    prompt: str | None
     seed: int
     parameters: Mapping[str, Any]  # settings of `settings.Generation`
+    image_of: int | None = None  # the prompt of the run whose picture it starts from
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Trial:
     id: int
     ask: Ask
     name: str  # of its setting
+    image: str | None = None  # the name of its picture
     state: State = "waiting"
     step: int = 0
     steps: int = 0
@@ -59,7 +62,7 @@ class Trial:
 
     def payload(self) -> dict[str, Any]:
         """Ready for JSON."""
-        same = ("id", "name", "state", "step", "steps", "seconds_left", "key", "error")
+        same = ("id", "name", "image", "state", "step", "steps", "seconds_left", "key", "error")
         return {**{name: getattr(self, name) for name in same}, "ask": asdict(self.ask)}
 
 
@@ -100,13 +103,13 @@ class Trials:
         """Put something at the end of the queue.
 
         Raises:
-            ValueError: if the queue is full, the run has no such model, or a parameter is not one that may be set.
+            ValueError: if the queue is full, or as `plan_of`.
         """
-        plan_of(self.folder, ask)  # complains now about what is wrong without the model
+        (prompt,) = plan_of(self.folder, ask).prompts  # complains now about what is wrong without the model
         with self._changed:
             if sum(trial.state == "waiting" for trial in self._trials) >= WAITING:
                 raise ValueError(f"at most {WAITING} trials may wait, and so many do. Cancel one or wait.")
-            trial = Trial(next(self._numbers), ask, name_of(ask))
+            trial = Trial(next(self._numbers), ask, name_of(ask), prompt.image and prompt.image.name)
             over = [trial for trial in self._trials if trial.state not in ("waiting", "running")]
             self._trials = [old for old in self._trials if old not in over[:-_KEPT]] + [trial]
             if self._thread is None:
@@ -172,7 +175,7 @@ class Trials:
         return None
 
     def _run(self, trial: Trial) -> State:
-        from skipguide.runs.engine import Failed
+        from skipguide.runs.engine import Failed, picture_of
         from skipguide.runs.jobs import of_plan
         from skipguide.runs.sweep import sweep
 
@@ -183,7 +186,7 @@ class Trials:
 
         self._engine = engine = self._engine or self._make_engine()
         plan, state = plan_of(self.folder, trial.ask), "done"
-        surveyed = engine.survey(plan.settings, None)
+        surveyed = engine.survey(plan.settings, picture_of(plan.prompts[0].image))
         known = _known_name(self.folder, surveyed[0])
         if known is not None:  # a plan that calls it otherwise would rename it
             plan = plan_of(self.folder, trial.ask, known)
@@ -217,10 +220,18 @@ def plan_of(folder: Path, ask: Ask, name: str | None = None) -> Plan:
         name: of its setting; None is what is in it.
 
     Raises:
-        ValueError: for a model that the run does not have, or a parameter that is none or may not be set.
+        ValueError: for a model or a picture that the run does not have, without a text and a picture, or for a
+            parameter that is none or may not be set.
     """
     with Run.open(folder) as run:
-        models = [model.name for model in run.models()]
+        _check(ask, [model.name for model in run.models()])
+        image = None if ask.image_of is None else files.image_of(run, ask.image_of)[0].relative_to(folder)
+    prompt = ask.prompt if image is None else {"prompt": ask.prompt, "image": str(image)}
+    setting = {"name": name or name_of(ask), **ask.parameters}
+    return Plan.of({"model": ask.model, "prompts": [prompt], "seeds": [ask.seed], "settings": [setting]}, folder)
+
+
+def _check(ask: Ask, models: Sequence[str]) -> None:
     if ask.model not in models:
         raise ValueError(
             f"model must be one of the run, {', '.join(models)}, but got {ask.model!r}. Choose one of them."
@@ -228,8 +239,10 @@ def plan_of(folder: Path, ask: Ask, name: str | None = None) -> Plan:
     unknown = sorted(set(ask.parameters) - set(PARAMETERS))
     if unknown:
         raise ValueError(f"a trial may set {', '.join(PARAMETERS)}, but got {', '.join(unknown)}. Leave it out.")
-    setting = {"name": name or name_of(ask), **ask.parameters}
-    return Plan.of({"model": ask.model, "prompts": [ask.prompt], "seeds": [ask.seed], "settings": [setting]})
+    if ask.prompt is None and ask.image_of is None:
+        raise ValueError(
+            "a trial must have a prompt, a picture or both, but got neither. Write a prompt, or choose a picture."
+        )
 
 
 def name_of(ask: Ask) -> str:

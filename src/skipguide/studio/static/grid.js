@@ -4,7 +4,7 @@ import { el, short } from "studio/dom.js";
 import { Player } from "studio/player.js";
 import { clipUrl } from "studio/source.js";
 import { rows, setSlot, state } from "studio/state.js";
-import { facts, LABELS, parameterRows, summary } from "studio/words.js";
+import { facts, LABELS, parameterRows, summary, titleOf } from "studio/words.js";
 
 const MARGIN = "150px"; // around the window, where videos are loaded already
 const SMALLEST = 200, LEAST = 96, GAP = 14, NARROW = 8, PADDING = 32, HEADING = 60; // pixels, as in the style sheet
@@ -105,17 +105,15 @@ export class Grid {
   }
 
   #title(row) {
-    return `${this.run.prompt.get(row.prompt).text ?? this.run.prompt.get(row.prompt).image}, seed ${row.seed}`;
+    return `${titleOf(this.run.prompt.get(row.prompt))}, seed ${row.seed}`;
   }
 
   #caption(row) {
-    const { text, image } = this.run.prompt.get(row.prompt);
-    return el("h1", { class: "prompt" }, text ?? image, el("small", {}, ` seed ${row.seed}`));
+    return el("h1", { class: "prompt" }, titleOf(this.run.prompt.get(row.prompt)), el("small", {}, ` seed ${row.seed}`));
   }
 
   #heading(row) {
-    const { text, image } = this.run.prompt.get(row.prompt);
-    return el("h2", {}, text ?? image, el("small", {}, ` seed ${row.seed}`));
+    return el("h2", {}, titleOf(this.run.prompt.get(row.prompt)), el("small", {}, ` seed ${row.seed}`));
   }
 }
 

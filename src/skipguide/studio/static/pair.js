@@ -4,7 +4,7 @@ import { choice, el } from "studio/dom.js";
 import { Player } from "studio/player.js";
 import { clipUrl } from "studio/source.js";
 import { rows, state, update } from "studio/state.js";
-import { summary } from "studio/words.js";
+import { summary, titleOf } from "studio/words.js";
 
 const GAINS = [1, 2, 4, 8, 16];
 const STEP = 0.05; // of the line, per key
@@ -42,8 +42,7 @@ export class Pair {
     this.stage.style.setProperty("--gain", state.gain);
     this.divider.hidden = state.mode !== "wipe";
     this.#place(this.line);
-    const { text, image } = this.run.prompt.get(row.prompt);
-    const title = el("h1", { class: "prompt" }, text ?? image, el("small", {}, ` seed ${row.seed}`));
+    const title = el("h1", { class: "prompt" }, titleOf(this.run.prompt.get(row.prompt)), el("small", {}, ` seed ${row.seed}`));
     this.root.replaceChildren(title, this.#captions(), this.stage, this.note);
     this.transport.onchange();
   }

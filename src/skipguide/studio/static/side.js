@@ -2,7 +2,7 @@
 
 import { button, choice, el } from "studio/dom.js";
 import { slotsOf, state, toggleSetting, update } from "studio/state.js";
-import { summary } from "studio/words.js";
+import { summary, titleOf } from "studio/words.js";
 
 const FILTER_FROM = 12; // prompts
 let sought = "";
@@ -21,7 +21,7 @@ function prompts(run) {
     el("button", {
       type: "button", "aria-pressed": String(state.prompts.includes(prompt.id)), title: JSON.stringify(prompt.tags),
       on: { click: (event) => update({ prompts: chosen(state.prompts, prompt.id, run.prompts.map((p) => p.id), event) }) },
-    }, prompt.text ?? prompt.image))));
+    }, titleOf(prompt)))));
   return el("section", {}, heading, run.prompts.length >= FILTER_FROM ? filter(run) : null, list);
 }
 

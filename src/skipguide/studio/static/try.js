@@ -6,10 +6,12 @@ import { slotsOf, state, update } from "studio/state.js";
 
 const FIELDS = [
   ["layers", "Layers", { placeholder: "8 or 8, 9" }], ["stg_scale", "Scale s", { inputmode: "decimal" }],
+  ["spatial_scale", "Spatial s", { inputmode: "decimal" }], ["temporal_scale", "Temporal s", { inputmode: "decimal" }],
   ["guidance_scale", "CFG g", { inputmode: "decimal" }], ["steps", "Steps", { inputmode: "numeric" }],
   ["start", "From (part of the run)", { inputmode: "decimal" }], ["stop", "To", { inputmode: "decimal" }],
   ["rescale", "Rescale", { inputmode: "decimal" }],
 ];
+const OF_AXES = ["spatial_scale", "temporal_scale"]; // of interest only where the run has some
 const POLL = 500; // milliseconds
 const shown = new Set(); // trials whose end is known to the page
 let timer = 0;
@@ -30,15 +32,17 @@ export function leaveTry() {
 
 function form(run) {
   const base = run.setting.get(state.slots.at(-1).setting);
-  const inputs = Object.fromEntries(FIELDS.map(([name, , given]) => [name, el("input", { type: "text", name, ".value": written(base.parameters[name]), ...given })]));
+  const fields = FIELDS.filter(([name]) => !OF_AXES.includes(name) || run.settings.some((setting) => setting.parameters[name]));
+  const inputs = Object.fromEntries(fields.map(([name, , given]) => [name, el("input", { type: "text", name, ".value": written(base.parameters[name]), ...given })]));
   const skip = el("select", { name: "skip" }, ["residual", "attention"].map((name) => el("option", { value: name, ".selected": base.parameters.skip === name }, name)));
   const prompt = el("textarea", { name: "prompt", rows: 3, maxlength: 4000, ".value": run.prompt.get(state.prompts[0]).text ?? "" });
+  const picture = pictures(run);
   const seed = el("input", { type: "text", name: "seed", inputmode: "numeric", ".value": String(state.seeds[0]) });
   const send = async (event) => {
     event.preventDefault();
     try {
       const given = { ...base.parameters, skip: skip.value, ...numbers(inputs) };
-      await ask("POST", "/api/trials", { model: base.model, prompt: prompt.value, seed: Number(seed.value), parameters: allowed(given) });
+      await ask("POST", "/api/trials", { model: base.model, prompt: prompt.value || null, seed: Number(seed.value), parameters: allowed(given), image_of: picture.chosen() });
     } catch (error) {
       say(error.message);
     }
@@ -46,11 +50,29 @@ function form(run) {
   const quick = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send(event); };
   return el("form", { on: { submit: send, keydown: quick } },
     choice("Start from", run.settings.map((setting) => [setting.id, setting.name]), base.id, (id) => update({ slots: [...state.slots.slice(0, -1), ...slotsOf([Number(id)])] })),
-    el("label", {}, "Prompt", prompt), el("label", {}, "Seed", seed),
-    FIELDS.map(([name, label]) => el("label", {}, label, inputs[name])),
+    el("label", {}, "Prompt", prompt), picture.fields, el("label", {}, "Seed", seed),
+    fields.map(([name, label]) => el("label", {}, label, inputs[name])),
     el("label", {}, "Skip", skip),
     el("button", { type: "submit", class: "action" }, "Make it ", el("kbd", {}, "Ctrl Enter")),
     el("p", { class: "quiet" }, `Model: ${base.model}. What is left empty is the model's own.`));
+}
+
+/** The pictures of the run, each once, to start from; at first that of the prompt that is looked at. */
+function pictures(run) {
+  const now = run.prompt.get(state.prompts[0]);
+  const each = new Map([...run.prompts, now].filter((prompt) => prompt.image).map((prompt) => [`${prompt.image_sha256} ${prompt.image}`, prompt]));
+  if (each.size === 0) return { chosen: () => null, fields: [] };
+  const none = run.prompts.some((prompt) => !prompt.image) ? [["", "none"]] : [];
+  const field = choice("Picture", [...none, ...[...each.values()].map(({ id, image }) => [id, image])], now.image ? now.id : "", show, { name: "picture" });
+  const gone = el("p", { class: "quiet", hidden: true }, "This picture is not in the run: sweep its plan once more to keep it.");
+  const thumbnail = el("img", { class: "thumbnail", alt: "The picture", on: { error: () => { thumbnail.hidden = true; gone.hidden = false; } } });
+  function show(id) {
+    thumbnail.hidden = !id;
+    gone.hidden = true;
+    if (id) thumbnail.src = `/images/${id}`;
+  }
+  show(now.image ? now.id : "");
+  return { chosen: () => Number(field.querySelector("select").value) || null, fields: [field, thumbnail, gone] };
 }
 
 const OF_STG = ["layers", "skip", "start", "stop", "rescale", "orthogonalize"];
@@ -106,7 +128,7 @@ function list(queue, trials, reload) {
 
 function line(trial) {
   return el("article", { class: "trial", id: `trial-${trial.id}` },
-    el("b"), el("p", { class: "quiet" }, `${trial.ask.prompt} · seed ${trial.ask.seed}`), el("progress"), el("p", { class: "told" }), el("div"));
+    el("b"), el("p", { class: "quiet" }, [trial.ask.prompt, trial.image, `seed ${trial.ask.seed}`].filter(Boolean).join(" · ")), el("progress"), el("p", { class: "told" }), el("div"));
 }
 
 function refresh(article, trial, reload) {

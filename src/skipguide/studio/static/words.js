@@ -17,6 +17,11 @@ const WORDS = {
   steps: (value) => `${value} steps`,
 };
 
+/** What a prompt is called: its text, or the picture that it starts from. */
+export function titleOf({ text, image }) {
+  return text || image;
+}
+
 /** What tells a setting from the others of the run. */
 export function summary(run, setting) {
   const said = setting.parameters;
