@@ -219,10 +219,10 @@ def scored(trained: Path) -> dict[str, Any]:
         patch.setattr(autoencoder, "psnr", lambda *_: 1.0)  # of 128 clips
         for name in ("_accuracy", "_reconstructed"):
             patch.setattr(score, name, functools.partial(getattr(score, name), num=4))
-        layers = [("spatial:0",), ("spatial:1", "temporal:1")]
-        scores = score.score(trained, 3, [1.0, 4.0], layers, 1.5, lambda _: None, "opensora")
+        terms = [STG(layers, 1.5, "attention") for layers in (["spatial:0"], ["spatial:1", "temporal:1"])]
+        scores = score.score(trained, 3, [1.0, 4.0], terms, lambda _: None, "opensora")
         with pytest.raises(ValueError, match="spatial"):
-            score.score(trained, 3, [1.0], [("spatial:9",)], 1.0, lambda _: None, "opensora")
+            score.score(trained, 3, [1.0], [STG(["spatial:9"])], lambda _: None, "opensora")
     (trained / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     return scores
 
@@ -230,14 +230,14 @@ def scored(trained: Path) -> dict[str, Any]:
 def test_scores(scored: dict[str, Any]) -> None:
     assert scored["command"] == (
         "skipguide lab score opensora --clips 3 --guidance-scale 1 --guidance-scale 4 --layers spatial:0 --layers "
-        "spatial:1,temporal:1 --stg-scale 1.5"
+        "spatial:1,temporal:1 --stg-scale 1.5 --skip attention"
     )
     rows = [(row["guidance_scale"], row["layers"], row["stg_scale"]) for row in scored["generated"]]
     assert rows == [
         (1.0, [], 0.0), (4.0, [], 0.0), (4.0, ["spatial:0"], 1.5), (4.0, ["spatial:1", "temporal:1"], 1.5)
     ]  # fmt: skip
     assert set(scored["judge_accuracy"]) == {"shape", "colour", "motion"}
-    assert "| 4 | spatial:1,temporal:1, 1.5 |" in score.table(scored)
+    assert "| 4 | spatial:1,temporal:1 attention, 1.5 |" in score.table(scored)
 
 
 def test_packed_with_its_card(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,6 +64,9 @@ def score(
         ),
     ] = None,
     stg_scale: Annotated[float, typer.Option(help="mochi, opensora: scale for --layers. svd: of STG-R.")] = 1.0,
+    skip: Annotated[
+        str | None, typer.Option(help="mochi, opensora: of --layers: attention.", show_default="residual")
+    ] = None,
     spatial_scale: Annotated[float | None, typer.Option(help="svd: of the spatial term.", show_default="2")] = None,
     temporal_scale: Annotated[float | None, typer.Option(help="svd: of the temporal term.", show_default="0.5")] = None,
     rescale: Annotated[float | None, typer.Option(help="svd: phi.", show_default="0.7")] = None,
@@ -74,7 +77,7 @@ def score(
     _check(model)
     of_svd = {"--spatial-scale": spatial_scale, "--temporal-scale": temporal_scale, "--rescale": rescale}
     if model == "svd":
-        _refuse("svd", {"--guidance-scale": guidance_scale})
+        _refuse("svd", {"--guidance-scale": guidance_scale, "--skip": skip})
         from skipguide.lab import score_svd
 
         spatial, temporal, phi = (
@@ -84,10 +87,12 @@ def score(
         table = score_svd.table(scores)
     else:
         _refuse(model, of_svd)
+        from skipguide import STG
         from skipguide.lab import score
 
-        chosen = [_parsed(model, layer) for layer in layers or []]
-        scores = score.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], chosen, stg_scale, _note, model)
+        how: dict[str, Any] = dict(scale=stg_scale, skip=skip or "residual")
+        terms = [STG(_parsed(model, layer), **how) for layer in layers or []]
+        scores = score.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _note, model)
         table = score.table(scores)
     if out is not None:
         out.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
@@ -187,9 +192,9 @@ def _folder(model: str, folder: Path | None) -> Path:
 
 
 def _parsed(model: str, layers: str) -> tuple[int | str, ...]:
-    """What one row of the scores skips: the number of a block of lab-mochi, one or more "stack:number" of others."""
+    """What one row of the scores skips: the number of a block of lab-mochi, one or more addresses of others."""
     if model != "mochi":
-        return tuple(layers.split(","))
+        return tuple(int(layer) if layer.isdecimal() else layer for layer in layers.split(","))
     if not layers.isdecimal():
         raise ValueError(f"layers of lab-mochi must be numbers, but got {layers}. Write --layers 5.")
     return (int(layers),)

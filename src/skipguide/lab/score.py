@@ -17,7 +17,6 @@ from skipguide.opensora import OpenSoraPipeline
 from skipguide.quirks import quiet_autocast
 
 Tensor = torch.Tensor
-Layers = tuple[int | str, ...]
 STEPS = 28
 BATCH = 32
 SEED = 7 * 10**6
@@ -43,21 +42,24 @@ MODELS = {
 
 
 def score(
-    folder: Path | None, clips: int, guidance_scales: Sequence[float], layers: Sequence[Layers], stg_scale: float,
+    folder: Path | None, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG],
     note: Callable[[str], None], model: str = "mochi",
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the packaged model, or the one in a training folder.
 
     Every setting generates the same `clips` prompts from the same noise; prompts name one object, are phrased at random
     and come from all combinations, held-out ones included.
+
+    Args:
+        terms: each by itself beside the last CFG scale; of one scale and skip.
     """
     kind = MODELS[model].kind
     pipe, reader = _load(model, folder)
-    for skipped in layers:
-        guide(pipe, STG(layers=skipped, scale=stg_scale)).remove()  # a layer that there is not is said at once
+    for term in terms:
+        guide(pipe, term).remove()  # a layer that there is not is said at once
     note("reconstruction and the judge on real clips")
     found: dict[str, Any] = {
-        "command": _command(model, clips, guidance_scales, layers, stg_scale),
+        "command": _command(model, clips, guidance_scales, terms),
         "clips": clips,
         "steps": STEPS,
         "psnr_db": {split: round(autoencoder.psnr(pipe.vae, kind, split), 2) for split in ("train", "heldout")},
@@ -69,22 +71,25 @@ def score(
     others = world.sample_scenes(clips, SEED + 1, "all", second_share=0.0)
     real = read(reader, world.render(others, kind.frames))[1]
     found["frechet_real"] = round(judge.frechet(read(reader, world.render(scenes, kind.frames))[1], real), 2)
-    settings = [(g, ()) for g in guidance_scales] + [(guidance_scales[-1], tuple(skipped)) for skipped in layers]
-    for g, skipped in settings:
-        row = _generated(model, pipe, reader, scenes, real, g, skipped, stg_scale)
+    settings = [(g, None) for g in guidance_scales] + [(guidance_scales[-1], term) for term in terms]
+    for g, term in settings:
+        row = _generated(model, pipe, reader, scenes, real, g, term)
         note(str(row))
         found["generated"].append(row)
     return found
 
 
-def _command(
-    model: str, clips: int, guidance_scales: Sequence[float], layers: Sequence[Layers], stg_scale: float
-) -> str:
+def _command(model: str, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG]) -> str:
     """What measures the same on the packaged model."""
     scales = "".join(f" --guidance-scale {g:g}" for g in guidance_scales)
-    skipped = "".join(f" --layers {_named(layer)}" for layer in layers)
-    skipped += f" --stg-scale {stg_scale:g}" if layers else ""
+    skipped = "".join(f" --layers {_named(_layers(term))}" for term in terms)
+    skipped += f" --stg-scale {terms[0].scale:g} --skip {terms[0].skip}" if terms else ""
     return f"skipguide lab score {model} --clips {clips}{scales}{skipped}"
+
+
+def _layers(term: STG) -> list[int | str]:
+    assert isinstance(term.layers, (list, tuple))  # no row draws its layers
+    return list(term.layers)
 
 
 def _named(layers: Sequence[int | str]) -> str:
@@ -143,11 +148,10 @@ def _generated(
     scenes: world.Scenes,
     real: Tensor,
     g: float,
-    layers: Layers,
-    stg_scale: float,
+    term: STG | None,
 ) -> dict[str, Any]:
     prompts, videos = world.captions(scenes, SEED), []
-    handle = guide(pipe, STG(layers=layers, scale=stg_scale)) if layers else None
+    handle = guide(pipe, term) if term else None
     try:
         for start in range(0, len(prompts), BATCH):
             videos.append(generate(pipe, prompts[start : start + BATCH], g, SEED + start, model))
@@ -159,8 +163,9 @@ def _generated(
     right = torch.stack([words[name] == getattr(scenes, name) for name in judge.HEADS]).all(0)
     row = {
         "guidance_scale": g,
-        "layers": list(layers),
-        "stg_scale": stg_scale if layers else 0.0,
+        "layers": _layers(term) if term else [],
+        "stg_scale": term.scale if term else 0.0,
+        "skip": term.skip if term else None,
         **_share(words, scenes),
     }
     row["all_three"] = round(right.float().mean().item(), 4)
@@ -192,7 +197,8 @@ def table(scores: dict[str, Any]) -> str:
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     for r in scores["generated"]:
-        stg = f"{_named(r['layers'])}, {r['stg_scale']:g}" if r["layers"] else "-"
+        kind = " attention" if r.get("skip") == "attention" else ""
+        stg = f"{_named(r['layers'])}{kind}, {r['stg_scale']:g}" if r["layers"] else "-"
         values = [r[name] for name in (*judge.HEADS, "all_three", "all_three_heldout")]
         shares = " | ".join("-" if value is None else f"{value:.3f}" for value in values)
         lines.append(f"| {r['guidance_scale']:g} | {stg} | {shares} | {r['frechet']:.1f} |")
