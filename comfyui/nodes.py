@@ -122,7 +122,15 @@ def _term(model: Any, kind: str, inputs: dict[str, Any]) -> Term:
 # --- the nodes --------------------------------------------------------------------------------------------------------
 
 
-class SkipGuideSTG(io.ComfyNode):
+class _OfLayers(io.ComfyNode):
+    """A node that is asked for layers."""
+
+    @classmethod
+    def validate_inputs(cls, preset: str | None = None, layers: str | None = None) -> bool | str:
+        return _layers_error(preset, layers)
+
+
+class SkipGuideSTG(_OfLayers):
     """A weak pass beside the others, and a push away from it."""
 
     @classmethod
@@ -137,15 +145,11 @@ class SkipGuideSTG(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None = None, layers: str | None = None) -> bool | str:
-        return _layers_error(preset, layers)
-
-    @classmethod
     def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
         return io.NodeOutput(with_terms(model, [_term(model, "stg", inputs)]))
 
 
-class SkipGuideSLG(io.ComfyNode):
+class SkipGuideSLG(_OfLayers):
     """Layers skipped in the unconditional pass itself: no extra pass."""
 
     @classmethod
@@ -158,10 +162,6 @@ class SkipGuideSLG(io.ComfyNode):
             inputs=[_model(), _preset(schedule.names("slg")), *_what("9"), *_when(0.1, 0.9)],
             outputs=[io.Model.Output()],
         )
-
-    @classmethod
-    def validate_inputs(cls, preset: str | None = None, layers: str | None = None) -> bool | str:
-        return _layers_error(preset, layers)
 
     @classmethod
     def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
@@ -210,7 +210,7 @@ class SkipGuideSchedule(io.ComfyNode):
         return io.NodeOutput(with_terms(model, [entry.term for entry in found if entry.term], scales))
 
 
-class SkipGuideGuider(io.ComfyNode):
+class SkipGuideGuider(_OfLayers):
     """CFG and skip guidance in one guider."""
 
     @classmethod
@@ -229,10 +229,6 @@ class SkipGuideGuider(io.ComfyNode):
             ],
             outputs=[io.Guider.Output()],
         )
-
-    @classmethod
-    def validate_inputs(cls, preset: str | None = None, layers: str | None = None) -> bool | str:
-        return _layers_error(preset, layers)
 
     @classmethod
     def execute(cls, model: Any, positive: Any, negative: Any, cfg: float, **inputs: Any) -> io.NodeOutput:

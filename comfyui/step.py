@@ -26,7 +26,7 @@ from .terms import SKIPS, Term, Window, guided, in_words
 
 Tensor = torch.Tensor
 Options = dict[str, Any]
-KEY, STEP, SCALES = "skipguide", "skipguide_step", "skipguide_scales"
+KEY, STEP, SCALES, RUN = "skipguide", "skipguide_step", "skipguide_scales", "skipguide_run"
 Scale = tuple[Window, float]  # the CFG scale at some noise levels
 _log = logging.getLogger("skipguide")
 
@@ -58,11 +58,13 @@ def predict_noise(
 ) -> Tensor:
     """Wraps CFGGuider.predict_noise: a guided step, or the guider's own."""
     sigma, terms = float(timestep[0]), model_options.get(KEY, ())
-    _report(sigma, terms, model_options, executor.class_obj)
+    if RUN not in model_options:  # the samplers hand over one and the same dictionary at every step
+        model_options[RUN] = set[Term]()
+        _report(terms, model_options, executor.class_obj)
     active = [term for term in terms if term.active(sigma)]
     if active:
         _refuse_caches(model_options)
-        model_options = Step(active, executor.class_obj.conds).options(model_options)
+        model_options = Step(active, executor.class_obj.conds, model_options[RUN]).options(model_options)
     with _scaled(executor.class_obj, sigma, model_options.get(SCALES, ())):
         return executor(x, timestep, model_options, seed)
 
@@ -86,11 +88,12 @@ def _scaled(guider: Any, sigma: float, scales: Sequence[Scale]) -> Iterator[None
         guider.cfg = before
 
 
-def _report(sigma: float, terms: Sequence[Term], model_options: Options, guider: Any) -> None:
+def _report(terms: Sequence[Term], model_options: Options, guider: Any) -> None:
     """Say at the first step how many are guided."""
-    sigmas = [float(value) for value in model_options.get("transformer_options", {}).get("sample_sigmas", [])[:-1]]
-    if not terms or not sigmas or sigma != sigmas[0]:
+    given = model_options.get("transformer_options", {}).get("sample_sigmas")
+    if not terms or given is None:
         return
+    sigmas = given[:-1].tolist()
     if any(term.kind == "slg" for term in terms) and getattr(guider, "cfg", 0) == 1:
         _log.warning("SLG skips layers in the unconditional pass, and this run has none, because its CFG is 1")
     count = sum(any(term.active(value) for term in terms) for value in sigmas)
@@ -115,9 +118,14 @@ def _behind_cfg(args: dict[str, Any]) -> Tensor:
 
 
 class Step:
-    """One guided evaluation of the model."""
+    """One guided evaluation of the model.
 
-    def __init__(self, terms: Sequence[Term], conds: dict[str, Any]) -> None:
+    Args:
+        seen: terms that have been seen to change something in this run; those of this step are added.
+    """
+
+    def __init__(self, terms: Sequence[Term], conds: dict[str, Any], seen: set[Term]) -> None:
+        self._seen = seen
         self.weak = [term for term in terms if term.kind == "stg"]
         self.slg = [term for term in terms if term.kind == "slg"]
         self._uuids = {name: {cond["uuid"] for cond in conds.get(name) or []} for name in ("positive", "negative")}
@@ -186,15 +194,23 @@ class Step:
         D = args["denoised"]
         for term in self.weak:
             p = self._weak(term, args)
-            if torch.equal(c, p) and c.any():
-                raise RuntimeError(
-                    f"the weak pass must differ from the strong one, but skipping {in_words([term])} changed nothing. "
-                    "Another node seems to run the blocks in its own way; take it out to find which."
-                )
+            self._see(term, c, p)
             D = guided(D, c, p, _origin(args), term)
         if self._recording is not None:
             self._recording.clear()
         return D
+
+    def _see(self, term: Term, c: Tensor, p: Tensor) -> None:
+        """See once in a run that a weak pass is one: to look at it is to wait for the device."""
+        if term in self._seen:
+            return
+        if not torch.equal(c, p):
+            self._seen.add(term)
+        elif c.any():
+            raise RuntimeError(
+                f"the weak pass must differ from the strong one, but skipping {in_words([term])} changed nothing. "
+                "Another node seems to run the blocks in its own way; take it out to find which."
+            )
 
     def _weak(self, term: Term, args: dict[str, Any]) -> Tensor:
         places = models.places_of(args["model"].diffusion_model)
