@@ -35,9 +35,7 @@ def small() -> Iterator[None]:
 
 
 def order(folder: Path, **more: Any) -> run.Order:
-    options: dict[str, Any] = dict(
-        models=("lab-mochi",), clips=8, rows="cfg-4.5*x1", batch=4, steps=2, dtype="float32"
-    )
+    options: dict[str, Any] = dict(models=("lab-mochi",), clips=8, rows="cfg-4.5*x1", batch=4, steps=2, dtype="float32")
     return run.Order(folder, **{**options, **more})
 
 

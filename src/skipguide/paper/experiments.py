@@ -54,7 +54,7 @@ STUDIES = {
         svd.GUIDANCE_SCALE, 2.0, "up:0", ("down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3"),
         (1.0, 2.0, 3.0, 5.0, 7.0), rescale=0.7,
     ),
-    "lab-opensora": Study(7.0, 2.0, 3, tuple(range(8)), (1.0, 2.0, 4.5, 7.0, 10.0)),
+    "lab-opensora": Study(4.5, 2.0, 3, tuple(range(8)), (1.0, 2.0, 3.0, 4.5, 7.0, 10.0)),
 }  # fmt: skip
 
 
