@@ -22,6 +22,8 @@ demo: $(READY)
 	  "an orange triangle moving left on a grey background"
 	$(BIN)/skipguide lab frame demo/star.png --shape star --colour red --motion bounce --seed 4 --overwrite
 	$(BIN)/skipguide compare --out-dir demo --overwrite --model lab-svd --image demo/star.png
+	$(BIN)/skipguide compare --out-dir demo --overwrite --model lab-opensora --spatial-scale 1 --temporal-scale 1 \
+	  "a large red star orbiting over a blue background"
 
 lint: $(READY)
 	$(BIN)/ruff check .

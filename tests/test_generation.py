@@ -297,7 +297,8 @@ def test_a_hub_id_is_no_folder() -> None:
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    start = "^model must be lab-mochi, lab-svd, a folder with a model_index.json, or a hub id .*, but got .*"
+    names = "lab-mochi, lab-svd, lab-opensora"
+    start = f"^model must be {names}, a folder with a model_index.json, or a hub id .*, but got .*"
     with pytest.raises(ValueError, match=start + re.escape(f"there is no {tmp_path / 'model_index.json'}. Name the")):
         generation.load_pipeline(str(tmp_path))
 

@@ -36,7 +36,7 @@ def scores(lab_mochi_dir: Path) -> dict[str, Any]:
 
 def test_is_small_safetensors_in_diffusers_layout(lab_mochi_dir: Path) -> None:
     files = [path for path in lab_mochi_dir.parent.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 90e6
+    assert sum(path.stat().st_size for path in files) < 160e6
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md"}
     index = json.loads((lab_mochi_dir / "model_index.json").read_text(encoding="utf-8"))
     assert index["_class_name"] == "MochiPipeline"
@@ -173,7 +173,8 @@ def test_no_config_tells_of_the_machine_that_trained_it() -> None:
 
 
 def test_unknown_packaged_model() -> None:
-    with pytest.raises(ValueError, match="a packaged model is one of lab-mochi, lab-svd, but got 'lab-wan'"):
+    known = "lab-mochi, lab-svd, lab-opensora"
+    with pytest.raises(ValueError, match=f"a packaged model is one of {known}, but got 'lab-wan'"):
         models.path("lab-wan")
 
 

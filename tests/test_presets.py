@@ -19,6 +19,7 @@ from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemp
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from skipguide import SLG, STG, families, presets
+from skipguide.lab import opensora as lab_opensora
 from skipguide.lab import svd as lab_svd
 from skipguide.opensora import OpenSoraTransformer3DModel
 from skipguide.presets import Preset
@@ -120,6 +121,7 @@ MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "svd": ("StableVideoDiffusionPipeline", UNetSpatioTemporalConditionModel, {}),
     "lab-svd": ("StableVideoDiffusionPipeline", UNetSpatioTemporalConditionModel, lab_svd.UNET),
     "opensora": ("OpenSoraPipeline", OpenSoraTransformer3DModel, {}),
+    "lab-opensora": ("OpenSoraPipeline", OpenSoraTransformer3DModel, lab_opensora.TRANSFORMER),
 }
 
 

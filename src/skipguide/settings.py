@@ -60,8 +60,8 @@ class Generation(BaseModel):
         min_length=1,
     )
     model: str = _setting(
-        "lab-mochi, lab-svd, a folder or a hub id",
-        "lab-mochi, lab-svd, a local folder in diffusers layout, or a hub id.", "lab-mochi",
+        "lab-mochi, lab-svd, lab-opensora, a folder or a hub id",
+        "lab-mochi, lab-svd, lab-opensora, a local folder in diffusers layout, or a hub id.", "lab-mochi",
         min_length=1,
     )  # fmt: skip
     layers: Layers = _setting(

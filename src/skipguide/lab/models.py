@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NAMES = ("lab-mochi", "lab-svd")
+NAMES = ("lab-mochi", "lab-svd", "lab-opensora")
 WEIGHTS = Path(__file__).parent / "weights"
 
 

@@ -38,7 +38,7 @@ GIVEN_SHARE = 0.1  # of the clips start from a picture
 SCORED_SHARE = 0.5  # of the captions end as those of a call that leaves out aesthetic_score
 AESTHETIC_SCORE = 6.5
 SCORE_WORDS = ("aesthetic", "score:", f"{AESTHETIC_SCORE}.")
-SCHEDULE = fit.Schedule(steps=3000, learning_rate=3e-3, decay=0.5, ema=0.998)
+SCHEDULE = fit.Schedule(steps=2300, learning_rate=3e-3, decay=0.5, ema=0.998)
 
 TRANSFORMER: dict[str, Any] = dict(
     patch_size=(1, 2, 2),
