@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,14 @@ def test_more_workers_than_there_are_processors_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"a worker needs a CPU of its own, but got --workers 9999"):
         OnRay("local", 9999)
+
+
+def test_a_cluster_that_loses_its_only_machine_says_so(engine: Any) -> None:
+    """The last test here: the engine's cluster is gone after it."""
+
+    def deadly(_: int) -> None:
+        os.kill(os.getppid(), signal.SIGKILL)  # Ray's own process of this machine; it takes the workers with it
+        time.sleep(600)
+
+    with pytest.raises(ValueError, match="a cluster must have a machine, but all of this one were lost"):
+        list(engine.each(deadly, [0]))

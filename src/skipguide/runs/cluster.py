@@ -8,6 +8,7 @@ is given to another one.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _LOSSES = 3  # of workers under one job, before it is the job's fault
 _PATIENCE = 20 * 60  # seconds for machines of a cloud to come up
+_LOOK = 20  # seconds after which one looks whether there are any machines
 _DEAD_AT_BIRTH = 3  # workers in a row that were lost before they were ready
 
 
@@ -166,14 +168,28 @@ class OnRay:
         """A worker that is ready; all are asked for at once."""
         self._enlist(self.workers)
         while not self._fleet.idle:
-            ready = self._ray.wait(list(self._fleet.starting), num_returns=1, timeout=_PATIENCE)[0]
-            if not ready:
+            self._settle(self._ended())
+        return self._fleet.idle[0]
+
+    def _ended(self) -> Any:
+        """What ends first of all that workers do.
+
+        Raises:
+            ValueError: if there is no machine, or none has taken a worker for a long time: nothing can end then.
+        """
+        fleet, started = self._fleet, time.monotonic()
+        while not (ended := self._ray.wait([*fleet.busy, *fleet.starting], num_returns=1, timeout=_LOOK)[0]):
+            if not any(node["Alive"] for node in self._ray.nodes()):
+                raise ValueError(
+                    "a cluster must have a machine, but all of this one were lost. Start it, and sweep again: what is "
+                    "made stays."
+                )
+            if not fleet.busy and time.monotonic() - started > _PATIENCE:
                 raise ValueError(
                     f"a worker must be ready within {_PATIENCE // 60} minutes, but none is. Look at `ray status`: are "
                     "there machines with a free GPU or CPU?"
                 )
-            self._settle(*ready)
-        return self._fleet.idle[0]
+        return ended[0]
 
     # --- the jobs -----------------------------------------------------------------------------------------------------
 
@@ -226,7 +242,7 @@ class OnRay:
     def _next(self) -> tuple[int, Any, Any] | None:
         """Wait until something happens to a worker: (number, item, what came back), if that is what it was."""
         fleet = self._fleet
-        done = self._ray.wait([*fleet.busy, *fleet.starting], num_returns=1)[0][0]
+        done = self._ended()
         if done in fleet.starting:
             self._settle(done)
             return None

@@ -182,7 +182,7 @@ class Cell {
   #caption(setting, slot, isOne) {
     const place = this.run.settings.indexOf(setting);
     const hint = place < 9 ? el("kbd", {}, place + 1) : null;
-    const title = el("div", { class: "title" }, hint, el("b", {}, setting.name), this.number);
+    const title = el("div", { class: "title" }, hint, el("b", {}, setting.title), this.number);
     if (!isOne) return [title];
     return [title, el("div", { class: "quiet" }, summary(this.run, setting)), ...sliders(this.run, setting, slot), ...this.#details(setting)];
   }
@@ -217,7 +217,7 @@ export function sliders(run, setting, slot) {
   return Object.entries(shown).map(([name, steps]) => {
     const place = steps.findIndex(([, id]) => id === setting.id);
     const slider = el("input", {
-      type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": `${LABELS[name]} of ${setting.name}`,
+      type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": `${LABELS[name]} of ${setting.title}`,
       "aria-valuetext": short(steps[place][0]), "data-slot": slot.id, "data-scale": name,
       on: { input: () => setSlot(slot.id, steps[Number(slider.value)][1], { [name]: steps }) },
     });

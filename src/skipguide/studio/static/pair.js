@@ -61,7 +61,7 @@ export class Pair {
   }
 
   #captions() {
-    const options = state.slots.map((slot, place) => [place, this.run.setting.get(slot.setting).name]);
+    const options = state.slots.map((slot, place) => [place, this.run.setting.get(slot.setting).title]);
     const pick = (side, label) => el("div", {},
       choice(label, options, state.pair[side], (value) => {
         const pair = [...state.pair];

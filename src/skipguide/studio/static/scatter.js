@@ -89,7 +89,7 @@ function intervals({ x: across, y: up, left, top }, x, y) {
 function apart(places) {
   const taken = places.map(({ left, top }) => ({ from: left - RADIUS, to: left + RADIUS, at: top }));
   return places.map(({ left, top, setting }) => {
-    const width = setting.name.length * LETTER;
+    const width = setting.title.length * LETTER;
     const tries = [...Array(2 * FURTHEST).keys()].flatMap((i) => {
       const at = top + (i % 2 ? 1 : -1) * Math.ceil(i / 2) * 4;
       return [{ from: left + 10, to: left + 10 + width, at }, { from: left - 10 - width, to: left - 10, at }];
@@ -106,10 +106,10 @@ function apart(places) {
 function dot(run, { setting, x, y, z, left, top }, label, shades, picked) {
   const numbers = `${plain(picked.x.name)} ${estimate(x)}, ${plain(picked.y.name)} ${estimate(y)}` + (z ? `, ${plain(picked.colour.name)} ${estimate(z)}` : "");
   return opener(run, setting, svg("g", { class: "point" },
-    svg("title", {}, `${setting.name}: ${numbers}`),
+    svg("title", {}, `${setting.title}: ${numbers}`),
     Math.abs(label.y - top) > LABEL ? line(left, top, label.x, label.y, "leader") : null,
     svg("circle", { cx: left, cy: top, r: RADIUS, class: z ? `shade-${shades(z.value)}` : "" }),
-    text(label.x, label.y + 4, setting.name, label.anchor, "name")));
+    text(label.x, label.y + 4, setting.title, label.anchor, "name")));
 }
 
 /** Let a mark of a plot open the clips of its setting, by pointer and by key. */
@@ -117,7 +117,7 @@ export function opener(run, setting, mark) {
   const open = () => openClips(run, setting.id);
   mark.setAttribute("role", "button");
   mark.setAttribute("tabindex", "0");
-  mark.setAttribute("aria-label", `${setting.name}: open its clips`);
+  mark.setAttribute("aria-label", `${setting.title}: open its clips`);
   mark.dataset.setting = setting.name;
   mark.addEventListener("click", open);
   mark.addEventListener("keydown", (event) => { if (["Enter", " "].includes(event.key)) { event.preventDefault(); open(); } });
@@ -149,7 +149,7 @@ function text(x, y, content, anchor, kind = "") {
 function table(run, picked) {
   const chosen = [...new Set([picked.x, picked.y, picked.colour])];
   const rows = run.settings.map((setting) => el("tr", {},
-    el("th", { scope: "row" }, setting.name, el("span", { class: "quiet" }, summary(run, setting))),
+    el("th", { scope: "row" }, setting.title, el("span", { class: "quiet" }, summary(run, setting))),
     chosen.map((measure) => el("td", {}, measure.values[setting.id] ? estimate(measure.values[setting.id]) : "–"))));
   const heads = chosen.map((measure) => el("th", { scope: "col", title: measure.what }, plain(measure.name)));
   return el("table", { class: "numbers" },

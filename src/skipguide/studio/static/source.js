@@ -30,10 +30,13 @@ function inWords(detail) {
 
 function indexed(run) {
   const byId = (rows) => new Map(rows.map((row) => [row.id, row]));
+  const several = new Set(run.settings.map((setting) => setting.model)).size > 1;
+  const settings = run.settings.map((setting) => ({ ...setting, title: several ? `${setting.name}, ${setting.model.split("/").at(-1)}` : setting.name }));
   const cells = new Map(run.clips.map((clip) => [cellKey(clip.prompt, clip.seed, clip.setting), clip]));
   return {
     ...run,
-    setting: byId(run.settings),
+    settings,
+    setting: byId(settings),
     prompt: byId(run.prompts),
     clipAt: (prompt, seed, setting) => cells.get(cellKey(prompt, seed, setting)),
     measure: (name) => run.measures.find((measure) => measure.name === name),

@@ -49,7 +49,7 @@ function form(run) {
   };
   const quick = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send(event); };
   return el("form", { on: { submit: send, keydown: quick } },
-    choice("Start from", run.settings.map((setting) => [setting.id, setting.name]), base.id, (id) => update({ slots: [...state.slots.slice(0, -1), ...slotsOf([Number(id)])] })),
+    choice("Start from", run.settings.map((setting) => [setting.id, setting.title]), base.id, (id) => update({ slots: [...state.slots.slice(0, -1), ...slotsOf([Number(id)])] })),
     el("label", {}, "Prompt", prompt), picture.fields, el("label", {}, "Seed", seed),
     fields.map(([name, label]) => el("label", {}, label, inputs[name])),
     el("label", {}, "Skip", skip),

@@ -19,7 +19,7 @@ export function renderVotes(root, run) {
 
 function invitation(run) {
   const ids = [...new Set(state.slots.map((slot) => slot.setting))];
-  const names = ids.map((id) => run.setting.get(id).name).join(", ");
+  const names = ids.map((id) => run.setting.get(id).title).join(", ");
   const link = () => `vote#${new URLSearchParams({ kind, settings: ids.join(",") })}`;
   const start = el("a", { href: link(), target: "_blank", class: "action", id: "start-test" }, "Open the test");
   const kinds = [["pair", "which of two is better"], ["rating", "five questions on one video, 1 to 5"]];
@@ -34,7 +34,7 @@ function invitation(run) {
 function pairs(run, found) {
   const order = Object.keys(found.strengths).sort((a, b) => found.strengths[b].value - found.strengths[a].value);
   const rows = order.map((id) => el("tr", {},
-    el("th", { scope: "row" }, run.setting.get(Number(id)).name),
+    el("th", { scope: "row" }, run.setting.get(Number(id)).title),
     el("td", {}, percent(found.win_rates[id])), el("td", {}, bar(found.win_rates[id], 0, 1)),
     el("td", {}, estimate(found.strengths[id])), el("td", {}, found.strengths[id].count)));
   return el("section", {}, el("h2", {}, "Which is better"),
@@ -47,7 +47,7 @@ function pairs(run, found) {
 function ratings(run, found) {
   const questions = Object.keys(found.means);
   const ids = [...new Set(questions.flatMap((question) => Object.keys(found.means[question])))];
-  const rows = ids.map((id) => el("tr", {}, el("th", { scope: "row" }, run.setting.get(Number(id)).name),
+  const rows = ids.map((id) => el("tr", {}, el("th", { scope: "row" }, run.setting.get(Number(id)).title),
     questions.map((question) => el("td", {}, found.means[question][id] ? estimate(found.means[question][id]) : "–"))));
   const heads = questions.map((question) => run.questions.rating[question]?.[0] ?? question);
   return el("section", {}, el("h2", {}, "Ratings, 1 to 5"), table(["Setting", ...heads], rows, "Means; in brackets 95 %, bootstrap over prompts."), agreement(found));
