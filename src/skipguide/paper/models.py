@@ -44,7 +44,7 @@ def _of_text(name: str, row: score.Scored) -> LabModel:
 
 MODELS = {
     "lab-mochi": _of_text("lab-mochi", score.MODELS["mochi"]),
-    "lab-svd": LabModel("lab-svd", autoencoder.SVD, score_svd.STEPS, score_svd.KEPT, None),
+    "lab-svd": LabModel("lab-svd", autoencoder.SVD, 10, score_svd.KEPT, None),
     "lab-opensora": _of_text("lab-opensora", score.MODELS["opensora"]),
 }
 
