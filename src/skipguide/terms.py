@@ -317,3 +317,14 @@ def _check_layer(layer: Any) -> None:
         raise ValueError(
             f'a layer must be an int or "stack:int", but got {layer!r}. Write layers=[34] or layers=["blocks:34"].'
         )
+
+
+def listed_layers(term: STG) -> list[int | str]:
+    """The layers of a term that names them.
+
+    Raises:
+        TypeError: for one that draws them.
+    """
+    if not isinstance(term.layers, (list, tuple)):
+        raise TypeError(f"layers must be named, but got {term.layers!r}. List them.")
+    return list(term.layers)

@@ -15,6 +15,7 @@ from skipguide import STG, guide
 from skipguide.lab import autoencoder, fit, judge, models, world
 from skipguide.opensora import OpenSoraPipeline
 from skipguide.quirks import quiet_autocast
+from skipguide.terms import listed_layers
 
 Tensor = torch.Tensor
 STEPS = 28
@@ -82,14 +83,9 @@ def score(
 def _command(model: str, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG]) -> str:
     """What measures the same on the packaged model."""
     scales = "".join(f" --guidance-scale {g:g}" for g in guidance_scales)
-    skipped = "".join(f" --layers {_named(_layers(term))}" for term in terms)
+    skipped = "".join(f" --layers {_named(listed_layers(term))}" for term in terms)
     skipped += f" --stg-scale {terms[0].scale:g} --skip {terms[0].skip}" if terms else ""
     return f"skipguide lab score {model} --clips {clips}{scales}{skipped}"
-
-
-def _layers(term: STG) -> list[int | str]:
-    assert isinstance(term.layers, (list, tuple))  # no row draws its layers
-    return list(term.layers)
 
 
 def _named(layers: Sequence[int | str]) -> str:
@@ -163,7 +159,7 @@ def _generated(
     right = torch.stack([words[name] == getattr(scenes, name) for name in judge.HEADS]).all(0)
     row = {
         "guidance_scale": g,
-        "layers": _layers(term) if term else [],
+        "layers": listed_layers(term) if term else [],
         "stg_scale": term.scale if term else 0.0,
         "skip": term.skip if term else None,
         **_share(words, scenes),

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from skipguide.terms import STG
+from skipguide.terms import STG, listed_layers
 
 # "real" are the clips that the prompts describe, "autoencoder" the same after it, "reference" other real clips.
 SOURCES = ("guided", "real", "autoencoder", "reference")
@@ -50,7 +50,7 @@ class Row:
         """What a record of this row must have been made with, ready for JSON."""
         terms = [
             {
-                "layers": _layers(term), "scale": term.scale, "skip": term.skip, "axis": term.axis,
+                "layers": listed_layers(term), "scale": term.scale, "skip": term.skip, "axis": term.axis,
                 "normalize": term.normalize,
             }
             for term in self.terms
@@ -59,18 +59,13 @@ class Row:
         return {**found, "terms": terms}
 
 
-def _layers(term: STG) -> list[int | str]:
-    assert isinstance(term.layers, (list, tuple))  # no row draws its layers
-    return list(term.layers)
-
-
 def _term_name(term: STG) -> str:
     kind = {"residual": "R", "attention": "A"}[term.skip] + (term.axis or "")[:1]
-    where = "_".join(str(layer).replace(":", "") for layer in _layers(term))
+    where = "_".join(str(layer).replace(":", "") for layer in listed_layers(term))
     return f"{kind}{where}x{term.scale:g}{'n' if term.normalize else ''}"
 
 
 def _term_label(term: STG) -> str:
     kind = f"STG-{term.skip[0].upper()}{f' {term.axis}' if term.axis else ''}"
     length = " of matched length" if term.normalize else ""
-    return f"{kind} {term.scale:g} at {', '.join(map(str, _layers(term)))}{length}"
+    return f"{kind} {term.scale:g} at {', '.join(map(str, listed_layers(term)))}{length}"

@@ -185,7 +185,7 @@ class _Worker:
         if fnmatchcase("figure-3", pattern):
             for row in experiments.frames(self.model):
                 films.make(self.place, self.generator, row)
-        if fnmatchcase("figure-2", pattern):
+        if fnmatchcase("figure-2", pattern) and not alignment.done(self.place):
             exact = models.Generator(self.model, self.folder, self.device, dtype="float32")
             for progress in alignment.measure(self.place, exact):
                 yield f"{self.model} figure 2", progress
