@@ -363,6 +363,29 @@ def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
             empty.filled(wrong)
 
 
+def test_a_line_of_all_models_is_written_for_those_that_have_its_experiment(tmp_path: Path) -> None:
+    empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
+    line = "- [[model *]]: [[passes * {}/1]] and [[gain * {}/1 {}/0 right]], a * b\n"
+    assert empty.filled(line.replace("{}", "cost")) == "".join(
+        f"- {model}: not made yet and not made yet, a * b\n" for model in models.MODELS
+    )
+    factorized = empty.filled(line.replace("{}", "table-4")).splitlines()
+    assert [text.split(":")[0] for text in factorized] == ["- lab-svd", "- lab-opensora"]
+
+
+def test_rows_of_an_experiment_are_counted_by_what_they_differ(tmp_path: Path) -> None:
+    found = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
+    features = torch.randn(400, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    base, *rows = found.experiments["lab-mochi"]["map"].rows
+    clips = {base.name: synthetic(features + 1, base)}
+    for row, shift in zip(rows, (0.5, 2, 3, 1), strict=False):
+        clips[row.name] = synthetic(features + shift, row)
+    place = records.Place(Path())
+    found.results["lab-mochi"] = Results("lab-mochi", place, clips, analysis.Moments.of(features))
+    assert found.filled("[[counts lab-mochi map frechet]]") == "1 better, 2 worse of 4"
+    assert found.filled("[[best lab-mochi map frechet]]").startswith(f"{rows[0].label}, 32.0 (")
+
+
 def test_fields_and_raw_numbers_agree(made: Path, tmp_path: Path) -> None:
     made_report = report.Report(order(made), tmp_path)
     made_report.write_numbers()

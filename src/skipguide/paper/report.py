@@ -10,14 +10,18 @@ experiment. What has not been made, and models that there are not yet, say so in
     [[value MODEL ROW MEASURE]]              34.1 (33.0 to 35.2)
     [[gain MODEL ROW BASE MEASURE]]          -1.2 (-2.0 to -0.4), on the same prompts
     [[verdict MODEL ROW BASE MEASURE]]       better, worse, not distinguishable (of what is neither: higher, lower)
-    [[best MODEL EXPERIMENT MEASURE]]        the row's label
-    [[clips MODEL ROW]], [[time MODEL ROW BASE]], [[passes MODEL ROW]]
+    [[best MODEL EXPERIMENT MEASURE]]        the row's label and value
+    [[counts MODEL EXPERIMENT MEASURE]]      how many rows are better and worse than the experiment's first
+    [[clips MODEL ROW]], [[time MODEL ROW BASE]], [[passes MODEL ROW]], [[model MODEL]]
     [[state]]                                which models there are, from how many clips
+
+A line whose fields have the model `*` is written for each model that has the experiments which it names.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIELD = re.compile(r"\[\[([^\[\]]+)\]\]")
+EACH = re.compile(r"(\[\[\w+ )\*(?= |\]\])")  # a field of the model `*`
 SCALES = ("figure-4-cfg", "figure-4-stg", "figure-4-stg-high")
 COMPARED = ("right", "frechet", "motion_amount", "vendi")
 MAPS = ("map", "map-without-cfg")
@@ -74,14 +79,24 @@ class Report:
 
     def filled(self, text: str) -> str:
         """A template with its fields replaced."""
+        text = "".join(map(self._for_models, text.splitlines(keepends=True)))
         return FIELD.sub(lambda match: self._field(*match[1].split()), text)
+
+    def _for_models(self, line: str) -> str:
+        """A line of the model `*` for each model that has its experiments; any other as it is."""
+        if not EACH.search(line):
+            return line
+        named = {argument.partition("/")[0] for match in FIELD.finditer(line) for argument in match[1].split()[2:]}
+        named &= {name for known in self.experiments.values() for name in known}
+        chosen = [model for model in self.order.models if named <= self.experiments[model].keys()]
+        return "".join(EACH.sub(rf"\g<1>{model}", line) for model in chosen)
 
     def _field(self, verb: str, *arguments: str) -> str:
         known: dict[str, Callable[..., str]] = {
             "aligned": self._aligned, "best": self._best, "clips": self._clips, "compare": self._compare,
-            "directions": self._directions, "gain": self._gain, "passes": self._passes, "plots": self._plots,
-            "state": self._state, "tables": self._tables, "time": self._time, "value": self._value,
-            "verdict": self._verdict,
+            "counts": self._counts, "directions": self._directions, "gain": self._gain, "model": self._model,
+            "passes": self._passes, "plots": self._plots, "state": self._state, "tables": self._tables,
+            "time": self._time, "value": self._value, "verdict": self._verdict,
         }  # fmt: skip
         try:
             return known[verb](*arguments)
@@ -195,10 +210,24 @@ class Report:
     def _best(self, model: str, experiment: str, measure: str) -> str:
         def made(results: Results, _: Sequence[Row]) -> str | None:
             rows = self.experiments[model][experiment].rows
-            known = {row.label: e.value for row in rows if (e := results.estimate(row, measure))}
-            return max(known, key=lambda label: MEASURES[measure].better * known[label]) if known else None
+            known = {row.label: e for row in rows if (e := results.estimate(row, measure))}
+            best = max(known, key=lambda label: MEASURES[measure].better * known[label].value, default=None)
+            return best and f"{best}, {tables.written(known[best], MEASURES[measure].digits)}"
 
         return self._of_rows(model, [f"{experiment}/0"], made)
+
+    def _counts(self, model: str, experiment: str, measure: str) -> str:
+        def made(results: Results, first: Sequence[Row]) -> str | None:
+            rows = self.experiments[model][experiment].rows[1:]
+            differences = [d for row in rows if (d := results.difference(row, first[0], measure))]
+            found = Counter(tables.verdict(difference, MEASURES[measure]) for difference in differences)
+            said = [f"{found[word]} {word}" for word in tables.verdicts(MEASURES[measure])]
+            return f"{', '.join(said)} of {len(differences)}" if differences else None
+
+        return self._of_rows(model, [f"{experiment}/0"], made)
+
+    def _model(self, model: str) -> str:
+        return model
 
     # --- files --------------------------------------------------------------------------------------------------------
 

@@ -38,9 +38,13 @@ def verdict(estimate: Estimate | None, measure: Measure) -> str:
         return NOT_YET
     if estimate.sign == 0:
         return "not distinguishable"
-    if measure.better == 0:
-        return "higher" if estimate.sign > 0 else "lower"
-    return "better" if estimate.sign == measure.better else "worse"
+    up, down = verdicts(measure)
+    return up if estimate.sign == (measure.better or 1) else down
+
+
+def verdicts(measure: Measure) -> tuple[str, str]:
+    """What a difference can say, the good first."""
+    return ("better", "worse") if measure.better else ("higher", "lower")
 
 
 def table(results: Results, experiment: Experiment) -> str:
