@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import json
 import math
 import re
@@ -20,6 +23,7 @@ from skipguide import STG, asked, generation, guide, picture, record
 from skipguide.lab import models
 from skipguide.settings import Generation, checked, resolve
 from tiny import tiny
+from tiny.base import Tiny
 
 TINY = {"height": 32, "width": 32, "num_frames": 7, "steps": 4, "max_sequence_length": 16, "prompt": "a red star"}
 
@@ -94,6 +98,46 @@ def test_what_a_callback_raises_ends_it_and_leaves_the_pipe_clean(pipe: Any) -> 
 def test_frames_that_are_not_finite(pipe: Any) -> None:
     with pytest.raises(ValueError, match=r"^the frames must be finite numbers, but float32 overflowed\. Use"):
         generation.generate(pipe, settings_for(pipe, guidance_scale=1e38))
+
+
+def with_its_text(small: Tiny) -> Any:
+    """The tiny pipeline, whose prompts are embeddings, as one that is called with a prompt."""
+    whole = type(small.pipe).__call__
+
+    @functools.wraps(whole)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = {key: value for key, value in kwargs.items() if key not in ("prompt", "negative_prompt")}
+        return whole(self, *args, **{**small.call, **given})
+
+    pipe = copy.copy(small.pipe)
+    pipe.__class__ = type(type(pipe).__name__, (type(pipe),), {"__call__": call})
+    return pipe
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("MotifVideoPipeline", {}),
+        ("SanaVideoPipeline", {"guidance_scale": 3.0}),
+        ("LTXPipeline", {"guidance_scale": 3.0, "frame_rate": 12}),
+    ],
+)
+def test_models_that_call_their_settings_otherwise(name: str, theirs: dict[str, Any]) -> None:
+    """A guider that has the scale, `frames` for the frames, `frame_rate` for how fast they go by."""
+    small = tiny(name)
+    sizes = {key: value for key, value in small.call.items() if key in ("height", "width", "num_frames", "frames")}
+    given = dict(prompt="a red star", steps=2, layers=1, stg_scale=0.0, guidance_scale=3.0, fps=12, **sizes)
+    given["num_frames"] = given.pop("frames", given.get("num_frames"))
+    with contextlib.ExitStack() as stack:
+        if not theirs:
+            own = small.pipe.guider.guidance_scale
+            small.pipe.guider.guidance_scale = 3.0
+            stack.callback(setattr, small.pipe.guider, "guidance_scale", own)
+        call = {**small.call, **theirs, "num_inference_steps": 2, "output_type": "np"}
+        expected = small.pipe(**call, generator=torch.Generator().manual_seed(0)).frames[0]
+    pipe = with_its_text(small)
+    result = generation.generate(pipe, resolve(checked(given), pipe))
+    assert np.array_equal(result.frames, (np.asarray(expected) * 255).round().astype(np.uint8))
 
 
 def test_too_few_steps_for_the_schedule(pipe: Any) -> None:

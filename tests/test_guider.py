@@ -508,9 +508,19 @@ def test_scales_can_be_set_later_and_the_rest_says_how(wan: Tiny) -> None:
     guider = SkipGuidance([1], guidance_scale=2.0)
     guider.guidance_scale, guider.rescale = G, 0.7
     assert torch.equal(run(wan, guider), run(wan, SkipGuidance([1], guidance_scale=G, rescale=0.7)))
+    with pytest.raises(ValueError, match="rescale must be a number from 0"):
+        guider.rescale = 7
     for name in ("layers", "scale", "stop", "terms", "share_prefix", "cfg_start"):
         with pytest.raises(AttributeError, match=rf"{name} of a SkipGuidance is fixed.* Use .new\({name}="):
             setattr(guider, name, 1)
+
+
+def test_a_preset_comes_with_its_rescale() -> None:
+    preset = dataclasses.replace(STG([1], 2.0), preset_rescale=0.7)
+    guider: Any = SkipGuidance(terms=preset)
+    assert (guider.terms, guider.rescale, guider.new().rescale) == ((preset,), 0.7, 0.7)
+    assert SkipGuidance(terms=[preset], rescale=0.0).rescale == 0
+    assert SkipGuidance([1]).rescale == 0
 
 
 @pytest.mark.parametrize(

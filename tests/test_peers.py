@@ -105,6 +105,22 @@ def test_ltx2_own_stg_beside_ours(name: str, cfg: bool, modality_scale: float) -
     assert_same(ours(small, two, **own, **options), both, plain)
 
 
+def test_ltx2_own_stg_is_on_by_default_and_that_is_told_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    small = ltx2("LTX2Pipeline")
+    own = dict(stg_scale=1.0, audio_stg_scale=1.0, spatio_temporal_guidance_blocks=[3])
+    with oracle.listening(small) as calls, guide(small.pipe, attention([1], 1.0), share_prefix=False) as handle:
+        oracle.run(small, **own)
+    assert "has STG of its own on, and skipguide's is added to it" in caplog.text
+    assert len(caplog.records) == 1
+    steps = small.call["num_inference_steps"]
+    assert len(calls) == 4 * steps  # c, u, weak, and the pipeline's own
+    assert handle.passes_per_step == pytest.approx(3 + handle.passes.weak / steps)
+    caplog.clear()
+    with guide(small.pipe, attention([1], 1.0)):
+        oracle.run(small)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("name", ["LTX2Pipeline", "LTX2Pipeline gated"])
 def test_ltx2_rescales_another_quantity(name: str) -> None:
     """diffusers' guidance_rescale is ours by hand on x - sigma v, its estimate of the clean video; ours is on v."""

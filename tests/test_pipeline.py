@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ import oracle
 from conftest import TINY_CALL, tiny_mochi
 from skipguide import SLG, STG, Bin, Schedule, guide, presets
 from skipguide.families import FAMILIES
-from tiny import tiny
+from tiny import builders, tiny
 
 TERM = STG(layers=[2], scale=1.0)
 PROMPTS = ["a red star", "the blue square moving left"]
@@ -474,7 +475,7 @@ def test_the_pipelines_own_rescale_refers_to_c_as_it_does_without_guidance(name:
 
 def test_video_in_segments_that_share_their_timesteps_is_guided_to_its_end() -> None:
     """SkyReels V2 makes a long video in segments without setting its timesteps anew."""
-    small = tiny("SkyReelsV2DiffusionForcingPipeline")
+    small = tiny("SkyReelsV2DiffusionForcingPipeline async")
     long = dict(num_frames=13, base_num_frames=9, overlap_history=5)
     with guide(small.pipe, STG([1], stop=0.4)) as handle:
         oracle.run(small, **long)
@@ -540,6 +541,42 @@ def test_model_looks_whole_after_ctrl_c(pipe: Any) -> None:
         assert torch.equal(call(pipe), expected)
 
 
+def test_a_handle_is_entered_once() -> None:
+    """A second with-block of it would be plain CFG without a word."""
+    small = tiny("MochiPipeline")
+    handle = guide(small.pipe, STG([1]))
+    with handle:
+        pass
+    with (
+        pytest.raises(RuntimeError, match=r"this guidance was taken off its MochiPipeline.* Call guide\(\) again"),
+        handle,
+    ):
+        oracle.run(small)
+
+
+def test_a_denoiser_that_is_exchanged_after_guide_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    small = builders()["MochiPipeline"](torch.float32)
+    with guide(small.pipe, STG([1])):
+        small.pipe.transformer = copy.copy(small.pipe.transformer)
+    assert "got another denoiser (MochiTransformer3DModel) after guide(), which was not guided" in caplog.text
+
+
+def test_wan_with_its_second_transformer_alone() -> None:
+    """As diffusers runs the expert for little noise by itself; it is the first one of a pipeline that has one."""
+    small, alone = tiny("WanPipeline"), builders()["WanPipeline"](torch.float32)
+    with guide(small.pipe, STG([1])):
+        expected = oracle.run(small)
+    alone.pipe.register_modules(transformer=None, transformer_2=alone.pipe.transformer)
+    alone.pipe.register_to_config(boundary_ratio=1.0)
+    with guide(alone.pipe, STG([1])):
+        assert torch.equal(oracle.run(alone), expected)
+    alone.pipe.register_modules(transformer_2=None)
+    with pytest.raises(
+        ValueError, match=r"WanPipeline needs a WanTransformer3DModel as its .transformer, but got None"
+    ):
+        guide(alone.pipe, STG([1]))
+
+
 # --- schedules --------------------------------------------------------------------------------------------------------
 
 
@@ -570,6 +607,31 @@ def test_schedule_holds_where_its_sigmas_are() -> None:
     assert torch.equal(ours, expected)
     assert not torch.equal(ours, plain)
     assert handle.passes.weak == pytest.approx(0.5)
+
+
+def test_schedule_where_the_sigmas_go_up() -> None:
+    """Mochi's scheduler counts noise from 0 to 1: the bin of high sigma is the first part of the run all the same."""
+    small = tiny("MochiPipeline")
+    options = dict(num_inference_steps=4)
+    oracle.run(small, **options)
+    noise = (1 - small.pipe.scheduler.sigmas[:-1]).tolist()
+    assert noise == sorted(noise, reverse=True)
+    assert noise[0] == 1
+    bound = (noise[1] + noise[2]) / 2
+    with guide(small.pipe, STG([1], stop=0.5)), oracle.listening(small) as calls:
+        expected = oracle.run(small, **options)
+    with guide(small.pipe, Schedule([Bin((bound, 1.1), [1], 1.0), Bin((0.0, bound), [2], 0.0)])):
+        assert torch.equal(oracle.run(small, **options), expected)
+    assert len(calls) == 2 * 3 + 2  # cond, weak and uncond; then both together
+
+
+def test_schedule_of_frames_with_levels_of_their_own() -> None:
+    small = tiny("SkyReelsV2DiffusionForcingPipeline async")
+    schedule = Schedule([Bin((0.0, 2.0), [1], 1.0)])
+    with guide(small.pipe, schedule), pytest.raises(ValueError, match=r"a Schedule needs a noise level for each step"):
+        oracle.run(small)
+    with guide(small.pipe, schedule):
+        oracle.run(small, ar_step=0)
 
 
 def test_schedule_of_a_run_that_begins_later() -> None:

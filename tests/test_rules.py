@@ -433,6 +433,50 @@ def test_first_steps_stand_still() -> None:
     assert sum(handle.passes.runs.values()) == 2  # no weak pass for what is zero
 
 
+def test_nothing_moves_at_a_zero_step_beside_guidance_of_the_pipelines_own() -> None:
+    """LTX-2 adds its own STG to what comes back, and it has to be zero too."""
+    given = tiny.tiny("LTX2Pipeline")
+    seen: list[Tensor] = []
+
+    def look(pipe: Any, i: int, t: Any, kwargs: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(kwargs["latents"].clone())
+        return {}
+
+    own = dict(stg_scale=1.0, audio_stg_scale=1.0, spatio_temporal_guidance_blocks=[3], modality_scale=3.0)
+    with guide(given.pipe, cfg=CFGZero(zero_steps=2)):
+        oracle.run(given, **FOUR, **own, callback_on_step_end=look)
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "options", "message"),
+    [
+        ("LTXPipeline", CFGZero(), {"guidance_rescale": 0.7}, "but the pipeline's own guidance_rescale is on. Pass"),
+        ("MochiPipeline", CFGZero(zero_steps=4), {}, "zero_steps must leave steps to do, but got 4 of the 4"),
+        ("MochiPipeline", Interval((0.3, 0.4)), {}, "the window start=0.3, stop=0.4 must select a step"),
+        ("SkyReelsV2DiffusionForcingPipeline async", APG(), {}, "needs a noise level for each step, but this run has"),
+    ],
+)
+def test_what_a_run_cannot_have(name: str, rule: Any, options: dict[str, Any], message: str) -> None:
+    given = tiny.tiny(name)
+    with guide(given.pipe, cfg=rule), pytest.raises(ValueError, match=message):
+        oracle.run(given, **FOUR, **options)
+
+
+def test_momentum_and_reuse_begin_anew_where_a_run_drops_frames() -> None:
+    """ChronoEdit thinks in many frames and goes on with the first and the last of them."""
+    given = tiny.tiny("ChronoEditPipeline")
+    options = dict(FOUR, num_frames=9, enable_temporal_reasoning=True, num_temporal_reasoning_steps=2)
+    with oracle.listening(given) as calls:
+        oracle.run(given, **options)
+    assert len({call.kwargs["hidden_states"].shape for call in calls}) == 2
+    rule = APG(momentum=-0.5, space="prediction")
+    with guide(given.pipe, STG([1], 1.0, every=3), cfg=rule) as handle:
+        assert oracle.run(given, **options).isfinite().all()
+    assert sum(handle.passes.runs.values()) == 2
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import torch
 
 import oracle
 import tiny
-from skipguide import STG, Bin, Schedule, guidance, guide
+from skipguide import STG, Bin, Restart, Schedule, guidance, guide
 from skipguide.terms import Random
 
 Tensor = torch.Tensor
@@ -193,6 +193,16 @@ def test_reuse_begins_anew_where_a_scheduler_keeps_its_timesteps(monkeypatch: py
     with guide(given.pipe, STG([1], 1.3, every=3)):
         first = oracle.run(given, **FOUR)
         assert torch.equal(oracle.run(given, **FOUR), first)
+
+
+def test_reuse_begins_anew_where_a_restart_goes_back() -> None:
+    """The difference that was kept is of little noise, and the step that comes is of much."""
+    given = tiny.tiny("MochiPipeline")
+    restart = Restart(window=(0.25, 0.75))
+    with guide(given.pipe, STG([1], 1.3, every=6), restart=restart) as handle:
+        oracle.run(given, **FOUR)
+    assert handle.passes.steps == 6
+    assert sum(handle.passes.runs.values()) == 2
 
 
 def test_every_one_is_exact_and_more_is_near() -> None:

@@ -173,7 +173,7 @@ def test_what_is_given_stays(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None
 def test_without_a_preset_the_defaults_of_stg(pipe: Any) -> None:
     settings = resolve(checked({"prompt": "p", "layers": 2}), pipe)
     assert (settings.stg_scale, settings.skip, settings.start, settings.stop) == (1.0, "residual", 0.0, 1.0)
-    assert (settings.rescale, settings.fps) == (0.0, 24)
+    assert (settings.rescale, settings.fps) == (0.0, 30)  # Mochi's own
 
 
 def test_without_a_preset_layers_are_needed(pipe: Any) -> None:
@@ -186,12 +186,35 @@ def test_a_size_without_default_is_asked_for(pipe: Any) -> None:
     class Sizeless:
         dtype, device = pipe.dtype, pipe.device
 
-        def __call__(self, prompt: str) -> None: ...
+        def __call__(self, prompt: str, height: int, width: int | None = None) -> None: ...
 
     with pytest.raises(
         ValueError, match=r"^height must be given for a Sizeless, .* but got nothing\. Set it with --height"
     ):
         resolve(checked({"prompt": "p", "stg_scale": 0.0}), Sizeless())
+    found = resolve(checked({"prompt": "p", "stg_scale": 0.0, "height": 64}), Sizeless())
+    assert (found.width, found.steps, found.fps) == (None, None, 24)  # it finds out by itself; it takes none; the usual
+    with pytest.raises(
+        ValueError, match=r"^steps must be left out for a Sizeless, which does not take it, but got 4\."
+    ):
+        resolve(checked({"prompt": "p", "stg_scale": 0.0, "height": 64, "steps": 4}), Sizeless())
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("CogVideoXPipeline", dict(fps=8)),
+        ("WanPipeline", dict(fps=16, guidance_scale=5.0)),
+        ("LTXPipeline", dict(fps=25)),  # the call's own frame_rate, which it is told
+        ("SanaVideoPipeline", dict(fps=16, num_frames=81)),
+        ("HunyuanVideo15Pipeline", dict(fps=24, guidance_scale=4.5, height=None, num_frames=121)),  # of its guider
+        ("MotifVideoPipeline", dict(fps=24, height=736)),
+        ("AllegroPipeline", dict(fps=15)),
+    ],
+)
+def test_what_models_of_each_kind_say_of_themselves(name: str, found: dict[str, Any]) -> None:
+    settings = resolve(checked({"prompt": "p", "layers": 1}), tiny(name).pipe)
+    assert {key: getattr(settings, key) for key in found} == found
 
 
 # --- the three scales -------------------------------------------------------------------------------------------------

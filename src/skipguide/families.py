@@ -13,6 +13,7 @@ from typing import Any
 
 from skipguide import identity
 
+USUAL_FPS = 24
 SKIPS = ("residual", "attention")  # the paper's own; kinds.py has all of them
 Values = Callable[..., Any]
 
@@ -78,7 +79,7 @@ class Family:
     pipelines: Mapping[str, Calls]  # diffusers pipeline classes
     stacks: Mapping[str, Stack]  # in the order in which they run; a bare int is a layer of the first one
     batched: tuple[str, ...] = ()  # inputs of the denoiser with the batch first; needed where a pipeline is batched
-    denoisers: tuple[str, ...] = ("transformer",)  # attributes of the pipeline; the second one may be None
+    denoisers: tuple[str, ...] = ("transformer",)  # attributes of the pipeline; one of two may be None
     paired: bool = False  # the stacks run in turn, one block of each; a bare int is one of each (see `axis`)
     replayed: tuple[
         str, ...
@@ -90,6 +91,7 @@ class Family:
     layout: str = "bcthw"  # of the denoiser's first input: grids.of_video reads the grid of the tokens from it
     text: str = ""  # where the text is in joint attention: "before" or "after" the video
     linear: bool = False  # attention without a softmax
+    fps: int = USUAL_FPS  # of its videos, where its call is not told
     notes: str = ""
     package: str = "diffusers"  # that has the classes
     axes: tuple[str, ...] = field(init=False)
@@ -178,6 +180,7 @@ FAMILIES = (
         title="Mochi 1",
         model="MochiTransformer3DModel",
         checkpoint="genmo/mochi-1-preview",
+        fps=30,
         pipelines={"MochiPipeline": BATCHED_FLOAT32},
         stacks=_one("transformer_blocks", 48, VIDEO_AND_TEXT, {"attn1": identity.packed}),
         text="after",
@@ -188,6 +191,7 @@ FAMILIES = (
         title="Wan 2.1 and 2.2",
         model="WanTransformer3DModel",
         checkpoint="Wan-AI/Wan2.1-T2V-14B-Diffusers (1.3B and TI2V-5B: 30 blocks)",
+        fps=16,
         pipelines={
             "WanPipeline": TWO_SCALES,
             "WanImageToVideoPipeline": TWO_SCALES,
@@ -202,6 +206,7 @@ FAMILIES = (
         title="Wan VACE",
         model="WanVACETransformer3DModel",
         checkpoint="Wan-AI/Wan2.1-VACE-14B-diffusers",
+        fps=16,
         pipelines={"WanVACEPipeline": TWO_SCALES},
         stacks=_one("blocks", 40, VIDEO, PLAIN),
         denoisers=("transformer", "transformer_2"),
@@ -213,6 +218,7 @@ FAMILIES = (
         title="Wan 2.2 Animate",
         model="WanAnimateTransformer3DModel",
         checkpoint="Wan-AI/Wan2.2-Animate-14B-Diffusers",
+        fps=30,
         pipelines={"WanAnimatePipeline": SEPARATE_FLOAT32},
         stacks=_one("blocks", 40, VIDEO, PLAIN),
         replayed=("motion_encoder", "face_encoder"),
@@ -224,6 +230,7 @@ FAMILIES = (
         title="ChronoEdit",
         model="ChronoEditTransformer3DModel",
         checkpoint="nvidia/ChronoEdit-14B-Diffusers",
+        fps=16,
         pipelines={"ChronoEditPipeline": SEPARATE_FLOAT32},
         stacks=_one("blocks", 40, VIDEO, PLAIN),
     ),
@@ -246,6 +253,7 @@ FAMILIES = (
         title="FramePack",
         model="HunyuanVideoFramepackTransformer3DModel",
         checkpoint="lllyasviel/FramePackI2V_HY",
+        fps=30,
         pipelines={"HunyuanVideoFramepackPipeline": replace(TRUE_CFG, float32=True)},
         stacks=_dual_and_single(20, 40),
         layout="",
@@ -304,6 +312,7 @@ FAMILIES = (
         title="CogVideoX",
         model="CogVideoXTransformer3DModel",
         checkpoint="zai-org/CogVideoX-5b (2b: 30 blocks)",
+        fps=8,
         pipelines={
             "CogVideoXPipeline": COG,
             "CogVideoXImageToVideoPipeline": COG,
@@ -320,6 +329,7 @@ FAMILIES = (
         title="ConsisID",
         model="ConsisIDTransformer3DModel",
         checkpoint="BestWishYsh/ConsisID-preview",
+        fps=8,
         pipelines={"ConsisIDPipeline": COG},
         stacks=_one("transformer_blocks", 42, VIDEO_AND_TEXT, {"attn1": identity.shared}),
         layout="btchw",
@@ -347,6 +357,7 @@ FAMILIES = (
         title="Cosmos 1, Predict 2 and 2.5",
         model="CosmosTransformer3DModel",
         checkpoint="nvidia/Cosmos-Predict2-2B-Video2World",
+        fps=16,
         pipelines={
             "CosmosTextToWorldPipeline": COSMOS,
             "CosmosVideoToWorldPipeline": COSMOS,
@@ -363,6 +374,7 @@ FAMILIES = (
         title="Allegro",
         model="AllegroTransformer3DModel",
         checkpoint="rhymes-ai/Allegro",
+        fps=15,
         pipelines={"AllegroPipeline": BATCHED},
         stacks=_one("transformer_blocks", 32, VIDEO, PLAIN),
         batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
@@ -372,6 +384,7 @@ FAMILIES = (
         title="EasyAnimate",
         model="EasyAnimateTransformer3DModel",
         checkpoint="alibaba-pai/EasyAnimateV5.1-12b-zh-diffusers",
+        fps=8,
         pipelines={
             "EasyAnimatePipeline": BATCHED_RESCALE,
             "EasyAnimateInpaintPipeline": BATCHED_RESCALE,
@@ -390,6 +403,7 @@ FAMILIES = (
         title="SANA-Video",
         model="SanaVideoTransformer3DModel",
         checkpoint="Efficient-Large-Model/SANA-Video_2B_480p_diffusers",
+        fps=16,
         pipelines={"SanaVideoPipeline": BATCHED_FLOAT32, "SanaImageToVideoPipeline": BATCHED_FLOAT32},
         stacks=_one("transformer_blocks", 20, VIDEO, PLAIN),
         batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
@@ -451,6 +465,7 @@ FAMILIES = (
         title="AnyFlow",
         model="AnyFlowTransformer3DModel",
         checkpoint="nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers",
+        fps=16,
         pipelines={"AnyFlowPipeline": BATCHED},
         stacks=_one("blocks", 40, VIDEO, PLAIN),
         layout="btchw",
@@ -470,6 +485,7 @@ FAMILIES = (
         title="Latte",
         model="LatteTransformer3DModel",
         checkpoint="maxin-cn/Latte-1",
+        fps=8,
         pipelines={"LattePipeline": BATCHED},
         stacks={
             "spatial": Stack("transformer_blocks", 28, VIDEO, PLAIN, axis="spatial"),
@@ -522,6 +538,7 @@ FAMILIES = (
         title="AnimateDiff and PIA",
         model="UNetMotionModel",
         checkpoint="guoyww/animatediff-motion-adapter-v1-5-2",
+        fps=8,
         pipelines={
             "AnimateDiffPipeline": BATCHED,
             "AnimateDiffControlNetPipeline": BATCHED,
@@ -553,6 +570,7 @@ FAMILIES = (
         title="ModelScope and Zeroscope",
         model="UNet3DConditionModel",
         checkpoint="damo-vilab/text-to-video-ms-1.7b",
+        fps=8,
         pipelines={"TextToVideoSDPipeline": BATCHED, "VideoToVideoSDPipeline": BATCHED},
         stacks=_parts(6, 9),
         unet=UNET_3D,
@@ -607,7 +625,8 @@ def calls_of(pipe: Any) -> Calls:
 
 
 def denoisers_of(pipe: Any, family: Family) -> tuple[Any, ...]:
-    """The denoisers that a pipeline holds: one, or two where a boundary divides the run between them."""
+    """The denoisers that a pipeline holds: one, or two where a boundary divides the run between them; Wan 2.2 may hold
+    the second alone."""
     held = (getattr(pipe, name, None) for name in family.denoisers)
     return tuple(denoiser for denoiser in held if denoiser is not None)
 
@@ -636,9 +655,9 @@ def _row_of(pipe: Any) -> tuple[Family, Calls]:
 
 def _check_denoisers(pipe: Any, family: Family) -> None:
     name = type(pipe).__name__
-    for attribute, denoiser in [(a, getattr(pipe, a, None)) for a in family.denoisers]:
-        if denoiser is None and attribute != family.denoisers[0]:
-            continue
+    held = {attribute: getattr(pipe, attribute, None) for attribute in family.denoisers}
+    there = {attribute: denoiser for attribute, denoiser in held.items() if denoiser is not None}
+    for attribute, denoiser in (there or held).items():
         found = type(denoiser).__name__
         if found == "OptimizedModule":
             raise ValueError(

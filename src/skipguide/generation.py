@@ -24,7 +24,7 @@ from skipguide import asked, families, guide, picture, plan, running
 from skipguide.lab import models
 from skipguide.quirks import quiet_autocast
 from skipguide.record import Result, weights_sha256
-from skipguide.settings import Generation, argument, parameters_of
+from skipguide.settings import Generation, argument, parameters_of, scales_by_guider
 from skipguide.video import Frames
 
 
@@ -175,11 +175,10 @@ def generate(
             f"image must be given where the settings name one, and only there, but they name {settings.image!r} and "
             f"{'none' if image is None else 'one'} was given. Read it with picture.read()."
         )
-    started = time.perf_counter()
-    assert settings.width is not None
-    assert settings.height is not None
-    first = None if image is None else picture.fitted(image, settings.width, settings.height)
-    with _guided(pipe, settings) as passes_per_step:
+    started, first = time.perf_counter(), image
+    if image is not None and settings.width and settings.height:
+        first = picture.fitted(image, settings.width, settings.height)
+    with _scaled(pipe, settings), _guided(pipe, settings) as passes_per_step:
         clock = _Clock(pipe, settings, passes_per_step, on_step)
         video = _call(pipe, settings, first, clock)
         passes = passes_per_step()
@@ -196,6 +195,20 @@ def _guided(pipe: Any, settings: Generation) -> Iterator[Callable[[], float]]:
         return
     with guide(pipe, terms, **options) as handle:
         yield lambda: handle.passes_per_step
+
+
+@contextlib.contextmanager
+def _scaled(pipe: Any, settings: Generation) -> Iterator[None]:
+    """The guidance scale, where it is a component's and not the call's."""
+    if not scales_by_guider(pipe):
+        yield
+        return
+    own = pipe.guider.guidance_scale
+    pipe.guider.guidance_scale = settings.guidance_scale
+    try:
+        yield
+    finally:
+        pipe.guider.guidance_scale = own
 
 
 def _plain_passes(pipe: Any, known: list[float]) -> float:
@@ -252,6 +265,8 @@ def _call(pipe: Any, settings: Generation, image: Image.Image | None, callback: 
     """Run the pipeline; `(F, H, W, 3)` floats in [0, 1]."""
     parameters = parameters_of(pipe)
     values = {argument(name, pipe): getattr(settings, name) for name in _PASSED} | {"image": image}
+    if scales_by_guider(pipe):
+        del values["guidance_scale"]
     call = {name: value for name, value in values.items() if value is not None}
     call |= {"output_type": "np"}
     if "callback_on_step_end" in parameters:

@@ -26,6 +26,7 @@ from torch import nn
 from skipguide import checks, families, guidance, layers, skips
 from skipguide.branch import Branch
 from skipguide.families import FAMILIES, Family
+from skipguide.options import published_rescale
 from skipguide.terms import STG, Layer, Random
 
 Tensor = torch.Tensor
@@ -44,9 +45,10 @@ class SkipGuidance(BaseGuidance):
     Args:
         layers, scale, skip, axis, start, stop: one STG term, as skipguide.STG has it. Steps i of N are pushed when
             start <= i/N < stop.
-        terms: further terms, each a dict of STG's arguments (or an STG); with them `layers` may be left out.
+        terms: further terms, each a dict of STG's arguments (or an STG), or one STG; with them `layers` may be left
+            out.
         guidance_scale: g; 1 is no CFG. With use_original_formulation CFG is c + g (c - u), and 0 is none.
-        rescale: phi in [0, 1], on the steps that are pushed; 0 is off.
+        rescale: phi in [0, 1], on the steps that are pushed; 0 is off. None is 0, or what was published with a preset.
         orthogonalize: each term loses its components along those before it (Eq. 21), as in guide().
         share_prefix: start each weak pass at its first skipped layer. The result is the same to the last bit.
         cfg_start, cfg_stop: the window of CFG as all guiders of diffusers round it: int(start N) <= i < int(stop N).
@@ -71,9 +73,9 @@ class SkipGuidance(BaseGuidance):
         axis: str | None = None,
         start: float = 0.0,
         stop: float = 1.0,
-        terms: Sequence[Mapping[str, Any] | STG] = (),
+        terms: Sequence[Mapping[str, Any] | STG] | STG = (),
         guidance_scale: float = 7.5,
-        rescale: float = 0.0,
+        rescale: float | None = None,
         share_prefix: bool = True,
         use_original_formulation: bool = False,
         cfg_start: float = 0.0,
@@ -82,27 +84,30 @@ class SkipGuidance(BaseGuidance):
         orthogonalize: bool = False,
     ):
         super().__init__(cfg_start, cfg_stop, enabled)
-        _check(layers, dict(scale=scale, skip=skip, axis=axis, start=start, stop=stop), rescale)
+        _check(layers, dict(scale=scale, skip=skip, axis=axis, start=start, stop=stop))
         own = [] if layers is None else [STG(layers, scale, skip, axis, start, stop)]
-        more = [_term(entry) for entry in terms]
+        more = [_term(entry) for entry in ([terms] if isinstance(terms, STG) else terms)]
         if not own and not more:
             raise ValueError("SkipGuidance needs layers to skip, but got none. Write SkipGuidance(layers=[34]).")
         for term in (*own, *more):
             _check_term(term)
         self.terms = tuple(dataclasses.replace(term, layers=_named(term)) for term in (*own, *more))
         self.layers, self.scale, self.skip, self.axis, self.start, self.stop = layers, scale, skip, axis, start, stop
-        self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, rescale, share_prefix
+        phi = published_rescale(self.terms) if rescale is None else rescale
+        self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, phi, share_prefix
         self.orthogonalize, self.cfg_start, self.cfg_stop = orthogonalize, cfg_start, cfg_stop
         self.use_original_formulation = use_original_formulation
         # JSON, and all of it: from_config() would leave out what it believes to be a default, positional arguments too
         self.register_to_config(
-            layers=layers and list(layers), terms=[_written(term) for term in more], _use_default_values=[]
+            layers=layers and list(layers), terms=[_written(term) for term in more], rescale=phi, _use_default_values=[]
         )
         self._forget_models()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FIXED and name in self.__dict__:
             raise AttributeError(f"{name} of a SkipGuidance is fixed, but was set to {value!r}. Use .new({name}=...).")
+        if name == "rescale":
+            checks.check_number("rescale", value, 0.0, 1.0, "0 is off, the paper uses 0.7")
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,7 +149,7 @@ class SkipGuidance(BaseGuidance):
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms if self._enabled else ():
             if max(term.scales(1)) > 0:
-                layers.check_window(term, num_steps)
+                layers.check_window((term.start, term.stop), num_steps)
             term.check_steps(num_steps)
 
     def _batches(self) -> list[str]:
@@ -380,7 +385,7 @@ def _written(term: STG) -> dict[str, Any]:
     return {**dataclasses.asdict(term), "layers": _named(term), "scale": scale}  # they may have been tuples
 
 
-def _check(layers: Any, own: Mapping[str, Any], rescale: Any) -> None:
+def _check(layers: Any, own: Mapping[str, Any]) -> None:
     """What STG does not check itself."""
     usual = {field.name: field.default for field in dataclasses.fields(STG)}
     changed = [name for name in _OWN if own[name] != usual[name]]
@@ -388,4 +393,3 @@ def _check(layers: Any, own: Mapping[str, Any], rescale: Any) -> None:
         raise ValueError(
             f"{', '.join(changed)} needs layers to belong to, but layers is None. Pass layers, or write it in terms."
         )
-    checks.check_number("rescale", rescale, 0.0, 1.0, "0 is off, the paper uses 0.7")

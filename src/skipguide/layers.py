@@ -147,15 +147,16 @@ def check_disjoint(terms: Sequence[Term], skipped: Sequence[list[int]], places: 
         seen |= set(where)
 
 
-def check_window(term: Term, num_steps: int) -> None:
-    """See that the window of a term selects a step of a run.
+def check_window(window: tuple[float, float], num_steps: int) -> None:
+    """See that the window of a term, or of a rule, selects a step of a run.
 
     Raises:
         ValueError: if it selects none.
     """
-    if not any(guidance.selects(term.start, term.stop, i, num_steps) for i in range(num_steps)):
+    start, stop = window
+    if not any(guidance.selects(start, stop, i, num_steps) for i in range(num_steps)):
         raise ValueError(
-            f"the window start={term.start}, stop={term.stop} must select a step, but selects none of the "
+            f"the window start={start}, stop={stop} must select a step, but selects none of the "
             f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
         )
 

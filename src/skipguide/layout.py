@@ -114,7 +114,7 @@ def of_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[str, An
             f"height x width x frames must be a size that {model} takes, but {asked} ended in an error ({reason}). "
             "Choose another with --height, --width or --num-frames."
         ) from error
-    size = f"{settings.width} x {settings.height}, {settings.num_frames} frames"
+    size = f"{settings.width or 'its own'} x {settings.height or 'its own'}, {settings.num_frames or 'its own'} frames"
     title = {"model": model, "family": family.name, "denoiser": type(called).__name__, "size": size}
     return {**title, "same": _alike(pipe, family), **found}
 

@@ -14,6 +14,7 @@ matrix product is rounded differently in batches of different size. It also halv
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -33,6 +34,7 @@ from skipguide.terms import SLG, STG, Schedule
 Tensor = torch.Tensor
 Term = STG | SLG
 
+_log = logging.getLogger("skipguide")
 _GUIDED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -132,6 +134,8 @@ class Guide:
     def remove(self) -> None:
         """Take everything off the pipeline again; a second call does nothing."""
         self._tidy()
+        if self._hooks:
+            self._tell_if_exchanged()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -142,7 +146,22 @@ class Guide:
         for denoiser in self._branches:
             _GUIDED.discard(denoiser)
 
+    def _tell_if_exchanged(self) -> None:
+        """Nothing of ours is called when the pipeline calls another denoiser, so that it cannot be refused."""
+        held = (getattr(denoiser, "_orig_mod", denoiser) for denoiser in families.denoisers_of(self.pipe, self.family))
+        if new := [type(denoiser).__name__ for denoiser in held if denoiser not in self._branches]:
+            _log.warning(
+                "this %s got another denoiser (%s) after guide(), which was not guided. Exchange it first, then call "
+                "guide().",
+                type(self.pipe).__name__, ", ".join(new),
+            )  # fmt: skip
+
     def __enter__(self) -> Guide:
+        if not self._hooks:
+            raise RuntimeError(
+                f"this guidance was taken off its {type(self.pipe).__name__}, by .remove() or at the end of a "
+                "with-block. Call guide() again."
+            )
         return self
 
     def __exit__(
@@ -197,7 +216,9 @@ class Guide:
         else:
             index = 0 if step is None else step.index + 1
             if index >= plan.num_steps():  # the next segment of a video, with the same timesteps
-                index, self._kept, self._memories = 0, {}, {}
+                index = 0
+            if index == 0 or plan.goes_back(index):  # what is kept of the step before is of another noise level
+                self._kept, self._memories = {}, {}
         self._step = step = plan.step_of(frame, index)
         self.passes.steps += 1
         self.passes.strong += step.passes
@@ -303,7 +324,7 @@ class Guide:
         """A call after the first one: uncond, or one for guidance of the pipeline's own."""
         samples = self._predictions(output)
         uncond = step.done == 2 and step.cfg and not step.split
-        if uncond and step.alone:
+        if step.zero or (uncond and step.alone):  # guidance of the pipeline's own has no difference to go by either
             return _with_samples(output, step.returned)
         if step.shifts or not uncond:
             shifts = [after - c for after, c in zip(step.returned, step.c, strict=True)]
@@ -365,7 +386,7 @@ class Guide:
     ) -> tuple[Tensor, ...]:
         """The predictions of one weakened model for what the cond call got, or (`every`) c less the last difference."""
         kept, every = self._kept.get((branch, j)), getattr(self.terms[j], "every", 1)
-        if kept is not None and kept.uses < every:
+        if kept is not None and kept.uses < every and kept.fits(c):
             kept.uses += 1
             return tuple(own - difference for own, difference in zip(c, kept.differences, strict=True))
         weak = branch.weak[j]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -15,6 +17,7 @@ from skipguide.terms import SLG, STG
 
 Tensor = torch.Tensor
 Term = STG | SLG
+_log = logging.getLogger("skipguide")
 
 
 class Plan:
@@ -30,6 +33,7 @@ class Plan:
         self.options, self.restarting = options, restarting
         self.terms, self.schedule, self.rule = options.terms, options.schedule, options.rule
         self._had_cfg = False  # so far in this run
+        self._told = False  # in this run: what the user should know
         self._sigmas: list[float] = []  # of the run, for a schedule
         self._to_data: list[tuple[float, float]] = []  # of the run, where something speaks of data
 
@@ -43,8 +47,10 @@ class Plan:
             RuntimeError: for restarts on another scheduler, or that come too late.
         """
         self._had_cfg = False
+        self._told = False
         self._check_restarts()
-        self._check_rule()
+        self._check_levels()
+        self._check_rule(self.position(0)[1])
         self._to_data = self._to_data_of_run() if self.options.in_data else []
         self._check_windows(self.position(0)[1])
         self._sigmas = self._sigmas_of_run() if self.schedule else []
@@ -61,9 +67,25 @@ class Plan:
                 "before the pipeline."
             )
 
-    def _check_rule(self) -> None:
+    def _check_levels(self) -> None:
+        """What goes by noise levels needs one per step; SkyReels-V2 gives each frame its own where `ar_step` is set."""
+        what, levels = "a Schedule" if self.schedule else self.options.in_data, len(self.pipe.scheduler.timesteps)
+        if what and self.num_steps() > levels:
+            raise ValueError(
+                f"{what} needs a noise level for each step, but this run has {self.num_steps()} steps on {levels} "
+                'levels. Use STG terms with start and stop, and space="prediction"; or ar_step=0.'
+            )
+
+    def _check_rule(self, num_steps: int) -> None:
         scheduler, rule = self.pipe.scheduler, self.rule
+        if isinstance(rule, rules.Interval):
+            layers.check_window(rule.window, num_steps)
         if isinstance(rule, rules.CFGZero) and rule.zero_steps:
+            if rule.zero_steps >= num_steps:
+                raise ValueError(
+                    f"zero_steps must leave steps to do, but got {rule.zero_steps} of the {num_steps} of this run. The "
+                    "usual is 1."
+                )
             what = "CFG-Zero* with zero_steps above 0"
             if scheduling.kind_of(scheduler, what) != "flow":
                 raise ValueError(
@@ -109,10 +131,14 @@ class Plan:
         offset = self._offset()
         return self.restarting.order[offset + index] - offset, self.restarting.usual - offset
 
+    def goes_back(self, index: int) -> bool:
+        """Whether a restart goes back to more noise before step `index`."""
+        return self.restarting is not None and self.position(index)[0] <= self.position(index - 1)[0]
+
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms:
             if self._has_scale(term):
-                layers.check_window(term, num_steps)
+                layers.check_window((term.start, term.stop), num_steps)
             if isinstance(term, STG):
                 term.check_steps(num_steps)
 
@@ -129,7 +155,8 @@ class Plan:
             ValueError: for what a run of this kind cannot have.
         """
         cfg = cfg_is_on(self.pipe, self.calls, frame)
-        extra = sum(running.is_on(self.pipe, frame, name) for name in self.calls.extra)
+        own = [name for name in self.calls.extra if running.is_on(self.pipe, frame, name)]
+        extra = len(own)
         batched = self.calls.how == "batched"
         on, phi, g = self._guidance_at(index)
         step = Step(
@@ -140,10 +167,17 @@ class Plan:
         self._had_cfg = self._had_cfg or cfg
         if cfg and self.rule is not None:
             self._apply_rule(step)
+        self._tell_of_two(own, step)
         if not cfg and (step.weakened or g not in (None, 1) or self.rule is not None):
             self._check_that_cfg_ended(step)
             step.weakened = ()
-        step.keeps_c = cfg and step.guided and any(running.is_on(self.pipe, frame, name) for name in self.calls.rescale)
+        rescaled = [name for name in self.calls.rescale if running.is_on(self.pipe, frame, name)]
+        if step.zero and rescaled:
+            raise ValueError(
+                "a step whose prediction is zero (CFGZero with zero_steps above 0) has no deviation to rescale, but "
+                f"the pipeline's own {rescaled[0]} is on. Pass {rescaled[0]}=0, or write CFGZero(zero_steps=0)."
+            )
+        step.keeps_c = cfg and step.guided and bool(rescaled)
         step.split = batched and cfg and step.guided
         if step.guided and self.calls.never and running.is_on(self.pipe, frame, self.calls.never):
             raise ValueError(
@@ -151,8 +185,18 @@ class Plan:
                 f"which a shift of u and c does not pass through. Pass {self.calls.off or self.calls.never + '=False'}."
             )
         # nobody computes a u that is not needed, but for the resnets of a UNet that is called a second time
-        step.passes = 2 if cfg and not (step.alone and (batched or not self.family.unet)) else 1
+        step.passes = (2 if cfg and not (step.alone and (batched or not self.family.unet)) else 1) + extra
         return step
+
+    def _tell_of_two(self, own: Sequence[str], step: Step) -> None:
+        """Once a run: STG of ours is added to STG of the pipeline's own, which may be what was wanted."""
+        if step.active and "do_spatio_temporal_guidance" in own and not self._told:
+            self._told = True
+            _log.warning(
+                "this %s has STG of its own on, and skipguide's is added to it. For the latter alone pass stg_scale=0, "
+                "audio_stg_scale=0 (and guidance_rescale=0, audio_guidance_rescale=0 where guide() rescales).",
+                type(self.pipe).__name__,
+            )
 
     def _apply_rule(self, step: Step) -> None:
         """What the rule makes of a step."""
@@ -219,7 +263,7 @@ class Plan:
                 f"a Schedule needs a scheduler with sigmas, but this pipeline has {type(scheduler).__name__}. Use "
                 "STG terms with start and stop."
             )
-        sigmas = torch.as_tensor(scheduler.sigmas).tolist()[self._offset() :][: self.num_steps()]
+        sigmas = scheduling.levels(scheduler)[0][self._offset() :][: self.num_steps()]
         if not any(self.schedule.at(sigma) for sigma in sigmas if self.schedule):
             raise ValueError(
                 f"a Schedule must hold at some step, but its bins hold at none of this run, whose sigmas go from "

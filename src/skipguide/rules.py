@@ -109,7 +109,7 @@ def apg(c: Tensor, u: Tensor, g: float, rule: APG, memory: Memory, c_0: Tensor, 
     """
     m = b * wide(c - u)
     if rule.momentum:
-        if memory.average is not None:
+        if memory.average is not None and memory.average.shape == m.shape:  # some runs change their frames midway
             m = m + rule.momentum * memory.average
         memory.average = m
     if rule.norm_threshold:
@@ -128,10 +128,14 @@ def zero_star(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
 def tangential(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
     """u' + g (c - u'), u' being u without its part along the second singular vector of the two rows (c, u).
 
-    The vectors are found from the 2 x 2 matrix of inner products: its first eigenvector (p, q) gives p c + q u.
+    The vectors are found from the 2 x 2 matrix of inner products: its first eigenvector (p, q) gives p c + q u. In
+    closed form, for torch.linalg.eigh waits for the device.
     """
     rows = wide(torch.stack([c, u], 1).flatten(2))  # (B, 2, N)
-    first = torch.linalg.eigh(rows @ rows.mT).eigenvectors[:, :, -1:]  # (B, 2, 1)
-    vector = (first.mT @ rows).reshape(c.shape)
+    inner_products = rows @ rows.mT
+    cc, cu, uu = inner_products[:, 0, 0], inner_products[:, 0, 1], inner_products[:, 1, 1]
+    angle = torch.atan2(2 * cu, cc - uu) / 2
+    first = torch.stack([angle.cos(), angle.sin()], 1)[:, None]  # (B, 1, 2)
+    vector = (first @ rows).reshape(c.shape)
     kept = (share(wide(u), vector) * vector).to(c.dtype)
     return kept + g * (c - kept)

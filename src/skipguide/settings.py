@@ -259,14 +259,13 @@ _PLAIN = {"orthogonalize": False, "normalize": False, "every": 1, "rescale_space
 _ARGUMENTS = {  # our name -> those that diffusers' pipelines have for it, if they have another
     "steps": ("num_inference_steps",),
     "guidance_scale": ("guidance_scale", "max_guidance_scale"),
-    "num_frames": ("num_frames", "video_length"),
-    "fps": ("fps", "target_fps"),
+    "num_frames": ("num_frames", "video_length", "frames"),
+    "fps": ("fps", "target_fps", "frame_rate"),
 }
 _FROM_MODEL = ("height", "width", "num_frames", "fps", "guidance_scale", "steps")
 _NOT_EVERYWHERE = (
     "max_sequence_length", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size",
 )  # fmt: skip
-_DEFAULT_FPS = 24  # how fast to play the video of a model that says nothing about it
 
 
 def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
@@ -321,9 +320,9 @@ def _guidance(settings: Generation, preset: Preset | None) -> dict[str, Any]:
 def _check_inputs(settings: Generation, pipe: Any) -> None:
     """See that the pipeline takes what is given, and that it gets what it starts from."""
     parameters, model = parameters_of(pipe), type(pipe).__name__
-    for name in ("prompt", "negative_prompt", "image", *_NOT_EVERYWHERE):
+    for name in ("prompt", "negative_prompt", "image", *_FROM_MODEL, *_NOT_EVERYWHERE):
         value = getattr(settings, name)
-        if value is not None and name not in parameters:
+        if value is not None and not _takes(pipe, name):
             raise ValueError(
                 f"{name} must be left out for a {model}, which does not take it, but got {value!r}. Leave out "
                 f"{flag(name)}, or choose another --model."
@@ -362,8 +361,25 @@ def _scales(settings: Generation, preset: Preset | None) -> dict[str, float]:
     return {name: scales.get(axis, 0.0) for name, axis in SCALES.items()}
 
 
+def scales_by_guider(pipe: Any) -> bool:
+    """Whether g is not its call's, but its guider's: HunyuanVideo 1.5, Motif."""
+    return hasattr(getattr(pipe, "guider", None), "guidance_scale") and "guidance_scale" not in parameters_of(pipe)
+
+
+def _takes(pipe: Any, name: str) -> bool:
+    """Whether a setting means something to a pipeline; how fast to play its video does for all."""
+    return (
+        name == "fps"
+        or argument(name, pipe) in parameters_of(pipe)
+        or (name == "guidance_scale" and scales_by_guider(pipe))
+    )
+
+
 def _model_default(name: str, pipe: Any, preset: Preset | None) -> Any:
+    """None for what the call does not take, or finds out by itself."""
     theirs = argument(name, pipe)
+    if not _takes(pipe, name):
+        return None
     published = preset.defaults if preset else {}
     parameter = parameters_of(pipe).get(theirs)
     candidates = (
@@ -371,11 +387,10 @@ def _model_default(name: str, pipe: Any, preset: Preset | None) -> Any:
         published.get(theirs),
         parameter.default if parameter and parameter.default is not inspect.Parameter.empty else None,
         getattr(pipe, f"default_{theirs}", None),  # diffusers keeps some defaults there
-        _unet_default(name, pipe),
-        _DEFAULT_FPS if name == "fps" else None,
+        _config_default(name, pipe),
     )
     value = next((value for value in candidates if value is not None), None)
-    if value is None and name in _FROM_MODEL:
+    if value is None and name in _FROM_MODEL and parameter and parameter.default is inspect.Parameter.empty:
         raise ValueError(
             f"{name} must be given for a {type(pipe).__name__}, which has no default for it, but got nothing. "
             f"Set it with {flag(name)}."
@@ -383,9 +398,25 @@ def _model_default(name: str, pipe: Any, preset: Preset | None) -> Any:
     return value
 
 
-def _unet_default(name: str, pipe: Any) -> int | None:
-    """What the pipelines with a UNet fall back on."""
+def _config_default(name: str, pipe: Any) -> Any:
+    """What pipelines fall back on that have it from their parts."""
+    if name == "guidance_scale" and scales_by_guider(pipe):
+        return pipe.guider.guidance_scale
+    if name == "fps":
+        return _fps_of_family(pipe)
     config = pipe.unet.config if getattr(pipe, "unet", None) is not None else {}
     if name in ("height", "width") and isinstance(config.get("sample_size"), int):
         return config["sample_size"] * pipe.vae_scale_factor
+    samples = getattr(getattr(pipe, "transformer", None), "config", {}).get(f"sample_{name}")  # CogVideoX, Allegro
+    if samples is not None and hasattr(pipe, "vae_scale_factor_spatial"):
+        return samples * pipe.vae_scale_factor_spatial
     return config.get("num_frames") if name == "num_frames" else None
+
+
+def _fps_of_family(pipe: Any) -> int:
+    from skipguide import families
+
+    try:
+        return families.family_of(pipe).fps
+    except ValueError:  # no row for this pipeline, which plain CFG does not need
+        return families.USUAL_FPS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,3 +84,8 @@ class Kept:
 
     differences: tuple[Tensor, ...]  # per output
     uses: int = 1  # steps so far
+
+    def fits(self, predictions: Sequence[Tensor]) -> bool:
+        """Whether it is of their shape: some runs drop frames on their way, or take more of them in."""
+        pairs = zip(self.differences, predictions, strict=True)
+        return all(difference.shape == c.shape for difference, c in pairs)

@@ -176,8 +176,8 @@ class Bin:
     """One range of noise levels of a Schedule: low <= sigma < high, and what holds there.
 
     Args:
-        sigma: (low, high), as the scheduler's `sigmas` have it; flow matching goes from 1 to 0, so that (0.5, 1.1) is
-            the first part of the run.
+        sigma: (low, high), as the scheduler's `sigmas` have it, and 1 less that where they go up (`invert_sigmas`:
+            Mochi); flow matching goes from 1 to 0, so that (0.5, 1.1) is the first part of the run.
         layers, scale, skip, strength, seed: as for STG; a scale of 0 (and no layers) leaves this range without a weak
             pass.
         guidance_scale: g of the CFG in this range, in the place of the pipeline's; None leaves it.
