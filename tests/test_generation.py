@@ -126,7 +126,8 @@ def test_models_that_call_their_settings_otherwise(name: str, theirs: dict[str, 
     """A guider that has the scale, `frames` for the frames, `frame_rate` for how fast they go by."""
     small = tiny(name)
     sizes = {key: value for key, value in small.call.items() if key in ("height", "width", "num_frames", "frames")}
-    given = dict(prompt="a red star", steps=2, layers=1, stg_scale=0.0, guidance_scale=3.0, fps=12, **sizes)
+    given: dict[str, Any] = dict(prompt="a red star", steps=2, layers=1, stg_scale=0.0, guidance_scale=3.0, fps=12)
+    given |= sizes
     given["num_frames"] = given.pop("frames", given.get("num_frames"))
     with contextlib.ExitStack() as stack:
         if not theirs:
