@@ -29,6 +29,9 @@ class Study:
         layers: all of them, for the layer map.
         rescale: phi of the tables.
         axes: whether attention is divided into space and time, so that there is a Table 4.
+        instead: layers and skips of STG in the place of CFG, where the layer map without CFG shows a gain.
+        elsewhere: rows beside CFG that are at the paper's place in the network and not at `layer`.
+        lines, cells: clips at most of a row of Figure 4 and of the layer map.
     """
 
     guidance_scale: float
@@ -39,22 +42,40 @@ class Study:
     skip: str = "attention"  # of Tables 1 and 2
     rescale: float = 0.0
     axes: bool = True
-    extra: tuple[Row, ...] = ()  # where STG was looked for beside the paper's settings
+    instead: tuple[tuple[Layer, str], ...] = ()
+    elsewhere: tuple[Row, ...] = ()
+    lines: int = ALL
+    cells: int = 256
 
 
 STG_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+INSTEAD_SCALES = (1.0, 2.0, 4.0)  # of matched length
 FRAME_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of Figure 3
 RESIDUAL, ATTENTION, SPATIAL, TEMPORAL = 1.0, 2.0, 2.0, 0.5  # the paper's scales; the last is its code's for SVD
+
+
+def _in_the_middle_of_svd() -> tuple[Row, ...]:
+    """up:0, as in the paper: at 8 x 8 latents the layers in the middle do next to nothing, and skipping them less."""
+    spatial, temporal = (
+        STG(("up:0",), SPATIAL, "attention", axis="spatial"),
+        STG(("up:0",), TEMPORAL, "attention", axis="temporal"),
+    )
+    row = Row(svd.GUIDANCE_SCALE, (spatial, temporal))
+    return row, replace(row, rescale=0.7)
+
 
 STUDIES = {
     "lab-mochi": Study(
         4.5, 2.0, 5, tuple(range(12)), (1.0, 2.0, 3.0, 4.5, 6.0, 8.0), skip="residual", axes=False,
+        instead=((8, "residual"), (4, "residual")),
     ),
     "lab-svd": Study(
-        svd.GUIDANCE_SCALE, 2.0, "up:0", ("down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3"),
-        (1.0, 2.0, 3.0, 5.0, 7.0), rescale=0.7,
+        svd.GUIDANCE_SCALE, 2.0, "up:2", ("down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3"),
+        (1.0, 2.0, 3.0, 5.0, 7.0), rescale=0.7, elsewhere=_in_the_middle_of_svd(), lines=256, cells=128,
     ),
-    "lab-opensora": Study(4.5, 2.0, 3, tuple(range(8)), (1.0, 2.0, 3.0, 4.5, 7.0, 10.0)),
+    "lab-opensora": Study(
+        4.5, 2.0, 3, tuple(range(8)), (1.0, 2.0, 3.0, 4.5, 7.0, 10.0), instead=((3, "residual"),), lines=512,
+    ),
 }  # fmt: skip
 
 
@@ -86,12 +107,15 @@ def experiments(model: str) -> tuple[Experiment, ...]:
         Experiment("cost", "Cost", (cfg, paper, replace(paper, share_prefix=False)), most=256),
         Experiment("table-3", "Table 3: STG-R against STG-A", (cfg, *_kinds(study, cfg))),
         Experiment("table-4", "Table 4: in space, in time, and Eq. 21", _axes(study, cfg)),
-        Experiment("figure-4-cfg", "Figure 4: along the CFG scale", tuple(Row(g) for g in study.cfg_scales)),
-        Experiment("figure-4-stg", "Figure 4: along the STG scale", _along(Row(study.low), paper)),
-        Experiment("figure-4-stg-high", "Along the STG scale, from the model's own CFG scale", _along(cfg, paper)),
-        Experiment("map", "The layer map", _map(study, cfg), most=256),
-        Experiment("map-without-cfg", "The layer map without CFG", _map(study, Row(1.0)), most=256),
-        Experiment("search", "Beside the paper's settings", (cfg, *study.extra)),
+        Experiment("instead", "STG in the place of CFG", _instead(study, cfg)),
+        Experiment("elsewhere", "The paper's place in the network", (cfg, *study.elsewhere), most=256),
+        Experiment("figure-4-cfg", "Figure 4: along the CFG scale", _cfg_scales(study), study.lines),
+        Experiment("figure-4-stg", "Figure 4: along the STG scale", _along(Row(study.low), paper), study.lines),
+        Experiment(
+            "figure-4-stg-high", "Along the STG scale, from the model's own CFG", _along(cfg, paper), study.lines
+        ),
+        Experiment("map", "The layer map", _map(study, cfg), study.cells),
+        Experiment("map-without-cfg", "The layer map without CFG", _map(study, Row(1.0)), study.cells),
     ]
     return tuple(experiment for experiment in found if len(experiment.rows) > 1 or experiment.whole)
 
@@ -132,6 +156,18 @@ def _axes(study: Study, cfg: Row) -> tuple[Row, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _cfg_scales(study: Study) -> tuple[Row, ...]:
+    return tuple(Row(guidance_scale) for guidance_scale in study.cfg_scales)
+
+
+def _instead(study: Study, cfg: Row) -> tuple[Row, ...]:
+    """No CFG, with CFG, and STG alone in growing lengths."""
+    if not study.instead:
+        return (Row(1.0),)
+    rows = (mapped(Row(1.0), layer, skip, scale) for layer, skip in study.instead for scale in INSTEAD_SCALES)
+    return (Row(1.0), cfg, *rows)
+
+
 def _along(start: Row, paper: Row) -> tuple[Row, ...]:
     row = replace(paper, guidance_scale=start.guidance_scale)
     return (start, *(_scaled(row, scale) for scale in STG_SCALES))
@@ -150,9 +186,9 @@ def _map(study: Study, start: Row) -> tuple[Row, ...]:
     return (start, *(mapped(start, layer, skip) for skip in SKIPS for layer in study.layers))
 
 
-def mapped(start: Row, layer: Layer, skip: str) -> Row:
+def mapped(start: Row, layer: Layer, skip: str, scale: float = MAP_SCALE) -> Row:
     """The row of the layer map."""
-    return replace(start, terms=(STG((layer,), MAP_SCALE, skip, normalize=True),))
+    return replace(start, terms=(STG((layer,), scale, skip, normalize=True),))
 
 
 @dataclass(frozen=True)
