@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from skipguide.cli import app
 from skipguide.families import FAMILIES
 from skipguide.lab import judge, mochi, opensora, score, svd, world
-from skipguide.paper import alignment, analysis, experiments, models, reading, records, report, run, tables
+from skipguide.paper import alignment, analysis, cost, experiments, models, reading, records, report, run, tables
 from skipguide.paper.analysis import Results
 from skipguide.paper.rows import Row
 from skipguide.prefix import chain
@@ -28,9 +28,10 @@ CFG, STG_ROW = experiments.experiments("lab-mochi")[2].rows[:2]
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[None]:
-    """Chunks of four clips."""
+    """Chunks of four clips, and a reference of two of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "CHUNK", 4)
+        patch.setattr(models, "REAL", 8)
         yield
 
 
@@ -78,9 +79,9 @@ def test_every_clip_is_made_once_and_a_map_stops_at_its_limit() -> None:
     found = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=512))
     made = [(task.row.name, chunk) for task in found for chunk in task.chunks]
     assert len(made) == len(set(made))
-    wanted = {one.row.name: min(one.most, 512) for one in experiments.wanted("lab-mochi")}
+    wanted = {one.row.name: one.asked(512) for one in experiments.wanted("lab-mochi")}
     assert {name: models.CHUNK * sum(row == name for row, _ in made) for name in wanted} == wanted
-    assert set(wanted.values()) == {256, 512}
+    assert set(wanted.values()) == {256, 512, models.REAL}
 
 
 def test_parts_divide_the_work() -> None:
@@ -100,6 +101,10 @@ def test_parts_divide_the_work() -> None:
         (["--model", "lab-wan"], "a model must be one of lab-mochi, lab-svd, lab-opensora, but got 'lab-wan'."),
         (["--rows", "table-9"], "rows must be a pattern that some row or experiment has, but 'table-9' is of none."),
         (["--weights", "folder"], "--weights must be MODEL=FOLDER, but got 'folder'."),
+        (
+            ["--weights", "lab-wan=folder"],
+            "weights must be of lab-mochi, lab-svd, lab-opensora, but got some of lab-wan.",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_said_at_once(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -176,6 +181,30 @@ def test_clips_are_what_the_pipeline_makes_of_the_prompts_and_their_own_noise(ma
     assert {name: bool(right[name][5]) for name in words} == {
         name: bool(words[name][0] == getattr(scenes, name)[5]) for name in words
     }
+
+
+def test_a_rescale_without_terms_is_refused() -> None:
+    """guide() would leave it out, and the row would be plain CFG under another name."""
+    with pytest.raises(ValueError, match=r"rescale is of steps with a term, but got 0\.7 without one"):
+        Row(4.5, rescale=0.7)
+
+
+def test_cost_is_measured_side_by_side(made: Path, tmp_path: Path) -> None:
+    place = records.Place(tmp_path)
+    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 2, "float32")
+    rows = experiments.cost("lab-mochi")
+    measuring = cost.measure(place, generator, rows, rounds=2)
+    next(measuring)
+    assert cost.load(place) is None
+    list(measuring)
+    found = cost.load(place)
+    assert found is not None
+    assert [found[row.name].passes for row in rows] == pytest.approx([2, 2.5, 2 + 11 / 12])
+    assert all(len(one.seconds) == 2 for one in found.values())
+    lines = tables.costs(found, rows).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [row.label for row in rows]
+    one, two = cost.Cost(2, (1.0, 3.0, 2.0)), cost.Cost(2, (2.0, 3.0, 5.0))
+    assert (one.usual, two.over(one)) == (2.0, (2.0, 1.0, 2.5))
 
 
 def test_rows_differ_and_say_what_they_cost(made: Path) -> None:
@@ -284,6 +313,19 @@ def test_sets_are_compared_on_the_same_prompts() -> None:
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert tables.verdict(same, analysis.MEASURES["frechet"]) == "not distinguishable"
     assert len(found.among([CFG, STG_ROW]).clips[CFG.name]) == 320
+    assert found.among([CFG, STG_ROW], first=128).clips[CFG.name].numbers.tolist() == list(range(128, 320))
+
+
+def test_rows_that_share_no_prompt_are_not_made_yet() -> None:
+    clips = {CFG.name: synthetic(torch.randn(32, 128)), STG_ROW.name: synthetic(torch.randn(32, 128), STG_ROW, 32)}
+    found = Results("lab-mochi", records.Place(Path()), clips, None)
+    table = next(one for one in experiments.experiments("lab-mochi") if one.name == "tables-1-2")
+    assert tables.table(found, table) == "lab-mochi: not made yet."
+
+
+def test_a_share_without_spread_has_an_interval_and_a_difference_of_none_has_not() -> None:
+    assert analysis.share_or_mean(torch.ones(8, dtype=torch.float64)).low == pytest.approx(0.6756, abs=1e-4)
+    assert analysis.mean(torch.zeros(8, dtype=torch.float64)).high == 0
 
 
 # --- Figure 2 ---------------------------------------------------------------------------------------------------------
@@ -366,7 +408,7 @@ def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
 def test_a_line_of_all_models_is_written_for_those_that_have_its_experiment(tmp_path: Path) -> None:
     empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
     line = "- [[model *]]: [[passes * {}/1]] and [[gain * {}/1 {}/0 right]], a * b\n"
-    assert empty.filled(line.replace("{}", "cost")) == "".join(
+    assert empty.filled(line.replace("{}", "table-3")) == "".join(
         f"- {model}: not made yet and not made yet, a * b\n" for model in models.MODELS
     )
     factorized = empty.filled(line.replace("{}", "table-4")).splitlines()

@@ -67,3 +67,22 @@ def t_quantile(freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
     return z + math.fsum(term / freedom ** (i + 1) for i, term in enumerate(terms))
+
+
+def wilson(successes: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share. It has a width at 0 and at 1 too, where nothing varies.
+
+    Wilson, Probable inference, the law of succession, and statistical inference (1927).
+
+    Raises:
+        ValueError: unless 0 <= successes <= count and count >= 1.
+    """
+    if count < 1 or not 0 <= successes <= count:
+        raise ValueError(
+            f"a share needs 0 <= successes <= count and count >= 1, but got {successes} of {count}. Count them again."
+        )
+    square, share = _Z**2, successes / count
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = _Z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    # At the ends the formula gives 0 and 1 exactly, which rounding misses.
+    return (0.0 if successes == 0 else middle - half), (1.0 if successes == count else middle + half)

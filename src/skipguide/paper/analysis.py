@@ -8,6 +8,7 @@ interval of a difference is that of the difference itself: both rows lose, or ge
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -128,6 +129,13 @@ def mean(values: Tensor) -> Estimate:
     return Estimate(values.mean().item(), low, high, len(values))
 
 
+def share_or_mean(values: Tensor) -> Estimate:
+    """As `mean`; of a share that is 0 or 1, in which nothing varies, with Wilson's interval."""
+    if values[0] in (0, 1) and (values == values[0]).all():
+        return Estimate(values[0].item(), *intervals.wilson(int(values.sum()), len(values)), len(values))
+    return mean(values)
+
+
 def of_set(statistic: Callable[[Tensor], float], numbers: Tensor) -> Estimate:
     """A statistic of the clips at some positions, with its jackknife interval over their prompts."""
 
@@ -152,25 +160,30 @@ class Results:
     def __init__(self, model: str, place: records.Place, clips: dict[str, Clips], reference: Moments | None):
         self.model, self.place, self.clips, self._reference = model, place, clips, reference
         self._known: dict[tuple[str, ...], Estimate] = {}
-        self._parts: dict[tuple[str, ...], Results] = {}
+        self._parts: dict[tuple[tuple[str, ...], int], Results] = {}
 
     @classmethod
     def load(cls, model: str, place: records.Place, clips: int) -> Results:
         """All that has been recorded, of the first prompts."""
         wanted = experiments.wanted(model)
-        found = {one.row.name: records.load(place, one.row, min(one.most, clips)) for one in wanted}
+        found = {one.row.name: records.load(place, one.row, one.asked(clips)) for one in wanted}
         reference = found.pop(REFERENCE.name)
         moments = None if reference is None else Moments.of(reference.features)
         return cls(model, place, {name: row for name, row in found.items() if row is not None}, moments)
 
-    def among(self, rows: Sequence[Row]) -> Results:
-        """These rows, on the prompts that all of them have: numbers of sets depend on how many clips they are of."""
+    def among(self, rows: Sequence[Row], first: int = 0) -> Results:
+        """These rows, on the prompts that all of them have: numbers of sets depend on how many clips they are of.
+
+        Args:
+            first: number of the first prompt that counts.
+        """
         names = tuple(row.name for row in rows if row.name in self.clips)
-        if names not in self._parts:
+        if (names, first) not in self._parts:
             shared = records.common([self.clips[name] for name in names]) if names else []
-            clips = dict(zip(names, shared, strict=True))
-            self._parts[names] = Results(self.model, self.place, clips, self._reference)
-        return self._parts[names]
+            pairs = zip(names, (clips.at(clips.numbers >= first) for clips in shared), strict=True)
+            clips = {name: clips for name, clips in pairs if len(clips)}
+            self._parts[names, first] = Results(self.model, self.place, clips, self._reference)
+        return self._parts[names, first]
 
     def of(self, row: Row) -> Clips | None:
         """The clips of a row, if there are any."""
@@ -190,6 +203,11 @@ class Results:
             )
         return self._reference
 
+    @property
+    def real(self) -> int:
+        """How many real clips Frechet distances are to."""
+        return self._reference.count if self._reference else 0
+
     def estimate(self, row: Row, name: str) -> Estimate | None:
         """A measure of a row; None if there are no clips of it."""
         clips = self.of(row)
@@ -208,7 +226,7 @@ class Results:
         if key not in self._known:
             if measure.of_clips is not None:
                 values = [measure.of_clips(clips, self.model) for clips in sets]
-                self._known[key] = mean(values[0] - values[1] if len(values) > 1 else values[0])
+                self._known[key] = mean(values[0] - values[1]) if len(values) > 1 else share_or_mean(values[0])
             else:
                 self._known[key] = of_set(functools.partial(self._of_sets, sets, measure), sets[0].numbers)
         return self._known[key]
@@ -219,15 +237,9 @@ class Results:
         return found[0] - found[1] if len(found) > 1 else found[0]
 
     def seconds(self, row: Row) -> float | None:
-        """CPU seconds per clip, of a run on a GPU those of the clock: the median over the chunks."""
+        """CPU seconds per clip, of a run on a GPU those of the clock: the median over the chunks, under any load."""
         clips = self.of(row)
-        return None if clips is None else torch.tensor(list(_seconds(clips).values())).median().item()
-
-    def times(self, row: Row, base: Row) -> float | None:
-        """What a clip takes over what one of another row takes: the median over the chunks that both have."""
-        pair = [_seconds(clips) for clips in (self.of(row), self.of(base)) if clips is not None]
-        shared = sorted(set.intersection(*map(set, pair))) if len(pair) == 2 else []
-        return torch.tensor([pair[0][c] / pair[1][c] for c in shared]).median().item() if shared else None
+        return None if clips is None else statistics.median(_seconds(clips))
 
     def passes(self, row: Row) -> float | None:
         """Forward passes per step and clip."""
@@ -235,6 +247,6 @@ class Results:
         return None if clips is None else next(iter(clips.costs.values())).passes
 
 
-def _seconds(clips: Clips) -> dict[int, float]:
+def _seconds(clips: Clips) -> list[float]:
     on_gpu = any(device.startswith("cuda") for device in clips.devices)
-    return {chunk: cost.seconds if on_gpu else cost.cpu_seconds for chunk, cost in clips.costs.items()}
+    return [cost.seconds if on_gpu else cost.cpu_seconds for cost in clips.costs.values()]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from skipguide.lab import svd
+from skipguide.paper import models
 from skipguide.paper.rows import Row
 from skipguide.terms import STG
 
@@ -27,7 +28,7 @@ class Study:
         low: g where Figure 4's lines begin: the paper's begin where there is quality to gain.
         layer: the one that stands for the paper's layer of this model.
         layers: all of them, for the layer map.
-        rescale: phi of the tables.
+        stg: what Tables 1 and 2 have: "residual", "attention", or "axes", a term for space and one for time.
         axes: whether attention is divided into space and time, so that there is a Table 4.
         instead: layers and skips of STG in the place of CFG, where the layer map without CFG shows a gain.
         elsewhere: rows beside CFG that are at the paper's place in the network and not at `layer`.
@@ -39,8 +40,7 @@ class Study:
     layer: Layer
     layers: tuple[Layer, ...]
     cfg_scales: tuple[float, ...]
-    skip: str = "attention"  # of Tables 1 and 2
-    rescale: float = 0.0
+    stg: str = "attention"
     axes: bool = True
     instead: tuple[tuple[Layer, str], ...] = ()
     elsewhere: tuple[Row, ...] = ()
@@ -50,28 +50,33 @@ class Study:
 
 STG_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 INSTEAD_SCALES = (1.0, 2.0, 4.0)  # of matched length
+CHOSEN_ON = 128  # prompts
 FRAME_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of Figure 3
 RESIDUAL, ATTENTION, SPATIAL, TEMPORAL = 1.0, 2.0, 2.0, 0.5  # the paper's scales; the last is its code's for SVD
+RESCALE = 0.7  # phi of its code for SVD; a row of its own, for it moves clips more than a weak push does
+
+
+def _in_space_and_time(layer: Layer) -> tuple[STG, STG]:
+    spatial, temporal = (
+        STG((layer,), scale, "attention", axis=axis) for axis, scale in (("spatial", SPATIAL), ("temporal", TEMPORAL))
+    )
+    return spatial, temporal
 
 
 def _in_the_middle_of_svd() -> tuple[Row, ...]:
     """up:0, as in the paper: at 8 x 8 latents the layers in the middle do next to nothing, and skipping them less."""
-    spatial, temporal = (
-        STG(("up:0",), SPATIAL, "attention", axis="spatial"),
-        STG(("up:0",), TEMPORAL, "attention", axis="temporal"),
-    )
-    row = Row(svd.GUIDANCE_SCALE, (spatial, temporal))
-    return row, replace(row, rescale=0.7)
+    row = Row(svd.GUIDANCE_SCALE, _in_space_and_time("up:0"))
+    return row, replace(row, rescale=RESCALE)
 
 
 STUDIES = {
     "lab-mochi": Study(
-        4.5, 2.0, 5, tuple(range(12)), (1.0, 2.0, 3.0, 4.5, 6.0, 8.0), skip="residual", axes=False,
+        4.5, 2.0, 5, tuple(range(12)), (1.0, 2.0, 3.0, 4.5, 6.0, 8.0), stg="residual", axes=False,
         instead=((8, "residual"), (4, "residual")),
     ),
     "lab-svd": Study(
         svd.GUIDANCE_SCALE, 2.0, "up:2", ("down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3"),
-        (1.0, 2.0, 3.0, 5.0, 7.0), rescale=0.7, elsewhere=_in_the_middle_of_svd(), lines=256, cells=128,
+        (1.0, 2.0, 3.0, 5.0, 7.0), stg="axes", elsewhere=_in_the_middle_of_svd(), lines=256, cells=128,
     ),
     "lab-opensora": Study(
         4.5, 2.0, 3, tuple(range(8)), (1.0, 2.0, 3.0, 4.5, 7.0, 10.0), instead=((3, "residual"),), lines=512,
@@ -85,6 +90,7 @@ class Experiment:
 
     Args:
         most: clips at most, where there are many rows.
+        first: number of the first prompt that counts, where the ones before chose the rows.
         whole: all its clips before anything else: others need them.
     """
 
@@ -92,6 +98,7 @@ class Experiment:
     title: str
     rows: tuple[Row, ...]
     most: int = ALL
+    first: int = 0
     whole: bool = False
 
 
@@ -104,10 +111,9 @@ def experiments(model: str) -> tuple[Experiment, ...]:
         Experiment("reference", "Real clips", (Row(source="reference"),), whole=True),
         Experiment("ceiling", "Ceiling", (Row(source="real"), Row(source="autoencoder"))),
         Experiment("tables-1-2", "Tables 1 and 2: CFG against STG", (cfg, paper)),
-        Experiment("cost", "Cost", (cfg, paper, replace(paper, share_prefix=False)), most=256),
         Experiment("table-3", "Table 3: STG-R against STG-A", (cfg, *_kinds(study, cfg))),
         Experiment("table-4", "Table 4: in space, in time, and Eq. 21", _axes(study, cfg)),
-        Experiment("instead", "STG in the place of CFG", _instead(study, cfg)),
+        Experiment("instead", "STG in the place of CFG", _instead(study, cfg), first=CHOSEN_ON),
         Experiment("elsewhere", "The paper's place in the network", (cfg, *study.elsewhere), most=256),
         Experiment("figure-4-cfg", "Figure 4: along the CFG scale", _cfg_scales(study), study.lines),
         Experiment("figure-4-stg", "Figure 4: along the STG scale", _along(Row(study.low), paper), study.lines),
@@ -127,33 +133,34 @@ def frames(model: str) -> tuple[Row, ...]:
     return tuple(_scaled(_paper(study, cfg), scale) for scale in FRAME_SCALES)
 
 
+def cost(model: str) -> tuple[Row, ...]:
+    """CFG, what Tables 1 and 2 have, and that as everybody else does it."""
+    study = STUDIES[model]
+    cfg = Row(study.guidance_scale)
+    paper = _paper(study, cfg)
+    return cfg, paper, replace(paper, share_prefix=False)
+
+
 def _paper(study: Study, cfg: Row) -> Row:
     """What Tables 1 and 2 call STG."""
-    if study.axes:
-        return replace(cfg, terms=(*_in_space_and_time(study),), rescale=study.rescale)
+    if study.stg == "axes":
+        return replace(cfg, terms=_in_space_and_time(study.layer))
     residual, attention = _kinds(study, cfg)
-    return residual if study.skip == "residual" else attention
+    return residual if study.stg == "residual" else attention
 
 
 def _kinds(study: Study, cfg: Row) -> tuple[Row, Row]:
     residual = STG((study.layer,), RESIDUAL)
     attention = STG((study.layer,), ATTENTION, "attention")
-    return tuple(replace(cfg, terms=(term,), rescale=study.rescale) for term in (residual, attention))  # type: ignore
-
-
-def _in_space_and_time(study: Study) -> tuple[STG, STG]:
-    spatial = STG((study.layer,), SPATIAL, "attention", axis="spatial")
-    return spatial, STG((study.layer,), TEMPORAL, "attention", axis="temporal")
+    return replace(cfg, terms=(residual,)), replace(cfg, terms=(attention,))
 
 
 def _axes(study: Study, cfg: Row) -> tuple[Row, ...]:
     if not study.axes:
         return (cfg,)
-    spatial, temporal = _in_space_and_time(study)
-    plain = replace(cfg, rescale=study.rescale)
-    both = replace(plain, terms=(spatial, temporal))
-    found = (cfg, replace(plain, terms=(spatial,)), both, replace(both, orthogonalize=True), replace(both, rescale=0.0))
-    return tuple(dict.fromkeys(found))
+    both = replace(cfg, terms=_in_space_and_time(study.layer))
+    spatial = replace(cfg, terms=both.terms[:1])
+    return cfg, spatial, both, replace(both, orthogonalize=True), replace(both, rescale=RESCALE)
 
 
 def _cfg_scales(study: Study) -> tuple[Row, ...]:
@@ -199,6 +206,10 @@ class Wanted:
     experiment: str  # the first of them
     most: int
     whole: bool
+
+    def asked(self, clips: int) -> int:
+        """How many clips of it there shall be where a row has so many."""
+        return models.REAL if self.whole else min(clips, self.most)
 
 
 def wanted(model: str, pattern: str = "*") -> list[Wanted]:

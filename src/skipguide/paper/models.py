@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ DTYPES = ("bfloat16", "float32")
 DTYPE = "bfloat16"  # as the paper's models; on CPUs that multiply in it, clips take half the time
 SEED = 11 * 10**6
 STEPS = score.STEPS // 2  # on lab-mochi the same share of words is right, and the same motion (LOG.md)
-OTHERS = SEED + POOL  # seed of the real clips that sets are compared with
+REAL = POOL  # clips that sets are compared with, which cost next to nothing
+OTHERS = SEED + POOL  # their seed
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Generator:
         self.model, self.pool = MODELS[name], pool(name)
         self.pipe = generation.load_pipeline(str(folder), dtype, device)
         self.steps = steps or self.model.steps
-        self._passes: dict[str, float] = {}
+        self._passes: dict[str, Callable[[], float]] = {}
 
     def check(self, row: Row) -> None:
         """See that the model has what a row skips.
@@ -147,13 +148,18 @@ class Generator:
         with self._guided(row) as handle:
             for call in self.calls(row, numbers):
                 made.update(zip(call.numbers, self.call(call), strict=True))
-        if row.name not in self._passes:  # of a UNet they are measured, which takes a while
-            self._passes[row.name] = handle.passes_per_step if handle else 1.0 + (row.guidance_scale > 1)
+        plain = 1.0 + (row.guidance_scale > 1)
+        self._passes[row.name] = (lambda: handle.passes_per_step) if handle else lambda: plain
         return torch.stack([made[n] for n in numbers])
 
     def passes(self, row: Row) -> float:
-        """Forward passes per step and clip of a row that has made clips; nan for real ones."""
-        return self._passes.get(row.name, float("nan"))
+        """Forward passes per step and clip of a row that has made clips; nan for real ones.
+
+        Asked for after the clips, for those of a UNet are measured, which takes a while.
+        """
+        found = self._passes.get(row.name, lambda: float("nan"))()
+        self._passes[row.name] = lambda: found
+        return found
 
     @contextlib.contextmanager
     def _guided(self, row: Row) -> Iterator[Any]:

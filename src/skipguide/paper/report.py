@@ -12,7 +12,8 @@ experiment. What has not been made, and models that there are not yet, say so in
     [[verdict MODEL ROW BASE MEASURE]]       better, worse, not distinguishable (of what is neither: higher, lower)
     [[best MODEL EXPERIMENT MEASURE]]        the row's label and value
     [[counts MODEL EXPERIMENT MEASURE]]      how many rows are better and worse than the experiment's first
-    [[clips MODEL ROW]], [[time MODEL ROW BASE]], [[passes MODEL ROW]], [[model MODEL]]
+    [[clips MODEL ROW]], [[passes MODEL ROW]], [[model MODEL]]
+    [[costs]]                                for each model, what CFG, STG and a full weak pass take
     [[state]]                                which models there are, from how many clips
 
 A line whose fields have the model `*` is written for each model that has the experiments which it names.
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skipguide.lab import fit
-from skipguide.paper import alignment, experiments, models, plots, status, tables
+from skipguide.paper import alignment, cost, experiments, models, plots, status, tables
 from skipguide.paper.analysis import MEASURES, Results
 from skipguide.paper.rows import Row
 from skipguide.paper.run import Order
@@ -94,9 +95,9 @@ class Report:
     def _field(self, verb: str, *arguments: str) -> str:
         known: dict[str, Callable[..., str]] = {
             "aligned": self._aligned, "best": self._best, "clips": self._clips, "compare": self._compare,
-            "counts": self._counts, "directions": self._directions, "gain": self._gain, "model": self._model,
-            "passes": self._passes, "plots": self._plots, "state": self._state, "tables": self._tables,
-            "time": self._time, "value": self._value, "verdict": self._verdict,
+            "costs": self._costs, "counts": self._counts, "directions": self._directions, "gain": self._gain,
+            "model": self._model, "passes": self._passes, "plots": self._plots, "state": self._state,
+            "tables": self._tables, "value": self._value, "verdict": self._verdict,
         }  # fmt: skip
         try:
             return known[verb](*arguments)
@@ -155,6 +156,13 @@ class Report:
         chosen = [model for model in self.order.models if experiment in self.experiments[model]]
         return "\n".join(f"- {model}: {self._said(model) or made(model)}" for model in chosen)
 
+    def _costs(self) -> str:
+        def made(model: str) -> str | None:
+            found = cost.load(self.results[model].place) if model in self.results else None
+            return tables.costs(found, experiments.cost(model)) if found else None
+
+        return self._each(made)
+
     def _aligned(self) -> str:
         def made(model: str) -> str:
             return tables.aligned(found) if (found := self.alignments.get(model)) else tables.NOT_YET
@@ -165,7 +173,8 @@ class Report:
         lines = []
         for model, entry in status.of(self.order).items():
             done, rows = (sum(row["done"] for row in entry["rows"]), sum(row["done"] > 0 for row in entry["rows"]))
-            made = f"{done} clips in {rows} of {len(entry['rows'])} rows"
+            real = self.results[model].real if model in self.results else 0
+            made = f"{done} clips in {rows} of {len(entry['rows'])} rows; Frechet distances to {real} real clips"
             lines.append(f"- {model}: {self._said(model) or made}")
         return "\n".join(lines)
 
@@ -175,8 +184,8 @@ class Report:
         """What is said of rows of one experiment, of which the first names the prompts that are compared."""
         known = {f"{one.name}/{i}": row for one in self.experiments[model].values() for i, row in enumerate(one.rows)}
         rows, results = [known[name] for name in names], self.results.get(model)
-        compared = self.experiments[model][names[0].partition("/")[0]].rows
-        found = results and made(results.among(compared), rows)
+        compared = self.experiments[model][names[0].partition("/")[0]]
+        found = results and made(results.among(compared.rows, compared.first), rows)
         return self._said(model) or found or tables.NOT_YET
 
     def _value(self, model: str, row: str, measure: str) -> str:
@@ -198,11 +207,6 @@ class Report:
 
     def _clips(self, model: str, row: str) -> str:
         return self._of_rows(model, [row], lambda r, rows: str(len(clips)) if (clips := r.of(rows[0])) else None)
-
-    def _time(self, model: str, row: str, base: str) -> str:
-        return self._of_rows(
-            model, [row, base], lambda r, rows: f"{times:.2f}" if (times := r.times(rows[0], rows[1])) else None
-        )
 
     def _passes(self, model: str, row: str) -> str:
         return self._of_rows(model, [row], lambda r, rows: f"{found:.2f}" if (found := r.passes(rows[0])) else None)

@@ -23,6 +23,10 @@ class Row:
     share_prefix: bool = True
     source: str = "guided"
 
+    def __post_init__(self) -> None:
+        if self.rescale and not self.terms:
+            raise ValueError(f"rescale is of steps with a term, but got {self.rescale:g} without one. Leave it out.")
+
     @property
     def name(self) -> str:
         """For file names: what is different from plain sampling."""

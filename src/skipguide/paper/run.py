@@ -1,7 +1,7 @@
 """Make the clips of all rows, breadth first, and record what is read off them; it can be stopped at any moment.
 
 All rows get 64 clips, then all 128, and so on, experiment after experiment and row after row within a chunk: a run that
-is stopped early has every row, and what rows cost is compared under the same load.
+is stopped early has every row.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import torch
 
 from skipguide import generation
 from skipguide.lab import fit, judge
-from skipguide.paper import alignment, experiments, films, models, reading, records
+from skipguide.paper import alignment, cost, experiments, films, models, reading, records
 from skipguide.paper.rows import Row
 
 Tensor = torch.Tensor
 USUAL_BATCH, USUAL_DTYPE = models.CHUNK, models.DTYPE
+OTHERS = ("figure-2", "figure-3", "cost")  # what is made by one process, and not of clips by the hundred
 FIRST = 64  # clips of the first round; each doubles the one before
 
 
@@ -36,8 +37,8 @@ class Order:
         folder: where the records go.
         models: names; those whose weights there are not are left out.
         clips: prompts per row, a multiple of CHUNK, at most models.POOL.
-        rows: a shell pattern; of a row's name, or of an experiment's, which stands for all its rows; or of figure-2 and
-            figure-3, which have none.
+        rows: a shell pattern; of a row's name, or of an experiment's, which stands for all its rows; or of figure-2,
+            figure-3 and cost, which are no rows.
         device: "cpu", "cuda".
         batch: clips at a time, a multiple of CHUNK.
         steps: of sampling; None is the model's own here.
@@ -67,6 +68,11 @@ class Order:
         if self.dtype not in models.DTYPES:
             raise ValueError(
                 f"dtype must be one of {', '.join(models.DTYPES)}, but got {self.dtype!r}. Choose one of them."
+            )
+        if unknown := sorted({name for name, _ in self.weights} - set(models.MODELS)):
+            raise ValueError(
+                f"weights must be of {', '.join(models.MODELS)}, but got some of {', '.join(unknown)}. Write "
+                f"{self.models[0]}=FOLDER."
             )
         index, count = self.part
         if not 0 <= index < count:
@@ -102,7 +108,7 @@ def tasks(order: Order) -> list[Task]:
         ValueError: if no row has the name that is asked for.
     """
     rows = {model: experiments.wanted(model, order.rows) for model in order.models}
-    if not any(rows.values()) and not any(fnmatchcase(name, order.rows) for name in ("figure-2", "figure-3")):
+    if not any(rows.values()) and not any(fnmatchcase(name, order.rows) for name in OTHERS):
         raise ValueError(
             f"rows must be a pattern that some row or experiment has, but {order.rows!r} is of none. "
             "See skipguide paper status."
@@ -130,7 +136,7 @@ def _of_level(order: Order, model: str, rows: Sequence[experiments.Wanted], befo
         mine = [wanted for wanted in rows if wanted.experiment == name]
         first, last = before, level
         if mine[0].whole:
-            first, last = (0, order.clips) if before == 0 else (0, 0)
+            first, last = (0, mine[0].asked(order.clips)) if before == 0 else (0, 0)
         for start in range(first, last, order.batch):
             for wanted in mine:
                 stop = min(start + order.batch, last, wanted.most)
@@ -181,7 +187,7 @@ class _Worker:
         self.device, self.model = order.device, model
 
     def figures(self, pattern: str) -> Iterator[tuple[str, fit.Progress]]:
-        """What is not made of clips by the hundred: Figures 2 and 3, if the pattern has them."""
+        """OTHERS, if the pattern has them."""
         if fnmatchcase("figure-3", pattern):
             for row in experiments.frames(self.model):
                 films.make(self.place, self.generator, row)
@@ -189,6 +195,9 @@ class _Worker:
             exact = models.Generator(self.model, self.folder, self.device, dtype="float32")
             for progress in alignment.measure(self.place, exact):
                 yield f"{self.model} figure 2", progress
+        if fnmatchcase("cost", pattern) and not cost.path(self.place).exists():
+            for progress in cost.measure(self.place, self.generator, experiments.cost(self.model)):
+                yield f"{self.model} cost", progress
 
     def make(self, task: Task) -> None:
         """Make and record."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipguide.paper import alignment, experiments, films, models
+from skipguide.paper import alignment, cost, experiments, films, models
 from skipguide.paper.records import Place
 from skipguide.paper.run import Order
 
@@ -20,7 +20,7 @@ def of(order: Order) -> dict[str, Any]:
         rows = [
             {
                 "experiment": one.experiment, "row": one.row.name, "label": one.row.label,
-                "done": 0 if place is None else _done(place[0], one, order.clips), "asked": min(order.clips, one.most),
+                "done": 0 if place is None else _done(place[0], one, order.clips), "asked": one.asked(order.clips),
             }
             for one in wanted
         ]  # fmt: skip
@@ -32,12 +32,12 @@ def of(order: Order) -> dict[str, Any]:
 
 
 def _done(place: Place, wanted: experiments.Wanted, clips: int) -> int:
-    return sum(models.CHUNK for chunk in place.done(wanted.row) if chunk * models.CHUNK < min(clips, wanted.most))
+    return sum(models.CHUNK for chunk in place.done(wanted.row) if chunk * models.CHUNK < wanted.asked(clips))
 
 
 def _figures(model: str, place: Place) -> dict[str, bool]:
     strips = [films.path(place, row).exists() for row in experiments.frames(model)]
-    return {"figure-2": alignment.done(place), "figure-3": all(strips)}
+    return {"figure-2": alignment.done(place), "figure-3": all(strips), "cost": cost.path(place).exists()}
 
 
 def table(found: dict[str, Any]) -> str:

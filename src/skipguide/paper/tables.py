@@ -14,6 +14,7 @@ from skipguide.lab import fit, judge
 from skipguide.paper import analysis, models, reading
 from skipguide.paper.alignment import COLUMNS, UNCOND, Alignment
 from skipguide.paper.analysis import FEW, MEASURES, Estimate, Measure, Results
+from skipguide.paper.cost import Cost
 from skipguide.paper.experiments import Experiment
 from skipguide.paper.rows import Row
 
@@ -49,13 +50,13 @@ def verdicts(measure: Measure) -> tuple[str, str]:
 
 def table(results: Results, experiment: Experiment) -> str:
     """The rows of an experiment, and below how they differ from the first; bold where the interval leaves out 0."""
-    results = results.among(experiment.rows)
+    results = results.among(experiment.rows, experiment.first)
     rows = [row for row in experiment.rows if results.of(row) is not None]
     missing = [row.label for row in experiment.rows if results.of(row) is None]
     if not rows:
         return f"{results.model}: {NOT_YET}."
     titles = [MEASURES[name].title + ARROWS[MEASURES[name].better] for name in SHOWN]
-    lines = _grid(["", "clips", *titles, "passes", "time"], [_values(results, row, rows[0]) for row in rows])
+    lines = _grid(["", "clips", *titles, "passes", "seconds"], [_values(results, row) for row in rows])
     guided = [row for row in rows[1:] if row.source == "guided"]
     if guided and rows[0] == experiment.rows[0]:
         differences = [[row.label, *_differences(results, row, rows[0])] for row in guided]
@@ -76,12 +77,23 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _values(results: Results, row: Row, base: Row) -> list[str]:
+def _values(results: Results, row: Row) -> list[str]:
     values = [written(results.estimate(row, name), MEASURES[name].digits) for name in SHOWN]
-    passes, times = results.passes(row), results.times(row, base)
+    passes, seconds = results.passes(row), results.seconds(row)
     guided = row.source == "guided"
-    cost = [f"{passes:.2f}" if guided and passes else "-", f"{times:.2f}" if guided and times else "-"]
-    return [row.label, str(len(results.clips[row.name])), *values, *cost]
+    taken = [f"{passes:.2f}" if guided and passes else "-", f"{seconds:.2f}" if guided and seconds else "-"]
+    return [row.label, str(len(results.clips[row.name])), *values, *taken]
+
+
+def costs(found: Mapping[str, Cost], rows: Sequence[Row]) -> str:
+    """What the rows of experiments.cost take, over what the first of them takes."""
+    base, lines = found[rows[0].name], []
+    for row in rows:
+        one = found[row.name]
+        usual, least, most = one.over(base)
+        times = "1" if row == rows[0] else f"{usual:.2f} ({least:.2f} to {most:.2f})"
+        lines.append([row.label, f"{one.passes:.2f}", f"{one.usual:.3f}", times])
+    return "\n".join(_grid(["", "passes a step", "seconds a clip", "times the first (least and most)"], lines))
 
 
 def _differences(results: Results, row: Row, base: Row) -> list[str]:
@@ -171,7 +183,7 @@ def write_directions(found: Mapping[str, Alignment], path: Path) -> None:
 
 ROW_COLUMNS = (
     "model", "experiment", "row", "label", "measure", "clips", "value", "low", "high", "base", "common_clips",
-    "difference", "difference_low", "difference_high", "passes", "seconds", "times_base",
+    "difference", "difference_low", "difference_high", "passes", "seconds",
 )  # fmt: skip
 
 
@@ -187,11 +199,11 @@ def _write(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]])
 
 
 def _csv_rows(results: Results, experiment: Experiment) -> Iterable[list[object]]:
-    base, results = experiment.rows[0], results.among(experiment.rows)
+    base, results = experiment.rows[0], results.among(experiment.rows, experiment.first)
     for row in experiment.rows:
         if results.of(row) is None or experiment.whole:
             continue
-        cost = [results.passes(row), results.seconds(row), results.times(row, base)]
+        cost = [results.passes(row), results.seconds(row)]
         for name in MEASURES:
             value, difference = results.estimate(row, name), results.difference(row, base, name)
             head = [results.model, experiment.name, row.name, row.label, name]

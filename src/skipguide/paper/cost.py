@@ -1,0 +1,82 @@
+"""What guidance costs: CFG, STG, and STG with a full weak pass, in turn in one process, under the same load."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipguide.lab import fit
+from skipguide.paper import models
+from skipguide.paper.models import Generator
+from skipguide.paper.records import Place
+from skipguide.paper.rows import Row
+
+ROUNDS = 8  # and one before them, to warm up
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one row.
+
+    Args:
+        passes: forward passes of one sample, per step.
+        seconds: per clip, of each round; of the processor on a CPU, of the clock on a GPU.
+    """
+
+    passes: float
+    seconds: tuple[float, ...]
+
+    @property
+    def usual(self) -> float:
+        """The median."""
+        return statistics.median(self.seconds)
+
+    def over(self, base: Cost) -> tuple[float, float, float]:
+        """How many times what another row takes: median, least and most of the rounds."""
+        ratios = [mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True)]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def path(place: Place) -> Path:
+    """Where the numbers are."""
+    return place.folder / "cost.json"
+
+
+def measure(place: Place, generator: Generator, rows: Sequence[Row], rounds: int = ROUNDS) -> Iterator[fit.Progress]:
+    """Time one chunk of each row in every round; nothing is kept of a measurement that was stopped."""
+    seconds: dict[str, list[float]] = {row.name: [] for row in rows}
+    for done in range(rounds + 1):
+        for row in rows:
+            taken = _seconds(generator, row)
+            if done:
+                seconds[row.name].append(taken)
+        yield fit.Progress(done, rounds, {}, 0.0)
+    found = {row.name: {"passes": generator.passes(row), "seconds": seconds[row.name]} for row in rows}
+    place.folder.mkdir(parents=True, exist_ok=True)
+    with fit.finished(path(place)) as part:
+        part.write_text(json.dumps({"torch": torch.__version__, "rows": found}, indent=1), encoding="utf-8")
+
+
+def _seconds(generator: Generator, row: Row) -> float:
+    on_gpu = generator.pipe.device.type == "cuda"
+    clock: Any = time.perf_counter if on_gpu else time.process_time
+    started = clock()
+    frames = generator.clips(row, range(models.CHUNK))
+    if on_gpu:
+        torch.cuda.synchronize()
+    return (clock() - started) / len(frames)
+
+
+def load(place: Place) -> dict[str, Cost] | None:
+    """By the names of rows; None if it was not measured yet."""
+    if not path(place).exists():
+        return None
+    rows = json.loads(path(place).read_text(encoding="utf-8"))["rows"]
+    return {name: Cost(row["passes"], tuple(row["seconds"])) for name, row in rows.items()}
