@@ -233,6 +233,15 @@ def test_what_failed_is_left_alone_until_it_shall_be_tried(tmp_path: Path) -> No
         assert {clip.attempts for clip in run.clips() if clip.seed == 3} == {2}
 
 
+def test_only_failures_of_the_plan_are_tried_again(tmp_path: Path) -> None:
+    """As a trial in the studio does, which is a plan of one clip."""
+    swept(tmp_path, fails=3)
+    swept(tmp_path, plan_of(1, 2, 1), retry_failed=True)
+    with Run.open(tmp_path) as run:
+        assert run.counts()["failed"] == 8
+        assert all(clip.error for clip in run.clips("failed"))
+
+
 def test_other_versions_make_other_clips_and_readers_get_the_newest(tmp_path: Path) -> None:
     swept(tmp_path, plan_of(1, 2, 1))
     assert len(made(swept(tmp_path, plan_of(1, 2, 1), version="2"))) == 2

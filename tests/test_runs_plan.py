@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from skipguide.runs import Plan
 from skipguide.runs.words import flat
@@ -100,6 +101,26 @@ def prompts_in(folder: Path, content: Any, name: str = "prompts.json", **more: A
     source = {"file": name, **more} if more else name
     found = Plan.of({"prompts": source, "settings": [{"name": "cfg"}]}, folder).prompts
     return [(prompt.text, prompt.tags) for prompt in found]
+
+
+def test_a_file_of_a_schedule_is_what_is_in_it(tmp_path: Path) -> None:
+    """Its name counts from the folder of the plan; another content is another setting, another name is not."""
+
+    def read(name: str) -> Any:
+        written = {"model": "lab-mochi", "prompts": ["p"], "seeds": [0], "settings": [{"name": "s", "schedule": name}]}
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
+        (setting,) = Plan.read(tmp_path / "plan.yaml").settings
+        return setting
+
+    (tmp_path / "bins.yaml").write_text("- {sigma: [0.5, 1.1], layers: [5], scale: 1.0}", encoding="utf-8")
+    (tmp_path / "same.yaml").write_text("- {sigma: [0.5, 1.1], layers: [5], scale: 1.0}", encoding="utf-8")
+    first = read("bins.yaml")
+    assert first.generation.schedule[0]["layers"] == [5]
+    assert read("same.yaml") == first
+    (tmp_path / "bins.yaml").write_text("- {sigma: [0.5, 1.1], layers: [2], scale: 8.0}", encoding="utf-8")
+    assert read("bins.yaml").generation != first.generation
+    with pytest.raises(ValueError, match=r"a schedule must be a YAML file that can be read, but .*none\.yaml cannot"):
+        read("none.yaml")
 
 
 def test_prompts_of_vbench(tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def test_schedule_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bins: 3", "must be a list of bins with sigma, layers, scale, .* has 3"),
-        ("- {sigma: [0, 1], scales: 2}", "must be a list of bins with"),
+        ("bins: 3", "must be a list of bins with sigma, layers, scale, .* has something else"),
+        ("- {sigma: [0, 1], scales: 2}", "must be a list of bins with .* has scales. Write"),
         ("- {layers: [1], scale: 2}", r"every bin of a schedule must have sigma: \[low, high\]"),
         ("- {sigma: [1, 0], scale: 2, layers: [1]}", "sigma must be a pair"),
         ("- {sigma: [0, 1], scale: two, layers: [1]}", "scale must be a finite number"),

@@ -309,11 +309,18 @@ def test_a_report_keeps_what_a_prompt_says_as_text(tmp_path: Path) -> None:
 def test_a_report_replaces_reports_only(painted_run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
+    (tmp_path / "clips" / "clips").mkdir(parents=True)
+    (tmp_path / "clips" / "clips" / "holiday.mp4").write_text("x")
     with Run.open(painted_run) as run:
         with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
             report.write(run, tmp_path / "mine", overwrite=True)
         with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
             report.write(run, painted_run, overwrite=True)
+        with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
+            report.write(run, tmp_path / "clips", overwrite=True)
+        (tmp_path / "clips" / "index.html").write_text("<h1>Holidays</h1>")
+        with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
+            report.write(run, tmp_path / "clips", overwrite=True)
         report.write(run, tmp_path / "out")
         with pytest.raises(ValueError, match=r"exists\. Pass --overwrite or another name"):
             report.write(run, tmp_path / "out")

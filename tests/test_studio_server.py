@@ -402,6 +402,23 @@ def test_what_is_asked_for_is_made_into_the_run(web: TestClient, painted_copy: P
     assert web.get(f"/clips/{done['key']}.mp4").status_code == 200
 
 
+def test_a_trial_reads_no_files(web: TestClient, tmp_path: Path) -> None:
+    """Whoever may ask for a trial would read whatever the server may."""
+    (tmp_path / "secret").write_text("hunter2", encoding="utf-8")
+    for schedule in (str(tmp_path / "secret"), "/etc/hostname"):
+        answer = web.post("/api/trials", json={**ASK, "parameters": {"schedule": schedule}})
+        assert answer.status_code == 400
+        assert "the schedule of a trial must be a list of bins" in answer.text
+        assert "hunter2" not in answer.text
+
+
+@pytest.mark.parametrize("token", ["", "a+b", "a b", "x;y", "x#1", "ä"])
+def test_a_token_that_an_address_cannot_have_is_refused(painted_run: Path, token: str) -> None:
+    result = CliRunner().invoke(verbs, ["studio", str(painted_run), "--token", token])
+    assert result.exit_code == 2
+    assert "--token must be letters, digits and . _ ~ -" in result.output
+
+
 def test_a_setting_that_is_there_keeps_its_name(web: TestClient, painted_copy: Path, slow: Slow) -> None:
     slow.go.set()
     known = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}

@@ -31,8 +31,17 @@ def completed(settings: Generation) -> Generation:
     if settings.restart is not None:
         found["restart"] = tuple(_parts(restart) for restart in restarts_of(settings.restart))
     if settings.schedule is not None:
-        found["schedule"] = tuple(_parts(entry) for entry in schedule_of(settings.schedule).bins)
+        found["schedule"] = tuple(bins_of(settings.schedule))
     return settings.model_copy(update=found)
+
+
+def bins_of(schedule: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The bins of a schedule, or of the file that has one, with all their parts.
+
+    Raises:
+        ValueError: for bins that are none, or a file that cannot be read.
+    """
+    return [_parts(entry) for entry in schedule_of(schedule).bins]
 
 
 def rule_of(row: Mapping[str, Any]) -> Rule:

@@ -255,8 +255,9 @@ class Schedule:
         source = found.get("source", "") if isinstance(found, dict) else ""
         bins = found.get("bins") if isinstance(found, dict) else found
         if not isinstance(bins, list) or not all(isinstance(row, dict) and set(row) <= set(known) for row in bins):
+            came = _other_than(bins, known)
             raise ValueError(
-                f"a schedule must be a list of bins with {', '.join(known)}, but {path} has {bins!r}. Write lines like "
+                f"a schedule must be a list of bins with {', '.join(known)}, but {path} has {came}. Write lines like "
                 "- {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
             )
         if not all("sigma" in row for row in bins):
@@ -266,6 +267,13 @@ class Schedule:
     def at(self, sigma: float) -> Bin | None:
         """The bin of a noise level."""
         return next((entry for entry in self.bins if entry.sigma[0] <= sigma < entry.sigma[1]), None)
+
+
+def _other_than(bins: Any, known: Sequence[str]) -> str:
+    """What is in a file instead of bins, without quoting it: whoever sees the error may not be the one who may read."""
+    if not isinstance(bins, list) or not all(isinstance(row, dict) for row in bins):
+        return "something else"
+    return ", ".join(sorted({str(name) for row in bins for name in row} - set(known)))
 
 
 def _check(term: STG | SLG) -> None:

@@ -71,10 +71,12 @@ def score(
     temporal_scale: Annotated[float | None, typer.Option(help="svd: of the temporal term.", show_default="0.5")] = None,
     rescale: Annotated[float | None, typer.Option(help="svd: phi.", show_default="0.7")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the scores there, as JSON.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Measure a lab model: reconstruction, the judge on real clips, and what the judge reads in generated ones."""
     _check(model)
+    check_outputs([out] if out else [], overwrite)
     of_svd = {"--spatial-scale": spatial_scale, "--temporal-scale": temporal_scale, "--rescale": rescale}
     if model == "svd":
         _refuse("svd", {"--guidance-scale": guidance_scale, "--skip": skip})
@@ -94,9 +96,13 @@ def score(
         terms = [STG(_parsed(model, layer), **how) for layer in layers or []]
         scores = score.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _note, model)
         table = score.table(scores)
-    if out is not None:
-        out.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     console.tell(table, scores, as_json)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        from skipguide.lab import fit
+
+        with fit.finished(out) as part:
+            part.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
 
 @lab.command()

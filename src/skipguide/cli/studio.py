@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import secrets
 import socket
 from pathlib import Path
@@ -46,7 +47,13 @@ def studio(
     from skipguide.studio.trials import Trials
 
     loopback = _is_loopback(host)
-    token = token or (None if loopback else secrets.token_urlsafe(18))
+    if token is not None and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
+        raise ValueError(
+            f"--token must be letters, digits and . _ ~ -, which stand in an address as they are, but got {token!r}. "
+            "Leave it out for one that nobody can guess."
+        )
+    if token is None and not loopback:
+        token = secrets.token_urlsafe(18)
     policy = Policy(token, loopback, frozenset(text.lower() for text in _names(host, loopback, name or [])))
     server = uvicorn.Server(
         uvicorn.Config(

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from skipguide import asked
 from skipguide.runs import prompts, words
 from skipguide.runs.prompts import Entry, Prompt, PromptFile
 from skipguide.settings import Generation, checked
@@ -105,7 +106,7 @@ class Plan:
             raise ValueError(" ".join(dict.fromkeys(_complaint(dict(e)) for e in error.errors()))) from None
         found = _prompts(written.prompts, base)
         names = [written.model] if isinstance(written.model, str) else written.model
-        settings = _settings(written.settings, common, names, found[0])
+        settings = _settings(written.settings, common, names, found[0], base)
         written_out = text if text is not None else yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
         plan = cls(
             tuple(found), tuple(dict.fromkeys(written.seeds)), tuple(settings), written.save_latents, written_out
@@ -128,7 +129,11 @@ def _prompts(written: str | PromptFile | Sequence[str | Entry], base: Path) -> l
 
 
 def _settings(
-    written: dict[str, Any] | list[dict[str, Any]], common: Mapping[str, Any], models: Sequence[str], prompt: Prompt
+    written: dict[str, Any] | list[dict[str, Any]],
+    common: Mapping[str, Any],
+    models: Sequence[str],
+    prompt: Prompt,
+    base: Path,
 ) -> list[Setting]:
     """Every setting for every model (or for the one that it names); all that is wrong in them at once."""
     entries = [written] if isinstance(written, dict) else written
@@ -139,7 +144,7 @@ def _settings(
             if entry.get("model", model) != model:
                 continue
             try:
-                found += _of_entry(entry, common, model, prompt)
+                found += _of_entry(entry, common, model, prompt, base)
             except ValueError as error:
                 wrong[str(error)] = None
     if wrong:
@@ -148,14 +153,19 @@ def _settings(
     return found
 
 
-def _of_entry(entry: Mapping[str, Any], common: Mapping[str, Any], model: str, prompt: Prompt) -> list[Setting]:
+def _of_entry(
+    entry: Mapping[str, Any], common: Mapping[str, Any], model: str, prompt: Prompt, base: Path
+) -> list[Setting]:  # fmt: skip
     found = []
     for name, own in words.expanded({key: value for key, value in entry.items() if key != "model"}):
         given = {**common, **own}
         try:
             image = {} if prompt.image is None else {"image": str(prompt.image)}
             text = {} if prompt.text is None else {"prompt": prompt.text}
-            generation = checked({**words.flat(given), "model": model, **text, **image})
+            flat = words.flat(given)
+            if isinstance(flat.get("schedule"), str):  # what is in the file, so that another content is another setting
+                flat["schedule"] = given["schedule"] = asked.bins_of(str(base / flat["schedule"]))
+            generation = checked({**flat, "model": model, **text, **image})
         except ValueError as error:
             raise ValueError(f"setting {name!r}: {error}") from None
         found.append(Setting(name, given, generation))

@@ -46,12 +46,14 @@ def fail(ledger: Ledger, event: Failed) -> None:
         ledger.db.execute("UPDATE jobs SET status = 'failed', error = ? WHERE key = ?", (event.error, event.job.key))
 
 
-def wait_again(ledger: Ledger, retry_failed: bool = False) -> None:
-    """Jobs under way when a process ended are to be done; failed ones too, if they shall be."""
+def wait_again(ledger: Ledger, retry: Sequence[str] = ()) -> None:
+    """Jobs under way when a process ended are to be done; of those that failed, the ones with these keys."""
     with ledger.writing():
         ledger.db.execute("UPDATE jobs SET status = 'pending' WHERE status = 'running'")
-        if retry_failed:
-            ledger.db.execute("UPDATE jobs SET status = 'pending', error = NULL WHERE status = 'failed'")
+        ledger.db.executemany(
+            "UPDATE jobs SET status = 'pending', error = NULL WHERE status = 'failed' AND key = ?",
+            [(key,) for key in retry],
+        )
 
 
 def forget(ledger: Ledger, keys: Sequence[str]) -> None:

@@ -118,7 +118,7 @@ def sweep(
             ledger.check()
             files.tidy(folder)
             jobs_of.register(ledger, plan, prepared.surveyed, prepared.jobs)
-            state.wait_again(ledger, retry_failed)
+            state.wait_again(ledger, [job.key for job in prepared.jobs] if retry_failed else [])
             notes = state.mend(ledger, folder, prepared.jobs, thorough)
             missing = state.missing(ledger, prepared.jobs)
             planned = _planned(prepared, missing, ledger, folder, engine if measure else None, notes)

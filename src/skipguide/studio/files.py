@@ -16,6 +16,7 @@ from skipguide.runs import Clip, Run
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 KEY = r"[0-9a-f]{16}"
+DATA = '<script type="application/json" id="data">'  # begins what a page has in it of its run
 _IMAGE_TYPES = {
     "PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp",
     "GIF": "image/gif", "TIFF": "image/tiff",
@@ -122,7 +123,7 @@ def page(name: str, inline: bool = False, data: str = "") -> str:
         text = text.replace('<script type="module" src="/static/main.js"></script>', start)
         text = text.replace("/static/icon.svg", icon)
     # "<" is all that can end a script, or begin a comment in it
-    data_element = f'<script type="application/json" id="data">{data.replace("<", chr(92) + "u003c")}</script>'
+    data_element = f"{DATA}{data.replace('<', chr(92) + 'u003c')}</script>"
     return text.replace("<!-- data -->", data_element if data else "")
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from skipguide.runs import Run
 from skipguide.studio import files, payload
+
+_OURS = re.compile(rf"{files.KEY}\.mp4")
 
 
 def write(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
@@ -42,11 +45,19 @@ def write(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
     return {"folder": str(out), "page": str(out / "index.html"), "clips": len(keys), "bytes": size}
 
 
+def _is_report(folder: Path) -> bool:
+    """Whether all that is in a folder was written here."""
+    page = folder / "index.html"
+    if not page.is_file() or not {path.name for path in folder.iterdir()} <= {"index.html", "clips"}:
+        return False
+    clips = [path.name for path in (folder / "clips").iterdir()] if (folder / "clips").is_dir() else []
+    text = page.read_text(encoding="utf-8", errors="replace")
+    return files.DATA in text and all(map(_OURS.fullmatch, clips))
+
+
 def _check_place(run: Run, out: Path, overwrite: bool) -> None:
     inside = run.folder.resolve().is_relative_to(out.resolve())
-    if inside or (
-        out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= {"index.html", "clips"})
-    ):
+    if inside or (out.exists() and not _is_report(out)):
         raise ValueError(
             f"a report must be a new folder or a report to replace, but {out} is not. Name another with --out."
         )

@@ -239,6 +239,10 @@ def _check(ask: Ask, models: Sequence[str]) -> None:
     unknown = sorted(set(ask.parameters) - set(PARAMETERS))
     if unknown:
         raise ValueError(f"a trial may set {', '.join(PARAMETERS)}, but got {', '.join(unknown)}. Leave it out.")
+    if isinstance(ask.parameters.get("schedule"), str):
+        raise ValueError(
+            "the schedule of a trial must be a list of bins, for trials read no files, but got a name. Write the bins."
+        )
     if ask.prompt is None and ask.image_of is None:
         raise ValueError(
             "a trial must have a prompt, a picture or both, but got neither. Write a prompt, or choose a picture."
