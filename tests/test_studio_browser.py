@@ -332,6 +332,8 @@ def test_a_prompt_is_text(page: Any, first: Served) -> None:
 def test_points_and_cells_open_their_clips(page: Any, first: Served) -> None:
     opened(page, first, "settings=1,2")
     page.keyboard.press("p")
+    page.keyboard.press("ArrowDown")  # scrolls, where nothing plays
+    assert "prompts=2" not in page.url
     page.locator(".point[data-setting='stg layers=8 scale=1'] circle").click()
     assert [b.text_content() for b in page.locator("figure.cell .title b").all()] == ["cfg", "stg layers=8 scale=1"]
     page.keyboard.press("m")
@@ -396,7 +398,8 @@ def test_a_rater_votes_by_keys_and_goes_on_later(page: Any, own: Served) -> None
     until(page, PROGRESS, lambda now: now == "3 of 4")
     page.keyboard.press("Backspace")
     until(page, PROGRESS, lambda now: now == "2 of 4")
-    page.locator("#tie").click()
+    page.locator("#tie").focus()
+    page.keyboard.press("Enter")  # presses what has the focus
     until(page, PROGRESS, lambda now: now == "3 of 4")
     page.locator("#left").click()
     page.locator("#finished").wait_for()

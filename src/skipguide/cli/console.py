@@ -37,6 +37,9 @@ class Verbs(TyperGroup):
         except _Interrupted:
             _fail("interrupted; every file that was written is complete.", 130, given)
         except _UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # a verb of verbs, alone: its message is the help
+                typer.echo(str(error), err=True)
+                sys.exit(2)
             message = getattr(error, "format_message", error.__str__)()
             end = "" if message.endswith((".", "?")) else "."
             _fail(f"{message}{end} See skipguide --help, or the --help of the verb.", 2, given)

@@ -7,6 +7,8 @@ import { nextTheme } from "studio/theme.js";
 import { panBy, resetZoom, zoomBy } from "studio/zoom.js";
 
 const PAN = 0.1;
+// Where no clips play, these scroll the page.
+const SCROLLING = new Set(["Space", "PageUp", "PageDown", "Home", "End", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"]);
 
 /** [keys, what they do, the doing]; the first key is the one that is told. */
 function table({ run, transport, pair }) {
@@ -69,7 +71,7 @@ export function listenToKeys(parts) {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event) || document.getElementById("help").open) return;
     const name = event.key === " " ? "Space" : event.shiftKey && event.key.startsWith("Arrow") ? `Shift+${event.key}` : event.key;
     const found = find(name);
-    if (!found) return;
+    if (!found || (state.view !== "clips" && SCROLLING.has(name))) return;
     event.preventDefault();
     found[2](name);
   });

@@ -101,10 +101,12 @@ export class Player {
 
   /** Even where it seems to be there already: a video that has just been stopped can show the frame after its time. */
   #go(video) {
+    if (video !== this.video && video !== this.next) return; // its data came after it was taken away
     video.currentTime = this.#time(this.wanted);
   }
 
   #arrived(video) {
+    if (video !== this.video && video !== this.next) return;
     if (video === this.next) {
       this.video?.remove();
       this.video = video;

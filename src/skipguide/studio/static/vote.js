@@ -131,6 +131,7 @@ function back() {
 document.addEventListener("keydown", (event) => {
   if (!task || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   const { key, shiftKey } = event;
+  if ((key === "Enter" || key === " ") && event.target.closest("button, a, input, select")) return; // that is pressed
   const isPair = test.kind === "pair";
   const doing = {
     " ": () => transport.toggle(), Backspace: back,
