@@ -312,3 +312,30 @@ def test_videos_of_one_label_are_left_out_together() -> None:
 
 def test_too_few_videos_have_no_interval() -> None:
     assert intervals.half_widths(lambda kept: kept.double().mean()[None], [range(7)]) is None
+
+
+def test_a_few_prompts_with_several_videos_hold_the_truth_as_often_as_they_say() -> None:
+    """Eight prompts with four videos each, most of whose variance is that of their prompts; taken singly, 60 %."""
+    labels, inside = [i // 4 for i in range(32)], 0
+    for seed in range(100):
+        x = drawn(8, seed=seed).repeat_interleave(4) + 0.3 * drawn(32, seed=1000 + seed)
+        widths = intervals.half_widths(lambda kept, x=x: x[kept].mean()[None], [labels])
+        assert widths is not None
+        inside += abs(float(x.mean())) < float(widths)
+    assert 90 <= inside <= 100
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [(0, 8, 0.0, 0.324408), (8, 8, 0.675592, 1.0), (5, 10, 0.236593, 0.763407), (1, 1, 0.206549, 1.0)],
+)
+def test_wilsons_interval(successes: int, count: int, low: float, high: float) -> None:
+    """At 0 of n it ends at z^2 / (n + z^2)."""
+    assert intervals.wilson(successes, count) == pytest.approx((low, high), abs=1e-6)
+    assert low > 0 or intervals.wilson(successes, count)[0] == 0
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 0), (-1, 3), (4, 3)])
+def test_what_is_no_share(successes: int, count: int) -> None:
+    with pytest.raises(ValueError, match=rf"0 <= successes <= count .* but got {successes} of {count}\. Count"):
+        intervals.wilson(successes, count)

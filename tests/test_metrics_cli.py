@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from measured import clips, spoiled, write
 from skipguide.cli import app
+from skipguide.cli.runs import _whole, _with_interval
 from skipguide.metrics import evaluate, results, vbench_files
 from skipguide.metrics.catalog import METRICS, WEIGHTS
-from skipguide.runs import Run
+from skipguide.runs import Run, SetMetric
 from skipguide.runs.ledger import Ledger
 
 Tensor = torch.Tensor
@@ -118,6 +120,56 @@ def test_vbench_on_the_command_line(folder: Path, tmp_path: Path, made: dict[str
     assert [row["video_path"] for row in ours["temporal_flickering"][1]] == [str(placed)]
 
 
+def test_what_is_not_exported_for_vbench_is_said(tmp_path: Path, made: dict[str, Tensor]) -> None:
+    """A broken file is not exported, nor is what is no mp4; an ending in capitals is one."""
+    folder = tmp_path / "made"
+    write(folder / "a dog-0.mp4", made["000"])
+    (folder / "a dog-1.mp4").write_text("this is no video")
+    write(folder / "a dog-2.mp4", made["001"][:4]).rename(folder / "a dog-2.MP4")
+    write(folder / "a cat-0.mp4", made["002"][:4]).rename(folder / "a cat-0.m4v")
+    (folder / "frames").mkdir()
+    for i in (1, 2):
+        Image.fromarray(made["000"][i].permute(1, 2, 0).numpy()).save(folder / "frames" / f"{i}.png")
+    args = ("--metrics", "temporal_flickering", "--vbench-export", tmp_path / "vbench")
+    told = answer("evaluate", folder, *args)
+    skipped = {(one["video"], one["metric"]): one["reason"] for one in told["skipped"]}
+    assert set(skipped) == {
+        ("a dog-1.mp4", "all"), ("a cat-0.m4v", "export for VBench"), ("frames", "export for VBench"),
+    }  # fmt: skip
+    assert "it is no .mp4" in skipped["frames", "export for VBench"]
+    placed = {path.name: path.read_bytes() for path in (tmp_path / "vbench" / "videos").iterdir()}
+    originals = [(folder / name).read_bytes() for name in ("a dog-0.mp4", "a dog-2.MP4")]
+    assert set(placed) == {"a dog-0.mp4", "a dog-1.mp4"}
+    assert sorted(placed.values()) == sorted(originals)
+    ours = json.loads((tmp_path / "vbench" / "skipguide_eval_results.json").read_text(encoding="utf-8"))
+    assert len(ours["temporal_flickering"][1]) == 2
+
+
+def test_a_refused_metric_leaves_no_export_behind(tmp_path: Path, made: dict[str, Tensor]) -> None:
+    write(tmp_path / "made" / "a dog-0.mp4", made["000"][:3])
+    export = ("--vbench-export", tmp_path / "vbench")
+    assert run("evaluate", tmp_path / "made", "--metrics", "fvd:judge", *export).exit_code == 2
+    assert not (tmp_path / "vbench").exists()
+    out = ("--metrics", "temporal_flickering", "--out", tmp_path / "a.json")
+    answer("evaluate", tmp_path / "made", *out, *export)
+    again = run("evaluate", tmp_path / "made", *out, *export, "--overwrite")
+    assert again.exit_code == 2
+    assert "videos for VBench need a new folder" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--merge"], "--vbench-export needs a folder of videos, but"),
+        (["--part", "1/2"], "--vbench-export needs all videos, but got part 1/2. Leave --part out"),
+    ],
+)
+def test_what_cannot_be_exported_for_vbench(tmp_path: Path, args: list[str], message: str) -> None:
+    output = run("evaluate", tmp_path, "--vbench-export", tmp_path / "vbench", *args)
+    assert output.exit_code == 2
+    assert message in " ".join(output.stderr.split())
+
+
 def test_metrics_lists_all() -> None:
     listed = answer("metrics")
     assert set(listed["metrics"]) == set(METRICS)
@@ -150,20 +202,26 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 write(folder / "videos" / f"{key}.mp4", clip)
                 _add(ledger, key, setting, i, f"videos/{key}.mp4")
         _add(ledger, "f" * 16, 1, 77, None)
+        _add(ledger, "e" * 16, 2, 78, None, "pending")
     ledger.close()
     return folder
 
 
-def _add(ledger: Ledger, key: str, setting: int, i: int, path: str | None) -> None:
-    columns = "key, setting, prompt, seed, position, status, video, added"
-    values = (key, setting, i % 5, i // 5, i, "done" if path else "failed", path, "")
-    ledger.db.execute(f"INSERT INTO jobs({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+def _add(ledger: Ledger, key: str, setting: int, i: int, path: str | None, status: str = "failed") -> None:
+    columns = "key, setting, prompt, seed, position, status, video, error, added"
+    error = "out of memory\nlong story" if status == "failed" and not path else None
+    values = (key, setting, i % 5, i // 5, i, "done" if path else status, path, error, "")
+    ledger.db.execute(f"INSERT INTO jobs({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def test_each_setting_of_a_run_is_measured_and_kept(swept: Path, real_folder: Path, tmp_path: Path) -> None:
     args = ("--reference", real_folder, "--metrics", "fvd:judge,temporal_flickering", "--out", tmp_path / "a.json")
     told = answer("evaluate", swept, *args)["settings"]
     assert [one["setting"] for one in told] == ["lab-mochi cfg", "lab-mochi stg"]
+    assert [[(row["video"], row["metric"], row["reason"]) for row in one["skipped"]] for one in told] == [
+        [("2 prompt/2-15", "all", "the sweep failed to make it: out of memory")],
+        [("3 prompt/3-15", "all", "the sweep has not made it yet (pending)")],
+    ]
     alone = evaluate(clips(10, seed=1), None, ["temporal_flickering"])
     assert told[0]["metrics"][1]["value"] == pytest.approx(
         alone["temporal_flickering"].value, abs=0.01
@@ -175,7 +233,23 @@ def test_each_setting_of_a_run_is_measured_and_kept(swept: Path, real_folder: Pa
     assert kept == expected
     assert len(per_video) == 20
     assert all(set(row) == {"temporal_flickering"} for row in per_video)
+    first = answer("runs", "show", swept)["settings"][0]["set_metrics"]
+    row = told[0]["metrics"][0]
+    assert first["fvd:judge"] == {name: row[name] for name in ("value", "low", "high", "videos")}
+    interval = "no interval" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
+    assert f"{row['value']:.4g} ({interval}, 10 videos)" in run("runs", "show", swept).stdout
     assert results.load(tmp_path / "a-lab-mochi-stg.json")["fvd:judge"].value == kept[2, "fvd:judge"][0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(10.5, 14.25, "12.35 (10.5 to 14.25, 20 videos)"), (None, None, "12.35 (no interval, 20 videos)")],
+)
+def test_set_metrics_of_a_run_are_shown_with_interval_and_count(
+    low: float | None, high: float | None, shown: str
+) -> None:
+    metric = SetMetric(1, "fvd", 12.3456, 20, low, high)
+    assert _with_interval(_whole(metric)) == shown
 
 
 def test_a_run_is_not_measured_in_parts(swept: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from PIL import Image
 
 from measured import clips, spoiled, write
 from skipguide.lab import judge as lab_judge
-from skipguide.metrics import evaluate, inputs, judge, merge, results, weights
-from skipguide.metrics.asked import Options
+from skipguide.metrics import evaluate, inputs, judge, merge, readings, results, scores, weights
+from skipguide.metrics.asked import Asked, Options
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
 
 Tensor = torch.Tensor
@@ -100,7 +102,8 @@ def test_a_frozen_video_does_not_flicker(made: dict[str, Tensor]) -> None:
 def test_a_set_against_itself(made: dict[str, Tensor]) -> None:
     result = evaluate(made, made, ["fvd:judge", "coverage:judge", "kvd:judge"])
     assert result["fvd:judge"].value == pytest.approx(0, abs=1e-6)
-    assert result["coverage:judge"].value == 1
+    coverage = result["coverage:judge"]
+    assert (coverage.value, coverage.low) == (1, pytest.approx(1 / (1 + 1.96**2 / 24), rel=1e-4))  # Wilson's
 
 
 def test_probabilities_of_the_judge_are_of_three_words_at_once(made: dict[str, Tensor]) -> None:
@@ -116,19 +119,52 @@ def test_probabilities_of_the_judge_are_of_three_words_at_once(made: dict[str, T
     assert read == {"shape": words[0][shape], "colour": words[1][colour], "motion": words[2][motion]}
 
 
-def test_videos_of_one_prompt_are_left_out_together() -> None:
-    """Twenty prompts with three videos each that are alike: as uncertain as one video of each."""
-    shades = torch.arange(20, dtype=torch.uint8).mul(10)
-    blink = {
-        f"prompt {i}": torch.stack([torch.zeros(3, 8, 8).byte(), shade.expand(3, 8, 8)])
-        for i, shade in enumerate(shades)
-    }
-    once = evaluate(blink, metrics=["temporal_flickering"])["temporal_flickering"]
-    thrice = {f"{name}-{i}": clip for name, clip in blink.items() for i in range(3)}
-    grouped = evaluate(thrice, metrics=["temporal_flickering"])["temporal_flickering"]
-    loose = evaluate({name.replace("-", "x"): clip for name, clip in thrice.items()}, metrics=["temporal_flickering"])
-    assert (once.low, once.high) == pytest.approx((grouped.low, grouped.high), rel=1e-9)
-    assert (loose["temporal_flickering"].low or 0) > (grouped.low or 1)
+@pytest.mark.parametrize("prompts", [8, 19, 20])
+def test_videos_of_one_prompt_are_left_out_together(prompts: int) -> None:
+    """Prompts with three videos each that are alike: as uncertain as one video of each."""
+    once = {f"prompt {i}": i / prompts for i in range(prompts)}
+    thrice = {f"{name}-{i}": value for name, value in once.items() for i in range(3)}
+    one, grouped, loose = (
+        _scored(rows) for rows in (once, thrice, {name.replace("-", "x"): value for name, value in thrice.items()})
+    )
+    assert (one.low, one.high) == pytest.approx((grouped.low, grouped.high), rel=1e-9)
+    assert (loose.low or 0) > (grouped.low or 1)
+    assert not grouped.warnings
+
+
+def _scored(rows: dict[str, float], metric: str = "temporal_flickering") -> scores.Row:
+    (row,), _, _ = scores.score(readings.Readings(values={metric: rows}), [Asked(metric)])
+    return row
+
+
+def test_few_prompts_with_several_videos_have_no_interval() -> None:
+    """Seven of them cannot tell how much prompts differ, and the videos of one do not say it either."""
+    row = _scored({f"prompt {i}-{j}": float(i) for i in range(7) for j in range(3)})
+    assert (row.low, row.high) == (None, None)
+    assert "the 21 generated videos are of 7 prompts" in row.warnings[0]
+    assert not _scored({f"prompt {i}": float(i) for i in range(7)}).warnings  # few videos speak for themselves
+
+
+def test_few_prompts_of_a_set_have_no_interval() -> None:
+    """Of either set."""
+    vectors = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    singles, grouped = [f"{i}" for i in range(16)], [f"a-{i}" for i in range(16)]
+    for generated, reference, side in ((grouped, singles, "generated"), (singles, grouped, "reference")):
+        read = readings.Readings()
+        read.add_vectors("generated", "judge", generated, vectors)
+        read.add_vectors("reference", "judge", reference, vectors + 1)
+        (row,), _, _ = scores.score(read, [Asked("kvd", "judge")])
+        assert row.low is None
+        assert f"no interval: the 16 {side} videos are of 1 prompts" in row.warnings[-1]
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(1.0, 0.6756, 1.0), (0.0, 0.0, 0.3244)])
+def test_eight_videos_that_all_move_are_not_certain(value: float, low: float, high: float) -> None:
+    row = _scored({f"{i}": value for i in range(8)}, "dynamic_degree")
+    assert (row.value, row.low, row.high) == (value, pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    several = _scored({f"{i}-{j}": value for i in range(8) for j in range(5)}, "dynamic_degree")
+    assert (several.low, several.high) == (row.low, row.high)  # of the prompts
+    assert _scored({f"{i}": value for i in range(8)}).low == value  # a mean of 1 that is no share
 
 
 def test_the_judge_takes_the_nearest_of_fewer_frames(made: dict[str, Tensor]) -> None:
@@ -144,6 +180,34 @@ def test_sets_of_other_sizes_are_warned_of(made: dict[str, Tensor]) -> None:
     warnings = evaluate(made, real, ["kvd:judge"])["kvd:judge"].warnings
     assert "the reference has videos of 2 sizes, all resized by the extractor" in warnings
     assert "the generated videos are 64 x 64, the reference 40 x 64, both resized by the extractor" in warnings
+
+
+@pytest.mark.parametrize(("real", "warned"), [(24.0, True), (12.0, False), (11.988, False), (None, False)])
+def test_sets_of_other_rates_are_warned_of(real: float | None, warned: bool) -> None:
+    vectors = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    read, names = readings.Readings(), [f"{i}" for i in range(8)]
+    for side, rate in (("generated", 12.0), ("reference", real)):
+        read.add_vectors(side, "judge", names, vectors)
+        read.rates[side] = dict.fromkeys(names, rate)
+    rows, _, _ = scores.score(read, [Asked("kvd", "judge"), Asked("vendi", "judge")])
+    warnings = [" ".join(row.warnings) for row in rows]
+    found = "the generated videos have 12 frames a second, the reference 24" in warnings[0]
+    assert found == ("frames a second" in warnings[0]) == warned
+    assert "frames a second" not in warnings[1]  # compares with nothing
+
+
+def test_rates_are_kept_and_missed_where_they_are_needed(tmp_path: Path, made: dict[str, Tensor]) -> None:
+    known, unknown = (
+        evaluate({name: made["000"][:3]}, metrics=["temporal_flickering"], options=Options(fps=fps))
+        for name, fps in (("a", 16.0), ("b", None))
+    )
+    known.save(tmp_path / "a.json")
+    merged = merge([results.load(tmp_path / "a.json"), unknown])
+    assert merged.readings.rates == {"generated": {"a": 16.0, "b": None}}
+    read = readings.Readings(values={"dynamic_degree": {"a": 1.0, "b": 1.0}}, rates=merged.readings.rates)
+    (row,), _, _ = scores.score(read, [Asked("dynamic_degree")])
+    assert "1 videos have no known rate" in row.warnings[0]
+    assert not merged["temporal_flickering"].warnings  # has no need of it
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -221,6 +285,27 @@ def test_frame_folders(tmp_path: Path, made: dict[str, Tensor]) -> None:
     assert re.search(r"frames must have one size, but .*a has 64 x 64 and 32 x 64", skipped.reason)
 
 
+def test_every_video_of_a_folder_is_read_or_listed(tmp_path: Path, made: dict[str, Tensor]) -> None:
+    """Other kinds of files than mp4, and folders of frames in one another, whose names must differ."""
+    folder = tmp_path / "x"
+    (folder / "x").mkdir(parents=True)
+    for parent, i in itertools.product((folder, folder / "x"), (1, 2)):
+        Image.fromarray(made["000"][i].permute(1, 2, 0).numpy()).save(parent / f"{i}.png")
+    (folder / "more").mkdir()
+    with av.open(str(folder / "more" / "b.MPEG"), "w", format="mpeg") as container:
+        stream = container.add_stream("mpeg1video", rate=25, width=64, height=64, pix_fmt="yuv420p")
+        for frame in made["000"][:4]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.permute(1, 2, 0).numpy().copy(), "rgb24")))
+        container.mux(stream.encode())
+    (folder / "more" / "c.y4m").write_text("YUV4MPEG2")
+    result = evaluate(folder, metrics=["temporal_flickering"])
+    assert set(result.readings.sizes["generated"]) == {".", "x", "more/b.MPEG"}
+    assert result["temporal_flickering"].videos == 3
+    (skipped,) = result.skipped
+    assert (skipped.video, skipped.metric) == ("more/c.y4m", "all")
+    assert "but it is a .y4m. Convert it" in skipped.reason
+
+
 @pytest.mark.parametrize(
     ("videos", "message"),
     [
@@ -248,6 +333,10 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         (["temporal_flickering:judge"], r"must stand alone, .* but got 'temporal_flickering:judge'"),
         (["fvd:judge"], r"fvd:judge needs a set to compare with, but got none\. Name it with --reference"),
         (["vendi"], r"i3d needs i3d_pretrained_400\.pt, but no folder .* Get it from https"),
+        (
+            ["imaging_quality"],
+            r"because its licence is CC BY-NC-SA 4\.0 \(.*Apache-2\.0\), but it was not\. Pass --non",
+        ),
         (["motion_smoothness"], r"amt-s\.pth must be asked for, because its licence is CC BY-NC 4\.0, but it was not"),
     ],
 )

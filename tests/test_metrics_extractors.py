@@ -50,7 +50,7 @@ def test_weights_are_found_and_recorded(tmp_path: Path) -> None:
     assert found["path"] == "amt-s.pth"
     assert (found["commercial"], found["as_published"]) == (False, None)
     (tmp_path / WEIGHTS["musiq"].files[0]).write_bytes(b"abc")
-    assert weights.identify("musiq", weights.find("musiq", tmp_path)).as_published is False
+    assert weights.identify("musiq", weights.find("musiq", tmp_path, non_commercial=True)).as_published is False
 
 
 def test_weights_in_the_hubs_cache_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,22 @@ def test_order_and_number_of_frames_at_once_do_not_matter(networks: Networks) ->
     assert together == pytest.approx(vbench.aesthetic_quality(network, frames.flip(0), None), rel=1e-6)
 
 
+class OnMps(Tensor):
+    """In the place of a tensor of Apple's GPUs, which have no float64."""
+
+    def double(self) -> Any:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+    def cpu(self, *args: Any, **kwargs: Any) -> Any:
+        return self.as_subclass(Tensor)
+
+
+def test_features_on_a_device_without_float64() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]]).as_subclass(OnMps)
+    assert vbench._mean(features) == pytest.approx(4 / 6)
+    assert vbench._consistency(features) == pytest.approx((0 + 0.5) / 2)
+
+
 # --- what cannot be measured ------------------------------------------------------------------------------------------
 
 ONE, TWO, SMALL = flat(1), flat(1, 2), flat(1, 2, 3, height=112, width=400)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -204,6 +206,80 @@ def test_no_frames(tmp_path: Path, clip: Frames) -> None:
     (tmp_path / "cut.mp4").write_bytes(content[: content.index(b"mdat") + 4])
     with pytest.raises(ValueError, match=r"cut\.mp4 (has none\. Take|is not read as one)"):
         video.read(tmp_path / "cut.mp4")
+
+
+CODECS: dict[str, Any] = {"avi": "mpeg4", "mkv": "libx264", "webm": "libvpx"}
+
+
+def noise_video(path: Path, steps: list[int], into: Any = None) -> bytes:
+    """A video that skipguide did not write, whose frames stand for so many twelfths of a second each."""
+    pixels = np.random.default_rng(0).integers(0, 255, (len(steps), 32, 32, 3)).astype(np.uint8)
+    container_format = {"mkv": "matroska"}.get(path.suffix[1:], path.suffix[1:])
+    with av.open(into or str(path), "w", format=container_format) as container:
+        stream = container.add_stream(CODECS[path.suffix[1:]], rate=12, width=32, height=32, pix_fmt="yuv420p")
+        stream.codec_context.time_base = Fraction(1, 12)
+        stream.codec_context.thread_count = 1  # starting threads takes longer than the work
+        for i, frame in enumerate(pixels):
+            given = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+            given.pts, given.time_base = sum(steps[:i]), Fraction(1, 12)
+            container.mux(stream.encode(given))
+        container.mux(stream.encode())
+    return b"" if into else path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_a_damaged_video_is_not_a_shorter_one(tmp_path: Path, suffix: str) -> None:
+    """A download that broke off, and a disk that lost its middle: fewer frames come out, without an error of ffmpeg."""
+    path = tmp_path / f"a.{suffix}"
+    content = noise_video(path, [1] * 14)
+    frames, rate = video.read(path)
+    assert (len(frames), rate) == (14, 12)
+    middle = len(content) // 2
+    for damaged in (content[: int(len(content) * 0.55)], content[:middle] + bytes(3000) + content[middle + 3000 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"but .*a\.\w+ (is |says |lacks |is not read)"):
+            video.read(path)
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_a_video_of_varying_rate_is_whole(tmp_path: Path, suffix: str) -> None:
+    noise_video(tmp_path / f"a.{suffix}", [4 if i % 4 == 0 else 1 for i in range(13)])
+    assert len(video.read(tmp_path / f"a.{suffix}")[0]) == 13
+
+
+def test_a_video_written_live_has_no_length(tmp_path: Path) -> None:
+    """As through a pipe, where the length cannot be put in afterwards."""
+
+    class Pipe(io.RawIOBase):
+        content = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.content += bytes(data)
+            return len(data)
+
+    pipe, path = Pipe(), tmp_path / "a.mkv"
+    noise_video(path, [1] * 12, pipe)
+    path.write_bytes(pipe.content)
+    with av.open(str(path)) as container:
+        assert container.duration is None
+    assert len(video.read(path)[0]) == 12
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 19], "lacks frames after second 10.00"),
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12], ""),  # one frame dropped by who made it
+        ([0, 1, 2, 3, 9, 10, 11, 17, 18, 19, 20, 30, 31], ""),  # a rate that varies
+    ],
+)
+def test_holes(starts: list[int], message: str) -> None:
+    shown = [(float(start), float(start)) for start in starts]
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        video._check_holes(shown, 1.0, Path("a.mkv"))
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -96,14 +97,83 @@ def read(path: Path) -> tuple[Frames, Fraction]:
     """The decoded frames `(F, H, W, 3)` of a video, and its frames per second.
 
     Raises:
-        ValueError: if there is no such file, or it is no video.
+        ValueError: if there is no such file, it is no video, or a part of it is damaged or missing.
     """
     with _opened(path) as container:
-        frames = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
-        rate = container.streams.video[0].average_rate
+        stream = container.streams.video[0]
+        frames, shown = _decoded(container, path)
+        rate, length = stream.average_rate, _length(container)
+        kind = container.format.name
     if not frames or not rate:
         raise ValueError(f"a video must have frames and a frame rate, but {path} has none. Take an undamaged file.")
+    if kind != "gif" and shown:  # frames of a GIF stand for as long as each likes
+        _check_length(shown, float(1 / rate), length, path)
+        if "mp4" not in kind:  # it has an index, from which nothing is missed
+            _check_holes(shown, float(1 / rate), path)
     return np.stack(frames), rate
+
+
+def _decoded(container: av.container.InputContainer, path: Path) -> tuple[list[Frames], list[tuple[float, float]]]:
+    """The frames, and from when until when each packet of them is shown, in seconds."""
+    frames, shown = [], []
+    for packet in container.demux(container.streams.video[0]):
+        # An AVI has no times but the order of its packets, which is that of decoding.
+        start = packet.dts if container.format.name == "avi" else packet.pts
+        if start is not None:
+            shown.append((float(start * packet.time_base), float((start + (packet.duration or 0)) * packet.time_base)))
+        for frame in packet.decode():
+            if packet.is_corrupt or frame.is_corrupt:
+                raise ValueError(
+                    f"a video must be whole, but frame {len(frames)} of {path} is damaged. Take an undamaged file."
+                )
+            frames.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
+    return frames, shown
+
+
+def _length(container: av.container.InputContainer) -> float | None:
+    """Seconds of video that a file says it has; None where it does not say, as one written live."""
+    stream = container.streams.video[0]
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return float(stream.frames / stream.average_rate)  # its duration is corrected to what is there
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    words = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # as Matroska has it
+    if words:
+        return int(words[1]) * 3600 + int(words[2]) * 60 + float(words[3])
+    alone = len(container.streams) == 1  # else sound may go on after the last picture
+    return container.duration / av.time_base if container.duration and alone else None
+
+
+def _check_length(shown: Sequence[tuple[float, float]], frame: float, length: float | None, path: Path) -> None:
+    """Raise if a video ends more than two frames early, with `frame` seconds from one to the next.
+
+    Frames are not counted: a video of varying rate has fewer than its length times its rate.
+    """
+    first = min(start for start, _ in shown)
+    there = max(max(end, start + frame) for start, end in shown) - first
+    if length is not None and there < length - 2.5 * max(frame, _usual_step(shown)):
+        raise ValueError(
+            f"a video must be whole, but {path} says that it has {length:.2f} seconds, and has {there:.2f}. Take an "
+            "undamaged file."
+        )
+
+
+def _check_holes(shown: Sequence[tuple[float, float]], frame: float, path: Path) -> None:
+    """Raise if frames at a steady rate stop for more than two of them once or twice: what a reader skips as damaged.
+
+    A video of varying rate stops more often.
+    """
+    starts = np.sort([start for start, _ in shown])
+    holes = np.flatnonzero(np.diff(starts) > 2.5 * max(frame, _usual_step(shown)))
+    if len(starts) > 10 and 0 < len(holes) <= 2:
+        raise ValueError(
+            f"a video must be whole, but {path} lacks frames after second {starts[holes[0]] - starts[0]:.2f}. Take an "
+            "undamaged file, or convert one that pauses there to a constant rate."
+        )
+
+
+def _usual_step(shown: Sequence[tuple[float, float]]) -> float:
+    return float(np.median(np.diff(np.sort([start for start, _ in shown])))) if len(shown) > 1 else 0.0
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Titled = Iterator[tuple[str, "Result"]]
 _LEDGER = "ledger.sqlite"  # what makes a folder a run
+_EXPORT = "export for VBench"  # in the place of a metric
+_NO_MP4 = "it is no .mp4, the only kind of file that is exported, for VBench takes all to be of one kind"
 
 
 def evaluate(
@@ -67,10 +70,12 @@ def evaluate(
     names = [name for text in metrics or [] for name in text.split(",") if name]
     theirs = {} if vbench_results is None else vbench_files.read(vbench_results)[0]
     results = _merged(sources) if merge else _evaluated(_only(sources), reference, names, options)
+    results = _saved(results, out, overwrite)
     if vbench_export is not None:
+        _check_exported(sources[0], merge, options.part)
         results = _exported(results, _only(sources), vbench_export)
     payloads = []
-    for title, result in _saved(results, out, overwrite):
+    for title, result in results:
         payloads.append({"setting": title, **result.payload(), "vbench": theirs})
         if not as_json:
             _show(title, result, theirs)
@@ -165,20 +170,43 @@ def _saved(results: Titled, out: Path | None, overwrite: bool) -> Titled:
 
 
 def _exported(results: Titled, folder: Path, target: Path) -> Titled:
-    """The same, with the videos where VBench finds them, and our values as it would write them."""
-    from skipguide.metrics import vbench_files as files
+    """The same, with the videos where VBench finds them, and our values as it would write them.
 
-    if (folder / _LEDGER).is_file():
-        raise ValueError(f"--vbench-export needs a folder of videos, but {folder} is a run. Name one with videos only.")
-    places = files.export(files.by_prompt(sorted(folder.rglob("*.mp4"))), target)
-    names = {path.relative_to(folder).as_posix(): place.as_posix() for path, place in places.items()}
+    It is written after all is measured, so that nothing is left of what was refused; names are checked before.
+    """
+    from skipguide.metrics import inputs
+    from skipguide.metrics import vbench_files as files
+    from skipguide.metrics.inputs import Skipped
+
+    paths = {source.name: folder / source.name for source in inputs.find(folder)}
+    fitting = files.by_prompt([path for path in paths.values() if path.is_file() and path.suffix.lower() == ".mp4"])
+    files.check(fitting, target)
     for title, result in results:
+        read = result.readings.sizes.get("generated", {})
+        kept = {
+            text: [path for path in own if path.relative_to(folder).as_posix() in read] for text, own in fitting.items()
+        }
+        places = files.export({text: own for text, own in kept.items() if own}, target)
+        names = {path.relative_to(folder).as_posix(): place.as_posix() for path, place in places.items()}
         values = result.readings.values.items()
         files.write(
             target / files.RESULTS,
             {metric: {names[name]: value for name, value in rows.items() if name in names} for metric, rows in values},
         )
-        yield title, result
+        # What was not read is listed already.
+        without = [Skipped(name, "generated", _EXPORT, _NO_MP4) for name in paths if name in read and name not in names]
+        yield title, dataclasses.replace(result, skipped=(*result.skipped, *without))
+
+
+def _check_exported(source: Path, merge: bool, part: tuple[int, int]) -> None:
+    """Before anything is measured."""
+    if merge or not source.is_dir() or (source / _LEDGER).is_file():
+        kind = "a result" if merge else "a run" if source.is_dir() else "no folder"
+        raise ValueError(
+            f"--vbench-export needs a folder of videos, but {source} is {kind}. Name one with videos only."
+        )
+    if part != (1, 1):
+        raise ValueError(f"--vbench-export needs all videos, but got part {part[0]}/{part[1]}. Leave --part out.")
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------

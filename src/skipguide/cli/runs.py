@@ -17,7 +17,7 @@ from skipguide.cli.families import Line, aligned, show
 from skipguide.cli.options import Json, Overwrite
 
 if TYPE_CHECKING:
-    from skipguide.runs import Clip, Run
+    from skipguide.runs import Clip, Run, SetMetric
 
 runs = typer.Typer(help="Look into runs that `skipguide sweep` has made.", no_args_is_help=True, rich_markup_mode=None)
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
@@ -75,7 +75,7 @@ def show_(
     clips: Annotated[bool, typer.Option("--clips", help="Also every clip.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the settings of a run with their means, and what failed."""
+    """Show the settings of a run with their means, set metrics with 95 % intervals, and what failed."""
     from skipguide.runs import Run
 
     with Run.open(folder) as run:
@@ -101,7 +101,7 @@ def _plain(clip: Clip) -> dict[str, Any]:
 
 def _settings(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
     """One row per setting: how much of it is done, what it costs, the means of its metrics."""
-    whole = {(metric.setting, metric.name): metric.value for metric in run.set_metrics()}
+    whole = run.set_metrics()
     rows = []
     for setting in run.settings():
         own = [clip for clip in clips if clip.setting == setting.id]
@@ -113,10 +113,14 @@ def _settings(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
                 "done": len(done), "failed": sum(clip.status == "failed" for clip in own),
                 "passes_per_step": setting.passes_per_step, "seconds": _mean(clip.seconds for clip in done),
                 "metrics": {name: _mean(clip.metrics.get(name) for clip in done) for name in names},
-                "set_metrics": {name: value for (of, name), value in whole.items() if of == setting.id},
+                "set_metrics": {metric.name: _whole(metric) for metric in whole if metric.setting == setting.id},
             }
         )  # fmt: skip
     return rows
+
+
+def _whole(metric: SetMetric) -> dict[str, Any]:
+    return {"value": metric.value, "low": metric.low, "high": metric.high, "videos": metric.count}
 
 
 def _mean(values: Any) -> float | None:
@@ -131,7 +135,8 @@ def _told(run: Run, rows: Sequence[dict[str, Any]], failed: Sequence[Clip]) -> I
     numbers = list(dict.fromkeys(name for row in rows for name in (*row["metrics"], *row["set_metrics"])))
     cells = [("setting", "model", "done", "of", "passes/step", "s/clip", *numbers)]
     for row in rows:
-        values = {**row["metrics"], **row["set_metrics"]}
+        sets = {name: _with_interval(metric) for name, metric in row["set_metrics"].items()}
+        values = {**{name: _short(value) for name, value in row["metrics"].items()}, **sets}
         cost = (_short(row["passes_per_step"]), _short(row["seconds"]))
         cells.append(
             (
@@ -140,13 +145,19 @@ def _told(run: Run, rows: Sequence[dict[str, Any]], failed: Sequence[Clip]) -> I
                 str(row["done"]),
                 str(row["clips"]),
                 *cost,
-                *(_short(values.get(n)) for n in numbers),
+                *(values.get(name, "-") for name in numbers),
             )
         )
     for line in aligned(cells):
         yield "", line
     for clip in failed:
         yield "", f"{clip.key} failed: {(clip.error or '').splitlines()[0]}"
+
+
+def _with_interval(metric: dict[str, Any]) -> str:
+    known = metric["low"] is not None and metric["high"] is not None
+    interval = f"{metric['low']:.4g} to {metric['high']:.4g}" if known else "no interval"
+    return f"{_short(metric['value'])} ({interval}, {metric['videos']} videos)"
 
 
 def _short(value: float | None) -> str:

@@ -58,9 +58,12 @@ class Metric:
     fewest_frames: int = 1
     normalised: tuple[float, float] | None = None  # VBench: what counts as 0 and as 1 in its quality score
     weight: float = 0.0  # VBench: in its quality score
+    share: Literal["", "generated", "reference"] = ""  # of which videos it is the share
+    uses_rate: bool = False  # takes frames by time
 
 
 _MIT, _APACHE, _BSD, _NC = "MIT", "Apache-2.0", "BSD-3-Clause", "CC BY-NC 4.0"
+_NC_SA = "CC BY-NC-SA 4.0"
 _UNSTATED = "none stated"
 
 WEIGHTS: dict[str, Weights] = {
@@ -84,7 +87,8 @@ WEIGHTS: dict[str, Weights] = {
     "c3d_mean": Weights(("mean2.npz",), "https://github.com/rezoo/tgan2, release v1.0", _UNSTATED),
     "musiq": Weights(
         ("musiq_spaq_ckpt-358bb6af.pth",), "https://github.com/chaofengc/IQA-PyTorch, release v0.1-weights",
-        f"{_APACHE} (google-research's, converted)", repo="chaofengc/IQA-PyTorch-Weights", sha256="358bb6af",
+        f"{_NC_SA} (IQA-PyTorch's, which converted it; google-research's original: {_APACHE})",
+        commercial=False, repo="chaofengc/IQA-PyTorch-Weights", sha256="358bb6af",
     ),
     "clip_l14": Weights(
         ("clip-vit-large-patch14",), "https://huggingface.co/openai/clip-vit-large-patch14", _MIT,
@@ -135,20 +139,25 @@ EXTRACTORS: dict[str, Extractor] = {
 }  # fmt: skip
 
 
-def _prdc(name: str, what: str, source: str, range: Range = (0, 1)) -> Metric:
+def _prdc(
+    name: str, what: str, source: str, share: Literal["", "generated", "reference"] = "", range: Range = (0, 1)
+) -> Metric:
     return Metric(
-        name, "set", what, source, range, "higher", extractor="i3d", reference=True, fewest_videos=6, enough_videos=1024
-    )
+        name, "set", what, source, range, "higher", extractor="i3d", reference=True, fewest_videos=6,
+        enough_videos=1024, share=share,
+    )  # fmt: skip
 
 
 def _vbench(
     name: str, what: str, normalised: tuple[float, float], network: str = "", weights: tuple[str, ...] = (),
-    fewest_frames: int = 1, weight: float = 1.0, range: Range = (0, 1),
+    fewest_frames: int = 1, weight: float = 1.0, range: Range = (0, 1), share: Literal["", "generated"] = "",
+    uses_rate: bool = False,
 ) -> Metric:  # fmt: skip
     """`normalised` and `weight` are from VBench's scripts/constant.py at 45e79ec."""
     return Metric(
         name, "video", what, "VBench, arXiv:2311.17982", range, "higher", weights=weights, fewest_frames=fewest_frames,
         module=network and f"skipguide.metrics.networks.{network}", normalised=normalised, weight=weight,
+        share=share, uses_rate=uses_rate,
     )  # fmt: skip
 
 
@@ -165,10 +174,10 @@ _ROWS = (
         "inception_score", "set", "classes certain for each video and varied over all; at most their number",
         "arXiv:1611.06624", (1, None), "higher", extractor="c3d", fewest_videos=2, enough_videos=2048,
     ),
-    _prdc("precision", "share of videos that lie among the reference", "arXiv:1904.06991"),
-    _prdc("recall", "share of the reference that lies among the videos", "arXiv:1904.06991"),
-    _prdc("density", "how densely the reference lies around the videos", "arXiv:2002.09797", (0, None)),
-    _prdc("coverage", "share of the reference with a video near it", "arXiv:2002.09797"),
+    _prdc("precision", "share of videos that lie among the reference", "arXiv:1904.06991", "generated"),
+    _prdc("recall", "share of the reference that lies among the videos", "arXiv:1904.06991", "reference"),
+    _prdc("density", "how densely the reference lies around the videos", "arXiv:2002.09797", range=(0, None)),
+    _prdc("coverage", "share of the reference with a video near it", "arXiv:2002.09797", "reference"),
     Metric(
         "vendi", "set", "effective number of different videos; at most their number", "arXiv:2210.02410",
         (1, None), "higher", extractor="i3d", fewest_videos=2, enough_videos=50,
@@ -179,7 +188,10 @@ _ROWS = (
         ("clip_l14", "laion_head"), range=(None, None),
     ),
     _vbench("motion_smoothness", "how well AMT-S guesses every other frame", (0.706, 0.9975), "amt", ("amt",), 3),
-    _vbench("dynamic_degree", "share of videos in which RAFT sees motion", (0.0, 1.0), "raft", ("raft",), 2, 0.5),
+    _vbench(
+        "dynamic_degree", "share of videos in which RAFT sees motion", (0.0, 1.0), "raft", ("raft",), 2, 0.5,
+        share="generated", uses_rate=True,
+    ),
     _vbench("temporal_flickering", "1 - mean difference of neighbouring frames", (0.6293, 1.0), fewest_frames=2),
     _vbench(
         "subject_consistency", "DINO likeness of frames to the first and to the one before", (0.1462, 1.0), "dino",

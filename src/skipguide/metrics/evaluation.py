@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from skipguide.metrics import asked
 from skipguide.metrics.asked import Options
-from skipguide.metrics.inputs import Source, Videos, find, from_file
+from skipguide.metrics.inputs import Source, Videos, find, from_file, unreadable
 from skipguide.metrics.reader import Note, Reader
 from skipguide.metrics.readings import GENERATED, REFERENCE, Side, join
 from skipguide.metrics.results import Result
@@ -67,7 +67,7 @@ def evaluate_run(
         raise ValueError(f"a run must be evaluated as a whole, but got part {options.part}. Leave part out.")
     settings = [(setting, _clips(run, setting)) for setting in run.settings()]
     settings = [(setting, sources) for setting, sources in settings if sources]
-    if not settings:
+    if not run.clips("done"):
         raise ValueError(f"a run must have videos, but {run.folder} has none yet. Run its sweep first.")
     chosen, not_run = asked.chosen(metrics, reference is not None, options)
     sources = _reference(reference, chosen, options)
@@ -81,13 +81,23 @@ def evaluate_run(
 
 
 def _clips(run: Run, setting: Setting) -> list[Source]:
-    return [from_file(name, clip.video) for name, clip in _named(run, setting) if clip.video is not None]
+    """Those that are not there too, so that they are listed as skipped."""
+    return [
+        from_file(name, clip.video) if clip.status == "done" and clip.video else unreadable(name, _why_missing(clip))
+        for name, clip in _named(run, setting)
+    ]
+
+
+def _why_missing(clip: Clip) -> str:
+    if clip.status == "failed":
+        return "the sweep failed to make it" + (f": {clip.error.splitlines()[0]}" if clip.error else "")
+    return f"the sweep has not made it yet ({clip.status})"
 
 
 def _named(run: Run, setting: Setting) -> Iterator[tuple[str, Clip]]:
     """The videos of a setting, with names that say which are of one prompt (`inputs.prompt`)."""
     texts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
-    for clip in run.clips("done"):
+    for clip in run.clips():
         if clip.setting == setting.id:
             yield f"{clip.prompt} {texts[clip.prompt]}-{clip.seed}", clip
 

@@ -14,7 +14,14 @@ import torch
 from skipguide import picture, video
 
 Tensor = torch.Tensor
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+VIDEOS = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv",
+    ".asf", ".ogv", ".3gp", ".3g2", ".qt", ".f4v", ".vob",
+)  # fmt: skip
+NOT_READ = (
+    ".divx", ".dv", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2v", ".mjpeg", ".mjpg", ".mxf", ".ogm", ".rm",
+    ".rmvb", ".y4m", ".yuv",
+)  # fmt: skip  # videos too, but not tried, or without times
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Videos = str | Path | Mapping[str, Tensor] | Tensor
 
@@ -77,18 +84,34 @@ def _in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     videos = [path for path in files if path.suffix.lower() in VIDEOS]
     yield from (from_file(path.relative_to(folder).as_posix(), path) for path in videos)
+    for path in files:
+        if path.suffix.lower() in NOT_READ:
+            reason = f"a video must be a {', '.join(VIDEOS)} file, but it is a {path.suffix}. Convert it."
+            yield unreadable(path.relative_to(folder).as_posix(), reason)
     frames: dict[Path, list[Path]] = {}
     for path in files:
         if path.suffix.lower() in PICTURES:
             frames.setdefault(path.parent, []).append(path)
+    names = {parent.relative_to(folder).as_posix() for parent in frames}
     for parent in frames.keys() - {path.parent for path in videos}:  # pictures beside videos are previews of them
-        name = parent.relative_to(folder).as_posix() if parent != folder else folder.name
+        name = parent.relative_to(folder).as_posix()
+        if parent == folder and folder.resolve().name not in names:  # "." says little, but x/ and x/x/ are two videos
+            name = folder.resolve().name
         yield Source(name, lambda paths=frames[parent]: _from_pictures(paths, fps))
 
 
 def from_file(name: str, path: Path) -> Source:
     """A video file."""
     return Source(name, lambda: _decoded(path))
+
+
+def unreadable(name: str, reason: str) -> Source:
+    """A video that is known, but cannot be measured: it is listed as skipped."""
+
+    def read() -> Clip:
+        raise ValueError(reason)
+
+    return Source(name, read)
 
 
 def _decoded(path: Path) -> Clip:

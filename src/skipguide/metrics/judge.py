@@ -31,7 +31,7 @@ def features(model: nn.Module, frames: Tensor) -> Tensor:
 def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
     """`(B, F, 3, H, W)` uint8 -> `(B, 384)`: of every shape with every colour with every motion, read one by one."""
     logits = model(_prepared(frames, model))[0]
-    shape, colour, motion = (logits[name].double().softmax(1) for name in judge.HEADS)
+    shape, colour, motion = (logits[name].cpu().double().softmax(1) for name in judge.HEADS)
     return torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1)
 
 

@@ -75,6 +75,7 @@ class Reader:
             return
         frames, _, height, width = clip.frames.shape
         self.readings.sizes.setdefault(side, {})[source.name] = (frames, height, width)
+        self.readings.rates.setdefault(side, {})[source.name] = clip.fps
         if side == GENERATED:
             self._measure(source.name, clip)
         for name, network in self.extractors.items():

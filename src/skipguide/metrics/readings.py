@@ -30,6 +30,7 @@ class Readings:
     values: dict[str, dict[str, float]] = field(default_factory=dict)  # per-video metric -> video -> value
     sizes: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)  # side -> video -> (F, H, W)
     skipped: list[Skipped] = field(default_factory=list)
+    rates: dict[str, dict[str, float | None]] = field(default_factory=dict)  # side -> video -> fps, None if unknown
 
     def add_vectors(self, side: str, kind: str, names: Sequence[str], rows: Tensor) -> None:
         """Features or probabilities `(B, D)` of so many videos."""
@@ -55,9 +56,9 @@ def join(parts: Sequence[Readings]) -> Readings:
     """
     joined = Readings()
     for part in parts:
-        for into, tables in ((joined.vectors, part.vectors), (joined.values, part.values), (joined.sizes, part.sizes)):
-            for key, rows in tables.items():
-                _unite(into.setdefault(key, {}), rows, key)
+        for name in ("vectors", "values", "sizes", "rates"):
+            for key, rows in getattr(part, name).items():
+                _unite(getattr(joined, name).setdefault(key, {}), rows, key)
     joined.skipped = sorted({one for part in parts for one in part.skipped})
     return joined
 
@@ -74,6 +75,8 @@ def _unite(into: dict[str, Any], rows: Mapping[str, Any], key: str) -> None:
 
 def _alike(a: Any, b: Any) -> bool:
     """Up to rounding: a row of a matrix product comes out otherwise in batches of another size."""
+    if a is None or b is None:
+        return a is b
     a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -88,6 +91,7 @@ def describe(readings: Readings) -> dict[str, Any]:
         "sizes": {
             side: {name: list(size) for name, size in sorted(rows.items())} for side, rows in readings.sizes.items()
         },
+        "rates": {side: dict(sorted(rows.items())) for side, rows in readings.rates.items()},
         "vectors": {key: sorted(rows) for key, rows in sorted(readings.vectors.items())},
     }
 
@@ -114,4 +118,5 @@ def restored(description: Mapping[str, Any], skipped: Iterable[Skipped], path: P
             )
         vectors[key] = dict(zip(names, tensors[key], strict=True))
     sizes = {side: {name: tuple(size) for name, size in rows.items()} for side, rows in description["sizes"].items()}
-    return Readings(vectors, {key: dict(rows) for key, rows in description["values"].items()}, sizes, list(skipped))
+    values = {key: dict(rows) for key, rows in description["values"].items()}
+    return Readings(vectors, values, sizes, list(skipped), description.get("rates", {}))  # older results have none

@@ -120,7 +120,8 @@ def _of_set(
     if (prepare, asked.kind) not in shared:
         shared[prepare, asked.kind] = _computed(prepare(asked.extractor, *sets), names)
     row = _row(asked, *shared[prepare, asked.kind][which], list(map(len, names)))
-    warnings = tuple(_warnings(readings, asked, sets))
+    row = _not_certain(row, asked, names)
+    warnings = (*_warnings(readings, asked, sets), *_few_prompts(names))
     return dataclasses.replace(row, warnings=warnings, splits=_splits(asked, sets[0]))
 
 
@@ -129,13 +130,26 @@ def _computed(statistic: Statistic, names: Sequence[Sequence[str]]) -> _Computed
         return torch.tensor(statistic(*kept), dtype=torch.float64)
 
     everything = [torch.arange(len(chosen)) for chosen in names]
-    return _Computed(values(*everything), intervals.half_widths(values, [_labels(chosen) for chosen in names]))
+    # Videos of one prompt are alike, and so are left out together.
+    return _Computed(values(*everything), intervals.half_widths(values, [_prompts(chosen) for chosen in names]))
 
 
-def _labels(names: Sequence[str]) -> list[str]:
-    """Videos of one prompt are alike, so they are left out together where there are enough prompts."""
-    prompts = [prompt(name) for name in names]
-    return prompts if len(set(prompts)) >= intervals.GROUPS else list(names)
+def _prompts(names: Sequence[str]) -> list[str]:
+    return [prompt(name) for name in names]
+
+
+def _few_prompts(sets: Sequence[Sequence[str]]) -> list[str]:
+    """Why there is no interval, where there are videos enough for one, taken for independent."""
+    found = []
+    for side, names in zip((GENERATED, REFERENCE), sets, strict=False):
+        count = len(set(_prompts(names)))
+        if count < intervals.FEWEST <= len(names):
+            found.append(
+                f"no interval: the {len(names)} {side} videos are of {count} prompts, and those of one prompt are "
+                f"alike; an interval needs {intervals.FEWEST} prompts (or names without a number after a hyphen, where "
+                "that does not count the videos of a prompt)"
+            )
+    return found
 
 
 def _splits(asked: Asked, probabilities: Tensor) -> dict[str, float]:
@@ -158,6 +172,15 @@ def _interval(value: float, width: float, bounds: Range) -> tuple[float, float]:
     return low, value + width if highest is None else min(value + width, highest)
 
 
+def _not_certain(row: Row, asked: Asked, names: Sequence[Sequence[str]]) -> Row:
+    """A share of 0 or 1 gets Wilson's interval too: nothing varies there, so that the jackknife is certain."""
+    if not asked.row.share or row.low is None or row.high is None or row.value not in (0, 1):
+        return row
+    count = len(set(_prompts(names[0 if asked.row.share == GENERATED else 1])))
+    low, high = intervals.wilson(count if row.value else 0, count)
+    return dataclasses.replace(row, low=min(row.low, low), high=max(row.high, high))
+
+
 def _warnings(readings: Readings, asked: Asked, sets: Sequence[Tensor]) -> list[str]:
     found = []
     for side, vectors in zip((GENERATED, REFERENCE), sets, strict=False):
@@ -166,7 +189,7 @@ def _warnings(readings: Readings, asked: Asked, sets: Sequence[Tensor]) -> list[
             found.append(f"{count} {side} videos are few: below {asked.row.enough_videos} their number sways the value")
         if asked.metric == "fvd" and count <= width:
             found.append(f"{count} {side} videos give {width} features a covariance without full rank")
-    return found + _size_warnings(readings, len(sets))
+    return found + _size_warnings(readings, len(sets)) + _rate_warnings(readings, len(sets))
 
 
 def _size_warnings(readings: Readings, sets: int) -> list[str]:
@@ -180,6 +203,20 @@ def _size_warnings(readings: Readings, sets: int) -> list[str]:
     if len(set(usual)) > 1:
         found.append(f"the generated videos are {usual[0]}, the reference {usual[1]}, both resized by the extractor")
     return found
+
+
+def _rate_warnings(readings: Readings, sets: int) -> list[str]:
+    """The same motion at another rate is another one to an extractor, which counts in frames."""
+    known = [[rate for rate in readings.rates.get(side, {}).values() if rate] for side in (GENERATED, REFERENCE)]
+    if sets < 2 or not all(known):
+        return []
+    made, real = (Counter(rates).most_common(1)[0][0] for rates in known)
+    if abs(made - real) <= 0.02 * real:  # 23.976 and 24 are one
+        return []
+    return [
+        f"the generated videos have {made:.5g} frames a second, the reference {real:.5g}, and features are of frames: "
+        "convert one of them"
+    ]
 
 
 def _odd_sizes(readings: Readings) -> list[Skipped]:
@@ -208,5 +245,15 @@ def _mean(readings: Readings, asked: Asked) -> Row:
         raise ValueError(f"{asked.label} needs at least 1 video that can be measured, but got none.")
     names = sorted(rows)
     values = torch.tensor([rows[name] for name in names], dtype=torch.float64)
-    widths = intervals.half_widths(lambda kept: values[kept].mean()[None], [_labels(names)], groups=len(names))
-    return _row(asked, *_Computed(values.mean()[None], widths)[0], [len(names)])
+    widths = intervals.half_widths(lambda kept: values[kept].mean()[None], [_prompts(names)], groups=len(names))
+    row = _row(asked, *_Computed(values.mean()[None], widths)[0], [len(names)])
+    row = _not_certain(row, asked, [names])
+    return dataclasses.replace(row, warnings=(*_without_rate(readings, asked, names), *_few_prompts([names])))
+
+
+def _without_rate(readings: Readings, asked: Asked, names: Sequence[str]) -> list[str]:
+    rates = readings.rates.get(GENERATED, {})
+    count = sum(name in rates and rates[name] is None for name in names)
+    if not asked.row.uses_rate or not count:
+        return []
+    return [f"{count} videos have no known rate, so that all their frames were taken, whatever their speed: say --fps"]

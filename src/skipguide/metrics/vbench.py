@@ -171,7 +171,7 @@ def _each(model: nn.Module, frames: Tensor, prepared: Callable[[Tensor], Tensor]
 
 def _consistency(features: Tensor) -> float:
     """Mean over all frames but the first of the similarity to the one before and to the first, each at least 0."""
-    units = F.normalize(features.double(), dim=1)
+    units = F.normalize(features.cpu().double(), dim=1)  # mps has no float64
     before, first = (units[1:] * units[:-1]).sum(1), units[1:] @ units[0]
     return _mean((before.clamp(min=0) + first.clamp(min=0)) / 2)
 
@@ -183,7 +183,7 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 
 def _mean(values: Tensor) -> float:
-    return values.double().mean().item()
+    return values.cpu().double().mean().item()
 
 
 def _given(model: nn.Module | None) -> nn.Module:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,8 @@ def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Pat
     Raises:
         ValueError: for a prompt that cannot be a file name, or a folder that holds something.
     """
-    for text in videos:
-        _check_name(text)
+    check(videos, folder)
     target = folder / VIDEOS
-    if target.exists():
-        raise ValueError(f"videos for VBench need a new folder, but {target} exists. Name another one.")
     names = {path: (text, f"{text}-{i}.mp4") for text, paths in videos.items() for i, path in enumerate(paths)}
     folder.mkdir(parents=True, exist_ok=True)
     with finished(target) as part:
@@ -51,6 +48,14 @@ def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Pat
             _link(path, part / name)
     _write(folder / PROMPTS, {name: text for text, name in names.values()})
     return {path: target / name for path, (_, name) in names.items()}
+
+
+def check(prompts: Iterable[str], folder: Path) -> None:
+    """Raise ValueError where `export` would, for work that ends with it."""
+    for text in prompts:
+        _check_name(text)
+    if (folder / VIDEOS).exists():
+        raise ValueError(f"videos for VBench need a new folder, but {folder / VIDEOS} exists. Name another one.")
 
 
 def _check_name(text: str) -> None:
