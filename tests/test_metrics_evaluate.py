@@ -148,14 +148,21 @@ def test_few_prompts_with_several_videos_have_no_interval() -> None:
 def test_few_prompts_of_a_set_have_no_interval() -> None:
     """Of either set."""
     vectors = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
-    singles, grouped = [f"{i}" for i in range(16)], [f"a-{i}" for i in range(16)]
+    singles, grouped = [f"{i}" for i in range(16)], [f"{'ab'[i % 2]}-{i}" for i in range(16)]
     for generated, reference, side in ((grouped, singles, "generated"), (singles, grouped, "reference")):
         read = readings.Readings()
         read.add_vectors("generated", "judge", generated, vectors)
         read.add_vectors("reference", "judge", reference, vectors + 1)
         (row,), _, _ = scores.score(read, [Asked("kvd", "judge")])
         assert row.low is None
-        assert f"no interval: the 16 {side} videos are of 1 prompts" in row.warnings[-1]
+        assert f"no interval: the 16 {side} videos are of 2 prompts" in row.warnings[-1]
+
+
+def test_numbered_videos_of_one_name_are_each_by_itself() -> None:
+    numbered = _scored({f"video-{i:04}": float(i % 3) for i in range(16)})
+    named = _scored({f"{i}": float(i % 3) for i in range(16)})
+    assert (numbered.low, numbered.high) == (named.low, named.high)
+    assert not numbered.warnings
 
 
 @pytest.mark.parametrize(("value", "low", "high"), [(1.0, 0.6756, 1.0), (0.0, 0.0, 0.3244)])

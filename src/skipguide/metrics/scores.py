@@ -135,7 +135,9 @@ def _computed(statistic: Statistic, names: Sequence[Sequence[str]]) -> _Computed
 
 
 def _prompts(names: Sequence[str]) -> list[str]:
-    return [prompt(name) for name in names]
+    """What is left out together. Names that differ by their number alone number the videos: each is by itself."""
+    found = [prompt(name) for name in names]
+    return list(names) if len(set(found)) == 1 else found
 
 
 def _few_prompts(sets: Sequence[Sequence[str]]) -> list[str]:
