@@ -475,7 +475,7 @@ def test_the_pipelines_own_rescale_refers_to_c_as_it_does_without_guidance(name:
 
 def test_video_in_segments_that_share_their_timesteps_is_guided_to_its_end() -> None:
     """SkyReels V2 makes a long video in segments without setting its timesteps anew."""
-    small = tiny("SkyReelsV2DiffusionForcingPipeline async")
+    small = tiny("SkyReelsV2DiffusionForcingPipeline")
     long = dict(num_frames=13, base_num_frames=9, overlap_history=5)
     with guide(small.pipe, STG([1], stop=0.4)) as handle:
         oracle.run(small, **long)
