@@ -678,6 +678,15 @@ def test_help_and_version() -> None:
         assert "--image TEXT" in said
 
 
+def test_the_list_of_verbs_is_whole() -> None:
+    """No sentence is cut, and a verb of verbs alone prints its list in lines, as a refusal."""
+    for args in ([], ["lab"], ["paper"], ["runs"], ["convert"]):
+        listed = run(*args, "--help").stdout
+        assert "..." not in listed.partition("Commands:")[2]
+        if args:
+            assert run(*args, code=2).stderr.rstrip() == listed.rstrip()
+
+
 def test_help_loads_nothing_heavy() -> None:
     script = (
         "import sys, contextlib, io\nfrom skipguide.cli import main\nsys.argv = ['skipguide', '--help']\n"

@@ -203,7 +203,7 @@ def test_cost_is_measured_side_by_side(made: Path, tmp_path: Path) -> None:
     assert all(len(one.seconds) == 2 for one in found.values())
     lines = tables.costs(found, rows).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [row.label for row in rows]
-    one, two = cost.Cost(2, (1.0, 3.0, 2.0)), cost.Cost(2, (2.0, 3.0, 5.0))
+    one, two = cost.Rounds(2, (1.0, 3.0, 2.0)), cost.Rounds(2, (2.0, 3.0, 5.0))
     assert (one.usual, two.over(one)) == (2.0, (2.0, 1.0, 2.5))
 
 
@@ -341,6 +341,7 @@ def test_best_scale_is_where_the_error_is_least() -> None:
     assert one.scale == pytest.approx(scales[errors.argmin()].item(), abs=1e-3)
     assert one.saved == pytest.approx(1 - (errors.min() / (c - target).square().sum()).item(), abs=1e-5)
     assert one.cosine.value == pytest.approx(torch.cosine_similarity(c - target, c - p).mean().item())
+    assert one.length == pytest.approx(((c - p).norm() / (c - target).norm()).item())
     assert one.both == pytest.approx(torch.cosine_similarity(c - target, p - target).mean().item())
 
 
@@ -399,7 +400,7 @@ def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
         "[[tables table-9]]",
         "[[plots x]]",
         "[[value lab-mochi table-3/9 right]]",
-        "[[clips lab-wan table-3/0]]",
+        "[[value lab-wan table-3/0 right]]",
     ):
         with pytest.raises(ValueError, match="a field of the report must be one"):
             empty.filled(wrong)
@@ -407,7 +408,7 @@ def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
 
 def test_a_line_of_all_models_is_written_for_those_that_have_its_experiment(tmp_path: Path) -> None:
     empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
-    line = "- [[model *]]: [[passes * {}/1]] and [[gain * {}/1 {}/0 right]], a * b\n"
+    line = "- [[model *]]: [[value * {}/1 right]] and [[gain * {}/1 {}/0 right]], a * b\n"
     assert empty.filled(line.replace("{}", "table-3")) == "".join(
         f"- {model}: not made yet and not made yet, a * b\n" for model in models.MODELS
     )

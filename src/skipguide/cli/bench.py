@@ -25,10 +25,11 @@ def bench(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16.")] = "float32",
     as_json: Json = False,
 ) -> None:
-    """Measure one denoising step: CFG, CFG + STG as others do it, CFG + STG with the shared prefix.
+    """Measure what guidance adds to one denoising step.
 
-    Random weights, the family's real class and depth. All ways alternate within one run; the best round of each counts.
-    A UNet's floor is counted in floating point operations, without what moves memory only.
+    CFG, CFG + STG as others do it, CFG + STG with the shared prefix. Random weights, the family's real class and depth.
+    All ways alternate within one run; the best round of each counts. A UNet's floor is counted in floating point
+    operations, without what moves memory only.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them.")

@@ -58,10 +58,11 @@ def evaluate(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a folder of videos: sets against a reference, and each video by itself.
+    """Measure the videos of a folder or of a run.
 
-    Prints every number with a 95 % interval and how many videos are in it; what was skipped, with the reason; and the
-    licences of the networks. Of a run, each setting is measured, and the numbers are kept in the run.
+    As a set, against a reference, and each by itself. Prints every number with a 95 % interval and how many videos are
+    in it; what was skipped, with the reason; and the licences of the networks. Of a run, each setting is measured, and
+    the numbers are kept in the run.
     """
     from skipguide.metrics import vbench_files
     from skipguide.metrics.asked import Options

@@ -17,7 +17,7 @@ def families(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/families.md.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the model families that guide() knows, and the pipelines that it refuses.
+    """List the model families, and the pipelines refused.
 
     Depths are those of the public checkpoint; c and u are the conditional and the unconditional prediction.
     """

@@ -74,7 +74,10 @@ def score(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a lab model: reconstruction, the judge on real clips, and what the judge reads in generated ones."""
+    """Measure a lab model.
+
+    Reconstruction, the judge on real clips, and what the judge reads in generated ones.
+    """
     _check(model)
     check_outputs([out] if out else [], overwrite)
     of_svd = {"--spatial-scale": spatial_scale, "--temporal-scale": temporal_scale, "--rescale": rescale}
@@ -112,7 +115,7 @@ def pack(
     machine: Annotated[str, typer.Option(help="Class of machine that trained it, for the card.")] = "2 CPU cores",
     docs: Annotated[Path | None, typer.Option(help="Also write the card into this folder.")] = None,
 ) -> None:
-    """Put a trained and scored model into the package, with its model card."""
+    """Put a trained model into the package, with its card."""
     folder = _folder(model, folder)
     from skipguide.lab import pack
 
@@ -128,7 +131,7 @@ def frame(
     seed: Annotated[int, typer.Option(min=0, help="Of all that is not said.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw the first frame of a clip of the lab's world, for lab-svd to start from."""
+    """Draw a first frame for lab-svd to start from."""
     if out.suffix.lower() != ".png":
         raise ValueError(
             f"the output must be named .png, but got {str(out)!r}. Name it {out.with_suffix('.png').name}."
@@ -155,7 +158,10 @@ def methods(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Draw lab-mochi's clip of one prompt under every way of guidance, from the same noise, with what each costs."""
+    """Draw one prompt under every way of guidance.
+
+    From the same noise, with what each costs, by lab-mochi.
+    """
     if out.suffix.lower() != ".png":
         raise ValueError(f"the output must be named .png, but got {str(out)!r}. Name it {out.stem}.png.")
     check_outputs([out], overwrite)

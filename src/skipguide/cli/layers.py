@@ -23,10 +23,10 @@ def layers(
     num_frames: Annotated[int | None, typer.Option(help="Frames of the video.", show_default="the model's")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the layers of a model: address, kind of attention, share of a forward pass, cost of skipping it.
+    """List the layers of a model, and what skipping them costs.
 
-    All in floating point operations. The cost is that of a weak pass which starts at this layer, as part of a forward
-    pass; a family is taken without weights.
+    Address, kind of attention, share of a forward pass, and the cost of a weak pass which starts at the layer, as part
+    of a forward pass: all in floating point operations; a family is taken without weights.
     """
     from skipguide import layout
 

@@ -19,7 +19,7 @@ def metrics(
     name: Annotated[str, typer.Argument(help="Only metrics that contain this, as in consistency.")] = "",
     as_json: Json = False,
 ) -> None:
-    """List the metrics, the extractors of features for those of sets, and the weights that they need.
+    """List the metrics, their networks and their weights.
 
     Better is up or down. Weights are looked for by name in --weights and in the hub's cache, and never fetched.
     """

@@ -13,9 +13,7 @@ from skipguide.cli.options import Json
 if TYPE_CHECKING:
     from skipguide.paper.run import Order
 
-paper = typer.Typer(
-    help="The paper's tables and figures in miniature, measured on the lab's models.", no_args_is_help=True
-)
+paper = typer.Typer(help="Make the paper's tables and figures with the lab's models.", no_args_is_help=True)
 
 Models = Annotated[list[str] | None, typer.Option("--model", help="lab-mochi, ...", show_default="all that are there")]
 Folder = Annotated[Path, typer.Option("--folder", help="Where the records are.")]
@@ -73,7 +71,7 @@ def status(
     folder: Folder = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Say what has been made: clips of each row, experiment after experiment."""
+    """Say how many clips of each row there are."""
     from skipguide.paper import status
 
     found = status.of(_order(folder, model, weights, clips=clips, rows=rows, steps=steps, dtype=dtype))
@@ -92,7 +90,7 @@ def report(
         Path, typer.Option(help="Gets paper-in-miniature.md, and paper/ with plots and raw numbers.")
     ] = Path("docs"),
 ) -> None:
-    """Write the report from the records: tables, plots, and the raw numbers as CSV."""
+    """Write the report: tables, plots, raw numbers as CSV."""
     from skipguide.paper import report
 
     order = _order(folder, model, weights, clips=clips, steps=steps, dtype=dtype)

@@ -17,7 +17,10 @@ def report(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write the studio's page of a run with its videos into a folder, to be opened as a file or put on any web site."""
+    """Write the studio's page of a run into a folder.
+
+    With its videos, to be opened as a file or put on any web site.
+    """
     from skipguide.runs import Run
     from skipguide.studio import report
 

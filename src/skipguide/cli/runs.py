@@ -75,7 +75,7 @@ def show_(
     clips: Annotated[bool, typer.Option("--clips", help="Also every clip.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the settings of a run with their means, set metrics with 95 % intervals, and what failed."""
+    """Show the settings of a run, measured, and what failed."""
     from skipguide.runs import Run
 
     with Run.open(folder) as run:
@@ -183,7 +183,10 @@ def export(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write the clips of a run as a table: one row each, with its setting, prompt, costs and metrics."""
+    """Write the clips of a run as a table.
+
+    One row each, with its setting, prompt, costs and metrics.
+    """
     from skipguide.cli.options import check_outputs
     from skipguide.runs import Run
 

@@ -31,9 +31,9 @@ def studio(
         bool, typer.Option("--trials/--no-trials", help="Let visitors make videos with the run's models.")
     ] = True,
 ) -> None:
-    """Show a run in the browser: side by side in sync, maps and plots, a blind test, new videos.
+    """Show a run in the browser, and vote blind.
 
-    Loads nothing from the network. Ctrl-C ends it.
+    Side by side in sync, maps and plots, a blind test, new videos. Loads nothing from the network. Ctrl-C ends it.
     """
     try:
         import uvicorn

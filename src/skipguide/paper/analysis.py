@@ -248,5 +248,5 @@ class Results:
 
 
 def _seconds(clips: Clips) -> list[float]:
-    on_gpu = any(device.startswith("cuda") for device in clips.devices)
-    return [cost.seconds if on_gpu else cost.cpu_seconds for cost in clips.costs.values()]
+    device = next((device for device in clips.devices if device.startswith("cuda")), "cpu")
+    return [cost.on(device) for cost in clips.costs.values()]

@@ -8,22 +8,21 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from skipguide.lab import fit
 from skipguide.paper import models
 from skipguide.paper.models import Generator
-from skipguide.paper.records import Place
+from skipguide.paper.records import Cost, Place
 from skipguide.paper.rows import Row
 
 ROUNDS = 8  # and one before them, to warm up
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of one row.
+class Rounds:
+    """What one row took.
 
     Args:
         passes: forward passes of one sample, per step.
@@ -38,7 +37,7 @@ class Cost:
         """The median."""
         return statistics.median(self.seconds)
 
-    def over(self, base: Cost) -> tuple[float, float, float]:
+    def over(self, base: Rounds) -> tuple[float, float, float]:
         """How many times what another row takes: median, least and most of the rounds."""
         ratios = [mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
@@ -54,9 +53,9 @@ def measure(place: Place, generator: Generator, rows: Sequence[Row], rounds: int
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for done in range(rounds + 1):
         for row in rows:
-            taken = _seconds(generator, row)
+            taken = timed(generator, row, range(models.CHUNK))[1]
             if done:
-                seconds[row.name].append(taken)
+                seconds[row.name].append(taken.on(generator.pipe.device.type))
         yield fit.Progress(done, rounds, {}, 0.0)
     found = {row.name: {"passes": generator.passes(row), "seconds": seconds[row.name]} for row in rows}
     place.folder.mkdir(parents=True, exist_ok=True)
@@ -64,19 +63,20 @@ def measure(place: Place, generator: Generator, rows: Sequence[Row], rounds: int
         part.write_text(json.dumps({"torch": torch.__version__, "rows": found}, indent=1), encoding="utf-8")
 
 
-def _seconds(generator: Generator, row: Row) -> float:
-    on_gpu = generator.pipe.device.type == "cuda"
-    clock: Any = time.perf_counter if on_gpu else time.process_time
-    started = clock()
-    frames = generator.clips(row, range(models.CHUNK))
-    if on_gpu:
+def timed(generator: Generator, row: Row, numbers: Sequence[int]) -> tuple[torch.Tensor, Cost]:
+    """The clips of a row for some prompts, and what each of them took."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    frames = generator.clips(row, numbers)
+    if frames.is_cuda:
         torch.cuda.synchronize()
-    return (clock() - started) / len(frames)
+    seconds = (time.perf_counter() - clock, time.process_time() - cpu)
+    each = [value / len(frames) for value in seconds]
+    return frames, Cost(each[0], each[1], generator.passes(row))
 
 
-def load(place: Place) -> dict[str, Cost] | None:
+def load(place: Place) -> dict[str, Rounds] | None:
     """By the names of rows; None if it was not measured yet."""
     if not path(place).exists():
         return None
     rows = json.loads(path(place).read_text(encoding="utf-8"))["rows"]
-    return {name: Cost(row["passes"], tuple(row["seconds"])) for name, row in rows.items()}
+    return {name: Rounds(row["passes"], tuple(row["seconds"])) for name, row in rows.items()}

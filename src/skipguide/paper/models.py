@@ -149,17 +149,15 @@ class Generator:
             for call in self.calls(row, numbers):
                 made.update(zip(call.numbers, self.call(call), strict=True))
         plain = 1.0 + (row.guidance_scale > 1)
-        self._passes[row.name] = (lambda: handle.passes_per_step) if handle else lambda: plain
+        self._passes.setdefault(row.name, functools.cache(lambda: handle.passes_per_step if handle else plain))
         return torch.stack([made[n] for n in numbers])
 
     def passes(self, row: Row) -> float:
         """Forward passes per step and clip of a row that has made clips; nan for real ones.
 
-        Asked for after the clips, for those of a UNet are measured, which takes a while.
+        Asked for after the clips, and once, for those of a UNet are measured, which takes a while.
         """
-        found = self._passes.get(row.name, lambda: float("nan"))()
-        self._passes[row.name] = lambda: found
-        return found
+        return self._passes[row.name]() if row.name in self._passes else float("nan")
 
     @contextlib.contextmanager
     def _guided(self, row: Row) -> Iterator[Any]:

@@ -12,7 +12,7 @@ experiment. What has not been made, and models that there are not yet, say so in
     [[verdict MODEL ROW BASE MEASURE]]       better, worse, not distinguishable (of what is neither: higher, lower)
     [[best MODEL EXPERIMENT MEASURE]]        the row's label and value
     [[counts MODEL EXPERIMENT MEASURE]]      how many rows are better and worse than the experiment's first
-    [[clips MODEL ROW]], [[passes MODEL ROW]], [[model MODEL]]
+    [[model MODEL]]                          its name
     [[costs]]                                for each model, what CFG, STG and a full weak pass take
     [[state]]                                which models there are, from how many clips
 
@@ -94,9 +94,9 @@ class Report:
 
     def _field(self, verb: str, *arguments: str) -> str:
         known: dict[str, Callable[..., str]] = {
-            "aligned": self._aligned, "best": self._best, "clips": self._clips, "compare": self._compare,
+            "aligned": self._aligned, "best": self._best, "compare": self._compare,
             "costs": self._costs, "counts": self._counts, "directions": self._directions, "gain": self._gain,
-            "model": self._model, "passes": self._passes, "plots": self._plots, "state": self._state,
+            "model": self._model, "plots": self._plots, "state": self._state,
             "tables": self._tables, "value": self._value, "verdict": self._verdict,
         }  # fmt: skip
         try:
@@ -204,12 +204,6 @@ class Report:
             return tables.verdict(results.difference(rows[0], rows[1], measure), MEASURES[measure])
 
         return self._of_rows(model, [row, base], made)
-
-    def _clips(self, model: str, row: str) -> str:
-        return self._of_rows(model, [row], lambda r, rows: str(len(clips)) if (clips := r.of(rows[0])) else None)
-
-    def _passes(self, model: str, row: str) -> str:
-        return self._of_rows(model, [row], lambda r, rows: f"{found:.2f}" if (found := r.passes(rows[0])) else None)
 
     def _best(self, model: str, experiment: str, measure: str) -> str:
         def made(results: Results, _: Sequence[Row]) -> str | None:

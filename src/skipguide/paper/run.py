@@ -201,21 +201,12 @@ class _Worker:
 
     def make(self, task: Task) -> None:
         """Make and record."""
-        frames, cost = self._timed(task)
+        frames, took = cost.timed(self.generator, task.row, task.numbers)
         for chunk, clips in zip(task.chunks, frames.split(models.CHUNK), strict=True):
             numbers = range(chunk * models.CHUNK, (chunk + 1) * models.CHUNK)
             prompts = models.pool(self.model, models.OTHERS) if task.row.source == "reference" else self.generator.pool
             found = reading.read(self.reader, prompts.of(numbers).scenes, clips.to(self.device))
-            records.save(self.place, task.row, chunk, found, cost, self._conditions())
-
-    def _timed(self, task: Task) -> tuple[Tensor, records.Cost]:
-        clock, cpu = time.perf_counter(), time.process_time()
-        frames = self.generator.clips(task.row, task.numbers)
-        if frames.is_cuda:
-            torch.cuda.synchronize()
-        seconds = (time.perf_counter() - clock, time.process_time() - cpu)
-        each = [value / len(frames) for value in seconds]
-        return frames, records.Cost(each[0], each[1], self.generator.passes(task.row))
+            records.save(self.place, task.row, chunk, found, took, self._conditions())
 
     def _conditions(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine()

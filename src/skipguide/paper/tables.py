@@ -14,7 +14,7 @@ from skipguide.lab import fit, judge
 from skipguide.paper import analysis, models, reading
 from skipguide.paper.alignment import COLUMNS, UNCOND, Alignment
 from skipguide.paper.analysis import FEW, MEASURES, Estimate, Measure, Results
-from skipguide.paper.cost import Cost
+from skipguide.paper.cost import Rounds
 from skipguide.paper.experiments import Experiment
 from skipguide.paper.rows import Row
 
@@ -85,7 +85,7 @@ def _values(results: Results, row: Row) -> list[str]:
     return [row.label, str(len(results.clips[row.name])), *values, *taken]
 
 
-def costs(found: Mapping[str, Cost], rows: Sequence[Row]) -> str:
+def costs(found: Mapping[str, Rounds], rows: Sequence[Row]) -> str:
     """What the rows of experiments.cost take, over what the first of them takes."""
     base, lines = found[rows[0].name], []
     for row in rows:
@@ -119,12 +119,14 @@ class Direction:
         scale: at which the mean squared error is least; a negative one says that a step along d never helps.
         saved: share of the mean squared error that it takes away there.
         both: cosine of the errors of c and of p.
+        length: of d, over that of e; where it is next to 0 the weak model is the strong one.
     """
 
     cosine: Estimate
     scale: float
     saved: float
     both: float
+    length: float
 
 
 def direction(found: Alignment, index: int, level: int | slice) -> Direction:
@@ -133,8 +135,9 @@ def direction(found: Alignment, index: int, level: int | slice) -> Direction:
     product, push, error = (columns[name].mean().item() for name in ("product", "push", "error"))
     saved = product**2 / (push * error) if push else 0.0
     return Direction(
-        analysis.mean(columns["cosine"].mean(0)), -product / push if push else 0.0, saved, columns["both"].mean().item()
-    )
+        analysis.mean(columns["cosine"].mean(0)), -product / push if push else 0.0, saved,
+        columns["both"].mean().item(), (push / error) ** 0.5,
+    )  # fmt: skip
 
 
 def directions(found: Alignment) -> str:
@@ -144,8 +147,11 @@ def directions(found: Alignment) -> str:
         one = direction(found, i, slice(None))
         name = "CFG: c - u" if skip == UNCOND[0] else f"{skip} {layer}"
         cosine = _bold(written(one.cosine, 4, True), one.cosine)
-        rows.append([name, cosine, f"{one.scale:+.3f}", f"{one.saved:.3%}", f"{one.both:.3f}"])
-    heading = ["direction", "cosine of e and d", "best scale", "error saved there", "cosine of both errors"]
+        rows.append([name, f"{one.length:.3f}", cosine, f"{one.scale:+.3f}", f"{one.saved:.3%}", f"{one.both:.3f}"])
+    heading = [
+        "direction", "length of d over e", "cosine of e and d", "best scale", "error saved there",
+        "cosine of both errors",
+    ]  # fmt: skip
     return "\n".join(_grid(heading, rows))
 
 
@@ -164,7 +170,8 @@ def aligned(found: Alignment) -> str:
 
 
 DIRECTION_COLUMNS = (
-    "model", "skip", "layer", "noise", "clips", "cosine", "low", "high", "best_scale", "saved", "errors_cosine"
+    "model", "skip", "layer", "noise", "clips", "cosine", "low", "high", "best_scale", "saved", "errors_cosine",
+    "length",
 )  # fmt: skip
 
 
@@ -174,7 +181,7 @@ def write_directions(found: Mapping[str, Alignment], path: Path) -> None:
     for model, measured in found.items():
         for (i, name), (j, level) in itertools.product(enumerate(measured.directions), enumerate(measured.levels)):
             one = direction(measured, i, j)
-            rest = map(_number, (one.scale, one.saved, one.both))
+            rest = map(_number, (one.scale, one.saved, one.both, one.length))
             rows.append([model, *name, level, *_cells(one.cosine), *rest])
     _write(path, DIRECTION_COLUMNS, rows)
 
