@@ -63,6 +63,9 @@ class Bin:
         checked("sigma", low, 0.0, high, "Its bounds go up, as in sigma=0.9..1.1.")
         checked("rescale", rescale, 0.0, 1.0, "0 is off, 1 is full.")
         checked("scale", scale, 0.0, 1000.0, "0 is off.")
+        checked("cfg", 1.0 if cfg is None else cfg, 0.0, 1000.0, "1 is no CFG.")
+        if scale and not layers:
+            raise ValueError(f"a bin with scale={scale:g} must have layers to skip, but got none. Write layers=19.")
         if skip not in SKIPS:
             raise ValueError(f"skip must be residual or attention, but got {skip!r}. Write one of them.")
         window = Window(low, high, floor=True)

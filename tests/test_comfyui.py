@@ -282,6 +282,9 @@ def test_schedule_is_read_line_by_line() -> None:
         ("sigma=0..1 layers=9 rescale=2", "rescale must be from 0 to 1"),
         ("sigma=0..1 layers=9 skip=none", "skip must be residual or attention"),
         ("sigma=0..1 layers=x", "layers must be"),
+        ("sigma=0..1 scale=4", "with scale=4 must have layers"),
+        ("sigma=0..1 cfg=nan", "cfg must be from 0 to 1000, but got nan"),
+        ("sigma=0..1 cfg=-5", "cfg must be from 0 to 1000, but got -5"),
         ("sigma=0..0.6\nsigma=0.5..1", "must not overlap"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,23 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="disk full"):
         next(training)
     assert (tmp_path / "a.ckpt").read_bytes() == good
+
+
+def test_what_a_killed_process_left_is_removed_later(tmp_path: Path) -> None:
+    """A folder of an hour ago, but nothing that another process writes now."""
+    old, new = tmp_path / ".model.1.part", tmp_path / ".model.2.part"
+    for left in (old, new):
+        left.mkdir()
+        (left / "weights").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    with fit.finished(tmp_path / "model") as part:
+        part.write_bytes(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, "model"]
+    with contextlib.suppress(KeyError), fit.finished(tmp_path / "model") as part:
+        part.write_bytes(b"half")
+        raise KeyError
+    assert (tmp_path / "model").read_bytes() == b"whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, "model"]
 
 
 def test_orthogonal_gives_singular_values_near_one() -> None:

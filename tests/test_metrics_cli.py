@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,19 @@ def test_each_setting_of_a_run_is_measured_and_kept(swept: Path, real_folder: Pa
     interval = "no interval" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
     assert f"{row['value']:.4g} ({interval}, 10 videos)" in run("runs", "show", swept).stdout
     assert results.load(tmp_path / "a-lab-mochi-stg.json")["fvd:judge"].value == kept[2, "fvd:judge"][0]
+
+
+def test_settings_whose_names_differ_in_signs_only_have_files_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one = evaluate(clips(2, seed=1), None, ["temporal_flickering"])
+    titles = ("m a b", "m a-b", "m größe", "m größer", "m 大")
+    monkeypatch.setattr(
+        sys.modules["skipguide.cli.evaluate"], "_evaluated", lambda *_: ((title, one) for title in titles)
+    )
+    answer("evaluate", tmp_path, "--out", tmp_path / "x.json")
+    names = {path.stem for path in tmp_path.glob("*.json")}
+    assert names == {"x-m-a-b", "x-m-a-b-1", "x-m-größe", "x-m-größer", "x-m-大"}
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,8 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
         ({"settings": [{"name": "a", "stg": {"scale": 1}}]}, r"stg must be a term with layers"),
         ({"settings": [{"name": "a", "stg": {"layers": [1], "scal": 1}}]}, r"a term of stg has .* but got scal"),
         ({"settings": [{"name": "a", "stg": {"layers": [1], "axis": "x"}}]}, r"axis must be spatial, temporal"),
+        ({"settings": [{"name": "a", "stg": {"layers": [1], "axis": ["spatial"]}}]}, r"axis must be .* \['spatial'\]"),
+        ({"settings": [{"name": "a", "cfg_rule": {"name": [1]}}]}, r"cfg_rule must begin with one of"),
         ({"settings": [{"name": "a", "stg": [{"layers": [1]}, {"layers": [2]}]}]}, r"must have the same layers"),
         ({"settings": [{"name": "a", "stg": {"layers": [1]}, "skip": "attention"}]}, r"must say skip within stg"),
         ({"settings": [{"name": "a", "guidance_scale": -1}, {"name": "b", "start": 2}]},
@@ -194,6 +196,8 @@ def test_a_wrong_plan_says_what_is_needed(content: dict[str, Any], said: str) ->
     ("content", "said"),
     [
         ({"a": 3}, r"must be texts, VBench's rows .* but row a of .* is '3'"),
+        ([{"prompt_en": "a", "dimension": 5}], r"a list of texts as dimension .* row 0 of .* has 5"),
+        ([{"prompt_en": "a", "image_name": 5}], r"a text as image_name"),
         ([], r"prompts must be one or more, but .* has none"),
         ("[", r"prompts must be JSON"),
     ],
@@ -213,7 +217,7 @@ def test_what_a_prompt_file_lacks_is_said(tmp_path: Path, more: dict[str, Any], 
         prompts_in(tmp_path, VBENCH, **more)
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "3: 4"])
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "3: 4", "seeds: 2020-13-45"])
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"a plan must"):

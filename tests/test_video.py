@@ -140,6 +140,13 @@ def test_killed_writing_leaves_what_was_there(
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_names_as_long_as_a_folder_allows(tmp_path: Path, clip: Frames) -> None:
+    path = tmp_path / ("ü" * 120 + ".mp4")  # 244 bytes, with .json 249 of 255
+    video.write(path, clip, 24, {"a": 1})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name, path.name + ".json"]
+    assert video.read_record(path) == {"a": 1}
+
+
 def test_missing_folders_are_made(tmp_path: Path, clip: Frames) -> None:
     video.write(tmp_path / "new" / "folder" / "a.mp4", clip, 12, {})
     assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == ["a.mp4", "a.mp4.json"]

@@ -49,7 +49,7 @@ def rule_of(row: Mapping[str, Any]) -> Rule:
     from skipguide import rules
 
     name = row.get("name")
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise ValueError(
             f"cfg_rule must begin with one of {', '.join(RULES)}, but got {name!r}. Write {flag('cfg_rule')} apg."
         )

@@ -194,9 +194,13 @@ class Bin:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", tuple(self.sigma))
-        if len(self.sigma) != 2 or not self.sigma[0] < self.sigma[1]:
-            raise ValueError(f"sigma must be a pair (low, high) with low < high, but got {self.sigma}. Swap them.")
+        pair = tuple(self.sigma) if isinstance(self.sigma, (list, tuple)) else ()
+        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in pair)
+        if len(pair) != 2 or not numbers or not pair[0] < pair[1]:
+            raise ValueError(
+                f"sigma must be a pair (low, high) of numbers with low < high, but got {self.sigma!r}. Write [0, 1.1]."
+            )
+        object.__setattr__(self, "sigma", pair)
         checks.check_number("scale", self.scale, 0.0, math.inf, "0 switches the bin off")
         checks.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off")
         if self.guidance_scale is not None:
@@ -250,7 +254,7 @@ class Schedule:
         known = [entry.name for entry in fields(Bin)]
         try:
             found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8; a date that is none
             raise ValueError(f"a schedule must be a YAML file that can be read, but {path} cannot: {error}.") from error
         source = found.get("source", "") if isinstance(found, dict) else ""
         bins = found.get("bins") if isinstance(found, dict) else found

@@ -37,7 +37,8 @@ def sidecar(path: Path) -> Path:
 @contextlib.contextmanager
 def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Temporary names in the same folders; they take the place of `paths` only when the block ends well."""
-    parts = tuple(path.with_name(f".{path.name}.{os.getpid()}.part") for path in paths)
+    # A name may have 255 bytes: what is added to a long one takes the place of its end.
+    parts = tuple(path.with_name(f".{path.name[:50]}.{os.getpid()}-{i}.part") for i, path in enumerate(paths))
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)

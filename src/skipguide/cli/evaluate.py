@@ -162,9 +162,14 @@ def _saved(results: Titled, out: Path | None, overwrite: bool) -> Titled:
                 f"--out must be named .json, but got {str(out)!r}. Name it {out.with_suffix('.json').name}."
             )
         check(out)
+    written: set[Path] = set()
     for title, result in results:
         if out is not None:
-            path = out.with_stem(f"{out.stem}-{re.sub(r'[^A-Za-z0-9.]+', '-', title)}") if title else out
+            name = re.sub(r"[^\w.]+", "-", title)
+            path = out.with_stem(f"{out.stem}-{name}") if title else out
+            if path in written:  # two names that differ in their signs only
+                path = path.with_stem(f"{path.stem}-{len(written)}")
+            written.add(path)
             check(path)
             result.save(path)
         yield title, result

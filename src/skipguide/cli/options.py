@@ -94,7 +94,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8; a date that is none
         raise ValueError(f"--config must be a YAML file, but {path} is not: {error} Correct it there.") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import glob
 import itertools
 import math
 import os
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 Loss = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
+_STALE = 3600.0  # seconds after which nobody writes to a temporary file any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +114,23 @@ def require(folder: Path, *names: str) -> None:
 @contextlib.contextmanager
 def finished(path: Path) -> Iterator[Path]:
     """A temporary name to write a file or folder to; it gets its own name when all of it is there."""
-    part = path.with_name(f".{path.name}.part")
-    if part.is_dir():
-        shutil.rmtree(part)
-    yield part
-    os.replace(part, path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of a process that was killed
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if time.time() - left.stat().st_mtime > _STALE:
+                _remove(left)
+    _remove(part)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def save(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:

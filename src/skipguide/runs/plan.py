@@ -77,7 +77,7 @@ class Plan:
         try:
             text = path.read_text(encoding="utf-8")
             content = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8; a date that is none
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ValueError(f"a plan must be a YAML file that can be read, but {path}: {reason}. Check it.") from None
         if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -166,6 +166,7 @@ def _of_entry(
             if isinstance(flat.get("schedule"), str):  # what is in the file, so that another content is another setting
                 flat["schedule"] = given["schedule"] = asked.bins_of(str(base / flat["schedule"]))
             generation = checked({**flat, "model": model, **text, **image})
+            asked.options_of(generation)  # a rule or a restart that is none is refused now
         except ValueError as error:
             raise ValueError(f"setting {name!r}: {error}") from None
         found.append(Setting(name, given, generation))

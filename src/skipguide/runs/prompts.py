@@ -106,11 +106,21 @@ def _row(number: str, row: Any, path: Path) -> Prompt:
         return Prompt(row)
     for name, tags_of in _KINDS.items():
         if isinstance(row, Mapping) and isinstance(row.get(name), str):
+            _check_tags(number, row, path)
             return Prompt(row[name].strip(), tags=tags_of(number, row))
     raise ValueError(
         "prompts must be texts, VBench's rows with prompt_en or EvalCrafter's with prompt, but row "
         f"{number} of {path} is {str(row)[:80]!r}. Take one of these files, or one text per line."
     )
+
+
+def _check_tags(number: str, row: Mapping[str, Any], path: Path) -> None:
+    dimension, image = row.get("dimension") or [], row.get("image_name") or ""
+    if not isinstance(dimension, list) or not all(isinstance(entry, str) for entry in [*dimension, image]):
+        raise ValueError(
+            "a row of VBench must have a list of texts as dimension and a text as image_name, but row "
+            f"{number} of {path} has {dimension!r} and {image!r}. Take one of its own files."
+        )
 
 
 def _vbench(number: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,5 +113,5 @@ def _check_term(term: Any) -> None:
     unknown = sorted(set(map(str, term)) - set(_TERM))
     if unknown:
         raise ValueError(f"a term of stg has {known}, but got {', '.join(unknown)}. Use guide() from Python for more.")
-    if term.get("axis") not in _SCALE_OF:
-        raise ValueError(f"axis must be spatial, temporal or left out, but got {term['axis']!r}. Choose one of them.")
+    if not isinstance(axis := term.get("axis"), str | None) or axis not in _SCALE_OF:
+        raise ValueError(f"axis must be spatial, temporal or left out, but got {axis!r}. Choose one of them.")
