@@ -83,10 +83,10 @@ def chromium() -> Iterator[Any]:
 class Served:
     """A studio of a run, in a thread."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, policy: Policy | None = None):
         self.folder, self.engine = folder, Stepping()
         self.trials = Trials(folder, lambda: self.engine)
-        config = uvicorn.Config(app.build(folder, Policy(), self.trials), port=0, log_level="error")
+        config = uvicorn.Config(app.build(folder, policy or Policy(), self.trials), port=0, log_level="error")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 
@@ -337,7 +337,9 @@ def test_points_and_cells_open_their_clips(page: Any, first: Served) -> None:
     page.locator(".point[data-setting='stg layers=8 scale=1'] circle").click()
     assert [b.text_content() for b in page.locator("figure.cell .title b").all()] == ["cfg", "stg layers=8 scale=1"]
     page.keyboard.press("m")
-    page.locator("[data-setting='stg layers=4 scale=0.5']").focus()
+    cell = page.locator("[data-setting='stg layers=4 scale=0.5']")
+    assert cell.text_content() in cell.get_attribute("aria-label")  # who listens hears the number that is seen
+    cell.focus()
     page.keyboard.press("Enter")
     assert [b.text_content() for b in page.locator("figure.cell .title b").all()] == ["cfg", "stg layers=4 scale=0.5"]
 
@@ -410,6 +412,29 @@ def test_a_rater_votes_by_keys_and_goes_on_later(page: Any, own: Served) -> None
         ("Ann", tie) for tie in (False, True, True, False)
     ]
     assert votes[0].answer == votes[0].left
+
+
+def test_the_link_for_raters_opens_the_test_and_nothing_else(page: Any, chromium: Any, tmp_path: Path) -> None:
+    """It is a text that can be copied, and brings its own key, also from a mail."""
+    with Served(painted(tmp_path / "run"), Policy(token="secret")) as served:
+        page.goto(f"{served.url}/?token=secret")
+        page.goto(f"{served.url}/#settings=1,3&view=votes")
+        link = page.locator("#test-link").input_value()
+        assert "secret" not in link
+        assert page.locator("#start-test").get_attribute("href") == link
+        page.select_option("#kind", "rating")
+        assert "kind=rating" in page.locator("#test-link").input_value()
+        context = chromium.new_context()
+        rater = context.new_page()
+        rater.set_content(f'<a href="{link.replace("&", "&amp;")}">the test</a>')
+        rater.get_by_text("the test").click()
+        rater.fill("#rater", "Ann")
+        rater.keyboard.press("Enter")
+        rater.locator("#left").wait_for()
+        assert "token" not in rater.url
+        assert rater.evaluate("document.activeElement.tagName") == "H1"
+        assert rater.request.get(f"{served.url}/api/run").status == 401
+        context.close()
 
 
 def test_five_questions_by_keys(page: Any, own: Served) -> None:

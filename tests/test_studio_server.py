@@ -218,10 +218,43 @@ def test_a_token_is_needed_where_there_is_one(painted_run: Path) -> None:
     assert web.get("/api/run", headers={"Authorization": "Bearer right"}).status_code == 200
     entered = web.get("/", params={"token": "right"})
     assert (entered.status_code, entered.headers["location"]) == (303, "/")  # out of the address, and so of the history
-    assert "HttpOnly; SameSite=Strict" in entered.headers["set-cookie"]
+    assert "HttpOnly; SameSite=Lax" in entered.headers["set-cookie"]
     assert web.get("/vote", params={"token": "right"}).headers["location"] == "/vote"
     assert web.get("/api/run").status_code == 200  # by the cookie
     assert client(painted_run, Policy(token="right"), HERE).get("/", headers={"Cookie": 'a="'}).status_code == 401
+
+
+def test_raters_reach_the_test_and_nothing_else(tmp_path: Path) -> None:
+    run = painted(tmp_path / "run")
+    policy = Policy(token="right", loopback=False)
+    owner, rater = (client(run, policy, "http://192.168.0.2:8700") for _ in range(2))
+    assert owner.get("/", params={"token": "right"}).status_code == 303
+    token = owner.get("/api/run").json()["token_for_raters"]
+    assert "right" not in token
+    assert len(token) == 32
+    assert client(run, Policy(), HERE).get("/api/run").json()["token_for_raters"] is None
+    entered = rater.get("/vote", params={"token": token})
+    assert (entered.status_code, entered.headers["location"]) == (303, "/vote")
+    body = {"rater": "r", "kind": "pair", "settings": [1, 2]}
+    task = rater.post("/api/study/next", json=body).json()["task"]
+    for path in ("/vote", "/static/vote.js", f"/{task['videos'][0]['url']}"):
+        assert rater.get(path).status_code == 200, path
+    given = {"rater": "r", "task": task["id"], "answers": {"preference": "tie"}}
+    assert rater.post("/api/study/answer", json=given).status_code == 200
+    for path in (
+        "/",
+        "/api/run",
+        "/api/counts",
+        "/api/trials",
+        f"/clips/{first_clip(run).key}.mp4",
+        "/vote/../api/run",
+    ):
+        for asked in ({}, {"token": token}):
+            assert rater.get(path, params=asked).status_code == 401, path
+    assert rater.get("/api/run", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+    assert rater.get("/vote", params={"token": "0" * 32}).status_code == 200  # by the cookie, as before
+    assert owner.get("/vote", params={"token": token}).status_code == 303
+    assert owner.get("/api/run").status_code == 200  # the way to the test has not shut out the owner
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def build(folder: Path, policy: Policy, trials: Trials | None = None) -> FastAPI
     app.add_exception_handler(ValueError, _refusal(400))
     app.add_exception_handler(OSError, _refusal(503))
     _pages(app)
-    _reading(app, folder, trials is not None)
+    _reading(app, folder, policy, trials is not None)
     _judging(app, folder)
     _making(app, trials)
     return app
@@ -132,12 +132,13 @@ def _pages(app: FastAPI) -> None:
         return Response(content, media_type=files.TYPES[Path(name).suffix])
 
 
-def _reading(app: FastAPI, folder: Path, makes: bool) -> None:
+def _reading(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> None:
     @app.get("/api/run")
     def run() -> dict[str, Any]:
         with Run.open(folder) as found:
             writable = os.access(folder, os.W_OK)
-            return {**payload.describe(found), "votes_allowed": writable, "trials_allowed": makes and writable}
+            allowed = {"votes_allowed": writable, "trials_allowed": makes and writable}
+            return {**payload.describe(found), **allowed, "token_for_raters": policy.for_raters}
 
     @app.get("/api/counts")
     def counts() -> dict[str, Any]:

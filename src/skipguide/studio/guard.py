@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
@@ -20,6 +22,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY = 64 << 10  # bytes; the longest prompt is far below
 _SAFE = ("GET", "HEAD")
+_FOR_RATERS = re.compile(r"/vote|/(static|study|api/study)/[^/]+")  # the paths of the blind test
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Policy:
     """Who is let in.
 
     Args:
-        token: that every request must bring, in a cookie, as `Authorization: Bearer`, or once as `?token=`.
+        token: that every request must bring, in a cookie, as `Authorization: Bearer`, or once as `?token=`. Requests
+            of the blind test may bring `for_raters` instead.
         loopback: only addresses of this machine are names of the server.
         names: further names of the server, of a proxy for one.
     """
@@ -35,6 +39,16 @@ class Policy:
     token: str | None = None
     loopback: bool = True
     names: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def for_raters(self) -> str | None:
+        """A token that opens the blind test and nothing else; it follows from the token, which it does not tell."""
+        return self.token and hmac.new(self.token.encode(), b"raters", hashlib.sha256).hexdigest()[:32]
+
+    def tokens(self, path: str) -> dict[str, str]:
+        """The tokens that open a path, each with the kind of its cookie: whoever has both keeps both."""
+        found = {"": self.token, "-rater": self.for_raters if _FOR_RATERS.fullmatch(path) else None}
+        return {kind: token for kind, token in found.items() if token}
 
 
 class Guard:
@@ -54,8 +68,10 @@ class Guard:
         refusal = refused(scope["method"], headers, self.policy) or self._without_token(scope, headers)
         if refusal is not None:
             return await _answer(send, *refusal)
-        if location := self._entrance(scope):
-            return await _enter(send, location, str(self.policy.token), _cookie_name(headers))
+        if entrance := self._entrance(scope):
+            kind, token = entrance
+            location = "/vote" if scope["path"] == "/vote" else "/"
+            return await _enter(send, location, token, _cookie_name(headers, kind))
         if scope["method"] in _SAFE:
             return await self.app(scope, receive, send)
         body = await _bounded(receive, headers)
@@ -64,17 +80,18 @@ class Guard:
         return await self.app(scope, _replayed(body, receive), send)
 
     def _without_token(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        if self.policy.token is None or self._entrance(scope) or _has_token(headers, self.policy.token):
+        tokens = self.policy.tokens(scope["path"])
+        if self.policy.token is None or self._entrance(scope) or _has_one(headers, tokens):
             return None
-        return 401, "a token is needed. Open the address that `skipguide studio` printed."
+        return 401, "a token is needed. Open the address that `skipguide studio` printed, or the link to the test."
 
-    def _entrance(self, scope: Message) -> str | None:
-        """Where to go on without the token in the address, if it is there and right."""
+    def _entrance(self, scope: Message) -> tuple[str, str] | None:
+        """The token in the address with its kind, if it is there and right: the browser goes on without it there."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         given = query.get("token", [""])[0]
-        if self.policy.token is None or scope["method"] != "GET" or not _same(given, self.policy.token):
+        if scope["method"] != "GET":
             return None
-        return "/vote" if scope["path"] == "/vote" else "/"
+        return next((pair for pair in self.policy.tokens(scope["path"]).items() if _same(given, pair[1])), None)
 
     def _with_headers(self, send: Send) -> Send:
         async def sending(message: Message) -> None:
@@ -124,22 +141,24 @@ def _is_ours(host: str, policy: Policy) -> bool:
     return address.is_loopback or not policy.loopback
 
 
-def _has_token(headers: Mapping[str, str], token: str) -> bool:
+def _has_one(headers: Mapping[str, str], tokens: Mapping[str, str]) -> bool:
     bearer = headers.get("authorization", "").removeprefix("Bearer ")
     try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(_cookie_name(headers))
+        cookies = SimpleCookie(headers.get("cookie", ""))
     except CookieError:
-        cookie = None
-    return _same(bearer, token) or (cookie is not None and _same(cookie.value, token))
+        cookies = SimpleCookie()
+    brought = {kind: cookies.get(_cookie_name(headers, kind)) for kind in tokens}
+    kept = {kind: cookie.value for kind, cookie in brought.items() if cookie is not None}
+    return any(_same(bearer, token) or _same(kept.get(kind, ""), token) for kind, token in tokens.items())
 
 
 def _same(given: str, token: str) -> bool:
     return hmac.compare_digest(given.encode(), token.encode())
 
 
-def _cookie_name(headers: Mapping[str, str]) -> str:
+def _cookie_name(headers: Mapping[str, str], kind: str) -> str:
     """Cookies do not know ports: two studios on one machine have one each."""
-    return f"skipguide-{headers.get('host', '').rpartition(':')[2]}".replace("]", "")
+    return f"skipguide{kind}-{headers.get('host', '').rpartition(':')[2]}".replace("]", "")
 
 
 async def _bounded(receive: Receive, headers: Mapping[str, str]) -> bytes | None:
@@ -172,7 +191,8 @@ async def _answer(send: Send, status: int, message: str) -> None:
 
 
 async def _enter(send: Send, location: str, token: str, cookie: str) -> None:
-    keep = f"{cookie}={token}; HttpOnly; SameSite=Strict; Path=/"
+    # Lax: a link in a mail brings it along. What changes something is taken from the page itself only, see refused.
+    keep = f"{cookie}={token}; HttpOnly; SameSite=Lax; Path=/"
     headers = [(b"location", location.encode()), (b"set-cookie", keep.encode()), (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

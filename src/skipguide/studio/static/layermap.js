@@ -3,7 +3,7 @@
 import { choice, el, short } from "studio/dom.js";
 import { opener, shading } from "studio/scatter.js";
 import { state, update } from "studio/state.js";
-import { plain } from "studio/words.js";
+import { estimate, plain } from "studio/words.js";
 
 export function renderMap(root, run) {
   const measured = run.measures;
@@ -34,7 +34,7 @@ function cell(run, id, measure, shades) {
   if (id === null) return el("td", { class: "none" });
   const value = measure.values[id];
   const mark = el("div", { class: value ? `cell-${shades(value.value)}` : "unmeasured", title: run.setting.get(id).name }, value ? short(value.value) : "·");
-  return el("td", {}, opener(run, run.setting.get(id), mark));
+  return el("td", {}, opener(run, run.setting.get(id), mark, value ? `${plain(measure.name)} ${estimate(value)}` : "not measured"));
 }
 
 function legend(values) {

@@ -109,15 +109,15 @@ function dot(run, { setting, x, y, z, left, top }, label, shades, picked) {
     svg("title", {}, `${setting.title}: ${numbers}`),
     Math.abs(label.y - top) > LABEL ? line(left, top, label.x, label.y, "leader") : null,
     svg("circle", { cx: left, cy: top, r: RADIUS, class: z ? `shade-${shades(z.value)}` : "" }),
-    text(label.x, label.y + 4, setting.title, label.anchor, "name")));
+    text(label.x, label.y + 4, setting.title, label.anchor, "name")), numbers);
 }
 
-/** Let a mark of a plot open the clips of its setting, by pointer and by key. */
-export function opener(run, setting, mark) {
+/** Let a mark of a plot open the clips of its setting, by pointer and by key; `said` is what can be seen of it. */
+export function opener(run, setting, mark, said) {
   const open = () => openClips(run, setting.id);
   mark.setAttribute("role", "button");
   mark.setAttribute("tabindex", "0");
-  mark.setAttribute("aria-label", `${setting.title}: open its clips`);
+  mark.setAttribute("aria-label", `${setting.title}: ${said}. Open its clips`);
   mark.dataset.setting = setting.name;
   mark.addEventListener("click", open);
   mark.addEventListener("keydown", (event) => { if (["Enter", " "].includes(event.key)) { event.preventDefault(); open(); } });

@@ -54,11 +54,12 @@ function show(found, current) {
   transport.onchange = () => { place.textContent = `${transport.frame + 1} / ${transport.frames}`; };
   root.replaceChildren(
     el("p", { class: "quiet progress-line" }, el("progress", { max: found.total, value: found.total - found.left, "aria-label": "Done" }), ` ${found.total - found.left} of ${found.total}`),
-    el("h1", { class: "prompt" }, current.prompt),
+    el("h1", { class: "prompt", tabindex: -1 }, current.prompt),
     el("div", { class: "screens" }, screens),
     el("p", { class: "choices" }, button("Play, pause", () => transport.toggle(), { key: "space" }), button("‹", () => transport.step(-1), { title: "←  with Shift" }), button("›", () => transport.step(1)), place),
     test.kind === "pair" ? sides(found) : scales(found),
     el("p", {}, before ? button("Back to the one before", back, { key: "Backspace" }) : null));
+  root.querySelector("h1").focus(); // what had the focus is gone: whoever listens hears the next prompt
   transport.position = 0.5;
   transport.playing = false;
   transport.play();

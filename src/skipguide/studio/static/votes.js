@@ -1,6 +1,6 @@
 // What the raters said, and the way to a new test.
 
-import { button, choice, el, short } from "studio/dom.js";
+import { button, choice, el, say, short } from "studio/dom.js";
 import { isReport } from "studio/source.js";
 import { state } from "studio/state.js";
 import { estimate } from "studio/words.js";
@@ -20,15 +20,22 @@ export function renderVotes(root, run) {
 function invitation(run) {
   const ids = [...new Set(state.slots.map((slot) => slot.setting))];
   const names = ids.map((id) => run.setting.get(id).title).join(", ");
-  const link = () => `vote#${new URLSearchParams({ kind, settings: ids.join(",") })}`;
+  const token = run.token_for_raters ? `?${new URLSearchParams({ token: run.token_for_raters })}` : "";
+  const link = () => new URL(`vote${token}#${new URLSearchParams({ kind, settings: ids.join(",") })}`, location.href).href;
   const start = el("a", { href: link(), target: "_blank", class: "action", id: "start-test" }, "Open the test");
+  const written = el("input", { type: "text", readonly: true, class: "link", id: "test-link", "aria-label": "The link for raters", ".value": link(), on: { focus: () => written.select() } });
+  const copy = async () => { // browsers have a clipboard on https and on this machine only: else the link is marked for Ctrl-C
+    written.select();
+    await navigator.clipboard?.writeText(written.value).then(() => say("Copied."), () => {});
+  };
   const kinds = [["pair", "which of two is better"], ["rating", "five questions on one video, 1 to 5"]];
   return el("section", { class: "panel" },
     el("h2", {}, "A blind test"),
     el("p", {}, `Of the settings that are chosen on the left: ${names}. Names are hidden, order and sides are random for each rater. Give the link to every rater; each can stop and go on at any time.`),
     el("p", { class: "choices" },
-      choice("Ask", kinds, kind, (value) => { kind = value; start.href = link(); }, { id: "kind" }), start,
-      button("Copy the link", () => navigator.clipboard?.writeText(new URL(link(), location.href).href))));
+      choice("Ask", kinds, kind, (value) => { kind = value; start.href = written.value = link(); }, { id: "kind" }), start),
+    el("p", { class: "choices" }, written, button("Copy the link", copy)),
+    token ? el("p", { class: "quiet" }, "It opens this test and nothing else of the studio.") : null);
 }
 
 function pairs(run, found) {
