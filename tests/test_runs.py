@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -366,6 +367,31 @@ def test_an_estimate_writes_nothing_and_knows_what_is_there(tmp_path: Path) -> N
     names = sorted(path.name for path in folder.iterdir())
     assert estimate(plan_of(), folder, Drawn(folder / "work")).missing == 30
     assert sorted(path.name for path in folder.iterdir() if path.suffix in ("", ".sqlite")) == names
+
+
+def test_an_estimate_is_what_the_sweep_then_does(tmp_path: Path) -> None:
+    """Of a run with videos that are gone, damaged or changed, and of clips that failed; nothing is touched."""
+    folder = tmp_path / "run"
+    swept(folder, fails=2)
+    lost, damaged, *_ = sorted((folder / "videos").glob("*.mp4"))
+    lost.unlink()
+    damaged.write_bytes(b"something else")
+    before = {path: path.read_bytes() for path in folder.rglob("*.mp4")}
+    for retry_failed in (False, True):
+        engine = Drawn(folder / "work")
+        wanted = estimate(plan_of(), folder, engine, retry_failed=retry_failed)
+        assert {path: path.read_bytes() for path in folder.rglob("*.mp4")} == before
+        with Run.open(folder) as run:
+            assert run.counts()["failed"] == 8
+        if retry_failed:
+            assert (wanted.missing, wanted.failed) == (10, 0)
+            with contextlib.closing(sweep(plan_of(), folder, engine, retry_failed=True)) as happenings:
+                assert next(happenings) == wanted
+        else:
+            assert (wanted.missing, wanted.failed) == (2, 8)
+    assert sum("is missing: it is made again" in note for note in wanted.notes) == 1
+    with pytest.raises(ValueError, match=r"must keep its parameters within a run, but 'cfg 0' was guidance_scale"):
+        estimate(plan_with({"name": "cfg 0", "guidance_scale": 9.0}), folder, Drawn(folder / "work"))
 
 
 # --- metrics and votes ------------------------------------------------------------------------------------------------

@@ -166,6 +166,7 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
     [
         ({"settings": []}, r"settings of a plan must be a list of settings.*but got \[\]"),
         ({"prompts": []}, r"prompts of a plan must be a list of texts"),
+        ({"prompts": ["a", {}]}, r"must have prompt, image or both, but one has neither"),
         ({"prompts": "none.txt"}, r"prompts must be a file that can be read, but none.txt cannot: No such file"),
         ({"prompts": [{"prompt": "a", "image": "none.png"}]}, r"images of a plan must be files, but none.png is not"),
         ({"seeds": [-1]}, r"seeds of a plan must be whole numbers from 0 .* but got \[-1\]"),

@@ -75,7 +75,7 @@ def sweep(
     folder = out or Path("runs") / plan.stem
     with contextlib.closing(_engine(folder, ray, workers)) as engine:
         if dry_run:
-            planned = sweeping.estimate(wanted, folder, engine)
+            planned = sweeping.estimate(wanted, folder, engine, retry_failed=retry_failed, thorough=verify)
             console.tell(_cost(planned, folder), {"run": str(folder), "cost": _numbers(planned)}, as_json)
             return
         report = _Report(folder, quiet=as_json)

@@ -147,6 +147,12 @@ class Ledger:
         if found != ["ok"]:
             raise _damaged(self.path, "; ".join(found))
 
+    def copied(self, folder: Path) -> Ledger:
+        """A copy in another folder, to try something on."""
+        with self.in_words(), contextlib.closing(sqlite3.connect(folder / NAME)) as target:
+            self.db.backup(target)
+        return Ledger(folder, "write")
+
     def close(self) -> None:
         """Close the connection; the file stays."""
         self.db.close()

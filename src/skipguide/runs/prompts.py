@@ -47,8 +47,13 @@ def listed(entries: Iterable[str | Entry], base: Path) -> list[Prompt]:
 
     Args:
         base: the folder from which relative paths count.
+
+    Raises:
+        ValueError: if one is empty.
     """
     written = [Entry(prompt=entry, image=None) if isinstance(entry, str) else entry for entry in entries]
+    if any(entry.prompt is entry.image is None for entry in written):
+        raise ValueError("a prompt of a plan must have prompt, image or both, but one has neither. Write a text there.")
     return _once(Prompt(entry.prompt, base / entry.image if entry.image else None) for entry in written)
 
 

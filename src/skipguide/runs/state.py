@@ -71,11 +71,12 @@ def forget(ledger: Ledger, keys: Sequence[str]) -> None:
         ledger.db.execute("DELETE FROM settings WHERE id NOT IN (SELECT setting FROM jobs)")
 
 
-def mend(ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool) -> list[str]:
+def mend(ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool, looking: bool = False) -> list[str]:
     """Make ledger and files agree: videos that are there are done, those that are gone or damaged are to be made.
 
     Args:
         thorough: read every file to its end.
+        looking: leave files where they are.
 
     Returns:
         What was wrong, one line each.
@@ -86,7 +87,9 @@ def mend(ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool) -> l
         if row["status"] == "done":
             complaint = files.complaint(folder, Published(**{name: row[name] for name in _OF_FILES}), thorough)
             if complaint is not None:
-                _lose(ledger, folder, key)
+                if not looking:
+                    files.set_aside(folder, key)
+                _make_again(ledger, key)
                 wrong.append(f"{row['video']} {complaint}: it is made again")
     lost = {line.partition(" ")[0] for line in wrong}
     for job in jobs:
@@ -96,13 +99,8 @@ def mend(ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool) -> l
             _make_again(ledger, job.key)
             wrong.append(f"{row['video']} was made without latents: it is made again")
         elif not done and row["video"] not in lost:
-            _adopt(ledger, folder, job)
+            _adopt(ledger, folder, job, looking)
     return wrong
-
-
-def _lose(ledger: Ledger, folder: Path, key: str) -> None:
-    files.set_aside(folder, key)
-    _make_again(ledger, key)
 
 
 def _make_again(ledger: Ledger, key: str) -> None:
@@ -111,14 +109,15 @@ def _make_again(ledger: Ledger, key: str) -> None:
         ledger.db.execute(f"UPDATE jobs SET status = 'pending', {empty} WHERE key = ?", (key,))
 
 
-def _adopt(ledger: Ledger, folder: Path, job: Job) -> None:
+def _adopt(ledger: Ledger, folder: Path, job: Job, looking: bool) -> None:
     """Take over a video that was published before the ledger heard of it, or whose ledger is gone."""
     published = files.found(folder, job.key, job.latents)
     if published is None:
         return
     record = _sound(folder / published.video, job.key)
     if record is None:
-        files.set_aside(folder, job.key)
+        if not looking:
+            files.set_aside(folder, job.key)
         return
     known = {name: record.get(name) for name in ("versions", "machine")}
     finish(ledger, job.key, published, record, known)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +81,6 @@ class _Prepared:
     plan: Plan
     surveyed: list[Surveyed]
     jobs: list[Job]
-    costs: dict[tuple[str, str], Cost] = field(default_factory=dict)
 
 
 Happening = Planned | Started | Done | Failed
@@ -117,9 +118,7 @@ def sweep(
         try:
             ledger.check()
             files.tidy(folder)
-            jobs_of.register(ledger, plan, prepared.surveyed, prepared.jobs)
-            state.wait_again(ledger, [job.key for job in prepared.jobs] if retry_failed else [])
-            notes = state.mend(ledger, folder, prepared.jobs, thorough)
+            notes = _entered(ledger, folder, prepared, retry_failed, thorough)
             missing = state.missing(ledger, prepared.jobs)
             planned = _planned(prepared, missing, ledger, folder, engine if measure else None, notes)
             _remember(ledger, planned.rows)
@@ -129,23 +128,39 @@ def sweep(
             _leave(ledger, folder, [] if keep_pending else prepared.jobs)
 
 
-def estimate(plan: Plan, folder: Path, engine: Engine) -> Planned:
-    """What `sweep` would do, without writing anything.
+def estimate(
+    plan: Plan, folder: Path, engine: Engine, *, retry_failed: bool = False, thorough: bool = False
+) -> Planned:  # fmt: skip
+    """What `sweep` would do, without writing anything: it is done to a copy of the ledger.
+
+    Args:
+        retry_failed, thorough: as for `sweep`.
 
     Raises:
         ValueError, OSError: as `sweep`.
     """
     files.check_place(folder)
     prepared = _prepared(plan, engine)
-    ledger = Ledger(folder, "read") if (folder / NAME).exists() else None
-    try:
-        ended = "SELECT key FROM jobs WHERE status IN ('done', 'failed')"
-        known = {row["key"] for row in ledger.rows(ended)} if ledger else set()
-        missing = [job for job in prepared.jobs if job.key not in known]
-        return _planned(prepared, missing, ledger, folder, engine, [])
-    finally:
-        if ledger:
-            ledger.close()
+    with tempfile.TemporaryDirectory() as scratch, contextlib.closing(_copied(folder, Path(scratch))) as ledger:
+        notes = _entered(ledger, folder, prepared, retry_failed, thorough, looking=True)
+        return _planned(prepared, state.missing(ledger, prepared.jobs), ledger, folder, engine, notes)
+
+
+def _copied(folder: Path, scratch: Path) -> Ledger:
+    if not (folder / NAME).exists():
+        return Ledger(scratch, "create")
+    with contextlib.closing(Ledger(folder, "read")) as ledger:
+        ledger.check()
+        return ledger.copied(scratch)
+
+
+def _entered(
+    ledger: Ledger, folder: Path, prepared: _Prepared, retry_failed: bool, thorough: bool, looking: bool = False
+) -> list[str]:  # fmt: skip
+    """Enter a plan into a ledger, and make that agree with the files; `looking` leaves the files where they are."""
+    jobs_of.register(ledger, prepared.plan, prepared.surveyed, prepared.jobs)
+    state.wait_again(ledger, [job.key for job in prepared.jobs] if retry_failed else [])
+    return state.mend(ledger, folder, prepared.jobs, thorough, looking)
 
 
 def _prepared(plan: Plan, engine: Engine) -> _Prepared:
@@ -161,7 +176,7 @@ def _first_picture(plan: Plan) -> Image | None:
 def _planned(
     prepared: _Prepared,
     missing: Sequence[Job],
-    ledger: Ledger | None,
+    ledger: Ledger,
     folder: Path,
     engine: Engine | None,
     notes: list[str],
@@ -172,7 +187,7 @@ def _planned(
         left[_of(job)] += 1
     # From the last to the first: the engine has the model that was surveyed last, and next it needs the first one.
     rows = [_row(entry, left, prepared, ledger, engine) for entry in reversed(prepared.surveyed)][::-1]
-    failed = len(_failed(ledger) & {job.key for job in prepared.jobs}) if ledger else 0
+    failed = len(_failed(ledger) & {job.key for job in prepared.jobs})
     return Planned(tuple(rows), failed, engine.workers if engine else 1, size, tuple(notes))
 
 
@@ -185,7 +200,7 @@ def _failed(ledger: Ledger) -> set[str]:
 
 
 def _row(
-    entry: Surveyed, left: dict[tuple[str, str], int], prepared: _Prepared, ledger: Ledger | None, engine: Engine | None
+    entry: Surveyed, left: dict[tuple[str, str], int], prepared: _Prepared, ledger: Ledger, engine: Engine | None
 ) -> Row:
     model, name = entry.setting.generation.model, entry.setting.name
     assert entry.complete.steps is not None
@@ -197,9 +212,9 @@ def _row(
     return Row(model, name, clips, left[model, name], entry.complete.steps, *numbers)
 
 
-def _known(ledger: Ledger | None, model: str, name: str) -> Cost | None:
+def _known(ledger: Ledger, model: str, name: str) -> Cost | None:
     """What the clips that were made took; None without any."""
-    rows = [] if ledger is None else ledger.rows(_MADE, model, name)
+    rows = ledger.rows(_MADE, model, name)
     if not rows:
         return None
     return Cost(*(statistics.median(row[i] for row in rows) for i in range(2)))
