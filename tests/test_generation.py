@@ -387,6 +387,21 @@ def test_record_is_complete_and_names_nobody(pipe: Any, tiny_mochi_dir: Path, mo
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "a model_index.json must be JSON"),
+        ("[]", "must name its pipeline as _class_name"),
+        ("{}", "must name its pipeline as _class_name"),
+        ('{"_class_name": "NoSuchPipeline"}', "names 'NoSuchPipeline', which diffusers .* has not"),
+    ],
+)
+def test_a_folder_that_is_no_model_says_why(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "model_index.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        generation.load_pipeline(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
     "name", ["model_index.json", "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"]
 )
 def test_weights_hash_sees_every_file(tiny_mochi_dir: Path, tmp_path: Path, name: str) -> None:

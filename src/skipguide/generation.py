@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,29 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _know_classes(folder: Path) -> None:
-    """Import the package of a pipeline that diffusers does not have; it makes itself known there."""
-    named = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    """Import the package of a pipeline that diffusers does not have; it makes itself known there.
+
+    Raises:
+        ValueError: if the folder names no pipeline, or one that neither has.
+    """
+    path = folder / "model_index.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"a model_index.json must be JSON, but {path} is not: {error}. Copy the model again."
+        ) from None
+    named = content.get("_class_name") if isinstance(content, dict) else None
+    if isinstance(named, list):  # [module, class]: the code lies in the folder, and diffusers asks whether to trust it
+        return
+    if not isinstance(named, str):
+        raise ValueError(f"a model_index.json must name its pipeline as _class_name, but {path} does not. Check it.")
     package = next((family.package for family in families.FAMILIES if named in family.pipelines), "diffusers")
-    importlib.import_module(package)
+    if not any(hasattr(importlib.import_module(name), named) for name in dict.fromkeys((package, "diffusers"))):
+        raise ValueError(
+            f"the pipeline of a model must be one of diffusers, but {path} names {named!r}, which diffusers "
+            f"{version('diffusers')} has not. Install a newer one."
+        )
 
 
 def _from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
