@@ -19,6 +19,7 @@ from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemp
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from skipguide import SLG, STG, families, presets
+from skipguide.family import Family
 from skipguide.lab import opensora as lab_opensora
 from skipguide.lab import svd as lab_svd
 from skipguide.opensora import OpenSoraTransformer3DModel
@@ -42,7 +43,7 @@ def loaded(row: Preset) -> STG | SLG | Schedule | tuple[STG, ...]:
     return STG(list(row.layers), row.scale, row.skip, row.axis, **window, source=row.source)
 
 
-def family(row: Preset) -> families.Family:
+def family(row: Preset) -> Family:
     """The one family of a row's pipelines."""
     (found,) = {
         family.name: family for family in families.FAMILIES if set(row.pipelines) & set(family.pipelines)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from skipguide import families, flops, layers, pipeline, prefix, skips
+from skipguide.family import Family
 from skipguide.terms import STG
 from skipguide.workloads import WORKLOADS, Workload, model_class
 
@@ -120,7 +121,7 @@ class Step:
         return 1 + left / (2 * min(whole for whole, _ in times))
 
 
-def _joined(row: families.Family, uncond: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
+def _joined(row: Family, uncond: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
     """The inputs of one call on [uncond, cond]."""
     joined = {name: torch.cat([uncond[name], cond[name]]) for name in row.batched if torch.is_tensor(cond.get(name))}
     return {**cond, **joined}

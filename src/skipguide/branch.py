@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from skipguide import families, flops, kinds, layers, prefix, skips, weakening
+from skipguide import flops, kinds, layers, prefix, skips, weakening
+from skipguide.family import Family
 from skipguide.other import OtherModel
 from skipguide.terms import SLG, STG, Random
 
@@ -22,7 +23,7 @@ class Branch:
     `weak` has the weak pass of each term; that of a Random is another one at every step.
     """
 
-    def __init__(self, family: families.Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool):
+    def __init__(self, family: Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool):
         layers.check_company(denoiser, family)
         places = prefix.chain(family, denoiser)
         where = {j: layers.resolve(family, places, term) for j, term in enumerate(terms) if _skips(term)}

@@ -25,7 +25,8 @@ from torch import nn
 
 from skipguide import checks, families, guidance, layers, skips
 from skipguide.branch import Branch
-from skipguide.families import FAMILIES, Family
+from skipguide.families import FAMILIES
+from skipguide.family import Family
 from skipguide.options import published_rescale
 from skipguide.terms import STG, Layer, Random
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from skipguide import guidance, kinds, weakening
-from skipguide.families import Family
+from skipguide.family import Family
 from skipguide.prefix import Place
 from skipguide.terms import SLG, STG, Random
 

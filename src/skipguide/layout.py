@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from skipguide import families, flops, generation, prefix, skips
-from skipguide.families import SKIPS, Family
+from skipguide.family import SKIPS, Family
 from skipguide.lab import models
 from skipguide.quirks import quiet_autocast
 from skipguide.settings import Generation, checked, parameters_of, resolve, starts_from_an_image

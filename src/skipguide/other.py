@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide.families import Family
+from skipguide.family import Family
 from skipguide.skips import Swap
 
 # What the config of a denoiser says of its inputs and outputs. One that differs elsewhere only can take its place.

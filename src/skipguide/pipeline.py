@@ -25,6 +25,7 @@ from torch import nn
 
 from skipguide import families, guidance, layers, rules, running, skips
 from skipguide.branch import Branch
+from skipguide.family import Family
 from skipguide.options import Options, published_rescale, unpacked
 from skipguide.plan import Plan
 from skipguide.restart import Restart, Restarting, checked
@@ -90,7 +91,7 @@ def guide(
     return Guide(pipe, family, options)
 
 
-def _check_weak_models(pipe: Any, family: families.Family, terms: Sequence[Term]) -> None:
+def _check_weak_models(pipe: Any, family: Family, terms: Sequence[Term]) -> None:
     models = [term.weak for term in terms if isinstance(term, STG) and term.weak is not None]
     count = len(families.denoisers_of(pipe, family))
     if models and count > 1:
@@ -105,7 +106,7 @@ def _check_weak_models(pipe: Any, family: families.Family, terms: Sequence[Term]
 class Guide:
     """The handle that guide() returns."""
 
-    def __init__(self, pipe: Any, family: families.Family, options: Options):
+    def __init__(self, pipe: Any, family: Family, options: Options):
         self.pipe, self.family, self.calls, self.options = pipe, family, families.calls_of(pipe), options
         self.terms, self.rule, self.passes = options.terms, options.rule, Passes()
         self._told = False  # in this run: the weak passes know their inputs

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from skipguide import families, guidance, layers, rules, running, scheduling
+from skipguide.family import Calls, Family
 from skipguide.options import Options, guiding
 from skipguide.restart import Restarting
 from skipguide.step import Step
@@ -28,7 +29,7 @@ class Plan:
         restarting: what makes the run longer.
     """
 
-    def __init__(self, pipe: Any, family: families.Family, options: Options, restarting: Restarting | None):
+    def __init__(self, pipe: Any, family: Family, options: Options, restarting: Restarting | None):
         self.pipe, self.family, self.calls = pipe, family, families.calls_of(pipe)
         self.options, self.restarting = options, restarting
         self.terms, self.schedule, self.rule = options.terms, options.schedule, options.rule
@@ -310,7 +311,7 @@ class Plan:
         return a * latents.to(c.dtype) + b * c, b
 
 
-def cfg_is_on(pipe: Any, calls: families.Calls, frame: FrameType) -> bool:
+def cfg_is_on(pipe: Any, calls: Calls, frame: FrameType) -> bool:
     """Whether a pipeline whose `__call__` runs in `frame` has CFG at this step."""
     if calls.how == "guider":
         return layers.check_guider(pipe.guider) == 2

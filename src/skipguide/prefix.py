@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from skipguide import flops, kinds, skips, weakening
-from skipguide.families import Family, Half, Stack, UNet, Values
+from skipguide.family import Family, Half, Stack, UNet, Values
 
 
 @dataclasses.dataclass(frozen=True)

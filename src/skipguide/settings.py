@@ -415,8 +415,9 @@ def _config_default(name: str, pipe: Any) -> Any:
 
 def _fps_of_family(pipe: Any) -> int:
     from skipguide import families
+    from skipguide.family import USUAL_FPS
 
     try:
         return families.family_of(pipe).fps
     except ValueError:  # no row for this pipeline, which plain CFG does not need
-        return families.USUAL_FPS
+        return USUAL_FPS

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from skipguide import families, presets
-from skipguide.families import Calls, Family
+from skipguide.family import SKIPS, Calls, Family
 from skipguide.presets import Preset
 
 HOW = {"batched": "one call on [u, c]", "separate": "a call each for c and u", "guider": "by its guider"}
@@ -39,7 +39,7 @@ def family_rows() -> list[dict[str, Any]]:
 def skips(family: Family) -> list[str]:
     """The kinds of skip that every stack of a family has."""
     attention = all(stack.attention for stack in family.stacks.values())
-    return [skip for skip in families.SKIPS if skip != "attention" or attention]
+    return [skip for skip in SKIPS if skip != "attention" or attention]
 
 
 def cfg(family: Family) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from skipguide.families import Family
+from skipguide.family import Family
 
 Inputs = Callable[[int], dict[str, Any]]
 
