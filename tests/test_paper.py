@@ -324,7 +324,13 @@ def test_rows_that_share_no_prompt_are_not_made_yet() -> None:
 
 
 def test_a_share_without_spread_has_an_interval_and_a_difference_of_none_has_not() -> None:
-    assert analysis.share_or_mean(torch.ones(8, dtype=torch.float64)).low == pytest.approx(0.6756, abs=1e-4)
+    ones = torch.ones(8, dtype=torch.float64)
+    assert analysis.share_or_mean(ones).low == pytest.approx(0.6756, abs=1e-4)
+    same = analysis.mean_difference(ones, ones)  # of eight that did not differ: not of all
+    assert (same.low, same.high) == (pytest.approx(-0.3244, abs=1e-4), pytest.approx(0.3244, abs=1e-4))
+    assert analysis.mean_difference(ones, torch.zeros_like(ones)) == analysis.Estimate(1.0, 1.0, 1.0, 8)
+    motion = torch.full((8,), 0.5, dtype=torch.float64)
+    assert analysis.mean_difference(motion, motion).high == 0
     assert analysis.mean(torch.zeros(8, dtype=torch.float64)).high == 0
 
 

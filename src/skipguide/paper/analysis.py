@@ -136,6 +136,15 @@ def share_or_mean(values: Tensor) -> Estimate:
     return mean(values)
 
 
+def mean_difference(values: Tensor, others: Tensor) -> Estimate:
+    """As `mean`, of values less those of the same prompts; of shares of which none differs, with Wilson's interval."""
+    found = values - others
+    if not found.any() and bool(((values == 0) | (values == 1)).all()):
+        most = intervals.wilson(0, len(values))[1]
+        return Estimate(0.0, -most, most, len(values))
+    return mean(found)
+
+
 def of_set(statistic: Callable[[Tensor], float], numbers: Tensor) -> Estimate:
     """A statistic of the clips at some positions, with its jackknife interval over their prompts."""
 
@@ -226,7 +235,9 @@ class Results:
         if key not in self._known:
             if measure.of_clips is not None:
                 values = [measure.of_clips(clips, self.model) for clips in sets]
-                self._known[key] = mean(values[0] - values[1]) if len(values) > 1 else share_or_mean(values[0])
+                self._known[key] = (
+                    mean_difference(values[0], values[1]) if len(values) > 1 else share_or_mean(values[0])
+                )
             else:
                 self._known[key] = of_set(functools.partial(self._of_sets, sets, measure), sets[0].numbers)
         return self._known[key]
