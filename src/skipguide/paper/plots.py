@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,12 @@ from skipguide.paper.rows import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLES = (("o", "-", "0.0"), ("s", "--", "0.35"), ("^", ":", "0.55"))
+# Marker, line, grey, and where the scales stand beside the points of a line: lines that meet keep them apart.
+STYLES = (
+    ("o", "-", "0.0", (-5, -11, "right")),
+    ("s", "--", "0.35", (5, 5, "left")),
+    ("^", ":", "0.55", (5, -11, "left")),
+)
 MAPPED = ("frechet", "right", "motion_amount", "vendi")
 DPI = 110
 
@@ -44,7 +50,7 @@ def scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
     figure = _figure(7, 5)
     axes = figure.subplots()
     results = results.among([row for experiment in chosen for row in experiment.rows])
-    for experiment, (marker, line, grey) in zip(chosen, STYLES, strict=False):
+    for experiment, (marker, line, grey, (right, up, side)) in zip(chosen, STYLES, strict=False):
         points = [(row, results.estimate(row, "right"), results.estimate(row, "frechet")) for row in experiment.rows]
         known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
         if not known:
@@ -55,9 +61,10 @@ def scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
             color=grey, ecolor="0.8", elinewidth=0.8, label=experiment.title,
         )  # fmt: skip
         for row, x, y in known:
-            scale = row.terms[0].scale if row.terms else row.guidance_scale
-            prefix = "" if row.terms else "CFG "
-            axes.annotate(f"{prefix}{scale:g}", (x.value, y.value), (4, 4), textcoords="offset points", fontsize=8)
+            if row.terms or experiment is chosen[0]:  # the other lines begin at points of the first
+                name = f"{row.terms[0].scale:g}" if row.terms else f"CFG {row.guidance_scale:g}"
+                at: dict[str, Any] = dict(xytext=(right, up), textcoords="offset points", ha=side)
+                axes.annotate(name, (x.value, y.value), fontsize=8, color=grey, **at)
     axes.set_xlabel("share of clips whose prompt is read right (higher is better)")
     axes.set_ylabel("Frechet distance on the judge's features (lower is better)")
     axes.set_title(results.model)
@@ -98,7 +105,9 @@ def _heat(
     axes: Any, cells: Sequence[Sequence[Estimate | None]], columns: list[str], rows: list[str], digits: int
 ) -> None:  # fmt: skip
     values = torch.tensor([[float("nan") if e is None else e.value for e in line] for line in cells])
-    largest = max(values.nan_to_num().abs().max().item(), 1e-9)
+    # What an interval reaches anyway gets no strong colour.
+    reach = [(e.high - e.low) / 2 for line in cells for e in line if e and e.low is not None and e.high is not None]
+    largest = max(values.nan_to_num().abs().max().item(), statistics.median(reach) if reach else 0.0, 1e-9)
     # the ends of the colours are left out, so that numbers stay legible
     axes.imshow(values.numpy(), cmap="PuOr", vmin=-1.6 * largest, vmax=1.6 * largest, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
