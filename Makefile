@@ -4,7 +4,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint bench bench-all figures paper test-kills test-ray test-studio test-comfyui comfyui clean
+.PHONY: setup demo test lint bench bench-all figures paper test-long test-kills test-ray test-studio test-comfyui comfyui clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -48,6 +48,9 @@ paper: $(READY)
 	$(BIN)/skipguide paper report
 
 # The process of a sweep killed 500 times at random moments; a real Ray of two workers, one of them killed.
+test-long: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long
+
 test-kills: $(READY)
 	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 tests/test_runs_faults.py
 

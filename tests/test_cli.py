@@ -705,19 +705,19 @@ def test_models_from_the_hub(here: Path, tiny_mochi_dir: Path) -> None:
     (cache / "refs" / "main").write_text(revision)
     shutil.copytree(tiny_mochi_dir, cache / "snapshots" / revision)
 
-    def hub(model: str) -> subprocess.CompletedProcess[str]:
-        script = "from skipguide.cli import main; main()"
-        command = [sys.executable, "-c", script, "generate", "x", "--model", model, *SMALL, "--overwrite", "--json"]
-        environment = {**os.environ, "HF_HUB_CACHE": str(here / "hub"), "HF_HUB_OFFLINE": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-    found = hub("me/tiny")
-    assert json.loads(found.stdout)["record"]["weights"] == {"revision": revision}, found.stderr
-    missing = hub("me/none")
-    assert missing.returncode == 2
-    assert json.loads(missing.stdout)["error"].startswith(
-        "model must be a folder here or a model on the hub, but 'me/none'"
-    )
+    script = "\n".join((
+        "import sys", "from skipguide.cli import main", "given = sys.argv[1:]",
+        "for model in ('me/tiny', 'me/none'):",
+        "    sys.argv = ['skipguide', 'generate', 'x', '--model', model, *given]",
+        "    try:", "        main()", "    except SystemExit as end:", "        print(f'{{\"ended\": {end.code}}}')",
+    ))  # fmt: skip
+    command = [sys.executable, "-c", script, *SMALL, "--overwrite", "--json"]
+    environment = {**os.environ, "HF_HUB_CACHE": str(here / "hub"), "HF_HUB_OFFLINE": "1"}
+    said = subprocess.run(command, capture_output=True, text=True, env=environment)
+    found, first, missing, second = map(json.loads, said.stdout.splitlines())
+    assert found["record"]["weights"] == {"revision": revision}, said.stderr
+    assert missing["error"].startswith("model must be a folder here or a model on the hub, but 'me/none'")
+    assert (first["ended"], second["ended"]) == (0, 2)
 
 
 @pytest.mark.parametrize(

@@ -210,10 +210,16 @@ def graphs() -> Iterator[Callable[[], int]]:
     torch._dynamo.reset()
 
 
-COMPILED = [(name, how) for name in ("WanPipeline", "LTXPipeline", "HunyuanVideoPipeline") for how in (whole, repeated)]
+COMPILED = [
+    ("WanPipeline", whole), ("WanPipeline", repeated), ("HunyuanVideoPipeline", repeated),
+    ("AnimateDiffPipeline", whole),  # no UNet has repeated ones
+    *(pytest.param(*row, marks=pytest.mark.long) for row in (
+        ("LTXPipeline", whole), ("LTXPipeline", repeated), ("HunyuanVideoPipeline", whole)
+    )),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "compiled"), [*COMPILED, ("AnimateDiffPipeline", whole)])  # no UNet has repeated ones
+@pytest.mark.parametrize(("name", "compiled"), COMPILED)
 def test_compiled_models_are_not_compiled_again(name: str, compiled: Any, graphs: Callable[[], int]) -> None:
     """After the first guided and the first unguided step nothing is traced again, in this run or in later ones."""
     from torch._dynamo.utils import counters

@@ -581,7 +581,10 @@ def test_guide_sends_users_here() -> None:
     assert not guider._hooks
 
 
-@pytest.mark.parametrize(("name", "compiled"), [("modular Wan", "whole"), ("HunyuanVideo15Pipeline", "repeated")])
+@pytest.mark.parametrize(
+    ("name", "compiled"),
+    [pytest.param("modular Wan", "whole", marks=pytest.mark.long), ("HunyuanVideo15Pipeline", "repeated")],
+)
 def test_compiled_models_are_not_compiled_again(name: str, compiled: str) -> None:
     """The eager backend: what is traced and when, without waiting for C++."""
     from torch._dynamo.utils import counters

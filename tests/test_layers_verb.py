@@ -99,7 +99,8 @@ def test_meta_counts_what_a_real_pass_computes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "addresses"), [("svd", ("up:2",)), ("animatediff", ("down:1",)), ("i2vgen-xl", ("mid:0",))]
+    ("name", "addresses"),
+    [("svd", ("up:2",)), ("animatediff", ("down:1",)), pytest.param("i2vgen-xl", ("mid:0",), marks=pytest.mark.long)],
 )
 def test_costs_are_those_of_weak_passes_that_are_run(name: str, addresses: tuple[str, ...]) -> None:
     row, model, inputs = on_meta(name)

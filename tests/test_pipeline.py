@@ -660,7 +660,7 @@ def test_schedule_that_cannot_be() -> None:
         oracle.run(latte)
     with pytest.raises(ValueError, match="must not overlap"):
         Schedule([Bin((0.0, 0.6), [1], 1.0), Bin((0.5, 1.0), [2], 1.0)])
-    with pytest.raises(ValueError, match=r"pair \(low, high\) with low < high"):
+    with pytest.raises(ValueError, match=r"pair \(low, high\) of numbers with low < high"):
         Bin((1.0, 0.5), [1], 1.0)
     with pytest.raises(ValueError, match="one Schedule"):
         guide(small.pipe, Schedule([Bin((0.0, 1.0), [1], 1.0)]), STG([1]))
