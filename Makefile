@@ -47,10 +47,11 @@ paper: $(READY)
 	$(BIN)/skipguide paper run
 	$(BIN)/skipguide paper report
 
-# The process of a sweep killed 500 times at random moments; a real Ray of two workers, one of them killed.
+# The slowest combinations of tests whose others are in `make test`.
 test-long: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m long
 
+# The process of a sweep killed 500 times at random moments; a real Ray of two workers, one of them killed.
 test-kills: $(READY)
 	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 tests/test_runs_faults.py
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from skipguide.cli import app
 from skipguide.families import FAMILIES
 from skipguide.lab import judge, mochi, opensora, score, svd, world
-from skipguide.paper import alignment, analysis, cost, experiments, models, reading, records, report, run, tables
+from skipguide.paper import alignment, analysis, cost, experiments, models, plots, reading, records, report, run, tables
 from skipguide.paper.analysis import Results
 from skipguide.paper.rows import Row
 from skipguide.prefix import chain
@@ -323,7 +323,7 @@ def test_rows_that_share_no_prompt_are_not_made_yet() -> None:
     assert tables.table(found, table) == "lab-mochi: not made yet."
 
 
-def test_a_share_without_spread_has_an_interval_and_a_difference_of_none_has_not() -> None:
+def test_a_share_without_spread_has_an_interval_and_so_has_a_difference_of_none() -> None:
     ones = torch.ones(8, dtype=torch.float64)
     assert analysis.share_or_mean(ones).low == pytest.approx(0.6756, abs=1e-4)
     same = analysis.mean_difference(ones, ones)  # of eight that did not differ: not of all
@@ -450,6 +450,21 @@ def test_fields_and_raw_numbers_agree(made: Path, tmp_path: Path) -> None:
         assert made_report.filled(f"[[value lab-mochi tables-1-2/{place} right]]").startswith(f"{share:.3f} (")
         motion = sum(float(line["motion_amount"]) for line in mine) / 8
         assert float(rows["tables-1-2", row.name, "motion_amount"]["value"]) == pytest.approx(motion, rel=1e-3)
+
+
+def test_figure_4_has_quality_against_distance_and_the_distance_along_each_scale(made: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `report`")
+    found, known = results(made), {one.name: one for one in experiments.experiments("lab-mochi")}
+    figure: Any = plots.scales(found, [known["figure-4-cfg"], known["figure-4-stg-high"]])
+    values = [[found.estimate(row, name) for row in (CFG, STG_ROW)] for name in ("right", "frechet")]
+    right, distance = ([one.value for one in pair if one] for pair in values)
+    title = known["figure-4-stg-high"].title
+    assert figure.axes[0].containers[-1].get_label() == figure.axes[1].containers[-1].get_label() == title
+    (drawn, *_), (changed, *_) = (axes.containers[-1].lines for axes in figure.axes)
+    assert (drawn.get_xdata().tolist(), drawn.get_ydata().tolist()) == (right, distance)
+    assert changed.get_xdata().tolist() == [0, 1]
+    assert changed.get_ydata().tolist() == pytest.approx([0, distance[1] - distance[0]])
+    assert len(figure.axes[1].containers) == 1  # nothing is known of the first point of the other line
 
 
 def test_report_and_its_figures(made: Path, tmp_path: Path) -> None:

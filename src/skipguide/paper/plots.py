@@ -20,12 +20,9 @@ from skipguide.paper.rows import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Marker, line, grey, and where the scales stand beside the points of a line: lines that meet keep them apart.
-STYLES = (
-    ("o", "-", "0.0", (-5, -11, "right")),
-    ("s", "--", "0.35", (5, 5, "left")),
-    ("^", ":", "0.55", (5, -11, "left")),
-)
+STYLES = (("o", "-", "0.0"), ("s", "--", "0.35"), ("^", ":", "0.55"))  # marker, line, grey
+BESIDE = ((-5, -11, "right"), (5, 5, "left"), (5, -11, "left"))  # where scales stand: lines that meet keep them apart
+TICKS = (-30, -10, -5, 0, 5, 10, 30, 60)
 MAPPED = ("frechet", "right", "motion_amount", "vendi")
 DPI = 110
 
@@ -46,30 +43,64 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
-    """Quality against Frechet distance, a line for each experiment; numbers beside the points are scales."""
-    figure = _figure(7, 5)
-    axes = figure.subplots()
+    """Quality against Frechet distance, and beside it how the distance changes along each scale; a line for each."""
+    figure = _figure(13, 5)
+    plane, along = figure.subplots(1, 2)
     results = results.among([row for experiment in chosen for row in experiment.rows])
-    for experiment, (marker, line, grey, (right, up, side)) in zip(chosen, STYLES, strict=False):
-        points = [(row, results.estimate(row, "right"), results.estimate(row, "frechet")) for row in experiment.rows]
-        known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
-        if not known:
-            continue
-        bars: dict[str, Any] = {axis: _bars([p[i] for p in known]) for axis, i in (("xerr", 1), ("yerr", 2))}
-        axes.errorbar(
-            [x.value for _, x, _ in known], [y.value for _, _, y in known], **bars, marker=marker, linestyle=line,
-            color=grey, ecolor="0.8", elinewidth=0.8, label=experiment.title,
-        )  # fmt: skip
-        for row, x, y in known:
-            if row.terms or experiment is chosen[0]:  # the other lines begin at points of the first
-                name = f"{row.terms[0].scale:g}" if row.terms else f"CFG {row.guidance_scale:g}"
-                at: dict[str, Any] = dict(xytext=(right, up), textcoords="offset points", ha=side)
-                axes.annotate(name, (x.value, y.value), fontsize=8, color=grey, **at)
-    axes.set_xlabel("share of clips whose prompt is read right (higher is better)")
-    axes.set_ylabel("Frechet distance on the judge's features (lower is better)")
-    axes.set_title(results.model)
-    axes.legend(fontsize=8)
+    for experiment, style, place in zip(chosen, STYLES, BESIDE, strict=False):
+        _in_the_plane(plane, results, experiment, style, place)
+        _along_the_scale(along, results, experiment, style)
+    plane.set_xlabel("share of clips whose prompt is read right (higher is better)")
+    plane.set_ylabel("Frechet distance on the judge's features (lower is better)")
+    along.set_xlabel("scale: of CFG from 1, of STG from 0")
+    along.set_ylabel("Frechet distance less that of the line's first point")
+    along.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    along.set_yscale("symlog", linthresh=10)  # the U of a few units beside what a large scale does
+    along.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    plane.legend(fontsize=8)
+    figure.suptitle(results.model, y=0.95)
     return figure
+
+
+def _in_the_plane(
+    axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str], place: tuple[int, int, str]
+) -> None:  # fmt: skip
+    points = [(row, results.estimate(row, "right"), results.estimate(row, "frechet")) for row in experiment.rows]
+    known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
+    if not known:
+        return
+    bars: dict[str, Any] = {axis: _bars([p[i] for p in known]) for axis, i in (("xerr", 1), ("yerr", 2))}
+    _line(axes, [x.value for _, x, _ in known], [y.value for _, _, y in known], bars, style, experiment.title)
+    right, up, side = place
+    for row, x, y in (known[0], known[-1]):  # those between are in order
+        name = f"STG {row.terms[0].scale:g}" if row.terms else f"CFG {row.guidance_scale:g}"
+        at: dict[str, Any] = dict(xytext=(right, up), textcoords="offset points", ha=side)
+        axes.annotate(name, (x.value, y.value), fontsize=8, color=style[2], **at)
+
+
+def _along_the_scale(axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str]) -> None:
+    first = experiment.rows[0]
+    points = [(_scale(row, experiment), results.difference(row, first, "frechet")) for row in experiment.rows]
+    known = [(scale, found) for scale, found in points if found is not None]
+    if known:
+        bars = {"yerr": _bars([found for _, found in known])}
+        _line(axes, [scale for scale, _ in known], [found.value for _, found in known], bars, style, experiment.title)
+
+
+def _scale(row: Row, experiment: Experiment) -> float:
+    """What changes along a line: the scale of the first term, or of CFG where no row has one."""
+    if row.terms:
+        return row.terms[0].scales(1)[0]
+    return 0.0 if any(other.terms for other in experiment.rows) else row.guidance_scale
+
+
+def _line(
+    axes: Any, x: Sequence[float], y: Sequence[float], bars: dict[str, Any], style: tuple[str, str, str], label: str
+) -> None:  # fmt: skip
+    marker, line, grey = style
+    axes.errorbar(
+        x, y, **bars, marker=marker, linestyle=line, color=grey, ecolor="0.8", elinewidth=0.8, label=label
+    )  # fmt: skip
 
 
 def _bars(estimates: Sequence[Any]) -> list[list[float]]:
