@@ -217,7 +217,7 @@ def test_command_line() -> None:
 
 
 def test_every_family_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    some = {name: shallow(WORKLOADS[name]) for name in ("mochi", "latte", "svd")}
+    some = {name: shallow(WORKLOADS[name]) for name in ("mochi", "wan", "latte", "svd")}
     monkeypatch.setattr(bench, "WORKLOADS", some)
     printed = CliRunner().invoke(app, ["bench", "--all", "--repeats", "1", "--prompts", "1"])
     assert printed.exit_code == 0

@@ -464,6 +464,8 @@ def test_figure_4_has_quality_against_distance_and_the_distance_along_each_scale
     assert (drawn.get_xdata().tolist(), drawn.get_ydata().tolist()) == (right, distance)
     assert changed.get_xdata().tolist() == [0, 1]
     assert changed.get_ydata().tolist() == pytest.approx([0, distance[1] - distance[0]])
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == ["CFG 4.5", "CFG 4.5", "STG 1"]  # a line of one point, and the ends of the other
     assert len(figure.axes[1].containers) == 1  # nothing is known of the first point of the other line
 
 

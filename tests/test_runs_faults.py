@@ -32,7 +32,7 @@ from skipguide.runs import Run
 from skipguide.runs.folder import BROKEN
 from skipguide.runs.sweep import Done, Planned
 
-KILLS = int(os.environ.get("SKIPGUIDE_KILLS", "25"))
+KILLS = int(os.environ.get("SKIPGUIDE_KILLS", "40"))
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["drawn", "skipguide.runs.run", "skipguide.picture"])
 PLAN = dict(prompts=5, seeds=6, settings=2, save_latents=True)

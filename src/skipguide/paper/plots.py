@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STYLES = (("o", "-", "0.0"), ("s", "--", "0.35"), ("^", ":", "0.55"))  # marker, line, grey
 BESIDE = ((-5, -11, "right"), (5, 5, "left"), (5, -11, "left"))  # where scales stand: lines that meet keep them apart
-TICKS = (-30, -10, -5, 0, 5, 10, 30, 60)
+TICKS = (-30, -10, -5, 0, 5, 10, 30, 60)  # of what a scale changes of a distance
 MAPPED = ("frechet", "right", "motion_amount", "vendi")
 DPI = 110
 
@@ -72,7 +72,7 @@ def _in_the_plane(
     bars: dict[str, Any] = {axis: _bars([p[i] for p in known]) for axis, i in (("xerr", 1), ("yerr", 2))}
     _line(axes, [x.value for _, x, _ in known], [y.value for _, _, y in known], bars, style, experiment.title)
     right, up, side = place
-    for row, x, y in (known[0], known[-1]):  # those between are in order
+    for row, x, y in known[:: max(len(known) - 1, 1)]:  # the ends; those between are in order
         name = f"STG {row.terms[0].scale:g}" if row.terms else f"CFG {row.guidance_scale:g}"
         at: dict[str, Any] = dict(xytext=(right, up), textcoords="offset points", ha=side)
         axes.annotate(name, (x.value, y.value), fontsize=8, color=style[2], **at)
