@@ -112,7 +112,7 @@ def test_frechet_distance_against_closed_forms() -> None:
 def test_generated_clips_show_what_the_prompt_says(
     lab: Any, scores: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "STEPS", 14)  # half of the card's read no worse (LOG.md)
+    monkeypatch.setattr(score, "STEPS", 14)  # half of the card's read no worse (docs/decisions/049)
     scenes = world.sample_scenes(24, seed=33, split="all", second_share=0.0)
     frames = score.generate(lab, world.captions(scenes, seed=33), 4.5, seed=1)
     assert frames.shape == (24, 3, 19, 64, 64)

@@ -276,7 +276,7 @@ def lab() -> Any:
 
 @shipped
 def test_generated_clips_show_what_the_prompt_says(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score, "STEPS", 14)  # half of the card's read no worse (LOG.md)
+    monkeypatch.setattr(score, "STEPS", 14)  # half of the card's read no worse (docs/decisions/049)
     scores = json.loads((models.path("lab-opensora") / "scores.json").read_text(encoding="utf-8"))
     card = next(row for row in reversed(scores["generated"]) if not row["layers"])
     scenes = world.sample_scenes(24, seed=33, split="all", second_share=0.0)

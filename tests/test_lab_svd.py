@@ -166,7 +166,7 @@ def test_scores_are_those_that_were_asked_for(scores: dict[str, Any]) -> None:
 def test_generated_clips_are_as_good_as_the_card_says_and_move_as_the_bucket_says(
     lab: Any, scores: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_svd, "STEPS", 12)  # half of the card's read no worse (LOG.md)
+    monkeypatch.setattr(score_svd, "STEPS", 12)  # half of the card's read no worse (docs/decisions/049)
     real, card = score_svd.RealClips(2), scores["generated"][0]
     found = {}
     for bucket in (15, 120):

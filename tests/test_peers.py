@@ -1,6 +1,6 @@
 """guide() beside other implementations of the same method that come with diffusers: the same latents, or why not.
 
-What else was compared, and cannot be tested here because it is not installed: LOG.md, "Beside the peers".
+docs/decisions/010, 011 and 012 have what else was compared and cannot be tested here, as it is not installed.
 """
 
 from __future__ import annotations

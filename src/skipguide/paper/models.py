@@ -22,7 +22,7 @@ CHUNK = 32  # prompts that are made, recorded and resumed together
 DTYPES = ("bfloat16", "float32")
 DTYPE = "bfloat16"  # as the paper's models; on CPUs that multiply in it, clips take half the time
 SEED = 11 * 10**6
-STEPS = score.STEPS // 2  # on lab-mochi the same share of words is right, and the same motion (LOG.md)
+STEPS = score.STEPS // 2  # lab-mochi reads and moves the same with half (docs/decisions/049)
 REAL = POOL  # clips that sets are compared with, which cost next to nothing
 OTHERS = SEED + POOL  # their seed
 
