@@ -53,9 +53,9 @@ def tiny_mochi_dir(tmp_path_factory: pytest.TempPathFactory, _tiny_mochi: Any) -
 
 @pytest.fixture(scope="session")
 def lab_mochi_dir() -> Path:
-    from skipguide.lab import models
+    from skipguide.files import packaged
 
-    return models.path("lab-mochi")
+    return packaged.path("lab-mochi")
 
 
 @pytest.fixture(scope="session")

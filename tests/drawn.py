@@ -13,13 +13,13 @@ from unittest import mock
 
 import numpy as np
 
-from skipguide import video
+from skipguide.files import video
+from skipguide.generate.settings import Generation
 from skipguide.runs import Plan, sweep
 from skipguide.runs.engine import Cost, Event, Failed, Finished, Made, OnStep, Started
-from skipguide.runs.folder import Product
 from skipguide.runs.jobs import Job, Surveyed
 from skipguide.runs.plan import Setting
-from skipguide.settings import Generation
+from skipguide.runs.storage import Product
 
 
 def plan_of(prompts: int = 4, seeds: int = 5, settings: int = 2, **more: Any) -> Plan:

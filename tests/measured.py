@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from skipguide import video
+from skipguide.files import video
 from skipguide.lab import world
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from skipguide import video
+from skipguide.files import video
+from skipguide.generate.settings import SCALES
 from skipguide.runs import Plan
 from skipguide.runs.engine import Cost, Finished, Made, OnStep, Started
-from skipguide.runs.folder import Product
 from skipguide.runs.jobs import Job, Surveyed
 from skipguide.runs.plan import Setting
+from skipguide.runs.storage import Product
 from skipguide.runs.sweep import sweep
-from skipguide.settings import SCALES
 
 FRAMES, SIZE, FPS = 24, 64, 12
 STEP, FIRST = 9, 20  # grey values; far enough apart for a lossy codec

@@ -12,12 +12,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from skipguide import APG, STG, Bin, Restart, Schedule, asked, generation, guide, kinds, presets, video
+from skipguide import APG, STG, Bin, Restart, Schedule, guide
 from skipguide.cli import app
 from skipguide.cli.compare import _method
-from skipguide.quirks import quiet_autocast
-from skipguide.settings import Generation, checked, resolve
-from skipguide.terms import Random
+from skipguide.families import presets
+from skipguide.files import video
+from skipguide.generate import asked
+from skipguide.generate import run as generation
+from skipguide.generate.resolve import resolve
+from skipguide.generate.settings import Generation, checked
+from skipguide.method import perturbations
+from skipguide.method.terms import Random
+from skipguide.pipeline.warnings import quiet_autocast
 
 PROMPT = "a small red star orbiting over a blue background"
 FEW = ("--steps", "5", "--seed", "3", "--device", "cpu", "--num-frames", "7")
@@ -121,7 +127,7 @@ def test_a_published_schedule_is_filled_in(pipe: Any, monkeypatch: pytest.Monkey
 
 
 def test_strength_is_filled_in(pipe: Any) -> None:
-    for skip in kinds.KINDS:
+    for skip in perturbations.KINDS:
         settings = resolve(checked({"prompt": "p", "layers": 2, "skip": skip}), pipe)
         assert settings.strength == (0.5 if skip == "soft" else None)
     assert resolve(checked({"prompt": "p", "layers": 2, "skip": "blur", "strength": 2.0}), pipe).strength == 2.0
@@ -248,5 +254,5 @@ def test_layers_says_what_can_be_done_to_them() -> None:
 
 
 def test_the_settings_know_every_kind() -> None:
-    for skip in kinds.KINDS:
+    for skip in perturbations.KINDS:
         assert checked({"prompt": "p", "skip": skip}).skip == skip

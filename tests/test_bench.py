@@ -12,10 +12,12 @@ import torch.utils.flop_counter
 from typer.testing import CliRunner
 
 import oracle
-from skipguide import Random, bench, guide, prefix
+from skipguide import Random, guide
+from skipguide.bench import step_cost
+from skipguide.bench.workloads import UNETS, WORKLOADS, Workload, model_class
 from skipguide.cli import app
-from skipguide.families import FAMILIES
-from skipguide.workloads import UNETS, WORKLOADS, Workload, model_class
+from skipguide.families import blocks
+from skipguide.families.rows import FAMILIES
 
 CPU = torch.device("cpu")
 MOCHI = WORKLOADS["mochi"]
@@ -36,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(**options: Any) -> dict[str, Any]:
     defaults: dict[str, Any] = dict(prompts=2, width=64, repeats=1, full_size=False, device="cpu", dtype="float32")
     options = {"family": "mochi", **defaults, **options}
-    return dict(bench.run(options.pop("family"), **options))["result"]
+    return dict(step_cost.run(options.pop("family"), **options))["result"]
 
 
 def shallow(work: Workload) -> Workload:
@@ -60,7 +62,7 @@ def cropped(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, **pictures}
 
 
-def weak_by_hand(step: bench.Step) -> list[torch.Tensor]:
+def weak_by_hand(step: step_cost.Step) -> list[torch.Tensor]:
     """The predictions of copies of the model with what a term names skipped in them."""
     found = []
     for term, skipped in zip(step.terms, step.skipped, strict=True):
@@ -76,7 +78,7 @@ def weak_by_hand(step: bench.Step) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("family", WORKLOADS)
 def test_all_ways_make_the_same_prediction(family: str) -> None:
-    step = bench.Step(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
+    step = step_cost.Step(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
     with torch.inference_mode():
         full, plain = step.full(), step.cfg()
         with guide(step.pipe, step.terms):
@@ -87,7 +89,7 @@ def test_all_ways_make_the_same_prediction(family: str) -> None:
             torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=1e-4)
         c, u = step.predict(step.cond)[0], step.predict(step.uncond)[0]
     pushes = [term.scales(1)[0] * (c - p) for term, p in zip(step.terms, weak, strict=True)]
-    torch.testing.assert_close(shared, u + bench.G * (c - u) + torch.stack(pushes).sum(dim=0), atol=5e-5, rtol=1e-4)
+    torch.testing.assert_close(shared, u + step_cost.G * (c - u) + torch.stack(pushes).sum(dim=0), atol=5e-5, rtol=1e-4)
     # A batch of two is rounded otherwise, and group norms over a few pixels make more of that.
     torch.testing.assert_close(shared, full, atol=2e-2 if step.row.unet else 5e-5, rtol=1e-4)
     assert (full - plain).abs().max() > (2e-2 if step.row.unet else 1e-4)
@@ -104,7 +106,7 @@ def test_workloads_have_the_depth_of_the_public_checkpoint() -> None:
 
 def depths(row: Any, model: torch.nn.Module) -> dict[str, int]:
     """How many layers each stack has."""
-    indices = {name: {place.index for place in prefix.chain(row, model) if place.name == name} for name in row.stacks}
+    indices = {name: {place.index for place in blocks.chain(row, model) if place.name == name} for name in row.stacks}
     return {name: len(found) for name, found in indices.items()}
 
 
@@ -144,21 +146,21 @@ def test_result() -> None:
 
 def test_floor_is_the_share_of_the_blocks_after_the_skipped_one() -> None:
     """Of two rounds the faster time of each block and of the pass counts; block 3 of 6 is skipped, 4 and 5 are left."""
-    step = bench.Step("mochi", SMALL, 1, CPU, torch.float32)
+    step = step_cost.Step("mochi", SMALL, 1, CPU, torch.float32)
     rounds = [(9.0, {**dict.fromkeys(range(5), 1.0), 5: 3.0}), (8.0, {**dict.fromkeys(range(5), 2.0), 5: 2.0})]
     assert step.floor(rounds) == pytest.approx(1 + (1.0 + 2.0) / (2 * 8.0))
 
 
 def test_floor_of_an_attention_skip_has_the_skipped_block_in_it() -> None:
     work = dataclasses.replace(SMALL, terms=(dict(skip="attention"),) * 2)
-    step = bench.Step("mochi", work, 1, CPU, torch.float32)
+    step = step_cost.Step("mochi", work, 1, CPU, torch.float32)
     assert step.floor([(8.0, dict.fromkeys(range(6), 1.0))]) == pytest.approx(1 + 2 * 3 / (2 * 8.0))
 
 
 @pytest.mark.parametrize("family", UNETS)
 def test_floor_of_a_unet_is_what_a_guided_step_computes(family: str) -> None:
     """Counted on the meta device, pass by pass; here in a real step, as guide() runs it."""
-    step = bench.Step(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
+    step = step_cost.Step(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
     with torch.no_grad():
         guided, plain = operations(step.guided), operations(step.cfg)
     assert step.floor([]) == pytest.approx(guided / plain, rel=1e-9)
@@ -190,9 +192,9 @@ def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 3.9 < result["passes_full"] < 4
     assert result["bit_equal"]
     assert result["hidden_bytes"] > 4 * 8 * 64 * 8 * 8  # more than one state of the outermost block
-    weak_in_full = bench.Step.weak_in_full
+    weak_in_full = step_cost.Step.weak_in_full
     monkeypatch.setattr(
-        bench.Step, "weak_in_full", lambda step: [a + n * 1e-3 for n, a in enumerate(weak_in_full(step))]
+        step_cost.Step, "weak_in_full", lambda step: [a + n * 1e-3 for n, a in enumerate(weak_in_full(step))]
     )
     result = run(family="svd", prompts=1, width=None, memory=False)
     assert (result["bit_equal"], result["largest_difference"]) == (False, pytest.approx(1e-3, rel=1e-2))
@@ -201,7 +203,8 @@ def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cost_in_half_precision_is_that_in_float32() -> None:
     work = shallow(WORKLOADS["svd"])
     costs = [
-        bench.Step("svd", work, 1, CPU, dtype).weak[0].cost(shared=True) for dtype in (torch.float32, torch.bfloat16)
+        step_cost.Step("svd", work, 1, CPU, dtype).weak[0].cost(shared=True)
+        for dtype in (torch.float32, torch.bfloat16)
     ]
     assert costs[0] == costs[1]
 
@@ -218,7 +221,7 @@ def test_command_line() -> None:
 
 def test_every_family_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     some = {name: shallow(WORKLOADS[name]) for name in ("mochi", "wan", "latte", "svd")}
-    monkeypatch.setattr(bench, "WORKLOADS", some)
+    monkeypatch.setattr(step_cost, "WORKLOADS", some)
     printed = CliRunner().invoke(app, ["bench", "--all", "--repeats", "1", "--prompts", "1"])
     assert printed.exit_code == 0
     assert [line.split("|")[1].strip() for line in printed.stdout.splitlines() if line.startswith("| ")][1:] == list(

@@ -21,12 +21,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from saved import saved
-from skipguide import generation, video
 from skipguide.cli import app, console, main
 from skipguide.cli.compare import _columns, _method
 from skipguide.cli.options import file_name
-from skipguide.lab import judge, models
-from skipguide.settings import checked
+from skipguide.files import packaged, video
+from skipguide.generate import run as generation
+from skipguide.generate.settings import checked
+from skipguide.lab import judge
 
 SMALL = ("--steps", "4", "--height", "32", "--width", "32", "--num-frames", "7", "--max-sequence-length", "16")
 SMALL += ("--device", "cpu", "--layers", "2")
@@ -335,7 +336,7 @@ def test_compare_prints_a_table_with_the_judges_reading(
     here: Path, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The judge (here an untrained one) reads the videos of the built-in model."""
-    monkeypatch.setattr(models, "path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
+    monkeypatch.setattr(packaged, "path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
     untrained = judge.Judge().eval()
     monkeypatch.setattr(judge, "load_judge", lambda: untrained)
     monkeypatch.setenv("COLUMNS", "160")

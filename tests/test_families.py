@@ -15,7 +15,8 @@ from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 
 import oracle
 from skipguide import SLG, STG, guide
-from skipguide.families import FAMILIES, REFUSED, Stack, calls_of, family_of
+from skipguide.families.lookup import calls_of, family_of
+from skipguide.families.rows import FAMILIES, REFUSED, Stack
 from tiny import tiny
 from tiny.base import Tiny
 from written import (

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from skipguide.lab import fit
+from skipguide.lab import training_loop
 
-SCHEDULE = fit.Schedule(steps=60, learning_rate=0.02, warmup=5, ema=0.9, checkpoint_minutes=0)
+SCHEDULE = training_loop.Schedule(steps=60, learning_rate=0.02, warmup=5, ema=0.9, checkpoint_minutes=0)
 
 
 def problem() -> tuple[torch.nn.Module, Any]:
@@ -29,7 +29,7 @@ def problem() -> tuple[torch.nn.Module, Any]:
 
 def test_learns(tmp_path: Path) -> None:
     model, loss = problem()
-    seen = list(fit.fit(model, loss, SCHEDULE, tmp_path / "a.ckpt"))
+    seen = list(training_loop.fit(model, loss, SCHEDULE, tmp_path / "a.ckpt"))
     assert [p.step for p in seen] == list(range(1, 61))
     assert seen[-1].metrics["loss"] < 0.1 * seen[0].metrics["loss"]
     assert not model.training
@@ -37,14 +37,14 @@ def test_learns(tmp_path: Path) -> None:
 
 def test_resumes_exactly(tmp_path: Path) -> None:
     whole, loss = problem()
-    list(fit.fit(whole, loss, SCHEDULE, tmp_path / "whole.ckpt"))
+    list(training_loop.fit(whole, loss, SCHEDULE, tmp_path / "whole.ckpt"))
     parts, loss = problem()
-    for progress in fit.fit(parts, loss, SCHEDULE, tmp_path / "parts.ckpt"):
+    for progress in training_loop.fit(parts, loss, SCHEDULE, tmp_path / "parts.ckpt"):
         if progress.step == 25:
             break
     again, loss = problem()
     torch.nn.init.zeros_(again.get_submodule("0").weight)  # type: ignore[arg-type]
-    resumed = list(fit.fit(again, loss, SCHEDULE, tmp_path / "parts.ckpt"))
+    resumed = list(training_loop.fit(again, loss, SCHEDULE, tmp_path / "parts.ckpt"))
     assert resumed[0].step == 26
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -52,7 +52,7 @@ def test_resumes_exactly(tmp_path: Path) -> None:
 
 def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, loss = problem()
-    training = fit.fit(model, loss, SCHEDULE, tmp_path / "a.ckpt")
+    training = training_loop.fit(model, loss, SCHEDULE, tmp_path / "a.ckpt")
     next(training)
     good = (tmp_path / "a.ckpt").read_bytes()
 
@@ -73,10 +73,10 @@ def test_what_a_killed_process_left_is_removed_later(tmp_path: Path) -> None:
         left.mkdir()
         (left / "weights").write_bytes(b"half")
     os.utime(old, (0, 0))
-    with fit.finished(tmp_path / "model") as part:
+    with training_loop.finished(tmp_path / "model") as part:
         part.write_bytes(b"whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, "model"]
-    with contextlib.suppress(KeyError), fit.finished(tmp_path / "model") as part:
+    with contextlib.suppress(KeyError), training_loop.finished(tmp_path / "model") as part:
         part.write_bytes(b"half")
         raise KeyError
     assert (tmp_path / "model").read_bytes() == b"whole"
@@ -86,13 +86,13 @@ def test_what_a_killed_process_left_is_removed_later(tmp_path: Path) -> None:
 def test_orthogonal_gives_singular_values_near_one() -> None:
     for shape in ((8, 40), (40, 8), (16, 16)):
         values = torch.linalg.svdvals(
-            fit.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))).float()
+            training_loop.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))).float()
         )
         assert 0.4 < values.min() <= values.max() < 1.5
 
 
 def test_schedule_rises_holds_and_falls() -> None:
-    schedule = fit.Schedule(steps=100, learning_rate=1.0, warmup=10, decay=0.5)
+    schedule = training_loop.Schedule(steps=100, learning_rate=1.0, warmup=10, decay=0.5)
     assert schedule.factor(0) == pytest.approx(0.1)
     assert schedule.factor(30) == 1.0
     assert schedule.factor(75) == pytest.approx(0.5)
@@ -100,8 +100,8 @@ def test_schedule_rises_holds_and_falls() -> None:
 
 
 def test_rate_falls_to_zero_in_every_cycle_and_begins_again() -> None:
-    once = fit.Schedule(steps=200, learning_rate=1.0, warmup=10, decay=0.5)
-    twice = fit.Schedule(steps=300, learning_rate=1.0, warmup=10, decay=0.5, restarts=(200,))
+    once = training_loop.Schedule(steps=200, learning_rate=1.0, warmup=10, decay=0.5)
+    twice = training_loop.Schedule(steps=300, learning_rate=1.0, warmup=10, decay=0.5, restarts=(200,))
     assert [twice.factor(step) for step in range(200)] == [once.factor(step) for step in range(200)]
     assert [once.factor(step) for step in (0, 9, 100)] == pytest.approx([0.1, 1.0, 1.0])
     assert once.factor(150) == pytest.approx(0.5)  # half a cosine, half way

@@ -19,9 +19,12 @@ import torch
 from PIL import Image, ImageOps
 
 from saved import whole
-from skipguide import STG, asked, generation, guide, picture, record
-from skipguide.lab import models
-from skipguide.settings import Generation, checked, resolve
+from skipguide import STG, guide
+from skipguide.files import image as image_file
+from skipguide.files import packaged
+from skipguide.generate import asked, record, run
+from skipguide.generate.resolve import resolve
+from skipguide.generate.settings import Generation, checked
 from tiny import tiny
 from tiny.base import Tiny
 
@@ -45,7 +48,7 @@ def by_hand(pipe: Any, seed: int) -> np.ndarray:
 
 
 def test_without_stg_the_frames_are_the_bare_pipelines(pipe: Any) -> None:
-    result = generation.generate(pipe, settings_for(pipe, stg_scale=0.0, seed=3))
+    result = run.generate(pipe, settings_for(pipe, stg_scale=0.0, seed=3))
     assert np.array_equal(result.frames, by_hand(pipe, seed=3))
     assert not np.array_equal(result.frames, by_hand(pipe, seed=4))
 
@@ -55,7 +58,7 @@ def test_with_stg_the_frames_are_those_of_guide(pipe: Any) -> None:
     settings = settings_for(
         pipe, layers=[1, 2], stg_scale=1.5, skip="attention", start=0.25, stop=0.75, rescale=0.7, seed=3
     )
-    result = generation.generate(pipe, settings)
+    result = run.generate(pipe, settings)
     with guide(pipe, term, rescale=0.7):
         assert np.array_equal(result.frames, by_hand(pipe, seed=3))
     assert not np.array_equal(result.frames, by_hand(pipe, seed=3))
@@ -73,12 +76,12 @@ def test_with_stg_the_frames_are_those_of_guide(pipe: Any) -> None:
     ],
 )
 def test_passes_per_step(pipe: Any, given: dict[str, Any], passes: float) -> None:
-    assert generation.generate(pipe, settings_for(pipe, **given)).passes_per_step == passes
+    assert run.generate(pipe, settings_for(pipe, **given)).passes_per_step == passes
 
 
 def test_steps_are_reported(pipe: Any) -> None:
-    steps: list[generation.Step] = []
-    result = generation.generate(pipe, settings_for(pipe), steps.append)
+    steps: list[run.Step] = []
+    result = run.generate(pipe, settings_for(pipe), steps.append)
     assert [(step.number, step.steps, step.passes_per_step) for step in steps] == [(i, 4, 2.25) for i in (1, 2, 3, 4)]
     assert all(step.seconds_left > 0 for step in steps[:3])
     assert steps[-1].seconds_left == 0
@@ -86,18 +89,18 @@ def test_steps_are_reported(pipe: Any) -> None:
 
 
 def test_what_a_callback_raises_ends_it_and_leaves_the_pipe_clean(pipe: Any) -> None:
-    def stop(step: generation.Step) -> None:
+    def stop(step: run.Step) -> None:
         raise KeyboardInterrupt
 
     before = by_hand(pipe, seed=0)
     with pytest.raises(KeyboardInterrupt):
-        generation.generate(pipe, settings_for(pipe), stop)
+        run.generate(pipe, settings_for(pipe), stop)
     assert np.array_equal(by_hand(pipe, seed=0), before)
 
 
 def test_frames_that_are_not_finite(pipe: Any) -> None:
     with pytest.raises(ValueError, match=r"^the frames must be finite numbers, but float32 overflowed\. Use"):
-        generation.generate(pipe, settings_for(pipe, guidance_scale=1e38))
+        run.generate(pipe, settings_for(pipe, guidance_scale=1e38))
 
 
 def with_its_text(small: Tiny) -> Any:
@@ -137,13 +140,13 @@ def test_models_that_call_their_settings_otherwise(name: str, theirs: dict[str, 
         call = {**small.call, **theirs, "num_inference_steps": 2, "output_type": "np"}
         expected = small.pipe(**call, generator=torch.Generator().manual_seed(0)).frames[0]
     pipe = with_its_text(small)
-    result = generation.generate(pipe, resolve(checked(given), pipe))
+    result = run.generate(pipe, resolve(checked(given), pipe))
     assert np.array_equal(result.frames, (np.asarray(expected) * 255).round().astype(np.uint8))
 
 
 def test_too_few_steps_for_the_schedule(pipe: Any) -> None:
     with pytest.raises(ValueError, match=r"^steps must be enough .* MochiPipeline, but got 1\. Take 2 or more"):
-        generation.generate(pipe, settings_for(pipe, steps=1))
+        run.generate(pipe, settings_for(pipe, steps=1))
 
 
 def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
@@ -159,7 +162,7 @@ def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
         r".* and needs image\. Use another model, or guide\(\) from Python\.$"
     )
     with pytest.raises(ValueError, match=message):
-        generation.generate(Upscaler(), settings)
+        run.generate(Upscaler(), settings)
 
 
 # --- the three scales -------------------------------------------------------------------------------------------------
@@ -195,12 +198,12 @@ def test_spatial_and_temporal_terms_are_those_of_guide(latte: Any, scales: dict[
     call = {"video_length": 2, "height": 8, "width": 8, "num_inference_steps": 3, "output_type": "np"}
     with guide(latte, *terms):
         video = latte("a red star", generator=torch.Generator().manual_seed(3), **call).frames[0]
-    assert np.array_equal(generation.generate(latte, settings).frames, (video * 255).round().astype(np.uint8))
+    assert np.array_equal(run.generate(latte, settings).frames, (video * 255).round().astype(np.uint8))
 
 
 def test_an_axis_that_the_model_does_not_have(pipe: Any) -> None:
     with pytest.raises(ValueError, match="axis"):
-        generation.generate(pipe, settings_for(pipe, spatial_scale=1.0))
+        run.generate(pipe, settings_for(pipe, spatial_scale=1.0))
 
 
 def test_orthogonalize_and_both_terms_are_passed_on(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,11 +213,11 @@ def test_orthogonalize_and_both_terms_are_passed_on(pipe: Any, monkeypatch: pyte
         options.append({**given, "axes": [term.axis for term in terms]})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generation, "guide", guided)
+    monkeypatch.setattr(run, "guide", guided)
     for on in (False, True):
         settings = settings_for(pipe, spatial_scale=1.0, temporal_scale=1.0, orthogonalize=on)
         with pytest.raises(KeyboardInterrupt):
-            generation.generate(pipe, settings)
+            run.generate(pipe, settings)
     both = ["spatial", "temporal"]
     plain = {"rescale": 0.0, "rescale_space": "prediction", "cfg": None, "restart": None}
     assert options == [{**plain, "orthogonalize": on, "axes": both} for on in (False, True)]
@@ -252,7 +255,7 @@ OWN = {"motion_bucket_id": 40, "noise_aug_strength": 0.3, "decode_chunk_size": 2
 )  # fmt: skip
 def test_without_stg_the_frames_are_the_bare_svds(svd: Any, given: dict[str, Any], call: dict[str, Any]) -> None:
     settings = resolve(checked({**SVD, "stg_scale": 0.0, "seed": 3, **given}), svd)
-    result = generation.generate(svd, settings, image=START)
+    result = run.generate(svd, settings, image=START)
     assert np.array_equal(result.frames, svd_by_hand(svd, **call))
     assert not call or not np.array_equal(result.frames, svd_by_hand(svd))
     assert result.passes_per_step == (1.0 if given.get("guidance_scale") == 1 else 2.0)
@@ -265,7 +268,7 @@ def test_without_stg_the_frames_are_the_bare_svds(svd: Any, given: dict[str, Any
 def test_with_stg_the_frames_of_svd_are_those_of_guide(svd: Any, scales: dict[str, float]) -> None:
     settings = resolve(checked({**SVD, "seed": 3, "skip": "attention", "rescale": 0.7, **scales}), svd)
     terms = [STG(["up:0"], scale, "attention", name.removesuffix("_scale")) for name, scale in scales.items()]
-    result = generation.generate(svd, settings, image=START)
+    result = run.generate(svd, settings, image=START)
     with guide(svd, *terms, rescale=0.7):
         assert np.array_equal(result.frames, svd_by_hand(svd))
     assert not np.array_equal(result.frames, svd_by_hand(svd))
@@ -274,7 +277,7 @@ def test_with_stg_the_frames_of_svd_are_those_of_guide(svd: Any, scales: dict[st
 def test_orthogonalized_svd(svd: Any) -> None:
     both = {"spatial_scale": 2.0, "temporal_scale": 0.5}
     plain, orthogonal = (
-        generation.generate(svd, resolve(checked({**SVD, **both, "orthogonalize": on}), svd), image=START).frames
+        run.generate(svd, resolve(checked({**SVD, **both, "orthogonalize": on}), svd), image=START).frames
         for on in (False, True)
     )
     assert not np.array_equal(plain, orthogonal)
@@ -282,15 +285,15 @@ def test_orthogonalized_svd(svd: Any) -> None:
 
 def test_the_picture_is_fitted_and_kept(svd: Any) -> None:
     settings = resolve(checked({**SVD, "stg_scale": 0.0}), svd)
-    result = generation.generate(svd, settings, image=START)
+    result = run.generate(svd, settings, image=START)
     assert result.image is not None
     assert result.image.size == (16, 16)
     made = record.build(settings, result, {})
-    kept = picture.from_record(made["image"], Path("x.mp4"))
+    kept = image_file.from_record(made["image"], Path("x.mp4"))
     assert kept.tobytes() == result.image.tobytes()
-    again = generation.generate(svd, settings, image=kept)
+    again = run.generate(svd, settings, image=kept)
     assert record.build(settings, again, {})["frames_sha256"] == made["frames_sha256"]
-    other = generation.generate(svd, settings, image=START.rotate(180))
+    other = run.generate(svd, settings, image=START.rotate(180))
     assert not np.array_equal(other.frames, result.frames)
 
 
@@ -302,7 +305,7 @@ def test_an_image_and_its_name_go_together(svd: Any, name: str | None, image: An
     with pytest.raises(
         ValueError, match=rf"^image must be given where .*, but they name {came} was given\. Read it with"
     ):
-        generation.generate(svd, settings, image=image)
+        run.generate(svd, settings, image=image)
 
 
 def test_a_pipeline_with_an_image_and_a_prompt() -> None:
@@ -311,10 +314,10 @@ def test_a_pipeline_with_an_image_and_a_prompt() -> None:
     given = {"prompt": "a red star", "image": "x.png", "steps": 2, "layers": 1, **size}
     for scale, passes in ((0.0, 2.0), (1.0, 2.5)):
         complete = resolve(checked({**given, "stg_scale": scale}), pipe)
-        result = generation.generate(pipe, complete, image=START)
+        result = run.generate(pipe, complete, image=START)
         with guide(pipe, STG([1], scale)):
             by_hand = pipe(
-                picture.fitted(START, 32, 32), "a red star", negative_prompt="", output_type="np",
+                image_file.fitted(START, 32, 32), "a red star", negative_prompt="", output_type="np",
                 num_inference_steps=2, generator=torch.Generator().manual_seed(0), **size,
             ).frames[0]  # fmt: skip
         assert np.array_equal(result.frames, (by_hand * 255).round().astype(np.uint8))
@@ -325,27 +328,27 @@ def test_a_pipeline_with_an_image_and_a_prompt() -> None:
 
 
 def test_load_from_a_folder(tiny_mochi_dir: Path, pipe: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    loaded = generation.load_pipeline(str(tiny_mochi_dir), device="cpu")
+    loaded = run.load_pipeline(str(tiny_mochi_dir), device="cpu")
     assert (type(loaded), loaded.dtype, loaded.device.type) == (type(pipe), torch.float32, "cpu")
-    assert generation.load_pipeline(str(tiny_mochi_dir), "bfloat16", "cpu").transformer.dtype == torch.bfloat16
+    assert run.load_pipeline(str(tiny_mochi_dir), "bfloat16", "cpu").transformer.dtype == torch.bfloat16
     assert "Loading" not in capfd.readouterr().err
 
 
 def test_load_the_built_in_model(tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
-    assert generation.local_folder("lab-mochi") == tiny_mochi_dir
-    assert type(generation.load_pipeline("lab-mochi", device="cpu")).__name__ == "MochiPipeline"
+    monkeypatch.setattr(packaged, "path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
+    assert run.local_folder("lab-mochi") == tiny_mochi_dir
+    assert type(run.load_pipeline("lab-mochi", device="cpu")).__name__ == "MochiPipeline"
 
 
 def test_a_hub_id_is_no_folder() -> None:
-    assert generation.local_folder("genmo/mochi-1-preview") is None
+    assert run.local_folder("genmo/mochi-1-preview") is None
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     names = "lab-mochi, lab-svd, lab-opensora"
     start = f"^model must be {names}, a folder with a model_index.json, or a hub id .*, but got .*"
     with pytest.raises(ValueError, match=start + re.escape(f"there is no {tmp_path / 'model_index.json'}. Name the")):
-        generation.load_pipeline(str(tmp_path))
+        run.load_pipeline(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["lab-moch", "./genmo/mochi", "a/b/c", "/nowhere", "a b/c"])
@@ -353,13 +356,13 @@ def test_no_such_model(name: str) -> None:
     with pytest.raises(
         ValueError, match=r"^model must be lab-mochi, .*, but got '.*', and there is no such folder\. Che"
     ):
-        generation.load_pipeline(name)
+        run.load_pipeline(name)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_no_such_device(tiny_mochi_dir: Path) -> None:
     with pytest.raises(ValueError, match=r"^device must be one that torch has here, but got 'cuda' .*\. Try cpu"):
-        generation.load_pipeline(str(tiny_mochi_dir), device="cuda")
+        run.load_pipeline(str(tiny_mochi_dir), device="cuda")
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
@@ -368,8 +371,8 @@ def test_no_such_device(tiny_mochi_dir: Path) -> None:
 def test_record_is_complete_and_names_nobody(pipe: Any, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny_mochi_dir.parent)
     settings = settings_for(pipe, model=tiny_mochi_dir.name)
-    result = generation.generate(pipe, settings)
-    made = record.build(settings, result, generation.identity(settings.model, pipe))
+    result = run.generate(pipe, settings)
+    made = record.build(settings, result, run.identity(settings.model, pipe))
     assert set(made["versions"]) == {"skipguide", "torch", "diffusers", "transformers", "python"}
     assert made["versions"]["torch"] == torch.__version__
     assert made["machine"]["threads"] == torch.get_num_threads()
@@ -398,7 +401,7 @@ def test_record_is_complete_and_names_nobody(pipe: Any, tiny_mochi_dir: Path, mo
 def test_a_folder_that_is_no_model_says_why(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "model_index.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        generation.load_pipeline(str(tmp_path), device="cpu")
+        run.load_pipeline(str(tmp_path), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -450,7 +453,7 @@ def test_a_pipeline_that_calls_nobody_after_a_step() -> None:
     """Steps are counted at its scheduler, which is as it was afterwards."""
     pipe, seen = whole("TextToVideoSDPipeline"), []
     given = dict(prompt="a star", steps=2, height=16, width=16, num_frames=3, layers="up:0")
-    result = generation.generate(pipe, resolve(checked(given), pipe), lambda step: seen.append(step.number))
+    result = run.generate(pipe, resolve(checked(given), pipe), lambda step: seen.append(step.number))
     assert seen == [1, 2]
     assert 2 < result.passes_per_step < 3
     assert "step" not in vars(pipe.scheduler)

@@ -25,8 +25,9 @@ from torch import nn
 
 import oracle
 from skipguide import STG, Random, guide
-from skipguide.guider import SkipGuidance, family_of_denoiser
-from skipguide.skips import StandIn
+from skipguide.families.lookup import family_of_denoiser
+from skipguide.guider import SkipGuidance
+from skipguide.weak.patching import StandIn
 from tiny import builders
 from tiny.base import Tiny
 

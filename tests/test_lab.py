@@ -11,8 +11,10 @@ import pytest
 import torch
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 
-from skipguide import STG, guide, presets
-from skipguide.lab import autoencoder, fit, judge, mochi, models, score, text, train, world
+from skipguide import STG, guide
+from skipguide.families import presets
+from skipguide.files import packaged
+from skipguide.lab import autoencoder, judge, mochi, score_text, text, train, training_loop, world
 
 PROMPTS = [
     "a small red star orbiting over a blue background",
@@ -112,9 +114,9 @@ def test_frechet_distance_against_closed_forms() -> None:
 def test_generated_clips_show_what_the_prompt_says(
     lab: Any, scores: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "STEPS", 14)  # half of the card's read no worse (docs/decisions/049)
+    monkeypatch.setattr(score_text, "STEPS", 14)  # half of the card's read no worse (docs/decisions/049)
     scenes = world.sample_scenes(24, seed=33, split="all", second_share=0.0)
-    frames = score.generate(lab, world.captions(scenes, seed=33), 4.5, seed=1)
+    frames = score_text.generate(lab, world.captions(scenes, seed=33), 4.5, seed=1)
     assert frames.shape == (24, 3, 19, 64, 64)
     with torch.no_grad():
         logits, _ = judge.load_judge()(frames)
@@ -166,11 +168,11 @@ def test_card_is_the_same_in_the_package_and_in_the_docs(lab_mochi_dir: Path) ->
 
 
 def test_no_file_is_too_large_for_a_repository() -> None:
-    assert max(path.stat().st_size for path in models.WEIGHTS.rglob("*")) < 25e6
+    assert max(path.stat().st_size for path in packaged.WEIGHTS.rglob("*")) < 25e6
 
 
 def test_no_config_tells_of_the_machine_that_trained_it() -> None:
-    configs = list(models.WEIGHTS.rglob("config.json"))
+    configs = list(packaged.WEIGHTS.rglob("config.json"))
     assert configs
     assert not [path for path in configs if '": "/' in path.read_text(encoding="utf-8")]
 
@@ -178,12 +180,12 @@ def test_no_config_tells_of_the_machine_that_trained_it() -> None:
 def test_unknown_packaged_model() -> None:
     known = "lab-mochi, lab-svd, lab-opensora"
     with pytest.raises(ValueError, match=f"a packaged model is one of {known}, but got 'lab-wan'"):
-        models.path("lab-wan")
+        packaged.path("lab-wan")
 
 
 def short_stages(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All stages of a training with two steps each, on 16 clips."""
-    short = fit.Schedule(steps=2, learning_rate=1e-3)
+    short = training_loop.Schedule(steps=2, learning_rate=1e-3)
     usual = {
         stage: dataclasses.replace(
             stage,
@@ -194,7 +196,7 @@ def short_stages(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for stage in train.STAGES[model]
     }  # fmt: skip
     monkeypatch.setitem(train.STAGES, model, tuple(usual.values()))
-    monkeypatch.setattr(fit, "can_compile", lambda device: False)  # two steps are not worth it
+    monkeypatch.setattr(training_loop, "can_compile", lambda device: False)  # two steps are not worth it
     monkeypatch.setattr(autoencoder, "MEASURED_CLIPS", 16)
 
 
@@ -256,9 +258,9 @@ def test_options_of_the_other_model_are_refused() -> None:
 
 def test_a_package_is_not_replaced_by_half_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of another model: the card cannot be written, and what is packaged stays."""
-    from skipguide.lab import pack
+    from skipguide.lab import model_card
 
-    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(packaged, "WEIGHTS", tmp_path / "weights")
     kept = tmp_path / "weights" / "lab-mochi" / "kept"
     kept.parent.mkdir(parents=True)
     kept.touch()
@@ -267,6 +269,6 @@ def test_a_package_is_not_replaced_by_half_of_one(tmp_path: Path, monkeypatch: p
         (tmp_path / name).touch()
     (tmp_path / "scores.json").write_text('{"clips": 1}', encoding="utf-8")
     with pytest.raises(KeyError):
-        pack.pack("mochi", tmp_path, "a machine", None)
+        model_card.pack("mochi", tmp_path, "a machine", None)
     assert kept.exists()
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["lab-mochi"]

@@ -12,7 +12,8 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from skipguide import STG, guide
-from skipguide.lab import autoencoder, judge, models, opensora, pack, score, text, train, world
+from skipguide.files import packaged
+from skipguide.lab import autoencoder, judge, model_card, opensora, score_text, text, train, world
 from skipguide.opensora import OpenSoraPipeline, OpenSoraRFlowScheduler, OpenSoraTransformer3DModel, prompts
 from test_lab import short_stages
 
@@ -215,14 +216,14 @@ def test_an_untrained_autoencoder_keeps_what_a_frame_has() -> None:
 @pytest.fixture(scope="module")
 def scored(trained: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "STEPS", 2)
+        patch.setattr(score_text, "STEPS", 2)
         patch.setattr(autoencoder, "psnr", lambda *_: 1.0)  # of 128 clips
         for name in ("_accuracy", "_reconstructed"):
-            patch.setattr(score, name, functools.partial(getattr(score, name), num=4))
+            patch.setattr(score_text, name, functools.partial(getattr(score_text, name), num=4))
         terms = [STG(layers, 1.5, "attention") for layers in (["spatial:0"], ["spatial:1", "temporal:1"])]
-        scores = score.score(trained, 3, [1.0, 4.0], terms, lambda _: None, "opensora")
+        scores = score_text.score(trained, 3, [1.0, 4.0], terms, lambda _: None, "opensora")
         with pytest.raises(ValueError, match="spatial"):
-            score.score(trained, 3, [1.0], [STG(["spatial:9"])], lambda _: None, "opensora")
+            score_text.score(trained, 3, [1.0], [STG(["spatial:9"])], lambda _: None, "opensora")
     (trained / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     return scores
 
@@ -237,14 +238,14 @@ def test_scores(scored: dict[str, Any]) -> None:
         (1.0, [], 0.0), (4.0, [], 0.0), (4.0, ["spatial:0"], 1.5), (4.0, ["spatial:1", "temporal:1"], 1.5)
     ]  # fmt: skip
     assert set(scored["judge_accuracy"]) == {"shape", "colour", "motion"}
-    assert "| 4 | spatial:1,temporal:1 attention, 1.5 |" in score.table(scored)
+    assert "| 4 | spatial:1,temporal:1 attention, 1.5 |" in score_text.table(scored)
 
 
 def test_packed_with_its_card(
     trained: Path, scored: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
-    paths = pack.pack("opensora", trained, "a machine", tmp_path / "docs")
+    monkeypatch.setattr(packaged, "WEIGHTS", tmp_path / "weights")
+    paths = model_card.pack("opensora", trained, "a machine", tmp_path / "docs")
     assert paths == [tmp_path / "weights" / "lab-opensora", tmp_path / "docs" / "lab-opensora.md"]
     card = (paths[0] / "README.md").read_text(encoding="utf-8")
     assert card == paths[1].read_text(encoding="utf-8")
@@ -266,22 +267,22 @@ def test_options_of_svd_are_refused() -> None:
 # --- the shipped model ------------------------------------------------------------------------------------------------
 
 
-shipped = pytest.mark.skipif("lab-opensora" not in models.NAMES, reason="lab-opensora is not packaged yet")
+shipped = pytest.mark.skipif("lab-opensora" not in packaged.NAMES, reason="lab-opensora is not packaged yet")
 
 
 @pytest.fixture(scope="module")
 def lab() -> Any:
-    return load(models.path("lab-opensora"))
+    return load(packaged.path("lab-opensora"))
 
 
 @shipped
 def test_generated_clips_show_what_the_prompt_says(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score, "STEPS", 14)  # half of the card's read no worse (docs/decisions/049)
-    scores = json.loads((models.path("lab-opensora") / "scores.json").read_text(encoding="utf-8"))
+    monkeypatch.setattr(score_text, "STEPS", 14)  # half of the card's read no worse (docs/decisions/049)
+    scores = json.loads((packaged.path("lab-opensora") / "scores.json").read_text(encoding="utf-8"))
     card = next(row for row in reversed(scores["generated"]) if not row["layers"])
     scenes = world.sample_scenes(24, seed=33, split="all", second_share=0.0)
-    frames = score.generate(lab, world.captions(scenes, 33), card["guidance_scale"], 1, "opensora")
-    words, _ = score.read(judge.load_judge(), frames)
+    frames = score_text.generate(lab, world.captions(scenes, 33), card["guidance_scale"], 1, "opensora")
+    words, _ = score_text.read(judge.load_judge(), frames)
     for name in judge.HEADS:
         right = (words[name] == getattr(scenes, name)).float().mean().item()
         assert right > max(card[name] - 0.25, 0.5), name  # chance is 1/6 or 1/8; 24 clips deviate by 0.1 or so
@@ -324,4 +325,4 @@ def test_space_and_time_are_skipped_apart_and_nothing_is_left(lab: Any) -> None:
 @shipped
 def test_card_is_the_same_in_the_package_and_in_the_docs() -> None:
     docs = Path(__file__).parents[1] / "docs" / "lab-opensora.md"
-    assert docs.read_text(encoding="utf-8") == (models.path("lab-opensora") / "README.md").read_text(encoding="utf-8")
+    assert docs.read_text(encoding="utf-8") == (packaged.path("lab-opensora") / "README.md").read_text(encoding="utf-8")

@@ -13,8 +13,10 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
-from skipguide import STG, guide, presets
-from skipguide.lab import autoencoder, models, score_svd, svd, train, world
+from skipguide import STG, guide
+from skipguide.families import presets
+from skipguide.files import packaged
+from skipguide.lab import autoencoder, score_svd, svd, train, world
 from test_lab import short_stages
 
 SMALL = dict(block_out_channels=(32, 32), num_attention_heads=(1, 1), down_block_types=svd.UNET["down_block_types"][1:],
@@ -127,12 +129,12 @@ def test_spearman_against_closed_forms() -> None:
 
 @pytest.fixture(scope="module")
 def lab() -> Any:
-    return load(models.path("lab-svd"))
+    return load(packaged.path("lab-svd"))
 
 
 @pytest.fixture(scope="module")
 def scores() -> dict[str, Any]:
-    return json.loads((models.path("lab-svd") / "scores.json").read_text(encoding="utf-8"))
+    return json.loads((packaged.path("lab-svd") / "scores.json").read_text(encoding="utf-8"))
 
 
 def test_components_are_the_real_classes(lab: Any) -> None:
@@ -202,4 +204,4 @@ def test_preset_on_the_lab_model(lab: Any) -> None:
 
 def test_card_is_the_same_in_the_package_and_in_the_docs() -> None:
     docs = Path(__file__).parents[1] / "docs" / "lab-svd.md"
-    assert docs.read_text(encoding="utf-8") == (models.path("lab-svd") / "README.md").read_text(encoding="utf-8")
+    assert docs.read_text(encoding="utf-8") == (packaged.path("lab-svd") / "README.md").read_text(encoding="utf-8")

@@ -16,10 +16,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from saved import saved, whole
-from skipguide import STG, flops, generation, layers, layout, prefix
+from skipguide import STG
+from skipguide.bench import layer_cost
+from skipguide.bench.workloads import WORKLOADS
 from skipguide.cli import app
-from skipguide.families import FAMILIES, REFUSED, Family
-from skipguide.workloads import WORKLOADS
+from skipguide.families import blocks
+from skipguide.families.rows import FAMILIES, REFUSED, Family
+from skipguide.generate import run as generation
+from skipguide.weak import flops, weak_pass
 from test_bench import shallow
 
 SVD = "StableVideoDiffusionPipeline"
@@ -104,13 +108,13 @@ def test_meta_counts_what_a_real_pass_computes(name: str) -> None:
 )
 def test_costs_are_those_of_weak_passes_that_are_run(name: str, addresses: tuple[str, ...]) -> None:
     row, model, inputs = on_meta(name)
-    found = {line["layer"]: line for line in layout._rows(row, model, inputs)["layers"]}
-    places = prefix.chain(row, model)
+    found = {line["layer"]: line for line in layer_cost._rows(row, model, inputs)["layers"]}
+    places = blocks.chain(row, model)
     for address in addresses:
         for axis, costs in {None: found[address], **found[address]["halves"]}.items():
             for skip in ("residual", "attention"):
-                where = layers.resolve(row, places, STG([address], 1.0, skip, axis))
-                weak = prefix.WeakPass(row, model, places, where, skip, None)
+                where = blocks.resolve(row, places, STG([address], 1.0, skip, axis))
+                weak = weak_pass.WeakPass(row, model, places, where, skip, None)
                 weak.inputs = inputs
                 assert costs[skip] == pytest.approx(weak.cost(shared=True), abs=1e-12), (address, axis, skip)
 
@@ -118,7 +122,7 @@ def test_costs_are_those_of_weak_passes_that_are_run(name: str, addresses: tuple
 def test_costs_of_a_stack_in_closed_form() -> None:
     """Four blocks alike: a residual skip leaves out those before it and itself, an attention skip two products more."""
     row, model, inputs = on_meta("wan")
-    rows = layout._rows(row, model, inputs)
+    rows = layer_cost._rows(row, model, inputs)
     shares = [line["share"] for line in rows["layers"]]
     assert shares == pytest.approx([shares[0]] * 4)
     assert 4 * shares[0] + rows["rest"] == pytest.approx(1)
@@ -195,9 +199,9 @@ def test_layers_of_two_denoisers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_stays_on_the_pipeline() -> None:
     pipe = whole(SVD)
-    layout.of_pipeline(pipe, "m", dict(height=32, width=32, num_frames=3))
+    layer_cost.of_pipeline(pipe, "m", dict(height=32, width=32, num_frames=3))
     assert not pipe.unet._forward_pre_hooks
-    assert not any(type(module).__module__ == "skipguide.skips" for module in pipe.unet.modules())
+    assert not any(type(module).__module__ == "skipguide.weak.patching" for module in pipe.unet.modules())
 
 
 # --- a family ---------------------------------------------------------------------------------------------------------
@@ -232,9 +236,9 @@ def test_a_family_without_attention_skip(monkeypatch: pytest.MonkeyPatch) -> Non
     """SANA-WM has no identity map; its workload here is that of Wan with its attention taken away."""
     row, model, inputs = on_meta("wan")
     bare = {name: dataclasses.replace(stack, attention={}) for name, stack in row.stacks.items()}
-    without = layout._rows(dataclasses.replace(row, stacks=bare), model, inputs)["layers"]
+    without = layer_cost._rows(dataclasses.replace(row, stacks=bare), model, inputs)["layers"]
     assert [line["attention"] for line in without] == [None] * 4
-    monkeypatch.setattr(layout, "of", lambda *_, **__: {**TEXT, "layers": without})
+    monkeypatch.setattr(layer_cost, "of", lambda *_, **__: {**TEXT, "layers": without})
     assert all(line.endswith(" -") for line in run("x").stdout.splitlines()[3:-2])
 
 

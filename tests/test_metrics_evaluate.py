@@ -14,9 +14,11 @@ from PIL import Image
 
 from measured import clips, spoiled, write
 from skipguide.lab import judge as lab_judge
-from skipguide.metrics import evaluate, inputs, judge, merge, readings, results, scores, weights
-from skipguide.metrics.asked import Asked, Options
+from skipguide.metrics import aggregate, evaluate, inputs, merge, results, weights
+from skipguide.metrics import features as feature_files
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
+from skipguide.metrics.networks import judge
+from skipguide.metrics.selection import Asked, Options
 
 Tensor = torch.Tensor
 SETS = ["fvd:judge", "kvd:judge", "coverage:judge", "inception_score:judge", "vendi:judge"]
@@ -132,8 +134,8 @@ def test_videos_of_one_prompt_are_left_out_together(prompts: int) -> None:
     assert not grouped.warnings
 
 
-def _scored(rows: dict[str, float], metric: str = "temporal_flickering") -> scores.Row:
-    (row,), _, _ = scores.score(readings.Readings(values={metric: rows}), [Asked(metric)])
+def _scored(rows: dict[str, float], metric: str = "temporal_flickering") -> aggregate.Row:
+    (row,), _, _ = aggregate.score(feature_files.Readings(values={metric: rows}), [Asked(metric)])
     return row
 
 
@@ -150,10 +152,10 @@ def test_few_prompts_of_a_set_have_no_interval() -> None:
     vectors = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
     singles, grouped = [f"{i}" for i in range(16)], [f"{'ab'[i % 2]}-{i}" for i in range(16)]
     for generated, reference, side in ((grouped, singles, "generated"), (singles, grouped, "reference")):
-        read = readings.Readings()
+        read = feature_files.Readings()
         read.add_vectors("generated", "judge", generated, vectors)
         read.add_vectors("reference", "judge", reference, vectors + 1)
-        (row,), _, _ = scores.score(read, [Asked("kvd", "judge")])
+        (row,), _, _ = aggregate.score(read, [Asked("kvd", "judge")])
         assert row.low is None
         assert f"no interval: the 16 {side} videos are of 2 prompts" in row.warnings[-1]
 
@@ -192,11 +194,11 @@ def test_sets_of_other_sizes_are_warned_of(made: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(("real", "warned"), [(24.0, True), (12.0, False), (11.988, False), (None, False)])
 def test_sets_of_other_rates_are_warned_of(real: float | None, warned: bool) -> None:
     vectors = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-    read, names = readings.Readings(), [f"{i}" for i in range(8)]
+    read, names = feature_files.Readings(), [f"{i}" for i in range(8)]
     for side, rate in (("generated", 12.0), ("reference", real)):
         read.add_vectors(side, "judge", names, vectors)
         read.rates[side] = dict.fromkeys(names, rate)
-    rows, _, _ = scores.score(read, [Asked("kvd", "judge"), Asked("vendi", "judge")])
+    rows, _, _ = aggregate.score(read, [Asked("kvd", "judge"), Asked("vendi", "judge")])
     warnings = [" ".join(row.warnings) for row in rows]
     found = "the generated videos have 12 frames a second, the reference 24" in warnings[0]
     assert found == ("frames a second" in warnings[0]) == warned
@@ -211,8 +213,8 @@ def test_rates_are_kept_and_missed_where_they_are_needed(tmp_path: Path, made: d
     known.save(tmp_path / "a.json")
     merged = merge([results.load(tmp_path / "a.json"), unknown])
     assert merged.readings.rates == {"generated": {"a": 16.0, "b": None}}
-    read = readings.Readings(values={"dynamic_degree": {"a": 1.0, "b": 1.0}}, rates=merged.readings.rates)
-    (row,), _, _ = scores.score(read, [Asked("dynamic_degree")])
+    read = feature_files.Readings(values={"dynamic_degree": {"a": 1.0, "b": 1.0}}, rates=merged.readings.rates)
+    (row,), _, _ = aggregate.score(read, [Asked("dynamic_degree")])
     assert "1 videos have no known rate" in row.warnings[0]
     assert not merged["temporal_flickering"].warnings  # has no need of it
 

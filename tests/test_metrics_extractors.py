@@ -13,10 +13,11 @@ import torch
 import saved_networks
 from measured import clips
 from references import metrics_upstream as upstream
-from skipguide.metrics import evaluate, vbench, videomae, vjepa2, weights
-from skipguide.metrics.asked import Options
+from skipguide.metrics import evaluate, vbench, weights
 from skipguide.metrics.catalog import EXTRACTORS, METRICS, WEIGHTS
 from skipguide.metrics.inception import Predictions, inception_score
+from skipguide.metrics.networks import videomae, vjepa2
+from skipguide.metrics.selection import Options
 
 Tensor = torch.Tensor
 FOUND: dict[str, Any] = json.loads((Path(upstream.__file__).parent / "metrics.json").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from torch import nn
 
 from references import vbench_inputs as reference
 from saved_networks import checkpoint, saved
-from skipguide import checkpoints
+from skipguide.files import checkpoints
 from skipguide.metrics import vbench
 from skipguide.metrics.networks import amt, c3d, clip, dino, flow, i3d, musiq, raft
 from skipguide.metrics.networks.padding import same

@@ -166,7 +166,7 @@ def test_wrong_sizes_of_the_transformer(config: dict[str, Any], message: str) ->
 
 
 def test_attention_can_be_skipped(transformer: Any) -> None:
-    from skipguide.identity import plain
+    from skipguide.families.identity_attention import plain
 
     for block in (transformer.spatial_blocks[0], transformer.temporal_blocks[0]):
         tokens = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(0))

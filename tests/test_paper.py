@@ -15,12 +15,25 @@ import torch
 from typer.testing import CliRunner
 
 from skipguide.cli import app
-from skipguide.families import FAMILIES
-from skipguide.lab import judge, mochi, opensora, score, svd, world
-from skipguide.paper import alignment, analysis, cost, experiments, models, plots, reading, records, report, run, tables
+from skipguide.families.blocks import chain
+from skipguide.families.rows import FAMILIES
+from skipguide.files import packaged
+from skipguide.lab import judge, mochi, opensora, score_text, svd, world
+from skipguide.paper import (
+    analysis,
+    cost,
+    experiments,
+    figure2,
+    measurements,
+    models,
+    plots,
+    records,
+    report,
+    run,
+    tables,
+)
 from skipguide.paper.analysis import Results
 from skipguide.paper.rows import Row
-from skipguide.prefix import chain
 
 Tensor = torch.Tensor
 CFG, STG_ROW = experiments.experiments("lab-mochi")[2].rows[:2]
@@ -117,7 +130,7 @@ def test_what_cannot_be_run_is_said_at_once(arguments: list[str], said: str, tmp
 
 
 def test_status_lists_rows_of_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.models, "NAMES", ("lab-mochi",))
+    monkeypatch.setattr(packaged, "NAMES", ("lab-mochi",))
     result = CliRunner().invoke(app, ["paper", "status", "--folder", str(tmp_path), "--rows", "table-3", "--json"])
     found = json.loads(result.stdout)["models"]
     assert set(found) == set(models.MODELS)
@@ -166,13 +179,13 @@ def test_a_run_that_is_stopped_goes_on(made: Path, tmp_path: Path) -> None:
 
 def test_clips_are_what_the_pipeline_makes_of_the_prompts_and_their_own_noise(made: Path) -> None:
     """Clip 5 alone, by the pipeline itself, without guide() and in a batch of one."""
-    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 2, "float32")
+    generator = models.Generator("lab-mochi", packaged.path("lab-mochi"), "cpu", 2, "float32")
     frames = generator.pipe(
         models.pool("lab-mochi").captions[5], height=64, width=64, num_frames=19, num_inference_steps=2,
         guidance_scale=4.5, max_sequence_length=32, output_type="pt",
         generator=torch.Generator().manual_seed(models.SEED + 5),
     ).frames.transpose(1, 2)  # fmt: skip
-    words, features = score.read(judge.load_judge(), frames * 2 - 1)
+    words, features = score_text.read(judge.load_judge(), frames * 2 - 1)
     recorded = results(made).of(CFG)
     assert recorded is not None
     torch.testing.assert_close(recorded.features[5], features[0], rtol=1e-2, atol=1e-2)
@@ -191,7 +204,7 @@ def test_a_rescale_without_terms_is_refused() -> None:
 
 def test_cost_is_measured_side_by_side(made: Path, tmp_path: Path) -> None:
     place = records.Place(tmp_path)
-    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 2, "float32")
+    generator = models.Generator("lab-mochi", packaged.path("lab-mochi"), "cpu", 2, "float32")
     rows = experiments.cost("lab-mochi")
     measuring = cost.measure(place, generator, rows, rounds=2)
     next(measuring)
@@ -220,7 +233,7 @@ def test_rows_differ_and_say_what_they_cost(made: Path) -> None:
 
 def test_records_of_other_settings_are_refused(made: Path, tmp_path: Path) -> None:
     place = records.Place(tmp_path)
-    reading_ = reading.Reading(torch.zeros(4, 128), torch.zeros(4, 22), torch.zeros(4, 3))
+    reading_ = measurements.Reading(torch.zeros(4, 128), torch.zeros(4, 22), torch.zeros(4, 3))
     records.save(place, CFG, 0, reading_, records.Cost(1, 1, 2), {"device": "cpu"})
     other = place.chunk(STG_ROW, 0)
     other.parent.mkdir()
@@ -257,7 +270,7 @@ def test_motion_is_measured_without_knowing_the_backdrop(moving: tuple[world.Sce
     scenes, frames, amount = moving
     noisy = (frames + 0.05 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
     for clips in (frames, noisy):
-        found = reading.measured(scenes, clips)[:, 0]
+        found = measurements.measured(scenes, clips)[:, 0]
         assert torch.corrcoef(torch.stack([found, amount]))[0, 1] > 0.97
         assert (found / amount).median() == pytest.approx(1, abs=0.05)
 
@@ -266,7 +279,7 @@ def test_flicker_and_sharpness(moving: tuple[world.Scenes, Tensor, Tensor]) -> N
     scenes, frames, _ = moving
     blinking = frames + 0.2 * (torch.arange(19) % 2).view(1, 1, -1, 1, 1)
     blurred = torch.nn.functional.avg_pool3d(frames, (1, 5, 5), stride=1, padding=(0, 2, 2))
-    real, blinks, blurs = (reading.measured(scenes, clips) for clips in (frames, blinking, blurred))
+    real, blinks, blurs = (measurements.measured(scenes, clips) for clips in (frames, blinking, blurred))
     assert real[:, 1].max() < 1e-3
     torch.testing.assert_close(blinks[:, 1], torch.full((48,), 0.1), atol=0.01, rtol=0)
     assert (blurs[:, 2] < 0.75 * real[:, 2]).all()
@@ -340,8 +353,8 @@ def test_a_share_without_spread_has_an_interval_and_so_has_a_difference_of_none(
 def test_best_scale_is_where_the_error_is_least() -> None:
     generator = torch.Generator().manual_seed(0)
     c, p, target = (torch.randn(6, 50, generator=generator, dtype=torch.float64) for _ in range(3))
-    values = alignment._compared(c, p, target)[None, None]
-    one = tables.direction(alignment.Alignment((("residual", "0"),), (0.5,), values), 0, 0)
+    values = figure2._compared(c, p, target)[None, None]
+    one = tables.direction(figure2.Alignment((("residual", "0"),), (0.5,), values), 0, 0)
     scales = torch.linspace(-2, 2, 4001, dtype=torch.float64)
     errors = torch.stack([(c + s * (c - p) - target).square().sum() for s in scales])
     assert one.scale == pytest.approx(scales[errors.argmin()].item(), abs=1e-3)
@@ -355,19 +368,19 @@ def test_directions_of_lab_mochi_against_hooks_on_the_blocks(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weak model by a hook that hands back a block's inputs; conditions from the tokenizer and encoder by hand."""
-    way = alignment.Way(alignment._encode, alignment._mochi, (0.5,))
-    monkeypatch.setitem(alignment.WAYS, "lab-mochi", way)
-    generator = models.Generator("lab-mochi", models.models.path("lab-mochi"), "cpu", 4, "float32")
+    way = figure2.Way(figure2._encode, figure2._mochi, (0.5,))
+    monkeypatch.setitem(figure2.WAYS, "lab-mochi", way)
+    generator = models.Generator("lab-mochi", packaged.path("lab-mochi"), "cpu", 4, "float32")
     place = records.Place(tmp_path)
-    list(alignment.measure(place, generator, 4))
-    found = alignment.load(place, 4)
+    list(figure2.measure(place, generator, 4))
+    found = figure2.load(place, 4)
     assert found is not None
     assert len(found.directions) == 25
     pipe, prompts = generator.pipe, models.pool("lab-mochi").of(range(4))
     tokens = pipe.tokenizer(prompts.captions, padding="max_length", max_length=32, return_tensors="pt")
     mask = tokens.attention_mask.bool()
     latents = way.encode(pipe, prompts.real(19))
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(alignment.SEED))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(figure2.SEED))
     x = (latents + noise) / 2
 
     def predicted() -> Tensor:

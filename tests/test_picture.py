@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipguide import picture, video
+from skipguide.files import image as image_file
+from skipguide.files import video
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -40,23 +41,23 @@ def same(image: Image.Image, other: Image.Image) -> bool:
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
 def test_formats(tmp_path: Path, suffix: str) -> None:
     options = {"lossless": True} if suffix == "webp" else {}
-    assert same(picture.read(saved(colours(), tmp_path / f"a.{suffix}", **options)), colours())
+    assert same(image_file.read(saved(colours(), tmp_path / f"a.{suffix}", **options)), colours())
 
 
 def test_the_name_says_nothing(tmp_path: Path) -> None:
-    assert same(picture.read(saved(colours(), tmp_path / "a.txt", format="PNG")), colours())
+    assert same(image_file.read(saved(colours(), tmp_path / "a.txt", format="PNG")), colours())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_other_modes(tmp_path: Path, mode: str) -> None:
     image = colours().convert(mode)
-    assert same(picture.read(saved(image, tmp_path / "a.tif")), image.convert("RGB"))
+    assert same(image_file.read(saved(image, tmp_path / "a.tif")), image.convert("RGB"))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bits(tmp_path: Path, suffix: str) -> None:
     grey = np.linspace(0, 65535, 16 * 24).reshape(16, 24)
-    image = picture.read(saved(Image.fromarray(grey.astype(np.uint16)), tmp_path / f"a.{suffix}"))
+    image = image_file.read(saved(Image.fromarray(grey.astype(np.uint16)), tmp_path / f"a.{suffix}"))
     assert image.mode == "RGB"
     assert abs(np.asarray(image)[..., 0] - grey / 257).max() < 1
     assert np.asarray(image).max() == 255
@@ -64,7 +65,7 @@ def test_16_bits(tmp_path: Path, suffix: str) -> None:
 
 def test_32_bits_within_16(tmp_path: Path) -> None:
     grey = np.full((16, 16), 257 * 9, np.int32)
-    assert set(np.asarray(picture.read(saved(Image.fromarray(grey), tmp_path / "a.tif"))).flat) == {9}
+    assert set(np.asarray(image_file.read(saved(Image.fromarray(grey), tmp_path / "a.tif"))).flat) == {9}
 
 
 def half_transparent() -> Image.Image:
@@ -76,7 +77,7 @@ def half_transparent() -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "LA"])
 def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
-    image = picture.read(saved(half_transparent().convert(mode), tmp_path / "a.png"))
+    image = image_file.read(saved(half_transparent().convert(mode), tmp_path / "a.png"))
     assert image.getpixel((12, 8)) == WHITE
     assert image.getpixel((3, 8)) == (RED if mode != "LA" else (76, 76, 76))
 
@@ -84,14 +85,14 @@ def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
 def test_one_colour_that_stands_for_transparent(tmp_path: Path) -> None:
     image = Image.new("RGB", (16, 16), RED)
     image.paste((0, 0, 255), (8, 0, 16, 16))
-    image = picture.read(saved(image, tmp_path / "a.png", transparency=(0, 0, 255)))
+    image = image_file.read(saved(image, tmp_path / "a.png", transparency=(0, 0, 255)))
     assert [image.getpixel((x, 8)) for x in (3, 12)] == [RED, WHITE]
 
 
 def test_turned_as_the_camera_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees
-    image = picture.read(saved(colours(), tmp_path / "a.png", exif=exif))
+    image = image_file.read(saved(colours(), tmp_path / "a.png", exif=exif))
     assert same(image, colours().transpose(Image.Transpose.ROTATE_270))
 
 
@@ -100,7 +101,7 @@ def test_a_photo_with_a_preview_behind_it(tmp_path: Path) -> None:
     path = saved(colours(), tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[colours().rotate(180)])
     with Image.open(path) as file:
         assert getattr(file, "n_frames", 1) == 2
-    assert abs(np.asarray(picture.read(path)).astype(int) - np.asarray(colours())).mean() < 12
+    assert abs(np.asarray(image_file.read(path)).astype(int) - np.asarray(colours())).mean() < 12
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
@@ -108,7 +109,7 @@ def test_a_photo_with_a_preview_behind_it(tmp_path: Path) -> None:
 
 def refused(path: Path, message: str) -> None:
     with pytest.raises(ValueError, match=f"^image must .*{re.escape(path.name)}.*{message}"):
-        picture.read(path)
+        image_file.read(path)
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_file_that_breaks_off(tmp_path: Path, suffix: str, share: float) -> No
 
 def outcome(path: Path) -> str:
     try:
-        return picture.read(path).mode
+        return image_file.read(path).mode
     except ValueError as error:
         return str(error)
 
@@ -182,7 +183,7 @@ def test_huge(tmp_path: Path, width: int, height: int, came: str) -> None:
         ValueError,
         match=rf"^image must have at most 64 megapixels, but .*a\.png has {came}\. Make it smaller: the model",
     ):
-        picture.read(path)
+        image_file.read(path)
 
 
 @pytest.mark.parametrize(("width", "height"), [(15, 64), (64, 15), (1, 1)])
@@ -197,7 +198,7 @@ def test_several_frames(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
     path = saved(frames[0], tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
     refused(path, r"holds 3 frames or pages\. Save the one that the video shall start from as PNG\.$")
-    assert picture.read(saved(frames[0], tmp_path / f"b.{suffix}")).size == (16, 16)
+    assert image_file.read(saved(frames[0], tmp_path / f"b.{suffix}")).size == (16, 16)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
@@ -210,15 +211,15 @@ def test_32_bits(tmp_path: Path, dtype: Any) -> None:
 
 
 def test_of_the_right_size_it_stays() -> None:
-    assert same(picture.fitted(colours(), 24, 16), colours())
+    assert same(image_file.fitted(colours(), 24, 16), colours())
 
 
 def test_cropped_around_the_centre_not_squashed() -> None:
     """A red frame of 8 pixels around a white square: what remains of 32 x 16 as a square is its middle."""
     image = Image.new("RGB", (32, 16), RED)
     image.paste(WHITE, (8, 0, 24, 16))
-    assert set(np.asarray(picture.fitted(image, 16, 16)).reshape(-1)) == {255}
-    wide = np.asarray(picture.fitted(image, 64, 32))
+    assert set(np.asarray(image_file.fitted(image, 16, 16)).reshape(-1)) == {255}
+    wide = np.asarray(image_file.fitted(image, 64, 32))
     assert wide.shape == (32, 64, 3)
     assert (wide[:, :12, 1] < 30).all()
     assert (wide[:, 20:44] > 225).all()
@@ -229,9 +230,9 @@ def test_cropped_around_the_centre_not_squashed() -> None:
 
 def test_from_a_record_to_the_last_bit() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
-    entry = picture.to_record(noise)
+    entry = image_file.to_record(noise)
     assert set(entry) == {"sha256", "png"}
-    assert same(picture.from_record(entry, Path("a.mp4")), noise)
+    assert same(image_file.from_record(entry, Path("a.mp4")), noise)
 
 
 @pytest.mark.parametrize("entry", [None, "x", {}, {"png": 3}, []])
@@ -240,39 +241,39 @@ def test_no_picture_in_the_record(entry: Any) -> None:
         r"^a video made from an image must carry it in its record, but that of a\.mp4 has none\. Take an undamaged"
     )
     with pytest.raises(ValueError, match=message):
-        picture.from_record(entry, Path("a.mp4"))
+        image_file.from_record(entry, Path("a.mp4"))
 
 
 @pytest.mark.parametrize("png", ["?", "AAAA", ""])
 def test_a_damaged_picture_in_the_record(png: str) -> None:
     message = r"^image must be a picture \(.*\), but the image in the record of a\.mp4 cannot be read as one"
     with pytest.raises(ValueError, match=message):
-        picture.from_record({"png": png, "sha256": "0"}, Path("a.mp4"))
+        image_file.from_record({"png": png, "sha256": "0"}, Path("a.mp4"))
 
 
 def test_another_picture_in_the_record() -> None:
-    entry = {**picture.to_record(colours()), "sha256": "0" * 64}
+    entry = {**image_file.to_record(colours()), "sha256": "0" * 64}
     with pytest.raises(
         ValueError, match=r"^the image in the record of a\.mp4 must have the sha256 that .* but has ano"
     ):
-        picture.from_record(entry, Path("a.mp4"))
+        image_file.from_record(entry, Path("a.mp4"))
 
 
 def test_a_bomb_in_the_record(tmp_path: Path) -> None:
     path = png_of_zeros(tmp_path / "a.png", 10_000, 10_000)
-    entry = {"png": picture.base64.b64encode(path.read_bytes()).decode(), "sha256": ""}
+    entry = {"png": base64.b64encode(path.read_bytes()).decode(), "sha256": ""}
     with pytest.raises(
         ValueError, match=r"^image must have at most 64 megapixels, but the image in the record of a\.mp4"
     ):
-        picture.from_record(entry, Path("a.mp4"))
+        image_file.from_record(entry, Path("a.mp4"))
 
 
 def test_the_record_has_no_metadata_of_the_file(tmp_path: Path) -> None:
     """Where a photo was taken is nobody's business."""
     exif = Image.Exif()
     exif[0x010E] = "my garden"
-    entry = picture.to_record(picture.read(saved(colours(), tmp_path / "a.jpg", exif=exif, comment="my garden")))
-    content = picture.base64.b64decode(entry["png"])
+    entry = image_file.to_record(image_file.read(saved(colours(), tmp_path / "a.jpg", exif=exif, comment="my garden")))
+    content = base64.b64decode(entry["png"])
     assert b"garden" not in content
     with Image.open(io.BytesIO(content)) as file:
         assert not file.getexif()
@@ -284,7 +285,7 @@ def test_the_record_has_no_profile_of_a_camera(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = tmp_path / "photo.jpg"
     Image.new("RGB", (32, 32), "red").save(path, icc_profile=profile)
-    image = picture.fitted(picture.read(path), 16, 16)
-    png = base64.b64decode(picture.to_record(image)["png"])
+    image = image_file.fitted(image_file.read(path), 16, 16)
+    png = base64.b64decode(image_file.to_record(image)["png"])
     assert b"iCCP" not in png
-    assert picture.from_record(picture.to_record(image), path).tobytes() == image.tobytes()
+    assert image_file.from_record(image_file.to_record(image), path).tobytes() == image.tobytes()

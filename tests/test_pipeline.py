@@ -15,8 +15,9 @@ from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
 
 import oracle
 from conftest import TINY_CALL, tiny_mochi
-from skipguide import SLG, STG, Bin, Schedule, guide, presets
-from skipguide.families import FAMILIES
+from skipguide import SLG, STG, Bin, Schedule, guide
+from skipguide.families import presets
+from skipguide.families.rows import FAMILIES
 from tiny import builders, tiny
 
 TERM = STG(layers=[2], scale=1.0)
@@ -383,7 +384,7 @@ def test_family_without_attention_skip_says_so(pipe: Any, monkeypatch: pytest.Mo
 
     row = FAMILIES[0]
     stack = dataclasses.replace(row.stacks["blocks"], attention={})
-    monkeypatch.setattr("skipguide.families.FAMILIES", (dataclasses.replace(row, stacks={"blocks": stack}),))
+    monkeypatch.setattr("skipguide.families.rows.FAMILIES", (dataclasses.replace(row, stacks={"blocks": stack}),))
     with pytest.raises(ValueError, match=r"skip must be one that mochi has \(residual.*\), but got 'attention'"):
         guide(pipe, STG(layers=[1], skip="attention"))
 

@@ -18,14 +18,17 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-from skipguide import SLG, STG, families, presets
-from skipguide.family import Family
+from skipguide import SLG, STG
+from skipguide.families import presets
+from skipguide.families import rows as family_rows
+from skipguide.families.presets import Preset
+from skipguide.families.schema import Family
+from skipguide.generate.resolve import resolve
+from skipguide.generate.settings import checked
 from skipguide.lab import opensora as lab_opensora
 from skipguide.lab import svd as lab_svd
+from skipguide.method.terms import Bin, Random, Schedule
 from skipguide.opensora import OpenSoraTransformer3DModel
-from skipguide.presets import Preset
-from skipguide.settings import checked, resolve
-from skipguide.terms import Bin, Random, Schedule
 
 ROWS = {row.name: row for row in presets.presets()}
 
@@ -46,7 +49,7 @@ def loaded(row: Preset) -> STG | SLG | Schedule | tuple[STG, ...]:
 def family(row: Preset) -> Family:
     """The one family of a row's pipelines."""
     (found,) = {
-        family.name: family for family in families.FAMILIES if set(row.pipelines) & set(family.pipelines)
+        family.name: family for family in family_rows.FAMILIES if set(row.pipelines) & set(family.pipelines)
     }.values()
     return found
 

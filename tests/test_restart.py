@@ -14,9 +14,10 @@ from diffusers import schedulers as known
 import oracle
 import tiny
 from skipguide import STG, Restart, guide
+from skipguide.method.restart import renoised
 from skipguide.opensora import OpenSoraRFlowScheduler
-from skipguide.restart import Restarting, renoised
-from skipguide.scheduling import kind_of, levels
+from skipguide.pipeline.noise_levels import kind_of, levels
+from skipguide.pipeline.restarting import Restarting
 
 MEAN = torch.tensor([0.7, -1.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.8, 0.5], [0.5, 0.6]], dtype=torch.float64)

@@ -14,9 +14,11 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 
 import oracle
 import tiny
-from skipguide import APG, STG, TCFG, CFGZero, Interval, Restart, guide, rules, scheduling
-from skipguide.families import FAMILIES
+from skipguide import APG, STG, TCFG, CFGZero, Interval, Restart, guide
+from skipguide.families.rows import FAMILIES
+from skipguide.method import cfg_rules
 from skipguide.opensora import OpenSoraRFlowScheduler
+from skipguide.pipeline import noise_levels
 from tiny.base import Tiny
 
 Tensor = torch.Tensor
@@ -49,12 +51,12 @@ def test_apg_is_that_of_diffusers(
 ) -> None:
     """Its original formulation has g - 1 in the place of g. Three steps, for the momentum."""
     c, u = predictions
-    rule, memory = APG(eta, momentum, threshold, "prediction"), rules.Memory()
+    rule, memory = APG(eta, momentum, threshold, "prediction"), cfg_rules.Memory()
     buffer = apg_of_diffusers.MomentumBuffer(momentum) if momentum else None
     for step in range(3):
         u = u + 0.1 * step
         theirs = apg_of_diffusers.normalized_guidance(c, u, 3.5, buffer, eta, threshold, use_original_formulation=True)
-        torch.testing.assert_close(rules.apg(c, u, 4.5, rule, memory, c, 1.0), theirs)
+        torch.testing.assert_close(cfg_rules.apg(c, u, 4.5, rule, memory, c, 1.0), theirs)
 
 
 def test_apg_in_the_space_of_the_data(predictions: tuple[Tensor, Tensor]) -> None:
@@ -64,22 +66,22 @@ def test_apg_in_the_space_of_the_data(predictions: tuple[Tensor, Tensor]) -> Non
     theirs = apg_of_diffusers.normalized_guidance(
         x - sigma * c, x - sigma * u, 3.5, None, 0.2, 1.0, use_original_formulation=True
     )
-    found = rules.apg(c, u, 4.5, APG(0.2, 0.0, 1.0), rules.Memory(), x - sigma * c, -sigma)
+    found = cfg_rules.apg(c, u, 4.5, APG(0.2, 0.0, 1.0), cfg_rules.Memory(), x - sigma * c, -sigma)
     torch.testing.assert_close(found, (x - theirs) / sigma)
 
 
 def test_apg_without_all_three_is_cfg(predictions: tuple[Tensor, Tensor]) -> None:
     c, u = predictions
-    found = rules.apg(c, u, 4.5, APG(1.0, 0.0, 0.0), rules.Memory(), torch.randn(c.shape), -0.3)
+    found = cfg_rules.apg(c, u, 4.5, APG(1.0, 0.0, 0.0), cfg_rules.Memory(), torch.randn(c.shape), -0.3)
     torch.testing.assert_close(found, u + 4.5 * (c - u))
 
 
 def test_tangential_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> None:
     c, u = predictions
     torch.testing.assert_close(
-        rules.tangential(c, u, 4.5), tcfg_of_diffusers.normalized_guidance(c, u, 4.5), atol=1e-4, rtol=1e-4
+        cfg_rules.tangential(c, u, 4.5), tcfg_of_diffusers.normalized_guidance(c, u, 4.5), atol=1e-4, rtol=1e-4
     )
-    assert not torch.allclose(rules.tangential(c, u, 4.5), u + 4.5 * (c - u), atol=0.1)
+    assert not torch.allclose(cfg_rules.tangential(c, u, 4.5), u + 4.5 * (c - u), atol=0.1)
 
 
 def test_zero_star_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> None:
@@ -88,10 +90,10 @@ def test_zero_star_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> N
     for step in (0, 1):
         guider.set_state(step, 4, torch.tensor(0).long())  # type: ignore[arg-type]
         theirs = guider.forward(c, u).pred
-        torch.testing.assert_close(torch.zeros_like(c) if step == 0 else rules.zero_star(c, u, 4.5), theirs)
+        torch.testing.assert_close(torch.zeros_like(c) if step == 0 else cfg_rules.zero_star(c, u, 4.5), theirs)
 
 
-@pytest.mark.parametrize("rule", [rules.zero_star, rules.tangential])
+@pytest.mark.parametrize("rule", [cfg_rules.zero_star, cfg_rules.tangential])
 def test_each_sample_by_itself_and_nothing_divided_by_zero(
     predictions: tuple[Tensor, Tensor], rule: Callable[..., Tensor]
 ) -> None:
@@ -109,8 +111,8 @@ def test_rules_in_half_precision_are_those_of_float32(predictions: tuple[Tensor,
     c, u = ((300 * value).to(dtype) for value in predictions)
 
     def all_rules(c: Tensor, u: Tensor) -> list[Tensor]:
-        apg = rules.apg(c, u, 3.0, APG(0.3, 0.0, 500.0, "prediction"), rules.Memory(), c, 1.0)
-        return [apg, rules.zero_star(c, u, 3.0), rules.tangential(c, u, 3.0)]
+        apg = cfg_rules.apg(c, u, 3.0, APG(0.3, 0.0, 500.0, "prediction"), cfg_rules.Memory(), c, 1.0)
+        return [apg, cfg_rules.zero_star(c, u, 3.0), cfg_rules.tangential(c, u, 3.0)]
 
     for found, exact in zip(all_rules(c, u), all_rules(c.double(), u.double()), strict=True):
         assert found.dtype == dtype
@@ -131,8 +133,8 @@ def test_estimates_of_the_data_are_those_of_the_scheduler(name: str, predicts: s
     scheduler.set_timesteps(10)
     x, F = torch.randn(2, 8, dtype=torch.float64)
     t = scheduler.timesteps[4]
-    level = scheduling.levels(scheduler)[0][4]
-    a, b = scheduling.to_data(scheduler, scheduling.kind_of(scheduler), level, "this")
+    level = noise_levels.levels(scheduler)[0][4]
+    a, b = noise_levels.to_data(scheduler, noise_levels.kind_of(scheduler), level, "this")
     if name == "DPMSolverMultistepScheduler":
         scheduler._init_step_index(t)
         theirs = scheduler.convert_model_output(F, sample=x)
@@ -156,9 +158,9 @@ def test_estimates_of_flows_end_where_the_last_step_does(name: str) -> None:
         scheduler.set_timesteps(sigmas=[1.0, 0.6])
     x, v = torch.randn(2, 8)
     scheduler.set_begin_index(1)
-    level = scheduling.levels(scheduler)[0][1]
+    level = noise_levels.levels(scheduler)[0][1]
     assert 0.5 < level < 0.9
-    a, b = scheduling.to_data(scheduler, "flow", level, "this")
+    a, b = noise_levels.to_data(scheduler, "flow", level, "this")
     torch.testing.assert_close(a * x + b * v, scheduler.step(v, scheduler.timesteps[1], x).prev_sample)
 
 
@@ -169,7 +171,7 @@ def test_estimates_of_flows_are_the_data_that_a_sample_was_made_of() -> None:
         (OpenSoraRFlowScheduler(), x_0 - noise),
         (UniPCMultistepScheduler(**FLOW), noise - x_0),
     ):
-        a, b = scheduling.to_data(scheduler, scheduling.kind_of(scheduler), s, "this")
+        a, b = noise_levels.to_data(scheduler, noise_levels.kind_of(scheduler), s, "this")
         torch.testing.assert_close(a * ((1 - s) * x_0 + s * noise) + b * velocity, x_0)
 
 

@@ -21,12 +21,15 @@ from typer.testing import CliRunner, Result
 
 from drawn import Drawn, plan_of, plan_with, swept
 from saved import saved
-from skipguide import generation, video
 from skipguide.cli import app
+from skipguide.files import video
+from skipguide.generate import run as generation
+from skipguide.generate.resolve import resolve
+from skipguide.generate.settings import checked
 from skipguide.runs import Plan, Run, SetMetric, Vote
-from skipguide.runs.engine import Failed, Here
+from skipguide.runs.engine import Failed
+from skipguide.runs.local_engine import Here
 from skipguide.runs.sweep import Done, Planned, estimate, sweep
-from skipguide.settings import checked, resolve
 
 PROMPTS = ["a red star", "a blue square moving left"]
 SETTINGS = [

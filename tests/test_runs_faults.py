@@ -27,14 +27,14 @@ import pytest
 from PIL import Image
 
 from drawn import plan_of, plan_with, swept
-from skipguide import video
+from skipguide.files import video
 from skipguide.runs import Run
-from skipguide.runs.folder import BROKEN
+from skipguide.runs.storage import BROKEN
 from skipguide.runs.sweep import Done, Planned
 
 KILLS = int(os.environ.get("SKIPGUIDE_KILLS", "40"))
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["drawn", "skipguide.runs.run", "skipguide.picture"])
+PROCESSES.set_forkserver_preload(["drawn", "skipguide.runs.run", "skipguide.files.image"])
 PLAN = dict(prompts=5, seeds=6, settings=2, save_latents=True)
 
 
@@ -240,7 +240,7 @@ def test_a_full_disk_ends_a_sweep_with_a_word_and_room_lets_it_go_on(
     with pytest.raises(OSError, match=r"must have room for 40 videos.*has 1 MB"):
         swept(folder, plan)  # refused before anything is made
     assert not (folder / "videos").exists()
-    monkeypatch.setattr("skipguide.runs.folder.check_room", lambda *_: 0)  # an estimate that is wrong
+    monkeypatch.setattr("skipguide.runs.storage.check_room", lambda *_: 0)  # an estimate that is wrong
     filler = small_disk / "filler"
     filler.write_bytes(bytes(500_000))
     with pytest.raises(OSError, match=r"disk of .* must have room, but is full"):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from skipguide.runs import Plan
-from skipguide.runs.words import flat
+from skipguide.runs.plan_grid import flat
 
 PLAN = """
 model: lab-mochi

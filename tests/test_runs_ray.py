@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from drawn import plan_of, swept
-from skipguide import video
+from skipguide.files import video
 from skipguide.runs import Plan, Run
-from skipguide.runs.engine import Failed, Here, Started
+from skipguide.runs.engine import Failed, Started
+from skipguide.runs.local_engine import Here
 from skipguide.runs.sweep import Done, Planned, sweep
 
 pytest.importorskip("ray")
@@ -28,7 +29,7 @@ SETTINGS = [{"name": "cfg", "guidance_scale": 4.5}, {"name": "stg", "stg": {"lay
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    from skipguide.runs.cluster import OnRay
+    from skipguide.runs.ray_engine import OnRay
 
     engine = OnRay("local", workers=2)
     yield engine
@@ -143,7 +144,7 @@ def test_ray_accepts_the_cluster_of_the_examples() -> None:
 
 
 def test_more_workers_than_there_are_processors_are_refused() -> None:
-    from skipguide.runs.cluster import OnRay
+    from skipguide.runs.ray_engine import OnRay
 
     with pytest.raises(ValueError, match=r"a worker needs a CPU of its own, but got --workers 9999"):
         OnRay("local", 9999)

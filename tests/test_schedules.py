@@ -11,8 +11,9 @@ import torch
 
 import oracle
 import tiny
-from skipguide import STG, Bin, Restart, Schedule, guidance, guide
-from skipguide.terms import Random
+from skipguide import STG, Bin, Restart, Schedule, guide
+from skipguide.method import formula
+from skipguide.method.terms import Random
 
 Tensor = torch.Tensor
 FOUR = {"num_inference_steps": 4}
@@ -109,9 +110,9 @@ def test_normalized_push_has_the_length_that_was_asked_for() -> None:
     c, p = (torch.randn(3, 4, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     p[1] = c[1] + 1e-6 * p[1]  # nearly the same, of one sample
     p[2] = c[2]
-    push = guidance.push(c, [p], [2.5], normalized=[True])
+    push = formula.push(c, [p], [2.5], normalized=[True])
     lengths, of_c = push.flatten(1).norm(dim=1), c.flatten(1).norm(dim=1)
-    torch.testing.assert_close(lengths[:2], 2.5 * guidance.NORM_SHARE * of_c[:2])
+    torch.testing.assert_close(lengths[:2], 2.5 * formula.NORM_SHARE * of_c[:2])
     assert lengths[2] == 0  # a zero difference has no direction
     cosine = torch.nn.functional.cosine_similarity(push.flatten(1), (c - p).flatten(1))
     torch.testing.assert_close(cosine[:2], torch.ones(2, dtype=torch.float64))
@@ -120,23 +121,23 @@ def test_normalized_push_has_the_length_that_was_asked_for() -> None:
 def test_normalized_is_of_each_term_by_itself_and_after_eq_21() -> None:
     generator = torch.Generator().manual_seed(1)
     c, p, q = (torch.randn(2, 64, generator=generator, dtype=torch.float64) for _ in range(3))
-    both = guidance.push(c, [p, q], [1.0, 3.0], normalized=[False, True])
-    torch.testing.assert_close(both, (c - p) + guidance.push(c, [q], [3.0], normalized=[True]))
-    across = guidance.push(c, [p, q], [1.0, 3.0], orthogonalize=True, normalized=[False, True]) - (c - p)
+    both = formula.push(c, [p, q], [1.0, 3.0], normalized=[False, True])
+    torch.testing.assert_close(both, (c - p) + formula.push(c, [q], [3.0], normalized=[True]))
+    across = formula.push(c, [p, q], [1.0, 3.0], orthogonalize=True, normalized=[False, True]) - (c - p)
     torch.testing.assert_close(across.norm(dim=1), 0.3 * c.norm(dim=1))
     torch.testing.assert_close((across * (c - p)).sum(1), torch.zeros(2, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_normalized_lengths_see_the_prediction_and_not_the_variance() -> None:
     c, p = torch.randn(2, 4, 8), torch.randn(2, 4, 8)
-    push = guidance.push(c, [p], [1.0], channels=2, normalized=[True])
+    push = formula.push(c, [p], [1.0], channels=2, normalized=[True])
     torch.testing.assert_close(push[:, :2].flatten(1).norm(dim=1), 0.1 * c[:, :2].flatten(1).norm(dim=1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_normalized_in_half_precision_does_not_overflow(dtype: torch.dtype) -> None:
     c = torch.full((1, 100_000), 300.0).to(dtype)  # whose square is beyond float16
-    push = guidance.push(c, [c - 2], [1.0], normalized=[True])
+    push = formula.push(c, [c - 2], [1.0], normalized=[True])
     torch.testing.assert_close(push.float(), torch.full((1, 100_000), 30.0), rtol=0.01, atol=0)
 
 
@@ -239,7 +240,7 @@ def test_guider_knows_lists_and_lengths_and_refuses_reuse() -> None:
     c, p, q = torch.randn(3, 2, 4, 8)
     guider.set_state(0, 2, 0)
     assert guider._batches() == ["pred_cond", "pred_weak_1"]  # the first term's scale is 0 here
-    pushed = guidance.push(c, [q], [1.0], normalized=[True])
+    pushed = formula.push(c, [q], [1.0], normalized=[True])
     torch.testing.assert_close(guider.forward(c, pred_weak_1=q).pred, c + pushed)
     guider.set_state(1, 2, 0)
     assert guider._batches() == ["pred_cond", "pred_weak", "pred_weak_1"]

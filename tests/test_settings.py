@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from skipguide import presets
-from skipguide.presets import Preset
-from skipguide.settings import Generation, checked, resolve, stg_is_off
+from skipguide.families import presets
+from skipguide.families.presets import Preset
+from skipguide.generate.resolve import resolve
+from skipguide.generate.settings import Generation, checked, stg_is_off
 from tiny import tiny
 
 

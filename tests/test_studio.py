@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from painted import PROMPTS, SETTINGS, painted
 from skipguide.cli import app
 from skipguide.runs import Clip, Run, Setting, Vote
-from skipguide.runs.rows import SetMetric
-from skipguide.studio import arrange, files, payload, report, study
+from skipguide.runs.entities import SetMetric
+from skipguide.studio import blind_test, files, page_data, report, setting_grid
 
 
 def setting(number: int, **said: Any) -> Setting:
@@ -33,48 +33,52 @@ OTHER = setting(9, guidance_scale=4.5, stg_scale=0.5, layers=[10], skip="attenti
 
 
 def test_a_slider_has_the_scales_that_exist_and_zero_is_the_setting_without_stg() -> None:
-    found = arrange.sliders([CFG, *STG])
+    found = setting_grid.sliders([CFG, *STG])
     steps = [(0.0, 1), (0.5, 3), (2.0, 2)]
     assert found == {1: {"stg_scale": steps}, 2: {"stg_scale": steps}, 3: {"stg_scale": steps}}
 
 
 def test_the_zero_of_two_scales_has_no_slider_itself() -> None:
-    found = arrange.sliders([CFG, *STG, OTHER])
+    found = setting_grid.sliders([CFG, *STG, OTHER])
     assert found[1] == {}
     assert found[9] == {"stg_scale": [(0.0, 1), (0.5, 9)]}
     assert len(found[2]["stg_scale"]) == 3
 
 
 def test_settings_that_differ_in_more_than_a_scale_have_no_slider() -> None:
-    found = arrange.sliders([CFG, setting(2, guidance_scale=3.0, stg_scale=0.0, layers=[5], skip="residual", steps=14)])
+    found = setting_grid.sliders(
+        [CFG, setting(2, guidance_scale=3.0, stg_scale=0.0, layers=[5], skip="residual", steps=14)]
+    )
     assert found == {1: {}, 2: {}}
 
 
 def test_the_scale_of_cfg_has_a_slider_too() -> None:
-    found = arrange.sliders([CFG, setting(2, guidance_scale=3.0, stg_scale=0.0, layers=[9], skip="residual", steps=28)])
+    found = setting_grid.sliders(
+        [CFG, setting(2, guidance_scale=3.0, stg_scale=0.0, layers=[9], skip="residual", steps=28)]
+    )
     assert found[1] == {"guidance_scale": [(3.0, 2), (4.5, 1)]}
 
 
 def test_one_of_two_scales_moves_alone() -> None:
     pairs = [(1.0, 0.0), (1.0, 0.5), (2.0, 0.5)]
     both = [setting(i, spatial_scale=s, temporal_scale=t, layers=["up:0"]) for i, (s, t) in enumerate(pairs)]
-    found = arrange.sliders(both)
+    found = setting_grid.sliders(both)
     assert found[1] == {"temporal_scale": [(0.0, 0), (0.5, 1)], "spatial_scale": [(1.0, 1), (2.0, 2)]}
 
 
 def test_what_tells_settings_apart() -> None:
-    assert arrange.varied([CFG, *STG, OTHER]) == ["layers", "stg_scale", "skip"]
-    assert arrange.varied([CFG, STG[0]]) == ["layers", "stg_scale", "skip"]
-    assert arrange.varied([CFG]) == []
-    assert arrange.varied(STG) == ["stg_scale"]
+    assert setting_grid.varied([CFG, *STG, OTHER]) == ["layers", "stg_scale", "skip"]
+    assert setting_grid.varied([CFG, STG[0]]) == ["layers", "stg_scale", "skip"]
+    assert setting_grid.varied([CFG]) == []
+    assert setting_grid.varied(STG) == ["stg_scale"]
 
 
 def test_a_layer_map_has_a_row_per_layer_in_their_order() -> None:
-    (found,) = arrange.layer_maps([OTHER, CFG, *STG])
+    (found,) = setting_grid.layer_maps([OTHER, CFG, *STG])
     assert found["rows"] == ["8", "10"]
     assert found["columns"] == ["attention, s 0.5", "residual, s 0.5", "residual, s 2"]
     assert found["cells"] == [[None, 3, 2], [9, None, None]]
-    assert arrange.layer_maps([CFG]) == []
+    assert setting_grid.layer_maps([CFG]) == []
 
 
 # --- what the page gets -----------------------------------------------------------------------------------------------
@@ -82,7 +86,7 @@ def test_a_layer_map_has_a_row_per_layer_in_their_order() -> None:
 
 def test_the_payload_has_all_of_a_run(painted_run: Path) -> None:
     with Run.open(painted_run) as run:
-        found = json.loads(json.dumps(payload.describe(run), allow_nan=False))
+        found = json.loads(json.dumps(page_data.describe(run), allow_nan=False))
     assert found["name"] == "first"
     assert [prompt["text"] for prompt in found["prompts"]] == PROMPTS
     assert (found["seeds"], len(found["clips"]), found["counts"]["done"]) == ([0, 1], 20, 20)
@@ -100,7 +104,7 @@ def test_numbers_of_an_evaluation_come_before_our_means_and_none_is_not_finite(p
         run.record_metrics([(clip.key, "temporal_flickering", 0.5) for clip in own])
         run.record_metrics([(clip.key, "mine", float("nan") if clip is own[0] else 2.0) for clip in own])
         run.record_set_metric(SetMetric(first, "temporal_flickering", 0.25, 4, 0.2, 0.3))
-        found = payload.describe(run)
+        found = page_data.describe(run)
     json.dumps(found, allow_nan=False)
     measures = [measure for measure in found["measures"] if measure["name"] in ("temporal_flickering", "mine")]
     values = {measure["name"]: measure["values"][first] for measure in measures}
@@ -122,7 +126,7 @@ def clips_of(folder: Path) -> list[Clip]:
 
 
 def test_pairs_are_all_pairs_of_one_prompt_and_seed_once(painted_run: Path) -> None:
-    found = study.tasks(clips_of(painted_run), "pair", [1, 2, 3], "Ann")
+    found = blind_test.tasks(clips_of(painted_run), "pair", [1, 2, 3], "Ann")
     assert len(found) == 3 * 4  # pairs of settings x cells
     for task in found:
         assert task.second is not None
@@ -133,8 +137,8 @@ def test_pairs_are_all_pairs_of_one_prompt_and_seed_once(painted_run: Path) -> N
 
 def test_order_and_sides_are_the_raters_own_and_stay(painted_run: Path) -> None:
     clips = clips_of(painted_run)
-    every = [study.tasks(clips, "pair", [1, 2, 3, 4, 5], rater) for rater in ("Ann", "Bob", "Cid", "Dee")]
-    assert every[0] == study.tasks(clips[::-1], "pair", [5, 4, 3, 2, 1], "Ann")
+    every = [blind_test.tasks(clips, "pair", [1, 2, 3, 4, 5], rater) for rater in ("Ann", "Bob", "Cid", "Dee")]
+    assert every[0] == blind_test.tasks(clips[::-1], "pair", [5, 4, 3, 2, 1], "Ann")
     assert len({tuple(task.first.key for task in tasks) for tasks in every}) == 4
     lefts = [task.left == "first" for tasks in every for task in tasks]
     assert 0.35 < sum(lefts) / len(lefts) < 0.65
@@ -144,22 +148,22 @@ def test_order_and_sides_are_the_raters_own_and_stay(painted_run: Path) -> None:
 
 def test_more_videos_do_not_change_the_order_of_the_others(painted_run: Path) -> None:
     clips = clips_of(painted_run)
-    few = [task.first.key for task in study.tasks(clips, "rating", [1, 2], "Ann")]
-    many = [task.first.key for task in study.tasks(clips, "rating", [1, 2, 3, 4], "Ann")]
+    few = [task.first.key for task in blind_test.tasks(clips, "rating", [1, 2], "Ann")]
+    many = [task.first.key for task in blind_test.tasks(clips, "rating", [1, 2, 3, 4], "Ann")]
     assert [key for key in many if key in few] == few
 
 
 def test_a_test_without_pairs_is_refused(painted_run: Path) -> None:
     with pytest.raises(ValueError, match="needs two finished videos of one prompt and seed of the chosen settings"):
-        study.tasks(clips_of(painted_run), "pair", [1], "Ann")
+        blind_test.tasks(clips_of(painted_run), "pair", [1], "Ann")
 
 
 @pytest.mark.parametrize("left", ["first", "second"])
 @pytest.mark.parametrize("answer", ["left", "right", "tie"])
 def test_an_answer_means_the_video_that_was_shown_there(painted_run: Path, left: Any, answer: str) -> None:
     a, b = sorted(clips_of(painted_run)[:2], key=lambda clip: clip.key)
-    task = study.Task(a, b, left)
-    (vote,) = study.votes_of(task, "Ann", {"preference": answer}, 2.0)
+    task = blind_test.Task(a, b, left)
+    (vote,) = blind_test.votes_of(task, "Ann", {"preference": answer}, 2.0)
     chosen = {"first": a, "second": b}.get(vote.answer)
     assert chosen is (None if answer == "tie" else task.shown[0 if answer == "left" else 1])
     assert (vote.first, vote.second, vote.left) == (a.key, b.key, left)
@@ -168,20 +172,22 @@ def test_an_answer_means_the_video_that_was_shown_there(painted_run: Path, left:
 def test_other_questions_are_refused(painted_run: Path) -> None:
     clip = clips_of(painted_run)[0]
     with pytest.raises(ValueError, match=r"answers must be to video quality, .* but got preference"):
-        study.votes_of(study.Task(clip), "Ann", {"preference": "left"}, None)
+        blind_test.votes_of(blind_test.Task(clip), "Ann", {"preference": "left"}, None)
 
 
 def test_results_tell_who_won_and_whether_raters_agree(painted_copy: Path) -> None:
     """Ann and Bob always prefer the larger setting; Cid always votes for what is on the left."""
     with Run.open(painted_copy, writable=True) as run:
         for rater in ("Ann", "Bob", "Cid"):
-            for task in study.tasks(run.clips(), "pair", [1, 2, 3], rater):
+            for task in blind_test.tasks(run.clips(), "pair", [1, 2, 3], rater):
                 larger = "left" if task.shown[0].setting > task.shown[1].setting else "right"
                 answer = "left" if rater == "Cid" else larger
-                for vote in study.votes_of(task, rater, {"preference": answer}, 1.0):
+                for vote in blind_test.votes_of(task, rater, {"preference": answer}, 1.0):
                     run.vote(vote)
-        found = study.results(run)["pair"]
-        left = study.open_tasks(study.tasks(run.clips(), "pair", [1, 2, 3], "Ann"), run.votes(), "pair", "Ann")
+        found = blind_test.results(run)["pair"]
+        left = blind_test.open_tasks(
+            blind_test.tasks(run.clips(), "pair", [1, 2, 3], "Ann"), run.votes(), "pair", "Ann"
+        )
     assert left == []
     assert (found["votes"], found["raters"]) == (36, {"Ann": 12, "Bob": 12, "Cid": 12})
     rates = [found["win_rates"][number]["value"] for number in (1, 2, 3)]
@@ -197,13 +203,13 @@ def test_results_tell_who_won_and_whether_raters_agree(painted_copy: Path) -> No
 def test_ratings_are_means_by_question(painted_copy: Path) -> None:
     with Run.open(painted_copy, writable=True) as run:
         for rater, better in (("Ann", 5), ("Bob", 4)):
-            for task in study.tasks(run.clips(), "rating", [1, 2], rater):
+            for task in blind_test.tasks(run.clips(), "rating", [1, 2], rater):
                 value = str(better if task.first.setting == 2 else 2)
-                for vote in study.votes_of(task, rater, dict.fromkeys(study.QUESTIONS["rating"], value), 1.0):
+                for vote in blind_test.votes_of(task, rater, dict.fromkeys(blind_test.QUESTIONS["rating"], value), 1.0):
                     run.vote(vote)
-        found = payload.describe(run)
+        found = page_data.describe(run)
     means = found["votes"]["rating"]["means"]
-    assert list(means) == list(study.QUESTIONS["rating"])
+    assert list(means) == list(blind_test.QUESTIONS["rating"])
     assert {(values[1]["value"], values[2]["value"]) for values in means.values()} == {(2.0, 4.5)}
     assert found["votes"]["rating"]["agreement"]["alpha"]["video quality"] > 0.5
     assert "motion quality" in {measure["name"] for measure in found["measures"]}
@@ -352,4 +358,4 @@ def test_votes_on_a_video_that_was_made_anew_still_count(painted_copy: Path) -> 
     db.close()
     with Run.open(painted_copy) as run:
         assert old.key not in {clip.key for clip in run.clips()}
-        assert study.results(run)["pair"]["votes"] == 1
+        assert blind_test.results(run)["pair"]["votes"] == 1

@@ -18,11 +18,11 @@ import pytest
 import uvicorn
 
 from painted import FIRST, FRAMES, SETTINGS, STEP, Painter, painted, pictures
-from skipguide.generation import Step
+from skipguide.generate.run import Step
 from skipguide.runs import Run
 from skipguide.studio import app, report
-from skipguide.studio.guard import Policy
-from skipguide.studio.trials import Trials
+from skipguide.studio.access import Policy
+from skipguide.studio.playground import Trials
 
 CHROMIUM = os.environ.get("SKIPGUIDE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 try:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from skipguide.studio import preference
-from skipguide.studio.preference import Duel
+from skipguide.stats import preference
+from skipguide.stats.preference import Duel
 
 # Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C: 4 observers, 12 units, some not judged.
 KRIPPENDORFF = [

@@ -27,12 +27,12 @@ from typer.testing import CliRunner
 
 from painted import SETTINGS, Painter, painted, pictures
 from skipguide.cli import app as verbs
-from skipguide.generation import Step
+from skipguide.generate.run import Step
 from skipguide.runs import Clip, Run
-from skipguide.runs.folder import locked
-from skipguide.studio import app, study
-from skipguide.studio.guard import BODY, Policy
-from skipguide.studio.trials import WAITING, Ask, Trials
+from skipguide.runs.storage import locked
+from skipguide.studio import app, blind_test
+from skipguide.studio.access import BODY, Policy
+from skipguide.studio.playground import WAITING, Ask, Trials
 
 HERE = "http://localhost:8700"
 
@@ -633,7 +633,11 @@ def test_a_study_of_a_read_only_run_says_so(painted_copy: Path) -> None:
     web = client(painted_copy)
     found = web.post("/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]}).json()
     (painted_copy / "ledger.sqlite").rename(painted_copy / "gone")
-    answers = {"rater": "Ann", "task": found["task"]["id"], "answers": dict.fromkeys(study.QUESTIONS["pair"], "tie")}
+    answers = {
+        "rater": "Ann",
+        "task": found["task"]["id"],
+        "answers": dict.fromkeys(blind_test.QUESTIONS["pair"], "tie"),
+    }
     answer = web.post("/api/study/answer", json=answers)
     assert answer.status_code == 400
     assert "a run must be a folder with a ledger.sqlite" in answer.json()["error"]

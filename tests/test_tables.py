@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from skipguide import families, presets, tables
 from skipguide.cli import app
+from skipguide.families import presets, tables
+from skipguide.families import rows as family_rows
 
 DOCS = Path(__file__).parent.parent / "docs" / "families.md"
 
@@ -40,9 +41,9 @@ def test_markdown_is_what_the_docs_are_made_from() -> None:
 
 def test_markdown_names_every_pipeline_once_in_its_place() -> None:
     known, refused = tables.families_markdown().split("## Refused")
-    for family in families.FAMILIES:
+    for family in family_rows.FAMILIES:
         assert all(known.count(f"`{pipeline}`") == 1 for pipeline in family.pipelines)
-    assert all(refused.count(f"`{pipeline}`") == 1 for pipeline in families.REFUSED)
+    assert all(refused.count(f"`{pipeline}`") == 1 for pipeline in family_rows.REFUSED)
 
 
 def test_markdown_tables_are_whole() -> None:
@@ -63,10 +64,10 @@ def test_markdown_says_how_layers_of_a_unet_are_written() -> None:
 
 def test_families_for_people() -> None:
     said = run("families").stdout
-    for family in families.FAMILIES:
+    for family in family_rows.FAMILIES:
         assert family.title in said
         assert ", ".join(family.pipelines) in said
-    assert all(pipeline in said for pipeline in families.REFUSED)
+    assert all(pipeline in said for pipeline in family_rows.REFUSED)
     assert "20 dual, 40 single" in said
     assert "8 down, 1 mid, 12 up" in said
     assert "hunyuan-double-2 (hunyuanvideo-community/HunyuanVideo): layer dual:2, residual, scale 1." in said
@@ -76,7 +77,7 @@ def test_families_for_people() -> None:
 def test_families_json() -> None:
     said = output("families")
     rows = {row["name"]: row for row in said["families"]}
-    assert list(rows) == [family.name for family in families.FAMILIES]
+    assert list(rows) == [family.name for family in family_rows.FAMILIES]
     assert rows["hunyuan"]["stacks"] == {"dual": 20, "single": 40}
     assert rows["sana-wm"]["skips"] == ["residual"]
     assert rows["latte"]["axes"] == ["spatial", "temporal"]
@@ -88,7 +89,7 @@ def test_families_json() -> None:
     assert rows["motif-video"]["cfg"] == "by its guider"
     assert "needs is_cfg_zero_star=False (HeliosPyramidPipeline)" in rows["helios"]["cfg"]
     assert [preset["name"] for preset in rows["ltx"]["presets"]] == ["ltx-2b", "ltx-13b-dev"]
-    assert sorted(name for names in said["refused"].values() for name in names) == sorted(families.REFUSED)
+    assert sorted(name for names in said["refused"].values() for name in names) == sorted(family_rows.REFUSED)
 
 
 def test_one_form_at_a_time() -> None:

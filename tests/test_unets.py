@@ -429,7 +429,7 @@ def test_layers_are_counted_where_operations_cannot_be(monkeypatch: pytest.Monke
         raise RuntimeError("no such model")
 
     small = fresh(SVD)
-    monkeypatch.setattr("skipguide.flops.without_weights", fail)
+    monkeypatch.setattr("skipguide.weak.flops.without_weights", fail)
     with guide(small.pipe, STG(["up:0"])) as handle:
         oracle.run(small, **small.short)
         weak: Any = handle._branches[small.pipe.unet].weak[0]

@@ -14,9 +14,9 @@ import av
 import numpy as np
 import pytest
 
-from skipguide import video
+from skipguide.files import video
+from skipguide.files.video import Frames
 from skipguide.lab import world
-from skipguide.video import Frames
 
 RECORD = {"settings": {"prompt": "ein Fuchs läuft, 狐が走る 🦊", "fps": "24000/1001"}, "long": "x" * 4000}
 

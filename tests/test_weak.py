@@ -20,9 +20,13 @@ import torch
 from torch import nn
 
 import oracle
-from skipguide import SLG, STG, guide, kinds, weakening
-from skipguide.families import FAMILIES, family_of
-from skipguide.terms import Bin, Random, Schedule
+from skipguide import SLG, STG, guide
+from skipguide.families.lookup import family_of
+from skipguide.families.rows import FAMILIES
+from skipguide.method import perturbations
+from skipguide.method.terms import Bin, Random, Schedule
+from skipguide.weak import attention as weak_attention
+from skipguide.weak import step_context
 from tiny import tiny
 from tiny.base import Tiny
 from written import assert_equal, attentions_of, is_unet, paths_of, trace_of
@@ -181,14 +185,14 @@ def test_changed_attention_is_that_of_matrices(skip: str, name: str, monkeypatch
 def test_frames_under_any_mask(text: str, shape: tuple[int, ...], additive: bool) -> None:
     """No model of the tests masks a token of the video, or one frame otherwise than another."""
     torch.manual_seed(0)
-    moment = weakening.Moment("bcthw", {})
+    moment = step_context.Moment("bcthw", {})
     moment.see({"hidden_states": torch.empty(2, 1, 3, 2, 2)})
     tokens = 12 + (5 if text else 0)
     call = {name: torch.randn(2, 3, tokens, 4) for name in ("query", "key", "value")}
     mask = torch.randn([tokens if size < 0 else size for size in shape]) if shape else None
     if mask is not None and not additive:
         mask = (mask > -1) | torch.eye(tokens, dtype=torch.bool)[: mask.shape[-2]]
-    ours = weakening.CHANGES["frames"]({**call, "attn_mask": mask}, weakening.Seen(moment, None, text), None)
+    ours = weak_attention.CHANGES["frames"]({**call, "attn_mask": mask}, weak_attention.Seen(moment, None, text), None)
     theirs = frames(None, call["query"], call["key"], call["value"], mask, (5 if text == "before" else 0, (3, 2, 2)))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
@@ -202,7 +206,7 @@ def test_blur_to_the_mean_along_one_axis(name: str, axis: str, monkeypatch: pyte
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5, 40.0])
 @pytest.mark.parametrize("n", [2, 5, 13])
 def test_gaussian_is_a_convolution_that_keeps_the_mean(n: int, sigma: float) -> None:
-    ours = weakening.gaussian(n, sigma).numpy()
+    ours = step_context.gaussian(n, sigma).numpy()
     np.testing.assert_allclose(ours, np.stack([convolved(row, sigma) for row in np.eye(n)]), atol=1e-12)
     np.testing.assert_allclose(ours.sum(0), np.ones(n), atol=1e-12)
     np.testing.assert_allclose(ours, ours.T, atol=1e-12)
@@ -231,11 +235,11 @@ def test_wholly_soft_is_the_identity(name: str) -> None:
 
 
 def test_an_order_is_a_permutation_of_its_seed_step_and_name() -> None:
-    orders = [weakening.order_of(50, *key).tolist() for key in itertools.product((0, 1), (0, 1), ("a", "b"))]
+    orders = [step_context.order_of(50, *key).tolist() for key in itertools.product((0, 1), (0, 1), ("a", "b"))]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 8
-    assert weakening.order_of(50, 0, 0, "a").tolist() == orders[0]
-    first = Counter(int(weakening.order_of(5, 0, step, "x")[0]) for step in range(2000))
+    assert step_context.order_of(50, 0, 0, "a").tolist() == orders[0]
+    first = Counter(int(step_context.order_of(5, 0, step, "x")[0]) for step in range(2000))
     assert sum((first[i] - 400) ** 2 / 400 for i in range(5)) < 18.5  # chi squared, 4 degrees: p = 0.001
 
 
@@ -285,7 +289,7 @@ def in_another_order(
     given = "hidden_states" if "hidden_states" in kwargs else None
     x = kwargs[given] if given else args[0]
     count, (t, *_) = next(calls), VIDEOS[name][0]
-    order = functools.partial(weakening.order_of, seed=5, step=count, what=address)
+    order = functools.partial(step_context.order_of, seed=5, step=count, what=address)
     if name == "OpenSoraPipeline":  # (B, t s, D)
         cube = x.reshape(len(x), t, -1, x.shape[-1])
         cube = cube[:, order(t)] if along == "temporal" else cube[:, :, order(cube.shape[2])]
@@ -565,5 +569,5 @@ def test_the_rows_agree_with_their_models() -> None:
     for row in FAMILIES:
         joint = any("encoder_hidden_states" in stack.streams for stack in row.stacks.values())
         assert bool(row.text) == joint, row.name
-        assert "shuffle" in kinds.available(row.traits)
-    assert set(weakening.CHANGES) | {"residual", "attention", "shuffle"} == set(kinds.KINDS)
+        assert "shuffle" in perturbations.available(row.traits)
+    assert set(weak_attention.CHANGES) | {"residual", "attention", "shuffle"} == set(perturbations.KINDS)

@@ -9,7 +9,8 @@ import torch
 
 import oracle
 from skipguide import STG
-from skipguide.families import FAMILIES, REFUSED, family_of
+from skipguide.families.lookup import family_of
+from skipguide.families.rows import FAMILIES, REFUSED
 from tiny import builders
 from tiny.base import Tiny
 

@@ -11,10 +11,10 @@ Importing this package loads neither torch nor diffusers; the first use of a nam
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skipguide.pipeline import Guide, guide
-    from skipguide.restart import Restart
-    from skipguide.rules import APG, TCFG, CFGZero, Interval
-    from skipguide.terms import SLG, STG, Bin, Random, Schedule
+    from skipguide.method.cfg_rules import APG, TCFG, CFGZero, Interval
+    from skipguide.method.restart import Restart
+    from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
+    from skipguide.pipeline.guide import Guide, guide
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,18 +23,18 @@ __all__ = [
 ]  # fmt: skip
 
 _HOME = {
-    "STG": "skipguide.terms",
-    "SLG": "skipguide.terms",
-    "Bin": "skipguide.terms",
-    "Random": "skipguide.terms",
-    "Schedule": "skipguide.terms",
-    "Restart": "skipguide.restart",
-    "APG": "skipguide.rules",
-    "CFGZero": "skipguide.rules",
-    "TCFG": "skipguide.rules",
-    "Interval": "skipguide.rules",
-    "guide": "skipguide.pipeline",
-    "Guide": "skipguide.pipeline",
+    "STG": "skipguide.method.terms",
+    "SLG": "skipguide.method.terms",
+    "Bin": "skipguide.method.terms",
+    "Random": "skipguide.method.terms",
+    "Schedule": "skipguide.method.terms",
+    "Restart": "skipguide.method.restart",
+    "APG": "skipguide.method.cfg_rules",
+    "CFGZero": "skipguide.method.cfg_rules",
+    "TCFG": "skipguide.method.cfg_rules",
+    "Interval": "skipguide.method.cfg_rules",
+    "guide": "skipguide.pipeline.guide",
+    "Guide": "skipguide.pipeline.guide",
 }
 
 

@@ -23,12 +23,14 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from torch import nn
 
-from skipguide import checks, families, guidance, layers, skips
-from skipguide.branch import Branch
-from skipguide.families import FAMILIES
-from skipguide.family import Family
-from skipguide.options import published_rescale
-from skipguide.terms import STG, Layer, Random
+from skipguide.families.lookup import family_of_denoiser
+from skipguide.method import formula, validate
+from skipguide.method import terms as guidance_terms
+from skipguide.method.request import published_rescale
+from skipguide.method.terms import STG, Layer, Random
+from skipguide.pipeline import compat
+from skipguide.pipeline.denoiser import Branch
+from skipguide.weak import patching
 
 Tensor = torch.Tensor
 
@@ -108,7 +110,7 @@ class SkipGuidance(BaseGuidance):
         if name in _FIXED and name in self.__dict__:
             raise AttributeError(f"{name} of a SkipGuidance is fixed, but was set to {value!r}. Use .new({name}=...).")
         if name == "rescale":
-            checks.check_number("rescale", value, 0.0, 1.0, "0 is off, the paper uses 0.7")
+            validate.check_number("rescale", value, 0.0, 1.0, "0 is off, the paper uses 0.7")
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class SkipGuidance(BaseGuidance):
 
     def _forget_models(self) -> None:
         self._branches: weakref.WeakKeyDictionary[nn.Module, Branch] = weakref.WeakKeyDictionary()
-        self._undo: list[skips.Swap] = []  # what puts the denoiser right again while a batch is under way
+        self._undo: list[patching.Swap] = []  # what puts the denoiser right again while a batch is under way
         self._hooks: list[Any] = []  # on the denoiser, while one is
         self._calls = 0  # of the denoiser since the batch was prepared
         self._checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # denoisers met in this run
@@ -150,7 +152,7 @@ class SkipGuidance(BaseGuidance):
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms if self._enabled else ():
             if max(term.scales(1)) > 0:
-                layers.check_window((term.start, term.stop), num_steps)
+                guidance_terms.check_window((term.start, term.stop), num_steps)
             term.check_steps(num_steps)
 
     def _batches(self) -> list[str]:
@@ -165,7 +167,7 @@ class SkipGuidance(BaseGuidance):
     def _is_on(self, term: STG) -> bool:
         if not self._enabled or max(term.scales(1, self._step)) == 0:
             return False
-        return self._step is None or guidance.selects(term.start, term.stop, self._step, self._num_inference_steps)
+        return self._step is None or formula.selects(term.start, term.stop, self._step, self._num_inference_steps)
 
     def _cfg_is_on(self) -> bool:
         if not self._wants_cfg() or self._step is None:
@@ -228,7 +230,7 @@ class SkipGuidance(BaseGuidance):
             return
         swaps = self._swaps(self._branch(denoiser), self._batch())
         if swaps:
-            self._undo = skips.put(swaps)
+            self._undo = patching.put(swaps)
             before: Any = torch.compiler.disable(self._before)
             after: Any = torch.compiler.disable(self._after)
             self._hooks = [
@@ -249,7 +251,7 @@ class SkipGuidance(BaseGuidance):
                 "another one. Call set_state() and prepare_inputs() for each part of the inputs."
             )
 
-    def _swaps(self, branch: Branch, batch: str) -> Sequence[skips.Swap]:
+    def _swaps(self, branch: Branch, batch: str) -> Sequence[patching.Swap]:
         """What stands where in the forward of a batch."""
         names = list(self._weak_terms())
         if batch in names:
@@ -266,7 +268,7 @@ class SkipGuidance(BaseGuidance):
         family = family_of_denoiser(denoiser)
         if known is None or not known.is_current():
             known = self._branches[denoiser] = Branch(family, denoiser, self.terms, self.share_prefix)
-        layers.check_company(denoiser, family)  # in each run: a cache can be switched on in between
+        compat.check_company(denoiser, family)  # in each run: a cache can be switched on in between
         self._checked.add(denoiser)
         return known
 
@@ -280,14 +282,14 @@ class SkipGuidance(BaseGuidance):
             self._heal()
 
     def _after(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        skips.put(self._undo)
+        patching.put(self._undo)
         self._undo = []
         if output is None:  # it raised
             self._forget_states()
 
     def _heal(self) -> None:
         """Put the real modules back and take the hooks off."""
-        skips.put(self._undo)
+        patching.put(self._undo)
         for hook in self._hooks:
             hook.remove()
         self._undo, self._hooks = [], []
@@ -317,33 +319,11 @@ class SkipGuidance(BaseGuidance):
         scales, normalized = [term.scales(1, self._step)[0] for term in here], [term.normalize for term in here]
         phi = self.rescale if weaks else 0.0
         if u is not None and self.use_original_formulation:  # not with g + 1: to the bit what CFG's guider gives
-            push = guidance.push(c, weaks, scales, self.orthogonalize, None, normalized)
-            D = guidance.rescale(c + g * (c - u) + push, c, phi)
+            push = formula.push(c, weaks, scales, self.orthogonalize, None, normalized)
+            D = formula.rescale(c + g * (c - u) + push, c, phi)
         else:
-            D = guidance.combine(c, u, g, weaks, scales, phi, self.orthogonalize, normalized)
+            D = formula.combine(c, u, g, weaks, scales, phi, self.orthogonalize, normalized)
         return GuiderOutput(pred=D, pred_cond=c, pred_uncond=u)  # type: ignore[call-arg]  # a dataclass only in spirit
-
-
-def family_of_denoiser(denoiser: nn.Module) -> Family:
-    """The row for a denoiser, by the name of its class or of one that it derives from.
-
-    Raises:
-        ValueError: if no row is for such a model.
-    """
-    names = [cls.__name__ for cls in type(denoiser).__mro__]
-    rows = {family.model: family for family in FAMILIES}
-    found = next((rows[name] for name in names if name in rows), None)
-    if found is None and names[0] == "OptimizedModule":
-        raise ValueError(
-            "SkipGuidance needs the denoiser itself, but got the wrapper of torch.compile(). Compile in place: "
-            "pipe.transformer.compile() or .compile_repeated_blocks()."
-        )
-    if found is None:
-        raise ValueError(
-            f"SkipGuidance needs a denoiser that has a row in skipguide/families.py, but got {names[0]}. Nearest "
-            f"known: {families._nearest(names[0], list(rows))}. To support it, add a row to FAMILIES there."
-        )
-    return found
 
 
 def _term(entry: Any) -> STG:

@@ -33,20 +33,20 @@ def bench(
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them.")
-    from skipguide import bench
-    from skipguide.generation import check_device
-    from skipguide.quirks import quiet_autocast
+    from skipguide.bench import step_cost, workloads
+    from skipguide.generate.run import check_device
+    from skipguide.pipeline.warnings import quiet_autocast
 
     check_device(device)
     options: dict[str, Any] = dict(
         prompts=prompts, width=width, repeats=repeats, full_size=full_size, device=device, dtype=dtype,
         memory=not every,
     )  # fmt: skip
-    names = list(bench.WORKLOADS) if every else [family]
+    names = list(workloads.WORKLOADS) if every else [family]
     results = []
     with quiet_autocast():
         for name in names:
-            for kind, value in bench.run(name, **options):
+            for kind, value in step_cost.run(name, **options):
                 if kind == "progress":
                     typer.echo(f"  {value}", err=True)
                 else:

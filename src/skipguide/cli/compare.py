@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipguide import asked
 from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
-from skipguide.settings import SCALES, Generation, checked, guides, resolve
+from skipguide.generate import asked
+from skipguide.generate.resolve import resolve
+from skipguide.generate.settings import SCALES, Generation, checked, guides
 
 if TYPE_CHECKING:
     import PIL.Image
 
-    from skipguide.record import Result
-    from skipguide.video import Frames
+    from skipguide.files.video import Frames
+    from skipguide.generate.record import Result
 
 Reader = Callable[["Frames"], "dict[str, str] | None"]
 
@@ -67,7 +68,8 @@ def compare(
     if not guides(wanted[0]):
         raise ValueError("compare needs a scale of STG above 0, but got 0: all would be the same. Leave it out.")
     targets = _targets(wanted, out_dir)
-    from skipguide import generation, video
+    from skipguide.files import video
+    from skipguide.generate import run as generation
 
     for target in targets:
         options.check_outputs([target, video.sidecar(target), target.with_suffix(".png")], overwrite)
@@ -106,7 +108,8 @@ def _columns(complete: Generation) -> list[Generation]:
 def _run(
     pipe: Any, settings: Generation, image: PIL.Image.Image | None, weights: dict[str, str], read: Reader, title: str
 ) -> Run:
-    from skipguide import generation, record
+    from skipguide.generate import record
+    from skipguide.generate import run as generation
 
     method = _method(settings)
     with console.progress(f"{title}, {method}") as on_step:
@@ -142,9 +145,9 @@ def _pushes(settings: Generation) -> list[str]:
 
 def _reader(model: str) -> Reader:
     """The lab's judge for the lab's models, ready to read; it knows no other world."""
-    from skipguide.lab import models
+    from skipguide.files import packaged
 
-    if model not in models.NAMES:
+    if model not in packaged.NAMES:
         return lambda frames: None
     from skipguide.lab import judge
 
@@ -153,7 +156,7 @@ def _reader(model: str) -> Reader:
 
 
 def _write(target: Path, columns: Sequence[Run]) -> None:
-    from skipguide import video
+    from skipguide.files import video
 
     frames = {run.method: run.result.frames for run in columns}
     with video.replacing(target.with_suffix(".png")) as (part,):

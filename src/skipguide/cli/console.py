@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from skipguide.generation import OnStep, Step
-    from skipguide.lab.fit import Progress
+    from skipguide.generate.run import OnStep, Step
+    from skipguide.lab.training_loop import Progress
 
 # What typer raises for a bad command line. Its class has no public name in all versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]

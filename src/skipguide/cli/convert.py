@@ -38,7 +38,7 @@ def opensora(
     _check_out(out, overwrite)
     import torch
 
-    from skipguide.lab.fit import finished
+    from skipguide.lab.training_loop import finished
     from skipguide.opensora import OpenSoraPipeline
 
     pipe = OpenSoraPipeline.from_original(transformer, vae, text_encoder, torch_dtype=getattr(torch, dtype))

@@ -17,9 +17,9 @@ from skipguide.cli.families import Line, show
 from skipguide.cli.options import Json, Overwrite, check_outputs
 
 if TYPE_CHECKING:
-    from skipguide.metrics.asked import Options
+    from skipguide.metrics.aggregate import Row
     from skipguide.metrics.results import Result
-    from skipguide.metrics.scores import Row
+    from skipguide.metrics.selection import Options
 
 Titled = Iterator[tuple[str, "Result"]]
 _LEDGER = "ledger.sqlite"  # what makes a folder a run
@@ -65,7 +65,7 @@ def evaluate(
     the numbers are kept in the run.
     """
     from skipguide.metrics import vbench_files
-    from skipguide.metrics.asked import Options
+    from skipguide.metrics.selection import Options
 
     options = Options(features, weights, non_commercial, batch_size, device, fps, _part(part))
     names = [name for text in metrics or [] for name in text.split(",") if name]
@@ -124,7 +124,7 @@ def _evaluated(folder: Path, reference: Path | None, metrics: Sequence[str], opt
 
 def _check_device(device: str) -> None:
     if device != "cpu":
-        from skipguide.generation import check_device
+        from skipguide.generate.run import check_device
 
         check_device(device)
 

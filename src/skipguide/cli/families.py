@@ -23,7 +23,7 @@ def families(
     """
     if markdown and as_json:
         raise ValueError("the output must be --markdown or --json, but got both. Leave one out.")
-    from skipguide import tables
+    from skipguide.families import tables
 
     rows, refused = tables.family_rows(), tables.refused()
     if as_json:
@@ -35,7 +35,7 @@ def families(
 
 
 def _known(rows: list[dict[str, Any]]) -> Iterator[Line]:
-    from skipguide.tables import stacks_in_words
+    from skipguide.families.tables import stacks_in_words
 
     cells = [(row["title"], stacks_in_words(row), ", ".join([*row["skips"], *row["axes"]]), row["cfg"]) for row in rows]
     heading, *lines = aligned([("family", "layers", "skips, axes", "CFG"), *cells])

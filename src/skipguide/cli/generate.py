@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from skipguide import asked
 from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
-from skipguide.settings import checked, resolve
+from skipguide.generate import asked
+from skipguide.generate.resolve import resolve
+from skipguide.generate.settings import checked
 
 
 @options.with_settings
@@ -34,17 +35,17 @@ def generate(
     """
     settings = asked.completed(checked(options.overlay(options.read_config(config), given, prompt)))
     target = options.check_mp4(out or Path(f"{options.file_name(settings)}.mp4"))
-    from skipguide import video
+    from skipguide.files import video
 
     options.check_outputs([target, video.sidecar(target)], overwrite)
     image = options.first_frame(settings)
-    from skipguide import generation, record
+    from skipguide.generate import record, run
 
-    pipe = generation.load_pipeline(settings.model, settings.dtype, settings.device)
+    pipe = run.load_pipeline(settings.model, settings.dtype, settings.device)
     settings = resolve(settings, pipe)
-    weights = generation.identity(settings.model, pipe)
+    weights = run.identity(settings.model, pipe)
     with console.progress("denoising") as on_step:
-        result = generation.generate(pipe, settings, on_step, image)
+        result = run.generate(pipe, settings, on_step, image)
     made = record.build(settings, result, weights)
     video.write(target, result.frames, made["settings"]["fps"], made)
     payload = {"video": str(target), "sidecar": str(video.sidecar(target)), **made["measured"], "record": made}

@@ -33,7 +33,7 @@ def train(
     folder = _folder(model, folder)
     import torch
 
-    from skipguide.generation import check_device
+    from skipguide.generate.run import check_device
     from skipguide.lab import train as stages
 
     if device is not None:
@@ -93,18 +93,18 @@ def score(
     else:
         _refuse(model, of_svd)
         from skipguide import STG
-        from skipguide.lab import score
+        from skipguide.lab import score_text
 
         how: dict[str, Any] = dict(scale=stg_scale, skip=skip or "residual")
         terms = [STG(_parsed(model, layer), **how) for layer in layers or []]
-        scores = score.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _note, model)
-        table = score.table(scores)
+        scores = score_text.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _note, model)
+        table = score_text.table(scores)
     console.tell(table, scores, as_json)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        from skipguide.lab import fit
+        from skipguide.lab import training_loop
 
-        with fit.finished(out) as part:
+        with training_loop.finished(out) as part:
             part.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
 
@@ -117,9 +117,9 @@ def pack(
 ) -> None:
     """Put a trained model into the package, with its card."""
     folder = _folder(model, folder)
-    from skipguide.lab import pack
+    from skipguide.lab import model_card
 
-    typer.echo("\n".join(map(str, pack.pack(model, folder, machine, docs))))
+    typer.echo("\n".join(map(str, model_card.pack(model, folder, machine, docs))))
 
 
 @lab.command()
@@ -138,7 +138,7 @@ def frame(
         )
     check_outputs([out], overwrite)
     from skipguide.lab import world
-    from skipguide.lab.fit import finished
+    from skipguide.lab.training_loop import finished
 
     scenes = world.find_scenes(1, seed, shape=shape, colour=colour, motion=motion)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -165,18 +165,20 @@ def methods(
     if out.suffix.lower() != ".png":
         raise ValueError(f"the output must be named .png, but got {str(out)!r}. Name it {out.stem}.png.")
     check_outputs([out], overwrite)
-    from skipguide import generation, methods, video
+    from skipguide.files import video
+    from skipguide.generate import run
+    from skipguide.lab import gallery
 
-    pipe = generation.load_pipeline("lab-mochi")
+    pipe = run.load_pipeline("lab-mochi")
     pipe.set_progress_bar_config(disable=True)
     rows, costs = {}, {}
-    for caption, made in methods.side_by_side(pipe, prompt, seed):
+    for caption, made in gallery.side_by_side(pipe, prompt, seed):
         _note(caption)
         rows[caption], costs[caption] = made.video(), made.passes_per_step
     out.parent.mkdir(parents=True, exist_ok=True)
     with video.replacing(out) as (part,):
         video.strip(rows, prompt, columns=6).save(part, format="PNG", optimize=True)
-    reused = [vars(row) for row in methods.reuse(pipe, reuse_clips)] if reuse_clips else []
+    reused = [vars(row) for row in gallery.reuse(pipe, reuse_clips)] if reuse_clips else []
     lines = [f"every={r['every']}: {r['passes_per_step']:.2f} passes a step, " + _far(r) for r in reused]
     console.tell("\n".join([str(out), *lines]), {"file": str(out), "passes": costs, "reuse": reused}, as_json)
 

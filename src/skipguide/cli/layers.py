@@ -28,9 +28,9 @@ def layers(
     Address, kind of attention, share of a forward pass, and the cost of a weak pass which starts at the layer, as part
     of a forward pass: all in floating point operations; a family is taken without weights.
     """
-    from skipguide import layout
+    from skipguide.bench import layer_cost
 
-    found = layout.of(model, height=height, width=width, num_frames=num_frames)
+    found = layer_cost.of(model, height=height, width=width, num_frames=num_frames)
     found["skips"] = _skips(found["family"])
     if as_json:
         console.tell("", found, as_json)
@@ -40,9 +40,10 @@ def layers(
 
 def _skips(name: str) -> list[str]:
     """What can be done to the layers of a family."""
-    from skipguide import families, kinds
+    from skipguide.families import rows
+    from skipguide.method import perturbations
 
-    return list(kinds.available(next(row for row in families.FAMILIES if row.name == name).traits))
+    return list(perturbations.available(next(row for row in rows.FAMILIES if row.name == name).traits))
 
 
 def _lines(found: dict[str, Any]) -> Iterator[Line]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from skipguide.settings import Generation, flag
+from skipguide.generate.settings import Generation, flag
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -113,9 +113,9 @@ def first_frame(settings: Generation) -> PIL.Image.Image | None:
     """The picture that the settings name, read before anything is loaded; None without one."""
     if settings.image is None:
         return None
-    from skipguide import picture
+    from skipguide.files import image
 
-    return picture.read(Path(settings.image))
+    return image.read(Path(settings.image))
 
 
 # --- output -----------------------------------------------------------------------------------------------------------

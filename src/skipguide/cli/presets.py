@@ -21,7 +21,7 @@ def presets(
 
     STG.preset() picks the ones with a star. The window is a part of the run, or a range of sigma in a schedule.
     """
-    from skipguide import tables
+    from skipguide.families import tables
 
     rows = tables.preset_rows(model, pipeline)
     if as_json:
@@ -31,7 +31,7 @@ def presets(
 
 
 def _lines(rows: list[dict[str, Any]]) -> Iterator[Line]:
-    from skipguide import tables
+    from skipguide.families import tables
 
     cells = [tables.preset_cells(row) for row in rows]
     heading, *rest = aligned([tables.PRESET_COLUMNS, *(line for lines in cells for line in lines)])

@@ -11,10 +11,11 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json, Overwrite, check_mp4, check_outputs
-from skipguide.settings import checked, resolve
+from skipguide.generate.resolve import resolve
+from skipguide.generate.settings import checked
 
 if TYPE_CHECKING:
-    from skipguide.video import Frames
+    from skipguide.files.video import Frames
 
 
 def reproduce(
@@ -29,20 +30,22 @@ def reproduce(
 
     Says whether it came out bit-equal (the frames before encoding): exit code 0 if so, 1 if not.
     """
-    from skipguide import generation, picture, record, video
+    from skipguide.files import image as image_file
+    from skipguide.files import video
+    from skipguide.generate import record, run
 
     then = video.read_record(source)
     moved = {name: value for name, value in (("model", model), ("device", device)) if value is not None}
     settings = checked({**record.settings_of(then, source).model_dump(), **moved})
-    image = picture.from_record(then.get("image"), source) if settings.image else None
+    image = image_file.from_record(then.get("image"), source) if settings.image else None
     if out is not None:
         check_outputs([check_mp4(out), video.sidecar(out)], overwrite)
     revision = None if model else then.get("weights", {}).get("revision")
-    pipe = generation.load_pipeline(settings.model, settings.dtype, settings.device, revision)
+    pipe = run.load_pipeline(settings.model, settings.dtype, settings.device, revision)
     settings = resolve(settings, pipe)  # for records that were edited by hand
-    weights = generation.identity(settings.model, pipe)
+    weights = run.identity(settings.model, pipe)
     with _threads(then), console.progress("denoising") as on_step:
-        result = generation.generate(pipe, settings, on_step, image)
+        result = run.generate(pipe, settings, on_step, image)
         now = record.build(settings, result, weights)
     payload = {
         "bit_equal": then.get("frames_sha256") == now["frames_sha256"],

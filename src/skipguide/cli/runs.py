@@ -198,7 +198,7 @@ def export(
     if out is None:
         console.tell(_csv(rows).rstrip("\n"), {"run": str(folder), "clips": rows}, as_json)
         return
-    from skipguide import video
+    from skipguide.files import video
 
     with video.replacing(out) as (part,):
         write(part, rows)

@@ -43,8 +43,8 @@ def studio(
         raise ValueError(
             f"the studio needs FastAPI and uvicorn, but {error}. pip install 'skipguide[studio]'."
         ) from None
-    from skipguide.studio.guard import Policy
-    from skipguide.studio.trials import Trials
+    from skipguide.studio.access import Policy
+    from skipguide.studio.playground import Trials
 
     loopback = _is_loopback(host)
     if token is not None and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):

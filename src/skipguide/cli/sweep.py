@@ -21,7 +21,7 @@ from skipguide.cli.options import Json
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from skipguide.generation import Step
+    from skipguide.generate.run import Step
     from skipguide.runs.engine import Engine
     from skipguide.runs.sweep import Happening, Planned
 
@@ -90,11 +90,11 @@ def sweep(
 
 def _engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
     if ray is not None:
-        from skipguide.runs.cluster import OnRay
+        from skipguide.runs.ray_engine import OnRay
 
         return OnRay(ray, workers)
-    from skipguide.runs.engine import Here
-    from skipguide.runs.folder import WORK
+    from skipguide.runs.local_engine import Here
+    from skipguide.runs.storage import WORK
 
     return Here(folder / WORK)
 

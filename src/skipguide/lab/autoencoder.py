@@ -15,7 +15,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi, MochiChunkedGroupNorm3D
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 
-from skipguide.lab import fit, world
+from skipguide.lab import training_loop, world
 from skipguide.opensora import AutoencoderKLOpenSora
 
 Tensor = torch.Tensor
@@ -34,7 +34,7 @@ class Kind:
     encode: Callable[[Any, Tensor], Any]  # the posterior of clips, or of all their frames
     decode: Callable[[Any, Tensor, int], Tensor]  # what the posterior gives back, with the number of frames
     normalise: Callable[[Any, Tensor], None]  # write the scale of the latents of some clips into the config
-    schedule: fit.Schedule
+    schedule: training_loop.Schedule
     crops: int  # per step
     crop_frames: int
     whole: int  # clips per step, in the last part of the training
@@ -115,7 +115,7 @@ MOCHI = Kind(
     lambda vae, frames: vae.encode(frames).latent_dist,
     lambda vae, latents, _: vae.decode(latents).sample,
     _normalise_channels,
-    fit.Schedule(steps=3200, learning_rate=4e-3, decay=0.7, ema=0.998),
+    training_loop.Schedule(steps=3200, learning_rate=4e-3, decay=0.7, ema=0.998),
     crops=8,
     crop_frames=world.NUM_FRAMES,
     whole=2,
@@ -172,7 +172,7 @@ SVD = Kind(
     encode_svd,
     decode_svd,
     _normalise_svd,
-    fit.Schedule(steps=1700, learning_rate=4e-3, decay=0.7, ema=0.998),
+    training_loop.Schedule(steps=1700, learning_rate=4e-3, decay=0.7, ema=0.998),
     crops=8,
     crop_frames=7,
     whole=1,
@@ -252,7 +252,7 @@ OPENSORA = Kind(
     lambda vae, frames: vae.encode(frames).latent_dist,
     lambda vae, latents, num_frames: vae.decode(latents, num_frames).sample,
     _normalise_channels,
-    fit.Schedule(steps=1800, learning_rate=4e-3, decay=0.7, ema=0.998),
+    training_loop.Schedule(steps=1800, learning_rate=4e-3, decay=0.7, ema=0.998),
     crops=12,
     crop_frames=9,
     whole=2,
@@ -263,14 +263,14 @@ OPENSORA = Kind(
 
 
 def train(
-    folder: Path, device: torch.device, schedule: fit.Schedule | None = None, *, kind: Kind
-) -> Iterator[fit.Progress]:
+    folder: Path, device: torch.device, schedule: training_loop.Schedule | None = None, *, kind: Kind
+) -> Iterator[training_loop.Progress]:
     """Train from nothing or from the checkpoint in `folder`; afterwards `folder/vae` holds the autoencoder."""
     schedule = schedule or kind.schedule
     torch.manual_seed(0)
     vae = kind.build().to(device)
     last_channels(vae)
-    dtype = fit.faster_dtype(device)
+    dtype = training_loop.faster_dtype(device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         frames = _batch(step, kind, step >= WHOLE_FRAMES_FROM * schedule.steps).to(device)
@@ -283,9 +283,9 @@ def train(
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return error + KL_WEIGHT * kl, {"psnr": float(-10 * torch.log10(error.detach() / 4)), "kl": kl.item()}
 
-    yield from fit.fit(vae, loss, schedule, folder / "vae.ckpt")
+    yield from training_loop.fit(vae, loss, schedule, folder / "vae.ckpt")
     kind.normalise(vae, _clips(MEASURED_CLIPS, 10**6, kind).to(device))
-    with fit.finished(folder / "vae") as part:
+    with training_loop.finished(folder / "vae") as part:
         vae.save_pretrained(part)
 
 

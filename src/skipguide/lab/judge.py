@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skipguide.lab import fit, models, world
+from skipguide.files import packaged
+from skipguide.lab import training_loop, world
 
 Tensor = torch.Tensor
 HEADS = {"shape": world.SHAPES, "colour": tuple(world.COLOURS), "motion": world.MOTIONS}
-SCHEDULE = fit.Schedule(steps=600, learning_rate=4e-3, decay=0.5)
+SCHEDULE = training_loop.Schedule(steps=600, learning_rate=4e-3, decay=0.5)
 BATCH_SIZE = 32
 
 
@@ -56,13 +57,15 @@ def _conv3d(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return conv, nn.GroupNorm(8, outputs), nn.SiLU()
 
 
-def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE) -> Iterator[fit.Progress]:
+def train(
+    folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
+) -> Iterator[training_loop.Progress]:
     """Train from nothing or from the checkpoint in `folder`; afterwards `folder/judge.safetensors` holds the judge."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
     judge = Judge().to(device)
-    dtype = fit.faster_dtype(device)
+    dtype = training_loop.faster_dtype(device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = world.sample_scenes(BATCH_SIZE, seed=step + 5 * 10**6, split="all")
@@ -76,8 +79,8 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
             metrics[name] = (logits[name].argmax(1) == truth).float().mean().item()
         return torch.stack(losses).sum(), metrics
 
-    yield from fit.fit(judge, loss, schedule, folder / "judge.ckpt")
-    with fit.finished(folder / "judge.safetensors") as part:
+    yield from training_loop.fit(judge, loss, schedule, folder / "judge.ckpt")
+    with training_loop.finished(folder / "judge.safetensors") as part:
         save_file(judge.state_dict(), part)
 
 
@@ -123,7 +126,7 @@ def load_judge() -> Judge:
     from safetensors.torch import load_file
 
     judge = Judge()
-    judge.load_state_dict(load_file(models.path("judge") / "judge.safetensors"))
+    judge.load_state_dict(load_file(packaged.path("judge") / "judge.safetensors"))
     return judge.eval()
 
 

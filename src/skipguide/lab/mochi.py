@@ -20,14 +20,15 @@ from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
-from skipguide.lab import autoencoder, cache, fit, text, world
+from skipguide.lab import autoencoder, text, training_loop, world
+from skipguide.lab import latents as latent_cache
 
 Tensor = torch.Tensor
 MAX_TOKENS = 28  # in training; the longest caption has 26
 NUM_CLIPS = 14_336  # latents that are kept; every use of a clip gets a new caption
 BATCH_SIZE = 96
 CAPTION_DROPOUT = 0.1
-SCHEDULE = fit.Schedule(steps=2900, learning_rate=3e-3, decay=0.5, ema=0.998)
+SCHEDULE = training_loop.Schedule(steps=2900, learning_rate=3e-3, decay=0.5, ema=0.998)
 
 TRANSFORMER: dict[str, Any] = dict(
     patch_size=2,
@@ -107,16 +108,16 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
+def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[training_loop.Progress]:
     """Encode `num` clips once, with the autoencoder in `folder`.
 
     `folder/latents.safetensors` holds `(num, 12, 4, 8, 8)` float16, normalised as MochiPipeline does.
     """
-    fit.require(folder, "vae/config.json")
+    training_loop.require(folder, "vae/config.json")
     vae: Any = AutoencoderKLMochi.from_pretrained(folder / "vae")
     autoencoder.unchunk(vae)
-    encode, scenes = cache.encoder(vae.to(device), device), training_scenes(num)
-    yield from cache.latents(folder, num, lambda rows: {"latents": encode(world.render(scenes[rows]))})
+    encode, scenes = latent_cache.encoder(vae.to(device), device), training_scenes(num)
+    yield from latent_cache.latents(folder, num, lambda rows: {"latents": encode(world.render(scenes[rows]))})
 
 
 def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
@@ -141,23 +142,25 @@ def _times(num: int, generator: torch.Generator) -> Tensor:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE) -> Iterator[fit.Progress]:
+def train(
+    folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
+) -> Iterator[training_loop.Progress]:
     """Train transformer and text encoder from nothing or from the checkpoint in `folder`; needs its vae and latents.
 
     Afterwards `folder/pipeline` is a MochiPipeline in diffusers layout, in float16.
     """
     from safetensors.torch import load_file
 
-    fit.require(folder, "vae/config.json", "latents.safetensors")
+    training_loop.require(folder, "vae/config.json", "latents.safetensors")
     pipe = build(AutoencoderKLMochi.from_pretrained(folder / "vae"))
     latents, scenes = load_file(folder / "latents.safetensors")["latents"], training_scenes()
     pair: Any = text.Pair(pipe.transformer, pipe.text_encoder).to(device)
-    dtype = fit.faster_dtype(device)
+    dtype = training_loop.faster_dtype(device)
     blocks: list[Any] = list(pair.transformer.transformer_blocks)
     usual = [block.attn1.processor for block in blocks]
     for block in blocks:
         block.attn1.processor = BatchedAttention()
-        if fit.can_compile(device):  # fusing the many small operations doubles the speed
+        if training_loop.can_compile(device):  # fusing the many small operations doubles the speed
             block.compile()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -174,7 +177,7 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
         error = (v.float() - (x - noise).to(device)).square().mean()
         return error, {"loss": error.item()}
 
-    yield from fit.fit(pair, loss, schedule, folder / "transformer.ckpt")
+    yield from training_loop.fit(pair, loss, schedule, folder / "transformer.ckpt")
     for block, processor in zip(blocks, usual, strict=True):
         block.attn1.processor = processor
-    fit.save(pipe, folder / "pipeline", pipe.transformer, pipe.vae)
+    training_loop.save(pipe, folder / "pipeline", pipe.transformer, pipe.vae)

@@ -18,7 +18,7 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import nn
 
-from skipguide.lab import autoencoder, cache, fit, text, world
+from skipguide.lab import autoencoder, latents, text, training_loop, world
 from skipguide.opensora import (
     AutoencoderKLOpenSora,
     OpenSoraPipeline,
@@ -38,7 +38,7 @@ GIVEN_SHARE = 0.1  # of the clips start from a picture
 SCORED_SHARE = 0.5  # of the captions end as those of a call that leaves out aesthetic_score
 AESTHETIC_SCORE = 6.5
 SCORE_WORDS = ("aesthetic", "score:", f"{AESTHETIC_SCORE}.")
-SCHEDULE = fit.Schedule(steps=2300, learning_rate=3e-3, decay=0.5, ema=0.998)
+SCHEDULE = training_loop.Schedule(steps=2300, learning_rate=3e-3, decay=0.5, ema=0.998)
 
 TRANSFORMER: dict[str, Any] = dict(
     patch_size=(1, 2, 2),
@@ -119,22 +119,22 @@ def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
     return world.sample_scenes(num, seed=4 * 10**6)
 
 
-def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
+def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[training_loop.Progress]:
     """Encode `num` clips once, with the autoencoder in `folder`.
 
     `folder/latents.safetensors` holds float16, normalised as the pipeline does: the latents of whole clips
     `(num, 12, 5, 8, 8)`, and of their first frames alone `(num, 12, 1, 8, 8)`, as the pipeline encodes a given picture.
     """
-    fit.require(folder, "vae/config.json")
+    training_loop.require(folder, "vae/config.json")
     vae: Any = AutoencoderKLOpenSora.from_pretrained(folder / "vae")
     autoencoder.last_channels(vae.to(device))
-    encode, scenes = cache.encoder(vae, device), training_scenes(num)
+    encode, scenes = latents.encoder(vae, device), training_scenes(num)
 
     def encoded(rows: slice) -> dict[str, Tensor]:
         frames = world.render(scenes[rows], FRAMES)
         return {"latents": encode(frames), "pictures": encode(frames[:, :, :1])}
 
-    yield from cache.latents(folder, num, encoded)
+    yield from latents.latents(folder, num, encoded)
 
 
 def captions(scenes: world.Scenes, seed: int) -> list[str]:
@@ -193,19 +193,21 @@ def _times(num: int, table: Tensor, generator: torch.Generator) -> Tensor:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE) -> Iterator[fit.Progress]:
+def train(
+    folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
+) -> Iterator[training_loop.Progress]:
     """Train transformer and text encoder from nothing or from the checkpoint in `folder`; needs its vae and latents.
 
     Afterwards `folder/pipeline` is an OpenSoraPipeline in diffusers layout, in float16.
     """
     from safetensors.torch import load_file
 
-    fit.require(folder, "vae/config.json", "latents.safetensors")
+    training_loop.require(folder, "vae/config.json", "latents.safetensors")
     pipe = build(AutoencoderKLOpenSora.from_pretrained(folder / "vae"))  # type: ignore[arg-type]
     data = load_file(folder / "latents.safetensors")
     scenes = training_scenes(len(data["latents"]))
     pair: Any = text.Pair(pipe.transformer, pipe.text_encoder).to(device)
-    dtype, table = fit.faster_dtype(device), timesteps(pipe.scheduler)
+    dtype, table = training_loop.faster_dtype(device), timesteps(pipe.scheduler)
     usual = pair.transformer.attn_processors
     _hasten(pair.transformer, device)
     size = dict.fromkeys(("height", "width"), float(world.FRAME_SIZE))
@@ -228,14 +230,14 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
         error = (predicted.float() - v).square().mean((1, 3, 4))[frame_mask].mean()
         return error, {"loss": error.item()}
 
-    yield from fit.fit(pair, loss, schedule, folder / "transformer.ckpt")
+    yield from training_loop.fit(pair, loss, schedule, folder / "transformer.ckpt")
     pair.transformer.set_attn_processor(usual)
-    fit.save(pipe, folder / "pipeline", pipe.transformer, pipe.vae)
+    training_loop.save(pipe, folder / "pipeline", pipe.transformer, pipe.vae)
 
 
 def _hasten(transformer: Any, device: torch.device) -> None:
     """For training only: attention of a few tokens as plain products; blocks compiled where that can be."""
     transformer.set_attn_processor(PlainAttention())
-    if fit.can_compile(device):  # fusing the many small operations doubles the speed
+    if training_loop.can_compile(device):  # fusing the many small operations doubles the speed
         for block in (*transformer.spatial_blocks, *transformer.temporal_blocks):
             block.compile()

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from skipguide import STG, guide
-from skipguide.lab import autoencoder, fit, judge, models, svd, world
-from skipguide.lab import score as scoring
+from skipguide.files import packaged
+from skipguide.lab import autoencoder, judge, svd, training_loop, world
+from skipguide.lab import score_text as scoring
 
 Tensor = torch.Tensor
 STEPS = 25
@@ -103,8 +104,8 @@ def _load(folder: Path | None) -> Any:
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
 
     if folder:
-        fit.require(folder, "pipeline/model_index.json")
-    path = folder / "pipeline" if folder else models.path("lab-svd")
+        training_loop.require(folder, "pipeline/model_index.json")
+    path = folder / "pipeline" if folder else packaged.path("lab-svd")
     pipe = StableVideoDiffusionPipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -31,7 +31,7 @@ from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
-from skipguide.lab import autoencoder, cache, fit, world
+from skipguide.lab import autoencoder, latents, training_loop, world
 
 Tensor = torch.Tensor
 FRAMES = autoencoder.SVD_FRAMES
@@ -44,8 +44,8 @@ USUAL_FPS = 7
 GUIDANCE_SCALE = 5.0  # CFG of the last frame, in scores; that of the first is 1. The pipeline's own is 3
 NOISE_AUG = (0.002, 0.1)  # strength, drawn log-uniformly
 LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over all of the range
-SCHEDULE = fit.Schedule(steps=4000, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998)
-READER_SCHEDULE = fit.Schedule(steps=2000, learning_rate=3e-3, decay=0.5)  # of the image encoder
+SCHEDULE = training_loop.Schedule(steps=4000, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998)
+READER_SCHEDULE = training_loop.Schedule(steps=2000, learning_rate=3e-3, decay=0.5)  # of the image encoder
 READER_BATCH = 32  # clips, two frames of each
 READ = {  # what the embedding has to tell, with the number of classes
     "shape": len(world.SHAPES), "colour": len(world.COLOURS), "size": len(world.SIZES),
@@ -107,14 +107,14 @@ class Reader(nn.Module):
 
 
 def train_image_encoder(
-    folder: Path, device: torch.device, schedule: fit.Schedule = READER_SCHEDULE
-) -> Iterator[fit.Progress]:
+    folder: Path, device: torch.device, schedule: training_loop.Schedule = READER_SCHEDULE
+) -> Iterator[training_loop.Progress]:
     """Train the image encoder from nothing or from the checkpoint in `folder`; writes `folder/image_encoder`."""
     torch.manual_seed(0)
     reader = Reader().to(device)
-    if fit.can_compile(device):
+    if training_loop.can_compile(device):
         reader.compile()
-    dtype = fit.faster_dtype(device)
+    dtype = training_loop.faster_dtype(device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = world.sample_scenes(READER_BATCH, seed=step + 10**7)
@@ -129,8 +129,8 @@ def train_image_encoder(
             metrics[name] = (found.argmax(1) == truth).float().mean().item()
         return torch.stack(losses).sum(), metrics
 
-    yield from fit.fit(reader, loss, schedule, folder / "image_encoder.ckpt")
-    with fit.finished(folder / "image_encoder") as part:
+    yield from training_loop.fit(reader, loss, schedule, folder / "image_encoder.ckpt")
+    with training_loop.finished(folder / "image_encoder") as part:
         reader.image_encoder.cpu().save_pretrained(part)
 
 
@@ -179,17 +179,17 @@ def bucket(amount: Tensor, fps: Tensor) -> Tensor:
     return (BUCKETS_PER_UNIT * amount * fps / USUAL_FPS).round().clamp_max(255)
 
 
-def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[fit.Progress]:
+def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[training_loop.Progress]:
     """Encode `num` clips once, with the autoencoder in `folder`.
 
     `folder/latents.safetensors` holds latents `(num, 14, 8, 8, 8)` with the pipeline's scaling, those of the noised
     first frame `(num, 8, 8, 8)` without it, that frame `(num, 3, 64, 64)` in 8 bits, and the conditions `(num, 3)`.
     """
-    fit.require(folder, "vae/config.json")
+    training_loop.require(folder, "vae/config.json")
     vae: Any = AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae")
     autoencoder.last_channels(vae.to(device))
     scenes, spans = training_clips(num)
-    dtype = fit.faster_dtype(device)
+    dtype = training_loop.faster_dtype(device)
 
     def encoded(rows: slice) -> dict[str, Tensor]:
         frames = world.render(scenes[rows], FRAMES, span=spans[rows])
@@ -206,7 +206,7 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
             "conditions": given,
         }
 
-    yield from cache.latents(folder, num, encoded)
+    yield from latents.latents(folder, num, encoded)
 
 
 def noised(x_0: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -228,21 +228,23 @@ def _sigmas(num: int, generator: torch.Generator) -> Tensor:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE) -> Iterator[fit.Progress]:
+def train(
+    folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
+) -> Iterator[training_loop.Progress]:
     """Train the UNet from nothing or from the checkpoint in `folder`; needs its other parts and its latents.
 
     Afterwards `folder/pipeline` is a StableVideoDiffusionPipeline in diffusers layout, in float16.
     """
     from safetensors.torch import load_file
 
-    fit.require(folder, "vae/config.json", "image_encoder/config.json", "latents.safetensors")
+    training_loop.require(folder, "vae/config.json", "image_encoder/config.json", "latents.safetensors")
     vae = AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae")
     image_encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder").eval()
     pipe = build(vae, image_encoder)
     data = load_file(folder / "latents.safetensors")
     data["image_embeds"] = embeddings(image_encoder.to(device), data.pop("images"))  # type: ignore[arg-type]
     unet = pipe.unet.to(device)
-    dtype = fit.faster_dtype(device)
+    dtype = training_loop.faster_dtype(device)
     usual = unet.attn_processors
     _hasten(unet, device)
 
@@ -261,14 +263,14 @@ def train(folder: Path, device: torch.device, schedule: fit.Schedule = SCHEDULE)
         error = (predicted.float() - v.to(device)).square().mean((1, 2, 3, 4))
         return error.mean(), {"loss": error.mean().item()}
 
-    yield from fit.fit(unet, loss, schedule, folder / "unet.ckpt")
+    yield from training_loop.fit(unet, loss, schedule, folder / "unet.ckpt")
     unet.set_attn_processor(usual)
-    fit.save(pipe, folder / "pipeline", pipe.unet, pipe.vae)
+    training_loop.save(pipe, folder / "pipeline", pipe.unet, pipe.vae)
 
 
 def _hasten(unet: Any, device: torch.device) -> None:
     """For training only: attention of a few tokens as plain products, channels last, compiled where that can be."""
     unet.set_attn_processor(AttnProcessor())
     autoencoder.last_channels(unet)
-    if fit.can_compile(device):
+    if training_loop.can_compile(device):
         unet.compile()

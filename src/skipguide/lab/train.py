@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from skipguide.lab import autoencoder, fit, judge, mochi, opensora, svd
+from skipguide.lab import autoencoder, judge, mochi, opensora, svd, training_loop
 
 LOG_EVERY = 50  # steps
 
@@ -21,7 +21,7 @@ class Stage:
     """One part of the training: a generator of progress, and the file or folder that shows that it is done."""
 
     name: str
-    run: Callable[..., Iterator[fit.Progress]]  # of the folder and the device
+    run: Callable[..., Iterator[training_loop.Progress]]  # of the folder and the device
     result: str
 
 
@@ -48,7 +48,7 @@ STAGES = {
 
 def train(
     model: str, folder: Path, device: torch.device, only: str | None = None
-) -> Iterator[tuple[str, fit.Progress]]:
+) -> Iterator[tuple[str, training_loop.Progress]]:
     """Run the stages of a lab model that are not done yet, yielding (stage, progress) after every step.
 
     `folder/history.jsonl` gets a line per 50 steps and stage: step, seconds, mean of each metric.
@@ -67,7 +67,7 @@ def train(
             yield stage.name, progress
 
 
-def _logged(stage: Stage, folder: Path, device: torch.device) -> Iterator[fit.Progress]:
+def _logged(stage: Stage, folder: Path, device: torch.device) -> Iterator[training_loop.Progress]:
     path, kept, started = folder / "history.jsonl", [], time.monotonic()
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     for progress in stage.run(folder, device):
@@ -80,6 +80,6 @@ def _logged(stage: Stage, folder: Path, device: torch.device) -> Iterator[fit.Pr
         # a run that was resumed does some steps again
         rows = [row for row in rows if row["stage"] != stage.name or row["step"] < progress.step]
         rows.append({"stage": stage.name, "step": progress.step, "seconds": seconds, **mean})
-        with fit.finished(path) as part:
+        with training_loop.finished(path) as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         kept = []

@@ -117,12 +117,12 @@ EXTRACTORS: dict[str, Extractor] = {
         "first 16 frames, 224 x 224 bilinear, [-1, 1]; the logits of Kinetics-400 (StyleGAN-V)", fewest=16,
     ),
     "videomae": Extractor(
-        "skipguide.metrics.videomae", ("videomae",), 16, 1408,
+        "skipguide.metrics.networks.videomae", ("videomae",), 16, 1408,
         "first 16 frames, / 255, 224 x 224 bilinear without antialiasing, not normalised (content-debiased-fvd)",
         fewest=16,
     ),
     "vjepa2": Extractor(
-        "skipguide.metrics.vjepa2", ("vjepa2",), 16, 1024,
+        "skipguide.metrics.networks.vjepa2", ("vjepa2",), 16, 1024,
         "first 16 frames, short side 292 bilinear, centre 256 x 256, ImageNet's mean and deviation; mean over tokens",
         fewest=16,
     ),
@@ -132,7 +132,7 @@ EXTRACTORS: dict[str, Extractor] = {
         fewest=16, has_features=False, classes=101, epsilon=1e-7,
     ),
     "judge": Extractor(
-        "skipguide.metrics.judge", ("judge",), None, 128,
+        "skipguide.metrics.networks.judge", ("judge",), None, 128,
         "all frames, in time the nearest of 19, 64 x 64, [-1, 1]; it knows the clips of skipguide.lab and no others",
         classes=384,
     ),

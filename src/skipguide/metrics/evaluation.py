@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from skipguide.metrics import asked
-from skipguide.metrics.asked import Options
+from skipguide.metrics import selection
+from skipguide.metrics.extract import Note, Reader
+from skipguide.metrics.features import GENERATED, REFERENCE, Side, join
 from skipguide.metrics.inputs import Source, Videos, find, from_file, unreadable
-from skipguide.metrics.reader import Note, Reader
-from skipguide.metrics.readings import GENERATED, REFERENCE, Side, join
 from skipguide.metrics.results import Result
+from skipguide.metrics.selection import Options
 from skipguide.runs import Clip, Run, SetMetric, Setting
 
 
@@ -35,7 +35,7 @@ def evaluate(
             are missing, damaged or not allowed.
     """
     options = options or Options()
-    chosen, not_run = asked.chosen(metrics, reference is not None, options)
+    chosen, not_run = selection.chosen(metrics, reference is not None, options)
     sets: dict[Side, list[Source]] = {GENERATED: find(videos, options.fps), REFERENCE: []}
     sets[REFERENCE] = _reference(reference, chosen, options)
     reader = Reader(chosen, options)
@@ -45,7 +45,7 @@ def evaluate(
     return Result.of(reader.readings, chosen, reader.weights, not_run)
 
 
-def _reference(reference: Videos | None, chosen: Sequence[asked.Asked], options: Options) -> list[Source]:
+def _reference(reference: Videos | None, chosen: Sequence[selection.Asked], options: Options) -> list[Source]:
     """Nothing where nothing is compared: it need not be read then."""
     return find(reference, options.fps) if reference is not None and any(one.row.reference for one in chosen) else []
 
@@ -69,7 +69,7 @@ def evaluate_run(
     settings = [(setting, sources) for setting, sources in settings if sources]
     if not run.clips("done"):
         raise ValueError(f"a run must have videos, but {run.folder} has none yet. Run its sweep first.")
-    chosen, not_run = asked.chosen(metrics, reference is not None, options)
+    chosen, not_run = selection.chosen(metrics, reference is not None, options)
     sources = _reference(reference, chosen, options)
     reader = Reader(chosen, options)
     reader.read(REFERENCE, sources, note)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skipguide import picture, video
+from skipguide.files import image, video
 
 Tensor = torch.Tensor
 VIDEOS = (
@@ -120,7 +120,7 @@ def _decoded(path: Path) -> Clip:
 
 
 def _from_pictures(paths: list[Path], fps: float | None) -> Clip:
-    frames = [np.asarray(picture.read(path)) for path in sorted(paths, key=_natural)]
+    frames = [np.asarray(image.read(path)) for path in sorted(paths, key=_natural)]
     sizes = Counter(frame.shape for frame in frames)
     if len(sizes) > 1:
         found = " and ".join(f"{shape[0]} x {shape[1]}" for shape in sizes)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import skipguide
-from skipguide import video
-from skipguide.metrics import readings as read
+from skipguide.files import video
+from skipguide.metrics import features as read
 from skipguide.metrics import vbench_files
-from skipguide.metrics.asked import Asked, NotRun
+from skipguide.metrics.aggregate import SET_METRICS, Row, score
+from skipguide.metrics.features import Readings
 from skipguide.metrics.inputs import Skipped
-from skipguide.metrics.readings import Readings
-from skipguide.metrics.scores import SET_METRICS, Row, score
+from skipguide.metrics.selection import Asked, NotRun
 
 FORMAT = 1
 

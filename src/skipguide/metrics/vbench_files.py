@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipguide import video
-from skipguide.lab.fit import finished
+from skipguide.files import video
+from skipguide.lab.training_loop import finished
 from skipguide.metrics.catalog import METRICS
 from skipguide.metrics.inputs import prompt
 

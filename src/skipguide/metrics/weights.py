@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from skipguide.lab import models
+from skipguide.files import packaged
+from skipguide.generate.record import sha256
 from skipguide.metrics.catalog import WEIGHTS
-from skipguide.record import sha256
 
 
 class Missing(ValueError):
@@ -49,7 +49,7 @@ def find(name: str, folder: Path | None, non_commercial: bool = False) -> Path:
             "--non-commercial (non_commercial=True) if you may use it."
         )
     if row.packaged:
-        return models.path(row.packaged) / row.files[0]
+        return packaged.path(row.packaged) / row.files[0]
     for file in row.files:
         if folder is not None and (folder / file).exists():
             return folder / file

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide import checkpoints
+from skipguide.files import checkpoints
 from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
 from skipguide.opensora.transformer import OpenSoraTransformer3DModel
 

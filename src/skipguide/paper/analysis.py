@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import torch
 
 from skipguide.lab import judge
-from skipguide.metrics import intervals
 from skipguide.metrics.frechet import Moments, frechet_distance
 from skipguide.metrics.inception import Predictions, inception_score
 from skipguide.metrics.vendi import vendi_score
-from skipguide.paper import experiments, models, reading, records
+from skipguide.paper import experiments, measurements, models, records
 from skipguide.paper.records import Clips
 from skipguide.paper.rows import Row
+from skipguide.stats import jackknife
 
 Tensor = torch.Tensor
 DRAWS = 2000
@@ -92,7 +92,7 @@ def _likelihood(clips: Clips, model: str) -> Tensor:
 
 
 def _value(name: str) -> Callable[[Clips, str], Tensor]:
-    column = reading.VALUES.index(name)
+    column = measurements.VALUES.index(name)
     return lambda clips, _: clips.values[:, column].double()
 
 
@@ -132,7 +132,7 @@ def mean(values: Tensor) -> Estimate:
 def share_or_mean(values: Tensor) -> Estimate:
     """As `mean`; of a share that is 0 or 1, in which nothing varies, with Wilson's interval."""
     if values[0] in (0, 1) and (values == values[0]).all():
-        return Estimate(values[0].item(), *intervals.wilson(int(values.sum()), len(values)), len(values))
+        return Estimate(values[0].item(), *jackknife.wilson(int(values.sum()), len(values)), len(values))
     return mean(values)
 
 
@@ -140,7 +140,7 @@ def mean_difference(values: Tensor, others: Tensor) -> Estimate:
     """As `mean`, of values less those of the same prompts; of shares of which none differs, with Wilson's interval."""
     found = values - others
     if not found.any() and bool(((values == 0) | (values == 1)).all()):
-        most = intervals.wilson(0, len(values))[1]
+        most = jackknife.wilson(0, len(values))[1]
         return Estimate(0.0, -most, most, len(values))
     return mean(found)
 
@@ -152,7 +152,7 @@ def of_set(statistic: Callable[[Tensor], float], numbers: Tensor) -> Estimate:
         return torch.tensor([statistic(kept)], dtype=torch.float64)
 
     found = value(torch.arange(len(numbers))).item()
-    half = intervals.half_widths(value, [numbers.tolist()])
+    half = jackknife.half_widths(value, [numbers.tolist()])
     if half is None:
         return Estimate(found, None, None, len(numbers))
     return Estimate(found, found - half.item(), found + half.item(), len(numbers))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from skipguide.lab import fit
+from skipguide.lab import training_loop
 from skipguide.paper import models
 from skipguide.paper.models import Generator
 from skipguide.paper.records import Cost, Place
@@ -48,7 +48,9 @@ def path(place: Place) -> Path:
     return place.folder / "cost.json"
 
 
-def measure(place: Place, generator: Generator, rows: Sequence[Row], rounds: int = ROUNDS) -> Iterator[fit.Progress]:
+def measure(
+    place: Place, generator: Generator, rows: Sequence[Row], rounds: int = ROUNDS
+) -> Iterator[training_loop.Progress]:
     """Time one chunk of each row in every round; nothing is kept of a measurement that was stopped."""
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for done in range(rounds + 1):
@@ -56,10 +58,10 @@ def measure(place: Place, generator: Generator, rows: Sequence[Row], rounds: int
             taken = timed(generator, row, range(models.CHUNK))[1]
             if done:
                 seconds[row.name].append(taken.on(generator.pipe.device.type))
-        yield fit.Progress(done, rounds, {}, 0.0)
+        yield training_loop.Progress(done, rounds, {}, 0.0)
     found = {row.name: {"passes": generator.passes(row), "seconds": seconds[row.name]} for row in rows}
     place.folder.mkdir(parents=True, exist_ok=True)
-    with fit.finished(path(place)) as part:
+    with training_loop.finished(path(place)) as part:
         part.write_text(json.dumps({"torch": torch.__version__, "rows": found}, indent=1), encoding="utf-8")
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from skipguide.lab import svd
+from skipguide.method.terms import STG
 from skipguide.paper import models
 from skipguide.paper.rows import Row
-from skipguide.terms import STG
 
 Layer = int | str
 SKIPS = ("residual", "attention")

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
-from skipguide import generation, guide, record
-from skipguide.lab import autoencoder, models, score, score_svd, svd, world
+from skipguide import guide
+from skipguide.files import packaged
+from skipguide.generate import record, run
+from skipguide.lab import autoencoder, score_svd, score_text, svd, world
 from skipguide.paper.rows import Row
-from skipguide.quirks import quiet_autocast
+from skipguide.pipeline.warnings import quiet_autocast
 
 Tensor = torch.Tensor
 POOL = 2048  # prompts; which they are does not depend on how many of them are used
@@ -22,7 +24,7 @@ CHUNK = 32  # prompts that are made, recorded and resumed together
 DTYPES = ("bfloat16", "float32")
 DTYPE = "bfloat16"  # as the paper's models; on CPUs that multiply in it, clips take half the time
 SEED = 11 * 10**6
-STEPS = score.STEPS // 2  # lab-mochi reads and moves the same with half (docs/decisions/049)
+STEPS = score_text.STEPS // 2  # lab-mochi reads and moves the same with half (docs/decisions/049)
 REAL = POOL  # clips that sets are compared with, which cost next to nothing
 OTHERS = SEED + POOL  # their seed
 
@@ -38,15 +40,15 @@ class LabModel:
     call: dict[str, Any] | None  # of its pipeline; None: it starts from a picture
 
 
-def _of_text(name: str, row: score.Scored) -> LabModel:
+def _of_text(name: str, row: score_text.Scored) -> LabModel:
     call = dict(num_frames=row.kind.frames, **row.call)
     return LabModel(name, row.kind, STEPS, ("shape", "colour", "motion"), call)
 
 
 MODELS = {
-    "lab-mochi": _of_text("lab-mochi", score.MODELS["mochi"]),
+    "lab-mochi": _of_text("lab-mochi", score_text.MODELS["mochi"]),
     "lab-svd": LabModel("lab-svd", autoencoder.SVD, 10, score_svd.KEPT, None),
-    "lab-opensora": _of_text("lab-opensora", score.MODELS["opensora"]),
+    "lab-opensora": _of_text("lab-opensora", score_text.MODELS["opensora"]),
 }
 
 
@@ -59,8 +61,8 @@ def weights(name: str, given: Path | None = None) -> Path | None:
     if name not in MODELS:
         raise ValueError(f"a model must be one of {', '.join(MODELS)}, but got {name!r}. Write one of them.")
     if given is not None:
-        return generation.local_folder(str(given))
-    return models.path(name) if name in models.NAMES else None
+        return run.local_folder(str(given))
+    return packaged.path(name) if name in packaged.NAMES else None
 
 
 @functools.cache
@@ -120,7 +122,7 @@ class Generator:
 
     def __init__(self, name: str, folder: Path, device: str, steps: int | None = None, dtype: str = DTYPE):
         self.model, self.pool = MODELS[name], pool(name)
-        self.pipe = generation.load_pipeline(str(folder), dtype, device)
+        self.pipe = run.load_pipeline(str(folder), dtype, device)
         self.steps = steps or self.model.steps
         self._passes: dict[str, Callable[[], float]] = {}
 

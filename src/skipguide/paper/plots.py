@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from skipguide.lab import fit
-from skipguide.paper import alignment, experiments, films
-from skipguide.paper.alignment import Alignment
+from skipguide.lab import training_loop
+from skipguide.paper import experiments, figure2, figure3
 from skipguide.paper.analysis import MEASURES, Estimate, Results, mean
 from skipguide.paper.experiments import Experiment
+from skipguide.paper.figure2 import Alignment
 from skipguide.paper.rows import Row
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ DPI = 110
 
 def save(figure: Figure, path: Path) -> None:
     """As PNG, the same bytes for the same numbers."""
-    with fit.finished(path) as part:
+    with training_loop.finished(path) as part:
         figure.savefig(part, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
 
 
@@ -156,7 +156,7 @@ def _heat(
 def cosines(model: str, found: Alignment) -> Figure:
     """Mean cosine of the strong model's error and c - p, per direction and noise level; CFG's c - u comes last."""
     cells = [[mean(clips) for clips in line] for line in found.column("cosine")]
-    names = [f"{'CFG, c - u' if skip == alignment.UNCOND[0] else skip} {layer}" for skip, layer in found.directions]
+    names = [f"{'CFG, c - u' if skip == figure2.UNCOND[0] else skip} {layer}" for skip, layer in found.directions]
     figure = _figure(8, 0.26 * len(names) + 1)
     axes = figure.subplots()
     _heat(axes, cells, [f"{level:g}" for level in found.levels], names, 3)
@@ -170,7 +170,7 @@ def cosines(model: str, found: Alignment) -> Figure:
 
 def drawn_strips(results: Results) -> list[Row]:
     """The rows of Figure 3 whose strips have been made."""
-    return [row for row in experiments.frames(results.model) if films.path(results.place, row).exists()]
+    return [row for row in experiments.frames(results.model) if figure3.path(results.place, row).exists()]
 
 
 def strips(results: Results) -> Figure:
@@ -180,7 +180,7 @@ def strips(results: Results) -> Figure:
     rows = drawn_strips(results)
     figure = _figure(8, 1.25 * len(rows))
     for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-        axes.imshow(imread(films.path(results.place, row)), interpolation="nearest")
+        axes.imshow(imread(figure3.path(results.place, row)), interpolation="nearest")
         axes.set_title(row.label, fontsize=8, loc="left", pad=2)
         axes.set_axis_off()
     return figure

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from skipguide.lab import fit
+from skipguide.lab import training_loop
 from skipguide.paper import models
-from skipguide.paper.reading import VALUES, Reading
+from skipguide.paper.measurements import VALUES, Reading
 from skipguide.paper.rows import Row
 
 Tensor = torch.Tensor
@@ -64,7 +64,7 @@ def save(place: Place, row: Row, chunk: int, reading: Reading, cost: Cost, more:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: getattr(reading, name).contiguous() for name in TENSORS}
     metadata = {"settings": _settings(row), "cost": vars(cost), **more}
-    with fit.finished(path) as part:
+    with training_loop.finished(path) as part:
         save_file(tensors, part, {name: json.dumps(value) for name, value in metadata.items()})
 
 

@@ -28,8 +28,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skipguide.lab import fit
-from skipguide.paper import alignment, cost, experiments, models, plots, status, tables
+from skipguide.lab import training_loop
+from skipguide.paper import cost, experiments, figure2, models, plots, status, tables
 from skipguide.paper.analysis import MEASURES, Results
 from skipguide.paper.rows import Row
 from skipguide.paper.run import Order
@@ -57,7 +57,7 @@ def write(order: Order, docs: Path) -> list[Path]:
     (docs / "paper").mkdir(parents=True, exist_ok=True)
     written = [*report.draw(), *report.write_numbers()]
     path = docs / "paper-in-miniature.md"
-    with fit.finished(path) as part:
+    with training_loop.finished(path) as part:
         part.write_text(text, encoding="utf-8")
     return [path, *written]
 
@@ -75,7 +75,7 @@ class Report:
         places = {model: place[0] for model in order.models if (place := order.place(model))}
         self.there = tuple(places)
         self.results = {model: Results.load(model, place, order.clips) for model, place in places.items()}
-        self.alignments = {m: found for m, place in places.items() if (found := alignment.load(place))}
+        self.alignments = {m: found for m, place in places.items() if (found := figure2.load(place))}
         self.experiments = {model: {one.name: one for one in experiments.experiments(model)} for model in models.MODELS}
 
     def filled(self, text: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from skipguide.terms import STG, listed_layers
+from skipguide.method.terms import STG, listed_layers
 
 # "real" are the clips that the prompts describe, "autoencoder" the same after it, "reference" other real clips.
 SOURCES = ("guided", "real", "autoencoder", "reference")

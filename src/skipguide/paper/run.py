@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from skipguide import generation
-from skipguide.lab import fit, judge
-from skipguide.paper import alignment, cost, experiments, films, models, reading, records
+from skipguide.generate import run as generation
+from skipguide.lab import judge, training_loop
+from skipguide.paper import cost, experiments, figure2, figure3, measurements, models, records
 from skipguide.paper.rows import Row
 
 Tensor = torch.Tensor
@@ -147,7 +147,7 @@ def _of_level(order: Order, model: str, rows: Sequence[experiments.Wanted], befo
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def run(order: Order) -> Generator[tuple[str, fit.Progress], None, None]:
+def run(order: Order) -> Generator[tuple[str, training_loop.Progress], None, None]:
     """Make what is missing; yields (what, progress in chunks) after every piece.
 
     Raises:
@@ -186,14 +186,14 @@ class _Worker:
         self.reader = copy.deepcopy(judge.load_judge()).to(order.device)
         self.device, self.model = order.device, model
 
-    def figures(self, pattern: str) -> Iterator[tuple[str, fit.Progress]]:
+    def figures(self, pattern: str) -> Iterator[tuple[str, training_loop.Progress]]:
         """OTHERS, if the pattern has them."""
         if fnmatchcase("figure-3", pattern):
             for row in experiments.frames(self.model):
-                films.make(self.place, self.generator, row)
-        if fnmatchcase("figure-2", pattern) and not alignment.done(self.place):
+                figure3.make(self.place, self.generator, row)
+        if fnmatchcase("figure-2", pattern) and not figure2.done(self.place):
             exact = models.Generator(self.model, self.folder, self.device, dtype="float32")
-            for progress in alignment.measure(self.place, exact):
+            for progress in figure2.measure(self.place, exact):
                 yield f"{self.model} figure 2", progress
         if fnmatchcase("cost", pattern) and not cost.path(self.place).exists():
             for progress in cost.measure(self.place, self.generator, experiments.cost(self.model)):
@@ -205,7 +205,7 @@ class _Worker:
         for chunk, clips in zip(task.chunks, frames.split(models.CHUNK), strict=True):
             numbers = range(chunk * models.CHUNK, (chunk + 1) * models.CHUNK)
             prompts = models.pool(self.model, models.OTHERS) if task.row.source == "reference" else self.generator.pool
-            found = reading.read(self.reader, prompts.of(numbers).scenes, clips.to(self.device))
+            found = measurements.read(self.reader, prompts.of(numbers).scenes, clips.to(self.device))
             records.save(self.place, task.row, chunk, found, took, self._conditions())
 
     def _conditions(self) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class _Clock:
             self.left[source] += chunks
         self.seconds, self.done, self.started = dict[str, float](), Counter[str](), time.monotonic()
 
-    def after(self, task: Task, seconds: float) -> fit.Progress:
+    def after(self, task: Task, seconds: float) -> training_loop.Progress:
         """Real clips are quick, so each source has a speed of its own."""
         source = task.row.source
         self.left[source] -= len(task.chunks)
@@ -234,4 +234,4 @@ class _Clock:
             for name, chunks in self.left.items()
         )
         done = self.total - self.left.total()
-        return fit.Progress(done, self.total, {"hours_left": left / 3600}, time.monotonic() - self.started)
+        return training_loop.Progress(done, self.total, {"hours_left": left / 3600}, time.monotonic() - self.started)

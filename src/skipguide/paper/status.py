@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipguide.paper import alignment, cost, experiments, films, models
+from skipguide.paper import cost, experiments, figure2, figure3, models
 from skipguide.paper.records import Place
 from skipguide.paper.run import Order
 
@@ -36,8 +36,8 @@ def _done(place: Place, wanted: experiments.Wanted, clips: int) -> int:
 
 
 def _figures(model: str, place: Place) -> dict[str, bool]:
-    strips = [films.path(place, row).exists() for row in experiments.frames(model)]
-    return {"figure-2": alignment.done(place), "figure-3": all(strips), "cost": cost.path(place).exists()}
+    strips = [figure3.path(place, row).exists() for row in experiments.frames(model)]
+    return {"figure-2": figure2.done(place), "figure-3": all(strips), "cost": cost.path(place).exists()}
 
 
 def table(found: dict[str, Any]) -> str:

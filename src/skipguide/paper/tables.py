@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from skipguide.lab import fit, judge
-from skipguide.paper import analysis, models, reading
-from skipguide.paper.alignment import COLUMNS, UNCOND, Alignment
+from skipguide.lab import judge, training_loop
+from skipguide.paper import analysis, measurements, models
 from skipguide.paper.analysis import FEW, MEASURES, Estimate, Measure, Results
 from skipguide.paper.cost import Rounds
 from skipguide.paper.experiments import Experiment
+from skipguide.paper.figure2 import COLUMNS, UNCOND, Alignment
 from skipguide.paper.rows import Row
 
 SHOWN = ("right", "frechet", "inception", "vendi", "motion_amount", "flicker", "sharpness")
@@ -201,7 +201,7 @@ def write_rows(results: Sequence[Results], experiments: Mapping[str, Sequence[Ex
 
 
 def _write(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with fit.finished(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with training_loop.finished(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([heading, *rows])
 
 
@@ -227,7 +227,7 @@ def _number(value: float | None) -> str:
     return "" if value is None or value != value else f"{value:.6g}"
 
 
-CLIP_COLUMNS = ("row", "clip", *judge.HEADS, "likelihood", *reading.VALUES, "seconds", "cpu_seconds")
+CLIP_COLUMNS = ("row", "clip", *judge.HEADS, "likelihood", *measurements.VALUES, "seconds", "cpu_seconds")
 
 
 def write_clips(results: Results, path: Path) -> None:
@@ -237,7 +237,11 @@ def write_clips(results: Results, path: Path) -> None:
     writer.writerow(CLIP_COLUMNS)
     for name in results.clips:
         writer.writerows(_clip_rows(results, name))
-    with fit.finished(path) as part, part.open("wb") as file, gzip.GzipFile("", "wb", 9, file, mtime=0) as packed:
+    with (
+        training_loop.finished(path) as part,
+        part.open("wb") as file,
+        gzip.GzipFile("", "wb", 9, file, mtime=0) as packed,
+    ):
         packed.write(text.getvalue().encode())
 
 

@@ -7,8 +7,8 @@ with Run.open("runs/first") as run:
         print(clip.setting, clip.seed, clip.video, clip.metrics)
 """
 
+from skipguide.runs.entities import Clip, Model, Prompt, SetMetric, Setting, Vote
 from skipguide.runs.plan import Plan
-from skipguide.runs.rows import Clip, Model, Prompt, SetMetric, Setting, Vote
 from skipguide.runs.run import Run
 
 __all__ = ["Clip", "Model", "Plan", "Prompt", "Run", "SetMetric", "Setting", "Vote"]

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from skipguide.runs.folder import FULL, Product
+from skipguide.generate.settings import Generation
 from skipguide.runs.jobs import Job, Surveyed
 from skipguide.runs.plan import Setting
-from skipguide.settings import Generation
+from skipguide.runs.storage import FULL, Product
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from skipguide.generation import Step
-    from skipguide.runs.worker import Worker
+    from skipguide.generate.run import Step
+
 
 _ERROR_LENGTH = 2000
 _OF_THE_DISK = (*FULL, errno.EROFS)  # and so of all jobs after this one too
@@ -39,7 +39,7 @@ class Made:
     """A video, and what is to be known of it."""
 
     product: Product
-    record: dict[str, Any]  # of `skipguide.record`
+    record: dict[str, Any]  # of `skipguide.generate.record`
     environment: dict[str, Any]
 
 
@@ -105,61 +105,13 @@ class Engine(Protocol):
         ...
 
 
-class Here:
-    """The plain engine: one job after the other, in this process.
-
-    Args:
-        scratch: a folder for files under way, on the disk of the run.
-    """
-
-    workers = 1
-
-    def __init__(self, scratch: Path):
-        self._scratch = scratch
-        self._worker: Worker | None = None
-
-    def _loaded(self) -> Worker:
-        from skipguide.runs.worker import Worker
-
-        self._worker = self._worker or Worker(self._scratch)
-        return self._worker
-
-    def versions(self) -> dict[str, str]:
-        from skipguide import record
-
-        return record.versions()
-
-    def survey(self, settings: Sequence[Setting], image: Image | None) -> list[Surveyed]:
-        return self._loaded().survey(settings, image)
-
-    def cost(self, complete: Generation, image: Image | None) -> Cost:
-        return self._loaded().cost(complete, image)
-
-    def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
-        self._scratch.mkdir(exist_ok=True)
-        for job in jobs:
-            yield Started(job)
-            try:
-                made = self._loaded().make(job, picture_of(job.image), on_step)
-            except Exception as error:
-                yield Failed(job, described(error))
-            else:
-                yield Finished(job, made)
-
-    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-        return map(function, items)
-
-    def close(self) -> None:
-        self._worker = None
-
-
 def picture_of(path: Path | None) -> Image | None:
     """What a video starts from, if there is something."""
     if path is None:
         return None
-    from skipguide import picture
+    from skipguide.files import image as image_file
 
-    return picture.read(path)
+    return image_file.read(path)
 
 
 def described(error: Exception) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipguide.record import sha256
-from skipguide.runs import folder as files
+from skipguide.generate.record import sha256
+from skipguide.generate.settings import Generation
+from skipguide.runs import storage as files
 from skipguide.runs.ledger import Ledger, now, to_json
 from skipguide.runs.plan import Plan, Setting
 from skipguide.runs.prompts import Prompt
-from skipguide.settings import Generation
 
 _KEY_LENGTH = 16  # hex digits; 10^6 clips share one with a chance of 3e-8
 _NOT_OF_A_SETTING = ("prompt", "image", "seed", "device", "model")

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skipguide import asked
-from skipguide.runs import prompts, words
+from skipguide.generate import asked
+from skipguide.generate.settings import Generation, checked
+from skipguide.runs import plan_grid, prompts
 from skipguide.runs.prompts import Entry, Prompt, PromptFile
-from skipguide.settings import Generation, checked
 
 
 class _Written(BaseModel):
@@ -157,12 +157,12 @@ def _of_entry(
     entry: Mapping[str, Any], common: Mapping[str, Any], model: str, prompt: Prompt, base: Path
 ) -> list[Setting]:  # fmt: skip
     found = []
-    for name, own in words.expanded({key: value for key, value in entry.items() if key != "model"}):
+    for name, own in plan_grid.expanded({key: value for key, value in entry.items() if key != "model"}):
         given = {**common, **own}
         try:
             image = {} if prompt.image is None else {"image": str(prompt.image)}
             text = {} if prompt.text is None else {"prompt": prompt.text}
-            flat = words.flat(given)
+            flat = plan_grid.flat(given)
             if isinstance(flat.get("schedule"), str):  # what is in the file, so that another content is another setting
                 flat["schedule"] = given["schedule"] = asked.bins_of(str(base / flat["schedule"]))
             generation = checked({**flat, "model": model, **text, **image})

@@ -9,10 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipguide.record import sha256
-from skipguide.runs import folder as files
+from skipguide.generate.record import sha256
+from skipguide.runs import storage as files
+from skipguide.runs.entities import STATUSES, Clip, Model, Prompt, SetMetric, Setting, Status, Vote
 from skipguide.runs.ledger import Ledger, now, to_json
-from skipguide.runs.rows import STATUSES, Clip, Model, Prompt, SetMetric, Setting, Status, Vote
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skipguide.runs import folder as files
 from skipguide.runs import jobs as jobs_of
-from skipguide.runs import state
+from skipguide.runs import progress
+from skipguide.runs import storage as files
 from skipguide.runs.engine import Cost, Engine, Failed, Finished, OnStep, Started, picture_of
 from skipguide.runs.jobs import Job, Surveyed
 from skipguide.runs.ledger import NAME, Ledger
@@ -119,7 +119,7 @@ def sweep(
             ledger.check()
             files.tidy(folder)
             notes = _entered(ledger, folder, prepared, retry_failed, thorough)
-            missing = state.missing(ledger, prepared.jobs)
+            missing = progress.missing(ledger, prepared.jobs)
             planned = _planned(prepared, missing, ledger, folder, engine if measure else None, notes)
             _remember(ledger, planned.rows)
             yield planned
@@ -143,7 +143,7 @@ def estimate(
     prepared = _prepared(plan, engine)
     with tempfile.TemporaryDirectory() as scratch, contextlib.closing(_copied(folder, Path(scratch))) as ledger:
         notes = _entered(ledger, folder, prepared, retry_failed, thorough, looking=True)
-        return _planned(prepared, state.missing(ledger, prepared.jobs), ledger, folder, engine, notes)
+        return _planned(prepared, progress.missing(ledger, prepared.jobs), ledger, folder, engine, notes)
 
 
 def _copied(folder: Path, scratch: Path) -> Ledger:
@@ -159,8 +159,8 @@ def _entered(
 ) -> list[str]:  # fmt: skip
     """Enter a plan into a ledger, and make that agree with the files; `looking` leaves the files where they are."""
     jobs_of.register(ledger, prepared.plan, prepared.surveyed, prepared.jobs)
-    state.wait_again(ledger, [job.key for job in prepared.jobs] if retry_failed else [])
-    return state.mend(ledger, folder, prepared.jobs, thorough, looking)
+    progress.wait_again(ledger, [job.key for job in prepared.jobs] if retry_failed else [])
+    return progress.mend(ledger, folder, prepared.jobs, thorough, looking)
 
 
 def _prepared(plan: Plan, engine: Engine) -> _Prepared:
@@ -243,10 +243,10 @@ def _run(
 ) -> Iterator[Happening]:
     for event in engine.run(missing, on_step):
         if isinstance(event, Started):
-            state.begin(ledger, event.job)
+            progress.begin(ledger, event.job)
             yield event
         elif isinstance(event, Failed):
-            state.fail(ledger, event)
+            progress.fail(ledger, event)
             yield event
         else:
             yield _publish(ledger, folder, event)
@@ -255,7 +255,7 @@ def _run(
 def _publish(ledger: Ledger, folder: Path, event: Finished) -> Done:
     job, made = event.job, event.made
     published = files.publish(folder, job.key, made.product)
-    state.finish(ledger, job.key, published, made.record, made.environment)
+    progress.finish(ledger, job.key, published, made.record, made.environment)
     measured = made.record["measured"]
     passes = measured["passes_per_step"] * (job.generation.steps or 0)
     return Done(job, folder / published.video, measured["seconds"], passes)
@@ -264,8 +264,8 @@ def _publish(ledger: Ledger, folder: Path, event: Finished) -> Done:
 def _leave(ledger: Ledger, folder: Path, unwanted: Sequence[Job]) -> None:
     """Whatever ended the sweep: what it began and did not finish is to be done, or forgotten if it is unwanted then."""
     try:
-        state.wait_again(ledger)
-        state.forget(ledger, [job.key for job in unwanted])
+        progress.wait_again(ledger)
+        progress.forget(ledger, [job.key for job in unwanted])
         files.tidy(folder)
     except OSError:
         pass  # a full disk; the next sweep does it

@@ -13,14 +13,16 @@ from typing import Any
 from PIL import Image
 from safetensors.torch import save
 
-from skipguide import generation, record, video
-from skipguide.runs import sharing
+from skipguide.files import video
+from skipguide.generate import record, run
+from skipguide.generate.resolve import resolve
+from skipguide.generate.settings import SCALES, Generation
+from skipguide.runs import prompt_cache
 from skipguide.runs.engine import Cost, Made
 from skipguide.runs.environment import environment
-from skipguide.runs.folder import Product
 from skipguide.runs.jobs import Job, Surveyed
 from skipguide.runs.plan import Setting
-from skipguide.settings import SCALES, Generation, resolve
+from skipguide.runs.storage import Product
 
 
 class _Enough(Exception):
@@ -45,9 +47,9 @@ class Worker:
         load = (settings.model, settings.dtype, settings.device)
         if load not in self._loads:
             self._loads, self._pipe = set(), None  # before the next one takes its memory
-            pipe = generation.load_pipeline(*load)
-            self._weights = generation.identity(settings.model, pipe)
-            sharing.encode_once(pipe)
+            pipe = run.load_pipeline(*load)
+            self._weights = run.identity(settings.model, pipe)
+            prompt_cache.encode_once(pipe)
             self._pipe = pipe
             self._loads = {load, (settings.model, str(pipe.dtype).removeprefix("torch."), str(pipe.device))}
         return self._pipe
@@ -90,27 +92,25 @@ class Worker:
         times = [time.perf_counter()]
         passes = [float("nan")]
 
-        def on_step(step: generation.Step) -> None:
+        def on_step(step: run.Step) -> None:
             times.append(time.perf_counter())
             passes.append(step.passes_per_step)
             if step.number >= steps:
                 raise _Enough
 
         with contextlib.suppress(_Enough):
-            generation.generate(self.pipe(complete), complete, on_step, image)
+            run.generate(self.pipe(complete), complete, on_step, image)
         return passes[-1], times[-1] - times[-2]
 
-    def make(
-        self, job: Job, image: Image.Image | None, on_step: Callable[[generation.Step], None] | None = None
-    ) -> Made:
+    def make(self, job: Job, image: Image.Image | None, on_step: Callable[[run.Step], None] | None = None) -> Made:
         """Make one video.
 
         Raises:
             ValueError: for what the model refuses; and whatever else a generation raises.
         """
         pipe = self.pipe(job.generation)
-        with sharing.decoded(pipe) if job.latents else contextlib.nullcontext({}) as latents:
-            result = generation.generate(pipe, job.generation, on_step, image)
+        with prompt_cache.decoded(pipe) if job.latents else contextlib.nullcontext({}) as latents:
+            result = run.generate(pipe, job.generation, on_step, image)
         made = {**record.build(job.generation, result, self._weights), "run": {"key": job.key, "setting": job.setting}}
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             path = Path(folder) / f"{job.key}.mp4"

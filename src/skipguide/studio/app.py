@@ -18,10 +18,10 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from skipguide.runs import Run
-from skipguide.studio import files, payload, study
-from skipguide.studio.guard import Guard, Policy
-from skipguide.studio.study import Kind, Task
-from skipguide.studio.trials import Ask, Trials
+from skipguide.studio import blind_test, files, page_data
+from skipguide.studio.access import Guard, Policy
+from skipguide.studio.blind_test import Kind, Task
+from skipguide.studio.playground import Ask, Trials
 
 Name = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\S(.*\S)?$")]
 Ids = Annotated[list[int], Field(max_length=200)]
@@ -138,7 +138,7 @@ def _reading(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> None:
         with Run.open(folder) as found:
             writable = os.access(folder, os.W_OK)
             allowed = {"votes_allowed": writable, "trials_allowed": makes and writable}
-            return {**payload.describe(found), **allowed, "token_for_raters": policy.for_raters}
+            return {**page_data.describe(found), **allowed, "token_for_raters": policy.for_raters}
 
     @app.get("/api/counts")
     def counts() -> dict[str, Any]:
@@ -175,10 +175,10 @@ def _judging(app: FastAPI, folder: Path) -> None:
     @app.post("/api/study/next")
     def following(asked: Annotated[NextBody, Body()]) -> dict[str, Any]:
         with Run.open(folder) as run:
-            every = study.tasks(run.clips("done"), asked.kind, asked.settings, asked.rater)
-            left = study.open_tasks(every, run.votes(), asked.kind, asked.rater)
+            every = blind_test.tasks(run.clips("done"), asked.kind, asked.settings, asked.rater)
+            left = blind_test.open_tasks(every, run.votes(), asked.kind, asked.rater)
             prompts = {prompt.id: prompt.text or prompt.image for prompt in run.prompts()}
-        state = {"total": len(every), "left": len(left), "questions": study.QUESTIONS[asked.kind]}
+        state = {"total": len(every), "left": len(left), "questions": blind_test.QUESTIONS[asked.kind]}
         return {**state, "task": _shown(left[0], prompts, blind) if left else None}
 
     @app.post("/api/study/answer")
@@ -186,7 +186,7 @@ def _judging(app: FastAPI, folder: Path) -> None:
         task = blind.tasks.get(given.task)
         if task is None:
             raise HTTPException(409, "the server was started anew since this task was shown. Load the next one.")
-        votes = study.votes_of(task, given.rater, given.answers, given.seconds)
+        votes = blind_test.votes_of(task, given.rater, given.answers, given.seconds)
         with Run.open(folder, writable=True) as run:
             for vote in votes:
                 run.vote(vote)

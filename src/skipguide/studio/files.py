@@ -74,7 +74,7 @@ def _image_type(path: Path) -> str | None:
     """By its content: a name may say anything."""
     from PIL import Image
 
-    from skipguide.picture import FORMATS
+    from skipguide.files.image import FORMATS
 
     try:
         with Image.open(path, formats=FORMATS) as found:

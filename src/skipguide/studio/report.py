@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.runs import Run
-from skipguide.studio import files, payload
+from skipguide.studio import files, page_data
 
 _OURS = re.compile(rf"{files.KEY}\.mp4")
 
@@ -34,7 +34,7 @@ def write(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
         keys = [clip.key for clip in run.clips("done")]
         for key in keys:
             shutil.copyfile(files.video_of(run, key), part / "clips" / f"{key}.mp4")
-        data = json.dumps(payload.describe(run), ensure_ascii=False)
+        data = json.dumps(page_data.describe(run), ensure_ascii=False)
         (part / "index.html").write_text(files.page("index.html", inline=True, data=data), encoding="utf-8")
         size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
         if out.exists():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skipguide import checkpoints
+from skipguide.files import checkpoints
 from skipguide.metrics.networks import clip
 
 Tensor = torch.Tensor

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skipguide import checkpoints
+from skipguide.files import checkpoints
 from skipguide.metrics.networks.flow import LEVELS, Correlation, Encoder, correlation, grid, resized, sampled
 
 Tensor = torch.Tensor

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skipguide import checkpoints
+from skipguide.files import checkpoints
 
 Tensor = torch.Tensor
 

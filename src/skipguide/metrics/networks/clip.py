@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from skipguide import checkpoints
+from skipguide.files import checkpoints
 
 Tensor = torch.Tensor
 

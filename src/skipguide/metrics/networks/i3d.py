@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skipguide import checkpoints
+from skipguide.files import checkpoints
 from skipguide.metrics.networks.padding import same
 
 Tensor = torch.Tensor

@@ -1,0 +1,233 @@
+"""The layers of a denoiser: their addresses, their shares of a forward pass, and what a weak pass costs that skips one.
+
+All in floating point operations of two passes: the model as it is, and with the identity map in every self-attention.
+What a weak pass leaves out is what the modules take whose place stand-ins have in it, so it need not be run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from skipguide.bench.workloads import WORKLOADS, model_class
+from skipguide.families import blocks, lookup
+from skipguide.families import rows as family_rows
+from skipguide.families.schema import SKIPS, Family
+from skipguide.files import packaged
+from skipguide.generate import run
+from skipguide.generate.resolve import parameters_of, resolve, starts_from_an_image
+from skipguide.generate.settings import Generation, checked
+from skipguide.pipeline.warnings import quiet_autocast
+from skipguide.weak import flops, patching, prefix_cache, weak_pass
+
+Inputs = Mapping[str, Any]
+Candidate = Callable[[], tuple[nn.Module, Inputs]]  # a model and its inputs, to count a pass of
+ASKED = ("height", "width", "num_frames")
+
+
+def of(model: str, **sizes: int | None) -> dict[str, Any]:
+    """The layers of a model.
+
+    Args:
+        model: the name of a family or a lab model, a folder in diffusers layout, or a hub id. A family stands for its
+            public checkpoint if it is a UNet, and for the workload of the bench if not.
+        sizes: height, width, num_frames, where they are not the model's defaults; not for a family.
+
+    Returns:
+        What `skipguide layers --json` prints.
+
+    Raises:
+        ValueError: for an unknown model, one that guide() refuses, or sizes that it refuses.
+    """
+    given = {name: value for name, value in sizes.items() if value is not None}
+    if model in (family.name for family in family_rows.FAMILIES):
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(
+                f"{flags} must be left out for a family, whose size is fixed, but got {model!r}. Name a model."
+            )
+        return of_family(model)
+    _check_name(model)
+    return of_pipeline(run.load_pipeline(model), model, given)
+
+
+def _check_name(model: str) -> None:
+    if "/" in model or model in packaged.NAMES or Path(model).exists():
+        return  # anything else that is wrong with it is for load_pipeline to say
+    known = [*packaged.NAMES, *(family.name for family in family_rows.FAMILIES)]
+    nearest = ", ".join(difflib.get_close_matches(model, known, n=3, cutoff=0.0))
+    raise ValueError(
+        f"MODEL must be a lab model, a family, a folder with a model_index.json, or a hub id, but got {model!r}. "
+        f"Nearest known: {nearest}."
+    )
+
+
+# --- a family: no weights ---------------------------------------------------------------------------------------------
+
+
+def of_family(name: str) -> dict[str, Any]:
+    """The layers of a family's class, at the public checkpoint's size (UNets) or as the bench has it.
+
+    Raises:
+        ValueError: for a family without a workload.
+    """
+    family = next(family for family in family_rows.FAMILIES if family.name == name)
+    if name not in WORKLOADS:
+        raise ValueError(
+            f"a family must have a workload in the bench, but {name} has none. Name a model: {family.checkpoint}."
+        )
+    work, size = WORKLOADS[name], "as narrow as in the bench, so that shares are not those of a checkpoint"
+    config, inputs = work.config, work.inputs
+    if family.unet and work.full_size:
+        (config, inputs), size = work.full_size, f"the size of {family.checkpoint}"
+
+    def built(device: str) -> tuple[nn.Module, Inputs]:
+        with torch.device(device):
+            model = model_class(family)(**config).eval()
+            return nn.Module.to(model, device), inputs(1)
+
+    found = _counted(family, [lambda: built("meta"), lambda: built("cpu")])
+    return {"model": name, "family": name, "denoiser": family.model, "size": size, "same": [], **found}
+
+
+# --- a pipeline -------------------------------------------------------------------------------------------------------
+
+
+def of_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The layers of the denoiser of a pipeline, as a call with the model's defaults runs it.
+
+    Raises:
+        ValueError: for a pipeline that guide() refuses, or sizes that it refuses.
+    """
+    family = lookup.family_of(pipe)
+    settings = _settings(pipe, model, sizes)
+    try:
+        called, inputs = _call_of_denoiser(pipe, settings, lookup.denoisers_of(pipe, family))
+        without = (flops.without_weights, flops.without_numbers)
+        found = _counted(family, [lambda: (without[0](called), without[1](inputs)), lambda: (called, inputs)])
+    except RuntimeError as error:
+        asked = " x ".join(str(getattr(settings, name)) for name in ASKED)
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"height x width x frames must be a size that {model} takes, but {asked} ended in an error ({reason}). "
+            "Choose another with --height, --width or --num-frames."
+        ) from error
+    size = f"{settings.width or 'its own'} x {settings.height or 'its own'}, {settings.num_frames or 'its own'} frames"
+    title = {"model": model, "family": family.name, "denoiser": type(called).__name__, "size": size}
+    return {**title, "same": _alike(pipe, family), **found}
+
+
+def _settings(pipe: Any, model: str, sizes: Mapping[str, int]) -> Generation:
+    """The model's own settings, without guidance. From an image if it cannot do without one."""
+    given = {"prompt": "a video"} if "prompt" in parameters_of(pipe) else {}
+    given |= {"image": "grey.png"} if starts_from_an_image(pipe) else {}
+    return resolve(checked({**given, "model": model, "stg_scale": 0.0, **sizes}), pipe)
+
+
+class _Caught(Exception):
+    """Ends a run at the first call of a denoiser."""
+
+
+def _call_of_denoiser(
+    pipe: Any, settings: Generation, denoisers: Sequence[nn.Module]
+) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
+    """The denoiser that a run calls first, and with what; it does not come to compute anything."""
+    from PIL import Image
+
+    caught: list[tuple[nn.Module, dict[str, Any]]] = []
+
+    def catch(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught.append((denoiser, patching.named_inputs(inspect.signature(denoiser.forward), args, kwargs)))
+        raise _Caught
+
+    hooks = [denoiser.register_forward_pre_hook(catch, with_kwargs=True, prepend=True) for denoiser in denoisers]
+    try:
+        run.generate(pipe, settings, image=Image.new("RGB", (64, 64), "grey") if settings.image else None)
+    except _Caught:
+        return caught[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    raise ValueError(f"a run of {type(pipe).__name__} must call its denoiser, but did not. Report this.")
+
+
+def _alike(pipe: Any, family: Family) -> list[str]:
+    """The denoisers of a pipeline that has two, if their layers have the same addresses."""
+    held = {name: denoiser for name in family.denoisers if (denoiser := getattr(pipe, name, None)) is not None}
+    addresses = [[place.address for place in blocks.chain(family, denoiser)] for denoiser in held.values()]
+    return list(held) if len(held) > 1 and all(found == addresses[0] for found in addresses) else []
+
+
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
+def _counted(family: Family, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """The rows, counted with the first candidate that runs: without weights, or in a real pass.
+
+    A model may look at its numbers (Mochi at its mask), and there are none on the meta device.
+    """
+    *trials, last = candidates
+    for build in trials:
+        try:
+            return {**_rows(family, *build()), "counted": "without weights"}
+        except Exception:  # whatever comes of it that there are no numbers
+            continue
+    return {**_rows(family, *last()), "counted": "in a real pass"}
+
+
+def _rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """The layers in the order in which they run, and the share of all else."""
+    places = blocks.chain(family, denoiser)
+    with quiet_autocast(), torch.no_grad():
+        plain = flops.by_module(denoiser, inputs)
+        with patching.swapped(list(_identities(places))):
+            identity = flops.by_module(denoiser, inputs)
+    total, paths = plain[""], {id(module): path for path, module in denoiser.named_modules()}
+
+    def ops(counted: Mapping[str, int], module: nn.Module) -> int:
+        return counted.get(paths[id(module)], 0)  # a module that takes none is not counted
+
+    def share(where: Sequence[int]) -> float:
+        taken = {
+            entry: ops(plain, patching.child(*entry)) for k in where for entry in blocks.returning(places, k, where)
+        }
+        return sum(taken.values()) / total
+
+    def left_out(stand_in: nn.Module) -> int:
+        if isinstance(stand_in, patching.Resumed):
+            return 0
+        real = stand_in.__dict__["real"]
+        return ops(plain, real) - (ops(identity, real) if isinstance(stand_in, patching.IdentityAttention) else 0)
+
+    def cost(where: Sequence[int], skip: str) -> float | None:
+        if skip == "attention" and not all(places[k].stack.attention for k in where):
+            return None
+        strong = prefix_cache.Strong(family, denoiser, places, {where[0]})
+        weak = weak_pass.WeakPass(family, denoiser, places, where, skip, strong)
+        return 1 - sum(left_out(stand_in) for _, _, stand_in in weak.shared) / total
+
+    def row(where: Sequence[int]) -> dict[str, Any]:
+        return {"share": share(where), **{skip: cost(where, skip) for skip in SKIPS}}
+
+    rows = []
+    for address in dict.fromkeys(place.address for place in places):
+        where = [k for k, place in enumerate(places) if place.address == address]
+        axes = [places[k].axis or "joint" for k in where]
+        halves = {axis: row([k]) for axis, k in zip(axes, where, strict=True)} if len(where) > 1 else {}
+        rows.append({"layer": address, "axes": axes, **row(where), "halves": halves})
+    return {"flops": total, "layers": rows, "rest": 1 - sum(found["share"] for found in rows)}
+
+
+def _identities(places: Sequence[blocks.Place]) -> list[patching.Swap]:
+    """The identity map in every self-attention of every layer."""
+    return [
+        (*entry, patching.IdentityAttention(patching.child(*entry), values))
+        for place in places
+        for entry, values in place.attention()
+    ]

@@ -1,0 +1,135 @@
+"""Published settings with their sources: a preset is a row of `presets.toml`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from skipguide.families import blocks, lookup
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_log = logging.getLogger("skipguide")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A setting that somebody measured or published for one model, and the model's own defaults of a generation."""
+
+    model: str  # hub id, or the name of a lab model
+    pipelines: tuple[str, ...]  # none for models that are no diffusers video pipeline here
+    depth: int  # blocks in the model's first stack; 0 where the source does not say
+    layers: tuple[int | str, ...]
+    scale: float
+    skip: str
+    source: str  # repository@commit, file:lines
+    axis: str | None = None
+    start: float = 0.0
+    stop: float = 1.0
+    rescale: float = 0.0
+    terms: tuple[dict[str, Any], ...] = ()  # several at once: axis and scale of each; `scale` is then 0
+    schedule: tuple[dict[str, Any], ...] = ()  # arguments of terms.Bin; layers are empty, so to overlook it fails
+    defaults: dict[str, Any] = field(default_factory=dict)  # height, width, num_frames, fps, guidance_scale, ...
+    name: str = ""
+    kind: str = "stg"  # "stg": a weak pass beside the others; "slg": layers skipped in the unconditional pass, no scale
+    note: str = ""  # what is not the same thing at the source and here
+    width: int = 0  # num_attention_heads * attention_head_dim, where the depth alone does not tell checkpoints apart
+    config: Mapping[str, Any] = field(default_factory=dict)  # other entries of the denoiser's config that must be these
+    recommended: bool = False  # one row per model and kind: what STG.preset() and SLG.preset() pick
+
+
+@functools.cache
+def presets() -> tuple[Preset, ...]:
+    """All rows, in the order of the file."""
+    text = resources.files("skipguide.families").joinpath("presets.toml").read_text(encoding="utf-8")
+    rows: list[dict[str, Any]] = tomllib.loads(text)["preset"]
+    lists = ("pipelines", "layers", "terms", "schedule")
+    return tuple(Preset(**{**row, **{name: tuple(row.get(name, ())) for name in lists}}) for row in rows)
+
+
+def preset_for(pipe: Any, kind: str = "stg") -> Preset:
+    """The recommended row for the model that a pipeline holds; the log says which one, and what it holds.
+
+    Args:
+        kind: "stg" or "slg".
+
+    Raises:
+        ValueError: if the pipeline's class is unknown, or no row fits the depth and width of its denoiser.
+    """
+    family = lookup.family_of(pipe)
+    denoiser = lookup.denoisers_of(pipe, family)[0]
+    depth = blocks.depth(family, blocks.chain(family, denoiser))
+    name, names = type(pipe).__name__, {cls.__name__ for cls in type(pipe).__mro__}
+    rows = [row for row in presets() if row.recommended and row.kind == kind and names & set(row.pipelines)]
+    fitting = [row for row in rows if row.depth == depth and _fits(row, denoiser.config)]
+    if fitting:
+        row = max(fitting, key=_conditions)
+        _log.info("preset %s for %s: %s. Source: %s", row.name, row.model, in_words(row), row.source)
+        return row
+    width = _width(denoiser.config)
+    size = f"{depth} blocks" + (f" and width {width}" if width and any(row.width for row in rows) else "")
+    known = ", ".join(_size(row) for row in rows) or "none"
+    example = f"STG(layers=[{depth * 7 // 10}], scale=1.0)" if kind == "stg" else f"SLG(layers=[{depth // 4}])"
+    if family.unet:
+        example = f'{kind.upper()}(layers=["up:0"])'
+    raise ValueError(
+        f"a preset needs a published setting for the model, but none is known for a {name} of {size} "
+        f"(known: {known}). Choose the layer yourself, as in {example}; "
+        "`skipguide presets` lists all that is published."
+    )
+
+
+def _fits(row: Preset, config: Mapping[str, Any]) -> bool:
+    same = all(config.get(key) == value for key, value in row.config.items())
+    return same and row.width in (0, _width(config))
+
+
+def _conditions(row: Preset) -> int:
+    return len(row.config) + (row.width > 0)
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    """0 where the config has it under other names; no row asks for it there."""
+    heads, size = config.get("num_attention_heads", 0), config.get("attention_head_dim", 0)
+    return heads * size if isinstance(heads, int) and isinstance(size, int) else 0
+
+
+def _size(row: Preset) -> str:
+    return f"{row.model} ({row.depth} blocks{f', width {row.width}' if row.width else ''})"
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def in_words(row: Preset) -> str:
+    """A row in one phrase: layer 19, attention, scale 1, rescale 0.7, CFG 3."""
+    if row.schedule:
+        bins = len(row.schedule)
+        return f"a schedule of {bins} range{'s' if bins > 1 else ''} of sigma"
+    parts = [f"layer{'s' if len(row.layers) > 1 else ''} {layers_in_words(row.layers)}", row.skip]
+    parts += [f"{row.axis} only"] if row.axis else []
+    scales = [f"{term['axis']} scale {term['scale']:g}" for term in row.terms] or [f"scale {row.scale:g}"]
+    parts += ["in the unconditional pass"] if row.kind == "slg" else scales
+    parts += [f"steps {window_in_words(row)}"] if (row.start, row.stop) != (0, 1) else []
+    parts += [f"rescale {row.rescale:g}"] if row.rescale else []
+    parts += [f"CFG {row.defaults['guidance_scale']:g}"] if "guidance_scale" in row.defaults else []
+    return ", ".join(parts)
+
+
+def layers_in_words(layers: Any) -> str:
+    """34; or dual:2, single:7; "mid:0, mid:1, ..., mid:9" where there are many."""
+    words = [str(layer) for layer in layers]
+    return ", ".join(words if len(words) < 6 else [*words[:2], "...", words[-1]]) or "none"
+
+
+def window_in_words(row: Preset) -> str:
+    """The part of the run, in percent."""
+    return f"{row.start:.0%} to {row.stop:.0%}"

@@ -1,0 +1,238 @@
+"""The tables of families and presets, generated from their rows: for the command line and for docs/families.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from skipguide.families import presets
+from skipguide.families.presets import Preset
+from skipguide.families.rows import FAMILIES, REFUSED
+from skipguide.families.schema import SKIPS, Calls, Family
+
+HOW = {"batched": "one call on [u, c]", "separate": "a call each for c and u", "guider": "by its guider"}
+REGENERATE = "skipguide families --markdown > docs/families.md"
+
+# --- families ---------------------------------------------------------------------------------------------------------
+
+
+def family_rows() -> list[dict[str, Any]]:
+    """What guide() knows of each family, in plain words and numbers."""
+    return [
+        {
+            "name": family.name,
+            "title": family.title,
+            "pipelines": list(family.pipelines),
+            "denoiser": family.model,
+            "checkpoint": family.checkpoint,
+            "stacks": {name: stack.depth for name, stack in family.stacks.items()},
+            "skips": skips(family),
+            "axes": list(family.axes),
+            "outputs": list(family.outputs),
+            "cfg": cfg(family),
+            "presets": [_recommended(row) for row in recommended(family)],
+            "notes": family.notes,
+        }
+        for family in FAMILIES
+    ]
+
+
+def skips(family: Family) -> list[str]:
+    """The kinds of skip that every stack of a family has."""
+    attention = all(stack.attention for stack in family.stacks.values())
+    return [skip for skip in SKIPS if skip != "attention" or attention]
+
+
+def cfg(family: Family) -> str:
+    """How its pipelines call the denoiser, and by which formula; which of them where they differ."""
+    ways: dict[str, list[str]] = {}
+    for pipeline, calls in family.pipelines.items():
+        ways.setdefault(_way(calls), []).append(pipeline)
+    if len(ways) == 1:
+        return next(iter(ways))
+    return "; ".join(f"{way} ({', '.join(pipelines)})" for way, pipelines in ways.items())
+
+
+def _way(calls: Calls) -> str:
+    parts = [HOW[calls.how]]
+    parts += ["c + g (c - u)"] if calls.from_cond else []
+    parts += ["g is true_cfg_scale"] if "true_cfg_scale" in calls.scale else []
+    parts += [f"needs {calls.off or f'{calls.never}=False'}"] if calls.never else []
+    parts += [f"rescale needs {calls.varies}=False"] if calls.varies else []
+    return ", ".join(parts)
+
+
+def recommended(family: Family) -> list[Preset]:
+    """The rows that STG.preset() picks for pipelines of a family."""
+    return [row for row in presets.presets() if row.recommended and set(row.pipelines) & set(family.pipelines)]
+
+
+def _recommended(row: Preset) -> dict[str, str]:
+    return {"name": row.name, "model": row.model, "setting": presets.in_words(row), "source": row.source}
+
+
+def refused() -> dict[str, list[str]]:
+    """Pipelines that guide() refuses, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for pipeline, reason in REFUSED.items():
+        reasons.setdefault(reason, []).append(pipeline)
+    return reasons
+
+
+# --- presets ----------------------------------------------------------------------------------------------------------
+
+
+def preset_rows(model: str = "", pipeline: str = "") -> list[dict[str, Any]]:
+    """Every published setting, or those whose model or name, and whose pipelines, contain these words.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    rows = [row for row in presets.presets() if _matches(row, model, pipeline)]
+    if not rows:
+        asked = " and ".join(f"--{k} {v}" for k, v in (("model", model), ("pipeline", pipeline)) if v)
+        known = ", ".join(dict.fromkeys(row.model for row in presets.presets()))
+        raise ValueError(f"a preset must match {asked}, but none does. Take a part of one of: {known}.")
+    return [_preset_row(row) for row in rows]
+
+
+def _matches(row: Preset, model: str, pipeline: str) -> bool:
+    of_model = model.lower() in row.model.lower() or model.lower() in row.name.lower()
+    return of_model and (not pipeline or any(pipeline.lower() in name.lower() for name in row.pipelines))
+
+
+def _preset_row(row: Preset) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "model": row.model,
+        "pipelines": list(row.pipelines),
+        "depth": row.depth or None,
+        "recommended": row.recommended,
+        "kind": row.kind,
+        "layers": list(row.layers),
+        "skip": row.skip,
+        "axis": row.axis,
+        "scale": None if row.kind == "slg" or row.schedule or row.terms else row.scale,
+        "terms": [dict(term) for term in row.terms],
+        "start": row.start,
+        "stop": row.stop,
+        "rescale": row.rescale,
+        "guidance_scale": row.defaults.get("guidance_scale"),
+        "steps": row.defaults.get("num_inference_steps"),
+        "schedule": [dict(entry) for entry in row.schedule],
+        "note": row.note,
+        "source": row.source,
+    }
+
+
+PRESET_COLUMNS = ("preset", "layers", "skip", "scale", "window", "rescale", "CFG")
+
+
+def preset_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The lines of a table for one row: itself, and one for each range of sigma of a schedule."""
+    mark = " *" if row["recommended"] else ""
+    if row["schedule"]:
+        return [(row["name"] + mark, "a schedule", *[""] * 5), *(_bin_cells(entry) for entry in row["schedule"])]
+    terms = row["terms"] or [{"axis": row["axis"], "scale": row["scale"]}]
+    axes = " + ".join(term["axis"] for term in terms if term["axis"])
+    skip = row["skip"] + (f", {axes}" if axes else "") + (" of u" if row["kind"] == "slg" else "")
+    window = "" if (row["start"], row["stop"]) == (0, 1) else f"{row['start']:.0%}-{row['stop']:.0%}"
+    layers = presets.layers_in_words(row["layers"])
+    scale = " + ".join(_number(term["scale"]) for term in terms)
+    return [(row["name"] + mark, layers, skip, scale, window, _number(row["rescale"]), _cfg(row))]
+
+
+def _bin_cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    low, high = entry["sigma"]
+    window = "" if low <= 0 and high > 1 else f"sigma {low:.4g}-{high:.4g}"
+    layers = presets.layers_in_words(entry.get("layers", ()))
+    skip = entry["skip"] if entry.get("scale") else ""
+    numbers = _number(entry.get("scale", 0.0)), window, _number(entry.get("rescale", 0.0))
+    return ("", layers if skip else "", skip, *numbers, _cfg(entry))
+
+
+def _number(value: float | None) -> str:
+    return f"{value:g}" if value else ""
+
+
+def _cfg(row: dict[str, Any]) -> str:
+    g = row.get("guidance_scale")
+    return "" if g is None else "off" if g == 1 else f"{g:g}"
+
+
+# --- markdown ---------------------------------------------------------------------------------------------------------
+
+FAMILY_COLUMNS = ("family", "pipelines", "layers", "skips", "CFG", "preset", "notes")
+
+
+def families_markdown() -> str:
+    """docs/families.md."""
+    rows = family_rows()
+    pipelines = sum(len(row["pipelines"]) for row in rows)
+    return "\n".join(
+        [
+            "# Families",
+            "",
+            f"<!-- Generated: {REGENERATE} -->",
+            "",
+            f"{pipelines} pipelines of {len(rows)} families, as `src/skipguide/families.py` and "
+            "`src/skipguide/presets.toml` have them.",
+            "Layers count from 0 within a stack; a bare number is one of the first stack named, "
+            '`"single:7"` one of another.',
+            "The layers of a UNet are those of its down blocks, its mid block and its up blocks, and a bare number is "
+            "refused there:",
+            '`"up:0"` is the first one on the way up. Most have a spatial and a temporal half, and `axis` picks one of '
+            "them;",
+            "`skipguide layers` lists the layers of a model with the kinds of attention that each has.",
+            "Depths are those of the checkpoint named beside them, or where its config could not be read, "
+            "the default of its",
+            "class in diffusers; any depth works. In the column CFG, c and u are the",
+            "conditional and the unconditional prediction, and the formula is u + g (c - u) where none is given.",
+            "The preset is what `STG.preset(pipe)` picks; `skipguide presets` lists all that is published.",
+            "",
+            *_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
+            "",
+            "## Where the presets come from",
+            "",
+            *_table(("preset", "model", "setting", "source"), _preset_sources(rows)),
+            "",
+            "## Refused",
+            "",
+            "Video pipelines of diffusers that `guide()` refuses, and why.",
+            "",
+            *_table(("pipelines", "why"), ((_code(names), reason) for reason, names in refused().items())),
+            "",
+        ]
+    )
+
+
+def _family_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["title"],
+        _code(row["pipelines"]),
+        f"{stacks_in_words(row)}: {row['checkpoint']}",
+        ", ".join([*row["skips"], *(f'axis="{axis}"' for axis in row["axes"])]),
+        row["cfg"],
+        "; ".join(f"{preset['name']}: {preset['setting']}" for preset in row["presets"]),
+        row["notes"],
+    )
+
+
+def stacks_in_words(row: dict[str, Any]) -> str:
+    """48 blocks; or 20 dual, 40 single; or 6 down, 1 mid, 9 up."""
+    return ", ".join(f"{depth} {name}" for name, depth in row["stacks"].items())
+
+
+def _preset_sources(rows: Sequence[dict[str, Any]]) -> Iterable[tuple[str, ...]]:
+    for row in rows:
+        for preset in row["presets"]:
+            yield preset["name"], preset["model"], preset["setting"], preset["source"]
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]

@@ -1,0 +1,1 @@
+"""Read and write videos, images, checkpoints and the packaged weights."""

@@ -1,0 +1,27 @@
+"""Where the packaged weights are."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+NAMES = ("lab-mochi", "lab-svd", "lab-opensora")
+WEIGHTS = Path(str(resources.files("skipguide.lab"))) / "weights"
+
+
+def path(name: str) -> Path:
+    """The folder of a packaged model: a lab pipeline in diffusers layout, or "judge".
+
+    Raises:
+        ValueError: for a name that is not packaged.
+        FileNotFoundError: if this installation came without the weights.
+    """
+    if name not in (*NAMES, "judge"):
+        raise ValueError(f"a packaged model is one of {', '.join(NAMES)}, but got {name!r}. Choose one of them.")
+    folder = WEIGHTS / name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"the weights of {name} must be in {folder}, but are not there. "
+            "Reinstall skipguide, or train them: `skipguide lab train`, `lab score`, `lab pack`."
+        )
+    return folder

@@ -1,0 +1,1 @@
+"""One video from its settings, with its record."""

@@ -1,0 +1,142 @@
+"""The record of a generation: everything needed to make the video again, and to say what has changed if it differs.
+
+It names no folder of the machine and no user; a model in a local folder is named as the user typed it. The image that a
+video starts from is in it, fitted to the video's size; of its file the name stays.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import skipguide
+from skipguide.files import image as image_file
+from skipguide.generate.settings import Generation, checked
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from skipguide.files.video import Frames
+
+FORMAT = 1
+_LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a generation made and what it cost."""
+
+    frames: Frames  # (F, H, W, 3) uint8
+    passes_per_step: float  # forward passes of one sample; 2 is plain CFG
+    seconds_per_step: float  # mean over all steps but the first, which also pays for the text encoder
+    seconds: float  # all of it, decoding included
+    image: Image.Image | None = None  # the first frame as the pipeline got it, if it got one
+
+
+def build(settings: Generation, result: Result, weights: Mapping[str, str]) -> dict[str, Any]:
+    """The record of a finished generation, ready for JSON.
+
+    Args:
+        settings: complete ones, as `settings.resolve` returns them.
+        weights: what `generation.identity` says about the model.
+    """
+    return {
+        "format": FORMAT,
+        "settings": settings.model_dump(mode="json"),
+        **({"image": image_file.to_record(result.image)} if result.image else {}),
+        "frames": list(result.frames.shape),
+        "frames_sha256": hashlib.sha256(result.frames.tobytes()).hexdigest(),
+        "weights": dict(weights),
+        "versions": versions(),
+        "machine": machine(str(settings.device)),
+        "measured": {
+            "passes_per_step": result.passes_per_step,
+            "seconds_per_step": result.seconds_per_step,
+            "seconds": result.seconds,
+        },
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What computed the frames."""
+    libraries = {name: version(name) for name in _LIBRARIES}
+    return {"skipguide": skipguide.__version__, **libraries, "python": platform.python_version()}
+
+
+def machine(device: str) -> dict[str, str | int]:
+    """The class of machine: enough to explain other rounding, not enough to know whose it is."""
+    import torch
+
+    processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def weights_sha256(folder: Path) -> str:
+    """One hash over the names and contents of the model's index and all files of its components."""
+    files = sorted(path for path in folder.glob("*/*") if path.is_file())
+    total = hashlib.sha256()
+    for path in (folder / "model_index.json", *files):
+        total.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
+    return total.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Of the content of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def settings_of(record: Mapping[str, Any], source: Path) -> Generation:
+    """The settings in a record.
+
+    Raises:
+        ValueError: if it is not the record of one generation, or of another version of the format.
+    """
+    if "runs" in record:
+        raise ValueError(
+            f"reproduce needs the record of one generation, but {source} is a comparison of {len(record['runs'])}. "
+            'Run "skipguide compare" with its prompt and seed again.'
+        )
+    if record.get("format") != FORMAT or not isinstance(record.get("settings"), dict):
+        raise ValueError(
+            f"reproduce needs a record of format {FORMAT}, but that of {source} has format {record.get('format')!r}. "
+            "Use the version of skipguide that wrote it."
+        )
+    return checked(record["settings"])
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What differs between two records besides the frames: name -> [then, now]."""
+    before, after = dict(_flat(then)), dict(_flat(now))
+    # A setting that the older version did not have yet has not changed.
+    names = [*before, *(name for name in after if name not in before and not name.startswith("settings."))]
+    return {name: [before.get(name), after.get(name)] for name in names if before.get(name) != after.get(name)}
+
+
+def _flat(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for part in ("settings", "weights", "versions", "machine"):
+        for key, value in record.get(part, {}).items():
+            yield f"{part}.{key}", value
+    yield "image", record.get("image", {}).get("sha256")
+    yield "frames", record.get("frames")

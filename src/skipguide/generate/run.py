@@ -1,0 +1,355 @@
+"""The engine under the verbs of the command line: load a pipeline, run it with or without guidance, measure it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import itertools
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from skipguide import guide
+from skipguide.families import lookup, rows
+from skipguide.files import image as image_file
+from skipguide.files import packaged
+from skipguide.files.video import Frames
+from skipguide.generate import asked
+from skipguide.generate.record import Result, weights_sha256
+from skipguide.generate.resolve import argument, parameters_of, scales_by_guider
+from skipguide.generate.settings import Generation
+from skipguide.pipeline import call_frame, run
+from skipguide.pipeline.warnings import quiet_autocast
+
+
+@dataclass(frozen=True)
+class Step:
+    """Reported after each denoising step."""
+
+    number: int  # steps done
+    steps: int  # steps in all
+    passes_per_step: float
+    seconds_left: float
+
+
+OnStep = Callable[[Step], None]
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a lab model or a local one; None for a hub id.
+
+    Raises:
+        ValueError: for a folder without model_index.json, and for what is neither a folder nor looks like a hub id.
+    """
+    if model in packaged.NAMES:
+        return packaged.path(model)
+    path = Path(model)
+    if (path / "model_index.json").is_file():
+        return path
+    known = f"{', '.join(packaged.NAMES)}, a folder with a model_index.json, or a hub id such as genmo/mochi-1-preview"
+    if path.exists():
+        raise ValueError(
+            f"model must be {known}, but got {model!r}, and there is no {path / 'model_index.json'}. "
+            "Name the folder that save_pretrained() wrote."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
+        raise ValueError(f"model must be {known}, but got {model!r}, and there is no such folder. Check the name.")
+    return None
+
+
+def load_pipeline(model: str, dtype: str | None = None, device: str | None = None, revision: str | None = None) -> Any:
+    """Load a diffusers pipeline.
+
+    Args:
+        model: a lab model's name, a local folder in diffusers layout, or a hub id.
+        dtype: None is bfloat16 on a GPU (the lab's small models: float32), float32 elsewhere.
+        device: None is the GPU if there is one.
+        revision: of a model on the hub; None is the newest.
+
+    Raises:
+        ValueError: if there is no such model or no such device.
+    """
+    folder = local_folder(model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    small = device == "cpu" or model in packaged.NAMES
+    torch_dtype = getattr(torch, dtype or ("float32" if small else "bfloat16"))
+    pipe = _from_folder(folder, torch_dtype) if folder else _from_hub(model, torch_dtype, revision)
+    pipe.set_progress_bar_config(disable=True)  # on_step reports instead
+    return pipe.to(device)
+
+
+def check_device(device: str) -> None:
+    """See that torch has a device here.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that torch has here, but got {device!r} ({reason}). Try cpu.") from error
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    _know_classes(folder)
+    with _no_loading_bars():
+        return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+
+
+def _know_classes(folder: Path) -> None:
+    """Import the package of a pipeline that diffusers does not have; it makes itself known there.
+
+    Raises:
+        ValueError: if the folder names no pipeline, or one that neither has.
+    """
+    path = folder / "model_index.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"a model_index.json must be JSON, but {path} is not: {error}. Copy the model again."
+        ) from None
+    named = content.get("_class_name") if isinstance(content, dict) else None
+    if isinstance(named, list):  # [module, class]: the code lies in the folder, and diffusers asks whether to trust it
+        return
+    if not isinstance(named, str):
+        raise ValueError(f"a model_index.json must name its pipeline as _class_name, but {path} does not. Check it.")
+    package = next((family.package for family in rows.FAMILIES if named in family.pipelines), "diffusers")
+    if not any(hasattr(importlib.import_module(name), named) for name in dict.fromkeys((package, "diffusers"))):
+        raise ValueError(
+            f"the pipeline of a model must be one of diffusers, but {path} names {named!r}, which diffusers "
+            f"{version('diffusers')} has not. Install a newer one."
+        )
+
+
+def _from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    try:
+        # Downloaded first and loaded from the snapshot, because the name of that folder is the revision.
+        snapshot = DiffusionPipeline.download(model, revision=revision)
+        _know_classes(Path(snapshot))
+        return DiffusionPipeline.from_pretrained(snapshot, dtype=dtype)
+    except OSError as error:
+        reason = error.__cause__ or error  # diffusers wraps it in a story about its cache
+        raise ValueError(
+            f"model must be a folder here or a model on the hub, but {model!r} is no folder, and the hub: {reason} "
+            "Check the name, the network, and the licence of a gated model."
+        ) from error
+
+
+@contextlib.contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Loading a local model takes seconds: keep stderr for what matters."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggings = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in loggings:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in loggings:
+            log.enable_progress_bar()
+
+
+def identity(model: str, pipe: Any) -> dict[str, str]:
+    """Which weights `pipe` holds: a hash over the files of a local model, the revision of one from the hub."""
+    folder = local_folder(model)
+    return {"sha256": weights_sha256(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    pipe: Any, settings: Generation, on_step: OnStep | None = None, image: Image.Image | None = None
+) -> Result:
+    """Make one video. The same settings on the same machine with the same versions give the same bytes.
+
+    Args:
+        settings: complete ones, as `settings.resolve` returns them.
+        on_step: called after each denoising step; whatever it raises ends the generation.
+        image: what the video starts from, of any size; where the settings name one, and only there.
+
+    Raises:
+        ValueError: for settings that the pipeline refuses, an image too many or too few, or frames that are not finite.
+    """
+    if (image is None) != (settings.image is None):
+        raise ValueError(
+            f"image must be given where the settings name one, and only there, but they name {settings.image!r} and "
+            f"{'none' if image is None else 'one'} was given. Read it with picture.read()."
+        )
+    started, first = time.perf_counter(), image
+    if image is not None and settings.width and settings.height:
+        first = image_file.fitted(image, settings.width, settings.height)
+    with _scaled(pipe, settings), _guided(pipe, settings) as passes_per_step:
+        clock = _Clock(pipe, settings, passes_per_step, on_step)
+        video = _call(pipe, settings, first, clock)
+        passes = passes_per_step()
+    frames = _to_uint8(np.asarray(video), settings)
+    return Result(frames, passes, clock.seconds_per_step(), time.perf_counter() - started, first)
+
+
+@contextlib.contextmanager
+def _guided(pipe: Any, settings: Generation) -> Iterator[Callable[[], float]]:
+    """Guidance on, if there is any; gives a function that tells the passes per step so far."""
+    terms, options = asked.terms_of(settings), asked.options_of(settings)
+    if not terms and options["cfg"] is options["restart"] is None:
+        yield functools.partial(_plain_passes, pipe, [math.nan])
+        return
+    with guide(pipe, terms, **options) as handle:
+        yield lambda: handle.passes_per_step
+
+
+@contextlib.contextmanager
+def _scaled(pipe: Any, settings: Generation) -> Iterator[None]:
+    """The guidance scale, where it is a component's and not the call's."""
+    if not scales_by_guider(pipe):
+        yield
+        return
+    own = pipe.guider.guidance_scale
+    pipe.guider.guidance_scale = settings.guidance_scale
+    try:
+        yield
+    finally:
+        pipe.guider.guidance_scale = own
+
+
+def _plain_passes(pipe: Any, known: list[float]) -> float:
+    """Passes of the step under way without guidance; after the run, of its last step, which is kept in `known`."""
+    frame = call_frame.frame_of(pipe)
+    if frame is None:
+        return known[0]
+    try:
+        known[0] = 1.0 + run.cfg_is_on(pipe, lookup.calls_of(pipe), frame)
+    except ValueError:  # no row for this pipeline, which plain CFG does not need
+        known[0] = 1.0 + bool(getattr(pipe, "do_classifier_free_guidance", True))
+    return known[0]
+
+
+class _Clock:
+    """The pipeline's callback: times the steps and passes them on."""
+
+    def __init__(self, pipe: Any, settings: Generation, passes_per_step: Callable[[], float], on_step: OnStep | None):
+        assert settings.steps is not None
+        self.steps, self.passes_per_step, self.on_step = settings.steps, passes_per_step, on_step
+        self.on_gpu, self.repeats = pipe.device.type == "cuda", settings.restart is not None
+        self.times = [time.perf_counter()]
+
+    def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        passes = self.passes_per_step()  # now, while the pipeline can be asked; a UNet's cost is measured at step one
+        if self.on_gpu:
+            torch.cuda.synchronize()  # else this measures how fast work is handed to the GPU
+        self.times.append(time.perf_counter())
+        if self.on_step is not None:
+            steps = len(pipe.scheduler.timesteps) if self.repeats else self.steps
+            self.on_step(Step(index + 1, steps, passes, (steps - index - 1) * self.seconds_per_step()))
+        return {}
+
+    def seconds_per_step(self) -> float:
+        times = self.times[1:] if len(self.times) > 2 else self.times
+        return (times[-1] - times[0]) / max(len(times) - 1, 1)
+
+
+# LTX-2's pipelines have STG of their own, on by default: ours is in its place, and there is none in plain CFG.
+_OWN_GUIDANCE = {
+    "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0,
+    "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0,
+}  # fmt: skip
+
+
+# What the pipelines get, under our names, where it is not None.
+_PASSED = (
+    "prompt", "negative_prompt", "height", "width", "num_frames", "guidance_scale", "steps", "max_sequence_length",
+    "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size",
+)  # fmt: skip
+
+
+def _call(pipe: Any, settings: Generation, image: Image.Image | None, callback: _Clock) -> Any:
+    """Run the pipeline; `(F, H, W, 3)` floats in [0, 1]."""
+    parameters = parameters_of(pipe)
+    values = {argument(name, pipe): getattr(settings, name) for name in _PASSED} | {"image": image}
+    if scales_by_guider(pipe):
+        del values["guidance_scale"]
+    call = {name: value for name, value in values.items() if value is not None}
+    call |= {"output_type": "np"}
+    if "callback_on_step_end" in parameters:
+        call["callback_on_step_end"] = callback
+    # On the CPU, so that a GPU starts from the same noise.
+    call["generator"] = torch.Generator("cpu").manual_seed(settings.seed)
+    if (fps := argument("fps", pipe)) in parameters and settings.fps is not None:
+        call[fps] = int(settings.fps) if settings.fps.denominator == 1 else float(settings.fps)
+    call |= {name: off for name, off in _OWN_GUIDANCE.items() if name in parameters}
+    _check_call(type(pipe).__name__, call, parameters)
+    try:
+        with quiet_autocast(), _stepping(pipe, callback, "callback_on_step_end" not in parameters):
+            return pipe(**call).frames[0]
+    except ZeroDivisionError as error:  # Mochi's linear-quadratic schedule of one step
+        raise ValueError(
+            f"steps must be enough for the schedule of {type(pipe).__name__}, but got {settings.steps}. Take 2 or more."
+        ) from error
+
+
+@contextlib.contextmanager
+def _stepping(pipe: Any, callback: _Clock, needed: bool) -> Iterator[None]:
+    """For pipelines that call nobody after a step (ModelScope, I2VGen-XL): the step of their scheduler does."""
+    if not needed:
+        yield
+        return
+    step, count = pipe.scheduler.step, itertools.count()
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        callback(pipe, next(count), None, {})
+        return result
+
+    pipe.scheduler.step = counted
+    try:
+        yield
+    finally:
+        del pipe.scheduler.step
+
+
+def _check_call(model: str, call: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Pipelines that make something else from something else are for Python."""
+    unknown = sorted(set(call) - set(parameters))
+    needed = sorted(
+        name for name, parameter in parameters.items() if parameter.default is parameter.empty and name not in call
+    )
+    reasons = [f"does not take {', '.join(unknown)}"] if unknown else []
+    reasons += [f"needs {', '.join(needed)}"] if needed else []
+    if reasons:
+        raise ValueError(
+            f"model must be a text-to-video or image-to-video pipeline, but {model} {' and '.join(reasons)}. Use "
+            "another model, or guide() from Python."
+        )
+
+
+def _to_uint8(video: np.ndarray, settings: Generation) -> Frames:
+    if not np.isfinite(video).all():
+        raise ValueError(
+            f"the frames must be finite numbers, but {settings.dtype} overflowed. Use --dtype bfloat16 or float32, or "
+            "smaller scales."
+        )
+    return (video * 255).round().astype(np.uint8)

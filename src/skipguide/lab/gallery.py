@@ -1,0 +1,135 @@
+"""The ways of guidance beside each other on lab-mochi: one figure of all of them, and what reusing a push costs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from skipguide import APG, SLG, STG, TCFG, CFGZero, Interval, Random, Restart, guide
+from skipguide.lab import score_text, world
+
+Tensor = torch.Tensor
+LAYERS = (5,)  # of the preset of lab-mochi
+SCALE = 4.0  # of the push, in tenths of the length of c: the same for all, and enough to see
+GUIDANCE_SCALE = 4.5
+SEED = 6 * 10**6
+EVERY = (1, 2, 3, 4, 6)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Clips of one way of guidance, `(B, 3, F, H, W)` in [-1, 1], and what they cost."""
+
+    frames: Tensor
+    passes_per_step: float
+    steps: int = score_text.STEPS
+
+    @property
+    def price(self) -> str:
+        """For people."""
+        return f"{self.passes_per_step:.2f} passes a step, {self.passes_per_step * self.steps:.0f} in all"
+
+    def video(self, i: int = 0) -> Any:
+        """One of the clips as the files have them, `(F, H, W, 3)` uint8."""
+        return ((self.frames[i].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+
+
+def make(pipe: Any, prompts: Sequence[str], seed: int, *terms: Any, **options: Any) -> Made:
+    """One clip for each prompt, from the noise of `seed`, guided by `terms` and `options` of guide(); none is CFG."""
+    if not terms and not options:
+        return Made(score_text.generate(pipe, list(prompts), GUIDANCE_SCALE, seed), 2.0)
+    with guide(pipe, *terms, **options) as handle:
+        frames = score_text.generate(pipe, list(prompts), GUIDANCE_SCALE, seed)
+    return Made(frames, handle.passes_per_step, handle.passes.steps)
+
+
+# --- all of them beside each other ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the figure."""
+
+    name: str
+    weak: dict[str, Any] | None = None  # arguments of an STG whose push has the common length; None for no weak model
+    options: dict[str, Any] = field(default_factory=dict)  # of guide()
+    bits: int = 0  # its weak model is the denoiser with its weights rounded to so many
+
+
+METHODS = (
+    Method("CFG"),
+    Method("STG-R", dict(layers=LAYERS)),
+    Method("STG-A", dict(layers=LAYERS, skip="attention")),
+    Method("SoftPAG, half", dict(layers=LAYERS, skip="soft")),
+    Method("SEG, mean query", dict(layers=LAYERS, skip="blur")),
+    Method("frames cut apart", dict(layers=LAYERS, skip="frames")),
+    Method("TPG, tokens shuffled", dict(layers=LAYERS, skip="shuffle")),
+    Method("S2, random blocks", dict(layers=Random(0.1))),
+    Method("Autoguidance, weights of 4 bits", {}, bits=4),
+    Method("APG", options=dict(cfg=APG())),
+    Method("CFG-Zero*", options=dict(cfg=CFGZero())),
+    Method("TCFG", options=dict(cfg=TCFG())),
+    Method("CFG from 0.1 to 0.9 of the run", options=dict(cfg=Interval((0.1, 0.9)))),
+    Method("STG-R, rescale 0.7", dict(layers=LAYERS), dict(rescale=0.7)),
+    Method("STG-R, 0.4 to 0.6 of the run again", dict(layers=LAYERS), dict(restart=Restart(window=(0.4, 0.6)))),
+)
+
+
+def side_by_side(pipe: Any, prompt: str, seed: int = SEED) -> Iterator[tuple[str, Made]]:
+    """(caption, clip) of each way of guidance, from the same noise; SLG last, whose push has no length to choose."""
+    for method in METHODS:
+        made = make(pipe, [prompt], seed, *_terms(pipe, method), **method.options)
+        yield f"{method.name}: {made.price}", made
+    made = make(pipe, [prompt], seed, SLG(LAYERS))
+    yield f"SLG (its own length): {made.price}", made
+
+
+def _terms(pipe: Any, method: Method) -> list[STG]:
+    if method.weak is None:
+        return []
+    other: dict[str, Any] = dict(weak=rounded(pipe.transformer, method.bits)) if method.bits else {}
+    return [STG(**method.weak, **other, scale=SCALE, normalize=True)]
+
+
+@torch.no_grad()
+def rounded(model: torch.nn.Module, bits: int) -> torch.nn.Module:
+    """A copy whose weight matrices have so many bits, symmetric around 0, with a scale for each row."""
+    weak, top = copy.deepcopy(model), 2 ** (bits - 1) - 1
+    for p in weak.parameters():
+        if p.ndim > 1:
+            step = p.abs().amax(dim=tuple(range(1, p.ndim)), keepdim=True).clamp_min(1e-12) / top
+            p.copy_((p / step).round() * step)
+    return weak
+
+
+# --- reusing a push ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """`STG(every=n)` against the exact run.
+
+    `error`: distance of the videos from those of the exact run, as a part of what STG changes in them.
+    """
+
+    every: int
+    passes_per_step: float
+    error: float
+    psnr_db: float  # against the exact run
+
+
+def reuse(pipe: Any, clips: int, scale: float = 1.0) -> Iterator[Reuse]:
+    """Measure every n of `EVERY` on `clips` prompts, from the same noise."""
+    scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
+    prompts = world.captions(scenes, SEED)
+    plain, exact = make(pipe, prompts, SEED).frames, make(pipe, prompts, SEED, STG(LAYERS, scale))
+    effect = (exact.frames - plain).square().mean().sqrt()
+    for n in EVERY:
+        made = exact if n == 1 else make(pipe, prompts, SEED, STG(LAYERS, scale, every=n))
+        error = (made.frames - exact.frames).square().mean()
+        psnr = -10 * torch.log10(error / 4)
+        yield Reuse(n, made.passes_per_step, float(error.sqrt() / effect), float(psnr))

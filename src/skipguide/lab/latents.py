@@ -1,0 +1,45 @@
+"""Encode the clips that a lab model trains on, once: `folder/latents.safetensors`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipguide.lab import training_loop
+
+Tensor = torch.Tensor
+CHUNK = 16  # clips at a time; more fall out of a processor's cache
+
+
+def latents(folder: Path, num: int, encoded: Callable[[slice], dict[str, Tensor]]) -> Iterator[training_loop.Progress]:
+    """Write what `encoded` makes of `num` clips, a few rows at a time, one tensor for each name."""
+    from safetensors.torch import save_file
+
+    found: dict[str, list[Tensor]] = {}
+    for start in range(0, num, CHUNK):
+        stop = min(start + CHUNK, num)
+        for name, part in encoded(slice(start, stop)).items():
+            found.setdefault(name, []).append(part)
+        yield training_loop.Progress(stop, num, {}, 0.0)
+    with training_loop.finished(folder / "latents.safetensors") as part:
+        save_file({name: torch.cat(parts).contiguous() for name, parts in found.items()}, part)
+
+
+def encoder(vae: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What makes latents of clips `(B, 3, F, H, W)` as Mochi's and Open-Sora's pipelines do: mean 0, deviation 1, fp16.
+
+    Their autoencoders keep one mean and one deviation for each channel in the config.
+    """
+    dtype = training_loop.faster_dtype(device)
+    mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
+
+    @torch.no_grad()
+    def encoded(frames: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            latents = vae.encode(frames.to(device)).latent_dist.mean
+        return ((latents.float().cpu() - mean) / std).half()
+
+    return encoded

@@ -1,0 +1,180 @@
+"""Put a trained lab model into the package: weights, scores, and a model card written from the measurements."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from skipguide.files import packaged
+from skipguide.lab import autoencoder, judge, mochi, opensora, score_svd, score_text, svd, training_loop, world
+
+Part = tuple[str, str, str, str]  # what it is called, its class, its file in the pipeline, what a step trains on
+PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage with a comma trains several
+    "mochi": {
+        "autoencoder": (
+            "autoencoder", "AutoencoderKLMochi", "vae/diffusion_pytorch_model",
+            f"{autoencoder.MOCHI.crops} crops of {autoencoder.CROP} px a step, then whole frames",
+        ),
+        "transformer": (
+            "transformer", "MochiTransformer3DModel", "transformer/diffusion_pytorch_model",
+            f"{mochi.BATCH_SIZE} clips a step",
+        ),
+        "transformer, too": (
+            "text encoder", "T5EncoderModel", "text_encoder/model", f"{mochi.BATCH_SIZE} captions a step"
+        ),
+    },
+    "svd": {
+        "autoencoder": (
+            "autoencoder", "AutoencoderKLTemporalDecoder", "vae/diffusion_pytorch_model",
+            f"{autoencoder.SVD.crops} crops of {autoencoder.CROP} px and {autoencoder.SVD.crop_frames} frames a step, "
+            "then whole clips",
+        ),
+        "image encoder": (
+            "image encoder", "CLIPVisionModelWithProjection", "image_encoder/model",
+            f"{2 * svd.READER_BATCH} frames a step",
+        ),
+        "unet": (
+            "UNet", "UNetSpatioTemporalConditionModel", "unet/diffusion_pytorch_model", f"{svd.BATCH_SIZE} clips a step"
+        ),
+    },
+    "opensora": {
+        "autoencoder": (
+            "autoencoder", "AutoencoderKLOpenSora", "vae/diffusion_pytorch_model",
+            f"{autoencoder.OPENSORA.crops} crops of {autoencoder.CROP} px and {autoencoder.OPENSORA.crop_frames} "
+            "frames a step, then whole clips",
+        ),
+        "transformer": (
+            "transformer", "OpenSoraTransformer3DModel", "transformer/diffusion_pytorch_model",
+            f"{opensora.BATCH_SIZE} clips a step",
+        ),
+        "transformer, too": (
+            "text encoder", "T5EncoderModel", "text_encoder/model", f"{opensora.BATCH_SIZE} captions a step"
+        ),
+    },
+}  # fmt: skip
+
+
+def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path]:
+    """Copy a finished training into the package and write its card, there and into `docs` where that is given.
+
+    Args:
+        model: "mochi", "svd" or "opensora"; the judge comes with mochi.
+        folder: of the training; needs pipeline, history.jsonl and scores.json (`lab score --out`), and of mochi
+            judge.safetensors.
+        machine: class of machine that trained it, for the card.
+
+    Raises:
+        ValueError: if a part is missing.
+    """
+    name, reads = f"lab-{model}", model == "mochi"
+    training_loop.require(
+        folder, "pipeline/model_index.json", *(["judge.safetensors"] if reads else []), "history.jsonl", "scores.json"
+    )
+    text = card(model, folder, machine)  # first, for it fails where the scores are another model's
+    target, reader = packaged.WEIGHTS / name, packaged.WEIGHTS / "judge"
+    with training_loop.finished(target.with_name(f"{name}.new")) as part:
+        shutil.copytree(folder / "pipeline", part)
+        _forget_places(part)
+        shutil.copyfile(folder / "scores.json", part / "scores.json")
+        (part / "README.md").write_text(text, encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    target.with_name(f"{name}.new").rename(target)
+    if reads:
+        reader.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
+    for path in packaged.WEIGHTS.rglob("*.safetensors"):  # safetensors writes them for the owner alone
+        path.chmod(0o644)
+    if docs:
+        docs.mkdir(parents=True, exist_ok=True)
+        (docs / f"{name}.md").write_text(text, encoding="utf-8")
+    return [target, *([reader] if reads else []), *([docs / f"{name}.md"] if docs else [])]
+
+
+def card(model: str, folder: Path, machine: str) -> str:
+    """The model card, from the training log and the scores."""
+    scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    template = resources.files("skipguide.lab").joinpath(f"card-{model}.md").read_text(encoding="utf-8")
+    common = dict(
+        size=world.FRAME_SIZE,
+        colours=", ".join(world.COLOURS),
+        shapes=" or ".join(world.SHAPES),
+        motions=", ".join(world.MOTIONS),
+        parts=_parts(model, folder, history),
+        machine=machine,
+        count=scores["clips"],
+        steps=scores["steps"],
+        command=scores["command"],
+        curve=_curve(history),
+    )
+    if model == "svd":
+        dropout, (slowest, fastest) = svd.IMAGE_DROPOUT, svd.FPS
+        return template.format(
+            **common, frames=svd.FRAMES, dropout=dropout, clips=svd.NUM_CLIPS, slowest=slowest, fastest=fastest,
+            unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS, restart=svd.SCHEDULE.restarts[0],
+            table=score_svd.table(scores),
+        )  # fmt: skip
+    read = scores["judge_accuracy_reconstructed"]
+    common |= dict(
+        table=score_text.table(scores), ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items())
+    )
+    if model == "opensora":
+        channels = autoencoder.OPENSORA_CONFIG["latent_channels"]
+        return template.format(
+            **common, frames=opensora.FRAMES, fps=world.FPS, clips=opensora.NUM_CLIPS, channels=channels,
+            dropout=opensora.CAPTION_DROPOUT, empty=opensora.EMPTY_SHARE, given=opensora.GIVEN_SHARE,
+            scored=opensora.SCORED_SHARE, aesthetic=opensora.AESTHETIC_SCORE,
+            pairs=opensora.TRANSFORMER["num_layers"],
+        )  # fmt: skip
+    return template.format(
+        **common, frames=world.NUM_FRAMES, fps=world.FPS, dropout=mochi.CAPTION_DROPOUT, clips=mochi.NUM_CLIPS
+    )
+
+
+def _forget_places(pipeline: Path) -> None:
+    """Take out of the configs from which folder of this machine a part was loaded."""
+    for path in pipeline.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _parts(model: str, folder: Path, history: list[dict[str, Any]]) -> str:
+    from safetensors import safe_open
+
+    def parameters(path: Path) -> str:
+        count = 0
+        for shard in path.parent.glob(f"{path.name}*.safetensors"):
+            with safe_open(shard, framework="pt") as file:
+                count += sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 (not a dictionary)
+        return f"{count / 1e6:.2f}M"
+
+    last = {row["stage"]: row for row in history}
+
+    def trained(stage: str) -> str:
+        return f"{last[stage]['step']} steps, {last[stage]['seconds'] / 60:.0f} min"
+
+    rows = []
+    for stage, (name, kind, file, on) in PARTS[model].items():
+        together, _, too = stage.partition(", ")
+        time = f"with the {PARTS[model][together][0]}" if too else trained(stage)
+        size = parameters(folder / "pipeline" / file)
+        rows.append(f"| {name} | {kind} | {size} | {time} | {on} |")
+    if model == "mochi":
+        reader = parameters(folder / "judge")
+        rows.append(f"| judge | Judge | {reader} | {trained('judge')} | {judge.BATCH_SIZE} clips a step |")
+    return "\n".join(rows)
+
+
+def _curve(history: list[dict[str, Any]]) -> str:
+    lines = ["| stage | step | minutes | measured (mean over the steps before) |", "|---|---:|---:|---|"]
+    for stage in ("autoencoder", "judge", "transformer", "image encoder", "unet"):
+        rows = [row for row in history if row["stage"] == stage]
+        for row in rows[:: max(len(rows) // 8, 1)][:-1] + rows[-1:]:
+            values = {name: value for name, value in row.items() if name not in ("stage", "step", "seconds")}
+            measured = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+            lines.append(f"| {stage} | {row['step']} | {row['seconds'] / 60:.1f} | {measured} |")
+    return "\n".join(lines)

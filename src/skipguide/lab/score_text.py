@@ -1,0 +1,202 @@
+"""How good a lab model that takes text is: reconstruction, the judge's reading of generated clips, Frechet distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
+
+from skipguide import STG, guide
+from skipguide.files import packaged
+from skipguide.lab import autoencoder, judge, training_loop, world
+from skipguide.method.terms import listed_layers
+from skipguide.opensora import OpenSoraPipeline
+from skipguide.pipeline.warnings import quiet_autocast
+
+Tensor = torch.Tensor
+STEPS = 28
+BATCH = 32
+SEED = 7 * 10**6
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is different about a lab model."""
+
+    pipeline: Any  # its class
+    kind: autoencoder.Kind
+    call: dict[str, Any]  # what a call gets beside the prompts, CFG's scale and the noise
+    brings_judge: bool = False  # the others are read by the packaged one
+
+
+MODELS = {
+    "mochi": Scored(MochiPipeline, autoencoder.MOCHI, dict(max_sequence_length=32), brings_judge=True),
+    "opensora": Scored(
+        OpenSoraPipeline, autoencoder.OPENSORA,
+        dict(max_sequence_length=32, fps=world.FPS, aesthetic_score=None, clean_caption=False),
+    ),
+}  # fmt: skip
+
+
+def score(
+    folder: Path | None, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG],
+    note: Callable[[str], None], model: str = "mochi",
+) -> dict[str, Any]:  # fmt: skip
+    """Measure the packaged model, or the one in a training folder.
+
+    Every setting generates the same `clips` prompts from the same noise; prompts name one object, are phrased at random
+    and come from all combinations, held-out ones included.
+
+    Args:
+        terms: each by itself beside the last CFG scale; of one scale and skip.
+    """
+    kind = MODELS[model].kind
+    pipe, reader = _load(model, folder)
+    for term in terms:
+        guide(pipe, term).remove()  # a layer that there is not is said at once
+    note("reconstruction and the judge on real clips")
+    found: dict[str, Any] = {
+        "command": _command(model, clips, guidance_scales, terms),
+        "clips": clips,
+        "steps": STEPS,
+        "psnr_db": {split: round(autoencoder.psnr(pipe.vae, kind, split), 2) for split in ("train", "heldout")},
+        "judge_accuracy": _accuracy(reader, kind.frames),
+        "judge_accuracy_reconstructed": _reconstructed(pipe, reader, kind),
+        "generated": [],
+    }
+    scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
+    others = world.sample_scenes(clips, SEED + 1, "all", second_share=0.0)
+    real = read(reader, world.render(others, kind.frames))[1]
+    found["frechet_real"] = round(judge.frechet(read(reader, world.render(scenes, kind.frames))[1], real), 2)
+    settings = [(g, None) for g in guidance_scales] + [(guidance_scales[-1], term) for term in terms]
+    for g, term in settings:
+        row = _generated(model, pipe, reader, scenes, real, g, term)
+        note(str(row))
+        found["generated"].append(row)
+    return found
+
+
+def _command(model: str, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG]) -> str:
+    """What measures the same on the packaged model."""
+    scales = "".join(f" --guidance-scale {g:g}" for g in guidance_scales)
+    skipped = "".join(f" --layers {_named(listed_layers(term))}" for term in terms)
+    skipped += f" --stg-scale {terms[0].scale:g} --skip {terms[0].skip}" if terms else ""
+    return f"skipguide lab score {model} --clips {clips}{scales}{skipped}"
+
+
+def _named(layers: Sequence[int | str]) -> str:
+    return ",".join(map(str, layers))
+
+
+def _load(model: str, folder: Path | None) -> tuple[Any, judge.Judge]:
+    from safetensors.torch import load_file
+
+    row = MODELS[model]
+    if folder:
+        training_loop.require(folder, "pipeline/model_index.json", *["judge.safetensors"] * row.brings_judge)
+    pipe = row.pipeline.from_pretrained(folder / "pipeline" if folder else packaged.path(f"lab-{model}"))
+    pipe.set_progress_bar_config(disable=True)
+    reader = judge.Judge()
+    place = folder if folder and row.brings_judge else packaged.path("judge")
+    reader.load_state_dict(load_file(place / "judge.safetensors"))
+    return pipe, reader.eval()
+
+
+@torch.no_grad()
+def read(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Words and features of clips `(B, 3, F, H, W)`; the judge knows 19 frames, of fewer some are shown twice."""
+    if frames.shape[2] != world.NUM_FRAMES:
+        frames = F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
+    parts = [reader(chunk) for chunk in frames.split(64)]
+    words = {name: torch.cat([logits[name].argmax(1) for logits, _ in parts]) for name in judge.HEADS}
+    return words, torch.cat([features for _, features in parts])
+
+
+def _share(words: dict[str, Tensor], scenes: world.Scenes) -> dict[str, float]:
+    return {name: round((words[name] == getattr(scenes, name)).float().mean().item(), 4) for name in judge.HEADS}
+
+
+def _accuracy(reader: judge.Judge, frames: int, num: int = 512) -> dict[str, float]:
+    """Share of real clips of so many frames that the judge reads right."""
+    if frames == world.NUM_FRAMES:
+        return judge.accuracy(reader)
+    scenes = world.sample_scenes(num, SEED + 3, "all")
+    return _share(read(reader, world.render(scenes, frames))[0], scenes)
+
+
+@torch.no_grad()
+def _reconstructed(pipe: Any, reader: judge.Judge, kind: autoencoder.Kind, num: int = 256) -> dict[str, float]:
+    """What the judge reads after the autoencoder: the ceiling for generated clips."""
+    scenes = world.sample_scenes(num, SEED + 2, "all")
+    chunks = world.render(scenes, kind.frames).split(16)
+    made = [kind.decode(pipe.vae, kind.encode(pipe.vae, c).mean, kind.frames) for c in chunks]
+    return _share(read(reader, torch.cat(made))[0], scenes)
+
+
+def _generated(
+    model: str,
+    pipe: Any,
+    reader: judge.Judge,
+    scenes: world.Scenes,
+    real: Tensor,
+    g: float,
+    term: STG | None,
+) -> dict[str, Any]:
+    prompts, videos = world.captions(scenes, SEED), []
+    handle = guide(pipe, term) if term else None
+    try:
+        for start in range(0, len(prompts), BATCH):
+            videos.append(generate(pipe, prompts[start : start + BATCH], g, SEED + start, model))
+    finally:
+        if handle:
+            handle.remove()
+    words, features = read(reader, torch.cat(videos))
+    held_out = world.is_held_out(scenes.shape, scenes.colour, scenes.motion)
+    right = torch.stack([words[name] == getattr(scenes, name) for name in judge.HEADS]).all(0)
+    row = {
+        "guidance_scale": g,
+        "layers": listed_layers(term) if term else [],
+        "stg_scale": term.scale if term else 0.0,
+        "skip": term.skip if term else None,
+        **_share(words, scenes),
+    }
+    row["all_three"] = round(right.float().mean().item(), 4)
+    row["all_three_heldout"] = round(right[held_out].float().mean().item(), 4) if held_out.any() else None
+    return {**row, "frechet": round(judge.frechet(features, real), 2)}
+
+
+def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "mochi") -> Tensor:
+    """`(B, 3, F, H, W)` in [-1, 1]: one batch through the pipeline, noise drawn from `seed`."""
+    row = MODELS[model]
+    with quiet_autocast():
+        frames = pipe(
+            prompts, height=world.FRAME_SIZE, width=world.FRAME_SIZE, num_frames=row.kind.frames,
+            num_inference_steps=STEPS, guidance_scale=g, output_type="pt",
+            generator=torch.Generator().manual_seed(seed), **row.call,
+        ).frames  # fmt: skip
+    return frames.transpose(1, 2) * 2 - 1
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores for people, as Markdown."""
+    lines = [
+        f"- reconstruction: {scores['psnr_db']['train']} dB, held out {scores['psnr_db']['heldout']} dB",
+        "- judge on real clips: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in scores["judge_accuracy"].items()),
+        f"- {scores['clips']} clips per row, {scores['steps']} steps; Frechet of real clips {scores['frechet_real']}",
+        "",
+        "| CFG | STG layer, scale | shape | colour | motion | all three | held out | Frechet |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for r in scores["generated"]:
+        kind = " attention" if r.get("skip") == "attention" else ""
+        stg = f"{_named(r['layers'])}{kind}, {r['stg_scale']:g}" if r["layers"] else "-"
+        values = [r[name] for name in (*judge.HEADS, "all_three", "all_three_heldout")]
+        shares = " | ".join("-" if value is None else f"{value:.3f}" for value in values)
+        lines.append(f"| {r['guidance_scale']:g} | {stg} | {shares} | {r['frechet']:.1f} |")
+    return "\n".join(lines)

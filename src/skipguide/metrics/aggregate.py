@@ -1,0 +1,261 @@
+"""From readings to the rows of the table: value, 95 % interval, how many videos, and what to beware of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from skipguide.metrics.catalog import EXTRACTORS, Range
+from skipguide.metrics.features import GENERATED, REFERENCE, Readings
+from skipguide.metrics.frechet import Moments, frechet_distance
+from skipguide.metrics.inception import Predictions, inception_score, split_scores
+from skipguide.metrics.inputs import Skipped, prompt
+from skipguide.metrics.kernel import Grams, kernel_distance
+from skipguide.metrics.neighbours import Distances, neighbours
+from skipguide.metrics.selection import Asked, NotRun
+from skipguide.metrics.vendi import vendi_score
+from skipguide.stats import jackknife
+
+Tensor = torch.Tensor
+Statistic = Callable[..., list[float]]  # indices of the videos to take, for each set -> values
+SET_METRICS = "set metrics"  # in the place of a metric, of a video that all of them go without
+SPLITS, FEWEST_IN_SPLIT = 10, 10  # of the Inception Score, beside the one over all
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number."""
+
+    metric: str
+    value: float
+    low: float | None  # of the 95 % interval; None where there are too few videos for one
+    high: float | None
+    videos: int
+    reference: int | None
+    better: str
+    warnings: tuple[str, ...] = ()
+    splits: dict[str, float] = field(default_factory=dict)  # the Inception Score's mean and deviation over parts
+
+
+# --- sets -------------------------------------------------------------------------------------------------------------
+
+
+def _frechet(extractor: str, x: Tensor, y: Tensor) -> Statistic:
+    return lambda i, j: [frechet_distance(Moments.of(x[i]), Moments.of(y[j]))]
+
+
+def _kernel(extractor: str, x: Tensor, y: Tensor) -> Statistic:
+    grams = Grams.of(x, y)
+    return lambda i, j: [kernel_distance(grams.subset(i, j))]
+
+
+def _neighbours(extractor: str, x: Tensor, y: Tensor) -> Statistic:
+    distances = Distances.of(x, y)
+    return lambda i, j: list(dataclasses.astuple(neighbours(distances.subset(i, j))))
+
+
+def _inception(extractor: str, p: Tensor) -> Statistic:
+    return lambda i: [inception_score(Predictions.of(p[i], EXTRACTORS[extractor].epsilon))]
+
+
+def _vendi(extractor: str, x: Tensor) -> Statistic:
+    return lambda i: [vendi_score(x[i])]
+
+
+_STATISTICS: dict[str, tuple[Callable[..., Statistic], int]] = {  # which of the values it returns
+    "fvd": (_frechet, 0),
+    "kvd": (_kernel, 0),
+    "precision": (_neighbours, 0),
+    "recall": (_neighbours, 1),
+    "density": (_neighbours, 2),
+    "coverage": (_neighbours, 3),
+    "inception_score": (_inception, 0),
+    "vendi": (_vendi, 0),
+}
+
+
+@dataclass
+class _Computed:
+    """The values of a statistic, which several metrics may share, and half their intervals' widths."""
+
+    values: Tensor
+    widths: Tensor | None
+
+    def __getitem__(self, which: int) -> tuple[Tensor, Tensor | None]:
+        return self.values[which], None if self.widths is None else self.widths[which]
+
+
+def score(readings: Readings, asked: Sequence[Asked]) -> tuple[list[Row], list[NotRun], list[Skipped]]:
+    """Every metric that the readings suffice for, those they do not, and the videos left out because of their size."""
+    rows, not_run, shared = [], [], {}
+    odd = _odd_sizes(readings)
+    for one in asked:
+        try:
+            if one.row.kind == "video":
+                rows.append(_mean(readings, one))
+            else:
+                rows.append(_of_set(readings, one, {skipped.video for skipped in odd}, shared))
+        except ValueError as error:
+            not_run.append(NotRun(one.label, str(error)))
+    return rows, not_run, odd if any(one.row.kind == "set" for one in asked) else []
+
+
+def _of_set(
+    readings: Readings, asked: Asked, odd: set[str], shared: dict[tuple[Callable[..., Statistic], str], _Computed]
+) -> Row:
+    sides = [GENERATED, REFERENCE] if asked.row.reference else [GENERATED]
+    names = [readings.names(side, asked.kind) for side in sides]
+    names[0] = [name for name in names[0] if name not in odd]
+    fewest = min(map(len, names))
+    if fewest < asked.row.fewest_videos:
+        raise ValueError(
+            f"{asked.label} needs at least {asked.row.fewest_videos} videos a set, but got {fewest}. Add videos."
+        )
+    sets = [readings.stacked(side, asked.kind, chosen) for side, chosen in zip(sides, names, strict=True)]
+    prepare, which = _STATISTICS[asked.metric]
+    if (prepare, asked.kind) not in shared:
+        shared[prepare, asked.kind] = _computed(prepare(asked.extractor, *sets), names)
+    row = _row(asked, *shared[prepare, asked.kind][which], list(map(len, names)))
+    row = _not_certain(row, asked, names)
+    warnings = (*_warnings(readings, asked, sets), *_few_prompts(names))
+    return dataclasses.replace(row, warnings=warnings, splits=_splits(asked, sets[0]))
+
+
+def _computed(statistic: Statistic, names: Sequence[Sequence[str]]) -> _Computed:
+    def values(*kept: Tensor) -> Tensor:
+        return torch.tensor(statistic(*kept), dtype=torch.float64)
+
+    everything = [torch.arange(len(chosen)) for chosen in names]
+    # Videos of one prompt are alike, and so are left out together.
+    return _Computed(values(*everything), jackknife.half_widths(values, [_prompts(chosen) for chosen in names]))
+
+
+def _prompts(names: Sequence[str]) -> list[str]:
+    """What is left out together. Names that differ by their number alone number the videos: each is by itself."""
+    found = [prompt(name) for name in names]
+    return list(names) if len(set(found)) == 1 else found
+
+
+def _few_prompts(sets: Sequence[Sequence[str]]) -> list[str]:
+    """Why there is no interval, where there are videos enough for one, taken for independent."""
+    found = []
+    for side, names in zip((GENERATED, REFERENCE), sets, strict=False):
+        count = len(set(_prompts(names)))
+        if count < jackknife.FEWEST <= len(names):
+            found.append(
+                f"no interval: the {len(names)} {side} videos are of {count} prompts, and those of one prompt are "
+                f"alike; an interval needs {jackknife.FEWEST} prompts (or names without a number after a hyphen, where "
+                "that does not count the videos of a prompt)"
+            )
+    return found
+
+
+def _splits(asked: Asked, probabilities: Tensor) -> dict[str, float]:
+    if asked.metric != "inception_score" or len(probabilities) < SPLITS * FEWEST_IN_SPLIT:
+        return {}
+    mean, deviation = split_scores(probabilities, SPLITS, EXTRACTORS[asked.extractor].epsilon)
+    return {"splits": SPLITS, "mean": mean, "std": deviation}
+
+
+def _row(asked: Asked, value: Tensor, width: Tensor | None, counts: Sequence[int]) -> Row:
+    reference = counts[1] if len(counts) > 1 else None
+    low, high = (None, None) if width is None else _interval(float(value), float(width), asked.row.range)
+    return Row(asked.label, float(value), low, high, counts[0], reference, asked.row.better)
+
+
+def _interval(value: float, width: float, bounds: Range) -> tuple[float, float]:
+    """Not beyond what the metric can be."""
+    lowest, highest = bounds
+    low = value - width if lowest is None else max(value - width, lowest)
+    return low, value + width if highest is None else min(value + width, highest)
+
+
+def _not_certain(row: Row, asked: Asked, names: Sequence[Sequence[str]]) -> Row:
+    """A share of 0 or 1 gets Wilson's interval too: nothing varies there, so that the jackknife is certain."""
+    if not asked.row.share or row.low is None or row.high is None or row.value not in (0, 1):
+        return row
+    count = len(set(_prompts(names[0 if asked.row.share == GENERATED else 1])))
+    low, high = jackknife.wilson(count if row.value else 0, count)
+    return dataclasses.replace(row, low=min(row.low, low), high=max(row.high, high))
+
+
+def _warnings(readings: Readings, asked: Asked, sets: Sequence[Tensor]) -> list[str]:
+    found = []
+    for side, vectors in zip((GENERATED, REFERENCE), sets, strict=False):
+        count, width = vectors.shape
+        if count < asked.row.enough_videos:
+            found.append(f"{count} {side} videos are few: below {asked.row.enough_videos} their number sways the value")
+        if asked.metric == "fvd" and count <= width:
+            found.append(f"{count} {side} videos give {width} features a covariance without full rank")
+    return found + _size_warnings(readings, len(sets)) + _rate_warnings(readings, len(sets))
+
+
+def _size_warnings(readings: Readings, sets: int) -> list[str]:
+    if sets < 2:
+        return []
+    sizes = [Counter(size[1:] for size in readings.sizes.get(side, {}).values()) for side in (GENERATED, REFERENCE)]
+    found = []
+    if len(sizes[1]) > 1:
+        found.append(f"the reference has videos of {len(sizes[1])} sizes, all resized by the extractor")
+    usual = [_in_words(counts.most_common(1)[0][0]) for counts in sizes if counts]
+    if len(set(usual)) > 1:
+        found.append(f"the generated videos are {usual[0]}, the reference {usual[1]}, both resized by the extractor")
+    return found
+
+
+def _rate_warnings(readings: Readings, sets: int) -> list[str]:
+    """The same motion at another rate is another one to an extractor, which counts in frames."""
+    known = [[rate for rate in readings.rates.get(side, {}).values() if rate] for side in (GENERATED, REFERENCE)]
+    if sets < 2 or not all(known):
+        return []
+    made, real = (Counter(rates).most_common(1)[0][0] for rates in known)
+    if abs(made - real) <= 0.02 * real:  # 23.976 and 24 are one
+        return []
+    return [
+        f"the generated videos have {made:.5g} frames a second, the reference {real:.5g}, and features are of frames: "
+        "convert one of them"
+    ]
+
+
+def _odd_sizes(readings: Readings) -> list[Skipped]:
+    """Generated videos of another size than most: one model makes one size, so that something went wrong there."""
+    sizes = {name: size[1:] for name, size in readings.sizes.get(GENERATED, {}).items()}
+    if not sizes:
+        return []
+    usual = min(Counter(sizes.values()).items(), key=lambda item: (-item[1], item[0]))[0]
+    return [
+        Skipped(name, GENERATED, SET_METRICS, f"it is {_in_words(size)}, but most are {_in_words(usual)}")
+        for name, size in sorted(sizes.items())
+        if size != usual
+    ]
+
+
+def _in_words(size: Sequence[int]) -> str:
+    return " x ".join(map(str, reversed(size)))
+
+
+# --- videos -----------------------------------------------------------------------------------------------------------
+
+
+def _mean(readings: Readings, asked: Asked) -> Row:
+    rows = readings.values.get(asked.metric, {})
+    if not rows:
+        raise ValueError(f"{asked.label} needs at least 1 video that can be measured, but got none.")
+    names = sorted(rows)
+    values = torch.tensor([rows[name] for name in names], dtype=torch.float64)
+    widths = jackknife.half_widths(lambda kept: values[kept].mean()[None], [_prompts(names)], groups=len(names))
+    row = _row(asked, *_Computed(values.mean()[None], widths)[0], [len(names)])
+    row = _not_certain(row, asked, [names])
+    return dataclasses.replace(row, warnings=(*_without_rate(readings, asked, names), *_few_prompts([names])))
+
+
+def _without_rate(readings: Readings, asked: Asked, names: Sequence[str]) -> list[str]:
+    rates = readings.rates.get(GENERATED, {})
+    count = sum(name in rates and rates[name] is None for name in names)
+    if not asked.row.uses_rate or not count:
+        return []
+    return [f"{count} videos have no known rate, so that all their frames were taken, whatever their speed: say --fps"]

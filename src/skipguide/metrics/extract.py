@@ -1,0 +1,137 @@
+"""Read videos once each, and give them to all networks that the metrics need."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from skipguide.metrics import weights as stored
+from skipguide.metrics.catalog import EXTRACTORS, METRICS
+from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
+from skipguide.metrics.inputs import Clip, Skipped, Source
+from skipguide.metrics.selection import CLASSES, Asked, Options
+
+Tensor = torch.Tensor
+Note = Callable[[str], None]  # gets the name of each video before it is read
+
+
+@dataclass
+class _Network:
+    """A loaded network, and the clips of one shape that wait for it."""
+
+    module: ModuleType
+    model: nn.Module
+    kinds: dict[Side, list[str]]  # of the vectors that are wanted of it
+    names: list[str] = field(default_factory=list)
+    clips: list[Tensor] = field(default_factory=list)
+
+
+class Reader:
+    """Holds the networks, and the readings so far."""
+
+    def __init__(self, asked: Sequence[Asked], options: Options) -> None:
+        self.options, self.readings = options, Readings()
+        self.weights: dict[str, dict[str, Any]] = {}
+        rows = {one.metric: one.row for one in asked if one.row.kind == "video"}
+        self.models = {name: self._load(row.module, row.weights) if row.module else None for name, row in rows.items()}
+        self.extractors: dict[str, _Network] = {}
+        for name in dict.fromkeys(one.extractor for one in asked if one.extractor):
+            row, own = EXTRACTORS[name], [one for one in asked if one.extractor == name]
+            kinds: dict[Side, list[str]] = {
+                GENERATED: list(dict.fromkeys(one.kind for one in own)),
+                REFERENCE: list(dict.fromkeys(one.kind for one in own if one.row.reference)),
+            }
+            model = self._load(row.module, row.weights)
+            self.extractors[name] = _Network(importlib.import_module(row.module), model, kinds)
+
+    def _load(self, module: str, names: Sequence[str]) -> nn.Module:
+        paths = [stored.find(name, self.options.weights, self.options.non_commercial) for name in names]
+        model = importlib.import_module(module).load(*paths)
+        for name, path in zip(names, paths, strict=True):
+            self.weights[name] = stored.identify(name, path).record()
+        return model.to(self.options.device)
+
+    def read(self, side: Side, sources: Sequence[Source], note: Note | None = None) -> None:
+        """Add the videos of a set to the readings."""
+        for source in sources:
+            if note:
+                note(source.name)
+            self._read(side, source)
+        for extractor in self.extractors:
+            self._run(extractor, side)
+
+    def _read(self, side: Side, source: Source) -> None:
+        try:
+            clip = source.read()
+        except (ValueError, OSError) as error:
+            self._skip(source.name, side, "all", str(error))
+            return
+        frames, _, height, width = clip.frames.shape
+        self.readings.sizes.setdefault(side, {})[source.name] = (frames, height, width)
+        self.readings.rates.setdefault(side, {})[source.name] = clip.fps
+        if side == GENERATED:
+            self._measure(source.name, clip)
+        for name, network in self.extractors.items():
+            if network.kinds[side]:
+                self._enqueue(name, side, source.name, clip.frames)
+
+    def _skip(self, name: str, side: Side, metric: str, reason: str) -> None:
+        self.readings.skipped.append(Skipped(name, side, metric, reason))
+
+    def _measure(self, name: str, clip: Clip) -> None:
+        """The per-video metrics."""
+        for metric, model in self.models.items():
+            fewest = METRICS[metric].fewest_frames
+            if len(clip.frames) < fewest:
+                self._skip(name, GENERATED, metric, _too_short(len(clip.frames), fewest))
+                continue
+            function = getattr(importlib.import_module("skipguide.metrics.vbench"), metric)
+            try:
+                self.readings.values.setdefault(metric, {})[name] = _finite(function(model, clip.frames, clip.fps))
+            except ValueError as error:
+                self._skip(name, GENERATED, metric, str(error))
+
+    def _enqueue(self, extractor: str, side: Side, name: str, frames: Tensor) -> None:
+        row, network = EXTRACTORS[extractor], self.extractors[extractor]
+        if len(frames) < row.fewest:
+            self._skip(name, side, f"features {extractor}", _too_short(len(frames), row.fewest))
+            return
+        clip = frames[: row.frames]
+        if network.clips and network.clips[0].shape != clip.shape:
+            self._run(extractor, side)
+        network.names.append(name)
+        network.clips.append(clip)
+        if len(network.clips) == self.options.batch_size:
+            self._run(extractor, side)
+
+    def _run(self, extractor: str, side: Side) -> None:
+        network = self.extractors[extractor]
+        if not network.clips:
+            return
+        batch = torch.stack(network.clips)
+        for kind in network.kinds[side]:
+            function = network.module.probabilities if kind.endswith(CLASSES) else network.module.features
+            for name, row in zip(network.names, function(network.model, batch), strict=True):
+                if bool(row.isfinite().all()):
+                    self.readings.add_vectors(side, kind, [name], row[None])
+                else:
+                    self._skip(name, side, f"features {kind}", "the network returned what is no number")
+        network.names, network.clips = [], []
+
+
+def _too_short(got: int, needed: int) -> str:
+    frames = "1 frame" if got == 1 else f"{got} frames"
+    return f"it has {frames}, but {needed} are needed"
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("the metric returned what is no number")
+    return float(value)

@@ -1,0 +1,99 @@
+"""VideoMAE V2 as the features of the paper's FVD: content-debiased FVD, Ge et al., arXiv:2404.12391.
+
+transformers' VideoMAE with the weights that VideoMAE V2 publishes for its own classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+
+from skipguide.files import checkpoints
+
+Tensor = torch.Tensor
+
+SIZE = 224
+_EPS = 1e-6
+_HEADS = {1408: 16}  # the giant's; heads of all others are 64 wide
+_NAMES = (  # VideoMAE V2's key -> that of transformers
+    (r"^patch_embed\.proj\.(.*)$", r"videomae.embeddings.patch_embeddings.projection.\1"),
+    (r"^blocks\.(\d+)\.norm1\.(.*)$", r"videomae.encoder.layer.\1.layernorm_before.\2"),
+    (r"^blocks\.(\d+)\.norm2\.(.*)$", r"videomae.encoder.layer.\1.layernorm_after.\2"),
+    (r"^blocks\.(\d+)\.attn\.q_bias$", r"videomae.encoder.layer.\1.attention.attention.query.bias"),
+    (r"^blocks\.(\d+)\.attn\.v_bias$", r"videomae.encoder.layer.\1.attention.attention.value.bias"),
+    (r"^blocks\.(\d+)\.attn\.proj\.(.*)$", r"videomae.encoder.layer.\1.attention.output.dense.\2"),
+    (r"^blocks\.(\d+)\.mlp\.fc1\.(.*)$", r"videomae.encoder.layer.\1.intermediate.dense.\2"),
+    (r"^blocks\.(\d+)\.mlp\.fc2\.(.*)$", r"videomae.encoder.layer.\1.output.dense.\2"),
+    (r"^fc_norm\.(.*)$", r"fc_norm.\1"),
+    (r"^head\.(.*)$", r"classifier.\1"),
+)
+_QKV = re.compile(r"blocks\.(\d+)\.attn\.qkv\.weight")
+
+
+def load(path: Path) -> nn.Module:
+    """The network in a checkpoint of VideoMAE V2, fine-tuned, of any size.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    state = checkpoints.read(path)
+    try:
+        model = VideoMAEForVideoClassification(_config(state))
+        model.load_state_dict(_converted(state))
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"weights must be VideoMAE V2's, fine-tuned, but {path} does not fit ({error}). Take "
+            "vit_g_hybrid_pt_1200e_ssv2_ft.pth."
+        ) from error
+    assert model.fc_norm is not None
+    model.fc_norm.eps = _EPS  # transformers takes torch's default there, 1e-5
+    return model.eval().requires_grad_(False)
+
+
+def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names of transformers, which has three matrices where VideoMAE V2 has one."""
+    parts: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if found := _QKV.fullmatch(key):
+            place = f"videomae.encoder.layer.{found[1]}.attention.attention"
+            parts.update(
+                (f"{place}.{name}.weight", part)
+                for name, part in zip(("query", "key", "value"), value.chunk(3), strict=True)
+            )
+    rest = {key: value for key, value in state.items() if not _QKV.fullmatch(key)}
+    return {**checkpoints.renamed(rest, _NAMES), **parts}
+
+
+def _config(state: Mapping[str, Tensor]) -> VideoMAEConfig:
+    width, _, tubelet, patch, _ = state["patch_embed.proj.weight"].shape
+    labels: Any = {"num_labels": len(state["head.bias"])}  # an argument that only the base class names
+    return VideoMAEConfig(
+        image_size=SIZE,
+        patch_size=patch,
+        tubelet_size=tubelet,
+        hidden_size=width,
+        num_hidden_layers=sum(_QKV.fullmatch(key) is not None for key in state),
+        num_attention_heads=_HEADS.get(width, width // 64),
+        intermediate_size=len(state["blocks.0.mlp.fc1.bias"]),
+        layer_norm_eps=_EPS,
+        **labels,
+    )
+
+
+@torch.no_grad()
+def features(model: nn.Module, frames: Tensor) -> Tensor:
+    """`(B, 16, 3, H, W)` uint8 -> `(B, D)`, D = 1408 for the giant: the normalised mean over all tokens."""
+    assert isinstance(model, VideoMAEForVideoClassification)
+    assert model.fc_norm is not None
+    pixels = F.interpolate(
+        frames.flatten(0, 1).to(model.device).float() / 255, (SIZE, SIZE), mode="bilinear", align_corners=False
+    )
+    tokens = model.videomae(pixels.unflatten(0, frames.shape[:2])).last_hidden_state
+    return model.fc_norm(tokens.mean(1))

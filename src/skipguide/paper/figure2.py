@@ -1,0 +1,227 @@
+"""Figure 2's claim: are the errors of the strong and the weak model aligned?
+
+On real clips, where the error of a prediction is known: e = c - target, with the target that the model was trained
+for. STG moves c by s (c - p). That lessens the error where e and c - p have a negative product: for small s the squared
+error changes by 2 s <e, c - p>. CFG moves c along c - u, and is measured beside it. All in the space of the prediction,
+which differs from that of the clean clip by a factor for each clip, and no cosine sees that.
+
+A target holds noise that nobody can predict, and e with it. That part has a mean product of zero with every function of
+the input, so means of products are right, while cosines come out nearer to 0 than with the systematic error alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipguide.families import lookup
+from skipguide.lab import autoencoder, svd, training_loop
+from skipguide.lab import latents as latent_cache
+from skipguide.method.terms import STG
+from skipguide.paper import experiments, models
+from skipguide.paper.models import Call, Generator
+from skipguide.paper.records import Place
+from skipguide.paper.rows import Row
+from skipguide.pipeline.denoiser import Branch
+from skipguide.pipeline.warnings import quiet_autocast
+from skipguide.weak import patching
+
+Tensor = torch.Tensor
+COLUMNS = ("cosine", "product", "push", "error", "both")
+UNCOND = ("uncond", "")  # in the place of a skip and its layer: the direction of CFG
+CLIPS = 256
+SEED = models.OTHERS + models.POOL  # of the noise; the clips are those that are asked for elsewhere
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is trained.
+
+    Args:
+        encode: pipe, frames `(B, 3, F, H, W)` -> latents as the model knows them.
+        noised: latents, noise, level -> what the model sees, its timestep `(B,)`, and its target.
+        levels: from little noise to much: shares of noise, or sigmas.
+    """
+
+    encode: Callable[[Any, Tensor], Tensor]
+    noised: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+    levels: tuple[float, ...]
+
+
+def _encode(pipe: Any, frames: Tensor) -> Tensor:
+    device = pipe.vae.device
+    return latent_cache.encoder(pipe.vae, device)(frames).float().to(device)
+
+
+def _encode_svd(pipe: Any, frames: Tensor) -> Tensor:
+    posterior = autoencoder.encode_svd(pipe.vae, frames.to(pipe.vae.device))
+    return posterior.mean.unflatten(0, (-1, svd.FRAMES)) * pipe.vae.config.scaling_factor
+
+
+def _mochi(latents: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+    t = latents.new_full((len(latents),), 1000 * (1 - level))
+    return torch.lerp(latents, noise, level), t, latents - noise
+
+
+def _opensora(latents: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+    t = latents.new_full((len(latents),), 1000 * level)
+    return torch.lerp(latents, noise, level), t, latents - noise
+
+
+def _svd(latents: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+    return svd.noised(latents, noise, latents.new_full((len(latents),), level))[1:]
+
+
+_SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97)
+WAYS = {
+    "lab-mochi": Way(_encode, _mochi, _SHARES),
+    "lab-svd": Way(_encode_svd, _svd, (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 50.0)),
+    "lab-opensora": Way(_encode, _opensora, _SHARES),
+}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What was measured.
+
+    Args:
+        directions: (skip, layer), the last being CFG's.
+        values: (directions, levels, clips, COLUMNS), float64: the cosine of e and d = c - p; <e, d>; |d|^2; |e|^2; the
+            cosine of the errors of c and of p.
+    """
+
+    directions: tuple[tuple[str, str], ...]
+    levels: tuple[float, ...]
+    values: Tensor
+
+    def column(self, name: str) -> Tensor:
+        """(directions, levels, clips)."""
+        return self.values[..., COLUMNS.index(name)]
+
+
+def done(place: Place, clips: int = CLIPS) -> bool:
+    """Whether so many clips have been measured."""
+    return all(_path(place, start).exists() for start in range(0, clips, models.CHUNK))
+
+
+def _path(place: Place, start: int) -> Path:
+    return place.folder / "figure-2" / f"{start // models.CHUNK:04d}.safetensors"
+
+
+def load(place: Place, clips: int = CLIPS) -> Alignment | None:
+    """What `measure` wrote of so many clips; None if it has written nothing."""
+    from safetensors import safe_open
+
+    found, metadata = [], {}
+    for start in range(0, clips, models.CHUNK):
+        if _path(place, start).exists():
+            with safe_open(_path(place, start), framework="pt") as file:
+                metadata = {name: json.loads(value) for name, value in file.metadata().items()}
+                found.append(file.get_tensor("values"))
+    if not found:
+        return None
+    return Alignment(tuple(map(tuple, metadata["directions"])), tuple(metadata["levels"]), torch.cat(found, 2))
+
+
+def measure(place: Place, generator: Generator, clips: int = CLIPS) -> Iterator[training_loop.Progress]:
+    """Measure on the first prompts' real clips what has not been: every layer with both skips, at every level.
+
+    Args:
+        clips: a multiple of CHUNK.
+    """
+    from safetensors.torch import save_file
+
+    model = generator.model.name
+    directions = [(skip, str(layer)) for skip in experiments.SKIPS for layer in experiments.STUDIES[model].layers]
+    metadata = {"directions": json.dumps([*directions, UNCOND]), "levels": json.dumps(WAYS[model].levels)}
+    for start in range(0, clips, models.CHUNK):
+        path = _path(place, start)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with training_loop.finished(path) as part:
+                save_file({"values": _chunk(generator, range(start, start + models.CHUNK))}, part, metadata)
+        yield training_loop.Progress(start + models.CHUNK, clips, {}, 0.0)
+
+
+@torch.no_grad()
+def _chunk(generator: Generator, numbers: Sequence[int]) -> Tensor:
+    """(directions, levels, clips, COLUMNS)."""
+    pipe, study = generator.pipe, experiments.STUDIES[generator.model.name]
+    family = lookup.family_of(pipe)
+    terms = [STG((layer,), 1.0, skip) for skip in experiments.SKIPS for layer in study.layers]
+    branch = Branch(family, getattr(pipe, family.denoisers[0]), terms, share_prefix=False)
+    guided = Row(study.guidance_scale)  # with CFG the pipeline hands over both halves
+    found = [_answers(generator, branch, call) for call in generator.calls(guided, numbers)]
+    return torch.cat(found, 2).cpu()
+
+
+def _answers(generator: Generator, branch: Branch, call: Call) -> Tensor:
+    """As `_chunk`, of clips that are made together."""
+    way = WAYS[generator.model.name]
+    latents = way.encode(generator.pipe, generator.pool.of(call.numbers).real(generator.model.kind.frames))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(SEED + call.numbers[0])).to(latents)
+    halves = _conditions(generator, branch, call)
+    levels = []
+    for level in way.levels:
+        x, t, target = way.noised(latents, noise, level)
+        cond, uncond = ({**half, **_seen(half, x, t)} for half in halves)
+        c, u = (_predicted(branch, inputs, target) for inputs in (cond, uncond))
+        weak = []
+        for weakened in branch.weak:
+            with patching.swapped(weakened.swaps()):
+                weak.append(_predicted(branch, cond, target))
+        levels.append(torch.stack([_compared(c, p, target) for p in (*weak, u)]))
+    return torch.stack(levels, 1)
+
+
+class _Enough(Exception):
+    """The pipeline has said what it hands over."""
+
+
+def _conditions(generator: Generator, branch: Branch, call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the pipeline itself hands to its denoiser in its first step: of cond, and of uncond."""
+    calls: list[dict[str, Any]] = []
+
+    def listen(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(branch.inputs(args, kwargs))
+        raise _Enough
+
+    hook = branch.denoiser.register_forward_pre_hook(listen, with_kwargs=True)
+    try:
+        generator.call(call)
+    except _Enough:
+        pass
+    finally:
+        hook.remove()
+    batched = branch.family.batched
+    return tuple(  # type: ignore[return-value]
+        {name: patching.picked(half, value) if name in batched else value for name, value in calls[0].items()}
+        for half in (patching.COND, patching.UNCOND)
+    )
+
+
+def _seen(half: dict[str, Any], x: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """The inputs that change with the noise: the sample, behind which SVD has its first frame, and the time."""
+    name, channel = ("sample", 2) if "sample" in half else ("hidden_states", 1)
+    behind = half[name].shape[channel] - x.shape[channel]
+    return {name: torch.cat([x, half[name].narrow(channel, x.shape[channel], behind)], channel), "timestep": t}
+
+
+def _predicted(branch: Branch, inputs: dict[str, Any], target: Tensor) -> Tensor:
+    """Without the variance that Open-Sora has behind it."""
+    with quiet_autocast():
+        found = branch.denoiser(**inputs)[0]
+    return found if branch.family.unet else found.narrow(1, 0, target.shape[1])
+
+
+def _compared(c: Tensor, p: Tensor, target: Tensor) -> Tensor:
+    """(B, COLUMNS)."""
+    e, d, weak = ((a - b).flatten(1).double() for a, b in ((c, target), (c, p), (p, target)))
+    product, push, error = (e * d).sum(1), d.square().sum(1), e.square().sum(1)
+    both = (e * weak).sum(1) / (error * weak.square().sum(1)).sqrt()
+    return torch.stack([product / (error * push).sqrt().clamp_min(1e-300), product, push, error, both], 1)

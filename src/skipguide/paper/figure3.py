@@ -1,0 +1,40 @@
+"""Figure 3: one prompt over a range of scales, as one strip of frames a scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from skipguide.lab import training_loop
+from skipguide.paper.models import Generator
+from skipguide.paper.records import Place
+from skipguide.paper.rows import Row
+
+Tensor = torch.Tensor
+PROMPT = 0  # the first one of the pool: not chosen
+SHOWN = 6  # frames
+
+
+def path(place: Place, row: Row) -> Path:
+    """The strip of a row."""
+    return place.folder / "figure-3" / f"{row.name}.png"
+
+
+def make(place: Place, generator: Generator, row: Row) -> None:
+    """Write a strip if it is not there."""
+    target = path(place, row)
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    clip = generator.clips(row, [PROMPT])[0].cpu()
+    with training_loop.finished(target) as part:
+        strip(clip).save(part, format="PNG")
+
+
+def strip(clip: Tensor) -> Image.Image:
+    """`(3, F, H, W)` in [-1, 1] -> frames from the first to the last, side by side."""
+    chosen = torch.linspace(0, clip.shape[1] - 1, SHOWN).round().long()
+    pixels = ((clip[:, chosen] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, SHOWN, H, W)
+    return Image.fromarray(pixels.permute(2, 1, 3, 0).flatten(1, 2).contiguous().numpy())

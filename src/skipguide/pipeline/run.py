@@ -1,0 +1,320 @@
+"""What a run and its pipeline say of each step: which terms are on, whether there is CFG and at which scale."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+
+from skipguide.families import lookup
+from skipguide.families.schema import Calls, Family
+from skipguide.method import cfg_rules, formula, terms
+from skipguide.method.request import Options, guiding
+from skipguide.method.terms import SLG, STG
+from skipguide.pipeline import call_frame, compat, noise_levels
+from skipguide.pipeline.restarting import Restarting
+from skipguide.pipeline.step import Step
+
+Tensor = torch.Tensor
+Term = STG | SLG
+_log = logging.getLogger("skipguide")
+
+
+class Plan:
+    """Of one guided pipeline.
+
+    Args:
+        options: what was asked for.
+        restarting: what makes the run longer.
+    """
+
+    def __init__(self, pipe: Any, family: Family, options: Options, restarting: Restarting | None):
+        self.pipe, self.family, self.calls = pipe, family, lookup.calls_of(pipe)
+        self.options, self.restarting = options, restarting
+        self.terms, self.schedule, self.rule = options.terms, options.schedule, options.rule
+        self._had_cfg = False  # so far in this run
+        self._told = False  # in this run: what the user should know
+        self._sigmas: list[float] = []  # of the run, for a schedule
+        self._to_data: list[tuple[float, float]] = []  # of the run, where something speaks of data
+
+    # --- the run ------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A run begins: see that all is for it, and find out what stays as it is.
+
+        Raises:
+            ValueError: if they are not.
+            RuntimeError: for restarts on another scheduler, or that come too late.
+        """
+        self._had_cfg = False
+        self._told = False
+        self._check_restarts()
+        self._check_levels()
+        self._check_rule(self.position(0)[1])
+        self._to_data = self._to_data_of_run() if self.options.in_data else []
+        self._check_windows(self.position(0)[1])
+        self._sigmas = self._sigmas_of_run() if self.schedule else []
+
+    def _check_restarts(self) -> None:
+        if self.restarting is not None and self.restarting.scheduler is not self.pipe.scheduler:
+            raise RuntimeError(
+                f"restarts are on the scheduler that the pipeline had when guide() got it, but now it has another one, "
+                f"a {type(self.pipe.scheduler).__name__}. Exchange pipe.scheduler first, then call guide()."
+            )
+        if self.restarting is not None and not self.restarting.order:
+            raise RuntimeError(
+                "restarts must be there before a run begins, but guide() was called while one was under way. Call it "
+                "before the pipeline."
+            )
+
+    def _check_levels(self) -> None:
+        """What goes by noise levels needs one per step; SkyReels-V2 gives each frame its own where `ar_step` is set."""
+        what, levels = "a Schedule" if self.schedule else self.options.in_data, len(self.pipe.scheduler.timesteps)
+        if what and self.num_steps() > levels:
+            raise ValueError(
+                f"{what} needs a noise level for each step, but this run has {self.num_steps()} steps on {levels} "
+                'levels. Use STG terms with start and stop, and space="prediction"; or ar_step=0.'
+            )
+
+    def _check_rule(self, num_steps: int) -> None:
+        scheduler, rule = self.pipe.scheduler, self.rule
+        if isinstance(rule, cfg_rules.Interval):
+            terms.check_window(rule.window, num_steps)
+        if isinstance(rule, cfg_rules.CFGZero) and rule.zero_steps:
+            if rule.zero_steps >= num_steps:
+                raise ValueError(
+                    f"zero_steps must leave steps to do, but got {rule.zero_steps} of the {num_steps} of this run. The "
+                    "usual is 1."
+                )
+            what = "CFG-Zero* with zero_steps above 0"
+            if noise_levels.kind_of(scheduler, what) != "flow":
+                raise ValueError(
+                    f"{what} needs flow matching, where a prediction of zero leaves the sample as it is, but this "
+                    f"pipeline has {type(scheduler).__name__}. Write CFGZero(zero_steps=0)."
+                )
+
+    def _to_data_of_run(self) -> list[tuple[float, float]]:
+        """(a, b) of x_0 = a x + b F at each of the scheduler's timesteps: one transfer from the device per run.
+
+        Raises:
+            ValueError: for a scheduler of which that is not known.
+        """
+        scheduler, what = self.pipe.scheduler, self.options.in_data
+        noise_levels.kind_of(scheduler, what)
+        before, _ = noise_levels.levels(scheduler)
+        kind = noise_levels.kind_in_run(scheduler, max(before), what)
+        return [noise_levels.to_data(scheduler, kind, level, what) for level in before]
+
+    def first_index(self) -> int:
+        """The step of a run that was under way when guide() was called, from a callback; else 0."""
+        index = getattr(self.pipe.scheduler, "step_index", None)
+        return 0 if index is None else max(0, min(index - self._offset(), self.num_steps() - 1))
+
+    def _offset(self) -> int:
+        """Where in the scheduler's timesteps a run begins; pipelines with `strength` leave out the first ones."""
+        scheduler = self.pipe.scheduler
+        return getattr(scheduler, "begin_index", None) or max(0, len(scheduler.timesteps) - self.num_steps())
+
+    def num_steps(self) -> int:
+        """Steps of the run: what the pipeline says, or else the timesteps that its call goes through."""
+        steps = getattr(self.pipe, "num_timesteps", None)
+        if steps is not None:
+            return steps
+        frame = call_frame.frame_of(self.pipe)
+        timesteps = frame.f_locals.get("timesteps") if frame is not None else None
+        return len(self.pipe.scheduler.timesteps if timesteps is None else timesteps)
+
+    def position(self, index: int) -> tuple[int, int]:
+        """Step `index` of this run as (i, N) of one without restarts, in which windows are given."""
+        if self.restarting is None:
+            return index, self.num_steps()
+        offset = self._offset()
+        return self.restarting.order[offset + index] - offset, self.restarting.usual - offset
+
+    def goes_back(self, index: int) -> bool:
+        """Whether a restart goes back to more noise before step `index`."""
+        return self.restarting is not None and self.position(index)[0] <= self.position(index - 1)[0]
+
+    def _check_windows(self, num_steps: int) -> None:
+        for term in self.terms:
+            if self._has_scale(term):
+                terms.check_window((term.start, term.stop), num_steps)
+            if isinstance(term, STG):
+                term.check_steps(num_steps)
+
+    def _has_scale(self, term: Term, step: int | None = None) -> bool:
+        """At a step, or at any."""
+        return isinstance(term, SLG) or max(term.scales(len(self.family.outputs), step)) > 0
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def step_of(self, frame: FrameType, index: int) -> Step:
+        """Step `index` of the run under way, whose `__call__` runs in `frame`.
+
+        Raises:
+            ValueError: for what a run of this kind cannot have.
+        """
+        cfg = cfg_is_on(self.pipe, self.calls, frame)
+        own = [name for name in self.calls.extra if call_frame.is_on(self.pipe, frame, name)]
+        extra = len(own)
+        batched = self.calls.how == "batched"
+        on, phi, g = self._guidance_at(index)
+        step = Step(
+            index, cfg, (1 if batched or not cfg else 2) + extra, phi, g if cfg else None,
+            active=tuple(j for j in on if isinstance(self.terms[j], STG)),
+            weakened=tuple(j for j in on if isinstance(self.terms[j], SLG)),
+        )  # fmt: skip
+        self._had_cfg = self._had_cfg or cfg
+        if cfg and self.rule is not None:
+            self._apply_rule(step)
+        self._tell_of_two(own, step)
+        if not cfg and (step.weakened or g not in (None, 1) or self.rule is not None):
+            self._check_that_cfg_ended(step)
+            step.weakened = ()
+        rescaled = [name for name in self.calls.rescale if call_frame.is_on(self.pipe, frame, name)]
+        if step.zero and rescaled:
+            raise ValueError(
+                "a step whose prediction is zero (CFGZero with zero_steps above 0) has no deviation to rescale, but "
+                f"the pipeline's own {rescaled[0]} is on. Pass {rescaled[0]}=0, or write CFGZero(zero_steps=0)."
+            )
+        step.keeps_c = cfg and step.guided and bool(rescaled)
+        step.split = batched and cfg and step.guided
+        if step.guided and self.calls.never and call_frame.is_on(self.pipe, frame, self.calls.never):
+            raise ValueError(
+                f"guidance needs a run whose CFG is u + g (c - u), but {self.calls.never}=True is another formula, "
+                f"which a shift of u and c does not pass through. Pass {self.calls.off or self.calls.never + '=False'}."
+            )
+        # nobody computes a u that is not needed, but for the resnets of a UNet that is called a second time
+        step.passes = (2 if cfg and not (step.alone and (batched or not self.family.unet)) else 1) + extra
+        return step
+
+    def _tell_of_two(self, own: Sequence[str], step: Step) -> None:
+        """Once a run: STG of ours is added to STG of the pipeline's own, which may be what was wanted."""
+        if step.active and "do_spatio_temporal_guidance" in own and not self._told:
+            self._told = True
+            _log.warning(
+                "this %s has STG of its own on, and skipguide's is added to it. For the latter alone pass stg_scale=0, "
+                "audio_stg_scale=0 (and guidance_rescale=0, audio_guidance_rescale=0 where guide() rescales).",
+                type(self.pipe).__name__,
+            )
+
+    def _apply_rule(self, step: Step) -> None:
+        """What the rule makes of a step."""
+        i, num_steps = self.position(step.index)
+        step.alone = isinstance(self.rule, cfg_rules.Interval) and not formula.selects(*self.rule.window, i, num_steps)
+        step.zero = isinstance(self.rule, cfg_rules.CFGZero) and i < self.rule.zero_steps
+        step.rule = not isinstance(self.rule, cfg_rules.Interval)
+        if step.rule and self.schedule is None:
+            step.phi = self.options.rescale
+        if step.alone or step.zero:
+            step.weakened = ()
+        if step.zero:
+            step.active, step.phi, step.alone = (), 0.0, True
+
+    def _check_that_cfg_ended(self, step: Step) -> None:
+        """A run may switch CFG off on its way, and then these steps are left alone; one that never has it is refused.
+
+        Raises:
+            ValueError: for SLG, a rule, or a Schedule with guidance scales, in a run without CFG.
+        """
+        later = self.calls.how == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
+        if self._had_cfg or later:
+            return
+        argument = self.argument_of_g()
+        if step.weakened:
+            raise ValueError(
+                "SLG needs CFG, because it skips layers in the unconditional pass, but this run has none. Set "
+                f"{argument} above 1 (with a negative prompt where the pipeline asks for one), or use STG."
+            )
+        if self.rule is not None:
+            raise ValueError(
+                f"{type(self.rule).__name__} needs CFG, for it is a rule for u and c, but this run has none. Set "
+                f"{argument} above 1, or leave cfg out."
+            )
+        raise ValueError(
+            f"this Schedule has guidance scales of its own, but the run has no CFG. Set {argument} above 1; what it is "
+            "does not matter where the Schedule has its own."
+        )
+
+    def argument_of_g(self) -> str:
+        """What the pipeline's call calls the scale of CFG."""
+        return self.calls.argument or self.calls.scale[0].removeprefix("current_")
+
+    def _guidance_at(self, index: int) -> tuple[list[int], float, float | None]:
+        """Which terms are on at step `index`, phi, and g where it is not the pipeline's."""
+        if self.schedule is None:
+            on = [j for j, term in enumerate(self.terms) if self._is_on(term, index)]
+            return on, self.options.rescale if on else 0.0, None
+        here = self.schedule.at(self._sigmas[index])
+        if here is None:
+            return [], 0.0, None
+        on = [j for j, entry in enumerate(guiding(self.schedule)) if entry is here]
+        return on, here.rescale, here.guidance_scale
+
+    def _sigmas_of_run(self) -> list[float]:
+        """The noise level of each step: one transfer from the device per run.
+
+        Raises:
+            ValueError: for a scheduler without sigmas.
+        """
+        scheduler = self.pipe.scheduler
+        if getattr(scheduler, "sigmas", None) is None:
+            raise ValueError(
+                f"a Schedule needs a scheduler with sigmas, but this pipeline has {type(scheduler).__name__}. Use "
+                "STG terms with start and stop."
+            )
+        sigmas = noise_levels.levels(scheduler)[0][self._offset() :][: self.num_steps()]
+        if not any(self.schedule.at(sigma) for sigma in sigmas if self.schedule):
+            raise ValueError(
+                f"a Schedule must hold at some step, but its bins hold at none of this run, whose sigmas go from "
+                f"{sigmas[0]:.4g} to {sigmas[-1]:.4g}. Move the bins."
+            )
+        return sigmas
+
+    def _is_on(self, term: Term, index: int) -> bool:
+        i, num_steps = self.position(index)
+        return self._has_scale(term, i) and formula.selects(term.start, term.stop, i, num_steps)
+
+    def g(self, outputs: int) -> tuple[float, ...]:
+        """g in u + g (c - u), per output, at the step under way.
+
+        Raises:
+            ValueError: where the pipeline sets it after the denoiser was called.
+        """
+        if self.calls.how == "guider":
+            guider = self.pipe.guider
+            return (guider.guidance_scale + (1 if guider.use_original_formulation else 0),)
+        frame = call_frame.frame_of(self.pipe)
+        assert frame is not None
+        if self.calls.varies and call_frame.is_on(self.pipe, frame, self.calls.varies):
+            raise ValueError(
+                f"rescale and rules for CFG need the guidance scale of the step, but with {self.calls.varies}=True "
+                f"this pipeline sets it only afterwards. Pass {self.calls.varies}=False, or leave them out."
+            )
+        shift = 1 if self.calls.from_cond else 0
+        return tuple(call_frame.value(self.pipe, frame, name) + shift for name in self.calls.scale)[:outputs]
+
+    def data(self, step: Step, c: Tensor) -> tuple[Tensor, float]:
+        """The estimate of the data that c is, and by how much it moves with c.
+
+        Raises:
+            ValueError: if the pipeline's latents are of another shape than what the model predicts.
+        """
+        latents = call_frame.tensor(self.pipe, "latents", c.shape)
+        if latents is None:
+            raise ValueError(
+                f"{self.options.in_data} needs latents of the shape of a prediction, {tuple(c.shape)}, but "
+                f'{type(self.pipe).__name__} has none. Use space="prediction".'
+            )
+        a, b = self._to_data[self._offset() + step.index]
+        return a * latents.to(c.dtype) + b * c, b
+
+
+def cfg_is_on(pipe: Any, calls: Calls, frame: FrameType) -> bool:
+    """Whether a pipeline whose `__call__` runs in `frame` has CFG at this step."""
+    if calls.how == "guider":
+        return compat.check_guider(pipe.guider) == 2
+    return call_frame.is_on(pipe, frame, calls.cfg)

@@ -1,0 +1,293 @@
+"""The files of a run: who may write them, and how they appear, all at once or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from skipguide.generate.record import sha256
+from skipguide.generate.settings import Generation
+from skipguide.runs import ledger
+
+VIDEOS, LATENTS, IMAGES, BROKEN, WORK = "videos", "latents", "images", "broken", "work"
+_LOCK = "lock.sqlite"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Per pixel and frame: of an mp4 at crf 12, twice what detailed footage takes; of 16 channels of float32 per 8 x 8 x 4.
+_VIDEO_BYTES, _LATENT_BYTES, _RESERVE = 0.2, 0.25, 64 << 20
+
+
+@dataclass(frozen=True)
+class Product:
+    """What was made of a job: the contents of its files."""
+
+    video: bytes
+    sidecar: bytes
+    latents: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """The files of a clip that is done; paths are relative to the run directory."""
+
+    video: str
+    video_sha256: str
+    video_bytes: int
+    video_mtime_ns: int
+    latents: str | None = None
+    latents_sha256: str | None = None
+
+
+# --- the right to write -----------------------------------------------------------------------------------------------
+
+
+def check_place(folder: Path) -> None:
+    """See that a run can be, or go on, in a folder.
+
+    Raises:
+        ValueError: if it is a file, a folder of something else, or where nothing can be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"a run needs a folder, but {folder} is a file. Name another with --out.")
+    if folder.is_dir() and not (folder / ledger.NAME).exists() and not (folder / VIDEOS).is_dir():
+        others = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
+        if others:
+            raise ValueError(
+                f"a run needs an empty folder, a new one, or that of a run, but {folder} holds "
+                f"{', '.join(others[:3])}. Name another with --out."
+            )
+    parent = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"a run needs a folder that can be written, but {parent} cannot. Choose another with --out.")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The only sweep in a folder, until the block or the process ends, however it ends.
+
+    Raises:
+        ValueError: if there is another one, or as `check_place`.
+        OSError: if nothing can be written there.
+    """
+    check_place(folder)
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    # SQLite's own lock works on every system and goes with the process.
+    try:
+        lock = sqlite3.connect(folder / _LOCK, timeout=1, isolation_level=None)
+    except sqlite3.OperationalError as error:
+        raise _unwritable(folder, error) from None
+    try:
+        _take(lock, folder)
+        yield
+    finally:
+        lock.close()
+        if new and not (folder / ledger.NAME).exists():  # refused before it began
+            (folder / _LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _take(lock: sqlite3.Connection, folder: Path) -> None:
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise ValueError(
+                f"one sweep at a time may write to a run, but another one is writing to {folder}. Wait for it, end it, "
+                "or name another folder with --out."
+            ) from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: Exception) -> OSError:
+    return OSError(f"a run needs a folder that can be written, but {folder}: {error}. Choose another with --out.")
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a sweep is writing to a run."""
+    if not (folder / _LOCK).is_file():
+        return False
+    lock = sqlite3.connect(f"{(folder / _LOCK).absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+    try:
+        lock.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)
+    finally:
+        lock.close()
+    return False
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a process that was killed left half-written. Only under the lock."""
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    for pattern in (f"{VIDEOS}/.*.part", f"{LATENTS}/.*.part", f"{IMAGES}/*/.*.part"):
+        for part in folder.glob(pattern):
+            part.unlink(missing_ok=True)
+
+
+# --- publishing -------------------------------------------------------------------------------------------------------
+
+
+def publish(folder: Path, key: str, product: Product) -> Published:
+    """Put the files of a clip in their places; the video last, so that one which is there is complete with all of them.
+
+    Raises:
+        OSError: if the disk is full or cannot be written; then there is no new video.
+    """
+    latents = None
+    if product.latents is not None:
+        latents = place(folder, f"{LATENTS}/{key}.safetensors", product.latents)
+        _sync(folder / LATENTS)
+    place(folder, f"{VIDEOS}/{key}.mp4.json", product.sidecar)
+    video = place(folder, f"{VIDEOS}/{key}.mp4", product.video)
+    _sync(folder / VIDEOS)
+    return _described(folder, video, latents)
+
+
+def found(folder: Path, key: str, latents: bool) -> Published | None:
+    """The files of a clip that an earlier process has published, if they are all there.
+
+    Args:
+        latents: whether there must be some.
+    """
+    video, beside = f"{VIDEOS}/{key}.mp4", f"{LATENTS}/{key}.safetensors"
+    if not (folder / video).is_file() or (latents and not (folder / beside).is_file()):
+        return None
+    return _described(folder, video, beside if (folder / beside).is_file() else None)
+
+
+def _described(folder: Path, video: str, latents: str | None) -> Published:
+    stat = (folder / video).stat()
+    beside = None if latents is None else sha256(folder / latents)
+    return Published(video, sha256(folder / video), stat.st_size, stat.st_mtime_ns, latents, beside)
+
+
+def place(folder: Path, name: str, content: bytes) -> str:
+    """Write one file of a run, under a name relative to it: all of it or nothing."""
+    path = folder / name
+    part = path.with_name(f".{path.name[:60]}.part")  # names of pictures can be as long as the system takes
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave a name without content
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return name
+
+
+def keep_image(folder: Path, image: Path) -> str:
+    """Copy what videos start from into the run, where it is not there yet, for those who see the run later.
+
+    Returns:
+        The sha256 of the copy, which stands under `image_name`.
+
+    Raises:
+        OSError: if it cannot be read, or the disk is full or cannot be written.
+    """
+    content = image.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    name = image_name(digest, image.name)
+    if not (folder / name).is_file() or sha256(folder / name) != digest:
+        (folder / IMAGES).mkdir(exist_ok=True)
+        place(folder, name, content)
+        _sync((folder / name).parent)
+    return digest
+
+
+def image_name(digest: str, name: str) -> str:
+    """Where a picture of this content and name is in a run: both are in the keys of its clips."""
+    return f"{IMAGES}/{digest[:16]}/{name}"
+
+
+def _sync(folder: Path) -> None:
+    """The names in a folder, to the disk; systems that cannot open a folder need it not."""
+    with contextlib.suppress(PermissionError, IsADirectoryError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def in_words(folder: Path) -> Iterator[None]:
+    """The system's errors as this library's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # in words already
+            raise
+        if error.errno in FULL:
+            raise OSError(
+                f"the disk of {folder} must have room, but is full. Free some; what is done stays done."
+            ) from error
+        raise OSError(
+            f"a run needs a folder that can be written, but {error.filename or folder}: {error.strerror}. Check it, or "
+            "choose another with --out."
+        ) from error
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def complaint(folder: Path, files: Published, thorough: bool) -> str | None:
+    """What is wrong with the files of a clip that is done; None if nothing is.
+
+    Args:
+        thorough: read everything; else only a video whose size or time of change is not what it was.
+    """
+    video = folder / files.video
+    if not video.is_file():
+        return "is missing"
+    stat = video.stat()
+    changed = (stat.st_size, stat.st_mtime_ns) != (files.video_bytes, files.video_mtime_ns)
+    if (changed or thorough) and sha256(video) != files.video_sha256:
+        return "is not the file that was written"
+    if files.latents is not None and not (folder / files.latents).is_file():
+        return "lacks its latents"
+    if files.latents is not None and thorough and sha256(folder / files.latents) != files.latents_sha256:
+        return "has latents that are not the file that was written"
+    return None
+
+
+def set_aside(folder: Path, key: str) -> None:
+    """Keep damaged files, out of the way of those that will be made in their place."""
+    (folder / BROKEN).mkdir(exist_ok=True)
+    for path in (*(folder / VIDEOS).glob(f"{key}.*"), *(folder / LATENTS).glob(f"{key}.*")):
+        os.replace(path, folder / BROKEN / path.name)
+
+
+def check_room(folder: Path, wanted: list[Generation], latents: bool) -> int:
+    """See that the disk has room for so many videos.
+
+    Args:
+        wanted: complete settings, one per video to make.
+
+    Returns:
+        An estimate of the bytes that they take.
+
+    Raises:
+        OSError: if the disk has less.
+    """
+    per_pixel = _VIDEO_BYTES + (_LATENT_BYTES if latents else 0)
+    pixels = sum((s.num_frames or 0) * (s.height or 0) * (s.width or 0) for s in wanted)
+    needed = round(per_pixel * pixels) + 16_384 * len(wanted)
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(place).free
+    if needed and free < needed + _RESERVE:
+        raise OSError(
+            f"the disk must have room for {len(wanted)} videos, about {(needed + _RESERVE) / 1e6:.0f} MB, but {folder} "
+            f"has {free / 1e6:.0f} MB. Free some, or name a folder on another disk with --out."
+        )
+    return needed

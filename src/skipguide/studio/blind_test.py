@@ -1,0 +1,204 @@
+"""The blind test of a run: what a rater sees next, what an answer means, and what all answers say.
+
+The questions on one video are the five of EvalCrafter (arXiv:2310.11440), which STG's paper asked too (appendix A2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from skipguide.runs import Clip, Run, Vote
+from skipguide.stats import preference
+from skipguide.stats.preference import Duel
+
+Kind = Literal["rating", "pair"]
+QUESTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
+    "rating": {
+        "video quality": ("Video quality", "Is the picture clean: no blur, noise or distortion?"),
+        "text alignment": ("Agreement with the text", "Does the video show what the text says?"),
+        "motion quality": ("Motion quality", "Is the motion plausible, and as much as the text asks for?"),
+        "temporal consistency": ("Consistency over time", "Does everything stay what it is from frame to frame?"),
+        "subjective likeness": ("Liking", "How much do you like it?"),
+    },
+    "pair": {"preference": ("Preference", "Which of the two is the better video of this text?")},
+}
+_SIDES = {"left": "right", "right": "left"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to judge. Of a pair `first` has the smaller key, and `left` says which of the two is on the left."""
+
+    first: Clip
+    second: Clip | None = None
+    left: Literal["first", "second"] | None = None
+
+    @property
+    def shown(self) -> list[Clip]:
+        """From left to right."""
+        pair = [clip for clip in (self.first, self.second) if clip is not None]
+        return pair[::-1] if self.left == "second" else pair
+
+
+def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str) -> list[Task]:
+    """All that a rater shall judge, in an order and on sides that are random, and the same whenever the rater comes.
+
+    Args:
+        settings: ids of those that are compared.
+
+    Raises:
+        ValueError: if nothing can be judged.
+    """
+    done = [clip for clip in clips if clip.status == "done" and clip.setting in set(settings)]
+    found = [Task(clip) for clip in done] if kind == "rating" else list(_pairs(done, rater))
+    if not found:
+        needed = "a finished video" if kind == "rating" else "two finished videos of one prompt and seed"
+        raise ValueError(f"a test needs {needed} of the chosen settings, but there are none. Choose others.")
+    return sorted(found, key=lambda task: _drawn(rater, "order", task))
+
+
+def _pairs(clips: Sequence[Clip], rater: str) -> Iterator[Task]:
+    cells: dict[tuple[int, int], list[Clip]] = {}
+    for clip in clips:
+        cells.setdefault((clip.prompt, clip.seed), []).append(clip)
+    for cell in cells.values():
+        for pair in itertools.combinations(cell, 2):
+            first, second = sorted(pair, key=lambda clip: clip.key)
+            side = _drawn(rater, "side", Task(first, second)) % 2
+            yield Task(first, second, "first" if side else "second")
+
+
+def _drawn(rater: str, what: str, task: Task) -> int:
+    """A number that is as good as random, and stays the same when videos are added."""
+    second = task.second.key if task.second else ""
+    return int.from_bytes(hashlib.sha256("\n".join((rater, what, task.first.key, second)).encode()).digest()[:8], "big")
+
+
+def open_tasks(every: Sequence[Task], votes: Sequence[Vote], kind: Kind, rater: str) -> list[Task]:
+    """Those on which the rater has not answered all questions, in their order."""
+    answered = {(vote.question, vote.first, vote.second) for vote in votes if (vote.rater, vote.kind) == (rater, kind)}
+
+    def is_open(task: Task) -> bool:
+        second = task.second.key if task.second else None
+        return any((question, task.first.key, second) not in answered for question in QUESTIONS[kind])
+
+    return [task for task in every if is_open(task)]
+
+
+def votes_of(task: Task, rater: str, answers: Mapping[str, str], seconds: float | None) -> list[Vote]:
+    """The votes that some answers mean: 1 to 5 on a video; left, right or tie on a pair.
+
+    Raises:
+        ValueError: for questions that are not asked.
+    """
+    kind: Kind = "rating" if task.second is None else "pair"
+    if set(answers) != set(QUESTIONS[kind]):
+        raise ValueError(
+            f"answers must be to {', '.join(QUESTIONS[kind])}, but got {', '.join(answers) or 'none'}. Answer these."
+        )
+    second = task.second.key if task.second else None
+    return [
+        Vote(rater, kind, question, task.first.key, second, _meant(answer, task), task.left, seconds)
+        for question, answer in answers.items()
+    ]
+
+
+def _meant(answer: str, task: Task) -> str:
+    if task.left is None or answer not in _SIDES:
+        return answer  # the ledger refuses what is no answer
+    other = "second" if task.left == "first" else "first"
+    return task.left if answer == "left" else other
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def results(run: Run) -> dict[str, Any]:
+    """What the votes of a run say, ready for JSON."""
+    votes = run.votes()
+    clips = _judged(run, votes)
+    kinds = {kind: [vote for vote in votes if vote.kind == kind] for kind in QUESTIONS}
+    return {"rating": _ratings(kinds["rating"], clips), "pair": _duels(kinds["pair"], clips)}
+
+
+def _judged(run: Run, votes: Sequence[Vote]) -> dict[str, Clip]:
+    """The videos of the votes; also those of which there is a newer one."""
+    clips = {clip.key: clip for clip in run.clips()}
+    keys = {key for vote in votes for key in (vote.first, vote.second) if key is not None}
+    return {**clips, **{key: run.clip(key) for key in keys - set(clips)}}
+
+
+def _ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
+    found: dict[str, dict[int, Any]] = {}
+    for question in QUESTIONS["rating"]:
+        values: dict[int, list[tuple[float, int]]] = {}
+        for vote in votes:
+            if vote.question == question:
+                clip = clips[vote.first]
+                values.setdefault(clip.setting, []).append((float(vote.answer), clip.prompt))
+        found[question] = {
+            setting: asdict(preference.mean([value for value, _ in own], [prompt for _, prompt in own]))
+            for setting, own in sorted(values.items())
+        }
+    return {**_counted(votes), "means": found, "agreement": _agreement(votes, QUESTIONS["rating"], "ordinal")}
+
+
+def _duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
+    scores = {"first": 1.0, "tie": 0.5, "second": 0.0}
+    duels = [
+        Duel(clips[vote.first].setting, clips[vote.second].setting, scores[vote.answer], clips[vote.first].prompt)
+        for vote in votes
+        if vote.second is not None
+    ]
+    return {
+        **_counted(votes),
+        "win_rates": {setting: asdict(found) for setting, found in preference.win_rates(duels).items()},
+        "strengths": {setting: asdict(found) for setting, found in preference.bradley_terry(duels).items()},
+        "agreement": _agreement(votes, QUESTIONS["pair"], "nominal"),
+        "left": _share_of_left(votes),
+    }
+
+
+def _counted(votes: Sequence[Vote]) -> dict[str, Any]:
+    raters: dict[str, int] = {}
+    for vote in votes:
+        raters[vote.rater] = raters.get(vote.rater, 0) + 1
+    return {"votes": len(votes), "raters": raters}
+
+
+def _share_of_left(votes: Sequence[Vote]) -> float | None:
+    """How often what was on the left won, of all that were decided; far from a half, the raters favoured a side."""
+    decided = [vote.answer == vote.left for vote in votes if vote.answer != "tie"]
+    return sum(decided) / len(decided) if decided else None
+
+
+_AS_NUMBER = {"first": 0.0, "second": 1.0, "tie": 2.0}
+
+
+def _agreement(votes: Sequence[Vote], questions: Mapping[str, Any], level: preference.Level) -> dict[str, Any]:
+    """Krippendorff's alpha per question, and Cohen's kappa of every two raters over all of them."""
+    of: dict[str, dict[tuple[str, str | None], dict[str, float]]] = {question: {} for question in questions}
+    for vote in votes:
+        value = _AS_NUMBER[vote.answer] if vote.answer in _AS_NUMBER else float(vote.answer)
+        of.setdefault(vote.question, {}).setdefault((vote.first, vote.second), {})[vote.rater] = value
+    alpha = {
+        question: preference.krippendorff_alpha([list(unit.values()) for unit in units.values()], level)
+        for question, units in of.items()
+    }
+    units = [unit for by_thing in of.values() for unit in by_thing.values()]
+    return {"alpha": alpha, "kappa": list(_kappas(units, level))}
+
+
+def _kappas(units: Sequence[Mapping[str, float]], level: preference.Level) -> Iterator[dict[str, Any]]:
+    raters = sorted({rater for unit in units for rater in unit})
+    for one, other in itertools.combinations(raters, 2):
+        both = [(unit[one], unit[other]) for unit in units if one in unit and other in unit]
+        weights = "none" if level == "nominal" else "quadratic"
+        if both:
+            first, second = zip(*both, strict=True)
+            kappa = preference.cohen_kappa(first, second, weights)
+            yield {"raters": [one, other], "kappa": kappa, "count": len(both)}

@@ -1,0 +1,263 @@
+"""Videos that a person asks for on the page: one at a time, by a model that stays loaded, into the same run.
+
+A trial is a plan of one setting, prompt and seed, swept as every other: what was made before is not made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from skipguide.generate.settings import SCALES, Generation
+from skipguide.runs import Plan, Run
+from skipguide.runs.ledger import to_json
+from skipguide.studio import files
+
+if TYPE_CHECKING:
+    from skipguide.generate.run import Step
+    from skipguide.runs.engine import Engine
+    from skipguide.runs.jobs import Surveyed
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+WAITING = 8  # trials that may wait
+_KEPT = 50  # trials that are over, for the page to show
+PARAMETERS = tuple(
+    name for name in Generation.model_fields if name not in ("prompt", "image", "seed", "model", "device")
+)
+_TOLD = ("layers", "skip", *SCALES, "guidance_scale", "steps", "rescale")  # in the name of a setting
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked for."""
+
+    model: str
+    prompt: str | None
+    seed: int
+    parameters: Mapping[str, Any]  # settings of `settings.Generation`
+    image_of: int | None = None  # the prompt of the run whose picture it starts from
+
+
+@dataclass
+class Trial:
+    """One video that was asked for, and how far it is."""
+
+    id: int
+    ask: Ask
+    name: str  # of its setting
+    image: str | None = None  # the name of its picture
+    state: State = "waiting"
+    step: int = 0
+    steps: int = 0
+    seconds_left: float | None = None
+    key: str | None = None  # of its clip
+    error: str | None = None
+    stop: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    def payload(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        same = ("id", "name", "image", "state", "step", "steps", "seconds_left", "key", "error")
+        return {**{name: getattr(self, name) for name in same}, "ask": asdict(self.ask)}
+
+
+class _Cancelled(BaseException):
+    """Not an Exception: the engine takes those for failures of the job."""
+
+
+class Trials:
+    """The queue of a run, and the thread that works on it; the thread begins with the first trial.
+
+    Args:
+        folder: the run directory.
+        engine: makes the engine, which holds the model from then on.
+    """
+
+    def __init__(self, folder: Path, engine: Callable[[], Engine]):
+        self.folder, self._make_engine = folder, engine
+        self._engine: Engine | None = None
+        self._trials: list[Trial] = []
+        self._numbers = itertools.count(1)
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def here(cls, folder: Path) -> Trials:
+        """Trials that are made in this process."""
+
+        def engine() -> Engine:
+            from skipguide.runs.local_engine import Here
+            from skipguide.runs.storage import WORK
+
+            return Here(folder / WORK)
+
+        return cls(folder, engine)
+
+    def add(self, ask: Ask) -> Trial:
+        """Put something at the end of the queue.
+
+        Raises:
+            ValueError: if the queue is full, or as `plan_of`.
+        """
+        (prompt,) = plan_of(self.folder, ask).prompts  # complains now about what is wrong without the model
+        with self._changed:
+            if sum(trial.state == "waiting" for trial in self._trials) >= WAITING:
+                raise ValueError(f"at most {WAITING} trials may wait, and so many do. Cancel one or wait.")
+            trial = Trial(next(self._numbers), ask, name_of(ask), prompt.image and prompt.image.name)
+            over = [trial for trial in self._trials if trial.state not in ("waiting", "running")]
+            self._trials = [old for old in self._trials if old not in over[:-_KEPT]] + [trial]
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="trials", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return trial
+
+    def cancel(self, number: int) -> Trial:
+        """Take a trial out of the queue, or end it after its step.
+
+        Raises:
+            ValueError: if there is none of this number.
+        """
+        with self._changed:
+            trial = next((trial for trial in self._trials if trial.id == number), None)
+            if trial is None:
+                raise ValueError(f"a trial must be one of the queue, but got {number}. Look at the list again.")
+            trial.stop.set()
+            if trial.state == "waiting":
+                trial.state = "cancelled"
+        return trial
+
+    def list(self) -> list[dict[str, Any]]:
+        """All of them, the oldest first."""
+        with self._changed:
+            return [trial.payload() for trial in self._trials]
+
+    def close(self) -> None:
+        """End what is under way and the thread."""
+        with self._changed:
+            self._closed = True
+            for trial in self._trials:
+                trial.stop.set()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=60)
+        if self._engine is not None:
+            self._engine.close()
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (trial := self._next()) is not None:
+            state: State = "failed"
+            try:
+                state = self._run(trial)
+            except _Cancelled:
+                state = "cancelled"
+            except Exception as error:  # of a model, a disk, another sweep: for the person to read
+                trial.error = str(error) or type(error).__name__
+            with self._changed:
+                trial.state = state
+
+    def _next(self) -> Trial | None:
+        with self._changed:
+            while not self._closed:
+                waiting = next((trial for trial in self._trials if trial.state == "waiting"), None)
+                if waiting is not None:
+                    waiting.state = "running"
+                    return waiting
+                self._changed.wait()
+        return None
+
+    def _run(self, trial: Trial) -> State:
+        from skipguide.runs.engine import Failed, picture_of
+        from skipguide.runs.jobs import of_plan
+        from skipguide.runs.sweep import sweep
+
+        def on_step(step: Step) -> None:
+            if trial.stop.is_set():
+                raise _Cancelled
+            trial.step, trial.steps, trial.seconds_left = step.number, step.steps, step.seconds_left
+
+        self._engine = engine = self._engine or self._make_engine()
+        plan, state = plan_of(self.folder, trial.ask), "done"
+        surveyed = engine.survey(plan.settings, picture_of(plan.prompts[0].image))
+        known = _known_name(self.folder, surveyed[0])
+        if known is not None:  # a plan that calls it otherwise would rename it
+            plan = plan_of(self.folder, trial.ask, known)
+            surveyed = [replace(surveyed[0], setting=plan.settings[0])]
+            trial.name = known
+        how: dict[str, Any] = dict(retry_failed=True, measure=False, keep_pending=False, on_step=on_step)
+        with contextlib.closing(sweep(plan, self.folder, engine, **how)) as happenings:
+            for happening in happenings:
+                if trial.stop.is_set():
+                    raise _Cancelled
+                if isinstance(happening, Failed):
+                    trial.error, state = happening.error.splitlines()[0], "failed"
+        trial.key = of_plan(plan, surveyed, engine.versions())[0].key if state == "done" else None
+        return state
+
+
+def _known_name(folder: Path, surveyed: Surveyed) -> str | None:
+    """What the run calls a setting that it has already."""
+    from skipguide.runs.jobs import content_of
+
+    content, model = to_json(content_of(surveyed.complete)), surveyed.setting.generation.model
+    with Run.open(folder) as run:
+        same = (entry.name for entry in run.settings() if entry.model == model and to_json(entry.complete) == content)
+        return next(same, None)
+
+
+def plan_of(folder: Path, ask: Ask, name: str | None = None) -> Plan:
+    """The plan of a trial.
+
+    Args:
+        name: of its setting; None is what is in it.
+
+    Raises:
+        ValueError: for a model or a picture that the run does not have, without a text and a picture, or for a
+            parameter that is none or may not be set.
+    """
+    with Run.open(folder) as run:
+        _check(ask, [model.name for model in run.models()])
+        image = None if ask.image_of is None else files.image_of(run, ask.image_of)[0].relative_to(folder)
+    prompt = ask.prompt if image is None else {"prompt": ask.prompt, "image": str(image)}
+    setting = {"name": name or name_of(ask), **ask.parameters}
+    return Plan.of({"model": ask.model, "prompts": [prompt], "seeds": [ask.seed], "settings": [setting]}, folder)
+
+
+def _check(ask: Ask, models: Sequence[str]) -> None:
+    if ask.model not in models:
+        raise ValueError(
+            f"model must be one of the run, {', '.join(models)}, but got {ask.model!r}. Choose one of them."
+        )
+    unknown = sorted(set(ask.parameters) - set(PARAMETERS))
+    if unknown:
+        raise ValueError(f"a trial may set {', '.join(PARAMETERS)}, but got {', '.join(unknown)}. Leave it out.")
+    if isinstance(ask.parameters.get("schedule"), str):
+        raise ValueError(
+            "the schedule of a trial must be a list of bins, for trials read no files, but got a name. Write the bins."
+        )
+    if ask.prompt is None and ask.image_of is None:
+        raise ValueError(
+            "a trial must have a prompt, a picture or both, but got neither. Write a prompt, or choose a picture."
+        )
+
+
+def name_of(ask: Ask) -> str:
+    """The name of a trial's setting: the most of what is in it, and a mark of all of it, so that no two share one."""
+    content = to_json({"model": ask.model, **ask.parameters})
+    given = [(name, ask.parameters[name]) for name in _TOLD if ask.parameters.get(name)]
+    words = ", ".join(f"{name.replace('_', ' ')} {_written(value)}" for name, value in given)
+    return f"trial {hashlib.sha256(content.encode()).hexdigest()[:4]}: {words or 'plain'}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

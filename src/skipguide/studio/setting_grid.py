@@ -1,0 +1,143 @@
+"""How the settings of a run belong together: the steps of one scale, the layers of one map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from skipguide.generate.settings import SCALES, Generation
+from skipguide.runs import Setting
+from skipguide.runs.ledger import to_json
+
+Steps = list[tuple[float, int]]  # values of a scale in their order, and the id of the setting of each
+
+_OF_STG = ("layers", "skip", "start", "stop", "rescale", "orthogonalize")  # without meaning where all scales are 0
+_SLIDERS = (*SCALES, "guidance_scale", "rescale")
+
+
+def parameters(setting: Setting) -> dict[str, Any]:
+    """What a setting says, without what has no meaning in it."""
+    said = {name: setting.complete[name] for name in Generation.model_fields if name in setting.complete}
+    return said if _stg_is_on(said) else {name: value for name, value in said.items() if name not in _OF_STG}
+
+
+def _stg_is_on(said: Mapping[str, Any]) -> bool:
+    return any(said.get(name) for name in SCALES)
+
+
+def varied(settings: Sequence[Setting]) -> list[str]:
+    """The parameters that tell settings apart: those that differ among the settings that have them.
+
+    What STG skips is always among them where it is on in some settings and off in others.
+    """
+    said = [parameters(setting) for setting in settings]
+
+    def differ(name: str) -> bool:
+        values = {to_json(entry[name]) for entry in said if name in entry}
+        return len(values) > 1 or (name in ("layers", "skip") and 0 < sum(name in entry for entry in said) < len(said))
+
+    return [name for name in Generation.model_fields if differ(name)]
+
+
+def sliders(settings: Sequence[Setting]) -> dict[int, dict[str, Steps]]:
+    """For each setting and each scale that varies alone: the values that exist, and the setting of each.
+
+    STG's scale 0 is the setting without STG that is the same in all else. That one has a slider itself where it is the
+    zero of one scale only.
+    """
+    found: dict[int, dict[str, list[Steps]]] = {setting.id: {} for setting in settings}
+    for name in _SLIDERS:
+        for group in _alike(settings, name):
+            steps = sorted((parameters(setting).get(name, 0.0), setting.id) for setting in group)
+            if len(steps) > 1:
+                for setting in group:
+                    found[setting.id].setdefault(name, []).append(steps)
+    return {
+        setting: {name: groups[0] for name, groups in by_name.items() if len(groups) == 1}
+        for setting, by_name in found.items()
+    }
+
+
+def _alike(settings: Sequence[Setting], name: str) -> Iterator[list[Setting]]:
+    """Groups of settings that differ in one parameter only."""
+    groups: dict[str, list[Setting]] = {}
+    for setting in settings:
+        said = parameters(setting)
+        if name in said and (name not in SCALES or _stg_is_on(said)):
+            groups.setdefault(_without(setting, name), []).append(setting)
+    plain = {_without(setting, *SCALES): setting for setting in settings if not _stg_is_on(parameters(setting))}
+    for group in groups.values():
+        others = [scale for scale in SCALES if scale != name and parameters(group[0]).get(scale)]
+        zero = None if name not in SCALES or others else plain.get(_without(group[0], *SCALES, *_OF_STG))
+        yield [*group, *([zero] if zero else [])]
+
+
+def _without(setting: Setting, *names: str) -> str:
+    return setting.model + to_json({key: value for key, value in parameters(setting).items() if key not in names})
+
+
+def layer_maps(settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    """Per model, the settings with STG on as a table: a row per layer, a column per all else that varies.
+
+    Returns:
+        `{"model", "rows", "columns", "cells"}`: cells[row][column] is the id of a setting, or None.
+    """
+    return [_layer_map(model, group) for model, group in _by_model(settings).items() if group]
+
+
+def _by_model(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
+    found: dict[str, list[Setting]] = {}
+    for setting in settings:
+        group = found.setdefault(setting.model, [])
+        if _stg_is_on(parameters(setting)):
+            group.append(setting)
+    return found
+
+
+def _layer_map(model: str, settings: Sequence[Setting]) -> dict[str, Any]:
+    names = sorted((name for name in varied(settings) if name != "layers"), key=lambda name: name in _SLIDERS)
+    said = {setting.id: parameters(setting) for setting in settings}
+    rows = sorted({_layers(entry) for entry in said.values()}, key=_in_order)
+    columns = sorted({_rest(entry, names) for entry in said.values()}, key=_in_order)
+    place = {(_layers(entry), _rest(entry, names)): setting for setting, entry in said.items()}
+    return {
+        "model": model,
+        "rows": [", ".join(map(str, row)) for row in rows],
+        "columns": [_written(column) for column in columns],
+        "cells": [[place.get((row, column)) for column in columns] for row in rows],
+    }
+
+
+def _layers(said: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(said.get("layers") or ())
+
+
+def _rest(said: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, said[name]) for name in names if said.get(name) is not None)
+
+
+_SHORT = {
+    "skip": "",
+    "stg_scale": "s ",
+    "spatial_scale": "spatial ",
+    "temporal_scale": "temporal ",
+    "guidance_scale": "g ",
+}
+
+
+def _written(column: Sequence[tuple[str, Any]]) -> str:
+    words = (
+        _SHORT.get(name, f"{name} ") + (f"{value:g}" if isinstance(value, float) else str(value))
+        for name, value in column
+    )
+    return ", ".join(words) or "all"
+
+
+def _in_order(values: Sequence[Any]) -> list[tuple[bool, float, str]]:
+    """Numbers by their size, 9 before 10; the rest by the alphabet."""
+    plain = [value[1] if isinstance(value, tuple) else value for value in values]
+    numbers = [isinstance(value, (int, float)) for value in plain]
+    return [
+        (not is_number, float(value) if is_number else 0.0, str(value))
+        for value, is_number in zip(plain, numbers, strict=True)
+    ]

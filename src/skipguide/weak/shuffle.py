@@ -1,0 +1,54 @@
+"""Token shuffling (TPG): a block that sees the video's tokens in another order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from skipguide.weak import patching
+from skipguide.weak.attention import Seen
+
+Tensor = torch.Tensor
+
+
+class Shuffled(patching.StandIn):
+    """The real block on the video's tokens in another order, the same for all samples: Sx.
+
+    TPG's blocks are f(Sx), and those of a UNet are here: the module around them adds its own input again, whose tokens
+    are in their places. Around a block of a stack nothing does, so there it is x + f(Sx) - Sx: what the block adds is
+    shuffled, and not what it adds it to.
+
+    Args:
+        streams, source: as for `skips.Resumed`; the first stream is the video's. None takes what arrives.
+        lie: where what the block's attention sees lies in the stream `(rows, tokens, width)`: "" if it sees the tokens
+            of a row; "tokens" if those are of all frames, frame by frame; "rows" if there is a row for each frame.
+    """
+
+    def __init__(
+        self, real: torch.nn.Module, streams: Sequence[str], source: patching.Recording | None, seen: Seen, lie: str,
+        seed: int, name: str, restored: bool,
+    ):  # fmt: skip
+        super().__init__(
+            real, streams=tuple(streams), source=source, seen=seen, lie=lie, seed=seed, name=name, restored=restored
+        )
+        self.__dict__["order"] = torch.compiler.disable(seen.moment.order)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        state = patching.stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
+        x, mixed = state[0], self._shuffled(state[0])
+        args, kwargs = patching.with_streams(self.streams, (mixed, *state[1:]), args, kwargs)
+        output = self.real(*args, **kwargs)
+        if not self.restored:
+            return output
+        if torch.is_tensor(output):
+            return x + (output - mixed)
+        return (x + (output[0] - mixed), *output[1:])
+
+    def _shuffled(self, x: Tensor) -> Tensor:
+        frames = self.seen.moment.grid[0] if self.lie else 1
+        apart = x.unflatten(0, (-1, frames)) if self.lie == "rows" else x.unflatten(1, (frames, -1))
+        dim = 1 if self.lie and self.seen.axis == "temporal" else 2  # of (samples, frames, tokens of a frame, width)
+        order = self.order(apart.shape[dim], self.seed, self.name, x.device)
+        return apart.index_select(dim, order).reshape(x.shape)
