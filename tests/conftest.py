@@ -55,7 +55,7 @@ def tiny_mochi_dir(tmp_path_factory: pytest.TempPathFactory, _tiny_mochi: Any) -
 def lab_mochi_dir() -> Path:
     from skipguide.files import packaged
 
-    return packaged.path("lab-mochi")
+    return packaged.packaged_path("lab-mochi")
 
 
 @pytest.fixture(scope="session")

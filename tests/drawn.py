@@ -14,12 +14,12 @@ from unittest import mock
 import numpy as np
 
 from skipguide.files import video
-from skipguide.generate.settings import Generation
+from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import Plan, sweep
-from skipguide.runs.engine import Cost, Event, Failed, Finished, Made, OnStep, Started
-from skipguide.runs.jobs import Job, Surveyed
+from skipguide.runs.engine import Cost, Event, GeneratedVideo, JobFailed, JobFinished, JobStarted, OnStep
+from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan import Setting
-from skipguide.runs.storage import Product
+from skipguide.runs.storage import ClipContents
 
 
 def plan_of(prompts: int = 4, seeds: int = 5, settings: int = 2, **more: Any) -> Plan:
@@ -48,24 +48,24 @@ class Drawn:
     def versions(self) -> dict[str, str]:
         return {"drawn": self.version}
 
-    def survey(self, settings: Sequence[Setting], image: Any) -> list[Surveyed]:
+    def survey(self, settings: Sequence[Setting], image: Any) -> list[ResolvedSetting]:
         filled = {"dtype": "float32", "device": "cpu", "layers": (), "start": 0.0, "stop": 1.0}
-        return [Surveyed(s, s.generation.model_copy(update=filled), {"sha256": "drawn"}) for s in settings]
+        return [ResolvedSetting(s, s.generation.model_copy(update=filled), {"sha256": "drawn"}) for s in settings]
 
-    def cost(self, complete: Generation, image: Any) -> Cost:
+    def cost(self, complete: GenerationSettings, image: Any) -> Cost:
         return Cost(2.0, 0.001)
 
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
         self.scratch.mkdir(exist_ok=True)
         for job in jobs:
-            yield Started(job)
+            yield JobStarted(job)
             time.sleep(self.seconds)
             if job.generation.seed == self.fails:
-                yield Failed(job, f"ValueError: seed {self.fails}\nand where")
+                yield JobFailed(job, f"ValueError: seed {self.fails}\nand where")
             else:
-                yield Finished(job, self._made(job))
+                yield JobFinished(job, self._made(job))
 
-    def _made(self, job: Job) -> Made:
+    def _made(self, job: Job) -> GeneratedVideo:
         settings, path = job.generation, self.scratch / f"{job.key}.mp4"
         shape = (settings.num_frames or 1, settings.height or 2, settings.width or 2, 3)
         frames = np.random.default_rng(settings.seed).integers(0, 256, shape, np.uint8)
@@ -76,9 +76,11 @@ class Drawn:
             "run": {"key": job.key, "setting": job.setting},
         }  # fmt: skip
         video.write(path, frames, 8, record)
-        product = Product(path.read_bytes(), video.sidecar(path).read_bytes(), b"latents" if job.latents else None)
+        product = ClipContents(
+            path.read_bytes(), video.sidecar_path(path).read_bytes(), b"latents" if job.latents else None
+        )
         self._note(job.key)
-        return Made(product, record, {"versions": self.versions(), "machine": record["machine"]})
+        return GeneratedVideo(product, record, {"versions": self.versions(), "machine": record["machine"]})
 
     def _note(self, key: str) -> None:
         if self.log is not None:
@@ -86,14 +88,14 @@ class Drawn:
             os.write(handle, f"{key}\n".encode())
             os.close(handle)
 
-    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         return map(function, items)
 
     def close(self) -> None:
         pass
 
 
-def swept(folder: Path, plan: Plan | None = None, **options: Any) -> list[sweep.Happening]:
+def swept(folder: Path, plan: Plan | None = None, **options: Any) -> list[sweep.SweepEvent]:
     """All that happens in a sweep of drawn clips.
 
     Nothing is forced onto the disk: that is for power cuts, which no test can make, and takes most of the time.

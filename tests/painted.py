@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from skipguide.files import video
-from skipguide.generate.settings import SCALES
+from skipguide.generate.settings import SCALE_AXES
 from skipguide.runs import Plan
-from skipguide.runs.engine import Cost, Finished, Made, OnStep, Started
-from skipguide.runs.jobs import Job, Surveyed
+from skipguide.runs.engine import Cost, GeneratedVideo, JobFinished, JobStarted, OnStep
+from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan import Setting
-from skipguide.runs.storage import Product
+from skipguide.runs.storage import ClipContents
 from skipguide.runs.sweep import sweep
 
 FRAMES, SIZE, FPS = 24, 64, 12
@@ -28,7 +28,7 @@ STEP, FIRST = 9, 20  # grey values; far enough apart for a lossy codec
 _FILLED = {
     "negative_prompt": "", "layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0,
     "orthogonalize": False, "guidance_scale": 4.5, "steps": 2, "height": SIZE, "width": SIZE, "num_frames": FRAMES,
-    "fps": FPS, "dtype": "float32", "device": "cpu", **dict.fromkeys(SCALES, 0.0),
+    "fps": FPS, "dtype": "float32", "device": "cpu", **dict.fromkeys(SCALE_AXES, 0.0),
 }  # fmt: skip
 
 
@@ -53,30 +53,30 @@ class Painter:
     def versions(self) -> dict[str, str]:
         return {"painter": "1"}
 
-    def survey(self, settings: Sequence[Setting], image: Any) -> list[Surveyed]:
+    def survey(self, settings: Sequence[Setting], image: Any) -> list[ResolvedSetting]:
         return [self._surveyed(setting) for setting in settings]
 
-    def _surveyed(self, setting: Setting) -> Surveyed:
+    def _surveyed(self, setting: Setting) -> ResolvedSetting:
         given = setting.generation.model_dump()
         missing = {name: value for name, value in _FILLED.items() if given[name] is None}
-        return Surveyed(setting, setting.generation.model_copy(update=missing), {"sha256": "0" * 64})
+        return ResolvedSetting(setting, setting.generation.model_copy(update=missing), {"sha256": "0" * 64})
 
     def cost(self, complete: Any, image: Any) -> Cost:
         return Cost(2.0, 0.001)
 
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Any]:
         for job in jobs:
-            yield Started(job)
-            yield Finished(job, _made(job))
+            yield JobStarted(job)
+            yield JobFinished(job, _made(job))
 
-    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         return map(function, items)
 
     def close(self) -> None:
         pass
 
 
-def _made(job: Job) -> Made:
+def _made(job: Job) -> GeneratedVideo:
     scale = job.generation.stg_scale or 0
     passes = 2.5 if scale else 2.0
     content, digest = _encoded(0.25 * scale)
@@ -87,7 +87,7 @@ def _made(job: Job) -> Made:
         "measured": {"passes_per_step": passes, "seconds_per_step": 0.1 * passes, "seconds": 1.0},
         "run": {"key": job.key},
     }
-    return Made(Product(content, json.dumps(record).encode()), record, {"versions": {}})
+    return GeneratedVideo(ClipContents(content, json.dumps(record).encode()), record, {"versions": {}})
 
 
 @functools.cache

@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 from skipguide import APG, STG, Bin, Restart, Schedule, guide
 from skipguide.cli import app
-from skipguide.cli.compare import _method
+from skipguide.cli.compare import _describe_method
 from skipguide.families import presets
 from skipguide.files import video
 from skipguide.generate import asked
 from skipguide.generate import run as generation
-from skipguide.generate.resolve import resolve
-from skipguide.generate.settings import Generation, checked
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
 from skipguide.method.terms import Random
-from skipguide.pipeline.warnings import quiet_autocast
+from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 PROMPT = "a small red star orbiting over a blue background"
 FEW = ("--steps", "5", "--seed", "3", "--device", "cpu", "--num-frames", "7")
@@ -66,9 +66,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )  # fmt: skip
 def test_rules(given: Any, rule: dict[str, Any]) -> None:
-    found = asked.completed(checked({"prompt": "p", "cfg_rule": given}))
+    found = asked.completed(validate_settings({"prompt": "p", "cfg_rule": given}))
     assert found.cfg_rule == rule
-    assert asked.completed(checked(json.loads(found.model_dump_json()))) == found
+    assert asked.completed(validate_settings(json.loads(found.model_dump_json()))) == found
 
 
 @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ def test_rules(given: Any, rule: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_restarts(given: Any, restarts: list[Restart]) -> None:
-    found = asked.completed(checked({"prompt": "p", "restart": given}))
+    found = asked.completed(validate_settings({"prompt": "p", "restart": given}))
     assert found.restart is not None
     assert [
         Restart(**{**row, **{k: tuple(v) for k, v in row.items() if isinstance(v, list)}}) for row in found.restart
     ] == restarts
-    assert asked.completed(checked(json.loads(found.model_dump_json()))) == found
+    assert asked.completed(validate_settings(json.loads(found.model_dump_json()))) == found
 
 
 def test_a_schedule_is_read_into_the_settings(here: Path) -> None:
-    found = asked.completed(checked({"prompt": "p", "schedule": "bins.yaml"}))
+    found = asked.completed(validate_settings({"prompt": "p", "schedule": "bins.yaml"}))
     first = {
         "sigma": [0.5, 1.1],
         "layers": [2],
@@ -101,12 +101,14 @@ def test_a_schedule_is_read_into_the_settings(here: Path) -> None:
     }
     assert found.schedule is not None
     assert found.schedule[0] == first
-    assert asked.completed(checked(json.loads(found.model_dump_json()))) == found
+    assert asked.completed(validate_settings(json.loads(found.model_dump_json()))) == found
 
 
 def test_terms_and_options(pipe: Any) -> None:
     given = {"random_share": 0.3, "skip": "blur", "strength": 0.7, "every": 2, "normalize": True, "seed": 9}
-    settings = resolve(checked({"prompt": "p", "restart": "0.4:0.6", "cfg_rule": "apg", **given}), pipe)
+    settings = resolve_settings(
+        validate_settings({"prompt": "p", "restart": "0.4:0.6", "cfg_rule": "apg", **given}), pipe
+    )
     assert asked.terms_of(settings) == [STG(Random(0.3), 1.0, "blur", strength=0.7, every=2, normalize=True, seed=9)]
     assert settings.layers == ()
     options = {"rescale": 0.0, "rescale_space": "prediction", "orthogonalize": False}
@@ -119,18 +121,23 @@ def test_a_published_schedule_is_filled_in(pipe: Any, monkeypatch: pytest.Monkey
         "tiny", ("MochiPipeline",), 4, layers=(), scale=0.0, skip="residual", source="here", schedule=rows
     )
     monkeypatch.setattr(presets, "preset_for", lambda _: row)
-    settings = resolve(checked({"prompt": "p"}), pipe)
+    settings = resolve_settings(validate_settings({"prompt": "p"}), pipe)
     assert asked.terms_of(settings) == Schedule([Bin((0.5, 1.1), [1], 2.0), Bin((0.0, 0.5), guidance_scale=3.0)])
-    assert resolve(settings, pipe) == settings
-    assert resolve(checked({"prompt": "p", "layers": 2}), pipe).schedule is None
-    assert resolve(checked({"prompt": "p", "stg_scale": 0.0}), pipe).schedule is None
+    assert resolve_settings(settings, pipe) == settings
+    assert resolve_settings(validate_settings({"prompt": "p", "layers": 2}), pipe).schedule is None
+    assert resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), pipe).schedule is None
 
 
 def test_strength_is_filled_in(pipe: Any) -> None:
-    for skip in perturbations.KINDS:
-        settings = resolve(checked({"prompt": "p", "layers": 2, "skip": skip}), pipe)
+    for skip in perturbations.PERTURBATIONS:
+        settings = resolve_settings(validate_settings({"prompt": "p", "layers": 2, "skip": skip}), pipe)
         assert settings.strength == (0.5 if skip == "soft" else None)
-    assert resolve(checked({"prompt": "p", "layers": 2, "skip": "blur", "strength": 2.0}), pipe).strength == 2.0
+    assert (
+        resolve_settings(
+            validate_settings({"prompt": "p", "layers": 2, "skip": "blur", "strength": 2.0}), pipe
+        ).strength
+        == 2.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,19 +150,19 @@ def test_strength_is_filled_in(pipe: Any) -> None:
     ],
 )  # fmt: skip
 def test_methods_have_names(pipe: Any, given: dict[str, Any], method: str) -> None:
-    assert _method(resolve(checked({"prompt": "p", **given}), pipe)) == method
+    assert _describe_method(resolve_settings(validate_settings({"prompt": "p", **given}), pipe)) == method
 
 
 # --- on lab-mochi -----------------------------------------------------------------------------------------------------
 
 
-def by_guide(settings: Generation, terms: Any, **options: Any) -> np.ndarray:
+def by_guide(settings: GenerationSettings, terms: Any, **options: Any) -> np.ndarray:
     """The frames of a run under guide() from Python."""
     pipe = generation.load_pipeline("lab-mochi", "float32", "cpu")
     call = {"num_inference_steps": 5, "num_frames": 7, "output_type": "np", "height": settings.height}
     call |= {"width": settings.width, "guidance_scale": settings.guidance_scale, "negative_prompt": ""}
     call |= {"max_sequence_length": settings.max_sequence_length}
-    with guide(pipe, terms, **options), quiet_autocast():
+    with guide(pipe, terms, **options), ignore_cpu_autocast_warning():
         frames = pipe(PROMPT, generator=torch.Generator().manual_seed(3), **call).frames[0]
     return (frames * 255).round().astype(np.uint8)
 
@@ -181,7 +188,7 @@ def test_generate_is_guide_and_is_reproduced(here: Path, args: Any, terms: Any, 
         args = (*args, "--start", "0", "--stop", "1", "--rescale", "0", "--stg-scale", "1")
     made = output("generate", PROMPT, *FEW, *args, "--out", "a.mp4")["record"]
     assert "bins.yaml" not in json.dumps(made)
-    settings = checked(made["settings"])
+    settings = validate_settings(made["settings"])
     frames = by_guide(settings, terms, **options)
     assert hashlib.sha256(frames.tobytes()).hexdigest() == made["frames_sha256"]
     (here / "bins.yaml").unlink()
@@ -199,10 +206,10 @@ def test_compare_with_a_rule_alone(here: Path) -> None:
 
 
 def test_steps_of_a_restart_are_counted() -> None:
-    steps: list[generation.Step] = []
+    steps: list[generation.StepProgress] = []
     pipe = generation.load_pipeline("lab-mochi", "float32", "cpu")
     given = {"prompt": PROMPT, "steps": 5, "num_frames": 7, "restart": "0.4:0.8", "stg_scale": 0.0}
-    generation.generate(pipe, resolve(checked(given), pipe), steps.append)
+    generation.generate(pipe, resolve_settings(validate_settings(given), pipe), steps.append)
     assert [(step.number, step.steps) for step in steps] == [(i, 7) for i in range(1, 8)]
 
 
@@ -254,5 +261,5 @@ def test_layers_says_what_can_be_done_to_them() -> None:
 
 
 def test_the_settings_know_every_kind() -> None:
-    for skip in perturbations.KINDS:
-        assert checked({"prompt": "p", "skip": skip}).skip == skip
+    for skip in perturbations.PERTURBATIONS:
+        assert validate_settings({"prompt": "p", "skip": skip}).skip == skip

@@ -62,15 +62,15 @@ def cropped(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, **pictures}
 
 
-def weak_by_hand(step: step_cost.Step) -> list[torch.Tensor]:
+def weak_by_hand(step: step_cost.BenchmarkStep) -> list[torch.Tensor]:
     """The predictions of copies of the model with what a term names skipped in them."""
     found = []
-    for term, skipped in zip(step.terms, step.skipped, strict=True):
-        paths, attentions = [f"{step.places[k].stack.path}.{step.places[k].index}" for k in skipped], ()
-        if step.row.unet:
+    for term, skipped in zip(step.terms, step.skipped_positions, strict=True):
+        paths, attentions = [f"{step.sites[k].stack.path}.{step.sites[k].index}" for k in skipped], ()
+        if step.family.unet:
             assert not isinstance(term.layers, Random)
             paths = oracle.layers_of_unet(step.model)[str(term.layers[0])].skipped(term.skip, term.axis)
-            attentions = step.row.unet.halves[term.axis].attention if term.axis else ()
+            attentions = step.family.unet.axis_layers[term.axis].attention if term.axis else ()
         weak = oracle.weakened(step.model, paths, term.skip, attentions)
         found.append(oracle.samples(weak(**step.cond))[0].float())
     return found
@@ -78,21 +78,23 @@ def weak_by_hand(step: step_cost.Step) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("family", WORKLOADS)
 def test_all_ways_make_the_same_prediction(family: str) -> None:
-    step = step_cost.Step(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
+    step = step_cost.BenchmarkStep(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
     with torch.inference_mode():
-        full, plain = step.full(), step.cfg()
+        full, plain = step.run_full(), step.run_cfg()
         with guide(step.pipe, step.terms):
-            shared = step.cfg()
-        assert torch.equal(step.cfg(), plain)
-        weak = step.weak_in_full()
+            shared = step.run_cfg()
+        assert torch.equal(step.run_cfg(), plain)
+        weak = step.run_full_weak_passes()
         for ours, theirs in zip(weak, weak_by_hand(step), strict=True):
             torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=1e-4)
         c, u = step.predict(step.cond)[0], step.predict(step.uncond)[0]
     pushes = [term.scales(1)[0] * (c - p) for term, p in zip(step.terms, weak, strict=True)]
-    torch.testing.assert_close(shared, u + step_cost.G * (c - u) + torch.stack(pushes).sum(dim=0), atol=5e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        shared, u + step_cost.GUIDANCE_SCALE * (c - u) + torch.stack(pushes).sum(dim=0), atol=5e-5, rtol=1e-4
+    )
     # A batch of two is rounded otherwise, and group norms over a few pixels make more of that.
-    torch.testing.assert_close(shared, full, atol=2e-2 if step.row.unet else 5e-5, rtol=1e-4)
-    assert (full - plain).abs().max() > (2e-2 if step.row.unet else 1e-4)
+    torch.testing.assert_close(shared, full, atol=2e-2 if step.family.unet else 5e-5, rtol=1e-4)
+    assert (full - plain).abs().max() > (2e-2 if step.family.unet else 1e-4)
 
 
 def test_workloads_have_the_depth_of_the_public_checkpoint() -> None:
@@ -106,7 +108,9 @@ def test_workloads_have_the_depth_of_the_public_checkpoint() -> None:
 
 def depths(row: Any, model: torch.nn.Module) -> dict[str, int]:
     """How many layers each stack has."""
-    indices = {name: {place.index for place in blocks.chain(row, model) if place.name == name} for name in row.stacks}
+    indices = {
+        name: {place.index for place in blocks.layer_sites(row, model) if place.name == name} for name in row.stacks
+    }
     return {name: len(found) for name, found in indices.items()}
 
 
@@ -146,25 +150,25 @@ def test_result() -> None:
 
 def test_floor_is_the_share_of_the_blocks_after_the_skipped_one() -> None:
     """Of two rounds the faster time of each block and of the pass counts; block 3 of 6 is skipped, 4 and 5 are left."""
-    step = step_cost.Step("mochi", SMALL, 1, CPU, torch.float32)
+    step = step_cost.BenchmarkStep("mochi", SMALL, 1, CPU, torch.float32)
     rounds = [(9.0, {**dict.fromkeys(range(5), 1.0), 5: 3.0}), (8.0, {**dict.fromkeys(range(5), 2.0), 5: 2.0})]
-    assert step.floor(rounds) == pytest.approx(1 + (1.0 + 2.0) / (2 * 8.0))
+    assert step.floor_ratio(rounds) == pytest.approx(1 + (1.0 + 2.0) / (2 * 8.0))
 
 
 def test_floor_of_an_attention_skip_has_the_skipped_block_in_it() -> None:
     work = dataclasses.replace(SMALL, terms=(dict(skip="attention"),) * 2)
-    step = step_cost.Step("mochi", work, 1, CPU, torch.float32)
-    assert step.floor([(8.0, dict.fromkeys(range(6), 1.0))]) == pytest.approx(1 + 2 * 3 / (2 * 8.0))
+    step = step_cost.BenchmarkStep("mochi", work, 1, CPU, torch.float32)
+    assert step.floor_ratio([(8.0, dict.fromkeys(range(6), 1.0))]) == pytest.approx(1 + 2 * 3 / (2 * 8.0))
 
 
 @pytest.mark.parametrize("family", UNETS)
 def test_floor_of_a_unet_is_what_a_guided_step_computes(family: str) -> None:
     """Counted on the meta device, pass by pass; here in a real step, as guide() runs it."""
-    step = step_cost.Step(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
+    step = step_cost.BenchmarkStep(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
     with torch.no_grad():
-        guided, plain = operations(step.guided), operations(step.cfg)
-    assert step.floor([]) == pytest.approx(guided / plain, rel=1e-9)
-    assert 1 < step.floor([]) < 1 + len(step.terms) / 2
+        guided, plain = operations(step.run_guided), operations(step.run_cfg)
+    assert step.floor_ratio([]) == pytest.approx(guided / plain, rel=1e-9)
+    assert 1 < step.floor_ratio([]) < 1 + len(step.terms) / 2
 
 
 def operations(way: Any) -> int:
@@ -192,9 +196,9 @@ def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 3.9 < result["passes_full"] < 4
     assert result["bit_equal"]
     assert result["hidden_bytes"] > 4 * 8 * 64 * 8 * 8  # more than one state of the outermost block
-    weak_in_full = step_cost.Step.weak_in_full
+    weak_in_full = step_cost.BenchmarkStep.run_full_weak_passes
     monkeypatch.setattr(
-        step_cost.Step, "weak_in_full", lambda step: [a + n * 1e-3 for n, a in enumerate(weak_in_full(step))]
+        step_cost.BenchmarkStep, "weak_in_full", lambda step: [a + n * 1e-3 for n, a in enumerate(weak_in_full(step))]
     )
     result = run(family="svd", prompts=1, width=None, memory=False)
     assert (result["bit_equal"], result["largest_difference"]) == (False, pytest.approx(1e-3, rel=1e-2))
@@ -203,7 +207,7 @@ def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cost_in_half_precision_is_that_in_float32() -> None:
     work = shallow(WORKLOADS["svd"])
     costs = [
-        step_cost.Step("svd", work, 1, CPU, dtype).weak[0].cost(shared=True)
+        step_cost.BenchmarkStep("svd", work, 1, CPU, dtype).weak_passes[0].cost(shared=True)
         for dtype in (torch.float32, torch.bfloat16)
     ]
     assert costs[0] == costs[1]

@@ -22,11 +22,11 @@ from typer.testing import CliRunner, Result
 
 from saved import saved
 from skipguide.cli import app, console, main
-from skipguide.cli.compare import _columns, _method
+from skipguide.cli.compare import _column_settings, _describe_method
 from skipguide.cli.options import file_name
 from skipguide.files import packaged, video
 from skipguide.generate import run as generation
-from skipguide.generate.settings import checked
+from skipguide.generate.settings import validate_settings
 from skipguide.lab import judge
 
 SMALL = ("--steps", "4", "--height", "32", "--width", "32", "--num-frames", "7", "--max-sequence-length", "16")
@@ -296,8 +296,8 @@ def test_compare_is_two_columns_where_one_axis_is_skipped(with_latte: Path) -> N
 
 def test_method_of_orthogonal_terms() -> None:
     given = {"prompt": "p", "layers": "up:0", "spatial_scale": 2.0, "temporal_scale": 0.5, "orthogonalize": True}
-    settings = checked({**given, "skip": "attention", "guidance_scale": 1.0, "stg_scale": 1.0})
-    columns = [_method(column) for column in _columns(settings)]
+    settings = validate_settings({**given, "skip": "attention", "guidance_scale": 1.0, "stg_scale": 1.0})
+    columns = [_describe_method(column) for column in _column_settings(settings)]
     assert columns == [
         "no CFG",
         "no CFG + STG 1 + spatial 2 (attention up:0)",
@@ -333,10 +333,10 @@ def test_compare_is_two_generations_from_the_same_noise(here: Path) -> None:
 
 
 def test_compare_prints_a_table_with_the_judges_reading(
-    here: Path, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch
+    local: Path, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The judge (here an untrained one) reads the videos of the built-in model."""
-    monkeypatch.setattr(packaged, "path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
+    monkeypatch.setattr(packaged, "packaged_path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
     untrained = judge.Judge().eval()
     monkeypatch.setattr(judge, "load_judge", lambda: untrained)
     monkeypatch.setenv("COLUMNS", "160")
@@ -598,8 +598,8 @@ def test_a_bug_is_not_dressed_up_as_a_users_error(here: Path, monkeypatch: pytes
 @pytest.mark.parametrize("verb", ["generate", "compare"])
 def test_interrupted_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     @contextlib.contextmanager
-    def impatient(title: str) -> Iterator[generation.OnStep]:
-        def on_step(step: generation.Step) -> None:
+    def impatient(title: str) -> Iterator[generation.StepCallback]:
+        def on_step(step: generation.StepProgress) -> None:
             if step.number == 2:
                 raise KeyboardInterrupt
 
@@ -627,13 +627,13 @@ def test_interrupted_while_writing_keeps_the_old_video(here: Path, monkeypatch: 
 
 def test_terminated_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real SIGTERM in the middle of a step, through the real entry point."""
-    usual, handler = generation._Clock.__call__, signal.getsignal(signal.SIGTERM)
+    usual, handler = generation._StepTimer.__call__, signal.getsignal(signal.SIGTERM)
 
     def killed(clock: Any, *args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return usual(clock, *args)
 
-    monkeypatch.setattr(generation._Clock, "__call__", killed)
+    monkeypatch.setattr(generation._StepTimer, "__call__", killed)
     monkeypatch.setattr(sys, "argv", ["skipguide", "generate", "x", "--model", "../tiny", *SMALL])
     try:
         with pytest.raises(SystemExit) as end:
@@ -657,7 +657,7 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("COLUMNS", "120")
     with console.progress("denoising") as on_step:
         assert on_step is not None
-        on_step(generation.Step(2, 28, 2.25, 61.2))
+        on_step(generation.StepProgress(2, 28, 2.25, 61.2))
     assert "step 2/28, 2.25 passes per step, 61 s left" in terminal.getvalue()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with console.progress("denoising") as on_step:
@@ -732,11 +732,11 @@ def test_models_from_the_hub(here: Path, tiny_mochi_dir: Path) -> None:
     ],
 )
 def test_file_names_from_prompts(prompt: str, name: str) -> None:
-    assert file_name(checked({"prompt": prompt, "image": "other.png", "seed": 3})) == name
+    assert file_name(validate_settings({"prompt": prompt, "image": "other.png", "seed": 3})) == name
 
 
 @pytest.mark.parametrize(
     ("image", "name"), [("My Photo.final.PNG", "my-photo-final-3"), ("a/b/狐.png", "video-3"), ("../x", "x-3")]
 )
 def test_file_names_from_images(image: str, name: str) -> None:
-    assert file_name(checked({"image": image, "seed": 3})) == name
+    assert file_name(validate_settings({"image": image, "seed": 3})) == name

@@ -15,8 +15,8 @@ from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 
 import oracle
 from skipguide import SLG, STG, guide
-from skipguide.families.lookup import calls_of, family_of
-from skipguide.families.rows import FAMILIES, REFUSED, Stack
+from skipguide.families.lookup import call_convention_of, family_of
+from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES, Stack
 from tiny import tiny
 from tiny.base import Tiny
 from written import (
@@ -216,7 +216,7 @@ def test_blocks_before_the_first_skipped_one_do_not_run_again(stacked: Tiny) -> 
     with guide(small.pipe, STG([f"{name}:1"]), share_prefix=False), Counter(small) as full:
         oracle.run(small, **small.short, **small.off)
     order = list(plain)
-    if family_of(small.pipe).paired:
+    if family_of(small.pipe).interleaved:
         order.sort(key=lambda path: int(path.rpartition(".")[2]))
     k = order.index(f"{last.path}.1")
     cond = {path: rows // (2 if not small.off else 1) for path, rows in plain.items()}  # a guider keeps CFG on here
@@ -324,7 +324,7 @@ def test_bfloat16(name: str) -> None:
 def test_every_pipeline_of_every_row_has_a_tiny_one() -> None:
     named = {name for row in FAMILIES for name in row.pipelines}
     assert named == {name.split()[0] for name in GUIDED}
-    assert not named & set(REFUSED)
+    assert not named & set(REFUSED_PIPELINES)
 
 
 def test_row_names_things_that_exist(small: Tiny) -> None:
@@ -334,12 +334,12 @@ def test_row_names_things_that_exist(small: Tiny) -> None:
     assert hasattr(home, type(small.pipe).__name__)
     for model in oracle.models(small):
         assert type(model).__name__ == family.model
-        assert set(family.batched) <= set(inspect.signature(model.forward).parameters)
+        assert set(family.batched_inputs) <= set(inspect.signature(model.forward).parameters)
         for _, stack in [] if is_unet(small) else stacks_of(small):
             block = model.get_submodule(f"{stack.path}.0")
             assert tuple(inspect.signature(block.forward).parameters)[: len(stack.streams)] == stack.streams
             assert set(stack.attention) == set(attentions_of(small)) or family.name == "sana-wm"
-    assert calls_of(small.pipe).how in ("batched", "separate", "guider")
+    assert call_convention_of(small.pipe).cfg_mode in ("batched", "separate", "guider")
 
 
 def test_public_pipelines_of_diffusers_have_a_row_or_a_reason() -> None:
@@ -352,7 +352,7 @@ def test_public_pipelines_of_diffusers_have_a_row_or_a_reason() -> None:
             if "num_frames" in source or "video_length" in source:
                 video.add(name)
     rows = {name for row in FAMILIES for name in row.pipelines}
-    assert video - rows - set(REFUSED) == set()
+    assert video - rows - set(REFUSED_PIPELINES) == set()
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ def test_cfg_zero_star_is_refused() -> None:
         oracle.run(small)
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
+@pytest.mark.parametrize("name", sorted(REFUSED_PIPELINES))
 def test_refused_pipelines_say_why(name: str) -> None:
     with pytest.raises(ValueError, match=f"cannot guide {name}: "):
         guide(type(name, (), {})(), STG([1]))

@@ -73,10 +73,10 @@ def test_what_a_killed_process_left_is_removed_later(tmp_path: Path) -> None:
         left.mkdir()
         (left / "weights").write_bytes(b"half")
     os.utime(old, (0, 0))
-    with training_loop.finished(tmp_path / "model") as part:
+    with training_loop.atomic_path(tmp_path / "model") as part:
         part.write_bytes(b"whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, "model"]
-    with contextlib.suppress(KeyError), training_loop.finished(tmp_path / "model") as part:
+    with contextlib.suppress(KeyError), training_loop.atomic_path(tmp_path / "model") as part:
         part.write_bytes(b"half")
         raise KeyError
     assert (tmp_path / "model").read_bytes() == b"whole"
@@ -86,7 +86,7 @@ def test_what_a_killed_process_left_is_removed_later(tmp_path: Path) -> None:
 def test_orthogonal_gives_singular_values_near_one() -> None:
     for shape in ((8, 40), (40, 8), (16, 16)):
         values = torch.linalg.svdvals(
-            training_loop.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))).float()
+            training_loop.orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0))).float()
         )
         assert 0.4 < values.min() <= values.max() < 1.5
 

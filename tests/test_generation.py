@@ -23,16 +23,16 @@ from skipguide import STG, guide
 from skipguide.files import image as image_file
 from skipguide.files import packaged
 from skipguide.generate import asked, record, run
-from skipguide.generate.resolve import resolve
-from skipguide.generate.settings import Generation, checked
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import GenerationSettings, validate_settings
 from tiny import tiny
 from tiny.base import Tiny
 
 TINY = {"height": 32, "width": 32, "num_frames": 7, "steps": 4, "max_sequence_length": 16, "prompt": "a red star"}
 
 
-def settings_for(pipe: Any, **given: Any) -> Generation:
-    return resolve(checked({**TINY, "layers": 2, **given}), pipe)
+def settings_for(pipe: Any, **given: Any) -> GenerationSettings:
+    return resolve_settings(validate_settings({**TINY, "layers": 2, **given}), pipe)
 
 
 def by_hand(pipe: Any, seed: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_passes_per_step(pipe: Any, given: dict[str, Any], passes: float) -> Non
 
 
 def test_steps_are_reported(pipe: Any) -> None:
-    steps: list[run.Step] = []
+    steps: list[run.StepProgress] = []
     result = run.generate(pipe, settings_for(pipe), steps.append)
     assert [(step.number, step.steps, step.passes_per_step) for step in steps] == [(i, 4, 2.25) for i in (1, 2, 3, 4)]
     assert all(step.seconds_left > 0 for step in steps[:3])
@@ -89,7 +89,7 @@ def test_steps_are_reported(pipe: Any) -> None:
 
 
 def test_what_a_callback_raises_ends_it_and_leaves_the_pipe_clean(pipe: Any) -> None:
-    def stop(step: run.Step) -> None:
+    def stop(step: run.StepProgress) -> None:
         raise KeyboardInterrupt
 
     before = by_hand(pipe, seed=0)
@@ -140,7 +140,7 @@ def test_models_that_call_their_settings_otherwise(name: str, theirs: dict[str, 
         call = {**small.call, **theirs, "num_inference_steps": 2, "output_type": "np"}
         expected = small.pipe(**call, generator=torch.Generator().manual_seed(0)).frames[0]
     pipe = with_its_text(small)
-    result = run.generate(pipe, resolve(checked(given), pipe))
+    result = run.generate(pipe, resolve_settings(validate_settings(given), pipe))
     assert np.array_equal(result.frames, (np.asarray(expected) * 255).round().astype(np.uint8))
 
 
@@ -193,7 +193,7 @@ def latte() -> Any:
 
 @pytest.mark.parametrize("scales", [{"spatial_scale": 2.0}, {"spatial_scale": 2.0, "temporal_scale": 1.5}])
 def test_spatial_and_temporal_terms_are_those_of_guide(latte: Any, scales: dict[str, float]) -> None:
-    settings = resolve(checked({**LATTE, "seed": 3, **scales}), latte)
+    settings = resolve_settings(validate_settings({**LATTE, "seed": 3, **scales}), latte)
     terms = [STG([1], scale, axis=name.removesuffix("_scale")) for name, scale in scales.items()]
     call = {"video_length": 2, "height": 8, "width": 8, "num_inference_steps": 3, "output_type": "np"}
     with guide(latte, *terms):
@@ -254,7 +254,7 @@ OWN = {"motion_bucket_id": 40, "noise_aug_strength": 0.3, "decode_chunk_size": 2
     ],
 )  # fmt: skip
 def test_without_stg_the_frames_are_the_bare_svds(svd: Any, given: dict[str, Any], call: dict[str, Any]) -> None:
-    settings = resolve(checked({**SVD, "stg_scale": 0.0, "seed": 3, **given}), svd)
+    settings = resolve_settings(validate_settings({**SVD, "stg_scale": 0.0, "seed": 3, **given}), svd)
     result = run.generate(svd, settings, image=START)
     assert np.array_equal(result.frames, svd_by_hand(svd, **call))
     assert not call or not np.array_equal(result.frames, svd_by_hand(svd))
@@ -266,7 +266,9 @@ def test_without_stg_the_frames_are_the_bare_svds(svd: Any, given: dict[str, Any
     "scales", [{"spatial_scale": 2.0}, {"temporal_scale": 0.5}, {"spatial_scale": 2.0, "temporal_scale": 0.5}]
 )
 def test_with_stg_the_frames_of_svd_are_those_of_guide(svd: Any, scales: dict[str, float]) -> None:
-    settings = resolve(checked({**SVD, "seed": 3, "skip": "attention", "rescale": 0.7, **scales}), svd)
+    settings = resolve_settings(
+        validate_settings({**SVD, "seed": 3, "skip": "attention", "rescale": 0.7, **scales}), svd
+    )
     terms = [STG(["up:0"], scale, "attention", name.removesuffix("_scale")) for name, scale in scales.items()]
     result = run.generate(svd, settings, image=START)
     with guide(svd, *terms, rescale=0.7):
@@ -277,22 +279,24 @@ def test_with_stg_the_frames_of_svd_are_those_of_guide(svd: Any, scales: dict[st
 def test_orthogonalized_svd(svd: Any) -> None:
     both = {"spatial_scale": 2.0, "temporal_scale": 0.5}
     plain, orthogonal = (
-        run.generate(svd, resolve(checked({**SVD, **both, "orthogonalize": on}), svd), image=START).frames
+        run.generate(
+            svd, resolve_settings(validate_settings({**SVD, **both, "orthogonalize": on}), svd), image=START
+        ).frames
         for on in (False, True)
     )
     assert not np.array_equal(plain, orthogonal)
 
 
 def test_the_picture_is_fitted_and_kept(svd: Any) -> None:
-    settings = resolve(checked({**SVD, "stg_scale": 0.0}), svd)
+    settings = resolve_settings(validate_settings({**SVD, "stg_scale": 0.0}), svd)
     result = run.generate(svd, settings, image=START)
     assert result.image is not None
     assert result.image.size == (16, 16)
-    made = record.build(settings, result, {})
-    kept = image_file.from_record(made["image"], Path("x.mp4"))
+    made = record.build_record(settings, result, {})
+    kept = image_file.decode_from_record(made["image"], Path("x.mp4"))
     assert kept.tobytes() == result.image.tobytes()
     again = run.generate(svd, settings, image=kept)
-    assert record.build(settings, again, {})["frames_sha256"] == made["frames_sha256"]
+    assert record.build_record(settings, again, {})["frames_sha256"] == made["frames_sha256"]
     other = run.generate(svd, settings, image=START.rotate(180))
     assert not np.array_equal(other.frames, result.frames)
 
@@ -301,7 +305,7 @@ def test_the_picture_is_fitted_and_kept(svd: Any) -> None:
     ("name", "image", "came"), [("x.png", None, "'x.png' and none"), (None, START, "None and one")]
 )
 def test_an_image_and_its_name_go_together(svd: Any, name: str | None, image: Any, came: str) -> None:
-    settings = resolve(checked({**SVD, "stg_scale": 0.0}), svd).model_copy(update={"image": name})
+    settings = resolve_settings(validate_settings({**SVD, "stg_scale": 0.0}), svd).model_copy(update={"image": name})
     with pytest.raises(
         ValueError, match=rf"^image must be given where .*, but they name {came} was given\. Read it with"
     ):
@@ -313,11 +317,11 @@ def test_a_pipeline_with_an_image_and_a_prompt() -> None:
     size = {"height": 32, "width": 32, "num_frames": 5, "max_sequence_length": 8}
     given = {"prompt": "a red star", "image": "x.png", "steps": 2, "layers": 1, **size}
     for scale, passes in ((0.0, 2.0), (1.0, 2.5)):
-        complete = resolve(checked({**given, "stg_scale": scale}), pipe)
+        complete = resolve_settings(validate_settings({**given, "stg_scale": scale}), pipe)
         result = run.generate(pipe, complete, image=START)
         with guide(pipe, STG([1], scale)):
             by_hand = pipe(
-                image_file.fitted(START, 32, 32), "a red star", negative_prompt="", output_type="np",
+                image_file.fit_to_size(START, 32, 32), "a red star", negative_prompt="", output_type="np",
                 num_inference_steps=2, generator=torch.Generator().manual_seed(0), **size,
             ).frames[0]  # fmt: skip
         assert np.array_equal(result.frames, (by_hand * 255).round().astype(np.uint8))
@@ -335,7 +339,7 @@ def test_load_from_a_folder(tiny_mochi_dir: Path, pipe: Any, capfd: pytest.Captu
 
 
 def test_load_the_built_in_model(tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packaged, "path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
+    monkeypatch.setattr(packaged, "packaged_path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
     assert run.local_folder("lab-mochi") == tiny_mochi_dir
     assert type(run.load_pipeline("lab-mochi", device="cpu")).__name__ == "MochiPipeline"
 
@@ -372,7 +376,7 @@ def test_record_is_complete_and_names_nobody(pipe: Any, tiny_mochi_dir: Path, mo
     monkeypatch.chdir(tiny_mochi_dir.parent)
     settings = settings_for(pipe, model=tiny_mochi_dir.name)
     result = run.generate(pipe, settings)
-    made = record.build(settings, result, run.identity(settings.model, pipe))
+    made = record.build_record(settings, result, run.weights_fingerprint(settings.model, pipe))
     assert set(made["versions"]) == {"skipguide", "torch", "diffusers", "transformers", "python"}
     assert made["versions"]["torch"] == torch.__version__
     assert made["machine"]["threads"] == torch.get_num_threads()
@@ -409,17 +413,17 @@ def test_a_folder_that_is_no_model_says_why(tmp_path: Path, text: str, message: 
 )
 def test_weights_hash_sees_every_file(tiny_mochi_dir: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(tiny_mochi_dir, tmp_path / "copy")
-    before = record.weights_sha256(folder)
-    assert before == record.weights_sha256(tiny_mochi_dir)
+    before = record.hash_weights(folder)
+    assert before == record.hash_weights(tiny_mochi_dir)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1] + b"?")
-    assert record.weights_sha256(folder) != before
+    assert record.hash_weights(folder) != before
 
 
 def test_changes_between_records() -> None:
     then = {"settings": {"seed": 1}, "versions": {"torch": "2.0"}, "weights": {"sha256": "a"}, "created": "x"}
     now = {"settings": {"seed": 1}, "versions": {"torch": "2.1"}, "weights": {"revision": "b"}, "created": "y"}
-    assert record.changes(then, now) == {
+    assert record.diff_records(then, now) == {
         "weights.sha256": ["a", None], "versions.torch": ["2.0", "2.1"], "weights.revision": [None, "b"],
     }  # fmt: skip
 
@@ -427,12 +431,12 @@ def test_changes_between_records() -> None:
 def test_changes_between_records_with_images() -> None:
     then = {"settings": {"image": "a.png"}, "image": {"sha256": "1", "png": "x"}}
     now = {"settings": {"image": "a.png"}, "image": {"sha256": "2", "png": "y"}}
-    assert record.changes(then, now) == {"image": ["1", "2"]}
+    assert record.diff_records(then, now) == {"image": ["1", "2"]}
 
 
 def test_a_setting_that_came_with_a_newer_version_has_not_changed() -> None:
     then, now = {"settings": {"seed": 1}}, {"settings": {"seed": 2, "spatial_scale": 0.0}}
-    assert record.changes(then, now) == {"settings.seed": [1, 2]}
+    assert record.diff_records(then, now) == {"settings.seed": [1, 2]}
 
 
 @pytest.mark.parametrize(
@@ -446,14 +450,14 @@ def test_a_setting_that_came_with_a_newer_version_has_not_changed() -> None:
 )
 def test_records_that_are_refused(made: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        record.settings_of(made, Path("a.mp4"))
+        record.settings_from_record(made, Path("a.mp4"))
 
 
 def test_a_pipeline_that_calls_nobody_after_a_step() -> None:
     """Steps are counted at its scheduler, which is as it was afterwards."""
     pipe, seen = whole("TextToVideoSDPipeline"), []
     given = dict(prompt="a star", steps=2, height=16, width=16, num_frames=3, layers="up:0")
-    result = run.generate(pipe, resolve(checked(given), pipe), lambda step: seen.append(step.number))
+    result = run.generate(pipe, resolve_settings(validate_settings(given), pipe), lambda step: seen.append(step.number))
     assert seen == [1, 2]
     assert 2 < result.passes_per_step < 3
     assert "step" not in vars(pipe.scheduler)
@@ -461,5 +465,5 @@ def test_a_pipeline_that_calls_nobody_after_a_step() -> None:
 
 def test_fps_of_a_pipeline_that_calls_it_otherwise() -> None:
     pipe = tiny("I2VGenXLPipeline").pipe
-    settings = resolve(checked(dict(prompt="a star", image="red.png", layers="up:0")), pipe)
+    settings = resolve_settings(validate_settings(dict(prompt="a star", image="red.png", layers="up:0")), pipe)
     assert settings.fps == 16  # its target_fps

@@ -27,7 +27,7 @@ def test_no_terms_is_plain_cfg() -> None:
 
 def test_push_passes_through_any_cfg_unchanged() -> None:
     c, u, p = (torch.randn(2, 3, dtype=torch.float64) for _ in range(3))
-    delta = formula.push(c, [p], [1.3])
+    delta = formula.skip_guidance(c, [p], [1.3])
     per_frame = torch.linspace(1, 3, 3, dtype=torch.float64)  # as in SVD
     shifted = (u + delta) + per_frame * ((c + delta) - (u + delta))
     torch.testing.assert_close(shifted, formula.combine(c, u, per_frame, [p], [1.3]))
@@ -59,9 +59,9 @@ def test_rescale_keeps_samples_apart() -> None:
 def test_orthogonal_of_numbers_worked_out_by_hand() -> None:
     """The first stays; (3, 4) along (1, 0) is (3, 0), and the third loses what both before it explain."""
     given = [torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[3.0, 4.0, 0.0]]), torch.tensor([[5.0, 6.0, 7.0]])]
-    found = formula.orthogonal(given)
+    found = formula.orthogonalize_differences(given)
     assert [rest.tolist() for rest in found] == [[[2.0, 0.0, 0.0]], [[0.0, 4.0, 0.0]], [[0.0, 0.0, 7.0]]]
-    found = formula.orthogonal(given[::-1])
+    found = formula.orthogonalize_differences(given[::-1])
     assert torch.equal(found[0], given[2])
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert abs(float((found[i] * found[j]).sum())) < 1e-5
@@ -70,29 +70,31 @@ def test_orthogonal_of_numbers_worked_out_by_hand() -> None:
 def test_orthogonal_input_is_unchanged_and_parallel_vanishes() -> None:
     a, b = torch.tensor([[[1.0, 2.0], [0.0, 0.0]]]), torch.tensor([[[0.0, 0.0], [3.0, -1.0]]])
     for given in ([a, b], [b, a]):
-        assert all(map(torch.equal, formula.orthogonal(given), given))
-    kept, rest = formula.orthogonal([a, -4.0 * a])
+        assert all(map(torch.equal, formula.orthogonalize_differences(given), given))
+    kept, rest = formula.orthogonalize_differences([a, -4.0 * a])
     assert torch.equal(kept, a)
     assert torch.equal(rest, torch.zeros_like(a))
 
 
 def test_zero_terms_take_nothing_and_stay_zero() -> None:
     a, b, zero = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.zeros(2, 3, 4)
-    expected = formula.orthogonal([a, b])
-    first, *others = formula.orthogonal([zero, a, b])
+    expected = formula.orthogonalize_differences([a, b])
+    first, *others = formula.orthogonalize_differences([zero, a, b])
     assert torch.equal(first, zero)
     assert all(map(torch.equal, others, expected))
-    assert torch.equal(formula.orthogonal([a, zero])[1], zero)
-    assert formula.orthogonal([]) == []
+    assert torch.equal(formula.orthogonalize_differences([a, zero])[1], zero)
+    assert formula.orthogonalize_differences([]) == []
 
 
 def test_orthogonal_keeps_samples_apart() -> None:
     """Also where a term is zero in one sample alone."""
     a, b = torch.randn(3, 8, dtype=torch.float64), torch.randn(3, 8)
     a[1] = 0
-    together = formula.orthogonal([a.float(), b])[1]
+    together = formula.orthogonalize_differences([a.float(), b])[1]
     for i in range(3):
-        torch.testing.assert_close(together[i : i + 1], formula.orthogonal([a[i : i + 1].float(), b[i : i + 1]])[1])
+        torch.testing.assert_close(
+            together[i : i + 1], formula.orthogonalize_differences([a[i : i + 1].float(), b[i : i + 1]])[1]
+        )
     assert torch.equal(together[1], b[1])
     torch.testing.assert_close((together * a.float()).sum(1), torch.zeros(3), atol=1e-5, rtol=0)
 
@@ -101,23 +103,23 @@ def test_orthogonal_keeps_samples_apart() -> None:
 def test_orthogonal_computes_in_float32_and_keeps_the_precision(dtype: torch.dtype) -> None:
     """400 and its square: what half precision cannot hold, the inner products can."""
     a, b = (torch.randn(2, 500).mul(400).to(dtype) for _ in range(2))
-    found = formula.orthogonal([a, b])
+    found = formula.orthogonalize_differences([a, b])
     assert [rest.dtype for rest in found] == [dtype, dtype]
-    torch.testing.assert_close(found[1], formula.orthogonal([a.float(), b.float()])[1].to(dtype))
+    torch.testing.assert_close(found[1], formula.orthogonalize_differences([a.float(), b.float()])[1].to(dtype))
     assert torch.isfinite(found[1]).all()
 
 
 def test_inner_products_of_some_channels() -> None:
     """A variance behind the prediction has no say in how much is taken, and loses as much."""
     a, b = torch.tensor([[1.0, 0.0, 5.0, 5.0]]), torch.tensor([[2.0, 3.0, 7.0, 0.0]])
-    assert formula.orthogonal([a, b], channels=2)[1].tolist() == [[0.0, 3.0, -3.0, -10.0]]
+    assert formula.orthogonalize_differences([a, b], channels=2)[1].tolist() == [[0.0, 3.0, -3.0, -10.0]]
 
 
 def test_orthogonalized_push() -> None:
     """In the order given, with each scale after the components are taken; a scale of 0 takes no part."""
     c = torch.zeros(1, 3)
     weaks = [-torch.tensor([[2.0, 0.0, 0.0]]), -torch.tensor([[3.0, 4.0, 0.0]]), -torch.tensor([[5.0, 6.0, 7.0]])]
-    push = lambda scales, **o: formula.push(c, weaks, scales, orthogonalize=True, **o).tolist()  # noqa: E731
+    push = lambda scales, **o: formula.skip_guidance(c, weaks, scales, orthogonalize=True, **o).tolist()  # noqa: E731
     assert push([1.0, 1.0, 1.0]) == [[2.0, 4.0, 7.0]]
     assert push([0.5, 2.0, 10.0]) == [[1.0, 8.0, 70.0]]
     assert push([0.0, 1.0, 0.0]) == [[3.0, 4.0, 0.0]]
@@ -137,4 +139,4 @@ def test_orthogonalized_push() -> None:
     ],
 )
 def test_window(start: float, stop: float, num_steps: int, guided: list[int]) -> None:
-    assert [i for i in range(num_steps) if formula.selects(start, stop, i, num_steps)] == guided
+    assert [i for i in range(num_steps) if formula.is_in_window(start, stop, i, num_steps)] == guided

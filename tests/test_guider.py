@@ -27,7 +27,7 @@ import oracle
 from skipguide import STG, Random, guide
 from skipguide.families.lookup import family_of_denoiser
 from skipguide.guider import SkipGuidance
-from skipguide.weak.patching import StandIn
+from skipguide.weak.patching import ModuleProxy
 from tiny import builders
 from tiny.base import Tiny
 
@@ -381,7 +381,10 @@ def standing_in(small: Tiny) -> list[str]:
     """Where a module is not what it passes itself off for."""
     parents = [(path, parent) for model in oracle.models(small) for path, parent in model.named_modules()]
     return [
-        f"{path}.{name}" for path, parent in parents for name, m in parent._modules.items() if isinstance(m, StandIn)
+        f"{path}.{name}"
+        for path, parent in parents
+        for name, m in parent._modules.items()
+        if isinstance(m, ModuleProxy)
     ]
 
 
@@ -454,7 +457,7 @@ def test_copies_of_a_pipeline_have_guiders_of_their_own() -> None:
     small = build("HunyuanVideo15Pipeline")
     expected = run(small, SkipGuidance([1], guidance_scale=G))
     other = copy.copy(small.pipe.guider), copy.deepcopy(small.pipe.guider)
-    assert not any(len(guider._branches) for guider in other)
+    assert not any(len(guider._guided_denoisers) for guider in other)
     assert all(torch.equal(run(small, guider), expected) for guider in other)
 
 

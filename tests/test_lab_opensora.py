@@ -68,7 +68,7 @@ def test_it_runs_from_text_and_from_a_picture(trained: Path) -> None:
     assert pipe.scheduler.config["base_resolution"] == 64 * 64
     call: dict[str, Any] = dict(height=64, width=64, num_frames=17, num_inference_steps=2, output_type="pt")
     assert pipe("a red star", **call).frames.shape == (1, 17, 3, 64, 64)
-    image = world.picture(world.sample_scenes(1, 1))
+    image = world.render_first_frame(world.sample_scenes(1, 1))
     made = pipe("a red star", image=image, fps=12, max_sequence_length=32, **call).frames
     assert made.shape == (1, 17, 3, 64, 64)
     assert made.isfinite().all()
@@ -113,7 +113,7 @@ def test_targets_of_the_training_are_what_the_scheduler_makes_of_them() -> None:
         scheduler.set_timesteps(5, height=64, width=64, num_frames=17)
         scheduler.set_begin_index(first)
         t = scheduler.timesteps[first].expand(2)
-        sample, frame_mask, v = opensora.noised(scheduler, x, pictures, given, noise, t)
+        sample, frame_mask, v = opensora.noise_latents(scheduler, x, pictures, given, noise, t)
         assert frame_mask.tolist() == [[True] * 5, [False] + [True] * 4]
         assert torch.equal(sample[1, :, :1], pictures[1])
         for timestep in scheduler.timesteps[first:]:
@@ -125,24 +125,24 @@ def test_targets_of_the_training_are_what_the_scheduler_makes_of_them() -> None:
 
 def test_timesteps_are_those_of_the_sampler() -> None:
     scheduler = OpenSoraRFlowScheduler(**opensora.SCHEDULER)
-    table = opensora.timesteps(scheduler)
+    table = opensora.sampler_timesteps(scheduler)
     assert (len(table), table[0].item()) == (1000, 1000)
     scheduler.set_timesteps(20, height=64, width=64, num_frames=17)
     torch.testing.assert_close(scheduler.timesteps, table[::50])
-    drawn = opensora._times(4000, table, torch.Generator().manual_seed(0))
+    drawn = opensora._sample_times(4000, table, torch.Generator().manual_seed(0))
     assert drawn.min() > 0
     assert drawn.max() <= 1000
     assert drawn.median() == pytest.approx(1000 * 5**0.5 / (1 + 5**0.5), abs=25)  # the middle of the table
 
 
 def test_a_dropped_caption_is_what_the_pipeline_has_without_a_negative_prompt(pipe: Any) -> None:
-    pair: Any = text.Pair(pipe.transformer, pipe.text_encoder)
+    pair: Any = text.TrainingPair(pipe.transformer, pipe.text_encoder)
     words = ["A red star orbiting.", "a large blue moon growing over a green background"]
     prepared = [word.lower() for word in words]
     with torch.no_grad():
         expected = pipe.encode_prompt(words, max_sequence_length=opensora.MAX_TOKENS, clean_caption=False)
-        kept = opensora.embeddings(pair, pipe.tokenizer, prepared, torch.tensor([False, False]))
-        dropped = opensora.embeddings(pair, pipe.tokenizer, prepared, torch.tensor([True, False]))
+        kept = opensora.embed_captions(pair, pipe.tokenizer, prepared, torch.tensor([False, False]))
+        dropped = opensora.embed_captions(pair, pipe.tokenizer, prepared, torch.tensor([True, False]))
     torch.testing.assert_close(kept, expected[:2])
     assert torch.equal(dropped[0][0], expected[2][0])
     assert torch.equal(dropped[1], expected[3])
@@ -151,10 +151,10 @@ def test_a_dropped_caption_is_what_the_pipeline_has_without_a_negative_prompt(pi
 
 def test_captions_are_as_the_pipeline_prepares_prompts(pipe: Any) -> None:
     scenes = world.sample_scenes(400, seed=12)
-    found, plain = opensora.captions(scenes, 3), world.captions(scenes, 3)
+    found, plain = opensora.pipeline_captions(scenes, 3), world.captions(scenes, 3)
     forms = [
         [
-            pipe._text_preprocessing(prompts.with_scores(one, points, None, None), clean_caption=False)[0]
+            pipe._text_preprocessing(prompts.append_scores(one, points, None, None), clean_caption=False)[0]
             for one in plain
         ]
         for points in (None, opensora.AESTHETIC_SCORE)
@@ -238,7 +238,7 @@ def test_scores(scored: dict[str, Any]) -> None:
         (1.0, [], 0.0), (4.0, [], 0.0), (4.0, ["spatial:0"], 1.5), (4.0, ["spatial:1", "temporal:1"], 1.5)
     ]  # fmt: skip
     assert set(scored["judge_accuracy"]) == {"shape", "colour", "motion"}
-    assert "| 4 | spatial:1,temporal:1 attention, 1.5 |" in score_text.table(scored)
+    assert "| 4 | spatial:1,temporal:1 attention, 1.5 |" in score_text.format_table(scored)
 
 
 def test_packed_with_its_card(
@@ -272,17 +272,17 @@ shipped = pytest.mark.skipif("lab-opensora" not in packaged.NAMES, reason="lab-o
 
 @pytest.fixture(scope="module")
 def lab() -> Any:
-    return load(packaged.path("lab-opensora"))
+    return load(packaged.packaged_path("lab-opensora"))
 
 
 @shipped
 def test_generated_clips_show_what_the_prompt_says(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_text, "STEPS", 14)  # half of the card's read no worse (docs/decisions/049)
-    scores = json.loads((packaged.path("lab-opensora") / "scores.json").read_text(encoding="utf-8"))
+    scores = json.loads((packaged.packaged_path("lab-opensora") / "scores.json").read_text(encoding="utf-8"))
     card = next(row for row in reversed(scores["generated"]) if not row["layers"])
     scenes = world.sample_scenes(24, seed=33, split="all", second_share=0.0)
     frames = score_text.generate(lab, world.captions(scenes, 33), card["guidance_scale"], 1, "opensora")
-    words, _ = score_text.read(judge.load_judge(), frames)
+    words, _ = score_text.judge_clips(judge.load_judge(), frames)
     for name in judge.HEADS:
         right = (words[name] == getattr(scenes, name)).float().mean().item()
         assert right > max(card[name] - 0.25, 0.5), name  # chance is 1/6 or 1/8; 24 clips deviate by 0.1 or so
@@ -325,4 +325,6 @@ def test_space_and_time_are_skipped_apart_and_nothing_is_left(lab: Any) -> None:
 @shipped
 def test_card_is_the_same_in_the_package_and_in_the_docs() -> None:
     docs = Path(__file__).parents[1] / "docs" / "lab-opensora.md"
-    assert docs.read_text(encoding="utf-8") == (packaged.path("lab-opensora") / "README.md").read_text(encoding="utf-8")
+    assert docs.read_text(encoding="utf-8") == (packaged.packaged_path("lab-opensora") / "README.md").read_text(
+        encoding="utf-8"
+    )

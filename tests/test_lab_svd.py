@@ -63,7 +63,7 @@ def test_what_a_training_leaves_runs_and_is_scored(trained: Path, monkeypatch: p
     passes = [row["passes_per_step"] for row in scores["generated"]]
     assert passes[0] == 2
     assert 2 < passes[1] < passes[2] < 4
-    table = score_svd.table(scores)
+    table = score_svd.format_table(scores)
     assert table.count("\n| ") == 7
     assert "| CFG, buckets turned around | 2.00 |" in table
     with pytest.raises(ValueError, match="clips must be more than 2, for buckets to be compared, but got 2"):
@@ -93,7 +93,7 @@ def test_targets_of_the_training_are_what_the_scheduler_makes_of_them() -> None:
     generator = torch.Generator().manual_seed(0)
     x_0, noise = (torch.randn(2, 14, 8, 8, 8, generator=generator) for _ in range(2))
     for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
-        x, scaled, log_sigma, v = svd.noised(x_0, noise, sigma.expand(2))
+        x, scaled, log_sigma, v = svd.noise_latents(x_0, noise, sigma.expand(2))
         torch.testing.assert_close(scheduler.scale_model_input(x, t), scaled)
         torch.testing.assert_close(t.expand(2), log_sigma, atol=1e-5, rtol=1e-5)
         estimate: Any = scheduler.step(v, t, x)
@@ -101,15 +101,15 @@ def test_targets_of_the_training_are_what_the_scheduler_makes_of_them() -> None:
 
 
 def test_conditions_are_in_range_and_the_bucket_is_the_amount_of_motion() -> None:
-    scenes, spans = world.sample_scenes(64, 5), world.spans(64, 5)
-    fps, bucket, strength = svd.conditions(scenes, spans, seed=5).unbind(1)
+    scenes, spans = world.sample_scenes(64, 5), world.draw_spans(64, 5)
+    fps, bucket, strength = svd.draw_conditions(scenes, spans, seed=5).unbind(1)
     assert set((fps + 1).tolist()) == set(range(5, 11))
     assert (strength >= svd.NOISE_AUG[0]).all()
     assert (strength <= svd.NOISE_AUG[1]).all()
     amount = world.amount_of_motion(world.masks(scenes, 14, spans))
     expected = (200 * amount * (fps + 1) / 7).clamp_max(255)
     assert (bucket - expected).abs().max() <= 0.5
-    assert svd.bucket(torch.tensor([9.0]), torch.tensor([7.0])) == 255
+    assert svd.motion_bucket(torch.tensor([9.0]), torch.tensor([7.0])) == 255
 
 
 def test_spearman_against_closed_forms() -> None:
@@ -129,12 +129,12 @@ def test_spearman_against_closed_forms() -> None:
 
 @pytest.fixture(scope="module")
 def lab() -> Any:
-    return load(packaged.path("lab-svd"))
+    return load(packaged.packaged_path("lab-svd"))
 
 
 @pytest.fixture(scope="module")
 def scores() -> dict[str, Any]:
-    return json.loads((packaged.path("lab-svd") / "scores.json").read_text(encoding="utf-8"))
+    return json.loads((packaged.packaged_path("lab-svd") / "scores.json").read_text(encoding="utf-8"))
 
 
 def test_components_are_the_real_classes(lab: Any) -> None:
@@ -174,7 +174,7 @@ def test_generated_clips_are_as_good_as_the_card_says_and_move_as_the_bucket_say
     for bucket in (15, 120):
         frames = score_svd.generate(lab, real.frames[:, :, 0], bucket, seed=3)
         assert frames.shape == (2, 3, 14, 64, 64)
-        found[bucket] = score_svd.measured(real, frames)
+        found[bucket] = score_svd.measure_clips(real, frames)
         assert found[bucket]["first_frame_db"] > card["first_frame_db"] - 3
     for name in ("shape", "colour"):
         assert (found[15][name] + found[120][name]) / 2 > card[name] - 0.3  # one of 4 clips may be wrong
@@ -204,4 +204,6 @@ def test_preset_on_the_lab_model(lab: Any) -> None:
 
 def test_card_is_the_same_in_the_package_and_in_the_docs() -> None:
     docs = Path(__file__).parents[1] / "docs" / "lab-svd.md"
-    assert docs.read_text(encoding="utf-8") == (packaged.path("lab-svd") / "README.md").read_text(encoding="utf-8")
+    assert docs.read_text(encoding="utf-8") == (packaged.packaged_path("lab-svd") / "README.md").read_text(
+        encoding="utf-8"
+    )

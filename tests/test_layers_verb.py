@@ -21,7 +21,7 @@ from skipguide.bench import layer_cost
 from skipguide.bench.workloads import WORKLOADS
 from skipguide.cli import app
 from skipguide.families import blocks
-from skipguide.families.rows import FAMILIES, REFUSED, Family
+from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES, Family
 from skipguide.generate import run as generation
 from skipguide.weak import flops, weak_pass
 from test_bench import shallow
@@ -83,9 +83,9 @@ def test_operations_in_closed_form(device: str) -> None:
     with torch.device(device):
         model, sample = Small(), torch.zeros(2, 3, 5, 7)
     conv, linear, attention = 2 * 70 * 8 * 27, 2 * 70 * 8 * 24, 2 * 2 * 2 * 35 * 35 * 8
-    counted = flops.by_module(model, {"sample": sample})
+    counted = flops.count_flops_by_module(model, {"sample": sample})
     assert counted == {"": conv + linear + attention, "conv": conv, "linear": linear}
-    assert flops.count(model, {"sample": sample}) == counted[""]
+    assert flops.count_flops(model, {"sample": sample}) == counted[""]
 
 
 @pytest.mark.parametrize("name", ["svd", "animatediff"])
@@ -94,8 +94,8 @@ def test_meta_counts_what_a_real_pass_computes(name: str) -> None:
 
     work = shallow(WORKLOADS[name])
     model, inputs = getattr(diffusers, family(name).model)(**work.config).eval(), work.inputs(1)
-    without = flops.by_module(flops.without_weights(model), flops.without_numbers(inputs))
-    assert flops.by_module(model, inputs) == without
+    without = flops.count_flops_by_module(flops.build_meta_model(model), flops.to_meta_tensors(inputs))
+    assert flops.count_flops_by_module(model, inputs) == without
     model.set_attn_processor(AttnProcessor())  # attention written out in products, which torch's own counter knows
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
         model(**inputs)
@@ -108,12 +108,12 @@ def test_meta_counts_what_a_real_pass_computes(name: str) -> None:
 )
 def test_costs_are_those_of_weak_passes_that_are_run(name: str, addresses: tuple[str, ...]) -> None:
     row, model, inputs = on_meta(name)
-    found = {line["layer"]: line for line in layer_cost._rows(row, model, inputs)["layers"]}
-    places = blocks.chain(row, model)
+    found = {line["layer"]: line for line in layer_cost._build_rows(row, model, inputs)["layers"]}
+    places = blocks.layer_sites(row, model)
     for address in addresses:
         for axis, costs in {None: found[address], **found[address]["halves"]}.items():
             for skip in ("residual", "attention"):
-                where = blocks.resolve(row, places, STG([address], 1.0, skip, axis))
+                where = blocks.resolve_layers(row, places, STG([address], 1.0, skip, axis))
                 weak = weak_pass.WeakPass(row, model, places, where, skip, None)
                 weak.inputs = inputs
                 assert costs[skip] == pytest.approx(weak.cost(shared=True), abs=1e-12), (address, axis, skip)
@@ -122,7 +122,7 @@ def test_costs_are_those_of_weak_passes_that_are_run(name: str, addresses: tuple
 def test_costs_of_a_stack_in_closed_form() -> None:
     """Four blocks alike: a residual skip leaves out those before it and itself, an attention skip two products more."""
     row, model, inputs = on_meta("wan")
-    rows = layer_cost._rows(row, model, inputs)
+    rows = layer_cost._build_rows(row, model, inputs)
     shares = [line["share"] for line in rows["layers"]]
     assert shares == pytest.approx([shares[0]] * 4)
     assert 4 * shares[0] + rows["rest"] == pytest.approx(1)
@@ -199,7 +199,7 @@ def test_layers_of_two_denoisers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_stays_on_the_pipeline() -> None:
     pipe = whole(SVD)
-    layer_cost.of_pipeline(pipe, "m", dict(height=32, width=32, num_frames=3))
+    layer_cost.measure_pipeline(pipe, "m", dict(height=32, width=32, num_frames=3))
     assert not pipe.unet._forward_pre_hooks
     assert not any(type(module).__module__ == "skipguide.weak.patching" for module in pipe.unet.modules())
 
@@ -236,9 +236,9 @@ def test_a_family_without_attention_skip(monkeypatch: pytest.MonkeyPatch) -> Non
     """SANA-WM has no identity map; its workload here is that of Wan with its attention taken away."""
     row, model, inputs = on_meta("wan")
     bare = {name: dataclasses.replace(stack, attention={}) for name, stack in row.stacks.items()}
-    without = layer_cost._rows(dataclasses.replace(row, stacks=bare), model, inputs)["layers"]
+    without = layer_cost._build_rows(dataclasses.replace(row, stacks=bare), model, inputs)["layers"]
     assert [line["attention"] for line in without] == [None] * 4
-    monkeypatch.setattr(layer_cost, "of", lambda *_, **__: {**TEXT, "layers": without})
+    monkeypatch.setattr(layer_cost, "measure_layers", lambda *_, **__: {**TEXT, "layers": without})
     assert all(line.endswith(" -") for line in run("x").stdout.splitlines()[3:-2])
 
 
@@ -281,7 +281,7 @@ def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> Non
         raise RuntimeError("The size of tensor a (25) must match the size of tensor b (16)")
 
     hook = pipe.unet.conv_in.register_forward_pre_hook(refuse)
-    monkeypatch.setattr(flops, "without_weights", lambda model: model)
+    monkeypatch.setattr(flops, "build_meta_model", lambda model: model)
     said = output("some/svd", *SIZES, code=2)["error"]
     hook.remove()
     assert said == (
@@ -293,6 +293,6 @@ def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_pipeline_that_guide_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "LTXLatentUpsamplePipeline"
     monkeypatch.setattr(generation, "load_pipeline", lambda model: type(name, (), {})())
-    assert output("some/model", code=2)["error"] == f"guide() cannot guide {name}: {REFUSED[name]}."
+    assert output("some/model", code=2)["error"] == f"guide() cannot guide {name}: {REFUSED_PIPELINES[name]}."
     monkeypatch.setattr(generation, "load_pipeline", lambda model: type("MochPipeline", (), {})())
     assert "Nearest known: MochiPipeline" in output("some/model", code=2)["error"]

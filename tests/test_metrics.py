@@ -29,7 +29,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def distance(x: Tensor, y: Tensor) -> float:
-    return frechet_distance(Moments.of(x), Moments.of(y))
+    return frechet_distance(Moments.from_features(x), Moments.from_features(y))
 
 
 # --- Frechet distance -------------------------------------------------------------------------------------------------
@@ -73,13 +73,13 @@ def test_frechet_distance_does_not_care_for_order_or_axes() -> None:
 def test_moments_of_float32_are_taken_in_float64() -> None:
     """Around 1e4 float32 has three digits after the point: a covariance summed there would be noise."""
     x = (drawn(500, 4) + 1e4).float()
-    assert torch.allclose(Moments.of(x).covariance, x.double().T.cov(), rtol=1e-9)
+    assert torch.allclose(Moments.from_features(x).covariance, x.double().T.cov(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("parts", [(60,), (1, 59), (20, 1, 30, 9)])
 def test_merged_moments_are_those_of_all(parts: tuple[int, ...]) -> None:
     x = upstream.features_of("plain")[0] + 1e3
-    first, *others = (Moments.of(chunk) for chunk in x.split(parts))
+    first, *others = (Moments.from_features(chunk) for chunk in x.split(parts))
     merged = sum(others, first)
     assert merged.count == 60
     assert torch.allclose(merged.mean, x.mean(0), rtol=1e-13)
@@ -87,8 +87,8 @@ def test_merged_moments_are_those_of_all(parts: tuple[int, ...]) -> None:
 
 
 def test_rank_of_a_covariance() -> None:
-    assert Moments.of(drawn(30, 30)).rank_deficient
-    assert not Moments.of(drawn(31, 30)).rank_deficient
+    assert Moments.from_features(drawn(30, 30)).rank_deficient
+    assert not Moments.from_features(drawn(31, 30)).rank_deficient
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_frechet_distance_refuses(shapes: tuple[tuple[int, int], ...], message: 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-7])
 def test_inception_score_of_certain_classes_is_their_number(epsilon: float) -> None:
     certain = torch.eye(7).repeat(5, 1)
-    assert inception_score(Predictions.of(certain, epsilon)) == pytest.approx(7, rel=1e-6)
+    assert inception_score(Predictions.from_probabilities(certain, epsilon)) == pytest.approx(7, rel=1e-6)
 
 
 @pytest.mark.parametrize("p", [torch.full((9, 4), 0.25), torch.tensor([[0.7, 0.2, 0.1]]).repeat(9, 1)])
 def test_inception_score_of_equal_predictions_is_one(p: Tensor) -> None:
-    assert inception_score(Predictions.of(p)) == pytest.approx(1, rel=1e-7)
+    assert inception_score(Predictions.from_probabilities(p)) == pytest.approx(1, rel=1e-7)
 
 
 def test_inception_score_by_its_definition() -> None:
@@ -124,19 +124,23 @@ def test_inception_score_by_its_definition() -> None:
     terms = [
         float(v) * (math.log(float(v) + 1e-7) - math.log(marginal[k] + 1e-7)) for row in p for k, v in enumerate(row)
     ]
-    assert inception_score(Predictions.of(p, 1e-7)) == pytest.approx(math.exp(sum(terms) / 20), rel=1e-12)
+    assert inception_score(Predictions.from_probabilities(p, 1e-7)) == pytest.approx(
+        math.exp(sum(terms) / 20), rel=1e-12
+    )
 
 
 def test_merged_predictions_are_those_of_all() -> None:
     p = drawn(40, 5).softmax(1)
-    first, *others = (Predictions.of(chunk) for chunk in p.split([7, 30, 3]))
-    assert inception_score(sum(others, first)) == pytest.approx(inception_score(Predictions.of(p)), rel=1e-13)
+    first, *others = (Predictions.from_probabilities(chunk) for chunk in p.split([7, 30, 3]))
+    assert inception_score(sum(others, first)) == pytest.approx(
+        inception_score(Predictions.from_probabilities(p)), rel=1e-13
+    )
 
 
 def test_predictions_of_two_protocols_are_not_merged() -> None:
     p = drawn(4, 5).softmax(1)
     with pytest.raises(ValueError, match=r"must have one epsilon, but got 0\.0 and 1e-07"):
-        _ = Predictions.of(p) + Predictions.of(p, 1e-7)
+        _ = Predictions.from_probabilities(p) + Predictions.from_probabilities(p, 1e-7)
 
 
 def test_split_scores() -> None:
@@ -155,7 +159,9 @@ def test_split_scores() -> None:
 @pytest.mark.parametrize("kernel", [Polynomial(2, 0.0), Polynomial(3, 1.0)])
 def test_biased_kernel_distance_is_that_of_jedi(case: str, kernel: Polynomial) -> None:
     expected = FOUND["mmd"][case][f"{kernel.degree}, {kernel.constant:g}"]
-    assert kernel_distance(Grams.of(*upstream.features_of(case), kernel), unbiased=False) == pytest.approx(expected)
+    assert kernel_distance(Grams.from_features(*upstream.features_of(case), kernel), unbiased=False) == pytest.approx(
+        expected
+    )
 
 
 def test_unbiased_kernel_distance_by_its_definition() -> None:
@@ -169,14 +175,14 @@ def test_unbiased_kernel_distance_by_its_definition() -> None:
         sum(k(a, b) for i, a in enumerate(s) for j, b in enumerate(s) if i != j) / len(s) / (len(s) - 1) for s in (x, y)
     ]
     between = sum(k(a, b) for a in x for b in y) / 35
-    assert kernel_distance(Grams.of(x, y)) == pytest.approx(sum(within) - 2 * between, rel=1e-12)
+    assert kernel_distance(Grams.from_features(x, y)) == pytest.approx(sum(within) - 2 * between, rel=1e-12)
 
 
 def test_kernel_distance_of_halves_of_one_set_is_zero_on_average() -> None:
     """The biased one is not: that is what it is called for."""
     x = drawn(60, 3)
     orders = [torch.randperm(60, generator=torch.Generator().manual_seed(seed)) for seed in range(300)]
-    grams = [Grams.of(x[order[:30]], x[order[30:]]) for order in orders]
+    grams = [Grams.from_features(x[order[:30]], x[order[30:]]) for order in orders]
     unbiased = torch.tensor([kernel_distance(gram) for gram in grams])
     biased = torch.tensor([kernel_distance(gram, unbiased=False) for gram in grams])
     error = float(unbiased.std()) / 300**0.5
@@ -186,7 +192,7 @@ def test_kernel_distance_of_halves_of_one_set_is_zero_on_average() -> None:
 
 def test_kernel_distance_refuses_one_video() -> None:
     with pytest.raises(ValueError, match=r"needs at least 2 videos a side, but got 1\. Add"):
-        kernel_distance(Grams.of(drawn(1, 3), drawn(5, 3)))
+        kernel_distance(Grams.from_features(drawn(1, 3), drawn(5, 3)))
 
 
 # --- precision, recall, density, coverage -----------------------------------------------------------------------------
@@ -194,7 +200,7 @@ def test_kernel_distance_refuses_one_video() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_neighbours_are_those_of_prdc(case: str) -> None:
-    found = neighbours(Distances.of(*upstream.features_of(case)))
+    found = neighbours(Distances.from_features(*upstream.features_of(case)))
     assert vars(found) == pytest.approx(FOUND["prdc"][case], rel=1e-12)
 
 
@@ -204,7 +210,7 @@ def line(*points: float) -> Tensor:
 
 def test_neighbours_of_points_on_a_line() -> None:
     """Reference 0, 1, 3 has radii 1, 1, 2 for k = 1; generated 0.5, 2.5, 9 has radii 2, 2, 6.5."""
-    found = neighbours(Distances.of(line(0.5, 2.5, 9), line(0, 1, 3)), k=1)
+    found = neighbours(Distances.from_features(line(0.5, 2.5, 9), line(0, 1, 3)), k=1)
     assert found.precision == pytest.approx(2 / 3)  # 9 is beyond everything
     assert found.recall == 1  # 3 is within 2 of 2.5
     assert found.density == pytest.approx((2 + 1 + 0) / 3)  # 0.5: of 0 and 1; 2.5: of 3
@@ -214,20 +220,20 @@ def test_neighbours_of_points_on_a_line() -> None:
 @pytest.mark.parametrize(("shift", "expected"), [(0.0, (1, 1, 1)), (1e3, (0, 0, 0))])
 def test_neighbours_of_a_copy_and_of_what_is_far_away(shift: float, expected: tuple[float, ...]) -> None:
     x = drawn(40, 5)
-    found = neighbours(Distances.of(x + shift, x))
+    found = neighbours(Distances.from_features(x + shift, x))
     assert (found.precision, found.recall, found.coverage) == expected
 
 
 def test_neighbours_of_vectors_that_are_near_each_other_and_far_from_zero() -> None:
     """By a matrix product all of these would be at distance 0, or rather at that of rounding."""
     x, y = upstream.features_of("plain")
-    found = neighbours(Distances.of(1e4 + 1e-6 * x, 1e4 + 1e-6 * y))
+    found = neighbours(Distances.from_features(1e4 + 1e-6 * x, 1e4 + 1e-6 * y))
     assert vars(found) == pytest.approx(FOUND["prdc"]["plain"], rel=1e-12)
 
 
 def test_a_collapsed_set_is_precise_and_covers_little() -> None:
     x = drawn(200, 4)
-    found = neighbours(Distances.of(x[:1] + 1e-3 * drawn(200, 4, seed=1), x))
+    found = neighbours(Distances.from_features(x[:1] + 1e-3 * drawn(200, 4, seed=1), x))
     assert found.precision == 1
     assert found.recall < 0.05
     assert found.coverage < 0.1
@@ -235,7 +241,7 @@ def test_a_collapsed_set_is_precise_and_covers_little() -> None:
 
 def test_neighbours_refuse_too_few() -> None:
     with pytest.raises(ValueError, match=r"5 nearest neighbours need more than 5 videos a side, but got 5\. Add"):
-        neighbours(Distances.of(drawn(5, 2), drawn(9, 2)))
+        neighbours(Distances.from_features(drawn(5, 2), drawn(9, 2)))
 
 
 # --- Vendi score ------------------------------------------------------------------------------------------------------

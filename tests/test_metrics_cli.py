@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from measured import clips, spoiled, write
 from skipguide.cli import app
-from skipguide.cli.runs import _whole, _with_interval
+from skipguide.cli.runs import _format_interval, _set_metric_row
 from skipguide.metrics import evaluate, results, vbench_files
 from skipguide.metrics.catalog import METRICS, WEIGHTS
 from skipguide.runs import Run, SetMetric
@@ -191,7 +191,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "videos").mkdir(parents=True)
     ledger = Ledger(folder, "create")
-    with ledger.writing():
+    with ledger.transaction():
         ledger.db.execute("INSERT INTO models VALUES (1, 'lab-mochi', '{}')")
         ledger.db.executemany("INSERT INTO settings VALUES (?, 1, ?, '{}', '{}', 2)", [(1, "cfg"), (2, "stg")])
         ledger.db.executemany(
@@ -263,7 +263,7 @@ def test_set_metrics_of_a_run_are_shown_with_interval_and_count(
     low: float | None, high: float | None, shown: str
 ) -> None:
     metric = SetMetric(1, "fvd", 12.3456, 20, low, high)
-    assert _with_interval(_whole(metric)) == shown
+    assert _format_interval(_set_metric_row(metric)) == shown
 
 
 def test_a_run_is_not_measured_in_parts(swept: Path) -> None:
@@ -282,7 +282,7 @@ def test_videos_for_vbench_lie_where_it_looks(tmp_path: Path, made: dict[str, Te
         write(tmp_path / "made" / f"{name}.mp4", made[name], {"settings": {"prompt": text}})
     write(tmp_path / "made" / "a dog-7.mp4", made["003"])
     paths = list((tmp_path / "made").glob("*.mp4"))
-    places = vbench_files.export(vbench_files.by_prompt(paths), tmp_path / "vbench")
+    places = vbench_files.export(vbench_files.group_by_prompt(paths), tmp_path / "vbench")
     target = tmp_path / "vbench" / "videos"
     assert places[tmp_path / "made" / "a dog-7.mp4"] == target / "a dog-0.mp4"
     names = {"a red star-0.mp4", "a red star-1.mp4", "a blue moon, orbiting-0.mp4", "a dog-0.mp4"}
@@ -312,20 +312,20 @@ def test_vbenchs_results_are_read(tmp_path: Path) -> None:
             {"imaging_quality": [0.6, entries["imaging_quality"]], "dynamic_degree": [0.5, entries["dynamic_degree"]]}
         )
     )
-    totals, ours = vbench_files.read(path)
+    totals, ours = vbench_files.read_results(path)
     assert totals == {"imaging_quality": 0.6, "dynamic_degree": 0.5}
     assert ours == {
         "imaging_quality": {"b-0.mp4": 0.7, "b-1.mp4": 0.5},
         "dynamic_degree": {"b-0.mp4": 1.0, "b-1.mp4": 0.0},
     }
-    vbench_files.write(tmp_path / "back.json", ours)
+    vbench_files.write_results(tmp_path / "back.json", ours)
     back = json.loads((tmp_path / "back.json").read_text(encoding="utf-8"))
     assert back["imaging_quality"][0] == pytest.approx(0.6)
     assert [row["video_results"] for row in back["imaging_quality"][1]] == pytest.approx([70, 50])
     assert [row["video_results"] for row in back["dynamic_degree"][1]] == [True, False]
     path.write_text("[1]")
     with pytest.raises(ValueError, match=r"must be its \.\.\._eval_results\.json, but"):
-        vbench_files.read(path)
+        vbench_files.read_results(path)
 
 
 def test_quality_score() -> None:

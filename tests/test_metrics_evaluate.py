@@ -18,7 +18,7 @@ from skipguide.metrics import aggregate, evaluate, inputs, merge, results, weigh
 from skipguide.metrics import features as feature_files
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
 from skipguide.metrics.networks import judge
-from skipguide.metrics.selection import Asked, Options
+from skipguide.metrics.selection import MetricRequest, Options
 
 Tensor = torch.Tensor
 SETS = ["fvd:judge", "kvd:judge", "coverage:judge", "inception_score:judge", "vendi:judge"]
@@ -109,7 +109,7 @@ def test_a_set_against_itself(made: dict[str, Tensor]) -> None:
 
 
 def test_probabilities_of_the_judge_are_of_three_words_at_once(made: dict[str, Tensor]) -> None:
-    model = judge.load(weights.find("judge", None))
+    model = judge.load(weights.find_weights("judge", None))
     p = judge.probabilities(model, torch.stack(list(made.values())))
     assert p.shape == (24, EXTRACTORS["judge"].classes)
     assert torch.allclose(p.sum(1), torch.ones(24, dtype=torch.float64))
@@ -134,8 +134,8 @@ def test_videos_of_one_prompt_are_left_out_together(prompts: int) -> None:
     assert not grouped.warnings
 
 
-def _scored(rows: dict[str, float], metric: str = "temporal_flickering") -> aggregate.Row:
-    (row,), _, _ = aggregate.score(feature_files.Readings(values={metric: rows}), [Asked(metric)])
+def _scored(rows: dict[str, float], metric: str = "temporal_flickering") -> aggregate.ResultRow:
+    (row,), _, _ = aggregate.score(feature_files.Readings(values={metric: rows}), [MetricRequest(metric)])
     return row
 
 
@@ -155,7 +155,7 @@ def test_few_prompts_of_a_set_have_no_interval() -> None:
         read = feature_files.Readings()
         read.add_vectors("generated", "judge", generated, vectors)
         read.add_vectors("reference", "judge", reference, vectors + 1)
-        (row,), _, _ = aggregate.score(read, [Asked("kvd", "judge")])
+        (row,), _, _ = aggregate.score(read, [MetricRequest("kvd", "judge")])
         assert row.low is None
         assert f"no interval: the 16 {side} videos are of 2 prompts" in row.warnings[-1]
 
@@ -178,7 +178,7 @@ def test_eight_videos_that_all_move_are_not_certain(value: float, low: float, hi
 
 def test_the_judge_takes_the_nearest_of_fewer_frames(made: dict[str, Tensor]) -> None:
     """Frames between two others, mixed of both, would show two objects."""
-    model, clip = judge.load(weights.find("judge", None)), made["000"][:14]
+    model, clip = judge.load(weights.find_weights("judge", None)), made["000"][:14]
     nearest = clip[[i * 14 // 19 for i in range(19)]]
     features = judge.features(model, clip[None]), judge.features(model, nearest[None])
     assert torch.allclose(*features, rtol=1e-5, atol=1e-5)
@@ -198,7 +198,7 @@ def test_sets_of_other_rates_are_warned_of(real: float | None, warned: bool) -> 
     for side, rate in (("generated", 12.0), ("reference", real)):
         read.add_vectors(side, "judge", names, vectors)
         read.rates[side] = dict.fromkeys(names, rate)
-    rows, _, _ = aggregate.score(read, [Asked("kvd", "judge"), Asked("vendi", "judge")])
+    rows, _, _ = aggregate.score(read, [MetricRequest("kvd", "judge"), MetricRequest("vendi", "judge")])
     warnings = [" ".join(row.warnings) for row in rows]
     found = "the generated videos have 12 frames a second, the reference 24" in warnings[0]
     assert found == ("frames a second" in warnings[0]) == warned
@@ -214,7 +214,7 @@ def test_rates_are_kept_and_missed_where_they_are_needed(tmp_path: Path, made: d
     merged = merge([results.load(tmp_path / "a.json"), unknown])
     assert merged.readings.rates == {"generated": {"a": 16.0, "b": None}}
     read = feature_files.Readings(values={"dynamic_degree": {"a": 1.0, "b": 1.0}}, rates=merged.readings.rates)
-    (row,), _, _ = aggregate.score(read, [Asked("dynamic_degree")])
+    (row,), _, _ = aggregate.score(read, [MetricRequest("dynamic_degree")])
     assert "1 videos have no known rate" in row.warnings[0]
     assert not merged["temporal_flickering"].warnings  # has no need of it
 
@@ -282,13 +282,13 @@ def test_frame_folders(tmp_path: Path, made: dict[str, Tensor]) -> None:
         Image.fromarray(frame).save(tmp_path / "set" / "a" / f"frame_{i}.png")
     write(tmp_path / "set" / "b.mp4", made["001"])
     Image.fromarray(frames[0]).save(tmp_path / "set" / "b.png")
-    source, beside = inputs.find(tmp_path / "set")
+    source, beside = inputs.find_videos(tmp_path / "set")
     assert (source.name, beside.name) == ("a", "b.mp4")
     assert torch.equal(source.read().frames, made["000"][:12])
     assert source.read().fps is None
-    assert inputs.find(tmp_path / "set", fps=8)[0].read().fps == 8
+    assert inputs.find_videos(tmp_path / "set", fps=8)[0].read().fps == 8
     Image.fromarray(frames[0, :32]).save(tmp_path / "set" / "a" / "frame_99.png")
-    (source,) = inputs.find(tmp_path / "set" / "a")
+    (source,) = inputs.find_videos(tmp_path / "set" / "a")
     assert source.name == "a"
     (skipped,) = evaluate(tmp_path / "set", metrics=["temporal_flickering"]).skipped
     assert re.search(r"frames must have one size, but .*a has 64 x 64 and 32 x 64", skipped.reason)

@@ -45,13 +45,13 @@ def test_every_row_of_the_catalog_names_what_there_is() -> None:
 def test_weights_are_found_and_recorded(tmp_path: Path) -> None:
     (tmp_path / "amt-s.pth").write_bytes(b"abc")
     with pytest.raises(ValueError, match="must be asked for"):
-        weights.find("amt", tmp_path)
-    found = weights.identify("amt", weights.find("amt", tmp_path, non_commercial=True)).record()
+        weights.find_weights("amt", tmp_path)
+    found = weights.identify("amt", weights.find_weights("amt", tmp_path, non_commercial=True)).record()
     assert found["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180's of abc
     assert found["path"] == "amt-s.pth"
     assert (found["commercial"], found["as_published"]) == (False, None)
     (tmp_path / WEIGHTS["musiq"].files[0]).write_bytes(b"abc")
-    assert weights.identify("musiq", weights.find("musiq", tmp_path, non_commercial=True)).as_published is False
+    assert weights.identify("musiq", weights.find_weights("musiq", tmp_path, non_commercial=True)).as_published is False
 
 
 def test_weights_in_the_hubs_cache_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_weights_in_the_hubs_cache_are_found(tmp_path: Path, monkeypatch: pytest
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert weights.find("vjepa2", None) == snapshot
+    assert weights.find_weights("vjepa2", None) == snapshot
 
 
 # --- networks by transformers -----------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_videomae_refuses_other_weights(tmp_path: Path, change: str) -> None:
 @pytest.mark.parametrize("size", upstream.SIZES)
 def test_frames_for_vjepa2_are_those_of_its_processor(size: tuple[int, int]) -> None:
     expected = FOUND["vjepa2"][f"{size[0]} x {size[1]}"]
-    found = vjepa2.prepared(upstream.frames_of(*size), upstream.CROP)
+    found = vjepa2.prepare_frames(upstream.frames_of(*size), upstream.CROP)
     assert found.flatten()[:: upstream.PIXELS].tolist() == pytest.approx(expected["pixels"], abs=1e-5)
     assert (found.mean().item(), found.std().item()) == pytest.approx((expected["mean"], expected["std"]), abs=1e-5)
 
@@ -133,7 +133,7 @@ def test_per_video_metrics_get_their_networks_the_frames_and_the_rate(published:
     rows = {name: row for name, row in METRICS.items() if row.kind == "video" and name != "imaging_quality"}
     assert set(rows) <= {row.metric for row in result.rows}
     for name, row in rows.items():
-        paths = [weights.find(key, published, non_commercial=True) for key in row.weights]
+        paths = [weights.find_weights(key, published, non_commercial=True) for key in row.weights]
         model = importlib.import_module(row.module).load(*paths) if row.module else None
         assert result.readings.values[name]["a"] == getattr(vbench, name)(model, frames, 16.0)
     assert set(result.weights) == {*NETWORKS, "c3d_mean"}
@@ -150,5 +150,5 @@ def test_i3d_and_c3d_see_the_first_sixteen_frames(published: Path) -> None:
     features, classes = (result.readings.vectors[f"generated/{kind}"] for kind in ("i3d", "c3d.classes"))
     assert torch.allclose(features["long"], features["enough"], rtol=1e-4, atol=1e-5)
     both = torch.stack([classes["enough"], classes["long"]])
-    expected = inception_score(Predictions.of(both, epsilon=1e-7))  # TGAN's
+    expected = inception_score(Predictions.from_probabilities(both, epsilon=1e-7))  # TGAN's
     assert result["inception_score:c3d"].value == pytest.approx(expected, rel=1e-12)

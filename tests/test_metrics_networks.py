@@ -19,7 +19,7 @@ from saved_networks import checkpoint, saved
 from skipguide.files import checkpoints
 from skipguide.metrics import vbench
 from skipguide.metrics.networks import amt, c3d, clip, dino, flow, i3d, musiq, raft
-from skipguide.metrics.networks.padding import same
+from skipguide.metrics.networks.padding import pad_same
 
 Tensor = torch.Tensor
 
@@ -38,16 +38,16 @@ def frames(case: str) -> Tensor:
 
 def first_two(divisor: int, scale: float = 1.0) -> Tensor:
     """Two frames `(2, 1, 3, H, W)` with sides that the divisor divides."""
-    return flow.padded(frames("large")[:2] * scale, divisor)[0][:, None]
+    return flow.pad_to_multiple(frames("large")[:2] * scale, divisor)[0][:, None]
 
 
 CLIPS = torch.from_numpy(reference.clips())
 COMPUTED: dict[str, tuple[Callable[..., nn.Module], Callable[[Any], Tensor]]] = {
     "raft.flow": (raft.load, lambda model: model(*first_two(8))[0, :, ::8, ::8]),
     "amt.middle": (amt.load, lambda model: model(*first_two(16, 1 / 255))[0, :, ::4, ::4]),
-    "musiq.scores": (musiq.load, lambda model: model(vbench.sized_for_musiq(frames("wide")))),
-    "dino.features": (dino.load, lambda model: model(vbench.sized_for_dino(frames("wide")))),
-    "clip_b32.features": (clip.load, lambda model: model(vbench.sized_for_clip(frames("wide")))),
+    "musiq.scores": (musiq.load, lambda model: model(vbench.resize_for_musiq(frames("wide")))),
+    "dino.features": (dino.load, lambda model: model(vbench.resize_for_dino(frames("wide")))),
+    "clip_b32.features": (clip.load, lambda model: model(vbench.resize_for_clip(frames("wide")))),
     "i3d.features": (i3d.load, lambda model: i3d.features(model, CLIPS)),
     "c3d.probabilities": (c3d.load, lambda model: c3d.probabilities(model, CLIPS)),
 }
@@ -181,7 +181,7 @@ def test_correlation_finds_where_features_went() -> None:
 @pytest.mark.parametrize("size", [(5, 7), (8, 8), (1, 12)])
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (7, 2), (1, 1), (2, 2), (3, 1)])
 def test_same_padding_gives_a_place_for_every_stride(size: tuple[int, int], kernel: int, stride: int) -> None:
-    padded = same(torch.ones(1, 1, *size), (kernel, kernel), (stride, stride))
+    padded = pad_same(torch.ones(1, 1, *size), (kernel, kernel), (stride, stride))
     found = nn.functional.avg_pool2d(padded, kernel, stride)
     assert found.shape[2:] == tuple(math.ceil(side / stride) for side in size)
     assert padded.sum() == size[0] * size[1]
@@ -189,7 +189,7 @@ def test_same_padding_gives_a_place_for_every_stride(size: tuple[int, int], kern
 
 def test_padding_repeats_borders_and_tells_what_is_inside() -> None:
     image = torch.rand(1, 3, 13, 21)
-    padded, inside = flow.padded(image, 8)
+    padded, inside = flow.pad_to_multiple(image, 8)
     assert padded.shape == (1, 3, 16, 24)
     assert torch.equal(padded[0][inside], image[0])
     assert torch.equal(padded[..., 0, 1:22], image[..., 0, :])

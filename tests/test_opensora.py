@@ -166,11 +166,11 @@ def test_wrong_sizes_of_the_transformer(config: dict[str, Any], message: str) ->
 
 
 def test_attention_can_be_skipped(transformer: Any) -> None:
-    from skipguide.families.identity_attention import plain
+    from skipguide.families.identity_attention import plain_attention
 
     for block in (transformer.spatial_blocks[0], transformer.temporal_blocks[0]):
         tokens = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(0))
-        check("attention over one token", plain(block.attn1, tokens), block.attn1(tokens))
+        check("attention over one token", plain_attention(block.attn1, tokens), block.attn1(tokens))
 
 
 def test_the_transformer_takes_diffusers_own_additions(transformer: Any) -> None:

@@ -67,8 +67,8 @@ def test_a_size(resolution: str, ratio: str, size: tuple[int, int]) -> None:
 
 
 def test_buckets() -> None:
-    assert buckets.bucket_of(240, 426) == ("240p", "9:16")
-    assert buckets.bucket_of(240, 427) is None
+    assert buckets.find_bucket(240, 426) == ("240p", "9:16")
+    assert buckets.find_bucket(240, 427) is None
 
 
 def test_sizes_that_are_none() -> None:
@@ -80,31 +80,33 @@ def test_sizes_that_are_none() -> None:
 
 def test_lengths() -> None:
     names = {"2s": 51, "4s": 102, "8s": 204, "16s": 408, "32s": 816, "1x": 51, "2x": 102, "4x": 204, "8x": 408}
-    assert all(buckets.num_frames(name) == frames for name, frames in {**names, "16x": 816, "51": 51, 1: 1}.items())
+    assert all(
+        buckets.parse_num_frames(name) == frames for name, frames in {**names, "16x": 816, "51": 51, 1: 1}.items()
+    )
     for wrong in (3, 0, -17, True, 51.0, "3s", "x"):
         with pytest.raises(
             ValueError, match=r"num_frames must be 1 \(an image\), 17 or more, or one of 2s, .* but got"
         ):
-            buckets.num_frames(wrong)  # type: ignore[arg-type]
+            buckets.parse_num_frames(wrong)  # type: ignore[arg-type]
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
 
 def test_scores() -> None:
-    assert prompts.with_scores("a fox", 6.5, None, None) == "a fox aesthetic score: 6.5."
+    assert prompts.append_scores("a fox", 6.5, None, None) == "a fox aesthetic score: 6.5."
     everything = "a fox aesthetic score: 5.0. motion score: 4.2. camera motion: pan left."
-    assert prompts.with_scores("a fox", 5, 4.2, "pan left") == everything
-    assert prompts.with_scores(everything, 6.5, 1, "zoom in") == everything
+    assert prompts.append_scores("a fox", 5, 4.2, "pan left") == everything
+    assert prompts.append_scores(everything, 6.5, 1, "zoom in") == everything
 
 
 def test_prompts_of_loops() -> None:
-    assert [prompts.for_loop("|0| a |2|b ", loop) for loop in range(4)] == ["a", "a", "b", "b"]
-    assert prompts.for_loop("a | b |1| c", 3) == "a | b |1| c"
+    assert [prompts.select_loop_text("|0| a |2|b ", loop) for loop in range(4)] == ["a", "a", "b", "b"]
+    assert prompts.select_loop_text("a | b |1| c", 3) == "a | b |1| c"
     with pytest.raises(
         ValueError, match=r"the loops of a prompt must go up, but got '\|0\|a\|2\|b\|1\|c' with 0, 2, 1"
     ):
-        prompts.for_loop("|0|a|2|b|1|c", 0)
+        prompts.select_loop_text("|0|a|2|b|1|c", 0)
 
 
 # --- the mask strategy ------------------------------------------------------------------------------------------------
@@ -564,7 +566,7 @@ def test_restarts_of_loops(tiny: Any, capsys: pytest.CaptureFixture[str]) -> Non
     finally:
         tiny.set_progress_bar_config(disable=True)
     assert "12/12" in capsys.readouterr().err
-    assert sum(handle.passes.runs.values()) == 2  # of the last loop: step 2, twice
+    assert sum(handle.passes.weak_runs.values()) == 2  # of the last loop: step 2, twice
     timesteps = [float(asked["timestep"][0]) for asked in seen.calls]
     assert len(timesteps) == 2 * (4 + 2 * 3)  # with a term cond, weak and uncond are calls of their own
     assert timesteps[: len(timesteps) // 2] == timesteps[len(timesteps) // 2 :]

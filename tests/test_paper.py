@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from skipguide.cli import app
-from skipguide.families.blocks import chain
+from skipguide.families.blocks import layer_sites
 from skipguide.families.rows import FAMILIES
 from skipguide.files import packaged
 from skipguide.lab import judge, mochi, opensora, score_text, svd, world
@@ -44,7 +44,7 @@ def small() -> Iterator[None]:
     """Chunks of four clips, and a reference of two of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "CHUNK", 4)
-        patch.setattr(models, "REAL", 8)
+        patch.setattr(models, "NUM_REAL", 8)
         yield
 
 
@@ -75,7 +75,7 @@ def test_layers_are_those_of_the_models() -> None:
     family = next(family for family in FAMILIES if family.name == "svd")
     with torch.device("meta"):
         unet = UNetSpatioTemporalConditionModel(**svd.UNET)
-    assert set(experiments.STUDIES["lab-svd"].layers) == {place.address for place in chain(family, unet)}
+    assert set(experiments.STUDIES["lab-svd"].layers) == {place.address for place in layer_sites(family, unet)}
     assert len(experiments.STUDIES["lab-mochi"].layers) == mochi.TRANSFORMER["num_layers"]
     assert len(experiments.STUDIES["lab-opensora"].layers) == opensora.TRANSFORMER["num_layers"]
 
@@ -83,18 +83,18 @@ def test_layers_are_those_of_the_models() -> None:
 def test_all_rows_get_their_first_clips_before_any_gets_more() -> None:
     found = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=512))
     guided = [task for task in found if task.row.source != "reference"]
-    rounds = [max(0, math.ceil(math.log2((task.numbers[-1] + 1) / run.FIRST))) for task in guided]
+    rounds = [max(0, math.ceil(math.log2((task.numbers[-1] + 1) / run.FIRST_LEVEL))) for task in guided]
     assert rounds == sorted(rounds)
-    assert {task.row.name for task in guided if task.numbers[0] < run.FIRST} == {task.row.name for task in guided}
+    assert {task.row.name for task in guided if task.numbers[0] < run.FIRST_LEVEL} == {task.row.name for task in guided}
 
 
 def test_every_clip_is_made_once_and_a_map_stops_at_its_limit() -> None:
     found = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=512))
     made = [(task.row.name, chunk) for task in found for chunk in task.chunks]
     assert len(made) == len(set(made))
-    wanted = {one.row.name: one.asked(512) for one in experiments.wanted("lab-mochi")}
+    wanted = {one.row.name: one.clips_requested(512) for one in experiments.requested_rows("lab-mochi")}
     assert {name: models.CHUNK * sum(row == name for row, _ in made) for name in wanted} == wanted
-    assert set(wanted.values()) == {256, 512, models.REAL}
+    assert set(wanted.values()) == {256, 512, models.NUM_REAL}
 
 
 def test_parts_divide_the_work() -> None:
@@ -153,7 +153,7 @@ def made(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def results(folder: Path) -> Results:
-    place = order(folder).place("lab-mochi")
+    place = order(folder).locate_records("lab-mochi")
     assert place is not None
     return Results.load("lab-mochi", place[0], 8)
 
@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_goes_on(made: Path, tmp_path: Path) -> None:
     assert [progress.step for _, progress in run.run(order(tmp_path))] == [2]
     assert (tmp_path / first[0]).stat().st_mtime_ns == before
     assert list(run.run(order(tmp_path))) == []
-    a, b = (results(folder).of(STG_ROW) for folder in (made, tmp_path))
+    a, b = (results(folder).clips_of(STG_ROW) for folder in (made, tmp_path))
     assert a is not None
     assert b is not None
     assert torch.equal(a.features, b.features)
@@ -179,17 +179,17 @@ def test_a_run_that_is_stopped_goes_on(made: Path, tmp_path: Path) -> None:
 
 def test_clips_are_what_the_pipeline_makes_of_the_prompts_and_their_own_noise(made: Path) -> None:
     """Clip 5 alone, by the pipeline itself, without guide() and in a batch of one."""
-    generator = models.Generator("lab-mochi", packaged.path("lab-mochi"), "cpu", 2, "float32")
+    generator = models.ClipGenerator("lab-mochi", packaged.packaged_path("lab-mochi"), "cpu", 2, "float32")
     frames = generator.pipe(
         models.pool("lab-mochi").captions[5], height=64, width=64, num_frames=19, num_inference_steps=2,
         guidance_scale=4.5, max_sequence_length=32, output_type="pt",
         generator=torch.Generator().manual_seed(models.SEED + 5),
     ).frames.transpose(1, 2)  # fmt: skip
-    words, features = score_text.read(judge.load_judge(), frames * 2 - 1)
-    recorded = results(made).of(CFG)
+    words, features = score_text.judge_clips(judge.load_judge(), frames * 2 - 1)
+    recorded = results(made).clips_of(CFG)
     assert recorded is not None
     torch.testing.assert_close(recorded.features[5], features[0], rtol=1e-2, atol=1e-2)
-    right = analysis.words(recorded, "lab-mochi")
+    right = analysis.words_read_right(recorded, "lab-mochi")
     scenes = models.pool("lab-mochi").scenes
     assert {name: bool(right[name][5]) for name in words} == {
         name: bool(words[name][0] == getattr(scenes, name)[5]) for name in words
@@ -203,9 +203,9 @@ def test_a_rescale_without_terms_is_refused() -> None:
 
 
 def test_cost_is_measured_side_by_side(made: Path, tmp_path: Path) -> None:
-    place = records.Place(tmp_path)
-    generator = models.Generator("lab-mochi", packaged.path("lab-mochi"), "cpu", 2, "float32")
-    rows = experiments.cost("lab-mochi")
+    place = records.RecordFolder(tmp_path)
+    generator = models.ClipGenerator("lab-mochi", packaged.packaged_path("lab-mochi"), "cpu", 2, "float32")
+    rows = experiments.cost_rows("lab-mochi")
     measuring = cost.measure(place, generator, rows, rounds=2)
     next(measuring)
     assert cost.load(place) is None
@@ -214,15 +214,15 @@ def test_cost_is_measured_side_by_side(made: Path, tmp_path: Path) -> None:
     assert found is not None
     assert [found[row.name].passes for row in rows] == pytest.approx([2, 2.5, 2 + 11 / 12])
     assert all(len(one.seconds) == 2 for one in found.values())
-    lines = tables.costs(found, rows).splitlines()
+    lines = tables.costs_table(found, rows).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [row.label for row in rows]
-    one, two = cost.Rounds(2, (1.0, 3.0, 2.0)), cost.Rounds(2, (2.0, 3.0, 5.0))
-    assert (one.usual, two.over(one)) == (2.0, (2.0, 1.0, 2.5))
+    one, two = cost.RowTiming(2, (1.0, 3.0, 2.0)), cost.RowTiming(2, (2.0, 3.0, 5.0))
+    assert (one.median, two.ratio_to(one)) == (2.0, (2.0, 1.0, 2.5))
 
 
 def test_rows_differ_and_say_what_they_cost(made: Path) -> None:
     found = results(made)
-    plain, guided = found.of(CFG), found.of(STG_ROW)
+    plain, guided = found.clips_of(CFG), found.clips_of(STG_ROW)
     assert plain is not None
     assert guided is not None
     assert (plain.features - guided.features).abs().max() > 0.01
@@ -232,23 +232,23 @@ def test_rows_differ_and_say_what_they_cost(made: Path) -> None:
 
 
 def test_records_of_other_settings_are_refused(made: Path, tmp_path: Path) -> None:
-    place = records.Place(tmp_path)
+    place = records.RecordFolder(tmp_path)
     reading_ = measurements.Reading(torch.zeros(4, 128), torch.zeros(4, 22), torch.zeros(4, 3))
-    records.save(place, CFG, 0, reading_, records.Cost(1, 1, 2), {"device": "cpu"})
-    other = place.chunk(STG_ROW, 0)
+    records.save_chunk(place, CFG, 0, reading_, records.Cost(1, 1, 2), {"device": "cpu"})
+    other = place.chunk_path(STG_ROW, 0)
     other.parent.mkdir()
-    other.write_bytes(place.chunk(CFG, 0).read_bytes())
-    assert records.load(place, CFG, 8) is not None
+    other.write_bytes(place.chunk_path(CFG, 0).read_bytes())
+    assert records.load_clips(place, CFG, 8) is not None
     with pytest.raises(ValueError, match="the records of a row must be made with its settings"):
-        records.load(place, STG_ROW, 8)
+        records.load_clips(place, STG_ROW, 8)
 
 
 def test_clips_of_one_motion_bucket_are_made_together() -> None:
     pool = models.pool("lab-svd")
-    found = list(models.buckets(pool, range(64)))
+    found = list(models.group_by_bucket(pool, range(64)))
     assert sorted(n for together, _ in found for n in together) == list(range(64))
     for together, bucket in found:
-        own = svd.bucket(pool.of(together).amounts(svd.FRAMES), torch.tensor(7.0))
+        own = svd.motion_bucket(pool.subset(together).motion_amounts(svd.FRAMES), torch.tensor(7.0))
         assert own.min() <= bucket + 0.5
         assert own.max() >= bucket - 0.5
     chunks = [{n // models.CHUNK for n in together} for together, _ in found]
@@ -261,7 +261,7 @@ def test_clips_of_one_motion_bucket_are_made_together() -> None:
 @pytest.fixture(scope="module")
 def moving() -> tuple[world.Scenes, Tensor, Tensor]:
     """Scenes, real clips that cover parts of their paths, and how much moves in them."""
-    scenes, spans = world.sample_scenes(48, 77, "all", second_share=0.0), world.spans(48, 3)
+    scenes, spans = world.sample_scenes(48, 77, "all", second_share=0.0), world.draw_spans(48, 3)
     amount = world.amount_of_motion(world.masks(scenes, 19, spans))
     return scenes, world.render(scenes, 19, span=spans), amount
 
@@ -270,7 +270,7 @@ def test_motion_is_measured_without_knowing_the_backdrop(moving: tuple[world.Sce
     scenes, frames, amount = moving
     noisy = (frames + 0.05 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
     for clips in (frames, noisy):
-        found = measurements.measured(scenes, clips)[:, 0]
+        found = measurements.measure_clips(scenes, clips)[:, 0]
         assert torch.corrcoef(torch.stack([found, amount]))[0, 1] > 0.97
         assert (found / amount).median() == pytest.approx(1, abs=0.05)
 
@@ -279,7 +279,7 @@ def test_flicker_and_sharpness(moving: tuple[world.Scenes, Tensor, Tensor]) -> N
     scenes, frames, _ = moving
     blinking = frames + 0.2 * (torch.arange(19) % 2).view(1, 1, -1, 1, 1)
     blurred = torch.nn.functional.avg_pool3d(frames, (1, 5, 5), stride=1, padding=(0, 2, 2))
-    real, blinks, blurs = (measurements.measured(scenes, clips) for clips in (frames, blinking, blurred))
+    real, blinks, blurs = (measurements.measure_clips(scenes, clips) for clips in (frames, blinking, blurred))
     assert real[:, 1].max() < 1e-3
     torch.testing.assert_close(blinks[:, 1], torch.full((48,), 0.1), atol=0.01, rtol=0)
     assert (blurs[:, 2] < 0.75 * real[:, 2]).all()
@@ -309,7 +309,7 @@ def test_sets_are_compared_on_the_same_prompts() -> None:
     """Of equal covariance, so that the distance is that of the means: 128 x 0.25 and 128."""
     features = torch.randn(400, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     clips = {CFG.name: synthetic(features + 0.5), STG_ROW.name: synthetic((features + 1)[:320], STG_ROW)}
-    found = Results("lab-mochi", records.Place(Path()), clips, analysis.Moments.of(features))
+    found = Results("lab-mochi", records.RecordFolder(Path()), clips, analysis.Moments.from_features(features))
     whole = found.estimate(CFG, "frechet")
     assert whole is not None
     assert whole.value == pytest.approx(32)
@@ -325,13 +325,13 @@ def test_sets_are_compared_on_the_same_prompts() -> None:
     assert same is not None
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert tables.verdict(same, analysis.MEASURES["frechet"]) == "not distinguishable"
-    assert len(found.among([CFG, STG_ROW]).clips[CFG.name]) == 320
-    assert found.among([CFG, STG_ROW], first=128).clips[CFG.name].numbers.tolist() == list(range(128, 320))
+    assert len(found.restrict_to([CFG, STG_ROW]).clips[CFG.name]) == 320
+    assert found.restrict_to([CFG, STG_ROW], first=128).clips[CFG.name].numbers.tolist() == list(range(128, 320))
 
 
 def test_rows_that_share_no_prompt_are_not_made_yet() -> None:
     clips = {CFG.name: synthetic(torch.randn(32, 128)), STG_ROW.name: synthetic(torch.randn(32, 128), STG_ROW, 32)}
-    found = Results("lab-mochi", records.Place(Path()), clips, None)
+    found = Results("lab-mochi", records.RecordFolder(Path()), clips, None)
     table = next(one for one in experiments.experiments("lab-mochi") if one.name == "tables-1-2")
     assert tables.table(found, table) == "lab-mochi: not made yet."
 
@@ -353,8 +353,8 @@ def test_a_share_without_spread_has_an_interval_and_so_has_a_difference_of_none(
 def test_best_scale_is_where_the_error_is_least() -> None:
     generator = torch.Generator().manual_seed(0)
     c, p, target = (torch.randn(6, 50, generator=generator, dtype=torch.float64) for _ in range(3))
-    values = figure2._compared(c, p, target)[None, None]
-    one = tables.direction(figure2.Alignment((("residual", "0"),), (0.5,), values), 0, 0)
+    values = figure2._compare(c, p, target)[None, None]
+    one = tables.measure_direction(figure2.Alignment((("residual", "0"),), (0.5,), values), 0, 0)
     scales = torch.linspace(-2, 2, 4001, dtype=torch.float64)
     errors = torch.stack([(c + s * (c - p) - target).square().sum() for s in scales])
     assert one.scale == pytest.approx(scales[errors.argmin()].item(), abs=1e-3)
@@ -368,18 +368,18 @@ def test_directions_of_lab_mochi_against_hooks_on_the_blocks(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weak model by a hook that hands back a block's inputs; conditions from the tokenizer and encoder by hand."""
-    way = figure2.Way(figure2._encode, figure2._mochi, (0.5,))
-    monkeypatch.setitem(figure2.WAYS, "lab-mochi", way)
-    generator = models.Generator("lab-mochi", packaged.path("lab-mochi"), "cpu", 4, "float32")
-    place = records.Place(tmp_path)
+    way = figure2.NoisingScheme(figure2._encode_latents, figure2._noise_mochi, (0.5,))
+    monkeypatch.setitem(figure2.NOISING_SCHEMES, "lab-mochi", way)
+    generator = models.ClipGenerator("lab-mochi", packaged.packaged_path("lab-mochi"), "cpu", 4, "float32")
+    place = records.RecordFolder(tmp_path)
     list(figure2.measure(place, generator, 4))
     found = figure2.load(place, 4)
     assert found is not None
     assert len(found.directions) == 25
-    pipe, prompts = generator.pipe, models.pool("lab-mochi").of(range(4))
+    pipe, prompts = generator.pipe, models.pool("lab-mochi").subset(range(4))
     tokens = pipe.tokenizer(prompts.captions, padding="max_length", max_length=32, return_tensors="pt")
     mask = tokens.attention_mask.bool()
-    latents = way.encode(pipe, prompts.real(19))
+    latents = way.encode(pipe, prompts.render_real(19))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(figure2.SEED))
     x = (latents + noise) / 2
 
@@ -408,13 +408,13 @@ def test_directions_of_lab_mochi_against_hooks_on_the_blocks(
 
 def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
     empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
-    text = empty.filled(report.template())
+    text = empty.fill(report.read_template())
     assert "[[" not in text
     assert tables.NOT_YET in text
     with pytest.raises(
         ValueError, match=r"a field of the report must be one that report.py has, but got \[\[value x\]\]"
     ):
-        empty.filled("[[value x]]")
+        empty.fill("[[value x]]")
     for wrong in (
         "[[tables table-9]]",
         "[[plots x]]",
@@ -422,16 +422,16 @@ def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
         "[[value lab-wan table-3/0 right]]",
     ):
         with pytest.raises(ValueError, match="a field of the report must be one"):
-            empty.filled(wrong)
+            empty.fill(wrong)
 
 
 def test_a_line_of_all_models_is_written_for_those_that_have_its_experiment(tmp_path: Path) -> None:
     empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
     line = "- [[model *]]: [[value * {}/1 right]] and [[gain * {}/1 {}/0 right]], a * b\n"
-    assert empty.filled(line.replace("{}", "table-3")) == "".join(
+    assert empty.fill(line.replace("{}", "table-3")) == "".join(
         f"- {model}: not made yet and not made yet, a * b\n" for model in models.MODELS
     )
-    factorized = empty.filled(line.replace("{}", "table-4")).splitlines()
+    factorized = empty.fill(line.replace("{}", "table-4")).splitlines()
     assert [text.split(":")[0] for text in factorized] == ["- lab-svd", "- lab-opensora"]
 
 
@@ -442,10 +442,10 @@ def test_rows_of_an_experiment_are_counted_by_what_they_differ(tmp_path: Path) -
     clips = {base.name: synthetic(features + 1, base)}
     for row, shift in zip(rows, (0.5, 2, 3, 1), strict=False):
         clips[row.name] = synthetic(features + shift, row)
-    place = records.Place(Path())
-    found.results["lab-mochi"] = Results("lab-mochi", place, clips, analysis.Moments.of(features))
-    assert found.filled("[[counts lab-mochi map frechet]]") == "1 better, 2 worse of 4"
-    assert found.filled("[[best lab-mochi map frechet]]").startswith(f"{rows[0].label}, 32.0 (")
+    place = records.RecordFolder(Path())
+    found.results["lab-mochi"] = Results("lab-mochi", place, clips, analysis.Moments.from_features(features))
+    assert found.fill("[[counts lab-mochi map frechet]]") == "1 better, 2 worse of 4"
+    assert found.fill("[[best lab-mochi map frechet]]").startswith(f"{rows[0].label}, 32.0 (")
 
 
 def test_fields_and_raw_numbers_agree(made: Path, tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_fields_and_raw_numbers_agree(made: Path, tmp_path: Path) -> None:
         assert len(mine) == 8
         share = sum(all(line[word] == "1" for word in judge.HEADS) for line in mine) / 8
         assert float(rows["tables-1-2", row.name, "right"]["value"]) == pytest.approx(share)
-        assert made_report.filled(f"[[value lab-mochi tables-1-2/{place} right]]").startswith(f"{share:.3f} (")
+        assert made_report.fill(f"[[value lab-mochi tables-1-2/{place} right]]").startswith(f"{share:.3f} (")
         motion = sum(float(line["motion_amount"]) for line in mine) / 8
         assert float(rows["tables-1-2", row.name, "motion_amount"]["value"]) == pytest.approx(motion, rel=1e-3)
 
@@ -468,7 +468,7 @@ def test_fields_and_raw_numbers_agree(made: Path, tmp_path: Path) -> None:
 def test_figure_4_has_quality_against_distance_and_the_distance_along_each_scale(made: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra `report`")
     found, known = results(made), {one.name: one for one in experiments.experiments("lab-mochi")}
-    figure: Any = plots.scales(found, [known["figure-4-cfg"], known["figure-4-stg-high"]])
+    figure: Any = plots.plot_scales(found, [known["figure-4-cfg"], known["figure-4-stg-high"]])
     values = [[found.estimate(row, name) for row in (CFG, STG_ROW)] for name in ("right", "frechet")]
     right, distance = ([one.value for one in pair if one] for pair in values)
     title = known["figure-4-stg-high"].title
@@ -484,12 +484,12 @@ def test_figure_4_has_quality_against_distance_and_the_distance_along_each_scale
 
 def test_report_and_its_figures(made: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra `report`")
-    written = report.write(order(made), tmp_path)
+    written = report.write_report(order(made), tmp_path)
     names = {path.name for path in written}
     assert {"paper-in-miniature.md", "lab-mochi-scales.png", "rows.csv", "lab-mochi-clips.csv.gz"} <= names
     text = (tmp_path / "paper-in-miniature.md").read_text(encoding="utf-8")
     assert STG_ROW.label in text
     assert all((tmp_path / "paper" / name).is_file() for name in names - {"paper-in-miniature.md"})
-    again = report.write(order(made), tmp_path / "again")
+    again = report.write_report(order(made), tmp_path / "again")
     pictures = [path for path in written if path.suffix != ".md"]
     assert [path.read_bytes() for path in pictures] == [path.read_bytes() for path in again if path.suffix != ".md"]

@@ -211,15 +211,15 @@ def test_32_bits(tmp_path: Path, dtype: Any) -> None:
 
 
 def test_of_the_right_size_it_stays() -> None:
-    assert same(image_file.fitted(colours(), 24, 16), colours())
+    assert same(image_file.fit_to_size(colours(), 24, 16), colours())
 
 
 def test_cropped_around_the_centre_not_squashed() -> None:
     """A red frame of 8 pixels around a white square: what remains of 32 x 16 as a square is its middle."""
     image = Image.new("RGB", (32, 16), RED)
     image.paste(WHITE, (8, 0, 24, 16))
-    assert set(np.asarray(image_file.fitted(image, 16, 16)).reshape(-1)) == {255}
-    wide = np.asarray(image_file.fitted(image, 64, 32))
+    assert set(np.asarray(image_file.fit_to_size(image, 16, 16)).reshape(-1)) == {255}
+    wide = np.asarray(image_file.fit_to_size(image, 64, 32))
     assert wide.shape == (32, 64, 3)
     assert (wide[:, :12, 1] < 30).all()
     assert (wide[:, 20:44] > 225).all()
@@ -230,9 +230,9 @@ def test_cropped_around_the_centre_not_squashed() -> None:
 
 def test_from_a_record_to_the_last_bit() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
-    entry = image_file.to_record(noise)
+    entry = image_file.encode_for_record(noise)
     assert set(entry) == {"sha256", "png"}
-    assert same(image_file.from_record(entry, Path("a.mp4")), noise)
+    assert same(image_file.decode_from_record(entry, Path("a.mp4")), noise)
 
 
 @pytest.mark.parametrize("entry", [None, "x", {}, {"png": 3}, []])
@@ -241,22 +241,22 @@ def test_no_picture_in_the_record(entry: Any) -> None:
         r"^a video made from an image must carry it in its record, but that of a\.mp4 has none\. Take an undamaged"
     )
     with pytest.raises(ValueError, match=message):
-        image_file.from_record(entry, Path("a.mp4"))
+        image_file.decode_from_record(entry, Path("a.mp4"))
 
 
 @pytest.mark.parametrize("png", ["?", "AAAA", ""])
 def test_a_damaged_picture_in_the_record(png: str) -> None:
     message = r"^image must be a picture \(.*\), but the image in the record of a\.mp4 cannot be read as one"
     with pytest.raises(ValueError, match=message):
-        image_file.from_record({"png": png, "sha256": "0"}, Path("a.mp4"))
+        image_file.decode_from_record({"png": png, "sha256": "0"}, Path("a.mp4"))
 
 
 def test_another_picture_in_the_record() -> None:
-    entry = {**image_file.to_record(colours()), "sha256": "0" * 64}
+    entry = {**image_file.encode_for_record(colours()), "sha256": "0" * 64}
     with pytest.raises(
         ValueError, match=r"^the image in the record of a\.mp4 must have the sha256 that .* but has ano"
     ):
-        image_file.from_record(entry, Path("a.mp4"))
+        image_file.decode_from_record(entry, Path("a.mp4"))
 
 
 def test_a_bomb_in_the_record(tmp_path: Path) -> None:
@@ -265,14 +265,16 @@ def test_a_bomb_in_the_record(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^image must have at most 64 megapixels, but the image in the record of a\.mp4"
     ):
-        image_file.from_record(entry, Path("a.mp4"))
+        image_file.decode_from_record(entry, Path("a.mp4"))
 
 
 def test_the_record_has_no_metadata_of_the_file(tmp_path: Path) -> None:
     """Where a photo was taken is nobody's business."""
     exif = Image.Exif()
     exif[0x010E] = "my garden"
-    entry = image_file.to_record(image_file.read(saved(colours(), tmp_path / "a.jpg", exif=exif, comment="my garden")))
+    entry = image_file.encode_for_record(
+        image_file.read(saved(colours(), tmp_path / "a.jpg", exif=exif, comment="my garden"))
+    )
     content = base64.b64decode(entry["png"])
     assert b"garden" not in content
     with Image.open(io.BytesIO(content)) as file:
@@ -285,7 +287,7 @@ def test_the_record_has_no_profile_of_a_camera(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = tmp_path / "photo.jpg"
     Image.new("RGB", (32, 32), "red").save(path, icc_profile=profile)
-    image = image_file.fitted(image_file.read(path), 16, 16)
-    png = base64.b64decode(image_file.to_record(image)["png"])
+    image = image_file.fit_to_size(image_file.read(path), 16, 16)
+    png = base64.b64decode(image_file.encode_for_record(image)["png"])
     assert b"iCCP" not in png
-    assert image_file.from_record(image_file.to_record(image), path).tobytes() == image.tobytes()
+    assert image_file.decode_from_record(image_file.encode_for_record(image), path).tobytes() == image.tobytes()

@@ -82,8 +82,8 @@ def test_remove_works_without_with_and_twice(pipe: Any) -> None:
 
 def states_of(handle: Any) -> list[Any]:
     """What is kept for weak passes, in every branch."""
-    strong = [branch.strong for branch in handle._branches.values()]
-    kept = [recording.state for kept in strong for recording in kept.recordings.values()]
+    strong = [branch.prefix_cache for branch in handle._guided_denoisers.values()]
+    kept = [recording.state for kept in strong for recording in kept.recorded_inputs.values()]
     return [state for state in kept if state is not None]
 
 
@@ -302,7 +302,7 @@ def test_records_nothing_between_steps(pipe: Any) -> None:
         assert states_of(handle) == []
         step = handle._step
         assert step is not None
-        assert step.c == step.returned == step.push == ()
+        assert step.c == step.returned == step.skip_guidance == ()
         assert step.inputs == {}
 
 
@@ -447,9 +447,9 @@ def test_guidance_scales_that_are_no_python_floats(name: str, g: Any) -> None:
     small = tiny(name)
     with guide(small.pipe, STG([1]), rescale=0.3) as handle:
         expected = oracle.run(small)
-        assert handle.passes.strong == 6
+        assert handle.passes.unweakened == 6
         torch.testing.assert_close(oracle.run(small, guidance_scale=g), expected, atol=1e-5, rtol=1e-5)
-        assert handle.passes.strong == 6
+        assert handle.passes.unweakened == 6
 
 
 def test_second_scale_of_exactly_one_with_rescale() -> None:

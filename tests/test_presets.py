@@ -23,14 +23,14 @@ from skipguide.families import presets
 from skipguide.families import rows as family_rows
 from skipguide.families.presets import Preset
 from skipguide.families.schema import Family
-from skipguide.generate.resolve import resolve
-from skipguide.generate.settings import checked
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import validate_settings
 from skipguide.lab import opensora as lab_opensora
 from skipguide.lab import svd as lab_svd
 from skipguide.method.terms import Bin, Random, Schedule
 from skipguide.opensora import OpenSoraTransformer3DModel
 
-ROWS = {row.name: row for row in presets.presets()}
+ROWS = {row.name: row for row in presets.load_presets()}
 
 
 def loaded(row: Preset) -> STG | SLG | Schedule | tuple[STG, ...]:
@@ -62,7 +62,7 @@ def all_layers(row: Preset) -> list[int | str]:
 
 
 def test_names_are_unique() -> None:
-    assert len(ROWS) == len(presets.presets())
+    assert len(ROWS) == len(presets.load_presets())
     assert all(ROWS)
 
 
@@ -179,7 +179,7 @@ def test_nothing_is_published_for_a_pipeline() -> None:
 def test_the_most_specific_row_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [ROWS["ltx-2.3"], ROWS["ltx-2"]]
     for order in (rows, rows[::-1]):
-        monkeypatch.setattr(presets, "presets", lambda order=order: tuple(order))
+        monkeypatch.setattr(presets, "load_presets", lambda order=order: tuple(order))
         assert presets.preset_for(stub(*MODELS["ltx-2.3"])).name == "ltx-2.3"
         assert presets.preset_for(stub(*MODELS["ltx-2"])).name == "ltx-2"
 
@@ -306,11 +306,11 @@ def test_the_command_line_takes_a_published_schedule() -> None:
     pipe.dtype, pipe.device = torch.float32, torch.device("cpu")
     type(pipe).__call__ = lambda self, prompt, height, width, num_frames, num_inference_steps, guidance_scale: None
     size: dict[str, Any] = dict(prompt="p", height=32, width=32, num_frames=9, guidance_scale=3.0)
-    complete = resolve(checked(size), pipe)
+    complete = resolve_settings(validate_settings(size), pipe)
     assert isinstance(complete.schedule, tuple)
     assert [dict(entry) for entry in complete.schedule] == [dict(entry) for entry in ROWS["ltx-13b-dev"].schedule]
     assert complete.layers in (None, [], ())
-    assert resolve(checked({**size, "stg_scale": 0}), pipe).schedule is None
+    assert resolve_settings(validate_settings({**size, "stg_scale": 0}), pipe).schedule is None
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -318,12 +318,14 @@ def test_the_command_line_takes_a_published_schedule() -> None:
 
 def test_in_words() -> None:
     row = dataclasses.replace(ROWS["svd"], scale=0.5, axis="temporal", terms=(), start=0.1, stop=0.9)
-    assert presets.in_words(row) == (
+    assert presets.describe_preset(row) == (
         "layer up:0, attention, temporal only, scale 0.5, steps 10% to 90%, rescale 0.7, CFG 3"
     )
-    assert presets.in_words(ROWS["svd"]) == (
+    assert presets.describe_preset(ROWS["svd"]) == (
         "layer up:0, attention, spatial scale 2, temporal scale 0.5, rescale 0.7, CFG 3"
     )
-    assert presets.in_words(ROWS["wan-slg-9"]) == "layer 9, residual, in the unconditional pass, steps 10% to 90%"
-    assert presets.in_words(ROWS["ltx-13b-dev"]) == "a schedule of 6 ranges of sigma"
-    assert presets.layers_in_words(ROWS["sdxl-pag"].layers) == "mid:0, mid:1, ..., mid:9"
+    assert (
+        presets.describe_preset(ROWS["wan-slg-9"]) == "layer 9, residual, in the unconditional pass, steps 10% to 90%"
+    )
+    assert presets.describe_preset(ROWS["ltx-13b-dev"]) == "a schedule of 6 ranges of sigma"
+    assert presets.describe_layers(ROWS["sdxl-pag"].layers) == "mid:0, mid:1, ..., mid:9"

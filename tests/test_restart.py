@@ -14,10 +14,10 @@ from diffusers import schedulers as known
 import oracle
 import tiny
 from skipguide import STG, Restart, guide
-from skipguide.method.restart import renoised
+from skipguide.method.restart import renoise
 from skipguide.opensora import OpenSoraRFlowScheduler
-from skipguide.pipeline.noise_levels import kind_of, levels
-from skipguide.pipeline.restarting import Restarting
+from skipguide.pipeline.noise_levels import noise_levels, scheduler_kind
+from skipguide.pipeline.restarting import RestartController
 
 MEAN = torch.tensor([0.7, -1.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.8, 0.5], [0.5, 0.6]], dtype=torch.float64)
@@ -108,9 +108,9 @@ def scheduler_c_out(level: float) -> float:
 def sampled(scheduler: Any, restarts: list[Restart], steps: int = 250) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """A run of an exact model: the samples, and those after each step."""
     torch.manual_seed(0)
-    restarting = Restarting(scheduler, restarts) if restarts else None
+    restarting = RestartController(scheduler, restarts) if restarts else None
     set_timesteps(scheduler, steps)
-    kind, before = kind_of(scheduler), levels(scheduler)[0]
+    kind, before = scheduler_kind(scheduler), noise_levels(scheduler)[0]
     x = drawn(kind, before[0], torch.Generator().manual_seed(1))
     seen: list[torch.Tensor] = []
     old = None
@@ -143,7 +143,7 @@ def assert_has_moments(x: torch.Tensor, mean: torch.Tensor, covariance: torch.Te
 def test_jump_takes_one_marginal_to_the_other(kind: str, low: float, high: float) -> None:
     """Its two coefficients, read off, map mean and variance at one level exactly to those at the other."""
     zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
-    r, s = renoised(one, kind, low, high, zero).item(), renoised(zero, kind, low, high, one).item()
+    r, s = renoise(one, kind, low, high, zero).item(), renoise(zero, kind, low, high, one).item()
     (mean, covariance), (wanted_mean, wanted_covariance) = moments(kind, low), moments(kind, high)
     torch.testing.assert_close(r * mean, wanted_mean)
     torch.testing.assert_close(r**2 * covariance + s**2 * torch.eye(2, dtype=torch.float64), wanted_covariance)
@@ -151,9 +151,9 @@ def test_jump_takes_one_marginal_to_the_other(kind: str, low: float, high: float
 
 def test_jump_of_half_precision_is_rounded_once() -> None:
     z, noise = torch.randn(64, 8).bfloat16(), torch.randn(64, 8)
-    found = renoised(z, "flow", 0.3, 0.6, noise)
+    found = renoise(z, "flow", 0.3, 0.6, noise)
     assert found.dtype == torch.bfloat16
-    assert torch.equal(found, renoised(z.float(), "flow", 0.3, 0.6, noise).bfloat16())
+    assert torch.equal(found, renoise(z.float(), "flow", 0.3, 0.6, noise).bfloat16())
 
 
 # --- runs of schedulers with an exact model ---------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_gaussian_stays_what_it_is(name: str) -> None:
     restart = Restart(window=(0.35, 0.7), repeats=3)
     x, seen = sampled(scheduler, [restart])
     set_timesteps(scheduler, 250)
-    kind, (before, after) = kind_of(scheduler), levels(scheduler)
+    kind, (before, after) = scheduler_kind(scheduler), noise_levels(scheduler)
     first, end = restart.steps(before, after)
     assert (first, end) == (88, 175)
     num = end - first
@@ -192,7 +192,7 @@ def test_multistep_history_ends_at_a_jump() -> None:
         scheduler = scheduler_of(name)
         _, seen = sampled(scheduler, [Restart(window=(0.5, 0.75))], 20)
         scheduler.set_timesteps(20)
-        kind, level = kind_of(scheduler), levels(scheduler)[0][10]
+        kind, level = scheduler_kind(scheduler), noise_levels(scheduler)[0][10]
         scheduler.set_begin_index(10)
         t = scheduler.timesteps[10]
         fresh = scheduler.step(prediction(scheduler, seen[14], kind, level), t, seen[14], return_dict=False)[0]
@@ -202,10 +202,10 @@ def test_multistep_history_ends_at_a_jump() -> None:
 def test_several_intervals_to_the_last_step() -> None:
     scheduler = scheduler_of("flow")
     restarts = [Restart(window=(0.7, 1.0)), Restart(window=(0.0, 0.2), repeats=2)]
-    restarting = Restarting(scheduler, restarts)
+    restarting = RestartController(scheduler, restarts)
     scheduler.set_timesteps(10)
-    assert restarting.order == [0, 1, 0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 7, 8, 9]
-    assert restarting.usual == 10
+    assert restarting.step_order == [0, 1, 0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 7, 8, 9]
+    assert restarting.base_num_steps == 10
     assert len(scheduler.timesteps) == 17
     assert len(scheduler.sigmas) == 18
     assert scheduler.sigmas[-1] == 0
@@ -217,7 +217,7 @@ def test_several_intervals_to_the_last_step() -> None:
 def test_remove_leaves_the_scheduler_as_it_was() -> None:
     scheduler = scheduler_of("vp")
     before = set(vars(scheduler))
-    restarting = Restarting(scheduler, [Restart(window=(0.5, 0.75))])
+    restarting = RestartController(scheduler, [Restart(window=(0.5, 0.75))])
     restarting.remove()
     assert set(vars(scheduler)) == before
     scheduler.set_timesteps(8)
@@ -297,14 +297,14 @@ def test_pipelines_add_new_noise_of_the_right_size(name: str) -> None:
 
     plain, restarted = seen(None), seen(Restart(window=(0.25, 0.75)))
     scheduler = given.pipe.scheduler
-    kind, before = kind_of(scheduler), levels(scheduler)[0]  # of steps 0, 1, 2, 1, 2, 3
+    kind, before = scheduler_kind(scheduler), noise_levels(scheduler)[0]  # of steps 0, 1, 2, 1, 2, 3
     z, jumped, low, high = plain[3], restarted[3], before[5], before[3]
     if kind == "ve":  # of the channels only the latents are scaled, and their noise is what is looked at
         latents = jumped.shape[2] // 2
         z = z[:, :, :latents] * math.sqrt(low**2 + 1)
         jumped = jumped[:, :, :latents] * math.sqrt(high**2 + 1)
     one, zero = torch.ones(1), torch.zeros(1)
-    r, s = (renoised(x, kind, low, high, eps).item() for x, eps in ((one, zero), (zero, one)))
+    r, s = (renoise(x, kind, low, high, eps).item() for x, eps in ((one, zero), (zero, one)))
     noise = (jumped - r * z).chunk(2)[0] / s  # both halves of a batch are the same latents
     assert abs(noise.mean()) < 5 / math.sqrt(noise.numel())
     assert abs(noise.std() - 1) < 5 / math.sqrt(2 * noise.numel())
@@ -319,7 +319,7 @@ def test_terms_hold_in_every_round(name: str) -> None:
     with guide(given.pipe, STG(layers=[1], start=0.5, stop=0.75), restart=Restart(window=(0.25, 0.75))) as handle:
         oracle.run(given, num_inference_steps=4)
     assert handle.passes.steps == 6
-    assert sum(handle.passes.runs.values()) == 2  # step 2, twice
+    assert sum(handle.passes.weak_runs.values()) == 2  # step 2, twice
 
 
 def test_progress_bar_counts_the_additional_steps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -388,7 +388,7 @@ def test_errors_of_a_run() -> None:
         pipe.scheduler = usual
     stochastic = type(usual).from_config(usual.config, stochastic_sampling=True)
     with pytest.raises(ValueError, match="with stochastic_sampling, made for distilled models"):
-        kind_of(stochastic)
+        scheduler_kind(stochastic)
     handles = []
 
     def late(pipe: Any, i: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_apg_is_that_of_diffusers(
 ) -> None:
     """Its original formulation has g - 1 in the place of g. Three steps, for the momentum."""
     c, u = predictions
-    rule, memory = APG(eta, momentum, threshold, "prediction"), cfg_rules.Memory()
+    rule, memory = APG(eta, momentum, threshold, "prediction"), cfg_rules.MomentumBuffer()
     buffer = apg_of_diffusers.MomentumBuffer(momentum) if momentum else None
     for step in range(3):
         u = u + 0.1 * step
@@ -66,22 +66,22 @@ def test_apg_in_the_space_of_the_data(predictions: tuple[Tensor, Tensor]) -> Non
     theirs = apg_of_diffusers.normalized_guidance(
         x - sigma * c, x - sigma * u, 3.5, None, 0.2, 1.0, use_original_formulation=True
     )
-    found = cfg_rules.apg(c, u, 4.5, APG(0.2, 0.0, 1.0), cfg_rules.Memory(), x - sigma * c, -sigma)
+    found = cfg_rules.apg(c, u, 4.5, APG(0.2, 0.0, 1.0), cfg_rules.MomentumBuffer(), x - sigma * c, -sigma)
     torch.testing.assert_close(found, (x - theirs) / sigma)
 
 
 def test_apg_without_all_three_is_cfg(predictions: tuple[Tensor, Tensor]) -> None:
     c, u = predictions
-    found = cfg_rules.apg(c, u, 4.5, APG(1.0, 0.0, 0.0), cfg_rules.Memory(), torch.randn(c.shape), -0.3)
+    found = cfg_rules.apg(c, u, 4.5, APG(1.0, 0.0, 0.0), cfg_rules.MomentumBuffer(), torch.randn(c.shape), -0.3)
     torch.testing.assert_close(found, u + 4.5 * (c - u))
 
 
 def test_tangential_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> None:
     c, u = predictions
     torch.testing.assert_close(
-        cfg_rules.tangential(c, u, 4.5), tcfg_of_diffusers.normalized_guidance(c, u, 4.5), atol=1e-4, rtol=1e-4
+        cfg_rules.tangential_cfg(c, u, 4.5), tcfg_of_diffusers.normalized_guidance(c, u, 4.5), atol=1e-4, rtol=1e-4
     )
-    assert not torch.allclose(cfg_rules.tangential(c, u, 4.5), u + 4.5 * (c - u), atol=0.1)
+    assert not torch.allclose(cfg_rules.tangential_cfg(c, u, 4.5), u + 4.5 * (c - u), atol=0.1)
 
 
 def test_zero_star_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> None:
@@ -90,10 +90,10 @@ def test_zero_star_is_that_of_diffusers(predictions: tuple[Tensor, Tensor]) -> N
     for step in (0, 1):
         guider.set_state(step, 4, torch.tensor(0).long())  # type: ignore[arg-type]
         theirs = guider.forward(c, u).pred
-        torch.testing.assert_close(torch.zeros_like(c) if step == 0 else cfg_rules.zero_star(c, u, 4.5), theirs)
+        torch.testing.assert_close(torch.zeros_like(c) if step == 0 else cfg_rules.cfg_zero_star(c, u, 4.5), theirs)
 
 
-@pytest.mark.parametrize("rule", [cfg_rules.zero_star, cfg_rules.tangential])
+@pytest.mark.parametrize("rule", [cfg_rules.cfg_zero_star, cfg_rules.tangential_cfg])
 def test_each_sample_by_itself_and_nothing_divided_by_zero(
     predictions: tuple[Tensor, Tensor], rule: Callable[..., Tensor]
 ) -> None:
@@ -111,8 +111,8 @@ def test_rules_in_half_precision_are_those_of_float32(predictions: tuple[Tensor,
     c, u = ((300 * value).to(dtype) for value in predictions)
 
     def all_rules(c: Tensor, u: Tensor) -> list[Tensor]:
-        apg = cfg_rules.apg(c, u, 3.0, APG(0.3, 0.0, 500.0, "prediction"), cfg_rules.Memory(), c, 1.0)
-        return [apg, cfg_rules.zero_star(c, u, 3.0), cfg_rules.tangential(c, u, 3.0)]
+        apg = cfg_rules.apg(c, u, 3.0, APG(0.3, 0.0, 500.0, "prediction"), cfg_rules.MomentumBuffer(), c, 1.0)
+        return [apg, cfg_rules.cfg_zero_star(c, u, 3.0), cfg_rules.tangential_cfg(c, u, 3.0)]
 
     for found, exact in zip(all_rules(c, u), all_rules(c.double(), u.double()), strict=True):
         assert found.dtype == dtype
@@ -133,8 +133,8 @@ def test_estimates_of_the_data_are_those_of_the_scheduler(name: str, predicts: s
     scheduler.set_timesteps(10)
     x, F = torch.randn(2, 8, dtype=torch.float64)
     t = scheduler.timesteps[4]
-    level = noise_levels.levels(scheduler)[0][4]
-    a, b = noise_levels.to_data(scheduler, noise_levels.kind_of(scheduler), level, "this")
+    level = noise_levels.noise_levels(scheduler)[0][4]
+    a, b = noise_levels.data_coefficients(scheduler, noise_levels.scheduler_kind(scheduler), level, "this")
     if name == "DPMSolverMultistepScheduler":
         scheduler._init_step_index(t)
         theirs = scheduler.convert_model_output(F, sample=x)
@@ -158,9 +158,9 @@ def test_estimates_of_flows_end_where_the_last_step_does(name: str) -> None:
         scheduler.set_timesteps(sigmas=[1.0, 0.6])
     x, v = torch.randn(2, 8)
     scheduler.set_begin_index(1)
-    level = noise_levels.levels(scheduler)[0][1]
+    level = noise_levels.noise_levels(scheduler)[0][1]
     assert 0.5 < level < 0.9
-    a, b = noise_levels.to_data(scheduler, "flow", level, "this")
+    a, b = noise_levels.data_coefficients(scheduler, "flow", level, "this")
     torch.testing.assert_close(a * x + b * v, scheduler.step(v, scheduler.timesteps[1], x).prev_sample)
 
 
@@ -171,7 +171,7 @@ def test_estimates_of_flows_are_the_data_that_a_sample_was_made_of() -> None:
         (OpenSoraRFlowScheduler(), x_0 - noise),
         (UniPCMultistepScheduler(**FLOW), noise - x_0),
     ):
-        a, b = noise_levels.to_data(scheduler, noise_levels.kind_of(scheduler), s, "this")
+        a, b = noise_levels.data_coefficients(scheduler, noise_levels.scheduler_kind(scheduler), s, "this")
         torch.testing.assert_close(a * ((1 - s) * x_0 + s * noise) + b * velocity, x_0)
 
 
@@ -417,7 +417,7 @@ def test_interval_with_terms_and_repeated_steps() -> None:
     with guide(given.pipe, STG([1], 1.3), cfg=Interval((0.0, 0.25)), restart=Restart(window=(0.0, 0.5))) as handle:
         assert torch.isfinite(oracle.run(given, **FOUR)).all()
     assert handle.passes.steps == 6
-    assert handle.passes.strong == 8
+    assert handle.passes.unweakened == 8
 
 
 def test_first_steps_stand_still() -> None:
@@ -432,7 +432,7 @@ def test_first_steps_stand_still() -> None:
         oracle.run(given, **FOUR, callback_on_step_end=look)
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
-    assert sum(handle.passes.runs.values()) == 2  # no weak pass for what is zero
+    assert sum(handle.passes.weak_runs.values()) == 2  # no weak pass for what is zero
 
 
 def test_nothing_moves_at_a_zero_step_beside_guidance_of_the_pipelines_own() -> None:
@@ -476,7 +476,7 @@ def test_momentum_and_reuse_begin_anew_where_a_run_drops_frames() -> None:
     rule = APG(momentum=-0.5, space="prediction")
     with guide(given.pipe, STG([1], 1.0, every=3), cfg=rule) as handle:
         assert oracle.run(given, **options).isfinite().all()
-    assert sum(handle.passes.runs.values()) == 2
+    assert sum(handle.passes.weak_runs.values()) == 2
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

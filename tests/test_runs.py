@@ -24,12 +24,12 @@ from saved import saved
 from skipguide.cli import app
 from skipguide.files import video
 from skipguide.generate import run as generation
-from skipguide.generate.resolve import resolve
-from skipguide.generate.settings import checked
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import validate_settings
 from skipguide.runs import Plan, Run, SetMetric, Vote
-from skipguide.runs.engine import Failed
-from skipguide.runs.local_engine import Here
-from skipguide.runs.sweep import Done, Planned, estimate, sweep
+from skipguide.runs.engine import JobFailed
+from skipguide.runs.local_engine import LocalEngine
+from skipguide.runs.sweep import ClipPublished, SweepEstimate, estimate, sweep
 
 PROMPTS = ["a red star", "a blue square moving left"]
 SETTINGS = [
@@ -56,7 +56,7 @@ def digest(frames: np.ndarray) -> str:
 
 
 def made(happenings: list[Any]) -> list[Any]:
-    return [happening.job for happening in happenings if isinstance(happening, Done)]
+    return [happening.job for happening in happenings if isinstance(happening, ClipPublished)]
 
 
 # --- with a model -----------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, tiny_mochi_dir: Path) -> dict
     """A sweep of 16 clips with latents, and what its pipeline was asked for."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     plan = Plan.of(content(tiny_mochi_dir, save_latents=True))
-    engine = Here(folder / "work")
+    engine = LocalEngine(folder / "work")
     encoded: list[int] = []
     noise: list[torch.Tensor] = []
     sweeping = sweep(plan, folder, engine)
@@ -90,7 +90,7 @@ def test_a_clip_of_a_run_is_what_generate_makes_bit_for_bit(told: dict[str, Any]
     assert [settings[clip.setting] for clip in clips] == ["cfg", "late", "rare", "alone"]
     for clip, setting in zip(clips, told["plan"].settings, strict=True):
         wanted = setting.generation.model_copy(update={"prompt": PROMPTS[1], "seed": 1})
-        result = generation.generate(pipe, resolve(checked(wanted.model_dump()), pipe))
+        result = generation.generate(pipe, resolve_settings(validate_settings(wanted.model_dump()), pipe))
         assert result.frames.shape == (clip.frames, clip.height, clip.width, 3)
         assert result.passes_per_step == clip.passes_per_step
         assert clip.video is not None
@@ -112,7 +112,7 @@ def test_a_prompt_is_encoded_once_and_all_settings_start_from_one_noise(told: di
 
 def test_the_cost_is_known_before_and_holds(told: dict[str, Any]) -> None:
     planned = told["planned"]
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, SweepEstimate)
     assert (planned.clips, planned.missing, planned.workers) == (16, 16, 1)
     with Run.open(told["folder"]) as run:
         spent = sum((clip.passes_per_step or 0) * 4 for clip in run.clips("done"))
@@ -147,12 +147,12 @@ def test_videos_of_pictures_are_swept_too(tmp_path: Path) -> None:
     content = {"model": str(model), "prompts": [{"image": "red.png"}, {"image": "blue.png"}], "settings": settings,
                "height": 32, "width": 32, "num_frames": 3, "steps": 2, "device": "cpu"}  # fmt: skip
     folder = tmp_path / "run"
-    assert len(made(list(sweep(Plan.of(content, tmp_path), folder, Here(folder / "work"), measure=False)))) == 2
+    assert len(made(list(sweep(Plan.of(content, tmp_path), folder, LocalEngine(folder / "work"), measure=False)))) == 2
     with Run.open(folder) as run:
         assert [prompt.image for prompt in run.prompts()] == ["red.png", "blue.png"]
         assert len({clip.frames_sha256 for clip in run.clips("done")}) == 2
     Image.new("RGB", (48, 40), (0, 200, 0)).save(tmp_path / "red.png")  # the name is the same, the picture is not
-    again = sweep(Plan.of(content, tmp_path), folder, Here(folder / "work"), measure=False)
+    again = sweep(Plan.of(content, tmp_path), folder, LocalEngine(folder / "work"), measure=False)
     assert len(made(list(again))) == 1
 
 
@@ -162,7 +162,7 @@ def test_a_model_that_refuses_a_setting_says_so_before_anything_is_made(tmp_path
     plan = Plan.of(content(tiny_mochi_dir, settings=wrong))
     folder = tmp_path / "run"
     with pytest.raises(ValueError, match=r"'deep' for .*99.*'axis' for .*'window' for .*selects none of the 4"):
-        list(sweep(plan, folder, Here(folder / "work")))
+        list(sweep(plan, folder, LocalEngine(folder / "work")))
     assert not folder.exists()
 
 
@@ -213,7 +213,7 @@ def test_a_changed_plan_adds_and_the_rest_stays(tmp_path: Path) -> None:
 def test_latents_that_a_plan_asks_for_later_are_made(tmp_path: Path) -> None:
     swept(tmp_path, plan_of(1, 2, 1))
     planned, *happenings = swept(tmp_path, plan_of(1, 2, 1, save_latents=True))
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, SweepEstimate)
     assert ["without latents" in note for note in planned.notes] == [True, True]
     assert len(made(happenings)) == 2
     with Run.open(tmp_path) as run:
@@ -222,9 +222,9 @@ def test_latents_that_a_plan_asks_for_later_are_made(tmp_path: Path) -> None:
 
 def test_what_failed_is_left_alone_until_it_shall_be_tried(tmp_path: Path) -> None:
     first = swept(tmp_path, fails=3)
-    assert len([h for h in first if isinstance(h, Failed)]) == 8
+    assert len([h for h in first if isinstance(h, JobFailed)]) == 8
     second = swept(tmp_path)
-    assert isinstance(second[0], Planned)
+    assert isinstance(second[0], SweepEstimate)
     assert (second[0].missing, second[0].failed) == (0, 8)
     with Run.open(tmp_path) as run:
         assert {clip.error for clip in run.clips("failed")} == {"ValueError: seed 3\nand where"}
@@ -275,7 +275,7 @@ def test_settings_that_are_the_same_are_refused(tmp_path: Path) -> None:
 def test_a_sweep_that_is_left_can_be_gone_on_with_or_forgotten(tmp_path: Path, keep: bool) -> None:
     swept(tmp_path, plan_of(1, 1, 1))
     sweeping = sweep(plan_of(2, 2, 2), tmp_path, Drawn(tmp_path / "work"), keep_pending=keep)
-    assert any(isinstance(happening, Done) for happening in sweeping)  # stops at the first one
+    assert any(isinstance(happening, ClipPublished) for happening in sweeping)  # stops at the first one
     sweeping.close()
     with Run.open(tmp_path) as run:
         assert not run.is_sweeping

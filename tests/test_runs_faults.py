@@ -30,7 +30,7 @@ from drawn import plan_of, plan_with, swept
 from skipguide.files import video
 from skipguide.runs import Run
 from skipguide.runs.storage import BROKEN
-from skipguide.runs.sweep import Done, Planned
+from skipguide.runs.sweep import ClipPublished, SweepEstimate
 
 KILLS = int(os.environ.get("SKIPGUIDE_KILLS", "40"))
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -99,7 +99,7 @@ def consistent(folder: Path) -> dict[str, tuple[Any, ...]]:
             assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == known
     for path in folder.glob("videos/[!.]*.mp4"):  # also those that the ledger has not heard of yet
         assert video.read_record(path)["run"]["key"] == path.stem
-        assert video.sidecar(path).is_file()
+        assert video.sidecar_path(path).is_file()
         assert (folder / f"latents/{path.stem}.safetensors").is_file()
     return done
 
@@ -127,7 +127,7 @@ def test_a_sweep_that_is_killed_at_any_moment_loses_nothing_and_does_nothing_twi
             before = now
         lines = len(log.read_text().split())
         happenings = swept(folder, plan_of(**PLAN), log=log)
-        assert len([h for h in happenings if isinstance(h, Done)]) == len(log.read_text().split()) - lines
+        assert len([h for h in happenings if isinstance(h, ClipPublished)]) == len(log.read_text().split()) - lines
         assert len(consistent(folder)) == plan_of(**PLAN).clips
         assert not list(folder.rglob(".*.part"))
         assert not (folder / "work").exists()
@@ -240,7 +240,7 @@ def test_a_full_disk_ends_a_sweep_with_a_word_and_room_lets_it_go_on(
     with pytest.raises(OSError, match=r"must have room for 40 videos.*has 1 MB"):
         swept(folder, plan)  # refused before anything is made
     assert not (folder / "videos").exists()
-    monkeypatch.setattr("skipguide.runs.storage.check_room", lambda *_: 0)  # an estimate that is wrong
+    monkeypatch.setattr("skipguide.runs.storage.check_disk_space", lambda *_: 0)  # an estimate that is wrong
     filler = small_disk / "filler"
     filler.write_bytes(bytes(500_000))
     with pytest.raises(OSError, match=r"disk of .* must have room, but is full"):
@@ -349,10 +349,10 @@ def test_a_damaged_video_is_set_aside_and_made_again(tmp_path: Path, damage: Any
     assert clip.video is not None
     damage(clip.video)
     planned, *happenings = swept(tmp_path, thorough=thorough)
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, SweepEstimate)
     assert planned.missing == 1
     assert word in planned.notes[0]
-    assert [h.job.key for h in happenings if isinstance(h, Done)] == [clip.key]
+    assert [h.job.key for h in happenings if isinstance(h, ClipPublished)] == [clip.key]
     assert (tmp_path / BROKEN / clip.video.name).exists() == (damage is not Path.unlink)
     assert video.read(clip.video)[0].shape == (3, 16, 16, 3)
 
@@ -369,7 +369,7 @@ def test_a_damaged_ledger_is_refused_and_a_new_one_takes_over_the_videos(tmp_pat
     ledger.rename(tmp_path / "damaged.sqlite")
     log = tmp_path / "log"
     planned, *rest = swept(tmp_path, plan, log=log)
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, SweepEstimate)
     assert planned.missing == 0
     assert rest == []
     assert not log.exists()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from skipguide.runs import Plan
-from skipguide.runs.plan_grid import flat
+from skipguide.runs.plan_grid import flatten
 
 PLAN = """
 model: lab-mochi
@@ -56,7 +56,7 @@ def test_a_plan_is_all_its_prompts_seeds_and_settings(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_words_of_guide_are_settings_of_a_generation(words: dict[str, Any], settings: dict[str, Any]) -> None:
-    assert flat(words) == settings
+    assert flatten(words) == settings
 
 
 def test_a_grid_is_the_product_of_its_lists() -> None:

@@ -17,9 +17,9 @@ import yaml
 from drawn import plan_of, swept
 from skipguide.files import video
 from skipguide.runs import Plan, Run
-from skipguide.runs.engine import Failed, Started
-from skipguide.runs.local_engine import Here
-from skipguide.runs.sweep import Done, Planned, sweep
+from skipguide.runs.engine import JobFailed, JobStarted
+from skipguide.runs.local_engine import LocalEngine
+from skipguide.runs.sweep import ClipPublished, SweepEstimate, sweep
 
 pytest.importorskip("ray")
 
@@ -29,9 +29,9 @@ SETTINGS = [{"name": "cfg", "guidance_scale": 4.5}, {"name": "stg", "stg": {"lay
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    from skipguide.runs.ray_engine import OnRay
+    from skipguide.runs.ray_engine import RayEngine
 
-    engine = OnRay("local", workers=2)
+    engine = RayEngine("local", workers=2)
     yield engine
     engine.close()
 
@@ -48,13 +48,15 @@ def kill(engine: Any, worker: Any) -> None:
 def test_a_sweep_whose_worker_is_killed_loses_nothing(tmp_path: Path, tiny_mochi_dir: Path, engine: Any) -> None:
     wanted = plan(tiny_mochi_dir, 4, save_latents=True)
     planned, *happenings = _killing(sweep(wanted, tmp_path / "ray", engine), engine, after=3)
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, SweepEstimate)
     assert (planned.missing, planned.workers) == (16, 2)
-    assert [h for h in happenings if isinstance(h, Failed)] == []
-    assert len({h.job.key for h in happenings if isinstance(h, Done)}) == 16
-    assert len([h for h in happenings if isinstance(h, Started)]) > 16  # what the lost worker had was given to another
+    assert [h for h in happenings if isinstance(h, JobFailed)] == []
+    assert len({h.job.key for h in happenings if isinstance(h, ClipPublished)}) == 16
+    assert (
+        len([h for h in happenings if isinstance(h, JobStarted)]) > 16
+    )  # what the lost worker had was given to another
     plain = tmp_path / "plain"
-    list(sweep(wanted, plain, Here(plain / "work")))
+    list(sweep(wanted, plain, LocalEngine(plain / "work")))
     with Run.open(tmp_path / "ray") as ours, Run.open(plain) as theirs:
         assert ours.counts() == {"pending": 0, "running": 0, "done": 16, "failed": 0}
         frames = [{clip.key: clip.frames_sha256 for clip in run.clips("done")} for run in (ours, theirs)]
@@ -69,7 +71,7 @@ def _killing(happenings: Iterator[Any], engine: Any, after: int) -> Iterator[Any
     begun = 0
     for happening in happenings:
         yield happening
-        begun += isinstance(happening, Started)
+        begun += isinstance(happening, JobStarted)
         if begun == after and engine._fleet.busy:
             begun += 1
             kill(engine, next(iter(engine._fleet.busy.values()))[0])
@@ -82,8 +84,8 @@ def test_a_job_that_kills_every_worker_is_given_up(tmp_path: Path, engine: Any) 
         return number
 
     with pytest.raises(RuntimeError, match="a worker was lost 3 times under one part"):
-        list(engine.each(deadly, [0, 1]))
-    assert sorted(engine.each(deadly, [0, 2, 3])) == [0, 2, 3]
+        list(engine.map(deadly, [0, 1]))
+    assert sorted(engine.map(deadly, [0, 2, 3])) == [0, 2, 3]
 
 
 def test_what_a_model_refuses_comes_back_as_it_was_said(tmp_path: Path, tiny_mochi_dir: Path, engine: Any) -> None:
@@ -108,9 +110,9 @@ def test_accumulators_of_parts_merge_to_that_of_the_whole(tmp_path: Path, engine
         clips = [clip.video.read_bytes() for clip in run.clips("done") if clip.video]
         parts = [clips[:2], clips[2:4], clips[4:]]
         merged: dict[str, np.ndarray] = {}
-        for state in engine.each(sums, parts):
+        for state in engine.map(sums, parts):
             merged = {name: merged.get(name, 0) + value for name, value in state.items()}
-        whole = next(iter(Here(tmp_path).each(sums, [clips])))
+        whole = next(iter(LocalEngine(tmp_path).map(sums, [clips])))
         assert {name: value.tolist() for name, value in merged.items()} == {n: v.tolist() for n, v in whole.items()}
         setting = run.settings()[0].id
         assert run.state(setting, "fvd / judge") == ({}, [])
@@ -123,7 +125,7 @@ def test_accumulators_of_parts_merge_to_that_of_the_whole(tmp_path: Path, engine
 def test_an_engine_goes_on_after_a_sweep_that_was_left(tmp_path: Path, tiny_mochi_dir: Path, engine: Any) -> None:
     wanted = plan(tiny_mochi_dir, 2)
     sweeping = sweep(wanted, tmp_path / "run", engine)
-    assert any(isinstance(happening, Done) for happening in sweeping)  # stops at the first one
+    assert any(isinstance(happening, ClipPublished) for happening in sweeping)  # stops at the first one
     sweeping.close()
     with Run.open(tmp_path / "run") as run:
         assert run.counts()["running"] == 0
@@ -131,7 +133,7 @@ def test_an_engine_goes_on_after_a_sweep_that_was_left(tmp_path: Path, tiny_moch
     again = list(sweep(wanted, tmp_path / "run", engine))
     with Run.open(tmp_path / "run") as run:
         assert run.counts()["done"] == 8
-        assert len([h for h in again if isinstance(h, Done)]) < 8
+        assert len([h for h in again if isinstance(h, ClipPublished)]) < 8
 
 
 def test_ray_accepts_the_cluster_of_the_examples() -> None:
@@ -144,10 +146,10 @@ def test_ray_accepts_the_cluster_of_the_examples() -> None:
 
 
 def test_more_workers_than_there_are_processors_are_refused() -> None:
-    from skipguide.runs.ray_engine import OnRay
+    from skipguide.runs.ray_engine import RayEngine
 
     with pytest.raises(ValueError, match=r"a worker needs a CPU of its own, but got --workers 9999"):
-        OnRay("local", 9999)
+        RayEngine("local", 9999)
 
 
 def test_a_cluster_that_loses_its_only_machine_says_so(engine: Any) -> None:
@@ -158,4 +160,4 @@ def test_a_cluster_that_loses_its_only_machine_says_so(engine: Any) -> None:
         time.sleep(600)
 
     with pytest.raises(ValueError, match="a cluster must have a machine, but all of this one were lost"):
-        list(engine.each(deadly, [0]))
+        list(engine.map(deadly, [0]))

@@ -34,7 +34,7 @@ def test_list_of_scales_is_a_term_for_each_part(name: str) -> None:
     listed, handle = guided(name, STG(layers, [0.5, 0.5, 0, 2.0]))
     parts, _ = guided(name, STG(layers, 0.5, stop=0.5), STG(layers, 2.0, start=0.75))
     assert torch.equal(listed, parts)
-    assert sum(handle.passes.runs.values()) == 3  # the step whose scale is 0 costs nothing
+    assert sum(handle.passes.weak_runs.values()) == 3  # the step whose scale is 0 costs nothing
 
 
 def test_list_of_one_scale_is_that_scale() -> None:
@@ -110,9 +110,9 @@ def test_normalized_push_has_the_length_that_was_asked_for() -> None:
     c, p = (torch.randn(3, 4, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     p[1] = c[1] + 1e-6 * p[1]  # nearly the same, of one sample
     p[2] = c[2]
-    push = formula.push(c, [p], [2.5], normalized=[True])
+    push = formula.skip_guidance(c, [p], [2.5], normalized=[True])
     lengths, of_c = push.flatten(1).norm(dim=1), c.flatten(1).norm(dim=1)
-    torch.testing.assert_close(lengths[:2], 2.5 * formula.NORM_SHARE * of_c[:2])
+    torch.testing.assert_close(lengths[:2], 2.5 * formula.NORMALIZED_RATIO * of_c[:2])
     assert lengths[2] == 0  # a zero difference has no direction
     cosine = torch.nn.functional.cosine_similarity(push.flatten(1), (c - p).flatten(1))
     torch.testing.assert_close(cosine[:2], torch.ones(2, dtype=torch.float64))
@@ -121,23 +121,23 @@ def test_normalized_push_has_the_length_that_was_asked_for() -> None:
 def test_normalized_is_of_each_term_by_itself_and_after_eq_21() -> None:
     generator = torch.Generator().manual_seed(1)
     c, p, q = (torch.randn(2, 64, generator=generator, dtype=torch.float64) for _ in range(3))
-    both = formula.push(c, [p, q], [1.0, 3.0], normalized=[False, True])
-    torch.testing.assert_close(both, (c - p) + formula.push(c, [q], [3.0], normalized=[True]))
-    across = formula.push(c, [p, q], [1.0, 3.0], orthogonalize=True, normalized=[False, True]) - (c - p)
+    both = formula.skip_guidance(c, [p, q], [1.0, 3.0], normalized=[False, True])
+    torch.testing.assert_close(both, (c - p) + formula.skip_guidance(c, [q], [3.0], normalized=[True]))
+    across = formula.skip_guidance(c, [p, q], [1.0, 3.0], orthogonalize=True, normalized=[False, True]) - (c - p)
     torch.testing.assert_close(across.norm(dim=1), 0.3 * c.norm(dim=1))
     torch.testing.assert_close((across * (c - p)).sum(1), torch.zeros(2, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_normalized_lengths_see_the_prediction_and_not_the_variance() -> None:
     c, p = torch.randn(2, 4, 8), torch.randn(2, 4, 8)
-    push = formula.push(c, [p], [1.0], channels=2, normalized=[True])
+    push = formula.skip_guidance(c, [p], [1.0], channels=2, normalized=[True])
     torch.testing.assert_close(push[:, :2].flatten(1).norm(dim=1), 0.1 * c[:, :2].flatten(1).norm(dim=1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_normalized_in_half_precision_does_not_overflow(dtype: torch.dtype) -> None:
     c = torch.full((1, 100_000), 300.0).to(dtype)  # whose square is beyond float16
-    push = formula.push(c, [c - 2], [1.0], normalized=[True])
+    push = formula.skip_guidance(c, [c - 2], [1.0], normalized=[True])
     torch.testing.assert_close(push.float(), torch.full((1, 100_000), 30.0), rtol=0.01, atol=0)
 
 
@@ -156,7 +156,7 @@ def test_reused_push_is_that_of_the_last_weak_pass(every: int) -> None:
         oracle.run(given, **FOUR)
     raw, returned = ([oracle.samples(call.output)[0] for call in calls] for calls in (inside, outside))
     assert handle.passes.steps == 4
-    assert sum(handle.passes.runs.values()) == len(range(0, 4, every))
+    assert sum(handle.passes.weak_runs.values()) == len(range(0, 4, every))
     difference = torch.zeros(())
     for step in range(4):
         c = raw.pop(0)
@@ -175,11 +175,11 @@ def test_reuse_begins_anew_in_each_run_and_for_each_denoiser() -> None:
     given = tiny.tiny("WanPipeline 2.2")
     with guide(given.pipe, STG([1], 1.3, every=4)) as handle:
         first = oracle.run(given, **FOUR)
-        runs = sum(handle.passes.runs.values())
+        runs = sum(handle.passes.weak_runs.values())
         assert runs == 2  # one of each transformer
         assert torch.equal(oracle.run(given, **FOUR), first)
-        assert sum(handle.passes.runs.values()) == runs
-    assert not handle._kept
+        assert sum(handle.passes.weak_runs.values()) == runs
+    assert not handle._cached_differences
 
 
 def test_reuse_begins_anew_where_a_scheduler_keeps_its_timesteps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_reuse_begins_anew_where_a_restart_goes_back() -> None:
     with guide(given.pipe, STG([1], 1.3, every=6), restart=restart) as handle:
         oracle.run(given, **FOUR)
     assert handle.passes.steps == 6
-    assert sum(handle.passes.runs.values()) == 2
+    assert sum(handle.passes.weak_runs.values()) == 2
 
 
 def test_every_one_is_exact_and_more_is_near() -> None:
@@ -239,11 +239,11 @@ def test_guider_knows_lists_and_lengths_and_refuses_reuse() -> None:
     guider = SkipGuidance([1], [0.0, 2.0], guidance_scale=1.0, terms=[{"layers": [2], "normalize": True}])
     c, p, q = torch.randn(3, 2, 4, 8)
     guider.set_state(0, 2, 0)
-    assert guider._batches() == ["pred_cond", "pred_weak_1"]  # the first term's scale is 0 here
-    pushed = formula.push(c, [q], [1.0], normalized=[True])
+    assert guider._batch_names() == ["pred_cond", "pred_weak_1"]  # the first term's scale is 0 here
+    pushed = formula.skip_guidance(c, [q], [1.0], normalized=[True])
     torch.testing.assert_close(guider.forward(c, pred_weak_1=q).pred, c + pushed)
     guider.set_state(1, 2, 0)
-    assert guider._batches() == ["pred_cond", "pred_weak", "pred_weak_1"]
+    assert guider._batch_names() == ["pred_cond", "pred_weak", "pred_weak_1"]
     torch.testing.assert_close(guider.forward(c, pred_weak=p, pred_weak_1=q).pred, c + 2.0 * (c - p) + pushed)
     with pytest.raises(ValueError, match="this one has 2 and the run 3"):
         guider.set_state(0, 3, 0)

@@ -13,8 +13,8 @@ import pytest
 
 from skipguide.families import presets
 from skipguide.families.presets import Preset
-from skipguide.generate.resolve import resolve
-from skipguide.generate.settings import Generation, checked, stg_is_off
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import GenerationSettings, is_stg_off, validate_settings
 from tiny import tiny
 
 
@@ -26,7 +26,7 @@ from tiny import tiny
     ],
 )  # fmt: skip
 def test_layers(given: Any, layers: Any) -> None:
-    assert checked({"prompt": "p", "layers": given}).layers == layers
+    assert validate_settings({"prompt": "p", "layers": given}).layers == layers
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def test_layers(given: Any, layers: Any) -> None:
     ],
 )  # fmt: skip
 def test_fps_is_exact(given: Any, fps: Fraction | None) -> None:
-    assert checked({"prompt": "p", "fps": given}).fps == fps
+    assert validate_settings({"prompt": "p", "fps": given}).fps == fps
 
 
 def test_json_round_trip() -> None:
-    settings = checked(
+    settings = validate_settings(
         {"prompt": "狐", "layers": "single:7,2", "fps": "24000/1001", "stg_scale": 1, "start": 0.1, "device": "cuda:1"}
     )
-    assert checked(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
+    assert validate_settings(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
 
 
 BAD = [
@@ -73,17 +73,17 @@ BAD = [
 def test_refused_with_requirement_value_and_advice(name: str, value: Any) -> None:
     message = rf"^{name} must be [^\n]*, but got {re.escape(repr(value))}\. Set it with [^\n]*\Z"
     with pytest.raises(ValueError, match=message):
-        checked({"prompt": "p", name: value})
+        validate_settings({"prompt": "p", name: value})
 
 
 def test_every_setting_has_a_bad_value_in_the_list() -> None:
-    assert {name for name, _ in BAD} == set(Generation.model_fields)
+    assert {name for name, _ in BAD} == set(GenerationSettings.model_fields)
 
 
 def test_neither_prompt_nor_image() -> None:
     with pytest.raises(ValueError, match=r"^a video needs a prompt, an image or both, but got neither\. Set them"):
-        checked({})
-    assert checked({"image": "a.png"}).prompt is None
+        validate_settings({})
+    assert validate_settings({"image": "a.png"}).prompt is None
 
 
 @pytest.mark.parametrize(
@@ -93,27 +93,27 @@ def test_neither_prompt_nor_image() -> None:
 def test_unknown_setting(name: str, advice: str) -> None:
     known = "^a setting must be one of prompt, negative_prompt, image, model, layers, .*, "
     with pytest.raises(ValueError, match=known + re.escape(f"but got {name!r}. {advice}")):
-        checked({"prompt": "p", name: 1.0})
+        validate_settings({"prompt": "p", name: 1.0})
 
 
 def test_window_must_not_be_empty() -> None:
     with pytest.raises(ValueError, match=r"^stop must be larger than start .* but got start=0\.5, stop=0\.5\. Widen"):
-        checked({"prompt": "p", "start": 0.5, "stop": 0.5})
+        validate_settings({"prompt": "p", "start": 0.5, "stop": 0.5})
 
 
 def test_no_layers_only_where_stg_is_off() -> None:
-    assert checked({"prompt": "p", "layers": [], "stg_scale": 0.0}).layers == ()
+    assert validate_settings({"prompt": "p", "layers": [], "stg_scale": 0.0}).layers == ()
     with pytest.raises(ValueError, match=r"^layers must name at least one layer, but got none\. Name one"):
-        checked({"prompt": "p", "layers": [], "stg_scale": 1.0})
+        validate_settings({"prompt": "p", "layers": [], "stg_scale": 1.0})
 
 
 @pytest.mark.parametrize(
     "given", [{"stg_scale": 0.0}, {"stg_scale": 0.0, "spatial_scale": 0.0}, {"temporal_scale": 0.0}]
 )
 def test_off_is_a_given_scale_and_none_above_0(given: dict[str, Any]) -> None:
-    assert stg_is_off(checked({"prompt": "p", "layers": [], **given}))
-    assert not stg_is_off(checked({"prompt": "p", **given, "spatial_scale": 1.0}))
-    assert not stg_is_off(checked({"prompt": "p"}))
+    assert is_stg_off(validate_settings({"prompt": "p", "layers": [], **given}))
+    assert not is_stg_off(validate_settings({"prompt": "p", **given, "spatial_scale": 1.0}))
+    assert not is_stg_off(validate_settings({"prompt": "p"}))
 
 
 @pytest.mark.parametrize(
@@ -122,21 +122,21 @@ def test_off_is_a_given_scale_and_none_above_0(given: dict[str, Any]) -> None:
 def test_orthogonalize_needs_both_axes(given: dict[str, Any], came: str) -> None:
     message = rf"^orthogonalize needs a spatial_scale and a temporal_scale above 0, but got {came}\. Set both, or"
     with pytest.raises(ValueError, match=message):
-        checked({"prompt": "p", "orthogonalize": True, **given})
-    assert checked({"prompt": "p", "orthogonalize": True}).orthogonalize  # the preset may have both
-    assert not checked({"prompt": "p", "orthogonalize": False, **given}).orthogonalize
+        validate_settings({"prompt": "p", "orthogonalize": True, **given})
+    assert validate_settings({"prompt": "p", "orthogonalize": True}).orthogonalize  # the preset may have both
+    assert not validate_settings({"prompt": "p", "orthogonalize": False, **given}).orthogonalize
 
 
 def test_cfg_cannot_begin_above_1_and_be_off() -> None:
     message = r"^min_guidance_scale above 1 needs a guidance_scale above 1, .* but got 2 and 1\. Raise one or lower"
     with pytest.raises(ValueError, match=message):
-        checked({"image": "a.png", "min_guidance_scale": 2.0, "guidance_scale": 1.0})
-    assert checked({"image": "a.png", "min_guidance_scale": 4.0, "guidance_scale": 2.0}).guidance_scale == 2
+        validate_settings({"image": "a.png", "min_guidance_scale": 2.0, "guidance_scale": 1.0})
+    assert validate_settings({"image": "a.png", "min_guidance_scale": 4.0, "guidance_scale": 2.0}).guidance_scale == 2
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(ValueError, match=r"^steps must .* height must "):
-        checked({"prompt": "p", "height": 3, "steps": 0})
+        validate_settings({"prompt": "p", "height": 3, "steps": 0})
 
 
 # --- resolve ----------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ OF_METHODS = {"random_share", "strength", "schedule", "cfg_rule", "restart"}
 
 def test_none_is_filled_from_the_preset_then_from_the_pipeline(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "preset_for", lambda _: PRESET)
-    settings = resolve(checked({"prompt": "p"}), pipe)
+    settings = resolve_settings(validate_settings({"prompt": "p"}), pipe)
     assert {name for name, value in settings if value is None} == OF_IMAGES | OF_METHODS
     assert (settings.layers, settings.stg_scale, settings.skip) == ((2, 3), 1.5, "attention")
     assert (settings.spatial_scale, settings.temporal_scale, settings.orthogonalize) == (0.0, 0.0, False)
@@ -166,21 +166,21 @@ def test_none_is_filled_from_the_preset_then_from_the_pipeline(pipe: Any, monkey
 def test_what_is_given_stays(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "preset_for", lambda _: PRESET)
     given = {"layers": (1,), "stg_scale": 0.0, "start": 0.0, "rescale": 0.0, "fps": 30, "steps": 9, "width": 64}
-    settings = resolve(checked({"prompt": "p", **given}), pipe)
+    settings = resolve_settings(validate_settings({"prompt": "p", **given}), pipe)
     assert {name: getattr(settings, name) for name in given} == given
-    assert resolve(settings, pipe) == settings
+    assert resolve_settings(settings, pipe) == settings
 
 
 def test_without_a_preset_the_defaults_of_stg(pipe: Any) -> None:
-    settings = resolve(checked({"prompt": "p", "layers": 2}), pipe)
+    settings = resolve_settings(validate_settings({"prompt": "p", "layers": 2}), pipe)
     assert (settings.stg_scale, settings.skip, settings.start, settings.stop) == (1.0, "residual", 0.0, 1.0)
     assert (settings.rescale, settings.fps) == (0.0, 30)  # Mochi's own
 
 
 def test_without_a_preset_layers_are_needed(pipe: Any) -> None:
     with pytest.raises(ValueError, match=r"none is known for a MochiPipeline of 4 blocks .* --layers"):
-        resolve(checked({"prompt": "p"}), pipe)
-    assert resolve(checked({"prompt": "p", "stg_scale": 0.0}), pipe).layers == ()
+        resolve_settings(validate_settings({"prompt": "p"}), pipe)
+    assert resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), pipe).layers == ()
 
 
 def test_a_size_without_default_is_asked_for(pipe: Any) -> None:
@@ -192,13 +192,13 @@ def test_a_size_without_default_is_asked_for(pipe: Any) -> None:
     with pytest.raises(
         ValueError, match=r"^height must be given for a Sizeless, .* but got nothing\. Set it with --height"
     ):
-        resolve(checked({"prompt": "p", "stg_scale": 0.0}), Sizeless())
-    found = resolve(checked({"prompt": "p", "stg_scale": 0.0, "height": 64}), Sizeless())
+        resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), Sizeless())
+    found = resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0, "height": 64}), Sizeless())
     assert (found.width, found.steps, found.fps) == (None, None, 24)  # it finds out by itself; it takes none; the usual
     with pytest.raises(
         ValueError, match=r"^steps must be left out for a Sizeless, which does not take it, but got 4\."
     ):
-        resolve(checked({"prompt": "p", "stg_scale": 0.0, "height": 64, "steps": 4}), Sizeless())
+        resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0, "height": 64, "steps": 4}), Sizeless())
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_size_without_default_is_asked_for(pipe: Any) -> None:
     ],
 )
 def test_what_models_of_each_kind_say_of_themselves(name: str, found: dict[str, Any]) -> None:
-    settings = resolve(checked({"prompt": "p", "layers": 1}), tiny(name).pipe)
+    settings = resolve_settings(validate_settings({"prompt": "p", "layers": 1}), tiny(name).pipe)
     assert {key: getattr(settings, key) for key in found} == found
 
 
@@ -239,23 +239,23 @@ def test_scales_of_a_preset_with_two_terms(
     pipe: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, float], scales: tuple[float, ...]
 ) -> None:
     preset_with(monkeypatch, scale=0.0, terms=SPACE_AND_TIME)
-    settings = resolve(checked({"prompt": "p", **given}), pipe)
+    settings = resolve_settings(validate_settings({"prompt": "p", **given}), pipe)
     assert (settings.stg_scale, settings.spatial_scale, settings.temporal_scale) == scales
-    assert resolve(settings, pipe) == settings
+    assert resolve_settings(settings, pipe) == settings
 
 
 def test_scale_of_a_preset_with_one_axis(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     preset_with(monkeypatch, axis="temporal", scale=0.5)
-    settings = resolve(checked({"prompt": "p"}), pipe)
+    settings = resolve_settings(validate_settings({"prompt": "p"}), pipe)
     assert (settings.stg_scale, settings.spatial_scale, settings.temporal_scale) == (0.0, 0.0, 0.5)
 
 
 def test_orthogonalize_beside_a_preset_of_one_term(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "preset_for", lambda _: PRESET)
     with pytest.raises(ValueError, match=r"^orthogonalize needs a spatial_scale and a .* but got 0 and 0\. Set both"):
-        resolve(checked({"prompt": "p", "orthogonalize": True}), pipe)
+        resolve_settings(validate_settings({"prompt": "p", "orthogonalize": True}), pipe)
     preset_with(monkeypatch, scale=0.0, terms=SPACE_AND_TIME)
-    assert resolve(checked({"prompt": "p", "orthogonalize": True}), pipe).orthogonalize
+    assert resolve_settings(validate_settings({"prompt": "p", "orthogonalize": True}), pipe).orthogonalize
 
 
 # --- pipelines that start from an image -------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def svd() -> Any:
 
 
 def test_svd_is_filled_from_its_call_and_its_unet(svd: Any) -> None:
-    settings = resolve(checked({"image": "folder/of mine/x.png", "stg_scale": 0.0}), svd)
+    settings = resolve_settings(validate_settings({"image": "folder/of mine/x.png", "stg_scale": 0.0}), svd)
     assert (settings.height, settings.width, settings.num_frames, settings.steps) == (576, 1024, 3, 25)
     assert (settings.min_guidance_scale, settings.guidance_scale) == (1.0, 3.0)
     assert (settings.fps, settings.motion_bucket_id, settings.noise_aug_strength) == (7, 127, 0.02)
@@ -275,7 +275,7 @@ def test_svd_is_filled_from_its_call_and_its_unet(svd: Any) -> None:
         "prompt", "negative_prompt", "decode_chunk_size", "max_sequence_length", *OF_METHODS,
     }  # fmt: skip
     assert settings.image == "x.png"  # no folder of the machine
-    assert resolve(settings, svd) == settings
+    assert resolve_settings(settings, svd) == settings
 
 
 def test_svd_takes_the_defaults_of_a_preset(svd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ def test_svd_takes_the_defaults_of_a_preset(svd: Any, monkeypatch: pytest.Monkey
         "fps": 5,
     }
     preset_with(monkeypatch, defaults=defaults, terms=SPACE_AND_TIME)
-    settings = resolve(checked({"image": "x.png"}), svd)
+    settings = resolve_settings(validate_settings({"image": "x.png"}), svd)
     assert (settings.guidance_scale, settings.steps, settings.decode_chunk_size, settings.fps) == (2.5, 8, 2, 5)
     assert settings.max_sequence_length is None  # SVD has no text
 
@@ -302,12 +302,12 @@ def test_sizes_of_a_unet(pipe: Any) -> None:
             guidance_scale: float = 7.5, num_inference_steps: int = 50,
         ) -> None: ...  # fmt: skip
 
-    settings = resolve(checked({"prompt": "p", "stg_scale": 0.0}), AnimateDiff())
+    settings = resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), AnimateDiff())
     assert (settings.height, settings.width, settings.num_frames) == (512, 512, 16)
 
 
 def test_latte_calls_its_frames_otherwise() -> None:
-    settings = resolve(checked({"prompt": "p", "stg_scale": 0.0}), tiny("LattePipeline").pipe)
+    settings = resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), tiny("LattePipeline").pipe)
     assert (settings.num_frames, settings.decode_chunk_size) == (16, 14)
 
 
@@ -328,7 +328,7 @@ def test_a_setting_that_the_pipeline_does_not_take(model: str, name: str) -> Non
         f"{name} must be left out for a {model}, which does not take it, but got {value!r}. Leave out {option}, or"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)} choose another --model"):
-        resolve(checked({**start, "stg_scale": 0.0, name: value}), tiny(model).pipe)
+        resolve_settings(validate_settings({**start, "stg_scale": 0.0, name: value}), tiny(model).pipe)
 
 
 @pytest.mark.parametrize("family", ["LTX", "Wan", "CogVideoX"])
@@ -337,25 +337,30 @@ def test_image_and_prompt_are_both_needed(family: str) -> None:
     for name, given, option in (("image", {"prompt": "p"}, "--image"), ("prompt", {"image": "x.png"}, "PROMPT")):
         message = rf"^{name} must be given for a {model}, but got nothing\. Set it with {option}\."
         with pytest.raises(ValueError, match=message):
-            resolve(checked({**given, "stg_scale": 0.0}), tiny(model).pipe)
+            resolve_settings(validate_settings({**given, "stg_scale": 0.0}), tiny(model).pipe)
 
 
 def test_svd_without_its_image(svd: Any) -> None:
     """A prompt alone is refused by its name; what would be left without it asks for the image."""
-    settings = checked({"image": "x.png", "stg_scale": 0.0}).model_copy(update={"image": None})
+    settings = validate_settings({"image": "x.png", "stg_scale": 0.0}).model_copy(update={"image": None})
     with pytest.raises(ValueError, match=r"^image must be given for a StableVideoDiffusionPipeline, .* with --image\."):
-        resolve(settings, svd)
+        resolve_settings(settings, svd)
 
 
 def test_an_image_where_it_may_be_left_out() -> None:
     pipe = tiny("HeliosPipeline").pipe
-    assert resolve(checked({"prompt": "p", "stg_scale": 0.0}), pipe).image is None
-    assert resolve(checked({"prompt": "p", "image": "x.png", "stg_scale": 0.0}), pipe).image == "x.png"
+    assert resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), pipe).image is None
+    assert (
+        resolve_settings(validate_settings({"prompt": "p", "image": "x.png", "stg_scale": 0.0}), pipe).image == "x.png"
+    )
 
 
 def test_open_sora_keeps_its_null_caption() -> None:
     """An empty negative prompt is another thing there."""
     pipe, plain = tiny("OpenSoraPipeline").pipe, {"prompt": "p", "height": 48, "width": 32, "stg_scale": 0}
-    assert resolve(checked(plain), pipe).negative_prompt is None
-    assert resolve(checked({**plain, "negative_prompt": ""}), pipe).negative_prompt == ""
-    assert resolve(checked({"prompt": "p", "stg_scale": 0}), tiny("MochiPipeline").pipe).negative_prompt == ""
+    assert resolve_settings(validate_settings(plain), pipe).negative_prompt is None
+    assert resolve_settings(validate_settings({**plain, "negative_prompt": ""}), pipe).negative_prompt == ""
+    assert (
+        resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0}), tiny("MochiPipeline").pipe).negative_prompt
+        == ""
+    )

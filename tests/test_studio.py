@@ -67,10 +67,10 @@ def test_one_of_two_scales_moves_alone() -> None:
 
 
 def test_what_tells_settings_apart() -> None:
-    assert setting_grid.varied([CFG, *STG, OTHER]) == ["layers", "stg_scale", "skip"]
-    assert setting_grid.varied([CFG, STG[0]]) == ["layers", "stg_scale", "skip"]
-    assert setting_grid.varied([CFG]) == []
-    assert setting_grid.varied(STG) == ["stg_scale"]
+    assert setting_grid.varying_parameters([CFG, *STG, OTHER]) == ["layers", "stg_scale", "skip"]
+    assert setting_grid.varying_parameters([CFG, STG[0]]) == ["layers", "stg_scale", "skip"]
+    assert setting_grid.varying_parameters([CFG]) == []
+    assert setting_grid.varying_parameters(STG) == ["stg_scale"]
 
 
 def test_a_layer_map_has_a_row_per_layer_in_their_order() -> None:
@@ -142,7 +142,12 @@ def test_order_and_sides_are_the_raters_own_and_stay(painted_run: Path) -> None:
     assert len({tuple(task.first.key for task in tasks) for tasks in every}) == 4
     lefts = [task.left == "first" for tasks in every for task in tasks]
     assert 0.35 < sum(lefts) / len(lefts) < 0.65
-    cfg_left = [task.shown[0].setting == 1 for tasks in every for task in tasks if 1 in (c.setting for c in task.shown)]
+    cfg_left = [
+        task.clips_in_order[0].setting == 1
+        for tasks in every
+        for task in tasks
+        if 1 in (c.setting for c in task.clips_in_order)
+    ]
     assert 0.3 < sum(cfg_left) / len(cfg_left) < 0.7
 
 
@@ -163,16 +168,16 @@ def test_a_test_without_pairs_is_refused(painted_run: Path) -> None:
 def test_an_answer_means_the_video_that_was_shown_there(painted_run: Path, left: Any, answer: str) -> None:
     a, b = sorted(clips_of(painted_run)[:2], key=lambda clip: clip.key)
     task = blind_test.Task(a, b, left)
-    (vote,) = blind_test.votes_of(task, "Ann", {"preference": answer}, 2.0)
+    (vote,) = blind_test.build_votes(task, "Ann", {"preference": answer}, 2.0)
     chosen = {"first": a, "second": b}.get(vote.answer)
-    assert chosen is (None if answer == "tie" else task.shown[0 if answer == "left" else 1])
+    assert chosen is (None if answer == "tie" else task.clips_in_order[0 if answer == "left" else 1])
     assert (vote.first, vote.second, vote.left) == (a.key, b.key, left)
 
 
 def test_other_questions_are_refused(painted_run: Path) -> None:
     clip = clips_of(painted_run)[0]
     with pytest.raises(ValueError, match=r"answers must be to video quality, .* but got preference"):
-        blind_test.votes_of(blind_test.Task(clip), "Ann", {"preference": "left"}, None)
+        blind_test.build_votes(blind_test.Task(clip), "Ann", {"preference": "left"}, None)
 
 
 def test_results_tell_who_won_and_whether_raters_agree(painted_copy: Path) -> None:
@@ -180,9 +185,9 @@ def test_results_tell_who_won_and_whether_raters_agree(painted_copy: Path) -> No
     with Run.open(painted_copy, writable=True) as run:
         for rater in ("Ann", "Bob", "Cid"):
             for task in blind_test.tasks(run.clips(), "pair", [1, 2, 3], rater):
-                larger = "left" if task.shown[0].setting > task.shown[1].setting else "right"
+                larger = "left" if task.clips_in_order[0].setting > task.clips_in_order[1].setting else "right"
                 answer = "left" if rater == "Cid" else larger
-                for vote in blind_test.votes_of(task, rater, {"preference": answer}, 1.0):
+                for vote in blind_test.build_votes(task, rater, {"preference": answer}, 1.0):
                     run.vote(vote)
         found = blind_test.results(run)["pair"]
         left = blind_test.open_tasks(
@@ -205,7 +210,9 @@ def test_ratings_are_means_by_question(painted_copy: Path) -> None:
         for rater, better in (("Ann", 5), ("Bob", 4)):
             for task in blind_test.tasks(run.clips(), "rating", [1, 2], rater):
                 value = str(better if task.first.setting == 2 else 2)
-                for vote in blind_test.votes_of(task, rater, dict.fromkeys(blind_test.QUESTIONS["rating"], value), 1.0):
+                for vote in blind_test.build_votes(
+                    task, rater, dict.fromkeys(blind_test.QUESTIONS["rating"], value), 1.0
+                ):
                     run.vote(vote)
         found = page_data.describe(run)
     means = found["votes"]["rating"]["means"]
@@ -220,7 +227,7 @@ def test_ratings_are_means_by_question(painted_copy: Path) -> None:
 
 def test_no_script_of_the_page_parses_html() -> None:
     """Prompts and names reach the page as text nodes, since nothing in it can make anything else of them."""
-    for name, content in files.assets().items():
+    for name, content in files.load_assets().items():
         if name.endswith(".js"):
             found = re.search(
                 r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser|srcdoc|eval\(|new Function",
@@ -230,13 +237,13 @@ def test_no_script_of_the_page_parses_html() -> None:
 
 
 def test_the_page_asks_nobody_else() -> None:
-    for name, content in files.assets().items():
+    for name, content in files.load_assets().items():
         addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+", content.decode()))
         assert addresses <= {"http://www.w3.org"}, (name, addresses)
 
 
 def test_scripts_are_short() -> None:
-    assert {name for name, content in files.assets().items() if content.count(b"\n") > 300} == set()
+    assert {name for name, content in files.load_assets().items() if content.count(b"\n") > 300} == set()
 
 
 @pytest.mark.parametrize(
@@ -244,7 +251,7 @@ def test_scripts_are_short() -> None:
 )
 def test_only_keys_name_videos(painted_run: Path, key: str) -> None:
     with Run.open(painted_run) as run, pytest.raises(ValueError, match="the key of a clip must be 16 digits"):
-        files.video_of(run, key)
+        files.find_video(run, key)
 
 
 @pytest.mark.parametrize("trick", ["link out", "link in", "linked folder", "pipe", "folder", "missing"])
@@ -269,7 +276,7 @@ def test_only_plain_files_of_the_run_are_given_out(painted_copy: Path, tmp_path:
         Run.open(painted_copy) as run,
         pytest.raises(ValueError, match="a video must be a plain file in the run directory"),
     ):
-        files.video_of(run, clip.key)
+        files.find_video(run, clip.key)
 
 
 def test_a_ledger_cannot_name_files_outside(painted_copy: Path) -> None:
@@ -281,7 +288,7 @@ def test_a_ledger_cannot_name_files_outside(painted_copy: Path) -> None:
         db.execute("UPDATE jobs SET video = '../other.mp4' WHERE key = ?", (clip.key,))
     db.close()
     with Run.open(painted_copy) as run, pytest.raises(ValueError, match="a video must be a plain file"):
-        files.video_of(run, clip.key)
+        files.find_video(run, clip.key)
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
@@ -304,7 +311,7 @@ def test_a_report_keeps_what_a_prompt_says_as_text(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><!-- \u2028 <img src=x onerror=alert(1)>"
     made = painted(tmp_path / "evil", prompts=[evil], seeds=[0], settings=SETTINGS[:1])
     with Run.open(made) as run:
-        report.write(run, tmp_path / "out")
+        report.write_report(run, tmp_path / "out")
     page = (tmp_path / "out" / "index.html").read_text("utf-8")
     assert "<script>alert" not in page
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
@@ -319,18 +326,18 @@ def test_a_report_replaces_reports_only(painted_run: Path, tmp_path: Path) -> No
     (tmp_path / "clips" / "clips" / "holiday.mp4").write_text("x")
     with Run.open(painted_run) as run:
         with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
-            report.write(run, tmp_path / "mine", overwrite=True)
+            report.write_report(run, tmp_path / "mine", overwrite=True)
         with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
-            report.write(run, painted_run, overwrite=True)
+            report.write_report(run, painted_run, overwrite=True)
         with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
-            report.write(run, tmp_path / "clips", overwrite=True)
+            report.write_report(run, tmp_path / "clips", overwrite=True)
         (tmp_path / "clips" / "index.html").write_text("<h1>Holidays</h1>")
         with pytest.raises(ValueError, match="must be a new folder or a report to replace"):
-            report.write(run, tmp_path / "clips", overwrite=True)
-        report.write(run, tmp_path / "out")
+            report.write_report(run, tmp_path / "clips", overwrite=True)
+        report.write_report(run, tmp_path / "out")
         with pytest.raises(ValueError, match=r"exists\. Pass --overwrite or another name"):
-            report.write(run, tmp_path / "out")
-        report.write(run, tmp_path / "out", overwrite=True)
+            report.write_report(run, tmp_path / "out")
+        report.write_report(run, tmp_path / "out", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 

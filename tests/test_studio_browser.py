@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from painted import FIRST, FRAMES, SETTINGS, STEP, Painter, painted, pictures
-from skipguide.generate.run import Step
+from skipguide.generate.run import StepProgress
 from skipguide.runs import Run
 from skipguide.studio import app, report
 from skipguide.studio.access import Policy
@@ -67,9 +67,9 @@ class Stepping(Painter):
         for event in super().run(jobs, on_step):
             yield event
             if on_step:
-                on_step(Step(1, 2, 2.0, 3.0))
+                on_step(StepProgress(1, 2, 2.0, 3.0))
                 self.go.wait(60)
-                on_step(Step(2, 2, 2.0, 0.0))
+                on_step(StepProgress(2, 2, 2.0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ class Served:
     def __init__(self, folder: Path, policy: Policy | None = None):
         self.folder, self.engine = folder, Stepping()
         self.trials = Trials(folder, lambda: self.engine)
-        config = uvicorn.Config(app.build(folder, policy or Policy(), self.trials), port=0, log_level="error")
+        config = uvicorn.Config(app.create_app(folder, policy or Policy(), self.trials), port=0, log_level="error")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 
@@ -509,7 +509,7 @@ def test_a_video_is_made_from_a_picture(page: Any, tmp_path: Path) -> None:
 
 def test_a_report_plays_from_a_file(page: Any, first: Served, tmp_path: Path) -> None:
     with Run.open(first.folder) as run:
-        report.write(run, tmp_path / "odd näme #1")
+        report.write_report(run, tmp_path / "odd näme #1")
     page.goto(f"{(tmp_path / 'odd näme #1' / 'index.html').as_uri()}#settings=1,3")
     frames = "[...document.querySelectorAll('figure.cell')].map((cell) => cell.dataset.frame).join()"
     until(page, frames, lambda found: found == "0,0")

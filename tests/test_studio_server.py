@@ -27,18 +27,18 @@ from typer.testing import CliRunner
 
 from painted import SETTINGS, Painter, painted, pictures
 from skipguide.cli import app as verbs
-from skipguide.generate.run import Step
+from skipguide.generate.run import StepProgress
 from skipguide.runs import Clip, Run
-from skipguide.runs.storage import locked
+from skipguide.runs.storage import lock_folder
 from skipguide.studio import app, blind_test
-from skipguide.studio.access import BODY, Policy
-from skipguide.studio.playground import WAITING, Ask, Trials
+from skipguide.studio.access import MAX_BODY_BYTES, Policy
+from skipguide.studio.playground import MAX_WAITING, TrialRequest, Trials
 
 HERE = "http://localhost:8700"
 
 
 def client(folder: Path, policy: Policy | None = None, base: str = HERE, **more: Any) -> TestClient:
-    return TestClient(app.build(folder, policy or Policy(), **more), base_url=base, follow_redirects=False)
+    return TestClient(app.create_app(folder, policy or Policy(), **more), base_url=base, follow_redirects=False)
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_changes_come_from_the_page_itself(page: TestClient, headers: dict[str, 
 
 
 def test_bodies_are_bounded(page: TestClient) -> None:
-    large = b'{"rater": "' + b"a" * BODY + b'"}'
+    large = b'{"rater": "' + b"a" * MAX_BODY_BYTES + b'"}'
     sent = {"Content-Type": "application/json"}
     assert page.post("/api/study/next", content=large, headers=sent).status_code == 413
     assert page.post("/api/study/next", content=iter([large[:100], large[100:]]), headers=sent).status_code == 413
@@ -382,10 +382,10 @@ class Slow(Painter):
     def run(self, jobs: Any, on_step: Any) -> Iterator[Any]:
         for event in super().run(jobs, on_step):
             yield event
-            on_step(Step(1, 2, 2.0, 3.0))
+            on_step(StepProgress(1, 2, 2.0, 3.0))
             self.reached.set()
             assert self.go.wait(30)
-            on_step(Step(2, 2, 2.0, 0.0))
+            on_step(StepProgress(2, 2, 2.0, 0.0))
 
 
 ASK = {"model": "lab-mochi", "prompt": "a green cross", "seed": 3, "parameters": {"layers": [6], "stg_scale": 0.75}}
@@ -493,8 +493,8 @@ def test_trials_are_cancelled_while_they_wait_and_while_they_run(
 def test_the_queue_is_bounded(web: TestClient, slow: Slow) -> None:
     web.post("/api/trials", json=ASK)
     assert slow.reached.wait(30)
-    answers = [web.post("/api/trials", json={**ASK, "seed": 10 + i}).status_code for i in range(WAITING + 2)]
-    assert answers == [200] * WAITING + [400] * 2
+    answers = [web.post("/api/trials", json={**ASK, "seed": 10 + i}).status_code for i in range(MAX_WAITING + 2)]
+    assert answers == [200] * MAX_WAITING + [400] * 2
 
 
 @pytest.mark.parametrize(
@@ -598,7 +598,7 @@ def test_a_test_names_the_picture_where_there_is_no_text(pictured: Path) -> None
 
 
 def test_a_trial_beside_a_sweep_says_why_it_fails(web: TestClient, painted_copy: Path) -> None:
-    with locked(painted_copy):
+    with lock_folder(painted_copy):
         failed = ended(web, web.post("/api/trials", json=ASK).json()["id"])
     assert failed["state"] == "failed"
     assert "one sweep at a time may write to a run" in failed["error"]
@@ -614,9 +614,11 @@ def test_a_real_model_makes_what_is_asked_for(tmp_path: Path, tiny_mochi_dir: Pa
     small = {"steps": 2, "height": 32, "width": 32, "num_frames": 7, "guidance_scale": 4.5, "max_sequence_length": 16}
     settings = [{"name": "cfg", **small}]
     painted(tmp_path / "run", model=str(tiny_mochi_dir), prompts=["a red star"], seeds=[0], settings=settings)
-    trials = Trials.here(tmp_path / "run")
+    trials = Trials.local(tmp_path / "run")
     sizes = {name: small[name] for name in ("steps", "height", "width", "num_frames")}
-    number = trials.add(Ask(str(tiny_mochi_dir), "a blue square", 1, {**sizes, "layers": [2], "stg_scale": 1.0})).id
+    number = trials.add(
+        TrialRequest(str(tiny_mochi_dir), "a blue square", 1, {**sizes, "layers": [2], "stg_scale": 1.0})
+    ).id
     trial = wait(lambda: [t for t in trials.list() if t["id"] == number and t["state"] not in ("waiting", "running")])[
         0
     ]

@@ -32,7 +32,7 @@ def output(*args: str, code: int = 0) -> Any:
 
 
 def test_docs_are_up_to_date() -> None:
-    assert DOCS.read_text(encoding="utf-8") == tables.families_markdown(), f"Run: {tables.REGENERATE}"
+    assert DOCS.read_text(encoding="utf-8") == tables.families_markdown(), f"Run: {tables.REGENERATE_COMMAND}"
 
 
 def test_markdown_is_what_the_docs_are_made_from() -> None:
@@ -43,7 +43,7 @@ def test_markdown_names_every_pipeline_once_in_its_place() -> None:
     known, refused = tables.families_markdown().split("## Refused")
     for family in family_rows.FAMILIES:
         assert all(known.count(f"`{pipeline}`") == 1 for pipeline in family.pipelines)
-    assert all(refused.count(f"`{pipeline}`") == 1 for pipeline in family_rows.REFUSED)
+    assert all(refused.count(f"`{pipeline}`") == 1 for pipeline in family_rows.REFUSED_PIPELINES)
 
 
 def test_markdown_tables_are_whole() -> None:
@@ -67,7 +67,7 @@ def test_families_for_people() -> None:
     for family in family_rows.FAMILIES:
         assert family.title in said
         assert ", ".join(family.pipelines) in said
-    assert all(pipeline in said for pipeline in family_rows.REFUSED)
+    assert all(pipeline in said for pipeline in family_rows.REFUSED_PIPELINES)
     assert "20 dual, 40 single" in said
     assert "8 down, 1 mid, 12 up" in said
     assert "hunyuan-double-2 (hunyuanvideo-community/HunyuanVideo): layer dual:2, residual, scale 1." in said
@@ -89,7 +89,7 @@ def test_families_json() -> None:
     assert rows["motif-video"]["cfg"] == "by its guider"
     assert "needs is_cfg_zero_star=False (HeliosPyramidPipeline)" in rows["helios"]["cfg"]
     assert [preset["name"] for preset in rows["ltx"]["presets"]] == ["ltx-2b", "ltx-13b-dev"]
-    assert sorted(name for names in said["refused"].values() for name in names) == sorted(family_rows.REFUSED)
+    assert sorted(name for names in said["refused"].values() for name in names) == sorted(family_rows.REFUSED_PIPELINES)
 
 
 def test_one_form_at_a_time() -> None:
@@ -101,7 +101,7 @@ def test_one_form_at_a_time() -> None:
 
 def test_presets_for_people() -> None:
     said = run("presets").stdout
-    for row in presets.presets():
+    for row in presets.load_presets():
         assert f"    {row.model}. {row.source}\n" in said
         assert row.note in said
     lines = {line.split("  ")[0]: line.split() for line in said.splitlines() if not line.startswith(" ")}
@@ -133,7 +133,7 @@ def test_a_schedule_has_a_line_for_each_range() -> None:
 
 def test_presets_json() -> None:
     rows = {row["name"]: row for row in output("presets")["presets"]}
-    assert list(rows) == [row.name for row in presets.presets()]
+    assert list(rows) == [row.name for row in presets.load_presets()]
     assert rows["mochi"]["layers"] == [34]
     assert (rows["mochi"]["scale"], rows["wan-slg-9"]["scale"], rows["ltx-13b-dev"]["scale"]) == (1.0, None, None)
     assert len(rows["ltx-13b-dev"]["schedule"]) == 6

@@ -142,7 +142,7 @@ def test_passes_are_counted_in_operations(name: str) -> None:
         with guide(small.pipe, STG([layer], stop=0.4), share_prefix=shared) as handle:  # one step of two
             oracle.run(small, **small.short)
         found.append(handle.passes.weak)
-        assert (handle.passes.steps, handle.passes.strong) == (2, 4)
+        assert (handle.passes.steps, handle.passes.unweakened) == (2, 4)
         assert handle.passes_per_step == 2 + found[-1] / 2
     assert 1 > found[0] > found[1] > found[2] > 0
 
@@ -179,8 +179,8 @@ def test_an_exception_in_any_pass_leaves_no_stand_in_and_no_tensors(name: str, s
 
 def kept_by(handle: Any) -> list[Any]:
     """What is kept for weak passes."""
-    strong = [branch.strong for branch in handle._branches.values()]
-    memories = [memory for kept in strong for entries in kept.remembered.values() for *_, memory in entries]
+    strong = [branch.prefix_cache for branch in handle._guided_denoisers.values()]
+    memories = [memory for kept in strong for entries in kept.cached_outputs.values() for *_, memory in entries]
     return [output for memory in memories for output in memory.outputs]
 
 
@@ -242,7 +242,7 @@ def test_schedule_of_svd_by_its_sigmas() -> None:
         expected = oracle.run(small)
     with guide(small.pipe, Schedule([Bin((2 * sigmas[1], 701.0), ["up:1"], 1.0)])) as handle:
         ours = oracle.run(small)
-        assert sum(handle.passes.runs.values()) == 1
+        assert sum(handle.passes.weak_runs.values()) == 1
     assert torch.equal(ours, expected)
     assert not torch.equal(ours, plain)
     with guide(small.pipe, STG(["up:1"], 1.3), rescale=0.4):
@@ -429,9 +429,9 @@ def test_layers_are_counted_where_operations_cannot_be(monkeypatch: pytest.Monke
         raise RuntimeError("no such model")
 
     small = fresh(SVD)
-    monkeypatch.setattr("skipguide.weak.flops.without_weights", fail)
+    monkeypatch.setattr("skipguide.weak.flops.build_meta_model", fail)
     with guide(small.pipe, STG(["up:0"])) as handle:
         oracle.run(small, **small.short)
-        weak: Any = handle._branches[small.pipe.unet].weak[0]
-        layers = len({place.address for place in weak.places})
+        weak: Any = handle._guided_denoisers[small.pipe.unet].weak_passes[0]
+        layers = len({place.address for place in weak.sites})
         assert handle.passes_per_step == pytest.approx(2 + 4 / layers)

@@ -99,7 +99,7 @@ def test_record_with_a_picture_of_megabytes(tmp_path: Path, clip: Frames) -> Non
 
 def test_record_comes_from_the_sidecar_if_the_tag_was_stripped(tmp_path: Path) -> None:
     path = plain_video(tmp_path / "a.mp4")
-    video.sidecar(path).write_text(json.dumps(RECORD), encoding="utf-8")
+    video.sidecar_path(path).write_text(json.dumps(RECORD), encoding="utf-8")
     assert video.read_record(path) == RECORD
 
 
@@ -201,7 +201,7 @@ def test_no_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ['{"settings": ', "[1, 2]"])
 def test_damaged_record(tmp_path: Path, text: str) -> None:
     path = plain_video(tmp_path / "a.mp4")
-    video.sidecar(path).write_text(text)
+    video.sidecar_path(path).write_text(text)
     with pytest.raises(ValueError, match=r"a record must be a JSON object, but that of .*a\.mp4\.json starts with"):
         video.read_record(path)
 
@@ -286,7 +286,7 @@ def test_a_video_written_live_has_no_length(tmp_path: Path) -> None:
 def test_holes(starts: list[int], message: str) -> None:
     shown = [(float(start), float(start)) for start in starts]
     with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
-        video._check_holes(shown, 1.0, Path("a.mkv"))
+        video._check_gaps(shown, 1.0, Path("a.mkv"))
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_holes(starts: list[int], message: str) -> None:
 
 def test_side_by_side_keeps_every_pixel(clip: Frames) -> None:
     right = clip[:, :, ::-1]
-    both = video.side_by_side({"CFG 4.5": clip, "CFG 4.5 + STG 1": right})
+    both = video.place_side_by_side({"CFG 4.5": clip, "CFG 4.5 + STG 1": right})
     assert both.shape == (19, 280, 516, 3)
     assert both.dtype == np.uint8
     below = both[:, 24:]
@@ -307,12 +307,12 @@ def test_side_by_side_keeps_every_pixel(clip: Frames) -> None:
 
 def test_large_videos_are_not_enlarged() -> None:
     frames = np.zeros((1, 300, 400, 3), np.uint8)
-    assert video.side_by_side({"a": frames, "b": frames}).shape == (1, 324, 804, 3)
+    assert video.place_side_by_side({"a": frames, "b": frames}).shape == (1, 324, 804, 3)
 
 
 def test_three_side_by_side(clip: Frames) -> None:
     columns = {"one": clip, "two": clip[:, ::-1], "three": clip[:, :, ::-1]}
-    out = video.side_by_side(columns)
+    out = video.place_side_by_side(columns)
     assert out.shape == (19, 280, 3 * 260 - 4, 3)
     for left, frames in zip((0, 260, 520), columns.values(), strict=True):
         assert np.array_equal(out[:, 25::4, left + 1 : left + 256 : 4], frames)
@@ -323,12 +323,12 @@ def test_three_side_by_side(clip: Frames) -> None:
 
 def test_side_by_side_refuses_two_sizes(clip: Frames) -> None:
     with pytest.raises(ValueError, match=r"must have one shape, but got \(19, .* and \(18, .*\)\. Make them alike"):
-        video.side_by_side({"a": clip, "b": clip[:-1], "c": clip})
+        video.place_side_by_side({"a": clip, "b": clip[:-1], "c": clip})
 
 
 def test_strip_shows_first_and_last_frame_of_every_row(clip: Frames) -> None:
     rows = {"one": clip, "two": clip[:, ::-1]}
-    picture = np.asarray(video.strip(rows, "a title", columns=4))
+    picture = np.asarray(video.make_frame_strip(rows, "a title", columns=4))
     assert picture.shape == (24 + 2 * (24 + 192), 4 * 196 - 4, 3)
     for top, frames in ((48, clip), (264, clip[:, ::-1])):
         assert np.array_equal(picture[top + 1 : top + 192 : 3, 1:192:3], frames[0])
@@ -338,11 +338,11 @@ def test_strip_shows_first_and_last_frame_of_every_row(clip: Frames) -> None:
 
 
 def test_strip_of_fewer_frames_than_columns(clip: Frames) -> None:
-    assert video.strip({"a": clip[:3]}, "t").width == 3 * 196 - 4
+    assert video.make_frame_strip({"a": clip[:3]}, "t").width == 3 * 196 - 4
 
 
 def test_long_captions_are_cut(clip: Frames) -> None:
     """The caption of the left side must not run into the right one."""
-    both = video.side_by_side({"long words " * 40: clip, "": clip})
+    both = video.place_side_by_side({"long words " * 40: clip, "": clip})
     assert len(np.unique(both[0, :24, :252])) > 2
     assert len(np.unique(both[0, :24, 256:].reshape(-1, 3), axis=0)) == 1

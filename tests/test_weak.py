@@ -185,14 +185,16 @@ def test_changed_attention_is_that_of_matrices(skip: str, name: str, monkeypatch
 def test_frames_under_any_mask(text: str, shape: tuple[int, ...], additive: bool) -> None:
     """No model of the tests masks a token of the video, or one frame otherwise than another."""
     torch.manual_seed(0)
-    moment = step_context.Moment("bcthw", {})
-    moment.see({"hidden_states": torch.empty(2, 1, 3, 2, 2)})
+    moment = step_context.StepContext("bcthw", {})
+    moment.observe_inputs({"hidden_states": torch.empty(2, 1, 3, 2, 2)})
     tokens = 12 + (5 if text else 0)
     call = {name: torch.randn(2, 3, tokens, 4) for name in ("query", "key", "value")}
     mask = torch.randn([tokens if size < 0 else size for size in shape]) if shape else None
     if mask is not None and not additive:
         mask = (mask > -1) | torch.eye(tokens, dtype=torch.bool)[: mask.shape[-2]]
-    ours = weak_attention.CHANGES["frames"]({**call, "attn_mask": mask}, weak_attention.Seen(moment, None, text), None)
+    ours = weak_attention.ATTENTION_EDITS["frames"](
+        {**call, "attn_mask": mask}, weak_attention.AttentionView(moment, None, text), None
+    )
     theirs = frames(None, call["query"], call["key"], call["value"], mask, (5 if text == "before" else 0, (3, 2, 2)))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
@@ -206,7 +208,7 @@ def test_blur_to_the_mean_along_one_axis(name: str, axis: str, monkeypatch: pyte
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5, 40.0])
 @pytest.mark.parametrize("n", [2, 5, 13])
 def test_gaussian_is_a_convolution_that_keeps_the_mean(n: int, sigma: float) -> None:
-    ours = step_context.gaussian(n, sigma).numpy()
+    ours = step_context.gaussian_blur_matrix(n, sigma).numpy()
     np.testing.assert_allclose(ours, np.stack([convolved(row, sigma) for row in np.eye(n)]), atol=1e-12)
     np.testing.assert_allclose(ours.sum(0), np.ones(n), atol=1e-12)
     np.testing.assert_allclose(ours, ours.T, atol=1e-12)
@@ -235,11 +237,13 @@ def test_wholly_soft_is_the_identity(name: str) -> None:
 
 
 def test_an_order_is_a_permutation_of_its_seed_step_and_name() -> None:
-    orders = [step_context.order_of(50, *key).tolist() for key in itertools.product((0, 1), (0, 1), ("a", "b"))]
+    orders = [
+        step_context.random_permutation(50, *key).tolist() for key in itertools.product((0, 1), (0, 1), ("a", "b"))
+    ]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 8
-    assert step_context.order_of(50, 0, 0, "a").tolist() == orders[0]
-    first = Counter(int(step_context.order_of(5, 0, step, "x")[0]) for step in range(2000))
+    assert step_context.random_permutation(50, 0, 0, "a").tolist() == orders[0]
+    first = Counter(int(step_context.random_permutation(5, 0, step, "x")[0]) for step in range(2000))
     assert sum((first[i] - 400) ** 2 / 400 for i in range(5)) < 18.5  # chi squared, 4 degrees: p = 0.001
 
 
@@ -289,7 +293,7 @@ def in_another_order(
     given = "hidden_states" if "hidden_states" in kwargs else None
     x = kwargs[given] if given else args[0]
     count, (t, *_) = next(calls), VIDEOS[name][0]
-    order = functools.partial(step_context.order_of, seed=5, step=count, what=address)
+    order = functools.partial(step_context.random_permutation, seed=5, step=count, what=address)
     if name == "OpenSoraPipeline":  # (B, t s, D)
         cube = x.reshape(len(x), t, -1, x.shape[-1])
         cube = cube[:, order(t)] if along == "temporal" else cube[:, :, order(cube.shape[2])]
@@ -328,11 +332,11 @@ def test_random_layers_are_those_of_the_step(name: str, axis: str | None, skip: 
     options = {"num_inference_steps": 5}
     with guide(small.pipe, term) as handle:
         ours = oracle.run(small, **options)
-        branch = next(iter(handle._branches.values()))
+        branch = next(iter(handle._guided_denoisers.values()))
         drawn = []
         for step in range(5):
-            branch.begin(step)
-            drawn.append([branch.places[k].address for k in branch.weak[0].skipped])  # type: ignore[union-attr]
+            branch.begin_step(step)
+            drawn.append([branch.sites[k].address for k in branch.weak_passes[0].skipped])  # type: ignore[union-attr]
     with guide(small.pipe, term, share_prefix=False):
         assert torch.equal(oracle.run(small, **options), ours)
     named = [STG(layers, 1.1, skip, axis, i / 5, (i + 1) / 5) for i, layers in enumerate(drawn)]
@@ -345,17 +349,17 @@ def test_random_layers_are_middle_ones_and_all_of_them() -> None:
     """Never the first block or the last; a tenth of the blocks; each as often as another one."""
     small = tiny("WanPipeline")
     with guide(small.pipe, STG(Random(0.5), 1.0)) as handle:
-        branch = next(iter(handle._branches.values()))
+        branch = next(iter(handle._guided_denoisers.values()))
         skipped: Counter[int] = Counter()
         for step in range(200):
-            branch.begin(step)
-            now = branch.weak[0].skipped  # type: ignore[union-attr]
+            branch.begin_step(step)
+            now = branch.weak_passes[0].skipped  # type: ignore[union-attr]
             assert len(now) == 2
             skipped.update(now)
         assert set(skipped) == {1, 2}
     with guide(small.pipe, STG(Random(0.1), 1.0)) as handle:
-        branch = next(iter(handle._branches.values()))
-        found = Counter(branch.begin(step) or branch.weak[0].skipped for step in range(200))  # type: ignore[union-attr]
+        branch = next(iter(handle._guided_denoisers.values()))
+        found = Counter(branch.begin_step(step) or branch.weak_passes[0].skipped for step in range(200))  # type: ignore[union-attr]
         assert set(found) == {(1,), (2,)}
         assert min(found.values()) > 70
 
@@ -364,10 +368,10 @@ def test_a_random_pass_costs_what_comes_after_its_first_layer() -> None:
     small = tiny("WanPipeline")
     with guide(small.pipe, STG(Random(0.1), 1.0, seed=1)) as handle:
         oracle.run(small, num_inference_steps=4)
-        branch, firsts = next(iter(handle._branches.values())), []
+        branch, firsts = next(iter(handle._guided_denoisers.values())), []
         for step in range(4):
-            branch.begin(step)
-            firsts.append(branch.weak[0].skipped[0])  # type: ignore[union-attr]
+            branch.begin_step(step)
+            firsts.append(branch.weak_passes[0].skipped[0])  # type: ignore[union-attr]
         assert handle.passes_per_step == pytest.approx(2 + sum((3 - k) / 4 for k in firsts) / 4)
 
 
@@ -568,6 +572,8 @@ def test_the_rows_agree_with_their_models() -> None:
     """Text that is a stream of a block is somewhere in its attention's sequence; every kind of skip has its words."""
     for row in FAMILIES:
         joint = any("encoder_hidden_states" in stack.streams for stack in row.stacks.values())
-        assert bool(row.text) == joint, row.name
-        assert "shuffle" in perturbations.available(row.traits)
-    assert set(weak_attention.CHANGES) | {"residual", "attention", "shuffle"} == set(perturbations.KINDS)
+        assert bool(row.text_position) == joint, row.name
+        assert "shuffle" in perturbations.available_skips(row.traits)
+    assert set(weak_attention.ATTENTION_EDITS) | {"residual", "attention", "shuffle"} == set(
+        perturbations.PERTURBATIONS
+    )

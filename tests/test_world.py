@@ -93,7 +93,7 @@ def test_splits_are_disjoint_and_complete() -> None:
         scenes = world.sample_scenes(2000, seed=1, split=split)
         assert len(scenes) == 2000
         assert (world.is_held_out(scenes.shape, scenes.colour, scenes.motion) == wanted).all()
-        assert world.exists(scenes.shape, scenes.motion).all()
+        assert world.is_drawable(scenes.shape, scenes.motion).all()
     held_out = world.sample_scenes(2000, seed=1, split="heldout")
     for name, count in (("shape", 6), ("colour", 8), ("motion", 8)):
         assert len(getattr(held_out, name).unique()) == count
@@ -140,8 +140,8 @@ def test_a_span_is_the_beginning_of_the_path() -> None:
 
 
 def test_spans_are_drawn_from_the_seed_between_a_tenth_and_all() -> None:
-    spans = world.spans(500, 3)
-    assert torch.equal(spans, world.spans(500, 3))
+    spans = world.draw_spans(500, 3)
+    assert torch.equal(spans, world.draw_spans(500, 3))
     assert 0.1 <= spans.min() < 0.12
     assert 0.98 < spans.max() <= 1
 
@@ -167,7 +167,7 @@ def test_amount_of_motion_grows_with_the_span_and_is_found_in_pixels() -> None:
     amounts = [world.amount_of_motion(world.masks(scenes, 14, torch.full((40,), span))) for span in (0.2, 0.5, 1.0)]
     assert (amounts[0] < amounts[1]).all()
     assert (amounts[1] < amounts[2]).all()
-    found = world.amount_of_motion(world.found_masks(scenes, world.render(scenes, 14)))
+    found = world.amount_of_motion(world.segment_objects(scenes, world.render(scenes, 14)))
     torch.testing.assert_close(found, amounts[2], atol=1e-4, rtol=1e-4)
 
 
@@ -177,7 +177,7 @@ def test_scenes_by_their_words() -> None:
     assert {(words["shape"], words["colour"], words["second_shape"]) for words in scenes.attributes()} == {
         ("moon", "cyan", None)
     }
-    image = world.picture(scenes)
+    image = world.render_first_frame(scenes)
     assert (image.size, image.mode) == ((64, 64), "RGB")
     first = ((world.render(scenes, 19)[0, :, 0] + 1) * 127.5).round().byte()
     assert image.tobytes() == first.permute(1, 2, 0).numpy().tobytes()

@@ -10,7 +10,7 @@ import torch
 import oracle
 from skipguide import STG
 from skipguide.families.lookup import family_of
-from skipguide.families.rows import FAMILIES, REFUSED
+from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
 from tiny import builders
 from tiny.base import Tiny
 
@@ -18,7 +18,7 @@ SELF_ATTENTIONS = (  # as the families call it; attn2 and cross_attention are no
     "attn1", "audio_attn1", "attn", "self_attention", "video_dec_block.self_attention",
     "audio_dec_block.self_attention",
 )  # fmt: skip
-GUIDED = [name for name in builders() if name.split()[0] not in REFUSED and not name.endswith(" zero")]
+GUIDED = [name for name in builders() if name.split()[0] not in REFUSED_PIPELINES and not name.endswith(" zero")]
 UNETS = [name for name in GUIDED if any(name.split()[0] in row.pipelines for row in FAMILIES if row.unet)]
 STACKED = [name for name in GUIDED if name not in UNETS]
 

@@ -29,14 +29,14 @@ from skipguide.method import terms as guidance_terms
 from skipguide.method.request import published_rescale
 from skipguide.method.terms import STG, Layer, Random
 from skipguide.pipeline import compat
-from skipguide.pipeline.denoiser import Branch
+from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.weak import patching
 
 Tensor = torch.Tensor
 
 COND, UNCOND, WEAK = "pred_cond", "pred_uncond", "pred_weak"
-_OWN = ("scale", "skip", "axis", "start", "stop")  # what belongs to `layers`
-_FIXED = {"layers", "terms", "share_prefix", "cfg_start", "cfg_stop", *_OWN}
+_LAYER_ARGUMENTS = ("scale", "skip", "axis", "start", "stop")  # what belongs to `layers`
+_FIXED_ARGUMENTS = {"layers", "terms", "share_prefix", "cfg_start", "cfg_stop", *_LAYER_ARGUMENTS}
 
 
 class SkipGuidance(BaseGuidance):
@@ -87,14 +87,14 @@ class SkipGuidance(BaseGuidance):
         orthogonalize: bool = False,
     ):
         super().__init__(cfg_start, cfg_stop, enabled)
-        _check(layers, dict(scale=scale, skip=skip, axis=axis, start=start, stop=stop))
+        _check_layer_arguments(layers, dict(scale=scale, skip=skip, axis=axis, start=start, stop=stop))
         own = [] if layers is None else [STG(layers, scale, skip, axis, start, stop)]
-        more = [_term(entry) for entry in ([terms] if isinstance(terms, STG) else terms)]
+        more = [_to_term(entry) for entry in ([terms] if isinstance(terms, STG) else terms)]
         if not own and not more:
             raise ValueError("SkipGuidance needs layers to skip, but got none. Write SkipGuidance(layers=[34]).")
         for term in (*own, *more):
-            _check_term(term)
-        self.terms = tuple(dataclasses.replace(term, layers=_named(term)) for term in (*own, *more))
+            _check_term_supported(term)
+        self.terms = tuple(dataclasses.replace(term, layers=_layer_list(term)) for term in (*own, *more))
         self.layers, self.scale, self.skip, self.axis, self.start, self.stop = layers, scale, skip, axis, start, stop
         phi = published_rescale(self.terms) if rescale is None else rescale
         self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, phi, share_prefix
@@ -102,12 +102,15 @@ class SkipGuidance(BaseGuidance):
         self.use_original_formulation = use_original_formulation
         # JSON, and all of it: from_config() would leave out what it believes to be a default, positional arguments too
         self.register_to_config(
-            layers=layers and list(layers), terms=[_written(term) for term in more], rescale=phi, _use_default_values=[]
+            layers=layers and list(layers),
+            terms=[_term_to_json(term) for term in more],
+            rescale=phi,
+            _use_default_values=[],
         )
-        self._forget_models()
+        self._reset_models()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _FIXED and name in self.__dict__:
+        if name in _FIXED_ARGUMENTS and name in self.__dict__:
             raise AttributeError(f"{name} of a SkipGuidance is fixed, but was set to {value!r}. Use .new({name}=...).")
         if name == "rescale":
             validate.check_number("rescale", value, 0.0, 1.0, "0 is off, the paper uses 0.7")
@@ -115,18 +118,22 @@ class SkipGuidance(BaseGuidance):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies, which meet other models."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_branches", "_undo", "_hooks")}
+        return {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("_guided_denoisers", "_undo_patches", "_hooks")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget_models()
+        self._reset_models()
 
-    def _forget_models(self) -> None:
-        self._branches: weakref.WeakKeyDictionary[nn.Module, Branch] = weakref.WeakKeyDictionary()
-        self._undo: list[patching.Swap] = []  # what puts the denoiser right again while a batch is under way
+    def _reset_models(self) -> None:
+        self._guided_denoisers: weakref.WeakKeyDictionary[nn.Module, GuidedDenoiser] = weakref.WeakKeyDictionary()
+        self._undo_patches: list[patching.Patch] = []  # what puts the denoiser right again while a batch is under way
         self._hooks: list[Any] = []  # on the denoiser, while one is
-        self._calls = 0  # of the denoiser since the batch was prepared
-        self._checked: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # denoisers met in this run
+        self._num_calls = 0  # of the denoiser since the batch was prepared
+        self._checked_denoisers: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # denoisers met in this run
 
     # --- what runs at a step ----------------------------------------------------------------------------------------
 
@@ -141,12 +148,12 @@ class SkipGuidance(BaseGuidance):
                 f"step i of N must be from 0 to N - 1, but got {step} of {num_inference_steps}. Schedulers of second "
                 "order count on, and no window can say which of their steps are guided: use one of first order."
             )
-        self._heal()
-        self._forget_states()
+        self._restore_modules()
+        self._clear_caches()
         new_run = self._step is None or step <= self._step or num_inference_steps != self._num_inference_steps
         super().set_state(step, num_inference_steps, timestep)
         if new_run:
-            self._checked.clear()
+            self._checked_denoisers.clear()
             self._check_windows(num_inference_steps)
 
     def _check_windows(self, num_steps: int) -> None:
@@ -155,7 +162,7 @@ class SkipGuidance(BaseGuidance):
                 guidance_terms.check_window((term.start, term.stop), num_steps)
             term.check_steps(num_steps)
 
-    def _batches(self) -> list[str]:
+    def _batch_names(self) -> list[str]:
         """The names of the batches of this step, in the order in which they run."""
         uncond = [UNCOND] if self._cfg_is_on() else []
         return [COND, *uncond, *(name for name, term in self._weak_terms().items() if self._is_on(term))]
@@ -167,15 +174,15 @@ class SkipGuidance(BaseGuidance):
     def _is_on(self, term: STG) -> bool:
         if not self._enabled or max(term.scales(1, self._step)) == 0:
             return False
-        return self._step is None or formula.selects(term.start, term.stop, self._step, self._num_inference_steps)
+        return self._step is None or formula.is_in_window(term.start, term.stop, self._step, self._num_inference_steps)
 
     def _cfg_is_on(self) -> bool:
-        if not self._wants_cfg() or self._step is None:
-            return self._wants_cfg()
+        if not self._uses_cfg() or self._step is None:
+            return self._uses_cfg()
         steps = self._num_inference_steps
         return int(self._start * steps) <= self._step < int(self._stop * steps)
 
-    def _wants_cfg(self) -> bool:
+    def _uses_cfg(self) -> bool:
         """Whether there is CFG at any step."""
         none = 0.0 if self.use_original_formulation else 1.0
         return self._enabled and self._start < self._stop and not math.isclose(self.guidance_scale, none)
@@ -188,15 +195,15 @@ class SkipGuidance(BaseGuidance):
         hand one over; so it does not depend on the step (of an earlier run), nor on the weak passes, which need no text
         of their own.
         """
-        return 2 if self._wants_cfg() else 1
+        return 2 if self._uses_cfg() else 1
 
     @property
     def is_conditional(self) -> bool:
-        return self._batch() != UNCOND
+        return self._current_batch() != UNCOND
 
-    def _batch(self) -> str:
+    def _current_batch(self) -> str:
         """The batch under way."""
-        batches = self._batches()
+        batches = self._batch_names()
         if self._count_prepared > len(batches):
             raise RuntimeError(
                 f"this step has {len(batches)} batches ({', '.join(batches)}), but prepare_models() was called "
@@ -206,13 +213,13 @@ class SkipGuidance(BaseGuidance):
 
     def prepare_inputs(self, data: Any) -> list[Any]:
         """The batches of this step from inputs: a tensor, or a tuple (for cond, for uncond)."""
-        return [self._prepare_batch(data, int(name == UNCOND), name) for name in self._batches()]
+        return [self._prepare_batch(data, int(name == UNCOND), name) for name in self._batch_names()]
 
     def prepare_inputs_from_block_state(self, data: Any, input_fields: Any) -> list[Any]:
         """The same from the state of a Modular pipeline: the name of a field, or a tuple of two."""
         return [
             self._prepare_batch_from_block_state(input_fields, data, int(name == UNCOND), name)
-            for name in self._batches()
+            for name in self._batch_names()
         ]
 
     # --- the denoiser -----------------------------------------------------------------------------------------------
@@ -224,15 +231,15 @@ class SkipGuidance(BaseGuidance):
             ValueError: for a model of an unknown family, a layer, skip or axis that it has not, or a cache on it.
         """
         super().prepare_models(denoiser)
-        self._heal()
-        self._calls = 0
+        self._restore_modules()
+        self._num_calls = 0
         if not self._enabled or not any(max(term.scales(1)) > 0 for term in self.terms):
             return
-        swaps = self._swaps(self._branch(denoiser), self._batch())
-        if swaps:
-            self._undo = patching.put(swaps)
-            before: Any = torch.compiler.disable(self._before)
-            after: Any = torch.compiler.disable(self._after)
+        patches = self._patches(self._find_guided_denoiser(denoiser), self._current_batch())
+        if patches:
+            self._undo_patches = patching.apply_patches(patches)
+            before: Any = torch.compiler.disable(self._before_forward)
+            after: Any = torch.compiler.disable(self._after_forward)
             self._hooks = [
                 denoiser.register_forward_pre_hook(before),
                 denoiser.register_forward_hook(after, always_call=True),
@@ -244,67 +251,67 @@ class SkipGuidance(BaseGuidance):
         Raises:
             RuntimeError: if the denoiser was called more than once, for only the first call was the batch's.
         """
-        self._heal()
-        if self._calls > 1:
+        self._restore_modules()
+        if self._num_calls > 1:
             raise RuntimeError(
                 "SkipGuidance needs one call of the denoiser between prepare_models() and cleanup_models(), but got "
                 "another one. Call set_state() and prepare_inputs() for each part of the inputs."
             )
 
-    def _swaps(self, branch: Branch, batch: str) -> Sequence[patching.Swap]:
+    def _patches(self, guided: GuidedDenoiser, batch: str) -> Sequence[patching.Patch]:
         """What stands where in the forward of a batch."""
         names = list(self._weak_terms())
         if batch in names:
-            return branch.weak[names.index(batch)].swaps()
-        active = [names.index(name) for name in self._batches() if name in names]
-        return branch.recordings(active) if active and batch != UNCOND else []
+            return guided.weak_passes[names.index(batch)].patches()
+        active = [names.index(name) for name in self._batch_names() if name in names]
+        return guided.recording_patches(active) if active and batch != UNCOND else []
 
-    def _branch(self, denoiser: nn.Module) -> Branch:
+    def _find_guided_denoiser(self, denoiser: nn.Module) -> GuidedDenoiser:
         """What is needed to weaken a denoiser: made once, so that torch.compile meets the same modules in every run,
         and again where modules of the denoiser were replaced."""
-        known = self._branches.get(denoiser)
-        if known is not None and denoiser in self._checked:
+        known = self._guided_denoisers.get(denoiser)
+        if known is not None and denoiser in self._checked_denoisers:
             return known
         family = family_of_denoiser(denoiser)
         if known is None or not known.is_current():
-            known = self._branches[denoiser] = Branch(family, denoiser, self.terms, self.share_prefix)
-        compat.check_company(denoiser, family)  # in each run: a cache can be switched on in between
-        self._checked.add(denoiser)
+            known = self._guided_denoisers[denoiser] = GuidedDenoiser(family, denoiser, self.terms, self.share_prefix)
+        compat.check_no_stateful_hooks(denoiser, family)  # in each run: a cache can be switched on in between
+        self._checked_denoisers.add(denoiser)
         return known
 
     # --- housekeeping -----------------------------------------------------------------------------------------------
     # Pipelines do not clean up after a forward that raised. The second hook sees any exception but a KeyboardInterrupt,
     # the first one the next call of the denoiser, if nobody prepared it.
 
-    def _before(self, denoiser: nn.Module, args: tuple[Any, ...]) -> None:
-        self._calls += 1
-        if self._calls > 1 or not self._undo:
-            self._heal()
+    def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...]) -> None:
+        self._num_calls += 1
+        if self._num_calls > 1 or not self._undo_patches:
+            self._restore_modules()
 
-    def _after(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        patching.put(self._undo)
-        self._undo = []
+    def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        patching.apply_patches(self._undo_patches)
+        self._undo_patches = []
         if output is None:  # it raised
-            self._forget_states()
+            self._clear_caches()
 
-    def _heal(self) -> None:
+    def _restore_modules(self) -> None:
         """Put the real modules back and take the hooks off."""
-        patching.put(self._undo)
+        patching.apply_patches(self._undo_patches)
         for hook in self._hooks:
             hook.remove()
-        self._undo, self._hooks = [], []
+        self._undo_patches, self._hooks = [], []
 
-    def _forget_states(self) -> None:
-        for known in self._branches.values():
-            if known.strong is not None:
-                known.strong.forget()
+    def _clear_caches(self) -> None:
+        for known in self._guided_denoisers.values():
+            if known.prefix_cache is not None:
+                known.prefix_cache.clear()
 
     # --- the formula ------------------------------------------------------------------------------------------------
 
     def __call__(self, data: list[Any]) -> Any:
         """Combine the predictions of the batches that prepare_inputs() made."""
-        self._forget_states()
-        came, needed = [getattr(batch, self._identifier_key) for batch in data], self._batches()
+        self._clear_caches()
+        came, needed = [getattr(batch, self._identifier_key) for batch in data], self._batch_names()
         if came != needed or not all(hasattr(batch, "noise_pred") for batch in data):
             raise ValueError(
                 f"SkipGuidance combines {', '.join(needed)} at this step, each with its noise_pred, but got "
@@ -319,14 +326,14 @@ class SkipGuidance(BaseGuidance):
         scales, normalized = [term.scales(1, self._step)[0] for term in here], [term.normalize for term in here]
         phi = self.rescale if weaks else 0.0
         if u is not None and self.use_original_formulation:  # not with g + 1: to the bit what CFG's guider gives
-            push = formula.push(c, weaks, scales, self.orthogonalize, None, normalized)
+            push = formula.skip_guidance(c, weaks, scales, self.orthogonalize, None, normalized)
             D = formula.rescale(c + g * (c - u) + push, c, phi)
         else:
             D = formula.combine(c, u, g, weaks, scales, phi, self.orthogonalize, normalized)
         return GuiderOutput(pred=D, pred_cond=c, pred_uncond=u)  # type: ignore[call-arg]  # a dataclass only in spirit
 
 
-def _term(entry: Any) -> STG:
+def _to_term(entry: Any) -> STG:
     """One of `terms`."""
     if isinstance(entry, STG):
         return entry
@@ -339,7 +346,7 @@ def _term(entry: Any) -> STG:
     return STG(**entry)
 
 
-def _check_term(term: STG) -> None:
+def _check_term_supported(term: STG) -> None:
     """See that a term is one that a step's batches can be made for, whatever the step."""
     beyond = {
         "every above 1": term.every > 1,
@@ -355,21 +362,21 @@ def _check_term(term: STG) -> None:
         )
 
 
-def _named(term: STG) -> list[Layer]:
+def _layer_list(term: STG) -> list[Layer]:
     assert not isinstance(term.layers, Random)  # _check_term() saw to it
     return list(term.layers)
 
 
-def _written(term: STG) -> dict[str, Any]:
+def _term_to_json(term: STG) -> dict[str, Any]:
     """A term in JSON."""
     scale = list(term.scale) if isinstance(term.scale, (list, tuple)) else term.scale
-    return {**dataclasses.asdict(term), "layers": _named(term), "scale": scale}  # they may have been tuples
+    return {**dataclasses.asdict(term), "layers": _layer_list(term), "scale": scale}  # they may have been tuples
 
 
-def _check(layers: Any, own: Mapping[str, Any]) -> None:
+def _check_layer_arguments(layers: Any, own: Mapping[str, Any]) -> None:
     """What STG does not check itself."""
     usual = {field.name: field.default for field in dataclasses.fields(STG)}
-    changed = [name for name in _OWN if own[name] != usual[name]]
+    changed = [name for name in _LAYER_ARGUMENTS if own[name] != usual[name]]
     if layers is None and changed:
         raise ValueError(
             f"{', '.join(changed)} needs layers to belong to, but layers is None. Pass layers, or write it in terms."

@@ -18,20 +18,21 @@ from torch import nn
 from skipguide.bench.workloads import WORKLOADS, model_class
 from skipguide.families import blocks, lookup
 from skipguide.families import rows as family_rows
-from skipguide.families.schema import SKIPS, Family
+from skipguide.families.schema import PAPER_SKIPS, Family
 from skipguide.files import packaged
 from skipguide.generate import run
-from skipguide.generate.resolve import parameters_of, resolve, starts_from_an_image
-from skipguide.generate.settings import Generation, checked
-from skipguide.pipeline.warnings import quiet_autocast
-from skipguide.weak import flops, patching, prefix_cache, weak_pass
+from skipguide.generate.resolve import call_parameters, requires_image, resolve_settings
+from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
+from skipguide.weak import flops, patching, weak_pass
+from skipguide.weak import prefix_cache as prefix_cache_module
 
 Inputs = Mapping[str, Any]
 Candidate = Callable[[], tuple[nn.Module, Inputs]]  # a model and its inputs, to count a pass of
-ASKED = ("height", "width", "num_frames")
+SIZE_SETTINGS = ("height", "width", "num_frames")
 
 
-def of(model: str, **sizes: int | None) -> dict[str, Any]:
+def measure_layers(model: str, **sizes: int | None) -> dict[str, Any]:
     """The layers of a model.
 
     Args:
@@ -52,9 +53,9 @@ def of(model: str, **sizes: int | None) -> dict[str, Any]:
             raise ValueError(
                 f"{flags} must be left out for a family, whose size is fixed, but got {model!r}. Name a model."
             )
-        return of_family(model)
+        return measure_family(model)
     _check_name(model)
-    return of_pipeline(run.load_pipeline(model), model, given)
+    return measure_pipeline(run.load_pipeline(model), model, given)
 
 
 def _check_name(model: str) -> None:
@@ -71,7 +72,7 @@ def _check_name(model: str) -> None:
 # --- a family: no weights ---------------------------------------------------------------------------------------------
 
 
-def of_family(name: str) -> dict[str, Any]:
+def measure_family(name: str) -> dict[str, Any]:
     """The layers of a family's class, at the public checkpoint's size (UNets) or as the bench has it.
 
     Raises:
@@ -92,27 +93,27 @@ def of_family(name: str) -> dict[str, Any]:
             model = model_class(family)(**config).eval()
             return nn.Module.to(model, device), inputs(1)
 
-    found = _counted(family, [lambda: built("meta"), lambda: built("cpu")])
+    found = _count_layers(family, [lambda: built("meta"), lambda: built("cpu")])
     return {"model": name, "family": name, "denoiser": family.model, "size": size, "same": [], **found}
 
 
 # --- a pipeline -------------------------------------------------------------------------------------------------------
 
 
-def of_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[str, Any]:
+def measure_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[str, Any]:
     """The layers of the denoiser of a pipeline, as a call with the model's defaults runs it.
 
     Raises:
         ValueError: for a pipeline that guide() refuses, or sizes that it refuses.
     """
     family = lookup.family_of(pipe)
-    settings = _settings(pipe, model, sizes)
+    settings = _default_settings(pipe, model, sizes)
     try:
-        called, inputs = _call_of_denoiser(pipe, settings, lookup.denoisers_of(pipe, family))
-        without = (flops.without_weights, flops.without_numbers)
-        found = _counted(family, [lambda: (without[0](called), without[1](inputs)), lambda: (called, inputs)])
+        called, inputs = _capture_denoiser_call(pipe, settings, lookup.denoisers_of(pipe, family))
+        without = (flops.build_meta_model, flops.to_meta_tensors)
+        found = _count_layers(family, [lambda: (without[0](called), without[1](inputs)), lambda: (called, inputs)])
     except RuntimeError as error:
-        asked = " x ".join(str(getattr(settings, name)) for name in ASKED)
+        asked = " x ".join(str(getattr(settings, name)) for name in SIZE_SETTINGS)
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"height x width x frames must be a size that {model} takes, but {asked} ended in an error ({reason}). "
@@ -120,22 +121,22 @@ def of_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[str, An
         ) from error
     size = f"{settings.width or 'its own'} x {settings.height or 'its own'}, {settings.num_frames or 'its own'} frames"
     title = {"model": model, "family": family.name, "denoiser": type(called).__name__, "size": size}
-    return {**title, "same": _alike(pipe, family), **found}
+    return {**title, "same": _denoisers_with_same_layers(pipe, family), **found}
 
 
-def _settings(pipe: Any, model: str, sizes: Mapping[str, int]) -> Generation:
+def _default_settings(pipe: Any, model: str, sizes: Mapping[str, int]) -> GenerationSettings:
     """The model's own settings, without guidance. From an image if it cannot do without one."""
-    given = {"prompt": "a video"} if "prompt" in parameters_of(pipe) else {}
-    given |= {"image": "grey.png"} if starts_from_an_image(pipe) else {}
-    return resolve(checked({**given, "model": model, "stg_scale": 0.0, **sizes}), pipe)
+    given = {"prompt": "a video"} if "prompt" in call_parameters(pipe) else {}
+    given |= {"image": "grey.png"} if requires_image(pipe) else {}
+    return resolve_settings(validate_settings({**given, "model": model, "stg_scale": 0.0, **sizes}), pipe)
 
 
-class _Caught(Exception):
+class _DenoiserCalled(Exception):
     """Ends a run at the first call of a denoiser."""
 
 
-def _call_of_denoiser(
-    pipe: Any, settings: Generation, denoisers: Sequence[nn.Module]
+def _capture_denoiser_call(
+    pipe: Any, settings: GenerationSettings, denoisers: Sequence[nn.Module]
 ) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
     """The denoiser that a run calls first, and with what; it does not come to compute anything."""
     from PIL import Image
@@ -143,13 +144,13 @@ def _call_of_denoiser(
     caught: list[tuple[nn.Module, dict[str, Any]]] = []
 
     def catch(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.append((denoiser, patching.named_inputs(inspect.signature(denoiser.forward), args, kwargs)))
-        raise _Caught
+        caught.append((denoiser, patching.bind_inputs(inspect.signature(denoiser.forward), args, kwargs)))
+        raise _DenoiserCalled
 
     hooks = [denoiser.register_forward_pre_hook(catch, with_kwargs=True, prepend=True) for denoiser in denoisers]
     try:
         run.generate(pipe, settings, image=Image.new("RGB", (64, 64), "grey") if settings.image else None)
-    except _Caught:
+    except _DenoiserCalled:
         return caught[0]
     finally:
         for hook in hooks:
@@ -157,17 +158,17 @@ def _call_of_denoiser(
     raise ValueError(f"a run of {type(pipe).__name__} must call its denoiser, but did not. Report this.")
 
 
-def _alike(pipe: Any, family: Family) -> list[str]:
+def _denoisers_with_same_layers(pipe: Any, family: Family) -> list[str]:
     """The denoisers of a pipeline that has two, if their layers have the same addresses."""
     held = {name: denoiser for name in family.denoisers if (denoiser := getattr(pipe, name, None)) is not None}
-    addresses = [[place.address for place in blocks.chain(family, denoiser)] for denoiser in held.values()]
+    addresses = [[site.address for site in blocks.layer_sites(family, denoiser)] for denoiser in held.values()]
     return list(held) if len(held) > 1 and all(found == addresses[0] for found in addresses) else []
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def _counted(family: Family, candidates: Sequence[Candidate]) -> dict[str, Any]:
+def _count_layers(family: Family, candidates: Sequence[Candidate]) -> dict[str, Any]:
     """The rows, counted with the first candidate that runs: without weights, or in a real pass.
 
     A model may look at its numbers (Mochi at its mask), and there are none on the meta device.
@@ -175,19 +176,19 @@ def _counted(family: Family, candidates: Sequence[Candidate]) -> dict[str, Any]:
     *trials, last = candidates
     for build in trials:
         try:
-            return {**_rows(family, *build()), "counted": "without weights"}
+            return {**_build_rows(family, *build()), "counted": "without weights"}
         except Exception:  # whatever comes of it that there are no numbers
             continue
-    return {**_rows(family, *last()), "counted": "in a real pass"}
+    return {**_build_rows(family, *last()), "counted": "in a real pass"}
 
 
-def _rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str, Any]:
+def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """The layers in the order in which they run, and the share of all else."""
-    places = blocks.chain(family, denoiser)
-    with quiet_autocast(), torch.no_grad():
-        plain = flops.by_module(denoiser, inputs)
-        with patching.swapped(list(_identities(places))):
-            identity = flops.by_module(denoiser, inputs)
+    sites = blocks.layer_sites(family, denoiser)
+    with ignore_cpu_autocast_warning(), torch.no_grad():
+        plain = flops.count_flops_by_module(denoiser, inputs)
+        with patching.patched(list(_identity_patches(sites))):
+            identity = flops.count_flops_by_module(denoiser, inputs)
     total, paths = plain[""], {id(module): path for path, module in denoiser.named_modules()}
 
     def ops(counted: Mapping[str, int], module: nn.Module) -> int:
@@ -195,39 +196,41 @@ def _rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str, Any]
 
     def share(where: Sequence[int]) -> float:
         taken = {
-            entry: ops(plain, patching.child(*entry)) for k in where for entry in blocks.returning(places, k, where)
+            entry: ops(plain, patching.get_child(*entry))
+            for k in where
+            for entry in blocks.modules_to_bypass(sites, k, where)
         }
         return sum(taken.values()) / total
 
-    def left_out(stand_in: nn.Module) -> int:
-        if isinstance(stand_in, patching.Resumed):
+    def left_out(proxy: nn.Module) -> int:
+        if isinstance(proxy, patching.ResumeFrom):
             return 0
-        real = stand_in.__dict__["real"]
-        return ops(plain, real) - (ops(identity, real) if isinstance(stand_in, patching.IdentityAttention) else 0)
+        real = proxy.__dict__["real"]
+        return ops(plain, real) - (ops(identity, real) if isinstance(proxy, patching.IdentityAttention) else 0)
 
     def cost(where: Sequence[int], skip: str) -> float | None:
-        if skip == "attention" and not all(places[k].stack.attention for k in where):
+        if skip == "attention" and not all(sites[k].stack.attention for k in where):
             return None
-        strong = prefix_cache.Strong(family, denoiser, places, {where[0]})
-        weak = weak_pass.WeakPass(family, denoiser, places, where, skip, strong)
-        return 1 - sum(left_out(stand_in) for _, _, stand_in in weak.shared) / total
+        prefix_cache = prefix_cache_module.PrefixCache(family, denoiser, sites, {where[0]})
+        weak = weak_pass.WeakPass(family, denoiser, sites, where, skip, prefix_cache)
+        return 1 - sum(left_out(proxy) for _, _, proxy in weak.shared_patches) / total
 
     def row(where: Sequence[int]) -> dict[str, Any]:
-        return {"share": share(where), **{skip: cost(where, skip) for skip in SKIPS}}
+        return {"share": share(where), **{skip: cost(where, skip) for skip in PAPER_SKIPS}}
 
     rows = []
-    for address in dict.fromkeys(place.address for place in places):
-        where = [k for k, place in enumerate(places) if place.address == address]
-        axes = [places[k].axis or "joint" for k in where]
+    for address in dict.fromkeys(site.address for site in sites):
+        where = [k for k, site in enumerate(sites) if site.address == address]
+        axes = [sites[k].axis or "joint" for k in where]
         halves = {axis: row([k]) for axis, k in zip(axes, where, strict=True)} if len(where) > 1 else {}
         rows.append({"layer": address, "axes": axes, **row(where), "halves": halves})
     return {"flops": total, "layers": rows, "rest": 1 - sum(found["share"] for found in rows)}
 
 
-def _identities(places: Sequence[blocks.Place]) -> list[patching.Swap]:
+def _identity_patches(sites: Sequence[blocks.LayerSite]) -> list[patching.Patch]:
     """The identity map in every self-attention of every layer."""
     return [
-        (*entry, patching.IdentityAttention(patching.child(*entry), values))
-        for place in places
-        for entry, values in place.attention()
+        (*entry, patching.IdentityAttention(patching.get_child(*entry), values))
+        for site in sites
+        for entry, values in site.attentions()
     ]

@@ -18,13 +18,14 @@ from skipguide.families import rows
 from skipguide.families.schema import Family
 from skipguide.method.terms import STG
 from skipguide.pipeline import guide
-from skipguide.weak import flops, patching, prefix_cache, weak_pass
+from skipguide.weak import flops, patching, weak_pass
+from skipguide.weak import prefix_cache as prefix_cache_module
 
 Tensor = torch.Tensor
-G = 4.5
+GUIDANCE_SCALE = 4.5
 
 
-class Step:
+class BenchmarkStep:
     """One step of a family's first pipeline: enough of a pipeline for guide(), and nothing else.
 
     Args:
@@ -32,138 +33,149 @@ class Step:
     """
 
     def __init__(self, family: str, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype):
-        self.row = next(row for row in rows.FAMILIES if row.name == family)
-        self.name, self.calls = next(iter(self.row.pipelines.items()))
+        self.family = next(row for row in rows.FAMILIES if row.name == family)
+        self.name, self.calls = next(iter(self.family.pipelines.items()))
         self.prompts, self.dtype = prompts, dtype
         self.terms = [STG([work.layer], **more) for more in work.terms]
         torch.manual_seed(0)
         with torch.device(device):
-            model = model_class(self.row)(**work.config).eval()
-            self.cond, self.uncond = (_in_dtype(work.inputs(prompts), dtype) for _ in range(2))
+            model = model_class(self.family)(**work.config).eval()
+            self.cond, self.uncond = (_cast_floats(work.inputs(prompts), dtype) for _ in range(2))
         nn.Module.to(model, dtype)  # past diffusers' own, which warns of what is lost in a lower precision
-        _stir(model)
+        _perturb_zero_parameters(model)
         self.model = model
         self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
-        self.both = _joined(self.row, self.uncond, self.cond)
-        self.pipe = _bare_pipeline(self)
-        self.places = family_blocks.chain(self.row, model)
-        self.skipped = [family_blocks.resolve(self.row, self.places, term) for term in self.terms]
-        self.weak = [self._weak_pass(term, skipped) for term, skipped in zip(self.terms, self.skipped, strict=True)]
+        self.batched_inputs = _join_batches(self.family, self.uncond, self.cond)
+        self.pipe = _build_bare_pipeline(self)
+        self.sites = family_blocks.layer_sites(self.family, model)
+        self.skipped_positions = [family_blocks.resolve_layers(self.family, self.sites, term) for term in self.terms]
+        self.weak_passes = [
+            self._make_weak_pass(term, skipped)
+            for term, skipped in zip(self.terms, self.skipped_positions, strict=True)
+        ]
 
-    def _weak_pass(self, term: STG, skipped: Sequence[int]) -> weak_pass.WeakPass:
-        weak = weak_pass.WeakPass(self.row, self.model, self.places, skipped, term.skip, None)
-        weak.inputs = flops.without_numbers(self.cond)
+    def _make_weak_pass(self, term: STG, skipped: Sequence[int]) -> weak_pass.WeakPass:
+        weak = weak_pass.WeakPass(self.family, self.model, self.sites, skipped, term.skip, None)
+        weak.inputs = flops.to_meta_tensors(self.cond)
         return weak
 
     def predict(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The outputs of the denoiser in float32, video first."""
-        return tuple(sample.float() for sample in guide._samples(self.model(**inputs))[: len(self.row.outputs)])
+        return tuple(
+            sample.float() for sample in guide.output_samples(self.model(**inputs))[: len(self.family.outputs)]
+        )
 
     # The ways to make the step. Each returns the guided prediction of the video, with g = 4.5 and s of the workload.
 
-    def cfg(self) -> Tensor:
+    def run_cfg(self) -> Tensor:
         """As the pipeline does it: called through it, so that guide() sees it run."""
         return self.pipe()
 
-    def strong(self) -> tuple[Tensor, Tensor]:
+    def predict_cond_and_uncond(self) -> tuple[Tensor, Tensor]:
         """(c, u) of the video."""
-        if self.calls.how == "batched":
-            u, c = self.predict(self.both)[0].chunk(2)
+        if self.calls.cfg_mode == "batched":
+            u, c = self.predict(self.batched_inputs)[0].chunk(2)
             return c, u
         return self.predict(self.cond)[0], self.predict(self.uncond)[0]
 
-    def combined(self) -> Tensor:
-        c, u = self.strong()
-        return u + G * (c - u)
+    def predict_cfg(self) -> Tensor:
+        c, u = self.predict_cond_and_uncond()
+        return u + GUIDANCE_SCALE * (c - u)
 
-    def full(self) -> Tensor:
+    def run_full(self) -> Tensor:
         """One more forward pass for each term, with the layer skipped: what everybody else does."""
-        c, u = self.strong()
-        weak = zip(self.terms, self.weak_in_full(), strict=True)
-        return u + G * (c - u) + sum(term.scales(1)[0] * (c - p) for term, p in weak)
+        c, u = self.predict_cond_and_uncond()
+        weak = zip(self.terms, self.run_full_weak_passes(), strict=True)
+        return u + GUIDANCE_SCALE * (c - u) + sum(term.scales(1)[0] * (c - p) for term, p in weak)
 
-    def guided(self) -> Tensor:
+    def run_guided(self) -> Tensor:
         """guide() as users run it, attaching and removing included."""
         with guide.guide(self.pipe, self.terms):
-            return self.cfg()
+            return self.run_cfg()
 
-    def attached(self) -> Tensor:
+    def run_attached(self) -> Tensor:
         """guide() with nothing to do."""
         with guide.guide(self.pipe, [dataclasses.replace(term, scale=0.0) for term in self.terms]):
-            return self.cfg()
+            return self.run_cfg()
 
-    def weak_in_full(self) -> list[Tensor]:
+    def run_full_weak_passes(self) -> list[Tensor]:
         """The prediction of each weak pass, run from the first layer to the last."""
         found = []
-        for weak in self.weak:
-            with patching.swapped(weak.full):
+        for weak in self.weak_passes:
+            with patching.patched(weak.full_patches):
                 found.append(self.predict(self.cond)[0])
         return found
 
-    def block_times(self, device: torch.device) -> tuple[float, dict[int, float]]:
+    def time_blocks(self, device: torch.device) -> tuple[float, dict[int, float]]:
         """Seconds of a cond pass, and of each block in it."""
-        with _timing([place.block for place in self.places], device) as seconds:
-            whole = _timed(lambda: self.predict(self.cond), device)
+        with _time_blocks([target_device.block for target_device in self.sites], device) as seconds:
+            whole = _measure_time(lambda: self.predict(self.cond), device)
         return whole, seconds
 
-    def floor(self, times: list[tuple[float, dict[int, float]]]) -> float:
+    def floor_ratio(self, times: list[tuple[float, dict[int, float]]]) -> float:
         """1 + the share of the shared weak passes in a step of CFG: by the time of their blocks in the cond pass.
 
         Counting blocks would do where all are alike; those of HunyuanVideo's two stacks are not. A UNet is no stack of
         blocks, and there floating point operations are counted.
         """
-        if self.row.unet:
-            return 1 + sum(weak.cost(shared=True) for weak in self.weak) / 2
-        skipped = [weak.skipped if weak.skip == "residual" else () for weak in self.weak]
+        if self.family.unet:
+            return 1 + sum(weak.cost(shared=True) for weak in self.weak_passes) / 2
+        skipped = [weak.skipped if weak.skip == "residual" else () for weak in self.weak_passes]
         left = sum(
             min(seconds[k] for _, seconds in times)
-            for weak, without in zip(self.weak, skipped, strict=True)
-            for k in range(weak.first, len(self.places))
+            for weak, without in zip(self.weak_passes, skipped, strict=True)
+            for k in range(weak.first_skipped, len(self.sites))
             if k not in without
         )
         return 1 + left / (2 * min(whole for whole, _ in times))
 
 
-def _joined(row: Family, uncond: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
+def _join_batches(row: Family, uncond: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
     """The inputs of one call on [uncond, cond]."""
-    joined = {name: torch.cat([uncond[name], cond[name]]) for name in row.batched if torch.is_tensor(cond.get(name))}
+    joined = {
+        name: torch.cat([uncond[name], cond[name]]) for name in row.batched_inputs if torch.is_tensor(cond.get(name))
+    }
     return {**cond, **joined}
 
 
-def _in_dtype(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def _cast_floats(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {
         name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
         for name, value in inputs.items()
     }
 
 
-def _bare_pipeline(step: Step) -> Any:
+def _build_bare_pipeline(step: BenchmarkStep) -> Any:
     """Looks like the family's pipeline to guide(): its class name, its denoiser, a call that is one step."""
 
     def __call__(self: Any) -> Tensor:
         self.scheduler.timesteps = torch.zeros(1)  # a new run
-        return step.combined()
+        return step.predict_cfg()
 
     calls, model = step.calls, step.model
     guider = type(
-        "ClassifierFreeGuidance", (), dict(num_conditions=2, guidance_scale=G, use_original_formulation=False)
+        "ClassifierFreeGuidance",
+        (),
+        dict(num_conditions=2, guidance_scale=GUIDANCE_SCALE, use_original_formulation=False),
     )
     attributes: dict[str, Any] = {
-        **dict.fromkeys(calls.scale, G),
-        **dict.fromkeys((*calls.extra, *filter(None, (calls.varies, calls.never))), False),
-        **dict.fromkeys(calls.rescale, 0.0),
+        **dict.fromkeys(calls.scale_names, GUIDANCE_SCALE),
+        **dict.fromkeys(
+            (*calls.extra_guidance_flags, *filter(None, (calls.dynamic_scale_flag, calls.unsupported_flag))), False
+        ),
+        **dict.fromkeys(calls.rescale_names, 0.0),
         "scheduler": type("Scheduler", (), {"begin_index": 0, "timesteps": torch.zeros(1)})(),
         "num_timesteps": 1,
         "guider": guider(),
-        **dict.fromkeys(step.row.denoisers),
-        step.row.denoisers[0]: model,
+        **dict.fromkeys(step.family.denoisers),
+        step.family.denoisers[0]: model,
         "__call__": __call__,
     }
-    return type(step.name, (), {calls.cfg: True, **attributes})()
+    return type(step.name, (), {calls.cfg_flag: True, **attributes})()
 
 
 @contextlib.contextmanager
-def _timing(blocks: list[nn.Module], device: torch.device) -> Iterator[dict[int, float]]:
+def _time_blocks(blocks: list[nn.Module], device: torch.device) -> Iterator[dict[int, float]]:
     """Seconds that each block takes."""
     seconds: dict[int, float] = {}
 
@@ -191,7 +203,7 @@ def _timing(blocks: list[nn.Module], device: torch.device) -> Iterator[dict[int,
 
 
 @torch.no_grad()
-def _stir(model: nn.Module) -> None:
+def _perturb_zero_parameters(model: nn.Module) -> None:
     """Move parameters that start at zero (gates, rotary frequencies), so that every block counts."""
     for parameter in model.parameters():
         if parameter.ndim > 2 or parameter.count_nonzero() == 0:
@@ -207,31 +219,33 @@ def run(
     Raises:
         ValueError: for a family without a workload, or a width that is not a positive multiple of 64.
     """
-    work = _workload(family, width, full_size)
-    place, precision = torch.device(device), getattr(torch, dtype)
+    work = _select_workload(family, width, full_size)
+    target_device, precision = torch.device(device), getattr(torch, dtype)
     yield "progress", f"{family}: building"
     with torch.inference_mode():
-        step = Step(family, work, prompts, place, precision)
+        step = BenchmarkStep(family, work, prompts, target_device, precision)
 
-        ways = {"cfg": step.cfg, "attached": step.attached, "full": step.full, "shared": step.guided}
+        ways = {"cfg": step.run_cfg, "attached": step.run_attached, "full": step.run_full, "shared": step.run_guided}
         for way in ways.values():
             way()
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        times = [] if step.row.unet else [step.block_times(place)]  # the first one warms up
+        times = [] if step.family.unet else [step.time_blocks(target_device)]  # the first one warms up
         for repeat in range(repeats):
             for name, way in ways.items():  # alternating, so that a slow moment of the machine hits all of them
-                seconds[name].append(_timed(way, place))
-            if not step.row.unet:
-                times.append(step.block_times(place))
+                seconds[name].append(_measure_time(way, target_device))
+            if not step.family.unet:
+                times.append(step.time_blocks(target_device))
             yield "progress", f"{family}: round {repeat + 1} of {repeats}"
-        result = _result(step, seconds, step.floor(times[1:]), place)
+        result = _build_result(step, seconds, step.floor_ratio(times[1:]), target_device)
         if memory:  # on a CPU by torch's profiler, which takes longer than all the rounds
             yield "progress", f"{family}: memory"
-            result["extra_bytes"] = _peak(step.guided, place) - _peak(step.full, place)
+            result["extra_bytes"] = _measure_peak_memory(step.run_guided, target_device) - _measure_peak_memory(
+                step.run_full, target_device
+            )
         yield "result", result
 
 
-def _workload(family: str, width: int | None, full_size: bool) -> Workload:
+def _select_workload(family: str, width: int | None, full_size: bool) -> Workload:
     if family not in WORKLOADS:
         raise ValueError(f"--family must be one of {', '.join(WORKLOADS)}, but got {family!r}. Choose one of them.")
     work = WORKLOADS[family]
@@ -251,7 +265,7 @@ def _workload(family: str, width: int | None, full_size: bool) -> Workload:
     return dataclasses.replace(work, config={**work.config, "num_attention_heads": width // 64})
 
 
-def _timed(way: Callable[[], object], device: torch.device) -> float:
+def _measure_time(way: Callable[[], object], device: torch.device) -> float:
     if device.type != "cuda":
         start = time.perf_counter()
         way()
@@ -264,17 +278,19 @@ def _timed(way: Callable[[], object], device: torch.device) -> float:
     return start_event.elapsed_time(end_event) / 1000
 
 
-def _result(step: Step, seconds: dict[str, list[float]], floor: float, device: torch.device) -> dict[str, Any]:
+def _build_result(
+    step: BenchmarkStep, seconds: dict[str, list[float]], floor: float, device: torch.device
+) -> dict[str, Any]:
     best = {name: min(times) for name, times in seconds.items()}  # what disturbs a round only ever makes it slower
     ratio = {name: time / best["cfg"] for name, time in best.items()}
-    pairs = list(zip(_weak_outputs(step), step.weak_in_full(), strict=True))
+    pairs = list(zip(_capture_weak_outputs(step), step.run_full_weak_passes(), strict=True))
     return {
-        "family": step.row.name,
+        "family": step.family.name,
         "pipeline": step.name,
-        "cfg": step.calls.how,
+        "cfg": step.calls.cfg_mode,
         "prompts": step.prompts,
-        "blocks": len({place.address for place in step.places}),
-        "layer": step.places[step.weak[0].first].address,
+        "blocks": len({target_device.address for target_device in step.sites}),
+        "layer": step.sites[step.weak_passes[0].first_skipped].address,
         "terms": [{"skip": term.skip, "axis": term.axis, "scale": term.scale} for term in step.terms],
         "parameters": sum(p.numel() for p in step.model.parameters()),
         "repeats": len(seconds["cfg"]),
@@ -286,50 +302,50 @@ def _result(step: Step, seconds: dict[str, list[float]], floor: float, device: t
         "stg_full_ratio": ratio["full"],
         "stg_shared_ratio": ratio["shared"],
         "floor_ratio": floor,
-        "floor_by": "FLOPs" if step.row.unet else "time",
-        "passes": 2 + sum(weak.cost(shared=True) for weak in step.weak),
-        "passes_full": 2 + sum(weak.cost(shared=False) for weak in step.weak),
+        "floor_by": "FLOPs" if step.family.unet else "time",
+        "passes": 2 + sum(weak.cost(shared=True) for weak in step.weak_passes),
+        "passes_full": 2 + sum(weak.cost(shared=False) for weak in step.weak_passes),
         "bit_equal": all(torch.equal(ours, theirs) for ours, theirs in pairs),
         "largest_difference": max((ours - theirs).abs().max().item() for ours, theirs in pairs),
-        "hidden_bytes": _hidden_bytes(step),
+        "hidden_bytes": _count_cached_bytes(step),
     }
 
 
-def _weak_outputs(step: Step) -> list[Tensor]:
+def _capture_weak_outputs(step: BenchmarkStep) -> list[Tensor]:
     """What the denoiser returned in the weak passes that guide() made: its calls right after cond, the first one."""
     outputs: list[Tensor] = []
-    hook = step.model.register_forward_hook(lambda *args: outputs.append(guide._samples(args[-1])[0].float()))
-    step.guided()
+    hook = step.model.register_forward_hook(lambda *args: outputs.append(guide.output_samples(args[-1])[0].float()))
+    step.run_guided()
     hook.remove()
     return outputs[1 : 1 + len(step.terms)]
 
 
-def _hidden_bytes(step: Step) -> int:
+def _count_cached_bytes(step: BenchmarkStep) -> int:
     """Size of what the cond pass leaves for the weak ones: the streams between two blocks; of a UNet, all outputs.
 
     What is replayed instead of run beside the blocks of a stack (VACE's hints) is not in it.
     """
-    firsts = {weak.first for weak in step.weak}
-    strong = prefix_cache.Strong(step.row, step.model, step.places, firsts)
-    with patching.swapped(strong.swaps(firsts)):
+    firsts = {weak.first_skipped for weak in step.weak_passes}
+    prefix_cache = prefix_cache_module.PrefixCache(step.family, step.model, step.sites, firsts)
+    with patching.patched(prefix_cache.patches(firsts)):
         step.predict(step.cond)
-    kept: list[Any] = [recording.state for recording in strong.recordings.values()]
-    if step.row.unet:
-        kept = [memory.outputs for k in firsts for _, _, memory in strong.remembered[k]]
-    tensors = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in _tensors(kept)}
+    kept: list[Any] = [recording.state for recording in prefix_cache.recorded_inputs.values()]
+    if step.family.unet:
+        kept = [memory.outputs for k in firsts for _, _, memory in prefix_cache.cached_outputs[k]]
+    tensors = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in _iter_tensors(kept)}
     return sum(tensors.values())
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _iter_tensors(value: Any) -> Iterator[Tensor]:
     """Those in nested lists and tuples."""
     if torch.is_tensor(value):
         yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from _iter_tensors(item)
 
 
-def _peak(way: Callable[[], Tensor], device: torch.device) -> int:
+def _measure_peak_memory(way: Callable[[], Tensor], device: torch.device) -> int:
     """Most bytes of tensors alive at once during the step, over what was alive before it."""
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -10,7 +10,7 @@ import typer
 import skipguide
 from skipguide.cli.bench import bench
 from skipguide.cli.compare import compare
-from skipguide.cli.console import Verbs
+from skipguide.cli.console import VerbGroup
 from skipguide.cli.convert import convert
 from skipguide.cli.evaluate import evaluate
 from skipguide.cli.families import families
@@ -24,15 +24,15 @@ from skipguide.cli.report import report
 from skipguide.cli.reproduce import reproduce
 from skipguide.cli.runs import runs
 from skipguide.cli.studio import studio
-from skipguide.cli.sweep import WithRay, sweep
+from skipguide.cli.sweep import SweepCommand, sweep
 
-app = typer.Typer(cls=Verbs, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(cls=VerbGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 # A new verb: its file, its import above, its name here.
 for verb in (generate, compare, reproduce, bench, families, layers, presets, evaluate, metrics, studio, report):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 app.add_typer(paper, name="paper")
-app.command(cls=WithRay)(sweep)
+app.command(cls=SweepCommand)(sweep)
 app.add_typer(convert, name="convert")
 app.add_typer(runs, name="runs")
 

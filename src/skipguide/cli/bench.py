@@ -35,7 +35,7 @@ def bench(
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them.")
     from skipguide.bench import step_cost, workloads
     from skipguide.generate.run import check_device
-    from skipguide.pipeline.warnings import quiet_autocast
+    from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
     check_device(device)
     options: dict[str, Any] = dict(
@@ -44,7 +44,7 @@ def bench(
     )  # fmt: skip
     names = list(workloads.WORKLOADS) if every else [family]
     results = []
-    with quiet_autocast():
+    with ignore_cpu_autocast_warning():
         for name in names:
             for kind, value in step_cost.run(name, **options):
                 if kind == "progress":
@@ -52,20 +52,20 @@ def bench(
                 else:
                     results.append(value)
                     if every:  # one by one, for it takes a while
-                        typer.echo(_row(value), err=True)
+                        typer.echo(_family_row(value), err=True)
     if every:
-        console.tell(_all(results), {"results": results}, as_json)
+        console.print_result(_families_table(results), {"results": results}, as_json)
     else:
-        console.tell(_table(results[0]), results[0], as_json)
+        console.print_result(_table(results[0]), results[0], as_json)
 
 
-def _all(results: list[dict[str, Any]]) -> str:
+def _families_table(results: list[dict[str, Any]]) -> str:
     """One row per family."""
     lines = [
         "| family | CFG | blocks | layer | full weak pass | skipguide | floor | above it | bit-equal |",
         "|---|---|--:|---|--:|--:|--:|--:|---|",
     ]
-    lines += [_row(r) for r in results]
+    lines += [_family_row(r) for r in results]
     r = results[0]
     where = f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads, {r['repeats']} rounds"
     what = "time of a guided step / time of a step of CFG; residual skip where nothing else is said"
@@ -73,16 +73,16 @@ def _all(results: list[dict[str, Any]]) -> str:
     return "\n".join([f"{what}; {where}", "", *lines, *note])
 
 
-def _row(r: dict[str, Any]) -> str:
+def _family_row(r: dict[str, Any]) -> str:
     above = r["stg_shared_ratio"] - r["floor_ratio"]
     equal = "yes" if r["bit_equal"] else "no"
     return (
-        f"| {r['family']} | {r['cfg']} | {r['blocks']} | {_skipped(r)} | {r['stg_full_ratio']:.3f} | "
+        f"| {r['family']} | {r['cfg']} | {r['blocks']} | {_describe_skip(r)} | {r['stg_full_ratio']:.3f} | "
         f"{r['stg_shared_ratio']:.3f} | {r['floor_ratio']:.3f} | {above:+.3f} | {equal} |"
     )
 
 
-def _skipped(r: dict[str, Any]) -> str:
+def _describe_skip(r: dict[str, Any]) -> str:
     """The layer, and of the terms what is not plain STG-R: up:0, attention, spatial 2 + temporal 0.5."""
     terms = r["terms"]
     skips = list(dict.fromkeys(term["skip"] for term in terms))
@@ -97,7 +97,7 @@ def _table(r: dict[str, Any]) -> str:
     floor = "floor, by FLOPs" if r["floor_by"] == "FLOPs" else "floor, by the time of the blocks"
     kept = "what it keeps of the cond pass" if r["floor_by"] == "FLOPs" else "the state between two blocks"
     unit = "layers" if r["floor_by"] == "FLOPs" else "blocks"
-    residual = "" if "attention" in _skipped(r) else ", residual"
+    residual = "" if "attention" in _describe_skip(r) else ", residual"
     rows = [
         ("way of one step", "passes", "time / CFG"),
         ("CFG alone", "2", "1"),
@@ -109,7 +109,7 @@ def _table(r: dict[str, Any]) -> str:
     lines = [f"| {a:<37}| {b:>6} | {c:>10} |" for a, b, c in rows]
     lines.insert(1, f"|{'-' * 38}|{'-' * 7}:|{'-' * 11}:|")
     size = f"{r['parameters'] / 1e6:.0f}M parameters"
-    what = f"{r['family']}, {r['blocks']} {unit}, layer {_skipped(r)}{residual}; {size}"
+    what = f"{r['family']}, {r['blocks']} {unit}, layer {_describe_skip(r)}{residual}; {size}"
     where = f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads"
     return "\n".join(
         [

@@ -12,24 +12,24 @@ import typer
 from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
 from skipguide.generate import asked
-from skipguide.generate.resolve import resolve
-from skipguide.generate.settings import SCALES, Generation, checked, guides
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import SCALE_AXES, GenerationSettings, uses_guidance, validate_settings
 
 if TYPE_CHECKING:
     import PIL.Image
 
     from skipguide.files.video import Frames
-    from skipguide.generate.record import Result
+    from skipguide.generate.record import GenerationResult
 
 Reader = Callable[["Frames"], "dict[str, str] | None"]
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparisonColumn:
     """One of the columns for one prompt."""
 
     method: str
-    result: Result
+    result: GenerationResult
     record: dict[str, Any]  # without the image
     image: dict[str, str] | None  # of the record; all runs have the same
     judge: dict[str, str] | None  # what the lab's judge reads in the video: shape, colour, motion
@@ -46,7 +46,7 @@ class Run:
         return settings["image"] if settings["prompt"] is None else settings["prompt"]
 
 
-@options.with_settings
+@options.accept_settings
 def compare(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", show_default=False)] = None,
     out_dir: Annotated[Path, typer.Option("--out-dir", help="The folder for all files.")] = Path("compare"),
@@ -64,30 +64,33 @@ def compare(
     """
     file = options.read_config(config)
     titles = dict.fromkeys(prompts or [None])
-    wanted = [asked.completed(checked(options.overlay(file, given, prompt))) for prompt in titles]
-    if not guides(wanted[0]):
+    wanted = [asked.completed(validate_settings(options.merge_settings(file, given, prompt))) for prompt in titles]
+    if not uses_guidance(wanted[0]):
         raise ValueError("compare needs a scale of STG above 0, but got 0: all would be the same. Leave it out.")
-    targets = _targets(wanted, out_dir)
+    targets = _output_paths(wanted, out_dir)
     from skipguide.files import video
     from skipguide.generate import run as generation
 
     for target in targets:
-        options.check_outputs([target, video.sidecar(target), target.with_suffix(".png")], overwrite)
+        options.check_outputs([target, video.sidecar_path(target), target.with_suffix(".png")], overwrite)
     image = options.first_frame(wanted[0])
     pipe = generation.load_pipeline(wanted[0].model, wanted[0].dtype, wanted[0].device)
-    weights = generation.identity(wanted[0].model, pipe)
-    read = _reader(wanted[0].model)
-    runs: list[Run] = []
+    weights = generation.weights_fingerprint(wanted[0].model, pipe)
+    read = _judge_reader(wanted[0].model)
+    runs: list[ComparisonColumn] = []
     for i, (settings, target) in enumerate(zip(wanted, targets, strict=True)):
         title = f"video {i + 1}/{len(wanted)}"
-        columns = [_run(pipe, side, image, weights, read, title) for side in _columns(resolve(settings, pipe))]
-        _write(target, columns)
+        columns = [
+            _generate_column(pipe, side, image, weights, read, title)
+            for side in _column_settings(resolve_settings(settings, pipe))
+        ]
+        _write_comparison(target, columns)
         runs += columns
     files = [str(path) for target in targets for path in (target, target.with_suffix(".png"))]
-    _print(runs, files, as_json)
+    _print_comparison(runs, files, as_json)
 
 
-def _targets(wanted: Sequence[Generation], folder: Path) -> list[Path]:
+def _output_paths(wanted: Sequence[GenerationSettings], folder: Path) -> list[Path]:
     """One mp4 per prompt; prompts that would share a name are counted."""
     targets: list[Path] = []
     for settings in wanted:
@@ -97,42 +100,47 @@ def _targets(wanted: Sequence[Generation], folder: Path) -> list[Path]:
     return targets
 
 
-def _columns(complete: Generation) -> list[Generation]:
+def _column_settings(complete: GenerationSettings) -> list[GenerationSettings]:
     """From CFG alone to all that is asked for; spatial and temporal STG come one after the other (Table 4)."""
     none = dict.fromkeys(("schedule", "random_share", "cfg_rule", "restart"))
-    bare = complete.model_copy(update={**dict.fromkeys(SCALES, 0.0), **none, "orthogonalize": False})
+    bare = complete.model_copy(update={**dict.fromkeys(SCALE_AXES, 0.0), **none, "orthogonalize": False})
     spatial = complete.model_copy(update={"temporal_scale": 0.0, "orthogonalize": False})
     return [bare, spatial, complete] if complete.spatial_scale and complete.temporal_scale else [bare, complete]
 
 
-def _run(
-    pipe: Any, settings: Generation, image: PIL.Image.Image | None, weights: dict[str, str], read: Reader, title: str
-) -> Run:
+def _generate_column(
+    pipe: Any,
+    settings: GenerationSettings,
+    image: PIL.Image.Image | None,
+    weights: dict[str, str],
+    read: Reader,
+    title: str,
+) -> ComparisonColumn:
     from skipguide.generate import record
     from skipguide.generate import run as generation
 
-    method = _method(settings)
+    method = _describe_method(settings)
     with console.progress(f"{title}, {method}") as on_step:
         result = generation.generate(pipe, settings, on_step, image)
-    made = record.build(settings, result, weights)
+    made = record.build_record(settings, result, weights)
     shared = made.pop("image", None)
-    return Run(method, result, made, shared, read(result.frames))
+    return ComparisonColumn(method, result, made, shared, read(result.frames))
 
 
-def _method(settings: Generation) -> str:
+def _describe_method(settings: GenerationSettings) -> str:
     """CFG 4.5 + STG 1 (residual 8); CFG 1 to 3 + STG spatial 2 + temporal 0.5 (attention up:0); no CFG + restart."""
     assert settings.guidance_scale is not None
     first = "" if settings.min_guidance_scale is None else f"{settings.min_guidance_scale:g} to "
     cfg = f"CFG {first}{settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
     rule = "" if settings.cfg_rule is None else f" by {settings.cfg_rule['name']}"
-    return " + ".join([cfg + rule, *_pushes(settings), *(["restart"] if settings.restart else [])])
+    return " + ".join([cfg + rule, *_describe_terms(settings), *(["restart"] if settings.restart else [])])
 
 
-def _pushes(settings: Generation) -> list[str]:
+def _describe_terms(settings: GenerationSettings) -> list[str]:
     if settings.schedule:
         return ["STG by noise level"]
     assert settings.layers is not None
-    scales = {axis or "": getattr(settings, name) for name, axis in SCALES.items()}
+    scales = {axis or "": getattr(settings, name) for name, axis in SCALE_AXES.items()}
     pushes = [f"{axis} {scale:g}".strip() for axis, scale in scales.items() if scale]
     if not pushes:
         return []
@@ -143,7 +151,7 @@ def _pushes(settings: Generation) -> list[str]:
     return [f"STG {pushes[0]}", *pushes[1:]]
 
 
-def _reader(model: str) -> Reader:
+def _judge_reader(model: str) -> Reader:
     """The lab's judge for the lab's models, ready to read; it knows no other world."""
     from skipguide.files import packaged
 
@@ -155,26 +163,26 @@ def _reader(model: str) -> Reader:
     return judge.read
 
 
-def _write(target: Path, columns: Sequence[Run]) -> None:
+def _write_comparison(target: Path, columns: Sequence[ComparisonColumn]) -> None:
     from skipguide.files import video
 
     frames = {run.method: run.result.frames for run in columns}
-    with video.replacing(target.with_suffix(".png")) as (part,):
-        video.strip(frames, columns[0].title()).save(part, format="PNG")
+    with video.atomic_replace(target.with_suffix(".png")) as (part,):
+        video.make_frame_strip(frames, columns[0].title()).save(part, format="PNG")
     fps = columns[0].record["settings"]["fps"]
-    video.write(target, video.side_by_side(frames), fps, _together(columns))
+    video.write(target, video.place_side_by_side(frames), fps, _combined_record(columns))
 
 
-def _together(columns: Sequence[Run]) -> dict[str, Any]:
+def _combined_record(columns: Sequence[ComparisonColumn]) -> dict[str, Any]:
     """The record of a comparison: those of its runs, and once the image that all of them start from."""
     image = columns[0].image
     return {"format": 1, **({"image": image} if image else {}), "runs": [run.record for run in columns]}
 
 
-def _print(runs: Sequence[Run], files: Sequence[str], as_json: bool) -> None:
+def _print_comparison(runs: Sequence[ComparisonColumn], files: Sequence[str], as_json: bool) -> None:
     if as_json:
         payload = {"runs": [{**run.row(), "record": run.record} for run in runs], "files": list(files)}
-        console.tell("", payload, as_json)
+        console.print_result("", payload, as_json)
         return
     from rich.console import Console
     from rich.table import Table

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from skipguide.generate.run import OnStep, Step
+    from skipguide.generate.run import StepCallback, StepProgress
     from skipguide.lab.training_loop import Progress
 
 # What typer raises for a bad command line. Its class has no public name in all versions of typer.
@@ -26,7 +26,7 @@ class _Interrupted(Exception):
     pass
 
 
-class Verbs(TyperGroup):
+class VerbGroup(TyperGroup):
     """A group of commands in which whatever a user can do wrong ends as one line and an exit code."""
 
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
@@ -64,13 +64,13 @@ def _fail(message: str, code: int, args: list[str]) -> None:
     sys.exit(code)
 
 
-def tell(text: str, payload: Mapping[str, Any], as_json: bool) -> None:
+def print_result(text: str, payload: Mapping[str, Any], as_json: bool) -> None:
     """The result of a verb on stdout: lines for people, or one JSON object."""
     typer.echo(json.dumps(payload, ensure_ascii=False) if as_json else text)
 
 
 @contextlib.contextmanager
-def progress(title: str) -> Iterator[OnStep | None]:
+def progress(title: str) -> Iterator[StepCallback | None]:
     """A progress bar on stderr, as a function to call after each step; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
@@ -82,19 +82,19 @@ def progress(title: str) -> Iterator[OnStep | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, state="starting", markup=False)
 
-        def on_step(step: Step) -> None:
-            bar.update(task, total=step.steps, completed=step.number, state=_state(step))
+        def on_step(step: StepProgress) -> None:
+            bar.update(task, total=step.steps, completed=step.number, state=_step_text(step))
 
         yield on_step
 
 
-def _state(step: Step) -> str:
+def _step_text(step: StepProgress) -> str:
     passes = f"step {step.number}/{step.steps}, {step.passes_per_step:.2f} passes per step"
     return f"{passes}, {step.seconds_left:.0f} s left" if step.number < step.steps else f"{passes}, decoding"
 
 
 @contextlib.contextmanager
-def training() -> Iterator[Callable[[str, Progress], None]]:
+def training_progress() -> Iterator[Callable[[str, Progress], None]]:
     """A progress bar per stage of a training on stderr; where that is no terminal, a line every 50 steps."""
     if not sys.stderr.isatty():
         yield _training_line
@@ -109,16 +109,16 @@ def training() -> Iterator[Callable[[str, Progress], None]]:
         def report(stage: str, progress: Any) -> None:
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=progress.steps, state="")
-            bar.update(tasks[stage], completed=progress.step, state=_metrics(progress))
+            bar.update(tasks[stage], completed=progress.step, state=_metrics_text(progress))
 
         yield report
 
 
 def _training_line(stage: str, progress: Progress) -> None:
     if progress.step % 50 == 0 or progress.step in (1, progress.steps):
-        text = f"{stage} {progress.step}/{progress.steps} {_metrics(progress)} {progress.seconds:.0f} s"
+        text = f"{stage} {progress.step}/{progress.steps} {_metrics_text(progress)} {progress.seconds:.0f} s"
         print(text, file=sys.stderr, flush=True)
 
 
-def _metrics(progress: Progress) -> str:
+def _metrics_text(progress: Progress) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())

@@ -34,24 +34,26 @@ def opensora(
     as_json: Json = False,
 ) -> None:
     """Open-Sora 1.2, from the folders that it is published in."""
-    _check(transformer, vae, text_encoder, dtype)
+    _check_inputs(transformer, vae, text_encoder, dtype)
     _check_out(out, overwrite)
     import torch
 
-    from skipguide.lab.training_loop import finished
+    from skipguide.lab.training_loop import atomic_path
     from skipguide.opensora import OpenSoraPipeline
 
     pipe = OpenSoraPipeline.from_original(transformer, vae, text_encoder, torch_dtype=getattr(torch, dtype))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with finished(out) as part:
+    with atomic_path(out) as part:
         pipe.save_pretrained(part)
         if out.exists():
             shutil.rmtree(out)
     load = f"OpenSoraPipeline.from_pretrained({str(out)!r})"
-    console.tell(f"{out}: OpenSoraPipeline in {dtype}; load it with {load}", {"out": str(out), "dtype": dtype}, as_json)
+    console.print_result(
+        f"{out}: OpenSoraPipeline in {dtype}; load it with {load}", {"out": str(out), "dtype": dtype}, as_json
+    )
 
 
-def _check(transformer: Path, vae: Path, text_encoder: Path, dtype: str) -> None:
+def _check_inputs(transformer: Path, vae: Path, text_encoder: Path, dtype: str) -> None:
     """See that everything is there, before gigabytes are read."""
     if dtype not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, but got {dtype!r}. Pass float32.")

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.families import Line, show
+from skipguide.cli.families import Line, print_lines
 from skipguide.cli.options import Json, Overwrite, check_outputs
 
 if TYPE_CHECKING:
-    from skipguide.metrics.aggregate import Row
+    from skipguide.metrics.aggregate import ResultRow
     from skipguide.metrics.results import Result
     from skipguide.metrics.selection import Options
 
-Titled = Iterator[tuple[str, "Result"]]
+TitledResults = Iterator[tuple[str, "Result"]]
 _LEDGER = "ledger.sqlite"  # what makes a folder a run
 _EXPORT = "export for VBench"  # in the place of a metric
 _NO_MP4 = "it is no .mp4, the only kind of file that is exported, for VBench takes all to be of one kind"
@@ -67,31 +67,31 @@ def evaluate(
     from skipguide.metrics import vbench_files
     from skipguide.metrics.selection import Options
 
-    options = Options(features, weights, non_commercial, batch_size, device, fps, _part(part))
+    options = Options(features, weights, non_commercial, batch_size, device, fps, _parse_part(part))
     names = [name for text in metrics or [] for name in text.split(",") if name]
-    theirs = {} if vbench_results is None else vbench_files.read(vbench_results)[0]
-    results = _merged(sources) if merge else _evaluated(_only(sources), reference, names, options)
-    results = _saved(results, out, overwrite)
+    theirs = {} if vbench_results is None else vbench_files.read_results(vbench_results)[0]
+    results = _merge_results(sources) if merge else _evaluate_folder(_single_source(sources), reference, names, options)
+    results = _save_each(results, out, overwrite)
     if vbench_export is not None:
-        _check_exported(sources[0], merge, options.part)
-        results = _exported(results, _only(sources), vbench_export)
+        _check_export(sources[0], merge, options.part)
+        results = _export_each(results, _single_source(sources), vbench_export)
     payloads = []
     for title, result in results:
         payloads.append({"setting": title, **result.payload(), "vbench": theirs})
         if not as_json:
-            _show(title, result, theirs)
+            _print_result(title, result, theirs)
     if as_json:
-        console.tell("", payloads[0] if len(payloads) == 1 else {"settings": payloads}, as_json)
+        console.print_result("", payloads[0] if len(payloads) == 1 else {"settings": payloads}, as_json)
 
 
-def _part(text: str) -> tuple[int, int]:
+def _parse_part(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found:
         raise ValueError(f"--part must be written as 2/8, but got {text!r}. Count parts from 1.")
     return int(found[1]), int(found[2])
 
 
-def _only(sources: Sequence[Path]) -> Path:
+def _single_source(sources: Sequence[Path]) -> Path:
     if len(sources) > 1:
         raise ValueError(f"one folder of videos is measured at a time, but got {len(sources)}. Leave the others out.")
     return sources[0]
@@ -100,13 +100,13 @@ def _only(sources: Sequence[Path]) -> Path:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def _merged(sources: Sequence[Path]) -> Titled:
+def _merge_results(sources: Sequence[Path]) -> TitledResults:
     from skipguide.metrics import results
 
     yield "", results.merge([results.load(path) for path in sources])
 
 
-def _evaluated(folder: Path, reference: Path | None, metrics: Sequence[str], options: Options) -> Titled:
+def _evaluate_folder(folder: Path, reference: Path | None, metrics: Sequence[str], options: Options) -> TitledResults:
     from skipguide.metrics import evaluation
 
     _check_device(options.device)
@@ -118,7 +118,7 @@ def _evaluated(folder: Path, reference: Path | None, metrics: Sequence[str], opt
 
         with Run.open(folder, writable=True) as run:
             for setting, result in evaluation.evaluate_run(run, reference, metrics, options, note):
-                evaluation.record(run, setting, result)
+                evaluation.record_result(run, setting, result)
                 yield f"{setting.model} {setting.name}", result
 
 
@@ -149,7 +149,7 @@ def _progress() -> Iterator[Callable[[str], None] | None]:
         yield note
 
 
-def _saved(results: Titled, out: Path | None, overwrite: bool) -> Titled:
+def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> TitledResults:
     """The same, each written when it is there; names are checked before anything is measured where they are known."""
     from skipguide.metrics.results import vectors_path
 
@@ -175,18 +175,20 @@ def _saved(results: Titled, out: Path | None, overwrite: bool) -> Titled:
         yield title, result
 
 
-def _exported(results: Titled, folder: Path, target: Path) -> Titled:
+def _export_each(results: TitledResults, folder: Path, target: Path) -> TitledResults:
     """The same, with the videos where VBench finds them, and our values as it would write them.
 
     It is written after all is measured, so that nothing is left of what was refused; names are checked before.
     """
     from skipguide.metrics import inputs
     from skipguide.metrics import vbench_files as files
-    from skipguide.metrics.inputs import Skipped
+    from skipguide.metrics.inputs import SkippedVideo
 
-    paths = {source.name: folder / source.name for source in inputs.find(folder)}
-    fitting = files.by_prompt([path for path in paths.values() if path.is_file() and path.suffix.lower() == ".mp4"])
-    files.check(fitting, target)
+    paths = {source.name: folder / source.name for source in inputs.find_videos(folder)}
+    fitting = files.group_by_prompt(
+        [path for path in paths.values() if path.is_file() and path.suffix.lower() == ".mp4"]
+    )
+    files.check_export(fitting, target)
     for title, result in results:
         read = result.readings.sizes.get("generated", {})
         kept = {
@@ -195,16 +197,18 @@ def _exported(results: Titled, folder: Path, target: Path) -> Titled:
         places = files.export({text: own for text, own in kept.items() if own}, target)
         names = {path.relative_to(folder).as_posix(): place.as_posix() for path, place in places.items()}
         values = result.readings.values.items()
-        files.write(
+        files.write_results(
             target / files.RESULTS,
             {metric: {names[name]: value for name, value in rows.items() if name in names} for metric, rows in values},
         )
         # What was not read is listed already.
-        without = [Skipped(name, "generated", _EXPORT, _NO_MP4) for name in paths if name in read and name not in names]
+        without = [
+            SkippedVideo(name, "generated", _EXPORT, _NO_MP4) for name in paths if name in read and name not in names
+        ]
         yield title, dataclasses.replace(result, skipped=(*result.skipped, *without))
 
 
-def _check_exported(source: Path, merge: bool, part: tuple[int, int]) -> None:
+def _check_export(source: Path, merge: bool, part: tuple[int, int]) -> None:
     """Before anything is measured."""
     if merge or not source.is_dir() or (source / _LEDGER).is_file():
         kind = "a result" if merge else "a run" if source.is_dir() else "no folder"
@@ -218,14 +222,14 @@ def _check_exported(source: Path, merge: bool, part: tuple[int, int]) -> None:
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
-def _show(title: str, result: Result, theirs: dict[str, float]) -> None:
+def _print_result(title: str, result: Result, theirs: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
     table = Table(
         Column("metric", no_wrap=True),
-        *(_right(name) for name in ("value", "95 % interval", "videos", "reference")),
+        *(_right_column(name) for name in ("value", "95 % interval", "videos", "reference")),
         "better",
     )
     table.title = title or None
@@ -236,23 +240,23 @@ def _show(title: str, result: Result, theirs: dict[str, float]) -> None:
     for name, value in theirs.items():
         table.add_row(Text(f"{name}, by VBench"), f"{value:.4f}")
     Console().print(table)
-    show(list(_remarks(result)))
+    print_lines(list(_remarks(result)))
 
 
-def _right(name: str) -> Any:
+def _right_column(name: str) -> Any:
     from rich.table import Column
 
     return Column(name, justify="right")
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ResultRow) -> tuple[str, ...]:
     interval = "-" if row.low is None or row.high is None else f"{row.low:.4g} to {row.high:.4g}"
     reference = "" if row.reference is None else str(row.reference)
     return row.metric, f"{row.value:.5g}", interval, str(row.videos), reference, row.better
 
 
 def _remarks(result: Result) -> Iterator[Line]:
-    for text, metrics in _gathered((warning, row.metric) for row in result.rows for warning in row.warnings).items():
+    for text, metrics in _group_names((warning, row.metric) for row in result.rows for warning in row.warnings).items():
         yield "yellow", f"{', '.join(metrics)}: {text}"
     for row in result.rows:
         if row.splits:
@@ -260,17 +264,17 @@ def _remarks(result: Result) -> Iterator[Line]:
                 "",
                 "{}: mean {mean:.4g}, deviation {std:.4g} over {splits:.0f} parts".format(row.metric, **row.splits),
             )
-    skipped = _gathered((f"{one.metric}: {one.reason}", f"{one.side} {one.video}") for one in result.skipped)
+    skipped = _group_names((f"{one.metric}: {one.reason}", f"{one.side} {one.video}") for one in result.skipped)
     for reason, videos in skipped.items():
         yield "yellow", f"skipped, {reason}: {', '.join(videos)}"
     for name, entry in result.weights.items():
         published = " (not the published one)" if entry["as_published"] is False else ""
         yield "dim", f"{name}: {entry['path']}, sha256 {entry['sha256'][:12]}{published}, licence: {entry['licence']}"
-    for reason, metrics in _gathered((one.reason, one.metric) for one in result.not_run).items():
+    for reason, metrics in _group_names((one.reason, one.metric) for one in result.not_run).items():
         yield "dim", f"not run: {', '.join(metrics)}. {reason}"
 
 
-def _gathered(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+def _group_names(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
     """What is said of several, once."""
     found: dict[str, list[str]] = {}
     for text, name in pairs:

@@ -25,20 +25,20 @@ def families(
         raise ValueError("the output must be --markdown or --json, but got both. Leave one out.")
     from skipguide.families import tables
 
-    rows, refused = tables.family_rows(), tables.refused()
+    rows, refused = tables.family_rows(), tables.refused_pipelines()
     if as_json:
-        console.tell("", {"families": rows, "refused": refused}, as_json)
+        console.print_result("", {"families": rows, "refused": refused}, as_json)
     elif markdown:
         typer.echo(tables.families_markdown(), nl=False)
     else:
-        show([*_known(rows), ("bold", "refused"), *_refused(refused)])
+        print_lines([*_family_lines(rows), ("bold", "refused"), *_refused_lines(refused)])
 
 
-def _known(rows: list[dict[str, Any]]) -> Iterator[Line]:
-    from skipguide.families.tables import stacks_in_words
+def _family_lines(rows: list[dict[str, Any]]) -> Iterator[Line]:
+    from skipguide.families.tables import describe_stacks
 
-    cells = [(row["title"], stacks_in_words(row), ", ".join([*row["skips"], *row["axes"]]), row["cfg"]) for row in rows]
-    heading, *lines = aligned([("family", "layers", "skips, axes", "CFG"), *cells])
+    cells = [(row["title"], describe_stacks(row), ", ".join([*row["skips"], *row["axes"]]), row["cfg"]) for row in rows]
+    heading, *lines = align_columns([("family", "layers", "skips, axes", "CFG"), *cells])
     yield "bold", heading
     for row, line in zip(rows, lines, strict=True):
         yield "", line
@@ -49,19 +49,19 @@ def _known(rows: list[dict[str, Any]]) -> Iterator[Line]:
             yield "dim", f"    {row['notes']}"
 
 
-def _refused(refused: dict[str, list[str]]) -> Iterator[Line]:
+def _refused_lines(refused: dict[str, list[str]]) -> Iterator[Line]:
     for reason, pipelines in refused.items():
         yield "", ", ".join(pipelines)
         yield "dim", f"    {reason}"
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Cells as lines of text, each column as wide as its longest cell; the last one is not padded."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return ["  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths)), row[-1]]) for row in rows]  # noqa: B905
 
 
-def show(lines: Sequence[Line]) -> None:
+def print_lines(lines: Sequence[Line]) -> None:
     """Lines on stdout, in style where that is a terminal; a long one goes on in the next."""
     from rich.console import Console
     from rich.text import Text

@@ -10,11 +10,11 @@ import typer
 from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
 from skipguide.generate import asked
-from skipguide.generate.resolve import resolve
-from skipguide.generate.settings import checked
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import validate_settings
 
 
-@options.with_settings
+@options.accept_settings
 def generate(
     prompt: Annotated[
         str | None,
@@ -33,23 +33,23 @@ def generate(
 
     It is an mp4 that carries the record of how it was made; the same record lies beside it as JSON.
     """
-    settings = asked.completed(checked(options.overlay(options.read_config(config), given, prompt)))
+    settings = asked.completed(validate_settings(options.merge_settings(options.read_config(config), given, prompt)))
     target = options.check_mp4(out or Path(f"{options.file_name(settings)}.mp4"))
     from skipguide.files import video
 
-    options.check_outputs([target, video.sidecar(target)], overwrite)
+    options.check_outputs([target, video.sidecar_path(target)], overwrite)
     image = options.first_frame(settings)
     from skipguide.generate import record, run
 
     pipe = run.load_pipeline(settings.model, settings.dtype, settings.device)
-    settings = resolve(settings, pipe)
-    weights = run.identity(settings.model, pipe)
+    settings = resolve_settings(settings, pipe)
+    weights = run.weights_fingerprint(settings.model, pipe)
     with console.progress("denoising") as on_step:
         result = run.generate(pipe, settings, on_step, image)
-    made = record.build(settings, result, weights)
+    made = record.build_record(settings, result, weights)
     video.write(target, result.frames, made["settings"]["fps"], made)
-    payload = {"video": str(target), "sidecar": str(video.sidecar(target)), **made["measured"], "record": made}
-    console.tell(_summary(target, made), payload, as_json)
+    payload = {"video": str(target), "sidecar": str(video.sidecar_path(target)), **made["measured"], "record": made}
+    console.print_result(_summary(target, made), payload, as_json)
 
 
 def _summary(target: Path, made: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def train(
     stage: Annotated[str | None, typer.Option(help="Only this stage.", show_default="all that are not done")] = None,
 ) -> None:
     """Train a lab model from nothing. Stop it whenever you like: the same command goes on where it was."""
-    folder = _folder(model, folder)
+    folder = _training_folder(model, folder)
     import torch
 
     from skipguide.generate.run import check_device
@@ -39,7 +39,7 @@ def train(
     if device is not None:
         check_device(device)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with console.training() as report:
+    with console.training_progress() as report:
         for name, progress in stages.train(model, folder, place, stage):
             report(name, progress)
     typer.echo(f"done: {folder}; score it with: skipguide lab score {model} --folder {folder}")
@@ -78,33 +78,33 @@ def score(
 
     Reconstruction, the judge on real clips, and what the judge reads in generated ones.
     """
-    _check(model)
+    _check_model(model)
     check_outputs([out] if out else [], overwrite)
     of_svd = {"--spatial-scale": spatial_scale, "--temporal-scale": temporal_scale, "--rescale": rescale}
     if model == "svd":
-        _refuse("svd", {"--guidance-scale": guidance_scale, "--skip": skip})
+        _reject_options("svd", {"--guidance-scale": guidance_scale, "--skip": skip})
         from skipguide.lab import score_svd
 
         spatial, temporal, phi = (
             usual if given is None else given for given, usual in zip(of_svd.values(), (2.0, 0.5, 0.7), strict=True)
         )
-        scores = score_svd.score(folder, clips, layers or ["up:0"], spatial, temporal, stg_scale, phi, _note)
-        table = score_svd.table(scores)
+        scores = score_svd.score(folder, clips, layers or ["up:0"], spatial, temporal, stg_scale, phi, _print_note)
+        table = score_svd.format_table(scores)
     else:
-        _refuse(model, of_svd)
+        _reject_options(model, of_svd)
         from skipguide import STG
         from skipguide.lab import score_text
 
         how: dict[str, Any] = dict(scale=stg_scale, skip=skip or "residual")
-        terms = [STG(_parsed(model, layer), **how) for layer in layers or []]
-        scores = score_text.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _note, model)
-        table = score_text.table(scores)
-    console.tell(table, scores, as_json)
+        terms = [STG(_parse_layers(model, layer), **how) for layer in layers or []]
+        scores = score_text.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _print_note, model)
+        table = score_text.format_table(scores)
+    console.print_result(table, scores, as_json)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         from skipguide.lab import training_loop
 
-        with training_loop.finished(out) as part:
+        with training_loop.atomic_path(out) as part:
             part.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
 
@@ -116,7 +116,7 @@ def pack(
     docs: Annotated[Path | None, typer.Option(help="Also write the card into this folder.")] = None,
 ) -> None:
     """Put a trained model into the package, with its card."""
-    folder = _folder(model, folder)
+    folder = _training_folder(model, folder)
     from skipguide.lab import model_card
 
     typer.echo("\n".join(map(str, model_card.pack(model, folder, machine, docs))))
@@ -138,12 +138,12 @@ def frame(
         )
     check_outputs([out], overwrite)
     from skipguide.lab import world
-    from skipguide.lab.training_loop import finished
+    from skipguide.lab.training_loop import atomic_path
 
     scenes = world.find_scenes(1, seed, shape=shape, colour=colour, motion=motion)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with finished(out) as part:
-        world.picture(scenes).save(part, format="PNG")
+    with atomic_path(out) as part:
+        world.render_first_frame(scenes).save(part, format="PNG")
     typer.echo(f"{out}; make a video that starts from it: skipguide generate --model lab-svd --image {out}")
 
 
@@ -172,40 +172,40 @@ def methods(
     pipe = run.load_pipeline("lab-mochi")
     pipe.set_progress_bar_config(disable=True)
     rows, costs = {}, {}
-    for caption, made in gallery.side_by_side(pipe, prompt, seed):
-        _note(caption)
-        rows[caption], costs[caption] = made.video(), made.passes_per_step
+    for caption, made in gallery.compare_methods(pipe, prompt, seed):
+        _print_note(caption)
+        rows[caption], costs[caption] = made.to_uint8(), made.passes_per_step
     out.parent.mkdir(parents=True, exist_ok=True)
-    with video.replacing(out) as (part,):
-        video.strip(rows, prompt, columns=6).save(part, format="PNG", optimize=True)
-    reused = [vars(row) for row in gallery.reuse(pipe, reuse_clips)] if reuse_clips else []
-    lines = [f"every={r['every']}: {r['passes_per_step']:.2f} passes a step, " + _far(r) for r in reused]
-    console.tell("\n".join([str(out), *lines]), {"file": str(out), "passes": costs, "reuse": reused}, as_json)
+    with video.atomic_replace(out) as (part,):
+        video.make_frame_strip(rows, prompt, columns=6).save(part, format="PNG", optimize=True)
+    reused = [vars(row) for row in gallery.measure_reuse(pipe, reuse_clips)] if reuse_clips else []
+    lines = [f"every={r['every']}: {r['passes_per_step']:.2f} passes a step, " + _reuse_text(r) for r in reused]
+    console.print_result("\n".join([str(out), *lines]), {"file": str(out), "passes": costs, "reuse": reused}, as_json)
 
 
-def _far(row: Mapping[str, float]) -> str:
+def _reuse_text(row: Mapping[str, float]) -> str:
     return f"{row['error']:.2f} of the effect of STG away from the exact run ({row['psnr_db']:.1f} dB)"
 
 
-def _check(model: str) -> None:
+def _check_model(model: str) -> None:
     if model not in MODELS:
         known = f"{', '.join(MODELS[:-1])} or {MODELS[-1]}"
         raise ValueError(f"a lab model to train or score must be {known}, but got {model!r}. Write one of them.")
 
 
-def _refuse(model: str, options: Mapping[str, object]) -> None:
+def _reject_options(model: str, options: Mapping[str, object]) -> None:
     """See that no option of the other model is given."""
     for name, value in options.items():
         if value is not None:
             raise ValueError(f"{name} must be left out for {model}, which does not use it, but got {value}.")
 
 
-def _folder(model: str, folder: Path | None) -> Path:
-    _check(model)
+def _training_folder(model: str, folder: Path | None) -> Path:
+    _check_model(model)
     return folder or Path(f"runs/lab-{model}")
 
 
-def _parsed(model: str, layers: str) -> tuple[int | str, ...]:
+def _parse_layers(model: str, layers: str) -> tuple[int | str, ...]:
     """What one row of the scores skips: the number of a block of lab-mochi, one or more addresses of others."""
     if model != "mochi":
         return tuple(int(layer) if layer.isdecimal() else layer for layer in layers.split(","))
@@ -214,5 +214,5 @@ def _parsed(model: str, layers: str) -> tuple[int | str, ...]:
     return (int(layers),)
 
 
-def _note(text: str) -> None:
+def _print_note(text: str) -> None:
     typer.echo(f"  {text}", err=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.families import Line, aligned, show
+from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Json
 
 COLUMNS = ("layer", "attention", "share", "weak pass: residual", "attention")
@@ -30,20 +30,20 @@ def layers(
     """
     from skipguide.bench import layer_cost
 
-    found = layer_cost.of(model, height=height, width=width, num_frames=num_frames)
-    found["skips"] = _skips(found["family"])
+    found = layer_cost.measure_layers(model, height=height, width=width, num_frames=num_frames)
+    found["skips"] = _available_skips(found["family"])
     if as_json:
-        console.tell("", found, as_json)
+        console.print_result("", found, as_json)
     else:
-        show(list(_lines(found)))
+        print_lines(list(_lines(found)))
 
 
-def _skips(name: str) -> list[str]:
+def _available_skips(name: str) -> list[str]:
     """What can be done to the layers of a family."""
     from skipguide.families import rows
     from skipguide.method import perturbations
 
-    return list(perturbations.available(next(row for row in rows.FAMILIES if row.name == name).traits))
+    return list(perturbations.available_skips(next(row for row in rows.FAMILIES if row.name == name).traits))
 
 
 def _lines(found: dict[str, Any]) -> Iterator[Line]:
@@ -51,23 +51,23 @@ def _lines(found: dict[str, Any]) -> Iterator[Line]:
     yield "dim", f"{found['flops']:.3g} floating point operations in a forward pass, counted {found['counted']}"
     if found["same"]:
         yield "dim", f"{' and '.join(found['same'])} have the same layers."
-    heading, *lines = aligned([COLUMNS, *map(_cells, found["layers"])])
+    heading, *lines = align_columns([COLUMNS, *map(_cells, found["layers"])])
     yield "bold", heading
     for line in lines:
         yield "", line
-    yield "", f"the rest (embeddings, resnets, output): {_percent(found['rest'])}"
+    yield "", f"the rest (embeddings, resnets, output): {_format_percent(found['rest'])}"
     yield "", f"skips: {', '.join(found['skips'])}"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    halves = " + ".join(_percent(half["share"]) for half in row["halves"].values())
-    share = _percent(row["share"]) + (f" ({halves})" if halves else "")
-    return row["layer"], " + ".join(row["axes"]), share, _cost(row["residual"]), _cost(row["attention"])
+    halves = " + ".join(_format_percent(half["share"]) for half in row["halves"].values())
+    share = _format_percent(row["share"]) + (f" ({halves})" if halves else "")
+    return row["layer"], " + ".join(row["axes"]), share, _format_cost(row["residual"]), _format_cost(row["attention"])
 
 
-def _percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     return f"{share:.2%}"
 
 
-def _cost(cost: float | None) -> str:
+def _format_cost(cost: float | None) -> str:
     return "-" if cost is None else f"{cost:.3f}"

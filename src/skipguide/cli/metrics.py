@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.families import Line, aligned, show
+from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Json
 
 _ARROWS = {"higher": "up", "lower": "down"}
@@ -34,9 +34,9 @@ def metrics(
         "weights": {key: dataclasses.asdict(row) for key, row in WEIGHTS.items()},
     }
     if as_json:
-        console.tell("", payload, as_json)
+        console.print_result("", payload, as_json)
     else:
-        show(list(_lines(payload)))
+        print_lines(list(_lines(payload)))
 
 
 def _lines(payload: dict[str, dict[str, Any]]) -> Iterator[Line]:
@@ -81,6 +81,6 @@ def _features(row: dict[str, Any]) -> str:
 
 
 def _table(columns: tuple[str, ...], rows: Any) -> Iterator[Line]:
-    heading, *lines = aligned([columns, *rows])
+    heading, *lines = align_columns([columns, *rows])
     yield "bold", heading
     yield from (("", line) for line in lines)

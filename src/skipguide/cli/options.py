@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from skipguide.generate.settings import Generation, flag
+from skipguide.generate.settings import GenerationSettings, flag_name
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -22,22 +22,22 @@ Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of settings, with lines as stg_scale: 1.0.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
-_UNSAID = {
+_DEFAULT_LABELS = {
     "negative_prompt": "empty", "image": "none", "orthogonalize": "no", "dtype": "bfloat16 on a GPU, else float32",
     "device": "the GPU if there is one",
 }  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")]
 
 
-def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
+def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb one option per setting (all but the prompt); those that were used arrive as its argument `given`."""
     own = inspect.signature(verb, eval_str=True).parameters
-    options = [_option(name) for name in Generation.model_fields if name != "prompt"]
+    options = [_option(name) for name in GenerationSettings.model_fields if name != "prompt"]
 
     @functools.wraps(verb)
     def run(**values: Any) -> None:
         given = {option.name: values.pop(option.name) for option in options}
-        verb(given={name: _parsed(name, value) for name, value in given.items() if value is not None}, **values)
+        verb(given={name: _parse_value(name, value) for name, value in given.items() if value is not None}, **values)
 
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if name != "given"]
     parameters += options
@@ -47,17 +47,17 @@ def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option(name: str) -> inspect.Parameter:
-    field = Generation.model_fields[name]
-    default = _UNSAID.get(name, "the model's") if field.default is None else str(field.default)
-    switch = bool in _leaves(field.annotation)
+    field = GenerationSettings.model_fields[name]
+    default = _DEFAULT_LABELS.get(name, "the model's") if field.default is None else str(field.default)
+    switch = bool in _leaf_types(field.annotation)
     metavar = None if switch else _number_type(name).__name__.upper().replace("STR", "TEXT")
-    written = f"{flag(name)}/--no-{flag(name).removeprefix('--')}" if switch else flag(name)
+    written = f"{flag_name(name)}/--no-{flag_name(name).removeprefix('--')}" if switch else flag_name(name)
     option = typer.Option(written, help=field.description, show_default=default, metavar=metavar)
     annotation = Annotated[bool | None, option] if switch else Annotated[str | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _parsed(name: str, value: str | bool) -> int | float | str | bool:
+def _parse_value(name: str, value: str | bool) -> int | float | str | bool:
     """A number where the setting is one. What cannot be read stays text, for the settings to complain about."""
     if isinstance(value, bool):
         return value
@@ -68,16 +68,16 @@ def _parsed(name: str, value: str | bool) -> int | float | str | bool:
 
 
 def _number_type(name: str) -> type[int] | type[float] | type[str]:
-    leaves = list(_leaves(Generation.model_fields[name].annotation))
+    leaves = list(_leaf_types(GenerationSettings.model_fields[name].annotation))
     return str if str in leaves else float if float in leaves else int if int in leaves else str
 
 
-def _leaves(annotation: Any) -> Iterator[Any]:
+def _leaf_types(annotation: Any) -> Iterator[Any]:
     parts = get_args(annotation)
     if not parts:
         yield annotation
     for part in parts:
-        yield from _leaves(part)
+        yield from _leaf_types(part)
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
@@ -104,12 +104,12 @@ def read_config(path: Path | None) -> dict[str, Any]:
     return content
 
 
-def overlay(file: Mapping[str, Any], given: Mapping[str, Any], prompt: str | None) -> dict[str, Any]:
+def merge_settings(file: Mapping[str, Any], given: Mapping[str, Any], prompt: str | None) -> dict[str, Any]:
     """The command line over the file."""
     return {**file, **given, **({} if prompt is None else {"prompt": prompt})}
 
 
-def first_frame(settings: Generation) -> PIL.Image.Image | None:
+def first_frame(settings: GenerationSettings) -> PIL.Image.Image | None:
     """The picture that the settings name, read before anything is loaded; None without one."""
     if settings.image is None:
         return None
@@ -149,7 +149,7 @@ def check_mp4(path: Path) -> Path:
     return path
 
 
-def file_name(settings: Generation) -> str:
+def file_name(settings: GenerationSettings) -> str:
     """A name for the video, without suffix: from its prompt, or else from its image's."""
     title = Path(settings.image or "").stem if settings.prompt is None else settings.prompt
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()

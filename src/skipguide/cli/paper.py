@@ -49,12 +49,12 @@ def run(
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     usual = min(256 if place.startswith("cuda") else 32, clips)
-    order = _order(
+    order = _build_order(
         folder, model, weights, clips=clips, rows=rows, device=place, batch=batch or usual, steps=steps,
-        dtype=dtype, part=_part(part),
+        dtype=dtype, part=_parse_part(part),
     )  # fmt: skip
-    _tell_missing(order)
-    with console.training() as report:
+    _report_missing(order)
+    with console.training_progress() as report:
         for what, progress in run.run(order):
             report(what, progress)
     typer.echo(f"done: {folder}; write the report with: skipguide paper report")
@@ -74,8 +74,8 @@ def status(
     """Say how many clips of each row there are."""
     from skipguide.paper import status
 
-    found = status.of(_order(folder, model, weights, clips=clips, rows=rows, steps=steps, dtype=dtype))
-    console.tell(status.table(found), {"models": found}, as_json)
+    found = status.count_clips(_build_order(folder, model, weights, clips=clips, rows=rows, steps=steps, dtype=dtype))
+    console.print_result(status.format_table(found), {"models": found}, as_json)
 
 
 @paper.command()
@@ -93,35 +93,35 @@ def report(
     """Write the report: tables, plots, raw numbers as CSV."""
     from skipguide.paper import report
 
-    order = _order(folder, model, weights, clips=clips, steps=steps, dtype=dtype)
-    for path in report.write(order, docs):
+    order = _build_order(folder, model, weights, clips=clips, steps=steps, dtype=dtype)
+    for path in report.write_report(order, docs):
         typer.echo(path)
 
 
-def _order(folder: Path, model: list[str] | None, weights: list[str] | None, **more: Any) -> Order:
+def _build_order(folder: Path, model: list[str] | None, weights: list[str] | None, **more: Any) -> Order:
     from skipguide.paper import models, run
 
     chosen = tuple(model or models.MODELS)
     for name in chosen:
-        models.weights(name)  # an unknown one is said at once
-    return run.Order(folder, chosen, weights=tuple(map(_weights, weights or ())), **more)
+        models.find_weights(name)  # an unknown one is said at once
+    return run.Order(folder, chosen, weights=tuple(map(_parse_weights, weights or ())), **more)
 
 
-def _weights(given: str) -> tuple[str, Path]:
+def _parse_weights(given: str) -> tuple[str, Path]:
     name, _, path = given.partition("=")
     if not path:
         raise ValueError(f"--weights must be MODEL=FOLDER, but got {given!r}. Write --weights lab-svd=FOLDER.")
     return name, Path(path)
 
 
-def _part(given: str) -> tuple[int, int]:
+def _parse_part(given: str) -> tuple[int, int]:
     index, _, count = given.partition("/")
     if not (index.isdecimal() and count.isdecimal()):
         raise ValueError(f"--part must be i/n, but got {given!r}. Write 0/2 in one process and 1/2 in the other.")
     return int(index), int(count)
 
 
-def _tell_missing(order: Order) -> None:
-    missing = [name for name in order.models if order.place(name) is None]
+def _report_missing(order: Order) -> None:
+    missing = [name for name in order.models if order.locate_records(name) is None]
     if missing:
         typer.echo(f"  {', '.join(missing)}: model not there yet", err=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.families import Line, aligned, show
+from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Json
 
 
@@ -25,16 +25,16 @@ def presets(
 
     rows = tables.preset_rows(model, pipeline)
     if as_json:
-        console.tell("", {"presets": rows}, as_json)
+        console.print_result("", {"presets": rows}, as_json)
     else:
-        show(list(_lines(rows)))
+        print_lines(list(_lines(rows)))
 
 
 def _lines(rows: list[dict[str, Any]]) -> Iterator[Line]:
     from skipguide.families import tables
 
     cells = [tables.preset_cells(row) for row in rows]
-    heading, *rest = aligned([tables.PRESET_COLUMNS, *(line for lines in cells for line in lines)])
+    heading, *rest = align_columns([tables.PRESET_COLUMNS, *(line for lines in cells for line in lines)])
     yield "bold", heading
     texts = iter(rest)
     for row, lines in zip(rows, cells, strict=True):

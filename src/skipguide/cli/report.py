@@ -26,6 +26,6 @@ def report(
 
     folder = out or run.resolve().with_name(f"{run.resolve().name}-report")
     with Run.open(run) as found:
-        written = report.write(found, folder, overwrite)
+        written = report.write_report(found, folder, overwrite)
     text = f"{written['page']}: {written['clips']} videos, {written['bytes'] / 1e6:.1f} MB"
-    console.tell(text, written, as_json)
+    console.print_result(text, written, as_json)

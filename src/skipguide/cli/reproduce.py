@@ -11,8 +11,8 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json, Overwrite, check_mp4, check_outputs
-from skipguide.generate.resolve import resolve
-from skipguide.generate.settings import checked
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import validate_settings
 
 if TYPE_CHECKING:
     from skipguide.files.video import Frames
@@ -36,35 +36,35 @@ def reproduce(
 
     then = video.read_record(source)
     moved = {name: value for name, value in (("model", model), ("device", device)) if value is not None}
-    settings = checked({**record.settings_of(then, source).model_dump(), **moved})
-    image = image_file.from_record(then.get("image"), source) if settings.image else None
+    settings = validate_settings({**record.settings_from_record(then, source).model_dump(), **moved})
+    image = image_file.decode_from_record(then.get("image"), source) if settings.image else None
     if out is not None:
-        check_outputs([check_mp4(out), video.sidecar(out)], overwrite)
+        check_outputs([check_mp4(out), video.sidecar_path(out)], overwrite)
     revision = None if model else then.get("weights", {}).get("revision")
     pipe = run.load_pipeline(settings.model, settings.dtype, settings.device, revision)
-    settings = resolve(settings, pipe)  # for records that were edited by hand
-    weights = run.identity(settings.model, pipe)
-    with _threads(then), console.progress("denoising") as on_step:
+    settings = resolve_settings(settings, pipe)  # for records that were edited by hand
+    weights = run.weights_fingerprint(settings.model, pipe)
+    with _use_recorded_threads(then), console.progress("denoising") as on_step:
         result = run.generate(pipe, settings, on_step, image)
-        now = record.build(settings, result, weights)
+        now = record.build_record(settings, result, weights)
     payload = {
         "bit_equal": then.get("frames_sha256") == now["frames_sha256"],
-        "changed": record.changes(then, now),
+        "changed": record.diff_records(then, now),
         "difference": None,
         "out": None if out is None else str(out),
         "record": now,
     }
     if not payload["bit_equal"]:
-        payload["difference"] = _difference(result.frames, video.read(source)[0])
+        payload["difference"] = _largest_difference(result.frames, video.read(source)[0])
     if out is not None:
         video.write(out, result.frames, now["settings"]["fps"], now)
-    console.tell(_verdict(payload), payload, as_json)
+    console.print_result(_verdict(payload), payload, as_json)
     if not payload["bit_equal"]:
         raise typer.Exit(1)
 
 
 @contextlib.contextmanager
-def _threads(then: dict[str, Any]) -> Iterator[None]:
+def _use_recorded_threads(then: dict[str, Any]) -> Iterator[None]:
     """As many threads as it was made with: sums are split by threads, and so round differently."""
     import torch
 
@@ -77,7 +77,7 @@ def _threads(then: dict[str, Any]) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _difference(frames: Frames, decoded: Frames) -> int | None:
+def _largest_difference(frames: Frames, decoded: Frames) -> int | None:
     """The largest difference of a pixel, of 255; None if the two are not of one size."""
     return int(abs(frames.astype(int) - decoded).max()) if frames.shape == decoded.shape else None
 

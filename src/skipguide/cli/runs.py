@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.families import Line, aligned, show
+from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Json, Overwrite
 
 if TYPE_CHECKING:
@@ -33,27 +33,28 @@ def ls(
 
     if not folder.is_dir():
         raise ValueError(f"a folder of runs is needed, but {folder} is not one. `skipguide sweep` makes runs in runs/.")
-    found = [_listed(path.parent) for path in sorted([*folder.glob(f"*/{NAME}"), *folder.glob(NAME)])]
+    found = [_summarize_run(path.parent) for path in sorted([*folder.glob(f"*/{NAME}"), *folder.glob(NAME)])]
     if as_json:
-        console.tell("", {"runs": found}, as_json)
+        console.print_result("", {"runs": found}, as_json)
         return
     cells = [("run", "done", "to make", "failed", "settings", "prompts", "seeds", "models")]
     cells += [
-        tuple(str(row[name]) for name in _LISTED) if "error" not in row else (row["run"], row["error"]) for row in found
+        tuple(str(row[name]) for name in _LIST_COLUMNS) if "error" not in row else (row["run"], row["error"])
+        for row in found
     ]
-    show([("bold" if i == 0 else "", line) for i, line in enumerate(_columns(cells))])
+    print_lines([("bold" if i == 0 else "", line) for i, line in enumerate(_align_runs(cells))])
 
 
-_LISTED = ("run", "done", "missing", "failed", "settings", "prompts", "seeds", "models")
+_LIST_COLUMNS = ("run", "done", "missing", "failed", "settings", "prompts", "seeds", "models")
 
 
-def _columns(cells: Sequence[tuple[str, ...]]) -> list[str]:
+def _align_runs(cells: Sequence[tuple[str, ...]]) -> list[str]:
     """Aligned, but for runs that cannot be read: what is wrong with them comes after their name."""
-    sound = iter(aligned([row for row in cells if len(row) == len(_LISTED)]))
-    return [next(sound) if len(row) == len(_LISTED) else "  ".join(row) for row in cells]
+    sound = iter(align_columns([row for row in cells if len(row) == len(_LIST_COLUMNS)]))
+    return [next(sound) if len(row) == len(_LIST_COLUMNS) else "  ".join(row) for row in cells]
 
 
-def _listed(folder: Path) -> dict[str, Any]:
+def _summarize_run(folder: Path) -> dict[str, Any]:
     from skipguide.runs import Run
 
     try:
@@ -80,26 +81,29 @@ def show_(
 
     with Run.open(folder) as run:
         found = run.clips()
-        rows = _settings(run, found)
+        rows = _setting_rows(run, found)
         failed = [clip for clip in found if clip.status == "failed"]
         if as_json:
             told = {"run": str(folder), "counts": run.counts(), "sweeping": run.is_sweeping, "settings": rows}
-            every = {"clips": table(run, found)} if clips else {}
-            console.tell("", {**told, "failed": [vars(clip) | _plain(clip) for clip in failed], **every}, as_json)
+            every = {"clips": clip_table(run, found)} if clips else {}
+            console.print_result(
+                "", {**told, "failed": [vars(clip) | _plain_fields(clip) for clip in failed], **every}, as_json
+            )
             return
-        lines = list(_told(run, rows, failed))
+        lines = list(_run_lines(run, rows, failed))
         if clips:
             lines += [
-                ("", line) for line in aligned([("key", "status", "setting", "seed", "prompt"), *_cells(run, found)])
+                ("", line)
+                for line in align_columns([("key", "status", "setting", "seed", "prompt"), *_clip_cells(run, found)])
             ]
-    show(lines)
+    print_lines(lines)
 
 
-def _plain(clip: Clip) -> dict[str, Any]:
+def _plain_fields(clip: Clip) -> dict[str, Any]:
     return {"video": None, "latents": None, "fps": None, "environment": None, "error": clip.error}
 
 
-def _settings(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+def _setting_rows(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
     """One row per setting: how much of it is done, what it costs, the means of its metrics."""
     whole = run.set_metrics()
     rows = []
@@ -113,13 +117,13 @@ def _settings(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
                 "done": len(done), "failed": sum(clip.status == "failed" for clip in own),
                 "passes_per_step": setting.passes_per_step, "seconds": _mean(clip.seconds for clip in done),
                 "metrics": {name: _mean(clip.metrics.get(name) for clip in done) for name in names},
-                "set_metrics": {metric.name: _whole(metric) for metric in whole if metric.setting == setting.id},
+                "set_metrics": {metric.name: _set_metric_row(metric) for metric in whole if metric.setting == setting.id},
             }
         )  # fmt: skip
     return rows
 
 
-def _whole(metric: SetMetric) -> dict[str, Any]:
+def _set_metric_row(metric: SetMetric) -> dict[str, Any]:
     return {"value": metric.value, "low": metric.low, "high": metric.high, "videos": metric.count}
 
 
@@ -128,16 +132,16 @@ def _mean(values: Any) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _told(run: Run, rows: Sequence[dict[str, Any]], failed: Sequence[Clip]) -> Iterator[Line]:
+def _run_lines(run: Run, rows: Sequence[dict[str, Any]], failed: Sequence[Clip]) -> Iterator[Line]:
     counts = run.counts()
     state = "; a sweep is writing to it" if run.is_sweeping else ""
     yield "bold", f"{run.folder}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}{state}"
     numbers = list(dict.fromkeys(name for row in rows for name in (*row["metrics"], *row["set_metrics"])))
     cells = [("setting", "model", "done", "of", "passes/step", "s/clip", *numbers)]
     for row in rows:
-        sets = {name: _with_interval(metric) for name, metric in row["set_metrics"].items()}
-        values = {**{name: _short(value) for name, value in row["metrics"].items()}, **sets}
-        cost = (_short(row["passes_per_step"]), _short(row["seconds"]))
+        sets = {name: _format_interval(metric) for name, metric in row["set_metrics"].items()}
+        values = {**{name: _format_number(value) for name, value in row["metrics"].items()}, **sets}
+        cost = (_format_number(row["passes_per_step"]), _format_number(row["seconds"]))
         cells.append(
             (
                 row["setting"],
@@ -148,23 +152,23 @@ def _told(run: Run, rows: Sequence[dict[str, Any]], failed: Sequence[Clip]) -> I
                 *(values.get(name, "-") for name in numbers),
             )
         )
-    for line in aligned(cells):
+    for line in align_columns(cells):
         yield "", line
     for clip in failed:
         yield "", f"{clip.key} failed: {(clip.error or '').splitlines()[0]}"
 
 
-def _with_interval(metric: dict[str, Any]) -> str:
+def _format_interval(metric: dict[str, Any]) -> str:
     known = metric["low"] is not None and metric["high"] is not None
     interval = f"{metric['low']:.4g} to {metric['high']:.4g}" if known else "no interval"
-    return f"{_short(metric['value'])} ({interval}, {metric['videos']} videos)"
+    return f"{_format_number(metric['value'])} ({interval}, {metric['videos']} videos)"
 
 
-def _short(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _cells(run: Run, clips: Sequence[Clip]) -> Iterator[tuple[str, ...]]:
+def _clip_cells(run: Run, clips: Sequence[Clip]) -> Iterator[tuple[str, ...]]:
     settings = {setting.id: setting.name for setting in run.settings()}
     prompts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
     for clip in clips:
@@ -190,22 +194,24 @@ def export(
     from skipguide.cli.options import check_outputs
     from skipguide.runs import Run
 
-    write = _writer(out)
+    write = _choose_writer(out)
     if out is not None:
         check_outputs([out], overwrite)
     with Run.open(folder) as run:
-        rows = table(run, run.clips())
+        rows = clip_table(run, run.clips())
     if out is None:
-        console.tell(_csv(rows).rstrip("\n"), {"run": str(folder), "clips": rows}, as_json)
+        console.print_result(_csv(rows).rstrip("\n"), {"run": str(folder), "clips": rows}, as_json)
         return
     from skipguide.files import video
 
-    with video.replacing(out) as (part,):
+    with video.atomic_replace(out) as (part,):
         write(part, rows)
-    console.tell(f"{out}: {len(rows)} clips", {"run": str(folder), "out": str(out), "clips": len(rows)}, as_json)
+    console.print_result(
+        f"{out}: {len(rows)} clips", {"run": str(folder), "out": str(out), "clips": len(rows)}, as_json
+    )
 
 
-def table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+def clip_table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
     """One flat row per clip; settings are `setting.NAME`, metrics `metric.NAME`, paths relative to the run."""
     settings = {setting.id: setting for setting in run.settings()}
     prompts = {prompt.id: prompt for prompt in run.prompts()}
@@ -224,7 +230,7 @@ def table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
                 "video": None if clip.video is None else clip.video.relative_to(run.folder).as_posix(),
                 "latents": None if clip.latents is None else clip.latents.relative_to(run.folder).as_posix(),
                 "error": None if clip.error is None else clip.error.splitlines()[0],
-                **{f"setting.{name}": _cell(value) for name, value in setting.complete.items()},
+                **{f"setting.{name}": _csv_cell(value) for name, value in setting.complete.items()},
                 **{f"metric.{name}": value for name, value in clip.metrics.items()},
             }
         )  # fmt: skip
@@ -232,11 +238,11 @@ def table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in columns} for row in rows]
 
 
-def _cell(value: Any) -> Any:
+def _csv_cell(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _writer(out: Path | None) -> Any:
+def _choose_writer(out: Path | None) -> Any:
     """What writes a table under such a name.
 
     Raises:

@@ -54,20 +54,20 @@ def studio(
         )
     if token is None and not loopback:
         token = secrets.token_urlsafe(18)
-    policy = Policy(token, loopback, frozenset(text.lower() for text in _names(host, loopback, name or [])))
+    policy = Policy(token, loopback, frozenset(text.lower() for text in _allowed_hosts(host, loopback, name or [])))
     server = uvicorn.Server(
         uvicorn.Config(
-            app.build(run, policy, Trials.here(run) if trials else None), log_level="warning", server_header=False
+            app.create_app(run, policy, Trials.local(run) if trials else None), log_level="warning", server_header=False
         )
     )
-    with contextlib.closing(_listening(host, port)) as listener:
-        typer.echo(f"{_address(host, listener.getsockname()[1])}/{f'?token={token}' if token else ''}")
+    with contextlib.closing(_open_listener(host, port)) as listener:
+        typer.echo(f"{_display_address(host, listener.getsockname()[1])}/{f'?token={token}' if token else ''}")
         typer.echo("Ctrl-C ends it.", err=True)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends well, and raises it then
             server.run(sockets=[listener])
 
 
-def _names(host: str, loopback: bool, more: list[str]) -> list[str]:
+def _allowed_hosts(host: str, loopback: bool, more: list[str]) -> list[str]:
     return more if loopback else [host, socket.gethostname(), *more]
 
 
@@ -78,7 +78,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _open_listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -94,7 +94,7 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _address(host: str, port: int) -> str:
+def _display_address(host: str, port: int) -> str:
     """What to open; an address that stands for all is called by the name of the machine's own."""
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"

@@ -15,20 +15,20 @@ import typer
 from typer.core import TyperCommand
 
 from skipguide.cli import console
-from skipguide.cli.families import aligned
+from skipguide.cli.families import align_columns
 from skipguide.cli.options import Json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from skipguide.generate.run import Step
+    from skipguide.generate.run import StepProgress
     from skipguide.runs.engine import Engine
-    from skipguide.runs.sweep import Happening, Planned
+    from skipguide.runs.sweep import SweepEstimate, SweepEvent
 
 _ADDRESS = r"auto|local|ray://\S+|[\w.-]+:[0-9]+"
 
 
-class WithRay(TyperCommand):
+class SweepCommand(TyperCommand):
     """Lets --ray stand without an address: it is then that of the cluster around, or a new one on this machine."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -73,56 +73,64 @@ def sweep(
         raise ValueError(f"--workers is for sweeps on Ray, but got {workers} without --ray. Add --ray.")
     wanted = Plan.read(plan)
     folder = out or Path("runs") / plan.stem
-    with contextlib.closing(_engine(folder, ray, workers)) as engine:
+    with contextlib.closing(_make_engine(folder, ray, workers)) as engine:
         if dry_run:
             planned = sweeping.estimate(wanted, folder, engine, retry_failed=retry_failed, thorough=verify)
-            console.tell(_cost(planned, folder), {"run": str(folder), "cost": _numbers(planned)}, as_json)
+            console.print_result(
+                _format_estimate(planned, folder), {"run": str(folder), "cost": _estimate_payload(planned)}, as_json
+            )
             return
-        report = _Report(folder, quiet=as_json)
+        report = _SweepReport(folder, quiet=as_json)
         options: dict[str, Any] = dict(retry_failed=retry_failed, thorough=verify, on_step=report.on_step)
-        with report.shown(), contextlib.closing(sweeping.sweep(wanted, folder, engine, **options)) as happenings:
+        with report.display(), contextlib.closing(sweeping.sweep(wanted, folder, engine, **options)) as happenings:
             for happening in happenings:
-                report.tell(happening)
-    console.tell(report.summary(), report.payload(), as_json)
+                report.handle(happening)
+    console.print_result(report.summary(), report.payload(), as_json)
     if report.failures or (report.planned and report.planned.failed):
         raise typer.Exit(1)
 
 
-def _engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
+def _make_engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
     if ray is not None:
-        from skipguide.runs.ray_engine import OnRay
+        from skipguide.runs.ray_engine import RayEngine
 
-        return OnRay(ray, workers)
-    from skipguide.runs.local_engine import Here
+        return RayEngine(ray, workers)
+    from skipguide.runs.local_engine import LocalEngine
     from skipguide.runs.storage import WORK
 
-    return Here(folder / WORK)
+    return LocalEngine(folder / WORK)
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
-def _cost(planned: Planned, folder: Path) -> str:
+def _format_estimate(planned: SweepEstimate, folder: Path) -> str:
     """What will be made, a line per setting, and the sum."""
     lines: list[tuple[str, ...]] = [("setting", "model", "to make", "of", "steps", "passes/step", "s/step")]
     for row in planned.rows:
-        counts = (row.missing, row.clips, row.steps, _short(row.passes_per_step), _short(row.seconds_per_step))
+        counts = (
+            row.missing,
+            row.clips,
+            row.steps,
+            _format_number(row.passes_per_step),
+            _format_number(row.seconds_per_step),
+        )
         lines.append((row.setting, row.model, *map(str, counts)))
     several = f" by {planned.workers} workers" if planned.workers > 1 else ""
     total = (
         f"{folder}: {planned.missing} of {planned.clips} clips to make, {planned.passes:.0f} denoiser passes, about "
-        f"{duration(planned.seconds)} of denoising{several} by the time of the first steps, and "
+        f"{format_duration(planned.seconds)} of denoising{several} by the time of the first steps, and "
         f"{planned.bytes / 1e6:.1f} MB of files at most"
     )
     failed = f"{planned.failed} clips failed before and are left alone; --retry-failed tries them"
-    return "\n".join([*aligned(lines), *planned.notes, *([failed] if planned.failed else []), total])
+    return "\n".join([*align_columns(lines), *planned.notes, *([failed] if planned.failed else []), total])
 
 
-def _short(number: float | None) -> str:
+def _format_number(number: float | None) -> str:
     return "-" if number is None else f"{number:.3g}"
 
 
-def _numbers(planned: Planned) -> dict[str, Any]:
+def _estimate_payload(planned: SweepEstimate) -> dict[str, Any]:
     return {
         "clips": planned.clips, "missing": planned.missing, "failed_before": planned.failed, "passes": planned.passes,
         "seconds": planned.seconds, "bytes": planned.bytes, "workers": planned.workers, "notes": list(planned.notes),
@@ -130,7 +138,7 @@ def _numbers(planned: Planned) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """42 s, 7 min, 3 h 20 min, 2 d 5 h."""
     minutes = round(seconds / 60)
     if seconds < 90:
@@ -142,12 +150,12 @@ def duration(seconds: float) -> str:
 
 
 @dataclass
-class _Report:
+class _SweepReport:
     """What is said while a sweep runs, and at its end."""
 
     folder: Path
     quiet: bool  # nothing but the result
-    planned: Planned | None = None
+    planned: SweepEstimate | None = None
     made: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
@@ -156,7 +164,7 @@ class _Report:
     task: TaskID | None = None
 
     @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
+    def display(self) -> Iterator[None]:
         """A bar on stderr, if that is a terminal; else a line per clip."""
         if self.quiet or not sys.stderr.isatty():
             yield
@@ -174,37 +182,37 @@ class _Report:
             self.task = self.bar.add_task("checking", total=None, state="", markup=False)
             yield
 
-    def tell(self, happening: Happening) -> None:
+    def handle(self, happening: SweepEvent) -> None:
         """Take note of what happened, and say it."""
-        from skipguide.runs.engine import Failed
-        from skipguide.runs.sweep import Done, Planned
+        from skipguide.runs.engine import JobFailed
+        from skipguide.runs.sweep import ClipPublished, SweepEstimate
 
-        if isinstance(happening, Planned):
+        if isinstance(happening, SweepEstimate):
             self.planned, self.began = happening, time.monotonic()
-            self._line(_cost(happening, self.folder))
-        elif isinstance(happening, Done):
+            self._print_line(_format_estimate(happening, self.folder))
+        elif isinstance(happening, ClipPublished):
             self.made += 1
             self.passes += happening.passes
             if self.bar is None:
-                self._line(f"{self._title(happening.job)}, {happening.seconds:.1f} s; {self._rate()}")
-        elif isinstance(happening, Failed):
+                self._print_line(f"{self._job_title(happening.job)}, {happening.seconds:.1f} s; {self._rate()}")
+        elif isinstance(happening, JobFailed):
             error = happening.error.splitlines()[0]
             self.failures.append({"key": happening.job.key, "setting": happening.job.setting, "error": error})
-            self._line(f"{self._title(happening.job)} failed: {error}")
-        self._move()
+            self._print_line(f"{self._job_title(happening.job)} failed: {error}")
+        self._update_bar()
 
-    def on_step(self, step: Step) -> None:
+    def on_step(self, step: StepProgress) -> None:
         """A denoising step of the clip under way."""
-        self._move(f", step {step.number}/{step.steps}")
+        self._update_bar(f", step {step.number}/{step.steps}")
 
-    def _move(self, more: str = "") -> None:
+    def _update_bar(self, more: str = "") -> None:
         if self.bar is not None and self.task is not None and self.planned is not None:
             done = self.made + len(self.failures)
             self.bar.update(
                 self.task, description="clips", total=self.planned.missing, completed=done, state=self._rate() + more
             )
 
-    def _title(self, job: Any) -> str:
+    def _job_title(self, job: Any) -> str:
         assert self.planned is not None
         number = f"{self.made + len(self.failures)}/{self.planned.missing}"
         return f"{number} {job.setting}, seed {job.generation.seed}, {job.generation.prompt or job.generation.image}"
@@ -214,11 +222,11 @@ class _Report:
         assert self.planned is not None
         took = time.monotonic() - self.began
         if not self.passes:
-            return f"about {duration(self.planned.seconds)} left"
+            return f"about {format_duration(self.planned.seconds)} left"
         left = (self.planned.passes - self.passes) * took / self.passes
-        return f"{60 * self.made / took:.1f} clips per minute, about {duration(max(left, 0))} left"
+        return f"{60 * self.made / took:.1f} clips per minute, about {format_duration(max(left, 0))} left"
 
-    def _line(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         if self.bar is not None:
             self.bar.console.print(text, markup=False, highlight=False)
         elif not self.quiet:
@@ -226,14 +234,14 @@ class _Report:
 
     def payload(self) -> dict[str, Any]:
         """For --json."""
-        cost = None if self.planned is None else _numbers(self.planned)
+        cost = None if self.planned is None else _estimate_payload(self.planned)
         seconds = time.monotonic() - self.began
         return {"run": str(self.folder), "made": self.made, "failures": self.failures, "seconds": seconds, "cost": cost}
 
     def summary(self) -> str:
         """For people."""
         assert self.planned is not None
-        took = duration(time.monotonic() - self.began)
+        took = format_duration(time.monotonic() - self.began)
         there = self.planned.clips - self.planned.missing - self.planned.failed
         failed = len(self.failures) + self.planned.failed
         word = (

@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from skipguide.families import schema
-from skipguide.families.schema import Family, Half, Stack, UNet, Values
+from skipguide.families.schema import AxisLayers, Family, Stack, UNetLayout, ValueProjection
 from skipguide.method import perturbations
 from skipguide.method.terms import SLG, STG, Random
 
 Term = STG | SLG
 
 
-def resolve(family: Family, places: Sequence[Place], term: Term) -> list[int]:
+def resolve_layers(family: Family, sites: Sequence[LayerSite], term: Term) -> list[int]:
     """The layers of a term as sorted positions in the chain of blocks; of a Random all that may be drawn.
 
     Raises:
@@ -29,33 +29,33 @@ def resolve(family: Family, places: Sequence[Place], term: Term) -> list[int]:
             f"audio_scale is for models that make sound, but {family.name} makes none. Leave audio_scale=None."
         )
     if isinstance(term.layers, Random):
-        return _middle(family, places, term)
-    found = [k for layer in term.layers for k in _positions(family, places, layer, term.axis)]
+        return _random_candidates(family, sites, term)
+    found = [k for layer in term.layers for k in _find_positions(family, sites, layer, term.axis)]
     twice = next((k for k in found if found.count(k) > 1), None)
     if twice is not None:
-        name = places[twice].address if len(family.stacks) > 1 else places[twice].index
+        name = sites[twice].address if len(family.stacks) > 1 else sites[twice].index
         raise ValueError(f"each layer may be named once, but {name} is named repeatedly. Remove the copies.")
     return sorted(found)
 
 
 def _check_skip(family: Family, term: Term) -> None:
-    reason = perturbations.reason_against(term.skip, family.traits)
+    reason = perturbations.unsupported_reason(term.skip, family.traits)
     if reason:
         raise ValueError(
-            f"skip must be one that {family.name} has ({', '.join(perturbations.available(family.traits))}), but got "
+            f"skip must be one that {family.name} has ({', '.join(perturbations.available_skips(family.traits))}), but got "
             f'{term.skip!r}: {reason}. Use skip="residual".'
         )
 
 
-def _middle(family: Family, places: Sequence[Place], term: Term) -> list[int]:
+def _random_candidates(family: Family, sites: Sequence[LayerSite], term: Term) -> list[int]:
     """What a Random may draw: all blocks (of its axis) but the first and the last of each stack that runs in turn."""
     if family.unet:
         raise ValueError(
             f"a Random draws from blocks that are alike, but the layers of {family.model} differ in size. Name some, "
             'as in layers=["up:0"].'
         )
-    mine = [k for k, place in enumerate(places) if term.axis in (None, place.axis)]
-    ranks = {k: places[k].index if family.paired else k for k in mine}
+    mine = [k for k, site in enumerate(sites) if term.axis in (None, site.axis)]
+    ranks = {k: sites[k].index if family.interleaved else k for k in mine}
     found = [k for k in mine if min(ranks.values()) < ranks[k] < max(ranks.values())]
     if not found:
         raise ValueError(
@@ -65,7 +65,7 @@ def _middle(family: Family, places: Sequence[Place], term: Term) -> list[int]:
     return found
 
 
-def _positions(family: Family, places: Sequence[Place], layer: int | str, axis: str | None) -> list[int]:
+def _find_positions(family: Family, sites: Sequence[LayerSite], layer: int | str, axis: str | None) -> list[int]:
     """Where a layer is in the chain: one place, or one of each axis where those of space and time run in turn."""
     if isinstance(layer, str):
         names, index = [layer.split(":")[0]], int(layer.split(":")[1])
@@ -74,23 +74,23 @@ def _positions(family: Family, places: Sequence[Place], layer: int | str, axis: 
             f"a layer of a UNet must be written with its part (down, mid or up), but got {layer}. Write "
             f'layers=["up:{layer}"], for example; `skipguide layers` lists them.'
         )
-    elif family.paired:
+    elif family.interleaved:
         names, index = [name for name, stack in family.stacks.items() if axis in (None, stack.axis)], layer
     else:
         names, index = [next(iter(family.stacks))], layer
     for name in names:
         _check_stack(family, layer, name, index, axis)
-    found = [k for k, place in enumerate(places) if place.name in names and place.index == index]
-    if len({places[k].name for k in found}) < len(names):
-        name = next(name for name in names if name not in {places[k].name for k in found})
-        count = len({place.index for place in places if place.name == name})
+    found = [k for k, site in enumerate(sites) if site.name in names and site.index == index]
+    if len({sites[k].name for k in found}) < len(names):
+        name = next(name for name in names if name not in {sites[k].name for k in found})
+        count = len({site.index for site in sites if site.name == name})
         raise ValueError(
             f"layers of this {family.model} must be from 0 to {count - 1} ({count} {name}), but got {index}. "
             "Layers count from 0."
         )
-    wanted = [k for k in found if axis in (None, places[k].axis)]
+    wanted = [k for k in found if axis in (None, sites[k].axis)]
     if not wanted:
-        has = " and ".join(str(places[k].axis) for k in found)
+        has = " and ".join(str(sites[k].axis) for k in found)
         raise ValueError(
             f'the layers of axis="{axis}" must have {axis} attention, but {layer!r} of this {family.model} is {has} '
             "only. Choose another; `skipguide layers` lists them."
@@ -118,7 +118,7 @@ def _check_axis(family: Family, term: Term) -> None:
         raise ValueError(f"axis must be one that {family.name} has ({known}), but got {term.axis!r}. Leave axis=None.")
 
 
-def check_disjoint(terms: Sequence[Term], skipped: Sequence[list[int]], places: Sequence[Place]) -> None:
+def check_disjoint(terms: Sequence[Term], skipped: Sequence[list[int]], sites: Sequence[LayerSite]) -> None:
     """See that no two SLG terms skip the same layer: there is one unconditional pass.
 
     Raises:
@@ -127,16 +127,16 @@ def check_disjoint(terms: Sequence[Term], skipped: Sequence[list[int]], places: 
     seen: set[int] = set()
     for where in (where for term, where in zip(terms, skipped, strict=True) if isinstance(term, SLG)):
         if both := seen & set(where):
-            place = places[min(both)]
+            site = sites[min(both)]
             raise ValueError(
                 f"SLG terms share the one unconditional pass, so each layer may be in one of them, but "
-                f'"{place.address}" is in two. Merge them.'
+                f'"{site.address}" is in two. Merge them.'
             )
         seen |= set(where)
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class LayerSite:
     """A block, or half a transformer layer of a UNet, in the order in which a denoiser runs them."""
 
     stack: Stack
@@ -145,8 +145,8 @@ class Place:
     parent: nn.Module  # the list that holds it
     key: str  # in that list
     axis: str | None = None
-    half: Half | None = None  # of a UNet's layer
-    before: tuple[schema.Entry, ...] = ()  # in a UNet: what runs before it
+    axis_layers: AxisLayers | None = None  # of a UNet's layer
+    preceding_modules: tuple[schema.Entry, ...] = ()  # in a UNet: what runs before it
 
     @property
     def block(self) -> nn.Module:
@@ -161,77 +161,81 @@ class Place:
     def entry(self) -> schema.Entry:
         return self.parent, self.key
 
-    def inside(self) -> list[schema.Entry]:
+    def inner_blocks(self) -> list[schema.Entry]:
         """The transformer blocks of a UNet's half layer."""
-        assert self.half is not None
-        blocks = self.block.get_submodule(self.half.blocks)
+        assert self.axis_layers is not None
+        blocks = self.block.get_submodule(self.axis_layers.blocks)
         return [(blocks, name) for name in blocks._modules]
 
-    def attention(self) -> Iterator[tuple[schema.Entry, Values]]:
+    def attentions(self) -> Iterator[tuple[schema.Entry, ValueProjection]]:
         """The self-attentions, and what is left of each with the identity map."""
         paths = self.stack.attention
-        if self.half is not None:
+        if self.axis_layers is not None:
             values = paths["attn1"]
-            names = [f"{self.half.blocks}.{n}.{attn}" for _, n in self.inside() for attn in self.half.attention]
+            names = [
+                f"{self.axis_layers.blocks}.{n}.{attn}"
+                for _, n in self.inner_blocks()
+                for attn in self.axis_layers.attention
+            ]
             paths = dict.fromkeys(names, values)
         for path, values in paths.items():
             owner, _, name = path.rpartition(".")
             yield (self.block.get_submodule(owner), name), values
 
-    def sounds(self) -> set[schema.Entry]:
+    def audio_attentions(self) -> set[schema.Entry]:
         """Those of them that see sound instead of a video."""
-        parts = [path.rpartition(".") for path in self.stack.sound]
+        parts = [path.rpartition(".") for path in self.stack.audio]
         return {(self.block.get_submodule(owner), name) for owner, _, name in parts}
 
     @property
-    def lie(self) -> str:
+    def token_layout(self) -> str:
         """As for weakening.Shuffled."""
-        return self.stack.lie if self.half is None else self.half.lie
+        return self.stack.token_layout if self.axis_layers is None else self.axis_layers.token_layout
 
 
-def chain(family: Family, denoiser: nn.Module) -> tuple[Place, ...]:
+def layer_sites(family: Family, denoiser: nn.Module) -> tuple[LayerSite, ...]:
     """Every block of a denoiser in the order in which it runs them: stack after stack, or in turn where paired."""
     if family.unet is not None:
-        return tuple(_chain_of_unet(family, family.unet, denoiser))
+        return tuple(_unet_layer_sites(family, family.unet, denoiser))
     stacks = {name: (stack, denoiser.get_submodule(stack.path)) for name, stack in family.stacks.items()}
     places = [
-        Place(stack, name, i, blocks, str(i), stack.axis)
+        LayerSite(stack, name, i, blocks, str(i), stack.axis)
         for name, (stack, blocks) in stacks.items()
         for i in range(len(blocks))  # type: ignore[arg-type]
     ]
-    return tuple(sorted(places, key=lambda place: place.index) if family.paired else places)
+    return tuple(sorted(places, key=lambda site: site.index) if family.interleaved else places)
 
 
-def depth(family: Family, places: Sequence[Place]) -> int:
+def depth(family: Family, sites: Sequence[LayerSite]) -> int:
     """Blocks of the first stack, by which presets tell checkpoints apart; of a UNet the layers of all its parts."""
     first = next(iter(family.stacks))
-    return len({place.address for place in places if family.unet or place.name == first})
+    return len({site.address for site in sites if family.unet or site.name == first})
 
 
-def _chain_of_unet(family: Family, unet: UNet, denoiser: nn.Module) -> Iterator[Place]:
+def _unet_layer_sites(family: Family, unet: UNetLayout, denoiser: nn.Module) -> Iterator[LayerSite]:
     """The halves of its transformer layers. What runs before one of them is named in modules as large as can be."""
     finished: list[schema.Entry] = []
     for name, stack in family.stacks.items():
         index = 0
-        for owner, key, block in _named(denoiser, (stack.path,)):
+        for owner, key, block in _find_modules(denoiser, (stack.path,)):
             begun: list[schema.Entry] = []
-            lists = {half.modules: block._modules.get(half.modules) for half in unet.halves.values()}
+            lists = {half.modules: block._modules.get(half.modules) for half in unet.axis_layers.values()}
             for parent, child, row in _modules_in_order(unet, block, mid=name == "mid"):
-                here = {axis: half for axis, half in unet.halves.items() if lists[half.modules] is parent}
+                here = {axis: half for axis, half in unet.axis_layers.items() if lists[half.modules] is parent}
                 for n, (axis, half) in enumerate(here.items()):
                     earlier = list(here.values())[:n]
                     within = [(parent._modules[child].get_submodule(h.blocks), "0") for h in earlier]  # type: ignore[union-attr]
-                    yield Place(stack, name, index + row, parent, child, axis, half, (*finished, *begun, *within))
+                    yield LayerSite(stack, name, index + row, parent, child, axis, half, (*finished, *begun, *within))
                 begun.append((parent, child))
             index += max(len(getattr(modules, "_modules", ())) for modules in lists.values())
             finished.append((owner, key))
 
 
-def _modules_in_order(unet: UNet, block: nn.Module, mid: bool) -> list[tuple[nn.Module, str, int]]:
+def _modules_in_order(unet: UNetLayout, block: nn.Module, mid: bool) -> list[tuple[nn.Module, str, int]]:
     """(list, name in it, row) of the modules of a block. A mid block runs its first resnet before its first row."""
-    layers = {half.modules for half in unet.halves.values()}
+    layers = {half.modules for half in unet.axis_layers.values()}
     found = []
-    for column, name in enumerate(unet.order):
+    for column, name in enumerate(unet.module_order):
         for key in getattr(block._modules.get(name), "_modules", {}):
             row = int(key)
             order = (row - 1, 1, column) if mid and name not in layers else (row, 0, column)
@@ -239,13 +243,13 @@ def _modules_in_order(unet: UNet, block: nn.Module, mid: bool) -> list[tuple[nn.
     return [module for _, module in sorted(found, key=lambda pair: pair[0])]  # type: ignore[misc]
 
 
-def returning(places: Sequence[Place], k: int, skipped: Sequence[int]) -> list[schema.Entry]:
+def modules_to_bypass(sites: Sequence[LayerSite], k: int, skipped: Sequence[int]) -> list[schema.Entry]:
     """What returns its input where place k is skipped: its module, or of one with two halves the blocks of its own."""
-    alike = {i for i, other in enumerate(places) if other.entry == places[k].entry}
-    return [places[k].entry] if alike <= set(skipped) else places[k].inside()
+    alike = {i for i, other in enumerate(sites) if other.entry == sites[k].entry}
+    return [sites[k].entry] if alike <= set(skipped) else sites[k].inner_blocks()
 
 
-def _named(denoiser: nn.Module, paths: Sequence[str]) -> Iterator[tuple[nn.Module, str, Any]]:
+def _find_modules(denoiser: nn.Module, paths: Sequence[str]) -> Iterator[tuple[nn.Module, str, Any]]:
     """(parent, name, module) for each path that the denoiser has; for a ModuleList, for each of its entries."""
     for path in paths:
         owner, _, name = path.rpartition(".")

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from skipguide.families.rows import FAMILIES, REFUSED
-from skipguide.families.schema import Calls, Family
+from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
+from skipguide.families.schema import CallConvention, Family
 
 
 def family_of(pipe: Any) -> Family:
@@ -17,12 +17,12 @@ def family_of(pipe: Any) -> Family:
     Raises:
         ValueError: if no row names the pipeline's class, or the pipeline holds a denoiser that the row does not know.
     """
-    return _row_of(pipe)[0]
+    return _find_row(pipe)[0]
 
 
-def calls_of(pipe: Any) -> Calls:
+def call_convention_of(pipe: Any) -> CallConvention:
     """How a pipeline calls its denoiser; raises as `family_of`."""
-    return _row_of(pipe)[1]
+    return _find_row(pipe)[1]
 
 
 def denoisers_of(pipe: Any, family: Family) -> tuple[Any, ...]:
@@ -32,11 +32,11 @@ def denoisers_of(pipe: Any, family: Family) -> tuple[Any, ...]:
     return tuple(denoiser for denoiser in held if denoiser is not None)
 
 
-def _row_of(pipe: Any) -> tuple[Family, Calls]:
+def _find_row(pipe: Any) -> tuple[Family, CallConvention]:
     names = [cls.__name__ for cls in type(pipe).__mro__]
     for name in names:
-        if name in REFUSED:
-            raise ValueError(f"guide() cannot guide {name}: {REFUSED[name]}.")
+        if name in REFUSED_PIPELINES:
+            raise ValueError(f"guide() cannot guide {name}: {REFUSED_PIPELINES[name]}.")
         for family in FAMILIES:
             if name in family.pipelines:
                 _check_denoisers(pipe, family)
@@ -49,7 +49,7 @@ def _row_of(pipe: Any) -> tuple[Family, Calls]:
     known = sorted(name for family in FAMILIES for name in family.pipelines)
     raise ValueError(
         f"guide() needs a pipeline that has a row in skipguide/families.py, but got {names[0]}. "
-        f"Nearest known: {_nearest(names[0], known)}. `skipguide families` lists them. "
+        f"Nearest known: {closest_names(names[0], known)}. `skipguide families` lists them. "
         "To support it, add a row to FAMILIES there."
     )
 
@@ -68,12 +68,12 @@ def _check_denoisers(pipe: Any, family: Family) -> None:
         if family.model not in (cls.__name__ for cls in type(denoiser).__mro__):
             raise ValueError(
                 f"{name} needs a {family.model} as its .{attribute}, but got {found}. "
-                f"Nearest known: {_nearest(found, [row.model for row in FAMILIES])}. "
+                f"Nearest known: {closest_names(found, [row.model for row in FAMILIES])}. "
                 "For another denoiser, add a row to FAMILIES in skipguide/families.py."
             )
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def closest_names(name: str, known: list[str]) -> str:
     return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.0))
 
 
@@ -94,6 +94,6 @@ def family_of_denoiser(denoiser: nn.Module) -> Family:
     if found is None:
         raise ValueError(
             f"SkipGuidance needs a denoiser that has a row in skipguide/families.py, but got {names[0]}. Nearest "
-            f"known: {_nearest(names[0], list(rows))}. To support it, add a row to FAMILIES there."
+            f"known: {closest_names(names[0], list(rows))}. To support it, add a row to FAMILIES there."
         )
     return found

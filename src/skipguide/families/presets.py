@@ -47,7 +47,7 @@ class Preset:
 
 
 @functools.cache
-def presets() -> tuple[Preset, ...]:
+def load_presets() -> tuple[Preset, ...]:
     """All rows, in the order of the file."""
     text = resources.files("skipguide.families").joinpath("presets.toml").read_text(encoding="utf-8")
     rows: list[dict[str, Any]] = tomllib.loads(text)["preset"]
@@ -66,17 +66,17 @@ def preset_for(pipe: Any, kind: str = "stg") -> Preset:
     """
     family = lookup.family_of(pipe)
     denoiser = lookup.denoisers_of(pipe, family)[0]
-    depth = blocks.depth(family, blocks.chain(family, denoiser))
+    depth = blocks.depth(family, blocks.layer_sites(family, denoiser))
     name, names = type(pipe).__name__, {cls.__name__ for cls in type(pipe).__mro__}
-    rows = [row for row in presets() if row.recommended and row.kind == kind and names & set(row.pipelines)]
-    fitting = [row for row in rows if row.depth == depth and _fits(row, denoiser.config)]
+    rows = [row for row in load_presets() if row.recommended and row.kind == kind and names & set(row.pipelines)]
+    fitting = [row for row in rows if row.depth == depth and _matches_config(row, denoiser.config)]
     if fitting:
-        row = max(fitting, key=_conditions)
-        _log.info("preset %s for %s: %s. Source: %s", row.name, row.model, in_words(row), row.source)
+        row = max(fitting, key=_count_conditions)
+        _log.info("preset %s for %s: %s. Source: %s", row.name, row.model, describe_preset(row), row.source)
         return row
-    width = _width(denoiser.config)
+    width = _model_width(denoiser.config)
     size = f"{depth} blocks" + (f" and width {width}" if width and any(row.width for row in rows) else "")
-    known = ", ".join(_size(row) for row in rows) or "none"
+    known = ", ".join(_describe_size(row) for row in rows) or "none"
     example = f"STG(layers=[{depth * 7 // 10}], scale=1.0)" if kind == "stg" else f"SLG(layers=[{depth // 4}])"
     if family.unet:
         example = f'{kind.upper()}(layers=["up:0"])'
@@ -87,49 +87,49 @@ def preset_for(pipe: Any, kind: str = "stg") -> Preset:
     )
 
 
-def _fits(row: Preset, config: Mapping[str, Any]) -> bool:
+def _matches_config(row: Preset, config: Mapping[str, Any]) -> bool:
     same = all(config.get(key) == value for key, value in row.config.items())
-    return same and row.width in (0, _width(config))
+    return same and row.width in (0, _model_width(config))
 
 
-def _conditions(row: Preset) -> int:
+def _count_conditions(row: Preset) -> int:
     return len(row.config) + (row.width > 0)
 
 
-def _width(config: Mapping[str, Any]) -> int:
+def _model_width(config: Mapping[str, Any]) -> int:
     """0 where the config has it under other names; no row asks for it there."""
     heads, size = config.get("num_attention_heads", 0), config.get("attention_head_dim", 0)
     return heads * size if isinstance(heads, int) and isinstance(size, int) else 0
 
 
-def _size(row: Preset) -> str:
+def _describe_size(row: Preset) -> str:
     return f"{row.model} ({row.depth} blocks{f', width {row.width}' if row.width else ''})"
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 
-def in_words(row: Preset) -> str:
+def describe_preset(row: Preset) -> str:
     """A row in one phrase: layer 19, attention, scale 1, rescale 0.7, CFG 3."""
     if row.schedule:
         bins = len(row.schedule)
         return f"a schedule of {bins} range{'s' if bins > 1 else ''} of sigma"
-    parts = [f"layer{'s' if len(row.layers) > 1 else ''} {layers_in_words(row.layers)}", row.skip]
+    parts = [f"layer{'s' if len(row.layers) > 1 else ''} {describe_layers(row.layers)}", row.skip]
     parts += [f"{row.axis} only"] if row.axis else []
     scales = [f"{term['axis']} scale {term['scale']:g}" for term in row.terms] or [f"scale {row.scale:g}"]
     parts += ["in the unconditional pass"] if row.kind == "slg" else scales
-    parts += [f"steps {window_in_words(row)}"] if (row.start, row.stop) != (0, 1) else []
+    parts += [f"steps {describe_window(row)}"] if (row.start, row.stop) != (0, 1) else []
     parts += [f"rescale {row.rescale:g}"] if row.rescale else []
     parts += [f"CFG {row.defaults['guidance_scale']:g}"] if "guidance_scale" in row.defaults else []
     return ", ".join(parts)
 
 
-def layers_in_words(layers: Any) -> str:
+def describe_layers(layers: Any) -> str:
     """34; or dual:2, single:7; "mid:0, mid:1, ..., mid:9" where there are many."""
     words = [str(layer) for layer in layers]
     return ", ".join(words if len(words) < 6 else [*words[:2], "...", words[-1]]) or "none"
 
 
-def window_in_words(row: Preset) -> str:
+def describe_window(row: Preset) -> str:
     """The part of the run, in percent."""
     return f"{row.start:.0%} to {row.stop:.0%}"

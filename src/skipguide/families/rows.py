@@ -10,67 +10,75 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from skipguide.families import identity_attention
-from skipguide.families.schema import Calls, Family, Half, Stack, UNet, Values
+from skipguide.families.schema import AxisLayers, CallConvention, Family, Stack, UNetLayout, ValueProjection
 
 # --- ways of calling --------------------------------------------------------------------------------------------------
 
-BATCHED = Calls("batched")
-BATCHED_FLOAT32 = Calls("batched", float32=True)
-BATCHED_RESCALE = Calls("batched", rescale=("guidance_rescale",))
-LTX = Calls("batched", float32=True, rescale=("guidance_rescale",))
-SEPARATE_FLOAT32 = Calls("separate", float32=True)
-TWO_SCALES = Calls("separate", float32=True, scale=("current_guidance_scale",))  # Wan 2.2's two transformers
-TRUE_CFG = Calls("separate", cfg="do_true_cfg", scale=("true_cfg_scale",))  # beside embedded guidance
-GUIDER = Calls("guider")
-PAG = Calls("batched", never="do_perturbed_attention_guidance", off="pag_scale=0")
-SVD = Calls("batched", argument="max_guidance_scale")
-COG = Calls("batched", float32=True, varies="use_dynamic_cfg")
-KANDINSKY = Calls("separate", cfg="guidance_scale")
-KANDINSKY_6 = Calls("separate", scale=("guidance_scale", "guidance_scale"))
-HELIOS_PYRAMID = Calls("separate", float32=True, never="is_cfg_zero_star")
-COSMOS = Calls("separate", float32=True, from_cond=True)
-LTX2 = Calls(
-    "batched", float32=True, scale=("guidance_scale", "audio_guidance_scale"),
-    rescale=("guidance_rescale", "audio_guidance_rescale"),
-    extra=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
+BATCHED = CallConvention("batched")
+BATCHED_FLOAT32 = CallConvention("batched", float32_prediction=True)
+BATCHED_RESCALE = CallConvention("batched", rescale_names=("guidance_rescale",))
+LTX = CallConvention("batched", float32_prediction=True, rescale_names=("guidance_rescale",))
+SEPARATE_FLOAT32 = CallConvention("separate", float32_prediction=True)
+TWO_SCALES = CallConvention(
+    "separate", float32_prediction=True, scale_names=("current_guidance_scale",)
+)  # Wan 2.2's two transformers
+TRUE_CFG = CallConvention(
+    "separate", cfg_flag="do_true_cfg", scale_names=("true_cfg_scale",)
+)  # beside embedded guidance
+GUIDER = CallConvention("guider")
+PAG = CallConvention("batched", unsupported_flag="do_perturbed_attention_guidance", unsupported_hint="pag_scale=0")
+SVD = CallConvention("batched", scale_argument="max_guidance_scale")
+COG = CallConvention("batched", float32_prediction=True, dynamic_scale_flag="use_dynamic_cfg")
+KANDINSKY = CallConvention("separate", cfg_flag="guidance_scale")
+KANDINSKY_6 = CallConvention("separate", scale_names=("guidance_scale", "guidance_scale"))
+HELIOS_PYRAMID = CallConvention("separate", float32_prediction=True, unsupported_flag="is_cfg_zero_star")
+COSMOS = CallConvention("separate", float32_prediction=True, scale_from_cond=True)
+LTX2 = CallConvention(
+    "batched", float32_prediction=True, scale_names=("guidance_scale", "audio_guidance_scale"),
+    rescale_names=("guidance_rescale", "audio_guidance_rescale"),
+    extra_guidance_flags=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
 )  # fmt: skip
 # Its audio is thrown away and has no g of its own.
-LTX2_HDR = replace(LTX2, scale=("guidance_scale",) * 2, rescale=("guidance_rescale",))
+LTX2_HDR = replace(LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("guidance_rescale",))
 
 # --- shapes of blocks -------------------------------------------------------------------------------------------------
 
-VIDEO = ("hidden_states",)
-VIDEO_AND_TEXT = ("hidden_states", "encoder_hidden_states")
-PLAIN = {"attn1": identity_attention.plain}
+VIDEO_STREAM = ("hidden_states",)
+VIDEO_AND_TEXT_STREAMS = ("hidden_states", "encoder_hidden_states")
+PLAIN_ATTENTION = {"attn1": identity_attention.plain_attention}
 
 
-def _one(
-    path: str, depth: int, streams: tuple[str, ...], attention: Mapping[str, Values], sound: tuple[str, ...] = ()
+def _single_stack(
+    path: str,
+    depth: int,
+    streams: tuple[str, ...],
+    attention: Mapping[str, ValueProjection],
+    audio: tuple[str, ...] = (),
 ) -> dict[str, Stack]:
-    return {"blocks": Stack(path, depth, streams, attention, sound=sound)}
+    return {"blocks": Stack(path, depth, streams, attention, audio=audio)}
 
 
-def _dual_and_single(dual: int, single: int) -> dict[str, Stack]:
-    joint = {"attn": identity_attention.joint}
+def _dual_and_single_stacks(dual: int, single: int) -> dict[str, Stack]:
+    joint = {"attn": identity_attention.joint_attention}
     return {
-        "dual": Stack("transformer_blocks", dual, VIDEO_AND_TEXT, joint),
-        "single": Stack("single_transformer_blocks", single, VIDEO_AND_TEXT, joint),
+        "dual": Stack("transformer_blocks", dual, VIDEO_AND_TEXT_STREAMS, joint),
+        "single": Stack("single_transformer_blocks", single, VIDEO_AND_TEXT_STREAMS, joint),
     }
 
 
-UNET_3D = UNet(
+UNET_3D_LAYOUT = UNetLayout(
     ("resnets", "temp_convs", "attentions", "temp_attentions"),
     {
-        "spatial": Half("attentions", "transformer_blocks", ("attn1",)),
-        "temporal": Half("temp_attentions", "transformer_blocks", ("attn1", "attn2")),
+        "spatial": AxisLayers("attentions", "transformer_blocks", ("attn1",)),
+        "temporal": AxisLayers("temp_attentions", "transformer_blocks", ("attn1", "attn2")),
     },
 )
 
 
-def _parts(down: int, up: int) -> dict[str, Stack]:
+def _unet_stacks(down: int, up: int) -> dict[str, Stack]:
     """How many transformer layers a UNet has on its way down and up again; there is one in the middle."""
     depths = {"down": ("down_blocks", down), "mid": ("mid_block", 1), "up": ("up_blocks", up)}
-    return {name: Stack(path, depth, VIDEO, PLAIN) for name, (path, depth) in depths.items()}
+    return {name: Stack(path, depth, VIDEO_STREAM, PLAIN_ATTENTION) for name, (path, depth) in depths.items()}
 
 
 FAMILIES = (
@@ -81,9 +89,9 @@ FAMILIES = (
         checkpoint="genmo/mochi-1-preview",
         fps=30,
         pipelines={"MochiPipeline": BATCHED_FLOAT32},
-        stacks=_one("transformer_blocks", 48, VIDEO_AND_TEXT, {"attn1": identity_attention.packed}),
-        text="after",
-        batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        stacks=_single_stack("transformer_blocks", 48, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.packed_joint_attention}),
+        text_position="after",
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
     ),
     Family(
         name="wan",
@@ -97,7 +105,7 @@ FAMILIES = (
             "WanVideoToVideoPipeline": SEPARATE_FLOAT32,
             "LucyEditPipeline": TWO_SCALES,
         },
-        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
         denoisers=("transformer", "transformer_2"),
     ),
     Family(
@@ -107,9 +115,9 @@ FAMILIES = (
         checkpoint="Wan-AI/Wan2.1-VACE-14B-diffusers",
         fps=16,
         pipelines={"WanVACEPipeline": TWO_SCALES},
-        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
         denoisers=("transformer", "transformer_2"),
-        replayed=("vace_blocks",),
+        cached_modules=("vace_blocks",),
         notes="a skipped block keeps its VACE hint; the hints of the cond pass are reused",
     ),
     Family(
@@ -119,9 +127,9 @@ FAMILIES = (
         checkpoint="Wan-AI/Wan2.2-Animate-14B-Diffusers",
         fps=30,
         pipelines={"WanAnimatePipeline": SEPARATE_FLOAT32},
-        stacks=_one("blocks", 40, VIDEO, PLAIN),
-        replayed=("motion_encoder", "face_encoder"),
-        between=(("face_adapter", "inject_face_latents_blocks"),),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        cached_modules=("motion_encoder", "face_encoder"),
+        injected_modules=(("face_adapter", "inject_face_latents_blocks"),),
         notes="a skipped block keeps its face adapter",
     ),
     Family(
@@ -131,7 +139,7 @@ FAMILIES = (
         checkpoint="nvidia/ChronoEdit-14B-Diffusers",
         fps=16,
         pipelines={"ChronoEditPipeline": SEPARATE_FLOAT32},
-        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
     ),
     Family(
         name="hunyuan",
@@ -143,8 +151,8 @@ FAMILIES = (
             "HunyuanVideoImageToVideoPipeline": TRUE_CFG,
             "HunyuanSkyreelsImageToVideoPipeline": TRUE_CFG,
         },
-        stacks=_dual_and_single(20, 40),
-        text="after",
+        stacks=_dual_and_single_stacks(20, 40),
+        text_position="after",
         notes="embedded guidance runs without CFG: one pass and the weak one; true_cfg_scale > 1 is CFG",
     ),
     Family(
@@ -153,10 +161,10 @@ FAMILIES = (
         model="HunyuanVideoFramepackTransformer3DModel",
         checkpoint="lllyasviel/FramePackI2V_HY",
         fps=30,
-        pipelines={"HunyuanVideoFramepackPipeline": replace(TRUE_CFG, float32=True)},
-        stacks=_dual_and_single(20, 40),
-        layout="",
-        text="after",
+        pipelines={"HunyuanVideoFramepackPipeline": replace(TRUE_CFG, float32_prediction=True)},
+        stacks=_dual_and_single_stacks(20, 40),
+        latent_layout="",
+        text_position="after",
     ),
     Family(
         name="hunyuan-1.5",
@@ -164,8 +172,8 @@ FAMILIES = (
         model="HunyuanVideo15Transformer3DModel",
         checkpoint="hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
         pipelines={"HunyuanVideo15Pipeline": GUIDER, "HunyuanVideo15ImageToVideoPipeline": GUIDER},
-        stacks=_one("transformer_blocks", 54, VIDEO_AND_TEXT, {"attn": identity_attention.joint}),
-        text="after",
+        stacks=_single_stack("transformer_blocks", 54, VIDEO_AND_TEXT_STREAMS, {"attn": identity_attention.joint_attention}),
+        text_position="after",
     ),
     Family(
         name="ltx",
@@ -177,9 +185,9 @@ FAMILIES = (
             "LTXImageToVideoPipeline": LTX,
             "LTXConditionPipeline": LTX,
         },
-        stacks=_one("transformer_blocks", 28, VIDEO, PLAIN),
-        layout="packed",
-        batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
+        stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
+        latent_layout="packed",
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
     ),
     Family(
         name="ltx-2",
@@ -193,12 +201,12 @@ FAMILIES = (
             "LTX2InContextPipeline": LTX2,
             "LTX2HDRPipeline": LTX2_HDR,
         },
-        stacks=_one(
+        stacks=_single_stack(
             "transformer_blocks", 48, ("hidden_states", "audio_hidden_states"),
-            {"attn1": identity_attention.plain, "audio_attn1": identity_attention.plain}, ("audio_attn1",),
+            {"attn1": identity_attention.plain_attention, "audio_attn1": identity_attention.plain_attention}, ("audio_attn1",),
         ),
-        layout="packed",
-        batched=(
+        latent_layout="packed",
+        batched_inputs=(
             "hidden_states", "audio_hidden_states", "encoder_hidden_states", "audio_encoder_hidden_states", "timestep",
             "audio_timestep", "sigma", "audio_sigma", "encoder_attention_mask", "audio_encoder_attention_mask",
             "video_coords", "audio_coords", "video_self_attention_mask", "video_keyframes_mask",
@@ -218,10 +226,10 @@ FAMILIES = (
             "CogVideoXVideoToVideoPipeline": COG,
             "CogVideoXFunControlPipeline": COG,
         },
-        stacks=_one("transformer_blocks", 42, VIDEO_AND_TEXT, {"attn1": identity_attention.shared}),
-        layout="btchw",
-        text="before",
-        batched=("hidden_states", "encoder_hidden_states", "timestep"),
+        stacks=_single_stack("transformer_blocks", 42, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.shared_joint_attention}),
+        latent_layout="btchw",
+        text_position="before",
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep"),
     ),
     Family(
         name="consisid",
@@ -230,11 +238,11 @@ FAMILIES = (
         checkpoint="BestWishYsh/ConsisID-preview",
         fps=8,
         pipelines={"ConsisIDPipeline": COG},
-        stacks=_one("transformer_blocks", 42, VIDEO_AND_TEXT, {"attn1": identity_attention.shared}),
-        layout="btchw",
-        text="before",
-        batched=("hidden_states", "encoder_hidden_states", "timestep"),
-        between=(("perceiver_cross_attention", "cross_attn_interval"),),
+        stacks=_single_stack("transformer_blocks", 42, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.shared_joint_attention}),
+        latent_layout="btchw",
+        text_position="before",
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep"),
+        injected_modules=(("perceiver_cross_attention", "cross_attn_interval"),),
         notes="a skipped block keeps its face attention",
     ),
     Family(
@@ -249,7 +257,7 @@ FAMILIES = (
             "SkyReelsV2DiffusionForcingImageToVideoPipeline": SEPARATE_FLOAT32,
             "SkyReelsV2DiffusionForcingVideoToVideoPipeline": SEPARATE_FLOAT32,
         },
-        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
     ),
     Family(
         name="cosmos",
@@ -265,7 +273,7 @@ FAMILIES = (
             "Cosmos2_5_PredictBasePipeline": COSMOS,
             "Cosmos2_5_TransferPipeline": COSMOS,
         },
-        stacks=_one("transformer_blocks", 28, VIDEO, PLAIN),
+        stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
         notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses its ControlNet hint",
     ),
     Family(
@@ -275,8 +283,8 @@ FAMILIES = (
         checkpoint="rhymes-ai/Allegro",
         fps=15,
         pipelines={"AllegroPipeline": BATCHED},
-        stacks=_one("transformer_blocks", 32, VIDEO, PLAIN),
-        batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        stacks=_single_stack("transformer_blocks", 32, VIDEO_STREAM, PLAIN_ATTENTION),
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
     ),
     Family(
         name="easyanimate",
@@ -289,9 +297,9 @@ FAMILIES = (
             "EasyAnimateInpaintPipeline": BATCHED_RESCALE,
             "EasyAnimateControlPipeline": BATCHED_RESCALE,
         },
-        stacks=_one("transformer_blocks", 48, VIDEO_AND_TEXT, {"attn1": identity_attention.joint}),
-        text="before",
-        batched=(
+        stacks=_single_stack("transformer_blocks", 48, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.joint_attention}),
+        text_position="before",
+        batched_inputs=(
             "hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_t5", "inpaint_latents",
             "control_latents",
         ),
@@ -304,10 +312,10 @@ FAMILIES = (
         checkpoint="Efficient-Large-Model/SANA-Video_2B_480p_diffusers",
         fps=16,
         pipelines={"SanaVideoPipeline": BATCHED_FLOAT32, "SanaImageToVideoPipeline": BATCHED_FLOAT32},
-        stacks=_one("transformer_blocks", 20, VIDEO, PLAIN),
-        batched=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        stacks=_single_stack("transformer_blocks", 20, VIDEO_STREAM, PLAIN_ATTENTION),
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
         learned_variance=True,
-        linear=True,
+        linear_attention=True,
         notes="linear attention; the identity map gives V here too",
     ),
     Family(
@@ -316,8 +324,8 @@ FAMILIES = (
         model="SanaWMTransformer3DModel",
         checkpoint="Efficient-Large-Model/SANA-WM_bidirectional-diffusers",
         pipelines={"SanaWMPipeline": BATCHED_FLOAT32},
-        stacks=_one("blocks", 20, ("x",), {}),
-        batched=(
+        stacks=_single_stack("blocks", 20, ("x",), {}),
+        batched_inputs=(
             "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "mask", "camera_conditions",
             "chunk_plucker",
         ),
@@ -329,8 +337,8 @@ FAMILIES = (
         model="Kandinsky5Transformer3DModel",
         checkpoint="kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers (Pro: 60 blocks)",
         pipelines={"Kandinsky5T2VPipeline": KANDINSKY, "Kandinsky5I2VPipeline": KANDINSKY},
-        layout="bthwc",
-        stacks=_one("visual_transformer_blocks", 32, ("visual_embed",), {"self_attention": identity_attention.kandinsky}),  # noqa: E501
+        latent_layout="bthwc",
+        stacks=_single_stack("visual_transformer_blocks", 32, ("visual_embed",), {"self_attention": identity_attention.kandinsky_attention}),
     ),
     Family(
         name="kandinsky-6",
@@ -338,15 +346,15 @@ FAMILIES = (
         model="Kandinsky6Transformer3DModel",
         checkpoint="kandinskylab/Kandinsky-6.0-Pro-distill-5s-Diffusers",
         pipelines={"Kandinsky6TI2VAPipeline": KANDINSKY_6},
-        stacks=_one(
+        stacks=_single_stack(
             "visual_transformer_blocks", 60, ("vis", "aud"),
             {
-                "video_dec_block.self_attention": identity_attention.kandinsky,
-                "audio_dec_block.self_attention": identity_attention.kandinsky,
+                "video_dec_block.self_attention": identity_attention.kandinsky_attention,
+                "audio_dec_block.self_attention": identity_attention.kandinsky_attention,
             },
             ("audio_dec_block.self_attention",),
         ),
-        layout="bthwc",
+        latent_layout="bthwc",
         outputs=("video", "audio"),
     ),
     Family(
@@ -355,8 +363,8 @@ FAMILIES = (
         model="HeliosTransformer3DModel",
         checkpoint="BestWishYsh/Helios-Base",
         pipelines={"HeliosPipeline": SEPARATE_FLOAT32, "HeliosPyramidPipeline": HELIOS_PYRAMID},
-        layout="",
-        stacks=_one("blocks", 40, VIDEO, PLAIN),
+        latent_layout="",
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
         notes="a window is of each chunk (and stage) of the video, which are runs of their own",
     ),
     Family(
@@ -366,9 +374,9 @@ FAMILIES = (
         checkpoint="nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers",
         fps=16,
         pipelines={"AnyFlowPipeline": BATCHED},
-        stacks=_one("blocks", 40, VIDEO, PLAIN),
-        layout="btchw",
-        batched=("hidden_states", "timestep", "r_timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        latent_layout="btchw",
+        batched_inputs=("hidden_states", "timestep", "r_timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
     ),
     Family(
         name="motif-video",
@@ -376,8 +384,8 @@ FAMILIES = (
         model="MotifVideoTransformer3DModel",
         checkpoint="Motif-Technologies/Motif-Video-2B",
         pipelines={"MotifVideoPipeline": GUIDER, "MotifVideoImage2VideoPipeline": GUIDER},
-        stacks=_dual_and_single(20, 40),
-        text="after",
+        stacks=_dual_and_single_stacks(20, 40),
+        text_position="after",
     ),
     Family(
         name="latte",
@@ -387,11 +395,11 @@ FAMILIES = (
         fps=8,
         pipelines={"LattePipeline": BATCHED},
         stacks={
-            "spatial": Stack("transformer_blocks", 28, VIDEO, PLAIN, axis="spatial"),
-            "temporal": Stack("temporal_transformer_blocks", 28, VIDEO, PLAIN, axis="temporal"),
+            "spatial": Stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="spatial"),
+            "temporal": Stack("temporal_transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="temporal"),
         },
-        batched=("hidden_states", "timestep", "encoder_hidden_states"),
-        paired=True,
+        batched_inputs=("hidden_states", "timestep", "encoder_hidden_states"),
+        interleaved=True,
         learned_variance=True,
     ),
     Family(
@@ -401,14 +409,14 @@ FAMILIES = (
         checkpoint="hpcai-tech/OpenSora-STDiT-v3",
         pipelines={"OpenSoraPipeline": BATCHED_FLOAT32},
         stacks={
-            "spatial": Stack("spatial_blocks", 28, VIDEO, PLAIN, axis="spatial", lie="tokens"),
-            "temporal": Stack("temporal_blocks", 28, VIDEO, PLAIN, axis="temporal", lie="tokens"),
+            "spatial": Stack("spatial_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="spatial", token_layout="tokens"),
+            "temporal": Stack("temporal_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="temporal", token_layout="tokens"),
         },
-        batched=(
+        batched_inputs=(
             "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "frame_mask", "fps",
             "height", "width",
         ),
-        paired=True,
+        interleaved=True,
         learned_variance=True,
         package="skipguide.opensora",
         notes="diffusers has no Open-Sora: the classes are in skipguide.opensora (docs/opensora.md)",
@@ -419,16 +427,16 @@ FAMILIES = (
         model="UNetSpatioTemporalConditionModel",
         checkpoint="stabilityai/stable-video-diffusion-img2vid-xt",
         pipelines={"StableVideoDiffusionPipeline": SVD},
-        stacks=_parts(6, 9),
-        unet=UNet(
+        stacks=_unet_stacks(6, 9),
+        unet=UNetLayout(
             ("resnets", "attentions"),
             {
-                "spatial": Half("attentions", "transformer_blocks", ("attn1",)),
-                "temporal": Half("attentions", "temporal_transformer_blocks", ("attn1",), lie="rows"),
+                "spatial": AxisLayers("attentions", "transformer_blocks", ("attn1",)),
+                "temporal": AxisLayers("attentions", "temporal_transformer_blocks", ("attn1",), token_layout="rows"),
             },
         ),
-        layout="btchw",
-        batched=("sample", "encoder_hidden_states", "added_time_ids"),
+        latent_layout="btchw",
+        batched_inputs=("sample", "encoder_hidden_states", "added_time_ids"),
         denoisers=("unet",),
         notes="The paper's 8th of 16 layers is up:0.",
     ),
@@ -448,15 +456,15 @@ FAMILIES = (
             "AnimateDiffVideoToVideoControlNetPipeline": BATCHED,
             "PIAPipeline": BATCHED,
         },
-        stacks=_parts(8, 12),
-        unet=UNet(
+        stacks=_unet_stacks(8, 12),
+        unet=UNetLayout(
             ("resnets", "attentions", "motion_modules"),
             {
-                "spatial": Half("attentions", "transformer_blocks", ("attn1",)),
-                "temporal": Half("motion_modules", "transformer_blocks", ("attn1", "attn2")),
+                "spatial": AxisLayers("attentions", "transformer_blocks", ("attn1",)),
+                "temporal": AxisLayers("motion_modules", "transformer_blocks", ("attn1", "attn2")),
             },
         ),
-        batched=(
+        batched_inputs=(
             "sample", "encoder_hidden_states", "added_cond_kwargs", "down_block_additional_residuals",
             "mid_block_additional_residual",
         ),
@@ -471,11 +479,11 @@ FAMILIES = (
         checkpoint="damo-vilab/text-to-video-ms-1.7b",
         fps=8,
         pipelines={"TextToVideoSDPipeline": BATCHED, "VideoToVideoSDPipeline": BATCHED},
-        stacks=_parts(6, 9),
-        unet=UNET_3D,
-        batched=("sample", "encoder_hidden_states"),
+        stacks=_unet_stacks(6, 9),
+        unet=UNET_3D_LAYOUT,
+        batched_inputs=("sample", "encoder_hidden_states"),
         denoisers=("unet",),
-        replayed=("transformer_in",),
+        cached_modules=("transformer_in",),
     ),
     Family(
         name="i2vgen-xl",
@@ -483,20 +491,22 @@ FAMILIES = (
         model="I2VGenXLUNet",
         checkpoint="ali-vilab/i2vgen-xl",
         pipelines={"I2VGenXLPipeline": BATCHED},
-        stacks=_parts(6, 9),
-        unet=UNET_3D,
-        batched=("sample", "fps", "image_latents", "image_embeddings", "encoder_hidden_states"),
+        stacks=_unet_stacks(6, 9),
+        unet=UNET_3D_LAYOUT,
+        batched_inputs=("sample", "fps", "image_latents", "image_embeddings", "encoder_hidden_states"),
         denoisers=("unet",),
-        replayed=("transformer_in", "image_latents_temporal_encoder"),
+        cached_modules=("transformer_in", "image_latents_temporal_encoder"),
     ),
 )  # fmt: skip
 
 # Video pipelines of diffusers that guide() refuses, and why.
-_CROSS_FRAME = "its UNet is one for images, which takes the frames as a batch and attends across them in its processors"
-_ADD_UP = "it makes no video by steps of denoising, so there is nothing to guide"
-REFUSED: dict[str, str] = {
-    **dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _CROSS_FRAME),
-    **dict.fromkeys(("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"), _ADD_UP),
+_CROSS_FRAME_REASON = (
+    "its UNet is one for images, which takes the frames as a batch and attends across them in its processors"
+)
+_NO_DENOISING_REASON = "it makes no video by steps of denoising, so there is nothing to guide"
+REFUSED_PIPELINES: dict[str, str] = {
+    **dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _CROSS_FRAME_REASON),
+    **dict.fromkeys(("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"), _NO_DENOISING_REASON),
     "AnyFlowFARPipeline": "its transformer keeps keys and values of earlier chunks, which a weak pass would overwrite",
     "Cosmos3OmniPipeline":
         "its transformer takes packed sequences of several kinds and keeps keys and values of the text",

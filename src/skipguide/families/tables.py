@@ -7,11 +7,15 @@ from typing import Any
 
 from skipguide.families import presets
 from skipguide.families.presets import Preset
-from skipguide.families.rows import FAMILIES, REFUSED
-from skipguide.families.schema import SKIPS, Calls, Family
+from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
+from skipguide.families.schema import PAPER_SKIPS, CallConvention, Family
 
-HOW = {"batched": "one call on [u, c]", "separate": "a call each for c and u", "guider": "by its guider"}
-REGENERATE = "skipguide families --markdown > docs/families.md"
+CFG_MODE_DESCRIPTIONS = {
+    "batched": "one call on [u, c]",
+    "separate": "a call each for c and u",
+    "guider": "by its guider",
+}
+REGENERATE_COMMAND = "skipguide families --markdown > docs/families.md"
 
 # --- families ---------------------------------------------------------------------------------------------------------
 
@@ -26,55 +30,55 @@ def family_rows() -> list[dict[str, Any]]:
             "denoiser": family.model,
             "checkpoint": family.checkpoint,
             "stacks": {name: stack.depth for name, stack in family.stacks.items()},
-            "skips": skips(family),
+            "skips": supported_skips(family),
             "axes": list(family.axes),
             "outputs": list(family.outputs),
-            "cfg": cfg(family),
-            "presets": [_recommended(row) for row in recommended(family)],
+            "cfg": describe_cfg(family),
+            "presets": [_preset_summary(row) for row in recommended_presets(family)],
             "notes": family.notes,
         }
         for family in FAMILIES
     ]
 
 
-def skips(family: Family) -> list[str]:
+def supported_skips(family: Family) -> list[str]:
     """The kinds of skip that every stack of a family has."""
     attention = all(stack.attention for stack in family.stacks.values())
-    return [skip for skip in SKIPS if skip != "attention" or attention]
+    return [skip for skip in PAPER_SKIPS if skip != "attention" or attention]
 
 
-def cfg(family: Family) -> str:
+def describe_cfg(family: Family) -> str:
     """How its pipelines call the denoiser, and by which formula; which of them where they differ."""
     ways: dict[str, list[str]] = {}
     for pipeline, calls in family.pipelines.items():
-        ways.setdefault(_way(calls), []).append(pipeline)
+        ways.setdefault(_describe_calls(calls), []).append(pipeline)
     if len(ways) == 1:
         return next(iter(ways))
     return "; ".join(f"{way} ({', '.join(pipelines)})" for way, pipelines in ways.items())
 
 
-def _way(calls: Calls) -> str:
-    parts = [HOW[calls.how]]
-    parts += ["c + g (c - u)"] if calls.from_cond else []
-    parts += ["g is true_cfg_scale"] if "true_cfg_scale" in calls.scale else []
-    parts += [f"needs {calls.off or f'{calls.never}=False'}"] if calls.never else []
-    parts += [f"rescale needs {calls.varies}=False"] if calls.varies else []
+def _describe_calls(calls: CallConvention) -> str:
+    parts = [CFG_MODE_DESCRIPTIONS[calls.cfg_mode]]
+    parts += ["c + g (c - u)"] if calls.scale_from_cond else []
+    parts += ["g is true_cfg_scale"] if "true_cfg_scale" in calls.scale_names else []
+    parts += [f"needs {calls.unsupported_hint or f'{calls.unsupported_flag}=False'}"] if calls.unsupported_flag else []
+    parts += [f"rescale needs {calls.dynamic_scale_flag}=False"] if calls.dynamic_scale_flag else []
     return ", ".join(parts)
 
 
-def recommended(family: Family) -> list[Preset]:
+def recommended_presets(family: Family) -> list[Preset]:
     """The rows that STG.preset() picks for pipelines of a family."""
-    return [row for row in presets.presets() if row.recommended and set(row.pipelines) & set(family.pipelines)]
+    return [row for row in presets.load_presets() if row.recommended and set(row.pipelines) & set(family.pipelines)]
 
 
-def _recommended(row: Preset) -> dict[str, str]:
-    return {"name": row.name, "model": row.model, "setting": presets.in_words(row), "source": row.source}
+def _preset_summary(row: Preset) -> dict[str, str]:
+    return {"name": row.name, "model": row.model, "setting": presets.describe_preset(row), "source": row.source}
 
 
-def refused() -> dict[str, list[str]]:
+def refused_pipelines() -> dict[str, list[str]]:
     """Pipelines that guide() refuses, by the reason."""
     reasons: dict[str, list[str]] = {}
-    for pipeline, reason in REFUSED.items():
+    for pipeline, reason in REFUSED_PIPELINES.items():
         reasons.setdefault(reason, []).append(pipeline)
     return reasons
 
@@ -88,10 +92,10 @@ def preset_rows(model: str = "", pipeline: str = "") -> list[dict[str, Any]]:
     Raises:
         ValueError: if there is none.
     """
-    rows = [row for row in presets.presets() if _matches(row, model, pipeline)]
+    rows = [row for row in presets.load_presets() if _matches(row, model, pipeline)]
     if not rows:
         asked = " and ".join(f"--{k} {v}" for k, v in (("model", model), ("pipeline", pipeline)) if v)
-        known = ", ".join(dict.fromkeys(row.model for row in presets.presets()))
+        known = ", ".join(dict.fromkeys(row.model for row in presets.load_presets()))
         raise ValueError(f"a preset must match {asked}, but none does. Take a part of one of: {known}.")
     return [_preset_row(row) for row in rows]
 
@@ -137,25 +141,25 @@ def preset_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
     axes = " + ".join(term["axis"] for term in terms if term["axis"])
     skip = row["skip"] + (f", {axes}" if axes else "") + (" of u" if row["kind"] == "slg" else "")
     window = "" if (row["start"], row["stop"]) == (0, 1) else f"{row['start']:.0%}-{row['stop']:.0%}"
-    layers = presets.layers_in_words(row["layers"])
-    scale = " + ".join(_number(term["scale"]) for term in terms)
-    return [(row["name"] + mark, layers, skip, scale, window, _number(row["rescale"]), _cfg(row))]
+    layers = presets.describe_layers(row["layers"])
+    scale = " + ".join(_format_number(term["scale"]) for term in terms)
+    return [(row["name"] + mark, layers, skip, scale, window, _format_number(row["rescale"]), _format_cfg(row))]
 
 
 def _bin_cells(entry: dict[str, Any]) -> tuple[str, ...]:
     low, high = entry["sigma"]
     window = "" if low <= 0 and high > 1 else f"sigma {low:.4g}-{high:.4g}"
-    layers = presets.layers_in_words(entry.get("layers", ()))
+    layers = presets.describe_layers(entry.get("layers", ()))
     skip = entry["skip"] if entry.get("scale") else ""
-    numbers = _number(entry.get("scale", 0.0)), window, _number(entry.get("rescale", 0.0))
-    return ("", layers if skip else "", skip, *numbers, _cfg(entry))
+    numbers = _format_number(entry.get("scale", 0.0)), window, _format_number(entry.get("rescale", 0.0))
+    return ("", layers if skip else "", skip, *numbers, _format_cfg(entry))
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return f"{value:g}" if value else ""
 
 
-def _cfg(row: dict[str, Any]) -> str:
+def _format_cfg(row: dict[str, Any]) -> str:
     g = row.get("guidance_scale")
     return "" if g is None else "off" if g == 1 else f"{g:g}"
 
@@ -173,7 +177,7 @@ def families_markdown() -> str:
         [
             "# Families",
             "",
-            f"<!-- Generated: {REGENERATE} -->",
+            f"<!-- Generated: {REGENERATE_COMMAND} -->",
             "",
             f"{pipelines} pipelines of {len(rows)} families, as `src/skipguide/families.py` and "
             "`src/skipguide/presets.toml` have them.",
@@ -190,17 +194,19 @@ def families_markdown() -> str:
             "conditional and the unconditional prediction, and the formula is u + g (c - u) where none is given.",
             "The preset is what `STG.preset(pipe)` picks; `skipguide presets` lists all that is published.",
             "",
-            *_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
+            *_markdown_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
             "",
             "## Where the presets come from",
             "",
-            *_table(("preset", "model", "setting", "source"), _preset_sources(rows)),
+            *_markdown_table(("preset", "model", "setting", "source"), _preset_sources(rows)),
             "",
             "## Refused",
             "",
             "Video pipelines of diffusers that `guide()` refuses, and why.",
             "",
-            *_table(("pipelines", "why"), ((_code(names), reason) for reason, names in refused().items())),
+            *_markdown_table(
+                ("pipelines", "why"), ((_format_code(names), reason) for reason, names in refused_pipelines().items())
+            ),
             "",
         ]
     )
@@ -209,8 +215,8 @@ def families_markdown() -> str:
 def _family_cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["title"],
-        _code(row["pipelines"]),
-        f"{stacks_in_words(row)}: {row['checkpoint']}",
+        _format_code(row["pipelines"]),
+        f"{describe_stacks(row)}: {row['checkpoint']}",
         ", ".join([*row["skips"], *(f'axis="{axis}"' for axis in row["axes"])]),
         row["cfg"],
         "; ".join(f"{preset['name']}: {preset['setting']}" for preset in row["presets"]),
@@ -218,7 +224,7 @@ def _family_cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def stacks_in_words(row: dict[str, Any]) -> str:
+def describe_stacks(row: dict[str, Any]) -> str:
     """48 blocks; or 20 dual, 40 single; or 6 down, 1 mid, 9 up."""
     return ", ".join(f"{depth} {name}" for name, depth in row["stacks"].items())
 
@@ -229,10 +235,10 @@ def _preset_sources(rows: Sequence[dict[str, Any]]) -> Iterable[tuple[str, ...]]
             yield preset["name"], preset["model"], preset["setting"], preset["source"]
 
 
-def _code(names: Iterable[str]) -> str:
+def _format_code(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [columns, ["---"] * len(columns), *rows]
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]

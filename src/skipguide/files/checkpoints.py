@@ -15,12 +15,14 @@ from torch import nn
 
 Tensor = torch.Tensor
 Network = TypeVar("Network", bound=nn.Module)
-Rules = Sequence[tuple[str, str | None]]  # (what to find in a key, what to put there, or None to leave the key out)
+RenameRules = Sequence[
+    tuple[str, str | None]
+]  # (what to find in a key, what to put there, or None to leave the key out)
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-WRAPPERS = ("state_dict", "model", "module")  # where the checkpoint of a training run keeps the network's weights
-COUNTER = "num_batches_tracked"  # of batch norms: old checkpoints have none, and inference needs none
-SHOWN = 12  # keys named in an error; their number is given as well
+WEIGHT_KEYS = ("state_dict", "model", "module")  # where the checkpoint of a training run keeps the network's weights
+BATCH_COUNTER = "num_batches_tracked"  # of batch norms: old checkpoints have none, and inference needs none
+MAX_LISTED_KEYS = 12  # keys named in an error; their number is given as well
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -33,26 +35,26 @@ def read(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds anything that runs code when it is read, or no weights.
     """
-    file = _file(path)
-    found = _unpickled(file) if file.suffix != ".safetensors" else _safetensors(file)
-    inner = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), found)
+    file = _find_file(path)
+    found = _read_pickle(file) if file.suffix != ".safetensors" else _read_safetensors(file)
+    inner = next((found[key] for key in WEIGHT_KEYS if isinstance(found.get(key), Mapping)), found)
     weights = {str(key).removeprefix("module."): value for key, value in inner.items() if torch.is_tensor(value)}
     if not weights:
         raise ValueError(f"{file} must hold tensors by name, but has none. Save the network's state dict alone.")
     return weights
 
 
-def renamed(weights: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+def rename_keys(weights: Mapping[str, Tensor], rules: RenameRules) -> dict[str, Tensor]:
     """The weights under new keys: every rule is applied, in order; a key that no rule knows stays as it is."""
     result: dict[str, Tensor] = {}
     for key, value in weights.items():
-        new = _renamed(key, rules)
+        new = _rename_key(key, rules)
         if new is not None:
             result[new] = value
     return result
 
 
-def fused(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dict[str, Tensor]:
+def fuse_weights(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dict[str, Tensor]:
     """Weights in which the matrices (or biases) named by `parts` within a key lie on top of each other, as `whole`."""
     result = {key: value for key, value in weights.items() if not any(part in key for part in parts)}
     for key in weights:
@@ -62,16 +64,16 @@ def fused(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> di
     return result
 
 
-def fitted(build: Callable[[], Network], weights: Mapping[str, Tensor], path: Path) -> Network:
+def build_with_weights(build: Callable[[], Network], weights: Mapping[str, Tensor], path: Path) -> Network:
     """The network that `build` makes with exactly these weights: float32, eval mode, without gradients.
 
     Raises:
         ValueError: If keys are missing, unexpected or of another shape; all of them are counted, the first named.
     """
     network = build()
-    expected = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
-    given = {key: value for key, value in weights.items() if not key.endswith(COUNTER)}
-    wrong = misfits(expected, given)
+    expected = {key: value for key, value in network.state_dict().items() if not key.endswith(BATCH_COUNTER)}
+    given = {key: value for key, value in weights.items() if not key.endswith(BATCH_COUNTER)}
+    wrong = describe_mismatch(expected, given)
     if wrong:
         raise ValueError(
             f"{path} must hold the weights of {type(network).__name__}, but got {wrong}. Take the file that "
@@ -81,7 +83,7 @@ def fitted(build: Callable[[], Network], weights: Mapping[str, Tensor], path: Pa
     return network.eval().requires_grad_(False)
 
 
-def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """What is wrong with weights that should be those expected: keys by name and number; "" where nothing is."""
     shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
@@ -93,16 +95,18 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
         "unexpected": given.keys() - expected.keys(),
         "of another shape": shapes,
     }
-    return "; ".join(f"{len(list(keys))} {what}: {listed(keys)}" for what, keys in found.items() if keys)
+    return "; ".join(f"{len(list(keys))} {what}: {list_keys(keys)}" for what, keys in found.items() if keys)
 
 
-def listed(keys: Iterable[str]) -> str:
+def list_keys(keys: Iterable[str]) -> str:
     """The first keys in order, and how many are left out."""
     names = sorted(keys)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:MAX_LISTED_KEYS]) + (
+        f" and {len(names) - MAX_LISTED_KEYS} more" if len(names) > MAX_LISTED_KEYS else ""
+    )
 
 
-def _renamed(key: str, rules: Rules) -> str | None:
+def _rename_key(key: str, rules: RenameRules) -> str | None:
     for pattern, replacement in rules:
         if replacement is None:
             if re.search(pattern, key):
@@ -112,7 +116,7 @@ def _renamed(key: str, rules: Rules) -> str | None:
     return key
 
 
-def _file(path: Path) -> Path:
+def _find_file(path: Path) -> Path:
     if path.is_file():
         return path
     found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
@@ -123,7 +127,7 @@ def _file(path: Path) -> Path:
     return found
 
 
-def _safetensors(file: Path) -> dict[str, Any]:
+def _read_safetensors(file: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -133,11 +137,11 @@ def _safetensors(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} must be a safetensors file, but got {error}. Download it again.") from error
 
 
-def _unpickled(file: Path) -> dict[str, Any]:
+def _read_pickle(file: Path) -> dict[str, Any]:
     if _is_torchscript(file):
         raise ValueError(f"{file} must hold weights alone, but is a TorchScript program. Take a file of its weights.")
     try:
-        with torch.serialization.safe_globals(_numbers()):
+        with torch.serialization.safe_globals(_numpy_scalar_types()):
             found = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
@@ -149,7 +153,7 @@ def _unpickled(file: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _numbers() -> list[Any]:
+def _numpy_scalar_types() -> list[Any]:
     """What numpy's scalars are made of, which optimizers in checkpoints hold; under its name before numpy 2 as well."""
     scalar = np.float64(0).__reduce__()[0]
     return [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # named, because Pillow runs Ghostscript for others
-SMALLEST = 16  # pixels a side
-LARGEST = 64  # megapixels
-_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+MIN_SIDE = 16  # pixels a side
+MAX_MEGAPIXELS = 64  # megapixels
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def read(path: Path) -> Image.Image:
@@ -32,28 +32,28 @@ def read(path: Path) -> Image.Image:
     """
     if not path.is_file():
         raise ValueError(f"image must be a picture file, but got {path}, which is no file. Check the name.")
-    with path.open("rb") as file, _in_words(str(path)):
+    with path.open("rb") as file, _explain_errors(str(path)):
         picture = Image.open(file, formats=FORMATS)
         _check_size(picture, str(path))
         _check_frames(picture, path)
-        return _to_rgb(ImageOps.exif_transpose(picture))
+        return _convert_to_rgb(ImageOps.exif_transpose(picture))
 
 
-class _Refused(ValueError):
+class _ImageError(ValueError):
     """Says all that there is to say; passes through `_in_words`."""
 
 
 @contextlib.contextmanager
-def _in_words(name: str) -> Iterator[None]:
+def _explain_errors(name: str) -> Iterator[None]:
     """Whatever a decoder trips over in a damaged file, as one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of sizes: _check_size is stricter than Pillow
             yield
-    except _Refused:
+    except _ImageError:
         raise
     except Image.DecompressionBombError as error:  # so large that Pillow does not tell the size
-        raise _too_large(name, "many more") from error
+        raise _too_large_error(name, "many more") from error
     except Exception as error:  # decoders raise nearly anything, SyntaxError and struct.error among it
         kinds = ", ".join(FORMATS)
         raise ValueError(
@@ -64,18 +64,18 @@ def _in_words(name: str) -> Iterator[None]:
 
 def _check_size(picture: Image.Image, name: str) -> None:
     width, height = picture.size
-    if width * height > LARGEST * 10**6:
-        raise _too_large(name, f"{width * height / 1e6:.0f}")
-    if min(picture.size) < SMALLEST:
-        raise _Refused(
-            f"image must be at least {SMALLEST} pixels wide and high, but {name} is {width} x {height}. Take a larger "
+    if width * height > MAX_MEGAPIXELS * 10**6:
+        raise _too_large_error(name, f"{width * height / 1e6:.0f}")
+    if min(picture.size) < MIN_SIDE:
+        raise _ImageError(
+            f"image must be at least {MIN_SIDE} pixels wide and high, but {name} is {width} x {height}. Take a larger "
             "one."
         )
 
 
-def _too_large(name: str, megapixels: str) -> _Refused:
-    return _Refused(
-        f"image must have at most {LARGEST} megapixels, but {name} has {megapixels}. Make it smaller: the model sees "
+def _too_large_error(name: str, megapixels: str) -> _ImageError:
+    return _ImageError(
+        f"image must have at most {MAX_MEGAPIXELS} megapixels, but {name} has {megapixels}. Make it smaller: the model sees "
         "no more than the size of the video."
     )
 
@@ -83,23 +83,23 @@ def _too_large(name: str, megapixels: str) -> _Refused:
 def _check_frames(picture: Image.Image, path: Path) -> None:
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # a camera's JPEG with a preview or a depth map behind the photo
-        raise _Refused(
+        raise _ImageError(
             f"image must be one picture, but {path} holds {frames} frames or pages. Save the one that the video shall "
             "start from as PNG."
         )
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _convert_to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.partition(";")[0] in ("I", "F"):
-        return _from_16_bits(picture)
-    if picture.mode in _ALPHA or "transparency" in picture.info:
+        return _convert_16_bits(picture)
+    if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
         # on white, as a page shows it: dropping alpha would uncover colours that nobody was meant to see
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return picture.convert("RGB")
 
 
-def _from_16_bits(picture: Image.Image) -> Image.Image:
+def _convert_16_bits(picture: Image.Image) -> Image.Image:
     """Pillow's own conversion cuts off all above 255."""
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
@@ -107,7 +107,7 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
 
 
-def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
+def fit_to_size(picture: Image.Image, width: int, height: int) -> Image.Image:
     """Resized and cropped around its centre to the size of the video, not squashed; one of that size stays as it is."""
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
@@ -115,14 +115,14 @@ def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
 # --- in a record ------------------------------------------------------------------------------------------------------
 
 
-def to_record(picture: Image.Image) -> dict[str, str]:
+def encode_for_record(picture: Image.Image) -> dict[str, str]:
     """The picture itself and a hash over its pixels, ready for JSON."""
     file = io.BytesIO()
     Image.fromarray(np.asarray(picture)).save(file, format="PNG", optimize=True)  # pixels, and no profile of a camera
-    return {"sha256": _sha256(picture), "png": base64.b64encode(file.getvalue()).decode()}
+    return {"sha256": _hash_pixels(picture), "png": base64.b64encode(file.getvalue()).decode()}
 
 
-def from_record(entry: Any, source: Path) -> Image.Image:
+def decode_from_record(entry: Any, source: Path) -> Image.Image:
     """The picture in a record, to the last bit.
 
     Raises:
@@ -134,14 +134,14 @@ def from_record(entry: Any, source: Path) -> Image.Image:
             f"a video made from an image must carry it in its record, but that of {source} has none. Take an "
             "undamaged file, or generate the video again."
         )
-    with _in_words(name):
+    with _explain_errors(name):
         picture = Image.open(io.BytesIO(base64.b64decode(entry["png"], validate=True)), formats=["PNG"])
         _check_size(picture, name)
         picture = picture.convert("RGB")
-    if _sha256(picture) != entry.get("sha256"):
+    if _hash_pixels(picture) != entry.get("sha256"):
         raise ValueError(f"{name} must have the sha256 that stands beside it, but has another. Take an undamaged file.")
     return picture
 
 
-def _sha256(picture: Image.Image) -> str:
+def _hash_pixels(picture: Image.Image) -> str:
     return hashlib.sha256(picture.tobytes()).hexdigest()

@@ -9,7 +9,7 @@ NAMES = ("lab-mochi", "lab-svd", "lab-opensora")
 WEIGHTS = Path(str(resources.files("skipguide.lab"))) / "weights"
 
 
-def path(name: str) -> Path:
+def packaged_path(name: str) -> Path:
     """The folder of a packaged model: a lab pipeline in diffusers layout, or "judge".
 
     Raises:

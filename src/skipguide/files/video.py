@@ -24,18 +24,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 Frames = NDArray[np.uint8]
 
-TAG = "skipguide"
+METADATA_TAG = "skipguide"
 _BT709 = 1  # in the tables of ITU-T H.273: primaries, transfer and matrix alike
 _LIMITED_RANGE = 1
 
 
-def sidecar(path: Path) -> Path:
+def sidecar_path(path: Path) -> Path:
     """Where the record of a video lies beside it: star.mp4.json."""
     return path.with_name(path.name + ".json")
 
 
 @contextlib.contextmanager
-def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
+def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Temporary names in the same folders; they take the place of `paths` only when the block ends well."""
     # A name may have 255 bytes: what is added to a long one takes the place of its end.
     parts = tuple(path.with_name(f".{path.name[:50]}.{os.getpid()}-{i}.part") for i, path in enumerate(paths))
@@ -61,7 +61,7 @@ def write(path: Path, frames: Frames, fps: Fraction | int | str, record: Mapping
     """
     _check_frames(frames)
     text = json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
-    with replacing(path, sidecar(path)) as (video_part, record_part):
+    with atomic_replace(path, sidecar_path(path)) as (video_part, record_part):
         record_part.write_text(text + "\n", encoding="utf-8")
         _encode(video_part, frames, Fraction(fps), text)
 
@@ -81,7 +81,7 @@ def _check_frames(frames: Frames) -> None:
 def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
     # Without use_metadata_tags ffmpeg drops keys that it does not know.
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}) as container:
-        container.metadata[TAG] = record
+        container.metadata[METADATA_TAG] = record
         stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "g": "12"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -100,21 +100,21 @@ def read(path: Path) -> tuple[Frames, Fraction]:
     Raises:
         ValueError: if there is no such file, it is no video, or a part of it is damaged or missing.
     """
-    with _opened(path) as container:
+    with _open_video(path) as container:
         stream = container.streams.video[0]
-        frames, shown = _decoded(container, path)
-        rate, length = stream.average_rate, _length(container)
+        frames, shown = _decode(container, path)
+        rate, length = stream.average_rate, _declared_length(container)
         kind = container.format.name
     if not frames or not rate:
         raise ValueError(f"a video must have frames and a frame rate, but {path} has none. Take an undamaged file.")
     if kind != "gif" and shown:  # frames of a GIF stand for as long as each likes
         _check_length(shown, float(1 / rate), length, path)
         if "mp4" not in kind:  # it has an index, from which nothing is missed
-            _check_holes(shown, float(1 / rate), path)
+            _check_gaps(shown, float(1 / rate), path)
     return np.stack(frames), rate
 
 
-def _decoded(container: av.container.InputContainer, path: Path) -> tuple[list[Frames], list[tuple[float, float]]]:
+def _decode(container: av.container.InputContainer, path: Path) -> tuple[list[Frames], list[tuple[float, float]]]:
     """The frames, and from when until when each packet of them is shown, in seconds."""
     frames, shown = [], []
     for packet in container.demux(container.streams.video[0]):
@@ -131,7 +131,7 @@ def _decoded(container: av.container.InputContainer, path: Path) -> tuple[list[F
     return frames, shown
 
 
-def _length(container: av.container.InputContainer) -> float | None:
+def _declared_length(container: av.container.InputContainer) -> float | None:
     """Seconds of video that a file says it has; None where it does not say, as one written live."""
     stream = container.streams.video[0]
     if container.format.name == "avi" and stream.frames and stream.average_rate:
@@ -152,20 +152,20 @@ def _check_length(shown: Sequence[tuple[float, float]], frame: float, length: fl
     """
     first = min(start for start, _ in shown)
     there = max(max(end, start + frame) for start, end in shown) - first
-    if length is not None and there < length - 2.5 * max(frame, _usual_step(shown)):
+    if length is not None and there < length - 2.5 * max(frame, _median_frame_gap(shown)):
         raise ValueError(
             f"a video must be whole, but {path} says that it has {length:.2f} seconds, and has {there:.2f}. Take an "
             "undamaged file."
         )
 
 
-def _check_holes(shown: Sequence[tuple[float, float]], frame: float, path: Path) -> None:
+def _check_gaps(shown: Sequence[tuple[float, float]], frame: float, path: Path) -> None:
     """Raise if frames at a steady rate stop for more than two of them once or twice: what a reader skips as damaged.
 
     A video of varying rate stops more often.
     """
     starts = np.sort([start for start, _ in shown])
-    holes = np.flatnonzero(np.diff(starts) > 2.5 * max(frame, _usual_step(shown)))
+    holes = np.flatnonzero(np.diff(starts) > 2.5 * max(frame, _median_frame_gap(shown)))
     if len(starts) > 10 and 0 < len(holes) <= 2:
         raise ValueError(
             f"a video must be whole, but {path} lacks frames after second {starts[holes[0]] - starts[0]:.2f}. Take an "
@@ -173,7 +173,7 @@ def _check_holes(shown: Sequence[tuple[float, float]], frame: float, path: Path)
         )
 
 
-def _usual_step(shown: Sequence[tuple[float, float]]) -> float:
+def _median_frame_gap(shown: Sequence[tuple[float, float]]) -> float:
     return float(np.median(np.diff(np.sort([start for start, _ in shown])))) if len(shown) > 1 else 0.0
 
 
@@ -183,22 +183,22 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if there is no such file, it is no video, or neither has a readable record.
     """
-    with _opened(path) as container:
+    with _open_video(path) as container:
         # Other containers than mp4 return keys in upper case.
-        text = next((value for key, value in container.metadata.items() if key.lower() == TAG), None)
+        text = next((value for key, value in container.metadata.items() if key.lower() == METADATA_TAG), None)
     where = path
     if text is None:
-        where = sidecar(path)
+        where = sidecar_path(path)
         if not where.is_file():
             raise ValueError(
-                f'a video must carry a skipguide record (metadata tag "{TAG}" or the file {where.name} beside it), but '
+                f'a video must carry a skipguide record (metadata tag "{METADATA_TAG}" or the file {where.name} beside it), but '
                 f"{path} has neither. Take a video that skipguide wrote, or put its .json back."
             )
         text = where.read_text(encoding="utf-8", errors="replace")
-    return _parsed(text, where)
+    return _parse_record(text, where)
 
 
-def _parsed(text: str, where: Path) -> dict[str, Any]:
+def _parse_record(text: str, where: Path) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except json.JSONDecodeError:
@@ -211,7 +211,7 @@ def _parsed(text: str, where: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+def _open_video(path: Path) -> Iterator[av.container.InputContainer]:
     if not path.is_file():
         raise ValueError(f"a video file is needed, but {path} is not one. Check the name.")
     try:
@@ -231,12 +231,12 @@ _GAP = 4
 _INK, _PAPER = (235, 235, 235), (24, 24, 27)
 
 
-def enlarged(frames: Frames, factor: int) -> Frames:
+def enlarge(frames: Frames, factor: int) -> Frames:
     """Every pixel a square of `factor` pixels: small videos stay honest, and players do not blur them."""
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def side_by_side(columns: Mapping[str, Frames]) -> Frames:
+def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
     """Videos of one size in one, each under its caption; small ones enlarged to about 256 pixels each.
 
     Args:
@@ -259,11 +259,11 @@ def side_by_side(columns: Mapping[str, Frames]) -> Frames:
         _write_text(canvas, (left, 0), width, caption)
     out = np.repeat(np.asarray(canvas)[None], count, axis=0)
     for left, frames in zip(lefts, columns.values(), strict=True):
-        out[:, _BAR:, left : left + width] = enlarged(frames, factor)
+        out[:, _BAR:, left : left + width] = enlarge(frames, factor)
     return out
 
 
-def strip(rows: Mapping[str, Frames], title: str, columns: int = 8) -> Image.Image:
+def make_frame_strip(rows: Mapping[str, Frames], title: str, columns: int = 8) -> Image.Image:
     """Frames of several videos as one picture: a row per video under its caption, time from left to right.
 
     Args:
@@ -279,12 +279,12 @@ def strip(rows: Mapping[str, Frames], title: str, columns: int = 8) -> Image.Ima
     for row, (caption, frames) in enumerate(rows.items()):
         top = _BAR + row * (_BAR + height)
         _write_text(picture, (0, top), picture.width, caption)
-        for column, pixels in enumerate(enlarged(frames[_spread(len(frames), columns)], factor)):
+        for column, pixels in enumerate(enlarge(frames[_evenly_spaced_indices(len(frames), columns)], factor)):
             picture.paste(Image.fromarray(pixels), (column * (width + _GAP), top + _BAR))
     return picture
 
 
-def _spread(count: int, columns: int) -> Sequence[int]:
+def _evenly_spaced_indices(count: int, columns: int) -> Sequence[int]:
     return np.linspace(0, count - 1, columns).round().astype(int).tolist()
 
 

@@ -9,17 +9,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from skipguide.generate.settings import SCALES, Generation, flag
+from skipguide.generate.settings import SCALE_AXES, GenerationSettings, flag_name
 
 if TYPE_CHECKING:
-    from skipguide.method.cfg_rules import Rule
+    from skipguide.method.cfg_rules import CFGRule
     from skipguide.method.restart import Restart
     from skipguide.method.terms import STG, Schedule
 
 RULES = {"apg": "APG", "cfg-zero": "CFGZero", "tcfg": "TCFG", "interval": "Interval"}  # classes of rules.py
 
 
-def completed(settings: Generation) -> Generation:
+def completed(settings: GenerationSettings) -> GenerationSettings:
     """The settings with every part of these written out, and a schedule's file read: a record that explains itself.
 
     Raises:
@@ -44,14 +44,14 @@ def bins_of(schedule: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     return [_parts(entry) for entry in schedule_of(schedule).bins]
 
 
-def rule_of(row: Mapping[str, Any]) -> Rule:
+def rule_of(row: Mapping[str, Any]) -> CFGRule:
     """The rule in a setting such as {"name": "apg", "eta": 0.2}."""
     from skipguide.method import cfg_rules
 
     name = row.get("name")
     if not isinstance(name, str) or name not in RULES:
         raise ValueError(
-            f"cfg_rule must begin with one of {', '.join(RULES)}, but got {name!r}. Write {flag('cfg_rule')} apg."
+            f"cfg_rule must begin with one of {', '.join(RULES)}, but got {name!r}. Write {flag_name('cfg_rule')} apg."
         )
     return _made("cfg_rule", getattr(cfg_rules, RULES[name]), {key: row[key] for key in row if key != "name"})
 
@@ -76,7 +76,7 @@ def schedule_of(given: str | Sequence[Mapping[str, Any]], seed: int = 0) -> Sche
     return Schedule([_made("schedule", Bin, {**row, "seed": seed}) for row in given])
 
 
-def terms_of(settings: Generation) -> Sequence[STG] | Schedule:
+def terms_of(settings: GenerationSettings) -> Sequence[STG] | Schedule:
     """What is skipped: a schedule, or one term per scale above 0, all on the same layers and steps.
 
     Args:
@@ -91,11 +91,11 @@ def terms_of(settings: Generation) -> Sequence[STG] | Schedule:
     own = {
         name: getattr(settings, name) for name in ("skip", "start", "stop", "strength", "normalize", "every", "seed")
     }
-    scales = {axis: getattr(settings, name) for name, axis in SCALES.items()}
+    scales = {axis: getattr(settings, name) for name, axis in SCALE_AXES.items()}
     return [STG(layers, scale, axis=axis, **own) for axis, scale in scales.items() if scale]
 
 
-def options_of(settings: Generation) -> dict[str, Any]:
+def options_of(settings: GenerationSettings) -> dict[str, Any]:
     """What guide() gets beside terms."""
     return {
         "rescale": settings.rescale,

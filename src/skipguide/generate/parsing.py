@@ -8,22 +8,22 @@ from fractions import Fraction
 from typing import Any
 
 
-def layers(value: Any) -> Any:
+def parse_layers(value: Any) -> Any:
     """8, "8,9", "single:7" or a list of those -> a tuple of ints and "stack:int"."""
     if value is None:
         return None
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_layer(part) for part in parts)
+    return tuple(_parse_layer(part) for part in parts)
 
 
-def _layer(value: Any) -> int | str:
+def _parse_layer(value: Any) -> int | str:
     text = str(value).strip()
     if isinstance(value, (int, str)) and not isinstance(value, bool) and re.fullmatch(r"([^\s:,]+:)?[0-9]+", text):
         return text if ":" in text else int(text)
     raise ValueError("not a layer")
 
 
-def fps(value: Any) -> Fraction | None:
+def parse_fps(value: Any) -> Fraction | None:
     """24, 23.976, "24000/1001" -> a Fraction above 0 and at most 1000."""
     if value is None:
         return None
@@ -40,7 +40,7 @@ def fps(value: Any) -> Fraction | None:
     return rate
 
 
-def parts(value: Any, first: str) -> Any:
+def parse_parts(value: Any, first: str) -> Any:
     """ "apg eta=0.2 window=0.1:0.9" -> {first: "apg", "eta": 0.2, "window": [0.1, 0.9]}; a mapping as it is."""
     if not isinstance(value, str):
         return value
@@ -49,12 +49,12 @@ def parts(value: Any, first: str) -> Any:
     named = {name for name, _, text in pairs if name and text}
     if not pairs or len(named) < len(pairs):
         raise ValueError("not a list of parts")
-    return {name: _part(text) for name, _, text in pairs}
+    return {name: _parse_part(text) for name, _, text in pairs}
 
 
-def _part(text: str) -> Any:
+def _parse_part(text: str) -> Any:
     if ":" in text:
-        return [_part(part) for part in text.split(":")]
+        return [_parse_part(part) for part in text.split(":")]
     for kind in (int, float):
         try:
             return kind(text)
@@ -63,12 +63,12 @@ def _part(text: str) -> Any:
     return text
 
 
-def rows(value: Any) -> Any:
+def parse_mappings(value: Any) -> Any:
     """A list of mappings as a tuple; one mapping as that of one; a text, the name of a file, as it is."""
     found = [value] if isinstance(value, Mapping) else value
     return tuple(found) if isinstance(found, list) else found
 
 
-def plain_fps(rate: Fraction | None) -> int | str | None:
+def format_fps(rate: Fraction | None) -> int | str | None:
     """As JSON has it."""
     return rate if rate is None else int(rate) if rate.denominator == 1 else str(rate)

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import skipguide
 from skipguide.files import image as image_file
-from skipguide.generate.settings import Generation, checked
+from skipguide.generate.settings import GenerationSettings, validate_settings
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from skipguide.files.video import Frames
 
-FORMAT = 1
+RECORD_FORMAT = 1
 _LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True)
-class Result:
+class GenerationResult:
     """What a generation made and what it cost."""
 
     frames: Frames  # (F, H, W, 3) uint8
@@ -39,7 +39,7 @@ class Result:
     image: Image.Image | None = None  # the first frame as the pipeline got it, if it got one
 
 
-def build(settings: Generation, result: Result, weights: Mapping[str, str]) -> dict[str, Any]:
+def build_record(settings: GenerationSettings, result: GenerationResult, weights: Mapping[str, str]) -> dict[str, Any]:
     """The record of a finished generation, ready for JSON.
 
     Args:
@@ -47,14 +47,14 @@ def build(settings: Generation, result: Result, weights: Mapping[str, str]) -> d
         weights: what `generation.identity` says about the model.
     """
     return {
-        "format": FORMAT,
+        "format": RECORD_FORMAT,
         "settings": settings.model_dump(mode="json"),
-        **({"image": image_file.to_record(result.image)} if result.image else {}),
+        **({"image": image_file.encode_for_record(result.image)} if result.image else {}),
         "frames": list(result.frames.shape),
         "frames_sha256": hashlib.sha256(result.frames.tobytes()).hexdigest(),
         "weights": dict(weights),
-        "versions": versions(),
-        "machine": machine(str(settings.device)),
+        "versions": library_versions(),
+        "machine": describe_machine(str(settings.device)),
         "measured": {
             "passes_per_step": result.passes_per_step,
             "seconds_per_step": result.seconds_per_step,
@@ -64,17 +64,17 @@ def build(settings: Generation, result: Result, weights: Mapping[str, str]) -> d
     }
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """What computed the frames."""
     libraries = {name: version(name) for name in _LIBRARIES}
     return {"skipguide": skipguide.__version__, **libraries, "python": platform.python_version()}
 
 
-def machine(device: str) -> dict[str, str | int]:
+def describe_machine(device: str) -> dict[str, str | int]:
     """The class of machine: enough to explain other rounding, not enough to know whose it is."""
     import torch
 
-    processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor_name()
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor,
@@ -82,23 +82,23 @@ def machine(device: str) -> dict[str, str | int]:
     }
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def weights_sha256(folder: Path) -> str:
+def hash_weights(folder: Path) -> str:
     """One hash over the names and contents of the model's index and all files of its components."""
     files = sorted(path for path in folder.glob("*/*") if path.is_file())
     total = hashlib.sha256()
     for path in (folder / "model_index.json", *files):
-        total.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()} {hash_file(path)}\n".encode())
     return total.hexdigest()
 
 
-def sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Of the content of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -107,7 +107,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def settings_of(record: Mapping[str, Any], source: Path) -> Generation:
+def settings_from_record(record: Mapping[str, Any], source: Path) -> GenerationSettings:
     """The settings in a record.
 
     Raises:
@@ -118,23 +118,23 @@ def settings_of(record: Mapping[str, Any], source: Path) -> Generation:
             f"reproduce needs the record of one generation, but {source} is a comparison of {len(record['runs'])}. "
             'Run "skipguide compare" with its prompt and seed again.'
         )
-    if record.get("format") != FORMAT or not isinstance(record.get("settings"), dict):
+    if record.get("format") != RECORD_FORMAT or not isinstance(record.get("settings"), dict):
         raise ValueError(
-            f"reproduce needs a record of format {FORMAT}, but that of {source} has format {record.get('format')!r}. "
+            f"reproduce needs a record of format {RECORD_FORMAT}, but that of {source} has format {record.get('format')!r}. "
             "Use the version of skipguide that wrote it."
         )
-    return checked(record["settings"])
+    return validate_settings(record["settings"])
 
 
-def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+def diff_records(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What differs between two records besides the frames: name -> [then, now]."""
-    before, after = dict(_flat(then)), dict(_flat(now))
+    before, after = dict(_flatten_record(then)), dict(_flatten_record(now))
     # A setting that the older version did not have yet has not changed.
     names = [*before, *(name for name in after if name not in before and not name.startswith("settings."))]
     return {name: [before.get(name), after.get(name)] for name in names if before.get(name) != after.get(name)}
 
 
-def _flat(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten_record(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for part in ("settings", "weights", "versions", "machine"):
         for key, value in record.get(part, {}).items():
             yield f"{part}.{key}", value

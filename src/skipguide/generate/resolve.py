@@ -11,35 +11,48 @@ from skipguide.method import perturbations
 
 if TYPE_CHECKING:
     from skipguide.families.presets import Preset
-from skipguide.generate.settings import SCALES, Generation, checked, flag, names_layers, scales_given, stg_is_off
+from skipguide.generate.settings import (
+    SCALE_AXES,
+    GenerationSettings,
+    flag_name,
+    given_scales,
+    is_stg_off,
+    sets_layers,
+    validate_settings,
+)
 
 # The defaults of STG() and guide(), for models without a preset.
-GUIDANCE = {"layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0}
-_PLAIN = {"orthogonalize": False, "normalize": False, "every": 1, "rescale_space": "prediction"}  # of no preset
-_ARGUMENTS = {  # our name -> those that diffusers' pipelines have for it, if they have another
+GUIDANCE_DEFAULTS = {"layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0}
+_NEUTRAL_DEFAULTS = {
+    "orthogonalize": False,
+    "normalize": False,
+    "every": 1,
+    "rescale_space": "prediction",
+}  # of no preset
+_PIPELINE_ARGUMENTS = {  # our name -> those that diffusers' pipelines have for it, if they have another
     "steps": ("num_inference_steps",),
     "guidance_scale": ("guidance_scale", "max_guidance_scale"),
     "num_frames": ("num_frames", "video_length", "frames"),
     "fps": ("fps", "target_fps", "frame_rate"),
 }
-_FROM_MODEL = ("height", "width", "num_frames", "fps", "guidance_scale", "steps")
-_NOT_EVERYWHERE = (
+_MODEL_DEFAULT_FIELDS = ("height", "width", "num_frames", "fps", "guidance_scale", "steps")
+_OPTIONAL_ARGUMENTS = (
     "max_sequence_length", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size",
 )  # fmt: skip
 
 
-def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
+def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     """What a call of the pipeline takes."""
     return inspect.signature(pipe.__call__).parameters
 
 
-def argument(name: str, pipe: Any) -> str:
+def pipeline_argument(name: str, pipe: Any) -> str:
     """What a call of the pipeline calls a setting."""
-    names = _ARGUMENTS.get(name, (name,))
-    return next((theirs for theirs in names if theirs in parameters_of(pipe)), names[0])
+    names = _PIPELINE_ARGUMENTS.get(name, (name,))
+    return next((theirs for theirs in names if theirs in call_parameters(pipe)), names[0])
 
 
-def resolve(settings: Generation, pipe: Any) -> Generation:
+def resolve_settings(settings: GenerationSettings, pipe: Any) -> GenerationSettings:
     """The settings with every None filled in: from the preset of the model, else from the pipeline itself.
 
     What the pipeline does not take stays None. Of the image's path the name of the file stays: the record of a video
@@ -49,99 +62,103 @@ def resolve(settings: Generation, pipe: Any) -> Generation:
         ValueError: if STG is on, no layers are given, and no preset is known; for a size without default; for a
             setting that the pipeline does not take; without the prompt or the image that it needs.
     """
-    preset = _preset(settings, pipe)
-    if preset and preset.schedule and not names_layers(settings) and not stg_is_off(settings):
+    preset = _find_preset(settings, pipe)
+    if preset and preset.schedule and not sets_layers(settings) and not is_stg_off(settings):
         settings = settings.model_copy(update={"schedule": preset.schedule})
     _check_inputs(settings, pipe)
-    found = _guidance(settings, preset)
-    empty = "negative_prompt" in parameters_of(pipe) and not hasattr(getattr(pipe, "transformer", None), "null_caption")
+    found = _resolve_guidance(settings, preset)
+    empty = "negative_prompt" in call_parameters(pipe) and not hasattr(
+        getattr(pipe, "transformer", None), "null_caption"
+    )
     found |= {"negative_prompt": "" if empty else None}  # Open-Sora has learned what stands for no text
-    names = (*_FROM_MODEL, *(name for name in _NOT_EVERYWHERE if name in parameters_of(pipe)))
+    names = (*_MODEL_DEFAULT_FIELDS, *(name for name in _OPTIONAL_ARGUMENTS if name in call_parameters(pipe)))
     found |= {name: _model_default(name, pipe, preset) for name in names if getattr(settings, name) is None}
     found |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": str(pipe.device)}
     given = settings.model_dump()
     given["image"] = settings.image and Path(settings.image).name
-    return checked({**given, **{name: value for name, value in found.items() if given[name] is None}})
+    return validate_settings({**given, **{name: value for name, value in found.items() if given[name] is None}})
 
 
-def _guidance(settings: Generation, preset: Preset | None) -> dict[str, Any]:
+def _resolve_guidance(settings: GenerationSettings, preset: Preset | None) -> dict[str, Any]:
     """What is skipped, and how: from the preset, where that is not said otherwise."""
-    found: dict[str, Any] = {name: getattr(preset, name) if preset else plain for name, plain in GUIDANCE.items()}
-    found |= {**_scales(settings, preset), **_PLAIN}
+    found: dict[str, Any] = {
+        name: getattr(preset, name) if preset else plain for name, plain in GUIDANCE_DEFAULTS.items()
+    }
+    found |= {**_resolve_scales(settings, preset), **_NEUTRAL_DEFAULTS}
     if settings.random_share is not None or settings.schedule is not None:
         found["layers"] = ()
     if settings.schedule is not None:
-        found |= {**dict.fromkeys(SCALES, 0.0), "rescale": 0.0, "skip": "residual"}
-    if stg_is_off(settings) and (settings.cfg_rule is None or settings.cfg_rule.get("name") == "interval"):
+        found |= {**dict.fromkeys(SCALE_AXES, 0.0), "rescale": 0.0, "skip": "residual"}
+    if is_stg_off(settings) and (settings.cfg_rule is None or settings.cfg_rule.get("name") == "interval"):
         found["rescale"] = 0.0  # there is nothing whose deviation it could pull back
-    return {**found, "strength": perturbations.strength_of(settings.skip or found["skip"], settings.strength)}
+    return {**found, "strength": perturbations.resolve_strength(settings.skip or found["skip"], settings.strength)}
 
 
-def _check_inputs(settings: Generation, pipe: Any) -> None:
+def _check_inputs(settings: GenerationSettings, pipe: Any) -> None:
     """See that the pipeline takes what is given, and that it gets what it starts from."""
-    parameters, model = parameters_of(pipe), type(pipe).__name__
-    for name in ("prompt", "negative_prompt", "image", *_FROM_MODEL, *_NOT_EVERYWHERE):
+    parameters, model = call_parameters(pipe), type(pipe).__name__
+    for name in ("prompt", "negative_prompt", "image", *_MODEL_DEFAULT_FIELDS, *_OPTIONAL_ARGUMENTS):
         value = getattr(settings, name)
-        if value is not None and not _takes(pipe, name):
+        if value is not None and not _accepts_setting(pipe, name):
             raise ValueError(
                 f"{name} must be left out for a {model}, which does not take it, but got {value!r}. Leave out "
-                f"{flag(name)}, or choose another --model."
+                f"{flag_name(name)}, or choose another --model."
             )
-    needed = {"prompt": "prompt" in parameters, "image": starts_from_an_image(pipe)}
+    needed = {"prompt": "prompt" in parameters, "image": requires_image(pipe)}
     for name in (name for name, needs in needed.items() if needs and getattr(settings, name) is None):
-        raise ValueError(f"{name} must be given for a {model}, but got nothing. Set it with {flag(name)}.")
+        raise ValueError(f"{name} must be given for a {model}, but got nothing. Set it with {flag_name(name)}.")
 
 
-def starts_from_an_image(pipe: Any) -> bool:
+def requires_image(pipe: Any) -> bool:
     """Whether the pipeline cannot do without one. LTX's call has a default, None, and then fails without an image."""
-    parameter = parameters_of(pipe).get("image")
+    parameter = call_parameters(pipe).get("image")
     return parameter is not None and (
         parameter.default is inspect.Parameter.empty or "ImageToVideo" in type(pipe).__name__
     )
 
 
-def _preset(settings: Generation, pipe: Any) -> Preset | None:
+def _find_preset(settings: GenerationSettings, pipe: Any) -> Preset | None:
     from skipguide.families import presets
 
     try:
         return presets.preset_for(pipe)
     except ValueError as error:
-        if not names_layers(settings) and not stg_is_off(settings):
+        if not sets_layers(settings) and not is_stg_off(settings):
             raise ValueError(f"{error} On the command line: --layers, or --stg-scale 0 for no STG.") from error
         return None
 
 
-def _scales(settings: Generation, preset: Preset | None) -> dict[str, float]:
+def _resolve_scales(settings: GenerationSettings, preset: Preset | None) -> dict[str, float]:
     """The scales of STG that were left out: off beside one that was given, else the preset's."""
-    if scales_given(settings):
-        return dict.fromkeys(SCALES, 0.0)
+    if given_scales(settings):
+        return dict.fromkeys(SCALE_AXES, 0.0)
     plain = {"axis": preset.axis, "scale": preset.scale} if preset else {"axis": None, "scale": 1.0}
     terms = preset.terms if preset and preset.terms else (plain,)
     scales = {term["axis"]: term["scale"] for term in terms}
-    return {name: scales.get(axis, 0.0) for name, axis in SCALES.items()}
+    return {name: scales.get(axis, 0.0) for name, axis in SCALE_AXES.items()}
 
 
-def scales_by_guider(pipe: Any) -> bool:
+def guider_sets_scale(pipe: Any) -> bool:
     """Whether g is not its call's, but its guider's: HunyuanVideo 1.5, Motif."""
-    return hasattr(getattr(pipe, "guider", None), "guidance_scale") and "guidance_scale" not in parameters_of(pipe)
+    return hasattr(getattr(pipe, "guider", None), "guidance_scale") and "guidance_scale" not in call_parameters(pipe)
 
 
-def _takes(pipe: Any, name: str) -> bool:
+def _accepts_setting(pipe: Any, name: str) -> bool:
     """Whether a setting means something to a pipeline; how fast to play its video does for all."""
     return (
         name == "fps"
-        or argument(name, pipe) in parameters_of(pipe)
-        or (name == "guidance_scale" and scales_by_guider(pipe))
+        or pipeline_argument(name, pipe) in call_parameters(pipe)
+        or (name == "guidance_scale" and guider_sets_scale(pipe))
     )
 
 
 def _model_default(name: str, pipe: Any, preset: Preset | None) -> Any:
     """None for what the call does not take, or finds out by itself."""
-    theirs = argument(name, pipe)
-    if not _takes(pipe, name):
+    theirs = pipeline_argument(name, pipe)
+    if not _accepts_setting(pipe, name):
         return None
     published = preset.defaults if preset else {}
-    parameter = parameters_of(pipe).get(theirs)
+    parameter = call_parameters(pipe).get(theirs)
     candidates = (
         published.get(name),
         published.get(theirs),
@@ -150,20 +167,20 @@ def _model_default(name: str, pipe: Any, preset: Preset | None) -> Any:
         _config_default(name, pipe),
     )
     value = next((value for value in candidates if value is not None), None)
-    if value is None and name in _FROM_MODEL and parameter and parameter.default is inspect.Parameter.empty:
+    if value is None and name in _MODEL_DEFAULT_FIELDS and parameter and parameter.default is inspect.Parameter.empty:
         raise ValueError(
             f"{name} must be given for a {type(pipe).__name__}, which has no default for it, but got nothing. "
-            f"Set it with {flag(name)}."
+            f"Set it with {flag_name(name)}."
         )
     return value
 
 
 def _config_default(name: str, pipe: Any) -> Any:
     """What pipelines fall back on that have it from their parts."""
-    if name == "guidance_scale" and scales_by_guider(pipe):
+    if name == "guidance_scale" and guider_sets_scale(pipe):
         return pipe.guider.guidance_scale
     if name == "fps":
-        return _fps_of_family(pipe)
+        return _family_fps(pipe)
     config = pipe.unet.config if getattr(pipe, "unet", None) is not None else {}
     if name in ("height", "width") and isinstance(config.get("sample_size"), int):
         return config["sample_size"] * pipe.vae_scale_factor
@@ -173,11 +190,11 @@ def _config_default(name: str, pipe: Any) -> Any:
     return config.get("num_frames") if name == "num_frames" else None
 
 
-def _fps_of_family(pipe: Any) -> int:
+def _family_fps(pipe: Any) -> int:
     from skipguide.families import lookup
-    from skipguide.families.schema import USUAL_FPS
+    from skipguide.families.schema import DEFAULT_FPS
 
     try:
         return lookup.family_of(pipe).fps
     except ValueError:  # no row for this pipeline, which plain CFG does not need
-        return USUAL_FPS
+        return DEFAULT_FPS

@@ -27,15 +27,15 @@ from skipguide.files import image as image_file
 from skipguide.files import packaged
 from skipguide.files.video import Frames
 from skipguide.generate import asked
-from skipguide.generate.record import Result, weights_sha256
-from skipguide.generate.resolve import argument, parameters_of, scales_by_guider
-from skipguide.generate.settings import Generation
+from skipguide.generate.record import GenerationResult, hash_weights
+from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
+from skipguide.generate.settings import GenerationSettings
 from skipguide.pipeline import call_frame, run
-from skipguide.pipeline.warnings import quiet_autocast
+from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 
 @dataclass(frozen=True)
-class Step:
+class StepProgress:
     """Reported after each denoising step."""
 
     number: int  # steps done
@@ -44,7 +44,7 @@ class Step:
     seconds_left: float
 
 
-OnStep = Callable[[Step], None]
+StepCallback = Callable[[StepProgress], None]
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def local_folder(model: str) -> Path | None:
         ValueError: for a folder without model_index.json, and for what is neither a folder nor looks like a hub id.
     """
     if model in packaged.NAMES:
-        return packaged.path(model)
+        return packaged.packaged_path(model)
     path = Path(model)
     if (path / "model_index.json").is_file():
         return path
@@ -89,7 +89,7 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
     check_device(device)
     small = device == "cpu" or model in packaged.NAMES
     torch_dtype = getattr(torch, dtype or ("float32" if small else "bfloat16"))
-    pipe = _from_folder(folder, torch_dtype) if folder else _from_hub(model, torch_dtype, revision)
+    pipe = _load_from_folder(folder, torch_dtype) if folder else _load_from_hub(model, torch_dtype, revision)
     pipe.set_progress_bar_config(disable=True)  # on_step reports instead
     return pipe.to(device)
 
@@ -107,15 +107,15 @@ def check_device(device: str) -> None:
         raise ValueError(f"device must be one that torch has here, but got {device!r} ({reason}). Try cpu.") from error
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
+def _load_from_folder(folder: Path, dtype: torch.dtype) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    _know_classes(folder)
-    with _no_loading_bars():
+    _import_pipeline_class(folder)
+    with _hide_progress_bars():
         return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
 
 
-def _know_classes(folder: Path) -> None:
+def _import_pipeline_class(folder: Path) -> None:
     """Import the package of a pipeline that diffusers does not have; it makes itself known there.
 
     Raises:
@@ -141,13 +141,13 @@ def _know_classes(folder: Path) -> None:
         )
 
 
-def _from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
+def _load_from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     try:
         # Downloaded first and loaded from the snapshot, because the name of that folder is the revision.
         snapshot = DiffusionPipeline.download(model, revision=revision)
-        _know_classes(Path(snapshot))
+        _import_pipeline_class(Path(snapshot))
         return DiffusionPipeline.from_pretrained(snapshot, dtype=dtype)
     except OSError as error:
         reason = error.__cause__ or error  # diffusers wraps it in a story about its cache
@@ -158,7 +158,7 @@ def _from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _no_loading_bars() -> Iterator[None]:
+def _hide_progress_bars() -> Iterator[None]:
     """Loading a local model takes seconds: keep stderr for what matters."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -173,18 +173,18 @@ def _no_loading_bars() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def identity(model: str, pipe: Any) -> dict[str, str]:
+def weights_fingerprint(model: str, pipe: Any) -> dict[str, str]:
     """Which weights `pipe` holds: a hash over the files of a local model, the revision of one from the hub."""
     folder = local_folder(model)
-    return {"sha256": weights_sha256(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
+    return {"sha256": hash_weights(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
 def generate(
-    pipe: Any, settings: Generation, on_step: OnStep | None = None, image: Image.Image | None = None
-) -> Result:
+    pipe: Any, settings: GenerationSettings, on_step: StepCallback | None = None, image: Image.Image | None = None
+) -> GenerationResult:
     """Make one video. The same settings on the same machine with the same versions give the same bytes.
 
     Args:
@@ -202,30 +202,30 @@ def generate(
         )
     started, first = time.perf_counter(), image
     if image is not None and settings.width and settings.height:
-        first = image_file.fitted(image, settings.width, settings.height)
-    with _scaled(pipe, settings), _guided(pipe, settings) as passes_per_step:
-        clock = _Clock(pipe, settings, passes_per_step, on_step)
-        video = _call(pipe, settings, first, clock)
+        first = image_file.fit_to_size(image, settings.width, settings.height)
+    with _set_guider_scale(pipe, settings), _apply_guidance(pipe, settings) as passes_per_step:
+        clock = _StepTimer(pipe, settings, passes_per_step, on_step)
+        video = _call_pipeline(pipe, settings, first, clock)
         passes = passes_per_step()
     frames = _to_uint8(np.asarray(video), settings)
-    return Result(frames, passes, clock.seconds_per_step(), time.perf_counter() - started, first)
+    return GenerationResult(frames, passes, clock.seconds_per_step(), time.perf_counter() - started, first)
 
 
 @contextlib.contextmanager
-def _guided(pipe: Any, settings: Generation) -> Iterator[Callable[[], float]]:
+def _apply_guidance(pipe: Any, settings: GenerationSettings) -> Iterator[Callable[[], float]]:
     """Guidance on, if there is any; gives a function that tells the passes per step so far."""
     terms, options = asked.terms_of(settings), asked.options_of(settings)
     if not terms and options["cfg"] is options["restart"] is None:
-        yield functools.partial(_plain_passes, pipe, [math.nan])
+        yield functools.partial(_count_plain_passes, pipe, [math.nan])
         return
     with guide(pipe, terms, **options) as handle:
         yield lambda: handle.passes_per_step
 
 
 @contextlib.contextmanager
-def _scaled(pipe: Any, settings: Generation) -> Iterator[None]:
+def _set_guider_scale(pipe: Any, settings: GenerationSettings) -> Iterator[None]:
     """The guidance scale, where it is a component's and not the call's."""
-    if not scales_by_guider(pipe):
+    if not guider_sets_scale(pipe):
         yield
         return
     own = pipe.guider.guidance_scale
@@ -236,61 +236,67 @@ def _scaled(pipe: Any, settings: Generation) -> Iterator[None]:
         pipe.guider.guidance_scale = own
 
 
-def _plain_passes(pipe: Any, known: list[float]) -> float:
+def _count_plain_passes(pipe: Any, known: list[float]) -> float:
     """Passes of the step under way without guidance; after the run, of its last step, which is kept in `known`."""
-    frame = call_frame.frame_of(pipe)
+    frame = call_frame.find_call_frame(pipe)
     if frame is None:
         return known[0]
     try:
-        known[0] = 1.0 + run.cfg_is_on(pipe, lookup.calls_of(pipe), frame)
+        known[0] = 1.0 + run.is_cfg_on(pipe, lookup.call_convention_of(pipe), frame)
     except ValueError:  # no row for this pipeline, which plain CFG does not need
         known[0] = 1.0 + bool(getattr(pipe, "do_classifier_free_guidance", True))
     return known[0]
 
 
-class _Clock:
+class _StepTimer:
     """The pipeline's callback: times the steps and passes them on."""
 
-    def __init__(self, pipe: Any, settings: Generation, passes_per_step: Callable[[], float], on_step: OnStep | None):
+    def __init__(
+        self,
+        pipe: Any,
+        settings: GenerationSettings,
+        passes_per_step: Callable[[], float],
+        on_step: StepCallback | None,
+    ):
         assert settings.steps is not None
         self.steps, self.passes_per_step, self.on_step = settings.steps, passes_per_step, on_step
         self.on_gpu, self.repeats = pipe.device.type == "cuda", settings.restart is not None
-        self.times = [time.perf_counter()]
+        self.step_times = [time.perf_counter()]
 
     def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         passes = self.passes_per_step()  # now, while the pipeline can be asked; a UNet's cost is measured at step one
         if self.on_gpu:
             torch.cuda.synchronize()  # else this measures how fast work is handed to the GPU
-        self.times.append(time.perf_counter())
+        self.step_times.append(time.perf_counter())
         if self.on_step is not None:
             steps = len(pipe.scheduler.timesteps) if self.repeats else self.steps
-            self.on_step(Step(index + 1, steps, passes, (steps - index - 1) * self.seconds_per_step()))
+            self.on_step(StepProgress(index + 1, steps, passes, (steps - index - 1) * self.seconds_per_step()))
         return {}
 
     def seconds_per_step(self) -> float:
-        times = self.times[1:] if len(self.times) > 2 else self.times
+        times = self.step_times[1:] if len(self.step_times) > 2 else self.step_times
         return (times[-1] - times[0]) / max(len(times) - 1, 1)
 
 
 # LTX-2's pipelines have STG of their own, on by default: ours is in its place, and there is none in plain CFG.
-_OWN_GUIDANCE = {
+_DISABLED_PIPELINE_GUIDANCE = {
     "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0,
     "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0,
 }  # fmt: skip
 
 
 # What the pipelines get, under our names, where it is not None.
-_PASSED = (
+_CALL_SETTINGS = (
     "prompt", "negative_prompt", "height", "width", "num_frames", "guidance_scale", "steps", "max_sequence_length",
     "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size",
 )  # fmt: skip
 
 
-def _call(pipe: Any, settings: Generation, image: Image.Image | None, callback: _Clock) -> Any:
+def _call_pipeline(pipe: Any, settings: GenerationSettings, image: Image.Image | None, callback: _StepTimer) -> Any:
     """Run the pipeline; `(F, H, W, 3)` floats in [0, 1]."""
-    parameters = parameters_of(pipe)
-    values = {argument(name, pipe): getattr(settings, name) for name in _PASSED} | {"image": image}
-    if scales_by_guider(pipe):
+    parameters = call_parameters(pipe)
+    values = {pipeline_argument(name, pipe): getattr(settings, name) for name in _CALL_SETTINGS} | {"image": image}
+    if guider_sets_scale(pipe):
         del values["guidance_scale"]
     call = {name: value for name, value in values.items() if value is not None}
     call |= {"output_type": "np"}
@@ -298,12 +304,15 @@ def _call(pipe: Any, settings: Generation, image: Image.Image | None, callback: 
         call["callback_on_step_end"] = callback
     # On the CPU, so that a GPU starts from the same noise.
     call["generator"] = torch.Generator("cpu").manual_seed(settings.seed)
-    if (fps := argument("fps", pipe)) in parameters and settings.fps is not None:
+    if (fps := pipeline_argument("fps", pipe)) in parameters and settings.fps is not None:
         call[fps] = int(settings.fps) if settings.fps.denominator == 1 else float(settings.fps)
-    call |= {name: off for name, off in _OWN_GUIDANCE.items() if name in parameters}
+    call |= {name: off for name, off in _DISABLED_PIPELINE_GUIDANCE.items() if name in parameters}
     _check_call(type(pipe).__name__, call, parameters)
     try:
-        with quiet_autocast(), _stepping(pipe, callback, "callback_on_step_end" not in parameters):
+        with (
+            ignore_cpu_autocast_warning(),
+            _report_scheduler_steps(pipe, callback, "callback_on_step_end" not in parameters),
+        ):
             return pipe(**call).frames[0]
     except ZeroDivisionError as error:  # Mochi's linear-quadratic schedule of one step
         raise ValueError(
@@ -312,7 +321,7 @@ def _call(pipe: Any, settings: Generation, image: Image.Image | None, callback: 
 
 
 @contextlib.contextmanager
-def _stepping(pipe: Any, callback: _Clock, needed: bool) -> Iterator[None]:
+def _report_scheduler_steps(pipe: Any, callback: _StepTimer, needed: bool) -> Iterator[None]:
     """For pipelines that call nobody after a step (ModelScope, I2VGen-XL): the step of their scheduler does."""
     if not needed:
         yield
@@ -346,7 +355,7 @@ def _check_call(model: str, call: Mapping[str, Any], parameters: Mapping[str, in
         )
 
 
-def _to_uint8(video: np.ndarray, settings: Generation) -> Frames:
+def _to_uint8(video: np.ndarray, settings: GenerationSettings) -> Frames:
     if not np.isfinite(video).all():
         raise ValueError(
             f"the frames must be finite numbers, but {settings.dtype} overflowed. Use --dtype bfloat16 or float32, or "

@@ -1,6 +1,6 @@
 """Train the autoencoders of the lab on procedural clips, first on crops, then on whole frames.
 
-A `Kind` says what differs between them: AutoencoderKLMochi and AutoencoderKLOpenSora take clips, SVD's
+A `AutoencoderSpec` says what differs between them: AutoencoderKLMochi and AutoencoderKLOpenSora take clips, SVD's
 AutoencoderKLTemporalDecoder takes single frames and gives clips.
 """
 
@@ -27,7 +27,7 @@ MEASURED_CLIPS = 256  # whose latents say what the scale of latents is
 
 
 @dataclass(frozen=True)
-class Kind:
+class AutoencoderSpec:
     """One autoencoder of the lab: `(B, 3, F, H, W)` in [-1, 1] to latents and back."""
 
     build: Callable[[], Any]  # with the weights that training starts from
@@ -77,13 +77,13 @@ def _initialise_mochi(vae: Any) -> None:
     colour of a flat region: weight zero. The encoder ends in a GroupNorm per frame, which erases brightness: two
     constant channels of opposite sign in every group dominate its statistics, so that it is nearly affine for the rest.
     """
-    _unit_gain(vae)
+    _set_unit_gain(vae)
     torch.nn.init.normal_(vae.encoder.proj_in.weight[:, :3], std=3**-0.5)
     vae.encoder.proj_in.weight[:, 3:] = 0
-    _constant_channels(vae.encoder.block_out.resnets[-1].conv2.conv, vae.encoder.norm_out.norm_layer)
+    _add_constant_channels(vae.encoder.block_out.resnets[-1].conv2.conv, vae.encoder.norm_out.norm_layer)
 
 
-def _unit_gain(vae: Any) -> None:
+def _set_unit_gain(vae: Any) -> None:
     for name, module in vae.named_modules():
         if not isinstance(module, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)):
             continue
@@ -94,7 +94,7 @@ def _unit_gain(vae: Any) -> None:
             torch.nn.init.zeros_(module.bias)
 
 
-def _constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
+def _add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
     """Two constant channels of opposite sign in every group of the norm that follows a convolution."""
     group = norm.num_channels // norm.num_groups * (len(conv.bias) // norm.num_channels)
     copies = len(conv.bias) // norm.num_channels  # one after the other, where a convolution makes two frames of one
@@ -110,7 +110,7 @@ def _normalise_channels(vae: Any, frames: Tensor) -> None:
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
 
-MOCHI = Kind(
+MOCHI = AutoencoderSpec(
     _build_mochi,
     lambda vae, frames: vae.encode(frames).latent_dist,
     lambda vae, latents, _: vae.decode(latents).sample,
@@ -140,13 +140,13 @@ SVD_CONFIG: dict[str, Any] = dict(
 def _build_svd() -> Any:
     """As Mochi's: unit gain, branches at zero, colour kept through the norms at the ends of encoder and decoder."""
     vae: Any = AutoencoderKLTemporalDecoder(**SVD_CONFIG)
-    _unit_gain(vae)
+    _set_unit_gain(vae)
     for attention in (vae.encoder.mid_block.attentions[0], vae.decoder.mid_block.attentions[0]):
         torch.nn.init.zeros_(attention.to_out[0].weight)
     torch.nn.init.dirac_(vae.decoder.time_conv_out.weight)
-    _constant_channels(vae.encoder.mid_block.resnets[-1].conv2, vae.encoder.conv_norm_out)
+    _add_constant_channels(vae.encoder.mid_block.resnets[-1].conv2, vae.encoder.conv_norm_out)
     last = vae.decoder.up_blocks[-1].resnets[-1]
-    _constant_channels(last.spatial_res_block.conv2, vae.decoder.conv_norm_out)
+    _add_constant_channels(last.spatial_res_block.conv2, vae.decoder.conv_norm_out)
     return vae
 
 
@@ -167,7 +167,7 @@ def _normalise_svd(vae: Any, frames: Tensor) -> None:
     vae.register_to_config(scaling_factor=1 / latents.std().item())
 
 
-SVD = Kind(
+SVD = AutoencoderSpec(
     _build_svd,
     encode_svd,
     decode_svd,
@@ -204,25 +204,25 @@ OPENSORA_CONFIG: dict[str, Any] = dict(
 def _build_opensora() -> Any:
     """As the others: unit gain, branches at zero, colour kept through the norms at the ends of both parts."""
     vae: Any = AutoencoderKLOpenSora(**OPENSORA_CONFIG)
-    _unit_gain(vae)
+    _set_unit_gain(vae)
     frame, time = vae.spatial_vae, vae.temporal_vae
     for attention in (frame.encoder.mid_block.attentions[0], frame.decoder.mid_block.attentions[0]):
         torch.nn.init.zeros_(attention.to_out[0].weight)
-    _in_place(time)
+    _initialise_temporal_layers(time)
     for part, before, norm in (
         (frame.encoder, frame.encoder.mid_block.resnets[-1].conv2, frame.encoder.conv_norm_out),
         (frame.decoder, frame.decoder.up_blocks[-1].resnets[-1].conv2, frame.decoder.conv_norm_out),
         (time.encoder, time.encoder.levels[-2].downsampler, time.encoder.norm_out),
         (time.decoder, time.decoder.levels[0].upsampler, time.decoder.norm_out),
     ):
-        _constant_channels(before, norm)
-        _read_past_constants(part.conv_out, norm)
+        _add_constant_channels(before, norm)
+        _ignore_constant_channels(part.conv_out, norm)
     torch.nn.init.zeros_(time.quant_conv.weight[OPENSORA_CONFIG["latent_channels"] :])
     time.quant_conv.bias[OPENSORA_CONFIG["latent_channels"] :] = -5.0  # log variance: little noise at first
     return vae
 
 
-def _read_past_constants(conv: Any, norm: torch.nn.GroupNorm) -> None:
+def _ignore_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
     """Let what comes after a norm with constant channels and a SiLU start with the others, at unit gain.
 
     Four such norms lie on the way through both parts: their constants would add up, and SiLU halves small signals.
@@ -233,7 +233,7 @@ def _read_past_constants(conv: Any, norm: torch.nn.GroupNorm) -> None:
     conv.weight[:, 1::group] = 0
 
 
-def _in_place(vae: Any) -> None:
+def _initialise_temporal_layers(vae: Any) -> None:
     """Around the residual branches, time starts as every fourth frame in the latents, shown four times by the decoder.
 
     A random map of four frames would leave the part for single frames nothing to learn from.
@@ -247,7 +247,7 @@ def _in_place(vae: Any) -> None:
             module.weight[:, :, -1, 1, 1] = now
 
 
-OPENSORA = Kind(
+OPENSORA = AutoencoderSpec(
     _build_opensora,
     lambda vae, frames: vae.encode(frames).latent_dist,
     lambda vae, latents, num_frames: vae.decode(latents, num_frames).sample,
@@ -263,17 +263,17 @@ OPENSORA = Kind(
 
 
 def train(
-    folder: Path, device: torch.device, schedule: training_loop.Schedule | None = None, *, kind: Kind
+    folder: Path, device: torch.device, schedule: training_loop.Schedule | None = None, *, kind: AutoencoderSpec
 ) -> Iterator[training_loop.Progress]:
     """Train from nothing or from the checkpoint in `folder`; afterwards `folder/vae` holds the autoencoder."""
     schedule = schedule or kind.schedule
     torch.manual_seed(0)
     vae = kind.build().to(device)
-    last_channels(vae)
+    use_channels_last(vae)
     dtype = training_loop.faster_dtype(device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        frames = _batch(step, kind, step >= WHOLE_FRAMES_FROM * schedule.steps).to(device)
+        frames = _render_batch(step, kind, step >= WHOLE_FRAMES_FROM * schedule.steps).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             posterior = kind.encode(vae, frames)
             noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(device)
@@ -284,12 +284,12 @@ def train(
         return error + KL_WEIGHT * kl, {"psnr": float(-10 * torch.log10(error.detach() / 4)), "kl": kl.item()}
 
     yield from training_loop.fit(vae, loss, schedule, folder / "vae.ckpt")
-    kind.normalise(vae, _clips(MEASURED_CLIPS, 10**6, kind).to(device))
-    with training_loop.finished(folder / "vae") as part:
+    kind.normalise(vae, _render_clips(MEASURED_CLIPS, 10**6, kind).to(device))
+    with training_loop.atomic_path(folder / "vae") as part:
         vae.save_pretrained(part)
 
 
-def last_channels(model: torch.nn.Module) -> None:
+def use_channels_last(model: torch.nn.Module) -> None:
     """Put the channels of convolutions last in memory, which is faster on CPUs and GPUs."""
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -298,15 +298,15 @@ def last_channels(model: torch.nn.Module) -> None:
             module.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
 
 
-def _clips(num: int, seed: int, kind: Kind, split: str = "train") -> Tensor:
+def _render_clips(num: int, seed: int, kind: AutoencoderSpec, split: str = "train") -> Tensor:
     """(B, 3, F, H, W) in [-1, 1]."""
     scenes = world.sample_scenes(num, seed, split)
-    return world.render(scenes, kind.frames, span=world.spans(num, seed) if kind.spans else None)
+    return world.render(scenes, kind.frames, span=world.draw_spans(num, seed) if kind.spans else None)
 
 
-def _batch(step: int, kind: Kind, whole: bool) -> Tensor:
+def _render_batch(step: int, kind: AutoencoderSpec, whole: bool) -> Tensor:
     """Whole clips, or crops with part of the path of the object, wherever that is."""
-    frames = _clips(kind.whole if whole else kind.crops, step, kind)
+    frames = _render_clips(kind.whole if whole else kind.crops, step, kind)
     if whole:
         return frames
     generator = torch.Generator().manual_seed(step)
@@ -318,11 +318,11 @@ def _batch(step: int, kind: Kind, whole: bool) -> Tensor:
 
 
 @torch.no_grad()
-def psnr(vae: Any, kind: Kind, split: str = "heldout", num: int = 128) -> float:
+def psnr(vae: Any, kind: AutoencoderSpec, split: str = "heldout", num: int = 128) -> float:
     """Reconstruction quality in dB on clips that were never trained on; peak signal is the range of [-1, 1]."""
     device = next(vae.parameters()).device
     error = 0.0
-    for frames in _clips(num, 10**6 + 1, kind, split).split(16):
+    for frames in _render_clips(num, 10**6 + 1, kind, split).split(16):
         reconstruction = kind.decode(vae, kind.encode(vae, frames.to(device)).mean, frames.shape[2]).cpu()
         error += (reconstruction - frames).square().mean((1, 2, 3, 4)).sum().item()
     return float(-10 * torch.log10(torch.tensor(error / num / 4)))

@@ -21,7 +21,7 @@ EVERY = (1, 2, 3, 4, 6)
 
 
 @dataclass(frozen=True)
-class Made:
+class GuidedClips:
     """Clips of one way of guidance, `(B, 3, F, H, W)` in [-1, 1], and what they cost."""
 
     frames: Tensor
@@ -29,22 +29,22 @@ class Made:
     steps: int = score_text.STEPS
 
     @property
-    def price(self) -> str:
+    def cost(self) -> str:
         """For people."""
         return f"{self.passes_per_step:.2f} passes a step, {self.passes_per_step * self.steps:.0f} in all"
 
-    def video(self, i: int = 0) -> Any:
+    def to_uint8(self, i: int = 0) -> Any:
         """One of the clips as the files have them, `(F, H, W, 3)` uint8."""
         return ((self.frames[i].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
 
 
-def make(pipe: Any, prompts: Sequence[str], seed: int, *terms: Any, **options: Any) -> Made:
+def generate_clips(pipe: Any, prompts: Sequence[str], seed: int, *terms: Any, **options: Any) -> GuidedClips:
     """One clip for each prompt, from the noise of `seed`, guided by `terms` and `options` of guide(); none is CFG."""
     if not terms and not options:
-        return Made(score_text.generate(pipe, list(prompts), GUIDANCE_SCALE, seed), 2.0)
+        return GuidedClips(score_text.generate(pipe, list(prompts), GUIDANCE_SCALE, seed), 2.0)
     with guide(pipe, *terms, **options) as handle:
         frames = score_text.generate(pipe, list(prompts), GUIDANCE_SCALE, seed)
-    return Made(frames, handle.passes_per_step, handle.passes.steps)
+    return GuidedClips(frames, handle.passes_per_step, handle.passes.steps)
 
 
 # --- all of them beside each other ------------------------------------------------------------------------------------
@@ -79,24 +79,24 @@ METHODS = (
 )
 
 
-def side_by_side(pipe: Any, prompt: str, seed: int = SEED) -> Iterator[tuple[str, Made]]:
+def compare_methods(pipe: Any, prompt: str, seed: int = SEED) -> Iterator[tuple[str, GuidedClips]]:
     """(caption, clip) of each way of guidance, from the same noise; SLG last, whose push has no length to choose."""
     for method in METHODS:
-        made = make(pipe, [prompt], seed, *_terms(pipe, method), **method.options)
-        yield f"{method.name}: {made.price}", made
-    made = make(pipe, [prompt], seed, SLG(LAYERS))
-    yield f"SLG (its own length): {made.price}", made
+        made = generate_clips(pipe, [prompt], seed, *_build_terms(pipe, method), **method.options)
+        yield f"{method.name}: {made.cost}", made
+    made = generate_clips(pipe, [prompt], seed, SLG(LAYERS))
+    yield f"SLG (its own length): {made.cost}", made
 
 
-def _terms(pipe: Any, method: Method) -> list[STG]:
+def _build_terms(pipe: Any, method: Method) -> list[STG]:
     if method.weak is None:
         return []
-    other: dict[str, Any] = dict(weak=rounded(pipe.transformer, method.bits)) if method.bits else {}
+    other: dict[str, Any] = dict(weak=quantize_weights(pipe.transformer, method.bits)) if method.bits else {}
     return [STG(**method.weak, **other, scale=SCALE, normalize=True)]
 
 
 @torch.no_grad()
-def rounded(model: torch.nn.Module, bits: int) -> torch.nn.Module:
+def quantize_weights(model: torch.nn.Module, bits: int) -> torch.nn.Module:
     """A copy whose weight matrices have so many bits, symmetric around 0, with a scale for each row."""
     weak, top = copy.deepcopy(model), 2 ** (bits - 1) - 1
     for p in weak.parameters():
@@ -110,7 +110,7 @@ def rounded(model: torch.nn.Module, bits: int) -> torch.nn.Module:
 
 
 @dataclass(frozen=True)
-class Reuse:
+class ReuseResult:
     """`STG(every=n)` against the exact run.
 
     `error`: distance of the videos from those of the exact run, as a part of what STG changes in them.
@@ -122,14 +122,14 @@ class Reuse:
     psnr_db: float  # against the exact run
 
 
-def reuse(pipe: Any, clips: int, scale: float = 1.0) -> Iterator[Reuse]:
+def measure_reuse(pipe: Any, clips: int, scale: float = 1.0) -> Iterator[ReuseResult]:
     """Measure every n of `EVERY` on `clips` prompts, from the same noise."""
     scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
     prompts = world.captions(scenes, SEED)
-    plain, exact = make(pipe, prompts, SEED).frames, make(pipe, prompts, SEED, STG(LAYERS, scale))
+    plain, exact = generate_clips(pipe, prompts, SEED).frames, generate_clips(pipe, prompts, SEED, STG(LAYERS, scale))
     effect = (exact.frames - plain).square().mean().sqrt()
     for n in EVERY:
-        made = exact if n == 1 else make(pipe, prompts, SEED, STG(LAYERS, scale, every=n))
+        made = exact if n == 1 else generate_clips(pipe, prompts, SEED, STG(LAYERS, scale, every=n))
         error = (made.frames - exact.frames).square().mean()
         psnr = -10 * torch.log10(error / 4)
-        yield Reuse(n, made.passes_per_step, float(error.sqrt() / effect), float(psnr))
+        yield ReuseResult(n, made.passes_per_step, float(error.sqrt() / effect), float(psnr))

@@ -69,7 +69,7 @@ def train(
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = world.sample_scenes(BATCH_SIZE, seed=step + 5 * 10**6, split="all")
-        frames = _spoil(world.render(scenes), torch.Generator().manual_seed(step)).to(device)
+        frames = _augment(world.render(scenes), torch.Generator().manual_seed(step)).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits, _ = judge(frames)
         losses, metrics = [], {}
@@ -80,11 +80,11 @@ def train(
         return torch.stack(losses).sum(), metrics
 
     yield from training_loop.fit(judge, loss, schedule, folder / "judge.ckpt")
-    with training_loop.finished(folder / "judge.safetensors") as part:
+    with training_loop.atomic_path(folder / "judge.safetensors") as part:
         save_file(judge.state_dict(), part)
 
 
-def _spoil(frames: Tensor, generator: torch.Generator) -> Tensor:
+def _augment(frames: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, noise, fading and small shifts, so that the judge stays sensible on imperfect videos; a third is clean."""
 
     def uniform(*shape: int) -> Tensor:
@@ -126,7 +126,7 @@ def load_judge() -> Judge:
     from safetensors.torch import load_file
 
     judge = Judge()
-    judge.load_state_dict(load_file(packaged.path("judge") / "judge.safetensors"))
+    judge.load_state_dict(load_file(packaged.packaged_path("judge") / "judge.safetensors"))
     return judge.eval()
 
 

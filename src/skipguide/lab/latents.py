@@ -11,24 +11,26 @@ import torch
 from skipguide.lab import training_loop
 
 Tensor = torch.Tensor
-CHUNK = 16  # clips at a time; more fall out of a processor's cache
+CHUNK_CLIPS = 16  # clips at a time; more fall out of a processor's cache
 
 
-def latents(folder: Path, num: int, encoded: Callable[[slice], dict[str, Tensor]]) -> Iterator[training_loop.Progress]:
+def cache_latents(
+    folder: Path, num: int, encoded: Callable[[slice], dict[str, Tensor]]
+) -> Iterator[training_loop.Progress]:
     """Write what `encoded` makes of `num` clips, a few rows at a time, one tensor for each name."""
     from safetensors.torch import save_file
 
     found: dict[str, list[Tensor]] = {}
-    for start in range(0, num, CHUNK):
-        stop = min(start + CHUNK, num)
+    for start in range(0, num, CHUNK_CLIPS):
+        stop = min(start + CHUNK_CLIPS, num)
         for name, part in encoded(slice(start, stop)).items():
             found.setdefault(name, []).append(part)
         yield training_loop.Progress(stop, num, {}, 0.0)
-    with training_loop.finished(folder / "latents.safetensors") as part:
+    with training_loop.atomic_path(folder / "latents.safetensors") as part:
         save_file({name: torch.cat(parts).contiguous() for name, parts in found.items()}, part)
 
 
-def encoder(vae: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
+def make_encoder(vae: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
     """What makes latents of clips `(B, 3, F, H, W)` as Mochi's and Open-Sora's pipelines do: mean 0, deviation 1, fp16.
 
     Their autoencoders keep one mean and one deviation for each channel in the config.

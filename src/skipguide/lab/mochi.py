@@ -46,11 +46,11 @@ TRANSFORMER: dict[str, Any] = dict(
 def build(vae: AutoencoderKLMochi) -> MochiPipeline:
     """The untrained pipeline around a trained autoencoder."""
     torch.manual_seed(0)
-    words = text.tokenizer()
+    words = text.build_tokenizer()
     transformer = MochiTransformer3DModel(**TRANSFORMER)
     _initialise(transformer)
     scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
-    return MochiPipeline(scheduler, vae, text.encoder(words), words, transformer)
+    return MochiPipeline(scheduler, vae, text.build_encoder(words), words, transformer)
 
 
 @torch.no_grad()
@@ -113,11 +113,11 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
 
     `folder/latents.safetensors` holds `(num, 12, 4, 8, 8)` float16, normalised as MochiPipeline does.
     """
-    training_loop.require(folder, "vae/config.json")
+    training_loop.require_files(folder, "vae/config.json")
     vae: Any = AutoencoderKLMochi.from_pretrained(folder / "vae")
     autoencoder.unchunk(vae)
-    encode, scenes = latent_cache.encoder(vae.to(device), device), training_scenes(num)
-    yield from latent_cache.latents(folder, num, lambda rows: {"latents": encode(world.render(scenes[rows]))})
+    encode, scenes = latent_cache.make_encoder(vae.to(device), device), training_scenes(num)
+    yield from latent_cache.cache_latents(folder, num, lambda rows: {"latents": encode(world.render(scenes[rows]))})
 
 
 def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
@@ -125,14 +125,14 @@ def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
     return world.sample_scenes(num, seed=2 * 10**6)
 
 
-def _batch(step: int, latents: Tensor, scenes: world.Scenes) -> tuple[Tensor, list[str]]:
+def _sample_batch(step: int, latents: Tensor, scenes: world.Scenes) -> tuple[Tensor, list[str]]:
     rows = torch.randint(len(latents), (BATCH_SIZE,), generator=torch.Generator().manual_seed(step))
     rng = random.Random(step)
     words = world.captions(scenes[rows], seed=step)
     return latents[rows].float(), ["" if rng.random() < CAPTION_DROPOUT else caption for caption in words]
 
 
-def _times(num: int, generator: torch.Generator) -> Tensor:
+def _sample_times(num: int, generator: torch.Generator) -> Tensor:
     """`(num,)` in [0, 1]: logit-normal; a fifth near pure noise, where Mochi's schedule spends half its steps."""
     t = torch.sigmoid(torch.randn(num, generator=generator) - 0.3)
     early = 0.06 * torch.rand(num, generator=generator)
@@ -151,10 +151,10 @@ def train(
     """
     from safetensors.torch import load_file
 
-    training_loop.require(folder, "vae/config.json", "latents.safetensors")
+    training_loop.require_files(folder, "vae/config.json", "latents.safetensors")
     pipe = build(AutoencoderKLMochi.from_pretrained(folder / "vae"))
     latents, scenes = load_file(folder / "latents.safetensors")["latents"], training_scenes()
-    pair: Any = text.Pair(pipe.transformer, pipe.text_encoder).to(device)
+    pair: Any = text.TrainingPair(pipe.transformer, pipe.text_encoder).to(device)
     dtype = training_loop.faster_dtype(device)
     blocks: list[Any] = list(pair.transformer.transformer_blocks)
     usual = [block.attn1.processor for block in blocks]
@@ -165,9 +165,9 @@ def train(
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(step)
-        x, words = _batch(step, latents, scenes)
+        x, words = _sample_batch(step, latents, scenes)
         noise = torch.randn(x.shape, generator=generator)
-        t = _times(len(x), generator)
+        t = _sample_times(len(x), generator)
         x_t = torch.lerp(noise, x, t.view(-1, 1, 1, 1, 1)).to(device)
         tokens = pipe.tokenizer(words, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
         mask = tokens.attention_mask.bool().to(device)
@@ -180,4 +180,4 @@ def train(
     yield from training_loop.fit(pair, loss, schedule, folder / "transformer.ckpt")
     for block, processor in zip(blocks, usual, strict=True):
         block.attn1.processor = processor
-    training_loop.save(pipe, folder / "pipeline", pipe.transformer, pipe.vae)
+    training_loop.save_pipeline(pipe, folder / "pipeline", pipe.transformer, pipe.vae)

@@ -70,14 +70,14 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
         ValueError: if a part is missing.
     """
     name, reads = f"lab-{model}", model == "mochi"
-    training_loop.require(
+    training_loop.require_files(
         folder, "pipeline/model_index.json", *(["judge.safetensors"] if reads else []), "history.jsonl", "scores.json"
     )
-    text = card(model, folder, machine)  # first, for it fails where the scores are another model's
+    text = build_card(model, folder, machine)  # first, for it fails where the scores are another model's
     target, reader = packaged.WEIGHTS / name, packaged.WEIGHTS / "judge"
-    with training_loop.finished(target.with_name(f"{name}.new")) as part:
+    with training_loop.atomic_path(target.with_name(f"{name}.new")) as part:
         shutil.copytree(folder / "pipeline", part)
-        _forget_places(part)
+        _strip_local_paths(part)
         shutil.copyfile(folder / "scores.json", part / "scores.json")
         (part / "README.md").write_text(text, encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
@@ -93,7 +93,7 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
     return [target, *([reader] if reads else []), *([docs / f"{name}.md"] if docs else [])]
 
 
-def card(model: str, folder: Path, machine: str) -> str:
+def build_card(model: str, folder: Path, machine: str) -> str:
     """The model card, from the training log and the scores."""
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -103,23 +103,23 @@ def card(model: str, folder: Path, machine: str) -> str:
         colours=", ".join(world.COLOURS),
         shapes=" or ".join(world.SHAPES),
         motions=", ".join(world.MOTIONS),
-        parts=_parts(model, folder, history),
+        parts=_parts_table(model, folder, history),
         machine=machine,
         count=scores["clips"],
         steps=scores["steps"],
         command=scores["command"],
-        curve=_curve(history),
+        curve=_training_curve(history),
     )
     if model == "svd":
         dropout, (slowest, fastest) = svd.IMAGE_DROPOUT, svd.FPS
         return template.format(
             **common, frames=svd.FRAMES, dropout=dropout, clips=svd.NUM_CLIPS, slowest=slowest, fastest=fastest,
             unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS, restart=svd.SCHEDULE.restarts[0],
-            table=score_svd.table(scores),
+            table=score_svd.format_table(scores),
         )  # fmt: skip
     read = scores["judge_accuracy_reconstructed"]
     common |= dict(
-        table=score_text.table(scores), ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items())
+        table=score_text.format_table(scores), ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items())
     )
     if model == "opensora":
         channels = autoencoder.OPENSORA_CONFIG["latent_channels"]
@@ -134,7 +134,7 @@ def card(model: str, folder: Path, machine: str) -> str:
     )
 
 
-def _forget_places(pipeline: Path) -> None:
+def _strip_local_paths(pipeline: Path) -> None:
     """Take out of the configs from which folder of this machine a part was loaded."""
     for path in pipeline.glob("*/config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -142,7 +142,7 @@ def _forget_places(pipeline: Path) -> None:
             path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _parts(model: str, folder: Path, history: list[dict[str, Any]]) -> str:
+def _parts_table(model: str, folder: Path, history: list[dict[str, Any]]) -> str:
     from safetensors import safe_open
 
     def parameters(path: Path) -> str:
@@ -169,7 +169,7 @@ def _parts(model: str, folder: Path, history: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def _curve(history: list[dict[str, Any]]) -> str:
+def _training_curve(history: list[dict[str, Any]]) -> str:
     lines = ["| stage | step | minutes | measured (mean over the steps before) |", "|---|---:|---:|---|"]
     for stage in ("autoencoder", "judge", "transformer", "image encoder", "unet"):
         rows = [row for row in history if row["stage"] == stage]

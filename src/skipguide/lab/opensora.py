@@ -59,11 +59,11 @@ SCHEDULER: dict[str, Any] = dict(base_resolution=world.FRAME_SIZE**2, base_num_f
 def build(vae: AutoencoderKLOpenSora) -> Any:
     """The untrained pipeline around a trained autoencoder."""
     torch.manual_seed(0)
-    words = text.tokenizer(SCORE_WORDS)
+    words = text.build_tokenizer(SCORE_WORDS)
     transformer = OpenSoraTransformer3DModel(**TRANSFORMER)
     _initialise(transformer)
     scheduler = OpenSoraRFlowScheduler(**SCHEDULER)
-    return OpenSoraPipeline(words, text.encoder(words), vae, transformer, scheduler)
+    return OpenSoraPipeline(words, text.build_encoder(words), vae, transformer, scheduler)
 
 
 @torch.no_grad()
@@ -125,29 +125,29 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
     `folder/latents.safetensors` holds float16, normalised as the pipeline does: the latents of whole clips
     `(num, 12, 5, 8, 8)`, and of their first frames alone `(num, 12, 1, 8, 8)`, as the pipeline encodes a given picture.
     """
-    training_loop.require(folder, "vae/config.json")
+    training_loop.require_files(folder, "vae/config.json")
     vae: Any = AutoencoderKLOpenSora.from_pretrained(folder / "vae")
-    autoencoder.last_channels(vae.to(device))
-    encode, scenes = latents.encoder(vae, device), training_scenes(num)
+    autoencoder.use_channels_last(vae.to(device))
+    encode, scenes = latents.make_encoder(vae, device), training_scenes(num)
 
     def encoded(rows: slice) -> dict[str, Tensor]:
         frames = world.render(scenes[rows], FRAMES)
         return {"latents": encode(frames), "pictures": encode(frames[:, :, :1])}
 
-    yield from latents.latents(folder, num, encoded)
+    yield from latents.cache_latents(folder, num, encoded)
 
 
-def captions(scenes: world.Scenes, seed: int) -> list[str]:
+def pipeline_captions(scenes: world.Scenes, seed: int) -> list[str]:
     """What the pipeline makes of prompts before T5 reads them: lower case, with a score or without; a few are empty."""
     rng, found = random.Random(seed), []
     for caption in world.captions(scenes, seed):
         score = AESTHETIC_SCORE if rng.random() < SCORED_SHARE else None
         empty = rng.random() < EMPTY_SHARE
-        found.append("" if empty else prompts.with_scores(caption, score, None, None).lower())
+        found.append("" if empty else prompts.append_scores(caption, score, None, None).lower())
     return found
 
 
-def embeddings(pair: Any, tokenizer: Any, words: Sequence[str], dropped: Tensor) -> tuple[Tensor, Tensor]:
+def embed_captions(pair: Any, tokenizer: Any, words: Sequence[str], dropped: Tensor) -> tuple[Tensor, Tensor]:
     """Captions to `(B, L, 96)` and the mask `(B, L)`; where they are dropped, `(B,)`, the null caption for as long."""
     device = pair.transformer.null_caption.device
     tokens = tokenizer(list(words), padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").to(device)
@@ -156,7 +156,7 @@ def embeddings(pair: Any, tokenizer: Any, words: Sequence[str], dropped: Tensor)
     return torch.where(dropped.to(device)[:, None, None], null, embeds), tokens.attention_mask.bool()
 
 
-def noised(
+def noise_latents(
     scheduler: OpenSoraRFlowScheduler, x: Tensor, pictures: Tensor, given: Tensor, noise: Tensor, t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the transformer sees and shall say.
@@ -176,14 +176,14 @@ def noised(
     return x_t, frame_mask, x - noise
 
 
-def timesteps(scheduler: OpenSoraRFlowScheduler) -> Tensor:
+def sampler_timesteps(scheduler: OpenSoraRFlowScheduler) -> Tensor:
     """`(1000,)`: those of a sampler with a thousand steps, moved towards noise as it moves them for our clips."""
     size = world.FRAME_SIZE
     scheduler.set_timesteps(scheduler.config["num_train_timesteps"], height=size, width=size, num_frames=FRAMES)
     return scheduler.timesteps
 
 
-def _times(num: int, table: Tensor, generator: torch.Generator) -> Tensor:
+def _sample_times(num: int, table: Tensor, generator: torch.Generator) -> Tensor:
     """`(num,)` of a table: half of them logit-normal, half uniform in the steps of the sampler."""
     uniform, normal = torch.rand(num, generator=generator), torch.randn(num, generator=generator).sigmoid()
     place = torch.where(torch.rand(num, generator=generator) < 0.5, uniform, normal)
@@ -202,14 +202,14 @@ def train(
     """
     from safetensors.torch import load_file
 
-    training_loop.require(folder, "vae/config.json", "latents.safetensors")
+    training_loop.require_files(folder, "vae/config.json", "latents.safetensors")
     pipe = build(AutoencoderKLOpenSora.from_pretrained(folder / "vae"))  # type: ignore[arg-type]
     data = load_file(folder / "latents.safetensors")
     scenes = training_scenes(len(data["latents"]))
-    pair: Any = text.Pair(pipe.transformer, pipe.text_encoder).to(device)
-    dtype, table = training_loop.faster_dtype(device), timesteps(pipe.scheduler)
+    pair: Any = text.TrainingPair(pipe.transformer, pipe.text_encoder).to(device)
+    dtype, table = training_loop.faster_dtype(device), sampler_timesteps(pipe.scheduler)
     usual = pair.transformer.attn_processors
-    _hasten(pair.transformer, device)
+    _speed_up_training(pair.transformer, device)
     size = dict.fromkeys(("height", "width"), float(world.FRAME_SIZE))
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -218,12 +218,12 @@ def train(
         dropped, given = (
             torch.rand(BATCH_SIZE, generator=generator) < share for share in (CAPTION_DROPOUT, GIVEN_SHARE)
         )
-        t = _times(BATCH_SIZE, table, generator)
+        t = _sample_times(BATCH_SIZE, table, generator)
         x, pictures = data["latents"][rows].float(), data["pictures"][rows].float()
         noise = torch.randn(x.shape, generator=generator)
-        x_t, frame_mask, v = (y.to(device) for y in noised(pipe.scheduler, x, pictures, given, noise, t))
+        x_t, frame_mask, v = (y.to(device) for y in noise_latents(pipe.scheduler, x, pictures, given, noise, t))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            embeds, mask = embeddings(pair, pipe.tokenizer, captions(scenes[rows], step), dropped)
+            embeds, mask = embed_captions(pair, pipe.tokenizer, pipeline_captions(scenes[rows], step), dropped)
             predicted = pair.transformer(
                 x_t, t.to(device), embeds, mask, frame_mask, world.FPS, **size, return_dict=False
             )[0].chunk(2, dim=1)[0]
@@ -232,10 +232,10 @@ def train(
 
     yield from training_loop.fit(pair, loss, schedule, folder / "transformer.ckpt")
     pair.transformer.set_attn_processor(usual)
-    training_loop.save(pipe, folder / "pipeline", pipe.transformer, pipe.vae)
+    training_loop.save_pipeline(pipe, folder / "pipeline", pipe.transformer, pipe.vae)
 
 
-def _hasten(transformer: Any, device: torch.device) -> None:
+def _speed_up_training(transformer: Any, device: torch.device) -> None:
     """For training only: attention of a few tokens as plain products; blocks compiled where that can be."""
     transformer.set_attn_processor(PlainAttention())
     if training_loop.can_compile(device):  # fusing the many small operations doubles the speed

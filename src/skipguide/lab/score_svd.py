@@ -21,7 +21,7 @@ Tensor = torch.Tensor
 STEPS = 25
 BATCH = 8  # clips; they share a bucket, for the pipeline takes one
 SEED = 8 * 10**6
-KEPT = ("shape", "colour")  # the motion is not given: a first frame admits several
+CHECKED_WORDS = ("shape", "colour")  # the motion is not given: a first frame admits several
 
 
 def score(
@@ -35,34 +35,34 @@ def score(
     """
     if clips <= 2 * BATCH:
         raise ValueError(f"clips must be more than {2 * BATCH}, for buckets to be compared, but got {clips}. Take 64.")
-    pipe = _load(folder)
-    rows = settings(layers, spatial, temporal, residual, rescale)
+    pipe = _load_pipeline(folder)
+    rows = score_settings(layers, spatial, temporal, residual, rescale)
     for _, terms, _ in rows[1:]:
         guide(pipe, *terms).remove()  # a layer that there is not is said at once
     note("reconstruction and the judge on real clips")
     real = RealClips(clips)
     found: dict[str, Any] = {
-        "command": _command(clips, layers, spatial, temporal, residual, rescale),
+        "command": _format_command(clips, layers, spatial, temporal, residual, rescale),
         "clips": clips,
         "steps": STEPS,
         "guidance_scale": svd.GUIDANCE_SCALE,
         "psnr_db": {s: round(autoencoder.psnr(pipe.vae, autoencoder.SVD, s), 2) for s in ("train", "heldout")},
-        "real": measured(real, real.frames),
-        "reconstructed": measured(real, _reconstructed(pipe, real.frames)),
+        "real": measure_clips(real, real.frames),
+        "reconstructed": measure_clips(real, _reconstruct(pipe, real.frames)),
         "generated": [],
     }
     for name, terms, phi in rows:
-        row = {"setting": name, **_generated(pipe, real, real.buckets, terms, phi)}
+        row = {"setting": name, **_score_setting(pipe, real, real.buckets, terms, phi)}
         note(str(row))
         found["generated"].append(row)
     # A first frame gives away some of the motion that its clip has. Here the slowest gets the highest bucket.
     turned = torch.cat(real.buckets.split(BATCH)[::-1])[: len(real.buckets)]
-    found["buckets_turned"] = _generated(pipe, real, turned, [], 0.0)
+    found["buckets_turned"] = _score_setting(pipe, real, turned, [], 0.0)
     note(str(found["buckets_turned"]))
     return found
 
 
-def settings(
+def score_settings(
     layers: Sequence[str], spatial: float, temporal: float, residual: float, rescale: float
 ) -> list[tuple[str, list[STG], float]]:
     """The rows: name, terms, phi. A scale of 0 leaves its row out."""
@@ -83,16 +83,16 @@ class RealClips:
 
     def __init__(self, num: int):
         scenes = world.sample_scenes(num, SEED, "all", second_share=0.0)
-        spans = world.spans(num, SEED)
+        spans = world.draw_spans(num, SEED)
         amount = world.amount_of_motion(world.masks(scenes, svd.FRAMES, spans))
         order = amount.argsort()
         self.scenes, self.frames = scenes[order], world.render(scenes[order], svd.FRAMES, span=spans[order])
-        buckets = svd.bucket(amount[order], torch.tensor(float(svd.USUAL_FPS))).split(BATCH)
+        buckets = svd.motion_bucket(amount[order], torch.tensor(float(svd.USUAL_FPS))).split(BATCH)
         self.buckets = torch.cat([part.mean().round().expand(len(part)) for part in buckets])
-        self.features = _read(self.frames)[1]
+        self.features = _judge_clips(self.frames)[1]
 
 
-def _command(
+def _format_command(
     clips: int, layers: Sequence[str], spatial: float, temporal: float, residual: float, rescale: float
 ) -> str:
     named = "".join(f" --layers {layer}" for layer in layers)
@@ -100,19 +100,19 @@ def _command(
     return f"skipguide lab score svd --clips {clips}{named}{scales} --rescale {rescale:g}"
 
 
-def _load(folder: Path | None) -> Any:
+def _load_pipeline(folder: Path | None) -> Any:
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
 
     if folder:
-        training_loop.require(folder, "pipeline/model_index.json")
-    path = folder / "pipeline" if folder else packaged.path("lab-svd")
+        training_loop.require_files(folder, "pipeline/model_index.json")
+    path = folder / "pipeline" if folder else packaged.packaged_path("lab-svd")
     pipe = StableVideoDiffusionPipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 @torch.no_grad()
-def _reconstructed(pipe: Any, frames: Tensor) -> Tensor:
+def _reconstruct(pipe: Any, frames: Tensor) -> Tensor:
     """What is left after the autoencoder: the ceiling for generated clips."""
     chunks = frames.split(BATCH)
     return torch.cat(
@@ -120,7 +120,7 @@ def _reconstructed(pipe: Any, frames: Tensor) -> Tensor:
     )
 
 
-def _generated(pipe: Any, real: RealClips, buckets: Tensor, terms: Sequence[STG], phi: float) -> dict[str, Any]:
+def _score_setting(pipe: Any, real: RealClips, buckets: Tensor, terms: Sequence[STG], phi: float) -> dict[str, Any]:
     handle = guide(pipe, *terms, rescale=phi) if terms else None
     try:
         chunks = zip(real.frames[:, :, 0].split(BATCH), buckets.split(BATCH), strict=True)
@@ -129,7 +129,7 @@ def _generated(pipe: Any, real: RealClips, buckets: Tensor, terms: Sequence[STG]
         if handle:
             handle.remove()
     passes = handle.passes_per_step if handle else 2.0
-    return {"passes_per_step": round(passes, 3), **measured(real, torch.cat(videos), buckets)}
+    return {"passes_per_step": round(passes, 3), **measure_clips(real, torch.cat(videos), buckets)}
 
 
 def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
@@ -146,20 +146,20 @@ def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def measured(real: RealClips, frames: Tensor, buckets: Tensor | None = None) -> dict[str, float]:
+def measure_clips(real: RealClips, frames: Tensor, buckets: Tensor | None = None) -> dict[str, float]:
     """What the card says of one set of clips.
 
     `shape`, `colour`: share of clips in which the judge reads the object of the first frame. `first_frame_db`: mean
     PSNR of the first frame against the one given. `motion`: Spearman's correlation of bucket and amount of motion.
     `frechet`: distance of the judge's features from those of the real clips.
     """
-    words, features = _read(frames)
-    kept = {name: (words[name] == getattr(real.scenes, name)).float().mean().item() for name in KEPT}
+    words, features = _judge_clips(frames)
+    kept = {name: (words[name] == getattr(real.scenes, name)).float().mean().item() for name in CHECKED_WORDS}
     error = (frames[:, :, 0] - real.frames[:, :, 0]).square().mean((1, 2, 3)).clamp_min(1e-10)
-    amount = world.amount_of_motion(world.found_masks(real.scenes, frames))
+    amount = world.amount_of_motion(world.segment_objects(real.scenes, frames))
     found = {
         **kept,
-        "both": torch.stack([words[n] == getattr(real.scenes, n) for n in KEPT]).all(0).float().mean().item(),
+        "both": torch.stack([words[n] == getattr(real.scenes, n) for n in CHECKED_WORDS]).all(0).float().mean().item(),
         "first_frame_db": (-10 * torch.log10(error / 4)).mean().item(),
         "motion": spearman(real.buckets if buckets is None else buckets, amount),
         "amount_of_motion": amount.mean().item(),
@@ -168,10 +168,10 @@ def measured(real: RealClips, frames: Tensor, buckets: Tensor | None = None) -> 
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def _read(frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _judge_clips(frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The judge knows clips of 19 frames: of fewer some are shown twice."""
     stretched = F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
-    return scoring.read(judge.load_judge(), stretched)
+    return scoring.judge_clips(judge.load_judge(), stretched)
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
@@ -186,7 +186,7 @@ def _ranks(values: Tensor) -> Tensor:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def table(scores: dict[str, Any]) -> str:
+def format_table(scores: dict[str, Any]) -> str:
     """The scores for people, as Markdown."""
     lines = [
         f"- reconstruction: {scores['psnr_db']['train']} dB, held out {scores['psnr_db']['heldout']} dB",

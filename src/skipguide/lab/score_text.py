@@ -14,9 +14,9 @@ from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 from skipguide import STG, guide
 from skipguide.files import packaged
 from skipguide.lab import autoencoder, judge, training_loop, world
-from skipguide.method.terms import listed_layers
+from skipguide.method.terms import explicit_layers
 from skipguide.opensora import OpenSoraPipeline
-from skipguide.pipeline.warnings import quiet_autocast
+from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 Tensor = torch.Tensor
 STEPS = 28
@@ -25,18 +25,18 @@ SEED = 7 * 10**6
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredModel:
     """What is different about a lab model."""
 
     pipeline: Any  # its class
-    kind: autoencoder.Kind
+    kind: autoencoder.AutoencoderSpec
     call: dict[str, Any]  # what a call gets beside the prompts, CFG's scale and the noise
     brings_judge: bool = False  # the others are read by the packaged one
 
 
 MODELS = {
-    "mochi": Scored(MochiPipeline, autoencoder.MOCHI, dict(max_sequence_length=32), brings_judge=True),
-    "opensora": Scored(
+    "mochi": ScoredModel(MochiPipeline, autoencoder.MOCHI, dict(max_sequence_length=32), brings_judge=True),
+    "opensora": ScoredModel(
         OpenSoraPipeline, autoencoder.OPENSORA,
         dict(max_sequence_length=32, fps=world.FPS, aesthetic_score=None, clean_caption=False),
     ),
@@ -56,59 +56,59 @@ def score(
         terms: each by itself beside the last CFG scale; of one scale and skip.
     """
     kind = MODELS[model].kind
-    pipe, reader = _load(model, folder)
+    pipe, reader = _load_pipeline(model, folder)
     for term in terms:
         guide(pipe, term).remove()  # a layer that there is not is said at once
     note("reconstruction and the judge on real clips")
     found: dict[str, Any] = {
-        "command": _command(model, clips, guidance_scales, terms),
+        "command": _format_command(model, clips, guidance_scales, terms),
         "clips": clips,
         "steps": STEPS,
         "psnr_db": {split: round(autoencoder.psnr(pipe.vae, kind, split), 2) for split in ("train", "heldout")},
-        "judge_accuracy": _accuracy(reader, kind.frames),
-        "judge_accuracy_reconstructed": _reconstructed(pipe, reader, kind),
+        "judge_accuracy": _judge_accuracy(reader, kind.frames),
+        "judge_accuracy_reconstructed": _score_reconstruction(pipe, reader, kind),
         "generated": [],
     }
     scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
     others = world.sample_scenes(clips, SEED + 1, "all", second_share=0.0)
-    real = read(reader, world.render(others, kind.frames))[1]
-    found["frechet_real"] = round(judge.frechet(read(reader, world.render(scenes, kind.frames))[1], real), 2)
+    real = judge_clips(reader, world.render(others, kind.frames))[1]
+    found["frechet_real"] = round(judge.frechet(judge_clips(reader, world.render(scenes, kind.frames))[1], real), 2)
     settings = [(g, None) for g in guidance_scales] + [(guidance_scales[-1], term) for term in terms]
     for g, term in settings:
-        row = _generated(model, pipe, reader, scenes, real, g, term)
+        row = _score_setting(model, pipe, reader, scenes, real, g, term)
         note(str(row))
         found["generated"].append(row)
     return found
 
 
-def _command(model: str, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG]) -> str:
+def _format_command(model: str, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG]) -> str:
     """What measures the same on the packaged model."""
     scales = "".join(f" --guidance-scale {g:g}" for g in guidance_scales)
-    skipped = "".join(f" --layers {_named(listed_layers(term))}" for term in terms)
+    skipped = "".join(f" --layers {_join_layers(explicit_layers(term))}" for term in terms)
     skipped += f" --stg-scale {terms[0].scale:g} --skip {terms[0].skip}" if terms else ""
     return f"skipguide lab score {model} --clips {clips}{scales}{skipped}"
 
 
-def _named(layers: Sequence[int | str]) -> str:
+def _join_layers(layers: Sequence[int | str]) -> str:
     return ",".join(map(str, layers))
 
 
-def _load(model: str, folder: Path | None) -> tuple[Any, judge.Judge]:
+def _load_pipeline(model: str, folder: Path | None) -> tuple[Any, judge.Judge]:
     from safetensors.torch import load_file
 
     row = MODELS[model]
     if folder:
-        training_loop.require(folder, "pipeline/model_index.json", *["judge.safetensors"] * row.brings_judge)
-    pipe = row.pipeline.from_pretrained(folder / "pipeline" if folder else packaged.path(f"lab-{model}"))
+        training_loop.require_files(folder, "pipeline/model_index.json", *["judge.safetensors"] * row.brings_judge)
+    pipe = row.pipeline.from_pretrained(folder / "pipeline" if folder else packaged.packaged_path(f"lab-{model}"))
     pipe.set_progress_bar_config(disable=True)
     reader = judge.Judge()
-    place = folder if folder and row.brings_judge else packaged.path("judge")
+    place = folder if folder and row.brings_judge else packaged.packaged_path("judge")
     reader.load_state_dict(load_file(place / "judge.safetensors"))
     return pipe, reader.eval()
 
 
 @torch.no_grad()
-def read(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def judge_clips(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Words and features of clips `(B, 3, F, H, W)`; the judge knows 19 frames, of fewer some are shown twice."""
     if frames.shape[2] != world.NUM_FRAMES:
         frames = F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
@@ -117,28 +117,30 @@ def read(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor
     return words, torch.cat([features for _, features in parts])
 
 
-def _share(words: dict[str, Tensor], scenes: world.Scenes) -> dict[str, float]:
+def _share_right(words: dict[str, Tensor], scenes: world.Scenes) -> dict[str, float]:
     return {name: round((words[name] == getattr(scenes, name)).float().mean().item(), 4) for name in judge.HEADS}
 
 
-def _accuracy(reader: judge.Judge, frames: int, num: int = 512) -> dict[str, float]:
+def _judge_accuracy(reader: judge.Judge, frames: int, num: int = 512) -> dict[str, float]:
     """Share of real clips of so many frames that the judge reads right."""
     if frames == world.NUM_FRAMES:
         return judge.accuracy(reader)
     scenes = world.sample_scenes(num, SEED + 3, "all")
-    return _share(read(reader, world.render(scenes, frames))[0], scenes)
+    return _share_right(judge_clips(reader, world.render(scenes, frames))[0], scenes)
 
 
 @torch.no_grad()
-def _reconstructed(pipe: Any, reader: judge.Judge, kind: autoencoder.Kind, num: int = 256) -> dict[str, float]:
+def _score_reconstruction(
+    pipe: Any, reader: judge.Judge, kind: autoencoder.AutoencoderSpec, num: int = 256
+) -> dict[str, float]:
     """What the judge reads after the autoencoder: the ceiling for generated clips."""
     scenes = world.sample_scenes(num, SEED + 2, "all")
     chunks = world.render(scenes, kind.frames).split(16)
     made = [kind.decode(pipe.vae, kind.encode(pipe.vae, c).mean, kind.frames) for c in chunks]
-    return _share(read(reader, torch.cat(made))[0], scenes)
+    return _share_right(judge_clips(reader, torch.cat(made))[0], scenes)
 
 
-def _generated(
+def _score_setting(
     model: str,
     pipe: Any,
     reader: judge.Judge,
@@ -155,15 +157,15 @@ def _generated(
     finally:
         if handle:
             handle.remove()
-    words, features = read(reader, torch.cat(videos))
+    words, features = judge_clips(reader, torch.cat(videos))
     held_out = world.is_held_out(scenes.shape, scenes.colour, scenes.motion)
     right = torch.stack([words[name] == getattr(scenes, name) for name in judge.HEADS]).all(0)
     row = {
         "guidance_scale": g,
-        "layers": listed_layers(term) if term else [],
+        "layers": explicit_layers(term) if term else [],
         "stg_scale": term.scale if term else 0.0,
         "skip": term.skip if term else None,
-        **_share(words, scenes),
+        **_share_right(words, scenes),
     }
     row["all_three"] = round(right.float().mean().item(), 4)
     row["all_three_heldout"] = round(right[held_out].float().mean().item(), 4) if held_out.any() else None
@@ -173,7 +175,7 @@ def _generated(
 def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "mochi") -> Tensor:
     """`(B, 3, F, H, W)` in [-1, 1]: one batch through the pipeline, noise drawn from `seed`."""
     row = MODELS[model]
-    with quiet_autocast():
+    with ignore_cpu_autocast_warning():
         frames = pipe(
             prompts, height=world.FRAME_SIZE, width=world.FRAME_SIZE, num_frames=row.kind.frames,
             num_inference_steps=STEPS, guidance_scale=g, output_type="pt",
@@ -182,7 +184,7 @@ def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "m
     return frames.transpose(1, 2) * 2 - 1
 
 
-def table(scores: dict[str, Any]) -> str:
+def format_table(scores: dict[str, Any]) -> str:
     """The scores for people, as Markdown."""
     lines = [
         f"- reconstruction: {scores['psnr_db']['train']} dB, held out {scores['psnr_db']['heldout']} dB",
@@ -195,7 +197,7 @@ def table(scores: dict[str, Any]) -> str:
     ]
     for r in scores["generated"]:
         kind = " attention" if r.get("skip") == "attention" else ""
-        stg = f"{_named(r['layers'])}{kind}, {r['stg_scale']:g}" if r["layers"] else "-"
+        stg = f"{_join_layers(r['layers'])}{kind}, {r['stg_scale']:g}" if r["layers"] else "-"
         values = [r[name] for name in (*judge.HEADS, "all_three", "all_three_heldout")]
         shares = " | ".join("-" if value is None else f"{value:.3f}" for value in values)
         lines.append(f"| {r['guidance_scale']:g} | {stg} | {shares} | {r['frechet']:.1f} |")

@@ -47,7 +47,7 @@ LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform ov
 SCHEDULE = training_loop.Schedule(steps=4000, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998)
 READER_SCHEDULE = training_loop.Schedule(steps=2000, learning_rate=3e-3, decay=0.5)  # of the image encoder
 READER_BATCH = 32  # clips, two frames of each
-READ = {  # what the embedding has to tell, with the number of classes
+READ_ATTRIBUTES = {  # what the embedding has to tell, with the number of classes
     "shape": len(world.SHAPES), "colour": len(world.COLOURS), "size": len(world.SIZES),
     "background": len(world.BACKGROUNDS), "background_colour": len(world.BACKGROUND_COLOURS),
     "second_shape": len(world.SHAPES) + 1, "second_colour": len(world.COLOURS) + 1,
@@ -98,7 +98,7 @@ class Reader(nn.Module):
         super().__init__()
         self.image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER))
         width = IMAGE_ENCODER["projection_dim"]
-        self.heads = nn.ModuleDict({name: nn.Linear(width, num) for name, num in READ.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(width, num) for name, num in READ_ATTRIBUTES.items()})
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """`(B, 3, 224, 224)` -> logits `(B, classes)` of each head."""
@@ -118,27 +118,29 @@ def train_image_encoder(
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = world.sample_scenes(READER_BATCH, seed=step + 10**7)
-        frames = world.render(scenes, 2, span=world.spans(READER_BATCH, seed=step + 10**7))
+        frames = world.render(scenes, 2, span=world.draw_spans(READER_BATCH, seed=step + 10**7))
         pixels = pixel_values(frames.transpose(1, 2).flatten(0, 1))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = reader(pixels.to(device))
         losses, metrics = [], {}
-        for name, classes in _truth(scenes).items():
+        for name, classes in _true_classes(scenes).items():
             found, truth = logits[name], classes.repeat_interleave(2).to(device)
             losses.append(F.cross_entropy(found.float(), truth, label_smoothing=0.05))
             metrics[name] = (found.argmax(1) == truth).float().mean().item()
         return torch.stack(losses).sum(), metrics
 
     yield from training_loop.fit(reader, loss, schedule, folder / "image_encoder.ckpt")
-    with training_loop.finished(folder / "image_encoder") as part:
+    with training_loop.atomic_path(folder / "image_encoder") as part:
         reader.image_encoder.cpu().save_pretrained(part)
 
 
-def _truth(scenes: world.Scenes) -> dict[str, Tensor]:
-    """The classes of `READ`, `(B,)` each; the last class of a second object is that there is none."""
+def _true_classes(scenes: world.Scenes) -> dict[str, Tensor]:
+    """The classes of `READ_ATTRIBUTES`, `(B,)` each; the last class of a second object is that there is none."""
     none = scenes.second_shape < 0
-    found = {name: getattr(scenes, name) for name in READ}
-    return {name: torch.where(none, READ[name] - 1, v) if "second" in name else v for name, v in found.items()}
+    found = {name: getattr(scenes, name) for name in READ_ATTRIBUTES}
+    return {
+        name: torch.where(none, READ_ATTRIBUTES[name] - 1, v) if "second" in name else v for name, v in found.items()
+    }
 
 
 def pixel_values(images: Tensor) -> Tensor:
@@ -150,7 +152,7 @@ def pixel_values(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def embeddings(image_encoder: Any, images: Tensor) -> Tensor:
+def embed_images(image_encoder: Any, images: Tensor) -> Tensor:
     """Pictures `(N, 3, H, W)` in 8 bits -> `(N, 64)`."""
     chunks = (pixel_values(chunk.to(image_encoder.device).float() / 127.5 - 1) for chunk in images.split(64))
     return torch.cat([image_encoder(chunk).image_embeds.float().cpu() for chunk in chunks])
@@ -161,20 +163,22 @@ def embeddings(image_encoder: Any, images: Tensor) -> Tensor:
 
 def training_clips(num: int = NUM_CLIPS) -> tuple[world.Scenes, Tensor]:
     """The scenes behind the cached latents, and how much of its path each clip covers, `(num,)`."""
-    return world.sample_scenes(num, seed=3 * 10**6), world.spans(num, seed=3 * 10**6)
+    return world.sample_scenes(num, seed=3 * 10**6), world.draw_spans(num, seed=3 * 10**6)
 
 
-def conditions(scenes: world.Scenes, spans: Tensor, seed: int) -> Tensor:
+def draw_conditions(scenes: world.Scenes, spans: Tensor, seed: int) -> Tensor:
     """`(B, 3)`: fps - 1, motion bucket and strength of the noise on the first frame, as the UNet gets them."""
     generator = torch.Generator().manual_seed(seed)
     num = len(scenes)
     fps = torch.randint(FPS[0], FPS[1] + 1, (num,), generator=generator).float()
     low, high = map(math.log, NOISE_AUG)
     strength = (low + (high - low) * torch.rand(num, generator=generator)).exp()
-    return torch.stack([fps - 1, bucket(world.amount_of_motion(world.masks(scenes, FRAMES, spans)), fps), strength], 1)
+    return torch.stack(
+        [fps - 1, motion_bucket(world.amount_of_motion(world.masks(scenes, FRAMES, spans)), fps), strength], 1
+    )
 
 
-def bucket(amount: Tensor, fps: Tensor) -> Tensor:
+def motion_bucket(amount: Tensor, fps: Tensor) -> Tensor:
     """The motion bucket, 0 to 255: motion per second, in the units of `world.amount_of_motion`."""
     return (BUCKETS_PER_UNIT * amount * fps / USUAL_FPS).round().clamp_max(255)
 
@@ -185,15 +189,15 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
     `folder/latents.safetensors` holds latents `(num, 14, 8, 8, 8)` with the pipeline's scaling, those of the noised
     first frame `(num, 8, 8, 8)` without it, that frame `(num, 3, 64, 64)` in 8 bits, and the conditions `(num, 3)`.
     """
-    training_loop.require(folder, "vae/config.json")
+    training_loop.require_files(folder, "vae/config.json")
     vae: Any = AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae")
-    autoencoder.last_channels(vae.to(device))
+    autoencoder.use_channels_last(vae.to(device))
     scenes, spans = training_clips(num)
     dtype = training_loop.faster_dtype(device)
 
     def encoded(rows: slice) -> dict[str, Tensor]:
         frames = world.render(scenes[rows], FRAMES, span=spans[rows])
-        given, image = conditions(scenes[rows], spans[rows], seed=rows.start), frames[:, :, 0]
+        given, image = draw_conditions(scenes[rows], spans[rows], seed=rows.start), frames[:, :, 0]
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(rows.start))
         noised = image + given[:, 2].view(-1, 1, 1, 1) * noise
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -206,17 +210,17 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
             "conditions": given,
         }
 
-    yield from latents.latents(folder, num, encoded)
+    yield from latents.cache_latents(folder, num, encoded)
 
 
-def noised(x_0: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def noise_latents(x_0: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Clean latents and noise `(B, F, C, h, w)`, sigma `(B,)` -> x, x as the UNet sees it, its timestep, and v."""
     s = sigma.view(-1, 1, 1, 1, 1)
     x = x_0 + s * noise
     return x, x / (s**2 + 1).sqrt(), sigma.log() / 4, (x / (s**2 + 1) - x_0) * (s**2 + 1).sqrt() / s
 
 
-def _sigmas(num: int, generator: torch.Generator) -> Tensor:
+def _sample_sigmas(num: int, generator: torch.Generator) -> Tensor:
     """`(num,)`: log-normal; a sixth log-uniform over what the scheduler goes through."""
     usual = LOG_SIGMA[0] + LOG_SIGMA[1] * torch.randn(num, generator=generator)
     low, high = math.log(SCHEDULER["sigma_min"]), math.log(SCHEDULER["sigma_max"])
@@ -237,24 +241,24 @@ def train(
     """
     from safetensors.torch import load_file
 
-    training_loop.require(folder, "vae/config.json", "image_encoder/config.json", "latents.safetensors")
+    training_loop.require_files(folder, "vae/config.json", "image_encoder/config.json", "latents.safetensors")
     vae = AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae")
     image_encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder").eval()
     pipe = build(vae, image_encoder)
     data = load_file(folder / "latents.safetensors")
-    data["image_embeds"] = embeddings(image_encoder.to(device), data.pop("images"))  # type: ignore[arg-type]
+    data["image_embeds"] = embed_images(image_encoder.to(device), data.pop("images"))  # type: ignore[arg-type]
     unet = pipe.unet.to(device)
     dtype = training_loop.faster_dtype(device)
     usual = unet.attn_processors
-    _hasten(unet, device)
+    _speed_up_training(unet, device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(step)
         rows = torch.randint(len(data["latents"]), (BATCH_SIZE,), generator=generator)
         x_0, ids = data["latents"][rows].float(), data["conditions"][rows]
         kept = (torch.rand(BATCH_SIZE, generator=generator) >= IMAGE_DROPOUT).float()
-        sigma = _sigmas(BATCH_SIZE, generator)
-        _, scaled, log_sigma, v = noised(x_0, torch.randn(x_0.shape, generator=generator), sigma)
+        sigma = _sample_sigmas(BATCH_SIZE, generator)
+        _, scaled, log_sigma, v = noise_latents(x_0, torch.randn(x_0.shape, generator=generator), sigma)
         image_latents = data["image_latents"][rows].float() * kept.view(-1, 1, 1, 1)
         image_embeds = data["image_embeds"][rows, None] * kept.view(-1, 1, 1)
         sample = torch.cat([scaled, image_latents[:, None].expand(-1, FRAMES, -1, -1, -1)], 2)
@@ -265,12 +269,12 @@ def train(
 
     yield from training_loop.fit(unet, loss, schedule, folder / "unet.ckpt")
     unet.set_attn_processor(usual)
-    training_loop.save(pipe, folder / "pipeline", pipe.unet, pipe.vae)
+    training_loop.save_pipeline(pipe, folder / "pipeline", pipe.unet, pipe.vae)
 
 
-def _hasten(unet: Any, device: torch.device) -> None:
+def _speed_up_training(unet: Any, device: torch.device) -> None:
     """For training only: attention of a few tokens as plain products, channels last, compiled where that can be."""
     unet.set_attn_processor(AttnProcessor())
-    autoencoder.last_channels(unet)
+    autoencoder.use_channels_last(unet)
     if training_loop.can_compile(device):
         unet.compile()

@@ -17,7 +17,7 @@ TEXT_ENCODER: dict[str, Any] = dict(
 )
 
 
-class Pair(nn.Module):
+class TrainingPair(nn.Module):
     """What is trained together."""
 
     def __init__(self, transformer: nn.Module, text_encoder: T5EncoderModel):
@@ -25,7 +25,7 @@ class Pair(nn.Module):
         self.transformer, self.text_encoder = transformer, text_encoder
 
 
-def tokenizer(more: Sequence[str] = ()) -> T5Tokenizer:
+def build_tokenizer(more: Sequence[str] = ()) -> T5Tokenizer:
     """A T5 tokenizer that knows every word of the captions and `more`, and spells others out in letters."""
     words = [(f"▁{word}", -1.0) for word in (*world.vocabulary(), *more)]
     letters = [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz,.'-"]
@@ -33,6 +33,6 @@ def tokenizer(more: Sequence[str] = ()) -> T5Tokenizer:
     return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=256)
 
 
-def encoder(words: T5Tokenizer) -> T5EncoderModel:
+def build_encoder(words: T5Tokenizer) -> T5EncoderModel:
     """An untrained one for the words of a tokenizer."""
     return T5EncoderModel(T5Config(vocab_size=-(-len(words) // 16) * 16, **TEXT_ENCODER))

@@ -63,11 +63,11 @@ def train(
     for stage in STAGES[model]:
         if (folder / stage.result).exists() or only not in (None, stage.name):
             continue
-        for progress in _logged(stage, folder, device):
+        for progress in _log_progress(stage, folder, device):
             yield stage.name, progress
 
 
-def _logged(stage: Stage, folder: Path, device: torch.device) -> Iterator[training_loop.Progress]:
+def _log_progress(stage: Stage, folder: Path, device: torch.device) -> Iterator[training_loop.Progress]:
     path, kept, started = folder / "history.jsonl", [], time.monotonic()
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     for progress in stage.run(folder, device):
@@ -80,6 +80,6 @@ def _logged(stage: Stage, folder: Path, device: torch.device) -> Iterator[traini
         # a run that was resumed does some steps again
         rows = [row for row in rows if row["stage"] != stage.name or row["step"] < progress.step]
         rows.append({"stage": stage.name, "step": progress.step, "seconds": seconds, **mean})
-        with training_loop.finished(path) as part:
+        with training_loop.atomic_path(path) as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         kept = []

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 Loss = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
-_STALE = 3600.0  # seconds after which nobody writes to a temporary file any more
+_STALE_SECONDS = 3600.0  # seconds after which nobody writes to a temporary file any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def fit(model: torch.nn.Module, loss: Loss, schedule: Schedule, checkpoint: Path
         for optimizer in optimizers:
             optimizer.step()
         if average is not None:
-            _accumulate(average, model, min(schedule.ema, (1 + step) / (10 + step)))
+            _update_average(average, model, min(schedule.ema, (1 + step) / (10 + step)))
         seconds = before + time.monotonic() - started
         last = step + 1 == schedule.steps
         if last or time.monotonic() - saved > schedule.checkpoint_minutes * 60:
@@ -97,7 +97,7 @@ def fit(model: torch.nn.Module, loss: Loss, schedule: Schedule, checkpoint: Path
     model.eval()
 
 
-def require(folder: Path, *names: str) -> None:
+def require_files(folder: Path, *names: str) -> None:
     """See that results of earlier stages are there.
 
     Raises:
@@ -112,12 +112,12 @@ def require(folder: Path, *names: str) -> None:
 
 
 @contextlib.contextmanager
-def finished(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name to write a file or folder to; it gets its own name when all of it is there."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of a process that was killed
         with contextlib.suppress(FileNotFoundError):  # another process was faster
-            if time.time() - left.stat().st_mtime > _STALE:
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 _remove(left)
     _remove(part)
     try:
@@ -133,7 +133,7 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def save(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:
+def save_pipeline(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:
     """Write a pipeline in diffusers layout, in files of at most 20 MB.
 
     Args:
@@ -144,7 +144,7 @@ def save(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:
     for part in halved:
         for parameter in part.parameters():
             parameter.data = parameter.data.half().contiguous()
-    with finished(folder) as part:
+    with atomic_path(folder) as part:
         pipe.save_pretrained(part, max_shard_size="20MB")
 
 
@@ -171,21 +171,21 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
-            for alike in _of_one_shape(group["params"]):
+            for alike in _group_by_shape(group["params"]):
                 updates = []
                 for p in alike:
                     average = self.state[p].setdefault("average", torch.zeros_like(p))
                     average.lerp_(p.grad, 1 - group["momentum"])
                     updates.append(p.grad.lerp(average, group["momentum"]).flatten(1))
                 # all at once: a UNet has hundreds of small matrices, and this halves what they take
-                for p, update in zip(alike, orthogonal(torch.stack(updates)), strict=True):
+                for p, update in zip(alike, orthogonalize(torch.stack(updates)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu et al. 2025)
                     step = update.reshape(p.shape).to(p.dtype)
                     p.add_(step, alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
-def _of_one_shape(parameters: list[torch.nn.Parameter]) -> list[list[Any]]:
+def _group_by_shape(parameters: list[torch.nn.Parameter]) -> list[list[Any]]:
     """Those with a gradient, by their shape as matrices."""
     found: dict[tuple[int, int], list[Any]] = {}
     for p in parameters:
@@ -194,7 +194,7 @@ def _of_one_shape(parameters: list[torch.nn.Parameter]) -> list[list[Any]]:
     return list(found.values())
 
 
-def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """`(..., M, N)` -> the nearest semi-orthogonal matrices, roughly: five Newton-Schulz steps in bfloat16."""
     x = matrices.bfloat16()
     if tall := x.shape[-2] > x.shape[-1]:
@@ -207,7 +207,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _accumulate(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+def _update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     theirs = list(model.parameters())
     for ours, p in zip(average.parameters(), theirs, strict=True):
         ours.lerp_(p, 1 - decay)
@@ -222,7 +222,7 @@ def _save(path: Path, step: int, seconds: float, model, average, optimizers) -> 
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with finished(path) as part:
+    with atomic_path(path) as part:
         torch.save(state, part)
 
 

@@ -89,7 +89,7 @@ class Scenes:
             }
 
 
-def exists(shape: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+def is_drawable(shape: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
     """Whether a combination can be seen at all: a circle cannot be seen spinning, so it is never drawn."""
     return ~((shape == _CIRCLE) & (motion == _SPIN))
 
@@ -115,7 +115,7 @@ def sample_scenes(num: int, seed: int, split: str = "train", *, second_share: fl
         return torch.randint(high, (candidates,), generator=generator)
 
     shape, colour, motion = draw(len(SHAPES)), draw(len(COLOURS)), draw(len(MOTIONS))
-    keep = exists(shape, motion)
+    keep = is_drawable(shape, motion)
     if split != "all":
         keep &= is_held_out(shape, colour, motion) == (split == "heldout")
     background_colour = draw(len(BACKGROUND_COLOURS))
@@ -153,7 +153,7 @@ def find_scenes(num: int, seed: int, **words: str | None) -> Scenes:
     return scenes[slice(num)]
 
 
-def picture(scenes: Scenes) -> Image.Image:
+def render_first_frame(scenes: Scenes) -> Image.Image:
     """The first frame of the first of some scenes."""
     pixels = (render(scenes[slice(1)], 2)[0, :, 0] + 1) * 127.5
     return Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
@@ -190,9 +190,9 @@ def render(
         alpha = _coverage(
             scenes.second_shape[second], corner, still, torch.full_like(still, SECOND_RADIUS), x, y, pixel
         )
-        frames[second] = _over(frames[second], alpha, _colour_of(scenes.second_colour[second]))
+        frames[second] = _blend(frames[second], alpha, _look_up_colour(scenes.second_colour[second]))
     alpha = _coverage(scenes.shape, centre, angle, radius, x, y, pixel)
-    return _over(frames, alpha, _tinted(scenes)) * 2 - 1
+    return _blend(frames, alpha, _object_colours(scenes)) * 2 - 1
 
 
 def _grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -202,16 +202,16 @@ def _grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
-def _tinted(scenes: Scenes) -> torch.Tensor:
+def _object_colours(scenes: Scenes) -> torch.Tensor:
     """(B, 3): the colour of the moving object, which is not always quite its name's."""
-    return (_colour_of(scenes.colour) + (scenes.jitter[:, 6:7] - 0.5) * 0.08).clamp(0, 1)
+    return (_look_up_colour(scenes.colour) + (scenes.jitter[:, 6:7] - 0.5) * 0.08).clamp(0, 1)
 
 
-def _colour_of(index: torch.Tensor) -> torch.Tensor:
+def _look_up_colour(index: torch.Tensor) -> torch.Tensor:
     return torch.tensor(list(COLOURS.values()))[index]  # (B, 3)
 
 
-def _over(frames: torch.Tensor, alpha: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+def _blend(frames: torch.Tensor, alpha: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
     return torch.lerp(frames, colour[:, :, None, None, None], alpha[:, None])
 
 
@@ -287,7 +287,7 @@ def _coverage(shape, centre, angle, radius, x, y, pixel: float) -> torch.Tensor:
 # --- how much moves ---------------------------------------------------------------------------------------------------
 
 
-def spans(num: int, seed: int) -> torch.Tensor:
+def draw_spans(num: int, seed: int) -> torch.Tensor:
     """(B,): for `render`, parts of a path from a tenth to all of it."""
     return 0.1 + 0.9 * torch.rand(num, generator=torch.Generator().manual_seed(seed))
 
@@ -298,7 +298,7 @@ def masks(scenes: Scenes, num_frames: int, span: torch.Tensor | None = None) -> 
     return _coverage(scenes.shape, *_trajectory(scenes, num_frames, span), x, y, 2 / FRAME_SIZE)
 
 
-def found_masks(scenes: Scenes, frames: torch.Tensor) -> torch.Tensor:
+def segment_objects(scenes: Scenes, frames: torch.Tensor) -> torch.Tensor:
     """(B, F, H, W) in [0, 1]: where the object of a scene is in a video of it, by colour.
 
     Args:
@@ -306,7 +306,7 @@ def found_masks(scenes: Scenes, frames: torch.Tensor) -> torch.Tensor:
         frames: (B, 3, F, H, W) in [-1, 1], generated or rendered.
     """
     backdrop = _background(scenes, *_grid(frames.shape[-1]))[:, :, None]
-    colour = _tinted(scenes)[:, :, None, None, None] - backdrop
+    colour = _object_colours(scenes)[:, :, None, None, None] - backdrop
     return (((frames + 1) / 2 - backdrop) * colour).sum(1).div(colour.square().sum(1)).clamp(0, 1)
 
 
@@ -406,12 +406,12 @@ def _caption(attributes: dict[str, str | None], rng: random.Random) -> str:
 def _phrase(attributes: dict[str, str | None], rng: random.Random) -> str:
     a = {key: value or "" for key, value in attributes.items()}
     size = rng.choice(SIZE_WORDS[a["size"]]) if rng.random() < (0.25 if a["size"] == "medium" else 0.6) else ""
-    subject = _with_article(" ".join(filter(None, (size, a["colour"], a["shape"]))))
+    subject = _add_article(" ".join(filter(None, (size, a["colour"], a["shape"]))))
     motion = rng.choice(MOTION_PHRASES[a["motion"]])
     backdrop = rng.choice(BACKGROUND_WORDS[a["background"]]).format(a["background_colour"])
-    where = f"{rng.choice(PREPOSITIONS)} {_with_article(backdrop)} background" if rng.random() < 0.8 else ""
+    where = f"{rng.choice(PREPOSITIONS)} {_add_article(backdrop)} background" if rng.random() < 0.8 else ""
     if a["second_shape"]:
-        second = rng.choice(SECOND_PHRASES).format(_with_article(f"{a['second_colour']} {a['second_shape']}"))
+        second = rng.choice(SECOND_PHRASES).format(_add_article(f"{a['second_colour']} {a['second_shape']}"))
         motion = f"{motion} {second}"
     if where and rng.random() < 0.15:
         return f"{where}, {subject} {motion}"
@@ -420,7 +420,7 @@ def _phrase(attributes: dict[str, str | None], rng: random.Random) -> str:
     return " ".join(filter(None, (f"{opening}{subject}", f"{verb}{motion}", where)))
 
 
-def _with_article(noun: str) -> str:
+def _add_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 

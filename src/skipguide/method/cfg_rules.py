@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from skipguide.method import validate
-from skipguide.method.formula import inner, share, wide
+from skipguide.method.formula import inner_product, projection_coefficient, upcast
 
 Tensor = torch.Tensor
 
@@ -62,7 +62,7 @@ class CFGZero:
     zero_steps: int = 1
 
     def __post_init__(self) -> None:
-        validate.check_whole("zero_steps", self.zero_steps, 0, "Usual is 1.")
+        validate.check_integer("zero_steps", self.zero_steps, 0, "Usual is 1.")
 
 
 @dataclass(frozen=True)
@@ -84,21 +84,21 @@ class Interval:
     window: tuple[float, float] = (0.1, 0.9)
 
     def __post_init__(self) -> None:
-        window = validate.interval("window", self.window, 1.0, "Write (0.1, 0.9).")
+        window = validate.check_interval("window", self.window, 1.0, "Write (0.1, 0.9).")
         object.__setattr__(self, "window", window)
 
 
-Rule = APG | CFGZero | TCFG | Interval
+CFGRule = APG | CFGZero | TCFG | Interval
 
 
-class Memory:
+class MomentumBuffer:
     """What APG remembers of the steps before, for one output of one run."""
 
     def __init__(self) -> None:
-        self.average: Tensor | None = None
+        self.running_average: Tensor | None = None
 
 
-def apg(c: Tensor, u: Tensor, g: float, rule: APG, memory: Memory, c_0: Tensor, b: float) -> Tensor:
+def apg(c: Tensor, u: Tensor, g: float, rule: APG, memory: MomentumBuffer, c_0: Tensor, b: float) -> Tensor:
     """D before the push.
 
     Args:
@@ -107,35 +107,37 @@ def apg(c: Tensor, u: Tensor, g: float, rule: APG, memory: Memory, c_0: Tensor, 
         c_0: the estimate of the data that c is, or c itself (then b is 1).
         b: of x_0 = a x + b F, so that b (c - u) is the difference of the estimates.
     """
-    m = b * wide(c - u)
+    m = b * upcast(c - u)
     if rule.momentum:
-        if memory.average is not None and memory.average.shape == m.shape:  # some runs change their frames midway
-            m = m + rule.momentum * memory.average
-        memory.average = m
+        if (
+            memory.running_average is not None and memory.running_average.shape == m.shape
+        ):  # some runs change their frames midway
+            m = m + rule.momentum * memory.running_average
+        memory.running_average = m
     if rule.norm_threshold:
-        m = m * (rule.norm_threshold / inner(m, m).sqrt().clamp_min(1e-30)).clamp_max(1.0)
-    direction = wide(c_0)
-    along = share(m, direction) * direction
+        m = m * (rule.norm_threshold / inner_product(m, m).sqrt().clamp_min(1e-30)).clamp_max(1.0)
+    direction = upcast(c_0)
+    along = projection_coefficient(m, direction) * direction
     return c + ((g - 1) / b * (m - along + rule.eta * along)).to(c.dtype)
 
 
-def zero_star(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
+def cfg_zero_star(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
     """a u + g (c - a u) with the a for which a u is nearest to c."""
-    a = share(wide(c), wide(u)).to(c.dtype)
+    a = projection_coefficient(upcast(c), upcast(u)).to(c.dtype)
     return a * u + g * (c - a * u)
 
 
-def tangential(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
+def tangential_cfg(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
     """u' + g (c - u'), u' being u without its part along the second singular vector of the two rows (c, u).
 
     The vectors are found from the 2 x 2 matrix of inner products: its first eigenvector (p, q) gives p c + q u. In
     closed form, for torch.linalg.eigh waits for the device.
     """
-    rows = wide(torch.stack([c, u], 1).flatten(2))  # (B, 2, N)
+    rows = upcast(torch.stack([c, u], 1).flatten(2))  # (B, 2, N)
     inner_products = rows @ rows.mT
     cc, cu, uu = inner_products[:, 0, 0], inner_products[:, 0, 1], inner_products[:, 1, 1]
     angle = torch.atan2(2 * cu, cc - uu) / 2
     first = torch.stack([angle.cos(), angle.sin()], 1)[:, None]  # (B, 1, 2)
     vector = (first @ rows).reshape(c.shape)
-    kept = (share(wide(u), vector) * vector).to(c.dtype)
+    kept = (projection_coefficient(upcast(u), vector) * vector).to(c.dtype)
     return kept + g * (c - kept)

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 
 Tensor = torch.Tensor
-NORM_SHARE = 0.1  # ||s (c - p)|| / ||c|| of a normalized term whose scale is 1
+NORMALIZED_RATIO = 0.1  # ||s (c - p)|| / ||c|| of a normalized term whose scale is 1
 
 
-def push(
+def skip_guidance(
     c: Tensor,
     weaks: Sequence[Tensor],
     scales: Sequence[float],
@@ -43,22 +43,22 @@ def push(
     terms = [(c - p, s, norm) for p, s, norm in rows if s != 0]
     differences = [difference for difference, _, _ in terms]
     if orthogonalize:
-        differences = orthogonal(differences, channels)
+        differences = orthogonalize_differences(differences, channels)
     delta = torch.zeros_like(c)
     for difference, (_, s, norm) in zip(differences, terms, strict=True):
-        delta = delta + s * (_as_long(difference, c, channels) if norm else difference)
+        delta = delta + s * (_normalize_difference(difference, c, channels) if norm else difference)
     return delta
 
 
-def _as_long(difference: Tensor, c: Tensor, channels: int | None) -> Tensor:
+def _normalize_difference(difference: Tensor, c: Tensor, channels: int | None) -> Tensor:
     """The difference with the length NORM_SHARE ||c||, per sample; a zero one stays zero."""
-    far, near = wide(difference), wide(c)
-    square = inner(far, far, channels)
-    ratio = (inner(near, near, channels) / square.where(square > 0, 1.0)).sqrt()
-    return (NORM_SHARE * ratio * far).to(difference.dtype)
+    far, near = upcast(difference), upcast(c)
+    square = inner_product(far, far, channels)
+    ratio = (inner_product(near, near, channels) / square.where(square > 0, 1.0)).sqrt()
+    return (NORMALIZED_RATIO * ratio * far).to(difference.dtype)
 
 
-def orthogonal(differences: Sequence[Tensor], channels: int | None = None) -> list[Tensor]:
+def orthogonalize_differences(differences: Sequence[Tensor], channels: int | None = None) -> list[Tensor]:
     """Eq. 21: each `(B, ...)` loses, per sample, its components along those before it (Gram-Schmidt, in this order).
 
         D_t <- D_t - <D_t, D_s> / <D_s, D_s> D_s
@@ -71,25 +71,25 @@ def orthogonal(differences: Sequence[Tensor], channels: int | None = None) -> li
     """
     found: list[Tensor] = []
     for D_t in differences:
-        rest = wide(D_t)
+        rest = upcast(D_t)
         for D_s in found:
-            rest = rest - share(rest, D_s, channels) * D_s
+            rest = rest - projection_coefficient(rest, D_s, channels) * D_s
         found.append(rest)
     return [rest.to(D_t.dtype) for rest, D_t in zip(found, differences, strict=True)]
 
 
-def share(a: Tensor, b: Tensor, channels: int | None = None) -> Tensor:
+def projection_coefficient(a: Tensor, b: Tensor, channels: int | None = None) -> Tensor:
     """How much of b is in a, <a, b> / <b, b>, per sample in the shape `(B, 1, ...)`; 0 where b is zero."""
-    square = inner(b, b, channels)
-    return inner(a, b, channels) / square.where(square > 0, 1.0)
+    square = inner_product(b, b, channels)
+    return inner_product(a, b, channels) / square.where(square > 0, 1.0)
 
 
-def inner(a: Tensor, b: Tensor, channels: int | None = None) -> Tensor:
+def inner_product(a: Tensor, b: Tensor, channels: int | None = None) -> Tensor:
     """<a, b> of some channels, or of all, per sample in the shape `(B, 1, ...)`."""
     return (a[:, :channels] * b[:, :channels]).sum(tuple(range(1, a.ndim)), keepdim=True)
 
 
-def wide(value: Tensor) -> Tensor:
+def upcast(value: Tensor) -> Tensor:
     """In float32 at least: squares and their sums are beyond half precision."""
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
@@ -115,10 +115,12 @@ def combine(
         phi: rescaling in [0, 1]; 0 is off.
         orthogonalize, normalized: as for `push`.
     """
-    return rescale(cfg(c, u, g) + push(c, weaks, scales, orthogonalize, None, normalized), c, phi)
+    return rescale(
+        classifier_free_guidance(c, u, g) + skip_guidance(c, weaks, scales, orthogonalize, None, normalized), c, phi
+    )
 
 
-def cfg(c: Tensor, u: Tensor | None, g: float | Tensor) -> Tensor:
+def classifier_free_guidance(c: Tensor, u: Tensor | None, g: float | Tensor) -> Tensor:
     """Classifier-free guidance, u + g (c - u); c itself where u is None."""
     return c if u is None else u + g * (c - u)
 
@@ -140,6 +142,6 @@ def rescale(D: Tensor, c: Tensor, phi: float) -> Tensor:
     return D * (phi * ratio + (1 - phi))
 
 
-def selects(start: float, stop: float, step: int, num_steps: int) -> bool:
+def is_in_window(start: float, stop: float, step: int, num_steps: int) -> bool:
     """Whether step i of N is inside the window: start <= i/N < stop."""
     return start <= step / num_steps < stop

@@ -20,50 +20,50 @@ from skipguide.method import validate
 
 
 @dataclass(frozen=True)
-class Number:
+class StrengthRange:
     """What `strength` is for a kind: a number above 0, up to `high`."""
 
     meaning: str
-    high: float
+    maximum: float
     default: float | None  # None is a value of its own: an infinite one
 
 
 @dataclass(frozen=True)
-class Kind:
+class Perturbation:
     """One way of weakening a layer."""
 
-    does: str
+    description: str
     source: str
-    needs: tuple[str, ...] = ()  # of LACKING
-    number: Number | None = None
-    drawn: bool = False  # whether `seed` plays a part
+    required_traits: tuple[str, ...] = ()  # of LACKING
+    strength: StrengthRange | None = None
+    uses_seed: bool = False  # whether `seed` plays a part
 
 
-KINDS = {
-    "residual": Kind("the block returns its input, all streams of it", "Hyung et al. 2025, Eq. 15 (STG-R)"),
-    "attention": Kind(
+PERTURBATIONS = {
+    "residual": Perturbation("the block returns its input, all streams of it", "Hyung et al. 2025, Eq. 15 (STG-R)"),
+    "attention": Perturbation(
         "the map of the self-attention is the identity", "Hyung et al. 2025, Eq. 17 (STG-A)", ("attention",)
     ),
-    "soft": Kind(
+    "soft": Perturbation(
         "the map of the self-attention is (1 - strength) of itself and strength of the identity",
-        "SoftPAG, arXiv 2506.10978", ("attention", "softmax"), Number("share of the identity", 1.0, 0.5),
+        "SoftPAG, arXiv 2506.10978", ("attention", "softmax"), StrengthRange("share of the identity", 1.0, 0.5),
     ),
-    "blur": Kind(
+    "blur": Perturbation(
         "the queries of the video's tokens are blurred over (frames, rows, columns)",
         "SEG, Hong 2024, arXiv 2408.00760", ("attention", "softmax", "grid"),
-        Number("sigma of the Gaussian, in tokens", math.inf, None),
+        StrengthRange("sigma of the Gaussian, in tokens", math.inf, None),
     ),
-    "frames": Kind(
+    "frames": Perturbation(
         "each token of the video sees its own frame and the text only",
         "CAG, arXiv 2506.17220", ("attention", "softmax", "grid", "joint"),
     ),
-    "shuffle": Kind(
-        "the block sees the tokens of the video in another order", "TPG, arXiv 2506.10036", drawn=True
+    "shuffle": Perturbation(
+        "the block sees the tokens of the video in another order", "TPG, arXiv 2506.10036", uses_seed=True
     ),
 }  # fmt: skip
 
 # What a family may lack, and the reason it gives.
-LACKING = {
+MISSING_TRAIT_REASONS = {
     "attention": "its attention has no map that could be another one",
     "softmax": "its attention is linear, without queries that a softmax compares with keys",
     "grid": "its tokens are not those of one grid of frames, rows and columns",
@@ -72,43 +72,43 @@ LACKING = {
 }
 
 
-def available(traits: Set[str]) -> tuple[str, ...]:
+def available_skips(traits: Set[str]) -> tuple[str, ...]:
     """The kinds that can be had where these of `LACKING` are not lacking."""
-    return tuple(name for name, kind in KINDS.items() if traits >= set(kind.needs))
+    return tuple(name for name, kind in PERTURBATIONS.items() if traits >= set(kind.required_traits))
 
 
-def reason_against(skip: str, traits: Set[str]) -> str:
+def unsupported_reason(skip: str, traits: Set[str]) -> str:
     """Why a kind cannot be had there; "" where it can."""
-    return next((LACKING[need] for need in KINDS[skip].needs if need not in traits), "")
+    return next((MISSING_TRAIT_REASONS[need] for need in PERTURBATIONS[skip].required_traits if need not in traits), "")
 
 
-def strength_of(skip: str, strength: float | None) -> float | None:
+def resolve_strength(skip: str, strength: float | None) -> float | None:
     """The number of a kind: what was given, or its default. None where it has none, or where None is a value."""
-    number = KINDS[skip].number
+    number = PERTURBATIONS[skip].strength
     if number is None:
         return None
     found = number.default if strength is None else strength
     return None if found == math.inf else found
 
 
-def check(skip: Any, strength: Any, seed: Any) -> None:
+def check_skip(skip: Any, strength: Any, seed: Any) -> None:
     """See that a term's kind exists, and that its numbers are for it.
 
     Raises:
         ValueError: if not.
     """
-    if skip not in KINDS:
-        raise ValueError(f"skip must be one of {', '.join(KINDS)}, but got {skip!r}. Choose one of them.")
-    validate.check_whole("seed", seed, 0, "Leave it out for 0.")
-    number = KINDS[skip].number
-    if strength is None or (number is not None and strength == number.high == math.inf):
+    if skip not in PERTURBATIONS:
+        raise ValueError(f"skip must be one of {', '.join(PERTURBATIONS)}, but got {skip!r}. Choose one of them.")
+    validate.check_integer("seed", seed, 0, "Leave it out for 0.")
+    number = PERTURBATIONS[skip].strength
+    if strength is None or (number is not None and strength == number.maximum == math.inf):
         return
     if number is None:
-        numbered = ", ".join(name for name, kind in KINDS.items() if kind.number)
+        numbered = ", ".join(name for name, kind in PERTURBATIONS.items() if kind.strength)
         raise ValueError(
             f'strength must be left out for skip="{skip}", which has none, but got {strength!r}. It is for {numbered}.'
         )
-    validate.check_number("strength", strength, 0.0, number.high, f"{number.meaning}, above 0")
+    validate.check_number("strength", strength, 0.0, number.maximum, f"{number.meaning}, above 0")
     if strength == 0:
         raise ValueError(
             f"strength must be above 0 ({number.meaning}), but got {strength!r}, which weakens nothing. Choose a "

@@ -14,7 +14,7 @@ Term = STG | SLG
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class GuidanceRequest:
     """See guide() for what they do.
 
     Args:
@@ -32,12 +32,12 @@ class Options:
     rescale: float = 0.0
     rescale_space: str = "prediction"
     orthogonalize: bool = False
-    rule: cfg_rules.Rule | None = None
+    rule: cfg_rules.CFGRule | None = None
     restarts: tuple[Restart, ...] = ()
     share_prefix: bool = True
 
     def __post_init__(self) -> None:
-        if self.rule is not None and not isinstance(self.rule, cfg_rules.Rule):
+        if self.rule is not None and not isinstance(self.rule, cfg_rules.CFGRule):
             raise ValueError(f"cfg must be an APG, CFGZero, TCFG or Interval, but got {self.rule!r}. Write cfg=APG().")
         validate.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off, the paper uses 0.7")
         if self.rescale_space not in ("prediction", "data"):
@@ -49,14 +49,14 @@ class Options:
                 f"rescale beside a Schedule has no meaning, for its bins have their own, but got {self.rescale!r}. "
                 "Write it into the bins."
             )
-        if self.rescale and not self.terms and not self._makes_D():
+        if self.rescale and not self.terms and not self._replaces_cfg():
             raise ValueError(
                 f"rescale holds at steps with a term or a rule, but got {self.rescale!r} without any. Add a term, or "
                 "leave it out."
             )
         self._check_orthogonalize()
 
-    def _makes_D(self) -> bool:
+    def _replaces_cfg(self) -> bool:
         """Whether the rule is another formula, at all steps."""
         return self.rule is not None and not isinstance(self.rule, cfg_rules.Interval)
 
@@ -71,7 +71,7 @@ class Options:
             )
 
     @property
-    def in_data(self) -> str:
+    def data_space_features(self) -> str:
         """What of all this speaks of estimates of the data, for errors; "" for nothing."""
         phis = [self.rescale] if self.schedule is None else [entry.rescale for entry in self.schedule.bins]
         named = {
@@ -82,7 +82,7 @@ class Options:
         return " and ".join(name for name, on in named.items() if on)
 
 
-def unpacked(given: Sequence[Any], alone: bool) -> tuple[Schedule | None, tuple[Term, ...]]:
+def unpack_terms(given: Sequence[Any], allow_empty: bool) -> tuple[Schedule | None, tuple[Term, ...]]:
     """A Schedule if there is one, and the terms: its bins' own, in the order of its bins.
 
     Args:
@@ -94,8 +94,8 @@ def unpacked(given: Sequence[Any], alone: bool) -> tuple[Schedule | None, tuple[
     """
     terms = [term for entry in given for term in (entry if isinstance(entry, (list, tuple)) else [entry])]
     if len(terms) == 1 and isinstance(terms[0], Schedule):
-        return terms[0], tuple(entry.term() for entry in guiding(terms[0]))
-    if not (terms or alone) or not all(isinstance(term, (STG, SLG)) for term in terms):
+        return terms[0], tuple(entry.term() for entry in active_bins(terms[0]))
+    if not (terms or allow_empty) or not all(isinstance(term, (STG, SLG)) for term in terms):
         came = ", ".join(type(term).__name__ for term in terms) or "none"
         raise ValueError(
             f"guide() needs one or more STG or SLG terms, or one Schedule, but got {came}. Write guide(pipe, "
@@ -104,7 +104,7 @@ def unpacked(given: Sequence[Any], alone: bool) -> tuple[Schedule | None, tuple[
     return None, tuple(terms)
 
 
-def guiding(schedule: Schedule) -> list[Bin]:
+def active_bins(schedule: Schedule) -> list[Bin]:
     """The bins that have a term."""
     return [entry for entry in schedule.bins if entry.scale > 0]
 

@@ -56,8 +56,8 @@ class Restart:
                 "Restart(window=(0.4, 0.6))."
             )
         name, high = ("sigma", math.inf) if self.window is None else ("window", 1.0)
-        object.__setattr__(self, name, validate.interval(name, given[0], high, "Change them."))
-        validate.check_whole("repeats", self.repeats, 1, "Leave it out for 1.")
+        object.__setattr__(self, name, validate.check_interval(name, given[0], high, "Change them."))
+        validate.check_integer("repeats", self.repeats, 1, "Leave it out for 1.")
         if not validate.is_number(self.noise_scale) or self.noise_scale <= 0:
             raise ValueError(f"noise_scale must be a number above 0, but got {self.noise_scale!r}. Leave it out for 1.")
 
@@ -88,7 +88,7 @@ class Restart:
         return first, end
 
 
-def checked(restart: Any) -> tuple[Restart, ...]:
+def to_restarts(restart: Any) -> tuple[Restart, ...]:
     """One Restart, several, or None, as a tuple.
 
     Raises:
@@ -100,7 +100,7 @@ def checked(restart: Any) -> tuple[Restart, ...]:
     return tuple(found)
 
 
-def renoised(z: Tensor, kind: str, low: float, high: float, noise: Tensor) -> Tensor:
+def renoise(z: Tensor, kind: str, low: float, high: float, noise: Tensor) -> Tensor:
     """A sample at noise level `low` -> one at `high`, computed in float32 or better.
 
     Args:
@@ -115,4 +115,4 @@ def renoised(z: Tensor, kind: str, low: float, high: float, noise: Tensor) -> Te
     else:
         r = math.sqrt((1 + low**2) / (1 + high**2))
         s = math.sqrt(1 - r**2)
-    return (r * formula.wide(z) + s * formula.wide(noise)).to(z.dtype)
+    return (r * formula.upcast(z) + s * formula.upcast(noise)).to(z.dtype)

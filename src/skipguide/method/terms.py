@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.method import formula, perturbations, validate
+from skipguide.method.terms import SLG, STG, Random
 
 Layer = int | str
 
@@ -80,18 +81,18 @@ class STG:
     preset_rescale: float = field(default=0.0, compare=False)  # the phi that was published with it; guide() takes it
 
     def __post_init__(self) -> None:
-        _check(self)
-        if not self._listed():
+        _check_common_arguments(self)
+        if not self._scale_list():
             raise ValueError("a list of scales must have one for each step, but got an empty one. Write one number.")
-        for scale in self._listed():
+        for scale in self._scale_list():
             validate.check_number("scale", scale, 0.0, math.inf, "0 switches the term off")
         if self.audio_scale is not None:
             validate.check_number("audio_scale", self.audio_scale, 0.0, math.inf, "0 leaves the audio alone")
         if not isinstance(self.normalize, bool):
             raise ValueError(f"normalize must be True or False, but got {self.normalize!r}. Leave it out for False.")
-        validate.check_whole("every", self.every, 1, "1 is every guided step.")
+        validate.check_integer("every", self.every, 1, "1 is every guided step.")
 
-    def _listed(self) -> list[Any]:
+    def _scale_list(self) -> list[Any]:
         return list(self.scale) if isinstance(self.scale, (list, tuple)) else [self.scale]
 
     def scales(self, outputs: int, step: int | None = None) -> tuple[float, ...]:
@@ -100,7 +101,7 @@ class STG:
         Args:
             step: of the run; None asks for the largest of all steps.
         """
-        listed = self._listed()
+        listed = self._scale_list()
         scale = max(listed) if step is None else listed[step if len(listed) > 1 else 0]
         audio = scale if self.audio_scale is None else self.audio_scale
         return (scale, audio)[:outputs]
@@ -164,7 +165,7 @@ class SLG:
     def __post_init__(self) -> None:
         if isinstance(self.layers, Random):
             raise ValueError("SLG skips layers that are named, but got a Random. Name them, or use STG.")
-        _check(self)
+        _check_common_arguments(self)
 
     @classmethod
     def preset(cls, pipe: Any) -> SLG:
@@ -263,7 +264,7 @@ class Schedule:
         source = found.get("source", "") if isinstance(found, dict) else ""
         bins = found.get("bins") if isinstance(found, dict) else found
         if not isinstance(bins, list) or not all(isinstance(row, dict) and set(row) <= set(known) for row in bins):
-            came = _other_than(bins, known)
+            came = _describe_invalid_bins(bins, known)
             raise ValueError(
                 f"a schedule must be a list of bins with {', '.join(known)}, but {path} has {came}. Write lines like "
                 "- {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
@@ -277,20 +278,20 @@ class Schedule:
         return next((entry for entry in self.bins if entry.sigma[0] <= sigma < entry.sigma[1]), None)
 
 
-def _other_than(bins: Any, known: Sequence[str]) -> str:
+def _describe_invalid_bins(bins: Any, known: Sequence[str]) -> str:
     """What is in a file instead of bins, without quoting it: whoever sees the error may not be the one who may read."""
     if not isinstance(bins, list) or not all(isinstance(row, dict) for row in bins):
         return "something else"
     return ", ".join(sorted({str(name) for row in bins for name in row} - set(known)))
 
 
-def _check(term: STG | SLG) -> None:
+def _check_common_arguments(term: STG | SLG) -> None:
     """What both kinds of term have."""
     if getattr(term, "weak", None) is not None:
         _check_weak_model(term)
     elif not isinstance(term.layers, Random):
         _check_layers(term.layers, type(term).__name__)
-    perturbations.check(term.skip, term.strength, term.seed)
+    perturbations.check_skip(term.skip, term.strength, term.seed)
     if term.axis not in (None, "spatial", "temporal"):
         raise ValueError(f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of them.')
     validate.check_number("start", term.start, 0.0, 1.0, "it is a fraction of the run")
@@ -335,7 +336,7 @@ def _check_layer(layer: Any) -> None:
         )
 
 
-def listed_layers(term: STG) -> list[int | str]:
+def explicit_layers(term: STG) -> list[int | str]:
     """The layers of a term that names them.
 
     Raises:
@@ -353,7 +354,7 @@ def check_window(window: tuple[float, float], num_steps: int) -> None:
         ValueError: if it selects none.
     """
     start, stop = window
-    if not any(formula.selects(start, stop, i, num_steps) for i in range(num_steps)):
+    if not any(formula.is_in_window(start, stop, i, num_steps) for i in range(num_steps)):
         raise ValueError(
             f"the window start={start}, stop={stop} must select a step, but selects none of the "
             f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."

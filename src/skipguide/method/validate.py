@@ -26,7 +26,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, note
         raise ValueError(f"{name} must be {allowed}{note}, but got {value!r}. Pass such a number.")
 
 
-def check_whole(name: str, value: Any, low: int, hint: str) -> None:
+def check_integer(name: str, value: Any, low: int, hint: str) -> None:
     """See that an argument is a whole number from `low`.
 
     Args:
@@ -39,7 +39,7 @@ def check_whole(name: str, value: Any, low: int, hint: str) -> None:
         raise ValueError(f"{name} must be a whole number from {low}, but got {value!r}. {hint}")
 
 
-def interval(name: str, value: Any, top: float, hint: str) -> tuple[float, float]:
+def check_interval(name: str, value: Any, top: float, hint: str) -> tuple[float, float]:
     """An argument that is a pair of numbers with 0 <= low < high <= top, as a tuple.
 
     Raises:

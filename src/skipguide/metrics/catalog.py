@@ -64,13 +64,13 @@ class Metric:
 
 _MIT, _APACHE, _BSD, _NC = "MIT", "Apache-2.0", "BSD-3-Clause", "CC BY-NC 4.0"
 _NC_SA = "CC BY-NC-SA 4.0"
-_UNSTATED = "none stated"
+_NO_LICENCE = "none stated"
 
 WEIGHTS: dict[str, Weights] = {
     "judge": Weights(("judge.safetensors",), "this package", _APACHE, packaged="judge"),
     "i3d": Weights(
         ("i3d_pretrained_400.pt",), "https://github.com/songweige/TATS, tats/fvd/: DeepMind's weights as a state dict",
-        f"{_UNSTATED} (DeepMind's own: {_APACHE})",
+        f"{_NO_LICENCE} (DeepMind's own: {_APACHE})",
     ),
     "videomae": Weights(
         ("vit_g_hybrid_pt_1200e_ssv2_ft.pth",),
@@ -82,9 +82,9 @@ WEIGHTS: dict[str, Weights] = {
         repo="facebook/vjepa2-vitl-fpc64-256",
     ),
     "c3d": Weights(
-        ("conv3d_deepnetA_ucf.npz",), "https://github.com/rezoo/tgan2, release v1.0: C3D tuned on UCF-101", _UNSTATED
+        ("conv3d_deepnetA_ucf.npz",), "https://github.com/rezoo/tgan2, release v1.0: C3D tuned on UCF-101", _NO_LICENCE
     ),
-    "c3d_mean": Weights(("mean2.npz",), "https://github.com/rezoo/tgan2, release v1.0", _UNSTATED),
+    "c3d_mean": Weights(("mean2.npz",), "https://github.com/rezoo/tgan2, release v1.0", _NO_LICENCE),
     "musiq": Weights(
         ("musiq_spaq_ckpt-358bb6af.pth",), "https://github.com/chaofengc/IQA-PyTorch, release v0.1-weights",
         f"{_NC_SA} (IQA-PyTorch's, which converted it; google-research's original: {_APACHE})",
@@ -139,7 +139,7 @@ EXTRACTORS: dict[str, Extractor] = {
 }  # fmt: skip
 
 
-def _prdc(
+def _prdc_metric(
     name: str, what: str, source: str, share: Literal["", "generated", "reference"] = "", range: Range = (0, 1)
 ) -> Metric:
     return Metric(
@@ -148,7 +148,7 @@ def _prdc(
     )  # fmt: skip
 
 
-def _vbench(
+def _vbench_metric(
     name: str, what: str, normalised: tuple[float, float], network: str = "", weights: tuple[str, ...] = (),
     fewest_frames: int = 1, weight: float = 1.0, range: Range = (0, 1), share: Literal["", "generated"] = "",
     uses_rate: bool = False,
@@ -174,30 +174,30 @@ _ROWS = (
         "inception_score", "set", "classes certain for each video and varied over all; at most their number",
         "arXiv:1611.06624", (1, None), "higher", extractor="c3d", fewest_videos=2, enough_videos=2048,
     ),
-    _prdc("precision", "share of videos that lie among the reference", "arXiv:1904.06991", "generated"),
-    _prdc("recall", "share of the reference that lies among the videos", "arXiv:1904.06991", "reference"),
-    _prdc("density", "how densely the reference lies around the videos", "arXiv:2002.09797", range=(0, None)),
-    _prdc("coverage", "share of the reference with a video near it", "arXiv:2002.09797", "reference"),
+    _prdc_metric("precision", "share of videos that lie among the reference", "arXiv:1904.06991", "generated"),
+    _prdc_metric("recall", "share of the reference that lies among the videos", "arXiv:1904.06991", "reference"),
+    _prdc_metric("density", "how densely the reference lies around the videos", "arXiv:2002.09797", range=(0, None)),
+    _prdc_metric("coverage", "share of the reference with a video near it", "arXiv:2002.09797", "reference"),
     Metric(
         "vendi", "set", "effective number of different videos; at most their number", "arXiv:2210.02410",
         (1, None), "higher", extractor="i3d", fewest_videos=2, enough_videos=50,
     ),
-    _vbench("imaging_quality", "MUSIQ (SPAQ) per frame", (0.0, 1.0), "musiq", ("musiq",)),
-    _vbench(
+    _vbench_metric("imaging_quality", "MUSIQ (SPAQ) per frame", (0.0, 1.0), "musiq", ("musiq",)),
+    _vbench_metric(
         "aesthetic_quality", "LAION's head on CLIP ViT-L/14, per frame", (0.0, 1.0), "aesthetic",
         ("clip_l14", "laion_head"), range=(None, None),
     ),
-    _vbench("motion_smoothness", "how well AMT-S guesses every other frame", (0.706, 0.9975), "amt", ("amt",), 3),
-    _vbench(
+    _vbench_metric("motion_smoothness", "how well AMT-S guesses every other frame", (0.706, 0.9975), "amt", ("amt",), 3),
+    _vbench_metric(
         "dynamic_degree", "share of videos in which RAFT sees motion", (0.0, 1.0), "raft", ("raft",), 2, 0.5,
         share="generated", uses_rate=True,
     ),
-    _vbench("temporal_flickering", "1 - mean difference of neighbouring frames", (0.6293, 1.0), fewest_frames=2),
-    _vbench(
+    _vbench_metric("temporal_flickering", "1 - mean difference of neighbouring frames", (0.6293, 1.0), fewest_frames=2),
+    _vbench_metric(
         "subject_consistency", "DINO likeness of frames to the first and to the one before", (0.1462, 1.0), "dino",
         ("dino",), 2,
     ),
-    _vbench(
+    _vbench_metric(
         "background_consistency", "CLIP ViT-B/32 likeness of frames, likewise", (0.2615, 1.0), "clip",
         ("clip_b32",), 2,
     ),

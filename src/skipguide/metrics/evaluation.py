@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from skipguide.metrics import selection
 from skipguide.metrics.extract import Note, Reader
 from skipguide.metrics.features import GENERATED, REFERENCE, Side, join
-from skipguide.metrics.inputs import Source, Videos, find, from_file, unreadable
+from skipguide.metrics.inputs import Source, Videos, file_source, find_videos, unreadable_source
 from skipguide.metrics.results import Result
 from skipguide.metrics.selection import Options
 from skipguide.runs import Clip, Run, SetMetric, Setting
@@ -35,9 +35,9 @@ def evaluate(
             are missing, damaged or not allowed.
     """
     options = options or Options()
-    chosen, not_run = selection.chosen(metrics, reference is not None, options)
-    sets: dict[Side, list[Source]] = {GENERATED: find(videos, options.fps), REFERENCE: []}
-    sets[REFERENCE] = _reference(reference, chosen, options)
+    chosen, not_run = selection.select_metrics(metrics, reference is not None, options)
+    sets: dict[Side, list[Source]] = {GENERATED: find_videos(videos, options.fps), REFERENCE: []}
+    sets[REFERENCE] = _find_reference(reference, chosen, options)
     reader = Reader(chosen, options)
     i, n = options.part
     for side, sources in sets.items():
@@ -45,9 +45,15 @@ def evaluate(
     return Result.of(reader.readings, chosen, reader.weights, not_run)
 
 
-def _reference(reference: Videos | None, chosen: Sequence[selection.Asked], options: Options) -> list[Source]:
+def _find_reference(
+    reference: Videos | None, chosen: Sequence[selection.MetricRequest], options: Options
+) -> list[Source]:
     """Nothing where nothing is compared: it need not be read then."""
-    return find(reference, options.fps) if reference is not None and any(one.row.reference for one in chosen) else []
+    return (
+        find_videos(reference, options.fps)
+        if reference is not None and any(one.row.reference for one in chosen)
+        else []
+    )
 
 
 def evaluate_run(
@@ -65,12 +71,12 @@ def evaluate_run(
     options = options or Options()
     if options.part != (1, 1):
         raise ValueError(f"a run must be evaluated as a whole, but got part {options.part}. Leave part out.")
-    settings = [(setting, _clips(run, setting)) for setting in run.settings()]
+    settings = [(setting, _setting_sources(run, setting)) for setting in run.settings()]
     settings = [(setting, sources) for setting, sources in settings if sources]
     if not run.clips("done"):
         raise ValueError(f"a run must have videos, but {run.folder} has none yet. Run its sweep first.")
-    chosen, not_run = selection.chosen(metrics, reference is not None, options)
-    sources = _reference(reference, chosen, options)
+    chosen, not_run = selection.select_metrics(metrics, reference is not None, options)
+    sources = _find_reference(reference, chosen, options)
     reader = Reader(chosen, options)
     reader.read(REFERENCE, sources, note)
     real = reader.readings
@@ -80,31 +86,33 @@ def evaluate_run(
         yield setting, Result.of(reader.readings, chosen, reader.weights, not_run)
 
 
-def _clips(run: Run, setting: Setting) -> list[Source]:
+def _setting_sources(run: Run, setting: Setting) -> list[Source]:
     """Those that are not there too, so that they are listed as skipped."""
     return [
-        from_file(name, clip.video) if clip.status == "done" and clip.video else unreadable(name, _why_missing(clip))
-        for name, clip in _named(run, setting)
+        file_source(name, clip.video)
+        if clip.status == "done" and clip.video
+        else unreadable_source(name, _missing_reason(clip))
+        for name, clip in _named_clips(run, setting)
     ]
 
 
-def _why_missing(clip: Clip) -> str:
+def _missing_reason(clip: Clip) -> str:
     if clip.status == "failed":
         return "the sweep failed to make it" + (f": {clip.error.splitlines()[0]}" if clip.error else "")
     return f"the sweep has not made it yet ({clip.status})"
 
 
-def _named(run: Run, setting: Setting) -> Iterator[tuple[str, Clip]]:
-    """The videos of a setting, with names that say which are of one prompt (`inputs.prompt`)."""
+def _named_clips(run: Run, setting: Setting) -> Iterator[tuple[str, Clip]]:
+    """The videos of a setting, with names that say which are of one prompt (`inputs.prompt_from_name`)."""
     texts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
     for clip in run.clips():
         if clip.setting == setting.id:
             yield f"{clip.prompt} {texts[clip.prompt]}-{clip.seed}", clip
 
 
-def record(run: Run, setting: Setting, result: Result) -> None:
+def record_result(run: Run, setting: Setting, result: Result) -> None:
     """Keep the numbers in the ledger of the run, which must be open for writing."""
-    keys = {name: clip.key for name, clip in _named(run, setting)}
+    keys = {name: clip.key for name, clip in _named_clips(run, setting)}
     values = result.readings.values.items()
     run.record_metrics((keys[name], metric, value) for metric, rows in values for name, value in rows.items())
     for row in result.rows:

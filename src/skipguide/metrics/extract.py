@@ -15,8 +15,8 @@ from torch import nn
 from skipguide.metrics import weights as stored
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
 from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
-from skipguide.metrics.inputs import Clip, Skipped, Source
-from skipguide.metrics.selection import CLASSES, Asked, Options
+from skipguide.metrics.inputs import Clip, SkippedVideo, Source
+from skipguide.metrics.selection import CLASSES, MetricRequest, Options
 
 Tensor = torch.Tensor
 Note = Callable[[str], None]  # gets the name of each video before it is read
@@ -36,7 +36,7 @@ class _Network:
 class Reader:
     """Holds the networks, and the readings so far."""
 
-    def __init__(self, asked: Sequence[Asked], options: Options) -> None:
+    def __init__(self, asked: Sequence[MetricRequest], options: Options) -> None:
         self.options, self.readings = options, Readings()
         self.weights: dict[str, dict[str, Any]] = {}
         rows = {one.metric: one.row for one in asked if one.row.kind == "video"}
@@ -52,7 +52,7 @@ class Reader:
             self.extractors[name] = _Network(importlib.import_module(row.module), model, kinds)
 
     def _load(self, module: str, names: Sequence[str]) -> nn.Module:
-        paths = [stored.find(name, self.options.weights, self.options.non_commercial) for name in names]
+        paths = [stored.find_weights(name, self.options.weights, self.options.non_commercial) for name in names]
         model = importlib.import_module(module).load(*paths)
         for name, path in zip(names, paths, strict=True):
             self.weights[name] = stored.identify(name, path).record()
@@ -63,11 +63,11 @@ class Reader:
         for source in sources:
             if note:
                 note(source.name)
-            self._read(side, source)
+            self._read_video(side, source)
         for extractor in self.extractors:
-            self._run(extractor, side)
+            self._run_batch(extractor, side)
 
-    def _read(self, side: Side, source: Source) -> None:
+    def _read_video(self, side: Side, source: Source) -> None:
         try:
             clip = source.read()
         except (ValueError, OSError) as error:
@@ -83,35 +83,37 @@ class Reader:
                 self._enqueue(name, side, source.name, clip.frames)
 
     def _skip(self, name: str, side: Side, metric: str, reason: str) -> None:
-        self.readings.skipped.append(Skipped(name, side, metric, reason))
+        self.readings.skipped.append(SkippedVideo(name, side, metric, reason))
 
     def _measure(self, name: str, clip: Clip) -> None:
         """The per-video metrics."""
         for metric, model in self.models.items():
             fewest = METRICS[metric].fewest_frames
             if len(clip.frames) < fewest:
-                self._skip(name, GENERATED, metric, _too_short(len(clip.frames), fewest))
+                self._skip(name, GENERATED, metric, _too_short_reason(len(clip.frames), fewest))
                 continue
             function = getattr(importlib.import_module("skipguide.metrics.vbench"), metric)
             try:
-                self.readings.values.setdefault(metric, {})[name] = _finite(function(model, clip.frames, clip.fps))
+                self.readings.values.setdefault(metric, {})[name] = _check_finite(
+                    function(model, clip.frames, clip.fps)
+                )
             except ValueError as error:
                 self._skip(name, GENERATED, metric, str(error))
 
     def _enqueue(self, extractor: str, side: Side, name: str, frames: Tensor) -> None:
         row, network = EXTRACTORS[extractor], self.extractors[extractor]
         if len(frames) < row.fewest:
-            self._skip(name, side, f"features {extractor}", _too_short(len(frames), row.fewest))
+            self._skip(name, side, f"features {extractor}", _too_short_reason(len(frames), row.fewest))
             return
         clip = frames[: row.frames]
         if network.clips and network.clips[0].shape != clip.shape:
-            self._run(extractor, side)
+            self._run_batch(extractor, side)
         network.names.append(name)
         network.clips.append(clip)
         if len(network.clips) == self.options.batch_size:
-            self._run(extractor, side)
+            self._run_batch(extractor, side)
 
-    def _run(self, extractor: str, side: Side) -> None:
+    def _run_batch(self, extractor: str, side: Side) -> None:
         network = self.extractors[extractor]
         if not network.clips:
             return
@@ -126,12 +128,12 @@ class Reader:
         network.names, network.clips = [], []
 
 
-def _too_short(got: int, needed: int) -> str:
+def _too_short_reason(got: int, needed: int) -> str:
     frames = "1 frame" if got == 1 else f"{got} frames"
     return f"it has {frames}, but {needed} are needed"
 
 
-def _finite(value: float) -> float:
+def _check_finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("the metric returned what is no number")
     return float(value)

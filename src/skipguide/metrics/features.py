@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from skipguide.metrics.inputs import Skipped
+from skipguide.metrics.inputs import SkippedVideo
 
 Tensor = torch.Tensor
 Side = Literal["generated", "reference"]
@@ -29,7 +29,7 @@ class Readings:
     vectors: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # side/kind -> video -> (D,)
     values: dict[str, dict[str, float]] = field(default_factory=dict)  # per-video metric -> video -> value
     sizes: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)  # side -> video -> (F, H, W)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedVideo] = field(default_factory=list)
     rates: dict[str, dict[str, float | None]] = field(default_factory=dict)  # side -> video -> fps, None if unknown
 
     def add_vectors(self, side: str, kind: str, names: Sequence[str], rows: Tensor) -> None:
@@ -40,7 +40,7 @@ class Readings:
         """The videos of a set that an extractor has read, in order."""
         return sorted(self.vectors.get(f"{side}/{kind}", {}))
 
-    def stacked(self, side: str, kind: str, names: Sequence[str]) -> Tensor:
+    def stack(self, side: str, kind: str, names: Sequence[str]) -> Tensor:
         """Their vectors `(N, D)`."""
         vectors = self.vectors[f"{side}/{kind}"]
         return torch.stack([vectors[name] for name in names])
@@ -58,14 +58,14 @@ def join(parts: Sequence[Readings]) -> Readings:
     for part in parts:
         for name in ("vectors", "values", "sizes", "rates"):
             for key, rows in getattr(part, name).items():
-                _unite(getattr(joined, name).setdefault(key, {}), rows, key)
+                _merge_rows(getattr(joined, name).setdefault(key, {}), rows, key)
     joined.skipped = sorted({one for part in parts for one in part.skipped})
     return joined
 
 
-def _unite(into: dict[str, Any], rows: Mapping[str, Any], key: str) -> None:
+def _merge_rows(into: dict[str, Any], rows: Mapping[str, Any], key: str) -> None:
     for name, row in rows.items():
-        if name in into and not _alike(into[name], row):
+        if name in into and not _are_close(into[name], row):
             raise ValueError(
                 f"a video must be in one part, or read alike in all, but {name} ({key}) has other numbers in two of "
                 "them. Give the videos names of their own."
@@ -73,7 +73,7 @@ def _unite(into: dict[str, Any], rows: Mapping[str, Any], key: str) -> None:
         into.setdefault(name, row)
 
 
-def _alike(a: Any, b: Any) -> bool:
+def _are_close(a: Any, b: Any) -> bool:
     """Up to rounding: a row of a matrix product comes out otherwise in batches of another size."""
     if a is None or b is None:
         return a is b
@@ -102,7 +102,7 @@ def save_vectors(readings: Readings, path: Path) -> None:
     save_file(tensors, path)
 
 
-def restored(description: Mapping[str, Any], skipped: Iterable[Skipped], path: Path) -> Readings:
+def restore(description: Mapping[str, Any], skipped: Iterable[SkippedVideo], path: Path) -> Readings:
     """What `describe` and `save_vectors` wrote.
 
     Raises:

@@ -26,7 +26,7 @@ class Moments:
     scatter: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> Moments:
+    def from_features(cls, features: Tensor) -> Moments:
         """The moments of features `(N, D)`, N >= 1."""
         features = features.double()
         mean = features.mean(0)
@@ -77,14 +77,14 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 def _square_root(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * _cut(values).sqrt()) @ vectors.T
+    return (vectors * _drop_rounding_noise(values).sqrt()) @ vectors.T
 
 
 def _eigenvalues(matrix: Tensor) -> Tensor:
-    return _cut(torch.linalg.eigvalsh((matrix + matrix.T) / 2))
+    return _drop_rounding_noise(torch.linalg.eigvalsh((matrix + matrix.T) / 2))
 
 
-def _cut(values: Tensor) -> Tensor:
+def _drop_rounding_noise(values: Tensor) -> Tensor:
     """Rounding in place of a zero eigenvalue would count with its root, 1e-8 for 1e-16, so it is cut off."""
     floor = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     return torch.where(values > floor, values, 0)

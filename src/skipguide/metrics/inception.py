@@ -26,7 +26,7 @@ class Predictions:
     epsilon: float = 0.0
 
     @classmethod
-    def of(cls, probabilities: Tensor, epsilon: float = 0.0) -> Predictions:
+    def from_probabilities(cls, probabilities: Tensor, epsilon: float = 0.0) -> Predictions:
         """Those of probabilities `(N, K)`, whose rows sum to 1."""
         p = probabilities.double()
         return cls(len(p), p.sum(0), float(torch.xlogy(p, p + epsilon).sum()), epsilon)
@@ -62,6 +62,6 @@ def split_scores(probabilities: Tensor, splits: int = 10, epsilon: float = 0.0) 
         raise ValueError(
             f"splits must be from 1 to the number of videos, {len(probabilities)}, but got {splits}. Take fewer."
         )
-    parts = [inception_score(Predictions.of(probabilities[i::splits], epsilon)) for i in range(splits)]
+    parts = [inception_score(Predictions.from_probabilities(probabilities[i::splits], epsilon)) for i in range(splits)]
     scores = torch.tensor(parts, dtype=torch.float64)
     return float(scores.mean()), float(scores.std(correction=0))

@@ -14,15 +14,15 @@ import torch
 from skipguide.files import image, video
 
 Tensor = torch.Tensor
-VIDEOS = (
+VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv",
     ".asf", ".ogv", ".3gp", ".3g2", ".qt", ".f4v", ".vob",
 )  # fmt: skip
-NOT_READ = (
+UNSUPPORTED_SUFFIXES = (
     ".divx", ".dv", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2v", ".mjpeg", ".mjpg", ".mxf", ".ogm", ".rm",
     ".rmvb", ".y4m", ".yuv",
 )  # fmt: skip  # videos too, but not tried, or without times
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Videos = str | Path | Mapping[str, Tensor] | Tensor
 
 
@@ -43,7 +43,7 @@ class Source:
 
 
 @dataclass(frozen=True, order=True)
-class Skipped:
+class SkippedVideo:
     """A video that a metric, or all of them, went without."""
 
     video: str
@@ -52,7 +52,7 @@ class Skipped:
     reason: str
 
 
-def find(videos: Videos, fps: float | None = None) -> list[Source]:
+def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
     """The videos of a set, by name.
 
     Args:
@@ -67,45 +67,45 @@ def find(videos: Videos, fps: float | None = None) -> list[Source]:
     if isinstance(videos, Tensor):
         videos = {f"{i:06d}": clip for i, clip in enumerate(videos)}
     if isinstance(videos, Mapping):
-        return [_given(name, clip, fps) for name, clip in sorted(videos.items())]
+        return [_tensor_source(name, clip, fps) for name, clip in sorted(videos.items())]
     folder = Path(videos)
     if not folder.is_dir():
         raise ValueError(f"videos must be a folder, but {folder} is not one. Check the name.")
-    sources = sorted(_in_folder(folder, fps), key=lambda source: source.name)
+    sources = sorted(_find_in_folder(folder, fps), key=lambda source: source.name)
     if not sources:
         raise ValueError(
-            f"a folder of videos must hold {', '.join(VIDEOS)} files or folders of pictures, but {folder} has none. "
+            f"a folder of videos must hold {', '.join(VIDEO_SUFFIXES)} files or folders of pictures, but {folder} has none. "
             "Check the name."
         )
     return sources
 
 
-def _in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
+def _find_in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    videos = [path for path in files if path.suffix.lower() in VIDEOS]
-    yield from (from_file(path.relative_to(folder).as_posix(), path) for path in videos)
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    yield from (file_source(path.relative_to(folder).as_posix(), path) for path in videos)
     for path in files:
-        if path.suffix.lower() in NOT_READ:
-            reason = f"a video must be a {', '.join(VIDEOS)} file, but it is a {path.suffix}. Convert it."
-            yield unreadable(path.relative_to(folder).as_posix(), reason)
+        if path.suffix.lower() in UNSUPPORTED_SUFFIXES:
+            reason = f"a video must be a {', '.join(VIDEO_SUFFIXES)} file, but it is a {path.suffix}. Convert it."
+            yield unreadable_source(path.relative_to(folder).as_posix(), reason)
     frames: dict[Path, list[Path]] = {}
     for path in files:
-        if path.suffix.lower() in PICTURES:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             frames.setdefault(path.parent, []).append(path)
     names = {parent.relative_to(folder).as_posix() for parent in frames}
     for parent in frames.keys() - {path.parent for path in videos}:  # pictures beside videos are previews of them
         name = parent.relative_to(folder).as_posix()
         if parent == folder and folder.resolve().name not in names:  # "." says little, but x/ and x/x/ are two videos
             name = folder.resolve().name
-        yield Source(name, lambda paths=frames[parent]: _from_pictures(paths, fps))
+        yield Source(name, lambda paths=frames[parent]: _read_frames(paths, fps))
 
 
-def from_file(name: str, path: Path) -> Source:
+def file_source(name: str, path: Path) -> Source:
     """A video file."""
-    return Source(name, lambda: _decoded(path))
+    return Source(name, lambda: _decode(path))
 
 
-def unreadable(name: str, reason: str) -> Source:
+def unreadable_source(name: str, reason: str) -> Source:
     """A video that is known, but cannot be measured: it is listed as skipped."""
 
     def read() -> Clip:
@@ -114,13 +114,13 @@ def unreadable(name: str, reason: str) -> Source:
     return Source(name, read)
 
 
-def _decoded(path: Path) -> Clip:
+def _decode(path: Path) -> Clip:
     frames, rate = video.read(path)
     return Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), float(rate))
 
 
-def _from_pictures(paths: list[Path], fps: float | None) -> Clip:
-    frames = [np.asarray(image.read(path)) for path in sorted(paths, key=_natural)]
+def _read_frames(paths: list[Path], fps: float | None) -> Clip:
+    frames = [np.asarray(image.read(path)) for path in sorted(paths, key=_natural_sort_key)]
     sizes = Counter(frame.shape for frame in frames)
     if len(sizes) > 1:
         found = " and ".join(f"{shape[0]} x {shape[1]}" for shape in sizes)
@@ -128,12 +128,12 @@ def _from_pictures(paths: list[Path], fps: float | None) -> Clip:
     return Clip(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), fps)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural_sort_key(path: Path) -> list[tuple[int, str]]:
     """frame_9 before frame_10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def _given(name: str, frames: Tensor, fps: float | None) -> Source:
+def _tensor_source(name: str, frames: Tensor, fps: float | None) -> Source:
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or len(frames) == 0:
         raise ValueError(
             f"videos must be (F, 3, H, W) uint8 with F >= 1, but {name} is {tuple(frames.shape)} {frames.dtype}. "
@@ -142,6 +142,6 @@ def _given(name: str, frames: Tensor, fps: float | None) -> Source:
     return Source(name, lambda: Clip(frames, fps))
 
 
-def prompt(name: str) -> str:
+def prompt_from_name(name: str) -> str:
     """What stands before the number in names as "a red star-3.mp4", which is VBench's way and that of `generate`."""
     return re.sub(r"-\d+$", "", re.sub(r"\.[A-Za-z0-9]+$", "", name))

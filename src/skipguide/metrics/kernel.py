@@ -36,7 +36,7 @@ class Grams:
     xy: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, kernel: Polynomial = KID) -> Grams:
+    def from_features(cls, x: Tensor, y: Tensor, kernel: Polynomial = KID) -> Grams:
         """Those of features `(N, D)` and `(M, D)`."""
         return cls(kernel(x, x), kernel(y, y), kernel(x, y))
 

@@ -22,7 +22,7 @@ class Distances:
     between: Tensor
 
     @classmethod
-    def of(cls, generated: Tensor, reference: Tensor) -> Distances:
+    def from_features(cls, generated: Tensor, reference: Tensor) -> Distances:
         """Those of features `(N, D)` and `(M, D)`."""
         x, y = generated.double(), reference.double()
         return cls(_distances(x, x), _distances(y, y), _distances(y, x))

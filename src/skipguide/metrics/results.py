@@ -13,10 +13,10 @@ import skipguide
 from skipguide.files import video
 from skipguide.metrics import features as read
 from skipguide.metrics import vbench_files
-from skipguide.metrics.aggregate import SET_METRICS, Row, score
+from skipguide.metrics.aggregate import SET_METRICS, ResultRow, score
 from skipguide.metrics.features import Readings
-from skipguide.metrics.inputs import Skipped
-from skipguide.metrics.selection import Asked, NotRun
+from skipguide.metrics.inputs import SkippedVideo
+from skipguide.metrics.selection import MetricRequest, UnavailableMetric
 
 FORMAT = 1
 
@@ -25,10 +25,10 @@ FORMAT = 1
 class Result:
     """What `evaluate` returns."""
 
-    asked: tuple[Asked, ...]
-    rows: tuple[Row, ...]
-    not_run: tuple[NotRun, ...]
-    skipped: tuple[Skipped, ...]
+    asked: tuple[MetricRequest, ...]
+    rows: tuple[ResultRow, ...]
+    not_run: tuple[UnavailableMetric, ...]
+    skipped: tuple[SkippedVideo, ...]
     weights: dict[str, dict[str, Any]]  # name -> file, sha256, licence
     readings: Readings
 
@@ -36,16 +36,16 @@ class Result:
     def of(
         cls,
         readings: Readings,
-        asked: Sequence[Asked],
+        asked: Sequence[MetricRequest],
         weights: dict[str, dict[str, Any]],
-        not_run: Sequence[NotRun] = (),
+        not_run: Sequence[UnavailableMetric] = (),
     ) -> Result:
         """Compute the rows."""
         rows, without, odd = score(readings, asked)
         skipped = tuple(sorted([*readings.skipped, *odd]))
         return cls(tuple(asked), tuple(rows), (*not_run, *without), skipped, weights, readings)
 
-    def __getitem__(self, metric: str) -> Row:
+    def __getitem__(self, metric: str) -> ResultRow:
         """The row of a metric, as "fvd:judge" or "temporal_flickering"."""
         return {row.metric: row for row in self.rows}[metric]
 
@@ -70,7 +70,7 @@ class Result:
 
     def save(self, path: Path) -> None:
         """Write the JSON, and the features beside it as `vectors_path(path)`: both, or neither."""
-        with video.replacing(vectors_path(path), path) as (vectors, text):
+        with video.atomic_replace(vectors_path(path), path) as (vectors, text):
             read.save_vectors(self.readings, vectors)
             text.write_text(json.dumps(self.payload(), ensure_ascii=False, allow_nan=False, indent=1) + "\n", "utf-8")
 
@@ -91,15 +91,15 @@ def load(path: Path) -> Result:
             raise ValueError(
                 f"a result must be a .json with its .safetensors beside it, but {file} is no file. Check the name."
             )
-    content = _content(path)
-    asked = [Asked(**one) for one in content["asked"]]
-    skipped = [Skipped(**one) for one in content["skipped"]]
-    readings = read.restored(content, (one for one in skipped if one.metric != SET_METRICS), vectors_path(path))
-    not_run = [NotRun(**one) for one in content["not_run"]]
-    return Result.of(readings, asked, content["weights"], _not_asked(not_run, asked))
+    content = _read_content(path)
+    asked = [MetricRequest(**one) for one in content["asked"]]
+    skipped = [SkippedVideo(**one) for one in content["skipped"]]
+    readings = read.restore(content, (one for one in skipped if one.metric != SET_METRICS), vectors_path(path))
+    not_run = [UnavailableMetric(**one) for one in content["not_run"]]
+    return Result.of(readings, asked, content["weights"], _not_attempted(not_run, asked))
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _read_content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except ValueError:
@@ -124,10 +124,10 @@ def merge(results: Iterable[Result]) -> Result:
             )
     first = parts[0]
     joined = read.join([part.readings for part in parts])
-    return Result.of(joined, first.asked, first.weights, _not_asked(first.not_run, first.asked))
+    return Result.of(joined, first.asked, first.weights, _not_attempted(first.not_run, first.asked))
 
 
-def _not_asked(not_run: Iterable[NotRun], asked: Sequence[Asked]) -> list[NotRun]:
+def _not_attempted(not_run: Iterable[UnavailableMetric], asked: Sequence[MetricRequest]) -> list[UnavailableMetric]:
     """Those that were not even tried, for want of weights; what was tried is tried again."""
     return [one for one in not_run if one.metric not in {tried.label for tried in asked}]
 

@@ -37,7 +37,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Asked:
+class MetricRequest:
     """A metric, with the extractor that it shall use if it is one of sets."""
 
     metric: str
@@ -58,14 +58,14 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class NotRun:
+class UnavailableMetric:
     """A metric without a number."""
 
     metric: str
     reason: str
 
 
-def parsed(text: str, features: str = "") -> Asked:
+def parse_metric(text: str, features: str = "") -> MetricRequest:
     """A metric as users write it: "temporal_flickering", "fvd" (with its usual extractor, or `features`), "fvd:judge".
 
     Raises:
@@ -78,14 +78,14 @@ def parsed(text: str, features: str = "") -> Asked:
     if row.kind == "video":
         if extractor:
             raise ValueError(f"{name} must stand alone, for it takes no features, but got {text!r}. Write {name}.")
-        return Asked(name)
+        return MetricRequest(name)
     chosen = extractor or features or row.extractor
     fitting = [known for known, one in EXTRACTORS.items() if _fits(name, one)]
     if chosen not in fitting:
         raise ValueError(
             f"the features of {name} must be {' or '.join(fitting)}, but got {chosen!r}. Choose one of them."
         )
-    return Asked(name, chosen)
+    return MetricRequest(name, chosen)
 
 
 def _fits(metric: str, extractor: Extractor) -> bool:
@@ -93,32 +93,36 @@ def _fits(metric: str, extractor: Extractor) -> bool:
     return bool(extractor.classes) if metric == "inception_score" else extractor.has_features
 
 
-def everything(features: str = "") -> list[Asked]:
+def all_metrics(features: str = "") -> list[MetricRequest]:
     """All metrics; those of sets with `features` where it suits them, else with their usual extractor."""
-    return [parsed(name, features if features and _fits(name, EXTRACTORS[features]) else "") for name in METRICS]
+    return [parse_metric(name, features if features and _fits(name, EXTRACTORS[features]) else "") for name in METRICS]
 
 
-def chosen(metrics: Sequence[str], has_reference: bool, options: Options) -> tuple[list[Asked], list[NotRun]]:
+def select_metrics(
+    metrics: Sequence[str], has_reference: bool, options: Options
+) -> tuple[list[MetricRequest], list[UnavailableMetric]]:
     """The metrics to run: those named, or without names all for which everything is there, and the others.
 
     Raises:
         ValueError: if one that is named cannot be run.
     """
-    asked = [parsed(text, options.features) for text in metrics] or everything(options.features)
+    asked = [parse_metric(text, options.features) for text in metrics] or all_metrics(options.features)
     usable, not_run = [], []
     for one in dict.fromkeys(asked):
         try:
-            _check(one, has_reference, options)
+            _check_usable(one, has_reference, options)
             usable.append(one)
-        except weights.Missing as error:
+        except weights.MissingWeights as error:
             if metrics:
                 raise
-            not_run.append(NotRun(one.label, str(error)))
+            not_run.append(UnavailableMetric(one.label, str(error)))
     return usable, not_run
 
 
-def _check(asked: Asked, has_reference: bool, options: Options) -> None:
+def _check_usable(asked: MetricRequest, has_reference: bool, options: Options) -> None:
     if asked.row.reference and not has_reference:
-        raise weights.Missing(f"{asked.label} needs a set to compare with, but got none. Name it with --reference.")
+        raise weights.MissingWeights(
+            f"{asked.label} needs a set to compare with, but got none. Name it with --reference."
+        )
     for name in EXTRACTORS[asked.extractor].weights if asked.extractor else asked.row.weights:
-        weights.find(name, options.weights, options.non_commercial)
+        weights.find_weights(name, options.weights, options.non_commercial)

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skipguide.metrics.networks.flow import SMALLEST, padded
+from skipguide.metrics.networks.flow import SMALLEST, pad_to_multiple
 
 Tensor = torch.Tensor
 
 SIDE = 224  # to which CLIP's and DINO's images are resized
-LONGEST = 512  # of MUSIQ's images
+MAX_SIDE = 512  # of MUSIQ's images
 CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RATE = 8  # frames per second at which motion is looked for
@@ -32,7 +32,7 @@ def imaging_quality(model: nn.Module | None, frames: Tensor, fps: float | None) 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8.
     """
-    return _mean(_each(_given(model), _checked(frames, 1), sized_for_musiq)) / 100
+    return _mean(_run_on_frames(_require_model(model), _check_frames(frames, 1), resize_for_musiq)) / 100
 
 
 def aesthetic_quality(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -41,7 +41,7 @@ def aesthetic_quality(model: nn.Module | None, frames: Tensor, fps: float | None
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8.
     """
-    return _mean(_each(_given(model), _checked(frames, 1), sized_for_clip) / 10)
+    return _mean(_run_on_frames(_require_model(model), _check_frames(frames, 1), resize_for_clip) / 10)
 
 
 def background_consistency(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -50,7 +50,7 @@ def background_consistency(model: nn.Module | None, frames: Tensor, fps: float |
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
     """
-    return _consistency(_each(_given(model), _checked(frames, 2), sized_for_clip))
+    return _consistency(_run_on_frames(_require_model(model), _check_frames(frames, 2), resize_for_clip))
 
 
 def subject_consistency(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -59,7 +59,7 @@ def subject_consistency(model: nn.Module | None, frames: Tensor, fps: float | No
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
     """
-    return _consistency(_each(_given(model), _checked(frames, 2), sized_for_dino))
+    return _consistency(_run_on_frames(_require_model(model), _check_frames(frames, 2), resize_for_dino))
 
 
 def temporal_flickering(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -70,7 +70,7 @@ def temporal_flickering(model: nn.Module | None, frames: Tensor, fps: float | No
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
     """
-    return 1 - _difference(_checked(frames, 2)[1:], frames[:-1]) / 255
+    return 1 - _difference(_check_frames(frames, 2)[1:], frames[:-1]) / 255
 
 
 def motion_smoothness(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -81,8 +81,8 @@ def motion_smoothness(model: nn.Module | None, frames: Tensor, fps: float | None
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 3, or are smaller than the network can look at.
     """
-    network, frames = _given(model), _large(_checked(frames, 3), 16)
-    kept, inside = padded(frames[::2].float() / 255, 16)
+    network, frames = _require_model(model), _check_min_size(_check_frames(frames, 3), 16)
+    kept, inside = pad_to_multiple(frames[::2].float() / 255, 16)
     guesses = []
     for pair in itertools.pairwise(kept):
         guess = network(*(frame[None].to(_device(network)) for frame in pair))[0][inside]
@@ -100,12 +100,12 @@ def dynamic_degree(model: nn.Module | None, frames: Tensor, fps: float | None) -
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with two of them taken, or are too small for RAFT.
     """
-    taken = _checked(frames, 1)[:: max(1, round(fps / RATE)) if fps else 1]
+    taken = _check_frames(frames, 1)[:: max(1, round(fps / RATE)) if fps else 1]
     if len(taken) < 2:
         raise ValueError(f"a video must have two frames {RATE} times a second, but got {len(frames)} at {fps} fps.")
     needed, threshold = round(4 * (len(taken) / 16)), 6.0 * (min(frames.shape[2:]) / 256)
     moving = 0
-    for motion in motions(_given(model), itertools.pairwise(_large(taken, 8)), 0.05):
+    for motion in motions(_require_model(model), itertools.pairwise(_check_min_size(taken, 8)), 0.05):
         moving += motion > threshold
         if moving >= needed:
             return 1.0
@@ -118,53 +118,53 @@ def is_static(model: nn.Module | None, frames: Tensor, fps: float | None) -> boo
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2, or are too small for RAFT.
     """
-    frames = _large(_checked(frames, 2), 8)
+    frames = _check_min_size(_check_frames(frames, 2), 8)
     needed, threshold = round(2 * (len(frames) / 16)), 3.0 * (min(frames.shape[2:]) / 256)
     ends = (frames[0], frames[-1])
     pairs = [*itertools.pairwise(frames), ends, ends[::-1]]
-    *near, there, back = motions(_given(model), iter(pairs), 0.02)
+    *near, there, back = motions(_require_model(model), iter(pairs), 0.02)
     return sum(motion > threshold for motion in near) <= needed and max(there, back) <= threshold * needed * 2
 
 
 def motions(model: nn.Module, pairs: Iterator[tuple[Tensor, Tensor]], share: float) -> Iterator[float]:
     """Of each pair of frames `(3, H, W)` the mean length, in pixels, of the longest `share` of RAFT's flows."""
     for pair in pairs:
-        both, _ = padded(torch.stack(pair).float().to(_device(model)), 8)
+        both, _ = pad_to_multiple(torch.stack(pair).float().to(_device(model)), 8)
         lengths = model(both[:1], both[1:])[0].square().sum(0).sqrt().flatten()
         yield lengths.topk(int(len(lengths) * share)).values.mean().item()
 
 
-def sized_for_musiq(images: Tensor) -> Tensor:
+def resize_for_musiq(images: Tensor) -> Tensor:
     sides = images.shape[2:]
-    scale = LONGEST / max(sides)
+    scale = MAX_SIDE / max(sides)
     if scale < 1:
         images = F.interpolate(images, [int(scale * side) for side in sides], mode="bilinear", align_corners=False)
     return images / 255
 
 
-def sized_for_clip(images: Tensor) -> Tensor:
-    resized = _resized(images, "bicubic")
+def resize_for_clip(images: Tensor) -> Tensor:
+    resized = _resize(images, "bicubic")
     top, left = (round((side - SIDE) / 2) for side in resized.shape[2:])
-    return _normalized(resized[..., top : top + SIDE, left : left + SIDE], *CLIP_NORM)
+    return _normalize(resized[..., top : top + SIDE, left : left + SIDE], *CLIP_NORM)
 
 
-def sized_for_dino(images: Tensor) -> Tensor:
-    return _normalized(_resized(images, "bilinear"), *IMAGENET_NORM)
+def resize_for_dino(images: Tensor) -> Tensor:
+    return _normalize(_resize(images, "bilinear"), *IMAGENET_NORM)
 
 
-def _resized(images: Tensor, mode: str) -> Tensor:
+def _resize(images: Tensor, mode: str) -> Tensor:
     """The shorter side to SIDE, without antialiasing, and the longer one in proportion, cut off to whole pixels."""
     shorter = min(images.shape[2:])
     size = [int(SIDE * side / shorter) for side in images.shape[2:]]
     return F.interpolate(images, size, mode=mode, align_corners=False)
 
 
-def _normalized(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
+def _normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
     means, deviations = (torch.tensor(values, device=images.device)[:, None, None] for values in (mean, deviation))
     return (images / 255 - means) / deviations
 
 
-def _each(model: nn.Module, frames: Tensor, prepared: Callable[[Tensor], Tensor]) -> Tensor:
+def _run_on_frames(model: nn.Module, frames: Tensor, prepared: Callable[[Tensor], Tensor]) -> Tensor:
     """What the network says of each frame, after its preparation of images `(B, 3, H, W)` in [0, 255]."""
     return torch.cat([model(prepared(part.to(_device(model)).float())) for part in frames.split(BATCH)])
 
@@ -186,7 +186,7 @@ def _mean(values: Tensor) -> float:
     return values.cpu().double().mean().item()
 
 
-def _given(model: nn.Module | None) -> nn.Module:
+def _require_model(model: nn.Module | None) -> nn.Module:
     if model is None:
         raise ValueError("model must be the network of this metric, but got None. Load it first.")
     return model
@@ -196,7 +196,7 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _checked(frames: Tensor, fewest: int) -> Tensor:
+def _check_frames(frames: Tensor, fewest: int) -> Tensor:
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(
             f"frames must be (F, 3, H, W) uint8, but got {tuple(frames.shape)} {frames.dtype}. Convert them."
@@ -206,7 +206,7 @@ def _checked(frames: Tensor, fewest: int) -> Tensor:
     return frames
 
 
-def _large(frames: Tensor, divisor: int) -> Tensor:
+def _check_min_size(frames: Tensor, divisor: int) -> Tensor:
     """Frames whose correlation pyramid, after padding to multiples of `divisor`, has sides to scale positions by."""
     height, width = frames.shape[2:]
     if min(height, width) <= SMALLEST - divisor:

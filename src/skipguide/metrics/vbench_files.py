@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.files import video
-from skipguide.lab.training_loop import finished
+from skipguide.lab.training_loop import atomic_path
 from skipguide.metrics.catalog import METRICS
-from skipguide.metrics.inputs import prompt
+from skipguide.metrics.inputs import prompt_from_name
 
 VIDEOS, PROMPTS, RESULTS = "videos", "prompts.json", "skipguide_eval_results.json"
-_LONGEST = 255 - len("-9999.mp4")  # bytes of a file name
-_PER_VIDEO = {"imaging_quality": 100.0}  # what VBench writes for one video of what it divides in the mean
+_MAX_NAME_BYTES = 255 - len("-9999.mp4")  # bytes of a file name
+_VIDEO_SCALES = {"imaging_quality": 100.0}  # what VBench writes for one video of what it divides in the mean
 
 
 def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Path]:
@@ -38,19 +38,19 @@ def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Pat
     Raises:
         ValueError: for a prompt that cannot be a file name, or a folder that holds something.
     """
-    check(videos, folder)
+    check_export(videos, folder)
     target = folder / VIDEOS
     names = {path: (text, f"{text}-{i}.mp4") for text, paths in videos.items() for i, path in enumerate(paths)}
     folder.mkdir(parents=True, exist_ok=True)
-    with finished(target) as part:
+    with atomic_path(target) as part:
         part.mkdir()
         for path, (_, name) in names.items():
-            _link(path, part / name)
-    _write(folder / PROMPTS, {name: text for text, name in names.values()})
+            _link_or_copy(path, part / name)
+    _write_json(folder / PROMPTS, {name: text for text, name in names.values()})
     return {path: target / name for path, (_, name) in names.items()}
 
 
-def check(prompts: Iterable[str], folder: Path) -> None:
+def check_export(prompts: Iterable[str], folder: Path) -> None:
     """Raise ValueError where `export` would, for work that ends with it."""
     for text in prompts:
         _check_name(text)
@@ -59,45 +59,45 @@ def check(prompts: Iterable[str], folder: Path) -> None:
 
 
 def _check_name(text: str) -> None:
-    if not text or "/" in text or "\0" in text or text.startswith(".") or len(text.encode()) > _LONGEST:
+    if not text or "/" in text or "\0" in text or text.startswith(".") or len(text.encode()) > _MAX_NAME_BYTES:
         raise ValueError(
-            f"a prompt for VBench must do as the name of a file of at most {_LONGEST} bytes, without a slash, but got "
+            f"a prompt for VBench must do as the name of a file of at most {_MAX_NAME_BYTES} bytes, without a slash, but got "
             f"{text[:60]!r}. Leave it out."
         )
 
 
-def _link(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with video.replacing(path) as (part,):
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with video.atomic_replace(path) as (part,):
         part.write_text(json.dumps(content, ensure_ascii=False, indent=4) + "\n", "utf-8")
 
 
-def by_prompt(paths: Sequence[Path]) -> dict[str, list[Path]]:
+def group_by_prompt(paths: Sequence[Path]) -> dict[str, list[Path]]:
     """mp4 files by what they were made of: the prompt in their own record, or else what their name says."""
     found: dict[str, list[Path]] = {}
     for path in sorted(paths):
-        found.setdefault(_prompt_of(path), []).append(path)
+        found.setdefault(_find_prompt(path), []).append(path)
     return found
 
 
-def _prompt_of(path: Path) -> str:
+def _find_prompt(path: Path) -> str:
     try:
         recorded = video.read_record(path).get("settings", {}).get("prompt")
     except ValueError:
         recorded = None
-    return recorded or prompt(path.name)
+    return recorded or prompt_from_name(path.name)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
+def write_results(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
     """Write values of ours as VBench writes its `..._eval_results.json`: dimension -> [mean, one entry per video].
 
     Args:
@@ -106,19 +106,19 @@ def write(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
     content = {
         dimension: [
             sum(rows.values()) / len(rows),
-            [{"video_path": name, "video_results": _theirs(dimension, value)} for name, value in rows.items()],
+            [{"video_path": name, "video_results": _to_vbench_value(dimension, value)} for name, value in rows.items()],
         ]
         for dimension, rows in values.items()
         if rows
     }
-    _write(path, content)
+    _write_json(path, content)
 
 
-def _theirs(dimension: str, value: float) -> float | bool:
-    return bool(value) if dimension == "dynamic_degree" else value * _PER_VIDEO.get(dimension, 1.0)
+def _to_vbench_value(dimension: str, value: float) -> float | bool:
+    return bool(value) if dimension == "dynamic_degree" else value * _VIDEO_SCALES.get(dimension, 1.0)
 
 
-def read(path: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def read_results(path: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """What VBench's scorer wrote: its number of each dimension, and ours-like values per video, by file name.
 
     The first is what its leaderboard takes. For subject and background consistency it is a mean over pairs of frames,
@@ -130,7 +130,7 @@ def read(path: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     try:
         content = json.loads(path.read_text("utf-8"))
         totals = {dimension: float(entry[0]) for dimension, entry in content.items()}
-        values = {dimension: _per_video(dimension, entry[1]) for dimension, entry in content.items()}
+        values = {dimension: _parse_video_values(dimension, entry[1]) for dimension, entry in content.items()}
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(
             f"a result of VBench must be its ..._eval_results.json, but {path} is not read as one. Check the name."
@@ -138,8 +138,8 @@ def read(path: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     return totals, values
 
 
-def _per_video(dimension: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    scale = _PER_VIDEO.get(dimension, 1.0)
+def _parse_video_values(dimension: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    scale = _VIDEO_SCALES.get(dimension, 1.0)
     return {re.split(r"[\\/]", row["video_path"])[-1]: float(row["video_results"]) / scale for row in rows}
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.files import packaged
-from skipguide.generate.record import sha256
+from skipguide.generate.record import hash_file
 from skipguide.metrics.catalog import WEIGHTS
 
 
-class Missing(ValueError):
+class MissingWeights(ValueError):
     """Weights that are not there, or may not be used."""
 
 
 @dataclass(frozen=True)
-class Found:
+class WeightsFile:
     """A file or folder of weights, as a result records it."""
 
     name: str
@@ -32,7 +32,7 @@ class Found:
         return {**asdict(self), "path": self.path.name}
 
 
-def find(name: str, folder: Path | None, non_commercial: bool = False) -> Path:
+def find_weights(name: str, folder: Path | None, non_commercial: bool = False) -> Path:
     """Where the weights of this row of `catalog.WEIGHTS` lie.
 
     Args:
@@ -44,25 +44,25 @@ def find(name: str, folder: Path | None, non_commercial: bool = False) -> Path:
     """
     row = WEIGHTS[name]
     if not row.commercial and not non_commercial:
-        raise Missing(
+        raise MissingWeights(
             f"{row.files[0]} must be asked for, because its licence is {row.licence}, but it was not. Pass "
             "--non-commercial (non_commercial=True) if you may use it."
         )
     if row.packaged:
-        return packaged.path(row.packaged) / row.files[0]
+        return packaged.packaged_path(row.packaged) / row.files[0]
     for file in row.files:
         if folder is not None and (folder / file).exists():
             return folder / file
-    if (cached := _cached(name)) is not None:
+    if (cached := _find_in_hub_cache(name)) is not None:
         return cached
     where = "no folder of weights was given" if folder is None else f"{folder} has no such file"
-    raise Missing(
+    raise MissingWeights(
         f"{name} needs {' or '.join(row.files)}, but {where}, nor has the hub's cache. Get it from {row.where}, and "
         "name its folder with --weights."
     )
 
 
-def _cached(name: str) -> Path | None:
+def _find_in_hub_cache(name: str) -> Path | None:
     row = WEIGHTS[name]
     if row.repo is None:
         return None
@@ -75,15 +75,15 @@ def _cached(name: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def identify(name: str, path: Path) -> Found:
+def identify(name: str, path: Path) -> WeightsFile:
     """The same with a hash over the file, or over the names and contents of the files of a folder."""
-    row, found = WEIGHTS[name], sha256(path) if path.is_file() else _digest_of_folder(path)
+    row, found = WEIGHTS[name], hash_file(path) if path.is_file() else _folder_digest(path)
     stated = bool(row.sha256) and path.name == row.files[0]
-    return Found(name, path, found, found.startswith(row.sha256) if stated else None, row.licence, row.commercial)
+    return WeightsFile(name, path, found, found.startswith(row.sha256) if stated else None, row.licence, row.commercial)
 
 
-def _digest_of_folder(folder: Path) -> str:
+def _folder_digest(folder: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json")):
-        total.update(f"{file.name} {sha256(file)}\n".encode())
+        total.update(f"{file.name} {hash_file(file)}\n".encode())
     return total.hexdigest()

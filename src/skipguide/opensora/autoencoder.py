@@ -240,9 +240,9 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, but is {num_frames}.")
         whole, rest = divmod(num_frames, self.config["micro_frame_size"])
-        return whole * self._rounded_up(self.config["micro_frame_size"]) + self._rounded_up(rest)
+        return whole * self._round_up_frames(self.config["micro_frame_size"]) + self._round_up_frames(rest)
 
-    def _rounded_up(self, num_frames: int) -> int:
+    def _round_up_frames(self, num_frames: int) -> int:
         return -(-num_frames // self.temporal_compression_ratio)
 
     @apply_forward_hook
@@ -311,7 +311,7 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     def _decode(self, latents: Tensor, num_frames: int) -> Tensor:
         size = self.config["micro_frame_size"]
-        chunks = enumerate(latents.split(self._rounded_up(size), dim=2))
+        chunks = enumerate(latents.split(self._round_up_frames(size), dim=2))
         parts = [self.temporal_vae.decode(chunk, min(size, num_frames - i * size)) for i, chunk in chunks]
         frames = torch.cat(parts, dim=2).transpose(1, 2).flatten(0, 1) / self.config["spatial_scaling_factor"]
         images = [

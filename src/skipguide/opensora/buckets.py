@@ -33,7 +33,7 @@ _RATIOS = {
     }.items()
 }  # fmt: skip
 # Published sizes that the rule misses by a pixel.
-_ODD = {("240p", "2:3"): (262, 393), ("480p", "12:25"): (444, 925), ("480p", "4:3"): (740, 555)}
+_IRREGULAR_SIZES = {("240p", "2:3"): (262, 393), ("480p", "12:25"): (444, 925), ("480p", "4:3"): (740, 555)}
 # Cells of the square resolutions that are wider than high: widths by height, in sixteenths of the side.
 _WIDE = {
     8: (32, 31, 30, 29), 9: (28, 27, 26), 10: (25, 24), 11: (23, 22, 21), 12: (21, 20), 13: (19, 18), 14: (18, 17),
@@ -57,7 +57,7 @@ def image_size(resolution: str, aspect_ratio: str) -> Size:
     name = aspect_ratio
     if resolution in SIDES and re.fullmatch(r"\d+:[1-9]\d*", aspect_ratio):  # upstream finds 12:25 alone
         height, width = map(int, aspect_ratio.split(":"))
-        name = _value(height, width)
+        name = _ratio_name(height, width)
     if name not in sizes:
         raise ValueError(
             f"aspect_ratio of {resolution} must be one of {', '.join(sizes)} (height:width, or their quotient), but "
@@ -82,15 +82,15 @@ def image_sizes(resolution: str) -> dict[str, Size]:
     wide = [(high, width) for high, widths in _WIDE.items() for width in widths]
     tall = [(width, high) for high, width in reversed(wide) if (high, width) != _ONLY_WIDE]
     cells = [*wide, (16, 16), *tall]
-    return dict(_named(cell, _cell(SIDES[resolution], cell)) for cell in cells)
+    return dict(_name_size(cell, _cell_size(SIDES[resolution], cell)) for cell in cells)
 
 
-def bucket_of(height: int, width: int) -> tuple[str, str] | None:
+def find_bucket(height: int, width: int) -> tuple[str, str] | None:
     """Which resolution and aspect ratio a size in pixels is; None for a size that the model was not trained on."""
     return _buckets().get((height, width))
 
 
-def num_frames(length: int | str) -> int:
+def parse_num_frames(length: int | str) -> int:
     """The number of frames of a length, checked.
 
     Args:
@@ -121,20 +121,20 @@ def _lengths() -> dict[str, int]:
 
 
 def _size(resolution: str, name: str) -> Size:
-    if (resolution, name) in _ODD:
-        return _ODD[resolution, name]
+    if (resolution, name) in _IRREGULAR_SIZES:
+        return _IRREGULAR_SIZES[resolution, name]
     high, wide = _RATIOS[name]
-    side = math.floor if resolution == "144p" else _even  # the smallest keeps odd sides
+    side = math.floor if resolution == "144p" else _round_to_even  # the smallest keeps odd sides
     height = side(math.sqrt(AREAS[resolution] * high / wide) + 1e-4)
     return height, side(height * wide / high + 1e-4)
 
 
-def _even(length: float) -> int:
+def _round_to_even(length: float) -> int:
     """The even one of the two whole numbers around a length."""
     return math.ceil(length) // 2 * 2
 
 
-def _cell(side: int, cell: Size) -> Size:
+def _cell_size(side: int, cell: Size) -> Size:
     if side == 2880 and sorted(cell) == [12, 21]:  # 60 units of 64 where the others have 59
         return (2112, 3840) if cell[0] == 12 else (3840, 2112)
     unit = 64 if side == 2880 else side // 16
@@ -142,13 +142,13 @@ def _cell(side: int, cell: Size) -> Size:
     return height, width
 
 
-def _named(cell: Size, size: Size) -> tuple[str, Size]:
+def _name_size(cell: Size, size: Size) -> tuple[str, Size]:
     """The name of a size; the longest ones of 2880, which are cut to its unit, go by the ratio of their cells."""
     longest = cell[0] == 8 or cell == (32, 8)
-    return _value(*(cell if longest else size)), size
+    return _ratio_name(*(cell if longest else size)), size
 
 
-def _value(height: int, width: int) -> str:
+def _ratio_name(height: int, width: int) -> str:
     return str(round(height / width, 2))
 
 

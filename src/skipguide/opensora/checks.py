@@ -78,7 +78,7 @@ def _check_text(name: str, text: Any, encoder: Any) -> None:
             f"{name} needs the text encoder, but this pipeline was loaded without one. Pass {name}_embeds instead."
         )
     for one in listed:
-        prompts.for_loop(one, 0)
+        prompts.select_loop_text(one, 0)
 
 
 def _check_ndim(name: str, embeds: Tensor) -> None:
@@ -150,7 +150,7 @@ def check_generators(generator: Any, rows: int) -> None:
         raise ValueError(f"generator must be one, or a list of one per video, {rows}, but got {len(generator)}.")
 
 
-def check_going_on(name: str, num_frames: int, given: int, edit: float, group: int, chunk: int) -> None:
+def check_continuation(name: str, num_frames: int, given: int, edit: float, group: int, chunk: int) -> None:
     """See that a clip can be gone on from: whole chunks, of which some are given and some new.
 
     Args:
@@ -199,7 +199,7 @@ def check_conditions(
                 "Pass a larger num_loops."
             )
         if condition.latents is None:
-            frames = latent_frames(len(conditions.as_clip(condition.frames)))
+            frames = latent_frames(len(conditions.to_clip(condition.frames)))
         else:
             conditions.check_size(condition.latents.shape, latents)
             frames = condition.latents.shape[1]

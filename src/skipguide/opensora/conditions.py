@@ -57,7 +57,7 @@ class OpenSoraCondition:
             shape = tuple(self.latents.shape)
             raise ValueError(f"latents of a condition must be (C, f, h, w), but got shape {shape}. Pass one reference.")
         if self.frames is not None:
-            as_clip(self.frames)
+            to_clip(self.frames)
         for name, least in {"reference_start": None, "target_start": None, "length": 1, "loop": 0}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
@@ -83,10 +83,10 @@ def parse_mask_strategy(text: str, references: Sequence[Any]) -> list[OpenSoraCo
     Raises:
         ValueError: for a text of another form, and for a reference that is not there.
     """
-    return [_parsed(part, references) for part in text.split(";")] if text else []
+    return [_parse_condition(part, references) for part in text.split(";")] if text else []
 
 
-def _parsed(part: str, references: Sequence[Any]) -> OpenSoraCondition:
+def _parse_condition(part: str, references: Sequence[Any]) -> OpenSoraCondition:
     numbers = part.split(",")
     whole = all(re.fullmatch(r"\s*-?\d+\s*", number) for number in numbers[:5])
     ratio = re.fullmatch(r"\s*\d*\.?\d+\s*", "".join(numbers[5:]) or "0")
@@ -134,8 +134,8 @@ def apply_mask_strategy(
             reference = condition.latents
             assert reference is not None
             check_size(reference.shape, latents.shape)
-            start = _start("reference_start", condition.reference_start, reference.shape[1], align)
-            target = _start("target_start", condition.target_start, latents.shape[2], align)
+            start = _align_start("reference_start", condition.reference_start, reference.shape[1], align)
+            target = _align_start("target_start", condition.target_start, latents.shape[2], align)
             length = min(condition.length, latents.shape[2] - target, reference.shape[1] - start)
             latents[row, :, target : target + length] = reference[:, start : start + length].to(latents)
             ratios[row][target : target + length] = [condition.edit_ratio] * length
@@ -169,7 +169,7 @@ def check_start(name: str, start: int, total: int) -> None:
         )
 
 
-def _start(name: str, start: int, total: int, align: int | None) -> int:
+def _align_start(name: str, start: int, total: int, align: int | None) -> int:
     check_start(name, start, total)
     start = start % total
     if align is None:
@@ -179,7 +179,7 @@ def _start(name: str, start: int, total: int, align: int | None) -> int:
     return (group + nearer) * align
 
 
-def going_on(
+def add_continuation(
     conditions: Sequence[Sequence[OpenSoraCondition]], before: Tensor, loop: int, length: int, edit_ratio: float
 ) -> list[list[OpenSoraCondition]]:
     """The conditions of each row, and what goes on from the clip before: its last `length` latent frames come first.
@@ -195,7 +195,7 @@ def going_on(
 # --- frames as users have them ----------------------------------------------------------------------------------------
 
 
-def conditions_of(
+def collect_conditions(
     image: Any, video: Any, conditions: Any, prompts: int, last: dict[str, Any], frames: int
 ) -> list[list[OpenSoraCondition]]:
     """The conditions of each prompt.
@@ -217,11 +217,11 @@ def conditions_of(
         raise ValueError(f"at most one of image, video and conditions may be given, but got {' and '.join(names)}. "
                          "Write what you need as conditions.")  # fmt: skip
     if image is not None:
-        own = [[OpenSoraCondition(frames=one)] for one in images(image)]
+        own = [[OpenSoraCondition(frames=one)] for one in list_images(image)]
     elif video is not None:
-        own = [[OpenSoraCondition(frames=_last(clip, frames), **last)] for clip in clips(video)]
+        own = [[OpenSoraCondition(frames=_last_frames(clip, frames), **last)] for clip in list_clips(video)]
     else:
-        own = _lists(conditions)
+        own = _nest_conditions(conditions)
     if len(own) not in (1, prompts):
         raise ValueError(
             f"{names[0]} must be one for all prompts or one per prompt, {prompts}, but got {len(own)}. Pass one per "
@@ -230,7 +230,7 @@ def conditions_of(
     return own if len(own) == prompts else own * prompts
 
 
-def _lists(conditions: Any) -> list[list[OpenSoraCondition]]:
+def _nest_conditions(conditions: Any) -> list[list[OpenSoraCondition]]:
     if conditions is None:
         return [[]]
     listed = list(conditions) if isinstance(conditions, (list, tuple)) else [conditions]
@@ -243,7 +243,7 @@ def _lists(conditions: Any) -> list[list[OpenSoraCondition]]:
     return nested if any(isinstance(entry, (list, tuple)) for entry in listed) else [[one for (one,) in nested]]
 
 
-def _last(clip: Any, frames: int) -> Any:
+def _last_frames(clip: Any, frames: int) -> Any:
     if len(clip) < frames:
         raise ValueError(
             f"video must have {frames} frames or more to go on from, but got {len(clip)}. Pass more, or an image."
@@ -251,30 +251,30 @@ def _last(clip: Any, frames: int) -> Any:
     return clip[-frames:]
 
 
-def as_clip(frames: Any) -> Any:
+def to_clip(frames: Any) -> Any:
     """An image or a clip as a clip: a list of PIL images, an array (F, H, W, 3) or a tensor (F, 3, H, W).
 
     Raises:
         ValueError: for what is none of them.
     """
-    return [frames] if isinstance(frames, Image.Image) else _one(frames[None] if _ndim(frames) == 3 else frames)
+    return [frames] if isinstance(frames, Image.Image) else _check_clip(frames[None] if _ndim(frames) == 3 else frames)
 
 
-def images(given: Any) -> list[Any]:
+def list_images(given: Any) -> list[Any]:
     """One image, or several of them in a list, an array (N, H, W, 3) or a tensor (N, 3, H, W)."""
     several = isinstance(given, (list, tuple)) or _ndim(given) == 4
-    return [as_clip(image) for image in given] if several else [as_clip(given)]
+    return [to_clip(image) for image in given] if several else [to_clip(given)]
 
 
-def clips(given: Any) -> list[Any]:
+def list_clips(given: Any) -> list[Any]:
     """One clip, or several of them in a list, an array (N, F, H, W, 3) or a tensor (N, F, 3, H, W)."""
     first = given[0] if isinstance(given, (list, tuple)) and given else None
     if _ndim(given) == 5 or isinstance(first, (list, tuple)) or _ndim(first) == 4:
-        return [_one(clip) for clip in given]
-    return [_one(given)]
+        return [_check_clip(clip) for clip in given]
+    return [_check_clip(given)]
 
 
-def _one(clip: Any) -> Any:
+def _check_clip(clip: Any) -> Any:
     """A clip, checked; arrays and tensors of single frames in a list are put together."""
     if isinstance(clip, (list, tuple)) and clip:
         if all(isinstance(frame, Image.Image) for frame in clip):

@@ -12,7 +12,7 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
 from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
-from skipguide.opensora.conditions import OpenSoraCondition, as_clip
+from skipguide.opensora.conditions import OpenSoraCondition, to_clip
 from skipguide.opensora.transformer import OpenSoraTransformer3DModel
 
 Tensor = torch.Tensor
@@ -65,14 +65,14 @@ class LatentsMixin:
 
     def _pixels(self, frames: Any, height: int, width: int, device: torch.device) -> Tensor:
         """(1, 3, F, height, width) in [-1, 1]: resized until the frame is full, the rest cropped, as upstream does."""
-        clip = as_clip(frames)
+        clip = to_clip(frames)
         if isinstance(clip, list):
-            fitted = [_fitted_image(frame.convert("RGB"), height, width) for frame in clip]
+            fitted = [_fit_image(frame.convert("RGB"), height, width) for frame in clip]
             return self.video_processor.preprocess_video([fitted]).to(device)
         pixels = self.video_processor.preprocess_video(clip[None]).to(device)
-        return _fitted_pixels(pixels[0].transpose(0, 1), height, width).transpose(0, 1)[None]
+        return _fit_pixels(pixels[0].transpose(0, 1), height, width).transpose(0, 1)[None]
 
-    def with_latents(
+    def encode_conditions(
         self, own: Sequence[Sequence[OpenSoraCondition]], height: int, width: int, device: torch.device
     ) -> list[list[OpenSoraCondition]]:
         """The conditions of each row with their frames encoded, every reference once."""
@@ -90,22 +90,22 @@ class LatentsMixin:
         return [[ready(one) for one in row] for row in own]
 
 
-def _full_size(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+def _covering_size(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
     """(height, width) of a picture of another size when it is just large enough to fill a frame."""
     high, wide = height / size[0], width / size[1]
     return (height, round(size[1] * high)) if high > wide else (round(size[0] * wide), width)
 
 
-def _fitted_image(image: Image.Image, height: int, width: int) -> Image.Image:
+def _fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
     """From opensora/datasets/utils.py: bicubic."""
-    high, wide = _full_size((image.height, image.width), height, width)
+    high, wide = _covering_size((image.height, image.width), height, width)
     top, left = round((high - height) / 2), round((wide - width) / 2)
     return image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
 
 
-def _fitted_pixels(frames: Tensor, height: int, width: int) -> Tensor:
+def _fit_pixels(frames: Tensor, height: int, width: int) -> Tensor:
     """(F, 3, H, W); from opensora/datasets/video_transforms.py: bilinear."""
-    high, wide = _full_size((frames.shape[2], frames.shape[3]), height, width)
+    high, wide = _covering_size((frames.shape[2], frames.shape[3]), height, width)
     resized = torch.nn.functional.interpolate(frames, size=(high, wide), mode="bilinear", align_corners=False)
     top, left = (high - height) // 2, (wide - width) // 2
     return resized[..., top : top + height, left : left + width]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from skipguide.opensora.conditions import OpenSoraCondition, apply_mask_strategy, going_on
+from skipguide.opensora.conditions import OpenSoraCondition, add_continuation, apply_mask_strategy
 from skipguide.opensora.latents import Generators, LatentsMixin
 from skipguide.opensora.scheduler import OpenSoraRFlowScheduler
 
@@ -60,7 +60,7 @@ class LoopsMixin(LatentsMixin):
     def interrupt(self) -> bool:
         return self._interrupt
 
-    def _run(
+    def _run_loops(
         self, loops: Loops, given: Sequence[Sequence[OpenSoraCondition]], decoded: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Latents (B, C, f, h, w) of each loop, and clips (B, 3, F, H, W): of all where they are wanted."""
@@ -76,7 +76,7 @@ class LoopsMixin(LatentsMixin):
                 )  # fmt: skip
                 if loop > 0:
                     self._set_timesteps(**loops.timesteps)
-                    given = going_on(given, self.encode_video(clips[-1]), loop, *loops.last.values())
+                    given = add_continuation(given, self.encode_video(clips[-1]), loop, *loops.last.values())
                 parts.append(self._denoise(noise, given, loop, loops, bar))
                 if decoded or loop + 1 < number:
                     clips.append(self.decode_latents(parts[-1], loops.timesteps["num_frames"]))

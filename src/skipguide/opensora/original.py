@@ -20,7 +20,7 @@ from skipguide.opensora.transformer import OpenSoraTransformer3DModel
 
 Tensor = torch.Tensor
 
-TRANSFORMER_KEYS: checkpoints.Rules = (
+TRANSFORMER_KEYS: checkpoints.RenameRules = (
     (r"^x_embedder\.proj\.", "patch_embed."),
     (r"^t_embedder\.mlp\.0\.", "time_embed.timestep_embedder.linear_1."),
     (r"^t_embedder\.mlp\.2\.", "time_embed.timestep_embedder.linear_2."),
@@ -44,7 +44,7 @@ FUSED = {  # several matrices on top of each other, in this order
     ".attn.qkv.": (".attn1.to_q.", ".attn1.to_k.", ".attn1.to_v."),
     ".cross_attn.kv_linear.": (".attn2.to_k.", ".attn2.to_v."),
 }
-AUTOENCODER_KEYS: checkpoints.Rules = (
+AUTOENCODER_KEYS: checkpoints.RenameRules = (
     (r"^spatial_vae\.module\.", "spatial_vae."),
     (r"^(temporal_vae\..*)\.conv\.(weight|bias)$", r"\1.\2"),
     (r"^(temporal_vae\..*)\.block_res_blocks\.(\d+)\.", r"\1.levels.\2.resnets."),
@@ -98,7 +98,7 @@ def transformer_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
             names = [key.replace(fused, part) for part in FUSED[fused]]
             # each part owns its memory, for safetensors saves no views of one tensor
             parts.update((name, part.clone()) for name, part in zip(names, value.chunk(len(names)), strict=True))
-    return {**checkpoints.renamed(kept, TRANSFORMER_KEYS), **parts}
+    return {**checkpoints.rename_keys(kept, TRANSFORMER_KEYS), **parts}
 
 
 def autoencoder_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,7 +106,7 @@ def autoencoder_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     `shift` and `scale` are not among them: these are `latents_mean` and `latents_std` of the config.
     """
-    return checkpoints.renamed({k: v for k, v in original.items() if k not in ("shift", "scale")}, AUTOENCODER_KEYS)
+    return checkpoints.rename_keys({k: v for k, v in original.items() if k not in ("shift", "scale")}, AUTOENCODER_KEYS)
 
 
 def load_transformer(folder: str | Path) -> OpenSoraTransformer3DModel:
@@ -119,7 +119,7 @@ def load_transformer(folder: str | Path) -> OpenSoraTransformer3DModel:
         ValueError: If the config is of a model that upstream could run and this one cannot, or the weights do not fit.
     """
     weights = transformer_state_dict(checkpoints.read(Path(folder)))
-    return _filled(OpenSoraTransformer3DModel, _transformer_config(_config(folder)), weights)
+    return _build_model(OpenSoraTransformer3DModel, _transformer_config(_config(folder)), weights)
 
 
 def load_autoencoder(folder: str | Path, **config: Any) -> AutoencoderKLOpenSora:
@@ -135,7 +135,7 @@ def load_autoencoder(folder: str | Path, **config: Any) -> AutoencoderKLOpenSora
     """
     original = checkpoints.read(Path(folder))
     found = _autoencoder_config(_config(folder)) | _normalization(original) | config
-    return _filled(AutoencoderKLOpenSora, found, autoencoder_state_dict(original))
+    return _build_model(AutoencoderKLOpenSora, found, autoencoder_state_dict(original))
 
 
 def _config(path: str | Path) -> dict[str, Any]:
@@ -175,7 +175,9 @@ def _normalization(original: Mapping[str, Tensor]) -> dict[str, tuple[float, ...
     names = {"latents_mean": "shift", "latents_std": "scale"}
     missing = [name for name in names.values() if name not in original]
     if missing:
-        raise ValueError(f"the weights of a VAE must hold shift and scale, but {checkpoints.listed(missing)} missing.")
+        raise ValueError(
+            f"the weights of a VAE must hold shift and scale, but {checkpoints.list_keys(missing)} missing."
+        )
     return {ours: tuple(float(f"{x:.6g}") for x in original[name].flatten()) for ours, name in names.items()}
 
 
@@ -188,11 +190,11 @@ def _check_rotation(freqs: Tensor) -> None:
         )
 
 
-def _filled(kind: Any, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
+def _build_model(kind: Any, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
     """A model of that class with these weights, which must be exactly those that it has."""
     with torch.device("meta"):
         model: nn.Module = kind(**config)
-    wrong = checkpoints.misfits(model.state_dict(), weights)
+    wrong = checkpoints.describe_mismatch(model.state_dict(), weights)
     if wrong:
         raise ValueError(
             f"the weights do not fit {kind.__name__} (keys under its names, where the original's were known). {wrong}. "

@@ -18,7 +18,7 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from skipguide.opensora import buckets, checks, original, prompts
 from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
-from skipguide.opensora.conditions import conditions_of
+from skipguide.opensora.conditions import collect_conditions
 from skipguide.opensora.latents import Generators, LatentsMixin
 from skipguide.opensora.loops import Loops, LoopsMixin
 from skipguide.opensora.scheduler import OpenSoraRFlowScheduler
@@ -170,7 +170,7 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         whole = dict(height=height, width=width, num_inference_steps=num_inference_steps, num_loops=num_loops)
         whole |= dict(num_videos_per_prompt=num_videos_per_prompt, max_sequence_length=max_sequence_length)
         height, width, *_ = checks.check_numbers(whole, fps, align)
-        num_frames = buckets.num_frames(num_frames)
+        num_frames = buckets.parse_num_frames(num_frames)
         checks.check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         embeds = dict(
             prompt_embeds=prompt_embeds,
@@ -186,27 +186,29 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         noises = checks.check_latents(latents, shape, num_loops)
         last = dict(length=condition_frame_length, edit_ratio=condition_frame_edit)
         asked = ["video"] * (video is not None) + ["num_loops"] * (num_loops > 1)
-        shared = self._check_going_on(asked, num_frames, condition_frame_length, condition_frame_edit)
-        given = conditions_of(image, video, conditions, number, last, shared)
+        shared = self._check_continuation(asked, num_frames, condition_frame_length, condition_frame_edit)
+        given = collect_conditions(image, video, conditions, number, last, shared)
         checks.check_conditions(given, shape, num_loops, self.vae.latent_frames)
 
         device = self._execution_device
         encoding = dict(clean_caption=clean_caption, max_sequence_length=max_sequence_length)
         encoding |= dict(negative_prompt=negative_prompt, num_videos_per_prompt=num_videos_per_prompt, **embeds)
-        texts = self._texts(prompt, (aesthetic_score, motion_score, camera_motion), num_loops, encoding)
-        given = [row for row in self.with_latents(given, height, width, device) for _ in range(num_videos_per_prompt)]
+        texts = self._encode_texts(prompt, (aesthetic_score, motion_score, camera_motion), num_loops, encoding)
+        given = [
+            row for row in self.encode_conditions(given, height, width, device) for _ in range(num_videos_per_prompt)
+        ]
         about = dict(height=height, width=width, fps=IMAGE_FPS if num_frames == 1 else fps)
         numbers = {name: torch.full((len(texts[0][0]),), float(x), device=device) for name, x in about.items()}
         report = functools.partial(self._report, callback_on_step_end, callback_on_step_end_tensor_inputs)
         timesteps = dict(num_inference_steps=num_inference_steps, device=device)
         timesteps |= dict(height=height, width=width, num_frames=num_frames)
         loops = Loops(timesteps, shape, generator, noises, texts, numbers, align, last, report)
-        parts, clips = self._run(loops, given, decoded=output_type != "latent")
+        parts, clips = self._run_loops(loops, given, decoded=output_type != "latent")
         self._current_timestep = None
         if output_type == "latent":
-            frames = _joined(parts, condition_frame_length)
+            frames = _concatenate(parts, condition_frame_length)
         else:
-            frames = self.video_processor.postprocess_video(_joined(clips, shared), output_type=output_type)
+            frames = self.video_processor.postprocess_video(_concatenate(clips, shared), output_type=output_type)
         self.maybe_free_model_hooks()
         return OpenSoraPipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -218,7 +220,7 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
             prompts.check_null_caption(longest if given is None else given.shape[1], len(self.transformer.null_caption))
         return number
 
-    def _check_going_on(self, asked: Sequence[str], num_frames: int, length: int, edit_ratio: float) -> int:
+    def _check_continuation(self, asked: Sequence[str], num_frames: int, length: int, edit_ratio: float) -> int:
         """How many frames a clip has from the one before it.
 
         Args:
@@ -226,17 +228,17 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         """
         chunk, group = self.vae.config["micro_frame_size"], self.vae.latent_frames(self.vae.config["micro_frame_size"])
         for name in asked:
-            checks.check_going_on(name, num_frames, length, edit_ratio, group, chunk)
+            checks.check_continuation(name, num_frames, length, edit_ratio, group, chunk)
         return length // group * chunk
 
-    def _texts(
+    def _encode_texts(
         self, prompt: Any, scores: tuple[Any, ...], loops: int, encoding: dict[str, Any]
     ) -> list[tuple[Tensor, Tensor]]:
         """Embeddings and masks of each loop, [uncond, cond] or cond; each text encoded once, before all other work."""
         listed = [prompt] if isinstance(prompt, str) else prompt
         encoded: dict[Any, tuple[Tensor, Tensor]] = {}
         wanted = [
-            listed and tuple(prompts.with_scores(prompts.for_loop(one, loop), *scores) for one in listed)
+            listed and tuple(prompts.append_scores(prompts.select_loop_text(one, loop), *scores) for one in listed)
             for loop in range(loops)
         ]
         for texts in dict.fromkeys(wanted):
@@ -248,6 +250,6 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         return [encoded[texts] for texts in wanted]
 
 
-def _joined(parts: Sequence[Tensor], shared: int) -> Tensor:
+def _concatenate(parts: Sequence[Tensor], shared: int) -> Tensor:
     """Clips (B, C, F, H, W) one after the other, without the first `shared` frames of all but the first."""
     return torch.cat([part if i == 0 else part[:, :, shared:] for i, part in enumerate(parts)], dim=2)

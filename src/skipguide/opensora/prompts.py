@@ -19,7 +19,7 @@ Tensor = torch.Tensor
 logger = logging.get_logger(__name__)
 
 
-def for_loop(prompt: str, loop: int) -> str:
+def select_loop_text(prompt: str, loop: int) -> str:
     """The part of a prompt for one loop of a video: `|0| a red fox |2| a blue fox` is red in loops 0 and 1.
 
     Raises:
@@ -37,7 +37,7 @@ def for_loop(prompt: str, loop: int) -> str:
     return [text for start, text in zip(starts, texts, strict=True) if start <= loop][-1].strip()
 
 
-def with_scores(
+def append_scores(
     prompt: str, aesthetic_score: float | None, motion_score: float | None, camera_motion: str | None
 ) -> str:
     """The prompt with what training captions end in: how good it looks, how much moves, what the camera does.

@@ -85,13 +85,13 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
             steps = [float(round(t)) for t in steps]
         sigmas = torch.tensor(steps) / total
         if self.config["use_timestep_transform"]:
-            sigmas = self._transformed(sigmas, height, width, num_frames)
+            sigmas = self._shift_sigmas(sigmas, height, width, num_frames)
         self.timesteps = (sigmas * total).to(device)
         self.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)]).to(device)
         self.num_inference_steps = num_inference_steps
         self._step_index = self._begin_index = None
 
-    def _transformed(self, sigmas: Tensor, height: int | None, width: int | None, num_frames: int | None) -> Tensor:
+    def _shift_sigmas(self, sigmas: Tensor, height: int | None, width: int | None, num_frames: int | None) -> Tensor:
         """The sigmas moved towards 1 by the square roots of how many times larger and longer the video is.
 
         In float32 and in upstream's order of operations, so that the timesteps are upstream's to the last bit; only

@@ -231,12 +231,12 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, CacheM
         """
         self._check_inputs(hidden_states, encoder_hidden_states, encoder_attention_mask, frame_mask)
         num_frames, rows, columns = hidden_states.shape[2:]
-        hidden_states, grid = self._patches(hidden_states)
-        sides = (_per_row("height", height, hidden_states), _per_row("width", width, hidden_states))
+        hidden_states, grid = self._patchify(hidden_states)
+        sides = (_expand_per_row("height", height, hidden_states), _expand_per_row("width", width, hidden_states))
         positions = _position_embedding(grid, sides, self.config["input_sq_size"], hidden_states.shape[-1])
         hidden_states = (hidden_states + positions.to(hidden_states.dtype)[:, None]).flatten(1, 2)
 
-        embedding, given, modulation = self._times(timestep, fps, frame_mask, hidden_states)
+        embedding, given, modulation = self._embed_times(timestep, fps, frame_mask, hidden_states)
         text = self.caption_projection(encoder_hidden_states)
         mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()[:, None, None]
         frame_index = torch.arange(num_frames, device=hidden_states.device)
@@ -246,38 +246,38 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, CacheM
             hidden_states = spatial_block(hidden_states, text, modulation, num_frames, mask)
             hidden_states = temporal_block(hidden_states, text, modulation, num_frames, mask, rotation)
 
-        tokens = self._modulated(hidden_states.unflatten(1, (num_frames, -1)), embedding)
+        tokens = self._modulate(hidden_states.unflatten(1, (num_frames, -1)), embedding)
         if frame_mask is not None and given is not None:
             # from tokens that are modulated already: a slip in upstream, which the checkpoint was trained with
-            tokens = torch.where(frame_mask.bool()[:, :, None, None], tokens, self._modulated(tokens, given))
-        sample = self._unpatched(self.proj_out(tokens), grid)[..., :rows, :columns]
+            tokens = torch.where(frame_mask.bool()[:, :, None, None], tokens, self._modulate(tokens, given))
+        sample = self._unpatchify(self.proj_out(tokens), grid)[..., :rows, :columns]
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)  # type: ignore[arg-type]
 
-    def _patches(self, latents: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _patchify(self, latents: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens `(B, F, S, D)` of latents `(B, C, F, H, W)`, and how many rows and columns of patches there are."""
         _, high, wide = self.config["patch_size"]
         latents = nn.functional.pad(latents, (0, -latents.shape[4] % wide, 0, -latents.shape[3] % high))
         tokens = self.patch_embed(latents)  # (B, D, F, rows, columns)
         return tokens.permute(0, 2, 3, 4, 1).flatten(2, 3), (tokens.shape[3], tokens.shape[4])
 
-    def _unpatched(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """`(B, C, F, H, W)` from `(B, F, S, pixels to a patch * C)`."""
         _, high, wide = self.config["patch_size"]
         pixels = tokens.unflatten(3, (high, wide, -1)).unflatten(2, grid)  # (B, F, rows, columns, high, wide, C)
         return pixels.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
-    def _times(
+    def _embed_times(
         self, timestep: Tensor | float, fps: Tensor | float, frame_mask: Tensor | None, tokens: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Embeddings `(B, D)` of the timestep and, with a mask, of timestep 0; the modulation `(B, F or 1, 6, D)`."""
-        timestep, fps = _per_row("timestep", timestep, tokens), _per_row("fps", fps, tokens)
+        timestep, fps = _expand_per_row("timestep", timestep, tokens), _expand_per_row("fps", fps, tokens)
         embedding, modulation = self.time_embed(timestep, fps, tokens.dtype)
         if frame_mask is None:
             return embedding, None, modulation
         given, still = self.time_embed(torch.zeros_like(timestep), fps, tokens.dtype)
         return embedding, given, torch.where(frame_mask.bool()[:, :, None, None], modulation, still)
 
-    def _modulated(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+    def _modulate(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Tokens `(B, F, S, D)` normalized, scaled and shifted for the last layer, by an embedding `(B, D)`."""
         shift, scale = (self.scale_shift_table + embedding[:, None])[:, :, None, None].unbind(1)  # (B, 1, 1, D)
         return self.norm_out(tokens) * (1 + scale) + shift
@@ -311,7 +311,7 @@ def _check_config(patch_size: Any, head_dim: int, dim: int) -> None:
         )
 
 
-def _per_row(name: str, value: Tensor | float, tokens: Tensor) -> Tensor:
+def _expand_per_row(name: str, value: Tensor | float, tokens: Tensor) -> Tensor:
     """`(B,)` float32 on the device of the tokens, from one value per row or one for all."""
     rows = torch.as_tensor(value, device=tokens.device).float().reshape(-1)
     if len(rows) not in (1, len(tokens)):

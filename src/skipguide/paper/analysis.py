@@ -24,9 +24,9 @@ from skipguide.paper.rows import Row
 from skipguide.stats import jackknife
 
 Tensor = torch.Tensor
-DRAWS = 2000
+RESAMPLES = 2000
 REFERENCE = Row(source="reference")
-FEW = 256  # clips: Frechet distances of fewer depend on their number most of all
+FEW_CLIPS = 256  # clips: Frechet distances of fewer depend on their number most of all
 
 
 @dataclass(frozen=True)
@@ -59,31 +59,31 @@ class Measure:
     title: str
     better: int
     digits: int
-    of_clips: Callable[[Clips, str], Tensor] | None = None
-    of_set: Callable[[Clips, Moments], float] | None = None
+    per_clip: Callable[[Clips, str], Tensor] | None = None
+    per_set: Callable[[Clips, Moments], float] | None = None
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
-def words(clips: Clips, model: str) -> dict[str, Tensor]:
+def words_read_right(clips: Clips, model: str) -> dict[str, Tensor]:
     """Whether the judge reads each word as the prompt has it, `(N,)` per word; those too that a prompt leaves open."""
     scenes = models.pool(model).scenes[clips.numbers]
-    return {name: part.argmax(1) == getattr(scenes, name) for name, part in _heads(clips.logits).items()}
+    return {name: part.argmax(1) == getattr(scenes, name) for name, part in _split_heads(clips.logits).items()}
 
 
-def _heads(logits: Tensor) -> dict[str, Tensor]:
+def _split_heads(logits: Tensor) -> dict[str, Tensor]:
     sizes = [len(known) for known in judge.HEADS.values()]
     return dict(zip(judge.HEADS, logits.split(sizes, dim=1), strict=True))
 
 
-def _right(clips: Clips, model: str) -> Tensor:
-    found = words(clips, model)
+def _prompt_read_right(clips: Clips, model: str) -> Tensor:
+    found = words_read_right(clips, model)
     return torch.stack([found[name] for name in models.MODELS[model].words]).all(0).double()
 
 
-def _likelihood(clips: Clips, model: str) -> Tensor:
-    scenes, heads = models.pool(model).scenes[clips.numbers], _heads(clips.logits)
+def _word_likelihood(clips: Clips, model: str) -> Tensor:
+    scenes, heads = models.pool(model).scenes[clips.numbers], _split_heads(clips.logits)
     logs = [
         heads[name].double().log_softmax(1).gather(1, getattr(scenes, name)[:, None])[:, 0]
         for name in models.MODELS[model].words
@@ -91,25 +91,29 @@ def _likelihood(clips: Clips, model: str) -> Tensor:
     return torch.stack(logs).mean(0)
 
 
-def _value(name: str) -> Callable[[Clips, str], Tensor]:
+def _reading_column(name: str) -> Callable[[Clips, str], Tensor]:
     column = measurements.VALUES.index(name)
     return lambda clips, _: clips.values[:, column].double()
 
 
-def _inception(clips: Clips, _: Moments) -> float:
-    shape, colour, motion = (part.double().softmax(1) for part in _heads(clips.logits).values())
-    return inception_score(Predictions.of(torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1)))
+def _inception_value(clips: Clips, _: Moments) -> float:
+    shape, colour, motion = (part.double().softmax(1) for part in _split_heads(clips.logits).values())
+    return inception_score(
+        Predictions.from_probabilities(torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1))
+    )
 
 
 MEASURES = {
-    "right": Measure("prompt read right", 1, 3, _right),
-    "likelihood": Measure("log likelihood of a word", 1, 3, _likelihood),
-    "frechet": Measure("Frechet", -1, 1, of_set=lambda clips, ref: frechet_distance(Moments.of(clips.features), ref)),
-    "inception": Measure("Inception", 1, 1, of_set=_inception),
-    "vendi": Measure("Vendi", 1, 2, of_set=lambda clips, _: vendi_score(clips.features)),
-    "motion_amount": Measure("motion", 0, 3, _value("motion_amount")),
-    "flicker": Measure("flicker", -1, 4, _value("flicker")),
-    "sharpness": Measure("sharpness", 0, 3, _value("sharpness")),
+    "right": Measure("prompt read right", 1, 3, _prompt_read_right),
+    "likelihood": Measure("log likelihood of a word", 1, 3, _word_likelihood),
+    "frechet": Measure(
+        "Frechet", -1, 1, per_set=lambda clips, ref: frechet_distance(Moments.from_features(clips.features), ref)
+    ),
+    "inception": Measure("Inception", 1, 1, per_set=_inception_value),
+    "vendi": Measure("Vendi", 1, 2, per_set=lambda clips, _: vendi_score(clips.features)),
+    "motion_amount": Measure("motion", 0, 3, _reading_column("motion_amount")),
+    "flicker": Measure("flicker", -1, 4, _reading_column("flicker")),
+    "sharpness": Measure("sharpness", 0, 3, _reading_column("sharpness")),
 }
 
 
@@ -117,14 +121,14 @@ MEASURES = {
 
 
 @functools.lru_cache(maxsize=8)
-def _draws(count: int) -> Tensor:
+def _bootstrap_indices(count: int) -> Tensor:
     """(DRAWS, count): which prompts a resample has; the same for all rows of so many."""
-    return torch.randint(count, (DRAWS, count), generator=torch.Generator().manual_seed(0))
+    return torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(0))
 
 
 def mean(values: Tensor) -> Estimate:
     """The mean of `(N,)` with its bootstrap interval."""
-    drawn = values[_draws(len(values))].mean(1)
+    drawn = values[_bootstrap_indices(len(values))].mean(1)
     low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
     return Estimate(values.mean().item(), low, high, len(values))
 
@@ -145,7 +149,7 @@ def mean_difference(values: Tensor, others: Tensor) -> Estimate:
     return mean(found)
 
 
-def of_set(statistic: Callable[[Tensor], float], numbers: Tensor) -> Estimate:
+def jackknife_estimate(statistic: Callable[[Tensor], float], numbers: Tensor) -> Estimate:
     """A statistic of the clips at some positions, with its jackknife interval over their prompts."""
 
     def value(kept: Tensor) -> Tensor:
@@ -166,21 +170,21 @@ class Results:
         reference: features of real clips of other scenes, without which there are no Frechet distances.
     """
 
-    def __init__(self, model: str, place: records.Place, clips: dict[str, Clips], reference: Moments | None):
+    def __init__(self, model: str, place: records.RecordFolder, clips: dict[str, Clips], reference: Moments | None):
         self.model, self.place, self.clips, self._reference = model, place, clips, reference
         self._known: dict[tuple[str, ...], Estimate] = {}
         self._parts: dict[tuple[tuple[str, ...], int], Results] = {}
 
     @classmethod
-    def load(cls, model: str, place: records.Place, clips: int) -> Results:
+    def load(cls, model: str, place: records.RecordFolder, clips: int) -> Results:
         """All that has been recorded, of the first prompts."""
-        wanted = experiments.wanted(model)
-        found = {one.row.name: records.load(place, one.row, one.asked(clips)) for one in wanted}
+        wanted = experiments.requested_rows(model)
+        found = {one.row.name: records.load_clips(place, one.row, one.clips_requested(clips)) for one in wanted}
         reference = found.pop(REFERENCE.name)
-        moments = None if reference is None else Moments.of(reference.features)
+        moments = None if reference is None else Moments.from_features(reference.features)
         return cls(model, place, {name: row for name, row in found.items() if row is not None}, moments)
 
-    def among(self, rows: Sequence[Row], first: int = 0) -> Results:
+    def restrict_to(self, rows: Sequence[Row], first: int = 0) -> Results:
         """These rows, on the prompts that all of them have: numbers of sets depend on how many clips they are of.
 
         Args:
@@ -188,13 +192,13 @@ class Results:
         """
         names = tuple(row.name for row in rows if row.name in self.clips)
         if (names, first) not in self._parts:
-            shared = records.common([self.clips[name] for name in names]) if names else []
-            pairs = zip(names, (clips.at(clips.numbers >= first) for clips in shared), strict=True)
+            shared = records.restrict_to_common([self.clips[name] for name in names]) if names else []
+            pairs = zip(names, (clips.take(clips.numbers >= first) for clips in shared), strict=True)
             clips = {name: clips for name, clips in pairs if len(clips)}
             self._parts[names, first] = Results(self.model, self.place, clips, self._reference)
         return self._parts[names, first]
 
-    def of(self, row: Row) -> Clips | None:
+    def clips_of(self, row: Row) -> Clips | None:
         """The clips of a row, if there are any."""
         return self.clips.get(row.name)
 
@@ -213,51 +217,53 @@ class Results:
         return self._reference
 
     @property
-    def real(self) -> int:
+    def num_real(self) -> int:
         """How many real clips Frechet distances are to."""
         return self._reference.count if self._reference else 0
 
     def estimate(self, row: Row, name: str) -> Estimate | None:
         """A measure of a row; None if there are no clips of it."""
-        clips = self.of(row)
-        return None if clips is None else self._estimated((row.name, name), [clips], MEASURES[name])
+        clips = self.clips_of(row)
+        return None if clips is None else self._cached_estimate((row.name, name), [clips], MEASURES[name])
 
     def difference(self, row: Row, base: Row, name: str) -> Estimate | None:
         """A measure of a row less that of another, on the prompts that both have."""
-        pair = (self.of(row), self.of(base))
+        pair = (self.clips_of(row), self.clips_of(base))
         if pair[0] is None or pair[1] is None:
             return None
-        both = records.common(clips for clips in pair if clips is not None)
-        return self._estimated((row.name, base.name, name), both, MEASURES[name]) if len(both[0]) else None
+        both = records.restrict_to_common(clips for clips in pair if clips is not None)
+        return self._cached_estimate((row.name, base.name, name), both, MEASURES[name]) if len(both[0]) else None
 
-    def _estimated(self, key: tuple[str, ...], sets: list[Clips], measure: Measure) -> Estimate:
+    def _cached_estimate(self, key: tuple[str, ...], sets: list[Clips], measure: Measure) -> Estimate:
         """Of one set of clips, or of the difference between two of the same prompts."""
         if key not in self._known:
-            if measure.of_clips is not None:
-                values = [measure.of_clips(clips, self.model) for clips in sets]
+            if measure.per_clip is not None:
+                values = [measure.per_clip(clips, self.model) for clips in sets]
                 self._known[key] = (
                     mean_difference(values[0], values[1]) if len(values) > 1 else share_or_mean(values[0])
                 )
             else:
-                self._known[key] = of_set(functools.partial(self._of_sets, sets, measure), sets[0].numbers)
+                self._known[key] = jackknife_estimate(
+                    functools.partial(self._set_value, sets, measure), sets[0].numbers
+                )
         return self._known[key]
 
-    def _of_sets(self, sets: list[Clips], measure: Measure, kept: Tensor) -> float:
-        assert measure.of_set is not None
-        found = [measure.of_set(clips.at(kept), self.reference) for clips in sets]
+    def _set_value(self, sets: list[Clips], measure: Measure, kept: Tensor) -> float:
+        assert measure.per_set is not None
+        found = [measure.per_set(clips.take(kept), self.reference) for clips in sets]
         return found[0] - found[1] if len(found) > 1 else found[0]
 
     def seconds(self, row: Row) -> float | None:
         """CPU seconds per clip, of a run on a GPU those of the clock: the median over the chunks, under any load."""
-        clips = self.of(row)
-        return None if clips is None else statistics.median(_seconds(clips))
+        clips = self.clips_of(row)
+        return None if clips is None else statistics.median(_seconds_per_clip(clips))
 
     def passes(self, row: Row) -> float | None:
         """Forward passes per step and clip."""
-        clips = self.of(row)
+        clips = self.clips_of(row)
         return None if clips is None else next(iter(clips.costs.values())).passes
 
 
-def _seconds(clips: Clips) -> list[float]:
+def _seconds_per_clip(clips: Clips) -> list[float]:
     device = next((device for device in clips.devices if device.startswith("cuda")), "cpu")
-    return [cost.on(device) for cost in clips.costs.values()]
+    return [cost.seconds_on(device) for cost in clips.costs.values()]

@@ -13,15 +13,15 @@ import torch
 
 from skipguide.lab import training_loop
 from skipguide.paper import models
-from skipguide.paper.models import Generator
-from skipguide.paper.records import Cost, Place
+from skipguide.paper.models import ClipGenerator
+from skipguide.paper.records import Cost, RecordFolder
 from skipguide.paper.rows import Row
 
 ROUNDS = 8  # and one before them, to warm up
 
 
 @dataclass(frozen=True)
-class Rounds:
+class RowTiming:
     """What one row took.
 
     Args:
@@ -33,39 +33,39 @@ class Rounds:
     seconds: tuple[float, ...]
 
     @property
-    def usual(self) -> float:
+    def median(self) -> float:
         """The median."""
         return statistics.median(self.seconds)
 
-    def over(self, base: Rounds) -> tuple[float, float, float]:
+    def ratio_to(self, base: RowTiming) -> tuple[float, float, float]:
         """How many times what another row takes: median, least and most of the rounds."""
         ratios = [mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
 
 
-def path(place: Place) -> Path:
+def cost_path(place: RecordFolder) -> Path:
     """Where the numbers are."""
     return place.folder / "cost.json"
 
 
 def measure(
-    place: Place, generator: Generator, rows: Sequence[Row], rounds: int = ROUNDS
+    place: RecordFolder, generator: ClipGenerator, rows: Sequence[Row], rounds: int = ROUNDS
 ) -> Iterator[training_loop.Progress]:
     """Time one chunk of each row in every round; nothing is kept of a measurement that was stopped."""
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for done in range(rounds + 1):
         for row in rows:
-            taken = timed(generator, row, range(models.CHUNK))[1]
+            taken = time_clips(generator, row, range(models.CHUNK))[1]
             if done:
-                seconds[row.name].append(taken.on(generator.pipe.device.type))
+                seconds[row.name].append(taken.seconds_on(generator.pipe.device.type))
         yield training_loop.Progress(done, rounds, {}, 0.0)
     found = {row.name: {"passes": generator.passes(row), "seconds": seconds[row.name]} for row in rows}
     place.folder.mkdir(parents=True, exist_ok=True)
-    with training_loop.finished(path(place)) as part:
+    with training_loop.atomic_path(cost_path(place)) as part:
         part.write_text(json.dumps({"torch": torch.__version__, "rows": found}, indent=1), encoding="utf-8")
 
 
-def timed(generator: Generator, row: Row, numbers: Sequence[int]) -> tuple[torch.Tensor, Cost]:
+def time_clips(generator: ClipGenerator, row: Row, numbers: Sequence[int]) -> tuple[torch.Tensor, Cost]:
     """The clips of a row for some prompts, and what each of them took."""
     clock, cpu = time.perf_counter(), time.process_time()
     frames = generator.clips(row, numbers)
@@ -76,9 +76,9 @@ def timed(generator: Generator, row: Row, numbers: Sequence[int]) -> tuple[torch
     return frames, Cost(each[0], each[1], generator.passes(row))
 
 
-def load(place: Place) -> dict[str, Rounds] | None:
+def load(place: RecordFolder) -> dict[str, RowTiming] | None:
     """By the names of rows; None if it was not measured yet."""
-    if not path(place).exists():
+    if not cost_path(place).exists():
         return None
-    rows = json.loads(path(place).read_text(encoding="utf-8"))["rows"]
-    return {name: Rounds(row["passes"], tuple(row["seconds"])) for name, row in rows.items()}
+    rows = json.loads(cost_path(place).read_text(encoding="utf-8"))["rows"]
+    return {name: RowTiming(row["passes"], tuple(row["seconds"])) for name, row in rows.items()}

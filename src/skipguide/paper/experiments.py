@@ -15,7 +15,7 @@ from skipguide.paper.rows import Row
 
 Layer = int | str
 SKIPS = ("residual", "attention")
-ALL = 1 << 20  # clips: no limit
+NO_LIMIT = 1 << 20  # clips: no limit
 MAP_SCALE = 1.0  # of the layer map: every push is a tenth as long as c
 
 
@@ -42,44 +42,44 @@ class Study:
     cfg_scales: tuple[float, ...]
     stg: str = "attention"
     axes: bool = True
-    instead: tuple[tuple[Layer, str], ...] = ()
-    elsewhere: tuple[Row, ...] = ()
-    lines: int = ALL
+    cfg_replacements: tuple[tuple[Layer, str], ...] = ()
+    other_place_rows: tuple[Row, ...] = ()
+    lines: int = NO_LIMIT
     cells: int = 256
 
 
 STG_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
-INSTEAD_SCALES = (1.0, 2.0, 4.0)  # of matched length
-CHOSEN_ON = 128  # prompts
-FRAME_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of Figure 3
+CFG_REPLACEMENT_SCALES = (1.0, 2.0, 4.0)  # of matched length
+SELECTION_CLIPS = 128  # prompts
+FIGURE3_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of Figure 3
 RESIDUAL, ATTENTION, SPATIAL, TEMPORAL = 1.0, 2.0, 2.0, 0.5  # the paper's scales; the last is its code's for SVD
 RESCALE = 0.7  # phi of its code for SVD; a row of its own, for it moves clips more than a weak push does
 
 
-def _in_space_and_time(layer: Layer) -> tuple[STG, STG]:
+def _axis_terms(layer: Layer) -> tuple[STG, STG]:
     spatial, temporal = (
         STG((layer,), scale, "attention", axis=axis) for axis, scale in (("spatial", SPATIAL), ("temporal", TEMPORAL))
     )
     return spatial, temporal
 
 
-def _in_the_middle_of_svd() -> tuple[Row, ...]:
+def _svd_middle_rows() -> tuple[Row, ...]:
     """up:0, as in the paper: at 8 x 8 latents the layers in the middle do next to nothing, and skipping them less."""
-    row = Row(svd.GUIDANCE_SCALE, _in_space_and_time("up:0"))
+    row = Row(svd.GUIDANCE_SCALE, _axis_terms("up:0"))
     return row, replace(row, rescale=RESCALE)
 
 
 STUDIES = {
     "lab-mochi": Study(
         4.5, 2.0, 5, tuple(range(12)), (1.0, 2.0, 3.0, 4.5, 6.0, 8.0), stg="residual", axes=False,
-        instead=((8, "residual"), (4, "residual")),
+        cfg_replacements=((8, "residual"), (4, "residual")),
     ),
     "lab-svd": Study(
         svd.GUIDANCE_SCALE, 2.0, "up:2", ("down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3"),
-        (1.0, 2.0, 3.0, 5.0, 7.0), stg="axes", elsewhere=_in_the_middle_of_svd(), lines=256, cells=128,
+        (1.0, 2.0, 3.0, 5.0, 7.0), stg="axes", other_place_rows=_svd_middle_rows(), lines=256, cells=128,
     ),
     "lab-opensora": Study(
-        4.5, 2.0, 3, tuple(range(8)), (1.0, 2.0, 3.0, 4.5, 7.0, 10.0), instead=((3, "residual"),), lines=512,
+        4.5, 2.0, 3, tuple(range(8)), (1.0, 2.0, 3.0, 4.5, 7.0, 10.0), cfg_replacements=((3, "residual"),), lines=512,
     ),
 }  # fmt: skip
 
@@ -97,7 +97,7 @@ class Experiment:
     name: str
     title: str
     rows: tuple[Row, ...]
-    most: int = ALL
+    most: int = NO_LIMIT
     first: int = 0
     whole: bool = False
 
@@ -106,81 +106,85 @@ def experiments(model: str) -> tuple[Experiment, ...]:
     """Those of one model, by priority."""
     study = STUDIES[model]
     cfg = Row(study.guidance_scale)
-    paper = _paper(study, cfg)
+    paper = _paper_row(study, cfg)
     found = [
         Experiment("reference", "Real clips", (Row(source="reference"),), whole=True),
         Experiment("ceiling", "Ceiling", (Row(source="real"), Row(source="autoencoder"))),
         Experiment("tables-1-2", "Tables 1 and 2: CFG against STG", (cfg, paper)),
-        Experiment("table-3", "Table 3: STG-R against STG-A", (cfg, *_kinds(study, cfg))),
-        Experiment("table-4", "Table 4: in space, in time, and Eq. 21", _axes(study, cfg)),
-        Experiment("instead", "STG in the place of CFG", _instead(study, cfg), first=CHOSEN_ON),
-        Experiment("elsewhere", "The paper's place in the network", (cfg, *study.elsewhere), most=256),
-        Experiment("figure-4-cfg", "Figure 4: along the CFG scale", _cfg_scales(study), study.lines),
-        Experiment("figure-4-stg", "Figure 4: along the STG scale", _along(Row(study.low), paper), study.lines),
+        Experiment("table-3", "Table 3: STG-R against STG-A", (cfg, *_residual_and_attention(study, cfg))),
+        Experiment("table-4", "Table 4: in space, in time, and Eq. 21", _axis_rows(study, cfg)),
+        Experiment("instead", "STG in the place of CFG", _cfg_replacement_rows(study, cfg), first=SELECTION_CLIPS),
+        Experiment("elsewhere", "The paper's place in the network", (cfg, *study.other_place_rows), most=256),
+        Experiment("figure-4-cfg", "Figure 4: along the CFG scale", _cfg_scale_rows(study), study.lines),
+        Experiment("figure-4-stg", "Figure 4: along the STG scale", _scale_rows(Row(study.low), paper), study.lines),
         Experiment(
-            "figure-4-stg-high", "Along the STG scale, from the model's own CFG", _along(cfg, paper), study.lines
+            "figure-4-stg-high", "Along the STG scale, from the model's own CFG", _scale_rows(cfg, paper), study.lines
         ),
-        Experiment("map", "The layer map", _map(study, cfg), study.cells),
-        Experiment("map-without-cfg", "The layer map without CFG", _map(study, Row(1.0)), study.cells),
+        Experiment("map", "The layer map", _layer_map_rows(study, cfg), study.cells),
+        Experiment("map-without-cfg", "The layer map without CFG", _layer_map_rows(study, Row(1.0)), study.cells),
     ]
     return tuple(experiment for experiment in found if len(experiment.rows) > 1 or experiment.whole)
 
 
-def frames(model: str) -> tuple[Row, ...]:
+def figure3_rows(model: str) -> tuple[Row, ...]:
     """Figure 3: one prompt over a range of scales of what Tables 1 and 2 have."""
     study = STUDIES[model]
     cfg = Row(study.guidance_scale)
-    return tuple(_scaled(_paper(study, cfg), scale) for scale in FRAME_SCALES)
+    return tuple(_with_scale(_paper_row(study, cfg), scale) for scale in FIGURE3_SCALES)
 
 
-def cost(model: str) -> tuple[Row, ...]:
+def cost_rows(model: str) -> tuple[Row, ...]:
     """CFG, what Tables 1 and 2 have, and that as everybody else does it."""
     study = STUDIES[model]
     cfg = Row(study.guidance_scale)
-    paper = _paper(study, cfg)
+    paper = _paper_row(study, cfg)
     return cfg, paper, replace(paper, share_prefix=False)
 
 
-def _paper(study: Study, cfg: Row) -> Row:
+def _paper_row(study: Study, cfg: Row) -> Row:
     """What Tables 1 and 2 call STG."""
     if study.stg == "axes":
-        return replace(cfg, terms=_in_space_and_time(study.layer))
-    residual, attention = _kinds(study, cfg)
+        return replace(cfg, terms=_axis_terms(study.layer))
+    residual, attention = _residual_and_attention(study, cfg)
     return residual if study.stg == "residual" else attention
 
 
-def _kinds(study: Study, cfg: Row) -> tuple[Row, Row]:
+def _residual_and_attention(study: Study, cfg: Row) -> tuple[Row, Row]:
     residual = STG((study.layer,), RESIDUAL)
     attention = STG((study.layer,), ATTENTION, "attention")
     return replace(cfg, terms=(residual,)), replace(cfg, terms=(attention,))
 
 
-def _axes(study: Study, cfg: Row) -> tuple[Row, ...]:
+def _axis_rows(study: Study, cfg: Row) -> tuple[Row, ...]:
     if not study.axes:
         return (cfg,)
-    both = replace(cfg, terms=_in_space_and_time(study.layer))
+    both = replace(cfg, terms=_axis_terms(study.layer))
     spatial = replace(cfg, terms=both.terms[:1])
     return cfg, spatial, both, replace(both, orthogonalize=True), replace(both, rescale=RESCALE)
 
 
-def _cfg_scales(study: Study) -> tuple[Row, ...]:
+def _cfg_scale_rows(study: Study) -> tuple[Row, ...]:
     return tuple(Row(guidance_scale) for guidance_scale in study.cfg_scales)
 
 
-def _instead(study: Study, cfg: Row) -> tuple[Row, ...]:
+def _cfg_replacement_rows(study: Study, cfg: Row) -> tuple[Row, ...]:
     """No CFG, with CFG, and STG alone in growing lengths."""
-    if not study.instead:
+    if not study.cfg_replacements:
         return (Row(1.0),)
-    rows = (mapped(Row(1.0), layer, skip, scale) for layer, skip in study.instead for scale in INSTEAD_SCALES)
+    rows = (
+        layer_map_row(Row(1.0), layer, skip, scale)
+        for layer, skip in study.cfg_replacements
+        for scale in CFG_REPLACEMENT_SCALES
+    )
     return (Row(1.0), cfg, *rows)
 
 
-def _along(start: Row, paper: Row) -> tuple[Row, ...]:
+def _scale_rows(start: Row, paper: Row) -> tuple[Row, ...]:
     row = replace(paper, guidance_scale=start.guidance_scale)
-    return (start, *(_scaled(row, scale) for scale in STG_SCALES))
+    return (start, *(_with_scale(row, scale) for scale in STG_SCALES))
 
 
-def _scaled(row: Row, scale: float) -> Row:
+def _with_scale(row: Row, scale: float) -> Row:
     """The scale of the first term, and the others in proportion; 0 is the row without STG."""
     if scale == 0:
         return Row(row.guidance_scale)
@@ -189,17 +193,17 @@ def _scaled(row: Row, scale: float) -> Row:
     return replace(row, terms=tuple(replace(term, scale=term.scale * scale / first) for term in row.terms))  # type: ignore[operator]
 
 
-def _map(study: Study, start: Row) -> tuple[Row, ...]:
-    return (start, *(mapped(start, layer, skip) for skip in SKIPS for layer in study.layers))
+def _layer_map_rows(study: Study, start: Row) -> tuple[Row, ...]:
+    return (start, *(layer_map_row(start, layer, skip) for skip in SKIPS for layer in study.layers))
 
 
-def mapped(start: Row, layer: Layer, skip: str, scale: float = MAP_SCALE) -> Row:
+def layer_map_row(start: Row, layer: Layer, skip: str, scale: float = MAP_SCALE) -> Row:
     """The row of the layer map."""
     return replace(start, terms=(STG((layer,), scale, skip, normalize=True),))
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedRow:
     """A row with what its experiments ask of it."""
 
     row: Row
@@ -207,22 +211,22 @@ class Wanted:
     most: int
     whole: bool
 
-    def asked(self, clips: int) -> int:
+    def clips_requested(self, clips: int) -> int:
         """How many clips of it there shall be where a row has so many."""
-        return models.REAL if self.whole else min(clips, self.most)
+        return models.NUM_REAL if self.whole else min(clips, self.most)
 
 
-def wanted(model: str, pattern: str = "*") -> list[Wanted]:
+def requested_rows(model: str, pattern: str = "*") -> list[RequestedRow]:
     """Every row once, by priority.
 
     Args:
         pattern: of a shell; of a row's name, or an experiment's, which stands for all its rows.
     """
-    found: dict[str, Wanted] = {}
+    found: dict[str, RequestedRow] = {}
     for experiment in experiments(model):
         for row in experiment.rows:
             if fnmatchcase(row.name, pattern) or fnmatchcase(experiment.name, pattern):
-                new = Wanted(row, experiment.name, experiment.most, experiment.whole)
+                new = RequestedRow(row, experiment.name, experiment.most, experiment.whole)
                 old = found.get(row.name, new)
                 found[row.name] = replace(old, most=max(old.most, new.most))
     return list(found.values())

@@ -24,22 +24,22 @@ from skipguide.lab import autoencoder, svd, training_loop
 from skipguide.lab import latents as latent_cache
 from skipguide.method.terms import STG
 from skipguide.paper import experiments, models
-from skipguide.paper.models import Call, Generator
-from skipguide.paper.records import Place
+from skipguide.paper.models import ClipGenerator, PipelineCall
+from skipguide.paper.records import RecordFolder
 from skipguide.paper.rows import Row
-from skipguide.pipeline.denoiser import Branch
-from skipguide.pipeline.warnings import quiet_autocast
+from skipguide.pipeline.denoiser import GuidedDenoiser
+from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 from skipguide.weak import patching
 
 Tensor = torch.Tensor
 COLUMNS = ("cosine", "product", "push", "error", "both")
 UNCOND = ("uncond", "")  # in the place of a skip and its layer: the direction of CFG
 CLIPS = 256
-SEED = models.OTHERS + models.POOL  # of the noise; the clips are those that are asked for elsewhere
+SEED = models.OTHER_SEED + models.POOL  # of the noise; the clips are those that are asked for elsewhere
 
 
 @dataclass(frozen=True)
-class Way:
+class NoisingScheme:
     """How a model is trained.
 
     Args:
@@ -49,13 +49,13 @@ class Way:
     """
 
     encode: Callable[[Any, Tensor], Tensor]
-    noised: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+    add_noise: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
     levels: tuple[float, ...]
 
 
-def _encode(pipe: Any, frames: Tensor) -> Tensor:
+def _encode_latents(pipe: Any, frames: Tensor) -> Tensor:
     device = pipe.vae.device
-    return latent_cache.encoder(pipe.vae, device)(frames).float().to(device)
+    return latent_cache.make_encoder(pipe.vae, device)(frames).float().to(device)
 
 
 def _encode_svd(pipe: Any, frames: Tensor) -> Tensor:
@@ -63,25 +63,25 @@ def _encode_svd(pipe: Any, frames: Tensor) -> Tensor:
     return posterior.mean.unflatten(0, (-1, svd.FRAMES)) * pipe.vae.config.scaling_factor
 
 
-def _mochi(latents: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+def _noise_mochi(latents: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
     t = latents.new_full((len(latents),), 1000 * (1 - level))
     return torch.lerp(latents, noise, level), t, latents - noise
 
 
-def _opensora(latents: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+def _noise_opensora(latents: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
     t = latents.new_full((len(latents),), 1000 * level)
     return torch.lerp(latents, noise, level), t, latents - noise
 
 
-def _svd(latents: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
-    return svd.noised(latents, noise, latents.new_full((len(latents),), level))[1:]
+def _noise_svd(latents: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+    return svd.noise_latents(latents, noise, latents.new_full((len(latents),), level))[1:]
 
 
-_SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97)
-WAYS = {
-    "lab-mochi": Way(_encode, _mochi, _SHARES),
-    "lab-svd": Way(_encode_svd, _svd, (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 50.0)),
-    "lab-opensora": Way(_encode, _opensora, _SHARES),
+_NOISE_SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97)
+NOISING_SCHEMES = {
+    "lab-mochi": NoisingScheme(_encode_latents, _noise_mochi, _NOISE_SHARES),
+    "lab-svd": NoisingScheme(_encode_svd, _noise_svd, (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 50.0)),
+    "lab-opensora": NoisingScheme(_encode_latents, _noise_opensora, _NOISE_SHARES),
 }
 
 
@@ -104,23 +104,23 @@ class Alignment:
         return self.values[..., COLUMNS.index(name)]
 
 
-def done(place: Place, clips: int = CLIPS) -> bool:
+def is_measured(place: RecordFolder, clips: int = CLIPS) -> bool:
     """Whether so many clips have been measured."""
-    return all(_path(place, start).exists() for start in range(0, clips, models.CHUNK))
+    return all(_chunk_path(place, start).exists() for start in range(0, clips, models.CHUNK))
 
 
-def _path(place: Place, start: int) -> Path:
+def _chunk_path(place: RecordFolder, start: int) -> Path:
     return place.folder / "figure-2" / f"{start // models.CHUNK:04d}.safetensors"
 
 
-def load(place: Place, clips: int = CLIPS) -> Alignment | None:
+def load(place: RecordFolder, clips: int = CLIPS) -> Alignment | None:
     """What `measure` wrote of so many clips; None if it has written nothing."""
     from safetensors import safe_open
 
     found, metadata = [], {}
     for start in range(0, clips, models.CHUNK):
-        if _path(place, start).exists():
-            with safe_open(_path(place, start), framework="pt") as file:
+        if _chunk_path(place, start).exists():
+            with safe_open(_chunk_path(place, start), framework="pt") as file:
                 metadata = {name: json.loads(value) for name, value in file.metadata().items()}
                 found.append(file.get_tensor("values"))
     if not found:
@@ -128,7 +128,7 @@ def load(place: Place, clips: int = CLIPS) -> Alignment | None:
     return Alignment(tuple(map(tuple, metadata["directions"])), tuple(metadata["levels"]), torch.cat(found, 2))
 
 
-def measure(place: Place, generator: Generator, clips: int = CLIPS) -> Iterator[training_loop.Progress]:
+def measure(place: RecordFolder, generator: ClipGenerator, clips: int = CLIPS) -> Iterator[training_loop.Progress]:
     """Measure on the first prompts' real clips what has not been: every layer with both skips, at every level.
 
     Args:
@@ -138,88 +138,90 @@ def measure(place: Place, generator: Generator, clips: int = CLIPS) -> Iterator[
 
     model = generator.model.name
     directions = [(skip, str(layer)) for skip in experiments.SKIPS for layer in experiments.STUDIES[model].layers]
-    metadata = {"directions": json.dumps([*directions, UNCOND]), "levels": json.dumps(WAYS[model].levels)}
+    metadata = {"directions": json.dumps([*directions, UNCOND]), "levels": json.dumps(NOISING_SCHEMES[model].levels)}
     for start in range(0, clips, models.CHUNK):
-        path = _path(place, start)
+        path = _chunk_path(place, start)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with training_loop.finished(path) as part:
-                save_file({"values": _chunk(generator, range(start, start + models.CHUNK))}, part, metadata)
+            with training_loop.atomic_path(path) as part:
+                save_file({"values": _measure_chunk(generator, range(start, start + models.CHUNK))}, part, metadata)
         yield training_loop.Progress(start + models.CHUNK, clips, {}, 0.0)
 
 
 @torch.no_grad()
-def _chunk(generator: Generator, numbers: Sequence[int]) -> Tensor:
+def _measure_chunk(generator: ClipGenerator, numbers: Sequence[int]) -> Tensor:
     """(directions, levels, clips, COLUMNS)."""
     pipe, study = generator.pipe, experiments.STUDIES[generator.model.name]
     family = lookup.family_of(pipe)
     terms = [STG((layer,), 1.0, skip) for skip in experiments.SKIPS for layer in study.layers]
-    branch = Branch(family, getattr(pipe, family.denoisers[0]), terms, share_prefix=False)
+    branch = GuidedDenoiser(family, getattr(pipe, family.denoisers[0]), terms, share_prefix=False)
     guided = Row(study.guidance_scale)  # with CFG the pipeline hands over both halves
-    found = [_answers(generator, branch, call) for call in generator.calls(guided, numbers)]
+    found = [_measure_call(generator, branch, call) for call in generator.calls(guided, numbers)]
     return torch.cat(found, 2).cpu()
 
 
-def _answers(generator: Generator, branch: Branch, call: Call) -> Tensor:
-    """As `_chunk`, of clips that are made together."""
-    way = WAYS[generator.model.name]
-    latents = way.encode(generator.pipe, generator.pool.of(call.numbers).real(generator.model.kind.frames))
+def _measure_call(generator: ClipGenerator, branch: GuidedDenoiser, call: PipelineCall) -> Tensor:
+    """As `_measure_chunk`, of clips that are made together."""
+    way = NOISING_SCHEMES[generator.model.name]
+    latents = way.encode(generator.pipe, generator.pool.subset(call.numbers).render_real(generator.model.kind.frames))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(SEED + call.numbers[0])).to(latents)
-    halves = _conditions(generator, branch, call)
+    halves = _capture_inputs(generator, branch, call)
     levels = []
     for level in way.levels:
-        x, t, target = way.noised(latents, noise, level)
-        cond, uncond = ({**half, **_seen(half, x, t)} for half in halves)
-        c, u = (_predicted(branch, inputs, target) for inputs in (cond, uncond))
+        x, t, target = way.add_noise(latents, noise, level)
+        cond, uncond = ({**half, **_noisy_inputs(half, x, t)} for half in halves)
+        c, u = (_predict(branch, inputs, target) for inputs in (cond, uncond))
         weak = []
-        for weakened in branch.weak:
-            with patching.swapped(weakened.swaps()):
-                weak.append(_predicted(branch, cond, target))
-        levels.append(torch.stack([_compared(c, p, target) for p in (*weak, u)]))
+        for weakened in branch.weak_passes:
+            with patching.patched(weakened.patches()):
+                weak.append(_predict(branch, cond, target))
+        levels.append(torch.stack([_compare(c, p, target) for p in (*weak, u)]))
     return torch.stack(levels, 1)
 
 
-class _Enough(Exception):
+class _StopEarly(Exception):
     """The pipeline has said what it hands over."""
 
 
-def _conditions(generator: Generator, branch: Branch, call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
+def _capture_inputs(
+    generator: ClipGenerator, branch: GuidedDenoiser, call: PipelineCall
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the pipeline itself hands to its denoiser in its first step: of cond, and of uncond."""
     calls: list[dict[str, Any]] = []
 
     def listen(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append(branch.inputs(args, kwargs))
-        raise _Enough
+        calls.append(branch.bind_inputs(args, kwargs))
+        raise _StopEarly
 
     hook = branch.denoiser.register_forward_pre_hook(listen, with_kwargs=True)
     try:
-        generator.call(call)
-    except _Enough:
+        generator.run_call(call)
+    except _StopEarly:
         pass
     finally:
         hook.remove()
-    batched = branch.family.batched
+    batched = branch.family.batched_inputs
     return tuple(  # type: ignore[return-value]
-        {name: patching.picked(half, value) if name in batched else value for name, value in calls[0].items()}
+        {name: patching.select_half(half, value) if name in batched else value for name, value in calls[0].items()}
         for half in (patching.COND, patching.UNCOND)
     )
 
 
-def _seen(half: dict[str, Any], x: Tensor, t: Tensor) -> dict[str, Tensor]:
+def _noisy_inputs(half: dict[str, Any], x: Tensor, t: Tensor) -> dict[str, Tensor]:
     """The inputs that change with the noise: the sample, behind which SVD has its first frame, and the time."""
     name, channel = ("sample", 2) if "sample" in half else ("hidden_states", 1)
     behind = half[name].shape[channel] - x.shape[channel]
     return {name: torch.cat([x, half[name].narrow(channel, x.shape[channel], behind)], channel), "timestep": t}
 
 
-def _predicted(branch: Branch, inputs: dict[str, Any], target: Tensor) -> Tensor:
+def _predict(branch: GuidedDenoiser, inputs: dict[str, Any], target: Tensor) -> Tensor:
     """Without the variance that Open-Sora has behind it."""
-    with quiet_autocast():
+    with ignore_cpu_autocast_warning():
         found = branch.denoiser(**inputs)[0]
     return found if branch.family.unet else found.narrow(1, 0, target.shape[1])
 
 
-def _compared(c: Tensor, p: Tensor, target: Tensor) -> Tensor:
+def _compare(c: Tensor, p: Tensor, target: Tensor) -> Tensor:
     """(B, COLUMNS)."""
     e, d, weak = ((a - b).flatten(1).double() for a, b in ((c, target), (c, p), (p, target)))
     product, push, error = (e * d).sum(1), d.square().sum(1), e.square().sum(1)

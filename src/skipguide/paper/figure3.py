@@ -8,33 +8,33 @@ import torch
 from PIL import Image
 
 from skipguide.lab import training_loop
-from skipguide.paper.models import Generator
-from skipguide.paper.records import Place
+from skipguide.paper.models import ClipGenerator
+from skipguide.paper.records import RecordFolder
 from skipguide.paper.rows import Row
 
 Tensor = torch.Tensor
 PROMPT = 0  # the first one of the pool: not chosen
-SHOWN = 6  # frames
+NUM_FRAMES = 6  # frames
 
 
-def path(place: Place, row: Row) -> Path:
+def strip_path(place: RecordFolder, row: Row) -> Path:
     """The strip of a row."""
     return place.folder / "figure-3" / f"{row.name}.png"
 
 
-def make(place: Place, generator: Generator, row: Row) -> None:
+def make_strip(place: RecordFolder, generator: ClipGenerator, row: Row) -> None:
     """Write a strip if it is not there."""
-    target = path(place, row)
+    target = strip_path(place, row)
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     clip = generator.clips(row, [PROMPT])[0].cpu()
-    with training_loop.finished(target) as part:
-        strip(clip).save(part, format="PNG")
+    with training_loop.atomic_path(target) as part:
+        draw_strip(clip).save(part, format="PNG")
 
 
-def strip(clip: Tensor) -> Image.Image:
+def draw_strip(clip: Tensor) -> Image.Image:
     """`(3, F, H, W)` in [-1, 1] -> frames from the first to the last, side by side."""
-    chosen = torch.linspace(0, clip.shape[1] - 1, SHOWN).round().long()
+    chosen = torch.linspace(0, clip.shape[1] - 1, NUM_FRAMES).round().long()
     pixels = ((clip[:, chosen] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, SHOWN, H, W)
     return Image.fromarray(pixels.permute(2, 1, 3, 0).flatten(1, 2).contiguous().numpy())

@@ -11,7 +11,7 @@ from skipguide.lab import judge, world
 
 Tensor = torch.Tensor
 BORDER = 6  # pixels around the frame, in which the object is never for most of the time
-EDGE = (0.3, 0.7)  # an object's outline lies within these shares of its colour: stripes of a background are below
+EDGE_RANGE = (0.3, 0.7)  # an object's outline lies within these shares of its colour: stripes of a background are below
 VALUES = ("motion_amount", "flicker", "sharpness")
 
 
@@ -25,32 +25,32 @@ class Reading:
 
 
 @torch.no_grad()
-def read(reader: judge.Judge, scenes: world.Scenes, frames: Tensor) -> Reading:
+def read_clips(reader: judge.Judge, scenes: world.Scenes, frames: Tensor) -> Reading:
     """Read clips `(N, 3, F, H, W)` in [-1, 1] of scenes with single objects."""
     logits, features = [], []
-    for part in stretched(frames).split(64):
+    for part in stretch_for_judge(frames).split(64):
         found, vectors = reader(part)
         logits.append(torch.cat([found[name] for name in judge.HEADS], 1))
         features.append(vectors)
-    return Reading(torch.cat(features).cpu(), torch.cat(logits).cpu(), measured(scenes, frames).cpu())
+    return Reading(torch.cat(features).cpu(), torch.cat(logits).cpu(), measure_clips(scenes, frames).cpu())
 
 
-def stretched(frames: Tensor) -> Tensor:
+def stretch_for_judge(frames: Tensor) -> Tensor:
     """The judge knows clips of 19 frames; of shorter ones some are shown twice."""
     if frames.shape[2] == world.NUM_FRAMES:
         return frames
     return F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
 
 
-def measured(scenes: world.Scenes, frames: Tensor) -> Tensor:
-    """`(N, 3)`, of clips as for `read`.
+def measure_clips(scenes: world.Scenes, frames: Tensor) -> Tensor:
+    """`(N, 3)`, of clips as for `read_clips`.
 
     Motion amount as `world.amount_of_motion` defines it: how far the outline moves, in half frames. Flicker: mean
     change from frame to frame where the object is not, in parts of the range of pixels; it should be 0. Sharpness: how
     fast the object's colour changes across its outline, per pixel; real clips have about 0.4.
     """
     alpha = coverage(scenes, frames)
-    low, high = EDGE
+    low, high = EDGE_RANGE
     masks = ((alpha - low) / (high - low)).clamp(0, 1)
     return torch.stack([world.amount_of_motion(masks), _flicker(frames, masks), _sharpness(alpha.clamp(0, 1))], 1)
 

@@ -16,7 +16,7 @@ from skipguide.files import packaged
 from skipguide.generate import record, run
 from skipguide.lab import autoencoder, score_svd, score_text, svd, world
 from skipguide.paper.rows import Row
-from skipguide.pipeline.warnings import quiet_autocast
+from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 Tensor = torch.Tensor
 POOL = 2048  # prompts; which they are does not depend on how many of them are used
@@ -25,8 +25,8 @@ DTYPES = ("bfloat16", "float32")
 DTYPE = "bfloat16"  # as the paper's models; on CPUs that multiply in it, clips take half the time
 SEED = 11 * 10**6
 STEPS = score_text.STEPS // 2  # lab-mochi reads and moves the same with half (docs/decisions/049)
-REAL = POOL  # clips that sets are compared with, which cost next to nothing
-OTHERS = SEED + POOL  # their seed
+NUM_REAL = POOL  # clips that sets are compared with, which cost next to nothing
+OTHER_SEED = SEED + POOL  # their seed
 
 
 @dataclass(frozen=True)
@@ -34,25 +34,25 @@ class LabModel:
     """What differs between them."""
 
     name: str
-    kind: autoencoder.Kind
+    kind: autoencoder.AutoencoderSpec
     steps: int  # of sampling: as few as leave the numbers of plain CFG where they are
     words: tuple[str, ...]  # what a prompt says of the object; shape, colour, motion
     call: dict[str, Any] | None  # of its pipeline; None: it starts from a picture
 
 
-def _of_text(name: str, row: score_text.Scored) -> LabModel:
+def _text_model(name: str, row: score_text.ScoredModel) -> LabModel:
     call = dict(num_frames=row.kind.frames, **row.call)
     return LabModel(name, row.kind, STEPS, ("shape", "colour", "motion"), call)
 
 
 MODELS = {
-    "lab-mochi": _of_text("lab-mochi", score_text.MODELS["mochi"]),
-    "lab-svd": LabModel("lab-svd", autoencoder.SVD, 10, score_svd.KEPT, None),
-    "lab-opensora": _of_text("lab-opensora", score_text.MODELS["opensora"]),
+    "lab-mochi": _text_model("lab-mochi", score_text.MODELS["mochi"]),
+    "lab-svd": LabModel("lab-svd", autoencoder.SVD, 10, score_svd.CHECKED_WORDS, None),
+    "lab-opensora": _text_model("lab-opensora", score_text.MODELS["opensora"]),
 }
 
 
-def weights(name: str, given: Path | None = None) -> Path | None:
+def find_weights(name: str, given: Path | None = None) -> Path | None:
     """The folder of a model in diffusers' layout: the one given, or the packaged one; None if there is none yet.
 
     Raises:
@@ -62,13 +62,13 @@ def weights(name: str, given: Path | None = None) -> Path | None:
         raise ValueError(f"a model must be one of {', '.join(MODELS)}, but got {name!r}. Write one of them.")
     if given is not None:
         return run.local_folder(str(given))
-    return packaged.path(name) if name in packaged.NAMES else None
+    return packaged.packaged_path(name) if name in packaged.NAMES else None
 
 
 @functools.cache
-def version(folder: Path) -> str:
+def weights_version(folder: Path) -> str:
     """Eight digits that change with the weights: clips of two trainings must not meet in one row."""
-    return record.weights_sha256(folder)[:8]
+    return record.hash_weights(folder)[:8]
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
@@ -82,17 +82,17 @@ class Pool:
     spans: Tensor | None
     captions: list[str]
 
-    def of(self, numbers: Sequence[int]) -> Pool:
+    def subset(self, numbers: Sequence[int]) -> Pool:
         """Some of them."""
         which = torch.tensor(numbers)
         spans = None if self.spans is None else self.spans[which]
         return Pool(self.scenes[which], spans, [self.captions[n] for n in numbers])
 
-    def real(self, frames: int) -> Tensor:
+    def render_real(self, frames: int) -> Tensor:
         """Real clips, `(B, 3, F, H, W)` in [-1, 1]."""
         return world.render(self.scenes, frames, span=self.spans)
 
-    def amounts(self, frames: int) -> Tensor:
+    def motion_amounts(self, frames: int) -> Tensor:
         """How much moves in the real clips, `(B,)`."""
         return world.amount_of_motion(world.masks(self.scenes, frames, self.spans))
 
@@ -101,7 +101,7 @@ class Pool:
 def pool(name: str, seed: int = SEED) -> Pool:
     """The prompts of a model: single objects, all combinations, held-out ones included."""
     scenes = world.sample_scenes(POOL, seed, "all", second_share=0.0)
-    spans = world.spans(POOL, seed) if MODELS[name].kind.spans else None
+    spans = world.draw_spans(POOL, seed) if MODELS[name].kind.spans else None
     return Pool(scenes, spans, world.captions(scenes, seed))
 
 
@@ -109,7 +109,7 @@ def pool(name: str, seed: int = SEED) -> Pool:
 
 
 @dataclass(frozen=True)
-class Call:
+class PipelineCall:
     """One call of a pipeline."""
 
     numbers: Sequence[int]  # of the prompts
@@ -117,7 +117,7 @@ class Call:
     options: dict[str, Any]
 
 
-class Generator:
+class ClipGenerator:
     """A pipeline on its device, which makes the clips of rows."""
 
     def __init__(self, name: str, folder: Path, device: str, steps: int | None = None, dtype: str = DTYPE):
@@ -132,7 +132,7 @@ class Generator:
         Raises:
             ValueError: if it has not.
         """
-        with self._guided(row):
+        with self._guide(row):
             pass
 
     def clips(self, row: Row, numbers: Sequence[int]) -> Tensor:
@@ -142,14 +142,14 @@ class Generator:
         """
         frames = self.model.kind.frames
         if row.source == "reference":
-            return pool(self.model.name, OTHERS).of(numbers).real(frames)
+            return pool(self.model.name, OTHER_SEED).subset(numbers).render_real(frames)
         if row.source != "guided":
-            real = self.pool.of(numbers).real(frames)
-            return real if row.source == "real" else self._reconstructed(real)
+            real = self.pool.subset(numbers).render_real(frames)
+            return real if row.source == "real" else self._reconstruct(real)
         made: dict[int, Tensor] = {}
-        with self._guided(row) as handle:
+        with self._guide(row) as handle:
             for call in self.calls(row, numbers):
-                made.update(zip(call.numbers, self.call(call), strict=True))
+                made.update(zip(call.numbers, self.run_call(call), strict=True))
         plain = 1.0 + (row.guidance_scale > 1)
         self._passes.setdefault(row.name, functools.cache(lambda: handle.passes_per_step if handle else plain))
         return torch.stack([made[n] for n in numbers])
@@ -162,7 +162,7 @@ class Generator:
         return self._passes[row.name]() if row.name in self._passes else float("nan")
 
     @contextlib.contextmanager
-    def _guided(self, row: Row) -> Iterator[Any]:
+    def _guide(self, row: Row) -> Iterator[Any]:
         if not row.terms:
             yield None
             return
@@ -171,40 +171,40 @@ class Generator:
             yield handle
 
     @torch.no_grad()
-    def _reconstructed(self, real: Tensor) -> Tensor:
+    def _reconstruct(self, real: Tensor) -> Tensor:
         kind, vae = self.model.kind, self.pipe.vae
         parts = (part.to(vae.device, vae.dtype) for part in real.split(16))
         return torch.cat([kind.decode(vae, kind.encode(vae, part).mean, part.shape[2]).float() for part in parts])
 
-    def calls(self, row: Row, numbers: Sequence[int]) -> Iterator[Call]:
+    def calls(self, row: Row, numbers: Sequence[int]) -> Iterator[PipelineCall]:
         """What to call the pipeline with for some prompts: once, or for each of their motion buckets."""
         if self.model.call is not None:
             options = dict(guidance_scale=row.guidance_scale, **self.model.call)
-            yield Call(numbers, self.pool.of(numbers).captions, options)
+            yield PipelineCall(numbers, self.pool.subset(numbers).captions, options)
             return
         from diffusers.image_processor import VaeImageProcessor
 
-        for together, bucket in buckets(self.pool, numbers):
-            first = self.pool.of(together).real(2)[:, :, 0]
+        for together, bucket in group_by_bucket(self.pool, numbers):
+            first = self.pool.subset(together).render_real(2)[:, :, 0]
             images = VaeImageProcessor.numpy_to_pil(((first + 1) / 2).permute(0, 2, 3, 1).numpy())
             options = dict(num_frames=svd.FRAMES, fps=svd.USUAL_FPS, max_guidance_scale=row.guidance_scale)
-            yield Call(together, images, dict(**options, motion_bucket_id=bucket))
+            yield PipelineCall(together, images, dict(**options, motion_bucket_id=bucket))
 
-    def call(self, call: Call) -> Tensor:
+    def run_call(self, call: PipelineCall) -> Tensor:
         """`(B, 3, F, H, W)` in [-1, 1], under whatever guidance is on the pipeline."""
         noise = [torch.Generator().manual_seed(SEED + n) for n in call.numbers]
         size = dict.fromkeys(("height", "width"), world.FRAME_SIZE)
-        with quiet_autocast():
+        with ignore_cpu_autocast_warning():
             made = self.pipe(
                 call.first, **size, num_inference_steps=self.steps, generator=noise, output_type="pt", **call.options
             )
         return made.frames.float().transpose(1, 2) * 2 - 1
 
 
-def buckets(prompts: Pool, numbers: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+def group_by_bucket(prompts: Pool, numbers: Sequence[int]) -> Iterator[tuple[list[int], int]]:
     """Clips that share a motion bucket, and which: of each chunk, in the order of their motion, so many together."""
     for start in range(0, len(numbers), CHUNK):
         chunk = numbers[start : start + CHUNK]
-        found = svd.bucket(prompts.of(chunk).amounts(svd.FRAMES), torch.tensor(float(svd.USUAL_FPS)))
+        found = svd.motion_bucket(prompts.subset(chunk).motion_amounts(svd.FRAMES), torch.tensor(float(svd.USUAL_FPS)))
         for part in found.argsort().split(score_svd.BATCH):
             yield [chunk[i] for i in part.tolist()], round(found[part].mean().item())

@@ -21,19 +21,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLES = (("o", "-", "0.0"), ("s", "--", "0.35"), ("^", ":", "0.55"))  # marker, line, grey
-BESIDE = ((-5, -11, "right"), (5, 5, "left"), (5, -11, "left"))  # where scales stand: lines that meet keep them apart
+LABEL_OFFSETS = (
+    (-5, -11, "right"),
+    (5, 5, "left"),
+    (5, -11, "left"),
+)  # where scales stand: lines that meet keep them apart
 TICKS = (-30, -10, -5, 0, 5, 10, 30, 60)  # of what a scale changes of a distance
-MAPPED = ("frechet", "right", "motion_amount", "vendi")
+MAP_MEASURES = ("frechet", "right", "motion_amount", "vendi")
 DPI = 110
 
 
 def save(figure: Figure, path: Path) -> None:
     """As PNG, the same bytes for the same numbers."""
-    with training_loop.finished(path) as part:
+    with training_loop.atomic_path(path) as part:
         figure.savefig(part, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
 
 
-def _figure(width: float, height: float) -> Figure:
+def _new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure  # without pyplot there is no state and no window
 
     return Figure(figsize=(width, height))
@@ -42,14 +46,14 @@ def _figure(width: float, height: float) -> Figure:
 # --- Figure 4 ---------------------------------------------------------------------------------------------------------
 
 
-def scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
+def plot_scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
     """Quality against Frechet distance, and beside it how the distance changes along each scale; a line for each."""
-    figure = _figure(13, 5)
+    figure = _new_figure(13, 5)
     plane, along = figure.subplots(1, 2)
-    results = results.among([row for experiment in chosen for row in experiment.rows])
-    for experiment, style, place in zip(chosen, STYLES, BESIDE, strict=False):
-        _in_the_plane(plane, results, experiment, style, place)
-        _along_the_scale(along, results, experiment, style)
+    results = results.restrict_to([row for experiment in chosen for row in experiment.rows])
+    for experiment, style, place in zip(chosen, STYLES, LABEL_OFFSETS, strict=False):
+        _plot_plane(plane, results, experiment, style, place)
+        _plot_along_scale(along, results, experiment, style)
     plane.set_xlabel("share of clips whose prompt is read right (higher is better)")
     plane.set_ylabel("Frechet distance on the judge's features (lower is better)")
     along.set_xlabel("scale: of CFG from 1, of STG from 0")
@@ -62,15 +66,15 @@ def scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
     return figure
 
 
-def _in_the_plane(
+def _plot_plane(
     axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str], place: tuple[int, int, str]
 ) -> None:  # fmt: skip
     points = [(row, results.estimate(row, "right"), results.estimate(row, "frechet")) for row in experiment.rows]
     known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
     if not known:
         return
-    bars: dict[str, Any] = {axis: _bars([p[i] for p in known]) for axis, i in (("xerr", 1), ("yerr", 2))}
-    _line(axes, [x.value for _, x, _ in known], [y.value for _, _, y in known], bars, style, experiment.title)
+    bars: dict[str, Any] = {axis: _error_bars([p[i] for p in known]) for axis, i in (("xerr", 1), ("yerr", 2))}
+    _plot_line(axes, [x.value for _, x, _ in known], [y.value for _, _, y in known], bars, style, experiment.title)
     right, up, side = place
     for row, x, y in known[:: max(len(known) - 1, 1)]:  # the ends; those between are in order
         name = f"STG {row.terms[0].scale:g}" if row.terms else f"CFG {row.guidance_scale:g}"
@@ -78,23 +82,25 @@ def _in_the_plane(
         axes.annotate(name, (x.value, y.value), fontsize=8, color=style[2], **at)
 
 
-def _along_the_scale(axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str]) -> None:
+def _plot_along_scale(axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str]) -> None:
     first = experiment.rows[0]
-    points = [(_scale(row, experiment), results.difference(row, first, "frechet")) for row in experiment.rows]
+    points = [(_line_position(row, experiment), results.difference(row, first, "frechet")) for row in experiment.rows]
     known = [(scale, found) for scale, found in points if found is not None]
     if known:
-        bars = {"yerr": _bars([found for _, found in known])}
-        _line(axes, [scale for scale, _ in known], [found.value for _, found in known], bars, style, experiment.title)
+        bars = {"yerr": _error_bars([found for _, found in known])}
+        _plot_line(
+            axes, [scale for scale, _ in known], [found.value for _, found in known], bars, style, experiment.title
+        )
 
 
-def _scale(row: Row, experiment: Experiment) -> float:
+def _line_position(row: Row, experiment: Experiment) -> float:
     """What changes along a line: the scale of the first term, or of CFG where no row has one."""
     if row.terms:
         return row.terms[0].scales(1)[0]
     return 0.0 if any(other.terms for other in experiment.rows) else row.guidance_scale
 
 
-def _line(
+def _plot_line(
     axes: Any, x: Sequence[float], y: Sequence[float], bars: dict[str, Any], style: tuple[str, str, str], label: str
 ) -> None:  # fmt: skip
     marker, line, grey = style
@@ -103,7 +109,7 @@ def _line(
     )  # fmt: skip
 
 
-def _bars(estimates: Sequence[Any]) -> list[list[float]]:
+def _error_bars(estimates: Sequence[Any]) -> list[list[float]]:
     found = [(e.value - e.low, e.high - e.value) if e.low is not None else (0.0, 0.0) for e in estimates]
     return [[low for low, _ in found], [high for _, high in found]]
 
@@ -111,28 +117,28 @@ def _bars(estimates: Sequence[Any]) -> list[list[float]]:
 # --- maps -------------------------------------------------------------------------------------------------------------
 
 
-def layers(results: Results, experiment: Experiment) -> Figure:
+def plot_layers(results: Results, experiment: Experiment) -> Figure:
     """Every layer and skip of a layer map, less the row without STG; bold where the interval leaves out 0."""
-    study, results = experiments.STUDIES[results.model], results.among(experiment.rows)
-    figure = _figure(1.5 + 0.85 * len(study.layers), 1.3 * len(MAPPED) + 0.8)
-    for axes, name in zip(figure.subplots(len(MAPPED), 1, squeeze=False)[:, 0], MAPPED, strict=True):
+    study, results = experiments.STUDIES[results.model], results.restrict_to(experiment.rows)
+    figure = _new_figure(1.5 + 0.85 * len(study.layers), 1.3 * len(MAP_MEASURES) + 0.8)
+    for axes, name in zip(figure.subplots(len(MAP_MEASURES), 1, squeeze=False)[:, 0], MAP_MEASURES, strict=True):
         measure = MEASURES[name]
         cells = [
             [
-                results.difference(experiments.mapped(experiment.rows[0], layer, skip), experiment.rows[0], name)
+                results.difference(experiments.layer_map_row(experiment.rows[0], layer, skip), experiment.rows[0], name)
                 for layer in study.layers
             ]
             for skip in experiments.SKIPS
         ]
         goodness = {1: ", higher is better", -1: ", lower is better"}.get(measure.better, "")
-        _heat(axes, cells, list(map(str, study.layers)), list(experiments.SKIPS), measure.digits)
+        _plot_heatmap(axes, cells, list(map(str, study.layers)), list(experiments.SKIPS), measure.digits)
         axes.set_title(f"{measure.title}{goodness}", fontsize=9, loc="left")
     figure.suptitle(f"{results.model}: {experiment.title}, less {experiment.rows[0].label}", fontsize=10)
     figure.tight_layout()
     return figure
 
 
-def _heat(
+def _plot_heatmap(
     axes: Any, cells: Sequence[Sequence[Estimate | None]], columns: list[str], rows: list[str], digits: int
 ) -> None:  # fmt: skip
     values = torch.tensor([[float("nan") if e is None else e.value for e in line] for line in cells])
@@ -153,13 +159,13 @@ def _heat(
 # --- Figure 2 ---------------------------------------------------------------------------------------------------------
 
 
-def cosines(model: str, found: Alignment) -> Figure:
+def plot_cosines(model: str, found: Alignment) -> Figure:
     """Mean cosine of the strong model's error and c - p, per direction and noise level; CFG's c - u comes last."""
     cells = [[mean(clips) for clips in line] for line in found.column("cosine")]
     names = [f"{'CFG, c - u' if skip == figure2.UNCOND[0] else skip} {layer}" for skip, layer in found.directions]
-    figure = _figure(8, 0.26 * len(names) + 1)
+    figure = _new_figure(8, 0.26 * len(names) + 1)
     axes = figure.subplots()
-    _heat(axes, cells, [f"{level:g}" for level in found.levels], names, 3)
+    _plot_heatmap(axes, cells, [f"{level:g}" for level in found.levels], names, 3)
     axes.set_xlabel("noise level")
     axes.set_title(f"{model}: cosine of the error e and c - p on {found.values.shape[2]} real clips", fontsize=10)
     return figure
@@ -168,19 +174,19 @@ def cosines(model: str, found: Alignment) -> Figure:
 # --- Figure 3 ---------------------------------------------------------------------------------------------------------
 
 
-def drawn_strips(results: Results) -> list[Row]:
+def finished_strips(results: Results) -> list[Row]:
     """The rows of Figure 3 whose strips have been made."""
-    return [row for row in experiments.frames(results.model) if figure3.path(results.place, row).exists()]
+    return [row for row in experiments.figure3_rows(results.model) if figure3.strip_path(results.place, row).exists()]
 
 
-def strips(results: Results) -> Figure:
+def plot_strips(results: Results) -> Figure:
     """One prompt over a range of scales."""
     from matplotlib.image import imread
 
-    rows = drawn_strips(results)
-    figure = _figure(8, 1.25 * len(rows))
+    rows = finished_strips(results)
+    figure = _new_figure(8, 1.25 * len(rows))
     for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-        axes.imshow(imread(figure3.path(results.place, row)), interpolation="nearest")
+        axes.imshow(imread(figure3.strip_path(results.place, row)), interpolation="nearest")
         axes.set_title(row.label, fontsize=8, loc="left", pad=2)
         axes.set_axis_off()
     return figure

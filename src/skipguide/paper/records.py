@@ -32,43 +32,43 @@ class Cost:
     cpu_seconds: float  # of all cores, per clip; of a run on a GPU they say little
     passes: float  # of one sample through the denoiser, per step; nan for real clips
 
-    def on(self, device: str) -> float:
+    def seconds_on(self, device: str) -> float:
         """Seconds per clip as they are told: of the clock on a GPU, of the processor on a CPU."""
         return self.seconds if device.startswith("cuda") else self.cpu_seconds
 
 
 @dataclass(frozen=True)
-class Place:
+class RecordFolder:
     """Where the records of one model are."""
 
     folder: Path
 
     @classmethod
-    def of(cls, root: Path, model: str, version: str, steps: int, dtype: str) -> Place:
+    def locate(cls, root: Path, model: str, version: str, steps: int, dtype: str) -> RecordFolder:
         """Clips of other weights, another number of steps or another dtype lie elsewhere."""
         return cls(root / model / f"{version}-{steps}-steps-{dtype}")
 
-    def chunk(self, row: Row, chunk: int) -> Path:
+    def chunk_path(self, row: Row, chunk: int) -> Path:
         return self.folder / row.name / f"{chunk:04d}.safetensors"
 
-    def done(self, row: Row) -> list[int]:
+    def finished_chunks(self, row: Row) -> list[int]:
         """The chunks that are there."""
         return sorted(int(path.stem) for path in (self.folder / row.name).glob("[0-9]*.safetensors"))
 
 
-def save(place: Place, row: Row, chunk: int, reading: Reading, cost: Cost, more: dict[str, Any]) -> None:
+def save_chunk(place: RecordFolder, row: Row, chunk: int, reading: Reading, cost: Cost, more: dict[str, Any]) -> None:
     """Write the record of a chunk under a temporary name, then rename it."""
     from safetensors.torch import save_file
 
-    path = place.chunk(row, chunk)
+    path = place.chunk_path(row, chunk)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: getattr(reading, name).contiguous() for name in TENSORS}
-    metadata = {"settings": _settings(row), "cost": vars(cost), **more}
-    with training_loop.finished(path) as part:
+    metadata = {"settings": _record_settings(row), "cost": vars(cost), **more}
+    with training_loop.atomic_path(path) as part:
         save_file(tensors, part, {name: json.dumps(value) for name, value in metadata.items()})
 
 
-def _settings(row: Row) -> dict[str, Any]:
+def _record_settings(row: Row) -> dict[str, Any]:
     """What two records must share to stand in one row."""
     return {**row.settings(), "seed": models.SEED, "values": list(VALUES)}
 
@@ -88,25 +88,25 @@ class Clips:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def at(self, kept: Tensor) -> Clips:
+    def take(self, kept: Tensor) -> Clips:
         """Those at some positions."""
         return replace(self, **{name: getattr(self, name)[kept] for name in ("numbers", *TENSORS)})
 
-    def of(self, numbers: Tensor) -> Clips:
+    def select_prompts(self, numbers: Tensor) -> Clips:
         """Those of certain prompts."""
-        return self.at(torch.isin(self.numbers, numbers))
+        return self.take(torch.isin(self.numbers, numbers))
 
 
-def load(place: Place, row: Row, most: int) -> Clips | None:
+def load_clips(place: RecordFolder, row: Row, most: int) -> Clips | None:
     """The clips of a row, of the first `most` prompts; None if there are none.
 
     Raises:
         ValueError: for a record that was made with other settings than the row's.
     """
-    chunks = [chunk for chunk in place.done(row) if chunk * models.CHUNK < most]
+    chunks = [chunk for chunk in place.finished_chunks(row) if chunk * models.CHUNK < most]
     if not chunks:
         return None
-    read = [_read(place.chunk(row, chunk), json.dumps(_settings(row))) for chunk in chunks]
+    read = [_read_chunk(place.chunk_path(row, chunk), json.dumps(_record_settings(row))) for chunk in chunks]
     numbers = [
         torch.arange(len(r.features)) + chunk * models.CHUNK for chunk, (r, _, _) in zip(chunks, read, strict=True)
     ]
@@ -115,11 +115,11 @@ def load(place: Place, row: Row, most: int) -> Clips | None:
     clips = Clips(
         row, torch.cat(numbers), features, logits, values, costs, tuple(sorted({device for _, _, device in read}))
     )
-    return clips.of(torch.arange(most))
+    return clips.select_prompts(torch.arange(most))
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _read(path: Path, settings: str) -> tuple[Reading, Cost, str]:
+def _read_chunk(path: Path, settings: str) -> tuple[Reading, Cost, str]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -133,14 +133,14 @@ def _read(path: Path, settings: str) -> tuple[Reading, Cost, str]:
     return reading, Cost(**metadata["cost"]), metadata["device"]
 
 
-def common(clips: Iterable[Clips]) -> list[Clips]:
+def restrict_to_common(clips: Iterable[Clips]) -> list[Clips]:
     """The same, of the prompts that all of them have."""
     found = list(clips)
     numbers = functools.reduce(lambda a, b: a[torch.isin(a, b)], (c.numbers for c in found))
-    return [c.of(numbers) for c in found]
+    return [c.select_prompts(numbers) for c in found]
 
 
-def chunks_missing(place: Place, row: Row, wanted: Sequence[int]) -> list[int]:
+def missing_chunks(place: RecordFolder, row: Row, wanted: Sequence[int]) -> list[int]:
     """Of some chunks those that are not there."""
-    done = set(place.done(row))
+    done = set(place.finished_chunks(row))
     return [chunk for chunk in wanted if chunk not in done]

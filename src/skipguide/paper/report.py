@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIELD = re.compile(r"\[\[([^\[\]]+)\]\]")
-EACH = re.compile(r"(\[\[\w+ )\*(?= |\]\])")  # a field of the model `*`
+MODEL_FIELD = re.compile(r"(\[\[\w+ )\*(?= |\]\])")  # a field of the model `*`
 SCALES = ("figure-4-cfg", "figure-4-stg", "figure-4-stg-high")
-COMPARED = ("right", "frechet", "motion_amount", "vendi")
+COMPARED_MEASURES = ("right", "frechet", "motion_amount", "vendi")
 MAPS = ("map", "map-without-cfg")
 
 
-def write(order: Order, docs: Path) -> list[Path]:
+def write_report(order: Order, docs: Path) -> list[Path]:
     """Write the report, its plots and its raw numbers; returns what was written.
 
     Raises:
@@ -53,16 +53,16 @@ def write(order: Order, docs: Path) -> list[Path]:
     report = Report(order, docs / "paper")
     if not report.alignments and not any(results.clips for results in report.results.values()):
         raise ValueError(f"the report needs records, but {order.folder} has none. Run skipguide paper run.")
-    text = report.filled(template())
+    text = report.fill(read_template())
     (docs / "paper").mkdir(parents=True, exist_ok=True)
     written = [*report.draw(), *report.write_numbers()]
     path = docs / "paper-in-miniature.md"
-    with training_loop.finished(path) as part:
+    with training_loop.atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
     return [path, *written]
 
 
-def template() -> str:
+def read_template() -> str:
     """The text with its fields."""
     return resources.files("skipguide.paper").joinpath("report.md").read_text(encoding="utf-8")
 
@@ -72,29 +72,29 @@ class Report:
 
     def __init__(self, order: Order, folder: Path):
         self.order, self.folder = order, folder
-        places = {model: place[0] for model in order.models if (place := order.place(model))}
+        places = {model: place[0] for model in order.models if (place := order.locate_records(model))}
         self.there = tuple(places)
         self.results = {model: Results.load(model, place, order.clips) for model, place in places.items()}
         self.alignments = {m: found for m, place in places.items() if (found := figure2.load(place))}
         self.experiments = {model: {one.name: one for one in experiments.experiments(model)} for model in models.MODELS}
 
-    def filled(self, text: str) -> str:
+    def fill(self, text: str) -> str:
         """A template with its fields replaced."""
-        text = "".join(map(self._for_models, text.splitlines(keepends=True)))
+        text = "".join(map(self._expand_models, text.splitlines(keepends=True)))
         return FIELD.sub(lambda match: self._field(*match[1].split()), text)
 
-    def _for_models(self, line: str) -> str:
+    def _expand_models(self, line: str) -> str:
         """A line of the model `*` for each model that has its experiments; any other as it is."""
-        if not EACH.search(line):
+        if not MODEL_FIELD.search(line):
             return line
         named = {argument.partition("/")[0] for match in FIELD.finditer(line) for argument in match[1].split()[2:]}
         named &= {name for known in self.experiments.values() for name in known}
         chosen = [model for model in self.order.models if named <= self.experiments[model].keys()]
-        return "".join(EACH.sub(rf"\g<1>{model}", line) for model in chosen)
+        return "".join(MODEL_FIELD.sub(rf"\g<1>{model}", line) for model in chosen)
 
     def _field(self, verb: str, *arguments: str) -> str:
         known: dict[str, Callable[..., str]] = {
-            "aligned": self._aligned, "best": self._best, "compare": self._compare,
+            "aligned": self._alignment, "best": self._best, "compare": self._compare,
             "costs": self._costs, "counts": self._counts, "directions": self._directions, "gain": self._gain,
             "model": self._model, "plots": self._plots, "state": self._state,
             "tables": self._tables, "value": self._value, "verdict": self._verdict,
@@ -109,17 +109,17 @@ class Report:
 
     # --- fields of all models -----------------------------------------------------------------------------------------
 
-    def _each(self, made: Callable[[str], str | None], has: Callable[[str], bool] = lambda model: True) -> str:
+    def _paragraphs(self, made: Callable[[str], str | None], has: Callable[[str], bool] = lambda model: True) -> str:
         """A paragraph for each model."""
         return "\n\n".join(
-            f"**{model}**\n\n{self._said(model) or made(model) or tables.NOT_YET}"
+            f"**{model}**\n\n{self._absence_note(model) or made(model) or tables.NOT_YET}"
             for model in self.order.models
             if has(model)
         )
 
-    def _said(self, model: str) -> str | None:
+    def _absence_note(self, model: str) -> str | None:
         """Why there is nothing of a model."""
-        return None if model in self.there else status.NOT_THERE
+        return None if model in self.there else status.NO_MODEL
 
     def _tables(self, experiment: str) -> str:
         def made(model: str) -> str | None:
@@ -128,10 +128,10 @@ class Report:
 
         if not any(experiment in known for known in self.experiments.values()):
             raise KeyError(experiment)
-        return self._each(made, lambda model: experiment in self.experiments[model])
+        return self._paragraphs(made, lambda model: experiment in self.experiments[model])
 
     def _plots(self, name: str) -> str:
-        drawn = dict(self._drawings())
+        drawn = dict(self._figures())
         if name not in {"cosines", "strips", "scales", *MAPS}:
             raise KeyError(name)
 
@@ -139,80 +139,86 @@ class Report:
             file = f"{model}-{name}.png"
             return f"![{model}: {name}]({self.folder.name}/{file})" if file in drawn else None
 
-        return self._each(made)
+        return self._paragraphs(made)
 
     def _directions(self) -> str:
-        return self._each(lambda model: tables.directions(found) if (found := self.alignments.get(model)) else None)
+        return self._paragraphs(
+            lambda model: tables.directions_table(found) if (found := self.alignments.get(model)) else None
+        )
 
     def _compare(self, row: str, base: str) -> str:
         def made(model: str) -> str:
             parts = [
                 f"{MEASURES[name].title} {self._gain(model, row, base, name)}, {self._verdict(model, row, base, name)}"
-                for name in COMPARED
+                for name in COMPARED_MEASURES
             ]
             return "; ".join(parts)
 
         experiment = row.partition("/")[0]
         chosen = [model for model in self.order.models if experiment in self.experiments[model]]
-        return "\n".join(f"- {model}: {self._said(model) or made(model)}" for model in chosen)
+        return "\n".join(f"- {model}: {self._absence_note(model) or made(model)}" for model in chosen)
 
     def _costs(self) -> str:
         def made(model: str) -> str | None:
             found = cost.load(self.results[model].place) if model in self.results else None
-            return tables.costs(found, experiments.cost(model)) if found else None
+            return tables.costs_table(found, experiments.cost_rows(model)) if found else None
 
-        return self._each(made)
+        return self._paragraphs(made)
 
-    def _aligned(self) -> str:
+    def _alignment(self) -> str:
         def made(model: str) -> str:
-            return tables.aligned(found) if (found := self.alignments.get(model)) else tables.NOT_YET
+            return tables.summarize_alignment(found) if (found := self.alignments.get(model)) else tables.NOT_YET
 
-        return "\n".join(f"- {model}: {self._said(model) or made(model)}" for model in self.order.models)
+        return "\n".join(f"- {model}: {self._absence_note(model) or made(model)}" for model in self.order.models)
 
     def _state(self) -> str:
         lines = []
-        for model, entry in status.of(self.order).items():
+        for model, entry in status.count_clips(self.order).items():
             done, rows = (sum(row["done"] for row in entry["rows"]), sum(row["done"] > 0 for row in entry["rows"]))
-            real = self.results[model].real if model in self.results else 0
+            real = self.results[model].num_real if model in self.results else 0
             made = f"{done} clips in {rows} of {len(entry['rows'])} rows; Frechet distances to {real} real clips"
-            lines.append(f"- {model}: {self._said(model) or made}")
+            lines.append(f"- {model}: {self._absence_note(model) or made}")
         return "\n".join(lines)
 
     # --- fields of one row --------------------------------------------------------------------------------------------
 
-    def _of_rows(self, model: str, names: Sequence[str], made: Callable[[Results, Sequence[Row]], str | None]) -> str:
+    def _describe_rows(
+        self, model: str, names: Sequence[str], made: Callable[[Results, Sequence[Row]], str | None]
+    ) -> str:
         """What is said of rows of one experiment, of which the first names the prompts that are compared."""
         known = {f"{one.name}/{i}": row for one in self.experiments[model].values() for i, row in enumerate(one.rows)}
         rows, results = [known[name] for name in names], self.results.get(model)
         compared = self.experiments[model][names[0].partition("/")[0]]
-        found = results and made(results.among(compared.rows, compared.first), rows)
-        return self._said(model) or found or tables.NOT_YET
+        found = results and made(results.restrict_to(compared.rows, compared.first), rows)
+        return self._absence_note(model) or found or tables.NOT_YET
 
     def _value(self, model: str, row: str, measure: str) -> str:
         digits = MEASURES[measure].digits
-        return self._of_rows(model, [row], lambda r, rows: tables.written(r.estimate(rows[0], measure), digits))
+        return self._describe_rows(
+            model, [row], lambda r, rows: tables.format_estimate(r.estimate(rows[0], measure), digits)
+        )
 
     def _gain(self, model: str, row: str, base: str, measure: str) -> str:
         def made(results: Results, rows: Sequence[Row]) -> str:
             difference = results.difference(rows[0], rows[1], measure)
-            return tables.written(difference, MEASURES[measure].digits, signed=True)
+            return tables.format_estimate(difference, MEASURES[measure].digits, signed=True)
 
-        return self._of_rows(model, [row, base], made)
+        return self._describe_rows(model, [row, base], made)
 
     def _verdict(self, model: str, row: str, base: str, measure: str) -> str:
         def made(results: Results, rows: Sequence[Row]) -> str:
             return tables.verdict(results.difference(rows[0], rows[1], measure), MEASURES[measure])
 
-        return self._of_rows(model, [row, base], made)
+        return self._describe_rows(model, [row, base], made)
 
     def _best(self, model: str, experiment: str, measure: str) -> str:
         def made(results: Results, _: Sequence[Row]) -> str | None:
             rows = self.experiments[model][experiment].rows
             known = {row.label: e for row in rows if (e := results.estimate(row, measure))}
             best = max(known, key=lambda label: MEASURES[measure].better * known[label].value, default=None)
-            return best and f"{best}, {tables.written(known[best], MEASURES[measure].digits)}"
+            return best and f"{best}, {tables.format_estimate(known[best], MEASURES[measure].digits)}"
 
-        return self._of_rows(model, [f"{experiment}/0"], made)
+        return self._describe_rows(model, [f"{experiment}/0"], made)
 
     def _counts(self, model: str, experiment: str, measure: str) -> str:
         def made(results: Results, first: Sequence[Row]) -> str | None:
@@ -222,31 +228,34 @@ class Report:
             said = [f"{found[word]} {word}" for word in tables.verdicts(MEASURES[measure])]
             return f"{', '.join(said)} of {len(differences)}" if differences else None
 
-        return self._of_rows(model, [f"{experiment}/0"], made)
+        return self._describe_rows(model, [f"{experiment}/0"], made)
 
     def _model(self, model: str) -> str:
         return model
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def _drawings(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    def _figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
         """File names of the figures that can be drawn, and how."""
         for model, found in self.alignments.items():
-            yield f"{model}-cosines.png", lambda m=model, a=found: plots.cosines(m, a)
+            yield f"{model}-cosines.png", lambda m=model, a=found: plots.plot_cosines(m, a)
         for model, results in self.results.items():
             known = self.experiments[model]
-            if any(results.of(row) for name in SCALES for row in known[name].rows):
-                yield f"{model}-scales.png", lambda r=results, k=known: plots.scales(r, [k[name] for name in SCALES])
+            if any(results.clips_of(row) for name in SCALES for row in known[name].rows):
+                yield (
+                    f"{model}-scales.png",
+                    lambda r=results, k=known: plots.plot_scales(r, [k[name] for name in SCALES]),
+                )
             for name in MAPS:
-                if any(results.of(row) for row in known[name].rows[1:]):
-                    yield f"{model}-{name}.png", lambda r=results, one=known[name]: plots.layers(r, one)
-            if plots.drawn_strips(results):
-                yield f"{model}-strips.png", lambda r=results: plots.strips(r)
+                if any(results.clips_of(row) for row in known[name].rows[1:]):
+                    yield f"{model}-{name}.png", lambda r=results, one=known[name]: plots.plot_layers(r, one)
+            if plots.finished_strips(results):
+                yield f"{model}-strips.png", lambda r=results: plots.plot_strips(r)
 
     def draw(self) -> list[Path]:
         """Write the figures."""
         written = []
-        for name, drawn in self._drawings():
+        for name, drawn in self._figures():
             plots.save(drawn(), self.folder / name)
             written.append(self.folder / name)
         return written

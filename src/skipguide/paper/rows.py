@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from skipguide.method.terms import STG, listed_layers
+from skipguide.method.terms import STG, explicit_layers
 
 # "real" are the clips that the prompts describe, "autoencoder" the same after it, "reference" other real clips.
 SOURCES = ("guided", "real", "autoencoder", "reference")
@@ -54,7 +54,7 @@ class Row:
         """What a record of this row must have been made with, ready for JSON."""
         terms = [
             {
-                "layers": listed_layers(term), "scale": term.scale, "skip": term.skip, "axis": term.axis,
+                "layers": explicit_layers(term), "scale": term.scale, "skip": term.skip, "axis": term.axis,
                 "normalize": term.normalize,
             }
             for term in self.terms
@@ -65,11 +65,11 @@ class Row:
 
 def _term_name(term: STG) -> str:
     kind = {"residual": "R", "attention": "A"}[term.skip] + (term.axis or "")[:1]
-    where = "_".join(str(layer).replace(":", "") for layer in listed_layers(term))
+    where = "_".join(str(layer).replace(":", "") for layer in explicit_layers(term))
     return f"{kind}{where}x{term.scale:g}{'n' if term.normalize else ''}"
 
 
 def _term_label(term: STG) -> str:
     kind = f"STG-{term.skip[0].upper()}{f' {term.axis}' if term.axis else ''}"
     length = " of matched length" if term.normalize else ""
-    return f"{kind} {term.scale:g} at {', '.join(map(str, listed_layers(term)))}{length}"
+    return f"{kind} {term.scale:g} at {', '.join(map(str, explicit_layers(term)))}{length}"

@@ -24,9 +24,9 @@ from skipguide.paper import cost, experiments, figure2, figure3, measurements, m
 from skipguide.paper.rows import Row
 
 Tensor = torch.Tensor
-USUAL_BATCH, USUAL_DTYPE = models.CHUNK, models.DTYPE
-OTHERS = ("figure-2", "figure-3", "cost")  # what is made by one process, and not of clips by the hundred
-FIRST = 64  # clips of the first round; each doubles the one before
+DEFAULT_BATCH, DEFAULT_DTYPE = models.CHUNK, models.DTYPE
+FIGURE_NAMES = ("figure-2", "figure-3", "cost")  # what is made by one process, and not of clips by the hundred
+FIRST_LEVEL = 64  # clips of the first round; each doubles the one before
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Order:
     clips: int = 1024
     rows: str = "*"
     device: str = "cpu"
-    batch: int = USUAL_BATCH
+    batch: int = DEFAULT_BATCH
     steps: int | None = None
-    dtype: str = USUAL_DTYPE
+    dtype: str = DEFAULT_DTYPE
     weights: tuple[tuple[str, Path], ...] = ()
     part: tuple[int, int] = (0, 1)
 
@@ -78,13 +78,15 @@ class Order:
         if not 0 <= index < count:
             raise ValueError(f"part must be i/n with 0 <= i < n, but got {index}/{count}. Write 0/2 and 1/2.")
 
-    def place(self, model: str) -> tuple[records.Place, Path] | None:
+    def locate_records(self, model: str) -> tuple[records.RecordFolder, Path] | None:
         """Where the records of a model are, and its weights; None if there are none yet."""
-        folder = models.weights(model, dict(self.weights).get(model))
+        folder = models.find_weights(model, dict(self.weights).get(model))
         if folder is None:
             return None
         steps = self.steps or models.MODELS[model].steps
-        return records.Place.of(self.folder, model, models.version(folder), steps, self.dtype), folder
+        return records.RecordFolder.locate(
+            self.folder, model, models.weights_version(folder), steps, self.dtype
+        ), folder
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def tasks(order: Order) -> list[Task]:
     Raises:
         ValueError: if no row has the name that is asked for.
     """
-    rows = {model: experiments.wanted(model, order.rows) for model in order.models}
-    if not any(rows.values()) and not any(fnmatchcase(name, order.rows) for name in OTHERS):
+    rows = {model: experiments.requested_rows(model, order.rows) for model in order.models}
+    if not any(rows.values()) and not any(fnmatchcase(name, order.rows) for name in FIGURE_NAMES):
         raise ValueError(
             f"rows must be a pattern that some row or experiment has, but {order.rows!r} is of none. "
             "See skipguide paper status."
@@ -116,27 +118,29 @@ def tasks(order: Order) -> list[Task]:
     found, before = [], 0
     for level in _levels(order):
         for model in order.models:
-            if order.place(model) is not None:
-                found += _of_level(order, model, rows[model], before, level)
+            if order.locate_records(model) is not None:
+                found += _level_tasks(order, model, rows[model], before, level)
         before = level
     index, count = order.part
     return found[index::count]
 
 
 def _levels(order: Order) -> list[int]:
-    levels = [max(FIRST, order.batch)]
+    levels = [max(FIRST_LEVEL, order.batch)]
     while levels[-1] < order.clips:
         levels.append(levels[-1] * 2)
     return [*levels[:-1], order.clips]
 
 
-def _of_level(order: Order, model: str, rows: Sequence[experiments.Wanted], before: int, level: int) -> Iterator[Task]:
+def _level_tasks(
+    order: Order, model: str, rows: Sequence[experiments.RequestedRow], before: int, level: int
+) -> Iterator[Task]:
     """Experiment after experiment; within one, the rows in turn."""
     for name in dict.fromkeys(wanted.experiment for wanted in rows):
         mine = [wanted for wanted in rows if wanted.experiment == name]
         first, last = before, level
         if mine[0].whole:
-            first, last = (0, mine[0].asked(order.clips)) if before == 0 else (0, 0)
+            first, last = (0, mine[0].clips_requested(order.clips)) if before == 0 else (0, 0)
         for start in range(first, last, order.batch):
             for wanted in mine:
                 stop = min(start + order.batch, last, wanted.most)
@@ -155,60 +159,62 @@ def run(order: Order) -> Generator[tuple[str, training_loop.Progress], None, Non
     """
     generation.check_device(order.device)
     asked = tasks(order)
-    todo = [replace(task, chunks=missing) for task in asked if (missing := _missing(order, task))]
-    workers = {model: _Worker(order, model) for model in order.models if order.place(model) is not None}
+    todo = [replace(task, chunks=missing) for task in asked if (missing := _missing_chunks(order, task))]
+    workers = {model: _Worker(order, model) for model in order.models if order.locate_records(model) is not None}
     for task in todo:
         workers[task.model].generator.check(task.row)
     if order.part[0] == 0:
         for worker in workers.values():
-            yield from worker.figures(order.rows)
+            yield from worker.make_figures(order.rows)
     clock = _Clock(sum(len(task.chunks) for task in asked), [(task.row.source, len(task.chunks)) for task in todo])
     for task in todo:
         started = time.monotonic()
         workers[task.model].make(task)
-        yield "clips", clock.after(task, time.monotonic() - started)
+        yield "clips", clock.advance(task, time.monotonic() - started)
 
 
-def _missing(order: Order, task: Task) -> tuple[int, ...]:
-    found = order.place(task.model)
+def _missing_chunks(order: Order, task: Task) -> tuple[int, ...]:
+    found = order.locate_records(task.model)
     assert found is not None
-    return tuple(records.chunks_missing(found[0], task.row, task.chunks))
+    return tuple(records.missing_chunks(found[0], task.row, task.chunks))
 
 
 class _Worker:
     """A model, its judge and the place of its records."""
 
     def __init__(self, order: Order, model: str):
-        found = order.place(model)
+        found = order.locate_records(model)
         assert found is not None
         self.place, self.folder = found
-        self.generator = models.Generator(model, self.folder, order.device, order.steps, order.dtype)
+        self.generator = models.ClipGenerator(model, self.folder, order.device, order.steps, order.dtype)
         self.reader = copy.deepcopy(judge.load_judge()).to(order.device)
         self.device, self.model = order.device, model
 
-    def figures(self, pattern: str) -> Iterator[tuple[str, training_loop.Progress]]:
+    def make_figures(self, pattern: str) -> Iterator[tuple[str, training_loop.Progress]]:
         """OTHERS, if the pattern has them."""
         if fnmatchcase("figure-3", pattern):
-            for row in experiments.frames(self.model):
-                figure3.make(self.place, self.generator, row)
-        if fnmatchcase("figure-2", pattern) and not figure2.done(self.place):
-            exact = models.Generator(self.model, self.folder, self.device, dtype="float32")
+            for row in experiments.figure3_rows(self.model):
+                figure3.make_strip(self.place, self.generator, row)
+        if fnmatchcase("figure-2", pattern) and not figure2.is_measured(self.place):
+            exact = models.ClipGenerator(self.model, self.folder, self.device, dtype="float32")
             for progress in figure2.measure(self.place, exact):
                 yield f"{self.model} figure 2", progress
-        if fnmatchcase("cost", pattern) and not cost.path(self.place).exists():
-            for progress in cost.measure(self.place, self.generator, experiments.cost(self.model)):
+        if fnmatchcase("cost", pattern) and not cost.cost_path(self.place).exists():
+            for progress in cost.measure(self.place, self.generator, experiments.cost_rows(self.model)):
                 yield f"{self.model} cost", progress
 
     def make(self, task: Task) -> None:
         """Make and record."""
-        frames, took = cost.timed(self.generator, task.row, task.numbers)
+        frames, took = cost.time_clips(self.generator, task.row, task.numbers)
         for chunk, clips in zip(task.chunks, frames.split(models.CHUNK), strict=True):
             numbers = range(chunk * models.CHUNK, (chunk + 1) * models.CHUNK)
-            prompts = models.pool(self.model, models.OTHERS) if task.row.source == "reference" else self.generator.pool
-            found = measurements.read(self.reader, prompts.of(numbers).scenes, clips.to(self.device))
-            records.save(self.place, task.row, chunk, found, took, self._conditions())
+            prompts = (
+                models.pool(self.model, models.OTHER_SEED) if task.row.source == "reference" else self.generator.pool
+            )
+            found = measurements.read_clips(self.reader, prompts.subset(numbers).scenes, clips.to(self.device))
+            records.save_chunk(self.place, task.row, chunk, found, took, self._machine())
 
-    def _conditions(self) -> dict[str, Any]:
+    def _machine(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine()
         return {"device": f"{self.device.partition(':')[0]} {name}", "torch": torch.__version__}
 
@@ -222,7 +228,7 @@ class _Clock:
             self.left[source] += chunks
         self.seconds, self.done, self.started = dict[str, float](), Counter[str](), time.monotonic()
 
-    def after(self, task: Task, seconds: float) -> training_loop.Progress:
+    def advance(self, task: Task, seconds: float) -> training_loop.Progress:
         """Real clips are quick, so each source has a speed of its own."""
         source = task.row.source
         self.left[source] -= len(task.chunks)

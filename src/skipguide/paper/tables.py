@@ -12,18 +12,18 @@ from pathlib import Path
 
 from skipguide.lab import judge, training_loop
 from skipguide.paper import analysis, measurements, models
-from skipguide.paper.analysis import FEW, MEASURES, Estimate, Measure, Results
-from skipguide.paper.cost import Rounds
+from skipguide.paper.analysis import FEW_CLIPS, MEASURES, Estimate, Measure, Results
+from skipguide.paper.cost import RowTiming
 from skipguide.paper.experiments import Experiment
 from skipguide.paper.figure2 import COLUMNS, UNCOND, Alignment
 from skipguide.paper.rows import Row
 
-SHOWN = ("right", "frechet", "inception", "vendi", "motion_amount", "flicker", "sharpness")
+SHOWN_MEASURES = ("right", "frechet", "inception", "vendi", "motion_amount", "flicker", "sharpness")
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 NOT_YET = "not made yet"
 
 
-def written(estimate: Estimate | None, digits: int, signed: bool = False) -> str:
+def format_estimate(estimate: Estimate | None, digits: int, signed: bool = False) -> str:
     """0.906 (0.880 to 0.930); without an interval where there is none."""
     if estimate is None:
         return NOT_YET
@@ -50,56 +50,64 @@ def verdicts(measure: Measure) -> tuple[str, str]:
 
 def table(results: Results, experiment: Experiment) -> str:
     """The rows of an experiment, and below how they differ from the first; bold where the interval leaves out 0."""
-    results = results.among(experiment.rows, experiment.first)
-    rows = [row for row in experiment.rows if results.of(row) is not None]
-    missing = [row.label for row in experiment.rows if results.of(row) is None]
+    results = results.restrict_to(experiment.rows, experiment.first)
+    rows = [row for row in experiment.rows if results.clips_of(row) is not None]
+    missing = [row.label for row in experiment.rows if results.clips_of(row) is None]
     if not rows:
         return f"{results.model}: {NOT_YET}."
-    titles = [MEASURES[name].title + ARROWS[MEASURES[name].better] for name in SHOWN]
-    lines = _grid(["", "clips", *titles, "passes", "seconds"], [_values(results, row) for row in rows])
+    titles = [MEASURES[name].title + ARROWS[MEASURES[name].better] for name in SHOWN_MEASURES]
+    lines = _markdown_table(["", "clips", *titles, "passes", "seconds"], [_value_cells(results, row) for row in rows])
     guided = [row for row in rows[1:] if row.source == "guided"]
     if guided and rows[0] == experiment.rows[0]:
-        differences = [[row.label, *_differences(results, row, rows[0])] for row in guided]
+        differences = [[row.label, *_difference_cells(results, row, rows[0])] for row in guided]
         lines += ["", f"Less {rows[0].label}, on the same prompts and noise:", ""]
-        lines += _grid(["", "clips", *titles], differences)
-    if few := [row.label for row in rows if len(results.clips[row.name]) < FEW]:
-        lines += ["", f"Fewer than {FEW} clips, of which a Frechet distance says little: {'; '.join(few)}."]
+        lines += _markdown_table(["", "clips", *titles], differences)
+    if few := [row.label for row in rows if len(results.clips[row.name]) < FEW_CLIPS]:
+        lines += ["", f"Fewer than {FEW_CLIPS} clips, of which a Frechet distance says little: {'; '.join(few)}."]
     if missing:
         lines += ["", f"Not made yet: {'; '.join(missing)}."]
     return "\n".join(lines)
 
 
-def _grid(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [_line(heading), _line(["---", *["---:"] * (len(heading) - 1)]), *map(_line, rows)]
+def _markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        _markdown_line(heading),
+        _markdown_line(["---", *["---:"] * (len(heading) - 1)]),
+        *map(_markdown_line, rows),
+    ]
 
 
-def _line(cells: Sequence[str]) -> str:
+def _markdown_line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _values(results: Results, row: Row) -> list[str]:
-    values = [written(results.estimate(row, name), MEASURES[name].digits) for name in SHOWN]
+def _value_cells(results: Results, row: Row) -> list[str]:
+    values = [format_estimate(results.estimate(row, name), MEASURES[name].digits) for name in SHOWN_MEASURES]
     passes, seconds = results.passes(row), results.seconds(row)
     guided = row.source == "guided"
     taken = [f"{passes:.2f}" if guided and passes else "-", f"{seconds:.2f}" if guided and seconds else "-"]
     return [row.label, str(len(results.clips[row.name])), *values, *taken]
 
 
-def costs(found: Mapping[str, Rounds], rows: Sequence[Row]) -> str:
+def costs_table(found: Mapping[str, RowTiming], rows: Sequence[Row]) -> str:
     """What the rows of experiments.cost take, over what the first of them takes."""
     base, lines = found[rows[0].name], []
     for row in rows:
         one = found[row.name]
-        usual, least, most = one.over(base)
+        usual, least, most = one.ratio_to(base)
         times = "1" if row == rows[0] else f"{usual:.2f} ({least:.2f} to {most:.2f})"
-        lines.append([row.label, f"{one.passes:.2f}", f"{one.usual:.3f}", times])
-    return "\n".join(_grid(["", "passes a step", "seconds a clip", "times the first (least and most)"], lines))
+        lines.append([row.label, f"{one.passes:.2f}", f"{one.median:.3f}", times])
+    return "\n".join(
+        _markdown_table(["", "passes a step", "seconds a clip", "times the first (least and most)"], lines)
+    )
 
 
-def _differences(results: Results, row: Row, base: Row) -> list[str]:
-    found = {name: results.difference(row, base, name) for name in SHOWN}
+def _difference_cells(results: Results, row: Row, base: Row) -> list[str]:
+    found = {name: results.difference(row, base, name) for name in SHOWN_MEASURES}
     count = max((estimate.count for estimate in found.values() if estimate), default=0)
-    cells = [_bold(written(estimate, MEASURES[name].digits, True), estimate) for name, estimate in found.items()]
+    cells = [
+        _bold(format_estimate(estimate, MEASURES[name].digits, True), estimate) for name, estimate in found.items()
+    ]
     return [str(count), *cells]
 
 
@@ -129,7 +137,7 @@ class Direction:
     length: float
 
 
-def direction(found: Alignment, index: int, level: int | slice) -> Direction:
+def measure_direction(found: Alignment, index: int, level: int | slice) -> Direction:
     """One direction; levels are weighted alike."""
     columns = {name: found.column(name)[index, level].reshape(-1, found.values.shape[2]) for name in COLUMNS}
     product, push, error = (columns[name].mean().item() for name in ("product", "push", "error"))
@@ -140,25 +148,25 @@ def direction(found: Alignment, index: int, level: int | slice) -> Direction:
     )  # fmt: skip
 
 
-def directions(found: Alignment) -> str:
+def directions_table(found: Alignment) -> str:
     """Every direction, over all levels."""
     rows = []
     for i, (skip, layer) in enumerate(found.directions):
-        one = direction(found, i, slice(None))
+        one = measure_direction(found, i, slice(None))
         name = "CFG: c - u" if skip == UNCOND[0] else f"{skip} {layer}"
-        cosine = _bold(written(one.cosine, 4, True), one.cosine)
+        cosine = _bold(format_estimate(one.cosine, 4, True), one.cosine)
         rows.append([name, f"{one.length:.3f}", cosine, f"{one.scale:+.3f}", f"{one.saved:.3%}", f"{one.both:.3f}"])
     heading = [
         "direction", "length of d over e", "cosine of e and d", "best scale", "error saved there",
         "cosine of both errors",
     ]  # fmt: skip
-    return "\n".join(_grid(heading, rows))
+    return "\n".join(_markdown_table(heading, rows))
 
 
-def aligned(found: Alignment) -> str:
+def summarize_alignment(found: Alignment) -> str:
     """How many cosines of Figure 2 have an interval on one side of 0, and the most that a step saves."""
     places = itertools.product(range(len(found.directions) - 1), range(len(found.levels)))
-    cells = [direction(found, i, j) for i, j in places]
+    cells = [measure_direction(found, i, j) for i, j in places]
     below, above = (sum(one.cosine.sign == sign for one in cells) for sign in (-1, 1))
     helpful = max((one for one in cells if one.scale > 0), key=lambda one: one.saved, default=None)
     most = f"{helpful.saved:.3%} of the mean squared error, at scale {helpful.scale:.3f}" if helpful else "nothing"
@@ -180,9 +188,9 @@ def write_directions(found: Mapping[str, Alignment], path: Path) -> None:
     rows = []
     for model, measured in found.items():
         for (i, name), (j, level) in itertools.product(enumerate(measured.directions), enumerate(measured.levels)):
-            one = direction(measured, i, j)
-            rest = map(_number, (one.scale, one.saved, one.both, one.length))
-            rows.append([model, *name, level, *_cells(one.cosine), *rest])
+            one = measure_direction(measured, i, j)
+            rest = map(_format_number, (one.scale, one.saved, one.both, one.length))
+            rows.append([model, *name, level, *_estimate_cells(one.cosine), *rest])
     _write(path, DIRECTION_COLUMNS, rows)
 
 
@@ -201,29 +209,29 @@ def write_rows(results: Sequence[Results], experiments: Mapping[str, Sequence[Ex
 
 
 def _write(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with training_loop.finished(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with training_loop.atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([heading, *rows])
 
 
 def _csv_rows(results: Results, experiment: Experiment) -> Iterable[list[object]]:
-    base, results = experiment.rows[0], results.among(experiment.rows, experiment.first)
+    base, results = experiment.rows[0], results.restrict_to(experiment.rows, experiment.first)
     for row in experiment.rows:
-        if results.of(row) is None or experiment.whole:
+        if results.clips_of(row) is None or experiment.whole:
             continue
         cost = [results.passes(row), results.seconds(row)]
         for name in MEASURES:
             value, difference = results.estimate(row, name), results.difference(row, base, name)
             head = [results.model, experiment.name, row.name, row.label, name]
-            yield [*head, *_cells(value), base.name, *_cells(difference), *map(_number, cost)]
+            yield [*head, *_estimate_cells(value), base.name, *_estimate_cells(difference), *map(_format_number, cost)]
 
 
-def _cells(estimate: Estimate | None) -> list[object]:
+def _estimate_cells(estimate: Estimate | None) -> list[object]:
     if estimate is None:
         return ["", "", "", ""]
-    return [estimate.count, *map(_number, (estimate.value, estimate.low, estimate.high))]
+    return [estimate.count, *map(_format_number, (estimate.value, estimate.low, estimate.high))]
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "" if value is None or value != value else f"{value:.6g}"
 
 
@@ -238,7 +246,7 @@ def write_clips(results: Results, path: Path) -> None:
     for name in results.clips:
         writer.writerows(_clip_rows(results, name))
     with (
-        training_loop.finished(path) as part,
+        training_loop.atomic_path(path) as part,
         part.open("wb") as file,
         gzip.GzipFile("", "wb", 9, file, mtime=0) as packed,
     ):
@@ -247,8 +255,8 @@ def write_clips(results: Results, path: Path) -> None:
 
 def _clip_rows(results: Results, name: str) -> Iterable[list[object]]:
     clips = results.clips[name]
-    right = analysis.words(clips, results.model)
-    likelihood = MEASURES["likelihood"].of_clips
+    right = analysis.words_read_right(clips, results.model)
+    likelihood = MEASURES["likelihood"].per_clip
     assert likelihood is not None
     logs = likelihood(clips, results.model)
     for i, number in enumerate(clips.numbers.tolist()):

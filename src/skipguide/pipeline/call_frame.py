@@ -12,20 +12,20 @@ from types import FrameType
 from typing import Any
 
 
-def frame_of(pipe: Any) -> FrameType | None:
+def find_call_frame(pipe: Any) -> FrameType | None:
     """The running `__call__` of `pipe`, or None if it is not running. Costs microseconds, touches no device."""
     frame = sys._getframe(1)
-    while frame is not None and not _is_call_of(pipe, frame):
+    while frame is not None and not _is_call_frame(pipe, frame):
         frame = frame.f_back
     return frame
 
 
-def _is_call_of(pipe: Any, frame: FrameType) -> bool:
+def _is_call_frame(pipe: Any, frame: FrameType) -> bool:
     code = frame.f_code
     return code.co_name == "__call__" and code.co_varnames[:1] == ("self",) and frame.f_locals.get("self") is pipe
 
 
-def tensor(pipe: Any, name: str, shape: Sequence[int]) -> Any:
+def find_tensor(pipe: Any, name: str, shape: Sequence[int]) -> Any:
     """The innermost variable of that name and shape, in the running call of `pipe` or in a method that its loop is in.
 
     Innermost, for an argument of the call may have the name as well, and not be what the loop works on. None if there
@@ -36,11 +36,11 @@ def tensor(pipe: Any, name: str, shape: Sequence[int]) -> Any:
         found = frame.f_locals.get(name)
         if getattr(found, "shape", None) == shape:
             return found
-        frame = None if _is_call_of(pipe, frame) else frame.f_back
+        frame = None if _is_call_frame(pipe, frame) else frame.f_back
     return None
 
 
-def value(pipe: Any, frame: FrameType, name: str) -> Any:
+def read_value(pipe: Any, frame: FrameType, name: str) -> Any:
     """A property of the pipeline, an entry of its config, or else a variable of its running call.
 
     Raises:
@@ -57,9 +57,9 @@ def value(pipe: Any, frame: FrameType, name: str) -> Any:
     )
 
 
-def is_on(pipe: Any, frame: FrameType, name: str) -> bool:
+def is_enabled(pipe: Any, frame: FrameType, name: str) -> bool:
     """Whether something is on: a scale above 1, a rescale above 0, or a flag as it is."""
-    found = value(pipe, frame, name)
+    found = read_value(pipe, frame, name)
     if name.endswith("rescale"):
         return bool(found > 0)
     return bool(found > 1) if name.endswith("scale") else bool(found)

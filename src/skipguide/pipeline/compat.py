@@ -7,23 +7,23 @@ from typing import Any
 
 from torch import nn
 
-from skipguide.families.blocks import Place
+from skipguide.families.blocks import LayerSite
 from skipguide.families.schema import Family
 
 
-def check_backends(places: Sequence[Place], changed: Collection[int]) -> None:
+def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int]) -> None:
     """See that the attentions of these places end in torch's own, which is where a weakening meets them.
 
     Raises:
         ValueError: for one that is set to another backend.
     """
     for k in changed:
-        for (owner, name), _ in places[k].attention():
+        for (owner, name), _ in sites[k].attentions():
             backend = getattr(getattr(owner._modules[name], "processor", None), "_attention_backend", None)
             chosen = str(getattr(backend, "value", backend or "native"))
             if "native" not in chosen:
                 raise ValueError(
-                    f'"soft", "blur" and "frames" need attention by torch itself, but that of "{places[k].address}" is '
+                    f'"soft", "blur" and "frames" need attention by torch itself, but that of "{sites[k].address}" is '
                     f'by {chosen}. Call .set_attention_backend("native"), or use another skip.'
                 )
 
@@ -51,7 +51,7 @@ def predicts_variance(pipe: Any) -> bool:
     return config.get("out_channels") == 2 * latents
 
 
-def check_company(denoiser: nn.Module, family: Family) -> None:
+def check_no_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
     """See that nothing on the model would be spoilt by a second pass, or spoil it.
 
     Raises:

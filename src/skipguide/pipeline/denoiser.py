@@ -14,34 +14,39 @@ from skipguide.method import perturbations
 from skipguide.method.terms import SLG, STG, Random
 from skipguide.pipeline import compat
 from skipguide.weak import attention, flops, patching, prefix_cache, step_context, weak_pass
-from skipguide.weak.autoguidance import OtherModel
+from skipguide.weak.autoguidance import AutoguidancePass
 
 Term = STG | SLG
-_OF_GRID = {"shuffle", *(name for name, kind in perturbations.KINDS.items() if "grid" in kind.needs)}
+_SKIPS_NEEDING_GRID = {
+    "shuffle",
+    *(name for name, kind in perturbations.PERTURBATIONS.items() if "grid" in kind.required_traits),
+}
 
 
-class Branch:
+class GuidedDenoiser:
     """A denoiser under guidance: Wan 2.2 has two, every other family one.
 
     `weak` has the weak pass of each term; that of a Random is another one at every step.
     """
 
     def __init__(self, family: Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool):
-        compat.check_company(denoiser, family)
-        places = blocks.chain(family, denoiser)
-        where = {j: blocks.resolve(family, places, term) for j, term in enumerate(terms) if _skips(term)}
+        compat.check_no_stateful_hooks(denoiser, family)
+        sites = blocks.layer_sites(family, denoiser)
+        where = {j: blocks.resolve_layers(family, sites, term) for j, term in enumerate(terms) if _skips_layers(term)}
         fixed = [j for j in where if not isinstance(terms[j].layers, Random)]
-        blocks.check_disjoint([terms[j] for j in fixed], [where[j] for j in fixed], places)
-        compat.check_backends(places, {k for j, ks in where.items() if _is_caught(terms[j]) for k in ks})
-        self.family, self.places, self.terms = family, places, tuple(terms)
+        blocks.check_disjoint([terms[j] for j in fixed], [where[j] for j in fixed], sites)
+        compat.check_attention_backends(
+            sites, {k for j, ks in where.items() if _intercepts_attention(terms[j]) for k in ks}
+        )
+        self.family, self.sites, self.terms = family, sites, tuple(terms)
         self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
         self.signature = inspect.signature(denoiser.forward)
-        self.strong = None
-        if share_prefix and (firsts := _firsts(terms, where)):
-            self.strong = prefix_cache.Strong(family, denoiser, places, firsts)
-        self._moment = step_context.Moment(family.layout, getattr(denoiser, "config", {}))
-        self._where, self._made = where, dict[Any, weak_pass.WeakPass]()
-        self.weak = [self._weak(j, 0) for j in range(len(terms))]
+        self.prefix_cache = None
+        if share_prefix and (firsts := _resume_positions(terms, where)):
+            self.prefix_cache = prefix_cache.PrefixCache(family, denoiser, sites, firsts)
+        self._step_context = step_context.StepContext(family.latent_layout, getattr(denoiser, "config", {}))
+        self._positions, self._weak_pass_cache = where, dict[Any, weak_pass.WeakPass]()
+        self.weak_passes = [self._weak_pass(j, 0) for j in range(len(terms))]
 
     def is_current(self) -> bool:
         """Whether the denoiser still has the modules that it had when this was made."""
@@ -50,77 +55,77 @@ class Branch:
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
-    def begin(self, step: int) -> None:
+    def begin_step(self, step: int) -> None:
         """A step of the run begins: draw what is drawn at each."""
-        self._moment.begin(step)
+        self._step_context.begin_step(step)
         for j, term in enumerate(self.terms):
             if isinstance(term.layers, Random):
-                self.weak[j] = self._weak(j, step)
+                self.weak_passes[j] = self._weak_pass(j, step)
 
-    def see(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def observe_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """The denoiser is about to be called with these inputs, whose shape some weak passes have to know."""
-        if any(term.skip in _OF_GRID for term in self.terms):
-            self._moment.see(self.inputs(args, kwargs))
+        if any(term.skip in _SKIPS_NEEDING_GRID for term in self.terms):
+            self._step_context.observe_inputs(self.bind_inputs(args, kwargs))
 
-    def recordings(self, active: Sequence[int]) -> list[patching.Swap]:
+    def recording_patches(self, active_terms: Sequence[int]) -> list[patching.Patch]:
         """What stands where in the strong pass before the weak ones of these terms."""
-        if self.strong is None:
+        if self.prefix_cache is None:
             return []
-        sharing = [weak for j in active if isinstance(weak := self.weak[j], weak_pass.WeakPass)]
-        return self.strong.swaps({weak.first for weak in sharing})
+        sharing = [weak for j in active_terms if isinstance(weak := self.weak_passes[j], weak_pass.WeakPass)]
+        return self.prefix_cache.patches({weak.first_skipped for weak in sharing})
 
-    def idle(self) -> list[patching.Swap]:
+    def idle_patches(self) -> list[patching.Patch]:
         """What stands where in a call whose result nobody reads; the resnets of a UNet run all the same."""
         if self.family.unet is not None:
             return []
-        return [(*place.entry, patching.Skipped(place.block, place.stack.streams)) for place in self.places]
+        return [(*site.entry, patching.Bypass(site.block, site.stack.streams)) for site in self.sites]
 
-    def know_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def set_input_spec(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Tell the weak passes what a call looks like, so that what they cost can be measured when somebody asks."""
-        inputs = flops.without_numbers(self.inputs(args, kwargs))
-        for weak in self.weak:
-            weak.told(inputs)
+        inputs = flops.to_meta_tensors(self.bind_inputs(args, kwargs))
+        for weak in self.weak_passes:
+            weak.set_input_spec(inputs)
 
-    def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call of the denoiser, by name."""
-        return patching.named_inputs(self.signature, args, kwargs)
+        return patching.bind_inputs(self.signature, args, kwargs)
 
     # --- the weak passes ----------------------------------------------------------------------------------------------
 
-    def _weak(self, j: int, step: int) -> weak_pass.WeakPass | OtherModel:
+    def _weak_pass(self, j: int, step: int) -> weak_pass.WeakPass | AutoguidancePass:
         term = self.terms[j]
-        if not _skips(term):
+        if not _skips_layers(term):
             assert isinstance(term, STG)
-            compat.check_company(term.weak, self.family)
-            return OtherModel(self.family, self.denoiser, term.weak)
-        skipped = tuple(self._where[j])
+            compat.check_no_stateful_hooks(term.weak, self.family)
+            return AutoguidancePass(self.family, self.denoiser, term.weak)
+        skipped = tuple(self._positions[j])
         if isinstance(term, STG) and isinstance(term.layers, Random):
-            count = sum(term.axis in (None, place.axis) for place in self.places)
-            skipped = drawn(skipped, count, term, step)
-        if (j, skipped) not in self._made:
-            strong = self.strong if isinstance(term, STG) else None
-            how = weak_pass.How(self._moment, term.strength, term.seed)
-            self._made[j, skipped] = weak_pass.WeakPass(
-                self.family, self.denoiser, self.places, skipped, term.skip, strong, how
+            count = sum(term.axis in (None, site.axis) for site in self.sites)
+            skipped = draw_layers(skipped, count, term, step)
+        if (j, skipped) not in self._weak_pass_cache:
+            strong = self.prefix_cache if isinstance(term, STG) else None
+            options = weak_pass.WeakOptions(self._step_context, term.strength, term.seed)
+            self._weak_pass_cache[j, skipped] = weak_pass.WeakPass(
+                self.family, self.denoiser, self.sites, skipped, term.skip, strong, options
             )
-        return self._made[j, skipped]
+        return self._weak_pass_cache[j, skipped]
 
 
-def _skips(term: Term) -> bool:
+def _skips_layers(term: Term) -> bool:
     return getattr(term, "weak", None) is None
 
 
-def _is_caught(term: Term) -> bool:
-    return term.skip in attention.CHANGES
+def _intercepts_attention(term: Term) -> bool:
+    return term.skip in attention.ATTENTION_EDITS
 
 
-def _firsts(terms: Sequence[Term], where: Mapping[int, Sequence[int]]) -> set[int]:
+def _resume_positions(terms: Sequence[Term], where: Mapping[int, Sequence[int]]) -> set[int]:
     """Where weak passes can leave the strong one; those of SLG are passes of u."""
     pushing = {j: ks for j, ks in where.items() if isinstance(terms[j], STG)}
     return {k for j, ks in pushing.items() for k in (ks if isinstance(terms[j].layers, Random) else ks[:1])}
 
 
-def drawn(middle: Sequence[int], count: int, term: STG, step: int) -> tuple[int, ...]:
+def draw_layers(middle: Sequence[int], count: int, term: STG, step: int) -> tuple[int, ...]:
     """The positions that a Random skips at a step, sorted.
 
     Args:
@@ -129,5 +134,5 @@ def drawn(middle: Sequence[int], count: int, term: STG, step: int) -> tuple[int,
     """
     assert isinstance(term.layers, Random)
     number = min(max(1, round(term.layers.share * count)), len(middle))
-    order = step_context.order_of(len(middle), term.seed, step, "layers")
+    order = step_context.random_permutation(len(middle), term.seed, step, "layers")
     return tuple(sorted(middle[int(i)] for i in order[:number]))

@@ -26,21 +26,21 @@ from torch import nn
 from skipguide.families import lookup
 from skipguide.families.schema import Family
 from skipguide.method import cfg_rules, formula
-from skipguide.method.request import Options, published_rescale, unpacked
-from skipguide.method.restart import Restart, checked
+from skipguide.method.request import GuidanceRequest, published_rescale, unpack_terms
+from skipguide.method.restart import Restart, to_restarts
 from skipguide.method.terms import SLG, STG, Schedule
 from skipguide.pipeline import call_frame, compat
-from skipguide.pipeline.denoiser import Branch
-from skipguide.pipeline.restarting import Restarting
-from skipguide.pipeline.run import Plan
-from skipguide.pipeline.step import Kept, Passes, Step
+from skipguide.pipeline.denoiser import GuidedDenoiser
+from skipguide.pipeline.restarting import RestartController
+from skipguide.pipeline.run import RunState
+from skipguide.pipeline.step import CachedDifference, GuidedStep, PassCounts
 from skipguide.weak import patching
 
 Tensor = torch.Tensor
 Term = STG | SLG
 
 _log = logging.getLogger("skipguide")
-_GUIDED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_GUIDED_DENOISERS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def guide(
@@ -49,7 +49,7 @@ def guide(
     rescale: float | None = None,
     rescale_space: str = "prediction",
     orthogonalize: bool = False,
-    cfg: cfg_rules.Rule | None = None,
+    cfg: cfg_rules.CFGRule | None = None,
     restart: Restart | Sequence[Restart] | None = None,
     share_prefix: bool = True,
 ) -> Guide:
@@ -81,18 +81,18 @@ def guide(
             a scheduler on which a restart is not known to be right, or a model with a cache that they would spoil.
         RuntimeError: if the pipeline (or another one that shares a denoiser) is guided already.
     """
-    family, restarts = lookup.family_of(pipe), checked(restart)
-    schedule, single = unpacked(terms, alone=bool(restarts) or cfg is not None)
+    family, restarts = lookup.family_of(pipe), to_restarts(restart)
+    schedule, single = unpack_terms(terms, allow_empty=bool(restarts) or cfg is not None)
     phi = published_rescale(single) if rescale is None else rescale
-    options = Options(single, schedule, phi, rescale_space, orthogonalize, cfg, restarts, share_prefix)
+    request = GuidanceRequest(single, schedule, phi, rescale_space, orthogonalize, cfg, restarts, share_prefix)
     _check_weak_models(pipe, family, single)
-    if any(denoiser in _GUIDED for denoiser in lookup.denoisers_of(pipe, family)):
+    if any(denoiser in _GUIDED_DENOISERS for denoiser in lookup.denoisers_of(pipe, family)):
         raise RuntimeError(
             f"guide() needs an unguided pipeline, but this {type(pipe).__name__} (or one that shares its "
             f"{family.denoisers[0]}) is guided already. Call .remove() on that handle or leave its with-block first; "
             "several terms go into one guide()."
         )
-    return Guide(pipe, family, options)
+    return Guide(pipe, family, request)
 
 
 def _check_weak_models(pipe: Any, family: Family, terms: Sequence[Term]) -> None:
@@ -103,58 +103,66 @@ def _check_weak_models(pipe: Any, family: Family, terms: Sequence[Term]) -> None
             f"weak is one model in the place of one denoiser, but this {type(pipe).__name__} divides the run between "
             f"{count}. Skip layers instead."
         )
-    if any(model in _GUIDED for model in models):
+    if any(model in _GUIDED_DENOISERS for model in models):
         raise RuntimeError("weak must be a model that is not guided itself, but it is. Call .remove() on that handle.")
 
 
 class Guide:
     """The handle that guide() returns."""
 
-    def __init__(self, pipe: Any, family: Family, options: Options):
-        self.pipe, self.family, self.calls, self.options = pipe, family, lookup.calls_of(pipe), options
-        self.terms, self.rule, self.passes = options.terms, options.rule, Passes()
-        self._told = False  # in this run: the weak passes know their inputs
-        self._memories: dict[int, cfg_rules.Memory] = {}  # of the rule, per output
-        self._kept: dict[tuple[Branch, int], Kept] = {}  # of terms that do not run at every step
-        self._branches = {denoiser: self._branch(denoiser) for denoiser in lookup.denoisers_of(pipe, family)}
-        self._step: Step | None = None
-        self._run: Tensor | None = None  # the timesteps of the run under way: schedulers make new ones for each run
-        self._undo: list[patching.Swap] = []  # what puts the denoiser right again while a call is under way
-        self._inside = False  # a weak pass is under way: the hooks below let it through
-        self._restarting = Restarting(pipe.scheduler, options.restarts, pipe) if options.restarts else None
-        self._plan = Plan(pipe, family, options, self._restarting)
+    def __init__(self, pipe: Any, family: Family, request: GuidanceRequest):
+        self.pipe, self.family, self.calls, self.request = pipe, family, lookup.call_convention_of(pipe), request
+        self.terms, self.rule, self.passes = request.terms, request.rule, PassCounts()
+        self._input_spec_set = False  # in this run: the weak passes know their inputs
+        self._momentum: dict[int, cfg_rules.MomentumBuffer] = {}  # of the rule, per output
+        self._cached_differences: dict[
+            tuple[GuidedDenoiser, int], CachedDifference
+        ] = {}  # of terms that do not run at every step
+        self._guided_denoisers = {
+            denoiser: self._make_guided_denoiser(denoiser) for denoiser in lookup.denoisers_of(pipe, family)
+        }
+        self._step: GuidedStep | None = None
+        self._run_timesteps: Tensor | None = (
+            None  # the timesteps of the run under way: schedulers make new ones for each run
+        )
+        self._undo_patches: list[patching.Patch] = []  # what puts the denoiser right again while a call is under way
+        self._in_weak_pass = False  # a weak pass is under way: the hooks below let it through
+        self._restart_controller = (
+            RestartController(pipe.scheduler, request.restarts, pipe) if request.restarts else None
+        )
+        self._run_state = RunState(pipe, family, request, self._restart_controller)
         self._hooks = []
-        before: Any = torch.compiler.disable(self._before)
-        after: Any = torch.compiler.disable(self._after)
-        for denoiser in self._branches:
+        before: Any = torch.compiler.disable(self._before_forward)
+        after: Any = torch.compiler.disable(self._after_forward)
+        for denoiser in self._guided_denoisers:
             self._hooks += [
                 denoiser.register_forward_pre_hook(before, with_kwargs=True),
                 denoiser.register_forward_hook(after, with_kwargs=True, always_call=True),
             ]
-            _GUIDED.add(denoiser)
+            _GUIDED_DENOISERS.add(denoiser)
 
-    def _branch(self, denoiser: nn.Module) -> Branch:
-        return Branch(self.family, denoiser, self.terms, self.options.share_prefix)
+    def _make_guided_denoiser(self, denoiser: nn.Module) -> GuidedDenoiser:
+        return GuidedDenoiser(self.family, denoiser, self.terms, self.request.share_prefix)
 
     def remove(self) -> None:
         """Take everything off the pipeline again; a second call does nothing."""
-        self._tidy()
+        self._clean_up()
         if self._hooks:
-            self._tell_if_exchanged()
+            self._warn_if_denoiser_replaced()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if self._restarting is not None:
-            self._restarting.remove()
-        self._step = self._run = None  # tensors among them
-        self._kept, self._memories = {}, {}
-        for denoiser in self._branches:
-            _GUIDED.discard(denoiser)
+        if self._restart_controller is not None:
+            self._restart_controller.remove()
+        self._step = self._run_timesteps = None  # tensors among them
+        self._cached_differences, self._momentum = {}, {}
+        for denoiser in self._guided_denoisers:
+            _GUIDED_DENOISERS.discard(denoiser)
 
-    def _tell_if_exchanged(self) -> None:
+    def _warn_if_denoiser_replaced(self) -> None:
         """Nothing of ours is called when the pipeline calls another denoiser, so that it cannot be refused."""
         held = (getattr(denoiser, "_orig_mod", denoiser) for denoiser in lookup.denoisers_of(self.pipe, self.family))
-        if new := [type(denoiser).__name__ for denoiser in held if denoiser not in self._branches]:
+        if new := [type(denoiser).__name__ for denoiser in held if denoiser not in self._guided_denoisers]:
             _log.warning(
                 "this %s got another denoiser (%s) after guide(), which was not guided. Exchange it first, then call "
                 "guide().",
@@ -177,7 +185,7 @@ class Guide:
     @property
     def rescale(self) -> float:
         """phi: what was asked for, or what was published with the preset."""
-        return self.options.rescale
+        return self.request.rescale
 
     @property
     def passes_per_step(self) -> float:
@@ -186,273 +194,306 @@ class Guide:
 
     # --- before a call of the denoiser --------------------------------------------------------------------------------
 
-    def _before(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._inside or denoiser not in self._branches:  # a copy of the denoiser has copies of these hooks
+    def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if (
+            self._in_weak_pass or denoiser not in self._guided_denoisers
+        ):  # a copy of the denoiser has copies of these hooks
             return None
-        self._tidy()  # after a call that raised
-        step = self._step_of_this_call()
-        branch = self._branches[denoiser]
-        if step.done == 0 and (step.active or step.weakened):
-            branch.begin(step.index)
-            branch.see(args, kwargs)
-            self._undo = patching.put(branch.recordings(step.active))
-        if step.done == 1 and step.cfg and not step.split:  # of separate calls the second one is uncond
-            self._undo = patching.put(branch.idle() if step.alone else self._weakened(branch, step))
-        if step.done > 0 or not step.split:
+        self._clean_up()  # after a call that raised
+        step = self._find_step()
+        guided = self._guided_denoisers[denoiser]
+        if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
+            guided.begin_step(step.index)
+            guided.observe_inputs(args, kwargs)
+            self._undo_patches = patching.apply_patches(guided.recording_patches(step.active_terms))
+        if step.calls_done == 1 and step.has_cfg and not step.split_batch:  # of separate calls the second one is uncond
+            self._undo_patches = patching.apply_patches(
+                guided.idle_patches() if step.cond_only else self._uncond_patches(guided, step)
+            )
+        if step.calls_done > 0 or not step.split_batch:
             return None
-        step.inputs = branch.inputs(args, kwargs)
-        return (), self._rows(step.inputs, patching.COND)
+        step.inputs = guided.bind_inputs(args, kwargs)
+        return (), self._select_rows(step.inputs, patching.COND)
 
-    def _step_of_this_call(self) -> Step:
+    def _find_step(self) -> GuidedStep:
         """The step that a call of the denoiser belongs to: the one under way, or the next."""
-        frame = call_frame.frame_of(self.pipe)
+        frame = call_frame.find_call_frame(self.pipe)
         if frame is None:
             raise RuntimeError(
                 f"a guided denoiser must be called by the {type(self.pipe).__name__} that guide() got, which knows the "
                 "step and the scales, but that one is not running. Call it, or remove the guidance first."
             )
-        timesteps, step, plan = self.pipe.scheduler.timesteps, self._step, self._plan
-        if timesteps is self._run and step is not None and step.done < step.calls:
+        timesteps, step, plan = self.pipe.scheduler.timesteps, self._step, self._run_state
+        if timesteps is self._run_timesteps and step is not None and step.calls_done < step.num_calls:
             return step
-        if timesteps is not self._run:
-            self._run, self.passes = timesteps, Passes()
+        if timesteps is not self._run_timesteps:
+            self._run_timesteps, self.passes = timesteps, PassCounts()
             self._begin_run()
             index = plan.first_index() if step is None else 0
         else:
             index = 0 if step is None else step.index + 1
             if index >= plan.num_steps():  # the next segment of a video, with the same timesteps
                 index = 0
-            if index == 0 or plan.goes_back(index):  # what is kept of the step before is of another noise level
-                self._kept, self._memories = {}, {}
-        self._step = step = plan.step_of(frame, index)
+            if index == 0 or plan.is_restart(index):  # what is kept of the step before is of another noise level
+                self._cached_differences, self._momentum = {}, {}
+        self._step = step = plan.make_step(frame, index)
         self.passes.steps += 1
-        self.passes.strong += step.passes
+        self.passes.unweakened += step.num_passes
         return step
 
     def _begin_run(self) -> None:
-        self._told = False
-        self._kept, self._memories = {}, {}
-        self._plan.begin()
-        for denoiser, branch in self._branches.items():
-            if not branch.is_current():  # FreeNoise was switched on, adapters were loaded
-                self._branches[denoiser] = self._branch(denoiser)
-        for denoiser in self._branches:
-            compat.check_company(denoiser, self.family)  # again: a cache can be switched on after guide()
+        self._input_spec_set = False
+        self._cached_differences, self._momentum = {}, {}
+        self._run_state.begin_run()
+        for denoiser, guided in self._guided_denoisers.items():
+            if not guided.is_current():  # FreeNoise was switched on, adapters were loaded
+                self._guided_denoisers[denoiser] = self._make_guided_denoiser(denoiser)
+        for denoiser in self._guided_denoisers:
+            compat.check_no_stateful_hooks(denoiser, self.family)  # again: a cache can be switched on after guide()
 
-    def _weakened(self, branch: Branch, step: Step) -> list[patching.Swap]:
-        self.passes.instead.update(branch.weak[j] for j in step.weakened)
-        return [swap for j in step.weakened for swap in branch.weak[j].full]
+    def _uncond_patches(self, guided: GuidedDenoiser, step: GuidedStep) -> list[patching.Patch]:
+        self.passes.uncond_weakened.update(guided.weak_passes[j] for j in step.uncond_terms)
+        return [swap for j in step.uncond_terms for swap in guided.weak_passes[j].full_patches]
 
     # --- after it -----------------------------------------------------------------------------------------------------
 
-    def _after(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+    def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         step = self._step
-        if self._inside or step is None or denoiser not in self._branches:
+        if self._in_weak_pass or step is None or denoiser not in self._guided_denoisers:
             return None
         if output is None:  # the call raised
-            step.forget()
-            self._tidy()
+            step.clear()
+            self._clean_up()
             return None
-        self._restore()
-        first, step.done = step.done == 0, step.done + 1
+        self._restore_modules()
+        first, step.calls_done = step.calls_done == 0, step.calls_done + 1
         try:
-            if not step.guided:
+            if not step.is_guided:
                 return None
-            branch = self._branches[denoiser]
-            return self._first(branch, step, args, kwargs, output) if first else self._later(step, output)
+            guided = self._guided_denoisers[denoiser]
+            return (
+                self._after_cond_call(guided, step, args, kwargs, output)
+                if first
+                else self._after_later_call(step, output)
+            )
         finally:
-            if step.done == step.calls:
-                step.forget()
-            self._tidy()
+            if step.calls_done == step.num_calls:
+                step.clear()
+            self._clean_up()
 
-    def _first(
-        self, branch: Branch, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+    def _after_cond_call(
+        self, guided: GuidedDenoiser, step: GuidedStep, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Any:  # fmt: skip
         """What to hand to the pipeline after the cond call, such that its own arithmetic arrives at D."""
-        if self.family.unet and not self._told:
-            branch.know_inputs(args, kwargs)
-            self._told = True
-        step.c = self._predictions(output)
-        weaks = [self._weak(branch, j, step.c, args, kwargs) for j in step.active]
-        channels = step.c[0].shape[1] // 2 if self._has_variance() else None
-        terms = [self.terms[j] for j in step.active]
+        if self.family.unet and not self._input_spec_set:
+            guided.set_input_spec(args, kwargs)
+            self._input_spec_set = True
+        step.c = self._extract_predictions(output)
+        weaks = [self._run_weak_pass(guided, j, step.c, args, kwargs) for j in step.active_terms]
+        channels = step.c[0].shape[1] // 2 if self._predicts_variance() else None
+        terms = [self.terms[j] for j in step.active_terms]
         normalized = [isinstance(term, STG) and term.normalize for term in terms]
-        step.push = tuple(
-            formula.push(
-                c, [weak[k] for weak in weaks], self._scales(step, k), self.options.orthogonalize, channels, normalized
+        step.skip_guidance = tuple(
+            formula.skip_guidance(
+                c,
+                [weak[k] for weak in weaks],
+                self._term_scales(step, k),
+                self.request.orthogonalize,
+                channels,
+                normalized,
             )
             for k, c in enumerate(step.c)
         )
-        if branch.strong is not None:
-            branch.strong.forget()  # before the other half takes its memory
-        us = self._uncond_half(branch, step) if step.split and not step.alone else None
-        if step.shifts:  # a constant shift of u and c goes through u + g (c - u) unchanged, without knowing g
-            step.returned = tuple(c + push for c, push in zip(step.c, step.push, strict=True))
-            us = us and tuple(u + push for u, push in zip(us, step.push, strict=True))
-        elif step.alone:
-            step.returned = self._D(step, None)
-            us = step.returned if step.split else None
-        elif step.cfg and us is None:  # u comes with the next call, and makes D out of this c
-            step.returned = self._c_for_later(step)
-        elif us is None or not step.keeps_c:
-            step.returned = self._D(step, us)
+        if guided.prefix_cache is not None:
+            guided.prefix_cache.clear()  # before the other half takes its memory
+        us = self._run_uncond_half(guided, step) if step.split_batch and not step.cond_only else None
+        if step.is_plain_shift:  # a constant shift of u and c goes through u + g (c - u) unchanged, without knowing g
+            step.returned = tuple(c + push for c, push in zip(step.c, step.skip_guidance, strict=True))
+            us = us and tuple(u + push for u, push in zip(us, step.skip_guidance, strict=True))
+        elif step.cond_only:
+            step.returned = self._guided_predictions(step, None)
+            us = step.returned if step.split_batch else None
+        elif step.has_cfg and us is None:  # u comes with the next call, and makes D out of this c
+            step.returned = self._cond_before_uncond(step)
+        elif us is None or not step.must_keep_cond:
+            step.returned = self._guided_predictions(step, us)
             us = us and step.returned  # D + g (D - D) = D
         else:
-            step.returned, us = self._keeping_c(step, us)
+            step.returned, us = self._solve_keeping_cond(step, us)
         if us is None:
-            return _with_samples(output, step.returned)
-        return _with_samples(output, [torch.cat(pair) for pair in zip(us, step.returned, strict=True)])
+            return _replace_samples(output, step.returned)
+        return _replace_samples(output, [torch.cat(pair) for pair in zip(us, step.returned, strict=True)])
 
-    def _c_for_later(self, step: Step) -> tuple[Tensor, ...]:
+    def _cond_before_uncond(self, step: GuidedStep) -> tuple[Tensor, ...]:
         """c itself; but where g is 1 the pipeline arrives at what comes back here, whatever u is: D."""
-        scales = self._plan.g(len(step.c))
-        if step.g is not None and 1 in scales:
+        scales = self._run_state.guidance_scales(len(step.c))
+        if step.guidance_scale is not None and 1 in scales:
             raise ValueError(
-                f"this Schedule sets guidance_scale={step.g:g} at this step, which needs u, but the pipeline's own is "
-                f"1 and leaves it out. Set {self._plan.argument_of_g()} above 1."
+                f"this Schedule sets guidance_scale={step.guidance_scale:g} at this step, which needs u, but the pipeline's own is "
+                f"1 and leaves it out. Set {self._run_state.guidance_scale_argument()} above 1."
             )
-        pushed = (self._rescaled(step, c + push, c) for c, push in zip(step.c, step.push, strict=True))
+        pushed = (self._rescale(step, c + push, c) for c, push in zip(step.c, step.skip_guidance, strict=True))
         return tuple(D if g == 1 else c for D, c, g in zip(pushed, step.c, scales, strict=True))
 
-    def _keeping_c(self, step: Step, us: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _solve_keeping_cond(
+        self, step: GuidedStep, us: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """(c', u') of which the pipeline makes D, with c' = c where g allows it."""
         pairs = []
-        for D, c, u, g in zip(self._D(step, us), step.c, us, self._plan.g(len(step.c)), strict=True):
-            pairs.append((D, u) if g == 1 else (c, _uncond_for(D, c, g)))
+        for D, c, u, g in zip(
+            self._guided_predictions(step, us), step.c, us, self._run_state.guidance_scales(len(step.c)), strict=True
+        ):
+            pairs.append((D, u) if g == 1 else (c, _solve_uncond(D, c, g)))
         return tuple(c for c, _ in pairs), tuple(u for _, u in pairs)
 
-    def _uncond_half(self, branch: Branch, step: Step) -> tuple[Tensor, ...]:
-        inputs = self._rows(step.inputs, patching.UNCOND)
-        return self._predictions(self._pass(branch.denoiser, (), inputs, self._weakened(branch, step)))
+    def _run_uncond_half(self, guided: GuidedDenoiser, step: GuidedStep) -> tuple[Tensor, ...]:
+        inputs = self._select_rows(step.inputs, patching.UNCOND)
+        return self._extract_predictions(
+            self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
+        )
 
-    def _later(self, step: Step, output: Any) -> Any:
+    def _after_later_call(self, step: GuidedStep, output: Any) -> Any:
         """A call after the first one: uncond, or one for guidance of the pipeline's own."""
-        samples = self._predictions(output)
-        uncond = step.done == 2 and step.cfg and not step.split
-        if step.zero or (uncond and step.alone):  # guidance of the pipeline's own has no difference to go by either
-            return _with_samples(output, step.returned)
-        if step.shifts or not uncond:
+        samples = self._extract_predictions(output)
+        uncond = step.calls_done == 2 and step.has_cfg and not step.split_batch
+        if step.zero_prediction or (
+            uncond and step.cond_only
+        ):  # guidance of the pipeline's own has no difference to go by either
+            return _replace_samples(output, step.returned)
+        if step.is_plain_shift or not uncond:
             shifts = [after - c for after, c in zip(step.returned, step.c, strict=True)]
-            return _with_samples(output, [sample + shift for sample, shift in zip(samples, shifts, strict=True)])
-        found = zip(samples, self._D(step, samples), step.c, self._plan.g(len(step.c)), strict=True)
-        return _with_samples(output, [u if g == 1 else _uncond_for(D, c, g) for u, D, c, g in found])
+            return _replace_samples(output, [sample + shift for sample, shift in zip(samples, shifts, strict=True)])
+        found = zip(
+            samples,
+            self._guided_predictions(step, samples),
+            step.c,
+            self._run_state.guidance_scales(len(step.c)),
+            strict=True,
+        )
+        return _replace_samples(output, [u if g == 1 else _solve_uncond(D, c, g) for u, D, c, g in found])
 
-    def _D(self, step: Step, us: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+    def _guided_predictions(self, step: GuidedStep, us: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
         """Per output; without u where the step has none."""
-        if step.zero:
+        if step.zero_prediction:
             return tuple(torch.zeros_like(c) for c in step.c)
         if us is None:
-            return tuple(self._rescaled(step, c + push, c) for c, push in zip(step.c, step.push, strict=True))
-        scales = self._plan.g(len(step.c)) if step.g is None else (step.g,) * len(step.c)
-        parts = enumerate(zip(step.c, us, scales, step.push, strict=True))
-        return tuple(self._rescaled(step, self._cfg(step, k, c, u, g) + push, c) for k, (c, u, g, push) in parts)
+            return tuple(self._rescale(step, c + push, c) for c, push in zip(step.c, step.skip_guidance, strict=True))
+        scales = (
+            self._run_state.guidance_scales(len(step.c))
+            if step.guidance_scale is None
+            else (step.guidance_scale,) * len(step.c)
+        )
+        parts = enumerate(zip(step.c, us, scales, step.skip_guidance, strict=True))
+        return tuple(self._rescale(step, self._apply_cfg(step, k, c, u, g) + push, c) for k, (c, u, g, push) in parts)
 
-    def _cfg(self, step: Step, output: int, c: Tensor, u: Tensor, g: float) -> Tensor:
+    def _apply_cfg(self, step: GuidedStep, output: int, c: Tensor, u: Tensor, g: float) -> Tensor:
         """u + g (c - u), or what the rule has in its place."""
-        if not step.rule:
-            return formula.cfg(c, u, g)
-        if self._has_variance():
+        if not step.has_cfg_rule:
+            return formula.classifier_free_guidance(c, u, g)
+        if self._predicts_variance():
             (c, variance), u = c.chunk(2, dim=1), u.chunk(2, dim=1)[0]
-            return torch.cat([self._by_rule(step, output, c, u, g), variance], dim=1)
-        return self._by_rule(step, output, c, u, g)
+            return torch.cat([self._apply_cfg_rule(step, output, c, u, g), variance], dim=1)
+        return self._apply_cfg_rule(step, output, c, u, g)
 
-    def _by_rule(self, step: Step, output: int, c: Tensor, u: Tensor, g: float) -> Tensor:
+    def _apply_cfg_rule(self, step: GuidedStep, output: int, c: Tensor, u: Tensor, g: float) -> Tensor:
         if isinstance(self.rule, cfg_rules.CFGZero):
-            return cfg_rules.zero_star(c, u, g)
+            return cfg_rules.cfg_zero_star(c, u, g)
         if isinstance(self.rule, cfg_rules.TCFG):
-            return cfg_rules.tangential(c, u, g)
+            return cfg_rules.tangential_cfg(c, u, g)
         assert isinstance(self.rule, cfg_rules.APG)
-        data, b = (c, 1.0) if self.rule.space == "prediction" else self._plan.data(step, c)
-        return cfg_rules.apg(c, u, g, self.rule, self._memories.setdefault(output, cfg_rules.Memory()), data, b)
+        data, b = (c, 1.0) if self.rule.space == "prediction" else self._run_state.estimate_data(step, c)
+        return cfg_rules.apg(c, u, g, self.rule, self._momentum.setdefault(output, cfg_rules.MomentumBuffer()), data, b)
 
-    def _rescaled(self, step: Step, D: Tensor, c: Tensor) -> Tensor:
+    def _rescale(self, step: GuidedStep, D: Tensor, c: Tensor) -> Tensor:
         """Rescale the prediction, but not a variance that the model returns behind it."""
         if step.phi == 0:
             return D
-        if self._has_variance():
+        if self._predicts_variance():
             (D, variance), (c, _) = D.chunk(2, dim=1), c.chunk(2, dim=1)
-            return torch.cat([self._rescaled_by(step, D, c), variance], dim=1)
-        return self._rescaled_by(step, D, c)
+            return torch.cat([self._rescale_in_space(step, D, c), variance], dim=1)
+        return self._rescale_in_space(step, D, c)
 
-    def _rescaled_by(self, step: Step, D: Tensor, c: Tensor) -> Tensor:
-        if self.options.rescale_space == "prediction":
+    def _rescale_in_space(self, step: GuidedStep, D: Tensor, c: Tensor) -> Tensor:
+        if self.request.rescale_space == "prediction":
             return formula.rescale(D, c, step.phi)
         wide = c.to(torch.promote_types(c.dtype, torch.float32))
-        data, b = self._plan.data(step, wide)
+        data, b = self._run_state.estimate_data(step, wide)
         return (wide + (formula.rescale(data + b * (D - wide), data, step.phi) - data) / b).to(D.dtype)
 
-    def _has_variance(self) -> bool:
+    def _predicts_variance(self) -> bool:
         return self.family.learned_variance and compat.predicts_variance(self.pipe)
 
     # --- a weak pass --------------------------------------------------------------------------------------------------
 
-    def _weak(
-        self, branch: Branch, j: int, c: tuple[Tensor, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    def _run_weak_pass(
+        self, guided: GuidedDenoiser, j: int, c: tuple[Tensor, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, ...]:
         """The predictions of one weakened model for what the cond call got, or (`every`) c less the last difference."""
-        kept, every = self._kept.get((branch, j)), getattr(self.terms[j], "every", 1)
-        if kept is not None and kept.uses < every and kept.fits(c):
+        kept, every = self._cached_differences.get((guided, j)), getattr(self.terms[j], "every", 1)
+        if kept is not None and kept.uses < every and kept.has_shapes_of(c):
             kept.uses += 1
             return tuple(own - difference for own, difference in zip(c, kept.differences, strict=True))
-        weak = branch.weak[j]
-        self.passes.runs[weak] += 1
-        found = self._predictions(self._pass(weak.denoiser, args, kwargs, weak.swaps()))
+        weak = guided.weak_passes[j]
+        self.passes.weak_runs[weak] += 1
+        found = self._extract_predictions(self._run_denoiser(weak.denoiser, args, kwargs, weak.patches()))
         if every > 1:
-            self._kept[branch, j] = Kept(tuple(own - p for own, p in zip(c, found, strict=True)))
+            self._cached_differences[guided, j] = CachedDifference(
+                tuple(own - p for own, p in zip(c, found, strict=True))
+            )
         return found
 
-    def _pass(
-        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], swaps: Sequence[patching.Swap]
+    def _run_denoiser(
+        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], patches: Sequence[patching.Patch]
     ) -> Any:  # fmt: skip
         try:
-            self._inside = True
-            with patching.swapped(swaps):
+            self._in_weak_pass = True
+            with patching.patched(patches):
                 return denoiser(*args, **kwargs)
         finally:
-            self._inside = False
+            self._in_weak_pass = False
 
-    def _rows(self, inputs: Mapping[str, Any], half: int) -> dict[str, Any]:
+    def _select_rows(self, inputs: Mapping[str, Any], half: int) -> dict[str, Any]:
         """The inputs of the denoiser for one half of the batch."""
-        batched = self.family.batched
-        return {name: patching.picked(half, value) if name in batched else value for name, value in inputs.items()}
+        batched = self.family.batched_inputs
+        return {name: patching.select_half(half, value) if name in batched else value for name, value in inputs.items()}
 
-    def _predictions(self, output: Any) -> tuple[Tensor, ...]:
+    def _extract_predictions(self, output: Any) -> tuple[Tensor, ...]:
         """In float32 where the pipeline takes that, so that g does not magnify the rounding of two shifted rows."""
-        samples = _samples(output)[: len(self.family.outputs)]
-        return tuple(sample.float() if self.calls.float32 else sample for sample in samples)
+        samples = output_samples(output)[: len(self.family.outputs)]
+        return tuple(sample.float() if self.calls.float32_prediction else sample for sample in samples)
 
-    def _scales(self, step: Step, output: int) -> list[float]:
-        terms: Sequence[Any] = [self.terms[j] for j in step.active]
-        position = self._plan.position(step.index)[0]
+    def _term_scales(self, step: GuidedStep, output: int) -> list[float]:
+        terms: Sequence[Any] = [self.terms[j] for j in step.active_terms]
+        position = self._run_state.position(step.index)[0]
         return [term.scales(len(self.family.outputs), position)[output] for term in terms]
 
     # --- housekeeping -------------------------------------------------------------------------------------------------
 
-    def _restore(self) -> None:
+    def _restore_modules(self) -> None:
         """Put the real modules back after a call of the denoiser, or after one that raised."""
-        patching.put(self._undo)
-        self._undo = []
+        patching.apply_patches(self._undo_patches)
+        self._undo_patches = []
 
-    def _tidy(self) -> None:
-        self._restore()
-        for branch in self._branches.values():
-            if branch.strong is not None:
-                branch.strong.forget()
+    def _clean_up(self) -> None:
+        self._restore_modules()
+        for guided in self._guided_denoisers.values():
+            if guided.prefix_cache is not None:
+                guided.prefix_cache.clear()
 
 
-def _uncond_for(D: Tensor, c: Tensor, g: float) -> Tensor:
+def _solve_uncond(D: Tensor, c: Tensor, g: float) -> Tensor:
     """The u' with u' + g (c - u') = D."""
     return (g * c - D) / (g - 1)
 
 
-def _samples(output: Any) -> list[Tensor]:
+def output_samples(output: Any) -> list[Tensor]:
     """The predictions in what a denoiser returns: a tensor, a tuple, or one of diffusers' output classes."""
     if torch.is_tensor(output):
         return [output]
     return list(output) if isinstance(output, tuple) else list(output.values())
 
 
-def _with_samples(output: Any, samples: Sequence[Tensor]) -> Any:
+def _replace_samples(output: Any, samples: Sequence[Tensor]) -> Any:
     """`output` with its first entries replaced."""
     if torch.is_tensor(output):
         return samples[0]

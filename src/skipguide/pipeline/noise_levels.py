@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-KINDS = {  # by the class of the scheduler; "sigmas": its config says which
+SCHEDULER_KINDS = {  # by the class of the scheduler; "sigmas": its config says which
     "FlowMatchEulerDiscreteScheduler": "flow",
     "OpenSoraRFlowScheduler": "flow",
     "UniPCMultistepScheduler": "sigmas",
@@ -24,10 +24,10 @@ KINDS = {  # by the class of the scheduler; "sigmas": its config says which
     "CogVideoXDPMScheduler": "vp",
 }
 
-FROM_NOISE = {"OpenSoraRFlowScheduler"}  # flows whose model predicts x_0 - eps, as it does with `invert_sigmas`
+REVERSED_FLOWS = {"OpenSoraRFlowScheduler"}  # flows whose model predicts x_0 - eps, as it does with `invert_sigmas`
 
 
-def kind_of(scheduler: Any, what: str = "a Restart") -> str:
+def scheduler_kind(scheduler: Any, what: str = "a Restart") -> str:
     """How a scheduler's samples are made: "flow", "vp" or "ve".
 
     Args:
@@ -39,50 +39,50 @@ def kind_of(scheduler: Any, what: str = "a Restart") -> str:
     name = type(scheduler).__name__
     config = getattr(scheduler, "config", {})
     stochastic = " with stochastic_sampling, made for distilled models" if config.get("stochastic_sampling") else ""
-    if name not in KINDS or stochastic:
+    if name not in SCHEDULER_KINDS or stochastic:
         raise ValueError(
-            f"{what} needs a scheduler of many small steps, one of {', '.join(KINDS)}, but this pipeline has {name}"
+            f"{what} needs a scheduler of many small steps, one of {', '.join(SCHEDULER_KINDS)}, but this pipeline has {name}"
             f"{stochastic}. Exchange pipe.scheduler, or leave it out."
         )
-    if KINDS[name] != "sigmas":
-        return KINDS[name]
+    if SCHEDULER_KINDS[name] != "sigmas":
+        return SCHEDULER_KINDS[name]
     flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     return "flow" if flow else "vp"
 
 
-def levels(scheduler: Any) -> tuple[list[float], list[float]]:
+def noise_levels(scheduler: Any) -> tuple[list[float], list[float]]:
     """Sigma before each step of a run and after it: one transfer from the device."""
     if getattr(scheduler, "sigmas", None) is None:
         stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
         steps = scheduler.timesteps.tolist()
-        return [_level(scheduler, t) for t in steps], [_level(scheduler, t - stride) for t in steps]
+        return [_noise_level(scheduler, t) for t in steps], [_noise_level(scheduler, t - stride) for t in steps]
     sigmas = torch.as_tensor(scheduler.sigmas)
     found = (1 - sigmas if scheduler.config.get("invert_sigmas") else sigmas).tolist()
     return found[:-1], found[1:]
 
 
-def _level(scheduler: Any, timestep: int) -> float:
+def _noise_level(scheduler: Any, timestep: int) -> float:
     ab = float(scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod)
     return math.sqrt((1 - ab) / ab) if ab > 0 else math.inf
 
 
-def kind_in_run(scheduler: Any, first_level: float, what: str = "a Restart") -> str:
+def scheduler_kind_in_run(scheduler: Any, first_level: float, what: str = "a Restart") -> str:
     """As `kind_of`, in a run that begins at a noise level.
 
     Cosmos takes Euler steps of a flow scheduler on the noise levels of EDM, which begin far above 1.
     """
-    kind = kind_of(scheduler, what)
+    kind = scheduler_kind(scheduler, what)
     return "ve" if kind == "flow" and first_level > 1 + 1e-6 else kind
 
 
-def to_data(scheduler: Any, kind: str, level: float, what: str) -> tuple[float, float]:
+def data_coefficients(scheduler: Any, kind: str, level: float, what: str) -> tuple[float, float]:
     """(a, b) with x_0 = a x + b F, F being what the model predicts of the sample x at a noise level.
 
     Raises:
         ValueError: where the pipeline itself, and not its scheduler, makes data out of predictions (Cosmos).
     """
     if kind == "flow":
-        from_noise = type(scheduler).__name__ in FROM_NOISE or scheduler.config.get("invert_sigmas")
+        from_noise = type(scheduler).__name__ in REVERSED_FLOWS or scheduler.config.get("invert_sigmas")
         return 1.0, level if from_noise else -level
     predicts = scheduler.config.get("prediction_type", "flow")
     if type(scheduler).__name__ == "EDMEulerScheduler" or predicts not in ("epsilon", "sample", "v_prediction"):
@@ -90,7 +90,9 @@ def to_data(scheduler: Any, kind: str, level: float, what: str) -> tuple[float, 
             f"{what} needs to know how predictions become data, but with this {type(scheduler).__name__} the pipeline "
             'keeps that to itself. Use space="prediction".'
         )
-    a, b = (1.0, level) if kind == "ve" else (1 / math.sqrt(1 + level**2), _share(level))  # x = a x_0 + b eps
+    a, b = (
+        (1.0, level) if kind == "ve" else (1 / math.sqrt(1 + level**2), _noise_coefficient(level))
+    )  # x = a x_0 + b eps
     if predicts == "sample":
         return 0.0, 1.0
     if predicts == "epsilon":
@@ -100,5 +102,5 @@ def to_data(scheduler: Any, kind: str, level: float, what: str) -> tuple[float, 
     return 1 / (level**2 + 1), -level / math.sqrt(level**2 + 1)
 
 
-def _share(level: float) -> float:
+def _noise_coefficient(level: float) -> float:
     return 1.0 if level == math.inf else level / math.sqrt(1 + level**2)

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from skipguide.method.restart import Restart, renoised
 from skipguide.pipeline import call_frame, noise_levels
 from skipguide.weak import patching
 
 Tensor = torch.Tensor
+from skipguide.method.restart import Restart, renoise
 
 
 @dataclass(frozen=True)
-class Jump:
+class NoiseJump:
     """What follows a step: from one noise level back up to another."""
 
     kind: str
@@ -28,7 +28,7 @@ class Jump:
     noise_scale: float
 
 
-class Restarting:
+class RestartController:
     """Restarts on one scheduler, until `remove()`: its runs list the steps of each interval several times.
 
     Args:
@@ -41,102 +41,104 @@ class Restarting:
     """
 
     def __init__(self, scheduler: Any, restarts: Sequence[Restart], pipe: Any = None):
-        noise_levels.kind_of(scheduler)
+        noise_levels.scheduler_kind(scheduler)
         self.scheduler, self.restarts, self.pipe = scheduler, tuple(restarts), pipe
-        self.order: list[int] = []  # which step of the usual run each step of this one is
-        self._jumps: dict[int, Jump] = {}  # what follows a step of this run
-        self._first = 0  # the first step that is done again
-        self._done: int | None = None  # steps of this run, or None before the first one
-        self._bar, self._unseen = None, 0  # additional steps that the pipeline's bar would not count
-        self._put(scheduler, "set_timesteps", self._set_timesteps)
-        self._put(scheduler, "step", self._step)
+        self.step_order: list[int] = []  # which step of the usual run each step of this one is
+        self._jumps: dict[int, NoiseJump] = {}  # what follows a step of this run
+        self._first_repeated = 0  # the first step that is done again
+        self._steps_done: int | None = None  # steps of this run, or None before the first one
+        self._bar, self._extra_steps = None, 0  # additional steps that the pipeline's bar would not count
+        self._wrap_method(scheduler, "set_timesteps", self._set_timesteps)
+        self._wrap_method(scheduler, "step", self._step)
         if hasattr(pipe, "progress_bar"):
-            self._put(pipe, "progress_bar", self._progress_bar)
+            self._wrap_method(pipe, "progress_bar", self._progress_bar)
 
-    def _put(self, owner: Any, name: str, ours: Any) -> None:
-        setattr(owner, name, _Instead(getattr(owner, name), ours))
+    def _wrap_method(self, owner: Any, name: str, ours: Any) -> None:
+        setattr(owner, name, _MethodWrapper(getattr(owner, name), ours))
 
     def remove(self) -> None:
         """Give scheduler and pipeline their own methods back."""
         for owner, name in ((self.scheduler, "set_timesteps"), (self.scheduler, "step"), (self.pipe, "progress_bar")):
-            if isinstance(vars(owner).get(name) if owner is not None else None, _Instead):
+            if isinstance(vars(owner).get(name) if owner is not None else None, _MethodWrapper):
                 delattr(owner, name)
         self._bar = None
 
     @property
-    def usual(self) -> int:
+    def base_num_steps(self) -> int:
         """Steps of the run without restarts."""
-        return max(self.order, default=-1) + 1
+        return max(self.step_order, default=-1) + 1
 
     # --- a run begins -------------------------------------------------------------------------------------------------
 
     def _set_timesteps(self, real: Any, *args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
         scheduler = self.scheduler
-        before, after = noise_levels.levels(scheduler)
+        before, after = noise_levels.noise_levels(scheduler)
         if len(scheduler.timesteps) != len(before):
             raise ValueError(
                 f"a Restart needs a scheduler with one call per step, but this {type(scheduler).__name__} has "
                 f"{len(scheduler.timesteps)} calls for {len(before)} noise levels. Exchange pipe.scheduler."
             )
-        self._plan(before, after)
-        order = torch.tensor(self.order, device=scheduler.timesteps.device)
+        self._plan_rounds(before, after)
+        order = torch.tensor(self.step_order, device=scheduler.timesteps.device)
         scheduler.timesteps = scheduler.timesteps[order]
         if getattr(scheduler, "sigmas", None) is not None:
             sigmas = scheduler.sigmas
             scheduler.sigmas = torch.cat([sigmas[order.to(sigmas.device)], sigmas[-1:]])
 
-    def _plan(self, before: list[float], after: list[float]) -> None:
+    def _plan_rounds(self, before: list[float], after: list[float]) -> None:
         rounds = sorted(((*r.steps(before, after), r) for r in self.restarts), key=lambda entry: entry[:2])
         for (_, end, _), (first, _, _) in itertools.pairwise(rounds):
             if first < end:
                 raise ValueError("restarts must not overlap, but two share a step of this run. Move one of them.")
-        kind = noise_levels.kind_in_run(self.scheduler, before[0])
-        self.order, self._jumps, self._done, self._first, begin = [], {}, None, rounds[0][0], 0
+        kind = noise_levels.scheduler_kind_in_run(self.scheduler, before[0])
+        self.step_order, self._jumps, self._steps_done, self._first_repeated, begin = [], {}, None, rounds[0][0], 0
         for first, end, restart in rounds:
-            self.order += range(begin, end)
+            self.step_order += range(begin, end)
             for _ in range(restart.repeats):
-                self._jumps[len(self.order) - 1] = Jump(kind, after[end - 1], before[first], restart.noise_scale)
-                self.order += range(first, end)
+                self._jumps[len(self.step_order) - 1] = NoiseJump(
+                    kind, after[end - 1], before[first], restart.noise_scale
+                )
+                self.step_order += range(first, end)
             begin = end
-        self.order += range(begin, len(before))
+        self.step_order += range(begin, len(before))
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def _step(self, real: Any, *args: Any, **kwargs: Any) -> Any:
-        inputs = patching.named_inputs(inspect.signature(real), args, kwargs)
+        inputs = patching.bind_inputs(inspect.signature(real), args, kwargs)
         if inputs.get("per_token_timesteps") is not None:
             raise ValueError(
                 "a Restart needs one noise level for all of a sample, but this run has one for each token. Leave the "
                 "restart out, or the conditions that keep a part of the video."
             )
-        index = self._begin(inputs["timestep"]) if self._done is None else self._done
-        self._done = index + 1
-        if self._bar is not None and index < self._unseen:
+        index = self._find_start(inputs["timestep"]) if self._steps_done is None else self._steps_done
+        self._steps_done = index + 1
+        if self._bar is not None and index < self._extra_steps:
             self._bar.update()
         if index - 1 in self._jumps:
-            self._forget_history(inputs)
+            self._reset_multistep_history(inputs)
         jump, scheduler = self._jumps.get(index), self.scheduler
         if jump is None:
             return real(**inputs)
         sigmas = getattr(scheduler, "sigmas", None)
         if sigmas is None:
-            return self._raised(real(**inputs), jump, inputs)
+            return self._renoise_output(real(**inputs), jump, inputs)
         scheduler.sigmas = sigmas.clone()  # the step goes to the end of the round; the next of the list begins higher
         scheduler.sigmas[index + 1] = 1 - jump.low if scheduler.config.get("invert_sigmas") else jump.low
         try:
-            return self._raised(real(**inputs), jump, inputs)
+            return self._renoise_output(real(**inputs), jump, inputs)
         finally:
             scheduler.sigmas = sigmas
 
-    def _begin(self, timestep: Any) -> int:
+    def _find_start(self, timestep: Any) -> int:
         """Where in its list a run begins: with `strength` a pipeline leaves out the first steps."""
         timesteps = self.scheduler.timesteps
         index = int((timesteps == torch.as_tensor(timestep, device=timesteps.device).flatten()[0]).nonzero()[0])
-        if index > self._first:
+        if index > self._first_repeated:
             raise ValueError(
                 f"a Restart must lie after the step at which a run begins, but this run begins at step {index} "
-                f"(strength) and the first restart goes back to step {self._first}. Choose a later interval."
+                f"(strength) and the first restart goes back to step {self._first_repeated}. Choose a later interval."
             )
         if getattr(self.scheduler, "step_index", index) != index:
             # of several steps with one timestep a scheduler takes the second one, unless it is told where to begin
@@ -144,19 +146,19 @@ class Restarting:
             self.scheduler._step_index = index
         return index
 
-    def _raised(self, output: Any, jump: Jump, inputs: dict[str, Any]) -> Any:
+    def _renoise_output(self, output: Any, jump: NoiseJump, inputs: dict[str, Any]) -> Any:
         """What a step returned, with its sample taken back to the higher noise level."""
         sample = output[0] if isinstance(output, tuple) else output.prev_sample
-        frame = call_frame.frame_of(self.pipe) if self.pipe is not None else None
+        frame = call_frame.find_call_frame(self.pipe) if self.pipe is not None else None
         generator = inputs.get("generator") or (frame.f_locals.get("generator") if frame is not None else None)
-        noise = _noise(sample, generator)
-        sample = renoised(sample, jump.kind, jump.low, jump.high, jump.noise_scale * noise)
+        noise = _draw_noise(sample, generator)
+        sample = renoise(sample, jump.kind, jump.low, jump.high, jump.noise_scale * noise)
         if isinstance(output, tuple):
             return (sample, *output[1:])
         output.prev_sample = sample
         return output
 
-    def _forget_history(self, inputs: dict[str, Any]) -> None:
+    def _reset_multistep_history(self, inputs: dict[str, Any]) -> None:
         """Multistep methods extrapolate from the steps before: after a jump there are none."""
         if hasattr(self.scheduler, "lower_order_nums"):
             self.scheduler.lower_order_nums = 0
@@ -167,13 +169,13 @@ class Restarting:
 
     def _progress_bar(self, real: Any, *args: Any, total: int | None = None, **kwargs: Any) -> Any:
         """The bar of the pipeline, long enough; those that count the usual steps begin when the additional are done."""
-        own = len(self.order) if total == self.usual else total
+        own = len(self.step_order) if total == self.base_num_steps else total
         self._bar = real(*args, total=own, **kwargs)
-        self._unseen = 0 if own is None or total is None else own - total
+        self._extra_steps = 0 if own is None or total is None else own - total
         return self._bar
 
 
-class _Instead:
+class _MethodWrapper:
     """Stands in front of a method of one object; `inspect.signature` sees the method's own."""
 
     def __init__(self, real: Any, ours: Any):
@@ -190,9 +192,9 @@ class _Instead:
         )
 
 
-def _noise(sample: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+def _draw_noise(sample: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
     """Like `sample`, in float32, drawn where the generator is; of several generators one for each row."""
     if isinstance(generator, (list, tuple)):
-        return torch.cat([_noise(row[None], one) for row, one in zip(sample, generator, strict=True)])
+        return torch.cat([_draw_noise(row[None], one) for row, one in zip(sample, generator, strict=True)])
     device = sample.device if generator is None else generator.device
     return torch.randn(sample.shape, generator=generator, device=device).to(sample.device)

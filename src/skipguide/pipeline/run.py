@@ -10,20 +10,20 @@ from typing import Any
 import torch
 
 from skipguide.families import lookup
-from skipguide.families.schema import Calls, Family
+from skipguide.families.schema import CallConvention, Family
 from skipguide.method import cfg_rules, formula, terms
-from skipguide.method.request import Options, guiding
+from skipguide.method.request import GuidanceRequest, active_bins
 from skipguide.method.terms import SLG, STG
 from skipguide.pipeline import call_frame, compat, noise_levels
-from skipguide.pipeline.restarting import Restarting
-from skipguide.pipeline.step import Step
+from skipguide.pipeline.restarting import RestartController
+from skipguide.pipeline.step import GuidedStep
 
 Tensor = torch.Tensor
 Term = STG | SLG
 _log = logging.getLogger("skipguide")
 
 
-class Plan:
+class RunState:
     """Of one guided pipeline.
 
     Args:
@@ -31,18 +31,20 @@ class Plan:
         restarting: what makes the run longer.
     """
 
-    def __init__(self, pipe: Any, family: Family, options: Options, restarting: Restarting | None):
-        self.pipe, self.family, self.calls = pipe, family, lookup.calls_of(pipe)
-        self.options, self.restarting = options, restarting
-        self.terms, self.schedule, self.rule = options.terms, options.schedule, options.rule
+    def __init__(
+        self, pipe: Any, family: Family, request: GuidanceRequest, restart_controller: RestartController | None
+    ):
+        self.pipe, self.family, self.calls = pipe, family, lookup.call_convention_of(pipe)
+        self.request, self.restart_controller = request, restart_controller
+        self.terms, self.schedule, self.rule = request.terms, request.schedule, request.rule
         self._had_cfg = False  # so far in this run
-        self._told = False  # in this run: what the user should know
+        self._warned = False  # in this run: what the user should know
         self._sigmas: list[float] = []  # of the run, for a schedule
-        self._to_data: list[tuple[float, float]] = []  # of the run, where something speaks of data
+        self._data_coefficients: list[tuple[float, float]] = []  # of the run, where something speaks of data
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def begin_run(self) -> None:
         """A run begins: see that all is for it, and find out what stays as it is.
 
         Raises:
@@ -50,29 +52,32 @@ class Plan:
             RuntimeError: for restarts on another scheduler, or that come too late.
         """
         self._had_cfg = False
-        self._told = False
+        self._warned = False
         self._check_restarts()
-        self._check_levels()
+        self._check_noise_levels()
         self._check_rule(self.position(0)[1])
-        self._to_data = self._to_data_of_run() if self.options.in_data else []
+        self._data_coefficients = self._compute_data_coefficients() if self.request.data_space_features else []
         self._check_windows(self.position(0)[1])
-        self._sigmas = self._sigmas_of_run() if self.schedule else []
+        self._sigmas = self._compute_sigmas() if self.schedule else []
 
     def _check_restarts(self) -> None:
-        if self.restarting is not None and self.restarting.scheduler is not self.pipe.scheduler:
+        if self.restart_controller is not None and self.restart_controller.scheduler is not self.pipe.scheduler:
             raise RuntimeError(
                 f"restarts are on the scheduler that the pipeline had when guide() got it, but now it has another one, "
                 f"a {type(self.pipe.scheduler).__name__}. Exchange pipe.scheduler first, then call guide()."
             )
-        if self.restarting is not None and not self.restarting.order:
+        if self.restart_controller is not None and not self.restart_controller.step_order:
             raise RuntimeError(
                 "restarts must be there before a run begins, but guide() was called while one was under way. Call it "
                 "before the pipeline."
             )
 
-    def _check_levels(self) -> None:
+    def _check_noise_levels(self) -> None:
         """What goes by noise levels needs one per step; SkyReels-V2 gives each frame its own where `ar_step` is set."""
-        what, levels = "a Schedule" if self.schedule else self.options.in_data, len(self.pipe.scheduler.timesteps)
+        what, levels = (
+            "a Schedule" if self.schedule else self.request.data_space_features,
+            len(self.pipe.scheduler.timesteps),
+        )
         if what and self.num_steps() > levels:
             raise ValueError(
                 f"{what} needs a noise level for each step, but this run has {self.num_steps()} steps on {levels} "
@@ -90,30 +95,30 @@ class Plan:
                     "usual is 1."
                 )
             what = "CFG-Zero* with zero_steps above 0"
-            if noise_levels.kind_of(scheduler, what) != "flow":
+            if noise_levels.scheduler_kind(scheduler, what) != "flow":
                 raise ValueError(
                     f"{what} needs flow matching, where a prediction of zero leaves the sample as it is, but this "
                     f"pipeline has {type(scheduler).__name__}. Write CFGZero(zero_steps=0)."
                 )
 
-    def _to_data_of_run(self) -> list[tuple[float, float]]:
+    def _compute_data_coefficients(self) -> list[tuple[float, float]]:
         """(a, b) of x_0 = a x + b F at each of the scheduler's timesteps: one transfer from the device per run.
 
         Raises:
             ValueError: for a scheduler of which that is not known.
         """
-        scheduler, what = self.pipe.scheduler, self.options.in_data
-        noise_levels.kind_of(scheduler, what)
-        before, _ = noise_levels.levels(scheduler)
-        kind = noise_levels.kind_in_run(scheduler, max(before), what)
-        return [noise_levels.to_data(scheduler, kind, level, what) for level in before]
+        scheduler, what = self.pipe.scheduler, self.request.data_space_features
+        noise_levels.scheduler_kind(scheduler, what)
+        before, _ = noise_levels.noise_levels(scheduler)
+        kind = noise_levels.scheduler_kind_in_run(scheduler, max(before), what)
+        return [noise_levels.data_coefficients(scheduler, kind, level, what) for level in before]
 
     def first_index(self) -> int:
         """The step of a run that was under way when guide() was called, from a callback; else 0."""
         index = getattr(self.pipe.scheduler, "step_index", None)
-        return 0 if index is None else max(0, min(index - self._offset(), self.num_steps() - 1))
+        return 0 if index is None else max(0, min(index - self._first_timestep_index(), self.num_steps() - 1))
 
-    def _offset(self) -> int:
+    def _first_timestep_index(self) -> int:
         """Where in the scheduler's timesteps a run begins; pipelines with `strength` leave out the first ones."""
         scheduler = self.pipe.scheduler
         return getattr(scheduler, "begin_index", None) or max(0, len(scheduler.timesteps) - self.num_steps())
@@ -123,20 +128,22 @@ class Plan:
         steps = getattr(self.pipe, "num_timesteps", None)
         if steps is not None:
             return steps
-        frame = call_frame.frame_of(self.pipe)
+        frame = call_frame.find_call_frame(self.pipe)
         timesteps = frame.f_locals.get("timesteps") if frame is not None else None
         return len(self.pipe.scheduler.timesteps if timesteps is None else timesteps)
 
     def position(self, index: int) -> tuple[int, int]:
         """Step `index` of this run as (i, N) of one without restarts, in which windows are given."""
-        if self.restarting is None:
+        if self.restart_controller is None:
             return index, self.num_steps()
-        offset = self._offset()
-        return self.restarting.order[offset + index] - offset, self.restarting.usual - offset
+        offset = self._first_timestep_index()
+        return self.restart_controller.step_order[
+            offset + index
+        ] - offset, self.restart_controller.base_num_steps - offset
 
-    def goes_back(self, index: int) -> bool:
+    def is_restart(self, index: int) -> bool:
         """Whether a restart goes back to more noise before step `index`."""
-        return self.restarting is not None and self.position(index)[0] <= self.position(index - 1)[0]
+        return self.restart_controller is not None and self.position(index)[0] <= self.position(index - 1)[0]
 
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms:
@@ -151,80 +158,86 @@ class Plan:
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
-    def step_of(self, frame: FrameType, index: int) -> Step:
+    def make_step(self, frame: FrameType, index: int) -> GuidedStep:
         """Step `index` of the run under way, whose `__call__` runs in `frame`.
 
         Raises:
             ValueError: for what a run of this kind cannot have.
         """
-        cfg = cfg_is_on(self.pipe, self.calls, frame)
-        own = [name for name in self.calls.extra if call_frame.is_on(self.pipe, frame, name)]
+        cfg = is_cfg_on(self.pipe, self.calls, frame)
+        own = [name for name in self.calls.extra_guidance_flags if call_frame.is_enabled(self.pipe, frame, name)]
         extra = len(own)
-        batched = self.calls.how == "batched"
-        on, phi, g = self._guidance_at(index)
-        step = Step(
+        batched = self.calls.cfg_mode == "batched"
+        on, phi, g = self._find_active_guidance(index)
+        step = GuidedStep(
             index, cfg, (1 if batched or not cfg else 2) + extra, phi, g if cfg else None,
-            active=tuple(j for j in on if isinstance(self.terms[j], STG)),
-            weakened=tuple(j for j in on if isinstance(self.terms[j], SLG)),
+            active_terms=tuple(j for j in on if isinstance(self.terms[j], STG)),
+            uncond_terms=tuple(j for j in on if isinstance(self.terms[j], SLG)),
         )  # fmt: skip
         self._had_cfg = self._had_cfg or cfg
         if cfg and self.rule is not None:
             self._apply_rule(step)
-        self._tell_of_two(own, step)
-        if not cfg and (step.weakened or g not in (None, 1) or self.rule is not None):
-            self._check_that_cfg_ended(step)
-            step.weakened = ()
-        rescaled = [name for name in self.calls.rescale if call_frame.is_on(self.pipe, frame, name)]
-        if step.zero and rescaled:
+        self._warn_of_own_stg(own, step)
+        if not cfg and (step.uncond_terms or g not in (None, 1) or self.rule is not None):
+            self._check_cfg_was_on(step)
+            step.uncond_terms = ()
+        rescaled = [name for name in self.calls.rescale_names if call_frame.is_enabled(self.pipe, frame, name)]
+        if step.zero_prediction and rescaled:
             raise ValueError(
                 "a step whose prediction is zero (CFGZero with zero_steps above 0) has no deviation to rescale, but "
                 f"the pipeline's own {rescaled[0]} is on. Pass {rescaled[0]}=0, or write CFGZero(zero_steps=0)."
             )
-        step.keeps_c = cfg and step.guided and bool(rescaled)
-        step.split = batched and cfg and step.guided
-        if step.guided and self.calls.never and call_frame.is_on(self.pipe, frame, self.calls.never):
+        step.must_keep_cond = cfg and step.is_guided and bool(rescaled)
+        step.split_batch = batched and cfg and step.is_guided
+        if (
+            step.is_guided
+            and self.calls.unsupported_flag
+            and call_frame.is_enabled(self.pipe, frame, self.calls.unsupported_flag)
+        ):
             raise ValueError(
-                f"guidance needs a run whose CFG is u + g (c - u), but {self.calls.never}=True is another formula, "
-                f"which a shift of u and c does not pass through. Pass {self.calls.off or self.calls.never + '=False'}."
+                f"guidance needs a run whose CFG is u + g (c - u), but {self.calls.unsupported_flag}=True is another formula, "
+                f"which a shift of u and c does not pass through. Pass {self.calls.unsupported_hint or self.calls.unsupported_flag + '=False'}."
             )
         # nobody computes a u that is not needed, but for the resnets of a UNet that is called a second time
-        step.passes = (2 if cfg and not (step.alone and (batched or not self.family.unet)) else 1) + extra
+        step.num_passes = (2 if cfg and not (step.cond_only and (batched or not self.family.unet)) else 1) + extra
         return step
 
-    def _tell_of_two(self, own: Sequence[str], step: Step) -> None:
+    def _warn_of_own_stg(self, own: Sequence[str], step: GuidedStep) -> None:
         """Once a run: STG of ours is added to STG of the pipeline's own, which may be what was wanted."""
-        if step.active and "do_spatio_temporal_guidance" in own and not self._told:
-            self._told = True
+        if step.active_terms and "do_spatio_temporal_guidance" in own and not self._warned:
+            self._warned = True
             _log.warning(
                 "this %s has STG of its own on, and skipguide's is added to it. For the latter alone pass stg_scale=0, "
                 "audio_stg_scale=0 (and guidance_rescale=0, audio_guidance_rescale=0 where guide() rescales).",
                 type(self.pipe).__name__,
             )
 
-    def _apply_rule(self, step: Step) -> None:
+    def _apply_rule(self, step: GuidedStep) -> None:
         """What the rule makes of a step."""
         i, num_steps = self.position(step.index)
-        step.alone = isinstance(self.rule, cfg_rules.Interval) and not formula.selects(*self.rule.window, i, num_steps)
-        step.zero = isinstance(self.rule, cfg_rules.CFGZero) and i < self.rule.zero_steps
-        step.rule = not isinstance(self.rule, cfg_rules.Interval)
-        if step.rule and self.schedule is None:
-            step.phi = self.options.rescale
-        if step.alone or step.zero:
-            step.weakened = ()
-        if step.zero:
-            step.active, step.phi, step.alone = (), 0.0, True
+        step.cond_only = isinstance(self.rule, cfg_rules.Interval) and not formula.is_in_window(
+            *self.rule.window, i, num_steps
+        )
+        step.zero_prediction = isinstance(self.rule, cfg_rules.CFGZero) and i < self.rule.zero_steps
+        step.has_cfg_rule = not isinstance(self.rule, cfg_rules.Interval)
+        if step.has_cfg_rule and self.schedule is None:
+            step.phi = self.request.rescale
+        if step.cond_only or step.zero_prediction:
+            step.uncond_terms = ()
+        if step.zero_prediction:
+            step.active_terms, step.phi, step.cond_only = (), 0.0, True
 
-    def _check_that_cfg_ended(self, step: Step) -> None:
+    def _check_cfg_was_on(self, step: GuidedStep) -> None:
         """A run may switch CFG off on its way, and then these steps are left alone; one that never has it is refused.
 
         Raises:
             ValueError: for SLG, a rule, or a Schedule with guidance scales, in a run without CFG.
         """
-        later = self.calls.how == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
+        later = self.calls.cfg_mode == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
         if self._had_cfg or later:
             return
-        argument = self.argument_of_g()
-        if step.weakened:
+        argument = self.guidance_scale_argument()
+        if step.uncond_terms:
             raise ValueError(
                 "SLG needs CFG, because it skips layers in the unconditional pass, but this run has none. Set "
                 f"{argument} above 1 (with a negative prompt where the pipeline asks for one), or use STG."
@@ -239,22 +252,22 @@ class Plan:
             "does not matter where the Schedule has its own."
         )
 
-    def argument_of_g(self) -> str:
+    def guidance_scale_argument(self) -> str:
         """What the pipeline's call calls the scale of CFG."""
-        return self.calls.argument or self.calls.scale[0].removeprefix("current_")
+        return self.calls.scale_argument or self.calls.scale_names[0].removeprefix("current_")
 
-    def _guidance_at(self, index: int) -> tuple[list[int], float, float | None]:
+    def _find_active_guidance(self, index: int) -> tuple[list[int], float, float | None]:
         """Which terms are on at step `index`, phi, and g where it is not the pipeline's."""
         if self.schedule is None:
             on = [j for j, term in enumerate(self.terms) if self._is_on(term, index)]
-            return on, self.options.rescale if on else 0.0, None
+            return on, self.request.rescale if on else 0.0, None
         here = self.schedule.at(self._sigmas[index])
         if here is None:
             return [], 0.0, None
-        on = [j for j, entry in enumerate(guiding(self.schedule)) if entry is here]
+        on = [j for j, entry in enumerate(active_bins(self.schedule)) if entry is here]
         return on, here.rescale, here.guidance_scale
 
-    def _sigmas_of_run(self) -> list[float]:
+    def _compute_sigmas(self) -> list[float]:
         """The noise level of each step: one transfer from the device per run.
 
         Raises:
@@ -266,7 +279,7 @@ class Plan:
                 f"a Schedule needs a scheduler with sigmas, but this pipeline has {type(scheduler).__name__}. Use "
                 "STG terms with start and stop."
             )
-        sigmas = noise_levels.levels(scheduler)[0][self._offset() :][: self.num_steps()]
+        sigmas = noise_levels.noise_levels(scheduler)[0][self._first_timestep_index() :][: self.num_steps()]
         if not any(self.schedule.at(sigma) for sigma in sigmas if self.schedule):
             raise ValueError(
                 f"a Schedule must hold at some step, but its bins hold at none of this run, whose sigmas go from "
@@ -276,45 +289,45 @@ class Plan:
 
     def _is_on(self, term: Term, index: int) -> bool:
         i, num_steps = self.position(index)
-        return self._has_scale(term, i) and formula.selects(term.start, term.stop, i, num_steps)
+        return self._has_scale(term, i) and formula.is_in_window(term.start, term.stop, i, num_steps)
 
-    def g(self, outputs: int) -> tuple[float, ...]:
+    def guidance_scales(self, outputs: int) -> tuple[float, ...]:
         """g in u + g (c - u), per output, at the step under way.
 
         Raises:
             ValueError: where the pipeline sets it after the denoiser was called.
         """
-        if self.calls.how == "guider":
+        if self.calls.cfg_mode == "guider":
             guider = self.pipe.guider
             return (guider.guidance_scale + (1 if guider.use_original_formulation else 0),)
-        frame = call_frame.frame_of(self.pipe)
+        frame = call_frame.find_call_frame(self.pipe)
         assert frame is not None
-        if self.calls.varies and call_frame.is_on(self.pipe, frame, self.calls.varies):
+        if self.calls.dynamic_scale_flag and call_frame.is_enabled(self.pipe, frame, self.calls.dynamic_scale_flag):
             raise ValueError(
-                f"rescale and rules for CFG need the guidance scale of the step, but with {self.calls.varies}=True "
-                f"this pipeline sets it only afterwards. Pass {self.calls.varies}=False, or leave them out."
+                f"rescale and rules for CFG need the guidance scale of the step, but with {self.calls.dynamic_scale_flag}=True "
+                f"this pipeline sets it only afterwards. Pass {self.calls.dynamic_scale_flag}=False, or leave them out."
             )
-        shift = 1 if self.calls.from_cond else 0
-        return tuple(call_frame.value(self.pipe, frame, name) + shift for name in self.calls.scale)[:outputs]
+        shift = 1 if self.calls.scale_from_cond else 0
+        return tuple(call_frame.read_value(self.pipe, frame, name) + shift for name in self.calls.scale_names)[:outputs]
 
-    def data(self, step: Step, c: Tensor) -> tuple[Tensor, float]:
+    def estimate_data(self, step: GuidedStep, c: Tensor) -> tuple[Tensor, float]:
         """The estimate of the data that c is, and by how much it moves with c.
 
         Raises:
             ValueError: if the pipeline's latents are of another shape than what the model predicts.
         """
-        latents = call_frame.tensor(self.pipe, "latents", c.shape)
+        latents = call_frame.find_tensor(self.pipe, "latents", c.shape)
         if latents is None:
             raise ValueError(
-                f"{self.options.in_data} needs latents of the shape of a prediction, {tuple(c.shape)}, but "
+                f"{self.request.data_space_features} needs latents of the shape of a prediction, {tuple(c.shape)}, but "
                 f'{type(self.pipe).__name__} has none. Use space="prediction".'
             )
-        a, b = self._to_data[self._offset() + step.index]
+        a, b = self._data_coefficients[self._first_timestep_index() + step.index]
         return a * latents.to(c.dtype) + b * c, b
 
 
-def cfg_is_on(pipe: Any, calls: Calls, frame: FrameType) -> bool:
+def is_cfg_on(pipe: Any, calls: CallConvention, frame: FrameType) -> bool:
     """Whether a pipeline whose `__call__` runs in `frame` has CFG at this step."""
-    if calls.how == "guider":
+    if calls.cfg_mode == "guider":
         return compat.check_guider(pipe.guider) == 2
-    return call_frame.is_on(pipe, frame, calls.cfg)
+    return call_frame.is_enabled(pipe, frame, calls.cfg_flag)

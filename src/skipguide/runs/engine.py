@@ -9,21 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from skipguide.generate.settings import Generation
-from skipguide.runs.jobs import Job, Surveyed
+from skipguide.generate.settings import GenerationSettings
+from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan import Setting
-from skipguide.runs.storage import FULL, Product
+from skipguide.runs.storage import DISK_FULL_ERRORS, ClipContents
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from skipguide.generate.run import Step
-
 
 _ERROR_LENGTH = 2000
-_OF_THE_DISK = (*FULL, errno.EROFS)  # and so of all jobs after this one too
+_DISK_ERRORS = (*DISK_FULL_ERRORS, errno.EROFS)  # and so of all jobs after this one too
 
-OnStep = Callable[["Step"], None]
+OnStep = Callable[["StepProgress"], None]
 
 
 @dataclass(frozen=True)
@@ -35,38 +33,38 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratedVideo:
     """A video, and what is to be known of it."""
 
-    product: Product
+    product: ClipContents
     record: dict[str, Any]  # of `skipguide.generate.record`
     environment: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Started:
+class JobStarted:
     """A worker has begun a job."""
 
     job: Job
 
 
 @dataclass(frozen=True)
-class Finished:
+class JobFinished:
     """A job is done; nothing is written yet."""
 
     job: Job
-    made: Made
+    made: GeneratedVideo
 
 
 @dataclass(frozen=True)
-class Failed:
+class JobFailed:
     """A job cannot be done."""
 
     job: Job
     error: str
 
 
-Event = Started | Finished | Failed
+Event = JobStarted | JobFinished | JobFailed
 
 
 class Engine(Protocol):
@@ -81,11 +79,11 @@ class Engine(Protocol):
         """What computes the frames."""
         ...
 
-    def survey(self, settings: Sequence[Setting], image: Image | None) -> list[Surveyed]:
+    def survey(self, settings: Sequence[Setting], image: Image | None) -> list[ResolvedSetting]:
         """As `Worker.survey`."""
         ...
 
-    def cost(self, complete: Generation, image: Image | None) -> Cost:
+    def cost(self, complete: GenerationSettings, image: Image | None) -> Cost:
         """As `Worker.cost`."""
         ...
 
@@ -93,7 +91,7 @@ class Engine(Protocol):
         """Do the jobs, in their order as far as there is one; each is started at least once, and ends once."""
         ...
 
-    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         """What a function makes of each item, in any order; an item can be given to it again if a worker is lost.
 
         For metrics: an item is a part of the videos, and what comes back an accumulator to add to the others.
@@ -105,7 +103,7 @@ class Engine(Protocol):
         ...
 
 
-def picture_of(path: Path | None) -> Image | None:
+def read_start_image(path: Path | None) -> Image | None:
     """What a video starts from, if there is something."""
     if path is None:
         return None
@@ -114,13 +112,13 @@ def picture_of(path: Path | None) -> Image | None:
     return image_file.read(path)
 
 
-def described(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What to write down of a job that failed: the error first, then where it came from.
 
     Raises:
         OSError: if it is the disk's, and so not the job's: a sweep ends then.
     """
-    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         raise error
     trace = "".join(traceback.format_exception(error))
     return f"{type(error).__name__}: {error}\n{trace[-_ERROR_LENGTH:]}"

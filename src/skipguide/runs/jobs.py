@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipguide.generate.record import sha256
-from skipguide.generate.settings import Generation
+from skipguide.generate.record import hash_file
+from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import storage as files
-from skipguide.runs.ledger import Ledger, now, to_json
+from skipguide.runs.ledger import Ledger, to_json, utc_now
 from skipguide.runs.plan import Plan, Setting
 from skipguide.runs.prompts import Prompt
 
 _KEY_LENGTH = 16  # hex digits; 10^6 clips share one with a chance of 3e-8
-_NOT_OF_A_SETTING = ("prompt", "image", "seed", "device", "model")
+_PER_JOB_FIELDS = ("prompt", "image", "seed", "device", "model")
 
 
 @dataclass(frozen=True)
-class Surveyed:
+class ResolvedSetting:
     """What a model makes of a setting."""
 
     setting: Setting
-    complete: Generation  # everything filled in; with the prompt of the first video
+    complete: GenerationSettings  # everything filled in; with the prompt of the first video
     weights: dict[str, str]  # of the model
 
 
@@ -35,76 +35,78 @@ class Job:
 
     key: str
     setting: str  # its name
-    generation: Generation  # complete, with prompt and seed
+    generation: GenerationSettings  # complete, with prompt and seed
     image: Path | None = None
     latents: bool = False  # keep them
 
 
-def key_of(surveyed: Surveyed, prompt: Prompt, seed: int, image_sha256: str | None, versions: Mapping[str, str]) -> str:
+def job_key(
+    surveyed: ResolvedSetting, prompt: Prompt, seed: int, image_sha256: str | None, versions: Mapping[str, str]
+) -> str:
     """The name of a video: equal names, equal frames (on one class of machine).
 
     It is made of the weights, the prompt, the content of the image, the seed, all settings, cpu or cuda, and the
     versions of what computes; not of the names of settings, files and folders.
     """
-    weights = surveyed.weights if "sha256" in surveyed.weights else {**surveyed.weights, "model": _model(surveyed)}
+    weights = surveyed.weights if "sha256" in surveyed.weights else {**surveyed.weights, "model": _model_name(surveyed)}
     content = {
         "weights": weights,
         "prompt": prompt.text,
         "image": image_sha256,
         "seed": seed,
-        "setting": content_of(surveyed.complete),
+        "setting": setting_content(surveyed.complete),
         "device": str(surveyed.complete.device).partition(":")[0],
         "versions": {name: number for name, number in versions.items() if name != "python"},
     }
     return hashlib.sha256(to_json(content).encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def content_of(complete: Generation) -> dict[str, Any]:
+def setting_content(complete: GenerationSettings) -> dict[str, Any]:
     """What of the settings makes two of them the same one; settings that a newer version has added are None."""
     dumped = complete.model_dump(mode="json", exclude_none=True)
-    return {name: value for name, value in dumped.items() if name not in _NOT_OF_A_SETTING}
+    return {name: value for name, value in dumped.items() if name not in _PER_JOB_FIELDS}
 
 
-def _model(surveyed: Surveyed) -> str:
+def _model_name(surveyed: ResolvedSetting) -> str:
     return surveyed.setting.generation.model
 
 
-def of_plan(plan: Plan, surveyed: Sequence[Surveyed], versions: Mapping[str, str]) -> list[Job]:
+def build_jobs(plan: Plan, surveyed: Sequence[ResolvedSetting], versions: Mapping[str, str]) -> list[Job]:
     """All jobs of a plan, each once, in the order that shares work: by model, then prompt, then seed.
 
     Raises:
         ValueError: if two settings are the same one.
     """
-    images = {prompt.image: sha256(prompt.image) for prompt in plan.prompts if prompt.image is not None}
+    images = {prompt.image: hash_file(prompt.image) for prompt in plan.prompts if prompt.image is not None}
     found = [
         Job(
-            key_of(entry, prompt, seed, images.get(prompt.image) if prompt.image else None, versions),
+            job_key(entry, prompt, seed, images.get(prompt.image) if prompt.image else None, versions),
             entry.setting.name,
-            _generation(entry.complete, prompt, seed),
+            _fill_in_prompt(entry.complete, prompt, seed),
             prompt.image,
             plan.save_latents,
         )
-        for alike in _by_load(surveyed)
+        for alike in _group_by_pipeline(surveyed)
         for prompt in plan.prompts
         for seed in plan.seeds
         for entry in alike
     ]
-    return _once(found)
+    return _deduplicate(found)
 
 
-def _by_load(surveyed: Sequence[Surveyed]) -> Iterator[list[Surveyed]]:
+def _group_by_pipeline(surveyed: Sequence[ResolvedSetting]) -> Iterator[list[ResolvedSetting]]:
     """Settings for which a worker holds the same pipeline."""
     loads = dict.fromkeys((entry.complete.model, entry.complete.dtype) for entry in surveyed)
     for load in loads:
         yield [entry for entry in surveyed if (entry.complete.model, entry.complete.dtype) == load]
 
 
-def _generation(complete: Generation, prompt: Prompt, seed: int) -> Generation:
+def _fill_in_prompt(complete: GenerationSettings, prompt: Prompt, seed: int) -> GenerationSettings:
     image = None if prompt.image is None else prompt.image.name
     return complete.model_copy(update={"prompt": prompt.text, "image": image, "seed": seed})
 
 
-def _once(found: Sequence[Job]) -> list[Job]:
+def _deduplicate(found: Sequence[Job]) -> list[Job]:
     """Pictures of equal content in several files make one job."""
     jobs: dict[str, Job] = {}
     for job in found:
@@ -120,7 +122,7 @@ def _once(found: Sequence[Job]) -> list[Job]:
 # --- into the ledger --------------------------------------------------------------------------------------------------
 
 
-def register(ledger: Ledger, plan: Plan, surveyed: Sequence[Surveyed], jobs: Sequence[Job]) -> None:
+def register_jobs(ledger: Ledger, plan: Plan, surveyed: Sequence[ResolvedSetting], jobs: Sequence[Job]) -> None:
     """Write the jobs of a plan into the ledger, and its pictures beside it; those that are in it stay what they are.
 
     Raises:
@@ -128,11 +130,11 @@ def register(ledger: Ledger, plan: Plan, surveyed: Sequence[Surveyed], jobs: Seq
         OSError: if a picture cannot be copied.
     """
     images = dict.fromkeys(prompt.image for prompt in plan.prompts if prompt.image is not None)
-    kept = {image: files.keep_image(ledger.path.parent, image) for image in images}
-    with ledger.writing():
-        plan_id = ledger.id_of("plans", {"sha256": plan.sha256}, {"text": plan.text, "created": now()})
-        settings = _settings(ledger, surveyed)
-        prompts = {(prompt.text, prompt.image): _prompt(ledger, prompt, kept) for prompt in plan.prompts}
+    kept = {image: files.copy_image(ledger.path.parent, image) for image in images}
+    with ledger.transaction():
+        plan_id = ledger.get_or_insert_id("plans", {"sha256": plan.sha256}, {"text": plan.text, "created": utc_now()})
+        settings = _register_settings(ledger, surveyed)
+        prompts = {(prompt.text, prompt.image): _register_prompt(ledger, prompt, kept) for prompt in plan.prompts}
         ledger.db.execute("UPDATE jobs SET position = position + ?", (len(jobs),))  # those of other plans come after
         for position, job in enumerate(jobs):
             setting = settings[job.generation.model, job.setting]
@@ -140,34 +142,34 @@ def register(ledger: Ledger, plan: Plan, surveyed: Sequence[Surveyed], jobs: Seq
             ledger.db.execute(
                 "INSERT INTO jobs(key, setting, prompt, seed, position, added) VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT(key) DO UPDATE SET position = excluded.position, setting = excluded.setting",
-                (job.key, setting, prompt, job.generation.seed, position, now()),
+                (job.key, setting, prompt, job.generation.seed, position, utc_now()),
             )
             ledger.db.execute("INSERT OR IGNORE INTO plan_jobs VALUES (?, ?)", (plan_id, job.key))
 
 
-def _settings(ledger: Ledger, surveyed: Sequence[Surveyed]) -> dict[tuple[str, str], int]:
+def _register_settings(ledger: Ledger, surveyed: Sequence[ResolvedSetting]) -> dict[tuple[str, str], int]:
     found = {}
-    names = {(_model(entry), entry.setting.name) for entry in surveyed}
+    names = {(_model_name(entry), entry.setting.name) for entry in surveyed}
     for entry in surveyed:
-        model = ledger.id_of("models", {"name": _model(entry), "weights": to_json(entry.weights)})
-        _make_way(ledger, model, entry, {name for of, name in names if of == _model(entry)})
-        new = {"given": to_json(entry.setting.given), "complete": to_json(content_of(entry.complete))}
-        found[_model(entry), entry.setting.name] = ledger.id_of(
+        model = ledger.get_or_insert_id("models", {"name": _model_name(entry), "weights": to_json(entry.weights)})
+        _claim_setting_name(ledger, model, entry, {name for of, name in names if of == _model_name(entry)})
+        new = {"given": to_json(entry.setting.given), "complete": to_json(setting_content(entry.complete))}
+        found[_model_name(entry), entry.setting.name] = ledger.get_or_insert_id(
             "settings", {"model": model, "name": entry.setting.name}, new
         )
     return found
 
 
-def _make_way(ledger: Ledger, model: int, entry: Surveyed, names: set[str]) -> None:
+def _claim_setting_name(ledger: Ledger, model: int, entry: ResolvedSetting, names: set[str]) -> None:
     """A setting that was renamed keeps its row; one that was changed gives its name up if nothing was made with it."""
-    name, content = entry.setting.name, to_json(content_of(entry.complete))
+    name, content = entry.setting.name, to_json(setting_content(entry.complete))
     rows = {row["name"]: row for row in ledger.rows("SELECT * FROM settings WHERE model = ?", model)}
     holder = rows.get(name)
     if holder is not None and holder["complete"] != content:
         made = ledger.rows("SELECT count(*) AS n FROM jobs WHERE setting = ? AND status = 'done'", holder["id"])[0]["n"]
         if made:
             raise ValueError(
-                f"a setting must keep its parameters within a run, but {name!r} was {_difference(holder, content)}, "
+                f"a setting must keep its parameters within a run, but {name!r} was {_describe_changes(holder, content)}, "
                 f"and {made} videos were made with it. Give the new one another name, or name another folder with "
                 "--out."
             )
@@ -179,15 +181,15 @@ def _make_way(ledger: Ledger, model: int, entry: Surveyed, names: set[str]) -> N
         ledger.db.execute("UPDATE settings SET name = ? WHERE id = ?", (name, former["id"]))
 
 
-def _difference(holder: Any, content: str) -> str:
+def _describe_changes(holder: Any, content: str) -> str:
     then, now_ = json.loads(holder["complete"]), json.loads(content)
     changed = [name for name in {**then, **now_} if then.get(name) != now_.get(name)]
     return ", ".join(f"{name} = {then.get(name)!r}, now {now_.get(name)!r}" for name in changed)
 
 
-def _prompt(ledger: Ledger, prompt: Prompt, kept: Mapping[Path, str]) -> int:
+def _register_prompt(ledger: Ledger, prompt: Prompt, kept: Mapping[Path, str]) -> int:
     image = None if prompt.image is None else {"image": prompt.image.name, "image_sha256": kept[prompt.image]}
     digest = hashlib.sha256(to_json([prompt.text, image]).encode()).hexdigest()
-    return ledger.id_of(
+    return ledger.get_or_insert_id(
         "prompts", {"sha256": digest}, {"text": prompt.text, **(image or {}), "tags": to_json(prompt.tags)}
     )

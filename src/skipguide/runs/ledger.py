@@ -55,7 +55,7 @@ CREATE UNIQUE INDEX votes_once ON votes(rater, kind, question, first, ifnull(sec
 """
 
 
-def now() -> str:
+def utc_now() -> str:
     """The time, in UTC."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
@@ -85,8 +85,8 @@ class Ledger:
                 f"a run must be a folder with a {NAME}, but {folder} is not one. `skipguide sweep` makes them; "
                 "`skipguide runs ls` lists them."
             )
-        with self.in_words():
-            self.db = self._connected(mode)
+        with self.translate_errors():
+            self.db = self._connect(mode)
             if mode == "create":
                 self._create()
         try:
@@ -95,9 +95,9 @@ class Ledger:
             self.db.close()
             raise
 
-    def _connected(self, mode: str) -> sqlite3.Connection:
+    def _connect(self, mode: str) -> sqlite3.Connection:
         access = {"create": "rwc", "write": "rw", "read": "ro"}[mode]
-        db = self._opened(f"mode={access}")
+        db = self._open(f"mode={access}")
         try:
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.OperationalError:
@@ -105,7 +105,7 @@ class Ledger:
             if mode != "read":
                 raise
             # WAL needs a file beside the ledger, and the folder takes none: then nobody writes to it either.
-            return self._opened("immutable=1")
+            return self._open("immutable=1")
         if mode != "read":
             db.execute("PRAGMA journal_mode=WAL")
             # What a sweep has published it finds again after a power cut; what a rater has said nobody does.
@@ -113,21 +113,21 @@ class Ledger:
             db.execute("PRAGMA foreign_keys=ON")
         return db
 
-    def _opened(self, query: str) -> sqlite3.Connection:
+    def _open(self, query: str) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?{query}"
         db = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         db.row_factory = sqlite3.Row
         return db
 
     def _create(self) -> None:
-        with self.writing():
+        with self.transaction():
             if not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'"):
                 for statement in filter(str.strip, _SCHEMA.split(";\n")):
                     self.db.execute(statement)
                 self.db.execute("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
 
     def _check_format(self) -> None:
-        with self.in_words():
+        with self.translate_errors():
             known = self.rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
             found = self.meta("format") if known else None
         if found != FORMAT:
@@ -142,14 +142,14 @@ class Ledger:
         Raises:
             ValueError: if they are not.
         """
-        with self.in_words():
+        with self.translate_errors():
             found = [str(row[0]) for row in self.db.execute("PRAGMA quick_check(3)")]
         if found != ["ok"]:
-            raise _damaged(self.path, "; ".join(found))
+            raise _damaged_error(self.path, "; ".join(found))
 
-    def copied(self, folder: Path) -> Ledger:
+    def copy_to(self, folder: Path) -> Ledger:
         """A copy in another folder, to try something on."""
-        with self.in_words(), contextlib.closing(sqlite3.connect(folder / NAME)) as target:
+        with self.translate_errors(), contextlib.closing(sqlite3.connect(folder / NAME)) as target:
             self.db.backup(target)
         return Ledger(folder, "write")
 
@@ -160,17 +160,17 @@ class Ledger:
     # --- reading and writing ------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def in_words(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """SQLite's errors as this library's."""
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise _in_words(self.path, error) from error
+            raise _translate_error(self.path, error) from error
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """One transaction: all of it or nothing."""
-        with self.in_words():
+        with self.translate_errors():
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -182,10 +182,10 @@ class Ledger:
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """All rows of a query."""
-        with self.in_words():
+        with self.translate_errors():
             return self.db.execute(query, values).fetchall()
 
-    def id_of(self, table: str, same: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> int:
+    def get_or_insert_id(self, table: str, same: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> int:
         """The id of the row that has these values; it is added if there is none. Within `writing`.
 
         Args:
@@ -208,21 +208,21 @@ class Ledger:
         return found[0]["value"] if found else None
 
 
-def _damaged(path: Path, reason: str) -> ValueError:
+def _damaged_error(path: Path, reason: str) -> ValueError:
     return ValueError(
         f"the ledger must be a sound SQLite file, but {path} is damaged ({reason}). Move it away and run the sweep "
         "again: the videos that are there are taken over. Metrics and votes are in a backup only."
     )
 
 
-_FULL, _BUSY = 13, 5  # SQLite's numbers of its errors
+_SQLITE_FULL, _SQLITE_BUSY = 13, 5  # SQLite's numbers of its errors
 
 
-def _in_words(path: Path, error: sqlite3.DatabaseError) -> Exception:
+def _translate_error(path: Path, error: sqlite3.DatabaseError) -> Exception:
     code, text = getattr(error, "sqlite_errorcode", 0) & 0xFF, str(error)  # Python 3.10 has no code
-    if code == _FULL or "full" in text:
+    if code == _SQLITE_FULL or "full" in text:
         return OSError(f"the disk of {path} must have room, but is full. Free some; what is done stays done.")
-    if code == _BUSY or "locked" in text:
+    if code == _SQLITE_BUSY or "locked" in text:
         return OSError(
             f"the ledger must be free to write within {_BUSY_SECONDS:g} s, but {path} was held by another process. "
             "End it, or try again."
@@ -231,4 +231,4 @@ def _in_words(path: Path, error: sqlite3.DatabaseError) -> Exception:
         return ValueError(f"the ledger {path} cannot take this: {text}. Name clips and settings of this run.")
     if isinstance(error, sqlite3.OperationalError):
         return OSError(f"the ledger must be in a folder where it can be written, but {path}: {text}. Check the folder.")
-    return _damaged(path, text)
+    return _damaged_error(path, text)

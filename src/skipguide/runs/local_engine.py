@@ -6,18 +6,27 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipguide.generate.settings import Generation
-from skipguide.runs.jobs import Job, Surveyed
+from skipguide.generate.settings import GenerationSettings
+from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan import Setting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from skipguide.runs.worker import Worker
-from skipguide.runs.engine import Cost, Event, Failed, Finished, OnStep, Started, described, picture_of
+from skipguide.runs.engine import (
+    Cost,
+    Event,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    OnStep,
+    describe_error,
+    read_start_image,
+)
 
 
-class Here:
+class LocalEngine:
     """The plain engine: one job after the other, in this process.
 
     Args:
@@ -30,7 +39,7 @@ class Here:
         self._scratch = scratch
         self._worker: Worker | None = None
 
-    def _loaded(self) -> Worker:
+    def _load_worker(self) -> Worker:
         from skipguide.runs.worker import Worker
 
         self._worker = self._worker or Worker(self._scratch)
@@ -39,26 +48,26 @@ class Here:
     def versions(self) -> dict[str, str]:
         from skipguide.generate import record
 
-        return record.versions()
+        return record.library_versions()
 
-    def survey(self, settings: Sequence[Setting], image: Image | None) -> list[Surveyed]:
-        return self._loaded().survey(settings, image)
+    def survey(self, settings: Sequence[Setting], image: Image | None) -> list[ResolvedSetting]:
+        return self._load_worker().survey(settings, image)
 
-    def cost(self, complete: Generation, image: Image | None) -> Cost:
-        return self._loaded().cost(complete, image)
+    def cost(self, complete: GenerationSettings, image: Image | None) -> Cost:
+        return self._load_worker().cost(complete, image)
 
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
         self._scratch.mkdir(exist_ok=True)
         for job in jobs:
-            yield Started(job)
+            yield JobStarted(job)
             try:
-                made = self._loaded().make(job, picture_of(job.image), on_step)
+                made = self._load_worker().make(job, read_start_image(job.image), on_step)
             except Exception as error:
-                yield Failed(job, described(error))
+                yield JobFailed(job, describe_error(error))
             else:
-                yield Finished(job, made)
+                yield JobFinished(job, made)
 
-    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         return map(function, items)
 
     def close(self) -> None:

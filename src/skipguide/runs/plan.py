@@ -12,12 +12,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skipguide.generate import asked
-from skipguide.generate.settings import Generation, checked
+from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.runs import plan_grid, prompts
 from skipguide.runs.prompts import Entry, Prompt, PromptFile
 
 
-class _Written(BaseModel):
+class _PlanSchema(BaseModel):
     """A plan as it is written; everything else in it is a setting that all settings have."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -29,7 +29,7 @@ class _Written(BaseModel):
     save_latents: bool = False
 
 
-_MUST = {
+_REQUIREMENTS = {
     "model": "the name of a model, or a list of names",
     "prompts": "a list of texts (or {prompt, image}), the name of a file, or {file, dimensions, images, first}",
     "seeds": "a list of whole numbers, as in [0, 1]",
@@ -44,7 +44,9 @@ class Setting:
 
     name: str
     given: dict[str, Any]  # in the words of the plan
-    generation: Generation  # what is left out is still None; the prompt and the image are those of the first video
+    generation: (
+        GenerationSettings  # what is left out is still None; the prompt and the image are those of the first video
+    )
 
 
 @dataclass(frozen=True)
@@ -98,15 +100,15 @@ class Plan:
         Raises:
             ValueError: if it is not a plan; all that is wrong at once.
         """
-        own = {name: content[name] for name in _Written.model_fields if name in content}
+        own = {name: content[name] for name in _PlanSchema.model_fields if name in content}
         common = {name: value for name, value in content.items() if name not in own}
         try:
-            written = _Written.model_validate(own)
+            written = _PlanSchema.model_validate(own)
         except ValidationError as error:
-            raise ValueError(" ".join(dict.fromkeys(_complaint(dict(e)) for e in error.errors()))) from None
-        found = _prompts(written.prompts, base)
+            raise ValueError(" ".join(dict.fromkeys(_validation_message(dict(e)) for e in error.errors()))) from None
+        found = _read_prompts(written.prompts, base)
         names = [written.model] if isinstance(written.model, str) else written.model
-        settings = _settings(written.settings, common, names, found[0], base)
+        settings = _parse_settings(written.settings, common, names, found[0], base)
         written_out = text if text is not None else yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
         plan = cls(
             tuple(found), tuple(dict.fromkeys(written.seeds)), tuple(settings), written.save_latents, written_out
@@ -116,19 +118,19 @@ class Plan:
         return plan
 
 
-def _complaint(error: Mapping[str, Any]) -> str:
+def _validation_message(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][0])
     came = "nothing" if error["type"] == "missing" else repr(error["input"])
-    return f"{name} of a plan must be {_MUST[name]}, but got {came[:200]}. docs/sweeps.md has an example."
+    return f"{name} of a plan must be {_REQUIREMENTS[name]}, but got {came[:200]}. docs/sweeps.md has an example."
 
 
-def _prompts(written: str | PromptFile | Sequence[str | Entry], base: Path) -> list[Prompt]:
+def _read_prompts(written: str | PromptFile | Sequence[str | Entry], base: Path) -> list[Prompt]:
     if isinstance(written, str):
         written = PromptFile.model_validate({"file": written})
-    return prompts.read(written, base) if isinstance(written, PromptFile) else prompts.listed(written, base)
+    return prompts.read(written, base) if isinstance(written, PromptFile) else prompts.parse_prompt_list(written, base)
 
 
-def _settings(
+def _parse_settings(
     written: dict[str, Any] | list[dict[str, Any]],
     common: Mapping[str, Any],
     models: Sequence[str],
@@ -144,7 +146,7 @@ def _settings(
             if entry.get("model", model) != model:
                 continue
             try:
-                found += _of_entry(entry, common, model, prompt, base)
+                found += _expand_entry(entry, common, model, prompt, base)
             except ValueError as error:
                 wrong[str(error)] = None
     if wrong:
@@ -153,19 +155,19 @@ def _settings(
     return found
 
 
-def _of_entry(
+def _expand_entry(
     entry: Mapping[str, Any], common: Mapping[str, Any], model: str, prompt: Prompt, base: Path
 ) -> list[Setting]:  # fmt: skip
     found = []
-    for name, own in plan_grid.expanded({key: value for key, value in entry.items() if key != "model"}):
+    for name, own in plan_grid.expand_grid({key: value for key, value in entry.items() if key != "model"}):
         given = {**common, **own}
         try:
             image = {} if prompt.image is None else {"image": str(prompt.image)}
             text = {} if prompt.text is None else {"prompt": prompt.text}
-            flat = plan_grid.flat(given)
+            flat = plan_grid.flatten(given)
             if isinstance(flat.get("schedule"), str):  # what is in the file, so that another content is another setting
                 flat["schedule"] = given["schedule"] = asked.bins_of(str(base / flat["schedule"]))
-            generation = checked({**flat, "model": model, **text, **image})
+            generation = validate_settings({**flat, "model": model, **text, **image})
             asked.options_of(generation)  # a rule or a restart that is none is refused now
         except ValueError as error:
             raise ValueError(f"setting {name!r}: {error}") from None

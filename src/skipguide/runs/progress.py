@@ -8,47 +8,49 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.runs import storage as files
-from skipguide.runs.engine import Failed
+from skipguide.runs.engine import JobFailed
 from skipguide.runs.jobs import Job
-from skipguide.runs.ledger import Ledger, now, to_json
-from skipguide.runs.storage import Published
+from skipguide.runs.ledger import Ledger, to_json, utc_now
+from skipguide.runs.storage import PublishedFiles
 
-_OF_FILES = ("video", "video_sha256", "video_bytes", "video_mtime_ns", "latents", "latents_sha256")
+_FILE_COLUMNS = ("video", "video_sha256", "video_bytes", "video_mtime_ns", "latents", "latents_sha256")
 
 
-def begin(ledger: Ledger, job: Job) -> None:
+def mark_running(ledger: Ledger, job: Job) -> None:
     """A worker has begun a job."""
-    with ledger.writing():
+    with ledger.transaction():
         ledger.db.execute(
             "UPDATE jobs SET status = 'running', attempts = attempts + 1, error = NULL WHERE key = ?", (job.key,)
         )
 
 
-def finish(ledger: Ledger, key: str, published: Published, record: dict[str, Any], environment: dict[str, Any]) -> None:
+def mark_done(
+    ledger: Ledger, key: str, published: PublishedFiles, record: dict[str, Any], environment: dict[str, Any]
+) -> None:
     """The files of a job are in their places."""
     frames, height, width, _ = record["frames"]
     values = {
-        "status": "done", "error": None, "finished": now(), "frames": frames, "height": height, "width": width,
+        "status": "done", "error": None, "finished": utc_now(), "frames": frames, "height": height, "width": width,
         "fps": str(record["settings"]["fps"]), "frames_sha256": record["frames_sha256"], **record["measured"],
-        **{name: getattr(published, name) for name in _OF_FILES},
+        **{name: getattr(published, name) for name in _FILE_COLUMNS},
     }  # fmt: skip
     content = to_json(environment)
-    with ledger.writing():
+    with ledger.transaction():
         same = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
-        values["environment"] = ledger.id_of("environments", same, {"content": content})
+        values["environment"] = ledger.get_or_insert_id("environments", same, {"content": content})
         setters = ", ".join(f"{name} = ?" for name in values)
         ledger.db.execute(f"UPDATE jobs SET {setters} WHERE key = ?", (*values.values(), key))
 
 
-def fail(ledger: Ledger, event: Failed) -> None:
+def mark_failed(ledger: Ledger, event: JobFailed) -> None:
     """A job cannot be done."""
-    with ledger.writing():
+    with ledger.transaction():
         ledger.db.execute("UPDATE jobs SET status = 'failed', error = ? WHERE key = ?", (event.error, event.job.key))
 
 
-def wait_again(ledger: Ledger, retry: Sequence[str] = ()) -> None:
+def requeue_interrupted(ledger: Ledger, retry: Sequence[str] = ()) -> None:
     """Jobs under way when a process ended are to be done; of those that failed, the ones with these keys."""
-    with ledger.writing():
+    with ledger.transaction():
         ledger.db.execute("UPDATE jobs SET status = 'pending' WHERE status = 'running'")
         ledger.db.executemany(
             "UPDATE jobs SET status = 'pending', error = NULL WHERE status = 'failed' AND key = ?",
@@ -56,11 +58,11 @@ def wait_again(ledger: Ledger, retry: Sequence[str] = ()) -> None:
         )
 
 
-def forget(ledger: Ledger, keys: Sequence[str]) -> None:
+def delete_pending(ledger: Ledger, keys: Sequence[str]) -> None:
     """Take jobs of one plan that are not done out of the ledger, with the settings and plans that then have none."""
     if not keys:
         return
-    with ledger.writing():
+    with ledger.transaction():
         ledger.db.executemany(
             "DELETE FROM jobs WHERE key = ? AND status = 'pending' "
             "AND (SELECT count(*) FROM plan_jobs WHERE job = key) = 1 "
@@ -71,12 +73,12 @@ def forget(ledger: Ledger, keys: Sequence[str]) -> None:
         ledger.db.execute("DELETE FROM settings WHERE id NOT IN (SELECT setting FROM jobs)")
 
 
-def mend(ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool, looking: bool = False) -> list[str]:
+def reconcile(ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool, keep_files: bool = False) -> list[str]:
     """Make ledger and files agree: videos that are there are done, those that are gone or damaged are to be made.
 
     Args:
         thorough: read every file to its end.
-        looking: leave files where they are.
+        keep_files: leave files where they are.
 
     Returns:
         What was wrong, one line each.
@@ -85,45 +87,47 @@ def mend(ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool, look
     wrong = []
     for key, row in rows.items():
         if row["status"] == "done":
-            complaint = files.complaint(folder, Published(**{name: row[name] for name in _OF_FILES}), thorough)
+            complaint = files.find_damage(
+                folder, PublishedFiles(**{name: row[name] for name in _FILE_COLUMNS}), thorough
+            )
             if complaint is not None:
-                if not looking:
-                    files.set_aside(folder, key)
-                _make_again(ledger, key)
+                if not keep_files:
+                    files.quarantine(folder, key)
+                _reset_to_pending(ledger, key)
                 wrong.append(f"{row['video']} {complaint}: it is made again")
     lost = {line.partition(" ")[0] for line in wrong}
     for job in jobs:
         row = rows[job.key]
         done = row["status"] == "done" and row["video"] not in lost
         if done and job.latents and row["latents"] is None:
-            _make_again(ledger, job.key)
+            _reset_to_pending(ledger, job.key)
             wrong.append(f"{row['video']} was made without latents: it is made again")
         elif not done and row["video"] not in lost:
-            _adopt(ledger, folder, job, looking)
+            _adopt(ledger, folder, job, keep_files)
     return wrong
 
 
-def _make_again(ledger: Ledger, key: str) -> None:
-    empty = ", ".join(f"{name} = NULL" for name in _OF_FILES)
-    with ledger.writing():
+def _reset_to_pending(ledger: Ledger, key: str) -> None:
+    empty = ", ".join(f"{name} = NULL" for name in _FILE_COLUMNS)
+    with ledger.transaction():
         ledger.db.execute(f"UPDATE jobs SET status = 'pending', {empty} WHERE key = ?", (key,))
 
 
-def _adopt(ledger: Ledger, folder: Path, job: Job, looking: bool) -> None:
+def _adopt(ledger: Ledger, folder: Path, job: Job, keep_files: bool) -> None:
     """Take over a video that was published before the ledger heard of it, or whose ledger is gone."""
-    published = files.found(folder, job.key, job.latents)
+    published = files.find_published(folder, job.key, job.latents)
     if published is None:
         return
-    record = _sound(folder / published.video, job.key)
+    record = _read_matching_record(folder / published.video, job.key)
     if record is None:
-        if not looking:
-            files.set_aside(folder, job.key)
+        if not keep_files:
+            files.quarantine(folder, job.key)
         return
     known = {name: record.get(name) for name in ("versions", "machine")}
-    finish(ledger, job.key, published, record, known)
+    mark_done(ledger, job.key, published, record, known)
 
 
-def _sound(path: Path, key: str) -> dict[str, Any] | None:
+def _read_matching_record(path: Path, key: str) -> dict[str, Any] | None:
     """The record of a video, if it is that of the job and all frames can be read."""
     from skipguide.files import video
 
@@ -136,7 +140,7 @@ def _sound(path: Path, key: str) -> dict[str, Any] | None:
     return record if sound else None
 
 
-def missing(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
+def pending_jobs(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
     """The jobs that are still to be done, in their order."""
     pending = {row["key"] for row in ledger.rows("SELECT key FROM jobs WHERE status = 'pending'")}
     return [job for job in jobs if job.key in pending]

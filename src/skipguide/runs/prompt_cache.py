@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-_KEPT = 8  # encoded prompts: those of one prompt and all ways to ask for it
-_PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
+_CACHE_SIZE = 8  # encoded prompts: those of one prompt and all ways to ask for it
+_PLAIN_TYPES = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
 def encode_once(pipe: Any) -> None:
@@ -20,10 +20,10 @@ def encode_once(pipe: Any) -> None:
     Where its text encoder is called in another way than by `encode_prompt`, nothing changes.
     """
     if callable(getattr(pipe, "encode_prompt", None)):
-        pipe.encode_prompt = _remembering(pipe.encode_prompt)
+        pipe.encode_prompt = _cache_prompts(pipe.encode_prompt)
 
 
-def _remembering(encode: Callable[..., Any]) -> Callable[..., Any]:
+def _cache_prompts(encode: Callable[..., Any]) -> Callable[..., Any]:
     known: OrderedDict[str, Any] = OrderedDict()
 
     @functools.wraps(encode)
@@ -33,27 +33,27 @@ def _remembering(encode: Callable[..., Any]) -> Callable[..., Any]:
         asked = repr((args, sorted(kwargs.items())))
         if asked not in known:
             known[asked] = encode(*args, **kwargs)
-            while len(known) > _KEPT:
+            while len(known) > _CACHE_SIZE:
                 known.popitem(last=False)
         known.move_to_end(asked)
-        return _copied(known[asked])
+        return _clone_tensors(known[asked])
 
     return encoded
 
 
 def _is_plain(value: Any) -> bool:
-    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
+    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN_TYPES)
 
 
-def _copied(value: Any) -> Any:
+def _clone_tensors(value: Any) -> Any:
     """Pipelines may write into what they got."""
     if isinstance(value, torch.Tensor):
         return value.clone()
-    return type(value)(map(_copied, value)) if isinstance(value, (list, tuple)) else value
+    return type(value)(map(_clone_tensors, value)) if isinstance(value, (list, tuple)) else value
 
 
 @contextlib.contextmanager
-def decoded(pipe: Any) -> Iterator[dict[str, torch.Tensor]]:
+def record_decoder_input(pipe: Any) -> Iterator[dict[str, torch.Tensor]]:
     """What the VAE's decoder gets while the block runs: "latents", or "latents.0" and so on if it gets several.
 
     From these the same decoder makes the same frames, bit for bit.

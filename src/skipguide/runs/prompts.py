@@ -42,7 +42,7 @@ class PromptFile(BaseModel):
     first: int | None = Field(default=None, ge=1)  # only so many
 
 
-def listed(entries: Iterable[str | Entry], base: Path) -> list[Prompt]:
+def parse_prompt_list(entries: Iterable[str | Entry], base: Path) -> list[Prompt]:
     """The prompts that stand in a plan.
 
     Args:
@@ -54,7 +54,7 @@ def listed(entries: Iterable[str | Entry], base: Path) -> list[Prompt]:
     written = [Entry(prompt=entry, image=None) if isinstance(entry, str) else entry for entry in entries]
     if any(entry.prompt is entry.image is None for entry in written):
         raise ValueError("a prompt of a plan must have prompt, image or both, but one has neither. Write a text there.")
-    return _once(Prompt(entry.prompt, base / entry.image if entry.image else None) for entry in written)
+    return _deduplicate(Prompt(entry.prompt, base / entry.image if entry.image else None) for entry in written)
 
 
 def read(source: PromptFile, base: Path) -> list[Prompt]:
@@ -73,26 +73,26 @@ def read(source: PromptFile, base: Path) -> list[Prompt]:
         ValueError: if it cannot be read, is none of these, has no prompts, or lacks the dimension or image asked for.
     """
     path = base / source.file
-    found = list(_texts_of(path) if path.is_dir() else _parsed(path))
+    found = list(_read_text_folder(path) if path.is_dir() else _read_prompt_file(path))
     if source.dimensions:
-        found = _of_dimensions(found, source.dimensions, path)
+        found = _select_dimensions(found, source.dimensions, path)
     if source.images is not None:
-        found = [_with_image(prompt, base / source.images, path) for prompt in found]
-    found = _once(found)[: source.first]
+        found = [_attach_image(prompt, base / source.images, path) for prompt in found]
+    found = _deduplicate(found)[: source.first]
     if not found:
         raise ValueError(f"prompts must be one or more, but {path} has none. Write one per line.")
     return found
 
 
-def _texts_of(folder: Path) -> Iterator[Prompt]:
+def _read_text_folder(folder: Path) -> Iterator[Prompt]:
     for path in sorted(folder.glob("*.txt")):
-        text = _text(path).strip()
+        text = _read_text(path).strip()
         if text:
             yield Prompt(text, tags={"ids": [path.stem]})
 
 
-def _parsed(path: Path) -> Iterator[Prompt]:
-    text = _text(path)
+def _read_prompt_file(path: Path) -> Iterator[Prompt]:
+    text = _read_text(path)
     if path.suffix.lower() != ".json":
         yield from (Prompt(line.strip()) for line in text.splitlines() if line.strip())
         return
@@ -102,14 +102,14 @@ def _parsed(path: Path) -> Iterator[Prompt]:
         raise ValueError(f"prompts must be JSON where the file is named .json, but {path}: {error}. Mend it.") from None
     rows = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for number, row in rows:
-        yield _row(str(number), row, path)
+        yield _parse_row(str(number), row, path)
 
 
-def _row(number: str, row: Any, path: Path) -> Prompt:
+def _parse_row(number: str, row: Any, path: Path) -> Prompt:
     """One row of a JSON file, whichever kind it is of."""
     if isinstance(row, str):
         return Prompt(row)
-    for name, tags_of in _KINDS.items():
+    for name, tags_of in _TAG_PARSERS.items():
         if isinstance(row, Mapping) and isinstance(row.get(name), str):
             _check_tags(number, row, path)
             return Prompt(row[name].strip(), tags=tags_of(number, row))
@@ -128,19 +128,22 @@ def _check_tags(number: str, row: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _vbench(number: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _vbench_tags(number: str, row: Mapping[str, Any]) -> dict[str, Any]:
     names = ("dimension", "auxiliary_info", "image_type", "image_name")
     return {name: row[name] for name in names if row.get(name)}
 
 
-def _evalcrafter(number: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _evalcrafter_tags(number: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return {"ids": [number], **({"attributes": row["attributes"]} if row.get("attributes") else {})}
 
 
-_KINDS: dict[str, Callable[[str, Mapping[str, Any]], dict[str, Any]]] = {"prompt_en": _vbench, "prompt": _evalcrafter}
+_TAG_PARSERS: dict[str, Callable[[str, Mapping[str, Any]], dict[str, Any]]] = {
+    "prompt_en": _vbench_tags,
+    "prompt": _evalcrafter_tags,
+}
 
 
-def _of_dimensions(found: list[Prompt], wanted: list[str], path: Path) -> list[Prompt]:
+def _select_dimensions(found: list[Prompt], wanted: list[str], path: Path) -> list[Prompt]:
     known = sorted({name for prompt in found for name in prompt.tags.get("dimension", ())})
     missing = [name for name in wanted if name not in known]
     if missing:
@@ -151,7 +154,7 @@ def _of_dimensions(found: list[Prompt], wanted: list[str], path: Path) -> list[P
     return [prompt for prompt in found if set(wanted) & set(prompt.tags.get("dimension", ()))]
 
 
-def _with_image(prompt: Prompt, folder: Path, path: Path) -> Prompt:
+def _attach_image(prompt: Prompt, folder: Path, path: Path) -> Prompt:
     name = prompt.tags.get("image_name")
     if not name:
         raise ValueError(
@@ -161,7 +164,7 @@ def _with_image(prompt: Prompt, folder: Path, path: Path) -> Prompt:
     return Prompt(prompt.text, folder / name, prompt.tags)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -169,16 +172,16 @@ def _text(path: Path) -> str:
         raise ValueError(f"prompts must be a file that can be read, but {path} cannot: {reason}. Check it.") from None
 
 
-def _once(prompts: Iterable[Prompt]) -> list[Prompt]:
+def _deduplicate(prompts: Iterable[Prompt]) -> list[Prompt]:
     """Each prompt once, with what all its rows say: both benchmarks repeat some."""
     found: dict[tuple[str | None, Path | None], Prompt] = {}
     for prompt in prompts:
         at = (prompt.text, prompt.image)
-        found[at] = Prompt(*at, _joined(found[at].tags, prompt.tags)) if at in found else prompt
+        found[at] = Prompt(*at, _merge_tags(found[at].tags, prompt.tags)) if at in found else prompt
     return list(found.values())
 
 
-def _joined(tags: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+def _merge_tags(tags: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     joined = {**more, **tags}
     for name in ("ids", "dimension"):
         if name in tags and name in more:

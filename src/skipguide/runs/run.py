@@ -9,10 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipguide.generate.record import sha256
+from skipguide.generate.record import hash_file
 from skipguide.runs import storage as files
 from skipguide.runs.entities import STATUSES, Clip, Model, Prompt, SetMetric, Setting, Status, Vote
-from skipguide.runs.ledger import Ledger, now, to_json
+from skipguide.runs.ledger import Ledger, to_json, utc_now
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ class Run:
                 "one that has."
             )
         path = self.folder / files.image_name(found.image_sha256, found.image)
-        if not path.is_file() or sha256(path) != found.image_sha256:
+        if not path.is_file() or hash_file(path) != found.image_sha256:
             raise ValueError(
                 f"the picture of a prompt must be kept in the run, but {found.image} of prompt {prompt} is not there "
                 "or not what it was. Sweep the plan that has it once more: that copies it, and makes nothing again."
@@ -174,8 +174,8 @@ class Run:
 
     def record_metrics(self, rows: Iterable[tuple[str, str, float]]) -> None:
         """Keep numbers of videos: (key, name, value), all of them or none. As `record_metric`."""
-        made = now()
-        with self._ledger.writing():
+        made = utc_now()
+        with self._ledger.transaction():
             self._ledger.db.executemany(
                 "INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)", [(*row, made) for row in rows]
             )
@@ -186,8 +186,8 @@ class Run:
         Raises:
             ValueError: if the run has no such setting.
         """
-        values = (metric.setting, metric.name, metric.value, metric.low, metric.high, metric.count, now())
-        with self._ledger.writing():
+        values = (metric.setting, metric.name, metric.value, metric.low, metric.high, metric.count, utc_now())
+        with self._ledger.transaction():
             self._ledger.db.execute("INSERT OR REPLACE INTO set_metrics VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def set_metrics(self) -> list[SetMetric]:
@@ -210,8 +210,8 @@ class Run:
 
         arrays = {at: np.asarray(value, order="C") for at, value in state.items()}
         content = save(arrays, {"keys": to_json(sorted(keys))})
-        with files.in_words(self.folder):
-            files.place(self.folder, _state_name(setting, name), content)
+        with files.translate_os_errors(self.folder):
+            files.write_atomically(self.folder, _state_name(setting, name), content)
 
     def state(self, setting: int, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
         """What `keep_state` was given last: the arrays, and the keys of the videos in them; nothing at all before.
@@ -242,8 +242,8 @@ class Run:
         """
         _check_vote(vote)
         columns = [name for name in Vote.__dataclass_fields__ if name != "made"]
-        values = [*(getattr(vote, name) for name in columns), now()]
-        with self._ledger.writing():
+        values = [*(getattr(vote, name) for name in columns), utc_now()]
+        with self._ledger.transaction():
             self._ledger.db.execute(
                 f"INSERT OR REPLACE INTO votes({', '.join(columns)}, made) VALUES ({', '.join('?' * len(values))})",
                 values,

@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from skipguide.generate.record import sha256
-from skipguide.generate.settings import Generation
+from skipguide.generate.record import hash_file
+from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import ledger
 
 VIDEOS, LATENTS, IMAGES, BROKEN, WORK = "videos", "latents", "images", "broken", "work"
 _LOCK = "lock.sqlite"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Per pixel and frame: of an mp4 at crf 12, twice what detailed footage takes; of 16 channels of float32 per 8 x 8 x 4.
 _VIDEO_BYTES, _LATENT_BYTES, _RESERVE = 0.2, 0.25, 64 << 20
 
 
 @dataclass(frozen=True)
-class Product:
+class ClipContents:
     """What was made of a job: the contents of its files."""
 
     video: bytes
@@ -33,7 +33,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFiles:
     """The files of a clip that is done; paths are relative to the run directory."""
 
     video: str
@@ -47,7 +47,7 @@ class Published:
 # --- the right to write -----------------------------------------------------------------------------------------------
 
 
-def check_place(folder: Path) -> None:
+def check_run_folder(folder: Path) -> None:
     """See that a run can be, or go on, in a folder.
 
     Raises:
@@ -68,23 +68,23 @@ def check_place(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """The only sweep in a folder, until the block or the process ends, however it ends.
 
     Raises:
-        ValueError: if there is another one, or as `check_place`.
+        ValueError: if there is another one, or as `check_run_folder`.
         OSError: if nothing can be written there.
     """
-    check_place(folder)
+    check_run_folder(folder)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     # SQLite's own lock works on every system and goes with the process.
     try:
         lock = sqlite3.connect(folder / _LOCK, timeout=1, isolation_level=None)
     except sqlite3.OperationalError as error:
-        raise _unwritable(folder, error) from None
+        raise _unwritable_error(folder, error) from None
     try:
-        _take(lock, folder)
+        _acquire_lock(lock, folder)
         yield
     finally:
         lock.close()
@@ -94,7 +94,7 @@ def locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _take(lock: sqlite3.Connection, folder: Path) -> None:
+def _acquire_lock(lock: sqlite3.Connection, folder: Path) -> None:
     try:
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
@@ -103,10 +103,10 @@ def _take(lock: sqlite3.Connection, folder: Path) -> None:
                 f"one sweep at a time may write to a run, but another one is writing to {folder}. Wait for it, end it, "
                 "or name another folder with --out."
             ) from None
-        raise _unwritable(folder, error) from None
+        raise _unwritable_error(folder, error) from None
 
 
-def _unwritable(folder: Path, error: Exception) -> OSError:
+def _unwritable_error(folder: Path, error: Exception) -> OSError:
     return OSError(f"a run needs a folder that can be written, but {folder}: {error}. Choose another with --out.")
 
 
@@ -124,7 +124,7 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def tidy(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what a process that was killed left half-written. Only under the lock."""
     shutil.rmtree(folder / WORK, ignore_errors=True)
     for pattern in (f"{VIDEOS}/.*.part", f"{LATENTS}/.*.part", f"{IMAGES}/*/.*.part"):
@@ -135,7 +135,7 @@ def tidy(folder: Path) -> None:
 # --- publishing -------------------------------------------------------------------------------------------------------
 
 
-def publish(folder: Path, key: str, product: Product) -> Published:
+def publish(folder: Path, key: str, product: ClipContents) -> PublishedFiles:
     """Put the files of a clip in their places; the video last, so that one which is there is complete with all of them.
 
     Raises:
@@ -143,15 +143,15 @@ def publish(folder: Path, key: str, product: Product) -> Published:
     """
     latents = None
     if product.latents is not None:
-        latents = place(folder, f"{LATENTS}/{key}.safetensors", product.latents)
-        _sync(folder / LATENTS)
-    place(folder, f"{VIDEOS}/{key}.mp4.json", product.sidecar)
-    video = place(folder, f"{VIDEOS}/{key}.mp4", product.video)
-    _sync(folder / VIDEOS)
-    return _described(folder, video, latents)
+        latents = write_atomically(folder, f"{LATENTS}/{key}.safetensors", product.latents)
+        _fsync_folder(folder / LATENTS)
+    write_atomically(folder, f"{VIDEOS}/{key}.mp4.json", product.sidecar)
+    video = write_atomically(folder, f"{VIDEOS}/{key}.mp4", product.video)
+    _fsync_folder(folder / VIDEOS)
+    return _describe_files(folder, video, latents)
 
 
-def found(folder: Path, key: str, latents: bool) -> Published | None:
+def find_published(folder: Path, key: str, latents: bool) -> PublishedFiles | None:
     """The files of a clip that an earlier process has published, if they are all there.
 
     Args:
@@ -160,16 +160,16 @@ def found(folder: Path, key: str, latents: bool) -> Published | None:
     video, beside = f"{VIDEOS}/{key}.mp4", f"{LATENTS}/{key}.safetensors"
     if not (folder / video).is_file() or (latents and not (folder / beside).is_file()):
         return None
-    return _described(folder, video, beside if (folder / beside).is_file() else None)
+    return _describe_files(folder, video, beside if (folder / beside).is_file() else None)
 
 
-def _described(folder: Path, video: str, latents: str | None) -> Published:
+def _describe_files(folder: Path, video: str, latents: str | None) -> PublishedFiles:
     stat = (folder / video).stat()
-    beside = None if latents is None else sha256(folder / latents)
-    return Published(video, sha256(folder / video), stat.st_size, stat.st_mtime_ns, latents, beside)
+    beside = None if latents is None else hash_file(folder / latents)
+    return PublishedFiles(video, hash_file(folder / video), stat.st_size, stat.st_mtime_ns, latents, beside)
 
 
-def place(folder: Path, name: str, content: bytes) -> str:
+def write_atomically(folder: Path, name: str, content: bytes) -> str:
     """Write one file of a run, under a name relative to it: all of it or nothing."""
     path = folder / name
     part = path.with_name(f".{path.name[:60]}.part")  # names of pictures can be as long as the system takes
@@ -186,7 +186,7 @@ def place(folder: Path, name: str, content: bytes) -> str:
     return name
 
 
-def keep_image(folder: Path, image: Path) -> str:
+def copy_image(folder: Path, image: Path) -> str:
     """Copy what videos start from into the run, where it is not there yet, for those who see the run later.
 
     Returns:
@@ -198,10 +198,10 @@ def keep_image(folder: Path, image: Path) -> str:
     content = image.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     name = image_name(digest, image.name)
-    if not (folder / name).is_file() or sha256(folder / name) != digest:
+    if not (folder / name).is_file() or hash_file(folder / name) != digest:
         (folder / IMAGES).mkdir(exist_ok=True)
-        place(folder, name, content)
-        _sync((folder / name).parent)
+        write_atomically(folder, name, content)
+        _fsync_folder((folder / name).parent)
     return digest
 
 
@@ -210,7 +210,7 @@ def image_name(digest: str, name: str) -> str:
     return f"{IMAGES}/{digest[:16]}/{name}"
 
 
-def _sync(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     """The names in a folder, to the disk; systems that cannot open a folder need it not."""
     with contextlib.suppress(PermissionError, IsADirectoryError):
         handle = os.open(folder, os.O_RDONLY)
@@ -221,14 +221,14 @@ def _sync(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def in_words(folder: Path) -> Iterator[None]:
+def translate_os_errors(folder: Path) -> Iterator[None]:
     """The system's errors as this library's."""
     try:
         yield
     except OSError as error:
         if error.errno is None:  # in words already
             raise
-        if error.errno in FULL:
+        if error.errno in DISK_FULL_ERRORS:
             raise OSError(
                 f"the disk of {folder} must have room, but is full. Free some; what is done stays done."
             ) from error
@@ -241,7 +241,7 @@ def in_words(folder: Path) -> Iterator[None]:
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
-def complaint(folder: Path, files: Published, thorough: bool) -> str | None:
+def find_damage(folder: Path, files: PublishedFiles, thorough: bool) -> str | None:
     """What is wrong with the files of a clip that is done; None if nothing is.
 
     Args:
@@ -252,23 +252,23 @@ def complaint(folder: Path, files: Published, thorough: bool) -> str | None:
         return "is missing"
     stat = video.stat()
     changed = (stat.st_size, stat.st_mtime_ns) != (files.video_bytes, files.video_mtime_ns)
-    if (changed or thorough) and sha256(video) != files.video_sha256:
+    if (changed or thorough) and hash_file(video) != files.video_sha256:
         return "is not the file that was written"
     if files.latents is not None and not (folder / files.latents).is_file():
         return "lacks its latents"
-    if files.latents is not None and thorough and sha256(folder / files.latents) != files.latents_sha256:
+    if files.latents is not None and thorough and hash_file(folder / files.latents) != files.latents_sha256:
         return "has latents that are not the file that was written"
     return None
 
 
-def set_aside(folder: Path, key: str) -> None:
+def quarantine(folder: Path, key: str) -> None:
     """Keep damaged files, out of the way of those that will be made in their place."""
     (folder / BROKEN).mkdir(exist_ok=True)
     for path in (*(folder / VIDEOS).glob(f"{key}.*"), *(folder / LATENTS).glob(f"{key}.*")):
         os.replace(path, folder / BROKEN / path.name)
 
 
-def check_room(folder: Path, wanted: list[Generation], latents: bool) -> int:
+def check_disk_space(folder: Path, wanted: list[GenerationSettings], latents: bool) -> int:
     """See that the disk has room for so many videos.
 
     Args:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from skipguide.runs import jobs as jobs_of
 from skipguide.runs import progress
 from skipguide.runs import storage as files
-from skipguide.runs.engine import Cost, Engine, Failed, Finished, OnStep, Started, picture_of
-from skipguide.runs.jobs import Job, Surveyed
+from skipguide.runs.engine import Cost, Engine, JobFailed, JobFinished, JobStarted, OnStep, read_start_image
+from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.ledger import NAME, Ledger
 from skipguide.runs.plan import Plan
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class SettingCost:
     """What a setting costs."""
 
     model: str
@@ -36,10 +36,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Planned:
+class SweepEstimate:
     """What a sweep will do; nothing is made yet."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SettingCost, ...]
     failed: int  # clips of the plan that failed before and are left alone
     workers: int
     bytes: int  # an estimate of what the new files take
@@ -67,7 +67,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Done:
+class ClipPublished:
     """A clip is in its place."""
 
     job: Job
@@ -77,13 +77,13 @@ class Done:
 
 
 @dataclass
-class _Prepared:
+class _PreparedPlan:
     plan: Plan
-    surveyed: list[Surveyed]
+    surveyed: list[ResolvedSetting]
     jobs: list[Job]
 
 
-Happening = Planned | Started | Done | Failed
+SweepEvent = SweepEstimate | JobStarted | ClipPublished | JobFailed
 
 
 def sweep(
@@ -96,8 +96,8 @@ def sweep(
     measure: bool = True,
     keep_pending: bool = True,
     on_step: OnStep | None = None,
-) -> Generator[Happening, None, None]:
-    """Make all videos of a plan that are not there yet; yields what happens, `Planned` first.
+) -> Generator[SweepEvent, None, None]:
+    """Make all videos of a plan that are not there yet; yields what happens, `SweepEstimate` first.
 
     Args:
         folder: the run directory, new or one that a sweep of this or another plan has written to.
@@ -112,25 +112,25 @@ def sweep(
         ValueError: for a plan that its models refuse, a folder that is no run's, or another sweep in it.
         OSError: if the disk is full or cannot be written. What is done stays done.
     """
-    with files.in_words(folder), files.locked(folder):
-        prepared = _prepared(plan, engine)
+    with files.translate_os_errors(folder), files.lock_folder(folder):
+        prepared = _prepare_plan(plan, engine)
         ledger = Ledger(folder, "create")
         try:
             ledger.check()
-            files.tidy(folder)
-            notes = _entered(ledger, folder, prepared, retry_failed, thorough)
-            missing = progress.missing(ledger, prepared.jobs)
-            planned = _planned(prepared, missing, ledger, folder, engine if measure else None, notes)
-            _remember(ledger, planned.rows)
+            files.remove_partial_files(folder)
+            notes = _register_and_reconcile(ledger, folder, prepared, retry_failed, thorough)
+            missing = progress.pending_jobs(ledger, prepared.jobs)
+            planned = _estimate_sweep(prepared, missing, ledger, folder, engine if measure else None, notes)
+            _store_costs(ledger, planned.rows)
             yield planned
             yield from _run(ledger, folder, engine, missing, on_step)
         finally:
-            _leave(ledger, folder, [] if keep_pending else prepared.jobs)
+            _clean_up(ledger, folder, [] if keep_pending else prepared.jobs)
 
 
 def estimate(
     plan: Plan, folder: Path, engine: Engine, *, retry_failed: bool = False, thorough: bool = False
-) -> Planned:  # fmt: skip
+) -> SweepEstimate:  # fmt: skip
     """What `sweep` would do, without writing anything: it is done to a copy of the ledger.
 
     Args:
@@ -139,134 +139,138 @@ def estimate(
     Raises:
         ValueError, OSError: as `sweep`.
     """
-    files.check_place(folder)
-    prepared = _prepared(plan, engine)
-    with tempfile.TemporaryDirectory() as scratch, contextlib.closing(_copied(folder, Path(scratch))) as ledger:
-        notes = _entered(ledger, folder, prepared, retry_failed, thorough, looking=True)
-        return _planned(prepared, progress.missing(ledger, prepared.jobs), ledger, folder, engine, notes)
+    files.check_run_folder(folder)
+    prepared = _prepare_plan(plan, engine)
+    with tempfile.TemporaryDirectory() as scratch, contextlib.closing(_copy_ledger(folder, Path(scratch))) as ledger:
+        notes = _register_and_reconcile(ledger, folder, prepared, retry_failed, thorough, keep_files=True)
+        return _estimate_sweep(prepared, progress.pending_jobs(ledger, prepared.jobs), ledger, folder, engine, notes)
 
 
-def _copied(folder: Path, scratch: Path) -> Ledger:
+def _copy_ledger(folder: Path, scratch: Path) -> Ledger:
     if not (folder / NAME).exists():
         return Ledger(scratch, "create")
     with contextlib.closing(Ledger(folder, "read")) as ledger:
         ledger.check()
-        return ledger.copied(scratch)
+        return ledger.copy_to(scratch)
 
 
-def _entered(
-    ledger: Ledger, folder: Path, prepared: _Prepared, retry_failed: bool, thorough: bool, looking: bool = False
+def _register_and_reconcile(
+    ledger: Ledger, folder: Path, prepared: _PreparedPlan, retry_failed: bool, thorough: bool, keep_files: bool = False
 ) -> list[str]:  # fmt: skip
-    """Enter a plan into a ledger, and make that agree with the files; `looking` leaves the files where they are."""
-    jobs_of.register(ledger, prepared.plan, prepared.surveyed, prepared.jobs)
-    progress.wait_again(ledger, [job.key for job in prepared.jobs] if retry_failed else [])
-    return progress.mend(ledger, folder, prepared.jobs, thorough, looking)
+    """Enter a plan into a ledger, and make that agree with the files; `keep_files` leaves the files where they are."""
+    jobs_of.register_jobs(ledger, prepared.plan, prepared.surveyed, prepared.jobs)
+    progress.requeue_interrupted(ledger, [job.key for job in prepared.jobs] if retry_failed else [])
+    return progress.reconcile(ledger, folder, prepared.jobs, thorough, keep_files)
 
 
-def _prepared(plan: Plan, engine: Engine) -> _Prepared:
-    image = _first_picture(plan)
+def _prepare_plan(plan: Plan, engine: Engine) -> _PreparedPlan:
+    image = _first_image(plan)
     surveyed = engine.survey(plan.settings, image)
-    return _Prepared(plan, surveyed, jobs_of.of_plan(plan, surveyed, engine.versions()))
+    return _PreparedPlan(plan, surveyed, jobs_of.build_jobs(plan, surveyed, engine.versions()))
 
 
-def _first_picture(plan: Plan) -> Image | None:
-    return picture_of(plan.prompts[0].image)
+def _first_image(plan: Plan) -> Image | None:
+    return read_start_image(plan.prompts[0].image)
 
 
-def _planned(
-    prepared: _Prepared,
+def _estimate_sweep(
+    prepared: _PreparedPlan,
     missing: Sequence[Job],
     ledger: Ledger,
     folder: Path,
     engine: Engine | None,
     notes: list[str],
-) -> Planned:
-    size = files.check_room(folder, [job.generation for job in missing], prepared.plan.save_latents)
-    left = {_of(job): 0 for job in prepared.jobs}
+) -> SweepEstimate:
+    size = files.check_disk_space(folder, [job.generation for job in missing], prepared.plan.save_latents)
+    left = {_setting_key(job): 0 for job in prepared.jobs}
     for job in missing:
-        left[_of(job)] += 1
+        left[_setting_key(job)] += 1
     # From the last to the first: the engine has the model that was surveyed last, and next it needs the first one.
-    rows = [_row(entry, left, prepared, ledger, engine) for entry in reversed(prepared.surveyed)][::-1]
-    failed = len(_failed(ledger) & {job.key for job in prepared.jobs})
-    return Planned(tuple(rows), failed, engine.workers if engine else 1, size, tuple(notes))
+    rows = [_setting_cost(entry, left, prepared, ledger, engine) for entry in reversed(prepared.surveyed)][::-1]
+    failed = len(_failed_keys(ledger) & {job.key for job in prepared.jobs})
+    return SweepEstimate(tuple(rows), failed, engine.workers if engine else 1, size, tuple(notes))
 
 
-def _of(job: Job) -> tuple[str, str]:
+def _setting_key(job: Job) -> tuple[str, str]:
     return job.generation.model, job.setting
 
 
-def _failed(ledger: Ledger) -> set[str]:
+def _failed_keys(ledger: Ledger) -> set[str]:
     return {row["key"] for row in ledger.rows("SELECT key FROM jobs WHERE status = 'failed'")}
 
 
-def _row(
-    entry: Surveyed, left: dict[tuple[str, str], int], prepared: _Prepared, ledger: Ledger, engine: Engine | None
-) -> Row:
+def _setting_cost(
+    entry: ResolvedSetting,
+    left: dict[tuple[str, str], int],
+    prepared: _PreparedPlan,
+    ledger: Ledger,
+    engine: Engine | None,
+) -> SettingCost:
     model, name = entry.setting.generation.model, entry.setting.name
     assert entry.complete.steps is not None
-    cost = _known(ledger, model, name)
+    cost = _known_cost(ledger, model, name)
     if cost is None and left[model, name] and engine is not None:
-        cost = engine.cost(entry.complete, _first_picture(prepared.plan))
+        cost = engine.cost(entry.complete, _first_image(prepared.plan))
     clips = len(prepared.plan.prompts) * len(prepared.plan.seeds)
     numbers = (None, None) if cost is None else (cost.passes_per_step, cost.seconds_per_step)
-    return Row(model, name, clips, left[model, name], entry.complete.steps, *numbers)
+    return SettingCost(model, name, clips, left[model, name], entry.complete.steps, *numbers)
 
 
-def _known(ledger: Ledger, model: str, name: str) -> Cost | None:
+def _known_cost(ledger: Ledger, model: str, name: str) -> Cost | None:
     """What the clips that were made took; None without any."""
-    rows = ledger.rows(_MADE, model, name)
+    rows = ledger.rows(_MEASURED_COSTS, model, name)
     if not rows:
         return None
     return Cost(*(statistics.median(row[i] for row in rows) for i in range(2)))
 
 
-_OF_SETTING = "FROM settings JOIN models ON models.id = settings.model WHERE models.name = ? AND settings.name = ?"
-_MADE = (
+_FROM_SETTING = "FROM settings JOIN models ON models.id = settings.model WHERE models.name = ? AND settings.name = ?"
+_MEASURED_COSTS = (
     "SELECT jobs.passes_per_step, jobs.seconds_per_step FROM jobs WHERE status = 'done' "
-    f"AND jobs.passes_per_step IS NOT NULL AND setting IN (SELECT settings.id {_OF_SETTING})"
+    f"AND jobs.passes_per_step IS NOT NULL AND setting IN (SELECT settings.id {_FROM_SETTING})"
 )
 
 
-def _remember(ledger: Ledger, rows: Sequence[Row]) -> None:
+def _store_costs(ledger: Ledger, rows: Sequence[SettingCost]) -> None:
     """What the settings cost is for readers too."""
-    with ledger.writing():
+    with ledger.transaction():
         for row in rows:
             ledger.db.execute(
                 f"UPDATE settings SET passes_per_step = ifnull(?, passes_per_step) WHERE id IN "
-                f"(SELECT settings.id {_OF_SETTING})",
+                f"(SELECT settings.id {_FROM_SETTING})",
                 (row.passes_per_step, row.model, row.setting),
             )
 
 
 def _run(
     ledger: Ledger, folder: Path, engine: Engine, missing: Sequence[Job], on_step: OnStep | None
-) -> Iterator[Happening]:
+) -> Iterator[SweepEvent]:
     for event in engine.run(missing, on_step):
-        if isinstance(event, Started):
-            progress.begin(ledger, event.job)
+        if isinstance(event, JobStarted):
+            progress.mark_running(ledger, event.job)
             yield event
-        elif isinstance(event, Failed):
-            progress.fail(ledger, event)
+        elif isinstance(event, JobFailed):
+            progress.mark_failed(ledger, event)
             yield event
         else:
             yield _publish(ledger, folder, event)
 
 
-def _publish(ledger: Ledger, folder: Path, event: Finished) -> Done:
+def _publish(ledger: Ledger, folder: Path, event: JobFinished) -> ClipPublished:
     job, made = event.job, event.made
     published = files.publish(folder, job.key, made.product)
-    progress.finish(ledger, job.key, published, made.record, made.environment)
+    progress.mark_done(ledger, job.key, published, made.record, made.environment)
     measured = made.record["measured"]
     passes = measured["passes_per_step"] * (job.generation.steps or 0)
-    return Done(job, folder / published.video, measured["seconds"], passes)
+    return ClipPublished(job, folder / published.video, measured["seconds"], passes)
 
 
-def _leave(ledger: Ledger, folder: Path, unwanted: Sequence[Job]) -> None:
+def _clean_up(ledger: Ledger, folder: Path, unwanted: Sequence[Job]) -> None:
     """Whatever ended the sweep: what it began and did not finish is to be done, or forgotten if it is unwanted then."""
     try:
-        progress.wait_again(ledger)
-        progress.forget(ledger, [job.key for job in unwanted])
-        files.tidy(folder)
+        progress.requeue_interrupted(ledger)
+        progress.delete_pending(ledger, [job.key for job in unwanted])
+        files.remove_partial_files(folder)
     except OSError:
         pass  # a full disk; the next sweep does it
     finally:

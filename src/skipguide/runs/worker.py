@@ -15,17 +15,17 @@ from safetensors.torch import save
 
 from skipguide.files import video
 from skipguide.generate import record, run
-from skipguide.generate.resolve import resolve
-from skipguide.generate.settings import SCALES, Generation
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import SCALE_AXES, GenerationSettings
 from skipguide.runs import prompt_cache
-from skipguide.runs.engine import Cost, Made
+from skipguide.runs.engine import Cost, GeneratedVideo
 from skipguide.runs.environment import environment
-from skipguide.runs.jobs import Job, Surveyed
+from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan import Setting
-from skipguide.runs.storage import Product
+from skipguide.runs.storage import ClipContents
 
 
-class _Enough(Exception):
+class _StopEarly(Exception):
     pass
 
 
@@ -42,19 +42,19 @@ class Worker:
         self._pipe: Any = None
         self._weights: dict[str, str] = {}
 
-    def pipe(self, settings: Generation) -> Any:
+    def pipe(self, settings: GenerationSettings) -> Any:
         """The pipeline for some settings."""
         load = (settings.model, settings.dtype, settings.device)
         if load not in self._loads:
             self._loads, self._pipe = set(), None  # before the next one takes its memory
             pipe = run.load_pipeline(*load)
-            self._weights = run.identity(settings.model, pipe)
+            self._weights = run.weights_fingerprint(settings.model, pipe)
             prompt_cache.encode_once(pipe)
             self._pipe = pipe
             self._loads = {load, (settings.model, str(pipe.dtype).removeprefix("torch."), str(pipe.device))}
         return self._pipe
 
-    def survey(self, settings: Sequence[Setting], image: Image.Image | None) -> list[Surveyed]:
+    def survey(self, settings: Sequence[Setting], image: Image.Image | None) -> list[ResolvedSetting]:
         """Fill in what the settings leave out, and see that the model takes each of them: every layer, axis, window.
 
         Raises:
@@ -64,68 +64,75 @@ class Worker:
         for setting in settings:
             try:
                 pipe = self.pipe(setting.generation)
-                complete = resolve(setting.generation, pipe)
-                self._steps(complete, image, 1)
+                complete = resolve_settings(setting.generation, pipe)
+                self._measure_steps(complete, image, 1)
             except ValueError as error:
                 wrong.append(f"setting {setting.name!r} for {setting.generation.model}: {error}")
             else:
-                found.append(Surveyed(setting, complete, self._weights))
+                found.append(ResolvedSetting(setting, complete, self._weights))
         if wrong:
             raise ValueError(" ".join(wrong))
         return found
 
-    def cost(self, complete: Generation, image: Image.Image | None) -> Cost:
+    def cost(self, complete: GenerationSettings, image: Image.Image | None) -> Cost:
         """Measure a setting on two steps with its guidance on, and count the steps on which it is.
 
         Of a schedule or restarts nothing is counted: the first two steps stand for all.
         """
         guided = {"start": 0.0, "stop": 1.0, "every": 1}
-        on, seconds = self._steps(complete.model_copy(update=guided), image, 2)
-        share = _share(complete)
+        on, seconds = self._measure_steps(complete.model_copy(update=guided), image, 2)
+        share = _guided_share(complete)
         if share == 1:
             return Cost(on, seconds)
-        off, plain = self._steps(complete.model_copy(update=dict.fromkeys(SCALES, 0.0)), image, 2)
+        off, plain = self._measure_steps(complete.model_copy(update=dict.fromkeys(SCALE_AXES, 0.0)), image, 2)
         return Cost(off + share * (on - off), plain + share * (seconds - plain))
 
-    def _steps(self, complete: Generation, image: Image.Image | None, steps: int) -> tuple[float, float]:
+    def _measure_steps(
+        self, complete: GenerationSettings, image: Image.Image | None, steps: int
+    ) -> tuple[float, float]:
         """Passes per step, and seconds of the last one, of the first few steps of a run."""
         times = [time.perf_counter()]
         passes = [float("nan")]
 
-        def on_step(step: run.Step) -> None:
+        def on_step(step: run.StepProgress) -> None:
             times.append(time.perf_counter())
             passes.append(step.passes_per_step)
             if step.number >= steps:
-                raise _Enough
+                raise _StopEarly
 
-        with contextlib.suppress(_Enough):
+        with contextlib.suppress(_StopEarly):
             run.generate(self.pipe(complete), complete, on_step, image)
         return passes[-1], times[-1] - times[-2]
 
-    def make(self, job: Job, image: Image.Image | None, on_step: Callable[[run.Step], None] | None = None) -> Made:
+    def make(
+        self, job: Job, image: Image.Image | None, on_step: Callable[[run.StepProgress], None] | None = None
+    ) -> GeneratedVideo:
         """Make one video.
 
         Raises:
             ValueError: for what the model refuses; and whatever else a generation raises.
         """
         pipe = self.pipe(job.generation)
-        with prompt_cache.decoded(pipe) if job.latents else contextlib.nullcontext({}) as latents:
+        with prompt_cache.record_decoder_input(pipe) if job.latents else contextlib.nullcontext({}) as latents:
             result = run.generate(pipe, job.generation, on_step, image)
-        made = {**record.build(job.generation, result, self._weights), "run": {"key": job.key, "setting": job.setting}}
+        made = {
+            **record.build_record(job.generation, result, self._weights),
+            "run": {"key": job.key, "setting": job.setting},
+        }
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             path = Path(folder) / f"{job.key}.mp4"
             video.write(path, result.frames, made["settings"]["fps"], made)
-            content, beside = path.read_bytes(), video.sidecar(path).read_bytes()
+            content, beside = path.read_bytes(), video.sidecar_path(path).read_bytes()
         kept = save(latents, {"key": job.key}) if job.latents else None
-        return Made(Product(content, beside, kept), made, environment(made))
+        return GeneratedVideo(ClipContents(content, beside, kept), made, environment(made))
 
 
-def _share(complete: Generation) -> float:
+def _guided_share(complete: GenerationSettings) -> float:
     """The part of the steps on which there is a weak pass."""
     assert complete.steps is not None
     assert complete.start is not None
     assert complete.stop is not None
-    if not any(getattr(complete, name) for name in SCALES):
+    if not any(getattr(complete, name) for name in SCALE_AXES):
         return 1.0
     guided = sum(complete.start <= i / complete.steps < complete.stop for i in range(complete.steps))
     return math.ceil(guided / (complete.every or 1)) / complete.steps

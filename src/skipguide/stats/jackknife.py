@@ -17,8 +17,8 @@ Tensor = torch.Tensor
 Labels = Sequence[Hashable]  # one for each video; videos of one label are left out together
 
 GROUPS = 20
-FEWEST = 8  # of groups; below, the interval itself would be too uncertain
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+MIN_GROUPS = 8  # of groups; below, the interval itself would be too uncertain
+_NORMAL_QUANTILE = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
 def half_widths(statistic: Callable[..., Tensor], sets: Sequence[Labels], groups: int = GROUPS) -> Tensor | None:
@@ -34,18 +34,18 @@ def half_widths(statistic: Callable[..., Tensor], sets: Sequence[Labels], groups
     """
     numbers = [_group_numbers(labels, groups) for labels in sets]
     counts = [int(number.max()) + 1 if len(number) else 0 for number in numbers]
-    if min(counts) < FEWEST:
+    if min(counts) < MIN_GROUPS:
         return None
     everything = [torch.arange(len(number)) for number in numbers]
     variance = torch.zeros(())
     for which, (number, count) in enumerate(zip(numbers, counts, strict=True)):
-        without = [_replaced(everything, which, (number != group).nonzero()[:, 0]) for group in range(count)]
+        without = [_replace_at(everything, which, (number != group).nonzero()[:, 0]) for group in range(count)]
         values = torch.stack([statistic(*kept) for kept in without])
         variance = variance + values.var(0, correction=0) * (count - 1)
     return variance.sqrt() * t_quantile(min(counts) - 1)
 
 
-def _replaced(kept: list[Tensor], which: int, indices: Tensor) -> list[Tensor]:
+def _replace_at(kept: list[Tensor], which: int, indices: Tensor) -> list[Tensor]:
     return [indices if i == which else other for i, other in enumerate(kept)]
 
 
@@ -60,7 +60,7 @@ def t_quantile(freedom: int) -> float:
 
     Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
     """
-    z = _Z
+    z = _NORMAL_QUANTILE
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
@@ -81,8 +81,8 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
         raise ValueError(
             f"a share needs 0 <= successes <= count and count >= 1, but got {successes} of {count}. Count them again."
         )
-    square, share = _Z**2, successes / count
+    square, share = _NORMAL_QUANTILE**2, successes / count
     middle = (share + square / (2 * count)) / (1 + square / count)
-    half = _Z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    half = _NORMAL_QUANTILE / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
     # At the ends the formula gives 0 and 1 exactly, which rounding misses.
     return (0.0 if successes == 0 else middle - half), (1.0 if successes == count else middle + half)

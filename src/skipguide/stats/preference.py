@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Level = Literal["nominal", "ordinal", "interval"]
 
-FEWEST = 5  # clusters for an interval
+MIN_CLUSTERS = 5  # clusters for an interval
 _RESAMPLES = 1000
-_STEPS, _LONGEST_STEP, _CLOSE = 60, 1.0, 1e-10  # of Newton's method
+_STEPS, _LONGEST_STEP, _TOLERANCE = 60, 1.0, 1e-10  # of Newton's method
 
 
 @dataclass(frozen=True)
@@ -53,36 +53,36 @@ def mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     """
     if not values or len(values) != len(clusters):
         raise ValueError(f"a mean needs values, and a cluster for each, but got {len(values)} and {len(clusters)}.")
-    array, number = np.asarray(values, np.float64), _numbers(clusters)
+    array, number = np.asarray(values, np.float64), _number_clusters(clusters)
 
     def weighted(weights: Floats) -> Floats:  # (B, clusters) -> (B,)
         each = weights[:, number]
         return (each @ array) / each.sum(1)
 
-    value, low, high = _bootstrapped(weighted, int(number.max()) + 1)
-    return Estimate(float(value), _plain(low), _plain(high), len(values))
+    value, low, high = _bootstrap(weighted, int(number.max()) + 1)
+    return Estimate(float(value), _to_float(low), _to_float(high), len(values))
 
 
-def _numbers(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
+def _number_clusters(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
     order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     return np.asarray([order[cluster] for cluster in clusters])
 
 
-def _bootstrapped(statistic: Callable[[Floats], Floats], clusters: int) -> tuple[Floats, Floats | None, Floats | None]:
+def _bootstrap(statistic: Callable[[Floats], Floats], clusters: int) -> tuple[Floats, Floats | None, Floats | None]:
     """The statistic and the ends of its interval.
 
     Args:
         statistic: from how often each cluster counts, `(B, clusters)`, to values `(B, ...)`.
     """
     value = statistic(np.ones((1, clusters)))[0]
-    if clusters < FEWEST:
+    if clusters < MIN_CLUSTERS:
         return value, None, None
     drawn = np.random.default_rng(0).multinomial(clusters, np.full(clusters, 1 / clusters), _RESAMPLES)
     ends = np.nanquantile(statistic(drawn.astype(np.float64)), (0.025, 0.975), axis=0)
     return value, ends[0], ends[1]
 
 
-def _plain(value: Floats | None) -> float | None:
+def _to_float(value: Floats | None) -> float | None:
     return None if value is None else float(value)
 
 
@@ -114,17 +114,17 @@ def bradley_terry(duels: Sequence[Duel], prior: float = 1.0) -> dict[int, Estima
     if not names:
         return {}
     place = {name: i for i, name in enumerate(names)}
-    number = _numbers([duel.cluster for duel in duels])
+    number = _number_clusters([duel.cluster for duel in duels])
     wins = np.zeros((int(number.max()) + 1, len(names), len(names)))  # of row over column, by cluster
     for duel, cluster in zip(duels, number, strict=True):
         i, j = place[duel.first], place[duel.second]
         wins[cluster, i, j] += duel.score
         wins[cluster, j, i] += 1 - duel.score
-    value, low, high = _bootstrapped(lambda weights: _strengths(np.tensordot(weights, wins, 1), prior), len(wins))
+    value, low, high = _bootstrap(lambda weights: _strengths(np.tensordot(weights, wins, 1), prior), len(wins))
     fought = (wins + wins.transpose(0, 2, 1)).sum((0, 2))
     ends = [(None, None)] * len(names) if low is None or high is None else list(zip(low, high, strict=True))
     return {
-        name: Estimate(float(value[i]), _plain(ends[i][0]), _plain(ends[i][1]), int(fought[i]))
+        name: Estimate(float(value[i]), _to_float(ends[i][0]), _to_float(ends[i][1]), int(fought[i]))
         for name, i in place.items()
     }
 
@@ -146,7 +146,7 @@ def _strengths(wins: Floats, prior: float) -> Floats:
         curve = eye * (spread.sum(2) + prior * alone * (1 - alone))[:, :, None] - spread + level
         step = np.clip(np.linalg.solve(curve, slope[:, :, None])[:, :, 0], -_LONGEST_STEP, _LONGEST_STEP)
         strengths += step
-        if np.abs(step).max() < _CLOSE:
+        if np.abs(step).max() < _TOLERANCE:
             break
     return strengths - strengths.mean(1, keepdims=True)
 

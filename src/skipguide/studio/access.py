@@ -20,9 +20,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-BODY = 64 << 10  # bytes; the longest prompt is far below
-_SAFE = ("GET", "HEAD")
-_FOR_RATERS = re.compile(r"/vote|/(static|study|api/study)/[^/]+")  # the paths of the blind test
+MAX_BODY_BYTES = 64 << 10  # bytes; the longest prompt is far below
+_SAFE_METHODS = ("GET", "HEAD")
+_RATER_PATHS = re.compile(r"/vote|/(static|study|api/study)/[^/]+")  # the paths of the blind test
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Policy:
     names: frozenset[str] = field(default_factory=frozenset)
 
     @property
-    def for_raters(self) -> str | None:
+    def rater_token(self) -> str | None:
         """A token that opens the blind test and nothing else; it follows from the token, which it does not tell."""
         return self.token and hmac.new(self.token.encode(), b"raters", hashlib.sha256).hexdigest()[:32]
 
     def tokens(self, path: str) -> dict[str, str]:
         """The tokens that open a path, each with the kind of its cookie: whoever has both keeps both."""
-        found = {"": self.token, "-rater": self.for_raters if _FOR_RATERS.fullmatch(path) else None}
+        found = {"": self.token, "-rater": self.rater_token if _RATER_PATHS.fullmatch(path) else None}
         return {kind: token for kind, token in found.items() if token}
 
 
@@ -63,37 +63,37 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":  # there are no websockets
             return None
-        send = self._with_headers(send)
+        send = self._add_headers(send)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = refused(scope["method"], headers, self.policy) or self._without_token(scope, headers)
+        refusal = find_refusal(scope["method"], headers, self.policy) or self._check_token(scope, headers)
         if refusal is not None:
-            return await _answer(send, *refusal)
-        if entrance := self._entrance(scope):
+            return await _send_error(send, *refusal)
+        if entrance := self._token_in_address(scope):
             kind, token = entrance
             location = "/vote" if scope["path"] == "/vote" else "/"
-            return await _enter(send, location, token, _cookie_name(headers, kind))
-        if scope["method"] in _SAFE:
+            return await _send_redirect(send, location, token, _cookie_name(headers, kind))
+        if scope["method"] in _SAFE_METHODS:
             return await self.app(scope, receive, send)
-        body = await _bounded(receive, headers)
+        body = await _read_body(receive, headers)
         if body is None:
-            return await _answer(send, 413, f"a request must have at most {BODY} bytes. Send less.")
-        return await self.app(scope, _replayed(body, receive), send)
+            return await _send_error(send, 413, f"a request must have at most {MAX_BODY_BYTES} bytes. Send less.")
+        return await self.app(scope, _replay_body(body, receive), send)
 
-    def _without_token(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    def _check_token(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
         tokens = self.policy.tokens(scope["path"])
-        if self.policy.token is None or self._entrance(scope) or _has_one(headers, tokens):
+        if self.policy.token is None or self._token_in_address(scope) or _has_valid_token(headers, tokens):
             return None
         return 401, "a token is needed. Open the address that `skipguide studio` printed, or the link to the test."
 
-    def _entrance(self, scope: Message) -> tuple[str, str] | None:
+    def _token_in_address(self, scope: Message) -> tuple[str, str] | None:
         """The token in the address with its kind, if it is there and right: the browser goes on without it there."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         given = query.get("token", [""])[0]
         if scope["method"] != "GET":
             return None
-        return next((pair for pair in self.policy.tokens(scope["path"]).items() if _same(given, pair[1])), None)
+        return next((pair for pair in self.policy.tokens(scope["path"]).items() if _tokens_equal(given, pair[1])), None)
 
-    def _with_headers(self, send: Send) -> Send:
+    def _add_headers(self, send: Send) -> Send:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message["headers"], *self.headers]}
@@ -102,21 +102,21 @@ class Guard:
         return sending
 
 
-def refused(method: str, headers: Mapping[str, str], policy: Policy) -> tuple[int, str] | None:
+def find_refusal(method: str, headers: Mapping[str, str], policy: Policy) -> tuple[int, str] | None:
     """Why a request is refused whoever sends it; None if it is not.
 
     Args:
         headers: with names in lower case.
     """
     host = headers.get("host", "")
-    if not _is_ours(host, policy):
+    if not _is_own_host(host, policy):
         return (
             421,
             f"the server must be called by its own name, but got {host[:80]!r}. Use the address that it printed.",
         )
-    if method not in (*_SAFE, "POST", "DELETE"):
+    if method not in (*_SAFE_METHODS, "POST", "DELETE"):
         return 405, "the method must be GET, POST or DELETE."
-    if method in _SAFE:
+    if method in _SAFE_METHODS:
         return None
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host):
@@ -126,7 +126,7 @@ def refused(method: str, headers: Mapping[str, str], policy: Policy) -> tuple[in
     return None
 
 
-def _is_ours(host: str, policy: Policy) -> bool:
+def _is_own_host(host: str, policy: Policy) -> bool:
     """A site elsewhere can make its own name point here (DNS rebinding), but not a number or localhost."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -141,7 +141,7 @@ def _is_ours(host: str, policy: Policy) -> bool:
     return address.is_loopback or not policy.loopback
 
 
-def _has_one(headers: Mapping[str, str], tokens: Mapping[str, str]) -> bool:
+def _has_valid_token(headers: Mapping[str, str], tokens: Mapping[str, str]) -> bool:
     bearer = headers.get("authorization", "").removeprefix("Bearer ")
     try:
         cookies = SimpleCookie(headers.get("cookie", ""))
@@ -149,10 +149,12 @@ def _has_one(headers: Mapping[str, str], tokens: Mapping[str, str]) -> bool:
         cookies = SimpleCookie()
     brought = {kind: cookies.get(_cookie_name(headers, kind)) for kind in tokens}
     kept = {kind: cookie.value for kind, cookie in brought.items() if cookie is not None}
-    return any(_same(bearer, token) or _same(kept.get(kind, ""), token) for kind, token in tokens.items())
+    return any(
+        _tokens_equal(bearer, token) or _tokens_equal(kept.get(kind, ""), token) for kind, token in tokens.items()
+    )
 
 
-def _same(given: str, token: str) -> bool:
+def _tokens_equal(given: str, token: str) -> bool:
     return hmac.compare_digest(given.encode(), token.encode())
 
 
@@ -161,20 +163,23 @@ def _cookie_name(headers: Mapping[str, str], kind: str) -> str:
     return f"skipguide{kind}-{headers.get('host', '').rpartition(':')[2]}".replace("]", "")
 
 
-async def _bounded(receive: Receive, headers: Mapping[str, str]) -> bytes | None:
-    if int(headers.get("content-length", "0") if headers.get("content-length", "0").isdigit() else BODY + 1) > BODY:
+async def _read_body(receive: Receive, headers: Mapping[str, str]) -> bytes | None:
+    if (
+        int(headers.get("content-length", "0") if headers.get("content-length", "0").isdigit() else MAX_BODY_BYTES + 1)
+        > MAX_BODY_BYTES
+    ):
         return None
     body, more = b"", True
     while more:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > BODY:
+        if len(body) > MAX_BODY_BYTES:
             return None
     return body
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def _replay_body(body: bytes, receive: Receive) -> Receive:
     left = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receiving() -> Message:
@@ -183,14 +188,14 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return receiving
 
 
-async def _answer(send: Send, status: int, message: str) -> None:
+async def _send_error(send: Send, status: int, message: str) -> None:
     body = json.dumps({"error": message}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def _enter(send: Send, location: str, token: str, cookie: str) -> None:
+async def _send_redirect(send: Send, location: str, token: str, cookie: str) -> None:
     # Lax: a link in a mail brings it along. What changes something is taken from the page itself only, see refused.
     keep = f"{cookie}={token}; HttpOnly; SameSite=Lax; Path=/"
     headers = [(b"location", location.encode()), (b"set-cookie", keep.encode()), (b"content-length", b"0")]

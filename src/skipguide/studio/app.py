@@ -21,10 +21,10 @@ from skipguide.runs import Run
 from skipguide.studio import blind_test, files, page_data
 from skipguide.studio.access import Guard, Policy
 from skipguide.studio.blind_test import Kind, Task
-from skipguide.studio.playground import Ask, Trials
+from skipguide.studio.playground import TrialRequest, Trials
 
-Name = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\S(.*\S)?$")]
-Ids = Annotated[list[int], Field(max_length=200)]
+RaterName = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^\S(.*\S)?$")]
+SettingIds = Annotated[list[int], Field(max_length=200)]
 
 
 class _Body(BaseModel):
@@ -34,15 +34,15 @@ class _Body(BaseModel):
 class NextBody(_Body):
     """Which test a rater takes part in."""
 
-    rater: Name
+    rater: RaterName
     kind: Kind
-    settings: Ids
+    settings: SettingIds
 
 
 class AnswerBody(_Body):
     """What a rater says of a task."""
 
-    rater: Name
+    rater: RaterName
     task: Annotated[str, Field(max_length=40)]
     answers: Annotated[dict[str, str], Field(max_length=10)]
     seconds: Annotated[float, Field(ge=0, le=86400)] | None = None
@@ -59,7 +59,7 @@ class TrialBody(_Body):
 
 
 @dataclass
-class _Blind:
+class _BlindNames:
     """Names of tasks and videos that say nothing, for as long as the server runs."""
 
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(16))
@@ -72,7 +72,7 @@ class _Blind:
         return name
 
     def task(self, task: Task) -> str:
-        name = self._name("\n".join((*(clip.key for clip in task.shown), "task")))
+        name = self._name("\n".join((*(clip.key for clip in task.clips_in_order), "task")))
         self.tasks[name] = task
         return name
 
@@ -80,7 +80,7 @@ class _Blind:
         return hmac.new(self.secret, text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def build(folder: Path, policy: Policy, trials: Trials | None = None) -> FastAPI:
+def create_app(folder: Path, policy: Policy, trials: Trials | None = None) -> FastAPI:
     """The server of a run.
 
     Args:
@@ -100,24 +100,24 @@ def build(folder: Path, policy: Policy, trials: Trials | None = None) -> FastAPI
     # No pages of documentation: they load scripts from elsewhere.
     app = FastAPI(title="skipguide studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, policy=policy)
-    app.add_exception_handler(ValueError, _refusal(400))
-    app.add_exception_handler(OSError, _refusal(503))
-    _pages(app)
-    _reading(app, folder, policy, trials is not None)
-    _judging(app, folder)
-    _making(app, trials)
+    app.add_exception_handler(ValueError, _error_handler(400))
+    app.add_exception_handler(OSError, _error_handler(503))
+    _add_pages(app)
+    _add_run_routes(app, folder, policy, trials is not None)
+    _add_study_routes(app, folder)
+    _add_trial_routes(app, trials)
     return app
 
 
-def _refusal(status: int) -> Callable[[Request, Exception], Response]:
+def _error_handler(status: int) -> Callable[[Request, Exception], Response]:
     def answer(_: Request, error: Exception) -> Response:
         return JSONResponse({"error": str(error)}, status)
 
     return answer
 
 
-def _pages(app: FastAPI) -> None:
-    pages = {path: files.page(name) for path, name in (("/", "index.html"), ("/vote", "vote.html"))}
+def _add_pages(app: FastAPI) -> None:
+    pages = {path: files.render_page(name) for path, name in (("/", "index.html"), ("/vote", "vote.html"))}
 
     @app.get("/")
     @app.get("/vote")
@@ -126,19 +126,19 @@ def _pages(app: FastAPI) -> None:
 
     @app.get("/static/{name}")
     def asset(name: str) -> Response:
-        content = files.assets().get(name)
+        content = files.load_assets().get(name)
         if content is None:
             raise HTTPException(404)
-        return Response(content, media_type=files.TYPES[Path(name).suffix])
+        return Response(content, media_type=files.MEDIA_TYPES[Path(name).suffix])
 
 
-def _reading(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> None:
+def _add_run_routes(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> None:
     @app.get("/api/run")
     def run() -> dict[str, Any]:
         with Run.open(folder) as found:
             writable = os.access(folder, os.W_OK)
             allowed = {"votes_allowed": writable, "trials_allowed": makes and writable}
-            return {**page_data.describe(found), **allowed, "token_for_raters": policy.for_raters}
+            return {**page_data.describe(found), **allowed, "token_for_raters": policy.rater_token}
 
     @app.get("/api/counts")
     def counts() -> dict[str, Any]:
@@ -146,31 +146,31 @@ def _reading(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> None:
             return {"counts": found.counts(), "sweeping": found.is_sweeping}
 
     @app.get("/clips/{key}.mp4")
-    def clip(key: Annotated[str, InPath(pattern=f"^{files.KEY}$")]) -> FileResponse:
-        return _video(folder, key)
+    def clip(key: Annotated[str, InPath(pattern=f"^{files.KEY_PATTERN}$")]) -> FileResponse:
+        return _video_response(folder, key)
 
     @app.get("/images/{prompt}")
     def image(prompt: int) -> FileResponse:
-        with Run.open(folder) as found, _or_not_found():
-            path, kind = files.image_of(found, prompt)
+        with Run.open(folder) as found, _not_found_on_error():
+            path, kind = files.find_image(found, prompt)
             return FileResponse(path, media_type=kind)
 
 
-def _video(folder: Path, key: str) -> FileResponse:
-    with Run.open(folder) as run, _or_not_found():
-        return FileResponse(files.video_of(run, key), media_type="video/mp4")
+def _video_response(folder: Path, key: str) -> FileResponse:
+    with Run.open(folder) as run, _not_found_on_error():
+        return FileResponse(files.find_video(run, key), media_type="video/mp4")
 
 
 @contextlib.contextmanager
-def _or_not_found() -> Iterator[None]:
+def _not_found_on_error() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
         raise HTTPException(404, str(error)) from None
 
 
-def _judging(app: FastAPI, folder: Path) -> None:
-    blind = _Blind()
+def _add_study_routes(app: FastAPI, folder: Path) -> None:
+    blind = _BlindNames()
 
     @app.post("/api/study/next")
     def following(asked: Annotated[NextBody, Body()]) -> dict[str, Any]:
@@ -179,40 +179,40 @@ def _judging(app: FastAPI, folder: Path) -> None:
             left = blind_test.open_tasks(every, run.votes(), asked.kind, asked.rater)
             prompts = {prompt.id: prompt.text or prompt.image for prompt in run.prompts()}
         state = {"total": len(every), "left": len(left), "questions": blind_test.QUESTIONS[asked.kind]}
-        return {**state, "task": _shown(left[0], prompts, blind) if left else None}
+        return {**state, "task": _describe_task(left[0], prompts, blind) if left else None}
 
     @app.post("/api/study/answer")
     def answer(given: Annotated[AnswerBody, Body()]) -> dict[str, Any]:
         task = blind.tasks.get(given.task)
         if task is None:
             raise HTTPException(409, "the server was started anew since this task was shown. Load the next one.")
-        votes = blind_test.votes_of(task, given.rater, given.answers, given.seconds)
+        votes = blind_test.build_votes(task, given.rater, given.answers, given.seconds)
         with Run.open(folder, writable=True) as run:
             for vote in votes:
                 run.vote(vote)
         return {"votes": len(votes)}
 
     @app.get("/study/{name}.mp4")
-    def video(name: Annotated[str, InPath(pattern=f"^{files.KEY}$")]) -> FileResponse:
+    def video(name: Annotated[str, InPath(pattern=f"^{files.KEY_PATTERN}$")]) -> FileResponse:
         key = blind.videos.get(name)
         if key is None:
             raise HTTPException(404)
-        return _video(folder, key)
+        return _video_response(folder, key)
 
 
-def _shown(task: Task, prompts: dict[int, str | None], blind: _Blind) -> dict[str, Any]:
+def _describe_task(task: Task, prompts: dict[int, str | None], blind: _BlindNames) -> dict[str, Any]:
     """A task as a rater gets it: nothing in it tells a setting."""
     videos = [
         {
             "url": f"study/{blind.video(clip.key)}.mp4", "frames": clip.frames, "fps": float(clip.fps or 1),
             "width": clip.width, "height": clip.height,
         }
-        for clip in task.shown
+        for clip in task.clips_in_order
     ]  # fmt: skip
     return {"id": blind.task(task), "prompt": prompts[task.first.prompt], "videos": videos}
 
 
-def _making(app: FastAPI, trials: Trials | None) -> None:
+def _add_trial_routes(app: FastAPI, trials: Trials | None) -> None:
     def allowed() -> Trials:
         if trials is None:
             raise HTTPException(403, "this studio makes no videos. Start it without --no-trials.")
@@ -224,7 +224,7 @@ def _making(app: FastAPI, trials: Trials | None) -> None:
 
     @app.post("/api/trials")
     def add(asked: Annotated[TrialBody, Body()]) -> dict[str, Any]:
-        return allowed().add(Ask(**asked.model_dump())).payload()
+        return allowed().add(TrialRequest(**asked.model_dump())).payload()
 
     @app.delete("/api/trials/{number}")
     def cancel(number: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Task:
     left: Literal["first", "second"] | None = None
 
     @property
-    def shown(self) -> list[Clip]:
+    def clips_in_order(self) -> list[Clip]:
         """From left to right."""
         pair = [clip for clip in (self.first, self.second) if clip is not None]
         return pair[::-1] if self.left == "second" else pair
@@ -58,7 +58,7 @@ def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str
     if not found:
         needed = "a finished video" if kind == "rating" else "two finished videos of one prompt and seed"
         raise ValueError(f"a test needs {needed} of the chosen settings, but there are none. Choose others.")
-    return sorted(found, key=lambda task: _drawn(rater, "order", task))
+    return sorted(found, key=lambda task: _pseudorandom_number(rater, "order", task))
 
 
 def _pairs(clips: Sequence[Clip], rater: str) -> Iterator[Task]:
@@ -68,11 +68,11 @@ def _pairs(clips: Sequence[Clip], rater: str) -> Iterator[Task]:
     for cell in cells.values():
         for pair in itertools.combinations(cell, 2):
             first, second = sorted(pair, key=lambda clip: clip.key)
-            side = _drawn(rater, "side", Task(first, second)) % 2
+            side = _pseudorandom_number(rater, "side", Task(first, second)) % 2
             yield Task(first, second, "first" if side else "second")
 
 
-def _drawn(rater: str, what: str, task: Task) -> int:
+def _pseudorandom_number(rater: str, what: str, task: Task) -> int:
     """A number that is as good as random, and stays the same when videos are added."""
     second = task.second.key if task.second else ""
     return int.from_bytes(hashlib.sha256("\n".join((rater, what, task.first.key, second)).encode()).digest()[:8], "big")
@@ -89,7 +89,7 @@ def open_tasks(every: Sequence[Task], votes: Sequence[Vote], kind: Kind, rater: 
     return [task for task in every if is_open(task)]
 
 
-def votes_of(task: Task, rater: str, answers: Mapping[str, str], seconds: float | None) -> list[Vote]:
+def build_votes(task: Task, rater: str, answers: Mapping[str, str], seconds: float | None) -> list[Vote]:
     """The votes that some answers mean: 1 to 5 on a video; left, right or tie on a pair.
 
     Raises:
@@ -102,12 +102,12 @@ def votes_of(task: Task, rater: str, answers: Mapping[str, str], seconds: float 
         )
     second = task.second.key if task.second else None
     return [
-        Vote(rater, kind, question, task.first.key, second, _meant(answer, task), task.left, seconds)
+        Vote(rater, kind, question, task.first.key, second, _resolve_side(answer, task), task.left, seconds)
         for question, answer in answers.items()
     ]
 
 
-def _meant(answer: str, task: Task) -> str:
+def _resolve_side(answer: str, task: Task) -> str:
     if task.left is None or answer not in _SIDES:
         return answer  # the ledger refuses what is no answer
     other = "second" if task.left == "first" else "first"
@@ -120,19 +120,19 @@ def _meant(answer: str, task: Task) -> str:
 def results(run: Run) -> dict[str, Any]:
     """What the votes of a run say, ready for JSON."""
     votes = run.votes()
-    clips = _judged(run, votes)
+    clips = _judged_clips(run, votes)
     kinds = {kind: [vote for vote in votes if vote.kind == kind] for kind in QUESTIONS}
-    return {"rating": _ratings(kinds["rating"], clips), "pair": _duels(kinds["pair"], clips)}
+    return {"rating": _summarize_ratings(kinds["rating"], clips), "pair": _summarize_duels(kinds["pair"], clips)}
 
 
-def _judged(run: Run, votes: Sequence[Vote]) -> dict[str, Clip]:
+def _judged_clips(run: Run, votes: Sequence[Vote]) -> dict[str, Clip]:
     """The videos of the votes; also those of which there is a newer one."""
     clips = {clip.key: clip for clip in run.clips()}
     keys = {key for vote in votes for key in (vote.first, vote.second) if key is not None}
     return {**clips, **{key: run.clip(key) for key in keys - set(clips)}}
 
 
-def _ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
+def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
     found: dict[str, dict[int, Any]] = {}
     for question in QUESTIONS["rating"]:
         values: dict[int, list[tuple[float, int]]] = {}
@@ -144,10 +144,10 @@ def _ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]
             setting: asdict(preference.mean([value for value, _ in own], [prompt for _, prompt in own]))
             for setting, own in sorted(values.items())
         }
-    return {**_counted(votes), "means": found, "agreement": _agreement(votes, QUESTIONS["rating"], "ordinal")}
+    return {**_count_votes(votes), "means": found, "agreement": _agreement(votes, QUESTIONS["rating"], "ordinal")}
 
 
-def _duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
+def _summarize_duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
     scores = {"first": 1.0, "tie": 0.5, "second": 0.0}
     duels = [
         Duel(clips[vote.first].setting, clips[vote.second].setting, scores[vote.answer], clips[vote.first].prompt)
@@ -155,7 +155,7 @@ def _duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
         if vote.second is not None
     ]
     return {
-        **_counted(votes),
+        **_count_votes(votes),
         "win_rates": {setting: asdict(found) for setting, found in preference.win_rates(duels).items()},
         "strengths": {setting: asdict(found) for setting, found in preference.bradley_terry(duels).items()},
         "agreement": _agreement(votes, QUESTIONS["pair"], "nominal"),
@@ -163,7 +163,7 @@ def _duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
     }
 
 
-def _counted(votes: Sequence[Vote]) -> dict[str, Any]:
+def _count_votes(votes: Sequence[Vote]) -> dict[str, Any]:
     raters: dict[str, int] = {}
     for vote in votes:
         raters[vote.rater] = raters.get(vote.rater, 0) + 1
@@ -176,14 +176,14 @@ def _share_of_left(votes: Sequence[Vote]) -> float | None:
     return sum(decided) / len(decided) if decided else None
 
 
-_AS_NUMBER = {"first": 0.0, "second": 1.0, "tie": 2.0}
+_ANSWER_VALUES = {"first": 0.0, "second": 1.0, "tie": 2.0}
 
 
 def _agreement(votes: Sequence[Vote], questions: Mapping[str, Any], level: preference.Level) -> dict[str, Any]:
     """Krippendorff's alpha per question, and Cohen's kappa of every two raters over all of them."""
     of: dict[str, dict[tuple[str, str | None], dict[str, float]]] = {question: {} for question in questions}
     for vote in votes:
-        value = _AS_NUMBER[vote.answer] if vote.answer in _AS_NUMBER else float(vote.answer)
+        value = _ANSWER_VALUES[vote.answer] if vote.answer in _ANSWER_VALUES else float(vote.answer)
         of.setdefault(vote.question, {}).setdefault((vote.first, vote.second), {})[vote.rater] = value
     alpha = {
         question: preference.krippendorff_alpha([list(unit.values()) for unit in units.values()], level)

@@ -14,7 +14,7 @@ from skipguide.stats.preference import Estimate
 from skipguide.studio import blind_test, setting_grid
 
 FORMAT = 1
-_COST = {
+_COST_DESCRIPTIONS = {
     "passes_per_step": "Passes of the denoiser per step; plain CFG is 2",
     "seconds_per_step": "Seconds per step",
     "seconds": "Seconds per video",
@@ -28,91 +28,100 @@ def describe(run: Run) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": run.folder.resolve().name,
-        "settings": [_setting(setting, steps[setting.id]) for setting in settings],
-        "varied": setting_grid.varied(settings),
+        "settings": [_describe_setting(setting, steps[setting.id]) for setting in settings],
+        "varied": setting_grid.varying_parameters(settings),
         "prompts": [asdict(prompt) for prompt in run.prompts()],
         "seeds": run.seeds(),
-        "clips": [_clip(clip) for clip in clips],
+        "clips": [_describe_clip(clip) for clip in clips],
         "counts": run.counts(),
         "sweeping": run.is_sweeping,
         "maps": setting_grid.layer_maps(settings),
-        "measures": list(_measures(run, clips, votes)),
+        "measures": list(_all_measures(run, clips, votes)),
         "votes": votes,
         "questions": blind_test.QUESTIONS,
     }
 
 
-def _setting(setting: Setting, steps: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_setting(setting: Setting, steps: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": setting.id,
         "name": setting.name,
         "model": setting.model,
-        "parameters": setting_grid.parameters(setting),
+        "parameters": setting_grid.effective_parameters(setting),
         "passes_per_step": setting.passes_per_step,
         "sliders": steps,
     }
 
 
-def _clip(clip: Clip) -> dict[str, Any]:
+def _describe_clip(clip: Clip) -> dict[str, Any]:
     same = (
         "key", "setting", "prompt", "seed", "status", "error", "frames", "height", "width", "passes_per_step",
         "seconds_per_step", "seconds",
     )  # fmt: skip
     fps = None if clip.fps is None else float(clip.fps)
     error = clip.error and clip.error.splitlines()[0]
-    return {**{name: getattr(clip, name) for name in same}, "fps": fps, "error": error, "metrics": _finite(clip)}
+    return {
+        **{name: getattr(clip, name) for name in same},
+        "fps": fps,
+        "error": error,
+        "metrics": _finite_metrics(clip),
+    }
 
 
-def _finite(clip: Clip) -> dict[str, float]:
+def _finite_metrics(clip: Clip) -> dict[str, float]:
     return {name: value for name, value in clip.metrics.items() if value is not None and math.isfinite(value)}
 
 
 # --- measures: one number per setting, with its interval --------------------------------------------------------------
 
 
-def _measures(run: Run, clips: Sequence[Clip], votes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _all_measures(run: Run, clips: Sequence[Clip], votes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Each name once; what an evaluation says of a setting comes before our own mean over its videos."""
-    of_sets = list(_set_metrics(run))
+    of_sets = list(_set_measures(run))
     known = {measure["name"] for measure in of_sets}
     yield from of_sets
-    yield from (measure for measure in _metrics(clips) if measure["name"] not in known)
-    yield from _preferences(votes)
-    yield from _costs(clips)
+    yield from (measure for measure in _video_measures(clips) if measure["name"] not in known)
+    yield from _vote_measures(votes)
+    yield from _cost_measures(clips)
 
 
-def _costs(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
-    for name, what in _COST.items():
-        values = _means([(clip, getattr(clip, name)) for clip in clips if getattr(clip, name) is not None])
+def _cost_measures(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
+    for name, what in _COST_DESCRIPTIONS.items():
+        values = _setting_means([(clip, getattr(clip, name)) for clip in clips if getattr(clip, name) is not None])
         if values:
-            yield _measure("cost", name, what, "lower", values)
+            yield _build_measure("cost", name, what, "lower", values)
 
 
-def _metrics(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
-    for name in sorted({name for clip in clips for name in _finite(clip)}):
-        values = _means([(clip, _finite(clip)[name]) for clip in clips if name in _finite(clip)])
-        yield _measure("video", name, f"{_what(name)}, mean over the videos", _better(name), values)
+def _video_measures(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
+    for name in sorted({name for clip in clips for name in _finite_metrics(clip)}):
+        values = _setting_means(
+            [(clip, _finite_metrics(clip)[name]) for clip in clips if name in _finite_metrics(clip)]
+        )
+        yield _build_measure(
+            "video", name, f"{_describe_metric(name)}, mean over the videos", _better_direction(name), values
+        )
 
 
-def _set_metrics(run: Run) -> Iterator[dict[str, Any]]:
+def _set_measures(run: Run) -> Iterator[dict[str, Any]]:
     found: dict[str, dict[int, Estimate]] = {}
     for metric in run.set_metrics():
         if metric.value is not None and math.isfinite(metric.value):
             value = Estimate(metric.value, metric.low, metric.high, metric.count)
             found.setdefault(metric.name, {})[metric.setting] = value
     for name, values in found.items():
-        yield _measure("set", name, f"{_what(name)}, of all videos", _better(name), values)
+        yield _build_measure("set", name, f"{_describe_metric(name)}, of all videos", _better_direction(name), values)
 
 
-def _preferences(votes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _vote_measures(votes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     rows = [("win rate", "Share of its comparisons that it won", votes["pair"]["win_rates"])]
     rows += [(name, "Mean rating, 1 to 5", values) for name, values in votes["rating"]["means"].items()]
     for name, what, values in rows:
         if values:
             estimates = {setting: Estimate(**value) for setting, value in values.items()}
-            yield _measure("votes", name, what, "higher", estimates)
+            yield _build_measure("votes", name, what, "higher", estimates)
 
 
-def _means(values: Sequence[tuple[Clip, float]]) -> dict[int, Estimate]:
+def _setting_means(values: Sequence[tuple[Clip, float]]) -> dict[int, Estimate]:
     by_setting: dict[int, list[tuple[Clip, float]]] = {}
     for clip, value in values:
         by_setting.setdefault(clip.setting, []).append((clip, value))
@@ -122,16 +131,18 @@ def _means(values: Sequence[tuple[Clip, float]]) -> dict[int, Estimate]:
     }
 
 
-def _measure(kind: str, name: str, what: str, better: str | None, values: Mapping[int, Estimate]) -> dict[str, Any]:
+def _build_measure(
+    kind: str, name: str, what: str, better: str | None, values: Mapping[int, Estimate]
+) -> dict[str, Any]:
     rows = {setting: asdict(value) for setting, value in values.items()}
     return {"kind": kind, "name": name, "what": what, "better": better, "values": rows}
 
 
-def _what(name: str) -> str:
+def _describe_metric(name: str) -> str:
     metric = METRICS.get(name.partition(":")[0])
     return metric.what if metric else name.replace("_", " ")
 
 
-def _better(name: str) -> str | None:
+def _better_direction(name: str) -> str | None:
     metric = METRICS.get(name.partition(":")[0])
     return metric.better if metric else None

@@ -14,27 +14,27 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from skipguide.generate.settings import SCALES, Generation
+from skipguide.generate.settings import SCALE_AXES, GenerationSettings
 from skipguide.runs import Plan, Run
 from skipguide.runs.ledger import to_json
 from skipguide.studio import files
 
 if TYPE_CHECKING:
-    from skipguide.generate.run import Step
+    from skipguide.generate.run import StepProgress
     from skipguide.runs.engine import Engine
-    from skipguide.runs.jobs import Surveyed
+    from skipguide.runs.jobs import ResolvedSetting
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-WAITING = 8  # trials that may wait
-_KEPT = 50  # trials that are over, for the page to show
+MAX_WAITING = 8  # trials that may wait
+_MAX_FINISHED = 50  # trials that are over, for the page to show
 PARAMETERS = tuple(
-    name for name in Generation.model_fields if name not in ("prompt", "image", "seed", "model", "device")
+    name for name in GenerationSettings.model_fields if name not in ("prompt", "image", "seed", "model", "device")
 )
-_TOLD = ("layers", "skip", *SCALES, "guidance_scale", "steps", "rescale")  # in the name of a setting
+_NAMED_PARAMETERS = ("layers", "skip", *SCALE_AXES, "guidance_scale", "steps", "rescale")  # in the name of a setting
 
 
 @dataclass(frozen=True)
-class Ask:
+class TrialRequest:
     """What is asked for."""
 
     model: str
@@ -49,7 +49,7 @@ class Trial:
     """One video that was asked for, and how far it is."""
 
     id: int
-    ask: Ask
+    ask: TrialRequest
     name: str  # of its setting
     image: str | None = None  # the name of its picture
     state: State = "waiting"
@@ -88,32 +88,32 @@ class Trials:
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def here(cls, folder: Path) -> Trials:
+    def local(cls, folder: Path) -> Trials:
         """Trials that are made in this process."""
 
         def engine() -> Engine:
-            from skipguide.runs.local_engine import Here
+            from skipguide.runs.local_engine import LocalEngine
             from skipguide.runs.storage import WORK
 
-            return Here(folder / WORK)
+            return LocalEngine(folder / WORK)
 
         return cls(folder, engine)
 
-    def add(self, ask: Ask) -> Trial:
+    def add(self, ask: TrialRequest) -> Trial:
         """Put something at the end of the queue.
 
         Raises:
-            ValueError: if the queue is full, or as `plan_of`.
+            ValueError: if the queue is full, or as `build_plan`.
         """
-        (prompt,) = plan_of(self.folder, ask).prompts  # complains now about what is wrong without the model
+        (prompt,) = build_plan(self.folder, ask).prompts  # complains now about what is wrong without the model
         with self._changed:
-            if sum(trial.state == "waiting" for trial in self._trials) >= WAITING:
-                raise ValueError(f"at most {WAITING} trials may wait, and so many do. Cancel one or wait.")
-            trial = Trial(next(self._numbers), ask, name_of(ask), prompt.image and prompt.image.name)
+            if sum(trial.state == "waiting" for trial in self._trials) >= MAX_WAITING:
+                raise ValueError(f"at most {MAX_WAITING} trials may wait, and so many do. Cancel one or wait.")
+            trial = Trial(next(self._numbers), ask, trial_name(ask), prompt.image and prompt.image.name)
             over = [trial for trial in self._trials if trial.state not in ("waiting", "running")]
-            self._trials = [old for old in self._trials if old not in over[:-_KEPT]] + [trial]
+            self._trials = [old for old in self._trials if old not in over[:-_MAX_FINISHED]] + [trial]
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="trials", daemon=True)
+                self._thread = threading.Thread(target=self._work_loop, name="trials", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
         return trial
@@ -152,11 +152,11 @@ class Trials:
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while (trial := self._next()) is not None:
+    def _work_loop(self) -> None:
+        while (trial := self._next_trial()) is not None:
             state: State = "failed"
             try:
-                state = self._run(trial)
+                state = self._run_trial(trial)
             except _Cancelled:
                 state = "cancelled"
             except Exception as error:  # of a model, a disk, another sweep: for the person to read
@@ -164,7 +164,7 @@ class Trials:
             with self._changed:
                 trial.state = state
 
-    def _next(self) -> Trial | None:
+    def _next_trial(self) -> Trial | None:
         with self._changed:
             while not self._closed:
                 waiting = next((trial for trial in self._trials if trial.state == "waiting"), None)
@@ -174,22 +174,22 @@ class Trials:
                 self._changed.wait()
         return None
 
-    def _run(self, trial: Trial) -> State:
-        from skipguide.runs.engine import Failed, picture_of
-        from skipguide.runs.jobs import of_plan
+    def _run_trial(self, trial: Trial) -> State:
+        from skipguide.runs.engine import JobFailed, read_start_image
+        from skipguide.runs.jobs import build_jobs
         from skipguide.runs.sweep import sweep
 
-        def on_step(step: Step) -> None:
+        def on_step(step: StepProgress) -> None:
             if trial.stop.is_set():
                 raise _Cancelled
             trial.step, trial.steps, trial.seconds_left = step.number, step.steps, step.seconds_left
 
         self._engine = engine = self._engine or self._make_engine()
-        plan, state = plan_of(self.folder, trial.ask), "done"
-        surveyed = engine.survey(plan.settings, picture_of(plan.prompts[0].image))
-        known = _known_name(self.folder, surveyed[0])
+        plan, state = build_plan(self.folder, trial.ask), "done"
+        surveyed = engine.survey(plan.settings, read_start_image(plan.prompts[0].image))
+        known = _existing_setting_name(self.folder, surveyed[0])
         if known is not None:  # a plan that calls it otherwise would rename it
-            plan = plan_of(self.folder, trial.ask, known)
+            plan = build_plan(self.folder, trial.ask, known)
             surveyed = [replace(surveyed[0], setting=plan.settings[0])]
             trial.name = known
         how: dict[str, Any] = dict(retry_failed=True, measure=False, keep_pending=False, on_step=on_step)
@@ -197,23 +197,23 @@ class Trials:
             for happening in happenings:
                 if trial.stop.is_set():
                     raise _Cancelled
-                if isinstance(happening, Failed):
+                if isinstance(happening, JobFailed):
                     trial.error, state = happening.error.splitlines()[0], "failed"
-        trial.key = of_plan(plan, surveyed, engine.versions())[0].key if state == "done" else None
+        trial.key = build_jobs(plan, surveyed, engine.versions())[0].key if state == "done" else None
         return state
 
 
-def _known_name(folder: Path, surveyed: Surveyed) -> str | None:
+def _existing_setting_name(folder: Path, surveyed: ResolvedSetting) -> str | None:
     """What the run calls a setting that it has already."""
-    from skipguide.runs.jobs import content_of
+    from skipguide.runs.jobs import setting_content
 
-    content, model = to_json(content_of(surveyed.complete)), surveyed.setting.generation.model
+    content, model = to_json(setting_content(surveyed.complete)), surveyed.setting.generation.model
     with Run.open(folder) as run:
         same = (entry.name for entry in run.settings() if entry.model == model and to_json(entry.complete) == content)
         return next(same, None)
 
 
-def plan_of(folder: Path, ask: Ask, name: str | None = None) -> Plan:
+def build_plan(folder: Path, ask: TrialRequest, name: str | None = None) -> Plan:
     """The plan of a trial.
 
     Args:
@@ -224,14 +224,14 @@ def plan_of(folder: Path, ask: Ask, name: str | None = None) -> Plan:
             parameter that is none or may not be set.
     """
     with Run.open(folder) as run:
-        _check(ask, [model.name for model in run.models()])
-        image = None if ask.image_of is None else files.image_of(run, ask.image_of)[0].relative_to(folder)
+        _check_request(ask, [model.name for model in run.models()])
+        image = None if ask.image_of is None else files.find_image(run, ask.image_of)[0].relative_to(folder)
     prompt = ask.prompt if image is None else {"prompt": ask.prompt, "image": str(image)}
-    setting = {"name": name or name_of(ask), **ask.parameters}
+    setting = {"name": name or trial_name(ask), **ask.parameters}
     return Plan.of({"model": ask.model, "prompts": [prompt], "seeds": [ask.seed], "settings": [setting]}, folder)
 
 
-def _check(ask: Ask, models: Sequence[str]) -> None:
+def _check_request(ask: TrialRequest, models: Sequence[str]) -> None:
     if ask.model not in models:
         raise ValueError(
             f"model must be one of the run, {', '.join(models)}, but got {ask.model!r}. Choose one of them."
@@ -249,15 +249,15 @@ def _check(ask: Ask, models: Sequence[str]) -> None:
         )
 
 
-def name_of(ask: Ask) -> str:
+def trial_name(ask: TrialRequest) -> str:
     """The name of a trial's setting: the most of what is in it, and a mark of all of it, so that no two share one."""
     content = to_json({"model": ask.model, **ask.parameters})
-    given = [(name, ask.parameters[name]) for name in _TOLD if ask.parameters.get(name)]
-    words = ", ".join(f"{name.replace('_', ' ')} {_written(value)}" for name, value in given)
+    given = [(name, ask.parameters[name]) for name in _NAMED_PARAMETERS if ask.parameters.get(name)]
+    words = ", ".join(f"{name.replace('_', ' ')} {_format_value(value)}" for name, value in given)
     return f"trial {hashlib.sha256(content.encode()).hexdigest()[:4]}: {words or 'plain'}"
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "+".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,10 +12,10 @@ from typing import Any
 from skipguide.runs import Run
 from skipguide.studio import files, page_data
 
-_OURS = re.compile(rf"{files.KEY}\.mp4")
+_OWN_VIDEO = re.compile(rf"{files.KEY_PATTERN}\.mp4")
 
 
-def write(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
+def write_report(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
     """Write the report of a run; it appears under its name when it is complete.
 
     Args:
@@ -27,15 +27,15 @@ def write(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: if `out` exists and may not be overwritten, or is something else than a report.
     """
-    _check_place(run, out, overwrite)
+    _check_target(run, out, overwrite)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         (part / "clips").mkdir(parents=True)
         keys = [clip.key for clip in run.clips("done")]
         for key in keys:
-            shutil.copyfile(files.video_of(run, key), part / "clips" / f"{key}.mp4")
+            shutil.copyfile(files.find_video(run, key), part / "clips" / f"{key}.mp4")
         data = json.dumps(page_data.describe(run), ensure_ascii=False)
-        (part / "index.html").write_text(files.page("index.html", inline=True, data=data), encoding="utf-8")
+        (part / "index.html").write_text(files.render_page("index.html", inline=True, data=data), encoding="utf-8")
         size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
         if out.exists():
             shutil.rmtree(out)
@@ -52,10 +52,10 @@ def _is_report(folder: Path) -> bool:
         return False
     clips = [path.name for path in (folder / "clips").iterdir()] if (folder / "clips").is_dir() else []
     text = page.read_text(encoding="utf-8", errors="replace")
-    return files.DATA in text and all(map(_OURS.fullmatch, clips))
+    return files.DATA_TAG in text and all(map(_OWN_VIDEO.fullmatch, clips))
 
 
-def _check_place(run: Run, out: Path, overwrite: bool) -> None:
+def _check_target(run: Run, out: Path, overwrite: bool) -> None:
     inside = run.folder.resolve().is_relative_to(out.resolve())
     if inside or (out.exists() and not _is_report(out)):
         raise ValueError(

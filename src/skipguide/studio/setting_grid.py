@@ -5,38 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from skipguide.generate.settings import SCALES, Generation
+from skipguide.generate.settings import SCALE_AXES, GenerationSettings
 from skipguide.runs import Setting
 from skipguide.runs.ledger import to_json
 
 Steps = list[tuple[float, int]]  # values of a scale in their order, and the id of the setting of each
 
-_OF_STG = ("layers", "skip", "start", "stop", "rescale", "orthogonalize")  # without meaning where all scales are 0
-_SLIDERS = (*SCALES, "guidance_scale", "rescale")
+_STG_PARAMETERS = (
+    "layers",
+    "skip",
+    "start",
+    "stop",
+    "rescale",
+    "orthogonalize",
+)  # without meaning where all scales are 0
+_SLIDERS = (*SCALE_AXES, "guidance_scale", "rescale")
 
 
-def parameters(setting: Setting) -> dict[str, Any]:
+def effective_parameters(setting: Setting) -> dict[str, Any]:
     """What a setting says, without what has no meaning in it."""
-    said = {name: setting.complete[name] for name in Generation.model_fields if name in setting.complete}
-    return said if _stg_is_on(said) else {name: value for name, value in said.items() if name not in _OF_STG}
+    said = {name: setting.complete[name] for name in GenerationSettings.model_fields if name in setting.complete}
+    return said if _stg_is_on(said) else {name: value for name, value in said.items() if name not in _STG_PARAMETERS}
 
 
 def _stg_is_on(said: Mapping[str, Any]) -> bool:
-    return any(said.get(name) for name in SCALES)
+    return any(said.get(name) for name in SCALE_AXES)
 
 
-def varied(settings: Sequence[Setting]) -> list[str]:
+def varying_parameters(settings: Sequence[Setting]) -> list[str]:
     """The parameters that tell settings apart: those that differ among the settings that have them.
 
     What STG skips is always among them where it is on in some settings and off in others.
     """
-    said = [parameters(setting) for setting in settings]
+    said = [effective_parameters(setting) for setting in settings]
 
     def differ(name: str) -> bool:
         values = {to_json(entry[name]) for entry in said if name in entry}
         return len(values) > 1 or (name in ("layers", "skip") and 0 < sum(name in entry for entry in said) < len(said))
 
-    return [name for name in Generation.model_fields if differ(name)]
+    return [name for name in GenerationSettings.model_fields if differ(name)]
 
 
 def sliders(settings: Sequence[Setting]) -> dict[int, dict[str, Steps]]:
@@ -47,8 +54,8 @@ def sliders(settings: Sequence[Setting]) -> dict[int, dict[str, Steps]]:
     """
     found: dict[int, dict[str, list[Steps]]] = {setting.id: {} for setting in settings}
     for name in _SLIDERS:
-        for group in _alike(settings, name):
-            steps = sorted((parameters(setting).get(name, 0.0), setting.id) for setting in group)
+        for group in _groups_varying_only(settings, name):
+            steps = sorted((effective_parameters(setting).get(name, 0.0), setting.id) for setting in group)
             if len(steps) > 1:
                 for setting in group:
                     found[setting.id].setdefault(name, []).append(steps)
@@ -58,22 +65,32 @@ def sliders(settings: Sequence[Setting]) -> dict[int, dict[str, Steps]]:
     }
 
 
-def _alike(settings: Sequence[Setting], name: str) -> Iterator[list[Setting]]:
+def _groups_varying_only(settings: Sequence[Setting], name: str) -> Iterator[list[Setting]]:
     """Groups of settings that differ in one parameter only."""
     groups: dict[str, list[Setting]] = {}
     for setting in settings:
-        said = parameters(setting)
-        if name in said and (name not in SCALES or _stg_is_on(said)):
-            groups.setdefault(_without(setting, name), []).append(setting)
-    plain = {_without(setting, *SCALES): setting for setting in settings if not _stg_is_on(parameters(setting))}
+        said = effective_parameters(setting)
+        if name in said and (name not in SCALE_AXES or _stg_is_on(said)):
+            groups.setdefault(_key_without(setting, name), []).append(setting)
+    plain = {
+        _key_without(setting, *SCALE_AXES): setting
+        for setting in settings
+        if not _stg_is_on(effective_parameters(setting))
+    }
     for group in groups.values():
-        others = [scale for scale in SCALES if scale != name and parameters(group[0]).get(scale)]
-        zero = None if name not in SCALES or others else plain.get(_without(group[0], *SCALES, *_OF_STG))
+        others = [scale for scale in SCALE_AXES if scale != name and effective_parameters(group[0]).get(scale)]
+        zero = (
+            None
+            if name not in SCALE_AXES or others
+            else plain.get(_key_without(group[0], *SCALE_AXES, *_STG_PARAMETERS))
+        )
         yield [*group, *([zero] if zero else [])]
 
 
-def _without(setting: Setting, *names: str) -> str:
-    return setting.model + to_json({key: value for key, value in parameters(setting).items() if key not in names})
+def _key_without(setting: Setting, *names: str) -> str:
+    return setting.model + to_json(
+        {key: value for key, value in effective_parameters(setting).items() if key not in names}
+    )
 
 
 def layer_maps(settings: Sequence[Setting]) -> list[dict[str, Any]]:
@@ -82,41 +99,43 @@ def layer_maps(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     Returns:
         `{"model", "rows", "columns", "cells"}`: cells[row][column] is the id of a setting, or None.
     """
-    return [_layer_map(model, group) for model, group in _by_model(settings).items() if group]
+    return [_layer_map(model, group) for model, group in _guided_by_model(settings).items() if group]
 
 
-def _by_model(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
+def _guided_by_model(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     found: dict[str, list[Setting]] = {}
     for setting in settings:
         group = found.setdefault(setting.model, [])
-        if _stg_is_on(parameters(setting)):
+        if _stg_is_on(effective_parameters(setting)):
             group.append(setting)
     return found
 
 
 def _layer_map(model: str, settings: Sequence[Setting]) -> dict[str, Any]:
-    names = sorted((name for name in varied(settings) if name != "layers"), key=lambda name: name in _SLIDERS)
-    said = {setting.id: parameters(setting) for setting in settings}
-    rows = sorted({_layers(entry) for entry in said.values()}, key=_in_order)
-    columns = sorted({_rest(entry, names) for entry in said.values()}, key=_in_order)
-    place = {(_layers(entry), _rest(entry, names)): setting for setting, entry in said.items()}
+    names = sorted(
+        (name for name in varying_parameters(settings) if name != "layers"), key=lambda name: name in _SLIDERS
+    )
+    said = {setting.id: effective_parameters(setting) for setting in settings}
+    rows = sorted({_row_key(entry) for entry in said.values()}, key=_sort_key)
+    columns = sorted({_column_key(entry, names) for entry in said.values()}, key=_sort_key)
+    place = {(_row_key(entry), _column_key(entry, names)): setting for setting, entry in said.items()}
     return {
         "model": model,
         "rows": [", ".join(map(str, row)) for row in rows],
-        "columns": [_written(column) for column in columns],
+        "columns": [_format_column(column) for column in columns],
         "cells": [[place.get((row, column)) for column in columns] for row in rows],
     }
 
 
-def _layers(said: Mapping[str, Any]) -> tuple[Any, ...]:
+def _row_key(said: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(said.get("layers") or ())
 
 
-def _rest(said: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+def _column_key(said: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[str, Any], ...]:
     return tuple((name, said[name]) for name in names if said.get(name) is not None)
 
 
-_SHORT = {
+_COLUMN_PREFIXES = {
     "skip": "",
     "stg_scale": "s ",
     "spatial_scale": "spatial ",
@@ -125,15 +144,15 @@ _SHORT = {
 }
 
 
-def _written(column: Sequence[tuple[str, Any]]) -> str:
+def _format_column(column: Sequence[tuple[str, Any]]) -> str:
     words = (
-        _SHORT.get(name, f"{name} ") + (f"{value:g}" if isinstance(value, float) else str(value))
+        _COLUMN_PREFIXES.get(name, f"{name} ") + (f"{value:g}" if isinstance(value, float) else str(value))
         for name, value in column
     )
     return ", ".join(words) or "all"
 
 
-def _in_order(values: Sequence[Any]) -> list[tuple[bool, float, str]]:
+def _sort_key(values: Sequence[Any]) -> list[tuple[bool, float, str]]:
     """Numbers by their size, 9 before 10; the rest by the alphabet."""
     plain = [value[1] if isinstance(value, tuple) else value for value in values]
     numbers = [isinstance(value, (int, float)) for value in plain]

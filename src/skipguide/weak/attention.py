@@ -16,51 +16,51 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from skipguide.weak import patching, token_grid
-from skipguide.weak.step_context import Moment
+from skipguide.weak.step_context import StepContext
 
 Tensor = torch.Tensor
-_ATTEND = torch.nn.functional.scaled_dot_product_attention  # who puts another function in its place is not caught
+_SDPA = torch.nn.functional.scaled_dot_product_attention  # who puts another function in its place is not caught
 
 
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Seen:
+class AttentionView:
     """What one attention sees."""
 
-    moment: Moment
+    step_context: StepContext
     axis: str | None  # it attends along
-    text: str = ""  # "before" or "after" the video where it sees text too
-    sound: bool = False  # instead of a video: tokens in a row
+    text_position: str = ""  # "before" or "after" the video where it sees text too
+    audio: bool = False  # instead of a video: tokens in a row
 
-    def video(self, tokens: int) -> tuple[int, token_grid.Grid]:
+    def video_tokens(self, tokens: int) -> tuple[int, token_grid.TokenGrid]:
         """(first token, grid) of the video's among those that it sees.
 
         Raises:
             ValueError: if they lie on no grid.
         """
-        grid = (tokens,) if self.sound else token_grid.of_attention(self.moment.grid, self.axis, tokens)
+        grid = (tokens,) if self.audio else token_grid.attention_token_grid(self.step_context.grid, self.axis, tokens)
         count = None if grid is None else math.prod(grid)
-        if grid is None or count is None or count > tokens or (count < tokens and not self.text):
+        if grid is None or count is None or count > tokens or (count < tokens and not self.text_position):
             known = "is not known" if grid is None else f"is {' x '.join(map(str, grid))}"
             raise ValueError(
                 f"this skip needs a video whose tokens lie on one grid, but an attention of this run sees {tokens} "
                 f"tokens, and the grid {known} (conditions that stand beside the video are not on it). Use "
                 'skip="residual", "attention", "soft" or "shuffle".'
             )
-        return tokens - count if self.text == "before" else 0, grid
+        return tokens - count if self.text_position == "before" else 0, grid
 
 
-class Changed(patching.StandIn):
+class InterceptedAttention(patching.ModuleProxy):
     """The real self-attention with `change(call, seen, number)` in the place of torch's scaled dot product."""
 
-    def __init__(self, real: torch.nn.Module, skip: str, seen: Seen, number: float | None):
-        super().__init__(real, change=CHANGES[skip], seen=seen, number=number)
-        self.__dict__["forward"] = torch.compiler.disable(self._run)
+    def __init__(self, real: torch.nn.Module, skip: str, view: AttentionView, strength: float | None):
+        super().__init__(real, edit=ATTENTION_EDITS[skip], view=view, strength=strength)
+        self.__dict__["forward"] = torch.compiler.disable(self._run_intercepted)
 
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        with _Catching(lambda call: self.change(call, self.seen, self.number)) as caught:
+    def _run_intercepted(self, *args: Any, **kwargs: Any) -> Any:
+        with _InterceptSDPA(lambda call: self.edit(call, self.view, self.strength)) as caught:
             output = self.real(*args, **kwargs)
         if not caught.calls:
             raise RuntimeError(
@@ -71,88 +71,88 @@ class Changed(patching.StandIn):
         return output
 
 
-class _Catching(TorchFunctionMode):
+class _InterceptSDPA(TorchFunctionMode):
     """Calls of torch's attention go to `change`, as a dictionary of arguments; all others run as they are."""
 
-    def __init__(self, change: Callable[[dict[str, Any]], Tensor]):
+    def __init__(self, edit: Callable[[dict[str, Any]], Tensor]):
         super().__init__()
-        self.change, self.calls = change, 0
+        self.edit, self.calls = edit, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not _ATTEND:
+        if func is not _SDPA:
             return func(*args, **(kwargs or {}))
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        return self.change({**dict(zip(names, args)), **(kwargs or {})})  # noqa: B905  # as many as there are
+        return self.edit({**dict(zip(names, args)), **(kwargs or {})})  # noqa: B905  # as many as there are
 
 
-def _soft(call: dict[str, Any], seen: Seen, share: float | None) -> Tensor:
+def _soften_map(call: dict[str, Any], view: AttentionView, strength: float | None) -> Tensor:
     """((1 - a) A + a I) V = (1 - a) A V + a V."""
-    assert share is not None
-    value, output = call["value"], _ATTEND(**call)
+    assert strength is not None
+    value, output = call["value"], _SDPA(**call)
     if value.shape[-3] != output.shape[-3]:  # several heads of queries for one of values
         value = value.repeat_interleave(output.shape[-3] // value.shape[-3], -3)
-    return output.lerp(value, share)
+    return output.lerp(value, strength)
 
 
-def _blur(call: dict[str, Any], seen: Seen, sigma: float | None) -> Tensor:
+def _blur_queries(call: dict[str, Any], view: AttentionView, sigma: float | None) -> Tensor:
     """Attention of blurred queries; those of a text stay."""
     query = call["query"]  # (B, heads, N, width)
-    start, grid = seen.video(query.shape[-2])
+    start, grid = view.video_tokens(query.shape[-2])
     end = start + math.prod(grid)
     video = query[..., start:end, :]
     if sigma is None:
         blurred = video.float().mean(-2, keepdim=True).to(query.dtype).expand_as(video)
     else:
-        blurred = _blurred(video.float().unflatten(-2, grid), sigma, seen.moment).flatten(-1 - len(grid), -2)
+        blurred = _blur_grid(video.float().unflatten(-2, grid), sigma, view.step_context).flatten(-1 - len(grid), -2)
     parts = [query[..., :start, :], blurred.to(query.dtype), query[..., end:, :]]
-    return _ATTEND(**{**call, "query": torch.cat(parts, -2)})
+    return _SDPA(**{**call, "query": torch.cat(parts, -2)})
 
 
-def _blurred(cube: Tensor, sigma: float, moment: Moment) -> Tensor:
+def _blur_grid(cube: Tensor, sigma: float, step_context: StepContext) -> Tensor:
     """`(B, heads, *grid, width)`, along each dimension of the grid. The matrix is symmetric."""
     for dim in (dim for dim in range(2, cube.ndim - 1) if cube.shape[dim] > 1):
-        cube = (cube.movedim(dim, -1) @ moment.gaussian(cube.shape[dim], sigma, cube.device)).movedim(-1, dim)
+        cube = (cube.movedim(dim, -1) @ step_context.blur_matrix(cube.shape[dim], sigma, cube.device)).movedim(-1, dim)
     return cube
 
 
-def _frames(call: dict[str, Any], seen: Seen, _: float | None) -> Tensor:
+def _isolate_frames(call: dict[str, Any], view: AttentionView, _: float | None) -> Tensor:
     """Attention of each frame to itself and the text, as with a mask; the text sees all. Less work than without.
 
     (CAG's code sets the entries between frames to zero after the softmax, so that the rest sums to less than 1.)
     """
     query = call["query"]
-    start, grid = seen.video(query.shape[-2])
+    start, grid = view.video_tokens(query.shape[-2])
     frames, count = grid[0], math.prod(grid)
-    if frames == 1 and not seen.sound:
+    if frames == 1 and not view.audio:
         raise ValueError('skip="frames" needs a video of several frames in the latents, but got one. Use another skip.')
     video, mask = slice(start, start + count), call.get("attn_mask")
-    own = {name: _by_frame(call[name], video, frames) for name in ("query", "key", "value")}
+    own = {name: _split_frames(call[name], video, frames) for name in ("query", "key", "value")}
     for name in ("key", "value"):
-        text = _without(call[name], video, -2)
+        text = _remove_video(call[name], video, -2)
         own[name] = torch.cat([own[name], text.repeat_interleave(frames, 0)], -2)
     rest = {name: value for name, value in call.items() if name not in ("query", "key", "value", "attn_mask")}
-    output = _ATTEND(**own, attn_mask=None if mask is None else _own_mask(mask, video, frames, len(query)), **rest)
+    output = _SDPA(**own, attn_mask=None if mask is None else _split_mask(mask, video, frames, len(query)), **rest)
     output = output.unflatten(0, (-1, frames)).transpose(1, 2).flatten(2, 3)
     if count == query.shape[-2]:
         return output
-    rows = mask if mask is None or mask.shape[-2] == 1 else _without(mask, video, -2)
-    text = _ATTEND(**{**call, "query": _without(query, video, -2), "attn_mask": rows})
+    rows = mask if mask is None or mask.shape[-2] == 1 else _remove_video(mask, video, -2)
+    text = _SDPA(**{**call, "query": _remove_video(query, video, -2), "attn_mask": rows})
     return torch.cat([text, output] if start else [output, text], -2)
 
 
-def _by_frame(states: Tensor, video: slice, frames: int) -> Tensor:
+def _split_frames(states: Tensor, video: slice, frames: int) -> Tensor:
     """`(B, heads, N, width)` to `(B * frames, heads, tokens of a frame, width)`."""
     return states[..., video, :].unflatten(-2, (frames, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def _without(states: Tensor, video: slice, dim: int) -> Tensor:
+def _remove_video(states: Tensor, video: slice, dim: int) -> Tensor:
     """What is beside the video along a dimension."""
     size = states.shape[dim]
     return torch.cat([states.narrow(dim, 0, video.start), states.narrow(dim, video.stop, size - video.stop)], dim)
 
 
-def _own_mask(mask: Tensor, video: slice, frames: int, batch: int) -> Tensor:
+def _split_mask(mask: Tensor, video: slice, frames: int, batch: int) -> Tensor:
     """The mask of the keys that a frame sees, `(B * frames, 1 or heads, 1 or tokens, tokens + text)`."""
     mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     mask = mask.expand(batch, *mask.shape[1:])
@@ -162,9 +162,9 @@ def _own_mask(mask: Tensor, video: slice, frames: int, batch: int) -> Tensor:
         mask = mask[..., video, :].unflatten(-2, (frames, -1))
     keys = mask[..., video].unflatten(-1, (frames, -1))  # (B, heads, frames, rows, frames, tokens)
     own = keys.diagonal(dim1=2, dim2=4).movedim(-1, 2)
-    return torch.cat([own, _without(mask, video, -1)], -1).transpose(1, 2).flatten(0, 1)
+    return torch.cat([own, _remove_video(mask, video, -1)], -1).transpose(1, 2).flatten(0, 1)
 
 
-CHANGES: Mapping[str, Callable[[dict[str, Any], Seen, float | None], Tensor]] = {
-    "soft": _soft, "blur": _blur, "frames": _frames,
+ATTENTION_EDITS: Mapping[str, Callable[[dict[str, Any], AttentionView, float | None], Tensor]] = {
+    "soft": _soften_map, "blur": _blur_queries, "frames": _isolate_frames,
 }  # fmt: skip

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from skipguide.families.schema import Family
-from skipguide.weak.patching import Swap
+from skipguide.weak.patching import Patch
 
 # What the config of a denoiser says of its inputs and outputs. One that differs elsewhere only can take its place.
-_OUTSIDE = (
+_INTERFACE_CONFIG_KEYS = (
     "in_channels", "out_channels", "patch_size", "patch_size_t", "text_dim", "text_embed_dim", "text_embed_dim_t5",
     "text_embed_2_dim", "caption_channels", "encoder_hidden_states_channels", "crossattn_proj_in_channels",
     "pooled_projection_dim", "image_dim", "image_embed_dim", "image_proj_dim", "img_context_dim_in", "in_visual_dim",
@@ -22,34 +22,34 @@ _OUTSIDE = (
 )  # fmt: skip
 
 
-class OtherModel:
+class AutoguidancePass:
     """Stands where a `prefix.WeakPass` does; it shares nothing with the strong pass and skips nothing.
 
     Raises:
         ValueError: if the model cannot take the denoiser's place.
     """
 
-    strong = None
+    prefix_cache = None
 
     def __init__(self, family: Family, denoiser: nn.Module, model: nn.Module):
-        check_fits(family, denoiser, model)
+        check_compatible(family, denoiser, model)
         self.denoiser = model
-        self.full: list[Swap] = []  # nothing stands anywhere
-        self._share = _size(model) / _size(denoiser)
+        self.full_patches: list[Patch] = []  # nothing stands anywhere
+        self._cost = _count_parameters(model) / _count_parameters(denoiser)
 
-    def swaps(self) -> list[Swap]:
+    def patches(self) -> list[Patch]:
         """None."""
-        return self.full
+        return self.full_patches
 
     def cost(self, shared: bool) -> float:
         """As a fraction of a forward pass of the denoiser: its parameters as a fraction of the denoiser's."""
-        return self._share
+        return self._cost
 
-    def told(self, inputs: dict[str, Any]) -> None:
+    def set_input_spec(self, inputs: dict[str, Any]) -> None:
         """Nothing is measured."""
 
 
-def check_fits(family: Family, denoiser: Any, model: Any) -> None:
+def check_compatible(family: Family, denoiser: Any, model: Any) -> None:
     """See that a model takes what the denoiser takes, and returns what it returns.
 
     Raises:
@@ -66,10 +66,14 @@ def check_fits(family: Family, denoiser: Any, model: Any) -> None:
             "denoiser of another checkpoint of the same family."
         )
     # the width of the text, where nothing stands between it and the cross-attentions
-    outside = _OUTSIDE if "caption_channels" in denoiser.config else (*_OUTSIDE, "cross_attention_dim")
+    outside = (
+        _INTERFACE_CONFIG_KEYS
+        if "caption_channels" in denoiser.config
+        else (*_INTERFACE_CONFIG_KEYS, "cross_attention_dim")
+    )
     for name in outside:
         _check_same(name, model.config.get(name), denoiser.config.get(name), "Use one for the same latents and text.")
-    for name, value in (("dtype", lambda one: one.dtype), ("device", _device)):
+    for name, value in (("dtype", lambda one: one.dtype), ("device", _execution_device)):
         _check_same(name, value(model), value(denoiser), "Move it with .to().")
 
 
@@ -78,12 +82,12 @@ def _check_same(name: str, got: Any, wanted: Any, hint: str) -> None:
         raise ValueError(f"weak must have the {name} of the pipeline's denoiser, {wanted}, but got {got}. {hint}")
 
 
-def _device(model: Any) -> torch.device:
+def _execution_device(model: Any) -> torch.device:
     """Where a model computes; of one that is offloaded its hook knows."""
     found = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
     device = torch.device(model.device if found is None else found)
     return torch.device(device.type, device.index or 0)
 
 
-def _size(model: nn.Module) -> int:
+def _count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())

@@ -11,10 +11,10 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 # Attention off the GPU and off the meta device, which torch's counter does not know (2.13).
-_UNCOUNTED = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math_for_mps")
+_UNCOUNTED_ATTENTION_OPS = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math_for_mps")
 
 
-def without_weights(model: Any) -> nn.Module:
+def build_meta_model(model: Any) -> nn.Module:
     """The same architecture on the meta device, from the config of a diffusers model."""
     with torch.device("meta"):
         empty = type(model).from_config(model.config)
@@ -22,23 +22,27 @@ def without_weights(model: Any) -> nn.Module:
     return nn.Module.to(empty, "meta", model.dtype).eval()
 
 
-def without_numbers(value: Any) -> Any:
+def to_meta_tensors(value: Any) -> Any:
     """Tensors in nested dictionaries, lists and tuples as their shape and dtype alone."""
     if torch.is_tensor(value):
         return torch.empty_like(value, device="meta")
     if isinstance(value, Mapping):
-        return {name: without_numbers(item) for name, item in value.items()}
-    return type(value)(map(without_numbers, value)) if isinstance(value, (list, tuple)) else value
+        return {name: to_meta_tensors(item) for name, item in value.items()}
+    return type(value)(map(to_meta_tensors, value)) if isinstance(value, (list, tuple)) else value
 
 
-def count(model: nn.Module, inputs: Mapping[str, Any]) -> int:
+def count_flops(model: nn.Module, inputs: Mapping[str, Any]) -> int:
     """Floating point operations of a forward pass: products and convolutions, attention included."""
-    return by_module(model, inputs)[""]
+    return count_flops_by_module(model, inputs)[""]
 
 
-def by_module(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
+def count_flops_by_module(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
     """The same per module, by its path in the model; that of the model itself is ""."""
-    attention = {getattr(torch.ops.aten, name): _attention for name in _UNCOUNTED if hasattr(torch.ops.aten, name)}
+    attention = {
+        getattr(torch.ops.aten, name): _attention_flops
+        for name in _UNCOUNTED_ATTENTION_OPS
+        if hasattr(torch.ops.aten, name)
+    }
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as counter:
         model(**inputs)
     counted = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
@@ -47,6 +51,6 @@ def by_module(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
     return {**inside, "": counted.get("Global", 0)}
 
 
-def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
     """The two products of an attention, on shapes."""
     return flop_counter.sdpa_flop_count(query, key, value)

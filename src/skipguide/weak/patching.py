@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 Tensor = torch.Tensor
-Swap = tuple[nn.Module, str, nn.Module]  # (parent, name of its child, what stands there for now)
+Patch = tuple[nn.Module, str, nn.Module]  # (parent, name of its child, what stands there for now)
 
 
-class StandIn(nn.Module):
+class ModuleProxy(nn.Module):
     """Takes the place of `real` without owning it: parameters, hooks and state stay with the real module."""
 
     def __init__(self, real: nn.Module, **attributes: Any):
@@ -45,7 +45,7 @@ class StandIn(nn.Module):
 # --- in the strong pass -----------------------------------------------------------------------------------------------
 
 
-class Recording(StandIn):
+class RecordInput(ModuleProxy):
     """The real block, run as ever; the streams that enter it are copied into `state`, for blocks may work in place."""
 
     def __init__(self, real: nn.Module, streams: Sequence[str]):
@@ -57,7 +57,7 @@ class Recording(StandIn):
         return self.real(*args, **kwargs)
 
 
-class Remembering(StandIn):
+class CacheOutput(ModuleProxy):
     """The real module, run as ever; what it returns is kept in `outputs`, one entry per call."""
 
     def __init__(self, real: nn.Module):
@@ -65,58 +65,58 @@ class Remembering(StandIn):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.real(*args, **kwargs)
-        self.outputs.append(_kept(output))
+        self.outputs.append(_copy_output(output))
         return output
 
 
 # --- in a weak pass ---------------------------------------------------------------------------------------------------
 
 
-class Skipped(StandIn):
+class Bypass(ModuleProxy):
     """Eq. 15: the block returns its input, every stream of it; with a `source`, the input recorded there."""
 
-    def __init__(self, real: nn.Module, streams: Sequence[str], source: Recording | None = None):
+    def __init__(self, real: nn.Module, streams: Sequence[str], source: RecordInput | None = None):
         super().__init__(real, streams=tuple(streams), source=source)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        _keep_group_moving(self.real)
+        _run_group_offloading_hooks(self.real)
         state = stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
         # UNets ask their transformers for a tuple
         return state[0] if len(state) == 1 and kwargs.get("return_dict") is not False else state
 
 
-class Resumed(StandIn):
+class ResumeFrom(ModuleProxy):
     """The real block, run on the streams recorded at `source` instead of those that arrive."""
 
-    def __init__(self, real: nn.Module, streams: Sequence[str], source: Recording):
+    def __init__(self, real: nn.Module, streams: Sequence[str], source: RecordInput):
         super().__init__(real, streams=tuple(streams), source=source)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = with_streams(self.streams, self.source.state, args, kwargs)
+        args, kwargs = replace_streams(self.streams, self.source.state, args, kwargs)
         return self.real(*args, **kwargs)
 
 
-class Replayed(StandIn):
+class ReplayOutput(ModuleProxy):
     """What the real module returned in the strong pass, call by call, without running it."""
 
-    def __init__(self, real: nn.Module, source: Remembering):
+    def __init__(self, real: nn.Module, source: CacheOutput):
         super().__init__(real, source=source)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        _keep_group_moving(self.real)
+        _run_group_offloading_hooks(self.real)
         outputs = self.source.outputs
         outputs.append(outputs.pop(0))  # a whole pass turns the list once around
-        return _kept(outputs[-1])
+        return _copy_output(outputs[-1])
 
 
-class Nothing(StandIn):
+class ZeroOutput(ModuleProxy):
     """A module whose result is added to a state that nobody reads, because the recorded one takes its place."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return next(value for value in args if torch.is_tensor(value)).new_zeros(())
 
 
-class IdentityAttention(StandIn):
+class IdentityAttention(ModuleProxy):
     """Eq. 17: an attention whose map is the identity over all tokens it sees; `values` computes what is left."""
 
     def __init__(self, real: nn.Module, values: Callable[..., Any]):
@@ -126,7 +126,7 @@ class IdentityAttention(StandIn):
         return self.values(self.real, *args, **kwargs)
 
 
-def _keep_group_moving(block: nn.Module) -> None:
+def _run_group_offloading_hooks(block: nn.Module) -> None:
     """With several blocks to a group, diffusers' group offloading has the first one load it and the last one unload it.
 
     Those two must do so when they are skipped as well, for the others of their group may run.
@@ -138,7 +138,7 @@ def _keep_group_moving(block: nn.Module) -> None:
         hook.post_forward(block, None)
 
 
-def _kept(output: Any) -> Any:
+def _copy_output(output: Any) -> Any:
     """A copy of a tensor, for FreeU writes into what a block returns; tuples (skip connections) are only read."""
     return output.clone() if torch.is_tensor(output) else output
 
@@ -151,7 +151,7 @@ def stream_values(streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[s
     return tuple(args[i] if i < len(args) else kwargs[name] for i, name in enumerate(streams))
 
 
-def with_streams(
+def replace_streams(
     streams: Sequence[str], state: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The inputs of a block with other streams in the place of those that arrive."""
@@ -160,13 +160,13 @@ def with_streams(
     return (*state[:positional], *args[positional:]), {**kwargs, **named}
 
 
-def named_inputs(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind_inputs(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of a call, by name."""
     bound = signature.bind(*args, **kwargs).arguments
     return {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
 
 
-def child(parent: nn.Module, name: str) -> nn.Module:
+def get_child(parent: nn.Module, name: str) -> nn.Module:
     """The module that an entry names."""
     found = parent._modules[name]
     assert found is not None, name
@@ -176,12 +176,12 @@ def child(parent: nn.Module, name: str) -> nn.Module:
 UNCOND, COND = 0, 1  # the halves of a batch, which diffusers makes as [uncond, cond]
 
 
-def picked(half: int, value: Any) -> Any:
+def select_half(half: int, value: Any) -> Any:
     """One half of a batch: of a tensor, or of every tensor in a tuple, list or dictionary. Other values stay."""
     if isinstance(value, dict):
-        return {name: picked(half, item) for name, item in value.items()}
+        return {name: select_half(half, item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(picked(half, item) for item in value)
+        return type(value)(select_half(half, item) for item in value)
     if not torch.is_tensor(value):
         return value
     if len(value) % 2:
@@ -193,18 +193,18 @@ def picked(half: int, value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def swapped(swaps: Sequence[Swap]) -> Iterator[None]:
+def patched(patches: Sequence[Patch]) -> Iterator[None]:
     """Put every stand-in in place, and the real modules back again whatever happens in between."""
-    real = put(swaps)
+    real = apply_patches(patches)
     try:
         yield
     finally:
-        put(real)
+        apply_patches(real)
 
 
-def put(swaps: Sequence[Swap]) -> list[Swap]:
+def apply_patches(patches: Sequence[Patch]) -> list[Patch]:
     """Put every stand-in in place; returns the swaps that undo it."""
-    undo = [(parent, name, parent._modules[name]) for parent, name, _ in swaps]
-    for parent, name, stand_in in swaps:
-        parent._modules[name] = stand_in
+    undo = [(parent, name, parent._modules[name]) for parent, name, _ in patches]
+    for parent, name, proxy in patches:
+        parent._modules[name] = proxy
     return undo  # type: ignore[return-value]  # no entry is None: guide() resolved them

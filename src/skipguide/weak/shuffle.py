@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from skipguide.weak import patching
-from skipguide.weak.attention import Seen
+from skipguide.weak.attention import AttentionView
 
 Tensor = torch.Tensor
 
 
-class Shuffled(patching.StandIn):
+class ShuffleTokens(patching.ModuleProxy):
     """The real block on the video's tokens in another order, the same for all samples: Sx.
 
     TPG's blocks are f(Sx), and those of a UNet are here: the module around them adds its own input again, whose tokens
@@ -27,28 +27,37 @@ class Shuffled(patching.StandIn):
     """
 
     def __init__(
-        self, real: torch.nn.Module, streams: Sequence[str], source: patching.Recording | None, seen: Seen, lie: str,
-        seed: int, name: str, restored: bool,
+        self, real: torch.nn.Module, streams: Sequence[str], source: patching.RecordInput | None, view: AttentionView, token_layout: str,
+        seed: int, name: str, restore_order: bool,
     ):  # fmt: skip
         super().__init__(
-            real, streams=tuple(streams), source=source, seen=seen, lie=lie, seed=seed, name=name, restored=restored
+            real,
+            streams=tuple(streams),
+            source=source,
+            view=view,
+            token_layout=token_layout,
+            seed=seed,
+            name=name,
+            restore_order=restore_order,
         )
-        self.__dict__["order"] = torch.compiler.disable(seen.moment.order)
+        self.__dict__["permutation"] = torch.compiler.disable(view.step_context.permutation)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         state = patching.stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
-        x, mixed = state[0], self._shuffled(state[0])
-        args, kwargs = patching.with_streams(self.streams, (mixed, *state[1:]), args, kwargs)
+        x, mixed = state[0], self._shuffle(state[0])
+        args, kwargs = patching.replace_streams(self.streams, (mixed, *state[1:]), args, kwargs)
         output = self.real(*args, **kwargs)
-        if not self.restored:
+        if not self.restore_order:
             return output
         if torch.is_tensor(output):
             return x + (output - mixed)
         return (x + (output[0] - mixed), *output[1:])
 
-    def _shuffled(self, x: Tensor) -> Tensor:
-        frames = self.seen.moment.grid[0] if self.lie else 1
-        apart = x.unflatten(0, (-1, frames)) if self.lie == "rows" else x.unflatten(1, (frames, -1))
-        dim = 1 if self.lie and self.seen.axis == "temporal" else 2  # of (samples, frames, tokens of a frame, width)
-        order = self.order(apart.shape[dim], self.seed, self.name, x.device)
+    def _shuffle(self, x: Tensor) -> Tensor:
+        frames = self.view.step_context.grid[0] if self.token_layout else 1
+        apart = x.unflatten(0, (-1, frames)) if self.token_layout == "rows" else x.unflatten(1, (frames, -1))
+        dim = (
+            1 if self.token_layout and self.view.axis == "temporal" else 2
+        )  # of (samples, frames, tokens of a frame, width)
+        order = self.permutation(apart.shape[dim], self.seed, self.name, x.device)
         return apart.index_select(dim, order).reshape(x.shape)

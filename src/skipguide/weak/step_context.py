@@ -15,14 +15,14 @@ from skipguide.weak import token_grid
 Tensor = torch.Tensor
 
 
-def order_of(n: int, seed: int, step: int, what: str) -> Tensor:
+def random_permutation(n: int, seed: int, step: int, what: str) -> Tensor:
     """A permutation of n things, `(n,)` on the CPU: the same on every machine for the same seed, step and name."""
     digest = hashlib.sha256(f"{seed}/{step}/{what}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.randperm(n, generator=generator)
 
 
-class Moment:
+class StepContext:
     """What the weak passes of one denoiser have to know of the step under way.
 
     Args:
@@ -32,36 +32,38 @@ class Moment:
     def __init__(self, layout: str, config: Mapping[str, Any]):
         self.step, self.grid = 0, None
         self._layout, self._config = layout, config
-        self._orders: dict[Any, Tensor] = {}  # of this step
-        self._blurs: dict[Any, Tensor] = {}
+        self._permutations: dict[Any, Tensor] = {}  # of this step
+        self._blur_matrices: dict[Any, Tensor] = {}
 
-    def begin(self, step: int) -> None:
+    def begin_step(self, step: int) -> None:
         """A step begins."""
         self.step = step
-        self._orders.clear()
+        self._permutations.clear()
 
-    def see(self, inputs: Mapping[str, Any]) -> None:
+    def observe_inputs(self, inputs: Mapping[str, Any]) -> None:
         """The denoiser is called with these inputs, of which the shape counts."""
-        self.grid = token_grid.of_video(self._layout, self._config, inputs)
+        self.grid = token_grid.video_token_grid(self._layout, self._config, inputs)
 
-    def order(self, n: int, seed: int, what: str, device: torch.device) -> Tensor:
+    def permutation(self, n: int, seed: int, what: str, device: torch.device) -> Tensor:
         """`order_of` on a device, without waiting for it."""
         key = (n, seed, what, device)
-        if key not in self._orders:
-            order = order_of(n, seed, self.step, what)
-            self._orders[key] = (order.pin_memory() if device.type == "cuda" else order).to(device, non_blocking=True)
-        return self._orders[key]
+        if key not in self._permutations:
+            order = random_permutation(n, seed, self.step, what)
+            self._permutations[key] = (order.pin_memory() if device.type == "cuda" else order).to(
+                device, non_blocking=True
+            )
+        return self._permutations[key]
 
-    def gaussian(self, n: int, sigma: float, device: torch.device) -> Tensor:
+    def blur_matrix(self, n: int, sigma: float, device: torch.device) -> Tensor:
         """`gaussian` on a device, made once."""
         key = (n, sigma, device)
-        if key not in self._blurs:
-            self._blurs[key] = gaussian(n, sigma).float().to(device)
-        return self._blurs[key]
+        if key not in self._blur_matrices:
+            self._blur_matrices[key] = gaussian_blur_matrix(n, sigma).float().to(device)
+        return self._blur_matrices[key]
 
 
 @functools.lru_cache(maxsize=64)
-def gaussian(n: int, sigma: float) -> Tensor:
+def gaussian_blur_matrix(n: int, sigma: float) -> Tensor:
     """The matrix `(n, n)` that blurs a row of n values by a sampled Gaussian, in float64.
 
     The row goes on mirrored at its ends (the value at the end twice), so that rows and columns sum to 1: the mean of

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Grid = tuple[int, ...]
+TokenGrid = tuple[int, ...]
 
 
-def of_video(layout: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Grid | None:
+def video_token_grid(layout: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> TokenGrid | None:
     """(frames, rows, columns) of the tokens that a denoiser makes of its input; None where that is not known.
 
     Args:
@@ -30,7 +30,7 @@ def of_video(layout: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) 
     return tuple(-(-shape[name] // size) for name, size in zip("thw", patches, strict=True))
 
 
-def of_attention(video: Grid | None, axis: str | None, tokens: int) -> Grid | None:
+def attention_token_grid(video: TokenGrid | None, axis: str | None, tokens: int) -> TokenGrid | None:
     """The grid of the tokens that one attention sees, or of those of the video among them; None for no such grid.
 
     Args:

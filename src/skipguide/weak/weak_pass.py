@@ -15,19 +15,19 @@ from typing import Any
 from torch import nn
 
 from skipguide.families import schema
-from skipguide.families.blocks import Place, _named, chain, returning
-from skipguide.families.schema import Family, Values
+from skipguide.families.blocks import LayerSite, _find_modules, layer_sites, modules_to_bypass
+from skipguide.families.schema import Family, ValueProjection
 from skipguide.method import perturbations
-from skipguide.weak import attention as weak_attention
-from skipguide.weak import flops, patching, shuffle, step_context
-from skipguide.weak.prefix_cache import Strong
+from skipguide.weak import attention, flops, patching, shuffle
+from skipguide.weak import step_context as step_context_module
+from skipguide.weak.prefix_cache import PrefixCache
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
+class WeakOptions:
     """What a weak pass takes beside the layers and the kind of skip."""
 
-    moment: step_context.Moment | None = None  # None for kinds of the paper alone
+    step_context: step_context_module.StepContext | None = None  # None for kinds of the paper alone
     strength: float | None = None
     seed: int = 0
 
@@ -43,84 +43,91 @@ class WeakPass:
     """
 
     def __init__(
-        self, family: Family, denoiser: nn.Module, places: Sequence[Place], skipped: Sequence[int], skip: str,
-        strong: Strong | None, how: How = How(),
+        self, family: Family, denoiser: nn.Module, sites: Sequence[LayerSite], skipped: Sequence[int], skip: str,
+        prefix_cache: PrefixCache | None, options: WeakOptions = WeakOptions(),
     ):  # fmt: skip
-        self.family, self.denoiser, self.how = family, denoiser, how
-        self.places, self.skipped, self.skip, self.strong = places, tuple(skipped), skip, strong
-        self.full = _once(swap for k in skipped for swap in self._weakened(k, None))
-        self.shared = [] if strong is None else _once(self._sharing(strong))
+        self.family, self.denoiser, self.options = family, denoiser, options
+        self.sites, self.skipped, self.skip, self.prefix_cache = sites, tuple(skipped), skip, prefix_cache
+        self.full_patches = _deduplicate_patches(swap for k in skipped for swap in self._weaken_site(k, None))
+        self.shared_patches = [] if prefix_cache is None else _deduplicate_patches(self._prefix_patches(prefix_cache))
         self.inputs: dict[str, Any] = {}  # of the denoiser, on the meta device; a UNet's costs are measured with them
-        self._measured: dict[bool, float] = {}
+        self._measured_costs: dict[bool, float] = {}
 
     @property
-    def first(self) -> int:
+    def first_skipped(self) -> int:
         """The place at which this pass leaves the strong one."""
         return self.skipped[0]
 
-    def swaps(self) -> list[patching.Swap]:
+    def patches(self) -> list[patching.Patch]:
         """What stands where in this pass: from the state that the strong pass left, where there is one to share.
 
         Raises:
             RuntimeError: if the strong pass left nothing, because the first skipped layer did not run in it.
         """
-        if self.strong is None:
-            return self.full
-        if not self.strong.has_left(self.first):
+        if self.prefix_cache is None:
+            return self.full_patches
+        if not self.prefix_cache.has_state_for(self.first_skipped):
             raise RuntimeError(
-                f'layer "{self.places[self.first].address}" must run in the conditional pass for a weak pass to start '
+                f'layer "{self.sites[self.first_skipped].address}" must run in the conditional pass for a weak pass to start '
                 "there, but it did not (a cache, or an option that switches it off). Remove that, or pass "
                 "share_prefix=False."
             )
-        return self.shared
+        return self.shared_patches
 
-    def _weakened(self, k: int, source: patching.Recording | None) -> Iterator[patching.Swap]:
-        place = self.places[k]
+    def _weaken_site(self, k: int, source: patching.RecordInput | None) -> Iterator[patching.Patch]:
+        site = self.sites[k]
         if self.skip == "residual":
-            for entry in returning(self.places, k, self.skipped):
-                yield *entry, patching.Skipped(patching.child(*entry), place.stack.streams, source)
+            for entry in modules_to_bypass(self.sites, k, self.skipped):
+                yield *entry, patching.Bypass(patching.get_child(*entry), site.stack.streams, source)
         elif self.skip == "shuffle":
-            yield from self._shuffled(place, source)
+            yield from self._shuffle_patches(site, source)
         else:
-            for entry, values in place.attention():
-                yield *entry, self._attention(place, entry, values)
+            for entry, values in site.attentions():
+                yield *entry, self._make_attention_proxy(site, entry, values)
             if source is not None:
-                yield *place.entry, patching.Resumed(place.block, place.stack.streams, source)
+                yield *site.entry, patching.ResumeFrom(site.block, site.stack.streams, source)
 
-    def _attention(self, place: Place, entry: schema.Entry, values: Values) -> patching.StandIn:
-        real = patching.child(*entry)
+    def _make_attention_proxy(
+        self, site: LayerSite, entry: schema.Entry, values: ValueProjection
+    ) -> patching.ModuleProxy:
+        real = patching.get_child(*entry)
         if self.skip == "attention":
             return patching.IdentityAttention(real, values)
-        seen = self._seen(place, sound=entry in place.sounds())
-        return weak_attention.Changed(real, self.skip, seen, perturbations.strength_of(self.skip, self.how.strength))
+        seen = self._attention_view(site, audio=entry in site.audio_attentions())
+        return attention.InterceptedAttention(
+            real, self.skip, seen, perturbations.resolve_strength(self.skip, self.options.strength)
+        )
 
-    def _shuffled(self, place: Place, source: patching.Recording | None) -> Iterator[patching.Swap]:
-        seen = self._seen(place)
-        for n, entry in enumerate([place.entry] if place.half is None else place.inside()):
-            name = f"{place.address} {place.axis} {n}"
-            yield *entry, shuffle.Shuffled(
-                patching.child(*entry), place.stack.streams, source, seen, place.lie, self.how.seed, name,
-                restored=place.half is None,
+    def _shuffle_patches(self, site: LayerSite, source: patching.RecordInput | None) -> Iterator[patching.Patch]:
+        seen = self._attention_view(site)
+        for n, entry in enumerate([site.entry] if site.axis_layers is None else site.inner_blocks()):
+            name = f"{site.address} {site.axis} {n}"
+            yield *entry, shuffle.ShuffleTokens(
+                patching.get_child(*entry), site.stack.streams, source, seen, site.token_layout, self.options.seed, name,
+                restore_order=site.axis_layers is None,
             )  # fmt: skip
 
-    def _seen(self, place: Place, sound: bool = False) -> weak_attention.Seen:
-        assert self.how.moment is not None
-        return weak_attention.Seen(self.how.moment, place.axis, self.family.text, sound)
+    def _attention_view(self, site: LayerSite, audio: bool = False) -> attention.AttentionView:
+        assert self.options.step_context is not None
+        return attention.AttentionView(self.options.step_context, site.axis, self.family.text_position, audio)
 
-    def _sharing(self, strong: Strong) -> Iterator[patching.Swap]:
-        recording = strong.recordings.get(self.first)
+    def _prefix_patches(self, prefix_cache: PrefixCache) -> Iterator[patching.Patch]:
+        recording = prefix_cache.recorded_inputs.get(self.first_skipped)
         if recording is not None:
-            for place in self.places[: self.first]:
-                yield *place.entry, patching.Skipped(place.block, place.stack.streams)
-        yield from self._weakened(self.first, recording)
+            for site in self.sites[: self.first_skipped]:
+                yield *site.entry, patching.Bypass(site.block, site.stack.streams)
+        yield from self._weaken_site(self.first_skipped, recording)
         for k in self.skipped[1:]:
-            yield from self._weakened(k, None)
-        for parent, name, memory in strong.remembered[self.first]:
-            yield parent, name, patching.Replayed(memory.real, memory)
-        for path, interval in self.family.between:  # run after every interval-th block; those before are not read
-            for parent, name, real in _named(self.denoiser, (path,)):
-                if int(name) * _config(self.denoiser, interval) < self.first:
-                    yield parent, name, patching.Nothing(real)
+            yield from self._weaken_site(k, None)
+        for parent, name, memory in prefix_cache.cached_outputs[self.first_skipped]:
+            yield parent, name, patching.ReplayOutput(memory.real, memory)
+        for (
+            path,
+            interval,
+        ) in self.family.injected_modules:  # run after every interval-th block; those before are not read
+            for parent, name, real in _find_modules(self.denoiser, (path,)):
+                if int(name) * _config_value(self.denoiser, interval) < self.first_skipped:
+                    yield parent, name, patching.ZeroOutput(real)
 
     def cost(self, shared: bool) -> float:
         """What this pass computes, as a fraction of a forward pass.
@@ -131,37 +138,37 @@ class WeakPass:
         """
         if self.family.unet is None:
             skipped = len(self.skipped) if self.skip == "residual" else 0
-            return (len(self.places) - (self.first if shared else 0) - skipped) / len(self.places)
-        if shared not in self._measured:
+            return (len(self.sites) - (self.first_skipped if shared else 0) - skipped) / len(self.sites)
+        if shared not in self._measured_costs:
             try:
-                self._measured[shared] = self._measure(shared)
+                self._measured_costs[shared] = self._measure_cost(shared)
             except Exception:  # a model that its config does not rebuild, as with FreeNoise: this is only for people
-                self._measured[shared] = 1 - (self.first if shared else 0) / len(self.places)
-        return self._measured[shared]
+                self._measured_costs[shared] = 1 - (self.first_skipped if shared else 0) / len(self.sites)
+        return self._measured_costs[shared]
 
-    def told(self, inputs: dict[str, Any]) -> None:
+    def set_input_spec(self, inputs: dict[str, Any]) -> None:
         """What a call of the denoiser looks like, on the meta device; of other sizes other costs are measured."""
         if repr(inputs) != repr(self.inputs):
-            self.inputs, self._measured = inputs, {}
+            self.inputs, self._measured_costs = inputs, {}
 
-    def _measure(self, shared: bool) -> float:
-        model = flops.without_weights(self.denoiser)
-        places = chain(self.family, model)
-        strong = Strong(self.family, model, places, {self.first}) if shared else None
-        moment = step_context.Moment(self.family.layout, self.denoiser.config)  # type: ignore[arg-type]
-        moment.see(self.inputs)
-        how = dataclasses.replace(self.how, moment=moment)
+    def _measure_cost(self, shared: bool) -> float:
+        model = flops.build_meta_model(self.denoiser)
+        places = layer_sites(self.family, model)
+        strong = PrefixCache(self.family, model, places, {self.first_skipped}) if shared else None
+        step_context = step_context_module.StepContext(self.family.latent_layout, self.denoiser.config)  # type: ignore[arg-type]
+        step_context.observe_inputs(self.inputs)
+        how = dataclasses.replace(self.options, step_context=step_context)
         weak = WeakPass(self.family, model, places, self.skipped, self.skip, strong, how)
-        with patching.swapped(strong.swaps({self.first}) if strong else []):
-            whole = flops.count(model, self.inputs)
-        with patching.swapped(weak.swaps()):
-            return flops.count(model, self.inputs) / whole
+        with patching.patched(strong.patches({self.first_skipped}) if strong else []):
+            whole = flops.count_flops(model, self.inputs)
+        with patching.patched(weak.patches()):
+            return flops.count_flops(model, self.inputs) / whole
 
 
-def _once(swaps: Iterable[patching.Swap]) -> list[patching.Swap]:
+def _deduplicate_patches(patches: Iterable[patching.Patch]) -> list[patching.Patch]:
     """One stand-in for each module: both halves of a layer of SVD name the one that holds them."""
-    return [(*entry, stand_in) for entry, stand_in in {(p, name): stand_in for p, name, stand_in in swaps}.items()]
+    return [(*entry, proxy) for entry, proxy in {(p, name): proxy for p, name, proxy in patches}.items()]
 
 
-def _config(denoiser: Any, name: str) -> int:
+def _config_value(denoiser: Any, name: str) -> int:
     return denoiser.config[name]

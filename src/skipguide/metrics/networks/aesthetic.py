@@ -34,5 +34,7 @@ def load(encoder: Path, head: Path) -> Aesthetic:
         ValueError: If they hold something else, or the head is that of another CLIP.
     """
     images = clip.load(encoder)
-    linear = checkpoints.fitted(lambda: nn.Linear(images.vision.config.projection_dim, 1), checkpoints.read(head), head)
+    linear = checkpoints.build_with_weights(
+        lambda: nn.Linear(images.vision.config.projection_dim, 1), checkpoints.read(head), head
+    )
     return Aesthetic(images, linear).eval()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from skipguide.files import checkpoints
-from skipguide.metrics.networks.flow import LEVELS, Correlation, Encoder, correlation, grid, resized, sampled
+from skipguide.metrics.networks.flow import LEVELS, Correlation, Encoder, correlation, grid, resize, sample_bilinear
 
 Tensor = torch.Tensor
 
@@ -41,12 +41,12 @@ class ResidualBlock(nn.Module):
         self.prelu = nn.PReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._beside(self.conv2, self.conv1(x))
-        y = self._beside(self.conv4, self.conv3(y))
+        y = self._convolve_side(self.conv2, self.conv1(x))
+        y = self._convolve_side(self.conv4, self.conv3(y))
         return self.prelu(x + self.conv5(y))
 
     @staticmethod
-    def _beside(conv: nn.Module, x: Tensor) -> Tensor:
+    def _convolve_side(conv: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([x[:, :-SIDE], conv(x[:, -SIDE:])], 1)
 
 
@@ -78,16 +78,16 @@ class UpdateBlock(nn.Module):
 
     def forward(self, features: Tensor, flow: Tensor, matches: Sequence[Correlation]) -> tuple[Tensor, Tensor]:
         """Features and both flows `(B, 4, h, w)`, corrected."""
-        small_flow = resized(flow, 1 / self.factor) / self.factor
-        found = self._found(small_flow, matches)
-        moved = _leaky(self.convf2(_leaky(self.convf1(small_flow))))
-        both = _leaky(self.conv(torch.cat([_leaky(self.convc1(found)), moved], 1)))
-        hidden = self.gru(torch.cat([both, small_flow, resized(features, 1 / self.factor)], 1))
-        features = features + resized(self.feat_head(hidden), self.factor)
-        return features, flow + self.factor * resized(self.flow_head(hidden), self.factor)
+        small_flow = resize(flow, 1 / self.factor) / self.factor
+        found = self._look_up_correlation(small_flow, matches)
+        moved = _leaky_relu(self.convf2(_leaky_relu(self.convf1(small_flow))))
+        both = _leaky_relu(self.conv(torch.cat([_leaky_relu(self.convc1(found)), moved], 1)))
+        hidden = self.gru(torch.cat([both, small_flow, resize(features, 1 / self.factor)], 1))
+        features = features + resize(self.feat_head(hidden), self.factor)
+        return features, flow + self.factor * resize(self.flow_head(hidden), self.factor)
 
     @staticmethod
-    def _found(flow: Tensor, matches: Sequence[Correlation]) -> Tensor:
+    def _look_up_correlation(flow: Tensor, matches: Sequence[Correlation]) -> Tensor:
         """Motion is taken as linear: a flow from the middle, stretched, leads from one frame to the other."""
         to_first, to_second = flow.chunk(2, 1)
         stretched = (to_second / TIME, to_first / (1 - TIME))
@@ -119,18 +119,18 @@ class AMTS(nn.Module):
         """Frames `(B, 3, H, W)` in [0, 1], sides multiples of 16 -> the frame between them, the same."""
         mean = torch.cat([first, second], 2).mean((1, 2, 3), keepdim=True)
         first, second = first - mean, second - mean
-        matches = self._matches(first, second)
+        matches = self._correlate(first, second)
         *pairs, last = zip(self._pyramid(first), self._pyramid(second), strict=True)
 
         middle = torch.full_like(last[0][:, :1], TIME)
         flow, features = self.decoder4(torch.cat([*last, middle], 1)).tensor_split([4], 1)
         features, flow = self.update4(features, flow, matches)
         for decoder, update, pair in ((self.decoder3, self.update3, pairs[2]), (self.decoder2, self.update2, pairs[1])):
-            change, features = decoder(_joined(features, pair, flow)).tensor_split([4], 1)
-            features, flow = update(features, change + 2 * resized(flow, 2), matches)
-        return self._combined(self.decoder1(_joined(features, pairs[0], flow)), flow, (first, second), mean)
+            change, features = decoder(_decoder_input(features, pair, flow)).tensor_split([4], 1)
+            features, flow = update(features, change + 2 * resize(flow, 2), matches)
+        return self._combine(self.decoder1(_decoder_input(features, pairs[0], flow)), flow, (first, second), mean)
 
-    def _matches(self, first: Tensor, second: Tensor) -> tuple[Correlation, Correlation]:
+    def _correlate(self, first: Tensor, second: Tensor) -> tuple[Correlation, Correlation]:
         """Of the first frame in the second, and of the second in the first."""
         before, after = self.feat_encoder(torch.cat([first, second])).chunk(2)
         volume = correlation(before, after)
@@ -142,33 +142,33 @@ class AMTS(nn.Module):
             levels.append(level(levels[-1]))
         return levels[1:]
 
-    def _combined(self, decoded: Tensor, flow: Tensor, frames: tuple[Tensor, Tensor], mean: Tensor) -> Tensor:
+    def _combine(self, decoded: Tensor, flow: Tensor, frames: tuple[Tensor, Tensor], mean: Tensor) -> Tensor:
         """Several candidates, each from flows, a mask and a residual of its own, and what a small network adds."""
         n = FLOWS
         changes, masks, residuals = decoded.split([4 * n, n, 3 * n], 1)
-        ways = [2 * resized(way, 2) for way in flow.chunk(2, 1)]
+        ways = [2 * resize(way, 2) for way in flow.chunk(2, 1)]
         candidates = []
         for i in range(n):
             pieces = (changes[:, 2 * i : 2 * i + 2], changes[:, 2 * (n + i) : 2 * (n + i) + 2])
-            warped = [_warped(frame, way + piece) for frame, way, piece in zip(frames, ways, pieces, strict=True)]
+            warped = [_warp(frame, way + piece) for frame, way, piece in zip(frames, ways, pieces, strict=True)]
             mask = torch.sigmoid(masks[:, i : i + 1])
             mixed = mask * warped[0] + (1 - mask) * warped[1]
             candidates.append(mixed + mean + residuals[:, 3 * i : 3 * i + 3])
         return (torch.stack(candidates).mean(0) + self.comb_block(torch.cat(candidates, 1))).clamp(0, 1)
 
 
-def _leaky(x: Tensor) -> Tensor:
+def _leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.1)
 
 
-def _warped(image: Tensor, flow: Tensor) -> Tensor:
+def _warp(image: Tensor, flow: Tensor) -> Tensor:
     """`(B, C, H, W)` read where the flow `(B, 2, H, W)` leads from each pixel; its border goes on outside."""
-    return sampled(image, (grid(image) + flow).permute(0, 2, 3, 1), padding="border")
+    return sample_bilinear(image, (grid(image) + flow).permute(0, 2, 3, 1), padding="border")
 
 
-def _joined(features: Tensor, pair: tuple[Tensor, Tensor], flow: Tensor) -> Tensor:
+def _decoder_input(features: Tensor, pair: tuple[Tensor, Tensor], flow: Tensor) -> Tensor:
     """What a decoder sees: its features, those of both frames where the flows lead, and the flows."""
-    warped = [_warped(level, way) for level, way in zip(pair, flow.chunk(2, 1), strict=True)]
+    warped = [_warp(level, way) for level, way in zip(pair, flow.chunk(2, 1), strict=True)]
     return torch.cat([features, *warped, flow], 1)
 
 
@@ -178,4 +178,4 @@ def load(path: Path) -> AMTS:
     Raises:
         ValueError: If the file holds something else.
     """
-    return checkpoints.fitted(AMTS, checkpoints.renamed(checkpoints.read(path), RULES), path)
+    return checkpoints.build_with_weights(AMTS, checkpoints.rename_keys(checkpoints.read(path), RULES), path)

@@ -67,7 +67,7 @@ def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
         raise ValueError(f"C3D must see clips of {FRAMES} frames, but got {frames.shape[1]}. Cut them.")
     mean = model.get_buffer("mean")
     with torch.no_grad():
-        return torch.cat([model(_prepared(clip.to(mean.device), mean)) for clip in frames])
+        return torch.cat([model(_prepare(clip.to(mean.device), mean)) for clip in frames])
 
 
 def load(weights: Path, mean: Path) -> C3D:
@@ -76,14 +76,14 @@ def load(weights: Path, mean: Path) -> C3D:
     Raises:
         ValueError: If the files hold something else.
     """
-    arrays = checkpoints.renamed(_arrays(weights), RULES)
+    arrays = checkpoints.rename_keys(_arrays(weights), RULES)
     clip = _arrays(mean).get("mean")
     if clip is None or clip.numel() != np.prod(MEAN_SHAPE):
         found = "no array of that name" if clip is None else f"shape {tuple(clip.shape)}"
         raise ValueError(f"{mean} must hold `mean`, an array of {MEAN_SHAPE}, but got {found}. Take mean2.npz of TGAN.")
     left = (MEAN_SHAPE[-1] - RESIZED) // 2
     arrays["mean"] = clip.reshape(MEAN_SHAPE)[..., left : left + RESIZED]
-    return checkpoints.fitted(C3D, arrays, weights)
+    return checkpoints.build_with_weights(C3D, arrays, weights)
 
 
 def _arrays(file: Path) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ def _arrays(file: Path) -> dict[str, Tensor]:
         return {name: torch.from_numpy(archive[name]) for name in archive.files}
 
 
-def _prepared(clip: Tensor, mean: Tensor) -> Tensor:
+def _prepare(clip: Tensor, mean: Tensor) -> Tensor:
     resized = F.interpolate(clip.float(), (RESIZED, RESIZED), mode="bicubic", align_corners=False)
     centred = resized.flip(1).transpose(0, 1) - mean
     start = (RESIZED - CROPPED) // 2

@@ -45,11 +45,11 @@ def load(path: Path) -> ImageEncoder:
     Raises:
         ValueError: If the folder holds another network.
     """
-    weights = checkpoints.renamed(checkpoints.read(path), RULES)
-    return checkpoints.fitted(lambda: _built(weights, path), weights, path)
+    weights = checkpoints.rename_keys(checkpoints.read(path), RULES)
+    return checkpoints.build_with_weights(lambda: _build(weights, path), weights, path)
 
 
-def _built(weights: Mapping[str, Tensor], path: Path) -> ImageEncoder:
+def _build(weights: Mapping[str, Tensor], path: Path) -> ImageEncoder:
     patches = weights.get("vision.vision_model.embeddings.patch_embedding.weight")
     positions = weights.get("vision.vision_model.embeddings.position_embedding.weight")
     projection = weights.get("vision.visual_projection.weight")

@@ -82,11 +82,11 @@ def load(path: Path) -> DINO:
         ValueError: If the weights are of another network.
     """
     weights = checkpoints.read(path)
-    weights = checkpoints.renamed(checkpoints.fused(weights, ATTENTION, ".attn.qkv."), TRANSFORMERS)
-    return checkpoints.fitted(functools.partial(_built, weights), weights, path)
+    weights = checkpoints.rename_keys(checkpoints.fuse_weights(weights, ATTENTION, ".attn.qkv."), TRANSFORMERS)
+    return checkpoints.build_with_weights(functools.partial(_build, weights), weights, path)
 
 
-def _built(weights: Mapping[str, Tensor]) -> DINO:
+def _build(weights: Mapping[str, Tensor]) -> DINO:
     """A network of the size of these weights; of ViT-B/16 where they do not tell."""
     if not {"patch_embed.proj.weight", "pos_embed"} <= weights.keys():
         return DINO()

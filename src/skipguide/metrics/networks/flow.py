@@ -86,7 +86,7 @@ class Correlation:
         # the first offset, which varies slowest, is that of x: so the published weights have it
         offsets = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1)
         centres = positions.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
-        found = [sampled(level, centres / 2**i + offsets) for i, level in enumerate(self.pyramid)]
+        found = [sample_bilinear(level, centres / 2**i + offsets) for i, level in enumerate(self.pyramid)]
         return torch.cat([level.reshape(*self.shape, -1) for level in found], -1).permute(0, 3, 1, 2)
 
 
@@ -104,14 +104,14 @@ def grid(image: Tensor) -> Tensor:
     return torch.stack([x, y]).float()[None]
 
 
-def sampled(image: Tensor, positions: Tensor, padding: str = "zeros") -> Tensor:
+def sample_bilinear(image: Tensor, positions: Tensor, padding: str = "zeros") -> Tensor:
     """`image (N, C, H, W)` between its pixels, at `positions (N, h, w, 2)`: `(N, C, h, w)`, bilinear."""
     height, width = image.shape[-2:]
     size = torch.tensor([width - 1, height - 1], device=image.device)
     return F.grid_sample(image, 2 * positions / size - 1, padding_mode=padding, align_corners=True)
 
 
-def padded(frames: Tensor, divisor: int) -> tuple[Tensor, tuple[slice, ...]]:
+def pad_to_multiple(frames: Tensor, divisor: int) -> tuple[Tensor, tuple[slice, ...]]:
     """Frames `(F, C, H, W)` with their borders repeated to sides that `divisor` divides, and where they lie in it."""
     height, width = frames.shape[-2:]
     rows, columns = -height % divisor, -width % divisor
@@ -120,6 +120,6 @@ def padded(frames: Tensor, divisor: int) -> tuple[Tensor, tuple[slice, ...]]:
     return F.pad(frames, (left, columns - left, top, rows - top), mode="replicate"), inside
 
 
-def resized(x: Tensor, factor: float) -> Tensor:
+def resize(x: Tensor, factor: float) -> Tensor:
     """A map `(B, C, H, W)` with sides times `factor`, bilinear."""
     return cast(Tensor, F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False))

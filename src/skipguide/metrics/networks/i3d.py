@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from skipguide.files import checkpoints
-from skipguide.metrics.networks.padding import same
+from skipguide.metrics.networks.padding import pad_same
 
 Tensor = torch.Tensor
 
@@ -48,7 +48,7 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm3d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv3d(same(x, self.conv3d.kernel_size, self.conv3d.stride))))
+        return F.relu(self.bn(self.conv3d(pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))))
 
 
 class Mixed(nn.Module):
@@ -63,7 +63,7 @@ class Mixed(nn.Module):
         self.b3b = Unit(inputs, pooled)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = _pooled(x, (3, 3, 3), (1, 1, 1))
+        pooled = _pool_same(x, (3, 3, 3), (1, 1, 1))
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)], 1)
 
 
@@ -85,7 +85,7 @@ class I3D(nn.Module):
         """Clips `(B, 3, F, 224, 224)` in [-1, 1] -> `(B, 400)`."""
         x = clips
         for name, layer in self.layers.items():
-            x = layer(_pooled(x, *POOLS[name]) if name in POOLS else x)
+            x = layer(_pool_same(x, *POOLS[name]) if name in POOLS else x)
         return self.logits["conv3d"](F.avg_pool3d(x, (2, 7, 7), 1)).mean((2, 3, 4))
 
 
@@ -103,7 +103,7 @@ def features(model: nn.Module, frames: Tensor) -> Tensor:
         )
     device = next(model.parameters()).device
     with torch.no_grad():
-        return torch.cat([model(_prepared(clip.to(device))) for clip in frames])
+        return torch.cat([model(_prepare(clip.to(device))) for clip in frames])
 
 
 def load(path: Path) -> I3D:
@@ -113,13 +113,13 @@ def load(path: Path) -> I3D:
         ValueError: If the file holds something else.
     """
     rules = ((r"^(Conv3d|Mixed)_", r"layers.\1_"),)
-    return checkpoints.fitted(I3D, checkpoints.renamed(checkpoints.read(path), rules), path)
+    return checkpoints.build_with_weights(I3D, checkpoints.rename_keys(checkpoints.read(path), rules), path)
 
 
-def _prepared(clip: Tensor) -> Tensor:
+def _prepare(clip: Tensor) -> Tensor:
     resized = F.interpolate(clip.float(), (SIDE, SIDE), mode="bilinear", align_corners=False)
     return (2 * resized / 255 - 1).transpose(0, 1)[None]
 
 
-def _pooled(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    return F.max_pool3d(same(x, kernel, stride), kernel, stride)
+def _pool_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
+    return F.max_pool3d(pad_same(x, kernel, stride), kernel, stride)

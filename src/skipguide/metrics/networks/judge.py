@@ -24,18 +24,18 @@ def load(path: Path) -> nn.Module:
 @torch.no_grad()
 def features(model: nn.Module, frames: Tensor) -> Tensor:
     """`(B, F, 3, H, W)` uint8 -> `(B, 128)`. Other lengths than 19 take the nearest frame, other sizes are resized."""
-    return model(_prepared(frames, model))[1]
+    return model(_prepare(frames, model))[1]
 
 
 @torch.no_grad()
 def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
     """`(B, F, 3, H, W)` uint8 -> `(B, 384)`: of every shape with every colour with every motion, read one by one."""
-    logits = model(_prepared(frames, model))[0]
+    logits = model(_prepare(frames, model))[0]
     shape, colour, motion = (logits[name].cpu().double().softmax(1) for name in judge.HEADS)
     return torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1)
 
 
-def _prepared(frames: Tensor, model: nn.Module) -> Tensor:
+def _prepare(frames: Tensor, model: nn.Module) -> Tensor:
     clips = frames.to(next(model.parameters()).device).transpose(1, 2).float() / 127.5 - 1
     size = (world.FRAME_SIZE, world.FRAME_SIZE)
     if clips.shape[2] != world.NUM_FRAMES:

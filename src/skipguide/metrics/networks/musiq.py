@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from skipguide.files import checkpoints
-from skipguide.metrics.networks.padding import same
+from skipguide.metrics.networks.padding import pad_same
 from skipguide.metrics.networks.transformer import Block
 
 Tensor = torch.Tensor
@@ -39,7 +39,7 @@ class StandardizedConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
         weight = weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5)
-        return F.conv2d(same(input, self.kernel_size, self.stride), weight, None, self.stride)
+        return F.conv2d(pad_same(input, self.kernel_size, self.stride), weight, None, self.stride)
 
 
 class Bottleneck(nn.Module):
@@ -80,21 +80,21 @@ class MUSIQ(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` in [0, 1] of any size -> scores `(B,)`."""
-        tokens = [self._embedded(image, scale) for scale, image in enumerate(_sizes(2 * images - 1))]
+        tokens = [self._embed_patches(image, scale) for scale, image in enumerate(_sizes(2 * images - 1))]
         x = torch.cat([self.cls.expand(len(images), -1, -1), *tokens], 1)
         for block in self.blocks:
             x = block(x)
         return self.head(self.encoder_norm(x)[:, 0])[:, 0]
 
-    def _embedded(self, images: Tensor, scale: int) -> Tensor:
+    def _embed_patches(self, images: Tensor, scale: int) -> Tensor:
         """One token `(B, N, WIDTH)` per patch: what is in it, where it is, and at which size."""
-        padded = same(images, (PATCH, PATCH), (PATCH, PATCH))
+        padded = pad_same(images, (PATCH, PATCH), (PATCH, PATCH))
         patches = padded.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # (B, 3, rows, columns, PATCH, PATCH)
         rows, columns = patches.shape[2:4]
         x = F.relu(self.gn_root(self.conv_root(patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))))
-        x = self.block1(F.max_pool2d(same(x, (3, 3), (2, 2)), 3, 2))
+        x = self.block1(F.max_pool2d(pad_same(x, (3, 3), (2, 2)), 3, 2))
         x = self.embedding(x.permute(0, 2, 3, 1).flatten(1)).unflatten(0, (len(images), rows * columns))
-        places = (GRID * _places(rows)[:, None] + _places(columns)).flatten().to(x.device)
+        places = (GRID * _grid_positions(rows)[:, None] + _grid_positions(columns)).flatten().to(x.device)
         return x + self.position_emb[0, places] + self.scale_emb[scale]
 
 
@@ -107,7 +107,7 @@ def _sizes(images: Tensor) -> Iterator[Tensor]:
     yield images
 
 
-def _places(count: int) -> Tensor:
+def _grid_positions(count: int) -> Tensor:
     """Which of the GRID positions each of `count` patches in a row has."""
     return F.interpolate(torch.arange(float(GRID))[None, None], count)[0, 0].long()
 
@@ -118,5 +118,5 @@ def load(path: Path) -> MUSIQ:
     Raises:
         ValueError: If the file holds something else, such as weights with the ten-class head of AVA.
     """
-    weights = checkpoints.fused(checkpoints.read(path), ATTENTION, ".attn.qkv.")
-    return checkpoints.fitted(MUSIQ, checkpoints.renamed(weights, RULES), path)
+    weights = checkpoints.fuse_weights(checkpoints.read(path), ATTENTION, ".attn.qkv.")
+    return checkpoints.build_with_weights(MUSIQ, checkpoints.rename_keys(weights, RULES), path)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 Tensor = torch.Tensor
 
 
-def same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
     """`(B, C, ...)` with zeros around it, so that a kernel gives ceil(side / stride); more at the end where uneven."""
     widths: list[int] = []
     for side, size, step in zip(x.shape[2:], kernel, stride, strict=True):

@@ -106,10 +106,10 @@ class RAFT(nn.Module):
         for _ in range(iterations):
             hidden, change = self.update_block(hidden, context, matches.lookup(positions), positions - start)
             positions = positions + change
-        return self._enlarged(positions - start, 0.25 * self.update_block.mask(hidden))
+        return self._upsample_flow(positions - start, 0.25 * self.update_block.mask(hidden))
 
     @staticmethod
-    def _enlarged(flow: Tensor, mask: Tensor) -> Tensor:
+    def _upsample_flow(flow: Tensor, mask: Tensor) -> Tensor:
         """Eight times the size: each new pixel is a convex combination of the nine around the one that it lies in."""
         batch, _, height, width = flow.shape
         weights = mask.reshape(batch, 1, 9, 8, 8, height, width).softmax(2)
@@ -123,4 +123,4 @@ def load(path: Path) -> RAFT:
     Raises:
         ValueError: If the file holds something else.
     """
-    return checkpoints.fitted(RAFT, checkpoints.renamed(checkpoints.read(path), RULES), path)
+    return checkpoints.build_with_weights(RAFT, checkpoints.rename_keys(checkpoints.read(path), RULES), path)

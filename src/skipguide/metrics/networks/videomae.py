@@ -46,7 +46,7 @@ def load(path: Path) -> nn.Module:
     state = checkpoints.read(path)
     try:
         model = VideoMAEForVideoClassification(_config(state))
-        model.load_state_dict(_converted(state))
+        model.load_state_dict(_convert_keys(state))
     except (KeyError, RuntimeError) as error:
         raise ValueError(
             f"weights must be VideoMAE V2's, fine-tuned, but {path} does not fit ({error}). Take "
@@ -57,7 +57,7 @@ def load(path: Path) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Under the names of transformers, which has three matrices where VideoMAE V2 has one."""
     parts: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -68,7 +68,7 @@ def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 for name, part in zip(("query", "key", "value"), value.chunk(3), strict=True)
             )
     rest = {key: value for key, value in state.items() if not _QKV.fullmatch(key)}
-    return {**checkpoints.renamed(rest, _NAMES), **parts}
+    return {**checkpoints.rename_keys(rest, _NAMES), **parts}
 
 
 def _config(state: Mapping[str, Tensor]) -> VideoMAEConfig:

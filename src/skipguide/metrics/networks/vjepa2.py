@@ -27,14 +27,14 @@ def load(path: Path) -> nn.Module:
     try:
         loaded: Any = VJEPA2Model.from_pretrained(path, local_files_only=True, output_loading_info=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise _unfit(path, str(error)) from error
+        raise _unfit_error(path, str(error)) from error
     model, report = loaded
     if report["missing_keys"]:
-        raise _unfit(path, f"it lacks {len(report['missing_keys'])} of its tensors")
+        raise _unfit_error(path, f"it lacks {len(report['missing_keys'])} of its tensors")
     return model.eval().requires_grad_(False)
 
 
-def _unfit(path: Path, reason: str) -> ValueError:
+def _unfit_error(path: Path, reason: str) -> ValueError:
     return ValueError(
         f"weights must be a folder of V-JEPA 2, but {path} does not fit ({reason}). Take "
         "facebook/vjepa2-vitl-fpc64-256, all files of it."
@@ -45,11 +45,11 @@ def _unfit(path: Path, reason: str) -> ValueError:
 def features(model: nn.Module, frames: Tensor) -> Tensor:
     """`(B, F, 3, H, W)` uint8 -> `(B, D)`, D = 1024 for ViT-L: the mean of the encoder's tokens."""
     assert isinstance(model, VJEPA2Model)
-    pixels = prepared(frames.flatten(0, 1), model.config.crop_size).unflatten(0, frames.shape[:2])
+    pixels = prepare_frames(frames.flatten(0, 1), model.config.crop_size).unflatten(0, frames.shape[:2])
     return model(pixels.to(model.device), skip_predictor=True).last_hidden_state.mean(1)
 
 
-def prepared(frames: Tensor, size: int) -> Tensor:
+def prepare_frames(frames: Tensor, size: int) -> Tensor:
     """The middle of frames `(N, 3, H, W)` uint8, on the CPU, as `(N, 3, size, size)` in ImageNet's scale.
 
     The short side is resized to 8/7 of `size` before.
