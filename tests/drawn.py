@@ -1,4 +1,5 @@
-"""An engine whose jobs are quick: it draws a few frames without a model. All the rest of a sweep is the real one."""
+"""An engine whose jobs are quick: it draws a few frames without a model. All the rest of a sweep is
+the real one."""
 
 from __future__ import annotations
 
@@ -16,7 +17,15 @@ import numpy as np
 from skipguide.files import video
 from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import Plan, sweep
-from skipguide.runs.engine import Cost, Event, GeneratedVideo, JobFailed, JobFinished, JobStarted, OnStep
+from skipguide.runs.engine import (
+    Cost,
+    Event,
+    GeneratedVideo,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    OnStep,
+)
 from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan import Setting
 from skipguide.runs.storage import ClipContents
@@ -25,7 +34,9 @@ from skipguide.runs.storage import ClipContents
 def plan_of(prompts: int = 4, seeds: int = 5, settings: int = 2, **more: Any) -> Plan:
     """A plan of as many clips as these make."""
     entries = [{"name": f"cfg {i}", "guidance_scale": 1.0 + i} for i in range(settings)]
-    return plan_with(*entries, prompts=[f"prompt {i}" for i in range(prompts)], seeds=list(range(seeds)), **more)
+    return plan_with(
+        *entries, prompts=[f"prompt {i}" for i in range(prompts)], seeds=list(range(seeds)), **more
+    )
 
 
 def plan_with(*settings: dict[str, Any], **more: Any) -> Plan:
@@ -50,7 +61,10 @@ class Drawn:
 
     def survey(self, settings: Sequence[Setting], image: Any) -> list[ResolvedSetting]:
         filled = {"dtype": "float32", "device": "cpu", "layers": (), "start": 0.0, "stop": 1.0}
-        return [ResolvedSetting(s, s.generation.model_copy(update=filled), {"sha256": "drawn"}) for s in settings]
+        return [
+            ResolvedSetting(s, s.generation.model_copy(update=filled), {"sha256": "drawn"})
+            for s in settings
+        ]
 
     def cost(self, complete: GenerationSettings, image: Any) -> Cost:
         return Cost(2.0, 0.001)
@@ -70,17 +84,23 @@ class Drawn:
         shape = (settings.num_frames or 1, settings.height or 2, settings.width or 2, 3)
         frames = np.random.default_rng(settings.seed).integers(0, 256, shape, np.uint8)
         record = {
-            "settings": settings.model_dump(mode="json"), "frames": list(shape), "versions": self.versions(),
-            "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(), "machine": {"system": "drawn"},
+            "settings": settings.model_dump(mode="json"), "frames": list(shape),
+            "versions": self.versions(),
+            "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
+            "machine": {"system": "drawn"},
             "measured": {"passes_per_step": 2.0, "seconds_per_step": 0.001, "seconds": 0.002},
             "run": {"key": job.key, "setting": job.setting},
         }  # fmt: skip
         video.write(path, frames, 8, record)
         product = ClipContents(
-            path.read_bytes(), video.sidecar_path(path).read_bytes(), b"latents" if job.latents else None
+            path.read_bytes(),
+            video.sidecar_path(path).read_bytes(),
+            b"latents" if job.latents else None,
         )
         self._note(job.key)
-        return GeneratedVideo(product, record, {"versions": self.versions(), "machine": record["machine"]})
+        return GeneratedVideo(
+            product, record, {"versions": self.versions(), "machine": record["machine"]}
+        )
 
     def _note(self, key: str) -> None:
         if self.log is not None:
@@ -98,8 +118,15 @@ class Drawn:
 def swept(folder: Path, plan: Plan | None = None, **options: Any) -> list[sweep.SweepEvent]:
     """All that happens in a sweep of drawn clips.
 
-    Nothing is forced onto the disk: that is for power cuts, which no test can make, and takes most of the time.
+    Nothing is forced onto the disk: that is for power cuts, which no test can make, and takes most
+        of the time.
     """
-    ours = {name: options.pop(name) for name in ("log", "fails", "seconds", "version") if name in options}
+    ours = {
+        name: options.pop(name)
+        for name in ("log", "fails", "seconds", "version")
+        if name in options
+    }
     with mock.patch("os.fsync"):
-        return list(sweep.sweep(plan or plan_of(), folder, Drawn(folder / "work", **ours), **options))
+        return list(
+            sweep.sweep(plan or plan_of(), folder, Drawn(folder / "work", **ours), **options)
+        )

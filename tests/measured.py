@@ -14,7 +14,10 @@ from skipguide.lab import world
 def clips(count: int, seed: int) -> dict[str, torch.Tensor]:
     """(19, 3, 64, 64) uint8 by name: videos of the lab's world."""
     frames = world.render(world.sample_scenes(count, seed=seed))
-    return {f"{i:03d}": clip for i, clip in enumerate(((frames + 1) * 127.5).round().byte().transpose(1, 2))}
+    return {
+        f"{i:03d}": clip
+        for i, clip in enumerate(((frames + 1) * 127.5).round().byte().transpose(1, 2))
+    }
 
 
 def write(path: Path, clip: torch.Tensor, record: dict[str, Any] | None = None) -> Path:

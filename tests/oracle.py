@@ -1,14 +1,17 @@
-"""What guided pipelines are compared with: the formula by hand, from one full forward pass per prediction.
+"""What guided pipelines are compared with: the formula by hand, from one full forward pass per
+prediction.
 
-Nothing here uses skipguide. The pipeline is diffusers' own, unmodified; its denoiser is wrapped twice over:
+Nothing here uses skipguide. The pipeline is diffusers' own, unmodified; its denoiser is wrapped
+twice over:
 
-`Listener` runs the real denoiser and keeps what the pipeline calls it with and what it returns: c, u and the inputs.
-`Player` returns prescribed predictions in the place of the denoiser's: D for cond and for uncond, of which the
-pipeline's own CFG makes D + g (D - D) = D, and carries on from there exactly as it does with a prediction of its own.
+`Listener` runs the real denoiser and keeps what the pipeline calls it with and what it returns: c,
+u and the inputs. `Player` returns prescribed predictions in the place of the denoiser's: D for cond
+and for uncond, of which the pipeline's own CFG makes D + g (D - D) = D, and carries on from there
+exactly as it does with a prediction of its own.
 
-A weak model is the peers' way: the block is run and its output thrown away for its input (residual), or its
-self-attention is run as it is, under a mask that leaves each token only itself (attention).
-"""
+A weak model is the peers' way: the block is run and its output thrown away for its input
+(residual), or its self-attention is run as it is, under a mask that leaves each token only itself
+(attention)."""
 
 from __future__ import annotations
 
@@ -40,7 +43,8 @@ class Call:
         return len(self.kwargs["sample" if "sample" in self.kwargs else "hidden_states"])
 
     def rows(self, which: slice) -> dict[str, Any]:
-        """The inputs of some samples, where the first dimension is the batch of this call, or a multiple of it."""
+        """The inputs of some samples, where the first dimension is the batch of this call, or a
+        multiple of it."""
 
         def taken(name: str, value: Any) -> Any:
             if isinstance(value, dict):
@@ -59,13 +63,19 @@ class Call:
 NOT_ROWS = {"ofs", "control_hidden_states_scale", "padding_mask"}
 NESTED = {"added_cond_kwargs", "down_block_additional_residuals"}
 # of a UNet: AnimateDiff repeats its text, and what its ControlNets found, for every frame
-PER_FRAME = {"encoder_hidden_states", "down_block_additional_residuals", "mid_block_additional_residual"}
+PER_FRAME = {
+    "encoder_hidden_states",
+    "down_block_additional_residuals",
+    "mid_block_additional_residual",
+}
 
 
 def samples(output: Any) -> list[Tensor]:
     if torch.is_tensor(output):
         return [output]
-    return [v for v in (output if isinstance(output, tuple) else output.values()) if torch.is_tensor(v)]
+    return [
+        v for v in (output if isinstance(output, tuple) else output.values()) if torch.is_tensor(v)
+    ]
 
 
 def run(tiny: Tiny, **changes: Any) -> Any:
@@ -73,7 +83,12 @@ def run(tiny: Tiny, **changes: Any) -> Any:
     call = {"generator": torch.Generator().manual_seed(0), **tiny.call, **changes}
     result = tiny.pipe(**call)
     return torch.cat(
-        [part.flatten() for part in tensors(list(result) if isinstance(result, tuple) else list(result.values()))]
+        [
+            part.flatten()
+            for part in tensors(
+                list(result) if isinstance(result, tuple) else list(result.values())
+            )
+        ]
     )
 
 
@@ -81,7 +96,9 @@ def tensors(value: Any) -> list[Tensor]:
     """Those in nested lists of tensors and arrays."""
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in tensors(item)]
-    return [torch.as_tensor(value)] if torch.is_tensor(value) or isinstance(value, np.ndarray) else []
+    return (
+        [torch.as_tensor(value)] if torch.is_tensor(value) or isinstance(value, np.ndarray) else []
+    )
 
 
 @contextlib.contextmanager
@@ -106,7 +123,8 @@ def listening(tiny: Tiny) -> Iterator[list[Call]]:
 
 @contextlib.contextmanager
 def playing(tiny: Tiny, returns: Sequence[list[Tensor]]) -> Iterator[None]:
-    """The first calls return what is given (their number of tensors each), the others what the denoiser says."""
+    """The first calls return what is given (their number of tensors each), the others what the
+    denoiser says."""
     left = list(returns)
 
     def play(model: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -131,7 +149,7 @@ def models(tiny: Tiny) -> list[Any]:
     return [m for name in tiny.denoisers if (m := getattr(tiny.pipe, name)) is not None]
 
 
-# --- weak models ------------------------------------------------------------------------------------------------------
+# --- weak models ----------------------------------------------------------------------------------
 
 
 def thrown_away(block: nn.Module) -> None:
@@ -145,18 +163,24 @@ def thrown_away(block: nn.Module) -> None:
 
 
 def masked(attention: nn.Module, sees_both: bool = False) -> None:
-    """Eq. 17, the expensive way: softmax attention as it is, under a mask that leaves each token only itself.
+    """Eq. 17, the expensive way: softmax attention as it is, under a mask that leaves each token
+    only itself.
 
     If sees_both, that is left alone in calls in which it is cross-attention.
     """
     usual = torch.nn.functional.scaled_dot_product_attention
 
     def identity(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
-        kwargs = {**kwargs, "attn_mask": torch.eye(query.shape[-2], key.shape[-2], dtype=torch.bool)}
+        kwargs = {
+            **kwargs,
+            "attn_mask": torch.eye(query.shape[-2], key.shape[-2], dtype=torch.bool),
+        }
         return usual(query, key, value, **kwargs)
 
     def on(_: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
-        if not sees_both or kwargs.get("encoder_hidden_states") is None:  # then it is self-attention too
+        if (
+            not sees_both or kwargs.get("encoder_hidden_states") is None
+        ):  # then it is self-attention too
             torch.nn.functional.scaled_dot_product_attention = identity
 
     def off(*_: Any) -> None:
@@ -170,15 +194,20 @@ def masked(attention: nn.Module, sees_both: bool = False) -> None:
 
 
 class LinearIdentity:
-    """Linear attention has no softmax to mask: its map, written out as a matrix, and that matrix is the identity."""
+    """Linear attention has no softmax to mask: its map, written out as a matrix, and that matrix is
+    the identity."""
 
-    def __call__(self, attn: Any, hidden_states: Tensor, rotary_emb: Any = None, **_: Any) -> Tensor:
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, rotary_emb: Any = None, **_: Any
+    ) -> Tensor:
         value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         attention_map = torch.eye(value.shape[2])
         return attn.to_out[0]((attention_map @ value).transpose(1, 2).flatten(2))
 
 
-def weakened(model: nn.Module, layers: Sequence[str], skip: str, attentions: Sequence[str]) -> nn.Module:
+def weakened(
+    model: nn.Module, layers: Sequence[str], skip: str, attentions: Sequence[str]
+) -> nn.Module:
     """A copy of a model in which blocks, named by their path, are skipped."""
     weak = copy.deepcopy(model)
     for layer in layers:
@@ -192,14 +221,20 @@ def weakened(model: nn.Module, layers: Sequence[str], skip: str, attentions: Seq
 
 @dataclasses.dataclass
 class Layer:
-    """A layer of a UNet by its parts: paths of modules, of a spatial and of a temporal half where it has them."""
+    """A layer of a UNet by its parts: paths of modules, of a spatial and of a temporal half where
+    it has them."""
 
-    halves: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # what one half returns its input in
+    halves: dict[str, list[str]] = dataclasses.field(
+        default_factory=dict
+    )  # what one half returns its input in
     blocks: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # its transformer blocks
-    whole: list[str] = dataclasses.field(default_factory=list)  # what all of it returns its input in
+    whole: list[str] = dataclasses.field(
+        default_factory=list
+    )  # what all of it returns its input in
 
     def skipped(self, skip: str, axis: str | None) -> list[str]:
-        """The modules that return their input, or the transformer blocks whose self-attentions see each token alone."""
+        """The modules that return their input, or the transformer blocks whose self-attentions see
+        each token alone."""
         if skip == "residual" and axis is None:
             return self.whole
         parts = self.halves if skip == "residual" else self.blocks
@@ -207,7 +242,8 @@ class Layer:
 
 
 def layers_of_unet(unet: Any) -> dict[str, Layer]:
-    """By address: the places for transformers on the way down, in the middle and on the way up, counted in each."""
+    """By address: the places for transformers on the way down, in the middle and on the way up,
+    counted in each."""
     found: dict[str, Layer] = {}
     down = [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
     up = [f"up_blocks.{i}" for i in range(len(unet.up_blocks))]
@@ -219,8 +255,12 @@ def layers_of_unet(unet: Any) -> dict[str, Layer]:
                 next((f"{path}.{name}" for name in names if hasattr(block, name)), None)
                 for names in (["attentions"], ["motion_modules", "temp_attentions"])
             )
-            for i in range(len(unet.get_submodule(spatial or temporal)) if spatial or temporal else 0):
-                found[f"{part}:{count}"] = layer_of_unet(unet, *(p and f"{p}.{i}" for p in (spatial, temporal)))
+            for i in range(
+                len(unet.get_submodule(spatial or temporal)) if spatial or temporal else 0
+            ):
+                found[f"{part}:{count}"] = layer_of_unet(
+                    unet, *(p and f"{p}.{i}" for p in (spatial, temporal))
+                )
                 count += 1
     return found
 
@@ -231,14 +271,23 @@ def layer_of_unet(unet: Any, spatial: str | None, temporal: str | None) -> Layer
     def blocks(path: str, name: str = "transformer_blocks") -> list[str]:
         return [f"{path}.{name}.{i}" for i in range(len(unet.get_submodule(f"{path}.{name}")))]
 
-    if spatial and hasattr(unet.get_submodule(spatial), "temporal_transformer_blocks"):  # SVD: one module for both
-        both = {"spatial": blocks(spatial), "temporal": blocks(spatial, "temporal_transformer_blocks")}
+    if spatial and hasattr(
+        unet.get_submodule(spatial), "temporal_transformer_blocks"
+    ):  # SVD: one module for both
+        both = {
+            "spatial": blocks(spatial),
+            "temporal": blocks(spatial, "temporal_transformer_blocks"),
+        }
         return Layer(both, both, [spatial])
     halves = {axis: [path] for axis, path in (("spatial", spatial), ("temporal", temporal)) if path}
-    return Layer(halves, {axis: blocks(path) for axis, [path] in halves.items()}, [p for [p] in halves.values()])
+    return Layer(
+        halves,
+        {axis: blocks(path) for axis, [path] in halves.items()},
+        [p for [p] in halves.values()],
+    )
 
 
-# --- the formula ------------------------------------------------------------------------------------------------------
+# --- the formula ----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -261,11 +310,17 @@ def another_prompt(tiny: Tiny) -> dict[str, Any]:
             return [other(item) for item in value]
         return value + 1 if torch.is_tensor(value) and value.is_floating_point() else value
 
-    return {**{k: other(v) for k, v in tiny.call.items() if f"negative_{k}" in tiny.call}, **tiny.other}
+    return {
+        **{k: other(v) for k, v in tiny.call.items() if f"negative_{k}" in tiny.call},
+        **tiny.other,
+    }
 
 
-def calls_of_step(tiny: Tiny, i: int, played: Sequence[list[Tensor]], options: dict[str, Any]) -> tuple[Step, int]:
-    """What the pipeline calls at step i, after steps whose calls returned what is given; and the number of steps."""
+def calls_of_step(
+    tiny: Tiny, i: int, played: Sequence[list[Tensor]], options: dict[str, Any]
+) -> tuple[Step, int]:
+    """What the pipeline calls at step i, after steps whose calls returned what is given; and the
+    number of steps."""
     with listening(tiny) as heard, playing(tiny, played):
         run(tiny, **options)
     with listening(tiny) as others, playing(tiny, played):
@@ -288,7 +343,9 @@ def read_step(calls: list[Call], rows: list[list[bool]]) -> Step:
     """Sort the one or two calls of a step into cond and uncond."""
     if len(calls) == 1 and not all(rows[0]):
         half = len(rows[0]) // 2
-        assert rows[0] == [False] * half + [True] * half, "uncond rows come first in every batched pipeline"
+        assert rows[0] == [False] * half + [True] * half, (
+            "uncond rows come first in every batched pipeline"
+        )
         both = samples(calls[0].output)
         cond, uncond = calls[0].rows(slice(half, None)), calls[0].rows(slice(half))
         return Step(calls, cond, uncond, [s[half:] for s in both], [s[:half] for s in both], True)
@@ -300,18 +357,26 @@ def read_step(calls: list[Call], rows: list[list[bool]]) -> Step:
 
 
 def guided(
-    step: Step, weak: Sequence[tuple[nn.Module, Sequence[float]]], g: Sequence[Any], phi: float, variance: bool,
-    orthogonalize: bool = False,
+    step: Step, weak: Sequence[tuple[nn.Module, Sequence[float]]], g: Sequence[Any], phi: float,
+    variance: bool, orthogonalize: bool = False,
 ) -> list[Tensor]:  # fmt: skip
-    """D, per output: u + g (c - u) + sum s (c - p), rescaled per sample. By numpy, in double precision."""
+    """D, per output: u + g (c - u) + sum s (c - p), rescaled per sample. By numpy, in double
+    precision."""
     with torch.no_grad():
         outputs = [samples(model(**step.cond)) for model, _ in weak]
     found = []
     for k, c in enumerate(step.c):
         c64 = c.double().numpy()
-        D = c64 if step.u is None else step.u[k].double().numpy() + g[k] * (c64 - step.u[k].double().numpy())
+        D = (
+            c64
+            if step.u is None
+            else step.u[k].double().numpy() + g[k] * (c64 - step.u[k].double().numpy())
+        )
         channels = slice(0, D.shape[1] // 2 if variance else None)
-        terms = [(scales[k], c64 - p[k].double().numpy()) for (_, scales), p in zip(weak, outputs, strict=True)]
+        terms = [
+            (scales[k], c64 - p[k].double().numpy())
+            for (_, scales), p in zip(weak, outputs, strict=True)
+        ]
         differences = [difference for s, difference in terms if s]
         if orthogonalize:
             differences = [rest_of(d, differences[:n], channels) for n, d in enumerate(differences)]
@@ -324,7 +389,8 @@ def guided(
 
 
 def rest_of(difference: np.ndarray, before: Sequence[np.ndarray], channels: slice) -> np.ndarray:
-    """Eq. 21: per sample, without what the ones before it explain of it, by least squares over some channels."""
+    """Eq. 21: per sample, without what the ones before it explain of it, by least squares over some
+    channels."""
     rest = difference.copy()
     for n in range(len(rest) if before else 0):
         columns = np.stack([other[n][channels].ravel() for other in before], axis=1)
@@ -345,14 +411,17 @@ class Term:
 
 
 def by_hand(
-    tiny: Tiny, terms: Sequence[Term], attentions: Sequence[str], phi: float = 0.0, slg: Term | None = None,
-    orthogonalize: bool = False, heard: dict[str, Any] | None = None, **options: Any,
+    tiny: Tiny, terms: Sequence[Term], attentions: Sequence[str], phi: float = 0.0,
+    slg: Term | None = None, orthogonalize: bool = False, heard: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Tensor:  # fmt: skip
-    """The latents of a run guided by the formula, step by step, in separate full passes; u from a weak model if slg.
+    """The latents of a run guided by the formula, step by step, in separate full passes; u from a
+    weak model if slg.
 
     Args:
-        heard: where the calls of the first step are kept, which are the same for all terms. The caller of several runs
-            that hands in one dictionary vouches that the pipeline and the options stay as they are.
+        heard: where the calls of the first step are kept, which are the same for all terms. The
+            caller of several runs that hands in one dictionary vouches that the pipeline and the
+            options stay as they are.
     """
     options = {**tiny.short, **options}
     heard = {} if heard is None else heard
@@ -370,7 +439,10 @@ def by_hand(
         step, steps = found or calls_of_step(tiny, i, played, options)
         if i == 0:
             heard["first"] = step, steps
-        model, active = step.calls[0].model, [term for term in terms if term.start <= i / steps < term.stop]
+        model, active = (
+            step.calls[0].model,
+            [term for term in terms if term.start <= i / steps < term.stop],
+        )
         if slg is not None and step.uncond is not None:
             with torch.no_grad():
                 step = dataclasses.replace(step, u=samples(weak(model, slg)(**step.uncond)))
@@ -384,13 +456,15 @@ def by_hand(
 
 
 def scales_of(tiny: Tiny, model: nn.Module, options: dict[str, Any]) -> list[Any]:
-    """g for video and audio. Wan 2.2 has another for its second transformer, SVD one for each frame; some pipelines
-    leave it to a guider."""
+    """g for video and audio. Wan 2.2 has another for its second transformer, SVD one for each
+    frame; some pipelines leave it to a guider."""
     if hasattr(tiny.pipe, "guider"):
         return [tiny.pipe.guider.guidance_scale] * 2
     call = {**tiny.call, **options}
     if tiny.g == "max_guidance_scale":
-        frames = np.linspace(call["min_guidance_scale"], call["max_guidance_scale"], call["num_frames"])
+        frames = np.linspace(
+            call["min_guidance_scale"], call["max_guidance_scale"], call["num_frames"]
+        )
         return [frames.reshape(1, -1, 1, 1, 1)]
     g = call.get(tiny.g, 1.0)
     if model is not models(tiny)[0]:

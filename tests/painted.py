@@ -1,4 +1,5 @@
-"""A run whose videos are painted instead of made: everything else about it is real. A frame is grey by its number."""
+"""A run whose videos are painted instead of made: everything else about it is real. A frame is grey
+by its number."""
 
 from __future__ import annotations
 
@@ -26,9 +27,10 @@ FRAMES, SIZE, FPS = 24, 64, 12
 STEP, FIRST = 9, 20  # grey values; far enough apart for a lossy codec
 
 _FILLED = {
-    "negative_prompt": "", "layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0,
-    "orthogonalize": False, "guidance_scale": 4.5, "steps": 2, "height": SIZE, "width": SIZE, "num_frames": FRAMES,
-    "fps": FPS, "dtype": "float32", "device": "cpu", **dict.fromkeys(SCALE_AXES, 0.0),
+    "negative_prompt": "", "layers": (), "skip": "residual", "start": 0.0, "stop": 1.0,
+    "rescale": 0.0, "orthogonalize": False, "guidance_scale": 4.5, "steps": 2, "height": SIZE,
+    "width": SIZE, "num_frames": FRAMES, "fps": FPS, "dtype": "float32", "device": "cpu",
+    **dict.fromkeys(SCALE_AXES, 0.0),
 }  # fmt: skip
 
 
@@ -38,7 +40,8 @@ def grey(frame: int) -> int:
 
 
 def paint(mark: float) -> video.Frames:
-    """Frames of one grey each, with a white mark in a corner that is as wide as `mark`, in parts of the width."""
+    """Frames of one grey each, with a white mark in a corner that is as wide as `mark`, in parts of
+    the width."""
     frames = np.empty((FRAMES, SIZE, SIZE, 3), np.uint8)
     frames[:] = np.asarray([grey(i) for i in range(FRAMES)], np.uint8)[:, None, None, None]
     frames[:, :16, : round(mark * SIZE)] = 255
@@ -59,7 +62,9 @@ class Painter:
     def _surveyed(self, setting: Setting) -> ResolvedSetting:
         given = setting.generation.model_dump()
         missing = {name: value for name, value in _FILLED.items() if given[name] is None}
-        return ResolvedSetting(setting, setting.generation.model_copy(update=missing), {"sha256": "0" * 64})
+        return ResolvedSetting(
+            setting, setting.generation.model_copy(update=missing), {"sha256": "0" * 64}
+        )
 
     def cost(self, complete: Any, image: Any) -> Cost:
         return Cost(2.0, 0.001)
@@ -87,7 +92,9 @@ def _made(job: Job) -> GeneratedVideo:
         "measured": {"passes_per_step": passes, "seconds_per_step": 0.1 * passes, "seconds": 1.0},
         "run": {"key": job.key},
     }
-    return GeneratedVideo(ClipContents(content, json.dumps(record).encode()), record, {"versions": {}})
+    return GeneratedVideo(
+        ClipContents(content, json.dumps(record).encode()), record, {"versions": {}}
+    )
 
 
 @functools.cache
@@ -101,24 +108,43 @@ def _encoded(mark: float) -> tuple[bytes, str]:
 
 SETTINGS: list[Mapping[str, Any]] = [
     {"name": "cfg", "guidance_scale": 4.5},
-    {"name": "stg", "guidance_scale": 4.5, "grid": {"stg": {"layers": [[4], [8]], "scale": [0.5, 1.0]}}},
+    {
+        "name": "stg",
+        "guidance_scale": 4.5,
+        "grid": {"stg": {"layers": [[4], [8]], "scale": [0.5, 1.0]}},
+    },
 ]
 PROMPTS = ["a red star", "a blue circle"]
 
 
 def painted(folder: Path, **changes: Any) -> Path:
     """A run directory with painted videos: two prompts, two seeds, five settings, or as changed."""
-    content = {"model": "lab-mochi", "prompts": PROMPTS, "seeds": [0, 1], "settings": SETTINGS, **changes}
+    content = {
+        "model": "lab-mochi",
+        "prompts": PROMPTS,
+        "seeds": [0, 1],
+        "settings": SETTINGS,
+        **changes,
+    }
     for _ in sweep(Plan.of(content), folder, Painter()):
         pass
     return folder
 
 
 def pictures(folder: Path) -> dict[str, Any]:
-    """A plan's words for pictures alone: two that differ and have one name, one with a text, and one text alone."""
+    """A plan's words for pictures alone: two that differ and have one name, one with a text, and
+    one text alone."""
     for name, colour in (("one", "red"), ("other", "blue")):
         (folder / name).mkdir(parents=True)
         Image.new("RGB", (48, 40), colour).save(folder / name / "first.png")
     one, other = (str(folder / name / "first.png") for name in ("one", "other"))
-    prompts = [{"image": one}, {"image": other}, {"prompt": "a red star", "image": one}, "a blue circle"]
-    return {"prompts": prompts, "settings": [SETTINGS[0], {"name": "stg", "stg": {"layers": [8], "scale": 1.0}}]}
+    prompts = [
+        {"image": one},
+        {"image": other},
+        {"prompt": "a red star", "image": one},
+        "a blue circle",
+    ]
+    return {
+        "prompts": prompts,
+        "settings": [SETTINGS[0], {"name": "stg", "stg": {"layers": [8], "scale": 1.0}}],
+    }

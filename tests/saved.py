@@ -1,4 +1,5 @@
-"""Tiny pipelines in folders, whole enough to be called with words and pictures, for the tests of the command line."""
+"""Tiny pipelines in folders, whole enough to be called with words and pictures, for the tests of
+the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ def whole(name: str) -> Any:
     if "text_encoder" not in pipe.components:
         return pipe
     width = (
-        pipe.unet.config.cross_attention_dim if hasattr(pipe, "unet") else pipe.transformer.config.get("text_dim", 32)
+        pipe.unet.config.cross_attention_dim
+        if hasattr(pipe, "unet")
+        else pipe.transformer.config.get("text_dim", 32)
     )
     parts = t5(width)
     parts["tokenizer"].model_max_length = 16  # some pipelines fill up to it

@@ -42,11 +42,16 @@ def saved(network: str, folder: Path) -> tuple[Path, ...]:
 
 
 def _save_as_a_training_run_did(weights: dict[str, Tensor], path: Path) -> None:
-    """With an optimizer whose learning rate is a number of numpy, and under the name that it had before numpy 2."""
+    """With an optimizer whose learning rate is a number of numpy, and under the name that it had
+    before numpy 2."""
     torch.save({"epoch": 300, "state_dict": weights, "optim": {"lr": np.float64(2e-5)}}, path)
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
-            old = content.replace(b"numpy._core.", b"numpy.core.") if name.endswith("data.pkl") else content
+            old = (
+                content.replace(b"numpy._core.", b"numpy.core.")
+                if name.endswith("data.pkl")
+                else content
+            )
             archive.writestr(name, old)

@@ -1,4 +1,5 @@
-"""Rules, restarts, schedules and weak models on the command line: spelt, checked at once, recorded, made again."""
+"""Rules, restarts, schedules and weak models on the command line: spelt, checked at once, recorded,
+made again."""
 
 from __future__ import annotations
 
@@ -43,13 +44,13 @@ def output(*args: str) -> Any:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bins.yaml").write_text(
-        "- {sigma: [0.5, 1.1], layers: [2], scale: 2.0, skip: soft, strength: 0.3, guidance_scale: 6.0}\n"
-        "- {sigma: [0.0, 0.5], layers: [5], scale: 1.0, rescale: 0.7}\n"
+        "- {sigma: [0.5, 1.1], layers: [2], scale: 2.0, skip: soft, strength: 0.3, guidance_scale:"
+        " 6.0}\n- {sigma: [0.0, 0.5], layers: [5], scale: 1.0, rescale: 0.7}\n"
     )
     return tmp_path
 
 
-# --- how they are spelt -----------------------------------------------------------------------------------------------
+# --- how they are spelt ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,8 @@ def test_restarts(given: Any, restarts: list[Restart]) -> None:
     found = asked.completed(validate_settings({"prompt": "p", "restart": given}))
     assert found.restart is not None
     assert [
-        Restart(**{**row, **{k: tuple(v) for k, v in row.items() if isinstance(v, list)}}) for row in found.restart
+        Restart(**{**row, **{k: tuple(v) for k, v in row.items() if isinstance(v, list)}})
+        for row in found.restart
     ] == restarts
     assert asked.completed(validate_settings(json.loads(found.model_dump_json()))) == found
 
@@ -105,32 +107,62 @@ def test_a_schedule_is_read_into_the_settings(here: Path) -> None:
 
 
 def test_terms_and_options(pipe: Any) -> None:
-    given = {"random_share": 0.3, "skip": "blur", "strength": 0.7, "every": 2, "normalize": True, "seed": 9}
+    given = {
+        "random_share": 0.3,
+        "skip": "blur",
+        "strength": 0.7,
+        "every": 2,
+        "normalize": True,
+        "seed": 9,
+    }
     settings = resolve_settings(
         validate_settings({"prompt": "p", "restart": "0.4:0.6", "cfg_rule": "apg", **given}), pipe
     )
-    assert asked.terms_of(settings) == [STG(Random(0.3), 1.0, "blur", strength=0.7, every=2, normalize=True, seed=9)]
+    assert asked.terms_of(settings) == [
+        STG(Random(0.3), 1.0, "blur", strength=0.7, every=2, normalize=True, seed=9)
+    ]
     assert settings.layers == ()
     options = {"rescale": 0.0, "rescale_space": "prediction", "orthogonalize": False}
-    assert asked.options_of(settings) == {**options, "cfg": APG(), "restart": [Restart(window=(0.4, 0.6))]}
+    assert asked.options_of(settings) == {
+        **options,
+        "cfg": APG(),
+        "restart": [Restart(window=(0.4, 0.6))],
+    }
 
 
 def test_a_published_schedule_is_filled_in(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = ({"sigma": [0.5, 1.1], "layers": [1], "scale": 2.0}, {"sigma": [0.0, 0.5], "guidance_scale": 3.0})
+    rows = (
+        {"sigma": [0.5, 1.1], "layers": [1], "scale": 2.0},
+        {"sigma": [0.0, 0.5], "guidance_scale": 3.0},
+    )
     row = presets.Preset(
-        "tiny", ("MochiPipeline",), 4, layers=(), scale=0.0, skip="residual", source="here", schedule=rows
+        "tiny",
+        ("MochiPipeline",),
+        4,
+        layers=(),
+        scale=0.0,
+        skip="residual",
+        source="here",
+        schedule=rows,
     )
     monkeypatch.setattr(presets, "preset_for", lambda _: row)
     settings = resolve_settings(validate_settings({"prompt": "p"}), pipe)
-    assert asked.terms_of(settings) == Schedule([Bin((0.5, 1.1), [1], 2.0), Bin((0.0, 0.5), guidance_scale=3.0)])
+    assert asked.terms_of(settings) == Schedule(
+        [Bin((0.5, 1.1), [1], 2.0), Bin((0.0, 0.5), guidance_scale=3.0)]
+    )
     assert resolve_settings(settings, pipe) == settings
     assert resolve_settings(validate_settings({"prompt": "p", "layers": 2}), pipe).schedule is None
-    assert resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), pipe).schedule is None
+    assert (
+        resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), pipe).schedule
+        is None
+    )
 
 
 def test_strength_is_filled_in(pipe: Any) -> None:
     for skip in perturbations.PERTURBATIONS:
-        settings = resolve_settings(validate_settings({"prompt": "p", "layers": 2, "skip": skip}), pipe)
+        settings = resolve_settings(
+            validate_settings({"prompt": "p", "layers": 2, "skip": skip}), pipe
+        )
         assert settings.strength == (0.5 if skip == "soft" else None)
     assert (
         resolve_settings(
@@ -150,17 +182,29 @@ def test_strength_is_filled_in(pipe: Any) -> None:
     ],
 )  # fmt: skip
 def test_methods_have_names(pipe: Any, given: dict[str, Any], method: str) -> None:
-    assert _describe_method(resolve_settings(validate_settings({"prompt": "p", **given}), pipe)) == method
+    assert (
+        _describe_method(resolve_settings(validate_settings({"prompt": "p", **given}), pipe))
+        == method
+    )
 
 
-# --- on lab-mochi -----------------------------------------------------------------------------------------------------
+# --- on lab-mochi ---------------------------------------------------------------------------------
 
 
 def by_guide(settings: GenerationSettings, terms: Any, **options: Any) -> np.ndarray:
     """The frames of a run under guide() from Python."""
     pipe = generation.load_pipeline("lab-mochi", "float32", "cpu")
-    call = {"num_inference_steps": 5, "num_frames": 7, "output_type": "np", "height": settings.height}
-    call |= {"width": settings.width, "guidance_scale": settings.guidance_scale, "negative_prompt": ""}
+    call = {
+        "num_inference_steps": 5,
+        "num_frames": 7,
+        "output_type": "np",
+        "height": settings.height,
+    }
+    call |= {
+        "width": settings.width,
+        "guidance_scale": settings.guidance_scale,
+        "negative_prompt": "",
+    }
     call |= {"max_sequence_length": settings.max_sequence_length}
     with guide(pipe, terms, **options), ignore_cpu_autocast_warning():
         frames = pipe(PROMPT, generator=torch.Generator().manual_seed(3), **call).frames[0]
@@ -182,8 +226,12 @@ RUNS: list[tuple[tuple[str, ...], Any, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("args", "terms", "options"), RUNS, ids=["blur", "shuffle", "random", "restart", "schedule"])
-def test_generate_is_guide_and_is_reproduced(here: Path, args: Any, terms: Any, options: Any) -> None:
+@pytest.mark.parametrize(
+    ("args", "terms", "options"), RUNS, ids=["blur", "shuffle", "random", "restart", "schedule"]
+)
+def test_generate_is_guide_and_is_reproduced(
+    here: Path, args: Any, terms: Any, options: Any
+) -> None:
     if "--stg-scale" not in args and "--schedule" not in args:
         args = (*args, "--start", "0", "--stop", "1", "--rescale", "0", "--stg-scale", "1")
     made = output("generate", PROMPT, *FEW, *args, "--out", "a.mp4")["record"]
@@ -213,24 +261,51 @@ def test_steps_of_a_restart_are_counted() -> None:
     assert [(step.number, step.steps) for step in steps] == [(i, 7) for i in range(1, 8)]
 
 
-# --- refused before anything is loaded --------------------------------------------------------------------------------
+# --- refused before anything is loaded ------------------------------------------------------------
 
 EARLY = [
-    (("--cfg-rule", "apgg"), "cfg_rule must begin with one of apg, cfg-zero, tcfg, interval, but got 'apgg'."),
-    (("--cfg-rule", "apg etta=1"), "cfg_rule has the parts eta, momentum, norm_threshold, space, but got etta."),
+    (
+        ("--cfg-rule", "apgg"),
+        "cfg_rule must begin with one of apg, cfg-zero, tcfg, interval, but got 'apgg'.",
+    ),
+    (
+        ("--cfg-rule", "apg etta=1"),
+        "cfg_rule has the parts eta, momentum, norm_threshold, space, but got etta.",
+    ),
     (("--cfg-rule", "tcfg eta=1"), "cfg_rule has the parts none, but got eta."),
     (("--cfg-rule", "apg eta=-1"), "eta must be a finite number >= 0"),
     (("--restart", "0.6:0.4"), "window must be two numbers with 0 <="),
-    (("--restart", "0.4:0.6 sigma=0.1:0.2"), "a Restart needs sigma=(t_min, t_max) or window=(start, stop), but got 2"),
-    (("--restart", "repeats=2"), "a Restart needs sigma=(t_min, t_max) or window=(start, stop), but got 0"),
-    (("--schedule", "none.yaml"), "a schedule must be a YAML file that can be read, but none.yaml cannot"),
-    (("--schedule", "bins.yaml", "--layers", "3"), "a schedule has what is skipped in its bins, but got layers beside"),
+    (
+        ("--restart", "0.4:0.6 sigma=0.1:0.2"),
+        "a Restart needs sigma=(t_min, t_max) or window=(start, stop), but got 2",
+    ),
+    (
+        ("--restart", "repeats=2"),
+        "a Restart needs sigma=(t_min, t_max) or window=(start, stop), but got 0",
+    ),
+    (
+        ("--schedule", "none.yaml"),
+        "a schedule must be a YAML file that can be read, but none.yaml cannot",
+    ),
+    (
+        ("--schedule", "bins.yaml", "--layers", "3"),
+        "a schedule has what is skipped in its bins, but got layers beside",
+    ),
     (("--schedule", "bins.yaml", "--every", "2"), "but got every beside it"),
-    (("--random-share", "0.1", "--layers", "3"), "random_share draws the layers, but layers=3 came too."),
+    (
+        ("--random-share", "0.1", "--layers", "3"),
+        "random_share draws the layers, but layers=3 came too.",
+    ),
     (("--random-share", "1"), "random_share must be a number above 0 and below 1, but got 1.0."),
-    (("--skip", "residual", "--strength", "2"), 'strength must be left out for skip="residual", which has none'),
+    (
+        ("--skip", "residual", "--strength", "2"),
+        'strength must be left out for skip="residual", which has none',
+    ),
     (("--skip", "soft", "--strength", "2"), "strength must be a number from 0 to 1"),
-    (("--skip", "smear"), "skip must be one of residual, attention, soft, blur, frames, shuffle, but got 'smear'."),
+    (
+        ("--skip", "smear"),
+        "skip must be one of residual, attention, soft, blur, frames, shuffle, but got 'smear'.",
+    ),
 ]
 
 
@@ -242,9 +317,13 @@ def test_refused_before_a_model_is_loaded(here: Path, args: tuple[str, ...], mes
 
 
 def test_what_the_model_cannot_is_refused_before_work_starts(here: Path) -> None:
-    said = run("generate", "x", *FEW, "--layers", "3", "--skip", "blur", "--spatial-scale", "1", code=2)
+    said = run(
+        "generate", "x", *FEW, "--layers", "3", "--skip", "blur", "--spatial-scale", "1", code=2
+    )
     assert "axis must be one that mochi has" in said.stderr
-    said = run("generate", "x", *FEW, "--layers", "3", "--guidance-scale", "1", "--cfg-rule", "apg", code=2)
+    said = run(
+        "generate", "x", *FEW, "--layers", "3", "--guidance-scale", "1", "--cfg-rule", "apg", code=2
+    )
     assert "APG needs CFG" in said.stderr
 
 

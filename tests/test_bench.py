@@ -1,4 +1,5 @@
-"""The benchmark's own claims, on small workloads: same predictions by every way, counts, memory, errors."""
+"""The benchmark's own claims, on small workloads: same predictions by every way, counts, memory,
+errors."""
 
 from __future__ import annotations
 
@@ -36,20 +37,27 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(**options: Any) -> dict[str, Any]:
-    defaults: dict[str, Any] = dict(prompts=2, width=64, repeats=1, full_size=False, device="cpu", dtype="float32")
+    defaults: dict[str, Any] = dict(
+        prompts=2, width=64, repeats=1, full_size=False, device="cpu", dtype="float32"
+    )
     options = {"family": "mochi", **defaults, **options}
     return dict(step_cost.run(options.pop("family"), **options))["result"]
 
 
 def shallow(work: Workload) -> Workload:
-    """The same family with few blocks; a UNet with one layer per block, narrower, on small pictures."""
+    """The same family with few blocks; a UNet with one layer per block, narrower, on small
+    pictures."""
     if "block_out_channels" in work.config:
         layer = "up:2" if work.layer != "up:0" else work.layer
         config = {**work.config, "layers_per_block": 1, "block_out_channels": (64,) * 4}
-        return dataclasses.replace(work, config=config, layer=layer, inputs=lambda batch: cropped(work.inputs(batch)))
+        return dataclasses.replace(
+            work, config=config, layer=layer, inputs=lambda batch: cropped(work.inputs(batch))
+        )
     depths = {"num_layers": 4, "num_single_layers": 4, "num_visual_blocks": 4}
     config: dict[str, Any] = {name: depths.get(name, value) for name, value in work.config.items()}
-    if "vace_layers" in config or (config.get("num_layers") == 4 and "control_hidden_states" in work.inputs(1)):
+    if "vace_layers" in config or (
+        config.get("num_layers") == 4 and "control_hidden_states" in work.inputs(1)
+    ):
         config["vace_layers"] = [0, 2]
     if "face_encoder_hidden_dim" in config:
         config["inject_face_latents_blocks"] = 2
@@ -58,7 +66,9 @@ def shallow(work: Workload) -> Workload:
 
 
 def cropped(inputs: dict[str, Any]) -> dict[str, Any]:
-    pictures = {name: inputs[name][..., :8, :8] for name in ("sample", "image_latents") if name in inputs}
+    pictures = {
+        name: inputs[name][..., :8, :8] for name in ("sample", "image_latents") if name in inputs
+    }
     return {**inputs, **pictures}
 
 
@@ -66,10 +76,15 @@ def weak_by_hand(step: step_cost.BenchmarkStep) -> list[torch.Tensor]:
     """The predictions of copies of the model with what a term names skipped in them."""
     found = []
     for term, skipped in zip(step.terms, step.skipped_positions, strict=True):
-        paths, attentions = [f"{step.sites[k].stack.path}.{step.sites[k].index}" for k in skipped], ()
+        paths, attentions = (
+            [f"{step.sites[k].stack.path}.{step.sites[k].index}" for k in skipped],
+            (),
+        )
         if step.family.unet:
             assert not isinstance(term.layers, Random)
-            paths = oracle.layers_of_unet(step.model)[str(term.layers[0])].skipped(term.skip, term.axis)
+            paths = oracle.layers_of_unet(step.model)[str(term.layers[0])].skipped(
+                term.skip, term.axis
+            )
             attentions = step.family.unet.axis_layers[term.axis].attention if term.axis else ()
         weak = oracle.weakened(step.model, paths, term.skip, attentions)
         found.append(oracle.samples(weak(**step.cond))[0].float())
@@ -90,7 +105,10 @@ def test_all_ways_make_the_same_prediction(family: str) -> None:
         c, u = step.predict(step.cond)[0], step.predict(step.uncond)[0]
     pushes = [term.scales(1)[0] * (c - p) for term, p in zip(step.terms, weak, strict=True)]
     torch.testing.assert_close(
-        shared, u + step_cost.GUIDANCE_SCALE * (c - u) + torch.stack(pushes).sum(dim=0), atol=5e-5, rtol=1e-4
+        shared,
+        u + step_cost.GUIDANCE_SCALE * (c - u) + torch.stack(pushes).sum(dim=0),
+        atol=5e-5,
+        rtol=1e-4,
     )
     # A batch of two is rounded otherwise, and group norms over a few pixels make more of that.
     torch.testing.assert_close(shared, full, atol=2e-2 if step.family.unet else 5e-5, rtol=1e-4)
@@ -109,14 +127,16 @@ def test_workloads_have_the_depth_of_the_public_checkpoint() -> None:
 def depths(row: Any, model: torch.nn.Module) -> dict[str, int]:
     """How many layers each stack has."""
     indices = {
-        name: {place.index for place in blocks.layer_sites(row, model) if place.name == name} for name in row.stacks
+        name: {place.index for place in blocks.layer_sites(row, model) if place.name == name}
+        for name in row.stacks
     }
     return {name: len(found) for name, found in indices.items()}
 
 
 @pytest.mark.parametrize("family", UNETS)
 def test_full_size_is_that_of_the_public_checkpoint(family: str) -> None:
-    """Parameters as the hub counts them for SVD XT, AnimateDiff's two parts (860 + 453), ModelScope, I2VGen-XL."""
+    """Parameters as the hub counts them for SVD XT, AnimateDiff's two parts (860 + 453),
+    ModelScope, I2VGen-XL."""
     import diffusers
 
     row = next(row for row in FAMILIES if row.name == family)
@@ -149,16 +169,22 @@ def test_result() -> None:
 
 
 def test_floor_is_the_share_of_the_blocks_after_the_skipped_one() -> None:
-    """Of two rounds the faster time of each block and of the pass counts; block 3 of 6 is skipped, 4 and 5 are left."""
+    """Of two rounds the faster time of each block and of the pass counts; block 3 of 6 is skipped,
+    4 and 5 are left."""
     step = step_cost.BenchmarkStep("mochi", SMALL, 1, CPU, torch.float32)
-    rounds = [(9.0, {**dict.fromkeys(range(5), 1.0), 5: 3.0}), (8.0, {**dict.fromkeys(range(5), 2.0), 5: 2.0})]
+    rounds = [
+        (9.0, {**dict.fromkeys(range(5), 1.0), 5: 3.0}),
+        (8.0, {**dict.fromkeys(range(5), 2.0), 5: 2.0}),
+    ]
     assert step.floor_ratio(rounds) == pytest.approx(1 + (1.0 + 2.0) / (2 * 8.0))
 
 
 def test_floor_of_an_attention_skip_has_the_skipped_block_in_it() -> None:
     work = dataclasses.replace(SMALL, terms=(dict(skip="attention"),) * 2)
     step = step_cost.BenchmarkStep("mochi", work, 1, CPU, torch.float32)
-    assert step.floor_ratio([(8.0, dict.fromkeys(range(6), 1.0))]) == pytest.approx(1 + 2 * 3 / (2 * 8.0))
+    assert step.floor_ratio([(8.0, dict.fromkeys(range(6), 1.0))]) == pytest.approx(
+        1 + 2 * 3 / (2 * 8.0)
+    )
 
 
 @pytest.mark.parametrize("family", UNETS)
@@ -179,7 +205,9 @@ def operations(way: Any) -> int:
         batch, heads, tokens, width = query
         return 4 * batch * heads * tokens * key[2] * width
 
-    with torch.utils.flop_counter.FlopCounterMode(display=False, custom_mapping={kernel: formula}) as counter:
+    with torch.utils.flop_counter.FlopCounterMode(
+        display=False, custom_mapping={kernel: formula}
+    ) as counter:
         way()
     return counter.get_total_flops()
 
@@ -198,10 +226,15 @@ def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["hidden_bytes"] > 4 * 8 * 64 * 8 * 8  # more than one state of the outermost block
     weak_in_full = step_cost.BenchmarkStep.run_full_weak_passes
     monkeypatch.setattr(
-        step_cost.BenchmarkStep, "weak_in_full", lambda step: [a + n * 1e-3 for n, a in enumerate(weak_in_full(step))]
+        step_cost.BenchmarkStep,
+        "weak_in_full",
+        lambda step: [a + n * 1e-3 for n, a in enumerate(weak_in_full(step))],
     )
     result = run(family="svd", prompts=1, width=None, memory=False)
-    assert (result["bit_equal"], result["largest_difference"]) == (False, pytest.approx(1e-3, rel=1e-2))
+    assert (result["bit_equal"], result["largest_difference"]) == (
+        False,
+        pytest.approx(1e-3, rel=1e-2),
+    )
 
 
 def test_cost_in_half_precision_is_that_in_float32() -> None:
@@ -228,9 +261,9 @@ def test_every_family_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_cost, "WORKLOADS", some)
     printed = CliRunner().invoke(app, ["bench", "--all", "--repeats", "1", "--prompts", "1"])
     assert printed.exit_code == 0
-    assert [line.split("|")[1].strip() for line in printed.stdout.splitlines() if line.startswith("| ")][1:] == list(
-        some
-    )
+    assert [
+        line.split("|")[1].strip() for line in printed.stdout.splitlines() if line.startswith("| ")
+    ][1:] == list(some)
     assert "| up:0, attention, spatial 2 + temporal 0.5 |" in printed.stdout
     assert "| spatial:2 |" in printed.stdout
     assert printed.stdout.endswith("The floor of a UNet is counted in FLOPs.\n")
@@ -238,7 +271,11 @@ def test_every_family_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_table_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WORKLOADS, "svd", shallow(WORKLOADS["svd"]))
-    said = CliRunner().invoke(app, ["bench", "--family", "svd", "--repeats", "1", "--prompts", "1"]).stdout
+    said = (
+        CliRunner()
+        .invoke(app, ["bench", "--family", "svd", "--repeats", "1", "--prompts", "1"])
+        .stdout
+    )
     assert "svd, 10 layers, layer up:0, attention, spatial 2 + temporal 0.5; " in said
     assert "| CFG + STG, 2 more full passes        |" in said
     assert "| floor, by FLOPs                      |" in said
@@ -252,7 +289,10 @@ def test_table_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--device", "abacus"], "device must be one that torch has here, but got 'abacus'"),
         (["--width", "100"], "--width must be a positive multiple of 64, but got 100"),
         (["--dtype", "int8"], "--dtype must be float32, bfloat16 or float16, but got 'int8'"),
-        (["--family", "wan", "--full-size"], "--full-size is there for mochi, svd, animatediff, modelscope, i2vgen-xl"),
+        (
+            ["--family", "wan", "--full-size"],
+            "--full-size is there for mochi, svd, animatediff, modelscope, i2vgen-xl",
+        ),
         (
             ["--family", "svd", "--width", "256"],
             "--width is for denoisers of one width that is a number of heads, not for",

@@ -29,7 +29,18 @@ from skipguide.generate import run as generation
 from skipguide.generate.settings import validate_settings
 from skipguide.lab import judge
 
-SMALL = ("--steps", "4", "--height", "32", "--width", "32", "--num-frames", "7", "--max-sequence-length", "16")
+SMALL = (
+    "--steps",
+    "4",
+    "--height",
+    "32",
+    "--width",
+    "32",
+    "--num-frames",
+    "7",
+    "--max-sequence-length",
+    "16",
+)
 SMALL += ("--device", "cpu", "--layers", "2")
 PROMPT = "a red star é 狐"
 
@@ -63,24 +74,39 @@ def svd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def with_svd(here: Path, svd_dir: Path) -> Path:
-    """The working directory with an image-to-video model one folder up, and a picture that is no square."""
+    """The working directory with an image-to-video model one folder up, and a picture that is no
+    square."""
     (here.parent / "svd").symlink_to(svd_dir)
     Image.radial_gradient("L").resize((60, 40)).convert("RGB").save(here / "My Photo.png")
     return here
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
-# --- generate and reproduce -------------------------------------------------------------------------------------------
+# --- generate and reproduce -----------------------------------------------------------------------
 
 
 def test_generate_then_reproduce_is_bit_equal(here: Path) -> None:
     said = run(
-        "generate", PROMPT, "--model", "../tiny", *SMALL, "--seed", "7", "--fps", "24000/1001", "--out", "star.mp4"
+        "generate",
+        PROMPT,
+        "--model",
+        "../tiny",
+        *SMALL,
+        "--seed",
+        "7",
+        "--fps",
+        "24000/1001",
+        "--out",
+        "star.mp4",
     )
-    assert said.stdout.startswith("star.mp4: 7 frames of 32x32 at 24000/1001 fps, seed 7\n2.25 passes")
+    assert said.stdout.startswith(
+        "star.mp4: 7 frames of 32x32 at 24000/1001 fps, seed 7\n2.25 passes"
+    )
     assert names(here) == ["star.mp4", "star.mp4.json"]
     record = video.read_record(here / "star.mp4")
     assert record == json.loads((here / "star.mp4.json").read_text(encoding="utf-8"))
@@ -88,7 +114,12 @@ def test_generate_then_reproduce_is_bit_equal(here: Path) -> None:
     assert run("reproduce", "star.mp4").stdout == "bit-equal\n"
     assert names(here) == ["star.mp4", "star.mp4.json"]
     again = output("reproduce", "star.mp4", "--out", "again.mp4")
-    assert (again["bit_equal"], again["changed"], again["difference"], again["out"]) == (True, {}, None, "again.mp4")
+    assert (again["bit_equal"], again["changed"], again["difference"], again["out"]) == (
+        True,
+        {},
+        None,
+        "again.mp4",
+    )
     assert video.read_record(here / "again.mp4")["frames_sha256"] == record["frames_sha256"]
     (here / "star.mp4.json").unlink()
     assert run("reproduce", "star.mp4").stdout == "bit-equal\n"
@@ -103,7 +134,9 @@ def test_generate_json_and_the_default_name(here: Path) -> None:
 
 
 def test_seed_changes_the_video(here: Path) -> None:
-    made = [output("generate", "x", "--model", "../tiny", *SMALL, "--seed", seed) for seed in ("1", "2")]
+    made = [
+        output("generate", "x", "--model", "../tiny", *SMALL, "--seed", seed) for seed in ("1", "2")
+    ]
     assert made[0]["record"]["frames_sha256"] != made[1]["record"]["frames_sha256"]
 
 
@@ -164,7 +197,9 @@ def test_reproduce_uses_the_recorded_threads(here: Path) -> None:
 def test_reproduce_refuses_a_comparison(here: Path) -> None:
     run("compare", "x", "--model", "../tiny", *SMALL)
     said = run("reproduce", "compare/x-0.mp4", code=2)
-    assert said.stderr.startswith("error: reproduce needs the record of one generation, but compare/x-0.mp4 is a comp")
+    assert said.stderr.startswith(
+        "error: reproduce needs the record of one generation, but compare/x-0.mp4 is a comp"
+    )
 
 
 def test_reproduce_refuses_other_videos(here: Path) -> None:
@@ -176,9 +211,20 @@ def test_reproduce_refuses_other_videos(here: Path) -> None:
     assert "none.mp4 is not one. Check the name." in run("reproduce", "none.mp4", code=2).stderr
 
 
-# --- videos that start from an image ----------------------------------------------------------------------------------
+# --- videos that start from an image --------------------------------------------------------------
 
-SVD = ("--model", "../svd", "--image", "My Photo.png", "--steps", "2", "--height", "16", "--width", "16")
+SVD = (
+    "--model",
+    "../svd",
+    "--image",
+    "My Photo.png",
+    "--steps",
+    "2",
+    "--height",
+    "16",
+    "--width",
+    "16",
+)
 SVD += ("--device", "cpu", "--layers", "up:0", "--skip", "attention")
 
 
@@ -187,7 +233,11 @@ def test_generate_from_an_image_then_reproduce_from_the_mp4_alone(with_svd: Path
     assert said.startswith("my-photo-4.mp4: 3 frames of 16x16 at 7 fps, seed 4\n2.00 passes")
     record = video.read_record(with_svd / "my-photo-4.mp4")
     settings = record["settings"]
-    assert (settings["prompt"], settings["image"], settings["motion_bucket_id"]) == (None, "My Photo.png", 127)
+    assert (settings["prompt"], settings["image"], settings["motion_bucket_id"]) == (
+        None,
+        "My Photo.png",
+        127,
+    )
     assert len(record["image"]["sha256"]) == 64
     for file in with_svd.glob("*"):
         if file.name != "my-photo-4.mp4":
@@ -208,14 +258,32 @@ def test_the_record_names_no_folder_of_the_image(with_svd: Path) -> None:
 
 
 def test_options_of_svd_reach_it(with_svd: Path) -> None:
-    own = ("--motion-bucket-id", "9", "--noise-aug-strength", "0.5", "--decode-chunk-size", "1", "--fps", "5")
+    own = (
+        "--motion-bucket-id",
+        "9",
+        "--noise-aug-strength",
+        "0.5",
+        "--decode-chunk-size",
+        "1",
+        "--fps",
+        "5",
+    )
     own += ("--min-guidance-scale", "2", "--guidance-scale", "4")
     plain, other = (
-        output("generate", *SVD, "--stg-scale", "0", *given, "--overwrite")["record"] for given in ((), own)
+        output("generate", *SVD, "--stg-scale", "0", *given, "--overwrite")["record"]
+        for given in ((), own)
     )
     settings = other["settings"]
-    assert (settings["motion_bucket_id"], settings["noise_aug_strength"], settings["fps"]) == (9, 0.5, 5)
-    assert (settings["min_guidance_scale"], settings["guidance_scale"], settings["decode_chunk_size"]) == (2.0, 4.0, 1)
+    assert (settings["motion_bucket_id"], settings["noise_aug_strength"], settings["fps"]) == (
+        9,
+        0.5,
+        5,
+    )
+    assert (
+        settings["min_guidance_scale"],
+        settings["guidance_scale"],
+        settings["decode_chunk_size"],
+    ) == (2.0, 4.0, 1)
     assert other["frames_sha256"] != plain["frames_sha256"]
 
 
@@ -223,19 +291,37 @@ def test_reproduce_refuses_another_image_in_the_record(with_svd: Path) -> None:
     run("generate", *SVD, "--stg-scale", "0", "--out", "x.mp4")
     image = video.read_record(with_svd / "x.mp4")["image"]
     rewrite(with_svd / "x.mp4", image={**image, "sha256": "0" * 64})
-    assert "the image in the record of x.mp4 must have the sha256 that" in run("reproduce", "x.mp4", code=2).stderr
+    assert (
+        "the image in the record of x.mp4 must have the sha256 that"
+        in run("reproduce", "x.mp4", code=2).stderr
+    )
     rewrite(with_svd / "x.mp4", image=None)
-    assert "must carry it in its record, but that of x.mp4 has none." in run("reproduce", "x.mp4", code=2).stderr
+    assert (
+        "must carry it in its record, but that of x.mp4 has none."
+        in run("reproduce", "x.mp4", code=2).stderr
+    )
 
 
 def test_generate_with_spatial_and_temporal_guidance(with_svd: Path) -> None:
     both = ("--spatial-scale", "2", "--temporal-scale", "0.5")
-    given = [("--stg-scale", "0"), both[:2], both, (*both, "--orthogonalize"), (*both, "--no-orthogonalize")]
+    given = [
+        ("--stg-scale", "0"),
+        both[:2],
+        both,
+        (*both, "--orthogonalize"),
+        (*both, "--no-orthogonalize"),
+    ]
     made = [output("generate", *SVD, *scales, "--overwrite")["record"] for scales in given]
     digests = [record["frames_sha256"] for record in made]
     assert len(set(digests)) == 4
     assert digests[2] == digests[4]
-    assert [record["settings"]["orthogonalize"] for record in made] == [False, False, False, True, False]
+    assert [record["settings"]["orthogonalize"] for record in made] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
     run("generate", *SVD, *both, "--orthogonalize", "--out", "x.mp4")
     assert run("reproduce", "x.mp4").stdout == "bit-equal\n"
 
@@ -256,7 +342,7 @@ def test_compare_from_an_image_is_three_columns(with_svd: Path) -> None:
     assert record["runs"][0]["frames_sha256"] == alone["frames_sha256"]
 
 
-# --- spatial and temporal guidance of a model with prompts ------------------------------------------------------------
+# --- spatial and temporal guidance of a model with prompts ----------------------------------------
 
 
 @pytest.fixture
@@ -265,7 +351,18 @@ def with_latte(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-LATTE = ("--model", "../latte", "--steps", "3", "--height", "8", "--width", "8", "--num-frames", "2")
+LATTE = (
+    "--model",
+    "../latte",
+    "--steps",
+    "3",
+    "--height",
+    "8",
+    "--width",
+    "8",
+    "--num-frames",
+    "2",
+)
 LATTE += ("--device", "cpu", "--layers", "1", "--spatial-scale", "2")
 
 
@@ -274,7 +371,11 @@ def test_compare_is_three_columns_where_both_axes_are_skipped(
 ) -> None:
     both = (*LATTE, "--temporal-scale", "0.5")
     said = output("compare", "a red star", *both)
-    methods = ["CFG 7.5", "CFG 7.5 + STG spatial 2 (residual 1)", "CFG 7.5 + STG spatial 2 + temporal 0.5 (residual 1)"]
+    methods = [
+        "CFG 7.5",
+        "CFG 7.5 + STG spatial 2 (residual 1)",
+        "CFG 7.5 + STG spatial 2 + temporal 0.5 (residual 1)",
+    ]
     assert [run["method"] for run in said["runs"]] == methods
     assert video.read(with_latte / said["files"][0])[0].shape == (2, 24 + 256, 3 * 260 - 4, 3)
     with Image.open(with_latte / said["files"][1]) as picture:
@@ -282,7 +383,9 @@ def test_compare_is_three_columns_where_both_axes_are_skipped(
     digests = [run["record"]["frames_sha256"] for run in said["runs"]]
     assert len(set(digests)) == 3
     alone = [("--spatial-scale", "0"), (), ("--temporal-scale", "0.5")]
-    made = [output("generate", "a red star", *LATTE, *given, "--overwrite")["record"] for given in alone]
+    made = [
+        output("generate", "a red star", *LATTE, *given, "--overwrite")["record"] for given in alone
+    ]
     assert [record["frames_sha256"] for record in made] == digests
     monkeypatch.setenv("COLUMNS", "160")
     table = run("compare", "a red star", *both, "--overwrite").stdout
@@ -291,12 +394,23 @@ def test_compare_is_three_columns_where_both_axes_are_skipped(
 
 def test_compare_is_two_columns_where_one_axis_is_skipped(with_latte: Path) -> None:
     said = output("compare", "a red star", *LATTE)
-    assert [run["method"] for run in said["runs"]] == ["CFG 7.5", "CFG 7.5 + STG spatial 2 (residual 1)"]
+    assert [run["method"] for run in said["runs"]] == [
+        "CFG 7.5",
+        "CFG 7.5 + STG spatial 2 (residual 1)",
+    ]
 
 
 def test_method_of_orthogonal_terms() -> None:
-    given = {"prompt": "p", "layers": "up:0", "spatial_scale": 2.0, "temporal_scale": 0.5, "orthogonalize": True}
-    settings = validate_settings({**given, "skip": "attention", "guidance_scale": 1.0, "stg_scale": 1.0})
+    given = {
+        "prompt": "p",
+        "layers": "up:0",
+        "spatial_scale": 2.0,
+        "temporal_scale": 0.5,
+        "orthogonalize": True,
+    }
+    settings = validate_settings(
+        {**given, "skip": "attention", "guidance_scale": 1.0, "stg_scale": 1.0}
+    )
     columns = [_describe_method(column) for column in _column_settings(settings)]
     assert columns == [
         "no CFG",
@@ -305,17 +419,33 @@ def test_method_of_orthogonal_terms() -> None:
     ]
 
 
-# --- compare ----------------------------------------------------------------------------------------------------------
+# --- compare --------------------------------------------------------------------------------------
 
 
 def test_compare_is_two_generations_from_the_same_noise(here: Path) -> None:
     said = output(
-        "compare", "a red star", "a blue square", "--model", "../tiny", *SMALL, "--seed", "5", "--out-dir", "c"
+        "compare",
+        "a red star",
+        "a blue square",
+        "--model",
+        "../tiny",
+        *SMALL,
+        "--seed",
+        "5",
+        "--out-dir",
+        "c",
     )
-    files = ["c/a-red-star-5.mp4", "c/a-red-star-5.png", "c/a-blue-square-5.mp4", "c/a-blue-square-5.png"]
+    files = [
+        "c/a-red-star-5.mp4",
+        "c/a-red-star-5.png",
+        "c/a-blue-square-5.mp4",
+        "c/a-blue-square-5.png",
+    ]
     assert said["files"] == files
     assert names(here) == sorted([*files, "c/a-red-star-5.mp4.json", "c/a-blue-square-5.mp4.json"])
-    told = [(run["prompt"], run["method"], run["passes_per_step"], run["judge"]) for run in said["runs"]]
+    told = [
+        (run["prompt"], run["method"], run["passes_per_step"], run["judge"]) for run in said["runs"]
+    ]
     stg = "CFG 4.5 + STG 1 (residual 2)"
     assert told == [
         ("a red star", "CFG 4.5", 2.0, None), ("a red star", stg, 2.25, None),
@@ -327,7 +457,16 @@ def test_compare_is_two_generations_from_the_same_noise(here: Path) -> None:
     assert [run["record"] for run in said["runs"][:2]] == video.read_record(here / files[0])["runs"]
     for i, scale in enumerate(("0", "1")):
         alone = output(
-            "generate", "a red star", "--model", "../tiny", *SMALL, "--seed", "5", "--stg-scale", scale, "--overwrite"
+            "generate",
+            "a red star",
+            "--model",
+            "../tiny",
+            *SMALL,
+            "--seed",
+            "5",
+            "--stg-scale",
+            scale,
+            "--overwrite",
         )
         assert alone["record"]["frames_sha256"] == said["runs"][i]["record"]["frames_sha256"]
 
@@ -364,66 +503,119 @@ def test_compare_overwrites_only_when_told(here: Path, existing: str) -> None:
     said = run("compare", "y", "x", "--model", "no such model", code=2)
     assert (
         said.stderr
-        == f"error: the output must be a new file, but compare/{existing} exists. Pass --overwrite or another name.\n"
+        == f"error: the output must be a new file, but compare/{existing} exists. Pass --overwrite"
+        " or another name.\n"
     )
     assert names(here) == [f"compare/{existing}"]
     run("compare", "x", "--model", "../tiny", *SMALL, "--overwrite")
     assert (here / "compare" / existing).read_bytes() != b"mine"
 
 
-# --- the file of settings ---------------------------------------------------------------------------------------------
+# --- the file of settings -------------------------------------------------------------------------
 
 
 def test_config_file_and_command_line_over_it(here: Path) -> None:
     (here / "c.yaml").write_text(
-        "prompt: ein Stern für 狐\nmodel: ../tiny\nlayers: [1, 2]\nstg_scale: 2\nskip: attention\nsteps: 4\n"
-        "height: 32\nwidth: 32\nnum_frames: 7\nfps: 24000/1001\nmax_sequence_length: 16\ndevice: cpu\nseed: 9\n",
+        "prompt: ein Stern für 狐\nmodel: ../tiny\nlayers: [1, 2]\nstg_scale: 2\nskip:"
+        " attention\nsteps: 4\nheight: 32\nwidth: 32\nnum_frames: 7\nfps:"
+        " 24000/1001\nmax_sequence_length: 16\ndevice: cpu\nseed: 9\n",
         encoding="utf-8",
     )
-    settings = output("generate", "--config", "c.yaml", "--layers", "3", "--skip", "residual", "--out", "a.mp4")[
-        "record"
-    ]["settings"]
+    settings = output(
+        "generate", "--config", "c.yaml", "--layers", "3", "--skip", "residual", "--out", "a.mp4"
+    )["record"]["settings"]
     assert (settings["layers"], settings["skip"]) == ([3], "residual")
-    assert (settings["prompt"], settings["stg_scale"], settings["seed"]) == ("ein Stern für 狐", 2.0, 9)
+    assert (settings["prompt"], settings["stg_scale"], settings["seed"]) == (
+        "ein Stern für 狐",
+        2.0,
+        9,
+    )
     assert settings["fps"] == "24000/1001"
-    assert output("generate", "other", "-c", "c.yaml", "--out", "b.mp4")["record"]["settings"]["prompt"] == "other"
+    assert (
+        output("generate", "other", "-c", "c.yaml", "--out", "b.mp4")["record"]["settings"][
+            "prompt"
+        ]
+        == "other"
+    )
     assert output("compare", "-c", "c.yaml")["runs"][0]["prompt"] == "ein Stern für 狐"
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 EARLY = [  # refused before a model is loaded: what is typed, and a part of the answer
-    ("generate", "a video needs a prompt, an image or both, but got neither. Set them with PROMPT and --image, or as"),
-    ("generate --image none.png", "image must be a picture file, but got none.png, which is no file. Check the name."),
-    ("generate --image folder.mp4", "image must be a picture file, but got folder.mp4, which is no file."),
+    (
+        "generate",
+        (
+            "a video needs a prompt, an image or both, but got neither. Set them with PROMPT and"
+            " --image, or as"
+        ),
+    ),
+    (
+        "generate --image none.png",
+        "image must be a picture file, but got none.png, which is no file. Check the name.",
+    ),
+    (
+        "generate --image folder.mp4",
+        "image must be a picture file, but got folder.mp4, which is no file.",
+    ),
     (
         "generate --image list.yaml",
         "(PNG, JPEG, WEBP, BMP, GIF, TIFF), but list.yaml cannot be read as one (",
     ),
     ("generate --image good.mp4", "but good.mp4 cannot be read as one ("),
     ("generate --image cut.png", "but cut.png cannot be read as one ("),
-    ("generate --image huge.png", "image must have at most 64 megapixels, but huge.png has 65. Make it smaller"),
-    ("generate --image small.png", "image must be at least 16 pixels wide and high, but small.png is 4 x 40. Take"),
-    ("generate --image film.gif", "image must be one picture, but film.gif holds 2 frames or pages. Save the one that"),
+    (
+        "generate --image huge.png",
+        "image must have at most 64 megapixels, but huge.png has 65. Make it smaller",
+    ),
+    (
+        "generate --image small.png",
+        "image must be at least 16 pixels wide and high, but small.png is 4 x 40. Take",
+    ),
+    (
+        "generate --image film.gif",
+        "image must be one picture, but film.gif holds 2 frames or pages. Save the one that",
+    ),
     ("generate x --image none.png --config image.yaml", "but got none.png, which is no file."),
     ("generate --config image.yaml", "but small.png is 4 x 40."),
-    ("compare --image none.png", "image must be a picture file, but got none.png, which is no file. Check the name."),
-    ("generate x --spatial-scale -1", "spatial_scale must be a finite number >= 0 (0 is off), but got -1.0. Set it"),
-    ("generate x --temporal-scale inf", "temporal_scale must be a finite number >= 0 (0 is off), but got inf."),
+    (
+        "compare --image none.png",
+        "image must be a picture file, but got none.png, which is no file. Check the name.",
+    ),
+    (
+        "generate x --spatial-scale -1",
+        "spatial_scale must be a finite number >= 0 (0 is off), but got -1.0. Set it",
+    ),
+    (
+        "generate x --temporal-scale inf",
+        "temporal_scale must be a finite number >= 0 (0 is off), but got inf.",
+    ),
     (
         "generate x --spatial-scale 2 --orthogonalize",
         "orthogonalize needs a spatial_scale and a temporal_scale",
     ),
-    ("generate x --motion-bucket-id 1.5", "motion_bucket_id must be a whole number >= 0, but got '1.5'. Set it with"),
-    ("generate x --min-guidance-scale 2 --guidance-scale 1", "min_guidance_scale above 1 needs a guidance_scale above"),
+    (
+        "generate x --motion-bucket-id 1.5",
+        "motion_bucket_id must be a whole number >= 0, but got '1.5'. Set it with",
+    ),
+    (
+        "generate x --min-guidance-scale 2 --guidance-scale 1",
+        "min_guidance_scale above 1 needs a guidance_scale above",
+    ),
     ("generate x --steps -3", "steps must be a whole number >= 1, but got -3. Set it with --steps"),
-    ("generate x --steps many", "steps must be a whole number >= 1, but got 'many'. Set it with --steps"),
+    (
+        "generate x --steps many",
+        "steps must be a whole number >= 1, but got 'many'. Set it with --steps",
+    ),
     (
         "generate x --stg-scale nan",
         "stg_scale must be a finite number >= 0 (0 is off), but got nan. Set it with --stg-scale",
     ),
     ("generate x --layers 8;9", "layers must be block numbers from 0 on"),
-    ("generate x --height 33", "height must be an even whole number of pixels (the mp4 needs it), but got 33."),
+    (
+        "generate x --height 33",
+        "height must be an even whole number of pixels (the mp4 needs it), but got 33.",
+    ),
     ("generate x --start 0.5 --stop 0.25", "stop must be larger than start"),
     ("generate x --stgscale 1", "No such option: --stgscale"),
     ("generate x y", "Got unexpected extra argument"),
@@ -436,11 +628,23 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
         "generate x --out old.mp4",
         "the output must be a new file, but old.mp4 exists. Pass --overwrite or another name.",
     ),
-    ("generate x --out side.mp4", "the output must be a new file, but side.mp4.json exists. Pass --overwrite"),
-    ("generate x --out folder.mp4", "the output must be a file, but folder.mp4 is a folder. Name a file in it."),
-    ("generate x --out folder.mp4 --overwrite", "the output must be a file, but folder.mp4 is a folder."),
+    (
+        "generate x --out side.mp4",
+        "the output must be a new file, but side.mp4.json exists. Pass --overwrite",
+    ),
+    (
+        "generate x --out folder.mp4",
+        "the output must be a file, but folder.mp4 is a folder. Name a file in it.",
+    ),
+    (
+        "generate x --out folder.mp4 --overwrite",
+        "the output must be a file, but folder.mp4 is a folder.",
+    ),
     ("generate x --out old.mp4/a/b.mp4", "the output must lie in a writable folder, but "),
-    ("generate x --config none.yaml", "--config must be a YAML file, but got none.yaml, which is no file. Check"),
+    (
+        "generate x --config none.yaml",
+        "--config must be a YAML file, but got none.yaml, which is no file. Check",
+    ),
     ("generate x --config broken.yaml", "--config must be a YAML file, but broken.yaml is not: "),
     (
         "generate x --config list.yaml",
@@ -448,13 +652,19 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ),
     ("generate x --config empty.yaml", "but empty.yaml holds NoneType."),
     ("generate x --config typo.yaml", "but got 'guidance_scal'. Did you mean 'guidance_scale'?"),
-    ("generate x --config text.yaml", "steps must be a whole number >= 1, but got '4'. Set it with --steps"),
+    (
+        "generate x --config text.yaml",
+        "steps must be a whole number >= 1, but got '4'. Set it with --steps",
+    ),
     ("compare", "a video needs a prompt, an image or both, but got neither."),
     (
         "compare x --stg-scale 0",
         "compare needs a scale of STG above 0, but got 0: all would be the same. Leave",
     ),
-    ("compare x --spatial-scale 0 --temporal-scale 0", "compare needs a scale of STG above 0, but got 0:"),
+    (
+        "compare x --spatial-scale 0 --temporal-scale 0",
+        "compare needs a scale of STG above 0, but got 0:",
+    ),
     ("compare x --out-dir old.mp4", "the output must lie in a writable folder, but "),
     ("reproduce old.mp4", "a video file is needed, but old.mp4 is not read as one"),
     ("reproduce good.mp4 --out good.mp4", "the output must be a new file, but good.mp4 exists."),
@@ -469,17 +679,38 @@ LATE = [  # refused by the model
         "generate x --model ../tiny --layers 9 --steps 2 --height 32 --width 32",
         "must be from 0 to 3 (4 blocks), but got 9",
     ),
-    ("generate x --model ../tiny --layers 1 --steps 1 --height 32 --width 32", "steps must be enough for the schedule"),
-    ("generate x --model ../tiny --layers 1 --steps 4 --height 34 --width 32", "have to be divisible by 8 but are 34"),
+    (
+        "generate x --model ../tiny --layers 1 --steps 1 --height 32 --width 32",
+        "steps must be enough for the schedule",
+    ),
+    (
+        "generate x --model ../tiny --layers 1 --steps 4 --height 34 --width 32",
+        "have to be divisible by 8 but are 34",
+    ),
     (
         "generate x --model ../tiny --layers 1 --image good.png",
         "image must be left out for a MochiPipeline, which",
     ),
-    ("compare x --model ../tiny --layers 1 --image good.png", "got 'good.png'. Leave out --image, or choose another"),
-    ("generate x --model ../tiny --layers 1 --motion-bucket-id 3", "motion_bucket_id must be left out for a MochiPi"),
-    ("generate --model ../tiny --layers 1 --image good.png", "image must be left out for a MochiPipeline"),
-    ("generate x --model ../tiny --layers 1 --spatial-scale 1 --steps 2 --height 32 --width 32", "axis"),
-    ("compare x --model ../tiny --layers 9 --steps 2 --height 32 --width 32 --num-frames 7", "(4 blocks), but got 9"),
+    (
+        "compare x --model ../tiny --layers 1 --image good.png",
+        "got 'good.png'. Leave out --image, or choose another",
+    ),
+    (
+        "generate x --model ../tiny --layers 1 --motion-bucket-id 3",
+        "motion_bucket_id must be left out for a MochiPi",
+    ),
+    (
+        "generate --model ../tiny --layers 1 --image good.png",
+        "image must be left out for a MochiPipeline",
+    ),
+    (
+        "generate x --model ../tiny --layers 1 --spatial-scale 1 --steps 2 --height 32 --width 32",
+        "axis",
+    ),
+    (
+        "compare x --model ../tiny --layers 9 --steps 2 --height 32 --width 32 --num-frames 7",
+        "(4 blocks), but got 9",
+    ),
 ]
 
 
@@ -513,12 +744,16 @@ def refused(full: Path, typed: str, message: str) -> None:
     assert said.stderr.startswith("error: ")
     assert message in said.stderr
     assert said.stderr.count("\n") == 1
-    assert output(*typed.split(), code=2) == {"error": said.stderr.removeprefix("error: ").rstrip("\n")}
+    assert output(*typed.split(), code=2) == {
+        "error": said.stderr.removeprefix("error: ").rstrip("\n")
+    }
     assert names(full) == before
 
 
 @pytest.mark.parametrize(("typed", "message"), EARLY)
-def test_refused_before_the_model_loads(full: Path, typed: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_before_the_model_loads(
+    full: Path, typed: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
@@ -536,9 +771,15 @@ def test_refused_by_the_model(full: Path, typed: str, message: str) -> None:
     [
         (
             "generate x",
-            "prompt must be left out for a StableVideoDiffusionPipeline, which does not take it, but got",
+            (
+                "prompt must be left out for a StableVideoDiffusionPipeline, which does not take"
+                " it, but got"
+            ),
         ),
-        ("generate x --image good.png", "prompt must be left out for a StableVideoDiffusionPipeline, which does not"),
+        (
+            "generate x --image good.png",
+            "prompt must be left out for a StableVideoDiffusionPipeline, which does not",
+        ),
         (
             "generate --image good.png --negative-prompt y",
             "negative_prompt must be left out for a StableVideo",
@@ -554,8 +795,20 @@ def test_refused_by_svd(full: Path, svd_dir: Path, typed: str, message: str) -> 
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("generate x", "image must be given for a LTXImageToVideoPipeline, but got nothing. Set it with --image."),
-        ("compare x", "image must be given for a LTXImageToVideoPipeline, but got nothing. Set it with --image."),
+        (
+            "generate x",
+            (
+                "image must be given for a LTXImageToVideoPipeline, but got nothing. Set it with"
+                " --image."
+            ),
+        ),
+        (
+            "compare x",
+            (
+                "image must be given for a LTXImageToVideoPipeline, but got nothing. Set it with"
+                " --image."
+            ),
+        ),
         (
             "generate --image good.png",
             "prompt must be given for a LTXImageToVideoPipeline, but got nothing. Set it",
@@ -565,14 +818,20 @@ def test_refused_by_svd(full: Path, svd_dir: Path, typed: str, message: str) -> 
 def test_refused_by_a_model_of_image_and_prompt(
     full: Path, tmp_path_factory: pytest.TempPathFactory, typed: str, message: str
 ) -> None:
-    (full.parent / "ltx").symlink_to(saved("LTXImageToVideoPipeline", tmp_path_factory.mktemp("models")))
+    (full.parent / "ltx").symlink_to(
+        saved("LTXImageToVideoPipeline", tmp_path_factory.mktemp("models"))
+    )
     refused(full, f"{typed} --model ../ltx --layers 1 --device cpu", message)
 
 
 def test_unwritable_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != here)  # root may write anywhere
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != here
+    )  # root may write anywhere
     refused(
-        here, "generate x --out a/b.mp4", f"the output must lie in a writable folder, but {here} is not one. Choose"
+        here,
+        "generate x --out a/b.mp4",
+        f"the output must lie in a writable folder, but {here} is not one. Choose",
     )
 
 
@@ -582,7 +841,9 @@ def test_overwrite(here: Path) -> None:
     assert video.read_record(here / "x.mp4")["settings"]["prompt"] == "x"
 
 
-def test_a_bug_is_not_dressed_up_as_a_users_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_not_dressed_up_as_a_users_error(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load(*_: Any) -> None:
         raise RuntimeError("a bug")
 
@@ -592,7 +853,7 @@ def test_a_bug_is_not_dressed_up_as_a_users_error(here: Path, monkeypatch: pytes
     assert result.exit_code == 1
 
 
-# --- killed half-way --------------------------------------------------------------------------------------------------
+# --- killed half-way ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["generate", "compare"])
@@ -613,7 +874,9 @@ def test_interrupted_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch,
     assert names(here) == []
 
 
-def test_interrupted_while_writing_keeps_the_old_video(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_while_writing_keeps_the_old_video(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def half(part: Path, *_: Any) -> None:
         part.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -644,7 +907,7 @@ def test_terminated_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert names(here) == []
 
 
-# --- progress, help, imports, the hub ---------------------------------------------------------------------------------
+# --- progress, help, imports, the hub -------------------------------------------------------------
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -669,11 +932,14 @@ def test_help_and_version() -> None:
 
     assert run("--version").stdout == f"{skipguide.__version__}\n"
     assert run().stdout == run("--help").stdout
-    assert all(f"  {verb} " in run("--help").stdout for verb in ("generate", "compare", "reproduce"))
+    assert all(
+        f"  {verb} " in run("--help").stdout for verb in ("generate", "compare", "reproduce")
+    )
     for verb in ("generate", "compare"):
         said = run(verb, "--help").stdout
         assert all(
-            option in said for option in ("--stg-scale FLOAT", "--layers TEXT", "--steps INT", "--num-frames INT")
+            option in said
+            for option in ("--stg-scale FLOAT", "--layers TEXT", "--steps INT", "--num-frames INT")
         )
         assert "--orthogonalize / --no-orthogonalize" in " ".join(said.split())
         assert "--image TEXT" in said
@@ -690,16 +956,20 @@ def test_the_list_of_verbs_is_whole() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     script = (
-        "import sys, contextlib, io\nfrom skipguide.cli import main\nsys.argv = ['skipguide', '--help']\n"
-        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n    main()\n"
-        "print(*sorted({'torch', 'diffusers', 'transformers', 'numpy', 'av', 'PIL', 'yaml'} & set(sys.modules)))"
+        "import sys, contextlib, io\nfrom skipguide.cli import main\nsys.argv = ['skipguide',"
+        " '--help']\nwith contextlib.redirect_stdout(io.StringIO()),"
+        " contextlib.suppress(SystemExit):\n    main()\nprint(*sorted({'torch', 'diffusers',"
+        " 'transformers', 'numpy', 'av', 'PIL', 'yaml'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "\n"
 
 
 def test_models_from_the_hub(here: Path, tiny_mochi_dir: Path) -> None:
-    """In a process of its own, because the hub's client reads where its cache is when it is imported."""
+    """In a process of its own, because the hub's client reads where its cache is when it is
+    imported."""
     revision = "0123456789abcdef0123456789abcdef01234567"
     cache = here / "hub" / "models--me--tiny"
     (cache / "refs").mkdir(parents=True)
@@ -709,15 +979,18 @@ def test_models_from_the_hub(here: Path, tiny_mochi_dir: Path) -> None:
     script = "\n".join((
         "import sys", "from skipguide.cli import main", "given = sys.argv[1:]",
         "for model in ('me/tiny', 'me/none'):",
-        "    sys.argv = ['skipguide', 'generate', 'x', '--model', model, *given]",
-        "    try:", "        main()", "    except SystemExit as end:", "        print(f'{{\"ended\": {end.code}}}')",
+        "    sys.argv = ['skipguide', 'generate', 'x', '--model', model, *given]", "    try:",
+        "        main()", "    except SystemExit as end:",
+        "        print(f'{{\"ended\": {end.code}}}')",
     ))  # fmt: skip
     command = [sys.executable, "-c", script, *SMALL, "--overwrite", "--json"]
     environment = {**os.environ, "HF_HUB_CACHE": str(here / "hub"), "HF_HUB_OFFLINE": "1"}
     said = subprocess.run(command, capture_output=True, text=True, env=environment)
     found, first, missing, second = map(json.loads, said.stdout.splitlines())
     assert found["record"]["weights"] == {"revision": revision}, said.stderr
-    assert missing["error"].startswith("model must be a folder here or a model on the hub, but 'me/none'")
+    assert missing["error"].startswith(
+        "model must be a folder here or a model on the hub, but 'me/none'"
+    )
     assert (first["ended"], second["ended"]) == (0, 2)
 
 
@@ -736,7 +1009,8 @@ def test_file_names_from_prompts(prompt: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "name"), [("My Photo.final.PNG", "my-photo-final-3"), ("a/b/狐.png", "video-3"), ("../x", "x-3")]
+    ("image", "name"),
+    [("My Photo.final.PNG", "my-photo-final-3"), ("a/b/狐.png", "video-3"), ("../x", "x-3")],
 )
 def test_file_names_from_images(image: str, name: str) -> None:
     assert file_name(validate_settings({"image": image, "seed": 3})) == name

@@ -1,8 +1,8 @@
 """The parts of the node pack that need no ComfyUI: lists of layers, schedules, blocks, the formula.
 
-Toy models stand for ComfyUI's: one that knows block replacement patches, one that does not; both add to their input in
-place, as ComfyUI's do. What they are compared with is the toy itself, written out without the blocks that are skipped.
-"""
+Toy models stand for ComfyUI's: one that knows block replacement patches, one that does not; both
+add to their input in place, as ComfyUI's do. What they are compared with is the toy itself, written
+out without the blocks that are skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from comfyui import blocks, layers, models, schedule, terms  # noqa: E402
+from comfyui import blocks, layers, models, schedule, terms
 
 DEPTH = 6
 
@@ -31,7 +31,9 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(8, 8)
 
     def forward(self, x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
-        override = transformer_options.get("optimized_attention_override", lambda _, q, k, v, heads: _attend(q, k, v))
+        override = transformer_options.get(
+            "optimized_attention_override", lambda _, q, k, v, heads: _attend(q, k, v)
+        )
         return override(None, x, x, self.to_v(x), 2)
 
 
@@ -72,7 +74,9 @@ class WanModel(nn.Module):
             def original(args: dict[str, Any], block: nn.Module = block) -> dict[str, Any]:
                 return {"img": block(args["img"], transformer_options=args["transformer_options"])}
 
-            x = patch({"img": x, "transformer_options": transformer_options}, {"original_block": original})["img"]
+            x = patch(
+                {"img": x, "transformer_options": transformer_options}, {"original_block": original}
+            )["img"]
         return x
 
 
@@ -112,7 +116,9 @@ def strong(
         return model(x, transformer_options=options)
 
 
-def weak(model: WanModel, x: torch.Tensor, text: str, skip: str, recorded: blocks.Streams | None) -> torch.Tensor:
+def weak(
+    model: WanModel, x: torch.Tensor, text: str, skip: str, recorded: blocks.Streams | None
+) -> torch.Tensor:
     places = models.places_of(model)
     skipped = layers.chosen(layers.parsed(text), places)
     arounds = blocks.weakened(skipped, places, skip, recorded)
@@ -136,7 +142,9 @@ def written_out(model: WanModel, x: torch.Tensor, skipped: set[int], skip: str) 
 @torch.no_grad()
 @pytest.mark.parametrize("skip", terms.SKIPS)
 @pytest.mark.parametrize("text", ["0", "3", "2-3", "5", "1, 4"])
-def test_weak_pass_from_record_is_the_full_one(model: WanModel, x: torch.Tensor, text: str, skip: str) -> None:
+def test_weak_pass_from_record_is_the_full_one(
+    model: WanModel, x: torch.Tensor, text: str, skip: str
+) -> None:
     numbers = {number for _, number in layers.parsed(text)}
     recording = blocks.Recording([min(numbers)])
     plain = strong(model, x, recording, min(numbers), ["a", "b"])
@@ -156,12 +164,15 @@ def test_rows_of_a_record_are_found_by_prompt(model: WanModel, x: torch.Tensor) 
     strong(model, x, recording, 3, ["a", "b"])
     for uuids, rows in ((["b"], x[2:]), (["b", "a"], x[[2, 3, 0, 1]])):
         assert torch.equal(
-            weak(model, rows, "3", "residual", recording.streams(3, uuids)), weak(model, rows, "3", "residual", None)
+            weak(model, rows, "3", "residual", recording.streams(3, uuids)),
+            weak(model, rows, "3", "residual", None),
         )
 
 
 @torch.no_grad()
-def test_record_of_a_prompt_that_ran_twice_or_never_is_not_used(model: WanModel, x: torch.Tensor) -> None:
+def test_record_of_a_prompt_that_ran_twice_or_never_is_not_used(
+    model: WanModel, x: torch.Tensor
+) -> None:
     recording = blocks.Recording([3])
     for _ in range(2):
         strong(model, x, recording, 3, ["a", "b"])
@@ -212,12 +223,15 @@ def test_attention_skip_refuses_cross_attention() -> None:
 @pytest.mark.parametrize("heads_first", [False, True])
 @pytest.mark.parametrize("keep", [False, True])
 def test_identity_has_the_layout_of_attention(heads_first: bool, keep: bool) -> None:
-    """The oracle is attention itself, with queries and keys so long that its map is the identity."""
+    """The oracle is attention itself, with queries and keys so long that its map is the
+    identity."""
     v = torch.randn(2, 3, 5, 4)  # (B, heads, N, D)
     q = 100 * torch.eye(5)[None, None].expand(2, 3, 5, 5)
     expected = nn.functional.scaled_dot_product_attention(q, q, v)
     given = v if heads_first else v.transpose(1, 2).flatten(2)
-    found = blocks.identity(None, given, given, given, 3, skip_reshape=heads_first, skip_output_reshape=keep)
+    found = blocks.identity(
+        None, given, given, given, 3, skip_reshape=heads_first, skip_output_reshape=keep
+    )
     torch.testing.assert_close(found, expected if keep else expected.transpose(1, 2).flatten(2))
 
 
@@ -232,12 +246,15 @@ def test_identity_has_the_layout_of_attention(heads_first: bool, keep: bool) -> 
         ("3, single:3", [("", 3), ("single", 3)]),
     ],
 )
-def test_lists_of_layers_are_read_as_people_write_them(text: str, expected: list[layers.Name]) -> None:
+def test_lists_of_layers_are_read_as_people_write_them(
+    text: str, expected: list[layers.Name]
+) -> None:
     assert layers.parsed(text) == tuple(expected)
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "9,", "-1", "7-", "a", "9 10", "9;10", "1.5", "9-7", "9,9", "7-9,8", "x:", "²"]
+    "text",
+    ["", ",", "9,", "-1", "7-", "a", "9 10", "9;10", "1.5", "9-7", "9,9", "7-9,8", "x:", "²"],
 )
 def test_anything_else_is_no_list_of_layers(text: str) -> None:
     with pytest.raises(ValueError, match="layers must"):
@@ -261,10 +278,15 @@ def test_layers_that_the_model_has_not_are_refused(model: WanModel) -> None:
 
 
 def test_schedule_is_read_line_by_line() -> None:
-    text = "# first\nsigma=0.9..1.1 layers=11,25 scale=4 cfg=6 rescale=0.5 skip=attention\n\nsigma=0..0.9 cfg=1\n"
+    text = (
+        "# first\nsigma=0.9..1.1 layers=11,25 scale=4 cfg=6 rescale=0.5"
+        " skip=attention\n\nsigma=0..0.9 cfg=1\n"
+    )
     first, last = schedule.read(text)
     window = terms.Window(0.9, 1.1, floor=True)
-    assert first == schedule.Bin(window, terms.Term((("", 11), ("", 25)), window, 4.0, "attention", 0.5), 6.0)
+    assert first == schedule.Bin(
+        window, terms.Term((("", 11), ("", 25)), window, 4.0, "attention", 0.5), 6.0
+    )
     assert (last.term, last.cfg) == (None, 1.0)
 
 
@@ -294,11 +316,12 @@ def test_anything_else_is_no_schedule(text: str, words: str) -> None:
 
 
 def test_published_bins_of_ltx_13b_are_the_official_ones() -> None:
-    """The table of LTX-Video's ltxv-13b-0.9.8-dev.yaml, at the sigmas where ComfyUI-LTXVideo's are one bin off."""
+    """The table of LTX-Video's ltxv-13b-0.9.8-dev.yaml, at the sigmas where ComfyUI-LTXVideo's are
+    one bin off."""
     bins = schedule.bins_of(schedule.presets()["ltx-13b-dev"])
     expected = {
-        1.0: (1.0, None, 0.0), 0.995: (6.0, (22, 35, 39), 4.0), 0.99: (8.0, (28,), 4.0), 0.98: (6.0, (28,), 4.0),
-        0.95: (1.0, (28,), 2.0), 0.7: (1.0, (28,), 1.0),
+        1.0: (1.0, None, 0.0), 0.995: (6.0, (22, 35, 39), 4.0), 0.99: (8.0, (28,), 4.0),
+        0.98: (6.0, (28,), 4.0), 0.95: (1.0, (28,), 2.0), 0.7: (1.0, (28,), 1.0),
     }  # fmt: skip
     for sigma, (cfg, numbers, scale) in expected.items():
         (found,) = (entry for entry in bins if entry.window.includes(sigma))
@@ -325,7 +348,8 @@ def test_windows_that_touch_do_not_overlap() -> None:
 
 @pytest.mark.parametrize("space", terms.SPACES)
 def test_rescaling_gives_back_the_deviation_in_its_space(space: str) -> None:
-    """With phi 1 the deviation is that of c, of the data, or of the prediction F of x_0 = x - sigma F."""
+    """With phi 1 the deviation is that of c, of the data, or of the prediction F of x_0 = x - sigma
+    F."""
     torch.manual_seed(0)
     x, c, p = (torch.randn(2, 3, 4) for _ in range(3))
     sigma = 0.7
@@ -339,13 +363,17 @@ def test_rescaling_gives_back_the_deviation_in_its_space(space: str) -> None:
 @pytest.mark.parametrize("name", ["guidance.py", "presets.toml"])
 def test_pack_has_its_own_copy_of_what_it_shares_with_the_library(name: str) -> None:
     """It must work where it is copied to, without the library. `make comfyui` copies them."""
-    assert (ROOT / "comfyui" / name).read_bytes() == (ROOT / "src" / "skipguide" / name).read_bytes()
+    assert (ROOT / "comfyui" / name).read_bytes() == (
+        ROOT / "src" / "skipguide" / name
+    ).read_bytes()
 
 
 def test_pack_imports_neither_diffusers_nor_the_library() -> None:
     code = (
-        "import sys; from comfyui import blocks, layers, models, schedule, terms; "
-        "print([name for name in ('diffusers', 'transformers', 'skipguide') if name in sys.modules])"
+        "import sys; from comfyui import blocks, layers, models, schedule, terms; print([name for"
+        " name in ('diffusers', 'transformers', 'skipguide') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,5 @@
-"""In company: offloading, casting, compilation, LoRA, quantization, other attention processors, and caches."""
+"""In company: offloading, casting, compilation, LoRA, quantization, other attention processors, and
+caches."""
 
 from __future__ import annotations
 
@@ -21,11 +22,11 @@ from tiny.base import Tiny
 from written import is_unet
 
 CPU = torch.device("cpu")
-# one of each way of calling CFG: batched, separate, separate with two stacks, by a guider, two outputs,
-# two stacks in turn, two UNets
+# one of each way of calling CFG: batched, separate, separate with two stacks, by a guider, two
+# outputs, two stacks in turn, two UNets
 NAMES = [
-    "MochiPipeline", "WanPipeline 2.2", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline", "LTX2Pipeline",
-    "LattePipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline",
+    "MochiPipeline", "WanPipeline 2.2", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline",
+    "LTX2Pipeline", "LattePipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline",
 ]  # fmt: skip
 
 
@@ -52,14 +53,17 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-# --- offloading and casting -------------------------------------------------------------------------------------------
+# --- offloading and casting -----------------------------------------------------------------------
 
 
 def sequential(small: Tiny) -> None:
-    """What enable_sequential_cpu_offload puts on each model; that method itself wants an accelerator."""
+    """What enable_sequential_cpu_offload puts on each model; that method itself wants an
+    accelerator."""
     import accelerate
 
-    for model in (part for part in small.pipe.components.values() if isinstance(part, torch.nn.Module)):
+    for model in (
+        part for part in small.pipe.components.values() if isinstance(part, torch.nn.Module)
+    ):
         accelerate.cpu_offload(model, execution_device=CPU)
     assert next(oracle.models(small)[0].parameters()).device.type == "meta"
 
@@ -86,8 +90,8 @@ def leaves(small: Tiny) -> None:
 
 
 OFFLOADS = {
-    "sequential": sequential, "whole model": whole_model, "block level": groups_of(1), "two blocks": groups_of(2),
-    "leaf level": leaves,
+    "sequential": sequential, "whole model": whole_model, "block level": groups_of(1),
+    "two blocks": groups_of(2), "leaf level": leaves,
 }  # fmt: skip
 
 
@@ -101,8 +105,11 @@ def test_offloaded_weights_give_the_same_bits(name: str, how: str, share_prefix:
     assert torch.equal(guided(small, share_prefix=share_prefix), expected)
 
 
-def test_groups_of_blocks_are_loaded_and_unloaded_when_their_first_or_last_block_is_skipped() -> None:
-    """On a pretended accelerator: meta stands for offloaded, so that a block whose weights did not come fails."""
+def test_groups_of_blocks_are_loaded_and_unloaded_when_their_first_or_last_block_is_skipped() -> (
+    None
+):
+    """On a pretended accelerator: meta stands for offloaded, so that a block whose weights did not
+    come fails."""
     small = fresh("WanPipeline")
     blocks = small.pipe.transformer.blocks
     expected = {layer: run_with(small, [STG([layer])]) for layer in range(4)}
@@ -127,8 +134,12 @@ def test_groups_of_blocks_are_loaded_and_unloaded_when_their_first_or_last_block
             assert in_order == ["onload_", "offload_"] * (len(in_order) // 2)
 
 
-@pytest.mark.parametrize(("unet", "layer"), [("StableVideoDiffusionPipeline", "up:0"), ("AnimateDiffPipeline", "up:2")])
-def test_groups_of_a_unet_are_loaded_where_their_first_block_is_given_again(unet: str, layer: str) -> None:
+@pytest.mark.parametrize(
+    ("unet", "layer"), [("StableVideoDiffusionPipeline", "up:0"), ("AnimateDiffPipeline", "up:2")]
+)
+def test_groups_of_a_unet_are_loaded_where_their_first_block_is_given_again(
+    unet: str, layer: str
+) -> None:
     """Two blocks to a group; the weights of a group are no numbers until it is loaded."""
     small = fresh(unet)
     expected = run_with(small, [STG([layer])])
@@ -158,13 +169,21 @@ def run_with(small: Tiny, terms: list[Any]) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "name",
-    ["MochiPipeline", "WanPipeline", "CogVideoXPipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline"],
+    [
+        "MochiPipeline",
+        "WanPipeline",
+        "CogVideoXPipeline",
+        "StableVideoDiffusionPipeline",
+        "AnimateDiffPipeline",
+    ],
 )
 def test_layerwise_casting(name: str) -> None:
     """Weights kept in float8, cast layer by layer: shared and full weak passes agree to the bit."""
     small = fresh(name)
     for model in oracle.models(small):
-        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+        model.enable_layerwise_casting(
+            storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32
+        )
     plain = oracle.run(small)
     shared = guided(small)
     assert torch.equal(shared, guided(small, share_prefix=False))
@@ -173,11 +192,15 @@ def test_layerwise_casting(name: str) -> None:
 
 
 def test_vae_tiling() -> None:
-    """The decoder has nothing to do with guidance; it runs in tiles after a guided run as it does after a plain one."""
+    """The decoder has nothing to do with guidance; it runs in tiles after a guided run as it does
+    after a plain one."""
     small = fresh("WanPipeline")
     latents = guided(small)
     small.pipe.vae.enable_tiling(
-        tile_sample_min_height=16, tile_sample_min_width=16, tile_sample_stride_height=8, tile_sample_stride_width=8
+        tile_sample_min_height=16,
+        tile_sample_min_width=16,
+        tile_sample_stride_height=8,
+        tile_sample_stride_width=8,
     )
     with guide(small.pipe, *terms_of(small)):
         frames = oracle.run(small, output_type="np")
@@ -186,7 +209,7 @@ def test_vae_tiling() -> None:
     assert not torch.equal(frames, oracle.run(small, output_type="np"))
 
 
-# --- compilation ------------------------------------------------------------------------------------------------------
+# --- compilation ----------------------------------------------------------------------------------
 
 
 def whole(small: Tiny) -> None:
@@ -201,7 +224,8 @@ def repeated(small: Tiny) -> None:
 
 @pytest.fixture
 def graphs() -> Iterator[Callable[[], int]]:
-    """How many graphs dynamo has made so far. The eager backend: what is traced and when, without waiting for C++."""
+    """How many graphs dynamo has made so far. The eager backend: what is traced and when, without
+    waiting for C++."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -220,8 +244,11 @@ COMPILED = [
 
 
 @pytest.mark.parametrize(("name", "compiled"), COMPILED)
-def test_compiled_models_are_not_compiled_again(name: str, compiled: Any, graphs: Callable[[], int]) -> None:
-    """After the first guided and the first unguided step nothing is traced again, in this run or in later ones."""
+def test_compiled_models_are_not_compiled_again(
+    name: str, compiled: Any, graphs: Callable[[], int]
+) -> None:
+    """After the first guided and the first unguided step nothing is traced again, in this run or in
+    later ones."""
     from torch._dynamo.utils import counters
 
     small = fresh(name)
@@ -242,7 +269,7 @@ def test_compiled_models_are_not_compiled_again(name: str, compiled: Any, graphs
     assert sum(counters["graph_break"].values()) == 0
 
 
-# --- LoRA and quantization --------------------------------------------------------------------------------------------
+# --- LoRA and quantization ------------------------------------------------------------------------
 
 
 NO_ADAPTERS = ("LattePipeline", "StableVideoDiffusionPipeline")  # their models take none
@@ -250,14 +277,17 @@ NO_ADAPTERS = ("LattePipeline", "StableVideoDiffusionPipeline")  # their models 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_ADAPTERS])
 def test_lora(name: str) -> None:
-    """Adapters of peft on the attention: they weaken and share like the rest, and their removal is seen."""
+    """Adapters of peft on the attention: they weaken and share like the rest, and their removal is
+    seen."""
     from peft import LoraConfig
 
     small = fresh(name)
     before = guided(small)
     for model in oracle.models(small):
         torch.manual_seed(1)
-        model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v", "to_k"], init_lora_weights="gaussian"))
+        model.add_adapter(
+            LoraConfig(r=2, target_modules=["to_q", "to_v", "to_k"], init_lora_weights="gaussian")
+        )
         for key, parameter in model.named_parameters():
             if "lora_B" in key:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -270,12 +300,15 @@ def test_lora(name: str) -> None:
 
 
 def test_lora_changes_the_values_of_a_skipped_attention() -> None:
-    """The weak pass of an attention skip is W_o V with the adapter in both, as the oracle's masked attention is."""
+    """The weak pass of an attention skip is W_o V with the adapter in both, as the oracle's masked
+    attention is."""
     from peft import LoraConfig
 
     small = fresh("WanPipeline")
     model = small.pipe.transformer
-    model.add_adapter(LoraConfig(r=2, target_modules=["to_v", "to_out.0"], init_lora_weights="gaussian"))
+    model.add_adapter(
+        LoraConfig(r=2, target_modules=["to_v", "to_out.0"], init_lora_weights="gaussian")
+    )
     for key, parameter in model.named_parameters():
         if "lora_B" in key:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -298,7 +331,7 @@ def test_weight_only_quantization(name: str) -> None:
     assert not torch.equal(shared, plain)
 
 
-# --- attention that users set -----------------------------------------------------------------------------------------
+# --- attention that users set ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["WanPipeline", "SkyReelsV2Pipeline", "CogVideoXPipeline"])
@@ -310,7 +343,9 @@ def test_fused_projections(name: str) -> None:
     torch.testing.assert_close(guided(small), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_processor_of_the_users_own_runs_in_the_strong_pass_and_is_not_called_where_attention_is_skipped() -> None:
+def test_a_processor_of_the_users_own_runs_in_the_strong_pass_and_is_not_called_where_attention_is_skipped() -> (
+    None
+):
     small = fresh("WanPipeline")
     called: list[Any] = []
     usual = type(small.pipe.transformer.blocks[0].attn1.processor)
@@ -336,7 +371,7 @@ def test_attention_backends(backend: str) -> None:
     torch.testing.assert_close(guided(small), expected, atol=1e-4, rtol=1e-4)
 
 
-# --- caches -----------------------------------------------------------------------------------------------------------
+# --- caches ---------------------------------------------------------------------------------------
 
 
 def caches() -> dict[str, Any]:
@@ -357,7 +392,8 @@ def caches() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "cache", ["FirstBlockCache", "FasterCache", "PyramidAttentionBroadcast", "MagCache", "TaylorSeer"]
+    "cache",
+    ["FirstBlockCache", "FasterCache", "PyramidAttentionBroadcast", "MagCache", "TaylorSeer"],
 )
 def test_caches_are_refused_with_the_reason_also_when_they_come_later(cache: str) -> None:
     small = fresh("CogVideoXPipeline")
@@ -366,7 +402,8 @@ def test_caches_are_refused_with_the_reason_also_when_they_come_later(cache: str
     with guide(small.pipe, STG([1])):
         model.enable_cache(copy.copy(caches()[cache]))
         with pytest.raises(
-            ValueError, match=r"without a cache across steps, but .* is on. A weak pass would read and over"
+            ValueError,
+            match=r"without a cache across steps, but .* is on. A weak pass would read and over",
         ):
             oracle.run(small)
     with pytest.raises(ValueError, match="without a cache across steps"):

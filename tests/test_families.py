@@ -1,4 +1,5 @@
-"""Every row of families.py, on a tiny pipeline of each of its pipeline classes, against the oracles of oracle.py."""
+"""Every row of families.py, on a tiny pipeline of each of its pipeline classes, against the oracles
+of oracle.py."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def stacks_of(small: Tiny) -> list[tuple[str, Stack]]:
     return list(family_of(small.pipe).stacks.items())
 
 
-# --- the formula ------------------------------------------------------------------------------------------------------
+# --- the formula ----------------------------------------------------------------------------------
 
 
 def test_the_oracle_itself_is_diffusers_own_cfg(small: Tiny) -> None:
@@ -66,7 +67,9 @@ def test_equals_separate_full_passes(small: Tiny, skip: str) -> None:
     stop = 0.5 if is_unet(small) else 1.0  # one step is enough for as many layers
     for layer in (layer for part in addresses(small).values() for layer in ends_of(part)):
         if skip == "attention" and not has_attention(small, layer):
-            with pytest.raises(ValueError, match=r"skip must be one that .* has \(residual, shuffle\)"):
+            with pytest.raises(
+                ValueError, match=r"skip must be one that .* has \(residual, shuffle\)"
+            ):
                 guide(small.pipe, STG([layer], skip=skip))
             continue
         term = STG([layer], 1.3, skip, stop=stop)
@@ -76,7 +79,8 @@ def test_equals_separate_full_passes(small: Tiny, skip: str) -> None:
 
 
 def several(small: Tiny) -> list[STG]:
-    """Terms of both kinds and of both axes of a UNet (Eq. 20), with windows, that start at different layers."""
+    """Terms of both kinds and of both axes of a UNet (Eq. 20), with windows, that start at
+    different layers."""
     half = 0.5 if small.windows else 0.0
     parts = list(addresses(small).values())
     first, last = parts[0], parts[-1]
@@ -89,7 +93,9 @@ def several(small: Tiny) -> list[STG]:
         ]
     return [
         STG([last[1]], 0.8, stop=1 - half),
-        STG([first[1], last[2]], 1.2, "attention" if has_attention(small, first[1]) else "residual"),
+        STG(
+            [first[1], last[2]], 1.2, "attention" if has_attention(small, first[1]) else "residual"
+        ),
         STG(first[:2], 0.3, start=half),
     ]
 
@@ -107,11 +113,15 @@ def test_several_terms_and_layers_windows_and_rescale(small: Tiny, phi: float) -
 @pytest.mark.parametrize("axis", ["spatial", "temporal"])
 @pytest.mark.parametrize("skip", ["residual", "attention"])
 def test_one_axis_of_blocks_in_turn(skip: str, axis: str) -> None:
-    """Latte's layers are a block of space and one of time each; and both axes with a scale of its own are Eq. 20."""
+    """Latte's layers are a block of space and one of time each; and both axes with a scale of its
+    own are Eq. 20."""
     small = tiny("LattePipeline")
     plain, heard = oracle.run(small, **small.short), {}
     other = "temporal" if axis == "spatial" else "spatial"
-    for terms in ([STG([1], 1.3, skip, axis)], [STG([0, 2], 1.3, skip, axis), STG([2], 0.4, "attention", other)]):
+    for terms in (
+        [STG([1], 1.3, skip, axis)],
+        [STG([0, 2], 1.3, skip, axis), STG([2], 0.4, "attention", other)],
+    ):
         with guide(small.pipe, *terms, rescale=0.7):
             ours = oracle.run(small, **small.short)
         assert_equal(small, ours, by_hand(small, terms, 0.7, heard=heard), plain)
@@ -119,7 +129,7 @@ def test_one_axis_of_blocks_in_turn(skip: str, axis: str) -> None:
             assert torch.equal(oracle.run(small, **small.short), ours)
 
 
-# --- Eq. 21 -----------------------------------------------------------------------------------------------------------
+# --- Eq. 21 ---------------------------------------------------------------------------------------
 
 ORTHOGONAL = {  # in an order that is not that of the layers; the middle one is off, for the audio at least
     "MochiPipeline": [STG([2], 1.3), STG([0], 0.0), STG([1], 0.9, "attention"), STG([3], 0.4)],
@@ -137,14 +147,21 @@ ORTHOGONAL = {  # in an order that is not that of the layers; the middle one is 
 
 @pytest.mark.parametrize("name", ORTHOGONAL)
 def test_orthogonalized_terms(name: str) -> None:
-    """Two and three terms, per sample and output, of the predictions alone, with and without rescale and CFG."""
+    """Two and three terms, per sample and output, of the predictions alone, with and without
+    rescale and CFG."""
     small, terms = tiny(name), ORTHOGONAL[name]
-    for count, phi, options in ((len(terms) - 1, 0.0, {}), (len(terms), 0.7, {}), (len(terms), 0.0, small.off)):
+    for count, phi, options in (
+        (len(terms) - 1, 0.0, {}),
+        (len(terms), 0.7, {}),
+        (len(terms), 0.0, small.off),
+    ):
         with guide(small.pipe, *terms[:count], rescale=phi):
             plain = oracle.run(small, **small.short, **options)
         with guide(small.pipe, *terms[:count], rescale=phi, orthogonalize=True):
             ours = oracle.run(small, **small.short, **options)
-        assert_equal(small, ours, by_hand(small, terms[:count], phi, orthogonalize=True, **options), plain)
+        assert_equal(
+            small, ours, by_hand(small, terms[:count], phi, orthogonalize=True, **options), plain
+        )
 
 
 def test_two_terms_alike_are_one_if_they_are_orthogonalized() -> None:
@@ -154,11 +171,13 @@ def test_two_terms_alike_are_one_if_they_are_orthogonalized() -> None:
         expected = oracle.run(small, **small.short)
     with guide(small.pipe, term, alike, orthogonalize=True):
         torch.testing.assert_close(oracle.run(small, **small.short), expected, atol=1e-4, rtol=1e-4)
-    with guide(small.pipe, term, STG(["up:2"], 0.0), orthogonalize=True):  # one that is off takes no part
+    with guide(
+        small.pipe, term, STG(["up:2"], 0.0), orthogonalize=True
+    ):  # one that is off takes no part
         assert torch.equal(oracle.run(small, **small.short), expected)
 
 
-# --- the shared prefix ------------------------------------------------------------------------------------------------
+# --- the shared prefix ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("skip", ["residual", "attention"])
@@ -184,11 +203,15 @@ class Counter:
         self.hooks = []
         stacks = [] if is_unet(small) else [stack.path for _, stack in stacks_of(small)]
         for model in oracle.models(small):
-            blocks = [f"{path}.{i}" for path in stacks for i in range(len(model.get_submodule(path)))]
+            blocks = [
+                f"{path}.{i}" for path in stacks for i in range(len(model.get_submodule(path)))
+            ]
             for path in dict.fromkeys([*blocks, *more]):
                 self.rows[path] = 0
                 self.hooks.append(
-                    model.get_submodule(path).register_forward_pre_hook(self.count(path), with_kwargs=True)
+                    model.get_submodule(path).register_forward_pre_hook(
+                        self.count(path), with_kwargs=True
+                    )
                 )
 
     def count(self, path: str) -> Any:
@@ -219,12 +242,16 @@ def test_blocks_before_the_first_skipped_one_do_not_run_again(stacked: Tiny) -> 
     if family_of(small.pipe).interleaved:
         order.sort(key=lambda path: int(path.rpartition(".")[2]))
     k = order.index(f"{last.path}.1")
-    cond = {path: rows // (2 if not small.off else 1) for path, rows in plain.items()}  # a guider keeps CFG on here
-    assert shared == {path: plain[path] + (cond[path] if order.index(path) > k else 0) for path in order}
+    cond = {
+        path: rows // (2 if not small.off else 1) for path, rows in plain.items()
+    }  # a guider keeps CFG on here
+    assert shared == {
+        path: plain[path] + (cond[path] if order.index(path) > k else 0) for path in order
+    }
     assert full == {path: plain[path] + (cond[path] if path != order[k] else 0) for path in order}
 
 
-# --- SLG --------------------------------------------------------------------------------------------------------------
+# --- SLG ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("skip", ["residual", "attention"])
@@ -266,7 +293,7 @@ def test_slg_and_stg_together_are_u_weak_and_c_pushed(small: Tiny) -> None:
         assert not torch.equal(oracle.run(small), both)
 
 
-# --- without a trace --------------------------------------------------------------------------------------------------
+# --- without a trace ------------------------------------------------------------------------------
 
 
 def test_bit_equal_with_scale_zero_after_removal_and_after_an_exception(small: Tiny) -> None:
@@ -297,7 +324,7 @@ def test_bit_equal_with_scale_zero_after_removal_and_after_an_exception(small: T
     assert torch.equal(oracle.run(small), plain)
 
 
-# --- precision --------------------------------------------------------------------------------------------------------
+# --- precision ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", GUIDED)
@@ -318,7 +345,7 @@ def test_bfloat16(name: str) -> None:
     assert not torch.equal(shared, plain)
 
 
-# --- the rows ---------------------------------------------------------------------------------------------------------
+# --- the rows -------------------------------------------------------------------------------------
 
 
 def test_every_pipeline_of_every_row_has_a_tiny_one() -> None:
@@ -337,7 +364,10 @@ def test_row_names_things_that_exist(small: Tiny) -> None:
         assert set(family.batched_inputs) <= set(inspect.signature(model.forward).parameters)
         for _, stack in [] if is_unet(small) else stacks_of(small):
             block = model.get_submodule(f"{stack.path}.0")
-            assert tuple(inspect.signature(block.forward).parameters)[: len(stack.streams)] == stack.streams
+            assert (
+                tuple(inspect.signature(block.forward).parameters)[: len(stack.streams)]
+                == stack.streams
+            )
             assert set(stack.attention) == set(attentions_of(small)) or family.name == "sana-wm"
     assert call_convention_of(small.pipe).cfg_mode in ("batched", "separate", "guider")
 
@@ -346,7 +376,11 @@ def test_public_pipelines_of_diffusers_have_a_row_or_a_reason() -> None:
     """A new video pipeline of diffusers is noticed here."""
     video = set()
     for name in dir(diffusers):
-        if name.endswith("Pipeline") and not name.startswith(("Flax", "Auto", "Onnx")) and "Modular" not in name:
+        if (
+            name.endswith("Pipeline")
+            and not name.startswith(("Flax", "Auto", "Onnx"))
+            and "Modular" not in name
+        ):
             module = getattr(diffusers, name).__module__
             source = inspect.getsource(__import__("importlib").import_module(module))
             if "num_frames" in source or "video_length" in source:
@@ -355,7 +389,7 @@ def test_public_pipelines_of_diffusers_have_a_row_or_a_reason() -> None:
     assert video - rows - set(REFUSED_PIPELINES) == set()
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def test_subclass_of_a_known_pipeline() -> None:
@@ -369,7 +403,8 @@ def test_compiled_wrapper_is_refused_with_the_way_out() -> None:
     other = MochiPipeline(**pipe.components)
     vars(other)["transformer"] = torch.compile(pipe.transformer, backend="eager")
     with pytest.raises(
-        ValueError, match=r"got the wrapper of torch.compile\(\). Compile in place: pipe.transformer.comp"
+        ValueError,
+        match=r"got the wrapper of torch.compile\(\). Compile in place: pipe.transformer.comp",
     ):
         family_of(other)
 
@@ -379,14 +414,17 @@ class StrangePipeline:
 
 
 def test_unknown_pipeline_names_the_nearest_and_the_file() -> None:
-    with pytest.raises(ValueError, match=r"got StrangePipeline. Nearest known: .*Pipeline.*add a row to FAMILIES"):
+    with pytest.raises(
+        ValueError, match=r"got StrangePipeline. Nearest known: .*Pipeline.*add a row to FAMILIES"
+    ):
         family_of(StrangePipeline())
 
 
 def test_modular_pipelines_are_told_of_the_guider() -> None:
     modular = type("WanModularPipeline", (type("ModularPipeline", (), {}),), {})()
     with pytest.raises(
-        ValueError, match=r"steps of a Modular pipeline are its guider's. Give it one: pipe.update_comp"
+        ValueError,
+        match=r"steps of a Modular pipeline are its guider's. Give it one: pipe.update_comp",
     ):
         guide(modular, STG([1]))
 
@@ -394,13 +432,18 @@ def test_modular_pipelines_are_told_of_the_guider() -> None:
 def test_unknown_denoiser_is_named() -> None:
     pipe = tiny("MochiPipeline").pipe
     other = MochiPipeline(**{**pipe.components, "transformer": None})
-    with pytest.raises(ValueError, match=r"needs a MochiTransformer3DModel as its .transformer, but got NoneType"):
+    with pytest.raises(
+        ValueError, match=r"needs a MochiTransformer3DModel as its .transformer, but got NoneType"
+    ):
         family_of(other)
 
 
 def test_cfg_zero_star_is_refused() -> None:
     small = tiny("HeliosPyramidPipeline zero")
-    with guide(small.pipe, STG([1])), pytest.raises(ValueError, match="is_cfg_zero_star=True is another formula"):
+    with (
+        guide(small.pipe, STG([1])),
+        pytest.raises(ValueError, match="is_cfg_zero_star=True is another formula"),
+    ):
         oracle.run(small)
 
 

@@ -12,7 +12,9 @@ import torch
 
 from skipguide.lab import training_loop
 
-SCHEDULE = training_loop.Schedule(steps=60, learning_rate=0.02, warmup=5, ema=0.9, checkpoint_minutes=0)
+SCHEDULE = training_loop.Schedule(
+    steps=60, learning_rate=0.02, warmup=5, ema=0.9, checkpoint_minutes=0
+)
 
 
 def problem() -> tuple[torch.nn.Module, Any]:
@@ -50,7 +52,9 @@ def test_resumes_exactly(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
-def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, loss = problem()
     training = training_loop.fit(model, loss, SCHEDULE, tmp_path / "a.ckpt")
     next(training)
@@ -86,7 +90,9 @@ def test_what_a_killed_process_left_is_removed_later(tmp_path: Path) -> None:
 def test_orthogonal_gives_singular_values_near_one() -> None:
     for shape in ((8, 40), (40, 8), (16, 16)):
         values = torch.linalg.svdvals(
-            training_loop.orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0))).float()
+            training_loop.orthogonalize(
+                torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            ).float()
         )
         assert 0.4 < values.min() <= values.max() < 1.5
 
@@ -101,7 +107,9 @@ def test_schedule_rises_holds_and_falls() -> None:
 
 def test_rate_falls_to_zero_in_every_cycle_and_begins_again() -> None:
     once = training_loop.Schedule(steps=200, learning_rate=1.0, warmup=10, decay=0.5)
-    twice = training_loop.Schedule(steps=300, learning_rate=1.0, warmup=10, decay=0.5, restarts=(200,))
+    twice = training_loop.Schedule(
+        steps=300, learning_rate=1.0, warmup=10, decay=0.5, restarts=(200,)
+    )
     assert [twice.factor(step) for step in range(200)] == [once.factor(step) for step in range(200)]
     assert [once.factor(step) for step in (0, 9, 100)] == pytest.approx([0.1, 1.0, 1.0])
     assert once.factor(150) == pytest.approx(0.5)  # half a cosine, half way

@@ -1,4 +1,5 @@
-"""The engine under the command line: models are found or refused in words, frames are the pipeline's own."""
+"""The engine under the command line: models are found or refused in words, frames are the
+pipeline's own."""
 
 from __future__ import annotations
 
@@ -28,7 +29,14 @@ from skipguide.generate.settings import GenerationSettings, validate_settings
 from tiny import tiny
 from tiny.base import Tiny
 
-TINY = {"height": 32, "width": 32, "num_frames": 7, "steps": 4, "max_sequence_length": 16, "prompt": "a red star"}
+TINY = {
+    "height": 32,
+    "width": 32,
+    "num_frames": 7,
+    "steps": 4,
+    "max_sequence_length": 16,
+    "prompt": "a red star",
+}
 
 
 def settings_for(pipe: Any, **given: Any) -> GenerationSettings:
@@ -44,7 +52,7 @@ def by_hand(pipe: Any, seed: int) -> np.ndarray:
     return (video * 255).round().astype(np.uint8)
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def test_without_stg_the_frames_are_the_bare_pipelines(pipe: Any) -> None:
@@ -56,7 +64,14 @@ def test_without_stg_the_frames_are_the_bare_pipelines(pipe: Any) -> None:
 def test_with_stg_the_frames_are_those_of_guide(pipe: Any) -> None:
     term = STG([1, 2], 1.5, "attention", None, 0.25, 0.75)
     settings = settings_for(
-        pipe, layers=[1, 2], stg_scale=1.5, skip="attention", start=0.25, stop=0.75, rescale=0.7, seed=3
+        pipe,
+        layers=[1, 2],
+        stg_scale=1.5,
+        skip="attention",
+        start=0.25,
+        stop=0.75,
+        rescale=0.7,
+        seed=3,
     )
     result = run.generate(pipe, settings)
     with guide(pipe, term, rescale=0.7):
@@ -82,7 +97,9 @@ def test_passes_per_step(pipe: Any, given: dict[str, Any], passes: float) -> Non
 def test_steps_are_reported(pipe: Any) -> None:
     steps: list[run.StepProgress] = []
     result = run.generate(pipe, settings_for(pipe), steps.append)
-    assert [(step.number, step.steps, step.passes_per_step) for step in steps] == [(i, 4, 2.25) for i in (1, 2, 3, 4)]
+    assert [(step.number, step.steps, step.passes_per_step) for step in steps] == [
+        (i, 4, 2.25) for i in (1, 2, 3, 4)
+    ]
     assert all(step.seconds_left > 0 for step in steps[:3])
     assert steps[-1].seconds_left == 0
     assert 0 < result.seconds_per_step * 3 < result.seconds
@@ -99,7 +116,9 @@ def test_what_a_callback_raises_ends_it_and_leaves_the_pipe_clean(pipe: Any) -> 
 
 
 def test_frames_that_are_not_finite(pipe: Any) -> None:
-    with pytest.raises(ValueError, match=r"^the frames must be finite numbers, but float32 overflowed\. Use"):
+    with pytest.raises(
+        ValueError, match=r"^the frames must be finite numbers, but float32 overflowed\. Use"
+    ):
         run.generate(pipe, settings_for(pipe, guidance_scale=1e38))
 
 
@@ -109,7 +128,9 @@ def with_its_text(small: Tiny) -> Any:
 
     @functools.wraps(whole)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = {key: value for key, value in kwargs.items() if key not in ("prompt", "negative_prompt")}
+        given = {
+            key: value for key, value in kwargs.items() if key not in ("prompt", "negative_prompt")
+        }
         return whole(self, *args, **{**small.call, **given})
 
     pipe = copy.copy(small.pipe)
@@ -126,10 +147,17 @@ def with_its_text(small: Tiny) -> Any:
     ],
 )
 def test_models_that_call_their_settings_otherwise(name: str, theirs: dict[str, Any]) -> None:
-    """A guider that has the scale, `frames` for the frames, `frame_rate` for how fast they go by."""
+    """A guider that has the scale, `frames` for the frames, `frame_rate` for how fast they go
+    by."""
     small = tiny(name)
-    sizes = {key: value for key, value in small.call.items() if key in ("height", "width", "num_frames", "frames")}
-    given: dict[str, Any] = dict(prompt="a red star", steps=2, layers=1, stg_scale=0.0, guidance_scale=3.0, fps=12)
+    sizes = {
+        key: value
+        for key, value in small.call.items()
+        if key in ("height", "width", "num_frames", "frames")
+    }
+    given: dict[str, Any] = dict(
+        prompt="a red star", steps=2, layers=1, stg_scale=0.0, guidance_scale=3.0, fps=12
+    )
     given |= sizes
     given["num_frames"] = given.pop("frames", given.get("num_frames"))
     with contextlib.ExitStack() as stack:
@@ -145,7 +173,9 @@ def test_models_that_call_their_settings_otherwise(name: str, theirs: dict[str, 
 
 
 def test_too_few_steps_for_the_schedule(pipe: Any) -> None:
-    with pytest.raises(ValueError, match=r"^steps must be enough .* MochiPipeline, but got 1\. Take 2 or more"):
+    with pytest.raises(
+        ValueError, match=r"^steps must be enough .* MochiPipeline, but got 1\. Take 2 or more"
+    ):
         run.generate(pipe, settings_for(pipe, steps=1))
 
 
@@ -158,14 +188,15 @@ def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
         def __call__(self, image: Any) -> None: ...
 
     message = (
-        r"^model must be a text-to-video or image-to-video pipeline, but Upscaler does not take generator, "
+        r"^model must be a text-to-video or image-to-video pipeline, but Upscaler does not take"
+        r" generator, "
         r".* and needs image\. Use another model, or guide\(\) from Python\.$"
     )
     with pytest.raises(ValueError, match=message):
         run.generate(Upscaler(), settings)
 
 
-# --- the three scales -------------------------------------------------------------------------------------------------
+# --- the three scales -----------------------------------------------------------------------------
 
 WINDOW = {"layers": [1, 2], "skip": "attention", "start": 0.25, "stop": 0.75, "rescale": 0.7}
 
@@ -180,7 +211,9 @@ WINDOW = {"layers": [1, 2], "skip": "attention", "start": 0.25, "stop": 0.75, "r
 )  # fmt: skip
 def test_terms(pipe: Any, scales: dict[str, float], axes: dict[str | None, float]) -> None:
     found = asked.terms_of(settings_for(pipe, **WINDOW, **scales))
-    assert found == [STG([1, 2], scale, "attention", axis, 0.25, 0.75) for axis, scale in axes.items()]
+    assert found == [
+        STG([1, 2], scale, "attention", axis, 0.25, 0.75) for axis, scale in axes.items()
+    ]
 
 
 LATTE = {"height": 8, "width": 8, "num_frames": 2, "steps": 3, "prompt": "a red star", "layers": 1}
@@ -191,14 +224,26 @@ def latte() -> Any:
     return whole("LattePipeline")
 
 
-@pytest.mark.parametrize("scales", [{"spatial_scale": 2.0}, {"spatial_scale": 2.0, "temporal_scale": 1.5}])
-def test_spatial_and_temporal_terms_are_those_of_guide(latte: Any, scales: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "scales", [{"spatial_scale": 2.0}, {"spatial_scale": 2.0, "temporal_scale": 1.5}]
+)
+def test_spatial_and_temporal_terms_are_those_of_guide(
+    latte: Any, scales: dict[str, float]
+) -> None:
     settings = resolve_settings(validate_settings({**LATTE, "seed": 3, **scales}), latte)
     terms = [STG([1], scale, axis=name.removesuffix("_scale")) for name, scale in scales.items()]
-    call = {"video_length": 2, "height": 8, "width": 8, "num_inference_steps": 3, "output_type": "np"}
+    call = {
+        "video_length": 2,
+        "height": 8,
+        "width": 8,
+        "num_inference_steps": 3,
+        "output_type": "np",
+    }
     with guide(latte, *terms):
         video = latte("a red star", generator=torch.Generator().manual_seed(3), **call).frames[0]
-    assert np.array_equal(run.generate(latte, settings).frames, (video * 255).round().astype(np.uint8))
+    assert np.array_equal(
+        run.generate(latte, settings).frames, (video * 255).round().astype(np.uint8)
+    )
 
 
 def test_an_axis_that_the_model_does_not_have(pipe: Any) -> None:
@@ -206,7 +251,9 @@ def test_an_axis_that_the_model_does_not_have(pipe: Any) -> None:
         run.generate(pipe, settings_for(pipe, spatial_scale=1.0))
 
 
-def test_orthogonalize_and_both_terms_are_passed_on(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orthogonalize_and_both_terms_are_passed_on(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options: list[dict[str, Any]] = []
 
     def guided(pipe: Any, terms: list[STG], **given: Any) -> None:
@@ -223,7 +270,7 @@ def test_orthogonalize_and_both_terms_are_passed_on(pipe: Any, monkeypatch: pyte
     assert options == [{**plain, "orthogonalize": on, "axes": both} for on in (False, True)]
 
 
-# --- pipelines that start from an image -------------------------------------------------------------------------------
+# --- pipelines that start from an image -----------------------------------------------------------
 
 START = Image.linear_gradient("L").resize((48, 24)).convert("RGB")
 SVD = {"height": 16, "width": 16, "steps": 3, "image": "x.png", "layers": "up:0"}
@@ -242,7 +289,13 @@ def svd_by_hand(svd: Any, image: Image.Image = START, seed: int = 3, **given: An
     return (video * 255).round().astype(np.uint8)
 
 
-OWN = {"motion_bucket_id": 40, "noise_aug_strength": 0.3, "decode_chunk_size": 2, "fps": 12, "num_frames": 4}
+OWN = {
+    "motion_bucket_id": 40,
+    "noise_aug_strength": 0.3,
+    "decode_chunk_size": 2,
+    "fps": 12,
+    "num_frames": 4,
+}
 
 
 @pytest.mark.parametrize(
@@ -253,8 +306,12 @@ OWN = {"motion_bucket_id": 40, "noise_aug_strength": 0.3, "decode_chunk_size": 2
         ({"guidance_scale": 1.0}, {"max_guidance_scale": 1.0}),
     ],
 )  # fmt: skip
-def test_without_stg_the_frames_are_the_bare_svds(svd: Any, given: dict[str, Any], call: dict[str, Any]) -> None:
-    settings = resolve_settings(validate_settings({**SVD, "stg_scale": 0.0, "seed": 3, **given}), svd)
+def test_without_stg_the_frames_are_the_bare_svds(
+    svd: Any, given: dict[str, Any], call: dict[str, Any]
+) -> None:
+    settings = resolve_settings(
+        validate_settings({**SVD, "stg_scale": 0.0, "seed": 3, **given}), svd
+    )
     result = run.generate(svd, settings, image=START)
     assert np.array_equal(result.frames, svd_by_hand(svd, **call))
     assert not call or not np.array_equal(result.frames, svd_by_hand(svd))
@@ -263,13 +320,21 @@ def test_without_stg_the_frames_are_the_bare_svds(svd: Any, given: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "scales", [{"spatial_scale": 2.0}, {"temporal_scale": 0.5}, {"spatial_scale": 2.0, "temporal_scale": 0.5}]
+    "scales",
+    [
+        {"spatial_scale": 2.0},
+        {"temporal_scale": 0.5},
+        {"spatial_scale": 2.0, "temporal_scale": 0.5},
+    ],
 )
 def test_with_stg_the_frames_of_svd_are_those_of_guide(svd: Any, scales: dict[str, float]) -> None:
     settings = resolve_settings(
         validate_settings({**SVD, "seed": 3, "skip": "attention", "rescale": 0.7, **scales}), svd
     )
-    terms = [STG(["up:0"], scale, "attention", name.removesuffix("_scale")) for name, scale in scales.items()]
+    terms = [
+        STG(["up:0"], scale, "attention", name.removesuffix("_scale"))
+        for name, scale in scales.items()
+    ]
     result = run.generate(svd, settings, image=START)
     with guide(svd, *terms, rescale=0.7):
         assert np.array_equal(result.frames, svd_by_hand(svd))
@@ -280,7 +345,9 @@ def test_orthogonalized_svd(svd: Any) -> None:
     both = {"spatial_scale": 2.0, "temporal_scale": 0.5}
     plain, orthogonal = (
         run.generate(
-            svd, resolve_settings(validate_settings({**SVD, **both, "orthogonalize": on}), svd), image=START
+            svd,
+            resolve_settings(validate_settings({**SVD, **both, "orthogonalize": on}), svd),
+            image=START,
         ).frames
         for on in (False, True)
     )
@@ -304,10 +371,15 @@ def test_the_picture_is_fitted_and_kept(svd: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "image", "came"), [("x.png", None, "'x.png' and none"), (None, START, "None and one")]
 )
-def test_an_image_and_its_name_go_together(svd: Any, name: str | None, image: Any, came: str) -> None:
-    settings = resolve_settings(validate_settings({**SVD, "stg_scale": 0.0}), svd).model_copy(update={"image": name})
+def test_an_image_and_its_name_go_together(
+    svd: Any, name: str | None, image: Any, came: str
+) -> None:
+    settings = resolve_settings(validate_settings({**SVD, "stg_scale": 0.0}), svd).model_copy(
+        update={"image": name}
+    )
     with pytest.raises(
-        ValueError, match=rf"^image must be given where .*, but they name {came} was given\. Read it with"
+        ValueError,
+        match=rf"^image must be given where .*, but they name {came} was given\. Read it with",
     ):
         run.generate(svd, settings, image=image)
 
@@ -321,20 +393,26 @@ def test_a_pipeline_with_an_image_and_a_prompt() -> None:
         result = run.generate(pipe, complete, image=START)
         with guide(pipe, STG([1], scale)):
             by_hand = pipe(
-                image_file.fit_to_size(START, 32, 32), "a red star", negative_prompt="", output_type="np",
-                num_inference_steps=2, generator=torch.Generator().manual_seed(0), **size,
+                image_file.fit_to_size(START, 32, 32), "a red star", negative_prompt="",
+                output_type="np", num_inference_steps=2, generator=torch.Generator().manual_seed(0),
+                **size,
             ).frames[0]  # fmt: skip
         assert np.array_equal(result.frames, (by_hand * 255).round().astype(np.uint8))
         assert result.passes_per_step == passes
 
 
-# --- loading ----------------------------------------------------------------------------------------------------------
+# --- loading --------------------------------------------------------------------------------------
 
 
-def test_load_from_a_folder(tiny_mochi_dir: Path, pipe: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_load_from_a_folder(
+    tiny_mochi_dir: Path, pipe: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     loaded = run.load_pipeline(str(tiny_mochi_dir), device="cpu")
     assert (type(loaded), loaded.dtype, loaded.device.type) == (type(pipe), torch.float32, "cpu")
-    assert run.load_pipeline(str(tiny_mochi_dir), "bfloat16", "cpu").transformer.dtype == torch.bfloat16
+    assert (
+        run.load_pipeline(str(tiny_mochi_dir), "bfloat16", "cpu").transformer.dtype
+        == torch.bfloat16
+    )
     assert "Loading" not in capfd.readouterr().err
 
 
@@ -351,28 +429,36 @@ def test_a_hub_id_is_no_folder() -> None:
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     names = "lab-mochi, lab-svd, lab-opensora"
     start = f"^model must be {names}, a folder with a model_index.json, or a hub id .*, but got .*"
-    with pytest.raises(ValueError, match=start + re.escape(f"there is no {tmp_path / 'model_index.json'}. Name the")):
+    with pytest.raises(
+        ValueError,
+        match=start + re.escape(f"there is no {tmp_path / 'model_index.json'}. Name the"),
+    ):
         run.load_pipeline(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["lab-moch", "./genmo/mochi", "a/b/c", "/nowhere", "a b/c"])
 def test_no_such_model(name: str) -> None:
     with pytest.raises(
-        ValueError, match=r"^model must be lab-mochi, .*, but got '.*', and there is no such folder\. Che"
+        ValueError,
+        match=r"^model must be lab-mochi, .*, but got '.*', and there is no such folder\. Che",
     ):
         run.load_pipeline(name)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_no_such_device(tiny_mochi_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"^device must be one that torch has here, but got 'cuda' .*\. Try cpu"):
+    with pytest.raises(
+        ValueError, match=r"^device must be one that torch has here, but got 'cuda' .*\. Try cpu"
+    ):
         run.load_pipeline(str(tiny_mochi_dir), device="cuda")
 
 
-# --- the record -------------------------------------------------------------------------------------------------------
+# --- the record -----------------------------------------------------------------------------------
 
 
-def test_record_is_complete_and_names_nobody(pipe: Any, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_is_complete_and_names_nobody(
+    pipe: Any, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tiny_mochi_dir.parent)
     settings = settings_for(pipe, model=tiny_mochi_dir.name)
     result = run.generate(pipe, settings)
@@ -383,9 +469,17 @@ def test_record_is_complete_and_names_nobody(pipe: Any, tiny_mochi_dir: Path, mo
     assert made["machine"]["processor"]
     assert made["frames"] == [7, 32, 32, 3]
     assert len(made["frames_sha256"]) == 64
-    of_images = {"image", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size"}
+    of_images = {
+        "image",
+        "min_guidance_scale",
+        "motion_bucket_id",
+        "noise_aug_strength",
+        "decode_chunk_size",
+    }
     of_methods = {"random_share", "strength", "schedule", "cfg_rule", "restart"}
-    assert {name for name, value in made["settings"].items() if value is None} == of_images | of_methods
+    assert {
+        name for name, value in made["settings"].items() if value is None
+    } == of_images | of_methods
     assert "image" not in made
     text = json.dumps(made, allow_nan=False)
     assert str(tiny_mochi_dir.parent) not in text
@@ -409,7 +503,12 @@ def test_a_folder_that_is_no_model_says_why(tmp_path: Path, text: str, message: 
 
 
 @pytest.mark.parametrize(
-    "name", ["model_index.json", "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"]
+    "name",
+    [
+        "model_index.json",
+        "transformer/config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+    ],
 )
 def test_weights_hash_sees_every_file(tiny_mochi_dir: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(tiny_mochi_dir, tmp_path / "copy")
@@ -421,10 +520,21 @@ def test_weights_hash_sees_every_file(tiny_mochi_dir: Path, tmp_path: Path, name
 
 
 def test_changes_between_records() -> None:
-    then = {"settings": {"seed": 1}, "versions": {"torch": "2.0"}, "weights": {"sha256": "a"}, "created": "x"}
-    now = {"settings": {"seed": 1}, "versions": {"torch": "2.1"}, "weights": {"revision": "b"}, "created": "y"}
+    then = {
+        "settings": {"seed": 1},
+        "versions": {"torch": "2.0"},
+        "weights": {"sha256": "a"},
+        "created": "x",
+    }
+    now = {
+        "settings": {"seed": 1},
+        "versions": {"torch": "2.1"},
+        "weights": {"revision": "b"},
+        "created": "y",
+    }
     assert record.diff_records(then, now) == {
-        "weights.sha256": ["a", None], "versions.torch": ["2.0", "2.1"], "weights.revision": [None, "b"],
+        "weights.sha256": ["a", None], "versions.torch": ["2.0", "2.1"],
+        "weights.revision": [None, "b"],
     }  # fmt: skip
 
 
@@ -457,7 +567,11 @@ def test_a_pipeline_that_calls_nobody_after_a_step() -> None:
     """Steps are counted at its scheduler, which is as it was afterwards."""
     pipe, seen = whole("TextToVideoSDPipeline"), []
     given = dict(prompt="a star", steps=2, height=16, width=16, num_frames=3, layers="up:0")
-    result = run.generate(pipe, resolve_settings(validate_settings(given), pipe), lambda step: seen.append(step.number))
+    result = run.generate(
+        pipe,
+        resolve_settings(validate_settings(given), pipe),
+        lambda step: seen.append(step.number),
+    )
     assert seen == [1, 2]
     assert 2 < result.passes_per_step < 3
     assert "step" not in vars(pipe.scheduler)
@@ -465,5 +579,7 @@ def test_a_pipeline_that_calls_nobody_after_a_step() -> None:
 
 def test_fps_of_a_pipeline_that_calls_it_otherwise() -> None:
     pipe = tiny("I2VGenXLPipeline").pipe
-    settings = resolve_settings(validate_settings(dict(prompt="a star", image="red.png", layers="up:0")), pipe)
+    settings = resolve_settings(
+        validate_settings(dict(prompt="a star", image="red.png", layers="up:0")), pipe
+    )
     assert settings.fps == 16  # its target_fps

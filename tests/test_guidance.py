@@ -53,14 +53,23 @@ def test_rescale_keeps_samples_apart() -> None:
     torch.testing.assert_close(formula.rescale(D, c, 0.7)[1:2], alone)
 
 
-# --- Eq. 21 -----------------------------------------------------------------------------------------------------------
+# --- Eq. 21 ---------------------------------------------------------------------------------------
 
 
 def test_orthogonal_of_numbers_worked_out_by_hand() -> None:
-    """The first stays; (3, 4) along (1, 0) is (3, 0), and the third loses what both before it explain."""
-    given = [torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[3.0, 4.0, 0.0]]), torch.tensor([[5.0, 6.0, 7.0]])]
+    """The first stays; (3, 4) along (1, 0) is (3, 0), and the third loses what both before it
+    explain."""
+    given = [
+        torch.tensor([[2.0, 0.0, 0.0]]),
+        torch.tensor([[3.0, 4.0, 0.0]]),
+        torch.tensor([[5.0, 6.0, 7.0]]),
+    ]
     found = formula.orthogonalize_differences(given)
-    assert [rest.tolist() for rest in found] == [[[2.0, 0.0, 0.0]], [[0.0, 4.0, 0.0]], [[0.0, 0.0, 7.0]]]
+    assert [rest.tolist() for rest in found] == [
+        [[2.0, 0.0, 0.0]],
+        [[0.0, 4.0, 0.0]],
+        [[0.0, 0.0, 7.0]],
+    ]
     found = formula.orthogonalize_differences(given[::-1])
     assert torch.equal(found[0], given[2])
     for i, j in ((0, 1), (0, 2), (1, 2)):
@@ -93,7 +102,8 @@ def test_orthogonal_keeps_samples_apart() -> None:
     together = formula.orthogonalize_differences([a.float(), b])[1]
     for i in range(3):
         torch.testing.assert_close(
-            together[i : i + 1], formula.orthogonalize_differences([a[i : i + 1].float(), b[i : i + 1]])[1]
+            together[i : i + 1],
+            formula.orthogonalize_differences([a[i : i + 1].float(), b[i : i + 1]])[1],
         )
     assert torch.equal(together[1], b[1])
     torch.testing.assert_close((together * a.float()).sum(1), torch.zeros(3), atol=1e-5, rtol=0)
@@ -105,21 +115,32 @@ def test_orthogonal_computes_in_float32_and_keeps_the_precision(dtype: torch.dty
     a, b = (torch.randn(2, 500).mul(400).to(dtype) for _ in range(2))
     found = formula.orthogonalize_differences([a, b])
     assert [rest.dtype for rest in found] == [dtype, dtype]
-    torch.testing.assert_close(found[1], formula.orthogonalize_differences([a.float(), b.float()])[1].to(dtype))
+    torch.testing.assert_close(
+        found[1], formula.orthogonalize_differences([a.float(), b.float()])[1].to(dtype)
+    )
     assert torch.isfinite(found[1]).all()
 
 
 def test_inner_products_of_some_channels() -> None:
     """A variance behind the prediction has no say in how much is taken, and loses as much."""
     a, b = torch.tensor([[1.0, 0.0, 5.0, 5.0]]), torch.tensor([[2.0, 3.0, 7.0, 0.0]])
-    assert formula.orthogonalize_differences([a, b], channels=2)[1].tolist() == [[0.0, 3.0, -3.0, -10.0]]
+    assert formula.orthogonalize_differences([a, b], channels=2)[1].tolist() == [
+        [0.0, 3.0, -3.0, -10.0]
+    ]
 
 
 def test_orthogonalized_push() -> None:
-    """In the order given, with each scale after the components are taken; a scale of 0 takes no part."""
+    """In the order given, with each scale after the components are taken; a scale of 0 takes no
+    part."""
     c = torch.zeros(1, 3)
-    weaks = [-torch.tensor([[2.0, 0.0, 0.0]]), -torch.tensor([[3.0, 4.0, 0.0]]), -torch.tensor([[5.0, 6.0, 7.0]])]
-    push = lambda scales, **o: formula.skip_guidance(c, weaks, scales, orthogonalize=True, **o).tolist()  # noqa: E731
+    weaks = [
+        -torch.tensor([[2.0, 0.0, 0.0]]),
+        -torch.tensor([[3.0, 4.0, 0.0]]),
+        -torch.tensor([[5.0, 6.0, 7.0]]),
+    ]
+    push = lambda scales, **o: formula.skip_guidance(
+        c, weaks, scales, orthogonalize=True, **o
+    ).tolist()
     assert push([1.0, 1.0, 1.0]) == [[2.0, 4.0, 7.0]]
     assert push([0.5, 2.0, 10.0]) == [[1.0, 8.0, 70.0]]
     assert push([0.0, 1.0, 0.0]) == [[3.0, 4.0, 0.0]]
@@ -139,4 +160,6 @@ def test_orthogonalized_push() -> None:
     ],
 )
 def test_window(start: float, stop: float, num_steps: int, guided: list[int]) -> None:
-    assert [i for i in range(num_steps) if formula.is_in_window(start, stop, i, num_steps)] == guided
+    assert [
+        i for i in range(num_steps) if formula.is_in_window(start, stop, i, num_steps)
+    ] == guided

@@ -1,4 +1,5 @@
-"""SkipGuidance in pipelines with a guider and in Modular pipelines, against oracle.py and diffusers' own CFG."""
+"""SkipGuidance in pipelines with a guider and in Modular pipelines, against oracle.py and
+diffusers' own CFG."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ import pytest
 import torch
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
-from diffusers.modular_pipelines.hunyuan_video1_5.modular_blocks_hunyuan_video1_5 import HunyuanVideo15CoreDenoiseStep
+from diffusers.modular_pipelines.hunyuan_video1_5.modular_blocks_hunyuan_video1_5 import (
+    HunyuanVideo15CoreDenoiseStep,
+)
 from diffusers.modular_pipelines.ltx.modular_blocks_ltx import LTXCoreDenoiseStep
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
 from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseStep
@@ -49,10 +52,15 @@ class Modular:
 
 
 def modular(name: str, blocks: Any, **call: Any) -> Tiny:
-    """The denoising steps of a Modular pipeline, with the components of the tiny pipeline of that name."""
+    """The denoising steps of a Modular pipeline, with the components of the tiny pipeline of that
+    name."""
     plain, steps = builders()[name](torch.float32), blocks()
     pipe = steps.init_pipeline()
-    components = {name: getattr(plain.pipe, name) for name in pipe._component_specs if hasattr(plain.pipe, name)}
+    components = {
+        name: getattr(plain.pipe, name)
+        for name in pipe._component_specs
+        if hasattr(plain.pipe, name)
+    }
     pipe.update_components(**components)
     pipe.set_progress_bar_config(disable=True)
     steps.sub_blocks["denoise"].set_progress_bar_config(disable=True)
@@ -65,11 +73,19 @@ LATENTS = torch.randn(2, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 MODULAR: dict[str, Callable[[], Tiny]] = {
     "modular Wan": functools.partial(modular, "WanPipeline", WanCoreDenoiseStep, latents=LATENTS),
     # of 999, 909 and 714 the last one is for the second transformer, with a guider of its own
-    "modular Wan 2.2": functools.partial(modular, "WanPipeline 2.2", Wan22CoreDenoiseStep, latents=LATENTS),
+    "modular Wan 2.2": functools.partial(
+        modular, "WanPipeline 2.2", Wan22CoreDenoiseStep, latents=LATENTS
+    ),
     # the denoising steps have no VAE: one token for 32 x 32 x 8
-    "modular LTX": functools.partial(modular, "LTXPipeline", LTXCoreDenoiseStep, height=96, width=96, num_frames=9),
+    "modular LTX": functools.partial(
+        modular, "LTXPipeline", LTXCoreDenoiseStep, height=96, width=96, num_frames=9
+    ),
     "modular HunyuanVideo 1.5": functools.partial(
-        modular, "HunyuanVideo15Pipeline", HunyuanVideo15CoreDenoiseStep, batch_size=2, latents=LATENTS[..., :2, :2]
+        modular,
+        "HunyuanVideo15Pipeline",
+        HunyuanVideo15CoreDenoiseStep,
+        batch_size=2,
+        latents=LATENTS[..., :2, :2],
     ),
 }
 GUIDED = [
@@ -121,7 +137,11 @@ def path_of(small: Tiny, layer: Any) -> str:
 
 
 def attentions(small: Tiny) -> list[str]:
-    return ["attn1"] if hasattr(small.pipe.transformer.get_submodule(path_of(small, 0)), "attn1") else ["attn"]
+    return (
+        ["attn1"]
+        if hasattr(small.pipe.transformer.get_submodule(path_of(small, 0)), "attn1")
+        else ["attn"]
+    )
 
 
 def layers_of(term: STG) -> list[Any]:
@@ -135,7 +155,11 @@ def by_hand(small: Tiny, terms: list[STG], g: float = G, phi: float = 0.0) -> to
     use(small, ClassifierFreeGuidance(guidance_scale=g))
     written = [
         oracle.Term(
-            [path_of(small, layer) for layer in layers_of(term)], term.skip, term.scales(1), term.start, term.stop
+            [path_of(small, layer) for layer in layers_of(term)],
+            term.skip,
+            term.scales(1),
+            term.start,
+            term.stop,
         )
         for term in terms
     ]
@@ -145,10 +169,12 @@ def by_hand(small: Tiny, terms: list[STG], g: float = G, phi: float = 0.0) -> to
 def assert_equal(ours: torch.Tensor, theirs: torch.Tensor, unguided: torch.Tensor) -> None:
     """Equal up to float32's rounding, in a run that the guidance changed much more than that."""
     assert (ours - unguided).abs().max() > 1e-3, "the guidance had no effect"
-    torch.testing.assert_close(ours, theirs, atol=2e-5 * max(1, float(unguided.abs().max())), rtol=1e-4)
+    torch.testing.assert_close(
+        ours, theirs, atol=2e-5 * max(1, float(unguided.abs().max())), rtol=1e-4
+    )
 
 
-# --- the formula ----------------------------------------------------------------------------------------------------
+# --- the formula ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -158,17 +184,25 @@ def assert_equal(ours: torch.Tensor, theirs: torch.Tensor, unguided: torch.Tenso
         {"use_original_formulation": True, "guidance_scale": 0.0}, {"start": 0.3, "stop": 0.9}, {"stop": 0.4},
     ],
 )  # fmt: skip
-def test_with_scale_0_it_is_diffusers_own_cfg_to_the_last_bit(small: Tiny, config: dict[str, Any]) -> None:
+def test_with_scale_0_it_is_diffusers_own_cfg_to_the_last_bit(
+    small: Tiny, config: dict[str, Any]
+) -> None:
     expected = plain(small, **config)
     windows = {f"cfg_{key}": config[key] for key in ("start", "stop") if key in config}
-    config = {"guidance_scale": G, **{k: v for k, v in config.items() if k not in ("start", "stop")}, **windows}
+    config = {
+        "guidance_scale": G,
+        **{k: v for k, v in config.items() if k not in ("start", "stop")},
+        **windows,
+    }
     assert torch.equal(run(small, SkipGuidance(layers=[1], scale=0.0, **config)), expected)
 
 
 def test_rescale_is_of_the_pushed_steps_alone(small: Tiny) -> None:
     """As with guide(): where no term is on, the step is the unguided pipeline's."""
     expected = plain(small)
-    assert torch.equal(run(small, SkipGuidance([1], scale=0.0, guidance_scale=G, rescale=0.7)), expected)
+    assert torch.equal(
+        run(small, SkipGuidance([1], scale=0.0, guidance_scale=G, rescale=0.7)), expected
+    )
     ours = run(small, SkipGuidance([1], guidance_scale=G, stop=0.1, rescale=0.7))
     assert_equal(ours, by_hand(small, [STG([1], stop=0.1)], phi=0.7), expected)
 
@@ -190,18 +224,25 @@ def test_several_terms_windows_and_rescale(small: Tiny, g: float, phi: float) ->
         STG([0, f"{last}:1"], 0.3, start=0.5),
     ]
     more = [dict(layers=layers_of(t), scale=t.scale, start=t.start, stop=t.stop) for t in terms[1:]]
-    ours = run(small, SkipGuidance([1], 1.2, "attention", terms=more, guidance_scale=g, rescale=phi))
+    ours = run(
+        small, SkipGuidance([1], 1.2, "attention", terms=more, guidance_scale=g, rescale=phi)
+    )
     assert_equal(ours, by_hand(small, terms, g, phi), plain(small, guidance_scale=g))
 
 
-def test_cfg_outside_its_window_leaves_the_same_push_on_c(wan: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step's predictions and D by hand, from the inputs of the denoiser: bit-equal weak passes, D by numpy."""
+def test_cfg_outside_its_window_leaves_the_same_push_on_c(
+    wan: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step's predictions and D by hand, from the inputs of the denoiser: bit-equal weak
+    passes, D by numpy."""
     guider = SkipGuidance([1], 1.3, guidance_scale=G, cfg_start=0.4, cfg_stop=0.7, rescale=0.5)
     model, steps = copy.deepcopy(wan.pipe.transformer), []
     weak = oracle.weakened(model, [path_of(wan, 1)], "residual", attentions(wan))
     combine = guider.forward
     monkeypatch.setattr(
-        guider, "forward", lambda **preds: steps.append((preds, combine(**preds)[0])) or combine(**preds)
+        guider,
+        "forward",
+        lambda **preds: steps.append((preds, combine(**preds)[0])) or combine(**preds),
     )
     with oracle.listening(wan) as calls:
         run(wan, guider)
@@ -212,12 +253,18 @@ def test_cfg_outside_its_window_leaves_the_same_push_on_c(wan: Tiny, monkeypatch
     for preds, D in steps:
         inputs = {name: next(heard).kwargs for name in preds}
         with torch.no_grad():
-            hand = {name: oracle.samples((weak if "weak" in name else model)(**inputs[name]))[0] for name in preds}
+            hand = {
+                name: oracle.samples((weak if "weak" in name else model)(**inputs[name]))[0]
+                for name in preds
+            }
         assert all(torch.equal(preds[name], hand[name]) for name in preds)
         c, p = hand["pred_cond"].double().numpy(), hand["pred_weak"].double().numpy()
         u = hand["pred_uncond"].double().numpy() if "pred_uncond" in hand else c
         expected = u + G * (c - u) + 1.3 * (c - p)
-        ratios = [np.std(cond, ddof=1) / np.std(row, ddof=1) for cond, row in zip(c, expected, strict=True)]
+        ratios = [
+            np.std(cond, ddof=1) / np.std(row, ddof=1)
+            for cond, row in zip(c, expected, strict=True)
+        ]
         expected *= 0.5 * np.reshape(ratios, (-1, 1, 1, 1, 1)) + 0.5
         torch.testing.assert_close(D.double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-4)
 
@@ -231,16 +278,20 @@ def test_the_prompts_of_a_batch_do_not_touch_each_other(wan: Tiny) -> None:
     both = run(wan, SkipGuidance([1], guidance_scale=G, rescale=0.7)).reshape(LATENTS.shape)
     for i in (0, 1):
         rows = {k: v[i : i + 1] for k, v in wan.call.items() if torch.is_tensor(v)}
-        torch.testing.assert_close(oracle.run(wan, **rows).reshape(LATENTS[:1].shape), both[i : i + 1])
+        torch.testing.assert_close(
+            oracle.run(wan, **rows).reshape(LATENTS[:1].shape), both[i : i + 1]
+        )
 
 
-# --- the shared prefix ----------------------------------------------------------------------------------------------
+# --- the shared prefix ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("skip", ["residual", "attention"])
 def test_shared_prefix_is_the_default_and_bit_equal_to_full_passes(small: Tiny, skip: str) -> None:
     last = list(family_of_denoiser(small.pipe.transformer).stacks)[-1]
-    config: Any = dict(layers=[f"{last}:1", f"{last}:2"], skip=skip, terms=[STG([f"{last}:2"], 0.7)], rescale=0.7)
+    config: Any = dict(
+        layers=[f"{last}:1", f"{last}:2"], skip=skip, terms=[STG([f"{last}:2"], 0.7)], rescale=0.7
+    )
     shared, full = SkipGuidance(**config), SkipGuidance(**config, share_prefix=False)
     assert shared.share_prefix
     assert torch.equal(run(small, shared), run(small, full))
@@ -251,7 +302,9 @@ def test_blocks_before_the_first_skipped_one_do_not_run_again(small: Tiny, g: fl
     strong = (2 if g == G else 1) * N
     last, stack = list(family_of_denoiser(small.pipe.transformer).stacks.items())[-1]
     for share, skip in itertools.product([True, False], ["residual", "attention"]):
-        ran = evaluations(small, SkipGuidance([f"{last}:1"], skip=skip, guidance_scale=g, share_prefix=share))
+        ran = evaluations(
+            small, SkipGuidance([f"{last}:1"], skip=skip, guidance_scale=g, share_prefix=share)
+        )
         k, skipped = list(ran).index(f"{stack.path}.1"), skip == "residual"
         weak = [0 if (share and i < k) or (skipped and i == k) else N for i in range(len(ran))]
         assert list(ran.values()) == [strong + count for count in weak]
@@ -279,11 +332,12 @@ def evaluations(small: Tiny, guider: Any, **options: Any) -> dict[str, int]:
     return ran
 
 
-# --- what is wrong with diffusers' own guiders ------------------------------------------------------------------------
+# --- what is wrong with diffusers' own guiders ----------------------------------------------------
 
 
 def test_unlike_skip_layer_guidance_several_layers_do_not_crash(small: Tiny) -> None:
-    """SkipLayerGuidance([7, 8, 9]) raises; each of ours counts: leaving one out is another video."""
+    """SkipLayerGuidance([7, 8, 9]) raises; each of ours counts: leaving one out is another
+    video."""
     found = [run(small, SkipGuidance(layers, guidance_scale=G)) for layers in ([0, 1], [0], [1])]
     assert all((a - b).abs().max() > 1e-3 for a, b in itertools.combinations(found, 2))
 
@@ -299,7 +353,10 @@ def test_unlike_smoothed_energy_guidance_every_batch_is_counted() -> None:
     guider = SkipGuidance([1], terms=[STG([0])])
     model = build("modular Wan").pipe.transformer
     guider.set_state(0, N, None)
-    names = [getattr(batch, guider._identifier_key) for batch in guider.prepare_inputs({"x": (LATENTS, LATENTS)})]
+    names = [
+        getattr(batch, guider._identifier_key)
+        for batch in guider.prepare_inputs({"x": (LATENTS, LATENTS)})
+    ]
     assert names == ["pred_cond", "pred_uncond", "pred_weak", "pred_weak_1"]
     for name in names[:2]:
         guider.prepare_models(model)
@@ -316,14 +373,18 @@ def test_unlike_auto_a_number_is_always_a_layer_of_the_first_stack() -> None:
 
 
 @pytest.mark.parametrize("steps", [4, 8])
-def test_unlike_skip_layer_guidance_a_window_without_a_step_is_an_error(wan: Tiny, steps: int) -> None:
-    """Its default, 0.01 to 0.2, selects none of 4 or 8 steps there (`<` at both ends); 1 of 8 here."""
+def test_unlike_skip_layer_guidance_a_window_without_a_step_is_an_error(
+    wan: Tiny, steps: int
+) -> None:
+    """Its default, 0.01 to 0.2, selects none of 4 or 8 steps there (`<` at both ends); 1 of 8
+    here."""
     guider = SkipGuidance([1], guidance_scale=G, start=0.01, stop=0.2)
     if steps == 8:
         assert evaluations(wan, guider, num_inference_steps=8)["blocks.3"] == 2 * 8 + 1
         return
     with pytest.raises(
-        ValueError, match=r"start=0.01, stop=0.2 must select a step, but selects none of the 4 of this run"
+        ValueError,
+        match=r"start=0.01, stop=0.2 must select a step, but selects none of the 4 of this run",
     ):
         run(wan, guider, num_inference_steps=4)
 
@@ -331,19 +392,26 @@ def test_unlike_skip_layer_guidance_a_window_without_a_step_is_an_error(wan: Tin
 @pytest.mark.parametrize("layers", [[1, 99], [99], [-1, 1]])
 def test_unlike_skip_layer_guidance_no_index_is_ignored(small: Tiny, layers: list[int]) -> None:
     start = 0.5  # known at the first step, not in the middle of a run
-    with oracle.listening(small) as calls, pytest.raises(ValueError, match=r"must be .* but got (99|-1)"):
+    with (
+        oracle.listening(small) as calls,
+        pytest.raises(ValueError, match=r"must be .* but got (99|-1)"),
+    ):
         run(small, SkipGuidance(layers, start=start))
     assert not calls
 
 
 def test_unlike_skip_layer_guidance_the_first_step_is_guided(wan: Tiny) -> None:
-    for guider in (SkipGuidance([0], guidance_scale=G), SkipGuidance([0], guidance_scale=G, stop=0.01)):
+    for guider in (
+        SkipGuidance([0], guidance_scale=G),
+        SkipGuidance([0], guidance_scale=G, stop=0.01),
+    ):
         guided = N if guider.stop == 1 else 1
         assert evaluations(wan, guider)["blocks.3"] == 2 * N + guided
 
 
 def test_the_number_of_texts_does_not_depend_on_the_step() -> None:
-    """HunyuanVideo 1.5 reads it before a run, Motif before each step: an earlier step's answer is the wrong one."""
+    """HunyuanVideo 1.5 reads it before a run, Motif before each step: an earlier step's answer is
+    the wrong one."""
     for name, config in itertools.product(
         ["HunyuanVideo15Pipeline", "MotifVideoPipeline"], [{"stop": 0.5}, {"start": 0.5}]
     ):
@@ -368,18 +436,24 @@ def test_without_cfg_no_negative_prompt_is_asked_for(name: str, config: dict[str
     assert torch.equal(oracle.run(small, **none), expected)
 
 
-# --- the model afterwards ---------------------------------------------------------------------------------------------
+# --- the model afterwards -------------------------------------------------------------------------
 
 
 def contents(small: Tiny) -> list[Any]:
-    """Every module with what it holds (named_modules() shows the real ones behind stand-ins) and its hooks."""
+    """Every module with what it holds (named_modules() shows the real ones behind stand-ins) and
+    its hooks."""
     modules = [module for model in oracle.models(small) for module in model.modules()]
-    return [(m, *m._modules.values(), *m._forward_hooks.values(), *m._forward_pre_hooks.values()) for m in modules]
+    return [
+        (m, *m._modules.values(), *m._forward_hooks.values(), *m._forward_pre_hooks.values())
+        for m in modules
+    ]
 
 
 def standing_in(small: Tiny) -> list[str]:
     """Where a module is not what it passes itself off for."""
-    parents = [(path, parent) for model in oracle.models(small) for path, parent in model.named_modules()]
+    parents = [
+        (path, parent) for model in oracle.models(small) for path, parent in model.named_modules()
+    ]
     return [
         f"{path}.{name}"
         for path, parent in parents
@@ -401,7 +475,11 @@ def test_an_exception_inside_the_denoiser_leaves_no_stand_in_for_the_next_plain_
     wan: Tiny, error: type[BaseException], call: int
 ) -> None:
     """Pipelines do not clean up then; diffusers' own hooks stay on."""
-    before, expected, guided = contents(wan), plain(wan), run(wan, SkipGuidance([1], guidance_scale=G))
+    before, expected, guided = (
+        contents(wan),
+        plain(wan),
+        run(wan, SkipGuidance([1], guidance_scale=G)),
+    )
     guider, calls = SkipGuidance([1], guidance_scale=G), itertools.count(1)
 
     def fail(*_: Any) -> None:
@@ -414,7 +492,9 @@ def test_an_exception_inside_the_denoiser_leaves_no_stand_in_for_the_next_plain_
         with pytest.raises(error, match="no memory"):
             run(wan, guider)
         hook.remove()
-        if error is RuntimeError:  # of a KeyboardInterrupt no hook is told; what sees it is the next call
+        if (
+            error is RuntimeError
+        ):  # of a KeyboardInterrupt no hook is told; what sees it is the next call
             assert not standing_in(wan)
         assert torch.equal(run(wan, then), bits)
         assert contents(wan) == before
@@ -422,7 +502,9 @@ def test_an_exception_inside_the_denoiser_leaves_no_stand_in_for_the_next_plain_
 
 def test_several_calls_in_one_batch_are_refused_and_a_step_beyond_the_last_one() -> None:
     guider, model = SkipGuidance([1]), build("modular Wan").pipe.transformer
-    inputs = dict(hidden_states=LATENTS, timestep=torch.ones(2), encoder_hidden_states=torch.ones(2, 12, 16))
+    inputs = dict(
+        hidden_states=LATENTS, timestep=torch.ones(2), encoder_hidden_states=torch.ones(2, 12, 16)
+    )
     with pytest.raises(ValueError, match=r"step i of N must be from 0 to N - 1, but got 3 of 3"):
         guider.set_state(N, N, None)
     guider.set_state(0, N, None)
@@ -438,7 +520,8 @@ def test_several_calls_in_one_batch_are_refused_and_a_step_beyond_the_last_one()
         guider.prepare_models(model)
         guider.cleanup_models(model)
     with pytest.raises(
-        RuntimeError, match=r"this step has 3 batches .* but prepare_models\(\) was called 4 times in it"
+        RuntimeError,
+        match=r"this step has 3 batches .* but prepare_models\(\) was called 4 times in it",
     ):
         guider.prepare_models(model)
 
@@ -461,13 +544,34 @@ def test_copies_of_a_pipeline_have_guiders_of_their_own() -> None:
     assert all(torch.equal(run(small, guider), expected) for guider in other)
 
 
-# --- its configuration ------------------------------------------------------------------------------------------------
+# --- its configuration ----------------------------------------------------------------------------
 
 CONFIGS: list[dict[str, Any]] = [
     dict(layers=[34], guidance_scale=5.0),
-    dict(layers=("dual:1", 2), scale=2.0, skip="attention", axis="spatial", start=0.1, stop=0.5, rescale=0.7),
-    dict(terms=[{"layers": [1]}, {"layers": range(2), "scale": 0.5, "skip": "attention"}, STG([3], 0.1)]),
-    dict(layers=[1], share_prefix=False, use_original_formulation=True, cfg_start=0.1, cfg_stop=0.9, enabled=False),
+    dict(
+        layers=("dual:1", 2),
+        scale=2.0,
+        skip="attention",
+        axis="spatial",
+        start=0.1,
+        stop=0.5,
+        rescale=0.7,
+    ),
+    dict(
+        terms=[
+            {"layers": [1]},
+            {"layers": range(2), "scale": 0.5, "skip": "attention"},
+            STG([3], 0.1),
+        ]
+    ),
+    dict(
+        layers=[1],
+        share_prefix=False,
+        use_original_formulation=True,
+        cfg_start=0.1,
+        cfg_stop=0.9,
+        enabled=False,
+    ),
 ]
 
 
@@ -475,21 +579,30 @@ CONFIGS: list[dict[str, Any]] = [
 def test_save_and_load(config: dict[str, Any], tmp_path: Path) -> None:
     guider = SkipGuidance(**config)
     guider.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "guider_config.json").read_text())["_class_name"] == "SkipGuidance"
+    assert (
+        json.loads((tmp_path / "guider_config.json").read_text())["_class_name"] == "SkipGuidance"
+    )
     assert {"layers", "terms", "cfg_stop"} <= set(guider.config)
     loaded = [
-        SkipGuidance.from_pretrained(tmp_path), SkipGuidance.from_config(guider.config), guider.new(),
-        ComponentSpec.from_component("guider", guider).create(),
+        SkipGuidance.from_pretrained(tmp_path), SkipGuidance.from_config(guider.config),
+        guider.new(), ComponentSpec.from_component("guider", guider).create(),
     ]  # fmt: skip
     for other in loaded:
         assert other.terms == guider.terms
-        names = set(guider.config) - {"terms"} - {name for name in guider.config if name.startswith("_")}
-        assert {name: other.config[name] for name in names} == {name: guider.config[name] for name in names}
+        names = (
+            set(guider.config)
+            - {"terms"}
+            - {name for name in guider.config if name.startswith("_")}
+        )
+        assert {name: other.config[name] for name in names} == {
+            name: guider.config[name] for name in names
+        }
         assert other._enabled == guider._enabled
 
 
 def test_positional_arguments_are_kept_by_from_config() -> None:
-    """diffusers takes them for defaults there: ClassifierFreeGuidance(3.5).new() has a scale of 7.5."""
+    """diffusers takes them for defaults there: ClassifierFreeGuidance(3.5).new() has a scale of
+    7.5."""
     guider = SkipGuidance([34], 2.0, "attention")
     same: Any = guider.new()
     other: Any = guider.new(scale=0.5)
@@ -515,7 +628,9 @@ def test_scales_can_be_set_later_and_the_rest_says_how(wan: Tiny) -> None:
     with pytest.raises(ValueError, match="rescale must be a number from 0"):
         guider.rescale = 7
     for name in ("layers", "scale", "stop", "terms", "share_prefix", "cfg_start"):
-        with pytest.raises(AttributeError, match=rf"{name} of a SkipGuidance is fixed.* Use .new\({name}="):
+        with pytest.raises(
+            AttributeError, match=rf"{name} of a SkipGuidance is fixed.* Use .new\({name}="
+        ):
             setattr(guider, name, 1)
 
 
@@ -548,7 +663,7 @@ def test_bad_arguments_are_refused_at_once(config: dict[str, Any], message: str)
         SkipGuidance(**config)
 
 
-# --- in company -------------------------------------------------------------------------------------------------------
+# --- in company -----------------------------------------------------------------------------------
 
 
 def test_a_cache_is_refused_also_when_it_comes_later() -> None:
@@ -565,8 +680,13 @@ def test_a_denoiser_is_known_by_its_class_or_one_that_it_derives_from(wan: Tiny)
     class Mine(type(wan.pipe.transformer)):  # type: ignore[misc]
         pass
 
-    assert family_of_denoiser(Mine(num_layers=1, num_attention_heads=1, attention_head_dim=12)).name == "wan"
-    with pytest.raises(ValueError, match=r"has a row in skipguide/families.py, but got Linear. Nearest known: "):
+    assert (
+        family_of_denoiser(Mine(num_layers=1, num_attention_heads=1, attention_head_dim=12)).name
+        == "wan"
+    )
+    with pytest.raises(
+        ValueError, match=r"has a row in skipguide/families.py, but got Linear. Nearest known: "
+    ):
         family_of_denoiser(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="Compile in place"):
         family_of_denoiser(torch.compile(wan.pipe.transformer, backend="eager"))  # type: ignore[arg-type]
@@ -577,7 +697,9 @@ def test_guide_sends_users_here() -> None:
     guider = use(small, SkipGuidance([1]))
     with (
         guide(small.pipe, STG([1])),
-        pytest.raises(ValueError, match=r"but got a SkipGuidance. Put skipguide.guider.SkipGuidance"),
+        pytest.raises(
+            ValueError, match=r"but got a SkipGuidance. Put skipguide.guider.SkipGuidance"
+        ),
     ):
         oracle.run(small)
     # the hook of guide() raised before the denoiser began: nobody cleaned up, and plain runs go on
@@ -587,7 +709,10 @@ def test_guide_sends_users_here() -> None:
 
 @pytest.mark.parametrize(
     ("name", "compiled"),
-    [pytest.param("modular Wan", "whole", marks=pytest.mark.long), ("HunyuanVideo15Pipeline", "repeated")],
+    [
+        pytest.param("modular Wan", "whole", marks=pytest.mark.long),
+        ("HunyuanVideo15Pipeline", "repeated"),
+    ],
 )
 def test_compiled_models_are_not_compiled_again(name: str, compiled: str) -> None:
     """The eager backend: what is traced and when, without waiting for C++."""
@@ -599,7 +724,11 @@ def test_compiled_models_are_not_compiled_again(name: str, compiled: str) -> Non
     torch._dynamo.reset()
     counters.clear()
     model = small.pipe.transformer
-    model.compile(backend="eager") if compiled == "whole" else model.compile_repeated_blocks(backend="eager")
+    (
+        model.compile(backend="eager")
+        if compiled == "whole"
+        else model.compile_repeated_blocks(backend="eager")
+    )
     torch.testing.assert_close(plain(small), unguided)
     torch.testing.assert_close(run(small, guider), expected)
     made = counters["frames"]["total"]
@@ -615,10 +744,16 @@ def test_orthogonalize_takes_from_the_second_term_what_the_first_has() -> None:
     """Eq. 21, by numpy, per sample."""
     generator = torch.Generator().manual_seed(0)
     c, u, p_s, p_t = (torch.randn(2, 3, 4, 5, 6, generator=generator) for _ in range(4))
-    guider = SkipGuidance([1], 2.0, terms=[dict(layers=[2], scale=0.5)], guidance_scale=G, orthogonalize=True)
+    guider = SkipGuidance(
+        [1], 2.0, terms=[dict(layers=[2], scale=0.5)], guidance_scale=G, orthogonalize=True
+    )
     ours = guider.forward(c, u, **dict(zip(guider._weak_terms(), (p_s, p_t), strict=True))).pred
     for i in range(2):
         D_s, D_t = ((c[i] - p[i]).double().numpy() for p in (p_s, p_t))
         D_t = D_t - (D_t * D_s).sum() / (D_s * D_s).sum() * D_s
-        expected = u[i].double().numpy() + G * (c[i] - u[i]).double().numpy() + 2.0 * D_s + 0.5 * D_t
-        torch.testing.assert_close(ours[i].double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
+        expected = (
+            u[i].double().numpy() + G * (c[i] - u[i]).double().numpy() + 2.0 * D_s + 0.5 * D_t
+        )
+        torch.testing.assert_close(
+            ours[i].double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-5
+        )

@@ -1,4 +1,5 @@
-"""The packaged lab-mochi and its judge: that they are what the model card says, on a sample that a test can afford."""
+"""The packaged lab-mochi and its judge: that they are what the model card says, on a sample that a
+test can afford."""
 
 from __future__ import annotations
 
@@ -97,7 +98,9 @@ def test_judge_reads_real_clips() -> None:
 
 def test_judge_reads_one_clip_of_any_size(lab: Any) -> None:
     scenes = world.sample_scenes(4, seed=21)
-    for frames, words in zip(world.render(scenes, num_frames=25, size=96), scenes.attributes(), strict=True):
+    for frames, words in zip(
+        world.render(scenes, num_frames=25, size=96), scenes.attributes(), strict=True
+    ):
         clip = ((frames.permute(1, 2, 3, 0) + 1) * 127.5).round().byte().numpy()
         assert judge.read(clip) == {name: words[name] for name in judge.HEADS}
 
@@ -108,22 +111,30 @@ def test_frechet_distance_against_closed_forms() -> None:
     assert judge.frechet(a, a) == pytest.approx(0, abs=1e-9)
     assert judge.frechet(a, a + 2) == pytest.approx(6 * 4, rel=1e-5)
     # N(0, 1) against N(0, 9), independent components: (3 - 1)^2 each
-    assert judge.frechet(a, 3 * torch.randn(1000, 6, generator=generator)) == pytest.approx(24, rel=0.15)
+    assert judge.frechet(a, 3 * torch.randn(1000, 6, generator=generator)) == pytest.approx(
+        24, rel=0.15
+    )
 
 
 def test_generated_clips_show_what_the_prompt_says(
     lab: Any, scores: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_text, "STEPS", 14)  # half of the card's read no worse (docs/decisions/049)
+    monkeypatch.setattr(
+        score_text, "STEPS", 14
+    )  # half of the card's read no worse (docs/decisions/049)
     scenes = world.sample_scenes(24, seed=33, split="all", second_share=0.0)
     frames = score_text.generate(lab, world.captions(scenes, seed=33), 4.5, seed=1)
     assert frames.shape == (24, 3, 19, 64, 64)
     with torch.no_grad():
         logits, _ = judge.load_judge()(frames)
-    card = next(row for row in scores["generated"] if row["guidance_scale"] == 4.5 and not row["layers"])
+    card = next(
+        row for row in scores["generated"] if row["guidance_scale"] == 4.5 and not row["layers"]
+    )
     for name in judge.HEADS:
         right = (logits[name].argmax(1) == getattr(scenes, name)).float().mean().item()
-        assert right > max(card[name] - 0.25, 0.5), name  # chance is 1/6 or 1/8; 24 clips deviate by 0.1 or so
+        assert right > max(card[name] - 0.25, 0.5), (
+            name
+        )  # chance is 1/6 or 1/8; 24 clips deviate by 0.1 or so
 
 
 def test_preset_and_guidance_on_the_lab_model(lab: Any) -> None:
@@ -134,7 +145,9 @@ def test_preset_and_guidance_on_the_lab_model(lab: Any) -> None:
     options["num_inference_steps"] = 4
 
     def call() -> torch.Tensor:
-        return lab(PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **options).frames
+        return lab(
+            PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **options
+        ).frames
 
     plain = call()
     with guide(lab, STG.preset(lab)):
@@ -152,7 +165,17 @@ def test_missing_parts_of_a_training(tmp_path: Path) -> None:
         (["lab", "score", "mochi", "--folder", str(tmp_path)], "pipeline/model_index.json"),
         (["lab", "pack", "mochi", "--folder", str(tmp_path)], "scores.json"),
         (
-            ["lab", "train", "mochi", "--folder", str(tmp_path), "--stage", "transformer", "--device", "cpu"],
+            [
+                "lab",
+                "train",
+                "mochi",
+                "--folder",
+                str(tmp_path),
+                "--stage",
+                "transformer",
+                "--device",
+                "cpu",
+            ],
             "vae/config.json",
         ),
         (["lab", "train", "wan"], "must be mochi, svd or opensora, but got 'wan'"),
@@ -164,7 +187,9 @@ def test_missing_parts_of_a_training(tmp_path: Path) -> None:
 
 def test_card_is_the_same_in_the_package_and_in_the_docs(lab_mochi_dir: Path) -> None:
     docs = Path(__file__).parents[1] / "docs" / "lab-mochi.md"
-    assert docs.read_text(encoding="utf-8") == (lab_mochi_dir / "README.md").read_text(encoding="utf-8")
+    assert docs.read_text(encoding="utf-8") == (lab_mochi_dir / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_no_file_is_too_large_for_a_repository() -> None:
@@ -196,7 +221,9 @@ def short_stages(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for stage in train.STAGES[model]
     }  # fmt: skip
     monkeypatch.setitem(train.STAGES, model, tuple(usual.values()))
-    monkeypatch.setattr(training_loop, "can_compile", lambda device: False)  # two steps are not worth it
+    monkeypatch.setattr(
+        training_loop, "can_compile", lambda device: False
+    )  # two steps are not worth it
     monkeypatch.setattr(autoencoder, "MEASURED_CLIPS", 16)
 
 
@@ -211,10 +238,14 @@ def test_training_stages_from_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len((tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()) == 4
     pipe = MochiPipeline.from_pretrained(tmp_path / "pipeline")
     pipe.set_progress_bar_config(disable=True)
-    options: dict[str, Any] = dict(height=64, width=64, num_inference_steps=2, max_sequence_length=16)
+    options: dict[str, Any] = dict(
+        height=64, width=64, num_inference_steps=2, max_sequence_length=16
+    )
     made: Any = pipe("a red star", output_type="pt", **options)
     assert made.frames.shape == (1, 19, 3, 64, 64)
-    with pytest.raises(ValueError, match="one of autoencoder, latents, judge, transformer, but got 'vae'"):
+    with pytest.raises(
+        ValueError, match="one of autoencoder, latents, judge, transformer, but got 'vae'"
+    ):
         list(train.train("mochi", tmp_path, cpu, "vae"))
 
 
@@ -248,15 +279,23 @@ def test_options_of_the_other_model_are_refused() -> None:
     from skipguide.cli import app
 
     for arguments, message in (
-        (["mochi", "--spatial-scale", "3"], "--spatial-scale must be left out for mochi, which does not use it"),
-        (["svd", "--guidance-scale", "3"], "--guidance-scale must be left out for svd, which does not use it"),
+        (
+            ["mochi", "--spatial-scale", "3"],
+            "--spatial-scale must be left out for mochi, which does not use it",
+        ),
+        (
+            ["svd", "--guidance-scale", "3"],
+            "--guidance-scale must be left out for svd, which does not use it",
+        ),
         (["mochi", "--layers", "up:0"], "layers of lab-mochi must be numbers, but got up:0"),
     ):
         result = CliRunner().invoke(app, ["lab", "score", *arguments])
         assert (result.exit_code, message in result.output) == (2, True), result.output
 
 
-def test_a_package_is_not_replaced_by_half_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_not_replaced_by_half_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Scores of another model: the card cannot be written, and what is packaged stays."""
     from skipguide.lab import model_card
 

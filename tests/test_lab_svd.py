@@ -1,4 +1,5 @@
-"""lab-svd: its training on small data, what it is told in training against what the pipeline tells it, its scores."""
+"""lab-svd: its training on small data, what it is told in training against what the pipeline tells
+it, its scores."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+    StableVideoDiffusionPipeline,
+)
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
 from skipguide import STG, guide
@@ -28,7 +31,7 @@ def pictures(frames: torch.Tensor) -> list[Any]:
     return VaeImageProcessor.numpy_to_pil(((frames + 1) / 2).permute(0, 2, 3, 1).numpy())
 
 
-# --- the training -----------------------------------------------------------------------------------------------------
+# --- the training ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -52,27 +55,38 @@ def load(folder: Path) -> Any:
     return pipe
 
 
-def test_what_a_training_leaves_runs_and_is_scored(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_training_leaves_runs_and_is_scored(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(score_svd, "STEPS", 2)
     monkeypatch.setattr(score_svd, "BATCH", 1)
     monkeypatch.setattr(autoencoder, "psnr", lambda *_: 1.0)  # of 128 clips
     said: list[str] = []
     scores = score_svd.score(trained, 4, ["up:0"], 2.0, 0.5, 0.0, 0.7, said.append)
     settings = [row["setting"] for row in scores["generated"]]
-    assert settings == ["CFG", "+ spatial 2", "+ spatial 2 + temporal 0.5"]  # no row for a scale of 0
+    assert settings == [
+        "CFG",
+        "+ spatial 2",
+        "+ spatial 2 + temporal 0.5",
+    ]  # no row for a scale of 0
     passes = [row["passes_per_step"] for row in scores["generated"]]
     assert passes[0] == 2
     assert 2 < passes[1] < passes[2] < 4
     table = score_svd.format_table(scores)
     assert table.count("\n| ") == 7
     assert "| CFG, buckets turned around | 2.00 |" in table
-    with pytest.raises(ValueError, match="clips must be more than 2, for buckets to be compared, but got 2"):
+    with pytest.raises(
+        ValueError, match="clips must be more than 2, for buckets to be compared, but got 2"
+    ):
         score_svd.score(trained, 2, ["up:0"], 2.0, 0.5, 0.0, 0.7, said.append)
-    with pytest.raises(ValueError, match="layers of this UNetSpatioTemporalConditionModel must be from 0 to"):
+    with pytest.raises(
+        ValueError, match="layers of this UNetSpatioTemporalConditionModel must be from 0 to"
+    ):
         score_svd.score(trained, 4, ["up:9"], 2.0, 0.5, 0.0, 0.7, said.append)
-    assert scores["command"] == (
-        "skipguide lab score svd --clips 4 --layers up:0 --spatial-scale 2 --temporal-scale 0.5 --stg-scale 0 "
-        "--rescale 0.7"
+    assert (
+        scores["command"]
+        == "skipguide lab score svd --clips 4 --layers up:0 --spatial-scale 2 --temporal-scale 0.5"
+        " --stg-scale 0 --rescale 0.7"
     )
 
 
@@ -87,7 +101,8 @@ def test_training_prepares_pictures_as_the_pipeline_does(trained: Path) -> None:
 
 
 def test_targets_of_the_training_are_what_the_scheduler_makes_of_them() -> None:
-    """With the target as prediction, the scheduler's estimate of the clean latents is the clean latents."""
+    """With the target as prediction, the scheduler's estimate of the clean latents is the clean
+    latents."""
     scheduler = EulerDiscreteScheduler(**svd.SCHEDULER)
     scheduler.set_timesteps(6)
     generator = torch.Generator().manual_seed(0)
@@ -124,7 +139,7 @@ def test_spearman_against_closed_forms() -> None:
     assert score_svd.spearman(a, tied) == pytest.approx(expected)
 
 
-# --- the shipped model ------------------------------------------------------------------------------------------------
+# --- the shipped model ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +149,9 @@ def lab() -> Any:
 
 @pytest.fixture(scope="module")
 def scores() -> dict[str, Any]:
-    return json.loads((packaged.packaged_path("lab-svd") / "scores.json").read_text(encoding="utf-8"))
+    return json.loads(
+        (packaged.packaged_path("lab-svd") / "scores.json").read_text(encoding="utf-8")
+    )
 
 
 def test_components_are_the_real_classes(lab: Any) -> None:
@@ -168,7 +185,9 @@ def test_scores_are_those_that_were_asked_for(scores: dict[str, Any]) -> None:
 def test_generated_clips_are_as_good_as_the_card_says_and_move_as_the_bucket_says(
     lab: Any, scores: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_svd, "STEPS", 12)  # half of the card's read no worse (docs/decisions/049)
+    monkeypatch.setattr(
+        score_svd, "STEPS", 12
+    )  # half of the card's read no worse (docs/decisions/049)
     real, card = score_svd.RealClips(2), scores["generated"][0]
     found = {}
     for bucket in (15, 120):
@@ -177,19 +196,29 @@ def test_generated_clips_are_as_good_as_the_card_says_and_move_as_the_bucket_say
         found[bucket] = score_svd.measure_clips(real, frames)
         assert found[bucket]["first_frame_db"] > card["first_frame_db"] - 3
     for name in ("shape", "colour"):
-        assert (found[15][name] + found[120][name]) / 2 > card[name] - 0.3  # one of 4 clips may be wrong
+        assert (found[15][name] + found[120][name]) / 2 > card[
+            name
+        ] - 0.3  # one of 4 clips may be wrong
     assert found[120]["amount_of_motion"] > 2 * found[15]["amount_of_motion"]
 
 
 def test_preset_on_the_lab_model(lab: Any) -> None:
-    """Its setting is that of a row; the shared prefix gives the bits of full passes; afterwards nothing is left."""
+    """Its setting is that of a row; the shared prefix gives the bits of full passes; afterwards
+    nothing is left."""
     row = presets.preset_for(lab)
     assert row.model == "lab-svd"
     first = pictures(world.render(world.sample_scenes(1, 4), 1)[:, :, 0])
 
     def call() -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        return lab(first, height=64, width=64, num_inference_steps=3, generator=generator, output_type="latent").frames
+        return lab(
+            first,
+            height=64,
+            width=64,
+            num_inference_steps=3,
+            generator=generator,
+            output_type="latent",
+        ).frames
 
     plain, terms = call(), STG.preset(lab)
     with guide(lab, terms) as handle:
@@ -204,6 +233,6 @@ def test_preset_on_the_lab_model(lab: Any) -> None:
 
 def test_card_is_the_same_in_the_package_and_in_the_docs() -> None:
     docs = Path(__file__).parents[1] / "docs" / "lab-svd.md"
-    assert docs.read_text(encoding="utf-8") == (packaged.packaged_path("lab-svd") / "README.md").read_text(
-        encoding="utf-8"
-    )
+    assert docs.read_text(encoding="utf-8") == (
+        packaged.packaged_path("lab-svd") / "README.md"
+    ).read_text(encoding="utf-8")

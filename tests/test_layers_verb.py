@@ -1,4 +1,5 @@
-"""skipguide layers, and the counting of operations under it: against closed forms, real and weak passes."""
+"""skipguide layers, and the counting of operations under it: against closed forms, real and weak
+passes."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def svd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(SVD, tmp_path_factory.mktemp("models"))
 
 
-# --- counting ---------------------------------------------------------------------------------------------------------
+# --- counting -------------------------------------------------------------------------------------
 
 
 class Small(nn.Module):
@@ -79,7 +80,8 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_operations_in_closed_form(device: str) -> None:
-    """Two per product and sum: 5 x 7 pixels, 2 pictures; the attention is two products of 35 x 35 x 8."""
+    """Two per product and sum: 5 x 7 pixels, 2 pictures; the attention is two products of 35 x 35 x
+    8."""
     with torch.device(device):
         model, sample = Small(), torch.zeros(2, 3, 5, 7)
     conv, linear, attention = 2 * 70 * 8 * 27, 2 * 70 * 8 * 24, 2 * 2 * 2 * 35 * 35 * 8
@@ -94,9 +96,13 @@ def test_meta_counts_what_a_real_pass_computes(name: str) -> None:
 
     work = shallow(WORKLOADS[name])
     model, inputs = getattr(diffusers, family(name).model)(**work.config).eval(), work.inputs(1)
-    without = flops.count_flops_by_module(flops.build_meta_model(model), flops.to_meta_tensors(inputs))
+    without = flops.count_flops_by_module(
+        flops.build_meta_model(model), flops.to_meta_tensors(inputs)
+    )
     assert flops.count_flops_by_module(model, inputs) == without
-    model.set_attn_processor(AttnProcessor())  # attention written out in products, which torch's own counter knows
+    model.set_attn_processor(
+        AttnProcessor()
+    )  # attention written out in products, which torch's own counter knows
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
         model(**inputs)
     assert counter.get_total_flops() == without[""]
@@ -104,7 +110,11 @@ def test_meta_counts_what_a_real_pass_computes(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "addresses"),
-    [("svd", ("up:2",)), ("animatediff", ("down:1",)), pytest.param("i2vgen-xl", ("mid:0",), marks=pytest.mark.long)],
+    [
+        ("svd", ("up:2",)),
+        ("animatediff", ("down:1",)),
+        pytest.param("i2vgen-xl", ("mid:0",), marks=pytest.mark.long),
+    ],
 )
 def test_costs_are_those_of_weak_passes_that_are_run(name: str, addresses: tuple[str, ...]) -> None:
     row, model, inputs = on_meta(name)
@@ -116,32 +126,43 @@ def test_costs_are_those_of_weak_passes_that_are_run(name: str, addresses: tuple
                 where = blocks.resolve_layers(row, places, STG([address], 1.0, skip, axis))
                 weak = weak_pass.WeakPass(row, model, places, where, skip, None)
                 weak.inputs = inputs
-                assert costs[skip] == pytest.approx(weak.cost(shared=True), abs=1e-12), (address, axis, skip)
+                assert costs[skip] == pytest.approx(weak.cost(shared=True), abs=1e-12), (
+                    address,
+                    axis,
+                    skip,
+                )
 
 
 def test_costs_of_a_stack_in_closed_form() -> None:
-    """Four blocks alike: a residual skip leaves out those before it and itself, an attention skip two products more."""
+    """Four blocks alike: a residual skip leaves out those before it and itself, an attention skip
+    two products more."""
     row, model, inputs = on_meta("wan")
     rows = layer_cost._build_rows(row, model, inputs)
     shares = [line["share"] for line in rows["layers"]]
     assert shares == pytest.approx([shares[0]] * 4)
     assert 4 * shares[0] + rows["rest"] == pytest.approx(1)
     tokens, width = 4 * 12 * 12, 256
-    attention = 2 * 2 * tokens * tokens * width + 2 * 2 * tokens * width * width  # the map; queries and keys
+    attention = (
+        2 * 2 * tokens * tokens * width + 2 * 2 * tokens * width * width
+    )  # the map; queries and keys
     for k, line in enumerate(rows["layers"]):
         assert line["residual"] == pytest.approx(1 - (k + 1) * shares[0])
         assert line["attention"] == pytest.approx(1 - k * shares[0] - attention / rows["flops"])
         assert (line["axes"], line["halves"]) == (["joint"], {})
 
 
-# --- a model ----------------------------------------------------------------------------------------------------------
+# --- a model --------------------------------------------------------------------------------------
 
 
 def test_layers_of_a_folder_of_svd(svd_dir: Path) -> None:
     found = output(svd_dir, *SIZES)
     rows = {row["layer"]: row for row in found["layers"]}
     assert list(rows) == ["down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3"]
-    assert (found["family"], found["denoiser"], found["same"]) == ("svd", "UNetSpatioTemporalConditionModel", [])
+    assert (found["family"], found["denoiser"], found["same"]) == (
+        "svd",
+        "UNetSpatioTemporalConditionModel",
+        [],
+    )
     assert (found["size"], found["counted"]) == ("32 x 32, 3 frames", "without weights")
     assert sum(row["share"] for row in rows.values()) + found["rest"] == pytest.approx(1)
     assert 0.1 < found["rest"] < 0.9
@@ -157,8 +178,18 @@ def test_layers_of_a_folder_of_svd(svd_dir: Path) -> None:
 def test_layers_for_people(svd_dir: Path) -> None:
     lines = run(svd_dir, *SIZES).stdout.splitlines()
     assert lines[0] == f"{svd_dir}: UNetSpatioTemporalConditionModel (svd), 32 x 32, 3 frames"
-    assert lines[1].endswith(" floating point operations in a forward pass, counted without weights")
-    assert lines[2].split() == ["layer", "attention", "share", "weak", "pass:", "residual", "attention"]
+    assert lines[1].endswith(
+        " floating point operations in a forward pass, counted without weights"
+    )
+    assert lines[2].split() == [
+        "layer",
+        "attention",
+        "share",
+        "weak",
+        "pass:",
+        "residual",
+        "attention",
+    ]
     cells = [line.split() for line in lines[3:-2]]
     assert [line[:4] for line in cells] == [
         [layer, "spatial", "+", "temporal"]
@@ -181,11 +212,14 @@ def test_layers_of_the_lab_model_are_counted_in_a_real_pass() -> None:
     assert (found["family"], found["counted"]) == ("mochi", "in a real pass")
     assert [row["layer"] for row in found["layers"]] == [f"blocks:{i}" for i in range(12)]
     assert sum(row["share"] for row in found["layers"]) + found["rest"] == pytest.approx(1)
-    assert found["layers"][5]["residual"] == pytest.approx(1 - sum(row["share"] for row in found["layers"][:6]))
+    assert found["layers"][5]["residual"] == pytest.approx(
+        1 - sum(row["share"] for row in found["layers"][:6])
+    )
 
 
 def test_layers_of_two_denoisers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wan 2.2: the one that runs first is counted, and the other one is said to be alike, which it may not be."""
+    """Wan 2.2: the one that runs first is counted, and the other one is said to be alike, which it
+    may not be."""
     pipe = whole("WanPipeline 2.2")
     pipe.transformer_2 = copy.deepcopy(pipe.transformer_2)  # the other one is every test's
     monkeypatch.setattr(generation, "load_pipeline", lambda model: pipe)
@@ -201,10 +235,12 @@ def test_nothing_stays_on_the_pipeline() -> None:
     pipe = whole(SVD)
     layer_cost.measure_pipeline(pipe, "m", dict(height=32, width=32, num_frames=3))
     assert not pipe.unet._forward_pre_hooks
-    assert not any(type(module).__module__ == "skipguide.weak.patching" for module in pipe.unet.modules())
+    assert not any(
+        type(module).__module__ == "skipguide.weak.patching" for module in pipe.unet.modules()
+    )
 
 
-# --- a family ---------------------------------------------------------------------------------------------------------
+# --- a family -------------------------------------------------------------------------------------
 
 
 def test_layers_of_a_unet_family_are_those_of_the_public_checkpoint() -> None:
@@ -214,13 +250,18 @@ def test_layers_of_a_unet_family_are_those_of_the_public_checkpoint() -> None:
     assert found["size"] == "the size of guoyww/animatediff-motion-adapter-v1-5-2"
     only_temporal = [layer for layer, row in rows.items() if row["axes"] == ["temporal"]]
     assert only_temporal == ["down:6", "down:7", "up:0", "up:1", "up:2"]
-    assert rows["up:3"]["share"] == pytest.approx(sum(half["share"] for half in rows["up:3"]["halves"].values()))
+    assert rows["up:3"]["share"] == pytest.approx(
+        sum(half["share"] for half in rows["up:3"]["halves"].values())
+    )
     assert sum(row["share"] for row in rows.values()) + found["rest"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
     ("name", "first", "last", "axes"),
-    [("hunyuan", "dual:0", "single:3", ["joint"]), ("latte", "spatial:0", "temporal:3", ["spatial"])],
+    [
+        ("hunyuan", "dual:0", "single:3", ["joint"]),
+        ("latte", "spatial:0", "temporal:3", ["spatial"]),
+    ],
 )
 def test_layers_of_two_stacks(
     monkeypatch: pytest.MonkeyPatch, name: str, first: str, last: str, axes: list[str]
@@ -233,7 +274,8 @@ def test_layers_of_two_stacks(
 
 
 def test_a_family_without_attention_skip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SANA-WM has no identity map; its workload here is that of Wan with its attention taken away."""
+    """SANA-WM has no identity map; its workload here is that of Wan with its attention taken
+    away."""
     row, model, inputs = on_meta("wan")
     bare = {name: dataclasses.replace(stack, attention={}) for name, stack in row.stacks.items()}
     without = layer_cost._build_rows(dataclasses.replace(row, stacks=bare), model, inputs)["layers"]
@@ -242,10 +284,12 @@ def test_a_family_without_attention_skip(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(line.endswith(" -") for line in run("x").stdout.splitlines()[3:-2])
 
 
-TEXT = dict(model="x", denoiser="X", family="wan", size="s", flops=1, counted="c", same=[], rest=0.0)
+TEXT = dict(
+    model="x", denoiser="X", family="wan", size="s", flops=1, counted="c", same=[], rest=0.0
+)
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -284,15 +328,20 @@ def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(flops, "build_meta_model", lambda model: model)
     said = output("some/svd", *SIZES, code=2)["error"]
     hook.remove()
-    assert said == (
-        "height x width x frames must be a size that some/svd takes, but 32 x 32 x 3 ended in an error (The size of "
-        "tensor a (25) must match the size of tensor b (16)). Choose another with --height, --width or --num-frames."
+    assert (
+        said
+        == "height x width x frames must be a size that some/svd takes, but 32 x 32 x 3 ended in an"
+        " error (The size of tensor a (25) must match the size of tensor b (16)). Choose another"
+        " with --height, --width or --num-frames."
     )
 
 
 def test_a_pipeline_that_guide_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "LTXLatentUpsamplePipeline"
     monkeypatch.setattr(generation, "load_pipeline", lambda model: type(name, (), {})())
-    assert output("some/model", code=2)["error"] == f"guide() cannot guide {name}: {REFUSED_PIPELINES[name]}."
+    assert (
+        output("some/model", code=2)["error"]
+        == f"guide() cannot guide {name}: {REFUSED_PIPELINES[name]}."
+    )
     monkeypatch.setattr(generation, "load_pipeline", lambda model: type("MochPipeline", (), {})())
     assert "Nearest known: MochiPipeline" in output("some/model", code=2)["error"]

@@ -46,7 +46,7 @@ def made() -> dict[str, Tensor]:
     return clips(4, seed=1)
 
 
-# --- command line -----------------------------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,9 @@ def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluate_tells_all(folder: Path, real_folder: Path, tmp_path: Path) -> None:
-    output = run("evaluate", folder, "--reference", real_folder, "--metrics", "fvd:judge,temporal_flickering")
+    output = run(
+        "evaluate", folder, "--reference", real_folder, "--metrics", "fvd:judge,temporal_flickering"
+    )
     assert output.exit_code == 0, output.output
     shown = " ".join(re.sub("[│┃┏━┓┡┩└─┘]", " ", output.stdout).split())
     assert re.search(r"fvd:judge [\d.]+ [\d.]+ to [\d.]+ 8 8 lower", shown)
@@ -68,7 +70,9 @@ def test_evaluate_tells_all(folder: Path, real_folder: Path, tmp_path: Path) -> 
     assert "licence: Apache-2.0" in shown
 
 
-def test_parts_are_merged_on_the_command_line(folder: Path, real_folder: Path, tmp_path: Path) -> None:
+def test_parts_are_merged_on_the_command_line(
+    folder: Path, real_folder: Path, tmp_path: Path
+) -> None:
     args = (
         "evaluate",
         folder,
@@ -82,7 +86,14 @@ def test_parts_are_merged_on_the_command_line(folder: Path, real_folder: Path, t
     once = answer(*args)
     for i in (1, 2):
         answer(*args, "--part", f"{i}/2", "--out", tmp_path / f"{i}.json")
-    merged = answer("evaluate", "--merge", tmp_path / "1.json", tmp_path / "2.json", "--out", tmp_path / "all.json")
+    merged = answer(
+        "evaluate",
+        "--merge",
+        tmp_path / "1.json",
+        tmp_path / "2.json",
+        "--out",
+        tmp_path / "all.json",
+    )
     assert [row["value"] for row in merged["metrics"]] == pytest.approx(
         [row["value"] for row in once["metrics"]], rel=1e-4
     )
@@ -113,11 +124,20 @@ def test_vbench_on_the_command_line(folder: Path, tmp_path: Path, made: dict[str
     scored = tmp_path / "results.json"
     scored.write_text(json.dumps({"imaging_quality": [0.61, []]}))
     write(tmp_path / "made" / "a dog-0.mp4", made["000"])
-    args = ("--metrics", "temporal_flickering", "--vbench-results", scored, "--vbench-export", tmp_path / "vbench")
+    args = (
+        "--metrics",
+        "temporal_flickering",
+        "--vbench-results",
+        scored,
+        "--vbench-export",
+        tmp_path / "vbench",
+    )
     assert answer("evaluate", tmp_path / "made", *args)["vbench"] == {"imaging_quality": 0.61}
     placed = tmp_path / "vbench" / "videos" / "a dog-0.mp4"
     assert placed.is_file()
-    ours = json.loads((tmp_path / "vbench" / "skipguide_eval_results.json").read_text(encoding="utf-8"))
+    ours = json.loads(
+        (tmp_path / "vbench" / "skipguide_eval_results.json").read_text(encoding="utf-8")
+    )
     assert [row["video_path"] for row in ours["temporal_flickering"][1]] == [str(placed)]
 
 
@@ -130,19 +150,24 @@ def test_what_is_not_exported_for_vbench_is_said(tmp_path: Path, made: dict[str,
     write(folder / "a cat-0.mp4", made["002"][:4]).rename(folder / "a cat-0.m4v")
     (folder / "frames").mkdir()
     for i in (1, 2):
-        Image.fromarray(made["000"][i].permute(1, 2, 0).numpy()).save(folder / "frames" / f"{i}.png")
+        Image.fromarray(made["000"][i].permute(1, 2, 0).numpy()).save(
+            folder / "frames" / f"{i}.png"
+        )
     args = ("--metrics", "temporal_flickering", "--vbench-export", tmp_path / "vbench")
     told = answer("evaluate", folder, *args)
     skipped = {(one["video"], one["metric"]): one["reason"] for one in told["skipped"]}
     assert set(skipped) == {
-        ("a dog-1.mp4", "all"), ("a cat-0.m4v", "export for VBench"), ("frames", "export for VBench"),
+        ("a dog-1.mp4", "all"), ("a cat-0.m4v", "export for VBench"),
+        ("frames", "export for VBench"),
     }  # fmt: skip
     assert "it is no .mp4" in skipped["frames", "export for VBench"]
     placed = {path.name: path.read_bytes() for path in (tmp_path / "vbench" / "videos").iterdir()}
     originals = [(folder / name).read_bytes() for name in ("a dog-0.mp4", "a dog-2.MP4")]
     assert set(placed) == {"a dog-0.mp4", "a dog-1.mp4"}
     assert sorted(placed.values()) == sorted(originals)
-    ours = json.loads((tmp_path / "vbench" / "skipguide_eval_results.json").read_text(encoding="utf-8"))
+    ours = json.loads(
+        (tmp_path / "vbench" / "skipguide_eval_results.json").read_text(encoding="utf-8")
+    )
     assert len(ours["temporal_flickering"][1]) == 2
 
 
@@ -182,7 +207,7 @@ def test_metrics_lists_all() -> None:
     assert run("metrics", "none").exit_code == 2
 
 
-# --- runs -------------------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +218,12 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger = Ledger(folder, "create")
     with ledger.transaction():
         ledger.db.execute("INSERT INTO models VALUES (1, 'lab-mochi', '{}')")
-        ledger.db.executemany("INSERT INTO settings VALUES (?, 1, ?, '{}', '{}', 2)", [(1, "cfg"), (2, "stg")])
         ledger.db.executemany(
-            "INSERT INTO prompts VALUES (?, ?, NULL, NULL, '{}', ?)", [(i, f"prompt/{i}", i) for i in range(5)]
+            "INSERT INTO settings VALUES (?, 1, ?, '{}', '{}', 2)", [(1, "cfg"), (2, "stg")]
+        )
+        ledger.db.executemany(
+            "INSERT INTO prompts VALUES (?, ?, NULL, NULL, '{}', ?)",
+            [(i, f"prompt/{i}", i) for i in range(5)],
         )
         for setting in (1, 2):
             for i, clip in enumerate(clips(10, seed=setting).values()):
@@ -208,18 +236,31 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _add(ledger: Ledger, key: str, setting: int, i: int, path: str | None, status: str = "failed") -> None:
+def _add(
+    ledger: Ledger, key: str, setting: int, i: int, path: str | None, status: str = "failed"
+) -> None:
     columns = "key, setting, prompt, seed, position, status, video, error, added"
     error = "out of memory\nlong story" if status == "failed" and not path else None
     values = (key, setting, i % 5, i // 5, i, "done" if path else status, path, error, "")
     ledger.db.execute(f"INSERT INTO jobs({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
-def test_each_setting_of_a_run_is_measured_and_kept(swept: Path, real_folder: Path, tmp_path: Path) -> None:
-    args = ("--reference", real_folder, "--metrics", "fvd:judge,temporal_flickering", "--out", tmp_path / "a.json")
+def test_each_setting_of_a_run_is_measured_and_kept(
+    swept: Path, real_folder: Path, tmp_path: Path
+) -> None:
+    args = (
+        "--reference",
+        real_folder,
+        "--metrics",
+        "fvd:judge,temporal_flickering",
+        "--out",
+        tmp_path / "a.json",
+    )
     told = answer("evaluate", swept, *args)["settings"]
     assert [one["setting"] for one in told] == ["lab-mochi cfg", "lab-mochi stg"]
-    assert [[(row["video"], row["metric"], row["reason"]) for row in one["skipped"]] for one in told] == [
+    assert [
+        [(row["video"], row["metric"], row["reason"]) for row in one["skipped"]] for one in told
+    ] == [
         [("2 prompt/2-15", "all", "the sweep failed to make it: out of memory")],
         [("3 prompt/3-15", "all", "the sweep has not made it yet (pending)")],
     ]
@@ -230,7 +271,11 @@ def test_each_setting_of_a_run_is_measured_and_kept(swept: Path, real_folder: Pa
     with Run.open(swept) as run_:
         kept = {(row.setting, row.name): (row.value, row.count) for row in run_.set_metrics()}
         per_video = [clip.metrics for clip in run_.clips("done")]
-    expected = {(i + 1, row["metric"]): (row["value"], 10) for i, one in enumerate(told) for row in one["metrics"]}
+    expected = {
+        (i + 1, row["metric"]): (row["value"], 10)
+        for i, one in enumerate(told)
+        for row in one["metrics"]
+    }
     assert kept == expected
     assert len(per_video) == 20
     assert all(set(row) == {"temporal_flickering"} for row in per_video)
@@ -239,7 +284,10 @@ def test_each_setting_of_a_run_is_measured_and_kept(swept: Path, real_folder: Pa
     assert first["fvd:judge"] == {name: row[name] for name in ("value", "low", "high", "videos")}
     interval = "no interval" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
     assert f"{row['value']:.4g} ({interval}, 10 videos)" in run("runs", "show", swept).stdout
-    assert results.load(tmp_path / "a-lab-mochi-stg.json")["fvd:judge"].value == kept[2, "fvd:judge"][0]
+    assert (
+        results.load(tmp_path / "a-lab-mochi-stg.json")["fvd:judge"].value
+        == kept[2, "fvd:judge"][0]
+    )
 
 
 def test_settings_whose_names_differ_in_signs_only_have_files_of_their_own(
@@ -248,7 +296,9 @@ def test_settings_whose_names_differ_in_signs_only_have_files_of_their_own(
     one = evaluate(clips(2, seed=1), None, ["temporal_flickering"])
     titles = ("m a b", "m a-b", "m größe", "m größer", "m 大")
     monkeypatch.setattr(
-        sys.modules["skipguide.cli.evaluate"], "_evaluated", lambda *_: ((title, one) for title in titles)
+        sys.modules["skipguide.cli.evaluate"],
+        "_evaluated",
+        lambda *_: ((title, one) for title in titles),
     )
     answer("evaluate", tmp_path, "--out", tmp_path / "x.json")
     names = {path.stem for path in tmp_path.glob("*.json")}
@@ -257,7 +307,10 @@ def test_settings_whose_names_differ_in_signs_only_have_files_of_their_own(
 
 @pytest.mark.parametrize(
     ("low", "high", "shown"),
-    [(10.5, 14.25, "12.35 (10.5 to 14.25, 20 videos)"), (None, None, "12.35 (no interval, 20 videos)")],
+    [
+        (10.5, 14.25, "12.35 (10.5 to 14.25, 20 videos)"),
+        (None, None, "12.35 (no interval, 20 videos)"),
+    ],
 )
 def test_set_metrics_of_a_run_are_shown_with_interval_and_count(
     low: float | None, high: float | None, shown: str
@@ -272,7 +325,7 @@ def test_a_run_is_not_measured_in_parts(swept: Path) -> None:
     assert "a run must be evaluated as a whole, but got part (1, 2)" in output.stderr
 
 
-# --- VBench -----------------------------------------------------------------------------------------------------------
+# --- VBench ---------------------------------------------------------------------------------------
 
 
 def test_videos_for_vbench_lie_where_it_looks(tmp_path: Path, made: dict[str, Tensor]) -> None:
@@ -287,7 +340,9 @@ def test_videos_for_vbench_lie_where_it_looks(tmp_path: Path, made: dict[str, Te
     assert places[tmp_path / "made" / "a dog-7.mp4"] == target / "a dog-0.mp4"
     names = {"a red star-0.mp4", "a red star-1.mp4", "a blue moon, orbiting-0.mp4", "a dog-0.mp4"}
     assert {path.name for path in target.iterdir()} == names
-    assert (target / "a red star-1.mp4").read_bytes() == (tmp_path / "made" / "001.mp4").read_bytes()
+    assert (target / "a red star-1.mp4").read_bytes() == (
+        tmp_path / "made" / "001.mp4"
+    ).read_bytes()
     known = json.loads((tmp_path / "vbench" / "prompts.json").read_text())
     assert known == {name: re.sub(r"-\d\.mp4", "", name) for name in names}
 
@@ -300,16 +355,22 @@ def test_prompts_that_are_no_file_names(tmp_path: Path, text: str) -> None:
 
 
 def test_vbenchs_results_are_read(tmp_path: Path) -> None:
-    """The layout of VBench 45e79ec: imaging quality of one video in percent, dynamic degree of one as a boolean."""
+    """The layout of VBench 45e79ec: imaging quality of one video in percent, dynamic degree of one
+    as a boolean."""
     path = tmp_path / "results_eval_results.json"
     rows = {"imaging_quality": (70.0, 50.0), "dynamic_degree": (True, False)}
     entries = {
-        dimension: [{"video_path": f"a/b-{i}.mp4", "video_results": value} for i, value in enumerate(found)]
+        dimension: [
+            {"video_path": f"a/b-{i}.mp4", "video_results": value} for i, value in enumerate(found)
+        ]
         for dimension, found in rows.items()
     }
     path.write_text(
         json.dumps(
-            {"imaging_quality": [0.6, entries["imaging_quality"]], "dynamic_degree": [0.5, entries["dynamic_degree"]]}
+            {
+                "imaging_quality": [0.6, entries["imaging_quality"]],
+                "dynamic_degree": [0.5, entries["dynamic_degree"]],
+            }
         )
     )
     totals, ours = vbench_files.read_results(path)
@@ -331,7 +392,9 @@ def test_vbenchs_results_are_read(tmp_path: Path) -> None:
 def test_quality_score() -> None:
     """At VBench's published bounds it is 0 and 1; dynamic degree weighs half, 0.5 / 6.5."""
     bounds = {row.name: row.normalised for row in METRICS.values() if row.normalised}
-    assert vbench_files.quality_score({name: low for name, (low, _) in bounds.items()}) == pytest.approx(0)
+    assert vbench_files.quality_score(
+        {name: low for name, (low, _) in bounds.items()}
+    ) == pytest.approx(0)
     best = {name: high for name, (_, high) in bounds.items()}
     assert vbench_files.quality_score(best) == pytest.approx(1)
     assert vbench_files.quality_score({**best, "dynamic_degree": 0.0}) == pytest.approx(6 / 6.5)

@@ -1,4 +1,5 @@
-"""The extractors that transformers has, where weights are found, and that the rows of the catalog are true."""
+"""The extractors that transformers has, where weights are found, and that the rows of the catalog
+are true."""
 
 from __future__ import annotations
 
@@ -20,10 +21,12 @@ from skipguide.metrics.networks import videomae, vjepa2
 from skipguide.metrics.selection import Options
 
 Tensor = torch.Tensor
-FOUND: dict[str, Any] = json.loads((Path(upstream.__file__).parent / "metrics.json").read_text(encoding="utf-8"))
+FOUND: dict[str, Any] = json.loads(
+    (Path(upstream.__file__).parent / "metrics.json").read_text(encoding="utf-8")
+)
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def test_every_row_of_the_catalog_names_what_there_is() -> None:
@@ -46,15 +49,26 @@ def test_weights_are_found_and_recorded(tmp_path: Path) -> None:
     (tmp_path / "amt-s.pth").write_bytes(b"abc")
     with pytest.raises(ValueError, match="must be asked for"):
         weights.find_weights("amt", tmp_path)
-    found = weights.identify("amt", weights.find_weights("amt", tmp_path, non_commercial=True)).record()
-    assert found["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180's of abc
+    found = weights.identify(
+        "amt", weights.find_weights("amt", tmp_path, non_commercial=True)
+    ).record()
+    assert (
+        found["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )  # FIPS 180's of abc
     assert found["path"] == "amt-s.pth"
     assert (found["commercial"], found["as_published"]) == (False, None)
     (tmp_path / WEIGHTS["musiq"].files[0]).write_bytes(b"abc")
-    assert weights.identify("musiq", weights.find_weights("musiq", tmp_path, non_commercial=True)).as_published is False
+    assert (
+        weights.identify(
+            "musiq", weights.find_weights("musiq", tmp_path, non_commercial=True)
+        ).as_published
+        is False
+    )
 
 
-def test_weights_in_the_hubs_cache_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_in_the_hubs_cache_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repo = tmp_path / "models--facebook--vjepa2-vitl-fpc64-256"
     snapshot = repo / "snapshots" / "0123"
     snapshot.mkdir(parents=True)
@@ -65,7 +79,7 @@ def test_weights_in_the_hubs_cache_are_found(tmp_path: Path, monkeypatch: pytest
     assert weights.find_weights("vjepa2", None) == snapshot
 
 
-# --- networks by transformers -----------------------------------------------------------------------------------------
+# --- networks by transformers ---------------------------------------------------------------------
 
 
 def test_videomae_is_that_of_its_authors(tmp_path: Path) -> None:
@@ -83,7 +97,9 @@ def test_videomae_refuses_other_weights(tmp_path: Path, change: str) -> None:
     if state.pop(change, None) is None:
         state[change] = torch.zeros(1)
     torch.save(state, tmp_path / "vmae.pth")
-    with pytest.raises(ValueError, match=r"weights must be VideoMAE V2's, fine-tuned, but .*vmae\.pth does not fit"):
+    with pytest.raises(
+        ValueError, match=r"weights must be VideoMAE V2's, fine-tuned, but .*vmae\.pth does not fit"
+    ):
         videomae.load(tmp_path / "vmae.pth")
 
 
@@ -91,16 +107,21 @@ def test_videomae_refuses_other_weights(tmp_path: Path, change: str) -> None:
 def test_frames_for_vjepa2_are_those_of_its_processor(size: tuple[int, int]) -> None:
     expected = FOUND["vjepa2"][f"{size[0]} x {size[1]}"]
     found = vjepa2.prepare_frames(upstream.frames_of(*size), upstream.CROP)
-    assert found.flatten()[:: upstream.PIXELS].tolist() == pytest.approx(expected["pixels"], abs=1e-5)
-    assert (found.mean().item(), found.std().item()) == pytest.approx((expected["mean"], expected["std"]), abs=1e-5)
+    assert found.flatten()[:: upstream.PIXELS].tolist() == pytest.approx(
+        expected["pixels"], abs=1e-5
+    )
+    assert (found.mean().item(), found.std().item()) == pytest.approx(
+        (expected["mean"], expected["std"]), abs=1e-5
+    )
 
 
 def test_vjepa2_reads_clips_from_a_folder(tmp_path: Path) -> None:
     from transformers import VJEPA2Config, VJEPA2Model
 
     config = VJEPA2Config(
-        crop_size=32, hidden_size=24, num_attention_heads=2, num_hidden_layers=2, mlp_ratio=2.0, pred_hidden_size=24,
-        pred_num_attention_heads=2, pred_num_hidden_layers=1, frames_per_clip=16,
+        crop_size=32, hidden_size=24, num_attention_heads=2, num_hidden_layers=2, mlp_ratio=2.0,
+        pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1,
+        frames_per_clip=16,
     )  # fmt: skip
     VJEPA2Model(config).save_pretrained(tmp_path / WEIGHTS["vjepa2"].files[0])
     result = evaluate(clips(3, seed=1), metrics=["vendi:vjepa2"], options=Options(weights=tmp_path))
@@ -110,14 +131,15 @@ def test_vjepa2_reads_clips_from_a_folder(tmp_path: Path) -> None:
         vjepa2.load(tmp_path)
 
 
-# --- all of them ------------------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
 NETWORKS = ("clip_l14", "laion_head", "clip_b32", "dino", "raft", "amt", "i3d", "c3d")
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn weights of the networks that are not transformers' or large, under the names that are looked for."""
+    """Drawn weights of the networks that are not transformers' or large, under the names that are
+    looked for."""
     folder, drawn = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("drawn")
     for network in NETWORKS:
         rows = ("c3d", "c3d_mean") if network == "c3d" else (network,)
@@ -130,7 +152,11 @@ def test_per_video_metrics_get_their_networks_the_frames_and_the_rate(published:
     frames = upstream.frames_of(128, 136, count=5)
     options = Options(weights=published, non_commercial=True, fps=16.0)
     result = evaluate({"a": frames}, options=options)
-    rows = {name: row for name, row in METRICS.items() if row.kind == "video" and name != "imaging_quality"}
+    rows = {
+        name: row
+        for name, row in METRICS.items()
+        if row.kind == "video" and name != "imaging_quality"
+    }
     assert set(rows) <= {row.metric for row in result.rows}
     for name, row in rows.items():
         paths = [weights.find_weights(key, published, non_commercial=True) for key in row.weights]
@@ -144,10 +170,16 @@ def test_per_video_metrics_get_their_networks_the_frames_and_the_rate(published:
 def test_i3d_and_c3d_see_the_first_sixteen_frames(published: Path) -> None:
     frames = upstream.frames_of(40, 48, count=18)
     made = {"long": frames, "enough": frames[:16], "short": frames[:15]}
-    result = evaluate(made, metrics=["vendi", "inception_score"], options=Options(weights=published))
+    result = evaluate(
+        made, metrics=["vendi", "inception_score"], options=Options(weights=published)
+    )
     assert (result["vendi:i3d"].videos, result["inception_score:c3d"].videos) == (2, 2)
-    assert {(one.video, one.reason) for one in result.skipped} == {("short", "it has 15 frames, but 16 are needed")}
-    features, classes = (result.readings.vectors[f"generated/{kind}"] for kind in ("i3d", "c3d.classes"))
+    assert {(one.video, one.reason) for one in result.skipped} == {
+        ("short", "it has 15 frames, but 16 are needed")
+    }
+    features, classes = (
+        result.readings.vectors[f"generated/{kind}"] for kind in ("i3d", "c3d.classes")
+    )
     assert torch.allclose(features["long"], features["enough"], rtol=1e-4, atol=1e-5)
     both = torch.stack([classes["enough"], classes["long"]])
     expected = inception_score(Predictions.from_probabilities(both, epsilon=1e-7))  # TGAN's

@@ -1,4 +1,5 @@
-"""The networks of the metrics against their authors' own code, whose results are in tests/references."""
+"""The networks of the metrics against their authors' own code, whose results are in
+tests/references."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ TOLERANCE = 1e-5  # length of the difference, of the length of what it is a diff
 @pytest.fixture(scope="module")
 def theirs() -> dict[str, Tensor]:
     probabilities = torch.tensor(reference.recorded()["values"]["c3d.probabilities"])
-    return load_file(reference.RECORD.with_suffix(".safetensors")) | {"c3d.probabilities": probabilities}
+    return load_file(reference.RECORD.with_suffix(".safetensors")) | {
+        "c3d.probabilities": probabilities
+    }
 
 
 def frames(case: str) -> Tensor:
@@ -54,7 +57,9 @@ COMPUTED: dict[str, tuple[Callable[..., nn.Module], Callable[[Any], Tensor]]] = 
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_a_network_computes_what_its_authors_compute(name: str, tmp_path: Path, theirs: dict[str, Tensor]) -> None:
+def test_a_network_computes_what_its_authors_compute(
+    name: str, tmp_path: Path, theirs: dict[str, Tensor]
+) -> None:
     load, compute = COMPUTED[name]
     model = load(*saved(name.split(".")[0], tmp_path))
     ours = compute(model)
@@ -71,7 +76,11 @@ def test_dino_reads_transformers_layout_as_transformers_does(tmp_path: Path) -> 
 
     torch.manual_seed(0)
     config = ViTConfig(
-        hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512, image_size=64
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=512,
+        image_size=64,
     )
     config.layer_norm_eps = 1e-6
     vit = ViTModel(config).eval()
@@ -82,18 +91,24 @@ def test_dino_reads_transformers_layout_as_transformers_does(tmp_path: Path) -> 
     torch.testing.assert_close(dino.load(tmp_path)(images), expected, rtol=1e-5, atol=1e-5)
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("network", "load"), [("raft", raft.load), ("dino", dino.load), ("clip_b32", clip.load)])
-def test_keys_that_do_not_fit_are_counted_and_named(network: str, load: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("network", "load"), [("raft", raft.load), ("dino", dino.load), ("clip_b32", clip.load)]
+)
+def test_keys_that_do_not_fit_are_counted_and_named(
+    network: str, load: Any, tmp_path: Path
+) -> None:
     weights = checkpoint(network)
     gone, bent = sorted(key for key in weights if key.endswith("bias"))[:2]
     del weights[gone]
     weights[bent] = torch.zeros(3, 5)
     path = tmp_path / "weights.pth"
     torch.save(weights | {"module.extra": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"1 missing: .*1 unexpected: .*extra; 1 of another shape: .*\(3, 5\)") as info:
+    with pytest.raises(
+        ValueError, match=r"1 missing: .*1 unexpected: .*extra; 1 of another shape: .*\(3, 5\)"
+    ) as info:
         load(path)
     name = gone.removeprefix("module.")
     assert name in str(info.value)
@@ -120,17 +135,35 @@ def torchscript(path: Path) -> None:
 UNREADABLE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "absent": ("no.pth", lambda path: None, "must be a file, or a folder with"),
     "an empty folder": ("folder", Path.mkdir, "must be a file, or a folder with"),
-    "runs code": ("code.pth", lambda path: torch.save({"weight": Code()}, path), "is torn or has objects"),
+    "runs code": (
+        "code.pth",
+        lambda path: torch.save({"weight": Code()}, path),
+        "is torn or has objects",
+    ),
     "a program": ("script.pt", torchscript, "is a TorchScript program"),
     "torn": ("torn.pth", lambda path: path.write_bytes(b"PK\3\4"), "is torn or has objects"),
-    "torn safetensors": ("torn.safetensors", lambda path: path.write_bytes(b"torn"), "must be a safetensors file"),
-    "a list": ("list.pth", lambda path: torch.save([torch.zeros(1)], path), "tensors by name, but got a list"),
-    "no tensors": ("none.pth", lambda path: torch.save({"epoch": 3}, path), "tensors by name, but has none"),
+    "torn safetensors": (
+        "torn.safetensors",
+        lambda path: path.write_bytes(b"torn"),
+        "must be a safetensors file",
+    ),
+    "a list": (
+        "list.pth",
+        lambda path: torch.save([torch.zeros(1)], path),
+        "tensors by name, but got a list",
+    ),
+    "no tensors": (
+        "none.pth",
+        lambda path: torch.save({"epoch": 3}, path),
+        "tensors by name, but has none",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_files_that_cannot_be_read_say_why(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_cannot_be_read_say_why(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name, write, message = UNREADABLE[kind]
     write(tmp_path / name)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -139,7 +172,8 @@ def test_files_that_cannot_be_read_say_why(kind: str, tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"), [((3, 16, 100, 171), r"shape \(3, 16, 100, 171\)"), (None, "no array of that name")]
+    ("shape", "message"),
+    [((3, 16, 100, 171), r"shape \(3, 16, 100, 171\)"), (None, "no array of that name")],
 )
 def test_a_mean_clip_of_another_shape_is_refused(shape: Any, message: str, tmp_path: Path) -> None:
     arrays: dict[str, Any] = {"other": np.zeros(1)} if shape is None else {"mean": np.zeros(shape)}
@@ -162,7 +196,7 @@ def test_clips_of_another_length_are_refused(features: Any, count: int) -> None:
         features(nn.Identity(), torch.zeros(1, count, 3, 8, 8, dtype=torch.uint8))
 
 
-# --- closed forms -----------------------------------------------------------------------------------------------------
+# --- closed forms ---------------------------------------------------------------------------------
 
 
 def test_correlation_finds_where_features_went() -> None:
@@ -172,15 +206,23 @@ def test_correlation_finds_where_features_went() -> None:
     matches = flow.Correlation(flow.correlation(first, moved), radius=3)
     found = matches.lookup(flow.grid(first) + torch.tensor([1.0, 2.0])[:, None, None])
     finest = found[:, :49, :-2, :-1]  # of the features that did not leave the frame
-    assert torch.allclose(finest[:, 24], torch.tensor(1 / 64**0.5), atol=1e-6)  # the middle of 7 x 7
+    assert torch.allclose(
+        finest[:, 24], torch.tensor(1 / 64**0.5), atol=1e-6
+    )  # the middle of 7 x 7
     assert (finest.argmax(1) == 24).all()
-    beside = matches.lookup(flow.grid(first) + torch.tensor([0.0, 2.0])[:, None, None])[:, :49, :-2, :-1]
-    assert (beside.argmax(1) == 24 + 7).all()  # one step along x, which the published weights expect to be the slow one
+    beside = matches.lookup(flow.grid(first) + torch.tensor([0.0, 2.0])[:, None, None])[
+        :, :49, :-2, :-1
+    ]
+    assert (
+        beside.argmax(1) == 24 + 7
+    ).all()  # one step along x, which the published weights expect to be the slow one
 
 
 @pytest.mark.parametrize("size", [(5, 7), (8, 8), (1, 12)])
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (7, 2), (1, 1), (2, 2), (3, 1)])
-def test_same_padding_gives_a_place_for_every_stride(size: tuple[int, int], kernel: int, stride: int) -> None:
+def test_same_padding_gives_a_place_for_every_stride(
+    size: tuple[int, int], kernel: int, stride: int
+) -> None:
     padded = pad_same(torch.ones(1, 1, *size), (kernel, kernel), (stride, stride))
     found = nn.functional.avg_pool2d(padded, kernel, stride)
     assert found.shape[2:] == tuple(math.ceil(side / stride) for side in size)

@@ -1,4 +1,5 @@
-"""VBench's metrics of one video against VBench's own code, whose results are in tests/references, and closed forms."""
+"""VBench's metrics of one video against VBench's own code, whose results are in tests/references,
+and closed forms."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ Networks = Callable[[str], Any]
 
 TOLERANCE = 1e-5  # relative
 VALUES = reference.recorded()["values"]
-NETWORKS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {  # of a metric: its loader, and what it loads
+NETWORKS: dict[
+    str, tuple[Callable[..., nn.Module], tuple[str, ...]]
+] = {  # of a metric: its loader, and what it loads
     "imaging_quality": (musiq.load, ("musiq",)),
     "aesthetic_quality": (aesthetic.load, ("clip_l14", "laion_head")),
     "background_consistency": (clip.load, ("clip_b32",)),
@@ -59,16 +62,23 @@ def flat(*levels: int, height: int = 128, width: int = 136) -> Tensor:
 def test_a_metric_is_what_vbench_says(name: str, networks: Networks) -> None:
     metric, case = name.split(".")
     ours = getattr(vbench, metric)(networks(metric), video(case), reference.VIDEOS[case][1])
-    print(f"{name}: {ours:.6f}, relative difference {abs(ours - VALUES[name]) / max(ours, 1e-12):.1e}")
+    print(
+        f"{name}: {ours:.6f}, relative difference {abs(ours - VALUES[name]) / max(ours, 1e-12):.1e}"
+    )
     assert ours == pytest.approx(VALUES[name], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", ["large", "fast", "slow"])
-def test_motion_of_a_pair_is_what_vbench_compares_with_its_threshold(case: str, networks: Networks) -> None:
+def test_motion_of_a_pair_is_what_vbench_compares_with_its_threshold(
+    case: str, networks: Networks
+) -> None:
     step = 3 if case == "fast" else 1  # of 24 frames per second, 8 are looked at
     pairs = itertools.pairwise(video(case)[::step])
     ours = list(vbench.motions(networks("dynamic_degree"), pairs, 0.05))
-    print(f"motions.{case}: {max(abs(a / b - 1) for a, b in zip(ours, VALUES[f'motions.{case}'], strict=True)):.1e}")
+    print(
+        f"motions.{case}:"
+        f" {max(abs(a / b - 1) for a, b in zip(ours, VALUES[f'motions.{case}'], strict=True)):.1e}"
+    )
     assert ours == pytest.approx(VALUES[f"motions.{case}"], rel=TOLERANCE)
 
 
@@ -94,14 +104,16 @@ def test_flows_are_judged_as_by_vbench(index: int) -> None:
     assert [bool(moves), static] == VALUES["decisions"][index]
 
 
-@pytest.mark.parametrize(("fps", "pairs"), [(None, 11), (8.0, 11), (11.9, 11), (12.1, 5), (24.0, 3), (60.0, 1)])
+@pytest.mark.parametrize(
+    ("fps", "pairs"), [(None, 11), (8.0, 11), (11.9, 11), (12.1, 5), (24.0, 3), (60.0, 1)]
+)
 def test_motion_is_looked_for_about_8_times_a_second(fps: float | None, pairs: int) -> None:
     network = Sliding([0.0] * 20)
     vbench.dynamic_degree(network, flat(*range(12)), fps)
     assert 20 - len(list(network.lengths)) == pairs
 
 
-# --- closed forms -----------------------------------------------------------------------------------------------------
+# --- closed forms ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -109,7 +121,9 @@ def test_motion_is_looked_for_about_8_times_a_second(fps: float | None, pairs: i
     [((7, 7, 7), 1.0), ((0, 255, 0), 0.0), ((100, 151, 100), 0.8), ((51, 0, 0), 0.9)],
     ids=["frozen", "black and white", "a fifth", "once"],
 )
-def test_flickering_is_the_mean_difference_of_neighbours(levels: tuple[int, ...], score: float) -> None:
+def test_flickering_is_the_mean_difference_of_neighbours(
+    levels: tuple[int, ...], score: float
+) -> None:
     assert vbench.temporal_flickering(None, flat(*levels), None) == pytest.approx(score, abs=1e-12)
 
 
@@ -135,8 +149,12 @@ def test_opposite_frames_count_as_unlike_not_as_less() -> None:
     assert vbench.subject_consistency(Brightness(), frames, None) == pytest.approx((0 + 0.5) / 2)
 
 
-@pytest.mark.parametrize(("levels", "score"), [((90, 90, 90), 1.0), ((100, 151, 100, 151, 100), 0.8)])
-def test_smoothness_is_the_difference_to_the_frame_between(levels: tuple[int, ...], score: float) -> None:
+@pytest.mark.parametrize(
+    ("levels", "score"), [((90, 90, 90), 1.0), ((100, 151, 100, 151, 100), 0.8)]
+)
+def test_smoothness_is_the_difference_to_the_frame_between(
+    levels: tuple[int, ...], score: float
+) -> None:
     network = amt.AMTS().eval()
     for last in (network.decoder1[-1], network.comb_block[-1]):
         for parameter in last.parameters():
@@ -159,14 +177,19 @@ def test_order_and_number_of_frames_at_once_do_not_matter(networks: Networks) ->
     together = vbench.aesthetic_quality(network, frames, None)
     apart = [vbench.aesthetic_quality(network, frame[None], None) for frame in frames]
     assert together == pytest.approx(sum(apart) / len(apart), rel=1e-6)
-    assert together == pytest.approx(vbench.aesthetic_quality(network, frames.flip(0), None), rel=1e-6)
+    assert together == pytest.approx(
+        vbench.aesthetic_quality(network, frames.flip(0), None), rel=1e-6
+    )
 
 
 class OnMps(Tensor):
     """In the place of a tensor of Apple's GPUs, which have no float64."""
 
     def double(self) -> Any:
-        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+        raise TypeError(
+            "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support"
+            " float64."
+        )
 
     def cpu(self, *args: Any, **kwargs: Any) -> Any:
         return self.as_subclass(Tensor)
@@ -178,7 +201,7 @@ def test_features_on_a_device_without_float64() -> None:
     assert vbench._consistency(features) == pytest.approx((0 + 0.5) / 2)
 
 
-# --- what cannot be measured ------------------------------------------------------------------------------------------
+# --- what cannot be measured ----------------------------------------------------------------------
 
 ONE, TWO, SMALL = flat(1), flat(1, 2), flat(1, 2, 3, height=112, width=400)
 REFUSED: dict[str, tuple[str, Any, Tensor, float | None, str]] = {

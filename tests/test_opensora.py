@@ -1,4 +1,5 @@
-"""The models and the scheduler of Open-Sora 1.2 against upstream's own code, whose results are in tests/references."""
+"""The models and the scheduler of Open-Sora 1.2 against upstream's own code, whose results are in
+tests/references."""
 
 from __future__ import annotations
 
@@ -41,7 +42,10 @@ def vae(opensora_checkpoints: Path) -> AutoencoderKLOpenSora:
 def check(what: str, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
     """Equal as far as float32 goes; `pytest -s` shows how far that is."""
     difference = (ours - theirs).abs().max().item()
-    print(f"{what}: largest absolute difference {difference:.1e} of values up to {theirs.abs().max().item():.3g}")
+    print(
+        f"{what}: largest absolute difference {difference:.1e} of values up to"
+        f" {theirs.abs().max().item():.3g}"
+    )
     assert ours.shape == theirs.shape
     assert difference <= tolerance, what
 
@@ -54,13 +58,14 @@ def copied(model: Any) -> Any:
 
 
 def wide(**changes: Any) -> dict[str, Any]:
-    """Inputs of the transformer: two rows, five latent frames of 6 x 10, texts of 12 and 5 tokens."""
+    """Inputs of the transformer: two rows, five latent frames of 6 x 10, texts of 12 and 5
+    tokens."""
     inputs = reference.case("transformer.wide")
     del inputs["sample"]
     return {**inputs, **changes}
 
 
-# --- the transformer --------------------------------------------------------------------------------------------------
+# --- the transformer ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["wide", "wide-frames", "odd", "image"])
@@ -76,7 +81,9 @@ def test_padding_of_texts_changes_nothing(transformer: Any) -> None:
     text[:, 5:] = 1000.0
     padded = transformer(**wide(encoder_hidden_states=text, encoder_attention_mask=mask)).sample
     for short_mask in (torch.ones(2, 5, dtype=torch.bool), None):
-        short = transformer(**wide(encoder_hidden_states=text[:, :5], encoder_attention_mask=short_mask)).sample
+        short = transformer(
+            **wide(encoder_hidden_states=text[:, :5], encoder_attention_mask=short_mask)
+        ).sample
         check("padded text", padded, short)
 
 
@@ -86,7 +93,8 @@ def test_a_frame_mask_of_ones_is_none(transformer: Any) -> None:
 
 
 def test_given_frames_are_at_timestep_0_in_all_blocks(transformer: Any) -> None:
-    """What enters the last layer; the last layer itself lets the timestep through to given frames, as upstream's."""
+    """What enters the last layer; the last layer itself lets the timestep through to given frames,
+    as upstream's."""
     entered: list[Tensor] = []
     handle = transformer.norm_out.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
     try:
@@ -99,7 +107,11 @@ def test_given_frames_are_at_timestep_0_in_all_blocks(transformer: Any) -> None:
 
 
 def test_rows_know_nothing_of_each_other(transformer: Any) -> None:
-    sizes = dict(fps=torch.tensor([24.0, 8.0]), height=torch.tensor([48.0, 480.0]), width=torch.tensor([80.0, 800.0]))
+    sizes = dict(
+        fps=torch.tensor([24.0, 8.0]),
+        height=torch.tensor([48.0, 480.0]),
+        width=torch.tensor([80.0, 800.0]),
+    )
     inputs = wide(**sizes, frame_mask=torch.tensor([[0, 1, 1, 1, 1], [1, 1, 0, 1, 1]]).bool())
     both = transformer(**inputs).sample
     for row in (0, 1):
@@ -110,7 +122,9 @@ def test_rows_know_nothing_of_each_other(transformer: Any) -> None:
 def test_one_number_does_for_all_rows(transformer: Any) -> None:
     numbers = dict(timestep=torch.tensor(500.0), fps=24, height=48, width=torch.tensor([80.0]))
     expanded = {name: torch.full((2,), float(value)) for name, value in numbers.items()}
-    assert torch.equal(transformer(**wide(**numbers)).sample, transformer(**wide(**expanded)).sample)
+    assert torch.equal(
+        transformer(**wide(**numbers)).sample, transformer(**wide(**expanded)).sample
+    )
 
 
 @pytest.mark.parametrize("name", ["fps", "height", "timestep"])
@@ -122,8 +136,12 @@ def test_numbers_matter(transformer: Any, name: str) -> None:
 
 def test_the_transformer_trains(transformer: Any) -> None:
     model = copied(transformer)
-    model(**wide(frame_mask=torch.tensor([[0, 1, 1, 1, 1]] * 2).bool())).sample.square().mean().backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    model(
+        **wide(frame_mask=torch.tensor([[0, 1, 1, 1, 1]] * 2).bool())
+    ).sample.square().mean().backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()
+    )
 
 
 def test_the_transformer_in_bfloat16(transformer: Any) -> None:
@@ -139,15 +157,26 @@ def test_the_transformer_in_bfloat16(transformer: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_states": torch.zeros(2, 3, 5, 6, 10)}, r"hidden_states must be \(B, 4, F, H, W\), but are \(2, 3,"),
+        (
+            {"hidden_states": torch.zeros(2, 3, 5, 6, 10)},
+            r"hidden_states must be \(B, 4, F, H, W\), but are \(2, 3,",
+        ),
         ({"encoder_hidden_states": torch.zeros(2, 12, 7)}, r"must be \(2, L, 24\)"),
         ({"encoder_hidden_states": torch.zeros(1, 12, 24)}, "one text for each row"),
-        ({"encoder_attention_mask": torch.ones(2, 11)}, r"encoder_attention_mask must be \(2, 12\)"),
-        ({"frame_mask": torch.ones(2, 17).bool()}, r"frame_mask must be \(2, 5\) for these inputs, but is \(2, 17\)"),
+        (
+            {"encoder_attention_mask": torch.ones(2, 11)},
+            r"encoder_attention_mask must be \(2, 12\)",
+        ),
+        (
+            {"frame_mask": torch.ones(2, 17).bool()},
+            r"frame_mask must be \(2, 5\) for these inputs, but is \(2, 17\)",
+        ),
         ({"fps": torch.ones(3)}, "fps must be one value, or one for each of the 2 rows, but has 3"),
     ],
 )
-def test_wrong_inputs_of_the_transformer(transformer: Any, changes: dict[str, Any], message: str) -> None:
+def test_wrong_inputs_of_the_transformer(
+    transformer: Any, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         transformer(**wide(**changes))
 
@@ -182,7 +211,9 @@ def test_the_transformer_takes_diffusers_own_additions(transformer: Any) -> None
     assert len(model.attn_processors) == 8  # 2 pairs of blocks, each with attn1 and attn2
     model.set_attn_processor(model.attn_processors)
     model.enable_cache(
-        PyramidAttentionBroadcastConfig(spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500)
+        PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+        )
     )
     check("with a cache", model(**wide()).sample, transformer(**wide()).sample)
     model.disable_cache()
@@ -190,11 +221,14 @@ def test_the_transformer_takes_diffusers_own_additions(transformer: Any) -> None
     check("with a fresh adapter", model(**wide()).sample, transformer(**wide()).sample)
 
 
-# --- the VAE ----------------------------------------------------------------------------------------------------------
+# --- the VAE --------------------------------------------------------------------------------------
 
 
 def normalization(vae: AutoencoderKLOpenSora) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    mean, std = (
+        torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1)
+        for name in ("latents_mean", "latents_std")
+    )
     return mean, std
 
 
@@ -203,7 +237,9 @@ def test_the_vae_is_upstreams(vae: Any, case: str) -> None:
     expected, (mean, std) = reference.case(f"vae.{case}"), normalization(vae)
     latents = vae.encode(expected["video"]).latent_dist.mode()
     check(f"encoded, {case}", (latents - mean) / std, expected["latents"])
-    sample = vae.decode(expected["latents"] * std + mean, num_frames=expected["video"].shape[2]).sample
+    sample = vae.decode(
+        expected["latents"] * std + mean, num_frames=expected["video"].shape[2]
+    ).sample
     check(f"decoded, {case}", sample, expected["decoded"])
 
 
@@ -214,7 +250,9 @@ def test_both_posteriors_are_sampled_as_upstreams(vae: Any) -> None:
     check("sampled", (posterior.sample(generator) - mean) / std, expected["latents"])
 
 
-@pytest.mark.parametrize(("frames", "latents"), [(1, 1), (4, 1), (5, 2), (16, 4), (17, 5), (18, 6), (34, 10), (51, 15)])
+@pytest.mark.parametrize(
+    ("frames", "latents"), [(1, 1), (4, 1), (5, 2), (16, 4), (17, 5), (18, 6), (34, 10), (51, 15)]
+)
 def test_latent_frames(vae: Any, frames: int, latents: int) -> None:
     assert vae.latent_frames(frames) == latents
     video = torch.zeros(1, 3, frames, 8, 16)
@@ -279,33 +317,42 @@ def test_the_vae_in_bfloat16(vae: Any) -> None:
 
 
 def test_wrong_inputs_of_the_vae(vae: Any) -> None:
-    with pytest.raises(ValueError, match=r"x must be a video \(B, 3, F, H, W\), but is \(1, 4, 5, 8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"x must be a video \(B, 3, F, H, W\), but is \(1, 4, 5, 8, 8\)"
+    ):
         vae.encode(torch.zeros(1, 4, 5, 8, 8))
     with pytest.raises(ValueError, match=r"z must be latents \(B, 4, f, h, w\)"):
         vae.decode(torch.zeros(1, 3, 5, 8, 8), 17)
-    with pytest.raises(ValueError, match=r"num_frames=18 needs 6 latent frames, but z has 5\. Pass the num_frames"):
+    with pytest.raises(
+        ValueError, match=r"num_frames=18 needs 6 latent frames, but z has 5\. Pass the num_frames"
+    ):
         vae.decode(torch.zeros(1, 4, 5, 8, 8), 18)
     with pytest.raises(ValueError, match="num_frames must be at least 1, but is 0"):
         vae.latent_frames(0)
     with pytest.raises(ValueError, match="1 values for 2 widths, but has 3"):
-        AutoencoderKLOpenSora(block_out_channels=(8,), norm_num_groups=8, temporal_block_out_channels=(8, 8))
+        AutoencoderKLOpenSora(
+            block_out_channels=(8,), norm_num_groups=8, temporal_block_out_channels=(8, 8)
+        )
 
 
-# --- the scheduler ----------------------------------------------------------------------------------------------------
+# --- the scheduler --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("height", "width", "num_frames"), reference.SIZES)
 def test_timesteps_are_upstreams_to_the_last_bit(height: int, width: int, num_frames: int) -> None:
     scheduler = OpenSoraRFlowScheduler()
     scheduler.set_timesteps(30, height=height, width=width, num_frames=num_frames)
-    assert torch.equal(scheduler.timesteps, reference.tensors()[f"scheduler.{height}x{width}x{num_frames}"])
+    assert torch.equal(
+        scheduler.timesteps, reference.tensors()[f"scheduler.{height}x{width}x{num_frames}"]
+    )
     assert scheduler.sigmas.shape == (31,)
     assert scheduler.sigmas[-1] == 0
     assert (scheduler.sigmas.diff() < 0).all()
 
 
 def test_no_timestep_is_beyond_noise() -> None:
-    """Upstream's first one is 1000.0001 for 64 x 48 pixels and 17 frames (no frame moves then), and 0 / 0 for 5."""
+    """Upstream's first one is 1000.0001 for 64 x 48 pixels and 17 frames (no frame moves then), and
+    0 / 0 for 5."""
     scheduler = OpenSoraRFlowScheduler()
     for height in range(16, 1100, 16):
         for frames in (1, 5, 17, 51):
@@ -330,8 +377,12 @@ def test_steps_go_from_noise_to_video() -> None:
     scheduler.set_timesteps(7, height=480, width=854, num_frames=51)
     sample = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
-        check(f"on the line at {t.item():.0f}", sample, scheduler.add_noise(video, noise, t.expand(2)))
-        sample = scheduler.step(video - noise, t, scheduler.scale_model_input(sample, t)).prev_sample  # type: ignore
+        check(
+            f"on the line at {t.item():.0f}", sample, scheduler.add_noise(video, noise, t.expand(2))
+        )
+        sample = scheduler.step(
+            video - noise, t, scheduler.scale_model_input(sample, t)
+        ).prev_sample  # type: ignore
     check("at the end", sample, video)
     assert scheduler.step_index == 7
 
@@ -353,8 +404,13 @@ def test_noise_per_row_and_the_dtypes() -> None:
     scheduler, zeros, ones = OpenSoraRFlowScheduler(), torch.zeros(3, 2), torch.ones(3, 2)
     added = scheduler.add_noise(zeros, ones, torch.tensor([0.0, 250.0, 1000.0]))
     assert added[:, 0].tolist() == [0, 0.25, 1]
-    assert torch.equal(scheduler.scale_noise(zeros, torch.tensor([0.0, 250.0, 1000.0]), ones), added)
-    assert scheduler.add_noise(zeros.bfloat16(), ones.bfloat16(), torch.tensor(5.0)).dtype == torch.bfloat16
+    assert torch.equal(
+        scheduler.scale_noise(zeros, torch.tensor([0.0, 250.0, 1000.0]), ones), added
+    )
+    assert (
+        scheduler.add_noise(zeros.bfloat16(), ones.bfloat16(), torch.tensor(5.0)).dtype
+        == torch.bfloat16
+    )
     scheduler.set_timesteps(2, height=512, width=512, num_frames=1)
     step = scheduler.step(ones.bfloat16(), scheduler.timesteps[0], zeros, return_dict=False)
     assert step[0].dtype == torch.float32  # type: ignore[index]
@@ -369,16 +425,19 @@ def test_wrong_inputs_of_the_scheduler() -> None:
     with pytest.raises(ValueError, match=r"needs height, width and num_frames.*got 8, None and 1"):
         scheduler.set_timesteps(2, height=8, num_frames=1)
     scheduler.set_timesteps(2, height=512, width=512, num_frames=1)
-    with pytest.raises(ValueError, match=r"timestep must be one of scheduler\.timesteps, but is 3\.0"):
+    with pytest.raises(
+        ValueError, match=r"timestep must be one of scheduler\.timesteps, but is 3\.0"
+    ):
         scheduler.step(torch.zeros(1), 3.0, torch.zeros(1))
 
 
-# --- both, sampling ---------------------------------------------------------------------------------------------------
+# --- both, sampling -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["text", "frames"])
 def test_five_steps_are_upstreams(transformer: Any, case: str) -> None:
-    """RFLOW.sample, written out: CFG 7 with the learned null caption under the prompt's mask, and given frames."""
+    """RFLOW.sample, written out: CFG 7 with the learned null caption under the prompt's mask, and
+    given frames."""
     run = reference.case(f"sample.{case}")
     texts = torch.cat([transformer.null_caption.expand(2, -1, -1), run["prompt_embeds"]])
     numbers = {name: run[name].repeat(2) for name in ("fps", "height", "width")}
@@ -409,7 +468,7 @@ def test_five_steps_are_upstreams(transformer: Any, case: str) -> None:
     check(f"5 steps, {case}", latents, run["output"], SAMPLING)
 
 
-# --- saving and reading -----------------------------------------------------------------------------------------------
+# --- saving and reading ---------------------------------------------------------------------------
 
 
 def test_models_are_saved_and_read_bit_for_bit(transformer: Any, vae: Any, tmp_path: Path) -> None:
@@ -421,7 +480,9 @@ def test_models_are_saved_and_read_bit_for_bit(transformer: Any, vae: Any, tmp_p
         ours, theirs = model.state_dict(), again.state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert torch.equal(transformer.null_caption, reference.transformer_weights()["y_embedder.y_embedding"])
+    assert torch.equal(
+        transformer.null_caption, reference.transformer_weights()["y_embedder.y_embedding"]
+    )
 
 
 def test_the_scheduler_is_saved_and_read(tmp_path: Path) -> None:
@@ -437,11 +498,17 @@ def test_the_config_is_read_from_upstreams(transformer: Any, vae: Any) -> None:
     assert vae.config.latents_std == reference.VAE["scale"]
     assert (vae.temporal_compression_ratio, vae.spatial_compression_ratio) == (4, 8)
     assert original._transformer_config({}) == {"out_channels": 8}
-    assert original._autoencoder_config({"micro_frame_size": None, "vae_temporal": {"type": "VAE_Temporal_SD"}}) == {}
+    assert (
+        original._autoencoder_config(
+            {"micro_frame_size": None, "vae_temporal": {"type": "VAE_Temporal_SD"}}
+        )
+        == {}
+    )
 
 
 def test_the_defaults_are_as_large_as_the_published_checkpoints() -> None:
-    """model.safetensors has 4.84 GB and 1,573,430,548 bytes, in float32, with headers of some 100 kB."""
+    """model.safetensors has 4.84 GB and 1,573,430,548 bytes, in float32, with headers of some 100
+    kB."""
     with torch.device("meta"):
         models = OpenSoraTransformer3DModel(), AutoencoderKLOpenSora()
     sizes = [4 * sum(value.numel() for value in model.state_dict().values()) for model in models]
@@ -452,7 +519,9 @@ def test_a_pickle_of_tensors_is_read_and_another_is_not(
     opensora_checkpoints: Path, transformer: Any, tmp_path: Path
 ) -> None:
     weights = load_file(opensora_checkpoints / "transformer" / "model.safetensors")
-    (tmp_path / "config.json").write_text((opensora_checkpoints / "transformer" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        (opensora_checkpoints / "transformer" / "config.json").read_text()
+    )
     torch.save(weights, tmp_path / "pytorch_model.bin")
     again = original.load_transformer(tmp_path).state_dict()
     assert all(torch.equal(again[key], value) for key, value in transformer.state_dict().items())
@@ -462,25 +531,43 @@ def test_a_pickle_of_tensors_is_read_and_another_is_not(
     torch.save(list(weights.values()), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="must hold tensors by name"):
         original.load_transformer(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"a folder with model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(
+        FileNotFoundError, match=r"a folder with model\.safetensors or pytorch_model\.bin"
+    ):
         original.load_transformer(tmp_path / "nowhere")
 
 
-def rewrite(checkpoint: Path, to: Path, weights: dict[str, Any] | None = None, **config: Any) -> Path:
+def rewrite(
+    checkpoint: Path, to: Path, weights: dict[str, Any] | None = None, **config: Any
+) -> Path:
     """A checkpoint with other weights (None takes one out) and other values of its config."""
     state = {**load_file(checkpoint / "model.safetensors"), **(weights or {})}
-    save_file({key: value for key, value in state.items() if value is not None}, to / "model.safetensors")
-    (to / "config.json").write_text(json.dumps({**json.loads((checkpoint / "config.json").read_text()), **config}))
+    save_file(
+        {key: value for key, value in state.items() if value is not None}, to / "model.safetensors"
+    )
+    (to / "config.json").write_text(
+        json.dumps({**json.loads((checkpoint / "config.json").read_text()), **config})
+    )
     return to
 
 
-def test_keys_that_miss_or_are_too_many_are_named(opensora_checkpoints: Path, tmp_path: Path) -> None:
-    wrong = {"t_block.1.bias": None, "spatial_blocks.0.attn.qkv.weight": None, "what.is.this": torch.zeros(1)}
+def test_keys_that_miss_or_are_too_many_are_named(
+    opensora_checkpoints: Path, tmp_path: Path
+) -> None:
+    wrong = {
+        "t_block.1.bias": None,
+        "spatial_blocks.0.attn.qkv.weight": None,
+        "what.is.this": torch.zeros(1),
+    }
     wrong["final_layer.linear.bias"] = torch.zeros(3)
-    with pytest.raises(ValueError, match="the weights do not fit OpenSoraTransformer3DModel") as error:
+    with pytest.raises(
+        ValueError, match="the weights do not fit OpenSoraTransformer3DModel"
+    ) as error:
         original.load_transformer(rewrite(opensora_checkpoints / "transformer", tmp_path, wrong))
     text = str(error.value)
-    assert "4 missing: spatial_blocks.0.attn1.to_k.weight, spatial_blocks.0.attn1.to_q.weight" in text
+    assert (
+        "4 missing: spatial_blocks.0.attn1.to_k.weight, spatial_blocks.0.attn1.to_q.weight" in text
+    )
     assert "1 unexpected: what.is.this" in text
     assert "1 of another shape: proj_out.bias (3,) instead of (32,)" in text
     deeper = rewrite(opensora_checkpoints / "transformer", tmp_path, depth=3)
@@ -490,14 +577,21 @@ def test_keys_that_miss_or_are_too_many_are_named(opensora_checkpoints: Path, tm
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [({"skip_y_embedder": True}, "skip_y_embedder=True, which is not"), ({"pred_sigma": False}, "pred_sigma=False")],
+    [
+        ({"skip_y_embedder": True}, "skip_y_embedder=True, which is not"),
+        ({"pred_sigma": False}, "pred_sigma=False"),
+    ],
 )
-def test_configs_that_are_not_supported(opensora_checkpoints: Path, tmp_path: Path, config: Any, message: str) -> None:
+def test_configs_that_are_not_supported(
+    opensora_checkpoints: Path, tmp_path: Path, config: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         original.load_transformer(rewrite(opensora_checkpoints / "transformer", tmp_path, **config))
 
 
-def test_other_rotations_and_other_vaes_are_refused(opensora_checkpoints: Path, tmp_path: Path) -> None:
+def test_other_rotations_and_other_vaes_are_refused(
+    opensora_checkpoints: Path, tmp_path: Path
+) -> None:
     rounded = {"rope.freqs": reference.transformer_weights()["rope.freqs"].bfloat16()}
     original.load_transformer(rewrite(opensora_checkpoints / "transformer", tmp_path, rounded))
     with pytest.raises(ValueError, match=r"rope\.freqs must be 10000"):
@@ -508,6 +602,7 @@ def test_other_rotations_and_other_vaes_are_refused(opensora_checkpoints: Path, 
         original.load_autoencoder(rewrite(opensora_checkpoints / "vae", tmp_path, {"scale": None}))
     other = {"type": "VideoAutoencoderKLTemporalDecoder"}
     with pytest.raises(
-        ValueError, match="must be of a VAE with a VideoAutoencoderKL, but has a VideoAutoencoderKLTemp"
+        ValueError,
+        match="must be of a VAE with a VideoAutoencoderKL, but has a VideoAutoencoderKLTemp",
     ):
         original.load_autoencoder(rewrite(opensora_checkpoints / "vae", tmp_path, vae_2d=other))

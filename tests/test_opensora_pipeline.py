@@ -1,4 +1,5 @@
-"""OpenSoraPipeline against upstream's runs (tests/references/opensora_pipeline.py), and as a diffusers pipeline."""
+"""OpenSoraPipeline against upstream's runs (tests/references/opensora_pipeline.py), and as a
+diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -42,10 +43,12 @@ Tensor = torch.Tensor
 TOLERANCE = 1e-5
 SAMPLER_TOLERANCE = 2e-5  # CFG 7 makes rounding large there: upstream's run is 1.2e-5 from one in float64, ours 1.0e-5
 NUMBERS = ("height", "width", "fps")
-SIZES_SHA256 = "64b55d49eb203920cb3bec061c330ed1f9f78240e0252c8329666589aa2ea134"  # of upstream's tables as JSON
+SIZES_SHA256 = (  # of upstream's tables as JSON
+    "64b55d49eb203920cb3bec061c330ed1f9f78240e0252c8329666589aa2ea134"
+)
 
 
-# --- sizes and lengths ------------------------------------------------------------------------------------------------
+# --- sizes and lengths ----------------------------------------------------------------------------
 
 
 def test_all_sizes_are_upstreams() -> None:
@@ -72,25 +75,41 @@ def test_buckets() -> None:
 
 
 def test_sizes_that_are_none() -> None:
-    with pytest.raises(ValueError, match=r"resolution must be one of 144p, 240p, .*, 2880, but got '480'\. Pass"):
+    with pytest.raises(
+        ValueError, match=r"resolution must be one of 144p, 240p, .*, 2880, but got '480'\. Pass"
+    ):
         buckets.image_size("480", "9:16")
-    with pytest.raises(ValueError, match=r"aspect_ratio of 480p must be one of 3:8, .* got '7:3'\. Choose"):
+    with pytest.raises(
+        ValueError, match=r"aspect_ratio of 480p must be one of 3:8, .* got '7:3'\. Choose"
+    ):
         buckets.image_size("480p", "7:3")
 
 
 def test_lengths() -> None:
-    names = {"2s": 51, "4s": 102, "8s": 204, "16s": 408, "32s": 816, "1x": 51, "2x": 102, "4x": 204, "8x": 408}
+    names = {
+        "2s": 51,
+        "4s": 102,
+        "8s": 204,
+        "16s": 408,
+        "32s": 816,
+        "1x": 51,
+        "2x": 102,
+        "4x": 204,
+        "8x": 408,
+    }
     assert all(
-        buckets.parse_num_frames(name) == frames for name, frames in {**names, "16x": 816, "51": 51, 1: 1}.items()
+        buckets.parse_num_frames(name) == frames
+        for name, frames in {**names, "16x": 816, "51": 51, 1: 1}.items()
     )
     for wrong in (3, 0, -17, True, 51.0, "3s", "x"):
         with pytest.raises(
-            ValueError, match=r"num_frames must be 1 \(an image\), 17 or more, or one of 2s, .* but got"
+            ValueError,
+            match=r"num_frames must be 1 \(an image\), 17 or more, or one of 2s, .* but got",
         ):
             buckets.parse_num_frames(wrong)  # type: ignore[arg-type]
 
 
-# --- prompts ----------------------------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 
 
 def test_scores() -> None:
@@ -101,31 +120,43 @@ def test_scores() -> None:
 
 
 def test_prompts_of_loops() -> None:
-    assert [prompts.select_loop_text("|0| a |2|b ", loop) for loop in range(4)] == ["a", "a", "b", "b"]
+    assert [prompts.select_loop_text("|0| a |2|b ", loop) for loop in range(4)] == [
+        "a",
+        "a",
+        "b",
+        "b",
+    ]
     assert prompts.select_loop_text("a | b |1| c", 3) == "a | b |1| c"
     with pytest.raises(
-        ValueError, match=r"the loops of a prompt must go up, but got '\|0\|a\|2\|b\|1\|c' with 0, 2, 1"
+        ValueError,
+        match=r"the loops of a prompt must go up, but got '\|0\|a\|2\|b\|1\|c' with 0, 2, 1",
     ):
         prompts.select_loop_text("|0|a|2|b|1|c", 0)
 
 
-# --- the mask strategy ------------------------------------------------------------------------------------------------
+# --- the mask strategy ----------------------------------------------------------------------------
 
 
 def test_parse_mask_strategy() -> None:
-    first, second = parse_mask_strategy("0;1,1,-5,3,4,.5", [torch.zeros(3, 8, 8), torch.ones(17, 3, 8, 8)])
+    first, second = parse_mask_strategy(
+        "0;1,1,-5,3,4,.5", [torch.zeros(3, 8, 8), torch.ones(17, 3, 8, 8)]
+    )
     values = [
-        (c.loop, len(c.frames), c.reference_start, c.target_start, c.length, c.edit_ratio) for c in (first, second)
+        (c.loop, len(c.frames), c.reference_start, c.target_start, c.length, c.edit_ratio)
+        for c in (first, second)
     ]
     assert values == [(0, 3, 0, 0, 1, 0.0), (1, 17, -5, 3, 4, 0.5)]
     assert parse_mask_strategy("", []) == []
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("a", "a mask strategy must be up to six numbers"), ("0,0,0.5", "all but the last are whole, but got '0,0,0.5'"),
+    ("a", "a mask strategy must be up to six numbers"),
+    ("0,0,0.5", "all but the last are whole, but got '0,0,0.5'"),
     ("0,0,0,0,1,0,0", "up to six numbers"), ("0;", "but got ''. Write 0 for a given first frame"),
-    ("0,1", "needs reference 1, but got 1 references"), ("0,0,0,0,0", "length of a condition must be a whole number"),
-    ("-1", "loop of a condition must be a whole number from 0"), ("0,0,0,0,1,2", r"edit_ratio .* from 0 \(keep\) to 1"),
+    ("0,1", "needs reference 1, but got 1 references"),
+    ("0,0,0,0,0", "length of a condition must be a whole number"),
+    ("-1", "loop of a condition must be a whole number from 0"),
+    ("0,0,0,0,1,2", r"edit_ratio .* from 0 \(keep\) to 1"),
 ])  # fmt: skip
 def test_mask_strategies_that_are_none(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
@@ -133,15 +164,21 @@ def test_mask_strategies_that_are_none(text: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(("align", "start", "target", "length", "where"), [
-    # found with upstream's apply_mask_strategy: 15 latent frames, a reference of 10; where is {video: reference}
+    # found with upstream's apply_mask_strategy: 15 latent frames, a reference of 10; where is
+    # {video: reference}
     (5, 0, 0, 1, {0: 0}), (5, 0, -1, 1, {10: 0}), (None, 0, -1, 1, {14: 0}), (5, 0, 7, 2, {5: 0, 6: 1}),
     (5, 0, 8, 2, {10: 0, 11: 1}), (5, 0, 13, 1, {10: 0}), (5, -5, 0, 2, {0: 5, 1: 6}), (5, -3, 0, 2, {0: 5, 1: 6}),
     (None, -3, 0, 9, {0: 7, 1: 8, 2: 9}), (4, 2, 6, 3, {4: 0, 5: 1, 6: 2}), (4, 3, 7, 2, {8: 4, 9: 5}),
 ])  # fmt: skip
-def test_where_conditions_go(align: int | None, start: int, target: int, length: int, where: dict[int, int]) -> None:
+def test_where_conditions_go(
+    align: int | None, start: int, target: int, length: int, where: dict[int, int]
+) -> None:
     reference = torch.arange(10.0).reshape(1, 10, 1, 1).expand(4, 10, 2, 3)
     noise = torch.full((2, 4, 15, 2, 3), -1.0)
-    own = [OpenSoraCondition(None, reference, start, target, length, 0.25), OpenSoraCondition(None, reference, loop=1)]
+    own = [
+        OpenSoraCondition(None, reference, start, target, length, 0.25),
+        OpenSoraCondition(None, reference, loop=1),
+    ]
     placed, ratios = conditions.apply_mask_strategy(noise, [[], own], align=align)
     assert torch.equal(noise, torch.full_like(noise, -1))
     assert torch.equal(placed[0], noise[0])
@@ -149,7 +186,7 @@ def test_where_conditions_go(align: int | None, start: int, target: int, length:
     assert ratios.tolist() == [[1.0] * 15, [0.25 if frame in where else 1.0 for frame in range(15)]]
 
 
-# --- against upstream -------------------------------------------------------------------------------------------------
+# --- against upstream -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +208,9 @@ def pipe(opensora_checkpoints: Path) -> Any:
 @pytest.fixture(scope="module")
 def given() -> dict[str, Tensor]:
     inputs = upstream.inputs()
-    inputs |= {name: (inputs[name].transpose(0, 1) + 1) / 2 for name in ("image", "clip")}  # (F, 3, H, W) in [0, 1]
+    inputs |= {
+        name: (inputs[name].transpose(0, 1) + 1) / 2 for name in ("image", "clip")
+    }  # (F, 3, H, W) in [0, 1]
     return inputs
 
 
@@ -179,13 +218,23 @@ def call(given: dict[str, Tensor], rows: int = 2, **changes: Any) -> dict[str, A
     """A call of the pipeline as upstream's run."""
     text = dict(prompt_embeds=given["text"][:rows], prompt_attention_mask=given["mask"][:rows])
     size = dict(height=upstream.HEIGHT, width=upstream.WIDTH, num_frames=upstream.FRAMES)
-    return {**text, **size, "num_inference_steps": 5, "output_type": "latent", "latents": given["noise"][0], **changes}
+    return {
+        **text,
+        **size,
+        "num_inference_steps": 5,
+        "output_type": "latent",
+        "latents": given["noise"][0],
+        **changes,
+    }
 
 
 def check(what: str, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
     """Equal as far as float32 goes; `pytest -s` shows how far that is."""
     difference = (ours - theirs).abs().max().item()
-    print(f"{what}: largest absolute difference {difference:.1e} of values up to {theirs.abs().max().item():.3g}")
+    print(
+        f"{what}: largest absolute difference {difference:.1e} of values up to"
+        f" {theirs.abs().max().item():.3g}"
+    )
     assert ours.shape == theirs.shape
     assert difference <= tolerance, what
 
@@ -196,7 +245,8 @@ def test_text_to_video_is_upstreams(pipe: Any, given: dict[str, Tensor]) -> None
 
 @pytest.mark.parametrize("case", ["text", "frames"])
 def test_sampling_is_upstreams(pipe: Any, case: str) -> None:
-    """The two runs of upstream's sampler that test_opensora.py compares the models and the scheduler with."""
+    """The two runs of upstream's sampler that test_opensora.py compares the models and the
+    scheduler with."""
     run = small.case(f"sample.{case}")
     size = {name: int(run[name][0]) for name in ("height", "width", "num_frames")}
     text = {name: run[name] for name in ("prompt_embeds", "prompt_attention_mask")}
@@ -208,8 +258,15 @@ def test_sampling_is_upstreams(pipe: Any, case: str) -> None:
         own[row].append(OpenSoraCondition(None, latents, target_start=frame, edit_ratio=ratio))
         if ratio > 0:
             noise[row, :, frame] = run["noise"][start_of_edit(pipe, ratio), row, :, frame]
-    asked = dict(conditions=own, latents=noise, align=None, num_inference_steps=5, output_type="latent")
-    check(f"upstream's sampler, {case}", pipe(**text, **size, **asked).frames, run["output"], SAMPLER_TOLERANCE)
+    asked = dict(
+        conditions=own, latents=noise, align=None, num_inference_steps=5, output_type="latent"
+    )
+    check(
+        f"upstream's sampler, {case}",
+        pipe(**text, **size, **asked).frames,
+        run["output"],
+        SAMPLER_TOLERANCE,
+    )
 
 
 def start_of_edit(pipe: Any, ratio: float) -> int:
@@ -230,9 +287,12 @@ def test_edits_are_upstreams(pipe: Any, given: dict[str, Tensor]) -> None:
 
 
 def noise_of_edits(pipe: Any, given: dict[str, Tensor]) -> Tensor:
-    """Ours gives an edited frame the noise where it stands; upstream's is drawn at the step where the edit begins."""
+    """Ours gives an edited frame the noise where it stands; upstream's is drawn at the step where
+    the edit begins."""
     ratios = {(0, frame): 0.6 for frame in range(5)} | {(1, 0): 0.8}
-    pipe.scheduler.set_timesteps(5, height=upstream.HEIGHT, width=upstream.WIDTH, num_frames=upstream.FRAMES)
+    pipe.scheduler.set_timesteps(
+        5, height=upstream.HEIGHT, width=upstream.WIDTH, num_frames=upstream.FRAMES
+    )
     noise = given["noise"][0].clone()
     for (row, frame), ratio in ratios.items():
         noise[row, :, frame] = given["edit-noise"][start_of_edit(pipe, ratio), row, :, frame]
@@ -240,7 +300,13 @@ def noise_of_edits(pipe: Any, given: dict[str, Tensor]) -> Tensor:
 
 
 def test_loops_are_upstreams(pipe: Any, given: dict[str, Tensor]) -> None:
-    asked = call(given, 1, num_loops=2, image=given["image"][0], latents=[noise[:1] for noise in given["noise"]])
+    asked = call(
+        given,
+        1,
+        num_loops=2,
+        image=given["image"][0],
+        latents=[noise[:1] for noise in given["noise"]],
+    )
     frames = pipe(**{**asked, "output_type": "pt"}).frames
     theirs = upstream.tensors()["loops.video"].transpose(1, 2)
     check("two loops, frames in [0, 1]", frames, (theirs / 2 + 0.5).clamp(0, 1))
@@ -255,7 +321,9 @@ def test_a_video_is_gone_on_from_its_last_frames(pipe: Any, given: dict[str, Ten
     clip = given["clip"]
     longer = torch.cat([clip.flip(0)[:7], clip])
     plain = pipe(**call(given, video=longer)).frames
-    assert torch.equal(plain, pipe(**call(given, conditions=[OpenSoraCondition(clip, length=5)])).frames)
+    assert torch.equal(
+        plain, pipe(**call(given, conditions=[OpenSoraCondition(clip, length=5)])).frames
+    )
     latents = pipe.encode_video(clip.transpose(0, 1)[None] * 2 - 1)
     torch.testing.assert_close(plain[:, :, :5], latents.expand(2, -1, -1, -1, -1))
     edited = pipe(**call(given, video=[longer, longer], condition_frame_edit=0.9)).frames
@@ -270,7 +338,7 @@ def test_an_image_at_both_ends(pipe: Any, given: dict[str, Tensor]) -> None:
     assert not torch.equal(frames[:, :, 0], frames[:, :, 5])
 
 
-# --- rows -------------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +347,9 @@ def tiny() -> Any:
     return opensora().pipe
 
 
-SHORT: dict[str, Any] = dict(height=24, width=16, num_frames=17, num_inference_steps=2, max_sequence_length=16)
+SHORT: dict[str, Any] = dict(
+    height=24, width=16, num_frames=17, num_inference_steps=2, max_sequence_length=16
+)
 LATENT: dict[str, Any] = dict(**SHORT, output_type="latent")
 
 
@@ -313,10 +383,20 @@ def test_uncond_and_cond_are_rows_of_one_call(pipe: Any, given: dict[str, Tensor
     asked = seen.calls[1]
     rows = {name: len(value) for name, value in asked.items() if name != "return_dict"}
     assert rows == dict.fromkeys(
-        ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "frame_mask", *NUMBERS), 4
+        (
+            "hidden_states",
+            "timestep",
+            "encoder_hidden_states",
+            "encoder_attention_mask",
+            "frame_mask",
+            *NUMBERS,
+        ),
+        4,
     )
     assert torch.equal(asked["encoder_hidden_states"][0], pipe.transformer.null_caption)
-    assert torch.equal(asked["encoder_attention_mask"], given["mask"].repeat(2, 1))  # the null caption has cond's
+    assert torch.equal(
+        asked["encoder_attention_mask"], given["mask"].repeat(2, 1)
+    )  # the null caption has cond's
     assert asked["frame_mask"].tolist() == 2 * [[False] + [True] * 9, [True] * 10]
 
     forward = pipe.transformer.forward
@@ -337,7 +417,9 @@ def test_rows_are_single_runs(tiny: Any) -> None:
     noise = torch.randn(4, 4, 5, 3, 2, generator=seeded())
     together = tiny(texts, image=images, latents=noise, num_videos_per_prompt=2, **LATENT).frames
     for row in range(4):
-        alone = tiny(texts[row // 2], image=images[row // 2], latents=noise[row : row + 1], **LATENT).frames
+        alone = tiny(
+            texts[row // 2], image=images[row // 2], latents=noise[row : row + 1], **LATENT
+        ).frames
         torch.testing.assert_close(together[row], alone[0], rtol=0, atol=TOLERANCE)
     assert (together[0] - together[2]).abs().max() > 0.1
 
@@ -350,11 +432,12 @@ def test_generators(tiny: Any) -> None:
     torch.testing.assert_close(both, torch.cat([made[0], made[2]]), rtol=0, atol=TOLERANCE)
 
 
-# --- what the transformer is told -------------------------------------------------------------------------------------
+# --- what the transformer is told -----------------------------------------------------------------
 
 
 def test_text(tiny: Any) -> None:
-    """Prompts get scores, are padded with a mask, and are encoded once each; a negative prompt has its own mask."""
+    """Prompts get scores, are padded with a mask, and are encoded once each; a negative prompt has
+    its own mask."""
     with mock.patch.object(tiny, "_t5", wraps=tiny._t5) as t5, Recorder(tiny.transformer) as seen:
         tiny(["A RED fox ", "|0| blue |1| a"], negative_prompt="on", num_loops=2, motion_score=5,
              **{**LATENT, "num_frames": 34})  # fmt: skip
@@ -380,11 +463,17 @@ def test_embeddings_are_as_good_as_text(tiny: Any) -> None:
     noise = torch.randn(2, 4, 5, 3, 2, generator=seeded())
     common = dict(latents=noise, num_videos_per_prompt=2, **LATENT)
     from_text = tiny("a fox", negative_prompt="blue", aesthetic_score=None, **common).frames
-    embeds, mask, negative, negative_mask = tiny.encode_prompt("a fox", "blue", max_sequence_length=16)
-    encoded = dict(prompt_embeds=embeds, prompt_attention_mask=mask, negative_prompt_embeds=negative)
+    embeds, mask, negative, negative_mask = tiny.encode_prompt(
+        "a fox", "blue", max_sequence_length=16
+    )
+    encoded = dict(
+        prompt_embeds=embeds, prompt_attention_mask=mask, negative_prompt_embeds=negative
+    )
     frames = tiny(**encoded, negative_prompt_attention_mask=negative_mask, **common).frames
     torch.testing.assert_close(from_text, frames, rtol=0, atol=TOLERANCE)
-    short = dict(prompt_embeds=embeds[:, : int(mask.sum())], **common)  # without a mask all tokens are real
+    short = dict(
+        prompt_embeds=embeds[:, : int(mask.sum())], **common
+    )  # without a mask all tokens are real
     torch.testing.assert_close(
         tiny(**short).frames,
         tiny(prompt_embeds=embeds, prompt_attention_mask=mask, **common).frames,
@@ -411,7 +500,9 @@ def test_numbers(tiny: Any, frames: int, fps: float) -> None:
 def test_captions_are_in_lower_case_without_the_packages_that_clean_them(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha.is_bs4_available", lambda: False)
+    monkeypatch.setattr(
+        "diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha.is_bs4_available", lambda: False
+    )
     assert tiny._text_preprocessing([" A Fox (RED) "], clean_caption=True) == ["a fox (red)"]
 
 
@@ -433,14 +524,20 @@ def test_the_null_caption_of_an_offloaded_transformer() -> None:
     assert offloaded.null_caption.is_meta
 
 
-# --- frames -----------------------------------------------------------------------------------------------------------
+# --- frames ---------------------------------------------------------------------------------------
 
 
 def test_frames_can_be_given_in_many_forms(tiny: Any) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (17, 24, 16, 3), dtype=np.uint8)
     floats = (pixels / 255).astype(np.float32)
     tensor = torch.from_numpy(floats).permute(0, 3, 1, 2)
-    forms = [[Image.fromarray(frame) for frame in pixels], floats, list(floats), tensor, list(tensor)]
+    forms = [
+        [Image.fromarray(frame) for frame in pixels],
+        floats,
+        list(floats),
+        tensor,
+        list(tensor),
+    ]
     latents = [tiny.encode_video(tiny._pixels(form, 24, 16, torch.device("cpu"))) for form in forms]
     assert all((other - latents[0]).abs().max() < TOLERANCE for other in latents)
     noise = torch.randn(1, 4, 5, 3, 2, generator=seeded())
@@ -461,11 +558,18 @@ def test_other_sizes_are_resized_and_cropped(tiny: Any) -> None:
     for height, width in ((49, 7), (7, 49), (33, 33), (24, 15), (101, 67)):
         image = Image.new("RGBA", (width, height))
         assert tiny._pixels([image] * 2, 37, 28, torch.device("cpu")).shape == (1, 3, 2, 37, 28)
-        assert tiny._pixels(torch.zeros(3, height, width), 37, 28, torch.device("cpu")).shape == (1, 3, 1, 37, 28)
+        assert tiny._pixels(torch.zeros(3, height, width), 37, 28, torch.device("cpu")).shape == (
+            1,
+            3,
+            1,
+            37,
+            28,
+        )
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"), [("np", (1, 17, 24, 16, 3)), ("pt", (1, 17, 3, 24, 16)), ("latent", (1, 4, 5, 3, 2))]
+    ("kind", "shape"),
+    [("np", (1, 17, 24, 16, 3)), ("pt", (1, 17, 3, 24, 16)), ("latent", (1, 4, 5, 3, 2))],
 )
 def test_output_types(tiny: Any, kind: str, shape: tuple[int, ...]) -> None:
     frames = tiny("a fox", **{**SHORT, "output_type": kind}).frames
@@ -478,17 +582,21 @@ def test_output_types(tiny: Any, kind: str, shape: tuple[int, ...]) -> None:
 
 
 def test_images_and_tuples(tiny: Any) -> None:
-    (frames,) = tiny("a fox", output_type="pil", return_dict=False, **{**SHORT, "num_frames": 1, "width": 21})
+    (frames,) = tiny(
+        "a fox", output_type="pil", return_dict=False, **{**SHORT, "num_frames": 1, "width": 21}
+    )
     assert (len(frames), len(frames[0]), frames[0][0].size) == (1, 1, (16, 24))
 
 
 def test_the_default_size(tiny: Any) -> None:
     noise = torch.randn(1, 4, 1, 30, 53, generator=seeded())
-    run = dict(num_inference_steps=1, max_sequence_length=16, output_type="latent", guidance_scale=1.0)
+    run = dict(
+        num_inference_steps=1, max_sequence_length=16, output_type="latent", guidance_scale=1.0
+    )
     assert tiny("a fox", num_frames=1, latents=noise, **run).frames.shape == noise.shape
 
 
-# --- steps ------------------------------------------------------------------------------------------------------------
+# --- steps ----------------------------------------------------------------------------------------
 
 
 def test_callbacks(tiny: Any) -> None:
@@ -499,7 +607,10 @@ def test_callbacks(tiny: Any) -> None:
         assert pipe.current_timestep is t
         return {"latents": torch.zeros_like(tensors["latents"])}
 
-    asked = dict(callback_on_step_end=on_step, callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
+    asked = dict(
+        callback_on_step_end=on_step,
+        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
+    )
     frames = tiny("a fox", num_loops=2, **asked, **{**LATENT, "num_frames": 34}).frames
     assert [(step, names, steps) for step, _, names, steps in seen] == 2 * [
         (0, ["latents", "prompt_embeds"], 2), (1, ["latents", "prompt_embeds"], 2)
@@ -518,7 +629,9 @@ def test_a_callback_may_stop(tiny: Any) -> None:
         pipe._interrupt = True
         return tensors
 
-    frames = tiny("a fox", num_loops=3, callback_on_step_end=stop, **{**LATENT, "num_frames": 34}).frames
+    frames = tiny(
+        "a fox", num_loops=3, callback_on_step_end=stop, **{**LATENT, "num_frames": 34}
+    ).frames
     assert steps == [0]
     assert frames.shape[2] == 10
 
@@ -528,11 +641,14 @@ def test_a_callback_may_switch_cfg_off(tiny: Any) -> None:
     with Recorder(tiny.transformer) as seen:
         tiny("a fox", callback_on_step_end=cutoff, **LATENT)
     assert [len(asked["hidden_states"]) for asked in seen.calls] == [2, 1]
-    assert torch.equal(seen.calls[1]["encoder_hidden_states"], seen.calls[0]["encoder_hidden_states"][1:])
+    assert torch.equal(
+        seen.calls[1]["encoder_hidden_states"], seen.calls[0]["encoder_hidden_states"][1:]
+    )
 
 
 def test_edited_frames_get_their_noise_once_also_where_steps_are_repeated(tiny: Any) -> None:
-    """Restarts go back to timesteps before the one where an edit began: from there on it is a frame like the others."""
+    """Restarts go back to timesteps before the one where an edit began: from there on it is a frame
+    like the others."""
     after: list[Tensor] = []
 
     def look(pipe: Any, step: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -568,7 +684,9 @@ def test_restarts_of_loops(tiny: Any, capsys: pytest.CaptureFixture[str]) -> Non
     assert "12/12" in capsys.readouterr().err
     assert sum(handle.passes.weak_runs.values()) == 2  # of the last loop: step 2, twice
     timesteps = [float(asked["timestep"][0]) for asked in seen.calls]
-    assert len(timesteps) == 2 * (4 + 2 * 3)  # with a term cond, weak and uncond are calls of their own
+    assert len(timesteps) == 2 * (
+        4 + 2 * 3
+    )  # with a term cond, weak and uncond are calls of their own
     assert timesteps[: len(timesteps) // 2] == timesteps[len(timesteps) // 2 :]
 
 
@@ -599,7 +717,7 @@ def test_steps_wait_for_no_device(pipe: Any, given: dict[str, Tensor]) -> None:
     assert found.names == []
 
 
-# --- refused ----------------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 CLIP = torch.zeros(17, 3, 24, 16)
 EMBEDS = torch.zeros(1, 16, 32)
@@ -650,7 +768,7 @@ EMBEDS = torch.zeros(1, 16, 32)
 ])  # fmt: skip
 def test_bad_inputs(tiny: Any, changes: dict[str, Any], says: str) -> None:
     nothing = mock.Mock(side_effect=AssertionError("work was done"))
-    with mock.patch.multiple(tiny, _t5=nothing, encode_video=nothing, _denoise=nothing):  # noqa: SIM117
+    with mock.patch.multiple(tiny, _t5=nothing, encode_video=nothing, _denoise=nothing):
         with pytest.raises(ValueError, match=says):
             tiny(**{"prompt": "a fox", **SHORT, **changes})
 
@@ -660,16 +778,21 @@ def test_conditions_that_are_none() -> None:
         OpenSoraCondition()
     with pytest.raises(ValueError, match="but got both"):
         OpenSoraCondition(CLIP, EMBEDS)
-    with pytest.raises(ValueError, match=r"latents of a condition must be \(C, f, h, w\), but got shape \(1, 16, 32\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"latents of a condition must be \(C, f, h, w\), but got shape \(1, 16, 32\)",
+    ):
         OpenSoraCondition(None, EMBEDS)
 
 
 def test_text_needs_the_text_encoder(pipe: Any) -> None:
-    with pytest.raises(ValueError, match=r"prompt needs the text encoder, .* Pass prompt_embeds instead"):
+    with pytest.raises(
+        ValueError, match=r"prompt needs the text encoder, .* Pass prompt_embeds instead"
+    ):
         pipe("a fox")
 
 
-# --- as a diffusers pipeline ------------------------------------------------------------------------------------------
+# --- as a diffusers pipeline ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loader", [OpenSoraPipeline, DiffusionPipeline])
@@ -705,16 +828,23 @@ def test_offloading_and_slicing() -> None:
     ):
         pipe: Any = opensora().pipe
         prepare(pipe)
-        made.append(pipe(["a fox", "blue"], generator=seeded(), image=Image.new("RGB", (16, 24)), **SHORT).frames)
+        made.append(
+            pipe(
+                ["a fox", "blue"], generator=seeded(), image=Image.new("RGB", (16, 24)), **SHORT
+            ).frames
+        )
     assert all(np.allclose(other, made[0], rtol=0, atol=TOLERANCE) for other in made)
 
 
-# --- skipguide convert ------------------------------------------------------------------------------------------------
+# --- skipguide convert ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def published(opensora_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Path:
-    """Folders as they are published: transformer and vae of upstream, a text encoder with its tokenizer."""
+def published(
+    opensora_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Any
+) -> Path:
+    """Folders as they are published: transformer and vae of upstream, a text encoder with its
+    tokenizer."""
     folder = tmp_path_factory.mktemp("published")
     for name in ("transformer", "vae"):
         shutil.copytree(opensora_checkpoints / name, folder / name)
@@ -725,14 +855,24 @@ def published(opensora_checkpoints: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def small_vae(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The config.json of a published VAE does not tell the sizes of its 2-D part, which are always SDXL's."""
+    """The config.json of a published VAE does not tell the sizes of its 2-D part, which are always
+    SDXL's."""
     load = functools.partial(original.load_autoencoder, **small.spatial_config())
     monkeypatch.setattr(original, "load_autoencoder", load)
 
 
 def convert(folder: Path, out: Path, *more: str, code: int = 0) -> str:
-    parts = ["--transformer", folder / "transformer", "--vae", folder / "vae", "--text-encoder", folder / "t5"]
-    result = CliRunner().invoke(app, ["convert", "opensora", *map(str, parts), "--out", str(out), *more])
+    parts = [
+        "--transformer",
+        folder / "transformer",
+        "--vae",
+        folder / "vae",
+        "--text-encoder",
+        folder / "t5",
+    ]
+    result = CliRunner().invoke(
+        app, ["convert", "opensora", *map(str, parts), "--out", str(out), *more]
+    )
     assert result.exit_code == code, result.output + repr(result.exception)
     return result.stdout if code == 0 else result.stderr
 
@@ -740,7 +880,9 @@ def convert(folder: Path, out: Path, *more: str, code: int = 0) -> str:
 @pytest.mark.usefixtures("small_vae")
 def test_convert(published: Path, pipe: Any, given: dict[str, Tensor], tmp_path: Path) -> None:
     out = tmp_path / "new" / "opensora"
-    assert convert(published, out).startswith(f"{out}: OpenSoraPipeline in float32; load it with OpenSoraPipeline.from")
+    assert convert(published, out).startswith(
+        f"{out}: OpenSoraPipeline in float32; load it with OpenSoraPipeline.from"
+    )
     loaded: Any = OpenSoraPipeline.from_pretrained(out)
     loaded.set_progress_bar_config(disable=True)
     assert torch.equal(loaded(**call(given)).frames, pipe(**call(given)).frames)
@@ -748,10 +890,18 @@ def test_convert(published: Path, pipe: Any, given: dict[str, Tensor], tmp_path:
     assert "exists. Pass --overwrite or another name." in convert(published, out, code=2)
     said = json.loads(convert(published, out, "--overwrite", "--dtype", "bfloat16", "--json"))
     assert said == {"out": str(out), "dtype": "bfloat16"}
-    for weights in ("transformer/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
-        assert {x.dtype for x in load_file(out / f"{weights}.safetensors").values()} == {torch.bfloat16}
+    for weights in (
+        "transformer/diffusion_pytorch_model",
+        "vae/diffusion_pytorch_model",
+        "text_encoder/model",
+    ):
+        assert {x.dtype for x in load_file(out / f"{weights}.safetensors").values()} == {
+            torch.bfloat16
+        }
     (tmp_path / "other").mkdir()
-    assert "--overwrite replaces pipelines only" in convert(published, tmp_path / "other", "--overwrite", code=2)
+    assert "--overwrite replaces pipelines only" in convert(
+        published, tmp_path / "other", "--overwrite", code=2
+    )
 
 
 @pytest.mark.parametrize(("missing", "says"), [
@@ -763,7 +913,9 @@ def test_convert_refuses_at_once(published: Path, missing: str, says: str, tmp_p
     folder = tmp_path / "in"
     shutil.copytree(published, folder)
     (folder / missing).unlink()
-    with mock.patch.object(original.checkpoints, "read", side_effect=AssertionError("work was done")):
+    with mock.patch.object(
+        original.checkpoints, "read", side_effect=AssertionError("work was done")
+    ):
         assert re.search(says, convert(folder, tmp_path / "out", code=2))
     assert not (tmp_path / "out").exists()
 

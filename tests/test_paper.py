@@ -1,4 +1,5 @@
-"""The paper in miniature: rows and their order, runs that are stopped and go on, what is measured, the report."""
+"""The paper in miniature: rows and their order, runs that are stopped and go on, what is measured,
+the report."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def small() -> Iterator[None]:
 
 
 def order(folder: Path, **more: Any) -> run.Order:
-    options: dict[str, Any] = dict(models=("lab-mochi",), clips=8, rows="cfg-4.5*x1", batch=4, steps=2, dtype="float32")
+    options: dict[str, Any] = dict(
+        models=("lab-mochi",), clips=8, rows="cfg-4.5*x1", batch=4, steps=2, dtype="float32"
+    )
     return run.Order(folder, **{**options, **more})
 
 
@@ -57,7 +60,7 @@ def names_of(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
 
 
-# --- rows and their order ---------------------------------------------------------------------------------------------
+# --- rows and their order -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", models.MODELS)
@@ -70,12 +73,16 @@ def test_names_tell_rows_apart(model: str) -> None:
 
 
 def test_layers_are_those_of_the_models() -> None:
-    from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
+    from diffusers.models.unets.unet_spatio_temporal_condition import (
+        UNetSpatioTemporalConditionModel,
+    )
 
     family = next(family for family in FAMILIES if family.name == "svd")
     with torch.device("meta"):
         unet = UNetSpatioTemporalConditionModel(**svd.UNET)
-    assert set(experiments.STUDIES["lab-svd"].layers) == {place.address for place in layer_sites(family, unet)}
+    assert set(experiments.STUDIES["lab-svd"].layers) == {
+        place.address for place in layer_sites(family, unet)
+    }
     assert len(experiments.STUDIES["lab-mochi"].layers) == mochi.TRANSFORMER["num_layers"]
     assert len(experiments.STUDIES["lab-opensora"].layers) == opensora.TRANSFORMER["num_layers"]
 
@@ -83,23 +90,32 @@ def test_layers_are_those_of_the_models() -> None:
 def test_all_rows_get_their_first_clips_before_any_gets_more() -> None:
     found = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=512))
     guided = [task for task in found if task.row.source != "reference"]
-    rounds = [max(0, math.ceil(math.log2((task.numbers[-1] + 1) / run.FIRST_LEVEL))) for task in guided]
+    rounds = [
+        max(0, math.ceil(math.log2((task.numbers[-1] + 1) / run.FIRST_LEVEL))) for task in guided
+    ]
     assert rounds == sorted(rounds)
-    assert {task.row.name for task in guided if task.numbers[0] < run.FIRST_LEVEL} == {task.row.name for task in guided}
+    assert {task.row.name for task in guided if task.numbers[0] < run.FIRST_LEVEL} == {
+        task.row.name for task in guided
+    }
 
 
 def test_every_clip_is_made_once_and_a_map_stops_at_its_limit() -> None:
     found = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=512))
     made = [(task.row.name, chunk) for task in found for chunk in task.chunks]
     assert len(made) == len(set(made))
-    wanted = {one.row.name: one.clips_requested(512) for one in experiments.requested_rows("lab-mochi")}
+    wanted = {
+        one.row.name: one.clips_requested(512) for one in experiments.requested_rows("lab-mochi")
+    }
     assert {name: models.CHUNK * sum(row == name for row, _ in made) for name in wanted} == wanted
     assert set(wanted.values()) == {256, 512, models.NUM_REAL}
 
 
 def test_parts_divide_the_work() -> None:
     whole = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=64))
-    parts = [run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=64, part=(i, 3))) for i in range(3)]
+    parts = [
+        run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=64, part=(i, 3)))
+        for i in range(3)
+    ]
     assert sorted(map(repr, whole)) == sorted(repr(task) for part in parts for task in part)
 
 
@@ -107,12 +123,21 @@ def test_parts_divide_the_work() -> None:
     ("arguments", "said"),
     [
         (["--clips", "33"], "clips must be a multiple of 32 up to 2048, but got 33. Take 64."),
-        (["--clips", "4096"], "clips must be a multiple of 32 up to 2048, but got 4096. Take 2048."),
+        (
+            ["--clips", "4096"],
+            "clips must be a multiple of 32 up to 2048, but got 4096. Take 2048.",
+        ),
         (["--part", "2/2"], "part must be i/n with 0 <= i < n, but got 2/2."),
         (["--dtype", "float8"], "dtype must be one of bfloat16, float32, but got 'float8'."),
         (["--part", "half"], "--part must be i/n, but got 'half'."),
-        (["--model", "lab-wan"], "a model must be one of lab-mochi, lab-svd, lab-opensora, but got 'lab-wan'."),
-        (["--rows", "table-9"], "rows must be a pattern that some row or experiment has, but 'table-9' is of none."),
+        (
+            ["--model", "lab-wan"],
+            "a model must be one of lab-mochi, lab-svd, lab-opensora, but got 'lab-wan'.",
+        ),
+        (
+            ["--rows", "table-9"],
+            "rows must be a pattern that some row or experiment has, but 'table-9' is of none.",
+        ),
         (["--weights", "folder"], "--weights must be MODEL=FOLDER, but got 'folder'."),
         (
             ["--weights", "lab-wan=folder"],
@@ -120,7 +145,9 @@ def test_parts_divide_the_work() -> None:
         ),
     ],
 )
-def test_what_cannot_be_run_is_said_at_once(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_run_is_said_at_once(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
     result = CliRunner().invoke(
         app, ["paper", "run", "--device", "cpu", "--folder", str(tmp_path / "runs"), *arguments]
     )
@@ -129,18 +156,26 @@ def test_what_cannot_be_run_is_said_at_once(arguments: list[str], said: str, tmp
     assert not (tmp_path / "runs").exists()
 
 
-def test_status_lists_rows_of_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_lists_rows_of_models_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(packaged, "NAMES", ("lab-mochi",))
-    result = CliRunner().invoke(app, ["paper", "status", "--folder", str(tmp_path), "--rows", "table-3", "--json"])
+    result = CliRunner().invoke(
+        app, ["paper", "status", "--folder", str(tmp_path), "--rows", "table-3", "--json"]
+    )
     found = json.loads(result.stdout)["models"]
     assert set(found) == set(models.MODELS)
     assert found["lab-opensora"]["folder"] is None
     assert [row["done"] for row in found["lab-opensora"]["rows"]] == [0, 0, 0]
-    text = CliRunner().invoke(app, ["paper", "status", "--folder", str(tmp_path), "--model", "lab-opensora"]).stdout
+    text = (
+        CliRunner()
+        .invoke(app, ["paper", "status", "--folder", str(tmp_path), "--model", "lab-opensora"])
+        .stdout
+    )
     assert "lab-opensora: model not there yet" in text
 
 
-# --- clips ------------------------------------------------------------------------------------------------------------
+# --- clips ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +214,12 @@ def test_a_run_that_is_stopped_goes_on(made: Path, tmp_path: Path) -> None:
 
 def test_clips_are_what_the_pipeline_makes_of_the_prompts_and_their_own_noise(made: Path) -> None:
     """Clip 5 alone, by the pipeline itself, without guide() and in a batch of one."""
-    generator = models.ClipGenerator("lab-mochi", packaged.packaged_path("lab-mochi"), "cpu", 2, "float32")
+    generator = models.ClipGenerator(
+        "lab-mochi", packaged.packaged_path("lab-mochi"), "cpu", 2, "float32"
+    )
     frames = generator.pipe(
-        models.pool("lab-mochi").captions[5], height=64, width=64, num_frames=19, num_inference_steps=2,
-        guidance_scale=4.5, max_sequence_length=32, output_type="pt",
+        models.pool("lab-mochi").captions[5], height=64, width=64, num_frames=19,
+        num_inference_steps=2, guidance_scale=4.5, max_sequence_length=32, output_type="pt",
         generator=torch.Generator().manual_seed(models.SEED + 5),
     ).frames.transpose(1, 2)  # fmt: skip
     words, features = score_text.judge_clips(judge.load_judge(), frames * 2 - 1)
@@ -198,13 +235,17 @@ def test_clips_are_what_the_pipeline_makes_of_the_prompts_and_their_own_noise(ma
 
 def test_a_rescale_without_terms_is_refused() -> None:
     """guide() would leave it out, and the row would be plain CFG under another name."""
-    with pytest.raises(ValueError, match=r"rescale is of steps with a term, but got 0\.7 without one"):
+    with pytest.raises(
+        ValueError, match=r"rescale is of steps with a term, but got 0\.7 without one"
+    ):
         Row(4.5, rescale=0.7)
 
 
 def test_cost_is_measured_side_by_side(made: Path, tmp_path: Path) -> None:
     place = records.RecordFolder(tmp_path)
-    generator = models.ClipGenerator("lab-mochi", packaged.packaged_path("lab-mochi"), "cpu", 2, "float32")
+    generator = models.ClipGenerator(
+        "lab-mochi", packaged.packaged_path("lab-mochi"), "cpu", 2, "float32"
+    )
     rows = experiments.cost_rows("lab-mochi")
     measuring = cost.measure(place, generator, rows, rounds=2)
     next(measuring)
@@ -252,10 +293,12 @@ def test_clips_of_one_motion_bucket_are_made_together() -> None:
         assert own.min() <= bucket + 0.5
         assert own.max() >= bucket - 0.5
     chunks = [{n // models.CHUNK for n in together} for together, _ in found]
-    assert all(len(chunk) == 1 for chunk in chunks)  # so that a chunk alone is what it is among others
+    assert all(
+        len(chunk) == 1 for chunk in chunks
+    )  # so that a chunk alone is what it is among others
 
 
-# --- what is measured -------------------------------------------------------------------------------------------------
+# --- what is measured -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -266,9 +309,13 @@ def moving() -> tuple[world.Scenes, Tensor, Tensor]:
     return scenes, world.render(scenes, 19, span=spans), amount
 
 
-def test_motion_is_measured_without_knowing_the_backdrop(moving: tuple[world.Scenes, Tensor, Tensor]) -> None:
+def test_motion_is_measured_without_knowing_the_backdrop(
+    moving: tuple[world.Scenes, Tensor, Tensor],
+) -> None:
     scenes, frames, amount = moving
-    noisy = (frames + 0.05 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    noisy = (
+        frames + 0.05 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))
+    ).clamp(-1, 1)
     for clips in (frames, noisy):
         found = measurements.measure_clips(scenes, clips)[:, 0]
         assert torch.corrcoef(torch.stack([found, amount]))[0, 1] > 0.97
@@ -279,13 +326,15 @@ def test_flicker_and_sharpness(moving: tuple[world.Scenes, Tensor, Tensor]) -> N
     scenes, frames, _ = moving
     blinking = frames + 0.2 * (torch.arange(19) % 2).view(1, 1, -1, 1, 1)
     blurred = torch.nn.functional.avg_pool3d(frames, (1, 5, 5), stride=1, padding=(0, 2, 2))
-    real, blinks, blurs = (measurements.measure_clips(scenes, clips) for clips in (frames, blinking, blurred))
+    real, blinks, blurs = (
+        measurements.measure_clips(scenes, clips) for clips in (frames, blinking, blurred)
+    )
     assert real[:, 1].max() < 1e-3
     torch.testing.assert_close(blinks[:, 1], torch.full((48,), 0.1), atol=0.01, rtol=0)
     assert (blurs[:, 2] < 0.75 * real[:, 2]).all()
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
 def test_means_have_intervals_of_the_right_width() -> None:
@@ -301,15 +350,27 @@ def test_means_have_intervals_of_the_right_width() -> None:
 
 def synthetic(features: Tensor, row: Row = CFG, first: int = 0) -> records.Clips:
     count = len(features)
-    tensors = (torch.arange(first, first + count), features, torch.zeros(count, 22), torch.zeros(count, 3))
+    tensors = (
+        torch.arange(first, first + count),
+        features,
+        torch.zeros(count, 22),
+        torch.zeros(count, 3),
+    )
     return records.Clips(row, *tensors, {}, ())
 
 
 def test_sets_are_compared_on_the_same_prompts() -> None:
     """Of equal covariance, so that the distance is that of the means: 128 x 0.25 and 128."""
-    features = torch.randn(400, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    clips = {CFG.name: synthetic(features + 0.5), STG_ROW.name: synthetic((features + 1)[:320], STG_ROW)}
-    found = Results("lab-mochi", records.RecordFolder(Path()), clips, analysis.Moments.from_features(features))
+    features = torch.randn(
+        400, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    clips = {
+        CFG.name: synthetic(features + 0.5),
+        STG_ROW.name: synthetic((features + 1)[:320], STG_ROW),
+    }
+    found = Results(
+        "lab-mochi", records.RecordFolder(Path()), clips, analysis.Moments.from_features(features)
+    )
     whole = found.estimate(CFG, "frechet")
     assert whole is not None
     assert whole.value == pytest.approx(32)
@@ -318,7 +379,8 @@ def test_sets_are_compared_on_the_same_prompts() -> None:
     assert difference is not None
     assert difference.count == 320
     assert difference.sign == 1
-    # the part of both distances that comes from having fewer clips than the reference is the same; means of 320 differ
+    # the part of both distances that comes from having fewer clips than the reference is the same;
+    # means of 320 differ
     assert difference.value == pytest.approx(96, rel=0.1)
     assert tables.verdict(difference, analysis.MEASURES["frechet"]) == "worse"
     same = found.difference(CFG, CFG, "frechet")
@@ -326,11 +388,16 @@ def test_sets_are_compared_on_the_same_prompts() -> None:
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert tables.verdict(same, analysis.MEASURES["frechet"]) == "not distinguishable"
     assert len(found.restrict_to([CFG, STG_ROW]).clips[CFG.name]) == 320
-    assert found.restrict_to([CFG, STG_ROW], first=128).clips[CFG.name].numbers.tolist() == list(range(128, 320))
+    assert found.restrict_to([CFG, STG_ROW], first=128).clips[CFG.name].numbers.tolist() == list(
+        range(128, 320)
+    )
 
 
 def test_rows_that_share_no_prompt_are_not_made_yet() -> None:
-    clips = {CFG.name: synthetic(torch.randn(32, 128)), STG_ROW.name: synthetic(torch.randn(32, 128), STG_ROW, 32)}
+    clips = {
+        CFG.name: synthetic(torch.randn(32, 128)),
+        STG_ROW.name: synthetic(torch.randn(32, 128), STG_ROW, 32),
+    }
     found = Results("lab-mochi", records.RecordFolder(Path()), clips, None)
     table = next(one for one in experiments.experiments("lab-mochi") if one.name == "tables-1-2")
     assert tables.table(found, table) == "lab-mochi: not made yet."
@@ -340,14 +407,19 @@ def test_a_share_without_spread_has_an_interval_and_so_has_a_difference_of_none(
     ones = torch.ones(8, dtype=torch.float64)
     assert analysis.share_or_mean(ones).low == pytest.approx(0.6756, abs=1e-4)
     same = analysis.mean_difference(ones, ones)  # of eight that did not differ: not of all
-    assert (same.low, same.high) == (pytest.approx(-0.3244, abs=1e-4), pytest.approx(0.3244, abs=1e-4))
-    assert analysis.mean_difference(ones, torch.zeros_like(ones)) == analysis.Estimate(1.0, 1.0, 1.0, 8)
+    assert (same.low, same.high) == (
+        pytest.approx(-0.3244, abs=1e-4),
+        pytest.approx(0.3244, abs=1e-4),
+    )
+    assert analysis.mean_difference(ones, torch.zeros_like(ones)) == analysis.Estimate(
+        1.0, 1.0, 1.0, 8
+    )
     motion = torch.full((8,), 0.5, dtype=torch.float64)
     assert analysis.mean_difference(motion, motion).high == 0
     assert analysis.mean(torch.zeros(8, dtype=torch.float64)).high == 0
 
 
-# --- Figure 2 ---------------------------------------------------------------------------------------------------------
+# --- Figure 2 -------------------------------------------------------------------------------------
 
 
 def test_best_scale_is_where_the_error_is_least() -> None:
@@ -358,8 +430,12 @@ def test_best_scale_is_where_the_error_is_least() -> None:
     scales = torch.linspace(-2, 2, 4001, dtype=torch.float64)
     errors = torch.stack([(c + s * (c - p) - target).square().sum() for s in scales])
     assert one.scale == pytest.approx(scales[errors.argmin()].item(), abs=1e-3)
-    assert one.saved == pytest.approx(1 - (errors.min() / (c - target).square().sum()).item(), abs=1e-5)
-    assert one.cosine.value == pytest.approx(torch.cosine_similarity(c - target, c - p).mean().item())
+    assert one.saved == pytest.approx(
+        1 - (errors.min() / (c - target).square().sum()).item(), abs=1e-5
+    )
+    assert one.cosine.value == pytest.approx(
+        torch.cosine_similarity(c - target, c - p).mean().item()
+    )
     assert one.length == pytest.approx(((c - p).norm() / (c - target).norm()).item())
     assert one.both == pytest.approx(torch.cosine_similarity(c - target, p - target).mean().item())
 
@@ -367,17 +443,22 @@ def test_best_scale_is_where_the_error_is_least() -> None:
 def test_directions_of_lab_mochi_against_hooks_on_the_blocks(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weak model by a hook that hands back a block's inputs; conditions from the tokenizer and encoder by hand."""
+    """The weak model by a hook that hands back a block's inputs; conditions from the tokenizer and
+    encoder by hand."""
     way = figure2.NoisingScheme(figure2._encode_latents, figure2._noise_mochi, (0.5,))
     monkeypatch.setitem(figure2.NOISING_SCHEMES, "lab-mochi", way)
-    generator = models.ClipGenerator("lab-mochi", packaged.packaged_path("lab-mochi"), "cpu", 4, "float32")
+    generator = models.ClipGenerator(
+        "lab-mochi", packaged.packaged_path("lab-mochi"), "cpu", 4, "float32"
+    )
     place = records.RecordFolder(tmp_path)
     list(figure2.measure(place, generator, 4))
     found = figure2.load(place, 4)
     assert found is not None
     assert len(found.directions) == 25
     pipe, prompts = generator.pipe, models.pool("lab-mochi").subset(range(4))
-    tokens = pipe.tokenizer(prompts.captions, padding="max_length", max_length=32, return_tensors="pt")
+    tokens = pipe.tokenizer(
+        prompts.captions, padding="max_length", max_length=32, return_tensors="pt"
+    )
     mask = tokens.attention_mask.bool()
     latents = way.encode(pipe, prompts.render_real(19))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(figure2.SEED))
@@ -390,7 +471,10 @@ def test_directions_of_lab_mochi_against_hooks_on_the_blocks(
     with torch.no_grad():
         c = predicted()
         hook = pipe.transformer.transformer_blocks[5].register_forward_hook(
-            lambda block, args, kwargs, output: (kwargs["hidden_states"], kwargs["encoder_hidden_states"]),
+            lambda block, args, kwargs, output: (
+                kwargs["hidden_states"],
+                kwargs["encoder_hidden_states"],
+            ),
             with_kwargs=True,
         )
         p = predicted()
@@ -398,12 +482,14 @@ def test_directions_of_lab_mochi_against_hooks_on_the_blocks(
     error, push = (c - latents + noise).flatten(1), (c - p).flatten(1)
     index = found.directions.index(("residual", "5"))
     measured = found.values[index, 0]
-    torch.testing.assert_close(measured[:, 0].float(), torch.cosine_similarity(error, push), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        measured[:, 0].float(), torch.cosine_similarity(error, push), atol=1e-4, rtol=1e-3
+    )
     torch.testing.assert_close(measured[:, 2].float(), push.square().sum(1), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(measured[:, 3].float(), error.square().sum(1), atol=1e-2, rtol=1e-3)
 
 
-# --- the report -------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
@@ -412,7 +498,8 @@ def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
     assert "[[" not in text
     assert tables.NOT_YET in text
     with pytest.raises(
-        ValueError, match=r"a field of the report must be one that report.py has, but got \[\[value x\]\]"
+        ValueError,
+        match=r"a field of the report must be one that report.py has, but got \[\[value x\]\]",
     ):
         empty.fill("[[value x]]")
     for wrong in (
@@ -437,13 +524,17 @@ def test_a_line_of_all_models_is_written_for_those_that_have_its_experiment(tmp_
 
 def test_rows_of_an_experiment_are_counted_by_what_they_differ(tmp_path: Path) -> None:
     found = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
-    features = torch.randn(400, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    features = torch.randn(
+        400, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     base, *rows = found.experiments["lab-mochi"]["map"].rows
     clips = {base.name: synthetic(features + 1, base)}
     for row, shift in zip(rows, (0.5, 2, 3, 1), strict=False):
         clips[row.name] = synthetic(features + shift, row)
     place = records.RecordFolder(Path())
-    found.results["lab-mochi"] = Results("lab-mochi", place, clips, analysis.Moments.from_features(features))
+    found.results["lab-mochi"] = Results(
+        "lab-mochi", place, clips, analysis.Moments.from_features(features)
+    )
     assert found.fill("[[counts lab-mochi map frechet]]") == "1 better, 2 worse of 4"
     assert found.fill("[[best lab-mochi map frechet]]").startswith(f"{rows[0].label}, 32.0 (")
 
@@ -454,42 +545,70 @@ def test_fields_and_raw_numbers_agree(made: Path, tmp_path: Path) -> None:
     with gzip.open(tmp_path / "lab-mochi-clips.csv.gz", "rt", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     with (tmp_path / "rows.csv").open(encoding="utf-8") as file:
-        rows = {(line["experiment"], line["row"], line["measure"]): line for line in csv.DictReader(file)}
+        rows = {
+            (line["experiment"], line["row"], line["measure"]): line
+            for line in csv.DictReader(file)
+        }
     for row, place in ((CFG, 0), (STG_ROW, 1)):
         mine = [line for line in lines if line["row"] == row.name]
         assert len(mine) == 8
         share = sum(all(line[word] == "1" for word in judge.HEADS) for line in mine) / 8
         assert float(rows["tables-1-2", row.name, "right"]["value"]) == pytest.approx(share)
-        assert made_report.fill(f"[[value lab-mochi tables-1-2/{place} right]]").startswith(f"{share:.3f} (")
+        assert made_report.fill(f"[[value lab-mochi tables-1-2/{place} right]]").startswith(
+            f"{share:.3f} ("
+        )
         motion = sum(float(line["motion_amount"]) for line in mine) / 8
-        assert float(rows["tables-1-2", row.name, "motion_amount"]["value"]) == pytest.approx(motion, rel=1e-3)
+        assert float(rows["tables-1-2", row.name, "motion_amount"]["value"]) == pytest.approx(
+            motion, rel=1e-3
+        )
 
 
-def test_figure_4_has_quality_against_distance_and_the_distance_along_each_scale(made: Path) -> None:
+def test_figure_4_has_quality_against_distance_and_the_distance_along_each_scale(
+    made: Path,
+) -> None:
     pytest.importorskip("matplotlib", reason="the extra `report`")
     found, known = results(made), {one.name: one for one in experiments.experiments("lab-mochi")}
     figure: Any = plots.plot_scales(found, [known["figure-4-cfg"], known["figure-4-stg-high"]])
-    values = [[found.estimate(row, name) for row in (CFG, STG_ROW)] for name in ("right", "frechet")]
+    values = [
+        [found.estimate(row, name) for row in (CFG, STG_ROW)] for name in ("right", "frechet")
+    ]
     right, distance = ([one.value for one in pair if one] for pair in values)
     title = known["figure-4-stg-high"].title
-    assert figure.axes[0].containers[-1].get_label() == figure.axes[1].containers[-1].get_label() == title
+    assert (
+        figure.axes[0].containers[-1].get_label()
+        == figure.axes[1].containers[-1].get_label()
+        == title
+    )
     (drawn, *_), (changed, *_) = (axes.containers[-1].lines for axes in figure.axes)
     assert (drawn.get_xdata().tolist(), drawn.get_ydata().tolist()) == (right, distance)
     assert changed.get_xdata().tolist() == [0, 1]
     assert changed.get_ydata().tolist() == pytest.approx([0, distance[1] - distance[0]])
     written = [text.get_text() for text in figure.axes[0].texts]
-    assert written == ["CFG 4.5", "CFG 4.5", "STG 1"]  # a line of one point, and the ends of the other
-    assert len(figure.axes[1].containers) == 1  # nothing is known of the first point of the other line
+    assert written == [
+        "CFG 4.5",
+        "CFG 4.5",
+        "STG 1",
+    ]  # a line of one point, and the ends of the other
+    assert (
+        len(figure.axes[1].containers) == 1
+    )  # nothing is known of the first point of the other line
 
 
 def test_report_and_its_figures(made: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra `report`")
     written = report.write_report(order(made), tmp_path)
     names = {path.name for path in written}
-    assert {"paper-in-miniature.md", "lab-mochi-scales.png", "rows.csv", "lab-mochi-clips.csv.gz"} <= names
+    assert {
+        "paper-in-miniature.md",
+        "lab-mochi-scales.png",
+        "rows.csv",
+        "lab-mochi-clips.csv.gz",
+    } <= names
     text = (tmp_path / "paper-in-miniature.md").read_text(encoding="utf-8")
     assert STG_ROW.label in text
     assert all((tmp_path / "paper" / name).is_file() for name in names - {"paper-in-miniature.md"})
     again = report.write_report(order(made), tmp_path / "again")
     pictures = [path for path in written if path.suffix != ".md"]
-    assert [path.read_bytes() for path in pictures] == [path.read_bytes() for path in again if path.suffix != ".md"]
+    assert [path.read_bytes() for path in pictures] == [
+        path.read_bytes() for path in again if path.suffix != ".md"
+    ]

@@ -1,4 +1,5 @@
-"""First frames: what is read from which files, what is refused in which words, and what a record keeps."""
+"""First frames: what is read from which files, what is refused in which words, and what a record
+keeps."""
 
 from __future__ import annotations
 
@@ -32,10 +33,12 @@ def saved(image: Image.Image, path: Path, **options: Any) -> Path:
 
 
 def same(image: Image.Image, other: Image.Image) -> bool:
-    return image.mode == other.mode == "RGB" and np.array_equal(np.asarray(image), np.asarray(other))
+    return image.mode == other.mode == "RGB" and np.array_equal(
+        np.asarray(image), np.asarray(other)
+    )
 
 
-# --- read -------------------------------------------------------------------------------------------------------------
+# --- read -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
@@ -57,7 +60,9 @@ def test_other_modes(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bits(tmp_path: Path, suffix: str) -> None:
     grey = np.linspace(0, 65535, 16 * 24).reshape(16, 24)
-    image = image_file.read(saved(Image.fromarray(grey.astype(np.uint16)), tmp_path / f"a.{suffix}"))
+    image = image_file.read(
+        saved(Image.fromarray(grey.astype(np.uint16)), tmp_path / f"a.{suffix}")
+    )
     assert image.mode == "RGB"
     assert abs(np.asarray(image)[..., 0] - grey / 257).max() < 1
     assert np.asarray(image).max() == 255
@@ -65,7 +70,9 @@ def test_16_bits(tmp_path: Path, suffix: str) -> None:
 
 def test_32_bits_within_16(tmp_path: Path) -> None:
     grey = np.full((16, 16), 257 * 9, np.int32)
-    assert set(np.asarray(image_file.read(saved(Image.fromarray(grey), tmp_path / "a.tif"))).flat) == {9}
+    assert set(
+        np.asarray(image_file.read(saved(Image.fromarray(grey), tmp_path / "a.tif"))).flat
+    ) == {9}
 
 
 def half_transparent() -> Image.Image:
@@ -98,13 +105,19 @@ def test_turned_as_the_camera_says(tmp_path: Path) -> None:
 
 def test_a_photo_with_a_preview_behind_it(tmp_path: Path) -> None:
     """What many cameras write: a JPEG of several pictures, of which the first one is the photo."""
-    path = saved(colours(), tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[colours().rotate(180)])
+    path = saved(
+        colours(),
+        tmp_path / "a.jpg",
+        format="MPO",
+        save_all=True,
+        append_images=[colours().rotate(180)],
+    )
     with Image.open(path) as file:
         assert getattr(file, "n_frames", 1) == 2
     assert abs(np.asarray(image_file.read(path)).astype(int) - np.asarray(colours())).mean() < 12
 
 
-# --- refused ----------------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 
 def refused(path: Path, message: str) -> None:
@@ -121,7 +134,9 @@ def test_no_file(tmp_path: Path) -> None:
 DAMAGED = r"cannot be read as one \(.*\)\. Check the file, or save it anew as PNG\.$"
 
 
-@pytest.mark.parametrize("content", [b"", b"this is no picture", b"%PDF-1.4", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg/>"])
+@pytest.mark.parametrize(
+    "content", [b"", b"this is no picture", b"%PDF-1.4", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg/>"]
+)
 def test_no_picture(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     refused(tmp_path / "a.png", DAMAGED)
@@ -165,23 +180,35 @@ def png_of_zeros(path: Path, width: int, height: int) -> Path:
     """Only a header: what it announces must be refused before it is decoded."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
     return path
 
 
 @pytest.mark.parametrize(
     ("width", "height", "came"),
-    [(8001, 8000, "64"), (9000, 10_000, "90"), (10_000, 12_000, "120"), (100_000, 100_000, "many more")],
+    [
+        (8001, 8000, "64"),
+        (9000, 10_000, "90"),
+        (10_000, 12_000, "120"),
+        (100_000, 100_000, "many more"),
+    ],
 )
 def test_huge(tmp_path: Path, width: int, height: int, came: str) -> None:
     """Pillow warns from 89 megapixels on and raises from 179 on: neither comes through."""
     path = png_of_zeros(tmp_path / "a.png", width, height)
     with pytest.raises(
         ValueError,
-        match=rf"^image must have at most 64 megapixels, but .*a\.png has {came}\. Make it smaller: the model",
+        match=(
+            rf"^image must have at most 64 megapixels, but .*a\.png has {came}\. Make it smaller:"
+            r" the model"
+        ),
     ):
         image_file.read(path)
 
@@ -189,7 +216,8 @@ def test_huge(tmp_path: Path, width: int, height: int, came: str) -> None:
 @pytest.mark.parametrize(("width", "height"), [(15, 64), (64, 15), (1, 1)])
 def test_tiny(tmp_path: Path, width: int, height: int) -> None:
     refused(
-        saved(Image.new("RGB", (width, height)), tmp_path / "a.png"), rf"is {width} x {height}\. Take a larger one\.$"
+        saved(Image.new("RGB", (width, height)), tmp_path / "a.png"),
+        rf"is {width} x {height}\. Take a larger one\.$",
     )
 
 
@@ -197,7 +225,9 @@ def test_tiny(tmp_path: Path, width: int, height: int) -> None:
 def test_several_frames(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
     path = saved(frames[0], tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
-    refused(path, r"holds 3 frames or pages\. Save the one that the video shall start from as PNG\.$")
+    refused(
+        path, r"holds 3 frames or pages\. Save the one that the video shall start from as PNG\.$"
+    )
     assert image_file.read(saved(frames[0], tmp_path / f"b.{suffix}")).size == (16, 16)
 
 
@@ -207,7 +237,7 @@ def test_32_bits(tmp_path: Path, dtype: Any) -> None:
     refused(path, r"\(32 bits per channel, of which it does not say what is white\)")
 
 
-# --- fitted to a video ------------------------------------------------------------------------------------------------
+# --- fitted to a video ----------------------------------------------------------------------------
 
 
 def test_of_the_right_size_it_stays() -> None:
@@ -215,7 +245,8 @@ def test_of_the_right_size_it_stays() -> None:
 
 
 def test_cropped_around_the_centre_not_squashed() -> None:
-    """A red frame of 8 pixels around a white square: what remains of 32 x 16 as a square is its middle."""
+    """A red frame of 8 pixels around a white square: what remains of 32 x 16 as a square is its
+    middle."""
     image = Image.new("RGB", (32, 16), RED)
     image.paste(WHITE, (8, 0, 24, 16))
     assert set(np.asarray(image_file.fit_to_size(image, 16, 16)).reshape(-1)) == {255}
@@ -225,7 +256,7 @@ def test_cropped_around_the_centre_not_squashed() -> None:
     assert (wide[:, 20:44] > 225).all()
 
 
-# --- in a record ------------------------------------------------------------------------------------------------------
+# --- in a record ----------------------------------------------------------------------------------
 
 
 def test_from_a_record_to_the_last_bit() -> None:
@@ -238,7 +269,8 @@ def test_from_a_record_to_the_last_bit() -> None:
 @pytest.mark.parametrize("entry", [None, "x", {}, {"png": 3}, []])
 def test_no_picture_in_the_record(entry: Any) -> None:
     message = (
-        r"^a video made from an image must carry it in its record, but that of a\.mp4 has none\. Take an undamaged"
+        r"^a video made from an image must carry it in its record, but that of a\.mp4 has none\."
+        r" Take an undamaged"
     )
     with pytest.raises(ValueError, match=message):
         image_file.decode_from_record(entry, Path("a.mp4"))
@@ -246,7 +278,10 @@ def test_no_picture_in_the_record(entry: Any) -> None:
 
 @pytest.mark.parametrize("png", ["?", "AAAA", ""])
 def test_a_damaged_picture_in_the_record(png: str) -> None:
-    message = r"^image must be a picture \(.*\), but the image in the record of a\.mp4 cannot be read as one"
+    message = (
+        r"^image must be a picture \(.*\), but the image in the record of a\.mp4 cannot be read"
+        r" as one"
+    )
     with pytest.raises(ValueError, match=message):
         image_file.decode_from_record({"png": png, "sha256": "0"}, Path("a.mp4"))
 
@@ -254,7 +289,8 @@ def test_a_damaged_picture_in_the_record(png: str) -> None:
 def test_another_picture_in_the_record() -> None:
     entry = {**image_file.encode_for_record(colours()), "sha256": "0" * 64}
     with pytest.raises(
-        ValueError, match=r"^the image in the record of a\.mp4 must have the sha256 that .* but has ano"
+        ValueError,
+        match=r"^the image in the record of a\.mp4 must have the sha256 that .* but has ano",
     ):
         image_file.decode_from_record(entry, Path("a.mp4"))
 
@@ -263,7 +299,8 @@ def test_a_bomb_in_the_record(tmp_path: Path) -> None:
     path = png_of_zeros(tmp_path / "a.png", 10_000, 10_000)
     entry = {"png": base64.b64encode(path.read_bytes()).decode(), "sha256": ""}
     with pytest.raises(
-        ValueError, match=r"^image must have at most 64 megapixels, but the image in the record of a\.mp4"
+        ValueError,
+        match=r"^image must have at most 64 megapixels, but the image in the record of a\.mp4",
     ):
         image_file.decode_from_record(entry, Path("a.mp4"))
 
@@ -290,4 +327,7 @@ def test_the_record_has_no_profile_of_a_camera(tmp_path: Path) -> None:
     image = image_file.fit_to_size(image_file.read(path), 16, 16)
     png = base64.b64decode(image_file.encode_for_record(image)["png"])
     assert b"iCCP" not in png
-    assert image_file.decode_from_record(image_file.encode_for_record(image), path).tobytes() == image.tobytes()
+    assert (
+        image_file.decode_from_record(image_file.encode_for_record(image), path).tobytes()
+        == image.tobytes()
+    )

@@ -1,4 +1,5 @@
-"""guide() as users meet it: on and off without a trace, however a pipeline is called, and every error message."""
+"""guide() as users meet it: on and off without a trace, however a pipeline is called, and every
+error message."""
 
 from __future__ import annotations
 
@@ -25,13 +26,15 @@ PROMPTS = ["a red star", "the blue square moving left"]
 
 
 def call(pipe: Any, prompt: Any = PROMPTS, seed: int = 0, **kwargs: Any) -> torch.Tensor:
-    return pipe(prompt, generator=torch.Generator().manual_seed(seed), **{**TINY_CALL, **kwargs}).frames
+    return pipe(
+        prompt, generator=torch.Generator().manual_seed(seed), **{**TINY_CALL, **kwargs}
+    ).frames
 
 
 def latents_after_first_step(pipe: Any, prompt: Any = PROMPTS, **kwargs: Any) -> torch.Tensor:
     """Of a run of two: MochiPipeline divides by zero in a run of one step."""
     kept: list[torch.Tensor] = []
-    note = lambda *a: kept.append(a[-1]["latents"]) or {}  # noqa: E731
+    note = lambda *a: kept.append(a[-1]["latents"]) or {}
     call(pipe, prompt, num_inference_steps=2, callback_on_step_end=note, **kwargs)
     return kept[0]
 
@@ -46,7 +49,11 @@ def trace_of(pipe: Any) -> list[Any]:
     found: list[Any] = [sorted(vars(pipe))]
     for name, module in pipe.transformer.named_modules():
         found.append((name, id(module), sorted(vars(module)), module.forward.__func__))
-        found += [(key, len(value)) for key, value in vars(module).items() if "hook" in key and isinstance(value, dict)]
+        found += [
+            (key, len(value))
+            for key, value in vars(module).items()
+            if "hook" in key and isinstance(value, dict)
+        ]
     return found
 
 
@@ -64,7 +71,10 @@ def test_bit_equal_before_during_scale_zero_and_after(pipe: Any) -> None:
     with untouched(pipe):
         plain = call(pipe)
         with guide(
-            pipe, STG(layers=[2], scale=0.0), STG(layers=[1], skip="attention", scale=0.0), rescale=0.7
+            pipe,
+            STG(layers=[2], scale=0.0),
+            STG(layers=[1], skip="attention", scale=0.0),
+            rescale=0.7,
         ) as handle:
             assert torch.equal(call(pipe), plain)
             assert handle.passes_per_step == 2.0
@@ -104,7 +114,9 @@ def test_leaves_no_trace_after_an_exception_in_a_step(
     pipe: Any, share_prefix: bool, error: BaseException, call_number: int
 ) -> None:
     with untouched(pipe):
-        hook = raise_in_block(pipe, 3, call_number, error)  # block 3 runs in the strong and in the weak pass
+        hook = raise_in_block(
+            pipe, 3, call_number, error
+        )  # block 3 runs in the strong and in the weak pass
         with pytest.raises(type(error)), guide(pipe, TERM, share_prefix=share_prefix):
             call(pipe)
         hook.remove()
@@ -128,7 +140,9 @@ def test_denoiser_called_without_its_pipeline(pipe: Any) -> None:
         with pytest.raises(RuntimeError, match=message):
             pipe.transformer(*inputs)
         with pytest.raises(RuntimeError, match=message):
-            call(type(pipe)(**pipe.components))  # its own guidance_scale and step would be read from the wrong place
+            call(
+                type(pipe)(**pipe.components)
+            )  # its own guidance_scale and step would be read from the wrong place
 
 
 def test_works_again_after_an_exception_under_the_same_handle(pipe: Any) -> None:
@@ -165,7 +179,7 @@ def test_handle_can_be_collected(pipe: Any) -> None:
     assert alive() is None
 
 
-# --- ways to call -----------------------------------------------------------------------------------------------------
+# --- ways to call ---------------------------------------------------------------------------------
 
 
 def test_prompts_of_a_batch_do_not_touch_each_other(pipe: Any) -> None:
@@ -190,8 +204,8 @@ def test_prompt_embeds_given_directly(pipe: Any) -> None:
     with guide(pipe, TERM):
         expected = call(pipe)
         ours = call(
-            pipe, None, prompt_embeds=text, prompt_attention_mask=mask, negative_prompt_embeds=negative,
-            negative_prompt_attention_mask=negative_mask,
+            pipe, None, prompt_embeds=text, prompt_attention_mask=mask,
+            negative_prompt_embeds=negative, negative_prompt_attention_mask=negative_mask,
         )  # fmt: skip
     assert torch.equal(ours, expected)
 
@@ -218,23 +232,29 @@ def test_decoded_output(pipe: Any) -> None:
 @pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_guided_in_float32(dtype: torch.dtype, share_prefix: bool) -> None:
-    """The push must not be rounded to the model's precision: g would magnify the rounding of two shifted rows."""
+    """The push must not be rounded to the model's precision: g would magnify the rounding of two
+    shifted rows."""
     pipe = tiny_mochi(dtype)
     returned = []
     hook = pipe.transformer.register_forward_hook(lambda *a: returned.append(a[-1][0]))
     with guide(pipe, TERM, share_prefix=share_prefix):
         ours = latents_after_first_step(pipe)
     hook.remove()
-    c, weak, u = (output.float() for output in returned[:3])  # the hook came first: it sees what the model returned
+    c, weak, u = (
+        output.float() for output in returned[:3]
+    )  # the hook came first: it sees what the model returned
     expected = u + 4.5 * (c - u) + (c - weak)
     assert ours.dtype == dtype
-    latents = pipe.prepare_latents(2, 12, 32, 32, 7, dtype, torch.device("cpu"), torch.Generator().manual_seed(0))
+    latents = pipe.prepare_latents(
+        2, 12, 32, 32, 7, dtype, torch.device("cpu"), torch.Generator().manual_seed(0)
+    )
     torch.testing.assert_close(ours, (latents.float() + first_step_size() * expected).to(dtype))
 
 
 @pytest.mark.parametrize("skip", ["residual", "attention"])
 def test_weights_that_accelerate_offloads(pipe: Any, skip: str) -> None:
-    """The hooks that fetch weights sit on the real modules: what is skipped is not fetched, what runs is."""
+    """The hooks that fetch weights sit on the real modules: what is skipped is not fetched, what
+    runs is."""
     import accelerate
 
     term = STG(layers=[2], skip=skip)
@@ -247,7 +267,7 @@ def test_weights_that_accelerate_offloads(pipe: Any, skip: str) -> None:
         assert torch.equal(call(offloaded), expected)
 
 
-# --- what it costs ----------------------------------------------------------------------------------------------------
+# --- what it costs --------------------------------------------------------------------------------
 
 
 def count_blocks(pipe: Any, *terms: STG, **options: Any) -> tuple[list[int], float]:
@@ -286,14 +306,25 @@ def test_attention_skip_computes_no_queries_keys_or_scores(pipe: Any) -> None:
         if isinstance(module, torch.nn.Linear)
     ]
     hooks.append(attention.to_out[0].register_forward_hook(lambda *_: ran.append("to_out")))
-    plain = {"to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out", "to_add_out"}
+    plain = {
+        "to_q",
+        "to_k",
+        "to_v",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_out",
+        "to_add_out",
+    }
     with guide(pipe, STG(layers=[2], skip="attention")):
         call(pipe, num_inference_steps=2)
     for hook in hooks:
         hook.remove()
     counts = {name: ran.count(name) for name in plain}
     # two steps of cond, uncond and weak
-    assert counts == {name: 6 if name in ("to_v", "add_v_proj", "to_out", "to_add_out") else 4 for name in plain}
+    assert counts == {
+        name: 6 if name in ("to_v", "add_v_proj", "to_out", "to_add_out") else 4 for name in plain
+    }
 
 
 def test_records_nothing_between_steps(pipe: Any) -> None:
@@ -306,7 +337,7 @@ def test_records_nothing_between_steps(pipe: Any) -> None:
         assert step.inputs == {}
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def test_second_guide_is_refused_on_the_pipe_and_on_one_that_shares_its_denoiser(pipe: Any) -> None:
@@ -331,11 +362,20 @@ BAD_TERMS = [
     (dict(layers=[1], scale=float("nan")), r"scale must be a finite number >= 0 .* but got nan"),
     (dict(layers=[1], scale=float("inf")), r"scale must be a finite number >= 0 .* but got inf"),
     (dict(layers=[1], scale="1"), r"scale must be a finite number >= 0 .* but got '1'"),
-    (dict(layers=[1], skip="values"), r"skip must be one of residual, attention, .*but got 'values'"),
-    (dict(layers=[1], axis="time"), r'axis must be "spatial", "temporal" or None, but got \'time\''),
+    (
+        dict(layers=[1], skip="values"),
+        r"skip must be one of residual, attention, .*but got 'values'",
+    ),
+    (
+        dict(layers=[1], axis="time"),
+        r'axis must be "spatial", "temporal" or None, but got \'time\'',
+    ),
     (dict(layers=[1], start=-0.1), r"start must be a number from 0 to 1 .* but got -0.1"),
     (dict(layers=[1], stop=1.1), r"stop must be a number from 0 to 1 .* but got 1.1"),
-    (dict(layers=[1], start=0.5, stop=0.5), r"start=0.5, stop=0.5 selects no step.*Make stop larger"),
+    (
+        dict(layers=[1], start=0.5, stop=0.5),
+        r"start=0.5, stop=0.5 selects no step.*Make stop larger",
+    ),
 ]
 
 
@@ -350,25 +390,53 @@ BAD_GUIDES = [
     ([STG(layers=[1, 99])], {}, r"must be from 0 to 3 \(4 blocks\), but got 99"),
     ([STG(layers=[-1])], {}, r"must be from 0 to 3 \(4 blocks\), but got -1"),
     ([STG(layers=["blocks:9"])], {}, r"must be from 0 to 3 \(4 blocks\), but got 9"),
-    ([STG(layers=["single:1"])], {}, r"stack must be one that mochi has \(blocks\), but got single"),
+    (
+        [STG(layers=["single:1"])],
+        {},
+        r"stack must be one that mochi has \(blocks\), but got single",
+    ),
     (
         [STG(layers=[1], axis="spatial")],
         {},
         r"axis must be one that mochi has \(none, its attention is joint .* got 'spatial'",
     ),
     ([], {}, r"needs one or more STG or SLG terms, or one Schedule, but got none"),
-    ([[TERM, [TERM]]], {}, r"needs one or more STG or SLG terms, or one Schedule, but got STG, list"),
-    ([TERM], dict(orthogonalize=True), r"True needs two STG terms or more, but got True with 1 term\. Leave it out"),
-    ([TERM, SLG([1])], dict(orthogonalize=True), r"needs two STG terms or more, but got True with 2 terms"),
-    ([TERM, STG([1])], dict(orthogonalize="false"), r"orthogonalize must be True or False, .* but got 'false'"),
+    (
+        [[TERM, [TERM]]],
+        {},
+        r"needs one or more STG or SLG terms, or one Schedule, but got STG, list",
+    ),
+    (
+        [TERM],
+        dict(orthogonalize=True),
+        r"True needs two STG terms or more, but got True with 1 term\. Leave it out",
+    ),
+    (
+        [TERM, SLG([1])],
+        dict(orthogonalize=True),
+        r"needs two STG terms or more, but got True with 2 terms",
+    ),
+    (
+        [TERM, STG([1])],
+        dict(orthogonalize="false"),
+        r"orthogonalize must be True or False, .* but got 'false'",
+    ),
     ([[]], {}, r"needs one or more STG or SLG terms, or one Schedule, but got none"),
-    ([TERM], dict(rescale=1.5), r"rescale must be a number from 0 to 1 \(0 is off, .*\), but got 1.5"),
+    (
+        [TERM],
+        dict(rescale=1.5),
+        r"rescale must be a number from 0 to 1 \(0 is off, .*\), but got 1.5",
+    ),
     (
         [Schedule([Bin((0, 2), [1], 1.0)])],
         dict(rescale=0.5),
         "rescale beside a Schedule has no meaning, .* but got 0.5",
     ),
-    ([TERM], dict(rescale=float("nan")), r"rescale must be a number from 0 to 1 \(0 is off, .*\), but got nan"),
+    (
+        [TERM],
+        dict(rescale=float("nan")),
+        r"rescale must be a number from 0 to 1 \(0 is off, .*\), but got nan",
+    ),
     ([STG(layers=[1, "blocks:1"])], {}, r"each layer may be named once, but 1 is named repeatedly"),
 ]
 
@@ -384,21 +452,27 @@ def test_family_without_attention_skip_says_so(pipe: Any, monkeypatch: pytest.Mo
 
     row = FAMILIES[0]
     stack = dataclasses.replace(row.stacks["blocks"], attention={})
-    monkeypatch.setattr("skipguide.families.rows.FAMILIES", (dataclasses.replace(row, stacks={"blocks": stack}),))
-    with pytest.raises(ValueError, match=r"skip must be one that mochi has \(residual.*\), but got 'attention'"):
+    monkeypatch.setattr(
+        "skipguide.families.rows.FAMILIES", (dataclasses.replace(row, stacks={"blocks": stack}),)
+    )
+    with pytest.raises(
+        ValueError, match=r"skip must be one that mochi has \(residual.*\), but got 'attention'"
+    ):
         guide(pipe, STG(layers=[1], skip="attention"))
 
 
 def test_window_that_selects_no_step_of_this_run(pipe: Any) -> None:
     with guide(pipe, STG(layers=[1], start=0.01, stop=0.2)):
-        with pytest.raises(ValueError, match=r"start=0.01, stop=0.2 must select a step, but selects none of the 4"):
+        with pytest.raises(
+            ValueError, match=r"start=0.01, stop=0.2 must select a step, but selects none of the 4"
+        ):
             call(pipe)
         assert torch.isfinite(call(pipe, num_inference_steps=10)).all()
     with guide(pipe, STG(layers=[1], start=0.01, stop=0.2, scale=0)):
         call(pipe)  # off is off
 
 
-# --- presets ----------------------------------------------------------------------------------------------------------
+# --- presets --------------------------------------------------------------------------------------
 
 
 def test_preset_of_the_published_depth() -> None:
@@ -416,7 +490,10 @@ def test_preset_of_the_published_depth() -> None:
 
 def test_no_preset_for_another_depth(pipe: Any) -> None:
     with pytest.raises(
-        ValueError, match=r"none is known for a MochiPipeline of 4 blocks .*genmo/mochi-1-preview \(48 blocks\)"
+        ValueError,
+        match=(
+            r"none is known for a MochiPipeline of 4 blocks .*genmo/mochi-1-preview \(48 blocks\)"
+        ),
     ):
         STG.preset(pipe)
 
@@ -425,11 +502,19 @@ def test_import_is_light() -> None:
     import subprocess
     import sys
 
-    code = "import sys, skipguide; print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = (
+        "import sys, skipguide; print(sorted({'torch', 'diffusers', 'transformers'} &"
+        " set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
-# --- several things at once -------------------------------------------------------------------------------------------
+# --- several things at once -----------------------------------------------------------------------
 
 
 def test_rescale_acts_on_guided_steps_alone(pipe: Any) -> None:
@@ -448,28 +533,38 @@ def test_guidance_scales_that_are_no_python_floats(name: str, g: Any) -> None:
     with guide(small.pipe, STG([1]), rescale=0.3) as handle:
         expected = oracle.run(small)
         assert handle.passes.unweakened == 6
-        torch.testing.assert_close(oracle.run(small, guidance_scale=g), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            oracle.run(small, guidance_scale=g), expected, atol=1e-5, rtol=1e-5
+        )
         assert handle.passes.unweakened == 6
 
 
 def test_second_scale_of_exactly_one_with_rescale() -> None:
-    """Wan 2.2 runs CFG when the first scale says so; with g = 1 the pipeline arrives at c' whatever u' is."""
+    """Wan 2.2 runs CFG when the first scale says so; with g = 1 the pipeline arrives at c' whatever
+    u' is."""
     small = tiny("WanPipeline 2.2")
     options: dict[str, Any] = dict(guidance_scale=4.5, guidance_scale_2=1.0)
     with guide(small.pipe, STG([1]), rescale=0.7):
         ours = oracle.run(small, **small.short, **options)
-    theirs = oracle.by_hand(small, [oracle.Term(["blocks.1"], "residual", [1.0])], ["attn1"], 0.7, **options)
+    theirs = oracle.by_hand(
+        small, [oracle.Term(["blocks.1"], "residual", [1.0])], ["attn1"], 0.7, **options
+    )
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["LTXPipeline", "LTXImageToVideoPipeline", "EasyAnimatePipeline"])
 def test_the_pipelines_own_rescale_refers_to_c_as_it_does_without_guidance(name: str) -> None:
-    """Its guidance_rescale=0.7 then is the same as ours of 0.7: both are Lin et al. 2023 in the prediction's space."""
+    """Its guidance_rescale=0.7 then is the same as ours of 0.7: both are Lin et al. 2023 in the
+    prediction's space."""
     small = tiny(name)
     with guide(small.pipe, STG([1], 1.3)):
         ours = oracle.run(small, **small.short, guidance_rescale=0.7)
     theirs = oracle.by_hand(
-        small, [oracle.Term(["transformer_blocks.1"], "residual", [1.3])], ["attn1"], 0.7, guidance_rescale=0.0
+        small,
+        [oracle.Term(["transformer_blocks.1"], "residual", [1.3])],
+        ["attn1"],
+        0.7,
+        guidance_rescale=0.0,
     )
     torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=1e-4)
 
@@ -495,7 +590,9 @@ def test_cfg_that_a_callback_switches_off_ends_slg_and_not_the_run(pipe: Any) ->
     small = tiny("WanPipeline")
     with guide(small.pipe, SLG([1]), STG([2])) as handle:
         oracle.run(small, callback_on_step_end=off)
-    assert handle.passes_per_step == pytest.approx((2 - 0.25 + 1 + 1 + handle.passes.weak) / handle.passes.steps)
+    assert handle.passes_per_step == pytest.approx(
+        (2 - 0.25 + 1 + 1 + handle.passes.weak) / handle.passes.steps
+    )
 
 
 def test_guide_in_the_middle_of_a_run_knows_the_step() -> None:
@@ -517,7 +614,9 @@ def test_copy_of_a_guided_denoiser_runs_unguided(pipe: Any) -> None:
     import copy
 
     calls: list[dict[str, Any]] = []
-    hook = pipe.transformer.register_forward_pre_hook(lambda m, a, k: calls.append(k), with_kwargs=True)
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda m, a, k: calls.append(k), with_kwargs=True
+    )
     call(pipe)
     hook.remove()
     with guide(pipe, TERM), torch.no_grad():
@@ -527,7 +626,8 @@ def test_copy_of_a_guided_denoiser_runs_unguided(pipe: Any) -> None:
 
 
 def test_model_looks_whole_after_ctrl_c(pipe: Any) -> None:
-    """torch calls no hook after a KeyboardInterrupt: the stand-ins are still there, and must not hide any weights."""
+    """torch calls no hook after a KeyboardInterrupt: the stand-ins are still there, and must not
+    hide any weights."""
     names = set(pipe.transformer.state_dict())
     handle = guide(pipe, TERM)
     hook = raise_in_block(pipe, 3, 0, KeyboardInterrupt())
@@ -549,7 +649,10 @@ def test_a_handle_is_entered_once() -> None:
     with handle:
         pass
     with (
-        pytest.raises(RuntimeError, match=r"this guidance was taken off its MochiPipeline.* Call guide\(\) again"),
+        pytest.raises(
+            RuntimeError,
+            match=r"this guidance was taken off its MochiPipeline.* Call guide\(\) again",
+        ),
         handle,
     ):
         oracle.run(small)
@@ -559,11 +662,15 @@ def test_a_denoiser_that_is_exchanged_after_guide_is_told(caplog: pytest.LogCapt
     small = builders()["MochiPipeline"](torch.float32)
     with guide(small.pipe, STG([1])):
         small.pipe.transformer = copy.copy(small.pipe.transformer)
-    assert "got another denoiser (MochiTransformer3DModel) after guide(), which was not guided" in caplog.text
+    assert (
+        "got another denoiser (MochiTransformer3DModel) after guide(), which was not guided"
+        in caplog.text
+    )
 
 
 def test_wan_with_its_second_transformer_alone() -> None:
-    """As diffusers runs the expert for little noise by itself; it is the first one of a pipeline that has one."""
+    """As diffusers runs the expert for little noise by itself; it is the first one of a pipeline
+    that has one."""
     small, alone = tiny("WanPipeline"), builders()["WanPipeline"](torch.float32)
     with guide(small.pipe, STG([1])):
         expected = oracle.run(small)
@@ -573,12 +680,13 @@ def test_wan_with_its_second_transformer_alone() -> None:
         assert torch.equal(oracle.run(alone), expected)
     alone.pipe.register_modules(transformer_2=None)
     with pytest.raises(
-        ValueError, match=r"WanPipeline needs a WanTransformer3DModel as its .transformer, but got None"
+        ValueError,
+        match=r"WanPipeline needs a WanTransformer3DModel as its .transformer, but got None",
     ):
         guide(alone.pipe, STG([1]))
 
 
-# --- schedules --------------------------------------------------------------------------------------------------------
+# --- schedules ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["LTXPipeline", "WanPipeline", "HunyuanVideoPipeline"])
@@ -591,7 +699,9 @@ def test_schedule_of_one_bin_is_stg_with_another_guidance_scale(name: str) -> No
         expected = oracle.run(small, **{small.g: 6.0})
     with guide(small.pipe, Schedule([Bin(whole, [layer], 1.3, guidance_scale=6.0, rescale=0.4)])):
         torch.testing.assert_close(oracle.run(small), expected, atol=5e-5, rtol=1e-4)
-    with guide(small.pipe, Schedule([Bin(whole, guidance_scale=6.0)])):  # no skipping, only another g
+    with guide(
+        small.pipe, Schedule([Bin(whole, guidance_scale=6.0)])
+    ):  # no skipping, only another g
         plain = oracle.run(small)
     torch.testing.assert_close(plain, oracle.run(small, **{small.g: 6.0}), atol=5e-5, rtol=1e-4)
 
@@ -611,7 +721,8 @@ def test_schedule_holds_where_its_sigmas_are() -> None:
 
 
 def test_schedule_where_the_sigmas_go_up() -> None:
-    """Mochi's scheduler counts noise from 0 to 1: the bin of high sigma is the first part of the run all the same."""
+    """Mochi's scheduler counts noise from 0 to 1: the bin of high sigma is the first part of the
+    run all the same."""
     small = tiny("MochiPipeline")
     options = dict(num_inference_steps=4)
     oracle.run(small, **options)
@@ -629,22 +740,30 @@ def test_schedule_where_the_sigmas_go_up() -> None:
 def test_schedule_of_frames_with_levels_of_their_own() -> None:
     small = tiny("SkyReelsV2DiffusionForcingPipeline async")
     schedule = Schedule([Bin((0.0, 2.0), [1], 1.0)])
-    with guide(small.pipe, schedule), pytest.raises(ValueError, match=r"a Schedule needs a noise level for each step"):
+    with (
+        guide(small.pipe, schedule),
+        pytest.raises(ValueError, match=r"a Schedule needs a noise level for each step"),
+    ):
         oracle.run(small)
     with guide(small.pipe, schedule):
         oracle.run(small, ar_step=0)
 
 
 def test_schedule_of_a_run_that_begins_later() -> None:
-    """Video to video leaves out the first timesteps: the bins are about sigmas, not about step numbers."""
+    """Video to video leaves out the first timesteps: the bins are about sigmas, not about step
+    numbers."""
     small = tiny("WanVideoToVideoPipeline")
     oracle.run(small)
-    sigmas = small.pipe.scheduler.sigmas.tolist()  # 4 of the schedule and a 0; the first one is left out
+    sigmas = (
+        small.pipe.scheduler.sigmas.tolist()
+    )  # 4 of the schedule and a 0; the first one is left out
     nowhere = Schedule([Bin((sigmas[0] - 1e-3, 2.0), [1], 1.0), Bin((0.0, 0.1), [1], 1.0)])
     message = "hold at some step, but its bins hold at none of this run"
     with guide(small.pipe, nowhere), pytest.raises(ValueError, match=message):
         oracle.run(small)
-    with guide(small.pipe, Schedule([Bin((sigmas[1] - 1e-3, sigmas[0] - 1e-3), [1], 1.0)])) as handle:
+    with guide(
+        small.pipe, Schedule([Bin((sigmas[1] - 1e-3, sigmas[0] - 1e-3), [1], 1.0)])
+    ) as handle:
         oracle.run(small)
     assert handle.passes.weak == pytest.approx(0.5)
 
@@ -657,7 +776,10 @@ def test_schedule_that_cannot_be() -> None:
         oracle.run(small, **small.off)
     latte = tiny("LattePipeline")
     message = "a Schedule needs a scheduler with sigmas, but this pipeline has DDIMScheduler"
-    with guide(latte.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0)])), pytest.raises(ValueError, match=message):
+    with (
+        guide(latte.pipe, Schedule([Bin((0.0, 2.0), [1], 1.0)])),
+        pytest.raises(ValueError, match=message),
+    ):
         oracle.run(latte)
     with pytest.raises(ValueError, match="must not overlap"):
         Schedule([Bin((0.0, 0.6), [1], 1.0), Bin((0.5, 1.0), [2], 1.0)])
@@ -669,7 +791,9 @@ def test_schedule_that_cannot_be() -> None:
 
 def test_audio_scale_is_for_models_with_audio_and_zero_is_off() -> None:
     small = tiny("LTX2Pipeline")
-    result = lambda **o: small.pipe(**{**small.call, **o}, generator=torch.Generator().manual_seed(0))  # noqa: E731
+    result = lambda **o: small.pipe(
+        **{**small.call, **o}, generator=torch.Generator().manual_seed(0)
+    )
     plain = result(num_inference_steps=2)
     with guide(small.pipe, STG([1], 1.0, stop=0.5, audio_scale=0.0)):
         ours = result(num_inference_steps=2)
@@ -677,5 +801,7 @@ def test_audio_scale_is_for_models_with_audio_and_zero_is_off() -> None:
     with guide(small.pipe, STG([1], 0.0, audio_scale=0.0)) as handle:
         assert torch.equal(result(num_inference_steps=2)[0], plain[0])
         assert handle.passes.weak == 0
-    with pytest.raises(ValueError, match=r"audio_scale is for models that make sound, but wan makes none"):
+    with pytest.raises(
+        ValueError, match=r"audio_scale is for models that make sound, but wan makes none"
+    ):
         guide(tiny("WanPipeline").pipe, STG([1], audio_scale=0.5))

@@ -16,7 +16,9 @@ from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3
 from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 
 from skipguide import SLG, STG
 from skipguide.families import presets
@@ -42,14 +44,19 @@ def loaded(row: Preset) -> STG | SLG | Schedule | tuple[STG, ...]:
         return SLG(list(row.layers), row.skip, row.axis, **window)
     if row.terms:
         assert (row.scale, row.axis) == (0, None)
-        return tuple(STG(list(row.layers), term["scale"], row.skip, term["axis"], **window) for term in row.terms)
+        return tuple(
+            STG(list(row.layers), term["scale"], row.skip, term["axis"], **window)
+            for term in row.terms
+        )
     return STG(list(row.layers), row.scale, row.skip, row.axis, **window, source=row.source)
 
 
 def family(row: Preset) -> Family:
     """The one family of a row's pipelines."""
     (found,) = {
-        family.name: family for family in family_rows.FAMILIES if set(row.pipelines) & set(family.pipelines)
+        family.name: family
+        for family in family_rows.FAMILIES
+        if set(row.pipelines) & set(family.pipelines)
     }.values()
     return found
 
@@ -58,7 +65,7 @@ def all_layers(row: Preset) -> list[int | str]:
     return [*row.layers, *(layer for entry in row.schedule for layer in entry.get("layers", ()))]
 
 
-# --- every row --------------------------------------------------------------------------------------------------------
+# --- every row ------------------------------------------------------------------------------------
 
 
 def test_names_are_unique() -> None:
@@ -87,7 +94,9 @@ def test_row_fits_its_family(name: str) -> None:
     for layer in all_layers(row):
         stack, index = (first, layer) if isinstance(layer, int) else layer.split(":")
         depth = row.depth if stack == first else known.stacks[stack].depth
-        assert not (known.unet and isinstance(layer, int)), "a layer of a UNet is written with its part"
+        assert not (known.unet and isinstance(layer, int)), (
+            "a layer of a UNet is written with its part"
+        )
         assert 0 <= int(index) < depth
         assert row.skip != "attention" or known.stacks[stack].attention
 
@@ -103,25 +112,44 @@ def test_one_recommended_row_per_model() -> None:
 
 def test_hunyuan_dual_and_single_are_told_apart() -> None:
     """Both of the authors' ports call it 2."""
-    assert (ROWS["hunyuan-double-2"].layers, ROWS["hunyuan-single-2"].layers) == (("dual:2",), ("single:2",))
+    assert (ROWS["hunyuan-double-2"].layers, ROWS["hunyuan-single-2"].layers) == (
+        ("dual:2",),
+        ("single:2",),
+    )
 
 
-# --- what is picked ---------------------------------------------------------------------------------------------------
+# --- what is picked -------------------------------------------------------------------------------
 
 MODELS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "mochi": ("MochiPipeline", MochiTransformer3DModel, {}),
-    "lab-mochi": ("MochiPipeline", MochiTransformer3DModel, dict(num_layers=12, num_attention_heads=2)),
+    "lab-mochi": (
+        "MochiPipeline",
+        MochiTransformer3DModel,
+        dict(num_layers=12, num_attention_heads=2),
+    ),
     "ltx-2b": ("LTXPipeline", LTXVideoTransformer3DModel, {}),
-    "ltx-13b-dev": ("LTXConditionPipeline", LTXVideoTransformer3DModel, dict(num_layers=48, attention_head_dim=128)),
+    "ltx-13b-dev": (
+        "LTXConditionPipeline",
+        LTXVideoTransformer3DModel,
+        dict(num_layers=48, attention_head_dim=128),
+    ),
     "ltx-2": ("LTX2Pipeline", LTX2VideoTransformer3DModel, {}),
     "ltx-2.3": ("LTX2Pipeline", LTX2VideoTransformer3DModel, dict(gated_attn=True)),
     "hunyuan-double-2": ("HunyuanVideoPipeline", HunyuanVideoTransformer3DModel, {}),
-    "cogvideox-5b": ("CogVideoXPipeline", CogVideoXTransformer3DModel, dict(num_layers=42, num_attention_heads=48)),
+    "cogvideox-5b": (
+        "CogVideoXPipeline",
+        CogVideoXTransformer3DModel,
+        dict(num_layers=42, num_attention_heads=48),
+    ),
     "cogvideox-2b": ("CogVideoXPipeline", CogVideoXTransformer3DModel, {}),
     "wan-14b": ("WanPipeline", WanTransformer3DModel, {}),
     "wan-1.3b": ("WanPipeline", WanTransformer3DModel, dict(num_layers=30, num_attention_heads=12)),
     "wan-slg-9": ("WanPipeline", WanTransformer3DModel, {}),
-    "wan-slg-8": ("WanPipeline", WanTransformer3DModel, dict(num_layers=30, num_attention_heads=12)),
+    "wan-slg-8": (
+        "WanPipeline",
+        WanTransformer3DModel,
+        dict(num_layers=30, num_attention_heads=12),
+    ),
     "svd": ("StableVideoDiffusionPipeline", UNetSpatioTemporalConditionModel, {}),
     "lab-svd": ("StableVideoDiffusionPipeline", UNetSpatioTemporalConditionModel, lab_svd.UNET),
     "opensora": ("OpenSoraPipeline", OpenSoraTransformer3DModel, {}),
@@ -152,7 +180,9 @@ def test_recommended_row_is_picked(name: str, caplog: pytest.LogCaptureFixture) 
     assert said.endswith(f"Source: {ROWS[name].source}")
     picked: Any = STG.preset(pipe) if kind == "stg" else SLG.preset(pipe)
     assert picked == loaded(ROWS[name])
-    assert {term.source for term in (picked if isinstance(picked, tuple) else [picked])} == {ROWS[name].source}
+    assert {term.source for term in (picked if isinstance(picked, tuple) else [picked])} == {
+        ROWS[name].source
+    }
 
 
 def test_a_pipeline_of_ones_own_is_known_by_its_base() -> None:
@@ -163,15 +193,21 @@ def test_a_pipeline_of_ones_own_is_known_by_its_base() -> None:
 
 
 def test_equal_depth_and_another_width_is_another_model() -> None:
-    pipe = stub("WanPipeline", WanTransformer3DModel, dict(num_layers=30))  # as deep as the 1.3B, as wide as the 14B
-    with pytest.raises(ValueError, match="none is known for a WanPipeline of 30 blocks and width 5120") as error:
+    pipe = stub(
+        "WanPipeline", WanTransformer3DModel, dict(num_layers=30)
+    )  # as deep as the 1.3B, as wide as the 14B
+    with pytest.raises(
+        ValueError, match="none is known for a WanPipeline of 30 blocks and width 5120"
+    ) as error:
         presets.preset_for(pipe)
     assert "Wan-AI/Wan2.1-T2V-1.3B-Diffusers (30 blocks, width 1536)" in str(error.value)
     assert "Choose the layer yourself, as in STG(layers=[21]" in str(error.value)
 
 
 def test_nothing_is_published_for_a_pipeline() -> None:
-    pipe = stub("WanImageToVideoPipeline", WanTransformer3DModel, {})  # SLG rows name it, and are not picked
+    pipe = stub(
+        "WanImageToVideoPipeline", WanTransformer3DModel, {}
+    )  # SLG rows name it, and are not picked
     with pytest.raises(ValueError, match=r"WanImageToVideoPipeline of 40 blocks \(known: none\)"):
         presets.preset_for(pipe)
 
@@ -184,11 +220,11 @@ def test_the_most_specific_row_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         assert presets.preset_for(stub(*MODELS["ltx-2"])).name == "ltx-2"
 
 
-# --- the schedules of LTX-Video 13B -----------------------------------------------------------------------------------
+# --- the schedules of LTX-Video 13B ---------------------------------------------------------------
 
-# (sigma, cfg, stg, rescale, blocks) of the first pass: configs/ltxv-13b-0.9.8-dev.yaml, by the lines that choose
-# them (LTX-Video@5260738 pipeline_ltx_video.py:958-1000). First its own 30 steps, then sigmas at the bounds.
-# fmt: off
+# (sigma, cfg, stg, rescale, blocks) of the first pass: configs/ltxv-13b-0.9.8-dev.yaml, by the
+# lines that choose them (LTX-Video@5260738 pipeline_ltx_video.py:958-1000). First its own 30 steps,
+# then sigmas at the bounds. fmt: off
 OFFICIAL = [
     (1.0, 1, 0, 1, []),
     (0.9983333349227905, 1, 0, 1, [11, 25, 35, 39]),
@@ -262,18 +298,32 @@ def here(name: str, sigma: float) -> tuple[float | None, float, float, list[Any]
     found = schedule.at(sigma)
     assert found is not None
     assert not isinstance(found.layers, Random)
-    return found.guidance_scale, found.scale, found.rescale if found.scale else 0, list(found.layers)
+    return (
+        found.guidance_scale,
+        found.scale,
+        found.rescale if found.scale else 0,
+        list(found.layers),
+    )
 
 
 @pytest.mark.parametrize(("sigma", "cfg", "stg", "rescale", "blocks"), OFFICIAL)
-def test_official_bins(sigma: float, cfg: float, stg: float, rescale: float, blocks: list[int]) -> None:
+def test_official_bins(
+    sigma: float, cfg: float, stg: float, rescale: float, blocks: list[int]
+) -> None:
     off = stg == 0 or rescale == 1  # 1 is off there
     assert here("ltx-13b-dev", sigma) == (cfg, stg, 0 if off else rescale, blocks if stg else [])
 
 
 @pytest.mark.parametrize(("sigma", "cfg", "stg", "rescale", "blocks"), COMFY)
-def test_comfy_bins(sigma: float, cfg: float, stg: float, rescale: float, blocks: list[int]) -> None:
-    assert here("ltx-13b-comfy-dynamic", sigma) == (cfg, stg, rescale if stg else 0, blocks if stg else [])
+def test_comfy_bins(
+    sigma: float, cfg: float, stg: float, rescale: float, blocks: list[int]
+) -> None:
+    assert here("ltx-13b-comfy-dynamic", sigma) == (
+        cfg,
+        stg,
+        rescale if stg else 0,
+        blocks if stg else [],
+    )
 
 
 def test_the_two_official_repositories_differ() -> None:
@@ -285,9 +335,9 @@ def test_a_run_of_diffusers_has_the_sigmas_of_the_table() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler()
     steps = [row[0] for row in OFFICIAL[:30]]
     scheduler.set_timesteps(sigmas=steps)
-    assert [here("ltx-13b-dev", sigma) for sigma in torch.as_tensor(scheduler.sigmas).tolist()[:30]] == [
-        here("ltx-13b-dev", sigma) for sigma in steps
-    ]
+    assert [
+        here("ltx-13b-dev", sigma) for sigma in torch.as_tensor(scheduler.sigmas).tolist()[:30]
+    ] == [here("ltx-13b-dev", sigma) for sigma in steps]
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.schedule])
@@ -304,28 +354,37 @@ def test_second_pass() -> None:
 def test_the_command_line_takes_a_published_schedule() -> None:
     pipe: Any = stub(*MODELS["ltx-13b-dev"])
     pipe.dtype, pipe.device = torch.float32, torch.device("cpu")
-    type(pipe).__call__ = lambda self, prompt, height, width, num_frames, num_inference_steps, guidance_scale: None
+    type(pipe).__call__ = (
+        lambda self, prompt, height, width, num_frames, num_inference_steps, guidance_scale: None
+    )
     size: dict[str, Any] = dict(prompt="p", height=32, width=32, num_frames=9, guidance_scale=3.0)
     complete = resolve_settings(validate_settings(size), pipe)
     assert isinstance(complete.schedule, tuple)
-    assert [dict(entry) for entry in complete.schedule] == [dict(entry) for entry in ROWS["ltx-13b-dev"].schedule]
+    assert [dict(entry) for entry in complete.schedule] == [
+        dict(entry) for entry in ROWS["ltx-13b-dev"].schedule
+    ]
     assert complete.layers in (None, [], ())
     assert resolve_settings(validate_settings({**size, "stg_scale": 0}), pipe).schedule is None
 
 
-# --- in words ---------------------------------------------------------------------------------------------------------
+# --- in words -------------------------------------------------------------------------------------
 
 
 def test_in_words() -> None:
-    row = dataclasses.replace(ROWS["svd"], scale=0.5, axis="temporal", terms=(), start=0.1, stop=0.9)
-    assert presets.describe_preset(row) == (
-        "layer up:0, attention, temporal only, scale 0.5, steps 10% to 90%, rescale 0.7, CFG 3"
-    )
-    assert presets.describe_preset(ROWS["svd"]) == (
-        "layer up:0, attention, spatial scale 2, temporal scale 0.5, rescale 0.7, CFG 3"
+    row = dataclasses.replace(
+        ROWS["svd"], scale=0.5, axis="temporal", terms=(), start=0.1, stop=0.9
     )
     assert (
-        presets.describe_preset(ROWS["wan-slg-9"]) == "layer 9, residual, in the unconditional pass, steps 10% to 90%"
+        presets.describe_preset(row)
+        == "layer up:0, attention, temporal only, scale 0.5, steps 10% to 90%, rescale 0.7, CFG 3"
+    )
+    assert (
+        presets.describe_preset(ROWS["svd"])
+        == "layer up:0, attention, spatial scale 2, temporal scale 0.5, rescale 0.7, CFG 3"
+    )
+    assert (
+        presets.describe_preset(ROWS["wan-slg-9"])
+        == "layer 9, residual, in the unconditional pass, steps 10% to 90%"
     )
     assert presets.describe_preset(ROWS["ltx-13b-dev"]) == "a schedule of 6 ranges of sigma"
     assert presets.describe_layers(ROWS["sdxl-pag"].layers) == "mid:0, mid:1, ..., mid:9"

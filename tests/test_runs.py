@@ -1,4 +1,5 @@
-"""Sweeps with a real pipeline, what they share and keep, and what readers and the command line see of them."""
+"""Sweeps with a real pipeline, what they share and keep, and what readers and the command line see
+of them."""
 
 from __future__ import annotations
 
@@ -36,13 +37,26 @@ SETTINGS = [
     {"name": "cfg", "guidance_scale": 4.5},
     {"name": "late", "guidance_scale": 4.5, "stg": {"layers": [2], "scale": 1.0, "start": 0.5}},
     {"name": "rare", "guidance_scale": 4.5, "stg": {"layers": [2], "scale": 1.0, "every": 3}},
-    {"name": "alone", "guidance_scale": 1.0, "stg": {"layers": [1], "scale": 2.0, "skip": "attention"}},
+    {
+        "name": "alone",
+        "guidance_scale": 1.0,
+        "stg": {"layers": [1], "scale": 2.0, "skip": "attention"},
+    },
 ]
-SMALL = dict(height=32, width=32, num_frames=7, num_inference_steps=4, max_sequence_length=16, device="cpu")
+SMALL = dict(
+    height=32, width=32, num_frames=7, num_inference_steps=4, max_sequence_length=16, device="cpu"
+)
 
 
 def content(model: Path, **more: Any) -> dict[str, Any]:
-    return {"model": str(model), "prompts": PROMPTS, "seeds": [0, 1], "settings": SETTINGS, **SMALL, **more}
+    return {
+        "model": str(model),
+        "prompts": PROMPTS,
+        "seeds": [0, 1],
+        "settings": SETTINGS,
+        **SMALL,
+        **more,
+    }
 
 
 def run(*args: str | Path, code: int = 0) -> Result:
@@ -59,7 +73,7 @@ def made(happenings: list[Any]) -> list[Any]:
     return [happening.job for happening in happenings if isinstance(happening, ClipPublished)]
 
 
-# --- with a model -----------------------------------------------------------------------------------------------------
+# --- with a model ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +89,20 @@ def told(tmp_path_factory: pytest.TempPathFactory, tiny_mochi_dir: Path) -> dict
     assert engine._worker is not None
     pipe = engine._worker.pipe(plan.settings[0].generation)
     prepare = pipe.prepare_latents
-    pipe.prepare_latents = lambda *args, **kwargs: noise.append(prepare(*args, **kwargs)) or noise[-1].clone()
+    pipe.prepare_latents = lambda *args, **kwargs: (
+        noise.append(prepare(*args, **kwargs)) or noise[-1].clone()
+    )
     pipe.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
     return {"folder": folder, "plan": plan, "planned": planned, "done": made(list(sweeping)), "encoded": len(encoded),
             "noise": noise, "pipe": pipe}  # fmt: skip
 
 
-def test_a_clip_of_a_run_is_what_generate_makes_bit_for_bit(told: dict[str, Any], tiny_mochi_dir: Path) -> None:
-    pipe = generation.load_pipeline(str(tiny_mochi_dir), device="cpu")  # nothing is remembered here, nothing listens
+def test_a_clip_of_a_run_is_what_generate_makes_bit_for_bit(
+    told: dict[str, Any], tiny_mochi_dir: Path
+) -> None:
+    pipe = generation.load_pipeline(
+        str(tiny_mochi_dir), device="cpu"
+    )  # nothing is remembered here, nothing listens
     with Run.open(told["folder"]) as run:
         settings = {setting.id: setting.name for setting in run.settings()}
         clips = [clip for clip in run.clips("done") if clip.seed == 1 and clip.prompt == 2]
@@ -90,7 +110,9 @@ def test_a_clip_of_a_run_is_what_generate_makes_bit_for_bit(told: dict[str, Any]
     assert [settings[clip.setting] for clip in clips] == ["cfg", "late", "rare", "alone"]
     for clip, setting in zip(clips, told["plan"].settings, strict=True):
         wanted = setting.generation.model_copy(update={"prompt": PROMPTS[1], "seed": 1})
-        result = generation.generate(pipe, resolve_settings(validate_settings(wanted.model_dump()), pipe))
+        result = generation.generate(
+            pipe, resolve_settings(validate_settings(wanted.model_dump()), pipe)
+        )
         assert result.frames.shape == (clip.frames, clip.height, clip.width, 3)
         assert result.passes_per_step == clip.passes_per_step
         assert clip.video is not None
@@ -100,8 +122,11 @@ def test_a_clip_of_a_run_is_what_generate_makes_bit_for_bit(told: dict[str, Any]
     assert len(environment["git"]["revision"]) == 40
 
 
-def test_a_prompt_is_encoded_once_and_all_settings_start_from_one_noise(told: dict[str, Any]) -> None:
-    # The first prompt was encoded when the plan was checked. The second one is, with CFG and without it, and so is "".
+def test_a_prompt_is_encoded_once_and_all_settings_start_from_one_noise(
+    told: dict[str, Any],
+) -> None:
+    # The first prompt was encoded when the plan was checked. The second one is, with CFG and
+    # without it, and so is "".
     assert told["encoded"] == 3
     assert len(told["noise"]) == 16
     by_seed = {seed: {told["noise"][i].numpy().tobytes() for i, job in enumerate(told["done"])
@@ -116,10 +141,14 @@ def test_the_cost_is_known_before_and_holds(told: dict[str, Any]) -> None:
     assert (planned.clips, planned.missing, planned.workers) == (16, 16, 1)
     with Run.open(told["folder"]) as run:
         spent = sum((clip.passes_per_step or 0) * 4 for clip in run.clips("done"))
-        assert [setting.passes_per_step for setting in run.settings()] == [row.passes_per_step for row in planned.rows]
+        assert [setting.passes_per_step for setting in run.settings()] == [
+            row.passes_per_step for row in planned.rows
+        ]
     assert planned.passes == pytest.approx(spent)
     assert planned.rows[0].passes_per_step == 2
-    assert planned.rows[1].passes_per_step == 2 + 0.5 * 1 / 4  # half of the steps, one of four blocks
+    assert (
+        planned.rows[1].passes_per_step == 2 + 0.5 * 1 / 4
+    )  # half of the steps, one of four blocks
     assert planned.rows[2].passes_per_step == 2 + 2 / 4 * 1 / 4  # steps 0 and 3 of four
     assert planned.rows[3].passes_per_step == 1 + 3 / 4
     assert 0 < planned.seconds < 60
@@ -141,35 +170,60 @@ def test_videos_of_pictures_are_swept_too(tmp_path: Path) -> None:
     for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
         Image.new("RGB", (48, 40), colour).save(tmp_path / f"{name}.png")
     terms = [
-        {"layers": ["up:0"], "scale": scale, "axis": axis} for axis, scale in (("spatial", 1.0), ("temporal", 0.5))
+        {"layers": ["up:0"], "scale": scale, "axis": axis}
+        for axis, scale in (("spatial", 1.0), ("temporal", 0.5))
     ]
     settings = [{"name": "both", "stg": terms}]
     content = {"model": str(model), "prompts": [{"image": "red.png"}, {"image": "blue.png"}], "settings": settings,
                "height": 32, "width": 32, "num_frames": 3, "steps": 2, "device": "cpu"}  # fmt: skip
     folder = tmp_path / "run"
-    assert len(made(list(sweep(Plan.of(content, tmp_path), folder, LocalEngine(folder / "work"), measure=False)))) == 2
+    assert (
+        len(
+            made(
+                list(
+                    sweep(
+                        Plan.of(content, tmp_path),
+                        folder,
+                        LocalEngine(folder / "work"),
+                        measure=False,
+                    )
+                )
+            )
+        )
+        == 2
+    )
     with Run.open(folder) as run:
         assert [prompt.image for prompt in run.prompts()] == ["red.png", "blue.png"]
         assert len({clip.frames_sha256 for clip in run.clips("done")}) == 2
-    Image.new("RGB", (48, 40), (0, 200, 0)).save(tmp_path / "red.png")  # the name is the same, the picture is not
+    Image.new("RGB", (48, 40), (0, 200, 0)).save(
+        tmp_path / "red.png"
+    )  # the name is the same, the picture is not
     again = sweep(Plan.of(content, tmp_path), folder, LocalEngine(folder / "work"), measure=False)
     assert len(made(list(again))) == 1
 
 
-def test_a_model_that_refuses_a_setting_says_so_before_anything_is_made(tmp_path: Path, tiny_mochi_dir: Path) -> None:
+def test_a_model_that_refuses_a_setting_says_so_before_anything_is_made(
+    tmp_path: Path, tiny_mochi_dir: Path
+) -> None:
     wrong = [{"name": "deep", "stg": {"layers": [99]}}, {"name": "axis", "stg": {"layers": [1], "axis": "spatial"}},
              {"name": "window", "stg": {"layers": [1], "start": 0.9, "stop": 0.95}}, *SETTINGS]  # fmt: skip
     plan = Plan.of(content(tiny_mochi_dir, settings=wrong))
     folder = tmp_path / "run"
-    with pytest.raises(ValueError, match=r"'deep' for .*99.*'axis' for .*'window' for .*selects none of the 4"):
+    with pytest.raises(
+        ValueError, match=r"'deep' for .*99.*'axis' for .*'window' for .*selects none of the 4"
+    ):
         list(sweep(plan, folder, LocalEngine(folder / "work")))
     assert not folder.exists()
 
 
-def test_the_command_line_makes_shows_and_exports_a_run(tmp_path: Path, tiny_mochi_dir: Path) -> None:
+def test_the_command_line_makes_shows_and_exports_a_run(
+    tmp_path: Path, tiny_mochi_dir: Path
+) -> None:
     plan, folder = tmp_path / "plan.yaml", tmp_path / "out" / "run"
     plan.write_text(yaml.safe_dump(content(tiny_mochi_dir, prompts=PROMPTS[:1])), encoding="utf-8")
-    estimated = json.loads(run("sweep", plan, "--out", folder, "--dry-run", "--json").stdout)["cost"]
+    estimated = json.loads(run("sweep", plan, "--out", folder, "--dry-run", "--json").stdout)[
+        "cost"
+    ]
     assert not folder.parent.exists()
     result = run("sweep", plan, "--out", folder)
     assert "8 clips made" in result.stdout
@@ -178,21 +232,31 @@ def test_the_command_line_makes_shows_and_exports_a_run(tmp_path: Path, tiny_moc
     again = json.loads(run("sweep", plan, "--out", folder, "--json").stdout)
     assert (again["made"], again["cost"]["missing"], again["failures"]) == (0, 0, [])
     (listed,) = json.loads(run("runs", "ls", tmp_path / "out", "--json").stdout)["runs"]
-    assert (listed["done"], listed["settings"], listed["seeds"], listed["sweeping"]) == (8, 4, 2, False)
+    assert (listed["done"], listed["settings"], listed["seeds"], listed["sweeping"]) == (
+        8,
+        4,
+        2,
+        False,
+    )
     with Run.open(folder, writable=True) as opened:
         opened.record_metrics([(clip.key, "sharpness", clip.seed) for clip in opened.clips()])
     shown = run("runs", "show", folder, "--clips").stdout
     assert "sharpness" in shown
     assert "0.5" in shown
     rows = list(csv.DictReader(io.StringIO(run("runs", "export", folder).stdout)))
-    assert {(row["setting"], row["seed"], row["metric.sharpness"]) for row in rows} >= {("late", "1", "1.0")}
+    assert {(row["setting"], row["seed"], row["metric.sharpness"]) for row in rows} >= {
+        ("late", "1", "1.0")
+    }
     assert all((folder / row["video"]).is_file() for row in rows)
     assert {row["setting.stg_scale"] for row in rows} == {"0.0", "1.0", "2.0"}
     run("runs", "export", folder, "--out", tmp_path / "clips.csv")
-    assert list(csv.DictReader(io.StringIO((tmp_path / "clips.csv").read_text(encoding="utf-8")))) == rows
+    assert (
+        list(csv.DictReader(io.StringIO((tmp_path / "clips.csv").read_text(encoding="utf-8"))))
+        == rows
+    )
 
 
-# --- what a run does when it is swept again ---------------------------------------------------------------------------
+# --- what a run does when it is swept again -------------------------------------------------------
 
 
 def test_a_changed_plan_adds_and_the_rest_stays(tmp_path: Path) -> None:
@@ -201,7 +265,9 @@ def test_a_changed_plan_adds_and_the_rest_stays(tmp_path: Path) -> None:
     assert made(swept(tmp_path)) == []
     added = made(swept(tmp_path, plan_of(prompts=5, seeds=5, settings=3)))
     assert len(added) == 75 - 40
-    assert made(swept(tmp_path, plan_of(prompts=1, seeds=1, settings=1))) == []  # a smaller one takes nothing away
+    assert (
+        made(swept(tmp_path, plan_of(prompts=1, seeds=1, settings=1))) == []
+    )  # a smaller one takes nothing away
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "videos").iterdir()}
     assert {name: after[name] for name in before} == before
     with Run.open(tmp_path) as run:
@@ -256,7 +322,9 @@ def test_other_versions_make_other_clips_and_readers_get_the_newest(tmp_path: Pa
 
 def test_a_setting_keeps_its_parameters_and_may_change_its_name(tmp_path: Path) -> None:
     swept(tmp_path, plan_with({"name": "weak", "guidance_scale": 2}))
-    with pytest.raises(ValueError, match=r"'weak' was guidance_scale = 2.0, now 3.0, and 1 videos were made"):
+    with pytest.raises(
+        ValueError, match=r"'weak' was guidance_scale = 2.0, now 3.0, and 1 videos were made"
+    ):
         swept(tmp_path, plan_with({"name": "weak", "guidance_scale": 3}))
     assert made(swept(tmp_path, plan_with({"name": "mild", "guidance_scale": 2}))) == []
     with Run.open(tmp_path) as run:
@@ -275,7 +343,9 @@ def test_settings_that_are_the_same_are_refused(tmp_path: Path) -> None:
 def test_a_sweep_that_is_left_can_be_gone_on_with_or_forgotten(tmp_path: Path, keep: bool) -> None:
     swept(tmp_path, plan_of(1, 1, 1))
     sweeping = sweep(plan_of(2, 2, 2), tmp_path, Drawn(tmp_path / "work"), keep_pending=keep)
-    assert any(isinstance(happening, ClipPublished) for happening in sweeping)  # stops at the first one
+    assert any(
+        isinstance(happening, ClipPublished) for happening in sweeping
+    )  # stops at the first one
     sweeping.close()
     with Run.open(tmp_path) as run:
         assert not run.is_sweeping
@@ -291,20 +361,25 @@ def test_a_place_that_is_not_for_a_run_is_refused(tmp_path: Path, there: str) ->
     else:
         folder.mkdir()
         (folder / "thesis.tex").write_text("mine", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"a run needs (a folder, but|an empty folder.*thesis.tex)"):
+    with pytest.raises(
+        ValueError, match=r"a run needs (a folder, but|an empty folder.*thesis.tex)"
+    ):
         swept(folder)
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def pictured(folder: Path, *colours: str, **more: Any) -> Plan:
-    """A plan of a picture per colour, in folders of their own, all of one name; those that are there stay."""
+    """A plan of a picture per colour, in folders of their own, all of one name; those that are
+    there stay."""
     paths = [folder / str(i) / more.pop("name", "first.png") for i in range(len(colours))]
     for path, colour in zip(paths, colours, strict=True):
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (32, 32), colour).save(path)
-    return plan_with({"name": "cfg"}, prompts=[*({"image": str(path)} for path in paths), "a text"], **more)
+    return plan_with(
+        {"name": "cfg"}, prompts=[*({"image": str(path)} for path in paths), "a text"], **more
+    )
 
 
 def kept(folder: Path) -> list[Path]:
@@ -315,8 +390,12 @@ def test_a_run_keeps_each_picture_once_by_content_and_name(tmp_path: Path) -> No
     plan = pictured(tmp_path, "red", "blue", "red")
     assert len(made(swept(tmp_path / "run", plan))) == 3  # of the same picture one
     red, blue, _ = (prompt.image.read_bytes() for prompt in plan.prompts if prompt.image)
-    names = {f"images/{hashlib.sha256(content).hexdigest()[:16]}/first.png" for content in (red, blue)}
-    assert {path.relative_to(tmp_path / "run").as_posix() for path in kept(tmp_path / "run")} == names
+    names = {
+        f"images/{hashlib.sha256(content).hexdigest()[:16]}/first.png" for content in (red, blue)
+    }
+    assert {
+        path.relative_to(tmp_path / "run").as_posix() for path in kept(tmp_path / "run")
+    } == names
     before = [path.stat().st_mtime_ns for path in kept(tmp_path / "run")]
     swept(tmp_path / "run", plan)
     assert [path.stat().st_mtime_ns for path in kept(tmp_path / "run")] == before
@@ -325,7 +404,9 @@ def test_a_run_keeps_each_picture_once_by_content_and_name(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("harm", ["gone", "changed"])
-def test_a_picture_that_is_not_kept_is_told_and_the_next_sweep_keeps_it(tmp_path: Path, harm: str) -> None:
+def test_a_picture_that_is_not_kept_is_told_and_the_next_sweep_keeps_it(
+    tmp_path: Path, harm: str
+) -> None:
     """So are all of a run of an older version, which is read as ever."""
     plan, folder = pictured(tmp_path, "red"), tmp_path / "run"
     swept(folder, plan)
@@ -334,7 +415,10 @@ def test_a_picture_that_is_not_kept_is_told_and_the_next_sweep_keeps_it(tmp_path
     picture.write_bytes(whole[:-1]) if harm == "changed" else shutil.rmtree(folder / "images")
     with Run.open(folder) as run:
         assert len(run.clips("done")) == 2
-        with pytest.raises(ValueError, match=r"first.png of prompt 1 is not there or not what it was. Sweep the plan"):
+        with pytest.raises(
+            ValueError,
+            match=r"first.png of prompt 1 is not there or not what it was. Sweep the plan",
+        ):
             run.image_of(1)
     assert made(swept(folder, plan)) == []
     assert picture.read_bytes() == whole
@@ -343,7 +427,9 @@ def test_a_picture_that_is_not_kept_is_told_and_the_next_sweep_keeps_it(tmp_path
 def test_prompts_without_a_picture_have_none(tmp_path: Path) -> None:
     swept(tmp_path / "run", pictured(tmp_path, "red"))
     with Run.open(tmp_path / "run") as run:
-        with pytest.raises(ValueError, match=r"a prompt must have a picture .* but 2, 'a text', has none. Choose"):
+        with pytest.raises(
+            ValueError, match=r"a prompt must have a picture .* but 2, 'a text', has none. Choose"
+        ):
             run.image_of(2)
         with pytest.raises(ValueError, match=r"a prompt must be one of the run, but got the id 3"):
             run.image_of(3)
@@ -373,7 +459,8 @@ def test_an_estimate_writes_nothing_and_knows_what_is_there(tmp_path: Path) -> N
 
 
 def test_an_estimate_is_what_the_sweep_then_does(tmp_path: Path) -> None:
-    """Of a run with videos that are gone, damaged or changed, and of clips that failed; nothing is touched."""
+    """Of a run with videos that are gone, damaged or changed, and of clips that failed; nothing is
+    touched."""
     folder = tmp_path / "run"
     swept(folder, fails=2)
     lost, damaged, *_ = sorted((folder / "videos").glob("*.mp4"))
@@ -388,16 +475,22 @@ def test_an_estimate_is_what_the_sweep_then_does(tmp_path: Path) -> None:
             assert run.counts()["failed"] == 8
         if retry_failed:
             assert (wanted.missing, wanted.failed) == (10, 0)
-            with contextlib.closing(sweep(plan_of(), folder, engine, retry_failed=True)) as happenings:
+            with contextlib.closing(
+                sweep(plan_of(), folder, engine, retry_failed=True)
+            ) as happenings:
                 assert next(happenings) == wanted
         else:
             assert (wanted.missing, wanted.failed) == (2, 8)
     assert sum("is missing: it is made again" in note for note in wanted.notes) == 1
-    with pytest.raises(ValueError, match=r"must keep its parameters within a run, but 'cfg 0' was guidance_scale"):
-        estimate(plan_with({"name": "cfg 0", "guidance_scale": 9.0}), folder, Drawn(folder / "work"))
+    with pytest.raises(
+        ValueError, match=r"must keep its parameters within a run, but 'cfg 0' was guidance_scale"
+    ):
+        estimate(
+            plan_with({"name": "cfg 0", "guidance_scale": 9.0}), folder, Drawn(folder / "work")
+        )
 
 
-# --- metrics and votes ------------------------------------------------------------------------------------------------
+# --- metrics and votes ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -436,7 +529,9 @@ def test_votes_are_kept_once_per_rater_and_question(drawn_run: Run) -> None:
     [({"answer": "6"}, "from 1 to 5"), ({"second": "x"}, "a rating neither"), ({"first": "none"}, "of this run"),
      ({"kind": "pair", "answer": "tie", "second": "0", "left": "first"}, "smaller key")],
 )  # fmt: skip
-def test_a_vote_that_means_nothing_is_refused(drawn_run: Run, change: dict[str, Any], said: str) -> None:
+def test_a_vote_that_means_nothing_is_refused(
+    drawn_run: Run, change: dict[str, Any], said: str
+) -> None:
     vote = {"rater": "ann", "kind": "rating", "question": "?", "first": drawn_run.clips()[0].key, "second": None,
             "answer": "3"}  # fmt: skip
     with pytest.raises(ValueError, match=said):
@@ -444,11 +539,14 @@ def test_a_vote_that_means_nothing_is_refused(drawn_run: Run, change: dict[str, 
     assert drawn_run.votes() == []
 
 
-# --- the command line -------------------------------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    assert "a run must be a folder with a ledger.sqlite" in run("runs", "show", tmp_path, code=2).stderr
+    assert (
+        "a run must be a folder with a ledger.sqlite"
+        in run("runs", "show", tmp_path, code=2).stderr
+    )
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "ledger.sqlite").write_bytes(b"no database" * 1000)
     swept(tmp_path / "sound", plan_of(1, 1, 1))
@@ -467,7 +565,10 @@ def test_a_table_that_cannot_be_written_is_refused(tmp_path: Path, name: str, sa
         try:
             import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
         except ImportError:
-            assert said in run("runs", "export", tmp_path / "run", "--out", tmp_path / name, code=2).stderr
+            assert (
+                said
+                in run("runs", "export", tmp_path / "run", "--out", tmp_path / name, code=2).stderr
+            )
         else:
             run("runs", "export", tmp_path / "run", "--out", tmp_path / name)
             assert parquet.read_table(tmp_path / name).num_rows == 1

@@ -1,8 +1,8 @@
-"""Sweeps that are killed, two at a time, without disk or right to write: ledger and files agree after each.
+"""Sweeps that are killed, two at a time, without disk or right to write: ledger and files agree
+after each.
 
-The processes are real and really killed; only the pictures are drawn instead of denoised (tests/drawn.py), so that
-there is time for many. SKIPGUIDE_KILLS=500 kills as often.
-"""
+The processes are real and really killed; only the pictures are drawn instead of denoised
+(tests/drawn.py), so that there is time for many. SKIPGUIDE_KILLS=500 kills as often."""
 
 from __future__ import annotations
 
@@ -51,7 +51,13 @@ def _sweep(folder: Path, words: dict[str, Any], options: dict[str, Any], told: A
 class Child:
     """A sweep in a process of its own."""
 
-    def __init__(self, folder: Path, words: dict[str, Any] | None = None, target: Any = _sweep, **options: Any):
+    def __init__(
+        self,
+        folder: Path,
+        words: dict[str, Any] | None = None,
+        target: Any = _sweep,
+        **options: Any,
+    ):
         self.heard, told = PROCESSES.Pipe(duplex=False)
         self.process = PROCESSES.Process(target=target, args=(folder, words or PLAN, options, told))
         self.process.start()
@@ -77,7 +83,8 @@ class Child:
 
 
 def consistent(folder: Path) -> dict[str, tuple[Any, ...]]:
-    """See that all that the ledger calls done is there and whole, and that there is nothing half-written.
+    """See that all that the ledger calls done is there and whole, and that there is nothing
+    half-written.
 
     Returns:
         key -> what the ledger says of the clips that are done.
@@ -90,7 +97,10 @@ def consistent(folder: Path) -> dict[str, tuple[Any, ...]]:
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchall():
             return {}
-        query = "SELECT key, video, video_sha256, latents, latents_sha256, finished FROM jobs WHERE status = 'done'"
+        query = (
+            "SELECT key, video, video_sha256, latents, latents_sha256, finished FROM jobs WHERE"
+            " status = 'done'"
+        )
         done = {row[0]: row[1:] for row in db.execute(query)}
     finally:
         db.close()
@@ -105,7 +115,9 @@ def consistent(folder: Path) -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.mark.timeout(1200)
-def test_a_sweep_that_is_killed_at_any_moment_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
+def test_a_sweep_that_is_killed_at_any_moment_loses_nothing_and_does_nothing_twice(
+    tmp_path: Path,
+) -> None:
     chance, killed, rounds, moments = random.Random(7), 0, 0, []
     while killed < KILLS:
         folder, rounds = tmp_path / f"run{rounds}", rounds + 1
@@ -120,14 +132,21 @@ def test_a_sweep_that_is_killed_at_any_moment_loses_nothing_and_does_nothing_twi
             died = child.kill()
             killed += died
             now = consistent(folder)
-            assert {key: now.get(key) for key in before} == before, "something that was done is not what it was"
-            assert not set(log.read_text().split()[lines:]) & set(before), "something that was done was made again"
+            assert {key: now.get(key) for key in before} == before, (
+                "something that was done is not what it was"
+            )
+            assert not set(log.read_text().split()[lines:]) & set(before), (
+                "something that was done was made again"
+            )
             if died:
                 moments.append(len(now))
             before = now
         lines = len(log.read_text().split())
         happenings = swept(folder, plan_of(**PLAN), log=log)
-        assert len([h for h in happenings if isinstance(h, ClipPublished)]) == len(log.read_text().split()) - lines
+        assert (
+            len([h for h in happenings if isinstance(h, ClipPublished)])
+            == len(log.read_text().split()) - lines
+        )
         assert len(consistent(folder)) == plan_of(**PLAN).clips
         assert not list(folder.rglob(".*.part"))
         assert not (folder / "work").exists()
@@ -137,22 +156,48 @@ def test_a_sweep_that_is_killed_at_any_moment_loses_nothing_and_does_nothing_twi
 
 
 @pytest.mark.skipif("SKIPGUIDE_KILLS" not in os.environ, reason="takes minutes: make test-kills")
-def test_the_command_line_with_a_model_survives_kills_too(tmp_path: Path, tiny_mochi_dir: Path) -> None:
+def test_the_command_line_with_a_model_survives_kills_too(
+    tmp_path: Path, tiny_mochi_dir: Path
+) -> None:
     settings = [{"name": "cfg"}, {"name": "stg", "stg": {"layers": [2]}}]
-    small = {"height": 32, "width": 32, "num_frames": 7, "steps": 8, "max_sequence_length": 16, "device": "cpu"}
-    prompts = {"prompts": ["a red star", "a blue square"], "seeds": list(range(10)), "settings": settings}
+    small = {
+        "height": 32,
+        "width": 32,
+        "num_frames": 7,
+        "steps": 8,
+        "max_sequence_length": 16,
+        "device": "cpu",
+    }
+    prompts = {
+        "prompts": ["a red star", "a blue square"],
+        "seeds": list(range(10)),
+        "settings": settings,
+    }
     content = {"model": str(tiny_mochi_dir), "save_latents": True, **prompts, **small}
     (tmp_path / "plan.yaml").write_text(json.dumps(content), encoding="utf-8")
 
     def started(folder: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "from skipguide.cli import main; main()", "sweep", "plan.yaml", "-o", folder]
-        return subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-c",
+            "from skipguide.cli import main; main()",
+            "sweep",
+            "plan.yaml",
+            "-o",
+            folder,
+        ]
+        return subprocess.Popen(
+            command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
 
     assert started("plain").wait() == 0
     before: dict[str, tuple[Any, ...]] = {}
     for _ in range(max(3, KILLS // 50)):
         child = started("killed")
-        while child.poll() is None and len(list(tmp_path.glob("killed/videos/[!.]*.mp4"))) < len(before) + 3:
+        while (
+            child.poll() is None
+            and len(list(tmp_path.glob("killed/videos/[!.]*.mp4"))) < len(before) + 3
+        ):
             time.sleep(0.001)
         child.kill()
         child.wait()
@@ -161,12 +206,16 @@ def test_the_command_line_with_a_model_survives_kills_too(tmp_path: Path, tiny_m
         before = now
     assert started("killed").wait() == 0
     with Run.open(tmp_path / "plain") as plain, Run.open(tmp_path / "killed") as killed:
-        ours, theirs = ({clip.key: clip.frames_sha256 for clip in run.clips("done")} for run in (killed, plain))
+        ours, theirs = (
+            {clip.key: clip.frames_sha256 for clip in run.clips("done")} for run in (killed, plain)
+        )
         assert ours == theirs
         assert len(ours) == 40
 
 
-def _killed_before_the_name(folder: Path, words: dict[str, Any], options: dict[str, Any], told: Any) -> None:
+def _killed_before_the_name(
+    folder: Path, words: dict[str, Any], options: dict[str, Any], told: Any
+) -> None:
     """What is written is under its temporary name then."""
     os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     told.send(("begins", None))
@@ -186,7 +235,9 @@ def test_a_sweep_that_is_killed_while_it_copies_a_picture_leaves_none(tmp_path: 
     assert not list(folder.rglob(".*.part"))
 
 
-def test_of_two_sweeps_on_one_directory_the_second_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+def test_of_two_sweeps_on_one_directory_the_second_is_refused_until_the_first_ends(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "run"
     first = Child(folder, seconds=0.05)
     while not (folder / "videos").is_dir():
@@ -218,7 +269,7 @@ def test_votes_and_metrics_are_kept_while_a_sweep_writes(tmp_path: Path) -> None
     assert child.end() == ("done", None)
 
 
-# --- disks ------------------------------------------------------------------------------------------------------------
+# --- disks ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -240,7 +291,9 @@ def test_a_full_disk_ends_a_sweep_with_a_word_and_room_lets_it_go_on(
     with pytest.raises(OSError, match=r"must have room for 40 videos.*has 1 MB"):
         swept(folder, plan)  # refused before anything is made
     assert not (folder / "videos").exists()
-    monkeypatch.setattr("skipguide.runs.storage.check_disk_space", lambda *_: 0)  # an estimate that is wrong
+    monkeypatch.setattr(
+        "skipguide.runs.storage.check_disk_space", lambda *_: 0
+    )  # an estimate that is wrong
     filler = small_disk / "filler"
     filler.write_bytes(bytes(500_000))
     with pytest.raises(OSError, match=r"disk of .* must have room, but is full"):
@@ -254,11 +307,17 @@ def test_a_full_disk_ends_a_sweep_with_a_word_and_room_lets_it_go_on(
         swept(folder, plan_of(height=64, width=64, num_frames=6, seeds=50))
     with Run.open(folder) as run:
         assert run.counts()["done"] > before["done"]
-        assert all(video.read(clip.video)[0].shape == (6, 64, 64, 3) for clip in run.clips("done") if clip.video)
+        assert all(
+            video.read(clip.video)[0].shape == (6, 64, 64, 3)
+            for clip in run.clips("done")
+            if clip.video
+        )
     assert not list(folder.rglob(".*.part"))
 
 
-def _with_small_files(folder: Path, words: dict[str, Any], options: dict[str, Any], told: Any) -> None:
+def _with_small_files(
+    folder: Path, words: dict[str, Any], options: dict[str, Any], told: Any
+) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
     _sweep(folder, words, options, told)
 
@@ -301,7 +360,9 @@ def public() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("forbid", [_no_folder, _no_rights])
-def test_a_folder_that_cannot_be_written_is_refused_with_a_word(public: Path, forbid: Callable[[Path], None]) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_with_a_word(
+    public: Path, forbid: Callable[[Path], None]
+) -> None:
     forbid(public / "run")
     kind, said = Child(public / "run", None, _as_nobody).end()
     assert kind in ("ValueError", "OSError")
@@ -322,7 +383,7 @@ def test_a_run_that_cannot_be_written_can_be_read(public: Path) -> None:
     assert Child(public / "run", None, _read).end() == ("8", "False")
 
 
-# --- damage -----------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def _truncated(path: Path) -> None:
@@ -342,7 +403,9 @@ def _flipped(path: Path) -> None:
     [(_truncated, False, "is not the file that was written"), (Path.unlink, False, "is missing"),
      (_flipped, True, "is not the file that was written")],
 )  # fmt: skip
-def test_a_damaged_video_is_set_aside_and_made_again(tmp_path: Path, damage: Any, thorough: bool, word: str) -> None:
+def test_a_damaged_video_is_set_aside_and_made_again(
+    tmp_path: Path, damage: Any, thorough: bool, word: str
+) -> None:
     swept(tmp_path)
     with Run.open(tmp_path) as run:
         clip = run.clips()[3]

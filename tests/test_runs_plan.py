@@ -24,7 +24,9 @@ settings:
 
 
 def plan(**content: Any) -> Plan:
-    return Plan.of({"prompts": ["a"], "settings": [{"name": "cfg", "guidance_scale": 3}], **content})
+    return Plan.of(
+        {"prompts": ["a"], "settings": [{"name": "cfg", "guidance_scale": 3}], **content}
+    )
 
 
 def test_a_plan_is_all_its_prompts_seeds_and_settings(tmp_path: Path) -> None:
@@ -55,7 +57,9 @@ def test_a_plan_is_all_its_prompts_seeds_and_settings(tmp_path: Path) -> None:
          {"steps": 9, "layers": [1], "start": 0.1, "stop": 0.9, "stg_scale": 1.0}),
     ],
 )  # fmt: skip
-def test_the_words_of_guide_are_settings_of_a_generation(words: dict[str, Any], settings: dict[str, Any]) -> None:
+def test_the_words_of_guide_are_settings_of_a_generation(
+    words: dict[str, Any], settings: dict[str, Any]
+) -> None:
     assert flatten(words) == settings
 
 
@@ -67,19 +71,29 @@ def test_a_grid_is_the_product_of_its_lists() -> None:
     assert found[2].name == "stg guidance_scale=1 layers=5,8 scale=0.5"
     assert found[2].generation.layers == (5, 8)
     assert {setting.generation.skip for setting in found} == {"attention"}
-    every = {(s.generation.guidance_scale, s.generation.layers, s.generation.stg_scale) for s in found}
-    assert every == {(g, at, s) for g in (1, 3.5) for at in ((4,), (5, 8), ("dual:2",)) for s in (0.5, 2)}
+    every = {
+        (s.generation.guidance_scale, s.generation.layers, s.generation.stg_scale) for s in found
+    }
+    assert every == {
+        (g, at, s) for g in (1, 3.5) for at in ((4,), (5, 8), ("dual:2",)) for s in (0.5, 2)
+    }
 
 
 def test_settings_are_for_every_model_or_for_the_one_they_name(tmp_path: Path) -> None:
-    found = plan(model=["lab-mochi", "x/y"], settings=[{"name": "a"}, {"name": "b", "model": "x/y"}]).settings
-    assert [(s.generation.model, s.name) for s in found] == [("lab-mochi", "a"), ("x/y", "a"), ("x/y", "b")]
+    found = plan(
+        model=["lab-mochi", "x/y"], settings=[{"name": "a"}, {"name": "b", "model": "x/y"}]
+    ).settings
+    assert [(s.generation.model, s.name) for s in found] == [
+        ("lab-mochi", "a"),
+        ("x/y", "a"),
+        ("x/y", "b"),
+    ]
 
 
-# --- prompt files -----------------------------------------------------------------------------------------------------
+# --- prompt files ---------------------------------------------------------------------------------
 
-# The shapes of VBench@fed9982 VBench_full_info.json, @409bd3e vbench2_i2v_full_info.json and EvalCrafter@cc66701
-# metadata.json, prompts/; the texts are ours.
+# The shapes of VBench@fed9982 VBench_full_info.json, @409bd3e vbench2_i2v_full_info.json and
+# EvalCrafter@cc66701 metadata.json, prompts/; the texts are ours.
 VBENCH = [
     {"prompt_en": "a toad, at rest", "dimension": ["temporal_flickering"]},
     {"prompt_en": "a cat and a dog", "dimension": ["multiple_objects"],
@@ -95,7 +109,9 @@ CRAFTER = {
 }
 
 
-def prompts_in(folder: Path, content: Any, name: str = "prompts.json", **more: Any) -> list[tuple[Any, Any]]:
+def prompts_in(
+    folder: Path, content: Any, name: str = "prompts.json", **more: Any
+) -> list[tuple[Any, Any]]:
     text = content if isinstance(content, str) else json.dumps(content)
     (folder / name).write_text(text, encoding="utf-8")
     source = {"file": name, **more} if more else name
@@ -104,22 +120,37 @@ def prompts_in(folder: Path, content: Any, name: str = "prompts.json", **more: A
 
 
 def test_a_file_of_a_schedule_is_what_is_in_it(tmp_path: Path) -> None:
-    """Its name counts from the folder of the plan; another content is another setting, another name is not."""
+    """Its name counts from the folder of the plan; another content is another setting, another name
+    is not."""
 
     def read(name: str) -> Any:
-        written = {"model": "lab-mochi", "prompts": ["p"], "seeds": [0], "settings": [{"name": "s", "schedule": name}]}
+        written = {
+            "model": "lab-mochi",
+            "prompts": ["p"],
+            "seeds": [0],
+            "settings": [{"name": "s", "schedule": name}],
+        }
         (tmp_path / "plan.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
         (setting,) = Plan.read(tmp_path / "plan.yaml").settings
         return setting
 
-    (tmp_path / "bins.yaml").write_text("- {sigma: [0.5, 1.1], layers: [5], scale: 1.0}", encoding="utf-8")
-    (tmp_path / "same.yaml").write_text("- {sigma: [0.5, 1.1], layers: [5], scale: 1.0}", encoding="utf-8")
+    (tmp_path / "bins.yaml").write_text(
+        "- {sigma: [0.5, 1.1], layers: [5], scale: 1.0}", encoding="utf-8"
+    )
+    (tmp_path / "same.yaml").write_text(
+        "- {sigma: [0.5, 1.1], layers: [5], scale: 1.0}", encoding="utf-8"
+    )
     first = read("bins.yaml")
     assert first.generation.schedule[0]["layers"] == [5]
     assert read("same.yaml") == first
-    (tmp_path / "bins.yaml").write_text("- {sigma: [0.5, 1.1], layers: [2], scale: 8.0}", encoding="utf-8")
+    (tmp_path / "bins.yaml").write_text(
+        "- {sigma: [0.5, 1.1], layers: [2], scale: 8.0}", encoding="utf-8"
+    )
     assert read("bins.yaml").generation != first.generation
-    with pytest.raises(ValueError, match=r"a schedule must be a YAML file that can be read, but .*none\.yaml cannot"):
+    with pytest.raises(
+        ValueError,
+        match=r"a schedule must be a YAML file that can be read, but .*none\.yaml cannot",
+    ):
         read("none.yaml")
 
 
@@ -127,7 +158,9 @@ def test_prompts_of_vbench(tmp_path: Path) -> None:
     both = {"dimension": ["temporal_flickering", "scene"]}
     objects = {"dimension": ["multiple_objects"], "auxiliary_info": VBENCH[1]["auxiliary_info"]}
     assert prompts_in(tmp_path, VBENCH) == [("a toad, at rest", both), ("a cat and a dog", objects)]
-    assert prompts_in(tmp_path, VBENCH, dimensions=["multiple_objects"]) == [("a cat and a dog", objects)]
+    assert prompts_in(tmp_path, VBENCH, dimensions=["multiple_objects"]) == [
+        ("a cat and a dog", objects)
+    ]
     assert prompts_in(tmp_path, VBENCH, first=1) == [("a toad, at rest", both)]
 
 
@@ -137,7 +170,10 @@ def test_prompts_of_vbench_with_their_images(tmp_path: Path) -> None:
     (tmp_path / "i2v.json").write_text(json.dumps(I2V), encoding="utf-8")
     content = {"prompts": {"file": "i2v.json", "images": "pictures"}, "settings": [{"name": "cfg"}]}
     (prompt,) = Plan.of(content, tmp_path).prompts
-    assert (prompt.text, prompt.image) == ("ink, camera pans left", tmp_path / "pictures" / "ink.jpg")
+    assert (prompt.text, prompt.image) == (
+        "ink, camera pans left",
+        tmp_path / "pictures" / "ink.jpg",
+    )
 
 
 def test_prompts_of_evalcrafter(tmp_path: Path) -> None:
@@ -155,10 +191,13 @@ def test_prompts_of_evalcrafter(tmp_path: Path) -> None:
 
 def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
     lines = "\ufeffa fish\n\n  # no comment, a prompt \na fish\n"
-    assert [text for text, _ in prompts_in(tmp_path, lines, "all.txt")] == ["a fish", "# no comment, a prompt"]
+    assert [text for text, _ in prompts_in(tmp_path, lines, "all.txt")] == [
+        "a fish",
+        "# no comment, a prompt",
+    ]
 
 
-# --- what is wrong ----------------------------------------------------------------------------------------------------
+# --- what is wrong --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -197,7 +236,10 @@ def test_a_wrong_plan_says_what_is_needed(content: dict[str, Any], said: str) ->
     ("content", "said"),
     [
         ({"a": 3}, r"must be texts, VBench's rows .* but row a of .* is '3'"),
-        ([{"prompt_en": "a", "dimension": 5}], r"a list of texts as dimension .* row 0 of .* has 5"),
+        (
+            [{"prompt_en": "a", "dimension": 5}],
+            r"a list of texts as dimension .* row 0 of .* has 5",
+        ),
         ([{"prompt_en": "a", "image_name": 5}], r"a text as image_name"),
         ([], r"prompts must be one or more, but .* has none"),
         ("[", r"prompts must be JSON"),

@@ -25,7 +25,7 @@ def guided(name: str, *terms: STG, **options: Any) -> tuple[Tensor, Any]:
         return oracle.run(given, **FOUR), handle
 
 
-# --- a scale for each step --------------------------------------------------------------------------------------------
+# --- a scale for each step ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["MochiPipeline", "WanPipeline", "StableVideoDiffusionPipeline"])
@@ -38,7 +38,9 @@ def test_list_of_scales_is_a_term_for_each_part(name: str) -> None:
 
 
 def test_list_of_one_scale_is_that_scale() -> None:
-    assert torch.equal(guided("MochiPipeline", STG([1], [1.5] * 4))[0], guided("MochiPipeline", STG([1], 1.5))[0])
+    assert torch.equal(
+        guided("MochiPipeline", STG([1], [1.5] * 4))[0], guided("MochiPipeline", STG([1], 1.5))[0]
+    )
     plain, handle = guided("MochiPipeline", STG([1], [0.0] * 4))
     assert torch.equal(plain, oracle.run(tiny.tiny("MochiPipeline"), **FOUR))
     assert handle.passes_per_step == 2
@@ -61,14 +63,20 @@ def test_errors_of_scales(scale: Any, message: str) -> None:
 def test_list_of_another_length_is_refused_before_the_first_step() -> None:
     given = tiny.tiny("MochiPipeline")
     message = "a list of scales must have one for each step, but this one has 3 and the run 4"
-    with guide(given.pipe, STG([1], [1.0, 1.0, 1.0])) as handle, pytest.raises(ValueError, match=message):
+    with (
+        guide(given.pipe, STG([1], [1.0, 1.0, 1.0])) as handle,
+        pytest.raises(ValueError, match=message),
+    ):
         oracle.run(given, **FOUR)
     assert handle.passes.steps == 0
 
 
 def test_schedule_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "schedule.yaml"
-    rows = "- {sigma: [0.9, 1.1], layers: [1], scale: 2.0, guidance_scale: 6.0}\n- {sigma: [0, 0.9], rescale: 0.5}\n"
+    rows = (
+        "- {sigma: [0.9, 1.1], layers: [1], scale: 2.0, guidance_scale: 6.0}\n- {sigma: [0, 0.9],"
+        " rescale: 0.5}\n"
+    )
     written = Schedule([Bin((0.9, 1.1), [1], 2.0, guidance_scale=6.0), Bin((0, 0.9), rescale=0.5)])
     path.write_text(rows, encoding="utf-8")
     assert Schedule.from_yaml(path) == written
@@ -102,7 +110,7 @@ def test_errors_of_a_schedule_in_a_file(text: str, message: str, tmp_path: Path)
         Schedule.from_yaml(tmp_path / "none.yaml")
 
 
-# --- normalized -------------------------------------------------------------------------------------------------------
+# --- normalized -----------------------------------------------------------------------------------
 
 
 def test_normalized_push_has_the_length_that_was_asked_for() -> None:
@@ -122,16 +130,24 @@ def test_normalized_is_of_each_term_by_itself_and_after_eq_21() -> None:
     generator = torch.Generator().manual_seed(1)
     c, p, q = (torch.randn(2, 64, generator=generator, dtype=torch.float64) for _ in range(3))
     both = formula.skip_guidance(c, [p, q], [1.0, 3.0], normalized=[False, True])
-    torch.testing.assert_close(both, (c - p) + formula.skip_guidance(c, [q], [3.0], normalized=[True]))
-    across = formula.skip_guidance(c, [p, q], [1.0, 3.0], orthogonalize=True, normalized=[False, True]) - (c - p)
+    torch.testing.assert_close(
+        both, (c - p) + formula.skip_guidance(c, [q], [3.0], normalized=[True])
+    )
+    across = formula.skip_guidance(
+        c, [p, q], [1.0, 3.0], orthogonalize=True, normalized=[False, True]
+    ) - (c - p)
     torch.testing.assert_close(across.norm(dim=1), 0.3 * c.norm(dim=1))
-    torch.testing.assert_close((across * (c - p)).sum(1), torch.zeros(2, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        (across * (c - p)).sum(1), torch.zeros(2, dtype=torch.float64), atol=1e-12, rtol=0
+    )
 
 
 def test_normalized_lengths_see_the_prediction_and_not_the_variance() -> None:
     c, p = torch.randn(2, 4, 8), torch.randn(2, 4, 8)
     push = formula.skip_guidance(c, [p], [1.0], channels=2, normalized=[True])
-    torch.testing.assert_close(push[:, :2].flatten(1).norm(dim=1), 0.1 * c[:, :2].flatten(1).norm(dim=1))
+    torch.testing.assert_close(
+        push[:, :2].flatten(1).norm(dim=1), 0.1 * c[:, :2].flatten(1).norm(dim=1)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -141,12 +157,13 @@ def test_normalized_in_half_precision_does_not_overflow(dtype: torch.dtype) -> N
     torch.testing.assert_close(push.float(), torch.full((1, 100_000), 30.0), rtol=0.01, atol=0)
 
 
-# --- every n-th step --------------------------------------------------------------------------------------------------
+# --- every n-th step ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_reused_push_is_that_of_the_last_weak_pass(every: int) -> None:
-    """Heard on both sides of the guidance: c, p and u inside, and what the pipeline gets outside."""
+    """Heard on both sides of the guidance: c, p and u inside, and what the pipeline gets
+    outside."""
     given = tiny.tiny("WanPipeline")
     with (
         oracle.listening(given) as inside,
@@ -154,7 +171,9 @@ def test_reused_push_is_that_of_the_last_weak_pass(every: int) -> None:
         oracle.listening(given) as outside,
     ):
         oracle.run(given, **FOUR)
-    raw, returned = ([oracle.samples(call.output)[0] for call in calls] for calls in (inside, outside))
+    raw, returned = (
+        [oracle.samples(call.output)[0] for call in calls] for calls in (inside, outside)
+    )
     assert handle.passes.steps == 4
     assert sum(handle.passes.weak_runs.values()) == len(range(0, 4, every))
     difference = torch.zeros(())
@@ -182,7 +201,9 @@ def test_reuse_begins_anew_in_each_run_and_for_each_denoiser() -> None:
     assert not handle._cached_differences
 
 
-def test_reuse_begins_anew_where_a_scheduler_keeps_its_timesteps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reuse_begins_anew_where_a_scheduler_keeps_its_timesteps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Then a run can be told from the next one only by its number of steps."""
     given = tiny.tiny("MochiPipeline")
     scheduler, kept = given.pipe.scheduler, list[Tensor]()
@@ -236,7 +257,9 @@ def test_guider_knows_lists_and_lengths_and_refuses_reuse() -> None:
     ):
         with pytest.raises(ValueError, match=f"but got a term with {what}"):
             SkipGuidance(terms=[term])
-    guider = SkipGuidance([1], [0.0, 2.0], guidance_scale=1.0, terms=[{"layers": [2], "normalize": True}])
+    guider = SkipGuidance(
+        [1], [0.0, 2.0], guidance_scale=1.0, terms=[{"layers": [2], "normalize": True}]
+    )
     c, p, q = torch.randn(3, 2, 4, 8)
     guider.set_state(0, 2, 0)
     assert guider._batch_names() == ["pred_cond", "pred_weak_1"]  # the first term's scale is 0 here
@@ -244,7 +267,9 @@ def test_guider_knows_lists_and_lengths_and_refuses_reuse() -> None:
     torch.testing.assert_close(guider.forward(c, pred_weak_1=q).pred, c + pushed)
     guider.set_state(1, 2, 0)
     assert guider._batch_names() == ["pred_cond", "pred_weak", "pred_weak_1"]
-    torch.testing.assert_close(guider.forward(c, pred_weak=p, pred_weak_1=q).pred, c + 2.0 * (c - p) + pushed)
+    torch.testing.assert_close(
+        guider.forward(c, pred_weak=p, pred_weak_1=q).pred, c + 2.0 * (c - p) + pushed
+    )
     with pytest.raises(ValueError, match="this one has 2 and the run 3"):
         guider.set_state(0, 3, 0)
     again: Any = SkipGuidance.from_config(guider.config)

@@ -22,7 +22,7 @@ def setting(number: int, **said: Any) -> Setting:
     return Setting(number, f"setting {number}", "model", {}, said, None)
 
 
-# --- how settings belong together -------------------------------------------------------------------------------------
+# --- how settings belong together -----------------------------------------------------------------
 
 CFG = setting(1, guidance_scale=4.5, stg_scale=0.0, layers=[5], skip="residual", steps=28)
 STG = [
@@ -61,9 +61,15 @@ def test_the_scale_of_cfg_has_a_slider_too() -> None:
 
 def test_one_of_two_scales_moves_alone() -> None:
     pairs = [(1.0, 0.0), (1.0, 0.5), (2.0, 0.5)]
-    both = [setting(i, spatial_scale=s, temporal_scale=t, layers=["up:0"]) for i, (s, t) in enumerate(pairs)]
+    both = [
+        setting(i, spatial_scale=s, temporal_scale=t, layers=["up:0"])
+        for i, (s, t) in enumerate(pairs)
+    ]
     found = setting_grid.sliders(both)
-    assert found[1] == {"temporal_scale": [(0.0, 0), (0.5, 1)], "spatial_scale": [(1.0, 1), (2.0, 2)]}
+    assert found[1] == {
+        "temporal_scale": [(0.0, 0), (0.5, 1)],
+        "spatial_scale": [(1.0, 1), (2.0, 2)],
+    }
 
 
 def test_what_tells_settings_apart() -> None:
@@ -81,7 +87,7 @@ def test_a_layer_map_has_a_row_per_layer_in_their_order() -> None:
     assert setting_grid.layer_maps([CFG]) == []
 
 
-# --- what the page gets -----------------------------------------------------------------------------------------------
+# --- what the page gets ---------------------------------------------------------------------------
 
 
 def test_the_payload_has_all_of_a_run(painted_run: Path) -> None:
@@ -93,20 +99,34 @@ def test_the_payload_has_all_of_a_run(painted_run: Path) -> None:
     assert [entry["name"] for entry in found["settings"]][:2] == ["cfg", "stg layers=4 scale=0.5"]
     assert found["varied"] == ["layers", "stg_scale", "skip"]
     measures = {measure["name"]: measure for measure in found["measures"]}
-    assert [value["value"] for value in measures["passes_per_step"]["values"].values()] == [2.0, 2.5, 2.5, 2.5, 2.5]
+    assert [value["value"] for value in measures["passes_per_step"]["values"].values()] == [
+        2.0,
+        2.5,
+        2.5,
+        2.5,
+        2.5,
+    ]
     assert str(painted_run) not in json.dumps(found)  # no folder of the machine
 
 
-def test_numbers_of_an_evaluation_come_before_our_means_and_none_is_not_finite(painted_copy: Path) -> None:
+def test_numbers_of_an_evaluation_come_before_our_means_and_none_is_not_finite(
+    painted_copy: Path,
+) -> None:
     with Run.open(painted_copy, writable=True) as run:
         first = run.settings()[0].id
         own = [clip for clip in run.clips() if clip.setting == first]
         run.record_metrics([(clip.key, "temporal_flickering", 0.5) for clip in own])
-        run.record_metrics([(clip.key, "mine", float("nan") if clip is own[0] else 2.0) for clip in own])
+        run.record_metrics(
+            [(clip.key, "mine", float("nan") if clip is own[0] else 2.0) for clip in own]
+        )
         run.record_set_metric(SetMetric(first, "temporal_flickering", 0.25, 4, 0.2, 0.3))
         found = page_data.describe(run)
     json.dumps(found, allow_nan=False)
-    measures = [measure for measure in found["measures"] if measure["name"] in ("temporal_flickering", "mine")]
+    measures = [
+        measure
+        for measure in found["measures"]
+        if measure["name"] in ("temporal_flickering", "mine")
+    ]
     values = {measure["name"]: measure["values"][first] for measure in measures}
     assert len(measures) == 2
     assert values["temporal_flickering"] == {"value": 0.25, "low": 0.2, "high": 0.3, "count": 4}
@@ -117,7 +137,7 @@ def test_numbers_of_an_evaluation_come_before_our_means_and_none_is_not_finite(p
     }
 
 
-# --- studies ----------------------------------------------------------------------------------------------------------
+# --- studies --------------------------------------------------------------------------------------
 
 
 def clips_of(folder: Path) -> list[Clip]:
@@ -137,7 +157,10 @@ def test_pairs_are_all_pairs_of_one_prompt_and_seed_once(painted_run: Path) -> N
 
 def test_order_and_sides_are_the_raters_own_and_stay(painted_run: Path) -> None:
     clips = clips_of(painted_run)
-    every = [blind_test.tasks(clips, "pair", [1, 2, 3, 4, 5], rater) for rater in ("Ann", "Bob", "Cid", "Dee")]
+    every = [
+        blind_test.tasks(clips, "pair", [1, 2, 3, 4, 5], rater)
+        for rater in ("Ann", "Bob", "Cid", "Dee")
+    ]
     assert every[0] == blind_test.tasks(clips[::-1], "pair", [5, 4, 3, 2, 1], "Ann")
     assert len({tuple(task.first.key for task in tasks) for tasks in every}) == 4
     lefts = [task.left == "first" for tasks in every for task in tasks]
@@ -159,24 +182,32 @@ def test_more_videos_do_not_change_the_order_of_the_others(painted_run: Path) ->
 
 
 def test_a_test_without_pairs_is_refused(painted_run: Path) -> None:
-    with pytest.raises(ValueError, match="needs two finished videos of one prompt and seed of the chosen settings"):
+    with pytest.raises(
+        ValueError, match="needs two finished videos of one prompt and seed of the chosen settings"
+    ):
         blind_test.tasks(clips_of(painted_run), "pair", [1], "Ann")
 
 
 @pytest.mark.parametrize("left", ["first", "second"])
 @pytest.mark.parametrize("answer", ["left", "right", "tie"])
-def test_an_answer_means_the_video_that_was_shown_there(painted_run: Path, left: Any, answer: str) -> None:
+def test_an_answer_means_the_video_that_was_shown_there(
+    painted_run: Path, left: Any, answer: str
+) -> None:
     a, b = sorted(clips_of(painted_run)[:2], key=lambda clip: clip.key)
     task = blind_test.Task(a, b, left)
     (vote,) = blind_test.build_votes(task, "Ann", {"preference": answer}, 2.0)
     chosen = {"first": a, "second": b}.get(vote.answer)
-    assert chosen is (None if answer == "tie" else task.clips_in_order[0 if answer == "left" else 1])
+    assert chosen is (
+        None if answer == "tie" else task.clips_in_order[0 if answer == "left" else 1]
+    )
     assert (vote.first, vote.second, vote.left) == (a.key, b.key, left)
 
 
 def test_other_questions_are_refused(painted_run: Path) -> None:
     clip = clips_of(painted_run)[0]
-    with pytest.raises(ValueError, match=r"answers must be to video quality, .* but got preference"):
+    with pytest.raises(
+        ValueError, match=r"answers must be to video quality, .* but got preference"
+    ):
         blind_test.build_votes(blind_test.Task(clip), "Ann", {"preference": "left"}, None)
 
 
@@ -185,7 +216,11 @@ def test_results_tell_who_won_and_whether_raters_agree(painted_copy: Path) -> No
     with Run.open(painted_copy, writable=True) as run:
         for rater in ("Ann", "Bob", "Cid"):
             for task in blind_test.tasks(run.clips(), "pair", [1, 2, 3], rater):
-                larger = "left" if task.clips_in_order[0].setting > task.clips_in_order[1].setting else "right"
+                larger = (
+                    "left"
+                    if task.clips_in_order[0].setting > task.clips_in_order[1].setting
+                    else "right"
+                )
                 answer = "left" if rater == "Cid" else larger
                 for vote in blind_test.build_votes(task, rater, {"preference": answer}, 1.0):
                     run.vote(vote)
@@ -222,15 +257,17 @@ def test_ratings_are_means_by_question(painted_copy: Path) -> None:
     assert "motion quality" in {measure["name"] for measure in found["measures"]}
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_no_script_of_the_page_parses_html() -> None:
-    """Prompts and names reach the page as text nodes, since nothing in it can make anything else of them."""
+    """Prompts and names reach the page as text nodes, since nothing in it can make anything else of
+    them."""
     for name, content in files.load_assets().items():
         if name.endswith(".js"):
             found = re.search(
-                r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser|srcdoc|eval\(|new Function",
+                r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser|srcdoc|eval\(|new"
+                r" Function",
                 content.decode(),
             )
             assert found is None, (name, found)
@@ -243,19 +280,39 @@ def test_the_page_asks_nobody_else() -> None:
 
 
 def test_scripts_are_short() -> None:
-    assert {name for name, content in files.load_assets().items() if content.count(b"\n") > 300} == set()
+    assert {
+        name for name, content in files.load_assets().items() if content.count(b"\n") > 300
+    } == set()
 
 
 @pytest.mark.parametrize(
-    "key", ["", "..", "../ledger.sqlite", "a" * 15, "A" * 16, "g" * 16, "0" * 16 + "\n", "%2e%2e/%2e%2e", "é" * 16]
+    "key",
+    [
+        "",
+        "..",
+        "../ledger.sqlite",
+        "a" * 15,
+        "A" * 16,
+        "g" * 16,
+        "0" * 16 + "\n",
+        "%2e%2e/%2e%2e",
+        "é" * 16,
+    ],
 )
 def test_only_keys_name_videos(painted_run: Path, key: str) -> None:
-    with Run.open(painted_run) as run, pytest.raises(ValueError, match="the key of a clip must be 16 digits"):
+    with (
+        Run.open(painted_run) as run,
+        pytest.raises(ValueError, match="the key of a clip must be 16 digits"),
+    ):
         files.find_video(run, key)
 
 
-@pytest.mark.parametrize("trick", ["link out", "link in", "linked folder", "pipe", "folder", "missing"])
-def test_only_plain_files_of_the_run_are_given_out(painted_copy: Path, tmp_path: Path, trick: str) -> None:
+@pytest.mark.parametrize(
+    "trick", ["link out", "link in", "linked folder", "pipe", "folder", "missing"]
+)
+def test_only_plain_files_of_the_run_are_given_out(
+    painted_copy: Path, tmp_path: Path, trick: str
+) -> None:
     clip = clips_of(painted_copy)[0]
     assert clip.video is not None
     secret = tmp_path / "secret.mp4"
@@ -287,22 +344,29 @@ def test_a_ledger_cannot_name_files_outside(painted_copy: Path) -> None:
     with sqlite3.connect(painted_copy / "ledger.sqlite") as db:
         db.execute("UPDATE jobs SET video = '../other.mp4' WHERE key = ?", (clip.key,))
     db.close()
-    with Run.open(painted_copy) as run, pytest.raises(ValueError, match="a video must be a plain file"):
+    with (
+        Run.open(painted_copy) as run,
+        pytest.raises(ValueError, match="a video must be a plain file"),
+    ):
         files.find_video(run, clip.key)
 
 
-# --- reports ----------------------------------------------------------------------------------------------------------
+# --- reports --------------------------------------------------------------------------------------
 
 
 def test_a_report_is_one_folder_with_all_in_it(painted_run: Path, tmp_path: Path) -> None:
-    said = CliRunner().invoke(app, ["report", str(painted_run), "--out", str(tmp_path / "out"), "--json"])
+    said = CliRunner().invoke(
+        app, ["report", str(painted_run), "--out", str(tmp_path / "out"), "--json"]
+    )
     assert said.exit_code == 0, said.output
     written = json.loads(said.stdout)
     assert written["clips"] == 20
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clips", "index.html"]
     page = (tmp_path / "out" / "index.html").read_text("utf-8")
     assert "/static/" not in page
-    assert (tmp_path / "out" / "clips" / f"{clips_of(painted_run)[0].key}.mp4").read_bytes()[4:8] == b"ftyp"
+    assert (tmp_path / "out" / "clips" / f"{clips_of(painted_run)[0].key}.mp4").read_bytes()[
+        4:8
+    ] == b"ftyp"
     assert not list(tmp_path.glob(".*"))
     assert str(painted_run) not in page
 
@@ -359,7 +423,9 @@ def test_votes_on_a_video_that_was_made_anew_still_count(painted_copy: Path) -> 
         columns = [row[1] for row in db.execute("PRAGMA table_info(jobs)") if row[1] != "key"]
         names = ", ".join(columns)
         db.execute(
-            f"INSERT INTO jobs(key, {names}) SELECT 'ffffffffffffffff', {names} FROM jobs WHERE key = ?", (old.key,)
+            f"INSERT INTO jobs(key, {names}) SELECT 'ffffffffffffffff', {names} FROM jobs WHERE"
+            " key = ?",
+            (old.key,),
         )
         db.execute("UPDATE jobs SET added = '2999' WHERE key = 'ffffffffffffffff'")
     db.close()

@@ -1,4 +1,5 @@
-"""The page in a real Chromium: play, step, wipe, difference, zoom, vote, try, report. `make test-studio` runs these.
+"""The page in a real Chromium: play, step, wipe, difference, zoom, vote, try, report. `make
+test-studio` runs these.
 
 Which frame a video shows is read from its pixels (painted.py), not from what the page says.
 """
@@ -24,7 +25,11 @@ from skipguide.studio import app, report
 from skipguide.studio.access import Policy
 from skipguide.studio.playground import Trials
 
-CHROMIUM = os.environ.get("SKIPGUIDE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = (
+    os.environ.get("SKIPGUIDE_CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("chromium-browser")
+)
 try:
     from playwright import sync_api  # pyright: ignore[reportMissingImports]
 except ImportError:
@@ -32,8 +37,12 @@ except ImportError:
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH, nor one named by SKIPGUIDE_CHROMIUM"),
-    pytest.mark.skipif(sync_api is None, reason="playwright is not installed: pip install playwright"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium on the PATH, nor one named by SKIPGUIDE_CHROMIUM"
+    ),
+    pytest.mark.skipif(
+        sync_api is None, reason="playwright is not installed: pip install playwright"
+    ),
 ]
 
 EVIL = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>'
@@ -86,7 +95,9 @@ class Served:
     def __init__(self, folder: Path, policy: Policy | None = None):
         self.folder, self.engine = folder, Stepping()
         self.trials = Trials(folder, lambda: self.engine)
-        config = uvicorn.Config(app.create_app(folder, policy or Policy(), self.trials), port=0, log_level="error")
+        config = uvicorn.Config(
+            app.create_app(folder, policy or Policy(), self.trials), port=0, log_level="error"
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 
@@ -106,7 +117,9 @@ class Served:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A run that no test changes."""
-    with Served(painted(tmp_path_factory.mktemp("runs") / "first", prompts=["a red star", EVIL])) as served:
+    with Served(
+        painted(tmp_path_factory.mktemp("runs") / "first", prompts=["a red star", EVIL])
+    ) as served:
         yield served
 
 
@@ -124,12 +137,19 @@ def page(chromium: Any) -> Iterator[Any]:
     page = context.new_page()
     page.set_default_timeout(20_000)
     said, asked = [], []
-    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: said.append(message.text) if message.type in ("error", "warning") else None,
+    )
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     yield page
-    assert [text for text in said if "status of 400" not in text] == []  # which tells of a refusal that is tested
-    assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "file:", "data:"))] == []
+    assert [
+        text for text in said if "status of 400" not in text
+    ] == []  # which tells of a refusal that is tested
+    assert [
+        url for url in asked if not url.startswith(("http://127.0.0.1:", "file:", "data:"))
+    ] == []
     context.close()
 
 
@@ -140,7 +160,8 @@ def opened(page: Any, served: Served, said: str = "settings=1,2,3,4") -> None:
 
 
 def until(page: Any, expression: str, is_so: Callable[[Any], Any] = bool) -> None:
-    """Wait for something on the page. Playwright's own way is forbidden by the page's Content-Security-Policy."""
+    """Wait for something on the page. Playwright's own way is forbidden by the page's
+    Content-Security-Policy."""
     end = time.monotonic() + 20
     while not is_so(found := page.evaluate(expression)):
         assert time.monotonic() < end, f"{expression} is still {found!r}"
@@ -152,7 +173,7 @@ def shows(page: Any, frames: list[int]) -> None:
     until(page, READ, lambda found: found == frames)
 
 
-# --- playing ----------------------------------------------------------------------------------------------------------
+# --- playing --------------------------------------------------------------------------------------
 
 
 def test_playing_keeps_all_videos_within_one_frame(page: Any, first: Served) -> None:
@@ -162,7 +183,9 @@ def test_playing_keeps_all_videos_within_one_frame(page: Any, first: Served) -> 
     page.wait_for_timeout(800)  # of four videos, each begins when it can
     page.keyboard.press("l")
     seen, drifts = [], []
-    for _ in range(4):  # a machine that is busy with something else drops frames: one window without that is enough
+    for _ in range(
+        4
+    ):  # a machine that is busy with something else drops frames: one window without that is enough
         seen = page.evaluate(WATCH, 1.5)
         drifts = [max(frames) - min(frames) for frames in seen]
         if max(drifts) <= 1:
@@ -180,8 +203,8 @@ def test_playing_keeps_all_videos_within_one_frame(page: Any, first: Served) -> 
 def test_steps_and_jumps_are_exact_everywhere(page: Any, first: Served) -> None:
     opened(page, first)
     for key, frame in (
-        ("ArrowRight", 1), ("ArrowRight", 2), (".", 3), ("ArrowLeft", 2), ("PageDown", 12), ("End", FRAMES - 1),
-        ("ArrowRight", FRAMES - 1), ("Home", 0), (",", 0),
+        ("ArrowRight", 1), ("ArrowRight", 2), (".", 3), ("ArrowLeft", 2), ("PageDown", 12),
+        ("End", FRAMES - 1), ("ArrowRight", FRAMES - 1), ("Home", 0), (",", 0),
     ):  # fmt: skip
         page.keyboard.press(key)
         shows(page, [frame] * 4)
@@ -210,7 +233,7 @@ def test_loop_begins_again_and_without_it_the_last_frame_stays(page: Any, first:
     until(page, "document.getElementById('play').textContent.startsWith('Play')")
 
 
-# --- comparing --------------------------------------------------------------------------------------------------------
+# --- comparing ------------------------------------------------------------------------------------
 
 
 def brightness(page: Any, x: float, y: float) -> int:
@@ -226,7 +249,8 @@ def brightness(page: Any, x: float, y: float) -> int:
 
 
 def test_a_wipe_shows_one_video_on_each_side(page: Any, first: Served) -> None:
-    """The right video has a white mark in the left quarter of its upper edge, the left one has none."""
+    """The right video has a white mark in the left quarter of its upper edge, the left one has
+    none."""
     opened(page, first, "settings=1,3")
     page.keyboard.press("w")
     page.locator(".stage").wait_for()
@@ -291,8 +315,14 @@ def test_the_scale_is_a_slider_over_the_settings_that_exist(page: Any, first: Se
     shows(page, [10, 10])  # it stays at its frame
     slider.focus()
     title = page.locator("figure.cell").first.locator("b")
-    for key, name in (("Left", "stg layers=4 scale=0.5"), ("Left", "cfg"), ("Right", "stg layers=4 scale=0.5")):
-        page.keyboard.press(f"Arrow{key}")  # the slider keeps the focus, and its steps at the 0 that both layers share
+    for key, name in (
+        ("Left", "stg layers=4 scale=0.5"),
+        ("Left", "cfg"),
+        ("Right", "stg layers=4 scale=0.5"),
+    ):
+        page.keyboard.press(
+            f"Arrow{key}"
+        )  # the slider keeps the focus, and its steps at the 0 that both layers share
         sync_api.expect(title).to_have_text(name)
     shows(page, [10, 10])
 
@@ -335,13 +365,21 @@ def test_points_and_cells_open_their_clips(page: Any, first: Served) -> None:
     page.keyboard.press("ArrowDown")  # scrolls, where nothing plays
     assert "prompts=2" not in page.url
     page.locator(".point[data-setting='stg layers=8 scale=1'] circle").click()
-    assert [b.text_content() for b in page.locator("figure.cell .title b").all()] == ["cfg", "stg layers=8 scale=1"]
+    assert [b.text_content() for b in page.locator("figure.cell .title b").all()] == [
+        "cfg",
+        "stg layers=8 scale=1",
+    ]
     page.keyboard.press("m")
     cell = page.locator("[data-setting='stg layers=4 scale=0.5']")
-    assert cell.text_content() in cell.get_attribute("aria-label")  # who listens hears the number that is seen
+    assert cell.text_content() in cell.get_attribute(
+        "aria-label"
+    )  # who listens hears the number that is seen
     cell.focus()
     page.keyboard.press("Enter")
-    assert [b.text_content() for b in page.locator("figure.cell .title b").all()] == ["cfg", "stg layers=4 scale=0.5"]
+    assert [b.text_content() for b in page.locator("figure.cell .title b").all()] == [
+        "cfg",
+        "stg layers=4 scale=0.5",
+    ]
 
 
 def test_light_and_dark(page: Any, first: Served) -> None:
@@ -351,7 +389,12 @@ def test_light_and_dark(page: Any, first: Served) -> None:
     light = page.evaluate(paper)
     page.keyboard.press("n")
     dark = page.evaluate(paper)
-    assert sum(map(int, re.findall(r"\d+", light))) > 600 > 150 > sum(map(int, re.findall(r"\d+", dark)))
+    assert (
+        sum(map(int, re.findall(r"\d+", light)))
+        > 600
+        > 150
+        > sum(map(int, re.findall(r"\d+", dark)))
+    )
     page.reload()
     page.locator("h1").wait_for()
     assert page.evaluate(paper) == dark
@@ -359,8 +402,13 @@ def test_light_and_dark(page: Any, first: Served) -> None:
 
 def test_two_hundred_videos_on_a_page_are_not_all_loaded(page: Any, tmp_path: Path) -> None:
     loaded = []
-    page.on("request", lambda request: loaded.append(request.url) if request.url.endswith(".mp4") else None)
-    with Served(painted(tmp_path / "many", prompts=MANY, settings=[SETTINGS[0], SETTINGS[1]][:2])) as served:
+    page.on(
+        "request",
+        lambda request: loaded.append(request.url) if request.url.endswith(".mp4") else None,
+    )
+    with Served(
+        painted(tmp_path / "many", prompts=MANY, settings=[SETTINGS[0], SETTINGS[1]][:2])
+    ) as served:
         page.goto(f"{served.url}/#settings=1,2,3,4")
         page.locator("h1").wait_for()
         page.keyboard.press("a")
@@ -376,7 +424,7 @@ def test_two_hundred_videos_on_a_page_are_not_all_loaded(page: Any, tmp_path: Pa
         until(page, "document.getElementById('drift').textContent", lambda text: text == "drift 0")
 
 
-# --- judging and making -----------------------------------------------------------------------------------------------
+# --- judging and making ---------------------------------------------------------------------------
 
 
 def test_a_rater_votes_by_keys_and_goes_on_later(page: Any, own: Served) -> None:
@@ -414,7 +462,9 @@ def test_a_rater_votes_by_keys_and_goes_on_later(page: Any, own: Served) -> None
     assert votes[0].answer == votes[0].left
 
 
-def test_the_link_for_raters_opens_the_test_and_nothing_else(page: Any, chromium: Any, tmp_path: Path) -> None:
+def test_the_link_for_raters_opens_the_test_and_nothing_else(
+    page: Any, chromium: Any, tmp_path: Path
+) -> None:
     """It is a text that can be copied, and brings its own key, also from a mail."""
     with Served(painted(tmp_path / "run"), Policy(token="secret")) as served:
         page.goto(f"{served.url}/?token=secret")
@@ -489,19 +539,26 @@ def test_a_video_is_made_from_a_picture(page: Any, tmp_path: Path) -> None:
             "first.png", "first.png", "a red star", "a blue circle",
         ]  # fmt: skip
         page.keyboard.press("t")
-        assert [o.text_content() for o in page.locator("[name=picture] option").all()] == ["none", *["first.png"] * 2]
+        assert [o.text_content() for o in page.locator("[name=picture] option").all()] == [
+            "none",
+            *["first.png"] * 2,
+        ]
         until(page, "document.querySelector('img').naturalWidth === 48")
         assert page.evaluate("document.querySelector('img').getAttribute('src')") == "/images/2"
         page.fill("[name=seed]", "3")
         page.keyboard.press("Control+Enter")
-        page.locator("[data-state=done]", has_text="first.png · seed 3").locator("button", has_text="See it").click()
+        page.locator("[data-state=done]", has_text="first.png · seed 3").locator(
+            "button", has_text="See it"
+        ).click()
         page.locator("figure.cell").first.wait_for()
         assert page.text_content("h1") == "first.png seed 3"
         page.keyboard.press("t")
         page.select_option("[name=picture]", "")
         assert page.locator("img").is_hidden()
         page.click("form button[type=submit]")
-        page.locator("#message", has_text="a trial must have a prompt, a picture or both").wait_for()
+        page.locator(
+            "#message", has_text="a trial must have a prompt, a picture or both"
+        ).wait_for()
     with Run.open(folder) as run:
         (clip,) = (clip for clip in run.clips() if clip.seed == 3)
         assert (clip.prompt, len(run.prompts())) == (2, 4)
@@ -511,12 +568,18 @@ def test_a_report_plays_from_a_file(page: Any, first: Served, tmp_path: Path) ->
     with Run.open(first.folder) as run:
         report.write_report(run, tmp_path / "odd näme #1")
     page.goto(f"{(tmp_path / 'odd näme #1' / 'index.html').as_uri()}#settings=1,3")
-    frames = "[...document.querySelectorAll('figure.cell')].map((cell) => cell.dataset.frame).join()"
+    frames = (
+        "[...document.querySelectorAll('figure.cell')].map((cell) => cell.dataset.frame).join()"
+    )
     until(page, frames, lambda found: found == "0,0")
     page.keyboard.press("PageDown")
     until(page, frames, lambda found: found == "10,10")
     page.keyboard.press("Space")
-    until(page, "[...document.querySelectorAll('video')].every((video) => !video.paused && video.currentTime > 1)")
+    until(
+        page,
+        "[...document.querySelectorAll('video')].every((video) => !video.paused &&"
+        " video.currentTime > 1)",
+    )
     page.keyboard.press("d")
     page.locator(".stage").wait_for()
     page.keyboard.press("p")

@@ -12,14 +12,17 @@ import torch
 from skipguide.stats import preference
 from skipguide.stats.preference import Duel
 
-# Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C: 4 observers, 12 units, some not judged.
+# Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C: 4 observers, 12 units,
+# some not judged.
 KRIPPENDORFF = [
-    [1, 1, 1], [2, 2, 3, 2], [3, 3, 3, 3], [3, 3, 3, 3], [2, 2, 2, 2], [1, 2, 3, 4], [4, 4, 4, 4], [1, 1, 2, 1],
-    [2, 2, 2, 2], [5, 5, 5], [1, 1], [3],
+    [1, 1, 1], [2, 2, 3, 2], [3, 3, 3, 3], [3, 3, 3, 3], [2, 2, 2, 2], [1, 2, 3, 4], [4, 4, 4, 4],
+    [1, 1, 2, 1], [2, 2, 2, 2], [5, 5, 5], [1, 1], [3],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("level", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
+@pytest.mark.parametrize(
+    ("level", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)]
+)
 def test_alpha_is_krippendorffs(level: preference.Level, published: float) -> None:
     assert preference.krippendorff_alpha(KRIPPENDORFF, level) == pytest.approx(published, abs=6e-4)
 
@@ -30,17 +33,20 @@ def test_alpha_is_none_where_nobody_judged_the_same_or_nothing_differs() -> None
 
 
 @pytest.mark.parametrize(
-    ("table", "kappa"), [([[20, 5], [10, 15]], 0.4), ([[45, 15], [25, 15]], 0.1304), ([[25, 35], [5, 35]], 0.2593)]
+    ("table", "kappa"),
+    [([[20, 5], [10, 15]], 0.4), ([[45, 15], [25, 15]], 0.1304), ([[25, 35], [5, 35]], 0.2593)],
 )
 def test_kappa_of_known_tables(table: list[list[int]], kappa: float) -> None:
-    """The first is the common example of two readers of 50 proposals; the others have equal observed agreement."""
+    """The first is the common example of two readers of 50 proposals; the others have equal
+    observed agreement."""
     pairs = [(a, b) for a, b in itertools.product((0, 1), (0, 1)) for _ in range(table[a][b])]
     first, second = zip(*pairs, strict=True)
     assert preference.cohen_kappa(first, second) == pytest.approx(kappa, abs=5e-5)
 
 
 def test_quadratic_kappa_is_the_concordance_of_ratings() -> None:
-    """Fleiss and Cohen (1973): quadratically weighted kappa is Lin's concordance with population moments."""
+    """Fleiss and Cohen (1973): quadratically weighted kappa is Lin's concordance with population
+    moments."""
     rng = np.random.default_rng(1)
     first = rng.integers(1, 6, 80)
     second = np.clip(first + rng.integers(-1, 2, 80), 1, 5)
@@ -57,7 +63,9 @@ def test_kappa_of_unequal_lists_is_refused() -> None:
     assert preference.cohen_kappa([2, 2], [2, 2]) is None
 
 
-def duels(seed: int = 0, prompts: int = 12, strengths: tuple[float, ...] = (-1.0, 0.0, 0.3, 0.7)) -> list[Duel]:
+def duels(
+    seed: int = 0, prompts: int = 12, strengths: tuple[float, ...] = (-1.0, 0.0, 0.3, 0.7)
+) -> list[Duel]:
     rng = np.random.default_rng(seed)
     found = []
     for prompt in range(prompts):
@@ -76,7 +84,9 @@ def test_strengths_are_the_most_likely_ones(prior: float) -> None:
     first = torch.tensor([duel.first - 10 for duel in fought])
     second = torch.tensor([duel.second - 10 for duel in fought])
     b = torch.zeros(4, dtype=torch.float64, requires_grad=True)
-    search = torch.optim.LBFGS([b], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+    search = torch.optim.LBFGS(
+        [b], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
+    )
 
     def cost() -> torch.Tensor:
         """Minus the logarithm of the likelihood, written down as such."""
@@ -100,7 +110,9 @@ def test_strengths_are_the_most_likely_ones(prior: float) -> None:
 def test_a_setting_that_always_wins_has_a_finite_strength() -> None:
     found = preference.bradley_terry([Duel(1, 2, 1.0, i) for i in range(50)])
     assert 1 < found[1].value < 6
-    assert found[1].low == pytest.approx(found[1].value, abs=0.1)  # every resample is the same 50 wins
+    assert found[1].low == pytest.approx(
+        found[1].value, abs=0.1
+    )  # every resample is the same 50 wins
     assert preference.bradley_terry([]) == {}
 
 
@@ -137,5 +149,7 @@ def test_means_of_clustered_values_are_wider_than_of_free_ones() -> None:
 
 
 def test_a_mean_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="a mean needs values, and a cluster for each, but got 0 and 0"):
+    with pytest.raises(
+        ValueError, match="a mean needs values, and a cluster for each, but got 0 and 0"
+    ):
         preference.mean([], [])

@@ -38,7 +38,9 @@ HERE = "http://localhost:8700"
 
 
 def client(folder: Path, policy: Policy | None = None, base: str = HERE, **more: Any) -> TestClient:
-    return TestClient(app.create_app(folder, policy or Policy(), **more), base_url=base, follow_redirects=False)
+    return TestClient(
+        app.create_app(folder, policy or Policy(), **more), base_url=base, follow_redirects=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def first_clip(folder: Path) -> Clip:
         return run.clips()[0]
 
 
-# --- videos -----------------------------------------------------------------------------------------------------------
+# --- videos ---------------------------------------------------------------------------------------
 
 
 def test_a_video_comes_in_ranges(page: TestClient, painted_run: Path) -> None:
@@ -100,12 +102,13 @@ def test_a_video_that_is_a_link_is_not_given_out(painted_copy: Path, tmp_path: P
     assert b"secret" not in answer.content
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def pictured(tmp_path: Path) -> Path:
-    """A run with pictures: prompts 1 to 3 have one, 4 has none. The files that its plan named are gone."""
+    """A run with pictures: prompts 1 to 3 have one, 4 has none. The files that its plan named are
+    gone."""
     words = pictures(tmp_path / "pictures")
     painted(tmp_path / "run", seeds=[0], **words)
     shutil.rmtree(tmp_path / "pictures")
@@ -124,8 +127,14 @@ def test_pictures_are_given_out_as_what_they_are(pictured: Path) -> None:
         assert (answer.status_code, answer.content) == (200, copy_of(pictured, prompt).read_bytes())
         assert answer.headers["content-type"] == "image/png"
         assert answer.headers["x-content-type-options"] == "nosniff"
-    assert web.get("/images/1").content == web.get("/images/3").content != web.get("/images/2").content
-    assert web.get("/images/4").json()["detail"].startswith("a prompt must have a picture to start from, but 4")
+    assert (
+        web.get("/images/1").content == web.get("/images/3").content != web.get("/images/2").content
+    )
+    assert (
+        web.get("/images/4")
+        .json()["detail"]
+        .startswith("a prompt must have a picture to start from, but 4")
+    )
     assert web.get("/images/99").status_code == 404
     assert client(pictured, Policy(token="right")).get("/images/1").status_code == 401
     told = web.get("/api/run").json()
@@ -133,8 +142,12 @@ def test_pictures_are_given_out_as_what_they_are(pictured: Path) -> None:
     assert str(pictured) not in json.dumps(told)
 
 
-@pytest.mark.parametrize("trick", ["link out", "linked folder", "pipe", "folder", "missing", "other content"])
-def test_only_plain_pictures_of_the_run_are_given_out(pictured: Path, tmp_path: Path, trick: str) -> None:
+@pytest.mark.parametrize(
+    "trick", ["link out", "linked folder", "pipe", "folder", "missing", "other content"]
+)
+def test_only_plain_pictures_of_the_run_are_given_out(
+    pictured: Path, tmp_path: Path, trick: str
+) -> None:
     path = copy_of(pictured)
     if trick == "linked folder":
         shutil.move(pictured / "images", tmp_path / "elsewhere")
@@ -164,7 +177,9 @@ def drawn(kind: str) -> bytes:
     [("first.png", b"<html><script>alert(1)</script>"), ("first.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
      ("../../../secret.png", drawn("PNG"))],
 )  # fmt: skip
-def test_a_ledger_cannot_make_other_files_pictures(pictured: Path, name: str, content: bytes) -> None:
+def test_a_ledger_cannot_make_other_files_pictures(
+    pictured: Path, name: str, content: bytes
+) -> None:
     """Not even with their hash in it."""
     digest = hashlib.sha256(content).hexdigest()
     place = pictured / "images" / digest[:16] / name
@@ -179,7 +194,9 @@ def test_a_ledger_cannot_make_other_files_pictures(pictured: Path, name: str, co
     assert answer.json()["detail"].startswith("a picture must be a plain file in the run directory")
 
 
-@pytest.mark.parametrize(("kind", "told"), [("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("GIF", "image/gif")])
+@pytest.mark.parametrize(
+    ("kind", "told"), [("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("GIF", "image/gif")]
+)
 def test_the_type_of_a_picture_is_that_of_its_content(tmp_path: Path, kind: str, told: str) -> None:
     (tmp_path / "first.html").write_bytes(drawn(kind))
     prompts = [{"image": str(tmp_path / "first.html")}]
@@ -187,7 +204,7 @@ def test_the_type_of_a_picture_is_that_of_its_content(tmp_path: Path, kind: str,
     assert client(tmp_path / "run").get("/images/1").headers["content-type"] == told
 
 
-# --- who may ask ------------------------------------------------------------------------------------------------------
+# --- who may ask ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -201,8 +218,11 @@ def test_the_type_of_a_picture_is_that_of_its_content(tmp_path: Path, kind: str,
         ("192.168.0.2:8700", False, True), ("evil.example", False, False), ("studio.lab.example:443", False, True),
     ],
 )  # fmt: skip
-def test_only_its_own_names_are_answered(painted_run: Path, host: str, loopback: bool, is_ours: bool) -> None:
-    """A site can make its name point to this machine (DNS rebinding); the Host header then has that name."""
+def test_only_its_own_names_are_answered(
+    painted_run: Path, host: str, loopback: bool, is_ours: bool
+) -> None:
+    """A site can make its name point to this machine (DNS rebinding); the Host header then has that
+    name."""
     policy = Policy(loopback=loopback, names=frozenset({"studio.lab.example"}))
     assert client(painted_run, policy).get("/api/counts", headers={"Host": host}).status_code == (
         200 if is_ours else 421
@@ -211,17 +231,32 @@ def test_only_its_own_names_are_answered(painted_run: Path, host: str, loopback:
 
 def test_a_token_is_needed_where_there_is_one(painted_run: Path) -> None:
     web = client(painted_run, Policy(token="right", loopback=False), "http://192.168.0.2:8700")
-    for path in ("/", "/vote", "/api/run", "/static/main.js", "/images/1", f"/clips/{first_clip(painted_run).key}.mp4"):
+    for path in (
+        "/",
+        "/vote",
+        "/api/run",
+        "/static/main.js",
+        "/images/1",
+        f"/clips/{first_clip(painted_run).key}.mp4",
+    ):
         assert web.get(path).status_code == 401, path
         assert web.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert web.get(path, params={"token": "wrong"}).status_code == 401
     assert web.get("/api/run", headers={"Authorization": "Bearer right"}).status_code == 200
     entered = web.get("/", params={"token": "right"})
-    assert (entered.status_code, entered.headers["location"]) == (303, "/")  # out of the address, and so of the history
+    assert (entered.status_code, entered.headers["location"]) == (
+        303,
+        "/",
+    )  # out of the address, and so of the history
     assert "HttpOnly; SameSite=Lax" in entered.headers["set-cookie"]
     assert web.get("/vote", params={"token": "right"}).headers["location"] == "/vote"
     assert web.get("/api/run").status_code == 200  # by the cookie
-    assert client(painted_run, Policy(token="right"), HERE).get("/", headers={"Cookie": 'a="'}).status_code == 401
+    assert (
+        client(painted_run, Policy(token="right"), HERE)
+        .get("/", headers={"Cookie": 'a="'})
+        .status_code
+        == 401
+    )
 
 
 def test_raters_reach_the_test_and_nothing_else(tmp_path: Path) -> None:
@@ -252,9 +287,13 @@ def test_raters_reach_the_test_and_nothing_else(tmp_path: Path) -> None:
         for asked in ({}, {"token": token}):
             assert rater.get(path, params=asked).status_code == 401, path
     assert rater.get("/api/run", headers={"Authorization": f"Bearer {token}"}).status_code == 401
-    assert rater.get("/vote", params={"token": "0" * 32}).status_code == 200  # by the cookie, as before
+    assert (
+        rater.get("/vote", params={"token": "0" * 32}).status_code == 200
+    )  # by the cookie, as before
     assert owner.get("/vote", params={"token": token}).status_code == 303
-    assert owner.get("/api/run").status_code == 200  # the way to the test has not shut out the owner
+    assert (
+        owner.get("/api/run").status_code == 200
+    )  # the way to the test has not shut out the owner
 
 
 @pytest.mark.parametrize(
@@ -271,7 +310,9 @@ def test_raters_reach_the_test_and_nothing_else(tmp_path: Path) -> None:
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
     ],
 )
-def test_changes_come_from_the_page_itself(page: TestClient, headers: dict[str, str], status: int) -> None:
+def test_changes_come_from_the_page_itself(
+    page: TestClient, headers: dict[str, str], status: int
+) -> None:
     body = json.dumps({"rater": "Ann", "kind": "pair", "settings": [1, 2]})
     sent = {"Content-Type": "application/json", **headers}
     assert page.post("/api/study/next", content=body, headers=sent).status_code == status
@@ -281,8 +322,15 @@ def test_bodies_are_bounded(page: TestClient) -> None:
     large = b'{"rater": "' + b"a" * MAX_BODY_BYTES + b'"}'
     sent = {"Content-Type": "application/json"}
     assert page.post("/api/study/next", content=large, headers=sent).status_code == 413
-    assert page.post("/api/study/next", content=iter([large[:100], large[100:]]), headers=sent).status_code == 413
-    assert page.post("/api/study/next", content=b"{}", headers={**sent, "Content-Length": "x"}).status_code in (
+    assert (
+        page.post(
+            "/api/study/next", content=iter([large[:100], large[100:]]), headers=sent
+        ).status_code
+        == 413
+    )
+    assert page.post(
+        "/api/study/next", content=b"{}", headers={**sent, "Content-Length": "x"}
+    ).status_code in (
         400,
         413,
     )
@@ -292,18 +340,24 @@ def test_bodies_are_bounded(page: TestClient) -> None:
 def test_every_answer_says_what_a_browser_may_do(page: TestClient) -> None:
     for path in ("/", "/api/run", "/static/main.js", "/nothing"):
         headers = page.get(path).headers
-        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self' 'sha256-")
+        assert headers["content-security-policy"].startswith(
+            "default-src 'none'; script-src 'self' 'sha256-"
+        )
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
 
 
-# --- votes ------------------------------------------------------------------------------------------------------------
+# --- votes ----------------------------------------------------------------------------------------
 
 
-def vote_all(web: TestClient, rater: str, kind: str, settings: list[int], most: int = 999) -> list[dict[str, Any]]:
+def vote_all(
+    web: TestClient, rater: str, kind: str, settings: list[int], most: int = 999
+) -> list[dict[str, Any]]:
     seen = []
     while len(seen) < most:
-        found = web.post("/api/study/next", json={"rater": rater, "kind": kind, "settings": settings}).json()
+        found = web.post(
+            "/api/study/next", json={"rater": rater, "kind": kind, "settings": settings}
+        ).json()
         if found["task"] is None:
             break
         seen.append(found["task"])
@@ -358,14 +412,22 @@ def test_a_new_answer_takes_the_place_of_the_old(painted_copy: Path) -> None:
 )  # fmt: skip
 def test_answers_that_are_none_are_refused(painted_copy: Path, changed: dict[str, Any]) -> None:
     web = client(painted_copy)
-    found = web.post("/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]}).json()
-    given = {"rater": "Ann", "task": found["task"]["id"], "answers": {"preference": "left"}, "seconds": 1, **changed}
+    found = web.post(
+        "/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]}
+    ).json()
+    given = {
+        "rater": "Ann",
+        "task": found["task"]["id"],
+        "answers": {"preference": "left"},
+        "seconds": 1,
+        **changed,
+    }
     assert web.post("/api/study/answer", json=given).status_code in (400, 409, 422)
     with Run.open(painted_copy) as run:
         assert run.votes() == []
 
 
-# --- trials -----------------------------------------------------------------------------------------------------------
+# --- trials ---------------------------------------------------------------------------------------
 
 
 class Slow(Painter):
@@ -388,7 +450,12 @@ class Slow(Painter):
             on_step(StepProgress(2, 2, 2.0, 0.0))
 
 
-ASK = {"model": "lab-mochi", "prompt": "a green cross", "seed": 3, "parameters": {"layers": [6], "stg_scale": 0.75}}
+ASK = {
+    "model": "lab-mochi",
+    "prompt": "a green cross",
+    "seed": 3,
+    "parameters": {"layers": [6], "stg_scale": 0.75},
+}
 
 
 def wait(condition: Callable[[], Any]) -> Any:
@@ -419,12 +486,19 @@ def web(painted_copy: Path, slow: Slow) -> Iterator[TestClient]:
         slow.go.set()
 
 
-def test_what_is_asked_for_is_made_into_the_run(web: TestClient, painted_copy: Path, slow: Slow) -> None:
+def test_what_is_asked_for_is_made_into_the_run(
+    web: TestClient, painted_copy: Path, slow: Slow
+) -> None:
     asked = web.post("/api/trials", json=ASK).json()
     assert asked["state"] in ("waiting", "running")
     assert slow.reached.wait(30)
     (trial,) = web.get("/api/trials").json()
-    assert (trial["state"], trial["step"], trial["steps"], trial["seconds_left"]) == ("running", 1, 2, 3.0)
+    assert (trial["state"], trial["step"], trial["steps"], trial["seconds_left"]) == (
+        "running",
+        1,
+        2,
+        3.0,
+    )
     slow.go.set()
     done = ended(web, asked["id"])
     assert (done["state"], done["error"]) == ("done", None)
@@ -452,7 +526,9 @@ def test_a_token_that_an_address_cannot_have_is_refused(painted_run: Path, token
     assert "--token must be letters, digits and . _ ~ -" in result.output
 
 
-def test_a_setting_that_is_there_keeps_its_name(web: TestClient, painted_copy: Path, slow: Slow) -> None:
+def test_a_setting_that_is_there_keeps_its_name(
+    web: TestClient, painted_copy: Path, slow: Slow
+) -> None:
     slow.go.set()
     known = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}
     asked = web.post("/api/trials", json={**ASK, "parameters": known}).json()
@@ -465,7 +541,10 @@ def test_a_setting_that_is_there_keeps_its_name(web: TestClient, painted_copy: P
 def test_what_exists_is_not_made_again(web: TestClient, slow: Slow, painted_copy: Path) -> None:
     """Of a clip that is there, the trial gives the key."""
     known = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}
-    asked = web.post("/api/trials", json={"model": "lab-mochi", "prompt": "a red star", "seed": 0, "parameters": known})
+    asked = web.post(
+        "/api/trials",
+        json={"model": "lab-mochi", "prompt": "a red star", "seed": 0, "parameters": known},
+    )
     done = ended(web, asked.json()["id"])
     assert done["state"] == "done"
     assert not slow.reached.is_set()
@@ -493,7 +572,10 @@ def test_trials_are_cancelled_while_they_wait_and_while_they_run(
 def test_the_queue_is_bounded(web: TestClient, slow: Slow) -> None:
     web.post("/api/trials", json=ASK)
     assert slow.reached.wait(30)
-    answers = [web.post("/api/trials", json={**ASK, "seed": 10 + i}).status_code for i in range(MAX_WAITING + 2)]
+    answers = [
+        web.post("/api/trials", json={**ASK, "seed": 10 + i}).status_code
+        for i in range(MAX_WAITING + 2)
+    ]
     assert answers == [200] * MAX_WAITING + [400] * 2
 
 
@@ -505,13 +587,15 @@ def test_the_queue_is_bounded(web: TestClient, slow: Slow) -> None:
         {"prompt": "a" * 4001}, {"parameters": {"steps": 0}}, {"parameters": {str(i): 1 for i in range(50)}},
     ],
 )  # fmt: skip
-def test_what_may_not_be_asked_for_is_refused_at_once(web: TestClient, changed: dict[str, Any]) -> None:
+def test_what_may_not_be_asked_for_is_refused_at_once(
+    web: TestClient, changed: dict[str, Any]
+) -> None:
     answer = web.post("/api/trials", json={**ASK, **changed})
     assert answer.status_code in (400, 422)
     assert web.get("/api/trials").json() == []
 
 
-# --- trials that start from a picture ---------------------------------------------------------------------------------
+# --- trials that start from a picture -------------------------------------------------------------
 
 STG = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}
 SHOW = {"model": "lab-mochi", "prompt": None, "seed": 0, "parameters": STG}
@@ -543,7 +627,9 @@ def test_a_trial_of_what_a_sweep_made_is_its_clip(
         assert done["key"] == own.key
         assert (len(run.prompts()), len(run.settings())) == (4, 2)
     assert done["image"] == "first.png"
-    assert [image.size for image in slow.images] == [(48, 40)] * 2  # the model is asked whether it takes this
+    assert [image.size for image in slow.images] == [
+        (48, 40)
+    ] * 2  # the model is asked whether it takes this
 
 
 def test_a_sweep_does_not_make_again_what_a_trial_made(
@@ -553,7 +639,9 @@ def test_a_sweep_does_not_make_again_what_a_trial_made(
     assert slow.reached.is_set()
     painted(pictured, seeds=[7], **pictures(tmp_path / "pictures"))
     with Run.open(pictured) as run:
-        (own,) = (clip for clip in run.clips() if (clip.prompt, clip.setting, clip.seed) == (2, 2, 7))
+        (own,) = (
+            clip for clip in run.clips() if (clip.prompt, clip.setting, clip.seed) == (2, 2, 7)
+        )
         assert (own.key, own.attempts) == (done["key"], 1)
         assert str(pictured) not in "".join(run.plans())
     assert len(list((pictured / "images").rglob("*.png"))) == 2
@@ -594,7 +682,7 @@ def test_a_test_names_the_picture_where_there_is_no_text(pictured: Path) -> None
     assert {task["prompt"] for task in seen} == {"first.png", "a red star", "a blue circle"}
 
 
-# --- trials that go wrong ---------------------------------------------------------------------------------------------
+# --- trials that go wrong -------------------------------------------------------------------------
 
 
 def test_a_trial_beside_a_sweep_says_why_it_fails(web: TestClient, painted_copy: Path) -> None:
@@ -611,17 +699,36 @@ def test_a_studio_without_trials_makes_none(page: TestClient) -> None:
 
 def test_a_real_model_makes_what_is_asked_for(tmp_path: Path, tiny_mochi_dir: Path) -> None:
     """The whole way: a loaded pipeline, a guided generation, a clip in the run."""
-    small = {"steps": 2, "height": 32, "width": 32, "num_frames": 7, "guidance_scale": 4.5, "max_sequence_length": 16}
+    small = {
+        "steps": 2,
+        "height": 32,
+        "width": 32,
+        "num_frames": 7,
+        "guidance_scale": 4.5,
+        "max_sequence_length": 16,
+    }
     settings = [{"name": "cfg", **small}]
-    painted(tmp_path / "run", model=str(tiny_mochi_dir), prompts=["a red star"], seeds=[0], settings=settings)
+    painted(
+        tmp_path / "run",
+        model=str(tiny_mochi_dir),
+        prompts=["a red star"],
+        seeds=[0],
+        settings=settings,
+    )
     trials = Trials.local(tmp_path / "run")
     sizes = {name: small[name] for name in ("steps", "height", "width", "num_frames")}
     number = trials.add(
-        TrialRequest(str(tiny_mochi_dir), "a blue square", 1, {**sizes, "layers": [2], "stg_scale": 1.0})
+        TrialRequest(
+            str(tiny_mochi_dir), "a blue square", 1, {**sizes, "layers": [2], "stg_scale": 1.0}
+        )
     ).id
-    trial = wait(lambda: [t for t in trials.list() if t["id"] == number and t["state"] not in ("waiting", "running")])[
-        0
-    ]
+    trial = wait(
+        lambda: [
+            t
+            for t in trials.list()
+            if t["id"] == number and t["state"] not in ("waiting", "running")
+        ]
+    )[0]
     trials.close()
     assert (trial["state"], trial["step"], trial["error"]) == ("done", 2, None)
     with Run.open(tmp_path / "run") as run:
@@ -633,7 +740,9 @@ def test_a_real_model_makes_what_is_asked_for(tmp_path: Path, tiny_mochi_dir: Pa
 def test_a_study_of_a_read_only_run_says_so(painted_copy: Path) -> None:
     """As root everything can be written, so the ledger itself is taken away."""
     web = client(painted_copy)
-    found = web.post("/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]}).json()
+    found = web.post(
+        "/api/study/next", json={"rater": "Ann", "kind": "pair", "settings": [1, 2]}
+    ).json()
     (painted_copy / "ledger.sqlite").rename(painted_copy / "gone")
     answers = {
         "rater": "Ann",
@@ -645,7 +754,7 @@ def test_a_study_of_a_read_only_run_says_so(painted_copy: Path) -> None:
     assert "a run must be a folder with a ledger.sqlite" in answer.json()["error"]
 
 
-# --- the verb ---------------------------------------------------------------------------------------------------------
+# --- the verb -------------------------------------------------------------------------------------
 
 
 def test_the_verb_serves_until_it_is_interrupted(painted_run: Path) -> None:
@@ -662,7 +771,9 @@ def test_the_verb_serves_until_it_is_interrupted(painted_run: Path) -> None:
         assert server.stdout is not None
         address = server.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=t", address)
-        asked = urllib.request.Request(address.partition("?")[0], headers={"Authorization": "Bearer t"})
+        asked = urllib.request.Request(
+            address.partition("?")[0], headers={"Authorization": "Bearer t"}
+        )
         with urllib.request.urlopen(asked) as answer:
             assert b"skipguide studio" in answer.read()
         server.send_signal(signal.SIGINT)

@@ -1,4 +1,5 @@
-"""What only UNets have: halves of layers, outputs that are given again, a scale per frame, FreeU and its relatives."""
+"""What only UNets have: halves of layers, outputs that are given again, a scale per frame, FreeU
+and its relatives."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ from tiny.base import Tiny
 from written import UNETS, addresses, assert_equal, by_hand, ends_of, modules_of, paths_of, trace_of
 
 # one of each family; the layers of the first one are two transformer blocks deep
-KINDS = ["StableVideoDiffusionPipeline deep", "AnimateDiffPipeline", "TextToVideoSDPipeline", "I2VGenXLPipeline"]
+KINDS = [
+    "StableVideoDiffusionPipeline deep",
+    "AnimateDiffPipeline",
+    "TextToVideoSDPipeline",
+    "I2VGenXLPipeline",
+]
 SVD, ANIMATEDIFF = "StableVideoDiffusionPipeline", "AnimateDiffPipeline"
 
 
@@ -36,7 +42,7 @@ def halves_of(small: Tiny) -> Iterator[tuple[str, str]]:
                     yield layer, axis
 
 
-# --- halves -----------------------------------------------------------------------------------------------------------
+# --- halves ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -58,8 +64,14 @@ def test_each_half_equals_separate_full_passes(name: str, skip: str) -> None:
 def test_two_halves_with_a_scale_each_are_the_sum(name: str, skip: str) -> None:
     """Eq. 20 at one layer, and the halves named together are what the layer is without an axis."""
     small = tiny(name)
-    layer = next(layer for layer in addresses(small)["up"] if paths_of(small, [layer], skip, "spatial"))
-    terms = [STG([layer], 2.0, skip, "spatial"), STG([layer], 0.5, skip, "temporal"), STG(["mid:0"], 0.7, skip)]
+    layer = next(
+        layer for layer in addresses(small)["up"] if paths_of(small, [layer], skip, "spatial")
+    )
+    terms = [
+        STG([layer], 2.0, skip, "spatial"),
+        STG([layer], 0.5, skip, "temporal"),
+        STG(["mid:0"], 0.7, skip),
+    ]
     plain = oracle.run(small, **small.short)
     for written in (terms, terms[::-1]):
         with guide(small.pipe, *written, rescale=0.7):
@@ -79,7 +91,7 @@ def test_slg_of_one_half(name: str) -> None:
             assert 1 < handle.passes_per_step < 2
 
 
-# --- the shared prefix ------------------------------------------------------------------------------------------------
+# --- the shared prefix ----------------------------------------------------------------------------
 
 COUNTED = re.compile(
     r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.\w+\.\d+(\.(temporal_)?transformer_blocks\.\d+)?"
@@ -88,14 +100,17 @@ COUNTED = re.compile(
 
 
 def rows_of(small: Tiny) -> dict[str, int]:
-    """Rows that each module in the blocks is evaluated on in a run without CFG, in the order of their first calls."""
+    """Rows that each module in the blocks is evaluated on in a run without CFG, in the order of
+    their first calls."""
     rows: dict[str, int] = {}
     hooks = []
     for path, module in oracle.models(small)[0].named_modules():
         if COUNTED.fullmatch(path):
 
             def note(_: Any, args: Any, kwargs: Any, path: str = path) -> None:
-                rows[path] = rows.get(path, 0) + len(next(v for v in (*args, *kwargs.values()) if torch.is_tensor(v)))
+                rows[path] = rows.get(path, 0) + len(
+                    next(v for v in (*args, *kwargs.values()) if torch.is_tensor(v))
+                )
 
             hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
     oracle.run(small, **small.short, **small.off)
@@ -109,7 +124,8 @@ def within(path: str, others: list[str]) -> bool:
 
 
 def evaluated_again(order: list[str], skipped: list[str], skip: str) -> list[str]:
-    """What a weak pass has to compute: what holds the first skipped module, and what comes after it."""
+    """What a weak pass has to compute: what holds the first skipped module, and what comes after
+    it."""
     first = min(order.index(path) for path in skipped)
     after = [path for n, path in enumerate(order) if n >= first or within(order[first], [path])]
     return [path for path in after if skip == "attention" or not within(path, skipped)]
@@ -122,15 +138,25 @@ def test_modules_before_the_first_skipped_one_do_not_run_again(name: str) -> Non
     order = list(plain)
     up, mid = addresses(small)["up"], addresses(small)["mid"][0]
     both = next(layer for layer in up if paths_of(small, [layer], "residual", "spatial"))
-    written = [([both], None), ([both], "spatial"), ([both], "temporal"), ([mid], None), ([mid, up[-1]], "temporal")]
+    written = [
+        ([both], None),
+        ([both], "spatial"),
+        ([both], "temporal"),
+        ([mid], None),
+        ([mid, up[-1]], "temporal"),
+    ]
     for layers, axis in written if name in KINDS else written[2:3]:
         for skip in ("residual", "attention"):
             again = evaluated_again(order, paths_of(small, layers, skip, axis), skip)
             with guide(small.pipe, STG(layers, skip=skip, axis=axis)):
-                assert rows_of(small) == {path: n * (2 if path in again else 1) for path, n in plain.items()}
+                assert rows_of(small) == {
+                    path: n * (2 if path in again else 1) for path, n in plain.items()
+                }
     with guide(small.pipe, STG([both], axis="temporal"), share_prefix=False):
         left_out = paths_of(small, [both], "residual", "temporal")
-        assert rows_of(small) == {path: n * (1 if within(path, left_out) else 2) for path, n in plain.items()}
+        assert rows_of(small) == {
+            path: n * (1 if within(path, left_out) else 2) for path, n in plain.items()
+        }
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -139,7 +165,9 @@ def test_passes_are_counted_in_operations(name: str) -> None:
     small = tiny(name)
     found = []
     for layer, shared in (("down:0", False), ("down:0", True), ("up:1", True)):
-        with guide(small.pipe, STG([layer], stop=0.4), share_prefix=shared) as handle:  # one step of two
+        with guide(
+            small.pipe, STG([layer], stop=0.4), share_prefix=shared
+        ) as handle:  # one step of two
             oracle.run(small, **small.short)
         found.append(handle.passes.weak)
         assert (handle.passes.steps, handle.passes.unweakened) == (2, 4)
@@ -147,7 +175,7 @@ def test_passes_are_counted_in_operations(name: str) -> None:
     assert 1 > found[0] > found[1] > found[2] > 0
 
 
-# --- without a trace --------------------------------------------------------------------------------------------------
+# --- without a trace ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -180,11 +208,16 @@ def test_an_exception_in_any_pass_leaves_no_stand_in_and_no_tensors(name: str, s
 def kept_by(handle: Any) -> list[Any]:
     """What is kept for weak passes."""
     strong = [branch.prefix_cache for branch in handle._guided_denoisers.values()]
-    memories = [memory for kept in strong for entries in kept.cached_outputs.values() for *_, memory in entries]
+    memories = [
+        memory
+        for kept in strong
+        for entries in kept.cached_outputs.values()
+        for *_, memory in entries
+    ]
     return [output for memory in memories for output in memory.outputs]
 
 
-# --- Stable Video Diffusion -------------------------------------------------------------------------------------------
+# --- Stable Video Diffusion -----------------------------------------------------------------------
 
 CONDITIONS: dict[str, Any] = dict(fps=5, motion_bucket_id=50, noise_aug_strength=0.1)
 
@@ -193,10 +226,14 @@ def test_conditions_of_svd_are_untouched() -> None:
     small = tiny(SVD)
     plain = oracle.run(small, **small.short, **CONDITIONS, output_type="pt", decode_chunk_size=2)
     with guide(small.pipe, STG(["up:0"], 0.0), rescale=0.7):
-        scaled = oracle.run(small, **small.short, **CONDITIONS, output_type="pt", decode_chunk_size=2)
+        scaled = oracle.run(
+            small, **small.short, **CONDITIONS, output_type="pt", decode_chunk_size=2
+        )
         assert torch.equal(scaled, plain)
     with guide(small.pipe, STG(["up:0"], 1.0)), oracle.listening(small) as calls:
-        guided = oracle.run(small, **small.short, **CONDITIONS, output_type="pt", decode_chunk_size=2)
+        guided = oracle.run(
+            small, **small.short, **CONDITIONS, output_type="pt", decode_chunk_size=2
+        )
     assert not torch.equal(guided, plain)
     assert len(calls) == 6  # cond, weak and uncond of two steps
     ids = torch.tensor([[4, 50, 0.1]]).expand(2, -1)
@@ -206,13 +243,17 @@ def test_conditions_of_svd_are_untouched() -> None:
 def test_chunks_of_frames_in_which_svd_decodes() -> None:
     small = tiny(SVD)
     with guide(small.pipe, STG(["up:0"], 1.0)):
-        call = lambda **o: small.pipe(**{**small.call, **small.short, **o}, generator=seed(0)).frames  # noqa: E731
+        call = lambda **o: (
+            small.pipe(**{**small.call, **small.short, **o}, generator=seed(0)).frames
+        )
         latents = call()
         frames = {size: call(output_type="pt", decode_chunk_size=size) for size in (1, 2, 3)}
     for size, ours in frames.items():
         with torch.no_grad():
             decoded = small.pipe.decode_latents(latents, 3, size)
-        assert torch.equal(ours, small.pipe.video_processor.postprocess_video(decoded, output_type="pt"))
+        assert torch.equal(
+            ours, small.pipe.video_processor.postprocess_video(decoded, output_type="pt")
+        )
     assert not torch.equal(frames[1], frames[3])  # the decoder mixes the frames of a chunk
 
 
@@ -221,7 +262,8 @@ def seed(number: int) -> torch.Generator:
 
 
 def test_scale_per_frame_of_svd() -> None:
-    """A first frame whose scale is 1 is c there, pushed; the scale is that of the frame with rescale as well."""
+    """A first frame whose scale is 1 is c there, pushed; the scale is that of the frame with
+    rescale as well."""
     small = tiny(SVD)
     options: dict[str, Any] = dict(min_guidance_scale=1.3, max_guidance_scale=6.1)
     terms = [STG(["up:1"], 1.3), STG(["mid:0"], 0.6, "attention", "temporal")]
@@ -247,14 +289,21 @@ def test_schedule_of_svd_by_its_sigmas() -> None:
     assert not torch.equal(ours, plain)
     with guide(small.pipe, STG(["up:1"], 1.3), rescale=0.4):
         expected = oracle.run(small, min_guidance_scale=2.5, max_guidance_scale=2.5)
-    with guide(small.pipe, Schedule([Bin((0.0, 701.0), ["up:1"], 1.3, guidance_scale=2.5, rescale=0.4)])):
-        torch.testing.assert_close(oracle.run(small), expected, atol=5e-4, rtol=1e-4)  # latents of sigma 700
+    with guide(
+        small.pipe, Schedule([Bin((0.0, 701.0), ["up:1"], 1.3, guidance_scale=2.5, rescale=0.4)])
+    ):
+        torch.testing.assert_close(
+            oracle.run(small), expected, atol=5e-4, rtol=1e-4
+        )  # latents of sigma 700
     message = "hold at none of this run, whose sigmas go from 700 to"
-    with guide(small.pipe, Schedule([Bin((701.0, 900.0), ["up:1"], 1.0)])), pytest.raises(ValueError, match=message):
+    with (
+        guide(small.pipe, Schedule([Bin((701.0, 900.0), ["up:1"], 1.0)])),
+        pytest.raises(ValueError, match=message),
+    ):
         oracle.run(small)
 
 
-# --- AnimateDiff in company -------------------------------------------------------------------------------------------
+# --- AnimateDiff in company -----------------------------------------------------------------------
 
 
 def assert_guided_as_by_hand(small: Tiny, terms: list[STG]) -> None:
@@ -275,7 +324,11 @@ TERMS = [STG(["up:2"], 1.3, axis="temporal"), STG(["mid:0"], 0.7, "attention"), 
 def test_free_u(name: str) -> None:
     """It writes into what the blocks before returned."""
     small = fresh(name)
-    terms = TERMS if name == ANIMATEDIFF else [STG(["up:1"], 1.3, axis="temporal"), STG(["mid:0"], 0.7, "attention")]
+    terms = (
+        TERMS
+        if name == ANIMATEDIFF
+        else [STG(["up:1"], 1.3, axis="temporal"), STG(["mid:0"], 0.7, "attention")]
+    )
     before = oracle.run(small, **small.short)
     small.pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
     assert not torch.equal(oracle.run(small, **small.short), before)
@@ -295,9 +348,13 @@ def test_free_init_has_a_window_in_each_of_its_runs() -> None:
 def with_words(small: Tiny) -> Tiny:
     """FreeNoise wants words per frame instead of embeddings."""
 
-    def encode(prompt: list[str], negative_prompt: list[str] | None = None, **_: Any) -> tuple[Any, Any]:
+    def encode(
+        prompt: list[str], negative_prompt: list[str] | None = None, **_: Any
+    ) -> tuple[Any, Any]:
         def embeds(words: list[str]) -> torch.Tensor:
-            return torch.cat([torch.randn(1, 7, 16, generator=seed(sum(map(ord, word)))) for word in words])
+            return torch.cat(
+                [torch.randn(1, 7, 16, generator=seed(sum(map(ord, word)))) for word in words]
+            )
 
         return embeds(prompt), embeds(negative_prompt) if negative_prompt else None
 
@@ -308,19 +365,25 @@ def with_words(small: Tiny) -> Tiny:
 
 
 def test_free_noise() -> None:
-    """Its motion blocks run over overlapping windows of frames, and its text differs from frame to frame."""
+    """Its motion blocks run over overlapping windows of frames, and its text differs from frame to
+    frame."""
     small = fresh(ANIMATEDIFF)
     small.pipe.enable_free_noise(context_length=2, context_stride=1)
-    assert type(small.pipe.unet.up_blocks[0].motion_modules[0].transformer_blocks[0]).__name__.startswith("FreeNoise")
+    assert type(
+        small.pipe.unet.up_blocks[0].motion_modules[0].transformer_blocks[0]
+    ).__name__.startswith("FreeNoise")
     assert_guided_as_by_hand(with_words(small), TERMS)
 
 
 def test_modules_that_are_exchanged_after_guide_are_found_at_the_next_run() -> None:
-    """FreeNoise puts other blocks into the motion modules: switched on before or after guide() is the same."""
+    """FreeNoise puts other blocks into the motion modules: switched on before or after guide() is
+    the same."""
 
     def guided(early: bool) -> torch.Tensor:
         small = fresh(ANIMATEDIFF)
-        free_noise = functools.partial(small.pipe.enable_free_noise, context_length=2, context_stride=1)
+        free_noise = functools.partial(
+            small.pipe.enable_free_noise, context_length=2, context_stride=1
+        )
         if early:
             free_noise()
         with guide(small.pipe, STG(["up:2"], 1.3, "attention", "temporal")):
@@ -331,9 +394,14 @@ def test_modules_that_are_exchanged_after_guide_are_found_at_the_next_run() -> N
     assert torch.equal(guided(early=False), guided(early=True))
 
 
-def test_split_inference_of_free_noise_is_refused_with_the_reason_also_when_it_comes_later() -> None:
+def test_split_inference_of_free_noise_is_refused_with_the_reason_also_when_it_comes_later() -> (
+    None
+):
     small = fresh(ANIMATEDIFF)
-    message = "whose layers are called once per pass, but FreeNoise's split inference is on. Switch it off"
+    message = (
+        "whose layers are called once per pass, but FreeNoise's split inference is on. Switch"
+        " it off"
+    )
     with guide(small.pipe, STG(["up:2"])):
         small.pipe.enable_free_noise_split_inference(spatial_split_size=2, temporal_split_size=2)
         with pytest.raises(ValueError, match=message):
@@ -343,19 +411,24 @@ def test_split_inference_of_free_noise_is_refused_with_the_reason_also_when_it_c
 
 
 def test_ip_adapter() -> None:
-    """Pictures beside the text: an input in a dictionary, which the UNet's own projection makes tokens of."""
+    """Pictures beside the text: an input in a dictionary, which the UNet's own projection makes
+    tokens of."""
     small = fresh(ANIMATEDIFF)
     unet, adapter = small.pipe.unet, {}
     torch.manual_seed(1)
     places = [name for name in unet.attn_processors if "attn2" in name and "motion" not in name]
     for n, place in enumerate(places):
         width = unet.get_submodule(place.removesuffix(".processor")).to_k.out_features
-        adapter.update({f"{2 * n + 1}.to_{part}_ip.weight": torch.randn(width, 16) for part in "kv"})
+        adapter.update(
+            {f"{2 * n + 1}.to_{part}_ip.weight": torch.randn(width, 16) for part in "kv"}
+        )
     projection = {
-        "proj.weight": torch.randn(4 * 16, 16), "proj.bias": torch.zeros(4 * 16), "norm.weight": torch.ones(16),
-        "norm.bias": torch.zeros(16),
+        "proj.weight": torch.randn(4 * 16, 16), "proj.bias": torch.zeros(4 * 16),
+        "norm.weight": torch.ones(16), "norm.bias": torch.zeros(16),
     }  # fmt: skip
-    unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": adapter}], low_cpu_mem_usage=False)
+    unet._load_ip_adapter_weights(
+        [{"image_proj": projection, "ip_adapter": adapter}], low_cpu_mem_usage=False
+    )
     pictures = dict(ip_adapter_image_embeds=[torch.randn(2, 1, 16)])
     small = dataclasses.replace(small, call={**small.call, **pictures})
     assert_guided_as_by_hand(small, TERMS)
@@ -379,19 +452,43 @@ def test_the_pipelines_own_rescale_of_animatediff_sdxl() -> None:
     assert_equal(small, ours, by_hand(small, [term], 0.7), oracle.run(small, **small.short))
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 REFUSALS: list[tuple[str, STG, str]] = [
-    (SVD, STG([3]), r'must be written with its part \(down, mid or up\), but got 3\. Write layers=\["up:3"\]'),
+    (
+        SVD,
+        STG([3]),
+        r'must be written with its part \(down, mid or up\), but got 3\. Write layers=\["up:3"\]',
+    ),
     (SVD, STG(["up:99"]), r"must be from 0 to 3 \(4 up\), but got 99\. Layers count from 0"),
     (SVD, STG(["mid:1"]), r"must be from 0 to 0 \(1 mid\), but got 1"),
     (SVD, STG(["blocks:0"]), r"stack must be one that svd has \(down, mid, up\), but got blocks"),
     (SVD, STG(["up:1", "up:01"]), r"each layer may be named once, but up:1 is named repeatedly"),
-    (ANIMATEDIFF, STG(["up:0"], axis="spatial"), "but 'up:0' of this UNetMotionModel is temporal only"),
-    (ANIMATEDIFF, STG(["up:3", "up:0"], skip="attention", axis="spatial"), "must have spatial attention, but 'up:0'"),
-    (SVD, STG(["up:1"], audio_scale=1.0), "audio_scale is for models that make sound, but svd makes none"),
-    ("MochiPipeline", STG([1], axis="temporal"), r"axis must be one that mochi has \(none, its attention is joint"),
-    ("LattePipeline", STG(["spatial:1"], axis="temporal"), r"must be in a temporal stack, but 'spatial:1' is not"),
+    (
+        ANIMATEDIFF,
+        STG(["up:0"], axis="spatial"),
+        "but 'up:0' of this UNetMotionModel is temporal only",
+    ),
+    (
+        ANIMATEDIFF,
+        STG(["up:3", "up:0"], skip="attention", axis="spatial"),
+        "must have spatial attention, but 'up:0'",
+    ),
+    (
+        SVD,
+        STG(["up:1"], audio_scale=1.0),
+        "audio_scale is for models that make sound, but svd makes none",
+    ),
+    (
+        "MochiPipeline",
+        STG([1], axis="temporal"),
+        r"axis must be one that mochi has \(none, its attention is joint",
+    ),
+    (
+        "LattePipeline",
+        STG(["spatial:1"], axis="temporal"),
+        r"must be in a temporal stack, but 'spatial:1' is not",
+    ),
 ]
 
 
@@ -405,11 +502,12 @@ def test_refusals_leave_the_pipe_alone(name: str, term: STG, message: str) -> No
     guide(small.pipe, STG(["mid:0"] if name in UNETS else [0])).remove()
 
 
-# --- what a pass costs ------------------------------------------------------------------------------------------------
+# --- what a pass costs ----------------------------------------------------------------------------
 
 
 def test_costs_are_those_of_the_last_run() -> None:
-    """A larger picture shifts the work towards the layers of its size: one handle says what a new one says."""
+    """A larger picture shifts the work towards the layers of its size: one handle says what a new
+    one says."""
     small = fresh(SVD)
     larger = dict(height=32, width=32)
     with guide(small.pipe, STG(["up:0"])) as handle:
@@ -423,7 +521,8 @@ def test_costs_are_those_of_the_last_run() -> None:
 
 
 def test_layers_are_counted_where_operations_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that its config does not rebuild; up:0 is the fourth of seven layers, after three on the way."""
+    """A model that its config does not rebuild; up:0 is the fourth of seven layers, after three on
+    the way."""
 
     def fail(*_: Any) -> Any:
         raise RuntimeError("no such model")

@@ -18,7 +18,10 @@ from skipguide.files import video
 from skipguide.files.video import Frames
 from skipguide.lab import world
 
-RECORD = {"settings": {"prompt": "ein Fuchs läuft, 狐が走る 🦊", "fps": "24000/1001"}, "long": "x" * 4000}
+RECORD = {
+    "settings": {"prompt": "ein Fuchs läuft, 狐が走る 🦊", "fps": "24000/1001"},
+    "long": "x" * 4000,
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +31,18 @@ def clip() -> Frames:
     return ((frames + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
 
 
-def plain_video(path: Path, tags: dict[str, str] | None = None, container_format: str = "mp4") -> Path:
+def plain_video(
+    path: Path, tags: dict[str, str] | None = None, container_format: str = "mp4"
+) -> Path:
     """A video that skipguide did not write."""
     with av.open(str(path), "w", format=container_format) as container:
         container.metadata.update(tags or {})
         stream = container.add_stream("libx264", rate=10, width=32, height=32, pix_fmt="yuv420p")
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        container.mux(
+            stream.encode(
+                av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            )
+        )
         container.mux(stream.encode())
     return path
 
@@ -42,7 +51,7 @@ def psnr(a: Frames, b: Frames) -> float:
     return float(10 * np.log10(255**2 / np.square(a.astype(float) - b).mean()))
 
 
-# --- what is in the file ----------------------------------------------------------------------------------------------
+# --- what is in the file --------------------------------------------------------------------------
 
 
 def test_frames_and_rate_come_back(tmp_path: Path, clip: Frames) -> None:
@@ -68,7 +77,11 @@ def test_stream_is_what_browsers_play(tmp_path: Path, clip: Frames) -> None:
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
-        assert (context.color_primaries, context.color_trc, context.colorspace) == (1, 1, 1)  # BT.709
+        assert (context.color_primaries, context.color_trc, context.colorspace) == (
+            1,
+            1,
+            1,
+        )  # BT.709
         assert context.color_range == 1  # limited
         keys = [i for i, frame in enumerate(container.decode(video=0)) if frame.key_frame]
     assert keys[0] == 0
@@ -77,7 +90,7 @@ def test_stream_is_what_browsers_play(tmp_path: Path, clip: Frames) -> None:
     assert content.index(b"moov") < content.index(b"mdat")  # plays before it is all there
 
 
-# --- the record -------------------------------------------------------------------------------------------------------
+# --- the record -----------------------------------------------------------------------------------
 
 
 def test_record_is_in_the_file_and_beside_it(tmp_path: Path, clip: Frames) -> None:
@@ -90,7 +103,9 @@ def test_record_is_in_the_file_and_beside_it(tmp_path: Path, clip: Frames) -> No
 
 def test_record_with_a_picture_of_megabytes(tmp_path: Path, clip: Frames) -> None:
     """Noise of SVD's size does not compress; in base64 it is a third larger again."""
-    record = {"image": {"png": base64.b64encode(np.random.default_rng(0).bytes(3 * 1024 * 576)).decode()}}
+    record = {
+        "image": {"png": base64.b64encode(np.random.default_rng(0).bytes(3 * 1024 * 576)).decode()}
+    }
     video.write(tmp_path / "a.mp4", clip, 12, record)
     (tmp_path / "a.mp4.json").unlink()
     assert video.read_record(tmp_path / "a.mp4") == record
@@ -116,13 +131,17 @@ def test_record_key_is_found_in_upper_case(tmp_path: Path) -> None:
     assert video.read_record(path) == RECORD
 
 
-# --- whole or not at all ----------------------------------------------------------------------------------------------
+# --- whole or not at all --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("exists", [True, False])
 def test_killed_writing_leaves_what_was_there(
-    tmp_path: Path, clip: Frames, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], exists: bool
+    tmp_path: Path,
+    clip: Frames,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    exists: bool,
 ) -> None:
     path = tmp_path / "a.mp4"
     if exists:
@@ -149,40 +168,63 @@ def test_names_as_long_as_a_folder_allows(tmp_path: Path, clip: Frames) -> None:
 
 def test_missing_folders_are_made(tmp_path: Path, clip: Frames) -> None:
     video.write(tmp_path / "new" / "folder" / "a.mp4", clip, 12, {})
-    assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == ["a.mp4", "a.mp4.json"]
+    assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == [
+        "a.mp4",
+        "a.mp4.json",
+    ]
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [
-        ((2, 33, 32, 3), "uint8", r"height and width must be even .* but got 33 x 32\. Choose even"),
+        (
+            (2, 33, 32, 3),
+            "uint8",
+            r"height and width must be even .* but got 33 x 32\. Choose even",
+        ),
         ((2, 32, 31, 3), "uint8", r"must be even .* but got 32 x 31"),
-        ((2, 32, 32, 3), "float32", r"must be \(F, H, W, 3\) uint8 .* but got \(2, 32, 32, 3\) float32\. Convert"),
-        ((2, 3, 32, 32), "uint8", r"must be \(F, H, W, 3\) uint8 .* but got \(2, 3, 32, 32\) uint8"),
+        (
+            (2, 32, 32, 3),
+            "float32",
+            r"must be \(F, H, W, 3\) uint8 .* but got \(2, 32, 32, 3\) float32\. Convert",
+        ),
+        (
+            (2, 3, 32, 32),
+            "uint8",
+            r"must be \(F, H, W, 3\) uint8 .* but got \(2, 3, 32, 32\) uint8",
+        ),
         ((0, 32, 32, 3), "uint8", r"F >= 1, but got \(0, 32, 32, 3\)"),
     ],
 )
-def test_frames_that_cannot_be_written(tmp_path: Path, shape: tuple[int, ...], dtype: str, message: str) -> None:
+def test_frames_that_cannot_be_written(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         video.write(tmp_path / "a.mp4", np.zeros(shape, dtype), 12, {})
     assert not list(tmp_path.iterdir())
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a video file is needed, but .*none\.mp4 is not one\. Check"):
+    with pytest.raises(
+        ValueError, match=r"a video file is needed, but .*none\.mp4 is not one\. Check"
+    ):
         video.read_record(tmp_path / "none.mp4")
 
 
 def test_no_video(tmp_path: Path, clip: Frames) -> None:
     (tmp_path / "text.mp4").write_text("this is no video")
-    with pytest.raises(ValueError, match=r"a video file is needed, but .*text\.mp4 is not read as one"):
+    with pytest.raises(
+        ValueError, match=r"a video file is needed, but .*text\.mp4 is not read as one"
+    ):
         video.read_record(tmp_path / "text.mp4")
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -193,7 +235,8 @@ def test_no_video(tmp_path: Path, clip: Frames) -> None:
 def test_no_record(tmp_path: Path) -> None:
     path = plain_video(tmp_path / "a.mp4")
     with pytest.raises(
-        ValueError, match=r"must carry a skipguide record .* but .*a\.mp4 has neither\. Take a video that"
+        ValueError,
+        match=r"must carry a skipguide record .* but .*a\.mp4 has neither\. Take a video that",
     ):
         video.read_record(path)
 
@@ -202,7 +245,9 @@ def test_no_record(tmp_path: Path) -> None:
 def test_damaged_record(tmp_path: Path, text: str) -> None:
     path = plain_video(tmp_path / "a.mp4")
     video.sidecar_path(path).write_text(text)
-    with pytest.raises(ValueError, match=r"a record must be a JSON object, but that of .*a\.mp4\.json starts with"):
+    with pytest.raises(
+        ValueError, match=r"a record must be a JSON object, but that of .*a\.mp4\.json starts with"
+    ):
         video.read_record(path)
 
 
@@ -219,11 +264,14 @@ CODECS: dict[str, Any] = {"avi": "mpeg4", "mkv": "libx264", "webm": "libvpx"}
 
 
 def noise_video(path: Path, steps: list[int], into: Any = None) -> bytes:
-    """A video that skipguide did not write, whose frames stand for so many twelfths of a second each."""
+    """A video that skipguide did not write, whose frames stand for so many twelfths of a second
+    each."""
     pixels = np.random.default_rng(0).integers(0, 255, (len(steps), 32, 32, 3)).astype(np.uint8)
     container_format = {"mkv": "matroska"}.get(path.suffix[1:], path.suffix[1:])
     with av.open(into or str(path), "w", format=container_format) as container:
-        stream = container.add_stream(CODECS[path.suffix[1:]], rate=12, width=32, height=32, pix_fmt="yuv420p")
+        stream = container.add_stream(
+            CODECS[path.suffix[1:]], rate=12, width=32, height=32, pix_fmt="yuv420p"
+        )
         stream.codec_context.time_base = Fraction(1, 12)
         stream.codec_context.thread_count = 1  # starting threads takes longer than the work
         for i, frame in enumerate(pixels):
@@ -236,13 +284,17 @@ def noise_video(path: Path, steps: list[int], into: Any = None) -> bytes:
 
 @pytest.mark.parametrize("suffix", CODECS)
 def test_a_damaged_video_is_not_a_shorter_one(tmp_path: Path, suffix: str) -> None:
-    """A download that broke off, and a disk that lost its middle: fewer frames come out, without an error of ffmpeg."""
+    """A download that broke off, and a disk that lost its middle: fewer frames come out, without an
+    error of ffmpeg."""
     path = tmp_path / f"a.{suffix}"
     content = noise_video(path, [1] * 14)
     frames, rate = video.read(path)
     assert (len(frames), rate) == (14, 12)
     middle = len(content) // 2
-    for damaged in (content[: int(len(content) * 0.55)], content[:middle] + bytes(3000) + content[middle + 3000 :]):
+    for damaged in (
+        content[: int(len(content) * 0.55)],
+        content[:middle] + bytes(3000) + content[middle + 3000 :],
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"but .*a\.\w+ (is |says |lacks |is not read)"):
             video.read(path)
@@ -289,7 +341,7 @@ def test_holes(starts: list[int], message: str) -> None:
         video._check_gaps(shown, 1.0, Path("a.mkv"))
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def test_side_by_side_keeps_every_pixel(clip: Frames) -> None:
@@ -322,7 +374,9 @@ def test_three_side_by_side(clip: Frames) -> None:
 
 
 def test_side_by_side_refuses_two_sizes(clip: Frames) -> None:
-    with pytest.raises(ValueError, match=r"must have one shape, but got \(19, .* and \(18, .*\)\. Make them alike"):
+    with pytest.raises(
+        ValueError, match=r"must have one shape, but got \(19, .* and \(18, .*\)\. Make them alike"
+    ):
         video.place_side_by_side({"a": clip, "b": clip[:-1], "c": clip})
 
 

@@ -1,8 +1,9 @@
-"""Weak models beside skipped layers, against separate full passes of copies whose attention is written out in matrices.
+"""Weak models beside skipped layers, against separate full passes of copies whose attention is
+written out in matrices.
 
-The copies know nothing of skipguide: torch's attention is put aside while one of their attentions runs, and the map is
-computed from queries and keys. Where the tokens of a video lie is written down here, for sizes whose sides differ.
-"""
+The copies know nothing of skipguide: torch's attention is put aside while one of their attentions
+runs, and the map is computed from queries and keys. Where the tokens of a video lie is written down
+here, for sizes whose sides differ."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ from tiny.base import Tiny
 from written import assert_equal, attentions_of, is_unet, paths_of, trace_of
 
 Tensor = torch.Tensor
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # query, key, value, map without the change
+Attention = Callable[
+    [Tensor, Tensor, Tensor, Tensor], Tensor
+]  # query, key, value, map without the change
 
 # name: (frames, rows, columns) of its tokens, where its text is, sizes of the video
 VIDEOS: dict[str, tuple[tuple[int, int, int], str, dict[str, Any]]] = {
@@ -51,10 +54,14 @@ VIDEOS: dict[str, tuple[tuple[int, int, int], str, dict[str, Any]]] = {
     "AnimateDiffPipeline": ((3, 8, 16), "", {"height": 16, "width": 32}),
     "SanaVideoPipeline": ((2, 2, 2), "", {}),
 }
-JOINT = [name for name in VIDEOS if name.split("P")[0] not in ("Latte", "OpenSora", "StableVideoDiffusion")][:9]
+JOINT = [
+    name
+    for name in VIDEOS
+    if name.split("P")[0] not in ("Latte", "OpenSora", "StableVideoDiffusion")
+][:9]
 
 
-# --- by hand ----------------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 
 def map_of(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
@@ -65,23 +72,31 @@ def map_of(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     return scores.softmax(-1).nan_to_num(0.0)
 
 
-def soft(share: float, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, _: Any) -> Tensor:
+def soft(
+    share: float, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, _: Any
+) -> Tensor:
     return ((1 - share) * map_of(query, key, mask) + share * torch.eye(query.shape[-2])) @ value
 
 
-def blur(sigma: float | None, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, lie: Any) -> Tensor:
+def blur(
+    sigma: float | None, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, lie: Any
+) -> Tensor:
     start, grid = lie
     flat = query[:, :, start : start + math.prod(grid)]
     cube = flat.double().unflatten(2, grid).numpy()
     if sigma is None:
-        blurred = np.broadcast_to(cube.mean(tuple(range(2, 2 + len(grid))), keepdims=True), cube.shape)
+        blurred = np.broadcast_to(
+            cube.mean(tuple(range(2, 2 + len(grid))), keepdims=True), cube.shape
+        )
     else:
         blurred = cube
         for axis, size in enumerate(grid, 2):
             matrix = np.stack([convolved(row, sigma) for row in np.eye(size)])
             blurred = np.moveaxis(np.tensordot(matrix, blurred, (0, axis)), 0, axis)
     query = query.clone()
-    query[:, :, start : start + math.prod(grid)] = torch.from_numpy(blurred.copy()).flatten(2, -2).to(query.dtype)
+    query[:, :, start : start + math.prod(grid)] = (
+        torch.from_numpy(blurred.copy()).flatten(2, -2).to(query.dtype)
+    )
     return map_of(query, key, mask) @ value
 
 
@@ -92,13 +107,21 @@ def convolved(row: np.ndarray, sigma: float) -> np.ndarray:
     return np.convolve(np.pad(row, reach, mode="symmetric"), kernel / kernel.sum(), mode="valid")
 
 
-def frames(_: None, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, lie: Any) -> Tensor:
+def frames(
+    _: None, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, lie: Any
+) -> Tensor:
     start, grid = lie
     frame = torch.full((query.shape[-2],), -1)
-    frame[start : start + math.prod(grid)] = torch.arange(grid[0]).repeat_interleave(math.prod(grid[1:]))
+    frame[start : start + math.prod(grid)] = torch.arange(grid[0]).repeat_interleave(
+        math.prod(grid[1:])
+    )
     allowed = (frame[:, None] == frame) | (frame[:, None] < 0) | (frame < 0)
     whole = (
-        allowed if mask is None else allowed & mask if mask.dtype == torch.bool else mask.masked_fill(~allowed, -1e9)
+        allowed
+        if mask is None
+        else allowed & mask
+        if mask.dtype == torch.bool
+        else mask.masked_fill(~allowed, -1e9)
     )
     return map_of(query, key, whole) @ value
 
@@ -111,19 +134,27 @@ def lie_of(name: str, path: str, tokens: int) -> tuple[int, tuple[int, ...]]:
     (t, h, w), text, _ = VIDEOS[name]
     if "audio" in path:
         return 0, (tokens,)
-    within = [(h // 2**level, w // 2**level) for level in range(3)]  # in a UNet rows and columns are halved
+    within = [
+        (h // 2**level, w // 2**level) for level in range(3)
+    ]  # in a UNet rows and columns are halved
     grids: list[tuple[int, ...]] = [(t, h, w)] if name in JOINT else [(t,), *within]
-    grid = next(grid for grid in grids if math.prod(grid) == tokens or (text and math.prod(grid) < tokens))
+    grid = next(
+        grid for grid in grids if math.prod(grid) == tokens or (text and math.prod(grid) < tokens)
+    )
     return tokens - math.prod(grid) if text == "before" else 0, grid
 
 
 def weakened(name: str, skip: str, strength: float | None) -> Callable[..., nn.Module]:
     """In the place of oracle.weakened: a copy whose attentions are written out."""
 
-    def made(model: nn.Module, layers: Sequence[str], _: str, attentions: Sequence[str]) -> nn.Module:
+    def made(
+        model: nn.Module, layers: Sequence[str], _: str, attentions: Sequence[str]
+    ) -> nn.Module:
         weak = copy.deepcopy(model)
         for path in [f"{layer}.{attention}" for layer in layers for attention in attentions]:
-            put_aside(weak.get_submodule(path), functools.partial(BY_HAND[skip], strength), name, path)
+            put_aside(
+                weak.get_submodule(path), functools.partial(BY_HAND[skip], strength), name, path
+            )
         return weak
 
     return made
@@ -132,7 +163,9 @@ def weakened(name: str, skip: str, strength: float | None) -> Callable[..., nn.M
 def put_aside(attention: nn.Module, change: Any, name: str, path: str) -> None:
     usual = torch.nn.functional.scaled_dot_product_attention
 
-    def instead(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
+    def instead(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any
+    ) -> Tensor:
         return change(query, key, value, attn_mask, lie_of(name, path, query.shape[-2]))
 
     def on(_: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
@@ -147,7 +180,8 @@ def put_aside(attention: nn.Module, change: Any, name: str, path: str) -> None:
 
 
 def both(name: str, term: STG, monkeypatch: pytest.MonkeyPatch, weak: Any) -> None:
-    """A guided run of two steps equals one by hand with copies that `weak` makes; and one without a shared prefix."""
+    """A guided run of two steps equals one by hand with copies that `weak` makes; and one without a
+    shared prefix."""
     small = tiny(name)
     options = {**small.short, **VIDEOS[name][2]}
     plain = oracle.run(small, **options)
@@ -157,23 +191,40 @@ def both(name: str, term: STG, monkeypatch: pytest.MonkeyPatch, weak: Any) -> No
             runs.append(oracle.run(small, **options))
     assert torch.equal(*runs)
     monkeypatch.setattr(oracle, "weakened", weak)
-    hand = oracle.Term(paths_of(small, list(term.layers), "attention", term.axis), term.skip, term.scales(2))  # type: ignore[arg-type]
-    assert_equal(small, runs[0], oracle.by_hand(small, [hand], attentions_of(small), **VIDEOS[name][2]), plain)
+    hand = oracle.Term(
+        paths_of(small, list(term.layers), "attention", term.axis), term.skip, term.scales(2)
+    )  # type: ignore[arg-type]
+    assert_equal(
+        small,
+        runs[0],
+        oracle.by_hand(small, [hand], attentions_of(small), **VIDEOS[name][2]),
+        plain,
+    )
 
 
-# --- attention --------------------------------------------------------------------------------------------------------
+# --- attention ------------------------------------------------------------------------------------
 
 UNET = {"StableVideoDiffusionPipeline": ["mid:0", "up:2"], "AnimateDiffPipeline": ["up:1", "up:2"]}
 DUAL = {"HunyuanVideoPipeline": ["dual:1", "single:0"]}
 SEEN = {
-    "soft": ["MochiPipeline", "HunyuanVideo15Pipeline", "LTX2Pipeline gated", "LattePipeline", *UNET],
+    "soft": [
+        "MochiPipeline",
+        "HunyuanVideo15Pipeline",
+        "LTX2Pipeline gated",
+        "LattePipeline",
+        *UNET,
+    ],
     "blur": [*JOINT, "LattePipeline", "OpenSoraPipeline", *UNET],
     "frames": JOINT,
 }
 
 
-@pytest.mark.parametrize(("skip", "name"), [(skip, name) for skip, names in SEEN.items() for name in names])
-def test_changed_attention_is_that_of_matrices(skip: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("skip", "name"), [(skip, name) for skip, names in SEEN.items() for name in names]
+)
+def test_changed_attention_is_that_of_matrices(
+    skip: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strength = {"soft": 0.3, "blur": 0.8, "frames": None}[skip]
     term = STG({**UNET, **DUAL}.get(name, [1, 2]), 1.3, skip, strength=strength)
     both(name, term, monkeypatch, weakened(name, skip, strength))
@@ -195,12 +246,23 @@ def test_frames_under_any_mask(text: str, shape: tuple[int, ...], additive: bool
     ours = weak_attention.ATTENTION_EDITS["frames"](
         {**call, "attn_mask": mask}, weak_attention.AttentionView(moment, None, text), None
     )
-    theirs = frames(None, call["query"], call["key"], call["value"], mask, (5 if text == "before" else 0, (3, 2, 2)))
+    theirs = frames(
+        None,
+        call["query"],
+        call["key"],
+        call["value"],
+        mask,
+        (5 if text == "before" else 0, (3, 2, 2)),
+    )
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "axis"), [("LattePipeline", "temporal"), ("StableVideoDiffusionPipeline", "spatial")])
-def test_blur_to_the_mean_along_one_axis(name: str, axis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "axis"), [("LattePipeline", "temporal"), ("StableVideoDiffusionPipeline", "spatial")]
+)
+def test_blur_to_the_mean_along_one_axis(
+    name: str, axis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     term = STG(UNET.get(name, [1, 2]), 1.3, "blur", axis)
     both(name, term, monkeypatch, weakened(name, "blur", None))
 
@@ -209,7 +271,9 @@ def test_blur_to_the_mean_along_one_axis(name: str, axis: str, monkeypatch: pyte
 @pytest.mark.parametrize("n", [2, 5, 13])
 def test_gaussian_is_a_convolution_that_keeps_the_mean(n: int, sigma: float) -> None:
     ours = step_context.gaussian_blur_matrix(n, sigma).numpy()
-    np.testing.assert_allclose(ours, np.stack([convolved(row, sigma) for row in np.eye(n)]), atol=1e-12)
+    np.testing.assert_allclose(
+        ours, np.stack([convolved(row, sigma) for row in np.eye(n)]), atol=1e-12
+    )
     np.testing.assert_allclose(ours.sum(0), np.ones(n), atol=1e-12)
     np.testing.assert_allclose(ours, ours.T, atol=1e-12)
 
@@ -230,39 +294,58 @@ def test_wholly_soft_is_the_identity(name: str) -> None:
     with guide(small.pipe, STG(layers, 1.0, "attention")):
         identity = oracle.run(small, **small.short)
     with guide(small.pipe, STG(layers, 1.0, "soft", strength=1.0)):
-        torch.testing.assert_close(oracle.run(small, **small.short), identity, atol=small.atol * 10, rtol=1e-4)
+        torch.testing.assert_close(
+            oracle.run(small, **small.short), identity, atol=small.atol * 10, rtol=1e-4
+        )
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------------
+# --- tokens ---------------------------------------------------------------------------------------
 
 
 def test_an_order_is_a_permutation_of_its_seed_step_and_name() -> None:
     orders = [
-        step_context.random_permutation(50, *key).tolist() for key in itertools.product((0, 1), (0, 1), ("a", "b"))
+        step_context.random_permutation(50, *key).tolist()
+        for key in itertools.product((0, 1), (0, 1), ("a", "b"))
     ]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 8
     assert step_context.random_permutation(50, 0, 0, "a").tolist() == orders[0]
-    first = Counter(int(step_context.random_permutation(5, 0, step, "x")[0]) for step in range(2000))
-    assert sum((first[i] - 400) ** 2 / 400 for i in range(5)) < 18.5  # chi squared, 4 degrees: p = 0.001
+    first = Counter(
+        int(step_context.random_permutation(5, 0, step, "x")[0]) for step in range(2000)
+    )
+    assert (
+        sum((first[i] - 400) ** 2 / 400 for i in range(5)) < 18.5
+    )  # chi squared, 4 degrees: p = 0.001
 
 
 SHUFFLED = [
     ("WanPipeline", [1, 2], None), ("HunyuanVideoPipeline", ["dual:1", "single:0"], None),
-    ("SanaVideoPipeline", [1], None), ("LTX2Pipeline gated", [2], None), ("LattePipeline", [1], None),
-    ("OpenSoraPipeline", [1], "spatial"), ("OpenSoraPipeline", [1], "temporal"),
-    ("StableVideoDiffusionPipeline", ["up:1"], "temporal"), ("StableVideoDiffusionPipeline", ["up:2"], None),
-    ("AnimateDiffPipeline", ["up:1"], "temporal"),
+    ("SanaVideoPipeline", [1], None), ("LTX2Pipeline gated", [2], None),
+    ("LattePipeline", [1], None), ("OpenSoraPipeline", [1], "spatial"),
+    ("OpenSoraPipeline", [1], "temporal"), ("StableVideoDiffusionPipeline", ["up:1"], "temporal"),
+    ("StableVideoDiffusionPipeline", ["up:2"], None), ("AnimateDiffPipeline", ["up:1"], "temporal"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "layers", "axis"), SHUFFLED)
-def test_shuffled_blocks(name: str, layers: list[Any], axis: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    both(name, STG(layers, 1.3, "shuffle", axis, seed=5), monkeypatch, functools.partial(shuffled, name, layers, axis))
+def test_shuffled_blocks(
+    name: str, layers: list[Any], axis: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both(
+        name,
+        STG(layers, 1.3, "shuffle", axis, seed=5),
+        monkeypatch,
+        functools.partial(shuffled, name, layers, axis),
+    )
 
 
 def shuffled(
-    name: str, layers: Sequence[Any], axis: str | None, model: nn.Module, paths: Sequence[str], *_: Any
+    name: str,
+    layers: Sequence[Any],
+    axis: str | None,
+    model: nn.Module,
+    paths: Sequence[str],
+    *_: Any,
 ) -> nn.Module:
     """A copy whose blocks get the tokens in other orders, one for each call."""
     weak, small = copy.deepcopy(model), tiny(name)
@@ -270,17 +353,20 @@ def shuffled(
         block: Any = weak.get_submodule(path)
         along = "temporal" if "temporal" in path or "motion" in path else "spatial"
         block.forward = functools.partial(
-            in_another_order, block.forward, itertools.count(), address_of(small, layers, path, along), name, along,
-            not is_unet(small),
+            in_another_order, block.forward, itertools.count(),
+            address_of(small, layers, path, along), name, along, not is_unet(small),
         )  # fmt: skip
     return weak
 
 
 def address_of(small: Tiny, layers: Sequence[Any], path: str, along: str) -> str:
-    """As the order of a block is named: its layer, its axis if it has one, its number in the layer."""
+    """As the order of a block is named: its layer, its axis if it has one, its number in the
+    layer."""
     axes = family_of(small.pipe).axes
     if is_unet(small):
-        layer = next(layer for layer in layers if path in paths_of(small, [layer], "attention", along))
+        layer = next(
+            layer for layer in layers if path in paths_of(small, [layer], "attention", along)
+        )
         return f"{layer} {along} {path.rpartition('.')[2]}"
     stacks = family_of(small.pipe).stacks.items()
     stack = next(key for key, stack in stacks if path.startswith(f"{stack.path}."))
@@ -288,7 +374,14 @@ def address_of(small: Tiny, layers: Sequence[Any], path: str, along: str) -> str
 
 
 def in_another_order(
-    forward: Any, calls: Any, address: str, name: str, along: str, restored: bool, *args: Any, **kwargs: Any
+    forward: Any,
+    calls: Any,
+    address: str,
+    name: str,
+    along: str,
+    restored: bool,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     given = "hidden_states" if "hidden_states" in kwargs else None
     x = kwargs[given] if given else args[0]
@@ -319,12 +412,13 @@ def test_shuffle_depends_on_the_seed_alone() -> None:
     assert not torch.equal(runs[0], runs[2])
 
 
-# --- random layers ----------------------------------------------------------------------------------------------------
+# --- random layers --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("skip", ["residual", "soft"])
 @pytest.mark.parametrize(
-    ("name", "axis"), [("MochiPipeline", None), ("HunyuanVideoPipeline", None), ("LattePipeline", "temporal")]
+    ("name", "axis"),
+    [("MochiPipeline", None), ("HunyuanVideoPipeline", None), ("LattePipeline", "temporal")],
 )
 def test_random_layers_are_those_of_the_step(name: str, axis: str | None, skip: str) -> None:
     """Each step is that of a term that names the layers which were skipped in it."""
@@ -342,7 +436,9 @@ def test_random_layers_are_those_of_the_step(name: str, axis: str | None, skip: 
     named = [STG(layers, 1.1, skip, axis, i / 5, (i + 1) / 5) for i, layers in enumerate(drawn)]
     with guide(small.pipe, *named):
         assert torch.equal(oracle.run(small, **options), ours)
-    assert axis or len({tuple(layers) for layers in drawn}) > 1  # the tiny Latte has one pair in the middle
+    assert (
+        axis or len({tuple(layers) for layers in drawn}) > 1
+    )  # the tiny Latte has one pair in the middle
 
 
 def test_random_layers_are_middle_ones_and_all_of_them() -> None:
@@ -359,7 +455,9 @@ def test_random_layers_are_middle_ones_and_all_of_them() -> None:
         assert set(skipped) == {1, 2}
     with guide(small.pipe, STG(Random(0.1), 1.0)) as handle:
         branch = next(iter(handle._guided_denoisers.values()))
-        found = Counter(branch.begin_step(step) or branch.weak_passes[0].skipped for step in range(200))  # type: ignore[union-attr]
+        found = Counter(
+            branch.begin_step(step) or branch.weak_passes[0].skipped for step in range(200)
+        )  # type: ignore[union-attr]
         assert set(found) == {(1,), (2,)}
         assert min(found.values()) > 70
 
@@ -375,7 +473,7 @@ def test_a_random_pass_costs_what_comes_after_its_first_layer() -> None:
         assert handle.passes_per_step == pytest.approx(2 + sum((3 - k) / 4 for k in firsts) / 4)
 
 
-# --- another model ----------------------------------------------------------------------------------------------------
+# --- another model --------------------------------------------------------------------------------
 
 
 def another(name: str, **changes: Any) -> nn.Module:
@@ -397,12 +495,16 @@ def another(name: str, **changes: Any) -> nn.Module:
         ("AnimateDiffPipeline", {"layers_per_block": 1}),
     ],
 )  # fmt: skip
-def test_another_model_as_the_weak_one(name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_model_as_the_weak_one(
+    name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     small, weak = tiny(name), another(name, **changes)
     plain, before = oracle.run(small, **small.short), trace_of(small)
     with guide(small.pipe, STG(weak=weak, scale=0.7), rescale=0.3) as handle:
         ours = oracle.run(small, **small.short)
-    sizes = [sum(p.numel() for p in model.parameters()) for model in (weak, oracle.models(small)[0])]
+    sizes = [
+        sum(p.numel() for p in model.parameters()) for model in (weak, oracle.models(small)[0])
+    ]
     assert handle.passes_per_step == pytest.approx(2 + sizes[0] / sizes[1])
     assert trace_of(small) == before
     monkeypatch.setattr(oracle, "weakened", lambda *_: weak)
@@ -429,7 +531,9 @@ UNFIT: list[tuple[str, Callable[[], Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "message"), [row[1:] for row in UNFIT], ids=[row[0] for row in UNFIT])
+@pytest.mark.parametrize(
+    ("model", "message"), [row[1:] for row in UNFIT], ids=[row[0] for row in UNFIT]
+)
 def test_a_model_that_does_not_fit_is_refused(model: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^weak must .*{message}"):
         guide(tiny("WanPipeline").pipe, STG(weak=model()))
@@ -440,18 +544,24 @@ def test_one_model_for_two_denoisers_or_a_guided_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"divides the run between 2\. Skip layers"):
         guide(tiny("WanPipeline 2.2").pipe, STG(weak=weak))
     other = tiny("WanPipeline 2.2").pipe
-    with guide(other, STG([1])), pytest.raises(RuntimeError, match="weak must be a model that is not guided"):
+    with (
+        guide(other, STG([1])),
+        pytest.raises(RuntimeError, match="weak must be a model that is not guided"),
+    ):
         guide(tiny("WanPipeline").pipe, STG(weak=other.transformer))
 
 
-# --- together ---------------------------------------------------------------------------------------------------------
+# --- together -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("skip", ["soft", "blur", "frames", "shuffle"])
 def test_bfloat16_normalized_and_in_the_uncond_pass(skip: str) -> None:
     small = tiny("MochiPipeline", torch.bfloat16)
     plain = oracle.run(small)
-    for terms in ((STG([1], 0.5, skip, normalize=True), SLG([3], skip)), (STG([2], 1.0, skip, every=2),)):
+    for terms in (
+        (STG([1], 0.5, skip, normalize=True), SLG([3], skip)),
+        (STG([2], 1.0, skip, every=2),),
+    ):
         runs = []
         for share in (True, False):
             with guide(small.pipe, *terms, share_prefix=share):
@@ -485,7 +595,8 @@ def test_compiled_blocks(skip: str) -> None:
 
 
 def test_costs_of_a_unets_weak_passes_are_measured() -> None:
-    """Blurred queries take the two products of attention as ever; the halves before the layer are not computed."""
+    """Blurred queries take the two products of attention as ever; the halves before the layer are
+    not computed."""
     small, costs = tiny("AnimateDiffPipeline"), {}
     for skip in ("attention", "soft", "blur", "shuffle"):
         with guide(small.pipe, STG(["up:1"], 1.0, skip)) as handle:
@@ -495,7 +606,7 @@ def test_costs_of_a_unets_weak_passes_are_measured() -> None:
     assert costs["soft"] == pytest.approx(costs["blur"]) == pytest.approx(costs["shuffle"])
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, Callable[[], STG], str]] = [
     ("LattePipeline", lambda: STG([1], skip="frames"), r"latte has \(residual, attention, soft, blur, shuffle\)"),
@@ -522,13 +633,16 @@ REFUSED: list[tuple[str, Callable[[], STG], str]] = [
 
 
 @pytest.mark.parametrize(("name", "term", "message"), REFUSED)
-def test_wrong_combinations_are_refused_with_the_reason(name: str, term: Callable[[], STG], message: str) -> None:
+def test_wrong_combinations_are_refused_with_the_reason(
+    name: str, term: Callable[[], STG], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         guide(tiny(name).pipe, term())
 
 
 @pytest.mark.parametrize(
-    ("name", "grid"), [("LTXConditionPipeline", "is not known"), ("LTX2ConditionPipeline", "is 2 x 2 x 2")]
+    ("name", "grid"),
+    [("LTXConditionPipeline", "is not known"), ("LTX2ConditionPipeline", "is 2 x 2 x 2")],
 )
 def test_a_run_whose_tokens_lie_elsewhere_is_refused(name: str, grid: str) -> None:
     """A condition beside the video is known when the run begins, and not before."""
@@ -545,7 +659,10 @@ def test_a_run_whose_tokens_lie_elsewhere_is_refused(name: str, grid: str) -> No
 
 def test_one_frame_cannot_be_cut_from_others() -> None:
     small = tiny("Cosmos2TextToImagePipeline")
-    with guide(small.pipe, STG([1], 1.0, "frames")), pytest.raises(ValueError, match="video of several frames"):
+    with (
+        guide(small.pipe, STG([1], 1.0, "frames")),
+        pytest.raises(ValueError, match="video of several frames"),
+    ):
         oracle.run(small, **small.short)
 
 
@@ -556,20 +673,28 @@ def test_attention_that_is_not_torchs_is_refused() -> None:
     processor = attention.processor
     try:
         processor._attention_backend = "flash"
-        with pytest.raises(ValueError, match=r"\"blocks:1\" is by flash. Call .set_attention_backend\(\"native\"\)"):
+        with pytest.raises(
+            ValueError, match=r"\"blocks:1\" is by flash. Call .set_attention_backend\(\"native\"\)"
+        ):
             guide(small.pipe, STG([1], 1.0, "blur"))
         guide(small.pipe, STG([1], 1.0, "shuffle")).remove()
     finally:
         processor._attention_backend = None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "processor", lambda attn, hidden_states, *_, **__: attn.to_v(hidden_states))
-        with guide(small.pipe, STG([1], 1.0, "soft")), pytest.raises(RuntimeError, match=r"did not call it\. Choose"):
+        patch.setattr(
+            attention, "processor", lambda attn, hidden_states, *_, **__: attn.to_v(hidden_states)
+        )
+        with (
+            guide(small.pipe, STG([1], 1.0, "soft")),
+            pytest.raises(RuntimeError, match=r"did not call it\. Choose"),
+        ):
             oracle.run(small, **small.short)
     assert not torch.overrides._get_current_function_mode_stack()
 
 
 def test_the_rows_agree_with_their_models() -> None:
-    """Text that is a stream of a block is somewhere in its attention's sequence; every kind of skip has its words."""
+    """Text that is a stream of a block is somewhere in its attention's sequence; every kind of skip
+    has its words."""
     for row in FAMILIES:
         joint = any("encoder_hidden_states" in stack.streams for stack in row.stacks.values())
         assert bool(row.text_position) == joint, row.name

@@ -8,10 +8,17 @@ import torch
 from skipguide.lab import world
 
 
-def one(shape: str = "square", motion: str = "right", colour: str = "red", **values: float) -> world.Scenes:
+def one(
+    shape: str = "square", motion: str = "right", colour: str = "red", **values: float
+) -> world.Scenes:
     """A scene with chosen words, medium size, plain black background, no second object."""
     index = {"shape": world.SHAPES.index(shape), "motion": world.MOTIONS.index(motion)}
-    index |= {"colour": list(world.COLOURS).index(colour), "size": 1, "background": 0, "background_colour": 0}
+    index |= {
+        "colour": list(world.COLOURS).index(colour),
+        "size": 1,
+        "background": 0,
+        "background_colour": 0,
+    }
     jitter = torch.full((1, 8), 0.5)
     return world.Scenes(
         **{name: torch.tensor([value]) for name, value in index.items()},
@@ -24,7 +31,9 @@ def centres(frames: torch.Tensor) -> torch.Tensor:
     bright = (frames[0].amax(0) > -0.5).float()
     axis = torch.arange(frames.shape[-1]).float()
     mass = bright.sum((1, 2))
-    return torch.stack([(bright.sum(1) * axis).sum(1) / mass, (bright.sum(2) * axis).sum(1) / mass], 1)
+    return torch.stack(
+        [(bright.sum(1) * axis).sum(1) / mass, (bright.sum(2) * axis).sum(1) / mass], 1
+    )
 
 
 def test_shape_range_and_seed() -> None:
@@ -38,7 +47,9 @@ def test_shape_range_and_seed() -> None:
     assert not torch.equal(frames, world.render(world.sample_scenes(16, seed=4)))
 
 
-@pytest.mark.parametrize(("motion", "axis", "sign"), [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)])
+@pytest.mark.parametrize(
+    ("motion", "axis", "sign"), [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)]
+)
 def test_directions(motion: str, axis: int, sign: int) -> None:
     path = centres(world.render(one(motion=motion)))
     assert (sign * path[:, axis].diff() >= 1).all()
@@ -69,7 +80,9 @@ def test_bounce_touches_the_floor_twice_and_stays_in_its_column() -> None:
     path = centres(world.render(one(motion="bounce")))
     assert path[:, 0].std() < 0.5
     steps = path[:, 1].diff()
-    turns = (steps[steps != 0].sign().diff() < 0).sum()  # from down to up: the floor, as y points down
+    turns = (
+        steps[steps != 0].sign().diff() < 0
+    ).sum()  # from down to up: the floor, as y points down
     assert turns == 2
 
 
@@ -114,7 +127,9 @@ def test_captions_name_what_they_must_and_only_known_words() -> None:
         assert set(caption.rstrip(".").replace(",", "").split()) <= known
         assert f"{words['colour']} {words['shape']}" in caption
         assert any(phrase in caption for phrase in world.MOTION_PHRASES[words["motion"] or ""])
-        assert (words["second_shape"] is None) or f"{words['second_colour']} {words['second_shape']}" in caption
+        assert (
+            words["second_shape"] is None
+        ) or f"{words['second_colour']} {words['second_shape']}" in caption
     assert len({caption.split()[0] for caption in captions}) >= 5
 
 
@@ -122,13 +137,17 @@ def test_second_objects_are_still_and_keep_away() -> None:
     scenes = world.sample_scenes(400, seed=5, second_share=1.0)
     assert (scenes.second_shape >= 0).all()
     assert (world.sample_scenes(400, seed=5, second_share=0.0).second_shape == -1).all()
-    without = world.Scenes(**{**vars(scenes), "second_shape": torch.full_like(scenes.second_shape, -1)})
+    without = world.Scenes(
+        **{**vars(scenes), "second_shape": torch.full_like(scenes.second_shape, -1)}
+    )
     difference = (world.render(scenes[:32]) - world.render(without[:32])).abs().amax(1) > 0.05
-    still = difference.float().mean(1)  # a static object covers the same pixels in (nearly) all frames
+    still = difference.float().mean(
+        1
+    )  # a static object covers the same pixels in (nearly) all frames
     assert (still[still > 0] > 0.5).float().mean() > 0.8
 
 
-# --- parts of paths, and how much moves -------------------------------------------------------------------------------
+# --- parts of paths, and how much moves -----------------------------------------------------------
 
 
 def test_a_span_is_the_beginning_of_the_path() -> None:
@@ -147,7 +166,8 @@ def test_spans_are_drawn_from_the_seed_between_a_tenth_and_all() -> None:
 
 
 def test_amount_of_motion_of_a_square() -> None:
-    """One that moves sideways by d has two of four sides that move by d and two along themselves: d / 2."""
+    """One that moves sideways by d has two of four sides that move by d and two along themselves: d
+    / 2."""
     masks = torch.zeros(1, 5, 64, 64)
     for f in range(5):
         masks[0, f, 20:40, 10 + 3 * f : 30 + 3 * f] = 1
@@ -164,7 +184,10 @@ def test_amount_of_motion_of_a_growing_disc() -> None:
 
 def test_amount_of_motion_grows_with_the_span_and_is_found_in_pixels() -> None:
     scenes = world.sample_scenes(40, seed=9, split="all", second_share=0.0)
-    amounts = [world.amount_of_motion(world.masks(scenes, 14, torch.full((40,), span))) for span in (0.2, 0.5, 1.0)]
+    amounts = [
+        world.amount_of_motion(world.masks(scenes, 14, torch.full((40,), span)))
+        for span in (0.2, 0.5, 1.0)
+    ]
     assert (amounts[0] < amounts[1]).all()
     assert (amounts[1] < amounts[2]).all()
     found = world.amount_of_motion(world.segment_objects(scenes, world.render(scenes, 14)))
@@ -174,9 +197,9 @@ def test_amount_of_motion_grows_with_the_span_and_is_found_in_pixels() -> None:
 def test_scenes_by_their_words() -> None:
     scenes = world.find_scenes(5, 1, shape="moon", colour="cyan", motion=None)
     assert len(scenes) == 5
-    assert {(words["shape"], words["colour"], words["second_shape"]) for words in scenes.attributes()} == {
-        ("moon", "cyan", None)
-    }
+    assert {
+        (words["shape"], words["colour"], words["second_shape"]) for words in scenes.attributes()
+    } == {("moon", "cyan", None)}
     image = world.render_first_frame(scenes)
     assert (image.size, image.mode) == ((64, 64), "RGB")
     first = ((world.render(scenes, 19)[0, :, 0] + 1) * 127.5).round().byte()
@@ -188,7 +211,10 @@ def test_scenes_by_their_words() -> None:
     [
         (dict(shape="cube"), "shape must be one of circle, square, .*, but got 'cube'"),
         (dict(colour="pink"), "colour must be one of red, orange, .*, but got 'pink'"),
-        (dict(shape="circle", motion="spin"), "must be a combination that can be seen, but got circle spin"),
+        (
+            dict(shape="circle", motion="spin"),
+            "must be a combination that can be seen, but got circle spin",
+        ),
     ],
 )
 def test_words_that_the_world_has_not(words: dict[str, str], message: str) -> None:

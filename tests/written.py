@@ -1,4 +1,5 @@
-"""Both sides of a comparison: terms as users write them, in the words of oracle.py; and what all pipelines have."""
+"""Both sides of a comparison: terms as users write them, in the words of oracle.py; and what all
+pipelines have."""
 
 from __future__ import annotations
 
@@ -18,8 +19,14 @@ SELF_ATTENTIONS = (  # as the families call it; attn2 and cross_attention are no
     "attn1", "audio_attn1", "attn", "self_attention", "video_dec_block.self_attention",
     "audio_dec_block.self_attention",
 )  # fmt: skip
-GUIDED = [name for name in builders() if name.split()[0] not in REFUSED_PIPELINES and not name.endswith(" zero")]
-UNETS = [name for name in GUIDED if any(name.split()[0] in row.pipelines for row in FAMILIES if row.unet)]
+GUIDED = [
+    name
+    for name in builders()
+    if name.split()[0] not in REFUSED_PIPELINES and not name.endswith(" zero")
+]
+UNETS = [
+    name for name in GUIDED if any(name.split()[0] in row.pipelines for row in FAMILIES if row.unet)
+]
 STACKED = [name for name in GUIDED if name not in UNETS]
 
 
@@ -36,7 +43,10 @@ def addresses(small: Tiny) -> dict[str, list[str]]:
             found[layer.split(":")[0]].append(layer)
         return found
     stacks = family_of(small.pipe).stacks.items()
-    return {name: [f"{name}:{i}" for i in range(len(model.get_submodule(stack.path)))] for name, stack in stacks}
+    return {
+        name: [f"{name}:{i}" for i in range(len(model.get_submodule(stack.path)))]
+        for name, stack in stacks
+    }
 
 
 def ends_of(layers: Sequence[str]) -> list[str]:
@@ -49,7 +59,9 @@ def attentions_of(small: Tiny) -> list[str]:
     if is_unet(small):
         return ["attn1", "attn2"]
     first = next(iter(family_of(small.pipe).stacks.values()))
-    paths = {path for path, _ in oracle.models(small)[0].get_submodule(f"{first.path}.0").named_modules()}
+    paths = {
+        path for path, _ in oracle.models(small)[0].get_submodule(f"{first.path}.0").named_modules()
+    }
     return [name for name in SELF_ATTENTIONS if name in paths]
 
 
@@ -58,7 +70,8 @@ def has_attention(small: Tiny, layer: str) -> bool:
 
 
 def paths_of(small: Tiny, layers: Sequence[int | str], skip: str, axis: str | None) -> list[str]:
-    """The modules that layers are. An int is a block of each axis, or of one, where those of two run in turn."""
+    """The modules that layers are. An int is a block of each axis, or of one, where those of two
+    run in turn."""
     if is_unet(small):
         found = oracle.layers_of_unet(oracle.models(small)[0])
         return [path for layer in layers for path in found[str(layer)].skipped(skip, axis)]
@@ -66,7 +79,13 @@ def paths_of(small: Tiny, layers: Sequence[int | str], skip: str, axis: str | No
     in_turn = any(stack.axis for stack in stacks.values())
     paths = []
     for layer in layers:
-        names = [layer.split(":")[0]] if isinstance(layer, str) else list(stacks) if in_turn else list(stacks)[:1]
+        names = (
+            [layer.split(":")[0]]
+            if isinstance(layer, str)
+            else list(stacks)
+            if in_turn
+            else list(stacks)[:1]
+        )
         i = layer.split(":")[1] if isinstance(layer, str) else layer
         paths += [f"{stacks[name].path}.{i}" for name in names if axis in (None, stacks[name].axis)]
     return paths
@@ -91,7 +110,9 @@ def settings(small: Tiny) -> Iterator[dict[str, Any]]:
         yield small.off
 
 
-def assert_equal(small: Tiny, ours: torch.Tensor, theirs: torch.Tensor, plain: torch.Tensor) -> None:
+def assert_equal(
+    small: Tiny, ours: torch.Tensor, theirs: torch.Tensor, plain: torch.Tensor
+) -> None:
     """Equal up to float32's rounding, in a run that the guidance changed much more than that."""
     atol = small.atol * max(1, float(plain.abs().max()))
     moved = (ours - plain).abs().max()
@@ -99,7 +120,7 @@ def assert_equal(small: Tiny, ours: torch.Tensor, theirs: torch.Tensor, plain: t
     torch.testing.assert_close(ours, theirs, atol=atol, rtol=1e-4)
 
 
-# --- without a trace --------------------------------------------------------------------------------------------------
+# --- without a trace ------------------------------------------------------------------------------
 
 
 def modules_of(small: Tiny) -> list[int]:
@@ -113,7 +134,13 @@ def trace_of(small: Tiny) -> list[Any]:
     found: list[Any] = []
     for model in oracle.models(small):
         for name, module in model.named_modules():
-            found.append((name, id(module), sorted(vars(module)), getattr(module.forward, "__func__", None)))
-            hooks = {key: value for key, value in vars(module).items() if "hook" in key and isinstance(value, dict)}
+            found.append(
+                (name, id(module), sorted(vars(module)), getattr(module.forward, "__func__", None))
+            )
+            hooks = {
+                key: value
+                for key, value in vars(module).items()
+                if "hook" in key and isinstance(value, dict)
+            }
             found += [(key, len(value)) for key, value in hooks.items()]
     return found

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "APG", "SLG", "STG", "TCFG", "Bin", "CFGZero", "Guide", "Interval", "Random", "Restart", "Schedule", "__version__",
-    "guide",
+    "APG", "SLG", "STG", "TCFG", "Bin", "CFGZero", "Guide", "Interval", "Random", "Restart",
+    "Schedule", "__version__", "guide",
 ]  # fmt: skip
 
 _HOME = {
@@ -40,7 +40,10 @@ _HOME = {
 
 def __getattr__(name: str):
     if name not in _HOME:
-        raise AttributeError(f"module 'skipguide' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'skipguide' has no attribute {name!r}; its public names are"
+            f" {', '.join(__all__)}"
+        )
     from importlib import import_module
 
     return getattr(import_module(_HOME[name]), name)

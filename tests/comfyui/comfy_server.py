@@ -31,7 +31,8 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What a graph made: the latent that it saved, what it showed, and the seconds of processor time it took."""
+    """What a graph made: the latent that it saved, what it showed, and the seconds of processor
+    time it took."""
 
     latent: torch.Tensor
     text: str
@@ -52,8 +53,8 @@ class Server:
     def _start(self) -> subprocess.Popen[bytes]:
         python = os.environ.get("COMFYUI_PYTHON", sys.executable)
         command = [
-            python, str(HERE / "launch.py"), "--cpu", "--port", str(self._port), "--base-directory", str(self.base),
-            "--disable-auto-launch", "--use-pytorch-cross-attention",
+            python, str(HERE / "launch.py"), "--cpu", "--port", str(self._port), "--base-directory",
+            str(self.base), "--disable-auto-launch", "--use-pytorch-cross-attention",
             "--disable-metadata", "--database-url", "sqlite:///:memory:",
         ]  # fmt: skip
         with self.log.open("wb") as log:
@@ -98,16 +99,25 @@ class Server:
         entry = history[prompt]
         messages = dict(entry["status"]["messages"])
         if entry["status"]["status_str"] != "success":
-            raise Refused(messages.get("execution_error", {}).get("exception_message", str(messages)))
+            raise Refused(
+                messages.get("execution_error", {}).get("exception_message", str(messages))
+            )
         outputs = list(entry["outputs"].values())
-        saved = [self.base / "output" / found["filename"] for output in outputs for found in output.get("latents", [])]
+        saved = [
+            self.base / "output" / found["filename"]
+            for output in outputs
+            for found in output.get("latents", [])
+        ]
         texts = [text for output in outputs for text in output.get("text", [])]
         latent = load_file(saved[0])["latent_tensor"] if saved else torch.empty(0)
-        seconds = max(spent - before.get(thread, 0.0) for thread, spent in self._thread_seconds().items())
+        seconds = max(
+            spent - before.get(thread, 0.0) for thread, spent in self._thread_seconds().items()
+        )
         return Result(latent, "\n".join(texts), seconds)
 
     def _thread_seconds(self) -> dict[int, float]:
-        """Processor time by thread: graphs run in one of them, and answering us is the work of another."""
+        """Processor time by thread: graphs run in one of them, and answering us is the work of
+        another."""
         threads = psutil.Process(self._process.pid).threads()
         return {thread.id: thread.user_time + thread.system_time for thread in threads}
 

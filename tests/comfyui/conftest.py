@@ -1,4 +1,5 @@
-"""A real ComfyUI for these tests: COMFYUI_PATH is a checkout of it, COMFYUI_PYTHON a Python that can run it."""
+"""A real ComfyUI for these tests: COMFYUI_PATH is a checkout of it, COMFYUI_PYTHON a Python that
+can run it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if not os.environ.get("COMFYUI_PATH"):
-        pytest.skip("COMFYUI_PATH is not set: point it to a checkout of ComfyUI, as comfyui/README.md says")
+        pytest.skip(
+            "COMFYUI_PATH is not set: point it to a checkout of ComfyUI, as comfyui/README.md says"
+        )
     running = Server(tmp_path_factory.mktemp("comfyui") / "base")
     yield running
     running.stop()

@@ -1,4 +1,5 @@
-"""Starts the ComfyUI in COMFYUI_PATH, also where torchvision and torchaudio do not fit a CPU build of torch."""
+"""Starts the ComfyUI in COMFYUI_PATH, also where torchvision and torchaudio do not fit a CPU build
+of torch."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ import types
 
 
 def _torchvision() -> object | None:
-    """Two schemas without kernels, for a torchvision whose own do not load; the library must stay alive."""
+    """Two schemas without kernels, for a torchvision whose own do not load; the library must stay
+    alive."""
     try:
-        import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import torchvision  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     except RuntimeError:
@@ -30,7 +32,7 @@ def _torchvision() -> object | None:
 def _torchaudio() -> None:
     """An empty module, where there is none that loads: nothing here makes sound."""
     with contextlib.suppress(Exception):
-        import torchaudio  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import torchaudio  # pyright: ignore[reportMissingImports]
 
         return
     for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"):

@@ -1,8 +1,7 @@
 """The node pack in a real ComfyUI: tiny random models, sampled through its own server.
 
-The oracles are ComfyUI itself: a full weak pass, core's SkipLayerGuidanceDiT and SkipLayerGuidanceDiTSimple, and runs
-without nodes of ours.
-"""
+The oracles are ComfyUI itself: a full weak pass, core's SkipLayerGuidanceDiT and
+SkipLayerGuidanceDiTSimple, and runs without nodes of ours."""
 
 from __future__ import annotations
 
@@ -27,19 +26,27 @@ LAYERS = {
     "flux": "double:2",
     "qwen": "5",
 }
-PATCHED = [family for family in LAYERS if not family.startswith("cosmos")]  # core's nodes do nothing to Cosmos
+PATCHED = [
+    family for family in LAYERS if not family.startswith("cosmos")
+]  # core's nodes do nothing to Cosmos
 
 
 def stg(**inputs: Any) -> Node:
     return "SkipGuideSTG", {
-        "preset": "custom", "layers": "8", "skip": "residual", "scale": 1.0, "start_percent": 0.0, "end_percent": 1.0,
-        "rescale": 0.0, "rescale_of": "data", "share_prefix": True, **inputs,
+        "preset": "custom", "layers": "8", "skip": "residual", "scale": 1.0, "start_percent": 0.0,
+        "end_percent": 1.0, "rescale": 0.0, "rescale_of": "data", "share_prefix": True, **inputs,
     }  # fmt: skip
 
 
 def slg(**inputs: Any) -> Node:
     window = {"start_percent": 0.0, "end_percent": 1.0}
-    return "SkipGuideSLG", {"preset": "custom", "layers": "8", "skip": "residual", **window, **inputs}
+    return "SkipGuideSLG", {
+        "preset": "custom",
+        "layers": "8",
+        "skip": "residual",
+        **window,
+        **inputs,
+    }
 
 
 def core(layers: str, simple: bool = False, **inputs: Any) -> Node:
@@ -69,7 +76,10 @@ def graph(
         "latent": {"class_type": "TinyLatent", "inputs": {"family": family, "batch": batch}},
     }
     for number, (kind, inputs) in enumerate(nodes):
-        found[f"n{number + 1}"] = {"class_type": kind, "inputs": {"model": [f"n{number}", 0], **inputs}}
+        found[f"n{number + 1}"] = {
+            "class_type": kind,
+            "inputs": {"model": [f"n{number}", 0], **inputs},
+        }
     found["sampled"] = {
         "class_type": "KSampler",
         "inputs": {
@@ -78,7 +88,10 @@ def graph(
             "scheduler": "simple", "denoise": 1.0,
         },
     }  # fmt: skip
-    found["saved"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sampled", 0], "filename_prefix": "test"}}
+    found["saved"] = {
+        "class_type": "SaveLatent",
+        "inputs": {"samples": ["sampled", 0], "filename_prefix": "test"},
+    }
     return found
 
 
@@ -89,9 +102,13 @@ def apart(a: Result, b: Result) -> float:
 
 @pytest.mark.parametrize("skip", ["residual", "attention"])
 @pytest.mark.parametrize("family", LAYERS)
-def test_shared_prefix_is_bit_equal_to_full_weak_pass(server: Server, family: str, skip: str) -> None:
+def test_shared_prefix_is_bit_equal_to_full_weak_pass(
+    server: Server, family: str, skip: str
+) -> None:
     node = dict(layers=LAYERS[family], skip=skip)
-    shared, full = (server.run(graph(family, stg(**node, share_prefix=share))) for share in (True, False))
+    shared, full = (
+        server.run(graph(family, stg(**node, share_prefix=share))) for share in (True, False)
+    )
     assert torch.equal(shared.latent, full.latent)
     assert apart(shared, server.run(graph(family))) > 1e-3
 
@@ -99,9 +116,16 @@ def test_shared_prefix_is_bit_equal_to_full_weak_pass(server: Server, family: st
 @pytest.mark.parametrize("family", PATCHED)
 def test_equal_to_the_node_of_core(server: Server, family: str) -> None:
     layers = LAYERS[family]
-    ours, theirs = server.run(graph(family, stg(layers=layers))), server.run(graph(family, core(layers)))
-    assert apart(ours, theirs) < 1e-5  # theirs has cond and uncond in one batch, which rounds otherwise
-    ours, theirs = (server.run(graph(family, node, cfg=1.0)) for node in (stg(layers=layers), core(layers)))
+    ours, theirs = (
+        server.run(graph(family, stg(layers=layers))),
+        server.run(graph(family, core(layers))),
+    )
+    assert (
+        apart(ours, theirs) < 1e-5
+    )  # theirs has cond and uncond in one batch, which rounds otherwise
+    ours, theirs = (
+        server.run(graph(family, node, cfg=1.0)) for node in (stg(layers=layers), core(layers))
+    )
     assert torch.equal(ours.latent, theirs.latent)
 
 
@@ -116,7 +140,8 @@ def test_equal_to_the_node_of_core_in_a_window_with_rescaling(server: Server) ->
 
 def test_rescaling_of_the_prediction_is_not_that_of_the_data(server: Server) -> None:
     data, prediction = (
-        server.run(graph("wan", stg(rescale=0.7, rescale_of=space))) for space in ("data", "prediction")
+        server.run(graph("wan", stg(rescale=0.7, rescale_of=space)))
+        for space in ("data", "prediction")
     )
     assert apart(data, prediction) > 1e-3
 
@@ -131,7 +156,10 @@ def test_core_does_nothing_to_cosmos(server: Server, family: str) -> None:
 @pytest.mark.parametrize("family", PATCHED)
 def test_slg_equal_to_the_node_of_core(server: Server, family: str) -> None:
     layers = LAYERS[family]
-    ours, theirs = server.run(graph(family, slg(layers=layers))), server.run(graph(family, core(layers, simple=True)))
+    ours, theirs = (
+        server.run(graph(family, slg(layers=layers))),
+        server.run(graph(family, core(layers, simple=True))),
+    )
     assert torch.equal(ours.latent, theirs.latent)
     assert apart(ours, server.run(graph(family))) > 1e-3
 
@@ -148,7 +176,9 @@ def test_off_is_bit_equal_to_no_node(server: Server, node: Node) -> None:
 def test_terms_add_up(server: Server) -> None:
     one, other = stg(layers="8"), stg(layers="20", scale=0.5)
     both = server.run(graph("wan", one, other, steps=1))
-    plain, first, second = (server.run(graph("wan", *nodes, steps=1)) for nodes in ((), (one,), (other,)))
+    plain, first, second = (
+        server.run(graph("wan", *nodes, steps=1)) for nodes in ((), (one,), (other,))
+    )
     assert torch.allclose(both.latent, first.latent + second.latent - plain.latent, atol=1e-4)
     swapped = server.run(graph("wan", other, one, steps=1))
     assert apart(both, swapped) < 1e-6
@@ -158,20 +188,28 @@ def test_terms_add_up(server: Server) -> None:
 
 def test_stg_and_slg_on_one_model(server: Server) -> None:
     both = graph("wan", slg(layers="9"), stg(layers="20"))
-    assert torch.equal(server.run(both).latent, server.run(graph("wan", stg(layers="20"), slg(layers="9"))).latent)
+    assert torch.equal(
+        server.run(both).latent, server.run(graph("wan", stg(layers="20"), slg(layers="9"))).latent
+    )
     theirs = server.run(graph("wan", core("9", simple=True), core("20")))
     assert apart(server.run(both), theirs) < 1e-5
 
 
 @pytest.mark.parametrize("sampler", ["heun", "uni_pc", "euler_cfg_pp", "dpmpp_2m_sde"])
 def test_samplers(server: Server, sampler: str) -> None:
-    ours, full = (server.run(graph("wan", stg(share_prefix=share), sampler=sampler)) for share in (True, False))
+    ours, full = (
+        server.run(graph("wan", stg(share_prefix=share), sampler=sampler))
+        for share in (True, False)
+    )
     assert torch.equal(ours.latent, full.latent)
     assert apart(ours, server.run(graph("wan", core("8"), sampler=sampler))) < 1e-4
 
 
 def test_batch(server: Server) -> None:
-    ours, full = (server.run(graph("ltx", stg(layers="19", share_prefix=share), batch=3)) for share in (True, False))
+    ours, full = (
+        server.run(graph("ltx", stg(layers="19", share_prefix=share), batch=3))
+        for share in (True, False)
+    )
     assert ours.latent.shape[0] == 3
     assert torch.equal(ours.latent, full.latent)
     assert apart(ours, server.run(graph("ltx", core("19"), batch=3))) < 1e-5
@@ -180,11 +218,17 @@ def test_batch(server: Server) -> None:
 @pytest.mark.parametrize("name", ["APG", "CFGZeroStar", "CFGNorm", "LazyCache"])
 @pytest.mark.parametrize("after", [False, True])
 def test_beside_other_guidance(server: Server, name: str, after: bool) -> None:
-    """Whatever they do to c and u, the push is of what the model said: D moves as it does without them."""
+    """Whatever they do to c and u, the push is of what the model said: D moves as it does without
+    them."""
     inputs = {
         "APG": {"eta": 0.0, "norm_threshold": 5.0, "momentum": 0.0},
         "CFGNorm": {"strength": 1.0},
-        "LazyCache": {"reuse_threshold": 0.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False},
+        "LazyCache": {
+            "reuse_threshold": 0.0,
+            "start_percent": 0.0,
+            "end_percent": 1.0,
+            "verbose": False,
+        },
     }
     other: Node = (name, inputs.get(name, {}))
     nodes = (stg(), other) if after else (other, stg())
@@ -193,7 +237,9 @@ def test_beside_other_guidance(server: Server, name: str, after: bool) -> None:
     if name == "CFGNorm" and after:
         assert apart(together, alone) > 1e-3  # it scales the push too
         return
-    push = server.run(graph("wan", stg(), steps=1)).latent - server.run(graph("wan", steps=1)).latent
+    push = (
+        server.run(graph("wan", stg(), steps=1)).latent - server.run(graph("wan", steps=1)).latent
+    )
     assert torch.allclose(together.latent - alone.latent, push, atol=1e-4)
 
 
@@ -201,7 +247,15 @@ def test_area_conditioning(server: Server) -> None:
     def run(**inputs: Any) -> Result:
         found = graph("wan", stg(**inputs), positive="joined")
         found["other"] = {"class_type": "TinyText", "inputs": {"family": "wan", "seed": 5}}
-        size = {"width": 0.5, "height": 1.0, "temporal": 1.0, "x": 0.5, "y": 0.0, "z": 0.0, "strength": 1.0}
+        size = {
+            "width": 0.5,
+            "height": 1.0,
+            "temporal": 1.0,
+            "x": 0.5,
+            "y": 0.0,
+            "z": 0.0,
+            "strength": 1.0,
+        }
         area = {"conditioning": ["other", 0], **size}
         found["area"] = {"class_type": "ConditioningSetAreaPercentageVideo", "inputs": area}
         pair = {"conditioning_1": ["pos", 0], "conditioning_2": ["area", 0]}
@@ -214,13 +268,16 @@ def test_area_conditioning(server: Server) -> None:
 
 
 def test_windows_of_time(server: Server) -> None:
-    """The model runs several times for one prompt: the weak pass is run in full, and the result is the same."""
+    """The model runs several times for one prompt: the weak pass is run in full, and the result is
+    the same."""
     inputs = {
-        "context_length": 5, "context_overlap": 1, "context_schedule": "standard_static", "context_stride": 1,
-        "closed_loop": False, "fuse_method": "pyramid",
+        "context_length": 5, "context_overlap": 1, "context_schedule": "standard_static",
+        "context_stride": 1, "closed_loop": False, "fuse_method": "pyramid",
     }  # fmt: skip
     windows: Node = ("WanContextWindowsManual", inputs)
-    shared, full = (server.run(graph("wan", windows, stg(share_prefix=share))) for share in (True, False))
+    shared, full = (
+        server.run(graph("wan", windows, stg(share_prefix=share))) for share in (True, False)
+    )
     assert torch.equal(shared.latent, full.latent)
     assert apart(shared, server.run(graph("wan", stg()))) > 1e-3
 
@@ -228,11 +285,19 @@ def test_windows_of_time(server: Server) -> None:
 def test_lora(server: Server) -> None:
     (server.base / "models" / "loras").mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
-    down, up = torch.randn((4, 128), generator=generator), torch.randn((128, 4), generator=generator)
+    down, up = (
+        torch.randn((4, 128), generator=generator),
+        torch.randn((128, 4), generator=generator),
+    )
     name = "diffusion_model.blocks.3.self_attn.o.lora_{}.weight"
-    save_file({name.format("A"): down, name.format("B"): up}, server.base / "models" / "loras" / "tiny.safetensors")
+    save_file(
+        {name.format("A"): down, name.format("B"): up},
+        server.base / "models" / "loras" / "tiny.safetensors",
+    )
     lora: Node = ("LoraLoaderModelOnly", {"lora_name": "tiny.safetensors", "strength_model": 0.5})
-    shared, full = (server.run(graph("wan", lora, stg(share_prefix=share))) for share in (True, False))
+    shared, full = (
+        server.run(graph("wan", lora, stg(share_prefix=share))) for share in (True, False)
+    )
     assert torch.equal(shared.latent, full.latent)
     assert apart(shared, server.run(graph("wan", stg()))) > 1e-3
 
@@ -245,7 +310,10 @@ def test_two_stages(server: Server) -> None:
         found["low"] = {"class_type": "TinyModel", "inputs": {"family": "wan", "seed": 7}}
         found["guided"] = {"class_type": second[0], "inputs": {"model": ["low", 0], **second[1]}}
         common = {**found["sampled"]["inputs"], "noise_seed": 3, "steps": 4}
-        stages = (("sampled", "n1", "latent", 0, 2, "enable"), ("last", "guided", "sampled", 2, 4, "disable"))
+        stages = (
+            ("sampled", "n1", "latent", 0, 2, "enable"),
+            ("last", "guided", "sampled", 2, 4, "disable"),
+        )
         for name, model, latent, start, end, noise in stages:
             found[name] = {
                 "class_type": "KSamplerAdvanced",
@@ -270,7 +338,13 @@ def custom(family: str, guider: Node, model: tuple[Node, ...] = ()) -> Graph:
     found["euler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
     steps = {"model": [last, 0], "scheduler": "simple", "steps": 2, "denoise": 1.0}
     found["sigmas"] = {"class_type": "BasicScheduler", "inputs": steps}
-    parts = {"noise": "noise", "guider": "guider", "sampler": "euler", "sigmas": "sigmas", "latent_image": "latent"}
+    parts = {
+        "noise": "noise",
+        "guider": "guider",
+        "sampler": "euler",
+        "sigmas": "sigmas",
+        "latent_image": "latent",
+    }
     linked = {name: [node, 0] for name, node in parts.items()}
     found["sampled"] = {"class_type": "SamplerCustomAdvanced", "inputs": linked}
     return found
@@ -286,10 +360,14 @@ def test_guider_is_cfg_and_the_node_in_one(server: Server) -> None:
 
 def test_schedule_is_terms_by_noise_level(server: Server) -> None:
     bins = "sigma=0.9..1.1 layers=8 scale=2 cfg=6\nsigma=0..0.9 cfg=1"
-    scheduled = server.run(graph("wan", ("SkipGuideSchedule", {"preset": "custom", "bins": bins}), cfg=4.0))
+    scheduled = server.run(
+        graph("wan", ("SkipGuideSchedule", {"preset": "custom", "bins": bins}), cfg=4.0)
+    )
     assert apart(scheduled, server.run(graph("wan", stg(scale=2.0), cfg=4.0))) > 1e-3
     first = "sigma=0..1.1 layers=8 scale=2 cfg=6"
-    one = server.run(graph("wan", ("SkipGuideSchedule", {"preset": "custom", "bins": first}), cfg=4.0))
+    one = server.run(
+        graph("wan", ("SkipGuideSchedule", {"preset": "custom", "bins": first}), cfg=4.0)
+    )
     assert torch.equal(one.latent, server.run(graph("wan", stg(scale=2.0), cfg=6.0)).latent)
 
 
@@ -307,12 +385,17 @@ def test_schedule_with_cfg_needs_a_negative_prompt(server: Server) -> None:
 
 def test_other_guiders(server: Server) -> None:
     basic: Node = ("BasicGuider", {"conditioning": ["pos", 0]})
-    ours, theirs = (server.run(custom("ltx", basic, (node,))) for node in (stg(layers="19"), core("19")))
+    ours, theirs = (
+        server.run(custom("ltx", basic, (node,))) for node in (stg(layers="19"), core("19"))
+    )
     assert torch.equal(ours.latent, theirs.latent)
     prompts = {"positive": ["pos", 0], "negative": ["neg", 0], "empty_conditioning": ["empty", 0]}
     perp: Node = ("PerpNegGuider", {**prompts, "cfg": 4.0, "neg_scale": 1.0})
     empty = {"empty": {"class_type": "TinyText", "inputs": {"family": "ltx", "seed": 5}}}
-    ours, theirs = (server.run({**custom("ltx", perp, (node,)), **empty}) for node in (stg(layers="19"), core("19")))
+    ours, theirs = (
+        server.run({**custom("ltx", perp, (node,)), **empty})
+        for node in (stg(layers="19"), core("19"))
+    )
     assert apart(ours, theirs) < 1e-4
 
 
@@ -335,7 +418,9 @@ def test_info(server: Server) -> None:
 
 
 @pytest.mark.parametrize("text", ["-1", "7-", "9;10", "all", "", "9,9", "9-7", "single:3,4"])
-def test_anything_but_a_list_of_layers_is_refused_before_anything_runs(server: Server, text: str) -> None:
+def test_anything_but_a_list_of_layers_is_refused_before_anything_runs(
+    server: Server, text: str
+) -> None:
     with pytest.raises(Refused, match="layers must") as error:
         server.run(graph("wan", stg(layers=text)))
     assert "prompt_outputs_failed_validation" in str(error.value)
@@ -345,14 +430,20 @@ def test_anything_but_a_list_of_layers_is_refused_before_anything_runs(server: S
     ("family", "node", "words"),
     [
         ("wan", stg(layers="30"), "got block:30. This one has block:0 to block:29"),
-        ("hunyuan", stg(layers="single:8"), "This one has double:0 to double:3 and single:0 to single:7"),
+        (
+            "hunyuan",
+            stg(layers="single:8"),
+            "This one has double:0 to double:3 and single:0 to single:7",
+        ),
         ("wan", stg(layers="single:3"), "got single:3"),
         ("wan", stg(start_percent=0.5, end_percent=0.5), "end_percent must be above start_percent"),
         ("lumina", stg(), "got a NextDiT. Use one of: WanModel"),
         ("lumina", slg(), "got a NextDiT"),
     ],
 )
-def test_what_the_model_does_not_have_is_refused_by_name(server: Server, family: str, node: Node, words: str) -> None:
+def test_what_the_model_does_not_have_is_refused_by_name(
+    server: Server, family: str, node: Node, words: str
+) -> None:
     with pytest.raises(Refused, match=words):
         server.run(graph(family, node))
 
@@ -363,18 +454,25 @@ def test_caches_of_passes_are_refused(server: Server) -> None:
         server.run(graph("wan", ("EasyCache", inputs), stg()))
 
 
-@pytest.mark.parametrize(("family", "depth"), [("ltx", 28), ("wan", 30), ("mochi", 48), ("cosmos", 12)])
-def test_time_of_a_weak_pass(server: Server, family: str, depth: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("family", "depth"), [("ltx", 28), ("wan", 30), ("mochi", 48), ("cosmos", 12)]
+)
+def test_time_of_a_weak_pass(
+    server: Server, family: str, depth: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In processor seconds and in turns, so that it holds on a busy machine."""
     layer = LAYERS[family]
     server.run(graph(family))  # the model is made
     ways = ((), (stg(layers=layer),), (stg(layers=layer, share_prefix=False),))
-    seconds = [[server.run(graph(family, *nodes, steps=3, seed=seed)).seconds for nodes in ways] for seed in range(5)]
+    seconds = [
+        [server.run(graph(family, *nodes, steps=3, seed=seed)).seconds for nodes in ways]
+        for seed in range(5)
+    ]
     plain, shared, full = (min(column) for column in zip(*seconds, strict=True))
     floor = 1 + (depth - int(layer) - 1) / depth / 2
     with capsys.disabled():
         print(
-            f"\n{family}, layer {layer} of {depth}: a guided step over one of CFG: full weak pass {full / plain:.3f}, "
-            f"shared prefix {shared / plain:.3f}, floor {floor:.3f}"
+            f"\n{family}, layer {layer} of {depth}: a guided step over one of CFG: full weak pass"
+            f" {full / plain:.3f}, shared prefix {shared / plain:.3f}, floor {floor:.3f}"
         )
     assert shared < full

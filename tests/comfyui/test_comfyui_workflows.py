@@ -1,4 +1,5 @@
-"""The example workflows, opened and run in a real ComfyUI, with tiny models in the place of the loaders."""
+"""The example workflows, opened and run in a real ComfyUI, with tiny models in the place of the
+loaders."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def test_example_runs_and_is_guided(server: Server, name: str) -> None:
     off = copy.deepcopy(guided)
     for node in off.values():
         if node["class_type"] in ("SkipGuideSTG", "SkipGuideGuider", "SkipGuideSLG"):
-            node["inputs"].update(preset="custom", layers="1", start_percent=0.9999, end_percent=1.0)
+            node["inputs"].update(
+                preset="custom", layers="1", start_percent=0.9999, end_percent=1.0
+            )
         if node["class_type"] == "SkipGuideSchedule":
             node["inputs"].update(preset="custom", bins="sigma=5..6")
     moved, plain = server.run(guided).latent, server.run(off).latent
@@ -58,14 +61,21 @@ def test_example_runs_and_is_guided(server: Server, name: str) -> None:
 
 
 def tiny(graph: Graph, family: str) -> Graph:
-    """The graph with a tiny model and tokens in the place of files, a small video, and its latent saved."""
+    """The graph with a tiny model and tokens in the place of files, a small video, and its latent
+    saved."""
     found: Graph = {}
     for name, node in copy.deepcopy(graph).items():
         kind, inputs = node["class_type"], node["inputs"]
         if kind in MODELS:
-            found[name] = {"class_type": "TinyModel", "inputs": {"family": family, "seed": int(name)}}
+            found[name] = {
+                "class_type": "TinyModel",
+                "inputs": {"family": family, "seed": int(name)},
+            }
         elif kind == "CLIPTextEncode":
-            found[name] = {"class_type": "TinyText", "inputs": {"family": family, "seed": int(name)}}
+            found[name] = {
+                "class_type": "TinyText",
+                "inputs": {"family": family, "seed": int(name)},
+            }
         elif kind == "VAEDecode":
             found[name] = {
                 "class_type": "SaveLatent",
@@ -74,8 +84,16 @@ def tiny(graph: Graph, family: str) -> Graph:
         elif kind not in GONE:
             found[name] = node
             inputs.update({key: value for key, value in SMALL.items() if key in inputs})
-            inputs.update({key: min(value, 2) for key, value in inputs.items() if key == "end_at_step" and value < 100})
-            inputs.update({key: 2 for key, value in inputs.items() if key == "start_at_step" and value})
+            inputs.update(
+                {
+                    key: min(value, 2)
+                    for key, value in inputs.items()
+                    if key == "end_at_step" and value < 100
+                }
+            )
+            inputs.update(
+                {key: 2 for key, value in inputs.items() if key == "start_at_step" and value}
+            )
             if kind.startswith("SkipGuide") and family in CUSTOM and "preset" in inputs:
                 inputs.update(preset="custom", **CUSTOM[family])
     return found

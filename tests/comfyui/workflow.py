@@ -2,8 +2,8 @@
 
     COMFYUI_PATH=... python tests/comfyui/workflow.py
 
-writes comfyui/example_workflows/*.json, which the page opens, from comfyui/example_workflows/api/*.json.
-"""
+writes comfyui/example_workflows/*.json, which the page opens, from
+comfyui/example_workflows/api/*.json."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ Info = dict[str, Any]  # what /object_info says of each class
 
 def api_graphs() -> dict[str, Graph]:
     """The examples, by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted((FOLDER / "api").glob("*.json"))}
+    return {
+        path.stem: json.loads(path.read_text()) for path in sorted((FOLDER / "api").glob("*.json"))
+    }
 
 
 def page_of(graph: Graph, info: Info) -> dict[str, Any]:
-    """A graph in the format of the page: nodes with places, numbered links, widgets in their order."""
+    """A graph in the format of the page: nodes with places, numbered links, widgets in their
+    order."""
     order = {name: number for number, name in enumerate(_in_order(graph))}
     spots, links = _spots(graph, order, info), []
     for name in order:
@@ -36,8 +39,8 @@ def page_of(graph: Graph, info: Info) -> dict[str, Any]:
             links.append([len(links) + 1, int(source), output, int(name), slot, kind])
     nodes = [_page_node(name, graph[name], order[name], spots[name], links, info) for name in order]
     return {
-        "last_node_id": max(node["id"] for node in nodes), "last_link_id": len(links), "nodes": nodes, "links": links,
-        "groups": [], "config": {}, "extra": {}, "version": 0.4,
+        "last_node_id": max(node["id"] for node in nodes), "last_link_id": len(links),
+        "nodes": nodes, "links": links, "groups": [], "config": {}, "extra": {}, "version": 0.4,
     }  # fmt: skip
 
 
@@ -51,13 +54,19 @@ def _page_node(
         for slot, (given, kind_of) in enumerate(_sockets(node, info))
     ]
     outputs = [
-        {"name": word, "type": kind_of, "links": [link[0] for link in links if (link[1], link[2]) == (number, slot)]}
-        for slot, (word, kind_of) in enumerate(zip(info[kind]["output_name"], info[kind]["output"], strict=True))
+        {
+            "name": word,
+            "type": kind_of,
+            "links": [link[0] for link in links if (link[1], link[2]) == (number, slot)],
+        }
+        for slot, (word, kind_of) in enumerate(
+            zip(info[kind]["output_name"], info[kind]["output"], strict=True)
+        )
     ]
     found = {
-        "id": number, "type": kind, "pos": spot, "size": [_WIDTH, _height(node, info)], "flags": {}, "order": order,
-        "mode": 0, "inputs": inputs, "outputs": outputs, "properties": {"Node name for S&R": kind},
-        "widgets_values": _values(node, info),
+        "id": number, "type": kind, "pos": spot, "size": [_WIDTH, _height(node, info)], "flags": {},
+        "order": order, "mode": 0, "inputs": inputs, "outputs": outputs,
+        "properties": {"Node name for S&R": kind}, "widgets_values": _values(node, info),
     }  # fmt: skip
     title = node.get("_meta", {}).get("title")
     return {**found, "title": title} if title else found
@@ -108,7 +117,7 @@ def _values(node: dict[str, Any], info: Info) -> list[Any]:
     return values
 
 
-# --- where nodes lie --------------------------------------------------------------------------------------------------
+# --- where nodes lie ------------------------------------------------------------------------------
 
 
 def _in_order(graph: Graph) -> list[str]:
@@ -134,8 +143,13 @@ def _spots(graph: Graph, order: dict[str, int], info: Info) -> dict[str, list[in
 
 
 def _height(node: dict[str, Any], info: Info) -> int:
-    long = sum(isinstance(value, str) and ("\n" in value or len(value) > 60) for value in node["inputs"].values())
-    rows = max(len(_sockets(node, info)), len(info[node["class_type"]]["output"])) + len(_values(node, info))
+    long = sum(
+        isinstance(value, str) and ("\n" in value or len(value) > 60)
+        for value in node["inputs"].values()
+    )
+    rows = max(len(_sockets(node, info)), len(info[node["class_type"]]["output"])) + len(
+        _values(node, info)
+    )
     return 40 + 24 * rows + 90 * long
 
 
@@ -148,7 +162,9 @@ def main() -> None:
         finally:
             server.stop()
     for name, graph in api_graphs().items():
-        (FOLDER / f"{name}.json").write_text(json.dumps(page_of(graph, info), indent=1) + "\n", encoding="utf-8")
+        (FOLDER / f"{name}.json").write_text(
+            json.dumps(page_of(graph, info), indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -2,16 +2,17 @@
 
     python tests/references/metrics_upstream.py UPSTREAM OUT
 
-reads from the folder UPSTREAM prdc_upstream.py (clovaai/generative-evaluation-prdc, prdc/prdc.py), vendi_upstream.py
-(vertaix/Vendi-Score, vendi_score/vendi.py), mmd_polynomial.py (oooolga/JEDi) and videomaev2_finetune.py
-(songweige/content-debiased-fvd), and writes `metrics.json` to the folder OUT. It needs torch, numpy, scipy,
-scikit-learn, torchvision and transformers. Features, weights and frames are drawn from seeds by the functions here, so
-they are not stored; the tests call the same functions.
+reads from the folder UPSTREAM prdc_upstream.py (clovaai/generative-evaluation-prdc, prdc/prdc.py),
+vendi_upstream.py (vertaix/Vendi-Score, vendi_score/vendi.py), mmd_polynomial.py (oooolga/JEDi) and
+videomaev2_finetune.py (songweige/content-debiased-fvd), and writes `metrics.json` to the folder
+OUT. It needs torch, numpy, scipy, scikit-learn, torchvision and transformers. Features, weights and
+frames are drawn from seeds by the functions here, so they are not stored; the tests call the same
+functions.
 
-`frechet`: scipy.linalg.sqrtm in content-debiased-fvd's formula; `prdc`, `vendi`, `mmd`: theirs, by case; `t`: 97.5 %
-quantiles of Student's t by scipy; `videomae`: features of VideoMAE V2's class with the weights of `videomae_state`;
-`vjepa2`: some pixels of what transformers' VJEPA2VideoProcessor makes of `frames_of`, and their mean and deviation.
-"""
+`frechet`: scipy.linalg.sqrtm in content-debiased-fvd's formula; `prdc`, `vendi`, `mmd`: theirs, by
+case; `t`: 97.5 % quantiles of Student's t by scipy; `videomae`: features of VideoMAE V2's class
+with the weights of `videomae_state`; `vjepa2`: some pixels of what transformers'
+VJEPA2VideoProcessor makes of `frames_of`, and their mean and deviation."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ import torch
 
 Tensor = torch.Tensor
 
-CASES = {"plain": (60, 80, 8), "wide": (12, 20, 30)}  # generated, reference, width: the second has no full rank
+CASES = {
+    "plain": (60, 80, 8),
+    "wide": (12, 20, 30),
+}  # generated, reference, width: the second has no full rank
 DEPTH, WIDTH, PATCH = 2, 128, 14  # of the small VideoMAE; two heads
 SIZES = ((48, 80), (75, 50))  # height, width of frames for V-JEPA 2
 CROP = 64
@@ -46,17 +50,22 @@ def videomae_state() -> dict[str, Tensor]:
     """A fine-tuned VideoMAE V2 as it is published, small, with drawn weights."""
     shapes: dict[str, tuple[int, ...]] = {
         "patch_embed.proj.weight": (WIDTH, 3, 2, PATCH, PATCH), "patch_embed.proj.bias": (WIDTH,),
-        "fc_norm.weight": (WIDTH,), "fc_norm.bias": (WIDTH,), "head.weight": (5, WIDTH), "head.bias": (5,),
+        "fc_norm.weight": (WIDTH,), "fc_norm.bias": (WIDTH,), "head.weight": (5, WIDTH),
+        "head.bias": (5,),
     }  # fmt: skip
     block = {
-        "norm1.weight": (WIDTH,), "norm1.bias": (WIDTH,), "norm2.weight": (WIDTH,), "norm2.bias": (WIDTH,),
-        "attn.qkv.weight": (3 * WIDTH, WIDTH), "attn.q_bias": (WIDTH,), "attn.v_bias": (WIDTH,),
-        "attn.proj.weight": (WIDTH, WIDTH), "attn.proj.bias": (WIDTH,), "mlp.fc1.weight": (2 * WIDTH, WIDTH),
-        "mlp.fc1.bias": (2 * WIDTH,), "mlp.fc2.weight": (WIDTH, 2 * WIDTH), "mlp.fc2.bias": (WIDTH,),
+        "norm1.weight": (WIDTH,), "norm1.bias": (WIDTH,), "norm2.weight": (WIDTH,),
+        "norm2.bias": (WIDTH,), "attn.qkv.weight": (3 * WIDTH, WIDTH), "attn.q_bias": (WIDTH,),
+        "attn.v_bias": (WIDTH,), "attn.proj.weight": (WIDTH, WIDTH), "attn.proj.bias": (WIDTH,),
+        "mlp.fc1.weight": (2 * WIDTH, WIDTH), "mlp.fc1.bias": (2 * WIDTH,),
+        "mlp.fc2.weight": (WIDTH, 2 * WIDTH), "mlp.fc2.bias": (WIDTH,),
     }  # fmt: skip
     shapes |= {f"blocks.{i}.{name}": shape for i in range(DEPTH) for name, shape in block.items()}
     generator = torch.Generator().manual_seed(3)
-    return {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in sorted(shapes.items())}
+    return {
+        name: torch.randn(shape, generator=generator) * 0.1
+        for name, shape in sorted(shapes.items())
+    }
 
 
 def frames_of(height: int, width: int, count: int = 16) -> Tensor:
@@ -66,7 +75,7 @@ def frames_of(height: int, width: int, count: int = 16) -> Tensor:
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear").round().byte()
 
 
-# --- upstream ---------------------------------------------------------------------------------------------------------
+# --- upstream -------------------------------------------------------------------------------------
 
 
 def _frechet(x: Any, y: Any) -> float:
@@ -100,12 +109,16 @@ def _videomae() -> list[float]:
     import videomaev2_finetune as upstream  # pyright: ignore[reportMissingImports]
 
     model = upstream.VisionTransformer(
-        patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=WIDTH // 64, mlp_ratio=2, qkv_bias=True,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), num_classes=5,
+        patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=WIDTH // 64, mlp_ratio=2,
+        qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), num_classes=5,
     )  # fmt: skip
     model.load_state_dict(videomae_state())
-    clip = frames_of(*SIZES[0]).permute(1, 0, 2, 3).float() / 255  # (3, F, H, W), as its preprocess_videomae
-    clip = torch.nn.functional.interpolate(clip, size=(224, 224), mode="bilinear", align_corners=False)
+    clip = (
+        frames_of(*SIZES[0]).permute(1, 0, 2, 3).float() / 255
+    )  # (3, F, H, W), as its preprocess_videomae
+    clip = torch.nn.functional.interpolate(
+        clip, size=(224, 224), mode="bilinear", align_corners=False
+    )
     with torch.no_grad():
         return model.eval().forward_features(clip[None])[0].tolist()
 
@@ -118,7 +131,8 @@ def _vjepa2() -> dict[str, Any]:
         processor = VJEPA2VideoProcessor(crop_size=CROP)
         pixels = processor(frames_of(height, width), return_tensors="pt")["pixel_values_videos"][0]
         found[f"{height} x {width}"] = {
-            "mean": pixels.mean().item(), "std": pixels.std().item(), "pixels": pixels.flatten()[::PIXELS].tolist()
+            "mean": pixels.mean().item(), "std": pixels.std().item(),
+            "pixels": pixels.flatten()[::PIXELS].tolist()
         }  # fmt: skip
     return found
 

@@ -38,17 +38,34 @@ class _BlockDiagonalMask:
         return cls(queries, keys)
 
 
-def _packed_attention(q: Tensor, k: Tensor, v: Tensor, p: float, attn_bias: _BlockDiagonalMask) -> Tensor:
+def _packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, p: float, attn_bias: _BlockDiagonalMask
+) -> Tensor:
     """(1, N, heads, channels), one text after the other along N."""
-    parts = zip(q.split(attn_bias.queries, 1), k.split(attn_bias.keys, 1), v.split(attn_bias.keys, 1), strict=True)
-    mixed = [F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in part), dropout_p=p) for part in parts]
+    parts = zip(
+        q.split(attn_bias.queries, 1),
+        k.split(attn_bias.keys, 1),
+        v.split(attn_bias.keys, 1),
+        strict=True,
+    )
+    mixed = [
+        F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in part), dropout_p=p)
+        for part in parts
+    ]
     return torch.cat([x.transpose(1, 2) for x in mixed], dim=1)
 
 
 class _Mlp(torch.nn.Module):
     """In place of timm's, with the same keys."""
 
-    def __init__(self, in_features: int, hidden_features: int, act_layer: Any, out_features: Any = None, drop: Any = 0):
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        act_layer: Any,
+        out_features: Any = None,
+        drop: Any = 0,
+    ):
         super().__init__()
         self.fc1 = torch.nn.Linear(in_features, hidden_features)
         self.act = act_layer if isinstance(act_layer, torch.nn.Module) else act_layer()
@@ -68,13 +85,32 @@ def _module(name: str, **contents: Any) -> None:
 
 
 def open_upstream(folder: Path) -> None:
-    """Make `import opensora...` find upstream's files, without the imports in its `__init__.py` files."""
-    for name in ("diffusers.models.autoencoders", "diffusers.models.attention", "transformers.modeling_utils"):
+    """Make `import opensora...` find upstream's files, without the imports in its `__init__.py`
+    files."""
+    for name in (
+        "diffusers.models.autoencoders",
+        "diffusers.models.attention",
+        "transformers.modeling_utils",
+    ):
         importlib.import_module(name)  # they look for timm and xformers: before those are replaced
-    for package in ("", ".acceleration", ".models", ".models.layers", ".models.stdit", ".models.vae", ".utils"):
-        _module(f"opensora{package}", __path__=[str(folder / "opensora" / package[1:].replace(".", "/"))])
+    for package in (
+        "",
+        ".acceleration",
+        ".models",
+        ".models.layers",
+        ".models.stdit",
+        ".models.vae",
+        ".utils",
+    ):
+        _module(
+            f"opensora{package}",
+            __path__=[str(folder / "opensora" / package[1:].replace(".", "/"))],
+        )
     for package in (".schedulers", ".schedulers.iddpm"):
-        _module(f"opensora{package}", __path__=[str(folder / "opensora" / package[1:].replace(".", "/"))])
+        _module(
+            f"opensora{package}",
+            __path__=[str(folder / "opensora" / package[1:].replace(".", "/"))],
+        )
     _module("opensora.utils.ckpt_utils", load_checkpoint=None)
     _module("mmengine", __path__=[])
     _module("mmengine.registry", Registry=_Registry)

@@ -1,13 +1,14 @@
-"""VBench's own code, and the code of the networks that it uses, run on the CPU: see vbench_inputs.py.
+"""VBench's own code, and the code of the networks that it uses, run on the CPU: see
+vbench_inputs.py.
 
     python tests/references/vbench_upstream.py UPSTREAM
 
-reads the folders VBench (Vchitect/VBench at 45e79ec), pyiqa (chaofengc/IQA-PyTorch at 01ae427), dino
-(facebookresearch/dino at 7c446df), CLIP (openai/CLIP at d05afc4) and TATS (songweige/TATS at 03bbce1) in UPSTREAM, and
-writes vbench.json and vbench.safetensors beside this file; c3d_upstream.py adds C3D's. It needs torch, torchvision,
-scipy, opencv-python-headless, easydict, omegaconf, imageio, tqdm, ftfy, regex and requests. The decoders of videos are
-replaced by arrays; the networks are upstream's, DINO and CLIP narrower and with two blocks.
-"""
+reads the folders VBench (Vchitect/VBench at 45e79ec), pyiqa (chaofengc/IQA-PyTorch at 01ae427),
+dino (facebookresearch/dino at 7c446df), CLIP (openai/CLIP at d05afc4) and TATS (songweige/TATS at
+03bbce1) in UPSTREAM, and writes vbench.json and vbench.safetensors beside this file;
+c3d_upstream.py adds C3D's. It needs torch, torchvision, scipy, opencv-python-headless, easydict,
+omegaconf, imageio, tqdm, ftfy, regex and requests. The decoders of videos are replaced by arrays;
+the networks are upstream's, DINO and CLIP narrower and with two blocks."""
 
 from __future__ import annotations
 
@@ -32,16 +33,24 @@ WIDTH, DEPTH, OUTPUTS = 128, 2, 48  # of the small DINO and CLIP
 OPERATORS: list[Any] = []  # what torchvision misses beside a CPU build of torch, kept alive
 
 
-# --- importing upstream -----------------------------------------------------------------------------------------------
+# --- importing upstream ---------------------------------------------------------------------------
 
 
 def prepare(upstream: Path) -> None:
-    """Let upstream's modules be imported, without the packages' own __init__ and without decoders."""
+    """Let upstream's modules be imported, without the packages' own __init__ and without
+    decoders."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     OPERATORS.append(library)
-    for name in ("vbench", "pyiqa", "pyiqa.archs", "pyiqa.utils", "pyiqa.data", "pyiqa.matlab_utils"):
+    for name in (
+        "vbench",
+        "pyiqa",
+        "pyiqa.archs",
+        "pyiqa.utils",
+        "pyiqa.data",
+        "pyiqa.matlab_utils",
+    ):
         package = types.ModuleType(name)
         folder = {"vbench": "VBench", "pyiqa": "pyiqa"}[name.split(".")[0]]
         package.__path__ = [str(upstream / folder / name.replace(".", "/"))]
@@ -54,7 +63,9 @@ def prepare(upstream: Path) -> None:
 
 def _decord() -> types.ModuleType:
     module = types.ModuleType("decord")
-    vars(module).update(VideoReader=_Reader, cpu=None, bridge=types.SimpleNamespace(set_bridge=lambda _: None))
+    vars(module).update(
+        VideoReader=_Reader, cpu=None, bridge=types.SimpleNamespace(set_bridge=lambda _: None)
+    )
     return module
 
 
@@ -84,7 +95,9 @@ class _Capture:
         self.rate = reference.VIDEOS[Path(path).stem][1]
 
     def get(self, _: int) -> float:
-        return self.rate or 8.0  # a folder of images is taken whole, and so is a video at 8 frames per second
+        return (
+            self.rate or 8.0
+        )  # a folder of images is taken whole, and so is a video at 8 frames per second
 
     def isOpened(self) -> bool:
         return True
@@ -95,7 +108,7 @@ class _Capture:
     def release(self) -> None: ...
 
 
-# --- upstream's networks on drawn weights -----------------------------------------------------------------------------
+# --- upstream's networks on drawn weights ---------------------------------------------------------
 
 
 class Recorder:
@@ -108,7 +121,9 @@ class Recorder:
     def weights(self, network: str, model: torch.nn.Module, prefix: str = "") -> dict[str, Tensor]:
         shapes = {prefix + key: list(value.shape) for key, value in model.state_dict().items()}
         self.keys[network] = shapes
-        drawn = {key: torch.from_numpy(value) for key, value in reference.drawn(shapes, network).items()}
+        drawn = {
+            key: torch.from_numpy(value) for key, value in reference.drawn(shapes, network).items()
+        }
         # the two names of one norm
         return {key: drawn[key.replace(".norm3.", ".downsample.1.")] for key in drawn}
 
@@ -131,24 +146,33 @@ def motion_networks(recorder: Recorder, upstream: Path) -> tuple[Any, Any, Any]:
     static_filter = importlib.import_module("static_filter")
     vars(static_filter)["DEVICE"] = "cpu"
     options = EasyDict(model="", small=False, mixed_precision=False, alternate_corr=False)
-    options.model = recorder.file("raft", recorder.weights("raft", dynamic_degree.RAFT(options), "module."))
+    options.model = recorder.file(
+        "raft", recorder.weights("raft", dynamic_degree.RAFT(options), "module.")
+    )
     config = upstream / "VBench/vbench/third_party/amt/cfgs/AMT-S.yaml"
     network = importlib.import_module("vbench.third_party.amt.networks.AMT-S").Model()
     checkpoint = recorder.file("amt", {"state_dict": recorder.weights("amt", network)})
     smoothness = motion_smoothness.MotionSmoothness(str(config), checkpoint, "cpu")
-    return dynamic_degree.DynamicDegree(options, "cpu"), static_filter.StaticFilter(options, "cpu"), smoothness
+    return (
+        dynamic_degree.DynamicDegree(options, "cpu"),
+        static_filter.StaticFilter(options, "cpu"),
+        smoothness,
+    )
 
 
 def small_clip(recorder: Recorder, network: str, patch: int) -> Any:
-    """OpenAI's image encoder; its weights are drawn in transformers' layout, which has other names for them."""
+    """OpenAI's image encoder; its weights are drawn in transformers' layout, which has other names
+    for them."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=DEPTH, num_attention_heads=WIDTH // 64,
-        patch_size=patch, image_size=224, projection_dim=OUTPUTS,
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=DEPTH,
+        num_attention_heads=WIDTH // 64, patch_size=patch, image_size=224, projection_dim=OUTPUTS,
     )  # fmt: skip
     weights = recorder.weights(network, CLIPVisionModelWithProjection(config))
-    model = importlib.import_module("clip.model").VisionTransformer(224, patch, WIDTH, DEPTH, WIDTH // 64, OUTPUTS)
+    model = importlib.import_module("clip.model").VisionTransformer(
+        224, patch, WIDTH, DEPTH, WIDTH // 64, OUTPUTS
+    )
     model.load_state_dict(dict(_openai_names(weights)))
     model.eval().encode_image = lambda images: model(images)
     return model
@@ -173,7 +197,9 @@ def _openai_names(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         for theirs, ours in pairs.items():
             yield f"{theirs}.{kind}", weights[f"vision_model.{ours}.{kind}"]
         for i in range(DEPTH):
-            parts = [weights[f"vision_model.encoder.layers.{i}.self_attn.{x}_proj.{kind}"] for x in "qkv"]
+            parts = [
+                weights[f"vision_model.encoder.layers.{i}.self_attn.{x}_proj.{kind}"] for x in "qkv"
+            ]
             yield f"transformer.resblocks.{i}.attn.in_proj_{kind}", torch.cat(parts)
 
 
@@ -189,7 +215,7 @@ def small_dino(recorder: Recorder, upstream: Path) -> Any:
     return recorder.filled("dino", network)
 
 
-# --- running upstream -------------------------------------------------------------------------------------------------
+# --- running upstream -----------------------------------------------------------------------------
 
 
 def one(metric: Callable[..., Any], *arguments: Any) -> float:
@@ -198,7 +224,8 @@ def one(metric: Callable[..., Any], *arguments: Any) -> float:
 
 
 def decision(judge: Any, flow: tuple[int, int, int]) -> bool:
-    """What upstream says of frames between which its network sees flows of these lengths, to the right."""
+    """What upstream says of frames between which its network sees flows of these lengths, to the
+    right."""
     frames, height, width = flow
     lengths = iter(reference.lengths(flow))
 
@@ -207,13 +234,21 @@ def decision(judge: Any, flow: tuple[int, int, int]) -> bool:
         return None, torch.cat([along, torch.zeros_like(along)], 1)
 
     images = [torch.zeros(1, 3, height, width)] * frames
-    with mock.patch.object(judge, "model", network), mock.patch.object(judge, "get_frames", return_value=images):
+    with (
+        mock.patch.object(judge, "model", network),
+        mock.patch.object(judge, "get_frames", return_value=images),
+    ):
         return bool(judge.infer(".mp4"))
 
 
-def motion(recorder: Recorder, upstream: Path, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Any]]:
+def motion(
+    recorder: Recorder, upstream: Path, tensors: dict[str, Tensor]
+) -> Iterator[tuple[str, Any]]:
     degree, static, smoothness = motion_networks(recorder, upstream)
-    yield "decisions", [[decision(judge, flow) for judge in (degree, static)] for flow in reference.FLOWS]
+    yield (
+        "decisions",
+        [[decision(judge, flow) for judge in (degree, static)] for flow in reference.FLOWS],
+    )
     check = degree.check_move
     for case in ("large", "fast", "slow"):
         scores: list[float] = []
@@ -222,19 +257,32 @@ def motion(recorder: Recorder, upstream: Path, tensors: dict[str, Tensor]) -> It
         yield f"motions.{case}", scores
         yield f"motion_smoothness.{case}", float(smoothness.motion_score(f"{case}.mp4"))
     first, second = torch.from_numpy(reference.video("large")[:2, None]).float()
-    padder = importlib.import_module("vbench.third_party.RAFT.core.utils_core.utils").InputPadder(first.shape)
+    padder = importlib.import_module("vbench.third_party.RAFT.core.utils_core.utils").InputPadder(
+        first.shape
+    )
     with torch.no_grad():
-        tensors["raft.flow"] = degree.model(*padder.pad(first, second), iters=20, test_mode=True)[1][0, :, ::8, ::8]
-        padder = importlib.import_module("vbench.third_party.amt.utils.utils").InputPadder(first.shape)
+        tensors["raft.flow"] = degree.model(*padder.pad(first, second), iters=20, test_mode=True)[
+            1
+        ][0, :, ::8, ::8]
+        padder = importlib.import_module("vbench.third_party.amt.utils.utils").InputPadder(
+            first.shape
+        )
         pair = padder.pad(first / 255.0, second / 255.0)
         middle = smoothness.model(*pair, smoothness.embt, eval=True)["imgt_pred"]
         tensors["amt.middle"] = middle[0, :, ::4, ::4]
 
 
-def appearance(recorder: Recorder, upstream: Path, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Any]]:
+def appearance(
+    recorder: Recorder, upstream: Path, tensors: dict[str, Tensor]
+) -> Iterator[tuple[str, Any]]:
     metrics = {
         name: importlib.import_module(f"vbench.{name}")
-        for name in ("imaging_quality", "aesthetic_quality", "background_consistency", "subject_consistency")
+        for name in (
+            "imaging_quality",
+            "aesthetic_quality",
+            "background_consistency",
+            "subject_consistency",
+        )
     }
     musiq = recorder.filled("musiq", metrics["imaging_quality"].MUSIQ(pretrained=False))
     l14, b32 = small_clip(recorder, "clip_l14", 14), small_clip(recorder, "clip_b32", 32)
@@ -245,7 +293,14 @@ def appearance(recorder: Recorder, upstream: Path, tensors: dict[str, Tensor]) -
         with torch.no_grad():
             quality = one(metrics["imaging_quality"].technical_quality, musiq, path, "cpu")
             rating = one(metrics["aesthetic_quality"].laion_aesthetic, head, l14, path, "cpu")
-            background = one(metrics["background_consistency"].background_consistency, b32, None, path, "cpu", False)
+            background = one(
+                metrics["background_consistency"].background_consistency,
+                b32,
+                None,
+                path,
+                "cpu",
+                False,
+            )
         yield f"imaging_quality.{case}", quality
         yield f"aesthetic_quality.{case}", rating
         yield f"background_consistency.{case}", background
@@ -270,7 +325,10 @@ def flickering() -> Iterator[tuple[str, Any]]:
 
 def i3d(recorder: Recorder, tensors: dict[str, Tensor]) -> None:
     module = importlib.import_module("tats.fvd.pytorch_i3d")
-    kernels = {name: mock.MagicMock() for name in ("sklearn", "sklearn.metrics", "sklearn.metrics.pairwise")}
+    kernels = {
+        name: mock.MagicMock()
+        for name in ("sklearn", "sklearn.metrics", "sklearn.metrics.pairwise")
+    }
     with mock.patch.dict(sys.modules, kernels):  # of TATS's kernel distance
         fvd = importlib.import_module("tats.fvd.fvd")
     network = recorder.filled("i3d", module.InceptionI3d(400, in_channels=3))
@@ -290,7 +348,8 @@ def main(upstream: Path, temporary: Path) -> None:
         i3d(recorder, tensors)
     reference.record(recorder.keys, values)
     save_file(
-        {name: value.contiguous() for name, value in tensors.items()}, reference.RECORD.with_suffix(".safetensors")
+        {name: value.contiguous() for name, value in tensors.items()},
+        reference.RECORD.with_suffix(".safetensors"),
     )
 
 

@@ -1,4 +1,5 @@
-"""Tiny pipelines of every family, by the name of their class (a second word tells variants of one class apart)."""
+"""Tiny pipelines of every family, by the name of their class (a second word tells variants of one
+class apart)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def builders() -> dict[str, Builder]:
 
 @functools.cache
 def tiny(name: str, dtype: torch.dtype = torch.float32) -> Tiny:
-    """One pipeline, built once per process; a test that leaves something on it fails the tests after it."""
+    """One pipeline, built once per process; a test that leaves something on it fails the tests
+    after it."""
     built = builders()[name](dtype)
     if dtype != torch.float32:
         built.call.update({key: in_dtype(value, dtype) for key, value in built.call.items()})

@@ -1,4 +1,5 @@
-"""AnimateDiff and PIA: a Stable Diffusion UNet with motion modules between its layers, batched CFG."""
+"""AnimateDiff and PIA: a Stable Diffusion UNet with motion modules between its layers, batched
+CFG."""
 
 from __future__ import annotations
 
@@ -10,10 +11,16 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.controlnet_sparsectrl import SparseControlNetModel
 from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
-from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import AnimateDiffControlNetPipeline
+from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import (
+    AnimateDiffControlNetPipeline,
+)
 from diffusers.pipelines.animatediff.pipeline_animatediff_sdxl import AnimateDiffSDXLPipeline
-from diffusers.pipelines.animatediff.pipeline_animatediff_sparsectrl import AnimateDiffSparseControlNetPipeline
-from diffusers.pipelines.animatediff.pipeline_animatediff_video2video import AnimateDiffVideoToVideoPipeline
+from diffusers.pipelines.animatediff.pipeline_animatediff_sparsectrl import (
+    AnimateDiffSparseControlNetPipeline,
+)
+from diffusers.pipelines.animatediff.pipeline_animatediff_video2video import (
+    AnimateDiffVideoToVideoPipeline,
+)
 from diffusers.pipelines.animatediff.pipeline_animatediff_video2video_controlnet import (
     AnimateDiffVideoToVideoControlNetPipeline,
 )
@@ -29,7 +36,9 @@ BLOCKS: Any = dict(
     down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
     up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
 )
-SIZES: Any = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16)
+SIZES: Any = dict(
+    block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16
+)
 HEADS: Any = dict(num_attention_heads=2, motion_num_attention_heads=2)
 XL: Any = dict(
     down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion"),
@@ -55,7 +64,8 @@ def controlnet() -> ControlNetModel:
 
 
 def sparse() -> SparseControlNetModel:
-    """For scribbles of some frames; pictures would go through the VAE, which samples them without the generator."""
+    """For scribbles of some frames; pictures would go through the VAE, which samples them without
+    the generator."""
     return level(
         SparseControlNetModel(
             down_block_types=BLOCKS["down_block_types"], use_simplified_condition_embedding=False,
@@ -75,27 +85,35 @@ def animatediff(
     torch.manual_seed(0)
     unet = UNetMotionModel(**{**BLOCKS, **SIZES, **HEADS, **(config or {})})
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False, steps_offset=1,
-        timestep_spacing="linspace",
+        beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False,
+        steps_offset=1, timestep_spacing="linspace",
     )  # fmt: skip
     adapter = MotionAdapter(
-        block_out_channels=(8, 16), motion_layers_per_block=1, motion_num_attention_heads=2, motion_norm_num_groups=4
+        block_out_channels=(8, 16),
+        motion_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=4,
     )  # what the UNet's motion modules come from; FreeNoise asks it for its config
     parts: Any = dict(
-        vae=autoencoder(), text_encoder=None, tokenizer=None, unet=level(unet), motion_adapter=adapter,
-        scheduler=scheduler,
+        vae=autoencoder(), text_encoder=None, tokenizer=None, unet=level(unet),
+        motion_adapter=adapter, scheduler=scheduler,
     )  # fmt: skip
     if control is not None:
         parts.update(controlnet=control())
     call: dict[str, Any] = dict(
-        prompt_embeds=torch.randn(2, 7, 16), negative_prompt_embeds=torch.randn(2, 7, 16), height=16, width=16,
-        num_inference_steps=3, guidance_scale=4.5, output_type="latent",
+        prompt_embeds=torch.randn(2, 7, 16), negative_prompt_embeds=torch.randn(2, 7, 16),
+        height=16, width=16, num_inference_steps=3, guidance_scale=4.5, output_type="latent",
     )  # fmt: skip
     if xl:
         parts.update(text_encoder_2=None, tokenizer_2=None)
-        call.update(pooled_prompt_embeds=torch.randn(2, 16), negative_pooled_prompt_embeds=torch.randn(2, 16))
+        call.update(
+            pooled_prompt_embeds=torch.randn(2, 16),
+            negative_pooled_prompt_embeds=torch.randn(2, 16),
+        )
     pipe = quiet(pipeline(**parts), dtype)
-    short = dict(num_inference_steps=3 if "strength" in inputs else 2)  # strength leaves the first quarter out
+    short = dict(
+        num_inference_steps=3 if "strength" in inputs else 2
+    )  # strength leaves the first quarter out
     off = dict(guidance_scale=1.0)
     return Tiny(pipe, {**call, **inputs}, off=off, denoisers=("unet",), short=short)
 

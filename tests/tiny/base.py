@@ -1,4 +1,5 @@
-"""What a tiny pipeline of a family is: real diffusers classes, small random weights, a call that takes a second."""
+"""What a tiny pipeline of a family is: real diffusers classes, small random weights, a call that
+takes a second."""
 
 from __future__ import annotations
 
@@ -20,18 +21,25 @@ class Tiny:
     cond: str = "encoder_hidden_states"  # the denoiser's input in which cond and uncond differ
     denoisers: tuple[str, ...] = ("transformer",)
     g_plus: float = 0.0  # 1 where the pipeline's formula is c + g (c - u)
-    short: dict[str, Any] = dataclasses.field(default_factory=lambda: {"num_inference_steps": 2})  # a run of 2 steps
+    short: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"num_inference_steps": 2}
+    )  # a run of 2 steps
     atol: float = 2e-5  # what float32 may leave in latents up to 1
-    windows: bool = True  # False where one call is several runs (chunks, stages), each with a window of its own
+    windows: bool = (
+        True  # False where one call is several runs (chunks, stages), each with a window of its own
+    )
     variance: bool = False  # the second half of the denoiser's channels is a learned variance
-    other: dict[str, Any] = dataclasses.field(default_factory=dict)  # other prompts, if the call takes no negative ones
+    other: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # other prompts, if the call takes no negative ones
 
 
 Builder = Callable[[torch.dtype], Tiny]
 
 
 def matter(module: Any) -> Any:
-    """Weights large enough that every block changes the output visibly; zero-initialised gates included."""
+    """Weights large enough that every block changes the output visibly; zero-initialised gates
+    included."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3 / max(parameter.shape[-1], 1) ** 0.5)

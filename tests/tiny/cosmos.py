@@ -1,4 +1,5 @@
-"""Cosmos: separate CFG passes, cond first, with the formula cond + scale x (cond - uncond); a timestep per frame."""
+"""Cosmos: separate CFG passes, cond first, with the formula cond + scale x (cond - uncond); a
+timestep per frame."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from diffusers.pipelines.cosmos.pipeline_cosmos2_video2world import Cosmos2Video
 from diffusers.pipelines.cosmos.pipeline_cosmos_text2world import CosmosTextToWorldPipeline
 from diffusers.pipelines.cosmos.pipeline_cosmos_video2world import CosmosVideoToWorldPipeline
 from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
 from tiny import wan
@@ -34,23 +37,30 @@ IMAGE = torch.linspace(0, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 
 
 class Unchecked(torch.nn.Identity):
-    """The pipelines refuse to run without a safety checker; with embeddings in and latents out they only move it."""
+    """The pipelines refuse to run without a safety checker; with embeddings in and latents out they
+    only move it."""
 
     device = torch.device("cpu")
     dtype = torch.float32
 
 
 def controlnet() -> CosmosControlNetModel:
-    """Two blocks, for every other one of the transformer's; it is made of the same blocks as that."""
+    """Two blocks, for every other one of the transformer's; it is made of the same blocks as
+    that."""
     others = ("out_channels", "num_layers", "concat_padding_mask")
     config: Any = {name: value for name, value in SIZES.items() if name not in others}
     net = CosmosControlNetModel(
-        n_controlnet_blocks=2, in_channels=6, latent_channels=6, model_channels=24, use_crossattn_projection=True,
-        crossattn_proj_in_channels=24, encoder_hidden_states_channels=16, **config,
+        n_controlnet_blocks=2, in_channels=6, latent_channels=6, model_channels=24,
+        use_crossattn_projection=True, crossattn_proj_in_channels=24,
+        encoder_hidden_states_channels=16, **config,
     )  # fmt: skip
     # of torchvision, which is not here, it uses one function, to resize a mask of zeros
-    nearest = SimpleNamespace(resize=lambda mask, size, interpolation: mask.new_zeros(*mask.shape[:-2], *size))
-    transforms = SimpleNamespace(functional=nearest, InterpolationMode=SimpleNamespace(NEAREST=None))
+    nearest = SimpleNamespace(
+        resize=lambda mask, size, interpolation: mask.new_zeros(*mask.shape[:-2], *size)
+    )
+    transforms = SimpleNamespace(
+        functional=nearest, InterpolationMode=SimpleNamespace(NEAREST=None)
+    )
     controlnet_cosmos.transforms = transforms  # type: ignore[reportPrivateImportUsage]
     return matter(net)
 
@@ -64,7 +74,9 @@ def karras() -> FlowMatchEulerDiscreteScheduler:
 
 
 def unipc() -> UniPCMultistepScheduler:
-    sigmas: Any = dict(sigma_max=200.0, sigma_min=0.01, use_karras_sigmas=True, use_flow_sigmas=True)
+    sigmas: Any = dict(
+        sigma_max=200.0, sigma_min=0.01, use_karras_sigmas=True, use_flow_sigmas=True
+    )
     return UniPCMultistepScheduler(prediction_type="flow_prediction", **sigmas)
 
 
@@ -72,9 +84,9 @@ def autoencoder() -> AutoencoderKLCosmos:
     """One latent of 4 channels for 8 x 8 pixels of 4 frames; the first frame has its own."""
     channels: Any = (8, 8, 8, 8)
     vae = AutoencoderKLCosmos(
-        latent_channels=4, encoder_block_out_channels=channels, decode_block_out_channels=channels, num_layers=1,
-        patch_size=2, spatial_compression_ratio=8, temporal_compression_ratio=4, latents_mean=[0.1] * 8,
-        latents_std=[0.9] * 8,
+        latent_channels=4, encoder_block_out_channels=channels, decode_block_out_channels=channels,
+        num_layers=1, patch_size=2, spatial_compression_ratio=8, temporal_compression_ratio=4,
+        latents_mean=[0.1] * 8, latents_std=[0.9] * 8,
     )  # fmt: skip
     return vae.eval()
 
@@ -94,23 +106,35 @@ def cosmos(
     transformer = CosmosTransformer3DModel(**{**SIZES, "in_channels": 4, **config})
     components = {name: build() for name, build in components.items()}
     pipe = pipeline(
-        text_encoder=None, tokenizer=None, transformer=matter(transformer), vae=vae(), scheduler=scheduler(),
-        safety_checker=Unchecked(), **components,
+        text_encoder=None, tokenizer=None, transformer=matter(transformer), vae=vae(),
+        scheduler=scheduler(), safety_checker=Unchecked(), **components,
     )  # fmt: skip
     embeds = wan.prompts(8, text, batch)
-    call = dict(**embeds, height=32, width=32, num_inference_steps=3, guidance_scale=4.5, output_type="latent")
+    call = dict(
+        **embeds,
+        height=32,
+        width=32,
+        num_inference_steps=3,
+        guidance_scale=4.5,
+        output_type="latent",
+    )
     quiet(pipe, dtype)
     if not components:  # a ControlNet's pipeline puts what the VAE makes into it without a cast
         pipe.vae.to(torch.float32)  # Cosmos 1's pools, which torch does not do in bfloat16 on a CPU
     return Tiny(pipe, {**call, **inputs}, off=dict(guidance_scale=1.0), g_plus=1.0)
 
 
-def row(pipeline: Any, inputs: dict[str, Any], config: dict[str, Any], scheduler: Any, **options: Any) -> Any:
+def row(
+    pipeline: Any, inputs: dict[str, Any], config: dict[str, Any], scheduler: Any, **options: Any
+) -> Any:
     return functools.partial(cosmos, pipeline, inputs, config, scheduler, **options)
 
 
 PROJECTED = dict(
-    in_channels=5, use_crossattn_projection=True, crossattn_proj_in_channels=24, encoder_hidden_states_channels=16
+    in_channels=5,
+    use_crossattn_projection=True,
+    crossattn_proj_in_channels=24,
+    encoder_hidden_states_channels=16,
 )
 PIPELINES = {
     "CosmosTextToWorldPipeline": row(CosmosTextToWorldPipeline, dict(num_frames=5), FIRST, edm, vae=autoencoder),

@@ -1,4 +1,5 @@
-"""EasyAnimate: text, masks and controls to video, batched CFG, joint attention with two kinds of blocks."""
+"""EasyAnimate: text, masks and controls to video, batched CFG, joint attention with two kinds of
+blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from diffusers.models.transformers.transformer_easyanimate import EasyAnimateTra
 from diffusers.pipelines.easyanimate import pipeline_easyanimate_control
 from diffusers.pipelines.easyanimate.pipeline_easyanimate import EasyAnimatePipeline
 from diffusers.pipelines.easyanimate.pipeline_easyanimate_inpaint import EasyAnimateInpaintPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 
 from tiny.base import Tiny, matter, quiet
 
@@ -19,7 +22,8 @@ VIDEO = torch.linspace(0, 1, 2 * 3 * 3 * 16 * 16).reshape(2, 3, 3, 16, 16)
 
 
 class EasyAnimateControlPipeline(pipeline_easyanimate_control.EasyAnimateControlPipeline):
-    """The pipeline of diffusers 0.42 calls its own encode_prompt with an argument that this does not have."""
+    """The pipeline of diffusers 0.42 calls its own encode_prompt with an argument that this does
+    not have."""
 
     def encode_prompt(self, *args: Any, text_encoder_index: int = 0, **kwargs: Any) -> Any:
         return super().encode_prompt(*args, **kwargs)
@@ -32,16 +36,20 @@ def autoencoder() -> AutoencoderKLMagvit:
         down_block_types=("SpatialDownBlock3D", "SpatialTemporalDownBlock3D", "SpatialTemporalDownBlock3D"),
         up_block_types=("SpatialUpBlock3D", "SpatialTemporalUpBlock3D", "SpatialTemporalUpBlock3D"),
     )  # fmt: skip
-    vae.register_to_config(cache_mag_vae=True)  # the published configs have it, the class does not know it
+    vae.register_to_config(
+        cache_mag_vae=True
+    )  # the published configs have it, the class does not know it
     return vae.eval()
 
 
-def easyanimate(pipeline: Any, channels: int, inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tiny:
+def easyanimate(
+    pipeline: Any, channels: int, inputs: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> Tiny:
     torch.manual_seed(0)
     transformer = EasyAnimateTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, num_layers=4, mmdit_layers=2, in_channels=channels,
-        out_channels=4, patch_size=2, sample_width=4, sample_height=4, time_embed_dim=8, text_embed_dim=32,
-        add_norm_text_encoder=True,
+        num_attention_heads=2, attention_head_dim=16, num_layers=4, mmdit_layers=2,
+        in_channels=channels, out_channels=4, patch_size=2, sample_width=4, sample_height=4,
+        time_embed_dim=8, text_embed_dim=32, add_norm_text_encoder=True,
     )  # fmt: skip
     pipe = pipeline(
         vae=autoencoder(), text_encoder=None, tokenizer=None, transformer=matter(transformer),
@@ -52,7 +60,8 @@ def easyanimate(pipeline: Any, channels: int, inputs: dict[str, Any], dtype: tor
     call = dict(
         prompt_embeds=torch.randn(2, 8, 32), prompt_attention_mask=mask,
         negative_prompt_embeds=torch.randn(2, 8, 32), negative_prompt_attention_mask=mask.flip(0),
-        height=16, width=16, num_frames=3, num_inference_steps=3, guidance_scale=4.5, output_type="latent", **inputs,
+        height=16, width=16, num_frames=3, num_inference_steps=3, guidance_scale=4.5,
+        output_type="latent", **inputs,
     )  # fmt: skip
     return Tiny(quiet(pipe, dtype), call, off=dict(guidance_scale=1.0))
 

@@ -1,4 +1,5 @@
-"""HunyuanVideo and what is built on it: separate CFG passes, cond first; dual-stream, then single-stream blocks."""
+"""HunyuanVideo and what is built on it: separate CFG passes, cond first; dual-stream, then
+single-stream blocks."""
 
 from __future__ import annotations
 
@@ -8,12 +9,22 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoTransformer3DModel
-from diffusers.models.transformers.transformer_hunyuan_video_framepack import HunyuanVideoFramepackTransformer3DModel
-from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_skyreels_image2video import HunyuanSkyreelsImageToVideoPipeline
+from diffusers.models.transformers.transformer_hunyuan_video_framepack import (
+    HunyuanVideoFramepackTransformer3DModel,
+)
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_skyreels_image2video import (
+    HunyuanSkyreelsImageToVideoPipeline,
+)
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import HunyuanVideoPipeline
-from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_framepack import HunyuanVideoFramepackPipeline
-from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import HunyuanVideoImageToVideoPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_framepack import (
+    HunyuanVideoFramepackPipeline,
+)
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import (
+    HunyuanVideoImageToVideoPipeline,
+)
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from PIL import Image
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -25,7 +36,10 @@ SIZES: Any = dict(
     out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=2, num_single_layers=3,
     num_refiner_layers=1, text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(4, 4, 4),
 )  # fmt: skip
-IMAGES = [image.resize((16, 16)).convert("RGB") for image in (Image.linear_gradient("L"), Image.radial_gradient("L"))]
+IMAGES = [
+    image.resize((16, 16)).convert("RGB")
+    for image in (Image.linear_gradient("L"), Image.radial_gradient("L"))
+]
 
 
 def autoencoder() -> AutoencoderKLHunyuanVideo:
@@ -34,8 +48,8 @@ def autoencoder() -> AutoencoderKLHunyuanVideo:
     up: Any = ("HunyuanVideoUpBlock3D",) * 3
     channels: Any = (8, 8, 8)
     vae = AutoencoderKLHunyuanVideo(
-        latent_channels=4, down_block_types=down, up_block_types=up, block_out_channels=channels, layers_per_block=1,
-        norm_num_groups=4, spatial_compression_ratio=4,
+        latent_channels=4, down_block_types=down, up_block_types=up, block_out_channels=channels,
+        layers_per_block=1, norm_num_groups=4, spatial_compression_ratio=4,
     )  # fmt: skip
     return vae.eval()
 
@@ -43,7 +57,12 @@ def autoencoder() -> AutoencoderKLHunyuanVideo:
 def siglip() -> dict[str, Any]:
     """An image encoder of 4 tokens and its image processor."""
     config = SiglipVisionConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
     )
     processor = SiglipImageProcessorPil(size={"height": 8, "width": 8})
     return dict(image_encoder=SiglipVisionModel(config).eval(), feature_extractor=processor)
@@ -69,13 +88,16 @@ def hunyuan(
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[0, 5:] = 0
     call = dict(
-        prompt_embeds=torch.randn(2, 8, 16), pooled_prompt_embeds=torch.randn(2, 8), prompt_attention_mask=mask,
-        negative_prompt_embeds=torch.randn(2, 8, 16), negative_pooled_prompt_embeds=torch.randn(2, 8),
-        negative_prompt_attention_mask=mask.flip(0), height=16, width=16, num_frames=5, num_inference_steps=3,
-        true_cfg_scale=4.5, guidance_scale=1.0, output_type="latent",
+        prompt_embeds=torch.randn(2, 8, 16), pooled_prompt_embeds=torch.randn(2, 8),
+        prompt_attention_mask=mask, negative_prompt_embeds=torch.randn(2, 8, 16),
+        negative_pooled_prompt_embeds=torch.randn(2, 8),
+        negative_prompt_attention_mask=mask.flip(0), height=16, width=16, num_frames=5,
+        num_inference_steps=3, true_cfg_scale=4.5, guidance_scale=1.0, output_type="latent",
     )  # fmt: skip
     off = dict(true_cfg_scale=1.0)
-    return Tiny(quiet(pipe, dtype), {**call, **inputs}, off=off, g="true_cfg_scale", windows=windows)
+    return Tiny(
+        quiet(pipe, dtype), {**call, **inputs}, off=off, g="true_cfg_scale", windows=windows
+    )
 
 
 def row(pipeline: Any, inputs: dict[str, Any], config: dict[str, Any], **options: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Motif-Video: separate CFG passes of a guider, cond first; dual-stream, single-stream and decoder blocks."""
+"""Motif-Video: separate CFG passes of a guider, cond first; dual-stream, single-stream and decoder
+blocks."""
 
 from __future__ import annotations
 
@@ -9,11 +10,18 @@ import torch
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 from diffusers.models.transformers.transformer_motif_video import MotifVideoTransformer3DModel
 from diffusers.pipelines.motif_video.pipeline_motif_video import MotifVideoPipeline
-from diffusers.pipelines.motif_video.pipeline_motif_video_image2video import MotifVideoImage2VideoPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.motif_video.pipeline_motif_video_image2video import (
+    MotifVideoImage2VideoPipeline,
+)
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.models.t5gemma2.configuration_t5gemma2 import T5Gemma2EncoderConfig, T5Gemma2TextConfig
+from transformers.models.t5gemma2.configuration_t5gemma2 import (
+    T5Gemma2EncoderConfig,
+    T5Gemma2TextConfig,
+)
 from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2Encoder
 
 from tiny import wan
@@ -22,7 +30,9 @@ from tiny.base import Tiny, matter, quiet
 
 def seeing() -> dict[str, Any]:
     """A text encoder whose vision tower makes 4 tokens of an image, and its image processor."""
-    sizes: Any = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    sizes: Any = dict(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
     text: Any = dict(vocab_size=16, num_key_value_heads=1, head_dim=8, dropout_rate=0.0)
     config = T5Gemma2EncoderConfig(
         text_config=T5Gemma2TextConfig(**sizes, **text),
@@ -43,10 +53,13 @@ def motif(
     torch.manual_seed(0)
     transformer = MotifVideoTransformer3DModel(
         in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=2,
-        num_single_layers=3, num_decoder_layers=1, text_embed_dim=16, image_embed_dim=8, rope_axes_dim=(4, 4, 4),
-        enable_text_cross_attention_dual=True, enable_text_cross_attention_single=True,
+        num_single_layers=3, num_decoder_layers=1, text_embed_dim=16, image_embed_dim=8,
+        rope_axes_dim=(4, 4, 4), enable_text_cross_attention_dual=True,
+        enable_text_cross_attention_single=True,
     )  # fmt: skip
-    with torch.no_grad():  # wider gates: all but the last block reach the output through its attention only
+    with (
+        torch.no_grad()
+    ):  # wider gates: all but the last block reach the output through its attention only
         transformer.time_text_embed.timestep_embedder.linear_2.weight.mul_(20)
     pipe = pipeline(
         tokenizer=None, vae=wan.autoencoder(), transformer=matter(transformer),
@@ -57,10 +70,12 @@ def motif(
     mask[0, 5:] = 0
     call = dict(
         prompt=None, prompt_embeds=torch.randn(batch, 8, 16), prompt_attention_mask=mask[:batch],
-        negative_prompt_embeds=torch.randn(batch, 8, 16), negative_prompt_attention_mask=mask.flip(0)[:batch],
-        height=32, width=32, num_frames=5, num_inference_steps=3, output_type="latent",
+        negative_prompt_embeds=torch.randn(batch, 8, 16),
+        negative_prompt_attention_mask=mask.flip(0)[:batch], height=32, width=32, num_frames=5,
+        num_inference_steps=3, output_type="latent",
     )  # fmt: skip
-    # no argument of the call has to do with CFG: pipe.guider.disable(), or another guider, turns it off
+    # no argument of the call has to do with CFG: pipe.guider.disable(), or another guider, turns it
+    # off
     return Tiny(quiet(pipe, dtype), {**call, **inputs}, off={}, g="")
 
 
@@ -68,6 +83,10 @@ PIPELINES = {
     "MotifVideoPipeline": functools.partial(motif, MotifVideoPipeline, {}),
     # one prompt: the pipeline takes one image, and does not repeat it for more prompts
     "MotifVideoImage2VideoPipeline": functools.partial(
-        motif, MotifVideoImage2VideoPipeline, dict(image=wan.picture(32)), components=seeing, batch=1
+        motif,
+        MotifVideoImage2VideoPipeline,
+        dict(image=wan.picture(32)),
+        components=seeing,
+        batch=1,
     ),
 }

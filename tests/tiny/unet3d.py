@@ -1,4 +1,5 @@
-"""ModelScope's text to video and I2VGen-XL: layers of space and of time in turn in one UNet, batched CFG."""
+"""ModelScope's text to video and I2VGen-XL: layers of space and of time in turn in one UNet,
+batched CFG."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLUNet
 from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXLPipeline
-from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_synth import TextToVideoSDPipeline
+from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_synth import (
+    TextToVideoSDPipeline,
+)
 from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_synth_img2img import (
     VideoToVideoSDPipeline,
 )
@@ -21,8 +24,9 @@ from tiny.base import Tiny, quiet
 from tiny.svd import clip, level, pictures
 
 SIZES: Any = dict(
-    down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-    block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
+    down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+    up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), block_out_channels=(8, 16),
+    layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
 )  # fmt: skip
 BETAS: Any = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 DDIM: Any = dict(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
@@ -30,7 +34,8 @@ VIDEO = torch.linspace(0, 1, 3 * 3 * 16 * 16).reshape(1, 3, 3, 16, 16)
 
 
 def autoencoder(exact: bool = False) -> AutoencoderKL:
-    """If exact, what it samples is the mean: the deviation of 3e-7 is less than what a mean near 64 can resolve."""
+    """If exact, what it samples is the mean: the deviation of 3e-7 is less than what a mean near 64
+    can resolve."""
     blocks: Any = dict(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 8), norm_num_groups=4, scaling_factor=1 / 32 if exact else 0.18215,
@@ -63,7 +68,9 @@ def unet3d(
         prompt_embeds=torch.randn(batch, 7, 16), negative_prompt_embeds=torch.randn(batch, 7, 16),
         num_inference_steps=3, guidance_scale=4.5, output_type="latent",
     )  # fmt: skip
-    short = dict(num_inference_steps=3 if "strength" in inputs else 2)  # strength leaves the first quarter out
+    short = dict(
+        num_inference_steps=3 if "strength" in inputs else 2
+    )  # strength leaves the first quarter out
     off = dict(guidance_scale=1.0)
     return Tiny(quiet(pipe, dtype), {**call, **inputs}, off=off, denoisers=("unet",), short=short)
 
@@ -77,7 +84,8 @@ PIPELINES = {
         TextToVideoSDPipeline, UNet3DConditionModel, DDIMScheduler(**BETAS, **DDIM),
         dict(num_frames=3, height=16, width=16),
     ),
-    # one video, 3 of 4 steps: the pipeline adds noise per frame with a timestep per video, which agrees for one only
+    # one video, 3 of 4 steps: the pipeline adds noise per frame with a timestep per video, which
+    # agrees for one only
     "VideoToVideoSDPipeline": row(
         VideoToVideoSDPipeline, UNet3DConditionModel, DPMSolverMultistepScheduler(**BETAS),
         dict(video=VIDEO, num_inference_steps=4, strength=0.75), batch=1,

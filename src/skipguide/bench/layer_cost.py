@@ -1,8 +1,9 @@
-"""The layers of a denoiser: their addresses, their shares of a forward pass, and what a weak pass costs that skips one.
+"""The layers of a denoiser: their addresses, their shares of a forward pass, and what a weak pass
+costs that skips one.
 
-All in floating point operations of two passes: the model as it is, and with the identity map in every self-attention.
-What a weak pass leaves out is what the modules take whose place stand-ins have in it, so it need not be run.
-"""
+All in floating point operations of two passes: the model as it is, and with the identity map in
+every self-attention. What a weak pass leaves out is what the modules take whose place stand-ins
+have in it, so it need not be run."""
 
 from __future__ import annotations
 
@@ -36,8 +37,9 @@ def measure_layers(model: str, **sizes: int | None) -> dict[str, Any]:
     """The layers of a model.
 
     Args:
-        model: the name of a family or a lab model, a folder in diffusers layout, or a hub id. A family stands for its
-            public checkpoint if it is a UNet, and for the workload of the bench if not.
+        model: the name of a family or a lab model, a folder in diffusers layout, or a hub id. A
+            family stands for its public checkpoint if it is a UNet, and for the workload of the
+            bench if not.
         sizes: height, width, num_frames, where they are not the model's defaults; not for a family.
 
     Returns:
@@ -51,7 +53,8 @@ def measure_layers(model: str, **sizes: int | None) -> dict[str, Any]:
         if given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ValueError(
-                f"{flags} must be left out for a family, whose size is fixed, but got {model!r}. Name a model."
+                f"{flags} must be left out for a family, whose size is fixed, but got {model!r}."
+                " Name a model."
             )
         return measure_family(model)
     _check_name(model)
@@ -64,16 +67,17 @@ def _check_name(model: str) -> None:
     known = [*packaged.NAMES, *(family.name for family in family_rows.FAMILIES)]
     nearest = ", ".join(difflib.get_close_matches(model, known, n=3, cutoff=0.0))
     raise ValueError(
-        f"MODEL must be a lab model, a family, a folder with a model_index.json, or a hub id, but got {model!r}. "
-        f"Nearest known: {nearest}."
+        "MODEL must be a lab model, a family, a folder with a model_index.json, or a hub id, but"
+        f" got {model!r}. Nearest known: {nearest}."
     )
 
 
-# --- a family: no weights ---------------------------------------------------------------------------------------------
+# --- a family: no weights -------------------------------------------------------------------------
 
 
 def measure_family(name: str) -> dict[str, Any]:
-    """The layers of a family's class, at the public checkpoint's size (UNets) or as the bench has it.
+    """The layers of a family's class, at the public checkpoint's size (UNets) or as the bench has
+    it.
 
     Raises:
         ValueError: for a family without a workload.
@@ -81,9 +85,13 @@ def measure_family(name: str) -> dict[str, Any]:
     family = next(family for family in family_rows.FAMILIES if family.name == name)
     if name not in WORKLOADS:
         raise ValueError(
-            f"a family must have a workload in the bench, but {name} has none. Name a model: {family.checkpoint}."
+            f"a family must have a workload in the bench, but {name} has none. Name a model:"
+            f" {family.checkpoint}."
         )
-    work, size = WORKLOADS[name], "as narrow as in the bench, so that shares are not those of a checkpoint"
+    work, size = (
+        WORKLOADS[name],
+        "as narrow as in the bench, so that shares are not those of a checkpoint",
+    )
     config, inputs = work.config, work.inputs
     if family.unet and work.full_size:
         (config, inputs), size = work.full_size, f"the size of {family.checkpoint}"
@@ -94,10 +102,17 @@ def measure_family(name: str) -> dict[str, Any]:
             return nn.Module.to(model, device), inputs(1)
 
     found = _count_layers(family, [lambda: built("meta"), lambda: built("cpu")])
-    return {"model": name, "family": name, "denoiser": family.model, "size": size, "same": [], **found}
+    return {
+        "model": name,
+        "family": name,
+        "denoiser": family.model,
+        "size": size,
+        "same": [],
+        **found,
+    }
 
 
-# --- a pipeline -------------------------------------------------------------------------------------------------------
+# --- a pipeline -----------------------------------------------------------------------------------
 
 
 def measure_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -111,15 +126,20 @@ def measure_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[st
     try:
         called, inputs = _capture_denoiser_call(pipe, settings, lookup.denoisers_of(pipe, family))
         without = (flops.build_meta_model, flops.to_meta_tensors)
-        found = _count_layers(family, [lambda: (without[0](called), without[1](inputs)), lambda: (called, inputs)])
+        found = _count_layers(
+            family, [lambda: (without[0](called), without[1](inputs)), lambda: (called, inputs)]
+        )
     except RuntimeError as error:
         asked = " x ".join(str(getattr(settings, name)) for name in SIZE_SETTINGS)
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"height x width x frames must be a size that {model} takes, but {asked} ended in an error ({reason}). "
-            "Choose another with --height, --width or --num-frames."
+            f"height x width x frames must be a size that {model} takes, but {asked} ended in an"
+            f" error ({reason}). Choose another with --height, --width or --num-frames."
         ) from error
-    size = f"{settings.width or 'its own'} x {settings.height or 'its own'}, {settings.num_frames or 'its own'} frames"
+    size = (
+        f"{settings.width or 'its own'} x {settings.height or 'its own'},"
+        f" {settings.num_frames or 'its own'} frames"
+    )
     title = {"model": model, "family": family.name, "denoiser": type(called).__name__, "size": size}
     return {**title, "same": _denoisers_with_same_layers(pipe, family), **found}
 
@@ -128,7 +148,9 @@ def _default_settings(pipe: Any, model: str, sizes: Mapping[str, int]) -> Genera
     """The model's own settings, without guidance. From an image if it cannot do without one."""
     given = {"prompt": "a video"} if "prompt" in call_parameters(pipe) else {}
     given |= {"image": "grey.png"} if requires_image(pipe) else {}
-    return resolve_settings(validate_settings({**given, "model": model, "stg_scale": 0.0, **sizes}), pipe)
+    return resolve_settings(
+        validate_settings({**given, "model": model, "stg_scale": 0.0, **sizes}), pipe
+    )
 
 
 class _DenoiserCalled(Exception):
@@ -144,28 +166,44 @@ def _capture_denoiser_call(
     caught: list[tuple[nn.Module, dict[str, Any]]] = []
 
     def catch(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.append((denoiser, patching.bind_inputs(inspect.signature(denoiser.forward), args, kwargs)))
+        caught.append(
+            (denoiser, patching.bind_inputs(inspect.signature(denoiser.forward), args, kwargs))
+        )
         raise _DenoiserCalled
 
-    hooks = [denoiser.register_forward_pre_hook(catch, with_kwargs=True, prepend=True) for denoiser in denoisers]
+    hooks = [
+        denoiser.register_forward_pre_hook(catch, with_kwargs=True, prepend=True)
+        for denoiser in denoisers
+    ]
     try:
-        run.generate(pipe, settings, image=Image.new("RGB", (64, 64), "grey") if settings.image else None)
+        run.generate(
+            pipe, settings, image=Image.new("RGB", (64, 64), "grey") if settings.image else None
+        )
     except _DenoiserCalled:
         return caught[0]
     finally:
         for hook in hooks:
             hook.remove()
-    raise ValueError(f"a run of {type(pipe).__name__} must call its denoiser, but did not. Report this.")
+    raise ValueError(
+        f"a run of {type(pipe).__name__} must call its denoiser, but did not. Report this."
+    )
 
 
 def _denoisers_with_same_layers(pipe: Any, family: Family) -> list[str]:
     """The denoisers of a pipeline that has two, if their layers have the same addresses."""
-    held = {name: denoiser for name in family.denoisers if (denoiser := getattr(pipe, name, None)) is not None}
-    addresses = [[site.address for site in blocks.layer_sites(family, denoiser)] for denoiser in held.values()]
+    held = {
+        name: denoiser
+        for name in family.denoisers
+        if (denoiser := getattr(pipe, name, None)) is not None
+    }
+    addresses = [
+        [site.address for site in blocks.layer_sites(family, denoiser)]
+        for denoiser in held.values()
+    ]
     return list(held) if len(held) > 1 and all(found == addresses[0] for found in addresses) else []
 
 
-# --- counting ---------------------------------------------------------------------------------------------------------
+# --- counting -------------------------------------------------------------------------------------
 
 
 def _count_layers(family: Family, candidates: Sequence[Candidate]) -> dict[str, Any]:
@@ -206,7 +244,9 @@ def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str
         if isinstance(proxy, patching.ResumeFrom):
             return 0
         real = proxy.__dict__["real"]
-        return ops(plain, real) - (ops(identity, real) if isinstance(proxy, patching.IdentityAttention) else 0)
+        return ops(plain, real) - (
+            ops(identity, real) if isinstance(proxy, patching.IdentityAttention) else 0
+        )
 
     def cost(where: Sequence[int], skip: str) -> float | None:
         if skip == "attention" and not all(sites[k].stack.attention for k in where):
@@ -222,7 +262,9 @@ def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str
     for address in dict.fromkeys(site.address for site in sites):
         where = [k for k, site in enumerate(sites) if site.address == address]
         axes = [sites[k].axis or "joint" for k in where]
-        halves = {axis: row([k]) for axis, k in zip(axes, where, strict=True)} if len(where) > 1 else {}
+        halves = (
+            {axis: row([k]) for axis, k in zip(axes, where, strict=True)} if len(where) > 1 else {}
+        )
         rows.append({"layer": address, "axes": axes, **row(where), "halves": halves})
     return {"flops": total, "layers": rows, "rest": 1 - sum(found["share"] for found in rows)}
 

@@ -1,4 +1,5 @@
-"""What a guided step costs beside plain CFG, measured in one run: everyone's way, and with the shared prefix."""
+"""What a guided step costs beside plain CFG, measured in one run: everyone's way, and with the
+shared prefix."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ class BenchmarkStep:
         prompts: how many; a pipeline that batches CFG runs twice as many rows.
     """
 
-    def __init__(self, family: str, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self, family: str, work: Workload, prompts: int, device: torch.device, dtype: torch.dtype
+    ):
         self.family = next(row for row in rows.FAMILIES if row.name == family)
         self.name, self.calls = next(iter(self.family.pipelines.items()))
         self.prompts, self.dtype = prompts, dtype
@@ -41,14 +44,18 @@ class BenchmarkStep:
         with torch.device(device):
             model = model_class(self.family)(**work.config).eval()
             self.cond, self.uncond = (_cast_floats(work.inputs(prompts), dtype) for _ in range(2))
-        nn.Module.to(model, dtype)  # past diffusers' own, which warns of what is lost in a lower precision
+        nn.Module.to(
+            model, dtype
+        )  # past diffusers' own, which warns of what is lost in a lower precision
         _perturb_zero_parameters(model)
         self.model = model
         self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
         self.batched_inputs = _join_batches(self.family, self.uncond, self.cond)
         self.pipe = _build_bare_pipeline(self)
         self.sites = family_blocks.layer_sites(self.family, model)
-        self.skipped_positions = [family_blocks.resolve_layers(self.family, self.sites, term) for term in self.terms]
+        self.skipped_positions = [
+            family_blocks.resolve_layers(self.family, self.sites, term) for term in self.terms
+        ]
         self.weak_passes = [
             self._make_weak_pass(term, skipped)
             for term, skipped in zip(self.terms, self.skipped_positions, strict=True)
@@ -62,10 +69,12 @@ class BenchmarkStep:
     def predict(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The outputs of the denoiser in float32, video first."""
         return tuple(
-            sample.float() for sample in guide.output_samples(self.model(**inputs))[: len(self.family.outputs)]
+            sample.float()
+            for sample in guide.output_samples(self.model(**inputs))[: len(self.family.outputs)]
         )
 
-    # The ways to make the step. Each returns the guided prediction of the video, with g = 4.5 and s of the workload.
+    # The ways to make the step. Each returns the guided prediction of the video, with g = 4.5 and s
+    # of the workload.
 
     def run_cfg(self) -> Tensor:
         """As the pipeline does it: called through it, so that guide() sees it run."""
@@ -113,11 +122,11 @@ class BenchmarkStep:
         return whole, seconds
 
     def floor_ratio(self, times: list[tuple[float, dict[int, float]]]) -> float:
-        """1 + the share of the shared weak passes in a step of CFG: by the time of their blocks in the cond pass.
+        """1 + the share of the shared weak passes in a step of CFG: by the time of their blocks in
+        the cond pass.
 
-        Counting blocks would do where all are alike; those of HunyuanVideo's two stacks are not. A UNet is no stack of
-        blocks, and there floating point operations are counted.
-        """
+        Counting blocks would do where all are alike; those of HunyuanVideo's two stacks are not. A
+        UNet is no stack of blocks, and there floating point operations are counted."""
         if self.family.unet:
             return 1 + sum(weak.cost(shared=True) for weak in self.weak_passes) / 2
         skipped = [weak.skipped if weak.skip == "residual" else () for weak in self.weak_passes]
@@ -133,7 +142,9 @@ class BenchmarkStep:
 def _join_batches(row: Family, uncond: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
     """The inputs of one call on [uncond, cond]."""
     joined = {
-        name: torch.cat([uncond[name], cond[name]]) for name in row.batched_inputs if torch.is_tensor(cond.get(name))
+        name: torch.cat([uncond[name], cond[name]])
+        for name in row.batched_inputs
+        if torch.is_tensor(cond.get(name))
     }
     return {**cond, **joined}
 
@@ -146,7 +157,8 @@ def _cast_floats(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _build_bare_pipeline(step: BenchmarkStep) -> Any:
-    """Looks like the family's pipeline to guide(): its class name, its denoiser, a call that is one step."""
+    """Looks like the family's pipeline to guide(): its class name, its denoiser, a call that is one
+    step."""
 
     def __call__(self: Any) -> Tensor:
         self.scheduler.timesteps = torch.zeros(1)  # a new run
@@ -161,7 +173,11 @@ def _build_bare_pipeline(step: BenchmarkStep) -> Any:
     attributes: dict[str, Any] = {
         **dict.fromkeys(calls.scale_names, GUIDANCE_SCALE),
         **dict.fromkeys(
-            (*calls.extra_guidance_flags, *filter(None, (calls.dynamic_scale_flag, calls.unsupported_flag))), False
+            (
+                *calls.extra_guidance_flags,
+                *filter(None, (calls.dynamic_scale_flag, calls.unsupported_flag)),
+            ),
+            False,
         ),
         **dict.fromkeys(calls.rescale_names, 0.0),
         "scheduler": type("Scheduler", (), {"begin_index": 0, "timesteps": torch.zeros(1)})(),
@@ -204,20 +220,22 @@ def _time_blocks(blocks: list[nn.Module], device: torch.device) -> Iterator[dict
 
 @torch.no_grad()
 def _perturb_zero_parameters(model: nn.Module) -> None:
-    """Move parameters that start at zero (gates, rotary frequencies), so that every block counts."""
+    """Move parameters that start at zero (gates, rotary frequencies), so that every block
+    counts."""
     for parameter in model.parameters():
         if parameter.ndim > 2 or parameter.count_nonzero() == 0:
             parameter.add_(0.02 * torch.randn_like(parameter))
 
 
 def run(
-    family: str, *, prompts: int, width: int | None, repeats: int, full_size: bool, device: str, dtype: str,
-    memory: bool = True,
+    family: str, *, prompts: int, width: int | None, repeats: int, full_size: bool, device: str,
+    dtype: str, memory: bool = True,
 ) -> Iterator[tuple[str, Any]]:  # fmt: skip
     """Measure; yields ("progress", text) and at the end ("result", dictionary).
 
     Raises:
-        ValueError: for a family without a workload, or a width that is not a positive multiple of 64.
+        ValueError: for a family without a workload, or a width that is not a positive multiple of
+            64.
     """
     work = _select_workload(family, width, full_size)
     target_device, precision = torch.device(device), getattr(torch, dtype)
@@ -225,13 +243,23 @@ def run(
     with torch.inference_mode():
         step = BenchmarkStep(family, work, prompts, target_device, precision)
 
-        ways = {"cfg": step.run_cfg, "attached": step.run_attached, "full": step.run_full, "shared": step.run_guided}
+        ways = {
+            "cfg": step.run_cfg,
+            "attached": step.run_attached,
+            "full": step.run_full,
+            "shared": step.run_guided,
+        }
         for way in ways.values():
             way()
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        times = [] if step.family.unet else [step.time_blocks(target_device)]  # the first one warms up
+        times = (
+            [] if step.family.unet else [step.time_blocks(target_device)]
+        )  # the first one warms up
         for repeat in range(repeats):
-            for name, way in ways.items():  # alternating, so that a slow moment of the machine hits all of them
+            for (
+                name,
+                way,
+            ) in ways.items():  # alternating, so that a slow moment of the machine hits all of them
                 seconds[name].append(_measure_time(way, target_device))
             if not step.family.unet:
                 times.append(step.time_blocks(target_device))
@@ -239,29 +267,37 @@ def run(
         result = _build_result(step, seconds, step.floor_ratio(times[1:]), target_device)
         if memory:  # on a CPU by torch's profiler, which takes longer than all the rounds
             yield "progress", f"{family}: memory"
-            result["extra_bytes"] = _measure_peak_memory(step.run_guided, target_device) - _measure_peak_memory(
-                step.run_full, target_device
-            )
+            result["extra_bytes"] = _measure_peak_memory(
+                step.run_guided, target_device
+            ) - _measure_peak_memory(step.run_full, target_device)
         yield "result", result
 
 
 def _select_workload(family: str, width: int | None, full_size: bool) -> Workload:
     if family not in WORKLOADS:
-        raise ValueError(f"--family must be one of {', '.join(WORKLOADS)}, but got {family!r}. Choose one of them.")
+        raise ValueError(
+            f"--family must be one of {', '.join(WORKLOADS)}, but got {family!r}. Choose one of"
+            " them."
+        )
     work = WORKLOADS[family]
     if full_size:
         if work.full_size is None:
             known = ", ".join(name for name, other in WORKLOADS.items() if other.full_size)
-            raise ValueError(f"--full-size is there for {known}, but not for {family}. Leave it out.")
+            raise ValueError(
+                f"--full-size is there for {known}, but not for {family}. Leave it out."
+            )
         return dataclasses.replace(work, config=work.full_size[0], inputs=work.full_size[1])
     if width is None:
         return work
     if not isinstance(work.config.get("num_attention_heads"), int):
         raise ValueError(
-            f"--width is for denoisers of one width that is a number of heads, not for {family}. Leave it out."
+            f"--width is for denoisers of one width that is a number of heads, not for {family}."
+            " Leave it out."
         )
     if width < 64 or width % 64:
-        raise ValueError(f"--width must be a positive multiple of 64, but got {width}. Pass 256, for example.")
+        raise ValueError(
+            f"--width must be a positive multiple of 64, but got {width}. Pass 256, for example."
+        )
     return dataclasses.replace(work, config={**work.config, "num_attention_heads": width // 64})
 
 
@@ -281,7 +317,9 @@ def _measure_time(way: Callable[[], object], device: torch.device) -> float:
 def _build_result(
     step: BenchmarkStep, seconds: dict[str, list[float]], floor: float, device: torch.device
 ) -> dict[str, Any]:
-    best = {name: min(times) for name, times in seconds.items()}  # what disturbs a round only ever makes it slower
+    best = {
+        name: min(times) for name, times in seconds.items()
+    }  # what disturbs a round only ever makes it slower
     ratio = {name: time / best["cfg"] for name, time in best.items()}
     pairs = list(zip(_capture_weak_outputs(step), step.run_full_weak_passes(), strict=True))
     return {
@@ -291,7 +329,9 @@ def _build_result(
         "prompts": step.prompts,
         "blocks": len({target_device.address for target_device in step.sites}),
         "layer": step.sites[step.weak_passes[0].first_skipped].address,
-        "terms": [{"skip": term.skip, "axis": term.axis, "scale": term.scale} for term in step.terms],
+        "terms": [
+            {"skip": term.skip, "axis": term.axis, "scale": term.scale} for term in step.terms
+        ],
         "parameters": sum(p.numel() for p in step.model.parameters()),
         "repeats": len(seconds["cfg"]),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -312,16 +352,20 @@ def _build_result(
 
 
 def _capture_weak_outputs(step: BenchmarkStep) -> list[Tensor]:
-    """What the denoiser returned in the weak passes that guide() made: its calls right after cond, the first one."""
+    """What the denoiser returned in the weak passes that guide() made: its calls right after cond,
+    the first one."""
     outputs: list[Tensor] = []
-    hook = step.model.register_forward_hook(lambda *args: outputs.append(guide.output_samples(args[-1])[0].float()))
+    hook = step.model.register_forward_hook(
+        lambda *args: outputs.append(guide.output_samples(args[-1])[0].float())
+    )
     step.run_guided()
     hook.remove()
     return outputs[1 : 1 + len(step.terms)]
 
 
 def _count_cached_bytes(step: BenchmarkStep) -> int:
-    """Size of what the cond pass leaves for the weak ones: the streams between two blocks; of a UNet, all outputs.
+    """Size of what the cond pass leaves for the weak ones: the streams between two blocks; of a
+    UNet, all outputs.
 
     What is replayed instead of run beside the blocks of a stack (VACE's hints) is not in it.
     """
@@ -332,7 +376,9 @@ def _count_cached_bytes(step: BenchmarkStep) -> int:
     kept: list[Any] = [recording.state for recording in prefix_cache.recorded_inputs.values()]
     if step.family.unet:
         kept = [memory.outputs for k in firsts for _, _, memory in prefix_cache.cached_outputs[k]]
-    tensors = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in _iter_tensors(kept)}
+    tensors = {
+        tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in _iter_tensors(kept)
+    }
     return sum(tensors.values())
 
 
@@ -353,7 +399,9 @@ def _measure_peak_memory(way: Callable[[], Tensor], device: torch.device) -> int
         before = torch.cuda.memory_allocated()
         way()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         way()
     recorded: Any = profile.profiler  # its events have no public name
     events = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]

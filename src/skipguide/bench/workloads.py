@@ -1,8 +1,8 @@
-"""One denoising step per family for `skipguide bench`: the real class at its real depth, narrow, with random weights.
+"""One denoising step per family for `skipguide bench`: the real class at its real depth, narrow,
+with random weights.
 
-A width that a CPU does in part of a second and about 600 tokens (in the outermost blocks of a UNet 2000 to 4600); the
-depth and the skipped layer are those of the public checkpoint.
-"""
+A width that a CPU does in part of a second and about 600 tokens (in the outermost blocks of a UNet
+2000 to 4600); the depth and the skipped layer are those of the public checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Workload:
     full_size: tuple[dict[str, Any], Inputs] | None = (
         None  # config and inputs of the public checkpoint, for a large GPU
     )
-    terms: tuple[dict[str, Any], ...] = ({},)  # what else is published of each STG term, all of them at `layer`
+    terms: tuple[dict[str, Any], ...] = (
+        {},
+    )  # what else is published of each STG term, all of them at `layer`
 
 
 def _random_floats(*shape: int) -> torch.Tensor:
@@ -44,16 +46,24 @@ def _make_timesteps(batch: int) -> torch.Tensor:
 
 
 def _video_inputs(
-    channels: int, text: int, tokens: int = 64, size: tuple[int, int, int] = (4, 24, 24), **more: Any
+    channels: int,
+    text: int,
+    tokens: int = 64,
+    size: tuple[int, int, int] = (4, 24, 24),
+    **more: Any,
 ) -> Inputs:
-    """Latents (B, C, F, H, W), a timestep, text; `more` are functions of the batch, or constants."""
+    """Latents (B, C, F, H, W), a timestep, text; `more` are functions of the batch, or
+    constants."""
 
     def inputs(batch: int) -> dict[str, Any]:
         common = dict(
             hidden_states=_random_floats(batch, channels, *size), timestep=_make_timesteps(batch),
             encoder_hidden_states=_random_floats(batch, tokens, text),
         )  # fmt: skip
-        return {**common, **{name: value(batch) if callable(value) else value for name, value in more.items()}}
+        return {
+            **common,
+            **{name: value(batch) if callable(value) else value for name, value in more.items()},
+        }
 
     return inputs
 
@@ -73,52 +83,69 @@ def _make_text_mask(batch: int) -> torch.Tensor:
 
 
 HEADS: dict[str, Any] = dict(num_attention_heads=4, attention_head_dim=64)
-WAN: dict[str, Any] = dict(**HEADS, in_channels=16, out_channels=16, text_dim=256, freq_dim=64, ffn_dim=1024)
+WAN: dict[str, Any] = dict(
+    **HEADS, in_channels=16, out_channels=16, text_dim=256, freq_dim=64, ffn_dim=1024
+)
 COG: dict[str, Any] = dict(
-    **HEADS, num_layers=42, text_embed_dim=256, time_embed_dim=128, sample_height=24, sample_width=24, sample_frames=13,
-    max_text_seq_length=64,
+    **HEADS, num_layers=42, text_embed_dim=256, time_embed_dim=128, sample_height=24,
+    sample_width=24, sample_frames=13, max_text_seq_length=64,
 )  # fmt: skip
 HUNYUAN: dict[str, Any] = dict(
-    **HEADS, text_embed_dim=256, pooled_projection_dim=64, rope_axes_dim=(16, 24, 24), num_refiner_layers=2
+    **HEADS,
+    text_embed_dim=256,
+    pooled_projection_dim=64,
+    rope_axes_dim=(16, 24, 24),
+    num_refiner_layers=2,
 )
-KANDINSKY: dict[str, Any] = dict(in_text_dim=256, in_text_dim2=64, time_dim=128, model_dim=256, ff_dim=1024)
+KANDINSKY: dict[str, Any] = dict(
+    in_text_dim=256, in_text_dim2=64, time_dim=128, model_dim=256, ff_dim=1024
+)
 
 
 def _ltx2_inputs(batch: int) -> dict[str, Any]:
     return dict(
-        hidden_states=_random_floats(batch, 4 * 12 * 12, 128), audio_hidden_states=_random_floats(batch, 64, 128),
-        encoder_hidden_states=_random_floats(batch, 64, 256), audio_encoder_hidden_states=_random_floats(batch, 64, 256),
-        timestep=_make_timesteps(batch), sigma=_make_timesteps(batch), encoder_attention_mask=_make_text_mask(batch),
-        audio_encoder_attention_mask=_make_text_mask(batch), num_frames=4, height=12, width=12, fps=24.0,
-        audio_num_frames=64,
+        hidden_states=_random_floats(batch, 4 * 12 * 12, 128),
+        audio_hidden_states=_random_floats(batch, 64, 128),
+        encoder_hidden_states=_random_floats(batch, 64, 256),
+        audio_encoder_hidden_states=_random_floats(batch, 64, 256), timestep=_make_timesteps(batch),
+        sigma=_make_timesteps(batch), encoder_attention_mask=_make_text_mask(batch),
+        audio_encoder_attention_mask=_make_text_mask(batch), num_frames=4, height=12, width=12,
+        fps=24.0, audio_num_frames=64,
     )  # fmt: skip
 
 
 def _framepack_inputs(batch: int) -> dict[str, Any]:
     indices = torch.arange
     return dict(
-        hidden_states=_random_floats(batch, 16, 4, 24, 24), timestep=_make_timesteps(batch), encoder_hidden_states=_random_floats(batch, 64, 256),
+        hidden_states=_random_floats(batch, 16, 4, 24, 24), timestep=_make_timesteps(batch),
+        encoder_hidden_states=_random_floats(batch, 64, 256),
         encoder_attention_mask=_make_text_mask(batch), pooled_projections=_random_floats(batch, 64),
-        image_embeds=_random_floats(batch, 16, 64), guidance=_make_timesteps(batch), indices_latents=indices(20, 24),
-        latents_clean=_random_floats(batch, 16, 2, 24, 24), indices_latents_clean=indices(0, 2),
+        image_embeds=_random_floats(batch, 16, 64), guidance=_make_timesteps(batch),
+        indices_latents=indices(20, 24), latents_clean=_random_floats(batch, 16, 2, 24, 24),
+        indices_latents_clean=indices(0, 2),
         latents_history_2x=_random_floats(batch, 16, 2, 24, 24),
-        indices_latents_history_2x=indices(2, 4), latents_history_4x=_random_floats(batch, 16, 4, 24, 24),
+        indices_latents_history_2x=indices(2, 4),
+        latents_history_4x=_random_floats(batch, 16, 4, 24, 24),
         indices_latents_history_4x=indices(4, 8),
     )  # fmt: skip
 
 
 def _kandinsky5_inputs(batch: int) -> dict[str, Any]:
     return dict(
-        hidden_states=_random_floats(batch, 4, 24, 24, 16), encoder_hidden_states=_random_floats(batch, 64, 256), timestep=_make_timesteps(batch),
-        pooled_projections=_random_floats(batch, 64), visual_rope_pos=[torch.arange(4), torch.arange(12), torch.arange(12)],
+        hidden_states=_random_floats(batch, 4, 24, 24, 16),
+        encoder_hidden_states=_random_floats(batch, 64, 256), timestep=_make_timesteps(batch),
+        pooled_projections=_random_floats(batch, 64),
+        visual_rope_pos=[torch.arange(4), torch.arange(12), torch.arange(12)],
         text_rope_pos=torch.arange(64),
     )  # fmt: skip
 
 
 def _kandinsky6_inputs(batch: int) -> dict[str, Any]:
     return dict(
-        hidden_states=_random_floats(batch, 4, 24, 24, 16), encoder_hidden_states=_random_floats(batch, 64, 256), timestep=_make_timesteps(batch),
-        pooled_projections=_random_floats(batch, 64), audio_hidden_states=_random_floats(batch, 64, 20),
+        hidden_states=_random_floats(batch, 4, 24, 24, 16),
+        encoder_hidden_states=_random_floats(batch, 64, 256), timestep=_make_timesteps(batch),
+        pooled_projections=_random_floats(batch, 64),
+        audio_hidden_states=_random_floats(batch, 64, 20),
         visual_rope_pos=(torch.arange(4), torch.arange(12), torch.arange(12)),
     )  # fmt: skip
 
@@ -126,28 +153,32 @@ def _kandinsky6_inputs(batch: int) -> dict[str, Any]:
 def _hunyuan15_inputs(batch: int) -> dict[str, Any]:
     text = _video_inputs(33, 256, size=(2, 20, 20), encoder_attention_mask=_make_text_mask)(batch)
     return dict(
-        **text, encoder_hidden_states_2=_random_floats(batch, 16, 64), encoder_attention_mask_2=torch.zeros(batch, 16).long(),
+        **text, encoder_hidden_states_2=_random_floats(batch, 16, 64),
+        encoder_attention_mask_2=torch.zeros(batch, 16).long(),
         image_embeds=torch.zeros(batch, 8, 64),
     )  # fmt: skip
 
 
 def _ltx_inputs(batch: int) -> dict[str, Any]:
     return dict(
-        hidden_states=_random_floats(batch, 4 * 12 * 12, 128), encoder_hidden_states=_random_floats(batch, 64, 256),
-        timestep=_make_timesteps(batch), encoder_attention_mask=_make_text_mask(batch), num_frames=4, height=12, width=12,
+        hidden_states=_random_floats(batch, 4 * 12 * 12, 128),
+        encoder_hidden_states=_random_floats(batch, 64, 256), timestep=_make_timesteps(batch),
+        encoder_attention_mask=_make_text_mask(batch), num_frames=4, height=12, width=12,
     )  # fmt: skip
 
 
-# --- UNets ------------------------------------------------------------------------------------------------------------
+# --- UNets ----------------------------------------------------------------------------------------
 
 NARROW_UNET: dict[str, Any] = dict(block_out_channels=(64, 128, 256, 256), cross_attention_dim=256)
 SPATIAL_AND_TEMPORAL = (
-    dict(scale=2.0, skip="attention", axis="spatial"), dict(scale=0.5, skip="attention", axis="temporal"),
+    dict(scale=2.0, skip="attention", axis="spatial"),
+    dict(scale=0.5, skip="attention", axis="temporal"),
 )  # fmt: skip
 
 
 def _svd_inputs(width: int, frames: int, height: int, length: int) -> Inputs:
-    """Latents behind those of the image (B, F, C, H, W), its embedding, and three numbers about the video."""
+    """Latents behind those of the image (B, F, C, H, W), its embedding, and three numbers about the
+    video."""
 
     def inputs(batch: int) -> dict[str, Any]:
         return dict(
@@ -160,9 +191,11 @@ def _svd_inputs(width: int, frames: int, height: int, length: int) -> Inputs:
 
 
 def _unet_inputs(
-    width: int, frames: int, height: int, length: int, rows: int = 1, **more: Callable[[int], torch.Tensor]
+    width: int, frames: int, height: int, length: int, rows: int = 1,
+    **more: Callable[[int], torch.Tensor]
 ) -> Inputs:  # fmt: skip
-    """Latents (B, C, F, H, W), and as many `rows` of text for each video; `more` are functions of the batch."""
+    """Latents (B, C, F, H, W), and as many `rows` of text for each video; `more` are functions of
+    the batch."""
 
     def inputs(batch: int) -> dict[str, Any]:
         common = dict(

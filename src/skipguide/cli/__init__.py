@@ -1,4 +1,5 @@
-"""The command line. One file per verb; nothing here imports torch or diffusers before a verb needs them."""
+"""The command line. One file per verb; nothing here imports torch or diffusers before a verb needs
+them."""
 
 from __future__ import annotations
 
@@ -26,9 +27,23 @@ from skipguide.cli.runs import runs
 from skipguide.cli.studio import studio
 from skipguide.cli.sweep import SweepCommand, sweep
 
-app = typer.Typer(cls=VerbGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    cls=VerbGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 # A new verb: its file, its import above, its name here.
-for verb in (generate, compare, reproduce, bench, families, layers, presets, evaluate, metrics, studio, report):
+for verb in (
+    generate,
+    compare,
+    reproduce,
+    bench,
+    families,
+    layers,
+    presets,
+    evaluate,
+    metrics,
+    studio,
+    report,
+):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 app.add_typer(paper, name="paper")

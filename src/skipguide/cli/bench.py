@@ -11,10 +11,13 @@ from skipguide.cli.options import Json
 
 
 def bench(
-    family: Annotated[str, typer.Option(help="Model family, as `skipguide families` names it.")] = "mochi",
+    family: Annotated[
+        str, typer.Option(help="Model family, as `skipguide families` names it.")
+    ] = "mochi",
     every: Annotated[bool, typer.Option("--all", help="Every family, one row each.")] = False,
     width: Annotated[
-        int | None, typer.Option(help="Width of the denoiser, a multiple of 64.", show_default="256")
+        int | None,
+        typer.Option(help="Width of the denoiser, a multiple of 64.", show_default="256"),
     ] = None,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts in the batch.")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; each measures every way once.")] = 9,
@@ -27,20 +30,21 @@ def bench(
 ) -> None:
     """Measure what guidance adds to one denoising step.
 
-    CFG, CFG + STG as others do it, CFG + STG with the shared prefix. Random weights, the family's real class and depth.
-    All ways alternate within one run; the best round of each counts. A UNet's floor is counted in floating point
-    operations, without what moves memory only.
-    """
+    CFG, CFG + STG as others do it, CFG + STG with the shared prefix. Random weights, the family's
+    real class and depth. All ways alternate within one run; the best round of each counts. A UNet's
+    floor is counted in floating point operations, without what moves memory only."""
     if dtype not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them.")
+        raise ValueError(
+            f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them."
+        )
     from skipguide.bench import step_cost, workloads
     from skipguide.generate.run import check_device
     from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
     check_device(device)
     options: dict[str, Any] = dict(
-        prompts=prompts, width=width, repeats=repeats, full_size=full_size, device=device, dtype=dtype,
-        memory=not every,
+        prompts=prompts, width=width, repeats=repeats, full_size=full_size, device=device,
+        dtype=dtype, memory=not every,
     )  # fmt: skip
     names = list(workloads.WORKLOADS) if every else [family]
     results = []
@@ -62,14 +66,24 @@ def bench(
 def _families_table(results: list[dict[str, Any]]) -> str:
     """One row per family."""
     lines = [
-        "| family | CFG | blocks | layer | full weak pass | skipguide | floor | above it | bit-equal |",
+        (
+            "| family | CFG | blocks | layer | full weak pass | skipguide | floor | above it |"
+            " bit-equal |"
+        ),
         "|---|---|--:|---|--:|--:|--:|--:|---|",
     ]
     lines += [_family_row(r) for r in results]
     r = results[0]
-    where = f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads, {r['repeats']} rounds"
+    where = (
+        f"{r['dtype']}, {r['prompts']} prompts, {r['device']} with {r['threads']} threads,"
+        f" {r['repeats']} rounds"
+    )
     what = "time of a guided step / time of a step of CFG; residual skip where nothing else is said"
-    note = ["", "The floor of a UNet is counted in FLOPs."] if any(r["floor_by"] == "FLOPs" for r in results) else []
+    note = (
+        ["", "The floor of a UNet is counted in FLOPs."]
+        if any(r["floor_by"] == "FLOPs" for r in results)
+        else []
+    )
     return "\n".join([f"{what}; {where}", "", *lines, *note])
 
 
@@ -77,13 +91,15 @@ def _family_row(r: dict[str, Any]) -> str:
     above = r["stg_shared_ratio"] - r["floor_ratio"]
     equal = "yes" if r["bit_equal"] else "no"
     return (
-        f"| {r['family']} | {r['cfg']} | {r['blocks']} | {_describe_skip(r)} | {r['stg_full_ratio']:.3f} | "
-        f"{r['stg_shared_ratio']:.3f} | {r['floor_ratio']:.3f} | {above:+.3f} | {equal} |"
+        f"| {r['family']} | {r['cfg']} | {r['blocks']} | {_describe_skip(r)} |"
+        f" {r['stg_full_ratio']:.3f} | {r['stg_shared_ratio']:.3f} | {r['floor_ratio']:.3f} |"
+        f" {above:+.3f} | {equal} |"
     )
 
 
 def _describe_skip(r: dict[str, Any]) -> str:
-    """The layer, and of the terms what is not plain STG-R: up:0, attention, spatial 2 + temporal 0.5."""
+    """The layer, and of the terms what is not plain STG-R: up:0, attention, spatial 2 + temporal
+    0.5."""
     terms = r["terms"]
     skips = list(dict.fromkeys(term["skip"] for term in terms))
     parts = [r["layer"], *([] if skips == ["residual"] else skips)]
@@ -95,7 +111,11 @@ def _describe_skip(r: dict[str, Any]) -> str:
 def _table(r: dict[str, Any]) -> str:
     more = "third full pass" if len(r["terms"]) == 1 else f"{len(r['terms'])} more full passes"
     floor = "floor, by FLOPs" if r["floor_by"] == "FLOPs" else "floor, by the time of the blocks"
-    kept = "what it keeps of the cond pass" if r["floor_by"] == "FLOPs" else "the state between two blocks"
+    kept = (
+        "what it keeps of the cond pass"
+        if r["floor_by"] == "FLOPs"
+        else "the state between two blocks"
+    )
     unit = "layers" if r["floor_by"] == "FLOPs" else "blocks"
     residual = "" if "attention" in _describe_skip(r) else ", residual"
     rows = [
@@ -115,8 +135,13 @@ def _table(r: dict[str, Any]) -> str:
         [
             f"{what}, {where}, {r['repeats']} rounds, CFG {r['cfg_s']:.3f} s",
             *lines,
-            f"weak outputs bit-equal to a full pass: {'yes' if r['bit_equal'] else 'no'} "
-            f"(largest difference {r['largest_difference']:.2g})",
-            f"peak memory beside the full weak pass {r['extra_bytes']:+d} bytes; {kept}: {r['hidden_bytes']} bytes",
+            (
+                f"weak outputs bit-equal to a full pass: {'yes' if r['bit_equal'] else 'no'} "
+                f"(largest difference {r['largest_difference']:.2g})"
+            ),
+            (
+                f"peak memory beside the full weak pass {r['extra_bytes']:+d} bytes; {kept}:"
+                f" {r['hidden_bytes']} bytes"
+            ),
         ]
     )

@@ -1,4 +1,5 @@
-"""skipguide compare: CFG and CFG + STG from the same noise, side by side; spatial and temporal STG one by one."""
+"""skipguide compare: CFG and CFG + STG from the same noise, side by side; spatial and temporal STG
+one by one."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
 from skipguide.generate import asked
 from skipguide.generate.resolve import resolve_settings
-from skipguide.generate.settings import SCALE_AXES, GenerationSettings, uses_guidance, validate_settings
+from skipguide.generate.settings import (
+    SCALE_AXES,
+    GenerationSettings,
+    uses_guidance,
+    validate_settings,
+)
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -36,7 +42,9 @@ class ComparisonColumn:
 
     def row(self) -> dict[str, Any]:
         """What the table says about it."""
-        measured = {name: self.record["measured"][name] for name in ("passes_per_step", "seconds_per_step")}
+        measured = {
+            name: self.record["measured"][name] for name in ("passes_per_step", "seconds_per_step")
+        }
         named = {name: self.record["settings"][name] for name in ("prompt", "image")}
         return {**named, "method": self.method, **measured, "judge": self.judge}
 
@@ -48,8 +56,12 @@ class ComparisonColumn:
 
 @options.accept_settings
 def compare(
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", show_default=False)] = None,
-    out_dir: Annotated[Path, typer.Option("--out-dir", help="The folder for all files.")] = Path("compare"),
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT...", show_default=False)
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out-dir", help="The folder for all files.")] = Path(
+        "compare"
+    ),
     config: Config = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -58,21 +70,27 @@ def compare(
 ) -> None:
     """Make CFG and CFG + STG side by side.
 
-    Both start from the same noise. Per prompt: an mp4 of the two, and a PNG strip of their frames. With a spatial and
-    a temporal scale there are three: CFG, CFG + spatial STG, CFG + both. A rule for CFG and restarts are in all but the
-    first one.
-    """
+    Both start from the same noise. Per prompt: an mp4 of the two, and a PNG strip of their frames.
+    With a spatial and a temporal scale there are three: CFG, CFG + spatial STG, CFG + both. A rule
+    for CFG and restarts are in all but the first one."""
     file = options.read_config(config)
     titles = dict.fromkeys(prompts or [None])
-    wanted = [asked.completed(validate_settings(options.merge_settings(file, given, prompt))) for prompt in titles]
+    wanted = [
+        asked.completed(validate_settings(options.merge_settings(file, given, prompt)))
+        for prompt in titles
+    ]
     if not uses_guidance(wanted[0]):
-        raise ValueError("compare needs a scale of STG above 0, but got 0: all would be the same. Leave it out.")
+        raise ValueError(
+            "compare needs a scale of STG above 0, but got 0: all would be the same. Leave it out."
+        )
     targets = _output_paths(wanted, out_dir)
     from skipguide.files import video
     from skipguide.generate import run as generation
 
     for target in targets:
-        options.check_outputs([target, video.sidecar_path(target), target.with_suffix(".png")], overwrite)
+        options.check_outputs(
+            [target, video.sidecar_path(target), target.with_suffix(".png")], overwrite
+        )
     image = options.first_frame(wanted[0])
     pipe = generation.load_pipeline(wanted[0].model, wanted[0].dtype, wanted[0].device)
     weights = generation.weights_fingerprint(wanted[0].model, pipe)
@@ -101,11 +119,18 @@ def _output_paths(wanted: Sequence[GenerationSettings], folder: Path) -> list[Pa
 
 
 def _column_settings(complete: GenerationSettings) -> list[GenerationSettings]:
-    """From CFG alone to all that is asked for; spatial and temporal STG come one after the other (Table 4)."""
+    """From CFG alone to all that is asked for; spatial and temporal STG come one after the other
+    (Table 4)."""
     none = dict.fromkeys(("schedule", "random_share", "cfg_rule", "restart"))
-    bare = complete.model_copy(update={**dict.fromkeys(SCALE_AXES, 0.0), **none, "orthogonalize": False})
+    bare = complete.model_copy(
+        update={**dict.fromkeys(SCALE_AXES, 0.0), **none, "orthogonalize": False}
+    )
     spatial = complete.model_copy(update={"temporal_scale": 0.0, "orthogonalize": False})
-    return [bare, spatial, complete] if complete.spatial_scale and complete.temporal_scale else [bare, complete]
+    return (
+        [bare, spatial, complete]
+        if complete.spatial_scale and complete.temporal_scale
+        else [bare, complete]
+    )
 
 
 def _generate_column(
@@ -128,12 +153,15 @@ def _generate_column(
 
 
 def _describe_method(settings: GenerationSettings) -> str:
-    """CFG 4.5 + STG 1 (residual 8); CFG 1 to 3 + STG spatial 2 + temporal 0.5 (attention up:0); no CFG + restart."""
+    """CFG 4.5 + STG 1 (residual 8); CFG 1 to 3 + STG spatial 2 + temporal 0.5 (attention up:0); no
+    CFG + restart."""
     assert settings.guidance_scale is not None
     first = "" if settings.min_guidance_scale is None else f"{settings.min_guidance_scale:g} to "
     cfg = f"CFG {first}{settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
     rule = "" if settings.cfg_rule is None else f" by {settings.cfg_rule['name']}"
-    return " + ".join([cfg + rule, *_describe_terms(settings), *(["restart"] if settings.restart else [])])
+    return " + ".join(
+        [cfg + rule, *_describe_terms(settings), *(["restart"] if settings.restart else [])]
+    )
 
 
 def _describe_terms(settings: GenerationSettings) -> list[str]:
@@ -147,7 +175,9 @@ def _describe_terms(settings: GenerationSettings) -> list[str]:
     drawn = settings.random_share is not None
     layers = f"random {settings.random_share:g}" if drawn else ",".join(map(str, settings.layers))
     strength = "" if settings.strength is None else f" {settings.strength:g}"
-    pushes[-1] += f" ({settings.skip}{strength} {layers}{', orthogonal' if settings.orthogonalize else ''})"
+    pushes[-1] += (
+        f" ({settings.skip}{strength} {layers}{', orthogonal' if settings.orthogonalize else ''})"
+    )
     return [f"STG {pushes[0]}", *pushes[1:]]
 
 
@@ -174,14 +204,24 @@ def _write_comparison(target: Path, columns: Sequence[ComparisonColumn]) -> None
 
 
 def _combined_record(columns: Sequence[ComparisonColumn]) -> dict[str, Any]:
-    """The record of a comparison: those of its runs, and once the image that all of them start from."""
+    """The record of a comparison: those of its runs, and once the image that all of them start
+    from."""
     image = columns[0].image
-    return {"format": 1, **({"image": image} if image else {}), "runs": [run.record for run in columns]}
+    return {
+        "format": 1,
+        **({"image": image} if image else {}),
+        "runs": [run.record for run in columns],
+    }
 
 
-def _print_comparison(runs: Sequence[ComparisonColumn], files: Sequence[str], as_json: bool) -> None:
+def _print_comparison(
+    runs: Sequence[ComparisonColumn], files: Sequence[str], as_json: bool
+) -> None:
     if as_json:
-        payload = {"runs": [{**run.row(), "record": run.record} for run in runs], "files": list(files)}
+        payload = {
+            "runs": [{**run.row(), "record": run.record} for run in runs],
+            "files": list(files),
+        }
         console.print_result("", payload, as_json)
         return
     from rich.console import Console
@@ -192,7 +232,11 @@ def _print_comparison(runs: Sequence[ComparisonColumn], files: Sequence[str], as
     table = Table(kind, "method", "passes/step", "s/step", "judge reads")
     for run in runs:
         row = run.row()
-        reading = " ".join(row["judge"][name] for name in ("colour", "shape", "motion")) if row["judge"] else "-"
+        reading = (
+            " ".join(row["judge"][name] for name in ("colour", "shape", "motion"))
+            if row["judge"]
+            else "-"
+        )
         numbers = (f"{row['passes_per_step']:.2f}", f"{row['seconds_per_step']:.2f}")
         table.add_row(Text(run.title()), Text(row["method"]), *numbers, reading)
     Console().print(table)

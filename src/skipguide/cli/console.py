@@ -1,4 +1,5 @@
-"""How the verbs talk: results to stdout, progress and errors to stderr, one line per error, JSON for machines.
+"""How the verbs talk: results to stdout, progress and errors to stderr, one line per error, JSON
+for machines.
 
 Exit codes: 0 done, 1 done but the answer is no, 2 refused, 130 interrupted.
 """
@@ -27,7 +28,8 @@ class _Interrupted(Exception):
 
 
 class VerbGroup(TyperGroup):
-    """A group of commands in which whatever a user can do wrong ends as one line and an exit code."""
+    """A group of commands in which whatever a user can do wrong ends as one line and an exit
+    code."""
 
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         given = list(sys.argv[1:] if args is None else args)
@@ -37,7 +39,9 @@ class VerbGroup(TyperGroup):
         except _Interrupted:
             _fail("interrupted; every file that was written is complete.", 130, given)
         except _UsageError as error:
-            if type(error).__name__ == "NoArgsIsHelpError":  # a verb of verbs, alone: its message is the help
+            if (
+                type(error).__name__ == "NoArgsIsHelpError"
+            ):  # a verb of verbs, alone: its message is the help
                 typer.echo(str(error), err=True)
                 sys.exit(2)
             message = getattr(error, "format_message", error.__str__)()
@@ -71,7 +75,8 @@ def print_result(text: str, payload: Mapping[str, Any], as_json: bool) -> None:
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[StepCallback | None]:
-    """A progress bar on stderr, as a function to call after each step; None where stderr is no terminal."""
+    """A progress bar on stderr, as a function to call after each step; None where stderr is no
+    terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -90,20 +95,38 @@ def progress(title: str) -> Iterator[StepCallback | None]:
 
 def _step_text(step: StepProgress) -> str:
     passes = f"step {step.number}/{step.steps}, {step.passes_per_step:.2f} passes per step"
-    return f"{passes}, {step.seconds_left:.0f} s left" if step.number < step.steps else f"{passes}, decoding"
+    return (
+        f"{passes}, {step.seconds_left:.0f} s left"
+        if step.number < step.steps
+        else f"{passes}, decoding"
+    )
 
 
 @contextlib.contextmanager
 def training_progress() -> Iterator[Callable[[str, Progress], None]]:
-    """A progress bar per stage of a training on stderr; where that is no terminal, a line every 50 steps."""
+    """A progress bar per stage of a training on stderr; where that is no terminal, a line every 50
+    steps."""
     if not sys.stderr.isatty():
         yield _training_line
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)
+    ) as bar:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, progress: Any) -> None:
@@ -116,7 +139,10 @@ def training_progress() -> Iterator[Callable[[str, Progress], None]]:
 
 def _training_line(stage: str, progress: Progress) -> None:
     if progress.step % 50 == 0 or progress.step in (1, progress.steps):
-        text = f"{stage} {progress.step}/{progress.steps} {_metrics_text(progress)} {progress.seconds:.0f} s"
+        text = (
+            f"{stage} {progress.step}/{progress.steps} {_metrics_text(progress)}"
+            f" {progress.seconds:.0f} s"
+        )
         print(text, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,5 @@
-"""skipguide convert: published checkpoints that diffusers cannot load, written in diffusers' layout."""
+"""skipguide convert: published checkpoints that diffusers cannot load, written in diffusers'
+layout."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ import typer
 from skipguide.cli import console
 from skipguide.cli.options import Json
 
-convert = typer.Typer(help="Write published checkpoints in diffusers' layout.", no_args_is_help=True)
+convert = typer.Typer(
+    help="Write published checkpoints in diffusers' layout.", no_args_is_help=True
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -29,8 +32,12 @@ def opensora(
     vae: Annotated[Path, typer.Option(help="A download of hpcai-tech/OpenSora-VAE-v1.2.")],
     text_encoder: Annotated[Path, typer.Option(help="A download of DeepFloyd/t5-v1_1-xxl.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
-    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16, float16.")] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a pipeline that is there.")] = False,
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: float32, bfloat16, float16.")
+    ] = "float32",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a pipeline that is there.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Open-Sora 1.2, from the folders that it is published in."""
@@ -41,7 +48,9 @@ def opensora(
     from skipguide.lab.training_loop import atomic_path
     from skipguide.opensora import OpenSoraPipeline
 
-    pipe = OpenSoraPipeline.from_original(transformer, vae, text_encoder, torch_dtype=getattr(torch, dtype))
+    pipe = OpenSoraPipeline.from_original(
+        transformer, vae, text_encoder, torch_dtype=getattr(torch, dtype)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as part:
         pipe.save_pretrained(part)
@@ -49,26 +58,34 @@ def opensora(
             shutil.rmtree(out)
     load = f"OpenSoraPipeline.from_pretrained({str(out)!r})"
     console.print_result(
-        f"{out}: OpenSoraPipeline in {dtype}; load it with {load}", {"out": str(out), "dtype": dtype}, as_json
+        f"{out}: OpenSoraPipeline in {dtype}; load it with {load}",
+        {"out": str(out), "dtype": dtype},
+        as_json,
     )
 
 
 def _check_inputs(transformer: Path, vae: Path, text_encoder: Path, dtype: str) -> None:
     """See that everything is there, before gigabytes are read."""
     if dtype not in DTYPES:
-        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, but got {dtype!r}. Pass float32.")
+        raise ValueError(
+            f"--dtype must be one of {', '.join(DTYPES)}, but got {dtype!r}. Pass float32."
+        )
     parts = {"--transformer": transformer, "--vae": vae, "--text-encoder": text_encoder}
     for option, folder in parts.items():
         if not (folder / "config.json").is_file():
-            raise ValueError(f"{option} must be a downloaded model, but {folder} has no config.json. Check the name.")
+            raise ValueError(
+                f"{option} must be a downloaded model, but {folder} has no config.json. Check the"
+                " name."
+            )
         if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
             raise ValueError(
-                f"{option} must be a downloaded model, but {folder} has no {' or '.join(WEIGHTS)}. Get its weights."
+                f"{option} must be a downloaded model, but {folder} has no {' or '.join(WEIGHTS)}."
+                " Get its weights."
             )
     if not any((text_encoder / name).is_file() for name in ("spiece.model", "tokenizer.json")):
         raise ValueError(
-            f"--text-encoder must hold its tokenizer, too, but {text_encoder} has no spiece.model or tokenizer.json. "
-            "Get all of it."
+            f"--text-encoder must hold its tokenizer, too, but {text_encoder} has no spiece.model"
+            " or tokenizer.json. Get all of it."
         )
     if not (text_encoder / "tokenizer.json").is_file():
         from transformers.utils import import_utils
@@ -80,19 +97,24 @@ def _check_inputs(transformer: Path, vae: Path, text_encoder: Path, dtype: str) 
         missing = " ".join(name for name, is_here in here.items() if not is_here())
         if missing:
             raise ValueError(
-                f"the spiece.model of {text_encoder} needs sentencepiece and protobuf to be read, but this Python has "
-                f"no {missing}. Run pip install {missing}."
+                f"the spiece.model of {text_encoder} needs sentencepiece and protobuf to be read,"
+                f" but this Python has no {missing}. Run pip install {missing}."
             )
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
     if out.exists():
         if not overwrite:
-            raise ValueError(f"--out must be a new folder, but {out} exists. Pass --overwrite or another name.")
+            raise ValueError(
+                f"--out must be a new folder, but {out} exists. Pass --overwrite or another name."
+            )
         if not (out / "model_index.json").is_file():
             raise ValueError(
-                f"--overwrite replaces pipelines only, but {out} has no model_index.json. Name another folder."
+                f"--overwrite replaces pipelines only, but {out} has no model_index.json. Name"
+                " another folder."
             )
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"--out must lie in a writable folder, but {parent} is not one. Choose another.")
+        raise ValueError(
+            f"--out must lie in a writable folder, but {parent} is not one. Choose another."
+        )

@@ -24,53 +24,81 @@ if TYPE_CHECKING:
 TitledResults = Iterator[tuple[str, "Result"]]
 _LEDGER = "ledger.sqlite"  # what makes a folder a run
 _EXPORT = "export for VBench"  # in the place of a metric
-_NO_MP4 = "it is no .mp4, the only kind of file that is exported, for VBench takes all to be of one kind"
+_NO_MP4 = (
+    "it is no .mp4, the only kind of file that is exported, for VBench takes all to be of one kind"
+)
 
 
 def evaluate(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="DIR|RUN", help="Videos, frame folders, or a run; with --merge results.")
+        list[Path],
+        typer.Argument(
+            metavar="DIR|RUN", help="Videos, frame folders, or a run; with --merge results."
+        ),
     ],
-    reference: Annotated[Path | None, typer.Option(help="Real videos, for the metrics that compare.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Real videos, for the metrics that compare.")
+    ] = None,
     metrics: Annotated[
         list[str] | None,
-        typer.Option(help="As fvd:judge,vendi; `skipguide metrics` lists them.", show_default="all that can run"),
+        typer.Option(
+            help="As fvd:judge,vendi; `skipguide metrics` lists them.",
+            show_default="all that can run",
+        ),
     ] = None,
     features: Annotated[
-        str, typer.Option(help="Extractor of the set metrics named without one.", show_default="each its usual")
+        str,
+        typer.Option(
+            help="Extractor of the set metrics named without one.", show_default="each its usual"
+        ),
     ] = "",
     weights: Annotated[Path | None, typer.Option(help="Folder of the networks' weights.")] = None,
     non_commercial: Annotated[
-        bool, typer.Option("--non-commercial", help="Use weights too whose licence forbids commercial use.")
+        bool,
+        typer.Option(
+            "--non-commercial", help="Use weights too whose licence forbids commercial use."
+        ),
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Clips at a time through an extractor.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
-    fps: Annotated[float | None, typer.Option(help="Of frame folders.", show_default="unknown")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Of frame folders.", show_default="unknown")
+    ] = None,
     part: Annotated[
         str, typer.Option(help="As 2/8, the second of eight workers; --merge joins their results.")
     ] = "1/1",
-    merge: Annotated[bool, typer.Option("--merge", help="Join results of parts, written with --out.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write results.json, with features.")] = None,
-    vbench_results: Annotated[Path | None, typer.Option(help="What VBench's own scorer wrote, to show beside.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Join results of parts, written with --out.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write results.json, with features.")
+    ] = None,
+    vbench_results: Annotated[
+        Path | None, typer.Option(help="What VBench's own scorer wrote, to show beside.")
+    ] = None,
     vbench_export: Annotated[
-        Path | None, typer.Option(help="New folder for the videos as VBench names them, to run its scorer on.")
+        Path | None,
+        typer.Option(help="New folder for the videos as VBench names them, to run its scorer on."),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Measure the videos of a folder or of a run.
 
-    As a set, against a reference, and each by itself. Prints every number with a 95 % interval and how many videos are
-    in it; what was skipped, with the reason; and the licences of the networks. Of a run, each setting is measured, and
-    the numbers are kept in the run.
-    """
+    As a set, against a reference, and each by itself. Prints every number with a 95 % interval and
+    how many videos are in it; what was skipped, with the reason; and the licences of the networks.
+    Of a run, each setting is measured, and the numbers are kept in the run."""
     from skipguide.metrics import vbench_files
     from skipguide.metrics.selection import Options
 
     options = Options(features, weights, non_commercial, batch_size, device, fps, _parse_part(part))
     names = [name for text in metrics or [] for name in text.split(",") if name]
     theirs = {} if vbench_results is None else vbench_files.read_results(vbench_results)[0]
-    results = _merge_results(sources) if merge else _evaluate_folder(_single_source(sources), reference, names, options)
+    results = (
+        _merge_results(sources)
+        if merge
+        else _evaluate_folder(_single_source(sources), reference, names, options)
+    )
     results = _save_each(results, out, overwrite)
     if vbench_export is not None:
         _check_export(sources[0], merge, options.part)
@@ -81,7 +109,9 @@ def evaluate(
         if not as_json:
             _print_result(title, result, theirs)
     if as_json:
-        console.print_result("", payloads[0] if len(payloads) == 1 else {"settings": payloads}, as_json)
+        console.print_result(
+            "", payloads[0] if len(payloads) == 1 else {"settings": payloads}, as_json
+        )
 
 
 def _parse_part(text: str) -> tuple[int, int]:
@@ -93,11 +123,14 @@ def _parse_part(text: str) -> tuple[int, int]:
 
 def _single_source(sources: Sequence[Path]) -> Path:
     if len(sources) > 1:
-        raise ValueError(f"one folder of videos is measured at a time, but got {len(sources)}. Leave the others out.")
+        raise ValueError(
+            f"one folder of videos is measured at a time, but got {len(sources)}. Leave the others"
+            " out."
+        )
     return sources[0]
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 def _merge_results(sources: Sequence[Path]) -> TitledResults:
@@ -106,7 +139,9 @@ def _merge_results(sources: Sequence[Path]) -> TitledResults:
     yield "", results.merge([results.load(path) for path in sources])
 
 
-def _evaluate_folder(folder: Path, reference: Path | None, metrics: Sequence[str], options: Options) -> TitledResults:
+def _evaluate_folder(
+    folder: Path, reference: Path | None, metrics: Sequence[str], options: Options
+) -> TitledResults:
     from skipguide.metrics import evaluation
 
     _check_device(options.device)
@@ -131,7 +166,8 @@ def _check_device(device: str) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str], None] | None]:
-    """A line on stderr with the number and name of the video that is read; None where stderr is no terminal."""
+    """A line on stderr with the number and name of the video that is read; None where stderr is no
+    terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -150,7 +186,8 @@ def _progress() -> Iterator[Callable[[str], None] | None]:
 
 
 def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> TitledResults:
-    """The same, each written when it is there; names are checked before anything is measured where they are known."""
+    """The same, each written when it is there; names are checked before anything is measured where
+    they are known."""
     from skipguide.metrics.results import vectors_path
 
     def check(path: Path) -> None:
@@ -159,7 +196,8 @@ def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> Tit
     if out is not None:
         if out.suffix.lower() != ".json":
             raise ValueError(
-                f"--out must be named .json, but got {str(out)!r}. Name it {out.with_suffix('.json').name}."
+                f"--out must be named .json, but got {str(out)!r}. Name it"
+                f" {out.with_suffix('.json').name}."
             )
         check(out)
     written: set[Path] = set()
@@ -178,8 +216,8 @@ def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> Tit
 def _export_each(results: TitledResults, folder: Path, target: Path) -> TitledResults:
     """The same, with the videos where VBench finds them, and our values as it would write them.
 
-    It is written after all is measured, so that nothing is left of what was refused; names are checked before.
-    """
+    It is written after all is measured, so that nothing is left of what was refused; names are
+    checked before."""
     from skipguide.metrics import inputs
     from skipguide.metrics import vbench_files as files
     from skipguide.metrics.inputs import SkippedVideo
@@ -192,18 +230,26 @@ def _export_each(results: TitledResults, folder: Path, target: Path) -> TitledRe
     for title, result in results:
         read = result.readings.sizes.get("generated", {})
         kept = {
-            text: [path for path in own if path.relative_to(folder).as_posix() in read] for text, own in fitting.items()
+            text: [path for path in own if path.relative_to(folder).as_posix() in read]
+            for text, own in fitting.items()
         }
         places = files.export({text: own for text, own in kept.items() if own}, target)
-        names = {path.relative_to(folder).as_posix(): place.as_posix() for path, place in places.items()}
+        names = {
+            path.relative_to(folder).as_posix(): place.as_posix() for path, place in places.items()
+        }
         values = result.readings.values.items()
         files.write_results(
             target / files.RESULTS,
-            {metric: {names[name]: value for name, value in rows.items() if name in names} for metric, rows in values},
+            {
+                metric: {names[name]: value for name, value in rows.items() if name in names}
+                for metric, rows in values
+            },
         )
         # What was not read is listed already.
         without = [
-            SkippedVideo(name, "generated", _EXPORT, _NO_MP4) for name in paths if name in read and name not in names
+            SkippedVideo(name, "generated", _EXPORT, _NO_MP4)
+            for name in paths
+            if name in read and name not in names
         ]
         yield title, dataclasses.replace(result, skipped=(*result.skipped, *without))
 
@@ -213,13 +259,16 @@ def _check_export(source: Path, merge: bool, part: tuple[int, int]) -> None:
     if merge or not source.is_dir() or (source / _LEDGER).is_file():
         kind = "a result" if merge else "a run" if source.is_dir() else "no folder"
         raise ValueError(
-            f"--vbench-export needs a folder of videos, but {source} is {kind}. Name one with videos only."
+            f"--vbench-export needs a folder of videos, but {source} is {kind}. Name one with"
+            " videos only."
         )
     if part != (1, 1):
-        raise ValueError(f"--vbench-export needs all videos, but got part {part[0]}/{part[1]}. Leave --part out.")
+        raise ValueError(
+            f"--vbench-export needs all videos, but got part {part[0]}/{part[1]}. Leave --part out."
+        )
 
 
-# --- showing ----------------------------------------------------------------------------------------------------------
+# --- showing --------------------------------------------------------------------------------------
 
 
 def _print_result(title: str, result: Result, theirs: dict[str, float]) -> None:
@@ -256,20 +305,32 @@ def _cells(row: ResultRow) -> tuple[str, ...]:
 
 
 def _remarks(result: Result) -> Iterator[Line]:
-    for text, metrics in _group_names((warning, row.metric) for row in result.rows for warning in row.warnings).items():
+    for text, metrics in _group_names(
+        (warning, row.metric) for row in result.rows for warning in row.warnings
+    ).items():
         yield "yellow", f"{', '.join(metrics)}: {text}"
     for row in result.rows:
         if row.splits:
             yield (
                 "",
-                "{}: mean {mean:.4g}, deviation {std:.4g} over {splits:.0f} parts".format(row.metric, **row.splits),
+                "{}: mean {mean:.4g}, deviation {std:.4g} over {splits:.0f} parts".format(
+                    row.metric, **row.splits
+                ),
             )
-    skipped = _group_names((f"{one.metric}: {one.reason}", f"{one.side} {one.video}") for one in result.skipped)
+    skipped = _group_names(
+        (f"{one.metric}: {one.reason}", f"{one.side} {one.video}") for one in result.skipped
+    )
     for reason, videos in skipped.items():
         yield "yellow", f"skipped, {reason}: {', '.join(videos)}"
     for name, entry in result.weights.items():
         published = " (not the published one)" if entry["as_published"] is False else ""
-        yield "dim", f"{name}: {entry['path']}, sha256 {entry['sha256'][:12]}{published}, licence: {entry['licence']}"
+        yield (
+            "dim",
+            (
+                f"{name}: {entry['path']}, sha256 {entry['sha256'][:12]}{published}, licence:"
+                f" {entry['licence']}"
+            ),
+        )
     for reason, metrics in _group_names((one.reason, one.metric) for one in result.not_run).items():
         yield "dim", f"not run: {', '.join(metrics)}. {reason}"
 

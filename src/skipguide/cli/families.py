@@ -19,8 +19,8 @@ def families(
 ) -> None:
     """List the model families, and the pipelines refused.
 
-    Depths are those of the public checkpoint; c and u are the conditional and the unconditional prediction.
-    """
+    Depths are those of the public checkpoint; c and u are the conditional and the unconditional
+    prediction."""
     if markdown and as_json:
         raise ValueError("the output must be --markdown or --json, but got both. Leave one out.")
     from skipguide.families import tables
@@ -37,14 +37,23 @@ def families(
 def _family_lines(rows: list[dict[str, Any]]) -> Iterator[Line]:
     from skipguide.families.tables import describe_stacks
 
-    cells = [(row["title"], describe_stacks(row), ", ".join([*row["skips"], *row["axes"]]), row["cfg"]) for row in rows]
+    cells = [
+        (row["title"], describe_stacks(row), ", ".join([*row["skips"], *row["axes"]]), row["cfg"])
+        for row in rows
+    ]
     heading, *lines = align_columns([("family", "layers", "skips, axes", "CFG"), *cells])
     yield "bold", heading
     for row, line in zip(rows, lines, strict=True):
         yield "", line
         yield "dim", f"    {', '.join(row['pipelines'])}"
         for preset in row["presets"]:
-            yield "dim", f"    {preset['name']} ({preset['model']}): {preset['setting']}. {preset['source']}"
+            yield (
+                "dim",
+                (
+                    f"    {preset['name']} ({preset['model']}): {preset['setting']}."
+                    f" {preset['source']}"
+                ),
+            )
         if row["notes"]:
             yield "dim", f"    {row['notes']}"
 
@@ -56,9 +65,13 @@ def _refused_lines(refused: dict[str, list[str]]) -> Iterator[Line]:
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Cells as lines of text, each column as wide as its longest cell; the last one is not padded."""
+    """Cells as lines of text, each column as wide as its longest cell; the last one is not
+    padded."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return ["  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths)), row[-1]]) for row in rows]  # noqa: B905
+    return [
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths)), row[-1]])
+        for row in rows
+    ]
 
 
 def print_lines(lines: Sequence[Line]) -> None:

@@ -18,10 +18,16 @@ from skipguide.generate.settings import validate_settings
 def generate(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="What the video shows; not for models that take an image alone.", show_default=False),
+        typer.Argument(
+            help="What the video shows; not for models that take an image alone.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The mp4.", show_default="PROMPT-SEED.mp4 or IMAGE-SEED.mp4")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The mp4.", show_default="PROMPT-SEED.mp4 or IMAGE-SEED.mp4"
+        ),
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
@@ -33,7 +39,9 @@ def generate(
 
     It is an mp4 that carries the record of how it was made; the same record lies beside it as JSON.
     """
-    settings = asked.completed(validate_settings(options.merge_settings(options.read_config(config), given, prompt)))
+    settings = asked.completed(
+        validate_settings(options.merge_settings(options.read_config(config), given, prompt))
+    )
     target = options.check_mp4(out or Path(f"{options.file_name(settings)}.mp4"))
     from skipguide.files import video
 
@@ -48,7 +56,12 @@ def generate(
         result = run.generate(pipe, settings, on_step, image)
     made = record.build_record(settings, result, weights)
     video.write(target, result.frames, made["settings"]["fps"], made)
-    payload = {"video": str(target), "sidecar": str(video.sidecar_path(target)), **made["measured"], "record": made}
+    payload = {
+        "video": str(target),
+        "sidecar": str(video.sidecar_path(target)),
+        **made["measured"],
+        "record": made,
+    }
     console.print_result(_summary(target, made), payload, as_json)
 
 
@@ -56,7 +69,8 @@ def _summary(target: Path, made: dict[str, Any]) -> str:
     frames, height, width, _ = made["frames"]
     measured, settings = made["measured"], made["settings"]
     return (
-        f"{target}: {frames} frames of {width}x{height} at {settings['fps']} fps, seed {settings['seed']}\n"
-        f"{measured['passes_per_step']:.2f} passes and {measured['seconds_per_step']:.2f} s per step, "
-        f"{measured['seconds']:.1f} s in all; skipguide reproduce {target} makes it again"
+        f"{target}: {frames} frames of {width}x{height} at {settings['fps']} fps, seed"
+        f" {settings['seed']}\n{measured['passes_per_step']:.2f} passes and"
+        f" {measured['seconds_per_step']:.2f} s per step, {measured['seconds']:.1f} s in all;"
+        f" skipguide reproduce {target} makes it again"
     )

@@ -18,7 +18,9 @@ MODELS = ("mochi", "svd", "opensora")
 Model = Annotated[str, typer.Argument(help="mochi, svd or opensora.")]
 Folder = Annotated[
     Path | None,
-    typer.Option("--folder", help="Where the training keeps its results.", show_default="runs/lab-MODEL"),
+    typer.Option(
+        "--folder", help="Where the training keeps its results.", show_default="runs/lab-MODEL"
+    ),
 ]
 
 
@@ -26,10 +28,15 @@ Folder = Annotated[
 def train(
     model: Model,
     folder: Folder = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda.", show_default="the GPU if there is one")] = None,
-    stage: Annotated[str | None, typer.Option(help="Only this stage.", show_default="all that are not done")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda.", show_default="the GPU if there is one")
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Only this stage.", show_default="all that are not done")
+    ] = None,
 ) -> None:
-    """Train a lab model from nothing. Stop it whenever you like: the same command goes on where it was."""
+    """Train a lab model from nothing. Stop it whenever you like: the same command goes on where it
+    was."""
     folder = _training_folder(model, folder)
     import torch
 
@@ -49,26 +56,38 @@ def train(
 def score(
     model: Model = "mochi",
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="A training folder.", show_default="the packaged model")
+        Path | None,
+        typer.Option("--folder", help="A training folder.", show_default="the packaged model"),
     ] = None,
     clips: Annotated[int, typer.Option(min=2, help="Generated clips per setting.")] = 512,
     guidance_scale: Annotated[
-        list[float] | None, typer.Option(help="mochi, opensora: CFG scales to try.", show_default="1 2 3 4.5")
+        list[float] | None,
+        typer.Option(help="mochi, opensora: CFG scales to try.", show_default="1 2 3 4.5"),
     ] = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(
-            help="mochi, opensora (spatial:4; several: spatial:4,temporal:4): also CFG + STG with each of these. svd: "
-            "what is skipped.",
+            help=(
+                "mochi, opensora (spatial:4; several: spatial:4,temporal:4): also CFG + STG with"
+                " each of these. svd: "
+                "what is skipped."
+            ),
             show_default="svd: up:0",
         ),
     ] = None,
-    stg_scale: Annotated[float, typer.Option(help="mochi, opensora: scale for --layers. svd: of STG-R.")] = 1.0,
+    stg_scale: Annotated[
+        float, typer.Option(help="mochi, opensora: scale for --layers. svd: of STG-R.")
+    ] = 1.0,
     skip: Annotated[
-        str | None, typer.Option(help="mochi, opensora: of --layers: attention.", show_default="residual")
+        str | None,
+        typer.Option(help="mochi, opensora: of --layers: attention.", show_default="residual"),
     ] = None,
-    spatial_scale: Annotated[float | None, typer.Option(help="svd: of the spatial term.", show_default="2")] = None,
-    temporal_scale: Annotated[float | None, typer.Option(help="svd: of the temporal term.", show_default="0.5")] = None,
+    spatial_scale: Annotated[
+        float | None, typer.Option(help="svd: of the spatial term.", show_default="2")
+    ] = None,
+    temporal_scale: Annotated[
+        float | None, typer.Option(help="svd: of the temporal term.", show_default="0.5")
+    ] = None,
     rescale: Annotated[float | None, typer.Option(help="svd: phi.", show_default="0.7")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the scores there, as JSON.")] = None,
     overwrite: Overwrite = False,
@@ -80,15 +99,22 @@ def score(
     """
     _check_model(model)
     check_outputs([out] if out else [], overwrite)
-    of_svd = {"--spatial-scale": spatial_scale, "--temporal-scale": temporal_scale, "--rescale": rescale}
+    of_svd = {
+        "--spatial-scale": spatial_scale,
+        "--temporal-scale": temporal_scale,
+        "--rescale": rescale,
+    }
     if model == "svd":
         _reject_options("svd", {"--guidance-scale": guidance_scale, "--skip": skip})
         from skipguide.lab import score_svd
 
         spatial, temporal, phi = (
-            usual if given is None else given for given, usual in zip(of_svd.values(), (2.0, 0.5, 0.7), strict=True)
+            usual if given is None else given
+            for given, usual in zip(of_svd.values(), (2.0, 0.5, 0.7), strict=True)
         )
-        scores = score_svd.score(folder, clips, layers or ["up:0"], spatial, temporal, stg_scale, phi, _print_note)
+        scores = score_svd.score(
+            folder, clips, layers or ["up:0"], spatial, temporal, stg_scale, phi, _print_note
+        )
         table = score_svd.format_table(scores)
     else:
         _reject_options(model, of_svd)
@@ -97,7 +123,9 @@ def score(
 
         how: dict[str, Any] = dict(scale=stg_scale, skip=skip or "residual")
         terms = [STG(_parse_layers(model, layer), **how) for layer in layers or []]
-        scores = score_text.score(folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _print_note, model)
+        scores = score_text.score(
+            folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _print_note, model
+        )
         table = score_text.format_table(scores)
     console.print_result(table, scores, as_json)
     if out is not None:
@@ -112,7 +140,9 @@ def score(
 def pack(
     model: Model,
     folder: Folder = None,
-    machine: Annotated[str, typer.Option(help="Class of machine that trained it, for the card.")] = "2 CPU cores",
+    machine: Annotated[
+        str, typer.Option(help="Class of machine that trained it, for the card.")
+    ] = "2 CPU cores",
     docs: Annotated[Path | None, typer.Option(help="Also write the card into this folder.")] = None,
 ) -> None:
     """Put a trained model into the package, with its card."""
@@ -127,14 +157,17 @@ def frame(
     out: Annotated[Path, typer.Argument(help="The PNG.")],
     shape: Annotated[str | None, typer.Option(help="star, moon, ...", show_default="any")] = None,
     colour: Annotated[str | None, typer.Option(help="red, cyan, ...", show_default="any")] = None,
-    motion: Annotated[str | None, typer.Option(help="What it shall be about to do.", show_default="any")] = None,
+    motion: Annotated[
+        str | None, typer.Option(help="What it shall be about to do.", show_default="any")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is not said.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a first frame for lab-svd to start from."""
     if out.suffix.lower() != ".png":
         raise ValueError(
-            f"the output must be named .png, but got {str(out)!r}. Name it {out.with_suffix('.png').name}."
+            f"the output must be named .png, but got {str(out)!r}. Name it"
+            f" {out.with_suffix('.png').name}."
         )
     check_outputs([out], overwrite)
     from skipguide.lab import world
@@ -144,16 +177,23 @@ def frame(
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as part:
         world.render_first_frame(scenes).save(part, format="PNG")
-    typer.echo(f"{out}; make a video that starts from it: skipguide generate --model lab-svd --image {out}")
+    typer.echo(
+        f"{out}; make a video that starts from it: skipguide generate --model lab-svd --image {out}"
+    )
 
 
 @lab.command()
 def methods(
     out: Annotated[Path, typer.Argument(help="The PNG.")],
-    prompt: Annotated[str, typer.Option(help="Of the clip.")] = "a small red star orbiting over a blue background",
+    prompt: Annotated[
+        str, typer.Option(help="Of the clip.")
+    ] = "a small red star orbiting over a blue background",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
     reuse_clips: Annotated[
-        int, typer.Option(min=0, help="Also measure STG(every=n) against the exact run, on so many prompts.")
+        int,
+        typer.Option(
+            min=0, help="Also measure STG(every=n) against the exact run, on so many prompts."
+        ),
     ] = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -163,7 +203,9 @@ def methods(
     From the same noise, with what each costs, by lab-mochi.
     """
     if out.suffix.lower() != ".png":
-        raise ValueError(f"the output must be named .png, but got {str(out)!r}. Name it {out.stem}.png.")
+        raise ValueError(
+            f"the output must be named .png, but got {str(out)!r}. Name it {out.stem}.png."
+        )
     check_outputs([out], overwrite)
     from skipguide.files import video
     from skipguide.generate import run
@@ -179,25 +221,36 @@ def methods(
     with video.atomic_replace(out) as (part,):
         video.make_frame_strip(rows, prompt, columns=6).save(part, format="PNG", optimize=True)
     reused = [vars(row) for row in gallery.measure_reuse(pipe, reuse_clips)] if reuse_clips else []
-    lines = [f"every={r['every']}: {r['passes_per_step']:.2f} passes a step, " + _reuse_text(r) for r in reused]
-    console.print_result("\n".join([str(out), *lines]), {"file": str(out), "passes": costs, "reuse": reused}, as_json)
+    lines = [
+        f"every={r['every']}: {r['passes_per_step']:.2f} passes a step, " + _reuse_text(r)
+        for r in reused
+    ]
+    console.print_result(
+        "\n".join([str(out), *lines]), {"file": str(out), "passes": costs, "reuse": reused}, as_json
+    )
 
 
 def _reuse_text(row: Mapping[str, float]) -> str:
-    return f"{row['error']:.2f} of the effect of STG away from the exact run ({row['psnr_db']:.1f} dB)"
+    return (
+        f"{row['error']:.2f} of the effect of STG away from the exact run ({row['psnr_db']:.1f} dB)"
+    )
 
 
 def _check_model(model: str) -> None:
     if model not in MODELS:
         known = f"{', '.join(MODELS[:-1])} or {MODELS[-1]}"
-        raise ValueError(f"a lab model to train or score must be {known}, but got {model!r}. Write one of them.")
+        raise ValueError(
+            f"a lab model to train or score must be {known}, but got {model!r}. Write one of them."
+        )
 
 
 def _reject_options(model: str, options: Mapping[str, object]) -> None:
     """See that no option of the other model is given."""
     for name, value in options.items():
         if value is not None:
-            raise ValueError(f"{name} must be left out for {model}, which does not use it, but got {value}.")
+            raise ValueError(
+                f"{name} must be left out for {model}, which does not use it, but got {value}."
+            )
 
 
 def _training_folder(model: str, folder: Path | None) -> Path:
@@ -206,11 +259,14 @@ def _training_folder(model: str, folder: Path | None) -> Path:
 
 
 def _parse_layers(model: str, layers: str) -> tuple[int | str, ...]:
-    """What one row of the scores skips: the number of a block of lab-mochi, one or more addresses of others."""
+    """What one row of the scores skips: the number of a block of lab-mochi, one or more addresses
+    of others."""
     if model != "mochi":
         return tuple(int(layer) if layer.isdecimal() else layer for layer in layers.split(","))
     if not layers.isdecimal():
-        raise ValueError(f"layers of lab-mochi must be numbers, but got {layers}. Write --layers 5.")
+        raise ValueError(
+            f"layers of lab-mochi must be numbers, but got {layers}. Write --layers 5."
+        )
     return (int(layers),)
 
 

@@ -16,18 +16,27 @@ COLUMNS = ("layer", "attention", "share", "weak pass: residual", "attention")
 
 def layers(
     model: Annotated[
-        str, typer.Argument(help="A family (svd), a lab model (lab-svd), a folder in diffusers layout, or a hub id.")
+        str,
+        typer.Argument(
+            help="A family (svd), a lab model (lab-svd), a folder in diffusers layout, or a hub id."
+        ),
     ],
-    height: Annotated[int | None, typer.Option(help="Height in pixels.", show_default="the model's")] = None,
-    width: Annotated[int | None, typer.Option(help="Width in pixels.", show_default="the model's")] = None,
-    num_frames: Annotated[int | None, typer.Option(help="Frames of the video.", show_default="the model's")] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Height in pixels.", show_default="the model's")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Width in pixels.", show_default="the model's")
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option(help="Frames of the video.", show_default="the model's")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the layers of a model, and what skipping them costs.
 
-    Address, kind of attention, share of a forward pass, and the cost of a weak pass which starts at the layer, as part
-    of a forward pass: all in floating point operations; a family is taken without weights.
-    """
+    Address, kind of attention, share of a forward pass, and the cost of a weak pass which starts at
+    the layer, as part of a forward pass: all in floating point operations; a family is taken
+    without weights."""
     from skipguide.bench import layer_cost
 
     found = layer_cost.measure_layers(model, height=height, width=width, num_frames=num_frames)
@@ -43,12 +52,20 @@ def _available_skips(name: str) -> list[str]:
     from skipguide.families import rows
     from skipguide.method import perturbations
 
-    return list(perturbations.available_skips(next(row for row in rows.FAMILIES if row.name == name).traits))
+    return list(
+        perturbations.available_skips(next(row for row in rows.FAMILIES if row.name == name).traits)
+    )
 
 
 def _lines(found: dict[str, Any]) -> Iterator[Line]:
     yield "dim", f"{found['model']}: {found['denoiser']} ({found['family']}), {found['size']}"
-    yield "dim", f"{found['flops']:.3g} floating point operations in a forward pass, counted {found['counted']}"
+    yield (
+        "dim",
+        (
+            f"{found['flops']:.3g} floating point operations in a forward pass, counted"
+            f" {found['counted']}"
+        ),
+    )
     if found["same"]:
         yield "dim", f"{' and '.join(found['same'])} have the same layers."
     heading, *lines = align_columns([COLUMNS, *map(_cells, found["layers"])])
@@ -62,7 +79,13 @@ def _lines(found: dict[str, Any]) -> Iterator[Line]:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     halves = " + ".join(_format_percent(half["share"]) for half in row["halves"].values())
     share = _format_percent(row["share"]) + (f" ({halves})" if halves else "")
-    return row["layer"], " + ".join(row["axes"]), share, _format_cost(row["residual"]), _format_cost(row["attention"])
+    return (
+        row["layer"],
+        " + ".join(row["axes"]),
+        share,
+        _format_cost(row["residual"]),
+        _format_cost(row["attention"]),
+    )
 
 
 def _format_percent(share: float) -> str:

@@ -16,18 +16,22 @@ _ARROWS = {"higher": "up", "lower": "down"}
 
 
 def metrics(
-    name: Annotated[str, typer.Argument(help="Only metrics that contain this, as in consistency.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="Only metrics that contain this, as in consistency.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """List the metrics, their networks and their weights.
 
-    Better is up or down. Weights are looked for by name in --weights and in the hub's cache, and never fetched.
-    """
+    Better is up or down. Weights are looked for by name in --weights and in the hub's cache, and
+    never fetched."""
     from skipguide.metrics.catalog import EXTRACTORS, METRICS, WEIGHTS
 
     rows = {key: dataclasses.asdict(row) for key, row in METRICS.items() if name in key}
     if not rows:
-        raise ValueError(f"a metric must be one of {', '.join(METRICS)}, but got {name!r}. Write a part of one.")
+        raise ValueError(
+            f"a metric must be one of {', '.join(METRICS)}, but got {name!r}. Write a part of one."
+        )
     payload = {
         "metrics": rows,
         "extractors": {key: dataclasses.asdict(row) for key, row in EXTRACTORS.items()},
@@ -41,7 +45,8 @@ def metrics(
 
 def _lines(payload: dict[str, dict[str, Any]]) -> Iterator[Line]:
     yield from _table(
-        ("metric", "of", "range", "better", "needs", "what", "source"), map(_metric, payload["metrics"].values())
+        ("metric", "of", "range", "better", "needs", "what", "source"),
+        map(_metric, payload["metrics"].values()),
     )
     yield "", ""
     extractors = (
@@ -65,9 +70,21 @@ def _lines(payload: dict[str, dict[str, Any]]) -> Iterator[Line]:
 
 
 def _metric(row: dict[str, Any]) -> tuple[str, ...]:
-    needs = f"features, as {row['extractor']}" if row["extractor"] else ", ".join(row["weights"]) or "nothing"
+    needs = (
+        f"features, as {row['extractor']}"
+        if row["extractor"]
+        else ", ".join(row["weights"]) or "nothing"
+    )
     needs += " and a reference" if row["reference"] else ""
-    return row["name"], row["kind"], _range(row["range"]), _ARROWS[row["better"]], needs, row["what"], row["source"]
+    return (
+        row["name"],
+        row["kind"],
+        _range(row["range"]),
+        _ARROWS[row["better"]],
+        needs,
+        row["what"],
+        row["source"],
+    )
 
 
 def _range(bounds: Sequence[float | None]) -> str:

@@ -1,4 +1,5 @@
-"""The options that the verbs share: one per setting of `settings.Generation`, the YAML file, where the output goes."""
+"""The options that the verbs share: one per setting of `settings.Generation`, the YAML file, where
+the output goes."""
 
 from __future__ import annotations
 
@@ -19,25 +20,36 @@ if TYPE_CHECKING:
     import PIL.Image
 
 Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file of settings, with lines as stg_scale: 1.0.")
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file of settings, with lines as stg_scale: 1.0."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
 _DEFAULT_LABELS = {
-    "negative_prompt": "empty", "image": "none", "orthogonalize": "no", "dtype": "bfloat16 on a GPU, else float32",
-    "device": "the GPU if there is one",
+    "negative_prompt": "empty", "image": "none", "orthogonalize": "no",
+    "dtype": "bfloat16 on a GPU, else float32", "device": "the GPU if there is one",
 }  # fmt: skip
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")
+]
 
 
 def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb one option per setting (all but the prompt); those that were used arrive as its argument `given`."""
+    """Give a verb one option per setting (all but the prompt); those that were used arrive as its
+    argument `given`."""
     own = inspect.signature(verb, eval_str=True).parameters
     options = [_option(name) for name in GenerationSettings.model_fields if name != "prompt"]
 
     @functools.wraps(verb)
     def run(**values: Any) -> None:
         given = {option.name: values.pop(option.name) for option in options}
-        verb(given={name: _parse_value(name, value) for name, value in given.items() if value is not None}, **values)
+        verb(
+            given={
+                name: _parse_value(name, value)
+                for name, value in given.items()
+                if value is not None
+            },
+            **values,
+        )
 
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if name != "given"]
     parameters += options
@@ -48,17 +60,26 @@ def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
 
 def _option(name: str) -> inspect.Parameter:
     field = GenerationSettings.model_fields[name]
-    default = _DEFAULT_LABELS.get(name, "the model's") if field.default is None else str(field.default)
+    default = (
+        _DEFAULT_LABELS.get(name, "the model's") if field.default is None else str(field.default)
+    )
     switch = bool in _leaf_types(field.annotation)
     metavar = None if switch else _number_type(name).__name__.upper().replace("STR", "TEXT")
-    written = f"{flag_name(name)}/--no-{flag_name(name).removeprefix('--')}" if switch else flag_name(name)
+    written = (
+        f"{flag_name(name)}/--no-{flag_name(name).removeprefix('--')}"
+        if switch
+        else flag_name(name)
+    )
     option = typer.Option(written, help=field.description, show_default=default, metavar=metavar)
     annotation = Annotated[bool | None, option] if switch else Annotated[str | None, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
 def _parse_value(name: str, value: str | bool) -> int | float | str | bool:
-    """A number where the setting is one. What cannot be read stays text, for the settings to complain about."""
+    """A number where the setting is one. What cannot be read stays text, for the settings to
+    complain about."""
     if isinstance(value, bool):
         return value
     try:
@@ -89,22 +110,28 @@ def read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     if not path.is_file():
-        raise ValueError(f"--config must be a YAML file, but got {path}, which is no file. Check the name.")
+        raise ValueError(
+            f"--config must be a YAML file, but got {path}, which is no file. Check the name."
+        )
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8; a date that is none
-        raise ValueError(f"--config must be a YAML file, but {path} is not: {error} Correct it there.") from error
+        raise ValueError(
+            f"--config must be a YAML file, but {path} is not: {error} Correct it there."
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(
-            f"--config must hold lines such as stg_scale: 1.0, but {path} holds {type(content).__name__}. "
-            "Write one setting per line."
+            f"--config must hold lines such as stg_scale: 1.0, but {path} holds"
+            f" {type(content).__name__}. Write one setting per line."
         )
     return content
 
 
-def merge_settings(file: Mapping[str, Any], given: Mapping[str, Any], prompt: str | None) -> dict[str, Any]:
+def merge_settings(
+    file: Mapping[str, Any], given: Mapping[str, Any], prompt: str | None
+) -> dict[str, Any]:
     """The command line over the file."""
     return {**file, **given, **({} if prompt is None else {"prompt": prompt})}
 
@@ -118,23 +145,32 @@ def first_frame(settings: GenerationSettings) -> PIL.Image.Image | None:
     return image.read(Path(settings.image))
 
 
-# --- output -----------------------------------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
     """See to it, before anything is loaded, that the files can be written.
 
     Raises:
-        ValueError: if one exists and may not be overwritten, is a folder, or lies where nothing can be written.
+        ValueError: if one exists and may not be overwritten, is a folder, or lies where nothing can
+            be written.
     """
     for path in paths:
         if path.is_dir():
-            raise ValueError(f"the output must be a file, but {path} is a folder. Name a file in it.")
+            raise ValueError(
+                f"the output must be a file, but {path} is a folder. Name a file in it."
+            )
         if path.exists() and not overwrite:
-            raise ValueError(f"the output must be a new file, but {path} exists. Pass --overwrite or another name.")
+            raise ValueError(
+                f"the output must be a new file, but {path} exists. Pass --overwrite or another"
+                " name."
+            )
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise ValueError(f"the output must lie in a writable folder, but {parent} is not one. Choose another.")
+            raise ValueError(
+                f"the output must lie in a writable folder, but {parent} is not one. Choose"
+                " another."
+            )
 
 
 def check_mp4(path: Path) -> Path:

@@ -13,17 +13,24 @@ from skipguide.cli.options import Json
 if TYPE_CHECKING:
     from skipguide.paper.run import Order
 
-paper = typer.Typer(help="Make the paper's tables and figures with the lab's models.", no_args_is_help=True)
+paper = typer.Typer(
+    help="Make the paper's tables and figures with the lab's models.", no_args_is_help=True
+)
 
-Models = Annotated[list[str] | None, typer.Option("--model", help="lab-mochi, ...", show_default="all that are there")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="lab-mochi, ...", show_default="all that are there"),
+]
 Folder = Annotated[Path, typer.Option("--folder", help="Where the records are.")]
 Weights = Annotated[
-    list[str] | None, typer.Option(help="MODEL=FOLDER: other weights.", show_default="the packaged ones")
+    list[str] | None,
+    typer.Option(help="MODEL=FOLDER: other weights.", show_default="the packaged ones"),
 ]
 Clips = Annotated[int, typer.Option(help="Prompts per row, up to 2048.")]
 Rows = Annotated[str, typer.Option(help="Only rows, or experiments, whose name fits this pattern.")]
 Steps = Annotated[
-    int | None, typer.Option(min=2, help="Sampling steps, to try things out.", show_default="the model's")
+    int | None,
+    typer.Option(min=2, help="Sampling steps, to try things out.", show_default="the model's"),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the models: bfloat16, float32.")]
 RUNS = Path("runs/paper")
@@ -34,15 +41,22 @@ def run(
     clips: Clips = 1024,
     rows: Rows = "*",
     model: Models = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda.", show_default="the GPU if there is one")] = None,
-    batch: Annotated[int | None, typer.Option(help="Clips at a time.", show_default="32; 256 on a GPU")] = None,
-    part: Annotated[str, typer.Option(help="i/n: every n-th piece of the work, for n processes side by side.")] = "0/1",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda.", show_default="the GPU if there is one")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Clips at a time.", show_default="32; 256 on a GPU")
+    ] = None,
+    part: Annotated[
+        str, typer.Option(help="i/n: every n-th piece of the work, for n processes side by side.")
+    ] = "0/1",
     steps: Steps = None,
     dtype: Dtype = "bfloat16",
     weights: Weights = None,
     folder: Folder = RUNS,
 ) -> None:
-    """Make and read the clips of all rows. Stop it whenever you like: the same command goes on where it was."""
+    """Make and read the clips of all rows. Stop it whenever you like: the same command goes on
+    where it was."""
     import torch
 
     from skipguide.paper import run
@@ -50,8 +64,8 @@ def run(
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     usual = min(256 if place.startswith("cuda") else 32, clips)
     order = _build_order(
-        folder, model, weights, clips=clips, rows=rows, device=place, batch=batch or usual, steps=steps,
-        dtype=dtype, part=_parse_part(part),
+        folder, model, weights, clips=clips, rows=rows, device=place, batch=batch or usual,
+        steps=steps, dtype=dtype, part=_parse_part(part),
     )  # fmt: skip
     _report_missing(order)
     with console.training_progress() as report:
@@ -74,7 +88,9 @@ def status(
     """Say how many clips of each row there are."""
     from skipguide.paper import status
 
-    found = status.count_clips(_build_order(folder, model, weights, clips=clips, rows=rows, steps=steps, dtype=dtype))
+    found = status.count_clips(
+        _build_order(folder, model, weights, clips=clips, rows=rows, steps=steps, dtype=dtype)
+    )
     console.print_result(status.format_table(found), {"models": found}, as_json)
 
 
@@ -87,7 +103,8 @@ def report(
     weights: Weights = None,
     folder: Folder = RUNS,
     docs: Annotated[
-        Path, typer.Option(help="Gets paper-in-miniature.md, and paper/ with plots and raw numbers.")
+        Path,
+        typer.Option(help="Gets paper-in-miniature.md, and paper/ with plots and raw numbers."),
     ] = Path("docs"),
 ) -> None:
     """Write the report: tables, plots, raw numbers as CSV."""
@@ -98,7 +115,9 @@ def report(
         typer.echo(path)
 
 
-def _build_order(folder: Path, model: list[str] | None, weights: list[str] | None, **more: Any) -> Order:
+def _build_order(
+    folder: Path, model: list[str] | None, weights: list[str] | None, **more: Any
+) -> Order:
     from skipguide.paper import models, run
 
     chosen = tuple(model or models.MODELS)
@@ -110,14 +129,18 @@ def _build_order(folder: Path, model: list[str] | None, weights: list[str] | Non
 def _parse_weights(given: str) -> tuple[str, Path]:
     name, _, path = given.partition("=")
     if not path:
-        raise ValueError(f"--weights must be MODEL=FOLDER, but got {given!r}. Write --weights lab-svd=FOLDER.")
+        raise ValueError(
+            f"--weights must be MODEL=FOLDER, but got {given!r}. Write --weights lab-svd=FOLDER."
+        )
     return name, Path(path)
 
 
 def _parse_part(given: str) -> tuple[int, int]:
     index, _, count = given.partition("/")
     if not (index.isdecimal() and count.isdecimal()):
-        raise ValueError(f"--part must be i/n, but got {given!r}. Write 0/2 in one process and 1/2 in the other.")
+        raise ValueError(
+            f"--part must be i/n, but got {given!r}. Write 0/2 in one process and 1/2 in the other."
+        )
     return int(index), int(count)
 
 

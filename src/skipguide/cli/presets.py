@@ -13,14 +13,18 @@ from skipguide.cli.options import Json
 
 
 def presets(
-    model: Annotated[str, typer.Option(help="Only models or names that contain this, as in wan.")] = "",
-    pipeline: Annotated[str, typer.Option(help="Only pipelines that contain this, as in WanPipeline.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Only models or names that contain this, as in wan.")
+    ] = "",
+    pipeline: Annotated[
+        str, typer.Option(help="Only pipelines that contain this, as in WanPipeline.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """List the published settings of STG and SLG with their sources.
 
-    STG.preset() picks the ones with a star. The window is a part of the run, or a range of sigma in a schedule.
-    """
+    STG.preset() picks the ones with a star. The window is a part of the run, or a range of sigma in
+    a schedule."""
     from skipguide.families import tables
 
     rows = tables.preset_rows(model, pipeline)
@@ -34,7 +38,9 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[Line]:
     from skipguide.families import tables
 
     cells = [tables.preset_cells(row) for row in rows]
-    heading, *rest = align_columns([tables.PRESET_COLUMNS, *(line for lines in cells for line in lines)])
+    heading, *rest = align_columns(
+        [tables.PRESET_COLUMNS, *(line for lines in cells for line in lines)]
+    )
     yield "bold", heading
     texts = iter(rest)
     for row, lines in zip(rows, cells, strict=True):

@@ -12,8 +12,13 @@ from skipguide.cli.options import Json, Overwrite
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as skipguide sweep wrote it.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.", show_default="RUN-report")] = None,
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="The folder of a run, as skipguide sweep wrote it."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write.", show_default="RUN-report")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

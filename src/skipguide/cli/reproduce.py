@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    source: Annotated[Path, typer.Argument(metavar="VIDEO", help="An mp4 that skipguide generate wrote.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the new video there.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Where the model is now, if it has moved.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Where to run, if not as recorded.")] = None,
+    source: Annotated[
+        Path, typer.Argument(metavar="VIDEO", help="An mp4 that skipguide generate wrote.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write the new video there.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Where the model is now, if it has moved.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where to run, if not as recorded.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -35,8 +43,12 @@ def reproduce(
     from skipguide.generate import record, run
 
     then = video.read_record(source)
-    moved = {name: value for name, value in (("model", model), ("device", device)) if value is not None}
-    settings = validate_settings({**record.settings_from_record(then, source).model_dump(), **moved})
+    moved = {
+        name: value for name, value in (("model", model), ("device", device)) if value is not None
+    }
+    settings = validate_settings(
+        {**record.settings_from_record(then, source).model_dump(), **moved}
+    )
     image = image_file.decode_from_record(then.get("image"), source) if settings.image else None
     if out is not None:
         check_outputs([check_mp4(out), video.sidecar_path(out)], overwrite)
@@ -85,9 +97,13 @@ def _largest_difference(frames: Frames, decoded: Frames) -> int | None:
 def _verdict(payload: dict[str, Any]) -> str:
     changed = [f"  {name}: {then} -> {now}" for name, (then, now) in payload["changed"].items()]
     if payload["bit_equal"]:
-        return "\n".join(["bit-equal", *(["changed since, to no effect:", *changed] if changed else [])])
+        return "\n".join(
+            ["bit-equal", *(["changed since, to no effect:", *changed] if changed else [])]
+        )
     largest = payload["difference"]
     size = f"largest pixel difference {largest} of 255 (encoding loss included)"
     amount = "the frames have another size" if largest is None else size
-    reasons = ["changed since:", *changed] if changed else ["nothing that the record knows has changed"]
+    reasons = (
+        ["changed since:", *changed] if changed else ["nothing that the record knows has changed"]
+    )
     return "\n".join([f"not bit-equal: {amount}", *reasons])

@@ -19,27 +19,43 @@ from skipguide.cli.options import Json, Overwrite
 if TYPE_CHECKING:
     from skipguide.runs import Clip, Run, SetMetric
 
-runs = typer.Typer(help="Look into runs that `skipguide sweep` has made.", no_args_is_help=True, rich_markup_mode=None)
+runs = typer.Typer(
+    help="Look into runs that `skipguide sweep` has made.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 
 
 @runs.command("ls")
 def ls(
-    folder: Annotated[Path, typer.Argument(help="The folder in which the runs are.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="The folder in which the runs are.")] = Path(
+        "runs"
+    ),
     as_json: Json = False,
 ) -> None:
     """List the runs in a folder."""
     from skipguide.runs.ledger import NAME
 
     if not folder.is_dir():
-        raise ValueError(f"a folder of runs is needed, but {folder} is not one. `skipguide sweep` makes runs in runs/.")
-    found = [_summarize_run(path.parent) for path in sorted([*folder.glob(f"*/{NAME}"), *folder.glob(NAME)])]
+        raise ValueError(
+            f"a folder of runs is needed, but {folder} is not one. `skipguide sweep` makes runs in"
+            " runs/."
+        )
+    found = [
+        _summarize_run(path.parent)
+        for path in sorted([*folder.glob(f"*/{NAME}"), *folder.glob(NAME)])
+    ]
     if as_json:
         console.print_result("", {"runs": found}, as_json)
         return
     cells = [("run", "done", "to make", "failed", "settings", "prompts", "seeds", "models")]
     cells += [
-        tuple(str(row[name]) for name in _LIST_COLUMNS) if "error" not in row else (row["run"], row["error"])
+        (
+            tuple(str(row[name]) for name in _LIST_COLUMNS)
+            if "error" not in row
+            else (row["run"], row["error"])
+        )
         for row in found
     ]
     print_lines([("bold" if i == 0 else "", line) for i, line in enumerate(_align_runs(cells))])
@@ -61,9 +77,11 @@ def _summarize_run(folder: Path) -> dict[str, Any]:
         with Run.open(folder) as run:
             counts = run.counts()
             return {
-                "run": str(folder), "done": counts["done"], "missing": counts["pending"] + counts["running"],
-                "failed": counts["failed"], "settings": len(run.settings()), "prompts": len(run.prompts()),
-                "seeds": len(run.seeds()), "models": ", ".join(model.name for model in run.models()),
+                "run": str(folder), "done": counts["done"],
+                "missing": counts["pending"] + counts["running"], "failed": counts["failed"],
+                "settings": len(run.settings()), "prompts": len(run.prompts()),
+                "seeds": len(run.seeds()),
+                "models": ", ".join(model.name for model in run.models()),
                 "sweeping": run.is_sweeping,
             }  # fmt: skip
     except (ValueError, OSError) as error:
@@ -84,17 +102,26 @@ def show_(
         rows = _setting_rows(run, found)
         failed = [clip for clip in found if clip.status == "failed"]
         if as_json:
-            told = {"run": str(folder), "counts": run.counts(), "sweeping": run.is_sweeping, "settings": rows}
+            told = {
+                "run": str(folder),
+                "counts": run.counts(),
+                "sweeping": run.is_sweeping,
+                "settings": rows,
+            }
             every = {"clips": clip_table(run, found)} if clips else {}
             console.print_result(
-                "", {**told, "failed": [vars(clip) | _plain_fields(clip) for clip in failed], **every}, as_json
+                "",
+                {**told, "failed": [vars(clip) | _plain_fields(clip) for clip in failed], **every},
+                as_json,
             )
             return
         lines = list(_run_lines(run, rows, failed))
         if clips:
             lines += [
                 ("", line)
-                for line in align_columns([("key", "status", "setting", "seed", "prompt"), *_clip_cells(run, found)])
+                for line in align_columns(
+                    [("key", "status", "setting", "seed", "prompt"), *_clip_cells(run, found)]
+                )
             ]
     print_lines(lines)
 
@@ -135,8 +162,13 @@ def _mean(values: Any) -> float | None:
 def _run_lines(run: Run, rows: Sequence[dict[str, Any]], failed: Sequence[Clip]) -> Iterator[Line]:
     counts = run.counts()
     state = "; a sweep is writing to it" if run.is_sweeping else ""
-    yield "bold", f"{run.folder}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}{state}"
-    numbers = list(dict.fromkeys(name for row in rows for name in (*row["metrics"], *row["set_metrics"])))
+    yield (
+        "bold",
+        f"{run.folder}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}{state}",
+    )
+    numbers = list(
+        dict.fromkeys(name for row in rows for name in (*row["metrics"], *row["set_metrics"]))
+    )
     cells = [("setting", "model", "done", "of", "passes/step", "s/clip", *numbers)]
     for row in rows:
         sets = {name: _format_interval(metric) for name, metric in row["set_metrics"].items()}
@@ -175,14 +207,15 @@ def _clip_cells(run: Run, clips: Sequence[Clip]) -> Iterator[tuple[str, ...]]:
         yield clip.key, clip.status, settings[clip.setting], str(clip.seed), prompts[clip.prompt]
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 @runs.command("export")
 def export(
     folder: Folder,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help=".csv or .parquet.", show_default="CSV to stdout")
+        Path | None,
+        typer.Option("--out", "-o", help=".csv or .parquet.", show_default="CSV to stdout"),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -207,17 +240,20 @@ def export(
     with video.atomic_replace(out) as (part,):
         write(part, rows)
     console.print_result(
-        f"{out}: {len(rows)} clips", {"run": str(folder), "out": str(out), "clips": len(rows)}, as_json
+        f"{out}: {len(rows)} clips",
+        {"run": str(folder), "out": str(out), "clips": len(rows)},
+        as_json,
     )
 
 
 def clip_table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    """One flat row per clip; settings are `setting.NAME`, metrics `metric.NAME`, paths relative to the run."""
+    """One flat row per clip; settings are `setting.NAME`, metrics `metric.NAME`, paths relative to
+    the run."""
     settings = {setting.id: setting for setting in run.settings()}
     prompts = {prompt.id: prompt for prompt in run.prompts()}
     same = (
-        "seed", "status", "attempts", "frames", "height", "width", "passes_per_step", "seconds_per_step", "seconds",
-        "frames_sha256",
+        "seed", "status", "attempts", "frames", "height", "width", "passes_per_step",
+        "seconds_per_step", "seconds", "frames_sha256",
     )  # fmt: skip
     rows = []
     for clip in clips:
@@ -257,8 +293,8 @@ def _choose_writer(out: Path | None) -> Any:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
         raise ValueError(
-            "Parquet needs the package pyarrow, but it is not installed. Run `pip install pyarrow`, or name the file "
-            ".csv."
+            "Parquet needs the package pyarrow, but it is not installed. Run `pip install pyarrow`,"
+            " or name the file .csv."
         ) from None
     return lambda part, rows: parquet.write_table(arrow.Table.from_pylist(rows), part)
 

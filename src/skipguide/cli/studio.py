@@ -14,27 +14,38 @@ import typer
 
 
 def studio(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as skipguide sweep wrote it.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")] = (
-        "127.0.0.1"
-    ),
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="The folder of a run, as skipguide sweep wrote it."),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8700,
     token: Annotated[
         str | None,
-        typer.Option(help="What a visitor must bring.", show_default="for this machine alone: none; else random"),
+        typer.Option(
+            help="What a visitor must bring.",
+            show_default="for this machine alone: none; else random",
+        ),
     ] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="A further name that the server answers to, as that of a proxy; repeatable."),
+        typer.Option(
+            help="A further name that the server answers to, as that of a proxy; repeatable."
+        ),
     ] = None,
     trials: Annotated[
-        bool, typer.Option("--trials/--no-trials", help="Let visitors make videos with the run's models.")
+        bool,
+        typer.Option(
+            "--trials/--no-trials", help="Let visitors make videos with the run's models."
+        ),
     ] = True,
 ) -> None:
     """Show a run in the browser, and vote blind.
 
-    Side by side in sync, maps and plots, a blind test, new videos. Loads nothing from the network. Ctrl-C ends it.
-    """
+    Side by side in sync, maps and plots, a blind test, new videos. Loads nothing from the network.
+    Ctrl-C ends it."""
     try:
         import uvicorn
 
@@ -49,19 +60,27 @@ def studio(
     loopback = _is_loopback(host)
     if token is not None and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
         raise ValueError(
-            f"--token must be letters, digits and . _ ~ -, which stand in an address as they are, but got {token!r}. "
-            "Leave it out for one that nobody can guess."
+            "--token must be letters, digits and . _ ~ -, which stand in an address as they are,"
+            f" but got {token!r}. Leave it out for one that nobody can guess."
         )
     if token is None and not loopback:
         token = secrets.token_urlsafe(18)
-    policy = Policy(token, loopback, frozenset(text.lower() for text in _allowed_hosts(host, loopback, name or [])))
+    policy = Policy(
+        token,
+        loopback,
+        frozenset(text.lower() for text in _allowed_hosts(host, loopback, name or [])),
+    )
     server = uvicorn.Server(
         uvicorn.Config(
-            app.create_app(run, policy, Trials.local(run) if trials else None), log_level="warning", server_header=False
+            app.create_app(run, policy, Trials.local(run) if trials else None),
+            log_level="warning",
+            server_header=False,
         )
     )
     with contextlib.closing(_open_listener(host, port)) as listener:
-        typer.echo(f"{_display_address(host, listener.getsockname()[1])}/{f'?token={token}' if token else ''}")
+        typer.echo(
+            f"{_display_address(host, listener.getsockname()[1])}/{f'?token={token}' if token else ''}"
+        )
         typer.echo("Ctrl-C ends it.", err=True)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends well, and raises it then
             server.run(sockets=[listener])
@@ -88,8 +107,8 @@ def _open_listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ValueError(
-            f"--host and --port must be a free address of this machine, but got {host} and {port}: {error.strerror}. "
-            "Choose another port, or 0."
+            f"--host and --port must be a free address of this machine, but got {host} and {port}:"
+            f" {error.strerror}. Choose another port, or 0."
         ) from None
     return listener
 

@@ -29,7 +29,8 @@ _ADDRESS = r"auto|local|ray://\S+|[\w.-]+:[0-9]+"
 
 
 class SweepCommand(TyperCommand):
-    """Lets --ray stand without an address: it is then that of the cluster around, or a new one on this machine."""
+    """Lets --ray stand without an address: it is then that of the cluster around, or a new one on
+    this machine."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line."""
@@ -64,25 +65,37 @@ def sweep(
 ) -> None:  # fmt: skip
     """Make all videos of a plan: every prompt, seed and setting.
 
-    Run it again after whatever ended it: what is there stays, the rest is made. A changed plan adds to the run.
+    Run it again after whatever ended it: what is there stays, the rest is made. A changed plan adds
+        to the run.
     """
     from skipguide.runs import Plan
     from skipguide.runs import sweep as sweeping
 
     if workers is not None and ray is None:
-        raise ValueError(f"--workers is for sweeps on Ray, but got {workers} without --ray. Add --ray.")
+        raise ValueError(
+            f"--workers is for sweeps on Ray, but got {workers} without --ray. Add --ray."
+        )
     wanted = Plan.read(plan)
     folder = out or Path("runs") / plan.stem
     with contextlib.closing(_make_engine(folder, ray, workers)) as engine:
         if dry_run:
-            planned = sweeping.estimate(wanted, folder, engine, retry_failed=retry_failed, thorough=verify)
+            planned = sweeping.estimate(
+                wanted, folder, engine, retry_failed=retry_failed, thorough=verify
+            )
             console.print_result(
-                _format_estimate(planned, folder), {"run": str(folder), "cost": _estimate_payload(planned)}, as_json
+                _format_estimate(planned, folder),
+                {"run": str(folder), "cost": _estimate_payload(planned)},
+                as_json,
             )
             return
         report = _SweepReport(folder, quiet=as_json)
-        options: dict[str, Any] = dict(retry_failed=retry_failed, thorough=verify, on_step=report.on_step)
-        with report.display(), contextlib.closing(sweeping.sweep(wanted, folder, engine, **options)) as happenings:
+        options: dict[str, Any] = dict(
+            retry_failed=retry_failed, thorough=verify, on_step=report.on_step
+        )
+        with (
+            report.display(),
+            contextlib.closing(sweeping.sweep(wanted, folder, engine, **options)) as happenings,
+        ):
             for happening in happenings:
                 report.handle(happening)
     console.print_result(report.summary(), report.payload(), as_json)
@@ -101,12 +114,14 @@ def _make_engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
     return LocalEngine(folder / WORK)
 
 
-# --- what it says -----------------------------------------------------------------------------------------------------
+# --- what it says ---------------------------------------------------------------------------------
 
 
 def _format_estimate(planned: SweepEstimate, folder: Path) -> str:
     """What will be made, a line per setting, and the sum."""
-    lines: list[tuple[str, ...]] = [("setting", "model", "to make", "of", "steps", "passes/step", "s/step")]
+    lines: list[tuple[str, ...]] = [
+        ("setting", "model", "to make", "of", "steps", "passes/step", "s/step")
+    ]
     for row in planned.rows:
         counts = (
             row.missing,
@@ -118,12 +133,14 @@ def _format_estimate(planned: SweepEstimate, folder: Path) -> str:
         lines.append((row.setting, row.model, *map(str, counts)))
     several = f" by {planned.workers} workers" if planned.workers > 1 else ""
     total = (
-        f"{folder}: {planned.missing} of {planned.clips} clips to make, {planned.passes:.0f} denoiser passes, about "
-        f"{format_duration(planned.seconds)} of denoising{several} by the time of the first steps, and "
-        f"{planned.bytes / 1e6:.1f} MB of files at most"
+        f"{folder}: {planned.missing} of {planned.clips} clips to make, {planned.passes:.0f}"
+        f" denoiser passes, about {format_duration(planned.seconds)} of denoising{several} by the"
+        f" time of the first steps, and {planned.bytes / 1e6:.1f} MB of files at most"
     )
     failed = f"{planned.failed} clips failed before and are left alone; --retry-failed tries them"
-    return "\n".join([*align_columns(lines), *planned.notes, *([failed] if planned.failed else []), total])
+    return "\n".join(
+        [*align_columns(lines), *planned.notes, *([failed] if planned.failed else []), total]
+    )
 
 
 def _format_number(number: float | None) -> str:
@@ -132,8 +149,9 @@ def _format_number(number: float | None) -> str:
 
 def _estimate_payload(planned: SweepEstimate) -> dict[str, Any]:
     return {
-        "clips": planned.clips, "missing": planned.missing, "failed_before": planned.failed, "passes": planned.passes,
-        "seconds": planned.seconds, "bytes": planned.bytes, "workers": planned.workers, "notes": list(planned.notes),
+        "clips": planned.clips, "missing": planned.missing, "failed_before": planned.failed,
+        "passes": planned.passes, "seconds": planned.seconds, "bytes": planned.bytes,
+        "workers": planned.workers, "notes": list(planned.notes),
         "settings": [vars(row) for row in planned.rows],
     }  # fmt: skip
 
@@ -194,10 +212,14 @@ class _SweepReport:
             self.made += 1
             self.passes += happening.passes
             if self.bar is None:
-                self._print_line(f"{self._job_title(happening.job)}, {happening.seconds:.1f} s; {self._rate()}")
+                self._print_line(
+                    f"{self._job_title(happening.job)}, {happening.seconds:.1f} s; {self._rate()}"
+                )
         elif isinstance(happening, JobFailed):
             error = happening.error.splitlines()[0]
-            self.failures.append({"key": happening.job.key, "setting": happening.job.setting, "error": error})
+            self.failures.append(
+                {"key": happening.job.key, "setting": happening.job.setting, "error": error}
+            )
             self._print_line(f"{self._job_title(happening.job)} failed: {error}")
         self._update_bar()
 
@@ -209,13 +231,20 @@ class _SweepReport:
         if self.bar is not None and self.task is not None and self.planned is not None:
             done = self.made + len(self.failures)
             self.bar.update(
-                self.task, description="clips", total=self.planned.missing, completed=done, state=self._rate() + more
+                self.task,
+                description="clips",
+                total=self.planned.missing,
+                completed=done,
+                state=self._rate() + more,
             )
 
     def _job_title(self, job: Any) -> str:
         assert self.planned is not None
         number = f"{self.made + len(self.failures)}/{self.planned.missing}"
-        return f"{number} {job.setting}, seed {job.generation.seed}, {job.generation.prompt or job.generation.image}"
+        return (
+            f"{number} {job.setting}, seed {job.generation.seed},"
+            f" {job.generation.prompt or job.generation.image}"
+        )
 
     def _rate(self) -> str:
         """Throughput and time left: by the clips that are made, before that by the estimate."""
@@ -224,7 +253,10 @@ class _SweepReport:
         if not self.passes:
             return f"about {format_duration(self.planned.seconds)} left"
         left = (self.planned.passes - self.passes) * took / self.passes
-        return f"{60 * self.made / took:.1f} clips per minute, about {format_duration(max(left, 0))} left"
+        return (
+            f"{60 * self.made / took:.1f} clips per minute, about {format_duration(max(left, 0))}"
+            " left"
+        )
 
     def _print_line(self, text: str) -> None:
         if self.bar is not None:
@@ -236,7 +268,13 @@ class _SweepReport:
         """For --json."""
         cost = None if self.planned is None else _estimate_payload(self.planned)
         seconds = time.monotonic() - self.began
-        return {"run": str(self.folder), "made": self.made, "failures": self.failures, "seconds": seconds, "cost": cost}
+        return {
+            "run": str(self.folder),
+            "made": self.made,
+            "failures": self.failures,
+            "seconds": seconds,
+            "cost": cost,
+        }
 
     def summary(self) -> str:
         """For people."""
@@ -245,7 +283,8 @@ class _SweepReport:
         there = self.planned.clips - self.planned.missing - self.planned.failed
         failed = len(self.failures) + self.planned.failed
         word = (
-            f", {failed} failed: skipguide runs show {self.folder} says why, --retry-failed tries again"
+            f", {failed} failed: skipguide runs show {self.folder} says why, --retry-failed tries"
+            " again"
             if failed
             else ""
         )

@@ -1,9 +1,10 @@
-"""Self-attention whose map is the identity (Eq. 17): W_o V, one function per shape of attention module.
+"""Self-attention whose map is the identity (Eq. 17): W_o V, one function per shape of attention
+module.
 
-softmax(Q K^T) V with the identity in the place of the map is V: each token attends to itself. Queries, keys and scores
-are not computed. Every function takes the attention module and what the block calls it with, and returns what the
-module returns; the token streams are `(B, N, D)` video and `(B, M, D')` text.
-"""
+softmax(Q K^T) V with the identity in the place of the map is V: each token attends to itself.
+Queries, keys and scores are not computed. Every function takes the attention module and what the
+block calls it with, and returns what the module returns; the token streams are `(B, N, D)` video
+and `(B, M, D')` text."""
 
 from __future__ import annotations
 
@@ -15,10 +16,13 @@ Tensor = torch.Tensor
 
 
 def plain_attention(attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Attention over one stream (Wan, LTX, Cosmos, Allegro, Sana, Latte), with LTX-2's gate per head if it has one."""
+    """Attention over one stream (Wan, LTX, Cosmos, Allegro, Sana, Latte), with LTX-2's gate per
+    head if it has one."""
     value = _project_values(attn, hidden_states)
     if getattr(attn, "to_gate_logits", None) is not None:
-        gates = 2.0 * torch.sigmoid(attn.to_gate_logits(hidden_states))  # (B, N, heads), as in its processor
+        gates = 2.0 * torch.sigmoid(
+            attn.to_gate_logits(hidden_states)
+        )  # (B, N, heads), as in its processor
         value = (value.unflatten(2, (attn.heads, -1)) * gates.unsqueeze(-1)).flatten(2, 3)
     return _project_output(attn, value)
 
@@ -31,10 +35,15 @@ def kandinsky_attention(attn: Any, hidden_states: Tensor, *_: Any, **__: Any) ->
 def joint_attention(
     attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any
 ) -> tuple[Tensor, Tensor]:
-    """Joint attention over video and text, each with its own projections where it has any (Hunyuan, EasyAnimate)."""
+    """Joint attention over video and text, each with its own projections where it has any (Hunyuan,
+    EasyAnimate)."""
     added = getattr(attn, "add_v_proj", None)
     video = _project_values(attn, hidden_states)
-    text = _project_values(attn, encoder_hidden_states) if added is None else added(encoder_hidden_states)
+    text = (
+        _project_values(attn, encoder_hidden_states)
+        if added is None
+        else added(encoder_hidden_states)
+    )
     add_out = getattr(attn, "to_add_out", None)
     return _project_output(attn, video), text if add_out is None else add_out(text)
 
@@ -47,7 +56,11 @@ def shared_joint_attention(
 
 
 def packed_joint_attention(
-    attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, **_: Any
+    attn: Any,
+    hidden_states: Tensor,
+    encoder_hidden_states: Tensor,
+    attention_mask: Tensor,
+    **_: Any,
 ) -> tuple[Tensor, Tensor]:
     """Joint attention that packs the real text tokens to the front and fills up with zeros (Mochi).
 
@@ -70,6 +83,7 @@ def _project_values(attn: Any, hidden_states: Tensor) -> Tensor:
 
 
 def _project_output(attn: Any, value: Tensor) -> Tensor:
-    """W_o and its dropout; blocks that project attention and feed-forward together have none here."""
+    """W_o and its dropout; blocks that project attention and feed-forward together have none
+    here."""
     to_out = getattr(attn, "to_out", None)
     return value if to_out is None else to_out[1](to_out[0](value))

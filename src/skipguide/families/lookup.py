@@ -15,7 +15,8 @@ def family_of(pipe: Any) -> Family:
     """The row for a pipeline, by the name of its class or of one that it derives from.
 
     Raises:
-        ValueError: if no row names the pipeline's class, or the pipeline holds a denoiser that the row does not know.
+        ValueError: if no row names the pipeline's class, or the pipeline holds a denoiser that the
+            row does not know.
     """
     return _find_row(pipe)[0]
 
@@ -26,8 +27,8 @@ def call_convention_of(pipe: Any) -> CallConvention:
 
 
 def denoisers_of(pipe: Any, family: Family) -> tuple[Any, ...]:
-    """The denoisers that a pipeline holds: one, or two where a boundary divides the run between them; Wan 2.2 may hold
-    the second alone."""
+    """The denoisers that a pipeline holds: one, or two where a boundary divides the run between
+    them; Wan 2.2 may hold the second alone."""
     held = (getattr(pipe, name, None) for name in family.denoisers)
     return tuple(denoiser for denoiser in held if denoiser is not None)
 
@@ -43,8 +44,10 @@ def _find_row(pipe: Any) -> tuple[Family, CallConvention]:
                 return family, family.pipelines[name]
     if "ModularPipeline" in names:
         raise ValueError(
-            f"guide() cannot guide {names[0]}: the steps of a Modular pipeline are its guider's. Give it one: "
-            "pipe.update_components(guider=skipguide.guider.SkipGuidance(layers=[...], scale=1.0, guidance_scale=5.0))."
+            f"guide() cannot guide {names[0]}: the steps of a Modular pipeline are its guider's."
+            " Give it one:"
+            " pipe.update_components(guider=skipguide.guider.SkipGuidance(layers=[...], scale=1.0,"
+            " guidance_scale=5.0))."
         )
     known = sorted(name for family in FAMILIES for name in family.pipelines)
     raise ValueError(
@@ -62,8 +65,9 @@ def _check_denoisers(pipe: Any, family: Family) -> None:
         found = type(denoiser).__name__
         if found == "OptimizedModule":
             raise ValueError(
-                f"{name} needs its {family.model} itself as .{attribute}, but got the wrapper of "
-                f"torch.compile(). Compile in place: pipe.{attribute}.compile() or .compile_repeated_blocks()."
+                f"{name} needs its {family.model} itself as .{attribute}, but got the wrapper of"
+                f" torch.compile(). Compile in place: pipe.{attribute}.compile() or"
+                " .compile_repeated_blocks()."
             )
         if family.model not in (cls.__name__ for cls in type(denoiser).__mro__):
             raise ValueError(
@@ -88,12 +92,13 @@ def family_of_denoiser(denoiser: nn.Module) -> Family:
     found = next((rows[name] for name in names if name in rows), None)
     if found is None and names[0] == "OptimizedModule":
         raise ValueError(
-            "SkipGuidance needs the denoiser itself, but got the wrapper of torch.compile(). Compile in place: "
-            "pipe.transformer.compile() or .compile_repeated_blocks()."
+            "SkipGuidance needs the denoiser itself, but got the wrapper of torch.compile()."
+            " Compile in place: pipe.transformer.compile() or .compile_repeated_blocks()."
         )
     if found is None:
         raise ValueError(
-            f"SkipGuidance needs a denoiser that has a row in skipguide/families.py, but got {names[0]}. Nearest "
-            f"known: {closest_names(names[0], list(rows))}. To support it, add a row to FAMILIES there."
+            "SkipGuidance needs a denoiser that has a row in skipguide/families.py, but got"
+            f" {names[0]}. Nearest known: {closest_names(names[0], list(rows))}. To support it, add"
+            " a row to FAMILIES there."
         )
     return found

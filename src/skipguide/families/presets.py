@@ -22,7 +22,8 @@ _log = logging.getLogger("skipguide")
 
 @dataclass(frozen=True)
 class Preset:
-    """A setting that somebody measured or published for one model, and the model's own defaults of a generation."""
+    """A setting that somebody measured or published for one model, and the model's own defaults of
+    a generation."""
 
     model: str  # hub id, or the name of a lab model
     pipelines: tuple[str, ...]  # none for models that are no diffusers video pipeline here
@@ -35,55 +36,87 @@ class Preset:
     start: float = 0.0
     stop: float = 1.0
     rescale: float = 0.0
-    terms: tuple[dict[str, Any], ...] = ()  # several at once: axis and scale of each; `scale` is then 0
-    schedule: tuple[dict[str, Any], ...] = ()  # arguments of terms.Bin; layers are empty, so to overlook it fails
-    defaults: dict[str, Any] = field(default_factory=dict)  # height, width, num_frames, fps, guidance_scale, ...
+    terms: tuple[
+        dict[str, Any], ...
+    ] = ()  # several at once: axis and scale of each; `scale` is then 0
+    schedule: tuple[
+        dict[str, Any], ...
+    ] = ()  # arguments of terms.Bin; layers are empty, so to overlook it fails
+    defaults: dict[str, Any] = field(
+        default_factory=dict
+    )  # height, width, num_frames, fps, guidance_scale, ...
     name: str = ""
-    kind: str = "stg"  # "stg": a weak pass beside the others; "slg": layers skipped in the unconditional pass, no scale
+    kind: str = (  # "stg": a weak pass beside the others; "slg": layers skipped in the unconditional pass, no scale
+        "stg"
+    )
     note: str = ""  # what is not the same thing at the source and here
     width: int = 0  # num_attention_heads * attention_head_dim, where the depth alone does not tell checkpoints apart
-    config: Mapping[str, Any] = field(default_factory=dict)  # other entries of the denoiser's config that must be these
+    config: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # other entries of the denoiser's config that must be these
     recommended: bool = False  # one row per model and kind: what STG.preset() and SLG.preset() pick
 
 
 @functools.cache
 def load_presets() -> tuple[Preset, ...]:
     """All rows, in the order of the file."""
-    text = resources.files("skipguide.families").joinpath("presets.toml").read_text(encoding="utf-8")
+    text = (
+        resources.files("skipguide.families").joinpath("presets.toml").read_text(encoding="utf-8")
+    )
     rows: list[dict[str, Any]] = tomllib.loads(text)["preset"]
     lists = ("pipelines", "layers", "terms", "schedule")
-    return tuple(Preset(**{**row, **{name: tuple(row.get(name, ())) for name in lists}}) for row in rows)
+    return tuple(
+        Preset(**{**row, **{name: tuple(row.get(name, ())) for name in lists}}) for row in rows
+    )
 
 
 def preset_for(pipe: Any, kind: str = "stg") -> Preset:
-    """The recommended row for the model that a pipeline holds; the log says which one, and what it holds.
+    """The recommended row for the model that a pipeline holds; the log says which one, and what it
+    holds.
 
     Args:
         kind: "stg" or "slg".
 
     Raises:
-        ValueError: if the pipeline's class is unknown, or no row fits the depth and width of its denoiser.
+        ValueError: if the pipeline's class is unknown, or no row fits the depth and width of its
+            denoiser.
     """
     family = lookup.family_of(pipe)
     denoiser = lookup.denoisers_of(pipe, family)[0]
     depth = blocks.depth(family, blocks.layer_sites(family, denoiser))
     name, names = type(pipe).__name__, {cls.__name__ for cls in type(pipe).__mro__}
-    rows = [row for row in load_presets() if row.recommended and row.kind == kind and names & set(row.pipelines)]
+    rows = [
+        row
+        for row in load_presets()
+        if row.recommended and row.kind == kind and names & set(row.pipelines)
+    ]
     fitting = [row for row in rows if row.depth == depth and _matches_config(row, denoiser.config)]
     if fitting:
         row = max(fitting, key=_count_conditions)
-        _log.info("preset %s for %s: %s. Source: %s", row.name, row.model, describe_preset(row), row.source)
+        _log.info(
+            "preset %s for %s: %s. Source: %s",
+            row.name,
+            row.model,
+            describe_preset(row),
+            row.source,
+        )
         return row
     width = _model_width(denoiser.config)
-    size = f"{depth} blocks" + (f" and width {width}" if width and any(row.width for row in rows) else "")
+    size = f"{depth} blocks" + (
+        f" and width {width}" if width and any(row.width for row in rows) else ""
+    )
     known = ", ".join(_describe_size(row) for row in rows) or "none"
-    example = f"STG(layers=[{depth * 7 // 10}], scale=1.0)" if kind == "stg" else f"SLG(layers=[{depth // 4}])"
+    example = (
+        f"STG(layers=[{depth * 7 // 10}], scale=1.0)"
+        if kind == "stg"
+        else f"SLG(layers=[{depth // 4}])"
+    )
     if family.unet:
         example = f'{kind.upper()}(layers=["up:0"])'
     raise ValueError(
-        f"a preset needs a published setting for the model, but none is known for a {name} of {size} "
-        f"(known: {known}). Choose the layer yourself, as in {example}; "
-        "`skipguide presets` lists all that is published."
+        f"a preset needs a published setting for the model, but none is known for a {name} of"
+        f" {size} (known: {known}). Choose the layer yourself, as in {example}; `skipguide presets`"
+        " lists all that is published."
     )
 
 
@@ -106,7 +139,7 @@ def _describe_size(row: Preset) -> str:
     return f"{row.model} ({row.depth} blocks{f', width {row.width}' if row.width else ''})"
 
 
-# --- in words ---------------------------------------------------------------------------------------------------------
+# --- in words -------------------------------------------------------------------------------------
 
 
 def describe_preset(row: Preset) -> str:
@@ -116,7 +149,9 @@ def describe_preset(row: Preset) -> str:
         return f"a schedule of {bins} range{'s' if bins > 1 else ''} of sigma"
     parts = [f"layer{'s' if len(row.layers) > 1 else ''} {describe_layers(row.layers)}", row.skip]
     parts += [f"{row.axis} only"] if row.axis else []
-    scales = [f"{term['axis']} scale {term['scale']:g}" for term in row.terms] or [f"scale {row.scale:g}"]
+    scales = [f"{term['axis']} scale {term['scale']:g}" for term in row.terms] or [
+        f"scale {row.scale:g}"
+    ]
     parts += ["in the unconditional pass"] if row.kind == "slg" else scales
     parts += [f"steps {describe_window(row)}"] if (row.start, row.stop) != (0, 1) else []
     parts += [f"rescale {row.rescale:g}"] if row.rescale else []

@@ -1,8 +1,9 @@
-"""One row of data per model family: where its blocks are, what flows through them, how its pipelines call CFG.
+"""One row of data per model family: where its blocks are, what flows through them, how its
+pipelines call CFG.
 
-To support another model, add a row to `FAMILIES` (and, for a new shape of attention, a function to `identity.py`);
-`tests/test_families.py` then asks for a tiny pipeline of it and runs every oracle on it.
-"""
+To support another model, add a row to `FAMILIES` (and, for a new shape of attention, a function to
+`identity.py`); `tests/test_families.py` then asks for a tiny pipeline of it and runs every oracle
+on it."""
 
 from __future__ import annotations
 
@@ -10,9 +11,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from skipguide.families import identity_attention
-from skipguide.families.schema import AxisLayers, CallConvention, Family, Stack, UNetLayout, ValueProjection
+from skipguide.families.schema import (
+    AxisLayers,
+    CallConvention,
+    Family,
+    Stack,
+    UNetLayout,
+    ValueProjection,
+)
 
-# --- ways of calling --------------------------------------------------------------------------------------------------
+# --- ways of calling ------------------------------------------------------------------------------
 
 BATCHED = CallConvention("batched")
 BATCHED_FLOAT32 = CallConvention("batched", float32_prediction=True)
@@ -26,12 +34,16 @@ TRUE_CFG = CallConvention(
     "separate", cfg_flag="do_true_cfg", scale_names=("true_cfg_scale",)
 )  # beside embedded guidance
 GUIDER = CallConvention("guider")
-PAG = CallConvention("batched", unsupported_flag="do_perturbed_attention_guidance", unsupported_hint="pag_scale=0")
+PAG = CallConvention(
+    "batched", unsupported_flag="do_perturbed_attention_guidance", unsupported_hint="pag_scale=0"
+)
 SVD = CallConvention("batched", scale_argument="max_guidance_scale")
 COG = CallConvention("batched", float32_prediction=True, dynamic_scale_flag="use_dynamic_cfg")
 KANDINSKY = CallConvention("separate", cfg_flag="guidance_scale")
 KANDINSKY_6 = CallConvention("separate", scale_names=("guidance_scale", "guidance_scale"))
-HELIOS_PYRAMID = CallConvention("separate", float32_prediction=True, unsupported_flag="is_cfg_zero_star")
+HELIOS_PYRAMID = CallConvention(
+    "separate", float32_prediction=True, unsupported_flag="is_cfg_zero_star"
+)
 COSMOS = CallConvention("separate", float32_prediction=True, scale_from_cond=True)
 LTX2 = CallConvention(
     "batched", float32_prediction=True, scale_names=("guidance_scale", "audio_guidance_scale"),
@@ -41,7 +53,7 @@ LTX2 = CallConvention(
 # Its audio is thrown away and has no g of its own.
 LTX2_HDR = replace(LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("guidance_rescale",))
 
-# --- shapes of blocks -------------------------------------------------------------------------------------------------
+# --- shapes of blocks -----------------------------------------------------------------------------
 
 VIDEO_STREAM = ("hidden_states",)
 VIDEO_AND_TEXT_STREAMS = ("hidden_states", "encoder_hidden_states")
@@ -76,9 +88,13 @@ UNET_3D_LAYOUT = UNetLayout(
 
 
 def _unet_stacks(down: int, up: int) -> dict[str, Stack]:
-    """How many transformer layers a UNet has on its way down and up again; there is one in the middle."""
+    """How many transformer layers a UNet has on its way down and up again; there is one in the
+    middle."""
     depths = {"down": ("down_blocks", down), "mid": ("mid_block", 1), "up": ("up_blocks", up)}
-    return {name: Stack(path, depth, VIDEO_STREAM, PLAIN_ATTENTION) for name, (path, depth) in depths.items()}
+    return {
+        name: Stack(path, depth, VIDEO_STREAM, PLAIN_ATTENTION)
+        for name, (path, depth) in depths.items()
+    }
 
 
 FAMILIES = (
@@ -501,7 +517,8 @@ FAMILIES = (
 
 # Video pipelines of diffusers that guide() refuses, and why.
 _CROSS_FRAME_REASON = (
-    "its UNet is one for images, which takes the frames as a batch and attends across them in its processors"
+    "its UNet is one for images, which takes the frames as a batch and attends across them in its"
+    " processors"
 )
 _NO_DENOISING_REASON = "it makes no video by steps of denoising, so there is nothing to guide"
 REFUSED_PIPELINES: dict[str, str] = {

@@ -1,4 +1,5 @@
-"""What a row of `families.FAMILIES` says of a model: data, on which all behaviour that is shared rests."""
+"""What a row of `families.FAMILIES` says of a model: data, on which all behaviour that is shared
+rests."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ class Stack:
     depth: int  # in the public checkpoint
     # The block's inputs that carry state: first in its signature, in the order it returns them.
     streams: tuple[str, ...]
-    attention: Mapping[str, ValueProjection]  # the block's self-attentions, and what each is with the identity map
+    attention: Mapping[
+        str, ValueProjection
+    ]  # the block's self-attentions, and what each is with the identity map
     axis: str | None = None  # "spatial" or "temporal" where attention is factorized
     token_layout: str = ""  # as for weakening.Shuffled
     audio: tuple[str, ...] = ()  # those of `attention` that see sound
@@ -39,7 +42,8 @@ class AxisLayers:
 
 @dataclass(frozen=True)
 class UNetLayout:
-    """What the blocks of a UNet are made of. Layer i of a part is the i-th place for transformers in its blocks."""
+    """What the blocks of a UNet are made of. Layer i of a part is the i-th place for transformers
+    in its blocks."""
 
     module_order: tuple[str, ...]  # the lists of a block whose i-th modules run one after the other
     axis_layers: Mapping[str, AxisLayers]  # by axis, in the order in which they run
@@ -47,20 +51,25 @@ class UNetLayout:
 
 @dataclass(frozen=True)
 class CallConvention:
-    """How a pipeline calls its denoiser in one step. A name is a property of the pipeline or a variable of its call."""
+    """How a pipeline calls its denoiser in one step. A name is a property of the pipeline or a
+    variable of its call."""
 
     cfg_mode: str  # "batched": once on [uncond, cond]; "separate": cond, then uncond; "guider": as its guider says
-    float32_prediction: bool = (
-        False  # it takes a float32 prediction in a bf16 run, so that the guidance is not rounded before CFG
-    )
+    float32_prediction: bool = False  # it takes a float32 prediction in a bf16 run, so that the guidance is not rounded before CFG
     cfg_flag: str = "do_classifier_free_guidance"  # whether CFG is on
-    scale_names: tuple[str, ...] = ("guidance_scale",)  # g at this step, one per output of the denoiser
+    scale_names: tuple[str, ...] = (
+        "guidance_scale",
+    )  # g at this step, one per output of the denoiser
     scale_from_cond: bool = False  # its formula is c + g (c - u) instead of u + g (c - u)
-    unsupported_flag: str = ""  # where this is true, its formula is none that a shift of u and c passes through
+    unsupported_flag: str = (
+        ""  # where this is true, its formula is none that a shift of u and c passes through
+    )
     dynamic_scale_flag: str = (
         ""  # where this is true, g changes after the denoiser was called, and cannot be known there
     )
-    rescale_names: tuple[str, ...] = ()  # its own guidance_rescale, per output, which refers to the deviation of c
+    rescale_names: tuple[
+        str, ...
+    ] = ()  # its own guidance_rescale, per output, which refers to the deviation of c
     scale_argument: str = ""  # the call's, for g, where it has another name
     unsupported_hint: str = ""  # what to pass for `never` to be false, where that is no argument
     extra_guidance_flags: tuple[
@@ -77,17 +86,27 @@ class Family:
     model: str  # the denoiser's class
     checkpoint: str  # the public checkpoint that `depth` speaks of
     pipelines: Mapping[str, CallConvention]  # diffusers pipeline classes
-    stacks: Mapping[str, Stack]  # in the order in which they run; a bare int is a layer of the first one
+    stacks: Mapping[
+        str, Stack
+    ]  # in the order in which they run; a bare int is a layer of the first one
     batched_inputs: tuple[
         str, ...
     ] = ()  # inputs of the denoiser with the batch first; needed where a pipeline is batched
-    denoisers: tuple[str, ...] = ("transformer",)  # attributes of the pipeline; one of two may be None
-    interleaved: bool = False  # the stacks run in turn, one block of each; a bare int is one of each (see `axis`)
+    denoisers: tuple[str, ...] = (
+        "transformer",
+    )  # attributes of the pipeline; one of two may be None
+    interleaved: bool = (
+        False  # the stacks run in turn, one block of each; a bare int is one of each (see `axis`)
+    )
     # Modules before the blocks that are as costly as blocks; weak passes reuse their outputs.
     cached_modules: tuple[str, ...] = ()
-    injected_modules: tuple[tuple[str, str], ...] = ()  # (ModuleList run between blocks, config name of the interval)
+    injected_modules: tuple[
+        tuple[str, str], ...
+    ] = ()  # (ModuleList run between blocks, config name of the interval)
     outputs: tuple[str, ...] = ("video",)
-    learned_variance: bool = False  # out_channels may be twice the latents': prediction, then a variance
+    learned_variance: bool = (
+        False  # out_channels may be twice the latents': prediction, then a variance
+    )
     unet: UNetLayout | None = (
         None  # what the stacks of a UNet are: the layers of its down blocks, mid block and up blocks
     )
@@ -109,8 +128,9 @@ class Family:
     def traits(self) -> set[str]:
         """What weakening a layer may need, of kinds.LACKING."""
         has = {
-            "attention": all(stack.attention for stack in self.stacks.values()), "softmax": not self.linear_attention,
-            "grid": bool(self.latent_layout), "joint": not self.axes,
+            "attention": all(stack.attention for stack in self.stacks.values()),
+            "softmax": not self.linear_attention, "grid": bool(self.latent_layout),
+            "joint": not self.axes,
         }  # fmt: skip
         return {name for name, there in has.items() if there}
 

@@ -1,4 +1,5 @@
-"""The tables of families and presets, generated from their rows: for the command line and for docs/families.md."""
+"""The tables of families and presets, generated from their rows: for the command line and for
+docs/families.md."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ CFG_MODE_DESCRIPTIONS = {
 }
 REGENERATE_COMMAND = "skipguide families --markdown > docs/families.md"
 
-# --- families ---------------------------------------------------------------------------------------------------------
+# --- families -------------------------------------------------------------------------------------
 
 
 def family_rows() -> list[dict[str, Any]]:
@@ -48,7 +49,8 @@ def supported_skips(family: Family) -> list[str]:
 
 
 def describe_cfg(family: Family) -> str:
-    """How its pipelines call the denoiser, and by which formula; which of them where they differ."""
+    """How its pipelines call the denoiser, and by which formula; which of them where they
+    differ."""
     ways: dict[str, list[str]] = {}
     for pipeline, calls in family.pipelines.items():
         ways.setdefault(_describe_calls(calls), []).append(pipeline)
@@ -61,18 +63,31 @@ def _describe_calls(calls: CallConvention) -> str:
     parts = [CFG_MODE_DESCRIPTIONS[calls.cfg_mode]]
     parts += ["c + g (c - u)"] if calls.scale_from_cond else []
     parts += ["g is true_cfg_scale"] if "true_cfg_scale" in calls.scale_names else []
-    parts += [f"needs {calls.unsupported_hint or f'{calls.unsupported_flag}=False'}"] if calls.unsupported_flag else []
+    parts += (
+        [f"needs {calls.unsupported_hint or f'{calls.unsupported_flag}=False'}"]
+        if calls.unsupported_flag
+        else []
+    )
     parts += [f"rescale needs {calls.dynamic_scale_flag}=False"] if calls.dynamic_scale_flag else []
     return ", ".join(parts)
 
 
 def recommended_presets(family: Family) -> list[Preset]:
     """The rows that STG.preset() picks for pipelines of a family."""
-    return [row for row in presets.load_presets() if row.recommended and set(row.pipelines) & set(family.pipelines)]
+    return [
+        row
+        for row in presets.load_presets()
+        if row.recommended and set(row.pipelines) & set(family.pipelines)
+    ]
 
 
 def _preset_summary(row: Preset) -> dict[str, str]:
-    return {"name": row.name, "model": row.model, "setting": presets.describe_preset(row), "source": row.source}
+    return {
+        "name": row.name,
+        "model": row.model,
+        "setting": presets.describe_preset(row),
+        "source": row.source,
+    }
 
 
 def refused_pipelines() -> dict[str, list[str]]:
@@ -83,26 +98,33 @@ def refused_pipelines() -> dict[str, list[str]]:
     return reasons
 
 
-# --- presets ----------------------------------------------------------------------------------------------------------
+# --- presets --------------------------------------------------------------------------------------
 
 
 def preset_rows(model: str = "", pipeline: str = "") -> list[dict[str, Any]]:
-    """Every published setting, or those whose model or name, and whose pipelines, contain these words.
+    """Every published setting, or those whose model or name, and whose pipelines, contain these
+    words.
 
     Raises:
         ValueError: if there is none.
     """
     rows = [row for row in presets.load_presets() if _matches(row, model, pipeline)]
     if not rows:
-        asked = " and ".join(f"--{k} {v}" for k, v in (("model", model), ("pipeline", pipeline)) if v)
+        asked = " and ".join(
+            f"--{k} {v}" for k, v in (("model", model), ("pipeline", pipeline)) if v
+        )
         known = ", ".join(dict.fromkeys(row.model for row in presets.load_presets()))
-        raise ValueError(f"a preset must match {asked}, but none does. Take a part of one of: {known}.")
+        raise ValueError(
+            f"a preset must match {asked}, but none does. Take a part of one of: {known}."
+        )
     return [_preset_row(row) for row in rows]
 
 
 def _matches(row: Preset, model: str, pipeline: str) -> bool:
     of_model = model.lower() in row.model.lower() or model.lower() in row.name.lower()
-    return of_model and (not pipeline or any(pipeline.lower() in name.lower() for name in row.pipelines))
+    return of_model and (
+        not pipeline or any(pipeline.lower() in name.lower() for name in row.pipelines)
+    )
 
 
 def _preset_row(row: Preset) -> dict[str, Any]:
@@ -136,14 +158,29 @@ def preset_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
     """The lines of a table for one row: itself, and one for each range of sigma of a schedule."""
     mark = " *" if row["recommended"] else ""
     if row["schedule"]:
-        return [(row["name"] + mark, "a schedule", *[""] * 5), *(_bin_cells(entry) for entry in row["schedule"])]
+        return [
+            (row["name"] + mark, "a schedule", *[""] * 5),
+            *(_bin_cells(entry) for entry in row["schedule"]),
+        ]
     terms = row["terms"] or [{"axis": row["axis"], "scale": row["scale"]}]
     axes = " + ".join(term["axis"] for term in terms if term["axis"])
     skip = row["skip"] + (f", {axes}" if axes else "") + (" of u" if row["kind"] == "slg" else "")
-    window = "" if (row["start"], row["stop"]) == (0, 1) else f"{row['start']:.0%}-{row['stop']:.0%}"
+    window = (
+        "" if (row["start"], row["stop"]) == (0, 1) else f"{row['start']:.0%}-{row['stop']:.0%}"
+    )
     layers = presets.describe_layers(row["layers"])
     scale = " + ".join(_format_number(term["scale"]) for term in terms)
-    return [(row["name"] + mark, layers, skip, scale, window, _format_number(row["rescale"]), _format_cfg(row))]
+    return [
+        (
+            row["name"] + mark,
+            layers,
+            skip,
+            scale,
+            window,
+            _format_number(row["rescale"]),
+            _format_cfg(row),
+        )
+    ]
 
 
 def _bin_cells(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -151,7 +188,11 @@ def _bin_cells(entry: dict[str, Any]) -> tuple[str, ...]:
     window = "" if low <= 0 and high > 1 else f"sigma {low:.4g}-{high:.4g}"
     layers = presets.describe_layers(entry.get("layers", ()))
     skip = entry["skip"] if entry.get("scale") else ""
-    numbers = _format_number(entry.get("scale", 0.0)), window, _format_number(entry.get("rescale", 0.0))
+    numbers = (
+        _format_number(entry.get("scale", 0.0)),
+        window,
+        _format_number(entry.get("rescale", 0.0)),
+    )
     return ("", layers if skip else "", skip, *numbers, _format_cfg(entry))
 
 
@@ -164,7 +205,7 @@ def _format_cfg(row: dict[str, Any]) -> str:
     return "" if g is None else "off" if g == 1 else f"{g:g}"
 
 
-# --- markdown ---------------------------------------------------------------------------------------------------------
+# --- markdown -------------------------------------------------------------------------------------
 
 FAMILY_COLUMNS = ("family", "pipelines", "layers", "skips", "CFG", "preset", "notes")
 
@@ -179,20 +220,39 @@ def families_markdown() -> str:
             "",
             f"<!-- Generated: {REGENERATE_COMMAND} -->",
             "",
-            f"{pipelines} pipelines of {len(rows)} families, as `src/skipguide/families.py` and "
-            "`src/skipguide/presets.toml` have them.",
-            "Layers count from 0 within a stack; a bare number is one of the first stack named, "
-            '`"single:7"` one of another.',
-            "The layers of a UNet are those of its down blocks, its mid block and its up blocks, and a bare number is "
-            "refused there:",
-            '`"up:0"` is the first one on the way up. Most have a spatial and a temporal half, and `axis` picks one of '
-            "them;",
-            "`skipguide layers` lists the layers of a model with the kinds of attention that each has.",
-            "Depths are those of the checkpoint named beside them, or where its config could not be read, "
-            "the default of its",
+            (
+                f"{pipelines} pipelines of {len(rows)} families, as `src/skipguide/families.py` and"
+                " `src/skipguide/presets.toml` have them."
+            ),
+            (
+                "Layers count from 0 within a stack; a bare number is one of the first stack named,"
+                ' `"single:7"` one of another.'
+            ),
+            (
+                "The layers of a UNet are those of its down blocks, its mid block and its up"
+                " blocks, and a bare number is refused there:"
+            ),
+            (
+                '`"up:0"` is the first one on the way up. Most have a spatial and a temporal half,'
+                " and `axis` picks one of them;"
+            ),
+            (
+                "`skipguide layers` lists the layers of a model with the kinds of attention that"
+                " each has."
+            ),
+            (
+                "Depths are those of the checkpoint named beside them, or where its config could"
+                " not be read, the default of its"
+            ),
             "class in diffusers; any depth works. In the column CFG, c and u are the",
-            "conditional and the unconditional prediction, and the formula is u + g (c - u) where none is given.",
-            "The preset is what `STG.preset(pipe)` picks; `skipguide presets` lists all that is published.",
+            (
+                "conditional and the unconditional prediction, and the formula is u + g (c - u)"
+                " where none is given."
+            ),
+            (
+                "The preset is what `STG.preset(pipe)` picks; `skipguide presets` lists all that is"
+                " published."
+            ),
             "",
             *_markdown_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
             "",
@@ -205,7 +265,8 @@ def families_markdown() -> str:
             "Video pipelines of diffusers that `guide()` refuses, and why.",
             "",
             *_markdown_table(
-                ("pipelines", "why"), ((_format_code(names), reason) for reason, names in refused_pipelines().items())
+                ("pipelines", "why"),
+                ((_format_code(names), reason) for reason, names in refused_pipelines().items()),
             ),
             "",
         ]
@@ -241,4 +302,6 @@ def _format_code(names: Iterable[str]) -> str:
 
 def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [columns, ["---"] * len(columns), *rows]
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    return [
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    ]

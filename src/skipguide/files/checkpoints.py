@@ -1,4 +1,5 @@
-"""Published checkpoints: read without running code, renamed by tables, and fitted exactly or refused."""
+"""Published checkpoints: read without running code, renamed by tables, and fitted exactly or
+refused."""
 
 from __future__ import annotations
 
@@ -20,16 +21,22 @@ RenameRules = Sequence[
 ]  # (what to find in a key, what to put there, or None to leave the key out)
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_KEYS = ("state_dict", "model", "module")  # where the checkpoint of a training run keeps the network's weights
-BATCH_COUNTER = "num_batches_tracked"  # of batch norms: old checkpoints have none, and inference needs none
+WEIGHT_KEYS = (
+    "state_dict",
+    "model",
+    "module",
+)  # where the checkpoint of a training run keeps the network's weights
+BATCH_COUNTER = (  # of batch norms: old checkpoints have none, and inference needs none
+    "num_batches_tracked"
+)
 MAX_LISTED_KEYS = 12  # keys named in an error; their number is given as well
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """The weights `(key: tensor)` of a file, or of the one in a folder of transformers.
 
-    A pickle is read with `weights_only`; what a training run keeps beside the weights is left out, and so is the
-    `module.` that DataParallel puts before every key.
+    A pickle is read with `weights_only`; what a training run keeps beside the weights is left out,
+    and so is the `module.` that DataParallel puts before every key.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -38,14 +45,21 @@ def read(path: Path) -> dict[str, Tensor]:
     file = _find_file(path)
     found = _read_pickle(file) if file.suffix != ".safetensors" else _read_safetensors(file)
     inner = next((found[key] for key in WEIGHT_KEYS if isinstance(found.get(key), Mapping)), found)
-    weights = {str(key).removeprefix("module."): value for key, value in inner.items() if torch.is_tensor(value)}
+    weights = {
+        str(key).removeprefix("module."): value
+        for key, value in inner.items()
+        if torch.is_tensor(value)
+    }
     if not weights:
-        raise ValueError(f"{file} must hold tensors by name, but has none. Save the network's state dict alone.")
+        raise ValueError(
+            f"{file} must hold tensors by name, but has none. Save the network's state dict alone."
+        )
     return weights
 
 
 def rename_keys(weights: Mapping[str, Tensor], rules: RenameRules) -> dict[str, Tensor]:
-    """The weights under new keys: every rule is applied, in order; a key that no rule knows stays as it is."""
+    """The weights under new keys: every rule is applied, in order; a key that no rule knows stays
+    as it is."""
     result: dict[str, Tensor] = {}
     for key, value in weights.items():
         new = _rename_key(key, rules)
@@ -54,9 +68,14 @@ def rename_keys(weights: Mapping[str, Tensor], rules: RenameRules) -> dict[str, 
     return result
 
 
-def fuse_weights(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dict[str, Tensor]:
-    """Weights in which the matrices (or biases) named by `parts` within a key lie on top of each other, as `whole`."""
-    result = {key: value for key, value in weights.items() if not any(part in key for part in parts)}
+def fuse_weights(
+    weights: Mapping[str, Tensor], parts: Sequence[str], whole: str
+) -> dict[str, Tensor]:
+    """Weights in which the matrices (or biases) named by `parts` within a key lie on top of each
+    other, as `whole`."""
+    result = {
+        key: value for key, value in weights.items() if not any(part in key for part in parts)
+    }
     for key in weights:
         names = [key.replace(parts[0], part) for part in parts]
         if parts[0] in key and all(name in weights for name in names):
@@ -64,27 +83,36 @@ def fuse_weights(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str
     return result
 
 
-def build_with_weights(build: Callable[[], Network], weights: Mapping[str, Tensor], path: Path) -> Network:
-    """The network that `build` makes with exactly these weights: float32, eval mode, without gradients.
+def build_with_weights(
+    build: Callable[[], Network], weights: Mapping[str, Tensor], path: Path
+) -> Network:
+    """The network that `build` makes with exactly these weights: float32, eval mode, without
+    gradients.
 
     Raises:
-        ValueError: If keys are missing, unexpected or of another shape; all of them are counted, the first named.
+        ValueError: If keys are missing, unexpected or of another shape; all of them are counted,
+            the first named.
     """
     network = build()
-    expected = {key: value for key, value in network.state_dict().items() if not key.endswith(BATCH_COUNTER)}
+    expected = {
+        key: value for key, value in network.state_dict().items() if not key.endswith(BATCH_COUNTER)
+    }
     given = {key: value for key, value in weights.items() if not key.endswith(BATCH_COUNTER)}
     wrong = describe_mismatch(expected, given)
     if wrong:
         raise ValueError(
-            f"{path} must hold the weights of {type(network).__name__}, but got {wrong}. Take the file that "
-            "docs/vbench.md names."
+            f"{path} must hold the weights of {type(network).__name__}, but got {wrong}. Take the"
+            " file that docs/vbench.md names."
         )
-    network.load_state_dict({key: given[key].to(expected[key].dtype) for key in expected}, strict=False)
+    network.load_state_dict(
+        {key: given[key].to(expected[key].dtype) for key in expected}, strict=False
+    )
     return network.eval().requires_grad_(False)
 
 
 def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """What is wrong with weights that should be those expected: keys by name and number; "" where nothing is."""
+    """What is wrong with weights that should be those expected: keys by name and number; "" where
+    nothing is."""
     shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
         for key in expected.keys() & given.keys()
@@ -95,7 +123,9 @@ def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
         "unexpected": given.keys() - expected.keys(),
         "of another shape": shapes,
     }
-    return "; ".join(f"{len(list(keys))} {what}: {list_keys(keys)}" for what, keys in found.items() if keys)
+    return "; ".join(
+        f"{len(list(keys))} {what}: {list_keys(keys)}" for what, keys in found.items() if keys
+    )
 
 
 def list_keys(keys: Iterable[str]) -> str:
@@ -122,7 +152,8 @@ def _find_file(path: Path) -> Path:
     found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
     if found is None:
         raise FileNotFoundError(
-            f"weights must be a file, or a folder with {' or '.join(FOLDER_FILES)}, but got {path}. Check the name."
+            f"weights must be a file, or a folder with {' or '.join(FOLDER_FILES)}, but got {path}."
+            " Check the name."
         )
     return found
 
@@ -134,19 +165,25 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
     try:
         return dict(load_file(file))
     except SafetensorError as error:
-        raise ValueError(f"{file} must be a safetensors file, but got {error}. Download it again.") from error
+        raise ValueError(
+            f"{file} must be a safetensors file, but got {error}. Download it again."
+        ) from error
 
 
 def _read_pickle(file: Path) -> dict[str, Any]:
     if _is_torchscript(file):
-        raise ValueError(f"{file} must hold weights alone, but is a TorchScript program. Take a file of its weights.")
+        raise ValueError(
+            f"{file} must hold weights alone, but is a TorchScript program. Take a file of its"
+            " weights."
+        )
     try:
         with torch.serialization.safe_globals(_numpy_scalar_types()):
             found = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{file} must hold tensors alone, but is torn or has objects that run code when they are read. Download it "
-            "again, or save its state dict with safetensors where you trust it."
+            f"{file} must hold tensors alone, but is torn or has objects that run code when they"
+            " are read. Download it again, or save its state dict with safetensors where you"
+            " trust it."
         ) from error
     if not isinstance(found, Mapping):
         raise ValueError(f"{file} must hold tensors by name, but got a {type(found).__name__}.")
@@ -154,13 +191,15 @@ def _read_pickle(file: Path) -> dict[str, Any]:
 
 
 def _numpy_scalar_types() -> list[Any]:
-    """What numpy's scalars are made of, which optimizers in checkpoints hold; under its name before numpy 2 as well."""
+    """What numpy's scalars are made of, which optimizers in checkpoints hold; under its name before
+    numpy 2 as well."""
     scalar = np.float64(0).__reduce__()[0]
     return [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]
 
 
 def _is_torchscript(file: Path) -> bool:
-    """Whether it is an archive with a program in it; torch would warn, and then read it or not, by its version."""
+    """Whether it is an archive with a program in it; torch would warn, and then read it or not, by
+    its version."""
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:

@@ -1,4 +1,5 @@
-"""The first frame of an image-to-video run: read from a file, fitted to the video, kept in the record.
+"""The first frame of an image-to-video run: read from a file, fitted to the video, kept in the
+record.
 
 Pictures are 8-bit RGB everywhere outside of this file.
 """
@@ -17,21 +18,31 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # named, because Pillow runs Ghostscript for others
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+)  # named, because Pillow runs Ghostscript for others
 MIN_SIDE = 16  # pixels a side
 MAX_MEGAPIXELS = 64  # megapixels
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def read(path: Path) -> Image.Image:
-    """The picture in a file as a viewer shows it: turned as its EXIF data says, what is transparent on white.
+    """The picture in a file as a viewer shows it: turned as its EXIF data says, what is transparent
+    on white.
 
     Raises:
-        ValueError: for what is no picture, a damaged one, one with several frames, and a size out of range, which is
-            read from the header, before any pixel.
+        ValueError: for what is no picture, a damaged one, one with several frames, and a size out
+            of range, which is read from the header, before any pixel.
     """
     if not path.is_file():
-        raise ValueError(f"image must be a picture file, but got {path}, which is no file. Check the name.")
+        raise ValueError(
+            f"image must be a picture file, but got {path}, which is no file. Check the name."
+        )
     with path.open("rb") as file, _explain_errors(str(path)):
         picture = Image.open(file, formats=FORMATS)
         _check_size(picture, str(path))
@@ -48,17 +59,21 @@ def _explain_errors(name: str) -> Iterator[None]:
     """Whatever a decoder trips over in a damaged file, as one sentence."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of sizes: _check_size is stricter than Pillow
+            warnings.simplefilter(
+                "ignore"
+            )  # of odd metadata, and of sizes: _check_size is stricter than Pillow
             yield
     except _ImageError:
         raise
     except Image.DecompressionBombError as error:  # so large that Pillow does not tell the size
         raise _too_large_error(name, "many more") from error
-    except Exception as error:  # decoders raise nearly anything, SyntaxError and struct.error among it
+    except (
+        Exception
+    ) as error:  # decoders raise nearly anything, SyntaxError and struct.error among it
         kinds = ", ".join(FORMATS)
         raise ValueError(
-            f"image must be a picture ({kinds}), but {name} cannot be read as one ({error}). Check the file, or save "
-            "it anew as PNG."
+            f"image must be a picture ({kinds}), but {name} cannot be read as one ({error}). Check"
+            " the file, or save it anew as PNG."
         ) from error
 
 
@@ -68,24 +83,26 @@ def _check_size(picture: Image.Image, name: str) -> None:
         raise _too_large_error(name, f"{width * height / 1e6:.0f}")
     if min(picture.size) < MIN_SIDE:
         raise _ImageError(
-            f"image must be at least {MIN_SIDE} pixels wide and high, but {name} is {width} x {height}. Take a larger "
-            "one."
+            f"image must be at least {MIN_SIDE} pixels wide and high, but {name} is {width} x"
+            f" {height}. Take a larger one."
         )
 
 
 def _too_large_error(name: str, megapixels: str) -> _ImageError:
     return _ImageError(
-        f"image must have at most {MAX_MEGAPIXELS} megapixels, but {name} has {megapixels}. Make it smaller: the model sees "
-        "no more than the size of the video."
+        f"image must have at most {MAX_MEGAPIXELS} megapixels, but {name} has {megapixels}. Make it"
+        " smaller: the model sees no more than the size of the video."
     )
 
 
 def _check_frames(picture: Image.Image, path: Path) -> None:
     frames = getattr(picture, "n_frames", 1)
-    if frames > 1 and picture.format != "MPO":  # a camera's JPEG with a preview or a depth map behind the photo
+    if (
+        frames > 1 and picture.format != "MPO"
+    ):  # a camera's JPEG with a preview or a depth map behind the photo
         raise _ImageError(
-            f"image must be one picture, but {path} holds {frames} frames or pages. Save the one that the video shall "
-            "start from as PNG."
+            f"image must be one picture, but {path} holds {frames} frames or pages. Save the one"
+            " that the video shall start from as PNG."
         )
 
 
@@ -93,9 +110,12 @@ def _convert_to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.partition(";")[0] in ("I", "F"):
         return _convert_16_bits(picture)
     if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
-        # on white, as a page shows it: dropping alpha would uncover colours that nobody was meant to see
+        # on white, as a page shows it: dropping alpha would uncover colours that nobody was meant
+        # to see
         picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(
+            "RGB"
+        )
     return picture.convert("RGB")
 
 
@@ -108,17 +128,20 @@ def _convert_16_bits(picture: Image.Image) -> Image.Image:
 
 
 def fit_to_size(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Resized and cropped around its centre to the size of the video, not squashed; one of that size stays as it is."""
+    """Resized and cropped around its centre to the size of the video, not squashed; one of that
+    size stays as it is."""
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
-# --- in a record ------------------------------------------------------------------------------------------------------
+# --- in a record ----------------------------------------------------------------------------------
 
 
 def encode_for_record(picture: Image.Image) -> dict[str, str]:
     """The picture itself and a hash over its pixels, ready for JSON."""
     file = io.BytesIO()
-    Image.fromarray(np.asarray(picture)).save(file, format="PNG", optimize=True)  # pixels, and no profile of a camera
+    Image.fromarray(np.asarray(picture)).save(
+        file, format="PNG", optimize=True
+    )  # pixels, and no profile of a camera
     return {"sha256": _hash_pixels(picture), "png": base64.b64encode(file.getvalue()).decode()}
 
 
@@ -131,15 +154,20 @@ def decode_from_record(entry: Any, source: Path) -> Image.Image:
     name = f"the image in the record of {source}"
     if not isinstance(entry, Mapping) or not isinstance(entry.get("png"), str):
         raise ValueError(
-            f"a video made from an image must carry it in its record, but that of {source} has none. Take an "
-            "undamaged file, or generate the video again."
+            f"a video made from an image must carry it in its record, but that of {source} has"
+            " none. Take an undamaged file, or generate the video again."
         )
     with _explain_errors(name):
-        picture = Image.open(io.BytesIO(base64.b64decode(entry["png"], validate=True)), formats=["PNG"])
+        picture = Image.open(
+            io.BytesIO(base64.b64decode(entry["png"], validate=True)), formats=["PNG"]
+        )
         _check_size(picture, name)
         picture = picture.convert("RGB")
     if _hash_pixels(picture) != entry.get("sha256"):
-        raise ValueError(f"{name} must have the sha256 that stands beside it, but has another. Take an undamaged file.")
+        raise ValueError(
+            f"{name} must have the sha256 that stands beside it, but has another. Take an undamaged"
+            " file."
+        )
     return picture
 
 

@@ -17,7 +17,9 @@ def packaged_path(name: str) -> Path:
         FileNotFoundError: if this installation came without the weights.
     """
     if name not in (*NAMES, "judge"):
-        raise ValueError(f"a packaged model is one of {', '.join(NAMES)}, but got {name!r}. Choose one of them.")
+        raise ValueError(
+            f"a packaged model is one of {', '.join(NAMES)}, but got {name!r}. Choose one of them."
+        )
     folder = WEIGHTS / name
     if not folder.is_dir():
         raise FileNotFoundError(

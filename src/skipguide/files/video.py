@@ -1,7 +1,8 @@
-"""Video files: mp4 that players show in the right colours and that carries the record of how it was made.
+"""Video files: mp4 that players show in the right colours and that carries the record of how it was
+made.
 
-Frames are `(F, H, W, 3)` uint8 RGB everywhere here. Files appear under their name only when they are complete.
-"""
+Frames are `(F, H, W, 3)` uint8 RGB everywhere here. Files appear under their name only when they
+are complete."""
 
 from __future__ import annotations
 
@@ -36,9 +37,12 @@ def sidecar_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Temporary names in the same folders; they take the place of `paths` only when the block ends well."""
+    """Temporary names in the same folders; they take the place of `paths` only when the block ends
+    well."""
     # A name may have 255 bytes: what is added to a long one takes the place of its end.
-    parts = tuple(path.with_name(f".{path.name[:50]}.{os.getpid()}-{i}.part") for i, path in enumerate(paths))
+    parts = tuple(
+        path.with_name(f".{path.name[:50]}.{os.getpid()}-{i}.part") for i, path in enumerate(paths)
+    )
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,8 +57,8 @@ def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
 def write(path: Path, frames: Frames, fps: Fraction | int | str, record: Mapping[str, Any]) -> None:
     """Write an mp4 with its record inside, and the same record beside it.
 
-    H.264, yuv420p (all that browsers play), tagged BT.709 (untagged files are shown in wrong colours), a key frame at
-    least every 12 frames (players seek to key frames).
+    H.264, yuv420p (all that browsers play), tagged BT.709 (untagged files are shown in wrong
+    colours), a key frame at least every 12 frames (players seek to key frames).
 
     Raises:
         ValueError: for frames of another shape or type, or of an odd size.
@@ -69,18 +73,22 @@ def write(path: Path, frames: Frames, fps: Fraction | int | str, record: Mapping
 def _check_frames(frames: Frames) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
         raise ValueError(
-            f"frames must be (F, H, W, 3) uint8 with F >= 1, but got {frames.shape} {frames.dtype}. Convert them first."
+            f"frames must be (F, H, W, 3) uint8 with F >= 1, but got {frames.shape} {frames.dtype}."
+            " Convert them first."
         )
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(
-            f"height and width must be even for an mp4 (yuv420p), but got {height} x {width}. Choose even numbers."
+            f"height and width must be even for an mp4 (yuv420p), but got {height} x {width}."
+            " Choose even numbers."
         )
 
 
 def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
     # Without use_metadata_tags ffmpeg drops keys that it does not know.
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}) as container:
+    with av.open(
+        str(path), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}
+    ) as container:
         container.metadata[METADATA_TAG] = record
         stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "g": "12"})
         stream.height, stream.width = frames.shape[1:3]
@@ -106,7 +114,10 @@ def read(path: Path) -> tuple[Frames, Fraction]:
         rate, length = stream.average_rate, _declared_length(container)
         kind = container.format.name
     if not frames or not rate:
-        raise ValueError(f"a video must have frames and a frame rate, but {path} has none. Take an undamaged file.")
+        raise ValueError(
+            f"a video must have frames and a frame rate, but {path} has none. Take an undamaged"
+            " file."
+        )
     if kind != "gif" and shown:  # frames of a GIF stand for as long as each likes
         _check_length(shown, float(1 / rate), length, path)
         if "mp4" not in kind:  # it has an index, from which nothing is missed
@@ -114,18 +125,26 @@ def read(path: Path) -> tuple[Frames, Fraction]:
     return np.stack(frames), rate
 
 
-def _decode(container: av.container.InputContainer, path: Path) -> tuple[list[Frames], list[tuple[float, float]]]:
+def _decode(
+    container: av.container.InputContainer, path: Path
+) -> tuple[list[Frames], list[tuple[float, float]]]:
     """The frames, and from when until when each packet of them is shown, in seconds."""
     frames, shown = [], []
     for packet in container.demux(container.streams.video[0]):
         # An AVI has no times but the order of its packets, which is that of decoding.
         start = packet.dts if container.format.name == "avi" else packet.pts
         if start is not None:
-            shown.append((float(start * packet.time_base), float((start + (packet.duration or 0)) * packet.time_base)))
+            shown.append(
+                (
+                    float(start * packet.time_base),
+                    float((start + (packet.duration or 0)) * packet.time_base),
+                )
+            )
         for frame in packet.decode():
             if packet.is_corrupt or frame.is_corrupt:
                 raise ValueError(
-                    f"a video must be whole, but frame {len(frames)} of {path} is damaged. Take an undamaged file."
+                    f"a video must be whole, but frame {len(frames)} of {path} is damaged. Take an"
+                    " undamaged file."
                 )
             frames.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
     return frames, shown
@@ -135,17 +154,23 @@ def _declared_length(container: av.container.InputContainer) -> float | None:
     """Seconds of video that a file says it has; None where it does not say, as one written live."""
     stream = container.streams.video[0]
     if container.format.name == "avi" and stream.frames and stream.average_rate:
-        return float(stream.frames / stream.average_rate)  # its duration is corrected to what is there
+        return float(
+            stream.frames / stream.average_rate
+        )  # its duration is corrected to what is there
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    words = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # as Matroska has it
+    words = re.fullmatch(
+        r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")
+    )  # as Matroska has it
     if words:
         return int(words[1]) * 3600 + int(words[2]) * 60 + float(words[3])
     alone = len(container.streams) == 1  # else sound may go on after the last picture
     return container.duration / av.time_base if container.duration and alone else None
 
 
-def _check_length(shown: Sequence[tuple[float, float]], frame: float, length: float | None, path: Path) -> None:
+def _check_length(
+    shown: Sequence[tuple[float, float]], frame: float, length: float | None, path: Path
+) -> None:
     """Raise if a video ends more than two frames early, with `frame` seconds from one to the next.
 
     Frames are not counted: a video of varying rate has fewer than its length times its rate.
@@ -154,13 +179,14 @@ def _check_length(shown: Sequence[tuple[float, float]], frame: float, length: fl
     there = max(max(end, start + frame) for start, end in shown) - first
     if length is not None and there < length - 2.5 * max(frame, _median_frame_gap(shown)):
         raise ValueError(
-            f"a video must be whole, but {path} says that it has {length:.2f} seconds, and has {there:.2f}. Take an "
-            "undamaged file."
+            f"a video must be whole, but {path} says that it has {length:.2f} seconds, and has"
+            f" {there:.2f}. Take an undamaged file."
         )
 
 
 def _check_gaps(shown: Sequence[tuple[float, float]], frame: float, path: Path) -> None:
-    """Raise if frames at a steady rate stop for more than two of them once or twice: what a reader skips as damaged.
+    """Raise if frames at a steady rate stop for more than two of them once or twice: what a reader
+    skips as damaged.
 
     A video of varying rate stops more often.
     """
@@ -168,31 +194,39 @@ def _check_gaps(shown: Sequence[tuple[float, float]], frame: float, path: Path) 
     holes = np.flatnonzero(np.diff(starts) > 2.5 * max(frame, _median_frame_gap(shown)))
     if len(starts) > 10 and 0 < len(holes) <= 2:
         raise ValueError(
-            f"a video must be whole, but {path} lacks frames after second {starts[holes[0]] - starts[0]:.2f}. Take an "
-            "undamaged file, or convert one that pauses there to a constant rate."
+            f"a video must be whole, but {path} lacks frames after second"
+            f" {starts[holes[0]] - starts[0]:.2f}. Take an undamaged file, or convert one that"
+            " pauses there to a constant rate."
         )
 
 
 def _median_frame_gap(shown: Sequence[tuple[float, float]]) -> float:
-    return float(np.median(np.diff(np.sort([start for start, _ in shown])))) if len(shown) > 1 else 0.0
+    return (
+        float(np.median(np.diff(np.sort([start for start, _ in shown])))) if len(shown) > 1 else 0.0
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of a video: from its own metadata, else from the sidecar (web sites strip metadata).
+    """The record of a video: from its own metadata, else from the sidecar (web sites strip
+    metadata).
 
     Raises:
         ValueError: if there is no such file, it is no video, or neither has a readable record.
     """
     with _open_video(path) as container:
         # Other containers than mp4 return keys in upper case.
-        text = next((value for key, value in container.metadata.items() if key.lower() == METADATA_TAG), None)
+        text = next(
+            (value for key, value in container.metadata.items() if key.lower() == METADATA_TAG),
+            None,
+        )
     where = path
     if text is None:
         where = sidecar_path(path)
         if not where.is_file():
             raise ValueError(
-                f'a video must carry a skipguide record (metadata tag "{METADATA_TAG}" or the file {where.name} beside it), but '
-                f"{path} has neither. Take a video that skipguide wrote, or put its .json back."
+                f'a video must carry a skipguide record (metadata tag "{METADATA_TAG}" or the file'
+                f" {where.name} beside it), but {path} has neither. Take a video that skipguide"
+                " wrote, or put its .json back."
             )
         text = where.read_text(encoding="utf-8", errors="replace")
     return _parse_record(text, where)
@@ -205,7 +239,8 @@ def _parse_record(text: str, where: Path) -> dict[str, Any]:
         record = None
     if not isinstance(record, dict):
         raise ValueError(
-            f"a record must be a JSON object, but that of {where} starts with {text[:20]!r}. Take an undamaged file."
+            f"a record must be a JSON object, but that of {where} starts with {text[:20]!r}. Take"
+            " an undamaged file."
         )
     return record
 
@@ -217,14 +252,18 @@ def _open_video(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise ValueError(f"a video file is needed, but {path} has no video in it. Check the name.")
+                raise ValueError(
+                    f"a video file is needed, but {path} has no video in it. Check the name."
+                )
             yield container
     except av.error.FFmpegError as error:
         reason = error.strerror
-        raise ValueError(f"a video file is needed, but {path} is not read as one ({reason}). Check it.") from error
+        raise ValueError(
+            f"a video file is needed, but {path} is not read as one ({reason}). Check it."
+        ) from error
 
 
-# --- pictures for people ----------------------------------------------------------------------------------------------
+# --- pictures for people --------------------------------------------------------------------------
 
 _BAR = 24  # pixels of a caption bar
 _GAP = 4
@@ -232,12 +271,14 @@ _INK, _PAPER = (235, 235, 235), (24, 24, 27)
 
 
 def enlarge(frames: Frames, factor: int) -> Frames:
-    """Every pixel a square of `factor` pixels: small videos stay honest, and players do not blur them."""
+    """Every pixel a square of `factor` pixels: small videos stay honest, and players do not blur
+    them."""
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
-    """Videos of one size in one, each under its caption; small ones enlarged to about 256 pixels each.
+    """Videos of one size in one, each under its caption; small ones enlarged to about 256 pixels
+    each.
 
     Args:
         columns: caption -> frames, from left to right.
@@ -248,7 +289,8 @@ def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
     shapes = {frames.shape: None for frames in columns.values()}
     if len(shapes) > 1:
         raise ValueError(
-            f"videos side by side must have one shape, but got {' and '.join(map(str, shapes))}. Make them alike."
+            f"videos side by side must have one shape, but got {' and '.join(map(str, shapes))}."
+            " Make them alike."
         )
     count, height, width, _ = next(iter(shapes))
     factor = max(1, 256 // max(height, width))
@@ -264,7 +306,8 @@ def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
 
 
 def make_frame_strip(rows: Mapping[str, Frames], title: str, columns: int = 8) -> Image.Image:
-    """Frames of several videos as one picture: a row per video under its caption, time from left to right.
+    """Frames of several videos as one picture: a row per video under its caption, time from left to
+    right.
 
     Args:
         rows: caption -> frames, all of one size.
@@ -274,12 +317,16 @@ def make_frame_strip(rows: Mapping[str, Frames], title: str, columns: int = 8) -
     factor = max(1, 192 // max(height, width))
     height, width = height * factor, width * factor
     columns = min(columns, *(len(frames) for frames in rows.values()))
-    picture = Image.new("RGB", (columns * (width + _GAP) - _GAP, _BAR + len(rows) * (_BAR + height)), _PAPER)
+    picture = Image.new(
+        "RGB", (columns * (width + _GAP) - _GAP, _BAR + len(rows) * (_BAR + height)), _PAPER
+    )
     _write_text(picture, (0, 0), picture.width, title)
     for row, (caption, frames) in enumerate(rows.items()):
         top = _BAR + row * (_BAR + height)
         _write_text(picture, (0, top), picture.width, caption)
-        for column, pixels in enumerate(enlarge(frames[_evenly_spaced_indices(len(frames), columns)], factor)):
+        for column, pixels in enumerate(
+            enlarge(frames[_evenly_spaced_indices(len(frames), columns)], factor)
+        ):
             picture.paste(Image.fromarray(pixels), (column * (width + _GAP), top + _BAR))
     return picture
 

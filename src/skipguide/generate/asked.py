@@ -1,7 +1,8 @@
-"""Settings that have parts of their own (a rule for CFG, restarts, a schedule) as what guide() takes.
+"""Settings that have parts of their own (a rule for CFG, restarts, a schedule) as what guide()
+takes.
 
-torch is imported only where a setting of this kind is given, so that a wrong command line is refused at once.
-"""
+torch is imported only where a setting of this kind is given, so that a wrong command line is
+refused at once."""
 
 from __future__ import annotations
 
@@ -16,18 +17,27 @@ if TYPE_CHECKING:
     from skipguide.method.restart import Restart
     from skipguide.method.terms import STG, Schedule
 
-RULES = {"apg": "APG", "cfg-zero": "CFGZero", "tcfg": "TCFG", "interval": "Interval"}  # classes of rules.py
+RULES = {
+    "apg": "APG",
+    "cfg-zero": "CFGZero",
+    "tcfg": "TCFG",
+    "interval": "Interval",
+}  # classes of rules.py
 
 
 def completed(settings: GenerationSettings) -> GenerationSettings:
-    """The settings with every part of these written out, and a schedule's file read: a record that explains itself.
+    """The settings with every part of these written out, and a schedule's file read: a record that
+    explains itself.
 
     Raises:
         ValueError: for a name or a number that is none, or a file that cannot be read.
     """
     found: dict[str, Any] = {}
     if settings.cfg_rule is not None:
-        found["cfg_rule"] = {"name": settings.cfg_rule.get("name"), **_parts(rule_of(settings.cfg_rule))}
+        found["cfg_rule"] = {
+            "name": settings.cfg_rule.get("name"),
+            **_parts(rule_of(settings.cfg_rule)),
+        }
     if settings.restart is not None:
         found["restart"] = tuple(_parts(restart) for restart in restarts_of(settings.restart))
     if settings.schedule is not None:
@@ -51,9 +61,12 @@ def rule_of(row: Mapping[str, Any]) -> CFGRule:
     name = row.get("name")
     if not isinstance(name, str) or name not in RULES:
         raise ValueError(
-            f"cfg_rule must begin with one of {', '.join(RULES)}, but got {name!r}. Write {flag_name('cfg_rule')} apg."
+            f"cfg_rule must begin with one of {', '.join(RULES)}, but got {name!r}. Write"
+            f" {flag_name('cfg_rule')} apg."
         )
-    return _made("cfg_rule", getattr(cfg_rules, RULES[name]), {key: row[key] for key in row if key != "name"})
+    return _made(
+        "cfg_rule", getattr(cfg_rules, RULES[name]), {key: row[key] for key in row if key != "name"}
+    )
 
 
 def restarts_of(rows: Sequence[Mapping[str, Any]]) -> list[Restart]:
@@ -87,9 +100,12 @@ def terms_of(settings: GenerationSettings) -> Sequence[STG] | Schedule:
     if settings.schedule is not None:
         return schedule_of(settings.schedule, settings.seed)
     assert settings.layers is not None
-    layers = list(settings.layers) if settings.random_share is None else Random(settings.random_share)
+    layers = (
+        list(settings.layers) if settings.random_share is None else Random(settings.random_share)
+    )
     own = {
-        name: getattr(settings, name) for name in ("skip", "start", "stop", "strength", "normalize", "every", "seed")
+        name: getattr(settings, name)
+        for name in ("skip", "start", "stop", "strength", "normalize", "every", "seed")
     }
     scales = {axis: getattr(settings, name) for name, axis in SCALE_AXES.items()}
     return [STG(layers, scale, axis=axis, **own) for axis, scale in scales.items() if scale]
@@ -111,7 +127,10 @@ def _made(setting: str, kind: Any, parts: Mapping[str, Any]) -> Any:
     unknown = [name for name in parts if name not in known]
     if unknown:
         has = ", ".join(known) or "none"
-        raise ValueError(f"{setting} has the parts {has}, but got {', '.join(map(str, unknown))}. Correct the name.")
+        raise ValueError(
+            f"{setting} has the parts {has}, but got {', '.join(map(str, unknown))}. Correct the"
+            " name."
+        )
     try:
         return kind(**parts)
     except TypeError as error:  # a bin without its sigma
@@ -119,8 +138,13 @@ def _made(setting: str, kind: Any, parts: Mapping[str, Any]) -> Any:
 
 
 def _parts(made: Any) -> dict[str, Any]:
-    """A rule, a restart or a bin as a setting; None and the seed, which is the video's, are left out."""
-    parts = {field.name: getattr(made, field.name) for field in dataclasses.fields(made) if field.name != "seed"}
+    """A rule, a restart or a bin as a setting; None and the seed, which is the video's, are left
+    out."""
+    parts = {
+        field.name: getattr(made, field.name)
+        for field in dataclasses.fields(made)
+        if field.name != "seed"
+    }
     return {name: _plain(value) for name, value in parts.items() if value is not None}
 
 

@@ -1,4 +1,5 @@
-"""How settings are spelt on the command line and in YAML, and what they are. What cannot be read is a ValueError."""
+"""How settings are spelt on the command line and in YAML, and what they are. What cannot be read is
+a ValueError."""
 
 from __future__ import annotations
 
@@ -12,13 +13,23 @@ def parse_layers(value: Any) -> Any:
     """8, "8,9", "single:7" or a list of those -> a tuple of ints and "stack:int"."""
     if value is None:
         return None
-    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    parts = (
+        value.split(",")
+        if isinstance(value, str)
+        else value
+        if isinstance(value, (list, tuple))
+        else [value]
+    )
     return tuple(_parse_layer(part) for part in parts)
 
 
 def _parse_layer(value: Any) -> int | str:
     text = str(value).strip()
-    if isinstance(value, (int, str)) and not isinstance(value, bool) and re.fullmatch(r"([^\s:,]+:)?[0-9]+", text):
+    if (
+        isinstance(value, (int, str))
+        and not isinstance(value, bool)
+        and re.fullmatch(r"([^\s:,]+:)?[0-9]+", text)
+    ):
         return text if ":" in text else int(text)
     raise ValueError("not a layer")
 
@@ -41,7 +52,8 @@ def parse_fps(value: Any) -> Fraction | None:
 
 
 def parse_parts(value: Any, first: str) -> Any:
-    """ "apg eta=0.2 window=0.1:0.9" -> {first: "apg", "eta": 0.2, "window": [0.1, 0.9]}; a mapping as it is."""
+    """ "apg eta=0.2 window=0.1:0.9" -> {first: "apg", "eta": 0.2, "window": [0.1, 0.9]}; a mapping
+    as it is."""
     if not isinstance(value, str):
         return value
     words = [word if "=" in word else f"{first}={word}" for word in value.split()]
@@ -64,7 +76,8 @@ def _parse_part(text: str) -> Any:
 
 
 def parse_mappings(value: Any) -> Any:
-    """A list of mappings as a tuple; one mapping as that of one; a text, the name of a file, as it is."""
+    """A list of mappings as a tuple; one mapping as that of one; a text, the name of a file, as it
+    is."""
     found = [value] if isinstance(value, Mapping) else value
     return tuple(found) if isinstance(found, list) else found
 

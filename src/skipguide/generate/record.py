@@ -1,8 +1,9 @@
-"""The record of a generation: everything needed to make the video again, and to say what has changed if it differs.
+"""The record of a generation: everything needed to make the video again, and to say what has
+changed if it differs.
 
-It names no folder of the machine and no user; a model in a local folder is named as the user typed it. The image that a
-video starts from is in it, fitted to the video's size; of its file the name stays.
-"""
+It names no folder of the machine and no user; a model in a local folder is named as the user typed
+it. The image that a video starts from is in it, fitted to the video's size; of its file the name
+stays."""
 
 from __future__ import annotations
 
@@ -34,12 +35,16 @@ class GenerationResult:
 
     frames: Frames  # (F, H, W, 3) uint8
     passes_per_step: float  # forward passes of one sample; 2 is plain CFG
-    seconds_per_step: float  # mean over all steps but the first, which also pays for the text encoder
+    seconds_per_step: (
+        float  # mean over all steps but the first, which also pays for the text encoder
+    )
     seconds: float  # all of it, decoding included
     image: Image.Image | None = None  # the first frame as the pipeline got it, if it got one
 
 
-def build_record(settings: GenerationSettings, result: GenerationResult, weights: Mapping[str, str]) -> dict[str, Any]:
+def build_record(
+    settings: GenerationSettings, result: GenerationResult, weights: Mapping[str, str]
+) -> dict[str, Any]:
     """The record of a finished generation, ready for JSON.
 
     Args:
@@ -74,7 +79,9 @@ def describe_machine(device: str) -> dict[str, str | int]:
     """The class of machine: enough to explain other rounding, not enough to know whose it is."""
     import torch
 
-    processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor_name()
+    processor = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor_name()
+    )
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor,
@@ -84,7 +91,11 @@ def describe_machine(device: str) -> dict[str, str | int]:
 
 def _processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    lines = (
+        cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        if cpuinfo.is_file()
+        else []
+    )
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -115,13 +126,13 @@ def settings_from_record(record: Mapping[str, Any], source: Path) -> GenerationS
     """
     if "runs" in record:
         raise ValueError(
-            f"reproduce needs the record of one generation, but {source} is a comparison of {len(record['runs'])}. "
-            'Run "skipguide compare" with its prompt and seed again.'
+            f"reproduce needs the record of one generation, but {source} is a comparison of"
+            f' {len(record["runs"])}. Run "skipguide compare" with its prompt and seed again.'
         )
     if record.get("format") != RECORD_FORMAT or not isinstance(record.get("settings"), dict):
         raise ValueError(
-            f"reproduce needs a record of format {RECORD_FORMAT}, but that of {source} has format {record.get('format')!r}. "
-            "Use the version of skipguide that wrote it."
+            f"reproduce needs a record of format {RECORD_FORMAT}, but that of {source} has format"
+            f" {record.get('format')!r}. Use the version of skipguide that wrote it."
         )
     return validate_settings(record["settings"])
 
@@ -130,8 +141,15 @@ def diff_records(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, l
     """What differs between two records besides the frames: name -> [then, now]."""
     before, after = dict(_flatten_record(then)), dict(_flatten_record(now))
     # A setting that the older version did not have yet has not changed.
-    names = [*before, *(name for name in after if name not in before and not name.startswith("settings."))]
-    return {name: [before.get(name), after.get(name)] for name in names if before.get(name) != after.get(name)}
+    names = [
+        *before,
+        *(name for name in after if name not in before and not name.startswith("settings.")),
+    ]
+    return {
+        name: [before.get(name), after.get(name)]
+        for name in names
+        if before.get(name) != after.get(name)
+    }
 
 
 def _flatten_record(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,5 @@
-"""The engine under the verbs of the command line: load a pipeline, run it with or without guidance, measure it."""
+"""The engine under the verbs of the command line: load a pipeline, run it with or without guidance,
+measure it."""
 
 from __future__ import annotations
 
@@ -47,32 +48,41 @@ class StepProgress:
 StepCallback = Callable[[StepProgress], None]
 
 
-# --- loading ----------------------------------------------------------------------------------------------------------
+# --- loading --------------------------------------------------------------------------------------
 
 
 def local_folder(model: str) -> Path | None:
     """The folder of a lab model or a local one; None for a hub id.
 
     Raises:
-        ValueError: for a folder without model_index.json, and for what is neither a folder nor looks like a hub id.
+        ValueError: for a folder without model_index.json, and for what is neither a folder nor
+            looks like a hub id.
     """
     if model in packaged.NAMES:
         return packaged.packaged_path(model)
     path = Path(model)
     if (path / "model_index.json").is_file():
         return path
-    known = f"{', '.join(packaged.NAMES)}, a folder with a model_index.json, or a hub id such as genmo/mochi-1-preview"
+    known = (
+        f"{', '.join(packaged.NAMES)}, a folder with a model_index.json, or a hub id such as"
+        " genmo/mochi-1-preview"
+    )
     if path.exists():
         raise ValueError(
-            f"model must be {known}, but got {model!r}, and there is no {path / 'model_index.json'}. "
-            "Name the folder that save_pretrained() wrote."
+            f"model must be {known}, but got {model!r}, and there is no"
+            f" {path / 'model_index.json'}. Name the folder that save_pretrained() wrote."
         )
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
-        raise ValueError(f"model must be {known}, but got {model!r}, and there is no such folder. Check the name.")
+        raise ValueError(
+            f"model must be {known}, but got {model!r}, and there is no such folder. Check the"
+            " name."
+        )
     return None
 
 
-def load_pipeline(model: str, dtype: str | None = None, device: str | None = None, revision: str | None = None) -> Any:
+def load_pipeline(
+    model: str, dtype: str | None = None, device: str | None = None, revision: str | None = None
+) -> Any:
     """Load a diffusers pipeline.
 
     Args:
@@ -89,7 +99,11 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
     check_device(device)
     small = device == "cpu" or model in packaged.NAMES
     torch_dtype = getattr(torch, dtype or ("float32" if small else "bfloat16"))
-    pipe = _load_from_folder(folder, torch_dtype) if folder else _load_from_hub(model, torch_dtype, revision)
+    pipe = (
+        _load_from_folder(folder, torch_dtype)
+        if folder
+        else _load_from_hub(model, torch_dtype, revision)
+    )
     pipe.set_progress_bar_config(disable=True)  # on_step reports instead
     return pipe.to(device)
 
@@ -104,7 +118,9 @@ def check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device must be one that torch has here, but got {device!r} ({reason}). Try cpu.") from error
+        raise ValueError(
+            f"device must be one that torch has here, but got {device!r} ({reason}). Try cpu."
+        ) from error
 
 
 def _load_from_folder(folder: Path, dtype: torch.dtype) -> Any:
@@ -129,15 +145,25 @@ def _import_pipeline_class(folder: Path) -> None:
             f"a model_index.json must be JSON, but {path} is not: {error}. Copy the model again."
         ) from None
     named = content.get("_class_name") if isinstance(content, dict) else None
-    if isinstance(named, list):  # [module, class]: the code lies in the folder, and diffusers asks whether to trust it
+    if isinstance(
+        named, list
+    ):  # [module, class]: the code lies in the folder, and diffusers asks whether to trust it
         return
     if not isinstance(named, str):
-        raise ValueError(f"a model_index.json must name its pipeline as _class_name, but {path} does not. Check it.")
-    package = next((family.package for family in rows.FAMILIES if named in family.pipelines), "diffusers")
-    if not any(hasattr(importlib.import_module(name), named) for name in dict.fromkeys((package, "diffusers"))):
         raise ValueError(
-            f"the pipeline of a model must be one of diffusers, but {path} names {named!r}, which diffusers "
-            f"{version('diffusers')} has not. Install a newer one."
+            f"a model_index.json must name its pipeline as _class_name, but {path} does not."
+            " Check it."
+        )
+    package = next(
+        (family.package for family in rows.FAMILIES if named in family.pipelines), "diffusers"
+    )
+    if not any(
+        hasattr(importlib.import_module(name), named)
+        for name in dict.fromkeys((package, "diffusers"))
+    ):
+        raise ValueError(
+            f"the pipeline of a model must be one of diffusers, but {path} names {named!r}, which"
+            f" diffusers {version('diffusers')} has not. Install a newer one."
         )
 
 
@@ -145,15 +171,16 @@ def _load_from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     try:
-        # Downloaded first and loaded from the snapshot, because the name of that folder is the revision.
+        # Downloaded first and loaded from the snapshot, because the name of that folder is the
+        # revision.
         snapshot = DiffusionPipeline.download(model, revision=revision)
         _import_pipeline_class(Path(snapshot))
         return DiffusionPipeline.from_pretrained(snapshot, dtype=dtype)
     except OSError as error:
         reason = error.__cause__ or error  # diffusers wraps it in a story about its cache
         raise ValueError(
-            f"model must be a folder here or a model on the hub, but {model!r} is no folder, and the hub: {reason} "
-            "Check the name, the network, and the licence of a gated model."
+            f"model must be a folder here or a model on the hub, but {model!r} is no folder, and"
+            f" the hub: {reason} Check the name, the network, and the licence of a gated model."
         ) from error
 
 
@@ -163,7 +190,9 @@ def _hide_progress_bars() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    loggings = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    loggings = [
+        log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()
+    ]
     for log in loggings:
         log.disable_progress_bar()
     try:
@@ -174,18 +203,25 @@ def _hide_progress_bars() -> Iterator[None]:
 
 
 def weights_fingerprint(model: str, pipe: Any) -> dict[str, str]:
-    """Which weights `pipe` holds: a hash over the files of a local model, the revision of one from the hub."""
+    """Which weights `pipe` holds: a hash over the files of a local model, the revision of one from
+    the hub."""
     folder = local_folder(model)
-    return {"sha256": hash_weights(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
+    return (
+        {"sha256": hash_weights(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
+    )
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def generate(
-    pipe: Any, settings: GenerationSettings, on_step: StepCallback | None = None, image: Image.Image | None = None
+    pipe: Any,
+    settings: GenerationSettings,
+    on_step: StepCallback | None = None,
+    image: Image.Image | None = None,
 ) -> GenerationResult:
-    """Make one video. The same settings on the same machine with the same versions give the same bytes.
+    """Make one video. The same settings on the same machine with the same versions give the same
+    bytes.
 
     Args:
         settings: complete ones, as `settings.resolve` returns them.
@@ -193,12 +229,14 @@ def generate(
         image: what the video starts from, of any size; where the settings name one, and only there.
 
     Raises:
-        ValueError: for settings that the pipeline refuses, an image too many or too few, or frames that are not finite.
+        ValueError: for settings that the pipeline refuses, an image too many or too few, or frames
+            that are not finite.
     """
     if (image is None) != (settings.image is None):
         raise ValueError(
-            f"image must be given where the settings name one, and only there, but they name {settings.image!r} and "
-            f"{'none' if image is None else 'one'} was given. Read it with picture.read()."
+            "image must be given where the settings name one, and only there, but they name"
+            f" {settings.image!r} and {'none' if image is None else 'one'} was given. Read it with"
+            " picture.read()."
         )
     started, first = time.perf_counter(), image
     if image is not None and settings.width and settings.height:
@@ -208,7 +246,9 @@ def generate(
         video = _call_pipeline(pipe, settings, first, clock)
         passes = passes_per_step()
     frames = _to_uint8(np.asarray(video), settings)
-    return GenerationResult(frames, passes, clock.seconds_per_step(), time.perf_counter() - started, first)
+    return GenerationResult(
+        frames, passes, clock.seconds_per_step(), time.perf_counter() - started, first
+    )
 
 
 @contextlib.contextmanager
@@ -237,7 +277,8 @@ def _set_guider_scale(pipe: Any, settings: GenerationSettings) -> Iterator[None]
 
 
 def _count_plain_passes(pipe: Any, known: list[float]) -> float:
-    """Passes of the step under way without guidance; after the run, of its last step, which is kept in `known`."""
+    """Passes of the step under way without guidance; after the run, of its last step, which is kept
+    in `known`."""
     frame = call_frame.find_call_frame(pipe)
     if frame is None:
         return known[0]
@@ -263,14 +304,22 @@ class _StepTimer:
         self.on_gpu, self.repeats = pipe.device.type == "cuda", settings.restart is not None
         self.step_times = [time.perf_counter()]
 
-    def __call__(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        passes = self.passes_per_step()  # now, while the pipeline can be asked; a UNet's cost is measured at step one
+    def __call__(
+        self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        passes = (
+            self.passes_per_step()
+        )  # now, while the pipeline can be asked; a UNet's cost is measured at step one
         if self.on_gpu:
             torch.cuda.synchronize()  # else this measures how fast work is handed to the GPU
         self.step_times.append(time.perf_counter())
         if self.on_step is not None:
             steps = len(pipe.scheduler.timesteps) if self.repeats else self.steps
-            self.on_step(StepProgress(index + 1, steps, passes, (steps - index - 1) * self.seconds_per_step()))
+            self.on_step(
+                StepProgress(
+                    index + 1, steps, passes, (steps - index - 1) * self.seconds_per_step()
+                )
+            )
         return {}
 
     def seconds_per_step(self) -> float:
@@ -278,7 +327,8 @@ class _StepTimer:
         return (times[-1] - times[0]) / max(len(times) - 1, 1)
 
 
-# LTX-2's pipelines have STG of their own, on by default: ours is in its place, and there is none in plain CFG.
+# LTX-2's pipelines have STG of their own, on by default: ours is in its place, and there is none in
+# plain CFG.
 _DISABLED_PIPELINE_GUIDANCE = {
     "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0,
     "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0,
@@ -287,15 +337,20 @@ _DISABLED_PIPELINE_GUIDANCE = {
 
 # What the pipelines get, under our names, where it is not None.
 _CALL_SETTINGS = (
-    "prompt", "negative_prompt", "height", "width", "num_frames", "guidance_scale", "steps", "max_sequence_length",
-    "min_guidance_scale", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size",
+    "prompt", "negative_prompt", "height", "width", "num_frames", "guidance_scale", "steps",
+    "max_sequence_length", "min_guidance_scale", "motion_bucket_id", "noise_aug_strength",
+    "decode_chunk_size",
 )  # fmt: skip
 
 
-def _call_pipeline(pipe: Any, settings: GenerationSettings, image: Image.Image | None, callback: _StepTimer) -> Any:
+def _call_pipeline(
+    pipe: Any, settings: GenerationSettings, image: Image.Image | None, callback: _StepTimer
+) -> Any:
     """Run the pipeline; `(F, H, W, 3)` floats in [0, 1]."""
     parameters = call_parameters(pipe)
-    values = {pipeline_argument(name, pipe): getattr(settings, name) for name in _CALL_SETTINGS} | {"image": image}
+    values = {pipeline_argument(name, pipe): getattr(settings, name) for name in _CALL_SETTINGS} | {
+        "image": image
+    }
     if guider_sets_scale(pipe):
         del values["guidance_scale"]
     call = {name: value for name, value in values.items() if value is not None}
@@ -316,13 +371,15 @@ def _call_pipeline(pipe: Any, settings: GenerationSettings, image: Image.Image |
             return pipe(**call).frames[0]
     except ZeroDivisionError as error:  # Mochi's linear-quadratic schedule of one step
         raise ValueError(
-            f"steps must be enough for the schedule of {type(pipe).__name__}, but got {settings.steps}. Take 2 or more."
+            f"steps must be enough for the schedule of {type(pipe).__name__}, but got"
+            f" {settings.steps}. Take 2 or more."
         ) from error
 
 
 @contextlib.contextmanager
 def _report_scheduler_steps(pipe: Any, callback: _StepTimer, needed: bool) -> Iterator[None]:
-    """For pipelines that call nobody after a step (ModelScope, I2VGen-XL): the step of their scheduler does."""
+    """For pipelines that call nobody after a step (ModelScope, I2VGen-XL): the step of their
+    scheduler does."""
     if not needed:
         yield
         return
@@ -340,25 +397,29 @@ def _report_scheduler_steps(pipe: Any, callback: _StepTimer, needed: bool) -> It
         del pipe.scheduler.step
 
 
-def _check_call(model: str, call: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+def _check_call(
+    model: str, call: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> None:
     """Pipelines that make something else from something else are for Python."""
     unknown = sorted(set(call) - set(parameters))
     needed = sorted(
-        name for name, parameter in parameters.items() if parameter.default is parameter.empty and name not in call
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in call
     )
     reasons = [f"does not take {', '.join(unknown)}"] if unknown else []
     reasons += [f"needs {', '.join(needed)}"] if needed else []
     if reasons:
         raise ValueError(
-            f"model must be a text-to-video or image-to-video pipeline, but {model} {' and '.join(reasons)}. Use "
-            "another model, or guide() from Python."
+            f"model must be a text-to-video or image-to-video pipeline, but {model}"
+            f" {' and '.join(reasons)}. Use another model, or guide() from Python."
         )
 
 
 def _to_uint8(video: np.ndarray, settings: GenerationSettings) -> Frames:
     if not np.isfinite(video).all():
         raise ValueError(
-            f"the frames must be finite numbers, but {settings.dtype} overflowed. Use --dtype bfloat16 or float32, or "
-            "smaller scales."
+            f"the frames must be finite numbers, but {settings.dtype} overflowed. Use --dtype"
+            " bfloat16 or float32, or smaller scales."
         )
     return (video * 255).round().astype(np.uint8)

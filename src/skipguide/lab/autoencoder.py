@@ -1,8 +1,7 @@
 """Train the autoencoders of the lab on procedural clips, first on crops, then on whole frames.
 
-A `AutoencoderSpec` says what differs between them: AutoencoderKLMochi and AutoencoderKLOpenSora take clips, SVD's
-AutoencoderKLTemporalDecoder takes single frames and gives clips.
-"""
+A `AutoencoderSpec` says what differs between them: AutoencoderKLMochi and AutoencoderKLOpenSora
+take clips, SVD's AutoencoderKLTemporalDecoder takes single frames and gives clips."""
 
 from __future__ import annotations
 
@@ -12,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi, MochiChunkedGroupNorm3D
-from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
+from diffusers.models.autoencoders.autoencoder_kl_mochi import (
+    AutoencoderKLMochi,
+    MochiChunkedGroupNorm3D,
+)
+from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
+    AutoencoderKLTemporalDecoder,
+)
 
 from skipguide.lab import training_loop, world
 from skipguide.opensora import AutoencoderKLOpenSora
@@ -32,8 +36,12 @@ class AutoencoderSpec:
 
     build: Callable[[], Any]  # with the weights that training starts from
     encode: Callable[[Any, Tensor], Any]  # the posterior of clips, or of all their frames
-    decode: Callable[[Any, Tensor, int], Tensor]  # what the posterior gives back, with the number of frames
-    normalise: Callable[[Any, Tensor], None]  # write the scale of the latents of some clips into the config
+    decode: Callable[
+        [Any, Tensor, int], Tensor
+    ]  # what the posterior gives back, with the number of frames
+    normalise: Callable[
+        [Any, Tensor], None
+    ]  # write the scale of the latents of some clips into the config
     schedule: training_loop.Schedule
     crops: int  # per step
     crop_frames: int
@@ -42,7 +50,7 @@ class AutoencoderSpec:
     spans: bool = False  # clips show parts of the path of an object, not all of it
 
 
-# --- Mochi ------------------------------------------------------------------------------------------------------------
+# --- Mochi ----------------------------------------------------------------------------------------
 
 MOCHI_CONFIG: dict[str, Any] = dict(
     encoder_block_out_channels=(12, 32, 96, 128),
@@ -62,7 +70,8 @@ def _build_mochi() -> Any:
 
 
 def unchunk(vae: Any) -> None:
-    """Normalise all frames at once: the chunks of eight save GPU memory at 480p and only cost time at 64 pixels."""
+    """Normalise all frames at once: the chunks of eight save GPU memory at 480p and only cost time
+    at 64 pixels."""
     for module in vae.modules():
         if isinstance(module, MochiChunkedGroupNorm3D):
             module.chunk_size = 1 << 20
@@ -70,17 +79,20 @@ def unchunk(vae: Any) -> None:
 
 @torch.no_grad()
 def _initialise_mochi(vae: Any) -> None:
-    """Start as a linear map of unit gain that keeps absolute colour; from PyTorch's start, 500 steps teach no colours.
+    """Start as a linear map of unit gain that keeps absolute colour; from PyTorch's start, 500
+    steps teach no colours.
 
-    Every layer on the path around the residual branches gets unit gain (PyTorch's is 1/sqrt(3), nine times over) and
-    the branches start at zero. Of the encoder's 15 input channels 12 are sin(2^6 2 pi x) and the like, a hash of the
-    colour of a flat region: weight zero. The encoder ends in a GroupNorm per frame, which erases brightness: two
-    constant channels of opposite sign in every group dominate its statistics, so that it is nearly affine for the rest.
-    """
+    Every layer on the path around the residual branches gets unit gain (PyTorch's is 1/sqrt(3),
+    nine times over) and the branches start at zero. Of the encoder's 15 input channels 12 are
+    sin(2^6 2 pi x) and the like, a hash of the colour of a flat region: weight zero. The encoder
+    ends in a GroupNorm per frame, which erases brightness: two constant channels of opposite sign
+    in every group dominate its statistics, so that it is nearly affine for the rest."""
     _set_unit_gain(vae)
     torch.nn.init.normal_(vae.encoder.proj_in.weight[:, :3], std=3**-0.5)
     vae.encoder.proj_in.weight[:, 3:] = 0
-    _add_constant_channels(vae.encoder.block_out.resnets[-1].conv2.conv, vae.encoder.norm_out.norm_layer)
+    _add_constant_channels(
+        vae.encoder.block_out.resnets[-1].conv2.conv, vae.encoder.norm_out.norm_layer
+    )
 
 
 def _set_unit_gain(vae: Any) -> None:
@@ -95,15 +107,19 @@ def _set_unit_gain(vae: Any) -> None:
 
 
 def _add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
-    """Two constant channels of opposite sign in every group of the norm that follows a convolution."""
+    """Two constant channels of opposite sign in every group of the norm that follows a
+    convolution."""
     group = norm.num_channels // norm.num_groups * (len(conv.bias) // norm.num_channels)
-    copies = len(conv.bias) // norm.num_channels  # one after the other, where a convolution makes two frames of one
+    copies = (
+        len(conv.bias) // norm.num_channels
+    )  # one after the other, where a convolution makes two frames of one
     for i in range(copies):
         conv.bias[i::group], conv.bias[copies + i :: group] = 2.0, -2.0
 
 
 def _normalise_channels(vae: Any, frames: Tensor) -> None:
-    """Put the per-channel mean and std of the latents into the config, where the pipelines look for them."""
+    """Put the per-channel mean and std of the latents into the config, where the pipelines look for
+    them."""
     with torch.no_grad():
         latents = torch.cat([vae.encode(f).latent_dist.mean for f in frames.split(16)])
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
@@ -122,12 +138,17 @@ MOCHI = AutoencoderSpec(
     frames=world.NUM_FRAMES,
 )
 
-# --- SVD --------------------------------------------------------------------------------------------------------------
+# --- SVD ------------------------------------------------------------------------------------------
 
 SVD_FRAMES = 14
 SVD_CONFIG: dict[str, Any] = dict(
     down_block_types=("DownEncoderBlock2D",) * 4,
-    block_out_channels=(64, 64, 64, 128),  # its groups of 32 leave a norm of 32 channels no absolute colour at all
+    block_out_channels=(
+        64,
+        64,
+        64,
+        128,
+    ),  # its groups of 32 leave a norm of 32 channels no absolute colour at all
     layers_per_block=1,
     latent_channels=8,
     sample_size=world.FRAME_SIZE,
@@ -138,7 +159,8 @@ SVD_CONFIG: dict[str, Any] = dict(
 
 @torch.no_grad()
 def _build_svd() -> Any:
-    """As Mochi's: unit gain, branches at zero, colour kept through the norms at the ends of encoder and decoder."""
+    """As Mochi's: unit gain, branches at zero, colour kept through the norms at the ends of encoder
+    and decoder."""
     vae: Any = AutoencoderKLTemporalDecoder(**SVD_CONFIG)
     _set_unit_gain(vae)
     for attention in (vae.encoder.mid_block.attentions[0], vae.decoder.mid_block.attentions[0]):
@@ -152,16 +174,23 @@ def _build_svd() -> Any:
 
 def encode_svd(vae: Any, frames: Tensor) -> Any:
     """The posterior of every frame: `(B F, C, h, w)`."""
-    return vae.encode(frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)).latent_dist
+    return vae.encode(
+        frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    ).latent_dist
 
 
 def decode_svd(vae: Any, latents: Tensor, num_frames: int) -> Tensor:
     """`(B F, C, h, w)` -> `(B, 3, F, H, W)`."""
-    return vae.decode(latents, num_frames=num_frames).sample.unflatten(0, (-1, num_frames)).transpose(1, 2)
+    return (
+        vae.decode(latents, num_frames=num_frames)
+        .sample.unflatten(0, (-1, num_frames))
+        .transpose(1, 2)
+    )
 
 
 def _normalise_svd(vae: Any, frames: Tensor) -> None:
-    """The pipeline knows one number for the scale of all channels: latents times scaling_factor have unit deviation."""
+    """The pipeline knows one number for the scale of all channels: latents times scaling_factor
+    have unit deviation."""
     with torch.no_grad():
         latents = torch.cat([encode_svd(vae, f).mean for f in frames.split(16)])
     vae.register_to_config(scaling_factor=1 / latents.std().item())
@@ -180,7 +209,7 @@ SVD = AutoencoderSpec(
     spans=True,
 )
 
-# --- Open-Sora --------------------------------------------------------------------------------------------------------
+# --- Open-Sora ------------------------------------------------------------------------------------
 
 OPENSORA_FRAMES = 17  # one chunk
 OPENSORA_CONFIG: dict[str, Any] = dict(
@@ -202,7 +231,8 @@ OPENSORA_CONFIG: dict[str, Any] = dict(
 
 @torch.no_grad()
 def _build_opensora() -> Any:
-    """As the others: unit gain, branches at zero, colour kept through the norms at the ends of both parts."""
+    """As the others: unit gain, branches at zero, colour kept through the norms at the ends of both
+    parts."""
     vae: Any = AutoencoderKLOpenSora(**OPENSORA_CONFIG)
     _set_unit_gain(vae)
     frame, time = vae.spatial_vae, vae.temporal_vae
@@ -218,14 +248,18 @@ def _build_opensora() -> Any:
         _add_constant_channels(before, norm)
         _ignore_constant_channels(part.conv_out, norm)
     torch.nn.init.zeros_(time.quant_conv.weight[OPENSORA_CONFIG["latent_channels"] :])
-    time.quant_conv.bias[OPENSORA_CONFIG["latent_channels"] :] = -5.0  # log variance: little noise at first
+    time.quant_conv.bias[
+        OPENSORA_CONFIG["latent_channels"] :
+    ] = -5.0  # log variance: little noise at first
     return vae
 
 
 def _ignore_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
-    """Let what comes after a norm with constant channels and a SiLU start with the others, at unit gain.
+    """Let what comes after a norm with constant channels and a SiLU start with the others, at unit
+    gain.
 
-    Four such norms lie on the way through both parts: their constants would add up, and SiLU halves small signals.
+    Four such norms lie on the way through both parts: their constants would add up, and SiLU halves
+        small signals.
     """
     group = norm.num_channels // norm.num_groups
     conv.weight *= 2.0
@@ -234,12 +268,17 @@ def _ignore_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
 
 
 def _initialise_temporal_layers(vae: Any) -> None:
-    """Around the residual branches, time starts as every fourth frame in the latents, shown four times by the decoder.
+    """Around the residual branches, time starts as every fourth frame in the latents, shown four
+    times by the decoder.
 
     A random map of four frames would leave the part for single frames nothing to learn from.
     """
     for name, module in vae.named_modules():
-        if isinstance(module, torch.nn.Conv3d) and module.kernel_size == (3, 3, 3) and "resnets" not in name:
+        if (
+            isinstance(module, torch.nn.Conv3d)
+            and module.kernel_size == (3, 3, 3)
+            and "resnets" not in name
+        ):
             now = module.weight[:, :, -1, 1, 1] * 27**0.5  # still of unit gain
             if name.endswith("upsampler"):
                 now[1::2] = now[::2]  # two frames
@@ -259,13 +298,18 @@ OPENSORA = AutoencoderSpec(
     frames=OPENSORA_FRAMES,
 )
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def train(
-    folder: Path, device: torch.device, schedule: training_loop.Schedule | None = None, *, kind: AutoencoderSpec
+    folder: Path,
+    device: torch.device,
+    schedule: training_loop.Schedule | None = None,
+    *,
+    kind: AutoencoderSpec,
 ) -> Iterator[training_loop.Progress]:
-    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/vae` holds the autoencoder."""
+    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/vae` holds the
+    autoencoder."""
     schedule = schedule or kind.schedule
     torch.manual_seed(0)
     vae = kind.build().to(device)
@@ -276,12 +320,19 @@ def train(
         frames = _render_batch(step, kind, step >= WHOLE_FRAMES_FROM * schedule.steps).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             posterior = kind.encode(vae, frames)
-            noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(device)
-            reconstruction = kind.decode(vae, posterior.mean + posterior.std * noise, frames.shape[2])
+            noise = torch.randn(
+                posterior.mean.shape, generator=torch.Generator().manual_seed(step)
+            ).to(device)
+            reconstruction = kind.decode(
+                vae, posterior.mean + posterior.std * noise, frames.shape[2]
+            )
         error = (reconstruction.float() - frames).square().mean()
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return error + KL_WEIGHT * kl, {"psnr": float(-10 * torch.log10(error.detach() / 4)), "kl": kl.item()}
+        return error + KL_WEIGHT * kl, {
+            "psnr": float(-10 * torch.log10(error.detach() / 4)),
+            "kl": kl.item(),
+        }
 
     yield from training_loop.fit(vae, loss, schedule, folder / "vae.ckpt")
     kind.normalise(vae, _render_clips(MEASURED_CLIPS, 10**6, kind).to(device))
@@ -301,7 +352,9 @@ def use_channels_last(model: torch.nn.Module) -> None:
 def _render_clips(num: int, seed: int, kind: AutoencoderSpec, split: str = "train") -> Tensor:
     """(B, 3, F, H, W) in [-1, 1]."""
     scenes = world.sample_scenes(num, seed, split)
-    return world.render(scenes, kind.frames, span=world.draw_spans(num, seed) if kind.spans else None)
+    return world.render(
+        scenes, kind.frames, span=world.draw_spans(num, seed) if kind.spans else None
+    )
 
 
 def _render_batch(step: int, kind: AutoencoderSpec, whole: bool) -> Tensor:
@@ -313,16 +366,23 @@ def _render_batch(step: int, kind: AutoencoderSpec, whole: bool) -> Tensor:
     if kind.crop_frames < kind.frames:
         first = int(torch.randint(kind.frames - kind.crop_frames + 1, (), generator=generator))
         frames = frames[:, :, first : first + kind.crop_frames]
-    corners = torch.randint(world.FRAME_SIZE - CROP + 1, (len(frames), 2), generator=generator).tolist()
-    return torch.stack([f[..., y : y + CROP, x : x + CROP] for f, (y, x) in zip(frames, corners, strict=True)])
+    corners = torch.randint(
+        world.FRAME_SIZE - CROP + 1, (len(frames), 2), generator=generator
+    ).tolist()
+    return torch.stack(
+        [f[..., y : y + CROP, x : x + CROP] for f, (y, x) in zip(frames, corners, strict=True)]
+    )
 
 
 @torch.no_grad()
 def psnr(vae: Any, kind: AutoencoderSpec, split: str = "heldout", num: int = 128) -> float:
-    """Reconstruction quality in dB on clips that were never trained on; peak signal is the range of [-1, 1]."""
+    """Reconstruction quality in dB on clips that were never trained on; peak signal is the range of
+    [-1, 1]."""
     device = next(vae.parameters()).device
     error = 0.0
     for frames in _render_clips(num, 10**6 + 1, kind, split).split(16):
-        reconstruction = kind.decode(vae, kind.encode(vae, frames.to(device)).mean, frames.shape[2]).cpu()
+        reconstruction = kind.decode(
+            vae, kind.encode(vae, frames.to(device)).mean, frames.shape[2]
+        ).cpu()
         error += (reconstruction - frames).square().mean((1, 2, 3, 4)).sum().item()
     return float(-10 * torch.log10(torch.tensor(error / num / 4)))

@@ -1,4 +1,5 @@
-"""The ways of guidance beside each other on lab-mochi: one figure of all of them, and what reusing a push costs."""
+"""The ways of guidance beside each other on lab-mochi: one figure of all of them, and what reusing
+a push costs."""
 
 from __future__ import annotations
 
@@ -31,15 +32,23 @@ class GuidedClips:
     @property
     def cost(self) -> str:
         """For people."""
-        return f"{self.passes_per_step:.2f} passes a step, {self.passes_per_step * self.steps:.0f} in all"
+        return (
+            f"{self.passes_per_step:.2f} passes a step, {self.passes_per_step * self.steps:.0f}"
+            " in all"
+        )
 
     def to_uint8(self, i: int = 0) -> Any:
         """One of the clips as the files have them, `(F, H, W, 3)` uint8."""
-        return ((self.frames[i].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        return (
+            ((self.frames[i].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        )
 
 
-def generate_clips(pipe: Any, prompts: Sequence[str], seed: int, *terms: Any, **options: Any) -> GuidedClips:
-    """One clip for each prompt, from the noise of `seed`, guided by `terms` and `options` of guide(); none is CFG."""
+def generate_clips(
+    pipe: Any, prompts: Sequence[str], seed: int, *terms: Any, **options: Any
+) -> GuidedClips:
+    """One clip for each prompt, from the noise of `seed`, guided by `terms` and `options` of
+    guide(); none is CFG."""
     if not terms and not options:
         return GuidedClips(score_text.generate(pipe, list(prompts), GUIDANCE_SCALE, seed), 2.0)
     with guide(pipe, *terms, **options) as handle:
@@ -47,7 +56,7 @@ def generate_clips(pipe: Any, prompts: Sequence[str], seed: int, *terms: Any, **
     return GuidedClips(frames, handle.passes_per_step, handle.passes.steps)
 
 
-# --- all of them beside each other ------------------------------------------------------------------------------------
+# --- all of them beside each other ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,9 @@ class Method:
     """One row of the figure."""
 
     name: str
-    weak: dict[str, Any] | None = None  # arguments of an STG whose push has the common length; None for no weak model
+    weak: dict[str, Any] | None = (
+        None  # arguments of an STG whose push has the common length; None for no weak model
+    )
     options: dict[str, Any] = field(default_factory=dict)  # of guide()
     bits: int = 0  # its weak model is the denoiser with its weights rounded to so many
 
@@ -75,12 +86,17 @@ METHODS = (
     Method("TCFG", options=dict(cfg=TCFG())),
     Method("CFG from 0.1 to 0.9 of the run", options=dict(cfg=Interval((0.1, 0.9)))),
     Method("STG-R, rescale 0.7", dict(layers=LAYERS), dict(rescale=0.7)),
-    Method("STG-R, 0.4 to 0.6 of the run again", dict(layers=LAYERS), dict(restart=Restart(window=(0.4, 0.6)))),
+    Method(
+        "STG-R, 0.4 to 0.6 of the run again",
+        dict(layers=LAYERS),
+        dict(restart=Restart(window=(0.4, 0.6))),
+    ),
 )
 
 
 def compare_methods(pipe: Any, prompt: str, seed: int = SEED) -> Iterator[tuple[str, GuidedClips]]:
-    """(caption, clip) of each way of guidance, from the same noise; SLG last, whose push has no length to choose."""
+    """(caption, clip) of each way of guidance, from the same noise; SLG last, whose push has no
+    length to choose."""
     for method in METHODS:
         made = generate_clips(pipe, [prompt], seed, *_build_terms(pipe, method), **method.options)
         yield f"{method.name}: {made.cost}", made
@@ -91,13 +107,16 @@ def compare_methods(pipe: Any, prompt: str, seed: int = SEED) -> Iterator[tuple[
 def _build_terms(pipe: Any, method: Method) -> list[STG]:
     if method.weak is None:
         return []
-    other: dict[str, Any] = dict(weak=quantize_weights(pipe.transformer, method.bits)) if method.bits else {}
+    other: dict[str, Any] = (
+        dict(weak=quantize_weights(pipe.transformer, method.bits)) if method.bits else {}
+    )
     return [STG(**method.weak, **other, scale=SCALE, normalize=True)]
 
 
 @torch.no_grad()
 def quantize_weights(model: torch.nn.Module, bits: int) -> torch.nn.Module:
-    """A copy whose weight matrices have so many bits, symmetric around 0, with a scale for each row."""
+    """A copy whose weight matrices have so many bits, symmetric around 0, with a scale for each
+    row."""
     weak, top = copy.deepcopy(model), 2 ** (bits - 1) - 1
     for p in weak.parameters():
         if p.ndim > 1:
@@ -106,15 +125,15 @@ def quantize_weights(model: torch.nn.Module, bits: int) -> torch.nn.Module:
     return weak
 
 
-# --- reusing a push ---------------------------------------------------------------------------------------------------
+# --- reusing a push -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ReuseResult:
     """`STG(every=n)` against the exact run.
 
-    `error`: distance of the videos from those of the exact run, as a part of what STG changes in them.
-    """
+    `error`: distance of the videos from those of the exact run, as a part of what STG changes in
+    them."""
 
     every: int
     passes_per_step: float
@@ -126,7 +145,10 @@ def measure_reuse(pipe: Any, clips: int, scale: float = 1.0) -> Iterator[ReuseRe
     """Measure every n of `EVERY` on `clips` prompts, from the same noise."""
     scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
     prompts = world.captions(scenes, SEED)
-    plain, exact = generate_clips(pipe, prompts, SEED).frames, generate_clips(pipe, prompts, SEED, STG(LAYERS, scale))
+    plain, exact = (
+        generate_clips(pipe, prompts, SEED).frames,
+        generate_clips(pipe, prompts, SEED, STG(LAYERS, scale)),
+    )
     effect = (exact.frames - plain).square().mean().sqrt()
     for n in EVERY:
         made = exact if n == 1 else generate_clips(pipe, prompts, SEED, STG(LAYERS, scale, every=n))

@@ -1,7 +1,8 @@
-"""The judge: a small network that reads shape, colour and motion off a clip, trained on procedural clips only.
+"""The judge: a small network that reads shape, colour and motion off a clip, trained on procedural
+clips only.
 
-Where a clip shows two objects it reads the one that moves. Its penultimate features are the lab's Frechet features.
-"""
+Where a clip shows two objects it reads the one that moves. Its penultimate features are the lab's
+Frechet features."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ BATCH_SIZE = 32
 
 
 class Judge(nn.Module):
-    """Convolutions on every second frame, then over time, then three linear heads on 128 features."""
+    """Convolutions on every second frame, then over time, then three linear heads on 128
+    features."""
 
     features = 128
 
@@ -34,10 +36,13 @@ class Judge(nn.Module):
         self.time = nn.Sequential(*_conv3d(96, 128), *_conv3d(128, 128))
         self.embed = nn.Sequential(nn.Linear(4 * 4 * 3 * 32 + 96, self.features), nn.SiLU())
         self.narrow = nn.Conv3d(128, 32, 1)
-        self.heads = nn.ModuleDict({name: nn.Linear(self.features, len(words)) for name, words in HEADS.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(self.features, len(words)) for name, words in HEADS.items()}
+        )
 
     def forward(self, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """`(B, 3, 19, 64, 64)` in [-1, 1] -> logits per head `(B, words)` and features `(B, 128)`."""
+        """`(B, 3, 19, 64, 64)` in [-1, 1] -> logits per head `(B, words)` and features `(B,
+        128)`."""
         frames = frames[:, :, ::2]
         batch, _, num_frames = frames.shape[:3]
         maps = self.space(frames.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, num_frames))
@@ -53,14 +58,21 @@ def _conv2d(inputs: int, outputs: int, kernel: int) -> tuple[nn.Module, ...]:
 
 
 def _conv3d(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    conv = nn.Conv3d(inputs, outputs, 3, stride=(2, 2 if inputs == 96 else 1, 2 if inputs == 96 else 1), padding=1)
+    conv = nn.Conv3d(
+        inputs,
+        outputs,
+        3,
+        stride=(2, 2 if inputs == 96 else 1, 2 if inputs == 96 else 1),
+        padding=1,
+    )
     return conv, nn.GroupNorm(8, outputs), nn.SiLU()
 
 
 def train(
     folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
 ) -> Iterator[training_loop.Progress]:
-    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/judge.safetensors` holds the judge."""
+    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/judge.safetensors`
+    holds the judge."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -85,7 +97,8 @@ def train(
 
 
 def _augment(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur, noise, fading and small shifts, so that the judge stays sensible on imperfect videos; a third is clean."""
+    """Blur, noise, fading and small shifts, so that the judge stays sensible on imperfect videos; a
+    third is clean."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(len(frames), *shape, generator=generator).reshape(-1, 1, 1, 1, 1)
@@ -96,19 +109,25 @@ def _augment(frames: Tensor, generator: torch.Generator) -> Tensor:
     spoiled = spoiled * (0.75 + 0.35 * uniform()) + 0.2 * (uniform() - 0.5)
     noise = torch.randn(frames.shape, generator=generator)
     coarse = F.interpolate(
-        torch.randn(*frames.shape[:2], 5, 16, 16, generator=generator), size=frames.shape[2:], mode="nearest"
+        torch.randn(*frames.shape[:2], 5, 16, 16, generator=generator),
+        size=frames.shape[2:],
+        mode="nearest",
     )
     spoiled = spoiled + 0.15 * uniform() * noise + 0.12 * uniform() * coarse
     shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
     spoiled = F.pad(spoiled, (4, 4, 4, 4, 0, 0), mode="replicate")
     spoiled = spoiled[
-        ..., 4 + shift[0] : spoiled.shape[-2] - 4 + shift[0], 4 + shift[1] : spoiled.shape[-1] - 4 + shift[1]
+        ...,
+        4 + shift[0] : spoiled.shape[-2] - 4 + shift[0],
+        4 + shift[1] : spoiled.shape[-1] - 4 + shift[1],
     ]
     return torch.where(uniform() < 1 / 3, frames, spoiled).clamp(-1, 1)
 
 
 @torch.no_grad()
-def accuracy(judge: Judge, split: str = "all", num: int = 2048, seed: int = 9 * 10**6) -> dict[str, float]:
+def accuracy(
+    judge: Judge, split: str = "all", num: int = 2048, seed: int = 9 * 10**6
+) -> dict[str, float]:
     """Share of real clips read right, per head, on scenes that training did not see."""
     right = dict.fromkeys(HEADS, 0)
     scenes = world.sample_scenes(num, seed, split)
@@ -135,7 +154,8 @@ def read(frames: Any) -> dict[str, str]:
     """What the judge sees in one clip.
 
     Args:
-        frames: `(F, H, W, 3)` uint8 array; other sizes than 64x64 are resized, other lengths than 19 resampled in time.
+        frames: `(F, H, W, 3)` uint8 array; other sizes than 64x64 are resized, other lengths than
+            19 resampled in time.
     """
     clip = torch.as_tensor(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     wanted = (world.NUM_FRAMES, world.FRAME_SIZE, world.FRAME_SIZE)
@@ -146,7 +166,8 @@ def read(frames: Any) -> dict[str, str]:
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance between two sets of features `(N, D)`, in float64; lower is closer, 0 for equal moments."""
+    """Frechet distance between two sets of features `(N, D)`, in float64; lower is closer, 0 for
+    equal moments."""
     a, b = a.double(), b.double()
     mean = (a.mean(0) - b.mean(0)).square().sum()
     x, y = ((f - f.mean(0)) / (len(f) - 1) ** 0.5 for f in (a, b))

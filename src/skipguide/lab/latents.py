@@ -31,12 +31,15 @@ def cache_latents(
 
 
 def make_encoder(vae: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What makes latents of clips `(B, 3, F, H, W)` as Mochi's and Open-Sora's pipelines do: mean 0, deviation 1, fp16.
+    """What makes latents of clips `(B, 3, F, H, W)` as Mochi's and Open-Sora's pipelines do: mean
+    0, deviation 1, fp16.
 
     Their autoencoders keep one mean and one deviation for each channel in the config.
     """
     dtype = training_loop.faster_dtype(device)
-    mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
+    mean, std = (
+        torch.tensor(vae.config[f"latents_{name}"]).view(1, -1, 1, 1, 1) for name in ("mean", "std")
+    )
 
     @torch.no_grad()
     def encoded(frames: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""lab-mochi: a real MochiPipeline with small configs, its transformer and text encoder trained together on latents.
+"""lab-mochi: a real MochiPipeline with small configs, its transformer and text encoder trained
+together on latents.
 
-Mochi's flow runs from noise at t = 0 to data at t = 1 (the pipeline inverts the sigmas of its scheduler), so
+Mochi's flow runs from noise at t = 0 to data at t = 1 (the pipeline inverts the sigmas of its
+scheduler), so
 
     x_t = (1 - t) noise + t x,      the transformer predicts  v = x - noise      and is told  1000 t.
 """
@@ -17,7 +19,9 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
 from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import nn
 
 from skipguide.lab import autoencoder, text, training_loop, world
@@ -55,12 +59,15 @@ def build(vae: AutoencoderKLMochi) -> MochiPipeline:
 
 @torch.no_grad()
 def _initialise(transformer: MochiTransformer3DModel) -> None:
-    """Random, fixed rotary frequencies (diffusers' start is zero: no positions at all) and a zero prediction.
+    """Random, fixed rotary frequencies (diffusers' start is zero: no positions at all) and a zero
+    prediction.
 
-    Mochi stretches every grid to 192 x 192 units, so that neighbours on our 4 x 4 grid of tokens are 48 units apart.
-    """
+    Mochi stretches every grid to 192 x 192 units, so that neighbours on our 4 x 4 grid of tokens
+    are 48 units apart."""
     shape = transformer.pos_frequencies.shape  # (3, heads, dim / 2)
-    radians = torch.tensor([1.0, 1 / 48, 1 / 48])[:, None, None] * (0.15 * 10 ** torch.rand(shape[1:]))
+    radians = torch.tensor([1.0, 1 / 48, 1 / 48])[:, None, None] * (
+        0.15 * 10 ** torch.rand(shape[1:])
+    )
     direction = F.normalize(torch.randn(shape), dim=0)
     transformer.pos_frequencies.copy_(radians * direction)
     transformer.pos_frequencies.requires_grad_(False)
@@ -69,10 +76,11 @@ def _initialise(transformer: MochiTransformer3DModel) -> None:
 
 
 class BatchedAttention:
-    """MochiAttnProcessor2_0 without its loop over the batch: one masked attention. For training only.
+    """MochiAttnProcessor2_0 without its loop over the batch: one masked attention. For training
+    only.
 
-    Outputs agree on every video token and every real text token; padding, which nothing reads, is left as it falls.
-    """
+    Outputs agree on every video token and every real text token; padding, which nothing reads, is
+    left as it falls."""
 
     def __call__(
         self,
@@ -88,7 +96,9 @@ class BatchedAttention:
         k = _rotate(attn.norm_k(attn.to_k(hidden_states).unflatten(2, heads)), *image_rotary_emb)
         text_q = attn.norm_added_q(attn.add_q_proj(encoder_hidden_states).unflatten(2, heads))
         text_k = attn.norm_added_k(attn.add_k_proj(encoder_hidden_states).unflatten(2, heads))
-        v = torch.cat([attn.to_v(hidden_states), attn.add_v_proj(encoder_hidden_states)], 1).unflatten(2, heads)
+        v = torch.cat(
+            [attn.to_v(hidden_states), attn.add_v_proj(encoder_hidden_states)], 1
+        ).unflatten(2, heads)
         q, k = torch.cat([q, text_q.to(q)], 1), torch.cat([k, text_k.to(k)], 1)
         q, k, v = (x.to(v.dtype).transpose(1, 2) for x in (q, k, v))
         bias = F.pad(attention_mask, (video, 0), value=True)[:, None, None]
@@ -105,19 +115,23 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
-def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[training_loop.Progress]:
+def encode_clips(
+    folder: Path, device: torch.device, num: int = NUM_CLIPS
+) -> Iterator[training_loop.Progress]:
     """Encode `num` clips once, with the autoencoder in `folder`.
 
-    `folder/latents.safetensors` holds `(num, 12, 4, 8, 8)` float16, normalised as MochiPipeline does.
-    """
+    `folder/latents.safetensors` holds `(num, 12, 4, 8, 8)` float16, normalised as MochiPipeline
+    does."""
     training_loop.require_files(folder, "vae/config.json")
     vae: Any = AutoencoderKLMochi.from_pretrained(folder / "vae")
     autoencoder.unchunk(vae)
     encode, scenes = latent_cache.make_encoder(vae.to(device), device), training_scenes(num)
-    yield from latent_cache.cache_latents(folder, num, lambda rows: {"latents": encode(world.render(scenes[rows]))})
+    yield from latent_cache.cache_latents(
+        folder, num, lambda rows: {"latents": encode(world.render(scenes[rows]))}
+    )
 
 
 def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
@@ -129,23 +143,27 @@ def _sample_batch(step: int, latents: Tensor, scenes: world.Scenes) -> tuple[Ten
     rows = torch.randint(len(latents), (BATCH_SIZE,), generator=torch.Generator().manual_seed(step))
     rng = random.Random(step)
     words = world.captions(scenes[rows], seed=step)
-    return latents[rows].float(), ["" if rng.random() < CAPTION_DROPOUT else caption for caption in words]
+    return latents[rows].float(), [
+        "" if rng.random() < CAPTION_DROPOUT else caption for caption in words
+    ]
 
 
 def _sample_times(num: int, generator: torch.Generator) -> Tensor:
-    """`(num,)` in [0, 1]: logit-normal; a fifth near pure noise, where Mochi's schedule spends half its steps."""
+    """`(num,)` in [0, 1]: logit-normal; a fifth near pure noise, where Mochi's schedule spends half
+    its steps."""
     t = torch.sigmoid(torch.randn(num, generator=generator) - 0.3)
     early = 0.06 * torch.rand(num, generator=generator)
     return torch.where(torch.rand(num, generator=generator) < 0.2, early, t)
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def train(
     folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
 ) -> Iterator[training_loop.Progress]:
-    """Train transformer and text encoder from nothing or from the checkpoint in `folder`; needs its vae and latents.
+    """Train transformer and text encoder from nothing or from the checkpoint in `folder`; needs its
+    vae and latents.
 
     Afterwards `folder/pipeline` is a MochiPipeline in diffusers layout, in float16.
     """
@@ -169,7 +187,9 @@ def train(
         noise = torch.randn(x.shape, generator=generator)
         t = _sample_times(len(x), generator)
         x_t = torch.lerp(noise, x, t.view(-1, 1, 1, 1, 1)).to(device)
-        tokens = pipe.tokenizer(words, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+        tokens = pipe.tokenizer(
+            words, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
+        )
         mask = tokens.attention_mask.bool().to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             embeds = pair.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]

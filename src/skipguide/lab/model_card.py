@@ -1,4 +1,5 @@
-"""Put a trained lab model into the package: weights, scores, and a model card written from the measurements."""
+"""Put a trained lab model into the package: weights, scores, and a model card written from the
+measurements."""
 
 from __future__ import annotations
 
@@ -9,9 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.files import packaged
-from skipguide.lab import autoencoder, judge, mochi, opensora, score_svd, score_text, svd, training_loop, world
+from skipguide.lab import (
+    autoencoder,
+    judge,
+    mochi,
+    opensora,
+    score_svd,
+    score_text,
+    svd,
+    training_loop,
+    world,
+)
 
-Part = tuple[str, str, str, str]  # what it is called, its class, its file in the pipeline, what a step trains on
+Part = tuple[
+    str, str, str, str
+]  # what it is called, its class, its file in the pipeline, what a step trains on
 PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage with a comma trains several
     "mochi": {
         "autoencoder": (
@@ -58,11 +71,12 @@ PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage wi
 
 
 def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path]:
-    """Copy a finished training into the package and write its card, there and into `docs` where that is given.
+    """Copy a finished training into the package and write its card, there and into `docs` where
+    that is given.
 
     Args:
-        model: "mochi", "svd" or "opensora"; the judge comes with mochi.
-        folder: of the training; needs pipeline, history.jsonl and scores.json (`lab score --out`), and of mochi
+        model: "mochi", "svd" or "opensora"; the judge comes with mochi. folder: of the training;
+        needs pipeline, history.jsonl and scores.json (`lab score --out`), and of mochi
             judge.safetensors.
         machine: class of machine that trained it, for the card.
 
@@ -71,9 +85,15 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
     """
     name, reads = f"lab-{model}", model == "mochi"
     training_loop.require_files(
-        folder, "pipeline/model_index.json", *(["judge.safetensors"] if reads else []), "history.jsonl", "scores.json"
+        folder,
+        "pipeline/model_index.json",
+        *(["judge.safetensors"] if reads else []),
+        "history.jsonl",
+        "scores.json",
     )
-    text = build_card(model, folder, machine)  # first, for it fails where the scores are another model's
+    text = build_card(
+        model, folder, machine
+    )  # first, for it fails where the scores are another model's
     target, reader = packaged.WEIGHTS / name, packaged.WEIGHTS / "judge"
     with training_loop.atomic_path(target.with_name(f"{name}.new")) as part:
         shutil.copytree(folder / "pipeline", part)
@@ -85,7 +105,9 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
     if reads:
         reader.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
-    for path in packaged.WEIGHTS.rglob("*.safetensors"):  # safetensors writes them for the owner alone
+    for path in packaged.WEIGHTS.rglob(
+        "*.safetensors"
+    ):  # safetensors writes them for the owner alone
         path.chmod(0o644)
     if docs:
         docs.mkdir(parents=True, exist_ok=True)
@@ -96,8 +118,13 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
 def build_card(model: str, folder: Path, machine: str) -> str:
     """The model card, from the training log and the scores."""
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    template = resources.files("skipguide.lab").joinpath(f"card-{model}.md").read_text(encoding="utf-8")
+    history = [
+        json.loads(line)
+        for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    template = (
+        resources.files("skipguide.lab").joinpath(f"card-{model}.md").read_text(encoding="utf-8")
+    )
     common = dict(
         size=world.FRAME_SIZE,
         colours=", ".join(world.COLOURS),
@@ -113,24 +140,29 @@ def build_card(model: str, folder: Path, machine: str) -> str:
     if model == "svd":
         dropout, (slowest, fastest) = svd.IMAGE_DROPOUT, svd.FPS
         return template.format(
-            **common, frames=svd.FRAMES, dropout=dropout, clips=svd.NUM_CLIPS, slowest=slowest, fastest=fastest,
-            unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS, restart=svd.SCHEDULE.restarts[0],
-            table=score_svd.format_table(scores),
+            **common, frames=svd.FRAMES, dropout=dropout, clips=svd.NUM_CLIPS, slowest=slowest,
+            fastest=fastest, unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS,
+            restart=svd.SCHEDULE.restarts[0], table=score_svd.format_table(scores),
         )  # fmt: skip
     read = scores["judge_accuracy_reconstructed"]
     common |= dict(
-        table=score_text.format_table(scores), ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items())
+        table=score_text.format_table(scores),
+        ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items()),
     )
     if model == "opensora":
         channels = autoencoder.OPENSORA_CONFIG["latent_channels"]
         return template.format(
-            **common, frames=opensora.FRAMES, fps=world.FPS, clips=opensora.NUM_CLIPS, channels=channels,
-            dropout=opensora.CAPTION_DROPOUT, empty=opensora.EMPTY_SHARE, given=opensora.GIVEN_SHARE,
-            scored=opensora.SCORED_SHARE, aesthetic=opensora.AESTHETIC_SCORE,
-            pairs=opensora.TRANSFORMER["num_layers"],
+            **common, frames=opensora.FRAMES, fps=world.FPS, clips=opensora.NUM_CLIPS,
+            channels=channels, dropout=opensora.CAPTION_DROPOUT, empty=opensora.EMPTY_SHARE,
+            given=opensora.GIVEN_SHARE, scored=opensora.SCORED_SHARE,
+            aesthetic=opensora.AESTHETIC_SCORE, pairs=opensora.TRANSFORMER["num_layers"],
         )  # fmt: skip
     return template.format(
-        **common, frames=world.NUM_FRAMES, fps=world.FPS, dropout=mochi.CAPTION_DROPOUT, clips=mochi.NUM_CLIPS
+        **common,
+        frames=world.NUM_FRAMES,
+        fps=world.FPS,
+        dropout=mochi.CAPTION_DROPOUT,
+        clips=mochi.NUM_CLIPS,
     )
 
 
@@ -165,16 +197,25 @@ def _parts_table(model: str, folder: Path, history: list[dict[str, Any]]) -> str
         rows.append(f"| {name} | {kind} | {size} | {time} | {on} |")
     if model == "mochi":
         reader = parameters(folder / "judge")
-        rows.append(f"| judge | Judge | {reader} | {trained('judge')} | {judge.BATCH_SIZE} clips a step |")
+        rows.append(
+            f"| judge | Judge | {reader} | {trained('judge')} | {judge.BATCH_SIZE} clips a step |"
+        )
     return "\n".join(rows)
 
 
 def _training_curve(history: list[dict[str, Any]]) -> str:
-    lines = ["| stage | step | minutes | measured (mean over the steps before) |", "|---|---:|---:|---|"]
+    lines = [
+        "| stage | step | minutes | measured (mean over the steps before) |",
+        "|---|---:|---:|---|",
+    ]
     for stage in ("autoencoder", "judge", "transformer", "image encoder", "unet"):
         rows = [row for row in history if row["stage"] == stage]
         for row in rows[:: max(len(rows) // 8, 1)][:-1] + rows[-1:]:
-            values = {name: value for name, value in row.items() if name not in ("stage", "step", "seconds")}
+            values = {
+                name: value
+                for name, value in row.items()
+                if name not in ("stage", "step", "seconds")
+            }
             measured = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
             lines.append(f"| {stage} | {row['step']} | {row['seconds'] / 60:.1f} | {measured} |")
     return "\n".join(lines)

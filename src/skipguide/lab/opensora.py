@@ -1,4 +1,5 @@
-"""lab-opensora: a real OpenSoraPipeline with small configs, transformer and text encoder trained together on latents.
+"""lab-opensora: a real OpenSoraPipeline with small configs, transformer and text encoder trained
+together on latents.
 
 Open-Sora's flow runs from noise at t = 1000 to data at t = 0,
 
@@ -52,7 +53,8 @@ TRANSFORMER: dict[str, Any] = dict(
     model_max_length=300,  # as long as prompts are by default
     input_sq_size=world.FRAME_SIZE,
 )
-# Upstream's timesteps are moved towards noise by 2.4 for 51 frames of 240 x 426; these by 2.2 for our clips.
+# Upstream's timesteps are moved towards noise by 2.4 for 51 frames of 240 x 426; these by 2.2 for
+# our clips.
 SCHEDULER: dict[str, Any] = dict(base_resolution=world.FRAME_SIZE**2, base_num_frames=1)
 
 
@@ -68,7 +70,8 @@ def build(vae: AutoencoderKLOpenSora) -> Any:
 
 @torch.no_grad()
 def _initialise(transformer: OpenSoraTransformer3DModel) -> None:
-    """As upstream trains from nothing: temporal blocks that do nothing yet, small embeddings; and a zero prediction."""
+    """As upstream trains from nothing: temporal blocks that do nothing yet, small embeddings; and a
+    zero prediction."""
     for module in transformer.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -84,7 +87,8 @@ def _initialise(transformer: OpenSoraTransformer3DModel) -> None:
 
 
 class PlainAttention:
-    """OpenSoraAttnProcessor as plain products, which are faster for so few tokens. For training only."""
+    """OpenSoraAttnProcessor as plain products, which are faster for so few tokens. For training
+    only."""
 
     def __call__(
         self,
@@ -111,7 +115,7 @@ class PlainAttention:
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
@@ -119,12 +123,14 @@ def training_scenes(num: int = NUM_CLIPS) -> world.Scenes:
     return world.sample_scenes(num, seed=4 * 10**6)
 
 
-def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[training_loop.Progress]:
+def encode_clips(
+    folder: Path, device: torch.device, num: int = NUM_CLIPS
+) -> Iterator[training_loop.Progress]:
     """Encode `num` clips once, with the autoencoder in `folder`.
 
-    `folder/latents.safetensors` holds float16, normalised as the pipeline does: the latents of whole clips
-    `(num, 12, 5, 8, 8)`, and of their first frames alone `(num, 12, 1, 8, 8)`, as the pipeline encodes a given picture.
-    """
+    `folder/latents.safetensors` holds float16, normalised as the pipeline does: the latents of
+    whole clips `(num, 12, 5, 8, 8)`, and of their first frames alone `(num, 12, 1, 8, 8)`, as the
+    pipeline encodes a given picture."""
     training_loop.require_files(folder, "vae/config.json")
     vae: Any = AutoencoderKLOpenSora.from_pretrained(folder / "vae")
     autoencoder.use_channels_last(vae.to(device))
@@ -138,7 +144,8 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
 
 
 def pipeline_captions(scenes: world.Scenes, seed: int) -> list[str]:
-    """What the pipeline makes of prompts before T5 reads them: lower case, with a score or without; a few are empty."""
+    """What the pipeline makes of prompts before T5 reads them: lower case, with a score or without;
+    a few are empty."""
     rng, found = random.Random(seed), []
     for caption in world.captions(scenes, seed):
         score = AESTHETIC_SCORE if rng.random() < SCORED_SHARE else None
@@ -147,17 +154,30 @@ def pipeline_captions(scenes: world.Scenes, seed: int) -> list[str]:
     return found
 
 
-def embed_captions(pair: Any, tokenizer: Any, words: Sequence[str], dropped: Tensor) -> tuple[Tensor, Tensor]:
-    """Captions to `(B, L, 96)` and the mask `(B, L)`; where they are dropped, `(B,)`, the null caption for as long."""
+def embed_captions(
+    pair: Any, tokenizer: Any, words: Sequence[str], dropped: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Captions to `(B, L, 96)` and the mask `(B, L)`; where they are dropped, `(B,)`, the null
+    caption for as long."""
     device = pair.transformer.null_caption.device
-    tokens = tokenizer(list(words), padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").to(device)
+    tokens = tokenizer(
+        list(words), padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
+    ).to(device)
     embeds = pair.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
     null = pair.transformer.null_caption[: embeds.shape[1]].to(embeds)
-    return torch.where(dropped.to(device)[:, None, None], null, embeds), tokens.attention_mask.bool()
+    return (
+        torch.where(dropped.to(device)[:, None, None], null, embeds),
+        tokens.attention_mask.bool(),
+    )
 
 
 def noise_latents(
-    scheduler: OpenSoraRFlowScheduler, x: Tensor, pictures: Tensor, given: Tensor, noise: Tensor, t: Tensor
+    scheduler: OpenSoraRFlowScheduler,
+    x: Tensor,
+    pictures: Tensor,
+    given: Tensor,
+    noise: Tensor,
+    t: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the transformer sees and shall say.
 
@@ -177,26 +197,33 @@ def noise_latents(
 
 
 def sampler_timesteps(scheduler: OpenSoraRFlowScheduler) -> Tensor:
-    """`(1000,)`: those of a sampler with a thousand steps, moved towards noise as it moves them for our clips."""
+    """`(1000,)`: those of a sampler with a thousand steps, moved towards noise as it moves them for
+    our clips."""
     size = world.FRAME_SIZE
-    scheduler.set_timesteps(scheduler.config["num_train_timesteps"], height=size, width=size, num_frames=FRAMES)
+    scheduler.set_timesteps(
+        scheduler.config["num_train_timesteps"], height=size, width=size, num_frames=FRAMES
+    )
     return scheduler.timesteps
 
 
 def _sample_times(num: int, table: Tensor, generator: torch.Generator) -> Tensor:
     """`(num,)` of a table: half of them logit-normal, half uniform in the steps of the sampler."""
-    uniform, normal = torch.rand(num, generator=generator), torch.randn(num, generator=generator).sigmoid()
+    uniform, normal = (
+        torch.rand(num, generator=generator),
+        torch.randn(num, generator=generator).sigmoid(),
+    )
     place = torch.where(torch.rand(num, generator=generator) < 0.5, uniform, normal)
     return table[(place * len(table)).long().clamp_max(len(table) - 1)]
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def train(
     folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
 ) -> Iterator[training_loop.Progress]:
-    """Train transformer and text encoder from nothing or from the checkpoint in `folder`; needs its vae and latents.
+    """Train transformer and text encoder from nothing or from the checkpoint in `folder`; needs its
+    vae and latents.
 
     Afterwards `folder/pipeline` is an OpenSoraPipeline in diffusers layout, in float16.
     """
@@ -216,14 +243,19 @@ def train(
         generator = torch.Generator().manual_seed(step)
         rows = torch.randint(len(data["latents"]), (BATCH_SIZE,), generator=generator)
         dropped, given = (
-            torch.rand(BATCH_SIZE, generator=generator) < share for share in (CAPTION_DROPOUT, GIVEN_SHARE)
+            torch.rand(BATCH_SIZE, generator=generator) < share
+            for share in (CAPTION_DROPOUT, GIVEN_SHARE)
         )
         t = _sample_times(BATCH_SIZE, table, generator)
         x, pictures = data["latents"][rows].float(), data["pictures"][rows].float()
         noise = torch.randn(x.shape, generator=generator)
-        x_t, frame_mask, v = (y.to(device) for y in noise_latents(pipe.scheduler, x, pictures, given, noise, t))
+        x_t, frame_mask, v = (
+            y.to(device) for y in noise_latents(pipe.scheduler, x, pictures, given, noise, t)
+        )
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            embeds, mask = embed_captions(pair, pipe.tokenizer, pipeline_captions(scenes[rows], step), dropped)
+            embeds, mask = embed_captions(
+                pair, pipe.tokenizer, pipeline_captions(scenes[rows], step), dropped
+            )
             predicted = pair.transformer(
                 x_t, t.to(device), embeds, mask, frame_mask, world.FPS, **size, return_dict=False
             )[0].chunk(2, dim=1)[0]
@@ -236,7 +268,8 @@ def train(
 
 
 def _speed_up_training(transformer: Any, device: torch.device) -> None:
-    """For training only: attention of a few tokens as plain products; blocks compiled where that can be."""
+    """For training only: attention of a few tokens as plain products; blocks compiled where that
+    can be."""
     transformer.set_attn_processor(PlainAttention())
     if training_loop.can_compile(device):  # fusing the many small operations doubles the speed
         for block in (*transformer.spatial_blocks, *transformer.temporal_blocks):

@@ -1,7 +1,8 @@
-"""How good lab-svd is: whether the object and the first frame are kept, and whether the motion follows the bucket.
+"""How good lab-svd is: whether the object and the first frame are kept, and whether the motion
+follows the bucket.
 
-The rows are those of the paper's Table 4: CFG, with spatial guidance, with spatial and temporal guidance, and STG-R.
-"""
+The rows are those of the paper's Table 4: CFG, with spatial guidance, with spatial and temporal
+guidance, and STG-R."""
 
 from __future__ import annotations
 
@@ -25,16 +26,19 @@ CHECKED_WORDS = ("shape", "colour")  # the motion is not given: a first frame ad
 
 
 def score(
-    folder: Path | None, clips: int, layers: Sequence[str], spatial: float, temporal: float, residual: float,
-    rescale: float, note: Callable[[str], None],
+    folder: Path | None, clips: int, layers: Sequence[str], spatial: float, temporal: float,
+    residual: float, rescale: float, note: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the packaged model, or the one in a training folder.
 
-    Every setting gets the same `clips` first frames of single objects, held-out combinations included, from the same
-    noise; the motion bucket of a clip is that of the real clip behind its first frame (of a batch, their mean).
-    """
+    Every setting gets the same `clips` first frames of single objects, held-out combinations
+    included, from the same noise; the motion bucket of a clip is that of the real clip behind its
+    first frame (of a batch, their mean)."""
     if clips <= 2 * BATCH:
-        raise ValueError(f"clips must be more than {2 * BATCH}, for buckets to be compared, but got {clips}. Take 64.")
+        raise ValueError(
+            f"clips must be more than {2 * BATCH}, for buckets to be compared, but got {clips}."
+            " Take 64."
+        )
     pipe = _load_pipeline(folder)
     rows = score_settings(layers, spatial, temporal, residual, rescale)
     for _, terms, _ in rows[1:]:
@@ -46,7 +50,10 @@ def score(
         "clips": clips,
         "steps": STEPS,
         "guidance_scale": svd.GUIDANCE_SCALE,
-        "psnr_db": {s: round(autoencoder.psnr(pipe.vae, autoencoder.SVD, s), 2) for s in ("train", "heldout")},
+        "psnr_db": {
+            s: round(autoencoder.psnr(pipe.vae, autoencoder.SVD, s), 2)
+            for s in ("train", "heldout")
+        },
         "real": measure_clips(real, real.frames),
         "reconstructed": measure_clips(real, _reconstruct(pipe, real.frames)),
         "generated": [],
@@ -55,7 +62,8 @@ def score(
         row = {"setting": name, **_score_setting(pipe, real, real.buckets, terms, phi)}
         note(str(row))
         found["generated"].append(row)
-    # A first frame gives away some of the motion that its clip has. Here the slowest gets the highest bucket.
+    # A first frame gives away some of the motion that its clip has. Here the slowest gets the
+    # highest bucket.
     turned = torch.cat(real.buckets.split(BATCH)[::-1])[: len(real.buckets)]
     found["buckets_turned"] = _score_setting(pipe, real, turned, [], 0.0)
     note(str(found["buckets_turned"]))
@@ -67,7 +75,8 @@ def score_settings(
 ) -> list[tuple[str, list[STG], float]]:
     """The rows: name, terms, phi. A scale of 0 leaves its row out."""
     in_space, in_time = (
-        STG(layers, scale, "attention", axis=axis) for axis, scale in (("spatial", spatial), ("temporal", temporal))
+        STG(layers, scale, "attention", axis=axis)
+        for axis, scale in (("spatial", spatial), ("temporal", temporal))
     )
     rows = [
         ("CFG", [], 0.0),
@@ -86,14 +95,22 @@ class RealClips:
         spans = world.draw_spans(num, SEED)
         amount = world.amount_of_motion(world.masks(scenes, svd.FRAMES, spans))
         order = amount.argsort()
-        self.scenes, self.frames = scenes[order], world.render(scenes[order], svd.FRAMES, span=spans[order])
+        self.scenes, self.frames = (
+            scenes[order],
+            world.render(scenes[order], svd.FRAMES, span=spans[order]),
+        )
         buckets = svd.motion_bucket(amount[order], torch.tensor(float(svd.USUAL_FPS))).split(BATCH)
         self.buckets = torch.cat([part.mean().round().expand(len(part)) for part in buckets])
         self.features = _judge_clips(self.frames)[1]
 
 
 def _format_command(
-    clips: int, layers: Sequence[str], spatial: float, temporal: float, residual: float, rescale: float
+    clips: int,
+    layers: Sequence[str],
+    spatial: float,
+    temporal: float,
+    residual: float,
+    rescale: float,
 ) -> str:
     named = "".join(f" --layers {layer}" for layer in layers)
     scales = f" --spatial-scale {spatial:g} --temporal-scale {temporal:g} --stg-scale {residual:g}"
@@ -101,7 +118,9 @@ def _format_command(
 
 
 def _load_pipeline(folder: Path | None) -> Any:
-    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
+    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+        StableVideoDiffusionPipeline,
+    )
 
     if folder:
         training_loop.require_files(folder, "pipeline/model_index.json")
@@ -116,15 +135,23 @@ def _reconstruct(pipe: Any, frames: Tensor) -> Tensor:
     """What is left after the autoencoder: the ceiling for generated clips."""
     chunks = frames.split(BATCH)
     return torch.cat(
-        [autoencoder.decode_svd(pipe.vae, autoencoder.encode_svd(pipe.vae, c).mean, c.shape[2]) for c in chunks]
+        [
+            autoencoder.decode_svd(pipe.vae, autoencoder.encode_svd(pipe.vae, c).mean, c.shape[2])
+            for c in chunks
+        ]
     )
 
 
-def _score_setting(pipe: Any, real: RealClips, buckets: Tensor, terms: Sequence[STG], phi: float) -> dict[str, Any]:
+def _score_setting(
+    pipe: Any, real: RealClips, buckets: Tensor, terms: Sequence[STG], phi: float
+) -> dict[str, Any]:
     handle = guide(pipe, *terms, rescale=phi) if terms else None
     try:
         chunks = zip(real.frames[:, :, 0].split(BATCH), buckets.split(BATCH), strict=True)
-        videos = [generate(pipe, first, int(bucket[0]), SEED + i) for i, (first, bucket) in enumerate(chunks)]
+        videos = [
+            generate(pipe, first, int(bucket[0]), SEED + i)
+            for i, (first, bucket) in enumerate(chunks)
+        ]
     finally:
         if handle:
             handle.remove()
@@ -133,33 +160,46 @@ def _score_setting(pipe: Any, real: RealClips, buckets: Tensor, terms: Sequence[
 
 
 def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
-    """`(B, 3, H, W)` first frames -> `(B, 3, F, H, W)`, both in [-1, 1]: one batch, noise drawn from `seed`."""
+    """`(B, 3, H, W)` first frames -> `(B, 3, F, H, W)`, both in [-1, 1]: one batch, noise drawn
+    from `seed`."""
     from diffusers.image_processor import VaeImageProcessor
 
     frames = pipe(
-        VaeImageProcessor.numpy_to_pil(((first + 1) / 2).permute(0, 2, 3, 1).numpy()), height=world.FRAME_SIZE,
-        width=world.FRAME_SIZE, num_frames=svd.FRAMES, num_inference_steps=STEPS, fps=svd.USUAL_FPS,
-        motion_bucket_id=bucket, max_guidance_scale=svd.GUIDANCE_SCALE, output_type="pt",
+        VaeImageProcessor.numpy_to_pil(((first + 1) / 2).permute(0, 2, 3, 1).numpy()),
+        height=world.FRAME_SIZE, width=world.FRAME_SIZE, num_frames=svd.FRAMES,
+        num_inference_steps=STEPS, fps=svd.USUAL_FPS, motion_bucket_id=bucket,
+        max_guidance_scale=svd.GUIDANCE_SCALE, output_type="pt",
         generator=torch.Generator().manual_seed(seed),
     ).frames  # fmt: skip
     return frames.transpose(1, 2) * 2 - 1
 
 
 @torch.no_grad()
-def measure_clips(real: RealClips, frames: Tensor, buckets: Tensor | None = None) -> dict[str, float]:
+def measure_clips(
+    real: RealClips, frames: Tensor, buckets: Tensor | None = None
+) -> dict[str, float]:
     """What the card says of one set of clips.
 
-    `shape`, `colour`: share of clips in which the judge reads the object of the first frame. `first_frame_db`: mean
-    PSNR of the first frame against the one given. `motion`: Spearman's correlation of bucket and amount of motion.
-    `frechet`: distance of the judge's features from those of the real clips.
-    """
+    `shape`, `colour`: share of clips in which the judge reads the object of the first frame.
+    `first_frame_db`: mean PSNR of the first frame against the one given. `motion`: Spearman's
+    correlation of bucket and amount of motion. `frechet`: distance of the judge's features from
+    those of the real clips."""
     words, features = _judge_clips(frames)
-    kept = {name: (words[name] == getattr(real.scenes, name)).float().mean().item() for name in CHECKED_WORDS}
+    kept = {
+        name: (words[name] == getattr(real.scenes, name)).float().mean().item()
+        for name in CHECKED_WORDS
+    }
     error = (frames[:, :, 0] - real.frames[:, :, 0]).square().mean((1, 2, 3)).clamp_min(1e-10)
     amount = world.amount_of_motion(world.segment_objects(real.scenes, frames))
     found = {
         **kept,
-        "both": torch.stack([words[n] == getattr(real.scenes, n) for n in CHECKED_WORDS]).all(0).float().mean().item(),
+        "both": (
+            torch.stack([words[n] == getattr(real.scenes, n) for n in CHECKED_WORDS])
+            .all(0)
+            .float()
+            .mean()
+            .item()
+        ),
         "first_frame_db": (-10 * torch.log10(error / 4)).mean().item(),
         "motion": spearman(real.buckets if buckets is None else buckets, amount),
         "amount_of_motion": amount.mean().item(),
@@ -189,11 +229,19 @@ def _ranks(values: Tensor) -> Tensor:
 def format_table(scores: dict[str, Any]) -> str:
     """The scores for people, as Markdown."""
     lines = [
-        f"- reconstruction: {scores['psnr_db']['train']} dB, held out {scores['psnr_db']['heldout']} dB",
-        f"- {scores['clips']} clips per row, {scores['steps']} steps, CFG from 1 in the first frame to "
-        f"{scores['guidance_scale']:g} in the last",
+        (
+            f"- reconstruction: {scores['psnr_db']['train']} dB, held out"
+            f" {scores['psnr_db']['heldout']} dB"
+        ),
+        (
+            f"- {scores['clips']} clips per row, {scores['steps']} steps, CFG from 1 in the first"
+            f" frame to {scores['guidance_scale']:g} in the last"
+        ),
         "",
-        "| clips | passes | shape kept | colour kept | both | first frame, dB | motion and bucket | Frechet |",
+        (
+            "| clips | passes | shape kept | colour kept | both | first frame, dB | motion and"
+            " bucket | Frechet |"
+        ),
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     rows = [("real", scores["real"]), ("autoencoder alone", scores["reconstructed"])]
@@ -202,7 +250,7 @@ def format_table(scores: dict[str, Any]) -> str:
         passes = f"{r['passes_per_step']:.2f}" if "passes_per_step" in r else "-"
         first = "-" if name == "real" else f"{r['first_frame_db']:.1f}"
         lines.append(
-            f"| {name} | {passes} | {r['shape']:.3f} | {r['colour']:.3f} | {r['both']:.3f} | {first} | "
-            f"{r['motion']:.3f} | {r['frechet']:.1f} |"
+            f"| {name} | {passes} | {r['shape']:.3f} | {r['colour']:.3f} | {r['both']:.3f} |"
+            f" {first} | {r['motion']:.3f} | {r['frechet']:.1f} |"
         )
     return "\n".join(lines)

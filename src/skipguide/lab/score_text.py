@@ -1,4 +1,5 @@
-"""How good a lab model that takes text is: reconstruction, the judge's reading of generated clips, Frechet distance."""
+"""How good a lab model that takes text is: reconstruction, the judge's reading of generated clips,
+Frechet distance."""
 
 from __future__ import annotations
 
@@ -49,8 +50,8 @@ def score(
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the packaged model, or the one in a training folder.
 
-    Every setting generates the same `clips` prompts from the same noise; prompts name one object, are phrased at random
-    and come from all combinations, held-out ones included.
+    Every setting generates the same `clips` prompts from the same noise; prompts name one object,
+    are phrased at random and come from all combinations, held-out ones included.
 
     Args:
         terms: each by itself beside the last CFG scale; of one scale and skip.
@@ -64,7 +65,10 @@ def score(
         "command": _format_command(model, clips, guidance_scales, terms),
         "clips": clips,
         "steps": STEPS,
-        "psnr_db": {split: round(autoencoder.psnr(pipe.vae, kind, split), 2) for split in ("train", "heldout")},
+        "psnr_db": {
+            split: round(autoencoder.psnr(pipe.vae, kind, split), 2)
+            for split in ("train", "heldout")
+        },
         "judge_accuracy": _judge_accuracy(reader, kind.frames),
         "judge_accuracy_reconstructed": _score_reconstruction(pipe, reader, kind),
         "generated": [],
@@ -72,8 +76,12 @@ def score(
     scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
     others = world.sample_scenes(clips, SEED + 1, "all", second_share=0.0)
     real = judge_clips(reader, world.render(others, kind.frames))[1]
-    found["frechet_real"] = round(judge.frechet(judge_clips(reader, world.render(scenes, kind.frames))[1], real), 2)
-    settings = [(g, None) for g in guidance_scales] + [(guidance_scales[-1], term) for term in terms]
+    found["frechet_real"] = round(
+        judge.frechet(judge_clips(reader, world.render(scenes, kind.frames))[1], real), 2
+    )
+    settings = [(g, None) for g in guidance_scales] + [
+        (guidance_scales[-1], term) for term in terms
+    ]
     for g, term in settings:
         row = _score_setting(model, pipe, reader, scenes, real, g, term)
         note(str(row))
@@ -81,7 +89,9 @@ def score(
     return found
 
 
-def _format_command(model: str, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG]) -> str:
+def _format_command(
+    model: str, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG]
+) -> str:
     """What measures the same on the packaged model."""
     scales = "".join(f" --guidance-scale {g:g}" for g in guidance_scales)
     skipped = "".join(f" --layers {_join_layers(explicit_layers(term))}" for term in terms)
@@ -98,8 +108,12 @@ def _load_pipeline(model: str, folder: Path | None) -> tuple[Any, judge.Judge]:
 
     row = MODELS[model]
     if folder:
-        training_loop.require_files(folder, "pipeline/model_index.json", *["judge.safetensors"] * row.brings_judge)
-    pipe = row.pipeline.from_pretrained(folder / "pipeline" if folder else packaged.packaged_path(f"lab-{model}"))
+        training_loop.require_files(
+            folder, "pipeline/model_index.json", *["judge.safetensors"] * row.brings_judge
+        )
+    pipe = row.pipeline.from_pretrained(
+        folder / "pipeline" if folder else packaged.packaged_path(f"lab-{model}")
+    )
     pipe.set_progress_bar_config(disable=True)
     reader = judge.Judge()
     place = folder if folder and row.brings_judge else packaged.packaged_path("judge")
@@ -109,16 +123,22 @@ def _load_pipeline(model: str, folder: Path | None) -> tuple[Any, judge.Judge]:
 
 @torch.no_grad()
 def judge_clips(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Words and features of clips `(B, 3, F, H, W)`; the judge knows 19 frames, of fewer some are shown twice."""
+    """Words and features of clips `(B, 3, F, H, W)`; the judge knows 19 frames, of fewer some are
+    shown twice."""
     if frames.shape[2] != world.NUM_FRAMES:
         frames = F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
     parts = [reader(chunk) for chunk in frames.split(64)]
-    words = {name: torch.cat([logits[name].argmax(1) for logits, _ in parts]) for name in judge.HEADS}
+    words = {
+        name: torch.cat([logits[name].argmax(1) for logits, _ in parts]) for name in judge.HEADS
+    }
     return words, torch.cat([features for _, features in parts])
 
 
 def _share_right(words: dict[str, Tensor], scenes: world.Scenes) -> dict[str, float]:
-    return {name: round((words[name] == getattr(scenes, name)).float().mean().item(), 4) for name in judge.HEADS}
+    return {
+        name: round((words[name] == getattr(scenes, name)).float().mean().item(), 4)
+        for name in judge.HEADS
+    }
 
 
 def _judge_accuracy(reader: judge.Judge, frames: int, num: int = 512) -> dict[str, float]:
@@ -168,7 +188,9 @@ def _score_setting(
         **_share_right(words, scenes),
     }
     row["all_three"] = round(right.float().mean().item(), 4)
-    row["all_three_heldout"] = round(right[held_out].float().mean().item(), 4) if held_out.any() else None
+    row["all_three_heldout"] = (
+        round(right[held_out].float().mean().item(), 4) if held_out.any() else None
+    )
     return {**row, "frechet": round(judge.frechet(features, real), 2)}
 
 
@@ -187,10 +209,16 @@ def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "m
 def format_table(scores: dict[str, Any]) -> str:
     """The scores for people, as Markdown."""
     lines = [
-        f"- reconstruction: {scores['psnr_db']['train']} dB, held out {scores['psnr_db']['heldout']} dB",
+        (
+            f"- reconstruction: {scores['psnr_db']['train']} dB, held out"
+            f" {scores['psnr_db']['heldout']} dB"
+        ),
         "- judge on real clips: "
         + ", ".join(f"{name} {value:.3f}" for name, value in scores["judge_accuracy"].items()),
-        f"- {scores['clips']} clips per row, {scores['steps']} steps; Frechet of real clips {scores['frechet_real']}",
+        (
+            f"- {scores['clips']} clips per row, {scores['steps']} steps; Frechet of real clips"
+            f" {scores['frechet_real']}"
+        ),
         "",
         "| CFG | STG layer, scale | shape | colour | motion | all three | held out | Frechet |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",

@@ -1,9 +1,10 @@
 """lab-svd: a real StableVideoDiffusionPipeline with small configs.
 
-Its image encoder learns first, as CLIP does, to put into one embedding what a picture shows; then it is kept fixed and
-the UNet is trained on cached latents and embeddings. A clip is conditioned on its first frame (latents beside every
-frame's, and the embedding), on the frames per second, on its motion bucket, which is the true amount of motion, and on
-how much noise was put on the first frame. In EDM's terms the pipeline's scheduler computes, and the training uses,
+Its image encoder learns first, as CLIP does, to put into one embedding what a picture shows; then
+it is kept fixed and the UNet is trained on cached latents and embeddings. A clip is conditioned on
+its first frame (latents beside every frame's, and the embedding), on the frames per second, on its
+motion bucket, which is the true amount of motion, and on how much noise was put on the first frame.
+In EDM's terms the pipeline's scheduler computes, and the training uses,
 
     x = x_0 + sigma noise,    the UNet sees  x / sqrt(sigma^2 + 1)  and  log(sigma) / 4
     v = (x / (sigma^2 + 1) - x_0) sqrt(sigma^2 + 1) / sigma         is what it predicts ("v_prediction")
@@ -19,7 +20,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
+from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
+    AutoencoderKLTemporalDecoder,
+)
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
     StableVideoDiffusionPipeline,
@@ -39,13 +42,21 @@ NUM_CLIPS = 6_144
 BATCH_SIZE = 16
 IMAGE_DROPOUT = 0.1  # both ways in of the first frame at once, as the pipeline's uncond has it
 FPS = (5, 10)  # drawn from this range, ends included
-BUCKETS_PER_UNIT = 200  # motion bucket = 200 x (half frames that the outline moves) at 7 fps, at most 255
+BUCKETS_PER_UNIT = (
+    200  # motion bucket = 200 x (half frames that the outline moves) at 7 fps, at most 255
+)
 USUAL_FPS = 7
-GUIDANCE_SCALE = 5.0  # CFG of the last frame, in scores; that of the first is 1. The pipeline's own is 3
+GUIDANCE_SCALE = (
+    5.0  # CFG of the last frame, in scores; that of the first is 1. The pipeline's own is 3
+)
 NOISE_AUG = (0.002, 0.1)  # strength, drawn log-uniformly
 LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over all of the range
-SCHEDULE = training_loop.Schedule(steps=4000, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998)
-READER_SCHEDULE = training_loop.Schedule(steps=2000, learning_rate=3e-3, decay=0.5)  # of the image encoder
+SCHEDULE = training_loop.Schedule(
+    steps=4000, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998
+)
+READER_SCHEDULE = training_loop.Schedule(
+    steps=2000, learning_rate=3e-3, decay=0.5
+)  # of the image encoder
 READER_BATCH = 32  # clips, two frames of each
 READ_ATTRIBUTES = {  # what the embedding has to tell, with the number of classes
     "shape": len(world.SHAPES), "colour": len(world.COLOURS), "size": len(world.SIZES),
@@ -68,8 +79,8 @@ UNET: dict[str, Any] = dict(
     num_frames=FRAMES,
 )
 IMAGE_ENCODER: dict[str, Any] = dict(
-    hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=224, patch_size=16,
-    projection_dim=64,
+    hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+    image_size=224, patch_size=16, projection_dim=64,
 )  # fmt: skip
 SCHEDULER: dict[str, Any] = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
@@ -79,26 +90,32 @@ SCHEDULER: dict[str, Any] = dict(
 
 
 def build(vae: AutoencoderKLTemporalDecoder, image_encoder: CLIPVisionModelWithProjection) -> Any:
-    """The pipeline around a trained autoencoder and a trained image encoder, with an untrained UNet."""
+    """The pipeline around a trained autoencoder and a trained image encoder, with an untrained
+    UNet."""
     torch.manual_seed(0)
     unet = UNetSpatioTemporalConditionModel(**UNET)
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
     processor: Any = CLIPImageProcessorPil()  # what CLIPImageProcessor is without torchvision
-    return StableVideoDiffusionPipeline(vae, image_encoder, unet, EulerDiscreteScheduler(**SCHEDULER), processor)
+    return StableVideoDiffusionPipeline(
+        vae, image_encoder, unet, EulerDiscreteScheduler(**SCHEDULER), processor
+    )
 
 
-# --- the image encoder ------------------------------------------------------------------------------------------------
+# --- the image encoder ----------------------------------------------------------------------------
 
 
 class Reader(nn.Module):
-    """The image encoder, and what it is trained with: one linear head on its embedding for each thing to tell."""
+    """The image encoder, and what it is trained with: one linear head on its embedding for each
+    thing to tell."""
 
     def __init__(self) -> None:
         super().__init__()
         self.image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER))
         width = IMAGE_ENCODER["projection_dim"]
-        self.heads = nn.ModuleDict({name: nn.Linear(width, num) for name, num in READ_ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(width, num) for name, num in READ_ATTRIBUTES.items()}
+        )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """`(B, 3, 224, 224)` -> logits `(B, classes)` of each head."""
@@ -109,7 +126,8 @@ class Reader(nn.Module):
 def train_image_encoder(
     folder: Path, device: torch.device, schedule: training_loop.Schedule = READER_SCHEDULE
 ) -> Iterator[training_loop.Progress]:
-    """Train the image encoder from nothing or from the checkpoint in `folder`; writes `folder/image_encoder`."""
+    """Train the image encoder from nothing or from the checkpoint in `folder`; writes
+    `folder/image_encoder`."""
     torch.manual_seed(0)
     reader = Reader().to(device)
     if training_loop.can_compile(device):
@@ -135,30 +153,38 @@ def train_image_encoder(
 
 
 def _true_classes(scenes: world.Scenes) -> dict[str, Tensor]:
-    """The classes of `READ_ATTRIBUTES`, `(B,)` each; the last class of a second object is that there is none."""
+    """The classes of `READ_ATTRIBUTES`, `(B,)` each; the last class of a second object is that
+    there is none."""
     none = scenes.second_shape < 0
     found = {name: getattr(scenes, name) for name in READ_ATTRIBUTES}
     return {
-        name: torch.where(none, READ_ATTRIBUTES[name] - 1, v) if "second" in name else v for name, v in found.items()
+        name: torch.where(none, READ_ATTRIBUTES[name] - 1, v) if "second" in name else v
+        for name, v in found.items()
     }
 
 
 def pixel_values(images: Tensor) -> Tensor:
-    """`(B, 3, H, W)` in [-1, 1] -> what the pipeline hands to its image encoder, `(B, 3, 224, 224)`."""
+    """`(B, 3, H, W)` in [-1, 1] -> what the pipeline hands to its image encoder, `(B, 3, 224,
+    224)`."""
     images = (_resize_with_antialiasing(images, (224, 224)) + 1) / 2
     processor = CLIPImageProcessorPil()
-    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
+    mean, std = (
+        images.new_tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std)
+    )
     return (images - mean) / std
 
 
 @torch.no_grad()
 def embed_images(image_encoder: Any, images: Tensor) -> Tensor:
     """Pictures `(N, 3, H, W)` in 8 bits -> `(N, 64)`."""
-    chunks = (pixel_values(chunk.to(image_encoder.device).float() / 127.5 - 1) for chunk in images.split(64))
+    chunks = (
+        pixel_values(chunk.to(image_encoder.device).float() / 127.5 - 1)
+        for chunk in images.split(64)
+    )
     return torch.cat([image_encoder(chunk).image_embeds.float().cpu() for chunk in chunks])
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def training_clips(num: int = NUM_CLIPS) -> tuple[world.Scenes, Tensor]:
@@ -167,14 +193,20 @@ def training_clips(num: int = NUM_CLIPS) -> tuple[world.Scenes, Tensor]:
 
 
 def draw_conditions(scenes: world.Scenes, spans: Tensor, seed: int) -> Tensor:
-    """`(B, 3)`: fps - 1, motion bucket and strength of the noise on the first frame, as the UNet gets them."""
+    """`(B, 3)`: fps - 1, motion bucket and strength of the noise on the first frame, as the UNet
+    gets them."""
     generator = torch.Generator().manual_seed(seed)
     num = len(scenes)
     fps = torch.randint(FPS[0], FPS[1] + 1, (num,), generator=generator).float()
     low, high = map(math.log, NOISE_AUG)
     strength = (low + (high - low) * torch.rand(num, generator=generator)).exp()
     return torch.stack(
-        [fps - 1, motion_bucket(world.amount_of_motion(world.masks(scenes, FRAMES, spans)), fps), strength], 1
+        [
+            fps - 1,
+            motion_bucket(world.amount_of_motion(world.masks(scenes, FRAMES, spans)), fps),
+            strength,
+        ],
+        1,
     )
 
 
@@ -183,12 +215,14 @@ def motion_bucket(amount: Tensor, fps: Tensor) -> Tensor:
     return (BUCKETS_PER_UNIT * amount * fps / USUAL_FPS).round().clamp_max(255)
 
 
-def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> Iterator[training_loop.Progress]:
+def encode_clips(
+    folder: Path, device: torch.device, num: int = NUM_CLIPS
+) -> Iterator[training_loop.Progress]:
     """Encode `num` clips once, with the autoencoder in `folder`.
 
-    `folder/latents.safetensors` holds latents `(num, 14, 8, 8, 8)` with the pipeline's scaling, those of the noised
-    first frame `(num, 8, 8, 8)` without it, that frame `(num, 3, 64, 64)` in 8 bits, and the conditions `(num, 3)`.
-    """
+    `folder/latents.safetensors` holds latents `(num, 14, 8, 8, 8)` with the pipeline's scaling,
+    those of the noised first frame `(num, 8, 8, 8)` without it, that frame `(num, 3, 64, 64)` in 8
+    bits, and the conditions `(num, 3)`."""
     training_loop.require_files(folder, "vae/config.json")
     vae: Any = AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae")
     autoencoder.use_channels_last(vae.to(device))
@@ -213,8 +247,11 @@ def encode_clips(folder: Path, device: torch.device, num: int = NUM_CLIPS) -> It
     yield from latents.cache_latents(folder, num, encoded)
 
 
-def noise_latents(x_0: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Clean latents and noise `(B, F, C, h, w)`, sigma `(B,)` -> x, x as the UNet sees it, its timestep, and v."""
+def noise_latents(
+    x_0: Tensor, noise: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Clean latents and noise `(B, F, C, h, w)`, sigma `(B,)` -> x, x as the UNet sees it, its
+    timestep, and v."""
     s = sigma.view(-1, 1, 1, 1, 1)
     x = x_0 + s * noise
     return x, x / (s**2 + 1).sqrt(), sigma.log() / 4, (x / (s**2 + 1) - x_0) * (s**2 + 1).sqrt() / s
@@ -229,19 +266,22 @@ def _sample_sigmas(num: int, generator: torch.Generator) -> Tensor:
     return log.clamp(low, high).exp()
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def train(
     folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
 ) -> Iterator[training_loop.Progress]:
-    """Train the UNet from nothing or from the checkpoint in `folder`; needs its other parts and its latents.
+    """Train the UNet from nothing or from the checkpoint in `folder`; needs its other parts and its
+    latents.
 
     Afterwards `folder/pipeline` is a StableVideoDiffusionPipeline in diffusers layout, in float16.
     """
     from safetensors.torch import load_file
 
-    training_loop.require_files(folder, "vae/config.json", "image_encoder/config.json", "latents.safetensors")
+    training_loop.require_files(
+        folder, "vae/config.json", "image_encoder/config.json", "latents.safetensors"
+    )
     vae = AutoencoderKLTemporalDecoder.from_pretrained(folder / "vae")
     image_encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder").eval()
     pipe = build(vae, image_encoder)
@@ -258,12 +298,16 @@ def train(
         x_0, ids = data["latents"][rows].float(), data["conditions"][rows]
         kept = (torch.rand(BATCH_SIZE, generator=generator) >= IMAGE_DROPOUT).float()
         sigma = _sample_sigmas(BATCH_SIZE, generator)
-        _, scaled, log_sigma, v = noise_latents(x_0, torch.randn(x_0.shape, generator=generator), sigma)
+        _, scaled, log_sigma, v = noise_latents(
+            x_0, torch.randn(x_0.shape, generator=generator), sigma
+        )
         image_latents = data["image_latents"][rows].float() * kept.view(-1, 1, 1, 1)
         image_embeds = data["image_embeds"][rows, None] * kept.view(-1, 1, 1)
         sample = torch.cat([scaled, image_latents[:, None].expand(-1, FRAMES, -1, -1, -1)], 2)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            predicted = unet(*(given.to(device) for given in (sample, log_sigma, image_embeds, ids))).sample
+            predicted = unet(
+                *(given.to(device) for given in (sample, log_sigma, image_embeds, ids))
+            ).sample
         error = (predicted.float() - v.to(device)).square().mean((1, 2, 3, 4))
         return error.mean(), {"loss": error.mean().item()}
 
@@ -273,7 +317,8 @@ def train(
 
 
 def _speed_up_training(unet: Any, device: torch.device) -> None:
-    """For training only: attention of a few tokens as plain products, channels last, compiled where that can be."""
+    """For training only: attention of a few tokens as plain products, channels last, compiled where
+    that can be."""
     unet.set_attn_processor(AttnProcessor())
     autoencoder.use_channels_last(unet)
     if training_loop.can_compile(device):

@@ -1,4 +1,5 @@
-"""The small T5 that reads captions in lab-mochi and lab-opensora; it is trained together with their transformers."""
+"""The small T5 that reads captions in lab-mochi and lab-opensora; it is trained together with their
+transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 from skipguide.lab import world
 
 TEXT_ENCODER: dict[str, Any] = dict(
-    d_model=96, d_kv=16, d_ff=192, num_layers=2, num_heads=6, feed_forward_proj="gated-gelu", dropout_rate=0.0
+    d_model=96,
+    d_kv=16,
+    d_ff=192,
+    num_layers=2,
+    num_heads=6,
+    feed_forward_proj="gated-gelu",
+    dropout_rate=0.0,
 )
 
 
@@ -26,7 +33,8 @@ class TrainingPair(nn.Module):
 
 
 def build_tokenizer(more: Sequence[str] = ()) -> T5Tokenizer:
-    """A T5 tokenizer that knows every word of the captions and `more`, and spells others out in letters."""
+    """A T5 tokenizer that knows every word of the captions and `more`, and spells others out in
+    letters."""
     words = [(f"▁{word}", -1.0) for word in (*world.vocabulary(), *more)]
     letters = [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz,.'-"]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *words, *letters]

@@ -18,7 +18,8 @@ LOG_EVERY = 50  # steps
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the training: a generator of progress, and the file or folder that shows that it is done."""
+    """One part of the training: a generator of progress, and the file or folder that shows that it
+    is done."""
 
     name: str
     run: Callable[..., Iterator[training_loop.Progress]]  # of the folder and the device
@@ -39,7 +40,9 @@ STAGES = {
         Stage("unet", svd.train, "pipeline"),
     ),
     "opensora": (
-        Stage("autoencoder", functools.partial(autoencoder.train, kind=autoencoder.OPENSORA), "vae"),
+        Stage(
+            "autoencoder", functools.partial(autoencoder.train, kind=autoencoder.OPENSORA), "vae"
+        ),
         Stage("latents", opensora.encode_clips, "latents.safetensors"),
         Stage("transformer", opensora.train, "pipeline"),
     ),
@@ -49,7 +52,8 @@ STAGES = {
 def train(
     model: str, folder: Path, device: torch.device, only: str | None = None
 ) -> Iterator[tuple[str, training_loop.Progress]]:
-    """Run the stages of a lab model that are not done yet, yielding (stage, progress) after every step.
+    """Run the stages of a lab model that are not done yet, yielding (stage, progress) after every
+    step.
 
     `folder/history.jsonl` gets a line per 50 steps and stage: step, seconds, mean of each metric.
 
@@ -58,7 +62,9 @@ def train(
     """
     names = [stage.name for stage in STAGES[model]]
     if only is not None and only not in names:
-        raise ValueError(f"a stage must be one of {', '.join(names)}, but got {only!r}. Choose one of them.")
+        raise ValueError(
+            f"a stage must be one of {', '.join(names)}, but got {only!r}. Choose one of them."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for stage in STAGES[model]:
         if (folder / stage.result).exists() or only not in (None, stage.name):
@@ -67,15 +73,23 @@ def train(
             yield stage.name, progress
 
 
-def _log_progress(stage: Stage, folder: Path, device: torch.device) -> Iterator[training_loop.Progress]:
+def _log_progress(
+    stage: Stage, folder: Path, device: torch.device
+) -> Iterator[training_loop.Progress]:
     path, kept, started = folder / "history.jsonl", [], time.monotonic()
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    rows = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
+    )
     for progress in stage.run(folder, device):
         yield progress
         kept.append(progress.metrics)
         if progress.step % LOG_EVERY and progress.step != progress.steps:
             continue
-        mean = {name: sum(metrics[name] for metrics in kept) / len(kept) for name in progress.metrics}
+        mean = {
+            name: sum(metrics[name] for metrics in kept) / len(kept) for name in progress.metrics
+        }
         seconds = round(progress.seconds or time.monotonic() - started, 1)
         # a run that was resumed does some steps again
         rows = [row for row in rows if row["stage"] != stage.name or row["step"] < progress.step]

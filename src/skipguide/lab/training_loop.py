@@ -1,8 +1,9 @@
-"""One training loop for every small model of the lab: Muon and AdamW, EMA, checkpoints that resume exactly.
+"""One training loop for every small model of the lab: Muon and AdamW, EMA, checkpoints that resume
+exactly.
 
-`fit` is a generator: the caller reads the progress, evaluates, logs, or stops. The loss is a function of the step
-number alone (each step seeds its own data), so a resumed run sees what an uninterrupted one would have seen.
-"""
+`fit` is a generator: the caller reads the progress, evaluates, logs, or stops. The loss is a
+function of the step number alone (each step seeds its own data), so a resumed run sees what an
+uninterrupted one would have seen."""
 
 from __future__ import annotations
 
@@ -27,10 +28,11 @@ _STALE_SECONDS = 3600.0  # seconds after which nobody writes to a temporary file
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long and how fast. `decay` is the last fraction of the steps, over which the learning rate falls to zero.
+    """How long and how fast. `decay` is the last fraction of the steps, over which the learning
+    rate falls to zero.
 
-    With `restarts` it does so several times, each time from a warm start (SGDR, Loshchilov and Hutter 2017).
-    """
+    With `restarts` it does so several times, each time from a warm start (SGDR, Loshchilov and
+    Hutter 2017)."""
 
     steps: int
     learning_rate: float  # of Muon, for weight matrices and kernels
@@ -42,9 +44,12 @@ class Schedule:
     checkpoint_minutes: float = 3.0
 
     def factor(self, step: int) -> float:
-        """What multiplies the learning rates at a step: linear warm-up, constant, then a half cosine down to zero."""
+        """What multiplies the learning rates at a step: linear warm-up, constant, then a half
+        cosine down to zero."""
         bounds = (0, *self.restarts, self.steps)
-        first, last = next((pair for pair in itertools.pairwise(bounds) if step < pair[1]), bounds[-2:])
+        first, last = next(
+            (pair for pair in itertools.pairwise(bounds) if step < pair[1]), bounds[-2:]
+        )
         falling = max((last - first) * self.decay, 1)
         fall = min(max((step - last + falling) / falling, 0.0), 1.0)
         return min((step - first + 1) / self.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * fall))
@@ -60,12 +65,15 @@ class Progress:
     seconds: float  # training time so far, over all sessions
 
 
-def fit(model: torch.nn.Module, loss: Loss, schedule: Schedule, checkpoint: Path) -> Iterator[Progress]:
-    """Train `model` in place; when the generator ends the model holds the averaged weights (if `schedule.ema`).
+def fit(
+    model: torch.nn.Module, loss: Loss, schedule: Schedule, checkpoint: Path
+) -> Iterator[Progress]:
+    """Train `model` in place; when the generator ends the model holds the averaged weights (if
+    `schedule.ema`).
 
     Args:
-        loss: step number -> (scalar to minimise, numbers to report).
-        checkpoint: written every few minutes and at the end, under a temporary name first; read if it exists.
+        loss: step number -> (scalar to minimise, numbers to report). checkpoint: written every few
+        minutes and at the end, under a temporary name first; read if it exists.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizers = _optimizers(model, schedule)
@@ -106,16 +114,20 @@ def require_files(folder: Path, *names: str) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(
-            f"this needs {', '.join(names)} in {folder}, but {', '.join(missing)} is missing. Run the stages of the "
-            "training (and lab score --out, before packing) that write them first."
+            f"this needs {', '.join(names)} in {folder}, but {', '.join(missing)} is missing. Run"
+            " the stages of the training (and lab score --out, before packing) that write them"
+            " first."
         )
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name to write a file or folder to; it gets its own name when all of it is there."""
+    """A temporary name to write a file or folder to; it gets its own name when all of it is
+    there."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of a process that was killed
+    for left in path.parent.glob(
+        f".{glob.escape(path.name)}.*.part"
+    ):  # of a process that was killed
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 _remove(left)
@@ -137,8 +149,8 @@ def save_pipeline(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:
     """Write a pipeline in diffusers layout, in files of at most 20 MB.
 
     Args:
-        halved: parts that are written in float16, which diffusers loads as float32; transformers would load its own in
-            the precision of the file.
+        halved: parts that are written in float16, which diffusers loads as float32; transformers
+            would load its own in the precision of the file.
     """
     pipe.to("cpu")
     for part in halved:
@@ -151,7 +163,9 @@ def save_pipeline(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:
 def _optimizers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the weights of linear layers and convolutions, AdamW for everything else."""
     kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
-    matrices: list[Any] = [m.weight for m in model.modules() if isinstance(m, kinds) and m.weight.requires_grad]
+    matrices: list[Any] = [
+        m.weight for m in model.modules() if isinstance(m, kinds) and m.weight.requires_grad
+    ]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     adam = torch.optim.AdamW(rest, schedule.adam_rate, (0.9, 0.99))
@@ -161,11 +175,16 @@ def _optimizers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal (Jordan et al. 2024).
 
-    It was 1.5 times as fast as AdamW in one run (docs/lab-mochi.md).
-    torch.optim.Muon takes matrices only; a kernel `(out, in, t, h, w)` is seen here as `(out, in t h w)`.
-    """
+    It was 1.5 times as fast as AdamW in one run (docs/lab-mochi.md). torch.optim.Muon takes
+    matrices only; a kernel `(out, in, t, h, w)` is seen here as `(out, in t h w)`."""
 
-    def __init__(self, params: list[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+    def __init__(
+        self,
+        params: list[torch.nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
+    ):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -180,7 +199,8 @@ class Muon(torch.optim.Optimizer):
                 # all at once: a UNet has hundreds of small matrices, and this halves what they take
                 for p, update in zip(alike, orthogonalize(torch.stack(updates)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu et al. 2025)
+                    # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu
+                    # et al. 2025)
                     step = update.reshape(p.shape).to(p.dtype)
                     p.add_(step, alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
@@ -195,7 +215,8 @@ def _group_by_shape(parameters: list[torch.nn.Parameter]) -> list[list[Any]]:
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """`(..., M, N)` -> the nearest semi-orthogonal matrices, roughly: five Newton-Schulz steps in bfloat16."""
+    """`(..., M, N)` -> the nearest semi-orthogonal matrices, roughly: five Newton-Schulz steps in
+    bfloat16."""
     x = matrices.bfloat16()
     if tall := x.shape[-2] > x.shape[-1]:
         x = x.mT
@@ -244,9 +265,12 @@ def can_compile(device: torch.device) -> bool:
 
 
 def faster_dtype(device: torch.device | str) -> torch.dtype:
-    """bfloat16 where a matrix product is at least 1.5x as fast in it as in float32 on this machine, else float32."""
+    """bfloat16 where a matrix product is at least 1.5x as fast in it as in float32 on this machine,
+    else float32."""
     seconds = {dtype: _matmul_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
-    return torch.bfloat16 if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else torch.float32
+    return (
+        torch.bfloat16 if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else torch.float32
+    )
 
 
 def _matmul_seconds(dtype: torch.dtype, device: torch.device | str) -> float:

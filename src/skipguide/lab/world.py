@@ -1,10 +1,12 @@
-"""Procedural video with exact ground truth: shapes that move over a background, and captions that say so.
+"""Procedural video with exact ground truth: shapes that move over a background, and captions that
+say so.
 
-A scene is a row of numbers (`Scenes`, a struct of arrays); `sample_scenes` draws rows from a seed, `render` turns them
-into clips and `captions` into English. Everything is a function of the seed, so no data set is ever stored.
+A scene is a row of numbers (`Scenes`, a struct of arrays); `sample_scenes` draws rows from a seed,
+`render` turns them into clips and `captions` into English. Everything is a function of the seed, so
+no data set is ever stored.
 
-Coordinates: the frame spans [-1, 1] in x (right) and y (down); time runs over [0, 1] from the first to the last frame.
-"""
+Coordinates: the frame spans [-1, 1] in x (right) and y (down); time runs over [0, 1] from the first
+to the last frame."""
 
 from __future__ import annotations
 
@@ -51,11 +53,12 @@ _CIRCLE, _SPIN = SHAPES.index("circle"), MOTIONS.index("spin")
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """A batch of B scenes, one row each. Indices point into SHAPES, COLOURS, MOTIONS, ...; floats are in half frames.
+    """A batch of B scenes, one row each. Indices point into SHAPES, COLOURS, MOTIONS, ...; floats
+    are in half frames.
 
-    `second_shape` is -1 where there is no second object. `jitter` (B, 8) holds uniform numbers in [0, 1) that place
-    and pace the motion; keeping them raw means a scene is the same at any resolution or frame count.
-    """
+    `second_shape` is -1 where there is no second object. `jitter` (B, 8) holds uniform numbers in
+    [0, 1) that place and pace the motion; keeping them raw means a scene is the same at any
+    resolution or frame count."""
 
     shape: torch.Tensor  # (B,) int64
     colour: torch.Tensor  # (B,) int64
@@ -90,25 +93,33 @@ class Scenes:
 
 
 def is_drawable(shape: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-    """Whether a combination can be seen at all: a circle cannot be seen spinning, so it is never drawn."""
+    """Whether a combination can be seen at all: a circle cannot be seen spinning, so it is never
+    drawn."""
     return ~((shape == _CIRCLE) & (motion == _SPIN))
 
 
 def is_held_out(shape: torch.Tensor, colour: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-    """The 1 in 19 of (shape, colour, motion) that no training clip shows; each single value still occurs elsewhere."""
+    """The 1 in 19 of (shape, colour, motion) that no training clip shows; each single value still
+    occurs elsewhere."""
     return (shape * 7 + colour * 3 + motion * 5) % 19 == 0
 
 
-def sample_scenes(num: int, seed: int, split: str = "train", *, second_share: float = SECOND_OBJECT_SHARE) -> Scenes:
-    """Draw `num` scenes. `split` is "train" (held-out combinations removed), "heldout" (only those) or "all".
+def sample_scenes(
+    num: int, seed: int, split: str = "train", *, second_share: float = SECOND_OBJECT_SHARE
+) -> Scenes:
+    """Draw `num` scenes. `split` is "train" (held-out combinations removed), "heldout" (only those)
+    or "all".
 
     Raises:
         ValueError: for an unknown split.
     """
     if split not in ("train", "heldout", "all"):
-        raise ValueError(f'split must be "train", "heldout" or "all", but got {split!r}. Pass one of the three.')
+        raise ValueError(
+            f'split must be "train", "heldout" or "all", but got {split!r}. Pass one of the three.'
+        )
     generator = torch.Generator().manual_seed(seed)
-    # Enough candidates for the rarest split (1/19 kept) with room to spare; a fixed rule, so that the seed decides.
+    # Enough candidates for the rarest split (1/19 kept) with room to spare; a fixed rule, so that
+    # the seed decides.
     candidates = num * 40 + 400 if split == "heldout" else num * 2 + 64
 
     def draw(high: int) -> torch.Tensor:
@@ -122,11 +133,13 @@ def sample_scenes(num: int, seed: int, split: str = "train", *, second_share: fl
     keep &= ~_same_name(colour, background_colour)
     has_second = torch.rand(candidates, generator=generator) < second_share
     second_colour = draw(len(COLOURS))
-    keep &= ~(has_second & ((second_colour == colour) | _same_name(second_colour, background_colour)))
+    keep &= ~(
+        has_second & ((second_colour == colour) | _same_name(second_colour, background_colour))
+    )
     second_shape = torch.where(has_second, draw(len(SHAPES)), -1)
     scenes = Scenes(
-        shape, colour, draw(len(SIZES)), motion, draw(len(BACKGROUNDS)), background_colour, second_shape,
-        second_colour, torch.rand(candidates, 8, generator=generator),
+        shape, colour, draw(len(SIZES)), motion, draw(len(BACKGROUNDS)), background_colour,
+        second_shape, second_colour, torch.rand(candidates, 8, generator=generator),
     )  # fmt: skip
     return scenes[keep.nonzero().flatten()[:num]]
 
@@ -145,11 +158,16 @@ def find_scenes(num: int, seed: int, **words: str | None) -> Scenes:
         if word is None:
             continue
         if word not in WORDS[name]:
-            raise ValueError(f"{name} must be one of {', '.join(WORDS[name])}, but got {word!r}. Choose one of them.")
+            raise ValueError(
+                f"{name} must be one of {', '.join(WORDS[name])}, but got {word!r}. Choose one of"
+                " them."
+            )
         scenes = scenes[(getattr(scenes, name) == WORDS[name].index(word)).nonzero().flatten()]
     if len(scenes) < num:
         said = " ".join(word for word in words.values() if word)
-        raise ValueError(f"shape and motion must be a combination that can be seen, but got {said}. Change one.")
+        raise ValueError(
+            f"shape and motion must be a combination that can be seen, but got {said}. Change one."
+        )
     return scenes[slice(num)]
 
 
@@ -164,19 +182,24 @@ def _same_name(colour: torch.Tensor, background_colour: torch.Tensor) -> torch.T
     return torch.tensor(names)[colour, background_colour]
 
 
-# --- pixels -----------------------------------------------------------------------------------------------------------
+# --- pixels ---------------------------------------------------------------------------------------
 
 
 def render(
-    scenes: Scenes, num_frames: int = NUM_FRAMES, size: int = FRAME_SIZE, span: torch.Tensor | None = None
+    scenes: Scenes,
+    num_frames: int = NUM_FRAMES,
+    size: int = FRAME_SIZE,
+    span: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Draw the scenes.
 
     Args:
-        span: `(B,)` in (0, 1], the part of its path that an object covers in the clip; None is all of it.
+        span: `(B,)` in (0, 1], the part of its path that an object covers in the clip; None is all
+            of it.
 
     Returns:
-        `(B, 3, F, H, W)` float32 in [-1, 1], anti-aliased over one pixel, ready for a video autoencoder.
+        `(B, 3, F, H, W)` float32 in [-1, 1], anti-aliased over one pixel, ready for a video
+        autoencoder.
     """
     x, y = _grid(size)
     pixel = 2 / size
@@ -188,9 +211,17 @@ def render(
         corner = _free_corner(centre[second])[:, None]
         still = torch.zeros(len(corner), 1)
         alpha = _coverage(
-            scenes.second_shape[second], corner, still, torch.full_like(still, SECOND_RADIUS), x, y, pixel
+            scenes.second_shape[second],
+            corner,
+            still,
+            torch.full_like(still, SECOND_RADIUS),
+            x,
+            y,
+            pixel,
         )
-        frames[second] = _blend(frames[second], alpha, _look_up_colour(scenes.second_colour[second]))
+        frames[second] = _blend(
+            frames[second], alpha, _look_up_colour(scenes.second_colour[second])
+        )
     alpha = _coverage(scenes.shape, centre, angle, radius, x, y, pixel)
     return _blend(frames, alpha, _object_colours(scenes)) * 2 - 1
 
@@ -222,7 +253,9 @@ def _background(scenes: Scenes, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
     along = x * theta.cos() + y * theta.sin()  # (B, H, W)
     kind = scenes.background[:, None, None]
     stripes = 0.28 * torch.sin(along * 2 * math.pi / 0.5)
-    light = torch.where(kind == 1, 0.5 * along, torch.where(kind == 2, stripes, torch.zeros_like(along)))
+    light = torch.where(
+        kind == 1, 0.5 * along, torch.where(kind == 2, stripes, torch.zeros_like(along))
+    )
     base = base[:, :, None, None]
     return (base * (1 + light[:, None]) + 0.06 * light[:, None]).clamp(0, 1)
 
@@ -257,7 +290,9 @@ def _trajectory(
     spin = sign * math.pi * (1.2 + 0.5 * j[:, 0]) * tau
     angle = tilt + torch.where(scenes.motion[:, None] == _SPIN, spin, zero)
     radius = torch.tensor(list(SIZES.values()))[scenes.size][:, None] * (0.95 + 0.1 * j[:, 7])
-    growth = torch.where(scenes.motion[:, None] == MOTIONS.index("grow"), 0.45 + 0.85 * tau, zero + 1)
+    growth = torch.where(
+        scenes.motion[:, None] == MOTIONS.index("grow"), 0.45 + 0.85 * tau, zero + 1
+    )
     return centre, angle, radius * growth
 
 
@@ -279,12 +314,14 @@ def _coverage(shape, centre, angle, radius, x, y, pixel: float) -> torch.Tensor:
         dy = y - centre[rows, :, 1, None, None]
         cos, sin = angle[rows].cos()[..., None, None], angle[rows].sin()[..., None, None]
         scale = radius[rows][..., None, None]
-        distance = _DISTANCES[name]((dx * cos + dy * sin) / scale, (dy * cos - dx * sin) / scale) * scale
+        distance = (
+            _DISTANCES[name]((dx * cos + dy * sin) / scale, (dy * cos - dx * sin) / scale) * scale
+        )
         alpha[rows] = (0.5 - distance / pixel).clamp(0, 1)
     return alpha
 
 
-# --- how much moves ---------------------------------------------------------------------------------------------------
+# --- how much moves -------------------------------------------------------------------------------
 
 
 def draw_spans(num: int, seed: int) -> torch.Tensor:
@@ -311,9 +348,11 @@ def segment_objects(scenes: Scenes, frames: torch.Tensor) -> torch.Tensor:
 
 
 def amount_of_motion(masks: torch.Tensor) -> torch.Tensor:
-    """(B,): how far the outline of an object moves in a clip, in half frames: changed area over the outline's length.
+    """(B,): how far the outline of an object moves in a clip, in half frames: changed area over the
+    outline's length.
 
-    It is the mean distance that a point of the outline moves along its normal, whatever moves it: a path, a turn,
+    It is the mean distance that a point of the outline moves along its normal, whatever moves it: a
+        path, a turn,
     growth. Size and contrast of the object do not matter.
     """
     pixel = 2 / masks.shape[-1]
@@ -322,7 +361,8 @@ def amount_of_motion(masks: torch.Tensor) -> torch.Tensor:
     return changed / slope.sum((2, 3)).mean(1).clamp_min(1.0) * pixel
 
 
-# Signed distances (negative inside) at unit radius, y down; sizes chosen so that the areas are alike.
+# Signed distances (negative inside) at unit radius, y down; sizes chosen so that the areas are
+# alike.
 
 
 def _circle(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -351,8 +391,11 @@ def _moon(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.maximum((x * x + y * y).sqrt() - 1.0, -bite)
 
 
-def _star(x: torch.Tensor, y: torch.Tensor, points: int = 5, outer: float = 1.15, inner: float = 0.5) -> torch.Tensor:
-    """Fold the plane into one half point, then the distance to the line from its tip to its notch."""
+def _star(
+    x: torch.Tensor, y: torch.Tensor, points: int = 5, outer: float = 1.15, inner: float = 0.5
+) -> torch.Tensor:
+    """Fold the plane into one half point, then the distance to the line from its tip to its
+    notch."""
     sector = 2 * math.pi / points
     theta = torch.atan2(x, -y)
     theta = (theta - sector * (theta / sector).round()).abs()
@@ -364,11 +407,12 @@ def _star(x: torch.Tensor, y: torch.Tensor, points: int = 5, outer: float = 1.15
 
 
 _DISTANCES = {
-    "circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross, "moon": _moon,
+    "circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross,
+    "moon": _moon,
 }  # fmt: skip
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 SIZE_WORDS = {"small": ("small", "little"), "medium": ("medium",), "large": ("large", "big")}
 MOTION_PHRASES = {
@@ -392,7 +436,8 @@ OPENINGS = ("", "", "", "a video of ", "a clip of ")
 
 
 def captions(scenes: Scenes, seed: int) -> list[str]:
-    """One plain English caption per scene; the phrasing is drawn from `seed`, and what is left out varies too."""
+    """One plain English caption per scene; the phrasing is drawn from `seed`, and what is left out
+    varies too."""
     rng = random.Random(seed)
     return [_caption(attributes, rng) for attributes in scenes.attributes()]
 
@@ -405,13 +450,23 @@ def _caption(attributes: dict[str, str | None], rng: random.Random) -> str:
 
 def _phrase(attributes: dict[str, str | None], rng: random.Random) -> str:
     a = {key: value or "" for key, value in attributes.items()}
-    size = rng.choice(SIZE_WORDS[a["size"]]) if rng.random() < (0.25 if a["size"] == "medium" else 0.6) else ""
+    size = (
+        rng.choice(SIZE_WORDS[a["size"]])
+        if rng.random() < (0.25 if a["size"] == "medium" else 0.6)
+        else ""
+    )
     subject = _add_article(" ".join(filter(None, (size, a["colour"], a["shape"]))))
     motion = rng.choice(MOTION_PHRASES[a["motion"]])
     backdrop = rng.choice(BACKGROUND_WORDS[a["background"]]).format(a["background_colour"])
-    where = f"{rng.choice(PREPOSITIONS)} {_add_article(backdrop)} background" if rng.random() < 0.8 else ""
+    where = (
+        f"{rng.choice(PREPOSITIONS)} {_add_article(backdrop)} background"
+        if rng.random() < 0.8
+        else ""
+    )
     if a["second_shape"]:
-        second = rng.choice(SECOND_PHRASES).format(_add_article(f"{a['second_colour']} {a['second_shape']}"))
+        second = rng.choice(SECOND_PHRASES).format(
+            _add_article(f"{a['second_colour']} {a['second_shape']}")
+        )
         motion = f"{motion} {second}"
     if where and rng.random() < 0.15:
         return f"{where}, {subject} {motion}"
@@ -427,8 +482,8 @@ def _add_article(noun: str) -> str:
 def vocabulary() -> list[str]:
     """Every word that a caption can contain, sorted: what the tokenizer has to know."""
     phrases = [
-        *SHAPES, *COLOURS, *BACKGROUND_COLOURS, *PREPOSITIONS, *SECOND_PHRASES, *OPENINGS, "a an is background",
-        "A An In On Over",
+        *SHAPES, *COLOURS, *BACKGROUND_COLOURS, *PREPOSITIONS, *SECOND_PHRASES, *OPENINGS,
+        "a an is background", "A An In On Over",
         *(w for group in (SIZE_WORDS, MOTION_PHRASES, BACKGROUND_WORDS) for words in group.values() for w in words),
     ]  # fmt: skip
     return sorted({word for phrase in phrases for word in phrase.replace("{}", " ").split()})

@@ -1,1 +1,2 @@
-"""The method itself, on torch alone: formula, terms, rules for CFG, perturbations, restart, request."""
+"""The method itself, on torch alone: formula, terms, rules for CFG, perturbations, restart,
+request."""

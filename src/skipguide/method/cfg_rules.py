@@ -1,4 +1,5 @@
-"""Rules that stand in the place of u + g (c - u): how far, and in which direction, a prediction is pushed away from u.
+"""Rules that stand in the place of u + g (c - u): how far, and in which direction, a prediction is
+pushed away from u.
 
     APG (2410.02416)          c + (g - 1) (d_across + eta d_along), the parts of d across and along c;
                               d = m min(1, r / |m|),  m = c - u + beta m of the step before
@@ -6,8 +7,8 @@
     TCFG (2503.18137)         u' + g (c - u'),  u' = u along the first singular vector of (c, u)
     Interval (2404.07724)     u + g (c - u) inside an interval, c outside
 
-All are per sample. APG speaks of estimates of the data, and the others of predictions as the model makes them.
-"""
+All are per sample. APG speaks of estimates of the data, and the others of predictions as the model
+makes them."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class APG:
-    """Adaptive projected guidance: less of the part along c, which saturates colours; a brake on long pushes.
+    """Adaptive projected guidance: less of the part along c, which saturates colours; a brake on
+    long pushes.
 
     Args:
         eta: share of the part along c that is kept, >= 0; 1 with the other two off is CFG.
@@ -45,15 +47,19 @@ class APG:
         validate.check_number("momentum", self.momentum, -1.0, 1.0, "0 is off")
         validate.check_number("norm_threshold", self.norm_threshold, 0.0, note="0 is off")
         if self.space not in ("data", "prediction"):
-            raise ValueError(f'space must be "data" or "prediction", but got {self.space!r}. Choose one of them.')
+            raise ValueError(
+                f'space must be "data" or "prediction", but got {self.space!r}. Choose one of them.'
+            )
 
 
 @dataclass(frozen=True)
 class CFGZero:
-    """CFG-Zero*: u is scaled to fit c best, and a flow stands still in its first steps, where it is known least.
+    """CFG-Zero*: u is scaled to fit c best, and a flow stands still in its first steps, where it is
+    known least.
 
     Args:
-        zero_steps: steps at the beginning whose prediction is zero, without a pass of a weak model; 0 is none.
+        zero_steps: steps at the beginning whose prediction is zero, without a pass of a weak model;
+            0 is none.
 
     Raises:
         ValueError: for a number out of range.
@@ -67,7 +73,8 @@ class CFGZero:
 
 @dataclass(frozen=True)
 class TCFG:
-    """Tangential damping: of u only the part along what c and u have in common, their first singular vector."""
+    """Tangential damping: of u only the part along what c and u have in common, their first
+    singular vector."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,9 @@ class MomentumBuffer:
         self.running_average: Tensor | None = None
 
 
-def apg(c: Tensor, u: Tensor, g: float, rule: APG, memory: MomentumBuffer, c_0: Tensor, b: float) -> Tensor:
+def apg(
+    c: Tensor, u: Tensor, g: float, rule: APG, memory: MomentumBuffer, c_0: Tensor, b: float
+) -> Tensor:
     """D before the push.
 
     Args:
@@ -128,9 +137,11 @@ def cfg_zero_star(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
 
 
 def tangential_cfg(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
-    """u' + g (c - u'), u' being u without its part along the second singular vector of the two rows (c, u).
+    """u' + g (c - u'), u' being u without its part along the second singular vector of the two rows
+    (c, u).
 
-    The vectors are found from the 2 x 2 matrix of inner products: its first eigenvector (p, q) gives p c + q u. In
+    The vectors are found from the 2 x 2 matrix of inner products: its first eigenvector (p, q)
+        gives p c + q u. In
     closed form, for torch.linalg.eigh waits for the device.
     """
     rows = upcast(torch.stack([c, u], 1).flatten(2))  # (B, 2, N)

@@ -4,9 +4,9 @@
     c - p_t loses its component along c - p_s          Eq. 21, optional, per sample
     D <- D (phi std(c) / std(D) + 1 - phi)             Algorithm 4, per sample
 
-c: conditional prediction, u: unconditional, p_j: weak (the conditional pass of the weakened model), g: guidance_scale,
-s_j: the scale of term j. Equation numbers are those of "Spatiotemporal Skip Guidance" (CVPR 2025).
-"""
+c: conditional prediction, u: unconditional, p_j: weak (the conditional pass of the weakened model),
+g: guidance_scale, s_j: the scale of term j. Equation numbers are those of "Spatiotemporal Skip
+Guidance" (CVPR 2025)."""
 
 from __future__ import annotations
 
@@ -29,16 +29,14 @@ def skip_guidance(
     """The skip guidance alone: sum_j s_j (c - p_j), Eq. 13 without its first term.
 
     Args:
-        c: `(B, ...)` conditional prediction.
-        weaks: weak predictions p_j, each shaped like `c`.
-        scales: s_j, one per weak prediction.
-        orthogonalize: Eq. 21; terms whose scale is 0 take no part.
-        channels: how many, along dimension 1, inner products and norms see; None is all.
-        normalized: for each weak prediction whether its difference is made a tenth as long as c first; () is none.
+        c: `(B, ...)` conditional prediction. weaks: weak predictions p_j, each shaped like `c`.
+        scales: s_j, one per weak prediction. orthogonalize: Eq. 21; terms whose scale is 0 take no
+        part. channels: how many, along dimension 1, inner products and norms see; None is all.
+        normalized: for each weak prediction whether its difference is made a tenth as long as c
+        first; () is none.
 
-    Because it does not depend on u or g, adding it to both rows of a CFG batch passes through any pipeline's own
-    `u + g (c - u)` unchanged, whatever g is.
-    """
+    Because it does not depend on u or g, adding it to both rows of a CFG batch passes through any
+    pipeline's own `u + g (c - u)` unchanged, whatever g is."""
     rows = zip(weaks, scales, normalized or [False] * len(weaks), strict=True)
     terms = [(c - p, s, norm) for p, s, norm in rows if s != 0]
     differences = [difference for difference, _, _ in terms]
@@ -58,13 +56,17 @@ def _normalize_difference(difference: Tensor, c: Tensor, channels: int | None) -
     return (NORMALIZED_RATIO * ratio * far).to(difference.dtype)
 
 
-def orthogonalize_differences(differences: Sequence[Tensor], channels: int | None = None) -> list[Tensor]:
-    """Eq. 21: each `(B, ...)` loses, per sample, its components along those before it (Gram-Schmidt, in this order).
+def orthogonalize_differences(
+    differences: Sequence[Tensor], channels: int | None = None
+) -> list[Tensor]:
+    """Eq. 21: each `(B, ...)` loses, per sample, its components along those before it
+    (Gram-Schmidt, in this order).
 
         D_t <- D_t - <D_t, D_s> / <D_s, D_s> D_s
 
-    The first one stays as it is. One that is parallel to the span of those before it vanishes, up to rounding; one that
-    is zero stays zero and takes nothing from the others. Half precision is computed in float32.
+    The first one stays as it is. One that is parallel to the span of those before it vanishes, up
+    to rounding; one that is zero stays zero and takes nothing from the others. Half precision is
+    computed in float32.
 
     Args:
         channels: how many, along dimension 1, the inner products see; None is all.
@@ -79,7 +81,8 @@ def orthogonalize_differences(differences: Sequence[Tensor], channels: int | Non
 
 
 def projection_coefficient(a: Tensor, b: Tensor, channels: int | None = None) -> Tensor:
-    """How much of b is in a, <a, b> / <b, b>, per sample in the shape `(B, 1, ...)`; 0 where b is zero."""
+    """How much of b is in a, <a, b> / <b, b>, per sample in the shape `(B, 1, ...)`; 0 where b is
+    zero."""
     square = inner_product(b, b, channels)
     return inner_product(a, b, channels) / square.where(square > 0, 1.0)
 
@@ -107,16 +110,16 @@ def combine(
     """The guided prediction D.
 
     Args:
-        c: `(B, ...)` conditional prediction.
-        u: `(B, ...)` unconditional prediction, or None where the pipeline runs without CFG (then g is not used).
-        g: classifier-free guidance scale.
-        weaks: weak predictions p_j, each `(B, ...)`.
-        scales: s_j, one per weak prediction.
-        phi: rescaling in [0, 1]; 0 is off.
-        orthogonalize, normalized: as for `push`.
+        c: `(B, ...)` conditional prediction. u: `(B, ...)` unconditional prediction, or None where
+        the pipeline runs without CFG (then g is not used). g: classifier-free guidance scale.
+        weaks: weak predictions p_j, each `(B, ...)`. scales: s_j, one per weak prediction. phi:
+        rescaling in [0, 1]; 0 is off. orthogonalize, normalized: as for `push`.
     """
     return rescale(
-        classifier_free_guidance(c, u, g) + skip_guidance(c, weaks, scales, orthogonalize, None, normalized), c, phi
+        classifier_free_guidance(c, u, g)
+        + skip_guidance(c, weaks, scales, orthogonalize, None, normalized),
+        c,
+        phi,
     )
 
 
@@ -133,8 +136,8 @@ def rescale(D: Tensor, c: Tensor, phi: float) -> Tensor:
         c: `(B, ...)` conditional prediction.
         phi: in [0, 1]; 0 returns D untouched, 1 gives D exactly the standard deviation of c.
 
-    The deviation is taken per sample over all other dimensions, so the prompts of a batch do not touch each other.
-    """
+    The deviation is taken per sample over all other dimensions, so the prompts of a batch do not
+    touch each other."""
     if phi == 0:
         return D
     dims = tuple(range(1, D.ndim))

@@ -1,4 +1,5 @@
-"""What can be done to a layer to weaken it: the values of `skip`, as data. Nothing here needs torch.
+"""What can be done to a layer to weaken it: the values of `skip`, as data. Nothing here needs
+torch.
 
 name        in the chosen layers                                             source
 residual    the block returns its input                                      STG-R, CVPR 2025, Eq. 15
@@ -67,23 +68,35 @@ MISSING_TRAIT_REASONS = {
     "attention": "its attention has no map that could be another one",
     "softmax": "its attention is linear, without queries that a softmax compares with keys",
     "grid": "its tokens are not those of one grid of frames, rows and columns",
-    "joint": 'it attends within a frame and along time in turn; what cuts time there is skip="attention" with '
-    'axis="temporal"',
+    "joint": (
+        'it attends within a frame and along time in turn; what cuts time there is skip="attention"'
+        ' with axis="temporal"'
+    ),
 }
 
 
 def available_skips(traits: Set[str]) -> tuple[str, ...]:
     """The kinds that can be had where these of `LACKING` are not lacking."""
-    return tuple(name for name, kind in PERTURBATIONS.items() if traits >= set(kind.required_traits))
+    return tuple(
+        name for name, kind in PERTURBATIONS.items() if traits >= set(kind.required_traits)
+    )
 
 
 def unsupported_reason(skip: str, traits: Set[str]) -> str:
     """Why a kind cannot be had there; "" where it can."""
-    return next((MISSING_TRAIT_REASONS[need] for need in PERTURBATIONS[skip].required_traits if need not in traits), "")
+    return next(
+        (
+            MISSING_TRAIT_REASONS[need]
+            for need in PERTURBATIONS[skip].required_traits
+            if need not in traits
+        ),
+        "",
+    )
 
 
 def resolve_strength(skip: str, strength: float | None) -> float | None:
-    """The number of a kind: what was given, or its default. None where it has none, or where None is a value."""
+    """The number of a kind: what was given, or its default. None where it has none, or where None
+    is a value."""
     number = PERTURBATIONS[skip].strength
     if number is None:
         return None
@@ -98,7 +111,9 @@ def check_skip(skip: Any, strength: Any, seed: Any) -> None:
         ValueError: if not.
     """
     if skip not in PERTURBATIONS:
-        raise ValueError(f"skip must be one of {', '.join(PERTURBATIONS)}, but got {skip!r}. Choose one of them.")
+        raise ValueError(
+            f"skip must be one of {', '.join(PERTURBATIONS)}, but got {skip!r}. Choose one of them."
+        )
     validate.check_integer("seed", seed, 0, "Leave it out for 0.")
     number = PERTURBATIONS[skip].strength
     if strength is None or (number is not None and strength == number.maximum == math.inf):
@@ -106,11 +121,12 @@ def check_skip(skip: Any, strength: Any, seed: Any) -> None:
     if number is None:
         numbered = ", ".join(name for name, kind in PERTURBATIONS.items() if kind.strength)
         raise ValueError(
-            f'strength must be left out for skip="{skip}", which has none, but got {strength!r}. It is for {numbered}.'
+            f'strength must be left out for skip="{skip}", which has none, but got {strength!r}. It'
+            f" is for {numbered}."
         )
     validate.check_number("strength", strength, 0.0, number.maximum, f"{number.meaning}, above 0")
     if strength == 0:
         raise ValueError(
-            f"strength must be above 0 ({number.meaning}), but got {strength!r}, which weakens nothing. Choose a "
-            "larger one, or scale=0 to switch the term off."
+            f"strength must be above 0 ({number.meaning}), but got {strength!r}, which weakens"
+            " nothing. Choose a larger one, or scale=0 to switch the term off."
         )

@@ -38,21 +38,25 @@ class GuidanceRequest:
 
     def __post_init__(self) -> None:
         if self.rule is not None and not isinstance(self.rule, cfg_rules.CFGRule):
-            raise ValueError(f"cfg must be an APG, CFGZero, TCFG or Interval, but got {self.rule!r}. Write cfg=APG().")
+            raise ValueError(
+                f"cfg must be an APG, CFGZero, TCFG or Interval, but got {self.rule!r}. Write"
+                " cfg=APG()."
+            )
         validate.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off, the paper uses 0.7")
         if self.rescale_space not in ("prediction", "data"):
             raise ValueError(
-                f'rescale_space must be "prediction" or "data", but got {self.rescale_space!r}. Choose one of them.'
+                f'rescale_space must be "prediction" or "data", but got {self.rescale_space!r}.'
+                " Choose one of them."
             )
         if self.rescale and self.schedule is not None:
             raise ValueError(
-                f"rescale beside a Schedule has no meaning, for its bins have their own, but got {self.rescale!r}. "
-                "Write it into the bins."
+                "rescale beside a Schedule has no meaning, for its bins have their own, but got"
+                f" {self.rescale!r}. Write it into the bins."
             )
         if self.rescale and not self.terms and not self._replaces_cfg():
             raise ValueError(
-                f"rescale holds at steps with a term or a rule, but got {self.rescale!r} without any. Add a term, or "
-                "leave it out."
+                f"rescale holds at steps with a term or a rule, but got {self.rescale!r} without"
+                " any. Add a term, or leave it out."
             )
         self._check_orthogonalize()
 
@@ -64,25 +68,38 @@ class GuidanceRequest:
         several = self.schedule is None and sum(isinstance(term, STG) for term in self.terms) > 1
         if not isinstance(self.orthogonalize, bool) or (self.orthogonalize and not several):
             number = len(self.terms)
-            came = "a Schedule, one term at a time" if self.schedule else f"{number} term{'s' * (number > 1)}"
+            came = (
+                "a Schedule, one term at a time"
+                if self.schedule
+                else f"{number} term{'s' * (number > 1)}"
+            )
             raise ValueError(
-                f"orthogonalize must be True or False, and True needs two STG terms or more, but got "
-                f"{self.orthogonalize!r} with {came}. Leave it out, or add a term."
+                "orthogonalize must be True or False, and True needs two STG terms or more, but"
+                f" got {self.orthogonalize!r} with {came}. Leave it out, or add a term."
             )
 
     @property
     def data_space_features(self) -> str:
         """What of all this speaks of estimates of the data, for errors; "" for nothing."""
-        phis = [self.rescale] if self.schedule is None else [entry.rescale for entry in self.schedule.bins]
+        phis = (
+            [self.rescale]
+            if self.schedule is None
+            else [entry.rescale for entry in self.schedule.bins]
+        )
         named = {
-            'APG in the space of the data (space="data")': isinstance(self.rule, cfg_rules.APG)
-            and self.rule.space == "data",
-            'rescaling in the space of the data (rescale_space="data")': self.rescale_space == "data" and any(phis),
+            'APG in the space of the data (space="data")': (
+                isinstance(self.rule, cfg_rules.APG) and self.rule.space == "data"
+            ),
+            'rescaling in the space of the data (rescale_space="data")': (
+                self.rescale_space == "data" and any(phis)
+            ),
         }
         return " and ".join(name for name, on in named.items() if on)
 
 
-def unpack_terms(given: Sequence[Any], allow_empty: bool) -> tuple[Schedule | None, tuple[Term, ...]]:
+def unpack_terms(
+    given: Sequence[Any], allow_empty: bool
+) -> tuple[Schedule | None, tuple[Term, ...]]:
     """A Schedule if there is one, and the terms: its bins' own, in the order of its bins.
 
     Args:
@@ -92,14 +109,16 @@ def unpack_terms(given: Sequence[Any], allow_empty: bool) -> tuple[Schedule | No
     Raises:
         ValueError: for no terms, something else, or a Schedule beside others.
     """
-    terms = [term for entry in given for term in (entry if isinstance(entry, (list, tuple)) else [entry])]
+    terms = [
+        term for entry in given for term in (entry if isinstance(entry, (list, tuple)) else [entry])
+    ]
     if len(terms) == 1 and isinstance(terms[0], Schedule):
         return terms[0], tuple(entry.term() for entry in active_bins(terms[0]))
     if not (terms or allow_empty) or not all(isinstance(term, (STG, SLG)) for term in terms):
         came = ", ".join(type(term).__name__ for term in terms) or "none"
         raise ValueError(
-            f"guide() needs one or more STG or SLG terms, or one Schedule, but got {came}. Write guide(pipe, "
-            "STG(layers=[34]))."
+            f"guide() needs one or more STG or SLG terms, or one Schedule, but got {came}. Write"
+            " guide(pipe, STG(layers=[34]))."
         )
     return None, tuple(terms)
 

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.method import formula, perturbations, validate
-from skipguide.method.terms import SLG, STG, Random
 
 Layer = int | str
 
 
 @dataclass(frozen=True)
 class Random:
-    """In the place of layers: others at each step, drawn by the term's seed, all middle blocks being equally likely.
+    """In the place of layers: others at each step, drawn by the term's seed, all middle blocks
+    being equally likely.
 
-    With skip="residual" that is S2-Guidance (arXiv 2508.12880), which has a tenth of the blocks, never the first one,
-    and scales of about 0.25. Here the last one is never drawn either.
+    With skip="residual" that is S2-Guidance (arXiv 2508.12880), which has a tenth of the blocks,
+    never the first one, and scales of about 0.25. Here the last one is never drawn either.
 
     Args:
-        share: of all blocks (of the term's axis), rounded to a whole number, at least one; above 0 and below 1.
+        share: of all blocks (of the term's axis), rounded to a whole number, at least one; above 0
+            and below 1.
 
     Raises:
         ValueError: for another share.
@@ -33,33 +34,44 @@ class Random:
 
     def __post_init__(self) -> None:
         if not validate.is_number(self.share) or not 0 < self.share < 1:
-            raise ValueError(f"share must be a number above 0 and below 1, but got {self.share!r}. The usual is 0.1.")
+            raise ValueError(
+                f"share must be a number above 0 and below 1, but got {self.share!r}. The usual is"
+                " 0.1."
+            )
 
 
 @dataclass(frozen=True)
 class STG:
-    """Spatiotemporal Skip Guidance: push the prediction away from a pass that skips `layers` (Eq. 13).
+    """Spatiotemporal Skip Guidance: push the prediction away from a pass that skips `layers` (Eq.
+    13).
 
     Args:
-        layers: an int counts within the model's first stack of blocks; "stack:int" names the stack. Or a Random.
-        scale: s in the formula, >= 0; 0 is off. The paper uses 1.0 for residual and 2.0 for attention skip. A list has
-            one for each step of the run; a step whose scale is 0 costs nothing.
-        skip: "residual", the block returns its input (Eq. 15, STG-R), or "attention", the map of its self-attention
-            is the identity over all tokens (Eq. 17, STG-A); or another weakening: "soft", "blur", "frames", "shuffle"
-            (docs/weak-models.md, skipguide.method.perturbations).
+        layers: an int counts within the model's first stack of blocks; "stack:int" names the stack.
+            Or a Random.
+        scale: s in the formula, >= 0; 0 is off. The paper uses 1.0 for residual and 2.0 for
+            attention skip. A list has one for each step of the run; a step whose scale is 0 costs
+            nothing.
+        skip: "residual", the block returns its input (Eq. 15, STG-R), or "attention", the map of
+            its self-attention is the identity over all tokens (Eq. 17, STG-A); or another
+            weakening: "soft", "blur", "frames", "shuffle" (docs/weak-models.md,
+            skipguide.method.perturbations).
         axis: "spatial" or "temporal" for models with factorized attention; None for all of it.
         start, stop: fractions of the run; step i of N is guided when start <= i/N < stop.
-        audio_scale: s for the audio of a model that makes both, >= 0; 0 is off, None is the same as `scale`.
-        normalize: make the length of the push `scale` times a tenth of that of c, per sample and output, whatever the
-            layers: their differences c - p are of very different lengths, and so scales of one layer say little about
+        audio_scale: s for the audio of a model that makes both, >= 0; 0 is off, None is the same as
+        `scale`. normalize: make the length of the push `scale` times a tenth of that of c, per
+        sample and output, whatever the
+            layers: their differences c - p are of very different lengths, and so scales of one
+                layer say little about
             another.
-        every: run the weak pass at every n-th of the guided steps only, and in between push by the difference c - p of
-            the last one. An approximation.
-        strength: of "soft" the share of the identity in the map, above 0 and up to 1 (None: 0.5); of "blur" the sigma
-            in tokens, above 0 (None: infinite, all queries are their mean).
-        seed: of what is drawn: the layers of a Random, the order of "shuffle". Another draw at every step.
-        weak: another denoiser of the same signature in the place of this one with layers skipped: Autoguidance (Karras
-            et al. 2024, arXiv 2406.02507). A smaller or less trained one for the same latents, text and device.
+        every: run the weak pass at every n-th of the guided steps only, and in between push by the
+            difference c - p of the last one. An approximation.
+        strength: of "soft" the share of the identity in the map, above 0 and up to 1 (None: 0.5);
+            of "blur" the sigma in tokens, above 0 (None: infinite, all queries are their mean).
+        seed: of what is drawn: the layers of a Random, the order of "shuffle". Another draw at
+            every step.
+        weak: another denoiser of the same signature in the place of this one with layers skipped:
+            Autoguidance (Karras et al. 2024, arXiv 2406.02507). A smaller or less trained one for
+            the same latents, text and device.
 
     Raises:
         ValueError: for anything outside these ranges, at once.
@@ -77,19 +89,31 @@ class STG:
     strength: float | None = None
     seed: int = 0
     weak: Any = None
-    source: str = field(default="", compare=False)  # where the setting comes from, if it is a preset
-    preset_rescale: float = field(default=0.0, compare=False)  # the phi that was published with it; guide() takes it
+    source: str = field(
+        default="", compare=False
+    )  # where the setting comes from, if it is a preset
+    preset_rescale: float = field(
+        default=0.0, compare=False
+    )  # the phi that was published with it; guide() takes it
 
     def __post_init__(self) -> None:
         _check_common_arguments(self)
         if not self._scale_list():
-            raise ValueError("a list of scales must have one for each step, but got an empty one. Write one number.")
+            raise ValueError(
+                "a list of scales must have one for each step, but got an empty one. Write one"
+                " number."
+            )
         for scale in self._scale_list():
             validate.check_number("scale", scale, 0.0, math.inf, "0 switches the term off")
         if self.audio_scale is not None:
-            validate.check_number("audio_scale", self.audio_scale, 0.0, math.inf, "0 leaves the audio alone")
+            validate.check_number(
+                "audio_scale", self.audio_scale, 0.0, math.inf, "0 leaves the audio alone"
+            )
         if not isinstance(self.normalize, bool):
-            raise ValueError(f"normalize must be True or False, but got {self.normalize!r}. Leave it out for False.")
+            raise ValueError(
+                f"normalize must be True or False, but got {self.normalize!r}. Leave it out for"
+                " False."
+            )
         validate.check_integer("every", self.every, 1, "1 is every guided step.")
 
     def _scale_list(self) -> list[Any]:
@@ -114,20 +138,24 @@ class STG:
         """
         if isinstance(self.scale, (list, tuple)) and len(self.scale) != num_steps:
             raise ValueError(
-                f"a list of scales must have one for each step, but this one has {len(self.scale)} and the run "
-                f"{num_steps}. Write {num_steps}, or one number with start and stop."
+                f"a list of scales must have one for each step, but this one has {len(self.scale)}"
+                f" and the run {num_steps}. Write {num_steps}, or one number with start and stop."
             )
 
     @classmethod
     def preset(cls, pipe: Any) -> STG | Schedule | tuple[STG, ...]:
-        """The published setting for this model, picked by the depth (and width) of its denoiser; `.source` says whose.
+        """The published setting for this model, picked by the depth (and width) of its denoiser;
+        `.source` says whose.
 
-        A setting that changes along the run is a Schedule, and one of several terms a tuple; guide() takes them all.
+        A setting that changes along the run is a Schedule, and one of several terms a tuple;
+        guide() takes them all.
 
         Raises:
             ValueError: if no published setting is known for the pipeline's model.
         """
-        from skipguide.families import presets  # the one import upwards: presets are data about models
+        from skipguide.families import (
+            presets,
+        )  # the one import upwards: presets are data about models
 
         row = presets.preset_for(pipe)
         if row.schedule:
@@ -144,10 +172,11 @@ class STG:
 
 @dataclass(frozen=True)
 class SLG:
-    """Skip Layer Guidance: skip `layers` in the unconditional pass itself, D = u~ + g (c - u~). No extra pass.
+    """Skip Layer Guidance: skip `layers` in the unconditional pass itself, D = u~ + g (c - u~). No
+    extra pass.
 
-    Arguments as for STG. There is no scale: how far D is from u~ is the pipeline's guidance_scale, and without CFG
-    there is no unconditional pass to skip layers in, so that such a run is refused.
+    Arguments as for STG. There is no scale: how far D is from u~ is the pipeline's guidance_scale,
+    and without CFG there is no unconditional pass to skip layers in, so that such a run is refused.
 
     Raises:
         ValueError: for anything outside the ranges, at once.
@@ -164,13 +193,17 @@ class SLG:
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, Random):
-            raise ValueError("SLG skips layers that are named, but got a Random. Name them, or use STG.")
+            raise ValueError(
+                "SLG skips layers that are named, but got a Random. Name them, or use STG."
+            )
         _check_common_arguments(self)
 
     @classmethod
     def preset(cls, pipe: Any) -> SLG:
         """The published setting for this model; as STG.preset."""
-        from skipguide.families import presets  # the one import upwards: presets are data about models
+        from skipguide.families import (
+            presets,
+        )  # the one import upwards: presets are data about models
 
         row = presets.preset_for(pipe, "slg")
         return cls(list(row.layers), row.skip, row.axis, row.start, row.stop, source=row.source)
@@ -181,10 +214,11 @@ class Bin:
     """One range of noise levels of a Schedule: low <= sigma < high, and what holds there.
 
     Args:
-        sigma: (low, high), as the scheduler's `sigmas` have it, and 1 less that where they go up (`invert_sigmas`:
-            Mochi); flow matching goes from 1 to 0, so that (0.5, 1.1) is the first part of the run.
-        layers, scale, skip, strength, seed: as for STG; a scale of 0 (and no layers) leaves this range without a weak
-            pass.
+        sigma: (low, high), as the scheduler's `sigmas` have it, and 1 less that where they go up
+            (`invert_sigmas`: Mochi); flow matching goes from 1 to 0, so that (0.5, 1.1) is the
+            first part of the run.
+        layers, scale, skip, strength, seed: as for STG; a scale of 0 (and no layers) leaves this
+            range without a weak pass.
         guidance_scale: g of the CFG in this range, in the place of the pipeline's; None leaves it.
         rescale: phi in this range.
     """
@@ -200,16 +234,21 @@ class Bin:
 
     def __post_init__(self) -> None:
         pair = tuple(self.sigma) if isinstance(self.sigma, (list, tuple)) else ()
-        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in pair)
+        numbers = all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) for value in pair
+        )
         if len(pair) != 2 or not numbers or not pair[0] < pair[1]:
             raise ValueError(
-                f"sigma must be a pair (low, high) of numbers with low < high, but got {self.sigma!r}. Write [0, 1.1]."
+                "sigma must be a pair (low, high) of numbers with low < high, but got"
+                f" {self.sigma!r}. Write [0, 1.1]."
             )
         object.__setattr__(self, "sigma", pair)
         validate.check_number("scale", self.scale, 0.0, math.inf, "0 switches the bin off")
         validate.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off")
         if self.guidance_scale is not None:
-            validate.check_number("guidance_scale", self.guidance_scale, 0.0, math.inf, "1 is no CFG")
+            validate.check_number(
+                "guidance_scale", self.guidance_scale, 0.0, math.inf, "1 is no CFG"
+            )
         if self.scale > 0:
             self.term()
 
@@ -220,10 +259,12 @@ class Bin:
 
 @dataclass(frozen=True)
 class Schedule:
-    """STG whose layers, scale, CFG scale and rescaling depend on the noise level, as LTX-Video 13B has it.
+    """STG whose layers, scale, CFG scale and rescaling depend on the noise level, as LTX-Video 13B
+    has it.
 
     Args:
-        bins: ranges of sigma that do not overlap; a step outside all of them is not guided and its CFG is left alone.
+        bins: ranges of sigma that do not overlap; a step outside all of them is not guided and its
+            CFG is left alone.
 
     Raises:
         ValueError: for no bins, or two that overlap.
@@ -235,13 +276,15 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.bins or not all(isinstance(entry, Bin) for entry in self.bins):
             raise ValueError(
-                f"Schedule needs one or more Bin, but got {self.bins!r}. Write Schedule([Bin((0, 1), [9], 1.0)])."
+                f"Schedule needs one or more Bin, but got {self.bins!r}. Write Schedule([Bin((0,"
+                " 1), [9], 1.0)])."
             )
         ordered = sorted(self.bins, key=lambda entry: entry.sigma)
         for lower, upper in itertools.pairwise(ordered):
             if upper.sigma[0] < lower.sigma[1]:
                 raise ValueError(
-                    f"the bins of a Schedule must not overlap, but {lower.sigma} and {upper.sigma} do. Move a bound."
+                    f"the bins of a Schedule must not overlap, but {lower.sigma} and {upper.sigma}"
+                    " do. Move a bound."
                 )
 
     @classmethod
@@ -259,27 +302,40 @@ class Schedule:
         known = [entry.name for entry in fields(Bin)]
         try:
             found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8; a date that is none
-            raise ValueError(f"a schedule must be a YAML file that can be read, but {path} cannot: {error}.") from error
+        except (
+            OSError,
+            ValueError,
+            yaml.YAMLError,
+        ) as error:  # ValueError: no UTF-8; a date that is none
+            raise ValueError(
+                f"a schedule must be a YAML file that can be read, but {path} cannot: {error}."
+            ) from error
         source = found.get("source", "") if isinstance(found, dict) else ""
         bins = found.get("bins") if isinstance(found, dict) else found
-        if not isinstance(bins, list) or not all(isinstance(row, dict) and set(row) <= set(known) for row in bins):
+        if not isinstance(bins, list) or not all(
+            isinstance(row, dict) and set(row) <= set(known) for row in bins
+        ):
             came = _describe_invalid_bins(bins, known)
             raise ValueError(
-                f"a schedule must be a list of bins with {', '.join(known)}, but {path} has {came}. Write lines like "
-                "- {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
+                f"a schedule must be a list of bins with {', '.join(known)}, but {path} has {came}."
+                " Write lines like - {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
             )
         if not all("sigma" in row for row in bins):
-            raise ValueError(f"every bin of a schedule must have sigma: [low, high], but one of {path} has none.")
+            raise ValueError(
+                f"every bin of a schedule must have sigma: [low, high], but one of {path} has none."
+            )
         return cls([Bin(**row) for row in bins], source=str(source))
 
     def at(self, sigma: float) -> Bin | None:
         """The bin of a noise level."""
-        return next((entry for entry in self.bins if entry.sigma[0] <= sigma < entry.sigma[1]), None)
+        return next(
+            (entry for entry in self.bins if entry.sigma[0] <= sigma < entry.sigma[1]), None
+        )
 
 
 def _describe_invalid_bins(bins: Any, known: Sequence[str]) -> str:
-    """What is in a file instead of bins, without quoting it: whoever sees the error may not be the one who may read."""
+    """What is in a file instead of bins, without quoting it: whoever sees the error may not be the
+    one who may read."""
     if not isinstance(bins, list) or not all(isinstance(row, dict) for row in bins):
         return "something else"
     return ", ".join(sorted({str(name) for row in bins for name in row} - set(known)))
@@ -293,13 +349,16 @@ def _check_common_arguments(term: STG | SLG) -> None:
         _check_layers(term.layers, type(term).__name__)
     perturbations.check_skip(term.skip, term.strength, term.seed)
     if term.axis not in (None, "spatial", "temporal"):
-        raise ValueError(f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of them.')
+        raise ValueError(
+            f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of'
+            " them."
+        )
     validate.check_number("start", term.start, 0.0, 1.0, "it is a fraction of the run")
     validate.check_number("stop", term.stop, 0.0, 1.0, "it is a fraction of the run")
     if term.start >= term.stop:
         raise ValueError(
-            f"the window start={term.start}, stop={term.stop} selects no step: step i of N is guided when "
-            "start <= i/N < stop. Make stop larger than start."
+            f"the window start={term.start}, stop={term.stop} selects no step: step i of N is"
+            " guided when start <= i/N < stop. Make stop larger than start."
         )
 
 
@@ -308,31 +367,44 @@ def _check_weak_model(term: Any) -> None:
     given = [name for name, default in own.items() if getattr(term, name) != default]
     if given:
         raise ValueError(
-            f"weak is a model of its own, of which no layers are skipped, but it came with {', '.join(given)}. Leave "
-            "that out, or weak."
+            "weak is a model of its own, of which no layers are skipped, but it came with"
+            f" {', '.join(given)}. Leave that out, or weak."
         )
     if not callable(getattr(term.weak, "forward", None)):
-        raise ValueError(f"weak must be a denoiser, but got {term.weak!r}. Write weak=another_pipe.transformer.")
+        raise ValueError(
+            f"weak must be a denoiser, but got {term.weak!r}. Write weak=another_pipe.transformer."
+        )
 
 
 def _check_layers(layers: Any, kind: str) -> None:
     if isinstance(layers, (int, str)) or not isinstance(layers, Sequence):
         written = list(layers) if isinstance(layers, (set, frozenset)) else [layers]
-        raise ValueError(f"layers must be a list of layers, but got {layers!r}. Write layers={written!r}.")
+        raise ValueError(
+            f"layers must be a list of layers, but got {layers!r}. Write layers={written!r}."
+        )
     if len(layers) == 0:
-        raise ValueError(f"{kind} needs at least one layer to skip, but got an empty list. Name one, as in layers=[9].")
+        raise ValueError(
+            f"{kind} needs at least one layer to skip, but got an empty list. Name one, as in"
+            " layers=[9]."
+        )
     for layer in layers:
         _check_layer(layer)
     repeated = sorted({str(layer) for layer in layers if list(layers).count(layer) > 1})
     if repeated:
-        raise ValueError(f"each layer may be named once, but got {', '.join(repeated)} repeatedly. Remove the copies.")
+        raise ValueError(
+            f"each layer may be named once, but got {', '.join(repeated)} repeatedly. Remove the"
+            " copies."
+        )
 
 
 def _check_layer(layer: Any) -> None:
     parts = layer.split(":") if isinstance(layer, str) else []
-    if isinstance(layer, bool) or not (isinstance(layer, int) or (len(parts) == 2 and parts[1].isdecimal())):
+    if isinstance(layer, bool) or not (
+        isinstance(layer, int) or (len(parts) == 2 and parts[1].isdecimal())
+    ):
         raise ValueError(
-            f'a layer must be an int or "stack:int", but got {layer!r}. Write layers=[34] or layers=["blocks:34"].'
+            f'a layer must be an int or "stack:int", but got {layer!r}. Write layers=[34] or'
+            ' layers=["blocks:34"].'
         )
 
 

@@ -1,4 +1,5 @@
-"""Checks of single arguments, for all that takes numbers: what is required, what came, what to do."""
+"""Checks of single arguments, for all that takes numbers: what is required, what came, what to
+do."""
 
 from __future__ import annotations
 
@@ -21,7 +22,11 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, note
         ValueError: if it is not.
     """
     if not is_number(value) or not low <= value <= high:
-        allowed = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
+        allowed = (
+            f"a finite number >= {low:g}"
+            if high == math.inf
+            else f"a number from {low:g} to {high:g}"
+        )
         note = f" ({note})" if note else ""
         raise ValueError(f"{name} must be {allowed}{note}, but got {value!r}. Pass such a number.")
 
@@ -48,5 +53,7 @@ def check_interval(name: str, value: Any, top: float, hint: str) -> tuple[float,
     pair = tuple(value) if isinstance(value, (list, tuple)) else ()
     if len(pair) != 2 or not all(map(is_number, pair)) or not 0 <= pair[0] < pair[1] <= top:
         limit = "" if top == math.inf else f" <= {top:g}"
-        raise ValueError(f"{name} must be two numbers with 0 <= low < high{limit}, but got {value!r}. {hint}")
+        raise ValueError(
+            f"{name} must be two numbers with 0 <= low < high{limit}, but got {value!r}. {hint}"
+        )
     return pair

@@ -1,12 +1,12 @@
-"""Metrics of videos: pure functions over features, and `evaluate`, which reads videos and applies them.
+"""Metrics of videos: pure functions over features, and `evaluate`, which reads videos and applies
+them.
 
     from skipguide.metrics import evaluate
 
     result = evaluate("generated/", reference="real/", metrics=["fvd:judge", "vendi:judge"])
 
-The functions are in frechet, inception, kernel, neighbours and vendi; what there is, is in catalog. Importing this
-package does not load torch.
-"""
+The functions are in frechet, inception, kernel, neighbours and vendi; what there is, is in catalog.
+Importing this package does not load torch."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ _HOME = {"evaluate": "evaluation", "Result": "results", "merge": "results"}
 
 def __getattr__(name: str):
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its public names are {__all__}")
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; its public names are {__all__}"
+        )
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,7 +1,8 @@
-"""What can be measured, with what, and where that comes from: rows of data. `skipguide metrics` prints them.
+"""What can be measured, with what, and where that comes from: rows of data. `skipguide metrics`
+prints them.
 
-A new metric is a row of METRICS; a new extractor a row of EXTRACTORS; a file that they need a row of WEIGHTS.
-"""
+A new metric is a row of METRICS; a new extractor a row of EXTRACTORS; a file that they need a row
+of WEIGHTS."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ class Metric:
     fewest_videos: int = 1
     enough_videos: int = 1  # fewer bring a warning
     fewest_frames: int = 1
-    normalised: tuple[float, float] | None = None  # VBench: what counts as 0 and as 1 in its quality score
+    normalised: tuple[float, float] | None = (
+        None  # VBench: what counts as 0 and as 1 in its quality score
+    )
     weight: float = 0.0  # VBench: in its quality score
     share: Literal["", "generated", "reference"] = ""  # of which videos it is the share
     uses_rate: bool = False  # takes frames by time
@@ -140,24 +143,28 @@ EXTRACTORS: dict[str, Extractor] = {
 
 
 def _prdc_metric(
-    name: str, what: str, source: str, share: Literal["", "generated", "reference"] = "", range: Range = (0, 1)
+    name: str,
+    what: str,
+    source: str,
+    share: Literal["", "generated", "reference"] = "",
+    range: Range = (0, 1),
 ) -> Metric:
     return Metric(
-        name, "set", what, source, range, "higher", extractor="i3d", reference=True, fewest_videos=6,
-        enough_videos=1024, share=share,
+        name, "set", what, source, range, "higher", extractor="i3d", reference=True,
+        fewest_videos=6, enough_videos=1024, share=share,
     )  # fmt: skip
 
 
 def _vbench_metric(
-    name: str, what: str, normalised: tuple[float, float], network: str = "", weights: tuple[str, ...] = (),
-    fewest_frames: int = 1, weight: float = 1.0, range: Range = (0, 1), share: Literal["", "generated"] = "",
-    uses_rate: bool = False,
+    name: str, what: str, normalised: tuple[float, float], network: str = "",
+    weights: tuple[str, ...] = (), fewest_frames: int = 1, weight: float = 1.0,
+    range: Range = (0, 1), share: Literal["", "generated"] = "", uses_rate: bool = False,
 ) -> Metric:  # fmt: skip
     """`normalised` and `weight` are from VBench's scripts/constant.py at 45e79ec."""
     return Metric(
-        name, "video", what, "VBench, arXiv:2311.17982", range, "higher", weights=weights, fewest_frames=fewest_frames,
-        module=network and f"skipguide.metrics.networks.{network}", normalised=normalised, weight=weight,
-        share=share, uses_rate=uses_rate,
+        name, "video", what, "VBench, arXiv:2311.17982", range, "higher", weights=weights,
+        fewest_frames=fewest_frames, module=network and f"skipguide.metrics.networks.{network}",
+        normalised=normalised, weight=weight, share=share, uses_rate=uses_rate,
     )  # fmt: skip
 
 

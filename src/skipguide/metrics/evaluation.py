@@ -23,16 +23,16 @@ def evaluate(
     """Measure a set of videos.
 
     Args:
-        videos: a folder of video files or of folders of frames; tensors `(F, 3, H, W)` uint8 by name; or one tensor
-            `(N, F, 3, H, W)`.
-        reference: the same, of real videos; for the metrics that compare.
-        metrics: names of `catalog.METRICS`, for set metrics also with an extractor, "fvd:judge". None: all that the
+        videos: a folder of video files or of folders of frames; tensors `(F, 3, H, W)` uint8 by
+            name; or one tensor `(N, F, 3, H, W)`.
+        reference: the same, of real videos; for the metrics that compare. metrics: names of
+        `catalog.METRICS`, for set metrics also with an extractor, "fvd:judge". None: all that the
             weights at hand suffice for; the others are listed in `Result.not_run`.
         note: gets the name of each video before it is read.
 
     Raises:
-        ValueError: before any video is read, for an unknown metric, no reference where one is needed, or weights that
-            are missing, damaged or not allowed.
+        ValueError: before any video is read, for an unknown metric, no reference where one is
+            needed, or weights that are missing, damaged or not allowed.
     """
     options = options or Options()
     chosen, not_run = selection.select_metrics(metrics, reference is not None, options)
@@ -70,11 +70,15 @@ def evaluate_run(
     """
     options = options or Options()
     if options.part != (1, 1):
-        raise ValueError(f"a run must be evaluated as a whole, but got part {options.part}. Leave part out.")
+        raise ValueError(
+            f"a run must be evaluated as a whole, but got part {options.part}. Leave part out."
+        )
     settings = [(setting, _setting_sources(run, setting)) for setting in run.settings()]
     settings = [(setting, sources) for setting, sources in settings if sources]
     if not run.clips("done"):
-        raise ValueError(f"a run must have videos, but {run.folder} has none yet. Run its sweep first.")
+        raise ValueError(
+            f"a run must have videos, but {run.folder} has none yet. Run its sweep first."
+        )
     chosen, not_run = selection.select_metrics(metrics, reference is not None, options)
     sources = _find_reference(reference, chosen, options)
     reader = Reader(chosen, options)
@@ -89,21 +93,26 @@ def evaluate_run(
 def _setting_sources(run: Run, setting: Setting) -> list[Source]:
     """Those that are not there too, so that they are listed as skipped."""
     return [
-        file_source(name, clip.video)
-        if clip.status == "done" and clip.video
-        else unreadable_source(name, _missing_reason(clip))
+        (
+            file_source(name, clip.video)
+            if clip.status == "done" and clip.video
+            else unreadable_source(name, _missing_reason(clip))
+        )
         for name, clip in _named_clips(run, setting)
     ]
 
 
 def _missing_reason(clip: Clip) -> str:
     if clip.status == "failed":
-        return "the sweep failed to make it" + (f": {clip.error.splitlines()[0]}" if clip.error else "")
+        return "the sweep failed to make it" + (
+            f": {clip.error.splitlines()[0]}" if clip.error else ""
+        )
     return f"the sweep has not made it yet ({clip.status})"
 
 
 def _named_clips(run: Run, setting: Setting) -> Iterator[tuple[str, Clip]]:
-    """The videos of a setting, with names that say which are of one prompt (`inputs.prompt_from_name`)."""
+    """The videos of a setting, with names that say which are of one prompt
+    (`inputs.prompt_from_name`)."""
     texts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
     for clip in run.clips():
         if clip.setting == setting.id:
@@ -114,6 +123,10 @@ def record_result(run: Run, setting: Setting, result: Result) -> None:
     """Keep the numbers in the ledger of the run, which must be open for writing."""
     keys = {name: clip.key for name, clip in _named_clips(run, setting)}
     values = result.readings.values.items()
-    run.record_metrics((keys[name], metric, value) for metric, rows in values for name, value in rows.items())
+    run.record_metrics(
+        (keys[name], metric, value) for metric, rows in values for name, value in rows.items()
+    )
     for row in result.rows:
-        run.record_set_metric(SetMetric(setting.id, row.metric, row.value, row.videos, row.low, row.high))
+        run.record_set_metric(
+            SetMetric(setting.id, row.metric, row.value, row.videos, row.low, row.high)
+        )

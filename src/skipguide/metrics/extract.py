@@ -40,7 +40,10 @@ class Reader:
         self.options, self.readings = options, Readings()
         self.weights: dict[str, dict[str, Any]] = {}
         rows = {one.metric: one.row for one in asked if one.row.kind == "video"}
-        self.models = {name: self._load(row.module, row.weights) if row.module else None for name, row in rows.items()}
+        self.models = {
+            name: self._load(row.module, row.weights) if row.module else None
+            for name, row in rows.items()
+        }
         self.extractors: dict[str, _Network] = {}
         for name in dict.fromkeys(one.extractor for one in asked if one.extractor):
             row, own = EXTRACTORS[name], [one for one in asked if one.extractor == name]
@@ -52,7 +55,10 @@ class Reader:
             self.extractors[name] = _Network(importlib.import_module(row.module), model, kinds)
 
     def _load(self, module: str, names: Sequence[str]) -> nn.Module:
-        paths = [stored.find_weights(name, self.options.weights, self.options.non_commercial) for name in names]
+        paths = [
+            stored.find_weights(name, self.options.weights, self.options.non_commercial)
+            for name in names
+        ]
         model = importlib.import_module(module).load(*paths)
         for name, path in zip(names, paths, strict=True):
             self.weights[name] = stored.identify(name, path).record()
@@ -103,7 +109,9 @@ class Reader:
     def _enqueue(self, extractor: str, side: Side, name: str, frames: Tensor) -> None:
         row, network = EXTRACTORS[extractor], self.extractors[extractor]
         if len(frames) < row.fewest:
-            self._skip(name, side, f"features {extractor}", _too_short_reason(len(frames), row.fewest))
+            self._skip(
+                name, side, f"features {extractor}", _too_short_reason(len(frames), row.fewest)
+            )
             return
         clip = frames[: row.frames]
         if network.clips and network.clips[0].shape != clip.shape:
@@ -119,12 +127,16 @@ class Reader:
             return
         batch = torch.stack(network.clips)
         for kind in network.kinds[side]:
-            function = network.module.probabilities if kind.endswith(CLASSES) else network.module.features
+            function = (
+                network.module.probabilities if kind.endswith(CLASSES) else network.module.features
+            )
             for name, row in zip(network.names, function(network.model, batch), strict=True):
                 if bool(row.isfinite().all()):
                     self.readings.add_vectors(side, kind, [name], row[None])
                 else:
-                    self._skip(name, side, f"features {kind}", "the network returned what is no number")
+                    self._skip(
+                        name, side, f"features {kind}", "the network returned what is no number"
+                    )
         network.names, network.clips = [], []
 
 

@@ -1,8 +1,8 @@
-"""Frechet distance between two sets of features, from moments that can be added up in any order and on many machines.
+"""Frechet distance between two sets of features, from moments that can be added up in any order and
+on many machines.
 
-Dowson and Landau, The Frechet distance between multivariate normal distributions (1982); on I3D features it is FVD
-(Unterthiner et al., arXiv:1812.01717).
-"""
+Dowson and Landau, The Frechet distance between multivariate normal distributions (1982); on I3D
+features it is FVD (Unterthiner et al., arXiv:1812.01717)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Tensor = torch.Tensor
 class Moments:
     """How many feature vectors there are, their mean `(D,)` and scatter `(D, D)`, in float64.
 
-    The scatter is the sum over (x - mean)(x - mean)^T. `a + b` are the moments of both sets together (Chan, Golub and
-    LeVeque 1979), exact to rounding whatever the order and the size of the parts.
-    """
+    The scatter is the sum over (x - mean)(x - mean)^T. `a + b` are the moments of both sets
+    together (Chan, Golub and LeVeque 1979), exact to rounding whatever the order and the size of
+    the parts."""
 
     count: int
     mean: Tensor
@@ -37,7 +37,9 @@ class Moments:
         count = self.count + other.count
         apart = other.mean - self.mean
         between = torch.outer(apart, apart) * (self.count * other.count / count)
-        return Moments(count, self.mean + apart * (other.count / count), self.scatter + other.scatter + between)
+        return Moments(
+            count, self.mean + apart * (other.count / count), self.scatter + other.scatter + between
+        )
 
     @property
     def covariance(self) -> Tensor:
@@ -47,7 +49,9 @@ class Moments:
             ValueError: for fewer than two vectors.
         """
         if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 feature vectors, but got {self.count}. Add videos.")
+            raise ValueError(
+                f"a covariance needs at least 2 feature vectors, but got {self.count}. Add videos."
+            )
         return self.scatter / (self.count - 1)
 
     @property
@@ -59,15 +63,16 @@ class Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)); 0 for equal moments, otherwise positive.
 
-    tr (S_a S_b)^(1/2) is the sum of the roots of the eigenvalues of S_a^(1/2) S_b S_a^(1/2), which is symmetric: no
-    root of a general matrix is needed, and none can come out complex.
+    tr (S_a S_b)^(1/2) is the sum of the roots of the eigenvalues of S_a^(1/2) S_b S_a^(1/2), which
+    is symmetric: no root of a general matrix is needed, and none can come out complex.
 
     Raises:
         ValueError: if the features differ in width, or there are fewer than two on a side.
     """
     if len(a.mean) != len(b.mean):
         raise ValueError(
-            f"features must have one width, but got {len(a.mean)} and {len(b.mean)}. Take one extractor for both sets."
+            f"features must have one width, but got {len(a.mean)} and {len(b.mean)}. Take one"
+            " extractor for both sets."
         )
     root = _square_root(a.covariance)
     cross = _eigenvalues(root @ b.covariance @ root).sqrt().sum()
@@ -85,6 +90,7 @@ def _eigenvalues(matrix: Tensor) -> Tensor:
 
 
 def _drop_rounding_noise(values: Tensor) -> Tensor:
-    """Rounding in place of a zero eigenvalue would count with its root, 1e-8 for 1e-16, so it is cut off."""
+    """Rounding in place of a zero eigenvalue would count with its root, 1e-8 for 1e-16, so it is
+    cut off."""
     floor = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     return torch.where(values > floor, values, 0)

@@ -1,7 +1,7 @@
 """Inception Score: classes that are certain for each video and varied over all of them.
 
-Salimans et al., arXiv:1606.03498; for video with a C3D tuned on UCF-101: TGAN (Saito et al., arXiv:1611.06624).
-"""
+Salimans et al., arXiv:1606.03498; for video with a C3D tuned on UCF-101: TGAN (Saito et al.,
+arXiv:1611.06624)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the score needs of class probabilities, in float64: how many, their sum `(K,)`, and sum_nk p log(p + eps).
+    """What the score needs of class probabilities, in float64: how many, their sum `(K,)`, and
+    sum_nk p log(p + eps).
 
-    `a + b` are those of both sets together. `epsilon` is what TGAN's script adds within both logarithms (1e-7).
-    """
+    `a + b` are those of both sets together. `epsilon` is what TGAN's script adds within both
+    logarithms (1e-7)."""
 
     count: int
     total: Tensor
@@ -34,34 +35,45 @@ class Predictions:
     def __add__(self, other: Predictions) -> Predictions:
         if self.epsilon != other.epsilon:
             raise ValueError(
-                f"parts must have one epsilon, but got {self.epsilon} and {other.epsilon}. Take one for all of them."
+                f"parts must have one epsilon, but got {self.epsilon} and {other.epsilon}. Take one"
+                " for all of them."
             )
         information = self.information + other.information
-        return Predictions(self.count + other.count, self.total + other.total, information, self.epsilon)
+        return Predictions(
+            self.count + other.count, self.total + other.total, information, self.epsilon
+        )
 
 
 def inception_score(predictions: Predictions) -> float:
     """exp of the mean Kullback-Leibler divergence from p(class | video) to p(class).
 
-    1 where all videos have the same probabilities, K where they are certain and spread evenly over K classes.
-    """
+    1 where all videos have the same probabilities, K where they are certain and spread evenly over
+    K classes."""
     marginal = predictions.total / predictions.count
     entropy = torch.xlogy(marginal, marginal + predictions.epsilon).sum()
     return math.exp(predictions.information / predictions.count - float(entropy))
 
 
-def split_scores(probabilities: Tensor, splits: int = 10, epsilon: float = 0.0) -> tuple[float, float]:
-    """Mean and standard deviation (over N) of the score over parts, as most papers print it; i-th part: `[i::splits]`.
+def split_scores(
+    probabilities: Tensor, splits: int = 10, epsilon: float = 0.0
+) -> tuple[float, float]:
+    """Mean and standard deviation (over N) of the score over parts, as most papers print it; i-th
+    part: `[i::splits]`.
 
-    Fewer videos in a part lower its score, so a mean over splits must not be compared with a score over all.
+    Fewer videos in a part lower its score, so a mean over splits must not be compared with a score
+    over all.
 
     Raises:
         ValueError: if there are fewer videos than splits.
     """
     if not 1 <= splits <= len(probabilities):
         raise ValueError(
-            f"splits must be from 1 to the number of videos, {len(probabilities)}, but got {splits}. Take fewer."
+            f"splits must be from 1 to the number of videos, {len(probabilities)}, but got"
+            f" {splits}. Take fewer."
         )
-    parts = [inception_score(Predictions.from_probabilities(probabilities[i::splits], epsilon)) for i in range(splits)]
+    parts = [
+        inception_score(Predictions.from_probabilities(probabilities[i::splits], epsilon))
+        for i in range(splits)
+    ]
     scores = torch.tensor(parts, dtype=torch.float64)
     return float(scores.mean()), float(scores.std(correction=0))

@@ -1,4 +1,5 @@
-"""The videos to measure: files, folders of frames, or tensors. What cannot be measured is named with the reason."""
+"""The videos to measure: files, folders of frames, or tensors. What cannot be measured is named
+with the reason."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from skipguide.files import image, video
 
 Tensor = torch.Tensor
 VIDEO_SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv",
-    ".asf", ".ogv", ".3gp", ".3g2", ".qt", ".f4v", ".vob",
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".mts",
+    ".m2ts", ".wmv", ".flv", ".asf", ".ogv", ".3gp", ".3g2", ".qt", ".f4v", ".vob",
 )  # fmt: skip
 UNSUPPORTED_SUFFIXES = (
     ".divx", ".dv", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2v", ".mjpeg", ".mjpg", ".mxf", ".ogm", ".rm",
@@ -28,7 +29,8 @@ Videos = str | Path | Mapping[str, Tensor] | Tensor
 
 @dataclass(frozen=True)
 class Clip:
-    """One decoded video: frames `(F, 3, H, W)` uint8 and how many of them are shown in a second, None if unknown."""
+    """One decoded video: frames `(F, 3, H, W)` uint8 and how many of them are shown in a second,
+    None if unknown."""
 
     frames: Tensor
     fps: float | None
@@ -56,9 +58,9 @@ def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
     """The videos of a set, by name.
 
     Args:
-        videos: a folder, searched with all below it for video files and for folders of pictures without videos, which
-            are frames in the order of the numbers in their names; or tensors `(F, 3, H, W)` uint8 by name; or one
-            `(N, F, 3, H, W)`.
+        videos: a folder, searched with all below it for video files and for folders of pictures
+            without videos, which are frames in the order of the numbers in their names; or tensors
+            `(F, 3, H, W)` uint8 by name; or one `(N, F, 3, H, W)`.
         fps: frames per second of frame folders and tensors; files know theirs.
 
     Raises:
@@ -74,8 +76,8 @@ def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
     sources = sorted(_find_in_folder(folder, fps), key=lambda source: source.name)
     if not sources:
         raise ValueError(
-            f"a folder of videos must hold {', '.join(VIDEO_SUFFIXES)} files or folders of pictures, but {folder} has none. "
-            "Check the name."
+            f"a folder of videos must hold {', '.join(VIDEO_SUFFIXES)} files or folders of"
+            f" pictures, but {folder} has none. Check the name."
         )
     return sources
 
@@ -86,16 +88,23 @@ def _find_in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
     yield from (file_source(path.relative_to(folder).as_posix(), path) for path in videos)
     for path in files:
         if path.suffix.lower() in UNSUPPORTED_SUFFIXES:
-            reason = f"a video must be a {', '.join(VIDEO_SUFFIXES)} file, but it is a {path.suffix}. Convert it."
+            reason = (
+                f"a video must be a {', '.join(VIDEO_SUFFIXES)} file, but it is a {path.suffix}."
+                " Convert it."
+            )
             yield unreadable_source(path.relative_to(folder).as_posix(), reason)
     frames: dict[Path, list[Path]] = {}
     for path in files:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             frames.setdefault(path.parent, []).append(path)
     names = {parent.relative_to(folder).as_posix() for parent in frames}
-    for parent in frames.keys() - {path.parent for path in videos}:  # pictures beside videos are previews of them
+    for parent in frames.keys() - {
+        path.parent for path in videos
+    }:  # pictures beside videos are previews of them
         name = parent.relative_to(folder).as_posix()
-        if parent == folder and folder.resolve().name not in names:  # "." says little, but x/ and x/x/ are two videos
+        if (
+            parent == folder and folder.resolve().name not in names
+        ):  # "." says little, but x/ and x/x/ are two videos
             name = folder.resolve().name
         yield Source(name, lambda paths=frames[parent]: _read_frames(paths, fps))
 
@@ -124,24 +133,30 @@ def _read_frames(paths: list[Path], fps: float | None) -> Clip:
     sizes = Counter(frame.shape for frame in frames)
     if len(sizes) > 1:
         found = " and ".join(f"{shape[0]} x {shape[1]}" for shape in sizes)
-        raise ValueError(f"frames must have one size, but {paths[0].parent} has {found}. Make them alike.")
+        raise ValueError(
+            f"frames must have one size, but {paths[0].parent} has {found}. Make them alike."
+        )
     return Clip(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), fps)
 
 
 def _natural_sort_key(path: Path) -> list[tuple[int, str]]:
     """frame_9 before frame_10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in re.split(r"(\d+)", path.name)
+    ]
 
 
 def _tensor_source(name: str, frames: Tensor, fps: float | None) -> Source:
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or len(frames) == 0:
         raise ValueError(
-            f"videos must be (F, 3, H, W) uint8 with F >= 1, but {name} is {tuple(frames.shape)} {frames.dtype}. "
-            "Convert it first."
+            f"videos must be (F, 3, H, W) uint8 with F >= 1, but {name} is {tuple(frames.shape)}"
+            f" {frames.dtype}. Convert it first."
         )
     return Source(name, lambda: Clip(frames, fps))
 
 
 def prompt_from_name(name: str) -> str:
-    """What stands before the number in names as "a red star-3.mp4", which is VBench's way and that of `generate`."""
+    """What stands before the number in names as "a red star-3.mp4", which is VBench's way and that
+    of `generate`."""
     return re.sub(r"-\d+$", "", re.sub(r"\.[A-Za-z0-9]+$", "", name))

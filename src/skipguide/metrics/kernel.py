@@ -1,8 +1,8 @@
-"""Kernel distance: the squared maximum mean discrepancy with a polynomial kernel. Unbiased, so it serves small sets.
+"""Kernel distance: the squared maximum mean discrepancy with a polynomial kernel. Unbiased, so it
+serves small sets.
 
-Binkowski et al., arXiv:1801.01401 (KID). With degree 2, no constant and the biased estimate it is JEDi's (Luo et al.,
-arXiv:2410.05203).
-"""
+Binkowski et al., arXiv:1801.01401 (KID). With degree 2, no constant and the biased estimate it is
+JEDi's (Luo et al., arXiv:2410.05203)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ KID = Polynomial()
 
 @dataclass(frozen=True)
 class Grams:
-    """The kernel of all pairs: within the first set `(N, N)`, within the second `(M, M)`, between them `(N, M)`."""
+    """The kernel of all pairs: within the first set `(N, N)`, within the second `(M, M)`, between
+    them `(N, M)`."""
 
     xx: Tensor
     yy: Tensor
@@ -46,17 +47,23 @@ class Grams:
 
 
 def kernel_distance(grams: Grams, unbiased: bool = True) -> float:
-    """E k(x, x') + E k(y, y') - 2 E k(x, y); 0 for equal distributions, and then as often negative as positive.
+    """E k(x, x') + E k(y, y') - 2 E k(x, y); 0 for equal distributions, and then as often negative
+    as positive.
 
-    Unbiased: pairs of a vector with itself are left out. Papers mostly print KID times 1,000, as a mean over subsets of
-    1,000 vectors; this is the estimate over all pairs, which has the same expectation and less variance.
+    Unbiased: pairs of a vector with itself are left out. Papers mostly print KID times 1,000, as a
+        mean over subsets of
+    1,000 vectors; this is the estimate over all pairs, which has the same expectation and less
+    variance.
 
     Raises:
         ValueError: for the unbiased estimate of fewer than two vectors on a side.
     """
     smallest = min(len(grams.xx), len(grams.yy))
     if unbiased and smallest < 2:
-        raise ValueError(f"an unbiased kernel distance needs at least 2 videos a side, but got {smallest}. Add videos.")
+        raise ValueError(
+            f"an unbiased kernel distance needs at least 2 videos a side, but got {smallest}. Add"
+            " videos."
+        )
     return float(_mean(grams.xx, unbiased) + _mean(grams.yy, unbiased) - 2 * grams.xy.mean())
 
 

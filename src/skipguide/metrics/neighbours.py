@@ -1,7 +1,7 @@
 """Precision, recall, density and coverage: whose neighbourhoods of k nearest neighbours hold whom.
 
-Precision and recall: Kynkaanniemi et al., arXiv:1904.06991. Density and coverage: Naeem et al., arXiv:2002.09797.
-"""
+Precision and recall: Kynkaanniemi et al., arXiv:1904.06991. Density and coverage: Naeem et al.,
+arXiv:2002.09797."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ K = 5  # of Naeem et al.; Kynkaanniemi et al. take 3
 
 @dataclass(frozen=True)
 class Distances:
-    """Euclidean distances within the generated set `(N, N)`, within the reference `(M, M)`, between them `(M, N)`."""
+    """Euclidean distances within the generated set `(N, N)`, within the reference `(M, M)`, between
+    them `(M, N)`."""
 
     generated: Tensor
     reference: Tensor
@@ -43,14 +44,18 @@ class Neighbours:
 
 
 def neighbours(distances: Distances, k: int = K) -> Neighbours:
-    """Neighbourhoods are open balls up to the k-th nearest neighbour in the same set, the video itself not counted.
+    """Neighbourhoods are open balls up to the k-th nearest neighbour in the same set, the video
+    itself not counted.
 
     Raises:
         ValueError: if a set has no more than k videos.
     """
     smallest = min(len(distances.generated), len(distances.reference))
     if smallest <= k:
-        raise ValueError(f"{k} nearest neighbours need more than {k} videos a side, but got {smallest}. Add videos.")
+        raise ValueError(
+            f"{k} nearest neighbours need more than {k} videos a side, but got {smallest}. Add"
+            " videos."
+        )
     near_reference = distances.between < _radii(distances.reference, k)[:, None]  # (M, N)
     near_generated = distances.between < _radii(distances.generated, k)[None, :]
     return Neighbours(
@@ -70,6 +75,6 @@ def _share(mask: Tensor) -> float:
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    # The way by a matrix product is faster, and wrong in the last digits for near vectors: a video is then no longer
-    # at distance 0 of itself.
+    # The way by a matrix product is faster, and wrong in the last digits for near vectors: a video
+    # is then no longer at distance 0 of itself.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,4 +1,5 @@
-"""The result of an evaluation: rows, what was left out and why, which weights; as files, and merged from parts."""
+"""The result of an evaluation: rows, what was left out and why, which weights; as files, and merged
+from parts."""
 
 from __future__ import annotations
 
@@ -72,7 +73,10 @@ class Result:
         """Write the JSON, and the features beside it as `vectors_path(path)`: both, or neither."""
         with video.atomic_replace(vectors_path(path), path) as (vectors, text):
             read.save_vectors(self.readings, vectors)
-            text.write_text(json.dumps(self.payload(), ensure_ascii=False, allow_nan=False, indent=1) + "\n", "utf-8")
+            text.write_text(
+                json.dumps(self.payload(), ensure_ascii=False, allow_nan=False, indent=1) + "\n",
+                "utf-8",
+            )
 
 
 def vectors_path(path: Path) -> Path:
@@ -89,12 +93,15 @@ def load(path: Path) -> Result:
     for file in (path, vectors_path(path)):
         if not file.is_file():
             raise ValueError(
-                f"a result must be a .json with its .safetensors beside it, but {file} is no file. Check the name."
+                f"a result must be a .json with its .safetensors beside it, but {file} is no file."
+                " Check the name."
             )
     content = _read_content(path)
     asked = [MetricRequest(**one) for one in content["asked"]]
     skipped = [SkippedVideo(**one) for one in content["skipped"]]
-    readings = read.restore(content, (one for one in skipped if one.metric != SET_METRICS), vectors_path(path))
+    readings = read.restore(
+        content, (one for one in skipped if one.metric != SET_METRICS), vectors_path(path)
+    )
     not_run = [UnavailableMetric(**one) for one in content["not_run"]]
     return Result.of(readings, asked, content["weights"], _not_attempted(not_run, asked))
 
@@ -105,7 +112,10 @@ def _read_content(path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"a result must be written by skipguide evaluate --out, but {path} is not. Check the name.")
+        raise ValueError(
+            f"a result must be written by skipguide evaluate --out, but {path} is not. Check the"
+            " name."
+        )
     return content
 
 
@@ -113,21 +123,24 @@ def merge(results: Iterable[Result]) -> Result:
     """One result from those of parts of the same sets, as if one worker had read them all.
 
     Raises:
-        ValueError: if they are of other metrics or weights, or a video was read otherwise in two of them.
+        ValueError: if they are of other metrics or weights, or a video was read otherwise in two of
+            them.
     """
     parts = list(results)
     for part in parts[1:]:
         if part.asked != parts[0].asked or part.weights != parts[0].weights:
             raise ValueError(
-                f"parts must have the same metrics and weights, but got {_labels(parts[0])} and {_labels(part)}. "
-                "Evaluate them with the same options."
+                f"parts must have the same metrics and weights, but got {_labels(parts[0])} and"
+                f" {_labels(part)}. Evaluate them with the same options."
             )
     first = parts[0]
     joined = read.join([part.readings for part in parts])
     return Result.of(joined, first.asked, first.weights, _not_attempted(first.not_run, first.asked))
 
 
-def _not_attempted(not_run: Iterable[UnavailableMetric], asked: Sequence[MetricRequest]) -> list[UnavailableMetric]:
+def _not_attempted(
+    not_run: Iterable[UnavailableMetric], asked: Sequence[MetricRequest]
+) -> list[UnavailableMetric]:
     """Those that were not even tried, for want of weights; what was tried is tried again."""
     return [one for one in not_run if one.metric not in {tried.label for tried in asked}]
 

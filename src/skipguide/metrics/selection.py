@@ -27,13 +27,22 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.features and self.features not in EXTRACTORS:
-            raise ValueError(f"features must be one of {', '.join(EXTRACTORS)}, but got {self.features!r}. Choose one.")
+            raise ValueError(
+                f"features must be one of {', '.join(EXTRACTORS)}, but got {self.features!r}."
+                " Choose one."
+            )
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, but got {self.batch_size}. Choose a larger one.")
+            raise ValueError(
+                f"batch_size must be at least 1, but got {self.batch_size}. Choose a larger one."
+            )
         if self.fps is not None and not 0 < self.fps < math.inf:
-            raise ValueError(f"fps must be above 0, but got {self.fps}. Leave it out if it is not known.")
+            raise ValueError(
+                f"fps must be above 0, but got {self.fps}. Leave it out if it is not known."
+            )
         if not 1 <= self.part[0] <= self.part[1]:
-            raise ValueError(f"part must be (i, n) with 1 <= i <= n, but got {self.part}. Count parts from 1.")
+            raise ValueError(
+                f"part must be (i, n) with 1 <= i <= n, but got {self.part}. Count parts from 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -66,24 +75,32 @@ class UnavailableMetric:
 
 
 def parse_metric(text: str, features: str = "") -> MetricRequest:
-    """A metric as users write it: "temporal_flickering", "fvd" (with its usual extractor, or `features`), "fvd:judge".
+    """A metric as users write it: "temporal_flickering", "fvd" (with its usual extractor, or
+    `features`), "fvd:judge".
 
     Raises:
         ValueError: for a name that there is not, or an extractor that does not go with the metric.
     """
     name, _, extractor = text.partition(":")
     if name not in METRICS:
-        raise ValueError(f"a metric must be one of {', '.join(METRICS)}, but got {name!r}. See skipguide metrics.")
+        raise ValueError(
+            f"a metric must be one of {', '.join(METRICS)}, but got {name!r}. See skipguide"
+            " metrics."
+        )
     row = METRICS[name]
     if row.kind == "video":
         if extractor:
-            raise ValueError(f"{name} must stand alone, for it takes no features, but got {text!r}. Write {name}.")
+            raise ValueError(
+                f"{name} must stand alone, for it takes no features, but got {text!r}. Write"
+                f" {name}."
+            )
         return MetricRequest(name)
     chosen = extractor or features or row.extractor
     fitting = [known for known, one in EXTRACTORS.items() if _fits(name, one)]
     if chosen not in fitting:
         raise ValueError(
-            f"the features of {name} must be {' or '.join(fitting)}, but got {chosen!r}. Choose one of them."
+            f"the features of {name} must be {' or '.join(fitting)}, but got {chosen!r}. Choose one"
+            " of them."
         )
     return MetricRequest(name, chosen)
 
@@ -94,19 +111,26 @@ def _fits(metric: str, extractor: Extractor) -> bool:
 
 
 def all_metrics(features: str = "") -> list[MetricRequest]:
-    """All metrics; those of sets with `features` where it suits them, else with their usual extractor."""
-    return [parse_metric(name, features if features and _fits(name, EXTRACTORS[features]) else "") for name in METRICS]
+    """All metrics; those of sets with `features` where it suits them, else with their usual
+    extractor."""
+    return [
+        parse_metric(name, features if features and _fits(name, EXTRACTORS[features]) else "")
+        for name in METRICS
+    ]
 
 
 def select_metrics(
     metrics: Sequence[str], has_reference: bool, options: Options
 ) -> tuple[list[MetricRequest], list[UnavailableMetric]]:
-    """The metrics to run: those named, or without names all for which everything is there, and the others.
+    """The metrics to run: those named, or without names all for which everything is there, and the
+    others.
 
     Raises:
         ValueError: if one that is named cannot be run.
     """
-    asked = [parse_metric(text, options.features) for text in metrics] or all_metrics(options.features)
+    asked = [parse_metric(text, options.features) for text in metrics] or all_metrics(
+        options.features
+    )
     usable, not_run = [], []
     for one in dict.fromkeys(asked):
         try:

@@ -1,8 +1,9 @@
-"""VBench's metrics of one video, with its preparation of frames and its thresholds (Huang et al., CVPR 2024).
+"""VBench's metrics of one video, with its preparation of frames and its thresholds (Huang et al.,
+CVPR 2024).
 
-Every function takes `(model, frames, fps)`: the network of its row in the table, frames `(F, 3, H, W)` uint8 RGB, and
-frames per second or None; it returns one number, in the units of VBench's own result, and keeps nothing.
-docs/vbench.md has the sources, and how far each is from VBench's code.
+Every function takes `(model, frames, fps)`: the network of its row in the table, frames `(F, 3, H,
+W)` uint8 RGB, and frames per second or None; it returns one number, in the units of VBench's own
+result, and keeps nothing. docs/vbench.md has the sources, and how far each is from VBench's code.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ BATCH = 8  # frames that a network sees at once; no result depends on it
 
 
 def imaging_quality(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """Mean of MUSIQ's score over all frames, in [0, 1]. Images are made smaller where a side is over 512 pixels.
+    """Mean of MUSIQ's score over all frames, in [0, 1]. Images are made smaller where a side is
+    over 512 pixels.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8.
     """
-    return _mean(_run_on_frames(_require_model(model), _check_frames(frames, 1), resize_for_musiq)) / 100
+    return (
+        _mean(_run_on_frames(_require_model(model), _check_frames(frames, 1), resize_for_musiq))
+        / 100
+    )
 
 
 def aesthetic_quality(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -41,31 +46,41 @@ def aesthetic_quality(model: nn.Module | None, frames: Tensor, fps: float | None
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8.
     """
-    return _mean(_run_on_frames(_require_model(model), _check_frames(frames, 1), resize_for_clip) / 10)
+    return _mean(
+        _run_on_frames(_require_model(model), _check_frames(frames, 1), resize_for_clip) / 10
+    )
 
 
 def background_consistency(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """How alike frames look to CLIP, in [0, 1]: each to the one before and to the first. Their middles are seen.
+    """How alike frames look to CLIP, in [0, 1]: each to the one before and to the first. Their
+    middles are seen.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
     """
-    return _consistency(_run_on_frames(_require_model(model), _check_frames(frames, 2), resize_for_clip))
+    return _consistency(
+        _run_on_frames(_require_model(model), _check_frames(frames, 2), resize_for_clip)
+    )
 
 
 def subject_consistency(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """How alike frames look to DINO, in [0, 1]: each to the one before and to the first. They are seen whole.
+    """How alike frames look to DINO, in [0, 1]: each to the one before and to the first. They are
+    seen whole.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
     """
-    return _consistency(_run_on_frames(_require_model(model), _check_frames(frames, 2), resize_for_dino))
+    return _consistency(
+        _run_on_frames(_require_model(model), _check_frames(frames, 2), resize_for_dino)
+    )
 
 
 def temporal_flickering(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """1 - the mean absolute difference of neighbouring frames, in [0, 1]; a frozen video has 1. `model` is not used.
+    """1 - the mean absolute difference of neighbouring frames, in [0, 1]; a frozen video has 1.
+    `model` is not used.
 
-    VBench's leaderboard measures it on videos that `is_static` lets through, for motion lowers it as well.
+    VBench's leaderboard measures it on videos that `is_static` lets through, for motion lowers it
+    as well.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
@@ -74,12 +89,15 @@ def temporal_flickering(model: nn.Module | None, frames: Tensor, fps: float | No
 
 
 def motion_smoothness(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """1 - the mean absolute difference of every other frame to what AMT-S makes of its neighbours, in [0, 1].
+    """1 - the mean absolute difference of every other frame to what AMT-S makes of its neighbours,
+    in [0, 1].
 
-    Frames keep their size, as in VBench on a CPU; on a GPU with little memory it makes large ones smaller.
+    Frames keep their size, as in VBench on a CPU; on a GPU with little memory it makes large ones
+    smaller.
 
     Raises:
-        ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 3, or are smaller than the network can look at.
+        ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 3, or are smaller than the
+            network can look at.
     """
     network, frames = _require_model(model), _check_min_size(_check_frames(frames, 3), 16)
     kept, inside = pad_to_multiple(frames[::2].float() / 255, 16)
@@ -93,19 +111,25 @@ def motion_smoothness(model: nn.Module | None, frames: Tensor, fps: float | None
 def dynamic_degree(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
     """1.0 if RAFT sees enough motion, else 0.0: a share of videos only in the mean over many.
 
-    Of frames taken about 8 times a second, round(N / 4) pairs of neighbours must move by more than 6 pixels per 256 of
-    the shorter side (mean of the fastest 5 %). Without `fps`, as of folders of images, all frames are taken. As in
-    VBench, 2 frames always move, for round(2 / 4) is 0.
+    Of frames taken about 8 times a second, round(N / 4) pairs of neighbours must move by more than
+    6 pixels per 256 of the shorter side (mean of the fastest 5 %). Without `fps`, as of folders of
+    images, all frames are taken. As in VBench, 2 frames always move, for round(2 / 4) is 0.
 
     Raises:
-        ValueError: If frames are not `(F, 3, H, W)` uint8 with two of them taken, or are too small for RAFT.
+        ValueError: If frames are not `(F, 3, H, W)` uint8 with two of them taken, or are too small
+            for RAFT.
     """
     taken = _check_frames(frames, 1)[:: max(1, round(fps / RATE)) if fps else 1]
     if len(taken) < 2:
-        raise ValueError(f"a video must have two frames {RATE} times a second, but got {len(frames)} at {fps} fps.")
+        raise ValueError(
+            f"a video must have two frames {RATE} times a second, but got {len(frames)} at {fps}"
+            " fps."
+        )
     needed, threshold = round(4 * (len(taken) / 16)), 6.0 * (min(frames.shape[2:]) / 256)
     moving = 0
-    for motion in motions(_require_model(model), itertools.pairwise(_check_min_size(taken, 8)), 0.05):
+    for motion in motions(
+        _require_model(model), itertools.pairwise(_check_min_size(taken, 8)), 0.05
+    ):
         moving += motion > threshold
         if moving >= needed:
             return 1.0
@@ -113,7 +137,8 @@ def dynamic_degree(model: nn.Module | None, frames: Tensor, fps: float | None) -
 
 
 def is_static(model: nn.Module | None, frames: Tensor, fps: float | None) -> bool:
-    """Whether VBench's static filter lets a video through to temporal flickering, as its leaderboard asks.
+    """Whether VBench's static filter lets a video through to temporal flickering, as its
+    leaderboard asks.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2, or are too small for RAFT.
@@ -123,11 +148,17 @@ def is_static(model: nn.Module | None, frames: Tensor, fps: float | None) -> boo
     ends = (frames[0], frames[-1])
     pairs = [*itertools.pairwise(frames), ends, ends[::-1]]
     *near, there, back = motions(_require_model(model), iter(pairs), 0.02)
-    return sum(motion > threshold for motion in near) <= needed and max(there, back) <= threshold * needed * 2
+    return (
+        sum(motion > threshold for motion in near) <= needed
+        and max(there, back) <= threshold * needed * 2
+    )
 
 
-def motions(model: nn.Module, pairs: Iterator[tuple[Tensor, Tensor]], share: float) -> Iterator[float]:
-    """Of each pair of frames `(3, H, W)` the mean length, in pixels, of the longest `share` of RAFT's flows."""
+def motions(
+    model: nn.Module, pairs: Iterator[tuple[Tensor, Tensor]], share: float
+) -> Iterator[float]:
+    """Of each pair of frames `(3, H, W)` the mean length, in pixels, of the longest `share` of
+    RAFT's flows."""
     for pair in pairs:
         both, _ = pad_to_multiple(torch.stack(pair).float().to(_device(model)), 8)
         lengths = model(both[:1], both[1:])[0].square().sum(0).sqrt().flatten()
@@ -138,7 +169,9 @@ def resize_for_musiq(images: Tensor) -> Tensor:
     sides = images.shape[2:]
     scale = MAX_SIDE / max(sides)
     if scale < 1:
-        images = F.interpolate(images, [int(scale * side) for side in sides], mode="bilinear", align_corners=False)
+        images = F.interpolate(
+            images, [int(scale * side) for side in sides], mode="bilinear", align_corners=False
+        )
     return images / 255
 
 
@@ -153,24 +186,33 @@ def resize_for_dino(images: Tensor) -> Tensor:
 
 
 def _resize(images: Tensor, mode: str) -> Tensor:
-    """The shorter side to SIDE, without antialiasing, and the longer one in proportion, cut off to whole pixels."""
+    """The shorter side to SIDE, without antialiasing, and the longer one in proportion, cut off to
+    whole pixels."""
     shorter = min(images.shape[2:])
     size = [int(SIDE * side / shorter) for side in images.shape[2:]]
     return F.interpolate(images, size, mode=mode, align_corners=False)
 
 
 def _normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
-    means, deviations = (torch.tensor(values, device=images.device)[:, None, None] for values in (mean, deviation))
+    means, deviations = (
+        torch.tensor(values, device=images.device)[:, None, None] for values in (mean, deviation)
+    )
     return (images / 255 - means) / deviations
 
 
-def _run_on_frames(model: nn.Module, frames: Tensor, prepared: Callable[[Tensor], Tensor]) -> Tensor:
-    """What the network says of each frame, after its preparation of images `(B, 3, H, W)` in [0, 255]."""
-    return torch.cat([model(prepared(part.to(_device(model)).float())) for part in frames.split(BATCH)])
+def _run_on_frames(
+    model: nn.Module, frames: Tensor, prepared: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """What the network says of each frame, after its preparation of images `(B, 3, H, W)` in [0,
+    255]."""
+    return torch.cat(
+        [model(prepared(part.to(_device(model)).float())) for part in frames.split(BATCH)]
+    )
 
 
 def _consistency(features: Tensor) -> float:
-    """Mean over all frames but the first of the similarity to the one before and to the first, each at least 0."""
+    """Mean over all frames but the first of the similarity to the one before and to the first, each
+    at least 0."""
     units = F.normalize(features.cpu().double(), dim=1)  # mps has no float64
     before, first = (units[1:] * units[:-1]).sum(1), units[1:] @ units[0]
     return _mean((before.clamp(min=0) + first.clamp(min=0)) / 2)
@@ -199,18 +241,23 @@ def _device(model: nn.Module) -> torch.device:
 def _check_frames(frames: Tensor, fewest: int) -> Tensor:
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(
-            f"frames must be (F, 3, H, W) uint8, but got {tuple(frames.shape)} {frames.dtype}. Convert them."
+            f"frames must be (F, 3, H, W) uint8, but got {tuple(frames.shape)} {frames.dtype}."
+            " Convert them."
         )
     if len(frames) < fewest:
-        raise ValueError(f"a video must have at least {fewest} frames here, but got {len(frames)}. Leave it out.")
+        raise ValueError(
+            f"a video must have at least {fewest} frames here, but got {len(frames)}. Leave it out."
+        )
     return frames
 
 
 def _check_min_size(frames: Tensor, divisor: int) -> Tensor:
-    """Frames whose correlation pyramid, after padding to multiples of `divisor`, has sides to scale positions by."""
+    """Frames whose correlation pyramid, after padding to multiples of `divisor`, has sides to scale
+    positions by."""
     height, width = frames.shape[2:]
     if min(height, width) <= SMALLEST - divisor:
         raise ValueError(
-            f"a video must be over {SMALLEST - divisor} pixels a side here, but got {height} x {width}. Leave it out."
+            f"a video must be over {SMALLEST - divisor} pixels a side here, but got {height} x"
+            f" {width}. Leave it out."
         )
     return frames

@@ -1,7 +1,8 @@
-"""VBench's own files: videos under the names that its scorer looks for, and the JSON in which it writes its results.
+"""VBench's own files: videos under the names that its scorer looks for, and the JSON in which it
+writes its results.
 
-Its official scorer then runs on our videos, in an environment of its own: it needs other versions of nearly everything.
-"""
+Its official scorer then runs on our videos, in an environment of its own: it needs other versions
+of nearly everything."""
 
 from __future__ import annotations
 
@@ -20,14 +21,19 @@ from skipguide.metrics.inputs import prompt_from_name
 
 VIDEOS, PROMPTS, RESULTS = "videos", "prompts.json", "skipguide_eval_results.json"
 _MAX_NAME_BYTES = 255 - len("-9999.mp4")  # bytes of a file name
-_VIDEO_SCALES = {"imaging_quality": 100.0}  # what VBench writes for one video of what it divides in the mean
+_VIDEO_SCALES = {
+    "imaging_quality": 100.0
+}  # what VBench writes for one video of what it divides in the mean
 
 
 def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Path]:
-    """Put videos where VBench finds them: folder/videos/{prompt}-{index}.mp4, and folder/prompts.json.
+    """Put videos where VBench finds them: folder/videos/{prompt}-{index}.mp4, and
+    folder/prompts.json.
 
-    Nothing but videos may be in its folder: it takes the suffix of all from the first name it sees. prompts.json is for
-    `--prompt_file` with `--mode=custom_input`; for its standard prompts the names are all that it needs.
+    Nothing but videos may be in its folder: it takes the suffix of all from the first name it sees.
+        prompts.json is for
+    `--prompt_file` with `--mode=custom_input`; for its standard prompts the names are all that it
+    needs.
 
     Args:
         videos: prompt -> files, which are linked where the disk allows, else copied.
@@ -40,7 +46,11 @@ def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Pat
     """
     check_export(videos, folder)
     target = folder / VIDEOS
-    names = {path: (text, f"{text}-{i}.mp4") for text, paths in videos.items() for i, path in enumerate(paths)}
+    names = {
+        path: (text, f"{text}-{i}.mp4")
+        for text, paths in videos.items()
+        for i, path in enumerate(paths)
+    }
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as part:
         part.mkdir()
@@ -55,14 +65,22 @@ def check_export(prompts: Iterable[str], folder: Path) -> None:
     for text in prompts:
         _check_name(text)
     if (folder / VIDEOS).exists():
-        raise ValueError(f"videos for VBench need a new folder, but {folder / VIDEOS} exists. Name another one.")
+        raise ValueError(
+            f"videos for VBench need a new folder, but {folder / VIDEOS} exists. Name another one."
+        )
 
 
 def _check_name(text: str) -> None:
-    if not text or "/" in text or "\0" in text or text.startswith(".") or len(text.encode()) > _MAX_NAME_BYTES:
+    if (
+        not text
+        or "/" in text
+        or "\0" in text
+        or text.startswith(".")
+        or len(text.encode()) > _MAX_NAME_BYTES
+    ):
         raise ValueError(
-            f"a prompt for VBench must do as the name of a file of at most {_MAX_NAME_BYTES} bytes, without a slash, but got "
-            f"{text[:60]!r}. Leave it out."
+            f"a prompt for VBench must do as the name of a file of at most {_MAX_NAME_BYTES} bytes,"
+            f" without a slash, but got {text[:60]!r}. Leave it out."
         )
 
 
@@ -79,7 +97,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def group_by_prompt(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """mp4 files by what they were made of: the prompt in their own record, or else what their name says."""
+    """mp4 files by what they were made of: the prompt in their own record, or else what their name
+    says."""
     found: dict[str, list[Path]] = {}
     for path in sorted(paths):
         found.setdefault(_find_prompt(path), []).append(path)
@@ -94,11 +113,12 @@ def _find_prompt(path: Path) -> str:
     return recorded or prompt_from_name(path.name)
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 def write_results(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
-    """Write values of ours as VBench writes its `..._eval_results.json`: dimension -> [mean, one entry per video].
+    """Write values of ours as VBench writes its `..._eval_results.json`: dimension -> [mean, one
+    entry per video].
 
     Args:
         values: dimension -> video -> value, in our units.
@@ -106,7 +126,10 @@ def write_results(path: Path, values: Mapping[str, Mapping[str, float]]) -> None
     content = {
         dimension: [
             sum(rows.values()) / len(rows),
-            [{"video_path": name, "video_results": _to_vbench_value(dimension, value)} for name, value in rows.items()],
+            [
+                {"video_path": name, "video_results": _to_vbench_value(dimension, value)}
+                for name, value in rows.items()
+            ],
         ]
         for dimension, rows in values.items()
         if rows
@@ -115,14 +138,17 @@ def write_results(path: Path, values: Mapping[str, Mapping[str, float]]) -> None
 
 
 def _to_vbench_value(dimension: str, value: float) -> float | bool:
-    return bool(value) if dimension == "dynamic_degree" else value * _VIDEO_SCALES.get(dimension, 1.0)
+    return (
+        bool(value) if dimension == "dynamic_degree" else value * _VIDEO_SCALES.get(dimension, 1.0)
+    )
 
 
 def read_results(path: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """What VBench's scorer wrote: its number of each dimension, and ours-like values per video, by file name.
+    """What VBench's scorer wrote: its number of each dimension, and ours-like values per video, by
+    file name.
 
-    The first is what its leaderboard takes. For subject and background consistency it is a mean over pairs of frames,
-    which is not the mean over videos where they differ in length.
+    The first is what its leaderboard takes. For subject and background consistency it is a mean
+    over pairs of frames, which is not the mean over videos where they differ in length.
 
     Raises:
         ValueError: if the file is no such result.
@@ -130,30 +156,39 @@ def read_results(path: Path) -> tuple[dict[str, float], dict[str, dict[str, floa
     try:
         content = json.loads(path.read_text("utf-8"))
         totals = {dimension: float(entry[0]) for dimension, entry in content.items()}
-        values = {dimension: _parse_video_values(dimension, entry[1]) for dimension, entry in content.items()}
+        values = {
+            dimension: _parse_video_values(dimension, entry[1])
+            for dimension, entry in content.items()
+        }
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(
-            f"a result of VBench must be its ..._eval_results.json, but {path} is not read as one. Check the name."
+            f"a result of VBench must be its ..._eval_results.json, but {path} is not read as one."
+            " Check the name."
         ) from error
     return totals, values
 
 
 def _parse_video_values(dimension: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     scale = _VIDEO_SCALES.get(dimension, 1.0)
-    return {re.split(r"[\\/]", row["video_path"])[-1]: float(row["video_results"]) / scale for row in rows}
+    return {
+        re.split(r"[\\/]", row["video_path"])[-1]: float(row["video_results"]) / scale
+        for row in rows
+    }
 
 
 def quality_score(values: Mapping[str, float]) -> float | None:
-    """VBench's quality score of the means of its seven dimensions of quality; None unless all of them are there.
+    """VBench's quality score of the means of its seven dimensions of quality; None unless all of
+    them are there.
 
-    Each is shifted and stretched so that the published bounds become 0 and 1, and weighted; the leaderboard's temporal
-    flickering is that of static videos only.
-    """
+    Each is shifted and stretched so that the published bounds become 0 and 1, and weighted; the
+    leaderboard's temporal flickering is that of static videos only."""
     rows = [row for row in METRICS.values() if row.normalised]
     if any(row.name not in values for row in rows):
         return None
     scaled = [
-        row.weight * (values[row.name] - row.normalised[0]) / (row.normalised[1] - row.normalised[0])
+        row.weight
+        * (values[row.name] - row.normalised[0])
+        / (row.normalised[1] - row.normalised[0])
         for row in rows
         if row.normalised
     ]

@@ -14,7 +14,8 @@ Tensor = torch.Tensor
 
 
 def vendi_score(features: Tensor) -> float:
-    """exp of the entropy of the eigenvalues of K / N, where K is the cosine similarity of features `(N, D)`.
+    """exp of the entropy of the eigenvalues of K / N, where K is the cosine similarity of features
+    `(N, D)`.
 
     1 for videos that are all alike, N for N that are orthogonal to each other; at most D.
 
@@ -22,8 +23,13 @@ def vendi_score(features: Tensor) -> float:
         ValueError: for no features, or a vector of zeros, which has no direction.
     """
     if len(features) == 0 or bool((features == 0).all(1).any()):
-        raise ValueError("features must have a direction, but got none or a vector of zeros. Leave that video out.")
+        raise ValueError(
+            "features must have a direction, but got none or a vector of zeros. Leave that video"
+            " out."
+        )
     x = F.normalize(features.double(), dim=1)
-    gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x  # their eigenvalues are the same, but for zeros
+    gram = (
+        x @ x.T if len(x) <= x.shape[1] else x.T @ x
+    )  # their eigenvalues are the same, but for zeros
     shares = torch.linalg.eigvalsh(gram / len(x)).clamp(min=0)
     return math.exp(-float(torch.xlogy(shares, shares).sum()))

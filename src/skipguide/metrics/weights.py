@@ -1,4 +1,5 @@
-"""Where the weights of the metrics' networks lie: a folder of the user's, or the hub's cache. Nothing is fetched."""
+"""Where the weights of the metrics' networks lie: a folder of the user's, or the hub's cache.
+Nothing is fetched."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ def find_weights(name: str, folder: Path | None, non_commercial: bool = False) -
     row = WEIGHTS[name]
     if not row.commercial and not non_commercial:
         raise MissingWeights(
-            f"{row.files[0]} must be asked for, because its licence is {row.licence}, but it was not. Pass "
-            "--non-commercial (non_commercial=True) if you may use it."
+            f"{row.files[0]} must be asked for, because its licence is {row.licence}, but it was"
+            " not. Pass --non-commercial (non_commercial=True) if you may use it."
         )
     if row.packaged:
         return packaged.packaged_path(row.packaged) / row.files[0]
@@ -57,8 +58,8 @@ def find_weights(name: str, folder: Path | None, non_commercial: bool = False) -
         return cached
     where = "no folder of weights was given" if folder is None else f"{folder} has no such file"
     raise MissingWeights(
-        f"{name} needs {' or '.join(row.files)}, but {where}, nor has the hub's cache. Get it from {row.where}, and "
-        "name its folder with --weights."
+        f"{name} needs {' or '.join(row.files)}, but {where}, nor has the hub's cache. Get it from"
+        f" {row.where}, and name its folder with --weights."
     )
 
 
@@ -68,7 +69,9 @@ def _find_in_hub_cache(name: str) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    if row.repo.endswith(tuple(f"/{file}" for file in row.files)):  # a folder: the snapshot that holds its config
+    if row.repo.endswith(
+        tuple(f"/{file}" for file in row.files)
+    ):  # a folder: the snapshot that holds its config
         config = try_to_load_from_cache(row.repo, "config.json")
         return Path(config).parent if isinstance(config, str) else None
     path = try_to_load_from_cache(row.repo, row.files[0])
@@ -76,14 +79,24 @@ def _find_in_hub_cache(name: str) -> Path | None:
 
 
 def identify(name: str, path: Path) -> WeightsFile:
-    """The same with a hash over the file, or over the names and contents of the files of a folder."""
+    """The same with a hash over the file, or over the names and contents of the files of a
+    folder."""
     row, found = WEIGHTS[name], hash_file(path) if path.is_file() else _folder_digest(path)
     stated = bool(row.sha256) and path.name == row.files[0]
-    return WeightsFile(name, path, found, found.startswith(row.sha256) if stated else None, row.licence, row.commercial)
+    return WeightsFile(
+        name,
+        path,
+        found,
+        found.startswith(row.sha256) if stated else None,
+        row.licence,
+        row.commercial,
+    )
 
 
 def _folder_digest(folder: Path) -> str:
     total = hashlib.sha256()
-    for file in sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json")):
+    for file in sorted(
+        file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json")
+    ):
         total.update(f"{file.name} {hash_file(file)}\n".encode())
     return total.hexdigest()

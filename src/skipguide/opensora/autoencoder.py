@@ -1,4 +1,5 @@
-"""The video VAE of Open-Sora 1.2: an image VAE for every frame, then a causal VAE over time, as a diffusers model."""
+"""The video VAE of Open-Sora 1.2: an image VAE for every frame, then a causal VAE over time, as a
+diffusers model."""
 
 from __future__ import annotations
 
@@ -7,7 +8,11 @@ from collections.abc import Sequence
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.autoencoders.vae import (
+    AutoencoderMixin,
+    DecoderOutput,
+    DiagonalGaussianDistribution,
+)
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -19,8 +24,17 @@ Tensor = torch.Tensor
 class OpenSoraCausalConv3d(nn.Conv3d):
     """A convolution that sees the present and past frames only, with zeros before the first one."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, time_stride: int = 1, bias: bool = True):
-        super().__init__(in_channels, out_channels, kernel_size, stride=(time_stride, 1, 1), bias=bias)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        time_stride: int = 1,
+        bias: bool = True,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=(time_stride, 1, 1), bias=bias
+        )
         side = kernel_size // 2
         self.causal_padding = (side, side, side, side, kernel_size - time_stride, 0)
 
@@ -40,10 +54,14 @@ class OpenSoraTemporalResnet(nn.Module):
         self.conv2 = OpenSoraCausalConv3d(out_channels, out_channels, 3, bias=False)
         self.act = nn.SiLU()
         changes = in_channels != out_channels
-        self.conv_shortcut = OpenSoraCausalConv3d(in_channels, out_channels, 1, bias=False) if changes else None
+        self.conv_shortcut = (
+            OpenSoraCausalConv3d(in_channels, out_channels, 1, bias=False) if changes else None
+        )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        residual = hidden_states if self.conv_shortcut is None else self.conv_shortcut(hidden_states)
+        residual = (
+            hidden_states if self.conv_shortcut is None else self.conv_shortcut(hidden_states)
+        )
         hidden_states = self.conv1(self.act(self.norm1(hidden_states)))
         return residual + self.conv2(self.act(self.norm2(hidden_states)))
 
@@ -54,7 +72,9 @@ class OpenSoraTemporalLevel(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int):
         super().__init__()
         widths = [in_channels] + [out_channels] * layers
-        self.resnets = nn.ModuleList(OpenSoraTemporalResnet(widths[i], widths[i + 1], groups) for i in range(layers))
+        self.resnets = nn.ModuleList(
+            OpenSoraTemporalResnet(widths[i], widths[i + 1], groups) for i in range(layers)
+        )
         self.upsampler: nn.Module | None = None
         self.downsampler: nn.Module | None = None
 
@@ -87,7 +107,9 @@ class OpenSoraTemporalEncoder(nn.Module):
         )
         for i, halve in enumerate(downsample):
             if halve:
-                self.levels[i].downsampler = OpenSoraCausalConv3d(widths[i], widths[i], 3, time_stride=2)
+                self.levels[i].downsampler = OpenSoraCausalConv3d(
+                    widths[i], widths[i], 3, time_stride=2
+                )
         self.middle = OpenSoraTemporalLevel(widths[-1], widths[-1], layers, groups)
         self.norm_out = nn.GroupNorm(groups, widths[-1])
         self.act = nn.SiLU()
@@ -101,9 +123,17 @@ class OpenSoraTemporalEncoder(nn.Module):
 
 
 class OpenSoraTemporalDecoder(nn.Module):
-    """`(B, C, f, H, W)` to `(B, C, 2 f per True in downsample, H, W)`; the levels run from last to first."""
+    """`(B, C, f, H, W)` to `(B, C, 2 f per True in downsample, H, W)`; the levels run from last to
+    first."""
 
-    def __init__(self, channels: int, widths: Sequence[int], layers: int, downsample: Sequence[bool], groups: int):
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        layers: int,
+        downsample: Sequence[bool],
+        groups: int,
+    ):
         super().__init__()
         self.conv_in = OpenSoraCausalConv3d(channels, widths[-1], 3)
         self.middle = OpenSoraTemporalLevel(widths[-1], widths[-1], layers, groups)
@@ -126,59 +156,71 @@ class OpenSoraTemporalDecoder(nn.Module):
 
 
 class OpenSoraTemporalVAE(nn.Module):
-    """The second VAE: from the latents of single frames to latents of a chunk of frames, and back."""
+    """The second VAE: from the latents of single frames to latents of a chunk of frames, and
+    back."""
 
-    def __init__(self, channels: int, widths: Sequence[int], layers: int, downsample: Sequence[bool], groups: int):
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        layers: int,
+        downsample: Sequence[bool],
+        groups: int,
+    ):
         super().__init__()
         if len(downsample) != len(widths) - 1:
             raise ValueError(
-                "temporal_downsample must say for every step from one width to the next whether it halves the frames: "
-                f"{len(widths) - 1} values for {len(widths)} widths, but has {len(downsample)}."
+                "temporal_downsample must say for every step from one width to the next whether it"
+                f" halves the frames: {len(widths) - 1} values for {len(widths)} widths, but has"
+                f" {len(downsample)}."
             )
         self.factor = 2 ** sum(map(bool, downsample))
-        self.encoder = OpenSoraTemporalEncoder(channels, 2 * channels, widths, layers, downsample, groups)
+        self.encoder = OpenSoraTemporalEncoder(
+            channels, 2 * channels, widths, layers, downsample, groups
+        )
         self.quant_conv = OpenSoraCausalConv3d(2 * channels, 2 * channels, 1)
         self.post_quant_conv = OpenSoraCausalConv3d(channels, channels, 1)
         self.decoder = OpenSoraTemporalDecoder(channels, widths, layers, downsample, groups)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Mean and log variance `(B, 2 C, f, H, W)` of a chunk `(B, C, F, H, W)`; zeros before it fill up F."""
+        """Mean and log variance `(B, 2 C, f, H, W)` of a chunk `(B, C, F, H, W)`; zeros before it
+        fill up F."""
         missing = -frames.shape[2] % self.factor
         return self.quant_conv(self.encoder(nn.functional.pad(frames, (0, 0, 0, 0, missing, 0))))
 
     def decode(self, latents: Tensor, num_frames: int) -> Tensor:
-        """The last `num_frames` frames of what the latents `(B, C, f, H, W)` of a chunk stand for."""
+        """The last `num_frames` frames of what the latents `(B, C, f, H, W)` of a chunk stand
+        for."""
         return self.decoder(self.post_quant_conv(latents))[:, :, -num_frames % self.factor :]
 
 
 class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
-    """The VAE of Open-Sora 1.2: 8 times smaller in height and width, 4 times in time, in chunks of 17 frames.
+    """The VAE of Open-Sora 1.2: 8 times smaller in height and width, 4 times in time, in chunks of
+    17 frames.
 
-    Source: Open-Sora 1.2, `opensora/models/vae/vae.py` and `opensora/models/vae/vae_temporal.py`. The defaults are the
-    values of the checkpoint hpcai-tech/OpenSora-VAE-v1.2, whose 2-D part is that of SDXL. The chunks know nothing of
-    each other. Tiling (`enable_tiling`) concerns the 2-D part, slicing (`enable_slicing`) takes the rows of a batch one
-    by one. Latents are normalized outside of the model, `(latents - latents_mean) / latents_std`, as diffusers has it.
+    Source: Open-Sora 1.2, `opensora/models/vae/vae.py` and `opensora/models/vae/vae_temporal.py`.
+        The defaults are the
+    values of the checkpoint hpcai-tech/OpenSora-VAE-v1.2, whose 2-D part is that of SDXL. The
+    chunks know nothing of each other. Tiling (`enable_tiling`) concerns the 2-D part, slicing
+    (`enable_slicing`) takes the rows of a batch one by one. Latents are normalized outside of the
+    model, `(latents - latents_mean) / latents_std`, as diffusers has it.
 
     Args:
-        in_channels: Channels of the video.
-        latent_channels: Channels of the latents, of both parts.
-        block_out_channels: Widths of the 2-D part; each step from one to the next halves height and width.
-        layers_per_block: Resnets of the 2-D part to a width.
-        norm_num_groups: Groups of its norms.
-        sample_size: The side of its tiles in pixels.
-        temporal_block_out_channels: Widths of the part over time.
-        temporal_layers_per_block: Resnets of the part over time to a width.
-        temporal_downsample: Where the part over time halves the frames.
-        temporal_norm_num_groups: Groups of its norms.
-        micro_frame_size: Frames to a chunk.
-        micro_batch_size: Frames that the 2-D part works on at a time.
-        spatial_scaling_factor: Between the two parts, latents of the 2-D part are multiplied by it. Upstream has the
+        in_channels: Channels of the video. latent_channels: Channels of the latents, of both parts.
+        block_out_channels: Widths of the 2-D part; each step from one to the next halves height and
+        width. layers_per_block: Resnets of the 2-D part to a width. norm_num_groups: Groups of its
+        norms. sample_size: The side of its tiles in pixels. temporal_block_out_channels: Widths of
+        the part over time. temporal_layers_per_block: Resnets of the part over time to a width.
+        temporal_downsample: Where the part over time halves the frames. temporal_norm_num_groups:
+        Groups of its norms. micro_frame_size: Frames to a chunk. micro_batch_size: Frames that the
+        2-D part works on at a time. spatial_scaling_factor: Between the two parts, latents of the
+        2-D part are multiplied by it. Upstream has the
             number of Stable Diffusion 1 here, although the 2-D part is that of SDXL.
         latents_mean: Per channel, to normalize latents with.
         latents_std: Per channel, to normalize latents with.
     """
 
-    _no_split_modules = ["OpenSoraTemporalResnet", "ResnetBlock2D"]  # noqa: RUF012
+    _no_split_modules = ["OpenSoraTemporalResnet", "ResnetBlock2D"]
 
     @register_to_config
     def __init__(
@@ -224,7 +266,8 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         self.use_slicing = False
 
     def enable_tiling(self) -> None:
-        """Work on overlapping tiles of `sample_size` pixels in the 2-D part, which needs less memory."""
+        """Work on overlapping tiles of `sample_size` pixels in the 2-D part, which needs less
+        memory."""
         self.spatial_vae.enable_tiling()
 
     def disable_tiling(self) -> None:
@@ -232,7 +275,8 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         self.spatial_vae.disable_tiling()
 
     def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a video: 5 for each chunk of 17, and 1 for each 4 or part of 4 that remain.
+        """Latent frames of a video: 5 for each chunk of 17, and 1 for each 4 or part of 4 that
+        remain.
 
         Raises:
             ValueError: Without frames.
@@ -240,7 +284,9 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, but is {num_frames}.")
         whole, rest = divmod(num_frames, self.config["micro_frame_size"])
-        return whole * self._round_up_frames(self.config["micro_frame_size"]) + self._round_up_frames(rest)
+        return whole * self._round_up_frames(
+            self.config["micro_frame_size"]
+        ) + self._round_up_frames(rest)
 
     def _round_up_frames(self, num_frames: int) -> int:
         return -(-num_frames // self.temporal_compression_ratio)
@@ -256,40 +302,55 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         """The distribution of the latents of a video.
 
         Args:
-            x: `(B, in_channels, F, H, W)` in -1..1. What is left of H and W when divided by 8 is lost.
-            sample_spatial: Sample the latents of single frames from `generator`, 4 frames at a time, as upstream does,
-                before they are encoded over time. Otherwise their mode is taken, and the result is deterministic.
+            x: `(B, in_channels, F, H, W)` in -1..1. What is left of H and W when divided by 8 is
+                lost.
+            sample_spatial: Sample the latents of single frames from `generator`, 4 frames at a
+                time, as upstream does, before they are encoded over time. Otherwise their mode is
+                taken, and the result is deterministic.
 
         Returns:
-            `latent_dist`, of latents `(B, latent_channels, latent_frames(F), H / 8, W / 8)` that are not normalized.
+            `latent_dist`, of latents `(B, latent_channels, latent_frames(F), H / 8, W / 8)` that
+            are not normalized.
 
         Raises:
             ValueError: If x is not such a video.
         """
         channels = self.config["in_channels"]
         if x.ndim != 5 or x.shape[1] != channels:
-            raise ValueError(f"x must be a video (B, {channels}, F, H, W), but is {tuple(x.shape)}.")
+            raise ValueError(
+                f"x must be a video (B, {channels}, F, H, W), but is {tuple(x.shape)}."
+            )
         rows = x.split(1) if self.use_slicing else [x]
         moments = torch.cat([self._encode(row, sample_spatial, generator) for row in rows])
         posterior = DiagonalGaussianDistribution(moments)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)  # type: ignore[arg-type]
 
-    def _encode(self, video: Tensor, sample_spatial: bool, generator: torch.Generator | None) -> Tensor:
+    def _encode(
+        self, video: Tensor, sample_spatial: bool, generator: torch.Generator | None
+    ) -> Tensor:
         latents = []
         for frames in video.transpose(1, 2).flatten(0, 1).split(self.config["micro_batch_size"]):
-            posterior: DiagonalGaussianDistribution = self.spatial_vae.encode(frames, return_dict=False)[0]  # type: ignore
+            posterior: DiagonalGaussianDistribution = self.spatial_vae.encode(
+                frames, return_dict=False
+            )[0]  # type: ignore
             latents.append(posterior.sample(generator) if sample_spatial else posterior.mode())
         frames = torch.cat(latents) * self.config["spatial_scaling_factor"]  # (B * F, C, h, w)
-        chunks = frames.unflatten(0, (len(video), -1)).transpose(1, 2).split(self.config["micro_frame_size"], dim=2)
+        chunks = (
+            frames.unflatten(0, (len(video), -1))
+            .transpose(1, 2)
+            .split(self.config["micro_frame_size"], dim=2)
+        )
         return torch.cat([self.temporal_vae.encode(chunk) for chunk in chunks], dim=2)
 
     @apply_forward_hook
-    def decode(self, z: Tensor, num_frames: int, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+    def decode(
+        self, z: Tensor, num_frames: int, return_dict: bool = True
+    ) -> DecoderOutput | tuple[Tensor]:
         """The video of some latents.
 
         Args:
-            z: `(B, latent_channels, f, h, w)`, not normalized.
-            num_frames: How many frames the video has; f does not tell, for 1 latent frame may stand for 1 to 4.
+            z: `(B, latent_channels, f, h, w)`, not normalized. num_frames: How many frames the
+            video has; f does not tell, for 1 latent frame may stand for 1 to 4.
 
         Returns:
             `sample`: `(B, in_channels, num_frames, 8 h, 8 w)`, about -1..1.
@@ -299,11 +360,13 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         """
         channels, needed = self.config["latent_channels"], self.latent_frames(num_frames)
         if z.ndim != 5 or z.shape[1] != channels:
-            raise ValueError(f"z must be latents (B, {channels}, f, h, w), but is {tuple(z.shape)}.")
+            raise ValueError(
+                f"z must be latents (B, {channels}, f, h, w), but is {tuple(z.shape)}."
+            )
         if z.shape[2] != needed:
             raise ValueError(
-                f"num_frames={num_frames} needs {needed} latent frames, but z has {z.shape[2]}. Pass the num_frames "
-                "that the latents were made for."
+                f"num_frames={num_frames} needs {needed} latent frames, but z has {z.shape[2]}."
+                " Pass the num_frames that the latents were made for."
             )
         rows = z.split(1) if self.use_slicing else [z]
         sample = torch.cat([self._decode(row, num_frames) for row in rows])
@@ -312,8 +375,13 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
     def _decode(self, latents: Tensor, num_frames: int) -> Tensor:
         size = self.config["micro_frame_size"]
         chunks = enumerate(latents.split(self._round_up_frames(size), dim=2))
-        parts = [self.temporal_vae.decode(chunk, min(size, num_frames - i * size)) for i, chunk in chunks]
-        frames = torch.cat(parts, dim=2).transpose(1, 2).flatten(0, 1) / self.config["spatial_scaling_factor"]
+        parts = [
+            self.temporal_vae.decode(chunk, min(size, num_frames - i * size)) for i, chunk in chunks
+        ]
+        frames = (
+            torch.cat(parts, dim=2).transpose(1, 2).flatten(0, 1)
+            / self.config["spatial_scaling_factor"]
+        )
         images = [
             self.spatial_vae.decode(batch, return_dict=False)[0]  # type: ignore[index]
             for batch in frames.split(self.config["micro_batch_size"])
@@ -327,7 +395,10 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         return_dict: bool = True,
         generator: torch.Generator | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """A video `(B, in_channels, F, H, W)` encoded and decoded; with `sample_posterior`, through a sample."""
-        posterior: DiagonalGaussianDistribution = self.encode(sample, False, sample_posterior, generator)[0]  # type: ignore
+        """A video `(B, in_channels, F, H, W)` encoded and decoded; with `sample_posterior`, through
+        a sample."""
+        posterior: DiagonalGaussianDistribution = self.encode(
+            sample, False, sample_posterior, generator
+        )[0]  # type: ignore
         latents = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(latents, sample.shape[2], return_dict=return_dict)

@@ -1,9 +1,9 @@
 """The sizes and lengths that Open-Sora 1.2 was trained on (its opensora/datasets/aspect.py).
 
-A size of a named resolution has the area of that resolution and the aspect ratio asked for, each side brought down to
-an even number. Seventeen ratios have names, as HEIGHT:WIDTH. The square resolutions (256, 512, 1024, 2048, 2880) come
-from PixArt instead: forty cells of a grid whose unit is a sixteenth of the side; their ratios are named by their value.
-"""
+A size of a named resolution has the area of that resolution and the aspect ratio asked for, each
+side brought down to an even number. Seventeen ratios have names, as HEIGHT:WIDTH. The square
+resolutions (256, 512, 1024, 2048, 2880) come from PixArt instead: forty cells of a grid whose unit
+is a sixteenth of the side; their ratios are named by their value."""
 
 from __future__ import annotations
 
@@ -33,11 +33,16 @@ _RATIOS = {
     }.items()
 }  # fmt: skip
 # Published sizes that the rule misses by a pixel.
-_IRREGULAR_SIZES = {("240p", "2:3"): (262, 393), ("480p", "12:25"): (444, 925), ("480p", "4:3"): (740, 555)}
-# Cells of the square resolutions that are wider than high: widths by height, in sixteenths of the side.
+_IRREGULAR_SIZES = {
+    ("240p", "2:3"): (262, 393),
+    ("480p", "12:25"): (444, 925),
+    ("480p", "4:3"): (740, 555),
+}
+# Cells of the square resolutions that are wider than high: widths by height, in sixteenths of the
+# side.
 _WIDE = {
-    8: (32, 31, 30, 29), 9: (28, 27, 26), 10: (25, 24), 11: (23, 22, 21), 12: (21, 20), 13: (19, 18), 14: (18, 17),
-    15: (17, 16),
+    8: (32, 31, 30, 29), 9: (28, 27, 26), 10: (25, 24), 11: (23, 22, 21), 12: (21, 20),
+    13: (19, 18), 14: (18, 17), 15: (17, 16),
 }  # fmt: skip
 _ONLY_WIDE = (11, 21)  # the one cell that has no upright twin
 
@@ -46,8 +51,8 @@ def image_size(resolution: str, aspect_ratio: str) -> Size:
     """The height and width in pixels of a resolution at an aspect ratio.
 
     Args:
-        resolution: "240p", "480p", "720p" ...: see RESOLUTIONS.
-        aspect_ratio: HEIGHT:WIDTH, such as "9:16" for a wide video. Of a square resolution also the value of one of its
+        resolution: "240p", "480p", "720p" ...: see RESOLUTIONS. aspect_ratio: HEIGHT:WIDTH, such as
+        "9:16" for a wide video. Of a square resolution also the value of one of its
             ratios, such as "0.57".
 
     Raises:
@@ -55,13 +60,15 @@ def image_size(resolution: str, aspect_ratio: str) -> Size:
     """
     sizes = image_sizes(resolution)
     name = aspect_ratio
-    if resolution in SIDES and re.fullmatch(r"\d+:[1-9]\d*", aspect_ratio):  # upstream finds 12:25 alone
+    if resolution in SIDES and re.fullmatch(
+        r"\d+:[1-9]\d*", aspect_ratio
+    ):  # upstream finds 12:25 alone
         height, width = map(int, aspect_ratio.split(":"))
         name = _ratio_name(height, width)
     if name not in sizes:
         raise ValueError(
-            f"aspect_ratio of {resolution} must be one of {', '.join(sizes)} (height:width, or their quotient), but "
-            f"got {aspect_ratio!r}. Choose the nearest."
+            f"aspect_ratio of {resolution} must be one of {', '.join(sizes)} (height:width, or"
+            f" their quotient), but got {aspect_ratio!r}. Choose the nearest."
         )
     return sizes[name]
 
@@ -76,8 +83,8 @@ def image_sizes(resolution: str) -> dict[str, Size]:
         return {name: _size(resolution, name) for name in _RATIOS}
     if resolution not in SIDES:
         raise ValueError(
-            f"resolution must be one of {', '.join(RESOLUTIONS)}, but got {resolution!r}. Pass one of them, or height "
-            "and width."
+            f"resolution must be one of {', '.join(RESOLUTIONS)}, but got {resolution!r}. Pass one"
+            " of them, or height and width."
         )
     wide = [(high, width) for high, widths in _WIDE.items() for width in widths]
     tall = [(width, high) for high, width in reversed(wide) if (high, width) != _ONLY_WIDE]
@@ -86,7 +93,8 @@ def image_sizes(resolution: str) -> dict[str, Size]:
 
 
 def find_bucket(height: int, width: int) -> tuple[str, str] | None:
-    """Which resolution and aspect ratio a size in pixels is; None for a size that the model was not trained on."""
+    """Which resolution and aspect ratio a size in pixels is; None for a size that the model was not
+    trained on."""
     return _buckets().get((height, width))
 
 
@@ -94,17 +102,23 @@ def parse_num_frames(length: int | str) -> int:
     """The number of frames of a length, checked.
 
     Args:
-        length: frames, as 51 or "51", or one of "2s", "4s" ... "32s" or "1x" ... "16x", which count by 51 frames.
+        length: frames, as 51 or "51", or one of "2s", "4s" ... "32s" or "1x" ... "16x", which count
+            by 51 frames.
 
     Raises:
-        ValueError: for something else, and for 2 to 16 frames, which the noise schedule knows nothing of.
+        ValueError: for something else, and for 2 to 16 frames, which the noise schedule knows
+            nothing of.
     """
     if length in (names := _lengths()):
         return names[str(length)]
-    if isinstance(length, bool) or not re.fullmatch(r"\d+", str(length)) or not _is_possible(int(length)):
+    if (
+        isinstance(length, bool)
+        or not re.fullmatch(r"\d+", str(length))
+        or not _is_possible(int(length))
+    ):
         raise ValueError(
-            f"num_frames must be 1 (an image), {FRAMES_OF_A_CHUNK} or more, or one of {', '.join(names)}, but got "
-            f"{length!r}. Pass 51 for two seconds at 24 fps."
+            f"num_frames must be 1 (an image), {FRAMES_OF_A_CHUNK} or more, or one of"
+            f" {', '.join(names)}, but got {length!r}. Pass 51 for two seconds at 24 fps."
         )
     return int(length)
 
@@ -143,7 +157,8 @@ def _cell_size(side: int, cell: Size) -> Size:
 
 
 def _name_size(cell: Size, size: Size) -> tuple[str, Size]:
-    """The name of a size; the longest ones of 2880, which are cut to its unit, go by the ratio of their cells."""
+    """The name of a size; the longest ones of 2880, which are cut to its unit, go by the ratio of
+    their cells."""
     longest = cell[0] == 8 or cell == (32, 8)
     return _ratio_name(*(cell if longest else size)), size
 
@@ -154,4 +169,6 @@ def _ratio_name(height: int, width: int) -> str:
 
 @functools.cache
 def _buckets() -> dict[Size, tuple[str, str]]:
-    return {size: (name, ratio) for name in RESOLUTIONS for ratio, size in image_sizes(name).items()}
+    return {
+        size: (name, ratio) for name in RESOLUTIONS for ratio, size in image_sizes(name).items()
+    }

@@ -22,19 +22,27 @@ def check_numbers(whole: Mapping[str, Any], fps: float, align: int | None) -> li
     for name, value in {**whole, **({} if align is None else {"align": align})}.items():
         least = 8 if name in ("height", "width") else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number from {least}, but got {value!r}. Pass {least} or more.")
+            raise ValueError(
+                f"{name} must be a whole number from {least}, but got {value!r}. Pass {least} or"
+                " more."
+            )
     if not fps > 0:
         raise ValueError(f"fps must be above 0, but got {fps!r}. Pass 24, or leave it out.")
     return list(whole.values())
 
 
 def check_prompts(
-    prompt: Any, negative_prompt: Any, embeds: Mapping[str, Tensor | None], longest: int, encoder: Any
+    prompt: Any,
+    negative_prompt: Any,
+    embeds: Mapping[str, Tensor | None],
+    longest: int,
+    encoder: Any,
 ) -> int:
     """See that there is one text or one embedding per prompt.
 
     Args:
-        embeds: `prompt_embeds`, `prompt_attention_mask`, `negative_prompt_embeds`, `negative_prompt_attention_mask`.
+        embeds: `prompt_embeds`, `prompt_attention_mask`, `negative_prompt_embeds`,
+            `negative_prompt_attention_mask`.
         longest: tokens of an encoded prompt.
         encoder: what encodes a prompt; may be None where there are embeddings.
 
@@ -47,10 +55,13 @@ def check_prompts(
     given, negative = embeds["prompt_embeds"], embeds["negative_prompt_embeds"]
     if (prompt is None) == (given is None):
         came = "neither" if prompt is None else "both"
-        raise ValueError(f"prompt or prompt_embeds must be given, one of them, but got {came}. Pass one.")
+        raise ValueError(
+            f"prompt or prompt_embeds must be given, one of them, but got {came}. Pass one."
+        )
     if negative_prompt is not None and negative is not None:
         raise ValueError(
-            "at most one of negative_prompt and negative_prompt_embeds may be given, but got both. Leave one out."
+            "at most one of negative_prompt and negative_prompt_embeds may be given, but got both."
+            " Leave one out."
         )
     for name, text in {"prompt": prompt, "negative_prompt": negative_prompt}.items():
         if text is not None:
@@ -62,8 +73,8 @@ def check_prompts(
         rows, shape = len(given), tuple(given.shape)
     if isinstance(negative_prompt, (list, tuple)) and len(negative_prompt) != rows:
         raise ValueError(
-            f"negative_prompt must be one for all prompts or one per prompt, {rows}, but got {len(negative_prompt)}. "
-            "Pass one."
+            f"negative_prompt must be one for all prompts or one per prompt, {rows}, but got"
+            f" {len(negative_prompt)}. Pass one."
         )
     _check_embeds(embeds, rows, shape, longest)
     return rows
@@ -71,11 +82,18 @@ def check_prompts(
 
 def _check_text(name: str, text: Any, encoder: Any) -> None:
     listed = [text] if isinstance(text, str) else text
-    if not isinstance(listed, (list, tuple)) or not listed or not all(isinstance(one, str) for one in listed):
-        raise ValueError(f"{name} must be a text or a list of texts, but got {text!r:.80}. Pass one per video.")
+    if (
+        not isinstance(listed, (list, tuple))
+        or not listed
+        or not all(isinstance(one, str) for one in listed)
+    ):
+        raise ValueError(
+            f"{name} must be a text or a list of texts, but got {text!r:.80}. Pass one per video."
+        )
     if encoder is None:
         raise ValueError(
-            f"{name} needs the text encoder, but this pipeline was loaded without one. Pass {name}_embeds instead."
+            f"{name} needs the text encoder, but this pipeline was loaded without one. Pass"
+            f" {name}_embeds instead."
         )
     for one in listed:
         prompts.select_loop_text(one, 0)
@@ -83,7 +101,10 @@ def _check_text(name: str, text: Any, encoder: Any) -> None:
 
 def _check_ndim(name: str, embeds: Tensor) -> None:
     if embeds.ndim != 3:
-        raise ValueError(f"{name} must be (B, L, D), but got shape {tuple(embeds.shape)}. Pass T5's last hidden state.")
+        raise ValueError(
+            f"{name} must be (B, L, D), but got shape {tuple(embeds.shape)}. Pass T5's last hidden"
+            " state."
+        )
 
 
 def _check_embeds(
@@ -93,17 +114,25 @@ def _check_embeds(
     length = longest if shape is None else shape[1]
     if negative is not None:
         _check_ndim("negative_prompt_embeds", negative)
-        if len(negative) != rows or negative.shape[1] != length or (shape and negative.shape[2] != shape[2]):
+        if (
+            len(negative) != rows
+            or negative.shape[1] != length
+            or (shape and negative.shape[2] != shape[2])
+        ):
             raise ValueError(
-                f"negative_prompt_embeds must have the shape of the prompts', ({rows}, {length}, D), but got "
-                f"{tuple(negative.shape)}. Pad both to the same length."
+                f"negative_prompt_embeds must have the shape of the prompts', ({rows}, {length},"
+                f" D), but got {tuple(negative.shape)}. Pad both to the same length."
             )
     for name in ("prompt", "negative_prompt"):
         mask, belongs = embeds[f"{name}_attention_mask"], embeds[f"{name}_embeds"]
         if mask is not None and (belongs is None or tuple(mask.shape) != tuple(belongs.shape[:2])):
-            came = f"mask {tuple(mask.shape)}, embeddings {None if belongs is None else tuple(belongs.shape)}"
+            came = (
+                f"mask {tuple(mask.shape)}, embeddings"
+                f" {None if belongs is None else tuple(belongs.shape)}"
+            )
             raise ValueError(
-                f"{name}_attention_mask must be (B, L) for {name}_embeds (B, L, D), but got {came}. Pass both, or none."
+                f"{name}_attention_mask must be (B, L) for {name}_embeds (B, L, D), but got {came}."
+                " Pass both, or none."
             )
 
 
@@ -118,9 +147,15 @@ def check_latents(latents: Any, shape: tuple[int, ...], loops: int) -> list[Tens
     listed = list(latents) if isinstance(latents, (list, tuple)) else [latents]
     shapes = [tuple(one.shape) for one in listed]
     if shapes != [shape] * loops:
-        wanted = f"a list of {loops} (one per loop) of shape {shape}" if loops > 1 else f"of shape {shape}"
+        wanted = (
+            f"a list of {loops} (one per loop) of shape {shape}"
+            if loops > 1
+            else f"of shape {shape}"
+        )
         came = ", ".join(map(str, shapes))
-        raise ValueError(f"latents must be {wanted}, but got {came}. Leave them out to have them drawn.")
+        raise ValueError(
+            f"latents must be {wanted}, but got {came}. Leave them out to have them drawn."
+        )
     return listed
 
 
@@ -131,12 +166,15 @@ def check_output(output_type: str, callback_inputs: Sequence[str], known: Collec
         ValueError: for what there is not.
     """
     if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, but got {output_type!r}. Pass 'np'.")
+        raise ValueError(
+            f"output_type must be one of {', '.join(OUTPUT_TYPES)}, but got {output_type!r}. Pass"
+            " 'np'."
+        )
     unknown = [name for name in callback_inputs if name not in known]
     if unknown:
         raise ValueError(
-            f"callback_on_step_end_tensor_inputs must be of {', '.join(known)}, but got {', '.join(unknown)}. Leave "
-            "them out."
+            f"callback_on_step_end_tensor_inputs must be of {', '.join(known)}, but got"
+            f" {', '.join(unknown)}. Leave them out."
         )
 
 
@@ -147,10 +185,14 @@ def check_generators(generator: Any, rows: int) -> None:
         ValueError: for another number of them.
     """
     if isinstance(generator, list) and len(generator) != rows:
-        raise ValueError(f"generator must be one, or a list of one per video, {rows}, but got {len(generator)}.")
+        raise ValueError(
+            f"generator must be one, or a list of one per video, {rows}, but got {len(generator)}."
+        )
 
 
-def check_continuation(name: str, num_frames: int, given: int, edit: float, group: int, chunk: int) -> None:
+def check_continuation(
+    name: str, num_frames: int, given: int, edit: float, group: int, chunk: int
+) -> None:
     """See that a clip can be gone on from: whole chunks, of which some are given and some new.
 
     Args:
@@ -161,27 +203,35 @@ def check_continuation(name: str, num_frames: int, given: int, edit: float, grou
         chunk: frames of a chunk.
 
     Raises:
-        ValueError: for parts of chunks, which the VAE does not encode alike in two clips, or for nothing new.
+        ValueError: for parts of chunks, which the VAE does not encode alike in two clips, or for
+            nothing new.
     """
     if given < group or given % group:
         raise ValueError(
-            f"condition_frame_length must be a multiple of {group} (latent frames of {chunk} frames) with {name}, but "
-            f"got {given}. Pass {group}."
+            f"condition_frame_length must be a multiple of {group} (latent frames of {chunk}"
+            f" frames) with {name}, but got {given}. Pass {group}."
         )
     if not 0 <= edit <= 1:
-        raise ValueError(f"condition_frame_edit must be from 0 (keep) to 1 (ignore), but got {edit!r}. Pass 0.")
+        raise ValueError(
+            f"condition_frame_edit must be from 0 (keep) to 1 (ignore), but got {edit!r}. Pass 0."
+        )
     if num_frames % chunk and name == "num_loops":
         raise ValueError(
-            f"num_frames must be a multiple of {chunk} with num_loops above 1, but got {num_frames}. Pass 51 or 102."
+            f"num_frames must be a multiple of {chunk} with num_loops above 1, but got"
+            f" {num_frames}. Pass 51 or 102."
         )
     if given // group * chunk >= num_frames:
         raise ValueError(
-            f"num_frames must be more than the {given // group * chunk} that are given, but got {num_frames}. Pass 51."
+            f"num_frames must be more than the {given // group * chunk} that are given, but got"
+            f" {num_frames}. Pass 51."
         )
 
 
 def check_conditions(
-    own: Sequence[Sequence[conditions.OpenSoraCondition]], latents: tuple[int, ...], loops: int, latent_frames: Any
+    own: Sequence[Sequence[conditions.OpenSoraCondition]],
+    latents: tuple[int, ...],
+    loops: int,
+    latent_frames: Any,
 ) -> None:
     """See that conditions fit into the video.
 
@@ -195,8 +245,8 @@ def check_conditions(
     for condition in (one for row in own for one in row):
         if condition.loop >= loops:
             raise ValueError(
-                f"loop of a condition must be one of {loops} (num_loops), counted from 0, but got {condition.loop}. "
-                "Pass a larger num_loops."
+                f"loop of a condition must be one of {loops} (num_loops), counted from 0, but got"
+                f" {condition.loop}. Pass a larger num_loops."
             )
         if condition.latents is None:
             frames = latent_frames(len(conditions.to_clip(condition.frames)))

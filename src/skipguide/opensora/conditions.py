@@ -1,9 +1,10 @@
-"""Given frames in a video: images and clips that a generated video starts from, ends with, or is edited from.
+"""Given frames in a video: images and clips that a generated video starts from, ends with, or is
+edited from.
 
-Open-Sora 1.2 generates given and new frames side by side, in latents: the given ones stay as they are and are shown to
-the transformer as frames without noise. Its "mask strategy" (opensora/utils/inference_utils.py) says which latent
-frames of which reference go where. Chunks of 17 frames are 5 latent frames, so that is what these numbers count in.
-"""
+Open-Sora 1.2 generates given and new frames side by side, in latents: the given ones stay as they
+are and are shown to the transformer as frames without noise. Its "mask strategy"
+(opensora/utils/inference_utils.py) says which latent frames of which reference go where. Chunks of
+17 frames are 5 latent frames, so that is what these numbers count in."""
 
 from __future__ import annotations
 
@@ -26,14 +27,14 @@ class OpenSoraCondition:
     Give either `frames` or `latents`.
 
     Args:
-        frames: an image or a clip: a PIL image, a list of them, or floats in [0, 1], as an array (H, W, 3) or
-            (F, H, W, 3) or a tensor (3, H, W) or (F, 3, H, W). Frames of another size are resized to fill the video,
-            and what sticks out is cropped.
-        latents: (C, f, h, w), as the transformer takes them.
-        reference_start: first latent frame of the reference; negative ones count from its end.
-        target_start: where in the video they go; negative ones count from its end.
-        length: how many latent frames; as many of them as there are, and have room. An image is 1, 17 frames are 5.
-        edit_ratio: 0 keeps the frames; above it they get noise when a share of `edit_ratio` of the noise is left, and
+        frames: an image or a clip: a PIL image, a list of them, or floats in [0, 1], as an array
+            (H, W, 3) or (F, H, W, 3) or a tensor (3, H, W) or (F, 3, H, W). Frames of another size
+            are resized to fill the video, and what sticks out is cropped.
+        latents: (C, f, h, w), as the transformer takes them. reference_start: first latent frame of
+        the reference; negative ones count from its end. target_start: where in the video they go;
+        negative ones count from its end. length: how many latent frames; as many of them as there
+        are, and have room. An image is 1, 17 frames are 5. edit_ratio: 0 keeps the frames; above it
+        they get noise when a share of `edit_ratio` of the noise is left, and
             are generated anew from there; 1 ignores them.
         loop: which part of a video of several loops, from 0.
 
@@ -52,23 +53,38 @@ class OpenSoraCondition:
     def __post_init__(self) -> None:
         if (self.frames is None) == (self.latents is None):
             came = "neither" if self.frames is None else "both"
-            raise ValueError(f"OpenSoraCondition needs frames or latents, one of them, but got {came}. Pass one.")
+            raise ValueError(
+                f"OpenSoraCondition needs frames or latents, one of them, but got {came}. Pass one."
+            )
         if self.latents is not None and self.latents.ndim != 4:
             shape = tuple(self.latents.shape)
-            raise ValueError(f"latents of a condition must be (C, f, h, w), but got shape {shape}. Pass one reference.")
+            raise ValueError(
+                f"latents of a condition must be (C, f, h, w), but got shape {shape}. Pass one"
+                " reference."
+            )
         if self.frames is not None:
             to_clip(self.frames)
-        for name, least in {"reference_start": None, "target_start": None, "length": 1, "loop": 0}.items():
+        for name, least in {
+            "reference_start": None,
+            "target_start": None,
+            "length": 1,
+            "loop": 0,
+        }.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int)
+                or (least is not None and value < least)
+            ):
                 required = "a whole number" + (f" from {least}" if least is not None else "")
                 raise ValueError(
-                    f"{name} of a condition must be {required}, but got {value!r}. Count in latent frames."
+                    f"{name} of a condition must be {required}, but got {value!r}. Count in latent"
+                    " frames."
                 )
         if not 0 <= self.edit_ratio <= 1:
             raise ValueError(
-                f"edit_ratio of a condition must be from 0 (keep) to 1 (ignore), but got {self.edit_ratio!r}. Pass 0 "
-                "to keep the frames."
+                "edit_ratio of a condition must be from 0 (keep) to 1 (ignore), but got"
+                f" {self.edit_ratio!r}. Pass 0 to keep the frames."
             )
 
 
@@ -76,9 +92,10 @@ def parse_mask_strategy(text: str, references: Sequence[Any]) -> list[OpenSoraCo
     """Conditions from the form in which Open-Sora's command line has them.
 
     Args:
-        text: "LOOP,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT_RATIO;..."; numbers left out at the end of a
-            condition are 0,0,0,0,1,0. An empty text is no condition.
-        references: what REFERENCE counts in, from 0: images or clips, as `OpenSoraCondition.frames`.
+        text: "LOOP,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT_RATIO;..."; numbers left out
+            at the end of a condition are 0,0,0,0,1,0. An empty text is no condition.
+        references: what REFERENCE counts in, from 0: images or clips, as
+            `OpenSoraCondition.frames`.
 
     Raises:
         ValueError: for a text of another form, and for a reference that is not there.
@@ -92,31 +109,38 @@ def _parse_condition(part: str, references: Sequence[Any]) -> OpenSoraCondition:
     ratio = re.fullmatch(r"\s*\d*\.?\d+\s*", "".join(numbers[5:]) or "0")
     if not whole or not ratio or len(numbers) > 6:
         raise ValueError(
-            "a mask strategy must be up to six numbers, LOOP,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT_RATIO, "
-            f"of which all but the last are whole, but got {part!r}. Write 0 for a given first frame; ; parts two."
+            "a mask strategy must be up to six numbers,"
+            " LOOP,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT_RATIO, of which all but the"
+            f" last are whole, but got {part!r}. Write 0 for a given first frame; ; parts two."
         )
     given = list(map(int, numbers[:5]))
     loop, index, reference_start, target_start, length = given + [0, 0, 0, 0, 1][len(given) :]
     if not 0 <= index < len(references):
         raise ValueError(
-            f"the mask strategy {part!r} needs reference {index}, but got {len(references)} references, counted from 0."
-            " Pass more, or another number."
+            f"the mask strategy {part!r} needs reference {index}, but got {len(references)}"
+            " references, counted from 0. Pass more, or another number."
         )
     edit = float(numbers[5]) if len(numbers) == 6 else 0.0
-    return OpenSoraCondition(references[index], None, reference_start, target_start, length, edit, loop)
+    return OpenSoraCondition(
+        references[index], None, reference_start, target_start, length, edit, loop
+    )
 
 
 def apply_mask_strategy(
-    latents: Tensor, conditions: Sequence[Sequence[OpenSoraCondition]], loop: int = 0, align: int | None = 5
+    latents: Tensor,
+    conditions: Sequence[Sequence[OpenSoraCondition]],
+    loop: int = 0,
+    align: int | None = 5,
 ) -> tuple[Tensor, Tensor]:
-    """Put the conditions of a loop into the noise that a video is made of; a later one wins over those before it.
+    """Put the conditions of a loop into the noise that a video is made of; a later one wins over
+    those before it.
 
     Args:
-        latents: (B, C, f, h, w), noise.
-        conditions: those of each row, all with latents.
-        loop: those of other loops are left out.
-        align: starts are moved to the next multiple of it below, or above where that is nearer and not within the last
-            group: the VAE encodes groups of 5 latent frames on their own, and an image is the first of a group. None
+        latents: (B, C, f, h, w), noise. conditions: those of each row, all with latents. loop:
+        those of other loops are left out. align: starts are moved to the next multiple of it below,
+        or above where that is nearer and not within the last
+            group: the VAE encodes groups of 5 latent frames on their own, and an image is the first
+                of a group. None
             leaves them as they are.
 
     Returns:
@@ -134,10 +158,14 @@ def apply_mask_strategy(
             reference = condition.latents
             assert reference is not None
             check_size(reference.shape, latents.shape)
-            start = _align_start("reference_start", condition.reference_start, reference.shape[1], align)
+            start = _align_start(
+                "reference_start", condition.reference_start, reference.shape[1], align
+            )
             target = _align_start("target_start", condition.target_start, latents.shape[2], align)
             length = min(condition.length, latents.shape[2] - target, reference.shape[1] - start)
-            latents[row, :, target : target + length] = reference[:, start : start + length].to(latents)
+            latents[row, :, target : target + length] = reference[:, start : start + length].to(
+                latents
+            )
             ratios[row][target : target + length] = [condition.edit_ratio] * length
     return latents, torch.tensor(ratios, device=latents.device)
 
@@ -151,8 +179,9 @@ def check_size(reference: Sequence[int], latents: Sequence[int]) -> None:
     sizes = [(shape[-4], *shape[-2:]) for shape in (reference, latents)]
     if sizes[0] != sizes[1]:
         raise ValueError(
-            "latents of a condition must have the channels, height and width of the video's latents, (C, h, w) = "
-            f"{sizes[1]}, but got {sizes[0]}. Pass frames instead, which are resized."
+            "latents of a condition must have the channels, height and width of the video's"
+            f" latents, (C, h, w) = {sizes[1]}, but got {sizes[0]}. Pass frames instead, which are"
+            " resized."
         )
 
 
@@ -164,8 +193,8 @@ def check_start(name: str, start: int, total: int) -> None:
     """
     if not -total <= start < total:
         raise ValueError(
-            f"{name} of a condition must be within its {total} latent frames, from {-total} to {total - 1}, but got "
-            f"{start}. Pass 0 for the first one, -1 for the last one."
+            f"{name} of a condition must be within its {total} latent frames, from {-total} to"
+            f" {total - 1}, but got {start}. Pass 0 for the first one, -1 for the last one."
         )
 
 
@@ -180,9 +209,14 @@ def _align_start(name: str, start: int, total: int, align: int | None) -> int:
 
 
 def add_continuation(
-    conditions: Sequence[Sequence[OpenSoraCondition]], before: Tensor, loop: int, length: int, edit_ratio: float
+    conditions: Sequence[Sequence[OpenSoraCondition]],
+    before: Tensor,
+    loop: int,
+    length: int,
+    edit_ratio: float,
 ) -> list[list[OpenSoraCondition]]:
-    """The conditions of each row, and what goes on from the clip before: its last `length` latent frames come first.
+    """The conditions of each row, and what goes on from the clip before: its last `length` latent
+    frames come first.
 
     Args:
         before: latents (B, C, f, h, w) of that clip.
@@ -192,7 +226,7 @@ def add_continuation(
     return [[*row, one] for row, one in zip(conditions, added, strict=True)]
 
 
-# --- frames as users have them ----------------------------------------------------------------------------------------
+# --- frames as users have them --------------------------------------------------------------------
 
 
 def collect_conditions(
@@ -209,7 +243,8 @@ def collect_conditions(
         frames: how many frames this end has.
 
     Raises:
-        ValueError: for more than one of the three, another number of them than of prompts, or frames that are none.
+        ValueError: for more than one of the three, another number of them than of prompts, or
+            frames that are none.
     """
     given = {"image": image, "video": video, "conditions": conditions}
     names = [name for name, value in given.items() if value is not None]
@@ -219,13 +254,16 @@ def collect_conditions(
     if image is not None:
         own = [[OpenSoraCondition(frames=one)] for one in list_images(image)]
     elif video is not None:
-        own = [[OpenSoraCondition(frames=_last_frames(clip, frames), **last)] for clip in list_clips(video)]
+        own = [
+            [OpenSoraCondition(frames=_last_frames(clip, frames), **last)]
+            for clip in list_clips(video)
+        ]
     else:
         own = _nest_conditions(conditions)
     if len(own) not in (1, prompts):
         raise ValueError(
-            f"{names[0]} must be one for all prompts or one per prompt, {prompts}, but got {len(own)}. Pass one per "
-            "prompt."
+            f"{names[0]} must be one for all prompts or one per prompt, {prompts}, but got"
+            f" {len(own)}. Pass one per prompt."
         )
     return own if len(own) == prompts else own * prompts
 
@@ -237,27 +275,37 @@ def _nest_conditions(conditions: Any) -> list[list[OpenSoraCondition]]:
     nested = [list(entry) if isinstance(entry, (list, tuple)) else [entry] for entry in listed]
     if not all(isinstance(one, OpenSoraCondition) for entry in nested for one in entry):
         raise ValueError(
-            "conditions must be OpenSoraCondition, a list of them, or a list of lists, one per prompt, but got "
-            f"{conditions!r:.80}. Read a mask strategy with parse_mask_strategy()."
+            "conditions must be OpenSoraCondition, a list of them, or a list of lists, one per"
+            f" prompt, but got {conditions!r:.80}. Read a mask strategy with parse_mask_strategy()."
         )
-    return nested if any(isinstance(entry, (list, tuple)) for entry in listed) else [[one for (one,) in nested]]
+    return (
+        nested
+        if any(isinstance(entry, (list, tuple)) for entry in listed)
+        else [[one for (one,) in nested]]
+    )
 
 
 def _last_frames(clip: Any, frames: int) -> Any:
     if len(clip) < frames:
         raise ValueError(
-            f"video must have {frames} frames or more to go on from, but got {len(clip)}. Pass more, or an image."
+            f"video must have {frames} frames or more to go on from, but got {len(clip)}. Pass"
+            " more, or an image."
         )
     return clip[-frames:]
 
 
 def to_clip(frames: Any) -> Any:
-    """An image or a clip as a clip: a list of PIL images, an array (F, H, W, 3) or a tensor (F, 3, H, W).
+    """An image or a clip as a clip: a list of PIL images, an array (F, H, W, 3) or a tensor (F, 3,
+    H, W).
 
     Raises:
         ValueError: for what is none of them.
     """
-    return [frames] if isinstance(frames, Image.Image) else _check_clip(frames[None] if _ndim(frames) == 3 else frames)
+    return (
+        [frames]
+        if isinstance(frames, Image.Image)
+        else _check_clip(frames[None] if _ndim(frames) == 3 else frames)
+    )
 
 
 def list_images(given: Any) -> list[Any]:
@@ -267,7 +315,8 @@ def list_images(given: Any) -> list[Any]:
 
 
 def list_clips(given: Any) -> list[Any]:
-    """One clip, or several of them in a list, an array (N, F, H, W, 3) or a tensor (N, F, 3, H, W)."""
+    """One clip, or several of them in a list, an array (N, F, H, W, 3) or a tensor (N, F, 3, H,
+    W)."""
     first = given[0] if isinstance(given, (list, tuple)) and given else None
     if _ndim(given) == 5 or isinstance(first, (list, tuple)) or _ndim(first) == 4:
         return [_check_clip(clip) for clip in given]
@@ -286,16 +335,23 @@ def _check_clip(clip: Any) -> Any:
     found: Any = clip
     channels = {Tensor: 1, np.ndarray: -1}.get(type(found))
     if channels is None or found.ndim != 4 or found.shape[channels] != 3 or len(found) == 0:
-        came = f"{type(found).__name__} of shape {tuple(found.shape)}" if _ndim(found) else f"{found!r:.60}"
-        raise ValueError(
-            "frames must be PIL images, an array ([F,] H, W, 3) or a tensor ([F,] 3, H, W), but got "
-            + came
-            + ". Bring "
-            "them into one of these forms."
+        came = (
+            f"{type(found).__name__} of shape {tuple(found.shape)}"
+            if _ndim(found)
+            else f"{found!r:.60}"
         )
-    if not (found.is_floating_point() if isinstance(found, Tensor) else np.issubdtype(found.dtype, np.floating)):
         raise ValueError(
-            f"arrays and tensors of frames must be floats in [0, 1], but got {found.dtype}. Divide by 255."
+            "frames must be PIL images, an array ([F,] H, W, 3) or a tensor ([F,] 3, H, W), but"
+            " got " + came + ". Bring them into one of these forms."
+        )
+    if not (
+        found.is_floating_point()
+        if isinstance(found, Tensor)
+        else np.issubdtype(found.dtype, np.floating)
+    ):
+        raise ValueError(
+            f"arrays and tensors of frames must be floats in [0, 1], but got {found.dtype}. Divide"
+            " by 255."
         )
     return found
 

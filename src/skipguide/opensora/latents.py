@@ -27,12 +27,26 @@ class LatentsMixin:
     video_processor: VideoProcessor
 
     def latents_shape(self, rows: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """(B, C, f, h, w) of so many videos of `num_frames` frames of `height` by `width` pixels."""
-        channels, factor = self.transformer.config["in_channels"], self.vae.spatial_compression_ratio
-        return (rows, channels, self.vae.latent_frames(num_frames), height // factor, width // factor)
+        """(B, C, f, h, w) of so many videos of `num_frames` frames of `height` by `width`
+        pixels."""
+        channels, factor = (
+            self.transformer.config["in_channels"],
+            self.vae.spatial_compression_ratio,
+        )
+        return (
+            rows,
+            channels,
+            self.vae.latent_frames(num_frames),
+            height // factor,
+            width // factor,
+        )
 
     def prepare_latents(
-        self, shape: tuple[int, ...], device: torch.device, generator: Generators, latents: Tensor | None = None
+        self,
+        shape: tuple[int, ...],
+        device: torch.device,
+        generator: Generators,
+        latents: Tensor | None = None,
     ) -> Tensor:
         """Noise (B, C, f, h, w) in float32, drawn unless it is given."""
         if latents is None:
@@ -49,9 +63,8 @@ class LatentsMixin:
     def encode_video(self, video: Tensor) -> Tensor:
         """Normalized latents (B, C, f, h, w) in float32 of a video (B, 3, F, H, W) in [-1, 1].
 
-        The modes of the VAE's distributions, so that the same reference is the same condition in every run (upstream
-        samples them).
-        """
+        The modes of the VAE's distributions, so that the same reference is the same condition in
+        every run (upstream samples them)."""
         posterior: Any = self.vae.encode(video.to(self.vae.dtype), return_dict=False)[0]
         latents = posterior.mode().float()
         mean, std = self._normalization(latents)
@@ -64,7 +77,8 @@ class LatentsMixin:
         return cast(Any, self.vae.decode(latents, num_frames, return_dict=False))[0]
 
     def _pixels(self, frames: Any, height: int, width: int, device: torch.device) -> Tensor:
-        """(1, 3, F, height, width) in [-1, 1]: resized until the frame is full, the rest cropped, as upstream does."""
+        """(1, 3, F, height, width) in [-1, 1]: resized until the frame is full, the rest cropped,
+        as upstream does."""
         clip = to_clip(frames)
         if isinstance(clip, list):
             fitted = [_fit_image(frame.convert("RGB"), height, width) for frame in clip]
@@ -73,7 +87,11 @@ class LatentsMixin:
         return _fit_pixels(pixels[0].transpose(0, 1), height, width).transpose(0, 1)[None]
 
     def encode_conditions(
-        self, own: Sequence[Sequence[OpenSoraCondition]], height: int, width: int, device: torch.device
+        self,
+        own: Sequence[Sequence[OpenSoraCondition]],
+        height: int,
+        width: int,
+        device: torch.device,
     ) -> list[list[OpenSoraCondition]]:
         """The conditions of each row with their frames encoded, every reference once."""
         encoded: dict[int, Tensor] = {}
@@ -100,12 +118,16 @@ def _fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
     """From opensora/datasets/utils.py: bicubic."""
     high, wide = _covering_size((image.height, image.width), height, width)
     top, left = round((high - height) / 2), round((wide - width) / 2)
-    return image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+    return image.resize((wide, high), Image.Resampling.BICUBIC).crop(
+        (left, top, left + width, top + height)
+    )
 
 
 def _fit_pixels(frames: Tensor, height: int, width: int) -> Tensor:
     """(F, 3, H, W); from opensora/datasets/video_transforms.py: bilinear."""
     high, wide = _covering_size((frames.shape[2], frames.shape[3]), height, width)
-    resized = torch.nn.functional.interpolate(frames, size=(high, wide), mode="bilinear", align_corners=False)
+    resized = torch.nn.functional.interpolate(
+        frames, size=(high, wide), mode="bilinear", align_corners=False
+    )
     top, left = (high - height) // 2, (wide - width) // 2
     return resized[..., top : top + height, left : left + width]

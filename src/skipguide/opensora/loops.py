@@ -1,4 +1,5 @@
-"""The loops of Open-Sora's pipeline: clips that go on from each other, and the steps that denoise each of them."""
+"""The loops of Open-Sora's pipeline: clips that go on from each other, and the steps that denoise
+each of them."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ class LoopsMixin(LatentsMixin):
     def _run_loops(
         self, loops: Loops, given: Sequence[Sequence[OpenSoraCondition]], decoded: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Latents (B, C, f, h, w) of each loop, and clips (B, 3, F, H, W): of all where they are wanted."""
+        """Latents (B, C, f, h, w) of each loop, and clips (B, 3, F, H, W): of all where they are
+        wanted."""
         parts: list[Tensor] = []
         clips: list[Tensor] = []
         number = len(loops.texts)
@@ -76,7 +78,9 @@ class LoopsMixin(LatentsMixin):
                 )  # fmt: skip
                 if loop > 0:
                     self._set_timesteps(**loops.timesteps)
-                    given = add_continuation(given, self.encode_video(clips[-1]), loop, *loops.last.values())
+                    given = add_continuation(
+                        given, self.encode_video(clips[-1]), loop, *loops.last.values()
+                    )
                 parts.append(self._denoise(noise, given, loop, loops, bar))
                 if decoded or loop + 1 < number:
                     clips.append(self.decode_latents(parts[-1], loops.timesteps["num_frames"]))
@@ -86,18 +90,25 @@ class LoopsMixin(LatentsMixin):
 
     def _set_timesteps(self, **timesteps: Any) -> None:
         self.scheduler.set_timesteps(**timesteps)
-        self.scheduler.set_begin_index(0)  # spares it a look at the timesteps, for which it would wait
+        self.scheduler.set_begin_index(
+            0
+        )  # spares it a look at the timesteps, for which it would wait
         self._num_timesteps = len(self.scheduler.timesteps)
 
     def _denoise(
-        self, noise: Tensor, given: Sequence[Sequence[OpenSoraCondition]], loop: int, loops: Loops, bar: Any
+        self,
+        noise: Tensor,
+        given: Sequence[Sequence[OpenSoraCondition]],
+        loop: int,
+        loops: Loops,
+        bar: Any,
     ) -> Tensor:
-        """The latents (B, C, f, h, w) of one loop from its noise; nothing in here waits for the device.
+        """The latents (B, C, f, h, w) of one loop from its noise; nothing in here waits for the
+        device.
 
-        A frame that is edited gets its noise from where it stands in `noise`, which the reference took the place of;
-        upstream draws another one. Once it has got it, it is denoised in every step, also where a scheduler goes back
-        to earlier timesteps (`skipguide.Restart`).
-        """
+        A frame that is edited gets its noise from where it stands in `noise`, which the reference
+        took the place of; upstream draws another one. Once it has got it, it is denoised in every
+        step, also where a scheduler goes back to earlier timesteps (`skipguide.Restart`)."""
         latents, (embeds, mask), noisy, starts = noise, loops.texts[loop], None, None
         if any(one.loop == loop for row in given for one in row):
             latents, ratios = apply_mask_strategy(noise, given, loop, loops.align)
@@ -112,15 +123,26 @@ class LoopsMixin(LatentsMixin):
                 latents = torch.where((noisy & ~before)[:, None, :, None, None], edited, latents)
             velocity = self._velocity(latents, t, embeds, mask, noisy, loops.numbers)
             stepped = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
-            latents = stepped if noisy is None else torch.where(noisy[:, None, :, None, None], stepped, latents)
+            latents = (
+                stepped
+                if noisy is None
+                else torch.where(noisy[:, None, :, None, None], stepped, latents)
+            )
             latents, embeds = loops.report(i, t, latents, embeds)
             bar.update()
         return latents
 
     def _velocity(
-        self, latents: Tensor, t: Tensor, embeds: Tensor, mask: Tensor, noisy: Tensor | None, numbers: dict[str, Tensor]
+        self,
+        latents: Tensor,
+        t: Tensor,
+        embeds: Tensor,
+        mask: Tensor,
+        noisy: Tensor | None,
+        numbers: dict[str, Tensor],
     ) -> Tensor:
-        """u + g (c - u), or c, (B, C, f, h, w) in float32. A callback may take the uncond rows off `embeds`."""
+        """u + g (c - u), or c, (B, C, f, h, w) in float32. A callback may take the uncond rows off
+        `embeds`."""
         rows, copies = len(embeds), len(embeds) // len(latents)
         with self.transformer.cache_context("cond_uncond"):
             predicted = self.transformer(
@@ -132,14 +154,22 @@ class LoopsMixin(LatentsMixin):
                 **{name: x[-rows:] for name, x in numbers.items()},
                 return_dict=False,
             )[0]
-        predicted = predicted.chunk(2, dim=1)[0].float()  # the other half is a variance that nothing uses
+        predicted = predicted.chunk(2, dim=1)[
+            0
+        ].float()  # the other half is a variance that nothing uses
         if copies == 1:
             return predicted
         uncond, cond = predicted.chunk(2)
         return uncond + self.guidance_scale * (cond - uncond)
 
     def _report(
-        self, callback: Any, names: Sequence[str], step: int, t: Tensor, latents: Tensor, embeds: Tensor
+        self,
+        callback: Any,
+        names: Sequence[str],
+        step: int,
+        t: Tensor,
+        latents: Tensor,
+        embeds: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """What a callback makes of the tensors."""
         if callback is None:

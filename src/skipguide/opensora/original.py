@@ -1,8 +1,8 @@
 """The published checkpoints of Open-Sora 1.2, read into the diffusers models of this package.
 
-Layouts: hpcai-tech/OpenSora-STDiT-v3 (the transformer) and hpcai-tech/OpenSora-VAE-v1.2 (both parts of the VAE), each
-a folder with `config.json` and the weights in `model.safetensors` or `pytorch_model.bin`.
-"""
+Layouts: hpcai-tech/OpenSora-STDiT-v3 (the transformer) and hpcai-tech/OpenSora-VAE-v1.2 (both parts
+of the VAE), each a folder with `config.json` and the weights in `model.safetensors` or
+`pytorch_model.bin`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ AUTOENCODER_KEYS: checkpoints.RenameRules = (
     (r"^(temporal_vae\..*)\.block_res_blocks\.(\d+)\.", r"\1.levels.\2.resnets."),
     (r"^(temporal_vae\..*)\.res_blocks\.", r"\1.middle.resnets."),
     (r"^(temporal_vae\..*)\.conv3\.", r"\1.conv_shortcut."),
-    (r"^temporal_vae\.encoder\.conv_blocks\.(\d+)\.", r"temporal_vae.encoder.levels.\1.downsampler."),
+    (
+        r"^temporal_vae\.encoder\.conv_blocks\.(\d+)\.",
+        r"temporal_vae.encoder.levels.\1.downsampler.",
+    ),
     (r"^temporal_vae\.decoder\.conv_blocks\.(\d+)\.", r"temporal_vae.decoder.levels.\1.upsampler."),
     (r"^temporal_vae\.(encoder|decoder)\.norm1\.", r"temporal_vae.\1.norm_out."),
     (r"^temporal_vae\.encoder\.conv2\.", "temporal_vae.encoder.conv_out."),
@@ -80,10 +83,12 @@ TEMPORAL_CONFIG = {  # ours: upstream's (VAE_Temporal)
 
 
 def transformer_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of STDiT3 under the names of OpenSoraTransformer3DModel; a key that no rule knows stays as it is.
+    """The weights of STDiT3 under the names of OpenSoraTransformer3DModel; a key that no rule knows
+    stays as it is.
 
     Raises:
-        ValueError: If the frequencies of the temporal rotation, which upstream stores and ours computes, are others.
+        ValueError: If the frequencies of the temporal rotation, which upstream stores and ours
+            computes, are others.
     """
     kept: dict[str, Tensor] = {}
     parts: dict[str, Tensor] = {}
@@ -97,37 +102,44 @@ def transformer_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             names = [key.replace(fused, part) for part in FUSED[fused]]
             # each part owns its memory, for safetensors saves no views of one tensor
-            parts.update((name, part.clone()) for name, part in zip(names, value.chunk(len(names)), strict=True))
+            parts.update(
+                (name, part.clone())
+                for name, part in zip(names, value.chunk(len(names)), strict=True)
+            )
     return {**checkpoints.rename_keys(kept, TRANSFORMER_KEYS), **parts}
 
 
 def autoencoder_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of VideoAutoencoderPipeline under the names of AutoencoderKLOpenSora.
 
-    `shift` and `scale` are not among them: these are `latents_mean` and `latents_std` of the config.
-    """
-    return checkpoints.rename_keys({k: v for k, v in original.items() if k not in ("shift", "scale")}, AUTOENCODER_KEYS)
+    `shift` and `scale` are not among them: these are `latents_mean` and `latents_std` of the
+    config."""
+    return checkpoints.rename_keys(
+        {k: v for k, v in original.items() if k not in ("shift", "scale")}, AUTOENCODER_KEYS
+    )
 
 
 def load_transformer(folder: str | Path) -> OpenSoraTransformer3DModel:
-    """The transformer of a folder in the layout of hpcai-tech/OpenSora-STDiT-v3, in the dtype of its weights.
+    """The transformer of a folder in the layout of hpcai-tech/OpenSora-STDiT-v3, in the dtype of
+    its weights.
 
     Without a `config.json` it is built with that checkpoint's sizes.
 
     Raises:
-        FileNotFoundError: If there are no weights.
-        ValueError: If the config is of a model that upstream could run and this one cannot, or the weights do not fit.
+        FileNotFoundError: If there are no weights. ValueError: If the config is of a model that
+        upstream could run and this one cannot, or the weights do not fit.
     """
     weights = transformer_state_dict(checkpoints.read(Path(folder)))
     return _build_model(OpenSoraTransformer3DModel, _transformer_config(_config(folder)), weights)
 
 
 def load_autoencoder(folder: str | Path, **config: Any) -> AutoencoderKLOpenSora:
-    """The VAE of a folder in the layout of hpcai-tech/OpenSora-VAE-v1.2, in the dtype of its weights.
+    """The VAE of a folder in the layout of hpcai-tech/OpenSora-VAE-v1.2, in the dtype of its
+    weights.
 
     Args:
-        config: Values of AutoencoderKLOpenSora's config; `config.json` does not hold those of the 2-D part, which are
-            SDXL's where not given.
+        config: Values of AutoencoderKLOpenSora's config; `config.json` does not hold those of the
+            2-D part, which are SDXL's where not given.
 
     Raises:
         FileNotFoundError: If there are no weights.
@@ -145,28 +157,43 @@ def _config(path: str | Path) -> dict[str, Any]:
 
 
 def _transformer_config(original: Mapping[str, Any]) -> dict[str, Any]:
-    """Our config from an STDiT3Config; what is absent there keeps upstream's default, which is ours."""
+    """Our config from an STDiT3Config; what is absent there keeps upstream's default, which is
+    ours."""
     for (name, value), reason in UNSUPPORTED.items():
         if original.get(name, not value) == value:
             raise ValueError(f"config.json has {name}={value}, which is not supported: {reason}.")
     config = {ours: original[name] for ours, name in TRANSFORMER_CONFIG.items() if name in original}
     config["out_channels"] = 2 * config.get("in_channels", 4)
     if "hidden_size" in original:
-        config["attention_head_dim"] = original["hidden_size"] // config.get("num_attention_heads", 16)
+        config["attention_head_dim"] = original["hidden_size"] // config.get(
+            "num_attention_heads", 16
+        )
     return config
 
 
 def _autoencoder_config(original: Mapping[str, Any]) -> dict[str, Any]:
-    """Our config from a VideoAutoencoderPipelineConfig; the sizes of VAE_Temporal_SD are our defaults."""
+    """Our config from a VideoAutoencoderPipelineConfig; the sizes of VAE_Temporal_SD are our
+    defaults."""
     spatial, temporal = original.get("vae_2d") or {}, original.get("vae_temporal") or {}
-    for part, kind in ((spatial, ["VideoAutoencoderKL"]), (temporal, ["VAE_Temporal_SD", "VAE_Temporal"])):
+    for part, kind in (
+        (spatial, ["VideoAutoencoderKL"]),
+        (temporal, ["VAE_Temporal_SD", "VAE_Temporal"]),
+    ):
         if part.get("type", kind[0]) not in kind:
-            raise ValueError(f"config.json must be of a VAE with a {' or '.join(kind)}, but has a {part['type']}.")
+            raise ValueError(
+                f"config.json must be of a VAE with a {' or '.join(kind)}, but has a"
+                f" {part['type']}."
+            )
     config = {ours: temporal[name] for ours, name in TEMPORAL_CONFIG.items() if name in temporal}
     if "filters" in temporal:
         widths = temporal.get("channel_multipliers", (1, 2, 2, 4))
-        config["temporal_block_out_channels"] = tuple(temporal["filters"] * width for width in widths)
-    sizes = {"micro_frame_size": original.get("micro_frame_size"), "micro_batch_size": spatial.get("micro_batch_size")}
+        config["temporal_block_out_channels"] = tuple(
+            temporal["filters"] * width for width in widths
+        )
+    sizes = {
+        "micro_frame_size": original.get("micro_frame_size"),
+        "micro_batch_size": spatial.get("micro_batch_size"),
+    }
     return config | {name: value for name, value in sizes.items() if value is not None}
 
 
@@ -176,17 +203,21 @@ def _normalization(original: Mapping[str, Tensor]) -> dict[str, tuple[float, ...
     missing = [name for name in names.values() if name not in original]
     if missing:
         raise ValueError(
-            f"the weights of a VAE must hold shift and scale, but {checkpoints.list_keys(missing)} missing."
+            f"the weights of a VAE must hold shift and scale, but {checkpoints.list_keys(missing)}"
+            " missing."
         )
-    return {ours: tuple(float(f"{x:.6g}") for x in original[name].flatten()) for ours, name in names.items()}
+    return {
+        ours: tuple(float(f"{x:.6g}") for x in original[name].flatten())
+        for ours, name in names.items()
+    }
 
 
 def _check_rotation(freqs: Tensor) -> None:
     expected = 10000.0 ** -(torch.arange(len(freqs)) / len(freqs))
     if not torch.allclose(freqs.float(), expected, rtol=2**-8):  # as far as bfloat16 tells
         raise ValueError(
-            "rope.freqs must be 10000 ** -(i / n), for this model computes the frequencies, but they are "
-            f"{[round(x, 6) for x in freqs.tolist()]}."
+            "rope.freqs must be 10000 ** -(i / n), for this model computes the frequencies, but"
+            f" they are {[round(x, 6) for x in freqs.tolist()]}."
         )
 
 
@@ -197,8 +228,8 @@ def _build_model(kind: Any, config: Mapping[str, Any], weights: Mapping[str, Ten
     wrong = checkpoints.describe_mismatch(model.state_dict(), weights)
     if wrong:
         raise ValueError(
-            f"the weights do not fit {kind.__name__} (keys under its names, where the original's were known). {wrong}. "
-            "Is this the right checkpoint, and its config.json beside it?"
+            f"the weights do not fit {kind.__name__} (keys under its names, where the original's"
+            f" were known). {wrong}. Is this the right checkpoint, and its config.json beside it?"
         )
     model.load_state_dict(weights, assign=True)
     return model.eval()

@@ -1,4 +1,5 @@
-"""Open-Sora 1.2 as a diffusers pipeline: text to video, image to video, continuation, and videos in several loops."""
+"""Open-Sora 1.2 as a diffusers pipeline: text to video, image to video, continuation, and videos in
+several loops."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ DEFAULT_SIZE = ("240p", "9:16")
 
 @dataclasses.dataclass
 class OpenSoraPipelineOutput(BaseOutput):
-    """`frames`: (B, F, H, W, 3) in [0, 1] for "np", (B, F, 3, H, W) for "pt", lists of images for "pil"; or latents."""
+    """`frames`: (B, F, H, W, 3) in [0, 1] for "np", (B, F, 3, H, W) for "pt", lists of images for
+    "pil"; or latents."""
 
     frames: Any
 
@@ -48,8 +50,8 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["tokenizer", "text_encoder"]  # noqa: RUF012
-    _callback_tensor_inputs = ["latents", "prompt_embeds"]  # noqa: RUF012
+    _optional_components = ["tokenizer", "text_encoder"]
+    _callback_tensor_inputs = ["latents", "prompt_embeds"]
 
     scheduler: OpenSoraRFlowScheduler
 
@@ -63,9 +65,14 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
     ):
         super().__init__()
         self.register_modules(
-            tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, transformer=transformer, scheduler=scheduler
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            vae=vae,
+            transformer=transformer,
+            scheduler=scheduler,
         )
-        # Published sizes such as 240x426 are no multiples of 8: what is left over is cut off by the VAE, not here.
+        # Published sizes such as 240x426 are no multiples of 8: what is left over is cut off by the
+        # VAE, not here.
         self.video_processor = VideoProcessor(vae_scale_factor=1, do_resize=False)
 
     @classmethod
@@ -76,7 +83,8 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         text_encoder: str | Path,
         torch_dtype: torch.dtype = torch.float32,
     ) -> OpenSoraPipeline:
-        """A pipeline from folders as Open-Sora publishes them; `save_pretrained` writes it in diffusers' layout.
+        """A pipeline from folders as Open-Sora publishes them; `save_pretrained` writes it in
+        diffusers' layout.
 
         Args:
             transformer: hpcai-tech/OpenSora-STDiT-v3, downloaded.
@@ -87,11 +95,21 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         Raises:
             ValueError: for folders with something else in them.
         """
-        tokenizer = T5Tokenizer.from_pretrained(text_encoder, local_files_only=True)  # first, for it fails at once
+        tokenizer = T5Tokenizer.from_pretrained(
+            text_encoder, local_files_only=True
+        )  # first, for it fails at once
         denoiser: Any = original.load_transformer(transformer)
         autoencoder: Any = original.load_autoencoder(vae)
-        encoder = T5EncoderModel.from_pretrained(text_encoder, dtype=torch_dtype, local_files_only=True)
-        return cls(tokenizer, encoder, autoencoder.to(torch_dtype), denoiser.to(torch_dtype), OpenSoraRFlowScheduler())
+        encoder = T5EncoderModel.from_pretrained(
+            text_encoder, dtype=torch_dtype, local_files_only=True
+        )
+        return cls(
+            tokenizer,
+            encoder,
+            autoencoder.to(torch_dtype),
+            denoiser.to(torch_dtype),
+            OpenSoraRFlowScheduler(),
+        )
 
     @torch.no_grad()
     def __call__(
@@ -123,7 +141,9 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         align: int | None = 5,
         output_type: str = "np",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end: (
+            Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks | None
+        ) = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         clean_caption: bool = True,
         max_sequence_length: int = 300,
@@ -131,33 +151,37 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         """Make videos, one per prompt and `num_videos_per_prompt`.
 
         Args:
-            prompt: what the video shows. `|0| a red fox |2| a blue one` is one text for loops 0 and 1, another from 2.
-            negative_prompt: what to lead away from; None is the null caption that the model was trained with.
-            image: the first frame, or one per prompt; see `OpenSoraCondition.frames` for what it can be.
-            video: a clip to go on from, or one per prompt: its last 17 frames (per 5 of `condition_frame_length`) are
-                the first ones of the new clip.
-            conditions: `OpenSoraCondition`s, for every other use of given frames; or a list of them per prompt.
-            height, width: in pixels, a published size (`buckets.image_size`) if possible; 240 x 426 if left out. Where
-                they are no multiples of 8, frames come out cut down to one.
-            num_frames: of a clip: 1 (an image), 17 or more, or "2s" ... "32s"; 51 and multiples of it were trained.
-            num_inference_steps: how often the transformer runs.
-            guidance_scale: g in u + g (c - u); CFG is on above 1.
-            fps: what the model is told about the speed; an image has its own.
-            aesthetic_score, motion_score, camera_motion: added to prompts that do not speak of them; None adds nothing.
-            num_videos_per_prompt: rows of the same prompt follow each other.
-            generator: of the noise; one, or one per video.
-            latents: the noise (B, C, f, h, w), or a list of one per loop.
-            prompt_embeds, negative_prompt_embeds: (B, L, D) in place of texts, one row per prompt.
-            prompt_attention_mask, negative_prompt_attention_mask: (B, L), true at real tokens; None where all are.
-            num_loops: clips, each of which goes on from the one before it; the frames they share come out once.
-            condition_frame_length: how many latent frames of a clip the next one starts with.
-            condition_frame_edit: `OpenSoraCondition.edit_ratio` of these.
-            align: what conditions' starts are aligned to; see `conditions.apply_mask_strategy`.
-            output_type: "np", "pt", "pil" or "latent".
-            return_dict: False is a tuple.
-            callback_on_step_end: called as f(pipe, step, timestep, tensors) after each step of a loop; may return other
+            prompt: what the video shows. `|0| a red fox |2| a blue one` is one text for loops 0 and
+                1, another from 2.
+            negative_prompt: what to lead away from; None is the null caption that the model was
+                trained with.
+            image: the first frame, or one per prompt; see `OpenSoraCondition.frames` for what it
+                can be.
+            video: a clip to go on from, or one per prompt: its last 17 frames (per 5 of
+                `condition_frame_length`) are the first ones of the new clip.
+            conditions: `OpenSoraCondition`s, for every other use of given frames; or a list of them
+                per prompt.
+            height, width: in pixels, a published size (`buckets.image_size`) if possible; 240 x 426
+                if left out. Where they are no multiples of 8, frames come out cut down to one.
+            num_frames: of a clip: 1 (an image), 17 or more, or "2s" ... "32s"; 51 and multiples of
+                it were trained.
+            num_inference_steps: how often the transformer runs. guidance_scale: g in u + g (c - u);
+            CFG is on above 1. fps: what the model is told about the speed; an image has its own.
+            aesthetic_score, motion_score, camera_motion: added to prompts that do not speak of
+            them; None adds nothing. num_videos_per_prompt: rows of the same prompt follow each
+            other. generator: of the noise; one, or one per video. latents: the noise (B, C, f, h,
+            w), or a list of one per loop. prompt_embeds, negative_prompt_embeds: (B, L, D) in place
+            of texts, one row per prompt. prompt_attention_mask, negative_prompt_attention_mask: (B,
+            L), true at real tokens; None where all are. num_loops: clips, each of which goes on
+            from the one before it; the frames they share come out once. condition_frame_length: how
+            many latent frames of a clip the next one starts with. condition_frame_edit:
+            `OpenSoraCondition.edit_ratio` of these. align: what conditions' starts are aligned to;
+            see `conditions.apply_mask_strategy`. output_type: "np", "pt", "pil" or "latent".
+            return_dict: False is a tuple. callback_on_step_end: called as f(pipe, step, timestep,
+            tensors) after each step of a loop; may return other
                 tensors, and end the run by setting `pipe._interrupt`.
-            callback_on_step_end_tensor_inputs: of `latents` and `prompt_embeds`, whose first half is uncond.
+            callback_on_step_end_tensor_inputs: of `latents` and `prompt_embeds`, whose first half
+                is uncond.
             clean_caption: clean texts as in training; needs ftfy and beautifulsoup4.
             max_sequence_length: tokens of a prompt.
 
@@ -166,12 +190,22 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        height, width = buckets.image_size(*DEFAULT_SIZE) if height is None and width is None else (height, width)
-        whole = dict(height=height, width=width, num_inference_steps=num_inference_steps, num_loops=num_loops)
-        whole |= dict(num_videos_per_prompt=num_videos_per_prompt, max_sequence_length=max_sequence_length)
+        height, width = (
+            buckets.image_size(*DEFAULT_SIZE)
+            if height is None and width is None
+            else (height, width)
+        )
+        whole = dict(
+            height=height, width=width, num_inference_steps=num_inference_steps, num_loops=num_loops
+        )
+        whole |= dict(
+            num_videos_per_prompt=num_videos_per_prompt, max_sequence_length=max_sequence_length
+        )
         height, width, *_ = checks.check_numbers(whole, fps, align)
         num_frames = buckets.parse_num_frames(num_frames)
-        checks.check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        checks.check_output(
+            output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
+        )
         embeds = dict(
             prompt_embeds=prompt_embeds,
             prompt_attention_mask=prompt_attention_mask,
@@ -186,20 +220,33 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         noises = checks.check_latents(latents, shape, num_loops)
         last = dict(length=condition_frame_length, edit_ratio=condition_frame_edit)
         asked = ["video"] * (video is not None) + ["num_loops"] * (num_loops > 1)
-        shared = self._check_continuation(asked, num_frames, condition_frame_length, condition_frame_edit)
+        shared = self._check_continuation(
+            asked, num_frames, condition_frame_length, condition_frame_edit
+        )
         given = collect_conditions(image, video, conditions, number, last, shared)
         checks.check_conditions(given, shape, num_loops, self.vae.latent_frames)
 
         device = self._execution_device
         encoding = dict(clean_caption=clean_caption, max_sequence_length=max_sequence_length)
-        encoding |= dict(negative_prompt=negative_prompt, num_videos_per_prompt=num_videos_per_prompt, **embeds)
-        texts = self._encode_texts(prompt, (aesthetic_score, motion_score, camera_motion), num_loops, encoding)
+        encoding |= dict(
+            negative_prompt=negative_prompt, num_videos_per_prompt=num_videos_per_prompt, **embeds
+        )
+        texts = self._encode_texts(
+            prompt, (aesthetic_score, motion_score, camera_motion), num_loops, encoding
+        )
         given = [
-            row for row in self.encode_conditions(given, height, width, device) for _ in range(num_videos_per_prompt)
+            row
+            for row in self.encode_conditions(given, height, width, device)
+            for _ in range(num_videos_per_prompt)
         ]
         about = dict(height=height, width=width, fps=IMAGE_FPS if num_frames == 1 else fps)
-        numbers = {name: torch.full((len(texts[0][0]),), float(x), device=device) for name, x in about.items()}
-        report = functools.partial(self._report, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        numbers = {
+            name: torch.full((len(texts[0][0]),), float(x), device=device)
+            for name, x in about.items()
+        }
+        report = functools.partial(
+            self._report, callback_on_step_end, callback_on_step_end_tensor_inputs
+        )
         timesteps = dict(num_inference_steps=num_inference_steps, device=device)
         timesteps |= dict(height=height, width=width, num_frames=num_frames)
         loops = Loops(timesteps, shape, generator, noises, texts, numbers, align, last, report)
@@ -208,25 +255,40 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         if output_type == "latent":
             frames = _concatenate(parts, condition_frame_length)
         else:
-            frames = self.video_processor.postprocess_video(_concatenate(clips, shared), output_type=output_type)
+            frames = self.video_processor.postprocess_video(
+                _concatenate(clips, shared), output_type=output_type
+            )
         self.maybe_free_model_hooks()
         return OpenSoraPipelineOutput(frames=frames) if return_dict else (frames,)
 
-    def _check_prompts(self, prompt: Any, negative_prompt: Any, embeds: dict[str, Tensor | None], longest: int) -> int:
+    def _check_prompts(
+        self, prompt: Any, negative_prompt: Any, embeds: dict[str, Tensor | None], longest: int
+    ) -> int:
         encoder = self.text_encoder if self.tokenizer is not None else None
         number = checks.check_prompts(prompt, negative_prompt, embeds, longest, encoder)
-        if self.do_classifier_free_guidance and negative_prompt is None and embeds["negative_prompt_embeds"] is None:
+        if (
+            self.do_classifier_free_guidance
+            and negative_prompt is None
+            and embeds["negative_prompt_embeds"] is None
+        ):
             given = embeds["prompt_embeds"]
-            prompts.check_null_caption(longest if given is None else given.shape[1], len(self.transformer.null_caption))
+            prompts.check_null_caption(
+                longest if given is None else given.shape[1], len(self.transformer.null_caption)
+            )
         return number
 
-    def _check_continuation(self, asked: Sequence[str], num_frames: int, length: int, edit_ratio: float) -> int:
+    def _check_continuation(
+        self, asked: Sequence[str], num_frames: int, length: int, edit_ratio: float
+    ) -> int:
         """How many frames a clip has from the one before it.
 
         Args:
             asked: arguments of the call that make a clip go on from another.
         """
-        chunk, group = self.vae.config["micro_frame_size"], self.vae.latent_frames(self.vae.config["micro_frame_size"])
+        chunk, group = (
+            self.vae.config["micro_frame_size"],
+            self.vae.latent_frames(self.vae.config["micro_frame_size"]),
+        )
         for name in asked:
             checks.check_continuation(name, num_frames, length, edit_ratio, group, chunk)
         return length // group * chunk
@@ -234,16 +296,23 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
     def _encode_texts(
         self, prompt: Any, scores: tuple[Any, ...], loops: int, encoding: dict[str, Any]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Embeddings and masks of each loop, [uncond, cond] or cond; each text encoded once, before all other work."""
+        """Embeddings and masks of each loop, [uncond, cond] or cond; each text encoded once, before
+        all other work."""
         listed = [prompt] if isinstance(prompt, str) else prompt
         encoded: dict[Any, tuple[Tensor, Tensor]] = {}
         wanted = [
-            listed and tuple(prompts.append_scores(prompts.select_loop_text(one, loop), *scores) for one in listed)
+            listed
+            and tuple(
+                prompts.append_scores(prompts.select_loop_text(one, loop), *scores)
+                for one in listed
+            )
             for loop in range(loops)
         ]
         for texts in dict.fromkeys(wanted):
             cfg = self.do_classifier_free_guidance
-            embeds, mask, negative, its_mask = self.encode_prompt(texts, do_classifier_free_guidance=cfg, **encoding)
+            embeds, mask, negative, its_mask = self.encode_prompt(
+                texts, do_classifier_free_guidance=cfg, **encoding
+            )
             if negative is not None and its_mask is not None:
                 embeds, mask = torch.cat([negative, embeds]), torch.cat([its_mask, mask])
             encoded[texts] = embeds, mask
@@ -251,5 +320,8 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
 
 
 def _concatenate(parts: Sequence[Tensor], shared: int) -> Tensor:
-    """Clips (B, C, F, H, W) one after the other, without the first `shared` frames of all but the first."""
-    return torch.cat([part if i == 0 else part[:, :, shared:] for i, part in enumerate(parts)], dim=2)
+    """Clips (B, C, F, H, W) one after the other, without the first `shared` frames of all but the
+    first."""
+    return torch.cat(
+        [part if i == 0 else part[:, :, shared:] for i, part in enumerate(parts)], dim=2
+    )

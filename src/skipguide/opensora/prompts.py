@@ -20,7 +20,8 @@ logger = logging.get_logger(__name__)
 
 
 def select_loop_text(prompt: str, loop: int) -> str:
-    """The part of a prompt for one loop of a video: `|0| a red fox |2| a blue fox` is red in loops 0 and 1.
+    """The part of a prompt for one loop of a video: `|0| a red fox |2| a blue fox` is red in loops
+    0 and 1.
 
     Raises:
         ValueError: for a prompt whose loops do not begin with 0 and go up.
@@ -31,16 +32,20 @@ def select_loop_text(prompt: str, loop: int) -> str:
     starts, texts = list(map(int, pieces[::2])), pieces[1::2]
     if starts != sorted(set(starts)):
         raise ValueError(
-            f"the loops of a prompt must go up, but got {prompt!r} with {', '.join(map(str, starts))}. Write |0| first,"
-            " then the later ones."
+            f"the loops of a prompt must go up, but got {prompt!r} with"
+            f" {', '.join(map(str, starts))}. Write |0| first, then the later ones."
         )
     return [text for start, text in zip(starts, texts, strict=True) if start <= loop][-1].strip()
 
 
 def append_scores(
-    prompt: str, aesthetic_score: float | None, motion_score: float | None, camera_motion: str | None
+    prompt: str,
+    aesthetic_score: float | None,
+    motion_score: float | None,
+    camera_motion: str | None,
 ) -> str:
-    """The prompt with what training captions end in: how good it looks, how much moves, what the camera does.
+    """The prompt with what training captions end in: how good it looks, how much moves, what the
+    camera does.
 
     A score that the prompt has already stays as it is; None leaves one out.
     """
@@ -49,7 +54,11 @@ def append_scores(
         "motion score:": None if motion_score is None else f"{motion_score:.1f}",
         "camera motion:": camera_motion,
     }
-    added = [f" {title} {value}." for title, value in endings.items() if value is not None and title not in prompt]
+    added = [
+        f" {title} {value}."
+        for title, value in endings.items()
+        if value is not None and title not in prompt
+    ]
     return prompt + "".join(added)
 
 
@@ -61,13 +70,15 @@ def check_null_caption(length: int, longest: int) -> None:
     """
     if length > longest:
         raise ValueError(
-            f"prompts must have at most {longest} tokens, the length of the null caption that guidance leads away "
-            f"from, but got {length}. Pass a shorter max_sequence_length, or a negative_prompt."
+            f"prompts must have at most {longest} tokens, the length of the null caption that"
+            f" guidance leads away from, but got {length}. Pass a shorter max_sequence_length, or a"
+            " negative_prompt."
         )
 
 
 def _null_caption(transformer: Any) -> Tensor:
-    """(L, D); under sequential offloading it is there between the hook's two calls, as in a forward pass, only."""
+    """(L, D); under sequential offloading it is there between the hook's two calls, as in a forward
+    pass, only."""
     if not transformer.null_caption.is_meta:
         return transformer.null_caption
     transformer._hf_hook.pre_forward(transformer)
@@ -79,8 +90,8 @@ def _null_caption(transformer: Any) -> Tensor:
 class PromptMixin:
     """Prompts to embeddings, for the pipeline.
 
-    Cleaning is as in training, and PixArt's, which diffusers has. Without ftfy and bs4 it is a warning and lower case.
-    """
+    Cleaning is as in training, and PixArt's, which diffusers has. Without ftfy and bs4 it is a
+    warning and lower case."""
 
     tokenizer: T5Tokenizer | None
     text_encoder: T5EncoderModel | None
@@ -106,20 +117,25 @@ class PromptMixin:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Embeddings and masks of prompts and negative prompts, one row per video.
 
-        Without a negative prompt the null caption that the model has learned takes its place, as long as the prompt
-        beside it: with its mask.
+        Without a negative prompt the null caption that the model has learned takes its place, as
+        long as the prompt beside it: with its mask.
 
         Returns:
-            prompt_embeds (B, L, D), prompt_attention_mask (B, L), and the same of the negative prompts or None.
+            prompt_embeds (B, L, D), prompt_attention_mask (B, L), and the same of the negative
+            prompts or None.
         """
         place: torch.device = device or cast(Any, self)._execution_device
 
         def embed(text: Any, embeds: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
             if embeds is None:
-                texts = self._text_preprocessing([text] if isinstance(text, str) else text, clean_caption=clean_caption)
+                texts = self._text_preprocessing(
+                    [text] if isinstance(text, str) else text, clean_caption=clean_caption
+                )
                 embeds, mask = self._t5(texts, max_sequence_length, place)
             mask = torch.ones(embeds.shape[:2]) if mask is None else mask
-            embeds = embeds.to(place, self.transformer.dtype).repeat_interleave(num_videos_per_prompt, 0)
+            embeds = embeds.to(place, self.transformer.dtype).repeat_interleave(
+                num_videos_per_prompt, 0
+            )
             return embeds, mask.to(place, torch.bool).repeat_interleave(num_videos_per_prompt, 0)
 
         embeds, mask = embed(prompt, prompt_embeds, prompt_attention_mask)
@@ -131,11 +147,14 @@ class PromptMixin:
             return embeds, mask, null.expand(len(embeds), -1, -1), mask
         if isinstance(negative_prompt, str):
             negative_prompt = [negative_prompt] * (len(embeds) // num_videos_per_prompt)
-        negative, negative_mask = embed(negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
+        negative, negative_mask = embed(
+            negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask
+        )
         return embeds, mask, negative, negative_mask
 
     def _t5(self, texts: list[str], length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """T5's last hidden states (B, L, D) and the mask (B, L) of texts padded or cut to `length` tokens."""
+        """T5's last hidden states (B, L, D) and the mask (B, L) of texts padded or cut to `length`
+        tokens."""
         assert self.tokenizer is not None
         assert self.text_encoder is not None
         tokens: Any = self.tokenizer(
@@ -143,7 +162,11 @@ class PromptMixin:
         )  # fmt: skip
         whole: Any = self.tokenizer(texts, padding="longest", return_tensors="pt")
         if whole.input_ids.shape[1] > length:
-            lost = self.tokenizer.batch_decode(whole.input_ids[:, length - 1 : -1], skip_special_tokens=True)
-            logger.warning("prompts are cut to %d tokens (max_sequence_length); what is lost: %s", length, lost)
+            lost = self.tokenizer.batch_decode(
+                whole.input_ids[:, length - 1 : -1], skip_special_tokens=True
+            )
+            logger.warning(
+                "prompts are cut to %d tokens (max_sequence_length); what is lost: %s", length, lost
+            )
         mask = tokens.attention_mask.to(device)
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0], mask

@@ -12,22 +12,25 @@ FRAMES, LATENT_FRAMES = 17, 5  # a chunk of the VAE, before and after
 
 
 class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
-    """Euler steps along straight lines from noise (t = 1000) to video (t = 0), later for larger videos.
+    """Euler steps along straight lines from noise (t = 1000) to video (t = 0), later for larger
+    videos.
 
-    Source: Open-Sora 1.2, `opensora/schedulers/rf/`. A sample at timestep t is `(1 - t / 1000) video + t / 1000 noise`
-    and the model predicts the velocity `video - noise`: other flow schedulers of diffusers have the opposite sign.
+    Source: Open-Sora 1.2, `opensora/schedulers/rf/`. A sample at timestep t is `(1 - t / 1000)
+        video + t / 1000 noise`
+    and the model predicts the velocity `video - noise`: other flow schedulers of diffusers have the
+    opposite sign.
 
     Args:
-        num_train_timesteps: The timestep of pure noise.
-        use_timestep_transform: Move the timesteps towards noise for videos larger than `base_resolution` and longer
+        num_train_timesteps: The timestep of pure noise. use_timestep_transform: Move the timesteps
+        towards noise for videos larger than `base_resolution` and longer
             than `base_num_frames`; `set_timesteps` then needs their size.
-        use_discrete_timesteps: Round the timesteps (before they are transformed).
-        transform_scale: Move them by this factor more. Upstream reads it in training only, where it is 1 as well.
-        base_resolution: Pixels of a frame at which nothing is moved.
-        base_num_frames: Latent frames at which nothing is moved.
+        use_discrete_timesteps: Round the timesteps (before they are transformed). transform_scale:
+        Move them by this factor more. Upstream reads it in training only, where it is 1 as well.
+        base_resolution: Pixels of a frame at which nothing is moved. base_num_frames: Latent frames
+        at which nothing is moved.
     """
 
-    _compatibles = []  # noqa: RUF012
+    _compatibles = []
     order = 1
     init_noise_sigma = 1.0
 
@@ -78,7 +81,9 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
             ValueError: Without steps, or without a size when the timesteps depend on it.
         """
         if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, but is {num_inference_steps}.")
+            raise ValueError(
+                f"num_inference_steps must be at least 1, but is {num_inference_steps}."
+            )
         total = self.config["num_train_timesteps"]
         steps = [(1.0 - i / num_inference_steps) * total for i in range(num_inference_steps)]
         if self.config["use_discrete_timesteps"]:
@@ -91,18 +96,21 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = num_inference_steps
         self._step_index = self._begin_index = None
 
-    def _shift_sigmas(self, sigmas: Tensor, height: int | None, width: int | None, num_frames: int | None) -> Tensor:
-        """The sigmas moved towards 1 by the square roots of how many times larger and longer the video is.
+    def _shift_sigmas(
+        self, sigmas: Tensor, height: int | None, width: int | None, num_frames: int | None
+    ) -> Tensor:
+        """The sigmas moved towards 1 by the square roots of how many times larger and longer the
+        video is.
 
-        In float32 and in upstream's order of operations, so that the timesteps are upstream's to the last bit; only
-        a sigma that rounding would lift above 1 is cut. Upstream counts latent frames in whole chunks, also where the
-        VAE adds some for a remainder; videos shorter than a chunk, for which it would then divide 0 by 0, count as one
-        latent frame.
-        """
+        In float32 and in upstream's order of operations, so that the timesteps are upstream's to
+        the last bit; only a sigma that rounding would lift above 1 is cut. Upstream counts latent
+        frames in whole chunks, also where the VAE adds some for a remainder; videos shorter than a
+        chunk, for which it would then divide 0 by 0, count as one latent frame."""
         if height is None or width is None or num_frames is None:
             raise ValueError(
-                "set_timesteps needs height, width and num_frames, for larger videos are denoised at later timesteps, "
-                f"but got {height}, {width} and {num_frames}. Pass all three, or use_timestep_transform=False."
+                "set_timesteps needs height, width and num_frames, for larger videos are denoised"
+                f" at later timesteps, but got {height}, {width} and {num_frames}. Pass all three,"
+                " or use_timestep_transform=False."
             )
         latent_frames = max(num_frames // FRAMES * LATENT_FRAMES, 1)
         pixels = torch.tensor(float(height)) * torch.tensor(float(width))
@@ -116,38 +124,52 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
         return sample
 
     def step(
-        self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: Tensor | float,
+        sample: Tensor,
+        return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """One Euler step: the sample at the next timestep, computed in float32, in the dtype of `sample`.
+        """One Euler step: the sample at the next timestep, computed in float32, in the dtype of
+        `sample`.
 
         Args:
-            model_output: The velocity from noise to video, of the shape of `sample`.
-            timestep: One of `timesteps`; the first call looks up where it stands, later ones go on from there.
+            model_output: The velocity from noise to video, of the shape of `sample`. timestep: One
+            of `timesteps`; the first call looks up where it stands, later ones go on from there.
             sample: `(B, C, F, H, W)`, or any other shape.
         """
         if self.num_inference_steps is None:
             raise ValueError("step needs timesteps. Call set_timesteps first.")
         if self._step_index is None:
-            self._step_index = self._index_of(timestep) if self._begin_index is None else self._begin_index
+            self._step_index = (
+                self._index_of(timestep) if self._begin_index is None else self._begin_index
+            )
         sigma, following = self.sigmas[self._step_index], self.sigmas[self._step_index + 1]
         previous = (sample.float() + model_output.float() * (sigma - following)).to(sample.dtype)
         self._step_index += 1
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)  # type: ignore[arg-type]
 
     def _index_of(self, timestep: Tensor | float) -> int:
-        found = (self.timesteps == torch.as_tensor(timestep, device=self.timesteps.device)).nonzero()
+        found = (
+            self.timesteps == torch.as_tensor(timestep, device=self.timesteps.device)
+        ).nonzero()
         if len(found) == 0:
-            raise ValueError(f"timestep must be one of scheduler.timesteps, but is {float(timestep)}.")
+            raise ValueError(
+                f"timestep must be one of scheduler.timesteps, but is {float(timestep)}."
+            )
         return int(found[0])
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """`(1 - t / 1000) original + t / 1000 noise`, for timesteps `(B,)` or one for all rows."""
-        clean = 1 - timesteps.to(original_samples.device).float() / self.config["num_train_timesteps"]
+        clean = (
+            1 - timesteps.to(original_samples.device).float() / self.config["num_train_timesteps"]
+        )
         clean = clean.reshape(-1, *(1,) * (original_samples.ndim - 1))
         return (clean * original_samples + (1 - clean) * noise).to(original_samples.dtype)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """`add_noise` under the name and with the order of arguments of diffusers' flow schedulers."""
+        """`add_noise` under the name and with the order of arguments of diffusers' flow
+        schedulers."""
         return self.add_noise(sample, noise, timestep)
 
     def __len__(self) -> int:

@@ -1,9 +1,10 @@
-"""From records to numbers with 95 % intervals, and to differences between rows on the same prompts and noise.
+"""From records to numbers with 95 % intervals, and to differences between rows on the same prompts
+and noise.
 
-Means: bootstrap over prompts, with the same draws for all rows. Numbers of whole sets (Frechet, Vendi, Inception
-Score): the jackknife of `metrics.intervals` over prompts, for a bootstrap draws clips twice, which biases them. The
-interval of a difference is that of the difference itself: both rows lose, or get, the same prompts.
-"""
+Means: bootstrap over prompts, with the same draws for all rows. Numbers of whole sets (Frechet,
+Vendi, Inception Score): the jackknife of `metrics.intervals` over prompts, for a bootstrap draws
+clips twice, which biases them. The interval of a difference is that of the difference itself: both
+rows lose, or get, the same prompts."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ FEW_CLIPS = 256  # clips: Frechet distances of fewer depend on their number most
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its 95 % interval (None where there are too few clips for one), and of how many clips it is."""
+    """A number, its 95 % interval (None where there are too few clips for one), and of how many
+    clips it is."""
 
     value: float
     low: float | None
@@ -63,13 +65,17 @@ class Measure:
     per_set: Callable[[Clips, Moments], float] | None = None
 
 
-# --- what is measured -------------------------------------------------------------------------------------------------
+# --- what is measured -----------------------------------------------------------------------------
 
 
 def words_read_right(clips: Clips, model: str) -> dict[str, Tensor]:
-    """Whether the judge reads each word as the prompt has it, `(N,)` per word; those too that a prompt leaves open."""
+    """Whether the judge reads each word as the prompt has it, `(N,)` per word; those too that a
+    prompt leaves open."""
     scenes = models.pool(model).scenes[clips.numbers]
-    return {name: part.argmax(1) == getattr(scenes, name) for name, part in _split_heads(clips.logits).items()}
+    return {
+        name: part.argmax(1) == getattr(scenes, name)
+        for name, part in _split_heads(clips.logits).items()
+    }
 
 
 def _split_heads(logits: Tensor) -> dict[str, Tensor]:
@@ -97,9 +103,13 @@ def _reading_column(name: str) -> Callable[[Clips, str], Tensor]:
 
 
 def _inception_value(clips: Clips, _: Moments) -> float:
-    shape, colour, motion = (part.double().softmax(1) for part in _split_heads(clips.logits).values())
+    shape, colour, motion = (
+        part.double().softmax(1) for part in _split_heads(clips.logits).values()
+    )
     return inception_score(
-        Predictions.from_probabilities(torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1))
+        Predictions.from_probabilities(
+            torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1)
+        )
     )
 
 
@@ -107,7 +117,10 @@ MEASURES = {
     "right": Measure("prompt read right", 1, 3, _prompt_read_right),
     "likelihood": Measure("log likelihood of a word", 1, 3, _word_likelihood),
     "frechet": Measure(
-        "Frechet", -1, 1, per_set=lambda clips, ref: frechet_distance(Moments.from_features(clips.features), ref)
+        "Frechet",
+        -1,
+        1,
+        per_set=lambda clips, ref: frechet_distance(Moments.from_features(clips.features), ref),
     ),
     "inception": Measure("Inception", 1, 1, per_set=_inception_value),
     "vendi": Measure("Vendi", 1, 2, per_set=lambda clips, _: vendi_score(clips.features)),
@@ -117,7 +130,7 @@ MEASURES = {
 }
 
 
-# --- estimates --------------------------------------------------------------------------------------------------------
+# --- estimates ------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=8)
@@ -136,12 +149,15 @@ def mean(values: Tensor) -> Estimate:
 def share_or_mean(values: Tensor) -> Estimate:
     """As `mean`; of a share that is 0 or 1, in which nothing varies, with Wilson's interval."""
     if values[0] in (0, 1) and (values == values[0]).all():
-        return Estimate(values[0].item(), *jackknife.wilson(int(values.sum()), len(values)), len(values))
+        return Estimate(
+            values[0].item(), *jackknife.wilson(int(values.sum()), len(values)), len(values)
+        )
     return mean(values)
 
 
 def mean_difference(values: Tensor, others: Tensor) -> Estimate:
-    """As `mean`, of values less those of the same prompts; of shares of which none differs, with Wilson's interval."""
+    """As `mean`, of values less those of the same prompts; of shares of which none differs, with
+    Wilson's interval."""
     found = values - others
     if not found.any() and bool(((values == 0) | (values == 1)).all()):
         most = jackknife.wilson(0, len(values))[1]
@@ -150,7 +166,8 @@ def mean_difference(values: Tensor, others: Tensor) -> Estimate:
 
 
 def jackknife_estimate(statistic: Callable[[Tensor], float], numbers: Tensor) -> Estimate:
-    """A statistic of the clips at some positions, with its jackknife interval over their prompts."""
+    """A statistic of the clips at some positions, with its jackknife interval over their
+    prompts."""
 
     def value(kept: Tensor) -> Tensor:
         return torch.tensor([statistic(kept)], dtype=torch.float64)
@@ -166,11 +183,17 @@ class Results:
     """What clips of one model say.
 
     Args:
-        clips: by the names of their rows.
-        reference: features of real clips of other scenes, without which there are no Frechet distances.
+        clips: by the names of their rows. reference: features of real clips of other scenes,
+        without which there are no Frechet distances.
     """
 
-    def __init__(self, model: str, place: records.RecordFolder, clips: dict[str, Clips], reference: Moments | None):
+    def __init__(
+        self,
+        model: str,
+        place: records.RecordFolder,
+        clips: dict[str, Clips],
+        reference: Moments | None,
+    ):
         self.model, self.place, self.clips, self._reference = model, place, clips, reference
         self._known: dict[tuple[str, ...], Estimate] = {}
         self._parts: dict[tuple[tuple[str, ...], int], Results] = {}
@@ -179,21 +202,31 @@ class Results:
     def load(cls, model: str, place: records.RecordFolder, clips: int) -> Results:
         """All that has been recorded, of the first prompts."""
         wanted = experiments.requested_rows(model)
-        found = {one.row.name: records.load_clips(place, one.row, one.clips_requested(clips)) for one in wanted}
+        found = {
+            one.row.name: records.load_clips(place, one.row, one.clips_requested(clips))
+            for one in wanted
+        }
         reference = found.pop(REFERENCE.name)
         moments = None if reference is None else Moments.from_features(reference.features)
-        return cls(model, place, {name: row for name, row in found.items() if row is not None}, moments)
+        return cls(
+            model, place, {name: row for name, row in found.items() if row is not None}, moments
+        )
 
     def restrict_to(self, rows: Sequence[Row], first: int = 0) -> Results:
-        """These rows, on the prompts that all of them have: numbers of sets depend on how many clips they are of.
+        """These rows, on the prompts that all of them have: numbers of sets depend on how many
+        clips they are of.
 
         Args:
             first: number of the first prompt that counts.
         """
         names = tuple(row.name for row in rows if row.name in self.clips)
         if (names, first) not in self._parts:
-            shared = records.restrict_to_common([self.clips[name] for name in names]) if names else []
-            pairs = zip(names, (clips.take(clips.numbers >= first) for clips in shared), strict=True)
+            shared = (
+                records.restrict_to_common([self.clips[name] for name in names]) if names else []
+            )
+            pairs = zip(
+                names, (clips.take(clips.numbers >= first) for clips in shared), strict=True
+            )
             clips = {name: clips for name, clips in pairs if len(clips)}
             self._parts[names, first] = Results(self.model, self.place, clips, self._reference)
         return self._parts[names, first]
@@ -211,8 +244,8 @@ class Results:
         """
         if self._reference is None:
             raise ValueError(
-                f"Frechet distances need the reference of {self.model}, but {self.place.folder} has none. Run "
-                "skipguide paper run --rows reference."
+                f"Frechet distances need the reference of {self.model}, but {self.place.folder} has"
+                " none. Run skipguide paper run --rows reference."
             )
         return self._reference
 
@@ -224,7 +257,11 @@ class Results:
     def estimate(self, row: Row, name: str) -> Estimate | None:
         """A measure of a row; None if there are no clips of it."""
         clips = self.clips_of(row)
-        return None if clips is None else self._cached_estimate((row.name, name), [clips], MEASURES[name])
+        return (
+            None
+            if clips is None
+            else self._cached_estimate((row.name, name), [clips], MEASURES[name])
+        )
 
     def difference(self, row: Row, base: Row, name: str) -> Estimate | None:
         """A measure of a row less that of another, on the prompts that both have."""
@@ -232,15 +269,23 @@ class Results:
         if pair[0] is None or pair[1] is None:
             return None
         both = records.restrict_to_common(clips for clips in pair if clips is not None)
-        return self._cached_estimate((row.name, base.name, name), both, MEASURES[name]) if len(both[0]) else None
+        return (
+            self._cached_estimate((row.name, base.name, name), both, MEASURES[name])
+            if len(both[0])
+            else None
+        )
 
-    def _cached_estimate(self, key: tuple[str, ...], sets: list[Clips], measure: Measure) -> Estimate:
+    def _cached_estimate(
+        self, key: tuple[str, ...], sets: list[Clips], measure: Measure
+    ) -> Estimate:
         """Of one set of clips, or of the difference between two of the same prompts."""
         if key not in self._known:
             if measure.per_clip is not None:
                 values = [measure.per_clip(clips, self.model) for clips in sets]
                 self._known[key] = (
-                    mean_difference(values[0], values[1]) if len(values) > 1 else share_or_mean(values[0])
+                    mean_difference(values[0], values[1])
+                    if len(values) > 1
+                    else share_or_mean(values[0])
                 )
             else:
                 self._known[key] = jackknife_estimate(
@@ -254,7 +299,8 @@ class Results:
         return found[0] - found[1] if len(found) > 1 else found[0]
 
     def seconds(self, row: Row) -> float | None:
-        """CPU seconds per clip, of a run on a GPU those of the clock: the median over the chunks, under any load."""
+        """CPU seconds per clip, of a run on a GPU those of the clock: the median over the chunks,
+        under any load."""
         clips = self.clips_of(row)
         return None if clips is None else statistics.median(_seconds_per_clip(clips))
 

@@ -1,4 +1,5 @@
-"""What guidance costs: CFG, STG, and STG with a full weak pass, in turn in one process, under the same load."""
+"""What guidance costs: CFG, STG, and STG with a full weak pass, in turn in one process, under the
+same load."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def cost_path(place: RecordFolder) -> Path:
 def measure(
     place: RecordFolder, generator: ClipGenerator, rows: Sequence[Row], rounds: int = ROUNDS
 ) -> Iterator[training_loop.Progress]:
-    """Time one chunk of each row in every round; nothing is kept of a measurement that was stopped."""
+    """Time one chunk of each row in every round; nothing is kept of a measurement that was
+    stopped."""
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for done in range(rounds + 1):
         for row in rows:
@@ -59,13 +61,19 @@ def measure(
             if done:
                 seconds[row.name].append(taken.seconds_on(generator.pipe.device.type))
         yield training_loop.Progress(done, rounds, {}, 0.0)
-    found = {row.name: {"passes": generator.passes(row), "seconds": seconds[row.name]} for row in rows}
+    found = {
+        row.name: {"passes": generator.passes(row), "seconds": seconds[row.name]} for row in rows
+    }
     place.folder.mkdir(parents=True, exist_ok=True)
     with training_loop.atomic_path(cost_path(place)) as part:
-        part.write_text(json.dumps({"torch": torch.__version__, "rows": found}, indent=1), encoding="utf-8")
+        part.write_text(
+            json.dumps({"torch": torch.__version__, "rows": found}, indent=1), encoding="utf-8"
+        )
 
 
-def time_clips(generator: ClipGenerator, row: Row, numbers: Sequence[int]) -> tuple[torch.Tensor, Cost]:
+def time_clips(
+    generator: ClipGenerator, row: Row, numbers: Sequence[int]
+) -> tuple[torch.Tensor, Cost]:
     """The clips of a row for some prompts, and what each of them took."""
     clock, cpu = time.perf_counter(), time.process_time()
     frames = generator.clips(row, numbers)

@@ -1,7 +1,7 @@
 """The experiments as data: which rows each model has for each table and figure of the paper.
 
-A study holds what differs between the models; `experiments` makes the rows of it. To add a row, write it here.
-"""
+A study holds what differs between the models; `experiments` makes the rows of it. To add a row,
+write it here."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ class Study:
     """A model's part of the experiments.
 
     Args:
-        guidance_scale: g of the tables, the model's own.
-        low: g where Figure 4's lines begin: the paper's begin where there is quality to gain.
-        layer: the one that stands for the paper's layer of this model.
-        layers: all of them, for the layer map.
-        stg: what Tables 1 and 2 have: "residual", "attention", or "axes", a term for space and one for time.
-        axes: whether attention is divided into space and time, so that there is a Table 4.
-        instead: layers and skips of STG in the place of CFG, where the layer map without CFG shows a gain.
-        elsewhere: rows beside CFG that are at the paper's place in the network and not at `layer`.
-        lines, cells: clips at most of a row of Figure 4 and of the layer map.
+        guidance_scale: g of the tables, the model's own. low: g where Figure 4's lines begin: the
+        paper's begin where there is quality to gain. layer: the one that stands for the paper's
+        layer of this model. layers: all of them, for the layer map. stg: what Tables 1 and 2 have:
+        "residual", "attention", or "axes", a term for space and one for time. axes: whether
+        attention is divided into space and time, so that there is a Table 4. instead: layers and
+        skips of STG in the place of CFG, where the layer map without CFG shows a gain. elsewhere:
+        rows beside CFG that are at the paper's place in the network and not at `layer`. lines,
+        cells: clips at most of a row of Figure 4 and of the layer map.
     """
 
     guidance_scale: float
@@ -52,19 +51,28 @@ STG_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 CFG_REPLACEMENT_SCALES = (1.0, 2.0, 4.0)  # of matched length
 SELECTION_CLIPS = 128  # prompts
 FIGURE3_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of Figure 3
-RESIDUAL, ATTENTION, SPATIAL, TEMPORAL = 1.0, 2.0, 2.0, 0.5  # the paper's scales; the last is its code's for SVD
-RESCALE = 0.7  # phi of its code for SVD; a row of its own, for it moves clips more than a weak push does
+RESIDUAL, ATTENTION, SPATIAL, TEMPORAL = (
+    1.0,
+    2.0,
+    2.0,
+    0.5,
+)  # the paper's scales; the last is its code's for SVD
+RESCALE = (
+    0.7  # phi of its code for SVD; a row of its own, for it moves clips more than a weak push does
+)
 
 
 def _axis_terms(layer: Layer) -> tuple[STG, STG]:
     spatial, temporal = (
-        STG((layer,), scale, "attention", axis=axis) for axis, scale in (("spatial", SPATIAL), ("temporal", TEMPORAL))
+        STG((layer,), scale, "attention", axis=axis)
+        for axis, scale in (("spatial", SPATIAL), ("temporal", TEMPORAL))
     )
     return spatial, temporal
 
 
 def _svd_middle_rows() -> tuple[Row, ...]:
-    """up:0, as in the paper: at 8 x 8 latents the layers in the middle do next to nothing, and skipping them less."""
+    """up:0, as in the paper: at 8 x 8 latents the layers in the middle do next to nothing, and
+    skipping them less."""
     row = Row(svd.GUIDANCE_SCALE, _axis_terms("up:0"))
     return row, replace(row, rescale=RESCALE)
 
@@ -111,17 +119,44 @@ def experiments(model: str) -> tuple[Experiment, ...]:
         Experiment("reference", "Real clips", (Row(source="reference"),), whole=True),
         Experiment("ceiling", "Ceiling", (Row(source="real"), Row(source="autoencoder"))),
         Experiment("tables-1-2", "Tables 1 and 2: CFG against STG", (cfg, paper)),
-        Experiment("table-3", "Table 3: STG-R against STG-A", (cfg, *_residual_and_attention(study, cfg))),
-        Experiment("table-4", "Table 4: in space, in time, and Eq. 21", _axis_rows(study, cfg)),
-        Experiment("instead", "STG in the place of CFG", _cfg_replacement_rows(study, cfg), first=SELECTION_CLIPS),
-        Experiment("elsewhere", "The paper's place in the network", (cfg, *study.other_place_rows), most=256),
-        Experiment("figure-4-cfg", "Figure 4: along the CFG scale", _cfg_scale_rows(study), study.lines),
-        Experiment("figure-4-stg", "Figure 4: along the STG scale", _scale_rows(Row(study.low), paper), study.lines),
         Experiment(
-            "figure-4-stg-high", "Along the STG scale, from the model's own CFG", _scale_rows(cfg, paper), study.lines
+            "table-3", "Table 3: STG-R against STG-A", (cfg, *_residual_and_attention(study, cfg))
+        ),
+        Experiment("table-4", "Table 4: in space, in time, and Eq. 21", _axis_rows(study, cfg)),
+        Experiment(
+            "instead",
+            "STG in the place of CFG",
+            _cfg_replacement_rows(study, cfg),
+            first=SELECTION_CLIPS,
+        ),
+        Experiment(
+            "elsewhere",
+            "The paper's place in the network",
+            (cfg, *study.other_place_rows),
+            most=256,
+        ),
+        Experiment(
+            "figure-4-cfg", "Figure 4: along the CFG scale", _cfg_scale_rows(study), study.lines
+        ),
+        Experiment(
+            "figure-4-stg",
+            "Figure 4: along the STG scale",
+            _scale_rows(Row(study.low), paper),
+            study.lines,
+        ),
+        Experiment(
+            "figure-4-stg-high",
+            "Along the STG scale, from the model's own CFG",
+            _scale_rows(cfg, paper),
+            study.lines,
         ),
         Experiment("map", "The layer map", _layer_map_rows(study, cfg), study.cells),
-        Experiment("map-without-cfg", "The layer map without CFG", _layer_map_rows(study, Row(1.0)), study.cells),
+        Experiment(
+            "map-without-cfg",
+            "The layer map without CFG",
+            _layer_map_rows(study, Row(1.0)),
+            study.cells,
+        ),
     ]
     return tuple(experiment for experiment in found if len(experiment.rows) > 1 or experiment.whole)
 
@@ -190,7 +225,9 @@ def _with_scale(row: Row, scale: float) -> Row:
         return Row(row.guidance_scale)
     first = row.terms[0].scale
     assert isinstance(first, float)
-    return replace(row, terms=tuple(replace(term, scale=term.scale * scale / first) for term in row.terms))  # type: ignore[operator]
+    return replace(
+        row, terms=tuple(replace(term, scale=term.scale * scale / first) for term in row.terms)
+    )  # type: ignore[operator]
 
 
 def _layer_map_rows(study: Study, start: Row) -> tuple[Row, ...]:

@@ -1,13 +1,14 @@
 """Figure 2's claim: are the errors of the strong and the weak model aligned?
 
-On real clips, where the error of a prediction is known: e = c - target, with the target that the model was trained
-for. STG moves c by s (c - p). That lessens the error where e and c - p have a negative product: for small s the squared
-error changes by 2 s <e, c - p>. CFG moves c along c - u, and is measured beside it. All in the space of the prediction,
-which differs from that of the clean clip by a factor for each clip, and no cosine sees that.
+On real clips, where the error of a prediction is known: e = c - target, with the target that the
+model was trained for. STG moves c by s (c - p). That lessens the error where e and c - p have a
+negative product: for small s the squared error changes by 2 s <e, c - p>. CFG moves c along c - u,
+and is measured beside it. All in the space of the prediction, which differs from that of the clean
+clip by a factor for each clip, and no cosine sees that.
 
-A target holds noise that nobody can predict, and e with it. That part has a mean product of zero with every function of
-the input, so means of products are right, while cosines come out nearer to 0 than with the systematic error alone.
-"""
+A target holds noise that nobody can predict, and e with it. That part has a mean product of zero
+with every function of the input, so means of products are right, while cosines come out nearer to 0
+than with the systematic error alone."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ Tensor = torch.Tensor
 COLUMNS = ("cosine", "product", "push", "error", "both")
 UNCOND = ("uncond", "")  # in the place of a skip and its layer: the direction of CFG
 CLIPS = 256
-SEED = models.OTHER_SEED + models.POOL  # of the noise; the clips are those that are asked for elsewhere
+SEED = (
+    models.OTHER_SEED + models.POOL
+)  # of the noise; the clips are those that are asked for elsewhere
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ class Alignment:
     """What was measured.
 
     Args:
-        directions: (skip, layer), the last being CFG's.
-        values: (directions, levels, clips, COLUMNS), float64: the cosine of e and d = c - p; <e, d>; |d|^2; |e|^2; the
+        directions: (skip, layer), the last being CFG's. values: (directions, levels, clips,
+        COLUMNS), float64: the cosine of e and d = c - p; <e, d>; |d|^2; |e|^2; the
             cosine of the errors of c and of p.
     """
 
@@ -125,11 +128,16 @@ def load(place: RecordFolder, clips: int = CLIPS) -> Alignment | None:
                 found.append(file.get_tensor("values"))
     if not found:
         return None
-    return Alignment(tuple(map(tuple, metadata["directions"])), tuple(metadata["levels"]), torch.cat(found, 2))
+    return Alignment(
+        tuple(map(tuple, metadata["directions"])), tuple(metadata["levels"]), torch.cat(found, 2)
+    )
 
 
-def measure(place: RecordFolder, generator: ClipGenerator, clips: int = CLIPS) -> Iterator[training_loop.Progress]:
-    """Measure on the first prompts' real clips what has not been: every layer with both skips, at every level.
+def measure(
+    place: RecordFolder, generator: ClipGenerator, clips: int = CLIPS
+) -> Iterator[training_loop.Progress]:
+    """Measure on the first prompts' real clips what has not been: every layer with both skips, at
+    every level.
 
     Args:
         clips: a multiple of CHUNK.
@@ -137,14 +145,25 @@ def measure(place: RecordFolder, generator: ClipGenerator, clips: int = CLIPS) -
     from safetensors.torch import save_file
 
     model = generator.model.name
-    directions = [(skip, str(layer)) for skip in experiments.SKIPS for layer in experiments.STUDIES[model].layers]
-    metadata = {"directions": json.dumps([*directions, UNCOND]), "levels": json.dumps(NOISING_SCHEMES[model].levels)}
+    directions = [
+        (skip, str(layer))
+        for skip in experiments.SKIPS
+        for layer in experiments.STUDIES[model].layers
+    ]
+    metadata = {
+        "directions": json.dumps([*directions, UNCOND]),
+        "levels": json.dumps(NOISING_SCHEMES[model].levels),
+    }
     for start in range(0, clips, models.CHUNK):
         path = _chunk_path(place, start)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with training_loop.atomic_path(path) as part:
-                save_file({"values": _measure_chunk(generator, range(start, start + models.CHUNK))}, part, metadata)
+                save_file(
+                    {"values": _measure_chunk(generator, range(start, start + models.CHUNK))},
+                    part,
+                    metadata,
+                )
         yield training_loop.Progress(start + models.CHUNK, clips, {}, 0.0)
 
 
@@ -163,8 +182,12 @@ def _measure_chunk(generator: ClipGenerator, numbers: Sequence[int]) -> Tensor:
 def _measure_call(generator: ClipGenerator, branch: GuidedDenoiser, call: PipelineCall) -> Tensor:
     """As `_measure_chunk`, of clips that are made together."""
     way = NOISING_SCHEMES[generator.model.name]
-    latents = way.encode(generator.pipe, generator.pool.subset(call.numbers).render_real(generator.model.kind.frames))
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(SEED + call.numbers[0])).to(latents)
+    latents = way.encode(
+        generator.pipe, generator.pool.subset(call.numbers).render_real(generator.model.kind.frames)
+    )
+    noise = torch.randn(
+        latents.shape, generator=torch.Generator().manual_seed(SEED + call.numbers[0])
+    ).to(latents)
     halves = _capture_inputs(generator, branch, call)
     levels = []
     for level in way.levels:
@@ -202,16 +225,23 @@ def _capture_inputs(
         hook.remove()
     batched = branch.family.batched_inputs
     return tuple(  # type: ignore[return-value]
-        {name: patching.select_half(half, value) if name in batched else value for name, value in calls[0].items()}
+        {
+            name: patching.select_half(half, value) if name in batched else value
+            for name, value in calls[0].items()
+        }
         for half in (patching.COND, patching.UNCOND)
     )
 
 
 def _noisy_inputs(half: dict[str, Any], x: Tensor, t: Tensor) -> dict[str, Tensor]:
-    """The inputs that change with the noise: the sample, behind which SVD has its first frame, and the time."""
+    """The inputs that change with the noise: the sample, behind which SVD has its first frame, and
+    the time."""
     name, channel = ("sample", 2) if "sample" in half else ("hidden_states", 1)
     behind = half[name].shape[channel] - x.shape[channel]
-    return {name: torch.cat([x, half[name].narrow(channel, x.shape[channel], behind)], channel), "timestep": t}
+    return {
+        name: torch.cat([x, half[name].narrow(channel, x.shape[channel], behind)], channel),
+        "timestep": t,
+    }
 
 
 def _predict(branch: GuidedDenoiser, inputs: dict[str, Any], target: Tensor) -> Tensor:
@@ -226,4 +256,6 @@ def _compare(c: Tensor, p: Tensor, target: Tensor) -> Tensor:
     e, d, weak = ((a - b).flatten(1).double() for a, b in ((c, target), (c, p), (p, target)))
     product, push, error = (e * d).sum(1), d.square().sum(1), e.square().sum(1)
     both = (e * weak).sum(1) / (error * weak.square().sum(1)).sqrt()
-    return torch.stack([product / (error * push).sqrt().clamp_min(1e-300), product, push, error, both], 1)
+    return torch.stack(
+        [product / (error * push).sqrt().clamp_min(1e-300), product, push, error, both], 1
+    )

@@ -1,4 +1,5 @@
-"""What is read off every clip: the judge's words and features, how much moves, how steady and how sharp it is."""
+"""What is read off every clip: the judge's words and features, how much moves, how steady and how
+sharp it is."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from skipguide.lab import judge, world
 
 Tensor = torch.Tensor
 BORDER = 6  # pixels around the frame, in which the object is never for most of the time
-EDGE_RANGE = (0.3, 0.7)  # an object's outline lies within these shares of its colour: stripes of a background are below
+EDGE_RANGE = (
+    0.3,
+    0.7,
+)  # an object's outline lies within these shares of its colour: stripes of a background are below
 VALUES = ("motion_amount", "flicker", "sharpness")
 
 
@@ -32,7 +36,9 @@ def read_clips(reader: judge.Judge, scenes: world.Scenes, frames: Tensor) -> Rea
         found, vectors = reader(part)
         logits.append(torch.cat([found[name] for name in judge.HEADS], 1))
         features.append(vectors)
-    return Reading(torch.cat(features).cpu(), torch.cat(logits).cpu(), measure_clips(scenes, frames).cpu())
+    return Reading(
+        torch.cat(features).cpu(), torch.cat(logits).cpu(), measure_clips(scenes, frames).cpu()
+    )
 
 
 def stretch_for_judge(frames: Tensor) -> Tensor:
@@ -45,21 +51,24 @@ def stretch_for_judge(frames: Tensor) -> Tensor:
 def measure_clips(scenes: world.Scenes, frames: Tensor) -> Tensor:
     """`(N, 3)`, of clips as for `read_clips`.
 
-    Motion amount as `world.amount_of_motion` defines it: how far the outline moves, in half frames. Flicker: mean
-    change from frame to frame where the object is not, in parts of the range of pixels; it should be 0. Sharpness: how
-    fast the object's colour changes across its outline, per pixel; real clips have about 0.4.
-    """
+    Motion amount as `world.amount_of_motion` defines it: how far the outline moves, in half frames.
+    Flicker: mean change from frame to frame where the object is not, in parts of the range of
+    pixels; it should be 0. Sharpness: how fast the object's colour changes across its outline, per
+    pixel; real clips have about 0.4."""
     alpha = coverage(scenes, frames)
     low, high = EDGE_RANGE
     masks = ((alpha - low) / (high - low)).clamp(0, 1)
-    return torch.stack([world.amount_of_motion(masks), _flicker(frames, masks), _sharpness(alpha.clamp(0, 1))], 1)
+    return torch.stack(
+        [world.amount_of_motion(masks), _flicker(frames, masks), _sharpness(alpha.clamp(0, 1))], 1
+    )
 
 
 def coverage(scenes: world.Scenes, frames: Tensor) -> Tensor:
-    """How much of its object's colour each pixel has, `(N, F, H, W)`: 0 is the backdrop, 1 the object.
+    """How much of its object's colour each pixel has, `(N, F, H, W)`: 0 is the backdrop, 1 the
+    object.
 
-    The prompt does not say where stripes lie or how a colour is shaded, so the backdrop is the median of the border.
-    """
+    The prompt does not say where stripes lie or how a colour is shaded, so the backdrop is the
+    median of the border."""
     edge = torch.ones(frames.shape[3:], dtype=torch.bool, device=frames.device)
     edge[BORDER:-BORDER, BORDER:-BORDER] = False
     backdrop = frames[..., edge].flatten(2).median(2).values
@@ -78,6 +87,7 @@ def _flicker(frames: Tensor, masks: Tensor) -> Tensor:
 
 
 def _sharpness(alpha: Tensor) -> Tensor:
-    """Mean slope where there is one, weighted by itself: of a ramp over w pixels 1 / w, however long the outline."""
+    """Mean slope where there is one, weighted by itself: of a ramp over w pixels 1 / w, however
+    long the outline."""
     slope = torch.stack(torch.gradient(alpha, dim=(2, 3))).square().sum(0).sqrt()
     return slope.square().sum((1, 2, 3)) / slope.sum((1, 2, 3)).clamp_min(1e-6)

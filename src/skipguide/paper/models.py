@@ -1,4 +1,5 @@
-"""The three lab models: what their prompts are, how they make clips of them, where their weights are."""
+"""The three lab models: what their prompts are, how they make clips of them, where their weights
+are."""
 
 from __future__ import annotations
 
@@ -53,13 +54,16 @@ MODELS = {
 
 
 def find_weights(name: str, given: Path | None = None) -> Path | None:
-    """The folder of a model in diffusers' layout: the one given, or the packaged one; None if there is none yet.
+    """The folder of a model in diffusers' layout: the one given, or the packaged one; None if there
+    is none yet.
 
     Raises:
         ValueError: for an unknown model, or a folder that is no pipeline.
     """
     if name not in MODELS:
-        raise ValueError(f"a model must be one of {', '.join(MODELS)}, but got {name!r}. Write one of them.")
+        raise ValueError(
+            f"a model must be one of {', '.join(MODELS)}, but got {name!r}. Write one of them."
+        )
     if given is not None:
         return run.local_folder(str(given))
     return packaged.packaged_path(name) if name in packaged.NAMES else None
@@ -67,16 +71,18 @@ def find_weights(name: str, given: Path | None = None) -> Path | None:
 
 @functools.cache
 def weights_version(folder: Path) -> str:
-    """Eight digits that change with the weights: clips of two trainings must not meet in one row."""
+    """Eight digits that change with the weights: clips of two trainings must not meet in one
+    row."""
     return record.hash_weights(folder)[:8]
 
 
-# --- prompts ----------------------------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The scenes that are asked for. `spans` is the part of its path that an object covers; None is all of it."""
+    """The scenes that are asked for. `spans` is the part of its path that an object covers; None is
+    all of it."""
 
     scenes: world.Scenes
     spans: Tensor | None
@@ -105,7 +111,7 @@ def pool(name: str, seed: int = SEED) -> Pool:
     return Pool(scenes, spans, world.captions(scenes, seed))
 
 
-# --- clips ------------------------------------------------------------------------------------------------------------
+# --- clips ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,9 @@ class PipelineCall:
 class ClipGenerator:
     """A pipeline on its device, which makes the clips of rows."""
 
-    def __init__(self, name: str, folder: Path, device: str, steps: int | None = None, dtype: str = DTYPE):
+    def __init__(
+        self, name: str, folder: Path, device: str, steps: int | None = None, dtype: str = DTYPE
+    ):
         self.model, self.pool = MODELS[name], pool(name)
         self.pipe = run.load_pipeline(str(folder), dtype, device)
         self.steps = steps or self.model.steps
@@ -138,7 +146,8 @@ class ClipGenerator:
     def clips(self, row: Row, numbers: Sequence[int]) -> Tensor:
         """Those of some prompts, whole chunks of them, `(B, 3, F, H, W)` in [-1, 1].
 
-        The noise of a clip depends on its number alone and is drawn on the CPU: rows and devices share it.
+        The noise of a clip depends on its number alone and is drawn on the CPU: rows and devices
+            share it.
         """
         frames = self.model.kind.frames
         if row.source == "reference":
@@ -151,7 +160,9 @@ class ClipGenerator:
             for call in self.calls(row, numbers):
                 made.update(zip(call.numbers, self.run_call(call), strict=True))
         plain = 1.0 + (row.guidance_scale > 1)
-        self._passes.setdefault(row.name, functools.cache(lambda: handle.passes_per_step if handle else plain))
+        self._passes.setdefault(
+            row.name, functools.cache(lambda: handle.passes_per_step if handle else plain)
+        )
         return torch.stack([made[n] for n in numbers])
 
     def passes(self, row: Row) -> float:
@@ -174,10 +185,13 @@ class ClipGenerator:
     def _reconstruct(self, real: Tensor) -> Tensor:
         kind, vae = self.model.kind, self.pipe.vae
         parts = (part.to(vae.device, vae.dtype) for part in real.split(16))
-        return torch.cat([kind.decode(vae, kind.encode(vae, part).mean, part.shape[2]).float() for part in parts])
+        return torch.cat(
+            [kind.decode(vae, kind.encode(vae, part).mean, part.shape[2]).float() for part in parts]
+        )
 
     def calls(self, row: Row, numbers: Sequence[int]) -> Iterator[PipelineCall]:
-        """What to call the pipeline with for some prompts: once, or for each of their motion buckets."""
+        """What to call the pipeline with for some prompts: once, or for each of their motion
+        buckets."""
         if self.model.call is not None:
             options = dict(guidance_scale=row.guidance_scale, **self.model.call)
             yield PipelineCall(numbers, self.pool.subset(numbers).captions, options)
@@ -187,7 +201,9 @@ class ClipGenerator:
         for together, bucket in group_by_bucket(self.pool, numbers):
             first = self.pool.subset(together).render_real(2)[:, :, 0]
             images = VaeImageProcessor.numpy_to_pil(((first + 1) / 2).permute(0, 2, 3, 1).numpy())
-            options = dict(num_frames=svd.FRAMES, fps=svd.USUAL_FPS, max_guidance_scale=row.guidance_scale)
+            options = dict(
+                num_frames=svd.FRAMES, fps=svd.USUAL_FPS, max_guidance_scale=row.guidance_scale
+            )
             yield PipelineCall(together, images, dict(**options, motion_bucket_id=bucket))
 
     def run_call(self, call: PipelineCall) -> Tensor:
@@ -196,15 +212,23 @@ class ClipGenerator:
         size = dict.fromkeys(("height", "width"), world.FRAME_SIZE)
         with ignore_cpu_autocast_warning():
             made = self.pipe(
-                call.first, **size, num_inference_steps=self.steps, generator=noise, output_type="pt", **call.options
+                call.first,
+                **size,
+                num_inference_steps=self.steps,
+                generator=noise,
+                output_type="pt",
+                **call.options,
             )
         return made.frames.float().transpose(1, 2) * 2 - 1
 
 
 def group_by_bucket(prompts: Pool, numbers: Sequence[int]) -> Iterator[tuple[list[int], int]]:
-    """Clips that share a motion bucket, and which: of each chunk, in the order of their motion, so many together."""
+    """Clips that share a motion bucket, and which: of each chunk, in the order of their motion, so
+    many together."""
     for start in range(0, len(numbers), CHUNK):
         chunk = numbers[start : start + CHUNK]
-        found = svd.motion_bucket(prompts.subset(chunk).motion_amounts(svd.FRAMES), torch.tensor(float(svd.USUAL_FPS)))
+        found = svd.motion_bucket(
+            prompts.subset(chunk).motion_amounts(svd.FRAMES), torch.tensor(float(svd.USUAL_FPS))
+        )
         for part in found.argsort().split(score_svd.BATCH):
             yield [chunk[i] for i in part.tolist()], round(found[part].mean().item())

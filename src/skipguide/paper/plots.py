@@ -1,4 +1,5 @@
-"""The figures. Lines differ by markers and styles and cells have their numbers written in, so that grey is enough."""
+"""The figures. Lines differ by markers and styles and cells have their numbers written in, so that
+grey is enough."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ DPI = 110
 def save(figure: Figure, path: Path) -> None:
     """As PNG, the same bytes for the same numbers."""
     with training_loop.atomic_path(path) as part:
-        figure.savefig(part, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(
+            part, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None}
+        )
 
 
 def _new_figure(width: float, height: float) -> Figure:
@@ -43,11 +46,12 @@ def _new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height))
 
 
-# --- Figure 4 ---------------------------------------------------------------------------------------------------------
+# --- Figure 4 -------------------------------------------------------------------------------------
 
 
 def plot_scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
-    """Quality against Frechet distance, and beside it how the distance changes along each scale; a line for each."""
+    """Quality against Frechet distance, and beside it how the distance changes along each scale; a
+    line for each."""
     figure = _new_figure(13, 5)
     plane, along = figure.subplots(1, 2)
     results = results.restrict_to([row for experiment in chosen for row in experiment.rows])
@@ -67,14 +71,27 @@ def plot_scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
 
 
 def _plot_plane(
-    axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str], place: tuple[int, int, str]
+    axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str],
+    place: tuple[int, int, str]
 ) -> None:  # fmt: skip
-    points = [(row, results.estimate(row, "right"), results.estimate(row, "frechet")) for row in experiment.rows]
+    points = [
+        (row, results.estimate(row, "right"), results.estimate(row, "frechet"))
+        for row in experiment.rows
+    ]
     known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
     if not known:
         return
-    bars: dict[str, Any] = {axis: _error_bars([p[i] for p in known]) for axis, i in (("xerr", 1), ("yerr", 2))}
-    _plot_line(axes, [x.value for _, x, _ in known], [y.value for _, _, y in known], bars, style, experiment.title)
+    bars: dict[str, Any] = {
+        axis: _error_bars([p[i] for p in known]) for axis, i in (("xerr", 1), ("yerr", 2))
+    }
+    _plot_line(
+        axes,
+        [x.value for _, x, _ in known],
+        [y.value for _, _, y in known],
+        bars,
+        style,
+        experiment.title,
+    )
     right, up, side = place
     for row, x, y in known[:: max(len(known) - 1, 1)]:  # the ends; those between are in order
         name = f"STG {row.terms[0].scale:g}" if row.terms else f"CFG {row.guidance_scale:g}"
@@ -82,14 +99,24 @@ def _plot_plane(
         axes.annotate(name, (x.value, y.value), fontsize=8, color=style[2], **at)
 
 
-def _plot_along_scale(axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str]) -> None:
+def _plot_along_scale(
+    axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str]
+) -> None:
     first = experiment.rows[0]
-    points = [(_line_position(row, experiment), results.difference(row, first, "frechet")) for row in experiment.rows]
+    points = [
+        (_line_position(row, experiment), results.difference(row, first, "frechet"))
+        for row in experiment.rows
+    ]
     known = [(scale, found) for scale, found in points if found is not None]
     if known:
         bars = {"yerr": _error_bars([found for _, found in known])}
         _plot_line(
-            axes, [scale for scale, _ in known], [found.value for _, found in known], bars, style, experiment.title
+            axes,
+            [scale for scale, _ in known],
+            [found.value for _, found in known],
+            bars,
+            style,
+            experiment.title,
         )
 
 
@@ -101,50 +128,75 @@ def _line_position(row: Row, experiment: Experiment) -> float:
 
 
 def _plot_line(
-    axes: Any, x: Sequence[float], y: Sequence[float], bars: dict[str, Any], style: tuple[str, str, str], label: str
+    axes: Any, x: Sequence[float], y: Sequence[float], bars: dict[str, Any],
+    style: tuple[str, str, str], label: str
 ) -> None:  # fmt: skip
     marker, line, grey = style
     axes.errorbar(
-        x, y, **bars, marker=marker, linestyle=line, color=grey, ecolor="0.8", elinewidth=0.8, label=label
+        x, y, **bars, marker=marker, linestyle=line, color=grey, ecolor="0.8", elinewidth=0.8,
+        label=label
     )  # fmt: skip
 
 
 def _error_bars(estimates: Sequence[Any]) -> list[list[float]]:
-    found = [(e.value - e.low, e.high - e.value) if e.low is not None else (0.0, 0.0) for e in estimates]
+    found = [
+        (e.value - e.low, e.high - e.value) if e.low is not None else (0.0, 0.0) for e in estimates
+    ]
     return [[low for low, _ in found], [high for _, high in found]]
 
 
-# --- maps -------------------------------------------------------------------------------------------------------------
+# --- maps -----------------------------------------------------------------------------------------
 
 
 def plot_layers(results: Results, experiment: Experiment) -> Figure:
-    """Every layer and skip of a layer map, less the row without STG; bold where the interval leaves out 0."""
+    """Every layer and skip of a layer map, less the row without STG; bold where the interval leaves
+    out 0."""
     study, results = experiments.STUDIES[results.model], results.restrict_to(experiment.rows)
     figure = _new_figure(1.5 + 0.85 * len(study.layers), 1.3 * len(MAP_MEASURES) + 0.8)
-    for axes, name in zip(figure.subplots(len(MAP_MEASURES), 1, squeeze=False)[:, 0], MAP_MEASURES, strict=True):
+    for axes, name in zip(
+        figure.subplots(len(MAP_MEASURES), 1, squeeze=False)[:, 0], MAP_MEASURES, strict=True
+    ):
         measure = MEASURES[name]
         cells = [
             [
-                results.difference(experiments.layer_map_row(experiment.rows[0], layer, skip), experiment.rows[0], name)
+                results.difference(
+                    experiments.layer_map_row(experiment.rows[0], layer, skip),
+                    experiment.rows[0],
+                    name,
+                )
                 for layer in study.layers
             ]
             for skip in experiments.SKIPS
         ]
         goodness = {1: ", higher is better", -1: ", lower is better"}.get(measure.better, "")
-        _plot_heatmap(axes, cells, list(map(str, study.layers)), list(experiments.SKIPS), measure.digits)
+        _plot_heatmap(
+            axes, cells, list(map(str, study.layers)), list(experiments.SKIPS), measure.digits
+        )
         axes.set_title(f"{measure.title}{goodness}", fontsize=9, loc="left")
-    figure.suptitle(f"{results.model}: {experiment.title}, less {experiment.rows[0].label}", fontsize=10)
+    figure.suptitle(
+        f"{results.model}: {experiment.title}, less {experiment.rows[0].label}", fontsize=10
+    )
     figure.tight_layout()
     return figure
 
 
 def _plot_heatmap(
-    axes: Any, cells: Sequence[Sequence[Estimate | None]], columns: list[str], rows: list[str], digits: int
+    axes: Any, cells: Sequence[Sequence[Estimate | None]], columns: list[str], rows: list[str],
+    digits: int
 ) -> None:  # fmt: skip
-    values = torch.tensor([[float("nan") if e is None else e.value for e in line] for line in cells])
+    values = torch.tensor(
+        [[float("nan") if e is None else e.value for e in line] for line in cells]
+    )
     # What an interval reaches anyway gets no strong colour.
-    reach = [(e.high - e.low) / 2 for line in cells for e in line if e and e.low is not None and e.high is not None]
-    largest = max(values.nan_to_num().abs().max().item(), statistics.median(reach) if reach else 0.0, 1e-9)
+    reach = [
+        (e.high - e.low) / 2
+        for line in cells
+        for e in line
+        if e and e.low is not None and e.high is not None
+    ]
+    largest = max(
+        values.nan_to_num().abs().max().item(), statistics.median(reach) if reach else 0.0, 1e-9
+    )
     # the ends of the colours are left out, so that numbers stay legible
     axes.imshow(values.numpy(), cmap="PuOr", vmin=-1.6 * largest, vmax=1.6 * largest, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
@@ -156,27 +208,38 @@ def _plot_heatmap(
             axes.text(j, i, text, ha="center", va="center", fontsize=7, fontweight=weight)
 
 
-# --- Figure 2 ---------------------------------------------------------------------------------------------------------
+# --- Figure 2 -------------------------------------------------------------------------------------
 
 
 def plot_cosines(model: str, found: Alignment) -> Figure:
-    """Mean cosine of the strong model's error and c - p, per direction and noise level; CFG's c - u comes last."""
+    """Mean cosine of the strong model's error and c - p, per direction and noise level; CFG's c - u
+    comes last."""
     cells = [[mean(clips) for clips in line] for line in found.column("cosine")]
-    names = [f"{'CFG, c - u' if skip == figure2.UNCOND[0] else skip} {layer}" for skip, layer in found.directions]
+    names = [
+        f"{'CFG, c - u' if skip == figure2.UNCOND[0] else skip} {layer}"
+        for skip, layer in found.directions
+    ]
     figure = _new_figure(8, 0.26 * len(names) + 1)
     axes = figure.subplots()
     _plot_heatmap(axes, cells, [f"{level:g}" for level in found.levels], names, 3)
     axes.set_xlabel("noise level")
-    axes.set_title(f"{model}: cosine of the error e and c - p on {found.values.shape[2]} real clips", fontsize=10)
+    axes.set_title(
+        f"{model}: cosine of the error e and c - p on {found.values.shape[2]} real clips",
+        fontsize=10,
+    )
     return figure
 
 
-# --- Figure 3 ---------------------------------------------------------------------------------------------------------
+# --- Figure 3 -------------------------------------------------------------------------------------
 
 
 def finished_strips(results: Results) -> list[Row]:
     """The rows of Figure 3 whose strips have been made."""
-    return [row for row in experiments.figure3_rows(results.model) if figure3.strip_path(results.place, row).exists()]
+    return [
+        row
+        for row in experiments.figure3_rows(results.model)
+        if figure3.strip_path(results.place, row).exists()
+    ]
 
 
 def plot_strips(results: Results) -> Figure:

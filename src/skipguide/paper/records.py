@@ -1,8 +1,9 @@
-"""What is kept of a chunk of clips: `FOLDER/MODEL/VERSION-STEPS-DTYPE/ROW/CHUNK.safetensors`, complete or not there.
+"""What is kept of a chunk of clips: `FOLDER/MODEL/VERSION-STEPS-DTYPE/ROW/CHUNK.safetensors`,
+complete or not there.
 
-A record holds features, logits and values of each clip, and in its metadata the row's settings, so that clips made with
-others are never taken for it. Which chunks are there is all that a run has to know to go on.
-"""
+A record holds features, logits and values of each clip, and in its metadata the row's settings, so
+that clips made with others are never taken for it. Which chunks are there is all that a run has to
+know to go on."""
 
 from __future__ import annotations
 
@@ -53,10 +54,14 @@ class RecordFolder:
 
     def finished_chunks(self, row: Row) -> list[int]:
         """The chunks that are there."""
-        return sorted(int(path.stem) for path in (self.folder / row.name).glob("[0-9]*.safetensors"))
+        return sorted(
+            int(path.stem) for path in (self.folder / row.name).glob("[0-9]*.safetensors")
+        )
 
 
-def save_chunk(place: RecordFolder, row: Row, chunk: int, reading: Reading, cost: Cost, more: dict[str, Any]) -> None:
+def save_chunk(
+    place: RecordFolder, row: Row, chunk: int, reading: Reading, cost: Cost, more: dict[str, Any]
+) -> None:
     """Write the record of a chunk under a temporary name, then rename it."""
     from safetensors.torch import save_file
 
@@ -106,14 +111,26 @@ def load_clips(place: RecordFolder, row: Row, most: int) -> Clips | None:
     chunks = [chunk for chunk in place.finished_chunks(row) if chunk * models.CHUNK < most]
     if not chunks:
         return None
-    read = [_read_chunk(place.chunk_path(row, chunk), json.dumps(_record_settings(row))) for chunk in chunks]
-    numbers = [
-        torch.arange(len(r.features)) + chunk * models.CHUNK for chunk, (r, _, _) in zip(chunks, read, strict=True)
+    read = [
+        _read_chunk(place.chunk_path(row, chunk), json.dumps(_record_settings(row)))
+        for chunk in chunks
     ]
-    features, logits, values = (torch.cat([getattr(r, name) for r, _, _ in read]) for name in TENSORS)
+    numbers = [
+        torch.arange(len(r.features)) + chunk * models.CHUNK
+        for chunk, (r, _, _) in zip(chunks, read, strict=True)
+    ]
+    features, logits, values = (
+        torch.cat([getattr(r, name) for r, _, _ in read]) for name in TENSORS
+    )
     costs = {chunk: cost for chunk, (_, cost, _) in zip(chunks, read, strict=True)}
     clips = Clips(
-        row, torch.cat(numbers), features, logits, values, costs, tuple(sorted({device for _, _, device in read}))
+        row,
+        torch.cat(numbers),
+        features,
+        logits,
+        values,
+        costs,
+        tuple(sorted({device for _, _, device in read})),
     )
     return clips.select_prompts(torch.arange(most))
 
@@ -126,8 +143,8 @@ def _read_chunk(path: Path, settings: str) -> tuple[Reading, Cost, str]:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
         if metadata["settings"] != json.loads(settings):
             raise ValueError(
-                f"the records of a row must be made with its settings, but {path} has {metadata['settings']}. Remove "
-                f"{path.parent}, and run again."
+                f"the records of a row must be made with its settings, but {path} has"
+                f" {metadata['settings']}. Remove {path.parent}, and run again."
             )
         reading = Reading(*(file.get_tensor(name) for name in TENSORS))
     return reading, Cost(**metadata["cost"]), metadata["device"]

@@ -1,7 +1,8 @@
 """docs/paper-in-miniature.md from the records, through a template whose every number is a field.
 
-A field is `[[verb argument ...]]`. Rows are named by experiment and place: `tables-1-2/1` is the second row of that
-experiment. What has not been made, and models that there are not yet, say so in the field's place.
+A field is `[[verb argument ...]]`. Rows are named by experiment and place: `tables-1-2/1` is the
+second row of that experiment. What has not been made, and models that there are not yet, say so in
+the field's place.
 
     [[tables EXPERIMENT]]                    for each model, the table of an experiment
     [[plots NAME]]                           for each model, a figure: cosines, strips, scales, map, map-without-cfg
@@ -16,8 +17,8 @@ experiment. What has not been made, and models that there are not yet, say so in
     [[costs]]                                for each model, what CFG, STG and a full weak pass take
     [[state]]                                which models there are, from how many clips
 
-A line whose fields have the model `*` is written for each model that has the experiments which it names.
-"""
+A line whose fields have the model `*` is written for each model that has the experiments which it
+names."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def write_report(order: Order, docs: Path) -> list[Path]:
     """
     report = Report(order, docs / "paper")
     if not report.alignments and not any(results.clips for results in report.results.values()):
-        raise ValueError(f"the report needs records, but {order.folder} has none. Run skipguide paper run.")
+        raise ValueError(
+            f"the report needs records, but {order.folder} has none. Run skipguide paper run."
+        )
     text = report.fill(read_template())
     (docs / "paper").mkdir(parents=True, exist_ok=True)
     written = [*report.draw(), *report.write_numbers()]
@@ -72,11 +75,20 @@ class Report:
 
     def __init__(self, order: Order, folder: Path):
         self.order, self.folder = order, folder
-        places = {model: place[0] for model in order.models if (place := order.locate_records(model))}
+        places = {
+            model: place[0] for model in order.models if (place := order.locate_records(model))
+        }
         self.there = tuple(places)
-        self.results = {model: Results.load(model, place, order.clips) for model, place in places.items()}
-        self.alignments = {m: found for m, place in places.items() if (found := figure2.load(place))}
-        self.experiments = {model: {one.name: one for one in experiments.experiments(model)} for model in models.MODELS}
+        self.results = {
+            model: Results.load(model, place, order.clips) for model, place in places.items()
+        }
+        self.alignments = {
+            m: found for m, place in places.items() if (found := figure2.load(place))
+        }
+        self.experiments = {
+            model: {one.name: one for one in experiments.experiments(model)}
+            for model in models.MODELS
+        }
 
     def fill(self, text: str) -> str:
         """A template with its fields replaced."""
@@ -87,7 +99,11 @@ class Report:
         """A line of the model `*` for each model that has its experiments; any other as it is."""
         if not MODEL_FIELD.search(line):
             return line
-        named = {argument.partition("/")[0] for match in FIELD.finditer(line) for argument in match[1].split()[2:]}
+        named = {
+            argument.partition("/")[0]
+            for match in FIELD.finditer(line)
+            for argument in match[1].split()[2:]
+        }
         named &= {name for known in self.experiments.values() for name in known}
         chosen = [model for model in self.order.models if named <= self.experiments[model].keys()]
         return "".join(MODEL_FIELD.sub(rf"\g<1>{model}", line) for model in chosen)
@@ -95,21 +111,24 @@ class Report:
     def _field(self, verb: str, *arguments: str) -> str:
         known: dict[str, Callable[..., str]] = {
             "aligned": self._alignment, "best": self._best, "compare": self._compare,
-            "costs": self._costs, "counts": self._counts, "directions": self._directions, "gain": self._gain,
-            "model": self._model, "plots": self._plots, "state": self._state,
+            "costs": self._costs, "counts": self._counts, "directions": self._directions,
+            "gain": self._gain, "model": self._model, "plots": self._plots, "state": self._state,
             "tables": self._tables, "value": self._value, "verdict": self._verdict,
         }  # fmt: skip
         try:
             return known[verb](*arguments)
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
-                f"a field of the report must be one that report.py has, but got [[{' '.join((verb, *arguments))}]] "
-                f"({type(error).__name__}: {error}). Correct the template."
+                "a field of the report must be one that report.py has, but got"
+                f" [[{' '.join((verb, *arguments))}]] ({type(error).__name__}: {error}). Correct"
+                " the template."
             ) from error
 
-    # --- fields of all models -----------------------------------------------------------------------------------------
+    # --- fields of all models ---------------------------------------------------------------------
 
-    def _paragraphs(self, made: Callable[[str], str | None], has: Callable[[str], bool] = lambda model: True) -> str:
+    def _paragraphs(
+        self, made: Callable[[str], str | None], has: Callable[[str], bool] = lambda model: True
+    ) -> str:
         """A paragraph for each model."""
         return "\n\n".join(
             f"**{model}**\n\n{self._absence_note(model) or made(model) or tables.NOT_YET}"
@@ -143,20 +162,25 @@ class Report:
 
     def _directions(self) -> str:
         return self._paragraphs(
-            lambda model: tables.directions_table(found) if (found := self.alignments.get(model)) else None
+            lambda model: (
+                tables.directions_table(found) if (found := self.alignments.get(model)) else None
+            )
         )
 
     def _compare(self, row: str, base: str) -> str:
         def made(model: str) -> str:
             parts = [
-                f"{MEASURES[name].title} {self._gain(model, row, base, name)}, {self._verdict(model, row, base, name)}"
+                f"{MEASURES[name].title} {self._gain(model, row, base, name)},"
+                f" {self._verdict(model, row, base, name)}"
                 for name in COMPARED_MEASURES
             ]
             return "; ".join(parts)
 
         experiment = row.partition("/")[0]
         chosen = [model for model in self.order.models if experiment in self.experiments[model]]
-        return "\n".join(f"- {model}: {self._absence_note(model) or made(model)}" for model in chosen)
+        return "\n".join(
+            f"- {model}: {self._absence_note(model) or made(model)}" for model in chosen
+        )
 
     def _costs(self) -> str:
         def made(model: str) -> str | None:
@@ -167,26 +191,43 @@ class Report:
 
     def _alignment(self) -> str:
         def made(model: str) -> str:
-            return tables.summarize_alignment(found) if (found := self.alignments.get(model)) else tables.NOT_YET
+            return (
+                tables.summarize_alignment(found)
+                if (found := self.alignments.get(model))
+                else tables.NOT_YET
+            )
 
-        return "\n".join(f"- {model}: {self._absence_note(model) or made(model)}" for model in self.order.models)
+        return "\n".join(
+            f"- {model}: {self._absence_note(model) or made(model)}" for model in self.order.models
+        )
 
     def _state(self) -> str:
         lines = []
         for model, entry in status.count_clips(self.order).items():
-            done, rows = (sum(row["done"] for row in entry["rows"]), sum(row["done"] > 0 for row in entry["rows"]))
+            done, rows = (
+                sum(row["done"] for row in entry["rows"]),
+                sum(row["done"] > 0 for row in entry["rows"]),
+            )
             real = self.results[model].num_real if model in self.results else 0
-            made = f"{done} clips in {rows} of {len(entry['rows'])} rows; Frechet distances to {real} real clips"
+            made = (
+                f"{done} clips in {rows} of {len(entry['rows'])} rows; Frechet distances to {real}"
+                " real clips"
+            )
             lines.append(f"- {model}: {self._absence_note(model) or made}")
         return "\n".join(lines)
 
-    # --- fields of one row --------------------------------------------------------------------------------------------
+    # --- fields of one row ------------------------------------------------------------------------
 
     def _describe_rows(
         self, model: str, names: Sequence[str], made: Callable[[Results, Sequence[Row]], str | None]
     ) -> str:
-        """What is said of rows of one experiment, of which the first names the prompts that are compared."""
-        known = {f"{one.name}/{i}": row for one in self.experiments[model].values() for i, row in enumerate(one.rows)}
+        """What is said of rows of one experiment, of which the first names the prompts that are
+        compared."""
+        known = {
+            f"{one.name}/{i}": row
+            for one in self.experiments[model].values()
+            for i, row in enumerate(one.rows)
+        }
         rows, results = [known[name] for name in names], self.results.get(model)
         compared = self.experiments[model][names[0].partition("/")[0]]
         found = results and made(results.restrict_to(compared.rows, compared.first), rows)
@@ -195,7 +236,9 @@ class Report:
     def _value(self, model: str, row: str, measure: str) -> str:
         digits = MEASURES[measure].digits
         return self._describe_rows(
-            model, [row], lambda r, rows: tables.format_estimate(r.estimate(rows[0], measure), digits)
+            model,
+            [row],
+            lambda r, rows: tables.format_estimate(r.estimate(rows[0], measure), digits),
         )
 
     def _gain(self, model: str, row: str, base: str, measure: str) -> str:
@@ -215,8 +258,12 @@ class Report:
         def made(results: Results, _: Sequence[Row]) -> str | None:
             rows = self.experiments[model][experiment].rows
             known = {row.label: e for row in rows if (e := results.estimate(row, measure))}
-            best = max(known, key=lambda label: MEASURES[measure].better * known[label].value, default=None)
-            return best and f"{best}, {tables.format_estimate(known[best], MEASURES[measure].digits)}"
+            best = max(
+                known, key=lambda label: MEASURES[measure].better * known[label].value, default=None
+            )
+            return (
+                best and f"{best}, {tables.format_estimate(known[best], MEASURES[measure].digits)}"
+            )
 
         return self._describe_rows(model, [f"{experiment}/0"], made)
 
@@ -224,7 +271,9 @@ class Report:
         def made(results: Results, first: Sequence[Row]) -> str | None:
             rows = self.experiments[model][experiment].rows[1:]
             differences = [d for row in rows if (d := results.difference(row, first[0], measure))]
-            found = Counter(tables.verdict(difference, MEASURES[measure]) for difference in differences)
+            found = Counter(
+                tables.verdict(difference, MEASURES[measure]) for difference in differences
+            )
             said = [f"{found[word]} {word}" for word in tables.verdicts(MEASURES[measure])]
             return f"{', '.join(said)} of {len(differences)}" if differences else None
 
@@ -233,7 +282,7 @@ class Report:
     def _model(self, model: str) -> str:
         return model
 
-    # --- files --------------------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     def _figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
         """File names of the figures that can be drawn, and how."""
@@ -248,7 +297,10 @@ class Report:
                 )
             for name in MAPS:
                 if any(results.clips_of(row) for row in known[name].rows[1:]):
-                    yield f"{model}-{name}.png", lambda r=results, one=known[name]: plots.plot_layers(r, one)
+                    yield (
+                        f"{model}-{name}.png",
+                        lambda r=results, one=known[name]: plots.plot_layers(r, one),
+                    )
             if plots.finished_strips(results):
                 yield f"{model}-strips.png", lambda r=results: plots.plot_strips(r)
 
@@ -266,7 +318,11 @@ class Report:
         chosen = {model: list(known.values()) for model, known in self.experiments.items()}
         tables.write_rows(list(self.results.values()), chosen, rows)
         tables.write_directions(self.alignments, cosines)
-        clips = {model: self.folder / f"{model}-clips.csv.gz" for model, found in self.results.items() if found.clips}
+        clips = {
+            model: self.folder / f"{model}-clips.csv.gz"
+            for model, found in self.results.items()
+            if found.clips
+        }
         for model, path in clips.items():
             tables.write_clips(self.results[model], path)
         return [rows, cosines, *clips.values()]

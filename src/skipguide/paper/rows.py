@@ -1,4 +1,5 @@
-"""One row of a table: how clips are made. Rows that say the same are the same row, whatever table they stand in."""
+"""One row of a table: how clips are made. Rows that say the same are the same row, whatever table
+they stand in."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ from typing import Any
 
 from skipguide.method.terms import STG, explicit_layers
 
-# "real" are the clips that the prompts describe, "autoencoder" the same after it, "reference" other real clips.
+# "real" are the clips that the prompts describe, "autoencoder" the same after it, "reference" other
+# real clips.
 SOURCES = ("guided", "real", "autoencoder", "reference")
 
 
 @dataclass(frozen=True)
 class Row:
-    """CFG and terms of STG; or, with another `source`, real clips, of which nothing is generated."""
+    """CFG and terms of STG; or, with another `source`, real clips, of which nothing is
+    generated."""
 
     guidance_scale: float = 1.0  # 1 is no CFG
     terms: tuple[STG, ...] = ()
@@ -25,7 +28,10 @@ class Row:
 
     def __post_init__(self) -> None:
         if self.rescale and not self.terms:
-            raise ValueError(f"rescale is of steps with a term, but got {self.rescale:g} without one. Leave it out.")
+            raise ValueError(
+                f"rescale is of steps with a term, but got {self.rescale:g} without one. Leave it"
+                " out."
+            )
 
     @property
     def name(self) -> str:
@@ -42,7 +48,9 @@ class Row:
     def label(self) -> str:
         """For people."""
         if self.source != "guided":
-            return {"real": "real clips", "autoencoder": "autoencoder alone"}.get(self.source, self.source)
+            return {"real": "real clips", "autoencoder": "autoencoder alone"}.get(
+                self.source, self.source
+            )
         parts = [f"CFG {self.guidance_scale:g}" if self.guidance_scale != 1 else "no CFG"]
         parts += [_term_label(term) for term in self.terms]
         parts += [f"rescale {self.rescale:g}"] if self.rescale else []

@@ -1,8 +1,8 @@
-"""Make the clips of all rows, breadth first, and record what is read off them; it can be stopped at any moment.
+"""Make the clips of all rows, breadth first, and record what is read off them; it can be stopped at
+any moment.
 
-All rows get 64 clips, then all 128, and so on, experiment after experiment and row after row within a chunk: a run that
-is stopped early has every row.
-"""
+All rows get 64 clips, then all 128, and so on, experiment after experiment and row after row within
+a chunk: a run that is stopped early has every row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ from skipguide.paper.rows import Row
 
 Tensor = torch.Tensor
 DEFAULT_BATCH, DEFAULT_DTYPE = models.CHUNK, models.DTYPE
-FIGURE_NAMES = ("figure-2", "figure-3", "cost")  # what is made by one process, and not of clips by the hundred
+FIGURE_NAMES = (
+    "figure-2",
+    "figure-3",
+    "cost",
+)  # what is made by one process, and not of clips by the hundred
 FIRST_LEVEL = 64  # clips of the first round; each doubles the one before
 
 
@@ -34,10 +38,9 @@ class Order:
     """What to run.
 
     Args:
-        folder: where the records go.
-        models: names; those whose weights there are not are left out.
-        clips: prompts per row, a multiple of CHUNK, at most models.POOL.
-        rows: a shell pattern; of a row's name, or of an experiment's, which stands for all its rows; or of figure-2,
+        folder: where the records go. models: names; those whose weights there are not are left out.
+        clips: prompts per row, a multiple of CHUNK, at most models.POOL. rows: a shell pattern; of
+        a row's name, or of an experiment's, which stands for all its rows; or of figure-2,
             figure-3 and cost, which are no rows.
         device: "cpu", "cuda".
         batch: clips at a time, a multiple of CHUNK.
@@ -59,24 +62,30 @@ class Order:
     part: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        for name, value, most in (("clips", self.clips, models.POOL), ("batch", self.batch, models.POOL)):
+        for name, value, most in (
+            ("clips", self.clips, models.POOL),
+            ("batch", self.batch, models.POOL),
+        ):
             if value % models.CHUNK or not 0 < value <= most:
                 raise ValueError(
-                    f"{name} must be a multiple of {models.CHUNK} up to {most}, but got {value}. Take "
-                    f"{min(max(-(-value // models.CHUNK), 1) * models.CHUNK, most)}."
+                    f"{name} must be a multiple of {models.CHUNK} up to {most}, but got {value}."
+                    f" Take {min(max(-(-value // models.CHUNK), 1) * models.CHUNK, most)}."
                 )
         if self.dtype not in models.DTYPES:
             raise ValueError(
-                f"dtype must be one of {', '.join(models.DTYPES)}, but got {self.dtype!r}. Choose one of them."
+                f"dtype must be one of {', '.join(models.DTYPES)}, but got {self.dtype!r}. Choose"
+                " one of them."
             )
         if unknown := sorted({name for name, _ in self.weights} - set(models.MODELS)):
             raise ValueError(
-                f"weights must be of {', '.join(models.MODELS)}, but got some of {', '.join(unknown)}. Write "
-                f"{self.models[0]}=FOLDER."
+                f"weights must be of {', '.join(models.MODELS)}, but got some of"
+                f" {', '.join(unknown)}. Write {self.models[0]}=FOLDER."
             )
         index, count = self.part
         if not 0 <= index < count:
-            raise ValueError(f"part must be i/n with 0 <= i < n, but got {index}/{count}. Write 0/2 and 1/2.")
+            raise ValueError(
+                f"part must be i/n with 0 <= i < n, but got {index}/{count}. Write 0/2 and 1/2."
+            )
 
     def locate_records(self, model: str) -> tuple[records.RecordFolder, Path] | None:
         """Where the records of a model are, and its weights; None if there are none yet."""
@@ -84,9 +93,12 @@ class Order:
         if folder is None:
             return None
         steps = self.steps or models.MODELS[model].steps
-        return records.RecordFolder.locate(
-            self.folder, model, models.weights_version(folder), steps, self.dtype
-        ), folder
+        return (
+            records.RecordFolder.locate(
+                self.folder, model, models.weights_version(folder), steps, self.dtype
+            ),
+            folder,
+        )
 
 
 @dataclass(frozen=True)
@@ -112,8 +124,8 @@ def tasks(order: Order) -> list[Task]:
     rows = {model: experiments.requested_rows(model, order.rows) for model in order.models}
     if not any(rows.values()) and not any(fnmatchcase(name, order.rows) for name in FIGURE_NAMES):
         raise ValueError(
-            f"rows must be a pattern that some row or experiment has, but {order.rows!r} is of none. "
-            "See skipguide paper status."
+            f"rows must be a pattern that some row or experiment has, but {order.rows!r} is of"
+            " none. See skipguide paper status."
         )
     found, before = [], 0
     for level in _levels(order):
@@ -148,7 +160,7 @@ def _level_tasks(
                     yield Task(model, wanted.row, chunks)
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def run(order: Order) -> Generator[tuple[str, training_loop.Progress], None, None]:
@@ -159,14 +171,23 @@ def run(order: Order) -> Generator[tuple[str, training_loop.Progress], None, Non
     """
     generation.check_device(order.device)
     asked = tasks(order)
-    todo = [replace(task, chunks=missing) for task in asked if (missing := _missing_chunks(order, task))]
-    workers = {model: _Worker(order, model) for model in order.models if order.locate_records(model) is not None}
+    todo = [
+        replace(task, chunks=missing) for task in asked if (missing := _missing_chunks(order, task))
+    ]
+    workers = {
+        model: _Worker(order, model)
+        for model in order.models
+        if order.locate_records(model) is not None
+    }
     for task in todo:
         workers[task.model].generator.check(task.row)
     if order.part[0] == 0:
         for worker in workers.values():
             yield from worker.make_figures(order.rows)
-    clock = _Clock(sum(len(task.chunks) for task in asked), [(task.row.source, len(task.chunks)) for task in todo])
+    clock = _Clock(
+        sum(len(task.chunks) for task in asked),
+        [(task.row.source, len(task.chunks)) for task in todo],
+    )
     for task in todo:
         started = time.monotonic()
         workers[task.model].make(task)
@@ -186,7 +207,9 @@ class _Worker:
         found = order.locate_records(model)
         assert found is not None
         self.place, self.folder = found
-        self.generator = models.ClipGenerator(model, self.folder, order.device, order.steps, order.dtype)
+        self.generator = models.ClipGenerator(
+            model, self.folder, order.device, order.steps, order.dtype
+        )
         self.reader = copy.deepcopy(judge.load_judge()).to(order.device)
         self.device, self.model = order.device, model
 
@@ -200,7 +223,9 @@ class _Worker:
             for progress in figure2.measure(self.place, exact):
                 yield f"{self.model} figure 2", progress
         if fnmatchcase("cost", pattern) and not cost.cost_path(self.place).exists():
-            for progress in cost.measure(self.place, self.generator, experiments.cost_rows(self.model)):
+            for progress in cost.measure(
+                self.place, self.generator, experiments.cost_rows(self.model)
+            ):
                 yield f"{self.model} cost", progress
 
     def make(self, task: Task) -> None:
@@ -209,13 +234,19 @@ class _Worker:
         for chunk, clips in zip(task.chunks, frames.split(models.CHUNK), strict=True):
             numbers = range(chunk * models.CHUNK, (chunk + 1) * models.CHUNK)
             prompts = (
-                models.pool(self.model, models.OTHER_SEED) if task.row.source == "reference" else self.generator.pool
+                models.pool(self.model, models.OTHER_SEED)
+                if task.row.source == "reference"
+                else self.generator.pool
             )
-            found = measurements.read_clips(self.reader, prompts.subset(numbers).scenes, clips.to(self.device))
+            found = measurements.read_clips(
+                self.reader, prompts.subset(numbers).scenes, clips.to(self.device)
+            )
             records.save_chunk(self.place, task.row, chunk, found, took, self._machine())
 
     def _machine(self) -> dict[str, Any]:
-        name = torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine()
+        name = (
+            torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine()
+        )
         return {"device": f"{self.device.partition(':')[0]} {name}", "torch": torch.__version__}
 
 
@@ -240,4 +271,6 @@ class _Clock:
             for name, chunks in self.left.items()
         )
         done = self.total - self.left.total()
-        return training_loop.Progress(done, self.total, {"hours_left": left / 3600}, time.monotonic() - self.started)
+        return training_loop.Progress(
+            done, self.total, {"hours_left": left / 3600}, time.monotonic() - self.started
+        )

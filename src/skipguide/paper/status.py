@@ -12,7 +12,8 @@ NO_MODEL = "model not there yet"
 
 
 def count_clips(order: Order) -> dict[str, Any]:
-    """By model: where its records are (None if there are no weights), and clips done and asked for in each row."""
+    """By model: where its records are (None if there are no weights), and clips done and asked for
+    in each row."""
     found: dict[str, Any] = {}
     for model in order.models:
         place = order.locate_records(model)
@@ -41,7 +42,11 @@ def _count_done(place: RecordFolder, wanted: experiments.RequestedRow, clips: in
 
 def _figures_done(model: str, place: RecordFolder) -> dict[str, bool]:
     strips = [figure3.strip_path(place, row).exists() for row in experiments.figure3_rows(model)]
-    return {"figure-2": figure2.is_measured(place), "figure-3": all(strips), "cost": cost.cost_path(place).exists()}
+    return {
+        "figure-2": figure2.is_measured(place),
+        "figure-3": all(strips),
+        "cost": cost.cost_path(place).exists(),
+    }
 
 
 def format_table(found: dict[str, Any]) -> str:
@@ -49,10 +54,14 @@ def format_table(found: dict[str, Any]) -> str:
     lines = []
     for model, entry in found.items():
         done, asked = (sum(row[name] for row in entry["rows"]) for name in ("done", "asked"))
-        lines.append(f"{model}: {entry['folder'] or NO_MODEL}, {done} of {asked} clips in {len(entry['rows'])} rows")
+        lines.append(
+            f"{model}: {entry['folder'] or NO_MODEL}, {done} of {asked} clips in"
+            f" {len(entry['rows'])} rows"
+        )
         for row in entry["rows"]:
             lines.append(
-                f"  {row['experiment']:<18} {row['done']:>5} of {row['asked']:<5} {row['row']}  ({row['label']})"
+                f"  {row['experiment']:<18} {row['done']:>5} of {row['asked']:<5} {row['row']} "
+                f" ({row['label']})"
             )
         for name, there in entry["figures"].items():
             lines.append(f"  {name:<18} {'done' if there else 'not yet'}")

@@ -49,21 +49,30 @@ def verdicts(measure: Measure) -> tuple[str, str]:
 
 
 def table(results: Results, experiment: Experiment) -> str:
-    """The rows of an experiment, and below how they differ from the first; bold where the interval leaves out 0."""
+    """The rows of an experiment, and below how they differ from the first; bold where the interval
+    leaves out 0."""
     results = results.restrict_to(experiment.rows, experiment.first)
     rows = [row for row in experiment.rows if results.clips_of(row) is not None]
     missing = [row.label for row in experiment.rows if results.clips_of(row) is None]
     if not rows:
         return f"{results.model}: {NOT_YET}."
     titles = [MEASURES[name].title + ARROWS[MEASURES[name].better] for name in SHOWN_MEASURES]
-    lines = _markdown_table(["", "clips", *titles, "passes", "seconds"], [_value_cells(results, row) for row in rows])
+    lines = _markdown_table(
+        ["", "clips", *titles, "passes", "seconds"], [_value_cells(results, row) for row in rows]
+    )
     guided = [row for row in rows[1:] if row.source == "guided"]
     if guided and rows[0] == experiment.rows[0]:
         differences = [[row.label, *_difference_cells(results, row, rows[0])] for row in guided]
         lines += ["", f"Less {rows[0].label}, on the same prompts and noise:", ""]
         lines += _markdown_table(["", "clips", *titles], differences)
     if few := [row.label for row in rows if len(results.clips[row.name]) < FEW_CLIPS]:
-        lines += ["", f"Fewer than {FEW_CLIPS} clips, of which a Frechet distance says little: {'; '.join(few)}."]
+        lines += [
+            "",
+            (
+                f"Fewer than {FEW_CLIPS} clips, of which a Frechet distance says little:"
+                f" {'; '.join(few)}."
+            ),
+        ]
     if missing:
         lines += ["", f"Not made yet: {'; '.join(missing)}."]
     return "\n".join(lines)
@@ -82,10 +91,16 @@ def _markdown_line(cells: Sequence[str]) -> str:
 
 
 def _value_cells(results: Results, row: Row) -> list[str]:
-    values = [format_estimate(results.estimate(row, name), MEASURES[name].digits) for name in SHOWN_MEASURES]
+    values = [
+        format_estimate(results.estimate(row, name), MEASURES[name].digits)
+        for name in SHOWN_MEASURES
+    ]
     passes, seconds = results.passes(row), results.seconds(row)
     guided = row.source == "guided"
-    taken = [f"{passes:.2f}" if guided and passes else "-", f"{seconds:.2f}" if guided and seconds else "-"]
+    taken = [
+        f"{passes:.2f}" if guided and passes else "-",
+        f"{seconds:.2f}" if guided and seconds else "-",
+    ]
     return [row.label, str(len(results.clips[row.name])), *values, *taken]
 
 
@@ -98,7 +113,9 @@ def costs_table(found: Mapping[str, RowTiming], rows: Sequence[Row]) -> str:
         times = "1" if row == rows[0] else f"{usual:.2f} ({least:.2f} to {most:.2f})"
         lines.append([row.label, f"{one.passes:.2f}", f"{one.median:.3f}", times])
     return "\n".join(
-        _markdown_table(["", "passes a step", "seconds a clip", "times the first (least and most)"], lines)
+        _markdown_table(
+            ["", "passes a step", "seconds a clip", "times the first (least and most)"], lines
+        )
     )
 
 
@@ -106,7 +123,8 @@ def _difference_cells(results: Results, row: Row, base: Row) -> list[str]:
     found = {name: results.difference(row, base, name) for name in SHOWN_MEASURES}
     count = max((estimate.count for estimate in found.values() if estimate), default=0)
     cells = [
-        _bold(format_estimate(estimate, MEASURES[name].digits, True), estimate) for name, estimate in found.items()
+        _bold(format_estimate(estimate, MEASURES[name].digits, True), estimate)
+        for name, estimate in found.items()
     ]
     return [str(count), *cells]
 
@@ -115,7 +133,7 @@ def _bold(text: str, estimate: Estimate | None) -> str:
     return f"**{text}**" if estimate and estimate.sign else text
 
 
-# --- Figure 2 ---------------------------------------------------------------------------------------------------------
+# --- Figure 2 -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -123,10 +141,9 @@ class Direction:
     """What a step along d = c - p does to the error e of c, at one noise level or over all of them.
 
     Args:
-        cosine: of e and d; below 0, a step lessens the error.
-        scale: at which the mean squared error is least; a negative one says that a step along d never helps.
-        saved: share of the mean squared error that it takes away there.
-        both: cosine of the errors of c and of p.
+        cosine: of e and d; below 0, a step lessens the error. scale: at which the mean squared
+        error is least; a negative one says that a step along d never helps. saved: share of the
+        mean squared error that it takes away there. both: cosine of the errors of c and of p.
         length: of d, over that of e; where it is next to 0 the weak model is the strong one.
     """
 
@@ -139,7 +156,10 @@ class Direction:
 
 def measure_direction(found: Alignment, index: int, level: int | slice) -> Direction:
     """One direction; levels are weighted alike."""
-    columns = {name: found.column(name)[index, level].reshape(-1, found.values.shape[2]) for name in COLUMNS}
+    columns = {
+        name: found.column(name)[index, level].reshape(-1, found.values.shape[2])
+        for name in COLUMNS
+    }
     product, push, error = (columns[name].mean().item() for name in ("product", "push", "error"))
     saved = product**2 / (push * error) if push else 0.0
     return Direction(
@@ -155,7 +175,16 @@ def directions_table(found: Alignment) -> str:
         one = measure_direction(found, i, slice(None))
         name = "CFG: c - u" if skip == UNCOND[0] else f"{skip} {layer}"
         cosine = _bold(format_estimate(one.cosine, 4, True), one.cosine)
-        rows.append([name, f"{one.length:.3f}", cosine, f"{one.scale:+.3f}", f"{one.saved:.3%}", f"{one.both:.3f}"])
+        rows.append(
+            [
+                name,
+                f"{one.length:.3f}",
+                cosine,
+                f"{one.scale:+.3f}",
+                f"{one.saved:.3%}",
+                f"{one.both:.3f}",
+            ]
+        )
     heading = [
         "direction", "length of d over e", "cosine of e and d", "best scale", "error saved there",
         "cosine of both errors",
@@ -164,22 +193,27 @@ def directions_table(found: Alignment) -> str:
 
 
 def summarize_alignment(found: Alignment) -> str:
-    """How many cosines of Figure 2 have an interval on one side of 0, and the most that a step saves."""
+    """How many cosines of Figure 2 have an interval on one side of 0, and the most that a step
+    saves."""
     places = itertools.product(range(len(found.directions) - 1), range(len(found.levels)))
     cells = [measure_direction(found, i, j) for i, j in places]
     below, above = (sum(one.cosine.sign == sign for one in cells) for sign in (-1, 1))
     helpful = max((one for one in cells if one.scale > 0), key=lambda one: one.saved, default=None)
-    most = f"{helpful.saved:.3%} of the mean squared error, at scale {helpful.scale:.3f}" if helpful else "nothing"
+    most = (
+        f"{helpful.saved:.3%} of the mean squared error, at scale {helpful.scale:.3f}"
+        if helpful
+        else "nothing"
+    )
     return (
-        f"of {len(cells)} cosines of a layer at a noise level, on {found.values.shape[2]} clips, {below} are below 0 "
-        f"(a step away from the weak model lessens the error), {above} above, the others not distinguishable from 0; "
-        f"the most that such a step saves is {most}"
+        f"of {len(cells)} cosines of a layer at a noise level, on {found.values.shape[2]} clips,"
+        f" {below} are below 0 (a step away from the weak model lessens the error), {above} above,"
+        f" the others not distinguishable from 0; the most that such a step saves is {most}"
     )
 
 
 DIRECTION_COLUMNS = (
-    "model", "skip", "layer", "noise", "clips", "cosine", "low", "high", "best_scale", "saved", "errors_cosine",
-    "length",
+    "model", "skip", "layer", "noise", "clips", "cosine", "low", "high", "best_scale", "saved",
+    "errors_cosine", "length",
 )  # fmt: skip
 
 
@@ -187,29 +221,42 @@ def write_directions(found: Mapping[str, Alignment], path: Path) -> None:
     """Every direction at every noise level."""
     rows = []
     for model, measured in found.items():
-        for (i, name), (j, level) in itertools.product(enumerate(measured.directions), enumerate(measured.levels)):
+        for (i, name), (j, level) in itertools.product(
+            enumerate(measured.directions), enumerate(measured.levels)
+        ):
             one = measure_direction(measured, i, j)
             rest = map(_format_number, (one.scale, one.saved, one.both, one.length))
             rows.append([model, *name, level, *_estimate_cells(one.cosine), *rest])
     _write(path, DIRECTION_COLUMNS, rows)
 
 
-# --- raw numbers ------------------------------------------------------------------------------------------------------
+# --- raw numbers ----------------------------------------------------------------------------------
 
 ROW_COLUMNS = (
-    "model", "experiment", "row", "label", "measure", "clips", "value", "low", "high", "base", "common_clips",
-    "difference", "difference_low", "difference_high", "passes", "seconds",
+    "model", "experiment", "row", "label", "measure", "clips", "value", "low", "high", "base",
+    "common_clips", "difference", "difference_low", "difference_high", "passes", "seconds",
 )  # fmt: skip
 
 
-def write_rows(results: Sequence[Results], experiments: Mapping[str, Sequence[Experiment]], path: Path) -> None:
-    """Every measure of every row of every experiment, and its difference from the experiment's first row."""
-    rows = (row for found in results for one in experiments[found.model] for row in _csv_rows(found, one))
+def write_rows(
+    results: Sequence[Results], experiments: Mapping[str, Sequence[Experiment]], path: Path
+) -> None:
+    """Every measure of every row of every experiment, and its difference from the experiment's
+    first row."""
+    rows = (
+        row
+        for found in results
+        for one in experiments[found.model]
+        for row in _csv_rows(found, one)
+    )
     _write(path, ROW_COLUMNS, rows)
 
 
 def _write(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with training_loop.atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with (
+        training_loop.atomic_path(path) as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
         csv.writer(file, lineterminator="\n").writerows([heading, *rows])
 
 
@@ -222,7 +269,13 @@ def _csv_rows(results: Results, experiment: Experiment) -> Iterable[list[object]
         for name in MEASURES:
             value, difference = results.estimate(row, name), results.difference(row, base, name)
             head = [results.model, experiment.name, row.name, row.label, name]
-            yield [*head, *_estimate_cells(value), base.name, *_estimate_cells(difference), *map(_format_number, cost)]
+            yield [
+                *head,
+                *_estimate_cells(value),
+                base.name,
+                *_estimate_cells(difference),
+                *map(_format_number, cost),
+            ]
 
 
 def _estimate_cells(estimate: Estimate | None) -> list[object]:
@@ -235,11 +288,20 @@ def _format_number(value: float | None) -> str:
     return "" if value is None or value != value else f"{value:.6g}"
 
 
-CLIP_COLUMNS = ("row", "clip", *judge.HEADS, "likelihood", *measurements.VALUES, "seconds", "cpu_seconds")
+CLIP_COLUMNS = (
+    "row",
+    "clip",
+    *judge.HEADS,
+    "likelihood",
+    *measurements.VALUES,
+    "seconds",
+    "cpu_seconds",
+)
 
 
 def write_clips(results: Results, path: Path) -> None:
-    """One line for each clip of each row: words read right (1 or 0), what is measured, what it took."""
+    """One line for each clip of each row: words read right (1 or 0), what is measured, what it
+    took."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CLIP_COLUMNS)
@@ -262,4 +324,9 @@ def _clip_rows(results: Results, name: str) -> Iterable[list[object]]:
     for i, number in enumerate(clips.numbers.tolist()):
         cost = clips.costs[number // models.CHUNK]
         values = [logs[i].item(), *clips.values[i].tolist(), cost.seconds, cost.cpu_seconds]
-        yield [name, number, *(int(right[word][i]) for word in judge.HEADS), *(f"{value:.4g}" for value in values)]
+        yield [
+            name,
+            number,
+            *(int(right[word][i]) for word in judge.HEADS),
+            *(f"{value:.4g}" for value in values),
+        ]

@@ -1,8 +1,9 @@
-"""What a running pipeline knows about its step: the loop is its own, so this is read from outside, and only read.
+"""What a running pipeline knows about its step: the loop is its own, so this is read from outside,
+and only read.
 
-A pipeline's `__call__` keeps some of what guidance has to know in its variables and not on itself (whether CFG is on in
-HunyuanVideo, which of two scales applies in Wan 2.2). Python lets the code that it calls look at them.
-"""
+A pipeline's `__call__` keeps some of what guidance has to know in its variables and not on itself
+(whether CFG is on in HunyuanVideo, which of two scales applies in Wan 2.2). Python lets the code
+that it calls look at them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from typing import Any
 
 
 def find_call_frame(pipe: Any) -> FrameType | None:
-    """The running `__call__` of `pipe`, or None if it is not running. Costs microseconds, touches no device."""
+    """The running `__call__` of `pipe`, or None if it is not running. Costs microseconds, touches
+    no device."""
     frame = sys._getframe(1)
     while frame is not None and not _is_call_frame(pipe, frame):
         frame = frame.f_back
@@ -22,15 +24,19 @@ def find_call_frame(pipe: Any) -> FrameType | None:
 
 def _is_call_frame(pipe: Any, frame: FrameType) -> bool:
     code = frame.f_code
-    return code.co_name == "__call__" and code.co_varnames[:1] == ("self",) and frame.f_locals.get("self") is pipe
+    return (
+        code.co_name == "__call__"
+        and code.co_varnames[:1] == ("self",)
+        and frame.f_locals.get("self") is pipe
+    )
 
 
 def find_tensor(pipe: Any, name: str, shape: Sequence[int]) -> Any:
-    """The innermost variable of that name and shape, in the running call of `pipe` or in a method that its loop is in.
+    """The innermost variable of that name and shape, in the running call of `pipe` or in a method
+    that its loop is in.
 
-    Innermost, for an argument of the call may have the name as well, and not be what the loop works on. None if there
-    is no such variable.
-    """
+    Innermost, for an argument of the call may have the name as well, and not be what the loop works
+    on. None if there is no such variable."""
     frame = sys._getframe(1)
     while frame is not None:
         found = frame.f_locals.get(name)
@@ -52,8 +58,9 @@ def read_value(pipe: Any, frame: FrameType, name: str) -> Any:
         if name in known:
             return known[name]
     raise LookupError(
-        f"guidance needs {name} of {type(pipe).__name__}, but neither the pipeline nor its running call has it. This "
-        "version of diffusers may be too new or too old for its row in skipguide/families.py."
+        f"guidance needs {name} of {type(pipe).__name__}, but neither the pipeline nor its running"
+        " call has it. This version of diffusers may be too new or too old for its row in"
+        " skipguide/families.py."
     )
 
 

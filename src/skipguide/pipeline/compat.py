@@ -1,4 +1,5 @@
-"""Checks of a pipeline's state: hooks that keep state, guiders, attention backends, learned variance."""
+"""Checks of a pipeline's state: hooks that keep state, guiders, attention backends, learned
+variance."""
 
 from __future__ import annotations
 
@@ -12,24 +13,29 @@ from skipguide.families.schema import Family
 
 
 def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int]) -> None:
-    """See that the attentions of these places end in torch's own, which is where a weakening meets them.
+    """See that the attentions of these places end in torch's own, which is where a weakening meets
+    them.
 
     Raises:
         ValueError: for one that is set to another backend.
     """
     for k in changed:
         for (owner, name), _ in sites[k].attentions():
-            backend = getattr(getattr(owner._modules[name], "processor", None), "_attention_backend", None)
+            backend = getattr(
+                getattr(owner._modules[name], "processor", None), "_attention_backend", None
+            )
             chosen = str(getattr(backend, "value", backend or "native"))
             if "native" not in chosen:
                 raise ValueError(
-                    f'"soft", "blur" and "frames" need attention by torch itself, but that of "{sites[k].address}" is '
-                    f'by {chosen}. Call .set_attention_backend("native"), or use another skip.'
+                    '"soft", "blur" and "frames" need attention by torch itself, but that of'
+                    f' "{sites[k].address}" is by {chosen}. Call .set_attention_backend("native"),'
+                    " or use another skip."
                 )
 
 
 def check_guider(guider: Any) -> int:
-    """How many predictions the guider of a pipeline combines at this step: 1 without CFG, 2 with it.
+    """How many predictions the guider of a pipeline combines at this step: 1 without CFG, 2 with
+    it.
 
     Raises:
         ValueError: for a guider whose combination a constant shift does not pass through.
@@ -38,16 +44,20 @@ def check_guider(guider: Any) -> int:
     if name != "ClassifierFreeGuidance" or getattr(guider, "guidance_rescale", 0):
         detail = "one with guidance_rescale" if name == "ClassifierFreeGuidance" else f"a {name}"
         raise ValueError(
-            f"guide() needs a pipeline whose guider is a plain ClassifierFreeGuidance, but got {detail}. Put "
-            "skipguide.guider.SkipGuidance in its place instead, or use ClassifierFreeGuidance with guidance_rescale=0."
+            "guide() needs a pipeline whose guider is a plain ClassifierFreeGuidance, but got"
+            f" {detail}. Put skipguide.guider.SkipGuidance in its place instead, or use"
+            " ClassifierFreeGuidance with guidance_rescale=0."
         )
     return guider.num_conditions
 
 
 def predicts_variance(pipe: Any) -> bool:
-    """Whether the denoiser returns a variance behind its prediction: twice as many channels as the latents have."""
+    """Whether the denoiser returns a variance behind its prediction: twice as many channels as the
+    latents have."""
     config = pipe.transformer.config
-    latents = getattr(getattr(pipe, "vae", None), "config", {}).get("latent_channels", config["in_channels"])
+    latents = getattr(getattr(pipe, "vae", None), "config", {}).get(
+        "latent_channels", config["in_channels"]
+    )
     return config.get("out_channels") == 2 * latents
 
 
@@ -60,14 +70,16 @@ def check_no_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
     for module in denoiser.modules():
         if type(module).__name__ == "SplitInferenceModule":
             raise ValueError(
-                f"guide() needs a {family.model} whose layers are called once per pass, but FreeNoise's split "
-                "inference is on. Switch it off, and FreeNoise on again without it."
+                f"guide() needs a {family.model} whose layers are called once per pass, but"
+                " FreeNoise's split inference is on. Switch it off, and FreeNoise on again"
+                " without it."
             )
         registry = getattr(module, "_diffusers_hook", None)
         for name, hook in getattr(registry, "hooks", {}).items():
             if getattr(hook, "_is_stateful", False):
                 raise ValueError(
-                    f"guide() needs a {family.model} without a cache across steps, but {name} is on. A weak pass would "
-                    "read and overwrite what it kept for the conditional one, and start from a state that is not that "
-                    "of its layer. Switch it off: .disable_cache(), or HookRegistry's remove_hook() after apply_*()."
+                    f"guide() needs a {family.model} without a cache across steps, but {name} is"
+                    " on. A weak pass would read and overwrite what it kept for the conditional"
+                    " one, and start from a state that is not that of its layer. Switch it off:"
+                    " .disable_cache(), or HookRegistry's remove_hook() after apply_*()."
                 )

@@ -1,4 +1,5 @@
-"""One denoiser with what is needed to weaken it: where its layers are, what the strong pass keeps, the weak passes."""
+"""One denoiser with what is needed to weaken it: where its layers are, what the strong pass keeps,
+the weak passes."""
 
 from __future__ import annotations
 
@@ -29,10 +30,16 @@ class GuidedDenoiser:
     `weak` has the weak pass of each term; that of a Random is another one at every step.
     """
 
-    def __init__(self, family: Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool):
+    def __init__(
+        self, family: Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool
+    ):
         compat.check_no_stateful_hooks(denoiser, family)
         sites = blocks.layer_sites(family, denoiser)
-        where = {j: blocks.resolve_layers(family, sites, term) for j, term in enumerate(terms) if _skips_layers(term)}
+        where = {
+            j: blocks.resolve_layers(family, sites, term)
+            for j, term in enumerate(terms)
+            if _skips_layers(term)
+        }
         fixed = [j for j in where if not isinstance(terms[j].layers, Random)]
         blocks.check_disjoint([terms[j] for j in fixed], [where[j] for j in fixed], sites)
         compat.check_attention_backends(
@@ -44,16 +51,20 @@ class GuidedDenoiser:
         self.prefix_cache = None
         if share_prefix and (firsts := _resume_positions(terms, where)):
             self.prefix_cache = prefix_cache.PrefixCache(family, denoiser, sites, firsts)
-        self._step_context = step_context.StepContext(family.latent_layout, getattr(denoiser, "config", {}))
+        self._step_context = step_context.StepContext(
+            family.latent_layout, getattr(denoiser, "config", {})
+        )
         self._positions, self._weak_pass_cache = where, dict[Any, weak_pass.WeakPass]()
         self.weak_passes = [self._weak_pass(j, 0) for j in range(len(terms))]
 
     def is_current(self) -> bool:
         """Whether the denoiser still has the modules that it had when this was made."""
         now = list(self.denoiser.modules())[1:]
-        return len(now) == len(self.modules) and all(a is b for a, b in zip(now, self.modules, strict=True))
+        return len(now) == len(self.modules) and all(
+            a is b for a, b in zip(now, self.modules, strict=True)
+        )
 
-    # --- a step -------------------------------------------------------------------------------------------------------
+    # --- a step -----------------------------------------------------------------------------------
 
     def begin_step(self, step: int) -> None:
         """A step of the run begins: draw what is drawn at each."""
@@ -63,7 +74,8 @@ class GuidedDenoiser:
                 self.weak_passes[j] = self._weak_pass(j, step)
 
     def observe_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """The denoiser is about to be called with these inputs, whose shape some weak passes have to know."""
+        """The denoiser is about to be called with these inputs, whose shape some weak passes have
+        to know."""
         if any(term.skip in _SKIPS_NEEDING_GRID for term in self.terms):
             self._step_context.observe_inputs(self.bind_inputs(args, kwargs))
 
@@ -71,17 +83,25 @@ class GuidedDenoiser:
         """What stands where in the strong pass before the weak ones of these terms."""
         if self.prefix_cache is None:
             return []
-        sharing = [weak for j in active_terms if isinstance(weak := self.weak_passes[j], weak_pass.WeakPass)]
+        sharing = [
+            weak
+            for j in active_terms
+            if isinstance(weak := self.weak_passes[j], weak_pass.WeakPass)
+        ]
         return self.prefix_cache.patches({weak.first_skipped for weak in sharing})
 
     def idle_patches(self) -> list[patching.Patch]:
-        """What stands where in a call whose result nobody reads; the resnets of a UNet run all the same."""
+        """What stands where in a call whose result nobody reads; the resnets of a UNet run all the
+        same."""
         if self.family.unet is not None:
             return []
-        return [(*site.entry, patching.Bypass(site.block, site.stack.streams)) for site in self.sites]
+        return [
+            (*site.entry, patching.Bypass(site.block, site.stack.streams)) for site in self.sites
+        ]
 
     def set_input_spec(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Tell the weak passes what a call looks like, so that what they cost can be measured when somebody asks."""
+        """Tell the weak passes what a call looks like, so that what they cost can be measured when
+        somebody asks."""
         inputs = flops.to_meta_tensors(self.bind_inputs(args, kwargs))
         for weak in self.weak_passes:
             weak.set_input_spec(inputs)
@@ -90,7 +110,7 @@ class GuidedDenoiser:
         """The inputs of a call of the denoiser, by name."""
         return patching.bind_inputs(self.signature, args, kwargs)
 
-    # --- the weak passes ----------------------------------------------------------------------------------------------
+    # --- the weak passes --------------------------------------------------------------------------
 
     def _weak_pass(self, j: int, step: int) -> weak_pass.WeakPass | AutoguidancePass:
         term = self.terms[j]
@@ -122,7 +142,11 @@ def _intercepts_attention(term: Term) -> bool:
 def _resume_positions(terms: Sequence[Term], where: Mapping[int, Sequence[int]]) -> set[int]:
     """Where weak passes can leave the strong one; those of SLG are passes of u."""
     pushing = {j: ks for j, ks in where.items() if isinstance(terms[j], STG)}
-    return {k for j, ks in pushing.items() for k in (ks if isinstance(terms[j].layers, Random) else ks[:1])}
+    return {
+        k
+        for j, ks in pushing.items()
+        for k in (ks if isinstance(terms[j].layers, Random) else ks[:1])
+    }
 
 
 def draw_layers(middle: Sequence[int], count: int, term: STG, step: int) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
-"""What the samples of a scheduler are made of, data and noise at a level, and how a prediction becomes data.
+"""What the samples of a scheduler are made of, data and noise at a level, and how a prediction
+becomes data.
 
 flow    x = (1 - s) x_0 + s eps              the model predicts v = eps - x_0, or -v (FROM_NOISE)
 vp      x = (x_0 + s eps) / sqrt(1 + s^2)    eps, x_0, or v = (eps - s x_0) / sqrt(1 + s^2)
@@ -24,7 +25,9 @@ SCHEDULER_KINDS = {  # by the class of the scheduler; "sigmas": its config says 
     "CogVideoXDPMScheduler": "vp",
 }
 
-REVERSED_FLOWS = {"OpenSoraRFlowScheduler"}  # flows whose model predicts x_0 - eps, as it does with `invert_sigmas`
+REVERSED_FLOWS = {
+    "OpenSoraRFlowScheduler"
+}  # flows whose model predicts x_0 - eps, as it does with `invert_sigmas`
 
 
 def scheduler_kind(scheduler: Any, what: str = "a Restart") -> str:
@@ -38,11 +41,15 @@ def scheduler_kind(scheduler: Any, what: str = "a Restart") -> str:
     """
     name = type(scheduler).__name__
     config = getattr(scheduler, "config", {})
-    stochastic = " with stochastic_sampling, made for distilled models" if config.get("stochastic_sampling") else ""
+    stochastic = (
+        " with stochastic_sampling, made for distilled models"
+        if config.get("stochastic_sampling")
+        else ""
+    )
     if name not in SCHEDULER_KINDS or stochastic:
         raise ValueError(
-            f"{what} needs a scheduler of many small steps, one of {', '.join(SCHEDULER_KINDS)}, but this pipeline has {name}"
-            f"{stochastic}. Exchange pipe.scheduler, or leave it out."
+            f"{what} needs a scheduler of many small steps, one of {', '.join(SCHEDULER_KINDS)},"
+            f" but this pipeline has {name}{stochastic}. Exchange pipe.scheduler, or leave it out."
         )
     if SCHEDULER_KINDS[name] != "sigmas":
         return SCHEDULER_KINDS[name]
@@ -55,40 +62,53 @@ def noise_levels(scheduler: Any) -> tuple[list[float], list[float]]:
     if getattr(scheduler, "sigmas", None) is None:
         stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
         steps = scheduler.timesteps.tolist()
-        return [_noise_level(scheduler, t) for t in steps], [_noise_level(scheduler, t - stride) for t in steps]
+        return [_noise_level(scheduler, t) for t in steps], [
+            _noise_level(scheduler, t - stride) for t in steps
+        ]
     sigmas = torch.as_tensor(scheduler.sigmas)
     found = (1 - sigmas if scheduler.config.get("invert_sigmas") else sigmas).tolist()
     return found[:-1], found[1:]
 
 
 def _noise_level(scheduler: Any, timestep: int) -> float:
-    ab = float(scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod)
+    ab = float(
+        scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod
+    )
     return math.sqrt((1 - ab) / ab) if ab > 0 else math.inf
 
 
 def scheduler_kind_in_run(scheduler: Any, first_level: float, what: str = "a Restart") -> str:
     """As `kind_of`, in a run that begins at a noise level.
 
-    Cosmos takes Euler steps of a flow scheduler on the noise levels of EDM, which begin far above 1.
-    """
+    Cosmos takes Euler steps of a flow scheduler on the noise levels of EDM, which begin far above
+    1."""
     kind = scheduler_kind(scheduler, what)
     return "ve" if kind == "flow" and first_level > 1 + 1e-6 else kind
 
 
 def data_coefficients(scheduler: Any, kind: str, level: float, what: str) -> tuple[float, float]:
-    """(a, b) with x_0 = a x + b F, F being what the model predicts of the sample x at a noise level.
+    """(a, b) with x_0 = a x + b F, F being what the model predicts of the sample x at a noise
+    level.
 
     Raises:
-        ValueError: where the pipeline itself, and not its scheduler, makes data out of predictions (Cosmos).
+        ValueError: where the pipeline itself, and not its scheduler, makes data out of predictions
+            (Cosmos).
     """
     if kind == "flow":
-        from_noise = type(scheduler).__name__ in REVERSED_FLOWS or scheduler.config.get("invert_sigmas")
+        from_noise = type(scheduler).__name__ in REVERSED_FLOWS or scheduler.config.get(
+            "invert_sigmas"
+        )
         return 1.0, level if from_noise else -level
     predicts = scheduler.config.get("prediction_type", "flow")
-    if type(scheduler).__name__ == "EDMEulerScheduler" or predicts not in ("epsilon", "sample", "v_prediction"):
+    if type(scheduler).__name__ == "EDMEulerScheduler" or predicts not in (
+        "epsilon",
+        "sample",
+        "v_prediction",
+    ):
         raise ValueError(
-            f"{what} needs to know how predictions become data, but with this {type(scheduler).__name__} the pipeline "
-            'keeps that to itself. Use space="prediction".'
+            f"{what} needs to know how predictions become data, but with this"
+            f" {type(scheduler).__name__} the pipeline keeps that to itself. Use"
+            ' space="prediction".'
         )
     a, b = (
         (1.0, level) if kind == "ve" else (1 / math.sqrt(1 + level**2), _noise_coefficient(level))

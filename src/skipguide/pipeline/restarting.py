@@ -13,9 +13,9 @@ import torch
 
 from skipguide.pipeline import call_frame, noise_levels
 from skipguide.weak import patching
+from skipguide.method.restart import Restart, renoise
 
 Tensor = torch.Tensor
-from skipguide.method.restart import Restart, renoise
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class NoiseJump:
 
 
 class RestartController:
-    """Restarts on one scheduler, until `remove()`: its runs list the steps of each interval several times.
+    """Restarts on one scheduler, until `remove()`: its runs list the steps of each interval several
+    times.
 
     Args:
-        scheduler: one of `scheduling.KINDS`; it gets `set_timesteps` and `step` as attributes, in front of its methods.
-        restarts: intervals that do not overlap.
-        pipe: whose generator draws the noise, and whose progress bar shows the additional steps too.
+        scheduler: one of `scheduling.KINDS`; it gets `set_timesteps` and `step` as attributes, in
+            front of its methods.
+        restarts: intervals that do not overlap. pipe: whose generator draws the noise, and whose
+        progress bar shows the additional steps too.
 
     Raises:
         ValueError: for a scheduler that is not known.
@@ -47,7 +49,10 @@ class RestartController:
         self._jumps: dict[int, NoiseJump] = {}  # what follows a step of this run
         self._first_repeated = 0  # the first step that is done again
         self._steps_done: int | None = None  # steps of this run, or None before the first one
-        self._bar, self._extra_steps = None, 0  # additional steps that the pipeline's bar would not count
+        self._bar, self._extra_steps = (
+            None,
+            0,
+        )  # additional steps that the pipeline's bar would not count
         self._wrap_method(scheduler, "set_timesteps", self._set_timesteps)
         self._wrap_method(scheduler, "step", self._step)
         if hasattr(pipe, "progress_bar"):
@@ -58,7 +63,11 @@ class RestartController:
 
     def remove(self) -> None:
         """Give scheduler and pipeline their own methods back."""
-        for owner, name in ((self.scheduler, "set_timesteps"), (self.scheduler, "step"), (self.pipe, "progress_bar")):
+        for owner, name in (
+            (self.scheduler, "set_timesteps"),
+            (self.scheduler, "step"),
+            (self.pipe, "progress_bar"),
+        ):
             if isinstance(vars(owner).get(name) if owner is not None else None, _MethodWrapper):
                 delattr(owner, name)
         self._bar = None
@@ -68,7 +77,7 @@ class RestartController:
         """Steps of the run without restarts."""
         return max(self.step_order, default=-1) + 1
 
-    # --- a run begins -------------------------------------------------------------------------------------------------
+    # --- a run begins -----------------------------------------------------------------------------
 
     def _set_timesteps(self, real: Any, *args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
@@ -76,8 +85,9 @@ class RestartController:
         before, after = noise_levels.noise_levels(scheduler)
         if len(scheduler.timesteps) != len(before):
             raise ValueError(
-                f"a Restart needs a scheduler with one call per step, but this {type(scheduler).__name__} has "
-                f"{len(scheduler.timesteps)} calls for {len(before)} noise levels. Exchange pipe.scheduler."
+                "a Restart needs a scheduler with one call per step, but this"
+                f" {type(scheduler).__name__} has {len(scheduler.timesteps)} calls for"
+                f" {len(before)} noise levels. Exchange pipe.scheduler."
             )
         self._plan_rounds(before, after)
         order = torch.tensor(self.step_order, device=scheduler.timesteps.device)
@@ -87,12 +97,22 @@ class RestartController:
             scheduler.sigmas = torch.cat([sigmas[order.to(sigmas.device)], sigmas[-1:]])
 
     def _plan_rounds(self, before: list[float], after: list[float]) -> None:
-        rounds = sorted(((*r.steps(before, after), r) for r in self.restarts), key=lambda entry: entry[:2])
+        rounds = sorted(
+            ((*r.steps(before, after), r) for r in self.restarts), key=lambda entry: entry[:2]
+        )
         for (_, end, _), (first, _, _) in itertools.pairwise(rounds):
             if first < end:
-                raise ValueError("restarts must not overlap, but two share a step of this run. Move one of them.")
+                raise ValueError(
+                    "restarts must not overlap, but two share a step of this run. Move one of them."
+                )
         kind = noise_levels.scheduler_kind_in_run(self.scheduler, before[0])
-        self.step_order, self._jumps, self._steps_done, self._first_repeated, begin = [], {}, None, rounds[0][0], 0
+        self.step_order, self._jumps, self._steps_done, self._first_repeated, begin = (
+            [],
+            {},
+            None,
+            rounds[0][0],
+            0,
+        )
         for first, end, restart in rounds:
             self.step_order += range(begin, end)
             for _ in range(restart.repeats):
@@ -103,16 +123,18 @@ class RestartController:
             begin = end
         self.step_order += range(begin, len(before))
 
-    # --- a step -------------------------------------------------------------------------------------------------------
+    # --- a step -----------------------------------------------------------------------------------
 
     def _step(self, real: Any, *args: Any, **kwargs: Any) -> Any:
         inputs = patching.bind_inputs(inspect.signature(real), args, kwargs)
         if inputs.get("per_token_timesteps") is not None:
             raise ValueError(
-                "a Restart needs one noise level for all of a sample, but this run has one for each token. Leave the "
-                "restart out, or the conditions that keep a part of the video."
+                "a Restart needs one noise level for all of a sample, but this run has one for each"
+                " token. Leave the restart out, or the conditions that keep a part of the video."
             )
-        index = self._find_start(inputs["timestep"]) if self._steps_done is None else self._steps_done
+        index = (
+            self._find_start(inputs["timestep"]) if self._steps_done is None else self._steps_done
+        )
         self._steps_done = index + 1
         if self._bar is not None and index < self._extra_steps:
             self._bar.update()
@@ -124,8 +146,12 @@ class RestartController:
         sigmas = getattr(scheduler, "sigmas", None)
         if sigmas is None:
             return self._renoise_output(real(**inputs), jump, inputs)
-        scheduler.sigmas = sigmas.clone()  # the step goes to the end of the round; the next of the list begins higher
-        scheduler.sigmas[index + 1] = 1 - jump.low if scheduler.config.get("invert_sigmas") else jump.low
+        scheduler.sigmas = (
+            sigmas.clone()
+        )  # the step goes to the end of the round; the next of the list begins higher
+        scheduler.sigmas[index + 1] = (
+            1 - jump.low if scheduler.config.get("invert_sigmas") else jump.low
+        )
         try:
             return self._renoise_output(real(**inputs), jump, inputs)
         finally:
@@ -134,14 +160,20 @@ class RestartController:
     def _find_start(self, timestep: Any) -> int:
         """Where in its list a run begins: with `strength` a pipeline leaves out the first steps."""
         timesteps = self.scheduler.timesteps
-        index = int((timesteps == torch.as_tensor(timestep, device=timesteps.device).flatten()[0]).nonzero()[0])
+        index = int(
+            (
+                timesteps == torch.as_tensor(timestep, device=timesteps.device).flatten()[0]
+            ).nonzero()[0]
+        )
         if index > self._first_repeated:
             raise ValueError(
-                f"a Restart must lie after the step at which a run begins, but this run begins at step {index} "
-                f"(strength) and the first restart goes back to step {self._first_repeated}. Choose a later interval."
+                "a Restart must lie after the step at which a run begins, but this run begins at"
+                f" step {index} (strength) and the first restart goes back to step"
+                f" {self._first_repeated}. Choose a later interval."
             )
         if getattr(self.scheduler, "step_index", index) != index:
-            # of several steps with one timestep a scheduler takes the second one, unless it is told where to begin
+            # of several steps with one timestep a scheduler takes the second one, unless it is told
+            # where to begin
             self.scheduler.set_begin_index(index)
             self.scheduler._step_index = index
         return index
@@ -150,7 +182,9 @@ class RestartController:
         """What a step returned, with its sample taken back to the higher noise level."""
         sample = output[0] if isinstance(output, tuple) else output.prev_sample
         frame = call_frame.find_call_frame(self.pipe) if self.pipe is not None else None
-        generator = inputs.get("generator") or (frame.f_locals.get("generator") if frame is not None else None)
+        generator = inputs.get("generator") or (
+            frame.f_locals.get("generator") if frame is not None else None
+        )
         noise = _draw_noise(sample, generator)
         sample = renoise(sample, jump.kind, jump.low, jump.high, jump.noise_scale * noise)
         if isinstance(output, tuple):
@@ -168,7 +202,8 @@ class RestartController:
             inputs["old_pred_original_sample"] = None
 
     def _progress_bar(self, real: Any, *args: Any, total: int | None = None, **kwargs: Any) -> Any:
-        """The bar of the pipeline, long enough; those that count the usual steps begin when the additional are done."""
+        """The bar of the pipeline, long enough; those that count the usual steps begin when the
+        additional are done."""
         own = len(self.step_order) if total == self.base_num_steps else total
         self._bar = real(*args, total=own, **kwargs)
         self._extra_steps = 0 if own is None or total is None else own - total
@@ -187,14 +222,20 @@ class _MethodWrapper:
 
     def __deepcopy__(self, memo: Any) -> Any:
         raise ValueError(
-            "a Restart needs a pipeline with one scheduler for all of the video, but this one makes copies of it (for "
-            "sound, or for frames at different noise levels). Leave the restart out."
+            "a Restart needs a pipeline with one scheduler for all of the video, but this one makes"
+            " copies of it (for sound, or for frames at different noise levels). Leave the restart"
+            " out."
         )
 
 
-def _draw_noise(sample: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-    """Like `sample`, in float32, drawn where the generator is; of several generators one for each row."""
+def _draw_noise(
+    sample: Tensor, generator: torch.Generator | list[torch.Generator] | None
+) -> Tensor:
+    """Like `sample`, in float32, drawn where the generator is; of several generators one for each
+    row."""
     if isinstance(generator, (list, tuple)):
-        return torch.cat([_draw_noise(row[None], one) for row, one in zip(sample, generator, strict=True)])
+        return torch.cat(
+            [_draw_noise(row[None], one) for row, one in zip(sample, generator, strict=True)]
+        )
     device = sample.device if generator is None else generator.device
     return torch.randn(sample.shape, generator=generator, device=device).to(sample.device)

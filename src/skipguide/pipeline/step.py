@@ -18,7 +18,8 @@ Tensor = torch.Tensor
 
 @dataclasses.dataclass
 class PassCounts:
-    """What the last run of a guided pipeline cost, counted in forward passes of one sample per prompt."""
+    """What the last run of a guided pipeline cost, counted in forward passes of one sample per
+    prompt."""
 
     steps: int = 0
     unweakened: int = 0
@@ -31,13 +32,20 @@ class PassCounts:
 
     @property
     def weak(self) -> float:
-        """What the weak passes took; what one of a UNet takes is measured here, when somebody asks."""
-        return sum(times * weak.cost(shared=weak.prefix_cache is not None) for weak, times in self.weak_runs.items())
+        """What the weak passes took; what one of a UNet takes is measured here, when somebody
+        asks."""
+        return sum(
+            times * weak.cost(shared=weak.prefix_cache is not None)
+            for weak, times in self.weak_runs.items()
+        )
 
     @property
     def per_step(self) -> float:
-        """Mean over the steps so far: 2 for plain CFG, plus what the weak passes evaluated, less what SLG left out."""
-        saved = sum(times * (1 - weak.cost(shared=False)) for weak, times in self.uncond_weakened.items())
+        """Mean over the steps so far: 2 for plain CFG, plus what the weak passes evaluated, less
+        what SLG left out."""
+        saved = sum(
+            times * (1 - weak.cost(shared=False)) for weak, times in self.uncond_weakened.items()
+        )
         return (self.unweakened + self.weak - saved) / self.steps if self.steps else math.nan
 
 
@@ -54,7 +62,9 @@ class GuidedStep:
     has_cfg_rule: bool = False  # D is made of u and c by another rule than the pipeline's
     cond_only: bool = False  # without u, although the pipeline has CFG
     zero_prediction: bool = False  # D is zero
-    must_keep_cond: bool = False  # the pipeline rescales by the deviation of c, so c must come back as it is
+    must_keep_cond: bool = (
+        False  # the pipeline rescales by the deviation of c, so c must come back as it is
+    )
     active_terms: tuple[int, ...] = ()  # STG terms
     uncond_terms: tuple[int, ...] = ()  # SLG terms
     calls_done: int = 0  # calls so far
@@ -70,7 +80,9 @@ class GuidedStep:
         return (
             self.phi == 0
             and self.guidance_scale is None
-            and not (self.must_keep_cond or self.has_cfg_rule or self.cond_only or self.zero_prediction)
+            and not (
+                self.must_keep_cond or self.has_cfg_rule or self.cond_only or self.zero_prediction
+            )
         )
 
     @property
@@ -92,6 +104,7 @@ class CachedDifference:
     uses: int = 1  # steps so far
 
     def has_shapes_of(self, predictions: Sequence[Tensor]) -> bool:
-        """Whether it is of their shape: some runs drop frames on their way, or take more of them in."""
+        """Whether it is of their shape: some runs drop frames on their way, or take more of them
+        in."""
         pairs = zip(self.differences, predictions, strict=True)
         return all(difference.shape == c.shape for difference, c in pairs)

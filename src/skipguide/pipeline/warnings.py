@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def ignore_cpu_autocast_warning() -> Iterator[None]:
-    """diffusers' Mochi asks for autocast to float32 on every device; a CPU has no such thing, and torch says so."""
+    """diffusers' Mochi asks for autocast to float32 on every device; a CPU has no such thing, and
+    torch says so."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="In CPU autocast", category=UserWarning)
         yield

@@ -1,4 +1,5 @@
-"""Runs: many videos by plan, made once each whatever happens, and what is known of them. docs/sweeps.md.
+"""Runs: many videos by plan, made once each whatever happens, and what is known of them.
+docs/sweeps.md.
 
 from skipguide.runs import Run
 

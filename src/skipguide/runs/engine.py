@@ -1,4 +1,5 @@
-"""Engines: what runs the jobs of a sweep. The plain one, here, is this process; `cluster` has the one on Ray."""
+"""Engines: what runs the jobs of a sweep. The plain one, here, is this process; `cluster` has the
+one on Ray."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from skipguide.runs.storage import DISK_FULL_ERRORS, ClipContents
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from skipguide.generate.run import StepProgress
 
 
 _ERROR_LENGTH = 2000
@@ -68,7 +71,8 @@ Event = JobStarted | JobFinished | JobFailed
 
 
 class Engine(Protocol):
-    """Runs jobs. Whatever it is, one process alone writes to the run: the one that asks for its events."""
+    """Runs jobs. Whatever it is, one process alone writes to the run: the one that asks for its
+    events."""
 
     @property
     def workers(self) -> int:
@@ -88,13 +92,16 @@ class Engine(Protocol):
         ...
 
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
-        """Do the jobs, in their order as far as there is one; each is started at least once, and ends once."""
+        """Do the jobs, in their order as far as there is one; each is started at least once, and
+        ends once."""
         ...
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-        """What a function makes of each item, in any order; an item can be given to it again if a worker is lost.
+        """What a function makes of each item, in any order; an item can be given to it again if a
+        worker is lost.
 
-        For metrics: an item is a part of the videos, and what comes back an accumulator to add to the others.
+        For metrics: an item is a part of the videos, and what comes back an accumulator to add to
+            the others.
         """
         ...
 

@@ -39,7 +39,9 @@ class Setting:
     name: str
     model: str
     given: dict[str, Any]  # in the words of the plan
-    complete: dict[str, Any]  # all settings of `settings.Generation` but prompt, image, seed and device
+    complete: dict[
+        str, Any
+    ]  # all settings of `settings.Generation` but prompt, image, seed and device
     passes_per_step: float | None  # computed before the first video was made
 
 
@@ -64,7 +66,9 @@ class Clip:
     passes_per_step: float | None = None
     seconds_per_step: float | None = None
     seconds: float | None = None
-    environment: dict[str, Any] = field(default_factory=dict, repr=False)  # versions, machine, git revision
+    environment: dict[str, Any] = field(
+        default_factory=dict, repr=False
+    )  # versions, machine, git revision
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -85,7 +89,8 @@ class Vote:
     """One judgement of one rater.
 
     Args:
-        kind: "rating", of `first` alone, with an answer from 1 to 5; or "pair", with "first", "second" or "tie".
+        kind: "rating", of `first` alone, with an answer from 1 to 5; or "pair", with "first",
+            "second" or "tie".
         first, second: keys of clips; of a pair the smaller one is `first`.
         left: of a pair, which was shown on the left: "first" or "second".
         seconds: that the rater took.

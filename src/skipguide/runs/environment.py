@@ -11,15 +11,24 @@ from typing import Any
 
 
 def environment(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record of a video says of it, the revision of skipguide's code, and all packages with their versions."""
-    return {"versions": record["versions"], "machine": record["machine"], "git": revision(), "packages": packages()}
+    """What the record of a video says of it, the revision of skipguide's code, and all packages
+    with their versions."""
+    return {
+        "versions": record["versions"],
+        "machine": record["machine"],
+        "git": revision(),
+        "packages": packages(),
+    }
 
 
 @functools.cache
 def revision(folder: Path = Path(__file__).parents[1]) -> dict[str, Any] | None:
-    """The commit that the code in a folder is at, and whether it was changed since; None where git does not know it."""
+    """The commit that the code in a folder is at, and whether it was changed since; None where git
+    does not know it."""
     commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None or _git(folder, "ls-files", "--error-unmatch", ".") is None:  # installed beneath some repository
+    if (
+        commit is None or _git(folder, "ls-files", "--error-unmatch", ".") is None
+    ):  # installed beneath some repository
         return None
     return {"revision": commit, "changed": bool(_git(folder, "status", "--porcelain", "."))}
 
@@ -36,5 +45,9 @@ def _git(folder: Path, *words: str) -> str | None:
 @functools.cache
 def packages() -> dict[str, str]:
     """The version of every installed package."""
-    found = {entry.metadata["Name"]: entry.version for entry in metadata.distributions() if entry.metadata["Name"]}
+    found = {
+        entry.metadata["Name"]: entry.version
+        for entry in metadata.distributions()
+        if entry.metadata["Name"]
+    }
     return dict(sorted(found.items()))

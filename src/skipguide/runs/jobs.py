@@ -1,4 +1,5 @@
-"""The jobs of a plan: one video each, known by a hash over everything that decides what is in it."""
+"""The jobs of a plan: one video each, known by a hash over everything that decides what is in
+it."""
 
 from __future__ import annotations
 
@@ -41,14 +42,21 @@ class Job:
 
 
 def job_key(
-    surveyed: ResolvedSetting, prompt: Prompt, seed: int, image_sha256: str | None, versions: Mapping[str, str]
+    surveyed: ResolvedSetting,
+    prompt: Prompt,
+    seed: int,
+    image_sha256: str | None,
+    versions: Mapping[str, str],
 ) -> str:
     """The name of a video: equal names, equal frames (on one class of machine).
 
-    It is made of the weights, the prompt, the content of the image, the seed, all settings, cpu or cuda, and the
-    versions of what computes; not of the names of settings, files and folders.
-    """
-    weights = surveyed.weights if "sha256" in surveyed.weights else {**surveyed.weights, "model": _model_name(surveyed)}
+    It is made of the weights, the prompt, the content of the image, the seed, all settings, cpu or
+    cuda, and the versions of what computes; not of the names of settings, files and folders."""
+    weights = (
+        surveyed.weights
+        if "sha256" in surveyed.weights
+        else {**surveyed.weights, "model": _model_name(surveyed)}
+    )
     content = {
         "weights": weights,
         "prompt": prompt.text,
@@ -62,7 +70,8 @@ def job_key(
 
 
 def setting_content(complete: GenerationSettings) -> dict[str, Any]:
-    """What of the settings makes two of them the same one; settings that a newer version has added are None."""
+    """What of the settings makes two of them the same one; settings that a newer version has added
+    are None."""
     dumped = complete.model_dump(mode="json", exclude_none=True)
     return {name: value for name, value in dumped.items() if name not in _PER_JOB_FIELDS}
 
@@ -71,16 +80,23 @@ def _model_name(surveyed: ResolvedSetting) -> str:
     return surveyed.setting.generation.model
 
 
-def build_jobs(plan: Plan, surveyed: Sequence[ResolvedSetting], versions: Mapping[str, str]) -> list[Job]:
-    """All jobs of a plan, each once, in the order that shares work: by model, then prompt, then seed.
+def build_jobs(
+    plan: Plan, surveyed: Sequence[ResolvedSetting], versions: Mapping[str, str]
+) -> list[Job]:
+    """All jobs of a plan, each once, in the order that shares work: by model, then prompt, then
+    seed.
 
     Raises:
         ValueError: if two settings are the same one.
     """
-    images = {prompt.image: hash_file(prompt.image) for prompt in plan.prompts if prompt.image is not None}
+    images = {
+        prompt.image: hash_file(prompt.image) for prompt in plan.prompts if prompt.image is not None
+    }
     found = [
         Job(
-            job_key(entry, prompt, seed, images.get(prompt.image) if prompt.image else None, versions),
+            job_key(
+                entry, prompt, seed, images.get(prompt.image) if prompt.image else None, versions
+            ),
             entry.setting.name,
             _fill_in_prompt(entry.complete, prompt, seed),
             prompt.image,
@@ -113,17 +129,20 @@ def _deduplicate(found: Sequence[Job]) -> list[Job]:
         other = jobs.setdefault(job.key, job)
         if other.setting != job.setting:
             raise ValueError(
-                f"the settings of a plan must differ, but {other.setting!r} and {job.setting!r} are the same when the "
-                "model's defaults are filled in. Remove one."
+                f"the settings of a plan must differ, but {other.setting!r} and {job.setting!r} are"
+                " the same when the model's defaults are filled in. Remove one."
             )
     return list(jobs.values())
 
 
-# --- into the ledger --------------------------------------------------------------------------------------------------
+# --- into the ledger ------------------------------------------------------------------------------
 
 
-def register_jobs(ledger: Ledger, plan: Plan, surveyed: Sequence[ResolvedSetting], jobs: Sequence[Job]) -> None:
-    """Write the jobs of a plan into the ledger, and its pictures beside it; those that are in it stay what they are.
+def register_jobs(
+    ledger: Ledger, plan: Plan, surveyed: Sequence[ResolvedSetting], jobs: Sequence[Job]
+) -> None:
+    """Write the jobs of a plan into the ledger, and its pictures beside it; those that are in it
+    stay what they are.
 
     Raises:
         ValueError: if a setting has the name of another one of which there are videos.
@@ -132,51 +151,78 @@ def register_jobs(ledger: Ledger, plan: Plan, surveyed: Sequence[ResolvedSetting
     images = dict.fromkeys(prompt.image for prompt in plan.prompts if prompt.image is not None)
     kept = {image: files.copy_image(ledger.path.parent, image) for image in images}
     with ledger.transaction():
-        plan_id = ledger.get_or_insert_id("plans", {"sha256": plan.sha256}, {"text": plan.text, "created": utc_now()})
+        plan_id = ledger.get_or_insert_id(
+            "plans", {"sha256": plan.sha256}, {"text": plan.text, "created": utc_now()}
+        )
         settings = _register_settings(ledger, surveyed)
-        prompts = {(prompt.text, prompt.image): _register_prompt(ledger, prompt, kept) for prompt in plan.prompts}
-        ledger.db.execute("UPDATE jobs SET position = position + ?", (len(jobs),))  # those of other plans come after
+        prompts = {
+            (prompt.text, prompt.image): _register_prompt(ledger, prompt, kept)
+            for prompt in plan.prompts
+        }
+        ledger.db.execute(
+            "UPDATE jobs SET position = position + ?", (len(jobs),)
+        )  # those of other plans come after
         for position, job in enumerate(jobs):
             setting = settings[job.generation.model, job.setting]
             prompt = prompts[job.generation.prompt, job.image]
             ledger.db.execute(
-                "INSERT INTO jobs(key, setting, prompt, seed, position, added) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT(key) DO UPDATE SET position = excluded.position, setting = excluded.setting",
+                "INSERT INTO jobs(key, setting, prompt, seed, position, added) VALUES (?, ?, ?, ?,"
+                " ?, ?) ON CONFLICT(key) DO UPDATE SET position = excluded.position, setting ="
+                " excluded.setting",
                 (job.key, setting, prompt, job.generation.seed, position, utc_now()),
             )
             ledger.db.execute("INSERT OR IGNORE INTO plan_jobs VALUES (?, ?)", (plan_id, job.key))
 
 
-def _register_settings(ledger: Ledger, surveyed: Sequence[ResolvedSetting]) -> dict[tuple[str, str], int]:
+def _register_settings(
+    ledger: Ledger, surveyed: Sequence[ResolvedSetting]
+) -> dict[tuple[str, str], int]:
     found = {}
     names = {(_model_name(entry), entry.setting.name) for entry in surveyed}
     for entry in surveyed:
-        model = ledger.get_or_insert_id("models", {"name": _model_name(entry), "weights": to_json(entry.weights)})
-        _claim_setting_name(ledger, model, entry, {name for of, name in names if of == _model_name(entry)})
-        new = {"given": to_json(entry.setting.given), "complete": to_json(setting_content(entry.complete))}
+        model = ledger.get_or_insert_id(
+            "models", {"name": _model_name(entry), "weights": to_json(entry.weights)}
+        )
+        _claim_setting_name(
+            ledger, model, entry, {name for of, name in names if of == _model_name(entry)}
+        )
+        new = {
+            "given": to_json(entry.setting.given),
+            "complete": to_json(setting_content(entry.complete)),
+        }
         found[_model_name(entry), entry.setting.name] = ledger.get_or_insert_id(
             "settings", {"model": model, "name": entry.setting.name}, new
         )
     return found
 
 
-def _claim_setting_name(ledger: Ledger, model: int, entry: ResolvedSetting, names: set[str]) -> None:
-    """A setting that was renamed keeps its row; one that was changed gives its name up if nothing was made with it."""
+def _claim_setting_name(
+    ledger: Ledger, model: int, entry: ResolvedSetting, names: set[str]
+) -> None:
+    """A setting that was renamed keeps its row; one that was changed gives its name up if nothing
+    was made with it."""
     name, content = entry.setting.name, to_json(setting_content(entry.complete))
-    rows = {row["name"]: row for row in ledger.rows("SELECT * FROM settings WHERE model = ?", model)}
+    rows = {
+        row["name"]: row for row in ledger.rows("SELECT * FROM settings WHERE model = ?", model)
+    }
     holder = rows.get(name)
     if holder is not None and holder["complete"] != content:
-        made = ledger.rows("SELECT count(*) AS n FROM jobs WHERE setting = ? AND status = 'done'", holder["id"])[0]["n"]
+        made = ledger.rows(
+            "SELECT count(*) AS n FROM jobs WHERE setting = ? AND status = 'done'", holder["id"]
+        )[0]["n"]
         if made:
             raise ValueError(
-                f"a setting must keep its parameters within a run, but {name!r} was {_describe_changes(holder, content)}, "
-                f"and {made} videos were made with it. Give the new one another name, or name another folder with "
-                "--out."
+                f"a setting must keep its parameters within a run, but {name!r} was"
+                f" {_describe_changes(holder, content)}, and {made} videos were made with it. Give"
+                " the new one another name, or name another folder with --out."
             )
         ledger.db.execute("DELETE FROM jobs WHERE setting = ?", (holder["id"],))
         ledger.db.execute("DELETE FROM settings WHERE id = ?", (holder["id"],))
         holder = None
-    former = next((row for row in rows.values() if row["complete"] == content and row["name"] not in names), None)
+    former = next(
+        (row for row in rows.values() if row["complete"] == content and row["name"] not in names),
+        None,
+    )
     if holder is None and former is not None:
         ledger.db.execute("UPDATE settings SET name = ? WHERE id = ?", (name, former["id"]))
 
@@ -188,8 +234,14 @@ def _describe_changes(holder: Any, content: str) -> str:
 
 
 def _register_prompt(ledger: Ledger, prompt: Prompt, kept: Mapping[Path, str]) -> int:
-    image = None if prompt.image is None else {"image": prompt.image.name, "image_sha256": kept[prompt.image]}
+    image = (
+        None
+        if prompt.image is None
+        else {"image": prompt.image.name, "image_sha256": kept[prompt.image]}
+    )
     digest = hashlib.sha256(to_json([prompt.text, image]).encode()).hexdigest()
     return ledger.get_or_insert_id(
-        "prompts", {"sha256": digest}, {"text": prompt.text, **(image or {}), "tags": to_json(prompt.tags)}
+        "prompts",
+        {"sha256": digest},
+        {"text": prompt.text, **(image or {}), "tags": to_json(prompt.tags)},
     )

@@ -1,8 +1,7 @@
 """The ledger of a run: one SQLite file that says what is to be made and what is done.
 
-Readers and raters use it while a sweep writes (WAL). Every change is one transaction, so that a process that is killed
-leaves the ledger as it was before or after it.
-"""
+Readers and raters use it while a sweep writes (WAL). Every change is one transaction, so that a
+process that is killed leaves the ledger as it was before or after it."""
 
 from __future__ import annotations
 
@@ -62,15 +61,17 @@ def utc_now() -> str:
 
 def to_json(value: Any) -> str:
     """The one way to write a value, so that equal ones are equal texts."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(
+        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
 
 
 class Ledger:
     """A connection to the ledger of a run directory. For one thread.
 
     Args:
-        folder: the run directory.
-        mode: "create" makes the ledger if there is none; "write" and "read" need one. Where nothing can be written,
+        folder: the run directory. mode: "create" makes the ledger if there is none; "write" and
+        "read" need one. Where nothing can be written,
             "read" takes the file as it is.
 
     Raises:
@@ -82,8 +83,8 @@ class Ledger:
         self.path = folder / NAME
         if mode != "create" and not self.path.is_file():
             raise ValueError(
-                f"a run must be a folder with a {NAME}, but {folder} is not one. `skipguide sweep` makes them; "
-                "`skipguide runs ls` lists them."
+                f"a run must be a folder with a {NAME}, but {folder} is not one. `skipguide sweep`"
+                " makes them; `skipguide runs ls` lists them."
             )
         with self.translate_errors():
             self.db = self._connect(mode)
@@ -104,11 +105,13 @@ class Ledger:
             db.close()
             if mode != "read":
                 raise
-            # WAL needs a file beside the ledger, and the folder takes none: then nobody writes to it either.
+            # WAL needs a file beside the ledger, and the folder takes none: then nobody writes to
+            # it either.
             return self._open("immutable=1")
         if mode != "read":
             db.execute("PRAGMA journal_mode=WAL")
-            # What a sweep has published it finds again after a power cut; what a rater has said nobody does.
+            # What a sweep has published it finds again after a power cut; what a rater has said
+            # nobody does.
             db.execute(f"PRAGMA synchronous={'NORMAL' if mode == 'create' else 'FULL'}")
             db.execute("PRAGMA foreign_keys=ON")
         return db
@@ -132,8 +135,8 @@ class Ledger:
             found = self.meta("format") if known else None
         if found != FORMAT:
             raise ValueError(
-                f"the ledger {self.path} must be of format {FORMAT}, but is of format {found}. Use the version of "
-                "skipguide that wrote it."
+                f"the ledger {self.path} must be of format {FORMAT}, but is of format {found}. Use"
+                " the version of skipguide that wrote it."
             )
 
     def check(self) -> None:
@@ -157,7 +160,7 @@ class Ledger:
         """Close the connection; the file stays."""
         self.db.close()
 
-    # --- reading and writing ------------------------------------------------------------------------------------------
+    # --- reading and writing ----------------------------------------------------------------------
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
@@ -176,7 +179,9 @@ class Ledger:
                 yield
                 self.db.execute("COMMIT")
             except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back itself after some errors
+                with contextlib.suppress(
+                    sqlite3.Error
+                ):  # SQLite has rolled back itself after some errors
                     self.db.execute("ROLLBACK")
                 raise
 
@@ -185,7 +190,9 @@ class Ledger:
         with self.translate_errors():
             return self.db.execute(query, values).fetchall()
 
-    def get_or_insert_id(self, table: str, same: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> int:
+    def get_or_insert_id(
+        self, table: str, same: Mapping[str, Any], more: Mapping[str, Any] | None = None
+    ) -> int:
         """The id of the row that has these values; it is added if there is none. Within `writing`.
 
         Args:
@@ -198,7 +205,9 @@ class Ledger:
             return found[0]["id"]
         new = {**same, **(more or {})}
         names, marks = ", ".join(new), ", ".join("?" * len(new))
-        added = self.db.execute(f"INSERT INTO {table}({names}) VALUES ({marks})", list(new.values())).lastrowid
+        added = self.db.execute(
+            f"INSERT INTO {table}({names}) VALUES ({marks})", list(new.values())
+        ).lastrowid
         assert added is not None
         return added
 
@@ -210,8 +219,9 @@ class Ledger:
 
 def _damaged_error(path: Path, reason: str) -> ValueError:
     return ValueError(
-        f"the ledger must be a sound SQLite file, but {path} is damaged ({reason}). Move it away and run the sweep "
-        "again: the videos that are there are taken over. Metrics and votes are in a backup only."
+        f"the ledger must be a sound SQLite file, but {path} is damaged ({reason}). Move it away"
+        " and run the sweep again: the videos that are there are taken over. Metrics and votes are"
+        " in a backup only."
     )
 
 
@@ -221,14 +231,21 @@ _SQLITE_FULL, _SQLITE_BUSY = 13, 5  # SQLite's numbers of its errors
 def _translate_error(path: Path, error: sqlite3.DatabaseError) -> Exception:
     code, text = getattr(error, "sqlite_errorcode", 0) & 0xFF, str(error)  # Python 3.10 has no code
     if code == _SQLITE_FULL or "full" in text:
-        return OSError(f"the disk of {path} must have room, but is full. Free some; what is done stays done.")
+        return OSError(
+            f"the disk of {path} must have room, but is full. Free some; what is done stays done."
+        )
     if code == _SQLITE_BUSY or "locked" in text:
         return OSError(
-            f"the ledger must be free to write within {_BUSY_SECONDS:g} s, but {path} was held by another process. "
-            "End it, or try again."
+            f"the ledger must be free to write within {_BUSY_SECONDS:g} s, but {path} was held by"
+            " another process. End it, or try again."
         )
     if isinstance(error, sqlite3.IntegrityError):
-        return ValueError(f"the ledger {path} cannot take this: {text}. Name clips and settings of this run.")
+        return ValueError(
+            f"the ledger {path} cannot take this: {text}. Name clips and settings of this run."
+        )
     if isinstance(error, sqlite3.OperationalError):
-        return OSError(f"the ledger must be in a folder where it can be written, but {path}: {text}. Check the folder.")
+        return OSError(
+            f"the ledger must be in a folder where it can be written, but {path}: {text}. Check the"
+            " folder."
+        )
     return _damaged_error(path, text)

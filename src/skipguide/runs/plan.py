@@ -31,7 +31,10 @@ class _PlanSchema(BaseModel):
 
 _REQUIREMENTS = {
     "model": "the name of a model, or a list of names",
-    "prompts": "a list of texts (or {prompt, image}), the name of a file, or {file, dimensions, images, first}",
+    "prompts": (
+        "a list of texts (or {prompt, image}), the name of a file, or {file, dimensions, images,"
+        " first}"
+    ),
     "seeds": "a list of whole numbers, as in [0, 1]",
     "settings": "a list of settings, as in [{name: cfg, guidance_scale: 4.5}]",
     "save_latents": "true or false",
@@ -44,9 +47,7 @@ class Setting:
 
     name: str
     given: dict[str, Any]  # in the words of the plan
-    generation: (
-        GenerationSettings  # what is left out is still None; the prompt and the image are those of the first video
-    )
+    generation: GenerationSettings  # what is left out is still None; the prompt and the image are those of the first video
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,19 @@ class Plan:
         try:
             text = path.read_text(encoding="utf-8")
             content = yaml.safe_load(text)
-        except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8; a date that is none
+        except (
+            OSError,
+            ValueError,
+            yaml.YAMLError,
+        ) as error:  # ValueError: no UTF-8; a date that is none
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ValueError(f"a plan must be a YAML file that can be read, but {path}: {reason}. Check it.") from None
+            raise ValueError(
+                f"a plan must be a YAML file that can be read, but {path}: {reason}. Check it."
+            ) from None
         if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
             raise ValueError(
-                f"a plan must have lines such as model: lab-mochi, but {path} holds {type(content).__name__}. "
-                "docs/sweeps.md has an example."
+                f"a plan must have lines such as model: lab-mochi, but {path} holds"
+                f" {type(content).__name__}. docs/sweeps.md has an example."
             )
         return cls.of(content, path.parent, text)
 
@@ -105,13 +112,23 @@ class Plan:
         try:
             written = _PlanSchema.model_validate(own)
         except ValidationError as error:
-            raise ValueError(" ".join(dict.fromkeys(_validation_message(dict(e)) for e in error.errors()))) from None
+            raise ValueError(
+                " ".join(dict.fromkeys(_validation_message(dict(e)) for e in error.errors()))
+            ) from None
         found = _read_prompts(written.prompts, base)
         names = [written.model] if isinstance(written.model, str) else written.model
         settings = _parse_settings(written.settings, common, names, found[0], base)
-        written_out = text if text is not None else yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+        written_out = (
+            text
+            if text is not None
+            else yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+        )
         plan = cls(
-            tuple(found), tuple(dict.fromkeys(written.seeds)), tuple(settings), written.save_latents, written_out
+            tuple(found),
+            tuple(dict.fromkeys(written.seeds)),
+            tuple(settings),
+            written.save_latents,
+            written_out,
         )
         _check_seeds(plan)
         _check_images(plan)
@@ -121,13 +138,20 @@ class Plan:
 def _validation_message(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][0])
     came = "nothing" if error["type"] == "missing" else repr(error["input"])
-    return f"{name} of a plan must be {_REQUIREMENTS[name]}, but got {came[:200]}. docs/sweeps.md has an example."
+    return (
+        f"{name} of a plan must be {_REQUIREMENTS[name]}, but got {came[:200]}. docs/sweeps.md has"
+        " an example."
+    )
 
 
 def _read_prompts(written: str | PromptFile | Sequence[str | Entry], base: Path) -> list[Prompt]:
     if isinstance(written, str):
         written = PromptFile.model_validate({"file": written})
-    return prompts.read(written, base) if isinstance(written, PromptFile) else prompts.parse_prompt_list(written, base)
+    return (
+        prompts.read(written, base)
+        if isinstance(written, PromptFile)
+        else prompts.parse_prompt_list(written, base)
+    )
 
 
 def _parse_settings(
@@ -137,7 +161,8 @@ def _parse_settings(
     prompt: Prompt,
     base: Path,
 ) -> list[Setting]:
-    """Every setting for every model (or for the one that it names); all that is wrong in them at once."""
+    """Every setting for every model (or for the one that it names); all that is wrong in them at
+    once."""
     entries = [written] if isinstance(written, dict) else written
     found: list[Setting] = []
     wrong: dict[str, None] = {}
@@ -151,7 +176,10 @@ def _parse_settings(
                 wrong[str(error)] = None
     if wrong:
         raise ValueError(" ".join(wrong))
-    _check_names(found, [str(entry["model"]) for entry in entries if entry.get("model", models[0]) not in models])
+    _check_names(
+        found,
+        [str(entry["model"]) for entry in entries if entry.get("model", models[0]) not in models],
+    )
     return found
 
 
@@ -159,13 +187,17 @@ def _expand_entry(
     entry: Mapping[str, Any], common: Mapping[str, Any], model: str, prompt: Prompt, base: Path
 ) -> list[Setting]:  # fmt: skip
     found = []
-    for name, own in plan_grid.expand_grid({key: value for key, value in entry.items() if key != "model"}):
+    for name, own in plan_grid.expand_grid(
+        {key: value for key, value in entry.items() if key != "model"}
+    ):
         given = {**common, **own}
         try:
             image = {} if prompt.image is None else {"image": str(prompt.image)}
             text = {} if prompt.text is None else {"prompt": prompt.text}
             flat = plan_grid.flatten(given)
-            if isinstance(flat.get("schedule"), str):  # what is in the file, so that another content is another setting
+            if isinstance(
+                flat.get("schedule"), str
+            ):  # what is in the file, so that another content is another setting
                 flat["schedule"] = given["schedule"] = asked.bins_of(str(base / flat["schedule"]))
             generation = validate_settings({**flat, "model": model, **text, **image})
             asked.options_of(generation)  # a rule or a restart that is none is refused now
@@ -178,27 +210,37 @@ def _expand_entry(
 def _check_names(found: Sequence[Setting], strangers: Sequence[str]) -> None:
     if strangers:
         raise ValueError(
-            f"the model of a setting must be one of the plan's, but got {', '.join(strangers)}. Add it to model."
+            f"the model of a setting must be one of the plan's, but got {', '.join(strangers)}. Add"
+            " it to model."
         )
     names = [(setting.generation.model, setting.name) for setting in found]
     twice = sorted({name for model, name in names if names.count((model, name)) > 1})
     if twice:
         raise ValueError(
-            f"every setting must have a name of its own, but {', '.join(twice)} stands for several. Rename them."
+            f"every setting must have a name of its own, but {', '.join(twice)} stands for several."
+            " Rename them."
         )
 
 
 def _check_seeds(plan: Plan) -> None:
     wrong = [seed for seed in plan.seeds if not 0 <= seed < 2**63]
     if wrong:
-        raise ValueError(f"seeds of a plan must be whole numbers from 0 to 2^63 - 1, but got {wrong}. Correct them.")
+        raise ValueError(
+            f"seeds of a plan must be whole numbers from 0 to 2^63 - 1, but got {wrong}. Correct"
+            " them."
+        )
 
 
 def _check_images(plan: Plan) -> None:
     """See that all pictures are there; what is in them is read one by one."""
-    missing = [str(prompt.image) for prompt in plan.prompts if prompt.image is not None and not prompt.image.is_file()]
+    missing = [
+        str(prompt.image)
+        for prompt in plan.prompts
+        if prompt.image is not None and not prompt.image.is_file()
+    ]
     if missing:
         raise ValueError(
-            f"images of a plan must be files, but {', '.join(missing[:5])} {'is' if len(missing) == 1 else 'are'} not "
-            f"({len(missing)} of {len(plan.prompts)} prompts). Check the names."
+            f"images of a plan must be files, but {', '.join(missing[:5])}"
+            f" {'is' if len(missing) == 1 else 'are'} not ({len(missing)} of {len(plan.prompts)}"
+            " prompts). Check the names."
         )

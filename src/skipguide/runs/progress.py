@@ -1,4 +1,5 @@
-"""What happens to jobs, as the ledger tells it: begun, done, failed; and what a sweep finds when it comes back."""
+"""What happens to jobs, as the ledger tells it: begun, done, failed; and what a sweep finds when it
+comes back."""
 
 from __future__ import annotations
 
@@ -13,25 +14,39 @@ from skipguide.runs.jobs import Job
 from skipguide.runs.ledger import Ledger, to_json, utc_now
 from skipguide.runs.storage import PublishedFiles
 
-_FILE_COLUMNS = ("video", "video_sha256", "video_bytes", "video_mtime_ns", "latents", "latents_sha256")
+_FILE_COLUMNS = (
+    "video",
+    "video_sha256",
+    "video_bytes",
+    "video_mtime_ns",
+    "latents",
+    "latents_sha256",
+)
 
 
 def mark_running(ledger: Ledger, job: Job) -> None:
     """A worker has begun a job."""
     with ledger.transaction():
         ledger.db.execute(
-            "UPDATE jobs SET status = 'running', attempts = attempts + 1, error = NULL WHERE key = ?", (job.key,)
+            "UPDATE jobs SET status = 'running', attempts = attempts + 1, error = NULL WHERE"
+            " key = ?",
+            (job.key,),
         )
 
 
 def mark_done(
-    ledger: Ledger, key: str, published: PublishedFiles, record: dict[str, Any], environment: dict[str, Any]
+    ledger: Ledger,
+    key: str,
+    published: PublishedFiles,
+    record: dict[str, Any],
+    environment: dict[str, Any],
 ) -> None:
     """The files of a job are in their places."""
     frames, height, width, _ = record["frames"]
     values = {
-        "status": "done", "error": None, "finished": utc_now(), "frames": frames, "height": height, "width": width,
-        "fps": str(record["settings"]["fps"]), "frames_sha256": record["frames_sha256"], **record["measured"],
+        "status": "done", "error": None, "finished": utc_now(), "frames": frames, "height": height,
+        "width": width, "fps": str(record["settings"]["fps"]),
+        "frames_sha256": record["frames_sha256"], **record["measured"],
         **{name: getattr(published, name) for name in _FILE_COLUMNS},
     }  # fmt: skip
     content = to_json(environment)
@@ -45,11 +60,15 @@ def mark_done(
 def mark_failed(ledger: Ledger, event: JobFailed) -> None:
     """A job cannot be done."""
     with ledger.transaction():
-        ledger.db.execute("UPDATE jobs SET status = 'failed', error = ? WHERE key = ?", (event.error, event.job.key))
+        ledger.db.execute(
+            "UPDATE jobs SET status = 'failed', error = ? WHERE key = ?",
+            (event.error, event.job.key),
+        )
 
 
 def requeue_interrupted(ledger: Ledger, retry: Sequence[str] = ()) -> None:
-    """Jobs under way when a process ended are to be done; of those that failed, the ones with these keys."""
+    """Jobs under way when a process ended are to be done; of those that failed, the ones with these
+    keys."""
     with ledger.transaction():
         ledger.db.execute("UPDATE jobs SET status = 'pending' WHERE status = 'running'")
         ledger.db.executemany(
@@ -59,22 +78,26 @@ def requeue_interrupted(ledger: Ledger, retry: Sequence[str] = ()) -> None:
 
 
 def delete_pending(ledger: Ledger, keys: Sequence[str]) -> None:
-    """Take jobs of one plan that are not done out of the ledger, with the settings and plans that then have none."""
+    """Take jobs of one plan that are not done out of the ledger, with the settings and plans that
+    then have none."""
     if not keys:
         return
     with ledger.transaction():
         ledger.db.executemany(
-            "DELETE FROM jobs WHERE key = ? AND status = 'pending' "
-            "AND (SELECT count(*) FROM plan_jobs WHERE job = key) = 1 "
-            "AND key NOT IN (SELECT first FROM votes UNION SELECT second FROM votes WHERE second IS NOT NULL)",
+            "DELETE FROM jobs WHERE key = ? AND status = 'pending' AND (SELECT count(*) FROM"
+            " plan_jobs WHERE job = key) = 1 AND key NOT IN (SELECT first FROM votes UNION SELECT"
+            " second FROM votes WHERE second IS NOT NULL)",
             [(key,) for key in keys],
         )
         ledger.db.execute("DELETE FROM plans WHERE id NOT IN (SELECT plan FROM plan_jobs)")
         ledger.db.execute("DELETE FROM settings WHERE id NOT IN (SELECT setting FROM jobs)")
 
 
-def reconcile(ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool, keep_files: bool = False) -> list[str]:
-    """Make ledger and files agree: videos that are there are done, those that are gone or damaged are to be made.
+def reconcile(
+    ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool, keep_files: bool = False
+) -> list[str]:
+    """Make ledger and files agree: videos that are there are done, those that are gone or damaged
+    are to be made.
 
     Args:
         thorough: read every file to its end.
@@ -114,7 +137,8 @@ def _reset_to_pending(ledger: Ledger, key: str) -> None:
 
 
 def _adopt(ledger: Ledger, folder: Path, job: Job, keep_files: bool) -> None:
-    """Take over a video that was published before the ledger heard of it, or whose ledger is gone."""
+    """Take over a video that was published before the ledger heard of it, or whose ledger is
+    gone."""
     published = files.find_published(folder, job.key, job.latents)
     if published is None:
         return

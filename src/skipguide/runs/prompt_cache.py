@@ -42,7 +42,11 @@ def _cache_prompts(encode: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN_TYPES)
+    return (
+        all(map(_is_plain, value))
+        if isinstance(value, (list, tuple))
+        else isinstance(value, _PLAIN_TYPES)
+    )
 
 
 def _clone_tensors(value: Any) -> Any:
@@ -54,7 +58,8 @@ def _clone_tensors(value: Any) -> Any:
 
 @contextlib.contextmanager
 def record_decoder_input(pipe: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """What the VAE's decoder gets while the block runs: "latents", or "latents.0" and so on if it gets several.
+    """What the VAE's decoder gets while the block runs: "latents", or "latents.0" and so on if it
+    gets several.
 
     From these the same decoder makes the same frames, bit for bit.
     """
@@ -76,4 +81,8 @@ def record_decoder_input(pipe: Any) -> Iterator[dict[str, torch.Tensor]]:
         yield named
     finally:
         del vae.decode
-        named.update({"latents": found[0]} if len(found) == 1 else {f"latents.{i}": z for i, z in enumerate(found)})
+        named.update(
+            {"latents": found[0]}
+            if len(found) == 1
+            else {f"latents.{i}": z for i, z in enumerate(found)}
+        )

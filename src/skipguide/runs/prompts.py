@@ -1,4 +1,5 @@
-"""What the videos of a plan show: a list in the plan, a file of it, or the prompt files of VBench and EvalCrafter."""
+"""What the videos of a plan show: a list in the plan, a file of it, or the prompt files of VBench
+and EvalCrafter."""
 
 from __future__ import annotations
 
@@ -51,17 +52,25 @@ def parse_prompt_list(entries: Iterable[str | Entry], base: Path) -> list[Prompt
     Raises:
         ValueError: if one is empty.
     """
-    written = [Entry(prompt=entry, image=None) if isinstance(entry, str) else entry for entry in entries]
+    written = [
+        Entry(prompt=entry, image=None) if isinstance(entry, str) else entry for entry in entries
+    ]
     if any(entry.prompt is entry.image is None for entry in written):
-        raise ValueError("a prompt of a plan must have prompt, image or both, but one has neither. Write a text there.")
-    return _deduplicate(Prompt(entry.prompt, base / entry.image if entry.image else None) for entry in written)
+        raise ValueError(
+            "a prompt of a plan must have prompt, image or both, but one has neither. Write a text"
+            " there."
+        )
+    return _deduplicate(
+        Prompt(entry.prompt, base / entry.image if entry.image else None) for entry in written
+    )
 
 
 def read(source: PromptFile, base: Path) -> list[Prompt]:
     """The prompts of a file or folder, each once, in its order.
 
     - a text file: one prompt per line (VBench's `all_dimension.txt`, EvalCrafter's `prompt700.txt`)
-    - VBench's `VBench_full_info.json`, and VBench-I2V's: a list of `{"prompt_en", "dimension", "image_name"}`
+    - VBench's `VBench_full_info.json`, and VBench-I2V's: a list of `{"prompt_en", "dimension",
+    "image_name"}`
     - EvalCrafter's `metadata.json`: `{"0000": {"prompt", "attributes"}}`
     - EvalCrafter's folder `prompts`: `0000.txt` and so on, one prompt each
     - a JSON list of texts
@@ -70,7 +79,8 @@ def read(source: PromptFile, base: Path) -> list[Prompt]:
         base: the folder from which relative paths count.
 
     Raises:
-        ValueError: if it cannot be read, is none of these, has no prompts, or lacks the dimension or image asked for.
+        ValueError: if it cannot be read, is none of these, has no prompts, or lacks the dimension
+            or image asked for.
     """
     path = base / source.file
     found = list(_read_text_folder(path) if path.is_dir() else _read_prompt_file(path))
@@ -99,8 +109,16 @@ def _read_prompt_file(path: Path) -> Iterator[Prompt]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"prompts must be JSON where the file is named .json, but {path}: {error}. Mend it.") from None
-    rows = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+        raise ValueError(
+            f"prompts must be JSON where the file is named .json, but {path}: {error}. Mend it."
+        ) from None
+    rows = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
     for number, row in rows:
         yield _parse_row(str(number), row, path)
 
@@ -121,10 +139,12 @@ def _parse_row(number: str, row: Any, path: Path) -> Prompt:
 
 def _check_tags(number: str, row: Mapping[str, Any], path: Path) -> None:
     dimension, image = row.get("dimension") or [], row.get("image_name") or ""
-    if not isinstance(dimension, list) or not all(isinstance(entry, str) for entry in [*dimension, image]):
+    if not isinstance(dimension, list) or not all(
+        isinstance(entry, str) for entry in [*dimension, image]
+    ):
         raise ValueError(
-            "a row of VBench must have a list of texts as dimension and a text as image_name, but row "
-            f"{number} of {path} has {dimension!r} and {image!r}. Take one of its own files."
+            "a row of VBench must have a list of texts as dimension and a text as image_name, but"
+            f" row {number} of {path} has {dimension!r} and {image!r}. Take one of its own files."
         )
 
 
@@ -148,8 +168,8 @@ def _select_dimensions(found: list[Prompt], wanted: list[str], path: Path) -> li
     missing = [name for name in wanted if name not in known]
     if missing:
         raise ValueError(
-            f"dimensions must be some of {', '.join(known) or 'those of VBench_full_info.json'}, but got "
-            f"{', '.join(missing)}, which {path} has not. Correct them."
+            f"dimensions must be some of {', '.join(known) or 'those of VBench_full_info.json'},"
+            f" but got {', '.join(missing)}, which {path} has not. Correct them."
         )
     return [prompt for prompt in found if set(wanted) & set(prompt.tags.get("dimension", ()))]
 
@@ -158,8 +178,8 @@ def _attach_image(prompt: Prompt, folder: Path, path: Path) -> Prompt:
     name = prompt.tags.get("image_name")
     if not name:
         raise ValueError(
-            f"images needs a file whose every row has an image_name, but {prompt.text!r} of {path} has none. "
-            "Take VBench-I2V's newest file, or choose its dimensions."
+            f"images needs a file whose every row has an image_name, but {prompt.text!r} of {path}"
+            " has none. Take VBench-I2V's newest file, or choose its dimensions."
         )
     return Prompt(prompt.text, folder / name, prompt.tags)
 
@@ -169,7 +189,9 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise ValueError(f"prompts must be a file that can be read, but {path} cannot: {reason}. Check it.") from None
+        raise ValueError(
+            f"prompts must be a file that can be read, but {path} cannot: {reason}. Check it."
+        ) from None
 
 
 def _deduplicate(prompts: Iterable[Prompt]) -> list[Prompt]:

@@ -1,9 +1,8 @@
 """The engine on Ray: one worker per GPU (or CPU), on this machine or many, each holding the model.
 
-Workers write nothing: what they make comes back to the one process that keeps the ledger. A worker has one job at a
-time, so that no more results wait than there are workers. A job whose worker is lost, with its process or its machine,
-is given to another one.
-"""
+Workers write nothing: what they make comes back to the one process that keeps the ledger. A worker
+has one job at a time, so that no more results wait than there are workers. A job whose worker is
+lost, with its process or its machine, is given to another one."""
 
 from __future__ import annotations
 
@@ -44,8 +43,8 @@ def _import_ray() -> Any:
         return import_module("ray")
     except ImportError:
         raise ValueError(
-            "a sweep with --ray needs the package ray, but it is not installed. Run `pip install 'skipguide[ray]'`, or "
-            "leave --ray out."
+            "a sweep with --ray needs the package ray, but it is not installed. Run `pip install"
+            " 'skipguide[ray]'`, or leave --ray out."
         ) from None
 
 
@@ -90,11 +89,16 @@ class _LostWorker:
 
 @dataclass
 class _Fleet:
-    """The workers: which come up, which are idle, which are at a job. Keys are the references that Ray resolves."""
+    """The workers: which come up, which are idle, which are at a job. Keys are the references that
+    Ray resolves."""
 
-    starting: dict[Any, tuple[Any, bool]] = field(default_factory=dict)  # reference -> worker, whether it is a new one
+    starting: dict[Any, tuple[Any, bool]] = field(
+        default_factory=dict
+    )  # reference -> worker, whether it is a new one
     idle: deque[Any] = field(default_factory=deque)
-    busy: dict[Any, tuple[Any, Any]] = field(default_factory=dict)  # reference -> worker, (number, item)
+    busy: dict[Any, tuple[Any, Any]] = field(
+        default_factory=dict
+    )  # reference -> worker, (number, item)
     failed_starts: int = 0
 
 
@@ -102,12 +106,13 @@ class RayEngine:
     """Workers on Ray.
 
     Args:
-        address: of a cluster: "auto" for the one around, or else a new one here; "local" for a new one here;
-            "HOST:PORT" or "ray://HOST:PORT".
+        address: of a cluster: "auto" for the one around, or else a new one here; "local" for a new
+            one here; "HOST:PORT" or "ray://HOST:PORT".
         workers: how many; None is one per GPU of the cluster, or per CPU where there is none.
 
     Raises:
-        ValueError: if there is no ray, no such cluster, or less on this machine than so many workers need.
+        ValueError: if there is no ray, no such cluster, or less on this machine than so many
+            workers need.
     """
 
     def __init__(self, address: str = "auto", workers: int | None = None):
@@ -123,8 +128,8 @@ class RayEngine:
         if address == "local" and self.workers > (gpus or cpus):  # a cluster may grow
             self.close()
             raise ValueError(
-                f"a worker needs a {'GPU' if gpus else 'CPU'} of its own, but got --workers {workers} for "
-                f"{gpus or cpus}. Ask for fewer."
+                f"a worker needs a {'GPU' if gpus else 'CPU'} of its own, but got --workers"
+                f" {workers} for {gpus or cpus}. Ask for fewer."
             )
         self._class = self._ray.remote(**takes)(_RemoteWorker)
         self._versions: dict[str, str] = {}
@@ -148,7 +153,7 @@ class RayEngine:
                 f"--ray must be a cluster that answers, but {address}: {reason} Check the address."
             ) from None
 
-    # --- before the jobs ----------------------------------------------------------------------------------------------
+    # --- before the jobs --------------------------------------------------------------------------
 
     def versions(self) -> dict[str, str]:
         """Of the first worker; all others must have the same."""
@@ -170,7 +175,8 @@ class RayEngine:
             raise error.cause from None
         except self._ray.exceptions.RayActorError as error:
             raise ValueError(
-                f"a worker must stay alive while it checks a plan, but it was lost: {_error_summary(error)}. Look for memory."
+                "a worker must stay alive while it checks a plan, but it was lost:"
+                f" {_error_summary(error)}. Look for memory."
             ) from None
 
     def _first_worker(self) -> Any:
@@ -184,23 +190,28 @@ class RayEngine:
         """What ends first of all that workers do.
 
         Raises:
-            ValueError: if there is no machine, or none has taken a worker for a long time: nothing can end then.
+            ValueError: if there is no machine, or none has taken a worker for a long time: nothing
+                can end then.
         """
         fleet, started = self._fleet, time.monotonic()
-        while not (ended := self._ray.wait([*fleet.busy, *fleet.starting], num_returns=1, timeout=_POLL_SECONDS)[0]):
+        while not (
+            ended := self._ray.wait(
+                [*fleet.busy, *fleet.starting], num_returns=1, timeout=_POLL_SECONDS
+            )[0]
+        ):
             if not any(node["Alive"] for node in self._ray.nodes()):
                 raise ValueError(
-                    "a cluster must have a machine, but all of this one were lost. Start it, and sweep again: what is "
-                    "made stays."
+                    "a cluster must have a machine, but all of this one were lost. Start it, and"
+                    " sweep again: what is made stays."
                 )
             if not fleet.busy and time.monotonic() - started > _START_TIMEOUT:
                 raise ValueError(
-                    f"a worker must be ready within {_START_TIMEOUT // 60} minutes, but none is. Look at `ray status`: are "
-                    "there machines with a free GPU or CPU?"
+                    f"a worker must be ready within {_START_TIMEOUT // 60} minutes, but none is."
+                    " Look at `ray status`: are there machines with a free GPU or CPU?"
                 )
         return ended[0]
 
-    # --- the jobs -----------------------------------------------------------------------------------------------------
+    # --- the jobs ---------------------------------------------------------------------------------
 
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
         """Jobs in their order, to whichever worker is idle."""
@@ -208,21 +219,30 @@ class RayEngine:
             jobs, lambda worker, job: worker.make.remote(job, read_start_image(job.image))
         ):
             if isinstance(what, _LostWorker):
-                yield JobFailed(job, f"the worker was lost {_MAX_LOSSES} times under this job: {what.reason}")
+                yield JobFailed(
+                    job, f"the worker was lost {_MAX_LOSSES} times under this job: {what.reason}"
+                )
             else:
                 yield JobStarted(job) if what is None else what
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         """As `Engine.map`; the function and what it returns are sent, so both must be small."""
         numbers = range(len(items))
-        for _, what in self._distribute(numbers, lambda worker, i: worker.apply.remote(function, items[i])):
+        for _, what in self._distribute(
+            numbers, lambda worker, i: worker.apply.remote(function, items[i])
+        ):
             if isinstance(what, _LostWorker):
-                raise RuntimeError(f"a worker was lost {_MAX_LOSSES} times under one part: {what.reason}")
+                raise RuntimeError(
+                    f"a worker was lost {_MAX_LOSSES} times under one part: {what.reason}"
+                )
             if what is not None:
                 yield what[0]
 
-    def _distribute(self, items: Iterable[T], call: Callable[[Any, T], Any]) -> Iterator[tuple[T, Any]]:
-        """Call workers with items: (item, None) before a call, then (item, what it returned) or (item, _Lost)."""
+    def _distribute(
+        self, items: Iterable[T], call: Callable[[Any, T], Any]
+    ) -> Iterator[tuple[T, Any]]:
+        """Call workers with items: (item, None) before a call, then (item, what it returned) or
+        (item, _Lost)."""
         waiting, losses = deque(enumerate(items)), Counter[int]()
         try:
             while waiting or self._fleet.busy:
@@ -237,10 +257,14 @@ class RayEngine:
                 else:
                     yield item, result
         finally:
-            self._kill_workers(worker for worker, _ in self._fleet.busy.values())  # nobody waits for what they do
+            self._kill_workers(
+                worker for worker, _ in self._fleet.busy.values()
+            )  # nobody waits for what they do
             self._fleet.busy.clear()
 
-    def _assign_idle(self, waiting: deque[tuple[int, T]], call: Callable[[Any, T], Any]) -> Iterator[tuple[T, Any]]:
+    def _assign_idle(
+        self, waiting: deque[tuple[int, T]], call: Callable[[Any, T], Any]
+    ) -> Iterator[tuple[T, Any]]:
         """Give every idle worker something to do, in place of lost workers ask for new ones."""
         fleet = self._fleet
         self._start_workers(min(self.workers, len(waiting) + len(fleet.busy)))
@@ -251,7 +275,8 @@ class RayEngine:
             fleet.busy[call(worker, item)] = worker, (number, item)
 
     def _next_result(self) -> tuple[int, Any, Any] | None:
-        """Wait until something happens to a worker: (number, item, what came back), if that is what it was."""
+        """Wait until something happens to a worker: (number, item, what came back), if that is what
+        it was."""
         fleet = self._fleet
         done = self._wait_for_any()
         if done in fleet.starting:
@@ -271,7 +296,8 @@ class RayEngine:
         return number, item, result
 
     def _recheck_idle(self) -> None:
-        """Idle workers may be lost too, with their machine: none gets a job before it has answered."""
+        """Idle workers may be lost too, with their machine: none gets a job before it has
+        answered."""
         while self._fleet.idle:
             worker = self._fleet.idle.popleft()
             self._fleet.starting[worker.ready.remote()] = worker, False
@@ -293,8 +319,9 @@ class RayEngine:
             fleet.failed_starts += new
             if fleet.failed_starts >= _MAX_FAILED_STARTS:
                 raise ValueError(
-                    f"workers must start, but {fleet.failed_starts} in a row did not: {_error_summary(error)}. Install skipguide "
-                    "and its requirements on all machines."
+                    f"workers must start, but {fleet.failed_starts} in a row did not:"
+                    f" {_error_summary(error)}. Install skipguide and its requirements on all"
+                    " machines."
                 ) from None
             self._start_workers(len(fleet.starting) + len(fleet.idle) + len(fleet.busy) + 1)
             return
@@ -302,8 +329,8 @@ class RayEngine:
         self._versions = self._versions or versions
         if versions != self._versions:
             raise ValueError(
-                f"all workers must have the same versions, but one has {versions} and another {self._versions}. "
-                "Install the same on all machines."
+                f"all workers must have the same versions, but one has {versions} and another"
+                f" {self._versions}. Install the same on all machines."
             )
         fleet.idle.append(worker)
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run directory, open for reading, and for metrics and votes, while a sweep may be writing to it.
+    """A run directory, open for reading, and for metrics and votes, while a sweep may be writing to
+    it.
 
     Use one per thread; `close()` it, or use it as a context manager.
     """
@@ -35,7 +36,8 @@ class Run:
             writable: for metrics and votes.
 
         Raises:
-            ValueError: if there is no run in the folder, its ledger is damaged, or of another version.
+            ValueError: if there is no run in the folder, its ledger is damaged, or of another
+                version.
             OSError: if it shall be written and cannot be.
         """
         return cls(Path(folder), Ledger(Path(folder), "write" if writable else "read"))
@@ -50,7 +52,7 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # --- what is there ------------------------------------------------------------------------------------------------
+    # --- what is there ----------------------------------------------------------------------------
 
     @property
     def is_sweeping(self) -> bool:
@@ -70,7 +72,10 @@ class Run:
         """In the order in which they came."""
         rows = self._ledger.rows("SELECT * FROM prompts ORDER BY id")
         return [
-            Prompt(row["id"], row["text"], row["image"], json.loads(row["tags"]), row["image_sha256"]) for row in rows
+            Prompt(
+                row["id"], row["text"], row["image"], json.loads(row["tags"]), row["image_sha256"]
+            )
+            for row in rows
         ]
 
     def image_of(self, prompt: int) -> Path:
@@ -80,34 +85,40 @@ class Run:
             prompt: its id.
 
         Raises:
-            ValueError: if the run has no such prompt, it starts from none, or the picture is gone or was changed; runs
-                of older versions have kept none.
+            ValueError: if the run has no such prompt, it starts from none, or the picture is gone
+                or was changed; runs of older versions have kept none.
         """
         found = next((entry for entry in self.prompts() if entry.id == prompt), None)
         if found is None:
-            raise ValueError(f"a prompt must be one of the run, but got the id {prompt}. Take one that the run has.")
+            raise ValueError(
+                f"a prompt must be one of the run, but got the id {prompt}. Take one that the run"
+                " has."
+            )
         if found.image is None or found.image_sha256 is None:
             raise ValueError(
-                f"a prompt must have a picture to start from, but {prompt}, {str(found.text)[:80]!r}, has none. Choose "
-                "one that has."
+                f"a prompt must have a picture to start from, but {prompt},"
+                f" {str(found.text)[:80]!r}, has none. Choose one that has."
             )
         path = self.folder / files.image_name(found.image_sha256, found.image)
         if not path.is_file() or hash_file(path) != found.image_sha256:
             raise ValueError(
-                f"the picture of a prompt must be kept in the run, but {found.image} of prompt {prompt} is not there "
-                "or not what it was. Sweep the plan that has it once more: that copies it, and makes nothing again."
+                f"the picture of a prompt must be kept in the run, but {found.image} of prompt"
+                f" {prompt} is not there or not what it was. Sweep the plan that has it once more:"
+                " that copies it, and makes nothing again."
             )
         return path
 
     def seeds(self) -> list[int]:
         """Of all videos."""
-        return [row["seed"] for row in self._ledger.rows("SELECT DISTINCT seed FROM jobs ORDER BY seed")]
+        return [
+            row["seed"] for row in self._ledger.rows("SELECT DISTINCT seed FROM jobs ORDER BY seed")
+        ]
 
     def settings(self) -> list[Setting]:
         """In the order in which they came."""
         rows = self._ledger.rows(
-            "SELECT settings.*, models.name AS of FROM settings JOIN models ON models.id = settings.model "
-            "ORDER BY settings.id"
+            "SELECT settings.*, models.name AS of FROM settings JOIN models ON models.id ="
+            " settings.model ORDER BY settings.id"
         )
         return [
             Setting(row["id"], row["name"], row["of"], json.loads(row["given"]), json.loads(row["complete"]),
@@ -121,16 +132,19 @@ class Run:
         return {**dict.fromkeys(STATUSES, 0), **{row["status"]: row["n"] for row in rows}}
 
     def clips(self, status: Status | None = None) -> list[Clip]:
-        """One per setting, prompt and seed, in the order of the newest plan: the newest one that is done, if any is.
+        """One per setting, prompt and seed, in the order of the newest plan: the newest one that is
+        done, if any is.
 
         Args:
             status: only those of one.
         """
         rows = self._ledger.rows(
-            "SELECT *, row_number() OVER (PARTITION BY setting, prompt, seed ORDER BY status = 'done' DESC, "
-            "added DESC, rowid DESC) AS place FROM jobs ORDER BY position, rowid"
+            "SELECT *, row_number() OVER (PARTITION BY setting, prompt, seed ORDER BY status ="
+            " 'done' DESC, added DESC, rowid DESC) AS place FROM jobs ORDER BY position, rowid"
         )
-        return self._clips([row for row in rows if row["place"] == 1 and status in (None, row["status"])])
+        return self._clips(
+            [row for row in rows if row["place"] == 1 and status in (None, row["status"])]
+        )
 
     def clip(self, key: str) -> Clip:
         """One video.
@@ -141,7 +155,8 @@ class Run:
         found = self._clips(self._ledger.rows("SELECT * FROM jobs WHERE key = ?", key))
         if not found:
             raise ValueError(
-                f"a clip must be one of the run {self.folder}, but got {key!r}. `skipguide runs show` has them."
+                f"a clip must be one of the run {self.folder}, but got {key!r}. `skipguide runs"
+                " show` has them."
             )
         return found[0]
 
@@ -151,18 +166,27 @@ class Run:
             metrics.setdefault(row["job"], {})[row["name"]] = row["value"]
         stored = self._ledger.rows("SELECT id, content FROM environments")
         environments = {row["id"]: json.loads(row["content"]) for row in stored}
-        return [self._clip(row, metrics.get(row["key"], {}), environments.get(row["environment"], {})) for row in rows]
+        return [
+            self._clip(row, metrics.get(row["key"], {}), environments.get(row["environment"], {}))
+            for row in rows
+        ]
 
     def _clip(self, row: Any, metrics: dict[str, float], environment: dict[str, Any]) -> Clip:
         same = (
-            "key", "setting", "prompt", "seed", "status", "attempts", "error", "frames", "height", "width",
-            "frames_sha256", "passes_per_step", "seconds_per_step", "seconds",
+            "key", "setting", "prompt", "seed", "status", "attempts", "error", "frames", "height",
+            "width", "frames_sha256", "passes_per_step", "seconds_per_step", "seconds",
         )  # fmt: skip
         files_of = {name: row[name] and self.folder / row[name] for name in ("video", "latents")}
         fps = row["fps"] and Fraction(row["fps"])
-        return Clip(**{name: row[name] for name in same}, **files_of, fps=fps, metrics=metrics, environment=environment)
+        return Clip(
+            **{name: row[name] for name in same},
+            **files_of,
+            fps=fps,
+            metrics=metrics,
+            environment=environment,
+        )
 
-    # --- metrics ------------------------------------------------------------------------------------------------------
+    # --- metrics ----------------------------------------------------------------------------------
 
     def record_metric(self, key: str, name: str, value: float) -> None:
         """Keep a number of one video; a new one takes the place of the old.
@@ -186,16 +210,31 @@ class Run:
         Raises:
             ValueError: if the run has no such setting.
         """
-        values = (metric.setting, metric.name, metric.value, metric.low, metric.high, metric.count, utc_now())
+        values = (
+            metric.setting,
+            metric.name,
+            metric.value,
+            metric.low,
+            metric.high,
+            metric.count,
+            utc_now(),
+        )
         with self._ledger.transaction():
-            self._ledger.db.execute("INSERT OR REPLACE INTO set_metrics VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            self._ledger.db.execute(
+                "INSERT OR REPLACE INTO set_metrics VALUES (?, ?, ?, ?, ?, ?, ?)", values
+            )
 
     def set_metrics(self) -> list[SetMetric]:
         """By setting, then name."""
         rows = self._ledger.rows("SELECT * FROM set_metrics ORDER BY setting, name")
-        return [SetMetric(**{name: row[name] for name in SetMetric.__dataclass_fields__}) for row in rows]
+        return [
+            SetMetric(**{name: row[name] for name in SetMetric.__dataclass_fields__})
+            for row in rows
+        ]
 
-    def keep_state(self, setting: int, name: str, state: Mapping[str, np.ndarray], keys: Iterable[str]) -> None:
+    def keep_state(
+        self, setting: int, name: str, state: Mapping[str, np.ndarray], keys: Iterable[str]
+    ) -> None:
         """Keep what a metric of a set has added up, so that more videos can be added to it later.
 
         Args:
@@ -214,7 +253,8 @@ class Run:
             files.write_atomically(self.folder, _state_name(setting, name), content)
 
     def state(self, setting: int, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
-        """What `keep_state` was given last: the arrays, and the keys of the videos in them; nothing at all before.
+        """What `keep_state` was given last: the arrays, and the keys of the videos in them; nothing
+        at all before.
 
         Raises:
             ValueError: if the file is damaged.
@@ -226,16 +266,20 @@ class Run:
             return {}, []
         try:
             with safe_open(path, "numpy") as stored:
-                return {at: stored.get_tensor(at) for at in stored.keys()}, json.loads(stored.metadata()["keys"])  # noqa: SIM118
+                return {at: stored.get_tensor(at) for at in stored.keys()}, json.loads(
+                    stored.metadata()["keys"]
+                )
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
-                f"a state of a metric must be a sound file, but {path} is not: {error}. Remove it and measure again."
+                f"a state of a metric must be a sound file, but {path} is not: {error}. Remove it"
+                " and measure again."
             ) from None
 
-    # --- votes --------------------------------------------------------------------------------------------------------
+    # --- votes ------------------------------------------------------------------------------------
 
     def vote(self, vote: Vote) -> None:
-        """Keep a judgement; the same rater's new answer to the same question takes the place of the old.
+        """Keep a judgement; the same rater's new answer to the same question takes the place of the
+        old.
 
         Raises:
             ValueError: for an answer that its kind has not, or videos that the run has not.
@@ -245,7 +289,8 @@ class Run:
         values = [*(getattr(vote, name) for name in columns), utc_now()]
         with self._ledger.transaction():
             self._ledger.db.execute(
-                f"INSERT OR REPLACE INTO votes({', '.join(columns)}, made) VALUES ({', '.join('?' * len(values))})",
+                f"INSERT OR REPLACE INTO votes({', '.join(columns)}, made) VALUES"
+                f" ({', '.join('?' * len(values))})",
                 values,
             )
 
@@ -260,25 +305,28 @@ def _state_name(setting: int, name: str) -> str:
     return f"metrics/{hashlib.sha256(name.encode()).hexdigest()[:16]}-{setting}.safetensors"
 
 
-_ANSWERS: Mapping[str, tuple[str, ...]] = {"rating": ("1", "2", "3", "4", "5"), "pair": ("first", "second", "tie")}
+_ANSWERS: Mapping[str, tuple[str, ...]] = {
+    "rating": ("1", "2", "3", "4", "5"),
+    "pair": ("first", "second", "tie"),
+}
 
 
 def _check_vote(vote: Vote) -> None:
     answers = _ANSWERS.get(vote.kind, ())
     if vote.answer not in answers:
         raise ValueError(
-            f"a vote of kind rating must have an answer from 1 to 5, and a pair first, second or tie, but got "
-            f"{vote.kind!r} with {vote.answer!r}. Correct it."
+            "a vote of kind rating must have an answer from 1 to 5, and a pair first, second or"
+            f" tie, but got {vote.kind!r} with {vote.answer!r}. Correct it."
         )
     if (vote.kind == "pair") != (vote.second is not None) or (vote.kind == "pair") != (
         vote.left in ("first", "second")
     ):
         raise ValueError(
-            f"a pair must have a second clip and what was on the left, and a rating neither, but got {vote!r}. Correct "
-            "it."
+            "a pair must have a second clip and what was on the left, and a rating neither, but"
+            f" got {vote!r}. Correct it."
         )
     if vote.second is not None and vote.first >= vote.second:
         raise ValueError(
-            f"first must be the smaller key of a pair, so that it is one pair in every order, but got {vote.first!r} "
-            f"and {vote.second!r}. Swap them, and the answer."
+            "first must be the smaller key of a pair, so that it is one pair in every order, but"
+            f" got {vote.first!r} and {vote.second!r}. Swap them, and the answer."
         )

@@ -19,7 +19,8 @@ from skipguide.runs import ledger
 VIDEOS, LATENTS, IMAGES, BROKEN, WORK = "videos", "latents", "images", "broken", "work"
 _LOCK = "lock.sqlite"
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Per pixel and frame: of an mp4 at crf 12, twice what detailed footage takes; of 16 channels of float32 per 8 x 8 x 4.
+# Per pixel and frame: of an mp4 at crf 12, twice what detailed footage takes; of 16 channels of
+# float32 per 8 x 8 x 4.
 _VIDEO_BYTES, _LATENT_BYTES, _RESERVE = 0.2, 0.25, 64 << 20
 
 
@@ -44,7 +45,7 @@ class PublishedFiles:
     latents_sha256: str | None = None
 
 
-# --- the right to write -----------------------------------------------------------------------------------------------
+# --- the right to write ---------------------------------------------------------------------------
 
 
 def check_run_folder(folder: Path) -> None:
@@ -62,9 +63,14 @@ def check_run_folder(folder: Path) -> None:
                 f"a run needs an empty folder, a new one, or that of a run, but {folder} holds "
                 f"{', '.join(others[:3])}. Name another with --out."
             )
-    parent = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    parent = next(
+        place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
+    )
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"a run needs a folder that can be written, but {parent} cannot. Choose another with --out.")
+        raise ValueError(
+            f"a run needs a folder that can be written, but {parent} cannot. Choose another with"
+            " --out."
+        )
 
 
 @contextlib.contextmanager
@@ -100,14 +106,17 @@ def _acquire_lock(lock: sqlite3.Connection, folder: Path) -> None:
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise ValueError(
-                f"one sweep at a time may write to a run, but another one is writing to {folder}. Wait for it, end it, "
-                "or name another folder with --out."
+                f"one sweep at a time may write to a run, but another one is writing to {folder}."
+                " Wait for it, end it, or name another folder with --out."
             ) from None
         raise _unwritable_error(folder, error) from None
 
 
 def _unwritable_error(folder: Path, error: Exception) -> OSError:
-    return OSError(f"a run needs a folder that can be written, but {folder}: {error}. Choose another with --out.")
+    return OSError(
+        f"a run needs a folder that can be written, but {folder}: {error}. Choose another with"
+        " --out."
+    )
 
 
 def is_locked(folder: Path) -> bool:
@@ -132,11 +141,12 @@ def remove_partial_files(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-# --- publishing -------------------------------------------------------------------------------------------------------
+# --- publishing -----------------------------------------------------------------------------------
 
 
 def publish(folder: Path, key: str, product: ClipContents) -> PublishedFiles:
-    """Put the files of a clip in their places; the video last, so that one which is there is complete with all of them.
+    """Put the files of a clip in their places; the video last, so that one which is there is
+    complete with all of them.
 
     Raises:
         OSError: if the disk is full or cannot be written; then there is no new video.
@@ -166,13 +176,17 @@ def find_published(folder: Path, key: str, latents: bool) -> PublishedFiles | No
 def _describe_files(folder: Path, video: str, latents: str | None) -> PublishedFiles:
     stat = (folder / video).stat()
     beside = None if latents is None else hash_file(folder / latents)
-    return PublishedFiles(video, hash_file(folder / video), stat.st_size, stat.st_mtime_ns, latents, beside)
+    return PublishedFiles(
+        video, hash_file(folder / video), stat.st_size, stat.st_mtime_ns, latents, beside
+    )
 
 
 def write_atomically(folder: Path, name: str, content: bytes) -> str:
     """Write one file of a run, under a name relative to it: all of it or nothing."""
     path = folder / name
-    part = path.with_name(f".{path.name[:60]}.part")  # names of pictures can be as long as the system takes
+    part = path.with_name(
+        f".{path.name[:60]}.part"
+    )  # names of pictures can be as long as the system takes
     try:
         path.parent.mkdir(exist_ok=True)
         with part.open("wb") as file:
@@ -187,7 +201,8 @@ def write_atomically(folder: Path, name: str, content: bytes) -> str:
 
 
 def copy_image(folder: Path, image: Path) -> str:
-    """Copy what videos start from into the run, where it is not there yet, for those who see the run later.
+    """Copy what videos start from into the run, where it is not there yet, for those who see the
+    run later.
 
     Returns:
         The sha256 of the copy, which stands under `image_name`.
@@ -230,22 +245,24 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
             raise
         if error.errno in DISK_FULL_ERRORS:
             raise OSError(
-                f"the disk of {folder} must have room, but is full. Free some; what is done stays done."
+                f"the disk of {folder} must have room, but is full. Free some; what is done stays"
+                " done."
             ) from error
         raise OSError(
-            f"a run needs a folder that can be written, but {error.filename or folder}: {error.strerror}. Check it, or "
-            "choose another with --out."
+            f"a run needs a folder that can be written, but {error.filename or folder}:"
+            f" {error.strerror}. Check it, or choose another with --out."
         ) from error
 
 
-# --- checking ---------------------------------------------------------------------------------------------------------
+# --- checking -------------------------------------------------------------------------------------
 
 
 def find_damage(folder: Path, files: PublishedFiles, thorough: bool) -> str | None:
     """What is wrong with the files of a clip that is done; None if nothing is.
 
     Args:
-        thorough: read everything; else only a video whose size or time of change is not what it was.
+        thorough: read everything; else only a video whose size or time of change is not what it
+            was.
     """
     video = folder / files.video
     if not video.is_file():
@@ -256,7 +273,11 @@ def find_damage(folder: Path, files: PublishedFiles, thorough: bool) -> str | No
         return "is not the file that was written"
     if files.latents is not None and not (folder / files.latents).is_file():
         return "lacks its latents"
-    if files.latents is not None and thorough and hash_file(folder / files.latents) != files.latents_sha256:
+    if (
+        files.latents is not None
+        and thorough
+        and hash_file(folder / files.latents) != files.latents_sha256
+    ):
         return "has latents that are not the file that was written"
     return None
 
@@ -283,11 +304,14 @@ def check_disk_space(folder: Path, wanted: list[GenerationSettings], latents: bo
     per_pixel = _VIDEO_BYTES + (_LATENT_BYTES if latents else 0)
     pixels = sum((s.num_frames or 0) * (s.height or 0) * (s.width or 0) for s in wanted)
     needed = round(per_pixel * pixels) + 16_384 * len(wanted)
-    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    place = next(
+        place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
+    )
     free = shutil.disk_usage(place).free
     if needed and free < needed + _RESERVE:
         raise OSError(
-            f"the disk must have room for {len(wanted)} videos, about {(needed + _RESERVE) / 1e6:.0f} MB, but {folder} "
-            f"has {free / 1e6:.0f} MB. Free some, or name a folder on another disk with --out."
+            f"the disk must have room for {len(wanted)} videos, about"
+            f" {(needed + _RESERVE) / 1e6:.0f} MB, but {folder} has {free / 1e6:.0f} MB. Free some,"
+            " or name a folder on another disk with --out."
         )
     return needed

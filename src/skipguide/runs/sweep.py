@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from skipguide.runs import jobs as jobs_of
 from skipguide.runs import progress
 from skipguide.runs import storage as files
-from skipguide.runs.engine import Cost, Engine, JobFailed, JobFinished, JobStarted, OnStep, read_start_image
+from skipguide.runs.engine import (
+    Cost,
+    Engine,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    OnStep,
+    read_start_image,
+)
 from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.ledger import NAME, Ledger
 from skipguide.runs.plan import Plan
@@ -62,8 +70,12 @@ class SweepEstimate:
 
     @property
     def seconds(self) -> float:
-        """An estimate of the time of denoising; reading prompts, decoding and writing come to it."""
-        return sum(row.missing * row.steps * (row.seconds_per_step or 0) for row in self.rows) / self.workers
+        """An estimate of the time of denoising; reading prompts, decoding and writing come to
+        it."""
+        return (
+            sum(row.missing * row.steps * (row.seconds_per_step or 0) for row in self.rows)
+            / self.workers
+        )
 
 
 @dataclass(frozen=True)
@@ -101,15 +113,15 @@ def sweep(
 
     Args:
         folder: the run directory, new or one that a sweep of this or another plan has written to.
-        engine: where the videos are made.
-        retry_failed: also those that failed before.
-        thorough: read all files of the run to see that they are what was written.
-        measure: run the first steps of settings of which nothing is known yet, for an estimate.
-        keep_pending: what is not made when the sweep ends, however it does, stays in the ledger, to be made.
-        on_step: called after each denoising step, by engines of this process.
+        engine: where the videos are made. retry_failed: also those that failed before. thorough:
+        read all files of the run to see that they are what was written. measure: run the first
+        steps of settings of which nothing is known yet, for an estimate. keep_pending: what is not
+        made when the sweep ends, however it does, stays in the ledger, to be made. on_step: called
+        after each denoising step, by engines of this process.
 
     Raises:
-        ValueError: for a plan that its models refuse, a folder that is no run's, or another sweep in it.
+        ValueError: for a plan that its models refuse, a folder that is no run's, or another sweep
+            in it.
         OSError: if the disk is full or cannot be written. What is done stays done.
     """
     with files.translate_os_errors(folder), files.lock_folder(folder):
@@ -120,7 +132,9 @@ def sweep(
             files.remove_partial_files(folder)
             notes = _register_and_reconcile(ledger, folder, prepared, retry_failed, thorough)
             missing = progress.pending_jobs(ledger, prepared.jobs)
-            planned = _estimate_sweep(prepared, missing, ledger, folder, engine if measure else None, notes)
+            planned = _estimate_sweep(
+                prepared, missing, ledger, folder, engine if measure else None, notes
+            )
             _store_costs(ledger, planned.rows)
             yield planned
             yield from _run(ledger, folder, engine, missing, on_step)
@@ -141,9 +155,16 @@ def estimate(
     """
     files.check_run_folder(folder)
     prepared = _prepare_plan(plan, engine)
-    with tempfile.TemporaryDirectory() as scratch, contextlib.closing(_copy_ledger(folder, Path(scratch))) as ledger:
-        notes = _register_and_reconcile(ledger, folder, prepared, retry_failed, thorough, keep_files=True)
-        return _estimate_sweep(prepared, progress.pending_jobs(ledger, prepared.jobs), ledger, folder, engine, notes)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        contextlib.closing(_copy_ledger(folder, Path(scratch))) as ledger,
+    ):
+        notes = _register_and_reconcile(
+            ledger, folder, prepared, retry_failed, thorough, keep_files=True
+        )
+        return _estimate_sweep(
+            prepared, progress.pending_jobs(ledger, prepared.jobs), ledger, folder, engine, notes
+        )
 
 
 def _copy_ledger(folder: Path, scratch: Path) -> Ledger:
@@ -155,9 +176,11 @@ def _copy_ledger(folder: Path, scratch: Path) -> Ledger:
 
 
 def _register_and_reconcile(
-    ledger: Ledger, folder: Path, prepared: _PreparedPlan, retry_failed: bool, thorough: bool, keep_files: bool = False
+    ledger: Ledger, folder: Path, prepared: _PreparedPlan, retry_failed: bool, thorough: bool,
+    keep_files: bool = False
 ) -> list[str]:  # fmt: skip
-    """Enter a plan into a ledger, and make that agree with the files; `keep_files` leaves the files where they are."""
+    """Enter a plan into a ledger, and make that agree with the files; `keep_files` leaves the files
+    where they are."""
     jobs_of.register_jobs(ledger, prepared.plan, prepared.surveyed, prepared.jobs)
     progress.requeue_interrupted(ledger, [job.key for job in prepared.jobs] if retry_failed else [])
     return progress.reconcile(ledger, folder, prepared.jobs, thorough, keep_files)
@@ -181,12 +204,18 @@ def _estimate_sweep(
     engine: Engine | None,
     notes: list[str],
 ) -> SweepEstimate:
-    size = files.check_disk_space(folder, [job.generation for job in missing], prepared.plan.save_latents)
+    size = files.check_disk_space(
+        folder, [job.generation for job in missing], prepared.plan.save_latents
+    )
     left = {_setting_key(job): 0 for job in prepared.jobs}
     for job in missing:
         left[_setting_key(job)] += 1
-    # From the last to the first: the engine has the model that was surveyed last, and next it needs the first one.
-    rows = [_setting_cost(entry, left, prepared, ledger, engine) for entry in reversed(prepared.surveyed)][::-1]
+    # From the last to the first: the engine has the model that was surveyed last, and next it needs
+    # the first one.
+    rows = [
+        _setting_cost(entry, left, prepared, ledger, engine)
+        for entry in reversed(prepared.surveyed)
+    ][::-1]
     failed = len(_failed_keys(ledger) & {job.key for job in prepared.jobs})
     return SweepEstimate(tuple(rows), failed, engine.workers if engine else 1, size, tuple(notes))
 
@@ -224,7 +253,10 @@ def _known_cost(ledger: Ledger, model: str, name: str) -> Cost | None:
     return Cost(*(statistics.median(row[i] for row in rows) for i in range(2)))
 
 
-_FROM_SETTING = "FROM settings JOIN models ON models.id = settings.model WHERE models.name = ? AND settings.name = ?"
+_FROM_SETTING = (
+    "FROM settings JOIN models ON models.id = settings.model WHERE models.name = ? AND"
+    " settings.name = ?"
+)
 _MEASURED_COSTS = (
     "SELECT jobs.passes_per_step, jobs.seconds_per_step FROM jobs WHERE status = 'done' "
     f"AND jobs.passes_per_step IS NOT NULL AND setting IN (SELECT settings.id {_FROM_SETTING})"
@@ -236,7 +268,7 @@ def _store_costs(ledger: Ledger, rows: Sequence[SettingCost]) -> None:
     with ledger.transaction():
         for row in rows:
             ledger.db.execute(
-                f"UPDATE settings SET passes_per_step = ifnull(?, passes_per_step) WHERE id IN "
+                "UPDATE settings SET passes_per_step = ifnull(?, passes_per_step) WHERE id IN "
                 f"(SELECT settings.id {_FROM_SETTING})",
                 (row.passes_per_step, row.model, row.setting),
             )
@@ -266,7 +298,8 @@ def _publish(ledger: Ledger, folder: Path, event: JobFinished) -> ClipPublished:
 
 
 def _clean_up(ledger: Ledger, folder: Path, unwanted: Sequence[Job]) -> None:
-    """Whatever ended the sweep: what it began and did not finish is to be done, or forgotten if it is unwanted then."""
+    """Whatever ended the sweep: what it began and did not finish is to be done, or forgotten if it
+    is unwanted then."""
     try:
         progress.requeue_interrupted(ledger)
         progress.delete_pending(ledger, [job.key for job in unwanted])

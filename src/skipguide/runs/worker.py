@@ -38,7 +38,9 @@ class Worker:
 
     def __init__(self, scratch: Path | None = None):
         self.scratch = scratch
-        self._loads: set[tuple[Any, ...]] = set()  # what the pipeline was asked for as, and what that was filled in to
+        self._loads: set[tuple[Any, ...]] = (
+            set()
+        )  # what the pipeline was asked for as, and what that was filled in to
         self._pipe: Any = None
         self._weights: dict[str, str] = {}
 
@@ -51,11 +53,17 @@ class Worker:
             self._weights = run.weights_fingerprint(settings.model, pipe)
             prompt_cache.encode_once(pipe)
             self._pipe = pipe
-            self._loads = {load, (settings.model, str(pipe.dtype).removeprefix("torch."), str(pipe.device))}
+            self._loads = {
+                load,
+                (settings.model, str(pipe.dtype).removeprefix("torch."), str(pipe.device)),
+            }
         return self._pipe
 
-    def survey(self, settings: Sequence[Setting], image: Image.Image | None) -> list[ResolvedSetting]:
-        """Fill in what the settings leave out, and see that the model takes each of them: every layer, axis, window.
+    def survey(
+        self, settings: Sequence[Setting], image: Image.Image | None
+    ) -> list[ResolvedSetting]:
+        """Fill in what the settings leave out, and see that the model takes each of them: every
+        layer, axis, window.
 
         Raises:
             ValueError: for what it does not take, all settings at once.
@@ -84,7 +92,9 @@ class Worker:
         share = _guided_share(complete)
         if share == 1:
             return Cost(on, seconds)
-        off, plain = self._measure_steps(complete.model_copy(update=dict.fromkeys(SCALE_AXES, 0.0)), image, 2)
+        off, plain = self._measure_steps(
+            complete.model_copy(update=dict.fromkeys(SCALE_AXES, 0.0)), image, 2
+        )
         return Cost(off + share * (on - off), plain + share * (seconds - plain))
 
     def _measure_steps(
@@ -105,7 +115,10 @@ class Worker:
         return passes[-1], times[-1] - times[-2]
 
     def make(
-        self, job: Job, image: Image.Image | None, on_step: Callable[[run.StepProgress], None] | None = None
+        self,
+        job: Job,
+        image: Image.Image | None,
+        on_step: Callable[[run.StepProgress], None] | None = None,
     ) -> GeneratedVideo:
         """Make one video.
 
@@ -113,7 +126,9 @@ class Worker:
             ValueError: for what the model refuses; and whatever else a generation raises.
         """
         pipe = self.pipe(job.generation)
-        with prompt_cache.record_decoder_input(pipe) if job.latents else contextlib.nullcontext({}) as latents:
+        with (
+            prompt_cache.record_decoder_input(pipe) if job.latents else contextlib.nullcontext({})
+        ) as latents:
             result = run.generate(pipe, job.generation, on_step, image)
         made = {
             **record.build_record(job.generation, result, self._weights),
@@ -134,5 +149,7 @@ def _guided_share(complete: GenerationSettings) -> float:
     assert complete.stop is not None
     if not any(getattr(complete, name) for name in SCALE_AXES):
         return 1.0
-    guided = sum(complete.start <= i / complete.steps < complete.stop for i in range(complete.steps))
+    guided = sum(
+        complete.start <= i / complete.steps < complete.stop for i in range(complete.steps)
+    )
     return math.ceil(guided / (complete.every or 1)) / complete.steps

@@ -1,8 +1,8 @@
-"""What votes say: means, win rates, Bradley-Terry strengths, and whether the raters agree. Pure functions on numbers.
+"""What votes say: means, win rates, Bradley-Terry strengths, and whether the raters agree. Pure
+functions on numbers.
 
-Every interval here is a 95 % percentile bootstrap over clusters. A cluster is a prompt: the votes on one prompt are not
-independent, whoever gave them and whatever the seed.
-"""
+Every interval here is a 95 % percentile bootstrap over clusters. A cluster is a prompt: the votes
+on one prompt are not independent, whoever gave them and whatever the seed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Duel:
     cluster: Hashable
 
 
-# --- intervals --------------------------------------------------------------------------------------------------------
+# --- intervals ------------------------------------------------------------------------------------
 
 
 def mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
@@ -52,7 +52,10 @@ def mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
         ValueError: without values, or for another number of clusters.
     """
     if not values or len(values) != len(clusters):
-        raise ValueError(f"a mean needs values, and a cluster for each, but got {len(values)} and {len(clusters)}.")
+        raise ValueError(
+            f"a mean needs values, and a cluster for each, but got {len(values)} and"
+            f" {len(clusters)}."
+        )
     array, number = np.asarray(values, np.float64), _number_clusters(clusters)
 
     def weighted(weights: Floats) -> Floats:  # (B, clusters) -> (B,)
@@ -68,7 +71,9 @@ def _number_clusters(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
     return np.asarray([order[cluster] for cluster in clusters])
 
 
-def _bootstrap(statistic: Callable[[Floats], Floats], clusters: int) -> tuple[Floats, Floats | None, Floats | None]:
+def _bootstrap(
+    statistic: Callable[[Floats], Floats], clusters: int
+) -> tuple[Floats, Floats | None, Floats | None]:
     """The statistic and the ends of its interval.
 
     Args:
@@ -77,7 +82,9 @@ def _bootstrap(statistic: Callable[[Floats], Floats], clusters: int) -> tuple[Fl
     value = statistic(np.ones((1, clusters)))[0]
     if clusters < MIN_CLUSTERS:
         return value, None, None
-    drawn = np.random.default_rng(0).multinomial(clusters, np.full(clusters, 1 / clusters), _RESAMPLES)
+    drawn = np.random.default_rng(0).multinomial(
+        clusters, np.full(clusters, 1 / clusters), _RESAMPLES
+    )
     ends = np.nanquantile(statistic(drawn.astype(np.float64)), (0.025, 0.975), axis=0)
     return value, ends[0], ends[1]
 
@@ -86,7 +93,7 @@ def _to_float(value: Floats | None) -> float | None:
     return None if value is None else float(value)
 
 
-# --- pairs ------------------------------------------------------------------------------------------------------------
+# --- pairs ----------------------------------------------------------------------------------------
 
 
 def win_rates(duels: Sequence[Duel]) -> dict[int, Estimate]:
@@ -107,24 +114,34 @@ def bradley_terry(duels: Sequence[Duel], prior: float = 1.0) -> dict[int, Estima
     Bradley and Terry, Biometrika 39 (1952); a tie is half a win for each.
 
     Args:
-        prior: so many ties of each setting with one of strength 0 are added. 0 is plain maximum likelihood, which has
-            no finite answer where a setting won or lost all its duels.
+        prior: so many ties of each setting with one of strength 0 are added. 0 is plain maximum
+            likelihood, which has no finite answer where a setting won or lost all its duels.
     """
     names = sorted({setting for duel in duels for setting in (duel.first, duel.second)})
     if not names:
         return {}
     place = {name: i for i, name in enumerate(names)}
     number = _number_clusters([duel.cluster for duel in duels])
-    wins = np.zeros((int(number.max()) + 1, len(names), len(names)))  # of row over column, by cluster
+    wins = np.zeros(
+        (int(number.max()) + 1, len(names), len(names))
+    )  # of row over column, by cluster
     for duel, cluster in zip(duels, number, strict=True):
         i, j = place[duel.first], place[duel.second]
         wins[cluster, i, j] += duel.score
         wins[cluster, j, i] += 1 - duel.score
-    value, low, high = _bootstrap(lambda weights: _strengths(np.tensordot(weights, wins, 1), prior), len(wins))
+    value, low, high = _bootstrap(
+        lambda weights: _strengths(np.tensordot(weights, wins, 1), prior), len(wins)
+    )
     fought = (wins + wins.transpose(0, 2, 1)).sum((0, 2))
-    ends = [(None, None)] * len(names) if low is None or high is None else list(zip(low, high, strict=True))
+    ends = (
+        [(None, None)] * len(names)
+        if low is None or high is None
+        else list(zip(low, high, strict=True))
+    )
     return {
-        name: Estimate(float(value[i]), _to_float(ends[i][0]), _to_float(ends[i][1]), int(fought[i]))
+        name: Estimate(
+            float(value[i]), _to_float(ends[i][0]), _to_float(ends[i][1]), int(fought[i])
+        )
         for name, i in place.items()
     }
 
@@ -136,7 +153,10 @@ def _strengths(wins: Floats, prior: float) -> Floats:
     """
     batch, count, _ = wins.shape
     fought = wins + wins.transpose(0, 2, 1)
-    eye, level = np.eye(count), np.full((count, count), 1 / count)  # strengths are known up to a shift
+    eye, level = (
+        np.eye(count),
+        np.full((count, count), 1 / count),
+    )  # strengths are known up to a shift
     strengths = np.zeros((batch, count))
     for _ in range(_STEPS):
         chance = _logistic(strengths[:, :, None] - strengths[:, None, :])
@@ -144,7 +164,9 @@ def _strengths(wins: Floats, prior: float) -> Floats:
         slope = (wins - fought * chance).sum(2) - prior * (alone - 0.5)
         spread = fought * chance * (1 - chance)
         curve = eye * (spread.sum(2) + prior * alone * (1 - alone))[:, :, None] - spread + level
-        step = np.clip(np.linalg.solve(curve, slope[:, :, None])[:, :, 0], -_LONGEST_STEP, _LONGEST_STEP)
+        step = np.clip(
+            np.linalg.solve(curve, slope[:, :, None])[:, :, 0], -_LONGEST_STEP, _LONGEST_STEP
+        )
         strengths += step
         if np.abs(step).max() < _TOLERANCE:
             break
@@ -155,11 +177,12 @@ def _logistic(x: Floats) -> Floats:
     return 0.5 * (1 + np.tanh(x / 2))
 
 
-# --- agreement --------------------------------------------------------------------------------------------------------
+# --- agreement ------------------------------------------------------------------------------------
 
 
 def krippendorff_alpha(units: Sequence[Sequence[float]], level: Level) -> float | None:
-    """Agreement of any number of raters of whom each may have left out any unit; 1 is full, 0 is chance.
+    """Agreement of any number of raters of whom each may have left out any unit; 1 is full, 0 is
+    chance.
 
     Krippendorff, Computing Krippendorff's Alpha-Reliability (2011).
 
@@ -199,7 +222,8 @@ def cohen_kappa(
 ) -> float | None:
     """Agreement of two raters on the same things; 1 is full, 0 is chance.
 
-    Cohen, Educational and Psychological Measurement 20 (1960); Psychological Bulletin 70 (1968) with weights.
+    Cohen, Educational and Psychological Measurement 20 (1960); Psychological Bulletin 70 (1968)
+    with weights.
 
     Returns:
         None if both always gave one and the same answer, or nothing.
@@ -208,7 +232,9 @@ def cohen_kappa(
         ValueError: for another number of answers.
     """
     if len(first) != len(second):
-        raise ValueError(f"two raters must have judged the same things, but got {len(first)} and {len(second)}.")
+        raise ValueError(
+            f"two raters must have judged the same things, but got {len(first)} and {len(second)}."
+        )
     levels = sorted({*first, *second})
     if len(levels) < 2:
         return None
@@ -216,6 +242,8 @@ def cohen_kappa(
     seen = np.zeros((len(levels), len(levels)))
     for a, b in zip(first, second, strict=True):
         seen[place[a], place[b]] += 1 / len(first)
-    distance = _distances(np.asarray(levels, np.float64), seen.sum(1), "nominal" if weights == "none" else "interval")
+    distance = _distances(
+        np.asarray(levels, np.float64), seen.sum(1), "nominal" if weights == "none" else "interval"
+    )
     expected = (np.outer(seen.sum(1), seen.sum(0)) * distance).sum()
     return float(1 - (seen * distance).sum() / expected)

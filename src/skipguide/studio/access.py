@@ -1,4 +1,5 @@
-"""What stands before every request: which names the server answers to, the token, who may write, how much."""
+"""What stands before every request: which names the server answers to, the token, who may write,
+how much."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class Policy:
     """Who is let in.
 
     Args:
-        token: that every request must bring, in a cookie, as `Authorization: Bearer`, or once as `?token=`. Requests
-            of the blind test may bring `for_raters` instead.
+        token: that every request must bring, in a cookie, as `Authorization: Bearer`, or once as
+            `?token=`. Requests of the blind test may bring `for_raters` instead.
         loopback: only addresses of this machine are names of the server.
         names: further names of the server, of a proxy for one.
     """
@@ -42,12 +43,19 @@ class Policy:
 
     @property
     def rater_token(self) -> str | None:
-        """A token that opens the blind test and nothing else; it follows from the token, which it does not tell."""
-        return self.token and hmac.new(self.token.encode(), b"raters", hashlib.sha256).hexdigest()[:32]
+        """A token that opens the blind test and nothing else; it follows from the token, which it
+        does not tell."""
+        return (
+            self.token and hmac.new(self.token.encode(), b"raters", hashlib.sha256).hexdigest()[:32]
+        )
 
     def tokens(self, path: str) -> dict[str, str]:
-        """The tokens that open a path, each with the kind of its cookie: whoever has both keeps both."""
-        found = {"": self.token, "-rater": self.rater_token if _RATER_PATHS.fullmatch(path) else None}
+        """The tokens that open a path, each with the kind of its cookie: whoever has both keeps
+        both."""
+        found = {
+            "": self.token,
+            "-rater": self.rater_token if _RATER_PATHS.fullmatch(path) else None,
+        }
         return {kind: token for kind, token in found.items() if token}
 
 
@@ -64,8 +72,12 @@ class Guard:
         if scope["type"] != "http":  # there are no websockets
             return None
         send = self._add_headers(send)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = find_refusal(scope["method"], headers, self.policy) or self._check_token(scope, headers)
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        refusal = find_refusal(scope["method"], headers, self.policy) or self._check_token(
+            scope, headers
+        )
         if refusal is not None:
             return await _send_error(send, *refusal)
         if entrance := self._token_in_address(scope):
@@ -76,22 +88,42 @@ class Guard:
             return await self.app(scope, receive, send)
         body = await _read_body(receive, headers)
         if body is None:
-            return await _send_error(send, 413, f"a request must have at most {MAX_BODY_BYTES} bytes. Send less.")
+            return await _send_error(
+                send, 413, f"a request must have at most {MAX_BODY_BYTES} bytes. Send less."
+            )
         return await self.app(scope, _replay_body(body, receive), send)
 
     def _check_token(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
         tokens = self.policy.tokens(scope["path"])
-        if self.policy.token is None or self._token_in_address(scope) or _has_valid_token(headers, tokens):
+        if (
+            self.policy.token is None
+            or self._token_in_address(scope)
+            or _has_valid_token(headers, tokens)
+        ):
             return None
-        return 401, "a token is needed. Open the address that `skipguide studio` printed, or the link to the test."
+        return (
+            401,
+            (
+                "a token is needed. Open the address that `skipguide studio` printed, or the link"
+                " to the test."
+            ),
+        )
 
     def _token_in_address(self, scope: Message) -> tuple[str, str] | None:
-        """The token in the address with its kind, if it is there and right: the browser goes on without it there."""
+        """The token in the address with its kind, if it is there and right: the browser goes on
+        without it there."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         given = query.get("token", [""])[0]
         if scope["method"] != "GET":
             return None
-        return next((pair for pair in self.policy.tokens(scope["path"]).items() if _tokens_equal(given, pair[1])), None)
+        return next(
+            (
+                pair
+                for pair in self.policy.tokens(scope["path"]).items()
+                if _tokens_equal(given, pair[1])
+            ),
+            None,
+        )
 
     def _add_headers(self, send: Send) -> Send:
         async def sending(message: Message) -> None:
@@ -112,22 +144,31 @@ def find_refusal(method: str, headers: Mapping[str, str], policy: Policy) -> tup
     if not _is_own_host(host, policy):
         return (
             421,
-            f"the server must be called by its own name, but got {host[:80]!r}. Use the address that it printed.",
+            (
+                f"the server must be called by its own name, but got {host[:80]!r}. Use the address"
+                " that it printed."
+            ),
         )
     if method not in (*_SAFE_METHODS, "POST", "DELETE"):
         return 405, "the method must be GET, POST or DELETE."
     if method in _SAFE_METHODS:
         return None
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
-    if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host):
+    if site not in ("same-origin", "none") or (
+        origin is not None and urlsplit(origin).netloc != host
+    ):
         return 403, "changes must come from the page itself."
-    if method == "POST" and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    if (
+        method == "POST"
+        and headers.get("content-type", "").partition(";")[0].strip() != "application/json"
+    ):
         return 415, "the body must be application/json."
     return None
 
 
 def _is_own_host(host: str, policy: Policy) -> bool:
-    """A site elsewhere can make its own name point here (DNS rebinding), but not a number or localhost."""
+    """A site elsewhere can make its own name point here (DNS rebinding), but not a number or
+    localhost."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -150,7 +191,8 @@ def _has_valid_token(headers: Mapping[str, str], tokens: Mapping[str, str]) -> b
     brought = {kind: cookies.get(_cookie_name(headers, kind)) for kind in tokens}
     kept = {kind: cookie.value for kind, cookie in brought.items() if cookie is not None}
     return any(
-        _tokens_equal(bearer, token) or _tokens_equal(kept.get(kind, ""), token) for kind, token in tokens.items()
+        _tokens_equal(bearer, token) or _tokens_equal(kept.get(kind, ""), token)
+        for kind, token in tokens.items()
     )
 
 
@@ -165,7 +207,11 @@ def _cookie_name(headers: Mapping[str, str], kind: str) -> str:
 
 async def _read_body(receive: Receive, headers: Mapping[str, str]) -> bytes | None:
     if (
-        int(headers.get("content-length", "0") if headers.get("content-length", "0").isdigit() else MAX_BODY_BYTES + 1)
+        int(
+            headers.get("content-length", "0")
+            if headers.get("content-length", "0").isdigit()
+            else MAX_BODY_BYTES + 1
+        )
         > MAX_BODY_BYTES
     ):
         return None
@@ -196,17 +242,23 @@ async def _send_error(send: Send, status: int, message: str) -> None:
 
 
 async def _send_redirect(send: Send, location: str, token: str, cookie: str) -> None:
-    # Lax: a link in a mail brings it along. What changes something is taken from the page itself only, see refused.
+    # Lax: a link in a mail brings it along. What changes something is taken from the page itself
+    # only, see refused.
     keep = f"{cookie}={token}; HttpOnly; SameSite=Lax; Path=/"
-    headers = [(b"location", location.encode()), (b"set-cookie", keep.encode()), (b"content-length", b"0")]
+    headers = [
+        (b"location", location.encode()),
+        (b"set-cookie", keep.encode()),
+        (b"content-length", b"0"),
+    ]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 
 
 def _safety_headers() -> list[tuple[bytes, bytes]]:
     policy = (
-        f"default-src 'none'; script-src 'self' 'sha256-{files.import_map_hash()}'; style-src 'self'; img-src 'self'; "
-        "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'self' 'sha256-{files.import_map_hash()}'; style-src"
+        " 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; base-uri 'none';"
+        " form-action 'none'; frame-ancestors 'none'"
     )
     headers = {
         "content-security-policy": policy,

@@ -1,4 +1,5 @@
-"""The server of the studio: the page, the videos of one run with ranges, its pictures, votes, and trials."""
+"""The server of the studio: the page, the videos of one run with ranges, its pictures, votes, and
+trials."""
 
 from __future__ import annotations
 
@@ -98,7 +99,9 @@ def create_app(folder: Path, policy: Policy, trials: Trials | None = None) -> Fa
             trials.close()
 
     # No pages of documentation: they load scripts from elsewhere.
-    app = FastAPI(title="skipguide studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="skipguide studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.add_middleware(Guard, policy=policy)
     app.add_exception_handler(ValueError, _error_handler(400))
     app.add_exception_handler(OSError, _error_handler(503))
@@ -117,7 +120,10 @@ def _error_handler(status: int) -> Callable[[Request, Exception], Response]:
 
 
 def _add_pages(app: FastAPI) -> None:
-    pages = {path: files.render_page(name) for path, name in (("/", "index.html"), ("/vote", "vote.html"))}
+    pages = {
+        path: files.render_page(name)
+        for path, name in (("/", "index.html"), ("/vote", "vote.html"))
+    }
 
     @app.get("/")
     @app.get("/vote")
@@ -178,14 +184,20 @@ def _add_study_routes(app: FastAPI, folder: Path) -> None:
             every = blind_test.tasks(run.clips("done"), asked.kind, asked.settings, asked.rater)
             left = blind_test.open_tasks(every, run.votes(), asked.kind, asked.rater)
             prompts = {prompt.id: prompt.text or prompt.image for prompt in run.prompts()}
-        state = {"total": len(every), "left": len(left), "questions": blind_test.QUESTIONS[asked.kind]}
+        state = {
+            "total": len(every),
+            "left": len(left),
+            "questions": blind_test.QUESTIONS[asked.kind],
+        }
         return {**state, "task": _describe_task(left[0], prompts, blind) if left else None}
 
     @app.post("/api/study/answer")
     def answer(given: Annotated[AnswerBody, Body()]) -> dict[str, Any]:
         task = blind.tasks.get(given.task)
         if task is None:
-            raise HTTPException(409, "the server was started anew since this task was shown. Load the next one.")
+            raise HTTPException(
+                409, "the server was started anew since this task was shown. Load the next one."
+            )
         votes = blind_test.build_votes(task, given.rater, given.answers, given.seconds)
         with Run.open(folder, writable=True) as run:
             for vote in votes:
@@ -200,7 +212,9 @@ def _add_study_routes(app: FastAPI, folder: Path) -> None:
         return _video_response(folder, key)
 
 
-def _describe_task(task: Task, prompts: dict[int, str | None], blind: _BlindNames) -> dict[str, Any]:
+def _describe_task(
+    task: Task, prompts: dict[int, str | None], blind: _BlindNames
+) -> dict[str, Any]:
     """A task as a rater gets it: nothing in it tells a setting."""
     videos = [
         {

@@ -1,7 +1,7 @@
 """The blind test of a run: what a rater sees next, what an answer means, and what all answers say.
 
-The questions on one video are the five of EvalCrafter (arXiv:2310.11440), which STG's paper asked too (appendix A2).
-"""
+The questions on one video are the five of EvalCrafter (arXiv:2310.11440), which STG's paper asked
+too (appendix A2)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,14 @@ QUESTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
     "rating": {
         "video quality": ("Video quality", "Is the picture clean: no blur, noise or distortion?"),
         "text alignment": ("Agreement with the text", "Does the video show what the text says?"),
-        "motion quality": ("Motion quality", "Is the motion plausible, and as much as the text asks for?"),
-        "temporal consistency": ("Consistency over time", "Does everything stay what it is from frame to frame?"),
+        "motion quality": (
+            "Motion quality",
+            "Is the motion plausible, and as much as the text asks for?",
+        ),
+        "temporal consistency": (
+            "Consistency over time",
+            "Does everything stay what it is from frame to frame?",
+        ),
         "subjective likeness": ("Liking", "How much do you like it?"),
     },
     "pair": {"preference": ("Preference", "Which of the two is the better video of this text?")},
@@ -31,7 +37,8 @@ _SIDES = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to judge. Of a pair `first` has the smaller key, and `left` says which of the two is on the left."""
+    """One thing to judge. Of a pair `first` has the smaller key, and `left` says which of the two
+    is on the left."""
 
     first: Clip
     second: Clip | None = None
@@ -45,7 +52,8 @@ class Task:
 
 
 def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str) -> list[Task]:
-    """All that a rater shall judge, in an order and on sides that are random, and the same whenever the rater comes.
+    """All that a rater shall judge, in an order and on sides that are random, and the same whenever
+    the rater comes.
 
     Args:
         settings: ids of those that are compared.
@@ -56,8 +64,12 @@ def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str
     done = [clip for clip in clips if clip.status == "done" and clip.setting in set(settings)]
     found = [Task(clip) for clip in done] if kind == "rating" else list(_pairs(done, rater))
     if not found:
-        needed = "a finished video" if kind == "rating" else "two finished videos of one prompt and seed"
-        raise ValueError(f"a test needs {needed} of the chosen settings, but there are none. Choose others.")
+        needed = (
+            "a finished video" if kind == "rating" else "two finished videos of one prompt and seed"
+        )
+        raise ValueError(
+            f"a test needs {needed} of the chosen settings, but there are none. Choose others."
+        )
     return sorted(found, key=lambda task: _pseudorandom_number(rater, "order", task))
 
 
@@ -75,21 +87,32 @@ def _pairs(clips: Sequence[Clip], rater: str) -> Iterator[Task]:
 def _pseudorandom_number(rater: str, what: str, task: Task) -> int:
     """A number that is as good as random, and stays the same when videos are added."""
     second = task.second.key if task.second else ""
-    return int.from_bytes(hashlib.sha256("\n".join((rater, what, task.first.key, second)).encode()).digest()[:8], "big")
+    return int.from_bytes(
+        hashlib.sha256("\n".join((rater, what, task.first.key, second)).encode()).digest()[:8],
+        "big",
+    )
 
 
 def open_tasks(every: Sequence[Task], votes: Sequence[Vote], kind: Kind, rater: str) -> list[Task]:
     """Those on which the rater has not answered all questions, in their order."""
-    answered = {(vote.question, vote.first, vote.second) for vote in votes if (vote.rater, vote.kind) == (rater, kind)}
+    answered = {
+        (vote.question, vote.first, vote.second)
+        for vote in votes
+        if (vote.rater, vote.kind) == (rater, kind)
+    }
 
     def is_open(task: Task) -> bool:
         second = task.second.key if task.second else None
-        return any((question, task.first.key, second) not in answered for question in QUESTIONS[kind])
+        return any(
+            (question, task.first.key, second) not in answered for question in QUESTIONS[kind]
+        )
 
     return [task for task in every if is_open(task)]
 
 
-def build_votes(task: Task, rater: str, answers: Mapping[str, str], seconds: float | None) -> list[Vote]:
+def build_votes(
+    task: Task, rater: str, answers: Mapping[str, str], seconds: float | None
+) -> list[Vote]:
     """The votes that some answers mean: 1 to 5 on a video; left, right or tie on a pair.
 
     Raises:
@@ -98,11 +121,21 @@ def build_votes(task: Task, rater: str, answers: Mapping[str, str], seconds: flo
     kind: Kind = "rating" if task.second is None else "pair"
     if set(answers) != set(QUESTIONS[kind]):
         raise ValueError(
-            f"answers must be to {', '.join(QUESTIONS[kind])}, but got {', '.join(answers) or 'none'}. Answer these."
+            f"answers must be to {', '.join(QUESTIONS[kind])}, but got"
+            f" {', '.join(answers) or 'none'}. Answer these."
         )
     second = task.second.key if task.second else None
     return [
-        Vote(rater, kind, question, task.first.key, second, _resolve_side(answer, task), task.left, seconds)
+        Vote(
+            rater,
+            kind,
+            question,
+            task.first.key,
+            second,
+            _resolve_side(answer, task),
+            task.left,
+            seconds,
+        )
         for question, answer in answers.items()
     ]
 
@@ -114,7 +147,7 @@ def _resolve_side(answer: str, task: Task) -> str:
     return task.left if answer == "left" else other
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 def results(run: Run) -> dict[str, Any]:
@@ -122,7 +155,10 @@ def results(run: Run) -> dict[str, Any]:
     votes = run.votes()
     clips = _judged_clips(run, votes)
     kinds = {kind: [vote for vote in votes if vote.kind == kind] for kind in QUESTIONS}
-    return {"rating": _summarize_ratings(kinds["rating"], clips), "pair": _summarize_duels(kinds["pair"], clips)}
+    return {
+        "rating": _summarize_ratings(kinds["rating"], clips),
+        "pair": _summarize_duels(kinds["pair"], clips),
+    }
 
 
 def _judged_clips(run: Run, votes: Sequence[Vote]) -> dict[str, Clip]:
@@ -141,23 +177,38 @@ def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict
                 clip = clips[vote.first]
                 values.setdefault(clip.setting, []).append((float(vote.answer), clip.prompt))
         found[question] = {
-            setting: asdict(preference.mean([value for value, _ in own], [prompt for _, prompt in own]))
+            setting: asdict(
+                preference.mean([value for value, _ in own], [prompt for _, prompt in own])
+            )
             for setting, own in sorted(values.items())
         }
-    return {**_count_votes(votes), "means": found, "agreement": _agreement(votes, QUESTIONS["rating"], "ordinal")}
+    return {
+        **_count_votes(votes),
+        "means": found,
+        "agreement": _agreement(votes, QUESTIONS["rating"], "ordinal"),
+    }
 
 
 def _summarize_duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
     scores = {"first": 1.0, "tie": 0.5, "second": 0.0}
     duels = [
-        Duel(clips[vote.first].setting, clips[vote.second].setting, scores[vote.answer], clips[vote.first].prompt)
+        Duel(
+            clips[vote.first].setting,
+            clips[vote.second].setting,
+            scores[vote.answer],
+            clips[vote.first].prompt,
+        )
         for vote in votes
         if vote.second is not None
     ]
     return {
         **_count_votes(votes),
-        "win_rates": {setting: asdict(found) for setting, found in preference.win_rates(duels).items()},
-        "strengths": {setting: asdict(found) for setting, found in preference.bradley_terry(duels).items()},
+        "win_rates": {
+            setting: asdict(found) for setting, found in preference.win_rates(duels).items()
+        },
+        "strengths": {
+            setting: asdict(found) for setting, found in preference.bradley_terry(duels).items()
+        },
         "agreement": _agreement(votes, QUESTIONS["pair"], "nominal"),
         "left": _share_of_left(votes),
     }
@@ -171,7 +222,8 @@ def _count_votes(votes: Sequence[Vote]) -> dict[str, Any]:
 
 
 def _share_of_left(votes: Sequence[Vote]) -> float | None:
-    """How often what was on the left won, of all that were decided; far from a half, the raters favoured a side."""
+    """How often what was on the left won, of all that were decided; far from a half, the raters
+    favoured a side."""
     decided = [vote.answer == vote.left for vote in votes if vote.answer != "tie"]
     return sum(decided) / len(decided) if decided else None
 
@@ -179,21 +231,31 @@ def _share_of_left(votes: Sequence[Vote]) -> float | None:
 _ANSWER_VALUES = {"first": 0.0, "second": 1.0, "tie": 2.0}
 
 
-def _agreement(votes: Sequence[Vote], questions: Mapping[str, Any], level: preference.Level) -> dict[str, Any]:
+def _agreement(
+    votes: Sequence[Vote], questions: Mapping[str, Any], level: preference.Level
+) -> dict[str, Any]:
     """Krippendorff's alpha per question, and Cohen's kappa of every two raters over all of them."""
-    of: dict[str, dict[tuple[str, str | None], dict[str, float]]] = {question: {} for question in questions}
+    of: dict[str, dict[tuple[str, str | None], dict[str, float]]] = {
+        question: {} for question in questions
+    }
     for vote in votes:
         value = _ANSWER_VALUES[vote.answer] if vote.answer in _ANSWER_VALUES else float(vote.answer)
-        of.setdefault(vote.question, {}).setdefault((vote.first, vote.second), {})[vote.rater] = value
+        of.setdefault(vote.question, {}).setdefault((vote.first, vote.second), {})[vote.rater] = (
+            value
+        )
     alpha = {
-        question: preference.krippendorff_alpha([list(unit.values()) for unit in units.values()], level)
+        question: preference.krippendorff_alpha(
+            [list(unit.values()) for unit in units.values()], level
+        )
         for question, units in of.items()
     }
     units = [unit for by_thing in of.values() for unit in by_thing.values()]
     return {"alpha": alpha, "kappa": list(_kappas(units, level))}
 
 
-def _kappas(units: Sequence[Mapping[str, float]], level: preference.Level) -> Iterator[dict[str, Any]]:
+def _kappas(
+    units: Sequence[Mapping[str, float]], level: preference.Level
+) -> Iterator[dict[str, Any]]:
     raters = sorted({rater for unit in units for rater in unit})
     for one, other in itertools.combinations(raters, 2):
         both = [(unit[one], unit[other]) for unit in units if one in unit and other in unit]

@@ -1,4 +1,5 @@
-"""The only files that the studio gives out: its own page, and the videos and pictures that the run's ledger names."""
+"""The only files that the studio gives out: its own page, and the videos and pictures that the
+run's ledger names."""
 
 from __future__ import annotations
 
@@ -14,12 +15,17 @@ from urllib.parse import quote
 
 from skipguide.runs import Clip, Run
 
-MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+MEDIA_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 KEY_PATTERN = r"[0-9a-f]{16}"
 DATA_TAG = '<script type="application/json" id="data">'  # begins what a page has in it of its run
 _IMAGE_TYPES = {
-    "PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp",
-    "GIF": "image/gif", "TIFF": "image/tiff",
+    "PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp",
+    "BMP": "image/bmp", "GIF": "image/gif", "TIFF": "image/tiff",
 }  # fmt: skip
 
 
@@ -27,21 +33,26 @@ def find_video(run: Run, key: str) -> Path:
     """The video of a clip, if it is a plain file within the run directory.
 
     Raises:
-        ValueError: if the run has no such clip, it is not done, or its file is a link, a pipe or outside of the run.
+        ValueError: if the run has no such clip, it is not done, or its file is a link, a pipe or
+            outside of the run.
     """
     if not re.fullmatch(KEY_PATTERN, key):
         raise ValueError(
-            f"the key of a clip must be 16 digits of 0-9 and a-f, but got {key[:40]!r}. Take one of the run."
+            f"the key of a clip must be 16 digits of 0-9 and a-f, but got {key[:40]!r}. Take one of"
+            " the run."
         )
     return _check_video(run, run.clip(key))
 
 
 def _check_video(run: Run, clip: Clip) -> Path:
     if clip.status != "done" or clip.video is None:
-        raise ValueError(f"a clip must be done to be shown, but {clip.key} is {clip.status}. Run the sweep.")
+        raise ValueError(
+            f"a clip must be done to be shown, but {clip.key} is {clip.status}. Run the sweep."
+        )
     if clip.video.suffix != ".mp4" or not _is_plain_file(clip.video, run.folder):
         raise ValueError(
-            f"a video must be a plain file in the run directory, but that of {clip.key} is not. Make it again."
+            f"a video must be a plain file in the run directory, but that of {clip.key} is not."
+            " Make it again."
         )
     return clip.video
 
@@ -55,7 +66,8 @@ def _is_plain_file(path: Path, folder: Path) -> bool:
 
 
 def find_image(run: Run, prompt: int) -> tuple[Path, str]:
-    """The picture that a prompt starts from, if it is a plain file within the run directory, and its media type.
+    """The picture that a prompt starts from, if it is a plain file within the run directory, and
+    its media type.
 
     Raises:
         ValueError: if it is not, is no picture, or as `Run.find_image`.
@@ -64,8 +76,8 @@ def find_image(run: Run, prompt: int) -> tuple[Path, str]:
     kind = _image_type(path) if _is_plain_file(path, run.folder) else None
     if kind is None:
         raise ValueError(
-            f"a picture must be a plain file in the run directory, of a kind that models take, but that of prompt "
-            f"{prompt} is not. Choose another one."
+            "a picture must be a plain file in the run directory, of a kind that models take, but"
+            f" that of prompt {prompt} is not. Choose another one."
         )
     return path, kind
 
@@ -83,22 +95,30 @@ def _image_type(path: Path) -> str | None:
         return None
 
 
-# --- the page ---------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 @cache
 def load_assets() -> dict[str, bytes]:
-    """The files of the page, by name; read once, so that no name in a request ever becomes a path."""
+    """The files of the page, by name; read once, so that no name in a request ever becomes a
+    path."""
     folder = resources.files("skipguide.studio") / "static"
-    return {entry.name: entry.read_bytes() for entry in folder.iterdir() if Path(entry.name).suffix in MEDIA_TYPES}
+    return {
+        entry.name: entry.read_bytes()
+        for entry in folder.iterdir()
+        if Path(entry.name).suffix in MEDIA_TYPES
+    }
 
 
 def import_map(inline: bool) -> str:
-    """Where the browser finds the modules "studio/NAME.js": on the server, or within the page itself.
+    """Where the browser finds the modules "studio/NAME.js": on the server, or within the page
+    itself.
 
     Modules cannot be files beside a page that is a file: browsers take each file for another site.
     """
-    modules = {name: content for name, content in sorted(load_assets().items()) if name.endswith(".js")}
+    modules = {
+        name: content for name, content in sorted(load_assets().items()) if name.endswith(".js")
+    }
     found = {
         f"studio/{name}": f"data:text/javascript,{quote(content)}" if inline else f"/static/{name}"
         for name, content in modules.items()
@@ -114,12 +134,16 @@ def render_page(name: str, inline: bool = False, data: str = "") -> str:
         data: JSON that the page starts from, in place of what it would ask a server for.
     """
     text = load_assets()[name].decode()
-    text = text.replace("<!-- import map -->", f'<script type="importmap">{import_map(inline)}</script>')
+    text = text.replace(
+        "<!-- import map -->", f'<script type="importmap">{import_map(inline)}</script>'
+    )
     if inline:
         style = load_assets()["studio.css"].decode()
         icon = f"data:image/svg+xml,{quote(load_assets()['icon.svg'])}"
         start = '<script type="module">import "studio/main.js";</script>'
-        text = text.replace('<link rel="stylesheet" href="/static/studio.css">', f"<style>{style}</style>")
+        text = text.replace(
+            '<link rel="stylesheet" href="/static/studio.css">', f"<style>{style}</style>"
+        )
         text = text.replace('<script type="module" src="/static/main.js"></script>', start)
         text = text.replace("/static/icon.svg", icon)
     # "<" is all that can end a script, or begin a comment in it

@@ -55,8 +55,8 @@ def _describe_setting(setting: Setting, steps: Mapping[str, Any]) -> dict[str, A
 
 def _describe_clip(clip: Clip) -> dict[str, Any]:
     same = (
-        "key", "setting", "prompt", "seed", "status", "error", "frames", "height", "width", "passes_per_step",
-        "seconds_per_step", "seconds",
+        "key", "setting", "prompt", "seed", "status", "error", "frames", "height", "width",
+        "passes_per_step", "seconds_per_step", "seconds",
     )  # fmt: skip
     fps = None if clip.fps is None else float(clip.fps)
     error = clip.error and clip.error.splitlines()[0]
@@ -69,14 +69,21 @@ def _describe_clip(clip: Clip) -> dict[str, Any]:
 
 
 def _finite_metrics(clip: Clip) -> dict[str, float]:
-    return {name: value for name, value in clip.metrics.items() if value is not None and math.isfinite(value)}
+    return {
+        name: value
+        for name, value in clip.metrics.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
-# --- measures: one number per setting, with its interval --------------------------------------------------------------
+# --- measures: one number per setting, with its interval ------------------------------------------
 
 
-def _all_measures(run: Run, clips: Sequence[Clip], votes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each name once; what an evaluation says of a setting comes before our own mean over its videos."""
+def _all_measures(
+    run: Run, clips: Sequence[Clip], votes: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Each name once; what an evaluation says of a setting comes before our own mean over its
+    videos."""
     of_sets = list(_set_measures(run))
     known = {measure["name"] for measure in of_sets}
     yield from of_sets
@@ -87,7 +94,9 @@ def _all_measures(run: Run, clips: Sequence[Clip], votes: Mapping[str, Any]) -> 
 
 def _cost_measures(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
     for name, what in _COST_DESCRIPTIONS.items():
-        values = _setting_means([(clip, getattr(clip, name)) for clip in clips if getattr(clip, name) is not None])
+        values = _setting_means(
+            [(clip, getattr(clip, name)) for clip in clips if getattr(clip, name) is not None]
+        )
         if values:
             yield _build_measure("cost", name, what, "lower", values)
 
@@ -98,7 +107,11 @@ def _video_measures(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
             [(clip, _finite_metrics(clip)[name]) for clip in clips if name in _finite_metrics(clip)]
         )
         yield _build_measure(
-            "video", name, f"{_describe_metric(name)}, mean over the videos", _better_direction(name), values
+            "video",
+            name,
+            f"{_describe_metric(name)}, mean over the videos",
+            _better_direction(name),
+            values,
         )
 
 
@@ -109,12 +122,16 @@ def _set_measures(run: Run) -> Iterator[dict[str, Any]]:
             value = Estimate(metric.value, metric.low, metric.high, metric.count)
             found.setdefault(metric.name, {})[metric.setting] = value
     for name, values in found.items():
-        yield _build_measure("set", name, f"{_describe_metric(name)}, of all videos", _better_direction(name), values)
+        yield _build_measure(
+            "set", name, f"{_describe_metric(name)}, of all videos", _better_direction(name), values
+        )
 
 
 def _vote_measures(votes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     rows = [("win rate", "Share of its comparisons that it won", votes["pair"]["win_rates"])]
-    rows += [(name, "Mean rating, 1 to 5", values) for name, values in votes["rating"]["means"].items()]
+    rows += [
+        (name, "Mean rating, 1 to 5", values) for name, values in votes["rating"]["means"].items()
+    ]
     for name, what, values in rows:
         if values:
             estimates = {setting: Estimate(**value) for setting, value in values.items()}

@@ -1,7 +1,8 @@
-"""Videos that a person asks for on the page: one at a time, by a model that stays loaded, into the same run.
+"""Videos that a person asks for on the page: one at a time, by a model that stays loaded, into the
+same run.
 
-A trial is a plan of one setting, prompt and seed, swept as every other: what was made before is not made again.
-"""
+A trial is a plan of one setting, prompt and seed, swept as every other: what was made before is not
+made again."""
 
 from __future__ import annotations
 
@@ -28,9 +29,18 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 MAX_WAITING = 8  # trials that may wait
 _MAX_FINISHED = 50  # trials that are over, for the page to show
 PARAMETERS = tuple(
-    name for name in GenerationSettings.model_fields if name not in ("prompt", "image", "seed", "model", "device")
+    name
+    for name in GenerationSettings.model_fields
+    if name not in ("prompt", "image", "seed", "model", "device")
 )
-_NAMED_PARAMETERS = ("layers", "skip", *SCALE_AXES, "guidance_scale", "steps", "rescale")  # in the name of a setting
+_NAMED_PARAMETERS = (
+    "layers",
+    "skip",
+    *SCALE_AXES,
+    "guidance_scale",
+    "steps",
+    "rescale",
+)  # in the name of a setting
 
 
 @dataclass(frozen=True)
@@ -105,13 +115,21 @@ class Trials:
         Raises:
             ValueError: if the queue is full, or as `build_plan`.
         """
-        (prompt,) = build_plan(self.folder, ask).prompts  # complains now about what is wrong without the model
+        (prompt,) = build_plan(
+            self.folder, ask
+        ).prompts  # complains now about what is wrong without the model
         with self._changed:
             if sum(trial.state == "waiting" for trial in self._trials) >= MAX_WAITING:
-                raise ValueError(f"at most {MAX_WAITING} trials may wait, and so many do. Cancel one or wait.")
-            trial = Trial(next(self._numbers), ask, trial_name(ask), prompt.image and prompt.image.name)
+                raise ValueError(
+                    f"at most {MAX_WAITING} trials may wait, and so many do. Cancel one or wait."
+                )
+            trial = Trial(
+                next(self._numbers), ask, trial_name(ask), prompt.image and prompt.image.name
+            )
             over = [trial for trial in self._trials if trial.state not in ("waiting", "running")]
-            self._trials = [old for old in self._trials if old not in over[:-_MAX_FINISHED]] + [trial]
+            self._trials = [old for old in self._trials if old not in over[:-_MAX_FINISHED]] + [
+                trial
+            ]
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work_loop, name="trials", daemon=True)
                 self._thread.start()
@@ -127,7 +145,9 @@ class Trials:
         with self._changed:
             trial = next((trial for trial in self._trials if trial.id == number), None)
             if trial is None:
-                raise ValueError(f"a trial must be one of the queue, but got {number}. Look at the list again.")
+                raise ValueError(
+                    f"a trial must be one of the queue, but got {number}. Look at the list again."
+                )
             trial.stop.set()
             if trial.state == "waiting":
                 trial.state = "cancelled"
@@ -150,7 +170,7 @@ class Trials:
         if self._engine is not None:
             self._engine.close()
 
-    # --- the thread ---------------------------------------------------------------------------------------------------
+    # --- the thread -------------------------------------------------------------------------------
 
     def _work_loop(self) -> None:
         while (trial := self._next_trial()) is not None:
@@ -192,14 +212,18 @@ class Trials:
             plan = build_plan(self.folder, trial.ask, known)
             surveyed = [replace(surveyed[0], setting=plan.settings[0])]
             trial.name = known
-        how: dict[str, Any] = dict(retry_failed=True, measure=False, keep_pending=False, on_step=on_step)
+        how: dict[str, Any] = dict(
+            retry_failed=True, measure=False, keep_pending=False, on_step=on_step
+        )
         with contextlib.closing(sweep(plan, self.folder, engine, **how)) as happenings:
             for happening in happenings:
                 if trial.stop.is_set():
                     raise _Cancelled
                 if isinstance(happening, JobFailed):
                     trial.error, state = happening.error.splitlines()[0], "failed"
-        trial.key = build_jobs(plan, surveyed, engine.versions())[0].key if state == "done" else None
+        trial.key = (
+            build_jobs(plan, surveyed, engine.versions())[0].key if state == "done" else None
+        )
         return state
 
 
@@ -209,7 +233,11 @@ def _existing_setting_name(folder: Path, surveyed: ResolvedSetting) -> str | Non
 
     content, model = to_json(setting_content(surveyed.complete)), surveyed.setting.generation.model
     with Run.open(folder) as run:
-        same = (entry.name for entry in run.settings() if entry.model == model and to_json(entry.complete) == content)
+        same = (
+            entry.name
+            for entry in run.settings()
+            if entry.model == model and to_json(entry.complete) == content
+        )
         return next(same, None)
 
 
@@ -220,37 +248,50 @@ def build_plan(folder: Path, ask: TrialRequest, name: str | None = None) -> Plan
         name: of its setting; None is what is in it.
 
     Raises:
-        ValueError: for a model or a picture that the run does not have, without a text and a picture, or for a
-            parameter that is none or may not be set.
+        ValueError: for a model or a picture that the run does not have, without a text and a
+            picture, or for a parameter that is none or may not be set.
     """
     with Run.open(folder) as run:
         _check_request(ask, [model.name for model in run.models()])
-        image = None if ask.image_of is None else files.find_image(run, ask.image_of)[0].relative_to(folder)
+        image = (
+            None
+            if ask.image_of is None
+            else files.find_image(run, ask.image_of)[0].relative_to(folder)
+        )
     prompt = ask.prompt if image is None else {"prompt": ask.prompt, "image": str(image)}
     setting = {"name": name or trial_name(ask), **ask.parameters}
-    return Plan.of({"model": ask.model, "prompts": [prompt], "seeds": [ask.seed], "settings": [setting]}, folder)
+    return Plan.of(
+        {"model": ask.model, "prompts": [prompt], "seeds": [ask.seed], "settings": [setting]},
+        folder,
+    )
 
 
 def _check_request(ask: TrialRequest, models: Sequence[str]) -> None:
     if ask.model not in models:
         raise ValueError(
-            f"model must be one of the run, {', '.join(models)}, but got {ask.model!r}. Choose one of them."
+            f"model must be one of the run, {', '.join(models)}, but got {ask.model!r}. Choose one"
+            " of them."
         )
     unknown = sorted(set(ask.parameters) - set(PARAMETERS))
     if unknown:
-        raise ValueError(f"a trial may set {', '.join(PARAMETERS)}, but got {', '.join(unknown)}. Leave it out.")
+        raise ValueError(
+            f"a trial may set {', '.join(PARAMETERS)}, but got {', '.join(unknown)}. Leave it out."
+        )
     if isinstance(ask.parameters.get("schedule"), str):
         raise ValueError(
-            "the schedule of a trial must be a list of bins, for trials read no files, but got a name. Write the bins."
+            "the schedule of a trial must be a list of bins, for trials read no files, but got a"
+            " name. Write the bins."
         )
     if ask.prompt is None and ask.image_of is None:
         raise ValueError(
-            "a trial must have a prompt, a picture or both, but got neither. Write a prompt, or choose a picture."
+            "a trial must have a prompt, a picture or both, but got neither. Write a prompt, or"
+            " choose a picture."
         )
 
 
 def trial_name(ask: TrialRequest) -> str:
-    """The name of a trial's setting: the most of what is in it, and a mark of all of it, so that no two share one."""
+    """The name of a trial's setting: the most of what is in it, and a mark of all of it, so that no
+    two share one."""
     content = to_json({"model": ask.model, **ask.parameters})
     given = [(name, ask.parameters[name]) for name in _NAMED_PARAMETERS if ask.parameters.get(name)]
     words = ", ".join(f"{name.replace('_', ' ')} {_format_value(value)}" for name, value in given)

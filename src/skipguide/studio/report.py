@@ -1,4 +1,5 @@
-"""A run as a folder that a browser opens from a disk: the page with everything in it, and the videos beside it."""
+"""A run as a folder that a browser opens from a disk: the page with everything in it, and the
+videos beside it."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def write_report(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]
         for key in keys:
             shutil.copyfile(files.find_video(run, key), part / "clips" / f"{key}.mp4")
         data = json.dumps(page_data.describe(run), ensure_ascii=False)
-        (part / "index.html").write_text(files.render_page("index.html", inline=True, data=data), encoding="utf-8")
+        (part / "index.html").write_text(
+            files.render_page("index.html", inline=True, data=data), encoding="utf-8"
+        )
         size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
         if out.exists():
             shutil.rmtree(out)
@@ -48,9 +51,14 @@ def write_report(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]
 def _is_report(folder: Path) -> bool:
     """Whether all that is in a folder was written here."""
     page = folder / "index.html"
-    if not page.is_file() or not {path.name for path in folder.iterdir()} <= {"index.html", "clips"}:
+    if not page.is_file() or not {path.name for path in folder.iterdir()} <= {
+        "index.html",
+        "clips",
+    }:
         return False
-    clips = [path.name for path in (folder / "clips").iterdir()] if (folder / "clips").is_dir() else []
+    clips = (
+        [path.name for path in (folder / "clips").iterdir()] if (folder / "clips").is_dir() else []
+    )
     text = page.read_text(encoding="utf-8", errors="replace")
     return files.DATA_TAG in text and all(map(_OWN_VIDEO.fullmatch, clips))
 
@@ -59,7 +67,10 @@ def _check_target(run: Run, out: Path, overwrite: bool) -> None:
     inside = run.folder.resolve().is_relative_to(out.resolve())
     if inside or (out.exists() and not _is_report(out)):
         raise ValueError(
-            f"a report must be a new folder or a report to replace, but {out} is not. Name another with --out."
+            f"a report must be a new folder or a report to replace, but {out} is not. Name another"
+            " with --out."
         )
     if out.exists() and not overwrite:
-        raise ValueError(f"a report must be a new folder, but {out} exists. Pass --overwrite or another name.")
+        raise ValueError(
+            f"a report must be a new folder, but {out} exists. Pass --overwrite or another name."
+        )

@@ -9,7 +9,9 @@ from skipguide.generate.settings import SCALE_AXES, GenerationSettings
 from skipguide.runs import Setting
 from skipguide.runs.ledger import to_json
 
-Steps = list[tuple[float, int]]  # values of a scale in their order, and the id of the setting of each
+Steps = list[
+    tuple[float, int]
+]  # values of a scale in their order, and the id of the setting of each
 
 _STG_PARAMETERS = (
     "layers",
@@ -24,8 +26,16 @@ _SLIDERS = (*SCALE_AXES, "guidance_scale", "rescale")
 
 def effective_parameters(setting: Setting) -> dict[str, Any]:
     """What a setting says, without what has no meaning in it."""
-    said = {name: setting.complete[name] for name in GenerationSettings.model_fields if name in setting.complete}
-    return said if _stg_is_on(said) else {name: value for name, value in said.items() if name not in _STG_PARAMETERS}
+    said = {
+        name: setting.complete[name]
+        for name in GenerationSettings.model_fields
+        if name in setting.complete
+    }
+    return (
+        said
+        if _stg_is_on(said)
+        else {name: value for name, value in said.items() if name not in _STG_PARAMETERS}
+    )
 
 
 def _stg_is_on(said: Mapping[str, Any]) -> bool:
@@ -41,21 +51,25 @@ def varying_parameters(settings: Sequence[Setting]) -> list[str]:
 
     def differ(name: str) -> bool:
         values = {to_json(entry[name]) for entry in said if name in entry}
-        return len(values) > 1 or (name in ("layers", "skip") and 0 < sum(name in entry for entry in said) < len(said))
+        return len(values) > 1 or (
+            name in ("layers", "skip") and 0 < sum(name in entry for entry in said) < len(said)
+        )
 
     return [name for name in GenerationSettings.model_fields if differ(name)]
 
 
 def sliders(settings: Sequence[Setting]) -> dict[int, dict[str, Steps]]:
-    """For each setting and each scale that varies alone: the values that exist, and the setting of each.
+    """For each setting and each scale that varies alone: the values that exist, and the setting of
+    each.
 
-    STG's scale 0 is the setting without STG that is the same in all else. That one has a slider itself where it is the
-    zero of one scale only.
-    """
+    STG's scale 0 is the setting without STG that is the same in all else. That one has a slider
+    itself where it is the zero of one scale only."""
     found: dict[int, dict[str, list[Steps]]] = {setting.id: {} for setting in settings}
     for name in _SLIDERS:
         for group in _groups_varying_only(settings, name):
-            steps = sorted((effective_parameters(setting).get(name, 0.0), setting.id) for setting in group)
+            steps = sorted(
+                (effective_parameters(setting).get(name, 0.0), setting.id) for setting in group
+            )
             if len(steps) > 1:
                 for setting in group:
                     found[setting.id].setdefault(name, []).append(steps)
@@ -78,7 +92,11 @@ def _groups_varying_only(settings: Sequence[Setting], name: str) -> Iterator[lis
         if not _stg_is_on(effective_parameters(setting))
     }
     for group in groups.values():
-        others = [scale for scale in SCALE_AXES if scale != name and effective_parameters(group[0]).get(scale)]
+        others = [
+            scale
+            for scale in SCALE_AXES
+            if scale != name and effective_parameters(group[0]).get(scale)
+        ]
         zero = (
             None
             if name not in SCALE_AXES or others
@@ -94,12 +112,15 @@ def _key_without(setting: Setting, *names: str) -> str:
 
 
 def layer_maps(settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """Per model, the settings with STG on as a table: a row per layer, a column per all else that varies.
+    """Per model, the settings with STG on as a table: a row per layer, a column per all else that
+    varies.
 
     Returns:
         `{"model", "rows", "columns", "cells"}`: cells[row][column] is the id of a setting, or None.
     """
-    return [_layer_map(model, group) for model, group in _guided_by_model(settings).items() if group]
+    return [
+        _layer_map(model, group) for model, group in _guided_by_model(settings).items() if group
+    ]
 
 
 def _guided_by_model(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
@@ -113,12 +134,15 @@ def _guided_by_model(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
 
 def _layer_map(model: str, settings: Sequence[Setting]) -> dict[str, Any]:
     names = sorted(
-        (name for name in varying_parameters(settings) if name != "layers"), key=lambda name: name in _SLIDERS
+        (name for name in varying_parameters(settings) if name != "layers"),
+        key=lambda name: name in _SLIDERS,
     )
     said = {setting.id: effective_parameters(setting) for setting in settings}
     rows = sorted({_row_key(entry) for entry in said.values()}, key=_sort_key)
     columns = sorted({_column_key(entry, names) for entry in said.values()}, key=_sort_key)
-    place = {(_row_key(entry), _column_key(entry, names)): setting for setting, entry in said.items()}
+    place = {
+        (_row_key(entry), _column_key(entry, names)): setting for setting, entry in said.items()
+    }
     return {
         "model": model,
         "rows": [", ".join(map(str, row)) for row in rows],
@@ -146,7 +170,8 @@ _COLUMN_PREFIXES = {
 
 def _format_column(column: Sequence[tuple[str, Any]]) -> str:
     words = (
-        _COLUMN_PREFIXES.get(name, f"{name} ") + (f"{value:g}" if isinstance(value, float) else str(value))
+        _COLUMN_PREFIXES.get(name, f"{name} ")
+        + (f"{value:g}" if isinstance(value, float) else str(value))
         for name, value in column
     )
     return ", ".join(words) or "all"

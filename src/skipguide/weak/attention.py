@@ -1,9 +1,10 @@
-"""Weak models beside skipped layers: self-attention changed where torch multiplies queries and keys, tokens shuffled.
+"""Weak models beside skipped layers: self-attention changed where torch multiplies queries and
+keys, tokens shuffled.
 
-A changed attention is the real one, run as ever, norms and rotary embeddings included, but for the call of torch's
-`scaled_dot_product_attention` in it: that is caught and given other queries, another mask, or another result. Every
-processor of diffusers with its native backend ends in that call. It runs outside of compiled code.
-"""
+A changed attention is the real one, run as ever, norms and rotary embeddings included, but for the
+call of torch's `scaled_dot_product_attention` in it: that is caught and given other queries,
+another mask, or another result. Every processor of diffusers with its native backend ends in that
+call. It runs outside of compiled code."""
 
 from __future__ import annotations
 
@@ -19,10 +20,12 @@ from skipguide.weak import patching, token_grid
 from skipguide.weak.step_context import StepContext
 
 Tensor = torch.Tensor
-_SDPA = torch.nn.functional.scaled_dot_product_attention  # who puts another function in its place is not caught
+_SDPA = (
+    torch.nn.functional.scaled_dot_product_attention
+)  # who puts another function in its place is not caught
 
 
-# --- attention --------------------------------------------------------------------------------------------------------
+# --- attention ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,34 @@ class AttentionView:
         Raises:
             ValueError: if they lie on no grid.
         """
-        grid = (tokens,) if self.audio else token_grid.attention_token_grid(self.step_context.grid, self.axis, tokens)
+        grid = (
+            (tokens,)
+            if self.audio
+            else token_grid.attention_token_grid(self.step_context.grid, self.axis, tokens)
+        )
         count = None if grid is None else math.prod(grid)
-        if grid is None or count is None or count > tokens or (count < tokens and not self.text_position):
+        if (
+            grid is None
+            or count is None
+            or count > tokens
+            or (count < tokens and not self.text_position)
+        ):
             known = "is not known" if grid is None else f"is {' x '.join(map(str, grid))}"
             raise ValueError(
-                f"this skip needs a video whose tokens lie on one grid, but an attention of this run sees {tokens} "
-                f"tokens, and the grid {known} (conditions that stand beside the video are not on it). Use "
-                'skip="residual", "attention", "soft" or "shuffle".'
+                "this skip needs a video whose tokens lie on one grid, but an attention of this"
+                f" run sees {tokens} tokens, and the grid {known} (conditions that stand beside the"
+                ' video are not on it). Use skip="residual", "attention", "soft" or "shuffle".'
             )
         return tokens - count if self.text_position == "before" else 0, grid
 
 
 class InterceptedAttention(patching.ModuleProxy):
-    """The real self-attention with `change(call, seen, number)` in the place of torch's scaled dot product."""
+    """The real self-attention with `change(call, seen, number)` in the place of torch's scaled dot
+    product."""
 
-    def __init__(self, real: torch.nn.Module, skip: str, view: AttentionView, strength: float | None):
+    def __init__(
+        self, real: torch.nn.Module, skip: str, view: AttentionView, strength: float | None
+    ):
         super().__init__(real, edit=ATTENTION_EDITS[skip], view=view, strength=strength)
         self.__dict__["forward"] = torch.compiler.disable(self._run_intercepted)
 
@@ -64,15 +79,17 @@ class InterceptedAttention(patching.ModuleProxy):
             output = self.real(*args, **kwargs)
         if not caught.calls:
             raise RuntimeError(
-                "this skip needs an attention that ends in torch's scaled_dot_product_attention, but one of "
-                f"{type(self.real).__name__} did not call it. Choose diffusers' native attention backend, and a "
-                'processor that uses it, or skip="residual" or "attention".'
+                "this skip needs an attention that ends in torch's scaled_dot_product_attention,"
+                f" but one of {type(self.real).__name__} did not call it. Choose diffusers' native"
+                ' attention backend, and a processor that uses it, or skip="residual" or'
+                ' "attention".'
             )
         return output
 
 
 class _InterceptSDPA(TorchFunctionMode):
-    """Calls of torch's attention go to `change`, as a dictionary of arguments; all others run as they are."""
+    """Calls of torch's attention go to `change`, as a dictionary of arguments; all others run as
+    they are."""
 
     def __init__(self, edit: Callable[[dict[str, Any]], Tensor]):
         super().__init__()
@@ -83,7 +100,7 @@ class _InterceptSDPA(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        return self.edit({**dict(zip(names, args)), **(kwargs or {})})  # noqa: B905  # as many as there are
+        return self.edit({**dict(zip(names, args)), **(kwargs or {})})  # as many as there are
 
 
 def _soften_map(call: dict[str, Any], view: AttentionView, strength: float | None) -> Tensor:
@@ -104,7 +121,9 @@ def _blur_queries(call: dict[str, Any], view: AttentionView, sigma: float | None
     if sigma is None:
         blurred = video.float().mean(-2, keepdim=True).to(query.dtype).expand_as(video)
     else:
-        blurred = _blur_grid(video.float().unflatten(-2, grid), sigma, view.step_context).flatten(-1 - len(grid), -2)
+        blurred = _blur_grid(video.float().unflatten(-2, grid), sigma, view.step_context).flatten(
+            -1 - len(grid), -2
+        )
     parts = [query[..., :start, :], blurred.to(query.dtype), query[..., end:, :]]
     return _SDPA(**{**call, "query": torch.cat(parts, -2)})
 
@@ -112,27 +131,41 @@ def _blur_queries(call: dict[str, Any], view: AttentionView, sigma: float | None
 def _blur_grid(cube: Tensor, sigma: float, step_context: StepContext) -> Tensor:
     """`(B, heads, *grid, width)`, along each dimension of the grid. The matrix is symmetric."""
     for dim in (dim for dim in range(2, cube.ndim - 1) if cube.shape[dim] > 1):
-        cube = (cube.movedim(dim, -1) @ step_context.blur_matrix(cube.shape[dim], sigma, cube.device)).movedim(-1, dim)
+        cube = (
+            cube.movedim(dim, -1) @ step_context.blur_matrix(cube.shape[dim], sigma, cube.device)
+        ).movedim(-1, dim)
     return cube
 
 
 def _isolate_frames(call: dict[str, Any], view: AttentionView, _: float | None) -> Tensor:
-    """Attention of each frame to itself and the text, as with a mask; the text sees all. Less work than without.
+    """Attention of each frame to itself and the text, as with a mask; the text sees all. Less work
+    than without.
 
-    (CAG's code sets the entries between frames to zero after the softmax, so that the rest sums to less than 1.)
-    """
+    (CAG's code sets the entries between frames to zero after the softmax, so that the rest sums to
+    less than 1.)"""
     query = call["query"]
     start, grid = view.video_tokens(query.shape[-2])
     frames, count = grid[0], math.prod(grid)
     if frames == 1 and not view.audio:
-        raise ValueError('skip="frames" needs a video of several frames in the latents, but got one. Use another skip.')
+        raise ValueError(
+            'skip="frames" needs a video of several frames in the latents, but got one. Use another'
+            " skip."
+        )
     video, mask = slice(start, start + count), call.get("attn_mask")
     own = {name: _split_frames(call[name], video, frames) for name in ("query", "key", "value")}
     for name in ("key", "value"):
         text = _remove_video(call[name], video, -2)
         own[name] = torch.cat([own[name], text.repeat_interleave(frames, 0)], -2)
-    rest = {name: value for name, value in call.items() if name not in ("query", "key", "value", "attn_mask")}
-    output = _SDPA(**own, attn_mask=None if mask is None else _split_mask(mask, video, frames, len(query)), **rest)
+    rest = {
+        name: value
+        for name, value in call.items()
+        if name not in ("query", "key", "value", "attn_mask")
+    }
+    output = _SDPA(
+        **own,
+        attn_mask=None if mask is None else _split_mask(mask, video, frames, len(query)),
+        **rest,
+    )
     output = output.unflatten(0, (-1, frames)).transpose(1, 2).flatten(2, 3)
     if count == query.shape[-2]:
         return output
@@ -149,11 +182,14 @@ def _split_frames(states: Tensor, video: slice, frames: int) -> Tensor:
 def _remove_video(states: Tensor, video: slice, dim: int) -> Tensor:
     """What is beside the video along a dimension."""
     size = states.shape[dim]
-    return torch.cat([states.narrow(dim, 0, video.start), states.narrow(dim, video.stop, size - video.stop)], dim)
+    return torch.cat(
+        [states.narrow(dim, 0, video.start), states.narrow(dim, video.stop, size - video.stop)], dim
+    )
 
 
 def _split_mask(mask: Tensor, video: slice, frames: int, batch: int) -> Tensor:
-    """The mask of the keys that a frame sees, `(B * frames, 1 or heads, 1 or tokens, tokens + text)`."""
+    """The mask of the keys that a frame sees, `(B * frames, 1 or heads, 1 or tokens, tokens +
+    text)`."""
     mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     mask = mask.expand(batch, *mask.shape[1:])
     if mask.shape[-2] == 1:

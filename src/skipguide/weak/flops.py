@@ -1,4 +1,5 @@
-"""How many floating point operations a model takes: counted in a pass without numbers, on torch's meta device."""
+"""How many floating point operations a model takes: counted in a pass without numbers, on torch's
+meta device."""
 
 from __future__ import annotations
 
@@ -11,14 +12,18 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 # Attention off the GPU and off the meta device, which torch's counter does not know (2.13).
-_UNCOUNTED_ATTENTION_OPS = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math_for_mps")
+_UNCOUNTED_ATTENTION_OPS = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_attention_math_for_mps",
+)
 
 
 def build_meta_model(model: Any) -> nn.Module:
     """The same architecture on the meta device, from the config of a diffusers model."""
     with torch.device("meta"):
         empty = type(model).from_config(model.config)
-    # Not every parameter minds the context. Past diffusers' own to(), which warns of what is lost in a lower precision.
+    # Not every parameter minds the context. Past diffusers' own to(), which warns of what is lost
+    # in a lower precision.
     return nn.Module.to(empty, "meta", model.dtype).eval()
 
 
@@ -32,7 +37,8 @@ def to_meta_tensors(value: Any) -> Any:
 
 
 def count_flops(model: nn.Module, inputs: Mapping[str, Any]) -> int:
-    """Floating point operations of a forward pass: products and convolutions, attention included."""
+    """Floating point operations of a forward pass: products and convolutions, attention
+    included."""
     return count_flops_by_module(model, inputs)[""]
 
 
@@ -47,10 +53,16 @@ def count_flops_by_module(model: nn.Module, inputs: Mapping[str, Any]) -> dict[s
         model(**inputs)
     counted = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     root = type(model).__name__
-    inside = {name.removeprefix(f"{root}."): ops for name, ops in counted.items() if name.startswith(f"{root}.")}
+    inside = {
+        name.removeprefix(f"{root}."): ops
+        for name, ops in counted.items()
+        if name.startswith(f"{root}.")
+    }
     return {**inside, "": counted.get("Global", 0)}
 
 
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+def _attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
+) -> int:
     """The two products of an attention, on shapes."""
     return flop_counter.sdpa_flop_count(query, key, value)

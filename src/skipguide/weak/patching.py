@@ -1,9 +1,10 @@
-"""What it means to skip: stand-ins that take the place of blocks and attentions for the length of one pass.
+"""What it means to skip: stand-ins that take the place of blocks and attentions for the length of
+one pass.
 
-A stand-in replaces an entry of its parent module and forwards every other attribute to the module it stands for. The
-real module is not changed, so its own hooks (offloading), compilation and quantization are left in peace. Stand-ins
-live as long as the guidance, so that torch.compile meets the same modules at every step.
-"""
+A stand-in replaces an entry of its parent module and forwards every other attribute to the module
+it stands for. The real module is not changed, so its own hooks (offloading), compilation and
+quantization are left in peace. Stand-ins live as long as the guidance, so that torch.compile meets
+the same modules at every step."""
 
 from __future__ import annotations
 
@@ -20,16 +21,20 @@ Patch = tuple[nn.Module, str, nn.Module]  # (parent, name of its child, what sta
 
 
 class ModuleProxy(nn.Module):
-    """Takes the place of `real` without owning it: parameters, hooks and state stay with the real module."""
+    """Takes the place of `real` without owning it: parameters, hooks and state stay with the real
+    module."""
 
     def __init__(self, real: nn.Module, **attributes: Any):
         super().__init__()
-        self.__dict__.update(attributes, real=real)  # past nn.Module's registration: a stand-in has no children
+        self.__dict__.update(
+            attributes, real=real
+        )  # past nn.Module's registration: a stand-in has no children
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["real"], name)
 
-    # Who looks at the model while a stand-in is in place (or after a Ctrl-C left one there) sees the real module.
+    # Who looks at the model while a stand-in is in place (or after a Ctrl-C left one there) sees
+    # the real module.
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:
         return self.real.named_modules(*args, **kwargs)
@@ -42,18 +47,21 @@ class ModuleProxy(nn.Module):
         return self
 
 
-# --- in the strong pass -----------------------------------------------------------------------------------------------
+# --- in the strong pass ---------------------------------------------------------------------------
 
 
 class RecordInput(ModuleProxy):
-    """The real block, run as ever; the streams that enter it are copied into `state`, for blocks may work in place."""
+    """The real block, run as ever; the streams that enter it are copied into `state`, for blocks
+    may work in place."""
 
     def __init__(self, real: nn.Module, streams: Sequence[str]):
         super().__init__(real, streams=tuple(streams), state=None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         streams = stream_values(self.streams, args, kwargs)
-        self.__dict__["state"] = tuple(None if stream is None else stream.clone() for stream in streams)
+        self.__dict__["state"] = tuple(
+            None if stream is None else stream.clone() for stream in streams
+        )
         return self.real(*args, **kwargs)
 
 
@@ -69,18 +77,21 @@ class CacheOutput(ModuleProxy):
         return output
 
 
-# --- in a weak pass ---------------------------------------------------------------------------------------------------
+# --- in a weak pass -------------------------------------------------------------------------------
 
 
 class Bypass(ModuleProxy):
-    """Eq. 15: the block returns its input, every stream of it; with a `source`, the input recorded there."""
+    """Eq. 15: the block returns its input, every stream of it; with a `source`, the input recorded
+    there."""
 
     def __init__(self, real: nn.Module, streams: Sequence[str], source: RecordInput | None = None):
         super().__init__(real, streams=tuple(streams), source=source)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         _run_group_offloading_hooks(self.real)
-        state = stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
+        state = (
+            stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
+        )
         # UNets ask their transformers for a tuple
         return state[0] if len(state) == 1 and kwargs.get("return_dict") is not False else state
 
@@ -110,14 +121,16 @@ class ReplayOutput(ModuleProxy):
 
 
 class ZeroOutput(ModuleProxy):
-    """A module whose result is added to a state that nobody reads, because the recorded one takes its place."""
+    """A module whose result is added to a state that nobody reads, because the recorded one takes
+    its place."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return next(value for value in args if torch.is_tensor(value)).new_zeros(())
 
 
 class IdentityAttention(ModuleProxy):
-    """Eq. 17: an attention whose map is the identity over all tokens it sees; `values` computes what is left."""
+    """Eq. 17: an attention whose map is the identity over all tokens it sees; `values` computes
+    what is left."""
 
     def __init__(self, real: nn.Module, values: Callable[..., Any]):
         super().__init__(real, values=values)
@@ -127,7 +140,8 @@ class IdentityAttention(ModuleProxy):
 
 
 def _run_group_offloading_hooks(block: nn.Module) -> None:
-    """With several blocks to a group, diffusers' group offloading has the first one load it and the last one unload it.
+    """With several blocks to a group, diffusers' group offloading has the first one load it and the
+    last one unload it.
 
     Those two must do so when they are skipped as well, for the others of their group may run.
     """
@@ -139,15 +153,19 @@ def _run_group_offloading_hooks(block: nn.Module) -> None:
 
 
 def _copy_output(output: Any) -> Any:
-    """A copy of a tensor, for FreeU writes into what a block returns; tuples (skip connections) are only read."""
+    """A copy of a tensor, for FreeU writes into what a block returns; tuples (skip connections) are
+    only read."""
     return output.clone() if torch.is_tensor(output) else output
 
 
-# --- helpers ----------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------
 
 
-def stream_values(streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """The streams among the inputs of a block; blocks take them first and in order when positional."""
+def stream_values(
+    streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Tensor, ...]:
+    """The streams among the inputs of a block; blocks take them first and in order when
+    positional."""
     return tuple(args[i] if i < len(args) else kwargs[name] for i, name in enumerate(streams))
 
 
@@ -160,7 +178,9 @@ def replace_streams(
     return (*state[:positional], *args[positional:]), {**kwargs, **named}
 
 
-def bind_inputs(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind_inputs(
+    signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
     """The inputs of a call, by name."""
     bound = signature.bind(*args, **kwargs).arguments
     return {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
@@ -177,7 +197,8 @@ UNCOND, COND = 0, 1  # the halves of a batch, which diffusers makes as [uncond, 
 
 
 def select_half(half: int, value: Any) -> Any:
-    """One half of a batch: of a tensor, or of every tensor in a tuple, list or dictionary. Other values stay."""
+    """One half of a batch: of a tensor, or of every tensor in a tuple, list or dictionary. Other
+    values stay."""
     if isinstance(value, dict):
         return {name: select_half(half, item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -186,8 +207,9 @@ def select_half(half: int, value: Any) -> Any:
         return value
     if len(value) % 2:
         raise ValueError(
-            f"a batch of CFG must be [uncond, cond] with as many rows of each, but an input has {len(value)} rows. It "
-            "is not a batch: take its name out of `batched` in its row of skipguide/families.py."
+            "a batch of CFG must be [uncond, cond] with as many rows of each, but an input has"
+            f" {len(value)} rows. It is not a batch: take its name out of `batched` in its row of"
+            " skipguide/families.py."
         )
     return value.chunk(2)[half]
 

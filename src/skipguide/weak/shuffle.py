@@ -16,19 +16,21 @@ Tensor = torch.Tensor
 class ShuffleTokens(patching.ModuleProxy):
     """The real block on the video's tokens in another order, the same for all samples: Sx.
 
-    TPG's blocks are f(Sx), and those of a UNet are here: the module around them adds its own input again, whose tokens
-    are in their places. Around a block of a stack nothing does, so there it is x + f(Sx) - Sx: what the block adds is
-    shuffled, and not what it adds it to.
+    TPG's blocks are f(Sx), and those of a UNet are here: the module around them adds its own input
+    again, whose tokens are in their places. Around a block of a stack nothing does, so there it is
+    x + f(Sx) - Sx: what the block adds is shuffled, and not what it adds it to.
 
     Args:
-        streams, source: as for `skips.Resumed`; the first stream is the video's. None takes what arrives.
-        lie: where what the block's attention sees lies in the stream `(rows, tokens, width)`: "" if it sees the tokens
-            of a row; "tokens" if those are of all frames, frame by frame; "rows" if there is a row for each frame.
+        streams, source: as for `skips.Resumed`; the first stream is the video's. None takes what
+            arrives.
+        lie: where what the block's attention sees lies in the stream `(rows, tokens, width)`: "" if
+            it sees the tokens of a row; "tokens" if those are of all frames, frame by frame; "rows"
+            if there is a row for each frame.
     """
 
     def __init__(
-        self, real: torch.nn.Module, streams: Sequence[str], source: patching.RecordInput | None, view: AttentionView, token_layout: str,
-        seed: int, name: str, restore_order: bool,
+        self, real: torch.nn.Module, streams: Sequence[str], source: patching.RecordInput | None,
+        view: AttentionView, token_layout: str, seed: int, name: str, restore_order: bool,
     ):  # fmt: skip
         super().__init__(
             real,
@@ -43,7 +45,11 @@ class ShuffleTokens(patching.ModuleProxy):
         self.__dict__["permutation"] = torch.compiler.disable(view.step_context.permutation)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        state = patching.stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
+        state = (
+            patching.stream_values(self.streams, args, kwargs)
+            if self.source is None
+            else self.source.state
+        )
         x, mixed = state[0], self._shuffle(state[0])
         args, kwargs = patching.replace_streams(self.streams, (mixed, *state[1:]), args, kwargs)
         output = self.real(*args, **kwargs)
@@ -55,7 +61,11 @@ class ShuffleTokens(patching.ModuleProxy):
 
     def _shuffle(self, x: Tensor) -> Tensor:
         frames = self.view.step_context.grid[0] if self.token_layout else 1
-        apart = x.unflatten(0, (-1, frames)) if self.token_layout == "rows" else x.unflatten(1, (frames, -1))
+        apart = (
+            x.unflatten(0, (-1, frames))
+            if self.token_layout == "rows"
+            else x.unflatten(1, (frames, -1))
+        )
         dim = (
             1 if self.token_layout and self.view.axis == "temporal" else 2
         )  # of (samples, frames, tokens of a frame, width)

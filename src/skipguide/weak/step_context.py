@@ -1,4 +1,5 @@
-"""What the weak passes of one denoiser know of the step under way: its index, its tokens' grid, draws."""
+"""What the weak passes of one denoiser know of the step under way: its index, its tokens' grid,
+draws."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Tensor = torch.Tensor
 
 
 def random_permutation(n: int, seed: int, step: int, what: str) -> Tensor:
-    """A permutation of n things, `(n,)` on the CPU: the same on every machine for the same seed, step and name."""
+    """A permutation of n things, `(n,)` on the CPU: the same on every machine for the same seed,
+    step and name."""
     digest = hashlib.sha256(f"{seed}/{step}/{what}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.randperm(n, generator=generator)
@@ -66,15 +68,19 @@ class StepContext:
 def gaussian_blur_matrix(n: int, sigma: float) -> Tensor:
     """The matrix `(n, n)` that blurs a row of n values by a sampled Gaussian, in float64.
 
-    The row goes on mirrored at its ends (the value at the end twice), so that rows and columns sum to 1: the mean of
-    the queries stays, which SEG rests on, and with growing sigma each of them becomes it. (SEG's code mirrors without
-    repeating the end and cuts the Gaussian off at 3 sigma; inside of a large picture that is the same but for 0.3 %.)
-    """
+    The row goes on mirrored at its ends (the value at the end twice), so that rows and columns sum
+    to 1: the mean of the queries stays, which SEG rests on, and with growing sigma each of them
+    becomes it. (SEG's code mirrors without repeating the end and cuts the Gaussian off at 3 sigma;
+    inside of a large picture that is the same but for 0.3 %.)"""
     if sigma > 4 * n:  # flat to the last bit of float64
         return torch.full((n, n), 1 / n, dtype=torch.float64)
     reach = math.ceil(9 * sigma)
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
-    places = (torch.arange(n)[:, None] + offsets) % (2 * n)  # (n, 2 reach + 1), in the row and its mirror image
+    places = (torch.arange(n)[:, None] + offsets) % (
+        2 * n
+    )  # (n, 2 reach + 1), in the row and its mirror image
     places = torch.where(places < n, places, 2 * n - 1 - places)
-    return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, places, (weights / weights.sum()).expand(n, -1))
+    return torch.zeros(n, n, dtype=torch.float64).scatter_add_(
+        1, places, (weights / weights.sum()).expand(n, -1)
+    )

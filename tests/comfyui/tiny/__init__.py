@@ -1,4 +1,5 @@
-"""Nodes for the tests: models of ComfyUI's own classes, narrow, with random weights, and prompts for them."""
+"""Nodes for the tests: models of ComfyUI's own classes, narrow, with random weights, and prompts
+for them."""
 
 from __future__ import annotations
 
@@ -33,21 +34,30 @@ class Family:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-_WAN = dict(image_model="wan2.1", model_type="t2v", dim=128, ffn_dim=384, num_heads=2, num_layers=30, text_dim=32)
+_WAN = dict(
+    image_model="wan2.1",
+    model_type="t2v",
+    dim=128,
+    ffn_dim=384,
+    num_heads=2,
+    num_layers=30,
+    text_dim=32,
+)
 _FLUX = dict(
-    hidden_size=128, mlp_ratio=4.0, num_heads=2, depth=4, depth_single_blocks=8, axes_dim=[16, 24, 24], theta=256,
-    qkv_bias=True, vec_in_dim=24, context_in_dim=32,
+    hidden_size=128, mlp_ratio=4.0, num_heads=2, depth=4, depth_single_blocks=8,
+    axes_dim=[16, 24, 24], theta=256, qkv_bias=True, vec_in_dim=24, context_in_dim=32,
 )  # fmt: skip
 _COSMOS = dict(
-    max_img_h=240, max_img_w=240, max_frames=128, in_channels=16, out_channels=16, patch_spatial=2, patch_temporal=1,
-    model_channels=128, num_blocks=12, num_heads=2, crossattn_emb_channels=32, concat_padding_mask=True,
-    pos_emb_cls="rope3d", pos_emb_interpolation="crop", use_adaln_lora=True, adaln_lora_dim=16,
+    max_img_h=240, max_img_w=240, max_frames=128, in_channels=16, out_channels=16, patch_spatial=2,
+    patch_temporal=1, model_channels=128, num_blocks=12, num_heads=2, crossattn_emb_channels=32,
+    concat_padding_mask=True, pos_emb_cls="rope3d", pos_emb_interpolation="crop",
+    use_adaln_lora=True, adaln_lora_dim=16,
 )  # fmt: skip
 _WAN_LATENT = (16, 3, 16, 16)
 
 _LTX = dict(
-    image_model="ltxv", num_layers=28, attention_head_dim=64, num_attention_heads=2, cross_attention_dim=128,
-    caption_channels=32,
+    image_model="ltxv", num_layers=28, attention_head_dim=64, num_attention_heads=2,
+    cross_attention_dim=128, caption_channels=32,
 )  # fmt: skip
 _LTX_LATENT = (128, 3, 8, 8)
 
@@ -151,7 +161,9 @@ class TinyModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         inputs = [_family(), io.Int.Input("seed", default=0)]
-        return io.Schema(node_id="TinyModel", category="tests", inputs=inputs, outputs=[io.Model.Output()])
+        return io.Schema(
+            node_id="TinyModel", category="tests", inputs=inputs, outputs=[io.Model.Output()]
+        )
 
     @classmethod
     def execute(cls, family: str, seed: int) -> io.NodeOutput:
@@ -164,7 +176,9 @@ class TinyText(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         inputs = [_family(), io.Int.Input("seed", default=0)]
-        return io.Schema(node_id="TinyText", category="tests", inputs=inputs, outputs=[io.Conditioning.Output()])
+        return io.Schema(
+            node_id="TinyText", category="tests", inputs=inputs, outputs=[io.Conditioning.Output()]
+        )
 
     @classmethod
     def execute(cls, family: str, seed: int) -> io.NodeOutput:
@@ -177,7 +191,9 @@ class TinyLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         inputs = [_family(), io.Int.Input("batch", default=1)]
-        return io.Schema(node_id="TinyLatent", category="tests", inputs=inputs, outputs=[io.Latent.Output()])
+        return io.Schema(
+            node_id="TinyLatent", category="tests", inputs=inputs, outputs=[io.Latent.Output()]
+        )
 
     @classmethod
     def execute(cls, family: str, batch: int) -> io.NodeOutput:

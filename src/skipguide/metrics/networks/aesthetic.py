@@ -23,12 +23,14 @@ class Aesthetic(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images `(B, 3, size, size)` -> ratings `(B,)`, about 1 (bad) to 10 (beautiful)."""
+        """Normalized images `(B, 3, size, size)` -> ratings `(B,)`, about 1 (bad) to 10
+        (beautiful)."""
         return self.head(F.normalize(self.encoder(images), dim=-1))[:, 0]
 
 
 def load(encoder: Path, head: Path) -> Aesthetic:
-    """The predictor from a folder of transformers (`openai/clip-vit-large-patch14`) and `sa_0_4_vit_l_14_linear.pth`.
+    """The predictor from a folder of transformers (`openai/clip-vit-large-patch14`) and
+    `sa_0_4_vit_l_14_linear.pth`.
 
     Raises:
         ValueError: If they hold something else, or the head is that of another CLIP.

@@ -1,8 +1,9 @@
-"""AMT-S: the frame in the middle of two, from flows that all-pairs correlation refines (Li et al., CVPR 2023).
+"""AMT-S: the frame in the middle of two, from flows that all-pairs correlation refines (Li et al.,
+CVPR 2023).
 
-Only what VBench's motion smoothness asks of it: the moment is 1/2 and frames keep their size. The code is ours, after
-the paper and the layout of the weights; these, `amt-s.pth`, are CC BY-NC 4.0: not for commercial use.
-"""
+Only what VBench's motion smoothness asks of it: the moment is 1/2 and frames keep their size. The
+code is ours, after the paper and the layout of the weights; these, `amt-s.pth`, are CC BY-NC 4.0:
+not for commercial use."""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from skipguide.files import checkpoints
-from skipguide.metrics.networks.flow import LEVELS, Correlation, Encoder, correlation, grid, resize, sample_bilinear
+from skipguide.metrics.networks.flow import (
+    LEVELS,
+    Correlation,
+    Encoder,
+    correlation,
+    grid,
+    resize,
+    sample_bilinear,
+)
 
 Tensor = torch.Tensor
 
@@ -31,7 +40,8 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """Five convolutions on a shortcut; the second and the fourth see the last SIDE channels only (IFRNet, 2022)."""
+    """Five convolutions on a shortcut; the second and the fourth see the last SIDE channels only
+    (IFRNet, 2022)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,18 +61,24 @@ class ResidualBlock(nn.Module):
 
 
 def _decoder(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """Twice the size: both flows (4 channels) or several of them, and features for the next decoder."""
+    """Twice the size: both flows (4 channels) or several of them, and features for the next
+    decoder."""
     return nn.Sequential(
-        _conv(inputs, width), ResidualBlock(width), nn.ConvTranspose2d(width, outputs, 4, stride=2, padding=1)
+        _conv(inputs, width),
+        ResidualBlock(width),
+        nn.ConvTranspose2d(width, outputs, 4, stride=2, padding=1),
     )
 
 
 def _head(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, 76, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(76, outputs, 3, padding=1))
+    return nn.Sequential(
+        nn.Conv2d(inputs, 76, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(76, outputs, 3, padding=1)
+    )
 
 
 class UpdateBlock(nn.Module):
-    """Corrects flows and features by what correlation finds where the flows lead, at an eighth of the frames' size."""
+    """Corrects flows and features by what correlation finds where the flows lead, at an eighth of
+    the frames' size."""
 
     def __init__(self, channels: int, factor: int) -> None:
         """`channels` of the features, which are `factor` times as large as the correlation maps."""
@@ -76,7 +92,9 @@ class UpdateBlock(nn.Module):
         self.feat_head = _head(76, channels)
         self.flow_head = _head(76, 4)
 
-    def forward(self, features: Tensor, flow: Tensor, matches: Sequence[Correlation]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, flow: Tensor, matches: Sequence[Correlation]
+    ) -> tuple[Tensor, Tensor]:
         """Features and both flows `(B, 4, h, w)`, corrected."""
         small_flow = resize(flow, 1 / self.factor) / self.factor
         found = self._look_up_correlation(small_flow, matches)
@@ -88,11 +106,14 @@ class UpdateBlock(nn.Module):
 
     @staticmethod
     def _look_up_correlation(flow: Tensor, matches: Sequence[Correlation]) -> Tensor:
-        """Motion is taken as linear: a flow from the middle, stretched, leads from one frame to the other."""
+        """Motion is taken as linear: a flow from the middle, stretched, leads from one frame to the
+        other."""
         to_first, to_second = flow.chunk(2, 1)
         stretched = (to_second / TIME, to_first / (1 - TIME))
         here = grid(flow)
-        return torch.cat([match.lookup(here + way) for match, way in zip(matches, stretched, strict=True)], 1)
+        return torch.cat(
+            [match.lookup(here + way) for match, way in zip(matches, stretched, strict=True)], 1
+        )
 
 
 class AMTS(nn.Module):
@@ -104,19 +125,28 @@ class AMTS(nn.Module):
         self.feat_encoder = Encoder((32, 64, 96), 84, nn.InstanceNorm2d, bottleneck=True)
         self.encoder = nn.ModuleDict()
         for number, (inputs, outputs) in enumerate(zip((3, *CHANNELS), CHANNELS, strict=False), 1):
-            self.encoder[f"pyramid{number}"] = nn.Sequential(_conv(inputs, outputs, 2), _conv(outputs, outputs))
+            self.encoder[f"pyramid{number}"] = nn.Sequential(
+                _conv(inputs, outputs, 2), _conv(outputs, outputs)
+            )
         self.decoder4 = _decoder(2 * c4 + 1, 2 * c4, 4 + c3)
         self.decoder3 = _decoder(3 * c3 + 4, 3 * c3, 4 + c2)
         self.decoder2 = _decoder(3 * c2 + 4, 3 * c2, 4 + c1)
         self.decoder1 = _decoder(3 * c1 + 4, 3 * c1, 8 * FLOWS)
-        self.update4, self.update3, self.update2 = UpdateBlock(c3, 1), UpdateBlock(c2, 2), UpdateBlock(c1, 4)
+        self.update4, self.update3, self.update2 = (
+            UpdateBlock(c3, 1),
+            UpdateBlock(c2, 2),
+            UpdateBlock(c1, 4),
+        )
         self.comb_block = nn.Sequential(
-            nn.Conv2d(3 * FLOWS, 6 * FLOWS, 3, padding=1), nn.PReLU(6 * FLOWS), nn.Conv2d(6 * FLOWS, 3, 3, padding=1)
+            nn.Conv2d(3 * FLOWS, 6 * FLOWS, 3, padding=1),
+            nn.PReLU(6 * FLOWS),
+            nn.Conv2d(6 * FLOWS, 3, 3, padding=1),
         )
 
     @torch.no_grad()
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Frames `(B, 3, H, W)` in [0, 1], sides multiples of 16 -> the frame between them, the same."""
+        """Frames `(B, 3, H, W)` in [0, 1], sides multiples of 16 -> the frame between them, the
+        same."""
         mean = torch.cat([first, second], 2).mean((1, 2, 3), keepdim=True)
         first, second = first - mean, second - mean
         matches = self._correlate(first, second)
@@ -125,10 +155,15 @@ class AMTS(nn.Module):
         middle = torch.full_like(last[0][:, :1], TIME)
         flow, features = self.decoder4(torch.cat([*last, middle], 1)).tensor_split([4], 1)
         features, flow = self.update4(features, flow, matches)
-        for decoder, update, pair in ((self.decoder3, self.update3, pairs[2]), (self.decoder2, self.update2, pairs[1])):
+        for decoder, update, pair in (
+            (self.decoder3, self.update3, pairs[2]),
+            (self.decoder2, self.update2, pairs[1]),
+        ):
             change, features = decoder(_decoder_input(features, pair, flow)).tensor_split([4], 1)
             features, flow = update(features, change + 2 * resize(flow, 2), matches)
-        return self._combine(self.decoder1(_decoder_input(features, pairs[0], flow)), flow, (first, second), mean)
+        return self._combine(
+            self.decoder1(_decoder_input(features, pairs[0], flow)), flow, (first, second), mean
+        )
 
     def _correlate(self, first: Tensor, second: Tensor) -> tuple[Correlation, Correlation]:
         """Of the first frame in the second, and of the second in the first."""
@@ -142,19 +177,27 @@ class AMTS(nn.Module):
             levels.append(level(levels[-1]))
         return levels[1:]
 
-    def _combine(self, decoded: Tensor, flow: Tensor, frames: tuple[Tensor, Tensor], mean: Tensor) -> Tensor:
-        """Several candidates, each from flows, a mask and a residual of its own, and what a small network adds."""
+    def _combine(
+        self, decoded: Tensor, flow: Tensor, frames: tuple[Tensor, Tensor], mean: Tensor
+    ) -> Tensor:
+        """Several candidates, each from flows, a mask and a residual of its own, and what a small
+        network adds."""
         n = FLOWS
         changes, masks, residuals = decoded.split([4 * n, n, 3 * n], 1)
         ways = [2 * resize(way, 2) for way in flow.chunk(2, 1)]
         candidates = []
         for i in range(n):
             pieces = (changes[:, 2 * i : 2 * i + 2], changes[:, 2 * (n + i) : 2 * (n + i) + 2])
-            warped = [_warp(frame, way + piece) for frame, way, piece in zip(frames, ways, pieces, strict=True)]
+            warped = [
+                _warp(frame, way + piece)
+                for frame, way, piece in zip(frames, ways, pieces, strict=True)
+            ]
             mask = torch.sigmoid(masks[:, i : i + 1])
             mixed = mask * warped[0] + (1 - mask) * warped[1]
             candidates.append(mixed + mean + residuals[:, 3 * i : 3 * i + 3])
-        return (torch.stack(candidates).mean(0) + self.comb_block(torch.cat(candidates, 1))).clamp(0, 1)
+        return (torch.stack(candidates).mean(0) + self.comb_block(torch.cat(candidates, 1))).clamp(
+            0, 1
+        )
 
 
 def _leaky_relu(x: Tensor) -> Tensor:
@@ -162,12 +205,14 @@ def _leaky_relu(x: Tensor) -> Tensor:
 
 
 def _warp(image: Tensor, flow: Tensor) -> Tensor:
-    """`(B, C, H, W)` read where the flow `(B, 2, H, W)` leads from each pixel; its border goes on outside."""
+    """`(B, C, H, W)` read where the flow `(B, 2, H, W)` leads from each pixel; its border goes on
+    outside."""
     return sample_bilinear(image, (grid(image) + flow).permute(0, 2, 3, 1), padding="border")
 
 
 def _decoder_input(features: Tensor, pair: tuple[Tensor, Tensor], flow: Tensor) -> Tensor:
-    """What a decoder sees: its features, those of both frames where the flows lead, and the flows."""
+    """What a decoder sees: its features, those of both frames where the flows lead, and the
+    flows."""
     warped = [_warp(level, way) for level, way in zip(pair, flow.chunk(2, 1), strict=True)]
     return torch.cat([features, *warped, flow], 1)
 
@@ -178,4 +223,6 @@ def load(path: Path) -> AMTS:
     Raises:
         ValueError: If the file holds something else.
     """
-    return checkpoints.build_with_weights(AMTS, checkpoints.rename_keys(checkpoints.read(path), RULES), path)
+    return checkpoints.build_with_weights(
+        AMTS, checkpoints.rename_keys(checkpoints.read(path), RULES), path
+    )

@@ -1,7 +1,7 @@
 """C3D tuned on UCF-101: the classifier of the Inception Score of videos (Tran et al., ICCV 2015).
 
-The protocol is that of TGAN (Saito et al., ICCV 2017), with its files `conv3d_deepnetA_ucf.npz` and `mean2.npz`.
-"""
+The protocol is that of TGAN (Saito et al., ICCV 2017), with its files `conv3d_deepnetA_ucf.npz` and
+`mean2.npz`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ FRAMES = 16
 RESIZED, CROPPED = 128, 112
 MEAN_SHAPE = (3, FRAMES, RESIZED, 171)  # the mean clip, BGR
 CLASSES = 101
-CONVOLUTIONS = {"1a": 64, "2a": 128, "3a": 256, "3b": 256, "4a": 512, "4b": 512, "5a": 512, "5b": 512}
+CONVOLUTIONS = {
+    "1a": 64,
+    "2a": 128,
+    "3a": 256,
+    "3b": 256,
+    "4a": 512,
+    "4b": 512,
+    "5a": 512,
+    "5b": 512,
+}
 LAST = ("1a", "2a", "3b", "4b", "5b")  # the convolutions before a maximum
 HIDDEN = 4096
 RULES = ((r"/W$", ".weight"), (r"/b$", ".bias"))  # from chainer's names
@@ -57,14 +66,16 @@ class C3D(nn.Module):
 def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
     """Probabilities `(B, 101)` of the classes of UCF-101 for clips `(B, 16, 3, H, W)` uint8.
 
-    TGAN's preparation: 128 x 128, bicubic and without antialiasing, whatever the shape; BGR; without the mean clip; the
-    112 x 112 pixels in the middle.
+    TGAN's preparation: 128 x 128, bicubic and without antialiasing, whatever the shape; BGR;
+    without the mean clip; the 112 x 112 pixels in the middle.
 
     Raises:
         ValueError: If clips are not of 16 frames.
     """
     if frames.shape[1] != FRAMES:
-        raise ValueError(f"C3D must see clips of {FRAMES} frames, but got {frames.shape[1]}. Cut them.")
+        raise ValueError(
+            f"C3D must see clips of {FRAMES} frames, but got {frames.shape[1]}. Cut them."
+        )
     mean = model.get_buffer("mean")
     with torch.no_grad():
         return torch.cat([model(_prepare(clip.to(mean.device), mean)) for clip in frames])
@@ -80,7 +91,10 @@ def load(weights: Path, mean: Path) -> C3D:
     clip = _arrays(mean).get("mean")
     if clip is None or clip.numel() != np.prod(MEAN_SHAPE):
         found = "no array of that name" if clip is None else f"shape {tuple(clip.shape)}"
-        raise ValueError(f"{mean} must hold `mean`, an array of {MEAN_SHAPE}, but got {found}. Take mean2.npz of TGAN.")
+        raise ValueError(
+            f"{mean} must hold `mean`, an array of {MEAN_SHAPE}, but got {found}. Take mean2.npz of"
+            " TGAN."
+        )
     left = (MEAN_SHAPE[-1] - RESIZED) // 2
     arrays["mean"] = clip.reshape(MEAN_SHAPE)[..., left : left + RESIZED]
     return checkpoints.build_with_weights(C3D, arrays, weights)
@@ -89,7 +103,8 @@ def load(weights: Path, mean: Path) -> C3D:
 def _arrays(file: Path) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(file):
         raise ValueError(
-            f"{file} must be an npz archive of numpy, but got none. Take the files that docs/vbench.md names."
+            f"{file} must be an npz archive of numpy, but got none. Take the files that"
+            " docs/vbench.md names."
         )
     with np.load(file, allow_pickle=False) as archive:
         return {name: torch.from_numpy(archive[name]) for name in archive.files}

@@ -13,21 +13,27 @@ from skipguide.files import checkpoints
 Tensor = torch.Tensor
 
 HEAD = 64  # channels of an attention head, in all sizes of CLIP
-RULES = ((r"^(text_model\.|text_projection\.|logit_scale$)", None), (r"\.position_ids$", None), (r"^", "vision."))
+RULES = (
+    (r"^(text_model\.|text_projection\.|logit_scale$)", None),
+    (r"\.position_ids$", None),
+    (r"^", "vision."),
+)
 
 
 class ImageEncoder(nn.Module):
     """Embeddings of images, in the space that they share with texts."""
 
     def __init__(self, width: int, depth: int, patch: int, size: int, outputs: int) -> None:
-        """`size`: pixels a side of an image, `patch`: of a patch; the MLPs are four times as wide as the rest."""
+        """`size`: pixels a side of an image, `patch`: of a patch; the MLPs are four times as wide
+        as the rest."""
         from transformers.models.clip.configuration_clip import CLIPVisionConfig
         from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
         super().__init__()
         config = CLIPVisionConfig(
-            hidden_size=width, intermediate_size=4 * width, num_hidden_layers=depth, num_attention_heads=width // HEAD,
-            patch_size=patch, image_size=size, projection_dim=outputs,
+            hidden_size=width, intermediate_size=4 * width, num_hidden_layers=depth,
+            num_attention_heads=width // HEAD, patch_size=patch, image_size=size,
+            projection_dim=outputs,
         )  # fmt: skip
         self.vision = CLIPVisionModelWithProjection(config)
 
@@ -38,7 +44,8 @@ class ImageEncoder(nn.Module):
 
 
 def load(path: Path) -> ImageEncoder:
-    """The image encoder of a folder of transformers, such as `openai/clip-vit-base-patch32`; texts are left out.
+    """The image encoder of a folder of transformers, such as `openai/clip-vit-base-patch32`; texts
+    are left out.
 
     Its size is told by the weights.
 
@@ -54,7 +61,11 @@ def _build(weights: Mapping[str, Tensor], path: Path) -> ImageEncoder:
     positions = weights.get("vision.vision_model.embeddings.position_embedding.weight")
     projection = weights.get("vision.visual_projection.weight")
     if patches is None or positions is None or projection is None:
-        raise ValueError(f"{path} must hold CLIP's image encoder in transformers' layout, but got other weights.")
+        raise ValueError(
+            f"{path} must hold CLIP's image encoder in transformers' layout, but got other weights."
+        )
     width, _, patch, _ = patches.shape
     depth = len({key.split(".")[4] for key in weights if ".encoder.layers." in key})
-    return ImageEncoder(width, depth, patch, patch * round((len(positions) - 1) ** 0.5), len(projection))
+    return ImageEncoder(
+        width, depth, patch, patch * round((len(positions) - 1) ** 0.5), len(projection)
+    )

@@ -1,8 +1,8 @@
-"""DINO: a vision transformer trained without labels (Caron et al., ICCV 2021), ViT-B/16 where VBench uses it.
+"""DINO: a vision transformer trained without labels (Caron et al., ICCV 2021), ViT-B/16 where
+VBench uses it.
 
-transformers has the network but scales its position embeddings otherwise than DINO's own code, which VBench runs on
-frames that are not square. So it is here.
-"""
+transformers has the network but scales its position embeddings otherwise than DINO's own code,
+which VBench runs on frames that are not square. So it is here."""
 
 from __future__ import annotations
 
@@ -54,10 +54,14 @@ class DINO(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images `(B, 3, H, W)`, -> `(B, width)`; pixels that fill no patch are cut off."""
+        """Normalized images `(B, 3, H, W)`, -> `(B, width)`; pixels that fill no patch are cut
+        off."""
         x = self.patch_embed["proj"](images)
         positions = self._positions(x.shape[2], x.shape[3])
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1) + positions
+        x = (
+            torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
+            + positions
+        )
         for block in self.blocks:
             x = block(x)
         return self.norm(x)[:, 0]
@@ -74,7 +78,8 @@ class DINO(nn.Module):
 
 
 def load(path: Path) -> DINO:
-    """DINO from `dino_vitbase16_pretrain.pth`, or from a folder of transformers such as `facebook/dino-vitb16`.
+    """DINO from `dino_vitbase16_pretrain.pth`, or from a folder of transformers such as
+    `facebook/dino-vitb16`.
 
     Other sizes of DINO are told by their weights.
 
@@ -82,7 +87,9 @@ def load(path: Path) -> DINO:
         ValueError: If the weights are of another network.
     """
     weights = checkpoints.read(path)
-    weights = checkpoints.rename_keys(checkpoints.fuse_weights(weights, ATTENTION, ".attn.qkv."), TRANSFORMERS)
+    weights = checkpoints.rename_keys(
+        checkpoints.fuse_weights(weights, ATTENTION, ".attn.qkv."), TRANSFORMERS
+    )
     return checkpoints.build_with_weights(functools.partial(_build, weights), weights, path)
 
 

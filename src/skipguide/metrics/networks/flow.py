@@ -1,7 +1,8 @@
-"""What RAFT and AMT share: an encoder to an eighth of the size, all-pairs correlation, and sampling between pixels.
+"""What RAFT and AMT share: an encoder to an eighth of the size, all-pairs correlation, and sampling
+between pixels.
 
-Positions and flows are in pixels of the map that they belong to, channel 0 is x (to the right), channel 1 is y (down).
-"""
+Positions and flows are in pixels of the map that they belong to, channel 0 is x (to the right),
+channel 1 is y (down)."""
 
 from __future__ import annotations
 
@@ -15,13 +16,23 @@ from torch import nn
 Tensor = torch.Tensor
 
 LEVELS = 4  # of the correlation pyramid
-SMALLEST = 8 * 2**LEVELS  # shortest side of a frame whose pyramid has at least two entries a side at its top
+SMALLEST = (
+    8 * 2**LEVELS
+)  # shortest side of a frame whose pyramid has at least two entries a side at its top
 
 
 class Residual(nn.Module):
-    """Convolutions, each normalized and rectified, beside a shortcut: two 3 x 3, or 1 x 1, 3 x 3, 1 x 1."""
+    """Convolutions, each normalized and rectified, beside a shortcut: two 3 x 3, or 1 x 1, 3 x 3, 1
+    x 1."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, norm: Callable[[int], nn.Module], bottleneck: bool):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        norm: Callable[[int], nn.Module],
+        bottleneck: bool,
+    ):
         super().__init__()
         narrow = outputs // 4
         sizes = [(inputs, outputs, 3, stride), (outputs, outputs, 3, 1)]
@@ -44,10 +55,15 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`(B, 3, H, W)` -> `(B, outputs, H / 8, W / 8)`, three pairs of residual blocks of these widths."""
+    """`(B, 3, H, W)` -> `(B, outputs, H / 8, W / 8)`, three pairs of residual blocks of these
+    widths."""
 
     def __init__(
-        self, widths: Sequence[int], outputs: int, norm: Callable[[int], nn.Module], bottleneck: bool = False
+        self,
+        widths: Sequence[int],
+        outputs: int,
+        norm: Callable[[int], nn.Module],
+        bottleneck: bool = False,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 7, 2, 3)
@@ -55,7 +71,9 @@ class Encoder(nn.Module):
         inputs = widths[0]
         for number, width in enumerate(widths, 1):
             first = Residual(inputs, width, 1 if number == 1 else 2, norm, bottleneck)
-            self.add_module(f"layer{number}", nn.Sequential(first, Residual(width, width, 1, norm, bottleneck)))
+            self.add_module(
+                f"layer{number}", nn.Sequential(first, Residual(width, width, 1, norm, bottleneck))
+            )
             inputs = width
         self.conv2 = nn.Conv2d(inputs, outputs, 1)
 
@@ -67,10 +85,11 @@ class Encoder(nn.Module):
 
 
 class Correlation:
-    """Inner products of every feature of one map with every feature of another, at LEVELS resolutions of the other.
+    """Inner products of every feature of one map with every feature of another, at LEVELS
+    resolutions of the other.
 
-    RAFT, section 3.2. A lookup reads a square of `2 radius + 1` entries a side around a position in the other map.
-    """
+    RAFT, section 3.2. A lookup reads a square of `2 radius + 1` entries a side around a position in
+    the other map."""
 
     def __init__(self, volume: Tensor, radius: int) -> None:
         """`volume (B, h, w, k, l)`: features of the first map by those of the second."""
@@ -82,16 +101,23 @@ class Correlation:
 
     def lookup(self, positions: Tensor) -> Tensor:
         """`positions (B, 2, h, w)` in the second map -> `(B, LEVELS (2 radius + 1)^2, h, w)`."""
-        steps = torch.linspace(-self.radius, self.radius, 2 * self.radius + 1, device=positions.device)
+        steps = torch.linspace(
+            -self.radius, self.radius, 2 * self.radius + 1, device=positions.device
+        )
         # the first offset, which varies slowest, is that of x: so the published weights have it
         offsets = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1)
         centres = positions.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
-        found = [sample_bilinear(level, centres / 2**i + offsets) for i, level in enumerate(self.pyramid)]
-        return torch.cat([level.reshape(*self.shape, -1) for level in found], -1).permute(0, 3, 1, 2)
+        found = [
+            sample_bilinear(level, centres / 2**i + offsets) for i, level in enumerate(self.pyramid)
+        ]
+        return torch.cat([level.reshape(*self.shape, -1) for level in found], -1).permute(
+            0, 3, 1, 2
+        )
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """`(B, C, h, w)` twice -> `(B, h, w, h, w)`: inner products over channels, divided by sqrt(C)."""
+    """`(B, C, h, w)` twice -> `(B, h, w, h, w)`: inner products over channels, divided by
+    sqrt(C)."""
     volume = first.flatten(2).transpose(1, 2) @ second.flatten(2) / first.shape[1] ** 0.5
     return volume.reshape(len(first), *first.shape[2:], *second.shape[2:])
 
@@ -99,20 +125,25 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
 def grid(image: Tensor) -> Tensor:
     """The position `(1, 2, H, W)` of every pixel of `(B, C, H, W)`."""
     height, width = image.shape[-2:]
-    rows, columns = torch.arange(height, device=image.device), torch.arange(width, device=image.device)
+    rows, columns = (
+        torch.arange(height, device=image.device),
+        torch.arange(width, device=image.device),
+    )
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y]).float()[None]
 
 
 def sample_bilinear(image: Tensor, positions: Tensor, padding: str = "zeros") -> Tensor:
-    """`image (N, C, H, W)` between its pixels, at `positions (N, h, w, 2)`: `(N, C, h, w)`, bilinear."""
+    """`image (N, C, H, W)` between its pixels, at `positions (N, h, w, 2)`: `(N, C, h, w)`,
+    bilinear."""
     height, width = image.shape[-2:]
     size = torch.tensor([width - 1, height - 1], device=image.device)
     return F.grid_sample(image, 2 * positions / size - 1, padding_mode=padding, align_corners=True)
 
 
 def pad_to_multiple(frames: Tensor, divisor: int) -> tuple[Tensor, tuple[slice, ...]]:
-    """Frames `(F, C, H, W)` with their borders repeated to sides that `divisor` divides, and where they lie in it."""
+    """Frames `(F, C, H, W)` with their borders repeated to sides that `divisor` divides, and where
+    they lie in it."""
     height, width = frames.shape[-2:]
     rows, columns = -height % divisor, -width % divisor
     top, left = rows // 2, columns // 2

@@ -1,8 +1,9 @@
-"""I3D: the network of the Frechet video distance, trained on Kinetics-400 (Carreira and Zisserman, CVPR 2017).
+"""I3D: the network of the Frechet video distance, trained on Kinetics-400 (Carreira and Zisserman,
+CVPR 2017).
 
-With `i3d_pretrained_400.pt`, the weights of TensorFlow Hub's i3d-kinetics-400 as VideoGPT and TATS converted them.
-Those in StyleGAN-V's `i3d_torchscript.pt` come from the same place, but that file is a program and is not read here.
-"""
+With `i3d_pretrained_400.pt`, the weights of TensorFlow Hub's i3d-kinetics-400 as VideoGPT and TATS
+converted them. Those in StyleGAN-V's `i3d_torchscript.pt` come from the same place, but that file
+is a program and is not read here."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm3d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv3d(pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))))
+        return F.relu(
+            self.bn(self.conv3d(pad_same(x, self.conv3d.kernel_size, self.conv3d.stride)))
+        )
 
 
 class Mixed(nn.Module):
@@ -64,7 +67,9 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = _pool_same(x, (3, 3, 3), (1, 1, 1))
-        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)], 1)
+        return torch.cat(
+            [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)], 1
+        )
 
 
 class I3D(nn.Module):
@@ -73,7 +78,11 @@ class I3D(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleDict(
-            {"Conv3d_1a_7x7": Unit(3, 64, 7, 2), "Conv3d_2b_1x1": Unit(64, 64), "Conv3d_2c_3x3": Unit(64, 192, 3)}
+            {
+                "Conv3d_1a_7x7": Unit(3, 64, 7, 2),
+                "Conv3d_2b_1x1": Unit(64, 64),
+                "Conv3d_2c_3x3": Unit(64, 192, 3),
+            }
         )
         inputs = 192
         for name, channels in MIXED.items():
@@ -92,14 +101,16 @@ class I3D(nn.Module):
 def features(model: nn.Module, frames: Tensor) -> Tensor:
     """Features `(B, 400)` of clips `(B, F, 3, H, W)` uint8: the logits, before the softmax.
 
-    Every frame is resized to 224 x 224, bilinear and without antialiasing, whatever its shape; values go to [-1, 1].
+    Every frame is resized to 224 x 224, bilinear and without antialiasing, whatever its shape;
+    values go to [-1, 1].
 
     Raises:
         ValueError: For fewer than 9 frames.
     """
     if frames.shape[1] < FEWEST_FRAMES:
         raise ValueError(
-            f"I3D must see at least {FEWEST_FRAMES} frames, but got {frames.shape[1]}. Take a longer clip."
+            f"I3D must see at least {FEWEST_FRAMES} frames, but got {frames.shape[1]}. Take a"
+            " longer clip."
         )
     device = next(model.parameters()).device
     with torch.no_grad():
@@ -113,7 +124,9 @@ def load(path: Path) -> I3D:
         ValueError: If the file holds something else.
     """
     rules = ((r"^(Conv3d|Mixed)_", r"layers.\1_"),)
-    return checkpoints.build_with_weights(I3D, checkpoints.rename_keys(checkpoints.read(path), rules), path)
+    return checkpoints.build_with_weights(
+        I3D, checkpoints.rename_keys(checkpoints.read(path), rules), path
+    )
 
 
 def _prepare(clip: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The lab's judge as a feature extractor: packaged, small, and of no use outside of the lab's clips."""
+"""The lab's judge as a feature extractor: packaged, small, and of no use outside of the lab's
+clips."""
 
 from __future__ import annotations
 
@@ -23,13 +24,15 @@ def load(path: Path) -> nn.Module:
 
 @torch.no_grad()
 def features(model: nn.Module, frames: Tensor) -> Tensor:
-    """`(B, F, 3, H, W)` uint8 -> `(B, 128)`. Other lengths than 19 take the nearest frame, other sizes are resized."""
+    """`(B, F, 3, H, W)` uint8 -> `(B, 128)`. Other lengths than 19 take the nearest frame, other
+    sizes are resized."""
     return model(_prepare(frames, model))[1]
 
 
 @torch.no_grad()
 def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
-    """`(B, F, 3, H, W)` uint8 -> `(B, 384)`: of every shape with every colour with every motion, read one by one."""
+    """`(B, F, 3, H, W)` uint8 -> `(B, 384)`: of every shape with every colour with every motion,
+    read one by one."""
     logits = model(_prepare(frames, model))[0]
     shape, colour, motion = (logits[name].cpu().double().softmax(1) for name in judge.HEADS)
     return torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1)
@@ -41,5 +44,7 @@ def _prepare(frames: Tensor, model: nn.Module) -> Tensor:
     if clips.shape[2] != world.NUM_FRAMES:
         clips = F.interpolate(clips, (world.NUM_FRAMES, *clips.shape[3:]), mode="nearest")
     if clips.shape[3:] != size:
-        clips = F.interpolate(clips, (world.NUM_FRAMES, *size), mode="trilinear", align_corners=False)
+        clips = F.interpolate(
+            clips, (world.NUM_FRAMES, *size), mode="trilinear", align_corners=False
+        )
     return clips

@@ -1,7 +1,7 @@
 """MUSIQ: the quality of an image from patches of it at several sizes (Ke et al., ICCV 2021).
 
-With the single-score head of `musiq_spaq_ckpt-358bb6af.pth`, which was trained on SPAQ: 0 (bad) to 100 (excellent).
-"""
+With the single-score head of `musiq_spaq_ckpt-358bb6af.pth`, which was trained on SPAQ: 0 (bad) to
+100 (excellent)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ RULES = (
 
 
 class StandardizedConv(nn.Conv2d):
-    """A convolution whose kernels have mean 0 and deviation 1, with the padding of TensorFlow's "SAME"."""
+    """A convolution whose kernels have mean 0 and deviation 1, with the padding of TensorFlow's
+    "SAME"."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
@@ -80,7 +81,9 @@ class MUSIQ(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` in [0, 1] of any size -> scores `(B,)`."""
-        tokens = [self._embed_patches(image, scale) for scale, image in enumerate(_sizes(2 * images - 1))]
+        tokens = [
+            self._embed_patches(image, scale) for scale, image in enumerate(_sizes(2 * images - 1))
+        ]
         x = torch.cat([self.cls.expand(len(images), -1, -1), *tokens], 1)
         for block in self.blocks:
             x = block(x)
@@ -89,12 +92,20 @@ class MUSIQ(nn.Module):
     def _embed_patches(self, images: Tensor, scale: int) -> Tensor:
         """One token `(B, N, WIDTH)` per patch: what is in it, where it is, and at which size."""
         padded = pad_same(images, (PATCH, PATCH), (PATCH, PATCH))
-        patches = padded.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # (B, 3, rows, columns, PATCH, PATCH)
+        patches = padded.unfold(2, PATCH, PATCH).unfold(
+            3, PATCH, PATCH
+        )  # (B, 3, rows, columns, PATCH, PATCH)
         rows, columns = patches.shape[2:4]
         x = F.relu(self.gn_root(self.conv_root(patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))))
         x = self.block1(F.max_pool2d(pad_same(x, (3, 3), (2, 2)), 3, 2))
-        x = self.embedding(x.permute(0, 2, 3, 1).flatten(1)).unflatten(0, (len(images), rows * columns))
-        places = (GRID * _grid_positions(rows)[:, None] + _grid_positions(columns)).flatten().to(x.device)
+        x = self.embedding(x.permute(0, 2, 3, 1).flatten(1)).unflatten(
+            0, (len(images), rows * columns)
+        )
+        places = (
+            (GRID * _grid_positions(rows)[:, None] + _grid_positions(columns))
+            .flatten()
+            .to(x.device)
+        )
         return x + self.position_emb[0, places] + self.scale_emb[scale]
 
 
@@ -116,7 +127,8 @@ def load(path: Path) -> MUSIQ:
     """MUSIQ with the weights of `musiq_spaq_ckpt-358bb6af.pth` (pyiqa's key layout).
 
     Raises:
-        ValueError: If the file holds something else, such as weights with the ten-class head of AVA.
+        ValueError: If the file holds something else, such as weights with the ten-class head of
+            AVA.
     """
     weights = checkpoints.fuse_weights(checkpoints.read(path), ATTENTION, ".attn.qkv.")
     return checkpoints.build_with_weights(MUSIQ, checkpoints.rename_keys(weights, RULES), path)

@@ -11,7 +11,8 @@ Tensor = torch.Tensor
 
 
 def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """`(B, C, ...)` with zeros around it, so that a kernel gives ceil(side / stride); more at the end where uneven."""
+    """`(B, C, ...)` with zeros around it, so that a kernel gives ceil(side / stride); more at the
+    end where uneven."""
     widths: list[int] = []
     for side, size, step in zip(x.shape[2:], kernel, stride, strict=True):
         total = max((-(-side // step) - 1) * step + size - side, 0)

@@ -1,7 +1,8 @@
-"""RAFT: optical flow by repeated lookups in an all-pairs correlation volume (Teed and Deng, ECCV 2020).
+"""RAFT: optical flow by repeated lookups in an all-pairs correlation volume (Teed and Deng, ECCV
+2020).
 
-The full model, with the checkpoint `raft-things.pth` (FlyingThings) in which VBench measures motion.
-"""
+The full model, with the checkpoint `raft-things.pth` (FlyingThings) in which VBench measures
+motion."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ Tensor = torch.Tensor
 
 RADIUS = 4
 HIDDEN = CONTEXT = 128
-RULES = ((r"\.norm3\.", None),)  # the norm of a shortcut, which the checkpoint has a second time as downsample.1
+RULES = (
+    (r"\.norm3\.", None),
+)  # the norm of a shortcut, which the checkpoint has a second time as downsample.1
 
 
 class MotionEncoder(nn.Module):
@@ -47,7 +50,9 @@ class SeparableGRU(nn.Module):
             padding = (kernel[0] // 2, kernel[1] // 2)
             for gate in "zrq":
                 channels = HIDDEN + CONTEXT + 128
-                self.add_module(f"conv{gate}{number}", nn.Conv2d(channels, HIDDEN, kernel, padding=padding))
+                self.add_module(
+                    f"conv{gate}{number}", nn.Conv2d(channels, HIDDEN, kernel, padding=padding)
+                )
 
     def forward(self, hidden: Tensor, x: Tensor) -> Tensor:
         for number in (1, 2):
@@ -75,9 +80,13 @@ class UpdateBlock(nn.Module):
         self.encoder = MotionEncoder()
         self.gru = SeparableGRU()
         self.flow_head = FlowHead()
-        self.mask = nn.Sequential(nn.Conv2d(HIDDEN, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 9 * 8 * 8, 1))
+        self.mask = nn.Sequential(
+            nn.Conv2d(HIDDEN, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 9 * 8 * 8, 1)
+        )
 
-    def forward(self, hidden: Tensor, context: Tensor, found: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor, context: Tensor, found: Tensor, flow: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The next hidden state, and what is added to the flow."""
         hidden = self.gru(hidden, torch.cat([context, self.encoder(flow, found)], 1))
         return hidden, self.flow_head(hidden)
@@ -95,7 +104,8 @@ class RAFT(nn.Module):
 
     @torch.no_grad()
     def forward(self, first: Tensor, second: Tensor, iterations: int = 20) -> Tensor:
-        """Frames `(B, 3, H, W)` in [0, 255], sides multiples of 8 -> flow `(B, 2, H, W)` in pixels, x before y."""
+        """Frames `(B, 3, H, W)` in [0, 255], sides multiples of 8 -> flow `(B, 2, H, W)` in pixels,
+        x before y."""
         first, second = (2 * (frame / 255.0) - 1.0 for frame in (first, second))
         before, after = self.fnet(torch.cat([first, second])).chunk(2)
         matches = Correlation(correlation(before, after), RADIUS)
@@ -104,17 +114,25 @@ class RAFT(nn.Module):
         start = grid(before)
         positions = start.expand(len(first), -1, -1, -1)
         for _ in range(iterations):
-            hidden, change = self.update_block(hidden, context, matches.lookup(positions), positions - start)
+            hidden, change = self.update_block(
+                hidden, context, matches.lookup(positions), positions - start
+            )
             positions = positions + change
         return self._upsample_flow(positions - start, 0.25 * self.update_block.mask(hidden))
 
     @staticmethod
     def _upsample_flow(flow: Tensor, mask: Tensor) -> Tensor:
-        """Eight times the size: each new pixel is a convex combination of the nine around the one that it lies in."""
+        """Eight times the size: each new pixel is a convex combination of the nine around the one
+        that it lies in."""
         batch, _, height, width = flow.shape
         weights = mask.reshape(batch, 1, 9, 8, 8, height, width).softmax(2)
         around = F.unfold(8 * flow, 3, padding=1).reshape(batch, 2, 9, 1, 1, height, width)
-        return (weights * around).sum(2).permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * height, 8 * width)
+        return (
+            (weights * around)
+            .sum(2)
+            .permute(0, 1, 4, 2, 5, 3)
+            .reshape(batch, 2, 8 * height, 8 * width)
+        )
 
 
 def load(path: Path) -> RAFT:
@@ -123,4 +141,6 @@ def load(path: Path) -> RAFT:
     Raises:
         ValueError: If the file holds something else.
     """
-    return checkpoints.build_with_weights(RAFT, checkpoints.rename_keys(checkpoints.read(path), RULES), path)
+    return checkpoints.build_with_weights(
+        RAFT, checkpoints.rename_keys(checkpoints.read(path), RULES), path
+    )

@@ -17,7 +17,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D / heads)
+        parts = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # (3, B, heads, N, D / heads)
         return self.proj(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
 
 
@@ -32,7 +34,8 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and an MLP, each on the normalized input and beside a shortcut: `(B, N, width)` to the same."""
+    """Self-attention and an MLP, each on the normalized input and beside a shortcut: `(B, N,
+    width)` to the same."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()

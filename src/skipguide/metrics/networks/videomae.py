@@ -1,4 +1,5 @@
-"""VideoMAE V2 as the features of the paper's FVD: content-debiased FVD, Ge et al., arXiv:2404.12391.
+"""VideoMAE V2 as the features of the paper's FVD: content-debiased FVD, Ge et al.,
+arXiv:2404.12391.
 
 transformers' VideoMAE with the weights that VideoMAE V2 publishes for its own classes.
 """
@@ -73,7 +74,9 @@ def _convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _config(state: Mapping[str, Tensor]) -> VideoMAEConfig:
     width, _, tubelet, patch, _ = state["patch_embed.proj.weight"].shape
-    labels: Any = {"num_labels": len(state["head.bias"])}  # an argument that only the base class names
+    labels: Any = {
+        "num_labels": len(state["head.bias"])
+    }  # an argument that only the base class names
     return VideoMAEConfig(
         image_size=SIZE,
         patch_size=patch,
@@ -89,11 +92,15 @@ def _config(state: Mapping[str, Tensor]) -> VideoMAEConfig:
 
 @torch.no_grad()
 def features(model: nn.Module, frames: Tensor) -> Tensor:
-    """`(B, 16, 3, H, W)` uint8 -> `(B, D)`, D = 1408 for the giant: the normalised mean over all tokens."""
+    """`(B, 16, 3, H, W)` uint8 -> `(B, D)`, D = 1408 for the giant: the normalised mean over all
+    tokens."""
     assert isinstance(model, VideoMAEForVideoClassification)
     assert model.fc_norm is not None
     pixels = F.interpolate(
-        frames.flatten(0, 1).to(model.device).float() / 255, (SIZE, SIZE), mode="bilinear", align_corners=False
+        frames.flatten(0, 1).to(model.device).float() / 255,
+        (SIZE, SIZE),
+        mode="bilinear",
+        align_corners=False,
     )
     tokens = model.videomae(pixels.unflatten(0, frames.shape[:2])).last_hidden_state
     return model.fc_norm(tokens.mean(1))

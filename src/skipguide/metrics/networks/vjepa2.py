@@ -25,7 +25,9 @@ def load(path: Path) -> nn.Module:
         ValueError: if it holds something else.
     """
     try:
-        loaded: Any = VJEPA2Model.from_pretrained(path, local_files_only=True, output_loading_info=True)
+        loaded: Any = VJEPA2Model.from_pretrained(
+            path, local_files_only=True, output_loading_info=True
+        )
     except (OSError, RuntimeError, ValueError) as error:
         raise _unfit_error(path, str(error)) from error
     model, report = loaded
@@ -45,12 +47,15 @@ def _unfit_error(path: Path, reason: str) -> ValueError:
 def features(model: nn.Module, frames: Tensor) -> Tensor:
     """`(B, F, 3, H, W)` uint8 -> `(B, D)`, D = 1024 for ViT-L: the mean of the encoder's tokens."""
     assert isinstance(model, VJEPA2Model)
-    pixels = prepare_frames(frames.flatten(0, 1), model.config.crop_size).unflatten(0, frames.shape[:2])
+    pixels = prepare_frames(frames.flatten(0, 1), model.config.crop_size).unflatten(
+        0, frames.shape[:2]
+    )
     return model(pixels.to(model.device), skip_predictor=True).last_hidden_state.mean(1)
 
 
 def prepare_frames(frames: Tensor, size: int) -> Tensor:
-    """The middle of frames `(N, 3, H, W)` uint8, on the CPU, as `(N, 3, size, size)` in ImageNet's scale.
+    """The middle of frames `(N, 3, H, W)` uint8, on the CPU, as `(N, 3, size, size)` in ImageNet's
+    scale.
 
     The short side is resized to 8/7 of `size` before.
     """
@@ -61,7 +66,9 @@ def prepare_frames(frames: Tensor, size: int) -> Tensor:
     else:
         height, width = int(short * height / width), short
     # torchvision resizes uint8 as such on CPUs, in fixed point; this is the same function of torch.
-    resized = F.interpolate(frames, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    resized = F.interpolate(
+        frames, (height, width), mode="bilinear", align_corners=False, antialias=True
+    )
     top, left = (height - size) // 2, (width - size) // 2
     cropped = resized[..., top : top + size, left : left + size]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
