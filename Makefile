@@ -53,16 +53,16 @@ test-long: $(READY)
 
 # The process of a sweep killed 500 times at random moments; a real Ray of two workers, one of them killed.
 test-kills: $(READY)
-	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 tests/test_runs_faults.py
+	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 tests/runs/test_runs_faults.py
 
 test-ray: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[ray]'
-	OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=600 $(BIN)/pytest -n 0 --timeout 1500 tests/test_runs_ray.py
+	OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=600 $(BIN)/pytest -n 0 --timeout 1500 tests/runs/test_runs_ray.py
 
 # The page in a real Chromium (apt install chromium, or SKIPGUIDE_CHROMIUM).
 test-studio: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) playwright
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -m browser tests/test_studio_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -m browser tests/studio/test_studio_browser.py
 
 # The pack's own copies of what it shares with the library; a test holds them equal.
 comfyui:

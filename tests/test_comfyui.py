@@ -18,7 +18,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from comfyui import blocks, layers, models, schedule, terms
+from comfyui import blocks, layers, models, schedule, terms  # noqa: E402
 
 DEPTH = 6
 

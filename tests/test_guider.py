@@ -26,13 +26,13 @@ from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseSte
 from diffusers.modular_pipelines.wan.modular_blocks_wan22 import Wan22CoreDenoiseStep
 from torch import nn
 
-import oracle
 from skipguide import STG, Random, guide
 from skipguide.families.lookup import family_of_denoiser
 from skipguide.guider import SkipGuidance
 from skipguide.weak.patching import ModuleProxy
-from tiny import builders
-from tiny.base import Tiny
+from support import oracle
+from support.tiny import builders
+from support.tiny.base import Tiny
 
 G = 4.5
 N = 3  # steps of a run

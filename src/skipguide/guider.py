@@ -69,7 +69,7 @@ class SkipGuidance(BaseGuidance):
             not, a cache on it, or a window without a step, when a run starts.
     """
 
-    _input_predictions = [COND, UNCOND, WEAK]  # BaseGuidance wants a list
+    _input_predictions = [COND, UNCOND, WEAK]  # BaseGuidance wants a list  # noqa: RUF012
 
     @register_to_config
     def __init__(

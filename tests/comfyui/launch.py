@@ -15,7 +15,7 @@ def _torchvision() -> object | None:
     """Two schemas without kernels, for a torchvision whose own do not load; the library must stay
     alive."""
     try:
-        import torchvision  # pyright: ignore[reportMissingImports]
+        import torchvision  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ImportError:
         return None
     except RuntimeError:
@@ -32,7 +32,7 @@ def _torchvision() -> object | None:
 def _torchaudio() -> None:
     """An empty module, where there is none that loads: nothing here makes sound."""
     with contextlib.suppress(Exception):
-        import torchaudio  # pyright: ignore[reportMissingImports]
+        import torchaudio  # pyright: ignore[reportMissingImports]  # noqa: F401
 
         return
     for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"):

@@ -69,7 +69,7 @@ def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     padded."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return [
-        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths)), row[-1]])
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths)), row[-1]])  # noqa: B905
         for row in rows
     ]
 

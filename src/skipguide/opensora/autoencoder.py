@@ -220,7 +220,7 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         latents_std: Per channel, to normalize latents with.
     """
 
-    _no_split_modules = ["OpenSoraTemporalResnet", "ResnetBlock2D"]
+    _no_split_modules = ["OpenSoraTemporalResnet", "ResnetBlock2D"]  # noqa: RUF012
 
     @register_to_config
     def __init__(

@@ -50,8 +50,8 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["tokenizer", "text_encoder"]
-    _callback_tensor_inputs = ["latents", "prompt_embeds"]
+    _optional_components = ["tokenizer", "text_encoder"]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents", "prompt_embeds"]  # noqa: RUF012
 
     scheduler: OpenSoraRFlowScheduler
 

@@ -30,7 +30,7 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
         at which nothing is moved.
     """
 
-    _compatibles = []
+    _compatibles = []  # noqa: RUF012
     order = 1
     init_noise_sigma = 1.0
 

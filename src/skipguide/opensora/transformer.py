@@ -188,9 +188,9 @@ class OpenSoraTransformer3DModel(
             share out.
     """
 
-    _no_split_modules = ["OpenSoraTransformerBlock"]
-    _repeated_blocks = ["OpenSoraTransformerBlock"]
-    _skip_layerwise_casting_patterns = ["patch_embed", "time_embed", "norm"]
+    _no_split_modules = ["OpenSoraTransformerBlock"]  # noqa: RUF012
+    _repeated_blocks = ["OpenSoraTransformerBlock"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["patch_embed", "time_embed", "norm"]  # noqa: RUF012
 
     @register_to_config
     def __init__(

@@ -604,4 +604,4 @@ def _replace_samples(output: Any, samples: Sequence[Tensor]) -> Any:
         return samples[0]
     if isinstance(output, tuple):
         return (*samples, *output[len(samples) :])
-    return type(output)(**{**output, **dict(zip(output, samples))})  # as many as there are samples
+    return type(output)(**{**output, **dict(zip(output, samples))})  # as many as there are samples  # noqa: B905

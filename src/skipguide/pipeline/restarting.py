@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from skipguide.method.restart import Restart, renoise
 from skipguide.pipeline import call_frame, noise_levels
 from skipguide.weak import patching
-from skipguide.method.restart import Restart, renoise
 
 Tensor = torch.Tensor
 

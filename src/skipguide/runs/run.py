@@ -266,7 +266,7 @@ class Run:
             return {}, []
         try:
             with safe_open(path, "numpy") as stored:
-                return {at: stored.get_tensor(at) for at in stored.keys()}, json.loads(
+                return {at: stored.get_tensor(at) for at in stored.keys()}, json.loads(  # noqa: SIM118
                     stored.metadata()["keys"]
                 )
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:

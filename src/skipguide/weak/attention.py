@@ -100,7 +100,7 @@ class _InterceptSDPA(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        return self.edit({**dict(zip(names, args)), **(kwargs or {})})  # as many as there are
+        return self.edit({**dict(zip(names, args)), **(kwargs or {})})  # as many as there are  # noqa: B905
 
 
 def _soften_map(call: dict[str, Any], view: AttentionView, strength: float | None) -> Tensor:

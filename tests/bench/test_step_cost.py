@@ -1,0 +1,278 @@
+"""The benchmark's own claims, on small workloads: same predictions by every way, counts, memory,
+errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+import torch.utils.flop_counter
+from typer.testing import CliRunner
+
+from skipguide import Random, guide
+from skipguide.bench import step_cost
+from skipguide.bench.workloads import UNETS, WORKLOADS, model_class
+from skipguide.cli import app
+from skipguide.families import blocks
+from skipguide.families.rows import FAMILIES
+from support import oracle
+from support.shallow import shallow
+
+CPU = torch.device("cpu")
+MOCHI = WORKLOADS["mochi"]
+SMALL = dataclasses.replace(
+    MOCHI, config={**MOCHI.config, "num_layers": 6, "num_attention_heads": 1}, layer=3,
+    inputs=lambda batch: {
+        **MOCHI.inputs(batch), "hidden_states": torch.randn(batch, 12, 3, 8, 8),
+        "encoder_hidden_states": torch.randn(batch, 64, 256),
+    },
+)  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKLOADS, "mochi", SMALL)
+
+
+def run(**options: Any) -> dict[str, Any]:
+    defaults: dict[str, Any] = dict(
+        prompts=2, width=64, repeats=1, full_size=False, device="cpu", dtype="float32"
+    )
+    options = {"family": "mochi", **defaults, **options}
+    return dict(step_cost.run(options.pop("family"), **options))["result"]
+
+
+def weak_by_hand(step: step_cost.BenchmarkStep) -> list[torch.Tensor]:
+    """The predictions of copies of the model with what a term names skipped in them."""
+    found = []
+    for term, skipped in zip(step.terms, step.skipped_positions, strict=True):
+        paths, attentions = (
+            [f"{step.sites[k].stack.path}.{step.sites[k].index}" for k in skipped],
+            (),
+        )
+        if step.family.unet:
+            assert not isinstance(term.layers, Random)
+            paths = oracle.layers_of_unet(step.model)[str(term.layers[0])].skipped(
+                term.skip, term.axis
+            )
+            attentions = step.family.unet.axis_layers[term.axis].attention if term.axis else ()
+        weak = oracle.weakened(step.model, paths, term.skip, attentions)
+        found.append(oracle.samples(weak(**step.cond))[0].float())
+    return found
+
+
+@pytest.mark.parametrize("family", WORKLOADS)
+def test_all_ways_make_the_same_prediction(family: str) -> None:
+    step = step_cost.BenchmarkStep(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
+    with torch.inference_mode():
+        full, plain = step.run_full(), step.run_cfg()
+        with guide(step.pipe, step.terms):
+            shared = step.run_cfg()
+        assert torch.equal(step.run_cfg(), plain)
+        weak = step.run_full_weak_passes()
+        for ours, theirs in zip(weak, weak_by_hand(step), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=1e-4)
+        c, u = step.predict(step.cond)[0], step.predict(step.uncond)[0]
+    pushes = [term.scales(1)[0] * (c - p) for term, p in zip(step.terms, weak, strict=True)]
+    torch.testing.assert_close(
+        shared,
+        u + step_cost.GUIDANCE_SCALE * (c - u) + torch.stack(pushes).sum(dim=0),
+        atol=5e-5,
+        rtol=1e-4,
+    )
+    # A batch of two is rounded otherwise, and group norms over a few pixels make more of that.
+    torch.testing.assert_close(shared, full, atol=2e-2 if step.family.unet else 5e-5, rtol=1e-4)
+    assert (full - plain).abs().max() > (2e-2 if step.family.unet else 1e-4)
+
+
+def test_workloads_have_the_depth_of_the_public_checkpoint() -> None:
+    for row in FAMILIES:
+        if row.name == "sana-wm":  # its inputs are cameras and poses: no workload
+            continue
+        with torch.device("meta"):
+            model = model_class(row)(**WORKLOADS[row.name].config)
+        assert depths(row, model) == {name: stack.depth for name, stack in row.stacks.items()}
+
+
+def depths(row: Any, model: torch.nn.Module) -> dict[str, int]:
+    """How many layers each stack has."""
+    indices = {
+        name: {place.index for place in blocks.layer_sites(row, model) if place.name == name}
+        for name in row.stacks
+    }
+    return {name: len(found) for name, found in indices.items()}
+
+
+@pytest.mark.parametrize("family", UNETS)
+def test_full_size_is_that_of_the_public_checkpoint(family: str) -> None:
+    """Parameters as the hub counts them for SVD XT, AnimateDiff's two parts (860 + 453),
+    ModelScope, I2VGen-XL."""
+    import diffusers
+
+    row = next(row for row in FAMILIES if row.name == family)
+    size = WORKLOADS[family].full_size
+    assert size is not None
+    config, inputs = size
+    with torch.device("meta"):
+        model = torch.nn.Module.to(getattr(diffusers, row.model)(**config), "meta")
+        given = inputs(1)
+    assert depths(row, model) == {name: stack.depth for name, stack in row.stacks.items()}
+    millions = {"svd": 1525, "animatediff": 1313, "modelscope": 1411, "i2vgen-xl": 1420}[family]
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.005)
+    with torch.no_grad():
+        assert model(**given).sample.shape[-2:] == given["sample"].shape[-2:]
+
+
+@pytest.mark.usefixtures("small")
+def test_result() -> None:
+    result = run(repeats=3)
+    assert result["floor_ratio"] > 1
+    assert result["passes"] == pytest.approx(2 + 2 / 6)
+    assert result["passes_full"] == pytest.approx(3 - 1 / 6)
+    assert (result["blocks"], result["layer"], result["floor_by"]) == (6, "blocks:3", "time")
+    assert result["terms"] == [{"skip": "residual", "axis": None, "scale": 1.0}]
+    assert result["hidden_bytes"] == 2 * (4 * (3 * 4 * 4 * 64 + 64 * 128))
+    assert result["extra_bytes"] <= 2 * result["hidden_bytes"]
+    assert result["bit_equal"]
+    assert result["largest_difference"] == 0
+    assert all(result[name] > 0 for name in ("cfg_s", "stg_full_ratio", "stg_shared_ratio"))
+
+
+def test_floor_is_the_share_of_the_blocks_after_the_skipped_one() -> None:
+    """Of two rounds the faster time of each block and of the pass counts; block 3 of 6 is skipped,
+    4 and 5 are left."""
+    step = step_cost.BenchmarkStep("mochi", SMALL, 1, CPU, torch.float32)
+    rounds = [
+        (9.0, {**dict.fromkeys(range(5), 1.0), 5: 3.0}),
+        (8.0, {**dict.fromkeys(range(5), 2.0), 5: 2.0}),
+    ]
+    assert step.floor_ratio(rounds) == pytest.approx(1 + (1.0 + 2.0) / (2 * 8.0))
+
+
+def test_floor_of_an_attention_skip_has_the_skipped_block_in_it() -> None:
+    work = dataclasses.replace(SMALL, terms=(dict(skip="attention"),) * 2)
+    step = step_cost.BenchmarkStep("mochi", work, 1, CPU, torch.float32)
+    assert step.floor_ratio([(8.0, dict.fromkeys(range(6), 1.0))]) == pytest.approx(
+        1 + 2 * 3 / (2 * 8.0)
+    )
+
+
+@pytest.mark.parametrize("family", UNETS)
+def test_floor_of_a_unet_is_what_a_guided_step_computes(family: str) -> None:
+    """Counted on the meta device, pass by pass; here in a real step, as guide() runs it."""
+    step = step_cost.BenchmarkStep(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
+    with torch.no_grad():
+        guided, plain = operations(step.run_guided), operations(step.run_cfg)
+    assert step.floor_ratio([]) == pytest.approx(guided / plain, rel=1e-9)
+    assert 1 < step.floor_ratio([]) < 1 + len(step.terms) / 2
+
+
+def operations(way: Any) -> int:
+    """Floating point operations, attention by torch's kernel for the CPU included."""
+    kernel: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+    def formula(query: Any, key: Any, *_: Any, **__: Any) -> int:
+        batch, heads, tokens, width = query
+        return 4 * batch * heads * tokens * key[2] * width
+
+    with torch.utils.flop_counter.FlopCounterMode(
+        display=False, custom_mapping={kernel: formula}
+    ) as counter:
+        way()
+    return counter.get_total_flops()
+
+
+def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two terms: two weak passes, both compared; one of them off by a bit is noticed."""
+    monkeypatch.setitem(WORKLOADS, "svd", shallow(WORKLOADS["svd"]))
+    result = run(family="svd", prompts=1, width=None, memory=False)
+    assert (result["blocks"], result["layer"], result["floor_by"]) == (10, "up:0", "FLOPs")
+    assert [(term["axis"], term["scale"], term["skip"]) for term in result["terms"]] == [
+        ("spatial", 2.0, "attention"), ("temporal", 0.5, "attention"),
+    ]  # fmt: skip
+    assert result["passes"] == pytest.approx(2 * result["floor_ratio"])
+    assert 3.9 < result["passes_full"] < 4
+    assert result["bit_equal"]
+    assert result["hidden_bytes"] > 4 * 8 * 64 * 8 * 8  # more than one state of the outermost block
+    weak_in_full = step_cost.BenchmarkStep.run_full_weak_passes
+    monkeypatch.setattr(
+        step_cost.BenchmarkStep,
+        "weak_in_full",
+        lambda step: [a + n * 1e-3 for n, a in enumerate(weak_in_full(step))],
+    )
+    result = run(family="svd", prompts=1, width=None, memory=False)
+    assert (result["bit_equal"], result["largest_difference"]) == (
+        False,
+        pytest.approx(1e-3, rel=1e-2),
+    )
+
+
+def test_cost_in_half_precision_is_that_in_float32() -> None:
+    work = shallow(WORKLOADS["svd"])
+    costs = [
+        step_cost.BenchmarkStep("svd", work, 1, CPU, dtype).weak_passes[0].cost(shared=True)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.usefixtures("small")
+def test_command_line() -> None:
+    arguments = ["bench", "--family", "mochi", "--repeats", "1", "--width", "64"]
+    printed = CliRunner().invoke(app, [*arguments, "--json"])
+    assert printed.exit_code == 0
+    assert json.loads(printed.stdout)["blocks"] == 6
+    table = CliRunner().invoke(app, arguments)
+    assert "| CFG + STG, skipguide" in table.stdout
+
+
+def test_every_family_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = {name: shallow(WORKLOADS[name]) for name in ("mochi", "wan", "latte", "svd")}
+    monkeypatch.setattr(step_cost, "WORKLOADS", some)
+    printed = CliRunner().invoke(app, ["bench", "--all", "--repeats", "1", "--prompts", "1"])
+    assert printed.exit_code == 0
+    assert [
+        line.split("|")[1].strip() for line in printed.stdout.splitlines() if line.startswith("| ")
+    ][1:] == list(some)
+    assert "| up:0, attention, spatial 2 + temporal 0.5 |" in printed.stdout
+    assert "| spatial:2 |" in printed.stdout
+    assert printed.stdout.endswith("The floor of a UNet is counted in FLOPs.\n")
+
+
+def test_table_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKLOADS, "svd", shallow(WORKLOADS["svd"]))
+    said = (
+        CliRunner()
+        .invoke(app, ["bench", "--family", "svd", "--repeats", "1", "--prompts", "1"])
+        .stdout
+    )
+    assert "svd, 10 layers, layer up:0, attention, spatial 2 + temporal 0.5; " in said
+    assert "| CFG + STG, 2 more full passes        |" in said
+    assert "| floor, by FLOPs                      |" in said
+    assert "what it keeps of the cond pass: " in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--family", "moch"], "--family must be one of mochi"),
+        (["--device", "abacus"], "device must be one that torch has here, but got 'abacus'"),
+        (["--width", "100"], "--width must be a positive multiple of 64, but got 100"),
+        (["--dtype", "int8"], "--dtype must be float32, bfloat16 or float16, but got 'int8'"),
+        (
+            ["--family", "wan", "--full-size"],
+            "--full-size is there for mochi, svd, animatediff, modelscope, i2vgen-xl",
+        ),
+        (
+            ["--family", "svd", "--width", "256"],
+            "--width is for denoisers of one width that is a number of heads, not for",
+        ),
+    ],
+)
+def test_refusals(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert message in result.output

@@ -1,0 +1,585 @@
+"""The engine under the command line: models are found or refused in words, frames are the
+pipeline's own."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import json
+import math
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from skipguide import STG, guide
+from skipguide.files import image as image_file
+from skipguide.files import packaged
+from skipguide.generate import asked, record, run
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import GenerationSettings, validate_settings
+from support.saved import whole
+from support.tiny import tiny
+from support.tiny.base import Tiny
+
+TINY = {
+    "height": 32,
+    "width": 32,
+    "num_frames": 7,
+    "steps": 4,
+    "max_sequence_length": 16,
+    "prompt": "a red star",
+}
+
+
+def settings_for(pipe: Any, **given: Any) -> GenerationSettings:
+    return resolve_settings(validate_settings({**TINY, "layers": 2, **given}), pipe)
+
+
+def by_hand(pipe: Any, seed: int) -> np.ndarray:
+    call = {name: value for name, value in TINY.items() if name != "steps"}
+    call |= {"num_inference_steps": TINY["steps"], "output_type": "np"}
+    with warnings.catch_warnings():  # diffusers' own, which generate() keeps from the user
+        warnings.filterwarnings("ignore", message="In CPU autocast")
+        video = pipe(generator=torch.Generator().manual_seed(seed), **call).frames[0]
+    return (video * 255).round().astype(np.uint8)
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def test_without_stg_the_frames_are_the_bare_pipelines(pipe: Any) -> None:
+    result = run.generate(pipe, settings_for(pipe, stg_scale=0.0, seed=3))
+    assert np.array_equal(result.frames, by_hand(pipe, seed=3))
+    assert not np.array_equal(result.frames, by_hand(pipe, seed=4))
+
+
+def test_with_stg_the_frames_are_those_of_guide(pipe: Any) -> None:
+    term = STG([1, 2], 1.5, "attention", None, 0.25, 0.75)
+    settings = settings_for(
+        pipe,
+        layers=[1, 2],
+        stg_scale=1.5,
+        skip="attention",
+        start=0.25,
+        stop=0.75,
+        rescale=0.7,
+        seed=3,
+    )
+    result = run.generate(pipe, settings)
+    with guide(pipe, term, rescale=0.7):
+        assert np.array_equal(result.frames, by_hand(pipe, seed=3))
+    assert not np.array_equal(result.frames, by_hand(pipe, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("given", "passes"),
+    [
+        ({"stg_scale": 0.0}, 2.0),
+        ({"stg_scale": 0.0, "guidance_scale": 1.0}, 1.0),
+        ({}, 2.25),
+        ({"skip": "attention"}, 2.5),
+        ({"guidance_scale": 1.0}, 1.25),
+        ({"stop": 0.5}, 2.125),
+    ],
+)
+def test_passes_per_step(pipe: Any, given: dict[str, Any], passes: float) -> None:
+    assert run.generate(pipe, settings_for(pipe, **given)).passes_per_step == passes
+
+
+def test_steps_are_reported(pipe: Any) -> None:
+    steps: list[run.StepProgress] = []
+    result = run.generate(pipe, settings_for(pipe), steps.append)
+    assert [(step.number, step.steps, step.passes_per_step) for step in steps] == [
+        (i, 4, 2.25) for i in (1, 2, 3, 4)
+    ]
+    assert all(step.seconds_left > 0 for step in steps[:3])
+    assert steps[-1].seconds_left == 0
+    assert 0 < result.seconds_per_step * 3 < result.seconds
+
+
+def test_what_a_callback_raises_ends_it_and_leaves_the_pipe_clean(pipe: Any) -> None:
+    def stop(step: run.StepProgress) -> None:
+        raise KeyboardInterrupt
+
+    before = by_hand(pipe, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        run.generate(pipe, settings_for(pipe), stop)
+    assert np.array_equal(by_hand(pipe, seed=0), before)
+
+
+def test_frames_that_are_not_finite(pipe: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"^the frames must be finite numbers, but float32 overflowed\. Use"
+    ):
+        run.generate(pipe, settings_for(pipe, guidance_scale=1e38))
+
+
+def with_its_text(small: Tiny) -> Any:
+    """The tiny pipeline, whose prompts are embeddings, as one that is called with a prompt."""
+    whole = type(small.pipe).__call__
+
+    @functools.wraps(whole)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = {
+            key: value for key, value in kwargs.items() if key not in ("prompt", "negative_prompt")
+        }
+        return whole(self, *args, **{**small.call, **given})
+
+    pipe = copy.copy(small.pipe)
+    pipe.__class__ = type(type(pipe).__name__, (type(pipe),), {"__call__": call})
+    return pipe
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("MotifVideoPipeline", {}),
+        ("SanaVideoPipeline", {"guidance_scale": 3.0}),
+        ("LTXPipeline", {"guidance_scale": 3.0, "frame_rate": 12}),
+    ],
+)
+def test_models_that_call_their_settings_otherwise(name: str, theirs: dict[str, Any]) -> None:
+    """A guider that has the scale, `frames` for the frames, `frame_rate` for how fast they go
+    by."""
+    small = tiny(name)
+    sizes = {
+        key: value
+        for key, value in small.call.items()
+        if key in ("height", "width", "num_frames", "frames")
+    }
+    given: dict[str, Any] = dict(
+        prompt="a red star", steps=2, layers=1, stg_scale=0.0, guidance_scale=3.0, fps=12
+    )
+    given |= sizes
+    given["num_frames"] = given.pop("frames", given.get("num_frames"))
+    with contextlib.ExitStack() as stack:
+        if not theirs:
+            own = small.pipe.guider.guidance_scale
+            small.pipe.guider.guidance_scale = 3.0
+            stack.callback(setattr, small.pipe.guider, "guidance_scale", own)
+        call = {**small.call, **theirs, "num_inference_steps": 2, "output_type": "np"}
+        expected = small.pipe(**call, generator=torch.Generator().manual_seed(0)).frames[0]
+    pipe = with_its_text(small)
+    result = run.generate(pipe, resolve_settings(validate_settings(given), pipe))
+    assert np.array_equal(result.frames, (np.asarray(expected) * 255).round().astype(np.uint8))
+
+
+def test_too_few_steps_for_the_schedule(pipe: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"^steps must be enough .* MochiPipeline, but got 1\. Take 2 or more"
+    ):
+        run.generate(pipe, settings_for(pipe, steps=1))
+
+
+def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
+    settings = settings_for(pipe, stg_scale=0.0)
+
+    class Upscaler:
+        device = pipe.device
+
+        def __call__(self, image: Any) -> None: ...
+
+    message = (
+        r"^model must be a text-to-video or image-to-video pipeline, but Upscaler does not take"
+        r" generator, "
+        r".* and needs image\. Use another model, or guide\(\) from Python\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        run.generate(Upscaler(), settings)
+
+
+# --- the three scales -----------------------------------------------------------------------------
+
+WINDOW = {"layers": [1, 2], "skip": "attention", "start": 0.25, "stop": 0.75, "rescale": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("scales", "axes"),
+    [
+        ({"stg_scale": 0.0}, {}), ({"stg_scale": 1.0}, {None: 1.0}), ({"spatial_scale": 2.0}, {"spatial": 2.0}),
+        ({"temporal_scale": 0.5, "spatial_scale": 2.0}, {"spatial": 2.0, "temporal": 0.5}),
+        ({"temporal_scale": 0.5, "stg_scale": 1.0}, {None: 1.0, "temporal": 0.5}),
+    ],
+)  # fmt: skip
+def test_terms(pipe: Any, scales: dict[str, float], axes: dict[str | None, float]) -> None:
+    found = asked.terms_of(settings_for(pipe, **WINDOW, **scales))
+    assert found == [
+        STG([1, 2], scale, "attention", axis, 0.25, 0.75) for axis, scale in axes.items()
+    ]
+
+
+LATTE = {"height": 8, "width": 8, "num_frames": 2, "steps": 3, "prompt": "a red star", "layers": 1}
+
+
+@pytest.fixture(scope="module")
+def latte() -> Any:
+    return whole("LattePipeline")
+
+
+@pytest.mark.parametrize(
+    "scales", [{"spatial_scale": 2.0}, {"spatial_scale": 2.0, "temporal_scale": 1.5}]
+)
+def test_spatial_and_temporal_terms_are_those_of_guide(
+    latte: Any, scales: dict[str, float]
+) -> None:
+    settings = resolve_settings(validate_settings({**LATTE, "seed": 3, **scales}), latte)
+    terms = [STG([1], scale, axis=name.removesuffix("_scale")) for name, scale in scales.items()]
+    call = {
+        "video_length": 2,
+        "height": 8,
+        "width": 8,
+        "num_inference_steps": 3,
+        "output_type": "np",
+    }
+    with guide(latte, *terms):
+        video = latte("a red star", generator=torch.Generator().manual_seed(3), **call).frames[0]
+    assert np.array_equal(
+        run.generate(latte, settings).frames, (video * 255).round().astype(np.uint8)
+    )
+
+
+def test_an_axis_that_the_model_does_not_have(pipe: Any) -> None:
+    with pytest.raises(ValueError, match="axis"):
+        run.generate(pipe, settings_for(pipe, spatial_scale=1.0))
+
+
+def test_orthogonalize_and_both_terms_are_passed_on(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: list[dict[str, Any]] = []
+
+    def guided(pipe: Any, terms: list[STG], **given: Any) -> None:
+        options.append({**given, "axes": [term.axis for term in terms]})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "guide", guided)
+    for on in (False, True):
+        settings = settings_for(pipe, spatial_scale=1.0, temporal_scale=1.0, orthogonalize=on)
+        with pytest.raises(KeyboardInterrupt):
+            run.generate(pipe, settings)
+    both = ["spatial", "temporal"]
+    plain = {"rescale": 0.0, "rescale_space": "prediction", "cfg": None, "restart": None}
+    assert options == [{**plain, "orthogonalize": on, "axes": both} for on in (False, True)]
+
+
+# --- pipelines that start from an image -----------------------------------------------------------
+
+START = Image.linear_gradient("L").resize((48, 24)).convert("RGB")
+SVD = {"height": 16, "width": 16, "steps": 3, "image": "x.png", "layers": "up:0"}
+
+
+@pytest.fixture
+def svd() -> Any:
+    return tiny("StableVideoDiffusionPipeline").pipe
+
+
+def svd_by_hand(svd: Any, image: Image.Image = START, seed: int = 3, **given: Any) -> np.ndarray:
+    """Its frames for the picture, fitted; what is not given is as its call has it."""
+    call = {"height": 16, "width": 16, "num_inference_steps": 3, "output_type": "np", **given}
+    first = ImageOps.fit(image, (16, 16), Image.Resampling.LANCZOS)
+    video = svd(first, generator=torch.Generator().manual_seed(seed), **call).frames[0]
+    return (video * 255).round().astype(np.uint8)
+
+
+OWN = {
+    "motion_bucket_id": 40,
+    "noise_aug_strength": 0.3,
+    "decode_chunk_size": 2,
+    "fps": 12,
+    "num_frames": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "call"),
+    [
+        ({}, {}), (OWN, OWN), ({"fps": "25/2"}, {"fps": 12.5}),
+        ({"guidance_scale": 5.0, "min_guidance_scale": 2.0}, {"max_guidance_scale": 5.0, "min_guidance_scale": 2.0}),
+        ({"guidance_scale": 1.0}, {"max_guidance_scale": 1.0}),
+    ],
+)  # fmt: skip
+def test_without_stg_the_frames_are_the_bare_svds(
+    svd: Any, given: dict[str, Any], call: dict[str, Any]
+) -> None:
+    settings = resolve_settings(
+        validate_settings({**SVD, "stg_scale": 0.0, "seed": 3, **given}), svd
+    )
+    result = run.generate(svd, settings, image=START)
+    assert np.array_equal(result.frames, svd_by_hand(svd, **call))
+    assert not call or not np.array_equal(result.frames, svd_by_hand(svd))
+    assert result.passes_per_step == (1.0 if given.get("guidance_scale") == 1 else 2.0)
+    assert type(result.passes_per_step) is float
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        {"spatial_scale": 2.0},
+        {"temporal_scale": 0.5},
+        {"spatial_scale": 2.0, "temporal_scale": 0.5},
+    ],
+)
+def test_with_stg_the_frames_of_svd_are_those_of_guide(svd: Any, scales: dict[str, float]) -> None:
+    settings = resolve_settings(
+        validate_settings({**SVD, "seed": 3, "skip": "attention", "rescale": 0.7, **scales}), svd
+    )
+    terms = [
+        STG(["up:0"], scale, "attention", name.removesuffix("_scale"))
+        for name, scale in scales.items()
+    ]
+    result = run.generate(svd, settings, image=START)
+    with guide(svd, *terms, rescale=0.7):
+        assert np.array_equal(result.frames, svd_by_hand(svd))
+    assert not np.array_equal(result.frames, svd_by_hand(svd))
+
+
+def test_orthogonalized_svd(svd: Any) -> None:
+    both = {"spatial_scale": 2.0, "temporal_scale": 0.5}
+    plain, orthogonal = (
+        run.generate(
+            svd,
+            resolve_settings(validate_settings({**SVD, **both, "orthogonalize": on}), svd),
+            image=START,
+        ).frames
+        for on in (False, True)
+    )
+    assert not np.array_equal(plain, orthogonal)
+
+
+def test_the_picture_is_fitted_and_kept(svd: Any) -> None:
+    settings = resolve_settings(validate_settings({**SVD, "stg_scale": 0.0}), svd)
+    result = run.generate(svd, settings, image=START)
+    assert result.image is not None
+    assert result.image.size == (16, 16)
+    made = record.build_record(settings, result, {})
+    kept = image_file.decode_from_record(made["image"], Path("x.mp4"))
+    assert kept.tobytes() == result.image.tobytes()
+    again = run.generate(svd, settings, image=kept)
+    assert record.build_record(settings, again, {})["frames_sha256"] == made["frames_sha256"]
+    other = run.generate(svd, settings, image=START.rotate(180))
+    assert not np.array_equal(other.frames, result.frames)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "came"), [("x.png", None, "'x.png' and none"), (None, START, "None and one")]
+)
+def test_an_image_and_its_name_go_together(
+    svd: Any, name: str | None, image: Any, came: str
+) -> None:
+    settings = resolve_settings(validate_settings({**SVD, "stg_scale": 0.0}), svd).model_copy(
+        update={"image": name}
+    )
+    with pytest.raises(
+        ValueError,
+        match=rf"^image must be given where .*, but they name {came} was given\. Read it with",
+    ):
+        run.generate(svd, settings, image=image)
+
+
+def test_a_pipeline_with_an_image_and_a_prompt() -> None:
+    pipe = whole("LTXImageToVideoPipeline")
+    size = {"height": 32, "width": 32, "num_frames": 5, "max_sequence_length": 8}
+    given = {"prompt": "a red star", "image": "x.png", "steps": 2, "layers": 1, **size}
+    for scale, passes in ((0.0, 2.0), (1.0, 2.5)):
+        complete = resolve_settings(validate_settings({**given, "stg_scale": scale}), pipe)
+        result = run.generate(pipe, complete, image=START)
+        with guide(pipe, STG([1], scale)):
+            by_hand = pipe(
+                image_file.fit_to_size(START, 32, 32), "a red star", negative_prompt="",
+                output_type="np", num_inference_steps=2, generator=torch.Generator().manual_seed(0),
+                **size,
+            ).frames[0]  # fmt: skip
+        assert np.array_equal(result.frames, (by_hand * 255).round().astype(np.uint8))
+        assert result.passes_per_step == passes
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def test_load_from_a_folder(
+    tiny_mochi_dir: Path, pipe: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loaded = run.load_pipeline(str(tiny_mochi_dir), device="cpu")
+    assert (type(loaded), loaded.dtype, loaded.device.type) == (type(pipe), torch.float32, "cpu")
+    assert (
+        run.load_pipeline(str(tiny_mochi_dir), "bfloat16", "cpu").transformer.dtype
+        == torch.bfloat16
+    )
+    assert "Loading" not in capfd.readouterr().err
+
+
+def test_load_the_built_in_model(tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packaged, "packaged_path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
+    assert run.local_folder("lab-mochi") == tiny_mochi_dir
+    assert type(run.load_pipeline("lab-mochi", device="cpu")).__name__ == "MochiPipeline"
+
+
+def test_a_hub_id_is_no_folder() -> None:
+    assert run.local_folder("genmo/mochi-1-preview") is None
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    names = "lab-mochi, lab-svd, lab-opensora"
+    start = f"^model must be {names}, a folder with a model_index.json, or a hub id .*, but got .*"
+    with pytest.raises(
+        ValueError,
+        match=start + re.escape(f"there is no {tmp_path / 'model_index.json'}. Name the"),
+    ):
+        run.load_pipeline(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["lab-moch", "./genmo/mochi", "a/b/c", "/nowhere", "a b/c"])
+def test_no_such_model(name: str) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^model must be lab-mochi, .*, but got '.*', and there is no such folder\. Che",
+    ):
+        run.load_pipeline(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_no_such_device(tiny_mochi_dir: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^device must be one that torch has here, but got 'cuda' .*\. Try cpu"
+    ):
+        run.load_pipeline(str(tiny_mochi_dir), device="cuda")
+
+
+# --- the record -----------------------------------------------------------------------------------
+
+
+def test_record_is_complete_and_names_nobody(
+    pipe: Any, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_mochi_dir.parent)
+    settings = settings_for(pipe, model=tiny_mochi_dir.name)
+    result = run.generate(pipe, settings)
+    made = record.build_record(settings, result, run.weights_fingerprint(settings.model, pipe))
+    assert set(made["versions"]) == {"skipguide", "torch", "diffusers", "transformers", "python"}
+    assert made["versions"]["torch"] == torch.__version__
+    assert made["machine"]["threads"] == torch.get_num_threads()
+    assert made["machine"]["processor"]
+    assert made["frames"] == [7, 32, 32, 3]
+    assert len(made["frames_sha256"]) == 64
+    of_images = {
+        "image",
+        "min_guidance_scale",
+        "motion_bucket_id",
+        "noise_aug_strength",
+        "decode_chunk_size",
+    }
+    of_methods = {"random_share", "strength", "schedule", "cfg_rule", "restart"}
+    assert {
+        name for name, value in made["settings"].items() if value is None
+    } == of_images | of_methods
+    assert "image" not in made
+    text = json.dumps(made, allow_nan=False)
+    assert str(tiny_mochi_dir.parent) not in text
+    assert str(Path.home()) + "/" not in text
+    assert not math.isnan(made["measured"]["passes_per_step"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "a model_index.json must be JSON"),
+        ("[]", "must name its pipeline as _class_name"),
+        ("{}", "must name its pipeline as _class_name"),
+        ('{"_class_name": "NoSuchPipeline"}', "names 'NoSuchPipeline', which diffusers .* has not"),
+    ],
+)
+def test_a_folder_that_is_no_model_says_why(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "model_index.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        run.load_pipeline(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_index.json",
+        "transformer/config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_weights_hash_sees_every_file(tiny_mochi_dir: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(tiny_mochi_dir, tmp_path / "copy")
+    before = record.hash_weights(folder)
+    assert before == record.hash_weights(tiny_mochi_dir)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-1] + b"?")
+    assert record.hash_weights(folder) != before
+
+
+def test_changes_between_records() -> None:
+    then = {
+        "settings": {"seed": 1},
+        "versions": {"torch": "2.0"},
+        "weights": {"sha256": "a"},
+        "created": "x",
+    }
+    now = {
+        "settings": {"seed": 1},
+        "versions": {"torch": "2.1"},
+        "weights": {"revision": "b"},
+        "created": "y",
+    }
+    assert record.diff_records(then, now) == {
+        "weights.sha256": ["a", None], "versions.torch": ["2.0", "2.1"],
+        "weights.revision": [None, "b"],
+    }  # fmt: skip
+
+
+def test_changes_between_records_with_images() -> None:
+    then = {"settings": {"image": "a.png"}, "image": {"sha256": "1", "png": "x"}}
+    now = {"settings": {"image": "a.png"}, "image": {"sha256": "2", "png": "y"}}
+    assert record.diff_records(then, now) == {"image": ["1", "2"]}
+
+
+def test_a_setting_that_came_with_a_newer_version_has_not_changed() -> None:
+    then, now = {"settings": {"seed": 1}}, {"settings": {"seed": 2, "spatial_scale": 0.0}}
+    assert record.diff_records(then, now) == {"settings.seed": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"runs": [1, 2]}, r"one generation, but a\.mp4 is a comparison of 2\. Run"),
+        ({"format": 99, "settings": {}}, r"format 1, but that of a\.mp4 has format 99\. Use"),
+        ({}, r"format 1, but that of a\.mp4 has format None"),
+        ({"format": 1, "settings": {"prompt": "p", "stg": 1}}, r"must be one of .*, but got 'stg'"),
+    ],
+)
+def test_records_that_are_refused(made: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        record.settings_from_record(made, Path("a.mp4"))
+
+
+def test_a_pipeline_that_calls_nobody_after_a_step() -> None:
+    """Steps are counted at its scheduler, which is as it was afterwards."""
+    pipe, seen = whole("TextToVideoSDPipeline"), []
+    given = dict(prompt="a star", steps=2, height=16, width=16, num_frames=3, layers="up:0")
+    result = run.generate(
+        pipe,
+        resolve_settings(validate_settings(given), pipe),
+        lambda step: seen.append(step.number),
+    )
+    assert seen == [1, 2]
+    assert 2 < result.passes_per_step < 3
+    assert "step" not in vars(pipe.scheduler)
+
+
+def test_fps_of_a_pipeline_that_calls_it_otherwise() -> None:
+    pipe = tiny("I2VGenXLPipeline").pipe
+    settings = resolve_settings(
+        validate_settings(dict(prompt="a star", image="red.png", layers="up:0")), pipe
+    )
+    assert settings.fps == 16  # its target_fps

@@ -1,0 +1,588 @@
+"""The page in a real Chromium: play, step, wipe, difference, zoom, vote, try, report. `make
+test-studio` runs these.
+
+Which frame a video shows is read from its pixels (painted.py), not from what the page says.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from skipguide.generate.run import StepProgress
+from skipguide.runs import Run
+from skipguide.studio import app, report
+from skipguide.studio.access import Policy
+from skipguide.studio.playground import Trials
+from support.painted import FIRST, FRAMES, SETTINGS, STEP, Painter, painted, pictures
+
+CHROMIUM = (
+    os.environ.get("SKIPGUIDE_CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("chromium-browser")
+)
+try:
+    from playwright import sync_api  # pyright: ignore[reportMissingImports]
+except ImportError:
+    sync_api: Any = None
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium on the PATH, nor one named by SKIPGUIDE_CHROMIUM"
+    ),
+    pytest.mark.skipif(
+        sync_api is None, reason="playwright is not installed: pip install playwright"
+    ),
+]
+
+EVIL = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>'
+MANY = [f"prompt {i:02}" for i in range(25)]
+
+# The number of the frame that every video shows, from its grey; -1 for one that shows nothing.
+READ = """() => [...document.querySelectorAll("main video:not(.coming)")].map((video) => {
+  const canvas = Object.assign(document.createElement("canvas"), {width: 4, height: 4});
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  context.drawImage(video, 40, 40, 16, 16, 0, 0, 4, 4);
+  const {data} = context.getImageData(0, 0, 4, 4);
+  return data[3] ? Math.round((data[20] - FIRST) / STEP) : -1;
+})""".replace("FIRST", str(FIRST)).replace("STEP", str(STEP))
+WATCH = """(seconds) => new Promise((resolve) => {
+  const read = READ, found = [], end = performance.now() + 1000 * seconds;
+  const look = () => { found.push(read()); performance.now() < end ? requestAnimationFrame(look) : resolve(found); };
+  look();
+})""".replace("READ", READ)
+
+
+PROGRESS = "document.querySelector('.progress-line')?.textContent.trim()"
+
+
+class Stepping(Painter):
+    """Paints in steps, and waits after the first until it may go on."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def run(self, jobs: Any, on_step: Any) -> Iterator[Any]:
+        for event in super().run(jobs, on_step):
+            yield event
+            if on_step:
+                on_step(StepProgress(1, 2, 2.0, 3.0))
+                self.go.wait(60)
+                on_step(StepProgress(2, 2, 2.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Served:
+    """A studio of a run, in a thread."""
+
+    def __init__(self, folder: Path, policy: Policy | None = None):
+        self.folder, self.engine = folder, Stepping()
+        self.trials = Trials(folder, lambda: self.engine)
+        config = uvicorn.Config(
+            app.create_app(folder, policy or Policy(), self.trials), port=0, log_level="error"
+        )
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self) -> Served:
+        self.thread.start()
+        while not self.server.started:
+            assert self.thread.is_alive()
+        self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.go.set()
+        self.server.should_exit = True
+        self.thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A run that no test changes."""
+    with Served(
+        painted(tmp_path_factory.mktemp("runs") / "first", prompts=["a red star", EVIL])
+    ) as served:
+        yield served
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Served]:
+    """A run of one's own."""
+    with Served(painted(tmp_path / "own")) as served:
+        yield served
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """A page that must not complain, nor ask anybody but where it came from."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    said, asked = [], []
+    page.on(
+        "console",
+        lambda message: said.append(message.text) if message.type in ("error", "warning") else None,
+    )
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    yield page
+    assert [
+        text for text in said if "status of 400" not in text
+    ] == []  # which tells of a refusal that is tested
+    assert [
+        url for url in asked if not url.startswith(("http://127.0.0.1:", "file:", "data:"))
+    ] == []
+    context.close()
+
+
+def opened(page: Any, served: Served, said: str = "settings=1,2,3,4") -> None:
+    page.goto(f"{served.url}/#{said}")
+    count = len(said.partition("settings=")[2].partition("&")[0].split(","))
+    shows(page, [0] * count)
+
+
+def until(page: Any, expression: str, is_so: Callable[[Any], Any] = bool) -> None:
+    """Wait for something on the page. Playwright's own way is forbidden by the page's
+    Content-Security-Policy."""
+    end = time.monotonic() + 20
+    while not is_so(found := page.evaluate(expression)):
+        assert time.monotonic() < end, f"{expression} is still {found!r}"
+        page.wait_for_timeout(30)
+
+
+def shows(page: Any, frames: list[int]) -> None:
+    """Wait until the videos show these frames."""
+    until(page, READ, lambda found: found == frames)
+
+
+# --- playing --------------------------------------------------------------------------------------
+
+
+def test_playing_keeps_all_videos_within_one_frame(page: Any, first: Served) -> None:
+    opened(page, first)
+    page.keyboard.press("[")
+    page.keyboard.press("Space")
+    page.wait_for_timeout(800)  # of four videos, each begins when it can
+    page.keyboard.press("l")
+    seen, drifts = [], []
+    for _ in range(
+        4
+    ):  # a machine that is busy with something else drops frames: one window without that is enough
+        seen = page.evaluate(WATCH, 1.5)
+        drifts = [max(frames) - min(frames) for frames in seen]
+        if max(drifts) <= 1:
+            break
+        page.keyboard.press("Home")
+        page.keyboard.press("Space")
+        page.wait_for_timeout(800)
+    assert max(drifts) <= 1, drifts
+    assert sum(drift > 0 for drift in drifts) < 0.5 * len(drifts)  # mostly none
+    assert seen[-1][0] - seen[0][0] == pytest.approx(1.5 * 12 * 0.5, abs=4)
+    page.keyboard.press("Space")
+    until(page, READ, lambda frames: len(set(frames)) == 1)
+
+
+def test_steps_and_jumps_are_exact_everywhere(page: Any, first: Served) -> None:
+    opened(page, first)
+    for key, frame in (
+        ("ArrowRight", 1), ("ArrowRight", 2), (".", 3), ("ArrowLeft", 2), ("PageDown", 12),
+        ("End", FRAMES - 1), ("ArrowRight", FRAMES - 1), ("Home", 0), (",", 0),
+    ):  # fmt: skip
+        page.keyboard.press(key)
+        shows(page, [frame] * 4)
+        assert page.text_content("#place").startswith(f"{frame + 1} / {FRAMES} ")
+    page.locator("#scrub").fill("17")
+    shows(page, [17] * 4)
+    sync_api.expect(page.locator('figure.cell[data-frame="17"]')).to_have_count(4)
+
+
+def test_every_frame_can_be_reached(page: Any, first: Served) -> None:
+    opened(page, first, "settings=1,4")
+    for frame in range(1, FRAMES):
+        page.keyboard.press("ArrowRight")
+        shows(page, [frame] * 2)
+
+
+def test_loop_begins_again_and_without_it_the_last_frame_stays(page: Any, first: Served) -> None:
+    opened(page, first, "settings=1,2")
+    for _ in range(2):
+        page.keyboard.press("]")
+    page.keyboard.press("Space")
+    until(page, READ, lambda frames: frames[0] > 12)
+    until(page, READ, lambda frames: frames[0] < 8)
+    page.keyboard.press("l")
+    shows(page, [FRAMES - 1] * 2)
+    until(page, "document.getElementById('play').textContent.startsWith('Play')")
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def brightness(page: Any, x: float, y: float) -> int:
+    """Of the stage at a place, as it is drawn."""
+    import io
+
+    import PIL.Image
+
+    picture = PIL.Image.open(io.BytesIO(page.locator(".stage").screenshot())).convert("L")
+    value = picture.getpixel((int(x * (picture.width - 1)), int(y * (picture.height - 1))))
+    assert isinstance(value, int)
+    return value
+
+
+def test_a_wipe_shows_one_video_on_each_side(page: Any, first: Served) -> None:
+    """The right video has a white mark in the left quarter of its upper edge, the left one has
+    none."""
+    opened(page, first, "settings=1,3")
+    page.keyboard.press("w")
+    page.locator(".stage").wait_for()
+    shows(page, [0, 0])
+    grey = brightness(page, 0.1, 0.6)
+    assert brightness(page, 0.1, 0.1) == pytest.approx(grey, abs=4)
+    for _ in range(12):
+        page.keyboard.press("Shift+ArrowLeft")
+    page.wait_for_timeout(200)
+    assert brightness(page, 0.1, 0.1) > 230
+    page.keyboard.press("x")
+    page.wait_for_timeout(600)
+    assert brightness(page, 0.1, 0.1) < 60
+    box = page.locator(".stage").bounding_box()
+    page.mouse.move(box["x"] + 1, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + 200)
+    page.mouse.up()
+    assert page.get_attribute(".divider", "aria-valuenow") == "70"
+
+
+def test_a_difference_is_black_where_nothing_differs(page: Any, first: Served) -> None:
+    opened(page, first, "settings=1,3")
+    page.keyboard.press("d")
+    shows(page, [0, 0])
+    page.keyboard.press("PageDown")
+    shows(page, [10, 10])
+    assert brightness(page, 0.6, 0.6) < 12
+    assert brightness(page, 0.1, 0.1) > 200
+
+
+def test_zoom_and_place_are_one_for_all(page: Any, first: Served) -> None:
+    opened(page, first)
+    every = "[...document.querySelectorAll('.pan')].map((pan) => getComputedStyle(pan).transform)"
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    page.keyboard.press("Shift+ArrowLeft")
+    found = page.evaluate(every)
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    assert found[0].startswith("matrix(4, 0, 0, 4, -")
+    before = found[0]
+    box = page.locator(".screen").nth(1).bounding_box()
+    page.mouse.move(box["x"] + 50, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 80, box["y"] + 60)
+    page.mouse.up()
+    found = page.evaluate(every)
+    assert len(set(found)) == 1
+    assert found[0] != before
+    page.keyboard.press("0")
+    assert set(page.evaluate(every)) == {"matrix(1, 0, 0, 1, 0, 0)"}
+
+
+def test_the_scale_is_a_slider_over_the_settings_that_exist(page: Any, first: Served) -> None:
+    opened(page, first, "settings=2,4")
+    page.keyboard.press("PageDown")
+    shows(page, [10, 10])
+    slider = page.locator("figure.cell").first.locator("input[type=range]")
+    slider.fill("2")
+    page.locator("figure.cell").first.locator("b", has_text="layers=4 scale=1").wait_for()
+    shows(page, [10, 10])  # it stays at its frame
+    slider.focus()
+    title = page.locator("figure.cell").first.locator("b")
+    for key, name in (
+        ("Left", "stg layers=4 scale=0.5"),
+        ("Left", "cfg"),
+        ("Right", "stg layers=4 scale=0.5"),
+    ):
+        page.keyboard.press(
+            f"Arrow{key}"
+        )  # the slider keeps the focus, and its steps at the 0 that both layers share
+        sync_api.expect(title).to_have_text(name)
+    shows(page, [10, 10])
+
+
+def test_prompts_and_seeds_and_settings_are_chosen_by_keys(page: Any, first: Served) -> None:
+    opened(page, first, "settings=1,2")
+    page.keyboard.press("3")
+    assert page.locator("figure.cell").count() == 3
+    page.keyboard.press("1")
+    assert page.locator("figure.cell").count() == 2
+    page.keyboard.press("s")
+    assert page.text_content("h1").endswith("seed 1")
+    page.keyboard.press("ArrowDown")
+    assert page.text_content("h1").startswith("<img")
+    page.keyboard.press("a")
+    assert page.locator("section.row").count() == 4
+    page.keyboard.press("i")
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    assert "prompts=1%2C2" in page.url
+    page.evaluate("location.hash = 'settings=4&prompts=1&seeds=1'")  # as a link does
+    sync_api.expect(page.locator("figure.cell .title b")).to_have_text(["stg layers=8 scale=0.5"])
+
+
+def test_a_prompt_is_text(page: Any, first: Served) -> None:
+    page.goto(f"{first.url}/#prompts=2&settings=1")
+    page.locator("h1").wait_for()
+    assert page.text_content("h1") == f"{EVIL} seed 0"
+    for view in "mpvtc":
+        page.keyboard.press(view)
+        page.wait_for_timeout(100)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img").count() == 0
+
+
+def test_points_and_cells_open_their_clips(page: Any, first: Served) -> None:
+    opened(page, first, "settings=1,2")
+    page.keyboard.press("p")
+    page.keyboard.press("ArrowDown")  # scrolls, where nothing plays
+    assert "prompts=2" not in page.url
+    page.locator(".point[data-setting='stg layers=8 scale=1'] circle").click()
+    assert [b.text_content() for b in page.locator("figure.cell .title b").all()] == [
+        "cfg",
+        "stg layers=8 scale=1",
+    ]
+    page.keyboard.press("m")
+    cell = page.locator("[data-setting='stg layers=4 scale=0.5']")
+    assert cell.text_content() in cell.get_attribute(
+        "aria-label"
+    )  # who listens hears the number that is seen
+    cell.focus()
+    page.keyboard.press("Enter")
+    assert [b.text_content() for b in page.locator("figure.cell .title b").all()] == [
+        "cfg",
+        "stg layers=4 scale=0.5",
+    ]
+
+
+def test_light_and_dark(page: Any, first: Served) -> None:
+    opened(page, first, "settings=1")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    page.keyboard.press("n")
+    light = page.evaluate(paper)
+    page.keyboard.press("n")
+    dark = page.evaluate(paper)
+    assert (
+        sum(map(int, re.findall(r"\d+", light)))
+        > 600
+        > 150
+        > sum(map(int, re.findall(r"\d+", dark)))
+    )
+    page.reload()
+    page.locator("h1").wait_for()
+    assert page.evaluate(paper) == dark
+
+
+def test_two_hundred_videos_on_a_page_are_not_all_loaded(page: Any, tmp_path: Path) -> None:
+    loaded = []
+    page.on(
+        "request",
+        lambda request: loaded.append(request.url) if request.url.endswith(".mp4") else None,
+    )
+    with Served(
+        painted(tmp_path / "many", prompts=MANY, settings=[SETTINGS[0], SETTINGS[1]][:2])
+    ) as served:
+        page.goto(f"{served.url}/#settings=1,2,3,4")
+        page.locator("h1").wait_for()
+        page.keyboard.press("a")
+        until(page, "document.querySelectorAll('figure.cell').length === 200")
+        until(page, READ, lambda frames: frames.count(0) >= 8)
+        assert page.locator("video").count() <= 64
+        assert len(set(loaded)) <= 72
+        page.locator("section.row").last.scroll_into_view_if_needed()
+        until(page, "document.querySelectorAll('section.row:last-of-type video').length === 4")
+        assert page.locator("section.row").first.locator("video").count() == 0
+        page.keyboard.press("ArrowRight")
+        until(page, READ, lambda frames: set(frames) == {1})
+        until(page, "document.getElementById('drift').textContent", lambda text: text == "drift 0")
+
+
+# --- judging and making ---------------------------------------------------------------------------
+
+
+def test_a_rater_votes_by_keys_and_goes_on_later(page: Any, own: Served) -> None:
+    page.goto(f"{own.url}/vote#kind=pair&settings=1,3")
+    page.fill("#rater", "Ann")
+    page.keyboard.press("Enter")
+    shown = []
+    for key in ("ArrowLeft", "ArrowDown"):
+        page.locator("#left").wait_for()
+        until(page, READ, lambda frames: len(frames) == 2 and min(frames) > 0)  # both play
+        shown.append(page.text_content("main"))
+        done = page.evaluate(PROGRESS)
+        page.keyboard.press(key)
+        until(page, PROGRESS, lambda now, done=done: now != done)
+    page.goto("about:blank")
+    page.goto(f"{own.url}/vote#kind=pair&settings=1,3")
+    page.keyboard.press("Enter")  # under the same name
+    page.locator("#right").wait_for()
+    assert page.text_content(".progress-line").strip() == "2 of 4"
+    page.locator("#right").click()
+    until(page, PROGRESS, lambda now: now == "3 of 4")
+    page.keyboard.press("Backspace")
+    until(page, PROGRESS, lambda now: now == "2 of 4")
+    page.locator("#tie").focus()
+    page.keyboard.press("Enter")  # presses what has the focus
+    until(page, PROGRESS, lambda now: now == "3 of 4")
+    page.locator("#left").click()
+    page.locator("#finished").wait_for()
+    assert not [text for text in shown if "cfg" in text or "stg" in text]
+    with Run.open(own.folder) as run:
+        votes = run.votes()
+    assert [(vote.rater, vote.answer == "tie") for vote in votes] == [
+        ("Ann", tie) for tie in (False, True, True, False)
+    ]
+    assert votes[0].answer == votes[0].left
+
+
+def test_the_link_for_raters_opens_the_test_and_nothing_else(
+    page: Any, chromium: Any, tmp_path: Path
+) -> None:
+    """It is a text that can be copied, and brings its own key, also from a mail."""
+    with Served(painted(tmp_path / "run"), Policy(token="secret")) as served:
+        page.goto(f"{served.url}/?token=secret")
+        page.goto(f"{served.url}/#settings=1,3&view=votes")
+        link = page.locator("#test-link").input_value()
+        assert "secret" not in link
+        assert page.locator("#start-test").get_attribute("href") == link
+        page.select_option("#kind", "rating")
+        assert "kind=rating" in page.locator("#test-link").input_value()
+        context = chromium.new_context()
+        rater = context.new_page()
+        rater.set_content(f'<a href="{link.replace("&", "&amp;")}">the test</a>')
+        rater.get_by_text("the test").click()
+        rater.fill("#rater", "Ann")
+        rater.keyboard.press("Enter")
+        rater.locator("#left").wait_for()
+        assert "token" not in rater.url
+        assert rater.evaluate("document.activeElement.tagName") == "H1"
+        assert rater.request.get(f"{served.url}/api/run").status == 401
+        context.close()
+
+
+def test_five_questions_by_keys(page: Any, own: Served) -> None:
+    page.goto(f"{own.url}/vote#kind=rating&settings=1")
+    page.fill("#rater", "Bob")
+    page.keyboard.press("Enter")
+    page.locator("fieldset").first.wait_for()
+    assert page.locator("fieldset").count() == 5
+    assert page.locator("#go-on").is_disabled()
+    for key in "12345":
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    until(page, PROGRESS, lambda now: now == "1 of 4")
+    with Run.open(own.folder) as run:
+        assert [vote.answer for vote in run.votes()] == list("12345")
+    page.goto(f"{own.url}/#view=votes")
+    page.locator("table.numbers").wait_for()
+    assert "5 votes of Bob (5)" in page.text_content("main")
+
+
+def test_a_video_is_made_from_the_page_and_another_cancelled(page: Any, own: Served) -> None:
+    opened(page, own, "settings=1,3")
+    page.keyboard.press("t")
+    page.fill("[name=prompt]", "a green cross")
+    page.fill("[name=layers]", "6")
+    page.fill("[name=stg_scale]", "0.7")
+    page.keyboard.press("Control+Enter")
+    page.locator("text=step 1 of 2, 3 s left").wait_for()
+    page.fill("[name=seed]", "5")
+    page.click("form button[type=submit]")
+    page.locator("[data-state=waiting] button", has_text="Cancel").click()
+    page.locator("[data-state=cancelled]").wait_for()
+    own.engine.go.set()
+    page.locator("[data-state=done] button", has_text="See it").click()
+    page.locator("figure.cell").first.wait_for()
+    assert page.text_content("h1") == "a green cross seed 0"
+    shows(page, [0])
+    page.keyboard.press("t")
+    page.fill("[name=layers]", "much")
+    page.click("form button[type=submit]")
+    page.locator("#message", has_text="layers must be").wait_for()
+    page.wait_for_timeout(100)
+
+
+def test_a_video_is_made_from_a_picture(page: Any, tmp_path: Path) -> None:
+    folder = painted(tmp_path / "run", seeds=[0], **pictures(tmp_path / "pictures"))
+    with Served(folder) as served:
+        served.engine.go.set()
+        opened(page, served, "prompts=2&settings=1,2")
+        assert page.text_content("h1") == "first.png seed 0"
+        assert [b.text_content() for b in page.locator(".prompts button").all()] == [
+            "first.png", "first.png", "a red star", "a blue circle",
+        ]  # fmt: skip
+        page.keyboard.press("t")
+        assert [o.text_content() for o in page.locator("[name=picture] option").all()] == [
+            "none",
+            *["first.png"] * 2,
+        ]
+        until(page, "document.querySelector('img').naturalWidth === 48")
+        assert page.evaluate("document.querySelector('img').getAttribute('src')") == "/images/2"
+        page.fill("[name=seed]", "3")
+        page.keyboard.press("Control+Enter")
+        page.locator("[data-state=done]", has_text="first.png · seed 3").locator(
+            "button", has_text="See it"
+        ).click()
+        page.locator("figure.cell").first.wait_for()
+        assert page.text_content("h1") == "first.png seed 3"
+        page.keyboard.press("t")
+        page.select_option("[name=picture]", "")
+        assert page.locator("img").is_hidden()
+        page.click("form button[type=submit]")
+        page.locator(
+            "#message", has_text="a trial must have a prompt, a picture or both"
+        ).wait_for()
+    with Run.open(folder) as run:
+        (clip,) = (clip for clip in run.clips() if clip.seed == 3)
+        assert (clip.prompt, len(run.prompts())) == (2, 4)
+
+
+def test_a_report_plays_from_a_file(page: Any, first: Served, tmp_path: Path) -> None:
+    with Run.open(first.folder) as run:
+        report.write_report(run, tmp_path / "odd näme #1")
+    page.goto(f"{(tmp_path / 'odd näme #1' / 'index.html').as_uri()}#settings=1,3")
+    frames = (
+        "[...document.querySelectorAll('figure.cell')].map((cell) => cell.dataset.frame).join()"
+    )
+    until(page, frames, lambda found: found == "0,0")
+    page.keyboard.press("PageDown")
+    until(page, frames, lambda found: found == "10,10")
+    page.keyboard.press("Space")
+    until(
+        page,
+        "[...document.querySelectorAll('video')].every((video) => !video.paused &&"
+        " video.currentTime > 1)",
+    )
+    page.keyboard.press("d")
+    page.locator(".stage").wait_for()
+    page.keyboard.press("p")
+    page.locator(".point").first.wait_for()
+    page.keyboard.press("t")
+    assert "This page makes no videos" in page.text_content("main")

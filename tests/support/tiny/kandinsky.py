@@ -1,0 +1,112 @@
+"""Kandinsky 5 and 6: separate CFG passes, latents with channels last; Kandinsky 6 denoises sound
+with the video."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioVAE
+from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
+from diffusers.models.transformers.transformer_kandinsky import Kandinsky5Transformer3DModel
+from diffusers.models.transformers.transformer_kandinsky6 import Kandinsky6Transformer3DModel
+from diffusers.pipelines.kandinsky5.pipeline_kandinsky import Kandinsky5T2VPipeline
+from diffusers.pipelines.kandinsky5.pipeline_kandinsky_i2v import Kandinsky5I2VPipeline
+from diffusers.pipelines.kandinsky6.pipeline_kandinsky6_ti2va import Kandinsky6TI2VAPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
+
+from support.tiny.base import Tiny, matter
+from support.tiny.wan import load, picture
+
+SIZES: Any = dict(
+    in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=16, model_dim=24,
+    ff_dim=32, num_text_blocks=2, num_visual_blocks=4, axes_dims=(4, 4, 4), visual_cond=True,
+)  # fmt: skip
+
+
+def autoencoder() -> AutoencoderKLHunyuanVideo:
+    """One latent of 4 channels for 8 x 8 pixels of 4 frames; the first frame has its own."""
+    channels: Any = (8, 8, 8, 8)
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=channels, layers_per_block=1, norm_num_groups=4
+    )
+    return vae.eval()
+
+
+def kandinsky(
+    pipeline: Any,
+    transformer: Any,
+    call: dict[str, Any],
+    dtype: torch.dtype,
+    also: tuple[str, ...] = (),
+    **components: Any,
+) -> Tiny:
+    pipe = pipeline(
+        transformer=matter(transformer), vae=autoencoder(), text_encoder=None, tokenizer=None,
+        text_encoder_2=None, tokenizer_2=None, scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        **components,
+    )  # fmt: skip
+    sizes = dict(
+        height=32, width=32, num_inference_steps=3, guidance_scale=4.5, output_type="latent"
+    )
+    load(pipe, dtype, "transformer", "vae", also=also)
+    return Tiny(pipe, {**call, **sizes}, off=dict(guidance_scale=1.0))
+
+
+def five(pipeline: Any, inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tiny:
+    torch.manual_seed(0)
+    call = dict(  # prompts of 7 and 5 tokens, negative ones of 4 and 6: the two passes differ in length
+        prompt_embeds_qwen=torch.randn(2, 7, 16), prompt_embeds_clip=torch.randn(2, 8),
+        prompt_cu_seqlens=torch.tensor([0, 7, 12], dtype=torch.int32),
+        negative_prompt_embeds_qwen=torch.randn(2, 6, 16), negative_prompt_embeds_clip=torch.randn(2, 8),
+        negative_prompt_cu_seqlens=torch.tensor([0, 4, 10], dtype=torch.int32), **inputs,
+    )  # fmt: skip
+    # it calls these norms in float32, and torch warns if their weights are bfloat16
+    norms = ("query_norm", "key_norm")
+    return kandinsky(pipeline, Kandinsky5Transformer3DModel(**SIZES), call, dtype, norms)
+
+
+def six(inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tiny:
+    torch.manual_seed(0)
+    transformer = Kandinsky6Transformer3DModel(
+        **SIZES, in_audio_dim=4, out_audio_dim=4, ca_rope=True, cross_gates=True,
+        fix_modulation=True, text_token_padding=True, visual_token_type_num_embeddings=2,
+    )  # fmt: skip
+    sound = MMAudioVAE(
+        mel_bins=8,
+        latent_channels=4,
+        hidden_channels=8,
+        channel_multipliers=(1, 1),
+        layers_per_block=1,
+        n_fft=64,
+    )
+    vocoder = MMAudioVocoder(
+        num_mels=8, upsample_initial_channel=8, upsample_rates=(2,), upsample_kernel_sizes=(4,),
+        resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1,),),
+    )  # fmt: skip
+    call = dict(  # without masks: the pipeline makes them of prompts that it encodes itself, and takes none
+        prompt_embeds=torch.randn(2, 7, 16), pooled_prompt_embeds=torch.randn(2, 8),
+        negative_prompt_embeds=torch.randn(2, 6, 16), negative_pooled_prompt_embeds=torch.randn(2, 8),
+        num_frames=5, **inputs,
+    )  # fmt: skip
+    components: dict[str, Any] = dict(audio_vae=sound.eval(), vocoder=vocoder.eval())
+    return kandinsky(Kandinsky6TI2VAPipeline, transformer, call, dtype, **components)
+
+
+PIPELINES = {
+    "Kandinsky5T2VPipeline": functools.partial(five, Kandinsky5T2VPipeline, dict(num_frames=5)),
+    # fewer than five latent frames come out as nan: the fifth and later ones normalise the first
+    # four
+    "Kandinsky5I2VPipeline": functools.partial(
+        five, Kandinsky5I2VPipeline, dict(num_frames=17, image=picture(32))
+    ),
+    "Kandinsky6TI2VAPipeline": functools.partial(six, {}),
+    # no sound; an image is one more frame at the end, which the pipeline cuts off again
+    "Kandinsky6TI2VAPipeline image": functools.partial(
+        six, dict(image=[picture(32)] * 2, sample_audio=False)
+    ),
+}
