@@ -231,9 +231,9 @@ def layer_sites(family: Family, denoiser: nn.Module) -> tuple[LayerSite, ...]:
         name: (stack, denoiser.get_submodule(stack.path)) for name, stack in family.stacks.items()
     }
     places = [
-        LayerSite(stack, name, i, blocks, str(i), stack.axis)
+        LayerSite(stack, name, i, blocks, key, stack.axis)
         for name, (stack, blocks) in stacks.items()
-        for i in range(len(blocks))  # type: ignore[arg-type]
+        for i, key in enumerate(blocks._modules)
     ]
     return tuple(sorted(places, key=lambda site: site.index) if family.interleaved else places)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from skipguide.families import blocks, lookup
@@ -60,9 +60,7 @@ class Preset:
 @functools.cache
 def load_presets() -> tuple[Preset, ...]:
     """All rows, in the order of the file."""
-    text = (
-        resources.files("skipguide.families").joinpath("presets.toml").read_text(encoding="utf-8")
-    )
+    text = Path(__file__).with_name("presets.toml").read_text(encoding="utf-8")
     rows: list[dict[str, Any]] = tomllib.loads(text)["preset"]
     lists = ("pipelines", "layers", "terms", "schedule")
     return tuple(
@@ -84,15 +82,10 @@ def preset_for(pipe: Any, kind: str = "stg") -> Preset:
     family = lookup.family_of(pipe)
     denoiser = lookup.denoisers_of(pipe, family)[0]
     depth = blocks.depth(family, blocks.layer_sites(family, denoiser))
-    name, names = type(pipe).__name__, {cls.__name__ for cls in type(pipe).__mro__}
-    rows = [
-        row
-        for row in load_presets()
-        if row.recommended and row.kind == kind and names & set(row.pipelines)
-    ]
-    fitting = [row for row in rows if row.depth == depth and _matches_config(row, denoiser.config)]
-    if fitting:
-        row = max(fitting, key=_count_conditions)
+    width, names = model_width(denoiser.config), {cls.__name__ for cls in type(pipe).__mro__}
+    rows = recommended_presets(names, kind)
+    row = best_preset(rows, depth, width, denoiser.config)
+    if row is not None:
         _log.info(
             "preset %s for %s: %s. Source: %s",
             row.name,
@@ -101,7 +94,6 @@ def preset_for(pipe: Any, kind: str = "stg") -> Preset:
             row.source,
         )
         return row
-    width = _model_width(denoiser.config)
     size = f"{depth} blocks" + (
         f" and width {width}" if width and any(row.width for row in rows) else ""
     )
@@ -114,23 +106,43 @@ def preset_for(pipe: Any, kind: str = "stg") -> Preset:
     if family.unet:
         example = f'{kind.upper()}(layers=["up:0"])'
     raise ValueError(
-        f"a preset needs a published setting for the model, but none is known for a {name} of"
-        f" {size} (known: {known}). Choose the layer yourself, as in {example}; `skipguide presets`"
+        "a preset needs a published setting for the model, but none is known for a"
+        f" {type(pipe).__name__} of {size} (known: {known}). Choose the layer yourself, as in {example}; `skipguide presets`"
         " lists all that is published."
     )
 
 
-def _matches_config(row: Preset, config: Mapping[str, Any]) -> bool:
+def recommended_presets(pipelines: Collection[str], kind: str) -> list[Preset]:
+    """Return the recommended rows of a kind that name one of these pipelines."""
+    return [
+        row
+        for row in load_presets()
+        if row.recommended and row.kind == kind and set(pipelines) & set(row.pipelines)
+    ]
+
+
+def best_preset(
+    rows: Sequence[Preset], depth: int, width: int, config: Mapping[str, Any]
+) -> Preset | None:
+    """Return the row for a model of this size that asks for most, or None if no row is for it."""
+    fitting = [row for row in rows if fits_size(row, depth, width, config)]
+    return max(fitting, key=lambda row: len(row.config) + (row.width > 0), default=None)
+
+
+def fits_size(row: Preset, depth: int, width: int, config: Mapping[str, Any]) -> bool:
+    """Return whether a row is for a model of this size.
+
+    Args:
+        depth: how many blocks the model's first stack has.
+        width: of its hidden states; 0 where it is not known, and then no row asks for it.
+        config: the denoiser's, for rows that name other entries of it.
+    """
     same = all(config.get(key) == value for key, value in row.config.items())
-    return same and row.width in (0, _model_width(config))
+    return same and row.depth == depth and row.width in (0, width)
 
 
-def _count_conditions(row: Preset) -> int:
-    return len(row.config) + (row.width > 0)
-
-
-def _model_width(config: Mapping[str, Any]) -> int:
-    """0 where the config has it under other names; no row asks for it there."""
+def model_width(config: Mapping[str, Any]) -> int:
+    """Return the width of a denoiser's hidden states; 0 where its config has other names for it."""
     heads, size = config.get("num_attention_heads", 0), config.get("attention_head_dim", 0)
     return heads * size if isinstance(heads, int) and isinstance(size, int) else 0
 
