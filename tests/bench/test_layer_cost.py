@@ -4,7 +4,6 @@ passes."""
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ from typer.testing import CliRunner
 
 from skipguide import STG
 from skipguide.bench import layer_cost
-from skipguide.bench.workloads import WORKLOADS
 from skipguide.cli import app
 from skipguide.families import blocks
+from skipguide.families.examples import Example, denoiser_class, example_of
 from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES, Family
 from skipguide.generate import run as generation
 from skipguide.weak import flops, weak_pass
 from support.saved import saved, whole
-from support.shallow import shallow
 
 SVD = "StableVideoDiffusionPipeline"
 SIZES = ("--height", "32", "--width", "32", "--num-frames", "3")
@@ -48,12 +46,10 @@ def family(name: str) -> Family:
 
 
 def on_meta(name: str) -> tuple[Family, Any, dict[str, Any]]:
-    """The shallow workload of a family without weights."""
-    import diffusers
-
-    work = shallow(WORKLOADS[name])
+    """The small example of a family, without weights."""
+    work = example_of(name).workload("small")
     with torch.device("meta"):
-        model = getattr(diffusers, family(name).model)(**work.config).eval()
+        model = denoiser_class(family(name))(**work.config).eval()
         return family(name), nn.Module.to(model, "meta"), work.inputs(1)
 
 
@@ -92,10 +88,9 @@ def test_operations_in_closed_form(device: str) -> None:
 
 @pytest.mark.parametrize("name", ["svd", "animatediff"])
 def test_meta_counts_what_a_real_pass_computes(name: str) -> None:
-    import diffusers
-
-    work = shallow(WORKLOADS[name])
-    model, inputs = getattr(diffusers, family(name).model)(**work.config).eval(), work.inputs(1)
+    work = example_of(name).workload("small")
+    model: Any = denoiser_class(family(name))(**work.config).eval()
+    inputs = work.inputs(1)
     without = flops.count_flops_by_module(
         flops.build_meta_model(model), flops.to_meta_tensors(inputs)
     )
@@ -141,7 +136,7 @@ def test_costs_of_a_stack_in_closed_form() -> None:
     shares = [line["share"] for line in rows["layers"]]
     assert shares == pytest.approx([shares[0]] * 4)
     assert 4 * shares[0] + rows["rest"] == pytest.approx(1)
-    tokens, width = 4 * 12 * 12, 256
+    tokens, width = 2 * 2 * 2, 24
     attention = (
         2 * 2 * tokens * tokens * width + 2 * 2 * tokens * width * width
     )  # the map; queries and keys
@@ -259,34 +254,26 @@ def test_layers_of_a_unet_family_are_those_of_the_public_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("name", "first", "last", "axes"),
     [
-        ("hunyuan", "dual:0", "single:3", ["joint"]),
-        ("latte", "spatial:0", "temporal:3", ["spatial"]),
+        ("hunyuan", "dual:0", "single:39", ["joint"]),
+        ("latte", "spatial:0", "temporal:27", ["spatial"]),
     ],
 )
-def test_layers_of_two_stacks(
-    monkeypatch: pytest.MonkeyPatch, name: str, first: str, last: str, axes: list[str]
-) -> None:  # fmt: skip
-    monkeypatch.setitem(WORKLOADS, name, shallow(WORKLOADS[name]))
+def test_layers_of_two_stacks(name: str, first: str, last: str, axes: list[str]) -> None:
     found = output(name)
     assert found["size"].startswith("as narrow as in the bench")
     rows = [row["layer"] for row in found["layers"]]
-    assert (rows[0], rows[-1], len(rows), found["layers"][0]["axes"]) == (first, last, 8, axes)
+    depth = sum(stack.depth for stack in family(name).stacks.values())
+    assert (rows[0], rows[-1], len(rows), found["layers"][0]["axes"]) == (first, last, depth, axes)
 
 
 def test_a_family_without_attention_skip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SANA-WM has no identity map; its workload here is that of Wan with its attention taken
-    away."""
-    row, model, inputs = on_meta("wan")
-    bare = {name: dataclasses.replace(stack, attention={}) for name, stack in row.stacks.items()}
-    without = layer_cost._build_rows(dataclasses.replace(row, stacks=bare), model, inputs)["layers"]
-    assert [line["attention"] for line in without] == [None] * 4
-    monkeypatch.setattr(layer_cost, "measure_layers", lambda *_, **__: {**TEXT, "layers": without})
-    assert all(line.endswith(" -") for line in run("x").stdout.splitlines()[3:-2])
-
-
-TEXT = dict(
-    model="x", denoiser="X", family="wan", size="s", flops=1, counted="c", same=[], rest=0.0
-)
+    """SANA-WM has no identity map."""
+    small = example_of("sana-wm").workload("small")
+    monkeypatch.setattr(Example, "workload", lambda self, scale: small)
+    assert [row["attention"] for row in output("sana-wm")["layers"]] == [None] * 4
+    lines = run("sana-wm").stdout.splitlines()
+    assert all(line.endswith(" -") for line in lines[3:-2])
+    assert lines[-1] == "skips: residual, shuffle"
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -299,8 +286,7 @@ TEXT = dict(
          "'svdd'. Nearest known: svd"),
         (["lab-moch"], "Nearest known: lab-mochi"),
         (["/no/such/folder/here"], "there is no such folder"),
-        (["svd", "--height", "64", "--num-frames", "3"], "--height, --num-frames must be left out for a family"),
-        (["sana-wm"], "a family must have a workload in the bench, but sana-wm has none. Name a model: "),
+        (["svd", "--height", "64", "--num-frames", "3"], "--height, --num-frames cannot be set for a family"),
         (["lab-mochi", "--height", "33"], "height must be an even whole number of pixels"),
         ([], "Missing argument 'model'"),
     ],
@@ -330,9 +316,9 @@ def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> Non
     hook.remove()
     assert (
         said
-        == "height x width x frames must be a size that some/svd takes, but 32 x 32 x 3 ended in an"
-        " error (The size of tensor a (25) must match the size of tensor b (16)). Choose another"
-        " with --height, --width or --num-frames."
+        == "height x width x frames must be a size that some/svd can run, but 32 x 32 x 3 failed (The"
+        " size of tensor a (25) must match the size of tensor b (16)). Choose another size with"
+        " --height, --width or --num-frames."
     )
 
 

@@ -1,5 +1,5 @@
-"""The benchmark's own claims, on small workloads: same predictions by every way, counts, memory,
-errors."""
+"""Check the benchmark's claims on small examples: every way makes the same prediction, counts,
+memory, errors."""
 
 from __future__ import annotations
 
@@ -14,27 +14,32 @@ from typer.testing import CliRunner
 
 from skipguide import Random, guide
 from skipguide.bench import step_cost
-from skipguide.bench.workloads import UNETS, WORKLOADS, model_class
 from skipguide.cli import app
-from skipguide.families import blocks
+from skipguide.families import blocks, rows
+from skipguide.families.examples import Example, Size, denoiser_class, example_of
 from skipguide.families.rows import FAMILIES
 from support import oracle
-from support.shallow import shallow
 
 CPU = torch.device("cpu")
-MOCHI = WORKLOADS["mochi"]
-SMALL = dataclasses.replace(
-    MOCHI, config={**MOCHI.config, "num_layers": 6, "num_attention_heads": 1}, layer=3,
-    inputs=lambda batch: {
-        **MOCHI.inputs(batch), "hidden_states": torch.randn(batch, 12, 3, 8, 8),
-        "encoder_hidden_states": torch.randn(batch, 64, 256),
-    },
+UNETS = [row.name for row in FAMILIES if row.unet]
+MOCHI = example_of("mochi")
+SIX_BLOCKS = dataclasses.replace(
+    MOCHI, narrow={**MOCHI.narrow, "num_layers": 6, "num_attention_heads": 1}, layer=3,
+    narrow_size=Size(3, 8, 8, 64),
 )  # fmt: skip
 
 
 @pytest.fixture
+def six_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark measures a Mochi of six blocks, whatever it is asked for."""
+    monkeypatch.setattr(step_cost, "example_of", lambda family: SIX_BLOCKS)
+
+
+@pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WORKLOADS, "mochi", SMALL)
+    """The benchmark measures small examples in the place of narrow ones."""
+    workload = Example.workload
+    monkeypatch.setattr(Example, "workload", lambda self, scale="small": workload(self, scale))
 
 
 def run(**options: Any) -> dict[str, Any]:
@@ -64,9 +69,10 @@ def weak_by_hand(step: step_cost.BenchmarkStep) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("family", WORKLOADS)
+@pytest.mark.parametrize("family", [row.name for row in FAMILIES])
 def test_all_ways_make_the_same_prediction(family: str) -> None:
-    step = step_cost.BenchmarkStep(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
+    work = example_of(family).workload("small")
+    step = step_cost.BenchmarkStep(family, work, 1, CPU, torch.float32)
     with torch.inference_mode():
         full, plain = step.run_full(), step.run_cfg()
         with guide(step.pipe, step.terms):
@@ -88,12 +94,10 @@ def test_all_ways_make_the_same_prediction(family: str) -> None:
     assert (full - plain).abs().max() > (2e-2 if step.family.unet else 1e-4)
 
 
-def test_workloads_have_the_depth_of_the_public_checkpoint() -> None:
+def test_narrow_examples_have_the_depth_of_the_public_checkpoint() -> None:
     for row in FAMILIES:
-        if row.name == "sana-wm":  # its inputs are cameras and poses: no workload
-            continue
         with torch.device("meta"):
-            model = model_class(row)(**WORKLOADS[row.name].config)
+            model = denoiser_class(row)(**example_of(row.name).config("narrow"))
         assert depths(row, model) == {name: stack.depth for name, stack in row.stacks.items()}
 
 
@@ -110,15 +114,11 @@ def depths(row: Any, model: torch.nn.Module) -> dict[str, int]:
 def test_full_size_is_that_of_the_public_checkpoint(family: str) -> None:
     """Parameters as the hub counts them for SVD XT, AnimateDiff's two parts (860 + 453),
     ModelScope, I2VGen-XL."""
-    import diffusers
-
     row = next(row for row in FAMILIES if row.name == family)
-    size = WORKLOADS[family].full_size
-    assert size is not None
-    config, inputs = size
+    work = example_of(family).workload("full")
     with torch.device("meta"):
-        model = torch.nn.Module.to(getattr(diffusers, row.model)(**config), "meta")
-        given = inputs(1)
+        model = torch.nn.Module.to(denoiser_class(row)(**work.config), "meta")
+        given = work.inputs(1)
     assert depths(row, model) == {name: stack.depth for name, stack in row.stacks.items()}
     millions = {"svd": 1525, "animatediff": 1313, "modelscope": 1411, "i2vgen-xl": 1420}[family]
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.005)
@@ -126,7 +126,7 @@ def test_full_size_is_that_of_the_public_checkpoint(family: str) -> None:
         assert model(**given).sample.shape[-2:] == given["sample"].shape[-2:]
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("six_blocks")
 def test_result() -> None:
     result = run(repeats=3)
     assert result["floor_ratio"] > 1
@@ -144,7 +144,7 @@ def test_result() -> None:
 def test_floor_is_the_share_of_the_blocks_after_the_skipped_one() -> None:
     """Of two rounds the faster time of each block and of the pass counts; block 3 of 6 is skipped,
     4 and 5 are left."""
-    step = step_cost.BenchmarkStep("mochi", SMALL, 1, CPU, torch.float32)
+    step = step_cost.BenchmarkStep("mochi", SIX_BLOCKS.workload(), 1, CPU, torch.float32)
     rounds = [
         (9.0, {**dict.fromkeys(range(5), 1.0), 5: 3.0}),
         (8.0, {**dict.fromkeys(range(5), 2.0), 5: 2.0}),
@@ -153,7 +153,7 @@ def test_floor_is_the_share_of_the_blocks_after_the_skipped_one() -> None:
 
 
 def test_floor_of_an_attention_skip_has_the_skipped_block_in_it() -> None:
-    work = dataclasses.replace(SMALL, terms=(dict(skip="attention"),) * 2)
+    work = dataclasses.replace(SIX_BLOCKS.workload(), terms=(dict(skip="attention"),) * 2)
     step = step_cost.BenchmarkStep("mochi", work, 1, CPU, torch.float32)
     assert step.floor_ratio([(8.0, dict.fromkeys(range(6), 1.0))]) == pytest.approx(
         1 + 2 * 3 / (2 * 8.0)
@@ -163,7 +163,8 @@ def test_floor_of_an_attention_skip_has_the_skipped_block_in_it() -> None:
 @pytest.mark.parametrize("family", UNETS)
 def test_floor_of_a_unet_is_what_a_guided_step_computes(family: str) -> None:
     """Counted on the meta device, pass by pass; here in a real step, as guide() runs it."""
-    step = step_cost.BenchmarkStep(family, shallow(WORKLOADS[family]), 1, CPU, torch.float32)
+    work = example_of(family).workload("small")
+    step = step_cost.BenchmarkStep(family, work, 1, CPU, torch.float32)
     with torch.no_grad():
         guided, plain = operations(step.run_guided), operations(step.run_cfg)
     assert step.floor_ratio([]) == pytest.approx(guided / plain, rel=1e-9)
@@ -185,22 +186,22 @@ def operations(way: Any) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.usefixtures("small")
 def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two terms: two weak passes, both compared; one of them off by a bit is noticed."""
-    monkeypatch.setitem(WORKLOADS, "svd", shallow(WORKLOADS["svd"]))
     result = run(family="svd", prompts=1, width=None, memory=False)
-    assert (result["blocks"], result["layer"], result["floor_by"]) == (10, "up:0", "FLOPs")
+    assert (result["blocks"], result["layer"], result["floor_by"]) == (7, "up:0", "FLOPs")
     assert [(term["axis"], term["scale"], term["skip"]) for term in result["terms"]] == [
         ("spatial", 2.0, "attention"), ("temporal", 0.5, "attention"),
     ]  # fmt: skip
     assert result["passes"] == pytest.approx(2 * result["floor_ratio"])
     assert 3.9 < result["passes_full"] < 4
     assert result["bit_equal"]
-    assert result["hidden_bytes"] > 4 * 8 * 64 * 8 * 8  # more than one state of the outermost block
+    assert result["hidden_bytes"] > 4 * 3 * 32 * 8 * 8  # more than one state of the outermost block
     weak_in_full = step_cost.BenchmarkStep.run_full_weak_passes
     monkeypatch.setattr(
         step_cost.BenchmarkStep,
-        "weak_in_full",
+        "run_full_weak_passes",
         lambda step: [a + n * 1e-3 for n, a in enumerate(weak_in_full(step))],
     )
     result = run(family="svd", prompts=1, width=None, memory=False)
@@ -211,7 +212,7 @@ def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cost_in_half_precision_is_that_in_float32() -> None:
-    work = shallow(WORKLOADS["svd"])
+    work = example_of("svd").workload("small")
     costs = [
         step_cost.BenchmarkStep("svd", work, 1, CPU, dtype).weak_passes[0].cost(shared=True)
         for dtype in (torch.float32, torch.bfloat16)
@@ -219,7 +220,7 @@ def test_cost_in_half_precision_is_that_in_float32() -> None:
     assert costs[0] == costs[1]
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("six_blocks")
 def test_command_line() -> None:
     arguments = ["bench", "--family", "mochi", "--repeats", "1", "--width", "64"]
     printed = CliRunner().invoke(app, [*arguments, "--json"])
@@ -229,27 +230,28 @@ def test_command_line() -> None:
     assert "| CFG + STG, skipguide" in table.stdout
 
 
+@pytest.mark.usefixtures("small")
 def test_every_family_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    some = {name: shallow(WORKLOADS[name]) for name in ("mochi", "wan", "latte", "svd")}
-    monkeypatch.setattr(step_cost, "WORKLOADS", some)
+    some = ["mochi", "wan", "latte", "svd"]
+    monkeypatch.setattr(rows, "FAMILIES", [row for row in FAMILIES if row.name in some])
     printed = CliRunner().invoke(app, ["bench", "--all", "--repeats", "1", "--prompts", "1"])
     assert printed.exit_code == 0
     assert [
         line.split("|")[1].strip() for line in printed.stdout.splitlines() if line.startswith("| ")
-    ][1:] == list(some)
+    ][1:] == some
     assert "| up:0, attention, spatial 2 + temporal 0.5 |" in printed.stdout
-    assert "| spatial:2 |" in printed.stdout
+    assert "| spatial:1 |" in printed.stdout
     assert printed.stdout.endswith("The floor of a UNet is counted in FLOPs.\n")
 
 
-def test_table_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WORKLOADS, "svd", shallow(WORKLOADS["svd"]))
+@pytest.mark.usefixtures("small")
+def test_table_of_a_unet() -> None:
     said = (
         CliRunner()
         .invoke(app, ["bench", "--family", "svd", "--repeats", "1", "--prompts", "1"])
         .stdout
     )
-    assert "svd, 10 layers, layer up:0, attention, spatial 2 + temporal 0.5; " in said
+    assert "svd, 7 layers, layer up:0, attention, spatial 2 + temporal 0.5; " in said
     assert "| CFG + STG, 2 more full passes        |" in said
     assert "| floor, by FLOPs                      |" in said
     assert "what it keeps of the cond pass: " in said
@@ -264,11 +266,11 @@ def test_table_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--dtype", "int8"], "--dtype must be float32, bfloat16 or float16, but got 'int8'"),
         (
             ["--family", "wan", "--full-size"],
-            "--full-size is there for mochi, svd, animatediff, modelscope, i2vgen-xl",
+            "--full-size is offered for mochi, svd, animatediff, modelscope, i2vgen-xl",
         ),
         (
             ["--family", "svd", "--width", "256"],
-            "--width is for denoisers of one width that is a number of heads, not for",
+            "--width is for denoisers whose width is a number of heads of 64 channels",
         ),
     ],
 )

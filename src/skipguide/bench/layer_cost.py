@@ -1,9 +1,9 @@
-"""The layers of a denoiser: their addresses, their shares of a forward pass, and what a weak pass
-costs that skips one.
+"""List the layers of a denoiser: their addresses, their shares of a forward pass, and the cost of a
+weak pass that skips one.
 
-All in floating point operations of two passes: the model as it is, and with the identity map in
-every self-attention. What a weak pass leaves out is what the modules take whose place stand-ins
-have in it, so it need not be run."""
+Costs are floating point operations, counted in two passes: of the model as it is, and with the
+identity map in every self-attention. A weak pass need not be run: what it leaves out is what the
+modules take that proxies replace in it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide.bench.workloads import WORKLOADS, model_class
 from skipguide.families import blocks, lookup
 from skipguide.families import rows as family_rows
-from skipguide.families.schema import PAPER_SKIPS, Family
+from skipguide.families.examples import denoiser_class, example_of
+from skipguide.families.schema import Family
 from skipguide.files import packaged
 from skipguide.generate import run
 from skipguide.generate.resolve import call_parameters, requires_image, resolve_settings
@@ -30,16 +30,17 @@ from skipguide.weak import prefix_cache as prefix_cache_module
 
 Inputs = Mapping[str, Any]
 Candidate = Callable[[], tuple[nn.Module, Inputs]]  # a model and its inputs, to count a pass of
+COUNTED_SKIPS = ("residual", "attention")  # the paper's own; others cost as much as one of them
 SIZE_SETTINGS = ("height", "width", "num_frames")
 
 
 def measure_layers(model: str, **sizes: int | None) -> dict[str, Any]:
-    """The layers of a model.
+    """List the layers of a model, and count what they take.
 
     Args:
         model: the name of a family or a lab model, a folder in diffusers layout, or a hub id. A
-            family stands for its public checkpoint if it is a UNet, and for the workload of the
-            bench if not.
+            family stands for its public checkpoint if it is a UNet, and for the narrow denoiser of
+            its example if not.
         sizes: height, width, num_frames, where they are not the model's defaults; not for a family.
 
     Returns:
@@ -53,8 +54,8 @@ def measure_layers(model: str, **sizes: int | None) -> dict[str, Any]:
         if given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ValueError(
-                f"{flags} must be left out for a family, whose size is fixed, but got {model!r}."
-                " Name a model."
+                f"{flags} cannot be set for a family, whose size is fixed, but the model is"
+                f" {model!r}. Name a checkpoint instead."
             )
         return measure_family(model)
     _check_name(model)
@@ -63,7 +64,7 @@ def measure_layers(model: str, **sizes: int | None) -> dict[str, Any]:
 
 def _check_name(model: str) -> None:
     if "/" in model or model in packaged.NAMES or Path(model).exists():
-        return  # anything else that is wrong with it is for load_pipeline to say
+        return  # load_pipeline() reports anything else that is wrong with it
     known = [*packaged.NAMES, *(family.name for family in family_rows.FAMILIES)]
     nearest = ", ".join(difflib.get_close_matches(model, known, n=3, cutoff=0.0))
     raise ValueError(
@@ -76,47 +77,37 @@ def _check_name(model: str) -> None:
 
 
 def measure_family(name: str) -> dict[str, Any]:
-    """The layers of a family's class, at the public checkpoint's size (UNets) or as the bench has
-    it.
+    """List the layers of a family's class: of the public checkpoint where the example offers its
+    size and the family has a UNet, of the example's narrow denoiser otherwise.
 
     Raises:
-        ValueError: for a family without a workload.
+        ValueError: for an unknown family.
     """
+    example = example_of(name)
     family = next(family for family in family_rows.FAMILIES if family.name == name)
-    if name not in WORKLOADS:
-        raise ValueError(
-            f"a family must have a workload in the bench, but {name} has none. Name a model:"
-            f" {family.checkpoint}."
-        )
-    work, size = (
-        WORKLOADS[name],
-        "as narrow as in the bench, so that shares are not those of a checkpoint",
+    full = family.unet is not None and example.full is not None
+    size = (
+        f"the size of {family.checkpoint}"
+        if full
+        else "as narrow as in the bench, so that shares are not those of a checkpoint"
     )
-    config, inputs = work.config, work.inputs
-    if family.unet and work.full_size:
-        (config, inputs), size = work.full_size, f"the size of {family.checkpoint}"
+    work = example.workload("full" if full else "narrow")
 
     def built(device: str) -> tuple[nn.Module, Inputs]:
         with torch.device(device):
-            model = model_class(family)(**config).eval()
-            return nn.Module.to(model, device), inputs(1)
+            model = denoiser_class(family)(**work.config).eval()
+            return nn.Module.to(model, device), work.inputs(1)
 
     found = _count_layers(family, [lambda: built("meta"), lambda: built("cpu")])
-    return {
-        "model": name,
-        "family": name,
-        "denoiser": family.model,
-        "size": size,
-        "same": [],
-        **found,
-    }
+    title = {"model": name, "family": name, "denoiser": family.model, "size": size, "same": []}
+    return {**title, **found}
 
 
 # --- a pipeline -----------------------------------------------------------------------------------
 
 
 def measure_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """The layers of the denoiser of a pipeline, as a call with the model's defaults runs it.
+    """List the layers of a pipeline's denoiser, as a call with the model's defaults runs it.
 
     Raises:
         ValueError: for a pipeline that guide() refuses, or sizes that it refuses.
@@ -125,16 +116,19 @@ def measure_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[st
     settings = _default_settings(pipe, model, sizes)
     try:
         called, inputs = _capture_denoiser_call(pipe, settings, lookup.denoisers_of(pipe, family))
-        without = (flops.build_meta_model, flops.to_meta_tensors)
         found = _count_layers(
-            family, [lambda: (without[0](called), without[1](inputs)), lambda: (called, inputs)]
+            family,
+            [
+                lambda: (flops.build_meta_model(called), flops.to_meta_tensors(inputs)),
+                lambda: (called, inputs),
+            ],
         )
     except RuntimeError as error:
         asked = " x ".join(str(getattr(settings, name)) for name in SIZE_SETTINGS)
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"height x width x frames must be a size that {model} takes, but {asked} ended in an"
-            f" error ({reason}). Choose another with --height, --width or --num-frames."
+            f"height x width x frames must be a size that {model} can run, but {asked} failed"
+            f" ({reason}). Choose another size with --height, --width or --num-frames."
         ) from error
     size = (
         f"{settings.width or 'its own'} x {settings.height or 'its own'},"
@@ -145,7 +139,7 @@ def measure_pipeline(pipe: Any, model: str, sizes: Mapping[str, int]) -> dict[st
 
 
 def _default_settings(pipe: Any, model: str, sizes: Mapping[str, int]) -> GenerationSettings:
-    """The model's own settings, without guidance. From an image if it cannot do without one."""
+    """Return the model's own settings without guidance, with an image if it needs one."""
     given = {"prompt": "a video"} if "prompt" in call_parameters(pipe) else {}
     given |= {"image": "grey.png"} if requires_image(pipe) else {}
     return resolve_settings(
@@ -160,7 +154,7 @@ class _DenoiserCalled(Exception):
 def _capture_denoiser_call(
     pipe: Any, settings: GenerationSettings, denoisers: Sequence[nn.Module]
 ) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
-    """The denoiser that a run calls first, and with what; it does not come to compute anything."""
+    """Return the denoiser that a run calls first, and its inputs. The run ends there."""
     from PIL import Image
 
     caught: list[tuple[nn.Module, dict[str, Any]]] = []
@@ -185,12 +179,13 @@ def _capture_denoiser_call(
         for hook in hooks:
             hook.remove()
     raise ValueError(
-        f"a run of {type(pipe).__name__} must call its denoiser, but did not. Report this."
+        f"a run of {type(pipe).__name__} was expected to call its denoiser, but did not. Please"
+        " report this as a bug."
     )
 
 
 def _denoisers_with_same_layers(pipe: Any, family: Family) -> list[str]:
-    """The denoisers of a pipeline that has two, if their layers have the same addresses."""
+    """Return the names of a pipeline's two denoisers if their layers have the same addresses."""
     held = {
         name: denoiser
         for name in family.denoisers
@@ -207,21 +202,21 @@ def _denoisers_with_same_layers(pipe: Any, family: Family) -> list[str]:
 
 
 def _count_layers(family: Family, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """The rows, counted with the first candidate that runs: without weights, or in a real pass.
+    """Count with the first candidate that runs: on the meta device, or else in a real pass.
 
-    A model may look at its numbers (Mochi at its mask), and there are none on the meta device.
+    A model that looks at numbers (Mochi at its mask) fails on the meta device, which has none.
     """
     *trials, last = candidates
     for build in trials:
         try:
             return {**_build_rows(family, *build()), "counted": "without weights"}
-        except Exception:  # whatever comes of it that there are no numbers
+        except Exception:  # the lack of numbers can surface as any error
             continue
     return {**_build_rows(family, *last()), "counted": "in a real pass"}
 
 
 def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str, Any]:
-    """The layers in the order in which they run, and the share of all else."""
+    """Count the layers in the order in which they run, and the share of everything else."""
     sites = blocks.layer_sites(family, denoiser)
     with ignore_cpu_autocast_warning(), torch.no_grad():
         plain = flops.count_flops_by_module(denoiser, inputs)
@@ -230,7 +225,7 @@ def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str
     total, paths = plain[""], {id(module): path for path, module in denoiser.named_modules()}
 
     def ops(counted: Mapping[str, int], module: nn.Module) -> int:
-        return counted.get(paths[id(module)], 0)  # a module that takes none is not counted
+        return counted.get(paths[id(module)], 0)  # a module without operations is not in it
 
     def share(where: Sequence[int]) -> float:
         taken = {
@@ -256,7 +251,7 @@ def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str
         return 1 - sum(left_out(proxy) for _, _, proxy in weak.shared_patches) / total
 
     def row(where: Sequence[int]) -> dict[str, Any]:
-        return {"share": share(where), **{skip: cost(where, skip) for skip in PAPER_SKIPS}}
+        return {"share": share(where), **{skip: cost(where, skip) for skip in COUNTED_SKIPS}}
 
     rows = []
     for address in dict.fromkeys(site.address for site in sites):
@@ -270,7 +265,7 @@ def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str
 
 
 def _identity_patches(sites: Sequence[blocks.LayerSite]) -> list[patching.Patch]:
-    """The identity map in every self-attention of every layer."""
+    """Return the patches that put the identity map into every self-attention."""
     return [
         (*entry, patching.IdentityAttention(patching.get_child(*entry), values))
         for site in sites

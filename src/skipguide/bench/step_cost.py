@@ -1,5 +1,8 @@
-"""What a guided step costs beside plain CFG, measured in one run: everyone's way, and with the
-shared prefix."""
+"""Measure what a guided step costs beside plain CFG: with full weak passes, and with the shared
+prefix.
+
+The denoiser is a family's example (`families/examples`): its real class at its real depth, narrow,
+with random weights. All ways of making the step alternate within one run."""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide.bench.workloads import WORKLOADS, Workload, model_class
 from skipguide.families import blocks as family_blocks
 from skipguide.families import rows
+from skipguide.families.examples import Workload, denoiser_class, example_of
 from skipguide.families.schema import Family
 from skipguide.method.terms import STG
 from skipguide.pipeline import guide
@@ -27,10 +30,14 @@ GUIDANCE_SCALE = 4.5
 
 
 class BenchmarkStep:
-    """One step of a family's first pipeline: enough of a pipeline for guide(), and nothing else.
+    """One denoising step of a family's first pipeline: as much of a pipeline as guide() needs.
 
     Args:
-        prompts: how many; a pipeline that batches CFG runs twice as many rows.
+        family: the name of its row.
+        work: the denoiser, its inputs, and the layer to skip.
+        prompts: how many; a pipeline with batched CFG runs twice as many rows.
+        device: where the step runs.
+        dtype: of the weights and of the inputs.
     """
 
     def __init__(
@@ -42,11 +49,10 @@ class BenchmarkStep:
         self.terms = [STG([work.layer], **more) for more in work.terms]
         torch.manual_seed(0)
         with torch.device(device):
-            model = model_class(self.family)(**work.config).eval()
+            model = denoiser_class(self.family)(**work.config).eval()
             self.cond, self.uncond = (_cast_floats(work.inputs(prompts), dtype) for _ in range(2))
-        nn.Module.to(
-            model, dtype
-        )  # past diffusers' own, which warns of what is lost in a lower precision
+        # nn.Module's own to(): that of diffusers warns of modules meant to stay in float32.
+        nn.Module.to(model, dtype)
         _perturb_zero_parameters(model)
         self.model = model
         self.uncond = {**self.cond, "encoder_hidden_states": self.uncond["encoder_hidden_states"]}
@@ -67,48 +73,49 @@ class BenchmarkStep:
         return weak
 
     def predict(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
-        """The outputs of the denoiser in float32, video first."""
+        """Return the outputs of the denoiser in float32, the video first."""
         return tuple(
             sample.float()
             for sample in guide.output_samples(self.model(**inputs))[: len(self.family.outputs)]
         )
 
-    # The ways to make the step. Each returns the guided prediction of the video, with g = 4.5 and s
-    # of the workload.
+    # The ways of making the step. Each returns the guided prediction of the video, with g = 4.5 and
+    # the scales of the workload.
 
     def run_cfg(self) -> Tensor:
-        """As the pipeline does it: called through it, so that guide() sees it run."""
+        """Make the step without STG. It runs through the pipeline, so guide() applies when it is on."""
         return self.pipe()
 
     def predict_cond_and_uncond(self) -> tuple[Tensor, Tensor]:
-        """(c, u) of the video."""
+        """Return (c, u) of the video."""
         if self.calls.cfg_mode == "batched":
             u, c = self.predict(self.batched_inputs)[0].chunk(2)
             return c, u
         return self.predict(self.cond)[0], self.predict(self.uncond)[0]
 
     def predict_cfg(self) -> Tensor:
+        """Return u + g (c - u)."""
         c, u = self.predict_cond_and_uncond()
         return u + GUIDANCE_SCALE * (c - u)
 
     def run_full(self) -> Tensor:
-        """One more forward pass for each term, with the layer skipped: what everybody else does."""
+        """Make the step with a full extra forward pass for each term, as other implementations do."""
         c, u = self.predict_cond_and_uncond()
         weak = zip(self.terms, self.run_full_weak_passes(), strict=True)
         return u + GUIDANCE_SCALE * (c - u) + sum(term.scales(1)[0] * (c - p) for term, p in weak)
 
     def run_guided(self) -> Tensor:
-        """guide() as users run it, attaching and removing included."""
+        """Make the step with guide() as users call it; attaching and removing it is included."""
         with guide.guide(self.pipe, self.terms):
             return self.run_cfg()
 
     def run_attached(self) -> Tensor:
-        """guide() with nothing to do."""
+        """Make the step with guide() attached and every scale 0."""
         with guide.guide(self.pipe, [dataclasses.replace(term, scale=0.0) for term in self.terms]):
             return self.run_cfg()
 
     def run_full_weak_passes(self) -> list[Tensor]:
-        """The prediction of each weak pass, run from the first layer to the last."""
+        """Return the prediction of each weak pass, run from the first layer to the last."""
         found = []
         for weak in self.weak_passes:
             with patching.patched(weak.full_patches):
@@ -116,17 +123,21 @@ class BenchmarkStep:
         return found
 
     def time_blocks(self, device: torch.device) -> tuple[float, dict[int, float]]:
-        """Seconds of a cond pass, and of each block in it."""
-        with _time_blocks([target_device.block for target_device in self.sites], device) as seconds:
+        """Measure the seconds of a conditional pass, and of each block in it by its position."""
+        with _time_blocks([site.block for site in self.sites], device) as seconds:
             whole = _measure_time(lambda: self.predict(self.cond), device)
         return whole, seconds
 
     def floor_ratio(self, times: list[tuple[float, dict[int, float]]]) -> float:
-        """1 + the share of the shared weak passes in a step of CFG: by the time of their blocks in
-        the cond pass.
+        """Return the lowest time that a step with shared weak passes can take, over a step of CFG.
 
-        Counting blocks would do where all are alike; those of HunyuanVideo's two stacks are not. A
-        UNet is no stack of blocks, and there floating point operations are counted."""
+        It is 1 + the share of the blocks that the weak passes run, by the time that these blocks
+        take in the conditional pass. Counting them would do where all are alike, but those of
+        HunyuanVideo's two stacks are not. The layers of a UNet are no stack of blocks; there
+        floating point operations are counted.
+
+        Args:
+            times: the results of time_blocks(), one for each round; the best ones count."""
         if self.family.unet:
             return 1 + sum(weak.cost(shared=True) for weak in self.weak_passes) / 2
         skipped = [weak.skipped if weak.skip == "residual" else () for weak in self.weak_passes]
@@ -140,7 +151,7 @@ class BenchmarkStep:
 
 
 def _join_batches(row: Family, uncond: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
-    """The inputs of one call on [uncond, cond]."""
+    """Return the inputs of one call on [uncond, cond]."""
     joined = {
         name: torch.cat([uncond[name], cond[name]])
         for name in row.batched_inputs
@@ -157,11 +168,12 @@ def _cast_floats(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _build_bare_pipeline(step: BenchmarkStep) -> Any:
-    """Looks like the family's pipeline to guide(): its class name, its denoiser, a call that is one
-    step."""
+    """Build an object that guide() takes for the family's pipeline, whose call is one step.
+
+    It has the name of the pipeline's class, its denoiser, and what the row says guide() reads."""
 
     def __call__(self: Any) -> Tensor:
-        self.scheduler.timesteps = torch.zeros(1)  # a new run
+        self.scheduler.timesteps = torch.zeros(1)  # a new tensor tells guide() that a run begins
         return step.predict_cfg()
 
     calls, model = step.calls, step.model
@@ -192,7 +204,7 @@ def _build_bare_pipeline(step: BenchmarkStep) -> Any:
 
 @contextlib.contextmanager
 def _time_blocks(blocks: list[nn.Module], device: torch.device) -> Iterator[dict[int, float]]:
-    """Seconds that each block takes."""
+    """Measure the seconds that each block takes in the passes run inside this context."""
     seconds: dict[int, float] = {}
 
     def now() -> float:
@@ -220,8 +232,8 @@ def _time_blocks(blocks: list[nn.Module], device: torch.device) -> Iterator[dict
 
 @torch.no_grad()
 def _perturb_zero_parameters(model: nn.Module) -> None:
-    """Move parameters that start at zero (gates, rotary frequencies), so that every block
-    counts."""
+    """Move parameters away from zero where they start there, as gates do, so that every block
+    changes the output."""
     for parameter in model.parameters():
         if parameter.ndim > 2 or parameter.count_nonzero() == 0:
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -231,11 +243,21 @@ def run(
     family: str, *, prompts: int, width: int | None, repeats: int, full_size: bool, device: str,
     dtype: str, memory: bool = True,
 ) -> Iterator[tuple[str, Any]]:  # fmt: skip
-    """Measure; yields ("progress", text) and at the end ("result", dictionary).
+    """Measure a family's step; yield ("progress", text) on the way and ("result", dict) at the end.
+
+    Args:
+        family: the name of its row.
+        prompts: how many prompts are in the batch.
+        width: channels of the denoiser, a positive multiple of 64; None leaves the example's 256.
+        repeats: rounds, each of which runs every way once.
+        full_size: take the public checkpoint's size instead of the narrow one.
+        device: "cpu", "cuda", or another that torch knows.
+        dtype: the name of torch's, as "bfloat16".
+        memory: measure the peak memory too, which takes longer on a CPU than all the rounds.
 
     Raises:
-        ValueError: for a family without a workload, or a width that is not a positive multiple of
-            64.
+        ValueError: for an unknown family, a size that it does not have, or a width that is not a
+            positive multiple of 64.
     """
     work = _select_workload(family, width, full_size)
     target_device, precision = torch.device(device), getattr(torch, dtype)
@@ -252,14 +274,11 @@ def run(
         for way in ways.values():
             way()
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        times = (
-            [] if step.family.unet else [step.time_blocks(target_device)]
-        )  # the first one warms up
+        # The first one warms up.
+        times = [] if step.family.unet else [step.time_blocks(target_device)]
         for repeat in range(repeats):
-            for (
-                name,
-                way,
-            ) in ways.items():  # alternating, so that a slow moment of the machine hits all of them
+            # The ways alternate, so that a slow moment of the machine hits all of them.
+            for name, way in ways.items():
                 seconds[name].append(_measure_time(way, target_device))
             if not step.family.unet:
                 times.append(step.time_blocks(target_device))
@@ -274,31 +293,35 @@ def run(
 
 
 def _select_workload(family: str, width: int | None, full_size: bool) -> Workload:
-    if family not in WORKLOADS:
+    names = [row.name for row in rows.FAMILIES]
+    if family not in names:
         raise ValueError(
-            f"--family must be one of {', '.join(WORKLOADS)}, but got {family!r}. Choose one of"
-            " them."
+            f"--family must be one of {', '.join(names)}, but got {family!r}. Choose one of them."
         )
-    work = WORKLOADS[family]
     if full_size:
-        if work.full_size is None:
-            known = ", ".join(name for name, other in WORKLOADS.items() if other.full_size)
-            raise ValueError(
-                f"--full-size is there for {known}, but not for {family}. Leave it out."
-            )
-        return dataclasses.replace(work, config=work.full_size[0], inputs=work.full_size[1])
+        return _full_workload(family)
+    work = example_of(family).workload()
     if width is None:
         return work
     if not isinstance(work.config.get("num_attention_heads"), int):
         raise ValueError(
-            f"--width is for denoisers of one width that is a number of heads, not for {family}."
-            " Leave it out."
+            "--width is for denoisers whose width is a number of heads of 64 channels, and that of"
+            f" {family} is not. Leave it out."
         )
     if width < 64 or width % 64:
         raise ValueError(
             f"--width must be a positive multiple of 64, but got {width}. Pass 256, for example."
         )
     return dataclasses.replace(work, config={**work.config, "num_attention_heads": width // 64})
+
+
+def _full_workload(family: str) -> Workload:
+    if example_of(family).full is None:
+        names = [row.name for row in rows.FAMILIES if example_of(row.name).full is not None]
+        raise ValueError(
+            f"--full-size is offered for {', '.join(names)}, but not for {family}. Leave it out."
+        )
+    return example_of(family).workload("full")
 
 
 def _measure_time(way: Callable[[], object], device: torch.device) -> float:
@@ -317,9 +340,8 @@ def _measure_time(way: Callable[[], object], device: torch.device) -> float:
 def _build_result(
     step: BenchmarkStep, seconds: dict[str, list[float]], floor: float, device: torch.device
 ) -> dict[str, Any]:
-    best = {
-        name: min(times) for name, times in seconds.items()
-    }  # what disturbs a round only ever makes it slower
+    # Whatever disturbs a round makes it slower, so the best one is nearest to the truth.
+    best = {name: min(times) for name, times in seconds.items()}
     ratio = {name: time / best["cfg"] for name, time in best.items()}
     pairs = list(zip(_capture_weak_outputs(step), step.run_full_weak_passes(), strict=True))
     return {
@@ -327,7 +349,7 @@ def _build_result(
         "pipeline": step.name,
         "cfg": step.calls.cfg_mode,
         "prompts": step.prompts,
-        "blocks": len({target_device.address for target_device in step.sites}),
+        "blocks": len({site.address for site in step.sites}),
         "layer": step.sites[step.weak_passes[0].first_skipped].address,
         "terms": [
             {"skip": term.skip, "axis": term.axis, "scale": term.scale} for term in step.terms
@@ -352,8 +374,9 @@ def _build_result(
 
 
 def _capture_weak_outputs(step: BenchmarkStep) -> list[Tensor]:
-    """What the denoiser returned in the weak passes that guide() made: its calls right after cond,
-    the first one."""
+    """Return the outputs of the weak passes that guide() makes in a step.
+
+    It makes them right after the conditional pass, which is the first call of the denoiser."""
     outputs: list[Tensor] = []
     hook = step.model.register_forward_hook(
         lambda *args: outputs.append(guide.output_samples(args[-1])[0].float())
@@ -364,10 +387,10 @@ def _capture_weak_outputs(step: BenchmarkStep) -> list[Tensor]:
 
 
 def _count_cached_bytes(step: BenchmarkStep) -> int:
-    """Size of what the cond pass leaves for the weak ones: the streams between two blocks; of a
-    UNet, all outputs.
+    """Count the bytes that the conditional pass keeps for the weak ones.
 
-    What is replayed instead of run beside the blocks of a stack (VACE's hints) is not in it.
+    These are the streams between two blocks, and in a UNet the outputs of all modules before the
+    skipped layer. Outputs replayed beside the blocks of a stack (VACE's hints) are not counted.
     """
     firsts = {weak.first_skipped for weak in step.weak_passes}
     prefix_cache = prefix_cache_module.PrefixCache(step.family, step.model, step.sites, firsts)
@@ -383,7 +406,7 @@ def _count_cached_bytes(step: BenchmarkStep) -> int:
 
 
 def _iter_tensors(value: Any) -> Iterator[Tensor]:
-    """Those in nested lists and tuples."""
+    """Yield the tensors in nested lists and tuples."""
     if torch.is_tensor(value):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -392,7 +415,7 @@ def _iter_tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _measure_peak_memory(way: Callable[[], Tensor], device: torch.device) -> int:
-    """Most bytes of tensors alive at once during the step, over what was alive before it."""
+    """Measure the most bytes that the tensors of a step take at once, over those taken before it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

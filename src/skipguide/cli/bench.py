@@ -37,7 +37,8 @@ def bench(
         raise ValueError(
             f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them."
         )
-    from skipguide.bench import step_cost, workloads
+    from skipguide.bench import step_cost
+    from skipguide.families import rows
     from skipguide.generate.run import check_device
     from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
@@ -46,7 +47,7 @@ def bench(
         prompts=prompts, width=width, repeats=repeats, full_size=full_size, device=device,
         dtype=dtype, memory=not every,
     )  # fmt: skip
-    names = list(workloads.WORKLOADS) if every else [family]
+    names = [row.name for row in rows.FAMILIES] if every else [family]
     results = []
     with ignore_cpu_autocast_warning():
         for name in names:

@@ -7,19 +7,15 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_allegro import AutoencoderKLAllegro
-from diffusers.models.transformers.transformer_allegro import AllegroTransformer3DModel
 from diffusers.pipelines.allegro.pipeline_allegro import AllegroPipeline
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 
 def allegro(dtype: torch.dtype = torch.float32) -> Tiny:
     torch.manual_seed(0)
-    transformer = AllegroTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, num_layers=4, cross_attention_dim=24,
-        caption_channels=32, sample_height=4, sample_width=4, sample_frames=2,
-    )  # fmt: skip
+    transformer = denoiser("allegro")
     vae = AutoencoderKLAllegro(
         block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
     )

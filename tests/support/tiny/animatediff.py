@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.controlnet_sparsectrl import SparseControlNetModel
-from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
+from diffusers.models.unets.unet_motion_model import MotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import (
     AnimateDiffControlNetPipeline,
@@ -28,18 +28,16 @@ from diffusers.pipelines.deprecated.pia.pipeline_pia import PIAPipeline
 from diffusers.pipelines.pag.pipeline_pag_sd_animatediff import AnimateDiffPAGPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-from support.tiny.base import Tiny, quiet
+from support.tiny.base import Tiny, config, denoiser, quiet
 from support.tiny.svd import level, pictures
 from support.tiny.unet3d import autoencoder
 
-BLOCKS: Any = dict(
-    down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-    up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
-)
-SIZES: Any = dict(
-    block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16
-)
-HEADS: Any = dict(num_attention_heads=2, motion_num_attention_heads=2)
+UNET: Any = config("animatediff")
+# What a ControlNet has in common with the UNet.
+SIZES: Any = {
+    name: UNET[name]
+    for name in ("block_out_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim")
+}
 XL: Any = dict(
     down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion"),
     up_block_types=("CrossAttnUpBlockMotion", "UpBlockMotion"), transformer_layers_per_block=(1, 2),
@@ -68,8 +66,9 @@ def sparse() -> SparseControlNetModel:
     the generator."""
     return level(
         SparseControlNetModel(
-            down_block_types=BLOCKS["down_block_types"], use_simplified_condition_embedding=False,
-            conditioning_channels=3, conditioning_embedding_out_channels=(4, 8), **SIZES, **HEADS,
+            down_block_types=UNET["down_block_types"], use_simplified_condition_embedding=False,
+            conditioning_channels=3, conditioning_embedding_out_channels=(4, 8), **SIZES,
+            num_attention_heads=2, motion_num_attention_heads=2,
         )
     )  # fmt: skip
 
@@ -78,12 +77,12 @@ def animatediff(
     pipeline: Any,
     inputs: dict[str, Any],
     dtype: torch.dtype = torch.float32,
-    config: dict[str, Any] | None = None,
+    changes: dict[str, Any] | None = None,
     control: Any = None,
     xl: bool = False,
 ) -> Tiny:
     torch.manual_seed(0)
-    unet = UNetMotionModel(**{**BLOCKS, **SIZES, **HEADS, **(config or {})})
+    unet = denoiser("animatediff", **(changes or {}))
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False,
         steps_offset=1, timestep_spacing="linspace",
@@ -128,7 +127,7 @@ PIPELINES = {
     "AnimateDiffControlNetPipeline": row(
         AnimateDiffControlNetPipeline, dict(num_frames=2, conditioning_frames=videos(2)), control=controlnet
     ),
-    "AnimateDiffSDXLPipeline": row(AnimateDiffSDXLPipeline, dict(num_frames=3), config=XL, xl=True),
+    "AnimateDiffSDXLPipeline": row(AnimateDiffSDXLPipeline, dict(num_frames=3), changes=XL, xl=True),
     "AnimateDiffSparseControlNetPipeline": row(
         AnimateDiffSparseControlNetPipeline,
         dict(num_frames=3, conditioning_frames=pictures(16), controlnet_frame_indices=[0, 2]), control=sparse,
@@ -144,5 +143,5 @@ PIPELINES = {
     # without its own guidance
     "AnimateDiffPAGPipeline": row(AnimateDiffPAGPipeline, dict(num_frames=3, pag_scale=0.0)),
     # latents, a mask and the image's latents
-    "PIAPipeline": row(PIAPipeline, dict(image=pictures(16), num_frames=3), config=dict(in_channels=9)),
+    "PIAPipeline": row(PIAPipeline, dict(image=pictures(16), num_frames=3), changes=dict(in_channels=9)),
 }  # fmt: skip

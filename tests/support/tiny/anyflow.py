@@ -10,19 +10,15 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.pipelines.anyflow.pipeline_anyflow import AnyFlowPipeline
 from diffusers.schedulers.scheduling_flow_map_euler_discrete import FlowMapEulerDiscreteScheduler
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 
 def anyflow(dtype: torch.dtype = torch.float32) -> Tiny:
     torch.manual_seed(0)
-    transformer = AnyFlowTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, num_layers=4, in_channels=4, out_channels=4,
-        text_dim=32, freq_dim=16, ffn_dim=32, rope_max_seq_len=8,
-    )  # fmt: skip
+    transformer = denoiser("anyflow")
     vae = AutoencoderKLWan(
         base_dim=4,
         z_dim=4,

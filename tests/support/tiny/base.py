@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from skipguide.families import rows
+from skipguide.families.examples import denoiser_class, example_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Tiny:
@@ -35,6 +38,17 @@ class Tiny:
 
 
 Builder = Callable[[torch.dtype], Tiny]
+
+
+def config(family: str, **changes: Any) -> dict[str, Any]:
+    """The arguments of a family's small denoiser: those of its example, with changes."""
+    return {**example_of(family).config("small"), **changes}
+
+
+def denoiser(family: str, **changes: Any) -> Any:
+    """A family's small denoiser, with the random weights that its class starts with."""
+    row = next(row for row in rows.FAMILIES if row.name == family)
+    return denoiser_class(row)(**config(family, **changes))
 
 
 def matter(module: Any) -> Any:

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
-from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
-from diffusers.models.transformers.consisid_transformer_3d import ConsisIDTransformer3DModel
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 from diffusers.pipelines.cogvideo.pipeline_cogvideox_fun_control import CogVideoXFunControlPipeline
 from diffusers.pipelines.cogvideo.pipeline_cogvideox_image2video import (
@@ -21,13 +19,8 @@ from diffusers.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
 from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
-SIZES: Any = dict(
-    num_attention_heads=2, attention_head_dim=16, num_layers=4, time_embed_dim=8, text_embed_dim=32,
-    max_text_seq_length=8, sample_width=4, sample_height=4, sample_frames=5, out_channels=4,
-    use_rotary_positional_embeddings=True,
-)  # fmt: skip
 FACE: Any = dict(
     is_train_face=True, cross_attn_interval=2, cross_attn_dim_head=8, cross_attn_num_heads=2,
     LFE_id_dim=8, LFE_vit_dim=16, LFE_depth=2, LFE_dim_head=8, LFE_num_heads=2, LFE_num_id_token=2,
@@ -54,11 +47,11 @@ def cogvideox(
     inputs: dict[str, Any],
     config: dict[str, Any],
     dtype: torch.dtype = torch.float32,
-    model: Any = CogVideoXTransformer3DModel,
+    family: str = "cogvideox",
     scheduler: Any = CogVideoXDDIMScheduler,
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = model(**{**SIZES, "in_channels": 4, **config})
+    transformer = denoiser(family, **config)
     pipe = pipeline(
         tokenizer=None, text_encoder=None, vae=autoencoder(), transformer=matter(transformer),
         scheduler=scheduler(
@@ -83,9 +76,7 @@ def consisid(dtype: torch.dtype = torch.float32) -> Tiny:
         id_vit_hidden=[torch.linspace(-1, 1, 48).reshape(1, 3, 16)] * 2,
     )
     inputs = dict(image=IMAGE, num_frames=5, **face)
-    return cogvideox(
-        ConsisIDPipeline, inputs, config, dtype, ConsisIDTransformer3DModel, CogVideoXDPMScheduler
-    )
+    return cogvideox(ConsisIDPipeline, inputs, config, dtype, "consisid", CogVideoXDPMScheduler)
 
 
 def row(pipeline: Any, inputs: dict[str, Any], **config: Any) -> Any:

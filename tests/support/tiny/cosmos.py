@@ -11,7 +11,6 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_cosmos import AutoencoderKLCosmos
 from diffusers.models.controlnets import controlnet_cosmos
 from diffusers.models.controlnets.controlnet_cosmos import CosmosControlNetModel
-from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import Cosmos2_5_PredictBasePipeline
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_transfer import Cosmos2_5_TransferPipeline
 from diffusers.pipelines.cosmos.pipeline_cosmos2_text2image import Cosmos2TextToImagePipeline
@@ -25,13 +24,8 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
 from support.tiny import wan
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, config, denoiser, matter, quiet
 
-SIZES: Any = dict(
-    out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=4, mlp_ratio=2.0, text_embed_dim=16,
-    adaln_lora_dim=4, max_size=(4, 8, 8), extra_pos_embed_type=None, rope_scale=(1.0, 3.0, 3.0),
-    concat_padding_mask=False,  # the checkpoints have a channel of zeros more, for which the class needs torchvision
-)  # fmt: skip
 FIRST = dict(extra_pos_embed_type="learnable", rope_scale=(2.0, 1.0, 1.0))  # as in Cosmos 1
 IMAGE = torch.linspace(0, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 
@@ -47,12 +41,12 @@ class Unchecked(torch.nn.Identity):
 def controlnet() -> CosmosControlNetModel:
     """Two blocks, for every other one of the transformer's; it is made of the same blocks as
     that."""
-    others = ("out_channels", "num_layers", "concat_padding_mask")
-    config: Any = {name: value for name, value in SIZES.items() if name not in others}
+    others = ("in_channels", "out_channels", "num_layers", "concat_padding_mask")
+    sizes: Any = {name: value for name, value in config("cosmos").items() if name not in others}
     net = CosmosControlNetModel(
         n_controlnet_blocks=2, in_channels=6, latent_channels=6, model_channels=24,
         use_crossattn_projection=True, crossattn_proj_in_channels=24,
-        encoder_hidden_states_channels=16, **config,
+        encoder_hidden_states_channels=16, **sizes,
     )  # fmt: skip
     # of torchvision, which is not here, it uses one function, to resize a mask of zeros
     nearest = SimpleNamespace(
@@ -94,7 +88,7 @@ def autoencoder() -> AutoencoderKLCosmos:
 def cosmos(
     pipeline: Any,
     inputs: dict[str, Any],
-    config: dict[str, Any],
+    changes: dict[str, Any],
     scheduler: Any,
     dtype: torch.dtype = torch.float32,
     vae: Any = wan.autoencoder,
@@ -103,7 +97,7 @@ def cosmos(
     **components: Any,
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = CosmosTransformer3DModel(**{**SIZES, "in_channels": 4, **config})
+    transformer = denoiser("cosmos", **changes)
     components = {name: build() for name, build in components.items()}
     pipe = pipeline(
         text_encoder=None, tokenizer=None, transformer=matter(transformer), vae=vae(),
@@ -125,9 +119,9 @@ def cosmos(
 
 
 def row(
-    pipeline: Any, inputs: dict[str, Any], config: dict[str, Any], scheduler: Any, **options: Any
+    pipeline: Any, inputs: dict[str, Any], changes: dict[str, Any], scheduler: Any, **options: Any
 ) -> Any:
-    return functools.partial(cosmos, pipeline, inputs, config, scheduler, **options)
+    return functools.partial(cosmos, pipeline, inputs, changes, scheduler, **options)
 
 
 PROJECTED = dict(

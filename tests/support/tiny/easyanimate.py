@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_magvit import AutoencoderKLMagvit
-from diffusers.models.transformers.transformer_easyanimate import EasyAnimateTransformer3DModel
 from diffusers.pipelines.easyanimate import pipeline_easyanimate_control
 from diffusers.pipelines.easyanimate.pipeline_easyanimate import EasyAnimatePipeline
 from diffusers.pipelines.easyanimate.pipeline_easyanimate_inpaint import EasyAnimateInpaintPipeline
@@ -16,7 +15,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 VIDEO = torch.linspace(0, 1, 2 * 3 * 3 * 16 * 16).reshape(2, 3, 3, 16, 16)
 
@@ -46,11 +45,7 @@ def easyanimate(
     pipeline: Any, channels: int, inputs: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = EasyAnimateTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, num_layers=4, mmdit_layers=2,
-        in_channels=channels, out_channels=4, patch_size=2, sample_width=4, sample_height=4,
-        time_embed_dim=8, text_embed_dim=32, add_norm_text_encoder=True,
-    )  # fmt: skip
+    transformer = denoiser("easyanimate", in_channels=channels)
     pipe = pipeline(
         vae=autoencoder(), text_encoder=None, tokenizer=None, transformer=matter(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),

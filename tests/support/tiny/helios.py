@@ -8,12 +8,11 @@ import warnings
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_helios import HeliosTransformer3DModel
 from diffusers.pipelines.helios.pipeline_helios import HeliosPipeline
 from diffusers.pipelines.helios.pipeline_helios_pyramid import HeliosPyramidPipeline
 from diffusers.schedulers.scheduling_helios import HeliosScheduler
 
-from support.tiny.base import Tiny, matter
+from support.tiny.base import Tiny, denoiser, matter
 from support.tiny.wan import autoencoder, load, prompts
 
 
@@ -33,10 +32,7 @@ def helios(
     **components: Any,
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = HeliosTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, num_layers=4, in_channels=4, out_channels=4,
-        text_dim=16, freq_dim=16, ffn_dim=32, rope_dim=(4, 4, 4),
-    )  # fmt: skip
+    transformer = denoiser("helios")
     pipe = pipeline(
         tokenizer=None, text_encoder=None, vae=autoencoder(), scheduler=scheduler(**stages),
         transformer=matter(transformer), **components,

@@ -8,10 +8,6 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
-from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoTransformer3DModel
-from diffusers.models.transformers.transformer_hunyuan_video_framepack import (
-    HunyuanVideoFramepackTransformer3DModel,
-)
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_skyreels_image2video import (
     HunyuanSkyreelsImageToVideoPipeline,
 )
@@ -30,12 +26,8 @@ from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
-SIZES: Any = dict(
-    out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=2, num_single_layers=3,
-    num_refiner_layers=1, text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(4, 4, 4),
-)  # fmt: skip
 IMAGES = [
     image.resize((16, 16)).convert("RGB")
     for image in (Image.linear_gradient("L"), Image.radial_gradient("L"))
@@ -73,16 +65,16 @@ def hunyuan(
     inputs: dict[str, Any],
     config: dict[str, Any],
     dtype: torch.dtype = torch.float32,
-    model: Any = HunyuanVideoTransformer3DModel,
+    family: str = "hunyuan",
     windows: bool = True,
     **components: Any,
 ) -> Tiny:
     torch.manual_seed(0)
-    if "has_image_proj" in config:
+    if family == "framepack":
         components.update(siglip())
     pipe = pipeline(
         text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, vae=autoencoder(),
-        transformer=matter(model(**{**SIZES, "in_channels": 4, **config})),
+        transformer=matter(denoiser(family, **config)),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0), **components,
     )  # fmt: skip
     mask = torch.ones(2, 8, dtype=torch.long)
@@ -122,7 +114,6 @@ PIPELINES = {
     # two sections of three latent frames, three steps each
     "HunyuanVideoFramepackPipeline": row(
         HunyuanVideoFramepackPipeline, dict(image=IMAGES, num_frames=10, latent_window_size=3),
-        dict(has_image_proj=True, image_proj_dim=8, has_clean_x_embedder=True),
-        model=HunyuanVideoFramepackTransformer3DModel, windows=False,
+        {}, family="framepack", windows=False,
     ),
 }  # fmt: skip

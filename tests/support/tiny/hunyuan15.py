@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 from diffusers.models.autoencoders.autoencoder_kl_hunyuanvideo15 import AutoencoderKLHunyuanVideo15
-from diffusers.models.transformers.transformer_hunyuan_video15 import (
-    HunyuanVideo15Transformer3DModel,
-)
 from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import HunyuanVideo15Pipeline
 from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5_image2video import (
     HunyuanVideo15ImageToVideoPipeline,
@@ -21,7 +18,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 from PIL import Image
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 from support.tiny.hunyuan import siglip
 
 
@@ -44,11 +41,7 @@ def hunyuan15(
     components: Any = dict,
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = HunyuanVideo15Transformer3DModel(
-        in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=4,
-        num_refiner_layers=1, text_embed_dim=16, text_embed_2_dim=8, image_embed_dim=8,
-        rope_axes_dim=(4, 4, 4), target_size=8,
-    )  # fmt: skip
+    transformer = denoiser("hunyuan-1.5")
     pipe = pipeline(
         text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, vae=autoencoder(),
         transformer=matter(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),

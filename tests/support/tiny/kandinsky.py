@@ -10,8 +10,6 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioVAE
 from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
-from diffusers.models.transformers.transformer_kandinsky import Kandinsky5Transformer3DModel
-from diffusers.models.transformers.transformer_kandinsky6 import Kandinsky6Transformer3DModel
 from diffusers.pipelines.kandinsky5.pipeline_kandinsky import Kandinsky5T2VPipeline
 from diffusers.pipelines.kandinsky5.pipeline_kandinsky_i2v import Kandinsky5I2VPipeline
 from diffusers.pipelines.kandinsky6.pipeline_kandinsky6_ti2va import Kandinsky6TI2VAPipeline
@@ -19,13 +17,8 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from support.tiny.base import Tiny, matter
+from support.tiny.base import Tiny, denoiser, matter
 from support.tiny.wan import load, picture
-
-SIZES: Any = dict(
-    in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=16, model_dim=24,
-    ff_dim=32, num_text_blocks=2, num_visual_blocks=4, axes_dims=(4, 4, 4), visual_cond=True,
-)  # fmt: skip
 
 
 def autoencoder() -> AutoencoderKLHunyuanVideo:
@@ -65,17 +58,15 @@ def five(pipeline: Any, inputs: dict[str, Any], dtype: torch.dtype = torch.float
         negative_prompt_embeds_qwen=torch.randn(2, 6, 16), negative_prompt_embeds_clip=torch.randn(2, 8),
         negative_prompt_cu_seqlens=torch.tensor([0, 4, 10], dtype=torch.int32), **inputs,
     )  # fmt: skip
+    transformer = denoiser("kandinsky-5")
     # it calls these norms in float32, and torch warns if their weights are bfloat16
     norms = ("query_norm", "key_norm")
-    return kandinsky(pipeline, Kandinsky5Transformer3DModel(**SIZES), call, dtype, norms)
+    return kandinsky(pipeline, transformer, call, dtype, norms)
 
 
 def six(inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tiny:
     torch.manual_seed(0)
-    transformer = Kandinsky6Transformer3DModel(
-        **SIZES, in_audio_dim=4, out_audio_dim=4, ca_rope=True, cross_gates=True,
-        fix_modulation=True, text_token_padding=True, visual_token_type_num_embeddings=2,
-    )  # fmt: skip
+    transformer = denoiser("kandinsky-6")
     sound = MMAudioVAE(
         mel_bins=8,
         latent_channels=4,

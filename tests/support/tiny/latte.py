@@ -7,21 +7,15 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.transformers.latte_transformer_3d import LatteTransformer3DModel
 from diffusers.pipelines.latte.pipeline_latte import LattePipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 
 def latte(dtype: torch.dtype = torch.float32) -> Tiny:
     torch.manual_seed(0)
-    transformer = LatteTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=8, num_layers=3, in_channels=4, out_channels=8,
-        cross_attention_dim=16, caption_channels=32, sample_size=4, patch_size=2, video_length=2,
-        attention_bias=True, activation_fn="gelu-approximate", num_embeds_ada_norm=1000,
-        norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
-    )  # fmt: skip
+    transformer = denoiser("latte")
     blocks: Any = dict(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 8), norm_num_groups=4,

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
-from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXConditionPipeline, LTXVideoCondition
 from diffusers.pipelines.ltx.pipeline_ltx_i2v_long_multi_prompt import LTXI2VLongMultiPromptPipeline
@@ -21,7 +20,7 @@ from transformers.models.t5.configuration_t5 import T5Config
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 IMAGE: Any = torch.linspace(0, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 
@@ -52,10 +51,7 @@ def ltx(
     pipeline: Any, inputs: dict[str, Any], scheduler: Any, dtype: torch.dtype = torch.float32
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = LTXVideoTransformer3DModel(
-        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16,
-        cross_attention_dim=32, num_layers=4, caption_channels=32,
-    )  # fmt: skip
+    transformer = denoiser("ltx")
     text: dict[str, Any] = dict(tokenizer=None, text_encoder=None)
     mask = torch.ones(2, 8, dtype=torch.bool)
     mask[0, 5:] = False

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx2 import AutoencoderKLLTX2Video
 from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
-from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import (
@@ -28,15 +27,9 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_image2video import LTX2ImageToVideoP
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from PIL import Image
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 from support.tiny.ltx import IMAGE, dynamic
 
-SIZES: Any = dict(
-    in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16,
-    cross_attention_dim=32, audio_in_channels=8, audio_out_channels=8, audio_num_attention_heads=2,
-    audio_attention_head_dim=8, audio_cross_attention_dim=16, num_layers=4, caption_channels=32,
-    vae_scale_factors=(4, 16, 16), rope_type="split",
-)  # fmt: skip
 PICTURE = Image.linear_gradient("L").resize((32, 32)).convert("RGB")
 OFF = dict(guidance_scale=1.0, audio_guidance_scale=1.0)
 
@@ -76,7 +69,7 @@ def ltx2(
     hears: bool = True,
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = LTX2VideoTransformer3DModel(**{**SIZES, **(config or {})})
+    transformer = denoiser("ltx-2", **(config or {}))
     connectors = LTX2TextConnectors(
         caption_channels=32, text_proj_in_factor=2, video_connector_num_attention_heads=2,
         video_connector_attention_head_dim=16, video_connector_num_layers=1,

@@ -6,22 +6,17 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_mochi import AutoencoderKLMochi
-from diffusers.models.transformers.transformer_mochi import MochiTransformer3DModel
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 
 def mochi(dtype: torch.dtype = torch.float32) -> Tiny:
     torch.manual_seed(0)
-    transformer = MochiTransformer3DModel(
-        patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=4,
-        pooled_projection_dim=16, in_channels=12, text_embed_dim=32, time_embed_dim=16,
-        max_sequence_length=16,
-    )  # fmt: skip
+    transformer = denoiser("mochi")
     channels: Any = (32, 32, 32, 32)
     vae = AutoencoderKLMochi(
         encoder_block_out_channels=channels, decoder_block_out_channels=channels,

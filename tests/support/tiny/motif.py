@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
-from diffusers.models.transformers.transformer_motif_video import MotifVideoTransformer3DModel
 from diffusers.pipelines.motif_video.pipeline_motif_video import MotifVideoPipeline
 from diffusers.pipelines.motif_video.pipeline_motif_video_image2video import (
     MotifVideoImage2VideoPipeline,
@@ -25,7 +24,7 @@ from transformers.models.t5gemma2.configuration_t5gemma2 import (
 from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2Encoder
 
 from support.tiny import wan
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 
 def seeing() -> dict[str, Any]:
@@ -51,12 +50,7 @@ def motif(
     batch: int = 2,
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = MotifVideoTransformer3DModel(
-        in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=2,
-        num_single_layers=3, num_decoder_layers=1, text_embed_dim=16, image_embed_dim=8,
-        rope_axes_dim=(4, 4, 4), enable_text_cross_attention_dual=True,
-        enable_text_cross_attention_single=True,
-    )  # fmt: skip
+    transformer = denoiser("motif-video")
     with (
         torch.no_grad()
     ):  # wider gates: all but the last block reach the output through its attention only

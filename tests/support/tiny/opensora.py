@@ -14,9 +14,8 @@ from skipguide.opensora import (
     AutoencoderKLOpenSora,
     OpenSoraPipeline,
     OpenSoraRFlowScheduler,
-    OpenSoraTransformer3DModel,
 )
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 WORDS = (
     "a",
@@ -37,10 +36,7 @@ WORDS = (
 
 def opensora(dtype: torch.dtype = torch.float32) -> Tiny:
     torch.manual_seed(0)
-    transformer = OpenSoraTransformer3DModel(
-        num_layers=3, num_attention_heads=2, attention_head_dim=8, caption_channels=32,
-        model_max_length=16, input_sq_size=32,
-    )  # fmt: skip
+    transformer = denoiser("opensora")
     vae = AutoencoderKLOpenSora(
         block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2, sample_size=32,
         temporal_block_out_channels=(4, 4, 8, 8), temporal_layers_per_block=1,

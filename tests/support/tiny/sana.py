@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx2 import AutoencoderKLLTX2Video
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from diffusers.models.transformers.transformer_sana_video import SanaVideoTransformer3DModel
-from diffusers.models.transformers.transformer_sana_wm import SanaWMTransformer3DModel
 from diffusers.pipelines.sana_video.pipeline_sana_video import SanaVideoPipeline
 from diffusers.pipelines.sana_video.pipeline_sana_video_i2v import SanaImageToVideoPipeline
 from diffusers.pipelines.sana_wm.pipeline_sana_wm import SanaWMPipeline
@@ -21,7 +19,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 from PIL import Image
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 IMAGE = torch.linspace(0, 1, 3 * 32 * 32).reshape(
     1, 3, 32, 32
@@ -42,11 +40,7 @@ def sana(
     pipeline: Any, scheduler: Any, inputs: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = SanaVideoTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=4,
-        num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24,
-        caption_channels=32, rope_max_seq_len=8,
-    )  # fmt: skip
+    transformer = denoiser("sana-video")
     vae = AutoencoderKLWan(
         base_dim=4,
         z_dim=4,
@@ -77,10 +71,7 @@ def sana_wm(dtype: torch.dtype = torch.float32) -> Tiny:
     """In bfloat16 it runs on a GPU only: the transformer refuses to build its camera rays so on a
     CPU."""
     torch.manual_seed(0)
-    transformer = SanaWMTransformer3DModel(
-        in_channels=4, num_layers=4, hidden_size=32, num_attention_heads=2, linear_head_dim=16,
-        softmax_every_n=2, chunk_plucker_channels=12, caption_channels=32,
-    )  # fmt: skip
+    transformer = denoiser("sana-wm")
     vae = AutoencoderKLLTX2Video(
         latent_channels=4, patch_size=2, block_out_channels=(8,),
         down_block_types=("LTX2VideoDownBlock3D",), decoder_block_out_channels=(8,),

@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Transformer3DModel
 from diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2 import SkyReelsV2Pipeline
 from diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing import (
     SkyReelsV2DiffusionForcingPipeline,
@@ -21,10 +20,9 @@ from diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing_v2v 
 from diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_i2v import SkyReelsV2ImageToVideoPipeline
 from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
-from support.tiny.base import Tiny, matter
+from support.tiny.base import Tiny, denoiser, matter
 from support.tiny.wan import (
     CLIP,
-    SIZES,
     VIDEO,
     autoencoder,
     clip,
@@ -42,7 +40,7 @@ def skyreels(
     dtype: torch.dtype = torch.float32,
 ) -> Tiny:
     torch.manual_seed(0)
-    transformer = SkyReelsV2Transformer3DModel(**{**SIZES, **config})
+    transformer = denoiser("skyreels-v2", **config)
     components = clip(CLIPVisionModelWithProjection) if "image_dim" in config else {}
     pipe = pipeline(
         tokenizer=None, text_encoder=None, transformer=matter(transformer), vae=autoencoder(),

@@ -10,7 +10,6 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
     AutoencoderKLTemporalDecoder,
 )
-from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
     StableVideoDiffusionPipeline,
 )
@@ -20,7 +19,7 @@ from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
 
 def pictures(size: int) -> list[Image.Image]:
@@ -53,16 +52,9 @@ def level(unet: Any) -> Any:
 
 
 def svd(dtype: torch.dtype = torch.float32, layers: int = 1, depth: int = 1) -> Tiny:
-    """The public layout with one level fewer. Its norms of 32 groups, which no config changes, ask
-    for 32 channels."""
+    """The public layout with one level fewer."""
     torch.manual_seed(0)
-    unet = UNetSpatioTemporalConditionModel(
-        down_block_types=(*("CrossAttnDownBlockSpatioTemporal",) * 2, "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", *("CrossAttnUpBlockSpatioTemporal",) * 2),
-        block_out_channels=(32, 32, 64), num_attention_heads=(2, 2, 4), layers_per_block=layers,
-        transformer_layers_per_block=depth, cross_attention_dim=16, addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=24, num_frames=3,
-    )  # fmt: skip
+    unet = denoiser("svd", layers_per_block=layers, transformer_layers_per_block=depth)
     blocks: Any = dict(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2)
     scheduler = EulerDiscreteScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,

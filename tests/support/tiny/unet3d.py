@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
-from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLUNet
 from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXLPipeline
 from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_synth import (
     TextToVideoSDPipeline,
@@ -20,14 +18,9 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from support.tiny.base import Tiny, quiet
+from support.tiny.base import Tiny, denoiser, quiet
 from support.tiny.svd import clip, level, pictures
 
-SIZES: Any = dict(
-    down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-    up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), block_out_channels=(8, 16),
-    layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
-)  # fmt: skip
 BETAS: Any = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 DDIM: Any = dict(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 VIDEO = torch.linspace(0, 1, 3 * 3 * 16 * 16).reshape(1, 3, 3, 16, 16)
@@ -51,7 +44,7 @@ def autoencoder(exact: bool = False) -> AutoencoderKL:
 
 def unet3d(
     pipeline: Any,
-    model: Any,
+    family: str,
     scheduler: Any,
     inputs: dict[str, Any],
     dtype: torch.dtype = torch.float32,
@@ -61,7 +54,7 @@ def unet3d(
     torch.manual_seed(0)
     parts: Any = clip(image_size=16, patch_size=4, width=16) if image else {}
     pipe = pipeline(
-        vae=autoencoder(exact=image), text_encoder=None, tokenizer=None, unet=level(model(**SIZES)),
+        vae=autoencoder(exact=image), text_encoder=None, tokenizer=None, unet=level(denoiser(family)),
         scheduler=scheduler, **parts,
     )  # fmt: skip
     call = dict(
@@ -81,17 +74,17 @@ def row(*args: Any, **options: Any) -> Any:
 
 PIPELINES = {
     "TextToVideoSDPipeline": row(
-        TextToVideoSDPipeline, UNet3DConditionModel, DDIMScheduler(**BETAS, **DDIM),
+        TextToVideoSDPipeline, "modelscope", DDIMScheduler(**BETAS, **DDIM),
         dict(num_frames=3, height=16, width=16),
     ),
     # one video, 3 of 4 steps: the pipeline adds noise per frame with a timestep per video, which
     # agrees for one only
     "VideoToVideoSDPipeline": row(
-        VideoToVideoSDPipeline, UNet3DConditionModel, DPMSolverMultistepScheduler(**BETAS),
+        VideoToVideoSDPipeline, "modelscope", DPMSolverMultistepScheduler(**BETAS),
         dict(video=VIDEO, num_inference_steps=4, strength=0.75), batch=1,
     ),
     "I2VGenXLPipeline": row(
-        I2VGenXLPipeline, I2VGenXLUNet,
+        I2VGenXLPipeline, "i2vgen-xl",
         DDIMScheduler(
             beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True, **DDIM
         ),

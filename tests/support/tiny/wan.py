@@ -8,10 +8,6 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from diffusers.models.transformers.transformer_chronoedit import ChronoEditTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan_animate import WanAnimateTransformer3DModel
-from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from diffusers.pipelines.chronoedit.pipeline_chronoedit import ChronoEditPipeline
 from diffusers.pipelines.lucy.pipeline_lucy_edit import LucyEditPipeline
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
@@ -25,20 +21,11 @@ from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
-from support.tiny.base import Tiny, matter, quiet
+from support.tiny.base import Tiny, denoiser, matter, quiet
 
-SIZES: Any = dict(
-    num_attention_heads=2, attention_head_dim=12, num_layers=4, in_channels=4, out_channels=4,
-    text_dim=16, freq_dim=16, ffn_dim=32, rope_max_seq_len=16,
-)  # fmt: skip
 CLIP = dict(
     in_channels=12, image_dim=16, added_kv_proj_dim=24
 )  # a transformer that also attends to a CLIP image
-FACE: Any = dict(
-    latent_channels=4, motion_encoder_size=8, motion_encoder_channel_sizes={"4": 8, "8": 8},
-    motion_style_dim=8, motion_dim=4, motion_encoder_dim=8, face_encoder_hidden_dim=8,
-    face_encoder_num_heads=2, inject_face_latents_blocks=2,
-)  # fmt: skip
 VIDEO = torch.linspace(0, 1, 2 * 5 * 3 * 32 * 32).reshape(2, 5, 3, 32, 32)
 BIG_VIDEO = torch.linspace(0, 1, 2 * 5 * 3 * 64 * 64).reshape(2, 5, 3, 64, 64)
 
@@ -111,21 +98,20 @@ def wan(
     inputs: dict[str, Any],
     config: dict[str, Any],
     dtype: torch.dtype = torch.float32,
-    model: Any = WanTransformer3DModel,
+    family: str = "wan",
     residual: bool = False,
     boundary: float | None = None,
     batch: int = 2,
     **components: Any,
 ) -> Tiny:
     torch.manual_seed(0)
-    sizes = {**SIZES, **config}
     if "image_dim" in config:
         components.update(clip())
     if boundary is not None:
-        components.update(transformer_2=matter(model(**sizes)), boundary_ratio=boundary)
+        components.update(transformer_2=matter(denoiser(family, **config)), boundary_ratio=boundary)
     pipe = pipeline(
         tokenizer=None, text_encoder=None, vae=autoencoder(residual=residual),
-        scheduler=scheduler(), transformer=matter(model(**sizes)), **components,
+        scheduler=scheduler(), transformer=matter(denoiser(family, **config)), **components,
     )  # fmt: skip
     size = 64 if residual else 32
     # a transformer that attends to an image takes the last 512 tokens for the text
@@ -175,16 +161,16 @@ PIPELINES = {
     "WanVACEPipeline": row(
         WanVACEPipeline,
         dict(video=[picture(32)] * 5, mask=[picture(32)] * 5, reference_images=picture(32), num_frames=5),
-        dict(vace_layers=[0, 2], vace_in_channels=72), model=WanVACETransformer3DModel, batch=1,
+        family="wan-vace", batch=1,
     ),
     "WanAnimatePipeline": row(
         WanAnimatePipeline,
         dict(image=picture(32), pose_video=[picture(32)] * 5, face_video=[picture(8)] * 5, segment_frame_length=5),
-        {**CLIP, **FACE}, model=WanAnimateTransformer3DModel,
+        CLIP, family="wan-animate",
     ),
     "LucyEditPipeline": row(
         LucyEditPipeline, dict(video=BIG_VIDEO, num_frames=5), dict(in_channels=8), residual=True, expand_timesteps=True
     ),
     # an image is a video of two latent frames, the picture before and after
-    "ChronoEditPipeline": row(ChronoEditPipeline, dict(image=picture(32)), CLIP, model=ChronoEditTransformer3DModel),
+    "ChronoEditPipeline": row(ChronoEditPipeline, dict(image=picture(32)), CLIP, family="chronoedit"),
 }  # fmt: skip
