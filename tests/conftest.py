@@ -1,5 +1,5 @@
-"""A tiny MochiPipeline with its text encoder, for the tests that need no other family; tests/support/tiny
-has all of them."""
+"""What all tests share: which cases are of the matrix, and a tiny MochiPipeline with its text encoder
+for the tests that need no other family (tests/support/tiny has all of them)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from support.matrix import mark_matrix
 from support.tiny_mochi import tiny_mochi
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_matrix(items)
 
 
 @pytest.fixture(scope="session")
