@@ -1,5 +1,5 @@
-"""What all tests share: which cases are of the matrix, and a tiny MochiPipeline with its text encoder
-for the tests that need no other family (tests/support/tiny has all of them)."""
+"""What all tests share: which cases belong to the matrix, and a tiny MochiPipeline with its text
+encoder for the tests that need no other family (tests/support/tiny has all of them)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from support.tiny.ltx import t5
 
 
 def whole(name: str) -> Any:
-    """One of tests/support/tiny, with a text encoder of the width that it wants where it has none."""
+    """Return one of tests/support/tiny, with a text encoder of the right width if it has none."""
     pipe = tiny(name).pipe
     if "text_encoder" not in pipe.components:
         return pipe

@@ -105,7 +105,8 @@ def run(
 def main(upstream: Path, out: Path) -> None:
     import opensora_stubs
 
-    import opensora as small  # opensora.py beside this script; from the next line on the name is upstream's
+    # opensora.py beside this script; after open_upstream the name is upstream's
+    import opensora as small
 
     opensora_stubs.open_upstream(upstream)
     opensora_stubs._module("opensora.datasets", IMG_FPS=120, __path__=[])

@@ -60,7 +60,9 @@ TOKENS = (
     "scale_emb",
 )  # within the keys of what is added to tokens
 GAINS = {"i3d": 2.0, "c3d": 2.0, "raft": 2.0}  # variance of an output for one of the inputs; else 1
-SMALL = {  # for flows near the threshold of dynamic degree, and for colours and probabilities that are not 0 and 1
+# for flows near the threshold of dynamic degree, and for colours and probabilities that are not 0
+# and 1
+SMALL = {
     "module.update_block.flow_head.conv2.weight": 0.0086,
     "module.update_block.flow_head.conv2.bias": 0.0086,
     "decoder1.convblock.2.weight": 0.2,

@@ -189,8 +189,8 @@ def _openai_names(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         f"transformer.resblocks.{i}.{theirs}": f"encoder.layers.{i}.{ours}"
         for i in range(DEPTH)
         for theirs, ours in {
-            "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
-            "attn.out_proj": "self_attn.out_proj",
+            "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1",
+            "mlp.c_proj": "mlp.fc2", "attn.out_proj": "self_attn.out_proj",
         }.items()
     }  # fmt: skip
     for kind in ("weight", "bias"):
