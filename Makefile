@@ -1,10 +1,11 @@
 # Every target sets up .venv first if it is missing or older than pyproject.toml or constraints.txt.
+# docs/testing.md says what each of the tests' targets is for.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint bench bench-all figures paper test-long test-kills test-ray test-studio test-comfyui comfyui clean
+.PHONY: setup demo test pytest lint bench bench-all figures paper test-matrix test-long test-kills test-ray test-studio test-comfyui comfyui clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -31,7 +32,10 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-test: lint
+test: lint pytest
+
+# The same without lint, for other versions of Python and of the libraries.
+pytest: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 bench: $(READY)
@@ -46,6 +50,10 @@ figures: $(READY)
 paper: $(READY)
 	$(BIN)/skipguide paper run
 	$(BIN)/skipguide paper report
+
+# The cases of the pipelines that do not stand for others (tests/support/matrix.py).
+test-matrix: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'matrix and not long'
 
 # The slowest combinations of tests whose others are in `make test`.
 test-long: $(READY)

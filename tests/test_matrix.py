@@ -1,0 +1,86 @@
+"""The choice of cases for `make test`: it stands for all families, and it leaves no test out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from skipguide.families.rows import FAMILIES
+from skipguide.families.schema import CallConvention, Family
+from support.matrix import REPRESENTATIVES, mark_matrix
+from support.tiny import builders
+
+REPRESENTED = {name.split()[0] for name in REPRESENTATIVES}
+
+
+class Item(SimpleNamespace):
+    """As much of a collected test as the choice looks at."""
+
+    def __init__(self, nodeid: str, **params: Any):
+        super().__init__(nodeid=nodeid, callspec=SimpleNamespace(params=params), marks=[])
+
+    def add_marker(self, mark: Any) -> None:
+        self.marks.append(mark.name)
+
+
+def marks_of(*items: Any) -> list[list[str]]:
+    mark_matrix(items)
+    return [item.marks for item in items]
+
+
+def test_cases_with_other_pipelines_are_of_the_matrix() -> None:
+    items = [
+        Item("a.py::test[x]", name="MochiPipeline", skip="residual"),
+        Item("a.py::test[y]", name="AllegroPipeline", skip="residual"),
+        Item("a.py::test[z]", skip="attention"),
+        SimpleNamespace(nodeid="a.py::other", marks=[]),
+    ]
+    assert marks_of(*items) == [[], ["matrix"], [], []]
+
+
+def test_a_function_keeps_its_first_case() -> None:
+    names = ["LTXImageToVideoPipeline", "WanPipeline 5B", "LucyEditPipeline"]
+    one = [Item(f"a.py::one[{name}]", name=name) for name in names]
+    two = [Item(f"b.py::two[{name}]", name=name) for name in names[1:]]
+    assert marks_of(*one, *two) == [[], ["matrix"], ["matrix"], [], ["matrix"]]
+
+
+def test_names_that_are_no_tiny_pipelines_are_no_reason() -> None:
+    values: list[Any] = [
+        "TextToVideoZeroPipeline",
+        "Pipeline",
+        "no WanPipeline",
+        3,
+        None,
+        ["LTXPipeline"],
+    ]
+    items = [
+        Item(f"a.py::a[{i}]", value=value) for i, value in enumerate(["MochiPipeline", *values])
+    ]
+    assert marks_of(*items) == [[]] * 7
+
+
+# --- the choice itself ----------------------------------------------------------------------------
+
+
+def way_of_calling(row: Family, calls: CallConvention) -> tuple[Any, ...]:
+    return calls.cfg_mode, calls.scale_from_cond, len(row.outputs)
+
+
+def shape_of_attention(row: Family) -> tuple[Any, ...]:
+    projections = {f.__name__ for stack in row.stacks.values() for f in stack.attention.values()}
+    return frozenset(projections), row.linear_attention, row.axes, row.unet is not None
+
+
+def test_each_way_of_calling_and_each_shape_of_attention_has_a_representative() -> None:
+    """A family of a new kind therefore needs one, or runs in `make test-matrix` alone."""
+    assert set(builders()).issuperset(REPRESENTATIVES)
+    ways: dict[Any, bool] = {}
+    shapes: dict[Any, bool] = {}
+    for row in FAMILIES:
+        for pipeline, calls in row.pipelines.items():
+            way, shape = way_of_calling(row, calls), shape_of_attention(row)
+            ways[way] = ways.get(way, False) or pipeline in REPRESENTED
+            shapes[shape] = shapes.get(shape, False) or pipeline in REPRESENTED
+    assert [way for way, there in ways.items() if not there] == []
+    assert [shape for shape, there in shapes.items() if not there] == []
