@@ -12,8 +12,10 @@ from typer.testing import CliRunner, Result
 from skipguide.cli import app
 from skipguide.families import presets, tables
 from skipguide.families import rows as family_rows
+from skipguide.method import perturbations
 
-DOCS = Path(__file__).parents[2] / "docs" / "families.md"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "families.md"
 
 
 def run(*args: str, code: int = 0) -> Result:
@@ -35,6 +37,14 @@ def test_docs_are_up_to_date() -> None:
     assert DOCS.read_text(encoding="utf-8") == tables.families_markdown(), (
         f"Run: {tables.REGENERATE_COMMAND}"
     )
+
+
+def test_readme_counts_pipelines_and_families() -> None:
+    """Open-Sora is not one of diffusers, and the README counts it apart."""
+    ours = [row for row in tables.family_rows() if row["name"] != "opensora"]
+    pipelines, families = tables.count_families(ours)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{pipelines} pipelines of {families} families of diffusers" in readme
 
 
 def test_markdown_is_what_the_docs_are_made_from() -> None:
@@ -63,7 +73,7 @@ def test_markdown_says_how_layers_of_a_unet_are_written() -> None:
     )
     assert (
         "| 6 down, 1 mid, 9 up: stabilityai/stable-video-diffusion-img2vid-xt | residual,"
-        ' attention, axis="spatial"' in text
+        ' attention, soft, blur, shuffle, axis="spatial"' in text
     )
 
 
@@ -87,7 +97,9 @@ def test_families_json() -> None:
     rows = {row["name"]: row for row in said["families"]}
     assert list(rows) == [family.name for family in family_rows.FAMILIES]
     assert rows["hunyuan"]["stacks"] == {"dual": 20, "single": 40}
-    assert rows["sana-wm"]["skips"] == ["residual"]
+    assert rows["sana-wm"]["skips"] == ["residual", "shuffle"]
+    assert rows["mochi"]["skips"] == list(perturbations.PERTURBATIONS)
+    assert rows["cogview4"]["skips"] == ["residual", "attention", "soft", "blur", "shuffle"]
     assert rows["latte"]["axes"] == ["spatial", "temporal"]
     assert rows["svd"]["stacks"] == {"down": 6, "mid": 1, "up": 9}
     assert rows["svd"]["axes"] == ["spatial", "temporal"]
@@ -191,6 +203,6 @@ def test_presets_are_filtered(option: str, value: str, some: str, none: str) -> 
 def test_no_preset_matches() -> None:
     said = output("presets", "--model", "sora9", "--pipeline", "X", code=2)["error"]
     assert said.startswith(
-        "a preset must match --model sora9 and --pipeline X, but none does. Take a part of one of: "
+        "no preset matches --model sora9 and --pipeline X. Pass a part of one of these names: "
     )
     assert "genmo/mochi-1-preview" in said

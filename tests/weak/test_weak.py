@@ -53,12 +53,12 @@ VIDEOS: dict[str, tuple[tuple[int, int, int], str, dict[str, Any]]] = {
     "StableVideoDiffusionPipeline": ((3, 8, 16), "", {"height": 16, "width": 32}),
     "AnimateDiffPipeline": ((3, 8, 16), "", {"height": 16, "width": 32}),
     "SanaVideoPipeline": ((2, 2, 2), "", {}),
+    "CogView4Pipeline": ((1, 4, 8), "before", {"height": 16, "width": 32}),
 }
-JOINT = [
-    name
-    for name in VIDEOS
-    if name.split("P")[0] not in ("Latte", "OpenSora", "StableVideoDiffusion")
-][:9]
+FACTORIZED = (
+    "LattePipeline", "OpenSoraPipeline", "StableVideoDiffusionPipeline", "AnimateDiffPipeline"
+)  # fmt: skip
+JOINT = [name for name in VIDEOS if name not in (*FACTORIZED, "SanaVideoPipeline")]
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ SEEN = {
         *UNET,
     ],
     "blur": [*JOINT, "LattePipeline", "OpenSoraPipeline", *UNET],
-    "frames": JOINT,
+    "frames": [name for name in JOINT if name != "CogView4Pipeline"],
 }
 
 
@@ -615,6 +615,7 @@ REFUSED: list[tuple[str, Callable[[], STG], str]] = [
     ("HeliosPipeline", lambda: STG([1], skip="blur"), "'blur': its tokens are not those of one grid"),
     ("HunyuanVideoFramepackPipeline", lambda: STG([1], skip="frames"), "its tokens are not those of one grid"),
     ("SanaVideoPipeline", lambda: STG([1], skip="soft"), "'soft': its attention is linear"),
+    ("CogView4Pipeline", lambda: STG([1], skip="frames"), "'frames': it makes images, which are one frame"),
     ("SanaWMPipeline", lambda: STG([1], skip="blur"), r"\(residual, shuffle\), but got 'blur': its attention"),
     ("AnimateDiffPipeline", lambda: STG(Random()), "layers of UNetMotionModel differ in size. Name some, as in"),
     ("MochiPipeline", lambda: STG(skip="polish"), "STG needs at least one layer"),

@@ -26,6 +26,7 @@ BATCHED = CallConvention("batched")
 BATCHED_FLOAT32 = CallConvention("batched", float32_prediction=True)
 BATCHED_RESCALE = CallConvention("batched", rescale_names=("guidance_rescale",))
 LTX = CallConvention("batched", float32_prediction=True, rescale_names=("guidance_rescale",))
+SEPARATE = CallConvention("separate")
 SEPARATE_FLOAT32 = CallConvention("separate", float32_prediction=True)
 TWO_SCALES = CallConvention(
     "separate", float32_prediction=True, scale_names=("current_guidance_scale",)
@@ -246,6 +247,16 @@ FAMILIES = (
         latent_layout="btchw",
         text_position="before",
         batched_inputs=("hidden_states", "encoder_hidden_states", "timestep"),
+    ),
+    Family(
+        name="cogview4",
+        title="CogView4 (images)",
+        model="CogView4Transformer2DModel",
+        checkpoint="THUDM/CogView4-6B",
+        pipelines={"CogView4Pipeline": SEPARATE, "CogView4ControlPipeline": SEPARATE},
+        stacks=_single_stack("transformer_blocks", 30, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.shared_joint_attention}),
+        latent_layout="bchw",
+        text_position="before",
     ),
     Family(
         name="consisid",

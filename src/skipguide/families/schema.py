@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 DEFAULT_FPS = 24
-PAPER_SKIPS = ("residual", "attention")  # the paper's own; kinds.py has all of them
 ValueProjection = Callable[..., Any]
 
 
@@ -130,6 +129,7 @@ class Family:
         has = {
             "attention": all(stack.attention for stack in self.stacks.values()),
             "softmax": not self.linear_attention, "grid": bool(self.latent_layout),
+            "time": self.latent_layout != "bchw",
             "joint": not self.axes,
         }  # fmt: skip
         return {name for name, there in has.items() if there}

@@ -1,4 +1,4 @@
-"""The tables of families and presets, generated from their rows: for the command line and for
+"""Generate the tables of families and presets from their rows, for the command line and for
 docs/families.md."""
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import Any
 from skipguide.families import presets
 from skipguide.families.presets import Preset
 from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
-from skipguide.families.schema import PAPER_SKIPS, CallConvention, Family
+from skipguide.families.schema import CallConvention, Family
+from skipguide.method import perturbations
 
 CFG_MODE_DESCRIPTIONS = {
     "batched": "one call on [u, c]",
@@ -22,7 +23,7 @@ REGENERATE_COMMAND = "skipguide families --markdown > docs/families.md"
 
 
 def family_rows() -> list[dict[str, Any]]:
-    """What guide() knows of each family, in plain words and numbers."""
+    """Return what guide() knows of each family, in words and numbers that JSON can hold."""
     return [
         {
             "name": family.name,
@@ -31,7 +32,7 @@ def family_rows() -> list[dict[str, Any]]:
             "denoiser": family.model,
             "checkpoint": family.checkpoint,
             "stacks": {name: stack.depth for name, stack in family.stacks.items()},
-            "skips": supported_skips(family),
+            "skips": list(perturbations.available_skips(family.traits)),
             "axes": list(family.axes),
             "outputs": list(family.outputs),
             "cfg": describe_cfg(family),
@@ -42,15 +43,10 @@ def family_rows() -> list[dict[str, Any]]:
     ]
 
 
-def supported_skips(family: Family) -> list[str]:
-    """The kinds of skip that every stack of a family has."""
-    attention = all(stack.attention for stack in family.stacks.values())
-    return [skip for skip in PAPER_SKIPS if skip != "attention" or attention]
-
-
 def describe_cfg(family: Family) -> str:
-    """How its pipelines call the denoiser, and by which formula; which of them where they
-    differ."""
+    """Say how a family's pipelines call the denoiser, and by which formula they combine it.
+
+    Where they differ, each way is followed by the pipelines that it is for."""
     ways: dict[str, list[str]] = {}
     for pipeline, calls in family.pipelines.items():
         ways.setdefault(_describe_calls(calls), []).append(pipeline)
@@ -73,7 +69,7 @@ def _describe_calls(calls: CallConvention) -> str:
 
 
 def recommended_presets(family: Family) -> list[Preset]:
-    """The rows that STG.preset() picks for pipelines of a family."""
+    """Return the presets that STG.preset() picks for pipelines of a family."""
     return [
         row
         for row in presets.load_presets()
@@ -91,7 +87,7 @@ def _preset_summary(row: Preset) -> dict[str, str]:
 
 
 def refused_pipelines() -> dict[str, list[str]]:
-    """Pipelines that guide() refuses, by the reason."""
+    """Return the pipelines that guide() refuses, by the reason."""
     reasons: dict[str, list[str]] = {}
     for pipeline, reason in REFUSED_PIPELINES.items():
         reasons.setdefault(reason, []).append(pipeline)
@@ -102,11 +98,14 @@ def refused_pipelines() -> dict[str, list[str]]:
 
 
 def preset_rows(model: str = "", pipeline: str = "") -> list[dict[str, Any]]:
-    """Every published setting, or those whose model or name, and whose pipelines, contain these
-    words.
+    """Return the published settings, all of them or those that match.
+
+    Args:
+        model: a part of the name of the preset or of its model, in any case.
+        pipeline: a part of the name of one of its pipelines, in any case.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if none matches.
     """
     rows = [row for row in presets.load_presets() if _matches(row, model, pipeline)]
     if not rows:
@@ -114,9 +113,7 @@ def preset_rows(model: str = "", pipeline: str = "") -> list[dict[str, Any]]:
             f"--{k} {v}" for k, v in (("model", model), ("pipeline", pipeline)) if v
         )
         known = ", ".join(dict.fromkeys(row.model for row in presets.load_presets()))
-        raise ValueError(
-            f"a preset must match {asked}, but none does. Take a part of one of: {known}."
-        )
+        raise ValueError(f"no preset matches {asked}. Pass a part of one of these names: {known}.")
     return [_preset_row(row) for row in rows]
 
 
@@ -155,7 +152,7 @@ PRESET_COLUMNS = ("preset", "layers", "skip", "scale", "window", "rescale", "CFG
 
 
 def preset_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The lines of a table for one row: itself, and one for each range of sigma of a schedule."""
+    """Return the table lines of one row: its own, and one for each range of sigma of a schedule."""
     mark = " *" if row["recommended"] else ""
     if row["schedule"]:
         return [
@@ -210,67 +207,54 @@ def _format_cfg(row: dict[str, Any]) -> str:
 FAMILY_COLUMNS = ("family", "pipelines", "layers", "skips", "CFG", "preset", "notes")
 
 
+INTRODUCTION = """\
+# Families
+
+<!-- Generated: {command} -->
+
+{pipelines} pipelines of {families} families, as `src/skipguide/families/rows.py` and
+`presets.toml` beside it have them. To support another one: [add-a-family.md](add-a-family.md).
+
+Layers count from 0 within a stack; a bare number is one of the first stack named, `"single:7"`
+one of another. The layers of a UNet are those of its down blocks, its mid block and its up
+blocks, and a bare number is refused there: `"up:0"` is the first one on the way up. Most have a
+spatial and a temporal half, and `axis` picks one of them; `skipguide layers` lists the layers of
+a model with the kinds of attention that each has. What the skips do is in [weak-models.md](weak-
+models.md).
+
+Depths are those of the checkpoint named beside them, or the default of the class in diffusers
+where its config could not be read; any depth works. In the column CFG, c and u are the
+conditional and the unconditional prediction, and the formula is u + g (c - u) where none is
+given. The preset is what `STG.preset(pipe)` picks; `skipguide presets` lists all that is
+published.
+"""
+
+
 def families_markdown() -> str:
-    """docs/families.md."""
+    """Return docs/families.md."""
     rows = family_rows()
-    pipelines = sum(len(row["pipelines"]) for row in rows)
-    return "\n".join(
-        [
-            "# Families",
-            "",
-            f"<!-- Generated: {REGENERATE_COMMAND} -->",
-            "",
-            (
-                f"{pipelines} pipelines of {len(rows)} families, as `src/skipguide/families.py` and"
-                " `src/skipguide/presets.toml` have them."
-            ),
-            (
-                "Layers count from 0 within a stack; a bare number is one of the first stack named,"
-                ' `"single:7"` one of another.'
-            ),
-            (
-                "The layers of a UNet are those of its down blocks, its mid block and its up"
-                " blocks, and a bare number is refused there:"
-            ),
-            (
-                '`"up:0"` is the first one on the way up. Most have a spatial and a temporal half,'
-                " and `axis` picks one of them;"
-            ),
-            (
-                "`skipguide layers` lists the layers of a model with the kinds of attention that"
-                " each has."
-            ),
-            (
-                "Depths are those of the checkpoint named beside them, or where its config could"
-                " not be read, the default of its"
-            ),
-            "class in diffusers; any depth works. In the column CFG, c and u are the",
-            (
-                "conditional and the unconditional prediction, and the formula is u + g (c - u)"
-                " where none is given."
-            ),
-            (
-                "The preset is what `STG.preset(pipe)` picks; `skipguide presets` lists all that is"
-                " published."
-            ),
-            "",
-            *_markdown_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
-            "",
-            "## Where the presets come from",
-            "",
-            *_markdown_table(("preset", "model", "setting", "source"), _preset_sources(rows)),
-            "",
-            "## Refused",
-            "",
-            "Video pipelines of diffusers that `guide()` refuses, and why.",
-            "",
-            *_markdown_table(
-                ("pipelines", "why"),
-                ((_format_code(names), reason) for reason, names in refused_pipelines().items()),
-            ),
-            "",
-        ]
+    pipelines, families = count_families(rows)
+    introduction = INTRODUCTION.format(
+        command=REGENERATE_COMMAND, pipelines=pipelines, families=families
     )
+    refused = refused_pipelines().items()
+    lines = [
+        introduction,
+        *_markdown_table(FAMILY_COLUMNS, (_family_cells(row) for row in rows)),
+        "\n## Where the presets come from\n",
+        *_markdown_table(("preset", "model", "setting", "source"), _preset_sources(rows)),
+        "\n## Refused\n\nVideo pipelines of diffusers that `guide()` refuses, and why.\n",
+        *_markdown_table(
+            ("pipelines", "why"), ((_format_code(names), reason) for reason, names in refused)
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def count_families(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Return how many pipelines and how many families there are."""
+    return sum(len(row["pipelines"]) for row in rows), len(rows)
 
 
 def _family_cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -286,7 +270,7 @@ def _family_cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def describe_stacks(row: dict[str, Any]) -> str:
-    """48 blocks; or 20 dual, 40 single; or 6 down, 1 mid, 9 up."""
+    """Return the depth of each stack, as in "20 dual, 40 single"."""
     return ", ".join(f"{depth} {name}" for name, depth in row["stacks"].items())
 
 

@@ -56,7 +56,7 @@ PERTURBATIONS = {
     ),
     "frames": Perturbation(
         "each token of the video sees its own frame and the text only",
-        "CAG, arXiv 2506.17220", ("attention", "softmax", "grid", "joint"),
+        "CAG, arXiv 2506.17220", ("attention", "softmax", "grid", "time", "joint"),
     ),
     "shuffle": Perturbation(
         "the block sees the tokens of the video in another order", "TPG, arXiv 2506.10036", uses_seed=True
@@ -68,6 +68,7 @@ MISSING_TRAIT_REASONS = {
     "attention": "its attention has no map that could be another one",
     "softmax": "its attention is linear, without queries that a softmax compares with keys",
     "grid": "its tokens are not those of one grid of frames, rows and columns",
+    "time": "it makes images, which are one frame",
     "joint": (
         'it attends within a frame and along time in turn; what cuts time there is skip="attention"'
         ' with axis="temporal"'

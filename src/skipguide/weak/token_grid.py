@@ -29,12 +29,14 @@ def video_token_grid(
         return None if None in sizes else tuple(int(size) for size in sizes if size is not None)
     if not layout:
         return None
-    shape = dict(zip(layout, next(iter(inputs.values())).shape, strict=True))
+    lengths = dict(zip(layout, next(iter(inputs.values())).shape, strict=True))
     patch = config.get("patch_size") or 1
     patches = (
         patch if isinstance(patch, Sequence) else (config.get("patch_size_t") or 1, patch, patch)
     )
-    return tuple(-(-shape[name] // size) for name, size in zip("thw", patches, strict=True))
+    return tuple(
+        -(-lengths.get(name, 1) // size) for name, size in zip("thw", patches, strict=True)
+    )
 
 
 def attention_token_grid(

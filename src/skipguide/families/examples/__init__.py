@@ -56,6 +56,7 @@ class Size:
 
 
 MakeInputs = Callable[[Config, Size, int], Inputs]
+MakeTensor = Callable[[Config, Size, int], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def text_mask(size: Size, batch: int) -> torch.Tensor:
 
 
 def video_inputs(
-    text_width: str, channels: str = "in_channels", layout: str = "bcthw", **more: MakeInputs | None
+    text_width: str, channels: str = "in_channels", layout: str = "bcthw", **more: MakeTensor | None
 ) -> MakeInputs:
     """Return a function that makes latents, a timestep and a text.
 
