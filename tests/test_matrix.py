@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +17,16 @@ REPRESENTED = {name.split()[0] for name in REPRESENTATIVES}
 class Item(SimpleNamespace):
     """As much of a collected test as the choice looks at."""
 
-    def __init__(self, nodeid: str, **params: Any):
-        super().__init__(nodeid=nodeid, callspec=SimpleNamespace(params=params), marks=[])
+    def __init__(self, nodeid: str, indices: Any = None, **params: Any):
+        call = SimpleNamespace(params=params, indices=indices)
+        super().__init__(nodeid=nodeid, callspec=call, marks=[])
 
     def add_marker(self, mark: Any) -> None:
         self.marks.append(mark.name)
+
+    def get_closest_marker(self, name: str) -> Any:
+        """A table is a test that is marked `diagonal`."""
+        return self.callspec.indices
 
 
 def marks_of(*items: Any) -> list[list[str]]:
@@ -33,7 +39,7 @@ def test_cases_with_other_pipelines_are_of_the_matrix() -> None:
         Item("a.py::test[x]", name="MochiPipeline", skip="residual"),
         Item("a.py::test[y]", name="AllegroPipeline", skip="residual"),
         Item("a.py::test[z]", skip="attention"),
-        SimpleNamespace(nodeid="a.py::other", marks=[]),
+        Item("a.py::other"),
     ]
     assert marks_of(*items) == [[], ["matrix"], [], []]
 
@@ -51,6 +57,33 @@ def test_names_that_are_no_tiny_pipelines_are_no_reason() -> None:
         Item(f"a.py::a[{i}]", value=value) for i, value in enumerate(["MochiPipeline", *values])
     ]
     assert marks_of(*items) == [[]] * 6
+
+
+def test_the_loops_of_modular_pipelines() -> None:
+    names = ["modular Wan", "modular HunyuanVideo 1.5"]
+    assert marks_of(*(Item(f"a.py::a[{v}]", name=v) for v in names)) == [[], ["matrix"]]
+
+
+def test_a_diagonal_has_each_value_of_each_parameter() -> None:
+    sizes = {"name": 8, "how": 5, "share": 2}
+    rows = [dict(zip(sizes, row, strict=True)) for row in itertools.product(*map(range, [8, 5, 2]))]
+    items = [Item(f"a.py::a[{i}]", indices=row) for i, row in enumerate(rows)]
+    kept = [row for row, marks in zip(rows, marks_of(*items), strict=True) if not marks]
+    assert len(kept) == 8
+    assert {name: {row[name] for row in kept} for name in sizes} == {
+        name: set(range(size)) for name, size in sizes.items()
+    }
+
+
+def test_a_diagonal_goes_through_the_representatives() -> None:
+    pipelines = ["LTXPipeline", "MochiPipeline", "ConsisIDPipeline", "WanPipeline"]
+    items = [
+        Item(f"a.py::a[{name}-{skip}]", indices={"name": i, "skip": skip}, name=name)
+        for skip in (0, 1)
+        for i, name in enumerate(pipelines)
+    ]
+    kept = [item.nodeid for item, marks in zip(items, marks_of(*items), strict=True) if not marks]
+    assert kept == ["a.py::a[MochiPipeline-0]", "a.py::a[WanPipeline-1]"]
 
 
 # --- the choice itself ----------------------------------------------------------------------------

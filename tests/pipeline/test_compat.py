@@ -95,6 +95,7 @@ OFFLOADS = {
 }  # fmt: skip
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("how", OFFLOADS)
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_offloaded_weights_give_the_same_bits(name: str, how: str, share_prefix: bool) -> None:

@@ -2,14 +2,16 @@
 
 A test that takes every tiny pipeline has some 80 cases. About a dozen of them, one for each way of
 calling the denoiser and one for each shape of attention, find almost every mistake, so these are
-the default; a case that names any other pipeline gets the marker `matrix`. The two selections
-together are all cases, and every test function has at least one case in the default one."""
+the default; a case that names any other pipeline gets the marker `matrix`. Of a test that is marked
+`diagonal` the default has a diagonal of the table that its parameters span: each value of each
+parameter, but not each combination. The two selections together are all cases, and every test
+function has at least one case in the default one."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -30,34 +32,50 @@ REPRESENTATIVES = (
     "StableVideoDiffusionPipeline",  # a UNet with a scale for each frame
     "AnimateDiffPipeline",  # a UNet with motion modules
 )
+# The denoising loops of diffusers' Modular pipelines, which tests/test_guider.py builds.
+MODULAR = ("modular Wan", "modular Wan 2.2", "modular LTX", "modular LTX2")
 NAME_OF_PIPELINE = re.compile(r"\w+Pipeline( [\w.]+)?")
 
 
 def mark_matrix(items: Iterable[pytest.Item]) -> None:
-    """Give the marker `matrix` to the cases that name a pipeline outside of REPRESENTATIVES.
-
-    A function whose cases all name such pipelines keeps its first one in the default selection.
-    """
-    cases: dict[str, list[tuple[pytest.Item, bool]]] = defaultdict(list)
+    """Give the marker `matrix` to the cases outside of the default selection."""
+    functions: dict[str, list[Any]] = defaultdict(list)
     for item in items:
-        others = set(pipelines_of(item)) - set(REPRESENTATIVES)
-        cases[item.nodeid.split("[")[0]].append((item, bool(others)))
-    for found in cases.values():
-        first = 1 if all(outside for _, outside in found) else 0
-        for item, outside in found[first:]:
-            if outside:
-                item.add_marker(pytest.mark.matrix)
+        functions[item.nodeid.split("[")[0]].append(item)
+    for cases in functions.values():
+        default = [case for case in cases if not names_another_pipeline(case)] or cases[:1]
+        if cases[0].get_closest_marker("diagonal"):
+            default = diagonal(default)
+        kept = set(map(id, default))
+        for case in cases:
+            if id(case) not in kept:
+                case.add_marker(pytest.mark.matrix)
+
+
+def names_another_pipeline(item: Any) -> bool:
+    """Whether a parameter of a test is a pipeline that stands for no others."""
+    return not set(pipelines_of(item)) <= {*REPRESENTATIVES, *MODULAR}
 
 
 def pipelines_of(item: Any) -> Iterator[str]:
-    """The tiny pipelines that the parameters of a test name."""
+    """The pipelines that the parameters of a test name."""
     call = getattr(item, "callspec", None)
-    names = [
-        value
-        for value in (call.params.values() if call else ())
-        if isinstance(value, str) and NAME_OF_PIPELINE.fullmatch(value)
-    ]
-    if names:
-        from support.tiny import builders  # late, for it imports all of diffusers' pipelines
+    for value in call.params.values() if call else ():
+        if isinstance(value, str) and value.startswith("modular "):
+            yield value
+        elif isinstance(value, str) and NAME_OF_PIPELINE.fullmatch(value):
+            from support.tiny import builders  # late, for it imports all of diffusers' pipelines
 
-        yield from (name for name in names if name in builders())
+            yield from {value} & set(builders())
+
+
+def diagonal(cases: Sequence[Any]) -> list[Any]:
+    """Cases in which each value of each parameter occurs, as few as the longest parameter has
+    values: its t-th value with the t-th of the others, which begin again at their ends."""
+    indices = [case.callspec.indices for case in cases]
+    used = {name: sorted({row[name] for row in indices}) for name in indices[0]}
+    wanted = [
+        {name: values[t % len(values)] for name, values in used.items()}
+        for t in range(max(map(len, used.values())))
+    ]
+    return [case for case, row in zip(cases, indices, strict=True) if row in wanted]
