@@ -237,8 +237,8 @@ def graphs() -> Iterator[Callable[[], int]]:
 
 COMPILED = [
     ("WanPipeline", whole), ("WanPipeline", repeated), ("HunyuanVideoPipeline", repeated),
-    ("AnimateDiffPipeline", whole),  # no UNet has repeated ones
     *(pytest.param(*row, marks=pytest.mark.long) for row in (
+        ("AnimateDiffPipeline", whole),  # no UNet has repeated ones
         ("LTXPipeline", whole), ("LTXPipeline", repeated), ("HunyuanVideoPipeline", whole)
     )),
 ]  # fmt: skip
@@ -344,9 +344,7 @@ def test_fused_projections(name: str) -> None:
     torch.testing.assert_close(guided(small), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_processor_of_the_users_own_runs_in_the_strong_pass_and_is_not_called_where_attention_is_skipped() -> (
-    None
-):
+def test_a_processor_of_the_users_own_runs_where_attention_is_not_skipped() -> None:
     small = fresh("WanPipeline")
     called: list[Any] = []
     usual = type(small.pipe.transformer.blocks[0].attn1.processor)

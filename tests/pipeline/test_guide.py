@@ -453,7 +453,7 @@ def test_family_without_attention_skip_says_so(pipe: Any, monkeypatch: pytest.Mo
     row = FAMILIES[0]
     stack = dataclasses.replace(row.stacks["blocks"], attention={})
     monkeypatch.setattr(
-        "skipguide.families.rows.FAMILIES", (dataclasses.replace(row, stacks={"blocks": stack}),)
+        "skipguide.families.lookup.FAMILIES", (dataclasses.replace(row, stacks={"blocks": stack}),)
     )
     with pytest.raises(
         ValueError, match=r"skip must be one that mochi has \(residual.*\), but got 'attention'"
