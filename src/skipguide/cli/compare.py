@@ -3,6 +3,7 @@ one by one."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,8 @@ import typer
 
 from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
-from skipguide.generate import asked
-from skipguide.generate.resolve import resolve_settings
-from skipguide.generate.settings import (
-    SCALE_AXES,
-    GenerationSettings,
-    uses_guidance,
-    validate_settings,
-)
+from skipguide.generate.describe import describe_rule, describe_terms
+from skipguide.generate.settings import GenerationSettings, uses_guidance
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -75,17 +70,16 @@ def compare(
     for CFG and restarts are in all but the first one."""
     file = options.read_config(config)
     titles = dict.fromkeys(prompts or [None])
-    wanted = [
-        asked.completed(validate_settings(options.merge_settings(file, given, prompt)))
-        for prompt in titles
-    ]
+    wanted = [options.build_settings(file, given, prompt) for prompt in titles]
     if not uses_guidance(wanted[0]):
         raise ValueError(
-            "compare needs a scale of STG above 0, but got 0: all would be the same. Leave it out."
+            "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same."
+            " Leave the scale out."
         )
     targets = _output_paths(wanted, out_dir)
     from skipguide.files import video
     from skipguide.generate import run as generation
+    from skipguide.generate.resolve import resolve_settings
 
     for target in targets:
         options.check_outputs(
@@ -121,16 +115,15 @@ def _output_paths(wanted: Sequence[GenerationSettings], folder: Path) -> list[Pa
 def _column_settings(complete: GenerationSettings) -> list[GenerationSettings]:
     """From CFG alone to all that is asked for; spatial and temporal STG come one after the other
     (Table 4)."""
-    none = dict.fromkeys(("schedule", "random_share", "cfg_rule", "restart"))
-    bare = complete.model_copy(
-        update={**dict.fromkeys(SCALE_AXES, 0.0), **none, "orthogonalize": False}
-    )
-    spatial = complete.model_copy(update={"temporal_scale": 0.0, "orthogonalize": False})
-    return (
-        [bare, spatial, complete]
-        if complete.spatial_scale and complete.temporal_scale
-        else [bare, complete]
-    )
+    from skipguide.method.request import GuidanceRequest
+
+    request = complete.request
+    axes = {getattr(term, "axis", None) for term in request.terms}
+    columns = [GuidanceRequest(), request]
+    if {"spatial", "temporal"} <= axes:
+        spatial = tuple(term for term in request.terms if term.axis != "temporal")
+        columns.insert(1, dataclasses.replace(request, terms=spatial, orthogonalize=False))
+    return [complete.model_copy(update={"guidance": column}) for column in columns]
 
 
 def _generate_column(
@@ -158,27 +151,7 @@ def _describe_method(settings: GenerationSettings) -> str:
     assert settings.guidance_scale is not None
     first = "" if settings.min_guidance_scale is None else f"{settings.min_guidance_scale:g} to "
     cfg = f"CFG {first}{settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
-    rule = "" if settings.cfg_rule is None else f" by {settings.cfg_rule['name']}"
-    return " + ".join(
-        [cfg + rule, *_describe_terms(settings), *(["restart"] if settings.restart else [])]
-    )
-
-
-def _describe_terms(settings: GenerationSettings) -> list[str]:
-    if settings.schedule:
-        return ["STG by noise level"]
-    assert settings.layers is not None
-    scales = {axis or "": getattr(settings, name) for name, axis in SCALE_AXES.items()}
-    pushes = [f"{axis} {scale:g}".strip() for axis, scale in scales.items() if scale]
-    if not pushes:
-        return []
-    drawn = settings.random_share is not None
-    layers = f"random {settings.random_share:g}" if drawn else ",".join(map(str, settings.layers))
-    strength = "" if settings.strength is None else f" {settings.strength:g}"
-    pushes[-1] += (
-        f" ({settings.skip}{strength} {layers}{', orthogonal' if settings.orthogonalize else ''})"
-    )
-    return [f"STG {pushes[0]}", *pushes[1:]]
+    return " + ".join([cfg + describe_rule(settings.request), *describe_terms(settings.request)])
 
 
 def _judge_reader(model: str) -> Reader:
@@ -206,9 +179,11 @@ def _write_comparison(target: Path, columns: Sequence[ComparisonColumn]) -> None
 def _combined_record(columns: Sequence[ComparisonColumn]) -> dict[str, Any]:
     """The record of a comparison: those of its runs, and once the image that all of them start
     from."""
+    from skipguide.generate.record import RECORD_FORMAT
+
     image = columns[0].image
     return {
-        "format": 1,
+        "format": RECORD_FORMAT,
         **({"image": image} if image else {}),
         "runs": [run.record for run in columns],
     }

@@ -9,9 +9,6 @@ import typer
 
 from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
-from skipguide.generate import asked
-from skipguide.generate.resolve import resolve_settings
-from skipguide.generate.settings import validate_settings
 
 
 @options.accept_settings
@@ -39,15 +36,14 @@ def generate(
 
     It is an mp4 that carries the record of how it was made; the same record lies beside it as JSON.
     """
-    settings = asked.completed(
-        validate_settings(options.merge_settings(options.read_config(config), given, prompt))
-    )
+    settings = options.build_settings(options.read_config(config), given, prompt)
     target = options.check_mp4(out or Path(f"{options.file_name(settings)}.mp4"))
     from skipguide.files import video
 
     options.check_outputs([target, video.sidecar_path(target)], overwrite)
     image = options.first_frame(settings)
     from skipguide.generate import record, run
+    from skipguide.generate.resolve import resolve_settings
 
     pipe = run.load_pipeline(settings.model, settings.dtype, settings.device)
     settings = resolve_settings(settings, pipe)

@@ -14,19 +14,29 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from skipguide.generate.settings import GenerationSettings, flag_name
+from skipguide.generate import parsing
+from skipguide.generate.fields import flag_name
+from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.settings import GenerationSettings, validate_settings
 
 if TYPE_CHECKING:
     import PIL.Image
+    from pydantic.fields import FieldInfo
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="YAML file of settings, with lines as stg_scale: 1.0."),
+    typer.Option(
+        "--config",
+        "-c",
+        help="YAML file of settings, with lines such as steps: 28, or guidance: {terms: [{layers:"
+        " [8], scale: 1.0}]}.",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
 _DEFAULT_LABELS = {
     "negative_prompt": "empty", "image": "none", "orthogonalize": "no",
-    "dtype": "bfloat16 on a GPU, else float32", "device": "the GPU if there is one",
+    "term": "none", "slg_layers": "none", "schedule": "none", "restart": "none",
+    "cfg_rule": "plain CFG", "dtype": "bfloat16 on a GPU, else float32", "device": "the GPU if there is one",
 }  # fmt: skip
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")
@@ -37,7 +47,7 @@ def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb one option per setting (all but the prompt); those that were used arrive as its
     argument `given`."""
     own = inspect.signature(verb, eval_str=True).parameters
-    options = [_option(name) for name in GenerationSettings.model_fields if name != "prompt"]
+    options = [_option(name) for name in _FIELDS]
 
     @functools.wraps(verb)
     def run(**values: Any) -> None:
@@ -46,7 +56,7 @@ def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
             given={
                 name: _parse_value(name, value)
                 for name, value in given.items()
-                if value is not None
+                if value is not None and value != []
             },
             **values,
         )
@@ -58,8 +68,21 @@ def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _fields() -> dict[str, FieldInfo]:
+    """The settings that are options, in the order of the help: flags stand for `guidance`."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in GenerationSettings.model_fields.items():
+        found |= GuidanceFlags.model_fields if name == "guidance" else {name: field}
+    del found["prompt"]
+    return found
+
+
+_FIELDS = _fields()
+_REPEATABLE = ("term", "restart")
+
+
 def _option(name: str) -> inspect.Parameter:
-    field = GenerationSettings.model_fields[name]
+    field = _FIELDS[name]
     default = (
         _DEFAULT_LABELS.get(name, "the model's") if field.default is None else str(field.default)
     )
@@ -71,15 +94,17 @@ def _option(name: str) -> inspect.Parameter:
         else flag_name(name)
     )
     option = typer.Option(written, help=field.description, show_default=default, metavar=metavar)
-    annotation = Annotated[bool | None, option] if switch else Annotated[str | None, option]
+    kind = bool | None if switch else list[str] | None if name in _REPEATABLE else str | None
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
     )
 
 
-def _parse_value(name: str, value: str | bool) -> int | float | str | bool:
-    """A number where the setting is one. What cannot be read stays text, for the settings to
+def _parse_value(name: str, value: str | bool | list[str]) -> Any:
+    """Return a number where the setting is one. What cannot be read stays text, for the settings to
     complain about."""
+    if isinstance(value, list):
+        return value if len(value) > 1 else value[0]
     if isinstance(value, bool):
         return value
     try:
@@ -89,7 +114,7 @@ def _parse_value(name: str, value: str | bool) -> int | float | str | bool:
 
 
 def _number_type(name: str) -> type[int] | type[float] | type[str]:
-    leaves = list(_leaf_types(GenerationSettings.model_fields[name].annotation))
+    leaves = list(_leaf_types(_FIELDS[name].annotation))
     return str if str in leaves else float if float in leaves else int if int in leaves else str
 
 
@@ -123,17 +148,22 @@ def read_config(path: Path | None) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(
-            f"--config must hold lines such as stg_scale: 1.0, but {path} holds"
+            f"--config must hold lines such as steps: 28, but {path} holds"
             f" {type(content).__name__}. Write one setting per line."
         )
     return content
 
 
-def merge_settings(
+def build_settings(
     file: Mapping[str, Any], given: Mapping[str, Any], prompt: str | None
-) -> dict[str, Any]:
-    """The command line over the file."""
-    return {**file, **given, **({} if prompt is None else {"prompt": prompt})}
+) -> GenerationSettings:
+    """Return the settings of the command line over those of the file; a schedule's file is read.
+
+    Raises:
+        ValueError: for what is no setting, or a file that cannot be read.
+    """
+    merged = {**file, **given, **({} if prompt is None else {"prompt": prompt})}
+    return validate_settings(parsing.read_schedule_files(merged))
 
 
 def first_frame(settings: GenerationSettings) -> PIL.Image.Image | None:

@@ -11,7 +11,6 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json, Overwrite, check_mp4, check_outputs
-from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ def reproduce(
     from skipguide.files import image as image_file
     from skipguide.files import video
     from skipguide.generate import record, run
+    from skipguide.generate.resolve import resolve_settings
 
     then = video.read_record(source)
     moved = {

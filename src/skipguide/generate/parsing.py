@@ -1,37 +1,18 @@
-"""How settings are spelt on the command line and in YAML, and what they are. What cannot be read is
-a ValueError."""
+"""Read settings as people write them, and files that they name. Layers, terms, rules and restarts
+are read by `skipguide.method.parsing`. What cannot be read is a ValueError."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from skipguide.generate.flags import GuidanceFlags
+    from skipguide.method.request import GuidanceRequest
 
-def parse_layers(value: Any) -> Any:
-    """8, "8,9", "single:7" or a list of those -> a tuple of ints and "stack:int"."""
-    if value is None:
-        return None
-    parts = (
-        value.split(",")
-        if isinstance(value, str)
-        else value
-        if isinstance(value, (list, tuple))
-        else [value]
-    )
-    return tuple(_parse_layer(part) for part in parts)
-
-
-def _parse_layer(value: Any) -> int | str:
-    text = str(value).strip()
-    if (
-        isinstance(value, (int, str))
-        and not isinstance(value, bool)
-        and re.fullmatch(r"([^\s:,]+:)?[0-9]+", text)
-    ):
-        return text if ":" in text else int(text)
-    raise ValueError("not a layer")
+    Guidance = GuidanceRequest | GuidanceFlags | dict[str, Any]
 
 
 def parse_fps(value: Any) -> Fraction | None:
@@ -51,37 +32,158 @@ def parse_fps(value: Any) -> Fraction | None:
     return rate
 
 
-def parse_parts(value: Any, first: str) -> Any:
-    """ "apg eta=0.2 window=0.1:0.9" -> {first: "apg", "eta": 0.2, "window": [0.1, 0.9]}; a mapping
-    as it is."""
-    if not isinstance(value, str):
-        return value
-    words = [word if "=" in word else f"{first}={word}" for word in value.split()]
-    pairs = [word.partition("=") for word in words]
-    named = {name for name, _, text in pairs if name and text}
-    if not pairs or len(named) < len(pairs):
-        raise ValueError("not a list of parts")
-    return {name: _parse_part(text) for name, _, text in pairs}
-
-
-def _parse_part(text: str) -> Any:
-    if ":" in text:
-        return [_parse_part(part) for part in text.split(":")]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def parse_mappings(value: Any) -> Any:
-    """A list of mappings as a tuple; one mapping as that of one; a text, the name of a file, as it
-    is."""
-    found = [value] if isinstance(value, Mapping) else value
-    return tuple(found) if isinstance(found, list) else found
-
-
 def format_fps(rate: Fraction | None) -> int | str | None:
-    """As JSON has it."""
+    """Return frames per second as JSON has them."""
     return rate if rate is None else int(rate) if rate.denominator == 1 else str(rate)
+
+
+# --- guidance -------------------------------------------------------------------------------------
+
+
+def parse_guidance(value: Any) -> Guidance | None:
+    """Read the `guidance` of a video.
+
+    Args:
+        value: "preset", for what is published for the model; {"preset": flags}, for that with
+            changes; or plain data of a GuidanceRequest. In the latter, terms may be "preset", and a
+            term may leave out its layers: everything that is not said is the preset's then.
+
+    Returns:
+        A GuidanceRequest if nothing is left to a preset; else the flags, or the plain data.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    from skipguide.generate.flags import GuidanceFlags, read_flags
+
+    if value is None or isinstance(value, GuidanceFlags):
+        return value
+    if value == "preset":
+        return GuidanceFlags()
+    if isinstance(value, Mapping) and set(value) == {"preset"}:
+        return read_flags(value["preset"] or {})
+    from skipguide.method.request import GuidanceRequest
+
+    if isinstance(value, GuidanceRequest):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"guidance must be preset, or lines such as terms: [{{layers: [8], scale: 1.0}}], but"
+            f" got {value!r}. Correct it."
+        )
+    if isinstance(value.get("schedule"), str):
+        raise ValueError(
+            f"schedule must be read from its file first, but got the name {value['schedule']!r}."
+            " Write the bins."
+        )
+    if not _lacks_something(value):
+        return GuidanceRequest.from_dict(value)
+    GuidanceRequest.from_dict(fill_in_terms(value, _STAND_IN))  # complains about all the rest
+    return dict(value)
+
+
+# Stands for a preset while terms are checked before a model is loaded.
+_STAND_IN: tuple[dict[str, Any], ...] = (
+    {"layers": [0], "scale": 1.0, "axis": "spatial"},
+    {"layers": [0], "scale": 1.0, "axis": "temporal"},
+)
+
+
+def _lacks_something(value: Mapping[str, Any]) -> bool:
+    terms = value.get("terms")
+    return terms == "preset" or any(_lacks_layers(term) for term in _listed(terms))
+
+
+def _lacks_layers(term: Any) -> bool:
+    is_stg = isinstance(term, Mapping) and term.get("kind", "stg") == "stg"
+    return is_stg and term.get("layers") is None
+
+
+def _listed(terms: Any) -> list[Any]:
+    from skipguide.method.parsing import parse_list
+
+    found = parse_list(terms, "layers")
+    return list(found) if isinstance(found, tuple) else []
+
+
+def fill_in_terms(
+    content: Mapping[str, Any], preset: tuple[Mapping[str, Any], ...], rescale: float = 0.0
+) -> dict[str, Any]:
+    """Return plain data of a GuidanceRequest with what it leaves out of STG terms filled in.
+
+    Args:
+        preset: the terms of the preset; what a term leaves out is taken from the first of them.
+        rescale: that of the preset.
+    """
+    shared = {
+        name: value for name, value in preset[0].items() if name not in ("scale", "axis")
+    } if preset else {}  # fmt: skip
+    terms = content.get("terms")
+    if terms == "preset":
+        found = [dict(term) for term in preset]
+    else:
+        found = [
+            {**(shared if row.get("kind", "stg") == "stg" else {}), **_said(row)}
+            if isinstance(row, Mapping)
+            else row
+            for row in _listed(terms)
+        ]
+    return {"rescale": rescale, **content, "terms": found}
+
+
+def _said(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def combine_guidance(block: Any, flags: Mapping[str, Any]) -> Any:
+    """Put flags over the `guidance` of a file.
+
+    Raises:
+        ValueError: if both say which layers are skipped.
+    """
+    if block is None or block == "preset":
+        return {"preset": dict(flags)}
+    if not isinstance(block, Mapping):
+        return block  # and is refused
+    if set(block) == {"preset"}:
+        return {"preset": {**(block["preset"] or {}), **flags}}
+    same = {
+        "rescale": "rescale", "rescale_space": "rescale_space", "orthogonalize": "orthogonalize",
+        "cfg_rule": "cfg", "restart": "restart",
+    }  # fmt: skip
+    others = [name for name in flags if name not in same]
+    if others:
+        raise ValueError(
+            f"guidance has the terms already, but got {', '.join(others)} beside it. Write that"
+            " into the terms of guidance, or leave guidance out."
+        )
+    return {**block, **{same[name]: value for name, value in flags.items()}}
+
+
+def read_schedule_files(given: Mapping[str, Any], base: Path = Path()) -> dict[str, Any]:
+    """Return settings with the bins of a schedule where the name of its file was.
+
+    Args:
+        given: settings or flags, or with a `guidance`, as people write them.
+        base: the folder from which relative names count.
+
+    Raises:
+        ValueError: for a file that cannot be read or holds something else.
+    """
+    found = dict(given)
+    if isinstance(found.get("schedule"), str):
+        found["schedule"] = _read_bins(base / found["schedule"])
+    guidance = found.get("guidance")
+    if isinstance(guidance, Mapping):
+        inner = guidance["preset"] if isinstance(guidance.get("preset"), Mapping) else guidance
+        if isinstance(inner.get("schedule"), str):
+            read = {**inner, "schedule": _read_bins(base / inner["schedule"])}
+            found["guidance"] = read if inner is guidance else {"preset": read}
+    return found
+
+
+def _read_bins(path: Path) -> list[dict[str, Any]]:
+    from skipguide.generate.flags import rows_in_full
+    from skipguide.method.terms import Schedule
+
+    return rows_in_full(Schedule.from_yaml(str(path)))

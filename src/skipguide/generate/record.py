@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import skipguide
 from skipguide.files import image as image_file
+from skipguide.generate.flags import GuidanceFlags, read_flags, to_guidance
 from skipguide.generate.settings import GenerationSettings, validate_settings
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from skipguide.files.video import Frames
 
-RECORD_FORMAT = 1
+RECORD_FORMAT = 2
 _LIBRARIES = ("torch", "diffusers", "transformers")
 
 
@@ -129,17 +130,35 @@ def settings_from_record(record: Mapping[str, Any], source: Path) -> GenerationS
             f"reproduce needs the record of one generation, but {source} is a comparison of"
             f' {len(record["runs"])}. Run "skipguide compare" with its prompt and seed again.'
         )
-    if record.get("format") != RECORD_FORMAT or not isinstance(record.get("settings"), dict):
+    if record.get("format") not in (1, RECORD_FORMAT) or not isinstance(
+        record.get("settings"), dict
+    ):
         raise ValueError(
-            f"reproduce needs a record of format {RECORD_FORMAT}, but that of {source} has format"
-            f" {record.get('format')!r}. Use the version of skipguide that wrote it."
+            f"reproduce needs a record of format 1 or {RECORD_FORMAT}, but that of {source} has"
+            f" format {record.get('format')!r}. Use the version of skipguide that wrote it."
         )
-    return validate_settings(record["settings"])
+    return validate_settings(record["settings"])  # format 1 has flags in the place of guidance
+
+
+def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return complete settings of any format as those of the newest: with `guidance`.
+
+    Args:
+        settings: of a record, or of a row of a ledger.
+    """
+    if "guidance" in settings:
+        return dict(settings)
+    from skipguide.method.request import GuidanceRequest
+
+    given = {name: settings[name] for name in settings if name in GuidanceFlags.model_fields}
+    guidance = to_guidance(read_flags(given))
+    rest = {name: value for name, value in settings.items() if name not in given}
+    return {**rest, "guidance": GuidanceRequest.from_dict(guidance).to_dict()}
 
 
 def diff_records(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What differs between two records besides the frames: name -> [then, now]."""
-    before, after = dict(_flatten_record(then)), dict(_flatten_record(now))
+    before, after = dict(_flatten_record(_upgraded(then))), dict(_flatten_record(now))
     # A setting that the older version did not have yet has not changed.
     names = [
         *before,
@@ -150,6 +169,11 @@ def diff_records(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, l
         for name in names
         if before.get(name) != after.get(name)
     }
+
+
+def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
+    settings = record.get("settings")
+    return {**record, **({"settings": upgrade_settings(settings)} if settings else {})}
 
 
 def _flatten_record(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

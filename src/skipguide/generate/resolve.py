@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipguide.generate import flags, parsing
+from skipguide.generate.fields import flag_name
+from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
+from skipguide.method.request import GuidanceRequest
+from skipguide.method.terms import SLG, STG
 
 if TYPE_CHECKING:
     from skipguide.families.presets import Preset
-from skipguide.generate.settings import (
-    SCALE_AXES,
-    GenerationSettings,
-    flag_name,
-    given_scales,
-    is_stg_off,
-    sets_layers,
-    validate_settings,
-)
 
-# The defaults of STG() and guide(), for models without a preset.
-GUIDANCE_DEFAULTS = {"layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0}
-_NEUTRAL_DEFAULTS = {
-    "orthogonalize": False,
-    "normalize": False,
-    "every": 1,
-    "rescale_space": "prediction",
-}  # of no preset
 _PIPELINE_ARGUMENTS = {  # our name -> those that diffusers' pipelines have for it, if they have another
     "steps": ("num_inference_steps",),
     "guidance_scale": ("guidance_scale", "max_guidance_scale"),
@@ -66,16 +56,13 @@ def resolve_settings(settings: GenerationSettings, pipe: Any) -> GenerationSetti
             that it needs.
     """
     preset = _find_preset(settings, pipe)
-    if preset and preset.schedule and not sets_layers(settings) and not is_stg_off(settings):
-        settings = settings.model_copy(update={"schedule": preset.schedule})
     _check_inputs(settings, pipe)
-    found = _resolve_guidance(settings, preset)
+    request = _resolve_guidance(settings, preset)
     empty = "negative_prompt" in call_parameters(pipe) and not hasattr(
         getattr(pipe, "transformer", None), "null_caption"
     )
-    found |= {
-        "negative_prompt": "" if empty else None
-    }  # Open-Sora has learned what stands for no text
+    # Open-Sora has learned what stands for no text.
+    found: dict[str, Any] = {"negative_prompt": "" if empty else None}
     names = (
         *_MODEL_DEFAULT_FIELDS,
         *(name for name in _OPTIONAL_ARGUMENTS if name in call_parameters(pipe)),
@@ -86,34 +73,68 @@ def resolve_settings(settings: GenerationSettings, pipe: Any) -> GenerationSetti
         if getattr(settings, name) is None
     }
     found |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": str(pipe.device)}
-    given = settings.model_dump()
+    given = {**settings.model_dump(exclude={"guidance"}), "guidance": request}
     given["image"] = settings.image and Path(settings.image).name
     return validate_settings(
         {**given, **{name: value for name, value in found.items() if given[name] is None}}
     )
 
 
-def _resolve_guidance(settings: GenerationSettings, preset: Preset | None) -> dict[str, Any]:
-    """What is skipped, and how: from the preset, where that is not said otherwise."""
-    found: dict[str, Any] = {
-        name: getattr(preset, name) if preset else plain
-        for name, plain in GUIDANCE_DEFAULTS.items()
-    }
-    found |= {**_resolve_scales(settings, preset), **_NEUTRAL_DEFAULTS}
-    if settings.random_share is not None or settings.schedule is not None:
-        found["layers"] = ()
-    if settings.schedule is not None:
-        found |= {**dict.fromkeys(SCALE_AXES, 0.0), "rescale": 0.0, "skip": "residual"}
-    if is_stg_off(settings) and (
-        settings.cfg_rule is None or settings.cfg_rule.get("name") == "interval"
-    ):
-        found["rescale"] = 0.0  # there is nothing whose deviation it could pull back
-    return {
-        **found,
-        "strength": perturbations.resolve_strength(
-            settings.skip or found["skip"], settings.strength
-        ),
-    }
+def _resolve_guidance(settings: GenerationSettings, preset: Preset | None) -> GuidanceRequest:
+    guidance = settings.guidance
+    if guidance is None or isinstance(guidance, GuidanceFlags):
+        given = guidance or GuidanceFlags()
+        filled = flags.fill_in(given, preset)
+        guidance = GuidanceRequest.from_dict(flags.to_guidance(filled, given))
+    elif isinstance(guidance, dict):
+        guidance = GuidanceRequest.from_dict(_fill_in(guidance, preset))
+    return _without_neutral_terms(guidance)
+
+
+def _fill_in(content: dict[str, Any], preset: Preset | None) -> dict[str, Any]:
+    """Plain data of a request with what is missing taken from the preset."""
+    whole = flags.to_guidance(flags.fill_in(GuidanceFlags(), preset))
+    if "schedule" in whole and content["terms"] != "preset":
+        raise ValueError(
+            "a term must name its layers where the preset of the model is a schedule, but got"
+            f" terms={content['terms']!r}. Write the layers, or terms: preset."
+        )
+    if "schedule" in whole:
+        rest = {name: value for name, value in content.items() if name != "terms"}
+        return {**rest, "schedule": whole["schedule"]}
+    return parsing.fill_in_terms(content, tuple(whole["terms"]), whole["rescale"])
+
+
+def _without_neutral_terms(request: GuidanceRequest) -> GuidanceRequest:
+    """Leave out terms that push by 0, and write out the strength of the others."""
+    terms = [
+        dataclasses.replace(term, strength=perturbations.resolve_strength(term.skip, term.strength))
+        for term in request.terms
+        if isinstance(term, SLG) or any(term.scales(2))
+    ]
+    several = sum(isinstance(term, STG) for term in terms) > 1
+    if request.schedule is not None:
+        return request
+    return dataclasses.replace(
+        request,
+        terms=tuple(terms),
+        orthogonalize=request.orthogonalize and several,
+        rescale=request.rescale if terms or request.replaces_cfg else 0.0,
+    )
+
+
+def words_of_flags(settings: GenerationSettings, pipe: Any) -> dict[str, Any] | None:
+    """Return the guidance of settings as complete flags, ready for JSON; None if they cannot say it.
+
+    The keys of clips are made of them, as they were before there was another spelling.
+
+    Args:
+        settings: as they were given, before `resolve_settings`.
+    """
+    given = GuidanceFlags() if settings.guidance is None else settings.guidance
+    if isinstance(given, GuidanceFlags) and not given.has_more_terms:
+        return flags.fill_in(given, _find_preset(settings, pipe)).said()
+    return flags.from_guidance(_resolve_guidance(settings, _find_preset(settings, pipe)))
 
 
 def _check_inputs(settings: GenerationSettings, pipe: Any) -> None:
@@ -156,21 +177,17 @@ def _find_preset(settings: GenerationSettings, pipe: Any) -> Preset | None:
     try:
         return presets.preset_for(pipe)
     except ValueError as error:
-        if not sets_layers(settings) and not is_stg_off(settings):
+        if _needs_preset(settings.guidance):
             raise ValueError(
                 f"{error} On the command line: --layers, or --stg-scale 0 for no STG."
             ) from error
         return None
 
 
-def _resolve_scales(settings: GenerationSettings, preset: Preset | None) -> dict[str, float]:
-    """The scales of STG that were left out: off beside one that was given, else the preset's."""
-    if given_scales(settings):
-        return dict.fromkeys(SCALE_AXES, 0.0)
-    plain = {"axis": preset.axis, "scale": preset.scale} if preset else {"axis": None, "scale": 1.0}
-    terms = preset.terms if preset and preset.terms else (plain,)
-    scales = {term["axis"]: term["scale"] for term in terms}
-    return {name: scales.get(axis, 0.0) for name, axis in SCALE_AXES.items()}
+def _needs_preset(guidance: Any) -> bool:
+    if guidance is None or isinstance(guidance, GuidanceFlags):
+        return (guidance or GuidanceFlags()).needs_preset
+    return isinstance(guidance, dict)
 
 
 def guider_sets_scale(pipe: Any) -> bool:

@@ -27,7 +27,6 @@ from skipguide.families import lookup, rows
 from skipguide.files import image as image_file
 from skipguide.files import packaged
 from skipguide.files.video import Frames
-from skipguide.generate import asked
 from skipguide.generate.record import GenerationResult, hash_weights
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
@@ -254,11 +253,11 @@ def generate(
 @contextlib.contextmanager
 def _apply_guidance(pipe: Any, settings: GenerationSettings) -> Iterator[Callable[[], float]]:
     """Guidance on, if there is any; gives a function that tells the passes per step so far."""
-    terms, options = asked.terms_of(settings), asked.options_of(settings)
-    if not terms and options["cfg"] is options["restart"] is None:
+    if settings.request.is_plain:
         yield functools.partial(_count_plain_passes, pipe, [math.nan])
         return
-    with guide(pipe, terms, **options) as handle:
+    terms, options = settings.request.with_seed(settings.seed).guide_arguments()
+    with guide(pipe, *terms, **options) as handle:
         yield lambda: handle.passes_per_step
 
 
@@ -301,7 +300,7 @@ class _StepTimer:
     ):
         assert settings.steps is not None
         self.steps, self.passes_per_step, self.on_step = settings.steps, passes_per_step, on_step
-        self.on_gpu, self.repeats = pipe.device.type == "cuda", settings.restart is not None
+        self.on_gpu, self.repeats = pipe.device.type == "cuda", bool(settings.request.restart)
         self.step_times = [time.perf_counter()]
 
     def __call__(

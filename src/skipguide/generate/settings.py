@@ -1,8 +1,9 @@
 """The settings of one generation: the one schema of the command line, the YAML file and the record
 beside a video.
 
-What a user leaves out is None; `resolve` fills it in from the model's preset, so that what is
-stored with the video is complete and does not change its meaning when a preset does."""
+What a user leaves out is None, or is missing in `guidance`; `resolve` fills it in from the model's
+preset, so that what is stored with the video is complete and does not change its meaning when a
+preset does."""
 
 from __future__ import annotations
 
@@ -22,43 +23,29 @@ from pydantic import (
 )
 
 from skipguide.generate import parsing
-from skipguide.method import perturbations
+from skipguide.generate.fields import describe_field as _field
+from skipguide.generate.fields import validation_messages
+from skipguide.generate.flags import GuidanceFlags
 
 if TYPE_CHECKING:
-    pass
+    from skipguide.method.request import GuidanceRequest
 
 
-def _field(must: str, help: str, default: Any = None, **limits: Any) -> Any:
-    """A field with its help text and, for the error message, what its value must be."""
-    return Field(default, description=help, json_schema_extra={"must": must}, **limits)
+def _plain_guidance(value: Any) -> Any:
+    if value is None or isinstance(value, dict):
+        return value
+    return {"preset": value.said()} if isinstance(value, GuidanceFlags) else value.to_dict()
 
 
-Layers = Annotated[tuple[int | str, ...] | None, BeforeValidator(parsing.parse_layers)]
-Parts = dict[str, Any]
-Rule = Annotated[Parts | None, BeforeValidator(lambda value: parsing.parse_parts(value, "name"))]
-Restarts = Annotated[
-    tuple[Parts, ...] | None,
-    BeforeValidator(lambda value: parsing.parse_mappings(parsing.parse_parts(value, "window"))),
+# A GuidanceRequest, or what a preset makes one of. Any for pydantic, which must not import torch.
+Guidance = Annotated[
+    Any, BeforeValidator(parsing.parse_guidance), PlainSerializer(_plain_guidance)
 ]
-Bins = Annotated[tuple[Parts, ...] | str | None, BeforeValidator(parsing.parse_mappings)]
 Fps = Annotated[
     Fraction | None, BeforeValidator(parsing.parse_fps), PlainSerializer(parsing.format_fps)
 ]
 Size = Annotated[int, Field(ge=2, multiple_of=2)]
-Share = Annotated[float, Field(ge=0, le=1)]
 _EVEN_PIXELS = "an even whole number of pixels (the mp4 needs it)"
-_SCALE_REQUIREMENT = "a finite number >= 0 (0 is off)"
-SCALE_AXES = {
-    "stg_scale": None,
-    "spatial_scale": "spatial",
-    "temporal_scale": "temporal",
-}  # setting -> axis of its term
-# What the bins of a schedule say, or cannot: nothing but this may stand beside them.
-_SCHEDULE_CONFLICTS = {
-    "layers": (), "random_share": None, **dict.fromkeys(SCALE_AXES, 0.0), "orthogonalize": False,
-    "skip": "residual", "strength": None, "normalize": False, "every": 1, "start": 0.0, "stop": 1.0,
-    "rescale": 0.0,
-}  # fmt: skip
 
 
 class GenerationSettings(BaseModel):
@@ -79,75 +66,9 @@ class GenerationSettings(BaseModel):
         "lab-mochi, lab-svd, lab-opensora, a local folder in diffusers layout, or a hub id.",
         "lab-mochi", min_length=1,
     )  # fmt: skip
-    layers: Layers = _field(
-        'block numbers from 0 on, or "stack:number" as in "single:7", separated by commas',
-        "Layers that the weak pass skips: 8, or 8,9, or single:7.",
-    )
-    stg_scale: float | None = _field(
-        _SCALE_REQUIREMENT,
-        "STG's scale s; 0 is off. If one of the three scales is given, the others are 0.",
-        ge=0,
-    )
-    spatial_scale: float | None = _field(
-        _SCALE_REQUIREMENT,
-        "s of skipping in attention within a frame only, for models with factorized attention.",
-        ge=0,
-    )
-    temporal_scale: float | None = _field(
-        _SCALE_REQUIREMENT, "s of skipping in attention along time only, for these.", ge=0
-    )
-    orthogonalize: bool | None = _field(
-        "true or false", "Take from the temporal push its part along the spatial one (Eq. 21)."
-    )
-    random_share: float | None = _field(
-        "a number above 0 and below 1",
-        "In the place of layers: another draw of this share of them at every step, by the seed (S2-Guidance: 0.1).",
-        gt=0, lt=1,
-    )  # fmt: skip
-    skip: Literal["residual", "attention", "soft", "blur", "frames", "shuffle"] | None = _field(
-        f"one of {', '.join(perturbations.PERTURBATIONS)}",
-        "What is done to the layers. residual: the block returns its input. attention: its map is"
-        " the identity; soft: a part of the way there. blur: queries are blurred. frames: each sees"
-        " itself alone. shuffle: tokens change places.",
-    )
-    strength: float | None = _field(
-        "a finite number above 0",
-        "soft: share of the identity (0.5). blur: sigma in tokens; left out, all queries are their mean.",
-        gt=0,
-    )  # fmt: skip
-    normalize: bool | None = _field(
-        "true or false", "Pushes of one length whatever the layer: scale times a tenth of c."
-    )
-    every: int | None = _field(
-        "a whole number >= 1",
-        "Run the weak pass at every n-th guided step and use it again in between.",
-        ge=1,
-    )
-    schedule: Bins = _field(
-        "a YAML file of bins, or a list of them",
-        "YAML file of layers and scales by noise level, in the place of them: - {sigma: [0.9, 1.1],"
-        " layers: [9], scale: 2.0}.",
-    )
-    start: Share | None = _field(
-        "a fraction from 0 to 1", "Fraction of the run from which STG is on."
-    )
-    stop: Share | None = _field("a fraction from 0 to 1", "Fraction of the run at which STG ends.")
-    rescale: Share | None = _field(
-        "a number from 0 (off) to 1", "Pull the deviation back to that of c; 0 is off."
-    )
-    rescale_space: Literal["prediction", "data"] | None = _field(
-        '"prediction" or "data"',
-        "Of what the deviation is: of predictions, or of estimates of the clean video.",
-    )
-    cfg_rule: Rule = _field(
-        'one of apg, cfg-zero, tcfg, interval, and its parts, as in "apg eta=0.2"',
-        "In the place of plain CFG: apg, cfg-zero, tcfg or interval, and its parts, as in 'interval"
-        " window=0.1:0.9'.",
-    )
-    restart: Restarts = _field(
-        'an interval and its parts, as in "0.4:0.6 repeats=2" or "sigma=0.3:0.7"',
-        "Do an interval of the run again with new noise: '0.4:0.6 repeats=2', or 'sigma=0.3:0.7' of"
-        " noise levels.",
+    guidance: Guidance = _field(
+        "preset, or lines such as terms: [{layers: [8], scale: 1.0}]",
+        "What guide() is asked for; on the command line flags say it.",
     )
     guidance_scale: float | None = _field(
         "a finite number >= 0",
@@ -187,33 +108,25 @@ class GenerationSettings(BaseModel):
         pattern=r"^(cpu|mps|(cuda|xpu)(:[0-9]+)?)$",
     )
 
+    @property
+    def request(self) -> GuidanceRequest:
+        """The guidance of complete settings.
+
+        Raises:
+            TypeError: if something in it is still left to the preset of the model.
+        """
+        from skipguide.method.request import GuidanceRequest
+
+        if not isinstance(self.guidance, GuidanceRequest):
+            raise TypeError(f"guidance must be complete, but got {self.guidance!r}. Resolve it.")
+        return self.guidance
+
     @model_validator(mode="after")
     def _check_combination(self) -> GenerationSettings:
         if self.prompt is None and self.image is None:
             raise ValueError(
                 "a video needs a prompt, an image or both, but got neither. Set them with PROMPT"
                 " and --image, or as prompt and image in the config file."
-            )
-        if self.start is not None and self.stop is not None and self.start >= self.stop:
-            raise ValueError(
-                "stop must be larger than start (step i of N is guided when start <= i/N < stop),"
-                f" but got start={self.start:g}, stop={self.stop:g}. Widen the window, or switch"
-                " STG off with stg_scale=0."
-            )
-        self._check_what_is_skipped()
-        if self.layers == () and not (is_stg_off(self) or self.random_share or self.schedule):
-            raise ValueError(
-                "layers must name at least one layer, but got none. Name one, or leave layers out."
-            )
-        if (
-            self.orthogonalize
-            and given_scales(self)
-            and not (self.spatial_scale and self.temporal_scale)
-        ):
-            raise ValueError(
-                "orthogonalize needs a spatial_scale and a temporal_scale above 0, but got"
-                f" {self.spatial_scale or 0:g} and {self.temporal_scale or 0:g}. Set both, or leave"
-                " orthogonalize out."
             )
         if (
             (self.min_guidance_scale or 0) > 1
@@ -227,91 +140,52 @@ class GenerationSettings(BaseModel):
             )
         return self
 
-    def _check_what_is_skipped(self) -> None:
-        if self.skip is not None:
-            perturbations.check_skip(self.skip, self.strength, 0)
-        if self.layers and self.random_share is not None:
-            raise ValueError(
-                f"random_share draws the layers, but layers={','.join(map(str, self.layers))} came"
-                " too. Leave one of them out."
-            )
-        both = [
-            name
-            for name, neutral in _SCHEDULE_CONFLICTS.items()
-            if getattr(self, name) not in (None, neutral)
-        ]
-        if both and self.schedule is not None:
-            raise ValueError(
-                f"a schedule has what is skipped in its bins, but got {', '.join(both)} beside it."
-                " Write that into the bins, or leave the schedule out."
-            )
-
-
-def given_scales(settings: GenerationSettings) -> dict[str, float]:
-    """The scales of STG that are not left to the preset."""
-    found = {name: getattr(settings, name) for name in SCALE_AXES}
-    return {name: scale for name, scale in found.items() if scale is not None}
-
-
-def sets_layers(settings: GenerationSettings) -> bool:
-    """Whether nothing about layers is left to the preset."""
-    return (
-        settings.layers is not None
-        or settings.random_share is not None
-        or settings.schedule is not None
-    )
-
 
 def uses_guidance(settings: GenerationSettings) -> bool:
-    """Whether there is anything beside plain CFG, or may be from a preset."""
-    return not (
-        is_stg_off(settings) and settings.cfg_rule is settings.restart is settings.schedule is None
-    )
-
-
-def is_stg_off(settings: GenerationSettings) -> bool:
-    """Whether scales are given, and all of them are 0."""
-    given = given_scales(settings)
-    return bool(given) and not any(given.values())
+    """Return whether there is anything beside plain CFG, or may be from a preset."""
+    guidance = settings.guidance
+    if isinstance(guidance, GuidanceFlags):
+        extras = (guidance.cfg_rule, guidance.restart, guidance.schedule)
+        return not guidance.is_off or guidance.has_more_terms or any(extras)
+    return guidance is None or isinstance(guidance, dict) or not guidance.is_plain
 
 
 def validate_settings(given: Mapping[str, Any]) -> GenerationSettings:
-    """The settings in a mapping.
+    """Return the settings in a mapping.
+
+    Args:
+        given: settings by their names. The names of flags are understood too, and are the
+            `guidance`.
 
     Raises:
         ValueError: one line that says what a setting must be, what came and what to do; all that is
             wrong at once.
     """
+    flags = {name: given[name] for name in given if name in GuidanceFlags.model_fields}
+    rest = {name: value for name, value in given.items() if name not in flags}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    if flags:
+        rest["guidance"] = parsing.combine_guidance(rest.get("guidance"), flags)
     try:
-        return GenerationSettings.model_validate(dict(given))
+        return GenerationSettings.model_validate(rest)
     except ValidationError as error:
-        raise ValueError(
-            " ".join(dict.fromkeys(_format_error(dict(e)) for e in error.errors()))
-        ) from None
+        unknown = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden"]
+        messages = [_unknown_message(name) for name in unknown]
+        known = [name for name in rest if name not in unknown]
+        messages += _messages({name: rest[name] for name in known})
+        raise ValueError(" ".join(dict.fromkeys(messages))) from None
 
 
-def _format_error(error: Mapping[str, Any]) -> str:
-    if not error["loc"]:  # _together speaks for itself
-        return str(error["ctx"]["error"])
-    name = str(error["loc"][0])
-    if error["type"] == "extra_forbidden":
-        known = list(GenerationSettings.model_fields)
-        close = difflib.get_close_matches(name, known, n=1)
-        advice = f"Did you mean {close[0]!r}?" if close else "Remove it."
-        return f"a setting must be one of {', '.join(known)}, but got {name!r}. {advice}"
-    return (
-        f"{name} must be {describe_requirement(name)}, but got {error['input']!r}. Set it with"
-        f" {flag_name(name)}, or as {name} in the config file."
-    )
+def _messages(known: Mapping[str, Any]) -> list[str]:
+    try:
+        GenerationSettings.model_validate(dict(known))
+    except ValidationError as error:
+        return list(validation_messages(GenerationSettings, error))
+    return []
 
 
-def describe_requirement(name: str) -> str:
-    """What the value of a setting must be, in words."""
-    extra = GenerationSettings.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    return str(extra["must"])
-
-
-def flag_name(name: str) -> str:
-    """How a setting is written on the command line."""
-    return "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
+def _unknown_message(name: str) -> str:
+    known = [*GenerationSettings.model_fields, *GuidanceFlags.model_fields]
+    close = difflib.get_close_matches(name, known, n=1)
+    advice = f"Did you mean {close[0]!r}?" if close else "Remove it."
+    return f"a setting must be one of {', '.join(known)}, but got {name!r}. {advice}"

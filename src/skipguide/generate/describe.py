@@ -1,0 +1,67 @@
+"""A request in a few words: the titles of videos, columns of tables, names of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skipguide.method.request import GuidanceRequest
+
+
+def describe_rule(request: GuidanceRequest) -> str:
+    """Return " by apg", or nothing without a rule."""
+    rule = request.to_dict().get("cfg")
+    return f" by {rule['name']}" if rule else ""
+
+
+def describe_terms(request: GuidanceRequest) -> list[str]:
+    """Return what is added to CFG, a phrase each: "STG 1 (residual 8)", "SLG (residual 9)",
+    "restart"; of terms alike but for scale and axis "STG spatial 2" and "temporal 0.5 (...)"."""
+    return describe_guidance(request.to_dict())
+
+
+def describe_guidance(content: Mapping[str, Any]) -> list[str]:
+    """As `describe_terms`, of the plain data of a complete request."""
+    terms = content.get("terms", [])
+    stg = [term for term in terms if term.get("kind") != "slg"]
+    found = ["STG by noise level"] if content.get("schedule") else []
+    found += _describe_alike(stg, bool(content.get("orthogonalize")))
+    found += [f"SLG ({_what(term)})" for term in terms if term.get("kind") == "slg"]
+    return found + (["restart"] if content.get("restart") else [])
+
+
+def _describe_alike(terms: Sequence[Mapping[str, Any]], orthogonal: bool) -> list[str]:
+    if not terms:
+        return []
+    more = ", orthogonal" if orthogonal else ""
+    if len({_what(term) for term in terms}) == 1:
+        pushes = [_scale(term) for term in terms]
+        pushes[-1] += f" ({_what(terms[0])}{more})"
+        return [f"STG {pushes[0]}", *pushes[1:]]
+    found = [f"STG {_scale(term)} ({_what(term)})" for term in terms]
+    return [*found[:-1], found[-1][:-1] + more + ")"]
+
+
+def _scale(term: Mapping[str, Any]) -> str:
+    scale = term.get("scale", 1.0)
+    listed = scale if isinstance(scale, (list, tuple)) else [scale]
+    values = [f"{value:g}" for value in listed]
+    shown = values if len(values) < 5 else [*values[:2], "...", values[-1]]
+    return f"{term.get('axis') or ''} {','.join(shown)}".strip()
+
+
+def _what(term: Mapping[str, Any]) -> str:
+    """ "soft 0.5 2": what is done to which layers."""
+    return " ".join(_what_words(term))
+
+
+def _what_words(term: Mapping[str, Any]) -> Iterator[str]:
+    yield term.get("skip", "residual")
+    if term.get("strength") is not None:
+        yield f"{term['strength']:g}"
+    layers = term["layers"]
+    if isinstance(layers, Mapping):
+        yield f"random {layers['random']:g}"
+    else:
+        yield ",".join(map(str, layers))

@@ -1,0 +1,41 @@
+"""What fields of settings and flags have in common: a help text, and words for a wrong value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+
+def describe_field(must: str, help: str, default: Any = None, **limits: Any) -> Any:
+    """Return a field with its help text and, for the error message, what its value must be."""
+    return Field(default, description=help, json_schema_extra={"must": must}, **limits)
+
+
+def requirement_of(model: type[BaseModel], name: str) -> str:
+    """Return what the value of a field must be, in words."""
+    extra = model.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["must"])
+
+
+def flag_name(name: str) -> str:
+    """Return how a setting is written on the command line."""
+    return "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
+
+
+def validation_messages(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    """Yield one sentence or two for each field that is wrong, and for what does not go together."""
+    for entry in error.errors():
+        yield _message(model, dict(entry))
+
+
+def _message(model: type[BaseModel], error: Mapping[str, Any]) -> str:
+    if not error["loc"] or error["loc"][0] == "guidance":  # they speak for themselves
+        return str(error["ctx"]["error"])
+    name = str(error["loc"][0])
+    return (
+        f"{name} must be {requirement_of(model, name)}, but got {error['input']!r}. Set it with"
+        f" {flag_name(name)}, or as {name} in the config file."
+    )

@@ -1,0 +1,419 @@
+"""The flags that say how a video is guided, and the same words as lines of a YAML file.
+
+They are another spelling of a GuidanceRequest, for the command line: `--layers 8 --stg-scale 1` for
+`guidance: {terms: [{layers: [8], scale: 1.0}]}`. What they leave out is the preset's of the model.
+Nothing behind `generate.resolve` knows them.
+
+Records of format 1, and what the keys of clips are made of, have all of them in full."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from skipguide.generate.fields import describe_field as _field
+from skipguide.generate.fields import validation_messages
+from skipguide.method import parsing, perturbations
+
+if TYPE_CHECKING:
+    from skipguide.families.presets import Preset
+    from skipguide.method.request import GuidanceRequest
+    from skipguide.method.terms import Schedule
+
+Parts = dict[str, Any]
+
+
+def _parse_layers(value: Any) -> Any:
+    return value if value is None else parsing.parse_layers(value)
+
+
+def _parse_rule(value: Any) -> Any:
+    return parsing.parse_parts(value, "name") if isinstance(value, str) else value
+
+
+def _parse_bins(value: Any) -> Any:
+    return value if isinstance(value, str) else parsing.parse_list(value, "sigma")
+
+
+Layers = Annotated[tuple[int | str, ...] | None, BeforeValidator(_parse_layers)]
+Rule = Annotated[Parts | None, BeforeValidator(_parse_rule)]
+Restarts = Annotated[
+    tuple[Parts, ...] | None, BeforeValidator(lambda value: parsing.parse_list(value, "window"))
+]
+Terms = Annotated[
+    tuple[Parts, ...] | None, BeforeValidator(lambda value: parsing.parse_list(value, "layers"))
+]
+Bins = Annotated[tuple[Parts, ...] | str | None, BeforeValidator(_parse_bins)]
+Share = Annotated[float, Field(ge=0, le=1)]
+_SCALE_REQUIREMENT = "a finite number >= 0 (0 is off)"
+SCALE_AXES = {
+    "stg_scale": None,
+    "spatial_scale": "spatial",
+    "temporal_scale": "temporal",
+}  # flag -> axis of its term
+# What the bins of a schedule say, or cannot: nothing but this may stand beside them.
+_SCHEDULE_CONFLICTS = {
+    "layers": (), "random_share": None, **dict.fromkeys(SCALE_AXES, 0.0), "orthogonalize": False,
+    "skip": "residual", "strength": None, "normalize": False, "every": 1, "start": 0.0, "stop": 1.0,
+    "rescale": 0.0, "slg_layers": None, "term": None,
+}  # fmt: skip
+# What all terms that flags make share, and the defaults of STG().
+_SHARED = {
+    "skip": "residual", "strength": None, "normalize": False, "every": 1, "start": 0.0, "stop": 1.0,
+}  # fmt: skip
+_SLG_SHARED = ("skip", "strength", "start", "stop")
+# The defaults of STG() and guide(), for models without a preset.
+_PRESET_DEFAULTS = {"layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0}
+_NEUTRAL_DEFAULTS = {
+    "orthogonalize": False,
+    "normalize": False,
+    "every": 1,
+    "rescale_space": "prediction",
+}  # of no preset
+_MORE_TERMS = ("slg_layers", "term")  # younger than the keys of clips
+
+
+class GuidanceFlags(BaseModel):
+    """How to guide, as flags say it. None is what the preset of the model says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    layers: Layers = _field(
+        parsing.LAYER_GRAMMAR,
+        "Layers that the weak pass skips: 8, or 8,9, or 7-9, or single:7.",
+    )
+    stg_scale: float | None = _field(
+        _SCALE_REQUIREMENT,
+        "STG's scale s; 0 is off. If one of the three scales is given, the others are 0.",
+        ge=0,
+    )
+    spatial_scale: float | None = _field(
+        _SCALE_REQUIREMENT,
+        "s of skipping in attention within a frame only, for models with factorized attention.",
+        ge=0,
+    )
+    temporal_scale: float | None = _field(
+        _SCALE_REQUIREMENT, "s of skipping in attention along time only, for these models.", ge=0
+    )
+    orthogonalize: bool | None = _field(
+        "true or false", "Take from the temporal push its part along the spatial one (Eq. 21)."
+    )
+    random_share: float | None = _field(
+        "a number above 0 and below 1",
+        "Instead of layers: another draw of this share of them at every step, by the seed"
+        " (S2-Guidance: 0.1).",
+        gt=0,
+        lt=1,
+    )
+    skip: Literal["residual", "attention", "soft", "blur", "frames", "shuffle"] | None = _field(
+        f"one of {', '.join(perturbations.PERTURBATIONS)}",
+        "What is done to the layers. residual: the block returns its input. attention: its map is"
+        " the identity; soft: a part of the way there. blur: queries are blurred. frames: each sees"
+        " itself alone. shuffle: tokens change places.",
+    )
+    strength: float | None = _field(
+        "a finite number above 0",
+        "soft: share of the identity (0.5). blur: sigma in tokens; left out, all queries are their"
+        " mean.",
+        gt=0,
+    )
+    normalize: bool | None = _field(
+        "true or false", "Pushes of one length whatever the layer: scale times a tenth of c."
+    )
+    every: int | None = _field(
+        "a whole number >= 1",
+        "Run the weak pass at every n-th guided step and use it again in between.",
+        ge=1,
+    )
+    slg_layers: Layers = _field(
+        parsing.LAYER_GRAMMAR,
+        "Layers that are skipped in the unconditional pass itself (Skip Layer Guidance). Without"
+        " --layers or a scale there is no STG then.",
+    )
+    term: Terms = _field(
+        'a term and its parts, as in "layers=8,9 scale=1 skip=attention", or a list of them',
+        "A term with parts of its own, once per term: 'layers=8,9 scale=1 skip=attention stop=0.5',"
+        " 'layers=4 scale=1,0.5,0' (one scale per step), 'kind=slg layers=9'.",
+    )
+    schedule: Bins = _field(
+        "a YAML file of bins, or a list of them",
+        "YAML file of layers and scales by noise level, instead of them: - {sigma: [0.9, 1.1],"
+        " layers: [9], scale: 2.0}.",
+    )
+    start: Share | None = _field(
+        "a fraction from 0 to 1", "Fraction of the run from which STG is on."
+    )
+    stop: Share | None = _field("a fraction from 0 to 1", "Fraction of the run at which STG ends.")
+    rescale: Share | None = _field(
+        "a number from 0 (off) to 1", "Pull the deviation back to that of c; 0 is off."
+    )
+    rescale_space: Literal["prediction", "data"] | None = _field(
+        '"prediction" or "data"',
+        "Of what the deviation is: of predictions, or of estimates of the clean video.",
+    )
+    cfg_rule: Rule = _field(
+        'one of apg, cfg-zero, tcfg, interval, and its parts, as in "apg eta=0.2"',
+        "Instead of plain CFG: apg, cfg-zero, tcfg or interval, and its parts, as in 'interval"
+        " window=0.1:0.9'.",
+    )
+    restart: Restarts = _field(
+        'an interval and its parts, as in "0.4:0.6 repeats=2" or "sigma=0.3:0.7"',
+        "Do an interval of the run again with new noise, once per interval: '0.4:0.6 repeats=2', or"
+        " 'sigma=0.3:0.7' of noise levels.",
+    )
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> GuidanceFlags:
+        if self.start is not None and self.stop is not None and self.start >= self.stop:
+            raise ValueError(
+                "stop must be larger than start (step i of N is guided when start <= i/N < stop),"
+                f" but got start={self.start:g}, stop={self.stop:g}. Widen the window, or switch"
+                " STG off with stg_scale=0."
+            )
+        if self.skip is not None:
+            perturbations.check_skip(self.skip, self.strength, 0)
+        self._check_layers()
+        self._check_schedule()
+        self._check_orthogonalize()
+        return self
+
+    def _check_layers(self) -> None:
+        if self.layers and self.random_share is not None:
+            raise ValueError(
+                f"random_share draws the layers, but layers={','.join(map(str, self.layers))} came"
+                " too. Leave one of them out."
+            )
+        if self.layers == () and not (self.is_off or self.random_share or self.schedule):
+            raise ValueError(
+                "layers must name at least one layer, but got none. Name one, or leave layers out."
+            )
+        if self.slg_layers == () or self.term == ():
+            raise ValueError(
+                "slg_layers and term must name at least one layer, but got none. Leave them out."
+            )
+
+    def _check_schedule(self) -> None:
+        both = [
+            name
+            for name, neutral in _SCHEDULE_CONFLICTS.items()
+            if getattr(self, name) not in (None, neutral)
+        ]
+        if both and self.schedule is not None:
+            raise ValueError(
+                f"a schedule has what is skipped in its bins, but got {', '.join(both)} beside it."
+                " Write that into the bins, or leave the schedule out."
+            )
+
+    def _check_orthogonalize(self) -> None:
+        both = self.spatial_scale and self.temporal_scale
+        if self.orthogonalize and self.given_scales and not both and self.term is None:
+            raise ValueError(
+                "orthogonalize needs a spatial_scale and a temporal_scale above 0, but got"
+                f" {self.spatial_scale or 0:g} and {self.temporal_scale or 0:g}. Set both, or leave"
+                " orthogonalize out."
+            )
+
+    @property
+    def given_scales(self) -> dict[str, float]:
+        """The scales of STG that are not left to the preset."""
+        found = {name: getattr(self, name) for name in SCALE_AXES}
+        return {name: scale for name, scale in found.items() if scale is not None}
+
+    @property
+    def sets_layers(self) -> bool:
+        """Whether nothing about the layers of STG is left to the preset."""
+        return not (self.layers is self.random_share is self.schedule is None)
+
+    @property
+    def has_more_terms(self) -> bool:
+        """Whether there are terms that the keys of clips did not know before."""
+        return any(getattr(self, name) for name in _MORE_TERMS)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether there is no STG by scale and layers: all given scales are 0, or other terms are
+        given instead."""
+        if not self.given_scales:
+            return self.has_more_terms and not self.sets_layers
+        return not any(self.given_scales.values())
+
+    @property
+    def needs_preset(self) -> bool:
+        """Whether the layers come from the preset."""
+        return not self.sets_layers and not self.is_off
+
+    @property
+    def replaces_cfg(self) -> bool:
+        """Whether a rule replaces CFG at all steps."""
+        return self.cfg_rule is not None and self.cfg_rule.get("name") != "interval"
+
+    def said(self) -> dict[str, Any]:
+        """Return the flags that are given, ready for JSON."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def read_flags(given: Mapping[str, Any]) -> GuidanceFlags:
+    """Read flags by their names; rules, restarts and schedules are checked part by part.
+
+    Raises:
+        ValueError: for all values that are wrong at once, or for what does not go together.
+    """
+    try:
+        found = GuidanceFlags.model_validate(dict(given))
+    except ValidationError as error:
+        messages = validation_messages(GuidanceFlags, error)
+        raise ValueError(" ".join(dict.fromkeys(messages))) from None
+    _check_parts(found)
+    return found
+
+
+def _check_parts(flags: GuidanceFlags) -> None:
+    """Import torch only where there is something to check, so that wrong flags are told at once."""
+    if not (flags.cfg_rule or flags.restart or flags.term or isinstance(flags.schedule, tuple)):
+        return
+    from skipguide.method import request
+
+    for term in flags.term or ():
+        request.read_term(term)
+    if isinstance(flags.schedule, tuple):
+        request.read_schedule(flags.schedule)
+    parts = {"cfg": flags.cfg_rule, "restart": flags.restart}
+    request.GuidanceRequest.from_dict(parts)
+
+
+# --- with a preset --------------------------------------------------------------------------------
+
+
+def fill_in(flags: GuidanceFlags, preset: Preset | None) -> GuidanceFlags:
+    """Return the flags with every None filled in, from the preset of the model where it has one.
+
+    Raises:
+        ValueError: for flags that do not go with what the preset says.
+    """
+    if preset and preset.schedule and flags.needs_preset:
+        flags = flags.model_copy(update={"schedule": preset.schedule})
+    found: dict[str, Any] = {
+        name: getattr(preset, name) if preset else plain for name, plain in _PRESET_DEFAULTS.items()
+    }
+    found |= {**_fill_in_scales(flags, preset), **_NEUTRAL_DEFAULTS}
+    if flags.random_share is not None or flags.schedule is not None:
+        found["layers"] = ()
+    if flags.schedule is not None:
+        found |= {**dict.fromkeys(SCALE_AXES, 0.0), "rescale": 0.0, "skip": "residual"}
+    if flags.is_off and not flags.replaces_cfg:
+        found["rescale"] = 0.0  # there is nothing whose deviation it could pull back
+    found["strength"] = perturbations.resolve_strength(flags.skip or found["skip"], flags.strength)
+    given = flags.model_dump()
+    return read_flags(
+        {**given, **{name: value for name, value in found.items() if given[name] is None}}
+    )
+
+
+def _fill_in_scales(flags: GuidanceFlags, preset: Preset | None) -> dict[str, float]:
+    """Return scales for those that were left out: off beside one that was given, else the
+    preset's."""
+    if flags.given_scales or flags.is_off:
+        return dict.fromkeys(SCALE_AXES, 0.0)
+    plain = {"axis": preset.axis, "scale": preset.scale} if preset else {"axis": None, "scale": 1.0}
+    terms = preset.terms if preset and preset.terms else (plain,)
+    scales = {term["axis"]: term["scale"] for term in terms}
+    return {name: scales.get(axis, 0.0) for name, axis in SCALE_AXES.items()}
+
+
+# --- to and from a request ------------------------------------------------------------------------
+
+
+def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> dict[str, Any]:
+    """Return what complete flags ask for as plain data of a GuidanceRequest.
+
+    Args:
+        flags: complete, as `fill_in` returns them.
+        given: as they were before; SLG takes nothing from a preset of STG.
+    """
+    found = {
+        "rescale_space": flags.rescale_space,
+        "orthogonalize": flags.orthogonalize,
+        "cfg": flags.cfg_rule,
+        "restart": flags.restart,
+    }
+    if flags.schedule is not None:
+        return {**found, "schedule": flags.schedule}
+    layers = list(flags.layers or ()) if flags.random_share is None else {"random": flags.random_share}
+    shared = {name: getattr(flags, name) for name in _SHARED}
+    terms = [
+        {"layers": layers, "scale": getattr(flags, name), "axis": axis, **shared}
+        for name, axis in SCALE_AXES.items()
+        if getattr(flags, name)
+    ]
+    if flags.slg_layers:
+        own = (given or flags).said()
+        parts = {name: own[name] for name in _SLG_SHARED if name in own}
+        terms.append({"kind": "slg", "layers": list(flags.slg_layers), **parts})
+    terms += flags.term or ()
+    acts = terms or flags.replaces_cfg  # a plan may have one rescale for all settings, CFG too
+    return {**found, "terms": terms, "rescale": flags.rescale if acts else 0.0}
+
+
+def from_guidance(request: GuidanceRequest) -> dict[str, Any] | None:
+    """Return a complete request in the words of flags, or None if they cannot say it.
+
+    Clips that were made when there was nothing but these words have keys of them.
+    """
+    content = request.to_dict()
+    if not request.share_prefix:
+        return None
+    found: dict[str, Any] = {
+        "layers": [], **dict.fromkeys(SCALE_AXES, 0.0), **_SHARED, **_NEUTRAL_DEFAULTS,
+        "rescale": 0.0,
+    }  # fmt: skip
+    same = ("rescale", "rescale_space", "orthogonalize", "schedule", "restart")
+    found |= {name: content[name] for name in same if name in content}
+    if "cfg" in content:
+        found["cfg_rule"] = content["cfg"]
+    if any("seed" in entry for entry in content.get("schedule", ())):
+        return None
+    terms = _flat_terms(content.get("terms", []))
+    if terms is None:
+        return None
+    return {name: value for name, value in {**found, **terms}.items() if value is not None}
+
+
+def _flat_terms(terms: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return terms that are alike but for scale and axis as flags; None for others."""
+    names = {axis: name for name, axis in SCALE_AXES.items()}
+    shared = [
+        {key: value for key, value in term.items() if key not in ("scale", "axis")}
+        for term in terms
+    ]
+    axes = [term.get("axis") for term in terms]
+    in_order = [axis for axis in names if axis in axes] == axes
+    numbers = all(isinstance(term.get("scale"), float) and term["scale"] for term in terms)
+    if not terms:
+        return {}
+    if not in_order or not numbers or any(other != shared[0] for other in shared):
+        return None
+    if not set(shared[0]) <= {"layers", *_SHARED}:  # SLG, a seed, a scale of the audio
+        return None
+    found = {**_SHARED, **shared[0], **{names[t.get("axis")]: t["scale"] for t in terms}}
+    found["strength"] = perturbations.resolve_strength(found["skip"], found["strength"])
+    if isinstance(found["layers"], dict):
+        found |= {"layers": [], "random_share": found["layers"]["random"]}
+    return found
+
+
+def rows_in_full(schedule: Schedule) -> list[dict[str, Any]]:
+    """Return the bins of a schedule with all their parts but those that are None and the seed."""
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, (tuple, list)) else value
+
+    return [
+        {
+            field.name: plain(getattr(entry, field.name))
+            for field in dataclasses.fields(entry)
+            if field.name != "seed" and getattr(entry, field.name) is not None
+        }
+        for entry in schedule.bins
+    ]
