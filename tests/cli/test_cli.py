@@ -25,6 +25,7 @@ from skipguide.cli.compare import _column_settings, _describe_method
 from skipguide.cli.options import file_name
 from skipguide.files import packaged, video
 from skipguide.generate import run as generation
+from skipguide.generate.resolve import resolve_guidance
 from skipguide.generate.settings import validate_settings
 from skipguide.lab import judge
 from support.saved import saved
@@ -315,13 +316,8 @@ def test_generate_with_spatial_and_temporal_guidance(with_svd: Path) -> None:
     digests = [record["frames_sha256"] for record in made]
     assert len(set(digests)) == 4
     assert digests[2] == digests[4]
-    assert [record["settings"]["orthogonalize"] for record in made] == [
-        False,
-        False,
-        False,
-        True,
-        False,
-    ]
+    requests = [record["settings"]["guidance"] for record in made]
+    assert [request.get("orthogonalize", False) for request in requests] == [False] * 3 + [True, False]
     run("generate", *SVD, *both, "--orthogonalize", "--out", "x.mp4")
     assert run("reproduce", "x.mp4").stdout == "bit-equal\n"
 
@@ -411,6 +407,7 @@ def test_method_of_orthogonal_terms() -> None:
     settings = validate_settings(
         {**given, "skip": "attention", "guidance_scale": 1.0, "stg_scale": 1.0}
     )
+    settings = settings.model_copy(update={"guidance": resolve_guidance(settings.guidance, None)})
     columns = [_describe_method(column) for column in _column_settings(settings)]
     assert columns == [
         "no CFG",
@@ -524,12 +521,8 @@ def test_config_file_and_command_line_over_it(here: Path) -> None:
     settings = output(
         "generate", "--config", "c.yaml", "--layers", "3", "--skip", "residual", "--out", "a.mp4"
     )["record"]["settings"]
-    assert (settings["layers"], settings["skip"]) == ([3], "residual")
-    assert (settings["prompt"], settings["stg_scale"], settings["seed"]) == (
-        "ein Stern für 狐",
-        2.0,
-        9,
-    )
+    assert settings["guidance"] == {"terms": [{"layers": [3], "scale": 2.0}]}
+    assert (settings["prompt"], settings["seed"]) == ("ein Stern für 狐", 9)
     assert settings["fps"] == "24000/1001"
     assert (
         output("generate", "other", "-c", "c.yaml", "--out", "b.mp4")["record"]["settings"][
@@ -648,7 +641,7 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ("generate x --config broken.yaml", "--config must be a YAML file, but broken.yaml is not: "),
     (
         "generate x --config list.yaml",
-        "--config must hold lines such as stg_scale: 1.0, but list.yaml holds list. Write",
+        "--config must hold lines such as steps: 28, but list.yaml holds list. Write",
     ),
     ("generate x --config empty.yaml", "but empty.yaml holds NoneType."),
     ("generate x --config typo.yaml", "but got 'guidance_scal'. Did you mean 'guidance_scale'?"),
@@ -659,11 +652,11 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ("compare", "a video needs a prompt, an image or both, but got neither."),
     (
         "compare x --stg-scale 0",
-        "compare needs a scale of STG above 0, but got 0: all would be the same. Leave",
+        "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same. Leave",
     ),
     (
         "compare x --spatial-scale 0 --temporal-scale 0",
-        "compare needs a scale of STG above 0, but got 0:",
+        "compare needs guidance beside CFG, but got a scale of 0:",
     ),
     ("compare x --out-dir old.mp4", "the output must lie in a writable folder, but "),
     ("reproduce old.mp4", "a video file is needed, but old.mp4 is not read as one"),

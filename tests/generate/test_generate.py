@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from skipguide import STG, guide
 from skipguide.files import image as image_file
 from skipguide.files import packaged
-from skipguide.generate import asked, record, run
+from skipguide.generate import record, run
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from support.saved import whole
@@ -210,10 +210,10 @@ WINDOW = {"layers": [1, 2], "skip": "attention", "start": 0.25, "stop": 0.75, "r
     ],
 )  # fmt: skip
 def test_terms(pipe: Any, scales: dict[str, float], axes: dict[str | None, float]) -> None:
-    found = asked.terms_of(settings_for(pipe, **WINDOW, **scales))
-    assert found == [
+    found = settings_for(pipe, **WINDOW, **scales).request.terms
+    assert found == tuple(
         STG([1, 2], scale, "attention", axis, 0.25, 0.75) for axis, scale in axes.items()
-    ]
+    )
 
 
 LATTE = {"height": 8, "width": 8, "num_frames": 2, "steps": 3, "prompt": "a red star", "layers": 1}
@@ -256,7 +256,7 @@ def test_orthogonalize_and_both_terms_are_passed_on(
 ) -> None:
     options: list[dict[str, Any]] = []
 
-    def guided(pipe: Any, terms: list[STG], **given: Any) -> None:
+    def guided(pipe: Any, *terms: STG, **given: Any) -> None:
         options.append({**given, "axes": [term.axis for term in terms]})
         raise KeyboardInterrupt
 
@@ -266,7 +266,10 @@ def test_orthogonalize_and_both_terms_are_passed_on(
         with pytest.raises(KeyboardInterrupt):
             run.generate(pipe, settings)
     both = ["spatial", "temporal"]
-    plain = {"rescale": 0.0, "rescale_space": "prediction", "cfg": None, "restart": None}
+    plain = {
+        "rescale": 0.0, "rescale_space": "prediction", "cfg": None, "restart": None,
+        "share_prefix": True,
+    }  # fmt: skip
     assert options == [{**plain, "orthogonalize": on, "axes": both} for on in (False, True)]
 
 
@@ -476,10 +479,9 @@ def test_record_is_complete_and_names_nobody(
         "noise_aug_strength",
         "decode_chunk_size",
     }
-    of_methods = {"random_share", "strength", "schedule", "cfg_rule", "restart"}
-    assert {
-        name for name, value in made["settings"].items() if value is None
-    } == of_images | of_methods
+    assert {name for name, value in made["settings"].items() if value is None} == of_images
+    assert made["format"] == 2
+    assert made["settings"]["guidance"] == {"terms": [{"layers": [2], "scale": 1.0}]}
     assert "image" not in made
     text = json.dumps(made, allow_nan=False)
     assert str(tiny_mochi_dir.parent) not in text
@@ -553,8 +555,8 @@ def test_a_setting_that_came_with_a_newer_version_has_not_changed() -> None:
     ("made", "message"),
     [
         ({"runs": [1, 2]}, r"one generation, but a\.mp4 is a comparison of 2\. Run"),
-        ({"format": 99, "settings": {}}, r"format 1, but that of a\.mp4 has format 99\. Use"),
-        ({}, r"format 1, but that of a\.mp4 has format None"),
+        ({"format": 99, "settings": {}}, r"format 1 or 2, but that of a\.mp4 has format 99\. Use"),
+        ({}, r"format 1 or 2, but that of a\.mp4 has format None"),
         ({"format": 1, "settings": {"prompt": "p", "stg": 1}}, r"must be one of .*, but got 'stg'"),
     ],
 )

@@ -13,16 +13,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from skipguide import APG, STG, Bin, Restart, Schedule, guide
+from skipguide import APG, SLG, STG, TCFG, Bin, CFGZero, Interval, Restart, Schedule, guide
 from skipguide.cli import app
 from skipguide.cli.compare import _describe_method
 from skipguide.families import presets
 from skipguide.files import video
-from skipguide.generate import asked
 from skipguide.generate import run as generation
+from skipguide.generate.parsing import read_schedule_files
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
+from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import Random
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
@@ -53,23 +54,30 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- how they are spelt ---------------------------------------------------------------------------
 
 
+OFF = {"prompt": "p", "stg_scale": 0.0}
+
+
 @pytest.mark.parametrize(
-    ("given", "rule"),
+    ("given", "rule", "plain"),
     [
-        ("apg", {"name": "apg", "eta": 0.0, "momentum": -0.5, "norm_threshold": 0.0, "space": "data"}),
+        ("apg", APG(), {"name": "apg"}),
         (
             "apg eta=0.2 space=prediction",
-            {"name": "apg", "eta": 0.2, "momentum": -0.5, "norm_threshold": 0.0, "space": "prediction"},
+            APG(0.2, space="prediction"),
+            {"name": "apg", "eta": 0.2, "space": "prediction"},
         ),
-        ({"name": "interval", "window": [0.2, 0.8]}, {"name": "interval", "window": [0.2, 0.8]}),
-        ("interval window=0.2:0.8", {"name": "interval", "window": [0.2, 0.8]}),
-        ("cfg-zero zero_steps=2", {"name": "cfg-zero", "zero_steps": 2}), ("tcfg", {"name": "tcfg"}),
+        ({"name": "interval", "window": [0.2, 0.8]}, Interval((0.2, 0.8)), None),
+        ("interval window=0.2:0.8", Interval((0.2, 0.8)), None),
+        ("cfg-zero zero_steps=2", CFGZero(2), {"name": "cfg-zero", "zero_steps": 2}),
+        ("tcfg", TCFG(), {"name": "tcfg"}),
     ],
 )  # fmt: skip
-def test_rules(given: Any, rule: dict[str, Any]) -> None:
-    found = asked.completed(validate_settings({"prompt": "p", "cfg_rule": given}))
-    assert found.cfg_rule == rule
-    assert asked.completed(validate_settings(json.loads(found.model_dump_json()))) == found
+def test_rules(pipe: Any, given: Any, rule: Any, plain: dict[str, Any] | None) -> None:
+    found = resolve_settings(validate_settings({**OFF, "cfg_rule": given}), pipe)
+    assert found.request == GuidanceRequest(cfg=rule)
+    plain = plain or {"name": "interval", "window": [0.2, 0.8]}
+    assert json.loads(found.model_dump_json())["guidance"] == {"cfg": plain}
+    assert validate_settings(json.loads(found.model_dump_json())) == found
 
 
 @pytest.mark.parametrize(
@@ -78,32 +86,28 @@ def test_rules(given: Any, rule: dict[str, Any]) -> None:
         ("0.4:0.6", [Restart(window=(0.4, 0.6))]), ("sigma=0.3:0.7 repeats=3", [Restart((0.3, 0.7), repeats=3)]),
         ({"window": [0.4, 0.6]}, [Restart(window=(0.4, 0.6))]),
         ([{"window": [0.1, 0.2]}, {"sigma": [0.3, 0.5]}], [Restart(window=(0.1, 0.2)), Restart((0.3, 0.5))]),
+        (["0.1:0.2", "sigma=0.3:0.5"], [Restart(window=(0.1, 0.2)), Restart((0.3, 0.5))]),
     ],
 )  # fmt: skip
-def test_restarts(given: Any, restarts: list[Restart]) -> None:
-    found = asked.completed(validate_settings({"prompt": "p", "restart": given}))
-    assert found.restart is not None
-    assert [
-        Restart(**{**row, **{k: tuple(v) for k, v in row.items() if isinstance(v, list)}})
-        for row in found.restart
-    ] == restarts
-    assert asked.completed(validate_settings(json.loads(found.model_dump_json()))) == found
+def test_restarts(pipe: Any, given: Any, restarts: list[Restart]) -> None:
+    found = resolve_settings(validate_settings({**OFF, "restart": given}), pipe)
+    assert found.request == GuidanceRequest(restart=tuple(restarts))
+    assert validate_settings(json.loads(found.model_dump_json())) == found
 
 
-def test_a_schedule_is_read_into_the_settings(here: Path) -> None:
-    found = asked.completed(validate_settings({"prompt": "p", "schedule": "bins.yaml"}))
-    first = {
-        "sigma": [0.5, 1.1],
-        "layers": [2],
-        "scale": 2.0,
-        "skip": "soft",
-        "guidance_scale": 6.0,
-        "rescale": 0.0,
-        "strength": 0.3,
-    }
-    assert found.schedule is not None
-    assert found.schedule[0] == first
-    assert asked.completed(validate_settings(json.loads(found.model_dump_json()))) == found
+BINS = Schedule(
+    [Bin((0.5, 1.1), [2], 2.0, "soft", 6.0, strength=0.3), Bin((0.0, 0.5), [5], 1.0, rescale=0.7)]
+)
+
+
+@pytest.mark.parametrize(
+    "given", [{"schedule": "bins.yaml"}, {"guidance": {"schedule": "bins.yaml"}}]
+)
+def test_a_schedule_is_read_into_the_settings(here: Path, pipe: Any, given: dict[str, Any]) -> None:
+    read = validate_settings(read_schedule_files({"prompt": "p", **given}))
+    found = resolve_settings(read, pipe)
+    assert found.request.schedule == BINS
+    assert validate_settings(json.loads(found.model_dump_json())) == found
 
 
 def test_terms_and_options(pipe: Any) -> None:
@@ -118,16 +122,117 @@ def test_terms_and_options(pipe: Any) -> None:
     settings = resolve_settings(
         validate_settings({"prompt": "p", "restart": "0.4:0.6", "cfg_rule": "apg", **given}), pipe
     )
-    assert asked.terms_of(settings) == [
-        STG(Random(0.3), 1.0, "blur", strength=0.7, every=2, normalize=True, seed=9)
-    ]
-    assert settings.layers == ()
-    options = {"rescale": 0.0, "rescale_space": "prediction", "orthogonalize": False}
-    assert asked.options_of(settings) == {
-        **options,
-        "cfg": APG(),
-        "restart": [Restart(window=(0.4, 0.6))],
-    }
+    term = STG(Random(0.3), 1.0, "blur", strength=0.7, every=2, normalize=True)
+    assert settings.request == GuidanceRequest(
+        (term,), cfg=APG(), restart=(Restart(window=(0.4, 0.6)),)
+    )
+    assert settings.request.with_seed(9).terms[0].seed == 9
+
+
+# --- guidance as guide() has it -------------------------------------------------------------------
+
+WHOLE = {
+    "terms": [
+        {"layers": "1,2", "scale": 1, "skip": "attention"},
+        {"layers": [3], "scale": [1.0, 0.5, 0.0, 0.0, 0.0], "normalize": True},
+        "layers=random:0.3 scale=0.25 start=0.2",
+        {"kind": "slg", "layers": "0-1", "stop": 0.5},
+    ],
+    "rescale": 0.7,
+    "cfg": "apg eta=0.2",
+    "restart": ["0.4:0.6 repeats=2", {"window": [0.7, 0.9]}],
+    "share_prefix": False,
+}
+
+
+def test_guidance_is_a_request() -> None:
+    settings = validate_settings({"prompt": "p", "guidance": WHOLE})
+    terms = (
+        STG([1, 2], 1, "attention"), STG([3], [1.0, 0.5, 0.0, 0.0, 0.0], normalize=True),
+        STG(Random(0.3), 0.25, start=0.2), SLG([0, 1], stop=0.5),
+    )  # fmt: skip
+    restarts = (Restart(window=(0.4, 0.6), repeats=2), Restart(window=(0.7, 0.9)))
+    expected = GuidanceRequest(
+        terms, rescale=0.7, cfg=APG(0.2), restart=restarts, share_prefix=False
+    )
+    assert settings.request == expected
+    plain = json.loads(settings.model_dump_json())["guidance"]
+    assert GuidanceRequest.from_dict(plain) == expected
+    assert plain["terms"][3] == {"kind": "slg", "layers": [0, 1], "stop": 0.5}
+    assert plain["restart"][0] == {"window": [0.4, 0.6], "repeats": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "request_"),
+    [
+        ({"slg_layers": "1-2"}, GuidanceRequest((SLG([1, 2]),))),
+        (
+            {"slg_layers": 3, "layers": 2, "start": 0.1, "skip": "attention"},
+            GuidanceRequest((STG([2], 1.0, "attention", start=0.1), SLG([3], "attention", start=0.1))),
+        ),
+        (
+            {"term": ["layers=1 scale=2", "layers=2,3 scale=0.5 skip=blur"]},
+            GuidanceRequest((STG([1], 2), STG([2, 3], 0.5, "blur"))),
+        ),
+        (
+            {"term": "kind=slg layers=1", "stg_scale": 1.0, "layers": 2},
+            GuidanceRequest((STG([2], 1.0), SLG([1]))),
+        ),
+    ],
+)  # fmt: skip
+def test_flags_of_more_terms(pipe: Any, given: Any, request_: GuidanceRequest) -> None:
+    found = resolve_settings(validate_settings({"prompt": "p", **given}), pipe).request
+    assert found.to_dict() == request_.to_dict()
+
+
+def test_what_guidance_leaves_out_of_terms_is_the_preset(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = presets.Preset("tiny", ("MochiPipeline",), 4, (2, 3), 1.5, "attention", "here", start=0.1,
+                         rescale=0.7)  # fmt: skip
+    monkeypatch.setattr(presets, "preset_for", lambda _: row)
+
+    def request(guidance: Any) -> GuidanceRequest:
+        settings = validate_settings({"prompt": "p", "guidance": guidance})
+        return resolve_settings(settings, pipe).request
+
+    published = GuidanceRequest((STG([2, 3], 1.5, "attention", start=0.1),), rescale=0.7)
+    assert request("preset") == request(None) == request({"terms": "preset"}) == published
+    term = STG([2, 3], 3.0, "attention", start=0.0)
+    assert request({"terms": [{"scale": 3.0, "start": 0}], "rescale": 0.5}) == GuidanceRequest(
+        (term,), rescale=0.5
+    )
+    assert request({"cfg": "tcfg"}) == GuidanceRequest(cfg=TCFG())  # as guide(cfg=TCFG())
+    assert request({"terms": [{"layers": [1]}]}) == GuidanceRequest((STG([1]),))
+    assert request({"preset": {"layers": 1}}).terms == (STG([1], 1.5, "attention", start=0.1),)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "message"),
+    [
+        ({"term": []}, "guidance has the parts terms, schedule, .*, but got term"),
+        ({"terms": [{"layer": [1]}]}, "a term has the parts layers, scale, .*, but got layer"),
+        ({"terms": [{"kind": "pag", "layers": [1]}]}, "kind of a term must be stg or slg"),
+        ({"terms": [{"kind": "slg"}]}, "a term must name its layers"),
+        ({"terms": [3]}, "a term must have layers and a scale, but got 3"),
+        ({"terms": [{"layers": [1], "weak": 1}]}, "but got weak"),
+        ({"terms": [{"layers": {"share": 0.1}}]}, r"layers must be a list, or \{random: share\}"),
+        ({"rescale": 0.7}, "rescale acts on steps with a term or a CFG rule"),
+        ({"terms": [{"layers": [1]}], "schedule": [{"sigma": [0, 1]}]}, "but terms came too"),
+        ("none", "guidance must be preset, or lines such as"),
+    ],
+)  # fmt: skip
+def test_guidance_that_is_refused(guidance: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate_settings({"prompt": "p", "guidance": guidance})
+
+
+def test_flags_over_the_guidance_of_a_file() -> None:
+    file = {"prompt": "p", "guidance": {"terms": [{"layers": [1]}]}}
+    found = validate_settings({**file, "rescale": 0.5, "cfg_rule": "tcfg"})
+    assert found.request == GuidanceRequest((STG([1]),), rescale=0.5, cfg=TCFG())
+    with pytest.raises(ValueError, match=r"guidance has the terms already, but got layers beside"):
+        validate_settings({**file, "layers": 3})
 
 
 def test_a_published_schedule_is_filled_in(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,29 +252,24 @@ def test_a_published_schedule_is_filled_in(pipe: Any, monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr(presets, "preset_for", lambda _: row)
     settings = resolve_settings(validate_settings({"prompt": "p"}), pipe)
-    assert asked.terms_of(settings) == Schedule(
+    assert settings.request.schedule == Schedule(
         [Bin((0.5, 1.1), [1], 2.0), Bin((0.0, 0.5), guidance_scale=3.0)]
     )
     assert resolve_settings(settings, pipe) == settings
-    assert resolve_settings(validate_settings({"prompt": "p", "layers": 2}), pipe).schedule is None
-    assert (
-        resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), pipe).schedule
-        is None
-    )
+    for given in ({"layers": 2}, {"stg_scale": 0.0}):
+        other = resolve_settings(validate_settings({"prompt": "p", **given}), pipe)
+        assert other.request.schedule is None
 
 
 def test_strength_is_filled_in(pipe: Any) -> None:
     for skip in perturbations.PERTURBATIONS:
-        settings = resolve_settings(
-            validate_settings({"prompt": "p", "layers": 2, "skip": skip}), pipe
-        )
-        assert settings.strength == (0.5 if skip == "soft" else None)
-    assert (
-        resolve_settings(
-            validate_settings({"prompt": "p", "layers": 2, "skip": "blur", "strength": 2.0}), pipe
-        ).strength
-        == 2.0
-    )
+        for given in (
+            {"layers": 2, "skip": skip}, {"guidance": {"terms": [{"layers": 2, "skip": skip}]}},
+        ):  # fmt: skip
+            settings = resolve_settings(validate_settings({"prompt": "p", **given}), pipe)
+            assert settings.request.terms[0].strength == (0.5 if skip == "soft" else None)
+    blur = validate_settings({"prompt": "p", "layers": 2, "skip": "blur", "strength": 2.0})
+    assert resolve_settings(blur, pipe).request.terms[0].strength == 2.0
 
 
 @pytest.mark.parametrize(
@@ -179,6 +279,11 @@ def test_strength_is_filled_in(pipe: Any) -> None:
         ({"random_share": 0.2, "stg_scale": 0.25}, "CFG 4.5 + STG 0.25 (residual random 0.2)"),
         ({"stg_scale": 0.0, "cfg_rule": "apg", "restart": "0.4:0.6"}, "CFG 4.5 by apg + restart"),
         ({"schedule": [{"sigma": [0, 1]}]}, "CFG 4.5 + STG by noise level"),
+        ({"slg_layers": 1}, "CFG 4.5 + SLG (residual 1)"),
+        (
+            {"term": ["layers=1-2 scale=1,0.5", "layers=3 skip=attention", "kind=slg layers=0"]},
+            "CFG 4.5 + STG 1,0.5 (residual 1,2) + STG 1 (attention 3) + SLG (residual 0)",
+        ),
     ],
 )  # fmt: skip
 def test_methods_have_names(pipe: Any, given: dict[str, Any], method: str) -> None:
@@ -219,20 +324,26 @@ RUNS: list[tuple[tuple[str, ...], Any, dict[str, Any]]] = [
         ("--stg-scale", "0", "--cfg-rule", "apg eta=0.5", "--restart", "0.4:0.8 repeats=2", "--rescale", "0.5"),
         (), {"cfg": APG(0.5), "restart": Restart(window=(0.4, 0.8), repeats=2), "rescale": 0.5},
     ),
+    (("--schedule", "bins.yaml"), BINS, {}),
+    (("--slg-layers", "2,3"), SLG([2, 3]), {}),
     (
-        ("--schedule", "bins.yaml"),
-        Schedule([Bin((0.5, 1.1), [2], 2.0, "soft", 6.0, strength=0.3), Bin((0.0, 0.5), [5], 1.0, rescale=0.7)]), {},
+        (
+            "--term", "layers=3 scale=1,0.5,0,0,2", "--term", "layers=5 scale=0.5 skip=attention", "--restart", "0.2:0.4",
+            "--restart", "0.6:0.8", "--rescale", "0.3",
+        ),
+        [STG([3], [1.0, 0.5, 0.0, 0.0, 2.0]), STG([5], 0.5, "attention")],
+        {"restart": [Restart(window=(0.2, 0.4)), Restart(window=(0.6, 0.8))], "rescale": 0.3},
     ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("args", "terms", "options"), RUNS, ids=["blur", "shuffle", "random", "restart", "schedule"]
+    ("args", "terms", "options"), RUNS, ids=["blur", "shuffle", "random", "restart", "schedule", "slg", "terms"]
 )
 def test_generate_is_guide_and_is_reproduced(
     here: Path, args: Any, terms: Any, options: Any
 ) -> None:
-    if "--stg-scale" not in args and "--schedule" not in args:
+    if not {"--stg-scale", "--schedule", "--slg-layers", "--term"} & set(args):
         args = (*args, "--start", "0", "--stop", "1", "--rescale", "0", "--stg-scale", "1")
     made = output("generate", PROMPT, *FEW, *args, "--out", "a.mp4")["record"]
     assert "bins.yaml" not in json.dumps(made)
@@ -244,12 +355,19 @@ def test_generate_is_guide_and_is_reproduced(
     assert video.read_record(here / "a.mp4")["settings"] == made["settings"]
 
 
+def test_compare_with_more_terms(here: Path) -> None:
+    said = output("compare", PROMPT, *FEW, "--slg-layers", "2", "--term", "layers=7-8 scale=0.5")
+    plain, guided = said["runs"]
+    assert guided["method"] == f"{plain['method']} + STG 0.5 (residual 7,8) + SLG (residual 2)"
+    assert plain["record"]["frames_sha256"] != guided["record"]["frames_sha256"]
+
+
 def test_compare_with_a_rule_alone(here: Path) -> None:
     said = output("compare", PROMPT, *FEW, "--stg-scale", "0", "--cfg-rule", "apg")
     plain, ruled = said["runs"]
     assert plain["method"].startswith("CFG ")
     assert ruled["method"] == f"{plain['method']} by apg"
-    assert plain["record"]["settings"]["cfg_rule"] is None
+    assert plain["record"]["settings"]["guidance"] == {}
     assert plain["record"]["frames_sha256"] != ruled["record"]["frames_sha256"]
 
 
@@ -266,13 +384,13 @@ def test_steps_of_a_restart_are_counted() -> None:
 EARLY = [
     (
         ("--cfg-rule", "apgg"),
-        "cfg_rule must begin with one of apg, cfg-zero, tcfg, interval, but got 'apgg'.",
+        "cfg must be one of apg, cfg-zero, tcfg, interval, but got 'apgg'.",
     ),
     (
         ("--cfg-rule", "apg etta=1"),
-        "cfg_rule has the parts eta, momentum, norm_threshold, space, but got etta.",
+        "cfg has the parts eta, momentum, norm_threshold, space, but got etta.",
     ),
-    (("--cfg-rule", "tcfg eta=1"), "cfg_rule has the parts none, but got eta."),
+    (("--cfg-rule", "tcfg eta=1"), "cfg has the parts none, but got eta."),
     (("--cfg-rule", "apg eta=-1"), "eta must be a finite number >= 0"),
     (("--restart", "0.6:0.4"), "window must be two numbers with 0 <="),
     (
@@ -341,4 +459,4 @@ def test_layers_says_what_can_be_done_to_them() -> None:
 
 def test_the_settings_know_every_kind() -> None:
     for skip in perturbations.PERTURBATIONS:
-        assert validate_settings({"prompt": "p", "skip": skip}).skip == skip
+        assert validate_settings({"prompt": "p", "skip": skip}).guidance.skip == skip

@@ -15,7 +15,11 @@ import pytest
 from skipguide.families import presets
 from skipguide.families.presets import Preset
 from skipguide.generate.resolve import resolve_settings
-from skipguide.generate.settings import GenerationSettings, is_stg_off, validate_settings
+from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.settings import GenerationSettings, uses_guidance, validate_settings
+from skipguide.method import request
+from skipguide.method.request import GuidanceRequest
+from skipguide.method.terms import STG
 from support.tiny import tiny
 
 
@@ -23,11 +27,19 @@ from support.tiny import tiny
     ("given", "layers"),
     [
         (8, (8,)), ("8", (8,)), ("8,9", (8, 9)), (" 8, 9 ", (8, 9)), ("single:7", ("single:7",)),
-        ("single:7,2", ("single:7", 2)), ([8, "up:0"], (8, "up:0")), (None, None),
+        ("single:7,2", ("single:7", 2)), ([8, "up:0"], (8, "up:0")), ("7-9", (7, 8, 9)),
+        ("single:3-5", ("single:3", "single:4", "single:5")), (["9,10", "1-2"], (9, 10, 1, 2)),
     ],
 )  # fmt: skip
 def test_layers(given: Any, layers: Any) -> None:
-    assert validate_settings({"prompt": "p", "layers": given}).layers == layers
+    """The one parser is behind flags, terms, and the data of a request alike."""
+    assert validate_settings({"prompt": "p", "layers": given}).guidance.layers == layers
+    assert validate_settings({"prompt": "p", "slg_layers": given}).guidance.slg_layers == layers
+    block = validate_settings({"prompt": "p", "guidance": {"terms": [{"layers": given}]}})
+    assert tuple(block.request.terms[0].layers) == layers
+    if isinstance(given, str) and " " not in given:
+        (term,) = validate_settings({"prompt": "p", "term": f"layers={given}"}).guidance.term
+        assert tuple(request.read_term(term).layers) == layers
 
 
 @pytest.mark.parametrize(
@@ -58,7 +70,8 @@ def test_json_round_trip() -> None:
 BAD = [
     ("prompt", 3), ("negative_prompt", 1), ("image", ""), ("image", 1), ("model", ""),
     ("model", None), ("layers", "8;9"), ("layers", "x"), ("layers", "-1"), ("layers", ""),
-    ("layers", "8,"), ("layers", "a:b:1"), ("layers", True), ("layers", 1.5), ("layers", [[8]]),
+    ("layers", "8,"), ("layers", "9-7"), ("layers", "7-"), ("slg_layers", "x"), ("term", 3),
+    ("term", ""), ("layers", "a:b:1"), ("layers", True), ("layers", 1.5), ("layers", [[8]]),
     ("stg_scale", -1.0), ("stg_scale", float("nan")), ("stg_scale", float("inf")),
     ("stg_scale", "1"), ("stg_scale", True), ("spatial_scale", -1.0), ("spatial_scale", "2"),
     ("temporal_scale", -0.5), ("temporal_scale", float("inf")), ("orthogonalize", 1),
@@ -88,7 +101,8 @@ def test_refused_with_requirement_value_and_advice(name: str, value: Any) -> Non
 
 
 def test_every_setting_has_a_bad_value_in_the_list() -> None:
-    assert {name for name, _ in BAD} == set(GenerationSettings.model_fields)
+    fields = {*GenerationSettings.model_fields, *GuidanceFlags.model_fields} - {"guidance"}
+    assert {name for name, _ in BAD} == fields
 
 
 def test_neither_prompt_nor_image() -> None:
@@ -103,12 +117,12 @@ def test_neither_prompt_nor_image() -> None:
     ("name", "advice"),
     [
         ("stg_scal", "Did you mean 'stg_scale'?"),
-        ("guidance", "Did you mean 'guidance_scale'?"),
+        ("guidanc_scale", "Did you mean 'guidance_scale'?"),
         ("zzz", "Remove it."),
     ],
 )
 def test_unknown_setting(name: str, advice: str) -> None:
-    known = "^a setting must be one of prompt, negative_prompt, image, model, layers, .*, "
+    known = "^a setting must be one of prompt, negative_prompt, image, model, guidance, .*, "
     with pytest.raises(ValueError, match=known + re.escape(f"but got {name!r}. {advice}")):
         validate_settings({"prompt": "p", name: 1.0})
 
@@ -122,7 +136,8 @@ def test_window_must_not_be_empty() -> None:
 
 
 def test_no_layers_only_where_stg_is_off() -> None:
-    assert validate_settings({"prompt": "p", "layers": [], "stg_scale": 0.0}).layers == ()
+    off = validate_settings({"prompt": "p", "layers": [], "stg_scale": 0.0})
+    assert off.guidance.layers == ()
     with pytest.raises(
         ValueError, match=r"^layers must name at least one layer, but got none\. Name one"
     ):
@@ -133,9 +148,9 @@ def test_no_layers_only_where_stg_is_off() -> None:
     "given", [{"stg_scale": 0.0}, {"stg_scale": 0.0, "spatial_scale": 0.0}, {"temporal_scale": 0.0}]
 )
 def test_off_is_a_given_scale_and_none_above_0(given: dict[str, Any]) -> None:
-    assert is_stg_off(validate_settings({"prompt": "p", "layers": [], **given}))
-    assert not is_stg_off(validate_settings({"prompt": "p", **given, "spatial_scale": 1.0}))
-    assert not is_stg_off(validate_settings({"prompt": "p"}))
+    assert not uses_guidance(validate_settings({"prompt": "p", "layers": [], **given}))
+    assert uses_guidance(validate_settings({"prompt": "p", **given, "spatial_scale": 1.0}))
+    assert uses_guidance(validate_settings({"prompt": "p"}))
 
 
 @pytest.mark.parametrize(
@@ -152,10 +167,10 @@ def test_orthogonalize_needs_both_axes(given: dict[str, Any], came: str) -> None
     )
     with pytest.raises(ValueError, match=message):
         validate_settings({"prompt": "p", "orthogonalize": True, **given})
-    assert validate_settings(
-        {"prompt": "p", "orthogonalize": True}
-    ).orthogonalize  # the preset may have both
-    assert not validate_settings({"prompt": "p", "orthogonalize": False, **given}).orthogonalize
+    both = validate_settings({"prompt": "p", "orthogonalize": True})
+    assert both.guidance.orthogonalize  # the preset may have both
+    off = validate_settings({"prompt": "p", "orthogonalize": False, **given})
+    assert not off.guidance.orthogonalize
 
 
 def test_cfg_cannot_begin_above_1_and_be_off() -> None:
@@ -194,7 +209,6 @@ OF_IMAGES = {
     "noise_aug_strength",
     "decode_chunk_size",
 }
-OF_METHODS = {"random_share", "strength", "schedule", "cfg_rule", "restart"}
 
 
 def test_none_is_filled_from_the_preset_then_from_the_pipeline(
@@ -202,14 +216,9 @@ def test_none_is_filled_from_the_preset_then_from_the_pipeline(
 ) -> None:
     monkeypatch.setattr(presets, "preset_for", lambda _: PRESET)
     settings = resolve_settings(validate_settings({"prompt": "p"}), pipe)
-    assert {name for name, value in settings if value is None} == OF_IMAGES | OF_METHODS
-    assert (settings.layers, settings.stg_scale, settings.skip) == ((2, 3), 1.5, "attention")
-    assert (settings.spatial_scale, settings.temporal_scale, settings.orthogonalize) == (
-        0.0,
-        0.0,
-        False,
-    )
-    assert (settings.start, settings.stop, settings.rescale) == (0.1, 0.9, 0.7)
+    assert {name for name, value in settings if value is None} == OF_IMAGES
+    term = STG([2, 3], 1.5, "attention", start=0.1, stop=0.9)
+    assert settings.request == GuidanceRequest((term,), rescale=0.7)
     assert (settings.height, settings.fps, settings.steps, settings.max_sequence_length) == (
         32,
         12,
@@ -236,19 +245,17 @@ def test_what_is_given_stays(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None
         "width": 64,
     }
     settings = resolve_settings(validate_settings({"prompt": "p", **given}), pipe)
-    assert {name: getattr(settings, name) for name in given} == given
+    assert (settings.fps, settings.steps, settings.width) == (30, 9, 64)
+    assert settings.request == GuidanceRequest()
     assert resolve_settings(settings, pipe) == settings
+    on = resolve_settings(validate_settings({"prompt": "p", **given, "stg_scale": 2.0}), pipe)
+    assert on.request == GuidanceRequest((STG([1], 2.0, "attention", stop=0.9),))
 
 
 def test_without_a_preset_the_defaults_of_stg(pipe: Any) -> None:
     settings = resolve_settings(validate_settings({"prompt": "p", "layers": 2}), pipe)
-    assert (settings.stg_scale, settings.skip, settings.start, settings.stop) == (
-        1.0,
-        "residual",
-        0.0,
-        1.0,
-    )
-    assert (settings.rescale, settings.fps) == (0.0, 30)  # Mochi's own
+    assert settings.request == GuidanceRequest((STG([2], 1.0),))
+    assert settings.fps == 30  # Mochi's own
 
 
 def test_without_a_preset_layers_are_needed(pipe: Any) -> None:
@@ -256,7 +263,8 @@ def test_without_a_preset_layers_are_needed(pipe: Any) -> None:
         ValueError, match=r"none is known for a MochiPipeline of 4 blocks .* --layers"
     ):
         resolve_settings(validate_settings({"prompt": "p"}), pipe)
-    assert resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), pipe).layers == ()
+    off = resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), pipe)
+    assert off.request.is_plain
 
 
 def test_a_size_without_default_is_asked_for(pipe: Any) -> None:
@@ -321,23 +329,25 @@ def preset_with(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "scales"),
     [
-        ({}, (0.0, 2.0, 0.5)), ({"stg_scale": 0.0}, (0.0, 0.0, 0.0)), ({"stg_scale": 1.0}, (1.0, 0.0, 0.0)),
-        ({"spatial_scale": 3.0}, (0.0, 3.0, 0.0)), ({"temporal_scale": 1.0, "stg_scale": 2.0}, (2.0, 0.0, 1.0)),
+        ({}, {"spatial": 2.0, "temporal": 0.5}), ({"stg_scale": 0.0}, {}), ({"stg_scale": 1.0}, {None: 1.0}),
+        ({"spatial_scale": 3.0}, {"spatial": 3.0}),
+        ({"temporal_scale": 1.0, "stg_scale": 2.0}, {None: 2.0, "temporal": 1.0}),
     ],
 )  # fmt: skip
 def test_scales_of_a_preset_with_two_terms(
-    pipe: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, float], scales: tuple[float, ...]
-) -> None:
+    pipe: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, float],
+    scales: dict[str | None, float],
+) -> None:  # fmt: skip
     preset_with(monkeypatch, scale=0.0, terms=SPACE_AND_TIME)
     settings = resolve_settings(validate_settings({"prompt": "p", **given}), pipe)
-    assert (settings.stg_scale, settings.spatial_scale, settings.temporal_scale) == scales
+    assert {term.axis: term.scale for term in settings.request.terms} == scales
     assert resolve_settings(settings, pipe) == settings
 
 
 def test_scale_of_a_preset_with_one_axis(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     preset_with(monkeypatch, axis="temporal", scale=0.5)
     settings = resolve_settings(validate_settings({"prompt": "p"}), pipe)
-    assert (settings.stg_scale, settings.spatial_scale, settings.temporal_scale) == (0.0, 0.0, 0.5)
+    assert {term.axis: term.scale for term in settings.request.terms} == {"temporal": 0.5}
 
 
 def test_orthogonalize_beside_a_preset_of_one_term(
@@ -352,7 +362,7 @@ def test_orthogonalize_beside_a_preset_of_one_term(
     preset_with(monkeypatch, scale=0.0, terms=SPACE_AND_TIME)
     assert resolve_settings(
         validate_settings({"prompt": "p", "orthogonalize": True}), pipe
-    ).orthogonalize
+    ).request.orthogonalize
 
 
 # --- pipelines that start from an image -----------------------------------------------------------
@@ -376,7 +386,7 @@ def test_svd_is_filled_from_its_call_and_its_unet(svd: Any) -> None:
     assert (settings.min_guidance_scale, settings.guidance_scale) == (1.0, 3.0)
     assert (settings.fps, settings.motion_bucket_id, settings.noise_aug_strength) == (7, 127, 0.02)
     assert {name for name, value in settings if value is None} == {
-        "prompt", "negative_prompt", "decode_chunk_size", "max_sequence_length", *OF_METHODS,
+        "prompt", "negative_prompt", "decode_chunk_size", "max_sequence_length",
     }  # fmt: skip
     assert settings.image == "x.png"  # no folder of the machine
     assert resolve_settings(settings, svd) == settings

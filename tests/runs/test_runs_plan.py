@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from skipguide.generate.resolve import resolve_guidance
 from skipguide.runs import Plan
-from skipguide.runs.plan_grid import flatten
+from skipguide.runs.jobs import ResolvedSetting, build_jobs, job_key
+from skipguide.runs.plan_grid import to_settings
+from skipguide.runs.prompts import Prompt
+from skipguide.runs.worker import Worker
 
 PLAN = """
 model: lab-mochi
@@ -35,8 +40,9 @@ def test_a_plan_is_all_its_prompts_seeds_and_settings(tmp_path: Path) -> None:
     assert found.clips == 8
     assert found.text == PLAN
     cfg, stg = (setting.generation for setting in found.settings)
-    assert (cfg.steps, cfg.guidance_scale, cfg.stg_scale) == (28, 4.5, 0.0)
-    assert (stg.layers, stg.stg_scale, stg.skip) == ((8,), 1.0, "residual")
+    assert (cfg.steps, cfg.guidance_scale, cfg.guidance.stg_scale) == (28, 4.5, 0.0)
+    flags = stg.guidance
+    assert (flags.layers, flags.stg_scale, flags.skip) == ((8,), 1.0, "residual")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +59,10 @@ def test_a_plan_is_all_its_prompts_seeds_and_settings(tmp_path: Path) -> None:
         ),
         ({"stg": {"random_share": 0.1, "skip": "soft", "strength": 0.5, "every": 2}},
          {"random_share": 0.1, "skip": "soft", "strength": 0.5, "every": 2, "stg_scale": 1.0}),
+        ({"stg": [{"layers": [1]}, {"random_share": 0.1, "scale": 2.0}], "rescale": 0.7},
+         {"guidance": {"terms": [{"layers": [1]}, {"layers": {"random": 0.1}, "scale": 2.0}]}, "rescale": 0.7}),
+        ({"stg": {"layers": [1], "scale": [1.0, 0.5]}}, {"guidance": {"terms": [{"layers": [1], "scale": [1.0, 0.5]}]}}),
+        ({"guidance": {"cfg": "apg"}}, {"guidance": {"cfg": "apg"}}),
         ({"num_inference_steps": 9, "stg": {"layers": [1], "start": 0.1, "stop": 0.9}},
          {"steps": 9, "layers": [1], "start": 0.1, "stop": 0.9, "stg_scale": 1.0}),
     ],
@@ -60,7 +70,7 @@ def test_a_plan_is_all_its_prompts_seeds_and_settings(tmp_path: Path) -> None:
 def test_the_words_of_guide_are_settings_of_a_generation(
     words: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    assert flatten(words) == settings
+    assert to_settings(words) == settings
 
 
 def test_a_grid_is_the_product_of_its_lists() -> None:
@@ -69,11 +79,10 @@ def test_a_grid_is_the_product_of_its_lists() -> None:
     found = plan(settings=entry).settings
     assert len(found) == 12
     assert found[2].name == "stg guidance_scale=1 layers=5,8 scale=0.5"
-    assert found[2].generation.layers == (5, 8)
-    assert {setting.generation.skip for setting in found} == {"attention"}
-    every = {
-        (s.generation.guidance_scale, s.generation.layers, s.generation.stg_scale) for s in found
-    }
+    assert found[2].generation.guidance.layers == (5, 8)
+    flags = [(s.generation.guidance_scale, s.generation.guidance) for s in found]
+    assert {guidance.skip for _, guidance in flags} == {"attention"}
+    every = {(g, guidance.layers, guidance.stg_scale) for g, guidance in flags}
     assert every == {
         (g, at, s) for g in (1, 3.5) for at in ((4,), (5, 8), ("dual:2",)) for s in (0.5, 2)
     }
@@ -141,7 +150,7 @@ def test_a_file_of_a_schedule_is_what_is_in_it(tmp_path: Path) -> None:
         "- {sigma: [0.5, 1.1], layers: [5], scale: 1.0}", encoding="utf-8"
     )
     first = read("bins.yaml")
-    assert first.generation.schedule[0]["layers"] == [5]
+    assert first.generation.guidance.schedule[0]["layers"] == [5]
     assert read("same.yaml") == first
     (tmp_path / "bins.yaml").write_text(
         "- {sigma: [0.5, 1.1], layers: [2], scale: 8.0}", encoding="utf-8"
@@ -219,8 +228,9 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
         ({"settings": [{"name": "a", "stg": {"layers": [1], "scal": 1}}]}, r"a term of stg has .* but got scal"),
         ({"settings": [{"name": "a", "stg": {"layers": [1], "axis": "x"}}]}, r"axis must be spatial, temporal"),
         ({"settings": [{"name": "a", "stg": {"layers": [1], "axis": ["spatial"]}}]}, r"axis must be .* \['spatial'\]"),
-        ({"settings": [{"name": "a", "cfg_rule": {"name": [1]}}]}, r"cfg_rule must begin with one of"),
-        ({"settings": [{"name": "a", "stg": [{"layers": [1]}, {"layers": [2]}]}]}, r"must have the same layers"),
+        ({"settings": [{"name": "a", "cfg_rule": {"name": [1]}}]}, r"cfg must be one of"),
+        ({"settings": [{"name": "a", "stg": "preset", "guidance": {"cfg": "apg"}}]}, r"stg or guidance, but got both"),
+        ({"settings": [{"name": "a", "guidance": {"terms": [{"scale": "much"}]}}]}, r"'a': scale must be a finite"),
         ({"settings": [{"name": "a", "stg": {"layers": [1]}, "skip": "attention"}]}, r"must say skip within stg"),
         ({"settings": [{"name": "a", "guidance_scale": -1}, {"name": "b", "start": 2}]},
          r"'a': guidance_scale must be .* 'b': start must be"),
@@ -265,3 +275,92 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"a plan must"):
         Plan.read(tmp_path / "plan.yaml")
+
+
+# --- the keys of clips ----------------------------------------------------------------------------
+
+# Of clips that the code made before there was a `guidance`; see `test_keys_of_clips_made_before`.
+OLD_CONTENT = {
+    "guidance_scale": 4.5, "layers": [5], "stg_scale": 1.0, "spatial_scale": 0.0, "every": 1,
+    "temporal_scale": 0.0, "orthogonalize": False, "skip": "residual", "normalize": False,
+    "start": 0.0, "stop": 1.0, "rescale": 0.0, "rescale_space": "prediction",
+}  # fmt: skip
+
+
+def key_of(**setting: Any) -> str:
+    """The key of the one clip of a setting, for a model without a preset."""
+    (entry,) = plan(settings=[{"name": "s", "guidance_scale": 4.5, **setting}]).settings
+    complete = entry.generation.model_copy(
+        update={"guidance": resolve_guidance(entry.generation.guidance, None), "device": "cpu"}
+    )
+    surveyed = ResolvedSetting(entry, complete, {"sha256": "0"})
+    return job_key(surveyed, Prompt("a", None, {}), 0, None, {"torch": "1"})
+
+
+def old_key(**content: Any) -> str:
+    """A key as the code before computed it, from settings that it stored."""
+    said = {
+        "weights": {"sha256": "0"}, "prompt": "a", "image": None, "seed": 0, "device": "cpu",
+        "versions": {"torch": "1"}, "setting": {**OLD_CONTENT, **content},
+    }  # fmt: skip
+    text = json.dumps(said, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("setting", "content"),
+    [
+        ({"stg": {"layers": [5]}}, {}),
+        ({"layers": "5", "stg_scale": 1}, {}),
+        ({"guidance": {"terms": [{"layers": 5, "scale": 1}]}}, {}),
+        ({"guidance": {}}, {"layers": [], "stg_scale": 0.0}),
+        (
+            {"guidance": {"terms": [{"layers": "7-9", "skip": "soft", "start": 0.5}], "rescale": 0.7, "cfg": "apg"}},
+            {"layers": [7, 8, 9], "skip": "soft", "strength": 0.5, "start": 0.5, "rescale": 0.7, "cfg_rule": {"name": "apg"}},
+        ),
+        (
+            {"guidance": {"terms": [{"layers": {"random": 0.2}, "scale": 0.25}], "restart": "0.4:0.6"}},
+            {"layers": [], "random_share": 0.2, "stg_scale": 0.25, "restart": [{"window": [0.4, 0.6]}]},
+        ),
+        (
+            {"guidance": {"terms": [{"layers": [1], "scale": 2.0, "axis": "spatial"}, {"layers": [1], "axis": "temporal"}],
+                          "orthogonalize": True}},
+            {"layers": [1], "stg_scale": 0.0, "spatial_scale": 2.0, "temporal_scale": 1.0, "orthogonalize": True},
+        ),
+    ],
+)  # fmt: skip
+def test_what_could_be_said_before_keeps_its_key(
+    setting: dict[str, Any], content: dict[str, Any]
+) -> None:
+    assert key_of(**setting) == old_key(**content)
+
+
+NEW = [
+    {"terms": [{"layers": [5]}, {"layers": [8]}]},
+    {"terms": [{"layers": [5]}, {"layers": [5], "axis": "spatial", "skip": "attention"}]},
+    {"terms": [{"layers": [5], "axis": "temporal"}, {"layers": [5], "axis": "spatial"}]},
+    {"terms": [{"layers": [5], "scale": [1.0, 0.5]}]},
+    {"terms": [{"layers": [5], "seed": 3}]},
+    {"terms": [{"layers": [5], "audio_scale": 0.5}]},
+    {"terms": [{"layers": [5]}, {"kind": "slg", "layers": [5]}]},
+    {"terms": [{"kind": "slg", "layers": [5]}]},
+    {"terms": [{"layers": [5]}], "share_prefix": False},
+    {"schedule": [{"sigma": [0, 1], "layers": [5], "scale": 1.0, "seed": 3}]},
+]
+
+
+def test_what_is_new_has_keys_of_its_own() -> None:
+    keys = [key_of(guidance=guidance) for guidance in NEW]
+    assert len({*keys, key_of(stg={"layers": [5]}), key_of()}) == len(NEW) + 2
+    assert keys[0] == key_of(stg=[{"layers": [5]}, {"layers": [8]}])  # however it is spelt
+
+
+def test_keys_of_clips_made_before() -> None:
+    """Keys that the version before gave to settings of lab-mochi, whose preset fills them in."""
+    path = Path(__file__).parent / "keys_before.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    found = Plan.of(stored["plan"])
+    engine = Worker()
+    surveyed = engine.survey(found.settings, None)
+    jobs = build_jobs(found, surveyed, stored["versions"])
+    assert {job.setting: job.key for job in jobs} == stored["keys"]

@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 
 from skipguide.files import video
+from skipguide.generate.resolve import resolve_guidance
 from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import Plan, sweep
 from skipguide.runs.engine import (
@@ -60,11 +61,12 @@ class Drawn:
         return {"drawn": self.version}
 
     def survey(self, settings: Sequence[Setting], image: Any) -> list[ResolvedSetting]:
-        filled = {"dtype": "float32", "device": "cpu", "layers": (), "start": 0.0, "stop": 1.0}
-        return [
-            ResolvedSetting(s, s.generation.model_copy(update=filled), {"sha256": "drawn"})
-            for s in settings
-        ]
+        return [ResolvedSetting(s, self._filled(s), {"sha256": "drawn"}) for s in settings]
+
+    def _filled(self, setting: Setting) -> GenerationSettings:
+        guidance = resolve_guidance(setting.generation.guidance, None)
+        filled = {"dtype": "float32", "device": "cpu", "guidance": guidance}
+        return setting.generation.model_copy(update=filled)
 
     def cost(self, complete: GenerationSettings, image: Any) -> Cost:
         return Cost(2.0, 0.001)

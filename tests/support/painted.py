@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from skipguide.files import video
-from skipguide.generate.settings import SCALE_AXES
+from skipguide.generate.resolve import resolve_guidance
 from skipguide.runs import Plan
 from skipguide.runs.engine import Cost, GeneratedVideo, JobFinished, JobStarted, OnStep
 from skipguide.runs.jobs import Job, ResolvedSetting
@@ -27,10 +27,8 @@ FRAMES, SIZE, FPS = 24, 64, 12
 STEP, FIRST = 9, 20  # grey values; far enough apart for a lossy codec
 
 _FILLED = {
-    "negative_prompt": "", "layers": (), "skip": "residual", "start": 0.0, "stop": 1.0,
-    "rescale": 0.0, "orthogonalize": False, "guidance_scale": 4.5, "steps": 2, "height": SIZE,
-    "width": SIZE, "num_frames": FRAMES, "fps": FPS, "dtype": "float32", "device": "cpu",
-    **dict.fromkeys(SCALE_AXES, 0.0),
+    "negative_prompt": "", "guidance_scale": 4.5, "steps": 2, "height": SIZE, "width": SIZE,
+    "num_frames": FRAMES, "fps": FPS, "dtype": "float32", "device": "cpu",
 }  # fmt: skip
 
 
@@ -60,8 +58,9 @@ class Painter:
         return [self._surveyed(setting) for setting in settings]
 
     def _surveyed(self, setting: Setting) -> ResolvedSetting:
-        given = setting.generation.model_dump()
+        given = setting.generation.model_dump(exclude={"guidance"})
         missing = {name: value for name, value in _FILLED.items() if given[name] is None}
+        missing["guidance"] = resolve_guidance(setting.generation.guidance, None)
         return ResolvedSetting(
             setting, setting.generation.model_copy(update=missing), {"sha256": "0" * 64}
         )
@@ -82,7 +81,7 @@ class Painter:
 
 
 def _made(job: Job) -> GeneratedVideo:
-    scale = job.generation.stg_scale or 0
+    scale = sum(term.scale for term in job.generation.request.terms)
     passes = 2.5 if scale else 2.0
     content, digest = _encoded(0.25 * scale)
     record: dict[str, Any] = {

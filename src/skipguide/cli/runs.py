@@ -249,7 +249,10 @@ def export(
 def clip_table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
     """One flat row per clip; settings are `setting.NAME`, metrics `metric.NAME`, paths relative to
     the run."""
+    from skipguide.generate.describe import columns
+
     settings = {setting.id: setting for setting in run.settings()}
+    columns_of = {id: columns(setting.complete) for id, setting in settings.items()}
     prompts = {prompt.id: prompt for prompt in run.prompts()}
     same = (
         "seed", "status", "attempts", "frames", "height", "width", "passes_per_step",
@@ -266,12 +269,12 @@ def clip_table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
                 "video": None if clip.video is None else clip.video.relative_to(run.folder).as_posix(),
                 "latents": None if clip.latents is None else clip.latents.relative_to(run.folder).as_posix(),
                 "error": None if clip.error is None else clip.error.splitlines()[0],
-                **{f"setting.{name}": _csv_cell(value) for name, value in setting.complete.items()},
+                **{f"setting.{name}": _csv_cell(value) for name, value in columns_of[setting.id].items()},
                 **{f"metric.{name}": value for name, value in clip.metrics.items()},
             }
         )  # fmt: skip
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in columns} for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
 
 
 def _csv_cell(value: Any) -> Any:

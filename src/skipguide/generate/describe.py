@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from skipguide.generate.flags import SCALE_AXES, GuidanceFlags, from_guidance
+from skipguide.generate.settings import GenerationSettings
+
 if TYPE_CHECKING:
     from skipguide.method.request import GuidanceRequest
+
+# Columns of complete settings, in their order.
+COLUMNS = [
+    column
+    for name in GenerationSettings.model_fields
+    for column in ([name, *GuidanceFlags.model_fields] if name == "guidance" else [name])
+]
+_OF_TERMS = (
+    "layers", *SCALE_AXES, "random_share", "skip", "strength", "normalize", "every", "start",
+    "stop", "orthogonalize",
+)  # fmt: skip
 
 
 def describe_rule(request: GuidanceRequest) -> str:
@@ -29,6 +43,23 @@ def describe_guidance(content: Mapping[str, Any]) -> list[str]:
     found += _describe_alike(stg, bool(content.get("orthogonalize")))
     found += [f"SLG ({_what(term)})" for term in terms if term.get("kind") == "slg"]
     return found + (["restart"] if content.get("restart") else [])
+
+
+def columns(complete: Mapping[str, Any]) -> dict[str, Any]:
+    """Return complete settings as flat columns, for tables and the page of the studio.
+
+    Where flags can say the guidance they are the columns (`layers`, `stg_scale`, ...); else
+    `guidance` describes it in words, beside what flags have of the rest.
+    """
+    content = complete["guidance"]
+    words = from_guidance(content)
+    if words is None:
+        rest = {name: value for name, value in content.items() if name not in ("terms", "schedule")}
+        phrases = " + ".join(describe_guidance({**content, "restart": None}))
+        words = {"guidance": phrases, **(from_guidance({**rest, "orthogonalize": False}) or {})}
+        words = {name: words[name] for name in words if name not in _OF_TERMS}
+    found = {**complete, **words} if "guidance" in words else {**complete, **words, "guidance": None}
+    return {name: found[name] for name in COLUMNS if found.get(name) is not None}
 
 
 def _describe_alike(terms: Sequence[Mapping[str, Any]], orthogonal: bool) -> list[str]:

@@ -20,7 +20,6 @@ from skipguide.method import parsing, perturbations
 
 if TYPE_CHECKING:
     from skipguide.families.presets import Preset
-    from skipguide.method.request import GuidanceRequest
     from skipguide.method.terms import Schedule
 
 Parts = dict[str, Any]
@@ -357,13 +356,15 @@ def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> dic
     return {**found, "terms": terms, "rescale": flags.rescale if acts else 0.0}
 
 
-def from_guidance(request: GuidanceRequest) -> dict[str, Any] | None:
+def from_guidance(content: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a complete request in the words of flags, or None if they cannot say it.
 
     Clips that were made when there was nothing but these words have keys of them.
+
+    Args:
+        content: what `GuidanceRequest.to_dict` wrote.
     """
-    content = request.to_dict()
-    if not request.share_prefix:
+    if not content.get("share_prefix", True):
         return None
     found: dict[str, Any] = {
         "layers": [], **dict.fromkeys(SCALE_AXES, 0.0), **_SHARED, **_NEUTRAL_DEFAULTS,

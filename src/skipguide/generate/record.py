@@ -158,7 +158,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def diff_records(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What differs between two records besides the frames: name -> [then, now]."""
-    before, after = dict(_flatten_record(_upgraded(then))), dict(_flatten_record(now))
+    before, after = (dict(_flatten_record(_upgraded(made))) for made in (then, now))
     # A setting that the older version did not have yet has not changed.
     names = [
         *before,

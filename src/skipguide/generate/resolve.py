@@ -18,6 +18,7 @@ from skipguide.method.terms import SLG, STG
 
 if TYPE_CHECKING:
     from skipguide.families.presets import Preset
+    from skipguide.generate.parsing import Guidance
 
 _PIPELINE_ARGUMENTS = {  # our name -> those that diffusers' pipelines have for it, if they have another
     "steps": ("num_inference_steps",),
@@ -57,7 +58,7 @@ def resolve_settings(settings: GenerationSettings, pipe: Any) -> GenerationSetti
     """
     preset = _find_preset(settings, pipe)
     _check_inputs(settings, pipe)
-    request = _resolve_guidance(settings, preset)
+    request = resolve_guidance(settings.guidance, preset)
     empty = "negative_prompt" in call_parameters(pipe) and not hasattr(
         getattr(pipe, "transformer", None), "null_caption"
     )
@@ -80,8 +81,15 @@ def resolve_settings(settings: GenerationSettings, pipe: Any) -> GenerationSetti
     )
 
 
-def _resolve_guidance(settings: GenerationSettings, preset: Preset | None) -> GuidanceRequest:
-    guidance = settings.guidance
+def resolve_guidance(guidance: Guidance | None, preset: Preset | None) -> GuidanceRequest:
+    """Return the whole request, with what was left out taken from the preset.
+
+    Terms whose scale is 0 are left out.
+
+    Args:
+        guidance: of `GenerationSettings`; None is all the preset's.
+        preset: None for models without one, whose layers must then be given.
+    """
     if guidance is None or isinstance(guidance, GuidanceFlags):
         given = guidance or GuidanceFlags()
         filled = flags.fill_in(given, preset)
@@ -134,7 +142,8 @@ def words_of_flags(settings: GenerationSettings, pipe: Any) -> dict[str, Any] | 
     given = GuidanceFlags() if settings.guidance is None else settings.guidance
     if isinstance(given, GuidanceFlags) and not given.has_more_terms:
         return flags.fill_in(given, _find_preset(settings, pipe)).said()
-    return flags.from_guidance(_resolve_guidance(settings, _find_preset(settings, pipe)))
+    request = resolve_guidance(settings.guidance, _find_preset(settings, pipe))
+    return flags.from_guidance(request.to_dict())
 
 
 def _check_inputs(settings: GenerationSettings, pipe: Any) -> None:
@@ -184,7 +193,7 @@ def _find_preset(settings: GenerationSettings, pipe: Any) -> Preset | None:
         return None
 
 
-def _needs_preset(guidance: Any) -> bool:
+def _needs_preset(guidance: Guidance | None) -> bool:
     if guidance is None or isinstance(guidance, GuidanceFlags):
         return (guidance or GuidanceFlags()).needs_preset
     return isinstance(guidance, dict)

@@ -23,9 +23,13 @@ def parse_layers(value: int | str | Sequence[int | str]) -> tuple[int | str, ...
     Raises:
         ValueError: if it is something else.
     """
-    parts = value.split(",") if isinstance(value, str) else value
-    listed = parts if isinstance(parts, (list, tuple)) else [parts]
-    return tuple(layer for part in listed for layer in _expand_layer(part))
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    parts = [part for entry in listed for part in _split(entry)]
+    return tuple(layer for part in parts for layer in _expand_layer(part))
+
+
+def _split(entry: Any) -> list[Any]:
+    return entry.split(",") if isinstance(entry, str) else [entry]
 
 
 def _expand_layer(part: Any) -> Iterator[int | str]:

@@ -39,9 +39,9 @@ class Setting:
     name: str
     model: str
     given: dict[str, Any]  # in the words of the plan
-    complete: dict[
-        str, Any
-    ]  # all settings of `settings.Generation` but prompt, image, seed and device
+    # All settings of `GenerationSettings` but prompt, image, seed and device. `guidance` is what
+    # `GuidanceRequest.from_dict` reads; `generate.describe.columns` has flat columns of them.
+    complete: dict[str, Any]
     passes_per_step: float | None  # computed before the first video was made
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipguide.generate.record import hash_file
+from skipguide.generate.flags import from_guidance
+from skipguide.generate.record import hash_file, upgrade_settings
 from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import storage as files
 from skipguide.runs.ledger import Ledger, to_json, utc_now
@@ -28,6 +29,7 @@ class ResolvedSetting:
     setting: Setting
     complete: GenerationSettings  # everything filled in; with the prompt of the first video
     weights: dict[str, str]  # of the model
+    words: dict[str, Any] | None = None  # `resolve.words_of_flags`; None if flags cannot say it
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def job_key(
         "prompt": prompt.text,
         "image": image_sha256,
         "seed": seed,
-        "setting": setting_content(surveyed.complete),
+        "setting": _key_content(surveyed),
         "device": str(surveyed.complete.device).partition(":")[0],
         "versions": {name: number for name, number in versions.items() if name != "python"},
     }
@@ -70,10 +72,25 @@ def job_key(
 
 
 def setting_content(complete: GenerationSettings) -> dict[str, Any]:
-    """What of the settings makes two of them the same one; settings that a newer version has added
-    are None."""
+    """Return what the ledger keeps of complete settings, ready for JSON.
+
+    Settings that a newer version has added are None there, and left out.
+    """
     dumped = complete.model_dump(mode="json", exclude_none=True)
     return {name: value for name, value in dumped.items() if name not in _PER_JOB_FIELDS}
+
+
+def _key_content(surveyed: ResolvedSetting) -> dict[str, Any]:
+    """Return what makes two settings the same one.
+
+    Guidance is in the words of flags where they can say it, for so it was when they were all there
+    was; clips that were made then keep their keys.
+    """
+    content = setting_content(surveyed.complete)
+    words = surveyed.words or from_guidance(content["guidance"])
+    if words is None:
+        return content
+    return {**{name: value for name, value in content.items() if name != "guidance"}, **words}
 
 
 def _model_name(surveyed: ResolvedSetting) -> str:
@@ -201,9 +218,10 @@ def _claim_setting_name(
 ) -> None:
     """A setting that was renamed keeps its row; one that was changed gives its name up if nothing
     was made with it."""
-    name, content = entry.setting.name, to_json(setting_content(entry.complete))
+    name, content = entry.setting.name, setting_content(entry.complete)
     rows = {
-        row["name"]: row for row in ledger.rows("SELECT * FROM settings WHERE model = ?", model)
+        row["name"]: {**row, "complete": upgrade_settings(json.loads(row["complete"]))}
+        for row in ledger.rows("SELECT * FROM settings WHERE model = ?", model)
     }
     holder = rows.get(name)
     if holder is not None and holder["complete"] != content:
@@ -227,10 +245,10 @@ def _claim_setting_name(
         ledger.db.execute("UPDATE settings SET name = ? WHERE id = ?", (name, former["id"]))
 
 
-def _describe_changes(holder: Any, content: str) -> str:
-    then, now_ = json.loads(holder["complete"]), json.loads(content)
-    changed = [name for name in {**then, **now_} if then.get(name) != now_.get(name)]
-    return ", ".join(f"{name} = {then.get(name)!r}, now {now_.get(name)!r}" for name in changed)
+def _describe_changes(holder: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    then = holder["complete"]
+    changed = [name for name in {**then, **content} if then.get(name) != content.get(name)]
+    return ", ".join(f"{name} = {then.get(name)!r}, now {content.get(name)!r}" for name in changed)
 
 
 def _register_prompt(ledger: Ledger, prompt: Prompt, kept: Mapping[Path, str]) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skipguide.generate import asked
+from skipguide.generate.parsing import read_schedule_files
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.runs import plan_grid, prompts
 from skipguide.runs.prompts import Entry, Prompt, PromptFile
@@ -190,17 +190,14 @@ def _expand_entry(
     for name, own in plan_grid.expand_grid(
         {key: value for key, value in entry.items() if key != "model"}
     ):
-        given = {**common, **own}
         try:
+            # What is in the file of a schedule, so that another content is another setting.
+            given = read_schedule_files({**common, **own}, base)
             image = {} if prompt.image is None else {"image": str(prompt.image)}
             text = {} if prompt.text is None else {"prompt": prompt.text}
-            flat = plan_grid.flatten(given)
-            if isinstance(
-                flat.get("schedule"), str
-            ):  # what is in the file, so that another content is another setting
-                flat["schedule"] = given["schedule"] = asked.bins_of(str(base / flat["schedule"]))
-            generation = validate_settings({**flat, "model": model, **text, **image})
-            asked.options_of(generation)  # a rule or a restart that is none is refused now
+            generation = validate_settings(
+                {**plan_grid.to_settings(given), "model": model, **text, **image}
+            )
         except ValueError as error:
             raise ValueError(f"setting {name!r}: {error}") from None
         found.append(Setting(name, given, generation))

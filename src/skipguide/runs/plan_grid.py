@@ -1,5 +1,5 @@
-"""The settings of a plan: from the words of guide() to those of one generation, and grids to the
-settings they mean."""
+"""The settings of a plan: a grid to the settings it means, and the word `stg` to flags of a
+generation."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from skipguide.generate.settings import SCALE_AXES
+from skipguide.generate.flags import SCALE_AXES
 
 _SCALE_BY_AXIS = {axis: name for name, axis in SCALE_AXES.items()}
 _ALIASES = {"num_inference_steps": "steps"}
-# What a term of a plan may say: what is alike in all terms of one setting, and what is not.
+# What a term of `stg` may say: what flags hold once for all terms, and what they hold for each.
 _SHARED_TERM_KEYS = (
-    "layers",
-    "random_share",
-    "skip",
-    "strength",
-    "normalize",
-    "every",
-    "start",
-    "stop",
-)
+    "layers", "random_share", "skip", "strength", "normalize", "every", "start", "stop",
+)  # fmt: skip
 _TERM_KEYS = (*_SHARED_TERM_KEYS, "scale", "axis")
+# Words that say what is skipped; a setting without any of them skips nothing.
+_SKIPPING = {"layers", "random_share", "schedule", "slg_layers", "term", "guidance", *SCALE_AXES}
 
 
 def expand_grid(entry: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -84,16 +79,15 @@ def _format_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def flatten(words: Mapping[str, Any]) -> dict[str, Any]:
-    """A setting in the words of guide() as settings of `settings.Generation`.
+def to_settings(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a setting of a plan in the words of `validate_settings`.
 
-    `stg` is a term, a list of terms (Eq. 20: one spatial, one temporal), `preset` for the model's
-    published setting, or left out for none; `num_inference_steps` is `steps`. All other words are
-    those of a generation already.
+    `guidance` is what guide() takes. `stg` is shorter: a term, a list of terms (Eq. 20), `preset`
+    for the model's published setting, or left out for none. `num_inference_steps` is `steps`. All
+    other words are those of a generation already.
 
     Raises:
-        ValueError: for a term that says something else, or terms that a generation cannot have
-            together.
+        ValueError: for a term that says something else, or what is said twice.
     """
     out = {_ALIASES.get(name, name): value for name, value in words.items() if name != "stg"}
     if of_plan := sorted({"prompt", "image", "seed"} & set(out)):
@@ -102,45 +96,42 @@ def flatten(words: Mapping[str, Any]) -> dict[str, Any]:
             " there."
         )
     stg = words.get("stg")
+    if stg is None:
+        return out if _SKIPPING & set(out) else {**out, "stg_scale": 0.0}
+    if out.get("guidance") is not None:
+        raise ValueError("a setting must have stg or guidance, but got both. Keep one of them.")
     if stg == "preset":
         return out
-    twice = sorted({*_SHARED_TERM_KEYS, *SCALE_AXES} & set(out)) if stg is not None else []
+    twice = sorted(name for name in {*_SHARED_TERM_KEYS, *SCALE_AXES} if name in out)
     if twice:
         raise ValueError(
             f"a setting must say {', '.join(twice)} within stg, but says it beside it too. Keep"
             " one."
         )
-    if stg is None:
-        return (
-            out
-            if {"layers", "random_share", "schedule", *SCALE_AXES} & set(out)
-            else {**out, "stg_scale": 0.0}
-        )
-    return {**out, **_flatten_terms(stg if isinstance(stg, list) else [stg])}
+    return {**out, **_translate_terms(stg if isinstance(stg, list) else [stg])}
 
 
-def _flatten_terms(terms: Sequence[Any]) -> dict[str, Any]:
+def _translate_terms(terms: Sequence[Any]) -> dict[str, Any]:
+    """Return terms as flags, or as `guidance` where flags cannot hold them."""
     for term in terms:
         _check_term(term)
     said = [{name: term.get(name) for name in _SHARED_TERM_KEYS} for term in terms]
     axes = [term.get("axis") for term in terms]
-    if (
-        any(other != said[0] for other in said)
-        or len(set(axes)) < len(axes)
-        or (len(axes) > 1 and None in axes)
-    ):
-        raise ValueError(
-            "the terms of one setting must have the same layers, skip and window, and each another"
-            f" axis, but got {list(terms)!r}. Use guide() from Python for others."
-        )
-    shared = {name: value for name, value in said[0].items() if value is not None}
-    return {
-        **shared,
-        **{
-            _SCALE_BY_AXIS[axis]: term.get("scale", 1.0)
-            for axis, term in zip(axes, terms, strict=True)
-        },
+    alike = all(other == said[0] for other in said) and len(set(axes)) == len(axes)
+    numbers = not any(isinstance(term.get("scale"), list) for term in terms)
+    if not (alike and numbers and (len(axes) == 1 or None not in axes)):
+        return {"guidance": {"terms": [_whole_term(term) for term in terms]}}
+    scales = {
+        _SCALE_BY_AXIS[axis]: term.get("scale", 1.0)
+        for axis, term in zip(axes, terms, strict=True)
     }
+    return {**{name: value for name, value in said[0].items() if value is not None}, **scales}
+
+
+def _whole_term(term: Mapping[str, Any]) -> dict[str, Any]:
+    share = term.get("random_share")
+    drawn = {} if share is None else {"layers": {"random": share}}
+    return {**{name: term[name] for name in term if name != "random_share"}, **drawn}
 
 
 def _check_term(term: Any) -> None:
@@ -155,8 +146,8 @@ def _check_term(term: Any) -> None:
     unknown = sorted(set(map(str, term)) - set(_TERM_KEYS))
     if unknown:
         raise ValueError(
-            f"a term of stg has {known}, but got {', '.join(unknown)}. Use guide() from Python for"
-            " more."
+            f"a term of stg has {known}, but got {', '.join(unknown)}. Write guidance: {{terms:"
+            " [...]}} for more."
         )
     if not isinstance(axis := term.get("axis"), str | None) or axis not in _SCALE_BY_AXIS:
         raise ValueError(

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipguide.generate.record import hash_file
+from skipguide.generate.record import hash_file, upgrade_settings
 from skipguide.runs import storage as files
 from skipguide.runs.entities import STATUSES, Clip, Model, Prompt, SetMetric, Setting, Status, Vote
 from skipguide.runs.ledger import Ledger, to_json, utc_now
@@ -121,10 +121,16 @@ class Run:
             " settings.model ORDER BY settings.id"
         )
         return [
-            Setting(row["id"], row["name"], row["of"], json.loads(row["given"]), json.loads(row["complete"]),
-                    row["passes_per_step"])
+            Setting(
+                row["id"],
+                row["name"],
+                row["of"],
+                json.loads(row["given"]),
+                upgrade_settings(json.loads(row["complete"])),
+                row["passes_per_step"],
+            )
             for row in rows
-        ]  # fmt: skip
+        ]
 
     def counts(self) -> dict[Status, int]:
         """How many videos there are of each status."""

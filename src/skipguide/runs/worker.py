@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import tempfile
 import time
@@ -15,8 +16,11 @@ from safetensors.torch import save
 
 from skipguide.files import video
 from skipguide.generate import record, run
-from skipguide.generate.resolve import resolve_settings
-from skipguide.generate.settings import SCALE_AXES, GenerationSettings
+from skipguide.generate.resolve import resolve_settings, words_of_flags
+from skipguide.generate.settings import GenerationSettings
+from skipguide.method import formula
+from skipguide.method.request import GuidanceRequest
+from skipguide.method.terms import SLG, STG
 from skipguide.runs import prompt_cache
 from skipguide.runs.engine import Cost, GeneratedVideo
 from skipguide.runs.environment import environment
@@ -77,7 +81,8 @@ class Worker:
             except ValueError as error:
                 wrong.append(f"setting {setting.name!r} for {setting.generation.model}: {error}")
             else:
-                found.append(ResolvedSetting(setting, complete, self._weights))
+                words = words_of_flags(setting.generation, pipe)
+                found.append(ResolvedSetting(setting, complete, self._weights, words))
         if wrong:
             raise ValueError(" ".join(wrong))
         return found
@@ -87,14 +92,11 @@ class Worker:
 
         Of a schedule or restarts nothing is counted: the first two steps stand for all.
         """
-        guided = {"start": 0.0, "stop": 1.0, "every": 1}
-        on, seconds = self._measure_steps(complete.model_copy(update=guided), image, 2)
+        on, seconds = self._measure_steps(_with_stg_always_on(complete), image, 2)
         share = _guided_share(complete)
         if share == 1:
             return Cost(on, seconds)
-        off, plain = self._measure_steps(
-            complete.model_copy(update=dict.fromkeys(SCALE_AXES, 0.0)), image, 2
-        )
+        off, plain = self._measure_steps(_without_stg(complete), image, 2)
         return Cost(off + share * (on - off), plain + share * (seconds - plain))
 
     def _measure_steps(
@@ -142,14 +144,49 @@ class Worker:
         return GeneratedVideo(ClipContents(content, beside, kept), made, environment(made))
 
 
+def _stg_terms(request: GuidanceRequest) -> list[STG]:
+    terms = () if request.schedule else request.terms
+    return [term for term in terms if isinstance(term, STG)]
+
+
+def _with_stg_always_on(complete: GenerationSettings) -> GenerationSettings:
+    """Every STG term at every step; a list of scales is as long as the run, and becomes its
+    largest."""
+    request = complete.request
+    if request.schedule is not None:
+        return complete
+    terms = [
+        dataclasses.replace(term, scale=term.scales(1)[0], start=0.0, stop=1.0, every=1)
+        if isinstance(term, STG)
+        else term
+        for term in request.terms
+    ]
+    guidance = dataclasses.replace(request, terms=tuple(terms))
+    return complete.model_copy(update={"guidance": guidance})
+
+
+def _without_stg(complete: GenerationSettings) -> GenerationSettings:
+    request = complete.request
+    terms = tuple(term for term in request.terms if isinstance(term, SLG))
+    rescale = request.rescale if terms or request.replaces_cfg else 0.0
+    guidance = dataclasses.replace(request, terms=terms, rescale=rescale, orthogonalize=False)
+    return complete.model_copy(update={"guidance": guidance})
+
+
 def _guided_share(complete: GenerationSettings) -> float:
-    """The part of the steps on which there is a weak pass."""
+    """Return the part of the steps on which there is a weak pass, as a mean over the terms."""
     assert complete.steps is not None
-    assert complete.start is not None
-    assert complete.stop is not None
-    if not any(getattr(complete, name) for name in SCALE_AXES):
+    terms = _stg_terms(complete.request)
+    if not terms:
         return 1.0
-    guided = sum(
-        complete.start <= i / complete.steps < complete.stop for i in range(complete.steps)
-    )
-    return math.ceil(guided / (complete.every or 1)) / complete.steps
+    shares = [_weak_passes(term, complete.steps) / complete.steps for term in terms]
+    return sum(shares) / len(shares)
+
+
+def _weak_passes(term: STG, steps: int) -> int:
+    guided = [
+        any(term.scales(2, i))
+        for i in range(steps)
+        if formula.is_in_window(term.start, term.stop, i, steps)
+    ]
+    return math.ceil(sum(guided) / term.every)
