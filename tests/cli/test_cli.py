@@ -469,7 +469,7 @@ def test_compare_is_two_generations_from_the_same_noise(here: Path) -> None:
 
 
 def test_compare_prints_a_table_with_the_judges_reading(
-    local: Path, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The judge (here an untrained one) reads the videos of the built-in model."""
     monkeypatch.setattr(packaged, "packaged_path", {"lab-mochi": tiny_mochi_dir}.__getitem__)

@@ -12,10 +12,9 @@ import yaml
 
 from skipguide.generate.resolve import resolve_guidance
 from skipguide.runs import Plan
-from skipguide.runs.jobs import ResolvedSetting, build_jobs, job_key
+from skipguide.runs.jobs import ResolvedSetting, job_key
 from skipguide.runs.plan_grid import to_settings
 from skipguide.runs.prompts import Prompt
-from skipguide.runs.worker import Worker
 
 PLAN = """
 model: lab-mochi
@@ -279,7 +278,7 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
 
 # --- the keys of clips ----------------------------------------------------------------------------
 
-# Of clips that the code made before there was a `guidance`; see `test_keys_of_clips_made_before`.
+# Of clips that the code made before there was a `guidance`; tests/support/pinned has more.
 OLD_CONTENT = {
     "guidance_scale": 4.5, "layers": [5], "stg_scale": 1.0, "spatial_scale": 0.0, "every": 1,
     "temporal_scale": 0.0, "orthogonalize": False, "skip": "residual", "normalize": False,
@@ -294,7 +293,7 @@ def key_of(**setting: Any) -> str:
         update={"guidance": resolve_guidance(entry.generation.guidance, None), "device": "cpu"}
     )
     surveyed = ResolvedSetting(entry, complete, {"sha256": "0"})
-    return job_key(surveyed, Prompt("a", None, {}), 0, None, {"torch": "1"})
+    return job_key(surveyed, Prompt("a"), 0, None, {"torch": "1"})
 
 
 def old_key(**content: Any) -> str:
@@ -353,14 +352,3 @@ def test_what_is_new_has_keys_of_its_own() -> None:
     keys = [key_of(guidance=guidance) for guidance in NEW]
     assert len({*keys, key_of(stg={"layers": [5]}), key_of()}) == len(NEW) + 2
     assert keys[0] == key_of(stg=[{"layers": [5]}, {"layers": [8]}])  # however it is spelt
-
-
-def test_keys_of_clips_made_before() -> None:
-    """Keys that the version before gave to settings of lab-mochi, whose preset fills them in."""
-    path = Path(__file__).parent / "keys_before.json"
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    found = Plan.of(stored["plan"])
-    engine = Worker()
-    surveyed = engine.survey(found.settings, None)
-    jobs = build_jobs(found, surveyed, stored["versions"])
-    assert {job.setting: job.key for job in jobs} == stored["keys"]

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from skipguide.cli import app
+from skipguide.generate.record import upgrade_settings
 from skipguide.runs import Clip, Run, Setting, Vote
 from skipguide.runs.entities import SetMetric
 from skipguide.studio import blind_test, files, page_data, report, setting_grid
@@ -19,7 +20,7 @@ from support.painted import PROMPTS, SETTINGS, painted
 
 
 def setting(number: int, **said: Any) -> Setting:
-    return Setting(number, f"setting {number}", "model", {}, said, None)
+    return Setting(number, f"setting {number}", "model", {}, upgrade_settings(said), None)
 
 
 # --- how settings belong together -----------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import skipguide
 from skipguide.files import image as image_file
-from skipguide.generate.flags import GuidanceFlags, read_flags, to_guidance
+from skipguide.generate.flags import GuidanceFlags, fill_in, read_flags, to_guidance
 from skipguide.generate.settings import GenerationSettings, validate_settings
 
 if TYPE_CHECKING:
@@ -151,7 +151,9 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     from skipguide.method.request import GuidanceRequest
 
     given = {name: settings[name] for name in settings if name in GuidanceFlags.model_fields}
-    guidance = to_guidance(read_flags(given))
+    # Flags that came later are missing in records that are older.
+    flags = fill_in(read_flags({"stg_scale": 0.0, **given}), None)
+    guidance = to_guidance(flags)
     rest = {name: value for name, value in settings.items() if name not in given}
     return {**rest, "guidance": GuidanceRequest.from_dict(guidance).to_dict()}
 

@@ -48,6 +48,7 @@ def _describe_setting(setting: Setting, steps: Mapping[str, Any]) -> dict[str, A
         "name": setting.name,
         "model": setting.model,
         "parameters": setting_grid.effective_parameters(setting),
+        "guidance": setting.complete["guidance"],
         "passes_per_step": setting.passes_per_step,
         "sliders": steps,
     }

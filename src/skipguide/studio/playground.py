@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from skipguide.generate.settings import SCALE_AXES, GenerationSettings
+from skipguide.generate.describe import COLUMNS
+from skipguide.generate.flags import SCALE_AXES
 from skipguide.runs import Plan, Run
 from skipguide.runs.ledger import to_json
 from skipguide.studio import files
@@ -30,13 +31,15 @@ MAX_WAITING = 8  # trials that may wait
 _MAX_FINISHED = 50  # trials that are over, for the page to show
 PARAMETERS = tuple(
     name
-    for name in GenerationSettings.model_fields
+    for name in COLUMNS
     if name not in ("prompt", "image", "seed", "model", "device")
 )
 _NAMED_PARAMETERS = (
     "layers",
     "skip",
     *SCALE_AXES,
+    "slg_layers",
+    "term",
     "guidance_scale",
     "steps",
     "rescale",
@@ -50,7 +53,7 @@ class TrialRequest:
     model: str
     prompt: str | None
     seed: int
-    parameters: Mapping[str, Any]  # settings of `settings.Generation`
+    parameters: Mapping[str, Any]  # settings and flags of `skipguide generate`, or `guidance`
     image_of: int | None = None  # the prompt of the run whose picture it starts from
 
 
@@ -277,7 +280,7 @@ def _check_request(ask: TrialRequest, models: Sequence[str]) -> None:
         raise ValueError(
             f"a trial may set {', '.join(PARAMETERS)}, but got {', '.join(unknown)}. Leave it out."
         )
-    if isinstance(ask.parameters.get("schedule"), str):
+    if _names_a_file(ask.parameters):
         raise ValueError(
             "the schedule of a trial must be a list of bins, for trials read no files, but got a"
             " name. Write the bins."
@@ -287,6 +290,14 @@ def _check_request(ask: TrialRequest, models: Sequence[str]) -> None:
             "a trial must have a prompt, a picture or both, but got neither. Write a prompt, or"
             " choose a picture."
         )
+
+
+def _names_a_file(parameters: Mapping[str, Any]) -> bool:
+    """Whether a schedule is somewhere the name of a file, which no visitor may have read."""
+    guidance = parameters.get("guidance")
+    inside = [guidance, guidance.get("preset")] if isinstance(guidance, Mapping) else []
+    places = [place for place in (parameters, *inside) if isinstance(place, Mapping)]
+    return any(isinstance(place.get("schedule"), str) for place in places)
 
 
 def trial_name(ask: TrialRequest) -> str:
@@ -300,5 +311,7 @@ def trial_name(ask: TrialRequest) -> str:
 
 def _format_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return "+".join(map(str, value))
+        return "+".join(map(_format_value, value))
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {_format_value(part)}" for name, part in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)

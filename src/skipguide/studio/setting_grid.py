@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from skipguide.generate.settings import SCALE_AXES, GenerationSettings
+from skipguide.generate.describe import COLUMNS, columns
+from skipguide.generate.flags import SCALE_AXES
 from skipguide.runs import Setting
 from skipguide.runs.ledger import to_json
 
@@ -26,11 +27,7 @@ _SLIDERS = (*SCALE_AXES, "guidance_scale", "rescale")
 
 def effective_parameters(setting: Setting) -> dict[str, Any]:
     """What a setting says, without what has no meaning in it."""
-    said = {
-        name: setting.complete[name]
-        for name in GenerationSettings.model_fields
-        if name in setting.complete
-    }
+    said = columns(setting.complete)
     return (
         said
         if _stg_is_on(said)
@@ -39,7 +36,7 @@ def effective_parameters(setting: Setting) -> dict[str, Any]:
 
 
 def _stg_is_on(said: Mapping[str, Any]) -> bool:
-    return any(said.get(name) for name in SCALE_AXES)
+    return any(said.get(name) for name in (*SCALE_AXES, "guidance", "schedule"))
 
 
 def varying_parameters(settings: Sequence[Setting]) -> list[str]:
@@ -55,7 +52,7 @@ def varying_parameters(settings: Sequence[Setting]) -> list[str]:
             name in ("layers", "skip") and 0 < sum(name in entry for entry in said) < len(said)
         )
 
-    return [name for name in GenerationSettings.model_fields if differ(name)]
+    return [name for name in COLUMNS if differ(name)]
 
 
 def sliders(settings: Sequence[Setting]) -> dict[int, dict[str, Steps]]:
@@ -127,7 +124,8 @@ def _guided_by_model(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     found: dict[str, list[Setting]] = {}
     for setting in settings:
         group = found.setdefault(setting.model, [])
-        if _stg_is_on(effective_parameters(setting)):
+        said = effective_parameters(setting)
+        if any(said.get(name) for name in SCALE_AXES):  # else there is no one row to put it in
             group.append(setting)
     return found
 
@@ -156,7 +154,12 @@ def _row_key(said: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _column_key(said: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, said[name]) for name in names if said.get(name) is not None)
+    return tuple((name, _in_a_set(said[name])) for name in names if said.get(name) is not None)
+
+
+def _in_a_set(value: Any) -> Any:
+    """Rules and restarts have parts, which a set cannot hold."""
+    return to_json(value) if isinstance(value, (list, dict)) else value
 
 
 _COLUMN_PREFIXES = {
