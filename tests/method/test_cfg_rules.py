@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from skipguide import APG, STG, TCFG, CFGZero, Interval, Restart, guide
 from skipguide.families.rows import FAMILIES
 from skipguide.method import cfg_rules
+from skipguide.method.formula import DataSpace
 from skipguide.opensora import OpenSoraRFlowScheduler
 from skipguide.pipeline import noise_levels
 from support import oracle, tiny
@@ -58,7 +59,7 @@ def test_apg_is_that_of_diffusers(
         theirs = apg_of_diffusers.normalized_guidance(
             c, u, 3.5, buffer, eta, threshold, use_original_formulation=True
         )
-        torch.testing.assert_close(cfg_rules.apg(c, u, 4.5, rule, memory, c, 1.0), theirs)
+        torch.testing.assert_close(cfg_rules.apg(c, u, 4.5, rule, memory), theirs)
 
 
 def test_apg_in_the_space_of_the_data(predictions: tuple[Tensor, Tensor]) -> None:
@@ -69,7 +70,7 @@ def test_apg_in_the_space_of_the_data(predictions: tuple[Tensor, Tensor]) -> Non
         x - sigma * c, x - sigma * u, 3.5, None, 0.2, 1.0, use_original_formulation=True
     )
     found = cfg_rules.apg(
-        c, u, 4.5, APG(0.2, 0.0, 1.0), cfg_rules.MomentumBuffer(), x - sigma * c, -sigma
+        c, u, 4.5, APG(0.2, 0.0, 1.0), cfg_rules.MomentumBuffer(), DataSpace(x, 1.0, -sigma)
     )
     torch.testing.assert_close(found, (x - theirs) / sigma)
 
@@ -77,7 +78,12 @@ def test_apg_in_the_space_of_the_data(predictions: tuple[Tensor, Tensor]) -> Non
 def test_apg_without_all_three_is_cfg(predictions: tuple[Tensor, Tensor]) -> None:
     c, u = predictions
     found = cfg_rules.apg(
-        c, u, 4.5, APG(1.0, 0.0, 0.0), cfg_rules.MomentumBuffer(), torch.randn(c.shape), -0.3
+        c,
+        u,
+        4.5,
+        APG(1.0, 0.0, 0.0),
+        cfg_rules.MomentumBuffer(),
+        DataSpace(torch.randn(c.shape), 1.0, -0.3),
     )
     torch.testing.assert_close(found, u + 4.5 * (c - u))
 
@@ -127,7 +133,7 @@ def test_rules_in_half_precision_are_those_of_float32(
 
     def all_rules(c: Tensor, u: Tensor) -> list[Tensor]:
         apg = cfg_rules.apg(
-            c, u, 3.0, APG(0.3, 0.0, 500.0, "prediction"), cfg_rules.MomentumBuffer(), c, 1.0
+            c, u, 3.0, APG(0.3, 0.0, 500.0, "prediction"), cfg_rules.MomentumBuffer()
         )
         return [apg, cfg_rules.cfg_zero_star(c, u, 3.0), cfg_rules.tangential_cfg(c, u, 3.0)]
 

@@ -1,9 +1,25 @@
 """The formula against closed forms: numbers worked out by hand, and identities that must hold."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from skipguide.method import formula
+
+Tensor = torch.Tensor
+
+
+def combine(
+    c: Tensor,
+    u: Tensor | None,
+    g: float | Tensor,
+    weaks: list[Tensor],
+    scales: list[float],
+    **options: Any,
+) -> Tensor:
+    """D from predictions and scales."""
+    return formula.combine(c, u, g, formula.skip_guidance(c, weaks, scales, **options))
 
 
 def scalar(value: float) -> torch.Tensor:
@@ -12,17 +28,17 @@ def scalar(value: float) -> torch.Tensor:
 
 def test_numbers_worked_out_by_hand() -> None:
     # u + g (c - u) + s1 (c - p1) + s2 (c - p2) = 1 + 4 (3 - 1) + 0.5 (3 - 2) + 2 (3 - 2.5) = 10.5
-    D = formula.combine(scalar(3), scalar(1), 4.0, [scalar(2), scalar(2.5)], [0.5, 2.0])
+    D = combine(scalar(3), scalar(1), 4.0, [scalar(2), scalar(2.5)], [0.5, 2.0])
     assert torch.equal(D, scalar(10.5))
 
 
 def test_without_cfg_the_base_is_the_conditional_prediction() -> None:
-    assert torch.equal(formula.combine(scalar(3), None, 99.0, [scalar(2)], [1.5]), scalar(4.5))
+    assert torch.equal(combine(scalar(3), None, 99.0, [scalar(2)], [1.5]), scalar(4.5))
 
 
 def test_no_terms_is_plain_cfg() -> None:
     c, u = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 3, 4, 5, 6)
-    assert torch.equal(formula.combine(c, u, 2.0, [], []), u + 2.0 * (c - u))
+    assert torch.equal(combine(c, u, 2.0, [], []), u + 2.0 * (c - u))
 
 
 def test_push_passes_through_any_cfg_unchanged() -> None:
@@ -30,7 +46,7 @@ def test_push_passes_through_any_cfg_unchanged() -> None:
     delta = formula.skip_guidance(c, [p], [1.3])
     per_frame = torch.linspace(1, 3, 3, dtype=torch.float64)  # as in SVD
     shifted = (u + delta) + per_frame * ((c + delta) - (u + delta))
-    torch.testing.assert_close(shifted, formula.combine(c, u, per_frame, [p], [1.3]))
+    torch.testing.assert_close(shifted, combine(c, u, per_frame, [p], [1.3]))
 
 
 def test_full_rescale_has_the_deviation_of_the_conditional_prediction() -> None:
@@ -145,7 +161,7 @@ def test_orthogonalized_push() -> None:
     assert push([0.5, 2.0, 10.0]) == [[1.0, 8.0, 70.0]]
     assert push([0.0, 1.0, 0.0]) == [[3.0, 4.0, 0.0]]
     assert push([0.0, 0.0, 0.0]) == [[0.0, 0.0, 0.0]]
-    D = formula.combine(c, c + 1.0, 3.0, weaks, [1.0, 1.0, 1.0], orthogonalize=True)
+    D = combine(c, c + 1.0, 3.0, weaks, [1.0, 1.0, 1.0], orthogonalize=True)
     assert D.tolist() == [[0.0, 2.0, 5.0]]  # 1 + 3 (0 - 1) and the push
 
 

@@ -197,7 +197,7 @@ def test_reuse_begins_anew_in_each_run_and_for_each_denoiser() -> None:
         assert runs == 2  # one of each transformer
         assert torch.equal(oracle.run(given, **FOUR), first)
         assert sum(handle.passes.weak_runs.values()) == runs
-    assert not handle._cached_differences
+    assert not handle._run._differences
 
 
 def test_reuse_begins_anew_where_a_scheduler_keeps_its_timesteps(

@@ -333,7 +333,7 @@ def test_records_nothing_between_steps(pipe: Any) -> None:
         assert states_of(handle) == []
         step = handle._step
         assert step is not None
-        assert step.c == step.returned == step.skip_guidance == ()
+        assert step.c == step.returned == step.push == ()
         assert step.inputs == {}
 
 

@@ -20,8 +20,9 @@ from skipguide.families import blocks as family_blocks
 from skipguide.families import rows
 from skipguide.families.examples import Workload, denoiser_class, example_of
 from skipguide.families.schema import Family
+from skipguide.method import formula
 from skipguide.method.terms import STG
-from skipguide.pipeline import guide
+from skipguide.pipeline import combine, guide
 from skipguide.weak import flops, patching, weak_pass
 from skipguide.weak import prefix_cache as prefix_cache_module
 
@@ -76,7 +77,7 @@ class BenchmarkStep:
         """Return the outputs of the denoiser in float32, the video first."""
         return tuple(
             sample.float()
-            for sample in guide.output_samples(self.model(**inputs))[: len(self.family.outputs)]
+            for sample in combine.output_samples(self.model(**inputs))[: len(self.family.outputs)]
         )
 
     # The ways of making the step. Each returns the guided prediction of the video, with g = 4.5 and
@@ -94,15 +95,15 @@ class BenchmarkStep:
         return self.predict(self.cond)[0], self.predict(self.uncond)[0]
 
     def predict_cfg(self) -> Tensor:
-        """Return u + g (c - u)."""
-        c, u = self.predict_cond_and_uncond()
-        return u + GUIDANCE_SCALE * (c - u)
+        """Return D of plain CFG."""
+        return formula.combine(*self.predict_cond_and_uncond(), GUIDANCE_SCALE)
 
     def run_full(self) -> Tensor:
         """Make the step with a full extra forward pass for each term, as other implementations do."""
         c, u = self.predict_cond_and_uncond()
-        weak = zip(self.terms, self.run_full_weak_passes(), strict=True)
-        return u + GUIDANCE_SCALE * (c - u) + sum(term.scales(1)[0] * (c - p) for term, p in weak)
+        scales = [term.scales(1)[0] for term in self.terms]
+        push = formula.skip_guidance(c, self.run_full_weak_passes(), scales)
+        return formula.combine(c, u, GUIDANCE_SCALE, push)
 
     def run_guided(self) -> Tensor:
         """Make the step with guide() as users call it; attaching and removing it is included."""
@@ -379,7 +380,7 @@ def _capture_weak_outputs(step: BenchmarkStep) -> list[Tensor]:
     It makes them right after the conditional pass, which is the first call of the denoiser."""
     outputs: list[Tensor] = []
     hook = step.model.register_forward_hook(
-        lambda *args: outputs.append(guide.output_samples(args[-1])[0].float())
+        lambda *args: outputs.append(combine.output_samples(args[-1])[0].float())
     )
     step.run_guided()
     hook.remove()

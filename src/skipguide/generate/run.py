@@ -30,7 +30,7 @@ from skipguide.files.video import Frames
 from skipguide.generate.record import GenerationResult, hash_weights
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
-from skipguide.pipeline import call_frame, run
+from skipguide.pipeline import call_frame, loop
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 
@@ -282,7 +282,7 @@ def _count_plain_passes(pipe: Any, known: list[float]) -> float:
     if frame is None:
         return known[0]
     try:
-        known[0] = 1.0 + run.is_cfg_on(pipe, lookup.call_convention_of(pipe), frame)
+        known[0] = 1.0 + loop.is_cfg_on(pipe, lookup.call_convention_of(pipe), frame)
     except ValueError:  # no row for this pipeline, which plain CFG does not need
         known[0] = 1.0 + bool(getattr(pipe, "do_classifier_free_guidance", True))
     return known[0]

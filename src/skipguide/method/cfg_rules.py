@@ -1,5 +1,4 @@
-"""Rules that stand in the place of u + g (c - u): how far, and in which direction, a prediction is
-pushed away from u.
+"""Rules in the place of plain CFG, u + g (c - u): how far and where to push a prediction away from u.
 
     APG (2410.02416)          c + (g - 1) (d_across + eta d_along), the parts of d across and along c;
                               d = m min(1, r / |m|),  m = c - u + beta m of the step before
@@ -7,8 +6,9 @@ pushed away from u.
     TCFG (2503.18137)         u' + g (c - u'),  u' = u along the first singular vector of (c, u)
     Interval (2404.07724)     u + g (c - u) inside an interval, c outside
 
-All are per sample. APG speaks of estimates of the data, and the others of predictions as the model
-makes them."""
+Each works per sample. APG speaks of estimates of the clean video, the others of predictions as the
+model makes them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from skipguide.method import validate
-from skipguide.method.formula import inner_product, projection_coefficient, upcast
+from skipguide.method.formula import CFG, DataSpace, inner_product, projection_coefficient, upcast
 
 Tensor = torch.Tensor
 
@@ -54,12 +54,12 @@ class APG:
 
 @dataclass(frozen=True)
 class CFGZero:
-    """CFG-Zero*: u is scaled to fit c best, and a flow stands still in its first steps, where it is
-    known least.
+    """CFG-Zero*: scale u so that it fits c best, and predict zero in the first steps.
+
+    A flow is known least at its beginning, and a prediction of zero leaves the sample where it is.
 
     Args:
-        zero_steps: steps at the beginning whose prediction is zero, without a pass of a weak model;
-            0 is none.
+        zero_steps: how many steps at the beginning predict zero, without a weak pass; 0 is none.
 
     Raises:
         ValueError: for a number out of range.
@@ -73,8 +73,7 @@ class CFGZero:
 
 @dataclass(frozen=True)
 class TCFG:
-    """Tangential damping: of u only the part along what c and u have in common, their first
-    singular vector."""
+    """Tangential damping: keep of u only its part along the first singular vector of c and u."""
 
 
 @dataclass(frozen=True)
@@ -99,30 +98,54 @@ CFGRule = APG | CFGZero | TCFG | Interval
 
 
 class MomentumBuffer:
-    """What APG remembers of the steps before, for one output of one run."""
+    """The running average of APG's differences, for one output of one run."""
 
     def __init__(self) -> None:
         self.running_average: Tensor | None = None
 
 
+def cfg_function(
+    rule: CFGRule, momentum: MomentumBuffer, data: DataSpace | None = None
+) -> CFG | None:
+    """Return the rule as a function (c, u, g) -> D for `formula.combine`; None is plain CFG.
+
+    Args:
+        momentum: APG's, of this output in this run; a call changes it.
+        data: of this step; APG with space="data" needs it.
+    """
+    if isinstance(rule, CFGZero):
+        return cfg_zero_star
+    if isinstance(rule, TCFG):
+        return tangential_cfg
+    if isinstance(rule, APG):
+        space = None if rule.space == "prediction" else data
+        return lambda c, u, g: apg(c, u, g, rule, momentum, space)
+    return None
+
+
 def apg(
-    c: Tensor, u: Tensor, g: float, rule: APG, memory: MomentumBuffer, c_0: Tensor, b: float
+    c: Tensor,
+    u: Tensor,
+    g: float | Tensor,
+    rule: APG,
+    momentum: MomentumBuffer,
+    data: DataSpace | None = None,
 ) -> Tensor:
-    """D before the push.
+    """Return c + (g - 1) (d_across + eta d_along).
 
     Args:
         c, u: `(B, ...)` predictions.
-        memory: of this output in this run; it is changed.
-        c_0: the estimate of the data that c is, or c itself (then b is 1).
-        b: of x_0 = a x + b F, so that b (c - u) is the difference of the estimates.
+        momentum: of this output in this run; it is changed.
+        data: how predictions become estimates of the clean video, whose difference d then is;
+            None takes d from the predictions.
     """
+    c_0, b = (c, 1.0) if data is None else (data.estimate(c), data.b)
     m = b * upcast(c - u)
     if rule.momentum:
-        if (
-            memory.running_average is not None and memory.running_average.shape == m.shape
-        ):  # some runs change their frames midway
-            m = m + rule.momentum * memory.running_average
-        memory.running_average = m
+        average = momentum.running_average
+        if average is not None and average.shape == m.shape:  # some runs change their frames midway
+            m = m + rule.momentum * average
+        momentum.running_average = m
     if rule.norm_threshold:
         m = m * (rule.norm_threshold / inner_product(m, m).sqrt().clamp_min(1e-30)).clamp_max(1.0)
     direction = upcast(c_0)
@@ -131,18 +154,17 @@ def apg(
 
 
 def cfg_zero_star(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
-    """a u + g (c - a u) with the a for which a u is nearest to c."""
+    """Return a u + g (c - a u) with the a for which a u is nearest to c."""
     a = projection_coefficient(upcast(c), upcast(u)).to(c.dtype)
     return a * u + g * (c - a * u)
 
 
 def tangential_cfg(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
-    """u' + g (c - u'), u' being u without its part along the second singular vector of the two rows
-    (c, u).
+    """Return u' + g (c - u'), where u' lacks u's part along the second singular vector of (c, u).
 
-    The vectors are found from the 2 x 2 matrix of inner products: its first eigenvector (p, q)
-        gives p c + q u. In
-    closed form, for torch.linalg.eigh waits for the device.
+    The vectors come from the 2 x 2 matrix of inner products of c and u: its first eigenvector
+    (p, q) gives the first singular vector p c + q u. The closed form is used because
+    torch.linalg.eigh waits for the device.
     """
     rows = upcast(torch.stack([c, u], 1).flatten(2))  # (B, 2, N)
     inner_products = rows @ rows.mT

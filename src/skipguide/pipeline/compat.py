@@ -33,22 +33,41 @@ def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int
                 )
 
 
-def check_guider(guider: Any) -> int:
-    """How many predictions the guider of a pipeline combines at this step: 1 without CFG, 2 with
-    it.
+def has_own_formula(guider: Any) -> bool:
+    """Return whether a pipeline's guider makes something else of u and c than u + g (c - u)."""
+    plain = type(guider).__name__ == "ClassifierFreeGuidance"
+    return not plain or bool(getattr(guider, "guidance_rescale", 0))
+
+
+def count_conditions(guider: Any) -> int:
+    """Return how many predictions a pipeline's guider combines at this step: c, or c and u.
 
     Raises:
-        ValueError: for a guider whose combination a constant shift does not pass through.
+        ValueError: for a guider that runs weak passes of its own.
     """
-    name = type(guider).__name__
-    if name != "ClassifierFreeGuidance" or getattr(guider, "guidance_rescale", 0):
-        detail = "one with guidance_rescale" if name == "ClassifierFreeGuidance" else f"a {name}"
+    own = set(getattr(guider, "_input_predictions", None) or ()) - {"pred_cond", "pred_uncond"}
+    if own:
         raise ValueError(
-            "guide() needs a pipeline whose guider is a plain ClassifierFreeGuidance, but got"
-            f" {detail}. Put skipguide.guider.SkipGuidance in its place instead, or use"
-            " ClassifierFreeGuidance with guidance_rescale=0."
+            "guide() needs a pipeline whose guider combines c and u, but this one has a"
+            f" {type(guider).__name__}, which also runs {', '.join(sorted(own))}. Put"
+            " skipguide.guider.SkipGuidance in its place, which takes the same terms, or"
+            " diffusers' ClassifierFreeGuidance."
         )
     return guider.num_conditions
+
+
+def check_plain_guider(guider: Any) -> None:
+    """Check that a rule of ours, or a scale of a Schedule, can stand in the place of a guider's.
+
+    Raises:
+        ValueError: for a guider with a formula of its own.
+    """
+    if has_own_formula(guider):
+        raise ValueError(
+            "cfg= and the guidance scales of a Schedule take the place of u + g (c - u), but this"
+            f" pipeline's guider, a {type(guider).__name__}, has a formula of its own already."
+            " Leave one of the two out, or put a plain ClassifierFreeGuidance in its place."
+        )
 
 
 def predicts_variance(pipe: Any) -> bool:

@@ -99,6 +99,10 @@ class GuidedDenoiser:
             (*site.entry, patching.Bypass(site.block, site.stack.streams)) for site in self.sites
         ]
 
+    def uncond_patches(self, uncond_terms: Sequence[int]) -> list[patching.Patch]:
+        """Return the patches that weaken u for these SLG terms, which share one pass."""
+        return [patch for j in uncond_terms for patch in self.weak_passes[j].full_patches]
+
     def set_input_spec(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Tell the weak passes what a call looks like, so that what they cost can be measured when
         somebody asks."""

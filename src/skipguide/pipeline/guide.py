@@ -1,17 +1,18 @@
-"""guide(): puts the formula, the skips and the shared prefix on a diffusers pipeline, and takes
-them off again.
+"""guide(): put the formula and the shared prefix on a diffusers pipeline, and take them off again.
 
 How a guided step runs, all with torch's own hooks on the unmodified denoiser:
 
-    before the cond call   which terms are active at this step; recordings take the place of their first skipped layers;
-                           of a batch [uncond, cond] the cond half goes first
-    after it               per active term: the denoiser again, skipping; the uncond half of a batch; then return u', c'
-                           such that the pipeline's own CFG makes D out of them
-    later calls            (uncond where it is separate, and a pipeline's own guidance) are shifted by as much as c was
+    before the cond call   decide the step: which terms are on; let the first layer that each of them
+                           skips record its inputs; of a batch [uncond, cond] run the cond half first
+    after it               per active term: run the denoiser again, weakened; then the uncond half of
+                           a batch; return u', c' of which the pipeline's own CFG makes D
+    later calls            shift u, where it comes separately, and the predictions for guidance of
+                           the pipeline's own, by as much as c was
 
-A batch is run in halves so that the strong pass and a weak one are the same computation to the last
-bit: a row of a matrix product is rounded differently in batches of different size. It also halves
-the memory that activations take."""
+A batch runs in halves so that the conditional pass and a weak one are the same computation to the
+last bit: a row of a matrix product is rounded differently in batches of different size. It also
+halves the memory that activations take.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +27,17 @@ from torch import nn
 
 from skipguide.families import lookup
 from skipguide.families.schema import Family
-from skipguide.method import cfg_rules, formula
+from skipguide.method import cfg_rules
 from skipguide.method.request import GuidanceRequest, published_rescale, unpack_terms
 from skipguide.method.restart import Restart, to_restarts
 from skipguide.method.terms import SLG, STG, Schedule
-from skipguide.pipeline import call_frame, compat
+from skipguide.pipeline import call_frame, combine, compat
 from skipguide.pipeline.denoiser import GuidedDenoiser
+from skipguide.pipeline.guider_formula import GuiderFormula
+from skipguide.pipeline.loop import PipelineLoop
 from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.run import RunState
-from skipguide.pipeline.step import CachedDifference, GuidedStep, PassCounts
+from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep, PassCounts
 from skipguide.weak import patching
 
 Tensor = torch.Tensor
@@ -119,46 +122,40 @@ def _check_weak_models(pipe: Any, family: Family, terms: Sequence[Term]) -> None
 
 
 class Guide:
-    """The handle that guide() returns."""
+    """The handle that guide() returns: a context manager with `.remove()`."""
 
     def __init__(self, pipe: Any, family: Family, request: GuidanceRequest):
-        self.pipe, self.family, self.calls, self.request = (
-            pipe,
-            family,
-            lookup.call_convention_of(pipe),
-            request,
-        )
-        self.terms, self.rule, self.passes = request.terms, request.rule, PassCounts()
-        self._input_spec_set = False  # in this run: the weak passes know their inputs
-        self._momentum: dict[int, cfg_rules.MomentumBuffer] = {}  # of the rule, per output
-        self._cached_differences: dict[
-            tuple[GuidedDenoiser, int], CachedDifference
-        ] = {}  # of terms that do not run at every step
-        self._guided_denoisers = {
+        self.pipe, self.family, self.request = pipe, family, request
+        self.terms, self.passes = request.terms, PassCounts()
+        self._guided = {
             denoiser: self._make_guided_denoiser(denoiser)
             for denoiser in lookup.denoisers_of(pipe, family)
         }
-        self._step: GuidedStep | None = None
-        self._run_timesteps: Tensor | None = (
-            None  # the timesteps of the run under way: schedulers make new ones for each run
-        )
-        self._undo_patches: list[
-            patching.Patch
-        ] = []  # what puts the denoiser right again while a call is under way
-        self._in_weak_pass = False  # a weak pass is under way: the hooks below let it through
         self._restart_controller = (
             RestartController(pipe.scheduler, request.restarts, pipe) if request.restarts else None
         )
-        self._run_state = RunState(pipe, family, request, self._restart_controller)
-        self._hooks = []
+        self._loop = PipelineLoop(pipe, self._restart_controller)
+        variance = family.learned_variance and compat.predicts_variance(pipe)
+        self._run = RunState(request, len(family.outputs), self._loop, variance)
+        self._guider_formula = GuiderFormula(self._add_to_guider)
+        self._step: GuidedStep | None = None
+        self._timesteps: Tensor | None = None  # of the run: schedulers make new ones for each
+        self._undo: list[patching.Patch] = []  # restores the modules after the call under way
+        self._in_own_pass = False  # the hooks below let passes of ours through
+        self._input_spec_set = False  # in this run: the weak passes know their inputs
+        self._hooks = self._register_hooks()
+
+    def _register_hooks(self) -> list[Any]:
         before: Any = torch.compiler.disable(self._before_forward)
         after: Any = torch.compiler.disable(self._after_forward)
-        for denoiser in self._guided_denoisers:
-            self._hooks += [
+        hooks = []
+        for denoiser in self._guided:
+            hooks += [
                 denoiser.register_forward_pre_hook(before, with_kwargs=True),
                 denoiser.register_forward_hook(after, with_kwargs=True, always_call=True),
             ]
             _GUIDED_DENOISERS.add(denoiser)
+        return hooks
 
     def _make_guided_denoiser(self, denoiser: nn.Module) -> GuidedDenoiser:
         return GuidedDenoiser(self.family, denoiser, self.terms, self.request.share_prefix)
@@ -171,27 +168,27 @@ class Guide:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._guider_formula.remove()
         if self._restart_controller is not None:
             self._restart_controller.remove()
-        self._step = self._run_timesteps = None  # tensors among them
-        self._cached_differences, self._momentum = {}, {}
-        for denoiser in self._guided_denoisers:
+        self._step = self._timesteps = None  # tensors among them
+        self._run.forget_history()
+        for denoiser in self._guided:
             _GUIDED_DENOISERS.discard(denoiser)
 
     def _warn_if_denoiser_replaced(self) -> None:
-        """Nothing of ours is called when the pipeline calls another denoiser, so that it cannot be
-        refused."""
+        """Nothing of ours is called when the pipeline calls another denoiser: only tell of it."""
         held = (
             getattr(denoiser, "_orig_mod", denoiser)
             for denoiser in lookup.denoisers_of(self.pipe, self.family)
         )
-        if new := [
-            type(denoiser).__name__ for denoiser in held if denoiser not in self._guided_denoisers
-        ]:
+        if new := [type(denoiser).__name__ for denoiser in held if denoiser not in self._guided]:
             _log.warning(
-                "this %s got another denoiser (%s) after guide(), which was not guided. Exchange it first, then call " "guide().",
-                type(self.pipe).__name__, ", ".join(new),
-            )  # fmt: skip
+                "this %s got another denoiser (%s) after guide(), which was not guided. Exchange it"
+                " first, then call guide().",
+                type(self.pipe).__name__,
+                ", ".join(new),
+            )
 
     def __enter__(self) -> Guide:
         if not self._hooks:
@@ -224,30 +221,25 @@ class Guide:
     def _before_forward(
         self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if (
-            self._in_weak_pass or denoiser not in self._guided_denoisers
-        ):  # a copy of the denoiser has copies of these hooks
+        # A copy of the denoiser has copies of these hooks, and is none of ours.
+        if self._in_own_pass or denoiser not in self._guided:
             return None
         self._clean_up()  # after a call that raised
-        step = self._find_step()
-        guided = self._guided_denoisers[denoiser]
+        step, guided = self._find_step(), self._guided[denoiser]
         if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
             guided.begin_step(step.index)
             guided.observe_inputs(args, kwargs)
-            self._undo_patches = patching.apply_patches(guided.recording_patches(step.active_terms))
-        if (
-            step.calls_done == 1 and step.has_cfg and not step.split_batch
-        ):  # of separate calls the second one is uncond
-            self._undo_patches = patching.apply_patches(
-                guided.idle_patches() if step.cond_only else self._uncond_patches(guided, step)
-            )
+            active = [active.index for active in step.active_terms]
+            self._undo = patching.apply_patches(guided.recording_patches(active))
+        if step.calls_done == 1 and step.has_cfg and not step.split_batch:  # the call of u
+            self._undo = patching.apply_patches(self._uncond_patches(guided, step))
         if step.calls_done > 0 or not step.split_batch:
             return None
         step.inputs = guided.bind_inputs(args, kwargs)
         return (), self._select_rows(step.inputs, patching.COND)
 
     def _find_step(self) -> GuidedStep:
-        """The step that a call of the denoiser belongs to: the one under way, or the next."""
+        """Return the step that a call of the denoiser belongs to: the one under way, or the next."""
         frame = call_frame.find_call_frame(self.pipe)
         if frame is None:
             raise RuntimeError(
@@ -255,45 +247,47 @@ class Guide:
                 " got, which knows the step and the scales, but that one is not running. Call it,"
                 " or remove the guidance first."
             )
-        timesteps, step, plan = self.pipe.scheduler.timesteps, self._step, self._run_state
-        if (
-            timesteps is self._run_timesteps
-            and step is not None
-            and step.calls_done < step.num_calls
-        ):
+        timesteps, step = self.pipe.scheduler.timesteps, self._step
+        same_run = timesteps is self._timesteps
+        if same_run and step is not None and step.calls_done < step.num_calls:
             return step
-        if timesteps is not self._run_timesteps:
-            self._run_timesteps, self.passes = timesteps, PassCounts()
-            self._begin_run()
-            index = plan.first_index() if step is None else 0
+        if same_run:
+            index = self._next_index()
         else:
-            index = 0 if step is None else step.index + 1
-            if index >= plan.num_steps():  # the next segment of a video, with the same timesteps
-                index = 0
-            if index == 0 or plan.is_restart(
-                index
-            ):  # what is kept of the step before is of another noise level
-                self._cached_differences, self._momentum = {}, {}
-        self._step = step = plan.make_step(frame, index)
+            self._timesteps, self.passes = timesteps, PassCounts()
+            self._begin_run()
+            index = self._loop.first_index() if step is None else 0
+        self._step = step = self._run.decide_step(index, self._loop.has_cfg(frame))
+        self._loop.add_calls(step, frame)
+        if step.combination is Combination.GUIDER:
+            self._guider_formula.attach(self.pipe.guider)
         self.passes.steps += 1
         self.passes.unweakened += step.num_passes
         return step
 
+    def _next_index(self) -> int:
+        index = 0 if self._step is None else self._step.index + 1
+        if index >= self._loop.num_steps():  # the next segment of a video, on the same timesteps
+            index = 0
+        if index == 0 or self._loop.is_restart(index):  # what is kept is of another noise level
+            self._run.forget_history()
+        return index
+
     def _begin_run(self) -> None:
         self._input_spec_set = False
-        self._cached_differences, self._momentum = {}, {}
-        self._run_state.begin_run()
-        for denoiser, guided in self._guided_denoisers.items():
+        self._loop.begin_run()
+        self._run.begin_run()
+        for denoiser, guided in self._guided.items():
             if not guided.is_current():  # FreeNoise was switched on, adapters were loaded
-                self._guided_denoisers[denoiser] = self._make_guided_denoiser(denoiser)
-        for denoiser in self._guided_denoisers:
-            compat.check_no_stateful_hooks(
-                denoiser, self.family
-            )  # again: a cache can be switched on after guide()
+                self._guided[denoiser] = self._make_guided_denoiser(denoiser)
+        for denoiser in self._guided:  # again: a cache can be switched on after guide()
+            compat.check_no_stateful_hooks(denoiser, self.family)
 
     def _uncond_patches(self, guided: GuidedDenoiser, step: GuidedStep) -> list[patching.Patch]:
+        if step.combination in (Combination.COND_ONLY, Combination.ZERO):
+            return guided.idle_patches()
         self.passes.uncond_weakened.update(guided.weak_passes[j] for j in step.uncond_terms)
-        return [swap for j in step.uncond_terms for swap in guided.weak_passes[j].full_patches]
+        return guided.uncond_patches(step.uncond_terms)
 
     # --- after it ---------------------------------------------------------------------------------
 
@@ -301,7 +295,7 @@ class Guide:
         self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Any:
         step = self._step
-        if self._in_weak_pass or step is None or denoiser not in self._guided_denoisers:
+        if self._in_own_pass or step is None or denoiser not in self._guided:
             return None
         if output is None:  # the call raised
             step.clear()
@@ -312,246 +306,95 @@ class Guide:
         try:
             if not step.is_guided:
                 return None
-            guided = self._guided_denoisers[denoiser]
-            return (
-                self._after_cond_call(guided, step, args, kwargs, output)
-                if first
-                else self._after_later_call(step, output)
-            )
+            if first:
+                return self._after_cond_call(self._guided[denoiser], step, args, kwargs, output)
+            found = self._extract_predictions(output)
+            returned = combine.after_later_call(self._run, self._loop, step, found)
+            return combine.replace_samples(output, returned)
         finally:
-            if step.calls_done == step.num_calls:
+            if step.calls_done == step.num_calls and step.combination is not Combination.GUIDER:
                 step.clear()
             self._clean_up()
 
     def _after_cond_call(
-        self, guided: GuidedDenoiser, step: GuidedStep, args: tuple[Any, ...],
-        kwargs: Mapping[str, Any], output: Any
-    ) -> Any:  # fmt: skip
-        """What to hand to the pipeline after the cond call, such that its own arithmetic arrives at
-        D."""
+        self,
+        guided: GuidedDenoiser,
+        step: GuidedStep,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Any,
+    ) -> Any:
+        """Run the weak passes and, of a batch, the uncond half; return what the pipeline gets."""
         if self.family.unet and not self._input_spec_set:
             guided.set_input_spec(args, kwargs)
             self._input_spec_set = True
         step.c = self._extract_predictions(output)
-        weaks = [self._run_weak_pass(guided, j, step.c, args, kwargs) for j in step.active_terms]
-        channels = step.c[0].shape[1] // 2 if self._predicts_variance() else None
-        terms = [self.terms[j] for j in step.active_terms]
-        normalized = [isinstance(term, STG) and term.normalize for term in terms]
-        step.skip_guidance = tuple(
-            formula.skip_guidance(
-                c,
-                [weak[k] for weak in weaks],
-                self._term_scales(step, k),
-                self.request.orthogonalize,
-                channels,
-                normalized,
-            )
-            for k, c in enumerate(step.c)
-        )
+        weaks = [self._weak_predictions(guided, a, step.c, args, kwargs) for a in step.active_terms]
+        channels = step.c[0].shape[1] // 2 if self._run.variance else None
+        step.compute_push(weaks, self.request.orthogonalize, channels)
+        del weaks
         if guided.prefix_cache is not None:
             guided.prefix_cache.clear()  # before the other half takes its memory
-        us = (
-            self._run_uncond_half(guided, step) if step.split_batch and not step.cond_only else None
-        )
-        if (
-            step.is_plain_shift
-        ):  # a constant shift of u and c goes through u + g (c - u) unchanged, without knowing g
-            step.returned = tuple(
-                c + push for c, push in zip(step.c, step.skip_guidance, strict=True)
-            )
-            us = us and tuple(u + push for u, push in zip(us, step.skip_guidance, strict=True))
-        elif step.cond_only:
-            step.returned = self._guided_predictions(step, None)
-            us = step.returned if step.split_batch else None
-        elif step.has_cfg and us is None:  # u comes with the next call, and makes D out of this c
-            step.returned = self._cond_before_uncond(step)
-        elif us is None or not step.must_keep_cond:
-            step.returned = self._guided_predictions(step, us)
-            us = us and step.returned  # D + g (D - D) = D
-        else:
-            step.returned, us = self._solve_keeping_cond(step, us)
+        us = None
+        if step.split_batch and step.combination not in (Combination.COND_ONLY, Combination.ZERO):
+            inputs = self._select_rows(step.inputs, patching.UNCOND)
+            us = self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
+        step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)
         if us is None:
-            return _replace_samples(output, step.returned)
-        return _replace_samples(
-            output, [torch.cat(pair) for pair in zip(us, step.returned, strict=True)]
-        )
+            return combine.replace_samples(output, step.returned)
+        pairs = zip(us, step.returned, strict=True)
+        return combine.replace_samples(output, [torch.cat(pair) for pair in pairs])
 
-    def _cond_before_uncond(self, step: GuidedStep) -> tuple[Tensor, ...]:
-        """c itself; but where g is 1 the pipeline arrives at what comes back here, whatever u is:
-        D."""
-        scales = self._run_state.guidance_scales(len(step.c))
-        if step.guidance_scale is not None and 1 in scales:
-            raise ValueError(
-                f"this Schedule sets guidance_scale={step.guidance_scale:g} at this step, which"
-                " needs u, but the pipeline's own is 1 and leaves it out. Set"
-                f" {self._run_state.guidance_scale_argument()} above 1."
-            )
-        pushed = (
-            self._rescale(step, c + push, c)
-            for c, push in zip(step.c, step.skip_guidance, strict=True)
-        )
-        return tuple(D if g == 1 else c for D, c, g in zip(pushed, step.c, scales, strict=True))
+    def _add_to_guider(self, pred_cond: Tensor, pred: Tensor) -> Tensor:
+        """Return what a guider with a formula of its own makes of u and c, with the push added."""
+        step = self._step
+        if step is None or step.combination is not Combination.GUIDER or not step.push:
+            return pred
+        step.c = (pred_cond,)  # as the pipeline hands it to its guider
+        (D,) = self._run.guided_predictions(step, (pred_cond,), (1.0,), cfg=lambda c, u, g: pred)
+        step.clear()
+        return D
 
-    def _solve_keeping_cond(
-        self, step: GuidedStep, us: Sequence[Tensor]
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """(c', u') of which the pipeline makes D, with c' = c where g allows it."""
-        pairs = []
-        for D, c, u, g in zip(
-            self._guided_predictions(step, us),
-            step.c,
-            us,
-            self._run_state.guidance_scales(len(step.c)),
-            strict=True,
-        ):
-            pairs.append((D, u) if g == 1 else (c, _solve_uncond(D, c, g)))
-        return tuple(c for c, _ in pairs), tuple(u for _, u in pairs)
+    # --- passes of ours ---------------------------------------------------------------------------
 
-    def _run_uncond_half(self, guided: GuidedDenoiser, step: GuidedStep) -> tuple[Tensor, ...]:
-        inputs = self._select_rows(step.inputs, patching.UNCOND)
-        return self._extract_predictions(
-            self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
-        )
-
-    def _after_later_call(self, step: GuidedStep, output: Any) -> Any:
-        """A call after the first one: uncond, or one for guidance of the pipeline's own."""
-        samples = self._extract_predictions(output)
-        uncond = step.calls_done == 2 and step.has_cfg and not step.split_batch
-        if step.zero_prediction or (
-            uncond and step.cond_only
-        ):  # guidance of the pipeline's own has no difference to go by either
-            return _replace_samples(output, step.returned)
-        if step.is_plain_shift or not uncond:
-            shifts = [after - c for after, c in zip(step.returned, step.c, strict=True)]
-            return _replace_samples(
-                output, [sample + shift for sample, shift in zip(samples, shifts, strict=True)]
-            )
-        found = zip(
-            samples,
-            self._guided_predictions(step, samples),
-            step.c,
-            self._run_state.guidance_scales(len(step.c)),
-            strict=True,
-        )
-        return _replace_samples(
-            output, [u if g == 1 else _solve_uncond(D, c, g) for u, D, c, g in found]
-        )
-
-    def _guided_predictions(
-        self, step: GuidedStep, us: Sequence[Tensor] | None
-    ) -> tuple[Tensor, ...]:
-        """Per output; without u where the step has none."""
-        if step.zero_prediction:
-            return tuple(torch.zeros_like(c) for c in step.c)
-        if us is None:
-            return tuple(
-                self._rescale(step, c + push, c)
-                for c, push in zip(step.c, step.skip_guidance, strict=True)
-            )
-        scales = (
-            self._run_state.guidance_scales(len(step.c))
-            if step.guidance_scale is None
-            else (step.guidance_scale,) * len(step.c)
-        )
-        parts = enumerate(zip(step.c, us, scales, step.skip_guidance, strict=True))
-        return tuple(
-            self._rescale(step, self._apply_cfg(step, k, c, u, g) + push, c)
-            for k, (c, u, g, push) in parts
-        )
-
-    def _apply_cfg(self, step: GuidedStep, output: int, c: Tensor, u: Tensor, g: float) -> Tensor:
-        """u + g (c - u), or what the rule has in its place."""
-        if not step.has_cfg_rule:
-            return formula.classifier_free_guidance(c, u, g)
-        if self._predicts_variance():
-            (c, variance), u = c.chunk(2, dim=1), u.chunk(2, dim=1)[0]
-            return torch.cat([self._apply_cfg_rule(step, output, c, u, g), variance], dim=1)
-        return self._apply_cfg_rule(step, output, c, u, g)
-
-    def _apply_cfg_rule(
-        self, step: GuidedStep, output: int, c: Tensor, u: Tensor, g: float
-    ) -> Tensor:
-        if isinstance(self.rule, cfg_rules.CFGZero):
-            return cfg_rules.cfg_zero_star(c, u, g)
-        if isinstance(self.rule, cfg_rules.TCFG):
-            return cfg_rules.tangential_cfg(c, u, g)
-        assert isinstance(self.rule, cfg_rules.APG)
-        data, b = (
-            (c, 1.0) if self.rule.space == "prediction" else self._run_state.estimate_data(step, c)
-        )
-        return cfg_rules.apg(
-            c,
-            u,
-            g,
-            self.rule,
-            self._momentum.setdefault(output, cfg_rules.MomentumBuffer()),
-            data,
-            b,
-        )
-
-    def _rescale(self, step: GuidedStep, D: Tensor, c: Tensor) -> Tensor:
-        """Rescale the prediction, but not a variance that the model returns behind it."""
-        if step.phi == 0:
-            return D
-        if self._predicts_variance():
-            (D, variance), (c, _) = D.chunk(2, dim=1), c.chunk(2, dim=1)
-            return torch.cat([self._rescale_in_space(step, D, c), variance], dim=1)
-        return self._rescale_in_space(step, D, c)
-
-    def _rescale_in_space(self, step: GuidedStep, D: Tensor, c: Tensor) -> Tensor:
-        if self.request.rescale_space == "prediction":
-            return formula.rescale(D, c, step.phi)
-        wide = c.to(torch.promote_types(c.dtype, torch.float32))
-        data, b = self._run_state.estimate_data(step, wide)
-        return (wide + (formula.rescale(data + b * (D - wide), data, step.phi) - data) / b).to(
-            D.dtype
-        )
-
-    def _predicts_variance(self) -> bool:
-        return self.family.learned_variance and compat.predicts_variance(self.pipe)
-
-    # --- a weak pass ------------------------------------------------------------------------------
-
-    def _run_weak_pass(
+    def _weak_predictions(
         self,
         guided: GuidedDenoiser,
-        j: int,
+        active: ActiveTerm,
         c: tuple[Tensor, ...],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> tuple[Tensor, ...]:
-        """The predictions of one weakened model for what the cond call got, or (`every`) c less the
-        last difference."""
-        kept, every = self._cached_differences.get((guided, j)), getattr(self.terms[j], "every", 1)
-        if kept is not None and kept.uses < every and kept.has_shapes_of(c):
+        """Return what one weakened model predicts from the inputs of the cond call.
+
+        Where a term runs at every n-th step only, this is c less the last difference in between.
+        """
+        kept = self._run.cached_difference(guided, active)
+        if kept is not None and kept.has_shapes_of(c):
             kept.uses += 1
-            return tuple(
-                own - difference for own, difference in zip(c, kept.differences, strict=True)
-            )
-        weak = guided.weak_passes[j]
+            return tuple(own - gap for own, gap in zip(c, kept.differences, strict=True))
+        weak = guided.weak_passes[active.index]
         self.passes.weak_runs[weak] += 1
-        found = self._extract_predictions(
-            self._run_denoiser(weak.denoiser, args, kwargs, weak.patches())
-        )
-        if every > 1:
-            self._cached_differences[guided, j] = CachedDifference(
-                tuple(own - p for own, p in zip(c, found, strict=True))
-            )
+        found = self._run_denoiser(weak.denoiser, args, kwargs, weak.patches())
+        self._run.keep_difference(guided, active, c, found)
         return found
 
     def _run_denoiser(
-        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
-        patches: Sequence[patching.Patch]
-    ) -> Any:  # fmt: skip
+        self,
+        denoiser: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        patches: Sequence[patching.Patch],
+    ) -> tuple[Tensor, ...]:
         try:
-            self._in_weak_pass = True
+            self._in_own_pass = True
             with patching.patched(patches):
-                return denoiser(*args, **kwargs)
+                return self._extract_predictions(denoiser(*args, **kwargs))
         finally:
-            self._in_weak_pass = False
+            self._in_own_pass = False
 
     def _select_rows(self, inputs: Mapping[str, Any], half: int) -> dict[str, Any]:
-        """The inputs of the denoiser for one half of the batch."""
+        """Return the inputs of the denoiser for one half of the batch."""
         batched = self.family.batched_inputs
         return {
             name: patching.select_half(half, value) if name in batched else value
@@ -559,49 +402,24 @@ class Guide:
         }
 
     def _extract_predictions(self, output: Any) -> tuple[Tensor, ...]:
-        """In float32 where the pipeline takes that, so that g does not magnify the rounding of two
-        shifted rows."""
-        samples = output_samples(output)[: len(self.family.outputs)]
-        return tuple(
-            sample.float() if self.calls.float32_prediction else sample for sample in samples
-        )
+        """Return what is guided of an output, in float32 where the pipeline takes that.
 
-    def _term_scales(self, step: GuidedStep, output: int) -> list[float]:
-        terms: Sequence[Any] = [self.terms[j] for j in step.active_terms]
-        position = self._run_state.position(step.index)[0]
-        return [term.scales(len(self.family.outputs), position)[output] for term in terms]
+        In half precision g would magnify the rounding of two shifted rows.
+        """
+        samples = combine.output_samples(output)[: len(self.family.outputs)]
+        if self._loop.calls.float32_prediction:
+            return tuple(sample.float() for sample in samples)
+        return tuple(samples)
 
     # --- housekeeping -----------------------------------------------------------------------------
 
     def _restore_modules(self) -> None:
         """Put the real modules back after a call of the denoiser, or after one that raised."""
-        patching.apply_patches(self._undo_patches)
-        self._undo_patches = []
+        patching.apply_patches(self._undo)
+        self._undo = []
 
     def _clean_up(self) -> None:
         self._restore_modules()
-        for guided in self._guided_denoisers.values():
+        for guided in self._guided.values():
             if guided.prefix_cache is not None:
                 guided.prefix_cache.clear()
-
-
-def _solve_uncond(D: Tensor, c: Tensor, g: float) -> Tensor:
-    """The u' with u' + g (c - u') = D."""
-    return (g * c - D) / (g - 1)
-
-
-def output_samples(output: Any) -> list[Tensor]:
-    """The predictions in what a denoiser returns: a tensor, a tuple, or one of diffusers' output
-    classes."""
-    if torch.is_tensor(output):
-        return [output]
-    return list(output) if isinstance(output, tuple) else list(output.values())
-
-
-def _replace_samples(output: Any, samples: Sequence[Tensor]) -> Any:
-    """`output` with its first entries replaced."""
-    if torch.is_tensor(output):
-        return samples[0]
-    if isinstance(output, tuple):
-        return (*samples, *output[len(samples) :])
-    return type(output)(**{**output, **dict(zip(output, samples))})  # as many as there are samples  # noqa: B905

@@ -59,7 +59,7 @@ class RestartController:
             self._wrap_method(pipe, "progress_bar", self._progress_bar)
 
     def _wrap_method(self, owner: Any, name: str, ours: Any) -> None:
-        setattr(owner, name, _MethodWrapper(getattr(owner, name), ours))
+        setattr(owner, name, MethodWrapper(getattr(owner, name), ours))
 
     def remove(self) -> None:
         """Give scheduler and pipeline their own methods back."""
@@ -68,7 +68,7 @@ class RestartController:
             (self.scheduler, "step"),
             (self.pipe, "progress_bar"),
         ):
-            if isinstance(vars(owner).get(name) if owner is not None else None, _MethodWrapper):
+            if isinstance(vars(owner).get(name) if owner is not None else None, MethodWrapper):
                 delattr(owner, name)
         self._bar = None
 
@@ -210,7 +210,7 @@ class RestartController:
         return self._bar
 
 
-class _MethodWrapper:
+class MethodWrapper:
     """Stands in front of a method of one object; `inspect.signature` sees the method's own."""
 
     def __init__(self, real: Any, ours: Any):

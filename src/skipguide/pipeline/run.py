@@ -1,179 +1,148 @@
-"""What a run and its pipeline say of each step: which terms are on, whether there is CFG and at
-which scale."""
+"""One guided run: which terms are on at each step, what the run remembers, and D.
+
+`RunState` is the state machine of both drivers, `guide()` (pipeline/guide.py) and `SkipGuidance`
+(guider.py). What it has to know of the sampling loop it asks a `Loop`, of which each driver has one.
+"""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from skipguide.families import lookup
-from skipguide.families.schema import CallConvention, Family
 from skipguide.method import cfg_rules, formula, terms
+from skipguide.method.formula import DataSpace
 from skipguide.method.request import GuidanceRequest, active_bins
 from skipguide.method.terms import SLG, STG
-from skipguide.pipeline import call_frame, compat, noise_levels
-from skipguide.pipeline.restarting import RestartController
-from skipguide.pipeline.step import GuidedStep
+from skipguide.pipeline import noise_levels
+from skipguide.pipeline.denoiser import GuidedDenoiser
+from skipguide.pipeline.step import ActiveTerm, CachedDifference, Combination, GuidedStep
 
 Tensor = torch.Tensor
 Term = STG | SLG
-_log = logging.getLogger("skipguide")
+
+
+class Loop(Protocol):
+    """What a run has to know of the sampling loop that it is in."""
+
+    @property
+    def owner(self) -> str:
+        """The name of the pipeline's class, for errors."""
+        ...
+
+    @property
+    def scale_argument(self) -> str:
+        """What the user sets to switch CFG on, for errors."""
+        ...
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler of the run."""
+        ...
+
+    def num_steps(self) -> int:
+        """Return the number of steps of the run, restarts included."""
+        ...
+
+    def first_timestep_index(self) -> int:
+        """Return where in the scheduler's timesteps the run begins."""
+        ...
+
+    def position(self, index: int) -> tuple[int, int]:
+        """Return step `index` as (i, N) of the run without restarts, in which windows are given."""
+        ...
+
+    def latents(self, shape: Sequence[int]) -> Tensor | None:
+        """Return the noisy latents of the step if they have this shape, else None."""
+        ...
+
+    def cfg_may_follow(self) -> bool:
+        """Return whether a step without CFG may be followed by one that has it."""
+        ...
 
 
 class RunState:
-    """Of one guided pipeline.
+    """What one guided run has decided and remembers; `begin_run` starts the next one.
 
     Args:
-        options: what was asked for.
-        restarting: what makes the run longer.
+        request: what was asked for.
+        outputs: how many predictions the denoiser returns that are guided.
+        variance: as for `formula.combine`.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        family: Family,
-        request: GuidanceRequest,
-        restart_controller: RestartController | None,
-    ):
-        self.pipe, self.family, self.calls = pipe, family, lookup.call_convention_of(pipe)
-        self.request, self.restart_controller = request, restart_controller
+    def __init__(self, request: GuidanceRequest, outputs: int, loop: Loop, variance: bool = False):
+        self.request, self.outputs, self.loop, self.variance = request, outputs, loop, variance
         self.terms, self.schedule, self.rule = request.terms, request.schedule, request.rule
         self._had_cfg = False  # so far in this run
-        self._warned = False  # in this run: what the user should know
-        self._sigmas: list[float] = []  # of the run, for a schedule
-        self._data_coefficients: list[
-            tuple[float, float]
-        ] = []  # of the run, where something speaks of data
+        self._sigmas: list[float] = []  # per step, for a schedule
+        self._data_coefficients: list[tuple[float, float]] = []  # per timestep, where data is used
+        self._momentum: dict[int, cfg_rules.MomentumBuffer] = {}  # of the rule, per output
+        self._differences: dict[tuple[GuidedDenoiser, int], CachedDifference] = {}
 
     # --- the run ----------------------------------------------------------------------------------
 
     def begin_run(self) -> None:
-        """A run begins: see that all is for it, and find out what stays as it is.
+        """Check that the request suits the run that begins, and find out what stays as it is in it.
 
         Raises:
-            ValueError: if they are not.
-            RuntimeError: for restarts on another scheduler, or that come too late.
+            ValueError: for a window, schedule, rule or list of scales that does not suit the run.
         """
         self._had_cfg = False
-        self._warned = False
-        self._check_restarts()
+        self.forget_history()
+        num_steps = self.loop.position(0)[1]
         self._check_noise_levels()
-        self._check_rule(self.position(0)[1])
-        self._data_coefficients = (
-            self._compute_data_coefficients() if self.request.data_space_features else []
-        )
-        self._check_windows(self.position(0)[1])
-        self._sigmas = self._compute_sigmas() if self.schedule else []
+        self._check_rule(num_steps)
+        self._data_coefficients = self._find_data_coefficients()
+        self._check_windows(num_steps)
+        self._sigmas = self._find_sigmas() if self.schedule else []
 
-    def _check_restarts(self) -> None:
-        if (
-            self.restart_controller is not None
-            and self.restart_controller.scheduler is not self.pipe.scheduler
-        ):
-            raise RuntimeError(
-                "restarts are on the scheduler that the pipeline had when guide() got it, but now"
-                f" it has another one, a {type(self.pipe.scheduler).__name__}. Exchange"
-                " pipe.scheduler first, then call guide()."
-            )
-        if self.restart_controller is not None and not self.restart_controller.step_order:
-            raise RuntimeError(
-                "restarts must be there before a run begins, but guide() was called while one was"
-                " under way. Call it before the pipeline."
-            )
+    def forget_history(self) -> None:
+        """Forget what is kept from step to step, as at another noise level."""
+        self._momentum, self._differences = {}, {}
 
     def _check_noise_levels(self) -> None:
-        """What goes by noise levels needs one per step; SkyReels-V2 gives each frame its own where
-        `ar_step` is set."""
-        what, levels = (
-            "a Schedule" if self.schedule else self.request.data_space_features,
-            len(self.pipe.scheduler.timesteps),
-        )
-        if what and self.num_steps() > levels:
+        """SkyReels-V2 gives each frame a noise level of its own where `ar_step` is set."""
+        what = "a Schedule" if self.schedule else self.request.data_space_features
+        if not what:
+            return
+        steps, levels = self.loop.num_steps(), len(self.loop.scheduler.timesteps)
+        if steps > levels:
             raise ValueError(
-                f"{what} needs a noise level for each step, but this run has {self.num_steps()}"
-                f" steps on {levels} levels. Use STG terms with start and stop, and"
-                ' space="prediction"; or ar_step=0.'
+                f"{what} needs a noise level for each step, but this run has {steps} steps on"
+                f" {levels} levels. Use STG terms with start and stop, and space="
+                '"prediction"; or ar_step=0.'
             )
 
     def _check_rule(self, num_steps: int) -> None:
-        scheduler, rule = self.pipe.scheduler, self.rule
+        rule = self.rule
         if isinstance(rule, cfg_rules.Interval):
             terms.check_window(rule.window, num_steps)
-        if isinstance(rule, cfg_rules.CFGZero) and rule.zero_steps:
-            if rule.zero_steps >= num_steps:
-                raise ValueError(
-                    f"zero_steps must leave steps to do, but got {rule.zero_steps} of the"
-                    f" {num_steps} of this run. The usual is 1."
-                )
-            what = "CFG-Zero* with zero_steps above 0"
-            if noise_levels.scheduler_kind(scheduler, what) != "flow":
-                raise ValueError(
-                    f"{what} needs flow matching, where a prediction of zero leaves the sample as"
-                    f" it is, but this pipeline has {type(scheduler).__name__}. Write"
-                    " CFGZero(zero_steps=0)."
-                )
+        if not isinstance(rule, cfg_rules.CFGZero) or not rule.zero_steps:
+            return
+        if rule.zero_steps >= num_steps:
+            raise ValueError(
+                f"zero_steps must leave steps to do, but got {rule.zero_steps} of the"
+                f" {num_steps} of this run. The usual is 1."
+            )
+        what, scheduler = "CFG-Zero* with zero_steps above 0", self.loop.scheduler
+        if noise_levels.scheduler_kind(scheduler, what) != "flow":
+            raise ValueError(
+                f"{what} needs flow matching, where a prediction of zero leaves the sample as it"
+                f" is, but this pipeline has {type(scheduler).__name__}. Write"
+                " CFGZero(zero_steps=0)."
+            )
 
-    def _compute_data_coefficients(self) -> list[tuple[float, float]]:
-        """(a, b) of x_0 = a x + b F at each of the scheduler's timesteps: one transfer from the
-        device per run.
-
-        Raises:
-            ValueError: for a scheduler of which that is not known.
-        """
-        scheduler, what = self.pipe.scheduler, self.request.data_space_features
+    def _find_data_coefficients(self) -> list[tuple[float, float]]:
+        """Return (a, b) of x_0 = a x + b F per timestep: one transfer from the device per run."""
+        what = self.request.data_space_features
+        if not what:
+            return []
+        scheduler = self.loop.scheduler
         noise_levels.scheduler_kind(scheduler, what)
         before, _ = noise_levels.noise_levels(scheduler)
         kind = noise_levels.scheduler_kind_in_run(scheduler, max(before), what)
         return [noise_levels.data_coefficients(scheduler, kind, level, what) for level in before]
-
-    def first_index(self) -> int:
-        """The step of a run that was under way when guide() was called, from a callback; else 0."""
-        index = getattr(self.pipe.scheduler, "step_index", None)
-        return (
-            0
-            if index is None
-            else max(0, min(index - self._first_timestep_index(), self.num_steps() - 1))
-        )
-
-    def _first_timestep_index(self) -> int:
-        """Where in the scheduler's timesteps a run begins; pipelines with `strength` leave out the
-        first ones."""
-        scheduler = self.pipe.scheduler
-        return getattr(scheduler, "begin_index", None) or max(
-            0, len(scheduler.timesteps) - self.num_steps()
-        )
-
-    def num_steps(self) -> int:
-        """Steps of the run: what the pipeline says, or else the timesteps that its call goes
-        through."""
-        steps = getattr(self.pipe, "num_timesteps", None)
-        if steps is not None:
-            return steps
-        frame = call_frame.find_call_frame(self.pipe)
-        timesteps = frame.f_locals.get("timesteps") if frame is not None else None
-        return len(self.pipe.scheduler.timesteps if timesteps is None else timesteps)
-
-    def position(self, index: int) -> tuple[int, int]:
-        """Step `index` of this run as (i, N) of one without restarts, in which windows are
-        given."""
-        if self.restart_controller is None:
-            return index, self.num_steps()
-        offset = self._first_timestep_index()
-        return (
-            self.restart_controller.step_order[offset + index] - offset,
-            self.restart_controller.base_num_steps - offset,
-        )
-
-    def is_restart(self, index: int) -> bool:
-        """Whether a restart goes back to more noise before step `index`."""
-        return (
-            self.restart_controller is not None
-            and self.position(index)[0] <= self.position(index - 1)[0]
-        )
 
     def _check_windows(self, num_steps: int) -> None:
         for term in self.terms:
@@ -182,110 +151,94 @@ class RunState:
             if isinstance(term, STG):
                 term.check_steps(num_steps)
 
-    def _has_scale(self, term: Term, step: int | None = None) -> bool:
-        """At a step, or at any."""
-        return isinstance(term, SLG) or max(term.scales(len(self.family.outputs), step)) > 0
+    def _find_sigmas(self) -> list[float]:
+        """Return the noise level of each step: one transfer from the device per run."""
+        scheduler = self.loop.scheduler
+        if getattr(scheduler, "sigmas", None) is None:
+            raise ValueError(
+                "a Schedule needs a scheduler with sigmas, but this pipeline has"
+                f" {type(scheduler).__name__}. Use STG terms with start and stop."
+            )
+        first = self.loop.first_timestep_index()
+        sigmas = noise_levels.noise_levels(scheduler)[0][first:][: self.loop.num_steps()]
+        if not any(self.schedule.at(sigma) for sigma in sigmas if self.schedule):
+            raise ValueError(
+                "a Schedule must hold at some step, but its bins hold at none of this run, whose"
+                f" sigmas go from {sigmas[0]:.4g} to {sigmas[-1]:.4g}. Move the bins."
+            )
+        return sigmas
 
     # --- a step -----------------------------------------------------------------------------------
 
-    def make_step(self, frame: FrameType, index: int) -> GuidedStep:
-        """Step `index` of the run under way, whose `__call__` runs in `frame`.
+    def decide_step(self, index: int, has_cfg: bool) -> GuidedStep:
+        """Return step `index` of the run: its terms, scales and rule. The driver adds its calls.
 
-        Raises:
-            ValueError: for what a run of this kind cannot have.
-        """
-        cfg = is_cfg_on(self.pipe, self.calls, frame)
-        own = [
-            name
-            for name in self.calls.extra_guidance_flags
-            if call_frame.is_enabled(self.pipe, frame, name)
-        ]
-        extra = len(own)
-        batched = self.calls.cfg_mode == "batched"
-        on, phi, g = self._find_active_guidance(index)
-        step = GuidedStep(
-            index, cfg, (1 if batched or not cfg else 2) + extra, phi, g if cfg else None,
-            active_terms=tuple(j for j in on if isinstance(self.terms[j], STG)),
-            uncond_terms=tuple(j for j in on if isinstance(self.terms[j], SLG)),
-        )  # fmt: skip
-        self._had_cfg = self._had_cfg or cfg
-        if cfg and self.rule is not None:
-            self._apply_rule(step)
-        self._warn_of_own_stg(own, step)
-        if not cfg and (step.uncond_terms or g not in (None, 1) or self.rule is not None):
-            self._check_cfg_was_on(step)
-            step.uncond_terms = ()
-        rescaled = [
-            name
-            for name in self.calls.rescale_names
-            if call_frame.is_enabled(self.pipe, frame, name)
-        ]
-        if step.zero_prediction and rescaled:
-            raise ValueError(
-                "a step whose prediction is zero (CFGZero with zero_steps above 0) has no"
-                f" deviation to rescale, but the pipeline's own {rescaled[0]} is on. Pass"
-                f" {rescaled[0]}=0, or write CFGZero(zero_steps=0)."
-            )
-        step.must_keep_cond = cfg and step.is_guided and bool(rescaled)
-        step.split_batch = batched and cfg and step.is_guided
-        if (
-            step.is_guided
-            and self.calls.unsupported_flag
-            and call_frame.is_enabled(self.pipe, frame, self.calls.unsupported_flag)
-        ):
-            raise ValueError(
-                "guidance needs a run whose CFG is u + g (c - u), but"
-                f" {self.calls.unsupported_flag}=True is another formula, which a shift of u and c"
-                " does not pass through. Pass"
-                f" {self.calls.unsupported_hint or self.calls.unsupported_flag + '=False'}."
-            )
-        # nobody computes a u that is not needed, but for the resnets of a UNet that is called a
-        # second time
-        step.num_passes = (
-            2 if cfg and not (step.cond_only and (batched or not self.family.unet)) else 1
-        ) + extra
-        return step
-
-    def _warn_of_own_stg(self, own: Sequence[str], step: GuidedStep) -> None:
-        """Once a run: STG of ours is added to STG of the pipeline's own, which may be what was
-        wanted."""
-        if step.active_terms and "do_spatio_temporal_guidance" in own and not self._warned:
-            self._warned = True
-            _log.warning(
-                "this %s has STG of its own on, and skipguide's is added to it. For the latter"
-                " alone pass stg_scale=0, audio_stg_scale=0 (and guidance_rescale=0,"
-                " audio_guidance_rescale=0 where guide() rescales).",
-                type(self.pipe).__name__,
-            )
-
-    def _apply_rule(self, step: GuidedStep) -> None:
-        """What the rule makes of a step."""
-        i, num_steps = self.position(step.index)
-        step.cond_only = isinstance(self.rule, cfg_rules.Interval) and not formula.is_in_window(
-            *self.rule.window, i, num_steps
-        )
-        step.zero_prediction = isinstance(self.rule, cfg_rules.CFGZero) and i < self.rule.zero_steps
-        step.has_cfg_rule = not isinstance(self.rule, cfg_rules.Interval)
-        if step.has_cfg_rule and self.schedule is None:
-            step.phi = self.request.rescale
-        if step.cond_only or step.zero_prediction:
-            step.uncond_terms = ()
-        if step.zero_prediction:
-            step.active_terms, step.phi, step.cond_only = (), 0.0, True
-
-    def _check_cfg_was_on(self, step: GuidedStep) -> None:
-        """A run may switch CFG off on its way, and then these steps are left alone; one that never
-        has it is refused.
+        Args:
+            has_cfg: whether the loop computes u at this step, were it not guided.
 
         Raises:
             ValueError: for SLG, a rule, or a Schedule with guidance scales, in a run without CFG.
         """
-        later = (
-            self.calls.cfg_mode == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
+        on, phi, g = self._active_guidance(index)
+        i = self.loop.position(index)[0]
+        step = GuidedStep(index, has_cfg, phi, g if has_cfg else None)
+        step.active_terms = tuple(
+            ActiveTerm(j, term, term.scales(self.outputs, i))
+            for j in on
+            if isinstance(term := self.terms[j], STG)
         )
-        if self._had_cfg or later:
+        step.uncond_terms = tuple(j for j in on if isinstance(self.terms[j], SLG))
+        self._had_cfg = self._had_cfg or has_cfg
+        if has_cfg and self.rule is not None:
+            self._apply_rule(step)
+        if not has_cfg and (step.uncond_terms or g not in (None, 1) or self.rule is not None):
+            self._check_cfg_was_on(step)
+            step.uncond_terms = ()
+        return step
+
+    def _active_guidance(self, index: int) -> tuple[list[int], float, float | None]:
+        """Return which terms are on at a step, phi, and g where it is not the pipeline's."""
+        if self.schedule is None:
+            i, num_steps = self.loop.position(index)
+            on = [
+                j
+                for j, term in enumerate(self.terms)
+                if self._has_scale(term, i)
+                and formula.is_in_window(term.start, term.stop, i, num_steps)
+            ]
+            return on, self.request.rescale if on else 0.0, None
+        here = self.schedule.at(self._sigmas[index])
+        if here is None:
+            return [], 0.0, None
+        on = [j for j, entry in enumerate(active_bins(self.schedule)) if entry is here]
+        return on, here.rescale, here.guidance_scale
+
+    def _has_scale(self, term: Term, step: int | None = None) -> bool:
+        """Return whether a term's scale is above 0 at a step, or at any."""
+        return isinstance(term, SLG) or max(term.scales(self.outputs, step)) > 0
+
+    def _apply_rule(self, step: GuidedStep) -> None:
+        i, num_steps = self.loop.position(step.index)
+        if isinstance(self.rule, cfg_rules.Interval):
+            if not formula.is_in_window(*self.rule.window, i, num_steps):
+                step.combination, step.uncond_terms = Combination.COND_ONLY, ()
             return
-        argument = self.guidance_scale_argument()
+        step.rule = self.rule
+        if self.schedule is None:
+            step.phi = self.request.rescale
+        if isinstance(self.rule, cfg_rules.CFGZero) and i < self.rule.zero_steps:
+            step.combination = Combination.ZERO
+            step.active_terms, step.uncond_terms, step.phi = (), (), 0.0
+
+    def _check_cfg_was_on(self, step: GuidedStep) -> None:
+        """A run may switch CFG off on its way, and its last steps are then left alone.
+
+        Raises:
+            ValueError: in a run that never has CFG.
+        """
+        if self._had_cfg or self.loop.cfg_may_follow():
+            return
+        argument = self.loop.scale_argument
         if step.uncond_terms:
             raise ValueError(
                 "SLG needs CFG, because it skips layers in the unconditional pass, but this run"
@@ -298,96 +251,83 @@ class RunState:
                 f" has none. Set {argument} above 1, or leave cfg out."
             )
         raise ValueError(
-            f"this Schedule has guidance scales of its own, but the run has no CFG. Set {argument}"
-            " above 1; what it is does not matter where the Schedule has its own."
+            "this Schedule has guidance scales of its own, but the run has no CFG. Set"
+            f" {argument} above 1; what it is does not matter where the Schedule has its own."
         )
 
-    def guidance_scale_argument(self) -> str:
-        """What the pipeline's call calls the scale of CFG."""
-        return self.calls.scale_argument or self.calls.scale_names[0].removeprefix("current_")
+    # --- what is kept from step to step -----------------------------------------------------------
 
-    def _find_active_guidance(self, index: int) -> tuple[list[int], float, float | None]:
-        """Which terms are on at step `index`, phi, and g where it is not the pipeline's."""
-        if self.schedule is None:
-            on = [j for j, term in enumerate(self.terms) if self._is_on(term, index)]
-            return on, self.request.rescale if on else 0.0, None
-        here = self.schedule.at(self._sigmas[index])
-        if here is None:
-            return [], 0.0, None
-        on = [j for j, entry in enumerate(active_bins(self.schedule)) if entry is here]
-        return on, here.rescale, here.guidance_scale
+    def cached_difference(
+        self, guided: GuidedDenoiser, active: ActiveTerm
+    ) -> CachedDifference | None:
+        """Return the difference of an earlier step that a term uses again at this one (`every`)."""
+        kept = self._differences.get((guided, active.index))
+        return kept if kept is not None and kept.uses < active.term.every else None
 
-    def _compute_sigmas(self) -> list[float]:
-        """The noise level of each step: one transfer from the device per run.
+    def keep_difference(
+        self,
+        guided: GuidedDenoiser,
+        active: ActiveTerm,
+        c: Sequence[Tensor],
+        weak: Sequence[Tensor],
+    ) -> None:
+        """Keep c - p for the next steps, where the term does not run at each of them."""
+        if active.term.every > 1:
+            found = tuple(own - p for own, p in zip(c, weak, strict=True))
+            self._differences[guided, active.index] = CachedDifference(found)
 
-        Raises:
-            ValueError: for a scheduler without sigmas.
+    # --- D ----------------------------------------------------------------------------------------
+
+    def guided_predictions(
+        self,
+        step: GuidedStep,
+        us: Sequence[Tensor] | None,
+        scales: Sequence[float] = (),
+        cfg: formula.CFG | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return D for each output of the denoiser.
+
+        Args:
+            us: unconditional predictions; None where the step has none.
+            scales: g of each output; those of a Schedule come first.
+            cfg: what the loop has in the place of u + g (c - u), where the request has no rule.
         """
-        scheduler = self.pipe.scheduler
-        if getattr(scheduler, "sigmas", None) is None:
-            raise ValueError(
-                "a Schedule needs a scheduler with sigmas, but this pipeline has"
-                f" {type(scheduler).__name__}. Use STG terms with start and stop."
-            )
-        sigmas = noise_levels.noise_levels(scheduler)[0][self._first_timestep_index() :][
-            : self.num_steps()
-        ]
-        if not any(self.schedule.at(sigma) for sigma in sigmas if self.schedule):
-            raise ValueError(
-                "a Schedule must hold at some step, but its bins hold at none of this run, whose"
-                f" sigmas go from {sigmas[0]:.4g} to {sigmas[-1]:.4g}. Move the bins."
-            )
-        return sigmas
+        if step.combination is Combination.ZERO:
+            return tuple(torch.zeros_like(c) for c in step.c)
+        if step.guidance_scale is not None:
+            scales = (step.guidance_scale,) * len(step.c)
+        if us is None:
+            return tuple(self._combine(step, k, None, 1.0, cfg) for k in range(len(step.c)))
+        pairs = enumerate(zip(us, scales, strict=True))
+        return tuple(self._combine(step, k, u, g, cfg) for k, (u, g) in pairs)
 
-    def _is_on(self, term: Term, index: int) -> bool:
-        i, num_steps = self.position(index)
-        return self._has_scale(term, i) and formula.is_in_window(
-            term.start, term.stop, i, num_steps
+    def _combine(
+        self, step: GuidedStep, k: int, u: Tensor | None, g: float, cfg: formula.CFG | None
+    ) -> Tensor:
+        c, data = step.c[k], None
+        rescales_data = step.phi > 0 and self.request.rescale_space == "data"
+        if rescales_data or (u is not None and getattr(step.rule, "space", "") == "data"):
+            data = self._data_space(step, c.chunk(2, dim=1)[0] if self.variance else c)
+        if step.rule is not None:
+            momentum = self._momentum.setdefault(k, cfg_rules.MomentumBuffer())
+            cfg = cfg_rules.cfg_function(step.rule, momentum, data)
+        return formula.combine(
+            c,
+            u,
+            g,
+            step.push[k],
+            cfg=cfg,
+            phi=step.phi,
+            data=data if rescales_data else None,
+            variance=self.variance,
         )
 
-    def guidance_scales(self, outputs: int) -> tuple[float, ...]:
-        """g in u + g (c - u), per output, at the step under way.
-
-        Raises:
-            ValueError: where the pipeline sets it after the denoiser was called.
-        """
-        if self.calls.cfg_mode == "guider":
-            guider = self.pipe.guider
-            return (guider.guidance_scale + (1 if guider.use_original_formulation else 0),)
-        frame = call_frame.find_call_frame(self.pipe)
-        assert frame is not None
-        if self.calls.dynamic_scale_flag and call_frame.is_enabled(
-            self.pipe, frame, self.calls.dynamic_scale_flag
-        ):
-            raise ValueError(
-                "rescale and rules for CFG need the guidance scale of the step, but with"
-                f" {self.calls.dynamic_scale_flag}=True this pipeline sets it only afterwards. Pass"
-                f" {self.calls.dynamic_scale_flag}=False, or leave them out."
-            )
-        shift = 1 if self.calls.scale_from_cond else 0
-        return tuple(
-            call_frame.read_value(self.pipe, frame, name) + shift for name in self.calls.scale_names
-        )[:outputs]
-
-    def estimate_data(self, step: GuidedStep, c: Tensor) -> tuple[Tensor, float]:
-        """The estimate of the data that c is, and by how much it moves with c.
-
-        Raises:
-            ValueError: if the pipeline's latents are of another shape than what the model predicts.
-        """
-        latents = call_frame.find_tensor(self.pipe, "latents", c.shape)
+    def _data_space(self, step: GuidedStep, c: Tensor) -> DataSpace:
+        latents = self.loop.latents(c.shape)
         if latents is None:
             raise ValueError(
                 f"{self.request.data_space_features} needs latents of the shape of a prediction,"
-                f" {tuple(c.shape)}, but "
-                f'{type(self.pipe).__name__} has none. Use space="prediction".'
+                f' {tuple(c.shape)}, but {self.loop.owner} has none. Use space="prediction".'
             )
-        a, b = self._data_coefficients[self._first_timestep_index() + step.index]
-        return a * latents.to(c.dtype) + b * c, b
-
-
-def is_cfg_on(pipe: Any, calls: CallConvention, frame: FrameType) -> bool:
-    """Whether a pipeline whose `__call__` runs in `frame` has CFG at this step."""
-    if calls.cfg_mode == "guider":
-        return compat.check_guider(pipe.guider) == 2
-    return call_frame.is_enabled(pipe, frame, calls.cfg_flag)
+        a, b = self._data_coefficients[self.loop.first_timestep_index() + step.index]
+        return DataSpace(latents, a, b)

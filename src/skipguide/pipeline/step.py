@@ -1,8 +1,9 @@
-"""What is known of a step of a guided run while it is under way, and what a run cost."""
+"""One guided step: what is decided about it, the tensors it holds meanwhile, and what a run cost."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,30 +11,155 @@ from typing import Any
 
 import torch
 
-from skipguide.weak import weak_pass
+from skipguide.method import formula
+from skipguide.method.cfg_rules import CFGRule
+from skipguide.method.terms import STG
 from skipguide.weak.autoguidance import AutoguidancePass
+from skipguide.weak.weak_pass import WeakPass
 
 Tensor = torch.Tensor
 
 
+class Combination(enum.Enum):
+    """What a step hands back to whoever combines u and c."""
+
+    UNGUIDED = "the predictions as they are"
+    SHIFT = "u and c, both shifted by the push, which u + g (c - u) lets through unchanged"
+    REPLACE = "D in the place of both, or with c a u' for which the pipeline's formula yields D"
+    KEEP_COND = "as REPLACE, but with c as it is, for the pipeline rescales by its deviation"
+    COND_ONLY = "D = c + push in the place of both: no CFG at this step"
+    ZERO = "zeros in the place of both"
+    GUIDER = "u and c as they are: the push is added to what the pipeline's guider makes of them"
+
+
+@dataclasses.dataclass(frozen=True)
+class ActiveTerm:
+    """An STG term that is on at a step, with its scale for each output of the denoiser."""
+
+    index: int  # among the terms of the request
+    term: STG
+    scales: tuple[float, ...]
+
+
+@dataclasses.dataclass
+class GuidedStep:
+    """The step under way.
+
+    Args:
+        index: of the run, restarts included.
+        has_cfg: whether u is computed, or would be.
+        phi: rescaling at this step; 0 is off.
+        guidance_scale: g in the place of the pipeline's; None leaves it.
+        rule: a rule in the place of plain CFG.
+        active_terms: the STG terms that are on.
+        uncond_terms: which terms of the request are SLG that is on.
+        num_calls: how often the pipeline calls its denoiser.
+        num_passes: forward passes of one sample, without weak ones.
+        split_batch: the one call on [uncond, cond] runs in halves.
+    """
+
+    index: int
+    has_cfg: bool
+    phi: float = 0.0
+    guidance_scale: float | None = None
+    rule: CFGRule | None = None
+    active_terms: tuple[ActiveTerm, ...] = ()
+    uncond_terms: tuple[int, ...] = ()
+    combination: Combination = Combination.UNGUIDED
+    num_calls: int = 1
+    num_passes: int = 1
+    split_batch: bool = False
+    calls_done: int = 0
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a batch that is split
+    c: tuple[Tensor, ...] = ()  # the conditional prediction, per output of the denoiser
+    push: tuple[Tensor, ...] = ()  # the sum over the terms, per output
+    returned: tuple[Tensor, ...] = ()  # what the pipeline got in the place of c
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether anything differs from the pipeline's own step."""
+        return self.combination is not Combination.UNGUIDED
+
+    def choose_combination(self, keeps_cond: bool = False, by_guider: bool = False) -> None:
+        """Settle how D reaches the pipeline, unless the step is ZERO or COND_ONLY already.
+
+        Args:
+            keeps_cond: the pipeline rescales by the deviation of the c that it gets back.
+            by_guider: a guider with a formula of its own combines u and c.
+        """
+        if self.combination is not Combination.UNGUIDED:
+            return
+        replaces = self.phi != 0 or self.guidance_scale is not None or self.rule is not None
+        if not (self.active_terms or self.uncond_terms or replaces):
+            return
+        if by_guider:
+            self.combination = Combination.GUIDER
+        elif keeps_cond:
+            self.combination = Combination.KEEP_COND
+        else:
+            self.combination = Combination.REPLACE if replaces else Combination.SHIFT
+
+    def compute_push(
+        self, weaks: Sequence[Sequence[Tensor]], orthogonalize: bool, channels: int | None = None
+    ) -> None:
+        """Set the push of each output from the weak predictions of each active term.
+
+        Args:
+            weaks: one per active term, each with one prediction per output.
+            orthogonalize, channels: as for `formula.skip_guidance`.
+        """
+        normalized = [active.term.normalize for active in self.active_terms]
+        self.push = tuple(
+            formula.skip_guidance(
+                c,
+                [weak[k] for weak in weaks],
+                [active.scales[k] for active in self.active_terms],
+                orthogonalize,
+                channels,
+                normalized,
+            )
+            for k, c in enumerate(self.c)
+        )
+
+    def clear(self) -> None:
+        """Free the tensors."""
+        self.inputs, self.c, self.returned, self.push = {}, (), (), ()
+
+
+@dataclasses.dataclass
+class CachedDifference:
+    """The difference c - p of a step, for the next ones (`every`)."""
+
+    differences: tuple[Tensor, ...]  # per output
+    uses: int = 1  # steps so far
+
+    def has_shapes_of(self, predictions: Sequence[Tensor]) -> bool:
+        """Return whether it fits: some runs drop frames on their way, or take more of them in."""
+        pairs = zip(self.differences, predictions, strict=True)
+        return all(difference.shape == c.shape for difference, c in pairs)
+
+
 @dataclasses.dataclass
 class PassCounts:
-    """What the last run of a guided pipeline cost, counted in forward passes of one sample per
-    prompt."""
+    """What the last run of a guided pipeline cost, in forward passes of one sample per prompt.
+
+    Args:
+        steps: how many steps ran.
+        unweakened: passes of c and u.
+        weak_runs: how often each weak pass ran.
+        uncond_weakened: how often SLG weakened u by each of its passes.
+    """
 
     steps: int = 0
     unweakened: int = 0
-    weak_runs: Counter[weak_pass.WeakPass | AutoguidancePass] = dataclasses.field(
+    weak_runs: Counter[WeakPass | AutoguidancePass] = dataclasses.field(default_factory=Counter)
+    uncond_weakened: Counter[WeakPass | AutoguidancePass] = dataclasses.field(
         default_factory=Counter
-    )  # of each weak pass
-    uncond_weakened: Counter[weak_pass.WeakPass | AutoguidancePass] = dataclasses.field(
-        default_factory=Counter
-    )  # of uncond, weakened by SLG
+    )
 
     @property
     def weak(self) -> float:
-        """What the weak passes took; what one of a UNet takes is measured here, when somebody
-        asks."""
+        """What the weak passes took; the cost of a UNet's is measured here, when somebody asks."""
         return sum(
             times * weak.cost(shared=weak.prefix_cache is not None)
             for weak, times in self.weak_runs.items()
@@ -41,70 +167,8 @@ class PassCounts:
 
     @property
     def per_step(self) -> float:
-        """Mean over the steps so far: 2 for plain CFG, plus what the weak passes evaluated, less
-        what SLG left out."""
+        """The mean over the steps so far: 2 for CFG, plus weak passes, less what SLG left out."""
         saved = sum(
             times * (1 - weak.cost(shared=False)) for weak, times in self.uncond_weakened.items()
         )
         return (self.unweakened + self.weak - saved) / self.steps if self.steps else math.nan
-
-
-@dataclasses.dataclass
-class GuidedStep:
-    """The step under way."""
-
-    index: int
-    has_cfg: bool
-    num_calls: int  # calls of the denoiser that it takes
-    phi: float = 0.0
-    guidance_scale: float | None = None  # in the place of the pipeline's
-    num_passes: int = 1  # of one sample, without weak ones
-    has_cfg_rule: bool = False  # D is made of u and c by another rule than the pipeline's
-    cond_only: bool = False  # without u, although the pipeline has CFG
-    zero_prediction: bool = False  # D is zero
-    must_keep_cond: bool = (
-        False  # the pipeline rescales by the deviation of c, so c must come back as it is
-    )
-    active_terms: tuple[int, ...] = ()  # STG terms
-    uncond_terms: tuple[int, ...] = ()  # SLG terms
-    calls_done: int = 0  # calls so far
-    split_batch: bool = False  # one call on [uncond, cond], done in halves
-    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the call that was split
-    c: tuple[Tensor, ...] = ()  # the conditional prediction, and what was returned in its place
-    returned: tuple[Tensor, ...] = ()
-    skip_guidance: tuple[Tensor, ...] = ()
-
-    @property
-    def is_plain_shift(self) -> bool:
-        """Whether D is the pipeline's own combination of u and c, both shifted by the push."""
-        return (
-            self.phi == 0
-            and self.guidance_scale is None
-            and not (
-                self.must_keep_cond or self.has_cfg_rule or self.cond_only or self.zero_prediction
-            )
-        )
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether this step differs from the pipeline's own."""
-        own = self.active_terms or self.uncond_terms or self.guidance_scale is not None or self.phi
-        return bool(own or self.has_cfg_rule or self.cond_only or self.zero_prediction)
-
-    def clear(self) -> None:
-        """Free the tensors."""
-        self.inputs, self.c, self.returned, self.skip_guidance = {}, (), (), ()
-
-
-@dataclasses.dataclass
-class CachedDifference:
-    """The difference c - p of a step, for the next ones."""
-
-    differences: tuple[Tensor, ...]  # per output
-    uses: int = 1  # steps so far
-
-    def has_shapes_of(self, predictions: Sequence[Tensor]) -> bool:
-        """Whether it is of their shape: some runs drop frames on their way, or take more of them
-        in."""
-        pairs = zip(self.differences, predictions, strict=True)
-        return all(difference.shape == c.shape for difference, c in pairs)

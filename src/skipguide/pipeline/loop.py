@@ -1,0 +1,210 @@
+"""The sampling loop of a diffusers pipeline, read from its running `__call__`: CFG, scales, steps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+
+from skipguide.families import lookup
+from skipguide.families.schema import CallConvention
+from skipguide.pipeline import call_frame, compat
+from skipguide.pipeline.restarting import RestartController
+from skipguide.pipeline.step import Combination, GuidedStep
+
+Tensor = torch.Tensor
+_log = logging.getLogger("skipguide")
+
+
+class PipelineLoop:
+    """A `Loop` of a pipeline under guide().
+
+    Args:
+        restart_controller: what makes the run longer, if anything does.
+    """
+
+    def __init__(self, pipe: Any, restart_controller: RestartController | None = None):
+        self.pipe, self.restart_controller = pipe, restart_controller
+        self.family, self.calls = lookup.family_of(pipe), lookup.call_convention_of(pipe)
+        self._warned = False  # in this run
+
+    @property
+    def owner(self) -> str:
+        """The name of the pipeline's class."""
+        return type(self.pipe).__name__
+
+    @property
+    def scheduler(self) -> Any:
+        """The pipeline's scheduler."""
+        return self.pipe.scheduler
+
+    @property
+    def scale_argument(self) -> str:
+        """What the pipeline's call calls the scale of CFG."""
+        return self.calls.scale_argument or self.calls.scale_names[0].removeprefix("current_")
+
+    # --- the run ----------------------------------------------------------------------------------
+
+    def begin_run(self) -> None:
+        """Check that the restarts, if there are any, are on this run.
+
+        Raises:
+            RuntimeError: for restarts on another scheduler, or that come too late.
+        """
+        self._warned = False
+        restarts, scheduler = self.restart_controller, self.pipe.scheduler
+        if restarts is not None and restarts.scheduler is not scheduler:
+            raise RuntimeError(
+                "restarts are on the scheduler that the pipeline had when guide() got it, but now"
+                f" it has another one, a {type(scheduler).__name__}. Exchange pipe.scheduler first,"
+                " then call guide()."
+            )
+        if restarts is not None and not restarts.step_order:
+            raise RuntimeError(
+                "restarts must be there before a run begins, but guide() was called while one was"
+                " under way. Call it before the pipeline."
+            )
+
+    def first_index(self) -> int:
+        """Return the step of a run that was under way when guide() was called, from a callback."""
+        index = getattr(self.pipe.scheduler, "step_index", None)
+        if index is None:
+            return 0
+        return max(0, min(index - self.first_timestep_index(), self.num_steps() - 1))
+
+    def first_timestep_index(self) -> int:
+        """Return where in the scheduler's timesteps a run begins; `strength` leaves out the first."""
+        scheduler = self.pipe.scheduler
+        begin = getattr(scheduler, "begin_index", None)
+        return begin or max(0, len(scheduler.timesteps) - self.num_steps())
+
+    def num_steps(self) -> int:
+        """Return what the pipeline says, or the number of timesteps that its call goes through."""
+        steps = getattr(self.pipe, "num_timesteps", None)
+        if steps is not None:
+            return steps
+        frame = call_frame.find_call_frame(self.pipe)
+        timesteps = frame.f_locals.get("timesteps") if frame is not None else None
+        return len(self.pipe.scheduler.timesteps if timesteps is None else timesteps)
+
+    def position(self, index: int) -> tuple[int, int]:
+        """Return step `index` as (i, N) of the run without restarts."""
+        if self.restart_controller is None:
+            return index, self.num_steps()
+        first, restarts = self.first_timestep_index(), self.restart_controller
+        return restarts.step_order[first + index] - first, restarts.base_num_steps - first
+
+    def is_restart(self, index: int) -> bool:
+        """Return whether a restart goes back to more noise before step `index`."""
+        if self.restart_controller is None:
+            return False
+        return self.position(index)[0] <= self.position(index - 1)[0]
+
+    # --- a step -----------------------------------------------------------------------------------
+
+    def has_cfg(self, frame: FrameType) -> bool:
+        """Return whether the step under way has CFG."""
+        return is_cfg_on(self.pipe, self.calls, frame)
+
+    def add_calls(self, step: GuidedStep, frame: FrameType) -> None:
+        """Settle how the pipeline calls its denoiser at a step, and what it gets back.
+
+        Raises:
+            ValueError: for a formula of the pipeline's own that guidance cannot pass through.
+        """
+        own = [
+            name
+            for name in self.calls.extra_guidance_flags
+            if call_frame.is_enabled(self.pipe, frame, name)
+        ]
+        self._warn_of_own_stg(own, step)
+        rescaled = [
+            name
+            for name in self.calls.rescale_names
+            if call_frame.is_enabled(self.pipe, frame, name)
+        ]
+        if step.combination is Combination.ZERO and rescaled:
+            raise ValueError(
+                "a step whose prediction is zero (CFGZero with zero_steps above 0) has no deviation"
+                f" to rescale, but the pipeline's own {rescaled[0]} is on. Pass {rescaled[0]}=0, or"
+                " write CFGZero(zero_steps=0)."
+            )
+        by_guider = self.calls.cfg_mode == "guider" and compat.has_own_formula(self.pipe.guider)
+        step.choose_combination(step.has_cfg and bool(rescaled), by_guider)
+        if step.is_guided:
+            self._check_formula(step, frame)
+        batched = self.calls.cfg_mode == "batched"
+        step.split_batch = batched and step.has_cfg and step.is_guided
+        step.num_calls = (1 if batched or not step.has_cfg else 2) + len(own)
+        # nobody computes a u that is not needed, but for the resnets of a UNet called a second time
+        unneeded = step.combination in (Combination.COND_ONLY, Combination.ZERO) and (
+            batched or not self.family.unet
+        )
+        step.num_passes = (2 if step.has_cfg and not unneeded else 1) + len(own)
+
+    def _check_formula(self, step: GuidedStep, frame: FrameType) -> None:
+        flag = self.calls.unsupported_flag
+        if flag and call_frame.is_enabled(self.pipe, frame, flag):
+            raise ValueError(
+                "guidance needs a run whose CFG is u + g (c - u), but"
+                f" {flag}=True is another formula, which a shift of u and c does not pass through."
+                f" Pass {self.calls.unsupported_hint or flag + '=False'}."
+            )
+        replaced = step.rule is not None or step.guidance_scale is not None
+        interval = step.combination in (Combination.COND_ONLY, Combination.ZERO)
+        if self.calls.cfg_mode == "guider" and (replaced or interval):
+            compat.check_plain_guider(self.pipe.guider)
+
+    def _warn_of_own_stg(self, own: Sequence[str], step: GuidedStep) -> None:
+        """Tell once a run that STG of ours is added to STG of the pipeline's own."""
+        if step.active_terms and "do_spatio_temporal_guidance" in own and not self._warned:
+            self._warned = True
+            _log.warning(
+                "this %s has STG of its own on, and skipguide's is added to it. For the latter"
+                " alone pass stg_scale=0, audio_stg_scale=0 (and guidance_rescale=0,"
+                " audio_guidance_rescale=0 where guide() rescales).",
+                self.owner,
+            )
+
+    def cfg_may_follow(self) -> bool:
+        """Return whether a guider has CFG in a window of the run."""
+        return (
+            self.calls.cfg_mode == "guider" and getattr(self.pipe.guider, "guidance_scale", 1) != 1
+        )
+
+    def guidance_scales(self, outputs: int) -> tuple[float, ...]:
+        """Return g in u + g (c - u) at the step under way, per output.
+
+        Raises:
+            ValueError: where the pipeline sets it after the denoiser was called.
+        """
+        if self.calls.cfg_mode == "guider":
+            guider = self.pipe.guider
+            return (guider.guidance_scale + (1 if guider.use_original_formulation else 0),)
+        frame, flag = call_frame.find_call_frame(self.pipe), self.calls.dynamic_scale_flag
+        assert frame is not None
+        if flag and call_frame.is_enabled(self.pipe, frame, flag):
+            raise ValueError(
+                "rescale and rules for CFG need the guidance scale of the step, but with"
+                f" {flag}=True this pipeline sets it only afterwards. Pass {flag}=False, or leave"
+                " them out."
+            )
+        shift = 1 if self.calls.scale_from_cond else 0
+        names = self.calls.scale_names
+        return tuple(call_frame.read_value(self.pipe, frame, name) + shift for name in names)[
+            :outputs
+        ]
+
+    def latents(self, shape: Sequence[int]) -> Tensor | None:
+        """Return the latents of the running call that have this shape."""
+        return call_frame.find_tensor(self.pipe, "latents", shape)
+
+
+def is_cfg_on(pipe: Any, calls: CallConvention, frame: FrameType) -> bool:
+    """Return whether a pipeline whose `__call__` runs in `frame` has CFG at this step."""
+    if calls.cfg_mode == "guider":
+        return compat.count_conditions(pipe.guider) == 2
+    return call_frame.is_enabled(pipe, frame, calls.cfg_flag)
