@@ -1,15 +1,16 @@
-"""SkipGuidance: STG as a guider, the component to which diffusers' Modular pipelines and some
-others leave their CFG.
+"""SkipGuidance: skip guidance as a guider, the component to which some pipelines leave their CFG.
 
     pipe.update_components(guider=SkipGuidance(layers=[34], scale=1.0, guidance_scale=5.0))
 
-A pipeline with a guider runs each step in its own loop: it asks the guider for batches of inputs,
-runs the denoiser on each of them between prepare_models() and cleanup_models(), and has the guider
-combine what came out. The batches here:
+A pipeline with a guider, such as all of diffusers' Modular ones, runs each step in its own loop: it
+asks the guider for batches of inputs, runs the denoiser on each of them between prepare_models()
+and cleanup_models(), and has the guider combine what came out. The batches here:
 
-    pred_cond      the denoiser as it is; recordings stand at the first skipped layers
-    pred_uncond    where CFG is on at this step
-    pred_weak      the conditional inputs again, layers skipped, from the recorded state on; one batch per active term
+    pred_cond      the denoiser as it is; the first layers that will be skipped record their inputs
+    pred_uncond    where CFG is on at this step; SLG skips its layers here
+    pred_weak      the conditional inputs again, weakened, from the recorded state on; one per term
+
+Which terms are on, what is kept between steps and what D is, `RunState` decides, as for guide().
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,23 +27,35 @@ from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from torch import nn
 
 from skipguide.families.lookup import family_of_denoiser
-from skipguide.method import formula, validate
-from skipguide.method import terms as guidance_terms
-from skipguide.method.request import published_rescale
-from skipguide.method.terms import STG, Layer, Random
-from skipguide.pipeline import compat
+from skipguide.method import cfg_rules, validate
+from skipguide.method.request import GuidanceRequest, published_rescale, unpack_terms
+from skipguide.method.terms import SLG, STG, Bin, Layer, Random, Schedule
+from skipguide.pipeline import call_frame, compat
 from skipguide.pipeline.denoiser import GuidedDenoiser
+from skipguide.pipeline.run import RunState
+from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep
 from skipguide.weak import patching
 
 Tensor = torch.Tensor
+Term = STG | SLG
 
 COND, UNCOND, WEAK = "pred_cond", "pred_uncond", "pred_weak"
 _LAYER_ARGUMENTS = ("scale", "skip", "axis", "start", "stop")  # what belongs to `layers`
-_FIXED_ARGUMENTS = {"layers", "terms", "share_prefix", "cfg_start", "cfg_stop", *_LAYER_ARGUMENTS}
+_FIXED_ARGUMENTS = {
+    "layers", "terms", "share_prefix", "cfg_start", "cfg_stop", "cfg", "rescale_space",
+    *_LAYER_ARGUMENTS
+}  # fmt: skip
+_OF_RUNS = ("_guided_denoisers", "_undo_patches", "_hooks", "_run", "_guided_step", "_guided")
+_RULES = {
+    "apg": cfg_rules.APG,
+    "cfg-zero": cfg_rules.CFGZero,
+    "tcfg": cfg_rules.TCFG,
+    "interval": cfg_rules.Interval,
+}
 
 
 class SkipGuidance(BaseGuidance):
-    """Classifier-free guidance and Spatiotemporal Skip Guidance in one guider.
+    """Classifier-free guidance and skip guidance in one guider.
 
         D = u + g (c - u) + sum_j s_j (c - p_j)      with CFG
         D = c             + sum_j s_j (c - p_j)      without: guidance_scale is 1, or CFG is outside its window
@@ -50,16 +63,22 @@ class SkipGuidance(BaseGuidance):
     Args:
         layers, scale, skip, axis, start, stop: one STG term, as skipguide.STG has it. Steps i of N
             are pushed when start <= i/N < stop.
-        terms: further terms, each a dict of STG's arguments (or an STG), or one STG; with them
-            `layers` may be left out.
+        terms: further terms: STG or SLG, or dicts of their arguments (`"kind": "slg"` for the
+            latter; `"layers": {"random": 0.1}` for a Random); or one Schedule, or `{"bins":
+            [...]}`. With them `layers` may be left out.
         guidance_scale: g; 1 is no CFG. With use_original_formulation CFG is c + g (c - u), and 0 is
             none.
         rescale: phi in [0, 1], on the steps that are pushed; 0 is off. None is 0, or what was
             published with a preset.
-        orthogonalize: each term loses its components along those before it (Eq. 21), as in guide().
         share_prefix: start each weak pass at its first skipped layer. The result is the same to the
-        last bit. cfg_start, cfg_stop: the window of CFG as all guiders of diffusers round it:
-        int(start N) <= i < int(stop N). enabled: False is the conditional prediction alone.
+            last bit.
+        cfg_start, cfg_stop: the window of CFG as all guiders of diffusers round it: int(start N) <=
+            i < int(stop N).
+        enabled: False is the conditional prediction alone.
+        orthogonalize: each term loses its components along those before it (Eq. 21), as in guide().
+        rescale_space: "prediction" or "data", as in guide().
+        cfg: a rule in the place of plain CFG, as in guide(), or a dict such as {"name": "apg"}.
+        restart: refused: the timesteps of a run are fixed before its guider hears of it.
 
     `guidance_scale`, `rescale`, `orthogonalize` and `use_original_formulation` may be set later;
     for the rest there is `.new(...)`.
@@ -69,7 +88,8 @@ class SkipGuidance(BaseGuidance):
             not, a cache on it, or a window without a step, when a run starts.
     """
 
-    _input_predictions = [COND, UNCOND, WEAK]  # BaseGuidance wants a list  # noqa: RUF012
+    _input_predictions = [COND, UNCOND, WEAK]  # noqa: RUF012  # BaseGuidance wants a list
+    spatio_temporal_guidance_blocks = None  # LTX-2's Modular pipelines ask for it: no STG of theirs
 
     @register_to_config
     def __init__(
@@ -80,7 +100,7 @@ class SkipGuidance(BaseGuidance):
         axis: str | None = None,
         start: float = 0.0,
         stop: float = 1.0,
-        terms: Sequence[Mapping[str, Any] | STG] | STG = (),
+        terms: Any = (),
         guidance_scale: float = 7.5,
         rescale: float | None = None,
         share_prefix: bool = True,
@@ -89,43 +109,51 @@ class SkipGuidance(BaseGuidance):
         cfg_stop: float = 1.0,
         enabled: bool = True,
         orthogonalize: bool = False,
+        rescale_space: str = "prediction",
+        cfg: cfg_rules.CFGRule | Mapping[str, Any] | None = None,
+        restart: None = None,
     ):
         super().__init__(cfg_start, cfg_stop, enabled)
         _check_layer_arguments(
             layers, dict(scale=scale, skip=skip, axis=axis, start=start, stop=stop)
         )
+        _check_restart(restart)
         own = [] if layers is None else [STG(layers, scale, skip, axis, start, stop)]
-        more = [_to_term(entry) for entry in ([terms] if isinstance(terms, STG) else terms)]
-        if not own and not more:
+        more = _to_terms(terms)
+        rule = _to_rule(cfg)
+        if not own and not more and rule is None:
             raise ValueError(
                 "SkipGuidance needs layers to skip, but got none. Write SkipGuidance(layers=[34])."
             )
-        for term in (*own, *more):
-            _check_term_supported(term)
-        self.terms = tuple(
-            dataclasses.replace(term, layers=_layer_list(term)) for term in (*own, *more)
-        )
-        self.layers, self.scale, self.skip, self.axis, self.start, self.stop = (
-            layers,
-            scale,
-            skip,
-            axis,
-            start,
-            stop,
-        )
+        self._schedule, found = unpack_terms([*own, *more], allow_empty=rule is not None)
+        self.terms = tuple(_with_listed_layers(term) for term in found)
+        self.layers, self.scale, self.skip, self.axis = layers, scale, skip, axis
+        self.start, self.stop = start, stop
         phi = published_rescale(self.terms) if rescale is None else rescale
         self.guidance_scale, self.rescale, self.share_prefix = guidance_scale, phi, share_prefix
+        self.rescale_space, self.cfg = rescale_space, rule
         self.orthogonalize, self.cfg_start, self.cfg_stop = orthogonalize, cfg_start, cfg_stop
         self.use_original_formulation = use_original_formulation
         # JSON, and all of it: from_config() would leave out what it believes to be a default,
         # positional arguments too
         self.register_to_config(
-            layers=layers and list(layers),
-            terms=[_term_to_json(term) for term in more],
-            rescale=phi,
-            _use_default_values=[],
+            layers=layers and list(layers), terms=_to_json(more), rescale=phi,
+            cfg=_rule_to_json(rule), _use_default_values=[],
+        )  # fmt: skip
+        self._forget_runs()
+        self._request()  # refuses what does not go together
+
+    def _request(self) -> GuidanceRequest:
+        several = sum(isinstance(term, STG) for term in self.terms) > 1 and self._schedule is None
+        return GuidanceRequest(
+            self.terms,
+            self._schedule,
+            self.rescale,
+            self.rescale_space,
+            self.orthogonalize and several,
+            self.cfg,
+            share_prefix=self.share_prefix,
         )
-        self._reset_models()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FIXED_ARGUMENTS and name in self.__dict__:
@@ -137,35 +165,55 @@ class SkipGuidance(BaseGuidance):
             validate.check_number("rescale", value, 0.0, 1.0, "0 is off, the paper uses 0.7")
         super().__setattr__(name, value)
 
+    def new(self, **kwargs: Any) -> SkipGuidance:
+        """Return a copy with other arguments; weak models, which are no configuration, come
+        along."""
+        if self._weak_models() and "terms" not in kwargs:
+            first = [] if self.layers is None else [None]
+            kwargs["terms"] = list(self.terms[len(first) :])
+        return super().new(**kwargs)
+
+    def save_config(self, *args: Any, **kwargs: Any) -> None:
+        """Write the configuration as all guiders do.
+
+        Raises:
+            ValueError: for a term with a weak model, which no configuration can hold.
+        """
+        if self._weak_models():
+            raise ValueError(
+                "the configuration of a guider holds numbers and names, but a term of this one has"
+                " a weak model. Save the model itself, and write weak= again after loading."
+            )
+        super().save_config(*args, **kwargs)
+
+    def _weak_models(self) -> list[Any]:
+        found = (getattr(term, "weak", None) for term in self.terms)
+        return [model for model in found if model is not None]
+
     def __getstate__(self) -> dict[str, Any]:
         """For copies, which meet other models."""
-        return {
-            key: value
-            for key, value in self.__dict__.items()
-            if key not in ("_guided_denoisers", "_undo_patches", "_hooks")
-        }
+        return {key: value for key, value in self.__dict__.items() if key not in _OF_RUNS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._reset_models()
+        self._forget_runs()
 
-    def _reset_models(self) -> None:
+    def _forget_runs(self) -> None:
         self._guided_denoisers: weakref.WeakKeyDictionary[nn.Module, GuidedDenoiser] = (
             weakref.WeakKeyDictionary()
         )
-        self._undo_patches: list[
-            patching.Patch
-        ] = []  # what puts the denoiser right again while a batch is under way
-        self._hooks: list[Any] = []  # on the denoiser, while one is
+        self._checked_denoisers: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # in this run
+        self._run: RunState | None = None
+        self._guided_step: GuidedStep | None = None
+        self._guided: GuidedDenoiser | None = None  # of the batch under way, or the last one
+        self._undo_patches: list[patching.Patch] = []  # restores the denoiser after a batch
+        self._hooks: list[Any] = []  # on the denoiser, while a batch is under way
         self._num_calls = 0  # of the denoiser since the batch was prepared
-        self._checked_denoisers: weakref.WeakSet[nn.Module] = (
-            weakref.WeakSet()
-        )  # denoisers met in this run
 
     # --- what runs at a step ----------------------------------------------------------------------
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
-        """The pipeline begins a step.
+        """Begin a step of the pipeline.
 
         Raises:
             ValueError: for a window that selects no step of the run, or a step beyond its last one.
@@ -185,34 +233,51 @@ class SkipGuidance(BaseGuidance):
         )
         super().set_state(step, num_inference_steps, timestep)
         if new_run:
-            self._checked_denoisers.clear()
-            self._check_windows(num_inference_steps)
+            self._begin_run()
+        self._guided_step = None
+        if self._run is not None:
+            self._run.request = self._request()  # rescale may have been set
+            self._guided_step = self._run.decide_step(step, self._cfg_is_on())
+            self._guided_step.choose_combination()
 
-    def _check_windows(self, num_steps: int) -> None:
-        for term in self.terms if self._enabled else ():
-            if max(term.scales(1)) > 0:
-                guidance_terms.check_window((term.start, term.stop), num_steps)
-            term.check_steps(num_steps)
+    def _begin_run(self) -> None:
+        self._checked_denoisers.clear()
+        self._run = None
+        if self._enabled:
+            loop = _GuiderLoop(self)
+            loop.check()
+            self._run = RunState(self._request(), 1, loop)
+            self._run.begin_run()
 
-    def _batch_names(self) -> list[str]:
-        """The names of the batches of this step, in the order in which they run."""
-        uncond = [UNCOND] if self._cfg_is_on() else []
+    def active_predictions(self) -> list[str]:
+        """Return the names of the batches of this step, in the order in which they run."""
+        step, run = self._guided_step, self._run
+        if step is None or run is None:
+            weak = list(self._weak_terms()) if self._enabled and self._step is None else []
+            return [COND, *([UNCOND] if self._cfg_is_on() else []), *weak]
+        without = step.combination in (Combination.COND_ONLY, Combination.ZERO)
+        uncond = [UNCOND] if step.has_cfg and not without else []
+        return [COND, *uncond, *(_weak_name(active) for active in self._terms_that_run())]
+
+    def _terms_that_run(self) -> list[ActiveTerm]:
+        """Return the active terms whose difference is not that of an earlier step (`every`)."""
+        step, run, guided = self._guided_step, self._run, self._guided
+        if step is None or run is None:
+            return []
         return [
-            COND,
-            *uncond,
-            *(name for name, term in self._weak_terms().items() if self._is_on(term)),
+            active
+            for active in step.active_terms
+            if guided is None or run.cached_difference(guided, active) is None
         ]
 
-    def _weak_terms(self) -> dict[str, STG]:
-        """Each term by the name of its prediction."""
-        return {f"{WEAK}_{j}" if j else WEAK: term for j, term in enumerate(self.terms)}
-
-    def _is_on(self, term: STG) -> bool:
-        if not self._enabled or max(term.scales(1, self._step)) == 0:
-            return False
-        return self._step is None or formula.is_in_window(
-            term.start, term.stop, self._step, self._num_inference_steps
+    def _weak_terms(self) -> dict[str, ActiveTerm]:
+        """Return each STG term that has a scale, by the name of its prediction."""
+        found = (
+            ActiveTerm(j, term, term.scales(1))
+            for j, term in enumerate(self.terms)
+            if isinstance(term, STG)
         )
+        return {_weak_name(active): active for active in found if max(active.scales) > 0}
 
     def _cfg_is_on(self) -> bool:
         if not self._uses_cfg() or self._step is None:
@@ -221,13 +286,10 @@ class SkipGuidance(BaseGuidance):
         return int(self._start * steps) <= self._step < int(self._stop * steps)
 
     def _uses_cfg(self) -> bool:
-        """Whether there is CFG at any step."""
+        """Return whether there is CFG at any step."""
         none = 0.0 if self.use_original_formulation else 1.0
-        return (
-            self._enabled
-            and self._start < self._stop
-            and not math.isclose(self.guidance_scale, none)
-        )
+        on = self._enabled and self._start < self._stop
+        return on and not math.isclose(self.guidance_scale, none)
 
     @property
     def num_conditions(self) -> int:
@@ -235,41 +297,45 @@ class SkipGuidance(BaseGuidance):
 
         Pipelines read it before a run to know whether to encode a negative prompt, and between
         steps to know whether to hand one over; so it does not depend on the step (of an earlier
-        run), nor on the weak passes, which need no text of their own."""
+        run), nor on the weak passes, which need no text of their own.
+        """
         return 2 if self._uses_cfg() else 1
 
     @property
     def is_conditional(self) -> bool:
+        """Whether the batch under way has the conditional inputs."""
         return self._current_batch() != UNCOND
 
     def _current_batch(self) -> str:
-        """The batch under way."""
-        batches = self._batch_names()
+        batches = self.active_predictions()
         if self._count_prepared > len(batches):
             raise RuntimeError(
-                f"this step has {len(batches)} batches ({', '.join(batches)}), but prepare_models()"
-                f" was called {self._count_prepared} times in it. Call set_state() at the start of"
-                " each step."
+                f"this step has {len(batches)} batches ({', '.join(batches)}), but"
+                f" prepare_models() was called {self._count_prepared} times in it. Call set_state()"
+                " at the start of each step."
             )
         return batches[max(self._count_prepared - 1, 0)]
 
     def prepare_inputs(self, data: Any) -> list[Any]:
-        """The batches of this step from inputs: a tensor, or a tuple (for cond, for uncond)."""
+        """Return the batches of this step from inputs: a tensor, or a tuple (for cond, for
+        uncond)."""
         return [
-            self._prepare_batch(data, int(name == UNCOND), name) for name in self._batch_names()
+            self._prepare_batch(data, int(name == UNCOND), name)
+            for name in self.active_predictions()
         ]
 
     def prepare_inputs_from_block_state(self, data: Any, input_fields: Any) -> list[Any]:
-        """The same from the state of a Modular pipeline: the name of a field, or a tuple of two."""
+        """Return the same from the state of a Modular pipeline: a field's name, or a tuple of
+        two."""
         return [
             self._prepare_batch_from_block_state(input_fields, data, int(name == UNCOND), name)
-            for name in self._batch_names()
+            for name in self.active_predictions()
         ]
 
     # --- the denoiser -----------------------------------------------------------------------------
 
     def prepare_models(self, denoiser: nn.Module) -> None:
-        """Before the forward of a batch.
+        """Patch the denoiser for the forward of a batch.
 
         Raises:
             ValueError: for a model of an unknown family, a layer, skip or axis that it has not, or
@@ -278,20 +344,25 @@ class SkipGuidance(BaseGuidance):
         super().prepare_models(denoiser)
         self._restore_modules()
         self._num_calls = 0
-        if not self._enabled or not any(max(term.scales(1)) > 0 for term in self.terms):
+        if not self._enabled or not (self._weak_terms() or self._slg_terms()):
             return
-        patches = self._patches(self._find_guided_denoiser(denoiser), self._current_batch())
-        if patches:
-            self._undo_patches = patching.apply_patches(patches)
-            before: Any = torch.compiler.disable(self._before_forward)
-            after: Any = torch.compiler.disable(self._after_forward)
-            self._hooks = [
-                denoiser.register_forward_pre_hook(before),
-                denoiser.register_forward_hook(after, always_call=True),
-            ]
+        guided = self._guided = self._find_guided_denoiser(denoiser)
+        patches, other = self._patches(guided, self._current_batch())
+        if not patches and other is None:
+            return
+        self._undo_patches = patching.apply_patches(patches)
+        before: Any = torch.compiler.disable(self._before_forward)
+        after: Any = torch.compiler.disable(self._after_forward(other))
+        self._hooks = [
+            denoiser.register_forward_pre_hook(before, with_kwargs=True),
+            denoiser.register_forward_hook(after, with_kwargs=True, always_call=True),
+        ]
+
+    def _slg_terms(self) -> list[SLG]:
+        return [term for term in self.terms if isinstance(term, SLG)]
 
     def cleanup_models(self, denoiser: nn.Module) -> None:
-        """After it.
+        """Take the patches off again.
 
         Raises:
             RuntimeError: if the denoiser was called more than once, for only the first call was the
@@ -305,28 +376,37 @@ class SkipGuidance(BaseGuidance):
                 " each part of the inputs."
             )
 
-    def _patches(self, guided: GuidedDenoiser, batch: str) -> Sequence[patching.Patch]:
-        """What stands where in the forward of a batch."""
-        names = list(self._weak_terms())
-        if batch in names:
-            return guided.weak_passes[names.index(batch)].patches()
-        active = [names.index(name) for name in self._batch_names() if name in names]
-        return guided.recording_patches(active) if active and batch != UNCOND else []
+    def _patches(
+        self, guided: GuidedDenoiser, batch: str
+    ) -> tuple[Sequence[patching.Patch], nn.Module | None]:
+        """Return what stands where in the forward of a batch, and a model that runs in its
+        place."""
+        step = self._guided_step
+        if batch == UNCOND:
+            return guided.uncond_patches(step.uncond_terms if step is not None else ()), None
+        if batch == COND:
+            if step is not None and (step.active_terms or step.uncond_terms):
+                guided.begin_step(step.index)
+            return guided.recording_patches([a.index for a in self._terms_that_run()]), None
+        weak = guided.weak_passes[self._weak_terms()[batch].index]
+        if weak.denoiser is not guided.denoiser:  # nobody reads what the denoiser itself returns
+            return guided.idle_patches(), weak.denoiser
+        return weak.patches(), None
 
     def _find_guided_denoiser(self, denoiser: nn.Module) -> GuidedDenoiser:
-        """What is needed to weaken a denoiser: made once, so that torch.compile meets the same
-        modules in every run, and again where modules of the denoiser were replaced."""
+        """Return what is needed to weaken a denoiser.
+
+        It is made once, so that torch.compile meets the same modules in every run, and again where
+        modules of the denoiser were replaced.
+        """
         known = self._guided_denoisers.get(denoiser)
         if known is not None and denoiser in self._checked_denoisers:
             return known
         family = family_of_denoiser(denoiser)
         if known is None or not known.is_current():
-            known = self._guided_denoisers[denoiser] = GuidedDenoiser(
-                family, denoiser, self.terms, self.share_prefix
-            )
-        compat.check_no_stateful_hooks(
-            denoiser, family
-        )  # in each run: a cache can be switched on in between
+            known = GuidedDenoiser(family, denoiser, self.terms, self.share_prefix)
+            self._guided_denoisers[denoiser] = known
+        compat.check_no_stateful_hooks(denoiser, family)  # a cache can be switched on in between
         self._checked_denoisers.add(denoiser)
         return known
 
@@ -334,16 +414,31 @@ class SkipGuidance(BaseGuidance):
     # Pipelines do not clean up after a forward that raised. The second hook sees any exception but
     # a KeyboardInterrupt, the first one the next call of the denoiser, if nobody prepared it.
 
-    def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...]) -> None:
+    def _before_forward(
+        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self._num_calls += 1
-        if self._num_calls > 1 or not self._undo_patches:
+        if self._num_calls > 1 or not self._hooks:
             self._restore_modules()
+        elif self._guided is not None:
+            self._guided.observe_inputs(args, kwargs)
 
-    def _after_forward(self, denoiser: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        patching.apply_patches(self._undo_patches)
-        self._undo_patches = []
-        if output is None:  # it raised
-            self._clear_caches()
+    def _after_forward(self, other: nn.Module | None) -> Callable[..., Any]:
+        """Return a hook that restores the modules, and runs the model that stands in for them."""
+
+        def after(
+            denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> Any:
+            was_prepared = bool(self._hooks)
+            patching.apply_patches(self._undo_patches)
+            self._undo_patches = []
+            if output is None:  # it raised
+                self._clear_caches()
+            elif other is not None and was_prepared and self._num_calls == 1:
+                return other(*args, **kwargs)
+            return None
+
+        return after
 
     def _restore_modules(self) -> None:
         """Put the real modules back and take the hooks off."""
@@ -362,85 +457,274 @@ class SkipGuidance(BaseGuidance):
     def __call__(self, data: list[Any]) -> Any:
         """Combine the predictions of the batches that prepare_inputs() made."""
         self._clear_caches()
-        came, needed = [getattr(batch, self._identifier_key) for batch in data], self._batch_names()
+        came = [getattr(batch, self._identifier_key) for batch in data]
+        needed = self.active_predictions()
         if came != needed or not all(hasattr(batch, "noise_pred") for batch in data):
             raise ValueError(
                 f"SkipGuidance combines {', '.join(needed)} at this step, each with its noise_pred,"
                 f" but got {', '.join(came)}. Hand over all batches that prepare_inputs() returned."
             )
-        return self.forward(
-            **{name: batch.noise_pred for name, batch in zip(came, data, strict=True)}
-        )
+        found = {name: batch.noise_pred for name, batch in zip(came, data, strict=True)}
+        return self.forward(**found)
 
     def forward(
         self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **pred_weak: Tensor
     ) -> GuiderOutput:
-        """D from c, u and p_j; without u there is no CFG, without p_j no push."""
-        c, u, g, terms = pred_cond, pred_uncond, self.guidance_scale, self._weak_terms()
-        weaks, here = list(pred_weak.values()), [terms[name] for name in pred_weak]
-        scales, normalized = (
-            [term.scales(1, self._step)[0] for term in here],
-            [term.normalize for term in here],
-        )
-        phi = self.rescale if weaks else 0.0
-        if (
-            u is not None and self.use_original_formulation
-        ):  # not with g + 1: to the bit what CFG's guider gives
-            push = formula.skip_guidance(c, weaks, scales, self.orthogonalize, None, normalized)
-            D = formula.rescale(c + g * (c - u) + push, c, phi)
-        else:
-            D = formula.combine(c, u, g, weaks, scales, phi, self.orthogonalize, normalized)
-        return GuiderOutput(pred=D, pred_cond=c, pred_uncond=u)  # type: ignore[call-arg]  # a dataclass only in spirit
+        """Return D from c, u and p_j; without u there is no CFG, without p_j no push."""
+        run = self._run or RunState(self._request(), 1, _GuiderLoop(self))
+        step = self._guided_step or self._step_without_run(pred_uncond is not None, pred_weak)
+        step.c = (pred_cond,)
+        weaks = [self._weak_prediction(run, active, pred_weak) for active in step.active_terms]
+        step.compute_push([(p.to(pred_cond.dtype),) for p in weaks], self.orthogonalize)
+        from_cond = self.use_original_formulation and step.guidance_scale is None
+        g = self.guidance_scale + (from_cond and step.rule is not None)
+        us = None if pred_uncond is None else (pred_uncond,)
+        # not with g + 1: to the last bit what CFG's own guider gives
+        cfg = _cfg_from_cond if from_cond else None
+        (D,) = run.guided_predictions(step, us, (g,), cfg)
+        step.clear()
+        return GuiderOutput(pred=D, pred_cond=pred_cond, pred_uncond=pred_uncond)  # type: ignore[call-arg]
+
+    def _weak_prediction(
+        self, run: RunState, active: ActiveTerm, pred_weak: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return p of a term: of this step, or by the difference of an earlier one (`every`)."""
+        step, guided = self._guided_step, self._guided
+        found = pred_weak.get(_weak_name(active))
+        if step is None or guided is None:
+            assert found is not None
+            return found
+        if found is not None:
+            run.keep_difference(guided, active, step.c, (found,))
+            return found
+        kept = run.cached_difference(guided, active)
+        assert kept is not None  # else active_predictions() would have asked for it
+        kept.uses += 1
+        return step.c[0] - kept.differences[0]
+
+    def _step_without_run(self, has_cfg: bool, pred_weak: Iterable[str]) -> GuidedStep:
+        """Return the step of a forward() that no pipeline began."""
+        terms = self._weak_terms()
+        step = GuidedStep(0, has_cfg)
+        step.active_terms = tuple(terms[name] for name in pred_weak)
+        step.phi = self.rescale if step.active_terms else 0.0
+        return step
 
 
-def _to_term(entry: Any) -> STG:
-    """One of `terms`."""
-    if isinstance(entry, STG):
+def _cfg_from_cond(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
+    """Return c + g (c - u), CFG in its original formulation."""
+    return c + g * (c - u)
+
+
+def _weak_name(active: ActiveTerm) -> str:
+    return f"{WEAK}_{active.index}" if active.index else WEAK
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+class _GuiderLoop:
+    """The sampling loop around a guider; what it does not tell its guider is read from its
+    frames."""
+
+    scale_argument = "guidance_scale"
+
+    def __init__(self, guider: SkipGuidance):
+        self._reference = weakref.ref(guider)  # the guider holds the run, which holds this
+
+    @property
+    def _guider(self) -> SkipGuidance:
+        guider = self._reference()
+        assert guider is not None  # nobody else asks
+        return guider
+
+    @property
+    def owner(self) -> str:
+        """The name of the pipeline's class."""
+        found = self._find_owner()
+        return "SkipGuidance" if found is None else type(found[0]).__name__
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler of the running pipeline."""
+        found = self._find_owner()
+        if found is None:
+            raise ValueError(
+                "a Schedule, CFGZero(zero_steps=1) and the space of the data need the scheduler of"
+                " the pipeline, but SkipGuidance was called outside of one. Put it into a pipeline."
+            )
+        return found[0].scheduler
+
+    def _find_owner(self) -> Any:
+        return call_frame.find_guider_owner(self._guider)
+
+    def check(self) -> None:
+        """Check what only LTX-2's Modular pipelines have, an audio guider and estimates of the
+        data.
+
+        Raises:
+            ValueError: for two guiders whose passes differ, or what speaks of predictions.
+        """
+        found, guider = self._find_owner(), self._guider
+        audio = getattr(found[0], "audio_guider", None) if found is not None else None
+        if audio is None or found is None:
+            return
+        request = guider._request()
+        zero = isinstance(guider.cfg, cfg_rules.CFGZero) and guider.cfg.zero_steps > 0
+        if request.data_space_features or zero:
+            raise ValueError(
+                f"{type(found[0]).__name__} hands its guiders estimates of the clean video, but"
+                f" {request.data_space_features or 'CFGZero with zero_steps above 0'} needs"
+                ' predictions. Use space="prediction", which is the space of the data there, or'
+                " CFGZero(zero_steps=0)."
+            )
+        if audio is guider and _passes_of(found[0].guider) != _passes_of(guider):
+            raise ValueError(
+                "an audio_guider gets the weak passes that the pipeline's guider makes, but the two"
+                " skip different layers. Give both the same terms; only their scales may differ."
+            )
+
+    def num_steps(self) -> int:
+        """Return N of the last set_state()."""
+        return self._guider._num_inference_steps
+
+    def first_timestep_index(self) -> int:
+        """Return where in the scheduler's timesteps the run begins."""
+        scheduler = self.scheduler
+        begin = getattr(scheduler, "begin_index", None)
+        return begin or max(0, len(scheduler.timesteps) - self.num_steps())
+
+    def position(self, index: int) -> tuple[int, int]:
+        """Return (i, N): a guider knows no restarts."""
+        return index, self.num_steps()
+
+    def latents(self, shape: Sequence[int]) -> Tensor | None:
+        """Return the noisy latents of the running loop, of a pipeline or of a Modular one's
+        state."""
+        found = self._find_owner()
+        if found is None:
+            return None
+        names = found[1].f_locals
+        for latents in (names.get("latents"), getattr(names.get("block_state"), "latents", None)):
+            if getattr(latents, "shape", None) == shape:
+                return latents
+        return None
+
+    def cfg_may_follow(self) -> bool:
+        """Return whether CFG is on in a window of the run."""
+        return self._guider._uses_cfg()
+
+
+def _passes_of(guider: Any) -> list[Any] | None:
+    """Return the terms of a guider without their scales; None for another guider."""
+    if not isinstance(guider, SkipGuidance):
+        return None
+    return [
+        dataclasses.replace(term, scale=1.0, audio_scale=None, normalize=False)
+        if isinstance(term, STG)
+        else term
+        for term in guider.terms
+    ]
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def _to_terms(given: Any) -> list[Any]:
+    """Return `terms` as STG, SLG or one Schedule."""
+    if isinstance(given, (STG, SLG, Schedule)):
+        return [given]
+    if isinstance(given, Mapping) and set(given) <= {"bins", "source"} and "bins" in given:
+        return [Schedule([Bin(**entry) for entry in given["bins"]], str(given.get("source", "")))]
+    entries = [given] if isinstance(given, Mapping) else given
+    return [_to_term(entry) for entry in entries]
+
+
+def _to_term(entry: Any) -> Term | Schedule:
+    if isinstance(entry, (STG, SLG, Schedule)):
         return entry
-    known = [field.name for field in dataclasses.fields(STG)]
-    if not isinstance(entry, Mapping) or "layers" not in entry or not set(entry) <= set(known):
+    kind = SLG if isinstance(entry, Mapping) and entry.get("kind") == "slg" else STG
+    known = [field.name for field in dataclasses.fields(kind)]
+    if (
+        not isinstance(entry, Mapping)
+        or not {"layers", "weak"} & set(entry)
+        or not set(entry) <= {*known, "kind"}
+    ):
         raise ValueError(
-            "each of terms must be a dict with layers and other arguments of STG"
-            f" ({', '.join(known)}), but got "
-            f'{entry!r}. Write terms=[{{"layers": [34], "scale": 1.0}}].'
+            "each of terms must be a dict with layers and other arguments of"
+            f" {kind.__name__} ({', '.join(known)}), but got {entry!r}. Write"
+            ' terms=[{"layers": [34], "scale": 1.0}].'
         )
-    return STG(**entry)
+    arguments = {name: value for name, value in entry.items() if name != "kind"}
+    layers = arguments.get("layers")
+    if isinstance(layers, Mapping):
+        arguments["layers"] = Random(**{"share": layers.get("random")})
+    return kind(**arguments)
 
 
-def _check_term_supported(term: STG) -> None:
-    """See that a term is one that a step's batches can be made for, whatever the step."""
-    beyond = {
-        "every above 1": term.every > 1,
-        "layers drawn at each step": isinstance(term.layers, Random),
-        "a weak model of its own": term.weak is not None,
-        f'skip="{term.skip}"': term.skip not in ("residual", "attention"),
-    }
-    found = [name for name, is_so in beyond.items() if is_so]
-    if found:
+def _with_listed_layers(term: Term) -> Term:
+    if isinstance(term.layers, Random) or not term.layers:
+        return term
+    return dataclasses.replace(term, layers=list(term.layers))
+
+
+def _to_rule(given: Any) -> cfg_rules.CFGRule | None:
+    """Return `cfg` as a rule."""
+    if not isinstance(given, Mapping):
+        return given
+    name = given.get("name")
+    if name not in _RULES:
         raise ValueError(
-            "SkipGuidance skips named layers, their residual or attention, at every guided step,"
-            f" but got a term with {', '.join(found)}. Leave it out, or use guide(), which"
-            " knows it."
+            f"cfg must name one of {', '.join(_RULES)}, but got {name!r}. Write"
+            ' cfg={"name": "apg"}.'
         )
+    return _RULES[name](**{key: value for key, value in given.items() if key != "name"})
 
 
-def _layer_list(term: STG) -> list[Layer]:
-    assert not isinstance(term.layers, Random)  # _check_term() saw to it
-    return list(term.layers)
+def _rule_to_json(rule: cfg_rules.CFGRule | None) -> dict[str, Any] | None:
+    if rule is None:
+        return None
+    name = next((name for name, kind in _RULES.items() if isinstance(rule, kind)), "")
+    return {"name": name, **dataclasses.asdict(rule)} if name else None
 
 
-def _term_to_json(term: STG) -> dict[str, Any]:
-    """A term in JSON."""
-    scale = list(term.scale) if isinstance(term.scale, (list, tuple)) else term.scale
-    return {
-        **dataclasses.asdict(term),
-        "layers": _layer_list(term),
-        "scale": scale,
-    }  # they may have been tuples
+def _to_json(terms: Sequence[Any]) -> Any:
+    """Return terms as JSON has them, without weak models."""
+    if len(terms) == 1 and isinstance(terms[0], Schedule):
+        bins = [
+            {**dataclasses.asdict(entry), "layers": _layers_to_json(entry.layers)}
+            for entry in terms[0].bins
+        ]
+        return {"bins": bins, "source": terms[0].source}
+    return [_term_to_json(term) for term in terms if getattr(term, "weak", None) is None]
+
+
+def _term_to_json(term: Term) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(term)]
+    found = {name: getattr(term, name) for name in names if name != "weak"}
+    found["layers"] = _layers_to_json(term.layers)
+    if isinstance(term, SLG):
+        return {"kind": "slg", **found}
+    if isinstance(term.scale, (list, tuple)):
+        found["scale"] = list(term.scale)
+    return found
+
+
+def _layers_to_json(layers: Sequence[Layer] | Random) -> Any:
+    return {"random": layers.share} if isinstance(layers, Random) else list(layers)
+
+
+def _check_restart(restart: Any) -> None:
+    if restart is not None:
+        raise ValueError(
+            "a restart lengthens the list of timesteps, which is fixed before a run's guider hears"
+            " of the run, but SkipGuidance got one. Use guide(pipe, restart=...) on a pipeline that"
+            " is no Modular one."
+        )
 
 
 def _check_layer_arguments(layers: Any, own: Mapping[str, Any]) -> None:
-    """What STG does not check itself."""
+    """Check what STG does not check itself."""
     usual = {field.name: field.default for field in dataclasses.fields(STG)}
     changed = [name for name in _LAYER_ARGUMENTS if own[name] != usual[name]]
     if layers is None and changed:

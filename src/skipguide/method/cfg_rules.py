@@ -1,4 +1,5 @@
-"""Rules in the place of plain CFG, u + g (c - u): how far and where to push a prediction away from u.
+"""Rules in the place of plain CFG, u + g (c - u): how far and where to push a prediction away from
+u.
 
     APG (2410.02416)          c + (g - 1) (d_across + eta d_along), the parts of d across and along c;
                               d = m min(1, r / |m|),  m = c - u + beta m of the step before

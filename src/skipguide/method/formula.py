@@ -4,11 +4,10 @@
     c - p_t loses its component along c - p_s          Eq. 21, optional, per sample
     D <- D (phi std(c) / std(D) + 1 - phi)             Algorithm 4, per sample
 
-c is the conditional prediction, u the unconditional one, p_j a weak one (the conditional pass of the
-weakened model), g the guidance_scale and s_j the scale of term j. Equation numbers are those of
+c is the conditional prediction, u the unconditional one, p_j a weak one (the conditional pass of
+the weakened model), g the guidance_scale and s_j the scale of term j. Equation numbers are those of
 "Spatiotemporal Skip Guidance" (CVPR 2025). `combine` is the formula; the other functions are its
-parts, in the order in which it needs them.
-"""
+parts, in the order in which it needs them."""
 
 from __future__ import annotations
 

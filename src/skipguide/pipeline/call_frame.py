@@ -70,3 +70,20 @@ def is_enabled(pipe: Any, frame: FrameType, name: str) -> bool:
     if name.endswith("rescale"):
         return bool(found > 0)
     return bool(found > 1) if name.endswith("scale") else bool(found)
+
+
+def find_guider_owner(guider: Any) -> tuple[Any, FrameType] | None:
+    """Return the running pipeline that has this guider, and the frame that knows it.
+
+    A pipeline of diffusers is `self` in that frame, the components of a Modular one `components`.
+    None if no pipeline with this guider is running.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        for name in ("components", "self"):
+            owner = frame.f_locals.get(name)
+            held = (getattr(owner, role, None) for role in ("guider", "guider_2", "audio_guider"))
+            if owner is not guider and any(one is guider for one in held):
+                return owner, frame
+        frame = frame.f_back
+    return None

@@ -67,9 +67,8 @@ def after_later_call(
 ) -> Predictions:
     """Return what stands in the place of u, or of a prediction for guidance of the pipeline's own.
 
-    The latter is shifted by as much as c was. Where D is zero or c + push alone, the pipeline has no
-    difference to go by, and gets the same once more.
-    """
+    The latter is shifted by as much as c was. Where D is zero or c + push alone, the pipeline has
+    no difference to go by, and gets the same once more."""
     is_uncond = step.calls_done == 2 and step.has_cfg and not step.split_batch
     if step.combination is Combination.GUIDER:
         return found

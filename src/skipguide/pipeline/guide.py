@@ -239,7 +239,8 @@ class Guide:
         return (), self._select_rows(step.inputs, patching.COND)
 
     def _find_step(self) -> GuidedStep:
-        """Return the step that a call of the denoiser belongs to: the one under way, or the next."""
+        """Return the step that a call of the denoiser belongs to: the one under way, or the
+        next."""
         frame = call_frame.find_call_frame(self.pipe)
         if frame is None:
             raise RuntimeError(

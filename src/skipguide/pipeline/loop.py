@@ -1,4 +1,5 @@
-"""The sampling loop of a diffusers pipeline, read from its running `__call__`: CFG, scales, steps."""
+"""The sampling loop of a diffusers pipeline, read from its running `__call__`: CFG, scales,
+steps."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ class PipelineLoop:
         return max(0, min(index - self.first_timestep_index(), self.num_steps() - 1))
 
     def first_timestep_index(self) -> int:
-        """Return where in the scheduler's timesteps a run begins; `strength` leaves out the first."""
+        """Return where in the scheduler's timesteps a run begins; `strength` leaves out the
+        first."""
         scheduler = self.pipe.scheduler
         begin = getattr(scheduler, "begin_index", None)
         return begin or max(0, len(scheduler.timesteps) - self.num_steps())

@@ -1,8 +1,8 @@
 """One guided run: which terms are on at each step, what the run remembers, and D.
 
 `RunState` is the state machine of both drivers, `guide()` (pipeline/guide.py) and `SkipGuidance`
-(guider.py). What it has to know of the sampling loop it asks a `Loop`, of which each driver has one.
-"""
+(guider.py). What it has to know of the sampling loop it asks a `Loop`, of which each driver has
+one."""
 
 from __future__ import annotations
 

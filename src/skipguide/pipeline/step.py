@@ -1,4 +1,5 @@
-"""One guided step: what is decided about it, the tensors it holds meanwhile, and what a run cost."""
+"""One guided step: what is decided about it, the tensors it holds meanwhile, and what a run
+cost."""
 
 from __future__ import annotations
 

@@ -1,0 +1,202 @@
+"""Everything that guide() takes, in SkipGuidance; guide() beside guiders with their own formula.
+
+The oracle of the first part is guide() on the same pipeline with diffusers' own CFG: guide() itself
+is held to separate full passes elsewhere. The oracle of the second part is diffusers' own `forward`,
+with the push of a separate full pass of a weakened copy of the model.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import pytest
+import torch
+from diffusers.guiders.adaptive_projected_guidance import AdaptiveProjectedGuidance
+from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
+from diffusers.guiders.classifier_free_zero_star_guidance import ClassifierFreeZeroStarGuidance
+from diffusers.guiders.guider_utils import GuiderOutput
+from diffusers.guiders.perturbed_attention_guidance import PerturbedAttentionGuidance
+from diffusers.guiders.tangential_classifier_free_guidance import TangentialClassifierFreeGuidance
+
+from skipguide import APG, SLG, STG, TCFG, Bin, CFGZero, Interval, Random, Restart, Schedule, guide
+from skipguide.guider import SkipGuidance
+from support import oracle
+from support.tiny import builders
+from support.tiny.base import Tiny
+
+Tensor = torch.Tensor
+G = 4.5
+NAMES = ["HunyuanVideo15Pipeline", "MotifVideoPipeline"]
+SCHEDULE = Schedule([
+    Bin((0.8, 1.1), [0], 1.5, guidance_scale=3.0),
+    Bin((0.3, 0.8), [1], 0.7, "attention", rescale=0.5),
+])  # fmt: skip
+
+
+@functools.cache
+def build(name: str) -> Tiny:
+    return builders()[name](torch.float32)
+
+
+def run(small: Tiny, guider: Any, **options: Any) -> Tensor:
+    small.pipe.register_modules(guider=guider)
+    return oracle.run(small, **options)
+
+
+def assert_same(ours: Tensor, theirs: Tensor, plain: Tensor) -> None:
+    assert (theirs - plain).abs().max() > 1e-3, "the guidance had no effect"
+    limit = max(1, float(plain.abs().max()))
+    torch.testing.assert_close(ours, theirs, atol=5e-5 * limit, rtol=1e-4)
+
+
+def weak_model(small: Tiny) -> Any:
+    model = copy.deepcopy(small.pipe.transformer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.95)
+    return model
+
+
+REQUESTS: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "soft": ([STG([1], 1.3, "soft", strength=0.7)], {}),
+    "blur": ([STG([1], 1.3, "blur", strength=0.8)], {}),
+    "frames": ([STG([1], 1.3, "frames")], {}),
+    "shuffle": ([STG([1], 1.3, "shuffle", seed=3)], {}),
+    "random": ([STG(Random(0.4), 1.3, seed=2)], {}),
+    "every": ([STG([1], 1.3, every=2)], {}),
+    "scales": ([STG([1], [0.0, 1.0, 0.5])], {}),
+    "normalize": ([STG([1], 1.3, normalize=True)], {}),
+    "slg": ([SLG([1])], {}),
+    "slg and stg": ([SLG([0], stop=0.5), STG([1], 0.7, start=0.3)], {"rescale": 0.6}),
+    "schedule": ([SCHEDULE], {}),
+    "apg": ([STG([1], 0.8)], {"cfg": APG(0.3, -0.5, 2.0, "prediction")}),
+    "apg in data": ([STG([1], 0.8)], {"cfg": APG(0.3, -0.5, 2.0)}),
+    "cfg-zero": ([STG([1], 0.8)], {"cfg": CFGZero(1)}),
+    "tcfg alone": ([], {"cfg": TCFG()}),
+    "interval": ([STG([1], 0.8)], {"cfg": Interval((0.3, 0.9))}),
+    "rescale in data": ([STG([1], 0.8)], {"rescale": 0.7, "rescale_space": "data"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_guider_takes_what_guide_takes(name: str, request_name: str) -> None:
+    small = build(name)
+    if name == "MotifVideoPipeline" and request_name == "random":
+        pytest.skip(
+            "two dual blocks and three single ones: one of the latter is all there is to draw"
+        )
+    terms, options = REQUESTS[request_name]
+    plain = run(small, ClassifierFreeGuidance(G))
+    with guide(small.pipe, *terms, **options):
+        theirs = oracle.run(small)
+    guider = SkipGuidance(terms=terms, guidance_scale=G, **options)
+    assert_same(run(small, guider), theirs, plain)
+    assert torch.equal(oracle.run(small), run(small, guider.new()))
+    assert torch.equal(run(small, ClassifierFreeGuidance(G)), plain)
+
+
+def test_a_weak_model_of_its_own() -> None:
+    small = build("HunyuanVideo15Pipeline")
+    term = STG(weak=weak_model(small), scale=0.8)
+    plain = run(small, ClassifierFreeGuidance(G))
+    with guide(small.pipe, term):
+        theirs = oracle.run(small)
+    guider: Any = SkipGuidance(terms=term, guidance_scale=G)
+    assert_same(run(small, guider), theirs, plain)
+    assert guider.new().terms[0].weak is term.weak
+    with pytest.raises(ValueError, match="a term of this one has a weak model"):
+        guider.save_config("nowhere")
+    assert torch.equal(run(small, ClassifierFreeGuidance(G)), plain)
+
+
+@pytest.mark.parametrize("request_name", ["slg and stg", "schedule", "random", "cfg-zero"])
+def test_all_of_it_is_configuration(request_name: str) -> None:
+    terms, options = REQUESTS[request_name]
+    guider: Any = SkipGuidance(terms=terms, guidance_scale=G, **options)
+    other: Any = SkipGuidance.from_config(guider.config)
+    assert (other.terms, other._schedule, other.cfg) == (guider.terms, guider._schedule, guider.cfg)
+
+
+def test_what_a_guider_cannot_know_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match=r"restart lengthens the list of timesteps"):
+        SkipGuidance([1], restart=Restart(window=(0.3, 0.6)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"cfg must name one of apg, cfg-zero"):
+        SkipGuidance([1], cfg={"name": "apq"})
+    small = build("HunyuanVideo15Pipeline")
+    with pytest.raises(ValueError, match="SLG needs CFG"):
+        run(small, SkipGuidance(terms=SLG([1]), guidance_scale=1.0))
+    guider = SkipGuidance(terms=SCHEDULE, guidance_scale=G)
+    with pytest.raises(ValueError, match="SkipGuidance was called outside of one"):
+        guider.set_state(0, 3, None)
+
+
+# --- guide() beside guiders with a formula of their own -------------------------------------------
+
+GUIDERS = {
+    "APG": lambda: AdaptiveProjectedGuidance(G, -0.5, 2.0, eta=0.3),
+    "CFG-Zero*": lambda: ClassifierFreeZeroStarGuidance(G, zero_init_steps=0),
+    "TCFG": lambda: TangentialClassifierFreeGuidance(G),
+    "rescaled CFG": lambda: ClassifierFreeGuidance(G, guidance_rescale=0.5),
+    "APG without CFG": lambda: AdaptiveProjectedGuidance(1.0),
+}
+
+
+class Pushed:
+    """Adds s (c - p) to what a guider's own forward returns; p is a full pass of its own."""
+
+    def __init__(self, small: Tiny, guider: Any, scale: float):
+        path = "transformer_blocks.1"
+        self.weak = oracle.weakened(small.pipe.transformer, [path], "residual", [])
+        self.scale, self.kwargs = scale, None
+        self.real, guider.forward = guider.forward, self.forward
+
+    def hear(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self.kwargs = kwargs if self.kwargs is None else self.kwargs  # those of cond come first
+
+    def forward(self, pred_cond: Tensor, *args: Any, **kwargs: Any) -> Any:
+        output = self.real(pred_cond, *args, **kwargs)
+        assert self.kwargs is not None
+        p, self.kwargs = self.weak(**self.kwargs)[0], None
+        pred = output[0] + self.scale * (pred_cond - p)
+        return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=None)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", GUIDERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_guider_with_a_formula_of_its_own_gets_the_push_added(name: str, kind: str) -> None:
+    small = build(name)
+    plain = run(small, GUIDERS[kind]())
+    by_hand = GUIDERS[kind]()
+    pushed = Pushed(small, by_hand, 0.7)
+    hook = small.pipe.transformer.register_forward_pre_hook(pushed.hear, with_kwargs=True)
+    theirs = run(small, by_hand)
+    hook.remove()
+    guider = GUIDERS[kind]()
+    small.pipe.register_modules(guider=guider)
+    with guide(small.pipe, STG([1], 0.7)) as handle:
+        ours = oracle.run(small)
+        assert handle.passes.weak_runs.total() == 3
+    assert_same(ours, theirs, plain)
+    assert "forward" not in vars(guider)
+    assert torch.equal(run(small, GUIDERS[kind]()), plain)
+
+
+def test_two_formulas_and_two_weak_passes_are_refused() -> None:
+    small = build("MotifVideoPipeline")
+    small.pipe.register_modules(guider=AdaptiveProjectedGuidance(G))
+    with (
+        guide(small.pipe, STG([1]), cfg=TCFG()),
+        pytest.raises(ValueError, match="a AdaptiveProjectedGuidance, has a formula of its own"),
+    ):
+        oracle.run(small)
+    small.pipe.register_modules(
+        guider=PerturbedAttentionGuidance(G, 1.0, perturbed_guidance_layers=1)
+    )
+    with (
+        guide(small.pipe, STG([1])),
+        pytest.raises(ValueError, match="which also runs pred_cond_skip"),
+    ):
+        oracle.run(small)
