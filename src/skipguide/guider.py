@@ -171,7 +171,7 @@ class SkipGuidance(BaseGuidance):
         if self._weak_models() and "terms" not in kwargs:
             first = [] if self.layers is None else [None]
             kwargs["terms"] = list(self.terms[len(first) :])
-        return super().new(**kwargs)
+        return super().new(**kwargs)  # type: ignore[return-value]  # no unused arguments asked for
 
     def save_config(self, *args: Any, **kwargs: Any) -> None:
         """Write the configuration as all guiders do.
@@ -658,7 +658,7 @@ def _to_term(entry: Any) -> Term | Schedule:
     arguments = {name: value for name, value in entry.items() if name != "kind"}
     layers = arguments.get("layers")
     if isinstance(layers, Mapping):
-        arguments["layers"] = Random(**{"share": layers.get("random")})
+        arguments["layers"] = Random(layers.get("random", 0.0))
     return kind(**arguments)
 
 

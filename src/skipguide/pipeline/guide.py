@@ -127,7 +127,7 @@ class Guide:
     def __init__(self, pipe: Any, family: Family, request: GuidanceRequest):
         self.pipe, self.family, self.request = pipe, family, request
         self.terms, self.passes = request.terms, PassCounts()
-        self._guided = {
+        self._guided_denoisers = {
             denoiser: self._make_guided_denoiser(denoiser)
             for denoiser in lookup.denoisers_of(pipe, family)
         }
@@ -149,7 +149,7 @@ class Guide:
         before: Any = torch.compiler.disable(self._before_forward)
         after: Any = torch.compiler.disable(self._after_forward)
         hooks = []
-        for denoiser in self._guided:
+        for denoiser in self._guided_denoisers:
             hooks += [
                 denoiser.register_forward_pre_hook(before, with_kwargs=True),
                 denoiser.register_forward_hook(after, with_kwargs=True, always_call=True),
@@ -173,7 +173,7 @@ class Guide:
             self._restart_controller.remove()
         self._step = self._timesteps = None  # tensors among them
         self._run.forget_history()
-        for denoiser in self._guided:
+        for denoiser in self._guided_denoisers:
             _GUIDED_DENOISERS.discard(denoiser)
 
     def _warn_if_denoiser_replaced(self) -> None:
@@ -182,7 +182,9 @@ class Guide:
             getattr(denoiser, "_orig_mod", denoiser)
             for denoiser in lookup.denoisers_of(self.pipe, self.family)
         )
-        if new := [type(denoiser).__name__ for denoiser in held if denoiser not in self._guided]:
+        if new := [
+            type(denoiser).__name__ for denoiser in held if denoiser not in self._guided_denoisers
+        ]:
             _log.warning(
                 "this %s got another denoiser (%s) after guide(), which was not guided. Exchange it"
                 " first, then call guide().",
@@ -222,10 +224,10 @@ class Guide:
         self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         # A copy of the denoiser has copies of these hooks, and is none of ours.
-        if self._in_own_pass or denoiser not in self._guided:
+        if self._in_own_pass or denoiser not in self._guided_denoisers:
             return None
         self._clean_up()  # after a call that raised
-        step, guided = self._find_step(), self._guided[denoiser]
+        step, guided = self._find_step(), self._guided_denoisers[denoiser]
         if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
             guided.begin_step(step.index)
             guided.observe_inputs(args, kwargs)
@@ -278,10 +280,10 @@ class Guide:
         self._input_spec_set = False
         self._loop.begin_run()
         self._run.begin_run()
-        for denoiser, guided in self._guided.items():
+        for denoiser, guided in self._guided_denoisers.items():
             if not guided.is_current():  # FreeNoise was switched on, adapters were loaded
-                self._guided[denoiser] = self._make_guided_denoiser(denoiser)
-        for denoiser in self._guided:  # again: a cache can be switched on after guide()
+                self._guided_denoisers[denoiser] = self._make_guided_denoiser(denoiser)
+        for denoiser in self._guided_denoisers:  # again: a cache can be switched on after guide()
             compat.check_no_stateful_hooks(denoiser, self.family)
 
     def _uncond_patches(self, guided: GuidedDenoiser, step: GuidedStep) -> list[patching.Patch]:
@@ -296,7 +298,7 @@ class Guide:
         self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Any:
         step = self._step
-        if self._in_own_pass or step is None or denoiser not in self._guided:
+        if self._in_own_pass or step is None or denoiser not in self._guided_denoisers:
             return None
         if output is None:  # the call raised
             step.clear()
@@ -308,7 +310,9 @@ class Guide:
             if not step.is_guided:
                 return None
             if first:
-                return self._after_cond_call(self._guided[denoiser], step, args, kwargs, output)
+                return self._after_cond_call(
+                    self._guided_denoisers[denoiser], step, args, kwargs, output
+                )
             found = self._extract_predictions(output)
             returned = combine.after_later_call(self._run, self._loop, step, found)
             return combine.replace_samples(output, returned)
@@ -421,6 +425,6 @@ class Guide:
 
     def _clean_up(self) -> None:
         self._restore_modules()
-        for guided in self._guided.values():
+        for guided in self._guided_denoisers.values():
             if guided.prefix_cache is not None:
                 guided.prefix_cache.clear()
