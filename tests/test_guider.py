@@ -652,9 +652,9 @@ def test_a_preset_comes_with_its_rescale() -> None:
         (dict(layers=[1], skip="identity"), "skip must be one of residual, attention"),
         (dict(layers=[1], rescale=1.5), "rescale must be a number from 0"),
         (dict(layers=[1], cfg_start=1.5), "Expected `start` to be between 0.0 and 1.0"),
-        (dict(terms=[dict(scale=1.0)]), "each of terms must be a dict with layers"),
-        (dict(terms=[dict(layers=[1], sigma=1.0)]), "each of terms must be a dict with layers"),
-        (dict(terms=[[1]]), "each of terms must be a dict with layers"),
+        (dict(terms=[dict(scale=1.0)]), "a term must name its layers"),
+        (dict(terms=[dict(layers=[1], sigma=1.0)]), "a term has the parts layers"),
+        (dict(terms=[[1]]), "a term must have layers and a scale"),
         (dict(terms=[dict(layers=[1])], scale=2.0), "scale needs layers to belong to"),
     ],
 )

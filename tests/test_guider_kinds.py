@@ -123,7 +123,7 @@ def test_all_of_it_is_configuration(request_name: str) -> None:
 def test_what_a_guider_cannot_know_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match=r"restart lengthens the list of timesteps"):
         SkipGuidance([1], restart=Restart(window=(0.3, 0.6)))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"cfg must name one of apg, cfg-zero"):
+    with pytest.raises(ValueError, match=r"cfg must be one of apg, cfg-zero"):
         SkipGuidance([1], cfg={"name": "apq"})
     small = build("HunyuanVideo15Pipeline")
     with pytest.raises(ValueError, match="SLG needs CFG"):

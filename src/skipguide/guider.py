@@ -28,8 +28,15 @@ from torch import nn
 
 from skipguide.families.lookup import family_of_denoiser
 from skipguide.method import cfg_rules, validate
-from skipguide.method.request import GuidanceRequest, published_rescale, unpack_terms
-from skipguide.method.terms import SLG, STG, Bin, Layer, Random, Schedule
+from skipguide.method.request import (
+    GuidanceRequest,
+    published_rescale,
+    read_cfg_rule,
+    read_schedule,
+    read_term,
+    unpack_terms,
+)
+from skipguide.method.terms import SLG, STG, Layer, Random, Schedule
 from skipguide.pipeline import call_frame, compat
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.run import RunState
@@ -46,12 +53,6 @@ _FIXED_ARGUMENTS = {
     *_LAYER_ARGUMENTS
 }  # fmt: skip
 _OF_RUNS = ("_guided_denoisers", "_undo_patches", "_hooks", "_run", "_guided_step", "_guided")
-_RULES = {
-    "apg": cfg_rules.APG,
-    "cfg-zero": cfg_rules.CFGZero,
-    "tcfg": cfg_rules.TCFG,
-    "interval": cfg_rules.Interval,
-}
 
 
 class SkipGuidance(BaseGuidance):
@@ -120,7 +121,7 @@ class SkipGuidance(BaseGuidance):
         _check_restart(restart)
         own = [] if layers is None else [STG(layers, scale, skip, axis, start, stop)]
         more = _to_terms(terms)
-        rule = _to_rule(cfg)
+        rule = read_cfg_rule(cfg) if isinstance(cfg, (Mapping, str)) else cfg
         if not own and not more and rule is None:
             raise ValueError(
                 "SkipGuidance needs layers to skip, but got none. Write SkipGuidance(layers=[34])."
@@ -138,7 +139,7 @@ class SkipGuidance(BaseGuidance):
         # positional arguments too
         self.register_to_config(
             layers=layers and list(layers), terms=_to_json(more), rescale=phi,
-            cfg=_rule_to_json(rule), _use_default_values=[],
+            cfg=GuidanceRequest(cfg=rule).to_dict().get("cfg"), _use_default_values=[],
         )  # fmt: skip
         self._forget_runs()
         self._request()  # refuses what does not go together
@@ -630,36 +631,24 @@ def _passes_of(guider: Any) -> list[Any] | None:
 # --- arguments ------------------------------------------------------------------------------------
 
 
-def _to_terms(given: Any) -> list[Any]:
-    """Return `terms` as STG, SLG or one Schedule."""
+def _to_terms(given: Any) -> list[Term | Schedule]:
+    """Return `terms` as STG and SLG, or as one Schedule."""
     if isinstance(given, (STG, SLG, Schedule)):
         return [given]
-    if isinstance(given, Mapping) and set(given) <= {"bins", "source"} and "bins" in given:
-        return [Schedule([Bin(**entry) for entry in given["bins"]], str(given.get("source", "")))]
-    entries = [given] if isinstance(given, Mapping) else given
-    return [_to_term(entry) for entry in entries]
+    if isinstance(given, Mapping) and "schedule" in given:
+        return [read_schedule(given["schedule"])]
+    return [_to_term(entry) for entry in ([given] if isinstance(given, Mapping) else given)]
 
 
 def _to_term(entry: Any) -> Term | Schedule:
     if isinstance(entry, (STG, SLG, Schedule)):
         return entry
-    kind = SLG if isinstance(entry, Mapping) and entry.get("kind") == "slg" else STG
-    known = [field.name for field in dataclasses.fields(kind)]
-    if (
-        not isinstance(entry, Mapping)
-        or not {"layers", "weak"} & set(entry)
-        or not set(entry) <= {*known, "kind"}
-    ):
-        raise ValueError(
-            "each of terms must be a dict with layers and other arguments of"
-            f" {kind.__name__} ({', '.join(known)}), but got {entry!r}. Write"
-            ' terms=[{"layers": [34], "scale": 1.0}].'
-        )
-    arguments = {name: value for name, value in entry.items() if name != "kind"}
-    layers = arguments.get("layers")
-    if isinstance(layers, Mapping):
-        arguments["layers"] = Random(layers.get("random", 0.0))
-    return kind(**arguments)
+    if isinstance(entry, Mapping):  # a configuration of an older version has empty ones of these
+        unused = ("source", "preset_rescale", "weak")
+        entry = {name: value for name, value in entry.items() if name not in unused}
+        if isinstance(entry.get("layers"), range):
+            entry["layers"] = list(entry["layers"])
+    return read_term(entry)
 
 
 def _with_listed_layers(term: Term) -> Term:
@@ -668,50 +657,12 @@ def _with_listed_layers(term: Term) -> Term:
     return dataclasses.replace(term, layers=list(term.layers))
 
 
-def _to_rule(given: Any) -> cfg_rules.CFGRule | None:
-    """Return `cfg` as a rule."""
-    if not isinstance(given, Mapping):
-        return given
-    name = given.get("name")
-    if name not in _RULES:
-        raise ValueError(
-            f"cfg must name one of {', '.join(_RULES)}, but got {name!r}. Write"
-            ' cfg={"name": "apg"}.'
-        )
-    return _RULES[name](**{key: value for key, value in given.items() if key != "name"})
-
-
-def _rule_to_json(rule: cfg_rules.CFGRule | None) -> dict[str, Any] | None:
-    if rule is None:
-        return None
-    name = next((name for name, kind in _RULES.items() if isinstance(rule, kind)), "")
-    return {"name": name, **dataclasses.asdict(rule)} if name else None
-
-
 def _to_json(terms: Sequence[Any]) -> Any:
     """Return terms as JSON has them, without weak models."""
     if len(terms) == 1 and isinstance(terms[0], Schedule):
-        bins = [
-            {**dataclasses.asdict(entry), "layers": _layers_to_json(entry.layers)}
-            for entry in terms[0].bins
-        ]
-        return {"bins": bins, "source": terms[0].source}
-    return [_term_to_json(term) for term in terms if getattr(term, "weak", None) is None]
-
-
-def _term_to_json(term: Term) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(term)]
-    found = {name: getattr(term, name) for name in names if name != "weak"}
-    found["layers"] = _layers_to_json(term.layers)
-    if isinstance(term, SLG):
-        return {"kind": "slg", **found}
-    if isinstance(term.scale, (list, tuple)):
-        found["scale"] = list(term.scale)
-    return found
-
-
-def _layers_to_json(layers: Sequence[Layer] | Random) -> Any:
-    return {"random": layers.share} if isinstance(layers, Random) else list(layers)
+        return GuidanceRequest(schedule=terms[0]).to_dict()
+    kept = tuple(term for term in terms if getattr(term, "weak", None) is None)
+    return GuidanceRequest(kept).to_dict().get("terms", [])
 
 
 def _check_restart(restart: Any) -> None:
