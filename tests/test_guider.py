@@ -618,7 +618,9 @@ def test_a_pipeline_that_was_saved_with_it_loads_with_it(tmp_path: Path) -> None
     pipe = type(small.pipe).from_pretrained(tmp_path, **absent)
     pipe.set_progress_bar_config(disable=True)
     assert isinstance(pipe.guider, SkipGuidance)
-    assert torch.equal(oracle.run(dataclasses.replace(small, pipe=pipe)), expected)
+    loaded = oracle.run(dataclasses.replace(small, pipe=pipe))
+    # not to the last bit: the plain pipeline is not either, for its weights lie elsewhere in memory
+    torch.testing.assert_close(loaded, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_scales_can_be_set_later_and_the_rest_says_how(wan: Tiny) -> None:
