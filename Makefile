@@ -72,9 +72,9 @@ test-studio: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) playwright
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -m browser tests/studio/test_studio_browser.py
 
-# The pack's own copies of what it shares with the library; a test holds them equal.
+# The pack's own copy of what it uses of the library; a test holds them equal.
 comfyui:
-	cp src/skipguide/guidance.py src/skipguide/presets.toml comfyui/
+	$(PYTHON) comfyui/vendor.py
 
 # The node pack in a real ComfyUI: make test-comfyui COMFYUI_PATH=... COMFYUI_PYTHON=... (comfyui/README.md).
 test-comfyui: $(READY)

@@ -1,10 +1,10 @@
-"""skipguide for ComfyUI: Spatiotemporal Skip Guidance as nodes. Needs nothing but ComfyUI itself."""
+"""skipguide for ComfyUI: Spatiotemporal Skip Guidance as nodes, with ComfyUI as its only need."""
 
 from __future__ import annotations
 
 
 async def comfy_entrypoint():
-    """What ComfyUI asks a pack of V3 nodes for."""
+    """Return the pack; ComfyUI calls this to find the nodes."""
     from .nodes import SkipGuide
 
     return SkipGuide()

@@ -1,283 +1,287 @@
-"""The nodes."""
+"""The nodes: their inputs, and the request that each of them puts on a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import comfy.samplers  # pyright: ignore[reportMissingImports]
 from comfy_api.latest import ComfyExtension, io, ui  # pyright: ignore[reportMissingImports]
 
-from . import layers, schedule
-from .models import Place, places_of
-from .step import KEY, with_terms
-from .terms import SKIPS, SPACES, Term, Window, in_words
+from ._skipguide.families.presets import Preset
+from ._skipguide.method.request import GuidanceRequest
+from ._skipguide.method.terms import SLG, STG
+from .bins import read_schedule
+from .models import BlockChain, block_chain
+from .node_request import SKIPS, SPACES, NodeRequest, describe_terms, read_layers, schedule_request
+from .published import named_preset, preset_names, preset_schedule, presets_for, recommended_preset
+from .step import requests_of, with_request
 
-CATEGORY = "skipguide"
 PUBLISHED, CUSTOM = "published for this model", "custom"
+EXAMPLE_BINS = (
+    "sigma=0.9..1.1 layers=11,25 scale=4 cfg=6 rescale=0.5 skip=attention\n"
+    "sigma=0..0.9 layers=28 cfg=1"
+)
+TIPS = {
+    "model": "The model to guide. LoRA, GGUF and fp8 are fine: its weights are not touched.",
+    "preset": "A published setting by name, or custom: only then the inputs below count.",
+    "layers": "Blocks to skip, from 0: 9, or 9,10, or 7-9, or single:3.",
+    "skip": "residual: the block returns its input; attention: its self-attention returns the"
+    " values.",
+    "scale": "How far to push away from the weak pass; 0 is off and costs nothing.",
+    "start_percent": "Where in the run the guidance begins.",
+    "end_percent": "Where in the run the guidance ends.",
+    "rescale": "How much of the spread of the conditional estimate the result gets back; 0 is off,"
+    " 1 is full.",
+    "rescale_of": "What the spread is taken of: the prediction of the model, as in the paper, or"
+    " the data, as in core's nodes.",
+    "share_prefix": "Start the weak pass at the first skipped block, where the conditional pass"
+    " already is; off only to compare.",
+    "bins": "One range of noise levels a line: sigma=low..high, then any of layers, scale, cfg,"
+    " rescale and skip.",
+    "positive": "The prompt.",
+    "negative": "The negative prompt; not used where cfg is 1.",
+    "cfg": "The CFG scale; 1 is no CFG.",
+}
 
 
-# --- inputs that nodes have in common ---------------------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------
 
 
-def _model() -> Any:
-    return io.Model.Input(
-        "model", tooltip="The model to guide; LoRA, GGUF and fp8 are fine, its weights are not touched."
+def _number(name: str, default: float, high: float = 1.0, step: float = 0.001) -> Any:
+    return io.Float.Input(name, default=default, min=0.0, max=high, step=step, tooltip=TIPS[name])
+
+
+def _choice(name: str, options: list[str], default: str, **extra: Any) -> Any:
+    return io.Combo.Input(name, options=options, default=default, tooltip=TIPS[name], **extra)
+
+
+def _text(name: str, default: str, **extra: Any) -> Any:
+    return io.String.Input(name, default=default, tooltip=TIPS[name], **extra)
+
+
+def _preset(kind: str, scheduled: bool = False) -> Any:
+    return _choice("preset", [CUSTOM, PUBLISHED, *preset_names(kind, scheduled)], CUSTOM)
+
+
+def _layers_and_skip() -> list[Any]:
+    return [_text("layers", "9"), _choice("skip", SKIPS, "residual")]
+
+
+def _window(start: float, end: float) -> list[Any]:
+    return [_number("start_percent", start), _number("end_percent", end)]
+
+
+def _stg_inputs() -> list[Any]:
+    return [
+        _preset("stg"),
+        *_layers_and_skip(),
+        _number("scale", 1.0, high=20.0, step=0.05),
+        *_window(0.0, 1.0),
+        _number("rescale", 0.0),
+        _choice("rescale_of", SPACES, "prediction", optional=True),
+        io.Boolean.Input("share_prefix", default=True, tooltip=TIPS["share_prefix"], optional=True),
+    ]
+
+
+def _schema(
+    node: str, title: str, description: str, inputs: list[Any], output: Any, **extra: Any
+) -> io.Schema:
+    """Return the schema of a node, whose first input is the model."""
+    return io.Schema(
+        node_id=node,
+        display_name=title,
+        category="skipguide",
+        description=description,
+        inputs=[io.Model.Input("model", tooltip=TIPS["model"]), *inputs],
+        outputs=[output],
+        **extra,
     )
 
 
-def _preset(names: Sequence[str]) -> Any:
-    tooltip = "A published setting by name, or custom: only then the inputs below count."
-    return io.Combo.Input("preset", options=[CUSTOM, PUBLISHED, *names], default=CUSTOM, tooltip=tooltip)
+# --- from inputs to requests ----------------------------------------------------------------------
 
 
-def _what(default: str) -> list[Any]:
-    return [
-        io.String.Input("layers", default=default, tooltip="Blocks to skip, from 0: 9, or 9,10, or 7-9, or single:3."),
-        io.Combo.Input(
-            "skip",
-            options=SKIPS,
-            default="residual",
-            tooltip="residual: the block returns its input; attention: its self-attention returns the values.",
-        ),
-    ]
+def _chain(model: Any) -> BlockChain:
+    return block_chain(model.get_model_object("diffusion_model"))
 
 
-def _percent(name: str, default: float, tooltip: str) -> Any:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
+def _preset_row(model: Any, preset: str, kind: str, scheduled: bool = False) -> Preset:
+    if preset == PUBLISHED:
+        return recommended_preset(_chain(model), kind, scheduled)
+    return named_preset(preset, _chain(model))
 
 
-def _when(start: float, end: float) -> list[Any]:
-    return [
-        _percent("start_percent", start, "Where in the run the guidance begins."),
-        _percent("end_percent", end, "Where in the run the guidance ends."),
-    ]
+def _with_preset(model: Any, kind: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the inputs of a node; those that a preset has take the place of the given ones."""
+    if inputs["preset"] == CUSTOM:
+        return inputs
+    row = _preset_row(model, inputs["preset"], kind)
+    return {
+        **inputs, "layers": row.layers, "skip": row.skip, "scale": row.scale,
+        "start_percent": row.start, "end_percent": row.stop, "rescale": row.rescale,
+        "rescale_of": "prediction",
+    }  # fmt: skip
 
 
-def _term_inputs() -> list[Any]:
-    scale = "How far to push away from the weak pass; 0 is off and costs nothing."
-    rescale = "How much of the spread of the conditional estimate is given back to the result; 0 is off, 1 is full."
-    space = (
-        "What the spread is taken of: the prediction of the model, as in the paper, or the data, as in core's nodes."
+def _stg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
+    inputs = _with_preset(model, "stg", inputs)
+    guidance = GuidanceRequest(
+        terms=(STG(read_layers(inputs["layers"]), inputs["scale"], inputs["skip"]),),
+        rescale=inputs["rescale"],
+        rescale_space=inputs.get("rescale_of", "prediction"),
+        share_prefix=inputs.get("share_prefix", True),
     )
-    share = "Start the weak pass at the first skipped block, where the strong pass already is; off only to compare."
-    return [
-        _preset(schedule.names("stg")),
-        *_what("9"),
-        io.Float.Input("scale", default=1.0, min=0.0, max=20.0, step=0.05, tooltip=scale),
-        *_when(0.0, 1.0),
-        _percent("rescale", 0.0, rescale),
-        io.Combo.Input("rescale_of", options=SPACES, default="prediction", tooltip=space, optional=True),
-        io.Boolean.Input("share_prefix", default=True, tooltip=share, optional=True),
-    ]
+    return NodeRequest(guidance, _sigmas(model, inputs))
 
 
-# --- from inputs to terms ---------------------------------------------------------------------------------------------
+def _slg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
+    inputs = _with_preset(model, "slg", inputs)
+    guidance = GuidanceRequest(terms=(SLG(read_layers(inputs["layers"]), inputs["skip"]),))
+    return NodeRequest(guidance, _sigmas(model, inputs))
 
 
-def _layers_error(preset: str | None, text: str | None) -> bool | str:
-    """What ComfyUI shows at the node before anything runs; inputs that come from other nodes are None here."""
-    if preset != CUSTOM or text is None:
-        return True
-    try:
-        layers.parsed(text)
-    except ValueError as error:
-        return str(error)
+def _sigmas(model: Any, inputs: dict[str, Any]) -> tuple[float, float]:
+    start, end = inputs["start_percent"], inputs["end_percent"]
+    if not start < end:
+        raise ValueError(
+            f"end_percent must be above start_percent, but start_percent is {start:g} and"
+            f" end_percent is {end:g}. Swap them."
+        )
+    sampling = model.get_model_object("model_sampling")
+    return float(sampling.percent_to_sigma(end)), float(sampling.percent_to_sigma(start))
+
+
+def _problem(read: Any, preset: str | None, text: str | None) -> bool | str:
+    """Return what ComfyUI is to show at the node before anything runs; True if all is well.
+
+    Inputs that come from other nodes are None here.
+    """
+    if preset == CUSTOM and text is not None:
+        try:
+            read(text)
+        except ValueError as error:
+            return str(error)
     return True
 
 
-def _window(model: Any, start: float, end: float) -> Window:
-    if not start < end:
-        raise ValueError(f"end_percent must be above start_percent, but got {start:g} to {end:g}. Swap them.")
-    sampling = model.get_model_object("model_sampling")
-    return Window(float(sampling.percent_to_sigma(end)), float(sampling.percent_to_sigma(start)))
+# --- the nodes ------------------------------------------------------------------------------------
 
 
-def _row(model: Any, preset: str, kind: str) -> dict[str, Any]:
-    diffusion_model = model.get_model_object("diffusion_model")
-    if preset == PUBLISHED:
-        return schedule.recommended(diffusion_model, kind)
-    return schedule.preset(preset, diffusion_model)
-
-
-def _term(model: Any, kind: str, inputs: dict[str, Any]) -> Term:
-    """The term of a node's inputs; a preset's row takes the place of what it has."""
-    if inputs["preset"] != CUSTOM:
-        row = _row(model, inputs["preset"], kind)
-        found = {"start_percent": row.get("start", 0.0), "end_percent": row.get("stop", 1.0)}
-        found |= {"layers": schedule.words(row["layers"]), "skip": row["skip"], "rescale": row.get("rescale", 0.0)}
-        inputs = {**inputs, **found, "scale": row["scale"], "rescale_of": "prediction"}
-    return Term(
-        layers.parsed(inputs["layers"]),
-        _window(model, inputs["start_percent"], inputs["end_percent"]),
-        1.0 if kind == "slg" else inputs["scale"],
-        inputs["skip"],
-        inputs.get("rescale", 0.0),
-        inputs.get("rescale_of", "prediction"),
-        inputs.get("share_prefix", True),
-        kind,
-    )
-
-
-# --- the nodes --------------------------------------------------------------------------------------------------------
-
-
-class _OfLayers(io.ComfyNode):
-    """A node that is asked for layers."""
+class _LayersNode(io.ComfyNode):
+    """A node that asks for layers."""
 
     @classmethod
     def validate_inputs(cls, preset: str | None = None, layers: str | None = None) -> bool | str:
-        return _layers_error(preset, layers)
+        return _problem(lambda text: STG(read_layers(text)), preset, layers)
 
 
-class SkipGuideSTG(_OfLayers):
-    """A weak pass beside the others, and a push away from it."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SkipGuideSTG",
-            display_name="Spatiotemporal Skip Guidance",
-            category=CATEGORY,
-            description="Pushes each step away from a weak pass that skips some blocks. Several of these nodes add up.",
-            inputs=[_model(), *_term_inputs()],
-            outputs=[io.Model.Output()],
-        )
-
-    @classmethod
-    def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(with_terms(model, [_term(model, "stg", inputs)]))
-
-
-class SkipGuideSLG(_OfLayers):
-    """Layers skipped in the unconditional pass itself: no extra pass."""
+class SkipGuideSTG(_LayersNode):
+    """Push each step away from a weak pass beside the others."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SkipGuideSLG",
-            display_name="Skip Layer Guidance (uncond)",
-            category=CATEGORY,
-            description="Skips blocks in the unconditional pass: cheaper than plain CFG, and nothing without it.",
-            inputs=[_model(), _preset(schedule.names("slg")), *_what("9"), *_when(0.1, 0.9)],
-            outputs=[io.Model.Output()],
+        description = (
+            "Pushes each step away from a weak pass that skips some blocks. Several of these nodes"
+            " add up."
         )
+        title = "Spatiotemporal Skip Guidance"
+        return _schema("SkipGuideSTG", title, description, _stg_inputs(), io.Model.Output())
 
     @classmethod
     def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(with_terms(model, [_term(model, "slg", inputs)]))
+        return io.NodeOutput(with_request(model, _stg_request(model, inputs)))
+
+
+class SkipGuideSLG(_LayersNode):
+    """Skip layers in the unconditional pass itself, without an extra pass."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        description = (
+            "Skips blocks in the unconditional pass: cheaper than plain CFG, and nothing without"
+            " it."
+        )
+        inputs = [_preset("slg"), *_layers_and_skip(), *_window(0.1, 0.9)]
+        title = "Skip Layer Guidance (uncond)"
+        return _schema("SkipGuideSLG", title, description, inputs, io.Model.Output())
+
+    @classmethod
+    def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(with_request(model, _slg_request(model, inputs)))
 
 
 class SkipGuideSchedule(io.ComfyNode):
-    """Layers, scale, CFG and rescaling that change with the noise level."""
+    """Change layers, scale, CFG and rescaling with the noise level."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        bins = "One range of noise levels a line: sigma=low..high, then any of layers, scale, cfg, rescale and skip."
-        example = "sigma=0.9..1.1 layers=11,25 scale=4 cfg=6 rescale=0.5 skip=attention\nsigma=0..0.9 layers=28 cfg=1"
-        return io.Schema(
-            node_id="SkipGuideSchedule",
-            display_name="Skip Guidance Schedule",
-            category=CATEGORY,
-            description="Skip guidance by noise level. A bin's cfg takes the place of the sampler's.",
-            inputs=[
-                _model(),
-                _preset(schedule.names("stg", scheduled=True)),
-                io.String.Input("bins", multiline=True, default=example, tooltip=bins),
-            ],
-            outputs=[io.Model.Output()],
-        )
+        description = "Skip guidance by noise level. A bin's cfg takes the place of the sampler's."
+        inputs = [_preset("stg", scheduled=True), _text("bins", EXAMPLE_BINS, multiline=True)]
+        title = "Skip Guidance Schedule"
+        return _schema("SkipGuideSchedule", title, description, inputs, io.Model.Output())
 
     @classmethod
     def validate_inputs(cls, preset: str | None = None, bins: str | None = None) -> bool | str:
-        if preset == CUSTOM and bins is not None:
-            try:
-                schedule.read(bins)
-            except ValueError as error:
-                return str(error)
-        return True
+        return _problem(read_schedule, preset, bins)
 
     @classmethod
     def execute(cls, model: Any, preset: str, bins: str) -> io.NodeOutput:
-        diffusion_model = model.get_model_object("diffusion_model")
         if preset == CUSTOM:
-            found = schedule.read(bins)
-        elif preset == PUBLISHED:
-            found = schedule.bins_of(schedule.recommended(diffusion_model, "stg", scheduled=True))
+            schedule = read_schedule(bins)
         else:
-            found = schedule.bins_of(schedule.preset(preset, diffusion_model))
-        scales = [(entry.window, entry.cfg) for entry in found if entry.cfg is not None]
-        return io.NodeOutput(with_terms(model, [entry.term for entry in found if entry.term], scales))
+            schedule = preset_schedule(_preset_row(model, preset, "stg", scheduled=True))
+        return io.NodeOutput(with_request(model, schedule_request(schedule)))
 
 
-class SkipGuideGuider(_OfLayers):
-    """CFG and skip guidance in one guider."""
+class SkipGuideGuider(_LayersNode):
+    """Do CFG and skip guidance in one guider."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SkipGuideGuider",
-            display_name="Skip Guidance Guider",
-            category=CATEGORY,
-            description="For SamplerCustomAdvanced: CFGGuider and Spatiotemporal Skip Guidance in one node.",
-            inputs=[
-                _model(),
-                io.Conditioning.Input("positive", tooltip="The prompt."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt; not used where cfg is 1."),
-                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="The CFG scale; 1 is no CFG."),
-                *_term_inputs(),
-            ],
-            outputs=[io.Guider.Output()],
+        description = (
+            "For SamplerCustomAdvanced: CFGGuider and Spatiotemporal Skip Guidance in one node."
         )
+        prompts = [
+            io.Conditioning.Input(name, tooltip=TIPS[name]) for name in ("positive", "negative")
+        ]
+        inputs = [*prompts, _number("cfg", 5.0, high=100.0, step=0.1), *_stg_inputs()]
+        title = "Skip Guidance Guider"
+        return _schema("SkipGuideGuider", title, description, inputs, io.Guider.Output())
 
     @classmethod
-    def execute(cls, model: Any, positive: Any, negative: Any, cfg: float, **inputs: Any) -> io.NodeOutput:
-        guider = comfy.samplers.CFGGuider(with_terms(model, [_term(model, "stg", inputs)]))
+    def execute(
+        cls, model: Any, positive: Any, negative: Any, cfg: float, **inputs: Any
+    ) -> io.NodeOutput:
+        guider = comfy.samplers.CFGGuider(with_request(model, _stg_request(model, inputs)))
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
         return io.NodeOutput(guider)
 
 
 class SkipGuideInfo(io.ComfyNode):
-    """What can be skipped in a model, and what it costs."""
+    """Show what can be skipped in a model, and what it costs."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SkipGuideInfo",
-            display_name="Skip Guidance Info",
-            category=CATEGORY,
-            description="Lists the blocks of a model, the published settings for it, and what the terms on it cost.",
-            inputs=[_model()],
-            outputs=[io.String.Output()],
-            is_output_node=True,
+        description = (
+            "Lists the blocks of a model, the published settings for it, and what the terms on it"
+            " cost."
         )
+        title, output = "Skip Guidance Info", io.String.Output()
+        return _schema("SkipGuideInfo", title, description, [], output, is_output_node=True)
 
     @classmethod
     def execute(cls, model: Any) -> io.NodeOutput:
-        text = _info(model)
+        chain = _chain(model)
+        depths = ", ".join(f"{name}:0 to {name}:{n - 1}" for name, n in chain.depths().items())
+        lines = [f"{chain.family.model}: {depths}"]
+        for request in requests_of(model):
+            for term in request.guidance.terms:
+                cost = chain.cost(term, request.guidance.share_prefix)
+                lines.append(f"{describe_terms([term])}: {cost:.2f} of a forward pass")
+        published = ", ".join(row.name for row in presets_for(chain)) or "nothing"
+        text = "\n".join([*lines, f"published for it: {published}"])
         return io.NodeOutput(text, ui=ui.PreviewText(text))
-
-
-def _info(model: Any) -> str:
-    diffusion_model = model.get_model_object("diffusion_model")
-    places = places_of(diffusion_model)
-    depths = layers.depths_of(places).items()
-    lines = [f"{type(diffusion_model).__name__}: " + ", ".join(f"{name}:0 to {name}:{n - 1}" for name, n in depths)]
-    for term in model.model_options.get(KEY, ()):
-        lines.append(f"{in_words([term])}: {cost(term, places):.2f} of a forward pass")
-    published = [name for name, row in schedule.presets().items() if schedule.fits(row, diffusion_model)]
-    return "\n".join([*lines, f"published for it: {', '.join(published) or 'nothing'}"])
-
-
-def cost(term: Term, places: Sequence[Place]) -> float:
-    """What a guided step takes beside its other passes, in forward passes; negative where a term spares blocks."""
-    chosen = layers.chosen(term.layers, places)
-    spared = len(chosen) if term.skip == "residual" else 0
-    if term.kind == "slg":
-        return -spared / len(places)
-    before = chosen[0].position if term.shared else 0
-    return (len(places) - before - spared) / len(places)
 
 
 class SkipGuide(ComfyExtension):

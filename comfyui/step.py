@@ -1,12 +1,13 @@
 """Skip guidance on a model of ComfyUI: what happens at one evaluation of the model.
 
-A node only puts terms into `model_options`, one wrapper around the guider, and one function behind CFG. At a step that
-a term reaches, the wrapper makes a Step, which
+A node only puts its request into `model_options`, with one wrapper around the guider and one
+function behind CFG. At a step that is guided, the wrapper makes a Step, which
 
-1. runs each conditioning by itself, so that a batch is the same in the strong and in the weak pass to the last bit, and
-   records what enters the first skipped blocks; skips layers in the negative one if a term says so;
-2. keeps the conditional estimate, before other nodes (APG) change it;
-3. behind CFG runs the weak passes and adds s (c - p) to what CFG and other nodes made.
+1. runs each conditioning by itself, so that a batch is the same in the conditional and in the weak
+   pass to the last bit, and records what enters the first skipped blocks; in the negative one it
+   skips layers if a term says so;
+2. keeps the conditional estimate before other nodes (APG) change it;
+3. behind CFG, runs the weak passes and adds s (c - p) to what CFG and other nodes made.
 """
 
 from __future__ import annotations
@@ -21,65 +22,70 @@ import comfy.samplers  # pyright: ignore[reportMissingImports]
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key  # pyright: ignore[reportMissingImports]
 
-from . import blocks, layers, models
-from .terms import SKIPS, Term, Window, guided, in_words
+from . import blocks
+from ._skipguide.method.terms import SLG, STG
+from .models import BlockChain, block_chain
+from .node_request import SKIPS, ActiveTerm, NodeRequest, Term, describe_terms, push_estimate
 
 Tensor = torch.Tensor
 Options = dict[str, Any]
-KEY, STEP, SCALES, RUN = "skipguide", "skipguide_step", "skipguide_scales", "skipguide_run"
-Scale = tuple[Window, float]  # the CFG scale at some noise levels
+KEY, STEP, RUN = "skipguide", "skipguide_step", "skipguide_run"
 _log = logging.getLogger("skipguide")
 
 
-def with_terms(model: Any, terms: Sequence[Term], scales: Sequence[Scale] = ()) -> Any:
-    """A clone of the model (a ModelPatcher) under these terms, beside those that it has.
-
-    Args:
-        scales: CFG scales that take the place of the guider's.
+def with_request(model: Any, request: NodeRequest) -> Any:
+    """Return a clone of a model (a ModelPatcher) with this request beside those that it has.
 
     Raises:
         ValueError: for a model that cannot be guided, or layers that it does not have.
     """
-    places = models.places_of(model.get_model_object("diffusion_model"))
-    for term in terms:
-        layers.chosen(term.layers, places)
+    chain = block_chain(model.get_model_object("diffusion_model"))
+    for term in request.guidance.terms:
+        chain.skipped_by(term)
     clone = model.clone()
     fresh = KEY not in clone.model_options
-    for key, more in ((KEY, terms), (SCALES, scales)):
-        clone.model_options[key] = (*clone.model_options.get(key, ()), *more)
+    clone.model_options[KEY] = (*requests_of(clone), request)
     if fresh:
         clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, predict_noise)
-        clone.set_model_sampler_post_cfg_function(_behind_cfg)
+        clone.set_model_sampler_post_cfg_function(_guide_behind_cfg)
     return clone
+
+
+def requests_of(model: Any) -> tuple[NodeRequest, ...]:
+    """Return the requests on a model, in the order of their nodes."""
+    return model.model_options.get(KEY, ())
 
 
 def predict_noise(
     executor: Any, x: Tensor, timestep: Tensor, model_options: Options, seed: int | None = None
 ) -> Tensor:
-    """Wraps CFGGuider.predict_noise: a guided step, or the guider's own."""
-    sigma, terms = float(timestep[0]), model_options.get(KEY, ())
-    if RUN not in model_options:  # the samplers hand over one and the same dictionary at every step
-        model_options[RUN] = set[Term]()
-        _report(terms, model_options, executor.class_obj)
-    active = [term for term in terms if term.active(sigma)]
+    """Wrap CFGGuider.predict_noise: a guided step, or the guider's own."""
+    sigma, requests = float(timestep[0]), model_options.get(KEY, ())
+    if RUN not in model_options:  # samplers pass one and the same dictionary at every step
+        model_options[RUN] = list[Term]()
+        _report(requests, model_options, executor.class_obj)
+    active = [term for request in requests for term in request.active(sigma)]
     if active:
         _refuse_caches(model_options)
-        model_options = Step(active, executor.class_obj.conds, model_options[RUN]).options(model_options)
-    with _scaled(executor.class_obj, sigma, model_options.get(SCALES, ())):
+        step = Step(active, executor.class_obj.conds, model_options[RUN])
+        model_options = step.options(model_options)
+    with _cfg_scale(executor.class_obj, sigma, requests):
         return executor(x, timestep, model_options, seed)
 
 
 @contextlib.contextmanager
-def _scaled(guider: Any, sigma: float, scales: Sequence[Scale]) -> Iterator[None]:
-    """The guider has the CFG scale of this noise level."""
-    found = [scale for window, scale in scales if window.includes(sigma)]
+def _cfg_scale(guider: Any, sigma: float, requests: Sequence[NodeRequest]) -> Iterator[None]:
+    """Give the guider the CFG scale that a schedule has for this noise level."""
+    scales = [request.guidance_scale(sigma) for request in requests]
+    found = [scale for scale in scales if scale is not None]
     if not found:
         yield
         return
     if not hasattr(guider, "cfg") or (found[-1] != 1 and not guider.conds.get("negative")):
         raise ValueError(
-            f"a schedule with CFG scales needs a sampler with a negative prompt and one scale, but got a "
-            f"{type(guider).__name__}. Use KSampler or CFGGuider, or a schedule without cfg=."
+            "a schedule with CFG scales needs a sampler with a negative prompt and one scale, but"
+            f" this one is a {type(guider).__name__}. Use KSampler or CFGGuider, or a schedule"
+            " without cfg=."
         )
     before, guider.cfg = guider.cfg, found[-1]
     try:
@@ -88,17 +94,22 @@ def _scaled(guider: Any, sigma: float, scales: Sequence[Scale]) -> Iterator[None
         guider.cfg = before
 
 
-def _report(terms: Sequence[Term], model_options: Options, guider: Any) -> None:
-    """Say at the first step how many are guided."""
+def _report(requests: Sequence[NodeRequest], model_options: Options, guider: Any) -> None:
+    """Log at the first step how many steps are guided."""
     given = model_options.get("transformer_options", {}).get("sample_sigmas")
+    terms = [term for request in requests for term in request.guidance.terms]
     if not terms or given is None:
         return
     sigmas = given[:-1].tolist()
-    if any(term.kind == "slg" for term in terms) and getattr(guider, "cfg", 0) == 1:
-        _log.warning("SLG skips layers in the unconditional pass, and this run has none, because its CFG is 1")
-    count = sum(any(term.active(value) for term in terms) for value in sigmas)
+    if any(isinstance(term, SLG) for term in terms) and getattr(guider, "cfg", 0) == 1:
+        _log.warning(
+            "SLG skips layers in the unconditional pass, and this run has none, because its CFG"
+            " is 1"
+        )
+    count = sum(any(request.active(value) for request in requests) for value in sigmas)
     level = logging.INFO if count else logging.WARNING
-    _log.log(level, "skip guidance (%s): %d of %d steps are guided", in_words(terms), count, len(sigmas))
+    words = describe_terms(terms)
+    _log.log(level, "skip guidance (%s): %d of %d steps are guided", words, count, len(sigmas))
 
 
 def _refuse_caches(model_options: Options) -> None:
@@ -107,12 +118,12 @@ def _refuse_caches(model_options: Options) -> None:
     if easy or "rel_l1_thresh" in options:
         name = "EasyCache" if easy else "TeaCache"
         raise ValueError(
-            f"skip guidance needs passes that are really run, but got a model with {name}, which mixes those of the "
-            "weak model with the others. Take it out, or use LazyCache."
+            f"skip guidance cannot be combined with {name}, which would reuse outputs of the weak"
+            f" pass in the others. Remove {name}, or use LazyCache."
         )
 
 
-def _behind_cfg(args: dict[str, Any]) -> Tensor:
+def _guide_behind_cfg(args: dict[str, Any]) -> Tensor:
     step = args["model_options"].get(STEP)
     return args["denoised"] if step is None else step.guide(args)
 
@@ -121,114 +132,138 @@ class Step:
     """One guided evaluation of the model.
 
     Args:
-        seen: terms that have been seen to change something in this run; those of this step are added.
+        active: the terms of this step.
+        conds: the guider's prompts, by name.
+        effective: terms that have changed something in this run; those of this step are added.
     """
 
-    def __init__(self, terms: Sequence[Term], conds: dict[str, Any], seen: set[Term]) -> None:
-        self._seen = seen
-        self.weak = [term for term in terms if term.kind == "stg"]
-        self.slg = [term for term in terms if term.kind == "slg"]
-        self._uuids = {name: {cond["uuid"] for cond in conds.get(name) or []} for name in ("positive", "negative")}
+    def __init__(
+        self, active: Sequence[ActiveTerm], conds: dict[str, Any], effective: list[Term]
+    ) -> None:
+        self._effective = effective
+        self.weak = [entry for entry in active if isinstance(entry.term, STG)]
+        self.slg = [entry.term for entry in active if isinstance(entry.term, SLG)]
+        self._uuids = {
+            name: {cond["uuid"] for cond in conds.get(name) or []}
+            for name in ("positive", "negative")
+        }
         self._recording: blocks.Recording | None = None
-        self._strong = True
+        self._before_weak = True
         self._c: tuple[Any, Tensor] | None = None
 
     def options(self, model_options: Options) -> Options:
-        """The model_options of this evaluation."""
+        """Return the model_options of this evaluation."""
         options = comfy.model_patcher.create_model_options_clone(model_options)
         options[STEP] = self
-        options["sampler_pre_cfg_function"] = [self._before_cfg, *options.get("sampler_pre_cfg_function", [])]
-        add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, self._calc_cond_batch, options, is_model_options=True)
+        earlier = options.get("sampler_pre_cfg_function", [])
+        options["sampler_pre_cfg_function"] = [self._keep_estimate, *earlier]
+        add_wrapper_with_key(
+            WrappersMP.CALC_COND_BATCH, KEY, self._calc_cond_batch, options, is_model_options=True
+        )
         return options
 
-    # --- the strong passes --------------------------------------------------------------------------------------------
+    # --- the conditional and the unconditional pass -----------------------------------------------
 
     def _calc_cond_batch(
-        self, executor: Any, model: Any, conds: list[Any], x: Tensor, sigma: Tensor, options: Options
-    ) -> list[Tensor]:
-        if not self._strong:
+        self, executor: Any, model: Any, conds: list[Any], x: Tensor, sigma: Tensor,
+        options: Options,
+    ) -> list[Tensor]:  # fmt: skip
+        if not self._before_weak:
             return executor(model, conds, x, sigma, options)
-        places = models.places_of(model.diffusion_model)
+        chain = block_chain(model.diffusion_model)
         found = []
         for number, cond in enumerate(conds):
             alone = [cond if other == number else None for other in range(len(conds))]
-            found.append(executor(model, alone, x, sigma, self._options_for(cond, places, options))[number])
+            own = self._options_for(cond, chain, options)
+            found.append(executor(model, alone, x, sigma, own)[number])
         return found
 
-    def _options_for(self, cond: Any, places: Sequence[models.Place], options: Options) -> Options:
+    def _options_for(self, cond: Any, chain: BlockChain, options: Options) -> Options:
         uuids = {entry["uuid"] for entry in cond or []}
         if uuids and uuids <= self._uuids["negative"] and self.slg:
-            return _with_model_wrapper(options, self._slg(places))
-        if uuids and uuids <= self._uuids["positive"] and any(term.shared for term in self.weak):
-            return _with_model_wrapper(options, self._record(places))
+            return _with_model_wrapper(options, self._slg_wrapper(chain))
+        shared = any(entry.share_prefix for entry in self.weak)
+        if uuids and uuids <= self._uuids["positive"] and shared:
+            return _with_model_wrapper(options, self._record_wrapper(chain))
         return options
 
-    def _record(self, places: Sequence[models.Place]) -> Any:
-        firsts = {layers.chosen(term.layers, places)[0].position for term in self.weak if term.shared}
+    def _record_wrapper(self, chain: BlockChain) -> Any:
+        firsts = {chain.skipped_by(entry.term)[0] for entry in self.weak if entry.share_prefix}
         if self._recording is None:
             self._recording = blocks.Recording(sorted(firsts))
         recording = self._recording
 
-        def arounds(uuids: Sequence[Any]) -> dict[int, blocks.Around]:
+        def changes(uuids: Sequence[Any]) -> dict[int, blocks.Change]:
             return {first: recording.recorder(first, uuids) for first in firsts}
 
-        return _model_wrapper(places, arounds)
+        return _model_wrapper(chain, changes)
 
-    def _slg(self, places: Sequence[models.Place]) -> Any:
-        residual, attention = (self._spared(skip, places) for skip in SKIPS)
-        return _model_wrapper(places, lambda _: blocks.weakened(residual, places, "residual", None), attention)
+    def _slg_wrapper(self, chain: BlockChain) -> Any:
+        residual, attention = (self._slg_skips(skip, chain) for skip in SKIPS)
+        return _model_wrapper(
+            chain, lambda _: blocks.weak_changes(residual, "residual", None), attention
+        )
 
-    def _spared(self, skip: str, places: Sequence[models.Place]) -> tuple[models.Place, ...]:
-        return layers.chosen([name for term in self.slg if term.skip == skip for name in term.layers], places)
+    def _slg_skips(self, skip: str, chain: BlockChain) -> list[int]:
+        terms = [term for term in self.slg if term.skip == skip]
+        return sorted({position for term in terms for position in chain.skipped_by(term)})
 
-    def _before_cfg(self, args: dict[str, Any]) -> Any:
-        self._strong, self._c = False, (args["conds"][0], args["conds_out"][0])
+    def _keep_estimate(self, args: dict[str, Any]) -> Any:
+        self._before_weak, self._c = False, (args["conds"][0], args["conds_out"][0])
         return args["conds_out"]
 
-    # --- the weak passes ----------------------------------------------------------------------------------------------
+    # --- the weak passes --------------------------------------------------------------------------
 
     def guide(self, args: dict[str, Any]) -> Tensor:
-        """D with the pushes of all terms. Takes and returns what ComfyUI's functions behind CFG do."""
-        self._strong = False
-        c = self._c[1] if self._c is not None and self._c[0] is args["cond"] else args["cond_denoised"]
+        """Return D with the pushes of all terms.
+
+        Args:
+            args: as ComfyUI calls a function behind CFG.
+        """
+        self._before_weak = False
+        kept = self._c is not None and self._c[0] is args["cond"]
+        c = self._c[1] if self._c is not None and kept else args["cond_denoised"]
         D = args["denoised"]
-        for term in self.weak:
-            p = self._weak(term, args)
-            self._see(term, c, p)
-            D = guided(D, c, p, _origin(args), term)
+        for entry in self.weak:
+            p = self._weak_estimate(entry, args)
+            self._check_effect(entry.term, c, p)
+            D = push_estimate(D, c, p, _origin(args), entry)
         if self._recording is not None:
             self._recording.clear()
         return D
 
-    def _see(self, term: Term, c: Tensor, p: Tensor) -> None:
-        """See once in a run that a weak pass is one: to look at it is to wait for the device."""
-        if term in self._seen:
+    def _check_effect(self, term: Term, c: Tensor, p: Tensor) -> None:
+        """Check once in a run that a weak pass differs: looking at values waits for the device."""
+        if term in self._effective:
             return
         if not torch.equal(c, p):
-            self._seen.add(term)
+            self._effective.append(term)
         elif c.any():
             raise RuntimeError(
-                f"the weak pass must differ from the strong one, but skipping {in_words([term])} changed nothing. "
-                "Another node seems to run the blocks in its own way; take it out to find which."
+                "the weak pass must differ from the conditional one, but skipping"
+                f" {describe_terms([term])} changed nothing. Another node probably runs the blocks"
+                " in its own way; remove nodes one by one to find which."
             )
 
-    def _weak(self, term: Term, args: dict[str, Any]) -> Tensor:
-        places = models.places_of(args["model"].diffusion_model)
-        skipped = layers.chosen(term.layers, places)
+    def _weak_estimate(self, entry: ActiveTerm, args: dict[str, Any]) -> Tensor:
+        chain = block_chain(args["model"].diffusion_model)
+        skipped, skip = chain.skipped_by(entry.term), entry.term.skip
 
-        def arounds(uuids: Sequence[Any]) -> dict[int, blocks.Around]:
+        def changes(uuids: Sequence[Any]) -> dict[int, blocks.Change]:
             recorded = None
-            if term.shared and self._recording is not None:
-                recorded = self._recording.streams(skipped[0].position, uuids)
-            return blocks.weakened(skipped, places, term.skip, recorded)
+            if entry.share_prefix and self._recording is not None:
+                recorded = self._recording.streams(skipped[0], uuids)
+            return blocks.weak_changes(skipped, skip, recorded)
 
-        identities = skipped if term.skip == "attention" else ()
-        options = _with_model_wrapper(args["model_options"], _model_wrapper(places, arounds, identities))
-        return comfy.samplers.calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)[0]
+        wrapper = _model_wrapper(chain, changes, skipped if skip == "attention" else ())
+        options = _with_model_wrapper(args["model_options"], wrapper)
+        return comfy.samplers.calc_cond_batch(
+            args["model"], [args["cond"]], args["input"], args["sigma"], options
+        )[0]
 
 
 def _origin(args: dict[str, Any]) -> Tensor:
-    """The estimate of the data where the model predicts zero: a x of x_0 = a x + b F."""
+    """Return a x of x_0 = a x + b F: the estimate where the model predicts zero."""
     x = args["input"]
     return args["model"].model_sampling.calculate_denoised(args["sigma"], torch.zeros_like(x), x)
 
@@ -239,18 +274,19 @@ def _with_model_wrapper(model_options: Options, wrapper: Any) -> Options:
     return options
 
 
-def _model_wrapper(places: Sequence[models.Place], arounds: Any, identities: Sequence[models.Place] = ()) -> Any:
-    """Wraps BaseModel.apply_model, which is called with the rows of one or more prompts.
+def _model_wrapper(chain: BlockChain, changes: Any, identities: Sequence[int] = ()) -> Any:
+    """Return a wrapper of BaseModel.apply_model, which is called with rows of one or more prompts.
 
     Args:
-        arounds: from the uuids of these prompts to what the blocks do.
+        changes: a function from the uuids of these prompts to what the blocks do.
+        identities: as for `blocks.attached`.
     """
 
     def wrapper(
-        executor: Any, x: Tensor, t: Tensor, concat: Any, cross: Any, control: Any, options: Options, **extra: Any
-    ) -> Tensor:
-        model = executor.class_obj.diffusion_model
-        with blocks.attached(model, places, arounds(options["uuids"]), options, identities) as changed:
+        executor: Any, x: Tensor, t: Tensor, concat: Any, cross: Any, control: Any,
+        options: Options, **extra: Any,
+    ) -> Tensor:  # fmt: skip
+        with blocks.attached(chain, changes(options["uuids"]), options, identities) as changed:
             return executor(x, t, concat, cross, control, changed, **extra)
 
     return wrapper

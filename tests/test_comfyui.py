@@ -1,11 +1,13 @@
-"""The parts of the node pack that need no ComfyUI: lists of layers, schedules, blocks, the formula.
+"""The parts of the node pack that need no ComfyUI: layers, schedules, presets, blocks, the formula.
 
-Toy models stand for ComfyUI's: one that knows block replacement patches, one that does not; both
-add to their input in place, as ComfyUI's do. What they are compared with is the toy itself, written
-out without the blocks that are skipped."""
+Toy models stand in for ComfyUI's: one knows block replacement patches, the other does not. Both add
+to their input in place, as ComfyUI's do. The oracle is the toy written out by hand, without the
+blocks that are skipped.
+"""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,12 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from comfyui import blocks, layers, models, schedule, terms  # noqa: E402
+from comfyui._skipguide.families.blocks import layer_sites  # noqa: E402
+from comfyui._skipguide.method.formula import rescale  # noqa: E402
+from comfyui._skipguide.method.request import GuidanceRequest  # noqa: E402
+from comfyui._skipguide.method.terms import SLG, STG, Bin, Schedule  # noqa: E402
+
+from comfyui import attention, bins, blocks, models, node_request, published, vendor  # noqa: E402
 
 DEPTH = 6
 
@@ -108,27 +115,27 @@ def blocks_in(model: WanModel) -> list[Block]:
     return [block for block in model.blocks if isinstance(block, Block)]
 
 
-def strong(
+def record(
     model: WanModel, x: torch.Tensor, recording: blocks.Recording, position: int, uuids: list[str]
 ) -> torch.Tensor:
-    arounds = {position: recording.recorder(position, uuids)}
-    with blocks.attached(model, models.places_of(model), arounds, {}) as options:
+    changes = {position: recording.recorder(position, uuids)}
+    with blocks.attached(models.block_chain(model), changes, {}) as options:
         return model(x, transformer_options=options)
 
 
-def weak(
+def run_weak(
     model: WanModel, x: torch.Tensor, text: str, skip: str, recorded: blocks.Streams | None
 ) -> torch.Tensor:
-    places = models.places_of(model)
-    skipped = layers.chosen(layers.parsed(text), places)
-    arounds = blocks.weakened(skipped, places, skip, recorded)
+    chain = models.block_chain(model)
+    skipped = chain.skipped_by(STG(node_request.read_layers(text), skip=skip))
+    changes = blocks.weak_changes(skipped, skip, recorded)
     identities = skipped if skip == "attention" else ()
-    with blocks.attached(model, places, arounds, {}, identities) as options:
+    with blocks.attached(chain, changes, {}, identities) as options:
         return model(x, transformer_options=options)
 
 
 def written_out(model: WanModel, x: torch.Tensor, skipped: set[int], skip: str) -> torch.Tensor:
-    """The toy by hand."""
+    """Run the toy by hand."""
     x = x + 1
     for index, block in enumerate(blocks_in(model)):
         v = block.self_attn.to_v(x)
@@ -140,20 +147,20 @@ def written_out(model: WanModel, x: torch.Tensor, skipped: set[int], skip: str) 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("skip", terms.SKIPS)
+@pytest.mark.parametrize("skip", node_request.SKIPS)
 @pytest.mark.parametrize("text", ["0", "3", "2-3", "5", "1, 4"])
 def test_weak_pass_from_record_is_the_full_one(
     model: WanModel, x: torch.Tensor, text: str, skip: str
 ) -> None:
-    numbers = {number for _, number in layers.parsed(text)}
+    numbers = {int(layer) for layer in node_request.read_layers(text)}
     recording = blocks.Recording([min(numbers)])
-    plain = strong(model, x, recording, min(numbers), ["a", "b"])
+    plain = record(model, x, recording, min(numbers), ["a", "b"])
     for block in blocks_in(model):
         block.runs = 0
-    shared = weak(model, x, text, skip, recording.streams(min(numbers), ["a", "b"]))
+    shared = run_weak(model, x, text, skip, recording.streams(min(numbers), ["a", "b"]))
     ran = sum(block.runs for block in blocks_in(model))
     assert ran == DEPTH - min(numbers) - (len(numbers) if skip == "residual" else 0)
-    assert torch.equal(shared, weak(model, x, text, skip, None))
+    assert torch.equal(shared, run_weak(model, x, text, skip, None))
     assert torch.allclose(shared, written_out(model, x, numbers, skip), atol=1e-5)
     assert not torch.allclose(shared, plain)
 
@@ -161,11 +168,11 @@ def test_weak_pass_from_record_is_the_full_one(
 @torch.no_grad()
 def test_rows_of_a_record_are_found_by_prompt(model: WanModel, x: torch.Tensor) -> None:
     recording = blocks.Recording([3])
-    strong(model, x, recording, 3, ["a", "b"])
+    record(model, x, recording, 3, ["a", "b"])
     for uuids, rows in ((["b"], x[2:]), (["b", "a"], x[[2, 3, 0, 1]])):
         assert torch.equal(
-            weak(model, rows, "3", "residual", recording.streams(3, uuids)),
-            weak(model, rows, "3", "residual", None),
+            run_weak(model, rows, "3", "residual", recording.streams(3, uuids)),
+            run_weak(model, rows, "3", "residual", None),
         )
 
 
@@ -175,11 +182,11 @@ def test_record_of_a_prompt_that_ran_twice_or_never_is_not_used(
 ) -> None:
     recording = blocks.Recording([3])
     for _ in range(2):
-        strong(model, x, recording, 3, ["a", "b"])
+        record(model, x, recording, 3, ["a", "b"])
     assert recording.streams(3, ["a"]) is None
     assert recording.streams(3, ["c"]) is None
     recording.clear()
-    strong(model, x, recording, 3, ["a", "b"])
+    record(model, x, recording, 3, ["a", "b"])
     assert recording.streams(3, ["a", "b"]) is not None
 
 
@@ -187,7 +194,7 @@ def test_record_of_a_prompt_that_ran_twice_or_never_is_not_used(
 def test_nothing_is_left_behind_also_after_an_error(model: WanModel, x: torch.Tensor) -> None:
     before = [*model.blocks], model(x, transformer_options={})
     with pytest.raises(RuntimeError, match="shapes"):
-        weak(model, x[..., :3], "2", "attention", None)
+        run_weak(model, x[..., :3], "2", "attention", None)
     assert [*model.blocks] == before[0]
     assert all(not module._forward_pre_hooks for module in model.modules())
     assert torch.equal(model(x, transformer_options={}), before[1])
@@ -202,13 +209,13 @@ def test_patch_of_another_node_is_kept_where_the_block_runs(x: torch.Tensor) -> 
         return {"img": 2 * extra["original_block"](args)["img"]}
 
     theirs = {"patches_replace": {"dit": {("double_block", index): doubled for index in (1, 4)}}}
-    places, recording = models.places_of(model), blocks.Recording([3])
-    with blocks.attached(model, places, {3: recording.recorder(3, ["a"])}, theirs) as options:
+    chain, recording = models.block_chain(model), blocks.Recording([3])
+    with blocks.attached(chain, {3: recording.recorder(3, ["a"])}, theirs) as options:
         model(x, transformer_options=options)
     found = []
     for recorded in (recording.streams(3, ["a"]), None):
-        arounds = blocks.weakened([places[3]], places, "residual", recorded)
-        with blocks.attached(model, places, arounds, theirs) as options:
+        changes = blocks.weak_changes([3], "residual", recorded)
+        with blocks.attached(chain, changes, theirs) as options:
             found.append(model(x, transformer_options=options))
     assert torch.equal(*found)
     assert theirs["patches_replace"]["dit"][("double_block", 1)] is doubled
@@ -216,8 +223,8 @@ def test_patch_of_another_node_is_kept_where_the_block_runs(x: torch.Tensor) -> 
 
 def test_attention_skip_refuses_cross_attention() -> None:
     q, v = torch.zeros(1, 5, 8), torch.zeros(1, 3, 8)
-    with pytest.raises(RuntimeError, match="got 5 queries and 3 keys"):
-        blocks.identity(None, q, v, v, 2)
+    with pytest.raises(RuntimeError, match="has 5 queries and 3 keys"):
+        attention.identity_attention(None, q, v, v, 2)
 
 
 @pytest.mark.parametrize("heads_first", [False, True])
@@ -229,7 +236,7 @@ def test_identity_has_the_layout_of_attention(heads_first: bool, keep: bool) -> 
     q = 100 * torch.eye(5)[None, None].expand(2, 3, 5, 5)
     expected = nn.functional.scaled_dot_product_attention(q, q, v)
     given = v if heads_first else v.transpose(1, 2).flatten(2)
-    found = blocks.identity(
+    found = attention.identity_attention(
         None, given, given, given, 3, skip_reshape=heads_first, skip_output_reshape=keep
     )
     torch.testing.assert_close(found, expected if keep else expected.transpose(1, 2).flatten(2))
@@ -238,18 +245,17 @@ def test_identity_has_the_layout_of_attention(heads_first: bool, keep: bool) -> 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("9", [("", 9)]),
-        (" 9 ,10", [("", 9), ("", 10)]),
-        ("7-9", [("", 7), ("", 8), ("", 9)]),
-        ("single:3", [("single", 3)]),
-        ("dual: 2, single:0-1", [("double", 2), ("single", 0), ("single", 1)]),
-        ("3, single:3", [("", 3), ("single", 3)]),
+        ("9", [9]),
+        (" 9 ,10", [9, 10]),
+        ("7-9", [7, 8, 9]),
+        ("single:3", ["single:3"]),
+        ("dual:2, single:0-1", ["double:2", "single:0", "single:1"]),
+        ("3, single:3", [3, "single:3"]),
+        ([9, "dual:2"], [9, "double:2"]),
     ],
 )
-def test_lists_of_layers_are_read_as_people_write_them(
-    text: str, expected: list[layers.Name]
-) -> None:
-    assert layers.parsed(text) == tuple(expected)
+def test_lists_of_layers_are_read_as_people_write_them(text: Any, expected: list[Any]) -> None:
+    assert node_request.read_layers(text) == tuple(expected)
 
 
 @pytest.mark.parametrize(
@@ -257,37 +263,58 @@ def test_lists_of_layers_are_read_as_people_write_them(
     ["", ",", "9,", "-1", "7-", "a", "9 10", "9;10", "1.5", "9-7", "9,9", "7-9,8", "x:", "²"],
 )
 def test_anything_else_is_no_list_of_layers(text: str) -> None:
-    with pytest.raises(ValueError, match="layers must"):
-        layers.parsed(text)
+    with pytest.raises(ValueError, match="layer"):
+        STG(node_request.read_layers(text))
 
 
-def test_number_behind_a_named_stack_is_ambiguous() -> None:
-    with pytest.raises(ValueError, match="'4' follows one that does"):
-        layers.parsed("single:3, 4")
+def test_block_that_is_named_in_two_ways_is_refused(model: WanModel) -> None:
+    with pytest.raises(ValueError, match="named once"):
+        models.block_chain(model).skipped_by(STG(node_request.read_layers("3, block:3")))
 
 
 def test_model_without_a_row_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"got a Linear\. Use one of: WanModel"):
-        models.places_of(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"is a Linear\. It knows: WanModel"):
+        models.block_chain(nn.Linear(1, 1))
 
 
-def test_layers_that_the_model_has_not_are_refused(model: WanModel) -> None:
-    for text, got in (("6", "block:6"), ("single:0", "single:0")):
-        with pytest.raises(ValueError, match=f"got {got}. This one has block:0 to block:5"):
-            layers.chosen(layers.parsed(text), models.places_of(model))
+@pytest.mark.parametrize(
+    ("text", "words"), [("6", "from 0 to 5 .6 block., but got 6"), ("single:0", "but got single")]
+)
+def test_layers_that_the_model_has_not_are_refused(model: WanModel, text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        models.block_chain(model).skipped_by(STG(node_request.read_layers(text)))
+
+
+def test_blocks_of_a_dictionary_are_found_by_its_names() -> None:
+    """Cosmos 1 has a ModuleDict, whose keys are no numbers."""
+    model = type("GeneralDIT", (nn.Module,), {})()
+    held = {f"block{index}": Block() for index in range(DEPTH)}
+    model.blocks = nn.ModuleDict(held)
+    assert [site.block for site in models.block_chain(model).sites] == [*held.values()]
+
+
+@pytest.mark.parametrize(
+    ("term", "share", "cost"),
+    [
+        (STG([2, 4]), True, (DEPTH - 2 - 2) / DEPTH),
+        (STG([2, 4], skip="attention"), True, (DEPTH - 2) / DEPTH),
+        (STG([2]), False, (DEPTH - 1) / DEPTH),
+        (SLG([2, 3]), True, -2 / DEPTH),
+    ],
+)
+def test_cost_counts_the_blocks_that_run(term: STG | SLG, share: bool, cost: float) -> None:
+    assert models.block_chain(WanModel()).cost(term, share) == pytest.approx(cost)
 
 
 def test_schedule_is_read_line_by_line() -> None:
     text = (
         "# first\nsigma=0.9..1.1 layers=11,25 scale=4 cfg=6 rescale=0.5"
-        " skip=attention\n\nsigma=0..0.9 cfg=1\n"
+        " skip=attention\n\nsigma=0..0.5 cfg=1\nsigma=0.5..0.9 layers=single:3"
     )
-    first, last = schedule.read(text)
-    window = terms.Window(0.9, 1.1, floor=True)
-    assert first == schedule.Bin(
-        window, terms.Term((("", 11), ("", 25)), window, 4.0, "attention", 0.5), 6.0
-    )
-    assert (last.term, last.cfg) == (None, 1.0)
+    first, second, third = bins.read_schedule(text).bins
+    assert first == Bin((0.9, 1.1), (11, 25), 4, "attention", 6, 0.5)
+    assert second == Bin((0, 0.5), guidance_scale=1)
+    assert third == Bin((0.5, 0.9), ("single:3",), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -296,84 +323,190 @@ def test_schedule_is_read_line_by_line() -> None:
         ("", "at least one line"),
         ("layers=9", "must have sigma=low..high"),
         ("sigma=0..1 layer=9", "must have sigma=low..high"),
-        ("sigma=0..1 9", "must have sigma=low..high"),
-        ("sigma=0..1 cfg=1 cfg=2", "must have sigma=low..high"),
-        ("sigma=1", "sigma must be low..high"),
-        ("sigma=0..x", "must have numbers"),
-        ("sigma=1..0", "sigma must be from 0 to 0"),
-        ("sigma=0..1 layers=9 rescale=2", "rescale must be from 0 to 1"),
+        ("sigma=0..1 9", "each name once"),
+        ("sigma=0..1 cfg=1 cfg=2", "each name once"),
+        ("sigma=1", "sigma must be a pair"),
+        ("sigma=0..x", "sigma must be a pair"),
+        ("sigma=1..0", "low < high"),
+        ("sigma=0..1 layers=9 rescale=2", "rescale must be a number from 0 to 1"),
         ("sigma=0..1 layers=9 skip=none", "skip must be residual or attention"),
+        ("sigma=0..1 layers=9 skip=blur", "skip must be residual or attention"),
         ("sigma=0..1 layers=x", "layers must be"),
-        ("sigma=0..1 scale=4", "with scale=4 must have layers"),
-        ("sigma=0..1 cfg=nan", "cfg must be from 0 to 1000, but got nan"),
-        ("sigma=0..1 cfg=-5", "cfg must be from 0 to 1000, but got -5"),
+        ("sigma=0..1 scale=4", "at least one layer"),
+        ("sigma=0..1 cfg=nan", "guidance_scale must be .* but got nan"),
+        ("sigma=0..1 cfg=-5", "guidance_scale must be .* but got -5"),
+        ("sigma=0..1 cfg=high", "guidance_scale must be .* but got 'high'"),
         ("sigma=0..0.6\nsigma=0.5..1", "must not overlap"),
     ],
 )
 def test_anything_else_is_no_schedule(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        schedule.read(text)
+        bins.read_schedule(text)
 
 
 def test_published_bins_of_ltx_13b_are_the_official_ones() -> None:
     """The table of LTX-Video's ltxv-13b-0.9.8-dev.yaml, at the sigmas where ComfyUI-LTXVideo's are
     one bin off."""
-    bins = schedule.bins_of(schedule.presets()["ltx-13b-dev"])
+    schedule = published.preset_schedule(published.published_presets()["ltx-13b-dev"])
     expected = {
         1.0: (1.0, None, 0.0), 0.995: (6.0, (22, 35, 39), 4.0), 0.99: (8.0, (28,), 4.0),
         0.98: (6.0, (28,), 4.0), 0.95: (1.0, (28,), 2.0), 0.7: (1.0, (28,), 1.0),
     }  # fmt: skip
-    for sigma, (cfg, numbers, scale) in expected.items():
-        (found,) = (entry for entry in bins if entry.window.includes(sigma))
-        term = found.term
-        assert (found.cfg, term and tuple(number for _, number in term.layers)) == (cfg, numbers)
-        assert term is None or (term.scale, term.skip) == (scale, "attention")
+    request = node_request.schedule_request(schedule)
+    for sigma, (cfg, layers, scale) in expected.items():
+        assert request.guidance_scale(sigma) == cfg
+        terms = [entry.term for entry in request.active(sigma)]
+        found = [(term.layers, term.scale, term.skip) for term in terms if isinstance(term, STG)]
+        assert found == ([] if layers is None else [(layers, scale, "attention")])
 
 
-@pytest.mark.parametrize("name", schedule.presets())
+@pytest.mark.parametrize("name", published.published_presets())
 def test_every_published_row_can_be_used(name: str) -> None:
-    row = schedule.presets()[name]
-    if "schedule" in row:
-        assert schedule.bins_of(row)
-    elif row["layers"]:
-        assert layers.parsed(schedule.words(row["layers"]))
+    row = published.published_presets()[name]
+    if row.schedule:
+        assert published.preset_schedule(row).bins
+    elif row.layers:
+        assert node_request.read_layers(row.layers)
+
+
+def sized(model: str, width: int = 0, **depths: int) -> models.BlockChain:
+    """Return the blocks of a model that has so many in its stacks."""
+    family = models.FAMILIES[model]
+    holder = nn.Module()
+    for name, depth in depths.items():
+        setattr(
+            holder, family.stacks[name].path, nn.ModuleList(nn.Identity() for _ in range(depth))
+        )
+    return models.BlockChain(family, layer_sites(family, holder), width)
+
+
+@pytest.mark.parametrize(
+    ("chain", "kind", "scheduled", "name"),
+    [
+        (sized("WanModel", 1536, block=30), "stg", False, "wan-1.3b"),
+        (sized("VaceWanModel", 1536, block=30), "slg", False, "wan-slg-8"),
+        (sized("WanModel", 5120, block=40), "stg", False, "wan-14b"),
+        (sized("LTXVModel", block=28), "stg", False, "ltx-2b"),
+        (sized("LTXVModel", block=48), "stg", True, "ltx-13b-dev"),
+        (sized("AsymmDiTJoint", block=48), "stg", False, "mochi"),
+    ],
+)
+def test_recommended_preset_is_found_by_class_and_size(
+    chain: models.BlockChain, kind: str, scheduled: bool, name: str
+) -> None:
+    row = published.recommended_preset(chain, kind, scheduled)
+    assert row.name == name
+    assert row in published.presets_for(chain)
+    assert published.named_preset(name, chain) is row
+
+
+@pytest.mark.parametrize(
+    ("chain", "words"),
+    [
+        (sized("WanModel", 128, block=30), "a WanModel of 30 blocks. Choose custom"),
+        (sized("AsymmDiTJoint", block=12), "an? AsymmDiTJoint of 12 blocks"),  # lab-mochi's size
+        (sized("Flux", double=20, single=40), "a Flux of 20 double blocks, 40 single blocks"),
+        (sized("LTXVModel", block=48), "needs the node Skip Guidance Schedule"),
+    ],
+)
+def test_model_without_a_preset_is_refused(chain: models.BlockChain, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        published.recommended_preset(chain, "stg")
+
+
+def test_preset_of_another_model_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="mochi-1-preview, 48 blocks, but this model is a WanModel"
+    ):
+        published.named_preset("mochi", sized("WanModel", block=48))
+
+
+def request(**options: Any) -> GuidanceRequest:
+    return GuidanceRequest(terms=(STG((1,)),), **options)
 
 
 def test_windows_that_touch_do_not_overlap() -> None:
-    early, late = terms.Window(0.5, 1.0), terms.Window(0.0, 0.5)
-    assert [window.includes(0.5) for window in (early, late)] == [False, True]
-    assert early.includes(1.0)
-    assert terms.Window(0.5, 1.0, floor=True).includes(0.5)
+    early, late = (node_request.NodeRequest(request(), pair) for pair in ((0.5, 1.0), (0.0, 0.5)))
+    assert [bool(node.active(0.5)) for node in (early, late)] == [False, True]
+    assert early.active(1.0)
+    bins_of_a_schedule = Schedule([Bin((0.5, 1.0), (1,), 1.0), Bin((0.0, 0.5), (2,), 1.0)])
+    (entry,) = node_request.schedule_request(bins_of_a_schedule).active(0.5)
+    assert entry.term.layers == (1,)
 
 
-@pytest.mark.parametrize("space", terms.SPACES)
-def test_rescaling_gives_back_the_deviation_in_its_space(space: str) -> None:
-    """With phi 1 the deviation is that of c, of the data, or of the prediction F of x_0 = x - sigma
-    F."""
+def test_settings_of_a_node_reach_its_terms() -> None:
+    asked = request(rescale=0.3, rescale_space="data", share_prefix=False)
+    (entry,) = node_request.NodeRequest(asked).active(0.7)
+    assert entry == node_request.ActiveTerm(STG((1,)), 0.3, "data", False)
+    off = node_request.NodeRequest(GuidanceRequest(terms=(STG((1,), 0.0),)))
+    assert off.active(0.7) == []
+    slg = node_request.NodeRequest(GuidanceRequest(terms=(SLG((1,)),)))
+    assert [entry.term for entry in slg.active(0.7)] == [SLG((1,))]
+
+
+@pytest.mark.parametrize("space", node_request.SPACES)
+@pytest.mark.parametrize("phi", [0.0, 0.4, 1.0])
+def test_push_is_that_of_predictions(space: str, phi: float) -> None:
+    """The oracle is the formula on predictions F of x_0 = x - sigma F, made estimates again.
+
+    Rescaling of the data is the formula on the estimates themselves.
+    """
     torch.manual_seed(0)
-    x, c, p = (torch.randn(2, 3, 4) for _ in range(3))
-    sigma = 0.7
-    term = terms.Term((("", 1),), terms.Window(0.0, 1.0), 2.0, phi=1.0, space=space)
-    D = terms.guided(c, c, p, x, term)
-    wanted, found = (value if space == "data" else (x - value) / sigma for value in (c, D))
-    torch.testing.assert_close(found.std((1, 2)), wanted.std((1, 2)))
-    assert not torch.allclose(D, c)
+    x, F_c, F_u, F_p = (torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(4))
+    sigma, g, s = 0.7, 4.0, 2.0
+    c, u, p = (x - sigma * F for F in (F_c, F_u, F_p))
+    entry = node_request.ActiveTerm(STG((1,), s), phi, space)
+    D = node_request.push_estimate(u + g * (c - u), c, p, x, entry)
+    F_D = F_u + g * (F_c - F_u) + s * (F_c - F_p)
+    if space == "prediction":
+        expected = x - sigma * rescale(F_D, F_c, phi)
+    else:
+        expected = rescale(x - sigma * F_D, c, phi)
+    torch.testing.assert_close(D, expected)
 
 
-@pytest.mark.parametrize("name", ["guidance.py", "presets.toml"])
-def test_pack_has_its_own_copy_of_what_it_shares_with_the_library(name: str) -> None:
-    """It must work where it is copied to, without the library. `make comfyui` copies them."""
-    assert (ROOT / "comfyui" / name).read_bytes() == (
-        ROOT / "src" / "skipguide" / name
-    ).read_bytes()
+# --- the built files ------------------------------------------------------------------------------
 
 
-def test_pack_imports_neither_diffusers_nor_the_library() -> None:
-    code = (
-        "import sys; from comfyui import blocks, layers, models, schedule, terms; print([name for"
-        " name in ('diffusers', 'transformers', 'skipguide') if name in sys.modules])"
-    )
+def test_built_files_are_what_the_library_has() -> None:
+    """The pack must work where it is copied to, without the library. `make comfyui` builds them."""
+    found = {
+        path.relative_to(vendor.BUILT).as_posix(): path.read_text(encoding="utf-8")
+        for path in vendor.BUILT.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert found == vendor.built_files()
+
+
+def test_built_files_hold_the_whole_method() -> None:
+    method = {path.name for path in (ROOT / "src" / "skipguide" / "method").glob("*.py")}
+    assert {path.name for path in (vendor.BUILT / "method").glob("*.py")} == method
+
+
+IMPORT_ALL = """
+import importlib, pathlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("diffusers", "transformers", "accelerate", "skipguide"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+pack = pathlib.Path("pack")
+for path in pack.rglob("*.py"):
+    if path.stem not in ("nodes", "step", "vendor"):  # two need ComfyUI, one the library's files
+        parts = path.with_suffix("").parts
+        importlib.import_module(".".join(part for part in parts if part != "__init__"))
+from pack import published
+print(len(published.published_presets()))
+"""
+
+
+def test_pack_works_where_neither_the_library_nor_diffusers_can_be_imported(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "comfyui", tmp_path / "pack", ignore=ignored)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", IMPORT_ALL], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.stdout.strip() == "[]"
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(published.published_presets()) > 30

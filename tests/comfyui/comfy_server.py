@@ -31,8 +31,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What a graph made: the latent that it saved, what it showed, and the seconds of processor
-    time it took."""
+    """What a graph made: the latent it saved, the text it showed, its seconds of processor time."""
 
     latent: torch.Tensor
     text: str
@@ -69,15 +68,17 @@ class Server:
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.2)
         self.stop()
-        raise RuntimeError(f"ComfyUI must start, but did not:\n{self.log.read_text()[-4000:]}")
+        raise RuntimeError(
+            f"ComfyUI did not start. The end of its log:\n{self.log.read_text()[-4000:]}"
+        )
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._process.terminate()
         self._process.wait(20)
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """What it answers to a GET, or to a POST of `body`."""
+        """Return the answer to a GET, or to a POST of `body`."""
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}{path}", data)
         try:
@@ -116,8 +117,7 @@ class Server:
         return Result(latent, "\n".join(texts), seconds)
 
     def _thread_seconds(self) -> dict[int, float]:
-        """Processor time by thread: graphs run in one of them, and answering us is the work of
-        another."""
+        """Return processor time by thread: one thread runs graphs, another one answers requests."""
         threads = psutil.Process(self._process.pid).threads()
         return {thread.id: thread.user_time + thread.system_time for thread in threads}
 

@@ -1,5 +1,7 @@
-"""A real ComfyUI for these tests: COMFYUI_PATH is a checkout of it, COMFYUI_PYTHON a Python that
-can run it."""
+"""A real ComfyUI for these tests.
+
+COMFYUI_PATH is a checkout of it, COMFYUI_PYTHON a Python that can run it.
+"""
 
 from __future__ import annotations
 

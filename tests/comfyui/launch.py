@@ -1,5 +1,4 @@
-"""Starts the ComfyUI in COMFYUI_PATH, also where torchvision and torchaudio do not fit a CPU build
-of torch."""
+"""Start the ComfyUI in COMFYUI_PATH, also where torchvision and torchaudio do not fit torch."""
 
 from __future__ import annotations
 
@@ -12,8 +11,10 @@ import types
 
 
 def _torchvision() -> object | None:
-    """Two schemas without kernels, for a torchvision whose own do not load; the library must stay
-    alive."""
+    """Define two schemas without kernels for a torchvision whose own do not load.
+
+    The library that is returned must stay alive.
+    """
     try:
         import torchvision  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ImportError:
@@ -30,7 +31,7 @@ def _torchvision() -> object | None:
 
 
 def _torchaudio() -> None:
-    """An empty module, where there is none that loads: nothing here makes sound."""
+    """Put an empty module in place of one that does not load: nothing here makes sound."""
     with contextlib.suppress(Exception):
         import torchaudio  # pyright: ignore[reportMissingImports]  # noqa: F401
 

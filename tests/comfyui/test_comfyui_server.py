@@ -1,7 +1,8 @@
 """The node pack in a real ComfyUI: tiny random models, sampled through its own server.
 
 The oracles are ComfyUI itself: a full weak pass, core's SkipLayerGuidanceDiT and
-SkipLayerGuidanceDiTSimple, and runs without nodes of ours."""
+SkipLayerGuidanceDiTSimple, and runs without nodes of ours.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ def graph(
     positive: str = "pos",
     seed: int = 3,
 ) -> Graph:
-    """A model, nodes on it one after the other, a KSampler."""
+    """Return a graph: a model, nodes on it one after the other, a KSampler."""
     found: Graph = {
         "n0": {"class_type": "TinyModel", "inputs": {"family": family, "seed": 0}},
         "pos": {"class_type": "TinyText", "inputs": {"family": family, "seed": 1}},
@@ -84,8 +85,8 @@ def graph(
         "class_type": "KSampler",
         "inputs": {
             "model": [f"n{len(nodes)}", 0], "positive": [positive, 0], "negative": ["neg", 0],
-            "latent_image": ["latent", 0], "seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler,
-            "scheduler": "simple", "denoise": 1.0,
+            "latent_image": ["latent", 0], "seed": seed, "steps": steps, "cfg": cfg,
+            "sampler_name": sampler, "scheduler": "simple", "denoise": 1.0,
         },
     }  # fmt: skip
     found["saved"] = {
@@ -96,7 +97,7 @@ def graph(
 
 
 def apart(a: Result, b: Result) -> float:
-    """The largest difference, relative to the largest value."""
+    """Return the largest difference, relative to the largest value."""
     return ((a.latent - b.latent).abs().max() / b.latent.abs().max()).item()
 
 
@@ -318,8 +319,9 @@ def test_two_stages(server: Server) -> None:
             found[name] = {
                 "class_type": "KSamplerAdvanced",
                 "inputs": {
-                    **common, "model": [model, 0], "latent_image": [latent, 0], "start_at_step": start,
-                    "end_at_step": end, "add_noise": noise, "return_with_leftover_noise": "enable",
+                    **common, "model": [model, 0], "latent_image": [latent, 0],
+                    "start_at_step": start, "end_at_step": end, "add_noise": noise,
+                    "return_with_leftover_noise": "enable",
                 },
             }  # fmt: skip
         found["saved"]["inputs"]["samples"] = ["last", 0]
@@ -402,9 +404,13 @@ def test_other_guiders(server: Server) -> None:
 def test_published_setting_is_found_by_the_size_of_the_model(server: Server) -> None:
     published = server.run(graph("mochi", stg(preset="published for this model", layers="1")))
     assert torch.equal(published.latent, server.run(graph("mochi", stg(layers="34"))).latent)
-    with pytest.raises(Refused, match="mochi-1-preview, 48 blocks, but got a LTXVModel of 28"):
+    with pytest.raises(
+        Refused, match="mochi-1-preview, 48 blocks, but this model is a LTXVModel of 28"
+    ):
         server.run(graph("ltx", stg(preset="mochi")))
-    with pytest.raises(Refused, match="a Flux of 4 double blocks, 8 single blocks has none"):
+    with pytest.raises(
+        Refused, match="none is known for a Flux of 4 double blocks, 8 single blocks"
+    ):
         server.run(graph("flux", stg(preset="published for this model")))
 
 
@@ -417,11 +423,11 @@ def test_info(server: Server) -> None:
     assert "ltx-2b" in text
 
 
-@pytest.mark.parametrize("text", ["-1", "7-", "9;10", "all", "", "9,9", "9-7", "single:3,4"])
+@pytest.mark.parametrize("text", ["-1", "7-", "9;10", "all", "", "9,9", "9-7"])
 def test_anything_but_a_list_of_layers_is_refused_before_anything_runs(
     server: Server, text: str
 ) -> None:
-    with pytest.raises(Refused, match="layers must") as error:
+    with pytest.raises(Refused, match="layer") as error:
         server.run(graph("wan", stg(layers=text)))
     assert "prompt_outputs_failed_validation" in str(error.value)
 
@@ -429,16 +435,16 @@ def test_anything_but_a_list_of_layers_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("family", "node", "words"),
     [
-        ("wan", stg(layers="30"), "got block:30. This one has block:0 to block:29"),
+        ("wan", stg(layers="30"), "must be from 0 to 29 .30 block., but got 30"),
         (
             "hunyuan",
             stg(layers="single:8"),
-            "This one has double:0 to double:3 and single:0 to single:7",
+            "must be from 0 to 7 .8 single., but got 8",
         ),
-        ("wan", stg(layers="single:3"), "got single:3"),
+        ("wan", stg(layers="single:3"), "one that Wan has .block., but got single"),
         ("wan", stg(start_percent=0.5, end_percent=0.5), "end_percent must be above start_percent"),
-        ("lumina", stg(), "got a NextDiT. Use one of: WanModel"),
-        ("lumina", slg(), "got a NextDiT"),
+        ("lumina", stg(), "is a NextDiT. It knows: WanModel"),
+        ("lumina", slg(), "is a NextDiT"),
     ],
 )
 def test_what_the_model_does_not_have_is_refused_by_name(
@@ -450,7 +456,7 @@ def test_what_the_model_does_not_have_is_refused_by_name(
 
 def test_caches_of_passes_are_refused(server: Server) -> None:
     inputs = {"reuse_threshold": 0.2, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
-    with pytest.raises(Refused, match="got a model with EasyCache"):
+    with pytest.raises(Refused, match="cannot be combined with EasyCache"):
         server.run(graph("wan", ("EasyCache", inputs), stg()))
 
 

@@ -1,5 +1,4 @@
-"""The example workflows, opened and run in a real ComfyUI, with tiny models in the place of the
-loaders."""
+"""The example workflows, opened and run in a real ComfyUI, with tiny models for the loaders."""
 
 from __future__ import annotations
 
@@ -61,8 +60,10 @@ def test_example_runs_and_is_guided(server: Server, name: str) -> None:
 
 
 def tiny(graph: Graph, family: str) -> Graph:
-    """The graph with a tiny model and tokens in the place of files, a small video, and its latent
-    saved."""
+    """Return the graph with a tiny model and tokens in the place of files.
+
+    The video is small, and its latent is saved.
+    """
     found: Graph = {}
     for name, node in copy.deepcopy(graph).items():
         kind, inputs = node["class_type"], node["inputs"]

@@ -3,7 +3,8 @@
     COMFYUI_PATH=... python tests/comfyui/workflow.py
 
 writes comfyui/example_workflows/*.json, which the page opens, from
-comfyui/example_workflows/api/*.json."""
+comfyui/example_workflows/api/*.json.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +22,17 @@ Info = dict[str, Any]  # what /object_info says of each class
 
 
 def api_graphs() -> dict[str, Graph]:
-    """The examples, by name."""
+    """Return the examples, by name."""
     return {
         path.stem: json.loads(path.read_text()) for path in sorted((FOLDER / "api").glob("*.json"))
     }
 
 
 def page_of(graph: Graph, info: Info) -> dict[str, Any]:
-    """A graph in the format of the page: nodes with places, numbered links, widgets in their
-    order."""
+    """Return a graph in the format of the page.
+
+    There nodes have places, links have numbers, and widgets are values in order.
+    """
     order = {name: number for number, name in enumerate(_in_order(graph))}
     spots, links = _spots(graph, order, info), []
     for name in order:
@@ -73,7 +76,7 @@ def _page_node(
 
 
 def graph_of(page: dict[str, Any], info: Info) -> Graph:
-    """The graph that the page would post."""
+    """Return the graph that the page would post."""
     sources = {link[0]: [str(link[1]), link[2]] for link in page["links"]}
     found: Graph = {}
     for node in page["nodes"]:
@@ -91,7 +94,7 @@ def graph_of(page: dict[str, Any], info: Info) -> Graph:
 
 
 def _declared(kind: str, info: Info, widgets: bool) -> list[tuple[str, str, dict[str, Any]]]:
-    """Name, type and options of the inputs of a class that are widgets, or that are not."""
+    """Return name, type and options of the inputs of a class that are widgets, or are not."""
     found = []
     for part in ("required", "optional"):
         for name in info[kind]["input_order"].get(part, []):
@@ -103,7 +106,7 @@ def _declared(kind: str, info: Info, widgets: bool) -> list[tuple[str, str, dict
 
 
 def _sockets(node: dict[str, Any], info: Info) -> list[tuple[str, str]]:
-    """The inputs of a node that are links, and their types."""
+    """Return the inputs of a node that are links, and their types."""
     declared = _declared(node["class_type"], info, widgets=False)
     return [(name, word) for name, word, _ in declared if name in node["inputs"]]
 
@@ -121,7 +124,7 @@ def _values(node: dict[str, Any], info: Info) -> list[Any]:
 
 
 def _in_order(graph: Graph) -> list[str]:
-    """Each node behind those that it reads."""
+    """Return the nodes, each behind those that it reads."""
     depth = {name: _depth(graph, name) for name in graph}
     return sorted(graph, key=lambda name: (depth[name], int(name)))
 
@@ -132,7 +135,7 @@ def _depth(graph: Graph, name: str) -> int:
 
 
 def _spots(graph: Graph, order: dict[str, int], info: Info) -> dict[str, list[int]]:
-    """Columns by depth, from left to right."""
+    """Return the places of nodes: columns by depth, from left to right."""
     below: dict[int, int] = {}
     spots = {}
     for name in order:

@@ -1,5 +1,4 @@
-"""Nodes for the tests: models of ComfyUI's own classes, narrow, with random weights, and prompts
-for them."""
+"""Nodes for the tests: narrow models of ComfyUI's own classes with random weights, and prompts."""
 
 from __future__ import annotations
 
@@ -63,38 +62,44 @@ _LTX_LATENT = (128, 3, 8, 8)
 
 FAMILIES = {
     "ltx": Family("LTXV", _LTX, _LTX_LATENT, (8, 32), mask=True, extra={"frame_rate": 25}),
-    "ltx_13b": Family("LTXV", {**_LTX, "num_layers": 48}, _LTX_LATENT, (8, 32), mask=True, extra={"frame_rate": 25}),
+    "ltx_13b": Family(
+        "LTXV", {**_LTX, "num_layers": 48}, _LTX_LATENT, (8, 32), mask=True,
+        extra={"frame_rate": 25},
+    ),
     "wan": Family("WAN21_T2V", _WAN, _WAN_LATENT, (8, 32)),
     "wan_vace": Family(
-        "WAN21_Vace", {**_WAN, "model_type": "vace", "num_layers": 8, "vace_layers": 4, "vace_in_dim": 96},
+        "WAN21_Vace",
+        {**_WAN, "model_type": "vace", "num_layers": 8, "vace_layers": 4, "vace_in_dim": 96},
         _WAN_LATENT, (8, 32),
     ),
     "mochi": Family(
         "GenmoMochi",
-        dict(image_model="mochi_preview", depth=48, patch_size=2, num_heads=2, hidden_size_x=32, hidden_size_y=16,
-             mlp_ratio_x=384.0, mlp_ratio_y=4.0, learn_sigma=False, in_channels=12, qk_norm=True, qkv_bias=False,
-             out_bias=True, attn_drop=0.0, patch_embed_bias=True, posenc_preserve_area=True, timestep_mlp_bias=True,
-             attend_to_padding=False, timestep_scale=1000.0, use_t5=True, t5_feat_dim=32, t5_token_length=8,
-             rope_theta=10000.0),
+        dict(image_model="mochi_preview", depth=48, patch_size=2, num_heads=2, hidden_size_x=32,
+             hidden_size_y=16, mlp_ratio_x=384.0, mlp_ratio_y=4.0, learn_sigma=False,
+             in_channels=12, qk_norm=True, qkv_bias=False, out_bias=True, attn_drop=0.0,
+             patch_embed_bias=True, posenc_preserve_area=True, timestep_mlp_bias=True,
+             attend_to_padding=False, timestep_scale=1000.0, use_t5=True, t5_feat_dim=32,
+             t5_token_length=8, rope_theta=10000.0),
         (12, 2, 12, 12), (8, 32), mask=True,
     ),
     "hunyuan": Family(
         "HunyuanVideo",
-        {**_FLUX, "image_model": "hunyuan_video", "in_channels": 16, "out_channels": 16, "patch_size": [1, 2, 2],
-         "guidance_embed": False, "byt5": False, "meanflow": False},
+        {**_FLUX, "image_model": "hunyuan_video", "in_channels": 16, "out_channels": 16,
+         "patch_size": [1, 2, 2], "guidance_embed": False, "byt5": False, "meanflow": False},
         _WAN_LATENT, (8, 32), pooled=24,
     ),
     "cosmos": Family(
         "CosmosT2V",
-        {**_COSMOS, "image_model": "cosmos", "block_config": "FA-CA-MLP", "pos_emb_learnable": False,
-         "block_x_format": "THWBD", "affline_emb_norm": True, "extra_per_block_abs_pos_emb": True,
-         "extra_per_block_abs_pos_emb_type": "learnable"},
+        {**_COSMOS, "image_model": "cosmos", "block_config": "FA-CA-MLP",
+         "pos_emb_learnable": False, "block_x_format": "THWBD", "affline_emb_norm": True,
+         "extra_per_block_abs_pos_emb": True, "extra_per_block_abs_pos_emb_type": "learnable"},
         (16, 2, 16, 16), (8, 32), mask=True, extra={"frame_rate": 24},
     ),
     "cosmos2": Family(
         "CosmosT2IPredict2",
-        {**_COSMOS, "image_model": "cosmos_predict2", "pos_emb_learnable": True, "min_fps": 1, "max_fps": 30,
-         "extra_per_block_abs_pos_emb": False, "rope_enable_fps_modulation": False},
+        {**_COSMOS, "image_model": "cosmos_predict2", "pos_emb_learnable": True, "min_fps": 1,
+         "max_fps": 30, "extra_per_block_abs_pos_emb": False,
+         "rope_enable_fps_modulation": False},
         (16, 1, 16, 16), (8, 32), extra={"frame_rate": 24},
     ),
     "flux": Family(
@@ -105,21 +110,22 @@ FAMILIES = {
     ),
     "qwen": Family(
         "QwenImage",
-        dict(image_model="qwen_image", in_channels=64, num_layers=8, attention_head_dim=64, num_attention_heads=2,
-             joint_attention_dim=32, axes_dims_rope=(16, 24, 24)),
+        dict(image_model="qwen_image", in_channels=64, num_layers=8, attention_head_dim=64,
+             num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(16, 24, 24)),
         (16, 1, 16, 16), (8, 32),
     ),
     "lumina": Family(  # a model that knows no block patches
         "Lumina2",
-        dict(image_model="lumina2", patch_size=2, in_channels=16, dim=64, cap_feat_dim=32, n_layers=2, n_heads=2,
-             n_kv_heads=1, qk_norm=True, axes_dims=[8, 12, 12], axes_lens=[32, 64, 64]),
+        dict(image_model="lumina2", patch_size=2, in_channels=16, dim=64, cap_feat_dim=32,
+             n_layers=2, n_heads=2, n_kv_heads=1, qk_norm=True, axes_dims=[8, 12, 12],
+             axes_lens=[32, 64, 64]),
         (16, 16, 16), (8, 32),
     ),
 }  # fmt: skip
 
 
 def model_of(family: Family, seed: int) -> Any:
-    """A ModelPatcher with random weights."""
+    """Return a ModelPatcher with random weights."""
     config = getattr(supported, family.config)({**family.unet})
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=torch.device("cpu"))
@@ -140,7 +146,7 @@ def _fill(name: str, value: torch.Tensor, generator: torch.Generator) -> None:
 
 
 def conditioning_of(family: Family, seed: int) -> Any:
-    """What CLIPTextEncode would return."""
+    """Return what CLIPTextEncode would return."""
     tokens, width = family.text
     generator = torch.Generator().manual_seed(seed)
     values = {**family.extra}
@@ -208,5 +214,5 @@ class TinyExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> TinyExtension:
-    """What ComfyUI asks a pack of V3 nodes for."""
+    """Return the pack; ComfyUI calls this to find the nodes."""
     return TinyExtension()

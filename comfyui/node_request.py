@@ -1,0 +1,125 @@
+"""What a node asks for, in the terms of the library, and at which noise levels it acts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ._skipguide.families.schema import PAPER_SKIPS
+from ._skipguide.method.formula import combine, skip_guidance
+from ._skipguide.method.parsing import parse_layers
+from ._skipguide.method.request import GuidanceRequest
+from ._skipguide.method.terms import SLG, STG, Bin, Schedule
+
+Tensor = torch.Tensor
+Term = STG | SLG
+SKIPS: list[str] = list(PAPER_SKIPS)
+SPACES = ["prediction", "data"]
+
+
+def read_layers(layers: str | Sequence[int | str]) -> tuple[int | str, ...]:
+    """Return layers as a term takes them. ComfyUI calls "double" what the library calls "dual".
+
+    Raises:
+        ValueError: for something that is no list of layers.
+    """
+    found = parse_layers(layers)
+    return tuple(
+        layer.replace("dual:", "double:") if isinstance(layer, str) else layer for layer in found
+    )
+
+
+@dataclass(frozen=True)
+class ActiveTerm:
+    """A term at one step, with the settings of the node or bin that it comes from."""
+
+    term: Term
+    rescale: float = 0.0
+    rescale_space: str = "prediction"
+    share_prefix: bool = True
+
+
+@dataclass(frozen=True)
+class NodeRequest:
+    """What one node asks for.
+
+    Args:
+        guidance: its terms, or its schedule.
+        sigmas: (low, high): the terms act at noise levels low < sigma <= high. The bins of a
+            schedule have noise levels of their own, low <= sigma < high, as they are published.
+    """
+
+    guidance: GuidanceRequest
+    sigmas: tuple[float, float] = (-math.inf, math.inf)
+
+    def active(self, sigma: float) -> list[ActiveTerm]:
+        """Return the terms that change something at this noise level."""
+        asked = self.guidance
+        if asked.schedule is not None:
+            entry = asked.schedule.at(sigma)
+            found, phi = ([], 0.0) if entry is None else (terms_of(entry), entry.rescale)
+        else:
+            inside = self.sigmas[0] < sigma <= self.sigmas[1]
+            found, phi = (asked.terms if inside else ()), asked.rescale
+        return [
+            ActiveTerm(term, phi, asked.rescale_space, asked.share_prefix)
+            for term in found
+            if isinstance(term, SLG) or any(term.scales(1))
+        ]
+
+    def guidance_scale(self, sigma: float) -> float | None:
+        """Return the CFG scale that a schedule has for this noise level; None leaves it alone."""
+        schedule = self.guidance.schedule
+        entry = None if schedule is None else schedule.at(sigma)
+        return None if entry is None else entry.guidance_scale
+
+
+def schedule_request(schedule: Schedule) -> NodeRequest:
+    """Return the request of a schedule."""
+    terms = tuple(term for entry in schedule.bins for term in terms_of(entry))
+    return NodeRequest(GuidanceRequest(terms=terms, schedule=schedule))
+
+
+def terms_of(entry: Bin) -> list[STG]:
+    """Return the term of a bin, if it has one."""
+    return [entry.term()] if entry.scale > 0 else []
+
+
+def push_estimate(D: Tensor, c: Tensor, p: Tensor, origin: Tensor, active: ActiveTerm) -> Tensor:
+    """Push an estimate of the clean video away from a weak one, and rescale it.
+
+    Args:
+        D: what CFG and other nodes made of the estimates, `(B, C, F, H, W)` or `(B, C, H, W)`.
+        c: the conditional estimate, shaped like D.
+        p: the weak estimate, shaped like D.
+        origin: a x of x_0 = a x + b F, the estimate where the model predicts F = 0.
+
+    ComfyUI speaks of estimates x_0 where the library speaks of predictions F. The push is the same
+    for both, as all have the same a and b. The deviations of the rescaling are not: to take those
+    of predictions, a x is subtracted, which leaves b F.
+    """
+    assert isinstance(active.term, STG)
+    push = skip_guidance(c, [p], active.term.scales(1))
+    shift = origin if active.rescale and active.rescale_space == "prediction" else 0.0
+    pushed = combine(c - shift, D - shift, 1.0, push, cfg=_keep_given, phi=active.rescale)
+    return shift + pushed
+
+
+def _keep_given(c: Tensor, D: Tensor, g: float | Tensor) -> Tensor:
+    """Return D: ComfyUI has applied CFG, in whatever form its nodes give it."""
+    return D
+
+
+def describe_terms(terms: Sequence[Term]) -> str:
+    """Return terms in words for the log: layers block:9, scale 1."""
+    return "; ".join(map(_describe_term, terms))
+
+
+def _describe_term(term: Term) -> str:
+    layers = term.layers if isinstance(term.layers, Sequence) else ()
+    names = [f"block:{layer}" if isinstance(layer, int) else layer for layer in layers]
+    end = "in the unconditional pass" if isinstance(term, SLG) else f"scale {term.scale:g}"
+    return f"layers {'+'.join(names)}, {end}"
