@@ -103,9 +103,11 @@ def push_estimate(D: Tensor, c: Tensor, p: Tensor, origin: Tensor, active: Activ
     """
     assert isinstance(active.term, STG)
     push = skip_guidance(c, [p], active.term.scales(1))
-    shift = origin if active.rescale and active.rescale_space == "prediction" else 0.0
-    pushed = combine(c - shift, D - shift, 1.0, push, cfg=_keep_given, phi=active.rescale)
-    return shift + pushed
+    D = combine(c, D, 1.0, push, cfg=_keep_given)
+    if active.rescale == 0:
+        return D
+    shift = origin if active.rescale_space == "prediction" else 0.0
+    return shift + combine(c - shift, D - shift, 1.0, cfg=_keep_given, phi=active.rescale)
 
 
 def _keep_given(c: Tensor, D: Tensor, g: float | Tensor) -> Tensor:
