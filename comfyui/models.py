@@ -43,7 +43,8 @@ def _stack(
         attention: where the self-attention is within a block; "" is the block itself, for blocks
             all of whose attention is self-attention.
     """
-    return ComfyStack(path, 0, streams, {attention: identity_attention}, patch=patch)
+    attentions = {attention: identity_attention}
+    return ComfyStack(path=path, depth=0, streams=streams, attention=attentions, patch=patch)
 
 
 def _family(
@@ -55,7 +56,14 @@ def _family(
     """Return a row by each of its classes of `model.diffusion_model`; stacks in running order."""
     return {
         model: ComfyFamily(
-            title, title, model, "", {}, stacks, latent_layout="", published_as=published_as
+            name=title,
+            title=title,
+            model=model,
+            checkpoint="",
+            pipelines={},
+            stacks=stacks,
+            latent_layout="",
+            published_as=published_as,
         )
         for model in models
     }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ._skipguide.families.schema import PAPER_SKIPS
 from ._skipguide.method.formula import combine, skip_guidance
 from ._skipguide.method.parsing import parse_layers
 from ._skipguide.method.request import GuidanceRequest
@@ -16,7 +15,7 @@ from ._skipguide.method.terms import SLG, STG, Bin, Schedule
 
 Tensor = torch.Tensor
 Term = STG | SLG
-SKIPS: list[str] = list(PAPER_SKIPS)
+SKIPS = ["residual", "attention"]
 SPACES = ["prediction", "data"]
 
 
