@@ -249,7 +249,7 @@ def test_identity_has_the_layout_of_attention(heads_first: bool, keep: bool) -> 
         (" 9 ,10", [9, 10]),
         ("7-9", [7, 8, 9]),
         ("single:3", ["single:3"]),
-        ("dual:2, single:0-1", ["double:2", "single:0", "single:1"]),
+        ("dual: 2, single:0-1", ["double:2", "single:0", "single:1"]),
         ("3, single:3", [3, "single:3"]),
         ([9, "dual:2"], [9, "double:2"]),
     ],

@@ -11,7 +11,7 @@ LAYER_GRAMMAR = (
     'block numbers from 0 on, or "stack:number" as in "single:7", separated by commas; "7-9" is a'
     " range"
 )
-_LAYER = re.compile(r"(?:([^\s:,]+):)?([0-9]+)(?:\s*-\s*([0-9]+))?")
+_LAYER = re.compile(r"(?:([^\s:,]+)\s*:\s*)?([0-9]+)(?:\s*-\s*([0-9]+))?")
 
 
 def parse_layers(value: int | str | Sequence[int | str]) -> tuple[int | str, ...]:
@@ -65,9 +65,7 @@ def parse_parts(text: str, first: str) -> dict[str, Any]:
         raise ValueError(
             f"parts must be words such as name=value, each name once, but got {text!r}. Correct it."
         )
-    return {
-        name: value if name == "layers" else _parse_value(value) for name, _, value in pairs
-    }
+    return {name: value if name == "layers" else _parse_value(value) for name, _, value in pairs}
 
 
 def _parse_value(text: str) -> Any:

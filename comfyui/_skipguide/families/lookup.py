@@ -1,0 +1,105 @@
+# Built by `make comfyui` from src/skipguide/families/lookup.py; do not edit.
+"""Find the row of a pipeline or a denoiser, and how its pipeline calls it."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+from ..families.rows import FAMILIES, REFUSED_PIPELINES
+from ..families.schema import CallConvention, Family
+
+
+def family_of(pipe: Any) -> Family:
+    """The row for a pipeline, by the name of its class or of one that it derives from.
+
+    Raises:
+        ValueError: if no row names the pipeline's class, or the pipeline holds a denoiser that the
+            row does not know.
+    """
+    return _find_row(pipe)[0]
+
+
+def call_convention_of(pipe: Any) -> CallConvention:
+    """How a pipeline calls its denoiser; raises as `family_of`."""
+    return _find_row(pipe)[1]
+
+
+def denoisers_of(pipe: Any, family: Family) -> tuple[Any, ...]:
+    """The denoisers that a pipeline holds: one, or two where a boundary divides the run between
+    them; Wan 2.2 may hold the second alone."""
+    held = (getattr(pipe, name, None) for name in family.denoisers)
+    return tuple(denoiser for denoiser in held if denoiser is not None)
+
+
+def _find_row(pipe: Any) -> tuple[Family, CallConvention]:
+    names = [cls.__name__ for cls in type(pipe).__mro__]
+    for name in names:
+        if name in REFUSED_PIPELINES:
+            raise ValueError(f"guide() cannot guide {name}: {REFUSED_PIPELINES[name]}.")
+        for family in FAMILIES:
+            if name in family.pipelines:
+                _check_denoisers(pipe, family)
+                return family, family.pipelines[name]
+    if "ModularPipeline" in names:
+        raise ValueError(
+            f"guide() cannot guide {names[0]}: the steps of a Modular pipeline are its guider's."
+            " Give it one:"
+            " pipe.update_components(guider=skipguide.guider.SkipGuidance(layers=[...], scale=1.0,"
+            " guidance_scale=5.0))."
+        )
+    known = sorted(name for family in FAMILIES for name in family.pipelines)
+    raise ValueError(
+        f"guide() needs a pipeline that has a row in skipguide/families.py, but got {names[0]}. "
+        f"Nearest known: {closest_names(names[0], known)}. `skipguide families` lists them. "
+        "To support it, add a row to FAMILIES there."
+    )
+
+
+def _check_denoisers(pipe: Any, family: Family) -> None:
+    name = type(pipe).__name__
+    held = {attribute: getattr(pipe, attribute, None) for attribute in family.denoisers}
+    there = {attribute: denoiser for attribute, denoiser in held.items() if denoiser is not None}
+    for attribute, denoiser in (there or held).items():
+        found = type(denoiser).__name__
+        if found == "OptimizedModule":
+            raise ValueError(
+                f"{name} needs its {family.model} itself as .{attribute}, but got the wrapper of"
+                f" torch.compile(). Compile in place: pipe.{attribute}.compile() or"
+                " .compile_repeated_blocks()."
+            )
+        if family.model not in (cls.__name__ for cls in type(denoiser).__mro__):
+            raise ValueError(
+                f"{name} needs a {family.model} as its .{attribute}, but got {found}. "
+                f"Nearest known: {closest_names(found, [row.model for row in FAMILIES])}. "
+                "For another denoiser, add a row to FAMILIES in skipguide/families.py."
+            )
+
+
+def closest_names(name: str, known: list[str]) -> str:
+    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.0))
+
+
+def family_of_denoiser(denoiser: nn.Module) -> Family:
+    """The row for a denoiser, by the name of its class or of one that it derives from.
+
+    Raises:
+        ValueError: if no row is for such a model.
+    """
+    names = [cls.__name__ for cls in type(denoiser).__mro__]
+    rows = {family.model: family for family in FAMILIES}
+    found = next((rows[name] for name in names if name in rows), None)
+    if found is None and names[0] == "OptimizedModule":
+        raise ValueError(
+            "SkipGuidance needs the denoiser itself, but got the wrapper of torch.compile()."
+            " Compile in place: pipe.transformer.compile() or .compile_repeated_blocks()."
+        )
+    if found is None:
+        raise ValueError(
+            "SkipGuidance needs a denoiser that has a row in skipguide/families.py, but got"
+            f" {names[0]}. Nearest known: {closest_names(names[0], list(rows))}. To support it, add"
+            " a row to FAMILIES there."
+        )
+    return found

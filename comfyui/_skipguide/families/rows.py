@@ -1,0 +1,548 @@
+# Built by `make comfyui` from src/skipguide/families/rows.py; do not edit.
+"""One row of data per model family: where its blocks are, what flows through them, how its
+pipelines call CFG.
+
+To support another model, add a row to `FAMILIES` (and, for a new shape of attention, a function to
+`identity.py`); `tests/test_families.py` then asks for a tiny pipeline of it and runs every oracle
+on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..families import identity_attention
+from ..families.schema import (
+    AxisLayers,
+    CallConvention,
+    Family,
+    Stack,
+    UNetLayout,
+    ValueProjection,
+)
+
+# --- ways of calling ------------------------------------------------------------------------------
+
+BATCHED = CallConvention("batched")
+BATCHED_FLOAT32 = CallConvention("batched", float32_prediction=True)
+BATCHED_RESCALE = CallConvention("batched", rescale_names=("guidance_rescale",))
+LTX = CallConvention("batched", float32_prediction=True, rescale_names=("guidance_rescale",))
+SEPARATE = CallConvention("separate")
+SEPARATE_FLOAT32 = CallConvention("separate", float32_prediction=True)
+TWO_SCALES = CallConvention(
+    "separate", float32_prediction=True, scale_names=("current_guidance_scale",)
+)  # Wan 2.2's two transformers
+TRUE_CFG = CallConvention(
+    "separate", cfg_flag="do_true_cfg", scale_names=("true_cfg_scale",)
+)  # beside embedded guidance
+GUIDER = CallConvention("guider")
+PAG = CallConvention(
+    "batched", unsupported_flag="do_perturbed_attention_guidance", unsupported_hint="pag_scale=0"
+)
+SVD = CallConvention("batched", scale_argument="max_guidance_scale")
+COG = CallConvention("batched", float32_prediction=True, dynamic_scale_flag="use_dynamic_cfg")
+KANDINSKY = CallConvention("separate", cfg_flag="guidance_scale")
+KANDINSKY_6 = CallConvention("separate", scale_names=("guidance_scale", "guidance_scale"))
+HELIOS_PYRAMID = CallConvention(
+    "separate", float32_prediction=True, unsupported_flag="is_cfg_zero_star"
+)
+COSMOS = CallConvention("separate", float32_prediction=True, scale_from_cond=True)
+LTX2 = CallConvention(
+    "batched", float32_prediction=True, scale_names=("guidance_scale", "audio_guidance_scale"),
+    rescale_names=("guidance_rescale", "audio_guidance_rescale"),
+    extra_guidance_flags=("do_spatio_temporal_guidance", "do_modality_isolation_guidance"),
+)  # fmt: skip
+# Its audio is thrown away and has no g of its own.
+LTX2_HDR = replace(LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("guidance_rescale",))
+
+# --- shapes of blocks -----------------------------------------------------------------------------
+
+VIDEO_STREAM = ("hidden_states",)
+VIDEO_AND_TEXT_STREAMS = ("hidden_states", "encoder_hidden_states")
+PLAIN_ATTENTION = {"attn1": identity_attention.plain_attention}
+
+
+def _single_stack(
+    path: str,
+    depth: int,
+    streams: tuple[str, ...],
+    attention: Mapping[str, ValueProjection],
+    audio: tuple[str, ...] = (),
+) -> dict[str, Stack]:
+    return {"blocks": Stack(path, depth, streams, attention, audio=audio)}
+
+
+def _dual_and_single_stacks(dual: int, single: int) -> dict[str, Stack]:
+    joint = {"attn": identity_attention.joint_attention}
+    return {
+        "dual": Stack("transformer_blocks", dual, VIDEO_AND_TEXT_STREAMS, joint),
+        "single": Stack("single_transformer_blocks", single, VIDEO_AND_TEXT_STREAMS, joint),
+    }
+
+
+UNET_3D_LAYOUT = UNetLayout(
+    ("resnets", "temp_convs", "attentions", "temp_attentions"),
+    {
+        "spatial": AxisLayers("attentions", "transformer_blocks", ("attn1",)),
+        "temporal": AxisLayers("temp_attentions", "transformer_blocks", ("attn1", "attn2")),
+    },
+)
+
+
+def _unet_stacks(down: int, up: int) -> dict[str, Stack]:
+    """How many transformer layers a UNet has on its way down and up again; there is one in the
+    middle."""
+    depths = {"down": ("down_blocks", down), "mid": ("mid_block", 1), "up": ("up_blocks", up)}
+    return {
+        name: Stack(path, depth, VIDEO_STREAM, PLAIN_ATTENTION)
+        for name, (path, depth) in depths.items()
+    }
+
+
+FAMILIES = (
+    Family(
+        name="mochi",
+        title="Mochi 1",
+        model="MochiTransformer3DModel",
+        checkpoint="genmo/mochi-1-preview",
+        fps=30,
+        pipelines={"MochiPipeline": BATCHED_FLOAT32},
+        stacks=_single_stack("transformer_blocks", 48, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.packed_joint_attention}),
+        text_position="after",
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+    ),
+    Family(
+        name="wan",
+        title="Wan 2.1 and 2.2",
+        model="WanTransformer3DModel",
+        checkpoint="Wan-AI/Wan2.1-T2V-14B-Diffusers (1.3B and TI2V-5B: 30 blocks)",
+        fps=16,
+        pipelines={
+            "WanPipeline": TWO_SCALES,
+            "WanImageToVideoPipeline": TWO_SCALES,
+            "WanVideoToVideoPipeline": SEPARATE_FLOAT32,
+            "LucyEditPipeline": TWO_SCALES,
+        },
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        denoisers=("transformer", "transformer_2"),
+    ),
+    Family(
+        name="wan-vace",
+        title="Wan VACE",
+        model="WanVACETransformer3DModel",
+        checkpoint="Wan-AI/Wan2.1-VACE-14B-diffusers",
+        fps=16,
+        pipelines={"WanVACEPipeline": TWO_SCALES},
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        denoisers=("transformer", "transformer_2"),
+        cached_modules=("vace_blocks",),
+        notes="a skipped block keeps its VACE hint; the hints of the cond pass are reused",
+    ),
+    Family(
+        name="wan-animate",
+        title="Wan 2.2 Animate",
+        model="WanAnimateTransformer3DModel",
+        checkpoint="Wan-AI/Wan2.2-Animate-14B-Diffusers",
+        fps=30,
+        pipelines={"WanAnimatePipeline": SEPARATE_FLOAT32},
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        cached_modules=("motion_encoder", "face_encoder"),
+        injected_modules=(("face_adapter", "inject_face_latents_blocks"),),
+        notes="a skipped block keeps its face adapter",
+    ),
+    Family(
+        name="chronoedit",
+        title="ChronoEdit",
+        model="ChronoEditTransformer3DModel",
+        checkpoint="nvidia/ChronoEdit-14B-Diffusers",
+        fps=16,
+        pipelines={"ChronoEditPipeline": SEPARATE_FLOAT32},
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+    ),
+    Family(
+        name="hunyuan",
+        title="HunyuanVideo",
+        model="HunyuanVideoTransformer3DModel",
+        checkpoint="hunyuanvideo-community/HunyuanVideo",
+        pipelines={
+            "HunyuanVideoPipeline": TRUE_CFG,
+            "HunyuanVideoImageToVideoPipeline": TRUE_CFG,
+            "HunyuanSkyreelsImageToVideoPipeline": TRUE_CFG,
+        },
+        stacks=_dual_and_single_stacks(20, 40),
+        text_position="after",
+        notes="embedded guidance runs without CFG: one pass and the weak one; true_cfg_scale > 1 is CFG",
+    ),
+    Family(
+        name="framepack",
+        title="FramePack",
+        model="HunyuanVideoFramepackTransformer3DModel",
+        checkpoint="lllyasviel/FramePackI2V_HY",
+        fps=30,
+        pipelines={"HunyuanVideoFramepackPipeline": replace(TRUE_CFG, float32_prediction=True)},
+        stacks=_dual_and_single_stacks(20, 40),
+        latent_layout="",
+        text_position="after",
+    ),
+    Family(
+        name="hunyuan-1.5",
+        title="HunyuanVideo 1.5",
+        model="HunyuanVideo15Transformer3DModel",
+        checkpoint="hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
+        pipelines={"HunyuanVideo15Pipeline": GUIDER, "HunyuanVideo15ImageToVideoPipeline": GUIDER},
+        stacks=_single_stack("transformer_blocks", 54, VIDEO_AND_TEXT_STREAMS, {"attn": identity_attention.joint_attention}),
+        text_position="after",
+    ),
+    Family(
+        name="ltx",
+        title="LTX-Video",
+        model="LTXVideoTransformer3DModel",
+        checkpoint="Lightricks/LTX-Video (13B: 48 blocks)",
+        pipelines={
+            "LTXPipeline": LTX,
+            "LTXImageToVideoPipeline": LTX,
+            "LTXConditionPipeline": LTX,
+        },
+        stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
+        latent_layout="packed",
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
+    ),
+    Family(
+        name="ltx-2",
+        title="LTX-2",
+        model="LTX2VideoTransformer3DModel",
+        checkpoint="Lightricks/LTX-2",
+        pipelines={
+            "LTX2Pipeline": LTX2,
+            "LTX2ImageToVideoPipeline": LTX2,
+            "LTX2ConditionPipeline": LTX2,
+            "LTX2InContextPipeline": LTX2,
+            "LTX2HDRPipeline": LTX2_HDR,
+        },
+        stacks=_single_stack(
+            "transformer_blocks", 48, ("hidden_states", "audio_hidden_states"),
+            {"attn1": identity_attention.plain_attention, "audio_attn1": identity_attention.plain_attention}, ("audio_attn1",),
+        ),
+        latent_layout="packed",
+        batched_inputs=(
+            "hidden_states", "audio_hidden_states", "encoder_hidden_states", "audio_encoder_hidden_states", "timestep",
+            "audio_timestep", "sigma", "audio_sigma", "encoder_attention_mask", "audio_encoder_attention_mask",
+            "video_coords", "audio_coords", "video_self_attention_mask", "video_keyframes_mask",
+        ),
+        outputs=("video", "audio"),
+        notes="the pipeline has STG of its own, on by default: stg_scale=0 and modality_scale=1 switch it off",
+    ),
+    Family(
+        name="cogvideox",
+        title="CogVideoX",
+        model="CogVideoXTransformer3DModel",
+        checkpoint="zai-org/CogVideoX-5b (2b: 30 blocks)",
+        fps=8,
+        pipelines={
+            "CogVideoXPipeline": COG,
+            "CogVideoXImageToVideoPipeline": COG,
+            "CogVideoXVideoToVideoPipeline": COG,
+            "CogVideoXFunControlPipeline": COG,
+        },
+        stacks=_single_stack("transformer_blocks", 42, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.shared_joint_attention}),
+        latent_layout="btchw",
+        text_position="before",
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep"),
+    ),
+    Family(
+        name="cogview4",
+        title="CogView4 (images)",
+        model="CogView4Transformer2DModel",
+        checkpoint="THUDM/CogView4-6B",
+        pipelines={"CogView4Pipeline": SEPARATE, "CogView4ControlPipeline": SEPARATE},
+        stacks=_single_stack("transformer_blocks", 30, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.shared_joint_attention}),
+        latent_layout="bchw",
+        text_position="before",
+    ),
+    Family(
+        name="consisid",
+        title="ConsisID",
+        model="ConsisIDTransformer3DModel",
+        checkpoint="BestWishYsh/ConsisID-preview",
+        fps=8,
+        pipelines={"ConsisIDPipeline": COG},
+        stacks=_single_stack("transformer_blocks", 42, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.shared_joint_attention}),
+        latent_layout="btchw",
+        text_position="before",
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep"),
+        injected_modules=(("perceiver_cross_attention", "cross_attn_interval"),),
+        notes="a skipped block keeps its face attention",
+    ),
+    Family(
+        name="skyreels-v2",
+        title="SkyReels V2",
+        model="SkyReelsV2Transformer3DModel",
+        checkpoint="Skywork/SkyReels-V2-T2V-14B-540P-Diffusers",
+        pipelines={
+            "SkyReelsV2Pipeline": SEPARATE_FLOAT32,
+            "SkyReelsV2ImageToVideoPipeline": SEPARATE_FLOAT32,
+            "SkyReelsV2DiffusionForcingPipeline": SEPARATE_FLOAT32,
+            "SkyReelsV2DiffusionForcingImageToVideoPipeline": SEPARATE_FLOAT32,
+            "SkyReelsV2DiffusionForcingVideoToVideoPipeline": SEPARATE_FLOAT32,
+        },
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+    ),
+    Family(
+        name="cosmos",
+        title="Cosmos 1, Predict 2 and 2.5",
+        model="CosmosTransformer3DModel",
+        checkpoint="nvidia/Cosmos-Predict2-2B-Video2World",
+        fps=16,
+        pipelines={
+            "CosmosTextToWorldPipeline": COSMOS,
+            "CosmosVideoToWorldPipeline": COSMOS,
+            "Cosmos2TextToImagePipeline": COSMOS,
+            "Cosmos2VideoToWorldPipeline": COSMOS,
+            "Cosmos2_5_PredictBasePipeline": COSMOS,
+            "Cosmos2_5_TransferPipeline": COSMOS,
+        },
+        stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
+        notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses its ControlNet hint",
+    ),
+    Family(
+        name="allegro",
+        title="Allegro",
+        model="AllegroTransformer3DModel",
+        checkpoint="rhymes-ai/Allegro",
+        fps=15,
+        pipelines={"AllegroPipeline": BATCHED},
+        stacks=_single_stack("transformer_blocks", 32, VIDEO_STREAM, PLAIN_ATTENTION),
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+    ),
+    Family(
+        name="easyanimate",
+        title="EasyAnimate",
+        model="EasyAnimateTransformer3DModel",
+        checkpoint="alibaba-pai/EasyAnimateV5.1-12b-zh-diffusers",
+        fps=8,
+        pipelines={
+            "EasyAnimatePipeline": BATCHED_RESCALE,
+            "EasyAnimateInpaintPipeline": BATCHED_RESCALE,
+            "EasyAnimateControlPipeline": BATCHED_RESCALE,
+        },
+        stacks=_single_stack("transformer_blocks", 48, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.joint_attention}),
+        text_position="before",
+        batched_inputs=(
+            "hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_t5", "inpaint_latents",
+            "control_latents",
+        ),
+        learned_variance=True,
+    ),
+    Family(
+        name="sana-video",
+        title="SANA-Video",
+        model="SanaVideoTransformer3DModel",
+        checkpoint="Efficient-Large-Model/SANA-Video_2B_480p_diffusers",
+        fps=16,
+        pipelines={"SanaVideoPipeline": BATCHED_FLOAT32, "SanaImageToVideoPipeline": BATCHED_FLOAT32},
+        stacks=_single_stack("transformer_blocks", 20, VIDEO_STREAM, PLAIN_ATTENTION),
+        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        learned_variance=True,
+        linear_attention=True,
+        notes="linear attention; the identity map gives V here too",
+    ),
+    Family(
+        name="sana-wm",
+        title="SANA-WM",
+        model="SanaWMTransformer3DModel",
+        checkpoint="Efficient-Large-Model/SANA-WM_bidirectional-diffusers",
+        pipelines={"SanaWMPipeline": BATCHED_FLOAT32},
+        stacks=_single_stack("blocks", 20, ("x",), {}),
+        batched_inputs=(
+            "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "mask", "camera_conditions",
+            "chunk_plucker",
+        ),
+        notes="its attention mixes a recurrent and a camera branch, for which an identity map is not defined",
+    ),
+    Family(
+        name="kandinsky-5",
+        title="Kandinsky 5",
+        model="Kandinsky5Transformer3DModel",
+        checkpoint="kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers (Pro: 60 blocks)",
+        pipelines={"Kandinsky5T2VPipeline": KANDINSKY, "Kandinsky5I2VPipeline": KANDINSKY},
+        latent_layout="bthwc",
+        stacks=_single_stack("visual_transformer_blocks", 32, ("visual_embed",), {"self_attention": identity_attention.kandinsky_attention}),
+    ),
+    Family(
+        name="kandinsky-6",
+        title="Kandinsky 6",
+        model="Kandinsky6Transformer3DModel",
+        checkpoint="kandinskylab/Kandinsky-6.0-Pro-distill-5s-Diffusers",
+        pipelines={"Kandinsky6TI2VAPipeline": KANDINSKY_6},
+        stacks=_single_stack(
+            "visual_transformer_blocks", 60, ("vis", "aud"),
+            {
+                "video_dec_block.self_attention": identity_attention.kandinsky_attention,
+                "audio_dec_block.self_attention": identity_attention.kandinsky_attention,
+            },
+            ("audio_dec_block.self_attention",),
+        ),
+        latent_layout="bthwc",
+        outputs=("video", "audio"),
+    ),
+    Family(
+        name="helios",
+        title="Helios",
+        model="HeliosTransformer3DModel",
+        checkpoint="BestWishYsh/Helios-Base",
+        pipelines={"HeliosPipeline": SEPARATE_FLOAT32, "HeliosPyramidPipeline": HELIOS_PYRAMID},
+        latent_layout="",
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        notes="a window is of each chunk (and stage) of the video, which are runs of their own",
+    ),
+    Family(
+        name="anyflow",
+        title="AnyFlow",
+        model="AnyFlowTransformer3DModel",
+        checkpoint="nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers",
+        fps=16,
+        pipelines={"AnyFlowPipeline": BATCHED},
+        stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
+        latent_layout="btchw",
+        batched_inputs=("hidden_states", "timestep", "r_timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
+    ),
+    Family(
+        name="motif-video",
+        title="Motif-Video",
+        model="MotifVideoTransformer3DModel",
+        checkpoint="Motif-Technologies/Motif-Video-2B",
+        pipelines={"MotifVideoPipeline": GUIDER, "MotifVideoImage2VideoPipeline": GUIDER},
+        stacks=_dual_and_single_stacks(20, 40),
+        text_position="after",
+    ),
+    Family(
+        name="latte",
+        title="Latte",
+        model="LatteTransformer3DModel",
+        checkpoint="maxin-cn/Latte-1",
+        fps=8,
+        pipelines={"LattePipeline": BATCHED},
+        stacks={
+            "spatial": Stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="spatial"),
+            "temporal": Stack("temporal_transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="temporal"),
+        },
+        batched_inputs=("hidden_states", "timestep", "encoder_hidden_states"),
+        interleaved=True,
+        learned_variance=True,
+    ),
+    Family(
+        name="opensora",
+        title="Open-Sora 1.2",
+        model="OpenSoraTransformer3DModel",
+        checkpoint="hpcai-tech/OpenSora-STDiT-v3",
+        pipelines={"OpenSoraPipeline": BATCHED_FLOAT32},
+        stacks={
+            "spatial": Stack("spatial_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="spatial", token_layout="tokens"),
+            "temporal": Stack("temporal_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="temporal", token_layout="tokens"),
+        },
+        batched_inputs=(
+            "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "frame_mask", "fps",
+            "height", "width",
+        ),
+        interleaved=True,
+        learned_variance=True,
+        package="skipguide.opensora",
+        notes="diffusers has no Open-Sora: the classes are in skipguide.opensora (docs/opensora.md)",
+    ),
+    Family(
+        name="svd",
+        title="Stable Video Diffusion",
+        model="UNetSpatioTemporalConditionModel",
+        checkpoint="stabilityai/stable-video-diffusion-img2vid-xt",
+        pipelines={"StableVideoDiffusionPipeline": SVD},
+        stacks=_unet_stacks(6, 9),
+        unet=UNetLayout(
+            ("resnets", "attentions"),
+            {
+                "spatial": AxisLayers("attentions", "transformer_blocks", ("attn1",)),
+                "temporal": AxisLayers("attentions", "temporal_transformer_blocks", ("attn1",), token_layout="rows"),
+            },
+        ),
+        latent_layout="btchw",
+        batched_inputs=("sample", "encoder_hidden_states", "added_time_ids"),
+        denoisers=("unet",),
+        notes="The paper's 8th of 16 layers is up:0.",
+    ),
+    Family(
+        name="animatediff",
+        title="AnimateDiff and PIA",
+        model="UNetMotionModel",
+        checkpoint="guoyww/animatediff-motion-adapter-v1-5-2",
+        fps=8,
+        pipelines={
+            "AnimateDiffPipeline": BATCHED,
+            "AnimateDiffControlNetPipeline": BATCHED,
+            "AnimateDiffPAGPipeline": PAG,
+            "AnimateDiffSDXLPipeline": BATCHED_RESCALE,
+            "AnimateDiffSparseControlNetPipeline": BATCHED,
+            "AnimateDiffVideoToVideoPipeline": BATCHED,
+            "AnimateDiffVideoToVideoControlNetPipeline": BATCHED,
+            "PIAPipeline": BATCHED,
+        },
+        stacks=_unet_stacks(8, 12),
+        unet=UNetLayout(
+            ("resnets", "attentions", "motion_modules"),
+            {
+                "spatial": AxisLayers("attentions", "transformer_blocks", ("attn1",)),
+                "temporal": AxisLayers("motion_modules", "transformer_blocks", ("attn1", "attn2")),
+            },
+        ),
+        batched_inputs=(
+            "sample", "encoder_hidden_states", "added_cond_kwargs", "down_block_additional_residuals",
+            "mid_block_additional_residual",
+        ),
+        denoisers=("unet",),
+        notes="Blocks without cross-attention (with Stable Diffusion 1.5 down:6, down:7, up:0 to up:2) have temporal "
+        "layers only.",
+    ),
+    Family(
+        name="modelscope",
+        title="ModelScope and Zeroscope",
+        model="UNet3DConditionModel",
+        checkpoint="damo-vilab/text-to-video-ms-1.7b",
+        fps=8,
+        pipelines={"TextToVideoSDPipeline": BATCHED, "VideoToVideoSDPipeline": BATCHED},
+        stacks=_unet_stacks(6, 9),
+        unet=UNET_3D_LAYOUT,
+        batched_inputs=("sample", "encoder_hidden_states"),
+        denoisers=("unet",),
+        cached_modules=("transformer_in",),
+    ),
+    Family(
+        name="i2vgen-xl",
+        title="I2VGen-XL",
+        model="I2VGenXLUNet",
+        checkpoint="ali-vilab/i2vgen-xl",
+        pipelines={"I2VGenXLPipeline": BATCHED},
+        stacks=_unet_stacks(6, 9),
+        unet=UNET_3D_LAYOUT,
+        batched_inputs=("sample", "fps", "image_latents", "image_embeddings", "encoder_hidden_states"),
+        denoisers=("unet",),
+        cached_modules=("transformer_in", "image_latents_temporal_encoder"),
+    ),
+)  # fmt: skip
+
+# Video pipelines of diffusers that guide() refuses, and why.
+_CROSS_FRAME_REASON = (
+    "its UNet is one for images, which takes the frames as a batch and attends across them in its"
+    " processors"
+)
+_NO_DENOISING_REASON = "it makes no video by steps of denoising, so there is nothing to guide"
+REFUSED_PIPELINES: dict[str, str] = {
+    **dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _CROSS_FRAME_REASON),
+    **dict.fromkeys(("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"), _NO_DENOISING_REASON),
+    "AnyFlowFARPipeline": "its transformer keeps keys and values of earlier chunks, which a weak pass would overwrite",
+    "Cosmos3OmniPipeline":
+        "its transformer takes packed sequences of several kinds and keeps keys and values of the text",
+    "JoyImageEditPipeline": "it edits images",
+    "Kandinsky6SRPipeline": "it is a one-pass upscaler that runs without CFG or steps worth guiding",
+    "LTX2DFRPipeline": "it calls its transformer once per tile of the picture in every step",
+    "LTX2DFRTemporalRefinePipeline": "it calls its transformer once per tile of time in every step",
+    "LTXI2VLongMultiPromptPipeline":
+        "it calls its transformer once per tile of time in every step, with prompts that differ",
+}  # fmt: skip

@@ -1,0 +1,94 @@
+# Built by `make comfyui` from src/skipguide/method/parsing.py; do not edit.
+"""Read layers, terms, CFG rules and restarts as people write them: on a command line, in YAML, in
+a widget of ComfyUI. The only grammar of the package; it needs nothing but Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+LAYER_GRAMMAR = (
+    'block numbers from 0 on, or "stack:number" as in "single:7", separated by commas; "7-9" is a'
+    " range"
+)
+_LAYER = re.compile(r"(?:([^\s:,]+)\s*:\s*)?([0-9]+)(?:\s*-\s*([0-9]+))?")
+
+
+def parse_layers(value: int | str | Sequence[int | str]) -> tuple[int | str, ...]:
+    """Return layers as a tuple of ints and of texts such as "single:7".
+
+    Args:
+        value: 8, "8,9", "7-9" (both ends count), "single:7", "single:3-5", or a list of those.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    parts = [part for entry in listed for part in _split(entry)]
+    return tuple(layer for part in parts for layer in _expand_layer(part))
+
+
+def _split(entry: Any) -> list[Any]:
+    return entry.split(",") if isinstance(entry, str) else [entry]
+
+
+def _expand_layer(part: Any) -> Iterator[int | str]:
+    known = isinstance(part, (int, str)) and not isinstance(part, bool)
+    found = _LAYER.fullmatch(str(part).strip()) if known else None
+    if found is None:
+        raise ValueError(f"layers must be {LAYER_GRAMMAR}, but got {part!r}. Write 8, or 7-9.")
+    stack, first, last = found.groups()
+    numbers = range(int(first), int(first if last is None else last) + 1)
+    if not numbers:
+        raise ValueError(
+            f"a range of layers must go upwards, but got {part!r}. Write {last}-{first}."
+        )
+    for number in numbers:
+        yield number if stack is None else f"{stack}:{number}"
+
+
+def parse_parts(text: str, first: str) -> dict[str, Any]:
+    """Read "apg eta=0.2 window=0.1:0.9" as {first: "apg", "eta": 0.2, "window": [0.1, 0.9]}.
+
+    Args:
+        text: words `name=value`, separated by spaces. Values are numbers, true, false, texts, or
+            lists whose entries are separated by colons or commas; `layers` stays a text.
+        first: the name of a word that has none.
+
+    Raises:
+        ValueError: for no words, a word without a value, or a name that comes twice.
+    """
+    words = [word if "=" in word else f"{first}={word}" for word in text.split()]
+    pairs = [word.partition("=") for word in words]
+    named = {name for name, _, value in pairs if name and value}
+    if not pairs or len(named) < len(pairs):
+        raise ValueError(
+            f"parts must be words such as name=value, each name once, but got {text!r}. Correct it."
+        )
+    return {name: value if name == "layers" else _parse_value(value) for name, _, value in pairs}
+
+
+def _parse_value(text: str) -> Any:
+    for separator in (",", ":"):
+        if separator in text:
+            return [_parse_value(part) for part in text.split(separator)]
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_list(value: Any, first: str) -> Any:
+    """Return one mapping or text, or a list of them, as a tuple; texts are read by `parse_parts`.
+
+    What is none of these comes back as it is.
+    """
+    listed = [value] if isinstance(value, (Mapping, str)) else value
+    if not isinstance(listed, (list, tuple)):
+        return value
+    return tuple(parse_parts(row, first) if isinstance(row, str) else row for row in listed)

@@ -1,0 +1,412 @@
+# Built by `make comfyui` from src/skipguide/method/request.py; do not edit.
+"""GuidanceRequest: everything that guide() was asked for, as one value.
+
+It is the same value in Python, YAML, the record of a video and the ledger of a run. In plain data
+everything that has its default is left out:
+
+    terms:
+      - {layers: [8], scale: 1.0}                       # STG
+      - {layers: [4, "single:7"], scale: [1.0, 0.5, 0.0], skip: attention, stop: 0.5}
+      - {layers: {random: 0.1}, scale: 0.25}            # other layers at every step
+      - {kind: slg, layers: [9]}                        # Skip Layer Guidance
+    rescale: 0.7
+    cfg: {name: apg, eta: 0.2}
+    restart: [{window: [0.4, 0.6], repeats: 2}]
+    share_prefix: false
+
+or `schedule: [{sigma: [0.9, 1.1], layers: [11], scale: 4.0}, ...]` instead of terms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..method import cfg_rules, parsing, validate
+from ..method.restart import Restart
+from ..method.terms import SLG, STG, Bin, Random, Schedule
+
+Term = STG | SLG
+
+CFG_RULES: dict[str, type[cfg_rules.CFGRule]] = {
+    "apg": cfg_rules.APG,
+    "cfg-zero": cfg_rules.CFGZero,
+    "tcfg": cfg_rules.TCFG,
+    "interval": cfg_rules.Interval,
+}
+TERM_KINDS: dict[str, type[Term]] = {"stg": STG, "slg": SLG}
+# Of no consequence for what is computed, or a model and so no plain data.
+_NOT_PLAIN = ("source", "preset_rescale", "weak")
+_ALWAYS_WRITTEN = ("layers", "scale", "sigma")
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceRequest:
+    """What guide() was asked for; see there for what each of them does.
+
+    Args:
+        terms: those of a schedule are its bins' own, in the order of its bins.
+        schedule: replaces the windows and scales of `terms`.
+        rescale: phi of the guided steps, from 0 to 1; the bins of a schedule have their own.
+        rescale_space: "prediction" or "data".
+        orthogonalize: needs two STG terms or more.
+        cfg: replaces the formula of CFG.
+        restart: intervals of the run that are done again.
+        share_prefix: whether a weak pass begins at its first skipped layer.
+
+    Raises:
+        ValueError: for a number or a name out of range, and for parts that exclude each other.
+    """
+
+    terms: tuple[Term, ...] = ()
+    schedule: Schedule | None = None
+    rescale: float = 0.0
+    rescale_space: str = "prediction"
+    orthogonalize: bool = False
+    cfg: cfg_rules.CFGRule | None = None
+    restart: tuple[Restart, ...] = ()
+    share_prefix: bool = True
+
+    def __post_init__(self) -> None:
+        if self.cfg is not None and not isinstance(self.cfg, cfg_rules.CFGRule):
+            raise ValueError(
+                f"cfg must be an APG, CFGZero, TCFG or Interval, but got {self.cfg!r}. Write"
+                " cfg=APG()."
+            )
+        validate.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off, the paper uses 0.7")
+        if self.rescale_space not in ("prediction", "data"):
+            raise ValueError(
+                f'rescale_space must be "prediction" or "data", but got {self.rescale_space!r}.'
+                " Choose one of them."
+            )
+        if self.rescale and self.schedule is not None:
+            raise ValueError(
+                f"rescale={self.rescale!r} cannot be combined with a Schedule. Set rescale on each"
+                " Bin instead."
+            )
+        if self.rescale and not self.terms and not self.replaces_cfg:
+            raise ValueError(
+                "rescale acts on steps with a term or a CFG rule, but got"
+                f" {self.rescale!r} without any. Add a term, or leave rescale out."
+            )
+        self._check_orthogonalize()
+
+    def _check_orthogonalize(self) -> None:
+        several = self.schedule is None and sum(isinstance(term, STG) for term in self.terms) > 1
+        if not isinstance(self.orthogonalize, bool) or (self.orthogonalize and not several):
+            number = len(self.terms)
+            came = (
+                "a Schedule, one term at a time"
+                if self.schedule
+                else f"{number} term{'s' * (number > 1)}"
+            )
+            raise ValueError(
+                "orthogonalize must be True or False, and True needs two STG terms or more, but"
+                f" got {self.orthogonalize!r} with {came}. Leave it out, or add a term."
+            )
+
+    @property
+    def rule(self) -> cfg_rules.CFGRule | None:
+        """The rule that replaces CFG, which is `cfg`."""
+        return self.cfg
+
+    @property
+    def restarts(self) -> tuple[Restart, ...]:
+        """The restarts, which are `restart`."""
+        return self.restart
+
+    @property
+    def replaces_cfg(self) -> bool:
+        """Whether the rule is another formula than CFG, at all steps."""
+        return self.cfg is not None and not isinstance(self.cfg, cfg_rules.Interval)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but the pipeline's own CFG is left of it."""
+        return not self.terms and self.schedule is None and self.cfg is None and not self.restart
+
+    @property
+    def data_space_features(self) -> str:
+        """Which parts need estimates of the clean data, for errors; "" for none."""
+        phis = (
+            [self.rescale]
+            if self.schedule is None
+            else [entry.rescale for entry in self.schedule.bins]
+        )
+        named = {
+            'APG in the space of the data (space="data")': (
+                isinstance(self.cfg, cfg_rules.APG) and self.cfg.space == "data"
+            ),
+            'rescaling in the space of the data (rescale_space="data")': (
+                self.rescale_space == "data" and any(phis)
+            ),
+        }
+        return " and ".join(name for name, on in named.items() if on)
+
+    def with_seed(self, seed: int) -> GuidanceRequest:
+        """Return the request with `seed` for every term and bin whose own seed is 0, the default.
+
+        Skipped layers and token orders that are drawn then follow the seed of the video.
+        """
+        schedule = self.schedule
+        if schedule is not None:
+            bins = [_seeded(entry, seed) for entry in schedule.bins]
+            schedule = dataclasses.replace(schedule, bins=bins)
+        terms = tuple(_seeded(term, seed) for term in self.terms)
+        return dataclasses.replace(self, terms=terms, schedule=schedule)
+
+    def guide_arguments(self) -> tuple[list[Term | Schedule], dict[str, Any]]:
+        """Return the terms and the keyword arguments of the call of guide() that asks for this."""
+        options = {
+            "rescale": self.rescale,
+            "rescale_space": self.rescale_space,
+            "orthogonalize": self.orthogonalize,
+            "cfg": self.cfg,
+            "restart": self.restart or None,
+            "share_prefix": self.share_prefix,
+        }
+        return list(self.terms) if self.schedule is None else [self.schedule], options
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the request as plain data, ready for JSON or YAML; defaults are left out.
+
+        Raises:
+            ValueError: for a term with `weak`, since a model is no plain data.
+        """
+        found: dict[str, Any] = {}
+        if self.schedule is not None:
+            found["schedule"] = [_to_plain(entry) for entry in self.schedule.bins]
+        elif self.terms:
+            found["terms"] = [_term_to_plain(term) for term in self.terms]
+        if self.rescale:
+            found["rescale"] = float(self.rescale)
+        for name, default in (
+            ("rescale_space", "prediction"), ("orthogonalize", False), ("share_prefix", True),
+        ):  # fmt: skip
+            if getattr(self, name) != default:
+                found[name] = getattr(self, name)
+        if self.cfg is not None:
+            name = next(name for name, kind in CFG_RULES.items() if type(self.cfg) is kind)
+            found["cfg"] = {"name": name, **_to_plain(self.cfg)}
+        if self.restart:
+            found["restart"] = [_to_plain(restart) for restart in self.restart]
+        return found
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> GuidanceRequest:
+        """Read a request from plain data, as `to_dict` writes it.
+
+        Args:
+            content: the arguments of guide() by their names. Layers are all that
+                `parsing.parse_layers` reads, or {"random": share}; a term, a rule or a restart may
+                be a text, as in "layers=8 scale=1", "apg eta=0.2", "0.4:0.6 repeats=2".
+
+        Raises:
+            ValueError: for an unknown name, a missing part, or a value out of range.
+        """
+        _check_names("guidance", content, [field.name for field in dataclasses.fields(cls)])
+        found = {name: value for name, value in content.items() if value is not None}
+        schedule = found.get("schedule")
+        if schedule is not None:
+            if found.get("terms"):
+                raise ValueError(
+                    "a schedule has what is skipped in its bins, but terms came too. Leave one of"
+                    " them out."
+                )
+            found["schedule"] = read_schedule(schedule)
+            found["terms"] = tuple(entry.term() for entry in active_bins(found["schedule"]))
+        elif "terms" in found:
+            found["terms"] = tuple(read_term(row) for row in _listed(found["terms"], "layers"))
+        if "cfg" in found:
+            found["cfg"] = read_cfg_rule(found["cfg"])
+        if "restart" in found:
+            rows = _listed(found["restart"], "window")
+            found["restart"] = tuple(_make("restart", Restart, row) for row in rows)
+        return cls(**found)
+
+
+# --- from plain data ------------------------------------------------------------------------------
+
+
+def read_term(row: Mapping[str, Any]) -> Term:
+    """Read a term: STG, unless it says `kind: slg`.
+
+    Raises:
+        ValueError: for an unknown kind or name, or a value out of range.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(
+            f"a term must have layers and a scale, but got {row!r}. Write {{layers: [8], scale:"
+            " 1.0}."
+        )
+    kind = row.get("kind", "stg")
+    if not isinstance(kind, str) or kind not in TERM_KINDS:
+        raise ValueError(f"kind of a term must be stg or slg, but got {kind!r}. Leave it out.")
+    parts = {name: value for name, value in row.items() if name != "kind"}
+    if not parts.get("layers"):
+        raise ValueError(
+            f"a term must name its layers, but got {dict(row)!r}. Write {{layers: [8], scale: 1.0}}."
+        )
+    return _make("a term", TERM_KINDS[kind], parts)
+
+
+def read_schedule(rows: Any) -> Schedule:
+    """Read a schedule from a list of its bins.
+
+    Raises:
+        ValueError: for no bins, an unknown name, a bin without `sigma`, or bins that overlap.
+    """
+    listed = [rows] if isinstance(rows, Mapping) else rows
+    if not isinstance(listed, (list, tuple)):
+        raise ValueError(
+            f"schedule must be a list of bins, but got {rows!r}. Write [{{sigma: [0.9, 1.1],"
+            " layers: [11], scale: 2.0}]."
+        )
+    return Schedule([_make("schedule", Bin, row) for row in listed])
+
+
+def read_cfg_rule(given: Any) -> cfg_rules.CFGRule:
+    """Read a CFG rule: {"name": "apg", "eta": 0.2}, or "apg eta=0.2".
+
+    Raises:
+        ValueError: for an unknown rule or part, or a value out of range.
+    """
+    row = parsing.parse_parts(given, "name") if isinstance(given, str) else given
+    name = row.get("name") if isinstance(row, Mapping) else row
+    if not isinstance(name, str) or name not in CFG_RULES:
+        raise ValueError(
+            f"cfg must be one of {', '.join(CFG_RULES)}, but got {name!r}. Write cfg: {{name:"
+            " apg}, or --cfg-rule apg."
+        )
+    return _make("cfg", CFG_RULES[name], {key: row[key] for key in row if key != "name"})
+
+
+def _listed(value: Any, first: str) -> tuple[Any, ...]:
+    found = parsing.parse_list(value, first)
+    if not isinstance(found, tuple):
+        raise ValueError(f"guidance takes a list here, but got {value!r}. Write a list.")
+    return found
+
+
+def _make(what: str, kind: Any, row: Any) -> Any:
+    """Make a term, a bin, a rule or a restart from its parts."""
+    known = [field.name for field in dataclasses.fields(kind) if field.name not in _NOT_PLAIN]
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{what} must have parts such as {known[0]}, but got {row!r}. Name them.")
+    _check_names(what, row, known)
+    parts = {name: _from_plain(name, value) for name, value in row.items()}
+    try:
+        return kind(**parts)
+    except TypeError as error:  # a bin without its sigma
+        raise ValueError(f"{what} lacks a part: {error}. Add it.") from error
+
+
+def _from_plain(name: str, value: Any) -> Any:
+    if name == "layers":
+        return _read_layers(value)
+    return tuple(value) if name in ("sigma", "window") and isinstance(value, list) else value
+
+
+def _read_layers(value: Any) -> list[int | str] | Random:
+    if isinstance(value, str) and value.startswith("random:"):
+        value = parsing.parse_parts(value.replace(":", "=", 1), "random")
+    if isinstance(value, Mapping):
+        if set(value) != {"random"}:
+            raise ValueError(
+                f"layers must be a list, or {{random: share}}, but got {dict(value)!r}. Write"
+                " {random: 0.1}."
+            )
+        return Random(value["random"])
+    return list(parsing.parse_layers(value))
+
+
+def _check_names(what: str, given: Any, known: Sequence[str]) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"{what} must have lines such as {known[0]}: ..., but got {given!r}. Correct it."
+        )
+    unknown = [str(name) for name in given if name not in known]
+    if unknown:
+        has = ", ".join(known) or "none"
+        raise ValueError(
+            f"{what} has the parts {has}, but got {', '.join(unknown)}. Correct the name."
+        )
+
+
+# --- to plain data --------------------------------------------------------------------------------
+
+
+def _term_to_plain(term: Term) -> dict[str, Any]:
+    if getattr(term, "weak", None) is not None:
+        raise ValueError(
+            "a term with weak= holds a model, which cannot be written down. Use guide() from"
+            " Python."
+        )
+    kind = {"kind": "slg"} if isinstance(term, SLG) else {}
+    return {**kind, **_to_plain(term)}
+
+
+def _to_plain(made: Any) -> dict[str, Any]:
+    """A term, bin, rule or restart by its parts; defaults are left out."""
+    found = {}
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        written = field.name in _ALWAYS_WRITTEN and value not in ((), [], None)
+        if field.name not in _NOT_PLAIN and (written or value != field.default):
+            found[field.name] = _plain_value(value, str(field.type))
+    if isinstance(made, Bin) and not made.scale:
+        found.pop("scale", None)
+    return found
+
+
+def _plain_value(value: Any, type_name: str) -> Any:
+    """Numbers that may be fractions are floats, so that 1 and 1.0 are one value."""
+    if isinstance(value, Random):
+        return {"random": float(value.share)}
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(entry, type_name) for entry in value]
+    is_float = "float" in type_name and isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_float else value
+
+
+def _seeded(entry: Any, seed: int) -> Any:
+    return dataclasses.replace(entry, seed=seed) if entry.seed == 0 else entry
+
+
+# --- what guide() was given -----------------------------------------------------------------------
+
+
+def unpack_terms(
+    given: Sequence[Any], allow_empty: bool
+) -> tuple[Schedule | None, tuple[Term, ...]]:
+    """Return a Schedule if there is one, and the terms: a Schedule's are those of its bins.
+
+    Args:
+        given: terms, or lists of them, as in a preset of several; or one Schedule.
+        allow_empty: whether there is something to do without any term.
+
+    Raises:
+        ValueError: for no terms, something else, or a Schedule beside others.
+    """
+    terms = [
+        term for entry in given for term in (entry if isinstance(entry, (list, tuple)) else [entry])
+    ]
+    if len(terms) == 1 and isinstance(terms[0], Schedule):
+        return terms[0], tuple(entry.term() for entry in active_bins(terms[0]))
+    if not (terms or allow_empty) or not all(isinstance(term, (STG, SLG)) for term in terms):
+        came = ", ".join(type(term).__name__ for term in terms) or "none"
+        raise ValueError(
+            f"guide() needs one or more STG or SLG terms, or one Schedule, but got {came}. Write"
+            " guide(pipe, STG(layers=[34]))."
+        )
+    return None, tuple(terms)
+
+
+def active_bins(schedule: Schedule) -> list[Bin]:
+    """Return the bins that have a term."""
+    return [entry for entry in schedule.bins if entry.scale > 0]
+
+
+def published_rescale(terms: Sequence[Term]) -> float:
+    """Return phi as it was published with a preset; 0 without one."""
+    return max((term.preset_rescale for term in terms if isinstance(term, STG)), default=0.0)

@@ -1,0 +1,434 @@
+# Built by `make comfyui` from src/skipguide/method/terms.py; do not edit.
+"""The terms of the guidance that a user writes down: which layers, how strongly, when."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..method import formula, perturbations, validate
+
+Layer = int | str
+
+
+@dataclass(frozen=True)
+class Random:
+    """In the place of layers: others at each step, drawn by the term's seed, all middle blocks
+    being equally likely.
+
+    With skip="residual" that is S2-Guidance (arXiv 2508.12880), which has a tenth of the blocks,
+    never the first one, and scales of about 0.25. Here the last one is never drawn either.
+
+    Args:
+        share: of all blocks (of the term's axis), rounded to a whole number, at least one; above 0
+            and below 1.
+
+    Raises:
+        ValueError: for another share.
+    """
+
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not validate.is_number(self.share) or not 0 < self.share < 1:
+            raise ValueError(
+                f"share must be a number above 0 and below 1, but got {self.share!r}. The usual is"
+                " 0.1."
+            )
+
+
+@dataclass(frozen=True)
+class STG:
+    """Spatiotemporal Skip Guidance: push the prediction away from a pass that skips `layers` (Eq.
+    13).
+
+    Args:
+        layers: an int counts within the model's first stack of blocks; "stack:int" names the stack.
+            Or a Random.
+        scale: s in the formula, >= 0; 0 is off. The paper uses 1.0 for residual and 2.0 for
+            attention skip. A list has one for each step of the run; a step whose scale is 0 costs
+            nothing.
+        skip: "residual", the block returns its input (Eq. 15, STG-R), or "attention", the map of
+            its self-attention is the identity over all tokens (Eq. 17, STG-A); or another
+            weakening: "soft", "blur", "frames", "shuffle" (docs/weak-models.md,
+            skipguide.method.perturbations).
+        axis: "spatial" or "temporal" for models with factorized attention; None for all of it.
+        start, stop: fractions of the run; step i of N is guided when start <= i/N < stop.
+        audio_scale: s for the audio of a model that makes both, >= 0; 0 is off, None is the same as
+        `scale`. normalize: make the length of the push `scale` times a tenth of that of c, per
+        sample and output, whatever the
+            layers: their differences c - p are of very different lengths, and so scales of one
+                layer say little about
+            another.
+        every: run the weak pass at every n-th of the guided steps only, and in between push by the
+            difference c - p of the last one. An approximation.
+        strength: of "soft" the share of the identity in the map, above 0 and up to 1 (None: 0.5);
+            of "blur" the sigma in tokens, above 0 (None: infinite, all queries are their mean).
+        seed: of what is drawn: the layers of a Random, the order of "shuffle". Another draw at
+            every step.
+        weak: another denoiser of the same signature in the place of this one with layers skipped:
+            Autoguidance (Karras et al. 2024, arXiv 2406.02507). A smaller or less trained one for
+            the same latents, text and device.
+
+    Raises:
+        ValueError: for anything outside these ranges, at once.
+    """
+
+    layers: Sequence[Layer] | Random = ()
+    scale: float | Sequence[float] = 1.0
+    skip: str = "residual"
+    axis: str | None = None
+    start: float = 0.0
+    stop: float = 1.0
+    audio_scale: float | None = None
+    normalize: bool = False
+    every: int = 1
+    strength: float | None = None
+    seed: int = 0
+    weak: Any = None
+    source: str = field(
+        default="", compare=False
+    )  # where the setting comes from, if it is a preset
+    preset_rescale: float = field(
+        default=0.0, compare=False
+    )  # the phi that was published with it; guide() takes it
+
+    def __post_init__(self) -> None:
+        _check_common_arguments(self)
+        if not self._scale_list():
+            raise ValueError(
+                "a list of scales must have one for each step, but got an empty one. Write one"
+                " number."
+            )
+        for scale in self._scale_list():
+            validate.check_number("scale", scale, 0.0, math.inf, "0 switches the term off")
+        if self.audio_scale is not None:
+            validate.check_number(
+                "audio_scale", self.audio_scale, 0.0, math.inf, "0 leaves the audio alone"
+            )
+        if not isinstance(self.normalize, bool):
+            raise ValueError(
+                f"normalize must be True or False, but got {self.normalize!r}. Leave it out for"
+                " False."
+            )
+        validate.check_integer("every", self.every, 1, "1 is every guided step.")
+
+    def _scale_list(self) -> list[Any]:
+        return list(self.scale) if isinstance(self.scale, (list, tuple)) else [self.scale]
+
+    def scales(self, outputs: int, step: int | None = None) -> tuple[float, ...]:
+        """s for each output of the denoiser: video, then audio if it has any.
+
+        Args:
+            step: of the run; None asks for the largest of all steps.
+        """
+        listed = self._scale_list()
+        scale = max(listed) if step is None else listed[step if len(listed) > 1 else 0]
+        audio = scale if self.audio_scale is None else self.audio_scale
+        return (scale, audio)[:outputs]
+
+    def check_steps(self, num_steps: int) -> None:
+        """See that a list of scales is for runs of so many steps.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        if isinstance(self.scale, (list, tuple)) and len(self.scale) != num_steps:
+            raise ValueError(
+                f"a list of scales must have one for each step, but this one has {len(self.scale)}"
+                f" and the run {num_steps}. Write {num_steps}, or one number with start and stop."
+            )
+
+    @classmethod
+    def preset(cls, pipe: Any) -> STG | Schedule | tuple[STG, ...]:
+        """The published setting for this model, picked by the depth (and width) of its denoiser;
+        `.source` says whose.
+
+        A setting that changes along the run is a Schedule, and one of several terms a tuple;
+        guide() takes them all.
+
+        Raises:
+            ValueError: if no published setting is known for the pipeline's model.
+        """
+        from ..families import (
+            presets,
+        )  # the one import upwards: presets are data about models
+
+        row = presets.preset_for(pipe)
+        if row.schedule:
+            return Schedule([Bin(**entry) for entry in row.schedule], source=row.source)
+        found = [
+            cls(
+                list(row.layers), term["scale"], row.skip, term["axis"], row.start, row.stop, source=row.source,
+                preset_rescale=row.rescale,
+            )
+            for term in row.terms or ({"axis": row.axis, "scale": row.scale},)
+        ]  # fmt: skip
+        return tuple(found) if row.terms else found[0]
+
+
+@dataclass(frozen=True)
+class SLG:
+    """Skip Layer Guidance: skip `layers` in the unconditional pass itself, D = u~ + g (c - u~). No
+    extra pass.
+
+    Arguments as for STG. There is no scale: how far D is from u~ is the pipeline's guidance_scale,
+    and without CFG there is no unconditional pass to skip layers in, so that such a run is refused.
+
+    Raises:
+        ValueError: for anything outside the ranges, at once.
+    """
+
+    layers: Sequence[Layer]
+    skip: str = "residual"
+    axis: str | None = None
+    start: float = 0.0
+    stop: float = 1.0
+    strength: float | None = None
+    seed: int = 0
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layers, Random):
+            raise ValueError(
+                "SLG skips layers that are named, but got a Random. Name them, or use STG."
+            )
+        _check_common_arguments(self)
+
+    @classmethod
+    def preset(cls, pipe: Any) -> SLG:
+        """The published setting for this model; as STG.preset."""
+        from ..families import (
+            presets,
+        )  # the one import upwards: presets are data about models
+
+        row = presets.preset_for(pipe, "slg")
+        return cls(list(row.layers), row.skip, row.axis, row.start, row.stop, source=row.source)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One range of noise levels of a Schedule: low <= sigma < high, and what holds there.
+
+    Args:
+        sigma: (low, high), as the scheduler's `sigmas` have it, and 1 less that where they go up
+            (`invert_sigmas`: Mochi); flow matching goes from 1 to 0, so that (0.5, 1.1) is the
+            first part of the run.
+        layers, scale, skip, strength, seed: as for STG; a scale of 0 (and no layers) leaves this
+            range without a weak pass.
+        guidance_scale: g of the CFG in this range, in the place of the pipeline's; None leaves it.
+        rescale: phi in this range.
+    """
+
+    sigma: tuple[float, float]
+    layers: Sequence[Layer] | Random = ()
+    scale: float = 0.0
+    skip: str = "residual"
+    guidance_scale: float | None = None
+    rescale: float = 0.0
+    strength: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        pair = tuple(self.sigma) if isinstance(self.sigma, (list, tuple)) else ()
+        numbers = all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) for value in pair
+        )
+        if len(pair) != 2 or not numbers or not pair[0] < pair[1]:
+            raise ValueError(
+                "sigma must be a pair (low, high) of numbers with low < high, but got"
+                f" {self.sigma!r}. Write [0, 1.1]."
+            )
+        object.__setattr__(self, "sigma", pair)
+        validate.check_number("scale", self.scale, 0.0, math.inf, "0 switches the bin off")
+        validate.check_number("rescale", self.rescale, 0.0, 1.0, "0 is off")
+        if self.guidance_scale is not None:
+            validate.check_number(
+                "guidance_scale", self.guidance_scale, 0.0, math.inf, "1 is no CFG"
+            )
+        if self.scale > 0:
+            self.term()
+
+    def term(self) -> STG:
+        """What is skipped in this range."""
+        return STG(self.layers, self.scale, self.skip, strength=self.strength, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """STG whose layers, scale, CFG scale and rescaling depend on the noise level, as LTX-Video 13B
+    has it.
+
+    Args:
+        bins: ranges of sigma that do not overlap; a step outside all of them is not guided and its
+            CFG is left alone.
+
+    Raises:
+        ValueError: for no bins, or two that overlap.
+    """
+
+    bins: Sequence[Bin]
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.bins or not all(isinstance(entry, Bin) for entry in self.bins):
+            raise ValueError(
+                f"Schedule needs one or more Bin, but got {self.bins!r}. Write Schedule([Bin((0,"
+                " 1), [9], 1.0)])."
+            )
+        ordered = sorted(self.bins, key=lambda entry: entry.sigma)
+        for lower, upper in itertools.pairwise(ordered):
+            if upper.sigma[0] < lower.sigma[1]:
+                raise ValueError(
+                    f"the bins of a Schedule must not overlap, but {lower.sigma} and {upper.sigma}"
+                    " do. Move a bound."
+                )
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Schedule:
+        """Read bins from a file: a list of the arguments of Bin, or `bins:` with one and `source:`.
+
+            - {sigma: [0.9, 1.1], layers: [11, 25], scale: 4.0, guidance_scale: 6.0}
+            - {sigma: [0.0, 0.9], layers: [28], scale: 2.0, rescale: 0.7}
+
+        Raises:
+            ValueError: for a file that cannot be read, or that says something else.
+        """
+        import yaml
+
+        known = [entry.name for entry in fields(Bin)]
+        try:
+            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (
+            OSError,
+            ValueError,
+            yaml.YAMLError,
+        ) as error:  # ValueError: no UTF-8; a date that is none
+            raise ValueError(
+                f"a schedule must be a YAML file that can be read, but {path} cannot: {error}."
+            ) from error
+        source = found.get("source", "") if isinstance(found, dict) else ""
+        bins = found.get("bins") if isinstance(found, dict) else found
+        if not isinstance(bins, list) or not all(
+            isinstance(row, dict) and set(row) <= set(known) for row in bins
+        ):
+            came = _describe_invalid_bins(bins, known)
+            raise ValueError(
+                f"a schedule must be a list of bins with {', '.join(known)}, but {path} has {came}."
+                " Write lines like - {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
+            )
+        if not all("sigma" in row for row in bins):
+            raise ValueError(
+                f"every bin of a schedule must have sigma: [low, high], but one of {path} has none."
+            )
+        return cls([Bin(**row) for row in bins], source=str(source))
+
+    def at(self, sigma: float) -> Bin | None:
+        """The bin of a noise level."""
+        return next(
+            (entry for entry in self.bins if entry.sigma[0] <= sigma < entry.sigma[1]), None
+        )
+
+
+def _describe_invalid_bins(bins: Any, known: Sequence[str]) -> str:
+    """What is in a file instead of bins, without quoting it: whoever sees the error may not be the
+    one who may read."""
+    if not isinstance(bins, list) or not all(isinstance(row, dict) for row in bins):
+        return "something else"
+    return ", ".join(sorted({str(name) for row in bins for name in row} - set(known)))
+
+
+def _check_common_arguments(term: STG | SLG) -> None:
+    """What both kinds of term have."""
+    if getattr(term, "weak", None) is not None:
+        _check_weak_model(term)
+    elif not isinstance(term.layers, Random):
+        _check_layers(term.layers, type(term).__name__)
+    perturbations.check_skip(term.skip, term.strength, term.seed)
+    if term.axis not in (None, "spatial", "temporal"):
+        raise ValueError(
+            f'axis must be "spatial", "temporal" or None, but got {term.axis!r}. Choose one of'
+            " them."
+        )
+    validate.check_number("start", term.start, 0.0, 1.0, "it is a fraction of the run")
+    validate.check_number("stop", term.stop, 0.0, 1.0, "it is a fraction of the run")
+    if term.start >= term.stop:
+        raise ValueError(
+            f"the window start={term.start}, stop={term.stop} selects no step: step i of N is"
+            " guided when start <= i/N < stop. Make stop larger than start."
+        )
+
+
+def _check_weak_model(term: Any) -> None:
+    own = {"layers": (), "skip": "residual", "axis": None, "strength": None}
+    given = [name for name, default in own.items() if getattr(term, name) != default]
+    if given:
+        raise ValueError(
+            "weak is a model of its own, of which no layers are skipped, but it came with"
+            f" {', '.join(given)}. Leave that out, or weak."
+        )
+    if not callable(getattr(term.weak, "forward", None)):
+        raise ValueError(
+            f"weak must be a denoiser, but got {term.weak!r}. Write weak=another_pipe.transformer."
+        )
+
+
+def _check_layers(layers: Any, kind: str) -> None:
+    if isinstance(layers, (int, str)) or not isinstance(layers, Sequence):
+        written = list(layers) if isinstance(layers, (set, frozenset)) else [layers]
+        raise ValueError(
+            f"layers must be a list of layers, but got {layers!r}. Write layers={written!r}."
+        )
+    if len(layers) == 0:
+        raise ValueError(
+            f"{kind} needs at least one layer to skip, but got an empty list. Name one, as in"
+            " layers=[9]."
+        )
+    for layer in layers:
+        _check_layer(layer)
+    repeated = sorted({str(layer) for layer in layers if list(layers).count(layer) > 1})
+    if repeated:
+        raise ValueError(
+            f"each layer may be named once, but got {', '.join(repeated)} repeatedly. Remove the"
+            " copies."
+        )
+
+
+def _check_layer(layer: Any) -> None:
+    parts = layer.split(":") if isinstance(layer, str) else []
+    if isinstance(layer, bool) or not (
+        isinstance(layer, int) or (len(parts) == 2 and parts[1].isdecimal())
+    ):
+        raise ValueError(
+            f'a layer must be an int or "stack:int", but got {layer!r}. Write layers=[34] or'
+            ' layers=["blocks:34"].'
+        )
+
+
+def explicit_layers(term: STG) -> list[int | str]:
+    """The layers of a term that names them.
+
+    Raises:
+        TypeError: for one that draws them.
+    """
+    if not isinstance(term.layers, (list, tuple)):
+        raise TypeError(f"layers must be named, but got {term.layers!r}. List them.")
+    return list(term.layers)
+
+
+def check_window(window: tuple[float, float], num_steps: int) -> None:
+    """See that the window of a term, or of a rule, selects a step of a run.
+
+    Raises:
+        ValueError: if it selects none.
+    """
+    start, stop = window
+    if not any(formula.is_in_window(start, stop, i, num_steps) for i in range(num_steps)):
+        raise ValueError(
+            f"the window start={start}, stop={stop} must select a step, but selects none of the "
+            f"{num_steps} of this run (step i of N is guided when start <= i/N < stop). Widen it."
+        )
