@@ -523,6 +523,16 @@ def test_a_video_is_made_from_the_page_and_another_cancelled(page: Any, own: Ser
     assert page.text_content("h1") == "a green cross seed 0"
     shows(page, [0])
     page.keyboard.press("t")
+    page.fill("[name=layers]", "")
+    page.fill("[name=stg_scale]", "")
+    page.fill("[name=term]", "layers=7-9 scale=1\n\nkind=slg layers=4")
+    page.click("form button[type=submit]")
+    words = "STG 1 (residual 7,8,9) + SLG (residual 4)"
+    page.locator("[data-state=done] button", has_text="See it").first.click()
+    page.locator("figcaption", has_text=words).wait_for()
+    page.keyboard.press("t")
+    assert page.input_value("[name=term]") == "layers=7,8,9 scale=1\nkind=slg layers=4"
+    page.fill("[name=term]", "")
     page.fill("[name=layers]", "much")
     page.click("form button[type=submit]")
     page.locator("#message", has_text="layers must be").wait_for()

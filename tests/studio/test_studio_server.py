@@ -512,11 +512,31 @@ def test_what_is_asked_for_is_made_into_the_run(
 def test_a_trial_reads_no_files(web: TestClient, tmp_path: Path) -> None:
     """Whoever may ask for a trial would read whatever the server may."""
     (tmp_path / "secret").write_text("hunter2", encoding="utf-8")
-    for schedule in (str(tmp_path / "secret"), "/etc/hostname"):
-        answer = web.post("/api/trials", json={**ASK, "parameters": {"schedule": schedule}})
+    named = {"schedule": str(tmp_path / "secret")}
+    for asked in (named, {"guidance": named}, {"guidance": {"preset": named}}):
+        answer = web.post("/api/trials", json={**ASK, "parameters": asked})
         assert answer.status_code == 400
         assert "the schedule of a trial must be a list of bins" in answer.text
         assert "hunter2" not in answer.text
+
+
+def test_a_trial_takes_what_guide_takes(web: TestClient, painted_copy: Path, slow: Slow) -> None:
+    slow.go.set()
+    terms = ["layers=7-9 scale=1,0.5 skip=attention", "kind=slg layers=single:3"]
+    by_flags = web.post("/api/trials", json={**ASK, "parameters": {"term": terms}}).json()
+    guidance = {
+        "terms": [{"layers": "7,8,9", "scale": [1, 0.5], "skip": "attention"},
+                  {"kind": "slg", "layers": ["single:3"]}],
+    }  # fmt: skip
+    same = {**ASK, "parameters": {"guidance": guidance}}
+    done = [ended(web, asked["id"]) for asked in (by_flags, web.post("/api/trials", json=same).json())]
+    assert [trial["state"] for trial in done] == ["done", "done"], done
+    assert done[0]["key"] == done[1]["key"]
+    run = web.get("/api/run").json()
+    (setting,) = [entry for entry in run["settings"] if entry["name"] == done[0]["name"]]
+    assert setting["guidance"]["terms"][1] == {"kind": "slg", "layers": ["single:3"]}
+    assert setting["parameters"]["guidance"] == "STG 1,0.5 (attention 7,8,9) + SLG (residual single:3)"
+    assert "guidance" in run["varied"]
 
 
 @pytest.mark.parametrize("token", ["", "a+b", "a b", "x;y", "x#1", "ä"])

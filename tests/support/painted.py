@@ -16,6 +16,7 @@ from PIL import Image
 
 from skipguide.files import video
 from skipguide.generate.resolve import resolve_guidance
+from skipguide.method.terms import STG
 from skipguide.runs import Plan
 from skipguide.runs.engine import Cost, GeneratedVideo, JobFinished, JobStarted, OnStep
 from skipguide.runs.jobs import Job, ResolvedSetting
@@ -80,8 +81,12 @@ class Painter:
         pass
 
 
+def _stg_terms(job: Job) -> list[STG]:
+    return [term for term in job.generation.request.terms if isinstance(term, STG)]
+
+
 def _made(job: Job) -> GeneratedVideo:
-    scale = sum(term.scale for term in job.generation.request.terms)
+    scale = sum(term.scales(1)[0] for term in _stg_terms(job))
     passes = 2.5 if scale else 2.0
     content, digest = _encoded(0.25 * scale)
     record: dict[str, Any] = {

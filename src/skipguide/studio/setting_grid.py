@@ -49,7 +49,7 @@ def varying_parameters(settings: Sequence[Setting]) -> list[str]:
     def differ(name: str) -> bool:
         values = {to_json(entry[name]) for entry in said if name in entry}
         return len(values) > 1 or (
-            name in ("layers", "skip") and 0 < sum(name in entry for entry in said) < len(said)
+            name in ("layers", "skip", "guidance") and 0 < sum(name in entry for entry in said) < len(said)
         )
 
     return [name for name in COLUMNS if differ(name)]

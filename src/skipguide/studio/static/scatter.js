@@ -127,7 +127,7 @@ export function opener(run, setting, mark, said) {
 /** A setting beside what it is to be compared with: the one without STG of the same model. */
 function openClips(run, id) {
   const setting = run.setting.get(id);
-  const isPlain = (other) => other.model === setting.model && !["stg_scale", "spatial_scale", "temporal_scale"].some((name) => other.parameters[name]);
+  const isPlain = (other) => other.model === setting.model && !["stg_scale", "spatial_scale", "temporal_scale", "guidance", "schedule"].some((name) => other.parameters[name]);
   const base = run.settings.find((other) => isPlain(other) && other.id !== id);
   update({ view: "clips", mode: "grid", slots: slotsOf([...(base ? [base.id] : []), id]) });
 }

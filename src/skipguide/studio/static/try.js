@@ -11,6 +11,7 @@ const FIELDS = [
   ["start", "From (part of the run)", { inputmode: "decimal" }], ["stop", "To", { inputmode: "decimal" }],
   ["rescale", "Rescale", { inputmode: "decimal" }],
 ];
+const SKIPS = ["residual", "attention", "soft", "blur", "frames", "shuffle"];
 const OF_AXES = ["spatial_scale", "temporal_scale"]; // of interest only where the run has some
 const POLL = 500; // milliseconds
 const shown = new Set(); // trials whose end is known to the page
@@ -34,14 +35,15 @@ function form(run) {
   const base = run.setting.get(state.slots.at(-1).setting);
   const fields = FIELDS.filter(([name]) => !OF_AXES.includes(name) || run.settings.some((setting) => setting.parameters[name]));
   const inputs = Object.fromEntries(fields.map(([name, , given]) => [name, el("input", { type: "text", name, ".value": written(base.parameters[name]), ...given })]));
-  const skip = el("select", { name: "skip" }, ["residual", "attention"].map((name) => el("option", { value: name, ".selected": base.parameters.skip === name }, name)));
+  const skip = el("select", { name: "skip" }, SKIPS.map((name) => el("option", { value: name, ".selected": base.parameters.skip === name }, name)));
+  const terms = el("textarea", { name: "term", rows: 2, maxlength: 2000, placeholder: "layers=9 scale=1 skip=attention\nkind=slg layers=4", ".value": termLines(base) });
   const prompt = el("textarea", { name: "prompt", rows: 3, maxlength: 4000, ".value": run.prompt.get(state.prompts[0]).text ?? "" });
   const picture = pictures(run);
   const seed = el("input", { type: "text", name: "seed", inputmode: "numeric", ".value": String(state.seeds[0]) });
   const send = async (event) => {
     event.preventDefault();
     try {
-      const given = { ...base.parameters, skip: skip.value, ...numbers(inputs) };
+      const given = { ...base.parameters, guidance: null, skip: skip.value, ...numbers(inputs), term: lines(terms.value) };
       await ask("POST", "/api/trials", { model: base.model, prompt: prompt.value || null, seed: Number(seed.value), parameters: allowed(given), image_of: picture.chosen() });
     } catch (error) {
       say(error.message);
@@ -53,6 +55,7 @@ function form(run) {
     el("label", {}, "Prompt", prompt), picture.fields, el("label", {}, "Seed", seed),
     fields.map(([name, label]) => el("label", {}, label, inputs[name])),
     el("label", {}, "Skip", skip),
+    el("label", { title: "What the fields above cannot say: one term per line, as of `skipguide generate --term`" }, "More terms, one per line", terms),
     el("button", { type: "submit", class: "action" }, "Make it ", el("kbd", {}, "Ctrl Enter")),
     el("p", { class: "quiet" }, `Model: ${base.model}. What is left empty is the model's own.`));
 }
@@ -75,13 +78,29 @@ function pictures(run) {
   return { chosen: () => Number(field.querySelector("select").value) || null, fields: [field, thumbnail, gone] };
 }
 
-const OF_STG = ["layers", "skip", "start", "stop", "rescale", "orthogonalize"];
+const OF_STG = ["layers", "skip", "strength", "normalize", "every", "start", "stop", "orthogonalize"];
 const SCALES = ["stg_scale", "spatial_scale", "temporal_scale"];
 
 /** Without what is empty, and without what has no meaning where no scale is set. */
 function allowed(parameters) {
   const isOn = SCALES.some((name) => parameters[name]);
-  return Object.fromEntries(Object.entries(parameters).filter(([name, value]) => value != null && name !== "model" && (isOn || !OF_STG.includes(name))));
+  const isIdle = (name) => (OF_STG.includes(name) && !isOn) || (name === "rescale" && !isOn && !parameters.term);
+  return Object.fromEntries(Object.entries(parameters).filter(([name, value]) => value != null && name !== "model" && !isIdle(name)));
+}
+
+/** The terms of a setting that the fields cannot say, as lines of `--term`. */
+function termLines(setting) {
+  if (!setting.parameters.guidance) return "";
+  return (setting.guidance.terms ?? []).map((term) => Object.entries(term).map(([name, value]) => `${name}=${part(value)}`).join(" ")).join("\n");
+}
+
+function part(value) {
+  return Array.isArray(value) ? value.join(",") : value?.random ? `random:${value.random}` : String(value);
+}
+
+function lines(text) {
+  const found = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  return found.length ? found : null;
 }
 
 function written(value) {
@@ -92,7 +111,7 @@ function numbers(inputs) {
   return Object.fromEntries(Object.entries(inputs).map(([name, input]) => {
     const text = input.value.trim();
     if (!text) return [name, null];
-    if (name === "layers") return [name, text.split(/[\s,]+/).map((part) => (/^\d+$/.test(part) ? Number(part) : part))];
+    if (name === "layers") return [name, text.split(/[\s,]+/).join(",")]; // read there as everywhere: 8, 7-9, single:3
     return [name, Number.isFinite(Number(text)) ? Number(text) : text]; // the server says what a number must be
   }));
 }

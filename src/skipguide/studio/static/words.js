@@ -14,6 +14,7 @@ const WORDS = {
   guidance_scale: (value) => `g ${short(value)}`,
   layers: (value) => `layer${value.length === 1 ? "" : "s"} ${value.join(", ")}`,
   skip: (value) => value,
+  guidance: (value) => value,
   steps: (value) => `${value} steps`,
 };
 
