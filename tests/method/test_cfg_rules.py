@@ -461,7 +461,7 @@ def test_rescaling_holds_where_only_a_rule_does() -> None:
     for cfg in (None, Interval()):
         with pytest.raises(
             ValueError,
-            match=r"rescale holds at steps with a term or a rule, but got 0\.5 without any",
+            match=r"rescale acts on steps with a term or a CFG rule, but got 0\.5 without any",
         ):
             guide(given.pipe, cfg=cfg, restart=Restart(window=(0.0, 0.5)), rescale=0.5)
 

@@ -430,7 +430,7 @@ BAD_GUIDES = [
     (
         [Schedule([Bin((0, 2), [1], 1.0)])],
         dict(rescale=0.5),
-        "rescale beside a Schedule has no meaning, .* but got 0.5",
+        r"rescale=0\.5 cannot be combined with a Schedule\. Set rescale on each Bin",
     ),
     (
         [TERM],
