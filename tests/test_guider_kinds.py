@@ -1,8 +1,8 @@
 """Everything that guide() takes, in SkipGuidance; guide() beside guiders with their own formula.
 
 The oracle of the first part is guide() on the same pipeline with diffusers' own CFG: guide() itself
-is held to separate full passes elsewhere. The oracle of the second part is diffusers' own `forward`,
-with the push of a separate full pass of a weakened copy of the model.
+is held to separate full passes elsewhere. The oracle of the second part is diffusers' own
+`forward`, with the push of a separate full pass of a weakened copy of the model.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from diffusers.guiders.adaptive_projected_guidance import AdaptiveProjectedGuida
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 from diffusers.guiders.classifier_free_zero_star_guidance import ClassifierFreeZeroStarGuidance
 from diffusers.guiders.guider_utils import GuiderOutput
+from diffusers.guiders.ltx2_guidance import LTX2Guidance
 from diffusers.guiders.perturbed_attention_guidance import PerturbedAttentionGuidance
 from diffusers.guiders.tangential_classifier_free_guidance import TangentialClassifierFreeGuidance
+from diffusers.modular_pipelines.ltx2.modular_blocks_ltx2 import LTX2CoreDenoiseStep
 
 from skipguide import APG, SLG, STG, TCFG, Bin, CFGZero, Interval, Random, Restart, Schedule, guide
 from skipguide.guider import SkipGuidance
@@ -28,6 +30,7 @@ from support.tiny.base import Tiny
 
 Tensor = torch.Tensor
 G = 4.5
+PREDICTIONS = ("pred_cond", "pred_uncond", "pred_weak")
 NAMES = ["HunyuanVideo15Pipeline", "MotifVideoPipeline"]
 SCHEDULE = Schedule([
     Bin((0.8, 1.1), [0], 1.5, guidance_scale=3.0),
@@ -200,3 +203,85 @@ def test_two_formulas_and_two_weak_passes_are_refused() -> None:
         pytest.raises(ValueError, match="which also runs pred_cond_skip"),
     ):
         oracle.run(small)
+
+
+# --- LTX-2's Modular pipelines, with a guider for the video and one for the audio -----------------
+
+
+@functools.cache
+def modular_ltx2() -> tuple[Any, dict[str, Any], Any]:
+    """The denoising steps of LTX-2 with the components of its tiny pipeline, and what they take."""
+    small, steps = builders()["LTX2Pipeline"](torch.float32), LTX2CoreDenoiseStep()
+    with oracle.listening(small) as heard:
+        oracle.run(small)
+    inputs, pipe = heard[0].kwargs, steps.init_pipeline()
+    held = {name: getattr(small.pipe, name, None) for name in pipe._component_specs}
+    pipe.update_components(**{name: part for name, part in held.items() if part is not None})
+    pipe.set_progress_bar_config(disable=True)
+    steps.sub_blocks["denoise"].set_progress_bar_config(disable=True)
+    video, audio = inputs["encoder_hidden_states"], inputs["audio_encoder_hidden_states"]
+    mask = torch.ones(video.shape[:2], dtype=torch.long)
+    call: dict[str, Any] = dict(
+        batch_size=2, dtype=torch.float32, height=32, width=32, num_frames=5, num_inference_steps=3
+    )
+    for prefix, rows in (("negative_", slice(0, 2)), ("", slice(2, 4))):
+        call[f"{prefix}connector_prompt_embeds"] = video[rows]
+        call[f"{prefix}connector_audio_prompt_embeds"] = audio[rows]
+        call[f"{prefix}connector_attention_mask"] = mask[rows]
+    return pipe, call, small
+
+
+def run_ltx2(guider: Any, audio_guider: Any) -> tuple[Tensor, Tensor]:
+    pipe, call, _ = modular_ltx2()
+    pipe.update_components(guider=guider, audio_guider=audio_guider)
+    generator = torch.Generator().manual_seed(0)
+    found = pipe(**call, generator=generator, output=["latents", "audio_latents"])
+    return found["latents"], found["audio_latents"]
+
+
+def test_ltx2_without_a_push_is_its_own_cfg() -> None:
+    theirs = run_ltx2(LTX2Guidance(G), LTX2Guidance(3.0))
+    ours = run_ltx2(SkipGuidance([1], 0.0, guidance_scale=G), LTX2Guidance(3.0))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_ltx2_weak_passes_are_full_passes_of_a_weakened_copy() -> None:
+    _, _, small = modular_ltx2()
+    weak = oracle.weakened(small.pipe.transformer, ["transformer_blocks.1"], "residual", [])
+    guiders = [SkipGuidance([1], scale, guidance_scale=G) for scale in (0.7, 0.4)]
+    plain = run_ltx2(LTX2Guidance(G), LTX2Guidance(G))
+    combined: list[tuple[Tensor, ...]] = []
+    for guider in guiders:
+        real = guider.forward
+
+        def forward(real: Any = real, **found: Tensor) -> Any:
+            output = real(**found)
+            combined.append((output[0], *(found[name] for name in PREDICTIONS)))
+            return output
+
+        guider.forward = forward  # type: ignore[method-assign]
+    with oracle.listening(small) as heard:
+        ours = run_ltx2(*guiders)
+    assert all((a - b).abs().max() > 1e-2 for a, b in zip(ours, plain, strict=True))
+    for cond, _, skipped in zip(heard[::3], heard[1::3], heard[2::3], strict=True):
+        for p, full in zip(skipped.output, weak(**cond.kwargs), strict=True):
+            torch.testing.assert_close(p, full, atol=1e-5, rtol=1e-4)
+    for n, (D, c, u, p) in enumerate(combined):
+        torch.testing.assert_close(D, u + G * (c - u) + (0.4 if n % 2 else 0.7) * (c - p))
+
+
+@pytest.mark.parametrize(
+    ("guider", "audio_guider", "message"),
+    [
+        (SkipGuidance([1]), SkipGuidance([0]), "the two skip different layers"),
+        (LTX2Guidance(G), SkipGuidance([0]), "the two skip different layers"),
+        (
+            SkipGuidance([1], rescale=0.5, rescale_space="data"),
+            LTX2Guidance(G),
+            "hands its guiders estimates of the clean video",
+        ),
+    ],
+)
+def test_what_ltx2_cannot_have_is_refused(guider: Any, audio_guider: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_ltx2(guider, audio_guider)
