@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
+from skipguide import SLG, STG, Restart, guide
 from skipguide.cli import app
 from skipguide.files import video
 from skipguide.generate import run as generation
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
+from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 from skipguide.runs import Plan, Run, SetMetric, Vote
 from skipguide.runs.engine import JobFailed
 from skipguide.runs.local_engine import LocalEngine
@@ -152,6 +155,75 @@ def test_the_cost_is_known_before_and_holds(told: dict[str, Any]) -> None:
     assert planned.rows[2].passes_per_step == 2 + 2 / 4 * 1 / 4  # steps 0 and 3 of four
     assert planned.rows[3].passes_per_step == 1 + 3 / 4
     assert 0 < planned.seconds < 60
+
+
+TERMS = {
+    "terms": [
+        {"layers": "1-2", "scale": [2.0, 1.0, 0.0, 0.0], "skip": "attention"},
+        {"layers": 3, "scale": 0.5, "stop": 0.25},
+        {"kind": "slg", "layers": [1], "start": 0.5},
+    ],
+    "restart": ["0.2:0.5", {"window": [0.5, 0.75]}],
+}  # fmt: skip
+
+
+def test_a_sweep_takes_what_guide_takes(tmp_path: Path, tiny_mochi_dir: Path) -> None:
+    """SLG, terms of different layers, a scale per step, several restarts; bit for bit."""
+    different = [{"layers": [1]}, {"layers": [2], "scale": 0.5, "skip": "attention", "stop": 0.25}]
+    settings = [
+        {"name": "new", "guidance": TERMS}, {"name": "stg", "stg": different},
+        {"name": "slg", "slg_layers": "1-2"},
+    ]  # fmt: skip
+    written = content(tiny_mochi_dir, seeds=[1], prompts=PROMPTS[:1], settings=settings)
+    planned, *happenings = sweep(Plan.of(written), tmp_path, LocalEngine(tmp_path / "work"))
+    assert len(made(happenings)) == 3
+    new = [STG([1, 2], [2.0, 1.0, 0.0, 0.0], "attention"), STG([3], 0.5, stop=0.25), SLG([1], start=0.5)]
+    restarts = [Restart(window=(0.2, 0.5)), Restart(window=(0.5, 0.75))]
+    calls: list[tuple[list[STG | SLG], dict[str, Any]]] = [
+        (new, {"restart": restarts}), ([STG([1]), STG([2], 0.5, "attention", stop=0.25)], {}), ([SLG([1, 2])], {}),
+    ]  # fmt: skip
+    pipe = generation.load_pipeline(str(tiny_mochi_dir), device="cpu")
+    with Run.open(tmp_path) as run:
+        digests = [clip.frames_sha256 for clip in run.clips("done")]
+        (first, *_) = run.settings()
+        assert first.complete["guidance"]["restart"] == [{"window": [0.2, 0.5]}, {"window": [0.5, 0.75]}]
+    assert isinstance(planned, SweepEstimate)
+    # Blocks 2 and 3 of four at every step, and 2 and 3 again at one step of four.
+    assert planned.rows[1].passes_per_step == 2 + 2 / 4 + 1 / 4 * 2 / 4
+    with ignore_cpu_autocast_warning():
+        for (terms, options), expected in zip(calls, digests, strict=True):
+            with guide(pipe, *terms, **options):
+                call = {k: v for k, v in SMALL.items() if k != "device"}
+                generator = torch.Generator().manual_seed(1)
+                frames = pipe(PROMPTS[0], negative_prompt="", generator=generator, output_type="np", **call).frames[0]
+            assert digest((frames * 255).round().astype(np.uint8)) == expected
+
+
+OLD = {
+    "layers": [2], "stg_scale": 1.0, "spatial_scale": 0.0, "temporal_scale": 0.0, "skip": "residual",
+    "orthogonalize": False, "start": 0.5, "stop": 1.0, "rescale": 0.0,
+}  # fmt: skip
+
+
+def test_a_ledger_with_flat_settings_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    """As they were stored before; the oldest of them knew fewer words."""
+    late = {"name": "late", "stg": {"layers": [2], "start": 0.5}}
+    swept(tmp_path, plan_with(late))
+    ledger = sqlite3.connect(tmp_path / "ledger.sqlite")
+    with ledger:
+        ((stored,),) = ledger.execute("SELECT complete FROM settings").fetchall()
+        flat = {name: value for name, value in json.loads(stored).items() if name != "guidance"}
+        ledger.execute("UPDATE settings SET complete = ?", (json.dumps({**flat, **OLD}),))
+    ledger.close()
+    assert made(swept(tmp_path, plan_with(late))) == []
+    assert made(swept(tmp_path, plan_with({**late, "name": "other name"}))) == []
+    with Run.open(tmp_path) as run:
+        (setting,) = run.settings()
+    assert setting.name == "other name"
+    assert setting.complete == json.loads(stored)
+    other = {"name": "other name", "stg": {"layers": [1]}}
+    with pytest.raises(ValueError, match=r"'other name' was guidance = .* 1 videos were made"):
+        swept(tmp_path, plan_with(other))
 
 
 def test_latents_decode_to_the_frames_bit_for_bit(told: dict[str, Any]) -> None:

@@ -19,7 +19,6 @@ from skipguide.generate import record, run
 from skipguide.generate.resolve import resolve_settings, words_of_flags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method import formula
-from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import SLG, STG
 from skipguide.runs import prompt_cache
 from skipguide.runs.engine import Cost, GeneratedVideo
@@ -88,16 +87,21 @@ class Worker:
         return found
 
     def cost(self, complete: GenerationSettings, image: Image.Image | None) -> Cost:
-        """Measure a setting on two steps with its guidance on, and count the steps on which it is.
+        """Measure a setting on two steps with its STG terms on, and count the steps on which each
+        of them is.
 
         Of a schedule or restarts nothing is counted: the first two steps stand for all.
         """
-        on, seconds = self._measure_steps(_with_stg_always_on(complete), image, 2)
-        share = _guided_share(complete)
-        if share == 1:
-            return Cost(on, seconds)
-        off, plain = self._measure_steps(_without_stg(complete), image, 2)
-        return Cost(off + share * (on - off), plain + share * (seconds - plain))
+        shares = _shares_of_steps(complete)
+        if set(shares.values()) <= {1.0}:
+            return Cost(*self._measure_steps(_with_stg(complete, tuple(shares)), image, 2))
+        base = self._measure_steps(_with_stg(complete, ()), image, 2)
+        total = list(base)
+        for share in sorted(set(shares.values())):  # terms that are on equally often, at once
+            alike = tuple(place for place, own in shares.items() if own == share)
+            on = self._measure_steps(_with_stg(complete, alike), image, 2)
+            total = [sum_ + share * (a - b) for sum_, a, b in zip(total, on, base, strict=True)]
+        return Cost(*total)
 
     def _measure_steps(
         self, complete: GenerationSettings, image: Image.Image | None, steps: int
@@ -144,49 +148,47 @@ class Worker:
         return GeneratedVideo(ClipContents(content, beside, kept), made, environment(made))
 
 
-def _stg_terms(request: GuidanceRequest) -> list[STG]:
-    terms = () if request.schedule else request.terms
-    return [term for term in terms if isinstance(term, STG)]
-
-
-def _with_stg_always_on(complete: GenerationSettings) -> GenerationSettings:
-    """Every STG term at every step; a list of scales is as long as the run, and becomes its
-    largest."""
+def _with_stg(complete: GenerationSettings, places: Sequence[int]) -> GenerationSettings:
+    """Keep the STG terms at these places, and have them at every step, with one scale."""
     request = complete.request
     if request.schedule is not None:
         return complete
-    terms = [
-        dataclasses.replace(term, scale=term.scales(1)[0], start=0.0, stop=1.0, every=1)
+    terms = tuple(
+        _always_on(term)
+        for place, term in enumerate(request.terms)
+        if isinstance(term, SLG) or place in places
+    )
+    guidance = dataclasses.replace(
+        request,
+        terms=terms,
+        rescale=request.rescale if terms or request.replaces_cfg else 0.0,
+        orthogonalize=request.orthogonalize and len(places) > 1,
+    )
+    return complete.model_copy(update={"guidance": guidance})
+
+
+def _always_on(term: STG | SLG) -> STG | SLG:
+    if isinstance(term, SLG):
+        return term
+    return dataclasses.replace(term, scale=term.scales(1)[0], start=0.0, stop=1.0, every=1)
+
+
+def _shares_of_steps(complete: GenerationSettings) -> dict[int, float]:
+    """Return for each STG term, by its place, on which part of the steps its weak pass runs."""
+    request, steps = complete.request, complete.steps
+    assert steps is not None
+    terms = () if request.schedule is not None else request.terms
+    return {
+        place: _count_weak_passes(term, steps) / steps
+        for place, term in enumerate(terms)
         if isinstance(term, STG)
-        else term
-        for term in request.terms
-    ]
-    guidance = dataclasses.replace(request, terms=tuple(terms))
-    return complete.model_copy(update={"guidance": guidance})
+    }
 
 
-def _without_stg(complete: GenerationSettings) -> GenerationSettings:
-    request = complete.request
-    terms = tuple(term for term in request.terms if isinstance(term, SLG))
-    rescale = request.rescale if terms or request.replaces_cfg else 0.0
-    guidance = dataclasses.replace(request, terms=terms, rescale=rescale, orthogonalize=False)
-    return complete.model_copy(update={"guidance": guidance})
-
-
-def _guided_share(complete: GenerationSettings) -> float:
-    """Return the part of the steps on which there is a weak pass, as a mean over the terms."""
-    assert complete.steps is not None
-    terms = _stg_terms(complete.request)
-    if not terms:
-        return 1.0
-    shares = [_weak_passes(term, complete.steps) / complete.steps for term in terms]
-    return sum(shares) / len(shares)
-
-
-def _weak_passes(term: STG, steps: int) -> int:
-    guided = [
-        any(term.scales(2, i))
-        for i in range(steps)
-        if formula.is_in_window(term.start, term.stop, i, steps)
-    ]
-    return math.ceil(sum(guided) / term.every)
+def _count_weak_passes(term: STG, steps: int) -> int:
+    guided = sum(
+        any(term.scales(2, step))
+        for step in range(steps)
+        if formula.is_in_window(term.start, term.stop, step, steps)
+    )
+    return math.ceil(guided / term.every)
