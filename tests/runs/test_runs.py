@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 import sqlite3
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_a_clip_of_a_run_is_what_generate_makes_bit_for_bit(
         assert clip.video is not None
         record = video.read_record(clip.video)
         assert record["frames_sha256"] == clip.frames_sha256 == digest(result.frames)
-    assert environment["versions"]["torch"] == environment["packages"]["torch"] == torch.__version__
+    assert environment["versions"]["torch"] == environment["packages"]["torch"] == version("torch")
     assert len(environment["git"]["revision"]) == 40
 
 
