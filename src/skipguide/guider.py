@@ -59,7 +59,8 @@ class SkipGuidance(BaseGuidance):
     """Classifier-free guidance and skip guidance in one guider.
 
         D = u + g (c - u) + sum_j s_j (c - p_j)      with CFG
-        D = c             + sum_j s_j (c - p_j)      without: guidance_scale is 1, or CFG is outside its window
+        D = c             + sum_j s_j (c - p_j)      without: guidance_scale is 1, or outside
+                                                     the window of CFG
 
     Args:
         layers, scale, skip, axis, start, stop: one STG term, as skipguide.STG has it. Steps i of N

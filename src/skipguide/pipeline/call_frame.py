@@ -1,9 +1,9 @@
-"""What a running pipeline knows about its step: the loop is its own, so this is read from outside,
-and only read.
+"""Read what a running pipeline knows about its step, from outside and without changing it.
 
 A pipeline's `__call__` keeps some of what guidance has to know in its variables and not on itself
 (whether CFG is on in HunyuanVideo, which of two scales applies in Wan 2.2). Python lets the code
-that it calls look at them."""
+that it calls look at them.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from typing import Any
 
 
 def find_call_frame(pipe: Any) -> FrameType | None:
-    """The running `__call__` of `pipe`, or None if it is not running. Costs microseconds, touches
-    no device."""
+    """Return the frame of the running `__call__` of `pipe`, or None if it is not running.
+
+    This takes microseconds and touches no device.
+    """
     frame = sys._getframe(1)
     while frame is not None and not _is_call_frame(pipe, frame):
         frame = frame.f_back
@@ -32,11 +34,11 @@ def _is_call_frame(pipe: Any, frame: FrameType) -> bool:
 
 
 def find_tensor(pipe: Any, name: str, shape: Sequence[int]) -> Any:
-    """The innermost variable of that name and shape, in the running call of `pipe` or in a method
-    that its loop is in.
+    """Return the innermost variable of that name and shape in the running call of `pipe`.
 
-    Innermost, for an argument of the call may have the name as well, and not be what the loop works
-    on. None if there is no such variable."""
+    A method that holds the loop counts too. An argument of the call may have the name as well
+    without being what the loop works on: hence the innermost. None if there is no such variable.
+    """
     frame = sys._getframe(1)
     while frame is not None:
         found = frame.f_locals.get(name)
@@ -47,7 +49,7 @@ def find_tensor(pipe: Any, name: str, shape: Sequence[int]) -> Any:
 
 
 def read_value(pipe: Any, frame: FrameType, name: str) -> Any:
-    """A property of the pipeline, an entry of its config, or else a variable of its running call.
+    """Return a property of the pipeline, an entry of its config, or a variable of its call.
 
     Raises:
         LookupError: if none of them knows the name.
@@ -60,12 +62,12 @@ def read_value(pipe: Any, frame: FrameType, name: str) -> Any:
     raise LookupError(
         f"guidance needs {name} of {type(pipe).__name__}, but neither the pipeline nor its running"
         " call has it. This version of diffusers may be too new or too old for its row in"
-        " skipguide/families.py."
+        " skipguide/families/rows.py."
     )
 
 
 def is_enabled(pipe: Any, frame: FrameType, name: str) -> bool:
-    """Whether something is on: a scale above 1, a rescale above 0, or a flag as it is."""
+    """Return whether something is on: a scale above 1, a rescale above 0, or a flag that is set."""
     found = read_value(pipe, frame, name)
     if name.endswith("rescale"):
         return bool(found > 0)

@@ -1,5 +1,4 @@
-"""Checks of a pipeline's state: hooks that keep state, guiders, attention backends, learned
-variance."""
+"""Checks of a pipeline's state: stateful hooks, guiders, attention backends, learned variance."""
 
 from __future__ import annotations
 
@@ -13,8 +12,7 @@ from skipguide.families.schema import Family
 
 
 def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int]) -> None:
-    """See that the attentions of these places end in torch's own, which is where a weakening meets
-    them.
+    """Check that these layers attend by torch's own attention, which is what can be intercepted.
 
     Raises:
         ValueError: for one that is set to another backend.
@@ -71,8 +69,7 @@ def check_plain_guider(guider: Any) -> None:
 
 
 def predicts_variance(pipe: Any) -> bool:
-    """Whether the denoiser returns a variance behind its prediction: twice as many channels as the
-    latents have."""
+    """Return whether a variance follows the prediction: twice as many channels as latents."""
     config = pipe.transformer.config
     latents = getattr(getattr(pipe, "vae", None), "config", {}).get(
         "latent_channels", config["in_channels"]
@@ -81,7 +78,7 @@ def predicts_variance(pipe: Any) -> bool:
 
 
 def check_no_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
-    """See that nothing on the model would be spoilt by a second pass, or spoil it.
+    """Reject hooks that keep state across steps; an extra pass would corrupt them.
 
     Raises:
         ValueError: for a cache across steps.

@@ -1,5 +1,4 @@
-"""One denoiser with what is needed to weaken it: where its layers are, what the strong pass keeps,
-the weak passes."""
+"""One denoiser under guidance: its layers, its weak passes, and the prefix that they share."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ _SKIPS_NEEDING_GRID = {
 class GuidedDenoiser:
     """A denoiser under guidance: Wan 2.2 has two, every other family one.
 
-    `weak` has the weak pass of each term; that of a Random is another one at every step.
+    `weak_passes` has the weak pass of each term; that of a Random is another one at every step.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class GuidedDenoiser:
         self.weak_passes = [self._weak_pass(j, 0) for j in range(len(terms))]
 
     def is_current(self) -> bool:
-        """Whether the denoiser still has the modules that it had when this was made."""
+        """Return whether the denoiser still has the modules that it had when this was made."""
         now = list(self.denoiser.modules())[1:]
         return len(now) == len(self.modules) and all(
             a is b for a, b in zip(now, self.modules, strict=True)
@@ -67,20 +66,19 @@ class GuidedDenoiser:
     # --- a step -----------------------------------------------------------------------------------
 
     def begin_step(self, step: int) -> None:
-        """A step of the run begins: draw what is drawn at each."""
+        """Begin a step of the run: draw what is drawn at each of them."""
         self._step_context.begin_step(step)
         for j, term in enumerate(self.terms):
             if isinstance(term.layers, Random):
                 self.weak_passes[j] = self._weak_pass(j, step)
 
     def observe_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """The denoiser is about to be called with these inputs, whose shape some weak passes have
-        to know."""
+        """Take note of the inputs of a call, whose shapes some weak passes have to know."""
         if any(term.skip in _SKIPS_NEEDING_GRID for term in self.terms):
             self._step_context.observe_inputs(self.bind_inputs(args, kwargs))
 
     def recording_patches(self, active_terms: Sequence[int]) -> list[patching.Patch]:
-        """What stands where in the strong pass before the weak ones of these terms."""
+        """Return the patches that record inputs during the conditional pass, for these terms."""
         if self.prefix_cache is None:
             return []
         sharing = [
@@ -91,8 +89,7 @@ class GuidedDenoiser:
         return self.prefix_cache.patches({weak.first_skipped for weak in sharing})
 
     def idle_patches(self) -> list[patching.Patch]:
-        """What stands where in a call whose result nobody reads; the resnets of a UNet run all the
-        same."""
+        """Return the patches for a call whose result nobody reads; a UNet's resnets run anyway."""
         if self.family.unet is not None:
             return []
         return [
@@ -104,14 +101,13 @@ class GuidedDenoiser:
         return [patch for j in uncond_terms for patch in self.weak_passes[j].full_patches]
 
     def set_input_spec(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Tell the weak passes what a call looks like, so that what they cost can be measured when
-        somebody asks."""
+        """Tell the weak passes what a call looks like, so that their cost can be measured."""
         inputs = flops.to_meta_tensors(self.bind_inputs(args, kwargs))
         for weak in self.weak_passes:
             weak.set_input_spec(inputs)
 
     def bind_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs of a call of the denoiser, by name."""
+        """Return the inputs of a call of the denoiser, by name."""
         return patching.bind_inputs(self.signature, args, kwargs)
 
     # --- the weak passes --------------------------------------------------------------------------
@@ -144,7 +140,7 @@ def _intercepts_attention(term: Term) -> bool:
 
 
 def _resume_positions(terms: Sequence[Term], where: Mapping[int, Sequence[int]]) -> set[int]:
-    """Where weak passes can leave the strong one; those of SLG are passes of u."""
+    """Return where weak passes can leave the conditional one; those of SLG are passes of u."""
     pushing = {j: ks for j, ks in where.items() if isinstance(terms[j], STG)}
     return {
         k
@@ -154,10 +150,10 @@ def _resume_positions(terms: Sequence[Term], where: Mapping[int, Sequence[int]])
 
 
 def draw_layers(middle: Sequence[int], count: int, term: STG, step: int) -> tuple[int, ...]:
-    """The positions that a Random skips at a step, sorted.
+    """Return the positions that a Random skips at a step, sorted.
 
     Args:
-        middle: what `resolve` returned.
+        middle: what `resolve_layers` returned.
         count: of all blocks of the term's axis.
     """
     assert isinstance(term.layers, Random)

@@ -2,10 +2,10 @@
 
 How a guided step runs, all with torch's own hooks on the unmodified denoiser:
 
-    before the cond call   decide the step: which terms are on; let the first layer that each of them
-                           skips record its inputs; of a batch [uncond, cond] run the cond half first
-    after it               per active term: run the denoiser again, weakened; then the uncond half of
-                           a batch; return u', c' of which the pipeline's own CFG makes D
+    before the cond call   decide the step: which terms are on; let the first layer that each
+                           skips record its inputs; of a batch [uncond, cond] run cond first
+    after it               per active term: run the denoiser again, weakened; then the uncond
+                           half of a batch; return u', c' of which the pipeline's CFG makes D
     later calls            shift u, where it comes separately, and the predictions for guidance of
                            the pipeline's own, by as much as c was
 

@@ -1,5 +1,4 @@
-"""What the samples of a scheduler are made of, data and noise at a level, and how a prediction
-becomes data.
+"""How a scheduler mixes data and noise at each level, and how a prediction becomes data.
 
 flow    x = (1 - s) x_0 + s eps              the model predicts v = eps - x_0, or -v (FROM_NOISE)
 vp      x = (x_0 + s eps) / sqrt(1 + s^2)    eps, x_0, or v = (eps - s x_0) / sqrt(1 + s^2)
@@ -31,10 +30,10 @@ REVERSED_FLOWS = {
 
 
 def scheduler_kind(scheduler: Any, what: str = "a Restart") -> str:
-    """How a scheduler's samples are made: "flow", "vp" or "ve".
+    """Return how a scheduler's samples are made: "flow", "vp" or "ve".
 
     Args:
-        what: needs to know it, for the error.
+        what: what needs to know it, for the error.
 
     Raises:
         ValueError: for a scheduler of which that is not known, or one made for distilled models.
@@ -58,7 +57,7 @@ def scheduler_kind(scheduler: Any, what: str = "a Restart") -> str:
 
 
 def noise_levels(scheduler: Any) -> tuple[list[float], list[float]]:
-    """Sigma before each step of a run and after it: one transfer from the device."""
+    """Return sigma before each step of a run and after it: one transfer from the device."""
     if getattr(scheduler, "sigmas", None) is None:
         stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
         steps = scheduler.timesteps.tolist()
@@ -78,17 +77,17 @@ def _noise_level(scheduler: Any, timestep: int) -> float:
 
 
 def scheduler_kind_in_run(scheduler: Any, first_level: float, what: str = "a Restart") -> str:
-    """As `kind_of`, in a run that begins at a noise level.
+    """Return the kind as `scheduler_kind` does, in a run that begins at a noise level.
 
     Cosmos takes Euler steps of a flow scheduler on the noise levels of EDM, which begin far above
-    1."""
+    1.
+    """
     kind = scheduler_kind(scheduler, what)
     return "ve" if kind == "flow" and first_level > 1 + 1e-6 else kind
 
 
 def data_coefficients(scheduler: Any, kind: str, level: float, what: str) -> tuple[float, float]:
-    """(a, b) with x_0 = a x + b F, F being what the model predicts of the sample x at a noise
-    level.
+    """Return (a, b) of x_0 = a x + b F, where F is the prediction for the sample x at a level.
 
     Raises:
         ValueError: where the pipeline itself, and not its scheduler, makes data out of predictions

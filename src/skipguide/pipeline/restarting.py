@@ -20,7 +20,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class NoiseJump:
-    """What follows a step: from one noise level back up to another."""
+    """A jump that follows a step: from one noise level back up to another."""
 
     kind: str
     low: float
@@ -33,8 +33,8 @@ class RestartController:
     times.
 
     Args:
-        scheduler: one of `scheduling.KINDS`; it gets `set_timesteps` and `step` as attributes, in
-            front of its methods.
+        scheduler: one of `noise_levels.SCHEDULER_KINDS`; it gets `set_timesteps` and `step` as
+            attributes, in front of its methods.
         restarts: intervals that do not overlap. pipe: whose generator draws the noise, and whose
         progress bar shows the additional steps too.
 
@@ -74,7 +74,7 @@ class RestartController:
 
     @property
     def base_num_steps(self) -> int:
-        """Steps of the run without restarts."""
+        """How many steps the run has without restarts."""
         return max(self.step_order, default=-1) + 1
 
     # --- a run begins -----------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class RestartController:
         return index
 
     def _renoise_output(self, output: Any, jump: NoiseJump, inputs: dict[str, Any]) -> Any:
-        """What a step returned, with its sample taken back to the higher noise level."""
+        """Return what a step returned, with its sample taken back to the higher noise level."""
         sample = output[0] if isinstance(output, tuple) else output.prev_sample
         frame = call_frame.find_call_frame(self.pipe) if self.pipe is not None else None
         generator = inputs.get("generator") or (
@@ -202,8 +202,10 @@ class RestartController:
             inputs["old_pred_original_sample"] = None
 
     def _progress_bar(self, real: Any, *args: Any, total: int | None = None, **kwargs: Any) -> Any:
-        """The bar of the pipeline, long enough; those that count the usual steps begin when the
-        additional are done."""
+        """Return the pipeline's progress bar, made long enough for the repeated steps.
+
+        One that counts the usual steps begins when the additional ones are done.
+        """
         own = len(self.step_order) if total == self.base_num_steps else total
         self._bar = real(*args, total=own, **kwargs)
         self._extra_steps = 0 if own is None or total is None else own - total

@@ -231,7 +231,7 @@ class RunState:
             step.active_terms, step.uncond_terms, step.phi = (), (), 0.0
 
     def _check_cfg_was_on(self, step: GuidedStep) -> None:
-        """A run may switch CFG off on its way, and its last steps are then left alone.
+        """Let a run switch CFG off on its way; its last steps are then left alone.
 
         Raises:
             ValueError: in a run that never has CFG.
