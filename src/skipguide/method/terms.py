@@ -146,8 +146,8 @@ class STG:
     def preset(cls, pipe: Any) -> STG | Schedule | tuple[STG, ...]:
         """Return the published setting for the model of a pipeline; `.source` says whose it is.
 
-        The depth (and width) of the denoiser tells which model it is. A setting that changes along the run is a Schedule, and one of several terms a tuple;
-        guide() takes them all.
+        The depth (and width) of the denoiser tells which model it is. A setting that changes
+        along the run is a Schedule, and one of several terms a tuple; guide() takes them all.
 
         Raises:
             ValueError: if no published setting is known for the pipeline's model.

@@ -55,8 +55,8 @@ def _before_uncond_call(run: RunState, loop: PipelineLoop, step: GuidedStep) -> 
         return step.c
     if step.guidance_scale is not None:
         raise ValueError(
-            f"this Schedule sets guidance_scale={step.guidance_scale:g} at this step, which needs u,"
-            f" but the pipeline's own is 1 and leaves it out. Set {loop.scale_argument} above 1."
+            f"this Schedule sets guidance_scale={step.guidance_scale:g} at this step, which needs"
+            f" u, but the pipeline's own is 1 and leaves it out. Set {loop.scale_argument} above 1."
         )
     D = run.guided_predictions(step, None)
     return tuple(d if g == 1 else c for d, c, g in zip(D, step.c, scales, strict=True))
