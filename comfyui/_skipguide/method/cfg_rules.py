@@ -2,7 +2,7 @@
 """Rules in the place of plain CFG, u + g (c - u): how far and where to push a prediction away from
 u.
 
-    APG (2410.02416)          c + (g - 1) (d_across + eta d_along), the parts of d across and along c;
+    APG (2410.02416)          c + (g - 1) (d_across + eta d_along), d's parts across and along c;
                               d = m min(1, r / |m|),  m = c - u + beta m of the step before
     CFG-Zero* (2503.18886)    a u + g (c - a u),  a = <c, u> / <u, u>; zero in the first steps
     TCFG (2503.18137)         u' + g (c - u'),  u' = u along the first singular vector of (c, u)

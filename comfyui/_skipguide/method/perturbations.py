@@ -1,14 +1,13 @@
 # Built by `make comfyui` from src/skipguide/method/perturbations.py; do not edit.
-"""What can be done to a layer to weaken it: the values of `skip`, as data. Nothing here needs
-torch.
+"""The ways to weaken a layer, which are the values of `skip`, as data. Nothing here needs torch.
 
-name        in the chosen layers                                             source
-residual    the block returns its input                                      STG-R, CVPR 2025, Eq. 15
-attention   the map of the self-attention is the identity                    STG-A, Eq. 17; PAG, 2403.17377
-soft        that map goes a part of the way towards the identity             SoftPAG, 2506.10978
-blur        queries are blurred over the video's grid                        SEG, 2408.00760
-frames      a token of the video sees its own frame and the text only        CAG, 2506.17220
-shuffle     the block sees the video's tokens in another order               TPG, 2506.10036
+name        what happens in the chosen layers                          source
+residual    the block returns its input                                STG-R, CVPR 2025, Eq. 15
+attention   the map of the self-attention is the identity              STG-A, Eq. 17; 2403.17377
+soft        that map goes a part of the way towards the identity       SoftPAG, 2506.10978
+blur        queries are blurred over the video's grid                  SEG, 2408.00760
+frames      a token of the video sees its own frame and the text only  CAG, 2506.17220
+shuffle     the block sees the video's tokens in another order         TPG, 2506.10036
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ..method import validate
 
 @dataclass(frozen=True)
 class StrengthRange:
-    """What `strength` is for a kind: a number above 0, up to `high`."""
+    """What `strength` means for a kind of skip: a number above 0, up to `maximum`."""
 
     meaning: str
     maximum: float
@@ -32,23 +31,27 @@ class StrengthRange:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One way of weakening a layer."""
+    """One way to weaken a layer."""
 
     description: str
     source: str
-    required_traits: tuple[str, ...] = ()  # of LACKING
+    required_traits: tuple[str, ...] = ()  # of MISSING_TRAIT_REASONS
     strength: StrengthRange | None = None
     uses_seed: bool = False  # whether `seed` plays a part
 
 
 PERTURBATIONS = {
-    "residual": Perturbation("the block returns its input, all streams of it", "Hyung et al. 2025, Eq. 15 (STG-R)"),
+    "residual": Perturbation(
+        "the block returns its input, all streams of it", "Hyung et al. 2025, Eq. 15 (STG-R)"
+    ),
     "attention": Perturbation(
-        "the map of the self-attention is the identity", "Hyung et al. 2025, Eq. 17 (STG-A)", ("attention",)
+        "the map of the self-attention is the identity", "Hyung et al. 2025, Eq. 17 (STG-A)",
+        ("attention",),
     ),
     "soft": Perturbation(
         "the map of the self-attention is (1 - strength) of itself and strength of the identity",
-        "SoftPAG, arXiv 2506.10978", ("attention", "softmax"), StrengthRange("share of the identity", 1.0, 0.5),
+        "SoftPAG, arXiv 2506.10978", ("attention", "softmax"),
+        StrengthRange("share of the identity", 1.0, 0.5),
     ),
     "blur": Perturbation(
         "the queries of the video's tokens are blurred over (frames, rows, columns)",
@@ -60,7 +63,8 @@ PERTURBATIONS = {
         "CAG, arXiv 2506.17220", ("attention", "softmax", "grid", "time", "joint"),
     ),
     "shuffle": Perturbation(
-        "the block sees the tokens of the video in another order", "TPG, arXiv 2506.10036", uses_seed=True
+        "the block sees the tokens of the video in another order", "TPG, arXiv 2506.10036",
+        uses_seed=True,
     ),
 }  # fmt: skip
 
@@ -78,14 +82,14 @@ MISSING_TRAIT_REASONS = {
 
 
 def available_skips(traits: Set[str]) -> tuple[str, ...]:
-    """The kinds that can be had where these of `LACKING` are not lacking."""
+    """Return the kinds of skip that a family with these traits can have."""
     return tuple(
         name for name, kind in PERTURBATIONS.items() if traits >= set(kind.required_traits)
     )
 
 
 def unsupported_reason(skip: str, traits: Set[str]) -> str:
-    """Why a kind cannot be had there; "" where it can."""
+    """Return why a family with these traits cannot have a kind; "" where it can."""
     return next(
         (
             MISSING_TRAIT_REASONS[need]
@@ -97,8 +101,10 @@ def unsupported_reason(skip: str, traits: Set[str]) -> str:
 
 
 def resolve_strength(skip: str, strength: float | None) -> float | None:
-    """The number of a kind: what was given, or its default. None where it has none, or where None
-    is a value."""
+    """Return the strength of a kind: what was given, or its default.
+
+    None stands for no strength, and for an infinite one.
+    """
     number = PERTURBATIONS[skip].strength
     if number is None:
         return None
@@ -107,7 +113,7 @@ def resolve_strength(skip: str, strength: float | None) -> float | None:
 
 
 def check_skip(skip: Any, strength: Any, seed: Any) -> None:
-    """See that a term's kind exists, and that its numbers are for it.
+    """Check that a kind of skip exists, and that strength and seed are for it.
 
     Raises:
         ValueError: if not.

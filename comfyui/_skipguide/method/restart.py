@@ -1,20 +1,25 @@
 # Built by `make comfyui` from src/skipguide/method/restart.py; do not edit.
-"""Restart sampling (Xu et al. 2023; Algorithm 3 of the STG paper): go back to a higher noise level,
-K times.
+"""Restart sampling: go back to a higher noise level K times (Xu et al. 2023; Algorithm 3).
 
-When a run arrives at the noise level t_min, noise is added until it is at t_max, and the steps from
-t_max to t_min are done again with the same guidance; K times. What one step did wrong another one
-can repair. The pipeline's own loop does all of it: its scheduler lists the steps of an interval K
-times more, and adds the noise where one round ends.
+When a run arrives at the noise level t_min, noise is added until it is at t_max again, and the
+steps from t_max to t_min are repeated with the same guidance, K times. What one step did wrong
+another one can repair. Here are the formulas; pipeline/restarting.py puts them on a scheduler.
 
-    z at level s_1 -> z' at level s_2 > s_1, eps: new noise
-    flow    z' = r z + sqrt(s_2^2 - r^2 s_1^2) eps    r = (1 - s_2) / (1 - s_1)    x = (1 - s) x_0 + s eps
-    vp      z' = r z + sqrt(1 - r^2) eps              r = sqrt(ab_2 / ab_1)        x = sqrt(ab) x_0 + sqrt(1 - ab) eps
-    ve      z' = z + sqrt(s_2^2 - s_1^2) eps                                       x = x_0 + s eps
+A sample z at level s_1 becomes z' at level s_2 > s_1 by new noise eps:
 
-with ab = 1 / (1 + s^2). (The paper's code has 1 - r in the place of the square root for flow
-matching, which is right for s_1 = 0 alone; Algorithm 3 as printed is the third line, whatever the
-sampler.)"""
+    flow    z' = r z + sqrt(s_2^2 - r^2 s_1^2) eps    r = (1 - s_2) / (1 - s_1)
+    vp      z' = r z + sqrt(1 - r^2) eps              r = sqrt(ab_2 / ab_1)
+    ve      z' = z + sqrt(s_2^2 - s_1^2) eps
+
+where samples are made of data x_0 and noise eps as
+
+    flow    x = (1 - s) x_0 + s eps
+    vp      x = sqrt(ab) x_0 + sqrt(1 - ab) eps       ab = 1 / (1 + s^2)
+    ve      x = x_0 + s eps
+
+The paper's code has 1 - r instead of the square root for flow matching, which is right for s_1 = 0
+alone. Algorithm 3 as printed is the third line, whatever the sampler.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +45,9 @@ class Restart:
             begins a round, and the first one at or below t_min ends it.
         window: (start, stop), in the place of `sigma`: fractions of the run; steps i with start <=
             i/N < stop.
-        repeats: K, how many times more. noise_scale: the noise is multiplied by it (S_noise; Xu et
-        al. use 1.003 on ImageNet). 1 keeps the distribution.
+        repeats: K, how many times more.
+        noise_scale: the noise is multiplied by it (S_noise; Xu et al. use 1.003 on ImageNet). 1
+            keeps the distribution.
 
     Raises:
         ValueError: for both or none of the two, an empty interval, or a number out of range.
@@ -71,7 +77,7 @@ class Restart:
             )
 
     def steps(self, before: Sequence[float], after: Sequence[float]) -> tuple[int, int]:
-        """(first, end): the steps done again are first <= i < end.
+        """Return (first, end): the steps that are repeated are first <= i < end.
 
         Args:
             before, after: noise level before each of the N steps, and after it.
@@ -98,7 +104,7 @@ class Restart:
 
 
 def to_restarts(restart: Any) -> tuple[Restart, ...]:
-    """One Restart, several, or None, as a tuple.
+    """Return one Restart, several, or None as a tuple.
 
     Raises:
         ValueError: for something else.
@@ -114,7 +120,7 @@ def to_restarts(restart: Any) -> tuple[Restart, ...]:
 
 
 def renoise(z: Tensor, kind: str, low: float, high: float, noise: Tensor) -> Tensor:
-    """A sample at noise level `low` -> one at `high`, computed in float32 or better.
+    """Return a sample at noise level `low` taken back to `high`, computed in float32 at least.
 
     Args:
         z, noise: `(B, ...)`; noise is normal with deviation 1 (or `noise_scale`).

@@ -17,15 +17,15 @@ Layer = int | str
 
 @dataclass(frozen=True)
 class Random:
-    """In the place of layers: others at each step, drawn by the term's seed, all middle blocks
-    being equally likely.
+    """Skip a different random subset of the middle blocks at every step, instead of named layers.
 
-    With skip="residual" that is S2-Guidance (arXiv 2508.12880), which has a tenth of the blocks,
-    never the first one, and scales of about 0.25. Here the last one is never drawn either.
+    With skip="residual" this is S2-Guidance (arXiv 2508.12880), which draws a tenth of the blocks,
+    never the first one, and uses scales of about 0.25. Here the last block is never drawn either.
+    All blocks in between are equally likely; the term's seed decides.
 
     Args:
-        share: of all blocks (of the term's axis), rounded to a whole number, at least one; above 0
-            and below 1.
+        share: the share of all blocks (of the term's axis) that is skipped, above 0 and below 1. It
+            is rounded to a whole number of blocks, at least one.
 
     Raises:
         ValueError: for another share.
@@ -43,8 +43,9 @@ class Random:
 
 @dataclass(frozen=True)
 class STG:
-    """Spatiotemporal Skip Guidance: push the prediction away from a pass that skips `layers` (Eq.
-    13).
+    """Spatiotemporal Skip Guidance: push the prediction away from a weak pass (Eq. 13).
+
+    The weak pass is the conditional pass with `layers` skipped.
 
     Args:
         layers: an int counts within the model's first stack of blocks; "stack:int" names the stack.
@@ -54,8 +55,7 @@ class STG:
             nothing.
         skip: "residual", the block returns its input (Eq. 15, STG-R), or "attention", the map of
             its self-attention is the identity over all tokens (Eq. 17, STG-A); or another
-            weakening: "soft", "blur", "frames", "shuffle" (docs/weak-models.md,
-            skipguide.method.perturbations).
+            way: "soft", "blur", "frames", "shuffle" (skipguide.method.perturbations lists them).
         axis: "spatial" or "temporal" for models with factorized attention; None for all of it.
         start, stop: fractions of the run; step i of N is guided when start <= i/N < stop.
         audio_scale: s for the audio of a model that makes both, >= 0; 0 is off, None is the same as
@@ -132,7 +132,7 @@ class STG:
         return (scale, audio)[:outputs]
 
     def check_steps(self, num_steps: int) -> None:
-        """See that a list of scales is for runs of so many steps.
+        """Check that a list of scales has one for each step of a run.
 
         Raises:
             ValueError: if it is not.
@@ -145,26 +145,24 @@ class STG:
 
     @classmethod
     def preset(cls, pipe: Any) -> STG | Schedule | tuple[STG, ...]:
-        """The published setting for this model, picked by the depth (and width) of its denoiser;
-        `.source` says whose.
+        """Return the published setting for the model of a pipeline; `.source` says whose it is.
 
-        A setting that changes along the run is a Schedule, and one of several terms a tuple;
-        guide() takes them all.
+        The depth (and width) of the denoiser tells which model it is. A setting that changes
+        along the run is a Schedule, and one of several terms a tuple; guide() takes them all.
 
         Raises:
             ValueError: if no published setting is known for the pipeline's model.
         """
-        from ..families import (
-            presets,
-        )  # the one import upwards: presets are data about models
+        # The one import upwards: presets are data about models, looked up when they are asked for.
+        from ..families import presets
 
         row = presets.preset_for(pipe)
         if row.schedule:
             return Schedule([Bin(**entry) for entry in row.schedule], source=row.source)
         found = [
             cls(
-                list(row.layers), term["scale"], row.skip, term["axis"], row.start, row.stop, source=row.source,
-                preset_rescale=row.rescale,
+                list(row.layers), term["scale"], row.skip, term["axis"], row.start, row.stop,
+                source=row.source, preset_rescale=row.rescale,
             )
             for term in row.terms or ({"axis": row.axis, "scale": row.scale},)
         ]  # fmt: skip
@@ -173,11 +171,11 @@ class STG:
 
 @dataclass(frozen=True)
 class SLG:
-    """Skip Layer Guidance: skip `layers` in the unconditional pass itself, D = u~ + g (c - u~). No
-    extra pass.
+    """Skip Layer Guidance: skip `layers` in the unconditional pass, D = u~ + g (c - u~).
 
-    Arguments as for STG. There is no scale: how far D is from u~ is the pipeline's guidance_scale,
-    and without CFG there is no unconditional pass to skip layers in, so that such a run is refused.
+    It takes no extra pass. The arguments are those of STG, but for the scale: how far D is from u~
+    is the pipeline's guidance_scale. Without CFG there is no unconditional pass to skip layers in,
+    and such a run is refused.
 
     Raises:
         ValueError: for anything outside the ranges, at once.
@@ -201,10 +199,9 @@ class SLG:
 
     @classmethod
     def preset(cls, pipe: Any) -> SLG:
-        """The published setting for this model; as STG.preset."""
-        from ..families import (
-            presets,
-        )  # the one import upwards: presets are data about models
+        """Return the published setting for the model of a pipeline, as STG.preset does."""
+        # The one import upwards: presets are data about models, looked up when they are asked for.
+        from ..families import presets
 
         row = presets.preset_for(pipe, "slg")
         return cls(list(row.layers), row.skip, row.axis, row.start, row.stop, source=row.source)
@@ -254,14 +251,15 @@ class Bin:
             self.term()
 
     def term(self) -> STG:
-        """What is skipped in this range."""
+        """Return the STG term that holds in this range."""
         return STG(self.layers, self.scale, self.skip, strength=self.strength, seed=self.seed)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """STG whose layers, scale, CFG scale and rescaling depend on the noise level, as LTX-Video 13B
-    has it.
+    """STG whose layers, scale, CFG scale and rescaling depend on the noise level.
+
+    LTX-Video 13B publishes such a setting.
 
     Args:
         bins: ranges of sigma that do not overlap; a step outside all of them is not guided and its
@@ -290,7 +288,9 @@ class Schedule:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Schedule:
-        """Read bins from a file: a list of the arguments of Bin, or `bins:` with one and `source:`.
+        """Read bins from a YAML file.
+
+        The file holds a list of the arguments of Bin, or such a list as `bins:` beside `source:`.
 
             - {sigma: [0.9, 1.1], layers: [11, 25], scale: 4.0, guidance_scale: 6.0}
             - {sigma: [0.0, 0.9], layers: [28], scale: 2.0, rescale: 0.7}
@@ -328,22 +328,24 @@ class Schedule:
         return cls([Bin(**row) for row in bins], source=str(source))
 
     def at(self, sigma: float) -> Bin | None:
-        """The bin of a noise level."""
+        """Return the bin that holds at a noise level."""
         return next(
             (entry for entry in self.bins if entry.sigma[0] <= sigma < entry.sigma[1]), None
         )
 
 
 def _describe_invalid_bins(bins: Any, known: Sequence[str]) -> str:
-    """What is in a file instead of bins, without quoting it: whoever sees the error may not be the
-    one who may read."""
+    """Name what a file has instead of bins, without quoting it.
+
+    Whoever sees the error may not be allowed to read the file.
+    """
     if not isinstance(bins, list) or not all(isinstance(row, dict) for row in bins):
         return "something else"
     return ", ".join(sorted({str(name) for row in bins for name in row} - set(known)))
 
 
 def _check_common_arguments(term: STG | SLG) -> None:
-    """What both kinds of term have."""
+    """Check the arguments that STG and SLG share."""
     if getattr(term, "weak", None) is not None:
         _check_weak_model(term)
     elif not isinstance(term.layers, Random):
@@ -410,7 +412,7 @@ def _check_layer(layer: Any) -> None:
 
 
 def explicit_layers(term: STG) -> list[int | str]:
-    """The layers of a term that names them.
+    """Return the layers of a term that names them.
 
     Raises:
         TypeError: for one that draws them.
@@ -421,7 +423,7 @@ def explicit_layers(term: STG) -> list[int | str]:
 
 
 def check_window(window: tuple[float, float], num_steps: int) -> None:
-    """See that the window of a term, or of a rule, selects a step of a run.
+    """Check that the window of a term, or of a rule, selects a step of a run.
 
     Raises:
         ValueError: if it selects none.

@@ -1,6 +1,5 @@
 # Built by `make comfyui` from src/skipguide/method/validate.py; do not edit.
-"""Checks of single arguments, for all that takes numbers: what is required, what came, what to
-do."""
+"""Checks of single arguments. Their errors say what is required, what came and what to do."""
 
 from __future__ import annotations
 
@@ -9,15 +8,15 @@ from typing import Any
 
 
 def is_number(value: Any) -> bool:
-    """Whether something is a finite number; True and False are none."""
+    """Return whether something is a finite number; True and False are none."""
     return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, note: str = "") -> None:
-    """See that an argument is a number from `low` to `high`.
+    """Check that an argument is a number from `low` to `high`.
 
     Args:
-        note: on what the limits mean, for the error.
+        note: what the limits mean, for the error.
 
     Raises:
         ValueError: if it is not.
@@ -33,7 +32,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, note
 
 
 def check_integer(name: str, value: Any, low: int, hint: str) -> None:
-    """See that an argument is a whole number from `low`.
+    """Check that an argument is a whole number from `low`.
 
     Args:
         hint: what to do, the last sentence of the error.
@@ -46,7 +45,7 @@ def check_integer(name: str, value: Any, low: int, hint: str) -> None:
 
 
 def check_interval(name: str, value: Any, top: float, hint: str) -> tuple[float, float]:
-    """An argument that is a pair of numbers with 0 <= low < high <= top, as a tuple.
+    """Return an argument that is a pair of numbers with 0 <= low < high <= top, as a tuple.
 
     Raises:
         ValueError: if it is none.
