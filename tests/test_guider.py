@@ -687,7 +687,7 @@ def test_a_denoiser_is_known_by_its_class_or_one_that_it_derives_from(wan: Tiny)
         == "wan"
     )
     with pytest.raises(
-        ValueError, match=r"has a row in skipguide/families.py, but got Linear. Nearest known: "
+        ValueError, match=r"needs a denoiser that it knows, but got Linear\. Nearest known: "
     ):
         family_of_denoiser(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="Compile in place"):

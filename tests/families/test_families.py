@@ -1,4 +1,4 @@
-"""Every row of families.py, on a tiny pipeline of each of its pipeline classes, against the oracles
+"""Every row of families/rows.py, on a tiny pipeline of each of its pipeline classes, against the oracles
 of oracle.py."""
 
 from __future__ import annotations
@@ -415,7 +415,7 @@ class StrangePipeline:
 
 def test_unknown_pipeline_names_the_nearest_and_the_file() -> None:
     with pytest.raises(
-        ValueError, match=r"got StrangePipeline. Nearest known: .*Pipeline.*add a row to FAMILIES"
+        ValueError, match=r"got StrangePipeline. Nearest known: .*Pipeline.*add a row to FAMILIES in"
     ):
         family_of(StrangePipeline())
 
@@ -424,7 +424,7 @@ def test_modular_pipelines_are_told_of_the_guider() -> None:
     modular = type("WanModularPipeline", (type("ModularPipeline", (), {}),), {})()
     with pytest.raises(
         ValueError,
-        match=r"steps of a Modular pipeline are its guider's. Give it one: pipe.update_comp",
+        match=r"of a Modular pipeline belongs to its guider. Set one: pipe.update_components\(",
     ):
         guide(modular, STG([1]))
 

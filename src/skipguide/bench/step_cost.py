@@ -84,7 +84,7 @@ class BenchmarkStep:
     # the scales of the workload.
 
     def run_cfg(self) -> Tensor:
-        """Make the step without STG. It runs through the pipeline, so guide() applies when it is on."""
+        """Make the step through the pipeline: without STG, unless guide() is attached to it."""
         return self.pipe()
 
     def predict_cond_and_uncond(self) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ class BenchmarkStep:
         return formula.combine(*self.predict_cond_and_uncond(), GUIDANCE_SCALE)
 
     def run_full(self) -> Tensor:
-        """Make the step with a full extra forward pass for each term, as other implementations do."""
+        """Make the step with a full extra pass for each term, as other implementations do."""
         c, u = self.predict_cond_and_uncond()
         scales = [term.scales(1)[0] for term in self.terms]
         push = formula.skip_guidance(c, self.run_full_weak_passes(), scales)
@@ -416,7 +416,7 @@ def _iter_tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _measure_peak_memory(way: Callable[[], Tensor], device: torch.device) -> int:
-    """Measure the most bytes that the tensors of a step take at once, over those taken before it."""
+    """Measure the peak of the bytes that tensors take in a step, over those taken before it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""skipguide bench: the price of a guided step beside plain CFG, measured in one run."""
+"""skipguide bench: measure what a guided step costs beside plain CFG."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json
+
+Result = dict[str, Any]  # what step_cost.run() yields at the end
 
 
 def bench(
@@ -30,9 +32,10 @@ def bench(
 ) -> None:
     """Measure what guidance adds to one denoising step.
 
-    CFG, CFG + STG as others do it, CFG + STG with the shared prefix. Random weights, the family's
-    real class and depth. All ways alternate within one run; the best round of each counts. A UNet's
-    floor is counted in floating point operations, without what moves memory only."""
+    Three ways are compared: CFG alone, CFG + STG with a full extra pass, and CFG + STG with the
+    shared prefix. The denoiser has the family's real class and depth, and random weights. The ways
+    alternate within one run, and the best round of each counts. The floor of a UNet is counted in
+    floating point operations, without the time that moving memory takes."""
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(
             f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them."
@@ -64,8 +67,8 @@ def bench(
         console.print_result(_table(results[0]), results[0], as_json)
 
 
-def _families_table(results: list[dict[str, Any]]) -> str:
-    """One row per family."""
+def _families_table(results: list[Result]) -> str:
+    """Format one row for each family."""
     lines = [
         (
             "| family | CFG | blocks | layer | full weak pass | skipguide | floor | above it |"
@@ -88,7 +91,7 @@ def _families_table(results: list[dict[str, Any]]) -> str:
     return "\n".join([f"{what}; {where}", "", *lines, *note])
 
 
-def _family_row(r: dict[str, Any]) -> str:
+def _family_row(r: Result) -> str:
     above = r["stg_shared_ratio"] - r["floor_ratio"]
     equal = "yes" if r["bit_equal"] else "no"
     return (
@@ -98,9 +101,10 @@ def _family_row(r: dict[str, Any]) -> str:
     )
 
 
-def _describe_skip(r: dict[str, Any]) -> str:
-    """The layer, and of the terms what is not plain STG-R: up:0, attention, spatial 2 + temporal
-    0.5."""
+def _describe_skip(r: Result) -> str:
+    """Return the layer and how it is skipped, as in "up:0, attention, spatial 2 + temporal 0.5".
+
+    A plain residual skip is not named."""
     terms = r["terms"]
     skips = list(dict.fromkeys(term["skip"] for term in terms))
     parts = [r["layer"], *([] if skips == ["residual"] else skips)]
@@ -109,7 +113,7 @@ def _describe_skip(r: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _table(r: dict[str, Any]) -> str:
+def _table(r: Result) -> str:
     more = "third full pass" if len(r["terms"]) == 1 else f"{len(r['terms'])} more full passes"
     floor = "floor, by FLOPs" if r["floor_by"] == "FLOPs" else "floor, by the time of the blocks"
     kept = (

@@ -1,4 +1,4 @@
-"""skipguide families: which pipelines are supported, and what is known of each."""
+"""skipguide families: list the supported pipelines, and what is known of each."""
 
 from __future__ import annotations
 
@@ -65,17 +65,18 @@ def _refused_lines(refused: dict[str, list[str]]) -> Iterator[Line]:
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Cells as lines of text, each column as wide as its longest cell; the last one is not
-    padded."""
+    """Join cells into lines of text, with each column but the last as wide as its longest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return [
-        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths)), row[-1]])  # noqa: B905
+        "  ".join(
+            [*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]
+        )
         for row in rows
     ]
 
 
 def print_lines(lines: Sequence[Line]) -> None:
-    """Lines on stdout, in style where that is a terminal; a long one goes on in the next."""
+    """Print lines on stdout, in style where that is a terminal, without breaking long ones."""
     from rich.console import Console
     from rich.text import Text
 

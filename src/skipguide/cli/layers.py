@@ -1,4 +1,4 @@
-"""skipguide layers: what there is to skip in a model, and what a pass that skips it costs."""
+"""skipguide layers: list the layers of a model, and what a weak pass costs that skips one."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def layers(
 ) -> None:
     """List the layers of a model, and what skipping them costs.
 
-    Address, kind of attention, share of a forward pass, and the cost of a weak pass which starts at
-    the layer, as part of a forward pass: all in floating point operations; a family is taken
-    without weights."""
+    For each layer: its address, its kind of attention, its share of a forward pass, and the cost of
+    a weak pass that starts there, as a part of a forward pass. All are floating point operations; a
+    family is counted without weights."""
     from skipguide.bench import layer_cost
 
     found = layer_cost.measure_layers(model, height=height, width=width, num_frames=num_frames)
@@ -48,7 +48,7 @@ def layers(
 
 
 def _available_skips(name: str) -> list[str]:
-    """What can be done to the layers of a family."""
+    """Return the kinds of skip that a family has."""
     from skipguide.families import rows
     from skipguide.method import perturbations
 

@@ -1,4 +1,4 @@
-"""skipguide presets: every published setting, in the words of this library."""
+"""skipguide presets: list every published setting, converted into this library's terms."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def presets(
 ) -> None:
     """List the published settings of STG and SLG with their sources.
 
-    STG.preset() picks the ones with a star. The window is a part of the run, or a range of sigma in
-    a schedule."""
+    STG.preset() and SLG.preset() pick the ones with a star. The window is a part of the run, or in
+    a schedule a range of sigma."""
     from skipguide.families import tables
 
     rows = tables.preset_rows(model, pipeline)

@@ -12,6 +12,7 @@ from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
 from skipguide.families.schema import CallConvention, Family
 from skipguide.method import perturbations
 
+Row = dict[str, Any]  # of a table, as JSON has it
 CFG_MODE_DESCRIPTIONS = {
     "batched": "one call on [u, c]",
     "separate": "a call each for c and u",
@@ -22,7 +23,7 @@ REGENERATE_COMMAND = "skipguide families --markdown > docs/families.md"
 # --- families -------------------------------------------------------------------------------------
 
 
-def family_rows() -> list[dict[str, Any]]:
+def family_rows() -> list[Row]:
     """Return what guide() knows of each family, in words and numbers that JSON can hold."""
     return [
         {
@@ -97,7 +98,7 @@ def refused_pipelines() -> dict[str, list[str]]:
 # --- presets --------------------------------------------------------------------------------------
 
 
-def preset_rows(model: str = "", pipeline: str = "") -> list[dict[str, Any]]:
+def preset_rows(model: str = "", pipeline: str = "") -> list[Row]:
     """Return the published settings, all of them or those that match.
 
     Args:
@@ -124,7 +125,7 @@ def _matches(row: Preset, model: str, pipeline: str) -> bool:
     )
 
 
-def _preset_row(row: Preset) -> dict[str, Any]:
+def _preset_row(row: Preset) -> Row:
     return {
         "name": row.name,
         "model": row.model,
@@ -151,7 +152,7 @@ def _preset_row(row: Preset) -> dict[str, Any]:
 PRESET_COLUMNS = ("preset", "layers", "skip", "scale", "window", "rescale", "CFG")
 
 
-def preset_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
+def preset_cells(row: Row) -> list[tuple[str, ...]]:
     """Return the table lines of one row: its own, and one for each range of sigma of a schedule."""
     mark = " *" if row["recommended"] else ""
     if row["schedule"]:
@@ -180,7 +181,7 @@ def preset_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _bin_cells(entry: dict[str, Any]) -> tuple[str, ...]:
+def _bin_cells(entry: Row) -> tuple[str, ...]:
     low, high = entry["sigma"]
     window = "" if low <= 0 and high > 1 else f"sigma {low:.4g}-{high:.4g}"
     layers = presets.describe_layers(entry.get("layers", ()))
@@ -197,7 +198,7 @@ def _format_number(value: float | None) -> str:
     return f"{value:g}" if value else ""
 
 
-def _format_cfg(row: dict[str, Any]) -> str:
+def _format_cfg(row: Row) -> str:
     g = row.get("guidance_scale")
     return "" if g is None else "off" if g == 1 else f"{g:g}"
 
@@ -252,12 +253,12 @@ def families_markdown() -> str:
     return "\n".join(lines)
 
 
-def count_families(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
+def count_families(rows: Sequence[Row]) -> tuple[int, int]:
     """Return how many pipelines and how many families there are."""
     return sum(len(row["pipelines"]) for row in rows), len(rows)
 
 
-def _family_cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _family_cells(row: Row) -> tuple[str, ...]:
     return (
         row["title"],
         _format_code(row["pipelines"]),
@@ -269,12 +270,12 @@ def _family_cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def describe_stacks(row: dict[str, Any]) -> str:
+def describe_stacks(row: Row) -> str:
     """Return the depth of each stack, as in "20 dual, 40 single"."""
     return ", ".join(f"{depth} {name}" for name, depth in row["stacks"].items())
 
 
-def _preset_sources(rows: Sequence[dict[str, Any]]) -> Iterable[tuple[str, ...]]:
+def _preset_sources(rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
     for row in rows:
         for preset in row["presets"]:
             yield preset["name"], preset["model"], preset["setting"], preset["source"]

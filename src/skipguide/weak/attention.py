@@ -1,10 +1,10 @@
-"""Weak models beside skipped layers: self-attention changed where torch multiplies queries and
-keys, tokens shuffled.
+"""Change a self-attention where torch multiplies queries and keys: a softened map, blurred queries,
+frames that do not see each other.
 
-A changed attention is the real one, run as ever, norms and rotary embeddings included, but for the
-call of torch's `scaled_dot_product_attention` in it: that is caught and given other queries,
-another mask, or another result. Every processor of diffusers with its native backend ends in that
-call. It runs outside of compiled code."""
+The real attention module runs, norms and rotary embeddings included, but its call of torch's
+`scaled_dot_product_attention` is intercepted and given other queries, another mask, or another
+result. Every processor of diffusers with a native backend ends in that call. It runs outside of
+compiled code."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from skipguide.weak import patching, token_grid
 from skipguide.weak.step_context import StepContext
 
 Tensor = torch.Tensor
-_SDPA = (
-    torch.nn.functional.scaled_dot_product_attention
-)  # who puts another function in its place is not caught
+SDPACall = dict[str, Any]  # arguments of scaled_dot_product_attention, by name
+# Kept from the import on: a function that somebody puts in its place later is not intercepted.
+_SDPA = torch.nn.functional.scaled_dot_product_attention
 
 
 # --- attention ------------------------------------------------------------------------------------
@@ -30,18 +30,28 @@ _SDPA = (
 
 @dataclass(frozen=True)
 class AttentionView:
-    """What one attention sees."""
+    """What one attention sees.
+
+    Args:
+        step_context: of its denoiser.
+        axis: the axis along which it attends; None for all of the video.
+        text_position: "before" or "after" the video where it sees text too.
+        audio: it sees sound instead of a video: tokens in a row.
+    """
 
     step_context: StepContext
-    axis: str | None  # it attends along
-    text_position: str = ""  # "before" or "after" the video where it sees text too
-    audio: bool = False  # instead of a video: tokens in a row
+    axis: str | None
+    text_position: str = ""
+    audio: bool = False
 
     def video_tokens(self, tokens: int) -> tuple[int, token_grid.TokenGrid]:
-        """(first token, grid) of the video's among those that it sees.
+        """Return (first token, grid) of the video's tokens among those that it sees.
+
+        Args:
+            tokens: how many it sees.
 
         Raises:
-            ValueError: if they lie on no grid.
+            ValueError: if the video's tokens lie on no grid.
         """
         grid = (
             (tokens,)
@@ -65,8 +75,14 @@ class AttentionView:
 
 
 class InterceptedAttention(patching.ModuleProxy):
-    """The real self-attention with `change(call, seen, number)` in the place of torch's scaled dot
-    product."""
+    """The real self-attention, with an edit of ATTENTION_EDITS in the place of torch's call.
+
+    Args:
+        real: the attention module.
+        skip: the kind, a key of ATTENTION_EDITS.
+        view: what the attention sees.
+        strength: of the term; None is the kind's own meaning of it, an infinite one.
+    """
 
     def __init__(
         self, real: torch.nn.Module, skip: str, view: AttentionView, strength: float | None
@@ -79,19 +95,17 @@ class InterceptedAttention(patching.ModuleProxy):
             output = self.real(*args, **kwargs)
         if not caught.calls:
             raise RuntimeError(
-                "this skip needs an attention that ends in torch's scaled_dot_product_attention,"
-                f" but one of {type(self.real).__name__} did not call it. Choose diffusers' native"
-                ' attention backend, and a processor that uses it, or skip="residual" or'
-                ' "attention".'
+                "this skip needs an attention that calls torch's scaled_dot_product_attention, but"
+                f" a {type(self.real).__name__} did not call it. Choose diffusers' native attention"
+                ' backend and a processor that uses it, or skip="residual" or "attention".'
             )
         return output
 
 
 class _InterceptSDPA(TorchFunctionMode):
-    """Calls of torch's attention go to `change`, as a dictionary of arguments; all others run as
-    they are."""
+    """Hands calls of torch's attention to `edit`; all other functions run as they are."""
 
-    def __init__(self, edit: Callable[[dict[str, Any]], Tensor]):
+    def __init__(self, edit: Callable[[SDPACall], Tensor]):
         super().__init__()
         self.edit, self.calls = edit, 0
 
@@ -100,11 +114,11 @@ class _InterceptSDPA(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         self.calls += 1
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        return self.edit({**dict(zip(names, args)), **(kwargs or {})})  # as many as there are  # noqa: B905
+        return self.edit({**dict(zip(names, args, strict=False)), **(kwargs or {})})
 
 
-def _soften_map(call: dict[str, Any], view: AttentionView, strength: float | None) -> Tensor:
-    """((1 - a) A + a I) V = (1 - a) A V + a V."""
+def _soften_map(call: SDPACall, view: AttentionView, strength: float | None) -> Tensor:
+    """Return ((1 - a) A + a I) V = (1 - a) A V + a V for the map A and the strength a."""
     assert strength is not None
     value, output = call["value"], _SDPA(**call)
     if value.shape[-3] != output.shape[-3]:  # several heads of queries for one of values
@@ -112,8 +126,8 @@ def _soften_map(call: dict[str, Any], view: AttentionView, strength: float | Non
     return output.lerp(value, strength)
 
 
-def _blur_queries(call: dict[str, Any], view: AttentionView, sigma: float | None) -> Tensor:
-    """Attention of blurred queries; those of a text stay."""
+def _blur_queries(call: SDPACall, view: AttentionView, sigma: float | None) -> Tensor:
+    """Attend with blurred queries of the video; those of a text stay."""
     query = call["query"]  # (B, heads, N, width)
     start, grid = view.video_tokens(query.shape[-2])
     end = start + math.prod(grid)
@@ -129,7 +143,8 @@ def _blur_queries(call: dict[str, Any], view: AttentionView, sigma: float | None
 
 
 def _blur_grid(cube: Tensor, sigma: float, step_context: StepContext) -> Tensor:
-    """`(B, heads, *grid, width)`, along each dimension of the grid. The matrix is symmetric."""
+    """Blur `(B, heads, *grid, width)` along each dimension of the grid."""
+    # The matrix is symmetric, so it need not be transposed.
     for dim in (dim for dim in range(2, cube.ndim - 1) if cube.shape[dim] > 1):
         cube = (
             cube.movedim(dim, -1) @ step_context.blur_matrix(cube.shape[dim], sigma, cube.device)
@@ -137,19 +152,18 @@ def _blur_grid(cube: Tensor, sigma: float, step_context: StepContext) -> Tensor:
     return cube
 
 
-def _isolate_frames(call: dict[str, Any], view: AttentionView, _: float | None) -> Tensor:
-    """Attention of each frame to itself and the text, as with a mask; the text sees all. Less work
-    than without.
+def _isolate_frames(call: SDPACall, view: AttentionView, _: float | None) -> Tensor:
+    """Attend from each frame to itself and the text only, as with a mask; the text sees all.
 
-    (CAG's code sets the entries between frames to zero after the softmax, so that the rest sums to
-    less than 1.)"""
+    Frames are put into the batch, so that this is less work than joint attention. (CAG's code sets
+    the entries between frames to zero after the softmax, so that the rest sums to less than 1.)"""
     query = call["query"]
     start, grid = view.video_tokens(query.shape[-2])
     frames, count = grid[0], math.prod(grid)
     if frames == 1 and not view.audio:
         raise ValueError(
-            'skip="frames" needs a video of several frames in the latents, but got one. Use another'
-            " skip."
+            'skip="frames" needs a video of several frames in the latents, but this one has one.'
+            " Use another skip."
         )
     video, mask = slice(start, start + count), call.get("attn_mask")
     own = {name: _split_frames(call[name], video, frames) for name in ("query", "key", "value")}
@@ -175,12 +189,12 @@ def _isolate_frames(call: dict[str, Any], view: AttentionView, _: float | None) 
 
 
 def _split_frames(states: Tensor, video: slice, frames: int) -> Tensor:
-    """`(B, heads, N, width)` to `(B * frames, heads, tokens of a frame, width)`."""
+    """Turn `(B, heads, N, width)` into `(B * frames, heads, tokens of a frame, width)`."""
     return states[..., video, :].unflatten(-2, (frames, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _remove_video(states: Tensor, video: slice, dim: int) -> Tensor:
-    """What is beside the video along a dimension."""
+    """Return what is beside the video along a dimension."""
     size = states.shape[dim]
     return torch.cat(
         [states.narrow(dim, 0, video.start), states.narrow(dim, video.stop, size - video.stop)], dim
@@ -188,8 +202,9 @@ def _remove_video(states: Tensor, video: slice, dim: int) -> Tensor:
 
 
 def _split_mask(mask: Tensor, video: slice, frames: int, batch: int) -> Tensor:
-    """The mask of the keys that a frame sees, `(B * frames, 1 or heads, 1 or tokens, tokens +
-    text)`."""
+    """Return the mask of the keys that a frame sees.
+
+    Its shape is `(B * frames, 1 or heads, 1 or tokens of a frame, tokens of a frame + text)`."""
     mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     mask = mask.expand(batch, *mask.shape[1:])
     if mask.shape[-2] == 1:
@@ -201,6 +216,6 @@ def _split_mask(mask: Tensor, video: slice, frames: int, batch: int) -> Tensor:
     return torch.cat([own, _remove_video(mask, video, -1)], -1).transpose(1, 2).flatten(0, 1)
 
 
-ATTENTION_EDITS: Mapping[str, Callable[[dict[str, Any], AttentionView, float | None], Tensor]] = {
+ATTENTION_EDITS: Mapping[str, Callable[[SDPACall, AttentionView, float | None], Tensor]] = {
     "soft": _soften_map, "blur": _blur_queries, "frames": _isolate_frames,
 }  # fmt: skip

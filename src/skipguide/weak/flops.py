@@ -1,5 +1,5 @@
-"""How many floating point operations a model takes: counted in a pass without numbers, on torch's
-meta device."""
+"""Count the floating point operations of a model, in a pass on torch's meta device, which computes
+no numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import nn
 from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
-# Attention off the GPU and off the meta device, which torch's counter does not know (2.13).
+from skipguide.families.protocols import Inputs
+
+# Attention on a CPU and on Apple's GPUs, which the counter of torch 2.13 does not know.
 _UNCOUNTED_ATTENTION_OPS = (
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_attention_math_for_mps",
@@ -19,16 +21,16 @@ _UNCOUNTED_ATTENTION_OPS = (
 
 
 def build_meta_model(model: Any) -> nn.Module:
-    """The same architecture on the meta device, from the config of a diffusers model."""
+    """Build the architecture of a diffusers model on the meta device, from its config."""
     with torch.device("meta"):
         empty = type(model).from_config(model.config)
-    # Not every parameter minds the context. Past diffusers' own to(), which warns of what is lost
-    # in a lower precision.
+    # Some parameters ignore the context above. nn.Module's own to(): that of diffusers warns of
+    # modules meant to stay in float32.
     return nn.Module.to(empty, "meta", model.dtype).eval()
 
 
 def to_meta_tensors(value: Any) -> Any:
-    """Tensors in nested dictionaries, lists and tuples as their shape and dtype alone."""
+    """Replace tensors in nested dictionaries, lists and tuples by their shapes and dtypes."""
     if torch.is_tensor(value):
         return torch.empty_like(value, device="meta")
     if isinstance(value, Mapping):
@@ -36,14 +38,13 @@ def to_meta_tensors(value: Any) -> Any:
     return type(value)(map(to_meta_tensors, value)) if isinstance(value, (list, tuple)) else value
 
 
-def count_flops(model: nn.Module, inputs: Mapping[str, Any]) -> int:
-    """Floating point operations of a forward pass: products and convolutions, attention
-    included."""
+def count_flops(model: nn.Module, inputs: Inputs) -> int:
+    """Count the operations of a forward pass: products, convolutions and attention."""
     return count_flops_by_module(model, inputs)[""]
 
 
-def count_flops_by_module(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
-    """The same per module, by its path in the model; that of the model itself is ""."""
+def count_flops_by_module(model: nn.Module, inputs: Inputs) -> dict[str, int]:
+    """Count the operations of each module in a forward pass, by its path; the model's own is ""."""
     attention = {
         getattr(torch.ops.aten, name): _attention_flops
         for name in _UNCOUNTED_ATTENTION_OPS
@@ -62,7 +63,7 @@ def count_flops_by_module(model: nn.Module, inputs: Mapping[str, Any]) -> dict[s
 
 
 def _attention_flops(
-    query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
+    query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
 ) -> int:
-    """The two products of an attention, on shapes."""
+    """Count the two products of an attention, from the shapes of its inputs."""
     return flop_counter.sdpa_flop_count(query, key, value)

@@ -1,4 +1,4 @@
-"""Token shuffling (TPG): a block that sees the video's tokens in another order."""
+"""Shuffle the tokens of a video before a block, and put what it adds into their order (TPG)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ Tensor = torch.Tensor
 
 
 class ShuffleTokens(patching.ModuleProxy):
-    """The real block on the video's tokens in another order, the same for all samples: Sx.
+    """The real block, run on the video's tokens in another order S, the same for all samples.
 
-    TPG's blocks are f(Sx), and those of a UNet are here: the module around them adds its own input
-    again, whose tokens are in their places. Around a block of a stack nothing does, so there it is
-    x + f(Sx) - Sx: what the block adds is shuffled, and not what it adds it to.
+    TPG's blocks return f(Sx), and so do those of a UNet here: the module around them adds its own
+    input, whose tokens are in their places. Nothing does that around a block of a stack, so there
+    the result is x + f(Sx) - Sx: what the block adds is shuffled, and not what it adds it to.
 
     Args:
-        streams, source: as for `skips.Resumed`; the first stream is the video's. None takes what
-            arrives.
-        lie: where what the block's attention sees lies in the stream `(rows, tokens, width)`: "" if
-            it sees the tokens of a row; "tokens" if those are of all frames, frame by frame; "rows"
-            if there is a row for each frame.
+        real: the block.
+        streams: its inputs that carry state, the video's first.
+        source: the recording of the streams to run on; None takes those that arrive.
+        view: what the block's attention sees.
+        token_layout: how the tokens that the attention sees together lie in the stream
+            `(rows, tokens, width)`: "", all tokens of a row; "tokens", a row has the tokens of all
+            frames, frame by frame; "rows", there is a row for each frame.
+        seed: of the term.
+        name: of the block, for the order is another in each of them.
+        restore_order: return x + f(Sx) - Sx instead of f(Sx).
     """
 
     def __init__(

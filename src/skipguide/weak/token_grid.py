@@ -1,28 +1,28 @@
-"""Where the tokens of a video lie: on a grid of frames, rows and columns, the last one counted
-fastest."""
+"""Find the grid of frames, rows and columns on which the tokens of a video lie, columns fastest."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from skipguide.families.protocols import Config, Inputs
 
 TokenGrid = tuple[int, ...]
 
 
-def video_token_grid(
-    layout: str, config: Mapping[str, Any], inputs: Mapping[str, Any]
-) -> TokenGrid | None:
-    """(frames, rows, columns) of the tokens that a denoiser makes of its input; None where that is
-    not known.
+def video_token_grid(layout: str, config: Config, inputs: Inputs) -> TokenGrid | None:
+    """Return (frames, rows, columns) of the tokens that a denoiser makes of its input.
 
     Args:
-        layout: dimensions of the denoiser's first input, as "bcthw"; "packed" where its tokens are
-            made by the pipeline, and its call says num_frames, height and width; "" where they lie
-            on no grid.
-        config: the denoiser's, with `patch_size` (one number, or one for each of frames, rows and
-            columns) and, beside one number, `patch_size_t`. A UNet has none of them.
+        layout: the dimensions of the denoiser's first input, as "bcthw"; without "t" it is an
+            image, one frame. "packed" means that the pipeline makes the tokens, and that the call
+            has num_frames, height and width; "" that the tokens lie on no grid.
+        config: the denoiser's. It may have `patch_size`, one number or one for each of frames, rows
+            and columns, and beside one number `patch_size_t`. A UNet has none of them.
         inputs: of the denoiser's call, in the order of its signature.
+
+    Returns:
+        The grid, or None where it is not known.
     """
     if layout == "packed":
         sizes = [inputs.get(name) for name in ("num_frames", "height", "width")]
@@ -42,13 +42,17 @@ def video_token_grid(
 def attention_token_grid(
     video: TokenGrid | None, axis: str | None, tokens: int
 ) -> TokenGrid | None:
-    """The grid of the tokens that one attention sees, or of those of the video among them; None for
-    no such grid.
+    """Return the grid of the video's tokens among those that one attention sees.
 
     Args:
+        video: the grid of all tokens of the video.
         axis: "temporal" for attention along time, "spatial" for attention within a frame, None for
             all of the video.
-        tokens: how many it sees. In a UNet rows and columns have been halved once or several times.
+        tokens: how many the attention sees. In a UNet rows and columns were halved a few times,
+            and the number tells how often.
+
+    Returns:
+        The grid, or None where there is none with so many tokens.
     """
     if video is None or axis is None:
         return video

@@ -1,45 +1,55 @@
-"""Prefix sharing: keep what the strong pass computed before the first skipped layer, and start weak
-passes there.
+"""One weakened model, and its pass that starts at the first skipped layer.
 
-The strong conditional pass and a weak pass are the same computation up to the first skipped layer
-k, so the weak pass costs the blocks after k only: (L - k - 1) / L of a forward for a residual skip,
-(L - k) / L for an attention skip. In a stack, the state that enters block k is recorded, and the
-blocks before it compute nothing. In a UNet, skip connections run past layer k: there the outputs of
-all that ran before it are kept, and given again in the weak pass."""
+The conditional pass and a weak pass are the same computation up to the first skipped layer k, so
+the weak pass costs the blocks after k only: (L - k - 1) / L of a forward pass for a residual skip,
+(L - k) / L for an attention skip. In a stack, the state that enters block k is recorded in the
+conditional pass, and the blocks before it compute nothing in the weak one. In a UNet, skip
+connections run past layer k: there the outputs of all modules before it are kept and replayed."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from torch import nn
 
 from skipguide.families import schema
-from skipguide.families.blocks import LayerSite, _find_modules, layer_sites, modules_to_bypass
+from skipguide.families.blocks import LayerSite, find_modules, layer_sites, modules_to_bypass
+from skipguide.families.protocols import Inputs, as_denoiser
 from skipguide.families.schema import Family, ValueProjection
 from skipguide.method import perturbations
 from skipguide.weak import attention, flops, patching, shuffle
-from skipguide.weak import step_context as step_context_module
 from skipguide.weak.prefix_cache import PrefixCache
+from skipguide.weak.step_context import StepContext
 
 
 @dataclasses.dataclass(frozen=True)
 class WeakOptions:
-    """What a weak pass takes beside the layers and the kind of skip."""
+    """What a weak pass takes beside the layers and the kind of skip.
 
-    step_context: step_context_module.StepContext | None = None  # None for kinds of the paper alone
+    Args:
+        step_context: what it knows of the step; None serves the paper's own kinds, "residual" and
+            "attention", which need nothing of it.
+        strength, seed: of the term.
+    """
+
+    step_context: StepContext | None = None
     strength: float | None = None
     seed: int = 0
 
 
 class WeakPass:
-    """One weakened model: which places of the chain are skipped and how.
+    """One weakened model: which layers of a denoiser are weakened, and how.
 
     Args:
-        skipped: positions in the chain, sorted, not empty. skip: one of `kinds.KINDS`. strong:
-        where the strong pass keeps the state to start from; None for a pass that is always run in
-        full. how: what kinds that are not the paper's own need to know.
+        family: the row of the model.
+        denoiser: the model.
+        sites: its chain, from families.blocks.layer_sites().
+        skipped: positions in the chain, sorted, at least one.
+        skip: one of perturbations.PERTURBATIONS.
+        prefix_cache: what the conditional pass keeps to start from; None for a pass that is always
+            run in full.
+        options: what some kinds of skip need besides.
     """
 
     def __init__(
@@ -48,43 +58,37 @@ class WeakPass:
         options: WeakOptions = WeakOptions(),
     ):  # fmt: skip
         self.family, self.denoiser, self.options = family, denoiser, options
-        self.sites, self.skipped, self.skip, self.prefix_cache = (
-            sites,
-            tuple(skipped),
-            skip,
-            prefix_cache,
-        )
+        self.sites, self.skipped = sites, tuple(skipped)
+        self.skip, self.prefix_cache = skip, prefix_cache
         self.full_patches = _deduplicate_patches(
-            swap for k in skipped for swap in self._weaken_site(k, None)
+            patch for k in skipped for patch in self._weaken_site(k, None)
         )
         self.shared_patches = (
             [] if prefix_cache is None else _deduplicate_patches(self._prefix_patches(prefix_cache))
         )
-        self.inputs: dict[
-            str, Any
-        ] = {}  # of the denoiser, on the meta device; a UNet's costs are measured with them
+        # Inputs of the denoiser on the meta device, with which the costs of a UNet are measured.
+        self.inputs: Inputs = {}
         self._measured_costs: dict[bool, float] = {}
 
     @property
     def first_skipped(self) -> int:
-        """The place at which this pass leaves the strong one."""
+        """The position at which this pass leaves the conditional one."""
         return self.skipped[0]
 
     def patches(self) -> list[patching.Patch]:
-        """What stands where in this pass: from the state that the strong pass left, where there is
-        one to share.
+        """Return the patches of this pass; it starts from the prefix cache where there is one.
 
         Raises:
-            RuntimeError: if the strong pass left nothing, because the first skipped layer did not
-                run in it.
+            RuntimeError: if the conditional pass left nothing there, because the first skipped
+                layer did not run in it.
         """
         if self.prefix_cache is None:
             return self.full_patches
         if not self.prefix_cache.has_state_for(self.first_skipped):
             raise RuntimeError(
                 f'layer "{self.sites[self.first_skipped].address}" must run in the conditional pass'
-                " for a weak pass to start there, but it did not (a cache, or an option that"
-                " switches it off). Remove that, or pass share_prefix=False."
+                " for a weak pass to start there, but it did not (because of a cache, or of an"
+                " option that switches it off). Remove that, or pass share_prefix=False."
             )
         return self.shared_patches
 
@@ -110,21 +114,21 @@ class WeakPass:
         real = patching.get_child(*entry)
         if self.skip == "attention":
             return patching.IdentityAttention(real, values)
-        seen = self._attention_view(site, audio=entry in site.audio_attentions())
+        view = self._attention_view(site, audio=entry in site.audio_attentions())
         return attention.InterceptedAttention(
-            real, self.skip, seen, perturbations.resolve_strength(self.skip, self.options.strength)
+            real, self.skip, view, perturbations.resolve_strength(self.skip, self.options.strength)
         )
 
     def _shuffle_patches(
         self, site: LayerSite, source: patching.RecordInput | None
     ) -> Iterator[patching.Patch]:
-        seen = self._attention_view(site)
+        view = self._attention_view(site)
         for n, entry in enumerate(
             [site.entry] if site.axis_layers is None else site.inner_blocks()
         ):
             name = f"{site.address} {site.axis} {n}"
             yield *entry, shuffle.ShuffleTokens(
-                patching.get_child(*entry), site.stack.streams, source, seen, site.token_layout,
+                patching.get_child(*entry), site.stack.streams, source, view, site.token_layout,
                 self.options.seed, name, restore_order=site.axis_layers is None,
             )  # fmt: skip
 
@@ -144,64 +148,63 @@ class WeakPass:
             yield from self._weaken_site(k, None)
         for parent, name, memory in prefix_cache.cached_outputs[self.first_skipped]:
             yield parent, name, patching.ReplayOutput(memory.real, memory)
-        for (
-            path,
-            interval,
-        ) in (
-            self.family.injected_modules
-        ):  # run after every interval-th block; those before are not read
-            for parent, name, real in _find_modules(self.denoiser, (path,)):
-                if int(name) * _config_value(self.denoiser, interval) < self.first_skipped:
+        yield from self._unread_injections()
+
+    def _unread_injections(self) -> Iterator[patching.Patch]:
+        """Switch off modules that run between blocks before the first skipped one.
+
+        Module i runs after every interval-th block and adds to a state that nobody reads."""
+        config = as_denoiser(self.denoiser).config
+        for path, interval in self.family.injected_modules:
+            for parent, name, real in find_modules(self.denoiser, (path,)):
+                if int(name) * config[interval] < self.first_skipped:
                     yield parent, name, patching.ZeroOutput(real)
 
     def cost(self, shared: bool) -> float:
-        """What this pass computes, as a fraction of a forward pass.
+        """Return what this pass computes, as a fraction of a forward pass.
 
-        In a stack blocks are counted, and an attention skip counts as a whole block. The blocks of
-        a UNet differ in size: there floating point operations are, in a pass without numbers over a
-        copy without weights; where that cannot be run, layers are counted."""
+        In a stack blocks are counted, and an attention skip counts as a whole block. The layers of
+        a UNet differ in size: there floating point operations are counted, on a copy without
+        weights; or layers, where such a copy cannot run.
+
+        Args:
+            shared: whether the pass starts from the prefix cache.
+        """
+        total, first = len(self.sites), self.first_skipped if shared else 0
         if self.family.unet is None:
             skipped = len(self.skipped) if self.skip == "residual" else 0
-            return (len(self.sites) - (self.first_skipped if shared else 0) - skipped) / len(
-                self.sites
-            )
+            return (total - first - skipped) / total
         if shared not in self._measured_costs:
             try:
-                self._measured_costs[shared] = self._measure_cost(shared)
-            except Exception:  # a model that its config does not rebuild, as with FreeNoise: this is only for people
-                self._measured_costs[shared] = 1 - (self.first_skipped if shared else 0) / len(
-                    self.sites
-                )
+                cost = self._measure_cost(shared)
+            except Exception:  # a model that its config does not rebuild, as with FreeNoise
+                cost = 1 - first / total
+            self._measured_costs[shared] = cost
         return self._measured_costs[shared]
 
-    def set_input_spec(self, inputs: dict[str, Any]) -> None:
-        """What a call of the denoiser looks like, on the meta device; of other sizes other costs
-        are measured."""
+    def set_input_spec(self, inputs: Inputs) -> None:
+        """Set what a call of the denoiser looks like, on the meta device.
+
+        If it differs from the last one, costs are measured anew."""
         if repr(inputs) != repr(self.inputs):
             self.inputs, self._measured_costs = inputs, {}
 
     def _measure_cost(self, shared: bool) -> float:
-        model = flops.build_meta_model(self.denoiser)
-        places = layer_sites(self.family, model)
-        strong = PrefixCache(self.family, model, places, {self.first_skipped}) if shared else None
-        step_context = step_context_module.StepContext(
-            self.family.latent_layout, self.denoiser.config
-        )  # type: ignore[arg-type]
+        model, firsts = flops.build_meta_model(self.denoiser), {self.first_skipped}
+        sites = layer_sites(self.family, model)
+        cache = PrefixCache(self.family, model, sites, firsts) if shared else None
+        step_context = StepContext(self.family.latent_layout, as_denoiser(self.denoiser).config)
         step_context.observe_inputs(self.inputs)
-        how = dataclasses.replace(self.options, step_context=step_context)
-        weak = WeakPass(self.family, model, places, self.skipped, self.skip, strong, how)
-        with patching.patched(strong.patches({self.first_skipped}) if strong else []):
+        options = dataclasses.replace(self.options, step_context=step_context)
+        weak = WeakPass(self.family, model, sites, self.skipped, self.skip, cache, options)
+        with patching.patched(cache.patches(firsts) if cache else []):
             whole = flops.count_flops(model, self.inputs)
         with patching.patched(weak.patches()):
             return flops.count_flops(model, self.inputs) / whole
 
 
 def _deduplicate_patches(patches: Iterable[patching.Patch]) -> list[patching.Patch]:
-    """One stand-in for each module: both halves of a layer of SVD name the one that holds them."""
+    """Keep one proxy for each module: both halves of a layer of SVD name the same one."""
     return [
         (*entry, proxy) for entry, proxy in {(p, name): proxy for p, name, proxy in patches}.items()
     ]
-
-
-def _config_value(denoiser: Any, name: str) -> int:
-    return denoiser.config[name]

@@ -166,17 +166,17 @@ def denoiser_class(family: Family) -> type[nn.Module]:
 
 
 def noise(*shape: int) -> torch.Tensor:
-    """Random numbers of a normal distribution, as latents and embeddings are."""
+    """Draw numbers of a normal distribution, as latents and embeddings are."""
     return torch.randn(*shape)
 
 
 def timesteps(*shape: int) -> torch.Tensor:
-    """The timestep in the middle of a run, for every row."""
+    """Return the timestep in the middle of a run, for every row."""
     return torch.full(shape, 500.0)
 
 
 def text_mask(size: Size, batch: int) -> torch.Tensor:
-    """A mask `(B, text tokens)` by which every token of the text counts."""
+    """Return a mask `(B, text tokens)` by which every token of the text counts."""
     return torch.ones(batch, size.text, dtype=torch.long)
 
 
