@@ -359,12 +359,11 @@ def test_the_command_line_takes_a_published_schedule() -> None:
     )
     size: dict[str, Any] = dict(prompt="p", height=32, width=32, num_frames=9, guidance_scale=3.0)
     complete = resolve_settings(validate_settings(size), pipe)
-    assert isinstance(complete.schedule, tuple)
-    assert [dict(entry) for entry in complete.schedule] == [
-        dict(entry) for entry in ROWS["ltx-13b-dev"].schedule
-    ]
-    assert complete.layers in (None, [], ())
-    assert resolve_settings(validate_settings({**size, "stg_scale": 0}), pipe).schedule is None
+    schedule = complete.guidance.schedule
+    assert schedule is not None
+    assert list(schedule.bins) == [Bin(**entry) for entry in ROWS["ltx-13b-dev"].schedule]
+    off = resolve_settings(validate_settings({**size, "stg_scale": 0}), pipe)
+    assert off.guidance.schedule is None
 
 
 # --- in words -------------------------------------------------------------------------------------
