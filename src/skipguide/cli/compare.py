@@ -1,5 +1,4 @@
-"""skipguide compare: CFG and CFG + STG from the same noise, side by side; spatial and temporal STG
-one by one."""
+"""skipguide compare: CFG alone and guided videos from the same noise, side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ Reader = Callable[["Frames"], "dict[str, str] | None"]
 
 @dataclass(frozen=True)
 class ComparisonColumn:
-    """One of the columns for one prompt."""
+    """One of the videos for one prompt."""
 
     method: str
     result: GenerationResult
@@ -36,7 +35,7 @@ class ComparisonColumn:
     judge: dict[str, str] | None  # what the lab's judge reads in the video: shape, colour, motion
 
     def row(self) -> dict[str, Any]:
-        """What the table says about it."""
+        """Return the cells of the table for this video."""
         measured = {
             name: self.record["measured"][name] for name in ("passes_per_step", "seconds_per_step")
         }
@@ -44,7 +43,7 @@ class ComparisonColumn:
         return {**named, "method": self.method, **measured, "judge": self.judge}
 
     def title(self) -> str:
-        """What people call the video."""
+        """Return the prompt, or the name of the image."""
         settings = self.record["settings"]
         return settings["image"] if settings["prompt"] is None else settings["prompt"]
 
@@ -103,7 +102,7 @@ def compare(
 
 
 def _output_paths(wanted: Sequence[GenerationSettings], folder: Path) -> list[Path]:
-    """One mp4 per prompt; prompts that would share a name are counted."""
+    """Return one mp4 per prompt; prompts that would share a name are numbered."""
     targets: list[Path] = []
     for settings in wanted:
         name = options.file_name(settings)
@@ -113,8 +112,10 @@ def _output_paths(wanted: Sequence[GenerationSettings], folder: Path) -> list[Pa
 
 
 def _column_settings(complete: GenerationSettings) -> list[GenerationSettings]:
-    """From CFG alone to all that is asked for; spatial and temporal STG come one after the other
-    (Table 4)."""
+    """Return the settings of each video, from CFG alone to everything that is asked for.
+
+    Spatial and temporal STG come one after the other (Table 4).
+    """
     from skipguide.method.request import GuidanceRequest
 
     request = complete.request
@@ -146,8 +147,7 @@ def _generate_column(
 
 
 def _describe_method(settings: GenerationSettings) -> str:
-    """CFG 4.5 + STG 1 (residual 8); CFG 1 to 3 + STG spatial 2 + temporal 0.5 (attention up:0); no
-    CFG + restart."""
+    """Return a title, as in "CFG 4.5 + STG 1 (residual 8)", "no CFG + restart"."""
     assert settings.guidance_scale is not None
     first = "" if settings.min_guidance_scale is None else f"{settings.min_guidance_scale:g} to "
     cfg = f"CFG {first}{settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
@@ -155,7 +155,7 @@ def _describe_method(settings: GenerationSettings) -> str:
 
 
 def _judge_reader(model: str) -> Reader:
-    """The lab's judge for the lab's models, ready to read; it knows no other world."""
+    """Load the lab's judge for the lab's models; other models have none."""
     from skipguide.files import packaged
 
     if model not in packaged.NAMES:
@@ -177,7 +177,7 @@ def _write_comparison(target: Path, columns: Sequence[ComparisonColumn]) -> None
 
 
 def _combined_record(columns: Sequence[ComparisonColumn]) -> dict[str, Any]:
-    """The record of a comparison: those of its runs, and once the image that all of them start
+    """Return the record of a comparison: those of its videos, and once the image they all start
     from."""
     from skipguide.generate.record import RECORD_FORMAT
 

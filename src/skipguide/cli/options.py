@@ -1,5 +1,4 @@
-"""The options that the verbs share: one per setting of `settings.Generation`, the YAML file, where
-the output goes."""
+"""The options that the verbs share: one per setting and flag, the YAML file, the output."""
 
 from __future__ import annotations
 
@@ -36,7 +35,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output tha
 _DEFAULT_LABELS = {
     "negative_prompt": "empty", "image": "none", "orthogonalize": "no",
     "term": "none", "slg_layers": "none", "schedule": "none", "restart": "none",
-    "cfg_rule": "plain CFG", "dtype": "bfloat16 on a GPU, else float32", "device": "the GPU if there is one",
+    "cfg_rule": "plain CFG", "dtype": "bfloat16 on a GPU, else float32",
+    "device": "the GPU if there is one",
 }  # fmt: skip
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")
@@ -44,8 +44,10 @@ Json = Annotated[
 
 
 def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb one option per setting (all but the prompt); those that were used arrive as its
-    argument `given`."""
+    """Give a verb one option per setting except the prompt.
+
+    The options that were used arrive as the verb's argument `given`.
+    """
     own = inspect.signature(verb, eval_str=True).parameters
     options = [_option(name) for name in _FIELDS]
 
@@ -69,7 +71,8 @@ def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _fields() -> dict[str, FieldInfo]:
-    """The settings that are options, in the order of the help: flags stand for `guidance`."""
+    """Return the settings that are options, in the order of the help; flags stand for
+    `guidance`."""
     found: dict[str, FieldInfo] = {}
     for name, field in GenerationSettings.model_fields.items():
         found |= GuidanceFlags.model_fields if name == "guidance" else {name: field}
@@ -101,8 +104,10 @@ def _option(name: str) -> inspect.Parameter:
 
 
 def _parse_value(name: str, value: str | bool | list[str]) -> Any:
-    """Return a number where the setting is one. What cannot be read stays text, for the settings to
-    complain about."""
+    """Return a number where the setting is one.
+
+    Text that cannot be read stays text; the settings then say what is wrong with it.
+    """
     if isinstance(value, list):
         return value if len(value) > 1 else value[0]
     if isinstance(value, bool):
@@ -127,10 +132,10 @@ def _leaf_types(annotation: Any) -> Iterator[Any]:
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
-    """The settings in a YAML file; none without a file.
+    """Return the settings in a YAML file; none without a file.
 
     Raises:
-        ValueError: if there is no such file, or it is not YAML of `name: value` lines.
+        ValueError: if there is no such file, or it does not consist of `name: value` lines.
     """
     if path is None:
         return {}
@@ -160,14 +165,14 @@ def build_settings(
     """Return the settings of the command line over those of the file; a schedule's file is read.
 
     Raises:
-        ValueError: for what is no setting, or a file that cannot be read.
+        ValueError: for something that is no setting, or a file that cannot be read.
     """
     merged = {**file, **given, **({} if prompt is None else {"prompt": prompt})}
     return validate_settings(parsing.read_schedule_files(merged))
 
 
 def first_frame(settings: GenerationSettings) -> PIL.Image.Image | None:
-    """The picture that the settings name, read before anything is loaded; None without one."""
+    """Read the image that the settings name, before anything is loaded; None without one."""
     if settings.image is None:
         return None
     from skipguide.files import image
@@ -179,11 +184,11 @@ def first_frame(settings: GenerationSettings) -> PIL.Image.Image | None:
 
 
 def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
-    """See to it, before anything is loaded, that the files can be written.
+    """Check that the files can be written, before anything is loaded.
 
     Raises:
-        ValueError: if one exists and may not be overwritten, is a folder, or lies where nothing can
-            be written.
+        ValueError: if one exists and may not be overwritten, is a folder, or lies in a folder that
+            cannot be written.
     """
     for path in paths:
         if path.is_dir():
@@ -204,7 +209,7 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
 
 
 def check_mp4(path: Path) -> Path:
-    """The path itself.
+    """Return the path itself.
 
     Raises:
         ValueError: if its name does not end in .mp4.
@@ -216,7 +221,8 @@ def check_mp4(path: Path) -> Path:
 
 
 def file_name(settings: GenerationSettings) -> str:
-    """A name for the video, without suffix: from its prompt, or else from its image's."""
+    """Return a name for the video without suffix: from its prompt, or else from its image's
+    name."""
     title = Path(settings.image or "").stem if settings.prompt is None else settings.prompt
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", plain)[:60].strip("-")

@@ -77,7 +77,8 @@ def reproduce(
 
 @contextlib.contextmanager
 def _use_recorded_threads(then: dict[str, Any]) -> Iterator[None]:
-    """As many threads as it was made with: sums are split by threads, and so round differently."""
+    """Use as many threads as when the video was made: sums are split by threads and round
+    differently."""
     import torch
 
     before = torch.get_num_threads()
@@ -90,7 +91,7 @@ def _use_recorded_threads(then: dict[str, Any]) -> Iterator[None]:
 
 
 def _largest_difference(frames: Frames, decoded: Frames) -> int | None:
-    """The largest difference of a pixel, of 255; None if the two are not of one size."""
+    """Return the largest difference of a pixel, of 255; None if the sizes differ."""
     return int(abs(frames.astype(int) - decoded).max()) if frames.shape == decoded.shape else None
 
 

@@ -1,4 +1,4 @@
-"""skipguide runs: what runs there are, what is in one, and its clips as a table."""
+"""skipguide runs: list runs, show one, export its clips as a table."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ _LIST_COLUMNS = ("run", "done", "missing", "failed", "settings", "prompts", "see
 
 
 def _align_runs(cells: Sequence[tuple[str, ...]]) -> list[str]:
-    """Aligned, but for runs that cannot be read: what is wrong with them comes after their name."""
+    """Align the columns of readable runs; a run that cannot be read shows its error after its
+    name."""
     sound = iter(align_columns([row for row in cells if len(row) == len(_LIST_COLUMNS)]))
     return [next(sound) if len(row) == len(_LIST_COLUMNS) else "  ".join(row) for row in cells]
 
@@ -131,22 +132,24 @@ def _plain_fields(clip: Clip) -> dict[str, Any]:
 
 
 def _setting_rows(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    """One row per setting: how much of it is done, what it costs, the means of its metrics."""
+    """Return one row per setting: how much of it is done, its cost, the means of its metrics."""
     whole = run.set_metrics()
     rows = []
     for setting in run.settings():
         own = [clip for clip in clips if clip.setting == setting.id]
         done = [clip for clip in own if clip.status == "done"]
         names = sorted({name for clip in done for name in clip.metrics})
-        rows.append(
-            {
-                "setting": setting.name, "model": setting.model, "given": setting.given, "clips": len(own),
-                "done": len(done), "failed": sum(clip.status == "failed" for clip in own),
-                "passes_per_step": setting.passes_per_step, "seconds": _mean(clip.seconds for clip in done),
-                "metrics": {name: _mean(clip.metrics.get(name) for clip in done) for name in names},
-                "set_metrics": {metric.name: _set_metric_row(metric) for metric in whole if metric.setting == setting.id},
-            }
-        )  # fmt: skip
+        sets = {m.name: _set_metric_row(m) for m in whole if m.setting == setting.id}
+        row: dict[str, Any] = {
+            "setting": setting.name, "model": setting.model, "given": setting.given,
+            "clips": len(own), "done": len(done),
+            "failed": sum(clip.status == "failed" for clip in own),
+            "passes_per_step": setting.passes_per_step,
+            "seconds": _mean(clip.seconds for clip in done),
+            "metrics": {name: _mean(clip.metrics.get(name) for clip in done) for name in names},
+            "set_metrics": sets,
+        }  # fmt: skip
+        rows.append(row)
     return rows
 
 
@@ -247,8 +250,10 @@ def export(
 
 
 def clip_table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    """One flat row per clip; settings are `setting.NAME`, metrics `metric.NAME`, paths relative to
-    the run."""
+    """Return one flat row per clip.
+
+    Settings are columns `setting.NAME`, metrics `metric.NAME`; paths are relative to the run.
+    """
     from skipguide.generate.describe import columns
 
     settings = {setting.id: setting for setting in run.settings()}
@@ -261,20 +266,25 @@ def clip_table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
     rows = []
     for clip in clips:
         setting, prompt = settings[clip.setting], prompts[clip.prompt]
-        rows.append(
-            {
-                "key": clip.key, "model": setting.model, "setting": setting.name, "prompt": prompt.text,
-                "image": prompt.image, **{name: getattr(clip, name) for name in same},
-                "fps": None if clip.fps is None else float(clip.fps),
-                "video": None if clip.video is None else clip.video.relative_to(run.folder).as_posix(),
-                "latents": None if clip.latents is None else clip.latents.relative_to(run.folder).as_posix(),
-                "error": None if clip.error is None else clip.error.splitlines()[0],
-                **{f"setting.{name}": _csv_cell(value) for name, value in columns_of[setting.id].items()},
-                **{f"metric.{name}": value for name, value in clip.metrics.items()},
-            }
-        )  # fmt: skip
+        own = columns_of[setting.id]
+        row: dict[str, Any] = {
+            "key": clip.key, "model": setting.model, "setting": setting.name,
+            "prompt": prompt.text, "image": prompt.image,
+            **{name: getattr(clip, name) for name in same},
+            "fps": None if clip.fps is None else float(clip.fps),
+            "video": _relative_path(run, clip.video),
+            "latents": _relative_path(run, clip.latents),
+            "error": None if clip.error is None else clip.error.splitlines()[0],
+            **{f"setting.{name}": _csv_cell(value) for name, value in own.items()},
+            **{f"metric.{name}": value for name, value in clip.metrics.items()},
+        }  # fmt: skip
+        rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
+
+
+def _relative_path(run: Run, path: Path | None) -> str | None:
+    return None if path is None else path.relative_to(run.folder).as_posix()
 
 
 def _csv_cell(value: Any) -> Any:
@@ -282,10 +292,10 @@ def _csv_cell(value: Any) -> Any:
 
 
 def _choose_writer(out: Path | None) -> Any:
-    """What writes a table under such a name.
+    """Return the function that writes a table under such a name.
 
     Raises:
-        ValueError: for another ending, or Parquet without pyarrow.
+        ValueError: for another suffix, or Parquet without pyarrow.
     """
     ending = ".csv" if out is None else out.suffix.lower()
     if ending == ".csv":

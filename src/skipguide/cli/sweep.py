@@ -29,8 +29,10 @@ _ADDRESS = r"auto|local|ray://\S+|[\w.-]+:[0-9]+"
 
 
 class SweepCommand(TyperCommand):
-    """Lets --ray stand without an address: it is then that of the cluster around, or a new one on
-    this machine."""
+    """A command whose --ray may stand without an address.
+
+    It then means the cluster around this machine, or a new one here.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line."""
@@ -42,27 +44,41 @@ class SweepCommand(TyperCommand):
 
 
 def sweep(
-    plan: Annotated[Path, typer.Argument(help="The YAML file; docs/sweeps.md says what may stand in it.")],
+    plan: Annotated[
+        Path, typer.Argument(help="The YAML file; docs/sweeps.md says what may stand in it.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The run directory.", show_default="runs/PLAN")
+        Path | None,
+        typer.Option("--out", "-o", help="The run directory.", show_default="runs/PLAN"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the plan, print what it costs, and stop.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also make what failed before.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the plan, print what it costs, and stop.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also make what failed before.")
+    ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read all files of the run to see that they are what was written.")
+        bool,
+        typer.Option(
+            "--verify", help="Read all files of the run to see that they are what was written."
+        ),
     ] = False,
     ray: Annotated[
         str | None,
         typer.Option(
-            "--ray", metavar="[ADDRESS]", help="On Ray, one worker per GPU: a cluster (auto, HOST:PORT, ray://...), or "
-            "local. Needs skipguide[ray].", show_default="this process",
+            "--ray",
+            metavar="[ADDRESS]",
+            help="On Ray, one worker per GPU: a cluster (auto, HOST:PORT, ray://...), or local."
+            " Needs skipguide[ray].",
+            show_default="this process",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers on Ray.", show_default="one per GPU, else per CPU")
+        int | None,
+        typer.Option(min=1, help="Workers on Ray.", show_default="one per GPU, else per CPU"),
     ] = None,
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Make all videos of a plan: every prompt, seed and setting.
 
     Run it again after whatever ended it: what is there stays, the rest is made. A changed plan adds
@@ -118,7 +134,7 @@ def _make_engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
 
 
 def _format_estimate(planned: SweepEstimate, folder: Path) -> str:
-    """What will be made, a line per setting, and the sum."""
+    """Return what will be made, a line per setting, and the sum."""
     lines: list[tuple[str, ...]] = [
         ("setting", "model", "to make", "of", "steps", "passes/step", "s/step")
     ]
@@ -157,7 +173,7 @@ def _estimate_payload(planned: SweepEstimate) -> dict[str, Any]:
 
 
 def format_duration(seconds: float) -> str:
-    """42 s, 7 min, 3 h 20 min, 2 d 5 h."""
+    """Return a duration in words: "42 s", "7 min", "3 h 20 min", "2 d 5 h"."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -169,7 +185,7 @@ def format_duration(seconds: float) -> str:
 
 @dataclass
 class _SweepReport:
-    """What is said while a sweep runs, and at its end."""
+    """The messages of a sweep, while it runs and at its end."""
 
     folder: Path
     quiet: bool  # nothing but the result
@@ -183,7 +199,7 @@ class _SweepReport:
 
     @contextlib.contextmanager
     def display(self) -> Iterator[None]:
-        """A bar on stderr, if that is a terminal; else a line per clip."""
+        """Show a bar on stderr if that is a terminal, else a line per clip."""
         if self.quiet or not sys.stderr.isatty():
             yield
             return
@@ -201,7 +217,7 @@ class _SweepReport:
             yield
 
     def handle(self, happening: SweepEvent) -> None:
-        """Take note of what happened, and say it."""
+        """Note an event and report it."""
         from skipguide.runs.engine import JobFailed
         from skipguide.runs.sweep import ClipPublished, SweepEstimate
 
@@ -224,7 +240,7 @@ class _SweepReport:
         self._update_bar()
 
     def on_step(self, step: StepProgress) -> None:
-        """A denoising step of the clip under way."""
+        """Show a denoising step of the clip that is being made."""
         self._update_bar(f", step {step.number}/{step.steps}")
 
     def _update_bar(self, more: str = "") -> None:
@@ -247,7 +263,8 @@ class _SweepReport:
         )
 
     def _rate(self) -> str:
-        """Throughput and time left: by the clips that are made, before that by the estimate."""
+        """Return throughput and time left: by the finished clips, before the first by the
+        estimate."""
         assert self.planned is not None
         took = time.monotonic() - self.began
         if not self.passes:
@@ -265,7 +282,7 @@ class _SweepReport:
             typer.echo(text, err=True)
 
     def payload(self) -> dict[str, Any]:
-        """For --json."""
+        """Return the result for --json."""
         cost = None if self.planned is None else _estimate_payload(self.planned)
         seconds = time.monotonic() - self.began
         return {
@@ -277,7 +294,7 @@ class _SweepReport:
         }
 
     def summary(self) -> str:
-        """For people."""
+        """Return the result in one line."""
         assert self.planned is not None
         took = format_duration(time.monotonic() - self.began)
         there = self.planned.clips - self.planned.missing - self.planned.failed

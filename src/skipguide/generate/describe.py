@@ -53,13 +53,16 @@ def columns(complete: Mapping[str, Any]) -> dict[str, Any]:
     """
     content = complete["guidance"]
     words = from_guidance(content)
-    if words is None:
-        rest = {name: value for name, value in content.items() if name not in ("terms", "schedule")}
-        phrases = " + ".join(describe_guidance({**content, "restart": None}))
-        words = {"guidance": phrases, **(from_guidance({**rest, "orthogonalize": False}) or {})}
-        words = {name: words[name] for name in words if name not in _OF_TERMS}
-    found = {**complete, **words} if "guidance" in words else {**complete, **words, "guidance": None}
+    found = {**complete, "guidance": None, **(_in_words(content) if words is None else words)}
     return {name: found[name] for name in COLUMNS if found.get(name) is not None}
+
+
+def _in_words(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return terms that flags cannot say as one text, beside the flags of the rest."""
+    of_terms = ("terms", "schedule", "orthogonalize", "share_prefix")
+    rest = from_guidance({key: content[key] for key in content if key not in of_terms}) or {}
+    phrases = " + ".join(describe_guidance({**content, "restart": None}))
+    return {"guidance": phrases, **{name: rest[name] for name in rest if name not in _OF_TERMS}}
 
 
 def _describe_alike(terms: Sequence[Mapping[str, Any]], orthogonal: bool) -> list[str]:

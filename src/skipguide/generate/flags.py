@@ -340,7 +340,8 @@ def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> dic
     }
     if flags.schedule is not None:
         return {**found, "schedule": flags.schedule}
-    layers = list(flags.layers or ()) if flags.random_share is None else {"random": flags.random_share}
+    drawn = flags.random_share
+    layers = list(flags.layers or ()) if drawn is None else {"random": drawn}
     shared = {name: getattr(flags, name) for name in _SHARED}
     terms = [
         {"layers": layers, "scale": getattr(flags, name), "axis": axis, **shared}
@@ -407,6 +408,7 @@ def _flat_terms(terms: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def rows_in_full(schedule: Schedule) -> list[dict[str, Any]]:
     """Return the bins of a schedule with all their parts but those that are None and the seed."""
+
     def plain(value: Any) -> Any:
         return list(value) if isinstance(value, (tuple, list)) else value
 

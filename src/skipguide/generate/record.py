@@ -1,9 +1,15 @@
-"""The record of a generation: everything needed to make the video again, and to say what has
-changed if it differs.
+"""The record of a generation: everything needed to make the video again, and to say what changed if
+it differs.
 
-It names no folder of the machine and no user; a model in a local folder is named as the user typed
-it. The image that a video starts from is in it, fitted to the video's size; of its file the name
-stays."""
+Format 2 has the guidance as plain data of a GuidanceRequest; format 1 had flags in its place, and
+is
+still read.
+
+A record names no folder of the machine and no user; a model in a local folder is named as the user
+typed it. The image that a video starts from is in it, fitted to the size of the video, with the
+name
+of its file.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +38,7 @@ _LIBRARIES = ("torch", "diffusers", "transformers")
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What a generation made and what it cost."""
+    """The frames of a generation and what it cost."""
 
     frames: Frames  # (F, H, W, 3) uint8
     passes_per_step: float  # forward passes of one sample; 2 is plain CFG
@@ -46,11 +52,11 @@ class GenerationResult:
 def build_record(
     settings: GenerationSettings, result: GenerationResult, weights: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The record of a finished generation, ready for JSON.
+    """Build the record of a finished generation, ready for JSON.
 
     Args:
-        settings: complete ones, as `settings.resolve` returns them.
-        weights: what `generation.identity` says about the model.
+        settings: complete, as `resolve_settings` returns them.
+        weights: the `weights_fingerprint` of the model.
     """
     return {
         "format": RECORD_FORMAT,
@@ -71,13 +77,13 @@ def build_record(
 
 
 def library_versions() -> dict[str, str]:
-    """What computed the frames."""
+    """Return the versions of the libraries that computed the frames."""
     libraries = {name: version(name) for name in _LIBRARIES}
     return {"skipguide": skipguide.__version__, **libraries, "python": platform.python_version()}
 
 
 def describe_machine(device: str) -> dict[str, str | int]:
-    """The class of machine: enough to explain other rounding, not enough to know whose it is."""
+    """Return the class of machine: enough to explain other rounding, too little to identify it."""
     import torch
 
     processor = (
@@ -102,7 +108,7 @@ def _processor_name() -> str:
 
 
 def hash_weights(folder: Path) -> str:
-    """One hash over the names and contents of the model's index and all files of its components."""
+    """Hash the names and contents of the model's index and of all files of its components."""
     files = sorted(path for path in folder.glob("*/*") if path.is_file())
     total = hashlib.sha256()
     for path in (folder / "model_index.json", *files):
@@ -111,7 +117,7 @@ def hash_weights(folder: Path) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Of the content of a file."""
+    """Return the sha256 of the content of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -120,10 +126,10 @@ def hash_file(path: Path) -> str:
 
 
 def settings_from_record(record: Mapping[str, Any], source: Path) -> GenerationSettings:
-    """The settings in a record.
+    """Return the settings in a record.
 
     Raises:
-        ValueError: if it is not the record of one generation, or of another version of the format.
+        ValueError: if it is not the record of one generation, or its format is unknown.
     """
     if "runs" in record:
         raise ValueError(
@@ -141,7 +147,7 @@ def settings_from_record(record: Mapping[str, Any], source: Path) -> GenerationS
 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return complete settings of any format as those of the newest: with `guidance`.
+    """Return complete settings of any format in that of format 2, with `guidance`.
 
     Args:
         settings: of a record, or of a row of a ledger.
@@ -159,7 +165,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def diff_records(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What differs between two records besides the frames: name -> [then, now]."""
+    """Compare two records except for the frames: name -> [then, now] for each difference."""
     before, after = (dict(_flatten_record(_upgraded(made))) for made in (then, now))
     # A setting that the older version did not have yet has not changed.
     names = [

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from skipguide.families.presets import Preset
     from skipguide.generate.parsing import Guidance
 
-_PIPELINE_ARGUMENTS = {  # our name -> those that diffusers' pipelines have for it, if they have another
+# Our name -> the names that diffusers' pipelines have for it, if they have another.
+_PIPELINE_ARGUMENTS = {
     "steps": ("num_inference_steps",),
     "guidance_scale": ("guidance_scale", "max_guidance_scale"),
     "num_frames": ("num_frames", "video_length", "frames"),
@@ -34,27 +35,26 @@ _OPTIONAL_ARGUMENTS = (
 
 
 def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """What a call of the pipeline takes."""
+    """Return the parameters of a call of the pipeline."""
     return inspect.signature(pipe.__call__).parameters
 
 
 def pipeline_argument(name: str, pipe: Any) -> str:
-    """What a call of the pipeline calls a setting."""
+    """Return the pipeline's own name for a setting."""
     names = _PIPELINE_ARGUMENTS.get(name, (name,))
     return next((theirs for theirs in names if theirs in call_parameters(pipe)), names[0])
 
 
 def resolve_settings(settings: GenerationSettings, pipe: Any) -> GenerationSettings:
-    """The settings with every None filled in: from the preset of the model, else from the pipeline
-    itself.
+    """Fill in every None: from the preset of the model, else from the pipeline itself.
 
-    What the pipeline does not take stays None. Of the image's path the name of the file stays: the
-    record of a video names no folder.
+    A setting that the pipeline does not take stays None. Of the path of the image only the file
+    name stays, so that the record of a video names no folder.
 
     Raises:
-        ValueError: if STG is on, no layers are given, and no preset is known; for a size without
-            default; for a setting that the pipeline does not take; without the prompt or the image
-            that it needs.
+        ValueError: if layers are left to a preset and none is known; for a size without default;
+            for a setting that the pipeline does not take; without the prompt or the image that it
+            needs.
     """
     preset = _find_preset(settings, pipe)
     _check_inputs(settings, pipe)
@@ -100,7 +100,7 @@ def resolve_guidance(guidance: Guidance | None, preset: Preset | None) -> Guidan
 
 
 def _fill_in(content: dict[str, Any], preset: Preset | None) -> dict[str, Any]:
-    """Plain data of a request with what is missing taken from the preset."""
+    """Return plain data of a request with everything that is missing taken from the preset."""
     whole = flags.to_guidance(flags.fill_in(GuidanceFlags(), preset))
     if "schedule" in whole and content["terms"] != "preset":
         raise ValueError(
@@ -132,7 +132,8 @@ def _without_neutral_terms(request: GuidanceRequest) -> GuidanceRequest:
 
 
 def words_of_flags(settings: GenerationSettings, pipe: Any) -> dict[str, Any] | None:
-    """Return the guidance of settings as complete flags, ready for JSON; None if they cannot say it.
+    """Return the guidance of settings as complete flags, ready for JSON; None if flags cannot hold
+    it.
 
     The keys of clips are made of them, as they were before there was another spelling.
 
@@ -147,7 +148,7 @@ def words_of_flags(settings: GenerationSettings, pipe: Any) -> dict[str, Any] | 
 
 
 def _check_inputs(settings: GenerationSettings, pipe: Any) -> None:
-    """See that the pipeline takes what is given, and that it gets what it starts from."""
+    """Check that the pipeline takes what is given, and gets the prompt and image that it needs."""
     parameters, model = call_parameters(pipe), type(pipe).__name__
     for name in (
         "prompt",
@@ -172,8 +173,7 @@ def _check_inputs(settings: GenerationSettings, pipe: Any) -> None:
 
 
 def requires_image(pipe: Any) -> bool:
-    """Whether the pipeline cannot do without one. LTX's call has a default, None, and then fails
-    without an image."""
+    """Return whether the pipeline needs an image. LTX's call has a default, with which it fails."""
     parameter = call_parameters(pipe).get("image")
     return parameter is not None and (
         parameter.default is inspect.Parameter.empty or "ImageToVideo" in type(pipe).__name__
@@ -200,14 +200,14 @@ def _needs_preset(guidance: Guidance | None) -> bool:
 
 
 def guider_sets_scale(pipe: Any) -> bool:
-    """Whether g is not its call's, but its guider's: HunyuanVideo 1.5, Motif."""
+    """Return whether guidance_scale belongs to the pipeline's guider: HunyuanVideo 1.5, Motif."""
     return hasattr(
         getattr(pipe, "guider", None), "guidance_scale"
     ) and "guidance_scale" not in call_parameters(pipe)
 
 
 def _accepts_setting(pipe: Any, name: str) -> bool:
-    """Whether a setting means something to a pipeline; how fast to play its video does for all."""
+    """Return whether a pipeline takes a setting. The fps of the mp4 are for all."""
     return (
         name == "fps"
         or pipeline_argument(name, pipe) in call_parameters(pipe)
@@ -216,7 +216,8 @@ def _accepts_setting(pipe: Any, name: str) -> bool:
 
 
 def _model_default(name: str, pipe: Any, preset: Preset | None) -> Any:
-    """None for what the call does not take, or finds out by itself."""
+    """Return the default of a setting; None if the call does not take it, or finds it out
+    itself."""
     theirs = pipeline_argument(name, pipe)
     if not _accepts_setting(pipe, name):
         return None
@@ -248,7 +249,7 @@ def _model_default(name: str, pipe: Any, preset: Preset | None) -> Any:
 
 
 def _config_default(name: str, pipe: Any) -> Any:
-    """What pipelines fall back on that have it from their parts."""
+    """Return a default that the pipeline's call takes from its components."""
     if name == "guidance_scale" and guider_sets_scale(pipe):
         return pipe.guider.guidance_scale
     if name == "fps":

@@ -1,5 +1,4 @@
-"""The engine under the verbs of the command line: load a pipeline, run it with or without guidance,
-measure it."""
+"""Load a pipeline, run it with or without guidance, and measure it."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 @dataclass(frozen=True)
 class StepProgress:
-    """Reported after each denoising step."""
+    """The state of a generation after a denoising step."""
 
     number: int  # steps done
     steps: int  # steps in all
@@ -51,11 +50,11 @@ StepCallback = Callable[[StepProgress], None]
 
 
 def local_folder(model: str) -> Path | None:
-    """The folder of a lab model or a local one; None for a hub id.
+    """Return the folder of a lab model or a local one; None for a hub id.
 
     Raises:
-        ValueError: for a folder without model_index.json, and for what is neither a folder nor
-            looks like a hub id.
+        ValueError: for a folder without model_index.json, and for a name that is neither a folder
+            nor like a hub id.
     """
     if model in packaged.NAMES:
         return packaged.packaged_path(model)
@@ -85,8 +84,8 @@ def load_pipeline(
     """Load a diffusers pipeline.
 
     Args:
-        model: a lab model's name, a local folder in diffusers layout, or a hub id.
-        dtype: None is bfloat16 on a GPU (the lab's small models: float32), float32 elsewhere.
+        model: the name of a lab model, a local folder in diffusers layout, or a hub id.
+        dtype: None is bfloat16 on a GPU (float32 for the lab's small models), float32 elsewhere.
         device: None is the GPU if there is one.
         revision: of a model on the hub; None is the newest.
 
@@ -108,7 +107,7 @@ def load_pipeline(
 
 
 def check_device(device: str) -> None:
-    """See that torch has a device here.
+    """Check that torch has a device here.
 
     Raises:
         ValueError: if it has not.
@@ -131,10 +130,10 @@ def _load_from_folder(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _import_pipeline_class(folder: Path) -> None:
-    """Import the package of a pipeline that diffusers does not have; it makes itself known there.
+    """Import the package of a pipeline that diffusers does not have; it registers itself there.
 
     Raises:
-        ValueError: if the folder names no pipeline, or one that neither has.
+        ValueError: if the folder names no pipeline, or one that neither package has.
     """
     path = folder / "model_index.json"
     try:
@@ -185,7 +184,7 @@ def _load_from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
 
 @contextlib.contextmanager
 def _hide_progress_bars() -> Iterator[None]:
-    """Loading a local model takes seconds: keep stderr for what matters."""
+    """Keep stderr free while a local model loads, which takes seconds only."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -202,8 +201,8 @@ def _hide_progress_bars() -> Iterator[None]:
 
 
 def weights_fingerprint(model: str, pipe: Any) -> dict[str, str]:
-    """Which weights `pipe` holds: a hash over the files of a local model, the revision of one from
-    the hub."""
+    """Identify the weights of `pipe`: a hash over the files of a local model, or the hub
+    revision."""
     folder = local_folder(model)
     return (
         {"sha256": hash_weights(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
@@ -219,13 +218,14 @@ def generate(
     on_step: StepCallback | None = None,
     image: Image.Image | None = None,
 ) -> GenerationResult:
-    """Make one video. The same settings on the same machine with the same versions give the same
-    bytes.
+    """Make one video.
+
+    Equal settings on the same machine with the same versions give equal bytes.
 
     Args:
-        settings: complete ones, as `settings.resolve` returns them.
-        on_step: called after each denoising step; whatever it raises ends the generation.
-        image: what the video starts from, of any size; where the settings name one, and only there.
+        settings: complete, as `resolve_settings` returns them.
+        on_step: called after each denoising step; an exception from it ends the generation.
+        image: the first frame, of any size; given if and only if the settings name one.
 
     Raises:
         ValueError: for settings that the pipeline refuses, an image too many or too few, or frames
@@ -252,7 +252,8 @@ def generate(
 
 @contextlib.contextmanager
 def _apply_guidance(pipe: Any, settings: GenerationSettings) -> Iterator[Callable[[], float]]:
-    """Guidance on, if there is any; gives a function that tells the passes per step so far."""
+    """Guide the pipeline, if anything is asked for; yield a function for the passes per step so
+    far."""
     if settings.request.is_plain:
         yield functools.partial(_count_plain_passes, pipe, [math.nan])
         return
@@ -263,7 +264,7 @@ def _apply_guidance(pipe: Any, settings: GenerationSettings) -> Iterator[Callabl
 
 @contextlib.contextmanager
 def _set_guider_scale(pipe: Any, settings: GenerationSettings) -> Iterator[None]:
-    """The guidance scale, where it is a component's and not the call's."""
+    """Set the guidance scale where it belongs to a component and not to the call."""
     if not guider_sets_scale(pipe):
         yield
         return
@@ -276,8 +277,10 @@ def _set_guider_scale(pipe: Any, settings: GenerationSettings) -> Iterator[None]
 
 
 def _count_plain_passes(pipe: Any, known: list[float]) -> float:
-    """Passes of the step under way without guidance; after the run, of its last step, which is kept
-    in `known`."""
+    """Return the passes of the current step without guidance.
+
+    After the run it returns those of its last step, which `known` keeps.
+    """
     frame = call_frame.find_call_frame(pipe)
     if frame is None:
         return known[0]
@@ -289,7 +292,7 @@ def _count_plain_passes(pipe: Any, known: list[float]) -> float:
 
 
 class _StepTimer:
-    """The pipeline's callback: times the steps and passes them on."""
+    """A callback of the pipeline that times the steps and reports them."""
 
     def __init__(
         self,
@@ -345,7 +348,7 @@ _CALL_SETTINGS = (
 def _call_pipeline(
     pipe: Any, settings: GenerationSettings, image: Image.Image | None, callback: _StepTimer
 ) -> Any:
-    """Run the pipeline; `(F, H, W, 3)` floats in [0, 1]."""
+    """Run the pipeline; return `(F, H, W, 3)` floats in [0, 1]."""
     parameters = call_parameters(pipe)
     values = {pipeline_argument(name, pipe): getattr(settings, name) for name in _CALL_SETTINGS} | {
         "image": image
@@ -377,8 +380,8 @@ def _call_pipeline(
 
 @contextlib.contextmanager
 def _report_scheduler_steps(pipe: Any, callback: _StepTimer, needed: bool) -> Iterator[None]:
-    """For pipelines that call nobody after a step (ModelScope, I2VGen-XL): the step of their
-    scheduler does."""
+    """Report steps through the scheduler, for pipelines without a callback (ModelScope,
+    I2VGen-XL)."""
     if not needed:
         yield
         return
@@ -399,7 +402,7 @@ def _report_scheduler_steps(pipe: Any, callback: _StepTimer, needed: bool) -> It
 def _check_call(
     model: str, call: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
 ) -> None:
-    """Pipelines that make something else from something else are for Python."""
+    """Reject pipelines whose call takes or needs other things than text and image."""
     unknown = sorted(set(call) - set(parameters))
     needed = sorted(
         name

@@ -38,9 +38,7 @@ def _plain_guidance(value: Any) -> Any:
 
 
 # A GuidanceRequest, or what a preset makes one of. Any for pydantic, which must not import torch.
-Guidance = Annotated[
-    Any, BeforeValidator(parsing.parse_guidance), PlainSerializer(_plain_guidance)
-]
+Guidance = Annotated[Any, BeforeValidator(parsing.parse_guidance), PlainSerializer(_plain_guidance)]
 Fps = Annotated[
     Fraction | None, BeforeValidator(parsing.parse_fps), PlainSerializer(parsing.format_fps)
 ]

@@ -1,5 +1,7 @@
-"""Engines: what runs the jobs of a sweep. The plain one, here, is this process; `cluster` has the
-one on Ray."""
+"""The protocol of engines, which run the jobs of a sweep, and the events they report.
+
+`local_engine` is this process, `ray_engine` runs on Ray.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ OnStep = Callable[["StepProgress"], None]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a setting takes, measured on the first steps of its first video."""
+    """The cost of a setting, measured on the first steps of its first video."""
 
     passes_per_step: float  # over the whole run
     seconds_per_step: float
@@ -37,7 +39,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class GeneratedVideo:
-    """A video, and what is to be known of it."""
+    """A video with its record and where it was made."""
 
     product: ClipContents
     record: dict[str, Any]  # of `skipguide.generate.record`
@@ -53,7 +55,7 @@ class JobStarted:
 
 @dataclass(frozen=True)
 class JobFinished:
-    """A job is done; nothing is written yet."""
+    """A job is finished; nothing is written yet."""
 
     job: Job
     made: GeneratedVideo
@@ -61,7 +63,7 @@ class JobFinished:
 
 @dataclass(frozen=True)
 class JobFailed:
-    """A job cannot be done."""
+    """A job has failed."""
 
     job: Job
     error: str
@@ -71,37 +73,37 @@ Event = JobStarted | JobFinished | JobFailed
 
 
 class Engine(Protocol):
-    """Runs jobs. Whatever it is, one process alone writes to the run: the one that asks for its
-    events."""
+    """Something that runs jobs. Only the process that asks for its events writes to the run."""
 
     @property
     def workers(self) -> int:
-        """How many jobs it runs at a time."""
+        """The number of jobs that it runs at a time."""
         ...
 
     def versions(self) -> dict[str, str]:
-        """What computes the frames."""
+        """Return the versions of the libraries that compute the frames."""
         ...
 
     def survey(self, settings: Sequence[Setting], image: Image | None) -> list[ResolvedSetting]:
-        """As `Worker.survey`."""
+        """Fill in settings and check them on their models; see `Worker.survey`."""
         ...
 
     def cost(self, complete: GenerationSettings, image: Image | None) -> Cost:
-        """As `Worker.cost`."""
+        """Measure the cost of a setting; see `Worker.cost`."""
         ...
 
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
-        """Do the jobs, in their order as far as there is one; each is started at least once, and
-        ends once."""
+        """Do the jobs, in their order as far as there is one.
+
+        Each job is started at least once, and ends once.
+        """
         ...
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-        """What a function makes of each item, in any order; an item can be given to it again if a
-        worker is lost.
+        """Apply a function to each item, in any order; repeat an item if its worker is lost.
 
-        For metrics: an item is a part of the videos, and what comes back an accumulator to add to
-            the others.
+        This is for metrics: an item is a part of the videos, and each result an accumulator to add
+        to the others.
         """
         ...
 
@@ -111,7 +113,7 @@ class Engine(Protocol):
 
 
 def read_start_image(path: Path | None) -> Image | None:
-    """What a video starts from, if there is something."""
+    """Read the image that a video starts from, if there is one."""
     if path is None:
         return None
     from skipguide.files import image as image_file
@@ -120,10 +122,10 @@ def read_start_image(path: Path | None) -> Image | None:
 
 
 def describe_error(error: Exception) -> str:
-    """What to write down of a job that failed: the error first, then where it came from.
+    """Return what the ledger keeps of a job that failed: the error first, then its traceback.
 
     Raises:
-        OSError: if it is the disk's, and so not the job's: a sweep ends then.
+        OSError: if the disk is to blame and not the job; the sweep ends then.
     """
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         raise error

@@ -1,4 +1,4 @@
-"""What a ledger holds, as it is read."""
+"""The rows of a ledger as readers get them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a video shows."""
+    """The text and the image of a video."""
 
     id: int
     text: str | None

@@ -1,4 +1,4 @@
-"""Where and with what a video was made."""
+"""Describe where and with which software a video was made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 
 def environment(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record of a video says of it, the revision of skipguide's code, and all packages
-    with their versions."""
+    """Return versions and machine from a record, the git revision of skipguide, and all
+    packages."""
     return {
         "versions": record["versions"],
         "machine": record["machine"],
@@ -23,8 +23,8 @@ def environment(record: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def revision(folder: Path = Path(__file__).parents[1]) -> dict[str, Any] | None:
-    """The commit that the code in a folder is at, and whether it was changed since; None where git
-    does not know it."""
+    """Return the commit of the code in a folder and whether it was changed since; None without
+    git."""
     commit = _git(folder, "rev-parse", "HEAD")
     if (
         commit is None or _git(folder, "ls-files", "--error-unmatch", ".") is None
@@ -44,7 +44,7 @@ def _git(folder: Path, *words: str) -> str | None:
 
 @functools.cache
 def packages() -> dict[str, str]:
-    """The version of every installed package."""
+    """Return the version of every installed package."""
     found = {
         entry.metadata["Name"]: entry.version
         for entry in metadata.distributions()

@@ -1,5 +1,4 @@
-"""The jobs of a plan: one video each, known by a hash over everything that decides what is in
-it."""
+"""The jobs of a plan: one video each, named by a hash over everything that decides its content."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ _PER_JOB_FIELDS = ("prompt", "image", "seed", "device", "model")
 
 @dataclass(frozen=True)
 class ResolvedSetting:
-    """What a model makes of a setting."""
+    """A setting of a plan with everything filled in for its model."""
 
     setting: Setting
     complete: GenerationSettings  # everything filled in; with the prompt of the first video
@@ -50,10 +49,11 @@ def job_key(
     image_sha256: str | None,
     versions: Mapping[str, str],
 ) -> str:
-    """The name of a video: equal names, equal frames (on one class of machine).
+    """Return the name of a video: equal names mean equal frames (on one class of machine).
 
-    It is made of the weights, the prompt, the content of the image, the seed, all settings, cpu or
-    cuda, and the versions of what computes; not of the names of settings, files and folders."""
+    It is a hash of the weights, the prompt, the content of the image, the seed, all settings, cpu
+    or cuda, and the versions of the libraries; names of settings, files and folders play no part.
+    """
     weights = (
         surveyed.weights
         if "sha256" in surveyed.weights
@@ -74,17 +74,17 @@ def job_key(
 def setting_content(complete: GenerationSettings) -> dict[str, Any]:
     """Return what the ledger keeps of complete settings, ready for JSON.
 
-    Settings that a newer version has added are None there, and left out.
+    Settings that are None are left out, so that a later version can add some.
     """
     dumped = complete.model_dump(mode="json", exclude_none=True)
     return {name: value for name, value in dumped.items() if name not in _PER_JOB_FIELDS}
 
 
 def _key_content(surveyed: ResolvedSetting) -> dict[str, Any]:
-    """Return what makes two settings the same one.
+    """Return the part of a key that tells settings apart.
 
-    Guidance is in the words of flags where they can say it, for so it was when they were all there
-    was; clips that were made then keep their keys.
+    Guidance is in the words of flags where they can say it: that was the only spelling once, and
+    clips that were made then keep their keys.
     """
     content = setting_content(surveyed.complete)
     words = surveyed.words or from_guidance(content["guidance"])
@@ -100,8 +100,7 @@ def _model_name(surveyed: ResolvedSetting) -> str:
 def build_jobs(
     plan: Plan, surveyed: Sequence[ResolvedSetting], versions: Mapping[str, str]
 ) -> list[Job]:
-    """All jobs of a plan, each once, in the order that shares work: by model, then prompt, then
-    seed.
+    """Return all jobs of a plan, each once, by model, then prompt, then seed, which shares work.
 
     Raises:
         ValueError: if two settings are the same one.
@@ -128,7 +127,7 @@ def build_jobs(
 
 
 def _group_by_pipeline(surveyed: Sequence[ResolvedSetting]) -> Iterator[list[ResolvedSetting]]:
-    """Settings for which a worker holds the same pipeline."""
+    """Group the settings for which a worker holds the same pipeline."""
     loads = dict.fromkeys((entry.complete.model, entry.complete.dtype) for entry in surveyed)
     for load in loads:
         yield [entry for entry in surveyed if (entry.complete.model, entry.complete.dtype) == load]
@@ -140,7 +139,7 @@ def _fill_in_prompt(complete: GenerationSettings, prompt: Prompt, seed: int) -> 
 
 
 def _deduplicate(found: Sequence[Job]) -> list[Job]:
-    """Pictures of equal content in several files make one job."""
+    """Make one job of images with equal content in several files."""
     jobs: dict[str, Job] = {}
     for job in found:
         other = jobs.setdefault(job.key, job)
@@ -158,12 +157,12 @@ def _deduplicate(found: Sequence[Job]) -> list[Job]:
 def register_jobs(
     ledger: Ledger, plan: Plan, surveyed: Sequence[ResolvedSetting], jobs: Sequence[Job]
 ) -> None:
-    """Write the jobs of a plan into the ledger, and its pictures beside it; those that are in it
-    stay what they are.
+    """Write the jobs of a plan into the ledger, and copy its images; existing jobs stay as they
+    are.
 
     Raises:
-        ValueError: if a setting has the name of another one of which there are videos.
-        OSError: if a picture cannot be copied.
+        ValueError: if a setting has the name of another one that has videos.
+        OSError: if an image cannot be copied.
     """
     images = dict.fromkeys(prompt.image for prompt in plan.prompts if prompt.image is not None)
     kept = {image: files.copy_image(ledger.path.parent, image) for image in images}
@@ -216,8 +215,11 @@ def _register_settings(
 def _claim_setting_name(
     ledger: Ledger, model: int, entry: ResolvedSetting, names: set[str]
 ) -> None:
-    """A setting that was renamed keeps its row; one that was changed gives its name up if nothing
-    was made with it."""
+    """Let a renamed setting keep its row, and a changed one without videos give up its name.
+
+    Raises:
+        ValueError: if a changed setting has videos.
+    """
     name, content = entry.setting.name, setting_content(entry.complete)
     rows = {
         row["name"]: {**row, "complete": upgrade_settings(json.loads(row["complete"]))}

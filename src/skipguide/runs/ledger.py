@@ -1,7 +1,8 @@
 """The ledger of a run: one SQLite file that says what is to be made and what is done.
 
 Readers and raters use it while a sweep writes (WAL). Every change is one transaction, so that a
-process that is killed leaves the ledger as it was before or after it."""
+process that is killed leaves the ledger as it was before or after it.
+"""
 
 from __future__ import annotations
 
@@ -19,60 +20,70 @@ _BUSY_SECONDS = 30.0
 
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE plans(id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, text TEXT NOT NULL, created TEXT NOT NULL);
-CREATE TABLE models(id INTEGER PRIMARY KEY, name TEXT NOT NULL, weights TEXT NOT NULL, UNIQUE(name, weights));
+CREATE TABLE plans(id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, text TEXT NOT NULL, created
+  TEXT NOT NULL);
+CREATE TABLE models(id INTEGER PRIMARY KEY, name TEXT NOT NULL, weights TEXT NOT NULL, UNIQUE(name,
+  weights));
 CREATE TABLE prompts(
-  id INTEGER PRIMARY KEY, text TEXT, image TEXT, image_sha256 TEXT, tags TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE);
+  id INTEGER PRIMARY KEY, text TEXT, image TEXT, image_sha256 TEXT, tags TEXT NOT NULL, sha256 TEXT
+  NOT NULL UNIQUE);
 CREATE TABLE settings(
-  id INTEGER PRIMARY KEY, model INTEGER NOT NULL REFERENCES models(id), name TEXT NOT NULL, given TEXT NOT NULL,
+  id INTEGER PRIMARY KEY, model INTEGER NOT NULL REFERENCES models(id), name TEXT NOT NULL, given
+  TEXT NOT NULL,
   complete TEXT NOT NULL, passes_per_step REAL, UNIQUE(model, name));
-CREATE TABLE environments(id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, content TEXT NOT NULL);
+CREATE TABLE environments(id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, content TEXT NOT
+  NULL);
 CREATE TABLE jobs(
   key TEXT PRIMARY KEY, setting INTEGER NOT NULL REFERENCES settings(id),
   prompt INTEGER NOT NULL REFERENCES prompts(id), seed INTEGER NOT NULL, position INTEGER NOT NULL,
   status TEXT NOT NULL DEFAULT 'pending' CHECK(status IN ('pending', 'running', 'done', 'failed')),
   attempts INTEGER NOT NULL DEFAULT 0, error TEXT, environment INTEGER REFERENCES environments(id),
-  video TEXT, video_sha256 TEXT, video_bytes INTEGER, video_mtime_ns INTEGER, latents TEXT, latents_sha256 TEXT,
+  video TEXT, video_sha256 TEXT, video_bytes INTEGER, video_mtime_ns INTEGER, latents TEXT,
+  latents_sha256 TEXT,
   frames INTEGER, height INTEGER, width INTEGER, fps TEXT, frames_sha256 TEXT,
   passes_per_step REAL, seconds_per_step REAL, seconds REAL, added TEXT NOT NULL, finished TEXT,
   CHECK((status = 'done') = (video IS NOT NULL)));
 CREATE INDEX jobs_by_cell ON jobs(setting, prompt, seed);
 CREATE TABLE plan_jobs(
-  plan INTEGER NOT NULL REFERENCES plans(id), job TEXT NOT NULL REFERENCES jobs(key) ON DELETE CASCADE,
+  plan INTEGER NOT NULL REFERENCES plans(id), job TEXT NOT NULL REFERENCES jobs(key) ON DELETE
+  CASCADE,
   PRIMARY KEY(plan, job)) WITHOUT ROWID;
 CREATE TABLE metrics(
-  job TEXT NOT NULL REFERENCES jobs(key) ON DELETE CASCADE, name TEXT NOT NULL, value REAL, made TEXT NOT NULL,
+  job TEXT NOT NULL REFERENCES jobs(key) ON DELETE CASCADE, name TEXT NOT NULL, value REAL, made
+  TEXT NOT NULL,
   PRIMARY KEY(job, name)) WITHOUT ROWID;
 CREATE TABLE set_metrics(
-  setting INTEGER NOT NULL REFERENCES settings(id) ON DELETE CASCADE, name TEXT NOT NULL, value REAL, low REAL,
+  setting INTEGER NOT NULL REFERENCES settings(id) ON DELETE CASCADE, name TEXT NOT NULL, value
+  REAL, low REAL,
   high REAL, count INTEGER NOT NULL, made TEXT NOT NULL, PRIMARY KEY(setting, name)) WITHOUT ROWID;
 CREATE TABLE votes(
   id INTEGER PRIMARY KEY, rater TEXT NOT NULL, kind TEXT NOT NULL CHECK(kind IN ('rating', 'pair')),
-  question TEXT NOT NULL, first TEXT NOT NULL REFERENCES jobs(key), second TEXT REFERENCES jobs(key), left TEXT,
+  question TEXT NOT NULL, first TEXT NOT NULL REFERENCES jobs(key), second TEXT REFERENCES
+  jobs(key), left TEXT,
   answer TEXT NOT NULL, seconds REAL, made TEXT NOT NULL);
 CREATE UNIQUE INDEX votes_once ON votes(rater, kind, question, first, ifnull(second, ''));
 """
 
 
 def utc_now() -> str:
-    """The time, in UTC."""
+    """Return the time in UTC, ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def to_json(value: Any) -> str:
-    """The one way to write a value, so that equal ones are equal texts."""
+    """Write a value as JSON so that equal values are equal texts."""
     return json.dumps(
         value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
     )
 
 
 class Ledger:
-    """A connection to the ledger of a run directory. For one thread.
+    """A connection to the ledger of a run directory, for one thread.
 
     Args:
-        folder: the run directory. mode: "create" makes the ledger if there is none; "write" and
-        "read" need one. Where nothing can be written,
-            "read" takes the file as it is.
+        folder: the run directory.
+        mode: "create" makes the ledger if there is none; "write" and "read" need one. In a folder
+            that cannot be written, "read" takes the file as it is.
 
     Raises:
         ValueError: if there is no ledger, it is damaged, or its format is that of another version.
@@ -140,10 +151,10 @@ class Ledger:
             )
 
     def check(self) -> None:
-        """See that all pages of the file are sound; takes a moment per 10,000 clips.
+        """Check all pages of the file; takes a moment per 10,000 clips.
 
         Raises:
-            ValueError: if they are not.
+            ValueError: if one is damaged.
         """
         with self.translate_errors():
             found = [str(row[0]) for row in self.db.execute("PRAGMA quick_check(3)")]
@@ -151,7 +162,7 @@ class Ledger:
             raise _damaged_error(self.path, "; ".join(found))
 
     def copy_to(self, folder: Path) -> Ledger:
-        """A copy in another folder, to try something on."""
+        """Copy the ledger to another folder, to try something on the copy."""
         with self.translate_errors(), contextlib.closing(sqlite3.connect(folder / NAME)) as target:
             self.db.backup(target)
         return Ledger(folder, "write")
@@ -164,7 +175,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """SQLite's errors as this library's."""
+        """Raise SQLite's errors as those of this library."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -172,7 +183,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """One transaction: all of it or nothing."""
+        """Run the block as one transaction: all of it or nothing."""
         with self.translate_errors():
             self.db.execute("BEGIN IMMEDIATE")
             try:
@@ -186,18 +197,20 @@ class Ledger:
                 raise
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        """All rows of a query."""
+        """Return all rows of a query."""
         with self.translate_errors():
             return self.db.execute(query, values).fetchall()
 
     def get_or_insert_id(
         self, table: str, same: Mapping[str, Any], more: Mapping[str, Any] | None = None
     ) -> int:
-        """The id of the row that has these values; it is added if there is none. Within `writing`.
+        """Return the id of the row with these values; add it if there is none.
+
+        Call it within `transaction`.
 
         Args:
-            same: what makes it that row.
-            more: what else a new row gets.
+            same: the values that identify the row.
+            more: further values of a new row.
         """
         where = " AND ".join(f"{name} IS ?" for name in same)
         found = self.rows(f"SELECT id FROM {table} WHERE {where}", *same.values())
@@ -212,7 +225,7 @@ class Ledger:
         return added
 
     def meta(self, key: str) -> str | None:
-        """One of the notes on the whole run."""
+        """Return one of the notes on the whole run; None if there is no such note."""
         found = self.rows("SELECT value FROM meta WHERE key = ?", key)
         return found[0]["value"] if found else None
 

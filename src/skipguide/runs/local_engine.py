@@ -27,10 +27,10 @@ from skipguide.runs.engine import (
 
 
 class LocalEngine:
-    """The plain engine: one job after the other, in this process.
+    """An engine that does one job after the other in this process.
 
     Args:
-        scratch: a folder for files under way, on the disk of the run.
+        scratch: a folder for unfinished files, on the disk of the run.
     """
 
     workers = 1

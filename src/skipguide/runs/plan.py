@@ -1,4 +1,5 @@
-"""A plan: which videos a run shall have. Read from YAML and checked before anything is loaded."""
+"""A plan: the videos that a run shall have, read from YAML and checked before anything is
+loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from skipguide.runs.prompts import Entry, Prompt, PromptFile
 
 
 class _PlanSchema(BaseModel):
-    """A plan as it is written; everything else in it is a setting that all settings have."""
+    """A plan as it is written; everything else in it is a setting that all settings share."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -47,12 +48,13 @@ class Setting:
 
     name: str
     given: dict[str, Any]  # in the words of the plan
-    generation: GenerationSettings  # what is left out is still None; the prompt and the image are those of the first video
+    # What is left out is still None; the prompt and the image are those of the first video.
+    generation: GenerationSettings
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run shall have: every prompt x seed x setting."""
+    """The videos that a run shall have: every prompt x seed x setting."""
 
     prompts: tuple[Prompt, ...]
     seeds: tuple[int, ...]
@@ -62,17 +64,17 @@ class Plan:
 
     @property
     def sha256(self) -> str:
-        """Of the text."""
+        """The sha256 of its text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def clips(self) -> int:
-        """How many videos it has."""
+        """The number of its videos."""
         return len(self.prompts) * len(self.seeds) * len(self.settings)
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """The plan in a YAML file. Relative paths in it count from its folder.
+        """Read the plan in a YAML file. Relative paths in it count from its folder.
 
         Raises:
             ValueError: if the file cannot be read or is not a plan; all that is wrong at once.
@@ -98,11 +100,11 @@ class Plan:
 
     @classmethod
     def of(cls, content: Mapping[str, Any], base: Path = Path(), text: str | None = None) -> Plan:
-        """The plan in a mapping, as YAML has it.
+        """Read the plan in a mapping, as YAML gives it.
 
         Args:
             base: the folder from which relative paths in it count.
-            text: as written, if it was.
+            text: the plan as it was written, if it was.
 
         Raises:
             ValueError: if it is not a plan; all that is wrong at once.
@@ -161,8 +163,11 @@ def _parse_settings(
     prompt: Prompt,
     base: Path,
 ) -> list[Setting]:
-    """Every setting for every model (or for the one that it names); all that is wrong in them at
-    once."""
+    """Return every setting for every model, or for the one that it names.
+
+    Raises:
+        ValueError: for all that is wrong in them at once.
+    """
     entries = [written] if isinstance(written, dict) else written
     found: list[Setting] = []
     wrong: dict[str, None] = {}
@@ -229,7 +234,7 @@ def _check_seeds(plan: Plan) -> None:
 
 
 def _check_images(plan: Plan) -> None:
-    """See that all pictures are there; what is in them is read one by one."""
+    """Check that all images are there; their content is read one by one later."""
     missing = [
         str(prompt.image)
         for prompt in plan.prompts

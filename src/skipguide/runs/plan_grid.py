@@ -1,5 +1,4 @@
-"""The settings of a plan: a grid to the settings it means, and the word `stg` to flags of a
-generation."""
+"""The settings of a plan: expand a grid to the settings it means, and read the word `stg`."""
 
 from __future__ import annotations
 
@@ -21,11 +20,10 @@ _SKIPPING = {"layers", "random_share", "schedule", "slg_layers", "term", "guidan
 
 
 def expand_grid(entry: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The settings that one entry of a plan means: (name, words), one per point of its grid.
+    """Expand one entry of a plan: (name, words), one per point of its grid.
 
-    A grid has lists in the places of values: `grid: {guidance_scale: [3, 4.5], stg: {layers: [4,
-        8], scale: [1, 2]}}`
-    are 8 settings, named after the entry and their point.
+    A grid has lists in the places of values. `grid: {guidance_scale: [3, 4.5], stg: {layers: [4,
+    8], scale: [1, 2]}}` means 8 settings, named after the entry and their point.
 
     Raises:
         ValueError: for an entry without a name, or a grid that is not made of lists.
@@ -61,7 +59,7 @@ def _grid_axes(grid: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 def _apply_point(
     words: Mapping[str, Any], at: Sequence[tuple[tuple[str, ...], Any]]
 ) -> dict[str, Any]:
-    """The words with the values of one point of the grid in their places."""
+    """Return the words with the values of one point of the grid put in."""
     out = dict(words)
     for path, value in at:
         place = out
@@ -122,8 +120,7 @@ def _translate_terms(terms: Sequence[Any]) -> dict[str, Any]:
     if not (alike and numbers and (len(axes) == 1 or None not in axes)):
         return {"guidance": {"terms": [_whole_term(term) for term in terms]}}
     scales = {
-        _SCALE_BY_AXIS[axis]: term.get("scale", 1.0)
-        for axis, term in zip(axes, terms, strict=True)
+        _SCALE_BY_AXIS[axis]: term.get("scale", 1.0) for axis, term in zip(axes, terms, strict=True)
     }
     return {**{name: value for name, value in said[0].items() if value is not None}, **scales}
 
@@ -147,7 +144,7 @@ def _check_term(term: Any) -> None:
     if unknown:
         raise ValueError(
             f"a term of stg has {known}, but got {', '.join(unknown)}. Write guidance: {{terms:"
-            " [...]}} for more."
+            " [...]} for more."
         )
     if not isinstance(axis := term.get("axis"), str | None) or axis not in _SCALE_BY_AXIS:
         raise ValueError(

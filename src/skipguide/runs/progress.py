@@ -1,5 +1,5 @@
-"""What happens to jobs, as the ledger tells it: begun, done, failed; and what a sweep finds when it
-comes back."""
+"""Record in the ledger what happens to jobs, and reconcile it with the files when a sweep
+returns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FILE_COLUMNS = (
 
 
 def mark_running(ledger: Ledger, job: Job) -> None:
-    """A worker has begun a job."""
+    """Record that a worker has begun a job."""
     with ledger.transaction():
         ledger.db.execute(
             "UPDATE jobs SET status = 'running', attempts = attempts + 1, error = NULL WHERE"
@@ -41,7 +41,7 @@ def mark_done(
     record: dict[str, Any],
     environment: dict[str, Any],
 ) -> None:
-    """The files of a job are in their places."""
+    """Record that the files of a job are in their places."""
     frames, height, width, _ = record["frames"]
     values = {
         "status": "done", "error": None, "finished": utc_now(), "frames": frames, "height": height,
@@ -58,7 +58,7 @@ def mark_done(
 
 
 def mark_failed(ledger: Ledger, event: JobFailed) -> None:
-    """A job cannot be done."""
+    """Record that a job has failed, and why."""
     with ledger.transaction():
         ledger.db.execute(
             "UPDATE jobs SET status = 'failed', error = ? WHERE key = ?",
@@ -67,8 +67,7 @@ def mark_failed(ledger: Ledger, event: JobFailed) -> None:
 
 
 def requeue_interrupted(ledger: Ledger, retry: Sequence[str] = ()) -> None:
-    """Jobs under way when a process ended are to be done; of those that failed, the ones with these
-    keys."""
+    """Make jobs pending that were running when a process ended, and failed ones with these keys."""
     with ledger.transaction():
         ledger.db.execute("UPDATE jobs SET status = 'pending' WHERE status = 'running'")
         ledger.db.executemany(
@@ -78,8 +77,7 @@ def requeue_interrupted(ledger: Ledger, retry: Sequence[str] = ()) -> None:
 
 
 def delete_pending(ledger: Ledger, keys: Sequence[str]) -> None:
-    """Take jobs of one plan that are not done out of the ledger, with the settings and plans that
-    then have none."""
+    """Delete jobs of one plan that are not done, and settings and plans that have no jobs then."""
     if not keys:
         return
     with ledger.transaction():
@@ -96,8 +94,8 @@ def delete_pending(ledger: Ledger, keys: Sequence[str]) -> None:
 def reconcile(
     ledger: Ledger, folder: Path, jobs: Sequence[Job], thorough: bool, keep_files: bool = False
 ) -> list[str]:
-    """Make ledger and files agree: videos that are there are done, those that are gone or damaged
-    are to be made.
+    """Reconcile the ledger with the files: existing videos become done, missing or damaged ones
+    pending.
 
     Args:
         thorough: read every file to its end.
@@ -152,7 +150,8 @@ def _adopt(ledger: Ledger, folder: Path, job: Job, keep_files: bool) -> None:
 
 
 def _read_matching_record(path: Path, key: str) -> dict[str, Any] | None:
-    """The record of a video, if it is that of the job and all frames can be read."""
+    """Return the record of a video if it belongs to the job and all frames can be read, else
+    None."""
     from skipguide.files import video
 
     try:
@@ -165,6 +164,6 @@ def _read_matching_record(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def pending_jobs(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
-    """The jobs that are still to be done, in their order."""
+    """Return the jobs that are still to be done, in their order."""
     pending = {row["key"] for row in ledger.rows("SELECT key FROM jobs WHERE status = 'pending'")}
     return [job for job in jobs if job.key in pending]

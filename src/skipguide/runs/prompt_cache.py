@@ -1,4 +1,4 @@
-"""Work that the videos of a run share, and what else is taken from a pipeline while it runs."""
+"""Encode each prompt of a run once, and record what the VAE's decoder gets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PLAIN_TYPES = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
 def encode_once(pipe: Any) -> None:
-    """Let a pipeline encode equal prompts once: the settings and seeds of one follow each other.
+    """Let a pipeline encode equal prompts once: settings and seeds of one prompt follow each other.
 
-    Where its text encoder is called in another way than by `encode_prompt`, nothing changes.
+    A pipeline that calls its text encoder in another way than by `encode_prompt` stays as it is.
     """
     if callable(getattr(pipe, "encode_prompt", None)):
         pipe.encode_prompt = _cache_prompts(pipe.encode_prompt)
@@ -50,7 +50,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _clone_tensors(value: Any) -> Any:
-    """Pipelines may write into what they got."""
+    """Copy tensors, because pipelines may write into what they get."""
     if isinstance(value, torch.Tensor):
         return value.clone()
     return type(value)(map(_clone_tensors, value)) if isinstance(value, (list, tuple)) else value
@@ -58,8 +58,7 @@ def _clone_tensors(value: Any) -> Any:
 
 @contextlib.contextmanager
 def record_decoder_input(pipe: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """What the VAE's decoder gets while the block runs: "latents", or "latents.0" and so on if it
-    gets several.
+    """Record what the VAE's decoder gets during the block: "latents", or "latents.0" and so on.
 
     From these the same decoder makes the same frames, bit for bit.
     """

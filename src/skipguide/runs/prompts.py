@@ -1,5 +1,5 @@
-"""What the videos of a plan show: a list in the plan, a file of it, or the prompt files of VBench
-and EvalCrafter."""
+"""Read the prompts of a plan: a list in the plan, a file, or the files of VBench and
+EvalCrafter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one video shows, and what it starts from."""
+    """The text of a video and the image that it starts from."""
 
     text: str | None
     image: Path | None = None
@@ -33,7 +33,7 @@ class Entry(BaseModel):
 
 
 class PromptFile(BaseModel):
-    """A file of prompts, and what of it is taken."""
+    """A file of prompts, and the part of it that is taken."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -44,7 +44,7 @@ class PromptFile(BaseModel):
 
 
 def parse_prompt_list(entries: Iterable[str | Entry], base: Path) -> list[Prompt]:
-    """The prompts that stand in a plan.
+    """Return the prompts that stand in a plan.
 
     Args:
         base: the folder from which relative paths count.
@@ -66,7 +66,7 @@ def parse_prompt_list(entries: Iterable[str | Entry], base: Path) -> list[Prompt
 
 
 def read(source: PromptFile, base: Path) -> list[Prompt]:
-    """The prompts of a file or folder, each once, in its order.
+    """Read the prompts of a file or folder, each once, in its order.
 
     - a text file: one prompt per line (VBench's `all_dimension.txt`, EvalCrafter's `prompt700.txt`)
     - VBench's `VBench_full_info.json`, and VBench-I2V's: a list of `{"prompt_en", "dimension",
@@ -124,7 +124,7 @@ def _read_prompt_file(path: Path) -> Iterator[Prompt]:
 
 
 def _parse_row(number: str, row: Any, path: Path) -> Prompt:
-    """One row of a JSON file, whichever kind it is of."""
+    """Return the prompt in one row of a JSON file of any kind."""
     if isinstance(row, str):
         return Prompt(row)
     for name, tags_of in _TAG_PARSERS.items():
@@ -195,7 +195,7 @@ def _read_text(path: Path) -> str:
 
 
 def _deduplicate(prompts: Iterable[Prompt]) -> list[Prompt]:
-    """Each prompt once, with what all its rows say: both benchmarks repeat some."""
+    """Return each prompt once with the tags of all its rows; both benchmarks repeat some."""
     found: dict[tuple[str | None, Path | None], Prompt] = {}
     for prompt in prompts:
         at = (prompt.text, prompt.image)

@@ -49,7 +49,7 @@ def _import_ray() -> Any:
 
 
 class _RemoteWorker:
-    """What runs in the process of a worker."""
+    """The part that runs in the process of a worker."""
 
     def __init__(self) -> None:
         from skipguide.runs.worker import Worker
@@ -57,7 +57,7 @@ class _RemoteWorker:
         self._worker = Worker()
 
     def ready(self) -> dict[str, str]:
-        """The versions that it has."""
+        """Return the versions of its libraries."""
         from skipguide.generate import record
 
         return record.library_versions()
@@ -69,28 +69,29 @@ class _RemoteWorker:
         return self._worker.cost(complete, image)
 
     def make(self, job: Job, image: Image | None) -> Event:
-        """What became of a job; an error of the job's is no loss of the worker."""
+        """Do a job and return the result, or an error of the job's, which is no loss of the
+        worker."""
         try:
             return JobFinished(job, self._worker.make(job, image))
         except Exception as error:
             return JobFailed(job, describe_error(error))
 
     def apply(self, function: Callable[[Any], Any], item: Any) -> tuple[Any]:
-        """In a tuple, so that None is a result too."""
+        """Call a function and return its result in a tuple, so that None is a result too."""
         return (function(item),)
 
 
 @dataclass(frozen=True)
 class _LostWorker:
-    """In the place of a result: every worker that was given it was lost."""
+    """The result of an item whose every worker was lost."""
 
     reason: str
 
 
 @dataclass
 class _Fleet:
-    """The workers: which come up, which are idle, which are at a job. Keys are the references that
-    Ray resolves."""
+    """The workers that are starting, idle, or at a job; keys are the references that Ray
+    resolves."""
 
     starting: dict[Any, tuple[Any, bool]] = field(
         default_factory=dict
@@ -103,7 +104,7 @@ class _Fleet:
 
 
 class RayEngine:
-    """Workers on Ray.
+    """An engine with workers on Ray.
 
     Args:
         address: of a cluster: "auto" for the one around, or else a new one here; "local" for a new
@@ -111,8 +112,8 @@ class RayEngine:
         workers: how many; None is one per GPU of the cluster, or per CPU where there is none.
 
     Raises:
-        ValueError: if there is no ray, no such cluster, or less on this machine than so many
-            workers need.
+        ValueError: if Ray is not installed, there is no such cluster, or this machine has less than
+            so many workers need.
     """
 
     def __init__(self, address: str = "auto", workers: int | None = None):
@@ -156,16 +157,16 @@ class RayEngine:
     # --- before the jobs --------------------------------------------------------------------------
 
     def versions(self) -> dict[str, str]:
-        """Of the first worker; all others must have the same."""
+        """Return the versions of the first worker; all others must have the same."""
         self._first_worker()
         return self._versions
 
     def survey(self, settings: Sequence[Setting], image: Image | None) -> list[ResolvedSetting]:
-        """By the first worker."""
+        """Let the first worker do it; see `Worker.survey`."""
         return self._call_first_worker("survey", settings, image)
 
     def cost(self, complete: GenerationSettings, image: Image | None) -> Cost:
-        """By the first worker."""
+        """Let the first worker do it; see `Worker.cost`."""
         return self._call_first_worker("cost", complete, image)
 
     def _call_first_worker(self, name: str, *arguments: Any) -> Any:
@@ -180,17 +181,17 @@ class RayEngine:
             ) from None
 
     def _first_worker(self) -> Any:
-        """A worker that is ready; all are asked for at once."""
+        """Return a worker that is ready; all are asked for at once."""
         self._start_workers(self.workers)
         while not self._fleet.idle:
             self._finish_start(self._wait_for_any())
         return self._fleet.idle[0]
 
     def _wait_for_any(self) -> Any:
-        """What ends first of all that workers do.
+        """Return whatever ends first of all that workers do.
 
         Raises:
-            ValueError: if there is no machine, or none has taken a worker for a long time: nothing
+            ValueError: if there is no machine, or none has taken a worker for a long time; nothing
                 can end then.
         """
         fleet, started = self._fleet, time.monotonic()
@@ -214,7 +215,7 @@ class RayEngine:
     # --- the jobs ---------------------------------------------------------------------------------
 
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
-        """Jobs in their order, to whichever worker is idle."""
+        """Give the jobs, in their order, to whichever worker is idle."""
         for job, what in self._distribute(
             jobs, lambda worker, job: worker.make.remote(job, read_start_image(job.image))
         ):
@@ -226,7 +227,10 @@ class RayEngine:
                 yield JobStarted(job) if what is None else what
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-        """As `Engine.map`; the function and what it returns are sent, so both must be small."""
+        """Apply a function on the workers, as `Engine.map`.
+
+        The function and its results are sent, so both must be small.
+        """
         numbers = range(len(items))
         for _, what in self._distribute(
             numbers, lambda worker, i: worker.apply.remote(function, items[i])
@@ -241,8 +245,10 @@ class RayEngine:
     def _distribute(
         self, items: Iterable[T], call: Callable[[Any, T], Any]
     ) -> Iterator[tuple[T, Any]]:
-        """Call workers with items: (item, None) before a call, then (item, what it returned) or
-        (item, _Lost)."""
+        """Call workers with items: yield (item, None) before a call, then (item, its result).
+
+        The result is a _LostWorker if every worker with the item was lost.
+        """
         waiting, losses = deque(enumerate(items)), Counter[int]()
         try:
             while waiting or self._fleet.busy:
@@ -265,7 +271,7 @@ class RayEngine:
     def _assign_idle(
         self, waiting: deque[tuple[int, T]], call: Callable[[Any, T], Any]
     ) -> Iterator[tuple[T, Any]]:
-        """Give every idle worker something to do, in place of lost workers ask for new ones."""
+        """Give every idle worker an item, and ask for new workers instead of lost ones."""
         fleet = self._fleet
         self._start_workers(min(self.workers, len(waiting) + len(fleet.busy)))
         while waiting and fleet.idle:
@@ -275,8 +281,7 @@ class RayEngine:
             fleet.busy[call(worker, item)] = worker, (number, item)
 
     def _next_result(self) -> tuple[int, Any, Any] | None:
-        """Wait until something happens to a worker: (number, item, what came back), if that is what
-        it was."""
+        """Wait for the next event of a worker; return (number, item, result) if an item ended."""
         fleet = self._fleet
         done = self._wait_for_any()
         if done in fleet.starting:
@@ -296,21 +301,20 @@ class RayEngine:
         return number, item, result
 
     def _recheck_idle(self) -> None:
-        """Idle workers may be lost too, with their machine: none gets a job before it has
-        answered."""
+        """Ask idle workers whether they still exist: they can be lost with their machine."""
         while self._fleet.idle:
             worker = self._fleet.idle.popleft()
             self._fleet.starting[worker.ready.remote()] = worker, False
 
     def _start_workers(self, wanted: int) -> None:
-        """Ask for workers in the places of those that were lost."""
+        """Ask for workers instead of those that were lost."""
         fleet = self._fleet
         for _ in range(wanted - len(fleet.starting) - len(fleet.idle) - len(fleet.busy)):
             worker = self._class.remote()
             fleet.starting[worker.ready.remote()] = worker, True
 
     def _finish_start(self, reference: Any) -> None:
-        """A worker is ready, or was lost before it was."""
+        """Note that a worker is ready, or was lost before it was."""
         fleet = self._fleet
         worker, new = fleet.starting.pop(reference)
         try:

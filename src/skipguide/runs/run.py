@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run directory, open for reading, and for metrics and votes, while a sweep may be writing to
+    """A run directory, open for reading, and for metrics and votes, also while a sweep writes to
     it.
 
     Use one per thread; `close()` it, or use it as a context manager.
@@ -60,16 +60,16 @@ class Run:
         return files.is_locked(self.folder)
 
     def plans(self) -> list[str]:
-        """The plans that were run here, as written, the first one first."""
+        """Return the plans that were swept here, as written, the oldest first."""
         return [row["text"] for row in self._ledger.rows("SELECT text FROM plans ORDER BY id")]
 
     def models(self) -> list[Model]:
-        """In the order in which they came."""
+        """Return the models, in the order in which they came."""
         rows = self._ledger.rows("SELECT * FROM models ORDER BY id")
         return [Model(row["id"], row["name"], json.loads(row["weights"])) for row in rows]
 
     def prompts(self) -> list[Prompt]:
-        """In the order in which they came."""
+        """Return the prompts, in the order in which they came."""
         rows = self._ledger.rows("SELECT * FROM prompts ORDER BY id")
         return [
             Prompt(
@@ -79,14 +79,14 @@ class Run:
         ]
 
     def image_of(self, prompt: int) -> Path:
-        """The picture that a prompt starts from, as the sweep has kept it.
+        """Return the image that a prompt starts from, as the sweep has kept it.
 
         Args:
             prompt: its id.
 
         Raises:
-            ValueError: if the run has no such prompt, it starts from none, or the picture is gone
-                or was changed; runs of older versions have kept none.
+            ValueError: if the run has no such prompt, it starts from none, or the image is gone or
+                changed; runs of older versions have kept none.
         """
         found = next((entry for entry in self.prompts() if entry.id == prompt), None)
         if found is None:
@@ -109,13 +109,13 @@ class Run:
         return path
 
     def seeds(self) -> list[int]:
-        """Of all videos."""
+        """Return the seeds of all videos."""
         return [
             row["seed"] for row in self._ledger.rows("SELECT DISTINCT seed FROM jobs ORDER BY seed")
         ]
 
     def settings(self) -> list[Setting]:
-        """In the order in which they came."""
+        """Return the settings, in the order in which they came."""
         rows = self._ledger.rows(
             "SELECT settings.*, models.name AS of FROM settings JOIN models ON models.id ="
             " settings.model ORDER BY settings.id"
@@ -133,16 +133,17 @@ class Run:
         ]
 
     def counts(self) -> dict[Status, int]:
-        """How many videos there are of each status."""
+        """Count the videos of each status."""
         rows = self._ledger.rows("SELECT status, count(*) AS n FROM jobs GROUP BY status")
         return {**dict.fromkeys(STATUSES, 0), **{row["status"]: row["n"] for row in rows}}
 
     def clips(self, status: Status | None = None) -> list[Clip]:
-        """One per setting, prompt and seed, in the order of the newest plan: the newest one that is
-        done, if any is.
+        """Return one clip per setting, prompt and seed, in the order of the newest plan.
+
+        Of several it is the newest one that is done, if any is.
 
         Args:
-            status: only those of one.
+            status: only clips of this status.
         """
         rows = self._ledger.rows(
             "SELECT *, row_number() OVER (PARTITION BY setting, prompt, seed ORDER BY status ="
@@ -153,7 +154,7 @@ class Run:
         )
 
     def clip(self, key: str) -> Clip:
-        """One video.
+        """Return one clip.
 
         Raises:
             ValueError: if the run has none of this key.
@@ -195,7 +196,7 @@ class Run:
     # --- metrics ----------------------------------------------------------------------------------
 
     def record_metric(self, key: str, name: str, value: float) -> None:
-        """Keep a number of one video; a new one takes the place of the old.
+        """Keep a number of one video; a new one replaces the old.
 
         Raises:
             ValueError: if the run has no such video.
@@ -203,7 +204,7 @@ class Run:
         self.record_metrics([(key, name, value)])
 
     def record_metrics(self, rows: Iterable[tuple[str, str, float]]) -> None:
-        """Keep numbers of videos: (key, name, value), all of them or none. As `record_metric`."""
+        """Keep numbers of videos, (key, name, value) each: all of them or none."""
         made = utc_now()
         with self._ledger.transaction():
             self._ledger.db.executemany(
@@ -211,7 +212,7 @@ class Run:
             )
 
     def record_set_metric(self, metric: SetMetric) -> None:
-        """Keep a number of all videos of a setting; a new one takes the place of the old.
+        """Keep a number of all videos of a setting; a new one replaces the old.
 
         Raises:
             ValueError: if the run has no such setting.
@@ -231,7 +232,7 @@ class Run:
             )
 
     def set_metrics(self) -> list[SetMetric]:
-        """By setting, then name."""
+        """Return the metrics of sets, by setting, then name."""
         rows = self._ledger.rows("SELECT * FROM set_metrics ORDER BY setting, name")
         return [
             SetMetric(**{name: row[name] for name in SetMetric.__dataclass_fields__})
@@ -241,7 +242,7 @@ class Run:
     def keep_state(
         self, setting: int, name: str, state: Mapping[str, np.ndarray], keys: Iterable[str]
     ) -> None:
-        """Keep what a metric of a set has added up, so that more videos can be added to it later.
+        """Keep the sums of a metric of a set, so that more videos can be added later.
 
         Args:
             state: arrays, as few as the metric needs: the sums of an accumulator, not the videos.
@@ -259,8 +260,8 @@ class Run:
             files.write_atomically(self.folder, _state_name(setting, name), content)
 
     def state(self, setting: int, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
-        """What `keep_state` was given last: the arrays, and the keys of the videos in them; nothing
-        at all before.
+        """Return what `keep_state` kept last: the arrays, and the keys of their videos; empty at
+        first.
 
         Raises:
             ValueError: if the file is damaged.
@@ -284,11 +285,11 @@ class Run:
     # --- votes ------------------------------------------------------------------------------------
 
     def vote(self, vote: Vote) -> None:
-        """Keep a judgement; the same rater's new answer to the same question takes the place of the
-        old.
+        """Keep a judgement; the same rater's new answer to the same question replaces the old.
 
         Raises:
-            ValueError: for an answer that its kind has not, or videos that the run has not.
+            ValueError: for an answer that its kind does not have, or videos that the run does not
+                have.
         """
         _check_vote(vote)
         columns = [name for name in Vote.__dataclass_fields__ if name != "made"]
@@ -301,13 +302,13 @@ class Run:
             )
 
     def votes(self) -> list[Vote]:
-        """In the order in which they were given."""
+        """Return the votes, in the order in which they were given."""
         rows = self._ledger.rows("SELECT * FROM votes ORDER BY made, id")
         return [Vote(**{name: row[name] for name in Vote.__dataclass_fields__}) for row in rows]
 
 
 def _state_name(setting: int, name: str) -> str:
-    """Names of metrics may have any letters; names of files may not."""
+    """Return the file of a state. Names of metrics may have any letters; names of files may not."""
     return f"metrics/{hashlib.sha256(name.encode()).hexdigest()[:16]}-{setting}.safetensors"
 
 

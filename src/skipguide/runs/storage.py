@@ -1,4 +1,4 @@
-"""The files of a run: who may write them, and how they appear, all at once or not at all."""
+"""The files of a run: who may write them, and how each appears at once or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VIDEO_BYTES, _LATENT_BYTES, _RESERVE = 0.2, 0.25, 64 << 20
 
 @dataclass(frozen=True)
 class ClipContents:
-    """What was made of a job: the contents of its files."""
+    """The contents of the files of a clip."""
 
     video: bytes
     sidecar: bytes
@@ -49,10 +49,10 @@ class PublishedFiles:
 
 
 def check_run_folder(folder: Path) -> None:
-    """See that a run can be, or go on, in a folder.
+    """Check that a folder can hold a run.
 
     Raises:
-        ValueError: if it is a file, a folder of something else, or where nothing can be written.
+        ValueError: if it is a file, a folder of something else, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"a run needs a folder, but {folder} is a file. Name another with --out.")
@@ -75,7 +75,7 @@ def check_run_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """The only sweep in a folder, until the block or the process ends, however it ends.
+    """Be the only sweep in a folder until the block or the process ends, however it ends.
 
     Raises:
         ValueError: if there is another one, or as `check_run_folder`.
@@ -120,7 +120,7 @@ def _unwritable_error(folder: Path, error: Exception) -> OSError:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a sweep is writing to a run."""
+    """Return whether a sweep is writing to a run."""
     if not (folder / _LOCK).is_file():
         return False
     lock = sqlite3.connect(f"{(folder / _LOCK).absolute().as_uri()}?mode=ro", uri=True, timeout=0)
@@ -134,7 +134,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a process that was killed left half-written. Only under the lock."""
+    """Remove what a killed process left half-written. Call it only under the lock."""
     shutil.rmtree(folder / WORK, ignore_errors=True)
     for pattern in (f"{VIDEOS}/.*.part", f"{LATENTS}/.*.part", f"{IMAGES}/*/.*.part"):
         for part in folder.glob(pattern):
@@ -145,8 +145,7 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def publish(folder: Path, key: str, product: ClipContents) -> PublishedFiles:
-    """Put the files of a clip in their places; the video last, so that one which is there is
-    complete with all of them.
+    """Put the files of a clip in their places, the video last, so that a video there is complete.
 
     Raises:
         OSError: if the disk is full or cannot be written; then there is no new video.
@@ -162,10 +161,10 @@ def publish(folder: Path, key: str, product: ClipContents) -> PublishedFiles:
 
 
 def find_published(folder: Path, key: str, latents: bool) -> PublishedFiles | None:
-    """The files of a clip that an earlier process has published, if they are all there.
+    """Return the files of a clip that an earlier process has published, if all are there.
 
     Args:
-        latents: whether there must be some.
+        latents: whether the clip must have some.
     """
     video, beside = f"{VIDEOS}/{key}.mp4", f"{LATENTS}/{key}.safetensors"
     if not (folder / video).is_file() or (latents and not (folder / beside).is_file()):
@@ -201,8 +200,7 @@ def write_atomically(folder: Path, name: str, content: bytes) -> str:
 
 
 def copy_image(folder: Path, image: Path) -> str:
-    """Copy what videos start from into the run, where it is not there yet, for those who see the
-    run later.
+    """Copy the image of a prompt into the run, if it is not there yet, for those who see it later.
 
     Returns:
         The sha256 of the copy, which stands under `image_name`.
@@ -221,12 +219,12 @@ def copy_image(folder: Path, image: Path) -> str:
 
 
 def image_name(digest: str, name: str) -> str:
-    """Where a picture of this content and name is in a run: both are in the keys of its clips."""
+    """Return where an image of this content and name lies in a run."""
     return f"{IMAGES}/{digest[:16]}/{name}"
 
 
 def _fsync_folder(folder: Path) -> None:
-    """The names in a folder, to the disk; systems that cannot open a folder need it not."""
+    """Force the names in a folder onto the disk; systems that cannot open a folder need it not."""
     with contextlib.suppress(PermissionError, IsADirectoryError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -237,7 +235,7 @@ def _fsync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def translate_os_errors(folder: Path) -> Iterator[None]:
-    """The system's errors as this library's."""
+    """Raise the system's errors with a message of this library."""
     try:
         yield
     except OSError as error:
@@ -258,11 +256,10 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
 
 
 def find_damage(folder: Path, files: PublishedFiles, thorough: bool) -> str | None:
-    """What is wrong with the files of a clip that is done; None if nothing is.
+    """Return what is wrong with the files of a finished clip; None if nothing is.
 
     Args:
-        thorough: read everything; else only a video whose size or time of change is not what it
-            was.
+        thorough: read everything; else only a video whose size or time of change is another.
     """
     video = folder / files.video
     if not video.is_file():
@@ -283,14 +280,14 @@ def find_damage(folder: Path, files: PublishedFiles, thorough: bool) -> str | No
 
 
 def quarantine(folder: Path, key: str) -> None:
-    """Keep damaged files, out of the way of those that will be made in their place."""
+    """Move damaged files out of the way of those that will replace them."""
     (folder / BROKEN).mkdir(exist_ok=True)
     for path in (*(folder / VIDEOS).glob(f"{key}.*"), *(folder / LATENTS).glob(f"{key}.*")):
         os.replace(path, folder / BROKEN / path.name)
 
 
 def check_disk_space(folder: Path, wanted: list[GenerationSettings], latents: bool) -> int:
-    """See that the disk has room for so many videos.
+    """Check that the disk has room for so many videos.
 
     Args:
         wanted: complete settings, one per video to make.

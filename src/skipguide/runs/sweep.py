@@ -1,4 +1,4 @@
-"""A sweep: makes what a plan asks for and a run has not yet, whatever happened to it before."""
+"""A sweep: make the videos of a plan that a run does not have yet, whatever happened before."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SettingCost:
-    """What a setting costs."""
+    """The cost of a setting."""
 
     model: str
     setting: str
@@ -45,7 +45,7 @@ class SettingCost:
 
 @dataclass(frozen=True)
 class SweepEstimate:
-    """What a sweep will do; nothing is made yet."""
+    """What a sweep is going to do; nothing is made yet."""
 
     rows: tuple[SettingCost, ...]
     failed: int  # clips of the plan that failed before and are left alone
@@ -55,12 +55,12 @@ class SweepEstimate:
 
     @property
     def clips(self) -> int:
-        """Of the plan."""
+        """The clips of the plan."""
         return sum(row.clips for row in self.rows)
 
     @property
     def missing(self) -> int:
-        """Clips to make."""
+        """The clips that are still to be made."""
         return sum(row.missing for row in self.rows)
 
     @property
@@ -70,8 +70,7 @@ class SweepEstimate:
 
     @property
     def seconds(self) -> float:
-        """An estimate of the time of denoising; reading prompts, decoding and writing come to
-        it."""
+        """The estimated time of denoising; encoding prompts, decoding and writing come on top."""
         return (
             sum(row.missing * row.steps * (row.seconds_per_step or 0) for row in self.rows)
             / self.workers
@@ -109,20 +108,21 @@ def sweep(
     keep_pending: bool = True,
     on_step: OnStep | None = None,
 ) -> Generator[SweepEvent, None, None]:
-    """Make all videos of a plan that are not there yet; yields what happens, `SweepEstimate` first.
+    """Make all videos of a plan that are not there yet; yield what happens, `SweepEstimate` first.
 
     Args:
         folder: the run directory, new or one that a sweep of this or another plan has written to.
-        engine: where the videos are made. retry_failed: also those that failed before. thorough:
-        read all files of the run to see that they are what was written. measure: run the first
-        steps of settings of which nothing is known yet, for an estimate. keep_pending: what is not
-        made when the sweep ends, however it does, stays in the ledger, to be made. on_step: called
-        after each denoising step, by engines of this process.
+        engine: makes the videos.
+        retry_failed: also make those that failed before.
+        thorough: read all files of the run to check that they are what was written.
+        measure: run the first steps of settings of unknown cost, for the estimate.
+        keep_pending: jobs that are left when the sweep ends, however it does, stay in the ledger.
+        on_step: called after each denoising step, by engines of this process.
 
     Raises:
-        ValueError: for a plan that its models refuse, a folder that is no run's, or another sweep
+        ValueError: for a plan that its models refuse, a folder of something else, or another sweep
             in it.
-        OSError: if the disk is full or cannot be written. What is done stays done.
+        OSError: if the disk is full or cannot be written. Finished videos stay.
     """
     with files.translate_os_errors(folder), files.lock_folder(folder):
         prepared = _prepare_plan(plan, engine)
@@ -145,7 +145,7 @@ def sweep(
 def estimate(
     plan: Plan, folder: Path, engine: Engine, *, retry_failed: bool = False, thorough: bool = False
 ) -> SweepEstimate:  # fmt: skip
-    """What `sweep` would do, without writing anything: it is done to a copy of the ledger.
+    """Return what `sweep` would do; it writes to a copy of the ledger only.
 
     Args:
         retry_failed, thorough: as for `sweep`.
@@ -179,8 +179,11 @@ def _register_and_reconcile(
     ledger: Ledger, folder: Path, prepared: _PreparedPlan, retry_failed: bool, thorough: bool,
     keep_files: bool = False
 ) -> list[str]:  # fmt: skip
-    """Enter a plan into a ledger, and make that agree with the files; `keep_files` leaves the files
-    where they are."""
+    """Enter a plan into a ledger and reconcile that with the files.
+
+    Args:
+        keep_files: leave the files where they are.
+    """
     jobs_of.register_jobs(ledger, prepared.plan, prepared.surveyed, prepared.jobs)
     progress.requeue_interrupted(ledger, [job.key for job in prepared.jobs] if retry_failed else [])
     return progress.reconcile(ledger, folder, prepared.jobs, thorough, keep_files)
@@ -246,7 +249,7 @@ def _setting_cost(
 
 
 def _known_cost(ledger: Ledger, model: str, name: str) -> Cost | None:
-    """What the clips that were made took; None without any."""
+    """Return the median cost of the finished clips; None without any."""
     rows = ledger.rows(_MEASURED_COSTS, model, name)
     if not rows:
         return None
@@ -264,7 +267,7 @@ _MEASURED_COSTS = (
 
 
 def _store_costs(ledger: Ledger, rows: Sequence[SettingCost]) -> None:
-    """What the settings cost is for readers too."""
+    """Keep the costs of the settings, for readers."""
     with ledger.transaction():
         for row in rows:
             ledger.db.execute(
@@ -298,8 +301,7 @@ def _publish(ledger: Ledger, folder: Path, event: JobFinished) -> ClipPublished:
 
 
 def _clean_up(ledger: Ledger, folder: Path, unwanted: Sequence[Job]) -> None:
-    """Whatever ended the sweep: what it began and did not finish is to be done, or forgotten if it
-    is unwanted then."""
+    """Requeue, or forget, what the sweep began and did not finish, whatever ended it."""
     try:
         progress.requeue_interrupted(ledger)
         progress.delete_pending(ledger, [job.key for job in unwanted])

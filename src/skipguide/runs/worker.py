@@ -1,4 +1,4 @@
-"""What makes the videos: one process that holds one model."""
+"""A worker: it makes videos, one at a time, with one model loaded."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class _StopEarly(Exception):
 
 
 class Worker:
-    """Makes videos, and loads the model of each when it is another one than before.
+    """Makes videos, and loads a model when another one is needed than before.
 
     Args:
-        scratch: a folder for files under way; None is one of the system.
+        scratch: a folder for unfinished files; None is one of the system.
     """
 
     def __init__(self, scratch: Path | None = None):
@@ -48,7 +48,7 @@ class Worker:
         self._weights: dict[str, str] = {}
 
     def pipe(self, settings: GenerationSettings) -> Any:
-        """The pipeline for some settings."""
+        """Return the pipeline for some settings, loaded if it is not."""
         load = (settings.model, settings.dtype, settings.device)
         if load not in self._loads:
             self._loads, self._pipe = set(), None  # before the next one takes its memory
@@ -65,11 +65,11 @@ class Worker:
     def survey(
         self, settings: Sequence[Setting], image: Image.Image | None
     ) -> list[ResolvedSetting]:
-        """Fill in what the settings leave out, and see that the model takes each of them: every
-        layer, axis, window.
+        """Fill in what the settings leave out, and run one step of each to check layers, axes,
+        windows.
 
         Raises:
-            ValueError: for what it does not take, all settings at once.
+            ValueError: for what the models refuse, of all settings at once.
         """
         found, wrong = [], []
         for setting in settings:
@@ -106,7 +106,7 @@ class Worker:
     def _measure_steps(
         self, complete: GenerationSettings, image: Image.Image | None, steps: int
     ) -> tuple[float, float]:
-        """Passes per step, and seconds of the last one, of the first few steps of a run."""
+        """Return passes per step, and seconds of the last step, of the first few steps of a run."""
         times = [time.perf_counter()]
         passes = [float("nan")]
 

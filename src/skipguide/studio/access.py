@@ -1,5 +1,4 @@
-"""What stands before every request: which names the server answers to, the token, who may write,
-how much."""
+"""Guard every request: the server's names, tokens, who may write, and how much."""
 
 from __future__ import annotations
 
@@ -43,15 +42,14 @@ class Policy:
 
     @property
     def rater_token(self) -> str | None:
-        """A token that opens the blind test and nothing else; it follows from the token, which it
-        does not tell."""
+        """Return a token that opens the blind test only; it is derived from the token one way."""
         return (
             self.token and hmac.new(self.token.encode(), b"raters", hashlib.sha256).hexdigest()[:32]
         )
 
     def tokens(self, path: str) -> dict[str, str]:
-        """The tokens that open a path, each with the kind of its cookie: whoever has both keeps
-        both."""
+        """Return the tokens that open a path, each with the kind of its cookie; both are kept
+        apart."""
         found = {
             "": self.token,
             "-rater": self.rater_token if _RATER_PATHS.fullmatch(path) else None,
@@ -60,7 +58,8 @@ class Policy:
 
 
 class Guard:
-    """ASGI middleware: refuses what the policy forbids, bounds bodies, adds headers of safety."""
+    """ASGI middleware that refuses what the policy forbids, bounds bodies and adds safety
+    headers."""
 
     def __init__(self, app: App, policy: Policy):
         self.app, self.policy = app, policy
@@ -110,8 +109,8 @@ class Guard:
         )
 
     def _token_in_address(self, scope: Message) -> tuple[str, str] | None:
-        """The token in the address with its kind, if it is there and right: the browser goes on
-        without it there."""
+        """Return a right token in the address with its kind; the browser goes on without it
+        there."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         given = query.get("token", [""])[0]
         if scope["method"] != "GET":
@@ -135,7 +134,7 @@ class Guard:
 
 
 def find_refusal(method: str, headers: Mapping[str, str], policy: Policy) -> tuple[int, str] | None:
-    """Why a request is refused whoever sends it; None if it is not.
+    """Return why a request is refused whoever sends it; None if it is not.
 
     Args:
         headers: with names in lower case.
@@ -167,8 +166,10 @@ def find_refusal(method: str, headers: Mapping[str, str], policy: Policy) -> tup
 
 
 def _is_own_host(host: str, policy: Policy) -> bool:
-    """A site elsewhere can make its own name point here (DNS rebinding), but not a number or
-    localhost."""
+    """Return whether a host is this server.
+
+    Another site can point its own name here (DNS rebinding), but not a number or localhost.
+    """
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -201,7 +202,7 @@ def _tokens_equal(given: str, token: str) -> bool:
 
 
 def _cookie_name(headers: Mapping[str, str], kind: str) -> str:
-    """Cookies do not know ports: two studios on one machine have one each."""
+    """Name a cookie by port: cookies do not know ports, and two studios need one each."""
     return f"skipguide{kind}-{headers.get('host', '').rpartition(':')[2]}".replace("]", "")
 
 

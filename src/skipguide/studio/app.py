@@ -1,4 +1,4 @@
-"""The server of the studio: the page, the videos of one run with ranges, its pictures, votes, and
+"""The server of the studio: the page, the videos of one run in ranges, its images, votes,
 trials."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Body(BaseModel):
 
 
 class NextBody(_Body):
-    """Which test a rater takes part in."""
+    """The test that a rater takes part in."""
 
     rater: RaterName
     kind: Kind
@@ -41,7 +41,7 @@ class NextBody(_Body):
 
 
 class AnswerBody(_Body):
-    """What a rater says of a task."""
+    """The answers of a rater to a task."""
 
     rater: RaterName
     task: Annotated[str, Field(max_length=40)]
@@ -50,7 +50,7 @@ class AnswerBody(_Body):
 
 
 class TrialBody(_Body):
-    """What a person wants to see."""
+    """The video that a person asks for."""
 
     model: Annotated[str, Field(max_length=400)]
     prompt: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
@@ -61,7 +61,7 @@ class TrialBody(_Body):
 
 @dataclass
 class _BlindNames:
-    """Names of tasks and videos that say nothing, for as long as the server runs."""
+    """Meaningless names of tasks and videos, for as long as the server runs."""
 
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     videos: dict[str, str] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class _BlindNames:
 
 
 def create_app(folder: Path, policy: Policy, trials: Trials | None = None) -> FastAPI:
-    """The server of a run.
+    """Build the server of a run.
 
     Args:
         trials: makes what is asked for on the page; None makes nothing.
@@ -215,11 +215,11 @@ def _add_study_routes(app: FastAPI, folder: Path) -> None:
 def _describe_task(
     task: Task, prompts: dict[int, str | None], blind: _BlindNames
 ) -> dict[str, Any]:
-    """A task as a rater gets it: nothing in it tells a setting."""
+    """Return a task as a rater gets it: nothing in it tells a setting."""
     videos = [
         {
-            "url": f"study/{blind.video(clip.key)}.mp4", "frames": clip.frames, "fps": float(clip.fps or 1),
-            "width": clip.width, "height": clip.height,
+            "url": f"study/{blind.video(clip.key)}.mp4", "frames": clip.frames,
+            "fps": float(clip.fps or 1), "width": clip.width, "height": clip.height,
         }
         for clip in task.clips_in_order
     ]  # fmt: skip

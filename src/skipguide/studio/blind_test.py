@@ -1,7 +1,8 @@
-"""The blind test of a run: what a rater sees next, what an answer means, and what all answers say.
+"""The blind test of a run: the next task of a rater, what an answer means, what all answers say.
 
 The questions on one video are the five of EvalCrafter (arXiv:2310.11440), which STG's paper asked
-too (appendix A2)."""
+too (appendix A2).
+"""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ _SIDES = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to judge. Of a pair `first` has the smaller key, and `left` says which of the two
-    is on the left."""
+    """One thing to judge. Of a pair `first` has the smaller key; `left` says which is on the
+    left."""
 
     first: Clip
     second: Clip | None = None
@@ -46,14 +47,15 @@ class Task:
 
     @property
     def clips_in_order(self) -> list[Clip]:
-        """From left to right."""
+        """Return the clips from left to right."""
         pair = [clip for clip in (self.first, self.second) if clip is not None]
         return pair[::-1] if self.left == "second" else pair
 
 
 def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str) -> list[Task]:
-    """All that a rater shall judge, in an order and on sides that are random, and the same whenever
-    the rater comes.
+    """Return all tasks of a rater, in a random order that is the same at every visit.
+
+    The sides of a pair are as random.
 
     Args:
         settings: ids of those that are compared.
@@ -85,7 +87,7 @@ def _pairs(clips: Sequence[Clip], rater: str) -> Iterator[Task]:
 
 
 def _pseudorandom_number(rater: str, what: str, task: Task) -> int:
-    """A number that is as good as random, and stays the same when videos are added."""
+    """Return a number that is as good as random, and stays the same when videos are added."""
     second = task.second.key if task.second else ""
     return int.from_bytes(
         hashlib.sha256("\n".join((rater, what, task.first.key, second)).encode()).digest()[:8],
@@ -94,7 +96,7 @@ def _pseudorandom_number(rater: str, what: str, task: Task) -> int:
 
 
 def open_tasks(every: Sequence[Task], votes: Sequence[Vote], kind: Kind, rater: str) -> list[Task]:
-    """Those on which the rater has not answered all questions, in their order."""
+    """Return the tasks with questions that the rater has not answered, in their order."""
     answered = {
         (vote.question, vote.first, vote.second)
         for vote in votes
@@ -113,7 +115,7 @@ def open_tasks(every: Sequence[Task], votes: Sequence[Vote], kind: Kind, rater: 
 def build_votes(
     task: Task, rater: str, answers: Mapping[str, str], seconds: float | None
 ) -> list[Vote]:
-    """The votes that some answers mean: 1 to 5 on a video; left, right or tie on a pair.
+    """Return the votes that answers mean: 1 to 5 on a video; left, right or tie on a pair.
 
     Raises:
         ValueError: for questions that are not asked.
@@ -151,7 +153,7 @@ def _resolve_side(answer: str, task: Task) -> str:
 
 
 def results(run: Run) -> dict[str, Any]:
-    """What the votes of a run say, ready for JSON."""
+    """Summarize the votes of a run, ready for JSON."""
     votes = run.votes()
     clips = _judged_clips(run, votes)
     kinds = {kind: [vote for vote in votes if vote.kind == kind] for kind in QUESTIONS}
@@ -162,7 +164,7 @@ def results(run: Run) -> dict[str, Any]:
 
 
 def _judged_clips(run: Run, votes: Sequence[Vote]) -> dict[str, Clip]:
-    """The videos of the votes; also those of which there is a newer one."""
+    """Return the clips of the votes, also those that have a newer one."""
     clips = {clip.key: clip for clip in run.clips()}
     keys = {key for vote in votes for key in (vote.first, vote.second) if key is not None}
     return {**clips, **{key: run.clip(key) for key in keys - set(clips)}}
@@ -222,8 +224,8 @@ def _count_votes(votes: Sequence[Vote]) -> dict[str, Any]:
 
 
 def _share_of_left(votes: Sequence[Vote]) -> float | None:
-    """How often what was on the left won, of all that were decided; far from a half, the raters
-    favoured a side."""
+    """Return how often the left one won, of all decided pairs; far from a half, raters favoured a
+    side."""
     decided = [vote.answer == vote.left for vote in votes if vote.answer != "tie"]
     return sum(decided) / len(decided) if decided else None
 
@@ -234,7 +236,7 @@ _ANSWER_VALUES = {"first": 0.0, "second": 1.0, "tie": 2.0}
 def _agreement(
     votes: Sequence[Vote], questions: Mapping[str, Any], level: preference.Level
 ) -> dict[str, Any]:
-    """Krippendorff's alpha per question, and Cohen's kappa of every two raters over all of them."""
+    """Return Krippendorff's alpha per question, and Cohen's kappa of every two raters over all."""
     of: dict[str, dict[tuple[str, str | None], dict[str, float]]] = {
         question: {} for question in questions
     }

@@ -1,5 +1,5 @@
-"""The only files that the studio gives out: its own page, and the videos and pictures that the
-run's ledger names."""
+"""The only files that the studio gives out: its own page, and the videos and images of the
+ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IMAGE_TYPES = {
 
 
 def find_video(run: Run, key: str) -> Path:
-    """The video of a clip, if it is a plain file within the run directory.
+    """Return the video of a clip, if it is a plain file within the run directory.
 
     Raises:
         ValueError: if the run has no such clip, it is not done, or its file is a link, a pipe or
@@ -66,11 +66,10 @@ def _is_plain_file(path: Path, folder: Path) -> bool:
 
 
 def find_image(run: Run, prompt: int) -> tuple[Path, str]:
-    """The picture that a prompt starts from, if it is a plain file within the run directory, and
-    its media type.
+    """Return the image that a prompt starts from, and its media type.
 
     Raises:
-        ValueError: if it is not, is no picture, or as `Run.find_image`.
+        ValueError: if it is no plain file within the run directory, no image, or as `Run.image_of`.
     """
     path = run.image_of(prompt)
     kind = _image_type(path) if _is_plain_file(path, run.folder) else None
@@ -83,7 +82,7 @@ def find_image(run: Run, prompt: int) -> tuple[Path, str]:
 
 
 def _image_type(path: Path) -> str | None:
-    """By its content: a name may say anything."""
+    """Return the media type by the content, because a name may say anything."""
     from PIL import Image
 
     from skipguide.files.image import FORMATS
@@ -100,8 +99,7 @@ def _image_type(path: Path) -> str | None:
 
 @cache
 def load_assets() -> dict[str, bytes]:
-    """The files of the page, by name; read once, so that no name in a request ever becomes a
-    path."""
+    """Read the files of the page once, by name, so that no name in a request becomes a path."""
     folder = resources.files("skipguide.studio") / "static"
     return {
         entry.name: entry.read_bytes()
@@ -111,8 +109,7 @@ def load_assets() -> dict[str, bytes]:
 
 
 def import_map(inline: bool) -> str:
-    """Where the browser finds the modules "studio/NAME.js": on the server, or within the page
-    itself.
+    """Return where the browser finds the modules "studio/NAME.js": on the server, or in the page.
 
     Modules cannot be files beside a page that is a file: browsers take each file for another site.
     """
@@ -127,11 +124,11 @@ def import_map(inline: bool) -> str:
 
 
 def render_page(name: str, inline: bool = False, data: str = "") -> str:
-    """A page with its map of modules in it.
+    """Return a page with its import map.
 
     Args:
-        inline: with its modules and its style, so that it needs no other file.
-        data: JSON that the page starts from, in place of what it would ask a server for.
+        inline: include the modules and the style, so that the page needs no other file.
+        data: JSON that the page starts from, instead of asking a server.
     """
     text = load_assets()[name].decode()
     text = text.replace(
@@ -152,5 +149,5 @@ def render_page(name: str, inline: bool = False, data: str = "") -> str:
 
 
 def import_map_hash() -> str:
-    """What allows that one inline script in the Content-Security-Policy."""
+    """Return the hash that lets the Content-Security-Policy allow that one inline script."""
     return base64.b64encode(hashlib.sha256(import_map(False).encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What the page gets of a run: plain JSON, the same for the server and for a report."""
+"""Describe a run to the page: plain JSON, the same for the server and for a report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COST_DESCRIPTIONS = {
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """All of a run but the videos."""
+    """Describe all of a run but its videos."""
     settings, clips, votes = run.settings(), run.clips(), blind_test.results(run)
     steps = setting_grid.sliders(settings)
     return {
@@ -83,8 +83,7 @@ def _finite_metrics(clip: Clip) -> dict[str, float]:
 def _all_measures(
     run: Run, clips: Sequence[Clip], votes: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Each name once; what an evaluation says of a setting comes before our own mean over its
-    videos."""
+    """Yield each measure once; an evaluation of a set goes before our mean over its videos."""
     of_sets = list(_set_measures(run))
     known = {measure["name"] for measure in of_sets}
     yield from of_sets

@@ -1,8 +1,8 @@
-"""Videos that a person asks for on the page: one at a time, by a model that stays loaded, into the
-same run.
+"""Trials: videos that a person asks for on the page, one at a time, by a model that stays loaded.
 
-A trial is a plan of one setting, prompt and seed, swept as every other: what was made before is not
-made again."""
+A trial is a plan of one setting, prompt and seed, swept into the same run as every other plan: an
+existing video is not made again.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 MAX_WAITING = 8  # trials that may wait
 _MAX_FINISHED = 50  # trials that are over, for the page to show
 PARAMETERS = tuple(
-    name
-    for name in COLUMNS
-    if name not in ("prompt", "image", "seed", "model", "device")
+    name for name in COLUMNS if name not in ("prompt", "image", "seed", "model", "device")
 )
 _NAMED_PARAMETERS = (
     "layers",
@@ -48,7 +46,7 @@ _NAMED_PARAMETERS = (
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """What is asked for."""
+    """The video that is asked for."""
 
     model: str
     prompt: str | None
@@ -59,7 +57,7 @@ class TrialRequest:
 
 @dataclass
 class Trial:
-    """One video that was asked for, and how far it is."""
+    """A video that was asked for, and how far it is."""
 
     id: int
     ask: TrialRequest
@@ -74,17 +72,17 @@ class Trial:
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def payload(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the trial ready for JSON."""
         same = ("id", "name", "image", "state", "step", "steps", "seconds_left", "key", "error")
         return {**{name: getattr(self, name) for name in same}, "ask": asdict(self.ask)}
 
 
 class _Cancelled(BaseException):
-    """Not an Exception: the engine takes those for failures of the job."""
+    """Raised to end a trial; no Exception, because engines take those for failures of the job."""
 
 
 class Trials:
-    """The queue of a run, and the thread that works on it; the thread begins with the first trial.
+    """The queue of trials of a run and its thread, which starts with the first trial.
 
     Args:
         folder: the run directory.
@@ -102,7 +100,7 @@ class Trials:
 
     @classmethod
     def local(cls, folder: Path) -> Trials:
-        """Trials that are made in this process."""
+        """Return trials that are made in this process."""
 
         def engine() -> Engine:
             from skipguide.runs.local_engine import LocalEngine
@@ -113,7 +111,7 @@ class Trials:
         return cls(folder, engine)
 
     def add(self, ask: TrialRequest) -> Trial:
-        """Put something at the end of the queue.
+        """Put a trial at the end of the queue.
 
         Raises:
             ValueError: if the queue is full, or as `build_plan`.
@@ -157,12 +155,12 @@ class Trials:
         return trial
 
     def list(self) -> list[dict[str, Any]]:
-        """All of them, the oldest first."""
+        """Return all trials, the oldest first."""
         with self._changed:
             return [trial.payload() for trial in self._trials]
 
     def close(self) -> None:
-        """End what is under way and the thread."""
+        """End the current trial and the thread."""
         with self._changed:
             self._closed = True
             for trial in self._trials:
@@ -231,7 +229,7 @@ class Trials:
 
 
 def _existing_setting_name(folder: Path, surveyed: ResolvedSetting) -> str | None:
-    """What the run calls a setting that it has already."""
+    """Return the name under which the run already has a setting; None if it has not."""
     from skipguide.runs.jobs import setting_content
 
     content, model = to_json(setting_content(surveyed.complete)), surveyed.setting.generation.model
@@ -245,14 +243,14 @@ def _existing_setting_name(folder: Path, surveyed: ResolvedSetting) -> str | Non
 
 
 def build_plan(folder: Path, ask: TrialRequest, name: str | None = None) -> Plan:
-    """The plan of a trial.
+    """Build the plan of a trial.
 
     Args:
-        name: of its setting; None is what is in it.
+        name: of its setting; None makes one of its content.
 
     Raises:
-        ValueError: for a model or a picture that the run does not have, without a text and a
-            picture, or for a parameter that is none or may not be set.
+        ValueError: for a model or an image that the run does not have, a trial with neither text
+            nor image, or a parameter that does not exist or may not be set.
     """
     with Run.open(folder) as run:
         _check_request(ask, [model.name for model in run.models()])
@@ -293,7 +291,7 @@ def _check_request(ask: TrialRequest, models: Sequence[str]) -> None:
 
 
 def _names_a_file(parameters: Mapping[str, Any]) -> bool:
-    """Whether a schedule is somewhere the name of a file, which no visitor may have read."""
+    """Return whether a schedule is the name of a file, which no visitor may have read."""
     guidance = parameters.get("guidance")
     inside = [guidance, guidance.get("preset")] if isinstance(guidance, Mapping) else []
     places = [place for place in (parameters, *inside) if isinstance(place, Mapping)]
@@ -301,8 +299,8 @@ def _names_a_file(parameters: Mapping[str, Any]) -> bool:
 
 
 def trial_name(ask: TrialRequest) -> str:
-    """The name of a trial's setting: the most of what is in it, and a mark of all of it, so that no
-    two share one."""
+    """Name a trial's setting by its main parameters and a hash of all, so that no two share a
+    name."""
     content = to_json({"model": ask.model, **ask.parameters})
     given = [(name, ask.parameters[name]) for name in _NAMED_PARAMETERS if ask.parameters.get(name)]
     words = ", ".join(f"{name.replace('_', ' ')} {_format_value(value)}" for name, value in given)

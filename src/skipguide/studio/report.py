@@ -1,5 +1,5 @@
-"""A run as a folder that a browser opens from a disk: the page with everything in it, and the
-videos beside it."""
+"""Write a run as a folder that a browser opens from a disk: the page with its data, and the
+videos."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_report(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]
 
 
 def _is_report(folder: Path) -> bool:
-    """Whether all that is in a folder was written here."""
+    """Return whether everything in a folder was written here."""
     page = folder / "index.html"
     if not page.is_file() or not {path.name for path in folder.iterdir()} <= {
         "index.html",

@@ -1,4 +1,4 @@
-"""How the settings of a run belong together: the steps of one scale, the layers of one map."""
+"""Relate the settings of a run: those that differ in one scale only, and the layers of one map."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SLIDERS = (*SCALE_AXES, "guidance_scale", "rescale")
 
 
 def effective_parameters(setting: Setting) -> dict[str, Any]:
-    """What a setting says, without what has no meaning in it."""
+    """Return the parameters of a setting without those that have no effect in it."""
     said = columns(setting.complete)
     return (
         said
@@ -40,27 +40,28 @@ def _stg_is_on(said: Mapping[str, Any]) -> bool:
 
 
 def varying_parameters(settings: Sequence[Setting]) -> list[str]:
-    """The parameters that tell settings apart: those that differ among the settings that have them.
+    """Return the parameters that differ among the settings that have them.
 
-    What STG skips is always among them where it is on in some settings and off in others.
+    What STG skips is among them if it is on in some settings and off in others.
     """
     said = [effective_parameters(setting) for setting in settings]
 
     def differ(name: str) -> bool:
         values = {to_json(entry[name]) for entry in said if name in entry}
         return len(values) > 1 or (
-            name in ("layers", "skip", "guidance") and 0 < sum(name in entry for entry in said) < len(said)
+            name in ("layers", "skip", "guidance")
+            and 0 < sum(name in entry for entry in said) < len(said)
         )
 
     return [name for name in COLUMNS if differ(name)]
 
 
 def sliders(settings: Sequence[Setting]) -> dict[int, dict[str, Steps]]:
-    """For each setting and each scale that varies alone: the values that exist, and the setting of
-    each.
+    """Return for each setting and scale the values for which there is a setting equal in all else.
 
-    STG's scale 0 is the setting without STG that is the same in all else. That one has a slider
-    itself where it is the zero of one scale only."""
+    STG's scale 0 is the setting without STG that is equal in all else. That one has a slider itself
+    where it is the zero of one scale only.
+    """
     found: dict[int, dict[str, list[Steps]]] = {setting.id: {} for setting in settings}
     for name in _SLIDERS:
         for group in _groups_varying_only(settings, name):
@@ -77,7 +78,7 @@ def sliders(settings: Sequence[Setting]) -> dict[int, dict[str, Steps]]:
 
 
 def _groups_varying_only(settings: Sequence[Setting], name: str) -> Iterator[list[Setting]]:
-    """Groups of settings that differ in one parameter only."""
+    """Group the settings that differ in one parameter only."""
     groups: dict[str, list[Setting]] = {}
     for setting in settings:
         said = effective_parameters(setting)
@@ -109,8 +110,8 @@ def _key_without(setting: Setting, *names: str) -> str:
 
 
 def layer_maps(settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """Per model, the settings with STG on as a table: a row per layer, a column per all else that
-    varies.
+    """Return, per model, the settings with STG as a table: layers down, all else that varies
+    across.
 
     Returns:
         `{"model", "rows", "columns", "cells"}`: cells[row][column] is the id of a setting, or None.
@@ -158,7 +159,7 @@ def _column_key(said: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[st
 
 
 def _in_a_set(value: Any) -> Any:
-    """Rules and restarts have parts, which a set cannot hold."""
+    """Write values with parts, rules and restarts, as text, because sets cannot hold them."""
     return to_json(value) if isinstance(value, (list, dict)) else value
 
 
@@ -181,7 +182,7 @@ def _format_column(column: Sequence[tuple[str, Any]]) -> str:
 
 
 def _sort_key(values: Sequence[Any]) -> list[tuple[bool, float, str]]:
-    """Numbers by their size, 9 before 10; the rest by the alphabet."""
+    """Sort numbers by size, 9 before 10, and the rest by the alphabet."""
     plain = [value[1] if isinstance(value, tuple) else value for value in values]
     numbers = [isinstance(value, (int, float)) for value in plain]
     return [
