@@ -317,7 +317,10 @@ def test_generate_with_spatial_and_temporal_guidance(with_svd: Path) -> None:
     assert len(set(digests)) == 4
     assert digests[2] == digests[4]
     requests = [record["settings"]["guidance"] for record in made]
-    assert [request.get("orthogonalize", False) for request in requests] == [False] * 3 + [True, False]
+    assert [request.get("orthogonalize", False) for request in requests] == [False] * 3 + [
+        True,
+        False,
+    ]
     run("generate", *SVD, *both, "--orthogonalize", "--out", "x.mp4")
     assert run("reproduce", "x.mp4").stdout == "bit-equal\n"
 
@@ -652,7 +655,7 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ("compare", "a video needs a prompt, an image or both, but got neither."),
     (
         "compare x --stg-scale 0",
-        "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same. Leave",
+        "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same.",
     ),
     (
         "compare x --spatial-scale 0 --temporal-scale 0",

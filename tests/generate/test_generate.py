@@ -205,11 +205,13 @@ WINDOW = {"layers": [1, 2], "skip": "attention", "start": 0.25, "stop": 0.75, "r
 @pytest.mark.parametrize(
     ("scales", "axes"),
     [
-        ({"stg_scale": 0.0}, {}), ({"stg_scale": 1.0}, {None: 1.0}), ({"spatial_scale": 2.0}, {"spatial": 2.0}),
+        ({"stg_scale": 0.0}, {}),
+        ({"stg_scale": 1.0}, {None: 1.0}),
+        ({"spatial_scale": 2.0}, {"spatial": 2.0}),
         ({"temporal_scale": 0.5, "spatial_scale": 2.0}, {"spatial": 2.0, "temporal": 0.5}),
         ({"temporal_scale": 0.5, "stg_scale": 1.0}, {None: 1.0, "temporal": 0.5}),
     ],
-)  # fmt: skip
+)
 def test_terms(pipe: Any, scales: dict[str, float], axes: dict[str | None, float]) -> None:
     found = settings_for(pipe, **WINDOW, **scales).request.terms
     assert found == tuple(
@@ -305,11 +307,16 @@ OWN = {
 @pytest.mark.parametrize(
     ("given", "call"),
     [
-        ({}, {}), (OWN, OWN), ({"fps": "25/2"}, {"fps": 12.5}),
-        ({"guidance_scale": 5.0, "min_guidance_scale": 2.0}, {"max_guidance_scale": 5.0, "min_guidance_scale": 2.0}),
+        ({}, {}),
+        (OWN, OWN),
+        ({"fps": "25/2"}, {"fps": 12.5}),
+        (
+            {"guidance_scale": 5.0, "min_guidance_scale": 2.0},
+            {"max_guidance_scale": 5.0, "min_guidance_scale": 2.0},
+        ),
         ({"guidance_scale": 1.0}, {"max_guidance_scale": 1.0}),
     ],
-)  # fmt: skip
+)
 def test_without_stg_the_frames_are_the_bare_svds(
     svd: Any, given: dict[str, Any], call: dict[str, Any]
 ) -> None:

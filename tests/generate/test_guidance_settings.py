@@ -83,12 +83,16 @@ def test_rules(pipe: Any, given: Any, rule: Any, plain: dict[str, Any] | None) -
 @pytest.mark.parametrize(
     ("given", "restarts"),
     [
-        ("0.4:0.6", [Restart(window=(0.4, 0.6))]), ("sigma=0.3:0.7 repeats=3", [Restart((0.3, 0.7), repeats=3)]),
+        ("0.4:0.6", [Restart(window=(0.4, 0.6))]),
+        ("sigma=0.3:0.7 repeats=3", [Restart((0.3, 0.7), repeats=3)]),
         ({"window": [0.4, 0.6]}, [Restart(window=(0.4, 0.6))]),
-        ([{"window": [0.1, 0.2]}, {"sigma": [0.3, 0.5]}], [Restart(window=(0.1, 0.2)), Restart((0.3, 0.5))]),
+        (
+            [{"window": [0.1, 0.2]}, {"sigma": [0.3, 0.5]}],
+            [Restart(window=(0.1, 0.2)), Restart((0.3, 0.5))],
+        ),
         (["0.1:0.2", "sigma=0.3:0.5"], [Restart(window=(0.1, 0.2)), Restart((0.3, 0.5))]),
     ],
-)  # fmt: skip
+)
 def test_restarts(pipe: Any, given: Any, restarts: list[Restart]) -> None:
     found = resolve_settings(validate_settings({**OFF, "restart": given}), pipe)
     assert found.request == GuidanceRequest(restart=tuple(restarts))
@@ -168,7 +172,9 @@ def test_guidance_is_a_request() -> None:
         ({"slg_layers": "1-2"}, GuidanceRequest((SLG([1, 2]),))),
         (
             {"slg_layers": 3, "layers": 2, "start": 0.1, "skip": "attention"},
-            GuidanceRequest((STG([2], 1.0, "attention", start=0.1), SLG([3], "attention", start=0.1))),
+            GuidanceRequest(
+                (STG([2], 1.0, "attention", start=0.1), SLG([3], "attention", start=0.1))
+            ),
         ),
         (
             {"term": ["layers=1 scale=2", "layers=2,3 scale=0.5 skip=blur"]},
@@ -179,7 +185,7 @@ def test_guidance_is_a_request() -> None:
             GuidanceRequest((STG([2], 1.0), SLG([1]))),
         ),
     ],
-)  # fmt: skip
+)
 def test_flags_of_more_terms(pipe: Any, given: Any, request_: GuidanceRequest) -> None:
     found = resolve_settings(validate_settings({"prompt": "p", **given}), pipe).request
     assert found.to_dict() == request_.to_dict()
@@ -317,28 +323,56 @@ def by_guide(settings: GenerationSettings, terms: Any, **options: Any) -> np.nda
 
 
 RUNS: list[tuple[tuple[str, ...], Any, dict[str, Any]]] = [
-    (("--layers", "3", "--skip", "blur", "--strength", "0.8"), STG([3], 1.0, "blur", strength=0.8), {}),
-    (("--layers", "3", "--skip", "shuffle", "--every", "2"), STG([3], 1.0, "shuffle", seed=3, every=2), {}),
+    (
+        ("--layers", "3", "--skip", "blur", "--strength", "0.8"),
+        STG([3], 1.0, "blur", strength=0.8),
+        {},
+    ),
+    (
+        ("--layers", "3", "--skip", "shuffle", "--every", "2"),
+        STG([3], 1.0, "shuffle", seed=3, every=2),
+        {},
+    ),
     (("--random-share", "0.3", "--normalize"), STG(Random(0.3), 1.0, seed=3, normalize=True), {}),
     (
-        ("--stg-scale", "0", "--cfg-rule", "apg eta=0.5", "--restart", "0.4:0.8 repeats=2", "--rescale", "0.5"),
-        (), {"cfg": APG(0.5), "restart": Restart(window=(0.4, 0.8), repeats=2), "rescale": 0.5},
+        (
+            "--stg-scale",
+            "0",
+            "--cfg-rule",
+            "apg eta=0.5",
+            "--restart",
+            "0.4:0.8 repeats=2",
+            "--rescale",
+            "0.5",
+        ),
+        (),
+        {"cfg": APG(0.5), "restart": Restart(window=(0.4, 0.8), repeats=2), "rescale": 0.5},
     ),
     (("--schedule", "bins.yaml"), BINS, {}),
     (("--slg-layers", "2,3"), SLG([2, 3]), {}),
     (
         (
-            "--term", "layers=3 scale=1,0.5,0,0,2", "--term", "layers=5 scale=0.5 skip=attention", "--restart", "0.2:0.4",
-            "--restart", "0.6:0.8", "--rescale", "0.3",
+            "--term",
+            "layers=3 scale=1,0.5,0,0,2",
+            "--term",
+            "layers=5 scale=0.5 skip=attention",
+            "--restart",
+            "0.2:0.4",
+            "--restart",
+            "0.6:0.8",
+            "--rescale",
+            "0.3",
         ),
         [STG([3], [1.0, 0.5, 0.0, 0.0, 2.0]), STG([5], 0.5, "attention")],
         {"restart": [Restart(window=(0.2, 0.4)), Restart(window=(0.6, 0.8))], "rescale": 0.3},
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
-    ("args", "terms", "options"), RUNS, ids=["blur", "shuffle", "random", "restart", "schedule", "slg", "terms"]
+    ("args", "terms", "options"),
+    RUNS,
+    ids=["blur", "shuffle", "random", "restart", "schedule", "slg", "terms"],
 )
 def test_generate_is_guide_and_is_reproduced(
     here: Path, args: Any, terms: Any, options: Any

@@ -45,10 +45,14 @@ def test_layers(given: Any, layers: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "fps"),
     [
-        (24, Fraction(24)), ("24", Fraction(24)), (12.5, Fraction(25, 2)), (23.976, Fraction(2997, 125)),
-        ("24000/1001", Fraction(24000, 1001)), (None, None),
+        (24, Fraction(24)),
+        ("24", Fraction(24)),
+        (12.5, Fraction(25, 2)),
+        (23.976, Fraction(2997, 125)),
+        ("24000/1001", Fraction(24000, 1001)),
+        (None, None),
     ],
-)  # fmt: skip
+)
 def test_fps_is_exact(given: Any, fps: Fraction | None) -> None:
     assert validate_settings({"prompt": "p", "fps": given}).fps == fps
 
@@ -318,6 +322,7 @@ def test_what_models_of_each_kind_say_of_themselves(name: str, found: dict[str, 
 
 # --- the three scales -----------------------------------------------------------------------------
 
+
 def scales_of(settings: GenerationSettings) -> dict[str | None, Any]:
     """By axis."""
     return {term.axis: term.scale for term in settings.request.terms if isinstance(term, STG)}
@@ -334,11 +339,13 @@ def preset_with(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "scales"),
     [
-        ({}, {"spatial": 2.0, "temporal": 0.5}), ({"stg_scale": 0.0}, {}), ({"stg_scale": 1.0}, {None: 1.0}),
+        ({}, {"spatial": 2.0, "temporal": 0.5}),
+        ({"stg_scale": 0.0}, {}),
+        ({"stg_scale": 1.0}, {None: 1.0}),
         ({"spatial_scale": 3.0}, {"spatial": 3.0}),
         ({"temporal_scale": 1.0, "stg_scale": 2.0}, {None: 2.0, "temporal": 1.0}),
     ],
-)  # fmt: skip
+)
 def test_scales_of_a_preset_with_two_terms(
     pipe: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, float],
     scales: dict[str | None, float],
@@ -421,8 +428,15 @@ def test_sizes_of_a_unet(pipe: Any) -> None:
         dtype, device, vae_scale_factor = pipe.dtype, pipe.device, 8
         unet = SimpleNamespace(config={"sample_size": 64, "num_frames": 16})
 
-        def __call__(self, prompt: str, height: None = None, width: None = None, num_frames: None = None, guidance_scale: float = 7.5, num_inference_steps: int = 50,
-        ) -> None: ...  # fmt: skip
+        def __call__(
+            self,
+            prompt: str,
+            height: None = None,
+            width: None = None,
+            num_frames: None = None,
+            guidance_scale: float = 7.5,
+            num_inference_steps: int = 50,
+        ) -> None: ...
 
     settings = resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), AnimateDiff())
     assert (settings.height, settings.width, settings.num_frames) == (512, 512, 16)
@@ -436,12 +450,19 @@ def test_latte_calls_its_frames_otherwise() -> None:
 
 
 OTHERS = {
-    "StableVideoDiffusionPipeline": {"prompt": "p", "negative_prompt": "", "max_sequence_length": 8},
+    "StableVideoDiffusionPipeline": {
+        "prompt": "p",
+        "negative_prompt": "",
+        "max_sequence_length": 8,
+    },
     "MochiPipeline": {
-        "image": "x.png", "min_guidance_scale": 1.0, "motion_bucket_id": 9, "noise_aug_strength": 0.0,
+        "image": "x.png",
+        "min_guidance_scale": 1.0,
+        "motion_bucket_id": 9,
+        "noise_aug_strength": 0.0,
         "decode_chunk_size": 2,
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,15 @@ def told(tmp_path_factory: pytest.TempPathFactory, tiny_mochi_dir: Path) -> dict
         noise.append(prepare(*args, **kwargs)) or noise[-1].clone()
     )
     pipe.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
-    return {"folder": folder, "plan": plan, "planned": planned, "done": made(list(sweeping)), "encoded": len(encoded),
-            "noise": noise, "pipe": pipe}  # fmt: skip
+    return {
+        "folder": folder,
+        "plan": plan,
+        "planned": planned,
+        "done": made(list(sweeping)),
+        "encoded": len(encoded),
+        "noise": noise,
+        "pipe": pipe,
+    }
 
 
 def test_a_clip_of_a_run_is_what_generate_makes_bit_for_bit(
@@ -178,16 +185,25 @@ def test_a_sweep_takes_what_guide_takes(tmp_path: Path, tiny_mochi_dir: Path) ->
     written = content(tiny_mochi_dir, seeds=[1], prompts=PROMPTS[:1], settings=settings)
     planned, *happenings = sweep(Plan.of(written), tmp_path, LocalEngine(tmp_path / "work"))
     assert len(made(happenings)) == 3
-    new = [STG([1, 2], [2.0, 1.0, 0.0, 0.0], "attention"), STG([3], 0.5, stop=0.25), SLG([1], start=0.5)]
+    new = [
+        STG([1, 2], [2.0, 1.0, 0.0, 0.0], "attention"),
+        STG([3], 0.5, stop=0.25),
+        SLG([1], start=0.5),
+    ]
     restarts = [Restart(window=(0.2, 0.5)), Restart(window=(0.5, 0.75))]
     calls: list[tuple[list[STG | SLG], dict[str, Any]]] = [
-        (new, {"restart": restarts}), ([STG([1]), STG([2], 0.5, "attention", stop=0.25)], {}), ([SLG([1, 2])], {}),
-    ]  # fmt: skip
+        (new, {"restart": restarts}),
+        ([STG([1]), STG([2], 0.5, "attention", stop=0.25)], {}),
+        ([SLG([1, 2])], {}),
+    ]
     pipe = generation.load_pipeline(str(tiny_mochi_dir), device="cpu")
     with Run.open(tmp_path) as run:
         digests = [clip.frames_sha256 for clip in run.clips("done")]
         (first, *_) = run.settings()
-        assert first.complete["guidance"]["restart"] == [{"window": [0.2, 0.5]}, {"window": [0.5, 0.75]}]
+        assert first.complete["guidance"]["restart"] == [
+            {"window": [0.2, 0.5]},
+            {"window": [0.5, 0.75]},
+        ]
     assert isinstance(planned, SweepEstimate)
     # Blocks 2 and 3 of four at every step, and 2 and 3 again at one step of four.
     assert planned.rows[1].passes_per_step == 2 + 2 / 4 + 1 / 4 * 2 / 4
@@ -196,14 +212,23 @@ def test_a_sweep_takes_what_guide_takes(tmp_path: Path, tiny_mochi_dir: Path) ->
             with guide(pipe, *terms, **options):
                 call = {k: v for k, v in SMALL.items() if k != "device"}
                 generator = torch.Generator().manual_seed(1)
-                frames = pipe(PROMPTS[0], negative_prompt="", generator=generator, output_type="np", **call).frames[0]
+                frames = pipe(
+                    PROMPTS[0], negative_prompt="", generator=generator, output_type="np", **call
+                ).frames[0]
             assert digest((frames * 255).round().astype(np.uint8)) == expected
 
 
 OLD = {
-    "layers": [2], "stg_scale": 1.0, "spatial_scale": 0.0, "temporal_scale": 0.0, "skip": "residual",
-    "orthogonalize": False, "start": 0.5, "stop": 1.0, "rescale": 0.0,
-}  # fmt: skip
+    "layers": [2],
+    "stg_scale": 1.0,
+    "spatial_scale": 0.0,
+    "temporal_scale": 0.0,
+    "skip": "residual",
+    "orthogonalize": False,
+    "start": 0.5,
+    "stop": 1.0,
+    "rescale": 0.0,
+}
 
 
 def test_a_ledger_with_flat_settings_is_read_and_gone_on_with(tmp_path: Path) -> None:
@@ -247,8 +272,16 @@ def test_videos_of_pictures_are_swept_too(tmp_path: Path) -> None:
         for axis, scale in (("spatial", 1.0), ("temporal", 0.5))
     ]
     settings = [{"name": "both", "stg": terms}]
-    content = {"model": str(model), "prompts": [{"image": "red.png"}, {"image": "blue.png"}], "settings": settings,
-               "height": 32, "width": 32, "num_frames": 3, "steps": 2, "device": "cpu"}  # fmt: skip
+    content = {
+        "model": str(model),
+        "prompts": [{"image": "red.png"}, {"image": "blue.png"}],
+        "settings": settings,
+        "height": 32,
+        "width": 32,
+        "num_frames": 3,
+        "steps": 2,
+        "device": "cpu",
+    }
     folder = tmp_path / "run"
     assert (
         len(
@@ -278,8 +311,12 @@ def test_videos_of_pictures_are_swept_too(tmp_path: Path) -> None:
 def test_a_model_that_refuses_a_setting_says_so_before_anything_is_made(
     tmp_path: Path, tiny_mochi_dir: Path
 ) -> None:
-    wrong = [{"name": "deep", "stg": {"layers": [99]}}, {"name": "axis", "stg": {"layers": [1], "axis": "spatial"}},
-             {"name": "window", "stg": {"layers": [1], "start": 0.9, "stop": 0.95}}, *SETTINGS]  # fmt: skip
+    wrong = [
+        {"name": "deep", "stg": {"layers": [99]}},
+        {"name": "axis", "stg": {"layers": [1], "axis": "spatial"}},
+        {"name": "window", "stg": {"layers": [1], "start": 0.9, "stop": 0.95}},
+        *SETTINGS,
+    ]
     plan = Plan.of(content(tiny_mochi_dir, settings=wrong))
     folder = tmp_path / "run"
     with pytest.raises(
@@ -599,14 +636,24 @@ def test_votes_are_kept_once_per_rater_and_question(drawn_run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"answer": "6"}, "from 1 to 5"), ({"second": "x"}, "a rating neither"), ({"first": "none"}, "of this run"),
-     ({"kind": "pair", "answer": "tie", "second": "0", "left": "first"}, "smaller key")],
-)  # fmt: skip
+    [
+        ({"answer": "6"}, "from 1 to 5"),
+        ({"second": "x"}, "a rating neither"),
+        ({"first": "none"}, "of this run"),
+        ({"kind": "pair", "answer": "tie", "second": "0", "left": "first"}, "smaller key"),
+    ],
+)
 def test_a_vote_that_means_nothing_is_refused(
     drawn_run: Run, change: dict[str, Any], said: str
 ) -> None:
-    vote = {"rater": "ann", "kind": "rating", "question": "?", "first": drawn_run.clips()[0].key, "second": None,
-            "answer": "3"}  # fmt: skip
+    vote = {
+        "rater": "ann",
+        "kind": "rating",
+        "question": "?",
+        "first": drawn_run.clips()[0].key,
+        "second": None,
+        "answer": "3",
+    }
     with pytest.raises(ValueError, match=said):
         drawn_run.vote(Vote(**{**vote, **change}))
     assert drawn_run.votes() == []

@@ -50,22 +50,48 @@ def test_a_plan_is_all_its_prompts_seeds_and_settings(tmp_path: Path) -> None:
         ({}, {"stg_scale": 0.0}),  # no stg, no skipping
         ({"stg": "preset"}, {}),  # all from the model's preset
         ({"stg": {"layers": [8]}}, {"layers": [8], "stg_scale": 1.0}),  # the scale of STG() is 1
-        ({"stg_scale": 2.0, "layers": "up:0"}, {"stg_scale": 2.0, "layers": "up:0"}),  # as in `generate --config`
         (
-            {"stg": [{"layers": ["up:0"], "scale": 2.0, "axis": "spatial", "skip": "attention"},
-                     {"layers": ["up:0"], "scale": 0.5, "axis": "temporal", "skip": "attention"}], "rescale": 0.7},
-            {"layers": ["up:0"], "skip": "attention", "spatial_scale": 2.0, "temporal_scale": 0.5, "rescale": 0.7},
+            {"stg_scale": 2.0, "layers": "up:0"},
+            {"stg_scale": 2.0, "layers": "up:0"},
+        ),  # as in `generate --config`
+        (
+            {
+                "stg": [
+                    {"layers": ["up:0"], "scale": 2.0, "axis": "spatial", "skip": "attention"},
+                    {"layers": ["up:0"], "scale": 0.5, "axis": "temporal", "skip": "attention"},
+                ],
+                "rescale": 0.7,
+            },
+            {
+                "layers": ["up:0"],
+                "skip": "attention",
+                "spatial_scale": 2.0,
+                "temporal_scale": 0.5,
+                "rescale": 0.7,
+            },
         ),
-        ({"stg": {"random_share": 0.1, "skip": "soft", "strength": 0.5, "every": 2}},
-         {"random_share": 0.1, "skip": "soft", "strength": 0.5, "every": 2, "stg_scale": 1.0}),
-        ({"stg": [{"layers": [1]}, {"random_share": 0.1, "scale": 2.0}], "rescale": 0.7},
-         {"guidance": {"terms": [{"layers": [1]}, {"layers": {"random": 0.1}, "scale": 2.0}]}, "rescale": 0.7}),
-        ({"stg": {"layers": [1], "scale": [1.0, 0.5]}}, {"guidance": {"terms": [{"layers": [1], "scale": [1.0, 0.5]}]}}),
+        (
+            {"stg": {"random_share": 0.1, "skip": "soft", "strength": 0.5, "every": 2}},
+            {"random_share": 0.1, "skip": "soft", "strength": 0.5, "every": 2, "stg_scale": 1.0},
+        ),
+        (
+            {"stg": [{"layers": [1]}, {"random_share": 0.1, "scale": 2.0}], "rescale": 0.7},
+            {
+                "guidance": {"terms": [{"layers": [1]}, {"layers": {"random": 0.1}, "scale": 2.0}]},
+                "rescale": 0.7,
+            },
+        ),
+        (
+            {"stg": {"layers": [1], "scale": [1.0, 0.5]}},
+            {"guidance": {"terms": [{"layers": [1], "scale": [1.0, 0.5]}]}},
+        ),
         ({"guidance": {"cfg": "apg"}}, {"guidance": {"cfg": "apg"}}),
-        ({"num_inference_steps": 9, "stg": {"layers": [1], "start": 0.1, "stop": 0.9}},
-         {"steps": 9, "layers": [1], "start": 0.1, "stop": 0.9, "stg_scale": 1.0}),
+        (
+            {"num_inference_steps": 9, "stg": {"layers": [1], "start": 0.1, "stop": 0.9}},
+            {"steps": 9, "layers": [1], "start": 0.1, "stop": 0.9, "stg_scale": 1.0},
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_guide_are_settings_of_a_generation(
     words: dict[str, Any], settings: dict[str, Any]
 ) -> None:
@@ -108,8 +134,14 @@ VBENCH = [
      "auxiliary_info": {"multiple_objects": {"object": "cat and dog"}}},
     {"prompt_en": "a toad, at rest", "dimension": ["scene", "temporal_flickering"]},
 ]  # fmt: skip
-I2V = [{"prompt_en": "ink, camera pans left", "dimension": ["camera_motion"], "image_type": "abstract",
-        "image_name": "ink.jpg"}]  # fmt: skip
+I2V = [
+    {
+        "prompt_en": "ink, camera pans left",
+        "dimension": ["camera_motion"],
+        "image_type": "abstract",
+        "image_name": "ink.jpg",
+    }
+]
 CRAFTER = {
     "0000": {"prompt": "2 dogs at sea ", "attributes": {"count": "2 dog"}},
     "0001": {"prompt": "a fish", "attributes": {}},
@@ -214,28 +246,66 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
         ({"settings": []}, r"settings of a plan must be a list of settings.*but got \[\]"),
         ({"prompts": []}, r"prompts of a plan must be a list of texts"),
         ({"prompts": ["a", {}]}, r"must have prompt, image or both, but one has neither"),
-        ({"prompts": "none.txt"}, r"prompts must be a file that can be read, but none.txt cannot: No such file"),
-        ({"prompts": [{"prompt": "a", "image": "none.png"}]}, r"images of a plan must be files, but none.png is not"),
+        (
+            {"prompts": "none.txt"},
+            r"prompts must be a file that can be read, but none.txt cannot: No such file",
+        ),
+        (
+            {"prompts": [{"prompt": "a", "image": "none.png"}]},
+            r"images of a plan must be files, but none.png is not",
+        ),
         ({"seeds": [-1]}, r"seeds of a plan must be whole numbers from 0 .* but got \[-1\]"),
-        ({"seeds": 3}, r"seeds of a plan must be a list of whole numbers, as in \[0, 1\], but got 3"),
+        (
+            {"seeds": 3},
+            r"seeds of a plan must be a list of whole numbers, as in \[0, 1\], but got 3",
+        ),
         ({"sedes": [1]}, r"a setting must be one of .* but got 'sedes'"),
         ({"settings": [{"guidance_scale": 3}]}, r"every setting must have a name"),
-        ({"settings": [{"name": "a"}, {"name": "a"}]}, r"must have a name of its own, but a stands for several"),
+        (
+            {"settings": [{"name": "a"}, {"name": "a"}]},
+            r"must have a name of its own, but a stands for several",
+        ),
         ({"settings": [{"name": "a", "model": "b/c"}]}, r"must be one of the plan's, but got b/c"),
-        ({"settings": [{"name": "a", "seed": 3}]}, r"must leave seed to prompts and seeds of the plan"),
+        (
+            {"settings": [{"name": "a", "seed": 3}]},
+            r"must leave seed to prompts and seeds of the plan",
+        ),
         ({"settings": [{"name": "a", "stg": {"scale": 1}}]}, r"stg must be a term with layers"),
-        ({"settings": [{"name": "a", "stg": {"layers": [1], "scal": 1}}]}, r"a term of stg has .* but got scal"),
-        ({"settings": [{"name": "a", "stg": {"layers": [1], "axis": "x"}}]}, r"axis must be spatial, temporal"),
-        ({"settings": [{"name": "a", "stg": {"layers": [1], "axis": ["spatial"]}}]}, r"axis must be .* \['spatial'\]"),
+        (
+            {"settings": [{"name": "a", "stg": {"layers": [1], "scal": 1}}]},
+            r"a term of stg has .* but got scal",
+        ),
+        (
+            {"settings": [{"name": "a", "stg": {"layers": [1], "axis": "x"}}]},
+            r"axis must be spatial, temporal",
+        ),
+        (
+            {"settings": [{"name": "a", "stg": {"layers": [1], "axis": ["spatial"]}}]},
+            r"axis must be .* \['spatial'\]",
+        ),
         ({"settings": [{"name": "a", "cfg_rule": {"name": [1]}}]}, r"cfg must be one of"),
-        ({"settings": [{"name": "a", "stg": "preset", "guidance": {"cfg": "apg"}}]}, r"stg or guidance, but got both"),
-        ({"settings": [{"name": "a", "guidance": {"terms": [{"scale": "much"}]}}]}, r"'a': scale must be a finite"),
-        ({"settings": [{"name": "a", "stg": {"layers": [1]}, "skip": "attention"}]}, r"must say skip within stg"),
-        ({"settings": [{"name": "a", "guidance_scale": -1}, {"name": "b", "start": 2}]},
-         r"'a': guidance_scale must be .* 'b': start must be"),
-        ({"settings": [{"name": "a", "grid": {"guidance_scale": 3}}]}, r"grid must have a list of values"),
+        (
+            {"settings": [{"name": "a", "stg": "preset", "guidance": {"cfg": "apg"}}]},
+            r"stg or guidance, but got both",
+        ),
+        (
+            {"settings": [{"name": "a", "guidance": {"terms": [{"scale": "much"}]}}]},
+            r"'a': scale must be a finite",
+        ),
+        (
+            {"settings": [{"name": "a", "stg": {"layers": [1]}, "skip": "attention"}]},
+            r"must say skip within stg",
+        ),
+        (
+            {"settings": [{"name": "a", "guidance_scale": -1}, {"name": "b", "start": 2}]},
+            r"'a': guidance_scale must be .* 'b': start must be",
+        ),
+        (
+            {"settings": [{"name": "a", "grid": {"guidance_scale": 3}}]},
+            r"grid must have a list of values",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_plan_says_what_is_needed(content: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         plan(**content)
@@ -314,20 +384,56 @@ def old_key(**content: Any) -> str:
         ({"guidance": {"terms": [{"layers": 5, "scale": 1}]}}, {}),
         ({"guidance": {}}, {"layers": [], "stg_scale": 0.0}),
         (
-            {"guidance": {"terms": [{"layers": "7-9", "skip": "soft", "start": 0.5}], "rescale": 0.7, "cfg": "apg"}},
-            {"layers": [7, 8, 9], "skip": "soft", "strength": 0.5, "start": 0.5, "rescale": 0.7, "cfg_rule": {"name": "apg"}},
+            {
+                "guidance": {
+                    "terms": [{"layers": "7-9", "skip": "soft", "start": 0.5}],
+                    "rescale": 0.7,
+                    "cfg": "apg",
+                }
+            },
+            {
+                "layers": [7, 8, 9],
+                "skip": "soft",
+                "strength": 0.5,
+                "start": 0.5,
+                "rescale": 0.7,
+                "cfg_rule": {"name": "apg"},
+            },
         ),
         (
-            {"guidance": {"terms": [{"layers": {"random": 0.2}, "scale": 0.25}], "restart": "0.4:0.6"}},
-            {"layers": [], "random_share": 0.2, "stg_scale": 0.25, "restart": [{"window": [0.4, 0.6]}]},
+            {
+                "guidance": {
+                    "terms": [{"layers": {"random": 0.2}, "scale": 0.25}],
+                    "restart": "0.4:0.6",
+                }
+            },
+            {
+                "layers": [],
+                "random_share": 0.2,
+                "stg_scale": 0.25,
+                "restart": [{"window": [0.4, 0.6]}],
+            },
         ),
         (
-            {"guidance": {"terms": [{"layers": [1], "scale": 2.0, "axis": "spatial"}, {"layers": [1], "axis": "temporal"}],
-                          "orthogonalize": True}},
-            {"layers": [1], "stg_scale": 0.0, "spatial_scale": 2.0, "temporal_scale": 1.0, "orthogonalize": True},
+            {
+                "guidance": {
+                    "terms": [
+                        {"layers": [1], "scale": 2.0, "axis": "spatial"},
+                        {"layers": [1], "axis": "temporal"},
+                    ],
+                    "orthogonalize": True,
+                }
+            },
+            {
+                "layers": [1],
+                "stg_scale": 0.0,
+                "spatial_scale": 2.0,
+                "temporal_scale": 1.0,
+                "orthogonalize": True,
+            },
         ),
     ],
-)  # fmt: skip
+)
 def test_what_could_be_said_before_keeps_its_key(
     setting: dict[str, Any], content: dict[str, Any]
 ) -> None:

@@ -58,7 +58,10 @@ READ = """() => [...document.querySelectorAll("main video:not(.coming)")].map((v
 })""".replace("FIRST", str(FIRST)).replace("STEP", str(STEP))
 WATCH = """(seconds) => new Promise((resolve) => {
   const read = READ, found = [], end = performance.now() + 1000 * seconds;
-  const look = () => { found.push(read()); performance.now() < end ? requestAnimationFrame(look) : resolve(found); };
+  const look = () => {
+    found.push(read());
+    performance.now() < end ? requestAnimationFrame(look) : resolve(found);
+  };
   look();
 })""".replace("READ", READ)
 

@@ -75,15 +75,37 @@ def test_a_video_comes_in_ranges(page: TestClient, painted_run: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/clips/../ledger.sqlite", "/clips/%2e%2e%2fledger.sqlite", "/clips/..%2f..%2f..%2fetc%2fpasswd",
-        "/ledger.sqlite", "/clips/%00.mp4", "/clips/0000000000000000.mp4", "/clips/0000000000000000.mp4/../x",
-        "/videos/", "/static/../app.py", "/static/%2e%2e/app.py", "/static/..%5capp.py", "/static/",
-        "/clips/ABCDEF0123456789.mp4", "//etc/passwd", "/clips/aaaaaaaaaaaaaaaa%0a.mp4", "/study/0000000000000000.mp4",
-        "/clips/é.mp4", "/docs", "/openapi.json", "/redoc", "/images/1", "/images/", "/images/../ledger.sqlite",
-        "/images/1/../../ledger.sqlite", "/images/..%2fledger.sqlite", "/images/%2e%2e", "/images/é", "/images/-1",
+        "/clips/../ledger.sqlite",
+        "/clips/%2e%2e%2fledger.sqlite",
+        "/clips/..%2f..%2f..%2fetc%2fpasswd",
+        "/ledger.sqlite",
+        "/clips/%00.mp4",
+        "/clips/0000000000000000.mp4",
+        "/clips/0000000000000000.mp4/../x",
+        "/videos/",
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/static/..%5capp.py",
+        "/static/",
+        "/clips/ABCDEF0123456789.mp4",
+        "//etc/passwd",
+        "/clips/aaaaaaaaaaaaaaaa%0a.mp4",
+        "/study/0000000000000000.mp4",
+        "/clips/é.mp4",
+        "/docs",
+        "/openapi.json",
+        "/redoc",
+        "/images/1",
+        "/images/",
+        "/images/../ledger.sqlite",
+        "/images/1/../../ledger.sqlite",
+        "/images/..%2fledger.sqlite",
+        "/images/%2e%2e",
+        "/images/é",
+        "/images/-1",
         f"/images/{10**30}",
     ],
-)  # fmt: skip
+)
 def test_nothing_else_can_be_reached(page: TestClient, path: str) -> None:
     answer = page.get(path)
     assert answer.status_code in (404, 422)
@@ -174,9 +196,12 @@ def drawn(kind: str) -> bytes:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("first.png", b"<html><script>alert(1)</script>"), ("first.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
-     ("../../../secret.png", drawn("PNG"))],
-)  # fmt: skip
+    [
+        ("first.png", b"<html><script>alert(1)</script>"),
+        ("first.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+        ("../../../secret.png", drawn("PNG")),
+    ],
+)
 def test_a_ledger_cannot_make_other_files_pictures(
     pictured: Path, name: str, content: bytes
 ) -> None:
@@ -210,14 +235,22 @@ def test_the_type_of_a_picture_is_that_of_its_content(tmp_path: Path, kind: str,
 @pytest.mark.parametrize(
     ("host", "loopback", "is_ours"),
     [
-        ("localhost:8700", True, True), ("127.0.0.1", True, True), ("[::1]:80", True, True),
+        ("localhost:8700", True, True),
+        ("127.0.0.1", True, True),
+        ("[::1]:80", True, True),
         ("127.5.5.5:1", True, True),
-        ("evil.example:8700", True, False), ("localhost.evil.example", True, False), ("192.168.0.2:8700", True, False),
-        ("127.0.0.1.evil.example", True, False), ("", True, False), ("[::1", True, False),
+        ("evil.example:8700", True, False),
+        ("localhost.evil.example", True, False),
+        ("192.168.0.2:8700", True, False),
+        ("127.0.0.1.evil.example", True, False),
+        ("", True, False),
+        ("[::1", True, False),
         ("user@localhost", True, True),
-        ("192.168.0.2:8700", False, True), ("evil.example", False, False), ("studio.lab.example:443", False, True),
+        ("192.168.0.2:8700", False, True),
+        ("evil.example", False, False),
+        ("studio.lab.example:443", False, True),
     ],
-)  # fmt: skip
+)
 def test_only_its_own_names_are_answered(
     painted_run: Path, host: str, loopback: bool, is_ours: bool
 ) -> None:
@@ -404,12 +437,19 @@ def test_a_new_answer_takes_the_place_of_the_old(painted_copy: Path) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"answers": {"preference": "best"}}, {"answers": {}}, {"answers": {"preference": "left", "x": "left"}},
+        {"answers": {"preference": "best"}},
+        {"answers": {}},
+        {"answers": {"preference": "left", "x": "left"}},
         {"rater": ""},
-        {"rater": "a" * 41}, {"rater": " "}, {"task": "0" * 16}, {"seconds": -1}, {"seconds": "long"}, {"more": 1},
+        {"rater": "a" * 41},
+        {"rater": " "},
+        {"task": "0" * 16},
+        {"seconds": -1},
+        {"seconds": "long"},
+        {"more": 1},
         {"answers": {"preference": 5}},
     ],
-)  # fmt: skip
+)
 def test_answers_that_are_none_are_refused(painted_copy: Path, changed: dict[str, Any]) -> None:
     web = client(painted_copy)
     found = web.post(
@@ -529,13 +569,17 @@ def test_a_trial_takes_what_guide_takes(web: TestClient, painted_copy: Path, slo
                   {"kind": "slg", "layers": ["single:3"]}],
     }  # fmt: skip
     same = {**ASK, "parameters": {"guidance": guidance}}
-    done = [ended(web, asked["id"]) for asked in (by_flags, web.post("/api/trials", json=same).json())]
+    done = [
+        ended(web, asked["id"]) for asked in (by_flags, web.post("/api/trials", json=same).json())
+    ]
     assert [trial["state"] for trial in done] == ["done", "done"], done
     assert done[0]["key"] == done[1]["key"]
     run = web.get("/api/run").json()
     (setting,) = [entry for entry in run["settings"] if entry["name"] == done[0]["name"]]
     assert setting["guidance"]["terms"][1] == {"kind": "slg", "layers": ["single:3"]}
-    assert setting["parameters"]["guidance"] == "STG 1,0.5 (attention 7,8,9) + SLG (residual single:3)"
+    assert (
+        setting["parameters"]["guidance"] == "STG 1,0.5 (attention 7,8,9) + SLG (residual single:3)"
+    )
     assert "guidance" in run["varied"]
 
 
@@ -602,11 +646,19 @@ def test_the_queue_is_bounded(web: TestClient, slow: Slow) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"model": "/etc"}, {"model": "someone/else"}, {"parameters": {"layers": [1], "device": "cuda"}}, {"seed": -1},
-        {"parameters": {"image": "/etc/passwd"}}, {"parameters": {"stg_scale": "much"}}, {"prompt": ""}, {"seed": 1.5},
-        {"prompt": "a" * 4001}, {"parameters": {"steps": 0}}, {"parameters": {str(i): 1 for i in range(50)}},
+        {"model": "/etc"},
+        {"model": "someone/else"},
+        {"parameters": {"layers": [1], "device": "cuda"}},
+        {"seed": -1},
+        {"parameters": {"image": "/etc/passwd"}},
+        {"parameters": {"stg_scale": "much"}},
+        {"prompt": ""},
+        {"seed": 1.5},
+        {"prompt": "a" * 4001},
+        {"parameters": {"steps": 0}},
+        {"parameters": {str(i): 1 for i in range(50)}},
     ],
-)  # fmt: skip
+)
 def test_what_may_not_be_asked_for_is_refused_at_once(
     web: TestClient, changed: dict[str, Any]
 ) -> None:
@@ -679,13 +731,21 @@ def test_another_text_may_go_with_a_picture(pictured_web: TestClient, pictured: 
     ("changed", "said"),
     [
         ({"image_of": 99}, "a prompt must be one of the run, but got the id 99"),
-        ({"image_of": 4}, "a prompt must have a picture to start from, but 4, 'a blue circle', has none"),
-        ({"image_of": 2}, "the picture of a prompt must be kept in the run, but first.png of prompt 2 is not there"),
+        (
+            {"image_of": 4},
+            "a prompt must have a picture to start from, but 4, 'a blue circle', has none",
+        ),
+        (
+            {"image_of": 2},
+            "picture of a prompt must be kept in the run, but first.png of prompt 2 is not there",
+        ),
         ({}, "a trial must have a prompt, a picture or both, but got neither"),
-        ({"image_of": "1"}, None), ({"image_of": True}, None), ({"image_of": 1.5}, None),
+        ({"image_of": "1"}, None),
+        ({"image_of": True}, None),
+        ({"image_of": 1.5}, None),
         ({"image": "first.png"}, None),
     ],
-)  # fmt: skip
+)
 def test_pictures_that_cannot_be_taken_are_refused_at_once(
     pictured_web: TestClient, pictured: Path, slow: Slow, changed: dict[str, Any], said: str | None
 ) -> None:
