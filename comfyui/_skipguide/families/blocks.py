@@ -1,12 +1,13 @@
 # Built by `make comfyui` from src/skipguide/families/blocks.py; do not edit.
-"""From what a user wrote to the blocks of a model, and whether the model is in a state in which
-they can be skipped."""
+"""Find the blocks of a model, and those that the layers of a term name.
+
+A denoiser is a chain of sites, one for each block, or one for each half of a transformer layer of a
+UNet. The rest of the package speaks of layers as positions in this chain."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -19,8 +20,12 @@ Term = STG | SLG
 
 
 def resolve_layers(family: Family, sites: Sequence[LayerSite], term: Term) -> list[int]:
-    """The layers of a term as sorted positions in the chain of blocks; of a Random all that may be
-    drawn.
+    """Return the layers of a term as sorted positions in the chain; of a Random all candidates.
+
+    Args:
+        family: the row of the model.
+        sites: its chain, from layer_sites().
+        term: what the user wrote.
 
     Raises:
         ValueError: for a layer out of range, an unknown stack, or a skip or axis that the family
@@ -30,8 +35,8 @@ def resolve_layers(family: Family, sites: Sequence[LayerSite], term: Term) -> li
     _check_skip(family, term)
     if isinstance(term, STG) and term.audio_scale is not None and "audio" not in family.outputs:
         raise ValueError(
-            f"audio_scale is for models that make sound, but {family.name} makes none. Leave"
-            " audio_scale=None."
+            f"audio_scale is for models that make sound, but {family.name} makes none. Leave it"
+            " out."
         )
     if isinstance(term.layers, Random):
         return _random_candidates(family, sites, term)
@@ -56,11 +61,12 @@ def _check_skip(family: Family, term: Term) -> None:
 
 
 def _random_candidates(family: Family, sites: Sequence[LayerSite], term: Term) -> list[int]:
-    """What a Random may draw: all blocks (of its axis) but the first and the last of each stack
-    that runs in turn."""
+    """Return what a Random may draw: all blocks of its axis but the first and the last.
+
+    Where stacks run in turn, these are the first and the last of each."""
     if family.unet:
         raise ValueError(
-            f"a Random draws from blocks that are alike, but the layers of {family.model} differ in"
+            f"Random draws from blocks that are alike, but the layers of {family.model} differ in"
             ' size. Name some, as in layers=["up:0"].'
         )
     mine = [k for k, site in enumerate(sites) if term.axis in (None, site.axis)]
@@ -68,8 +74,8 @@ def _random_candidates(family: Family, sites: Sequence[LayerSite], term: Term) -
     found = [k for k in mine if min(ranks.values()) < ranks[k] < max(ranks.values())]
     if not found:
         raise ValueError(
-            f"a Random needs blocks between the first and the last one, but this {family.model} has"
-            f" {len(mine)}. Name layers."
+            f"Random needs blocks between the first and the last one, but this {family.model} has"
+            f" {len(mine)}. Name the layers instead."
         )
     return found
 
@@ -77,15 +83,14 @@ def _random_candidates(family: Family, sites: Sequence[LayerSite], term: Term) -
 def _find_positions(
     family: Family, sites: Sequence[LayerSite], layer: int | str, axis: str | None
 ) -> list[int]:
-    """Where a layer is in the chain: one place, or one of each axis where those of space and time
-    run in turn."""
+    """Return the positions of a layer: one, or one for each axis where those of space and time run
+    in turn."""
     if isinstance(layer, str):
         names, index = [layer.split(":")[0]], int(layer.split(":")[1])
     elif family.unet:
         raise ValueError(
             f"a layer of a UNet must be written with its part (down, mid or up), but got {layer}."
-            " Write "
-            f'layers=["up:{layer}"], for example; `skipguide layers` lists them.'
+            f' Write layers=["up:{layer}"], for example; `skipguide layers` lists them.'
         )
     elif family.interleaved:
         names, index = (
@@ -143,7 +148,12 @@ def _check_axis(family: Family, term: Term) -> None:
 def check_disjoint(
     terms: Sequence[Term], skipped: Sequence[list[int]], sites: Sequence[LayerSite]
 ) -> None:
-    """See that no two SLG terms skip the same layer: there is one unconditional pass.
+    """Reject SLG terms that skip the same layer, for they share one unconditional pass.
+
+    Args:
+        terms: all terms.
+        skipped: the positions that each of them skips.
+        sites: the chain.
 
     Raises:
         ValueError: if two do.
@@ -155,48 +165,59 @@ def check_disjoint(
         if both := seen & set(where):
             site = sites[min(both)]
             raise ValueError(
-                f"SLG terms share the one unconditional pass, so each layer may be in one of them,"
-                f" but "
-                f'"{site.address}" is in two. Merge them.'
+                "SLG terms share the one unconditional pass, so each layer may be in one of them,"
+                f' but "{site.address}" is in two. Merge them.'
             )
         seen |= set(where)
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerSite:
-    """A block, or half a transformer layer of a UNet, in the order in which a denoiser runs
-    them."""
+    """A block, or half a transformer layer of a UNet: one link in the chain of a denoiser.
+
+    Args:
+        stack: the list that the block is in, as its family's row describes it.
+        name: the name of the stack.
+        index: the block's number in the stack.
+        parent: the module that holds the block.
+        key: the block's name in that module.
+        axis: the axis along which its attention sees; None for joint attention.
+        axis_layers: in a UNet, what the row says of layers of this axis.
+        preceding_modules: in a UNet, the modules that run before it, each as large as can be.
+    """
 
     stack: Stack
-    name: str  # of its stack
-    index: int  # in its stack
-    parent: nn.Module  # the list that holds it
-    key: str  # in that list
+    name: str
+    index: int
+    parent: nn.Module
+    key: str
     axis: str | None = None
-    axis_layers: AxisLayers | None = None  # of a UNet's layer
-    preceding_modules: tuple[schema.Entry, ...] = ()  # in a UNet: what runs before it
+    axis_layers: AxisLayers | None = None
+    preceding_modules: tuple[schema.Entry, ...] = ()
 
     @property
     def block(self) -> nn.Module:
+        """The module itself."""
         return self.parent._modules[self.key]  # type: ignore[return-value]
 
     @property
     def address(self) -> str:
-        """As in `layers`."""
+        """How a user writes it, as in "blocks:3" or "up:0"."""
         return f"{self.name}:{self.index}"
 
     @property
     def entry(self) -> schema.Entry:
+        """Where proxies are put in its place."""
         return self.parent, self.key
 
     def inner_blocks(self) -> list[schema.Entry]:
-        """The transformer blocks of a UNet's half layer."""
+        """Return the transformer blocks in this half of a UNet's layer."""
         assert self.axis_layers is not None
         blocks = self.block.get_submodule(self.axis_layers.blocks)
         return [(blocks, name) for name in blocks._modules]
 
     def attentions(self) -> Iterator[tuple[schema.Entry, ValueProjection]]:
-        """The self-attentions, and what is left of each with the identity map."""
+        """Yield the self-attentions, each with what computes it when its map is the identity."""
         paths = self.stack.attention
         if self.axis_layers is not None:
             values = paths["attn1"]
@@ -211,21 +232,20 @@ class LayerSite:
             yield (self.block.get_submodule(owner), name), values
 
     def audio_attentions(self) -> set[schema.Entry]:
-        """Those of them that see sound instead of a video."""
+        """Return the self-attentions that see sound instead of a video."""
         parts = [path.rpartition(".") for path in self.stack.audio]
         return {(self.block.get_submodule(owner), name) for owner, _, name in parts}
 
     @property
     def token_layout(self) -> str:
-        """As for weakening.Shuffled."""
+        """How the tokens lie that its attention sees, as for `weak.shuffle.ShuffleTokens`."""
         return (
             self.stack.token_layout if self.axis_layers is None else self.axis_layers.token_layout
         )
 
 
 def layer_sites(family: Family, denoiser: nn.Module) -> tuple[LayerSite, ...]:
-    """Every block of a denoiser in the order in which it runs them: stack after stack, or in turn
-    where paired."""
+    """Return the chain of a denoiser: every block, in the order in which they run."""
     if family.unet is not None:
         return tuple(_unet_layer_sites(family, family.unet, denoiser))
     stacks = {
@@ -240,19 +260,19 @@ def layer_sites(family: Family, denoiser: nn.Module) -> tuple[LayerSite, ...]:
 
 
 def depth(family: Family, sites: Sequence[LayerSite]) -> int:
-    """Blocks of the first stack, by which presets tell checkpoints apart; of a UNet the layers of
-    all its parts."""
+    """Count the blocks of the first stack, or of a UNet the layers of all parts.
+
+    Presets tell checkpoints apart by it."""
     first = next(iter(family.stacks))
     return len({site.address for site in sites if family.unet or site.name == first})
 
 
 def _unet_layer_sites(family: Family, unet: UNetLayout, denoiser: nn.Module) -> Iterator[LayerSite]:
-    """The halves of its transformer layers. What runs before one of them is named in modules as
-    large as can be."""
+    """Yield the halves of a UNet's transformer layers, each with the modules that run before it."""
     finished: list[schema.Entry] = []
     for name, stack in family.stacks.items():
         index = 0
-        for owner, key, block in _find_modules(denoiser, (stack.path,)):
+        for owner, key, block in find_modules(denoiser, (stack.path,)):
             begun: list[schema.Entry] = []
             lists = {
                 half.modules: block._modules.get(half.modules) for half in unet.axis_layers.values()
@@ -265,19 +285,10 @@ def _unet_layer_sites(family: Family, unet: UNetLayout, denoiser: nn.Module) -> 
                 }
                 for n, (axis, half) in enumerate(here.items()):
                     earlier = list(here.values())[:n]
-                    within = [
-                        (parent._modules[child].get_submodule(h.blocks), "0") for h in earlier
-                    ]  # type: ignore[union-attr]
-                    yield LayerSite(
-                        stack,
-                        name,
-                        index + row,
-                        parent,
-                        child,
-                        axis,
-                        half,
-                        (*finished, *begun, *within),
-                    )
+                    layer = parent.get_submodule(child)
+                    within = [(layer.get_submodule(h.blocks), "0") for h in earlier]
+                    before = (*finished, *begun, *within)
+                    yield LayerSite(stack, name, index + row, parent, child, axis, half, before)
                 begun.append((parent, child))
             index += max(len(getattr(modules, "_modules", ())) for modules in lists.values())
             finished.append((owner, key))
@@ -286,8 +297,9 @@ def _unet_layer_sites(family: Family, unet: UNetLayout, denoiser: nn.Module) -> 
 def _modules_in_order(
     unet: UNetLayout, block: nn.Module, mid: bool
 ) -> list[tuple[nn.Module, str, int]]:
-    """(list, name in it, row) of the modules of a block. A mid block runs its first resnet before
-    its first row."""
+    """Return (list, name in it, row) of the modules of a UNet block, in the order of their run.
+
+    A mid block runs its first resnet before its first row."""
     layers = {half.modules for half in unet.axis_layers.values()}
     found = []
     for column, name in enumerate(unet.module_order):
@@ -301,17 +313,25 @@ def _modules_in_order(
 def modules_to_bypass(
     sites: Sequence[LayerSite], k: int, skipped: Sequence[int]
 ) -> list[schema.Entry]:
-    """What returns its input where place k is skipped: its module, or of one with two halves the
-    blocks of its own."""
+    """Return the modules to bypass when site k is skipped.
+
+    It is the whole module, or one half's blocks if the other half of the layer stays.
+
+    Args:
+        sites: the chain.
+        k: the position of the site.
+        skipped: all positions that are skipped, k among them.
+    """
     alike = {i for i, other in enumerate(sites) if other.entry == sites[k].entry}
     return [sites[k].entry] if alike <= set(skipped) else sites[k].inner_blocks()
 
 
-def _find_modules(
+def find_modules(
     denoiser: nn.Module, paths: Sequence[str]
-) -> Iterator[tuple[nn.Module, str, Any]]:
-    """(parent, name, module) for each path that the denoiser has; for a ModuleList, for each of its
-    entries."""
+) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield (parent, name, module) for each path that the denoiser has.
+
+    A path of a ModuleList stands for all modules in it."""
     for path in paths:
         owner, _, name = path.rpartition(".")
         parent = denoiser.get_submodule(owner)

@@ -1,9 +1,10 @@
 # Built by `make comfyui` from src/skipguide/families/lookup.py; do not edit.
-"""Find the row of a pipeline or a denoiser, and how its pipeline calls it."""
+"""Find the row of a pipeline or of a denoiser, and how the pipeline calls it."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -11,30 +12,36 @@ from torch import nn
 from ..families.rows import FAMILIES, REFUSED_PIPELINES
 from ..families.schema import CallConvention, Family
 
+ROWS_FILE = "FAMILIES in skipguide/families/rows.py (docs/add-a-family.md)"
 
-def family_of(pipe: Any) -> Family:
-    """The row for a pipeline, by the name of its class or of one that it derives from.
+
+def family_of(pipe: object) -> Family:
+    """Return the row for a pipeline, by the name of its class or of one that it derives from.
 
     Raises:
-        ValueError: if no row names the pipeline's class, or the pipeline holds a denoiser that the
-            row does not know.
+        ValueError: if no row names the pipeline's class, or its denoiser is not the row's.
     """
     return _find_row(pipe)[0]
 
 
-def call_convention_of(pipe: Any) -> CallConvention:
-    """How a pipeline calls its denoiser; raises as `family_of`."""
+def call_convention_of(pipe: object) -> CallConvention:
+    """Return how a pipeline calls its denoiser.
+
+    Raises:
+        ValueError: as family_of().
+    """
     return _find_row(pipe)[1]
 
 
-def denoisers_of(pipe: Any, family: Family) -> tuple[Any, ...]:
-    """The denoisers that a pipeline holds: one, or two where a boundary divides the run between
-    them; Wan 2.2 may hold the second alone."""
+def denoisers_of(pipe: object, family: Family) -> tuple[Any, ...]:
+    """Return the denoisers that a pipeline holds.
+
+    It is one, or two that divide the run between them; Wan 2.2 may hold the second alone."""
     held = (getattr(pipe, name, None) for name in family.denoisers)
     return tuple(denoiser for denoiser in held if denoiser is not None)
 
 
-def _find_row(pipe: Any) -> tuple[Family, CallConvention]:
+def _find_row(pipe: object) -> tuple[Family, CallConvention]:
     names = [cls.__name__ for cls in type(pipe).__mro__]
     for name in names:
         if name in REFUSED_PIPELINES:
@@ -45,20 +52,20 @@ def _find_row(pipe: Any) -> tuple[Family, CallConvention]:
                 return family, family.pipelines[name]
     if "ModularPipeline" in names:
         raise ValueError(
-            f"guide() cannot guide {names[0]}: the steps of a Modular pipeline are its guider's."
-            " Give it one:"
+            f"guide() cannot guide {names[0]}: the guidance of a Modular pipeline belongs to its"
+            " guider. Set one:"
             " pipe.update_components(guider=skipguide.guider.SkipGuidance(layers=[...], scale=1.0,"
             " guidance_scale=5.0))."
         )
     known = sorted(name for family in FAMILIES for name in family.pipelines)
     raise ValueError(
-        f"guide() needs a pipeline that has a row in skipguide/families.py, but got {names[0]}. "
-        f"Nearest known: {closest_names(names[0], known)}. `skipguide families` lists them. "
-        "To support it, add a row to FAMILIES there."
+        f"guide() needs a pipeline that it knows, but got {names[0]}. Nearest known:"
+        f" {closest_names(names[0], known)}; `skipguide families` lists all. To support another"
+        f" one, add a row to {ROWS_FILE}."
     )
 
 
-def _check_denoisers(pipe: Any, family: Family) -> None:
+def _check_denoisers(pipe: object, family: Family) -> None:
     name = type(pipe).__name__
     held = {attribute: getattr(pipe, attribute, None) for attribute in family.denoisers}
     there = {attribute: denoiser for attribute, denoiser in held.items() if denoiser is not None}
@@ -74,16 +81,17 @@ def _check_denoisers(pipe: Any, family: Family) -> None:
             raise ValueError(
                 f"{name} needs a {family.model} as its .{attribute}, but got {found}. "
                 f"Nearest known: {closest_names(found, [row.model for row in FAMILIES])}. "
-                "For another denoiser, add a row to FAMILIES in skipguide/families.py."
+                f"To support another denoiser, add a row to {ROWS_FILE}."
             )
 
 
-def closest_names(name: str, known: list[str]) -> str:
+def closest_names(name: str, known: Sequence[str]) -> str:
+    """List the three known names that are most like a name."""
     return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.0))
 
 
 def family_of_denoiser(denoiser: nn.Module) -> Family:
-    """The row for a denoiser, by the name of its class or of one that it derives from.
+    """Return the row for a denoiser, by the name of its class or of one that it derives from.
 
     Raises:
         ValueError: if no row is for such a model.
@@ -98,8 +106,8 @@ def family_of_denoiser(denoiser: nn.Module) -> Family:
         )
     if found is None:
         raise ValueError(
-            "SkipGuidance needs a denoiser that has a row in skipguide/families.py, but got"
-            f" {names[0]}. Nearest known: {closest_names(names[0], list(rows))}. To support it, add"
-            " a row to FAMILIES there."
+            f"SkipGuidance needs a denoiser that it knows, but got {names[0]}. Nearest known:"
+            f" {closest_names(names[0], list(rows))}. To support another one, add a row to"
+            f" {ROWS_FILE}."
         )
     return found

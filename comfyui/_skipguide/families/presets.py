@@ -6,12 +6,14 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..families import blocks, lookup
+from ..families.protocols import Config
+from ..families.schema import Family
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,66 +21,77 @@ else:
     import tomli as tomllib
 
 _log = logging.getLogger("skipguide")
+Entry = dict[str, Any]  # a table of the file
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A setting that somebody measured or published for one model, and the model's own defaults of
-    a generation."""
+    """A setting that somebody measured or published for one model.
 
-    model: str  # hub id, or the name of a lab model
-    pipelines: tuple[str, ...]  # none for models that are no diffusers video pipeline here
-    depth: int  # blocks in the model's first stack; 0 where the source does not say
+    Args:
+        model: a hub id, or the name of a lab model.
+        pipelines: the diffusers pipelines that it is for; none for models that have no row here.
+        depth: how many blocks the model's first stack has; 0 where the source does not say.
+        layers: the layers to skip; none beside a schedule, whose bins have their own.
+        scale: s; 0 beside `terms`, which have their own.
+        skip, axis, start, stop, rescale: as in STG.
+        source: repository@commit and file:lines, or a paper.
+        terms: the axis and the scale of each of several terms.
+        schedule: the arguments of each Bin of a Schedule.
+        defaults: the model's own settings of a generation: height, width, num_frames, ...
+        name: the name of the row.
+        kind: "stg", a weak pass beside the others, or "slg", layers skipped in the unconditional
+            pass, which has no scale.
+        note: what is not the same at the source and here.
+        width: num_attention_heads * attention_head_dim, where the depth alone does not tell
+            checkpoints apart; 0 otherwise.
+        config: other entries of the denoiser's config that must be the same.
+        recommended: STG.preset() or SLG.preset() picks it; one row for each model and kind.
+    """
+
+    model: str
+    pipelines: tuple[str, ...]
+    depth: int
     layers: tuple[int | str, ...]
     scale: float
     skip: str
-    source: str  # repository@commit, file:lines
+    source: str
     axis: str | None = None
     start: float = 0.0
     stop: float = 1.0
     rescale: float = 0.0
-    terms: tuple[
-        dict[str, Any], ...
-    ] = ()  # several at once: axis and scale of each; `scale` is then 0
-    schedule: tuple[
-        dict[str, Any], ...
-    ] = ()  # arguments of terms.Bin; layers are empty, so to overlook it fails
-    defaults: dict[str, Any] = field(
-        default_factory=dict
-    )  # height, width, num_frames, fps, guidance_scale, ...
+    terms: tuple[Entry, ...] = ()
+    schedule: tuple[Entry, ...] = ()
+    defaults: Entry = field(default_factory=dict)
     name: str = ""
-    kind: str = (  # "stg": a weak pass beside the others; "slg": layers skipped in the unconditional pass, no scale
-        "stg"
-    )
-    note: str = ""  # what is not the same thing at the source and here
-    width: int = 0  # num_attention_heads * attention_head_dim, where the depth alone does not tell checkpoints apart
-    config: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # other entries of the denoiser's config that must be these
-    recommended: bool = False  # one row per model and kind: what STG.preset() and SLG.preset() pick
+    kind: str = "stg"
+    note: str = ""
+    width: int = 0
+    config: Config = field(default_factory=dict)
+    recommended: bool = False
 
 
 @functools.cache
 def load_presets() -> tuple[Preset, ...]:
-    """All rows, in the order of the file."""
+    """Return all rows, in the order of the file."""
     text = Path(__file__).with_name("presets.toml").read_text(encoding="utf-8")
-    rows: list[dict[str, Any]] = tomllib.loads(text)["preset"]
+    rows: list[Entry] = tomllib.loads(text)["preset"]
     lists = ("pipelines", "layers", "terms", "schedule")
     return tuple(
         Preset(**{**row, **{name: tuple(row.get(name, ())) for name in lists}}) for row in rows
     )
 
 
-def preset_for(pipe: Any, kind: str = "stg") -> Preset:
-    """The recommended row for the model that a pipeline holds; the log says which one, and what it
-    holds.
+def preset_for(pipe: object, kind: str = "stg") -> Preset:
+    """Return the recommended row for the model that a pipeline holds, and log which one it is.
 
     Args:
+        pipe: the pipeline.
         kind: "stg" or "slg".
 
     Raises:
-        ValueError: if the pipeline's class is unknown, or no row fits the depth and width of its
-            denoiser.
+        ValueError: if the pipeline's class is unknown, or no row is for a denoiser of this depth
+            and width.
     """
     family = lookup.family_of(pipe)
     denoiser = lookup.denoisers_of(pipe, family)[0]
@@ -87,29 +100,27 @@ def preset_for(pipe: Any, kind: str = "stg") -> Preset:
     rows = recommended_presets(names, kind)
     row = best_preset(rows, depth, width, denoiser.config)
     if row is not None:
-        _log.info(
-            "preset %s for %s: %s. Source: %s",
-            row.name,
-            row.model,
-            describe_preset(row),
-            row.source,
-        )
+        text = describe_preset(row)
+        _log.info("preset %s for %s: %s. Source: %s", row.name, row.model, text, row.source)
         return row
-    size = f"{depth} blocks" + (
-        f" and width {width}" if width and any(row.width for row in rows) else ""
-    )
+    raise ValueError(_no_preset_message(type(pipe).__name__, rows, depth, width, family, kind))
+
+
+def _no_preset_message(
+    name: str, rows: Sequence[Preset], depth: int, width: int, family: Family, kind: str
+) -> str:
+    by_width = bool(width) and any(row.width for row in rows)
+    size = f"{depth} blocks" + (f" and width {width}" if by_width else "")
     known = ", ".join(_describe_size(row) for row in rows) or "none"
-    example = (
-        f"STG(layers=[{depth * 7 // 10}], scale=1.0)"
-        if kind == "stg"
-        else f"SLG(layers=[{depth // 4}])"
-    )
+    example = f"SLG(layers=[{depth // 4}])"
+    if kind == "stg":
+        example = f"STG(layers=[{depth * 7 // 10}], scale=1.0)"
     if family.unet:
         example = f'{kind.upper()}(layers=["up:0"])'
-    raise ValueError(
-        "a preset needs a published setting for the model, but none is known for a"
-        f" {type(pipe).__name__} of {size} (known: {known}). Choose the layer yourself, as in {example}; `skipguide presets`"
-        " lists all that is published."
+    return (
+        f"a preset needs a published setting for the model, but none is known for a {name} of"
+        f" {size} (known: {known}). Choose the layer yourself, as in {example};"
+        " `skipguide presets` lists all that is published."
     )
 
 
@@ -122,15 +133,13 @@ def recommended_presets(pipelines: Collection[str], kind: str) -> list[Preset]:
     ]
 
 
-def best_preset(
-    rows: Sequence[Preset], depth: int, width: int, config: Mapping[str, Any]
-) -> Preset | None:
+def best_preset(rows: Sequence[Preset], depth: int, width: int, config: Config) -> Preset | None:
     """Return the row for a model of this size that asks for most, or None if no row is for it."""
     fitting = [row for row in rows if fits_size(row, depth, width, config)]
     return max(fitting, key=lambda row: len(row.config) + (row.width > 0), default=None)
 
 
-def fits_size(row: Preset, depth: int, width: int, config: Mapping[str, Any]) -> bool:
+def fits_size(row: Preset, depth: int, width: int, config: Config) -> bool:
     """Return whether a row is for a model of this size.
 
     Args:
@@ -142,7 +151,7 @@ def fits_size(row: Preset, depth: int, width: int, config: Mapping[str, Any]) ->
     return same and row.depth == depth and row.width in (0, width)
 
 
-def model_width(config: Mapping[str, Any]) -> int:
+def model_width(config: Config) -> int:
     """Return the width of a denoiser's hidden states; 0 where its config has other names for it."""
     heads, size = config.get("num_attention_heads", 0), config.get("attention_head_dim", 0)
     return heads * size if isinstance(heads, int) and isinstance(size, int) else 0
@@ -156,7 +165,7 @@ def _describe_size(row: Preset) -> str:
 
 
 def describe_preset(row: Preset) -> str:
-    """A row in one phrase: layer 19, attention, scale 1, rescale 0.7, CFG 3."""
+    """Describe a row in one phrase, as in "layer 19, attention, scale 1, rescale 0.7, CFG 3"."""
     if row.schedule:
         bins = len(row.schedule)
         return f"a schedule of {bins} range{'s' if bins > 1 else ''} of sigma"
@@ -172,12 +181,12 @@ def describe_preset(row: Preset) -> str:
     return ", ".join(parts)
 
 
-def describe_layers(layers: Any) -> str:
-    """34; or dual:2, single:7; "mid:0, mid:1, ..., mid:9" where there are many."""
+def describe_layers(layers: Iterable[int | str]) -> str:
+    """List layers, as in "dual:2, single:7"; of many the first two and the last."""
     words = [str(layer) for layer in layers]
     return ", ".join(words if len(words) < 6 else [*words[:2], "...", words[-1]]) or "none"
 
 
 def describe_window(row: Preset) -> str:
-    """The part of the run, in percent."""
+    """Describe the part of a run that is guided, in percent."""
     return f"{row.start:.0%} to {row.stop:.0%}"

@@ -1,10 +1,9 @@
 # Built by `make comfyui` from src/skipguide/families/rows.py; do not edit.
-"""One row of data per model family: where its blocks are, what flows through them, how its
-pipelines call CFG.
+"""One row of data for each family of models: where its blocks are, what flows through them, how
+its pipelines call CFG.
 
-To support another model, add a row to `FAMILIES` (and, for a new shape of attention, a function to
-`identity.py`); `tests/test_families.py` then asks for a tiny pipeline of it and runs every oracle
-on it."""
+`schema.py` says what the fields mean. To support another model, add a row to FAMILIES and an
+example to `families/examples` (docs/add-a-family.md)."""
 
 from __future__ import annotations
 
@@ -58,8 +57,13 @@ LTX2_HDR = replace(LTX2, scale_names=("guidance_scale",) * 2, rescale_names=("gu
 # --- shapes of blocks -----------------------------------------------------------------------------
 
 VIDEO_STREAM = ("hidden_states",)
-VIDEO_AND_TEXT_STREAMS = ("hidden_states", "encoder_hidden_states")
+JOINT_STREAMS = ("hidden_states", "encoder_hidden_states")
 PLAIN_ATTENTION = {"attn1": identity_attention.plain_attention}
+JOINT_ATTENTION = {"attn": identity_attention.joint_attention}
+SHARED_JOINT_ATTENTION = {"attn1": identity_attention.shared_joint_attention}
+# Inputs of the denoiser that many families have, batch first.
+TEXT_INPUTS = ("hidden_states", "encoder_hidden_states", "timestep")
+MASKED_TEXT_INPUTS = (*TEXT_INPUTS, "encoder_attention_mask")
 
 
 def _single_stack(
@@ -73,10 +77,19 @@ def _single_stack(
 
 
 def _dual_and_single_stacks(dual: int, single: int) -> dict[str, Stack]:
-    joint = {"attn": identity_attention.joint_attention}
+    paths = {"dual": ("transformer_blocks", dual), "single": ("single_transformer_blocks", single)}
     return {
-        "dual": Stack("transformer_blocks", dual, VIDEO_AND_TEXT_STREAMS, joint),
-        "single": Stack("single_transformer_blocks", single, VIDEO_AND_TEXT_STREAMS, joint),
+        name: Stack(path, depth, JOINT_STREAMS, JOINT_ATTENTION)
+        for name, (path, depth) in paths.items()
+    }
+
+
+def _spatial_and_temporal_stacks(
+    spatial: str, temporal: str, depth: int, token_layout: str = ""
+) -> dict[str, Stack]:
+    return {
+        axis: Stack(path, depth, VIDEO_STREAM, PLAIN_ATTENTION, axis, token_layout)
+        for axis, path in (("spatial", spatial), ("temporal", temporal))
     }
 
 
@@ -90,8 +103,9 @@ UNET_3D_LAYOUT = UNetLayout(
 
 
 def _unet_stacks(down: int, up: int) -> dict[str, Stack]:
-    """How many transformer layers a UNet has on its way down and up again; there is one in the
-    middle."""
+    """Return the parts of a UNet with so many transformer layers on the way down and up.
+
+    There is one layer in the middle."""
     depths = {"down": ("down_blocks", down), "mid": ("mid_block", 1), "up": ("up_blocks", up)}
     return {
         name: Stack(path, depth, VIDEO_STREAM, PLAIN_ATTENTION)
@@ -107,9 +121,12 @@ FAMILIES = (
         checkpoint="genmo/mochi-1-preview",
         fps=30,
         pipelines={"MochiPipeline": BATCHED_FLOAT32},
-        stacks=_single_stack("transformer_blocks", 48, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.packed_joint_attention}),
+        stacks=_single_stack(
+            "transformer_blocks", 48, JOINT_STREAMS,
+            {"attn1": identity_attention.packed_joint_attention},
+        ),
         text_position="after",
-        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        batched_inputs=MASKED_TEXT_INPUTS,
     ),
     Family(
         name="wan",
@@ -171,7 +188,8 @@ FAMILIES = (
         },
         stacks=_dual_and_single_stacks(20, 40),
         text_position="after",
-        notes="embedded guidance runs without CFG: one pass and the weak one; true_cfg_scale > 1 is CFG",
+        notes="embedded guidance runs without CFG: one pass and the weak one; true_cfg_scale > 1 "
+        "is CFG",
     ),
     Family(
         name="framepack",
@@ -190,7 +208,7 @@ FAMILIES = (
         model="HunyuanVideo15Transformer3DModel",
         checkpoint="hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
         pipelines={"HunyuanVideo15Pipeline": GUIDER, "HunyuanVideo15ImageToVideoPipeline": GUIDER},
-        stacks=_single_stack("transformer_blocks", 54, VIDEO_AND_TEXT_STREAMS, {"attn": identity_attention.joint_attention}),
+        stacks=_single_stack("transformer_blocks", 54, JOINT_STREAMS, JOINT_ATTENTION),
         text_position="after",
     ),
     Family(
@@ -205,7 +223,7 @@ FAMILIES = (
         },
         stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
         latent_layout="packed",
-        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask", "video_coords"),
+        batched_inputs=(*MASKED_TEXT_INPUTS, "video_coords"),
     ),
     Family(
         name="ltx-2",
@@ -221,16 +239,18 @@ FAMILIES = (
         },
         stacks=_single_stack(
             "transformer_blocks", 48, ("hidden_states", "audio_hidden_states"),
-            {"attn1": identity_attention.plain_attention, "audio_attn1": identity_attention.plain_attention}, ("audio_attn1",),
+            {**PLAIN_ATTENTION, "audio_attn1": identity_attention.plain_attention},
+            audio=("audio_attn1",),
         ),
         latent_layout="packed",
         batched_inputs=(
-            "hidden_states", "audio_hidden_states", "encoder_hidden_states", "audio_encoder_hidden_states", "timestep",
-            "audio_timestep", "sigma", "audio_sigma", "encoder_attention_mask", "audio_encoder_attention_mask",
+            *MASKED_TEXT_INPUTS, "audio_hidden_states", "audio_encoder_hidden_states",
+            "audio_timestep", "sigma", "audio_sigma", "audio_encoder_attention_mask",
             "video_coords", "audio_coords", "video_self_attention_mask", "video_keyframes_mask",
         ),
         outputs=("video", "audio"),
-        notes="the pipeline has STG of its own, on by default: stg_scale=0 and modality_scale=1 switch it off",
+        notes="the pipeline has STG of its own, on by default: stg_scale=0 and modality_scale=1 "
+        "switch it off",
     ),
     Family(
         name="cogvideox",
@@ -244,10 +264,10 @@ FAMILIES = (
             "CogVideoXVideoToVideoPipeline": COG,
             "CogVideoXFunControlPipeline": COG,
         },
-        stacks=_single_stack("transformer_blocks", 42, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.shared_joint_attention}),
+        stacks=_single_stack("transformer_blocks", 42, JOINT_STREAMS, SHARED_JOINT_ATTENTION),
         latent_layout="btchw",
         text_position="before",
-        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep"),
+        batched_inputs=TEXT_INPUTS,
     ),
     Family(
         name="cogview4",
@@ -255,7 +275,7 @@ FAMILIES = (
         model="CogView4Transformer2DModel",
         checkpoint="THUDM/CogView4-6B",
         pipelines={"CogView4Pipeline": SEPARATE, "CogView4ControlPipeline": SEPARATE},
-        stacks=_single_stack("transformer_blocks", 30, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.shared_joint_attention}),
+        stacks=_single_stack("transformer_blocks", 30, JOINT_STREAMS, SHARED_JOINT_ATTENTION),
         latent_layout="bchw",
         text_position="before",
     ),
@@ -266,10 +286,10 @@ FAMILIES = (
         checkpoint="BestWishYsh/ConsisID-preview",
         fps=8,
         pipelines={"ConsisIDPipeline": COG},
-        stacks=_single_stack("transformer_blocks", 42, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.shared_joint_attention}),
+        stacks=_single_stack("transformer_blocks", 42, JOINT_STREAMS, SHARED_JOINT_ATTENTION),
         latent_layout="btchw",
         text_position="before",
-        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep"),
+        batched_inputs=TEXT_INPUTS,
         injected_modules=(("perceiver_cross_attention", "cross_attn_interval"),),
         notes="a skipped block keeps its face attention",
     ),
@@ -302,7 +322,8 @@ FAMILIES = (
             "Cosmos2_5_TransferPipeline": COSMOS,
         },
         stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
-        notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses its ControlNet hint",
+        notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses "
+        "its ControlNet hint",
     ),
     Family(
         name="allegro",
@@ -312,7 +333,7 @@ FAMILIES = (
         fps=15,
         pipelines={"AllegroPipeline": BATCHED},
         stacks=_single_stack("transformer_blocks", 32, VIDEO_STREAM, PLAIN_ATTENTION),
-        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        batched_inputs=MASKED_TEXT_INPUTS,
     ),
     Family(
         name="easyanimate",
@@ -325,11 +346,13 @@ FAMILIES = (
             "EasyAnimateInpaintPipeline": BATCHED_RESCALE,
             "EasyAnimateControlPipeline": BATCHED_RESCALE,
         },
-        stacks=_single_stack("transformer_blocks", 48, VIDEO_AND_TEXT_STREAMS, {"attn1": identity_attention.joint_attention}),
+        stacks=_single_stack(
+            "transformer_blocks", 48, JOINT_STREAMS,
+            {"attn1": identity_attention.joint_attention},
+        ),
         text_position="before",
         batched_inputs=(
-            "hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_t5", "inpaint_latents",
-            "control_latents",
+            *TEXT_INPUTS, "encoder_hidden_states_t5", "inpaint_latents", "control_latents"
         ),
         learned_variance=True,
     ),
@@ -339,9 +362,12 @@ FAMILIES = (
         model="SanaVideoTransformer3DModel",
         checkpoint="Efficient-Large-Model/SANA-Video_2B_480p_diffusers",
         fps=16,
-        pipelines={"SanaVideoPipeline": BATCHED_FLOAT32, "SanaImageToVideoPipeline": BATCHED_FLOAT32},
+        pipelines={
+            "SanaVideoPipeline": BATCHED_FLOAT32,
+            "SanaImageToVideoPipeline": BATCHED_FLOAT32,
+        },
         stacks=_single_stack("transformer_blocks", 20, VIDEO_STREAM, PLAIN_ATTENTION),
-        batched_inputs=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask"),
+        batched_inputs=MASKED_TEXT_INPUTS,
         learned_variance=True,
         linear_attention=True,
         notes="linear attention; the identity map gives V here too",
@@ -354,10 +380,10 @@ FAMILIES = (
         pipelines={"SanaWMPipeline": BATCHED_FLOAT32},
         stacks=_single_stack("blocks", 20, ("x",), {}),
         batched_inputs=(
-            "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "mask", "camera_conditions",
-            "chunk_plucker",
+            *MASKED_TEXT_INPUTS, "mask", "camera_conditions", "chunk_plucker"
         ),
-        notes="its attention mixes a recurrent and a camera branch, for which an identity map is not defined",
+        notes="its attention mixes a recurrent and a camera branch, for which an identity map is "
+        "not defined",
     ),
     Family(
         name="kandinsky-5",
@@ -366,7 +392,10 @@ FAMILIES = (
         checkpoint="kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s-Diffusers (Pro: 60 blocks)",
         pipelines={"Kandinsky5T2VPipeline": KANDINSKY, "Kandinsky5I2VPipeline": KANDINSKY},
         latent_layout="bthwc",
-        stacks=_single_stack("visual_transformer_blocks", 32, ("visual_embed",), {"self_attention": identity_attention.kandinsky_attention}),
+        stacks=_single_stack(
+            "visual_transformer_blocks", 32, ("visual_embed",),
+            {"self_attention": identity_attention.kandinsky_attention},
+        ),
     ),
     Family(
         name="kandinsky-6",
@@ -380,7 +409,7 @@ FAMILIES = (
                 "video_dec_block.self_attention": identity_attention.kandinsky_attention,
                 "audio_dec_block.self_attention": identity_attention.kandinsky_attention,
             },
-            ("audio_dec_block.self_attention",),
+            audio=("audio_dec_block.self_attention",),
         ),
         latent_layout="bthwc",
         outputs=("video", "audio"),
@@ -404,7 +433,7 @@ FAMILIES = (
         pipelines={"AnyFlowPipeline": BATCHED},
         stacks=_single_stack("blocks", 40, VIDEO_STREAM, PLAIN_ATTENTION),
         latent_layout="btchw",
-        batched_inputs=("hidden_states", "timestep", "r_timestep", "encoder_hidden_states", "encoder_hidden_states_image"),
+        batched_inputs=(*TEXT_INPUTS, "r_timestep", "encoder_hidden_states_image"),
     ),
     Family(
         name="motif-video",
@@ -422,11 +451,10 @@ FAMILIES = (
         checkpoint="maxin-cn/Latte-1",
         fps=8,
         pipelines={"LattePipeline": BATCHED},
-        stacks={
-            "spatial": Stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="spatial"),
-            "temporal": Stack("temporal_transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="temporal"),
-        },
-        batched_inputs=("hidden_states", "timestep", "encoder_hidden_states"),
+        stacks=_spatial_and_temporal_stacks(
+            "transformer_blocks", "temporal_transformer_blocks", 28
+        ),
+        batched_inputs=TEXT_INPUTS,
         interleaved=True,
         learned_variance=True,
     ),
@@ -436,18 +464,13 @@ FAMILIES = (
         model="OpenSoraTransformer3DModel",
         checkpoint="hpcai-tech/OpenSora-STDiT-v3",
         pipelines={"OpenSoraPipeline": BATCHED_FLOAT32},
-        stacks={
-            "spatial": Stack("spatial_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="spatial", token_layout="tokens"),
-            "temporal": Stack("temporal_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION, axis="temporal", token_layout="tokens"),
-        },
-        batched_inputs=(
-            "hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "frame_mask", "fps",
-            "height", "width",
-        ),
+        stacks=_spatial_and_temporal_stacks("spatial_blocks", "temporal_blocks", 28, "tokens"),
+        batched_inputs=(*MASKED_TEXT_INPUTS, "frame_mask", "fps", "height", "width"),
         interleaved=True,
         learned_variance=True,
         package="skipguide.opensora",
-        notes="diffusers has no Open-Sora: the classes are in skipguide.opensora (docs/opensora.md)",
+        notes="diffusers has no Open-Sora: the classes are in skipguide.opensora "
+        "(docs/opensora.md)",
     ),
     Family(
         name="svd",
@@ -460,7 +483,9 @@ FAMILIES = (
             ("resnets", "attentions"),
             {
                 "spatial": AxisLayers("attentions", "transformer_blocks", ("attn1",)),
-                "temporal": AxisLayers("attentions", "temporal_transformer_blocks", ("attn1",), token_layout="rows"),
+                "temporal": AxisLayers(
+                    "attentions", "temporal_transformer_blocks", ("attn1",), token_layout="rows"
+                ),
             },
         ),
         latent_layout="btchw",
@@ -493,12 +518,12 @@ FAMILIES = (
             },
         ),
         batched_inputs=(
-            "sample", "encoder_hidden_states", "added_cond_kwargs", "down_block_additional_residuals",
-            "mid_block_additional_residual",
+            "sample", "encoder_hidden_states", "added_cond_kwargs",
+            "down_block_additional_residuals", "mid_block_additional_residual",
         ),
         denoisers=("unet",),
-        notes="Blocks without cross-attention (with Stable Diffusion 1.5 down:6, down:7, up:0 to up:2) have temporal "
-        "layers only.",
+        notes="Blocks without cross-attention (with Stable Diffusion 1.5 down:6, down:7, up:0 to "
+        "up:2) have temporal layers only.",
     ),
     Family(
         name="modelscope",
@@ -521,28 +546,39 @@ FAMILIES = (
         pipelines={"I2VGenXLPipeline": BATCHED},
         stacks=_unet_stacks(6, 9),
         unet=UNET_3D_LAYOUT,
-        batched_inputs=("sample", "fps", "image_latents", "image_embeddings", "encoder_hidden_states"),
+        batched_inputs=(
+            "sample", "fps", "image_latents", "image_embeddings", "encoder_hidden_states"
+        ),
         denoisers=("unet",),
         cached_modules=("transformer_in", "image_latents_temporal_encoder"),
     ),
 )  # fmt: skip
 
 # Video pipelines of diffusers that guide() refuses, and why.
-_CROSS_FRAME_REASON = (
-    "its UNet is one for images, which takes the frames as a batch and attends across them in its"
-    " processors"
-)
-_NO_DENOISING_REASON = "it makes no video by steps of denoising, so there is nothing to guide"
 REFUSED_PIPELINES: dict[str, str] = {
-    **dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _CROSS_FRAME_REASON),
-    **dict.fromkeys(("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"), _NO_DENOISING_REASON),
-    "AnyFlowFARPipeline": "its transformer keeps keys and values of earlier chunks, which a weak pass would overwrite",
-    "Cosmos3OmniPipeline":
-        "its transformer takes packed sequences of several kinds and keeps keys and values of the text",
+    **dict.fromkeys(
+        ("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"),
+        "its UNet is one for images, which takes the frames as a batch and attends across them in"
+        " its processors",
+    ),
+    **dict.fromkeys(
+        ("LTXLatentUpsamplePipeline", "LTX2LatentUpsamplePipeline"),
+        "it makes no video by steps of denoising, so there is nothing to guide",
+    ),
+    "AnyFlowFARPipeline": (
+        "its transformer keeps keys and values of earlier chunks, which a weak pass would overwrite"
+    ),
+    "Cosmos3OmniPipeline": (
+        "its transformer takes packed sequences of several kinds and keeps keys and values of the"
+        " text"
+    ),
     "JoyImageEditPipeline": "it edits images",
-    "Kandinsky6SRPipeline": "it is a one-pass upscaler that runs without CFG or steps worth guiding",
+    "Kandinsky6SRPipeline": (
+        "it is a one-pass upscaler that runs without CFG or steps worth guiding"
+    ),
     "LTX2DFRPipeline": "it calls its transformer once per tile of the picture in every step",
     "LTX2DFRTemporalRefinePipeline": "it calls its transformer once per tile of time in every step",
-    "LTXI2VLongMultiPromptPipeline":
-        "it calls its transformer once per tile of time in every step, with prompts that differ",
-}  # fmt: skip
+    "LTXI2VLongMultiPromptPipeline": (
+        "it calls its transformer once per tile of time in every step, with prompts that differ"
+    ),
+}

@@ -1,6 +1,8 @@
 # Built by `make comfyui` from src/skipguide/families/schema.py; do not edit.
-"""What a row of `families.FAMILIES` says of a model: data, on which all behaviour that is shared
-rests."""
+"""What the row of a family says of a model.
+
+A row is data; the code that uses it is the same for all families. `rows.py` has the rows, and
+docs/add-a-family.md tells how to write one."""
 
 from __future__ import annotations
 
@@ -11,111 +13,165 @@ from typing import Any
 from torch import nn
 
 DEFAULT_FPS = 24
+# What an attention returns when its map is the identity: (attention, *inputs) -> output.
 ValueProjection = Callable[..., Any]
+Entry = tuple[nn.Module, str]  # (parent, name of its child)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A ModuleList of blocks that run one after the other."""
+    """A ModuleList of blocks that run one after the other.
 
-    path: str  # where it is on the denoiser
-    depth: int  # in the public checkpoint
-    # The block's inputs that carry state: first in its signature, in the order it returns them.
+    Args:
+        path: where the list is on the denoiser.
+        depth: how many blocks it has in the public checkpoint.
+        streams: the inputs of a block that carry state from block to block. They come first in its
+            signature, in the order in which it returns them.
+        attention: the self-attentions of a block by their paths in it, and for each the function of
+            `identity_attention.py` that computes it with the identity map.
+        axis: "spatial" or "temporal" where attention is factorized, None where it is joint.
+        token_layout: how the tokens of `streams[0]` lie that the block's attention sees; as for
+            `weak.shuffle.ShuffleTokens`.
+        audio: those of `attention` that see sound instead of a video.
+    """
+
+    path: str
+    depth: int
     streams: tuple[str, ...]
-    attention: Mapping[
-        str, ValueProjection
-    ]  # the block's self-attentions, and what each is with the identity map
-    axis: str | None = None  # "spatial" or "temporal" where attention is factorized
-    token_layout: str = ""  # as for weakening.Shuffled
-    audio: tuple[str, ...] = ()  # those of `attention` that see sound
+    attention: Mapping[str, ValueProjection]
+    axis: str | None = None
+    token_layout: str = ""
+    audio: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class AxisLayers:
-    """The spatial or the temporal half of the transformer layers of a UNet."""
+    """The spatial or the temporal half of the transformer layers of a UNet.
 
-    modules: str  # the list of a UNet block that holds them
-    blocks: str  # the list of transformer blocks in such a module
-    attention: tuple[str, ...]  # the self-attentions of such a block
-    token_layout: str = ""  # as for weakening.Shuffled
+    Args:
+        modules: the list of a UNet block that holds them.
+        blocks: the list of transformer blocks in each of them.
+        attention: the self-attentions of a transformer block.
+        token_layout: as in Stack.
+    """
+
+    modules: str
+    blocks: str
+    attention: tuple[str, ...]
+    token_layout: str = ""
 
 
 @dataclass(frozen=True)
 class UNetLayout:
-    """What the blocks of a UNet are made of. Layer i of a part is the i-th place for transformers
-    in its blocks."""
+    """What the blocks of a UNet are made of.
 
-    module_order: tuple[str, ...]  # the lists of a block whose i-th modules run one after the other
-    axis_layers: Mapping[str, AxisLayers]  # by axis, in the order in which they run
+    Layer i of a part (down, mid, up) is the i-th place for transformers in the blocks of the part.
+
+    Args:
+        module_order: the lists of a block whose i-th modules run one after the other.
+        axis_layers: the halves of a layer by their axes, in the order in which they run.
+    """
+
+    module_order: tuple[str, ...]
+    axis_layers: Mapping[str, AxisLayers]
 
 
 @dataclass(frozen=True)
 class CallConvention:
-    """How a pipeline calls its denoiser in one step. A name is a property of the pipeline or a
-    variable of its call."""
+    """How a pipeline calls its denoiser in one step, and how it combines the predictions.
 
-    cfg_mode: str  # "batched": once on [uncond, cond]; "separate": cond, then uncond; "guider": as its guider says
-    float32_prediction: bool = False  # it takes a float32 prediction in a bf16 run, so that the guidance is not rounded before CFG
-    cfg_flag: str = "do_classifier_free_guidance"  # whether CFG is on
-    scale_names: tuple[str, ...] = (
-        "guidance_scale",
-    )  # g at this step, one per output of the denoiser
-    scale_from_cond: bool = False  # its formula is c + g (c - u) instead of u + g (c - u)
-    unsupported_flag: str = (
-        ""  # where this is true, its formula is none that a shift of u and c passes through
-    )
-    dynamic_scale_flag: str = (
-        ""  # where this is true, g changes after the denoiser was called, and cannot be known there
-    )
-    rescale_names: tuple[
-        str, ...
-    ] = ()  # its own guidance_rescale, per output, which refers to the deviation of c
-    scale_argument: str = ""  # the call's, for g, where it has another name
-    unsupported_hint: str = ""  # what to pass for `never` to be false, where that is no argument
-    extra_guidance_flags: tuple[
-        str, ...
-    ] = ()  # where true, one more call on the cond rows each, for guidance of the pipeline's own
+    A flag or a scale is named; the name is a property of the pipeline, or a variable in its
+    `__call__` while it runs.
+
+    Args:
+        cfg_mode: "batched", one call on [uncond, cond]; "separate", one for cond and one for
+            uncond; "guider", as the pipeline's guider asks for.
+        float32_prediction: in a run in half precision the pipeline accepts predictions in float32,
+            so that the guidance is not rounded before CFG.
+        cfg_flag: whether CFG is on.
+        scale_names: the scale g at this step, one for each output of the denoiser.
+        scale_from_cond: the formula is c + g (c - u) instead of u + g (c - u).
+        unsupported_flag: where this is true, the pipeline has a formula of its own, by which D
+            cannot be handed over.
+        unsupported_hint: the argument that makes `unsupported_flag` false, where the flag itself is
+            no argument.
+        dynamic_scale_flag: where this is true, g changes after the denoiser was called, and is not
+            known at that time.
+        rescale_names: the pipeline's own guidance_rescale for each output; it refers to the
+            deviation of c.
+        scale_argument: the argument of the call that sets g, where its name is another.
+        extra_guidance_flags: for each that is true, the pipeline calls the denoiser once more on
+            the cond rows, for guidance of its own.
+    """
+
+    cfg_mode: str
+    float32_prediction: bool = False
+    cfg_flag: str = "do_classifier_free_guidance"
+    scale_names: tuple[str, ...] = ("guidance_scale",)
+    scale_from_cond: bool = False
+    unsupported_flag: str = ""
+    dynamic_scale_flag: str = ""
+    rescale_names: tuple[str, ...] = ()
+    scale_argument: str = ""
+    unsupported_hint: str = ""
+    extra_guidance_flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Family:
-    """What guide() has to know about a model; all behaviour is shared."""
+    """All that guide() knows of a model.
+
+    Args:
+        name: as `skipguide families` and the benchmark call it.
+        title: the model's name as its makers write it.
+        model: the name of the denoiser's class.
+        checkpoint: the public checkpoint that the depths of `stacks` are those of.
+        pipelines: the pipelines by the names of their classes, and how each calls the denoiser.
+        stacks: the lists of blocks in the order in which they run; a layer that is a bare number is
+            one of the first list. Of a UNet its parts: "down", "mid" and "up".
+        batched_inputs: the inputs of the denoiser whose first dimension is the batch; needed where
+            a pipeline calls it "batched".
+        denoisers: the attributes of the pipeline that hold denoisers; one of two may be None.
+        interleaved: the stacks run in turn, one block of each, and a bare number is a block of each
+            (or of the one with the term's axis).
+        cached_modules: modules before the blocks that cost as much as blocks; weak passes reuse
+            their outputs.
+        injected_modules: (path of a ModuleList that runs between blocks, name of the config entry
+            that says after how many blocks each time).
+        outputs: what the denoiser predicts: "video", and "audio" after it.
+        learned_variance: out_channels may be twice those of the latents: a prediction, and then a
+            variance, which is not guided.
+        unet: what the blocks of a UNet are made of; None for stacks of blocks.
+        latent_layout: the dimensions of the denoiser's first input, from which the grid of its
+            tokens is read; as for `weak.token_grid.video_token_grid`.
+        text_position: where the text is in joint attention, "before" or "after" the video.
+        linear_attention: attention has no softmax.
+        fps: frames per second of its videos, where its call is not told.
+        notes: what else to know, for the tables.
+        package: the package that has the classes.
+        axes: the axes along which it attends apart; none where attention is joint.
+    """
 
     name: str
-    title: str  # as its makers write it
-    model: str  # the denoiser's class
-    checkpoint: str  # the public checkpoint that `depth` speaks of
-    pipelines: Mapping[str, CallConvention]  # diffusers pipeline classes
-    stacks: Mapping[
-        str, Stack
-    ]  # in the order in which they run; a bare int is a layer of the first one
-    batched_inputs: tuple[
-        str, ...
-    ] = ()  # inputs of the denoiser with the batch first; needed where a pipeline is batched
-    denoisers: tuple[str, ...] = (
-        "transformer",
-    )  # attributes of the pipeline; one of two may be None
-    interleaved: bool = (
-        False  # the stacks run in turn, one block of each; a bare int is one of each (see `axis`)
-    )
-    # Modules before the blocks that are as costly as blocks; weak passes reuse their outputs.
+    title: str
+    model: str
+    checkpoint: str
+    pipelines: Mapping[str, CallConvention]
+    stacks: Mapping[str, Stack]
+    batched_inputs: tuple[str, ...] = ()
+    denoisers: tuple[str, ...] = ("transformer",)
+    interleaved: bool = False
     cached_modules: tuple[str, ...] = ()
-    injected_modules: tuple[
-        tuple[str, str], ...
-    ] = ()  # (ModuleList run between blocks, config name of the interval)
+    injected_modules: tuple[tuple[str, str], ...] = ()
     outputs: tuple[str, ...] = ("video",)
-    learned_variance: bool = (
-        False  # out_channels may be twice the latents': prediction, then a variance
-    )
-    unet: UNetLayout | None = (
-        None  # what the stacks of a UNet are: the layers of its down blocks, mid block and up blocks
-    )
-    latent_layout: str = "bcthw"  # of the denoiser's first input: grids.of_video reads the grid of the tokens from it
-    text_position: str = ""  # where the text is in joint attention: "before" or "after" the video
-    linear_attention: bool = False  # attention without a softmax
-    fps: int = DEFAULT_FPS  # of its videos, where its call is not told
+    learned_variance: bool = False
+    unet: UNetLayout | None = None
+    latent_layout: str = "bcthw"
+    text_position: str = ""
+    linear_attention: bool = False
+    fps: int = DEFAULT_FPS
     notes: str = ""
-    package: str = "diffusers"  # that has the classes
+    package: str = "diffusers"
     axes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,14 +182,12 @@ class Family:
 
     @property
     def traits(self) -> set[str]:
-        """What weakening a layer may need, of kinds.LACKING."""
+        """What a kind of skip may require, of `perturbations.MISSING_TRAIT_REASONS`."""
         has = {
             "attention": all(stack.attention for stack in self.stacks.values()),
-            "softmax": not self.linear_attention, "grid": bool(self.latent_layout),
+            "softmax": not self.linear_attention,
+            "grid": bool(self.latent_layout),
             "time": self.latent_layout != "bchw",
             "joint": not self.axes,
-        }  # fmt: skip
+        }
         return {name for name, there in has.items() if there}
-
-
-Entry = tuple[nn.Module, str]  # (parent, name of its child)

@@ -245,7 +245,8 @@ def read_term(row: Mapping[str, Any]) -> Term:
     parts = {name: value for name, value in row.items() if name != "kind"}
     if not parts.get("layers"):
         raise ValueError(
-            f"a term must name its layers, but got {dict(row)!r}. Write {{layers: [8], scale: 1.0}}."
+            f"a term must name its layers, but got {dict(row)!r}. Write {{layers: [8], scale:"
+            " 1.0}."
         )
     return _make("a term", TERM_KINDS[kind], parts)
 
@@ -347,7 +348,7 @@ def _term_to_plain(term: Term) -> dict[str, Any]:
 
 
 def _to_plain(made: Any) -> dict[str, Any]:
-    """A term, bin, rule or restart by its parts; defaults are left out."""
+    """Return a term, bin, rule or restart by its parts; defaults are left out."""
     found = {}
     for field in dataclasses.fields(made):
         value = getattr(made, field.name)

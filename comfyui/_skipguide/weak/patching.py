@@ -1,40 +1,44 @@
 # Built by `make comfyui` from src/skipguide/weak/patching.py; do not edit.
-"""What it means to skip: stand-ins that take the place of blocks and attentions for the length of
-one pass.
+"""Replace blocks and attentions by proxies for the length of one pass.
 
-A stand-in replaces an entry of its parent module and forwards every other attribute to the module
-it stands for. The real module is not changed, so its own hooks (offloading), compilation and
-quantization are left in peace. Stand-ins live as long as the guidance, so that torch.compile meets
-the same modules at every step."""
+A proxy takes the place of a module in its parent, and forwards every attribute but the forward pass
+to it. The real module is not changed, so its hooks (offloading), compilation and quantization stay
+as they are. Proxies live as long as the guidance, so that torch.compile meets the same modules at
+every step."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Signature
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..families.schema import ValueProjection
+
 Tensor = torch.Tensor
-Patch = tuple[nn.Module, str, nn.Module]  # (parent, name of its child, what stands there for now)
+Patch = tuple[nn.Module, str, nn.Module]  # (parent, name of its child, the module to put there)
 
 
 class ModuleProxy(nn.Module):
-    """Takes the place of `real` without owning it: parameters, hooks and state stay with the real
-    module."""
+    """Takes the place of a module without owning it: parameters, hooks and state stay there.
 
-    def __init__(self, real: nn.Module, **attributes: Any):
+    Args:
+        real: the module.
+        attributes: further attributes of the proxy.
+    """
+
+    def __init__(self, real: nn.Module, **attributes: object):
         super().__init__()
-        self.__dict__.update(
-            attributes, real=real
-        )  # past nn.Module's registration: a stand-in has no children
+        # Not by setattr, by which nn.Module would register `real` as a child.
+        self.__dict__.update(attributes, real=real)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["real"], name)
 
-    # Who looks at the model while a stand-in is in place (or after a Ctrl-C left one there) sees
+    # Whoever looks at the model while a proxy is in place, or after a Ctrl-C left one there, sees
     # the real module.
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:
@@ -48,12 +52,13 @@ class ModuleProxy(nn.Module):
         return self
 
 
-# --- in the strong pass ---------------------------------------------------------------------------
+# --- in the conditional pass ----------------------------------------------------------------------
 
 
 class RecordInput(ModuleProxy):
-    """The real block, run as ever; the streams that enter it are copied into `state`, for blocks
-    may work in place."""
+    """The real block; the streams that enter it are copied into `state`.
+
+    They are copied because a block may change its inputs in place."""
 
     def __init__(self, real: nn.Module, streams: Sequence[str]):
         super().__init__(real, streams=tuple(streams), state=None)
@@ -67,7 +72,7 @@ class RecordInput(ModuleProxy):
 
 
 class CacheOutput(ModuleProxy):
-    """The real module, run as ever; what it returns is kept in `outputs`, one entry per call."""
+    """The real module; what it returns is kept in `outputs`, one entry for each call."""
 
     def __init__(self, real: nn.Module):
         super().__init__(real, outputs=[])
@@ -82,8 +87,9 @@ class CacheOutput(ModuleProxy):
 
 
 class Bypass(ModuleProxy):
-    """Eq. 15: the block returns its input, every stream of it; with a `source`, the input recorded
-    there."""
+    """The block returns its input, every stream of it (Eq. 15).
+
+    With a `source`, it returns the input recorded there instead of the one that arrives."""
 
     def __init__(self, real: nn.Module, streams: Sequence[str], source: RecordInput | None = None):
         super().__init__(real, streams=tuple(streams), source=source)
@@ -93,12 +99,12 @@ class Bypass(ModuleProxy):
         state = (
             stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
         )
-        # UNets ask their transformers for a tuple
+        # UNets ask their transformers for a tuple by return_dict=False.
         return state[0] if len(state) == 1 and kwargs.get("return_dict") is not False else state
 
 
 class ResumeFrom(ModuleProxy):
-    """The real block, run on the streams recorded at `source` instead of those that arrive."""
+    """The real block, run on the streams recorded by `source` instead of those that arrive."""
 
     def __init__(self, real: nn.Module, streams: Sequence[str], source: RecordInput):
         super().__init__(real, streams=tuple(streams), source=source)
@@ -109,7 +115,7 @@ class ResumeFrom(ModuleProxy):
 
 
 class ReplayOutput(ModuleProxy):
-    """What the real module returned in the strong pass, call by call, without running it."""
+    """The module returns what it returned in the conditional pass, call by call."""
 
     def __init__(self, real: nn.Module, source: CacheOutput):
         super().__init__(real, source=source)
@@ -117,23 +123,26 @@ class ReplayOutput(ModuleProxy):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         _run_group_offloading_hooks(self.real)
         outputs = self.source.outputs
-        outputs.append(outputs.pop(0))  # a whole pass turns the list once around
+        outputs.append(outputs.pop(0))  # a whole pass rotates the list once
         return _copy_output(outputs[-1])
 
 
 class ZeroOutput(ModuleProxy):
-    """A module whose result is added to a state that nobody reads, because the recorded one takes
-    its place."""
+    """The module returns zero, because what it is added to is replaced by a recorded state."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return next(value for value in args if torch.is_tensor(value)).new_zeros(())
 
 
 class IdentityAttention(ModuleProxy):
-    """Eq. 17: an attention whose map is the identity over all tokens it sees; `values` computes
-    what is left."""
+    """A self-attention whose map is the identity over all tokens it sees (Eq. 17).
 
-    def __init__(self, real: nn.Module, values: Callable[..., Any]):
+    Args:
+        real: the attention module.
+        values: the function that computes what is left of it.
+    """
+
+    def __init__(self, real: nn.Module, values: ValueProjection):
         super().__init__(real, values=values)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -141,11 +150,10 @@ class IdentityAttention(ModuleProxy):
 
 
 def _run_group_offloading_hooks(block: nn.Module) -> None:
-    """With several blocks to a group, diffusers' group offloading has the first one load it and the
-    last one unload it.
+    """Run the hooks of diffusers' group offloading for a block that is not run.
 
-    Those two must do so when they are skipped as well, for the others of their group may run.
-    """
+    The first block of a group loads the group and the last one unloads it. They must do so although
+    they are skipped, for the others of their group may run."""
     registry = getattr(block, "_diffusers_hook", None)
     hook = registry.get_hook("group_offloading") if registry is not None else None
     if hook is not None and len(hook.group.modules) > 1:
@@ -154,8 +162,7 @@ def _run_group_offloading_hooks(block: nn.Module) -> None:
 
 
 def _copy_output(output: Any) -> Any:
-    """A copy of a tensor, for FreeU writes into what a block returns; tuples (skip connections) are
-    only read."""
+    """Copy a tensor, because FreeU changes what a block returns; tuples are only read."""
     return output.clone() if torch.is_tensor(output) else output
 
 
@@ -165,15 +172,16 @@ def _copy_output(output: Any) -> Any:
 def stream_values(
     streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Tensor, ...]:
-    """The streams among the inputs of a block; blocks take them first and in order when
-    positional."""
+    """Return the streams among the inputs of a block.
+
+    Blocks take them first and in their order where they are positional."""
     return tuple(args[i] if i < len(args) else kwargs[name] for i, name in enumerate(streams))
 
 
 def replace_streams(
     streams: Sequence[str], state: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inputs of a block with other streams in the place of those that arrive."""
+    """Return the inputs of a block with other streams in the place of those that arrive."""
     positional = min(len(args), len(streams))
     named = {name: value for name, value in zip(streams, state, strict=True) if name in kwargs}
     return (*state[:positional], *args[positional:]), {**kwargs, **named}
@@ -182,13 +190,13 @@ def replace_streams(
 def bind_inputs(
     signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The inputs of a call, by name."""
+    """Return the inputs of a call by name."""
     bound = signature.bind(*args, **kwargs).arguments
     return {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
 
 
 def get_child(parent: nn.Module, name: str) -> nn.Module:
-    """The module that an entry names."""
+    """Return the child of a module by its name."""
     found = parent._modules[name]
     assert found is not None, name
     return found
@@ -198,8 +206,17 @@ UNCOND, COND = 0, 1  # the halves of a batch, which diffusers makes as [uncond, 
 
 
 def select_half(half: int, value: Any) -> Any:
-    """One half of a batch: of a tensor, or of every tensor in a tuple, list or dictionary. Other
-    values stay."""
+    """Return one half of a batch: of a tensor, or of every tensor in a tuple, list or dictionary.
+
+    Other values are returned as they are.
+
+    Args:
+        half: UNCOND or COND.
+        value: an input of the denoiser.
+
+    Raises:
+        ValueError: for a tensor with an odd number of rows.
+    """
     if isinstance(value, dict):
         return {name: select_half(half, item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -209,15 +226,15 @@ def select_half(half: int, value: Any) -> Any:
     if len(value) % 2:
         raise ValueError(
             "a batch of CFG must be [uncond, cond] with as many rows of each, but an input has"
-            f" {len(value)} rows. It is not a batch: take its name out of `batched` in its row of"
-            " skipguide/families.py."
+            f" {len(value)} rows, so it is no batch. Take its name out of `batched_inputs` in its"
+            " row of skipguide/families/rows.py."
         )
     return value.chunk(2)[half]
 
 
 @contextlib.contextmanager
 def patched(patches: Sequence[Patch]) -> Iterator[None]:
-    """Put every stand-in in place, and the real modules back again whatever happens in between."""
+    """Put the proxies in place for a `with` block, and the real modules back whatever happens."""
     real = apply_patches(patches)
     try:
         yield
@@ -226,8 +243,8 @@ def patched(patches: Sequence[Patch]) -> Iterator[None]:
 
 
 def apply_patches(patches: Sequence[Patch]) -> list[Patch]:
-    """Put every stand-in in place; returns the swaps that undo it."""
-    undo = [(parent, name, parent._modules[name]) for parent, name, _ in patches]
+    """Put the proxies in place, and return the patches that undo it."""
+    undo = [(parent, name, get_child(parent, name)) for parent, name, _ in patches]
     for parent, name, proxy in patches:
         parent._modules[name] = proxy
-    return undo  # type: ignore[return-value]  # no entry is None: guide() resolved them
+    return undo

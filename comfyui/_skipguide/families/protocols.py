@@ -1,0 +1,72 @@
+# Built by `make comfyui` from src/skipguide/families/protocols.py; do not edit.
+"""What skipguide asks of the objects of diffusers, as types.
+
+Nothing here is checked when the code runs: the classes of diffusers need not derive from these, and
+what a pipeline or a denoiser of one family has beyond them is named in the row of the family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+
+Config = Mapping[str, Any]  # the arguments that a model was made with
+Inputs = Mapping[str, Any]  # the arguments of one call of a denoiser, by name
+Projection = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Pipeline(Protocol):
+    """A diffusers pipeline. Its denoisers are attributes that the row of its family names."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a video."""
+        ...
+
+
+class Denoiser(Protocol):
+    """What a denoiser of diffusers has beside the methods of an nn.Module."""
+
+    @property
+    def config(self) -> Config:
+        """The arguments that it was made with."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its weights."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        ...
+
+
+class Attention(Protocol):
+    """A self-attention of diffusers, by what is left of it when its map is the identity."""
+
+    heads: int
+    to_v: Projection
+    to_out: Sequence[Projection]  # a linear layer and dropout
+
+
+class JointAttention(Attention, Protocol):
+    """An attention over video and text that has projections of its own for the text."""
+
+    add_v_proj: Projection
+    to_add_out: Projection
+    context_pre_only: bool  # the text is not projected, for no later block reads it
+
+
+class KandinskyAttention(Protocol):
+    """A self-attention of Kandinsky 5 and 6, which has names of its own."""
+
+    to_value: Projection
+    out_layer: Projection
+
+
+def as_denoiser(module: nn.Module) -> Denoiser:
+    """Return a module as what it is beside an nn.Module, for the type checker."""
+    return cast("Denoiser", module)
