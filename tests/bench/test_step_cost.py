@@ -186,6 +186,7 @@ def operations(way: Any) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small")
 def test_result_of_a_unet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two terms: two weak passes, both compared; one of them off by a bit is noticed."""
@@ -244,6 +245,7 @@ def test_every_family_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed.stdout.endswith("The floor of a UNet is counted in FLOPs.\n")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small")
 def test_table_of_a_unet() -> None:
     said = (

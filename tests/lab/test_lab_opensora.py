@@ -322,6 +322,7 @@ def lab() -> Any:
     return load(packaged.packaged_path("lab-opensora"))
 
 
+@pytest.mark.long
 @shipped
 def test_generated_clips_show_what_the_prompt_says(
     lab: Any, monkeypatch: pytest.MonkeyPatch

@@ -55,6 +55,7 @@ def load(folder: Path) -> Any:
     return pipe
 
 
+@pytest.mark.long
 def test_what_a_training_leaves_runs_and_is_scored(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +183,7 @@ def test_scores_are_those_that_were_asked_for(scores: dict[str, Any]) -> None:
     assert cfg["first_frame_db"] >= 26
 
 
+@pytest.mark.long
 def test_generated_clips_are_as_good_as_the_card_says_and_move_as_the_bucket_says(
     lab: Any, scores: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

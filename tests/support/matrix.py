@@ -29,8 +29,7 @@ REPRESENTATIVES = (
     "CosmosTextToWorldPipeline",  # separate, with c + g (c - u) for a formula
     "Kandinsky6TI2VAPipeline",  # separate, with video and audio as its outputs
     "HunyuanVideo15Pipeline",  # by a guider
-    "StableVideoDiffusionPipeline",  # a UNet with a scale for each frame
-    "AnimateDiffPipeline",  # a UNet with motion modules
+    "AnimateDiffPipeline",  # batched; a UNet (that of Stable Video Diffusion takes twice the time)
 )
 # The denoising loops of diffusers' Modular pipelines, which tests/test_guider.py builds.
 MODULAR = ("modular Wan", "modular Wan 2.2", "modular LTX", "modular LTX2")
