@@ -81,9 +81,9 @@ function pictures(run) {
 const OF_STG = ["layers", "skip", "strength", "normalize", "every", "start", "stop", "orthogonalize"];
 const SCALES = ["stg_scale", "spatial_scale", "temporal_scale"];
 
-/** Without what is empty, and without what has no meaning where no scale is set. */
+/** Without what is empty, and without what has no effect where STG is off. Layers without any scale have the preset's. */
 function allowed(parameters) {
-  const isOn = SCALES.some((name) => parameters[name]);
+  const isOn = SCALES.some((name) => parameters[name]) || (parameters.layers && SCALES.every((name) => parameters[name] == null));
   const isIdle = (name) => (OF_STG.includes(name) && !isOn) || (name === "rescale" && !isOn && !parameters.term);
   return Object.fromEntries(Object.entries(parameters).filter(([name, value]) => value != null && name !== "model" && !isIdle(name)));
 }
