@@ -37,8 +37,9 @@ from skipguide.method.request import (
     unpack_terms,
 )
 from skipguide.method.terms import SLG, STG, Layer, Random, Schedule
-from skipguide.pipeline import call_frame, compat
+from skipguide.pipeline import compat
 from skipguide.pipeline.denoiser import GuidedDenoiser
+from skipguide.pipeline.guider_loop import GuiderLoop
 from skipguide.pipeline.run import RunState
 from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep
 from skipguide.weak import patching
@@ -143,9 +144,10 @@ class SkipGuidance(BaseGuidance):
             cfg=GuidanceRequest(cfg=rule).to_dict().get("cfg"), _use_default_values=[],
         )  # fmt: skip
         self._forget_runs()
-        self._request()  # refuses what does not go together
+        self.make_request()  # refuses what does not go together
 
-    def _request(self) -> GuidanceRequest:
+    def make_request(self) -> GuidanceRequest:
+        """Return what is asked for now: some arguments may be set between runs."""
         several = sum(isinstance(term, STG) for term in self.terms) > 1 and self._schedule is None
         return GuidanceRequest(
             self.terms,
@@ -238,7 +240,7 @@ class SkipGuidance(BaseGuidance):
             self._begin_run()
         self._guided_step = None
         if self._run is not None:
-            self._run.request = self._request()  # rescale may have been set
+            self._run.request = self.make_request()  # rescale may have been set
             self._guided_step = self._run.decide_step(step, self._cfg_is_on())
             self._guided_step.choose_combination()
 
@@ -246,9 +248,9 @@ class SkipGuidance(BaseGuidance):
         self._checked_denoisers.clear()
         self._run = None
         if self._enabled:
-            loop = _GuiderLoop(self)
+            loop = GuiderLoop(self)
             loop.check()
-            self._run = RunState(self._request(), 1, loop)
+            self._run = RunState(self.make_request(), 1, loop)
             self._run.begin_run()
 
     def active_predictions(self) -> list[str]:
@@ -281,13 +283,25 @@ class SkipGuidance(BaseGuidance):
         )
         return {_weak_name(active): active for active in found if max(active.scales) > 0}
 
+    def has_passes_of(self, other: Any) -> bool:
+        """Return whether another guider has the same terms, whatever their scales."""
+        return isinstance(other, SkipGuidance) and other._unscaled_terms() == self._unscaled_terms()
+
+    def _unscaled_terms(self) -> list[Term]:
+        return [
+            dataclasses.replace(term, scale=1.0, audio_scale=None, normalize=False)
+            if isinstance(term, STG)
+            else term
+            for term in self.terms
+        ]
+
     def _cfg_is_on(self) -> bool:
-        if not self._uses_cfg() or self._step is None:
-            return self._uses_cfg()
+        if not self.uses_cfg() or self._step is None:
+            return self.uses_cfg()
         steps = self._num_inference_steps
         return int(self._start * steps) <= self._step < int(self._stop * steps)
 
-    def _uses_cfg(self) -> bool:
+    def uses_cfg(self) -> bool:
         """Return whether there is CFG at any step."""
         none = 0.0 if self.use_original_formulation else 1.0
         on = self._enabled and self._start < self._stop
@@ -301,7 +315,7 @@ class SkipGuidance(BaseGuidance):
         steps to know whether to hand one over; so it does not depend on the step (of an earlier
         run), nor on the weak passes, which need no text of their own.
         """
-        return 2 if self._uses_cfg() else 1
+        return 2 if self.uses_cfg() else 1
 
     @property
     def is_conditional(self) -> bool:
@@ -473,7 +487,7 @@ class SkipGuidance(BaseGuidance):
         self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **pred_weak: Tensor
     ) -> GuiderOutput:
         """Return D from c, u and p_j; without u there is no CFG, without p_j no push."""
-        run = self._run or RunState(self._request(), 1, _GuiderLoop(self))
+        run = self._run or RunState(self.make_request(), 1, GuiderLoop(self))
         step = self._guided_step or self._step_without_run(pred_uncond is not None, pred_weak)
         step.c = (pred_cond,)
         weaks = [self._weak_prediction(run, active, pred_weak) for active in step.active_terms]
@@ -520,113 +534,6 @@ def _cfg_from_cond(c: Tensor, u: Tensor, g: float | Tensor) -> Tensor:
 
 def _weak_name(active: ActiveTerm) -> str:
     return f"{WEAK}_{active.index}" if active.index else WEAK
-
-
-# --- the loop -------------------------------------------------------------------------------------
-
-
-class _GuiderLoop:
-    """The sampling loop around a guider; what it does not tell its guider is read from its
-    frames."""
-
-    scale_argument = "guidance_scale"
-
-    def __init__(self, guider: SkipGuidance):
-        self._reference = weakref.ref(guider)  # the guider holds the run, which holds this
-
-    @property
-    def _guider(self) -> SkipGuidance:
-        guider = self._reference()
-        assert guider is not None  # nobody else asks
-        return guider
-
-    @property
-    def owner(self) -> str:
-        """The name of the pipeline's class."""
-        found = self._find_owner()
-        return "SkipGuidance" if found is None else type(found[0]).__name__
-
-    @property
-    def scheduler(self) -> Any:
-        """The scheduler of the running pipeline."""
-        found = self._find_owner()
-        if found is None:
-            raise ValueError(
-                "a Schedule, CFGZero(zero_steps=1) and the space of the data need the scheduler of"
-                " the pipeline, but SkipGuidance was called outside of one. Put it into a pipeline."
-            )
-        return found[0].scheduler
-
-    def _find_owner(self) -> Any:
-        return call_frame.find_guider_owner(self._guider)
-
-    def check(self) -> None:
-        """Check what only LTX-2's Modular pipelines have, an audio guider and estimates of the
-        data.
-
-        Raises:
-            ValueError: for two guiders whose passes differ, or what speaks of predictions.
-        """
-        found, guider = self._find_owner(), self._guider
-        audio = getattr(found[0], "audio_guider", None) if found is not None else None
-        if audio is None or found is None:
-            return
-        request = guider._request()
-        zero = isinstance(guider.cfg, cfg_rules.CFGZero) and guider.cfg.zero_steps > 0
-        if request.data_space_features or zero:
-            raise ValueError(
-                f"{type(found[0]).__name__} hands its guiders estimates of the clean video, but"
-                f" {request.data_space_features or 'CFGZero with zero_steps above 0'} needs"
-                ' predictions. Use space="prediction", which is the space of the data there, or'
-                " CFGZero(zero_steps=0)."
-            )
-        if audio is guider and _passes_of(found[0].guider) != _passes_of(guider):
-            raise ValueError(
-                "an audio_guider gets the weak passes that the pipeline's guider makes, but the two"
-                " skip different layers. Give both the same terms; only their scales may differ."
-            )
-
-    def num_steps(self) -> int:
-        """Return N of the last set_state()."""
-        return self._guider._num_inference_steps
-
-    def first_timestep_index(self) -> int:
-        """Return where in the scheduler's timesteps the run begins."""
-        scheduler = self.scheduler
-        begin = getattr(scheduler, "begin_index", None)
-        return begin or max(0, len(scheduler.timesteps) - self.num_steps())
-
-    def position(self, index: int) -> tuple[int, int]:
-        """Return (i, N): a guider knows no restarts."""
-        return index, self.num_steps()
-
-    def latents(self, shape: Sequence[int]) -> Tensor | None:
-        """Return the noisy latents of the running loop, of a pipeline or of a Modular one's
-        state."""
-        found = self._find_owner()
-        if found is None:
-            return None
-        names = found[1].f_locals
-        for latents in (names.get("latents"), getattr(names.get("block_state"), "latents", None)):
-            if getattr(latents, "shape", None) == shape:
-                return latents
-        return None
-
-    def cfg_may_follow(self) -> bool:
-        """Return whether CFG is on in a window of the run."""
-        return self._guider._uses_cfg()
-
-
-def _passes_of(guider: Any) -> list[Any] | None:
-    """Return the terms of a guider without their scales; None for another guider."""
-    if not isinstance(guider, SkipGuidance):
-        return None
-    return [
-        dataclasses.replace(term, scale=1.0, audio_scale=None, normalize=False)
-        if isinstance(term, STG)
-        else term
-        for term in guider.terms
-    ]
 
 
 # --- arguments ------------------------------------------------------------------------------------

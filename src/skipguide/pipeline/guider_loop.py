@@ -1,0 +1,106 @@
+"""The sampling loop around a guider: what it does not tell its guider is read from its frames."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from skipguide.method import cfg_rules
+from skipguide.pipeline import call_frame
+
+Tensor = torch.Tensor
+
+
+class GuiderLoop:
+    """The sampling loop around a guider; what it does not tell its guider is read from its
+    frames."""
+
+    scale_argument = "guidance_scale"
+
+    def __init__(self, guider: Any):
+        self._reference = weakref.ref(guider)  # the guider holds the run, which holds this
+
+    @property
+    def _guider(self) -> Any:
+        guider = self._reference()
+        assert guider is not None  # nobody else asks
+        return guider
+
+    @property
+    def owner(self) -> str:
+        """The name of the pipeline's class."""
+        found = self._find_owner()
+        return "SkipGuidance" if found is None else type(found[0]).__name__
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler of the running pipeline."""
+        found = self._find_owner()
+        if found is None:
+            raise ValueError(
+                "a Schedule, CFGZero(zero_steps=1) and the space of the data need the scheduler of"
+                " the pipeline, but SkipGuidance was called outside of one. Put it into a pipeline."
+            )
+        return found[0].scheduler
+
+    def _find_owner(self) -> Any:
+        return call_frame.find_guider_owner(self._guider)
+
+    def check(self) -> None:
+        """Check what only LTX-2's Modular pipelines have, an audio guider and estimates of the
+        data.
+
+        Raises:
+            ValueError: for two guiders whose passes differ, or what speaks of predictions.
+        """
+        found, guider = self._find_owner(), self._guider
+        audio = getattr(found[0], "audio_guider", None) if found is not None else None
+        if audio is None or found is None:
+            return
+        request = guider.make_request()
+        zero = isinstance(guider.cfg, cfg_rules.CFGZero) and guider.cfg.zero_steps > 0
+        if request.data_space_features or zero:
+            raise ValueError(
+                f"{type(found[0]).__name__} hands its guiders estimates of the clean video, but"
+                f" {request.data_space_features or 'CFGZero with zero_steps above 0'} needs"
+                ' predictions. Use space="prediction", which is the space of the data there, or'
+                " CFGZero(zero_steps=0)."
+            )
+        if audio is guider and not guider.has_passes_of(found[0].guider):
+            raise ValueError(
+                "an audio_guider gets the weak passes that the pipeline's guider makes, but the two"
+                " skip different layers. Give both the same terms; only their scales may differ."
+            )
+
+    def num_steps(self) -> int:
+        """Return N of the last set_state()."""
+        return self._guider._num_inference_steps
+
+    def first_timestep_index(self) -> int:
+        """Return where in the scheduler's timesteps the run begins."""
+        scheduler = self.scheduler
+        begin = getattr(scheduler, "begin_index", None)
+        return begin or max(0, len(scheduler.timesteps) - self.num_steps())
+
+    def position(self, index: int) -> tuple[int, int]:
+        """Return (i, N): a guider knows no restarts."""
+        return index, self.num_steps()
+
+    def latents(self, shape: Sequence[int]) -> Tensor | None:
+        """Return the noisy latents of the running loop, of a pipeline or of a Modular one's
+        state."""
+        found = self._find_owner()
+        if found is None:
+            return None
+        names = found[1].f_locals
+        for latents in (names.get("latents"), getattr(names.get("block_state"), "latents", None)):
+            if getattr(latents, "shape", None) == shape:
+                return latents
+        return None
+
+    def cfg_may_follow(self) -> bool:
+        """Return whether CFG is on in a window of the run."""
+        return self._guider.uses_cfg()
