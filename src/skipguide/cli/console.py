@@ -39,9 +39,8 @@ class VerbGroup(TyperGroup):
         except _Interrupted:
             _fail("interrupted; every file that was written is complete.", 130, given)
         except _UsageError as error:
-            if (
-                type(error).__name__ == "NoArgsIsHelpError"
-            ):  # a verb of verbs, alone: its message is the help
+            # a verb of verbs, alone: its message is the help
+            if type(error).__name__ == "NoArgsIsHelpError":
                 typer.echo(str(error), err=True)
                 sys.exit(2)
             message = getattr(error, "format_message", error.__str__)()

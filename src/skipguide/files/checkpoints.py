@@ -16,16 +16,12 @@ from torch import nn
 
 Tensor = torch.Tensor
 Network = TypeVar("Network", bound=nn.Module)
-RenameRules = Sequence[
-    tuple[str, str | None]
-]  # (what to find in a key, what to put there, or None to leave the key out)
+# (what to find in a key, what to put there, or None to leave the key out)
+RenameRules = Sequence[tuple[str, str | None]]
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_KEYS = (
-    "state_dict",
-    "model",
-    "module",
-)  # where the checkpoint of a training run keeps the network's weights
+# where the checkpoint of a training run keeps the network's weights
+WEIGHT_KEYS = ("state_dict", "model", "module")
 BATCH_COUNTER = (  # of batch norms: old checkpoints have none, and inference needs none
     "num_batches_tracked"
 )

@@ -18,14 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "WEBP",
-    "BMP",
-    "GIF",
-    "TIFF",
-)  # named, because Pillow runs Ghostscript for others
+# named, because Pillow runs Ghostscript for others
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MIN_SIDE = 16  # pixels a side
 MAX_MEGAPIXELS = 64  # megapixels
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -59,9 +53,8 @@ def _explain_errors(name: str) -> Iterator[None]:
     """Whatever a decoder trips over in a damaged file, as one sentence."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of odd metadata, and of sizes: _check_size is stricter than Pillow
+            # of odd metadata, and of sizes: _check_size is stricter than Pillow
+            warnings.simplefilter("ignore")
             yield
     except _ImageError:
         raise
@@ -97,9 +90,8 @@ def _too_large_error(name: str, megapixels: str) -> _ImageError:
 
 def _check_frames(picture: Image.Image, path: Path) -> None:
     frames = getattr(picture, "n_frames", 1)
-    if (
-        frames > 1 and picture.format != "MPO"
-    ):  # a camera's JPEG with a preview or a depth map behind the photo
+    # a camera's JPEG with a preview or a depth map behind the photo
+    if frames > 1 and picture.format != "MPO":
         raise _ImageError(
             f"image must be one picture, but {path} holds {frames} frames or pages. Save the one"
             " that the video shall start from as PNG."
@@ -139,9 +131,8 @@ def fit_to_size(picture: Image.Image, width: int, height: int) -> Image.Image:
 def encode_for_record(picture: Image.Image) -> dict[str, str]:
     """The picture itself and a hash over its pixels, ready for JSON."""
     file = io.BytesIO()
-    Image.fromarray(np.asarray(picture)).save(
-        file, format="PNG", optimize=True
-    )  # pixels, and no profile of a camera
+    # pixels, and no profile of a camera
+    Image.fromarray(np.asarray(picture)).save(file, format="PNG", optimize=True)
     return {"sha256": _hash_pixels(picture), "png": base64.b64encode(file.getvalue()).decode()}
 
 

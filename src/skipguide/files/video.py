@@ -154,14 +154,12 @@ def _declared_length(container: av.container.InputContainer) -> float | None:
     """Seconds of video that a file says it has; None where it does not say, as one written live."""
     stream = container.streams.video[0]
     if container.format.name == "avi" and stream.frames and stream.average_rate:
-        return float(
-            stream.frames / stream.average_rate
-        )  # its duration is corrected to what is there
+        # its duration is corrected to what is there
+        return float(stream.frames / stream.average_rate)
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    words = re.fullmatch(
-        r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")
-    )  # as Matroska has it
+    # as Matroska has it
+    words = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if words:
         return int(words[1]) * 3600 + int(words[2]) * 60 + float(words[3])
     alone = len(container.streams) == 1  # else sound may go on after the last picture

@@ -36,12 +36,10 @@ class AutoencoderSpec:
 
     build: Callable[[], Any]  # with the weights that training starts from
     encode: Callable[[Any, Tensor], Any]  # the posterior of clips, or of all their frames
-    decode: Callable[
-        [Any, Tensor, int], Tensor
-    ]  # what the posterior gives back, with the number of frames
-    normalise: Callable[
-        [Any, Tensor], None
-    ]  # write the scale of the latents of some clips into the config
+    # what the posterior gives back, with the number of frames
+    decode: Callable[[Any, Tensor, int], Tensor]
+    # write the scale of the latents of some clips into the config
+    normalise: Callable[[Any, Tensor], None]
     schedule: training_loop.Schedule
     crops: int  # per step
     crop_frames: int
@@ -110,9 +108,8 @@ def _add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
     """Two constant channels of opposite sign in every group of the norm that follows a
     convolution."""
     group = norm.num_channels // norm.num_groups * (len(conv.bias) // norm.num_channels)
-    copies = (
-        len(conv.bias) // norm.num_channels
-    )  # one after the other, where a convolution makes two frames of one
+    # one after the other, where a convolution makes two frames of one
+    copies = len(conv.bias) // norm.num_channels
     for i in range(copies):
         conv.bias[i::group], conv.bias[copies + i :: group] = 2.0, -2.0
 

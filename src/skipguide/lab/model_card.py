@@ -22,9 +22,8 @@ from skipguide.lab import (
     world,
 )
 
-Part = tuple[
-    str, str, str, str
-]  # what it is called, its class, its file in the pipeline, what a step trains on
+# what it is called, its class, its file in the pipeline, what a step trains on
+Part = tuple[str, str, str, str]
 PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage with a comma trains several
     "mochi": {
         "autoencoder": (
@@ -91,9 +90,8 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
         "history.jsonl",
         "scores.json",
     )
-    text = build_card(
-        model, folder, machine
-    )  # first, for it fails where the scores are another model's
+    # first, for it fails where the scores are another model's
+    text = build_card(model, folder, machine)
     target, reader = packaged.WEIGHTS / name, packaged.WEIGHTS / "judge"
     with training_loop.atomic_path(target.with_name(f"{name}.new")) as part:
         shutil.copytree(folder / "pipeline", part)
@@ -105,9 +103,8 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
     if reads:
         reader.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
-    for path in packaged.WEIGHTS.rglob(
-        "*.safetensors"
-    ):  # safetensors writes them for the owner alone
+    # safetensors writes them for the owner alone
+    for path in packaged.WEIGHTS.rglob("*.safetensors"):
         path.chmod(0o644)
     if docs:
         docs.mkdir(parents=True, exist_ok=True)

@@ -54,9 +54,8 @@ LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform ov
 SCHEDULE = training_loop.Schedule(
     steps=4000, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998
 )
-READER_SCHEDULE = training_loop.Schedule(
-    steps=2000, learning_rate=3e-3, decay=0.5
-)  # of the image encoder
+# of the image encoder
+READER_SCHEDULE = training_loop.Schedule(steps=2000, learning_rate=3e-3, decay=0.5)
 READER_BATCH = 32  # clips, two frames of each
 READ_ATTRIBUTES = {  # what the embedding has to tell, with the number of classes
     "shape": len(world.SHAPES), "colour": len(world.COLOURS), "size": len(world.SIZES),

@@ -125,9 +125,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name to write a file or folder to; it gets its own name when all of it is
     there."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for left in path.parent.glob(
-        f".{glob.escape(path.name)}.*.part"
-    ):  # of a process that was killed
+    # of a process that was killed
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 _remove(left)

@@ -39,9 +39,8 @@ class ResultRow:
     reference: int | None
     better: str
     warnings: tuple[str, ...] = ()
-    splits: dict[str, float] = field(
-        default_factory=dict
-    )  # the Inception Score's mean and deviation over parts
+    # the Inception Score's mean and deviation over parts
+    splits: dict[str, float] = field(default_factory=dict)
 
 
 # --- sets -----------------------------------------------------------------------------------------

@@ -27,19 +27,15 @@ class Readings:
     """Of both sets. A kind is the name of an extractor, for its probabilities with `asked.CLASSES`
     after it."""
 
-    vectors: dict[str, dict[str, Tensor]] = field(
-        default_factory=dict
-    )  # side/kind -> video -> (D,)
-    values: dict[str, dict[str, float]] = field(
-        default_factory=dict
-    )  # per-video metric -> video -> value
-    sizes: dict[str, dict[str, tuple[int, ...]]] = field(
-        default_factory=dict
-    )  # side -> video -> (F, H, W)
+    # side/kind -> video -> (D,)
+    vectors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    # per-video metric -> video -> value
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    # side -> video -> (F, H, W)
+    sizes: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     skipped: list[SkippedVideo] = field(default_factory=list)
-    rates: dict[str, dict[str, float | None]] = field(
-        default_factory=dict
-    )  # side -> video -> fps, None if unknown
+    # side -> video -> fps, None if unknown
+    rates: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def add_vectors(self, side: str, kind: str, names: Sequence[str], rows: Tensor) -> None:
         """Features or probabilities `(B, D)` of so many videos."""
@@ -141,6 +137,5 @@ def restore(
         for side, rows in description["sizes"].items()
     }
     values = {key: dict(rows) for key, rows in description["values"].items()}
-    return Readings(
-        vectors, values, sizes, list(skipped), description.get("rates", {})
-    )  # older results have none
+    # older results have none
+    return Readings(vectors, values, sizes, list(skipped), description.get("rates", {}))

@@ -98,13 +98,11 @@ def _find_in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             frames.setdefault(path.parent, []).append(path)
     names = {parent.relative_to(folder).as_posix() for parent in frames}
-    for parent in frames.keys() - {
-        path.parent for path in videos
-    }:  # pictures beside videos are previews of them
+    # pictures beside videos are previews of them
+    for parent in frames.keys() - {path.parent for path in videos}:
         name = parent.relative_to(folder).as_posix()
-        if (
-            parent == folder and folder.resolve().name not in names
-        ):  # "." says little, but x/ and x/x/ are two videos
+        # "." says little, but x/ and x/x/ are two videos
+        if parent == folder and folder.resolve().name not in names:
             name = folder.resolve().name
         yield Source(name, lambda paths=frames[parent]: _read_frames(paths, fps))
 

@@ -21,9 +21,8 @@ from skipguide.metrics.inputs import prompt_from_name
 
 VIDEOS, PROMPTS, RESULTS = "videos", "prompts.json", "skipguide_eval_results.json"
 _MAX_NAME_BYTES = 255 - len("-9999.mp4")  # bytes of a file name
-_VIDEO_SCALES = {
-    "imaging_quality": 100.0
-}  # what VBench writes for one video of what it divides in the mean
+# what VBench writes for one video of what it divides in the mean
+_VIDEO_SCALES = {"imaging_quality": 100.0}
 
 
 def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Path]:

@@ -28,8 +28,7 @@ def vendi_score(features: Tensor) -> float:
             " out."
         )
     x = F.normalize(features.double(), dim=1)
-    gram = (
-        x @ x.T if len(x) <= x.shape[1] else x.T @ x
-    )  # their eigenvalues are the same, but for zeros
+    # their eigenvalues are the same, but for zeros
+    gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
     shares = torch.linalg.eigvalsh(gram / len(x)).clamp(min=0)
     return math.exp(-float(torch.xlogy(shares, shares).sum()))

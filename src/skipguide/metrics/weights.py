@@ -69,9 +69,8 @@ def _find_in_hub_cache(name: str) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    if row.repo.endswith(
-        tuple(f"/{file}" for file in row.files)
-    ):  # a folder: the snapshot that holds its config
+    # a folder: the snapshot that holds its config
+    if row.repo.endswith(tuple(f"/{file}" for file in row.files)):
         config = try_to_load_from_cache(row.repo, "config.json")
         return Path(config).parent if isinstance(config, str) else None
     path = try_to_load_from_cache(row.repo, row.files[0])

@@ -60,9 +60,8 @@ def image_size(resolution: str, aspect_ratio: str) -> Size:
     """
     sizes = image_sizes(resolution)
     name = aspect_ratio
-    if resolution in SIDES and re.fullmatch(
-        r"\d+:[1-9]\d*", aspect_ratio
-    ):  # upstream finds 12:25 alone
+    # upstream finds 12:25 alone
+    if resolution in SIDES and re.fullmatch(r"\d+:[1-9]\d*", aspect_ratio):
         height, width = map(int, aspect_ratio.split(":"))
         name = _ratio_name(height, width)
     if name not in sizes:

@@ -90,9 +90,8 @@ class LoopsMixin(LatentsMixin):
 
     def _set_timesteps(self, **timesteps: Any) -> None:
         self.scheduler.set_timesteps(**timesteps)
-        self.scheduler.set_begin_index(
-            0
-        )  # spares it a look at the timesteps, for which it would wait
+        # spares it a look at the timesteps, for which it would wait
+        self.scheduler.set_begin_index(0)
         self._num_timesteps = len(self.scheduler.timesteps)
 
     def _denoise(

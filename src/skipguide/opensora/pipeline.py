@@ -95,9 +95,8 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         Raises:
             ValueError: for folders with something else in them.
         """
-        tokenizer = T5Tokenizer.from_pretrained(
-            text_encoder, local_files_only=True
-        )  # first, for it fails at once
+        # first, for it fails at once
+        tokenizer = T5Tokenizer.from_pretrained(text_encoder, local_files_only=True)
         denoiser: Any = original.load_transformer(transformer)
         autoencoder: Any = original.load_autoencoder(vae)
         encoder = T5EncoderModel.from_pretrained(

@@ -49,9 +49,8 @@ class OpenSoraAttnProcessor:
         real tokens."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = (attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))  # type: ignore[misc]
-        query, key, value = (
-            x.unflatten(2, (attn.heads, -1)) for x in projected
-        )  # (B, N, heads, channels)
+        # (B, N, heads, channels)
+        query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in projected)
         if attn.norm_q is not None and attn.norm_k is not None:
             query, key = attn.norm_q(query), attn.norm_k(key)
         if image_rotary_emb is not None:
@@ -317,9 +316,8 @@ class OpenSoraTransformer3DModel(
     def _unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """`(B, C, F, H, W)` from `(B, F, S, pixels to a patch * C)`."""
         _, high, wide = self.config["patch_size"]
-        pixels = tokens.unflatten(3, (high, wide, -1)).unflatten(
-            2, grid
-        )  # (B, F, rows, columns, high, wide, C)
+        # (B, F, rows, columns, high, wide, C)
+        pixels = tokens.unflatten(3, (high, wide, -1)).unflatten(2, grid)
         return pixels.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
     def _embed_times(
@@ -344,9 +342,8 @@ class OpenSoraTransformer3DModel(
     def _modulate(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Tokens `(B, F, S, D)` normalized, scaled and shifted for the last layer, by an embedding
         `(B, D)`."""
-        shift, scale = (self.scale_shift_table + embedding[:, None])[:, :, None, None].unbind(
-            1
-        )  # (B, 1, 1, D)
+        # (B, 1, 1, D)
+        shift, scale = (self.scale_shift_table + embedding[:, None])[:, :, None, None].unbind(1)
         return self.norm_out(tokens) * (1 + scale) + shift
 
     def _check_inputs(
@@ -415,9 +412,8 @@ def _position_embedding(
     frequencies = 1.0 / 10000 ** (channel / (dim // 2))
 
     def axis(patches: int) -> Tensor:
-        place = (
-            torch.arange(patches, device=scale.device) / scale[:, None] * (base / patches)
-        )  # (B, patches)
+        # (B, patches)
+        place = torch.arange(patches, device=scale.device) / scale[:, None] * (base / patches)
         angle = place[..., None] * frequencies
         return torch.cat([angle.sin(), angle.cos()], dim=-1)  # (B, patches, dim / 2)
 

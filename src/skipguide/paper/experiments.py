@@ -51,12 +51,8 @@ STG_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 CFG_REPLACEMENT_SCALES = (1.0, 2.0, 4.0)  # of matched length
 SELECTION_CLIPS = 128  # prompts
 FIGURE3_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of Figure 3
-RESIDUAL, ATTENTION, SPATIAL, TEMPORAL = (
-    1.0,
-    2.0,
-    2.0,
-    0.5,
-)  # the paper's scales; the last is its code's for SVD
+# the paper's scales; the last is its code's for SVD
+RESIDUAL, ATTENTION, SPATIAL, TEMPORAL = (1.0, 2.0, 2.0, 0.5)
 RESCALE = (
     0.7  # phi of its code for SVD; a row of its own, for it moves clips more than a weak push does
 )

@@ -36,9 +36,8 @@ Tensor = torch.Tensor
 COLUMNS = ("cosine", "product", "push", "error", "both")
 UNCOND = ("uncond", "")  # in the place of a skip and its layer: the direction of CFG
 CLIPS = 256
-SEED = (
-    models.OTHER_SEED + models.POOL
-)  # of the noise; the clips are those that are asked for elsewhere
+# of the noise; the clips are those that are asked for elsewhere
+SEED = models.OTHER_SEED + models.POOL
 
 
 @dataclass(frozen=True)

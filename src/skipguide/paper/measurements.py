@@ -12,10 +12,8 @@ from skipguide.lab import judge, world
 
 Tensor = torch.Tensor
 BORDER = 6  # pixels around the frame, in which the object is never for most of the time
-EDGE_RANGE = (
-    0.3,
-    0.7,
-)  # an object's outline lies within these shares of its colour: stripes of a background are below
+# an object's outline lies within these shares of its colour: stripes of a background are below
+EDGE_RANGE = (0.3, 0.7)
 VALUES = ("motion_amount", "flicker", "sharpness")
 
 

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLES = (("o", "-", "0.0"), ("s", "--", "0.35"), ("^", ":", "0.55"))  # marker, line, grey
-LABEL_OFFSETS = (
-    (-5, -11, "right"),
-    (5, 5, "left"),
-    (5, -11, "left"),
-)  # where scales stand: lines that meet keep them apart
+# where scales stand: lines that meet keep them apart
+LABEL_OFFSETS = ((-5, -11, "right"), (5, 5, "left"), (5, -11, "left"))
 TICKS = (-30, -10, -5, 0, 5, 10, 30, 60)  # of what a scale changes of a distance
 MAP_MEASURES = ("frechet", "right", "motion_amount", "vendi")
 DPI = 110

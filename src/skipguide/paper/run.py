@@ -25,11 +25,8 @@ from skipguide.paper.rows import Row
 
 Tensor = torch.Tensor
 DEFAULT_BATCH, DEFAULT_DTYPE = models.CHUNK, models.DTYPE
-FIGURE_NAMES = (
-    "figure-2",
-    "figure-3",
-    "cost",
-)  # what is made by one process, and not of clips by the hundred
+# what is made by one process, and not of clips by the hundred
+FIGURE_NAMES = ("figure-2", "figure-3", "cost")
 FIRST_LEVEL = 64  # clips of the first round; each doubles the one before
 
 

@@ -122,9 +122,8 @@ def bradley_terry(duels: Sequence[Duel], prior: float = 1.0) -> dict[int, Estima
         return {}
     place = {name: i for i, name in enumerate(names)}
     number = _number_clusters([duel.cluster for duel in duels])
-    wins = np.zeros(
-        (int(number.max()) + 1, len(names), len(names))
-    )  # of row over column, by cluster
+    # of row over column, by cluster
+    wins = np.zeros((int(number.max()) + 1, len(names), len(names)))
     for duel, cluster in zip(duels, number, strict=True):
         i, j = place[duel.first], place[duel.second]
         wins[cluster, i, j] += duel.score
@@ -153,10 +152,8 @@ def _strengths(wins: Floats, prior: float) -> Floats:
     """
     batch, count, _ = wins.shape
     fought = wins + wins.transpose(0, 2, 1)
-    eye, level = (
-        np.eye(count),
-        np.full((count, count), 1 / count),
-    )  # strengths are known up to a shift
+    # strengths are known up to a shift
+    eye, level = (np.eye(count), np.full((count, count), 1 / count))
     strengths = np.zeros((batch, count))
     for _ in range(_STEPS):
         chance = _logistic(strengths[:, :, None] - strengths[:, None, :])

@@ -16,9 +16,8 @@ from torch import nn
 Tensor = torch.Tensor
 
 LEVELS = 4  # of the correlation pyramid
-SMALLEST = (
-    8 * 2**LEVELS
-)  # shortest side of a frame whose pyramid has at least two entries a side at its top
+# shortest side of a frame whose pyramid has at least two entries a side at its top
+SMALLEST = 8 * 2**LEVELS
 
 
 class Residual(nn.Module):

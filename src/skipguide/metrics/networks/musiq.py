@@ -92,9 +92,8 @@ class MUSIQ(nn.Module):
     def _embed_patches(self, images: Tensor, scale: int) -> Tensor:
         """One token `(B, N, WIDTH)` per patch: what is in it, where it is, and at which size."""
         padded = pad_same(images, (PATCH, PATCH), (PATCH, PATCH))
-        patches = padded.unfold(2, PATCH, PATCH).unfold(
-            3, PATCH, PATCH
-        )  # (B, 3, rows, columns, PATCH, PATCH)
+        # (B, 3, rows, columns, PATCH, PATCH)
+        patches = padded.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
         rows, columns = patches.shape[2:4]
         x = F.relu(self.gn_root(self.conv_root(patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))))
         x = self.block1(F.max_pool2d(pad_same(x, (3, 3), (2, 2)), 3, 2))

@@ -19,9 +19,8 @@ Tensor = torch.Tensor
 
 RADIUS = 4
 HIDDEN = CONTEXT = 128
-RULES = (
-    (r"\.norm3\.", None),
-)  # the norm of a shortcut, which the checkpoint has a second time as downsample.1
+# the norm of a shortcut, which the checkpoint has a second time as downsample.1
+RULES = ((r"\.norm3\.", None),)
 
 
 class MotionEncoder(nn.Module):

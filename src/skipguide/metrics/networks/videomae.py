@@ -74,9 +74,8 @@ def _convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _config(state: Mapping[str, Tensor]) -> VideoMAEConfig:
     width, _, tubelet, patch, _ = state["patch_embed.proj.weight"].shape
-    labels: Any = {
-        "num_labels": len(state["head.bias"])
-    }  # an argument that only the base class names
+    # an argument that only the base class names
+    labels: Any = {"num_labels": len(state["head.bias"])}
     return VideoMAEConfig(
         image_size=SIZE,
         patch_size=patch,
