@@ -337,17 +337,6 @@ def test_flicker_and_sharpness(moving: tuple[world.Scenes, Tensor, Tensor]) -> N
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def test_means_have_intervals_of_the_right_width() -> None:
-    values = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = analysis.mean(values)
-    assert found.value == pytest.approx(values.mean().item())
-    assert found.low is not None
-    assert found.high is not None
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 * values.std().item() / 20, rel=0.08)
-    exact = analysis.mean(torch.full((50,), 0.25, dtype=torch.float64))
-    assert (exact.low, exact.high, exact.sign) == (0.25, 0.25, 1)
-
-
 def synthetic(features: Tensor, row: Row = CFG, first: int = 0) -> records.Clips:
     count = len(features)
     tensors = (
@@ -401,22 +390,6 @@ def test_rows_that_share_no_prompt_are_not_made_yet() -> None:
     found = Results("lab-mochi", records.RecordFolder(Path()), clips, None)
     table = next(one for one in experiments.experiments("lab-mochi") if one.name == "tables-1-2")
     assert tables.table(found, table) == "lab-mochi: not made yet."
-
-
-def test_a_share_without_spread_has_an_interval_and_so_has_a_difference_of_none() -> None:
-    ones = torch.ones(8, dtype=torch.float64)
-    assert analysis.share_or_mean(ones).low == pytest.approx(0.6756, abs=1e-4)
-    same = analysis.mean_difference(ones, ones)  # of eight that did not differ: not of all
-    assert (same.low, same.high) == (
-        pytest.approx(-0.3244, abs=1e-4),
-        pytest.approx(0.3244, abs=1e-4),
-    )
-    assert analysis.mean_difference(ones, torch.zeros_like(ones)) == analysis.Estimate(
-        1.0, 1.0, 1.0, 8
-    )
-    motion = torch.full((8,), 0.5, dtype=torch.float64)
-    assert analysis.mean_difference(motion, motion).high == 0
-    assert analysis.mean(torch.zeros(8, dtype=torch.float64)).high == 0
 
 
 # --- Figure 2 -------------------------------------------------------------------------------------

@@ -131,25 +131,3 @@ def test_win_rates_count_ties_as_halves() -> None:
     found = preference.win_rates([Duel(1, 2, 1.0, 0), Duel(2, 1, 0.5, 0), Duel(1, 2, 1.0, 1)])
     assert (found[1].value, found[2].value, found[1].count) == (2.5 / 3, 0.5 / 3, 3)
     assert found[1].low is None  # two prompts are too few
-
-
-def test_means_of_clustered_values_are_wider_than_of_free_ones() -> None:
-    rng = np.random.default_rng(3)
-    prompts = np.repeat(np.arange(20), 8)
-    values = rng.normal(size=20)[prompts] + 0.01 * rng.normal(size=160)
-    clustered = preference.mean(values.tolist(), prompts.tolist())
-    free = preference.mean(values.tolist(), range(160))
-    assert clustered.low is not None
-    assert clustered.high is not None
-    assert free.low is not None
-    assert free.high is not None
-    error = values.reshape(20, 8).mean(1).std(ddof=1) / math.sqrt(20)
-    assert clustered.high - clustered.low == pytest.approx(2 * 1.96 * error, rel=0.15)
-    assert (clustered.high - clustered.low) > 2 * (free.high - free.low)
-
-
-def test_a_mean_of_nothing_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="a mean needs values, and a cluster for each, but got 0 and 0"
-    ):
-        preference.mean([], [])

@@ -1,5 +1,4 @@
-"""Published checkpoints: read without running code, renamed by tables, and fitted exactly or
-refused."""
+"""Read published checkpoints without running code, rename their keys, and fit them exactly."""
 
 from __future__ import annotations
 
@@ -29,7 +28,11 @@ MAX_LISTED_KEYS = 12  # keys named in an error; their number is given as well
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The weights `(key: tensor)` of a file, or of the one in a folder of transformers.
+    """Return the weights `(key: tensor)` of a file, or of the weights file in a transformers
+    folder.
+
+    A pickle is read with `weights_only`. Whatever a training run keeps beside the weights is left
+    out, and so is the `module.` that DataParallel puts before every key.
 
     A pickle is read with `weights_only`; what a training run keeps beside the weights is left out,
     and so is the `module.` that DataParallel puts before every key.
@@ -54,8 +57,10 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def rename_keys(weights: Mapping[str, Tensor], rules: RenameRules) -> dict[str, Tensor]:
-    """The weights under new keys: every rule is applied, in order; a key that no rule knows stays
-    as it is."""
+    """Rename the keys of some weights.
+
+    Every rule is applied, in order. A key that no rule matches keeps its name.
+    """
     result: dict[str, Tensor] = {}
     for key, value in weights.items():
         new = _rename_key(key, rules)
@@ -67,8 +72,7 @@ def rename_keys(weights: Mapping[str, Tensor], rules: RenameRules) -> dict[str, 
 def fuse_weights(
     weights: Mapping[str, Tensor], parts: Sequence[str], whole: str
 ) -> dict[str, Tensor]:
-    """Weights in which the matrices (or biases) named by `parts` within a key lie on top of each
-    other, as `whole`."""
+    """Stack the matrices (or biases) that `parts` name within a key, as `whole`."""
     result = {
         key: value for key, value in weights.items() if not any(part in key for part in parts)
     }
@@ -82,8 +86,7 @@ def fuse_weights(
 def build_with_weights(
     build: Callable[[], Network], weights: Mapping[str, Tensor], path: Path
 ) -> Network:
-    """The network that `build` makes with exactly these weights: float32, eval mode, without
-    gradients.
+    """Build a network with exactly these weights: float32, in eval mode, without gradients.
 
     Raises:
         ValueError: If keys are missing, unexpected or of another shape; all of them are counted,
@@ -107,8 +110,7 @@ def build_with_weights(
 
 
 def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """What is wrong with weights that should be those expected: keys by name and number; "" where
-    nothing is."""
+    """Say how some weights differ from the expected ones, by key and number; "" if they do not."""
     shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
         for key in expected.keys() & given.keys()
@@ -125,7 +127,7 @@ def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
 
 
 def list_keys(keys: Iterable[str]) -> str:
-    """The first keys in order, and how many are left out."""
+    """Join the first keys in order, and say how many are left out."""
     names = sorted(keys)
     return ", ".join(names[:MAX_LISTED_KEYS]) + (
         f" and {len(names) - MAX_LISTED_KEYS} more" if len(names) > MAX_LISTED_KEYS else ""
@@ -187,15 +189,19 @@ def _read_pickle(file: Path) -> dict[str, Any]:
 
 
 def _numpy_scalar_types() -> list[Any]:
-    """What numpy's scalars are made of, which optimizers in checkpoints hold; under its name before
-    numpy 2 as well."""
+    """Return the types that make up a numpy scalar, which optimizers keep in their checkpoints.
+
+    The constructor is allowed under the name that it had before numpy 2 as well.
+    """
     scalar = np.float64(0).__reduce__()[0]
     return [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]
 
 
 def _is_torchscript(file: Path) -> bool:
-    """Whether it is an archive with a program in it; torch would warn, and then read it or not, by
-    its version."""
+    """Tell whether the file is a TorchScript archive, i.e. a zip with a program in it.
+
+    torch would warn, and then read it or not, depending on its version.
+    """
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:

@@ -1,7 +1,6 @@
-"""The first frame of an image-to-video run: read from a file, fitted to the video, kept in the
-record.
+"""The first frame of an image-to-video run: read from a file, fitted to the video, recorded.
 
-Pictures are 8-bit RGB everywhere outside of this file.
+Images are 8-bit RGB everywhere outside this file.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def read(path: Path) -> Image.Image:
-    """The picture in a file as a viewer shows it: turned as its EXIF data says, what is transparent
-    on white.
+    """Read an image file as a viewer shows it: rotated as its EXIF data says, transparency on
+    white.
 
     Raises:
-        ValueError: for what is no picture, a damaged one, one with several frames, and a size out
-            of range, which is read from the header, before any pixel.
+        ValueError: if the file is not an image, is damaged, has several frames, or has a size out
+            of range. The size is read from the header, before any pixel is decoded.
     """
     if not path.is_file():
         raise ValueError(
@@ -45,12 +44,12 @@ def read(path: Path) -> Image.Image:
 
 
 class _ImageError(ValueError):
-    """Says all that there is to say; passes through `_in_words`."""
+    """An error whose message is complete; `_explain_errors` passes it on unchanged."""
 
 
 @contextlib.contextmanager
 def _explain_errors(name: str) -> Iterator[None]:
-    """Whatever a decoder trips over in a damaged file, as one sentence."""
+    """Turn whatever a decoder raises for a damaged file into one sentence."""
     try:
         with warnings.catch_warnings():
             # of odd metadata, and of sizes: _check_size is stricter than Pillow
@@ -112,7 +111,7 @@ def _convert_to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _convert_16_bits(picture: Image.Image) -> Image.Image:
-    """Pillow's own conversion cuts off all above 255."""
+    """Scale 16-bit values to 8 bits; Pillow's own conversion clips everything above 255."""
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError("32 bits per channel, of which it does not say what is white")
@@ -120,8 +119,10 @@ def _convert_16_bits(picture: Image.Image) -> Image.Image:
 
 
 def fit_to_size(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Resized and cropped around its centre to the size of the video, not squashed; one of that
-    size stays as it is."""
+    """Resize and crop an image around its centre to the size of the video, without squashing it.
+
+    An image that already has this size stays as it is.
+    """
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
@@ -129,7 +130,7 @@ def fit_to_size(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def encode_for_record(picture: Image.Image) -> dict[str, str]:
-    """The picture itself and a hash over its pixels, ready for JSON."""
+    """Return the image as PNG in base64 together with a hash of its pixels, ready for JSON."""
     file = io.BytesIO()
     # pixels, and no profile of a camera
     Image.fromarray(np.asarray(picture)).save(file, format="PNG", optimize=True)
@@ -137,10 +138,10 @@ def encode_for_record(picture: Image.Image) -> dict[str, str]:
 
 
 def decode_from_record(entry: Any, source: Path) -> Image.Image:
-    """The picture in a record, to the last bit.
+    """Return the image kept in a record, exact to the last bit.
 
     Raises:
-        ValueError: if there is none, or it is not the one that the hash was taken of.
+        ValueError: if there is none, or its pixels do not match the recorded hash.
     """
     name = f"the image in the record of {source}"
     if not isinstance(entry, Mapping) or not isinstance(entry.get("png"), str):

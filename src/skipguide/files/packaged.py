@@ -1,4 +1,4 @@
-"""Where the packaged weights are."""
+"""The folders of the packaged weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ WEIGHTS = Path(str(resources.files("skipguide.lab"))) / "weights"
 
 
 def packaged_path(name: str) -> Path:
-    """The folder of a packaged model: a lab pipeline in diffusers layout, or "judge".
+    """Return the folder of a packaged model: a lab pipeline in diffusers layout, or "judge".
 
     Raises:
-        ValueError: for a name that is not packaged.
+        ValueError: if no packaged model has this name.
         FileNotFoundError: if this installation came without the weights.
     """
     if name not in (*NAMES, "judge"):

@@ -1,8 +1,8 @@
-"""Video files: mp4 that players show in the right colours and that carries the record of how it was
-made.
+"""Video files: mp4 that players show in the right colours, with the record of how it was made.
 
-Frames are `(F, H, W, 3)` uint8 RGB everywhere here. Files appear under their name only when they
-are complete."""
+Frames are `(F, H, W, 3)` uint8 RGB everywhere here. A file appears under its name only when it is
+complete.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _LIMITED_RANGE = 1
 
 
 def sidecar_path(path: Path) -> Path:
-    """Where the record of a video lies beside it: star.mp4.json."""
+    """Return the path of the record beside a video: star.mp4.json."""
     return path.with_name(path.name + ".json")
 
 
 @contextlib.contextmanager
 def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Temporary names in the same folders; they take the place of `paths` only when the block ends
-    well."""
+    """Yield temporary names in the same folders; they replace `paths` only if the block succeeds.
+    """
     # A name may have 255 bytes: what is added to a long one takes the place of its end.
     parts = tuple(
         path.with_name(f".{path.name[:50]}.{os.getpid()}-{i}.part") for i, path in enumerate(paths)
@@ -57,11 +57,11 @@ def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
 def write(path: Path, frames: Frames, fps: Fraction | int | str, record: Mapping[str, Any]) -> None:
     """Write an mp4 with its record inside, and the same record beside it.
 
-    H.264, yuv420p (all that browsers play), tagged BT.709 (untagged files are shown in wrong
-    colours), a key frame at least every 12 frames (players seek to key frames).
+    The file is H.264 in yuv420p (all that browsers play), tagged BT.709 (untagged files are shown
+    in wrong colours), with a key frame at least every 12 frames (players seek to key frames).
 
     Raises:
-        ValueError: for frames of another shape or type, or of an odd size.
+        ValueError: if the frames have another shape or type, or an odd height or width.
     """
     _check_frames(frames)
     text = json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
@@ -103,10 +103,11 @@ def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
 
 
 def read(path: Path) -> tuple[Frames, Fraction]:
-    """The decoded frames `(F, H, W, 3)` of a video, and its frames per second.
+    """Decode a video into its frames `(F, H, W, 3)`, and return them with its frames per second.
 
     Raises:
-        ValueError: if there is no such file, it is no video, or a part of it is damaged or missing.
+        ValueError: if there is no such file, it is not a video, or a part of it is damaged or
+            missing.
     """
     with _open_video(path) as container:
         stream = container.streams.video[0]
@@ -128,7 +129,8 @@ def read(path: Path) -> tuple[Frames, Fraction]:
 def _decode(
     container: av.container.InputContainer, path: Path
 ) -> tuple[list[Frames], list[tuple[float, float]]]:
-    """The frames, and from when until when each packet of them is shown, in seconds."""
+    """Return the frames, and for each packet of them when it starts and stops being shown, in
+    seconds."""
     frames, shown = [], []
     for packet in container.demux(container.streams.video[0]):
         # An AVI has no times but the order of its packets, which is that of decoding.
@@ -151,7 +153,8 @@ def _decode(
 
 
 def _declared_length(container: av.container.InputContainer) -> float | None:
-    """Seconds of video that a file says it has; None where it does not say, as one written live."""
+    """Return the seconds of video that a file claims to have; None if it makes no claim (a live
+    stream)."""
     stream = container.streams.video[0]
     if container.format.name == "avi" and stream.frames and stream.average_rate:
         # its duration is corrected to what is there
@@ -169,7 +172,7 @@ def _declared_length(container: av.container.InputContainer) -> float | None:
 def _check_length(
     shown: Sequence[tuple[float, float]], frame: float, length: float | None, path: Path
 ) -> None:
-    """Raise if a video ends more than two frames early, with `frame` seconds from one to the next.
+    """Raise if a video ends more than two frames early; `frame` is the seconds between two frames.
 
     Frames are not counted: a video of varying rate has fewer than its length times its rate.
     """
@@ -183,10 +186,10 @@ def _check_length(
 
 
 def _check_gaps(shown: Sequence[tuple[float, float]], frame: float, path: Path) -> None:
-    """Raise if frames at a steady rate stop for more than two of them once or twice: what a reader
-    skips as damaged.
+    """Raise if a video at a steady rate pauses for more than two frames, once or twice.
 
-    A video of varying rate stops more often.
+    This is what damage that the reader skipped looks like. A video of varying rate pauses more
+    often.
     """
     starts = np.sort([start for start, _ in shown])
     holes = np.flatnonzero(np.diff(starts) > 2.5 * max(frame, _median_frame_gap(shown)))
@@ -205,11 +208,13 @@ def _median_frame_gap(shown: Sequence[tuple[float, float]]) -> float:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of a video: from its own metadata, else from the sidecar (web sites strip
-    metadata).
+    """Read the record of a video from its own metadata, or else from the sidecar.
+
+    Web sites strip metadata, hence the sidecar.
 
     Raises:
-        ValueError: if there is no such file, it is no video, or neither has a readable record.
+        ValueError: if there is no such file, it is not a video, or neither place has a readable
+            record.
     """
     with _open_video(path) as container:
         # Other containers than mp4 return keys in upper case.
@@ -269,20 +274,21 @@ _INK, _PAPER = (235, 235, 235), (24, 24, 27)
 
 
 def enlarge(frames: Frames, factor: int) -> Frames:
-    """Every pixel a square of `factor` pixels: small videos stay honest, and players do not blur
-    them."""
+    """Repeat every pixel as a square of `factor` pixels, so that players do not blur small videos.
+    """
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
-    """Videos of one size in one, each under its caption; small ones enlarged to about 256 pixels
-    each.
+    """Join videos of one size into one, each under its caption.
+
+    Small videos are enlarged to about 256 pixels each.
 
     Args:
         columns: caption -> frames, from left to right.
 
     Raises:
-        ValueError: if they differ in shape.
+        ValueError: if the videos differ in shape.
     """
     shapes = {frames.shape: None for frames in columns.values()}
     if len(shapes) > 1:
@@ -304,8 +310,7 @@ def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
 
 
 def make_frame_strip(rows: Mapping[str, Frames], title: str, columns: int = 8) -> Image.Image:
-    """Frames of several videos as one picture: a row per video under its caption, time from left to
-    right.
+    """Draw frames of several videos as one image: a row per video, time from left to right.
 
     Args:
         rows: caption -> frames, all of one size.
@@ -334,7 +339,7 @@ def _evenly_spaced_indices(count: int, columns: int) -> Sequence[int]:
 
 
 def _write_text(picture: Image.Image, corner: tuple[int, int], width: int, text: str) -> None:
-    """One line in a caption bar: smaller if it does not fit, cut if it still does not."""
+    """Write one line in a caption bar: smaller if it does not fit, cut if it still does not."""
     text = " ".join(text.split())
     margin, draw = 4, ImageDraw.Draw(picture)
     fonts = [ImageFont.load_default(size) for size in (15, 13, 11)]

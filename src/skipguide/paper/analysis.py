@@ -22,30 +22,12 @@ from skipguide.metrics.vendi import vendi_score
 from skipguide.paper import experiments, measurements, models, records
 from skipguide.paper.records import Clips
 from skipguide.paper.rows import Row
-from skipguide.stats import jackknife
+from skipguide.stats import bootstrap, jackknife
+from skipguide.stats.estimate import Estimate
 
 Tensor = torch.Tensor
-RESAMPLES = 2000
 REFERENCE = Row(source="reference")
 FEW_CLIPS = 256  # clips: Frechet distances of fewer depend on their number most of all
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number, its 95 % interval (None where there are too few clips for one), and of how many
-    clips it is."""
-
-    value: float
-    low: float | None
-    high: float | None
-    count: int
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the whole interval is on one side of 0; else 0."""
-        if self.low is None or self.high is None:
-            return 0
-        return (self.low > 0) - (self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -131,52 +113,6 @@ MEASURES = {
 
 
 # --- estimates ------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=8)
-def _bootstrap_indices(count: int) -> Tensor:
-    """(DRAWS, count): which prompts a resample has; the same for all rows of so many."""
-    return torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(0))
-
-
-def mean(values: Tensor) -> Estimate:
-    """The mean of `(N,)` with its bootstrap interval."""
-    drawn = values[_bootstrap_indices(len(values))].mean(1)
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return Estimate(values.mean().item(), low, high, len(values))
-
-
-def share_or_mean(values: Tensor) -> Estimate:
-    """As `mean`; of a share that is 0 or 1, in which nothing varies, with Wilson's interval."""
-    if values[0] in (0, 1) and (values == values[0]).all():
-        return Estimate(
-            values[0].item(), *jackknife.wilson(int(values.sum()), len(values)), len(values)
-        )
-    return mean(values)
-
-
-def mean_difference(values: Tensor, others: Tensor) -> Estimate:
-    """As `mean`, of values less those of the same prompts; of shares of which none differs, with
-    Wilson's interval."""
-    found = values - others
-    if not found.any() and bool(((values == 0) | (values == 1)).all()):
-        most = jackknife.wilson(0, len(values))[1]
-        return Estimate(0.0, -most, most, len(values))
-    return mean(found)
-
-
-def jackknife_estimate(statistic: Callable[[Tensor], float], numbers: Tensor) -> Estimate:
-    """A statistic of the clips at some positions, with its jackknife interval over their
-    prompts."""
-
-    def value(kept: Tensor) -> Tensor:
-        return torch.tensor([statistic(kept)], dtype=torch.float64)
-
-    found = value(torch.arange(len(numbers))).item()
-    half = jackknife.half_widths(value, [numbers.tolist()])
-    if half is None:
-        return Estimate(found, None, None, len(numbers))
-    return Estimate(found, found - half.item(), found + half.item(), len(numbers))
 
 
 class Results:
@@ -283,13 +219,13 @@ class Results:
             if measure.per_clip is not None:
                 values = [measure.per_clip(clips, self.model) for clips in sets]
                 self._known[key] = (
-                    mean_difference(values[0], values[1])
+                    bootstrap.mean_difference(values[0], values[1])
                     if len(values) > 1
-                    else share_or_mean(values[0])
+                    else bootstrap.share_or_mean(values[0])
                 )
             else:
-                self._known[key] = jackknife_estimate(
-                    functools.partial(self._set_value, sets, measure), sets[0].numbers
+                self._known[key] = jackknife.estimate(
+                    functools.partial(self._set_value, sets, measure), sets[0].numbers.tolist()
                 )
         return self._known[key]
 

@@ -13,10 +13,12 @@ import torch
 
 from skipguide.lab import training_loop
 from skipguide.paper import experiments, figure2, figure3
-from skipguide.paper.analysis import MEASURES, Estimate, Results, mean
+from skipguide.paper.analysis import MEASURES, Results
 from skipguide.paper.experiments import Experiment
 from skipguide.paper.figure2 import Alignment
 from skipguide.paper.rows import Row
+from skipguide.stats import bootstrap
+from skipguide.stats.estimate import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -211,7 +213,7 @@ def _plot_heatmap(
 def plot_cosines(model: str, found: Alignment) -> Figure:
     """Mean cosine of the strong model's error and c - p, per direction and noise level; CFG's c - u
     comes last."""
-    cells = [[mean(clips) for clips in line] for line in found.column("cosine")]
+    cells = [[bootstrap.mean(clips) for clips in line] for line in found.column("cosine")]
     names = [
         f"{'CFG, c - u' if skip == figure2.UNCOND[0] else skip} {layer}"
         for skip, layer in found.directions

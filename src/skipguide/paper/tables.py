@@ -12,11 +12,13 @@ from pathlib import Path
 
 from skipguide.lab import judge, training_loop
 from skipguide.paper import analysis, measurements, models
-from skipguide.paper.analysis import FEW_CLIPS, MEASURES, Estimate, Measure, Results
+from skipguide.paper.analysis import FEW_CLIPS, MEASURES, Measure, Results
 from skipguide.paper.cost import RowTiming
 from skipguide.paper.experiments import Experiment
 from skipguide.paper.figure2 import COLUMNS, UNCOND, Alignment
 from skipguide.paper.rows import Row
+from skipguide.stats import bootstrap
+from skipguide.stats.estimate import Estimate
 
 SHOWN_MEASURES = ("right", "frechet", "inception", "vendi", "motion_amount", "flicker", "sharpness")
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
@@ -163,7 +165,7 @@ def measure_direction(found: Alignment, index: int, level: int | slice) -> Direc
     product, push, error = (columns[name].mean().item() for name in ("product", "push", "error"))
     saved = product**2 / (push * error) if push else 0.0
     return Direction(
-        analysis.mean(columns["cosine"].mean(0)), -product / push if push else 0.0, saved,
+        bootstrap.mean(columns["cosine"].mean(0)), -product / push if push else 0.0, saved,
         columns["both"].mean().item(), (push / error) ** 0.5,
     )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""Intervals, agreement and preference."""
+"""Estimates with 95 % intervals, agreement of raters, and preference."""

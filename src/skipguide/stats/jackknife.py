@@ -1,9 +1,11 @@
-"""95 % intervals by the jackknife: the statistic again without each group of videos in turn.
+"""95 % intervals by the jackknife: recompute a statistic without each group of videos in turn.
 
-A bootstrap draws videos twice, which adds no rank to a covariance and puts neighbours at distance
-0, so that Frechet distances, coverage and their like come out biased. Leaving out does not. The
-jackknife is exact for means. Its interval is about the expected value at this number of videos: a
-bias that the statistic has there stays. Busing et al., Delete-m jackknife for unequal m (1999)."""
+A bootstrap draws some videos twice, which adds no rank to a covariance and puts neighbours at
+distance 0, so Frechet distances, coverage and the like come out biased. Leaving videos out does not
+have this problem. The jackknife is exact for means. Its interval covers the expected value at this
+number of videos; a bias that the statistic has there stays. Busing et al., Delete-m jackknife for
+unequal m (1999).
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,27 @@ from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
+from skipguide.stats.estimate import Estimate
+from skipguide.stats.shares import NORMAL_QUANTILE
+
 Tensor = torch.Tensor
-Labels = Sequence[Hashable]  # one for each video; videos of one label are left out together
+Labels = Sequence[Hashable]  # one per video; videos with the same label are left out together
 
 GROUPS = 20
-MIN_GROUPS = 8  # of groups; below, the interval itself would be too uncertain
-_NORMAL_QUANTILE = 1.959963984540054  # 97.5 % quantile of the normal distribution
+MIN_GROUPS = 8  # with fewer groups, the interval itself would be too uncertain
 
 
 def half_widths(
     statistic: Callable[..., Tensor], sets: Sequence[Labels], groups: int = GROUPS
 ) -> Tensor | None:
-    """Half the width of a 95 % interval around each of the values `(V,)` that `statistic` returns.
+    """Return half the width of a 95 % interval around each value `(V,)` of a statistic.
 
     Args:
-        statistic: gets, for each set, the indices `(n,)` of the videos to keep; returns `(V,)`,
+        statistic: takes, for each set, the indices `(n,)` of the videos to keep; returns `(V,)`,
             float64.
-        sets: the labels of each set of videos, generated and reference. What they add to the
-            variance adds up.
-        groups: into how many groups of labels a set is divided, if it has as many labels.
+        sets: the labels of each set of videos, generated and reference. The variances that the sets
+            contribute are added.
+        groups: how many groups of labels a set is divided into, if it has as many labels.
 
     Returns:
         None if a set has too few labels for an interval.
@@ -51,52 +55,44 @@ def half_widths(
     return variance.sqrt() * t_quantile(min(counts) - 1)
 
 
+def estimate(statistic: Callable[[Tensor], float], labels: Labels) -> Estimate:
+    """Estimate one statistic of one set of videos.
+
+    Args:
+        statistic: takes the indices `(n,)` of the videos to keep.
+        labels: as one of the `sets` of `half_widths`.
+    """
+
+    def value(kept: Tensor) -> Tensor:
+        return torch.tensor([statistic(kept)], dtype=torch.float64)
+
+    found = value(torch.arange(len(labels))).item()
+    half = half_widths(value, [labels])
+    if half is None:
+        return Estimate(found, None, None, len(labels))
+    return Estimate(found, found - half.item(), found + half.item(), len(labels))
+
+
 def _replace_at(kept: list[Tensor], which: int, indices: Tensor) -> list[Tensor]:
     return [indices if i == which else other for i, other in enumerate(kept)]
 
 
 def _group_numbers(labels: Labels, groups: int) -> Tensor:
-    """Labels in the order in which they come, dealt out to the groups like cards."""
+    """Deal the labels out to the groups like cards, in the order in which they come."""
     order = {label: i % groups for i, label in enumerate(dict.fromkeys(labels))}
     return torch.tensor([order[label] for label in labels])
 
 
 def t_quantile(freedom: int) -> float:
-    """97.5 % quantile of Student's t, by its expansion around the normal one; right to 1e-3 from 7
-    degrees on.
+    """Return the 97.5 % quantile of Student's t, by its expansion around the normal quantile.
 
-    Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
+    The error is below 1e-3 from 7 degrees of freedom on. Abramowitz and Stegun, Handbook of
+    Mathematical Functions, 26.7.5.
     """
-    z = _NORMAL_QUANTILE
+    z = NORMAL_QUANTILE
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
     return z + math.fsum(term / freedom ** (i + 1) for i, term in enumerate(terms))
-
-
-def wilson(successes: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share. It has a width at 0 and at 1 too, where nothing varies.
-
-    Wilson, Probable inference, the law of succession, and statistical inference (1927).
-
-    Raises:
-        ValueError: unless 0 <= successes <= count and count >= 1.
-    """
-    if count < 1 or not 0 <= successes <= count:
-        raise ValueError(
-            f"a share needs 0 <= successes <= count and count >= 1, but got {successes} of {count}."
-            " Count them again."
-        )
-    square, share = _NORMAL_QUANTILE**2, successes / count
-    middle = (share + square / (2 * count)) / (1 + square / count)
-    half = (
-        _NORMAL_QUANTILE
-        / (1 + square / count)
-        * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    )
-    # At the ends the formula gives 0 and 1 exactly, which rounding misses.
-    return (0.0 if successes == 0 else middle - half), (
-        1.0 if successes == count else middle + half
-    )

@@ -1,35 +1,27 @@
-"""What votes say: means, win rates, Bradley-Terry strengths, and whether the raters agree. Pure
-functions on numbers.
+"""Statistics of votes: win rates, Bradley-Terry strengths, and agreement between raters.
 
-Every interval here is a 95 % percentile bootstrap over clusters. A cluster is a prompt: the votes
-on one prompt are not independent, whoever gave them and whatever the seed."""
+All functions are pure functions of numbers. Every interval here is a 95 % percentile bootstrap over
+clusters. A cluster is a prompt: the votes on one prompt are not independent, whoever gave them and
+whatever the seed.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipguide.stats.bootstrap import cluster_interval, clustered_mean, number_clusters
+from skipguide.stats.estimate import Estimate
+
 Floats = NDArray[np.float64]
 Level = Literal["nominal", "ordinal", "interval"]
 
-MIN_CLUSTERS = 5  # clusters for an interval
-_RESAMPLES = 1000
 _STEPS, _LONGEST_STEP, _TOLERANCE = 60, 1.0, 1e-10  # of Newton's method
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval; without one where there are too few clusters."""
-
-    value: float
-    low: float | None
-    high: float | None
-    count: int  # of what it was taken from
 
 
 @dataclass(frozen=True)
@@ -42,111 +34,64 @@ class Duel:
     cluster: Hashable
 
 
-# --- intervals ------------------------------------------------------------------------------------
-
-
-def mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
-    """The mean of some values `(N,)`, each of which belongs to a cluster.
-
-    Raises:
-        ValueError: without values, or for another number of clusters.
-    """
-    if not values or len(values) != len(clusters):
-        raise ValueError(
-            f"a mean needs values, and a cluster for each, but got {len(values)} and"
-            f" {len(clusters)}."
-        )
-    array, number = np.asarray(values, np.float64), _number_clusters(clusters)
-
-    def weighted(weights: Floats) -> Floats:  # (B, clusters) -> (B,)
-        each = weights[:, number]
-        return (each @ array) / each.sum(1)
-
-    value, low, high = _bootstrap(weighted, int(number.max()) + 1)
-    return Estimate(float(value), _to_float(low), _to_float(high), len(values))
-
-
-def _number_clusters(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
-    order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
-    return np.asarray([order[cluster] for cluster in clusters])
-
-
-def _bootstrap(
-    statistic: Callable[[Floats], Floats], clusters: int
-) -> tuple[Floats, Floats | None, Floats | None]:
-    """The statistic and the ends of its interval.
-
-    Args:
-        statistic: from how often each cluster counts, `(B, clusters)`, to values `(B, ...)`.
-    """
-    value = statistic(np.ones((1, clusters)))[0]
-    if clusters < MIN_CLUSTERS:
-        return value, None, None
-    drawn = np.random.default_rng(0).multinomial(
-        clusters, np.full(clusters, 1 / clusters), _RESAMPLES
-    )
-    ends = np.nanquantile(statistic(drawn.astype(np.float64)), (0.025, 0.975), axis=0)
-    return value, ends[0], ends[1]
-
-
-def _to_float(value: Floats | None) -> float | None:
-    return None if value is None else float(value)
-
-
 # --- pairs ----------------------------------------------------------------------------------------
 
 
 def win_rates(duels: Sequence[Duel]) -> dict[int, Estimate]:
-    """Share of its duels that each setting won; a tie is half a win."""
+    """Return the share of its duels that each setting won; a tie counts as half a win."""
     scores: dict[int, list[tuple[float, Hashable]]] = {}
     for duel in duels:
         scores.setdefault(duel.first, []).append((duel.score, duel.cluster))
         scores.setdefault(duel.second, []).append((1 - duel.score, duel.cluster))
     return {
-        setting: mean([score for score, _ in found], [cluster for _, cluster in found])
+        setting: clustered_mean([score for score, _ in found], [cluster for _, cluster in found])
         for setting, found in sorted(scores.items())
     }
 
 
 def bradley_terry(duels: Sequence[Duel], prior: float = 1.0) -> dict[int, Estimate]:
-    """Strengths b with P(i beats j) = 1 / (1 + exp(b_j - b_i)), their mean 0: the most likely ones.
+    """Fit strengths b with P(i beats j) = 1 / (1 + exp(b_j - b_i)) by maximum likelihood; mean 0.
 
     Bradley and Terry, Biometrika 39 (1952); a tie is half a win for each.
 
     Args:
-        prior: so many ties of each setting with one of strength 0 are added. 0 is plain maximum
-            likelihood, which has no finite answer where a setting won or lost all its duels.
+        prior: this many ties between each setting and one of strength 0 are added. 0 is plain
+            maximum likelihood, which has no finite answer where a setting won or lost all its
+            duels.
     """
     names = sorted({setting for duel in duels for setting in (duel.first, duel.second)})
     if not names:
         return {}
+    wins = _count_wins(duels, names)
+    value, low, high = cluster_interval(
+        lambda weights: _strengths(np.tensordot(weights, wins, 1), prior), len(wins)
+    )
+    fought = (wins + wins.transpose(0, 2, 1)).sum((0, 2))
+    return {
+        name: Estimate(
+            float(value[i]),
+            None if low is None else float(low[i]),
+            None if high is None else float(high[i]),
+            int(fought[i]),
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def _count_wins(duels: Sequence[Duel], names: Sequence[int]) -> Floats:
+    """Count wins of row over column in each cluster: `(clusters, K, K)`."""
     place = {name: i for i, name in enumerate(names)}
-    number = _number_clusters([duel.cluster for duel in duels])
-    # of row over column, by cluster
+    number = number_clusters([duel.cluster for duel in duels])
     wins = np.zeros((int(number.max()) + 1, len(names), len(names)))
     for duel, cluster in zip(duels, number, strict=True):
         i, j = place[duel.first], place[duel.second]
         wins[cluster, i, j] += duel.score
         wins[cluster, j, i] += 1 - duel.score
-    value, low, high = _bootstrap(
-        lambda weights: _strengths(np.tensordot(weights, wins, 1), prior), len(wins)
-    )
-    fought = (wins + wins.transpose(0, 2, 1)).sum((0, 2))
-    ends = (
-        [(None, None)] * len(names)
-        if low is None or high is None
-        else list(zip(low, high, strict=True))
-    )
-    return {
-        name: Estimate(
-            float(value[i]), _to_float(ends[i][0]), _to_float(ends[i][1]), int(fought[i])
-        )
-        for name, i in place.items()
-    }
+    return wins
 
 
 def _strengths(wins: Floats, prior: float) -> Floats:
-    """Newton's method for many tables at once: wins `(B, K, K)` -> strengths `(B, K)`.
+    """Run Newton's method on many tables at once: wins `(B, K, K)` -> strengths `(B, K)`.
 
     A step is at most 1, so that it cannot run away where the likelihood is flat.
     """
@@ -178,17 +123,17 @@ def _logistic(x: Floats) -> Floats:
 
 
 def krippendorff_alpha(units: Sequence[Sequence[float]], level: Level) -> float | None:
-    """Agreement of any number of raters of whom each may have left out any unit; 1 is full, 0 is
-    chance.
+    """Return the agreement of any number of raters, each of whom may have skipped units.
 
-    Krippendorff, Computing Krippendorff's Alpha-Reliability (2011).
+    1 is full agreement, 0 is chance. Krippendorff, Computing Krippendorff's Alpha-Reliability
+    (2011).
 
     Args:
-        units: the values that each thing got, one per rater who judged it.
-        level: what makes two values differ, and how much.
+        units: the values that each unit got, one per rater who judged it.
+        level: the scale of the values, which decides how far apart two of them are.
 
     Returns:
-        None where fewer than two raters judged the same unit, or all values are the same.
+        None if no unit has two raters, or all values are the same.
     """
     pairable = [list(values) for values in units if len(values) > 1]
     levels = sorted({value for values in pairable for value in values})
@@ -217,16 +162,16 @@ def _distances(values: Floats, totals: Floats, level: Level) -> Floats:
 def cohen_kappa(
     first: Sequence[float], second: Sequence[float], weights: Literal["none", "quadratic"] = "none"
 ) -> float | None:
-    """Agreement of two raters on the same things; 1 is full, 0 is chance.
+    """Return the agreement of two raters on the same units; 1 is full agreement, 0 is chance.
 
-    Cohen, Educational and Psychological Measurement 20 (1960); Psychological Bulletin 70 (1968)
-    with weights.
+    Cohen, Educational and Psychological Measurement 20 (1960); with weights, Psychological Bulletin
+    70 (1968).
 
     Returns:
-        None if both always gave one and the same answer, or nothing.
+        None if both always gave one and the same answer, or gave none.
 
     Raises:
-        ValueError: for another number of answers.
+        ValueError: if the two gave different numbers of answers.
     """
     if len(first) != len(second):
         raise ValueError(

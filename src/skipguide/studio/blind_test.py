@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from skipguide.runs import Clip, Run, Vote
-from skipguide.stats import preference
+from skipguide.stats import bootstrap, preference
 from skipguide.stats.preference import Duel
 
 Kind = Literal["rating", "pair"]
@@ -180,7 +180,7 @@ def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict
                 values.setdefault(clip.setting, []).append((float(vote.answer), clip.prompt))
         found[question] = {
             setting: asdict(
-                preference.mean([value for value, _ in own], [prompt for _, prompt in own])
+                bootstrap.clustered_mean([value for value, _ in own], [prompt for _, prompt in own])
             )
             for setting, own in sorted(values.items())
         }

@@ -9,8 +9,8 @@ from typing import Any
 
 from skipguide.metrics.catalog import METRICS
 from skipguide.runs import Clip, Run, Setting
-from skipguide.stats import preference
-from skipguide.stats.preference import Estimate
+from skipguide.stats import bootstrap
+from skipguide.stats.estimate import Estimate
 from skipguide.studio import blind_test, setting_grid
 
 FORMAT = 1
@@ -143,7 +143,7 @@ def _setting_means(values: Sequence[tuple[Clip, float]]) -> dict[int, Estimate]:
     for clip, value in values:
         by_setting.setdefault(clip.setting, []).append((clip, value))
     return {
-        setting: preference.mean([value for _, value in own], [clip.prompt for clip, _ in own])
+        setting: bootstrap.clustered_mean([value for _, value in own], [clip.prompt for clip, _ in own])
         for setting, own in by_setting.items()
     }
 
