@@ -209,7 +209,7 @@ def test_reproduce_refuses_other_videos(here: Path) -> None:
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
         container.mux(stream.encode())
     assert "must carry a skipguide record" in run("reproduce", "other.mp4", code=2).stderr
-    assert "none.mp4 is not one. Check the name." in run("reproduce", "none.mp4", code=2).stderr
+    assert "none.mp4 is not a file. Check the name." in run("reproduce", "none.mp4", code=2).stderr
 
 
 # --- videos that start from an image --------------------------------------------------------------
@@ -548,11 +548,11 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ),
     (
         "generate --image none.png",
-        "image must be a picture file, but got none.png, which is no file. Check the name.",
+        "image must be an image file, but none.png is not a file. Check the name.",
     ),
     (
         "generate --image folder.mp4",
-        "image must be a picture file, but got folder.mp4, which is no file.",
+        "image must be an image file, but folder.mp4 is not a file.",
     ),
     (
         "generate --image list.yaml",
@@ -570,13 +570,13 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ),
     (
         "generate --image film.gif",
-        "image must be one picture, but film.gif holds 2 frames or pages. Save the one that",
+        "image must be a single image, but film.gif holds 2 frames or pages. Save the one that",
     ),
-    ("generate x --image none.png --config image.yaml", "but got none.png, which is no file."),
+    ("generate x --image none.png --config image.yaml", "but none.png is not a file."),
     ("generate --config image.yaml", "but small.png is 4 x 40."),
     (
         "compare --image none.png",
-        "image must be a picture file, but got none.png, which is no file. Check the name.",
+        "image must be an image file, but none.png is not a file. Check the name.",
     ),
     (
         "generate x --spatial-scale -1",
@@ -662,7 +662,7 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
         "compare needs guidance beside CFG, but got a scale of 0:",
     ),
     ("compare x --out-dir old.mp4", "the output must lie in a writable folder, but "),
-    ("reproduce old.mp4", "a video file is needed, but old.mp4 is not read as one"),
+    ("reproduce old.mp4", "a video file is needed, but old.mp4 cannot be read as one"),
     ("reproduce good.mp4 --out good.mp4", "the output must be a new file, but good.mp4 exists."),
     ("reproduce good.mp4 --out good.avi", "the output must be named .mp4, but got 'good.avi'."),
     ("reproduce good.mp4 --device gpu", "device must be "),

@@ -126,12 +126,12 @@ def refused(path: Path, message: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    refused(tmp_path / "none.png", r"which is no file\. Check the name\.$")
+    refused(tmp_path / "none.png", r"is not a file\. Check the name\.$")
     (tmp_path / "folder.png").mkdir()
-    refused(tmp_path / "folder.png", r"which is no file\. Check the name\.$")
+    refused(tmp_path / "folder.png", r"is not a file\. Check the name\.$")
 
 
-DAMAGED = r"cannot be read as one \(.*\)\. Check the file, or save it anew as PNG\.$"
+DAMAGED = r"cannot be read as one \(.*\)\. Check the file, or save it again as PNG\.$"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_huge(tmp_path: Path, width: int, height: int, came: str) -> None:
 def test_tiny(tmp_path: Path, width: int, height: int) -> None:
     refused(
         saved(Image.new("RGB", (width, height)), tmp_path / "a.png"),
-        rf"is {width} x {height}\. Take a larger one\.$",
+        rf"is {width} x {height}\. Use a larger one\.$",
     )
 
 
@@ -226,7 +226,7 @@ def test_several_frames(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
     path = saved(frames[0], tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
     refused(
-        path, r"holds 3 frames or pages\. Save the one that the video shall start from as PNG\.$"
+        path, r"holds 3 frames or pages\. Save the one that the video should start from as PNG\.$"
     )
     assert image_file.read(saved(frames[0], tmp_path / f"b.{suffix}")).size == (16, 16)
 
@@ -234,7 +234,7 @@ def test_several_frames(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_32_bits(tmp_path: Path, dtype: Any) -> None:
     path = saved(Image.fromarray(np.full((16, 16), 100_000, dtype)), tmp_path / "a.tif")
-    refused(path, r"\(32 bits per channel, of which it does not say what is white\)")
+    refused(path, r"\(it has 32 bits per channel and does not say which value is white\)")
 
 
 # --- fitted to a video ----------------------------------------------------------------------------
@@ -269,8 +269,8 @@ def test_from_a_record_to_the_last_bit() -> None:
 @pytest.mark.parametrize("entry", [None, "x", {}, {"png": 3}, []])
 def test_no_picture_in_the_record(entry: Any) -> None:
     message = (
-        r"^a video made from an image must carry it in its record, but that of a\.mp4 has none\."
-        r" Take an undamaged"
+        r"^a video made from an image must carry it in its record, but the record of a\.mp4 has none\."
+        r" Use an undamaged"
     )
     with pytest.raises(ValueError, match=message):
         image_file.decode_from_record(entry, Path("a.mp4"))
@@ -279,7 +279,7 @@ def test_no_picture_in_the_record(entry: Any) -> None:
 @pytest.mark.parametrize("png", ["?", "AAAA", ""])
 def test_a_damaged_picture_in_the_record(png: str) -> None:
     message = (
-        r"^image must be a picture \(.*\), but the image in the record of a\.mp4 cannot be read"
+        r"^image must be an image file \(.*\), but the image in the record of a\.mp4 cannot be read"
         r" as one"
     )
     with pytest.raises(ValueError, match=message):
@@ -290,7 +290,7 @@ def test_another_picture_in_the_record() -> None:
     entry = {**image_file.encode_for_record(colours()), "sha256": "0" * 64}
     with pytest.raises(
         ValueError,
-        match=r"^the image in the record of a\.mp4 must have the sha256 that .* but has ano",
+        match=r"^the image in the record of a\.mp4 must match the sha256 .* but does not",
     ):
         image_file.decode_from_record(entry, Path("a.mp4"))
 

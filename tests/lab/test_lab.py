@@ -204,7 +204,9 @@ def test_no_config_tells_of_the_machine_that_trained_it() -> None:
 
 def test_unknown_packaged_model() -> None:
     known = "lab-mochi, lab-svd, lab-opensora"
-    with pytest.raises(ValueError, match=f"a packaged model is one of {known}, but got 'lab-wan'"):
+    with pytest.raises(
+        ValueError, match=f"a packaged model must be one of {known}, but got 'lab-wan'"
+    ):
         packaged.packaged_path("lab-wan")
 
 

@@ -24,7 +24,8 @@ from skipguide.opensora import (
 from support.short_training import short_stages
 
 SMALL = dict(num_layers=2, num_attention_heads=2, attention_head_dim=16)
-SMALL_VAE = dict(block_out_channels=(8, 8, 16, 16), norm_num_groups=4, temporal_block_out_channels=(16, 16, 16),
+SMALL_VAE = dict(block_out_channels=(8, 8, 16, 16), norm_num_groups=4,
+    temporal_block_out_channels=(16, 16, 16),
                  temporal_norm_num_groups=4)  # fmt: skip
 CPU = torch.device("cpu")
 

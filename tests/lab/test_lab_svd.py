@@ -22,7 +22,8 @@ from skipguide.files import packaged
 from skipguide.lab import autoencoder, score_svd, svd, train, world
 from support.short_training import short_stages
 
-SMALL = dict(block_out_channels=(32, 32), num_attention_heads=(1, 1), down_block_types=svd.UNET["down_block_types"][1:],
+SMALL = dict(block_out_channels=(32, 32), num_attention_heads=(1, 1),
+    down_block_types=svd.UNET["down_block_types"][1:],
              up_block_types=svd.UNET["up_block_types"][:2])  # fmt: skip
 
 

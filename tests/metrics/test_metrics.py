@@ -102,7 +102,7 @@ def test_rank_of_a_covariance() -> None:
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((9, 3), (9, 4)), "features must have one width, but got 3 and 4. Take"),
+        (((9, 3), (9, 4)), "features must have one width, but got 3 and 4. Use"),
         (((1, 3), (9, 3)), "needs at least 2 feature vectors, but got 1. Add"),
     ],
 )
@@ -304,6 +304,6 @@ def test_vendi_score_counts_what_is_different(features: Tensor, expected: float)
 
 def test_vendi_score_refuses_a_vector_of_zeros() -> None:
     with pytest.raises(
-        ValueError, match="must have a direction, but got none or a vector of zeros"
+        ValueError, match="must have a direction, but got no features or a vector of zeros"
     ):
         vendi_score(torch.zeros(3, 4))

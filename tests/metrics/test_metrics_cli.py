@@ -110,7 +110,7 @@ def test_parts_are_merged_on_the_command_line(
         (["--part", "2"], "--part must be written as 2/8, but got '2'"),
         (["--out", "a.txt"], "--out must be named .json, but got 'a.txt'. Name it a.json"),
         (["more"], "one folder of videos is measured at a time, but got 2"),
-        (["--merge"], "a result must be a .json with its .safetensors beside it, but"),
+        (["--merge"], "a result must be a .json file with its .safetensors file beside it, but"),
         (["--device", "cuda:77"], "device must be one that torch has here, but got 'cuda:77'"),
     ],
 )
@@ -297,7 +297,7 @@ def test_settings_whose_names_differ_in_signs_only_have_files_of_their_own(
     titles = ("m a b", "m a-b", "m größe", "m größer", "m 大")
     monkeypatch.setattr(
         sys.modules["skipguide.cli.evaluate"],
-        "_evaluated",
+        "_evaluate_folder",
         lambda *_: ((title, one) for title in titles),
     )
     answer("evaluate", tmp_path, "--out", tmp_path / "x.json")
@@ -322,7 +322,7 @@ def test_set_metrics_of_a_run_are_shown_with_interval_and_count(
 def test_a_run_is_not_measured_in_parts(swept: Path) -> None:
     output = run("evaluate", swept, "--metrics", "temporal_flickering", "--part", "1/2")
     assert output.exit_code == 2
-    assert "a run must be evaluated as a whole, but got part (1, 2)" in output.stderr
+    assert "a run can only be evaluated as a whole, but got part=(1, 2)" in output.stderr
 
 
 # --- VBench ---------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def test_videos_for_vbench_lie_where_it_looks(tmp_path: Path, made: dict[str, Te
 
 @pytest.mark.parametrize("text", ["a/b", "", ".hidden", "long " * 60])
 def test_prompts_that_are_no_file_names(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ValueError, match="a prompt for VBench must do as the name of a file"):
+    with pytest.raises(ValueError, match="a prompt for VBench must be usable as a file name"):
         vbench_files.export({text: []}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -80,7 +80,10 @@ def test_every_number_has_an_interval_around_it(whole: results.Result) -> None:
 def test_small_sets_are_warned_of(whole: results.Result) -> None:
     warnings = " ".join(whole["fvd:judge"].warnings)
     assert "24 generated videos are few: below 256" in warnings
-    assert "20 reference videos give 128 features a covariance without full rank" in warnings
+    assert (
+        "20 reference videos are too few for a covariance of 128 features with full rank"
+        in warnings
+    )
     assert not whole["temporal_flickering"].warnings
 
 
@@ -252,7 +255,7 @@ def test_rates_are_kept_and_missed_where_they_are_needed(
         values={"dynamic_degree": {"a": 1.0, "b": 1.0}}, rates=merged.readings.rates
     )
     (row,), _, _ = aggregate.score(read, [MetricRequest("dynamic_degree")])
-    assert "1 videos have no known rate" in row.warnings[0]
+    assert "the frame rate of 1 videos is unknown" in row.warnings[0]
     assert not merged["temporal_flickering"].warnings  # has no need of it
 
 
@@ -284,7 +287,8 @@ def test_two_videos_of_one_name_are_not_merged(made: dict[str, Tensor]) -> None:
         evaluate({"a": made[name]}, metrics=["temporal_flickering"]) for name in ("000", "001")
     ]
     with pytest.raises(
-        ValueError, match=r"a video must be in one part, .* but a \(temporal_flickering\) has other"
+        ValueError,
+        match=r"a video in several parts must .*, but a \(temporal_flickering\) does not",
     ):
         merge(parts)
     assert merge([parts[0], parts[0]])["temporal_flickering"].videos == 1
@@ -310,9 +314,14 @@ def test_videos_that_cannot_be_measured_are_named(folder: Path, real: dict[str, 
     assert result["fvd:judge"].videos == 8
     assert result["temporal_flickering"].videos == 9  # with the small one
     reasons = {(one.video, one.metric): one.reason for one in result.skipped}
-    assert "is not read as one" in reasons["broken.mp4", "all"]
-    assert reasons["one.mp4", "temporal_flickering"] == "it has 1 frame, but 2 are needed"
-    assert reasons["one.mp4", "features judge"] == "it has 1 frame, but 2 are needed"
+    assert "cannot be read as one" in reasons["broken.mp4", "all"]
+    assert (
+        reasons["one.mp4", "temporal_flickering"]
+        == "at least 2 frames are needed, but it has 1 frame"
+    )
+    assert (
+        reasons["one.mp4", "features judge"] == "at least 2 frames are needed, but it has 1 frame"
+    )
     assert reasons["small.mp4", "set metrics"] == "it is 64 x 48, but most are 64 x 64"
     assert len(reasons) == 4
 
@@ -382,7 +391,7 @@ def test_what_is_no_set_of_videos(videos: Any, message: str) -> None:
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"must hold \.mp4, .* files or folders of pictures, but .* has none"
+        ValueError, match=r"must hold \.mp4, .* files or folders of images, but .* has none"
     ):
         evaluate(tmp_path, metrics=["temporal_flickering"])
 
@@ -401,11 +410,11 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         ),
         (
             ["temporal_flickering:judge"],
-            r"must stand alone, .* but got 'temporal_flickering:judge'",
+            r"cannot name an extractor, but got 'temporal_flickering:judge'",
         ),
         (
             ["fvd:judge"],
-            r"fvd:judge needs a set to compare with, but got none\. Name it with --reference",
+            r"fvd:judge needs reference videos, but got none\. Pass them with --reference",
         ),
         (["vendi"], r"i3d needs i3d_pretrained_400\.pt, but no folder .* Get it from https"),
         (
@@ -417,7 +426,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         ),
         (
             ["motion_smoothness"],
-            r"amt-s\.pth must be asked for, because its licence is CC BY-NC 4\.0, but it was not",
+            r"amt-s\.pth is licensed under CC BY-NC 4\.0, so .* must be requested, but it was not",
         ),
     ],
 )
@@ -436,7 +445,7 @@ def test_without_names_all_is_run_that_can_be(tmp_path: Path, made: dict[str, Te
         "inception_score:judge",
     }
     missing = {one.metric: one.reason for one in result.not_run}
-    assert "needs a set to compare with" in missing["fvd:judge"]
+    assert "needs reference videos" in missing["fvd:judge"]
     assert "--non-commercial" in missing["motion_smoothness"]
     assert len(result.rows) + len(missing) == len(METRICS)
     result.save(tmp_path / "a.json")
@@ -448,7 +457,7 @@ def test_without_names_all_is_run_that_can_be(tmp_path: Path, made: dict[str, Te
     [
         (dict(batch_size=0), "batch_size must be at least 1, but got 0"),
         (dict(features="vgg"), "features must be one of i3d, .* but got 'vgg'"),
-        (dict(fps=-1.0), "fps must be above 0, but got -1"),
+        (dict(fps=-1.0), "fps must be positive, but got -1"),
         (dict(part=(3, 2)), r"part must be \(i, n\) with 1 <= i <= n, but got \(3, 2\)"),
     ],
 )

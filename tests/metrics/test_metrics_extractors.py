@@ -47,7 +47,7 @@ def test_every_row_of_the_catalog_names_what_there_is() -> None:
 
 def test_weights_are_found_and_recorded(tmp_path: Path) -> None:
     (tmp_path / "amt-s.pth").write_bytes(b"abc")
-    with pytest.raises(ValueError, match="must be asked for"):
+    with pytest.raises(ValueError, match="must be requested"):
         weights.find_weights("amt", tmp_path)
     found = weights.identify(
         "amt", weights.find_weights("amt", tmp_path, non_commercial=True)
@@ -98,7 +98,8 @@ def test_videomae_refuses_other_weights(tmp_path: Path, change: str) -> None:
         state[change] = torch.zeros(1)
     torch.save(state, tmp_path / "vmae.pth")
     with pytest.raises(
-        ValueError, match=r"weights must be VideoMAE V2's, fine-tuned, but .*vmae\.pth does not fit"
+        ValueError,
+        match=r"weights must be those of a fine-tuned VideoMAE V2, but .*vmae\.pth does not fit",
     ):
         videomae.load(tmp_path / "vmae.pth")
 
@@ -127,7 +128,7 @@ def test_vjepa2_reads_clips_from_a_folder(tmp_path: Path) -> None:
     result = evaluate(clips(3, seed=1), metrics=["vendi:vjepa2"], options=Options(weights=tmp_path))
     assert 1 <= result["vendi:vjepa2"].value <= 3
     assert result.weights["vjepa2"]["licence"] == "MIT"
-    with pytest.raises(ValueError, match="weights must be a folder of V-JEPA 2, but"):
+    with pytest.raises(ValueError, match="weights must be a V-JEPA 2 folder, but"):
         vjepa2.load(tmp_path)
 
 
@@ -175,7 +176,7 @@ def test_i3d_and_c3d_see_the_first_sixteen_frames(published: Path) -> None:
     )
     assert (result["vendi:i3d"].videos, result["inception_score:c3d"].videos) == (2, 2)
     assert {(one.video, one.reason) for one in result.skipped} == {
-        ("short", "it has 15 frames, but 16 are needed")
+        ("short", "at least 16 frames are needed, but it has 15 frames")
     }
     features, classes = (
         result.readings.vectors[f"generated/{kind}"] for kind in ("i3d", "c3d.classes")

@@ -138,10 +138,10 @@ UNREADABLE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "runs code": (
         "code.pth",
         lambda path: torch.save({"weight": Code()}, path),
-        "is torn or has objects",
+        "is damaged or has objects",
     ),
     "a program": ("script.pt", torchscript, "is a TorchScript program"),
-    "torn": ("torn.pth", lambda path: path.write_bytes(b"PK\3\4"), "is torn or has objects"),
+    "torn": ("torn.pth", lambda path: path.write_bytes(b"PK\3\4"), "is damaged or has objects"),
     "torn safetensors": (
         "torn.safetensors",
         lambda path: path.write_bytes(b"torn"),

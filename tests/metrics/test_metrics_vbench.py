@@ -1,5 +1,6 @@
-"""VBench's metrics of one video against VBench's own code, whose results are in tests/support/references,
-and closed forms."""
+"""VBench's metrics of one video against VBench's own code and closed forms.
+
+The results of VBench's code are in tests/support/references."""
 
 from __future__ import annotations
 
@@ -207,15 +208,24 @@ ONE, TWO, SMALL = flat(1), flat(1, 2), flat(1, 2, 3, height=112, width=400)
 REFUSED: dict[str, tuple[str, Any, Tensor, float | None, str]] = {
     "no network": ("imaging_quality", None, TWO, 8.0, "network of this metric"),
     "floats": ("temporal_flickering", None, TWO.float(), 8.0, r"\(2, 3, 128, 136\) torch.float32"),
-    "channels last": ("temporal_flickering", None, TWO.movedim(1, 3), 8.0, r"\(2, 128, 136, 3\) torch.uint8"),
-    "no frame": ("imaging_quality", Brightness(), TWO[:0], 8.0, "at least 1 frames here, but got 0"),
-    "one frame, flickering": ("temporal_flickering", None, ONE, 8.0, "at least 2 frames here, but got 1"),
-    "one frame, subject": ("subject_consistency", Brightness(), ONE, 8.0, "at least 2 frames here, but got 1"),
-    "two frames, smoothness": ("motion_smoothness", Sliding([]), TWO, 8.0, "at least 3 frames here, but got 2"),
-    "short, dynamic": ("dynamic_degree", Sliding([]), TWO, 24.0, "two frames 8 times a second, but got 2 at 24.0 fps"),
-    "small, dynamic": ("dynamic_degree", Sliding([]), SMALL, 8.0, "over 120 pixels a side here, but got 112 x 400"),
-    "small, static": ("is_static", Sliding([]), SMALL, 8.0, "over 120 pixels a side here, but got 112 x 400"),
-    "small, smoothness": ("motion_smoothness", Sliding([]), SMALL, 8.0, "over 112 pixels a side here"),
+    "channels last": ("temporal_flickering", None, TWO.movedim(1, 3), 8.0,
+        r"\(2, 128, 136, 3\) torch.uint8"),
+    "no frame": ("imaging_quality", Brightness(), TWO[:0], 8.0,
+        "at least 1 frames, but got 0"),
+    "one frame, flickering": ("temporal_flickering", None, ONE, 8.0,
+        "at least 2 frames, but got 1"),
+    "one frame, subject": ("subject_consistency", Brightness(), ONE, 8.0,
+        "at least 2 frames, but got 1"),
+    "two frames, smoothness": ("motion_smoothness", Sliding([]), TWO, 8.0,
+        "at least 3 frames, but got 2"),
+    "short, dynamic": ("dynamic_degree", Sliding([]), TWO, 24.0,
+        "two frames at 8 fps, but got 2 frames at 24.0 fps"),
+    "small, dynamic": ("dynamic_degree", Sliding([]), SMALL, 8.0,
+        "more than 120 pixels a side, but got 112 x 400"),
+    "small, static": ("is_static", Sliding([]), SMALL, 8.0,
+        "more than 120 pixels a side, but got 112 x 400"),
+    "small, smoothness": ("motion_smoothness", Sliding([]), SMALL, 8.0,
+        "more than 112 pixels a side"),
 }  # fmt: skip
 
 

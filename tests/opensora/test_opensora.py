@@ -526,7 +526,9 @@ def test_a_pickle_of_tensors_is_read_and_another_is_not(
     again = original.load_transformer(tmp_path).state_dict()
     assert all(torch.equal(again[key], value) for key, value in transformer.state_dict().items())
     torch.save({"hidden": Path("/")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="must hold tensors alone, but is torn or has objects"):
+    with pytest.raises(
+        ValueError, match="must hold only tensors, but it is damaged or has objects"
+    ):
         original.load_transformer(tmp_path)
     torch.save(list(weights.values()), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="must hold tensors by name"):

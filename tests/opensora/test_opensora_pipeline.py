@@ -166,9 +166,12 @@ def test_mask_strategies_that_are_none(text: str, says: str) -> None:
 @pytest.mark.parametrize(("align", "start", "target", "length", "where"), [
     # found with upstream's apply_mask_strategy: 15 latent frames, a reference of 10; where is
     # {video: reference}
-    (5, 0, 0, 1, {0: 0}), (5, 0, -1, 1, {10: 0}), (None, 0, -1, 1, {14: 0}), (5, 0, 7, 2, {5: 0, 6: 1}),
-    (5, 0, 8, 2, {10: 0, 11: 1}), (5, 0, 13, 1, {10: 0}), (5, -5, 0, 2, {0: 5, 1: 6}), (5, -3, 0, 2, {0: 5, 1: 6}),
-    (None, -3, 0, 9, {0: 7, 1: 8, 2: 9}), (4, 2, 6, 3, {4: 0, 5: 1, 6: 2}), (4, 3, 7, 2, {8: 4, 9: 5}),
+    (5, 0, 0, 1, {0: 0}), (5, 0, -1, 1, {10: 0}), (None, 0, -1, 1, {14: 0}),
+    (5, 0, 7, 2, {5: 0, 6: 1}),
+    (5, 0, 8, 2, {10: 0, 11: 1}), (5, 0, 13, 1, {10: 0}), (5, -5, 0, 2, {0: 5, 1: 6}),
+    (5, -3, 0, 2, {0: 5, 1: 6}),
+    (None, -3, 0, 9, {0: 7, 1: 8, 2: 9}), (4, 2, 6, 3, {4: 0, 5: 1, 6: 2}),
+    (4, 3, 7, 2, {8: 4, 9: 5}),
 ])  # fmt: skip
 def test_where_conditions_go(
     align: int | None, start: int, target: int, length: int, where: dict[int, int]
@@ -541,11 +544,13 @@ def test_frames_can_be_given_in_many_forms(tiny: Any) -> None:
     latents = [tiny.encode_video(tiny._pixels(form, 24, 16, torch.device("cpu"))) for form in forms]
     assert all((other - latents[0]).abs().max() < TOLERANCE for other in latents)
     noise = torch.randn(1, 4, 5, 3, 2, generator=seeded())
-    runs = [tiny("a", video=form, latents=noise[:, :, [*range(5)] * 2], **{**LATENT, "num_frames": 34}).frames
+    runs = [tiny("a", video=form, latents=noise[:, :, [*range(5)] * 2],
+        **{**LATENT, "num_frames": 34}).frames
             for form in (*forms, floats[None], tensor[None], [forms[0]])]  # fmt: skip
     assert all((other - runs[0]).abs().max() < 10 * TOLERANCE for other in runs)
     firsts = [tiny("a", image=image, latents=noise, **LATENT).frames
-              for image in (forms[0][0], forms[0][:1], floats[0], floats[:1], tensor[0], tensor[:1])]  # fmt: skip
+              for image in (forms[0][0], forms[0][:1], floats[0], floats[:1], tensor[0],
+                  tensor[:1])]  # fmt: skip
     assert all((other - firsts[0]).abs().max() < 10 * TOLERANCE for other in firsts)
 
 
@@ -729,42 +734,62 @@ EMBEDS = torch.zeros(1, 16, 32)
     (dict(prompt=[]), r"prompt must be a text or a list of texts, but got \[\]"),
     (dict(prompt=3), "prompt must be a text or a list of texts, but got 3"),
     (dict(prompt="|0|a|0|b"), "the loops of a prompt must go up"),
-    (dict(negative_prompt="a", negative_prompt_embeds=EMBEDS), "at most one of negative_prompt and negative_"),
-    (dict(negative_prompt=["a", "b"]), "negative_prompt must be one for all prompts or one per prompt, 1, but got 2"),
-    (dict(negative_prompt_embeds=EMBEDS[:, :9]), r"the shape of the prompts', \(1, 16, D\), but got \(1, 9, 32\)"),
-    (dict(prompt=None, prompt_embeds=EMBEDS[0]), r"prompt_embeds must be \(B, L, D\), but got shape \(16, 32\)"),
-    (dict(prompt=None, prompt_embeds=EMBEDS, prompt_attention_mask=EMBEDS[:, :9, 0]), "for prompt_embeds"),
+    (dict(negative_prompt="a", negative_prompt_embeds=EMBEDS),
+        "at most one of negative_prompt and negative_"),
+    (dict(negative_prompt=["a", "b"]),
+        "negative_prompt must be one for all prompts or one per prompt, 1, but got 2"),
+    (dict(negative_prompt_embeds=EMBEDS[:, :9]),
+        r"the shape of the prompts', \(1, 16, D\), but got \(1, 9, 32\)"),
+    (dict(prompt=None, prompt_embeds=EMBEDS[0]),
+        r"prompt_embeds must be \(B, L, D\), but got shape \(16, 32\)"),
+    (dict(prompt=None, prompt_embeds=EMBEDS, prompt_attention_mask=EMBEDS[:, :9, 0]),
+        "for prompt_embeds"),
     (dict(prompt_attention_mask=EMBEDS[..., 0]), r"must be .* embeddings None\. Pass both"),
     (dict(max_sequence_length=17), r"prompts must have at most 16 tokens, .* but got 17\. Pass"),
     (dict(height=None), "height must be a whole number from 8, but got None"),
     (dict(width=7), "width must be a whole number from 8, but got 7"),
     (dict(num_frames=3), "num_frames must be 1 .* but got 3. Pass 51"),
     (dict(num_inference_steps=0), "num_inference_steps must be a whole number from 1, but got 0"),
-    (dict(num_videos_per_prompt=1.5), "num_videos_per_prompt must be a whole number from 1, but got 1.5"),
+    (dict(num_videos_per_prompt=1.5),
+        "num_videos_per_prompt must be a whole number from 1, but got 1.5"),
     (dict(num_loops=0), "num_loops must be a whole number from 1"),
     (dict(align=0), "align must be a whole number from 1"),
     (dict(fps=0), "fps must be above 0, but got 0"),
     (dict(output_type="mp4"), "output_type must be one of np, pt, pil, latent"),
-    (dict(callback_on_step_end_tensor_inputs=["x"]), "must be of latents, prompt_embeds, but got x"),
-    (dict(generator=[seeded()] * 2), "generator must be one, or a list of one per video, 1, but got 2"),
-    (dict(latents=torch.zeros(1, 4, 5, 3, 3)), r"must be of shape \(1, 4, 5, 3, 2\), but got \(1, 4, 5, 3, 3\)"),
-    (dict(latents=torch.zeros(1, 4, 10, 3, 2), num_loops=2, num_frames=34), "latents must be a list of 2"),
+    (dict(callback_on_step_end_tensor_inputs=["x"]),
+        "must be of latents, prompt_embeds, but got x"),
+    (dict(generator=[seeded()] * 2),
+        "generator must be one, or a list of one per video, 1, but got 2"),
+    (dict(latents=torch.zeros(1, 4, 5, 3, 3)),
+        r"must be of shape \(1, 4, 5, 3, 2\), but got \(1, 4, 5, 3, 3\)"),
+    (dict(latents=torch.zeros(1, 4, 10, 3, 2), num_loops=2, num_frames=34),
+        "latents must be a list of 2"),
     (dict(num_loops=2), "num_frames must be more than the 17 that are given, but got 17"),
-    (dict(num_loops=2, num_frames=36), "num_frames must be a multiple of 17 with num_loops above 1, but got 36"),
-    (dict(num_loops=2, num_frames=34, condition_frame_length=4), "condition_frame_length must be a multiple of 5"),
-    (dict(num_loops=2, num_frames=34, condition_frame_edit=2), "condition_frame_edit must be from 0"),
+    (dict(num_loops=2, num_frames=36),
+        "num_frames must be a multiple of 17 with num_loops above 1, but got 36"),
+    (dict(num_loops=2, num_frames=34, condition_frame_length=4),
+        "condition_frame_length must be a multiple of 5"),
+    (dict(num_loops=2, num_frames=34, condition_frame_edit=2),
+        "condition_frame_edit must be from 0"),
     (dict(video=CLIP), "num_frames must be more than the 17"),
-    (dict(video=CLIP[:9], num_frames=34), "video must have 17 frames or more to go on from, but got 9"),
+    (dict(video=CLIP[:9], num_frames=34),
+        "video must have 17 frames or more to go on from, but got 9"),
     (dict(video="x.mp4", num_frames=34), "frames must be PIL images, an array .* but got 'x.mp4'"),
     (dict(image=CLIP[0], conditions=[]), "at most one of .* may be given, but got image and cond"),
-    (dict(image=[CLIP[0]] * 2), "image must be one for all prompts or one per prompt, 1, but got 2"),
+    (dict(image=[CLIP[0]] * 2),
+        "image must be one for all prompts or one per prompt, 1, but got 2"),
     (dict(image=np.zeros((8, 8, 3), np.uint8)), "floats in .0, 1., but got uint8. Divide by 255"),
-    (dict(image=torch.zeros(4, 8, 8)), r"tensor \(\[F,\] 3, H, W\), but got Tensor of shape \(1, 4, 8, 8\)"),
-    (dict(conditions="0"), "conditions must be OpenSoraCondition, .* Read a mask strategy with parse_mask_strategy"),
+    (dict(image=torch.zeros(4, 8, 8)),
+        r"tensor \(\[F,\] 3, H, W\), but got Tensor of shape \(1, 4, 8, 8\)"),
+    (dict(conditions="0"),
+        "conditions must be OpenSoraCondition, .* Read a mask strategy with parse_mask_strategy"),
     (dict(conditions=OpenSoraCondition(CLIP[0], loop=1)), "loop of a condition must be one of 1"),
-    (dict(conditions=OpenSoraCondition(CLIP[0], target_start=5)), "target_start .* within its 5 latent frames"),
-    (dict(conditions=OpenSoraCondition(CLIP, reference_start=-6)), "reference_start .* from -5 to 4, but got -6"),
-    (dict(conditions=OpenSoraCondition(None, EMBEDS[None])), r"\(C, h, w\) = \(4, 3, 2\), but got \(1, 16, 32\)"),
+    (dict(conditions=OpenSoraCondition(CLIP[0], target_start=5)),
+        "target_start .* within its 5 latent frames"),
+    (dict(conditions=OpenSoraCondition(CLIP, reference_start=-6)),
+        "reference_start .* from -5 to 4, but got -6"),
+    (dict(conditions=OpenSoraCondition(None, EMBEDS[None])),
+        r"\(C, h, w\) = \(4, 3, 2\), but got \(1, 16, 32\)"),
 ])  # fmt: skip
 def test_bad_inputs(tiny: Any, changes: dict[str, Any], says: str) -> None:
     nothing = mock.Mock(side_effect=AssertionError("work was done"))
@@ -905,9 +930,12 @@ def test_convert(published: Path, pipe: Any, given: dict[str, Tensor], tmp_path:
 
 
 @pytest.mark.parametrize(("missing", "says"), [
-    ("transformer/config.json", "--transformer must be a downloaded model, but .*transformer has no config.json"),
-    ("vae/model.safetensors", r"--vae must be a downloaded model, but .*vae has no \*.safetensors or \*.bin"),
-    ("t5/tokenizer.json", "--text-encoder must hold its tokenizer, too, but .*t5 has no spiece.model"),
+    ("transformer/config.json",
+        "--transformer must be a downloaded model, but .*transformer has no config.json"),
+    ("vae/model.safetensors",
+        r"--vae must be a downloaded model, but .*vae has no \*.safetensors or \*.bin"),
+    ("t5/tokenizer.json",
+        "--text-encoder must hold its tokenizer, too, but .*t5 has no spiece.model"),
 ])  # fmt: skip
 def test_convert_refuses_at_once(published: Path, missing: str, says: str, tmp_path: Path) -> None:
     folder = tmp_path / "in"

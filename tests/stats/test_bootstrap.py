@@ -54,7 +54,7 @@ def test_means_of_clustered_values_are_wider_than_of_free_ones() -> None:
 
 def test_a_mean_of_nothing_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="a mean needs values, and a cluster for each, but got 0 and 0"
+        ValueError, match="a mean needs values, and a cluster for each, but got 0 values and 0"
     ):
         bootstrap.clustered_mean([], [])
 
@@ -77,6 +77,6 @@ def test_wilsons_interval(successes: int, count: int, low: float, high: float) -
 @pytest.mark.parametrize(("successes", "count"), [(0, 0), (-1, 3), (4, 3)])
 def test_what_is_no_share(successes: int, count: int) -> None:
     with pytest.raises(
-        ValueError, match=rf"0 <= successes <= count .* but got {successes} of {count}\. Count"
+        ValueError, match=rf"0 <= successes <= count .* but got {successes} of {count}\. Check"
     ):
         shares.wilson(successes, count)

@@ -58,7 +58,7 @@ def test_quadratic_kappa_is_the_concordance_of_ratings() -> None:
 
 
 def test_kappa_of_unequal_lists_is_refused() -> None:
-    with pytest.raises(ValueError, match="must have judged the same things, but got 1 and 2"):
+    with pytest.raises(ValueError, match="must have judged the same units, but gave 1 and 2"):
         preference.cohen_kappa([1], [1, 2])
     assert preference.cohen_kappa([2, 2], [2, 2]) is None
 

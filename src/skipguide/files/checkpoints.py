@@ -15,16 +15,15 @@ from torch import nn
 
 Tensor = torch.Tensor
 Network = TypeVar("Network", bound=nn.Module)
-# (what to find in a key, what to put there, or None to leave the key out)
+# (pattern to find in a key, its replacement or None to drop the key)
 RenameRules = Sequence[tuple[str, str | None]]
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-# where the checkpoint of a training run keeps the network's weights
+# under which a checkpoint of a training run keeps the network's weights
 WEIGHT_KEYS = ("state_dict", "model", "module")
-BATCH_COUNTER = (  # of batch norms: old checkpoints have none, and inference needs none
-    "num_batches_tracked"
-)
-MAX_LISTED_KEYS = 12  # keys named in an error; their number is given as well
+# Batch norms count batches; old checkpoints lack the counter, and inference does not need it.
+BATCH_COUNTER = "num_batches_tracked"
+MAX_LISTED_KEYS = 12  # keys that an error names; it gives their total as well
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -43,15 +42,16 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     file = _find_file(path)
     found = _read_pickle(file) if file.suffix != ".safetensors" else _read_safetensors(file)
-    inner = next((found[key] for key in WEIGHT_KEYS if isinstance(found.get(key), Mapping)), found)
+    parts = (found.get(key) for key in WEIGHT_KEYS)
+    inner = next((part for part in parts if isinstance(part, Mapping)), found)
     weights = {
         str(key).removeprefix("module."): value
         for key, value in inner.items()
-        if torch.is_tensor(value)
+        if isinstance(value, Tensor)
     }
     if not weights:
         raise ValueError(
-            f"{file} must hold tensors by name, but has none. Save the network's state dict alone."
+            f"{file} must hold tensors by name, but has none. Save only the network's state dict."
         )
     return weights
 
@@ -100,7 +100,7 @@ def build_with_weights(
     wrong = describe_mismatch(expected, given)
     if wrong:
         raise ValueError(
-            f"{path} must hold the weights of {type(network).__name__}, but got {wrong}. Take the"
+            f"{path} must hold the weights of {type(network).__name__}, but got {wrong}. Use the"
             " file that docs/vbench.md names."
         )
     network.load_state_dict(
@@ -156,7 +156,7 @@ def _find_file(path: Path) -> Path:
     return found
 
 
-def _read_safetensors(file: Path) -> dict[str, Any]:
+def _read_safetensors(file: Path) -> dict[str, object]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -168,20 +168,20 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def _read_pickle(file: Path) -> dict[str, Any]:
+def _read_pickle(file: Path) -> dict[str, object]:
     if _is_torchscript(file):
         raise ValueError(
-            f"{file} must hold weights alone, but is a TorchScript program. Take a file of its"
-            " weights."
+            f"{file} must hold only weights, but it is a TorchScript program. Use a file with its"
+            " weights instead."
         )
     try:
         with torch.serialization.safe_globals(_numpy_scalar_types()):
             found = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{file} must hold tensors alone, but is torn or has objects that run code when they"
-            " are read. Download it again, or save its state dict with safetensors where you"
-            " trust it."
+            f"{file} must hold only tensors, but it is damaged or has objects that run code when"
+            " they are read. Download it again, or, if you trust it, save its state dict with"
+            " safetensors."
         ) from error
     if not isinstance(found, Mapping):
         raise ValueError(f"{file} must hold tensors by name, but got a {type(found).__name__}.")

@@ -12,12 +12,11 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-# named, because Pillow runs Ghostscript for others
+# Listed, because Pillow would run Ghostscript for some other formats.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MIN_SIDE = 16  # pixels a side
 MAX_MEGAPIXELS = 64  # megapixels
@@ -33,9 +32,7 @@ def read(path: Path) -> Image.Image:
             of range. The size is read from the header, before any pixel is decoded.
     """
     if not path.is_file():
-        raise ValueError(
-            f"image must be a picture file, but got {path}, which is no file. Check the name."
-        )
+        raise ValueError(f"image must be an image file, but {path} is not a file. Check the name.")
     with path.open("rb") as file, _explain_errors(str(path)):
         picture = Image.open(file, formats=FORMATS)
         _check_size(picture, str(path))
@@ -52,20 +49,18 @@ def _explain_errors(name: str) -> Iterator[None]:
     """Turn whatever a decoder raises for a damaged file into one sentence."""
     try:
         with warnings.catch_warnings():
-            # of odd metadata, and of sizes: _check_size is stricter than Pillow
+            # Warnings are about odd metadata, and about sizes, where _check_size is stricter.
             warnings.simplefilter("ignore")
             yield
     except _ImageError:
         raise
-    except Image.DecompressionBombError as error:  # so large that Pillow does not tell the size
+    except Image.DecompressionBombError as error:  # too large for Pillow to give the size
         raise _too_large_error(name, "many more") from error
-    except (
-        Exception
-    ) as error:  # decoders raise nearly anything, SyntaxError and struct.error among it
+    except Exception as error:  # decoders raise nearly anything, even SyntaxError and struct.error
         kinds = ", ".join(FORMATS)
         raise ValueError(
-            f"image must be a picture ({kinds}), but {name} cannot be read as one ({error}). Check"
-            " the file, or save it anew as PNG."
+            f"image must be an image file ({kinds}), but {name} cannot be read as one ({error})."
+            " Check the file, or save it again as PNG."
         ) from error
 
 
@@ -76,24 +71,24 @@ def _check_size(picture: Image.Image, name: str) -> None:
     if min(picture.size) < MIN_SIDE:
         raise _ImageError(
             f"image must be at least {MIN_SIDE} pixels wide and high, but {name} is {width} x"
-            f" {height}. Take a larger one."
+            f" {height}. Use a larger one."
         )
 
 
 def _too_large_error(name: str, megapixels: str) -> _ImageError:
     return _ImageError(
         f"image must have at most {MAX_MEGAPIXELS} megapixels, but {name} has {megapixels}. Make it"
-        " smaller: the model sees no more than the size of the video."
+        " smaller: the model sees it at the size of the video anyway."
     )
 
 
 def _check_frames(picture: Image.Image, path: Path) -> None:
     frames = getattr(picture, "n_frames", 1)
-    # a camera's JPEG with a preview or a depth map behind the photo
+    # An MPO is a camera's JPEG with a preview or a depth map after the photo.
     if frames > 1 and picture.format != "MPO":
         raise _ImageError(
-            f"image must be one picture, but {path} holds {frames} frames or pages. Save the one"
-            " that the video shall start from as PNG."
+            f"image must be a single image, but {path} holds {frames} frames or pages. Save the one"
+            " that the video should start from as PNG."
         )
 
 
@@ -101,8 +96,8 @@ def _convert_to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.partition(";")[0] in ("I", "F"):
         return _convert_16_bits(picture)
     if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
-        # on white, as a page shows it: dropping alpha would uncover colours that nobody was meant
-        # to see
+        # Composited on white, as a web page shows it: dropping the alpha channel would reveal
+        # colours that were hidden.
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(
             "RGB"
@@ -114,7 +109,7 @@ def _convert_16_bits(picture: Image.Image) -> Image.Image:
     """Scale 16-bit values to 8 bits; Pillow's own conversion clips everything above 255."""
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError("32 bits per channel, of which it does not say what is white")
+        raise ValueError("it has 32 bits per channel and does not say which value is white")
     return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
 
 
@@ -132,12 +127,12 @@ def fit_to_size(picture: Image.Image, width: int, height: int) -> Image.Image:
 def encode_for_record(picture: Image.Image) -> dict[str, str]:
     """Return the image as PNG in base64 together with a hash of its pixels, ready for JSON."""
     file = io.BytesIO()
-    # pixels, and no profile of a camera
+    # A new image from the pixels alone carries no camera profile.
     Image.fromarray(np.asarray(picture)).save(file, format="PNG", optimize=True)
     return {"sha256": _hash_pixels(picture), "png": base64.b64encode(file.getvalue()).decode()}
 
 
-def decode_from_record(entry: Any, source: Path) -> Image.Image:
+def decode_from_record(entry: object, source: Path) -> Image.Image:
     """Return the image kept in a record, exact to the last bit.
 
     Raises:
@@ -146,8 +141,8 @@ def decode_from_record(entry: Any, source: Path) -> Image.Image:
     name = f"the image in the record of {source}"
     if not isinstance(entry, Mapping) or not isinstance(entry.get("png"), str):
         raise ValueError(
-            f"a video made from an image must carry it in its record, but that of {source} has"
-            " none. Take an undamaged file, or generate the video again."
+            f"a video made from an image must carry it in its record, but the record of {source}"
+            " has none. Use an undamaged file, or generate the video again."
         )
     with _explain_errors(name):
         picture = Image.open(
@@ -157,8 +152,7 @@ def decode_from_record(entry: Any, source: Path) -> Image.Image:
         picture = picture.convert("RGB")
     if _hash_pixels(picture) != entry.get("sha256"):
         raise ValueError(
-            f"{name} must have the sha256 that stands beside it, but has another. Take an undamaged"
-            " file."
+            f"{name} must match the sha256 stored with it, but does not. Use an undamaged file."
         )
     return picture
 

@@ -18,12 +18,13 @@ def packaged_path(name: str) -> Path:
     """
     if name not in (*NAMES, "judge"):
         raise ValueError(
-            f"a packaged model is one of {', '.join(NAMES)}, but got {name!r}. Choose one of them."
+            f"a packaged model must be one of {', '.join(NAMES)}, but got {name!r}. Choose one of"
+            " them."
         )
     folder = WEIGHTS / name
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"the weights of {name} must be in {folder}, but are not there. "
-            "Reinstall skipguide, or train them: `skipguide lab train`, `lab score`, `lab pack`."
+            f"the weights of {name} must be in {folder}, but they are not there. Reinstall"
+            " skipguide, or train them: `skipguide lab train`, `lab score`, `lab pack`."
         )
     return folder

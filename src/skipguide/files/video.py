@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 Frames = NDArray[np.uint8]
 
 METADATA_TAG = "skipguide"
-_BT709 = 1  # in the tables of ITU-T H.273: primaries, transfer and matrix alike
+_BT709 = 1  # the code of primaries, transfer and matrix in the tables of ITU-T H.273
 _LIMITED_RANGE = 1
 
 
@@ -37,9 +37,8 @@ def sidecar_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Yield temporary names in the same folders; they replace `paths` only if the block succeeds.
-    """
-    # A name may have 255 bytes: what is added to a long one takes the place of its end.
+    """Yield temporary names in the same folders, which replace `paths` if the block succeeds."""
+    # A file name may have 255 bytes, so a long name is cut before anything is added to it.
     parts = tuple(
         path.with_name(f".{path.name[:50]}.{os.getpid()}-{i}.part") for i, path in enumerate(paths)
     )
@@ -116,12 +115,12 @@ def read(path: Path) -> tuple[Frames, Fraction]:
         kind = container.format.name
     if not frames or not rate:
         raise ValueError(
-            f"a video must have frames and a frame rate, but {path} has none. Take an undamaged"
+            f"a video must have frames and a frame rate, but {path} has none. Use an undamaged"
             " file."
         )
-    if kind != "gif" and shown:  # frames of a GIF stand for as long as each likes
+    if kind != "gif" and shown:  # every frame of a GIF has its own duration
         _check_length(shown, float(1 / rate), length, path)
-        if "mp4" not in kind:  # it has an index, from which nothing is missed
+        if "mp4" not in kind:  # an mp4 has an index, which reveals every missing frame
             _check_gaps(shown, float(1 / rate), path)
     return np.stack(frames), rate
 
@@ -133,7 +132,7 @@ def _decode(
     seconds."""
     frames, shown = [], []
     for packet in container.demux(container.streams.video[0]):
-        # An AVI has no times but the order of its packets, which is that of decoding.
+        # The only times in an AVI are the positions of its packets, in decoding order.
         start = packet.dts if container.format.name == "avi" else packet.pts
         if start is not None:
             shown.append(
@@ -145,8 +144,8 @@ def _decode(
         for frame in packet.decode():
             if packet.is_corrupt or frame.is_corrupt:
                 raise ValueError(
-                    f"a video must be whole, but frame {len(frames)} of {path} is damaged. Take an"
-                    " undamaged file."
+                    f"a video must be complete, but frame {len(frames)} of {path} is damaged. Use"
+                    " an undamaged file."
                 )
             frames.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
     return frames, shown
@@ -157,15 +156,15 @@ def _declared_length(container: av.container.InputContainer) -> float | None:
     stream)."""
     stream = container.streams.video[0]
     if container.format.name == "avi" and stream.frames and stream.average_rate:
-        # its duration is corrected to what is there
+        # The duration that PyAV reports has been corrected to the packets that are there.
         return float(stream.frames / stream.average_rate)
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    # as Matroska has it
+    # Matroska keeps the duration as text.
     words = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if words:
         return int(words[1]) * 3600 + int(words[2]) * 60 + float(words[3])
-    alone = len(container.streams) == 1  # else sound may go on after the last picture
+    alone = len(container.streams) == 1  # otherwise, sound may continue after the last frame
     return container.duration / av.time_base if container.duration and alone else None
 
 
@@ -180,8 +179,8 @@ def _check_length(
     there = max(max(end, start + frame) for start, end in shown) - first
     if length is not None and there < length - 2.5 * max(frame, _median_frame_gap(shown)):
         raise ValueError(
-            f"a video must be whole, but {path} says that it has {length:.2f} seconds, and has"
-            f" {there:.2f}. Take an undamaged file."
+            f"a video must be complete, but {path} has {there:.2f} of the {length:.2f} seconds that"
+            " it declares. Use an undamaged file."
         )
 
 
@@ -195,9 +194,9 @@ def _check_gaps(shown: Sequence[tuple[float, float]], frame: float, path: Path) 
     holes = np.flatnonzero(np.diff(starts) > 2.5 * max(frame, _median_frame_gap(shown)))
     if len(starts) > 10 and 0 < len(holes) <= 2:
         raise ValueError(
-            f"a video must be whole, but {path} lacks frames after second"
-            f" {starts[holes[0]] - starts[0]:.2f}. Take an undamaged file, or convert one that"
-            " pauses there to a constant rate."
+            f"a video must be complete, but {path} lacks frames after second"
+            f" {starts[holes[0]] - starts[0]:.2f}. Use an undamaged file; if the video really"
+            " pauses there, convert it to a constant frame rate."
         )
 
 
@@ -217,7 +216,7 @@ def read_record(path: Path) -> dict[str, Any]:
             record.
     """
     with _open_video(path) as container:
-        # Other containers than mp4 return keys in upper case.
+        # Containers other than mp4 return keys in upper case.
         text = next(
             (value for key, value in container.metadata.items() if key.lower() == METADATA_TAG),
             None,
@@ -228,7 +227,7 @@ def read_record(path: Path) -> dict[str, Any]:
         if not where.is_file():
             raise ValueError(
                 f'a video must carry a skipguide record (metadata tag "{METADATA_TAG}" or the file'
-                f" {where.name} beside it), but {path} has neither. Take a video that skipguide"
+                f" {where.name} beside it), but {path} has neither. Use a video that skipguide"
                 " wrote, or put its .json back."
             )
         text = where.read_text(encoding="utf-8", errors="replace")
@@ -242,7 +241,7 @@ def _parse_record(text: str, where: Path) -> dict[str, Any]:
         record = None
     if not isinstance(record, dict):
         raise ValueError(
-            f"a record must be a JSON object, but that of {where} starts with {text[:20]!r}. Take"
+            f"a record must be a JSON object, but that of {where} starts with {text[:20]!r}. Use"
             " an undamaged file."
         )
     return record
@@ -251,18 +250,18 @@ def _parse_record(text: str, where: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _open_video(path: Path) -> Iterator[av.container.InputContainer]:
     if not path.is_file():
-        raise ValueError(f"a video file is needed, but {path} is not one. Check the name.")
+        raise ValueError(f"a video file is needed, but {path} is not a file. Check the name.")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise ValueError(
-                    f"a video file is needed, but {path} has no video in it. Check the name."
+                    f"a video file is needed, but {path} has no video stream. Check the name."
                 )
             yield container
     except av.error.FFmpegError as error:
         reason = error.strerror
         raise ValueError(
-            f"a video file is needed, but {path} is not read as one ({reason}). Check it."
+            f"a video file is needed, but {path} cannot be read as one ({reason}). Check the file."
         ) from error
 
 
@@ -274,8 +273,7 @@ _INK, _PAPER = (235, 235, 235), (24, 24, 27)
 
 
 def enlarge(frames: Frames, factor: int) -> Frames:
-    """Repeat every pixel as a square of `factor` pixels, so that players do not blur small videos.
-    """
+    """Repeat every pixel as a square of `factor` pixels, so that players do not blur the video."""
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
@@ -293,8 +291,8 @@ def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
     shapes = {frames.shape: None for frames in columns.values()}
     if len(shapes) > 1:
         raise ValueError(
-            f"videos side by side must have one shape, but got {' and '.join(map(str, shapes))}."
-            " Make them alike."
+            "videos side by side must all have the same shape, but got"
+            f" {' and '.join(map(str, shapes))}. Resize or cut them."
         )
     count, height, width, _ = next(iter(shapes))
     factor = max(1, 256 // max(height, width))
@@ -310,7 +308,7 @@ def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
 
 
 def make_frame_strip(rows: Mapping[str, Frames], title: str, columns: int = 8) -> Image.Image:
-    """Draw frames of several videos as one image: a row per video, time from left to right.
+    """Draw frames of several videos as one image: a row per video, with time going right.
 
     Args:
         rows: caption -> frames, all of one size.

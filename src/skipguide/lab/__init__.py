@@ -1,1 +1,1 @@
-"""The small models that ship with the package: their world, training, judge, cards and gallery."""
+"""The small models shipped with the package: their world, training, judge, cards and gallery."""

@@ -1,14 +1,15 @@
 """Train the autoencoders of the lab on procedural clips, first on crops, then on whole frames.
 
-A `AutoencoderSpec` says what differs between them: AutoencoderKLMochi and AutoencoderKLOpenSora
-take clips, SVD's AutoencoderKLTemporalDecoder takes single frames and gives clips."""
+An `AutoencoderSpec` holds what differs between them: AutoencoderKLMochi and AutoencoderKLOpenSora
+encode clips, SVD's AutoencoderKLTemporalDecoder encodes single frames and decodes clips.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_mochi import (
@@ -27,19 +28,54 @@ Tensor = torch.Tensor
 CROP = 32  # pixels
 WHOLE_FRAMES_FROM = 0.7  # fraction of the steps
 KL_WEIGHT = 3e-5
-MEASURED_CLIPS = 256  # whose latents say what the scale of latents is
+MEASURED_CLIPS = 256  # from whose latents the scale of latents is measured
+
+
+class Posterior(Protocol):
+    """The distribution of latents that an encoder returns."""
+
+    mean: Tensor
+    std: Tensor
+    logvar: Tensor
+
+
+class EncoderOutput(Protocol):
+    """The result of diffusers' `encode`."""
+
+    latent_dist: Posterior
+
+
+class DecoderOutput(Protocol):
+    """The result of diffusers' `decode`."""
+
+    sample: Tensor
+
+
+class VideoAutoencoder(Protocol):
+    """What the lab uses of an autoencoder of diffusers."""
+
+    config: Mapping[str, Any]
+
+    def encode(self, x: Tensor, /) -> EncoderOutput: ...
+
+    def decode(self, z: Tensor, /, num_frames: int = 1) -> DecoderOutput: ...
+
+    def register_to_config(self, **values: object) -> None: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """One autoencoder of the lab: `(B, 3, F, H, W)` in [-1, 1] to latents and back."""
+    """How to build, run and train one autoencoder: `(B, 3, F, H, W)` in [-1, 1] to latents and
+    back."""
 
-    build: Callable[[], Any]  # with the weights that training starts from
-    encode: Callable[[Any, Tensor], Any]  # the posterior of clips, or of all their frames
-    # what the posterior gives back, with the number of frames
-    decode: Callable[[Any, Tensor, int], Tensor]
-    # write the scale of the latents of some clips into the config
-    normalise: Callable[[Any, Tensor], None]
+    build: Callable[[], Any]  # returns it with the weights that training starts from
+    encode: Callable[[VideoAutoencoder, Tensor], Posterior]  # of clips, or of their frames
+    decode: Callable[
+        [VideoAutoencoder, Tensor, int], Tensor
+    ]  # takes latents and the number of frames
+    normalise: Callable[[VideoAutoencoder, Tensor], None]  # write the scale to the config
     schedule: training_loop.Schedule
     crops: int  # per step
     crop_frames: int
@@ -60,16 +96,18 @@ MOCHI_CONFIG: dict[str, Any] = dict(
 )
 
 
-def _build_mochi() -> Any:
-    vae: Any = AutoencoderKLMochi(**MOCHI_CONFIG)
+def _build_mochi() -> AutoencoderKLMochi:
+    vae = AutoencoderKLMochi(**MOCHI_CONFIG)
     unchunk(vae)
     _initialise_mochi(vae)
     return vae
 
 
-def unchunk(vae: Any) -> None:
-    """Normalise all frames at once: the chunks of eight save GPU memory at 480p and only cost time
-    at 64 pixels."""
+def unchunk(vae: torch.nn.Module) -> None:
+    """Normalise all frames at once instead of in chunks of eight.
+
+    The chunks save GPU memory at 480p; at 64 pixels they only cost time.
+    """
     for module in vae.modules():
         if isinstance(module, MochiChunkedGroupNorm3D):
             module.chunk_size = 1 << 20
@@ -77,14 +115,15 @@ def unchunk(vae: Any) -> None:
 
 @torch.no_grad()
 def _initialise_mochi(vae: Any) -> None:
-    """Start as a linear map of unit gain that keeps absolute colour; from PyTorch's start, 500
-    steps teach no colours.
+    """Start as a linear map of unit gain that keeps absolute colour.
 
-    Every layer on the path around the residual branches gets unit gain (PyTorch's is 1/sqrt(3),
-    nine times over) and the branches start at zero. Of the encoder's 15 input channels 12 are
-    sin(2^6 2 pi x) and the like, a hash of the colour of a flat region: weight zero. The encoder
-    ends in a GroupNorm per frame, which erases brightness: two constant channels of opposite sign
-    in every group dominate its statistics, so that it is nearly affine for the rest."""
+    From PyTorch's initialisation, 500 steps teach no colours. Every layer on the path around the
+    residual branches gets unit gain (PyTorch's is 1/sqrt(3), nine times over) and the branches
+    start at zero. Of the encoder's 15 input channels 12 are sin(2^6 2 pi x) and the like, a hash of
+    the colour of a flat region: they get weight zero. The encoder ends in a GroupNorm per frame,
+    which erases brightness: two constant channels of opposite sign in every group dominate its
+    statistics, so that it is nearly affine for the rest.
+    """
     _set_unit_gain(vae)
     torch.nn.init.normal_(vae.encoder.proj_in.weight[:, :3], std=3**-0.5)
     vae.encoder.proj_in.weight[:, 3:] = 0
@@ -93,7 +132,7 @@ def _initialise_mochi(vae: Any) -> None:
     )
 
 
-def _set_unit_gain(vae: Any) -> None:
+def _set_unit_gain(vae: torch.nn.Module) -> None:
     for name, module in vae.named_modules():
         if not isinstance(module, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)):
             continue
@@ -105,8 +144,7 @@ def _set_unit_gain(vae: Any) -> None:
 
 
 def _add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
-    """Two constant channels of opposite sign in every group of the norm that follows a
-    convolution."""
+    """Add two constant channels of opposite sign to every group of the norm after a convolution."""
     group = norm.num_channels // norm.num_groups * (len(conv.bias) // norm.num_channels)
     # one after the other, where a convolution makes two frames of one
     copies = len(conv.bias) // norm.num_channels
@@ -114,8 +152,8 @@ def _add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
         conv.bias[i::group], conv.bias[copies + i :: group] = 2.0, -2.0
 
 
-def _normalise_channels(vae: Any, frames: Tensor) -> None:
-    """Put the per-channel mean and std of the latents into the config, where the pipelines look for
+def _normalise_channels(vae: VideoAutoencoder, frames: Tensor) -> None:
+    """Put the mean and deviation of each latent channel into the config, where pipelines look for
     them."""
     with torch.no_grad():
         latents = torch.cat([vae.encode(f).latent_dist.mean for f in frames.split(16)])
@@ -155,9 +193,12 @@ SVD_CONFIG: dict[str, Any] = dict(
 
 
 @torch.no_grad()
-def _build_svd() -> Any:
-    """As Mochi's: unit gain, branches at zero, colour kept through the norms at the ends of encoder
-    and decoder."""
+def _build_svd() -> AutoencoderKLTemporalDecoder:
+    """Build SVD's autoencoder, initialised like Mochi's.
+
+    Unit gain, branches at zero, and colour kept through the norms at the ends of encoder and
+    decoder.
+    """
     vae: Any = AutoencoderKLTemporalDecoder(**SVD_CONFIG)
     _set_unit_gain(vae)
     for attention in (vae.encoder.mid_block.attentions[0], vae.decoder.mid_block.attentions[0]):
@@ -169,15 +210,15 @@ def _build_svd() -> Any:
     return vae
 
 
-def encode_svd(vae: Any, frames: Tensor) -> Any:
-    """The posterior of every frame: `(B F, C, h, w)`."""
+def encode_svd(vae: VideoAutoencoder, frames: Tensor) -> Posterior:
+    """Return the posterior of every frame: `(B F, C, h, w)`."""
     return vae.encode(
         frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
     ).latent_dist
 
 
-def decode_svd(vae: Any, latents: Tensor, num_frames: int) -> Tensor:
-    """`(B F, C, h, w)` -> `(B, 3, F, H, W)`."""
+def decode_svd(vae: VideoAutoencoder, latents: Tensor, num_frames: int) -> Tensor:
+    """Decode latents `(B F, C, h, w)` into clips `(B, 3, F, H, W)`."""
     return (
         vae.decode(latents, num_frames=num_frames)
         .sample.unflatten(0, (-1, num_frames))
@@ -185,9 +226,9 @@ def decode_svd(vae: Any, latents: Tensor, num_frames: int) -> Tensor:
     )
 
 
-def _normalise_svd(vae: Any, frames: Tensor) -> None:
-    """The pipeline knows one number for the scale of all channels: latents times scaling_factor
-    have unit deviation."""
+def _normalise_svd(vae: VideoAutoencoder, frames: Tensor) -> None:
+    """Set scaling_factor, the pipeline's one scale for all channels, to give latents unit
+    deviation."""
     with torch.no_grad():
         latents = torch.cat([encode_svd(vae, f).mean for f in frames.split(16)])
     vae.register_to_config(scaling_factor=1 / latents.std().item())
@@ -210,7 +251,7 @@ SVD = AutoencoderSpec(
 
 OPENSORA_FRAMES = 17  # one chunk
 OPENSORA_CONFIG: dict[str, Any] = dict(
-    latent_channels=12,  # upstream has 4 for videos of a hundred times as many pixels
+    latent_channels=12,  # upstream has 4, for videos with a hundred times as many pixels
     block_out_channels=(32, 48, 96, 128),
     layers_per_block=1,
     norm_num_groups=8,
@@ -219,7 +260,7 @@ OPENSORA_CONFIG: dict[str, Any] = dict(
     temporal_layers_per_block=1,
     temporal_downsample=(True, True),
     temporal_norm_num_groups=8,
-    micro_batch_size=1 << 20,  # all frames at once: the fours of upstream save GPU memory at 720p
+    micro_batch_size=1 << 20,  # all frames at once; upstream's 4 saves GPU memory at 720p
     spatial_scaling_factor=1.0,
     latents_mean=(0.0,) * 12,
     latents_std=(1.0,) * 12,
@@ -227,9 +268,11 @@ OPENSORA_CONFIG: dict[str, Any] = dict(
 
 
 @torch.no_grad()
-def _build_opensora() -> Any:
-    """As the others: unit gain, branches at zero, colour kept through the norms at the ends of both
-    parts."""
+def _build_opensora() -> AutoencoderKLOpenSora:
+    """Build Open-Sora's autoencoder, initialised like the others.
+
+    Unit gain, branches at zero, and colour kept through the norms at the ends of both parts.
+    """
     vae: Any = AutoencoderKLOpenSora(**OPENSORA_CONFIG)
     _set_unit_gain(vae)
     frame, time = vae.spatial_vae, vae.temporal_vae
@@ -252,11 +295,10 @@ def _build_opensora() -> Any:
 
 
 def _ignore_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
-    """Let what comes after a norm with constant channels and a SiLU start with the others, at unit
-    gain.
+    """Make the convolution after a norm and a SiLU ignore the constant channels, at unit gain.
 
-    Four such norms lie on the way through both parts: their constants would add up, and SiLU halves
-        small signals.
+    Four such norms lie on the path through both parts: their constants would add up, and SiLU
+    halves small signals.
     """
     group = norm.num_channels // norm.num_groups
     conv.weight *= 2.0
@@ -264,11 +306,11 @@ def _ignore_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
     conv.weight[:, 1::group] = 0
 
 
-def _initialise_temporal_layers(vae: Any) -> None:
-    """Around the residual branches, time starts as every fourth frame in the latents, shown four
-    times by the decoder.
+def _initialise_temporal_layers(vae: torch.nn.Module) -> None:
+    """Start the temporal part as every fourth frame in the latents, repeated four times by the
+    decoder.
 
-    A random map of four frames would leave the part for single frames nothing to learn from.
+    A random map of four frames would leave nothing for the part for single frames to learn from.
     """
     for name, module in vae.named_modules():
         if (
@@ -278,7 +320,7 @@ def _initialise_temporal_layers(vae: Any) -> None:
         ):
             now = module.weight[:, :, -1, 1, 1] * 27**0.5  # still of unit gain
             if name.endswith("upsampler"):
-                now[1::2] = now[::2]  # two frames
+                now[1::2] = now[::2]  # the second of two frames repeats the first
             module.weight.zero_()
             module.weight[:, :, -1, 1, 1] = now
 
@@ -305,8 +347,7 @@ def train(
     *,
     kind: AutoencoderSpec,
 ) -> Iterator[training_loop.Progress]:
-    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/vae` holds the
-    autoencoder."""
+    """Train from nothing, or from the checkpoint in `folder`; the result is `folder/vae`."""
     schedule = schedule or kind.schedule
     torch.manual_seed(0)
     vae = kind.build().to(device)
@@ -347,7 +388,7 @@ def use_channels_last(model: torch.nn.Module) -> None:
 
 
 def _render_clips(num: int, seed: int, kind: AutoencoderSpec, split: str = "train") -> Tensor:
-    """(B, 3, F, H, W) in [-1, 1]."""
+    """Render clips `(B, 3, F, H, W)` in [-1, 1]."""
     scenes = world.sample_scenes(num, seed, split)
     return world.render(
         scenes, kind.frames, span=world.draw_spans(num, seed) if kind.spans else None
@@ -355,7 +396,7 @@ def _render_clips(num: int, seed: int, kind: AutoencoderSpec, split: str = "trai
 
 
 def _render_batch(step: int, kind: AutoencoderSpec, whole: bool) -> Tensor:
-    """Whole clips, or crops with part of the path of the object, wherever that is."""
+    """Render whole clips, or crops of them, which may or may not show the object."""
     frames = _render_clips(kind.whole if whole else kind.crops, step, kind)
     if whole:
         return frames
@@ -372,9 +413,13 @@ def _render_batch(step: int, kind: AutoencoderSpec, whole: bool) -> Tensor:
 
 
 @torch.no_grad()
-def psnr(vae: Any, kind: AutoencoderSpec, split: str = "heldout", num: int = 128) -> float:
-    """Reconstruction quality in dB on clips that were never trained on; peak signal is the range of
-    [-1, 1]."""
+def psnr(
+    vae: VideoAutoencoder, kind: AutoencoderSpec, split: str = "heldout", num: int = 128
+) -> float:
+    """Return the reconstruction quality in dB on clips that were not trained on.
+
+    The peak signal is the range of [-1, 1].
+    """
     device = next(vae.parameters()).device
     error = 0.0
     for frames in _render_clips(num, 10**6 + 1, kind, split).split(16):

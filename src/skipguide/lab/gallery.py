@@ -1,5 +1,4 @@
-"""The ways of guidance beside each other on lab-mochi: one figure of all of them, and what reusing
-a push costs."""
+"""All methods of guidance side by side on lab-mochi, and what reusing a push costs."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from skipguide import APG, SLG, STG, TCFG, CFGZero, Interval, Random, Restart, g
 from skipguide.lab import score_text, world
 
 Tensor = torch.Tensor
-LAYERS = (5,)  # of the preset of lab-mochi
-SCALE = 4.0  # of the push, in tenths of the length of c: the same for all, and enough to see
+LAYERS = (5,)  # as in the preset of lab-mochi
+SCALE = 4.0  # of the push, in tenths of the length of c: the same for all, and clearly visible
 GUIDANCE_SCALE = 4.5
 SEED = 6 * 10**6
 EVERY = (1, 2, 3, 4, 6)
@@ -23,7 +22,7 @@ EVERY = (1, 2, 3, 4, 6)
 
 @dataclass(frozen=True)
 class GuidedClips:
-    """Clips of one way of guidance, `(B, 3, F, H, W)` in [-1, 1], and what they cost."""
+    """Clips of one method, `(B, 3, F, H, W)` in [-1, 1], and what they cost."""
 
     frames: Tensor
     passes_per_step: float
@@ -31,14 +30,14 @@ class GuidedClips:
 
     @property
     def cost(self) -> str:
-        """For people."""
+        """The cost in words."""
         return (
             f"{self.passes_per_step:.2f} passes a step, {self.passes_per_step * self.steps:.0f}"
             " in all"
         )
 
     def to_uint8(self, i: int = 0) -> Any:
-        """One of the clips as the files have them, `(F, H, W, 3)` uint8."""
+        """Return one of the clips as files hold them, `(F, H, W, 3)` uint8."""
         return (
             ((self.frames[i].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
         )
@@ -47,8 +46,10 @@ class GuidedClips:
 def generate_clips(
     pipe: Any, prompts: Sequence[str], seed: int, *terms: Any, **options: Any
 ) -> GuidedClips:
-    """One clip for each prompt, from the noise of `seed`, guided by `terms` and `options` of
-    guide(); none is CFG."""
+    """Generate one clip for each prompt, from the noise of `seed`.
+
+    They are guided by the `terms` and `options` of guide(), or by CFG alone if there are none.
+    """
     if not terms and not options:
         return GuidedClips(score_text.generate(pipe, list(prompts), GUIDANCE_SCALE, seed), 2.0)
     with guide(pipe, *terms, **options) as handle:
@@ -64,11 +65,9 @@ class Method:
     """One row of the figure."""
 
     name: str
-    weak: dict[str, Any] | None = (
-        None  # arguments of an STG whose push has the common length; None for no weak model
-    )
+    weak: dict[str, Any] | None = None  # arguments of STG; None if there is no weak model
     options: dict[str, Any] = field(default_factory=dict)  # of guide()
-    bits: int = 0  # its weak model is the denoiser with its weights rounded to so many
+    bits: int = 0  # of the rounded denoiser that is its weak model; 0: not rounded
 
 
 METHODS = (
@@ -95,8 +94,10 @@ METHODS = (
 
 
 def compare_methods(pipe: Any, prompt: str, seed: int = SEED) -> Iterator[tuple[str, GuidedClips]]:
-    """(caption, clip) of each way of guidance, from the same noise; SLG last, whose push has no
-    length to choose."""
+    """Yield (caption, clip) of each method, from the same noise.
+
+    SLG comes last; the length of its push cannot be chosen.
+    """
     for method in METHODS:
         made = generate_clips(pipe, [prompt], seed, *_build_terms(pipe, method), **method.options)
         yield f"{method.name}: {made.cost}", made
@@ -115,8 +116,7 @@ def _build_terms(pipe: Any, method: Method) -> list[STG]:
 
 @torch.no_grad()
 def quantize_weights(model: torch.nn.Module, bits: int) -> torch.nn.Module:
-    """A copy whose weight matrices have so many bits, symmetric around 0, with a scale for each
-    row."""
+    """Return a copy with weight matrices rounded to `bits` bits, with a scale per row."""
     weak, top = copy.deepcopy(model), 2 ** (bits - 1) - 1
     for p in weak.parameters():
         if p.ndim > 1:
@@ -130,10 +130,10 @@ def quantize_weights(model: torch.nn.Module, bits: int) -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class ReuseResult:
-    """`STG(every=n)` against the exact run.
+    """How `STG(every=n)` compares with the exact run.
 
-    `error`: distance of the videos from those of the exact run, as a part of what STG changes in
-    them."""
+    `error` is the distance between their videos, as a fraction of what STG changes in them.
+    """
 
     every: int
     passes_per_step: float

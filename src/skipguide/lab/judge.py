@@ -1,8 +1,8 @@
-"""The judge: a small network that reads shape, colour and motion off a clip, trained on procedural
-clips only.
+"""The judge: a small network that reads shape, colour and motion of a clip.
 
-Where a clip shows two objects it reads the one that moves. Its penultimate features are the lab's
-Frechet features."""
+It is trained on procedural clips only. In a clip with two objects it reads the one that moves. Its
+penultimate features are the lab's Frechet features.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ BATCH_SIZE = 32
 
 
 class Judge(nn.Module):
-    """Convolutions on every second frame, then over time, then three linear heads on 128
-    features."""
+    """Convolutions on every second frame, then over time, then three heads on 128 features."""
 
     features = 128
 
@@ -41,8 +40,10 @@ class Judge(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """`(B, 3, 19, 64, 64)` in [-1, 1] -> logits per head `(B, words)` and features `(B,
-        128)`."""
+        """Return logits of each head `(B, words)` and features `(B, 128)`.
+
+        Clips are `(B, 3, 19, 64, 64)` in [-1, 1].
+        """
         frames = frames[:, :, ::2]
         batch, _, num_frames = frames.shape[:3]
         maps = self.space(frames.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, num_frames))
@@ -71,8 +72,7 @@ def _conv3d(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 def train(
     folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
 ) -> Iterator[training_loop.Progress]:
-    """Train from nothing or from the checkpoint in `folder`; afterwards `folder/judge.safetensors`
-    holds the judge."""
+    """Train from nothing, or from the checkpoint in `folder`; writes `folder/judge.safetensors`."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -97,8 +97,10 @@ def train(
 
 
 def _augment(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur, noise, fading and small shifts, so that the judge stays sensible on imperfect videos; a
-    third is clean."""
+    """Blur, add noise, fade and shift clips a little; a third of them stays clean.
+
+    This keeps the judge sensible on imperfect videos.
+    """
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(len(frames), *shape, generator=generator).reshape(-1, 1, 1, 1, 1)
@@ -128,7 +130,7 @@ def _augment(frames: Tensor, generator: torch.Generator) -> Tensor:
 def accuracy(
     judge: Judge, split: str = "all", num: int = 2048, seed: int = 9 * 10**6
 ) -> dict[str, float]:
-    """Share of real clips read right, per head, on scenes that training did not see."""
+    """Return the share of unseen real clips that each head reads right."""
     right = dict.fromkeys(HEADS, 0)
     scenes = world.sample_scenes(num, seed, split)
     for start in range(0, num, 64):
@@ -141,7 +143,7 @@ def accuracy(
 
 @functools.cache
 def load_judge() -> Judge:
-    """The packaged judge, on the CPU, in evaluation mode."""
+    """Load the packaged judge, on the CPU, in evaluation mode."""
     from safetensors.torch import load_file
 
     judge = Judge()
@@ -151,10 +153,10 @@ def load_judge() -> Judge:
 
 @torch.no_grad()
 def read(frames: Any) -> dict[str, str]:
-    """What the judge sees in one clip.
+    """Return the words that the judge reads in one clip.
 
     Args:
-        frames: `(F, H, W, 3)` uint8 array; other sizes than 64x64 are resized, other lengths than
+        frames: `(F, H, W, 3)` uint8 array; sizes other than 64x64 are resized, lengths other than
             19 resampled in time.
     """
     clip = torch.as_tensor(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
@@ -166,8 +168,10 @@ def read(frames: Any) -> dict[str, str]:
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance between two sets of features `(N, D)`, in float64; lower is closer, 0 for
-    equal moments."""
+    """Return the Frechet distance between two sets of features `(N, D)`, in float64.
+
+    It is 0 for equal moments, otherwise positive.
+    """
     a, b = a.double(), b.double()
     mean = (a.mean(0) - b.mean(0)).square().sum()
     x, y = ((f - f.mean(0)) / (len(f) - 1) ** 0.5 for f in (a, b))

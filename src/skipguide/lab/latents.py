@@ -4,37 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from skipguide.lab import training_loop
+from skipguide.lab.autoencoder import VideoAutoencoder
 
 Tensor = torch.Tensor
-CHUNK_CLIPS = 16  # clips at a time; more fall out of a processor's cache
+CHUNK_CLIPS = 16  # clips at a time; more do not fit a processor's cache
 
 
 def cache_latents(
-    folder: Path, num: int, encoded: Callable[[slice], dict[str, Tensor]]
+    folder: Path, num: int, encode_rows: Callable[[slice], dict[str, Tensor]]
 ) -> Iterator[training_loop.Progress]:
-    """Write what `encoded` makes of `num` clips, a few rows at a time, one tensor for each name."""
+    """Write what `encode_rows` returns for `num` clips, a few at a time, one tensor per name."""
     from safetensors.torch import save_file
 
     found: dict[str, list[Tensor]] = {}
     for start in range(0, num, CHUNK_CLIPS):
         stop = min(start + CHUNK_CLIPS, num)
-        for name, part in encoded(slice(start, stop)).items():
+        for name, part in encode_rows(slice(start, stop)).items():
             found.setdefault(name, []).append(part)
         yield training_loop.Progress(stop, num, {}, 0.0)
     with training_loop.atomic_path(folder / "latents.safetensors") as part:
         save_file({name: torch.cat(parts).contiguous() for name, parts in found.items()}, part)
 
 
-def make_encoder(vae: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What makes latents of clips `(B, 3, F, H, W)` as Mochi's and Open-Sora's pipelines do: mean
-    0, deviation 1, fp16.
+def make_encoder(vae: VideoAutoencoder, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return a function that encodes clips `(B, 3, F, H, W)` as Mochi's and Open-Sora's pipelines
+    do.
 
-    Their autoencoders keep one mean and one deviation for each channel in the config.
+    Latents are float16 with mean 0 and deviation 1. Their autoencoders keep one mean and one
+    deviation for each channel in the config.
     """
     dtype = training_loop.faster_dtype(device)
     mean, std = (
@@ -42,9 +43,9 @@ def make_encoder(vae: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
     )
 
     @torch.no_grad()
-    def encoded(frames: Tensor) -> Tensor:
+    def encode(frames: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             latents = vae.encode(frames.to(device)).latent_dist.mean
         return ((latents.float().cpu() - mean) / std).half()
 
-    return encoded
+    return encode

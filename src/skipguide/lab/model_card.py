@@ -1,5 +1,7 @@
-"""Put a trained lab model into the package: weights, scores, and a model card written from the
-measurements."""
+"""Put a trained lab model into the package: weights, scores, and a model card.
+
+The card is written from the measurements.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,10 @@ from skipguide.lab import (
     world,
 )
 
-# what it is called, its class, its file in the pipeline, what a step trains on
+# its name, its class, its file in the pipeline, what a step trains on
 Part = tuple[str, str, str, str]
-PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage with a comma trains several
+# model -> stage that trains the part -> part; a stage with a comma trains several parts
+PARTS: dict[str, dict[str, Part]] = {
     "mochi": {
         "autoencoder": (
             "autoencoder", "AutoencoderKLMochi", "vae/diffusion_pytorch_model",
@@ -35,49 +38,51 @@ PARTS: dict[str, dict[str, Part]] = {  # by the stage that trains it; a stage wi
             f"{mochi.BATCH_SIZE} clips a step",
         ),
         "transformer, too": (
-            "text encoder", "T5EncoderModel", "text_encoder/model", f"{mochi.BATCH_SIZE} captions a step"
+            "text encoder", "T5EncoderModel", "text_encoder/model",
+            f"{mochi.BATCH_SIZE} captions a step"
         ),
     },
     "svd": {
         "autoencoder": (
             "autoencoder", "AutoencoderKLTemporalDecoder", "vae/diffusion_pytorch_model",
-            f"{autoencoder.SVD.crops} crops of {autoencoder.CROP} px and {autoencoder.SVD.crop_frames} frames a step, "
-            "then whole clips",
+            f"{autoencoder.SVD.crops} crops of {autoencoder.CROP} px and"
+            f" {autoencoder.SVD.crop_frames} frames a step, then whole clips",
         ),
         "image encoder": (
             "image encoder", "CLIPVisionModelWithProjection", "image_encoder/model",
             f"{2 * svd.READER_BATCH} frames a step",
         ),
         "unet": (
-            "UNet", "UNetSpatioTemporalConditionModel", "unet/diffusion_pytorch_model", f"{svd.BATCH_SIZE} clips a step"
+            "UNet", "UNetSpatioTemporalConditionModel", "unet/diffusion_pytorch_model",
+            f"{svd.BATCH_SIZE} clips a step"
         ),
     },
     "opensora": {
         "autoencoder": (
             "autoencoder", "AutoencoderKLOpenSora", "vae/diffusion_pytorch_model",
-            f"{autoencoder.OPENSORA.crops} crops of {autoencoder.CROP} px and {autoencoder.OPENSORA.crop_frames} "
-            "frames a step, then whole clips",
+            f"{autoencoder.OPENSORA.crops} crops of {autoencoder.CROP} px and"
+            f" {autoencoder.OPENSORA.crop_frames} frames a step, then whole clips",
         ),
         "transformer": (
             "transformer", "OpenSoraTransformer3DModel", "transformer/diffusion_pytorch_model",
             f"{opensora.BATCH_SIZE} clips a step",
         ),
         "transformer, too": (
-            "text encoder", "T5EncoderModel", "text_encoder/model", f"{opensora.BATCH_SIZE} captions a step"
+            "text encoder", "T5EncoderModel", "text_encoder/model",
+            f"{opensora.BATCH_SIZE} captions a step"
         ),
     },
 }  # fmt: skip
 
 
 def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path]:
-    """Copy a finished training into the package and write its card, there and into `docs` where
-    that is given.
+    """Copy a finished training into the package and write its card, also into `docs` if given.
 
     Args:
-        model: "mochi", "svd" or "opensora"; the judge comes with mochi. folder: of the training;
-        needs pipeline, history.jsonl and scores.json (`lab score --out`), and of mochi
-            judge.safetensors.
-        machine: class of machine that trained it, for the card.
+        model: "mochi", "svd" or "opensora"; the judge comes with mochi.
+        folder: of the training; needs pipeline, history.jsonl and scores.json (`lab score --out`),
+            and for mochi judge.safetensors.
+        machine: kind of machine that trained it, for the card.
 
     Raises:
         ValueError: if a part is missing.
@@ -90,7 +95,7 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
         "history.jsonl",
         "scores.json",
     )
-    # first, for it fails where the scores are another model's
+    # The card comes first, because it fails if the scores belong to another model.
     text = build_card(model, folder, machine)
     target, reader = packaged.WEIGHTS / name, packaged.WEIGHTS / "judge"
     with training_loop.atomic_path(target.with_name(f"{name}.new")) as part:
@@ -103,7 +108,7 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
     if reads:
         reader.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "judge.safetensors", reader / "judge.safetensors")
-    # safetensors writes them for the owner alone
+    # safetensors makes its files readable by the owner only.
     for path in packaged.WEIGHTS.rglob("*.safetensors"):
         path.chmod(0o644)
     if docs:
@@ -113,7 +118,7 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
 
 
 def build_card(model: str, folder: Path, machine: str) -> str:
-    """The model card, from the training log and the scores."""
+    """Return the model card, from the training log and the scores."""
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     history = [
         json.loads(line)
@@ -164,7 +169,7 @@ def build_card(model: str, folder: Path, machine: str) -> str:
 
 
 def _strip_local_paths(pipeline: Path) -> None:
-    """Take out of the configs from which folder of this machine a part was loaded."""
+    """Remove from the configs the local folder that a part was loaded from."""
     for path in pipeline.glob("*/config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:

@@ -1,8 +1,8 @@
-"""How good lab-svd is: whether the object and the first frame are kept, and whether the motion
-follows the bucket.
+"""How well lab-svd keeps object and first frame, and how well motion follows the bucket.
 
 The rows are those of the paper's Table 4: CFG, with spatial guidance, with spatial and temporal
-guidance, and STG-R."""
+guidance, and STG-R.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from skipguide.lab import score_text as scoring
 
 Tensor = torch.Tensor
 STEPS = 25
-BATCH = 8  # clips; they share a bucket, for the pipeline takes one
+BATCH = 8  # clips, which share a bucket, because the pipeline takes only one
 SEED = 8 * 10**6
-CHECKED_WORDS = ("shape", "colour")  # the motion is not given: a first frame admits several
+CHECKED_WORDS = ("shape", "colour")  # not the motion, because a first frame allows several
 
 
 def score(
@@ -31,18 +31,18 @@ def score(
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the packaged model, or the one in a training folder.
 
-    Every setting gets the same `clips` first frames of single objects, held-out combinations
-    included, from the same noise; the motion bucket of a clip is that of the real clip behind its
-    first frame (of a batch, their mean)."""
+    Every setting gets the same `clips` first frames of single objects, including held-out
+    combinations, from the same noise. The motion bucket of a clip is that of the real clip behind
+    its first frame (the mean over a batch).
+    """
     if clips <= 2 * BATCH:
         raise ValueError(
-            f"clips must be more than {2 * BATCH}, for buckets to be compared, but got {clips}."
-            " Take 64."
+            f"clips must be more than {2 * BATCH}, to compare buckets, but got {clips}. Try 64."
         )
     pipe = _load_pipeline(folder)
     rows = score_settings(layers, spatial, temporal, residual, rescale)
     for _, terms, _ in rows[1:]:
-        guide(pipe, *terms).remove()  # a layer that there is not is said at once
+        guide(pipe, *terms).remove()  # fails early if a layer does not exist
     note("reconstruction and the judge on real clips")
     real = RealClips(clips)
     found: dict[str, Any] = {
@@ -62,8 +62,8 @@ def score(
         row = {"setting": name, **_score_setting(pipe, real, real.buckets, terms, phi)}
         note(str(row))
         found["generated"].append(row)
-    # A first frame gives away some of the motion that its clip has. Here the slowest gets the
-    # highest bucket.
+    # A first frame reveals some of the motion of its clip. Here the slowest clip gets the highest
+    # bucket, so that only the bucket can tell the motion.
     turned = torch.cat(real.buckets.split(BATCH)[::-1])[: len(real.buckets)]
     found["buckets_turned"] = _score_setting(pipe, real, turned, [], 0.0)
     note(str(found["buckets_turned"]))
@@ -73,7 +73,7 @@ def score(
 def score_settings(
     layers: Sequence[str], spatial: float, temporal: float, residual: float, rescale: float
 ) -> list[tuple[str, list[STG], float]]:
-    """The rows: name, terms, phi. A scale of 0 leaves its row out."""
+    """Return the rows (name, terms, rescale). A scale of 0 leaves its row out."""
     in_space, in_time = (
         STG(layers, scale, "attention", axis=axis)
         for axis, scale in (("spatial", spatial), ("temporal", temporal))
@@ -132,7 +132,7 @@ def _load_pipeline(folder: Path | None) -> Any:
 
 @torch.no_grad()
 def _reconstruct(pipe: Any, frames: Tensor) -> Tensor:
-    """What is left after the autoencoder: the ceiling for generated clips."""
+    """Encode and decode clips: the upper limit for the quality of generated ones."""
     chunks = frames.split(BATCH)
     return torch.cat(
         [
@@ -160,8 +160,10 @@ def _score_setting(
 
 
 def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
-    """`(B, 3, H, W)` first frames -> `(B, 3, F, H, W)`, both in [-1, 1]: one batch, noise drawn
-    from `seed`."""
+    """Animate first frames `(B, 3, H, W)` as `(B, 3, F, H, W)`, both in [-1, 1], in one batch.
+
+    Noise is drawn from `seed`.
+    """
     from diffusers.image_processor import VaeImageProcessor
 
     frames = pipe(
@@ -178,12 +180,13 @@ def generate(pipe: Any, first: Tensor, bucket: int, seed: int) -> Tensor:
 def measure_clips(
     real: RealClips, frames: Tensor, buckets: Tensor | None = None
 ) -> dict[str, float]:
-    """What the card says of one set of clips.
+    """Return the numbers of the card for one set of clips.
 
     `shape`, `colour`: share of clips in which the judge reads the object of the first frame.
-    `first_frame_db`: mean PSNR of the first frame against the one given. `motion`: Spearman's
+    `first_frame_db`: mean PSNR of the first frame against the given one. `motion`: Spearman
     correlation of bucket and amount of motion. `frechet`: distance of the judge's features from
-    those of the real clips."""
+    those of the real clips.
+    """
     words, features = _judge_clips(frames)
     kept = {
         name: (words[name] == getattr(real.scenes, name)).float().mean().item()
@@ -209,13 +212,13 @@ def measure_clips(
 
 
 def _judge_clips(frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """The judge knows clips of 19 frames: of fewer some are shown twice."""
+    """Judge clips of fewer than 19 frames, which the judge expects, by repeating some frames."""
     stretched = F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
     return scoring.judge_clips(judge.load_judge(), stretched)
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two `(N,)`; equal values share the mean of their ranks."""
+    """Return the rank correlation of two `(N,)`; equal values share the mean of their ranks."""
     ranks = torch.stack([_ranks(a), _ranks(b)])
     return torch.corrcoef(ranks)[0, 1].item()
 
@@ -227,7 +230,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def format_table(scores: dict[str, Any]) -> str:
-    """The scores for people, as Markdown."""
+    """Format the scores as Markdown."""
     lines = [
         (
             f"- reconstruction: {scores['psnr_db']['train']} dB, held out"

@@ -1,5 +1,8 @@
-"""How good a lab model that takes text is: reconstruction, the judge's reading of generated clips,
-Frechet distance."""
+"""How good a text-to-video lab model is.
+
+Measured are its reconstruction, what the judge reads in generated clips, and their Frechet
+distance.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,17 @@ SEED = 7 * 10**6
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """What is different about a lab model."""
+    """What differs between the lab models."""
 
     pipeline: Any  # its class
     kind: autoencoder.AutoencoderSpec
-    call: dict[str, Any]  # what a call gets beside the prompts, CFG's scale and the noise
-    brings_judge: bool = False  # the others are read by the packaged one
+    call: dict[str, Any]  # arguments of a call, beside the prompts, CFG's scale and the noise
+    brings_judge: bool = False  # if not, the packaged judge is used
 
 
 MODELS = {
-    "mochi": ScoredModel(MochiPipeline, autoencoder.MOCHI, dict(max_sequence_length=32), brings_judge=True),
+    "mochi": ScoredModel(MochiPipeline, autoencoder.MOCHI, dict(max_sequence_length=32),
+        brings_judge=True),
     "opensora": ScoredModel(
         OpenSoraPipeline, autoencoder.OPENSORA,
         dict(max_sequence_length=32, fps=world.FPS, aesthetic_score=None, clean_caption=False),
@@ -50,16 +54,16 @@ def score(
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the packaged model, or the one in a training folder.
 
-    Every setting generates the same `clips` prompts from the same noise; prompts name one object,
-    are phrased at random and come from all combinations, held-out ones included.
+    Every setting generates the same `clips` prompts from the same noise. Prompts name one object,
+    are phrased at random and come from all combinations, including held-out ones.
 
     Args:
-        terms: each by itself beside the last CFG scale; of one scale and skip.
+        terms: each is used alone, with the last CFG scale; all have one scale and skip.
     """
     kind = MODELS[model].kind
     pipe, reader = _load_pipeline(model, folder)
     for term in terms:
-        guide(pipe, term).remove()  # a layer that there is not is said at once
+        guide(pipe, term).remove()  # fails early if a layer does not exist
     note("reconstruction and the judge on real clips")
     found: dict[str, Any] = {
         "command": _format_command(model, clips, guidance_scales, terms),
@@ -92,7 +96,7 @@ def score(
 def _format_command(
     model: str, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG]
 ) -> str:
-    """What measures the same on the packaged model."""
+    """Return the command that measures the same on the packaged model."""
     scales = "".join(f" --guidance-scale {g:g}" for g in guidance_scales)
     skipped = "".join(f" --layers {_join_layers(explicit_layers(term))}" for term in terms)
     skipped += f" --stg-scale {terms[0].scale:g} --skip {terms[0].skip}" if terms else ""
@@ -123,8 +127,10 @@ def _load_pipeline(model: str, folder: Path | None) -> tuple[Any, judge.Judge]:
 
 @torch.no_grad()
 def judge_clips(reader: judge.Judge, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Words and features of clips `(B, 3, F, H, W)`; the judge knows 19 frames, of fewer some are
-    shown twice."""
+    """Return words and features of clips `(B, 3, F, H, W)`.
+
+    The judge expects 19 frames, so some frames of shorter clips are repeated.
+    """
     if frames.shape[2] != world.NUM_FRAMES:
         frames = F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
     parts = [reader(chunk) for chunk in frames.split(64)]
@@ -142,7 +148,7 @@ def _share_right(words: dict[str, Tensor], scenes: world.Scenes) -> dict[str, fl
 
 
 def _judge_accuracy(reader: judge.Judge, frames: int, num: int = 512) -> dict[str, float]:
-    """Share of real clips of so many frames that the judge reads right."""
+    """Return the share of real clips of `frames` frames that the judge reads right."""
     if frames == world.NUM_FRAMES:
         return judge.accuracy(reader)
     scenes = world.sample_scenes(num, SEED + 3, "all")
@@ -153,7 +159,7 @@ def _judge_accuracy(reader: judge.Judge, frames: int, num: int = 512) -> dict[st
 def _score_reconstruction(
     pipe: Any, reader: judge.Judge, kind: autoencoder.AutoencoderSpec, num: int = 256
 ) -> dict[str, float]:
-    """What the judge reads after the autoencoder: the ceiling for generated clips."""
+    """Return what the judge reads after the autoencoder: the upper limit for generated clips."""
     scenes = world.sample_scenes(num, SEED + 2, "all")
     chunks = world.render(scenes, kind.frames).split(16)
     made = [kind.decode(pipe.vae, kind.encode(pipe.vae, c).mean, kind.frames) for c in chunks]
@@ -195,7 +201,7 @@ def _score_setting(
 
 
 def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "mochi") -> Tensor:
-    """`(B, 3, F, H, W)` in [-1, 1]: one batch through the pipeline, noise drawn from `seed`."""
+    """Generate one batch `(B, 3, F, H, W)` in [-1, 1], with noise drawn from `seed`."""
     row = MODELS[model]
     with ignore_cpu_autocast_warning():
         frames = pipe(
@@ -207,7 +213,7 @@ def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "m
 
 
 def format_table(scores: dict[str, Any]) -> str:
-    """The scores for people, as Markdown."""
+    """Format the scores as Markdown."""
     lines = [
         (
             f"- reconstruction: {scores['psnr_db']['train']} dB, held out"

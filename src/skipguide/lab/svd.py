@@ -1,13 +1,14 @@
 """lab-svd: a real StableVideoDiffusionPipeline with small configs.
 
-Its image encoder learns first, as CLIP does, to put into one embedding what a picture shows; then
-it is kept fixed and the UNet is trained on cached latents and embeddings. A clip is conditioned on
-its first frame (latents beside every frame's, and the embedding), on the frames per second, on its
-motion bucket, which is the true amount of motion, and on how much noise was put on the first frame.
-In EDM's terms the pipeline's scheduler computes, and the training uses,
+Its image encoder is trained first, as in CLIP, to describe an image in one embedding; then it is
+frozen and the UNet is trained on cached latents and embeddings. A clip is conditioned on its first
+frame (latents beside every frame's, and the embedding), on the frames per second, on its motion
+bucket, which is the true amount of motion, and on how much noise was added to the first frame. In
+EDM's terms the pipeline's scheduler computes, and the training uses,
 
-    x = x_0 + sigma noise,    the UNet sees  x / sqrt(sigma^2 + 1)  and  log(sigma) / 4
-    v = (x / (sigma^2 + 1) - x_0) sqrt(sigma^2 + 1) / sigma         is what it predicts ("v_prediction")
+    x = x_0 + sigma noise,    the UNet sees  x / sqrt(sigma^2 + 1)  and  log(sigma) / 4,
+
+    and predicts  v = (x / (sigma^2 + 1) - x_0) sqrt(sigma^2 + 1) / sigma  ("v_prediction").
 """
 
 from __future__ import annotations
@@ -82,15 +83,16 @@ IMAGE_ENCODER: dict[str, Any] = dict(
     image_size=224, patch_size=16, projection_dim=64,
 )  # fmt: skip
 SCHEDULER: dict[str, Any] = dict(
-    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-    use_karras_sigmas=True, timestep_type="continuous", timestep_spacing="leading", steps_offset=1, sigma_min=0.002,
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+    prediction_type="v_prediction",
+    use_karras_sigmas=True, timestep_type="continuous", timestep_spacing="leading", steps_offset=1,
+    sigma_min=0.002,
     sigma_max=80.0,  # 700 in the public checkpoint, for pictures of a hundred times as many pixels
 )  # fmt: skip
 
 
 def build(vae: AutoencoderKLTemporalDecoder, image_encoder: CLIPVisionModelWithProjection) -> Any:
-    """The pipeline around a trained autoencoder and a trained image encoder, with an untrained
-    UNet."""
+    """Build the pipeline with an untrained UNet around trained autoencoder and image encoder."""
     torch.manual_seed(0)
     unet = UNetSpatioTemporalConditionModel(**UNET)
     nn.init.zeros_(unet.conv_out.weight)
@@ -105,8 +107,8 @@ def build(vae: AutoencoderKLTemporalDecoder, image_encoder: CLIPVisionModelWithP
 
 
 class Reader(nn.Module):
-    """The image encoder, and what it is trained with: one linear head on its embedding for each
-    thing to tell."""
+    """The image encoder with what it is trained with: a linear head for each attribute to
+    recognise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +119,7 @@ class Reader(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """`(B, 3, 224, 224)` -> logits `(B, classes)` of each head."""
+        """Return the logits `(B, classes)` of each head for pixels `(B, 3, 224, 224)`."""
         embeds = self.image_encoder(pixels).image_embeds
         return {name: head(embeds) for name, head in self.heads.items()}
 
@@ -125,8 +127,7 @@ class Reader(nn.Module):
 def train_image_encoder(
     folder: Path, device: torch.device, schedule: training_loop.Schedule = READER_SCHEDULE
 ) -> Iterator[training_loop.Progress]:
-    """Train the image encoder from nothing or from the checkpoint in `folder`; writes
-    `folder/image_encoder`."""
+    """Train from nothing, or from the checkpoint in `folder`; writes `folder/image_encoder`."""
     torch.manual_seed(0)
     reader = Reader().to(device)
     if training_loop.can_compile(device):
@@ -152,8 +153,10 @@ def train_image_encoder(
 
 
 def _true_classes(scenes: world.Scenes) -> dict[str, Tensor]:
-    """The classes of `READ_ATTRIBUTES`, `(B,)` each; the last class of a second object is that
-    there is none."""
+    """Return the classes of `READ_ATTRIBUTES`, `(B,)` each.
+
+    The last class of a second object means that there is none.
+    """
     none = scenes.second_shape < 0
     found = {name: getattr(scenes, name) for name in READ_ATTRIBUTES}
     return {
@@ -163,8 +166,7 @@ def _true_classes(scenes: world.Scenes) -> dict[str, Tensor]:
 
 
 def pixel_values(images: Tensor) -> Tensor:
-    """`(B, 3, H, W)` in [-1, 1] -> what the pipeline hands to its image encoder, `(B, 3, 224,
-    224)`."""
+    """Prepare images `(B, 3, H, W)` in [-1, 1] as the pipeline does: `(B, 3, 224, 224)`."""
     images = (_resize_with_antialiasing(images, (224, 224)) + 1) / 2
     processor = CLIPImageProcessorPil()
     mean, std = (
@@ -175,7 +177,7 @@ def pixel_values(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def embed_images(image_encoder: Any, images: Tensor) -> Tensor:
-    """Pictures `(N, 3, H, W)` in 8 bits -> `(N, 64)`."""
+    """Embed uint8 images `(N, 3, H, W)`: `(N, 64)`."""
     chunks = (
         pixel_values(chunk.to(image_encoder.device).float() / 127.5 - 1)
         for chunk in images.split(64)
@@ -187,13 +189,13 @@ def embed_images(image_encoder: Any, images: Tensor) -> Tensor:
 
 
 def training_clips(num: int = NUM_CLIPS) -> tuple[world.Scenes, Tensor]:
-    """The scenes behind the cached latents, and how much of its path each clip covers, `(num,)`."""
+    """Return the scenes behind the cached latents, and how much of its path each clip covers,
+    `(num,)`."""
     return world.sample_scenes(num, seed=3 * 10**6), world.draw_spans(num, seed=3 * 10**6)
 
 
 def draw_conditions(scenes: world.Scenes, spans: Tensor, seed: int) -> Tensor:
-    """`(B, 3)`: fps - 1, motion bucket and strength of the noise on the first frame, as the UNet
-    gets them."""
+    """Draw what the UNet is given `(B, 3)`: fps - 1, motion bucket, noise on the first frame."""
     generator = torch.Generator().manual_seed(seed)
     num = len(scenes)
     fps = torch.randint(FPS[0], FPS[1] + 1, (num,), generator=generator).float()
@@ -210,7 +212,7 @@ def draw_conditions(scenes: world.Scenes, spans: Tensor, seed: int) -> Tensor:
 
 
 def motion_bucket(amount: Tensor, fps: Tensor) -> Tensor:
-    """The motion bucket, 0 to 255: motion per second, in the units of `world.amount_of_motion`."""
+    """Return the motion bucket, 0 to 255: `world.amount_of_motion` per second, scaled."""
     return (BUCKETS_PER_UNIT * amount * fps / USUAL_FPS).round().clamp_max(255)
 
 
@@ -228,7 +230,7 @@ def encode_clips(
     scenes, spans = training_clips(num)
     dtype = training_loop.faster_dtype(device)
 
-    def encoded(rows: slice) -> dict[str, Tensor]:
+    def encode_rows(rows: slice) -> dict[str, Tensor]:
         frames = world.render(scenes[rows], FRAMES, span=spans[rows])
         given, image = draw_conditions(scenes[rows], spans[rows], seed=rows.start), frames[:, :, 0]
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(rows.start))
@@ -243,21 +245,21 @@ def encode_clips(
             "conditions": given,
         }
 
-    yield from latents.cache_latents(folder, num, encoded)
+    yield from latents.cache_latents(folder, num, encode_rows)
 
 
 def noise_latents(
     x_0: Tensor, noise: Tensor, sigma: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Clean latents and noise `(B, F, C, h, w)`, sigma `(B,)` -> x, x as the UNet sees it, its
-    timestep, and v."""
+    """Noise latents `(B, F, C, h, w)` by sigma `(B,)`; return x, the UNet's input and timestep, and
+    v."""
     s = sigma.view(-1, 1, 1, 1, 1)
     x = x_0 + s * noise
     return x, x / (s**2 + 1).sqrt(), sigma.log() / 4, (x / (s**2 + 1) - x_0) * (s**2 + 1).sqrt() / s
 
 
 def _sample_sigmas(num: int, generator: torch.Generator) -> Tensor:
-    """`(num,)`: log-normal; a sixth log-uniform over what the scheduler goes through."""
+    """Draw `(num,)`: five sixths log-normal, the rest log-uniform over the scheduler's range."""
     usual = LOG_SIGMA[0] + LOG_SIGMA[1] * torch.randn(num, generator=generator)
     low, high = math.log(SCHEDULER["sigma_min"]), math.log(SCHEDULER["sigma_max"])
     anywhere = low + (high - low) * torch.rand(num, generator=generator)
@@ -271,7 +273,7 @@ def _sample_sigmas(num: int, generator: torch.Generator) -> Tensor:
 def train(
     folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
 ) -> Iterator[training_loop.Progress]:
-    """Train the UNet from nothing or from the checkpoint in `folder`; needs its other parts and its
+    """Train the UNet from nothing, or from the checkpoint in `folder`; needs its other parts and
     latents.
 
     Afterwards `folder/pipeline` is a StableVideoDiffusionPipeline in diffusers layout, in float16.
@@ -316,8 +318,10 @@ def train(
 
 
 def _speed_up_training(unet: Any, device: torch.device) -> None:
-    """For training only: attention of a few tokens as plain products, channels last, compiled where
-    that can be."""
+    """Prepare the UNet for training: plain attention, channels last, compiled if possible.
+
+    Attention to a few tokens is faster as plain products.
+    """
     unet.set_attn_processor(AttnProcessor())
     autoencoder.use_channels_last(unet)
     if training_loop.can_compile(device):

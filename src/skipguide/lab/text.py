@@ -1,5 +1,4 @@
-"""The small T5 that reads captions in lab-mochi and lab-opensora; it is trained together with their
-transformers."""
+"""The small T5 of lab-mochi and lab-opensora, which is trained together with their transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ TEXT_ENCODER: dict[str, Any] = dict(
 
 
 class TrainingPair(nn.Module):
-    """What is trained together."""
+    """The transformer and the text encoder, which are trained together."""
 
     def __init__(self, transformer: nn.Module, text_encoder: T5EncoderModel):
         super().__init__()
@@ -33,8 +32,7 @@ class TrainingPair(nn.Module):
 
 
 def build_tokenizer(more: Sequence[str] = ()) -> T5Tokenizer:
-    """A T5 tokenizer that knows every word of the captions and `more`, and spells others out in
-    letters."""
+    """Build a T5 tokenizer that knows the captions' words and `more`, and spells others out."""
     words = [(f"▁{word}", -1.0) for word in (*world.vocabulary(), *more)]
     letters = [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz,.'-"]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *words, *letters]
@@ -42,5 +40,5 @@ def build_tokenizer(more: Sequence[str] = ()) -> T5Tokenizer:
 
 
 def build_encoder(words: T5Tokenizer) -> T5EncoderModel:
-    """An untrained one for the words of a tokenizer."""
+    """Build an untrained encoder for the words of a tokenizer."""
     return T5EncoderModel(T5Config(vocab_size=-(-len(words) // 16) * 16, **TEXT_ENCODER))

@@ -1,4 +1,4 @@
-"""Train a lab model from nothing, stage after stage; every stage resumes where it was stopped."""
+"""Train a lab model from nothing, stage by stage; every stage resumes where it was stopped."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ LOG_EVERY = 50  # steps
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the training: a generator of progress, and the file or folder that shows that it
-    is done."""
+    """One part of the training: a generator of progress, and the file or folder that it leaves."""
 
     name: str
-    run: Callable[..., Iterator[training_loop.Progress]]  # of the folder and the device
+    run: Callable[..., Iterator[training_loop.Progress]]  # takes the folder and the device
     result: str
 
 
@@ -52,8 +51,7 @@ STAGES = {
 def train(
     model: str, folder: Path, device: torch.device, only: str | None = None
 ) -> Iterator[tuple[str, training_loop.Progress]]:
-    """Run the stages of a lab model that are not done yet, yielding (stage, progress) after every
-    step.
+    """Run the unfinished stages of a lab model, and yield (stage, progress) after every step.
 
     `folder/history.jsonl` gets a line per 50 steps and stage: step, seconds, mean of each metric.
 
@@ -91,7 +89,7 @@ def _log_progress(
             name: sum(metrics[name] for metrics in kept) / len(kept) for name in progress.metrics
         }
         seconds = round(progress.seconds or time.monotonic() - started, 1)
-        # a run that was resumed does some steps again
+        # A resumed run repeats some steps.
         rows = [row for row in rows if row["stage"] != stage.name or row["step"] < progress.step]
         rows.append({"stage": stage.name, "step": progress.step, "seconds": seconds, **mean})
         with training_loop.atomic_path(path) as part:

@@ -1,9 +1,9 @@
-"""One training loop for every small model of the lab: Muon and AdamW, EMA, checkpoints that resume
-exactly.
+"""One training loop for every small model of the lab: Muon and AdamW, EMA, exact resumption.
 
 `fit` is a generator: the caller reads the progress, evaluates, logs, or stops. The loss is a
 function of the step number alone (each step seeds its own data), so a resumed run sees what an
-uninterrupted one would have seen."""
+uninterrupted one would have seen.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from typing import Any
 import torch
 
 Loss = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
-_STALE_SECONDS = 3600.0  # seconds after which nobody writes to a temporary file any more
+_STALE_SECONDS = 3600.0  # seconds after which a temporary file counts as abandoned
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long and how fast. `decay` is the last fraction of the steps, over which the learning
-    rate falls to zero.
+    """The length of a training and its learning rates.
 
-    With `restarts` it does so several times, each time from a warm start (SGDR, Loshchilov and
-    Hutter 2017)."""
+    `decay` is the last fraction of the steps, over which the learning rate falls to zero. With
+    `restarts` it does so several times, each time from a warm start (SGDR, Loshchilov and Hutter
+    2017).
+    """
 
     steps: int
     learning_rate: float  # of Muon, for weight matrices and kernels
@@ -44,8 +45,10 @@ class Schedule:
     checkpoint_minutes: float = 3.0
 
     def factor(self, step: int) -> float:
-        """What multiplies the learning rates at a step: linear warm-up, constant, then a half
-        cosine down to zero."""
+        """Return the factor of the learning rates at a step.
+
+        It rises linearly during the warm-up, is constant, then falls to zero as half a cosine.
+        """
         bounds = (0, *self.restarts, self.steps)
         first, last = next(
             (pair for pair in itertools.pairwise(bounds) if step < pair[1]), bounds[-2:]
@@ -57,7 +60,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What `fit` yields after each step."""
+    """The progress that `fit` yields after each step."""
 
     step: int  # steps done
     steps: int  # steps in all
@@ -68,12 +71,12 @@ class Progress:
 def fit(
     model: torch.nn.Module, loss: Loss, schedule: Schedule, checkpoint: Path
 ) -> Iterator[Progress]:
-    """Train `model` in place; when the generator ends the model holds the averaged weights (if
-    `schedule.ema`).
+    """Train `model` in place; at the end it holds the averaged weights if `schedule.ema` is set.
 
     Args:
-        loss: step number -> (scalar to minimise, numbers to report). checkpoint: written every few
-        minutes and at the end, under a temporary name first; read if it exists.
+        loss: step number -> (scalar to minimise, numbers to report).
+        checkpoint: written every few minutes and at the end, under a temporary name first; read if
+            it exists.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizers = _optimizers(model, schedule)
@@ -106,7 +109,7 @@ def fit(
 
 
 def require_files(folder: Path, *names: str) -> None:
-    """See that results of earlier stages are there.
+    """Check that results of earlier stages exist.
 
     Raises:
         ValueError: naming those that are missing.
@@ -114,18 +117,16 @@ def require_files(folder: Path, *names: str) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(
-            f"this needs {', '.join(names)} in {folder}, but {', '.join(missing)} is missing. Run"
-            " the stages of the training (and lab score --out, before packing) that write them"
-            " first."
+            f"this needs {', '.join(names)} in {folder}, but {', '.join(missing)} is missing. First"
+            " run the training stages that write them (and lab score --out, before packing)."
         )
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name to write a file or folder to; it gets its own name when all of it is
-    there."""
+    """Yield a temporary name for a file or folder, which gets its own name when it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # of a process that was killed
+    # Remove leftovers of a killed process.
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
@@ -148,8 +149,8 @@ def save_pipeline(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:
     """Write a pipeline in diffusers layout, in files of at most 20 MB.
 
     Args:
-        halved: parts that are written in float16, which diffusers loads as float32; transformers
-            would load its own in the precision of the file.
+        halved: parts to write in float16. diffusers loads these as float32; transformers would keep
+            the precision of the file.
     """
     pipe.to("cpu")
     for part in halved:
@@ -160,7 +161,7 @@ def save_pipeline(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:
 
 
 def _optimizers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Muon for the weights of linear layers and convolutions, AdamW for everything else."""
+    """Return Muon for the weights of linear layers and convolutions, AdamW for all others."""
     kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
     matrices: list[Any] = [
         m.weight for m in model.modules() if isinstance(m, kinds) and m.weight.requires_grad
@@ -172,10 +173,11 @@ def _optimizers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal (Jordan et al. 2024).
+    """Momentum with orthogonalised updates (Jordan et al. 2024).
 
-    It was 1.5 times as fast as AdamW in one run (docs/lab-mochi.md). torch.optim.Muon takes
-    matrices only; a kernel `(out, in, t, h, w)` is seen here as `(out, in t h w)`."""
+    It was 1.5 times as fast as AdamW in one run (docs/lab-mochi.md). torch.optim.Muon accepts only
+    matrices; here a kernel `(out, in, t, h, w)` counts as `(out, in t h w)`.
+    """
 
     def __init__(
         self,
@@ -195,17 +197,17 @@ class Muon(torch.optim.Optimizer):
                     average = self.state[p].setdefault("average", torch.zeros_like(p))
                     average.lerp_(p.grad, 1 - group["momentum"])
                     updates.append(p.grad.lerp(average, group["momentum"]).flatten(1))
-                # all at once: a UNet has hundreds of small matrices, and this halves what they take
+                # All at once: a UNet has hundreds of small matrices, and this halves their time.
                 for p, update in zip(alike, orthogonalize(torch.stack(updates)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    # 0.2 sqrt(max side) gives the update the root mean square that AdamW's has (Liu
-                    # et al. 2025)
+                    # 0.2 sqrt(max side) gives the update the root mean square of AdamW's (Liu et
+                    # al. 2025).
                     step = update.reshape(p.shape).to(p.dtype)
                     p.add_(step, alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
 def _group_by_shape(parameters: list[torch.nn.Parameter]) -> list[list[Any]]:
-    """Those with a gradient, by their shape as matrices."""
+    """Group the parameters with a gradient by their shape as matrices."""
     found: dict[tuple[int, int], list[Any]] = {}
     for p in parameters:
         if p.grad is not None:
@@ -214,8 +216,10 @@ def _group_by_shape(parameters: list[torch.nn.Parameter]) -> list[list[Any]]:
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """`(..., M, N)` -> the nearest semi-orthogonal matrices, roughly: five Newton-Schulz steps in
-    bfloat16."""
+    """Return nearly the closest semi-orthogonal matrices to `(..., M, N)`.
+
+    Five Newton-Schulz steps in bfloat16.
+    """
     x = matrices.bfloat16()
     if tall := x.shape[-2] > x.shape[-1]:
         x = x.mT
@@ -259,13 +263,13 @@ def _resume(path: Path, model, average, optimizers) -> tuple[int, float]:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs: on a CPU a C++ compiler."""
+    """Tell whether torch.compile has what it needs: on a CPU, a C++ compiler."""
     return device.type == "cuda" or shutil.which("g++") is not None
 
 
 def faster_dtype(device: torch.device | str) -> torch.dtype:
-    """bfloat16 where a matrix product is at least 1.5x as fast in it as in float32 on this machine,
-    else float32."""
+    """Return bfloat16 if this machine multiplies matrices at least 1.5x as fast in it, else
+    float32."""
     seconds = {dtype: _matmul_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     return (
         torch.bfloat16 if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else torch.float32

@@ -1,12 +1,12 @@
-"""Procedural video with exact ground truth: shapes that move over a background, and captions that
-say so.
+"""Procedural video with exact ground truth: shapes moving over a background, and their captions.
 
 A scene is a row of numbers (`Scenes`, a struct of arrays); `sample_scenes` draws rows from a seed,
 `render` turns them into clips and `captions` into English. Everything is a function of the seed, so
 no data set is ever stored.
 
 Coordinates: the frame spans [-1, 1] in x (right) and y (down); time runs over [0, 1] from the first
-to the last frame."""
+to the last frame.
+"""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ _CIRCLE, _SPIN = SHAPES.index("circle"), MOTIONS.index("spin")
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """A batch of B scenes, one row each. Indices point into SHAPES, COLOURS, MOTIONS, ...; floats
-    are in half frames.
+    """A batch of B scenes, one row each.
 
-    `second_shape` is -1 where there is no second object. `jitter` (B, 8) holds uniform numbers in
-    [0, 1) that place and pace the motion; keeping them raw means a scene is the same at any
-    resolution or frame count."""
+    Indices point into SHAPES, COLOURS, MOTIONS, ...; lengths are in half frames. `second_shape` is
+    -1 if there is no second object. `jitter` (B, 8) holds uniform numbers in [0, 1) that place and
+    pace the motion; keeping them raw means a scene is the same at any resolution or frame count.
+    """
 
     shape: torch.Tensor  # (B,) int64
     colour: torch.Tensor  # (B,) int64
@@ -77,7 +77,7 @@ class Scenes:
         return Scenes(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
 
     def attributes(self) -> Iterator[dict[str, str | None]]:
-        """One dictionary of words per scene, in order."""
+        """Yield one dictionary of words per scene, in order."""
         for i in range(len(self)):
             second = int(self.second_shape[i])
             yield {
@@ -93,22 +93,25 @@ class Scenes:
 
 
 def is_drawable(shape: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-    """Whether a combination can be seen at all: a circle cannot be seen spinning, so it is never
-    drawn."""
+    """Tell which combinations are visible; a circle cannot be seen spinning."""
     return ~((shape == _CIRCLE) & (motion == _SPIN))
 
 
 def is_held_out(shape: torch.Tensor, colour: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-    """The 1 in 19 of (shape, colour, motion) that no training clip shows; each single value still
-    occurs elsewhere."""
+    """Tell which combinations (shape, colour, motion), 1 in 19, no training clip shows.
+
+    Each single value still occurs in other combinations.
+    """
     return (shape * 7 + colour * 3 + motion * 5) % 19 == 0
 
 
 def sample_scenes(
     num: int, seed: int, split: str = "train", *, second_share: float = SECOND_OBJECT_SHARE
 ) -> Scenes:
-    """Draw `num` scenes. `split` is "train" (held-out combinations removed), "heldout" (only those)
-    or "all".
+    """Draw `num` scenes.
+
+    Args:
+        split: "train" (without held-out combinations), "heldout" (only those) or "all".
 
     Raises:
         ValueError: for an unknown split.
@@ -118,8 +121,8 @@ def sample_scenes(
             f'split must be "train", "heldout" or "all", but got {split!r}. Pass one of the three.'
         )
     generator = torch.Generator().manual_seed(seed)
-    # Enough candidates for the rarest split (1/19 kept) with room to spare; a fixed rule, so that
-    # the seed decides.
+    # Enough candidates for the rarest split (1 in 19 kept), with room to spare. The rule is fixed,
+    # so that the scenes depend on the seed alone.
     candidates = num * 40 + 400 if split == "heldout" else num * 2 + 64
 
     def draw(high: int) -> torch.Tensor:
@@ -148,10 +151,10 @@ WORDS = {"shape": SHAPES, "colour": tuple(COLOURS), "motion": MOTIONS}
 
 
 def find_scenes(num: int, seed: int, **words: str | None) -> Scenes:
-    """Scenes of one object each with some words given: shape, colour, motion; None is any.
+    """Find scenes of one object with given words for shape, colour or motion; None matches any.
 
     Raises:
-        ValueError: for a word that the world has not, or a combination that cannot be seen.
+        ValueError: for an unknown word, or a combination that cannot be seen.
     """
     scenes = sample_scenes(max(4096, 1024 * num), seed, "all", second_share=0.0)
     for name, word in words.items():
@@ -172,7 +175,7 @@ def find_scenes(num: int, seed: int, **words: str | None) -> Scenes:
 
 
 def render_first_frame(scenes: Scenes) -> Image.Image:
-    """The first frame of the first of some scenes."""
+    """Render the first frame of the first of some scenes."""
     pixels = (render(scenes[slice(1)], 2)[0, :, 0] + 1) * 127.5
     return Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
 
@@ -227,14 +230,15 @@ def render(
 
 
 def _grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """x and y of the centres of the pixels, each (H, W)."""
+    """Return x and y of the centres of the pixels, each (H, W)."""
     axis = (torch.arange(size) + 0.5) * (2 / size) - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return x, y
 
 
 def _object_colours(scenes: Scenes) -> torch.Tensor:
-    """(B, 3): the colour of the moving object, which is not always quite its name's."""
+    """Return (B, 3): the colour of the moving object, which varies a little around that of its
+    name."""
     return (_look_up_colour(scenes.colour) + (scenes.jitter[:, 6:7] - 0.5) * 0.08).clamp(0, 1)
 
 
@@ -247,7 +251,7 @@ def _blend(frames: torch.Tensor, alpha: torch.Tensor, colour: torch.Tensor) -> t
 
 
 def _background(scenes: Scenes, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) in [0, 1]: plain, a linear gradient, or stripes, at a random angle."""
+    """Draw (B, 3, H, W) in [0, 1]: plain, a linear gradient, or stripes, at a random angle."""
     base = torch.tensor(list(BACKGROUND_COLOURS.values()))[scenes.background_colour]
     theta = scenes.jitter[:, 5, None, None] * 2 * math.pi
     along = x * theta.cos() + y * theta.sin()  # (B, H, W)
@@ -263,7 +267,7 @@ def _background(scenes: Scenes, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
 def _trajectory(
     scenes: Scenes, num_frames: int, span: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Centre (B, F, 2), angle (B, F) in radians and radius (B, F) of the moving object."""
+    """Return centre (B, F, 2), angle (B, F) in radians and radius (B, F) of the moving object."""
     tau = torch.linspace(0, 1, num_frames)[None]  # (1, F); (B, F) with a span for each clip
     tau = tau if span is None else tau * span[:, None]
     j = scenes.jitter[:, :, None]
@@ -297,14 +301,14 @@ def _trajectory(
 
 
 def _free_corner(centre: torch.Tensor) -> torch.Tensor:
-    """(B, 2): the corner of the frame that the moving object keeps furthest away from."""
+    """Return (B, 2): the corner of the frame that the moving object stays furthest away from."""
     corners = torch.tensor([[-0.74, -0.74], [0.74, -0.74], [-0.74, 0.74], [0.74, 0.74]])
     distance = (centre[:, :, None] - corners).norm(dim=-1).amin(1)  # (B, 4)
     return corners[distance.argmax(1)]
 
 
 def _coverage(shape, centre, angle, radius, x, y, pixel: float) -> torch.Tensor:
-    """(B, F, H, W) in [0, 1]: how much of each pixel the object covers."""
+    """Return (B, F, H, W) in [0, 1]: how much of each pixel the object covers."""
     alpha = torch.empty(len(shape), centre.shape[1], *x.shape)
     for index, name in enumerate(SHAPES):
         rows = (shape == index).nonzero().flatten()
@@ -325,18 +329,18 @@ def _coverage(shape, centre, angle, radius, x, y, pixel: float) -> torch.Tensor:
 
 
 def draw_spans(num: int, seed: int) -> torch.Tensor:
-    """(B,): for `render`, parts of a path from a tenth to all of it."""
+    """Draw (B,), the `span` of `render`: between a tenth of a path and all of it."""
     return 0.1 + 0.9 * torch.rand(num, generator=torch.Generator().manual_seed(seed))
 
 
 def masks(scenes: Scenes, num_frames: int, span: torch.Tensor | None = None) -> torch.Tensor:
-    """(B, F, H, W) in [0, 1]: where the moving object is."""
+    """Return (B, F, H, W) in [0, 1]: where the moving object is."""
     x, y = _grid(FRAME_SIZE)
     return _coverage(scenes.shape, *_trajectory(scenes, num_frames, span), x, y, 2 / FRAME_SIZE)
 
 
 def segment_objects(scenes: Scenes, frames: torch.Tensor) -> torch.Tensor:
-    """(B, F, H, W) in [0, 1]: where the object of a scene is in a video of it, by colour.
+    """Find the object of a scene in a video of it by its colour: (B, F, H, W) in [0, 1].
 
     Args:
         scenes: without second objects.
@@ -348,12 +352,11 @@ def segment_objects(scenes: Scenes, frames: torch.Tensor) -> torch.Tensor:
 
 
 def amount_of_motion(masks: torch.Tensor) -> torch.Tensor:
-    """(B,): how far the outline of an object moves in a clip, in half frames: changed area over the
-    outline's length.
+    """Return (B,): how far the outline of an object moves in a clip, in half frames.
 
-    It is the mean distance that a point of the outline moves along its normal, whatever moves it: a
-        path, a turn,
-    growth. Size and contrast of the object do not matter.
+    It is the changed area over the length of the outline: the mean distance that a point of the
+    outline moves along its normal, because of a path, a turn or growth. Size and contrast of the
+    object do not matter.
     """
     pixel = 2 / masks.shape[-1]
     changed = masks.diff(dim=1).abs().sum((1, 2, 3))
@@ -361,8 +364,7 @@ def amount_of_motion(masks: torch.Tensor) -> torch.Tensor:
     return changed / slope.sum((2, 3)).mean(1).clamp_min(1.0) * pixel
 
 
-# Signed distances (negative inside) at unit radius, y down; sizes chosen so that the areas are
-# alike.
+# Signed distances (negative inside) at unit radius, y down, with sizes that give similar areas.
 
 
 def _circle(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -394,7 +396,7 @@ def _moon(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def _star(
     x: torch.Tensor, y: torch.Tensor, points: int = 5, outer: float = 1.15, inner: float = 0.5
 ) -> torch.Tensor:
-    """Fold the plane into one half point, then the distance to the line from its tip to its
+    """Fold the plane into half a point, and return the distance to the line from its tip to its
     notch."""
     sector = 2 * math.pi / points
     theta = torch.atan2(x, -y)
@@ -436,14 +438,16 @@ OPENINGS = ("", "", "", "a video of ", "a clip of ")
 
 
 def captions(scenes: Scenes, seed: int) -> list[str]:
-    """One plain English caption per scene; the phrasing is drawn from `seed`, and what is left out
-    varies too."""
+    """Write one plain English caption per scene.
+
+    The phrasing, and what is left out, is drawn from `seed`.
+    """
     rng = random.Random(seed)
     return [_caption(attributes, rng) for attributes in scenes.attributes()]
 
 
 def _caption(attributes: dict[str, str | None], rng: random.Random) -> str:
-    """A phrase, or now and then a sentence with a capital and a full stop: people type both."""
+    """Write a phrase, or sometimes a sentence with a capital and a full stop."""
     phrase = _phrase(attributes, rng)
     return f"{phrase[0].upper()}{phrase[1:]}." if rng.random() < 0.25 else phrase
 
@@ -480,10 +484,11 @@ def _add_article(noun: str) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can contain, sorted: what the tokenizer has to know."""
+    """Return every word that a caption can contain, sorted: what the tokenizer has to know."""
     phrases = [
         *SHAPES, *COLOURS, *BACKGROUND_COLOURS, *PREPOSITIONS, *SECOND_PHRASES, *OPENINGS,
         "a an is background", "A An In On Over",
-        *(w for group in (SIZE_WORDS, MOTION_PHRASES, BACKGROUND_WORDS) for words in group.values() for w in words),
+        *(w for group in (SIZE_WORDS, MOTION_PHRASES,
+            BACKGROUND_WORDS) for words in group.values() for w in words),
     ]  # fmt: skip
     return sorted({word for phrase in phrases for word in phrase.replace("{}", " ").split()})

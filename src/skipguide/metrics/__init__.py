@@ -1,12 +1,13 @@
-"""Metrics of videos: pure functions over features, and `evaluate`, which reads videos and applies
+"""Metrics of videos: pure functions of features, and `evaluate`, which reads videos and applies
 them.
 
     from skipguide.metrics import evaluate
 
     result = evaluate("generated/", reference="real/", metrics=["fvd:judge", "vendi:judge"])
 
-The functions are in frechet, inception, kernel, neighbours and vendi; what there is, is in catalog.
-Importing this package does not load torch."""
+The functions are in frechet, inception, kernel, neighbours and vendi; catalog lists all metrics.
+Importing this package does not load torch.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,4 @@
-"""From readings to the rows of the table: value, 95 % interval, how many videos, and what to beware
-of."""
+"""Turn readings into rows: value, 95 % interval, number of videos, and warnings."""
 
 from __future__ import annotations
 
@@ -19,21 +18,22 @@ from skipguide.metrics.kernel import Grams, kernel_distance
 from skipguide.metrics.neighbours import Distances, neighbours
 from skipguide.metrics.selection import MetricRequest, UnavailableMetric
 from skipguide.metrics.vendi import vendi_score
-from skipguide.stats import jackknife
+from skipguide.stats import jackknife, shares
+from skipguide.stats.estimate import Estimate
 
 Tensor = torch.Tensor
-Statistic = Callable[..., list[float]]  # indices of the videos to take, for each set -> values
-SET_METRICS = "set metrics"  # in the place of a metric, of a video that all of them go without
-SPLITS, FEWEST_IN_SPLIT = 10, 10  # of the Inception Score, beside the one over all
+Statistic = Callable[..., list[float]]  # maps the videos to keep, by set, to values
+SET_METRICS = "set metrics"  # stands for all of them where a video is left out
+SPLITS, FEWEST_IN_SPLIT = 10, 10  # of the Inception Score, in addition to that over all videos
 
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One number."""
+    """One number of a result."""
 
     metric: str
     value: float
-    low: float | None  # of the 95 % interval; None where there are too few videos for one
+    low: float | None  # of the 95 % interval; None if there are too few videos for one
     high: float | None
     videos: int
     reference: int | None
@@ -41,6 +41,28 @@ class ResultRow:
     warnings: tuple[str, ...] = ()
     # the Inception Score's mean and deviation over parts
     splits: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_estimate(
+        cls,
+        request: MetricRequest,
+        estimate: Estimate,
+        reference: int | None = None,
+        warnings: Sequence[str] = (),
+        splits: dict[str, float] | None = None,
+    ) -> ResultRow:
+        """Build the row of a metric; `reference` is the number of reference videos."""
+        return cls(
+            request.label,
+            estimate.value,
+            estimate.low,
+            estimate.high,
+            estimate.count,
+            reference,
+            request.row.better,
+            tuple(warnings),
+            splits or {},
+        )
 
 
 # --- sets -----------------------------------------------------------------------------------------
@@ -70,7 +92,8 @@ def _vendi(extractor: str, x: Tensor) -> Statistic:
     return lambda i: [vendi_score(x[i])]
 
 
-_STATISTICS: dict[str, tuple[Callable[..., Statistic], int]] = {  # which of the values it returns
+# metric -> (what prepares its statistic, the position of its value in what the statistic returns)
+_STATISTICS: dict[str, tuple[Callable[..., Statistic], int]] = {
     "fvd": (_frechet, 0),
     "kvd": (_kernel, 0),
     "precision": (_neighbours, 0),
@@ -84,8 +107,8 @@ _STATISTICS: dict[str, tuple[Callable[..., Statistic], int]] = {  # which of the
 
 @dataclass
 class _StatisticValues:
-    """The values of a statistic, which several metrics may share, and half their intervals'
-    widths."""
+    """The values of a statistic, which several metrics may share, with half the width of each
+    interval."""
 
     values: Tensor
     widths: Tensor | None
@@ -97,8 +120,11 @@ class _StatisticValues:
 def score(
     readings: Readings, asked: Sequence[MetricRequest]
 ) -> tuple[list[ResultRow], list[UnavailableMetric], list[SkippedVideo]]:
-    """Every metric that the readings suffice for, those they do not, and the videos left out
-    because of their size."""
+    """Compute every metric that the readings suffice for.
+
+    Returns the rows, the metrics without a number, and the videos that set metrics leave out
+    because of their size.
+    """
     rows, not_run, shared = [], [], {}
     odd = _odd_sizes(readings)
     for one in asked:
@@ -133,10 +159,14 @@ def _score_set(
     prepare, which = _STATISTICS[asked.metric]
     if (prepare, asked.kind) not in shared:
         shared[prepare, asked.kind] = _compute_statistic(prepare(asked.extractor, *sets), names)
-    row = _make_row(asked, *shared[prepare, asked.kind][which], list(map(len, names)))
-    row = _widen_by_wilson(row, asked, names)
-    warnings = (*_warnings(readings, asked, sets), *_few_prompts_warning(names))
-    return dataclasses.replace(row, warnings=warnings, splits=_split_summary(asked, sets[0]))
+    value, width = shared[prepare, asked.kind][which]
+    estimate = _estimate(asked, value, width, len(names[0]))
+    estimate = _widen_by_wilson(estimate, asked, names)
+    reference = len(names[1]) if len(names) > 1 else None
+    warnings = [*_warnings(readings, asked, sets), *_few_prompts_warning(names)]
+    return ResultRow.from_estimate(
+        asked, estimate, reference, warnings, _split_summary(asked, sets[0])
+    )
 
 
 def _compute_statistic(statistic: Statistic, names: Sequence[Sequence[str]]) -> _StatisticValues:
@@ -144,7 +174,7 @@ def _compute_statistic(statistic: Statistic, names: Sequence[Sequence[str]]) -> 
         return torch.tensor(statistic(*kept), dtype=torch.float64)
 
     everything = [torch.arange(len(chosen)) for chosen in names]
-    # Videos of one prompt are alike, and so are left out together.
+    # Videos of one prompt are similar, so they are left out together.
     return _StatisticValues(
         values(*everything),
         jackknife.half_widths(values, [_prompt_labels(chosen) for chosen in names]),
@@ -152,23 +182,26 @@ def _compute_statistic(statistic: Statistic, names: Sequence[Sequence[str]]) -> 
 
 
 def _prompt_labels(names: Sequence[str]) -> list[str]:
-    """What is left out together. Names that differ by their number alone number the videos: each is
-    by itself."""
+    """Label the videos that are left out together, i.e. those of one prompt.
+
+    If all names differ only in their number, the number counts the videos, and each has its own
+    label.
+    """
     found = [prompt_from_name(name) for name in names]
     return list(names) if len(set(found)) == 1 else found
 
 
 def _few_prompts_warning(sets: Sequence[Sequence[str]]) -> list[str]:
-    """Why there is no interval, where there are videos enough for one, taken for independent."""
+    """Explain why there is no interval although there are enough videos for one."""
     found = []
     for side, names in zip((GENERATED, REFERENCE), sets, strict=False):
         count = len(set(_prompt_labels(names)))
         if count < jackknife.MIN_GROUPS <= len(names):
             found.append(
-                f"no interval: the {len(names)} {side} videos are of {count} prompts, and those of"
-                f" one prompt are alike; an interval needs {jackknife.MIN_GROUPS} prompts (or names"
-                " without a number after a hyphen, where that does not count the videos of a"
-                " prompt)"
+                f"no interval: the {len(names)} {side} videos are of {count} prompts, and videos of"
+                f" one prompt are similar; an interval needs {jackknife.MIN_GROUPS} prompts. If the"
+                " number after the hyphen in a name does not count the videos of a prompt, rename"
+                " the videos"
             )
     return found
 
@@ -180,33 +213,31 @@ def _split_summary(asked: MetricRequest, probabilities: Tensor) -> dict[str, flo
     return {"splits": SPLITS, "mean": mean, "std": deviation}
 
 
-def _make_row(
-    asked: MetricRequest, value: Tensor, width: Tensor | None, counts: Sequence[int]
-) -> ResultRow:
-    reference = counts[1] if len(counts) > 1 else None
-    low, high = (
-        (None, None) if width is None else _interval(float(value), float(width), asked.row.range)
-    )
-    return ResultRow(asked.label, float(value), low, high, counts[0], reference, asked.row.better)
+def _estimate(asked: MetricRequest, value: Tensor, width: Tensor | None, count: int) -> Estimate:
+    if width is None:
+        return Estimate(float(value), None, None, count)
+    low, high = _interval(float(value), float(width), asked.row.range)
+    return Estimate(float(value), low, high, count)
 
 
 def _interval(value: float, width: float, bounds: Range) -> tuple[float, float]:
-    """Not beyond what the metric can be."""
+    """Return the interval, cut off at the bounds of the metric."""
     lowest, highest = bounds
     low = value - width if lowest is None else max(value - width, lowest)
     return low, value + width if highest is None else min(value + width, highest)
 
 
 def _widen_by_wilson(
-    row: ResultRow, asked: MetricRequest, names: Sequence[Sequence[str]]
-) -> ResultRow:
-    """A share of 0 or 1 gets Wilson's interval too: nothing varies there, so that the jackknife is
-    certain."""
-    if not asked.row.share or row.low is None or row.high is None or row.value not in (0, 1):
-        return row
+    estimate: Estimate, asked: MetricRequest, names: Sequence[Sequence[str]]
+) -> Estimate:
+    """Widen the interval of a share of 0 or 1 to Wilson's; the jackknife's would have no width."""
+    if not asked.row.share or estimate.low is None or estimate.high is None:
+        return estimate
+    if estimate.value not in (0, 1):
+        return estimate
     count = len(set(_prompt_labels(names[0 if asked.row.share == GENERATED else 1])))
-    low, high = jackknife.wilson(count if row.value else 0, count)
-    return dataclasses.replace(row, low=min(row.low, low), high=max(row.high, high))
+    low, high = shares.wilson(count if estimate.value else 0, count)
+    return dataclasses.replace(estimate, low=min(estimate.low, low), high=max(estimate.high, high))
 
 
 def _warnings(readings: Readings, asked: MetricRequest, sets: Sequence[Tensor]) -> list[str]:
@@ -215,12 +246,13 @@ def _warnings(readings: Readings, asked: MetricRequest, sets: Sequence[Tensor]) 
         count, width = vectors.shape
         if count < asked.row.enough_videos:
             found.append(
-                f"{count} {side} videos are few: below {asked.row.enough_videos} their number sways"
-                " the value"
+                f"{count} {side} videos are few: below {asked.row.enough_videos}, the value depends"
+                " on their number"
             )
         if asked.metric == "fvd" and count <= width:
             found.append(
-                f"{count} {side} videos give {width} features a covariance without full rank"
+                f"{count} {side} videos are too few for a covariance of {width} features with full"
+                " rank"
             )
     return found + _size_warnings(readings, len(sets)) + _rate_warnings(readings, len(sets))
 
@@ -247,7 +279,7 @@ def _size_warnings(readings: Readings, sets: int) -> list[str]:
 
 
 def _rate_warnings(readings: Readings, sets: int) -> list[str]:
-    """The same motion at another rate is another one to an extractor, which counts in frames."""
+    """Warn if the two sets differ in frame rate, because extractors count in frames."""
     known = [
         [rate for rate in readings.rates.get(side, {}).values() if rate]
         for side in (GENERATED, REFERENCE)
@@ -255,17 +287,19 @@ def _rate_warnings(readings: Readings, sets: int) -> list[str]:
     if sets < 2 or not all(known):
         return []
     made, real = (Counter(rates).most_common(1)[0][0] for rates in known)
-    if abs(made - real) <= 0.02 * real:  # 23.976 and 24 are one
+    if abs(made - real) <= 0.02 * real:  # 23.976 and 24 count as equal
         return []
     return [
-        f"the generated videos have {made:.5g} frames a second, the reference {real:.5g}, and"
-        " features are of frames: convert one of them"
+        f"the generated videos have {made:.5g} frames a second, the reference {real:.5g}, but"
+        " features count in frames: convert one of the sets"
     ]
 
 
 def _odd_sizes(readings: Readings) -> list[SkippedVideo]:
-    """Generated videos of another size than most: one model makes one size, so that something went
-    wrong there."""
+    """Find generated videos of another size than most of them.
+
+    One model makes videos of one size, so something went wrong with these.
+    """
     sizes = {name: size[1:] for name, size in readings.sizes.get(GENERATED, {}).items()}
     if not sizes:
         return []
@@ -293,19 +327,19 @@ def _score_videos(readings: Readings, asked: MetricRequest) -> ResultRow:
     rows = readings.values.get(asked.metric, {})
     if not rows:
         raise ValueError(
-            f"{asked.label} needs at least 1 video that can be measured, but got none."
+            f"{asked.label} needs at least 1 video that can be measured, but got none. Check why"
+            " they were skipped."
         )
     names = sorted(rows)
     values = torch.tensor([rows[name] for name in names], dtype=torch.float64)
     widths = jackknife.half_widths(
         lambda kept: values[kept].mean()[None], [_prompt_labels(names)], groups=len(names)
     )
-    row = _make_row(asked, *_StatisticValues(values.mean()[None], widths)[0], [len(names)])
-    row = _widen_by_wilson(row, asked, [names])
-    return dataclasses.replace(
-        row,
-        warnings=(*_missing_rate_warning(readings, asked, names), *_few_prompts_warning([names])),
-    )
+    width = None if widths is None else widths[0]
+    estimate = _estimate(asked, values.mean(), width, len(names))
+    estimate = _widen_by_wilson(estimate, asked, [names])
+    warnings = [*_missing_rate_warning(readings, asked, names), *_few_prompts_warning([names])]
+    return ResultRow.from_estimate(asked, estimate, warnings=warnings)
 
 
 def _missing_rate_warning(
@@ -316,6 +350,6 @@ def _missing_rate_warning(
     if not asked.row.uses_rate or not count:
         return []
     return [
-        f"{count} videos have no known rate, so that all their frames were taken, whatever their"
-        " speed: say --fps"
+        f"the frame rate of {count} videos is unknown, so all their frames were used, whatever"
+        " their speed: set it with --fps"
     ]

@@ -1,8 +1,8 @@
-"""What can be measured, with what, and where that comes from: rows of data. `skipguide metrics`
-prints them.
+"""What can be measured, with which network, and where its weights come from, as rows of data.
 
-A new metric is a row of METRICS; a new extractor a row of EXTRACTORS; a file that they need a row
-of WEIGHTS."""
+`skipguide metrics` prints them. A new metric is a row of METRICS, a new extractor a row of
+EXTRACTORS, a file that they need a row of WEIGHTS.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Range = tuple[float | None, float | None]  # None: no bound
 
 @dataclass(frozen=True)
 class Weights:
-    """A file, or a folder of transformers, that a network loads."""
+    """A weights file, or a transformers folder, that a network loads."""
 
-    files: tuple[str, ...]  # names under which it is looked for; the first that is there is taken
+    files: tuple[str, ...]  # names to look for; the first that exists is used
     where: str  # where it is published
     licence: str
-    commercial: bool = True  # False: off unless asked for
-    repo: str | None = None  # on the hub, where its cache is searched too
-    sha256: str = ""  # of the first name, or its beginning, where the publisher states it
-    packaged: str = ""  # the folder of skipguide.lab's weights that it comes in
+    commercial: bool = True  # False: not used unless requested
+    repo: str | None = None  # on the hub, whose cache is searched too
+    sha256: str = ""  # of the first file, or a prefix of it, if the publisher states it
+    packaged: str = ""  # the folder of skipguide.lab's weights that has it
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Extractor:
 
     module: str  # has load(*paths) and features(model, frames), or probabilities(model, frames)
     weights: tuple[str, ...]
-    frames: int | None  # how many it sees, the first ones of a video; None: all of them
-    width: int  # of the features, or how many classes
+    frames: int | None  # how many of the first frames of a video it sees; None: all of them
+    width: int  # of the features, or the number of classes
     preparation: str
     fewest: int = 2  # frames
     has_features: bool = True
-    classes: int = 0  # of which it gives probabilities; 0 if it gives none
-    epsilon: float = 0.0  # within the logarithms of the Inception Score, as its protocol has it
+    classes: int = 0  # for which it gives probabilities; 0 if it gives none
+    epsilon: float = 0.0  # added inside the logarithms of the Inception Score by its protocol
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number for a set of videos, or for each video."""
+    """A metric that gives one number for a set of videos, or one for each video."""
 
     name: str
     kind: Literal["set", "video"]
@@ -50,19 +50,18 @@ class Metric:
     source: str
     range: Range
     better: Literal["higher", "lower"]
-    extractor: str = ""  # of a set metric, unless another is named
-    module: str = ""  # of the network of a per-video metric
+    extractor: str = ""  # the usual one of a set metric
+    module: str = ""  # with the network of a per-video metric
     weights: tuple[str, ...] = ()
-    reference: bool = False  # needs a set to compare with
+    reference: bool = False  # whether it needs a set to compare with
     fewest_videos: int = 1
-    enough_videos: int = 1  # fewer bring a warning
+    enough_videos: int = 1  # fewer cause a warning
     fewest_frames: int = 1
-    normalised: tuple[float, float] | None = (
-        None  # VBench: what counts as 0 and as 1 in its quality score
-    )
-    weight: float = 0.0  # VBench: in its quality score
-    share: Literal["", "generated", "reference"] = ""  # of which videos it is the share
-    uses_rate: bool = False  # takes frames by time
+    # VBench: the values that count as 0 and as 1 in its quality score, and the weight there
+    normalised: tuple[float, float] | None = None
+    weight: float = 0.0
+    share: Literal["", "generated", "reference"] = ""  # the videos that it is a share of, if any
+    uses_rate: bool = False  # whether it picks frames by time
 
 
 _MIT, _APACHE, _BSD, _NC = "MIT", "Apache-2.0", "BSD-3-Clause", "CC BY-NC 4.0"
@@ -72,7 +71,8 @@ _NO_LICENCE = "none stated"
 WEIGHTS: dict[str, Weights] = {
     "judge": Weights(("judge.safetensors",), "this package", _APACHE, packaged="judge"),
     "i3d": Weights(
-        ("i3d_pretrained_400.pt",), "https://github.com/songweige/TATS, tats/fvd/: DeepMind's weights as a state dict",
+        ("i3d_pretrained_400.pt",),
+        "https://github.com/songweige/TATS, tats/fvd/: DeepMind's weights as a state dict",
         f"{_NO_LICENCE} (DeepMind's own: {_APACHE})",
     ),
     "videomae": Weights(
@@ -81,15 +81,20 @@ WEIGHTS: dict[str, Weights] = {
         f"{_NC} (VideoMAE V2's)", commercial=False,
     ),
     "vjepa2": Weights(
-        ("vjepa2-vitl-fpc64-256",), "https://huggingface.co/facebook/vjepa2-vitl-fpc64-256, the folder", _MIT,
+        ("vjepa2-vitl-fpc64-256",),
+        "https://huggingface.co/facebook/vjepa2-vitl-fpc64-256, the folder", _MIT,
         repo="facebook/vjepa2-vitl-fpc64-256",
     ),
     "c3d": Weights(
-        ("conv3d_deepnetA_ucf.npz",), "https://github.com/rezoo/tgan2, release v1.0: C3D tuned on UCF-101", _NO_LICENCE
+        ("conv3d_deepnetA_ucf.npz",),
+        "https://github.com/rezoo/tgan2, release v1.0: C3D tuned on UCF-101", _NO_LICENCE
     ),
-    "c3d_mean": Weights(("mean2.npz",), "https://github.com/rezoo/tgan2, release v1.0", _NO_LICENCE),
+    "c3d_mean": Weights(
+        ("mean2.npz",), "https://github.com/rezoo/tgan2, release v1.0", _NO_LICENCE
+    ),
     "musiq": Weights(
-        ("musiq_spaq_ckpt-358bb6af.pth",), "https://github.com/chaofengc/IQA-PyTorch, release v0.1-weights",
+        ("musiq_spaq_ckpt-358bb6af.pth",),
+        "https://github.com/chaofengc/IQA-PyTorch, release v0.1-weights",
         f"{_NC_SA} (IQA-PyTorch's, which converted it; google-research's original: {_APACHE})",
         commercial=False, repo="chaofengc/IQA-PyTorch-Weights", sha256="358bb6af",
     ),
@@ -105,28 +110,33 @@ WEIGHTS: dict[str, Weights] = {
         repo="openai/clip-vit-base-patch32",
     ),
     "dino": Weights(
-        ("dino_vitbase16_pretrain.pth", "dino-vitb16"), "https://github.com/facebookresearch/dino", _APACHE,
+        ("dino_vitbase16_pretrain.pth", "dino-vitb16"), "https://github.com/facebookresearch/dino",
+        _APACHE,
         repo="facebook/dino-vitb16",
     ),
     "raft": Weights(("raft-things.pth",), "https://github.com/princeton-vl/RAFT, models.zip", _BSD),
     "amt": Weights(
-        ("amt-s.pth",), "https://huggingface.co/lalala125/AMT", _NC, commercial=False, repo="lalala125/AMT"
+        ("amt-s.pth",), "https://huggingface.co/lalala125/AMT", _NC, commercial=False,
+        repo="lalala125/AMT"
     ),
 }  # fmt: skip
 
 EXTRACTORS: dict[str, Extractor] = {
     "i3d": Extractor(
         "skipguide.metrics.networks.i3d", ("i3d",), 16, 400,
-        "first 16 frames, 224 x 224 bilinear, [-1, 1]; the logits of Kinetics-400 (StyleGAN-V)", fewest=16,
+        "first 16 frames, 224 x 224 bilinear, [-1, 1]; the logits of Kinetics-400 (StyleGAN-V)",
+        fewest=16,
     ),
     "videomae": Extractor(
         "skipguide.metrics.networks.videomae", ("videomae",), 16, 1408,
-        "first 16 frames, / 255, 224 x 224 bilinear without antialiasing, not normalised (content-debiased-fvd)",
+        "first 16 frames, / 255, 224 x 224 bilinear without antialiasing, not normalised"
+        " (content-debiased-fvd)",
         fewest=16,
     ),
     "vjepa2": Extractor(
         "skipguide.metrics.networks.vjepa2", ("vjepa2",), 16, 1024,
-        "first 16 frames, short side 292 bilinear, centre 256 x 256, ImageNet's mean and deviation; mean over tokens",
+        "first 16 frames, short side 292 bilinear, centre 256 x 256, ImageNet's mean and deviation;"
+        " mean over tokens",
         fewest=16,
     ),
     "c3d": Extractor(
@@ -136,7 +146,8 @@ EXTRACTORS: dict[str, Extractor] = {
     ),
     "judge": Extractor(
         "skipguide.metrics.networks.judge", ("judge",), None, 128,
-        "all frames, in time the nearest of 19, 64 x 64, [-1, 1]; it knows the clips of skipguide.lab and no others",
+        "all frames, in time the nearest of 19, 64 x 64, [-1, 1]; it knows the clips of"
+        " skipguide.lab and no others",
         classes=384,
     ),
 }  # fmt: skip
@@ -160,7 +171,7 @@ def _vbench_metric(
     weights: tuple[str, ...] = (), fewest_frames: int = 1, weight: float = 1.0,
     range: Range = (0, 1), share: Literal["", "generated"] = "", uses_rate: bool = False,
 ) -> Metric:  # fmt: skip
-    """`normalised` and `weight` are from VBench's scripts/constant.py at 45e79ec."""
+    """Return a row of VBench; `normalised` and `weight` are from scripts/constant.py at 45e79ec."""
     return Metric(
         name, "video", what, "VBench, arXiv:2311.17982", range, "higher", weights=weights,
         fewest_frames=fewest_frames, module=network and f"skipguide.metrics.networks.{network}",
@@ -170,23 +181,40 @@ def _vbench_metric(
 
 _ROWS = (
     Metric(
-        "fvd", "set", "Frechet distance between the features", "arXiv:1812.01717", (0, None), "lower",
+        "fvd", "set", "Frechet distance between the features", "arXiv:1812.01717", (0, None),
+        "lower",
         extractor="i3d", reference=True, fewest_videos=2, enough_videos=256,
     ),
     Metric(
-        "kvd", "set", "squared maximum mean discrepancy of the features, cubic kernel, unbiased", "arXiv:1801.01401",
+        "kvd", "set", "squared maximum mean discrepancy of the features, cubic kernel, unbiased",
+        "arXiv:1801.01401",
         (None, None), "lower", extractor="i3d", reference=True, fewest_videos=2, enough_videos=50,
     ),
     Metric(
-        "inception_score", "set", "classes certain for each video and varied over all; at most their number",
-        "arXiv:1611.06624", (1, None), "higher", extractor="c3d", fewest_videos=2, enough_videos=2048,
+        "inception_score", "set",
+        "classes certain for each video and varied over all; at most their number",
+        "arXiv:1611.06624", (1, None), "higher", extractor="c3d", fewest_videos=2,
+        enough_videos=2048,
     ),
-    _prdc_metric("precision", "share of videos that lie among the reference", "arXiv:1904.06991", "generated"),
-    _prdc_metric("recall", "share of the reference that lies among the videos", "arXiv:1904.06991", "reference"),
-    _prdc_metric("density", "how densely the reference lies around the videos", "arXiv:2002.09797", range=(0, None)),
-    _prdc_metric("coverage", "share of the reference with a video near it", "arXiv:2002.09797", "reference"),
+    _prdc_metric(
+        "precision", "share of videos that lie among the reference", "arXiv:1904.06991",
+        "generated",
+    ),
+    _prdc_metric(
+        "recall", "share of the reference that lies among the videos", "arXiv:1904.06991",
+        "reference",
+    ),
+    _prdc_metric(
+        "density", "how densely the reference lies around the videos", "arXiv:2002.09797",
+        range=(0, None),
+    ),
+    _prdc_metric(
+        "coverage", "share of the reference with a video near it", "arXiv:2002.09797",
+        "reference",
+    ),
     Metric(
-        "vendi", "set", "effective number of different videos; at most their number", "arXiv:2210.02410",
+        "vendi", "set", "effective number of different videos; at most their number",
+        "arXiv:2210.02410",
         (1, None), "higher", extractor="i3d", fewest_videos=2, enough_videos=50,
     ),
     _vbench_metric("imaging_quality", "MUSIQ (SPAQ) per frame", (0.0, 1.0), "musiq", ("musiq",)),
@@ -194,18 +222,27 @@ _ROWS = (
         "aesthetic_quality", "LAION's head on CLIP ViT-L/14, per frame", (0.0, 1.0), "aesthetic",
         ("clip_l14", "laion_head"), range=(None, None),
     ),
-    _vbench_metric("motion_smoothness", "how well AMT-S guesses every other frame", (0.706, 0.9975), "amt", ("amt",), 3),
     _vbench_metric(
-        "dynamic_degree", "share of videos in which RAFT sees motion", (0.0, 1.0), "raft", ("raft",), 2, 0.5,
+        "motion_smoothness", "how well AMT-S guesses every other frame", (0.706, 0.9975), "amt",
+        ("amt",), 3,
+    ),
+    _vbench_metric(
+        "dynamic_degree", "share of videos in which RAFT sees motion", (0.0, 1.0), "raft",
+        ("raft",), 2, 0.5,
         share="generated", uses_rate=True,
     ),
-    _vbench_metric("temporal_flickering", "1 - mean difference of neighbouring frames", (0.6293, 1.0), fewest_frames=2),
     _vbench_metric(
-        "subject_consistency", "DINO likeness of frames to the first and to the one before", (0.1462, 1.0), "dino",
+        "temporal_flickering", "1 - mean difference of neighbouring frames", (0.6293, 1.0),
+        fewest_frames=2,
+    ),
+    _vbench_metric(
+        "subject_consistency", "DINO likeness of frames to the first and to the one before",
+        (0.1462, 1.0), "dino",
         ("dino",), 2,
     ),
     _vbench_metric(
-        "background_consistency", "CLIP ViT-B/32 likeness of frames, likewise", (0.2615, 1.0), "clip",
+        "background_consistency", "CLIP ViT-B/32 likeness of frames, likewise", (0.2615, 1.0),
+        "clip",
         ("clip_b32",), 2,
     ),
 )  # fmt: skip

@@ -25,14 +25,14 @@ def evaluate(
     Args:
         videos: a folder of video files or of folders of frames; tensors `(F, 3, H, W)` uint8 by
             name; or one tensor `(N, F, 3, H, W)`.
-        reference: the same, of real videos; for the metrics that compare. metrics: names of
-        `catalog.METRICS`, for set metrics also with an extractor, "fvd:judge". None: all that the
-            weights at hand suffice for; the others are listed in `Result.not_run`.
-        note: gets the name of each video before it is read.
+        reference: real videos in the same form, for the metrics that compare.
+        metrics: names of `catalog.METRICS`; a set metric may name its extractor, "fvd:judge". None:
+            every metric whose weights are available; the others are listed in `Result.not_run`.
+        note: is called with the name of each video before it is read.
 
     Raises:
-        ValueError: before any video is read, for an unknown metric, no reference where one is
-            needed, or weights that are missing, damaged or not allowed.
+        ValueError: before any video is read, for an unknown metric, a missing reference, or weights
+            that are missing, damaged or not allowed.
     """
     options = options or Options()
     chosen, not_run = selection.select_metrics(metrics, reference is not None, options)
@@ -48,7 +48,7 @@ def evaluate(
 def _find_reference(
     reference: Videos | None, chosen: Sequence[selection.MetricRequest], options: Options
 ) -> list[Source]:
-    """Nothing where nothing is compared: it need not be read then."""
+    """Find the reference videos; none if no metric compares, so that they are not read in vain."""
     return (
         find_videos(reference, options.fps)
         if reference is not None and any(one.row.reference for one in chosen)
@@ -63,7 +63,9 @@ def evaluate_run(
     options: Options | None = None,
     note: Note | None = None,
 ) -> Iterator[tuple[Setting, Result]]:
-    """Measure each setting of a run, against one reference, which is read once. As `evaluate`.
+    """Measure each setting of a run against one reference, which is read once.
+
+    The arguments are those of `evaluate`.
 
     Raises:
         ValueError: as `evaluate`; or if the run has no videos, or `options.part` is set.
@@ -71,13 +73,13 @@ def evaluate_run(
     options = options or Options()
     if options.part != (1, 1):
         raise ValueError(
-            f"a run must be evaluated as a whole, but got part {options.part}. Leave part out."
+            f"a run can only be evaluated as a whole, but got part={options.part}. Leave part out."
         )
     settings = [(setting, _setting_sources(run, setting)) for setting in run.settings()]
     settings = [(setting, sources) for setting, sources in settings if sources]
     if not run.clips("done"):
         raise ValueError(
-            f"a run must have videos, but {run.folder} has none yet. Run its sweep first."
+            f"a run must have videos, but {run.folder} has none yet. Run the sweep first."
         )
     chosen, not_run = selection.select_metrics(metrics, reference is not None, options)
     sources = _find_reference(reference, chosen, options)
@@ -91,7 +93,7 @@ def evaluate_run(
 
 
 def _setting_sources(run: Run, setting: Setting) -> list[Source]:
-    """Those that are not there too, so that they are listed as skipped."""
+    """Return the videos of a setting, including missing ones, which are listed as skipped."""
     return [
         (
             file_source(name, clip.video)
@@ -111,8 +113,8 @@ def _missing_reason(clip: Clip) -> str:
 
 
 def _named_clips(run: Run, setting: Setting) -> Iterator[tuple[str, Clip]]:
-    """The videos of a setting, with names that say which are of one prompt
-    (`inputs.prompt_from_name`)."""
+    """Yield the clips of a setting under names from which `inputs.prompt_from_name` tells the
+    prompt."""
     texts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
     for clip in run.clips():
         if clip.setting == setting.id:
@@ -120,7 +122,7 @@ def _named_clips(run: Run, setting: Setting) -> Iterator[tuple[str, Clip]]:
 
 
 def record_result(run: Run, setting: Setting, result: Result) -> None:
-    """Keep the numbers in the ledger of the run, which must be open for writing."""
+    """Write the numbers into the ledger of the run, which must be open for writing."""
     keys = {name: clip.key for name, clip in _named_clips(run, setting)}
     values = result.readings.values.items()
     run.record_metrics(

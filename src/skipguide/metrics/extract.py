@@ -1,4 +1,4 @@
-"""Read videos once each, and give them to all networks that the metrics need."""
+"""Read each video once, and give it to all networks that the metrics need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +16,10 @@ from skipguide.metrics.catalog import EXTRACTORS, METRICS
 from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
 from skipguide.metrics.inputs import Clip, SkippedVideo, Source
 from skipguide.metrics.selection import CLASSES, MetricRequest, Options
+from skipguide.metrics.weights import WeightsRecord
 
 Tensor = torch.Tensor
-Note = Callable[[str], None]  # gets the name of each video before it is read
+Note = Callable[[str], None]  # is called with the name of each video before it is read
 
 
 @dataclass
@@ -28,17 +28,17 @@ class _Network:
 
     module: ModuleType
     model: nn.Module
-    kinds: dict[Side, list[str]]  # of the vectors that are wanted of it
+    kinds: dict[Side, list[str]]  # the kinds of vectors to compute
     names: list[str] = field(default_factory=list)
     clips: list[Tensor] = field(default_factory=list)
 
 
 class Reader:
-    """Holds the networks, and the readings so far."""
+    """Reads videos with the networks that some metrics need, and keeps the readings."""
 
     def __init__(self, asked: Sequence[MetricRequest], options: Options) -> None:
         self.options, self.readings = options, Readings()
-        self.weights: dict[str, dict[str, Any]] = {}
+        self.weights: dict[str, WeightsRecord] = {}
         rows = {one.metric: one.row for one in asked if one.row.kind == "video"}
         self.models = {
             name: self._load(row.module, row.weights) if row.module else None
@@ -92,7 +92,7 @@ class Reader:
         self.readings.skipped.append(SkippedVideo(name, side, metric, reason))
 
     def _measure(self, name: str, clip: Clip) -> None:
-        """The per-video metrics."""
+        """Compute the per-video metrics of a clip."""
         for metric, model in self.models.items():
             fewest = METRICS[metric].fewest_frames
             if len(clip.frames) < fewest:
@@ -135,17 +135,17 @@ class Reader:
                     self.readings.add_vectors(side, kind, [name], row[None])
                 else:
                     self._skip(
-                        name, side, f"features {kind}", "the network returned what is no number"
+                        name, side, f"features {kind}", "the network returned infinity or NaN"
                     )
         network.names, network.clips = [], []
 
 
 def _too_short_reason(got: int, needed: int) -> str:
     frames = "1 frame" if got == 1 else f"{got} frames"
-    return f"it has {frames}, but {needed} are needed"
+    return f"at least {needed} frames are needed, but it has {frames}"
 
 
 def _check_finite(value: float) -> float:
     if not math.isfinite(value):
-        raise ValueError("the metric returned what is no number")
+        raise ValueError("the metric returned infinity or NaN")
     return float(value)

@@ -1,15 +1,16 @@
-"""What was read off the videos: features and values by name. Parts of a set, read by many workers,
-are joined exactly.
+"""What the networks read from the videos: features and values, by name of the video.
 
-The numbers of a set are computed from the joined readings, sorted by name, so that they depend
-neither on the order nor on how the videos were divided."""
+Parts of a set, read by many workers, can be joined exactly. The numbers of a set are computed from
+the joined readings, sorted by name, so they depend neither on the order nor on how the videos were
+divided.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from skipguide.metrics.inputs import SkippedVideo
 
 Tensor = torch.Tensor
+Value = TypeVar("Value")
 Side = Literal["generated", "reference"]
 GENERATED: Side = "generated"
 REFERENCE: Side = "reference"
@@ -24,8 +26,10 @@ REFERENCE: Side = "reference"
 
 @dataclass
 class Readings:
-    """Of both sets. A kind is the name of an extractor, for its probabilities with `asked.CLASSES`
-    after it."""
+    """The readings of both sets.
+
+    A kind is the name of an extractor, followed by `selection.CLASSES` for its class probabilities.
+    """
 
     # side/kind -> video -> (D,)
     vectors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -38,28 +42,28 @@ class Readings:
     rates: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def add_vectors(self, side: str, kind: str, names: Sequence[str], rows: Tensor) -> None:
-        """Features or probabilities `(B, D)` of so many videos."""
+        """Add the features or probabilities `(B, D)` of B videos."""
         self.vectors.setdefault(f"{side}/{kind}", {}).update(
             zip(names, rows.detach().cpu(), strict=True)
         )
 
     def names(self, side: str, kind: str) -> list[str]:
-        """The videos of a set that an extractor has read, in order."""
+        """Return the sorted names of the videos of a set that an extractor has read."""
         return sorted(self.vectors.get(f"{side}/{kind}", {}))
 
     def stack(self, side: str, kind: str, names: Sequence[str]) -> Tensor:
-        """Their vectors `(N, D)`."""
+        """Stack the vectors of some videos: `(N, D)`."""
         vectors = self.vectors[f"{side}/{kind}"]
         return torch.stack([vectors[name] for name in names])
 
 
 def join(parts: Sequence[Readings]) -> Readings:
-    """All readings of all parts.
+    """Join the readings of several parts.
 
     A video that is in several of them, as when each worker reads the same reference, counts once.
 
     Raises:
-        ValueError: if it was not read alike there: these are two videos of one name.
+        ValueError: if the parts disagree about a video; then two videos have the same name.
     """
     joined = Readings()
     for part in parts:
@@ -70,18 +74,18 @@ def join(parts: Sequence[Readings]) -> Readings:
     return joined
 
 
-def _merge_rows(into: dict[str, Any], rows: Mapping[str, Any], key: str) -> None:
+def _merge_rows(into: dict[str, Value], rows: Mapping[str, Value], key: str) -> None:
     for name, row in rows.items():
         if name in into and not _are_close(into[name], row):
             raise ValueError(
-                f"a video must be in one part, or read alike in all, but {name} ({key}) has other"
-                " numbers in two of them. Give the videos names of their own."
+                f"a video in several parts must have the same numbers in all of them, but {name}"
+                f" ({key}) does not. Give different videos different names."
             )
         into.setdefault(name, row)
 
 
 def _are_close(a: Any, b: Any) -> bool:
-    """Up to rounding: a row of a matrix product comes out otherwise in batches of another size."""
+    """Compare two readings up to rounding: a matrix product depends on the size of its batch."""
     if a is None or b is None:
         return a is b
     a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
@@ -92,7 +96,7 @@ def _are_close(a: Any, b: Any) -> bool:
 
 
 def describe(readings: Readings) -> dict[str, Any]:
-    """All but the vectors, ready for JSON."""
+    """Return everything but the vectors, ready for JSON."""
     return {
         "values": {
             metric: dict(sorted(rows.items())) for metric, rows in sorted(readings.values.items())
@@ -107,7 +111,8 @@ def describe(readings: Readings) -> dict[str, Any]:
 
 
 def save_vectors(readings: Readings, path: Path) -> None:
-    """The vectors as safetensors: side/kind -> (N, D), in the order of the names in `describe`."""
+    """Write the vectors as safetensors: side/kind -> (N, D), in the order of the names in
+    `describe`."""
     tensors = {
         key: torch.stack([rows[name] for name in sorted(rows)])
         for key, rows in readings.vectors.items()
@@ -118,7 +123,7 @@ def save_vectors(readings: Readings, path: Path) -> None:
 def restore(
     description: Mapping[str, Any], skipped: Iterable[SkippedVideo], path: Path
 ) -> Readings:
-    """What `describe` and `save_vectors` wrote.
+    """Read back what `describe` and `save_vectors` wrote.
 
     Raises:
         ValueError: if the two do not belong together.
@@ -128,8 +133,8 @@ def restore(
     for key, names in description["vectors"].items():
         if key not in tensors or len(tensors[key]) != len(names):
             raise ValueError(
-                f"{path} must hold {len(names)} vectors {key}, but does not. Take the file that was"
-                " written with the result."
+                f"{path} must hold {len(names)} vectors {key}, but does not. Use the file that was"
+                " written together with the result."
             )
         vectors[key] = dict(zip(names, tensors[key], strict=True))
     sizes = {
@@ -137,5 +142,5 @@ def restore(
         for side, rows in description["sizes"].items()
     }
     values = {key: dict(rows) for key, rows in description["values"].items()}
-    # older results have none
+    # Older results have no rates.
     return Readings(vectors, values, sizes, list(skipped), description.get("rates", {}))

@@ -1,8 +1,9 @@
-"""Frechet distance between two sets of features, from moments that can be added up in any order and
-on many machines.
+"""Frechet distance between two sets of features, from moments that can be added in any order.
 
-Dowson and Landau, The Frechet distance between multivariate normal distributions (1982); on I3D
-features it is FVD (Unterthiner et al., arXiv:1812.01717)."""
+Moments computed on many machines can be added too. Dowson and Landau, The Frechet distance between
+multivariate normal distributions (1982); on I3D features it is FVD (Unterthiner et al.,
+arXiv:1812.01717).
+"""
 
 from __future__ import annotations
 
@@ -15,11 +16,12 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """How many feature vectors there are, their mean `(D,)` and scatter `(D, D)`, in float64.
+    """The number of feature vectors, their mean `(D,)` and their scatter `(D, D)`, in float64.
 
     The scatter is the sum over (x - mean)(x - mean)^T. `a + b` are the moments of both sets
     together (Chan, Golub and LeVeque 1979), exact to rounding whatever the order and the size of
-    the parts."""
+    the parts.
+    """
 
     count: int
     mean: Tensor
@@ -27,7 +29,7 @@ class Moments:
 
     @classmethod
     def from_features(cls, features: Tensor) -> Moments:
-        """The moments of features `(N, D)`, N >= 1."""
+        """Compute the moments of features `(N, D)`, N >= 1."""
         features = features.double()
         mean = features.mean(0)
         centred = features - mean
@@ -71,7 +73,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """
     if len(a.mean) != len(b.mean):
         raise ValueError(
-            f"features must have one width, but got {len(a.mean)} and {len(b.mean)}. Take one"
+            f"features must have one width, but got {len(a.mean)} and {len(b.mean)}. Use one"
             " extractor for both sets."
         )
     root = _square_root(a.covariance)
@@ -90,7 +92,6 @@ def _eigenvalues(matrix: Tensor) -> Tensor:
 
 
 def _drop_rounding_noise(values: Tensor) -> Tensor:
-    """Rounding in place of a zero eigenvalue would count with its root, 1e-8 for 1e-16, so it is
-    cut off."""
+    """Set eigenvalues to 0 that are only rounding; the root would raise 1e-16 to 1e-8."""
     floor = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
     return torch.where(values > floor, values, 0)

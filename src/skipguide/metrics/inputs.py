@@ -1,5 +1,7 @@
-"""The videos to measure: files, folders of frames, or tensors. What cannot be measured is named
-with the reason."""
+"""The videos to measure: files, folders of frames, or tensors.
+
+Videos that cannot be measured are listed with the reason.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,17 @@ VIDEO_SUFFIXES = (
     ".m2ts", ".wmv", ".flv", ".asf", ".ogv", ".3gp", ".3g2", ".qt", ".f4v", ".vob",
 )  # fmt: skip
 UNSUPPORTED_SUFFIXES = (
-    ".divx", ".dv", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2v", ".mjpeg", ".mjpg", ".mxf", ".ogm", ".rm",
+    ".divx", ".dv", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2v", ".mjpeg", ".mjpg", ".mxf",
+    ".ogm", ".rm",
     ".rmvb", ".y4m", ".yuv",
-)  # fmt: skip  # videos too, but not tried, or without times
+)  # fmt: skip  # videos too, but untested, or without time stamps
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Videos = str | Path | Mapping[str, Tensor] | Tensor
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One decoded video: frames `(F, 3, H, W)` uint8 and how many of them are shown in a second,
-    None if unknown."""
+    """A decoded video: frames `(F, 3, H, W)` uint8, and its frames per second (None if unknown)."""
 
     frames: Tensor
     fps: float | None
@@ -38,15 +40,15 @@ class Clip:
 
 @dataclass(frozen=True)
 class Source:
-    """A video that can be read: its name within its set, and how."""
+    """A video that can be read: its name within its set, and a function that reads it."""
 
     name: str
-    read: Callable[[], Clip]  # raises ValueError for what cannot be read
+    read: Callable[[], Clip]  # raises ValueError if it cannot be read
 
 
 @dataclass(frozen=True, order=True)
 class SkippedVideo:
-    """A video that a metric, or all of them, went without."""
+    """A video that a metric, or all of them, had to leave out."""
 
     video: str
     side: str  # "generated" or "reference"
@@ -55,13 +57,13 @@ class SkippedVideo:
 
 
 def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
-    """The videos of a set, by name.
+    """Find the videos of a set, sorted by name.
 
     Args:
-        videos: a folder, searched with all below it for video files and for folders of pictures
-            without videos, which are frames in the order of the numbers in their names; or tensors
-            `(F, 3, H, W)` uint8 by name; or one `(N, F, 3, H, W)`.
-        fps: frames per second of frame folders and tensors; files know theirs.
+        videos: a folder, searched recursively for video files and for folders that hold images but
+            no videos, which are the frames of a video in the order of the numbers in their names;
+            or tensors `(F, 3, H, W)` uint8 by name; or one tensor `(N, F, 3, H, W)`.
+        fps: frames per second of frame folders and tensors; files know their own.
 
     Raises:
         ValueError: if there is no such folder, or nothing in it.
@@ -77,7 +79,7 @@ def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
     if not sources:
         raise ValueError(
             f"a folder of videos must hold {', '.join(VIDEO_SUFFIXES)} files or folders of"
-            f" pictures, but {folder} has none. Check the name."
+            f" images, but {folder} has none. Check the name."
         )
     return sources
 
@@ -98,22 +100,22 @@ def _find_in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             frames.setdefault(path.parent, []).append(path)
     names = {parent.relative_to(folder).as_posix() for parent in frames}
-    # pictures beside videos are previews of them
+    # Images in a folder with videos are previews of them.
     for parent in frames.keys() - {path.parent for path in videos}:
         name = parent.relative_to(folder).as_posix()
-        # "." says little, but x/ and x/x/ are two videos
+        # The folder's own name says more than ".", but must not hide a subfolder of that name.
         if parent == folder and folder.resolve().name not in names:
             name = folder.resolve().name
         yield Source(name, lambda paths=frames[parent]: _read_frames(paths, fps))
 
 
 def file_source(name: str, path: Path) -> Source:
-    """A video file."""
+    """Return the source of a video file."""
     return Source(name, lambda: _decode(path))
 
 
 def unreadable_source(name: str, reason: str) -> Source:
-    """A video that is known, but cannot be measured: it is listed as skipped."""
+    """Return the source of a video that cannot be measured, so that it is listed as skipped."""
 
     def read() -> Clip:
         raise ValueError(reason)
@@ -132,13 +134,13 @@ def _read_frames(paths: list[Path], fps: float | None) -> Clip:
     if len(sizes) > 1:
         found = " and ".join(f"{shape[0]} x {shape[1]}" for shape in sizes)
         raise ValueError(
-            f"frames must have one size, but {paths[0].parent} has {found}. Make them alike."
+            f"frames must have one size, but {paths[0].parent} has {found}. Resize them."
         )
     return Clip(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), fps)
 
 
 def _natural_sort_key(path: Path) -> list[tuple[int, str]]:
-    """frame_9 before frame_10."""
+    """Sort frame_9 before frame_10."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part)
         for part in re.split(r"(\d+)", path.name)
@@ -155,6 +157,8 @@ def _tensor_source(name: str, frames: Tensor, fps: float | None) -> Source:
 
 
 def prompt_from_name(name: str) -> str:
-    """What stands before the number in names as "a red star-3.mp4", which is VBench's way and that
-    of `generate`."""
+    """Return the part of a name before its number, "a red star" of "a red star-3.mp4".
+
+    VBench and `skipguide generate` name videos this way.
+    """
     return re.sub(r"-\d+$", "", re.sub(r"\.[A-Za-z0-9]+$", "", name))

@@ -1,8 +1,8 @@
-"""Kernel distance: the squared maximum mean discrepancy with a polynomial kernel. Unbiased, so it
-serves small sets.
+"""Kernel distance: the squared maximum mean discrepancy with a polynomial kernel.
 
-Binkowski et al., arXiv:1801.01401 (KID). With degree 2, no constant and the biased estimate it is
-JEDi's (Luo et al., arXiv:2410.05203)."""
+It is unbiased, so it also works for small sets. Binkowski et al., arXiv:1801.01401 (KID). With
+degree 2, no constant and the biased estimate it is JEDi's (Luo et al., arXiv:2410.05203).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Polynomial:
-    """k(x, y) = (x . y / D + constant)^degree, for features of width D."""
+    """The kernel k(x, y) = (x . y / D + constant)^degree, for features of width D."""
 
     degree: int = 3
     constant: float = 1.0
@@ -29,8 +29,11 @@ KID = Polynomial()
 
 @dataclass(frozen=True)
 class Grams:
-    """The kernel of all pairs: within the first set `(N, N)`, within the second `(M, M)`, between
-    them `(N, M)`."""
+    """The kernel of all pairs: within the first set `(N, N)` and the second `(M, M)`, and between
+    them.
+
+    `xy` is `(N, M)`.
+    """
 
     xx: Tensor
     yy: Tensor
@@ -38,21 +41,20 @@ class Grams:
 
     @classmethod
     def from_features(cls, x: Tensor, y: Tensor, kernel: Polynomial = KID) -> Grams:
-        """Those of features `(N, D)` and `(M, D)`."""
+        """Compute the kernel matrices of features `(N, D)` and `(M, D)`."""
         return cls(kernel(x, x), kernel(y, y), kernel(x, y))
 
     def subset(self, i: Tensor, j: Tensor) -> Grams:
-        """Those of the vectors number `i` of the first set and `j` of the second."""
+        """Keep the vectors `i` of the first set and `j` of the second."""
         return Grams(self.xx[i][:, i], self.yy[j][:, j], self.xy[i][:, j])
 
 
 def kernel_distance(grams: Grams, unbiased: bool = True) -> float:
-    """E k(x, x') + E k(y, y') - 2 E k(x, y); 0 for equal distributions, and then as often negative
-    as positive.
+    """Return E k(x, x') + E k(y, y') - 2 E k(x, y); it is 0 for equal distributions.
 
-    Unbiased: pairs of a vector with itself are left out. Papers mostly print KID times 1,000, as a
-        mean over subsets of
-    1,000 vectors; this is the estimate over all pairs, which has the same expectation and less
+    The unbiased estimate leaves out pairs of a vector with itself; for equal distributions it is
+    negative as often as positive. Papers mostly print KID times 1,000, as a mean over subsets of
+    1,000 vectors. This is the estimate over all pairs, which has the same expectation and less
     variance.
 
     Raises:

@@ -1,7 +1,8 @@
-"""Precision, recall, density and coverage: whose neighbourhoods of k nearest neighbours hold whom.
+"""Precision, recall, density and coverage, by neighbourhoods of the k nearest neighbours.
 
 Precision and recall: Kynkaanniemi et al., arXiv:1904.06991. Density and coverage: Naeem et al.,
-arXiv:2002.09797."""
+arXiv:2002.09797.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +11,16 @@ from dataclasses import dataclass
 import torch
 
 Tensor = torch.Tensor
-K = 5  # of Naeem et al.; Kynkaanniemi et al. take 3
+K = 5  # as in Naeem et al.; Kynkaanniemi et al. use 3
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Euclidean distances within the generated set `(N, N)`, within the reference `(M, M)`, between
-    them `(M, N)`."""
+    """Euclidean distances within the generated set `(N, N)`, within the reference `(M, M)`, and
+    between.
+
+    `between` is `(M, N)`.
+    """
 
     generated: Tensor
     reference: Tensor
@@ -24,18 +28,18 @@ class Distances:
 
     @classmethod
     def from_features(cls, generated: Tensor, reference: Tensor) -> Distances:
-        """Those of features `(N, D)` and `(M, D)`."""
+        """Compute the distances of features `(N, D)` and `(M, D)`."""
         x, y = generated.double(), reference.double()
         return cls(_distances(x, x), _distances(y, y), _distances(y, x))
 
     def subset(self, i: Tensor, j: Tensor) -> Distances:
-        """Those of the vectors number `i` of the generated set and `j` of the reference."""
+        """Keep the vectors `i` of the generated set and `j` of the reference."""
         return Distances(self.generated[i][:, i], self.reference[j][:, j], self.between[j][:, i])
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """All four; density may exceed 1, the others are shares."""
+    """All four numbers; density may exceed 1, the others are shares."""
 
     precision: float  # of generated videos: within the neighbourhood of some reference
     recall: float  # of reference videos: within the neighbourhood of some generated one
@@ -44,8 +48,10 @@ class Neighbours:
 
 
 def neighbours(distances: Distances, k: int = K) -> Neighbours:
-    """Neighbourhoods are open balls up to the k-th nearest neighbour in the same set, the video
-    itself not counted.
+    """Compute precision, recall, density and coverage.
+
+    A neighbourhood is the open ball around a video that reaches up to its k-th nearest neighbour in
+    the same set, the video itself not counted.
 
     Raises:
         ValueError: if a set has no more than k videos.
@@ -67,7 +73,7 @@ def neighbours(distances: Distances, k: int = K) -> Neighbours:
 
 
 def _radii(distances: Tensor, k: int) -> Tensor:
-    return distances.kthvalue(k + 1, dim=1).values  # the smallest is the vector itself
+    return distances.kthvalue(k + 1, dim=1).values  # the nearest vector is the vector itself
 
 
 def _share(mask: Tensor) -> float:
@@ -75,6 +81,6 @@ def _share(mask: Tensor) -> float:
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    # The way by a matrix product is faster, and wrong in the last digits for near vectors: a video
-    # is then no longer at distance 0 of itself.
+    # A matrix product would be faster, but wrong in the last digits for close vectors: a video
+    # would no longer be at distance 0 from itself.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

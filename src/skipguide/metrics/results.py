@@ -1,5 +1,7 @@
-"""The result of an evaluation: rows, what was left out and why, which weights; as files, and merged
-from parts."""
+"""The result of an evaluation: rows, what was left out and why, and the weights used.
+
+Results are saved as files, and merged from parts.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,20 @@ from skipguide.metrics.aggregate import SET_METRICS, ResultRow, score
 from skipguide.metrics.features import Readings
 from skipguide.metrics.inputs import SkippedVideo
 from skipguide.metrics.selection import MetricRequest, UnavailableMetric
+from skipguide.metrics.weights import WeightsRecord
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `evaluate` returns."""
+    """The result that `evaluate` returns."""
 
     asked: tuple[MetricRequest, ...]
     rows: tuple[ResultRow, ...]
     not_run: tuple[UnavailableMetric, ...]
     skipped: tuple[SkippedVideo, ...]
-    weights: dict[str, dict[str, Any]]  # name -> file, sha256, licence
+    weights: dict[str, WeightsRecord]
     readings: Readings
 
     @classmethod
@@ -38,25 +41,25 @@ class Result:
         cls,
         readings: Readings,
         asked: Sequence[MetricRequest],
-        weights: dict[str, dict[str, Any]],
+        weights: dict[str, WeightsRecord],
         not_run: Sequence[UnavailableMetric] = (),
     ) -> Result:
-        """Compute the rows."""
+        """Compute the rows from the readings."""
         rows, without, odd = score(readings, asked)
         skipped = tuple(sorted([*readings.skipped, *odd]))
         return cls(tuple(asked), tuple(rows), (*not_run, *without), skipped, weights, readings)
 
     def __getitem__(self, metric: str) -> ResultRow:
-        """The row of a metric, as "fvd:judge" or "temporal_flickering"."""
+        """Return the row of a metric such as "fvd:judge" or "temporal_flickering"."""
         return {row.metric: row for row in self.rows}[metric]
 
     @property
     def quality_score(self) -> float | None:
-        """VBench's, where all seven of its metrics have a number."""
+        """VBench's quality score, or None unless all seven of its metrics have a number."""
         return vbench_files.quality_score({row.metric: row.value for row in self.rows})
 
     def payload(self) -> dict[str, Any]:
-        """All but the features, ready for JSON."""
+        """Return everything but the features, ready for JSON."""
         return {
             "format": FORMAT,
             "skipguide": skipguide.__version__,
@@ -80,21 +83,21 @@ class Result:
 
 
 def vectors_path(path: Path) -> Path:
-    """Where the features of a result lie: results.safetensors beside results.json."""
+    """Return the path of a result's features: results.safetensors beside results.json."""
     return path.with_suffix(".safetensors")
 
 
 def load(path: Path) -> Result:
-    """A result that was saved.
+    """Read a result that was saved.
 
     Raises:
-        ValueError: if it is not one, or its features are not beside it.
+        ValueError: if the file is not a result, or its features are not beside it.
     """
     for file in (path, vectors_path(path)):
         if not file.is_file():
             raise ValueError(
-                f"a result must be a .json with its .safetensors beside it, but {file} is no file."
-                " Check the name."
+                f"a result must be a .json file with its .safetensors file beside it, but {file}"
+                " does not exist. Check the name."
             )
     content = _read_content(path)
     asked = [MetricRequest(**one) for one in content["asked"]]
@@ -113,18 +116,17 @@ def _read_content(path: Path) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(
-            f"a result must be written by skipguide evaluate --out, but {path} is not. Check the"
+            f"a result must be a file from skipguide evaluate --out, but {path} is not. Check the"
             " name."
         )
     return content
 
 
 def merge(results: Iterable[Result]) -> Result:
-    """One result from those of parts of the same sets, as if one worker had read them all.
+    """Merge results of parts of the same sets, as if one worker had read all videos.
 
     Raises:
-        ValueError: if they are of other metrics or weights, or a video was read otherwise in two of
-            them.
+        ValueError: if they have other metrics or weights, or disagree about a video.
     """
     parts = list(results)
     for part in parts[1:]:
@@ -141,7 +143,8 @@ def merge(results: Iterable[Result]) -> Result:
 def _not_attempted(
     not_run: Iterable[UnavailableMetric], asked: Sequence[MetricRequest]
 ) -> list[UnavailableMetric]:
-    """Those that were not even tried, for want of weights; what was tried is tried again."""
+    """Keep the metrics that were not tried for want of weights; those that were tried are tried
+    again."""
     return [one for one in not_run if one.metric not in {tried.label for tried in asked}]
 
 

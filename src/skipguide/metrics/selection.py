@@ -1,4 +1,4 @@
-"""Which metrics are asked for, with which extractors, and whether all is there that they need."""
+"""Which metrics are requested, with which extractors, and whether everything they need is there."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from skipguide.metrics import weights
 from skipguide.metrics.catalog import EXTRACTORS, METRICS, Extractor, Metric
 
-CLASSES = ".classes"  # after the name of an extractor: its class probabilities, not its features
+CLASSES = ".classes"  # after the name of an extractor: its class probabilities, not features
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to evaluate."""
+    """Options of an evaluation."""
 
-    features: str = ""  # the extractor of all set metrics that are named without one
-    weights: Path | None = None  # the folder to find them in; the hub's cache is searched too
+    features: str = ""  # the extractor of all set metrics that do not name one
+    weights: Path | None = None  # the folder to search, before the hub's cache
     non_commercial: bool = False  # whether weights under such a licence may be used
-    batch_size: int = 8  # clips at a time through an extractor
+    batch_size: int = 8  # clips that an extractor gets at a time
     device: str = "cpu"
     fps: float | None = None  # of frame folders and tensors
     part: tuple[int, int] = (1, 1)  # (i, n): every n-th video from the i-th on, for n workers
@@ -37,7 +37,7 @@ class Options:
             )
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise ValueError(
-                f"fps must be above 0, but got {self.fps}. Leave it out if it is not known."
+                f"fps must be positive, but got {self.fps}. Leave it out if it is unknown."
             )
         if not 1 <= self.part[0] <= self.part[1]:
             raise ValueError(
@@ -47,7 +47,7 @@ class Options:
 
 @dataclass(frozen=True)
 class MetricRequest:
-    """A metric, with the extractor that it shall use if it is one of sets."""
+    """A metric, with the extractor to use if it is a set metric."""
 
     metric: str
     extractor: str = ""
@@ -62,24 +62,25 @@ class MetricRequest:
 
     @property
     def kind(self) -> str:
-        """Of the vectors that it reads."""
+        """The kind of vectors that it reads, as in `features.Readings`."""
         return self.extractor + (CLASSES if self.metric == "inception_score" else "")
 
 
 @dataclass(frozen=True)
 class UnavailableMetric:
-    """A metric without a number."""
+    """A metric without a number, and why."""
 
     metric: str
     reason: str
 
 
 def parse_metric(text: str, features: str = "") -> MetricRequest:
-    """A metric as users write it: "temporal_flickering", "fvd" (with its usual extractor, or
-    `features`), "fvd:judge".
+    """Parse a metric as users write it: "temporal_flickering", "fvd", "fvd:judge".
+
+    A set metric without an extractor uses `features`, or else its usual one.
 
     Raises:
-        ValueError: for a name that there is not, or an extractor that does not go with the metric.
+        ValueError: for an unknown metric, or an extractor that does not fit it.
     """
     name, _, extractor = text.partition(":")
     if name not in METRICS:
@@ -91,7 +92,7 @@ def parse_metric(text: str, features: str = "") -> MetricRequest:
     if row.kind == "video":
         if extractor:
             raise ValueError(
-                f"{name} must stand alone, for it takes no features, but got {text!r}. Write"
+                f"{name} uses no features, so it cannot name an extractor, but got {text!r}. Write"
                 f" {name}."
             )
         return MetricRequest(name)
@@ -106,13 +107,12 @@ def parse_metric(text: str, features: str = "") -> MetricRequest:
 
 
 def _fits(metric: str, extractor: Extractor) -> bool:
-    """The Inception Score takes class probabilities, all others features."""
+    """Tell whether a metric can use an extractor: the Inception Score needs class probabilities."""
     return bool(extractor.classes) if metric == "inception_score" else extractor.has_features
 
 
 def all_metrics(features: str = "") -> list[MetricRequest]:
-    """All metrics; those of sets with `features` where it suits them, else with their usual
-    extractor."""
+    """Return all metrics; set metrics use `features` where it fits, else their usual extractor."""
     return [
         parse_metric(name, features if features and _fits(name, EXTRACTORS[features]) else "")
         for name in METRICS
@@ -122,11 +122,12 @@ def all_metrics(features: str = "") -> list[MetricRequest]:
 def select_metrics(
     metrics: Sequence[str], has_reference: bool, options: Options
 ) -> tuple[list[MetricRequest], list[UnavailableMetric]]:
-    """The metrics to run: those named, or without names all for which everything is there, and the
-    others.
+    """Return the metrics to run and those that cannot be run.
+
+    Without names, these are all metrics, divided by whether everything they need is there.
 
     Raises:
-        ValueError: if one that is named cannot be run.
+        ValueError: if a metric that is named cannot be run.
     """
     asked = [parse_metric(text, options.features) for text in metrics] or all_metrics(
         options.features
@@ -146,7 +147,7 @@ def select_metrics(
 def _check_usable(asked: MetricRequest, has_reference: bool, options: Options) -> None:
     if asked.row.reference and not has_reference:
         raise weights.MissingWeights(
-            f"{asked.label} needs a set to compare with, but got none. Name it with --reference."
+            f"{asked.label} needs reference videos, but got none. Pass them with --reference."
         )
     for name in EXTRACTORS[asked.extractor].weights if asked.extractor else asked.row.weights:
         weights.find_weights(name, options.weights, options.non_commercial)

@@ -1,9 +1,9 @@
-"""VBench's metrics of one video, with its preparation of frames and its thresholds (Huang et al.,
-CVPR 2024).
+"""VBench's metrics of one video, with its preparation and thresholds (Huang et al., CVPR 2024).
 
 Every function takes `(model, frames, fps)`: the network of its row in the table, frames `(F, 3, H,
-W)` uint8 RGB, and frames per second or None; it returns one number, in the units of VBench's own
-result, and keeps nothing. docs/vbench.md has the sources, and how far each is from VBench's code.
+W)` uint8 RGB, and frames per second or None. It returns one number, in the units of VBench's own
+result, and keeps no state. docs/vbench.md has the sources, and how far each function is from
+VBench's code.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from skipguide.metrics.networks.flow import SMALLEST, pad_to_multiple
 
 Tensor = torch.Tensor
 
-SIDE = 224  # to which CLIP's and DINO's images are resized
-MAX_SIDE = 512  # of MUSIQ's images
+SIDE = 224  # the shorter side of images for CLIP and DINO
+MAX_SIDE = 512  # the longest side of images for MUSIQ
 CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-RATE = 8  # frames per second at which motion is looked for
-BATCH = 8  # frames that a network sees at once; no result depends on it
+RATE = 8  # frames per second at which motion is measured
+BATCH = 8  # frames that a network gets at a time; no result depends on it
 
 
 def imaging_quality(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """Mean of MUSIQ's score over all frames, in [0, 1]. Images are made smaller where a side is
-    over 512 pixels.
+    """Return the mean of MUSIQ's score over all frames, in [0, 1].
+
+    Images are shrunk if a side exceeds 512 pixels.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8.
@@ -41,7 +42,7 @@ def imaging_quality(model: nn.Module | None, frames: Tensor, fps: float | None) 
 
 
 def aesthetic_quality(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """Mean of the aesthetic rating over the middles of all frames, divided by 10: about 0 to 1.
+    """Return the mean aesthetic rating of the middles of all frames, divided by 10: about 0 to 1.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8.
@@ -52,8 +53,9 @@ def aesthetic_quality(model: nn.Module | None, frames: Tensor, fps: float | None
 
 
 def background_consistency(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """How alike frames look to CLIP, in [0, 1]: each to the one before and to the first. Their
-    middles are seen.
+    """Return how similar frames look to CLIP, in [0, 1]: each to the previous and to the first.
+
+    CLIP sees the middle of each frame.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
@@ -64,8 +66,9 @@ def background_consistency(model: nn.Module | None, frames: Tensor, fps: float |
 
 
 def subject_consistency(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """How alike frames look to DINO, in [0, 1]: each to the one before and to the first. They are
-    seen whole.
+    """Return how similar frames look to DINO, in [0, 1]: each to the previous and to the first.
+
+    DINO sees the whole frame.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
@@ -76,11 +79,10 @@ def subject_consistency(model: nn.Module | None, frames: Tensor, fps: float | No
 
 
 def temporal_flickering(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """1 - the mean absolute difference of neighbouring frames, in [0, 1]; a frozen video has 1.
-    `model` is not used.
+    """Return 1 - the mean absolute difference of neighbouring frames, in [0, 1].
 
-    VBench's leaderboard measures it on videos that `is_static` lets through, for motion lowers it
-    as well.
+    A frozen video has 1. `model` is not used. VBench's leaderboard measures only videos that
+    `is_static` lets through, because motion lowers the value too.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
@@ -89,31 +91,30 @@ def temporal_flickering(model: nn.Module | None, frames: Tensor, fps: float | No
 
 
 def motion_smoothness(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """1 - the mean absolute difference of every other frame to what AMT-S makes of its neighbours,
-    in [0, 1].
+    """Return 1 - the mean absolute difference of every other frame to AMT-S's guess, in [0, 1].
 
-    Frames keep their size, as in VBench on a CPU; on a GPU with little memory it makes large ones
-    smaller.
+    AMT-S guesses a frame from its neighbours. Frames keep their size, as in VBench on a CPU; on a
+    GPU with little memory VBench shrinks large ones.
 
     Raises:
-        ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 3, or are smaller than the
-            network can look at.
+        ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 3, or are too small for the
+            network.
     """
     network, frames = _require_model(model), _check_min_size(_check_frames(frames, 3), 16)
     kept, inside = pad_to_multiple(frames[::2].float() / 255, 16)
     guesses = []
     for pair in itertools.pairwise(kept):
         guess = network(*(frame[None].to(_device(network)) for frame in pair))[0][inside]
-        guesses.append((guess.cpu() * 255).to(torch.uint8))  # cut off, not rounded
+        guesses.append((guess.cpu() * 255).to(torch.uint8))  # truncated, not rounded
     return 1 - _difference(torch.stack(guesses), frames[1::2][: len(guesses)]) / 255
 
 
 def dynamic_degree(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    """1.0 if RAFT sees enough motion, else 0.0: a share of videos only in the mean over many.
+    """Return 1.0 if RAFT sees enough motion, else 0.0; the mean over many videos is a share.
 
     Of frames taken about 8 times a second, round(N / 4) pairs of neighbours must move by more than
-    6 pixels per 256 of the shorter side (mean of the fastest 5 %). Without `fps`, as of folders of
-    images, all frames are taken. As in VBench, 2 frames always move, for round(2 / 4) is 0.
+    6 pixels per 256 of the shorter side (mean of the fastest 5 %). Without `fps`, as for folders of
+    images, all frames are taken. As in VBench, 2 frames always move, because round(2 / 4) is 0.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with two of them taken, or are too small
@@ -122,8 +123,8 @@ def dynamic_degree(model: nn.Module | None, frames: Tensor, fps: float | None) -
     taken = _check_frames(frames, 1)[:: max(1, round(fps / RATE)) if fps else 1]
     if len(taken) < 2:
         raise ValueError(
-            f"a video must have two frames {RATE} times a second, but got {len(frames)} at {fps}"
-            " fps."
+            f"a video must have two frames at {RATE} fps, but got {len(frames)} frames at {fps}"
+            " fps. Leave it out."
         )
     needed, threshold = round(4 * (len(taken) / 16)), 6.0 * (min(frames.shape[2:]) / 256)
     moving = 0
@@ -137,8 +138,9 @@ def dynamic_degree(model: nn.Module | None, frames: Tensor, fps: float | None) -
 
 
 def is_static(model: nn.Module | None, frames: Tensor, fps: float | None) -> bool:
-    """Whether VBench's static filter lets a video through to temporal flickering, as its
-    leaderboard asks.
+    """Tell whether VBench's static filter lets a video through to temporal flickering.
+
+    Its leaderboard applies this filter.
 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2, or are too small for RAFT.
@@ -157,8 +159,10 @@ def is_static(model: nn.Module | None, frames: Tensor, fps: float | None) -> boo
 def motions(
     model: nn.Module, pairs: Iterator[tuple[Tensor, Tensor]], share: float
 ) -> Iterator[float]:
-    """Of each pair of frames `(3, H, W)` the mean length, in pixels, of the longest `share` of
-    RAFT's flows."""
+    """Yield, for each pair of frames `(3, H, W)`, the mean length of the longest `share` of flows.
+
+    Lengths are in pixels, flows are RAFT's.
+    """
     for pair in pairs:
         both, _ = pad_to_multiple(torch.stack(pair).float().to(_device(model)), 8)
         lengths = model(both[:1], both[1:])[0].square().sum(0).sqrt().flatten()
@@ -166,6 +170,7 @@ def motions(
 
 
 def resize_for_musiq(images: Tensor) -> Tensor:
+    """Shrink images whose longer side exceeds MAX_SIDE, and scale them to [0, 1]."""
     sides = images.shape[2:]
     scale = MAX_SIDE / max(sides)
     if scale < 1:
@@ -176,18 +181,19 @@ def resize_for_musiq(images: Tensor) -> Tensor:
 
 
 def resize_for_clip(images: Tensor) -> Tensor:
+    """Resize, crop and normalise images `(B, 3, H, W)` in [0, 255] for CLIP."""
     resized = _resize(images, "bicubic")
     top, left = (round((side - SIDE) / 2) for side in resized.shape[2:])
     return _normalize(resized[..., top : top + SIDE, left : left + SIDE], *CLIP_NORM)
 
 
 def resize_for_dino(images: Tensor) -> Tensor:
+    """Resize and normalise images `(B, 3, H, W)` in [0, 255] for DINO, without cropping."""
     return _normalize(_resize(images, "bilinear"), *IMAGENET_NORM)
 
 
 def _resize(images: Tensor, mode: str) -> Tensor:
-    """The shorter side to SIDE, without antialiasing, and the longer one in proportion, cut off to
-    whole pixels."""
+    """Resize the shorter side to SIDE, without antialiasing, and the longer one in proportion."""
     shorter = min(images.shape[2:])
     size = [int(SIDE * side / shorter) for side in images.shape[2:]]
     return F.interpolate(images, size, mode=mode, align_corners=False)
@@ -200,26 +206,22 @@ def _normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, 
     return (images / 255 - means) / deviations
 
 
-def _run_on_frames(
-    model: nn.Module, frames: Tensor, prepared: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """What the network says of each frame, after its preparation of images `(B, 3, H, W)` in [0,
-    255]."""
+def _run_on_frames(model: nn.Module, frames: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+    """Run a network on each frame, prepared from images `(B, 3, H, W)` in [0, 255]."""
     return torch.cat(
-        [model(prepared(part.to(_device(model)).float())) for part in frames.split(BATCH)]
+        [model(prepare(part.to(_device(model)).float())) for part in frames.split(BATCH)]
     )
 
 
 def _consistency(features: Tensor) -> float:
-    """Mean over all frames but the first of the similarity to the one before and to the first, each
-    at least 0."""
+    """Return the mean similarity of frames to the previous and to the first, each at least 0."""
     units = F.normalize(features.cpu().double(), dim=1)  # mps has no float64
     before, first = (units[1:] * units[:-1]).sum(1), units[1:] @ units[0]
     return _mean((before.clamp(min=0) + first.clamp(min=0)) / 2)
 
 
 def _difference(first: Tensor, second: Tensor) -> float:
-    """Mean absolute difference of uint8 frames."""
+    """Return the mean absolute difference of uint8 frames."""
     sums = [(a.int() - b.int()).abs().sum().item() for a, b in zip(first, second, strict=True)]
     return sum(sums) / first.numel()
 
@@ -246,18 +248,18 @@ def _check_frames(frames: Tensor, fewest: int) -> Tensor:
         )
     if len(frames) < fewest:
         raise ValueError(
-            f"a video must have at least {fewest} frames here, but got {len(frames)}. Leave it out."
+            f"this metric needs at least {fewest} frames, but got {len(frames)}. Leave the video"
+            " out."
         )
     return frames
 
 
 def _check_min_size(frames: Tensor, divisor: int) -> Tensor:
-    """Frames whose correlation pyramid, after padding to multiples of `divisor`, has sides to scale
-    positions by."""
+    """Reject frames too small for a correlation pyramid after padding to multiples of `divisor`."""
     height, width = frames.shape[2:]
     if min(height, width) <= SMALLEST - divisor:
         raise ValueError(
-            f"a video must be over {SMALLEST - divisor} pixels a side here, but got {height} x"
-            f" {width}. Leave it out."
+            f"this metric needs more than {SMALLEST - divisor} pixels a side, but got {height} x"
+            f" {width}. Leave the video out."
         )
     return frames

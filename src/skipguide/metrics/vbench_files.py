@@ -1,8 +1,8 @@
-"""VBench's own files: videos under the names that its scorer looks for, and the JSON in which it
-writes its results.
+"""VBench's own files: videos under the names that its scorer expects, and its result JSON.
 
-Its official scorer then runs on our videos, in an environment of its own: it needs other versions
-of nearly everything."""
+With them, the official scorer runs on our videos in an environment of its own, because it needs
+other versions of nearly every dependency.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ from skipguide.metrics.inputs import prompt_from_name
 
 VIDEOS, PROMPTS, RESULTS = "videos", "prompts.json", "skipguide_eval_results.json"
 _MAX_NAME_BYTES = 255 - len("-9999.mp4")  # bytes of a file name
-# what VBench writes for one video of what it divides in the mean
+# VBench multiplies the value of one video by this, but not the mean over videos.
 _VIDEO_SCALES = {"imaging_quality": 100.0}
 
 
 def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Path]:
-    """Put videos where VBench finds them: folder/videos/{prompt}-{index}.mp4, and
-    folder/prompts.json.
+    """Lay videos out as VBench expects: folder/videos/{prompt}-{index}.mp4 and folder/prompts.json.
 
-    Nothing but videos may be in its folder: it takes the suffix of all from the first name it sees.
-        prompts.json is for
-    `--prompt_file` with `--mode=custom_input`; for its standard prompts the names are all that it
-    needs.
+    The folder must hold nothing but videos, because VBench takes the suffix of all files from the
+    first name. prompts.json is for `--prompt_file` with `--mode=custom_input`; for VBench's
+    standard prompts the names suffice.
 
     Args:
         videos: prompt -> files, which are linked where the disk allows, else copied.
@@ -41,7 +39,7 @@ def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Pat
         Where each file is now. folder/videos is what VBench calls `--videos_path`.
 
     Raises:
-        ValueError: for a prompt that cannot be a file name, or a folder that holds something.
+        ValueError: for a prompt that cannot be a file name, or a folder that is not empty.
     """
     check_export(videos, folder)
     target = folder / VIDEOS
@@ -60,12 +58,13 @@ def export(videos: Mapping[str, Sequence[Path]], folder: Path) -> dict[Path, Pat
 
 
 def check_export(prompts: Iterable[str], folder: Path) -> None:
-    """Raise ValueError where `export` would, for work that ends with it."""
+    """Raise ValueError where `export` would, before the work that ends with it."""
     for text in prompts:
         _check_name(text)
     if (folder / VIDEOS).exists():
         raise ValueError(
-            f"videos for VBench need a new folder, but {folder / VIDEOS} exists. Name another one."
+            f"videos for VBench need a new folder, but {folder / VIDEOS} exists. Choose another"
+            " one."
         )
 
 
@@ -78,8 +77,8 @@ def _check_name(text: str) -> None:
         or len(text.encode()) > _MAX_NAME_BYTES
     ):
         raise ValueError(
-            f"a prompt for VBench must do as the name of a file of at most {_MAX_NAME_BYTES} bytes,"
-            f" without a slash, but got {text[:60]!r}. Leave it out."
+            f"a prompt for VBench must be usable as a file name (at most {_MAX_NAME_BYTES} bytes,"
+            f" no slash, no dot at the start), but got {text[:60]!r}. Leave it out."
         )
 
 
@@ -90,14 +89,13 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     with video.atomic_replace(path) as (part,):
         part.write_text(json.dumps(content, ensure_ascii=False, indent=4) + "\n", "utf-8")
 
 
 def group_by_prompt(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """mp4 files by what they were made of: the prompt in their own record, or else what their name
-    says."""
+    """Group mp4 files by their prompt, taken from their own record or else from their name."""
     found: dict[str, list[Path]] = {}
     for path in sorted(paths):
         found.setdefault(_find_prompt(path), []).append(path)
@@ -116,8 +114,9 @@ def _find_prompt(path: Path) -> str:
 
 
 def write_results(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
-    """Write values of ours as VBench writes its `..._eval_results.json`: dimension -> [mean, one
-    entry per video].
+    """Write values of ours in the layout of VBench's `..._eval_results.json`.
+
+    The layout is dimension -> [mean, one entry per video].
 
     Args:
         values: dimension -> video -> value, in our units.
@@ -143,14 +142,14 @@ def _to_vbench_value(dimension: str, value: float) -> float | bool:
 
 
 def read_results(path: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """What VBench's scorer wrote: its number of each dimension, and ours-like values per video, by
-    file name.
+    """Read what VBench's scorer wrote: its number of each dimension, and the values of each video.
 
-    The first is what its leaderboard takes. For subject and background consistency it is a mean
-    over pairs of frames, which is not the mean over videos where they differ in length.
+    The first is what its leaderboard uses. For subject and background consistency it is a mean over
+    pairs of frames, which is not the mean over videos if they differ in length. The second maps
+    dimension -> file name -> value, in our units.
 
     Raises:
-        ValueError: if the file is no such result.
+        ValueError: if the file is not such a result.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -161,8 +160,8 @@ def read_results(path: Path) -> tuple[dict[str, float], dict[str, dict[str, floa
         }
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(
-            f"a result of VBench must be its ..._eval_results.json, but {path} is not read as one."
-            " Check the name."
+            f"a result of VBench must be its ..._eval_results.json, but {path} cannot be read as"
+            " one. Check the name."
         ) from error
     return totals, values
 
@@ -176,11 +175,12 @@ def _parse_video_values(dimension: str, rows: Sequence[Mapping[str, Any]]) -> di
 
 
 def quality_score(values: Mapping[str, float]) -> float | None:
-    """VBench's quality score of the means of its seven dimensions of quality; None unless all of
-    them are there.
+    """Return VBench's quality score from the means of its seven quality dimensions, or None.
 
-    Each is shifted and stretched so that the published bounds become 0 and 1, and weighted; the
-    leaderboard's temporal flickering is that of static videos only."""
+    None means that not all of them are there. Each is shifted and stretched so that the published
+    bounds become 0 and 1, and weighted; the leaderboard's temporal flickering covers static videos
+    only.
+    """
     rows = [row for row in METRICS.values() if row.normalised]
     if any(row.name not in values for row in rows):
         return None

@@ -1,12 +1,14 @@
-"""Where the weights of the metrics' networks lie: a folder of the user's, or the hub's cache.
-Nothing is fetched."""
+"""Find the weights of the metrics' networks in a folder of the user or the hub's cache.
+
+Nothing is downloaded.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from skipguide.files import packaged
 from skipguide.generate.record import hash_file
@@ -14,7 +16,18 @@ from skipguide.metrics.catalog import WEIGHTS
 
 
 class MissingWeights(ValueError):
-    """Weights that are not there, or may not be used."""
+    """Weights that are missing, or may not be used."""
+
+
+class WeightsRecord(TypedDict):
+    """The entry of a weights file in the JSON of a result."""
+
+    name: str
+    path: str
+    sha256: str
+    as_published: bool | None
+    licence: str
+    commercial: bool
 
 
 @dataclass(frozen=True)
@@ -24,30 +37,37 @@ class WeightsFile:
     name: str
     path: Path
     sha256: str
-    as_published: bool | None  # None where the publisher states no sha256
+    as_published: bool | None  # None if the publisher states no sha256
     licence: str
     commercial: bool
 
-    def record(self) -> dict[str, Any]:
-        """For JSON, without the folder: results are for other machines too."""
-        return {**asdict(self), "path": self.path.name}
+    def record(self) -> WeightsRecord:
+        """Return the entry for JSON, without the folder, which other machines do not have."""
+        return {
+            "name": self.name,
+            "path": self.path.name,
+            "sha256": self.sha256,
+            "as_published": self.as_published,
+            "licence": self.licence,
+            "commercial": self.commercial,
+        }
 
 
 def find_weights(name: str, folder: Path | None, non_commercial: bool = False) -> Path:
-    """Where the weights of this row of `catalog.WEIGHTS` lie.
+    """Return the path of the weights of this row of `catalog.WEIGHTS`.
 
     Args:
-        folder: looked through first, then the hub's cache.
+        folder: searched first, then the hub's cache.
         non_commercial: whether weights whose licence forbids commercial use may be used.
 
     Raises:
-        Missing: if they are not there, or not allowed.
+        MissingWeights: if they are missing, or not allowed.
     """
     row = WEIGHTS[name]
     if not row.commercial and not non_commercial:
         raise MissingWeights(
-            f"{row.files[0]} must be asked for, because its licence is {row.licence}, but it was"
-            " not. Pass --non-commercial (non_commercial=True) if you may use it."
+            f"{row.files[0]} is licensed under {row.licence}, so its use must be requested, but it"
+            " was not. Pass --non-commercial (non_commercial=True) if you may use it."
         )
     if row.packaged:
         return packaged.packaged_path(row.packaged) / row.files[0]
@@ -58,8 +78,8 @@ def find_weights(name: str, folder: Path | None, non_commercial: bool = False) -
         return cached
     where = "no folder of weights was given" if folder is None else f"{folder} has no such file"
     raise MissingWeights(
-        f"{name} needs {' or '.join(row.files)}, but {where}, nor has the hub's cache. Get it from"
-        f" {row.where}, and name its folder with --weights."
+        f"{name} needs {' or '.join(row.files)}, but {where}, and neither has the hub's cache. Get"
+        f" it from {row.where}, and pass its folder with --weights."
     )
 
 
@@ -69,7 +89,7 @@ def _find_in_hub_cache(name: str) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    # a folder: the snapshot that holds its config
+    # A repository named like the weights is a transformers folder: find it by its config.
     if row.repo.endswith(tuple(f"/{file}" for file in row.files)):
         config = try_to_load_from_cache(row.repo, "config.json")
         return Path(config).parent if isinstance(config, str) else None
@@ -78,8 +98,10 @@ def _find_in_hub_cache(name: str) -> Path | None:
 
 
 def identify(name: str, path: Path) -> WeightsFile:
-    """The same with a hash over the file, or over the names and contents of the files of a
-    folder."""
+    """Hash weights and compare them with the published hash, if there is one.
+
+    The hash of a folder covers the names and contents of its files.
+    """
     row, found = WEIGHTS[name], hash_file(path) if path.is_file() else _folder_digest(path)
     stated = bool(row.sha256) and path.name == row.files[0]
     return WeightsFile(

@@ -27,8 +27,10 @@ FRAMES_OF_A_CHUNK = 17  # what the temporal VAE takes at a time
 _RATIOS = {
     name: ratio or tuple(map(int, name.split(":")))
     for name, ratio in {
-        "3:8": None, "9:21": None, "12:25": None, "1:2": None, "9:17": None, "27:50": (20, 37), "9:16": None,
-        "5:8": None, "2:3": None, "3:4": None, "1:1": None, "4:3": None, "3:2": None, "16:9": None, "17:9": None,
+        "3:8": None, "9:21": None, "12:25": None, "1:2": None, "9:17": None, "27:50": (20, 37),
+        "9:16": None,
+        "5:8": None, "2:3": None, "3:4": None, "1:1": None, "4:3": None, "3:2": None, "16:9": None,
+        "17:9": None,
         "2:1": None, "50:27": (25, 12),
     }.items()
 }  # fmt: skip

@@ -79,11 +79,14 @@ STUDIES = {
         cfg_replacements=((8, "residual"), (4, "residual")),
     ),
     "lab-svd": Study(
-        svd.GUIDANCE_SCALE, 2.0, "up:2", ("down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3"),
-        (1.0, 2.0, 3.0, 5.0, 7.0), stg="axes", other_place_rows=_svd_middle_rows(), lines=256, cells=128,
+        svd.GUIDANCE_SCALE, 2.0, "up:2",
+        ("down:0", "down:1", "mid:0", "up:0", "up:1", "up:2", "up:3"),
+        (1.0, 2.0, 3.0, 5.0, 7.0), stg="axes", other_place_rows=_svd_middle_rows(), lines=256,
+        cells=128,
     ),
     "lab-opensora": Study(
-        4.5, 2.0, 3, tuple(range(8)), (1.0, 2.0, 3.0, 4.5, 7.0, 10.0), cfg_replacements=((3, "residual"),), lines=512,
+        4.5, 2.0, 3, tuple(range(8)), (1.0, 2.0, 3.0, 4.5, 7.0, 10.0),
+        cfg_replacements=((3, "residual"),), lines=512,
     ),
 }  # fmt: skip
 

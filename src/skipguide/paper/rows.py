@@ -62,7 +62,8 @@ class Row:
         """What a record of this row must have been made with, ready for JSON."""
         terms = [
             {
-                "layers": explicit_layers(term), "scale": term.scale, "skip": term.skip, "axis": term.axis,
+                "layers": explicit_layers(term), "scale": term.scale, "skip": term.skip,
+                "axis": term.axis,
                 "normalize": term.normalize,
             }
             for term in self.terms

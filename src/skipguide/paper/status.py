@@ -21,7 +21,8 @@ def count_clips(order: Order) -> dict[str, Any]:
         rows = [
             {
                 "experiment": one.experiment, "row": one.row.name, "label": one.row.label,
-                "done": 0 if place is None else _count_done(place[0], one, order.clips), "asked": one.clips_requested(order.clips),
+                "done": 0 if place is None else _count_done(place[0], one, order.clips),
+                "asked": one.clips_requested(order.clips),
             }
             for one in wanted
         ]  # fmt: skip

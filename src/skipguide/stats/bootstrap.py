@@ -40,8 +40,8 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Est
     """
     if not values or len(values) != len(clusters):
         raise ValueError(
-            f"a mean needs values, and a cluster for each, but got {len(values)} and"
-            f" {len(clusters)}."
+            f"a mean needs values, and a cluster for each, but got {len(values)} values and"
+            f" {len(clusters)} clusters. Pass one cluster per value."
         )
     array, number = np.asarray(values, np.float64), number_clusters(clusters)
 
@@ -56,7 +56,7 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> Est
 
 
 def number_clusters(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
-    """Number the clusters from 0 in the order in which they first appear."""
+    """Return the number of each cluster, counted from 0 in the order in which they first appear."""
     order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     return np.asarray([order[cluster] for cluster in clusters])
 

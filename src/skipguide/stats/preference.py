@@ -175,7 +175,8 @@ def cohen_kappa(
     """
     if len(first) != len(second):
         raise ValueError(
-            f"two raters must have judged the same things, but got {len(first)} and {len(second)}."
+            f"two raters must have judged the same units, but gave {len(first)} and {len(second)}"
+            " answers. Pass one answer of each rater per unit."
         )
     levels = sorted({*first, *second})
     if len(levels) < 2:

@@ -18,7 +18,7 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     if count < 1 or not 0 <= successes <= count:
         raise ValueError(
             f"a share needs 0 <= successes <= count and count >= 1, but got {successes} of {count}."
-            " Count them again."
+            " Check both counts."
         )
     square, share = NORMAL_QUANTILE**2, successes / count
     middle = (share + square / (2 * count)) / (1 + square / count)

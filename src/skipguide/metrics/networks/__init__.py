@@ -1,2 +1,1 @@
-"""The networks of the metrics, for inference only: each loads the checkpoint that its publisher
-offers, key by key."""
+"""The networks of the metrics, for inference only; each loads its publisher's checkpoint."""

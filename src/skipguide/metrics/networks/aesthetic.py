@@ -15,7 +15,7 @@ Tensor = torch.Tensor
 
 
 class Aesthetic(nn.Module):
-    """One rating per image."""
+    """CLIP's image encoder with a linear head that rates each image."""
 
     def __init__(self, encoder: clip.ImageEncoder, head: nn.Linear) -> None:
         super().__init__()
@@ -23,17 +23,17 @@ class Aesthetic(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images `(B, 3, size, size)` -> ratings `(B,)`, about 1 (bad) to 10
-        (beautiful)."""
+        """Rate normalized images `(B, 3, size, size)`: `(B,)`, about 1 (bad) to 10 (beautiful)."""
         return self.head(F.normalize(self.encoder(images), dim=-1))[:, 0]
 
 
 def load(encoder: Path, head: Path) -> Aesthetic:
-    """The predictor from a folder of transformers (`openai/clip-vit-large-patch14`) and
-    `sa_0_4_vit_l_14_linear.pth`.
+    """Load the predictor from a CLIP folder of transformers and `sa_0_4_vit_l_14_linear.pth`.
+
+    The folder is `openai/clip-vit-large-patch14`.
 
     Raises:
-        ValueError: If they hold something else, or the head is that of another CLIP.
+        ValueError: If they hold something else, or the head belongs to another CLIP.
     """
     images = clip.load(encoder)
     linear = checkpoints.build_with_weights(

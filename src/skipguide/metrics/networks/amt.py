@@ -1,9 +1,10 @@
-"""AMT-S: the frame in the middle of two, from flows that all-pairs correlation refines (Li et al.,
-CVPR 2023).
+"""AMT-S: interpolate the frame midway between two (Li et al., CVPR 2023).
 
-Only what VBench's motion smoothness asks of it: the moment is 1/2 and frames keep their size. The
-code is ours, after the paper and the layout of the weights; these, `amt-s.pth`, are CC BY-NC 4.0:
-not for commercial use."""
+Flows that all-pairs correlation refines lead from the middle to both frames. This has only what
+VBench's motion smoothness needs: the time is 1/2 and frames keep their size. The code is ours,
+after the paper and the layout of the weights, `amt-s.pth`, which are CC BY-NC 4.0: not for
+commercial use.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ Tensor = torch.Tensor
 
 RADIUS = 3
 CHANNELS = (20, 32, 44, 56)  # of the feature pyramid, at 1/2, 1/4, 1/8 and 1/16 of the size
-SIDE = 20  # channels of a residual block that its inner convolutions touch
-FLOWS = 3  # pairs of flows that the last decoder gives
-TIME = 0.5  # the moment between the frames, at 0 and 1
+SIDE = 20  # channels of a residual block that its inner convolutions change
+FLOWS = 3  # pairs of flows that the last decoder returns
+TIME = 0.5  # of the middle frame; the given frames are at 0 and 1
 RULES = ((r"\.convblock\.", "."),)
 
 
@@ -40,8 +41,10 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """Five convolutions on a shortcut; the second and the fourth see the last SIDE channels only
-    (IFRNet, 2022)."""
+    """Five convolutions beside a shortcut (IFRNet, 2022).
+
+    The second and the fourth see only the last SIDE channels.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -61,8 +64,7 @@ class ResidualBlock(nn.Module):
 
 
 def _decoder(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """Twice the size: both flows (4 channels) or several of them, and features for the next
-    decoder."""
+    """Build a decoder, which doubles the size; it returns flows and features for the next one."""
     return nn.Sequential(
         _conv(inputs, width),
         ResidualBlock(width),
@@ -77,11 +79,13 @@ def _head(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UpdateBlock(nn.Module):
-    """Corrects flows and features by what correlation finds where the flows lead, at an eighth of
-    the frames' size."""
+    """Corrects flows and features by the correlation at the positions that the flows lead to.
+
+    It works at an eighth of the frames' size.
+    """
 
     def __init__(self, channels: int, factor: int) -> None:
-        """`channels` of the features, which are `factor` times as large as the correlation maps."""
+        """Take features of `channels` channels, of `factor` times the correlation's size."""
         super().__init__()
         self.factor = factor
         self.convc1 = nn.Conv2d(2 * LEVELS * (2 * RADIUS + 1) ** 2, 64, 1)
@@ -95,7 +99,7 @@ class UpdateBlock(nn.Module):
     def forward(
         self, features: Tensor, flow: Tensor, matches: Sequence[Correlation]
     ) -> tuple[Tensor, Tensor]:
-        """Features and both flows `(B, 4, h, w)`, corrected."""
+        """Return features and both flows `(B, 4, h, w)`, corrected."""
         small_flow = resize(flow, 1 / self.factor) / self.factor
         found = self._look_up_correlation(small_flow, matches)
         moved = _leaky_relu(self.convf2(_leaky_relu(self.convf1(small_flow))))
@@ -106,8 +110,10 @@ class UpdateBlock(nn.Module):
 
     @staticmethod
     def _look_up_correlation(flow: Tensor, matches: Sequence[Correlation]) -> Tensor:
-        """Motion is taken as linear: a flow from the middle, stretched, leads from one frame to the
-        other."""
+        """Look the correlation up where the flows lead; motion is assumed to be linear.
+
+        A flow from the middle, stretched, leads from one frame to the other.
+        """
         to_first, to_second = flow.chunk(2, 1)
         stretched = (to_second / TIME, to_first / (1 - TIME))
         here = grid(flow)
@@ -117,7 +123,7 @@ class UpdateBlock(nn.Module):
 
 
 class AMTS(nn.Module):
-    """The frame half-way between two."""
+    """The network that interpolates the frame midway between two."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,8 +151,8 @@ class AMTS(nn.Module):
 
     @torch.no_grad()
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Frames `(B, 3, H, W)` in [0, 1], sides multiples of 16 -> the frame between them, the
-        same."""
+        """Return the frame between two frames `(B, 3, H, W)` in [0, 1] whose sides are multiples of
+        16."""
         mean = torch.cat([first, second], 2).mean((1, 2, 3), keepdim=True)
         first, second = first - mean, second - mean
         matches = self._correlate(first, second)
@@ -166,7 +172,7 @@ class AMTS(nn.Module):
         )
 
     def _correlate(self, first: Tensor, second: Tensor) -> tuple[Correlation, Correlation]:
-        """Of the first frame in the second, and of the second in the first."""
+        """Correlate the first frame with the second, and the second with the first."""
         before, after = self.feat_encoder(torch.cat([first, second])).chunk(2)
         volume = correlation(before, after)
         return Correlation(volume, RADIUS), Correlation(volume.permute(0, 3, 4, 1, 2), RADIUS)
@@ -180,8 +186,10 @@ class AMTS(nn.Module):
     def _combine(
         self, decoded: Tensor, flow: Tensor, frames: tuple[Tensor, Tensor], mean: Tensor
     ) -> Tensor:
-        """Several candidates, each from flows, a mask and a residual of its own, and what a small
-        network adds."""
+        """Average several candidate frames, and add the correction of a small network.
+
+        Each candidate has its own flows, mask and residual.
+        """
         n = FLOWS
         changes, masks, residuals = decoded.split([4 * n, n, 3 * n], 1)
         ways = [2 * resize(way, 2) for way in flow.chunk(2, 1)]
@@ -205,20 +213,22 @@ def _leaky_relu(x: Tensor) -> Tensor:
 
 
 def _warp(image: Tensor, flow: Tensor) -> Tensor:
-    """`(B, C, H, W)` read where the flow `(B, 2, H, W)` leads from each pixel; its border goes on
-    outside."""
+    """Sample an image `(B, C, H, W)` where the flow `(B, 2, H, W)` leads from each pixel.
+
+    Outside, the border is repeated.
+    """
     return sample_bilinear(image, (grid(image) + flow).permute(0, 2, 3, 1), padding="border")
 
 
 def _decoder_input(features: Tensor, pair: tuple[Tensor, Tensor], flow: Tensor) -> Tensor:
-    """What a decoder sees: its features, those of both frames where the flows lead, and the
+    """Concatenate a decoder's features, both frames' features at the end of the flows, and the
     flows."""
     warped = [_warp(level, way) for level, way in zip(pair, flow.chunk(2, 1), strict=True)]
     return torch.cat([features, *warped, flow], 1)
 
 
 def load(path: Path) -> AMTS:
-    """AMT-S with the weights of `amt-s.pth` (CC BY-NC 4.0).
+    """Load AMT-S with the weights of `amt-s.pth` (CC BY-NC 4.0).
 
     Raises:
         ValueError: If the file holds something else.

@@ -31,13 +31,13 @@ CONVOLUTIONS = {
     "5a": 512,
     "5b": 512,
 }
-LAST = ("1a", "2a", "3b", "4b", "5b")  # the convolutions before a maximum
+LAST = ("1a", "2a", "3b", "4b", "5b")  # the convolutions before a max pooling
 HIDDEN = 4096
 RULES = ((r"/W$", ".weight"), (r"/b$", ".bias"))  # from chainer's names
 
 
 class C3D(nn.Module):
-    """Class probabilities of a clip, and the mean clip that is taken from every other one."""
+    """The classifier, and the mean clip that is subtracted from every input."""
 
     mean: Tensor
 
@@ -52,7 +52,8 @@ class C3D(nn.Module):
         self.register_buffer("mean", torch.zeros(3, FRAMES, RESIZED, RESIZED))
 
     def forward(self, clips: Tensor) -> Tensor:
-        """BGR clips `(B, 3, 16, 112, 112)` without the mean -> probabilities `(B, 101)`."""
+        """Return probabilities `(B, 101)` of BGR clips `(B, 3, 16, 112, 112)` without the mean
+        clip."""
         x = clips
         for name in CONVOLUTIONS:
             x = F.relu(self.get_submodule(f"conv{name}")(x))
@@ -64,17 +65,17 @@ class C3D(nn.Module):
 
 
 def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
-    """Probabilities `(B, 101)` of the classes of UCF-101 for clips `(B, 16, 3, H, W)` uint8.
+    """Return probabilities `(B, 101)` of the classes of UCF-101 for clips `(B, 16, 3, H, W)` uint8.
 
-    TGAN's preparation: 128 x 128, bicubic and without antialiasing, whatever the shape; BGR;
-    without the mean clip; the 112 x 112 pixels in the middle.
+    TGAN's preparation: resize to 128 x 128, bicubic and without antialiasing, whatever the shape;
+    convert to BGR; subtract the mean clip; crop the 112 x 112 pixels in the middle.
 
     Raises:
-        ValueError: If clips are not of 16 frames.
+        ValueError: If clips do not have 16 frames.
     """
     if frames.shape[1] != FRAMES:
         raise ValueError(
-            f"C3D must see clips of {FRAMES} frames, but got {frames.shape[1]}. Cut them."
+            f"C3D needs clips of {FRAMES} frames, but got {frames.shape[1]}. Cut them."
         )
     mean = model.get_buffer("mean")
     with torch.no_grad():
@@ -82,7 +83,7 @@ def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
 
 
 def load(weights: Path, mean: Path) -> C3D:
-    """C3D with TGAN's `conv3d_deepnetA_ucf.npz` and `mean2.npz`.
+    """Load C3D from TGAN's `conv3d_deepnetA_ucf.npz` and `mean2.npz`.
 
     Raises:
         ValueError: If the files hold something else.
@@ -92,8 +93,8 @@ def load(weights: Path, mean: Path) -> C3D:
     if clip is None or clip.numel() != np.prod(MEAN_SHAPE):
         found = "no array of that name" if clip is None else f"shape {tuple(clip.shape)}"
         raise ValueError(
-            f"{mean} must hold `mean`, an array of {MEAN_SHAPE}, but got {found}. Take mean2.npz of"
-            " TGAN."
+            f"{mean} must hold `mean`, an array of {MEAN_SHAPE}, but got {found}. Use TGAN's"
+            " mean2.npz."
         )
     left = (MEAN_SHAPE[-1] - RESIZED) // 2
     arrays["mean"] = clip.reshape(MEAN_SHAPE)[..., left : left + RESIZED]
@@ -103,7 +104,7 @@ def load(weights: Path, mean: Path) -> C3D:
 def _arrays(file: Path) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(file):
         raise ValueError(
-            f"{file} must be an npz archive of numpy, but got none. Take the files that"
+            f"{file} must be an npz archive of numpy, but it is not. Use the files that"
             " docs/vbench.md names."
         )
     with np.load(file, allow_pickle=False) as archive:

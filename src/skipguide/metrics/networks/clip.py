@@ -21,11 +21,13 @@ RULES = (
 
 
 class ImageEncoder(nn.Module):
-    """Embeddings of images, in the space that they share with texts."""
+    """CLIP's image encoder, whose embeddings lie in the space shared with texts."""
 
     def __init__(self, width: int, depth: int, patch: int, size: int, outputs: int) -> None:
-        """`size`: pixels a side of an image, `patch`: of a patch; the MLPs are four times as wide
-        as the rest."""
+        """Build the encoder; `size` and `patch` are the sides of an image and of a patch in pixels.
+
+        The MLPs are four times as wide as the rest.
+        """
         from transformers.models.clip.configuration_clip import CLIPVisionConfig
         from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
@@ -39,15 +41,14 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images `(B, 3, size, size)` -> embeddings `(B, outputs)`, of any length."""
+        """Embed normalized images `(B, 3, size, size)`: `(B, outputs)`, of any length."""
         return self.vision(pixel_values=images).image_embeds
 
 
 def load(path: Path) -> ImageEncoder:
-    """The image encoder of a folder of transformers, such as `openai/clip-vit-base-patch32`; texts
-    are left out.
+    """Load the image encoder of a transformers folder, such as `openai/clip-vit-base-patch32`.
 
-    Its size is told by the weights.
+    The text encoder is left out. The size of the network follows from the weights.
 
     Raises:
         ValueError: If the folder holds another network.
@@ -62,7 +63,8 @@ def _build(weights: Mapping[str, Tensor], path: Path) -> ImageEncoder:
     projection = weights.get("vision.visual_projection.weight")
     if patches is None or positions is None or projection is None:
         raise ValueError(
-            f"{path} must hold CLIP's image encoder in transformers' layout, but got other weights."
+            f"{path} must hold CLIP's image encoder in transformers' layout, but has other weights."
+            " Use a folder such as openai/clip-vit-base-patch32."
         )
     width, _, patch, _ = patches.shape
     depth = len({key.split(".")[4] for key in weights if ".encoder.layers." in key})

@@ -1,8 +1,8 @@
-"""DINO: a vision transformer trained without labels (Caron et al., ICCV 2021), ViT-B/16 where
-VBench uses it.
+"""DINO: a vision transformer trained without labels (Caron et al., ICCV 2021).
 
-transformers has the network but scales its position embeddings otherwise than DINO's own code,
-which VBench runs on frames that are not square. So it is here."""
+VBench uses ViT-B/16. transformers has the network, but it scales position embeddings differently
+from DINO's own code, which VBench runs on frames that are not square. Hence the network is here.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from skipguide.metrics.networks.transformer import Block
 Tensor = torch.Tensor
 
 HEAD = 64  # channels of an attention head, in all sizes of DINO
-NUDGE = 0.1  # what DINO adds to a grid's sides, in patches, before it scales embeddings to them
+NUDGE = 0.1  # patches that DINO adds to a grid's sides before it scales embeddings to them
 LAYER = r"^(?:vit\.)?encoder\.layer\."
 TRANSFORMERS = (  # from the layout of transformers' ViT, such as facebook/dino-vitb16
     (r"^(?:vit\.)?pooler\.", None),
@@ -40,10 +40,11 @@ ATTENTION = tuple(f".attention.attention.{part}." for part in ("query", "key", "
 
 
 class DINO(nn.Module):
-    """Features of an image: the class token after the last block."""
+    """A vision transformer; its features of an image are the class token after the last block."""
 
     def __init__(self, width: int = 768, depth: int = 12, side: int = 14, patch: int = 16) -> None:
-        """`side`: patches a side of the images that it was trained on."""
+        """Build the network; `side` is the number of patches a side of the images it was trained
+        on."""
         super().__init__()
         self.side, self.patch = side, patch
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
@@ -54,8 +55,10 @@ class DINO(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images `(B, 3, H, W)`, -> `(B, width)`; pixels that fill no patch are cut
-        off."""
+        """Return the features `(B, width)` of normalized images `(B, 3, H, W)`.
+
+        Pixels at the end that do not fill a patch are cut off.
+        """
         x = self.patch_embed["proj"](images)
         positions = self._positions(x.shape[2], x.shape[3])
         x = (
@@ -67,24 +70,24 @@ class DINO(nn.Module):
         return self.norm(x)[:, 0]
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """Embeddings of the class token and of a grid of this size."""
+        """Return embeddings of the class token and of a grid of this size."""
         if (rows, columns) == (self.side, self.side):
             return self.pos_embed
         known = self.pos_embed[:, 1:].unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
-        # these factors, not the size, set where the kernel lies
+        # These factors, and not the size, decide where the kernel samples.
         factors = [(count + NUDGE) / self.side for count in (rows, columns)]
         scaled = cast(Tensor, F.interpolate(known, scale_factor=factors, mode="bicubic"))
         return torch.cat([self.pos_embed[:, :1], scaled.flatten(2).transpose(1, 2)], 1)
 
 
 def load(path: Path) -> DINO:
-    """DINO from `dino_vitbase16_pretrain.pth`, or from a folder of transformers such as
+    """Load DINO from `dino_vitbase16_pretrain.pth` or a transformers folder like
     `facebook/dino-vitb16`.
 
-    Other sizes of DINO are told by their weights.
+    The size of the network follows from the weights.
 
     Raises:
-        ValueError: If the weights are of another network.
+        ValueError: If the weights belong to another network.
     """
     weights = checkpoints.read(path)
     weights = checkpoints.rename_keys(
@@ -94,7 +97,7 @@ def load(path: Path) -> DINO:
 
 
 def _build(weights: Mapping[str, Tensor]) -> DINO:
-    """A network of the size of these weights; of ViT-B/16 where they do not tell."""
+    """Build a network of the size of these weights, or ViT-B/16 if they do not tell."""
     if not {"patch_embed.proj.weight", "pos_embed"} <= weights.keys():
         return DINO()
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape

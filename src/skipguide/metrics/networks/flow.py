@@ -1,8 +1,8 @@
-"""What RAFT and AMT share: an encoder to an eighth of the size, all-pairs correlation, and sampling
-between pixels.
+"""What RAFT and AMT share: an encoder, all-pairs correlation, and bilinear sampling.
 
-Positions and flows are in pixels of the map that they belong to, channel 0 is x (to the right),
-channel 1 is y (down)."""
+Positions and flows are in pixels of the map that they belong to; channel 0 is x (to the right),
+channel 1 is y (down).
+"""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from torch import nn
 Tensor = torch.Tensor
 
 LEVELS = 4  # of the correlation pyramid
-# shortest side of a frame whose pyramid has at least two entries a side at its top
+# The shortest side of a frame whose pyramid has at least two entries a side at its top.
 SMALLEST = 8 * 2**LEVELS
 
 
 class Residual(nn.Module):
-    """Convolutions, each normalized and rectified, beside a shortcut: two 3 x 3, or 1 x 1, 3 x 3, 1
-    x 1."""
+    """Convolutions, each normalized and rectified, beside a shortcut.
+
+    They are two of 3 x 3, or with a bottleneck 1 x 1, 3 x 3 and 1 x 1.
+    """
 
     def __init__(
         self,
@@ -54,8 +56,10 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`(B, 3, H, W)` -> `(B, outputs, H / 8, W / 8)`, three pairs of residual blocks of these
-    widths."""
+    """Maps `(B, 3, H, W)` to `(B, outputs, H / 8, W / 8)`.
+
+    It has a pair of residual blocks for each of three widths.
+    """
 
     def __init__(
         self,
@@ -84,14 +88,14 @@ class Encoder(nn.Module):
 
 
 class Correlation:
-    """Inner products of every feature of one map with every feature of another, at LEVELS
-    resolutions of the other.
+    """Inner products of every feature of one map with every feature of another.
 
-    RAFT, section 3.2. A lookup reads a square of `2 radius + 1` entries a side around a position in
-    the other map."""
+    They are kept at LEVELS resolutions of the other map (RAFT, section 3.2). A lookup reads a
+    square of `2 radius + 1` entries a side around a position in the other map.
+    """
 
     def __init__(self, volume: Tensor, radius: int) -> None:
-        """`volume (B, h, w, k, l)`: features of the first map by those of the second."""
+        """Take `volume (B, h, w, k, l)`: features of the first map by those of the second."""
         self.shape = volume.shape[:3]
         self.radius = radius
         self.pyramid = [volume.flatten(0, 2)[:, None]]
@@ -99,11 +103,14 @@ class Correlation:
             self.pyramid.append(F.avg_pool2d(self.pyramid[-1], 2, 2))
 
     def lookup(self, positions: Tensor) -> Tensor:
-        """`positions (B, 2, h, w)` in the second map -> `(B, LEVELS (2 radius + 1)^2, h, w)`."""
+        """Look up `positions (B, 2, h, w)` in the second map.
+
+        Returns `(B, LEVELS (2 radius + 1)^2, h, w)`.
+        """
         steps = torch.linspace(
             -self.radius, self.radius, 2 * self.radius + 1, device=positions.device
         )
-        # the first offset, which varies slowest, is that of x: so the published weights have it
+        # The first offset, which varies slowest, is that of x, as in the published weights.
         offsets = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1)
         centres = positions.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
         found = [
@@ -115,34 +122,31 @@ class Correlation:
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """`(B, C, h, w)` twice -> `(B, h, w, h, w)`: inner products over channels, divided by
-    sqrt(C)."""
+    """Return inner products over channels / sqrt(C): `(B, C, h, w)` twice -> `(B, h, w, h, w)`."""
     volume = first.flatten(2).transpose(1, 2) @ second.flatten(2) / first.shape[1] ** 0.5
     return volume.reshape(len(first), *first.shape[2:], *second.shape[2:])
 
 
 def grid(image: Tensor) -> Tensor:
-    """The position `(1, 2, H, W)` of every pixel of `(B, C, H, W)`."""
+    """Return the position `(1, 2, H, W)` of every pixel of `(B, C, H, W)`."""
     height, width = image.shape[-2:]
-    rows, columns = (
-        torch.arange(height, device=image.device),
-        torch.arange(width, device=image.device),
-    )
+    rows, columns = (torch.arange(side, device=image.device) for side in (height, width))
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y]).float()[None]
 
 
 def sample_bilinear(image: Tensor, positions: Tensor, padding: str = "zeros") -> Tensor:
-    """`image (N, C, H, W)` between its pixels, at `positions (N, h, w, 2)`: `(N, C, h, w)`,
-    bilinear."""
+    """Sample `image (N, C, H, W)` at `positions (N, h, w, 2)`, bilinear: `(N, C, h, w)`."""
     height, width = image.shape[-2:]
     size = torch.tensor([width - 1, height - 1], device=image.device)
     return F.grid_sample(image, 2 * positions / size - 1, padding_mode=padding, align_corners=True)
 
 
 def pad_to_multiple(frames: Tensor, divisor: int) -> tuple[Tensor, tuple[slice, ...]]:
-    """Frames `(F, C, H, W)` with their borders repeated to sides that `divisor` divides, and where
-    they lie in it."""
+    """Pad frames `(F, C, H, W)` by repeating their borders, so that `divisor` divides their sides.
+
+    Also returns the slices at which the frames lie in the result.
+    """
     height, width = frames.shape[-2:]
     rows, columns = -height % divisor, -width % divisor
     top, left = rows // 2, columns // 2
@@ -151,5 +155,5 @@ def pad_to_multiple(frames: Tensor, divisor: int) -> tuple[Tensor, tuple[slice, 
 
 
 def resize(x: Tensor, factor: float) -> Tensor:
-    """A map `(B, C, H, W)` with sides times `factor`, bilinear."""
+    """Scale the sides of a map `(B, C, H, W)` by `factor`, bilinear."""
     return cast(Tensor, F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False))

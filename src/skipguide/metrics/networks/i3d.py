@@ -1,9 +1,9 @@
-"""I3D: the network of the Frechet video distance, trained on Kinetics-400 (Carreira and Zisserman,
-CVPR 2017).
+"""I3D: the network of the Frechet video distance (Carreira and Zisserman, CVPR 2017).
 
-With `i3d_pretrained_400.pt`, the weights of TensorFlow Hub's i3d-kinetics-400 as VideoGPT and TATS
-converted them. Those in StyleGAN-V's `i3d_torchscript.pt` come from the same place, but that file
-is a program and is not read here."""
+It was trained on Kinetics-400. The weights are `i3d_pretrained_400.pt`, those of TensorFlow Hub's
+i3d-kinetics-400 as VideoGPT and TATS converted them. StyleGAN-V's `i3d_torchscript.pt` has the same
+origin, but that file is a program and is not read here.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from skipguide.metrics.networks.padding import pad_same
 Tensor = torch.Tensor
 
 SIDE = 224
-FEWEST_FRAMES = 9  # fewer leave the last pooling nothing to pool
+FEWEST_FRAMES = 9  # with fewer, nothing is left for the last pooling
 CLASSES = 400
-POOLS = {  # before which module: kernel and stride of a maximum
+POOLS = {  # module -> kernel and stride of the max pooling before it
     "Conv3d_2b_1x1": ((1, 3, 3), (1, 2, 2)),
     "Mixed_3b": ((1, 3, 3), (1, 2, 2)),
     "Mixed_4b": ((3, 3, 3), (2, 2, 2)),
     "Mixed_5b": ((2, 2, 2), (2, 2, 2)),
 }
-MIXED = {  # channels of the branches: 1 x 1; 1 x 1 and 3 x 3, twice; maximum and 1 x 1
+MIXED = {  # channels of the branches: 1 x 1; 1 x 1 and 3 x 3, twice; max pooling and 1 x 1
     "3b": (64, 96, 128, 16, 32, 32),
     "3c": (128, 128, 192, 32, 96, 64),
     "4b": (192, 96, 208, 16, 48, 64),
@@ -73,7 +73,7 @@ class Mixed(nn.Module):
 
 
 class I3D(nn.Module):
-    """Logits of Kinetics-400, whose mean over time are the features."""
+    """The network; the mean over time of its logits of Kinetics-400 are the features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class I3D(nn.Module):
         self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(inputs, CLASSES, 1)})
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Clips `(B, 3, F, 224, 224)` in [-1, 1] -> `(B, 400)`."""
+        """Return logits `(B, 400)` of clips `(B, 3, F, 224, 224)` in [-1, 1]."""
         x = clips
         for name, layer in self.layers.items():
             x = layer(_pool_same(x, *POOLS[name]) if name in POOLS else x)
@@ -99,18 +99,18 @@ class I3D(nn.Module):
 
 
 def features(model: nn.Module, frames: Tensor) -> Tensor:
-    """Features `(B, 400)` of clips `(B, F, 3, H, W)` uint8: the logits, before the softmax.
+    """Return features `(B, 400)` of clips `(B, F, 3, H, W)` uint8: the logits, before the softmax.
 
     Every frame is resized to 224 x 224, bilinear and without antialiasing, whatever its shape;
-    values go to [-1, 1].
+    values are scaled to [-1, 1].
 
     Raises:
         ValueError: For fewer than 9 frames.
     """
     if frames.shape[1] < FEWEST_FRAMES:
         raise ValueError(
-            f"I3D must see at least {FEWEST_FRAMES} frames, but got {frames.shape[1]}. Take a"
-            " longer clip."
+            f"I3D needs at least {FEWEST_FRAMES} frames, but got {frames.shape[1]}. Use a longer"
+            " clip."
         )
     device = next(model.parameters()).device
     with torch.no_grad():
@@ -118,7 +118,7 @@ def features(model: nn.Module, frames: Tensor) -> Tensor:
 
 
 def load(path: Path) -> I3D:
-    """I3D with the weights of `i3d_pretrained_400.pt`.
+    """Load I3D with the weights of `i3d_pretrained_400.pt`.
 
     Raises:
         ValueError: If the file holds something else.

@@ -1,5 +1,4 @@
-"""The lab's judge as a feature extractor: packaged, small, and of no use outside of the lab's
-clips."""
+"""The lab's judge as a feature extractor: packaged, small, and only useful for the lab's clips."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ Tensor = torch.Tensor
 
 
 def load(path: Path) -> nn.Module:
-    """The judge in a file that `skipguide lab train` wrote."""
+    """Load the judge from a file that `skipguide lab train` wrote."""
     model = judge.Judge()
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)
@@ -24,15 +23,19 @@ def load(path: Path) -> nn.Module:
 
 @torch.no_grad()
 def features(model: nn.Module, frames: Tensor) -> Tensor:
-    """`(B, F, 3, H, W)` uint8 -> `(B, 128)`. Other lengths than 19 take the nearest frame, other
-    sizes are resized."""
+    """Return features `(B, 128)` of clips `(B, F, 3, H, W)` uint8.
+
+    Clips of other lengths than 19 are sampled at the nearest frames, other sizes are resized.
+    """
     return model(_prepare(frames, model))[1]
 
 
 @torch.no_grad()
 def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
-    """`(B, F, 3, H, W)` uint8 -> `(B, 384)`: of every shape with every colour with every motion,
-    read one by one."""
+    """Return `(B, 384)`: the probability of every shape with every colour with every motion.
+
+    Clips are `(B, F, 3, H, W)` uint8; the three words are read independently.
+    """
     logits = model(_prepare(frames, model))[0]
     shape, colour, motion = (logits[name].cpu().double().softmax(1) for name in judge.HEADS)
     return torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1)

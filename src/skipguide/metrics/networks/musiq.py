@@ -1,7 +1,8 @@
-"""MUSIQ: the quality of an image from patches of it at several sizes (Ke et al., ICCV 2021).
+"""MUSIQ: the quality of an image from its patches at several sizes (Ke et al., ICCV 2021).
 
 With the single-score head of `musiq_spaq_ckpt-358bb6af.pth`, which was trained on SPAQ: 0 (bad) to
-100 (excellent)."""
+100 (excellent).
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ from skipguide.metrics.networks.transformer import Block
 Tensor = torch.Tensor
 
 PATCH = 32  # pixels a side, at every size
-LONGER_SIDES = (224, 384)  # to which an image is resized; the third size is its own
-GRID = 10  # positions a side that have an embedding; those of a patch are scaled to it
+LONGER_SIDES = (224, 384)  # of the resized images; the third image keeps its size
+GRID = 10  # embedded positions a side, to which the positions of patches are scaled
 WIDTH, HEADS, HIDDEN, DEPTH = 384, 6, 1152, 14
 STEM = 64  # channels after the first convolution
 ATTENTION = tuple(f".attention.{part}." for part in ("query", "key", "value"))
@@ -34,8 +35,7 @@ RULES = (
 
 
 class StandardizedConv(nn.Conv2d):
-    """A convolution whose kernels have mean 0 and deviation 1, with the padding of TensorFlow's
-    "SAME"."""
+    """A convolution with kernels of mean 0 and deviation 1, and TensorFlow's "SAME" padding."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
@@ -44,7 +44,7 @@ class StandardizedConv(nn.Conv2d):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolution, each normalized, beside a projection."""
+    """Convolutions of 1 x 1, 3 x 3 and 1 x 1, each normalized, beside a projection."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
 
 
 class MUSIQ(nn.Module):
-    """One score per image."""
+    """The network, which gives one score per image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class MUSIQ(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images `(B, 3, H, W)` in [0, 1] of any size -> scores `(B,)`."""
+        """Score images `(B, 3, H, W)` in [0, 1] of any size: `(B,)`."""
         tokens = [
             self._embed_patches(image, scale) for scale, image in enumerate(_sizes(2 * images - 1))
         ]
@@ -90,7 +90,8 @@ class MUSIQ(nn.Module):
         return self.head(self.encoder_norm(x)[:, 0])[:, 0]
 
     def _embed_patches(self, images: Tensor, scale: int) -> Tensor:
-        """One token `(B, N, WIDTH)` per patch: what is in it, where it is, and at which size."""
+        """Return one token `(B, N, WIDTH)` per patch: its content, its position, and the image
+        size."""
         padded = pad_same(images, (PATCH, PATCH), (PATCH, PATCH))
         # (B, 3, rows, columns, PATCH, PATCH)
         patches = padded.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
@@ -100,16 +101,12 @@ class MUSIQ(nn.Module):
         x = self.embedding(x.permute(0, 2, 3, 1).flatten(1)).unflatten(
             0, (len(images), rows * columns)
         )
-        places = (
-            (GRID * _grid_positions(rows)[:, None] + _grid_positions(columns))
-            .flatten()
-            .to(x.device)
-        )
-        return x + self.position_emb[0, places] + self.scale_emb[scale]
+        places = (GRID * _grid_positions(rows)[:, None] + _grid_positions(columns)).flatten()
+        return x + self.position_emb[0, places.to(x.device)] + self.scale_emb[scale]
 
 
 def _sizes(images: Tensor) -> Iterator[Tensor]:
-    """The images resized to LONGER_SIDES without antialiasing, and as they are."""
+    """Yield the images resized to LONGER_SIDES without antialiasing, and as they are."""
     sides = images.shape[-2:]
     for longer in LONGER_SIDES:
         size = [round(side * (longer / max(sides))) for side in sides]
@@ -118,12 +115,12 @@ def _sizes(images: Tensor) -> Iterator[Tensor]:
 
 
 def _grid_positions(count: int) -> Tensor:
-    """Which of the GRID positions each of `count` patches in a row has."""
+    """Return which of the GRID positions each of `count` patches in a row has."""
     return F.interpolate(torch.arange(float(GRID))[None, None], count)[0, 0].long()
 
 
 def load(path: Path) -> MUSIQ:
-    """MUSIQ with the weights of `musiq_spaq_ckpt-358bb6af.pth` (pyiqa's key layout).
+    """Load MUSIQ with the weights of `musiq_spaq_ckpt-358bb6af.pth` (pyiqa's key layout).
 
     Raises:
         ValueError: If the file holds something else, such as weights with the ten-class head of

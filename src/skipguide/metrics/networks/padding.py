@@ -11,8 +11,10 @@ Tensor = torch.Tensor
 
 
 def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """`(B, C, ...)` with zeros around it, so that a kernel gives ceil(side / stride); more at the
-    end where uneven."""
+    """Pad `(B, C, ...)` with zeros so that a kernel gives ceil(side / stride) outputs.
+
+    An odd number of zeros has one more at the end.
+    """
     widths: list[int] = []
     for side, size, step in zip(x.shape[2:], kernel, stride, strict=True):
         total = max((-(-side // step) - 1) * step + size - side, 0)

@@ -1,8 +1,8 @@
-"""RAFT: optical flow by repeated lookups in an all-pairs correlation volume (Teed and Deng, ECCV
-2020).
+"""RAFT: optical flow by repeated lookups in all-pairs correlation (Teed and Deng, ECCV 2020).
 
-The full model, with the checkpoint `raft-things.pth` (FlyingThings) in which VBench measures
-motion."""
+This is the full model, with the checkpoint `raft-things.pth` (FlyingThings), with which VBench
+measures motion.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Tensor = torch.Tensor
 
 RADIUS = 4
 HIDDEN = CONTEXT = 128
-# the norm of a shortcut, which the checkpoint has a second time as downsample.1
+# The norm of a shortcut; the checkpoint also has it as downsample.1.
 RULES = ((r"\.norm3\.", None),)
 
 
 class MotionEncoder(nn.Module):
-    """Correlation and flow to 128 channels, of which the last two are the flow itself."""
+    """Encodes correlation and flow as 128 channels, of which the last two are the flow itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +64,8 @@ class SeparableGRU(nn.Module):
 
 
 class FlowHead(nn.Module):
+    """Two convolutions from the hidden state to a change of the flow."""
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(HIDDEN, 256, 3, padding=1)
@@ -74,6 +76,8 @@ class FlowHead(nn.Module):
 
 
 class UpdateBlock(nn.Module):
+    """One iteration: update the hidden state, and read the change of the flow from it."""
+
     def __init__(self) -> None:
         super().__init__()
         self.encoder = MotionEncoder()
@@ -86,13 +90,13 @@ class UpdateBlock(nn.Module):
     def forward(
         self, hidden: Tensor, context: Tensor, found: Tensor, flow: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The next hidden state, and what is added to the flow."""
+        """Return the next hidden state, and what to add to the flow."""
         hidden = self.gru(hidden, torch.cat([context, self.encoder(flow, found)], 1))
         return hidden, self.flow_head(hidden)
 
 
 class RAFT(nn.Module):
-    """Flow from one frame to another."""
+    """The network that estimates the flow from one frame to another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,8 +107,11 @@ class RAFT(nn.Module):
 
     @torch.no_grad()
     def forward(self, first: Tensor, second: Tensor, iterations: int = 20) -> Tensor:
-        """Frames `(B, 3, H, W)` in [0, 255], sides multiples of 8 -> flow `(B, 2, H, W)` in pixels,
-        x before y."""
+        """Return the flow `(B, 2, H, W)` between two frames `(B, 3, H, W)` in [0, 255], in pixels,
+        x first.
+
+        Sides must be multiples of 8.
+        """
         first, second = (2 * (frame / 255.0) - 1.0 for frame in (first, second))
         before, after = self.fnet(torch.cat([first, second])).chunk(2)
         matches = Correlation(correlation(before, after), RADIUS)
@@ -121,8 +128,8 @@ class RAFT(nn.Module):
 
     @staticmethod
     def _upsample_flow(flow: Tensor, mask: Tensor) -> Tensor:
-        """Eight times the size: each new pixel is a convex combination of the nine around the one
-        that it lies in."""
+        """Scale the flow by 8: each pixel is a convex combination of the nine coarse ones around
+        it."""
         batch, _, height, width = flow.shape
         weights = mask.reshape(batch, 1, 9, 8, 8, height, width).softmax(2)
         around = F.unfold(8 * flow, 3, padding=1).reshape(batch, 2, 9, 1, 1, height, width)
@@ -135,7 +142,7 @@ class RAFT(nn.Module):
 
 
 def load(path: Path) -> RAFT:
-    """RAFT with the weights of `raft-things.pth`, or another checkpoint of the full model.
+    """Load RAFT with the weights of `raft-things.pth`, or another checkpoint of the full model.
 
     Raises:
         ValueError: If the file holds something else.

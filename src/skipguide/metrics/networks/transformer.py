@@ -10,6 +10,8 @@ Tensor = torch.Tensor
 
 
 class Attention(nn.Module):
+    """Self-attention with one matrix for queries, keys and values."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -23,6 +25,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
@@ -33,8 +37,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and an MLP, each on the normalized input and beside a shortcut: `(B, N,
-    width)` to the same."""
+    """Self-attention and an MLP, each on the normalized input and beside a shortcut.
+
+    Maps `(B, N, width)` to the same shape.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()

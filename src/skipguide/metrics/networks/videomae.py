@@ -1,7 +1,7 @@
-"""VideoMAE V2 as the features of the paper's FVD: content-debiased FVD, Ge et al.,
-arXiv:2404.12391.
+"""VideoMAE V2, the features of the paper's FVD: content-debiased FVD (Ge et al., arXiv:2404.12391).
 
-transformers' VideoMAE with the weights that VideoMAE V2 publishes for its own classes.
+The network is transformers' VideoMAE with the weights that VideoMAE V2 publishes for its own
+classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Tensor = torch.Tensor
 
 SIZE = 224
 _EPS = 1e-6
-_HEADS = {1408: 16}  # the giant's; heads of all others are 64 wide
+_HEADS = {1408: 16}  # the giant model's; the heads of all others are 64 wide
 _NAMES = (  # VideoMAE V2's key -> that of transformers
     (r"^patch_embed\.proj\.(.*)$", r"videomae.embeddings.patch_embeddings.projection.\1"),
     (r"^blocks\.(\d+)\.norm1\.(.*)$", r"videomae.encoder.layer.\1.layernorm_before.\2"),
@@ -39,7 +39,7 @@ _QKV = re.compile(r"blocks\.(\d+)\.attn\.qkv\.weight")
 
 
 def load(path: Path) -> nn.Module:
-    """The network in a checkpoint of VideoMAE V2, fine-tuned, of any size.
+    """Load a fine-tuned checkpoint of VideoMAE V2, of any size.
 
     Raises:
         ValueError: if the file holds something else.
@@ -50,16 +50,16 @@ def load(path: Path) -> nn.Module:
         model.load_state_dict(_convert_keys(state))
     except (KeyError, RuntimeError) as error:
         raise ValueError(
-            f"weights must be VideoMAE V2's, fine-tuned, but {path} does not fit ({error}). Take "
-            "vit_g_hybrid_pt_1200e_ssv2_ft.pth."
+            f"weights must be those of a fine-tuned VideoMAE V2, but {path} does not fit ({error})."
+            " Use vit_g_hybrid_pt_1200e_ssv2_ft.pth."
         ) from error
     assert model.fc_norm is not None
-    model.fc_norm.eps = _EPS  # transformers takes torch's default there, 1e-5
+    model.fc_norm.eps = _EPS  # transformers uses torch's default here, 1e-5
     return model.eval().requires_grad_(False)
 
 
 def _convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Under the names of transformers, which has three matrices where VideoMAE V2 has one."""
+    """Rename the keys to those of transformers, which splits VideoMAE V2's qkv matrix in three."""
     parts: dict[str, Tensor] = {}
     for key, value in state.items():
         if found := _QKV.fullmatch(key):
@@ -74,7 +74,7 @@ def _convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _config(state: Mapping[str, Tensor]) -> VideoMAEConfig:
     width, _, tubelet, patch, _ = state["patch_embed.proj.weight"].shape
-    # an argument that only the base class names
+    # Only the base class declares this argument.
     labels: Any = {"num_labels": len(state["head.bias"])}
     return VideoMAEConfig(
         image_size=SIZE,
@@ -91,8 +91,11 @@ def _config(state: Mapping[str, Tensor]) -> VideoMAEConfig:
 
 @torch.no_grad()
 def features(model: nn.Module, frames: Tensor) -> Tensor:
-    """`(B, 16, 3, H, W)` uint8 -> `(B, D)`, D = 1408 for the giant: the normalised mean over all
-    tokens."""
+    """Return features `(B, D)` of clips `(B, 16, 3, H, W)` uint8: the normalised mean over all
+    tokens.
+
+    D is 1408 for the giant model.
+    """
     assert isinstance(model, VideoMAEForVideoClassification)
     assert model.fc_norm is not None
     pixels = F.interpolate(

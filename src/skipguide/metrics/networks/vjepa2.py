@@ -1,6 +1,6 @@
-"""V-JEPA 2 as a feature extractor (Assran et al., arXiv:2506.09985), by transformers.
+"""V-JEPA 2 as a feature extractor (Assran et al., arXiv:2506.09985), from transformers.
 
-Its VJEPA2VideoProcessor needs torchvision, so what it does to frames is done here.
+Its VJEPA2VideoProcessor needs torchvision, so this file prepares the frames itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
 def load(path: Path) -> nn.Module:
-    """The network in a folder as facebook/vjepa2-vitl-fpc64-256.
+    """Load the network from a folder such as facebook/vjepa2-vitl-fpc64-256.
 
     Raises:
         ValueError: if it holds something else.
@@ -38,14 +38,17 @@ def load(path: Path) -> nn.Module:
 
 def _unfit_error(path: Path, reason: str) -> ValueError:
     return ValueError(
-        f"weights must be a folder of V-JEPA 2, but {path} does not fit ({reason}). Take "
-        "facebook/vjepa2-vitl-fpc64-256, all files of it."
+        f"weights must be a V-JEPA 2 folder, but {path} does not fit ({reason}). Use all files of"
+        " facebook/vjepa2-vitl-fpc64-256."
     )
 
 
 @torch.no_grad()
 def features(model: nn.Module, frames: Tensor) -> Tensor:
-    """`(B, F, 3, H, W)` uint8 -> `(B, D)`, D = 1024 for ViT-L: the mean of the encoder's tokens."""
+    """Return features `(B, D)` of clips `(B, F, 3, H, W)` uint8: the mean of the encoder's tokens.
+
+    D is 1024 for ViT-L.
+    """
     assert isinstance(model, VJEPA2Model)
     pixels = prepare_frames(frames.flatten(0, 1), model.config.crop_size).unflatten(
         0, frames.shape[:2]
@@ -54,10 +57,10 @@ def features(model: nn.Module, frames: Tensor) -> Tensor:
 
 
 def prepare_frames(frames: Tensor, size: int) -> Tensor:
-    """The middle of frames `(N, 3, H, W)` uint8, on the CPU, as `(N, 3, size, size)` in ImageNet's
-    scale.
+    """Resize, crop and normalise frames `(N, 3, H, W)` uint8 on the CPU: `(N, 3, size, size)`.
 
-    The short side is resized to 8/7 of `size` before.
+    The short side is resized to 8/7 of `size`, then the middle is cropped and scaled with
+    ImageNet's mean and deviation.
     """
     height, width = frames.shape[2:]
     short = int(size * 256 / 224)
@@ -65,7 +68,7 @@ def prepare_frames(frames: Tensor, size: int) -> Tensor:
         height, width = short, int(short * width / height)
     else:
         height, width = int(short * height / width), short
-    # torchvision resizes uint8 as such on CPUs, in fixed point; this is the same function of torch.
+    # On a CPU, torchvision resizes uint8 directly, in fixed point, with this function of torch.
     resized = F.interpolate(
         frames, (height, width), mode="bilinear", align_corners=False, antialias=True
     )
