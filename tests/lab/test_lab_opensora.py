@@ -260,7 +260,7 @@ def scored(trained: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(score_text, "STEPS", 2)
         patch.setattr(autoencoder, "psnr", lambda *_: 1.0)  # of 128 clips
-        for name in ("_accuracy", "_reconstructed"):
+        for name in ("_judge_accuracy", "_score_reconstruction"):
             patch.setattr(score_text, name, functools.partial(getattr(score_text, name), num=4))
         terms = [
             STG(layers, 1.5, "attention") for layers in (["spatial:0"], ["spatial:1", "temporal:1"])
