@@ -318,7 +318,7 @@ def test_the_vae_in_bfloat16(vae: Any) -> None:
 
 def test_wrong_inputs_of_the_vae(vae: Any) -> None:
     with pytest.raises(
-        ValueError, match=r"x must be a video \(B, 3, F, H, W\), but is \(1, 4, 5, 8, 8\)"
+        ValueError, match=r"x must be a video \(B, 3, F, H, W\), but got \(1, 4, 5, 8, 8\)"
     ):
         vae.encode(torch.zeros(1, 4, 5, 8, 8))
     with pytest.raises(ValueError, match=r"z must be latents \(B, 4, f, h, w\)"):
@@ -327,7 +327,7 @@ def test_wrong_inputs_of_the_vae(vae: Any) -> None:
         ValueError, match=r"num_frames=18 needs 6 latent frames, but z has 5\. Pass the num_frames"
     ):
         vae.decode(torch.zeros(1, 4, 5, 8, 8), 18)
-    with pytest.raises(ValueError, match="num_frames must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match="num_frames must be at least 1, but got 0"):
         vae.latent_frames(0)
     with pytest.raises(ValueError, match="1 values for 2 widths, but has 3"):
         AutoencoderKLOpenSora(
@@ -563,7 +563,7 @@ def test_keys_that_miss_or_are_too_many_are_named(
     }
     wrong["final_layer.linear.bias"] = torch.zeros(3)
     with pytest.raises(
-        ValueError, match="the weights do not fit OpenSoraTransformer3DModel"
+        ValueError, match="the weights must fit OpenSoraTransformer3DModel"
     ) as error:
         original.load_transformer(rewrite(opensora_checkpoints / "transformer", tmp_path, wrong))
     text = str(error.value)

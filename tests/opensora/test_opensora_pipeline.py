@@ -729,8 +729,8 @@ EMBEDS = torch.zeros(1, 16, 32)
 
 
 @pytest.mark.parametrize(("changes", "says"), [
-    (dict(prompt=None), "prompt or prompt_embeds must be given, one of them, but got neither"),
-    (dict(prompt_embeds=EMBEDS), "one of them, but got both. Pass one"),
+    (dict(prompt=None), "either prompt or prompt_embeds must be given, but got neither"),
+    (dict(prompt_embeds=EMBEDS), "prompt_embeds must be given, but got both. Pass one"),
     (dict(prompt=[]), r"prompt must be a text or a list of texts, but got \[\]"),
     (dict(prompt=3), "prompt must be a text or a list of texts, but got 3"),
     (dict(prompt="|0|a|0|b"), "the loops of a prompt must go up"),
@@ -754,7 +754,7 @@ EMBEDS = torch.zeros(1, 16, 32)
         "num_videos_per_prompt must be a whole number from 1, but got 1.5"),
     (dict(num_loops=0), "num_loops must be a whole number from 1"),
     (dict(align=0), "align must be a whole number from 1"),
-    (dict(fps=0), "fps must be above 0, but got 0"),
+    (dict(fps=0), "fps must be positive, but got 0"),
     (dict(output_type="mp4"), "output_type must be one of np, pt, pil, latent"),
     (dict(callback_on_step_end_tensor_inputs=["x"]),
         "must be of latents, prompt_embeds, but got x"),
@@ -766,14 +766,14 @@ EMBEDS = torch.zeros(1, 16, 32)
         "latents must be a list of 2"),
     (dict(num_loops=2), "num_frames must be more than the 17 that are given, but got 17"),
     (dict(num_loops=2, num_frames=36),
-        "num_frames must be a multiple of 17 with num_loops above 1, but got 36"),
+        "num_frames must be a multiple of 17, but got 36"),
     (dict(num_loops=2, num_frames=34, condition_frame_length=4),
         "condition_frame_length must be a multiple of 5"),
     (dict(num_loops=2, num_frames=34, condition_frame_edit=2),
         "condition_frame_edit must be from 0"),
     (dict(video=CLIP), "num_frames must be more than the 17"),
     (dict(video=CLIP[:9], num_frames=34),
-        "video must have 17 frames or more to go on from, but got 9"),
+        "video must have at least 17 frames to be continued, but got 9"),
     (dict(video="x.mp4", num_frames=34), "frames must be PIL images, an array .* but got 'x.mp4'"),
     (dict(image=CLIP[0], conditions=[]), "at most one of .* may be given, but got image and cond"),
     (dict(image=[CLIP[0]] * 2),
@@ -799,7 +799,7 @@ def test_bad_inputs(tiny: Any, changes: dict[str, Any], says: str) -> None:
 
 
 def test_conditions_that_are_none() -> None:
-    with pytest.raises(ValueError, match="needs frames or latents, one of them, but got neither"):
+    with pytest.raises(ValueError, match="needs either frames or latents, but got neither"):
         OpenSoraCondition()
     with pytest.raises(ValueError, match="but got both"):
         OpenSoraCondition(CLIP, EMBEDS)

@@ -24,7 +24,6 @@ __all__ = [
     "parse_mask_strategy",
 ]
 
-# DiffusionPipeline.from_pretrained looks up the class that a saved pipeline names in diffusers, and
-# nowhere else.
+# DiffusionPipeline.from_pretrained looks for the class of a saved pipeline in diffusers only.
 if not hasattr(diffusers, "OpenSoraPipeline"):
     diffusers.OpenSoraPipeline = OpenSoraPipeline  # type: ignore[attr-defined]

@@ -1,5 +1,4 @@
-"""The video VAE of Open-Sora 1.2: an image VAE for every frame, then a causal VAE over time, as a
-diffusers model."""
+"""The video VAE of Open-Sora 1.2 for diffusers: an image VAE per frame, then a causal one."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ Tensor = torch.Tensor
 
 
 class OpenSoraCausalConv3d(nn.Conv3d):
-    """A convolution that sees the present and past frames only, with zeros before the first one."""
+    """A convolution that sees only the present and past frames, with zeros before the first one."""
 
     def __init__(
         self,
@@ -39,7 +38,7 @@ class OpenSoraCausalConv3d(nn.Conv3d):
         self.causal_padding = (side, side, side, side, kernel_size - time_stride, 0)
 
     def forward(self, input: Tensor) -> Tensor:
-        """`(B, C, F, H, W)` to the same size, but F / time_stride."""
+        """Convolve `(B, C, F, H, W)` to the same size, but F / time_stride frames."""
         return super().forward(nn.functional.pad(input, self.causal_padding))
 
 
@@ -88,7 +87,7 @@ class OpenSoraTemporalLevel(nn.Module):
 
 
 class OpenSoraTemporalEncoder(nn.Module):
-    """`(B, C, F, H, W)` to `(B, out_channels, F / 2 per True in downsample, H, W)`."""
+    """Maps `(B, C, F, H, W)` to `(B, out_channels, F / 2 per True in downsample, H, W)`."""
 
     def __init__(
         self,
@@ -123,8 +122,10 @@ class OpenSoraTemporalEncoder(nn.Module):
 
 
 class OpenSoraTemporalDecoder(nn.Module):
-    """`(B, C, f, H, W)` to `(B, C, 2 f per True in downsample, H, W)`; the levels run from last to
-    first."""
+    """Maps `(B, C, f, H, W)` to `(B, C, 2 f per True in downsample, H, W)`.
+
+    The levels run from last to first.
+    """
 
     def __init__(
         self,
@@ -156,8 +157,7 @@ class OpenSoraTemporalDecoder(nn.Module):
 
 
 class OpenSoraTemporalVAE(nn.Module):
-    """The second VAE: from the latents of single frames to latents of a chunk of frames, and
-    back."""
+    """The second VAE: latents of single frames to latents of a chunk of frames, and back."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class OpenSoraTemporalVAE(nn.Module):
         if len(downsample) != len(widths) - 1:
             raise ValueError(
                 "temporal_downsample must say for every step from one width to the next whether it"
-                f" halves the frames: {len(widths) - 1} values for {len(widths)} widths, but has"
+                f" halves the frames: {len(widths) - 1} values for {len(widths)} widths, but got"
                 f" {len(downsample)}."
             )
         self.factor = 2 ** sum(map(bool, downsample))
@@ -183,39 +183,45 @@ class OpenSoraTemporalVAE(nn.Module):
         self.decoder = OpenSoraTemporalDecoder(channels, widths, layers, downsample, groups)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Mean and log variance `(B, 2 C, f, H, W)` of a chunk `(B, C, F, H, W)`; zeros before it
-        fill up F."""
+        """Return mean and log variance `(B, 2 C, f, H, W)` of a chunk `(B, C, F, H, W)`.
+
+        Zeros before the chunk fill F up to a multiple of the compression.
+        """
         missing = -frames.shape[2] % self.factor
         return self.quant_conv(self.encoder(nn.functional.pad(frames, (0, 0, 0, 0, missing, 0))))
 
     def decode(self, latents: Tensor, num_frames: int) -> Tensor:
-        """The last `num_frames` frames of what the latents `(B, C, f, H, W)` of a chunk stand
-        for."""
+        """Decode latents `(B, C, f, H, W)` of a chunk, and return its last `num_frames` frames."""
         return self.decoder(self.post_quant_conv(latents))[:, :, -num_frames % self.factor :]
 
 
 class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
-    """The VAE of Open-Sora 1.2: 8 times smaller in height and width, 4 times in time, in chunks of
-    17 frames.
+    """The VAE of Open-Sora 1.2: 8x compression of height and width, 4x of time, in chunks of 17
+    frames.
 
     Source: Open-Sora 1.2, `opensora/models/vae/vae.py` and `opensora/models/vae/vae_temporal.py`.
-        The defaults are the
-    values of the checkpoint hpcai-tech/OpenSora-VAE-v1.2, whose 2-D part is that of SDXL. The
-    chunks know nothing of each other. Tiling (`enable_tiling`) concerns the 2-D part, slicing
-    (`enable_slicing`) takes the rows of a batch one by one. Latents are normalized outside of the
-    model, `(latents - latents_mean) / latents_std`, as diffusers has it.
+    The defaults are the values of the checkpoint hpcai-tech/OpenSora-VAE-v1.2, whose 2-D part is
+    that of SDXL. The chunks are independent. Tiling (`enable_tiling`) concerns the 2-D part,
+    slicing (`enable_slicing`) processes the rows of a batch one by one. Latents are normalized
+    outside of the model, `(latents - latents_mean) / latents_std`, as in diffusers.
 
     Args:
-        in_channels: Channels of the video. latent_channels: Channels of the latents, of both parts.
+        in_channels: Channels of the video.
+        latent_channels: Channels of the latents, of both parts.
         block_out_channels: Widths of the 2-D part; each step from one to the next halves height and
-        width. layers_per_block: Resnets of the 2-D part to a width. norm_num_groups: Groups of its
-        norms. sample_size: The side of its tiles in pixels. temporal_block_out_channels: Widths of
-        the part over time. temporal_layers_per_block: Resnets of the part over time to a width.
-        temporal_downsample: Where the part over time halves the frames. temporal_norm_num_groups:
-        Groups of its norms. micro_frame_size: Frames to a chunk. micro_batch_size: Frames that the
-        2-D part works on at a time. spatial_scaling_factor: Between the two parts, latents of the
-        2-D part are multiplied by it. Upstream has the
-            number of Stable Diffusion 1 here, although the 2-D part is that of SDXL.
+            width.
+        layers_per_block: Resnets of the 2-D part per width.
+        norm_num_groups: Groups of its norms.
+        sample_size: The side of its tiles in pixels.
+        temporal_block_out_channels: Widths of the part over time.
+        temporal_layers_per_block: Resnets of the part over time per width.
+        temporal_downsample: Where the part over time halves the frames.
+        temporal_norm_num_groups: Groups of its norms.
+        micro_frame_size: Frames per chunk.
+        micro_batch_size: Frames that the 2-D part processes at a time.
+        spatial_scaling_factor: Between the two parts, latents of the 2-D part are multiplied by it.
+            Upstream has the number of Stable Diffusion 1 here, although the 2-D part is that of
+            SDXL.
         latents_mean: Per channel, to normalize latents with.
         latents_std: Per channel, to normalize latents with.
     """
@@ -266,23 +272,23 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         self.use_slicing = False
 
     def enable_tiling(self) -> None:
-        """Work on overlapping tiles of `sample_size` pixels in the 2-D part, which needs less
-        memory."""
+        """Use overlapping tiles of `sample_size` pixels in the 2-D part, to save memory."""
         self.spatial_vae.enable_tiling()
 
     def disable_tiling(self) -> None:
-        """Work on whole frames again."""
+        """Process whole frames again."""
         self.spatial_vae.disable_tiling()
 
     def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a video: 5 for each chunk of 17, and 1 for each 4 or part of 4 that
-        remain.
+        """Return the number of latent frames of a video.
+
+        There are 5 for each chunk of 17 frames, and 1 for each 4, or part of 4, that remain.
 
         Raises:
             ValueError: Without frames.
         """
         if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, but is {num_frames}.")
+            raise ValueError(f"num_frames must be at least 1, but got {num_frames}.")
         whole, rest = divmod(num_frames, self.config["micro_frame_size"])
         return whole * self._round_up_frames(
             self.config["micro_frame_size"]
@@ -299,14 +305,13 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         sample_spatial: bool = False,
         generator: torch.Generator | None = None,
     ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """The distribution of the latents of a video.
+        """Return the distribution of the latents of a video.
 
         Args:
-            x: `(B, in_channels, F, H, W)` in -1..1. What is left of H and W when divided by 8 is
-                lost.
+            x: `(B, in_channels, F, H, W)` in -1..1. The remainder of H and W divided by 8 is lost.
             sample_spatial: Sample the latents of single frames from `generator`, 4 frames at a
                 time, as upstream does, before they are encoded over time. Otherwise their mode is
-                taken, and the result is deterministic.
+                used, and the result is deterministic.
 
         Returns:
             `latent_dist`, of latents `(B, latent_channels, latent_frames(F), H / 8, W / 8)` that
@@ -318,7 +323,7 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         channels = self.config["in_channels"]
         if x.ndim != 5 or x.shape[1] != channels:
             raise ValueError(
-                f"x must be a video (B, {channels}, F, H, W), but is {tuple(x.shape)}."
+                f"x must be a video (B, {channels}, F, H, W), but got {tuple(x.shape)}."
             )
         rows = x.split(1) if self.use_slicing else [x]
         moments = torch.cat([self._encode(row, sample_spatial, generator) for row in rows])
@@ -346,22 +351,23 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
     def decode(
         self, z: Tensor, num_frames: int, return_dict: bool = True
     ) -> DecoderOutput | tuple[Tensor]:
-        """The video of some latents.
+        """Decode latents into a video.
 
         Args:
-            z: `(B, latent_channels, f, h, w)`, not normalized. num_frames: How many frames the
-            video has; f does not tell, for 1 latent frame may stand for 1 to 4.
+            z: `(B, latent_channels, f, h, w)`, not normalized.
+            num_frames: Frames of the video; they do not follow from f, because 1 latent frame may
+                be 1 to 4 frames.
 
         Returns:
             `sample`: `(B, in_channels, num_frames, 8 h, 8 w)`, about -1..1.
 
         Raises:
-            ValueError: If z is not `latent_frames(num_frames)` latent frames.
+            ValueError: If z does not have `latent_frames(num_frames)` latent frames.
         """
         channels, needed = self.config["latent_channels"], self.latent_frames(num_frames)
         if z.ndim != 5 or z.shape[1] != channels:
             raise ValueError(
-                f"z must be latents (B, {channels}, f, h, w), but is {tuple(z.shape)}."
+                f"z must be latents (B, {channels}, f, h, w), but got {tuple(z.shape)}."
             )
         if z.shape[2] != needed:
             raise ValueError(
@@ -395,8 +401,8 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         return_dict: bool = True,
         generator: torch.Generator | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """A video `(B, in_channels, F, H, W)` encoded and decoded; with `sample_posterior`, through
-        a sample."""
+        """Encode and decode a video `(B, in_channels, F, H, W)`; with `sample_posterior`, via a
+        sample."""
         posterior: DiagonalGaussianDistribution = self.encode(
             sample, False, sample_posterior, generator
         )[0]  # type: ignore

@@ -1,9 +1,10 @@
 """The sizes and lengths that Open-Sora 1.2 was trained on (its opensora/datasets/aspect.py).
 
-A size of a named resolution has the area of that resolution and the aspect ratio asked for, each
-side brought down to an even number. Seventeen ratios have names, as HEIGHT:WIDTH. The square
+A size of a named resolution has the area of that resolution and the requested aspect ratio, with
+each side rounded down to an even number. Seventeen ratios have names, as HEIGHT:WIDTH. The square
 resolutions (256, 512, 1024, 2048, 2880) come from PixArt instead: forty cells of a grid whose unit
-is a sixteenth of the side; their ratios are named by their value."""
+is a sixteenth of the side; their ratios are named by their value.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +20,11 @@ AREAS = {
 }  # fmt: skip
 SIDES = {"256": 256, "512": 512, "1024": 1024, "2048": 2048, "2880": 2880}
 RESOLUTIONS = (*AREAS, *SIDES)
-SECONDS = (2, 4, 8, 16, 32)  # a "2s" has 51 frames, whatever the fps
+SECONDS = (2, 4, 8, 16, 32)  # "2s" means 51 frames, whatever the fps
 FRAMES_OF_2_SECONDS = 51
-FRAMES_OF_A_CHUNK = 17  # what the temporal VAE takes at a time
+FRAMES_OF_A_CHUNK = 17  # frames that the temporal VAE encodes at a time
 
-# HEIGHT:WIDTH, and the ratio that the published sizes have; two are not what their names say.
+# HEIGHT:WIDTH -> the ratio of the published sizes; two differ from their names.
 _RATIOS = {
     name: ratio or tuple(map(int, name.split(":")))
     for name, ratio in {
@@ -46,39 +47,39 @@ _WIDE = {
     8: (32, 31, 30, 29), 9: (28, 27, 26), 10: (25, 24), 11: (23, 22, 21), 12: (21, 20),
     13: (19, 18), 14: (18, 17), 15: (17, 16),
 }  # fmt: skip
-_ONLY_WIDE = (11, 21)  # the one cell that has no upright twin
+_ONLY_WIDE = (11, 21)  # the one cell without an upright counterpart
 
 
 def image_size(resolution: str, aspect_ratio: str) -> Size:
-    """The height and width in pixels of a resolution at an aspect ratio.
+    """Return the height and width in pixels of a resolution at an aspect ratio.
 
     Args:
-        resolution: "240p", "480p", "720p" ...: see RESOLUTIONS. aspect_ratio: HEIGHT:WIDTH, such as
-        "9:16" for a wide video. Of a square resolution also the value of one of its
-            ratios, such as "0.57".
+        resolution: "240p", "480p", "720p" ...: see RESOLUTIONS.
+        aspect_ratio: HEIGHT:WIDTH, such as "9:16" for a wide video. For a square resolution also
+            the value of one of its ratios, such as "0.57".
 
     Raises:
-        ValueError: for a resolution that is not there, or a ratio that it has not.
+        ValueError: for an unknown resolution, or a ratio that it does not have.
     """
     sizes = image_sizes(resolution)
     name = aspect_ratio
-    # upstream finds 12:25 alone
+    # Names of the form H:W become their quotient; of these upstream finds only 12:25.
     if resolution in SIDES and re.fullmatch(r"\d+:[1-9]\d*", aspect_ratio):
         height, width = map(int, aspect_ratio.split(":"))
         name = _ratio_name(height, width)
     if name not in sizes:
         raise ValueError(
             f"aspect_ratio of {resolution} must be one of {', '.join(sizes)} (height:width, or"
-            f" their quotient), but got {aspect_ratio!r}. Choose the nearest."
+            f" their quotient), but got {aspect_ratio!r}. Choose the nearest one."
         )
     return sizes[name]
 
 
 def image_sizes(resolution: str) -> dict[str, Size]:
-    """All sizes of a resolution by the name of their aspect ratio.
+    """Return all sizes of a resolution by the name of their aspect ratio.
 
     Raises:
-        ValueError: for a resolution that is not there.
+        ValueError: for an unknown resolution.
     """
     if resolution in AREAS:
         return {name: _size(resolution, name) for name in _RATIOS}
@@ -94,21 +95,20 @@ def image_sizes(resolution: str) -> dict[str, Size]:
 
 
 def find_bucket(height: int, width: int) -> tuple[str, str] | None:
-    """Which resolution and aspect ratio a size in pixels is; None for a size that the model was not
-    trained on."""
+    """Return the resolution and aspect ratio of a size in pixels; None if it was not trained."""
     return _buckets().get((height, width))
 
 
 def parse_num_frames(length: int | str) -> int:
-    """The number of frames of a length, checked.
+    """Parse and check a number of frames.
 
     Args:
         length: frames, as 51 or "51", or one of "2s", "4s" ... "32s" or "1x" ... "16x", which count
             by 51 frames.
 
     Raises:
-        ValueError: for something else, and for 2 to 16 frames, which the noise schedule knows
-            nothing of.
+        ValueError: for anything else, and for 2 to 16 frames, which the noise schedule does not
+            cover.
     """
     if length in (names := _lengths()):
         return names[str(length)]
@@ -145,7 +145,7 @@ def _size(resolution: str, name: str) -> Size:
 
 
 def _round_to_even(length: float) -> int:
-    """The even one of the two whole numbers around a length."""
+    """Return the even one of the two whole numbers around a length."""
     return math.ceil(length) // 2 * 2
 
 
@@ -158,8 +158,7 @@ def _cell_size(side: int, cell: Size) -> Size:
 
 
 def _name_size(cell: Size, size: Size) -> tuple[str, Size]:
-    """The name of a size; the longest ones of 2880, which are cut to its unit, go by the ratio of
-    their cells."""
+    """Return the name of a size; the longest of 2880, which are cut, are named by their cells."""
     longest = cell[0] == 8 or cell == (32, 8)
     return _ratio_name(*(cell if longest else size)), size
 

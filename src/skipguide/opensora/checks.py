@@ -1,20 +1,20 @@
-"""What a call of OpenSoraPipeline may be given; everything is refused before any work begins."""
+"""Check the arguments of a call of OpenSoraPipeline, before any work begins."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
 from skipguide.opensora import conditions, prompts
+from skipguide.opensora.latents import Generators
 
 Tensor = torch.Tensor
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
 
-def check_numbers(whole: Mapping[str, Any], fps: float, align: int | None) -> list[int]:
-    """Whole numbers from 1 (sides: from 8), and frames per second above 0.
+def check_numbers(whole: Mapping[str, int | None], fps: float, align: int | None) -> list[int]:
+    """Check whole numbers (at least 1, sides at least 8) and frames per second (above 0).
 
     Raises:
         ValueError: for others.
@@ -27,37 +27,32 @@ def check_numbers(whole: Mapping[str, Any], fps: float, align: int | None) -> li
                 " more."
             )
     if not fps > 0:
-        raise ValueError(f"fps must be above 0, but got {fps!r}. Pass 24, or leave it out.")
-    return list(whole.values())
+        raise ValueError(f"fps must be positive, but got {fps!r}. Pass 24, or leave it out.")
+    return [value for value in whole.values() if value is not None]
 
 
 def check_prompts(
-    prompt: Any,
-    negative_prompt: Any,
+    prompt: str | Sequence[str] | None,
+    negative_prompt: str | Sequence[str] | None,
     embeds: Mapping[str, Tensor | None],
     longest: int,
-    encoder: Any,
+    encoder: object,
 ) -> int:
-    """See that there is one text or one embedding per prompt.
+    """Check that there is one text or one embedding per prompt, and return the number of prompts.
 
     Args:
         embeds: `prompt_embeds`, `prompt_attention_mask`, `negative_prompt_embeds`,
             `negative_prompt_attention_mask`.
         longest: tokens of an encoded prompt.
-        encoder: what encodes a prompt; may be None where there are embeddings.
-
-    Returns:
-        How many prompts there are.
+        encoder: encodes a prompt; may be None if there are embeddings.
 
     Raises:
-        ValueError: for two of a kind, none, or shapes that do not belong together.
+        ValueError: if both or neither are given, or shapes do not match.
     """
     given, negative = embeds["prompt_embeds"], embeds["negative_prompt_embeds"]
     if (prompt is None) == (given is None):
         came = "neither" if prompt is None else "both"
-        raise ValueError(
-            f"prompt or prompt_embeds must be given, one of them, but got {came}. Pass one."
-        )
+        raise ValueError(f"either prompt or prompt_embeds must be given, but got {came}. Pass one.")
     if negative_prompt is not None and negative is not None:
         raise ValueError(
             "at most one of negative_prompt and negative_prompt_embeds may be given, but got both."
@@ -67,7 +62,7 @@ def check_prompts(
         if text is not None:
             _check_text(name, text, encoder)
     if given is None:
-        rows, shape = (1 if isinstance(prompt, str) else len(prompt)), None
+        rows, shape = (1 if prompt is None or isinstance(prompt, str) else len(prompt)), None
     else:
         _check_ndim("prompt_embeds", given)
         rows, shape = len(given), tuple(given.shape)
@@ -80,7 +75,7 @@ def check_prompts(
     return rows
 
 
-def _check_text(name: str, text: Any, encoder: Any) -> None:
+def _check_text(name: str, text: str | Sequence[str], encoder: object) -> None:
     listed = [text] if isinstance(text, str) else text
     if (
         not isinstance(listed, (list, tuple))
@@ -136,15 +131,17 @@ def _check_embeds(
             )
 
 
-def check_latents(latents: Any, shape: tuple[int, ...], loops: int) -> list[Tensor | None]:
-    """The noise of each loop: given for all of them, or for none.
+def check_latents(
+    latents: Tensor | Sequence[Tensor] | None, shape: tuple[int, ...], loops: int
+) -> Sequence[Tensor | None]:
+    """Return the noise of each loop; it must be given for all of them, or for none.
 
     Raises:
         ValueError: for another number of them, or other shapes.
     """
     if latents is None:
         return [None] * loops
-    listed = list(latents) if isinstance(latents, (list, tuple)) else [latents]
+    listed = [latents] if isinstance(latents, Tensor) else list(latents)
     shapes = [tuple(one.shape) for one in listed]
     if shapes != [shape] * loops:
         wanted = (
@@ -160,10 +157,10 @@ def check_latents(latents: Any, shape: tuple[int, ...], loops: int) -> list[Tens
 
 
 def check_output(output_type: str, callback_inputs: Sequence[str], known: Collection[str]) -> None:
-    """What comes out, and what a callback is shown.
+    """Check the type of the output, and the names of the tensors for a callback.
 
     Raises:
-        ValueError: for what there is not.
+        ValueError: for an unknown type or name.
     """
     if output_type not in OUTPUT_TYPES:
         raise ValueError(
@@ -178,8 +175,8 @@ def check_output(output_type: str, callback_inputs: Sequence[str], known: Collec
         )
 
 
-def check_generators(generator: Any, rows: int) -> None:
-    """One generator, or one per video.
+def check_generators(generator: Generators, rows: int) -> None:
+    """Check that there is one generator, or one per video.
 
     Raises:
         ValueError: for another number of them.
@@ -187,29 +184,30 @@ def check_generators(generator: Any, rows: int) -> None:
     if isinstance(generator, list) and len(generator) != rows:
         raise ValueError(
             f"generator must be one, or a list of one per video, {rows}, but got {len(generator)}."
+            " Pass one."
         )
 
 
 def check_continuation(
     name: str, num_frames: int, given: int, edit: float, group: int, chunk: int
 ) -> None:
-    """See that a clip can be gone on from: whole chunks, of which some are given and some new.
+    """Check that a clip can be continued: whole chunks, some given and some new.
 
     Args:
-        name: the argument that asks for it.
+        name: the argument that requests it.
         given: latent frames that are given.
         edit: their edit ratio.
         group: latent frames of a chunk.
         chunk: frames of a chunk.
 
     Raises:
-        ValueError: for parts of chunks, which the VAE does not encode alike in two clips, or for
-            nothing new.
+        ValueError: for parts of chunks, which the VAE does not encode the same way in two clips, or
+            if nothing is new.
     """
     if given < group or given % group:
         raise ValueError(
-            f"condition_frame_length must be a multiple of {group} (latent frames of {chunk}"
-            f" frames) with {name}, but got {given}. Pass {group}."
+            f"with {name}, condition_frame_length must be a multiple of {group} (the latent frames"
+            f" of {chunk} frames), but got {given}. Pass {group}."
         )
     if not 0 <= edit <= 1:
         raise ValueError(
@@ -217,7 +215,7 @@ def check_continuation(
         )
     if num_frames % chunk and name == "num_loops":
         raise ValueError(
-            f"num_frames must be a multiple of {chunk} with num_loops above 1, but got"
+            f"with num_loops above 1, num_frames must be a multiple of {chunk}, but got"
             f" {num_frames}. Pass 51 or 102."
         )
     if given // group * chunk >= num_frames:
@@ -231,16 +229,16 @@ def check_conditions(
     own: Sequence[Sequence[conditions.OpenSoraCondition]],
     latents: tuple[int, ...],
     loops: int,
-    latent_frames: Any,
+    latent_frames: Callable[[int], int],
 ) -> None:
-    """See that conditions fit into the video.
+    """Check that conditions fit into the video.
 
     Args:
         latents: the shape of the video's, (B, C, f, h, w).
-        latent_frames: tells how many latent frames some frames are.
+        latent_frames: maps a number of frames to their number of latent frames.
 
     Raises:
-        ValueError: for a loop that there is not, or one of `conditions.check_fits`.
+        ValueError: for a loop that does not exist, a start outside, or another size.
     """
     for condition in (one for row in own for one in row):
         if condition.loop >= loops:

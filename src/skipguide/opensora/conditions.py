@@ -1,10 +1,10 @@
-"""Given frames in a video: images and clips that a generated video starts from, ends with, or is
-edited from.
+"""Conditions: images and clips that a generated video starts from, ends with, or is edited from.
 
 Open-Sora 1.2 generates given and new frames side by side, in latents: the given ones stay as they
 are and are shown to the transformer as frames without noise. Its "mask strategy"
-(opensora/utils/inference_utils.py) says which latent frames of which reference go where. Chunks of
-17 frames are 5 latent frames, so that is what these numbers count in."""
+(opensora/utils/inference_utils.py) says which latent frames of which reference go where. All
+positions count latent frames; a chunk of 17 frames is 5 latent frames.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 Tensor = torch.Tensor
+Array = NDArray[np.floating[Any]]
+Frames = (
+    Image.Image | Sequence[Image.Image] | Array | Tensor
+)  # an image or a clip, as users have it
+Clip = list[Image.Image] | Array | Tensor  # (F, H, W, 3) if an array, (F, 3, H, W) if a tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenSoraCondition:
-    """Latent frames of a reference that take the place of frames of the video.
+    """Latent frames of a reference that replace frames of the video.
 
     Give either `frames` or `latents`.
 
@@ -30,19 +36,20 @@ class OpenSoraCondition:
         frames: an image or a clip: a PIL image, a list of them, or floats in [0, 1], as an array
             (H, W, 3) or (F, H, W, 3) or a tensor (3, H, W) or (F, 3, H, W). Frames of another size
             are resized to fill the video, and what sticks out is cropped.
-        latents: (C, f, h, w), as the transformer takes them. reference_start: first latent frame of
-        the reference; negative ones count from its end. target_start: where in the video they go;
-        negative ones count from its end. length: how many latent frames; as many of them as there
-        are, and have room. An image is 1, 17 frames are 5. edit_ratio: 0 keeps the frames; above it
-        they get noise when a share of `edit_ratio` of the noise is left, and
-            are generated anew from there; 1 ignores them.
+        latents: (C, f, h, w), as the transformer takes them.
+        reference_start: first latent frame of the reference; negative ones count from its end.
+        target_start: first latent frame in the video; negative ones count from its end.
+        length: how many latent frames, at most as many as exist and have room. An image is 1, 17
+            frames are 5.
+        edit_ratio: 0 keeps the frames; above it they get noise when a share of `edit_ratio` of the
+            noise is left, and are generated anew from there; 1 ignores them.
         loop: which part of a video of several loops, from 0.
 
     Raises:
         ValueError: for both or none of `frames` and `latents`, and for numbers out of range.
     """
 
-    frames: Any = None
+    frames: Frames | None = None
     latents: Tensor | None = None
     reference_start: int = 0
     target_start: int = 0
@@ -54,7 +61,7 @@ class OpenSoraCondition:
         if (self.frames is None) == (self.latents is None):
             came = "neither" if self.frames is None else "both"
             raise ValueError(
-                f"OpenSoraCondition needs frames or latents, one of them, but got {came}. Pass one."
+                f"OpenSoraCondition needs either frames or latents, but got {came}. Pass one."
             )
         if self.latents is not None and self.latents.ndim != 4:
             shape = tuple(self.latents.shape)
@@ -88,22 +95,22 @@ class OpenSoraCondition:
             )
 
 
-def parse_mask_strategy(text: str, references: Sequence[Any]) -> list[OpenSoraCondition]:
-    """Conditions from the form in which Open-Sora's command line has them.
+def parse_mask_strategy(text: str, references: Sequence[Frames]) -> list[OpenSoraCondition]:
+    """Parse conditions as Open-Sora's command line writes them.
 
     Args:
         text: "LOOP,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT_RATIO;..."; numbers left out
             at the end of a condition are 0,0,0,0,1,0. An empty text is no condition.
-        references: what REFERENCE counts in, from 0: images or clips, as
+        references: the images or clips that REFERENCE counts, from 0, as
             `OpenSoraCondition.frames`.
 
     Raises:
-        ValueError: for a text of another form, and for a reference that is not there.
+        ValueError: for a malformed text, or a reference that does not exist.
     """
     return [_parse_condition(part, references) for part in text.split(";")] if text else []
 
 
-def _parse_condition(part: str, references: Sequence[Any]) -> OpenSoraCondition:
+def _parse_condition(part: str, references: Sequence[Frames]) -> OpenSoraCondition:
     numbers = part.split(",")
     whole = all(re.fullmatch(r"\s*-?\d+\s*", number) for number in numbers[:5])
     ratio = re.fullmatch(r"\s*\d*\.?\d+\s*", "".join(numbers[5:]) or "0")
@@ -111,7 +118,7 @@ def _parse_condition(part: str, references: Sequence[Any]) -> OpenSoraCondition:
         raise ValueError(
             "a mask strategy must be up to six numbers,"
             " LOOP,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT_RATIO, of which all but the"
-            f" last are whole, but got {part!r}. Write 0 for a given first frame; ; parts two."
+            f" last are whole, but got {part!r}. Write 0 for a given first frame."
         )
     given = list(map(int, numbers[:5]))
     loop, index, reference_start, target_start, length = given + [0, 0, 0, 0, 1][len(given) :]
@@ -132,16 +139,15 @@ def apply_mask_strategy(
     loop: int = 0,
     align: int | None = 5,
 ) -> tuple[Tensor, Tensor]:
-    """Put the conditions of a loop into the noise that a video is made of; a later one wins over
-    those before it.
+    """Put the conditions of a loop into the noise of a video; later ones override earlier ones.
 
     Args:
-        latents: (B, C, f, h, w), noise. conditions: those of each row, all with latents. loop:
-        those of other loops are left out. align: starts are moved to the next multiple of it below,
-        or above where that is nearer and not within the last
-            group: the VAE encodes groups of 5 latent frames on their own, and an image is the first
-                of a group. None
-            leaves them as they are.
+        latents: (B, C, f, h, w), noise.
+        conditions: those of each row, all with latents.
+        loop: conditions of other loops are left out.
+        align: starts are moved to a multiple of it: the next one below, or the one above if that is
+            nearer and not within the last group. The VAE encodes groups of 5 latent frames
+            separately, and an image is the first of a group. None leaves starts as they are.
 
     Returns:
         Latents (B, C, f, h, w) and edit ratios (B, f) in float32: 1 for new frames.
@@ -171,7 +177,7 @@ def apply_mask_strategy(
 
 
 def check_size(reference: Sequence[int], latents: Sequence[int]) -> None:
-    """See that latents of shape (C, f, h, w) fit into a video's of shape (B, C, f, h, w).
+    """Check that latents of shape (C, f, h, w) fit into a video's of shape (B, C, f, h, w).
 
     Raises:
         ValueError: for other channels, heights or widths.
@@ -186,7 +192,7 @@ def check_size(reference: Sequence[int], latents: Sequence[int]) -> None:
 
 
 def check_start(name: str, start: int, total: int) -> None:
-    """See that a start lies within so many latent frames.
+    """Check that a start lies within `total` latent frames.
 
     Raises:
         ValueError: if it does not.
@@ -215,12 +221,11 @@ def add_continuation(
     length: int,
     edit_ratio: float,
 ) -> list[list[OpenSoraCondition]]:
-    """The conditions of each row, and what goes on from the clip before: its last `length` latent
-    frames come first.
+    """Add to the conditions of each row that the clip starts with the end of the one before.
 
     Args:
-        before: latents (B, C, f, h, w) of that clip.
-        loop: the one that they are for.
+        before: latents (B, C, f, h, w) of that clip, of which the last `length` frames are used.
+        loop: the one that starts with them.
     """
     added = [OpenSoraCondition(None, own, -length, 0, length, edit_ratio, loop) for own in before]
     return [[*row, one] for row, one in zip(conditions, added, strict=True)]
@@ -232,25 +237,27 @@ def add_continuation(
 def collect_conditions(
     image: Any, video: Any, conditions: Any, prompts: int, last: dict[str, Any], frames: int
 ) -> list[list[OpenSoraCondition]]:
-    """The conditions of each prompt.
+    """Return the conditions of each prompt.
 
     Args:
         image: a given first frame, or one per prompt.
-        video: a clip to go on from, or one per prompt.
-        conditions: of all prompts, or a list per prompt.
-        prompts: how many there are.
-        last: `length` and `edit_ratio` of the end of a video that is gone on from.
+        video: a clip to continue, or one per prompt.
+        conditions: for all prompts, or a list per prompt.
+        prompts: the number of prompts.
+        last: `length` and `edit_ratio` for the end of a video that is continued.
         frames: how many frames this end has.
 
     Raises:
-        ValueError: for more than one of the three, another number of them than of prompts, or
-            frames that are none.
+        ValueError: for more than one of the three, for a number that does not match the prompts, or
+            for something that is not frames.
     """
     given = {"image": image, "video": video, "conditions": conditions}
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
-        raise ValueError(f"at most one of image, video and conditions may be given, but got {' and '.join(names)}. "
-                         "Write what you need as conditions.")  # fmt: skip
+        raise ValueError(
+            "at most one of image, video and conditions may be given, but got"
+            f" {' and '.join(names)}. Express all of them as conditions."
+        )
     if image is not None:
         own = [[OpenSoraCondition(frames=one)] for one in list_images(image)]
     elif video is not None:
@@ -268,7 +275,7 @@ def collect_conditions(
     return own if len(own) == prompts else own * prompts
 
 
-def _nest_conditions(conditions: Any) -> list[list[OpenSoraCondition]]:
+def _nest_conditions(conditions: object) -> list[list[OpenSoraCondition]]:
     if conditions is None:
         return [[]]
     listed = list(conditions) if isinstance(conditions, (list, tuple)) else [conditions]
@@ -285,46 +292,45 @@ def _nest_conditions(conditions: Any) -> list[list[OpenSoraCondition]]:
     )
 
 
-def _last_frames(clip: Any, frames: int) -> Any:
+def _last_frames(clip: Clip, frames: int) -> Clip:
     if len(clip) < frames:
         raise ValueError(
-            f"video must have {frames} frames or more to go on from, but got {len(clip)}. Pass"
+            f"video must have at least {frames} frames to be continued, but got {len(clip)}. Pass"
             " more, or an image."
         )
     return clip[-frames:]
 
 
-def to_clip(frames: Any) -> Any:
-    """An image or a clip as a clip: a list of PIL images, an array (F, H, W, 3) or a tensor (F, 3,
-    H, W).
+def to_clip(frames: object) -> Clip:
+    """Return an image or a clip as a clip, checked.
+
+    A clip is a list of PIL images, an array (F, H, W, 3) or a tensor (F, 3, H, W).
 
     Raises:
-        ValueError: for what is none of them.
+        ValueError: for anything else.
     """
-    return (
-        [frames]
-        if isinstance(frames, Image.Image)
-        else _check_clip(frames[None] if _ndim(frames) == 3 else frames)
-    )
+    if isinstance(frames, Image.Image):
+        return [frames]
+    single = isinstance(frames, (Tensor, np.ndarray)) and frames.ndim == 3
+    return _check_clip(frames[None] if single else frames)
 
 
-def list_images(given: Any) -> list[Any]:
-    """One image, or several of them in a list, an array (N, H, W, 3) or a tensor (N, 3, H, W)."""
+def list_images(given: Any) -> list[Clip]:
+    """List one image, or several in a list, an array (N, H, W, 3) or a tensor (N, 3, H, W)."""
     several = isinstance(given, (list, tuple)) or _ndim(given) == 4
     return [to_clip(image) for image in given] if several else [to_clip(given)]
 
 
-def list_clips(given: Any) -> list[Any]:
-    """One clip, or several of them in a list, an array (N, F, H, W, 3) or a tensor (N, F, 3, H,
-    W)."""
+def list_clips(given: Any) -> list[Clip]:
+    """List one clip, or several in a list, an array (N, F, H, W, 3) or a tensor (N, F, 3, H, W)."""
     first = given[0] if isinstance(given, (list, tuple)) and given else None
     if _ndim(given) == 5 or isinstance(first, (list, tuple)) or _ndim(first) == 4:
         return [_check_clip(clip) for clip in given]
     return [_check_clip(given)]
 
 
-def _check_clip(clip: Any) -> Any:
-    """A clip, checked; arrays and tensors of single frames in a list are put together."""
+def _check_clip(clip: Any) -> Clip:
+    """Check a clip; lists of arrays or tensors of single frames are stacked."""
     if isinstance(clip, (list, tuple)) and clip:
         if all(isinstance(frame, Image.Image) for frame in clip):
             return list(clip)
@@ -342,7 +348,7 @@ def _check_clip(clip: Any) -> Any:
         )
         raise ValueError(
             "frames must be PIL images, an array ([F,] H, W, 3) or a tensor ([F,] 3, H, W), but"
-            " got " + came + ". Bring them into one of these forms."
+            " got " + came + ". Convert them."
         )
     if not (
         found.is_floating_point()
@@ -356,5 +362,5 @@ def _check_clip(clip: Any) -> Any:
     return found
 
 
-def _ndim(value: Any) -> int:
+def _ndim(value: object) -> int:
     return value.ndim if isinstance(value, (Tensor, np.ndarray)) else 0

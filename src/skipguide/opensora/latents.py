@@ -1,4 +1,4 @@
-"""Videos to latents and back, as Open-Sora 1.2 has them: normalized per channel."""
+"""Convert videos to latents and back as Open-Sora 1.2 does, normalized per channel."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 class LatentsMixin:
-    """Noise, given frames and decoded frames, for the pipeline."""
+    """The part of the pipeline that draws noise, encodes given frames, and decodes."""
 
     vae: AutoencoderKLOpenSora
     transformer: OpenSoraTransformer3DModel
     video_processor: VideoProcessor
 
     def latents_shape(self, rows: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """(B, C, f, h, w) of so many videos of `num_frames` frames of `height` by `width`
+        """Return (B, C, f, h, w) for `rows` videos of `num_frames` frames of `height` by `width`
         pixels."""
         channels, factor = (
             self.transformer.config["in_channels"],
@@ -48,7 +48,7 @@ class LatentsMixin:
         generator: Generators,
         latents: Tensor | None = None,
     ) -> Tensor:
-        """Noise (B, C, f, h, w) in float32, drawn unless it is given."""
+        """Return noise (B, C, f, h, w) in float32, drawn unless it is given."""
         if latents is None:
             return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         return latents.to(device, torch.float32)
@@ -61,24 +61,26 @@ class LatentsMixin:
         return mean, std
 
     def encode_video(self, video: Tensor) -> Tensor:
-        """Normalized latents (B, C, f, h, w) in float32 of a video (B, 3, F, H, W) in [-1, 1].
+        """Encode a video (B, 3, F, H, W) in [-1, 1] as normalized latents (B, C, f, h, w) in
+        float32.
 
-        The modes of the VAE's distributions, so that the same reference is the same condition in
-        every run (upstream samples them)."""
+        They are the modes of the VAE's distributions, so that the same reference is the same
+        condition in every run (upstream samples them).
+        """
         posterior: Any = self.vae.encode(video.to(self.vae.dtype), return_dict=False)[0]
         latents = posterior.mode().float()
         mean, std = self._normalization(latents)
         return (latents - mean) / std
 
     def decode_latents(self, latents: Tensor, num_frames: int) -> Tensor:
-        """A video (B, 3, F, H, W) around [-1, 1] of normalized latents (B, C, f, h, w)."""
+        """Decode normalized latents (B, C, f, h, w) into a video (B, 3, F, H, W) around [-1, 1]."""
         mean, std = self._normalization(latents)
         latents = (latents * std + mean).to(self.vae.dtype)
         return cast(Any, self.vae.decode(latents, num_frames, return_dict=False))[0]
 
-    def _pixels(self, frames: Any, height: int, width: int, device: torch.device) -> Tensor:
-        """(1, 3, F, height, width) in [-1, 1]: resized until the frame is full, the rest cropped,
-        as upstream does."""
+    def _pixels(self, frames: object, height: int, width: int, device: torch.device) -> Tensor:
+        """Resize and crop frames to fill the size, as upstream does: (1, 3, F, height, width) in
+        [-1, 1]."""
         clip = to_clip(frames)
         if isinstance(clip, list):
             fitted = [_fit_image(frame.convert("RGB"), height, width) for frame in clip]
@@ -93,7 +95,7 @@ class LatentsMixin:
         width: int,
         device: torch.device,
     ) -> list[list[OpenSoraCondition]]:
-        """The conditions of each row with their frames encoded, every reference once."""
+        """Encode the frames in the conditions of each row, every reference once."""
         encoded: dict[int, Tensor] = {}
         for condition in (one for row in own for one in row):
             if condition.latents is None and id(condition.frames) not in encoded:
@@ -109,13 +111,13 @@ class LatentsMixin:
 
 
 def _covering_size(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """(height, width) of a picture of another size when it is just large enough to fill a frame."""
+    """Return the (height, width) of an image scaled so that it just covers the frame."""
     high, wide = height / size[0], width / size[1]
     return (height, round(size[1] * high)) if high > wide else (round(size[0] * wide), width)
 
 
 def _fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
-    """From opensora/datasets/utils.py: bicubic."""
+    """Resize with a bicubic filter and crop, as opensora/datasets/utils.py."""
     high, wide = _covering_size((image.height, image.width), height, width)
     top, left = round((high - height) / 2), round((wide - width) / 2)
     return image.resize((wide, high), Image.Resampling.BICUBIC).crop(
@@ -124,7 +126,7 @@ def _fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def _fit_pixels(frames: Tensor, height: int, width: int) -> Tensor:
-    """(F, 3, H, W); from opensora/datasets/video_transforms.py: bilinear."""
+    """Resize (F, 3, H, W) bilinearly and crop, as opensora/datasets/video_transforms.py."""
     high, wide = _covering_size((frames.shape[2], frames.shape[3]), height, width)
     resized = torch.nn.functional.interpolate(
         frames, size=(high, wide), mode="bilinear", align_corners=False

@@ -1,10 +1,9 @@
-"""The loops of Open-Sora's pipeline: clips that go on from each other, and the steps that denoise
-each of them."""
+"""The loops of Open-Sora's pipeline: clips that continue each other, and how each is denoised."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,21 +17,21 @@ Tensor = torch.Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Loops:
-    """What the loops of a call have in common, and what each of them has."""
+    """What the loops of a call share, and what each of them has."""
 
-    timesteps: dict[str, Any]  # arguments of the scheduler's set_timesteps
+    timesteps: Mapping[str, Any]  # arguments of the scheduler's set_timesteps
     shape: tuple[int, ...]  # (B, C, f, h, w)
     generator: Generators
     noises: Sequence[Tensor | None]  # of each loop
     texts: Sequence[tuple[Tensor, Tensor]]  # of each loop, embeddings and their mask
-    numbers: dict[str, Tensor]  # what the model is told besides
+    numbers: dict[str, Tensor]  # height, width and fps, as the model is told
     align: int | None
-    last: dict[str, Any]  # how a loop goes on from the one before
+    last: Mapping[str, Any]  # how a loop continues the one before
     report: Callable[..., tuple[Tensor, Tensor]]
 
 
 class LoopsMixin(LatentsMixin):
-    """From noise to latents and clips, for the pipeline."""
+    """The part of the pipeline from noise to latents and clips."""
 
     scheduler: OpenSoraRFlowScheduler
     progress_bar: Any
@@ -64,8 +63,7 @@ class LoopsMixin(LatentsMixin):
     def _run_loops(
         self, loops: Loops, given: Sequence[Sequence[OpenSoraCondition]], decoded: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Latents (B, C, f, h, w) of each loop, and clips (B, 3, F, H, W): of all where they are
-        wanted."""
+        """Return latents (B, C, f, h, w) and, if `decoded`, clips (B, 3, F, H, W) of each loop."""
         parts: list[Tensor] = []
         clips: list[Tensor] = []
         number = len(loops.texts)
@@ -81,7 +79,7 @@ class LoopsMixin(LatentsMixin):
                     given = add_continuation(
                         given, self.encode_video(clips[-1]), loop, *loops.last.values()
                     )
-                parts.append(self._denoise(noise, given, loop, loops, bar))
+                parts.append(self._denoise(noise, given, loop, loops, bar.update))
                 if decoded or loop + 1 < number:
                     clips.append(self.decode_latents(parts[-1], loops.timesteps["num_frames"]))
                 if self.interrupt:
@@ -90,7 +88,7 @@ class LoopsMixin(LatentsMixin):
 
     def _set_timesteps(self, **timesteps: Any) -> None:
         self.scheduler.set_timesteps(**timesteps)
-        # spares it a look at the timesteps, for which it would wait
+        # Otherwise the scheduler would look at the timesteps, and wait for the device.
         self.scheduler.set_begin_index(0)
         self._num_timesteps = len(self.scheduler.timesteps)
 
@@ -100,14 +98,15 @@ class LoopsMixin(LatentsMixin):
         given: Sequence[Sequence[OpenSoraCondition]],
         loop: int,
         loops: Loops,
-        bar: Any,
+        advance: Callable[[], object],
     ) -> Tensor:
-        """The latents (B, C, f, h, w) of one loop from its noise; nothing in here waits for the
+        """Denoise one loop from its noise: latents (B, C, f, h, w). Nothing here waits for the
         device.
 
-        A frame that is edited gets its noise from where it stands in `noise`, which the reference
-        took the place of; upstream draws another one. Once it has got it, it is denoised in every
-        step, also where a scheduler goes back to earlier timesteps (`skipguide.Restart`)."""
+        An edited frame gets its noise from its position in `noise`, which the reference had
+        replaced; upstream draws another one. Once it has noise, it is denoised in every step, also
+        if a scheduler goes back to earlier timesteps (`skipguide.Restart`).
+        """
         latents, (embeds, mask), noisy, starts = noise, loops.texts[loop], None, None
         if any(one.loop == loop for row in given for one in row):
             latents, ratios = apply_mask_strategy(noise, given, loop, loops.align)
@@ -128,7 +127,7 @@ class LoopsMixin(LatentsMixin):
                 else torch.where(noisy[:, None, :, None, None], stepped, latents)
             )
             latents, embeds = loops.report(i, t, latents, embeds)
-            bar.update()
+            advance()
         return latents
 
     def _velocity(
@@ -140,8 +139,10 @@ class LoopsMixin(LatentsMixin):
         noisy: Tensor | None,
         numbers: dict[str, Tensor],
     ) -> Tensor:
-        """u + g (c - u), or c, (B, C, f, h, w) in float32. A callback may take the uncond rows off
-        `embeds`."""
+        """Return u + g (c - u), or c without CFG, (B, C, f, h, w) in float32.
+
+        A callback may remove the uncond rows from `embeds`.
+        """
         rows, copies = len(embeds), len(embeds) // len(latents)
         with self.transformer.cache_context("cond_uncond"):
             predicted = self.transformer(
@@ -163,14 +164,14 @@ class LoopsMixin(LatentsMixin):
 
     def _report(
         self,
-        callback: Any,
+        callback: Callable[..., dict[str, Tensor]] | None,
         names: Sequence[str],
         step: int,
         t: Tensor,
         latents: Tensor,
         embeds: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """What a callback makes of the tensors."""
+        """Call the callback, and return the tensors that it may have changed."""
         if callback is None:
             return latents, embeds
         tensors = {"latents": latents, "prompt_embeds": embeds}

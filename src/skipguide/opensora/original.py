@@ -1,15 +1,16 @@
-"""The published checkpoints of Open-Sora 1.2, read into the diffusers models of this package.
+"""Read the published checkpoints of Open-Sora 1.2 into the diffusers models of this package.
 
 Layouts: hpcai-tech/OpenSora-STDiT-v3 (the transformer) and hpcai-tech/OpenSora-VAE-v1.2 (both parts
 of the VAE), each a folder with `config.json` and the weights in `model.safetensors` or
-`pytorch_model.bin`."""
+`pytorch_model.bin`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
 from skipguide.opensora.transformer import OpenSoraTransformer3DModel
 
 Tensor = torch.Tensor
+Network = TypeVar("Network", bound=nn.Module)
 
 TRANSFORMER_KEYS: checkpoints.RenameRules = (
     (r"^x_embedder\.proj\.", "patch_embed."),
@@ -40,7 +42,7 @@ TRANSFORMER_KEYS: checkpoints.RenameRules = (
     (r"\.mlp\.fc1\.", ".ff.net.0.proj."),
     (r"\.mlp\.fc2\.", ".ff.net.2."),
 )
-FUSED = {  # several matrices on top of each other, in this order
+FUSED = {  # matrices stacked in this order
     ".attn.qkv.": (".attn1.to_q.", ".attn1.to_k.", ".attn1.to_v."),
     ".cross_attn.kv_linear.": (".attn2.to_k.", ".attn2.to_v."),
 }
@@ -60,7 +62,7 @@ AUTOENCODER_KEYS: checkpoints.RenameRules = (
     (r"^temporal_vae\.decoder\.conv1\.", "temporal_vae.decoder.conv_in."),
 )
 
-TRANSFORMER_CONFIG = {  # ours: upstream's (STDiT3Config), where they are called differently or the same
+TRANSFORMER_CONFIG = {  # our name -> upstream's (STDiT3Config)
     "patch_size": "patch_size",
     "in_channels": "in_channels",
     "num_layers": "depth",
@@ -75,7 +77,7 @@ UNSUPPORTED = {  # upstream's values that these models have no counterpart for, 
     ("skip_y_embedder", True): "texts are always embedded by the model",
     ("pred_sigma", False): "the output has two halves, of which the first is the velocity",
 }
-TEMPORAL_CONFIG = {  # ours: upstream's (VAE_Temporal)
+TEMPORAL_CONFIG = {  # our name -> upstream's (VAE_Temporal)
     "temporal_layers_per_block": "num_res_blocks",
     "temporal_downsample": "temporal_downsample",
     "temporal_norm_num_groups": "num_groups",
@@ -83,12 +85,13 @@ TEMPORAL_CONFIG = {  # ours: upstream's (VAE_Temporal)
 
 
 def transformer_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of STDiT3 under the names of OpenSoraTransformer3DModel; a key that no rule knows
-    stays as it is.
+    """Rename the weights of STDiT3 to those of OpenSoraTransformer3DModel.
+
+    A key that no rule matches keeps its name.
 
     Raises:
-        ValueError: If the frequencies of the temporal rotation, which upstream stores and ours
-            computes, are others.
+        ValueError: If the frequencies of the temporal rotation, which upstream stores and this
+            model computes, differ.
     """
     kept: dict[str, Tensor] = {}
     parts: dict[str, Tensor] = {}
@@ -101,7 +104,7 @@ def transformer_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
             kept[key] = value
         else:
             names = [key.replace(fused, part) for part in FUSED[fused]]
-            # each part owns its memory, for safetensors saves no views of one tensor
+            # Each part owns its memory, because safetensors does not save views of one tensor.
             parts.update(
                 (name, part.clone())
                 for name, part in zip(names, value.chunk(len(names)), strict=True)
@@ -110,36 +113,35 @@ def transformer_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def autoencoder_state_dict(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of VideoAutoencoderPipeline under the names of AutoencoderKLOpenSora.
+    """Rename the weights of VideoAutoencoderPipeline to those of AutoencoderKLOpenSora.
 
-    `shift` and `scale` are not among them: these are `latents_mean` and `latents_std` of the
-    config."""
+    `shift` and `scale` are left out: they are `latents_mean` and `latents_std` of the config.
+    """
     return checkpoints.rename_keys(
         {k: v for k, v in original.items() if k not in ("shift", "scale")}, AUTOENCODER_KEYS
     )
 
 
 def load_transformer(folder: str | Path) -> OpenSoraTransformer3DModel:
-    """The transformer of a folder in the layout of hpcai-tech/OpenSora-STDiT-v3, in the dtype of
-    its weights.
+    """Load the transformer from a folder like hpcai-tech/OpenSora-STDiT-v3, in its weights' dtype.
 
     Without a `config.json` it is built with that checkpoint's sizes.
 
     Raises:
-        FileNotFoundError: If there are no weights. ValueError: If the config is of a model that
-        upstream could run and this one cannot, or the weights do not fit.
+        FileNotFoundError: If there are no weights.
+        ValueError: If the config is of a model that upstream could run and this one cannot, or the
+            weights do not fit.
     """
     weights = transformer_state_dict(checkpoints.read(Path(folder)))
     return _build_model(OpenSoraTransformer3DModel, _transformer_config(_config(folder)), weights)
 
 
 def load_autoencoder(folder: str | Path, **config: Any) -> AutoencoderKLOpenSora:
-    """The VAE of a folder in the layout of hpcai-tech/OpenSora-VAE-v1.2, in the dtype of its
-    weights.
+    """Load the VAE from a folder like hpcai-tech/OpenSora-VAE-v1.2, in its weights' dtype.
 
     Args:
         config: Values of AutoencoderKLOpenSora's config; `config.json` does not hold those of the
-            2-D part, which are SDXL's where not given.
+            2-D part, which are SDXL's by default.
 
     Raises:
         FileNotFoundError: If there are no weights.
@@ -157,7 +159,7 @@ def _config(path: str | Path) -> dict[str, Any]:
 
 
 def _transformer_config(original: Mapping[str, Any]) -> dict[str, Any]:
-    """Our config from an STDiT3Config; what is absent there keeps upstream's default, which is
+    """Convert an STDiT3Config to our config; absent values keep upstream's defaults, which are
     ours."""
     for (name, value), reason in UNSUPPORTED.items():
         if original.get(name, not value) == value:
@@ -172,8 +174,7 @@ def _transformer_config(original: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _autoencoder_config(original: Mapping[str, Any]) -> dict[str, Any]:
-    """Our config from a VideoAutoencoderPipelineConfig; the sizes of VAE_Temporal_SD are our
-    defaults."""
+    """Convert a VideoAutoencoderPipelineConfig; the sizes of VAE_Temporal_SD are our defaults."""
     spatial, temporal = original.get("vae_2d") or {}, original.get("vae_temporal") or {}
     for part, kind in (
         (spatial, ["VideoAutoencoderKL"]),
@@ -198,13 +199,13 @@ def _autoencoder_config(original: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normalization(original: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
-    """The config values that upstream keeps among the weights; 6 digits, for these are float32."""
+    """Return the config values that upstream keeps among the weights, to 6 digits as in float32."""
     names = {"latents_mean": "shift", "latents_std": "scale"}
     missing = [name for name in names.values() if name not in original]
     if missing:
         raise ValueError(
-            f"the weights of a VAE must hold shift and scale, but {checkpoints.list_keys(missing)}"
-            " missing."
+            "the weights of a VAE must hold shift and scale, but lack"
+            f" {checkpoints.list_keys(missing)}. Use the original checkpoint."
         )
     return {
         ours: tuple(float(f"{x:.6g}") for x in original[name].flatten())
@@ -216,20 +217,22 @@ def _check_rotation(freqs: Tensor) -> None:
     expected = 10000.0 ** -(torch.arange(len(freqs)) / len(freqs))
     if not torch.allclose(freqs.float(), expected, rtol=2**-8):  # as far as bfloat16 tells
         raise ValueError(
-            "rope.freqs must be 10000 ** -(i / n), for this model computes the frequencies, but"
-            f" they are {[round(x, 6) for x in freqs.tolist()]}."
+            "rope.freqs must be 10000 ** -(i / n), as this model computes them, but they are"
+            f" {[round(x, 6) for x in freqs.tolist()]}. Use a checkpoint of Open-Sora 1.2."
         )
 
 
-def _build_model(kind: Any, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-    """A model of that class with these weights, which must be exactly those that it has."""
+def _build_model(
+    kind: Callable[..., Network], config: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> Network:
+    """Build a model of a class with weights that must match it exactly."""
     with torch.device("meta"):
-        model: nn.Module = kind(**config)
+        model = kind(**config)
     wrong = checkpoints.describe_mismatch(model.state_dict(), weights)
     if wrong:
         raise ValueError(
-            f"the weights do not fit {kind.__name__} (keys under its names, where the original's"
-            f" were known). {wrong}. Is this the right checkpoint, and its config.json beside it?"
+            f"the weights must fit {type(model).__name__}, but do not: {wrong} (known keys under"
+            " our names). Check that this is the right checkpoint, with its config.json beside it."
         )
     model.load_state_dict(weights, assign=True)
     return model.eval()

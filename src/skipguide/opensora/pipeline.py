@@ -1,5 +1,4 @@
-"""Open-Sora 1.2 as a diffusers pipeline: text to video, image to video, continuation, and videos in
-several loops."""
+"""Open-Sora 1.2 as a diffusers pipeline: text and image to video, continuation, several loops."""
 
 from __future__ import annotations
 
@@ -19,7 +18,12 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from skipguide.opensora import buckets, checks, original, prompts
 from skipguide.opensora.autoencoder import AutoencoderKLOpenSora
-from skipguide.opensora.conditions import collect_conditions
+from skipguide.opensora.conditions import (
+    Clip,
+    Frames,
+    OpenSoraCondition,
+    collect_conditions,
+)
 from skipguide.opensora.latents import Generators, LatentsMixin
 from skipguide.opensora.loops import Loops, LoopsMixin
 from skipguide.opensora.scheduler import OpenSoraRFlowScheduler
@@ -33,18 +37,21 @@ DEFAULT_SIZE = ("240p", "9:16")
 
 @dataclasses.dataclass
 class OpenSoraPipelineOutput(BaseOutput):
-    """`frames`: (B, F, H, W, 3) in [0, 1] for "np", (B, F, 3, H, W) for "pt", lists of images for
-    "pil"; or latents."""
+    """The output of OpenSoraPipeline.
+
+    `frames` is (B, F, H, W, 3) in [0, 1] for "np", (B, F, 3, H, W) for "pt", lists of images for
+    "pil"; or latents.
+    """
 
     frames: Any
 
 
 class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionPipeline):
-    """Videos from text, images and clips with Open-Sora 1.2.
+    """Generates videos from text, images and clips with Open-Sora 1.2.
 
     Args:
-        tokenizer, text_encoder: T5 v1.1 XXL; None where prompts come as embeddings.
-        vae: videos to latents, 17 frames to 5 and 8x8 pixels to one.
+        tokenizer, text_encoder: T5 v1.1 XXL; None if prompts come as embeddings.
+        vae: compresses 17 frames to 5, and 8x8 pixels to one.
         transformer: predicts the velocity from noise to video.
         scheduler: rectified flow, with timesteps for the size of the video.
     """
@@ -71,8 +78,8 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
             transformer=transformer,
             scheduler=scheduler,
         )
-        # Published sizes such as 240x426 are no multiples of 8: what is left over is cut off by the
-        # VAE, not here.
+        # Published sizes such as 240x426 are not multiples of 8; the VAE, not this processor, cuts
+        # the remainder off.
         self.video_processor = VideoProcessor(vae_scale_factor=1, do_resize=False)
 
     @classmethod
@@ -83,8 +90,9 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         text_encoder: str | Path,
         torch_dtype: torch.dtype = torch.float32,
     ) -> OpenSoraPipeline:
-        """A pipeline from folders as Open-Sora publishes them; `save_pretrained` writes it in
-        diffusers' layout.
+        """Build a pipeline from folders as Open-Sora publishes them.
+
+        `save_pretrained` then writes it in diffusers' layout.
 
         Args:
             transformer: hpcai-tech/OpenSora-STDiT-v3, downloaded.
@@ -93,12 +101,12 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
             torch_dtype: of the weights.
 
         Raises:
-            ValueError: for folders with something else in them.
+            ValueError: for folders with anything else in them.
         """
-        # first, for it fails at once
+        # The tokenizer comes first, because it fails quickly.
         tokenizer = T5Tokenizer.from_pretrained(text_encoder, local_files_only=True)
-        denoiser: Any = original.load_transformer(transformer)
-        autoencoder: Any = original.load_autoencoder(vae)
+        denoiser = original.load_transformer(transformer)
+        autoencoder = original.load_autoencoder(vae)
         encoder = T5EncoderModel.from_pretrained(
             text_encoder, dtype=torch_dtype, local_files_only=True
         )
@@ -115,9 +123,12 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         self,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
-        image: Any = None,
-        video: Any = None,
-        conditions: Any = None,
+        image: Frames | Sequence[Frames] | None = None,
+        video: Clip | Sequence[Clip] | None = None,
+        conditions: OpenSoraCondition
+        | Sequence[OpenSoraCondition]
+        | Sequence[Sequence[OpenSoraCondition]]
+        | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | str = 51,
@@ -147,7 +158,7 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         clean_caption: bool = True,
         max_sequence_length: int = 300,
     ) -> OpenSoraPipelineOutput | tuple[Any]:
-        """Make videos, one per prompt and `num_videos_per_prompt`.
+        """Generate videos, `num_videos_per_prompt` for each prompt.
 
         Args:
             prompt: what the video shows. `|0| a red fox |2| a blue one` is one text for loops 0 and
@@ -156,36 +167,41 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
                 trained with.
             image: the first frame, or one per prompt; see `OpenSoraCondition.frames` for what it
                 can be.
-            video: a clip to go on from, or one per prompt: its last 17 frames (per 5 of
+            video: a clip to continue, or one per prompt: its last 17 frames (per 5 of
                 `condition_frame_length`) are the first ones of the new clip.
             conditions: `OpenSoraCondition`s, for every other use of given frames; or a list of them
                 per prompt.
             height, width: in pixels, a published size (`buckets.image_size`) if possible; 240 x 426
-                if left out. Where they are no multiples of 8, frames come out cut down to one.
+                by default. If they are not multiples of 8, frames are cut down to one.
             num_frames: of a clip: 1 (an image), 17 or more, or "2s" ... "32s"; 51 and multiples of
                 it were trained.
-            num_inference_steps: how often the transformer runs. guidance_scale: g in u + g (c - u);
-            CFG is on above 1. fps: what the model is told about the speed; an image has its own.
-            aesthetic_score, motion_score, camera_motion: added to prompts that do not speak of
-            them; None adds nothing. num_videos_per_prompt: rows of the same prompt follow each
-            other. generator: of the noise; one, or one per video. latents: the noise (B, C, f, h,
-            w), or a list of one per loop. prompt_embeds, negative_prompt_embeds: (B, L, D) in place
-            of texts, one row per prompt. prompt_attention_mask, negative_prompt_attention_mask: (B,
-            L), true at real tokens; None where all are. num_loops: clips, each of which goes on
-            from the one before it; the frames they share come out once. condition_frame_length: how
-            many latent frames of a clip the next one starts with. condition_frame_edit:
-            `OpenSoraCondition.edit_ratio` of these. align: what conditions' starts are aligned to;
-            see `conditions.apply_mask_strategy`. output_type: "np", "pt", "pil" or "latent".
-            return_dict: False is a tuple. callback_on_step_end: called as f(pipe, step, timestep,
-            tensors) after each step of a loop; may return other
-                tensors, and end the run by setting `pipe._interrupt`.
+            num_inference_steps: how often the transformer runs.
+            guidance_scale: g in u + g (c - u); CFG is on above 1.
+            fps: what the model is told about the speed; an image has its own.
+            aesthetic_score, motion_score, camera_motion: added to prompts that do not mention them;
+                None adds nothing.
+            num_videos_per_prompt: rows of the same prompt follow each other.
+            generator: of the noise; one, or one per video.
+            latents: the noise (B, C, f, h, w), or a list of one per loop.
+            prompt_embeds, negative_prompt_embeds: (B, L, D) in place of texts, one row per prompt.
+            prompt_attention_mask, negative_prompt_attention_mask: (B, L), true at real tokens; None
+                if all are.
+            num_loops: clips, each of which continues the one before it; the frames they share come
+                out once.
+            condition_frame_length: how many latent frames of a clip the next one starts with.
+            condition_frame_edit: `OpenSoraCondition.edit_ratio` of these.
+            align: what conditions' starts are aligned to; see `conditions.apply_mask_strategy`.
+            output_type: "np", "pt", "pil" or "latent".
+            return_dict: False returns a tuple.
+            callback_on_step_end: called as f(pipe, step, timestep, tensors) after each step of a
+                loop; may return other tensors, and end the run by setting `pipe._interrupt`.
             callback_on_step_end_tensor_inputs: of `latents` and `prompt_embeds`, whose first half
                 is uncond.
             clean_caption: clean texts as in training; needs ftfy and beautifulsoup4.
             max_sequence_length: tokens of a prompt.
 
         Raises:
-            ValueError: for what cannot be; before any work.
+            ValueError: for arguments that are impossible, before any work.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -261,7 +277,11 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         return OpenSoraPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def _check_prompts(
-        self, prompt: Any, negative_prompt: Any, embeds: dict[str, Tensor | None], longest: int
+        self,
+        prompt: str | Sequence[str] | None,
+        negative_prompt: str | Sequence[str] | None,
+        embeds: dict[str, Tensor | None],
+        longest: int,
     ) -> int:
         encoder = self.text_encoder if self.tokenizer is not None else None
         number = checks.check_prompts(prompt, negative_prompt, embeds, longest, encoder)
@@ -279,10 +299,10 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
     def _check_continuation(
         self, asked: Sequence[str], num_frames: int, length: int, edit_ratio: float
     ) -> int:
-        """How many frames a clip has from the one before it.
+        """Return how many frames a clip takes over from the one before it.
 
         Args:
-            asked: arguments of the call that make a clip go on from another.
+            asked: arguments of the call that make a clip continue another.
         """
         chunk, group = (
             self.vae.config["micro_frame_size"],
@@ -293,15 +313,22 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         return length // group * chunk
 
     def _encode_texts(
-        self, prompt: Any, scores: tuple[Any, ...], loops: int, encoding: dict[str, Any]
+        self,
+        prompt: str | Sequence[str] | None,
+        scores: tuple[float | None, float | None, str | None],
+        loops: int,
+        encoding: dict[str, Any],
     ) -> list[tuple[Tensor, Tensor]]:
-        """Embeddings and masks of each loop, [uncond, cond] or cond; each text encoded once, before
-        all other work."""
+        """Return embeddings and masks of each loop, [uncond, cond] or cond.
+
+        Each text is encoded once, before all other work.
+        """
         listed = [prompt] if isinstance(prompt, str) else prompt
-        encoded: dict[Any, tuple[Tensor, Tensor]] = {}
+        encoded: dict[tuple[str, ...] | None, tuple[Tensor, Tensor]] = {}
         wanted = [
-            listed
-            and tuple(
+            None
+            if listed is None
+            else tuple(
                 prompts.append_scores(prompts.select_loop_text(one, loop), *scores)
                 for one in listed
             )
@@ -319,8 +346,7 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
 
 
 def _concatenate(parts: Sequence[Tensor], shared: int) -> Tensor:
-    """Clips (B, C, F, H, W) one after the other, without the first `shared` frames of all but the
-    first."""
+    """Join clips (B, C, F, H, W), without the first `shared` frames of all but the first clip."""
     return torch.cat(
         [part if i == 0 else part[:, :, shared:] for i, part in enumerate(parts)], dim=2
     )

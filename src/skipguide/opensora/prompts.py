@@ -1,4 +1,4 @@
-"""What Open-Sora 1.2 makes of a prompt before T5 reads it (opensora/utils/inference_utils.py)."""
+"""Prepare prompts for T5 as Open-Sora 1.2 does (opensora/utils/inference_utils.py)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ logger = logging.get_logger(__name__)
 
 
 def select_loop_text(prompt: str, loop: int) -> str:
-    """The part of a prompt for one loop of a video: `|0| a red fox |2| a blue fox` is red in loops
-    0 and 1.
+    """Return the part of a prompt for one loop of a video.
+
+    `|0| a red fox |2| a blue fox` is red in loops 0 and 1.
 
     Raises:
-        ValueError: for a prompt whose loops do not begin with 0 and go up.
+        ValueError: for a prompt whose loops do not start at 0 and increase.
     """
     if not prompt.startswith("|0|"):
         return prompt
@@ -44,10 +45,9 @@ def append_scores(
     motion_score: float | None,
     camera_motion: str | None,
 ) -> str:
-    """The prompt with what training captions end in: how good it looks, how much moves, what the
-    camera does.
+    """Append what training captions end with: aesthetic score, motion score and camera motion.
 
-    A score that the prompt has already stays as it is; None leaves one out.
+    A score that the prompt already has stays as it is; None leaves one out.
     """
     endings = {
         "aesthetic score:": None if aesthetic_score is None else f"{aesthetic_score:.1f}",
@@ -63,10 +63,10 @@ def append_scores(
 
 
 def check_null_caption(length: int, longest: int) -> None:
-    """See that the null caption is as long as the prompts.
+    """Check that the null caption is as long as the prompts.
 
     Raises:
-        ValueError: where it is shorter.
+        ValueError: if it is shorter.
     """
     if length > longest:
         raise ValueError(
@@ -77,8 +77,10 @@ def check_null_caption(length: int, longest: int) -> None:
 
 
 def _null_caption(transformer: Any) -> Tensor:
-    """(L, D); under sequential offloading it is there between the hook's two calls, as in a forward
-    pass, only."""
+    """Return the null caption (L, D).
+
+    Under sequential offloading it exists only between the hook's two calls, as in a forward pass.
+    """
     if not transformer.null_caption.is_meta:
         return transformer.null_caption
     transformer._hf_hook.pre_forward(transformer)
@@ -88,10 +90,11 @@ def _null_caption(transformer: Any) -> Tensor:
 
 
 class PromptMixin:
-    """Prompts to embeddings, for the pipeline.
+    """The part of the pipeline that embeds prompts.
 
-    Cleaning is as in training, and PixArt's, which diffusers has. Without ftfy and bs4 it is a
-    warning and lower case."""
+    Cleaning is as in training, and PixArt's, which diffusers has. Without ftfy and bs4 there is a
+    warning, and texts are only put in lower case.
+    """
 
     tokenizer: T5Tokenizer | None
     text_encoder: T5EncoderModel | None
@@ -115,10 +118,10 @@ class PromptMixin:
         max_sequence_length: int = 300,
         device: torch.device | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Embeddings and masks of prompts and negative prompts, one row per video.
+        """Return embeddings and masks of prompts and negative prompts, one row per video.
 
-        Without a negative prompt the null caption that the model has learned takes its place, as
-        long as the prompt beside it: with its mask.
+        Without a negative prompt the model's learned null caption is used, with the length and the
+        mask of the prompt beside it.
 
         Returns:
             prompt_embeds (B, L, D), prompt_attention_mask (B, L), and the same of the negative
@@ -126,7 +129,9 @@ class PromptMixin:
         """
         place: torch.device = device or cast(Any, self)._execution_device
 
-        def embed(text: Any, embeds: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        def embed(
+            text: str | Sequence[str] | None, embeds: Tensor | None, mask: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
             if embeds is None:
                 texts = self._text_preprocessing(
                     [text] if isinstance(text, str) else text, clean_caption=clean_caption
@@ -153,8 +158,10 @@ class PromptMixin:
         return embeds, mask, negative, negative_mask
 
     def _t5(self, texts: list[str], length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """T5's last hidden states (B, L, D) and the mask (B, L) of texts padded or cut to `length`
-        tokens."""
+        """Return T5's last hidden states (B, L, D) and the mask (B, L) of texts.
+
+        They are padded or cut to `length` tokens.
+        """
         assert self.tokenizer is not None
         assert self.text_encoder is not None
         tokens: Any = self.tokenizer(
@@ -166,7 +173,7 @@ class PromptMixin:
                 whole.input_ids[:, length - 1 : -1], skip_special_tokens=True
             )
             logger.warning(
-                "prompts are cut to %d tokens (max_sequence_length); what is lost: %s", length, lost
+                "prompts are cut to %d tokens (max_sequence_length); cut off: %s", length, lost
             )
         mask = tokens.attention_mask.to(device)
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0], mask

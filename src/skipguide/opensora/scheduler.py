@@ -12,22 +12,22 @@ FRAMES, LATENT_FRAMES = 17, 5  # a chunk of the VAE, before and after
 
 
 class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
-    """Euler steps along straight lines from noise (t = 1000) to video (t = 0), later for larger
-    videos.
+    """Euler steps along straight lines from noise (t = 1000) to video (t = 0).
 
-    Source: Open-Sora 1.2, `opensora/schedulers/rf/`. A sample at timestep t is `(1 - t / 1000)
-        video + t / 1000 noise`
-    and the model predicts the velocity `video - noise`: other flow schedulers of diffusers have the
-    opposite sign.
+    Larger videos are denoised at later timesteps. Source: Open-Sora 1.2, `opensora/schedulers/rf/`.
+    A sample at timestep t is `(1 - t / 1000) video + t / 1000 noise` and the model predicts the
+    velocity `video - noise`; other flow schedulers of diffusers have the opposite sign.
 
     Args:
-        num_train_timesteps: The timestep of pure noise. use_timestep_transform: Move the timesteps
-        towards noise for videos larger than `base_resolution` and longer
-            than `base_num_frames`; `set_timesteps` then needs their size.
-        use_discrete_timesteps: Round the timesteps (before they are transformed). transform_scale:
-        Move them by this factor more. Upstream reads it in training only, where it is 1 as well.
-        base_resolution: Pixels of a frame at which nothing is moved. base_num_frames: Latent frames
-        at which nothing is moved.
+        num_train_timesteps: The timestep of pure noise.
+        use_timestep_transform: Move the timesteps towards noise for videos larger than
+            `base_resolution` and longer than `base_num_frames`; `set_timesteps` then needs their
+            size.
+        use_discrete_timesteps: Round the timesteps (before they are transformed).
+        transform_scale: Move them by this additional factor. Upstream uses it in training only,
+            where it is 1 as well.
+        base_resolution: Pixels of a frame at which nothing is moved.
+        base_num_frames: Latent frames at which nothing is moved.
     """
 
     _compatibles = []  # noqa: RUF012
@@ -52,7 +52,7 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def step_index(self) -> int | None:
-        """How many steps have been taken; None before the first."""
+        """The number of steps taken; None before the first."""
         return self._step_index
 
     @property
@@ -99,13 +99,13 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
     def _shift_sigmas(
         self, sigmas: Tensor, height: int | None, width: int | None, num_frames: int | None
     ) -> Tensor:
-        """The sigmas moved towards 1 by the square roots of how many times larger and longer the
-        video is.
+        """Move the sigmas towards 1 by the square roots of how much larger and longer the video is.
 
         In float32 and in upstream's order of operations, so that the timesteps are upstream's to
         the last bit; only a sigma that rounding would lift above 1 is cut. Upstream counts latent
-        frames in whole chunks, also where the VAE adds some for a remainder; videos shorter than a
-        chunk, for which it would then divide 0 by 0, count as one latent frame."""
+        frames in whole chunks, even if the VAE adds some for a remainder; videos shorter than a
+        chunk, for which it would then divide 0 by 0, count as one latent frame.
+        """
         if height is None or width is None or num_frames is None:
             raise ValueError(
                 "set_timesteps needs height, width and num_frames, for larger videos are denoised"
@@ -120,7 +120,7 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
         return (ratio * sigmas / (1 + (ratio - 1) * sigmas)).clamp(max=1.0)
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
-        """The sample as it is: nothing is scaled."""
+        """Return the sample unchanged; nothing is scaled."""
         return sample
 
     def step(
@@ -130,12 +130,12 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
         sample: Tensor,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """One Euler step: the sample at the next timestep, computed in float32, in the dtype of
-        `sample`.
+        """Take one Euler step in float32, and return the next sample in the dtype of `sample`.
 
         Args:
-            model_output: The velocity from noise to video, of the shape of `sample`. timestep: One
-            of `timesteps`; the first call looks up where it stands, later ones go on from there.
+            model_output: The velocity from noise to video, of the shape of `sample`.
+            timestep: One of `timesteps`; the first call looks up its position, later ones continue
+                from there.
             sample: `(B, C, F, H, W)`, or any other shape.
         """
         if self.num_inference_steps is None:
@@ -160,7 +160,8 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
         return int(found[0])
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """`(1 - t / 1000) original + t / 1000 noise`, for timesteps `(B,)` or one for all rows."""
+        """Return `(1 - t / 1000) original + t / 1000 noise`, for timesteps `(B,)` or one for all
+        rows."""
         clean = (
             1 - timesteps.to(original_samples.device).float() / self.config["num_train_timesteps"]
         )
@@ -168,8 +169,7 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
         return (clean * original_samples + (1 - clean) * noise).to(original_samples.dtype)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """`add_noise` under the name and with the order of arguments of diffusers' flow
-        schedulers."""
+        """Call `add_noise`, under the name and argument order of diffusers' flow schedulers."""
         return self.add_noise(sample, noise, timestep)
 
     def __len__(self) -> int:

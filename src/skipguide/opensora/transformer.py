@@ -1,8 +1,8 @@
-"""The denoiser of Open-Sora 1.2 (STDiT3: spatial and temporal blocks in turns) as a diffusers
-model."""
+"""The denoiser of Open-Sora 1.2 (STDiT3: alternating spatial and temporal blocks) for diffusers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,12 +27,11 @@ Tensor = torch.Tensor
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, (F, channels per head) each
 
 NORM_EPS = 1e-6
-FREQUENCIES = 256  # sines and cosines that a number is turned into before its embedding is learned
+FREQUENCIES = 256  # sines and cosines of a number, from which its embedding is learned
 
 
 class OpenSoraAttnProcessor:
-    """Attention with normalized queries and keys, rotated by `image_rotary_emb` where there is
-    one."""
+    """Attention with normalized queries and keys, rotated by `image_rotary_emb` if given."""
 
     _attention_backend = None
     _parallel_config = None
@@ -45,8 +44,8 @@ class OpenSoraAttnProcessor:
         attention_mask: Tensor | None = None,
         image_rotary_emb: Rotation | None = None,
     ) -> Tensor:
-        """From `(B, N, D)`, and `(B, L, D)` text whose `attention_mask` `(B, 1, 1, L)` is true at
-        real tokens."""
+        """Attend from `(B, N, D)` to itself or to text `(B, L, D)`; the mask is true at real
+        tokens."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = (attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))  # type: ignore[misc]
         # (B, N, heads, channels)
@@ -68,12 +67,11 @@ class OpenSoraAttnProcessor:
 
 
 class OpenSoraTransformerBlock(nn.Module):
-    """Self-attention over the patches of each frame, or over the frames of each patch; text;
-    feed-forward.
+    """Self-attention within frames or across frames, then attention to text, then feed-forward.
 
     Args:
-        temporal: Attend over frames (rotated by their index) instead of over the patches of a
-            frame.
+        temporal: Attend over the frames of each patch (rotated by their index) instead of over the
+            patches of a frame.
     """
 
     def __init__(
@@ -99,7 +97,7 @@ class OpenSoraTransformerBlock(nn.Module):
         encoder_attention_mask: Tensor | None = None,
         image_rotary_emb: Rotation | None = None,
     ) -> Tensor:
-        """One residual update of all tokens.
+        """Apply one residual update to all tokens.
 
         Args:
             hidden_states: `(B, F * S, D)`, the S patches of the first frame first.
@@ -126,7 +124,7 @@ class OpenSoraTransformerBlock(nn.Module):
         return frames.flatten(1, 2)
 
     def _self_attention(self, frames: Tensor, image_rotary_emb: Rotation | None) -> Tensor:
-        """`(B, F, S, D)` to the same."""
+        """Attend within `(B, F, S, D)`, over patches or over frames."""
         rows = len(frames)
         if self.temporal:
             patches = frames.transpose(1, 2).flatten(0, 1)  # (B * S, F, D)
@@ -150,8 +148,7 @@ class OpenSoraTimeEmbedding(nn.Module):
         self.linear = nn.Linear(dim, 6 * dim)
 
     def forward(self, timestep: Tensor, fps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """From `(B,)` each: the embedding `(B, D)` and the modulation of the blocks `(B, 1, 6,
-        D)`."""
+        """Return the embedding `(B, D)` and the blocks' modulation `(B, 1, 6, D)` of two `(B,)`."""
         embedding = self.timestep_embedder(self.time_proj(timestep).to(dtype))
         embedding = embedding + self.fps_embedder(self.time_proj(fps).to(dtype))
         modulation = self.linear(self.act(embedding)).unflatten(1, (6, -1))
@@ -164,16 +161,14 @@ class OpenSoraTransformer3DModel(
     """The transformer of Open-Sora 1.2, which predicts the velocity from noise to video.
 
     Source: Open-Sora 1.2, `opensora/models/stdit/stdit3.py` and `opensora/models/layers/blocks.py`.
-        The defaults are
-    the values of the checkpoint hpcai-tech/OpenSora-STDiT-v3. Everything is computed in the dtype
-    of the weights but the sines, the rotation, the norms of queries and keys and the softmax, which
-    are in float32; the output has the dtype of the input (upstream's is float32). Upstream rounds
-    timesteps and the rotation's frequencies to the dtype of the weights as well, and drops captions
-    at random in training; this model does neither.
+    The defaults are the values of the checkpoint hpcai-tech/OpenSora-STDiT-v3. Everything is
+    computed in the dtype of the weights except the sines, the rotation, the norms of queries and
+    keys and the softmax, which are in float32; the output has the dtype of the input (upstream's is
+    float32). Upstream rounds timesteps and the rotation's frequencies to the dtype of the weights
+    as well, and drops captions at random in training; this model does neither.
 
     Args:
-        patch_size: Latent frames, rows and columns to a patch. Only one frame to a patch is
-            possible.
+        patch_size: Latent frames, rows and columns per patch. Only one frame per patch is possible.
         in_channels: Channels of the latents.
         out_channels: Twice as many: the velocity, and a variance that nothing uses.
         num_layers: Pairs of one spatial and one temporal block.
@@ -183,8 +178,8 @@ class OpenSoraTransformer3DModel(
         input_sq_size: The side, in pixels, of the square whose positions are not rescaled.
 
     Raises:
-        ValueError: With a patch of several frames, or a width that the position embeddings cannot
-            share out.
+        ValueError: With a patch of several frames, or a width that cannot be divided among the
+            position embeddings.
     """
 
     _no_split_modules = ["OpenSoraTransformerBlock"]  # noqa: RUF012
@@ -239,18 +234,17 @@ class OpenSoraTransformer3DModel(
         width: Tensor | float = 512.0,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """The velocity (first half of the channels) at `timestep`. Nothing in here waits for the
+        """Predict the velocity (first half of the channels) at `timestep`; never waits for the
         device.
 
         Args:
-            hidden_states: Latents `(B, C, F, H, W)`; H and W of any size, for they are padded to
+            hidden_states: Latents `(B, C, F, H, W)`; H and W of any size, as they are padded to
                 whole patches.
             timestep: `(B,)`, or one for all rows, from 1000 (noise) to 0 (video).
             encoder_hidden_states: Text embeddings `(B, L, caption_channels)`.
-            encoder_attention_mask: `(B, L)`, true or not 0 where a token is real; at least one in
-            every row. With
-                None all are.
-            frame_mask: `(B, F)`, true where a frame is at `timestep`; the others are given: at
+            encoder_attention_mask: `(B, L)`, true or not 0 where a token is real, which at least
+                one in every row must be. None: all are.
+            frame_mask: `(B, F)`, true where a frame is at `timestep`; the others are given, at
                 timestep 0.
             fps: Frames per second of the video, `(B,)` or one for all rows (120 for an image, as
                 upstream has it).
@@ -295,8 +289,8 @@ class OpenSoraTransformer3DModel(
 
         tokens = self._modulate(hidden_states.unflatten(1, (num_frames, -1)), embedding)
         if frame_mask is not None and given is not None:
-            # from tokens that are modulated already: a slip in upstream, which the checkpoint was
-            # trained with
+            # Computed from tokens that are already modulated: a mistake of upstream, with which the
+            # checkpoint was trained.
             tokens = torch.where(
                 frame_mask.bool()[:, :, None, None], tokens, self._modulate(tokens, given)
             )
@@ -304,8 +298,8 @@ class OpenSoraTransformer3DModel(
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)  # type: ignore[arg-type]
 
     def _patchify(self, latents: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens `(B, F, S, D)` of latents `(B, C, F, H, W)`, and how many rows and columns of
-        patches there are."""
+        """Return tokens `(B, F, S, D)` of latents `(B, C, F, H, W)`, and the rows and columns of
+        patches."""
         _, high, wide = self.config["patch_size"]
         latents = nn.functional.pad(
             latents, (0, -latents.shape[4] % wide, 0, -latents.shape[3] % high)
@@ -314,7 +308,7 @@ class OpenSoraTransformer3DModel(
         return tokens.permute(0, 2, 3, 4, 1).flatten(2, 3), (tokens.shape[3], tokens.shape[4])
 
     def _unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """`(B, C, F, H, W)` from `(B, F, S, pixels to a patch * C)`."""
+        """Return `(B, C, F, H, W)` from `(B, F, S, pixels per patch * C)`."""
         _, high, wide = self.config["patch_size"]
         # (B, F, rows, columns, high, wide, C)
         pixels = tokens.unflatten(3, (high, wide, -1)).unflatten(2, grid)
@@ -327,8 +321,11 @@ class OpenSoraTransformer3DModel(
         frame_mask: Tensor | None,
         tokens: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Embeddings `(B, D)` of the timestep and, with a mask, of timestep 0; the modulation `(B,
-        F or 1, 6, D)`."""
+        """Return embeddings `(B, D)` of the timestep and, with a mask, of timestep 0, and the
+        modulation.
+
+        The modulation is `(B, F or 1, 6, D)`.
+        """
         timestep, fps = (
             _expand_per_row("timestep", timestep, tokens),
             _expand_per_row("fps", fps, tokens),
@@ -340,8 +337,8 @@ class OpenSoraTransformer3DModel(
         return embedding, given, torch.where(frame_mask.bool()[:, :, None, None], modulation, still)
 
     def _modulate(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """Tokens `(B, F, S, D)` normalized, scaled and shifted for the last layer, by an embedding
-        `(B, D)`."""
+        """Normalize, scale and shift tokens `(B, F, S, D)` for the last layer, by an embedding `(B,
+        D)`."""
         # (B, 1, 1, D)
         shift, scale = (self.scale_shift_table + embedding[:, None])[:, :, None, None].unbind(1)
         return self.norm_out(tokens) * (1 + scale) + shift
@@ -371,7 +368,7 @@ class OpenSoraTransformer3DModel(
                 )
 
 
-def _check_config(patch_size: Any, head_dim: int, dim: int) -> None:
+def _check_config(patch_size: Sequence[int], head_dim: int, dim: int) -> None:
     if len(patch_size) != 3 or patch_size[0] != 1:
         raise ValueError(
             "patch_size must be (1, rows, columns), one frame to a patch, but is"
@@ -386,7 +383,7 @@ def _check_config(patch_size: Any, head_dim: int, dim: int) -> None:
 
 
 def _expand_per_row(name: str, value: Tensor | float, tokens: Tensor) -> Tensor:
-    """`(B,)` float32 on the device of the tokens, from one value per row or one for all."""
+    """Return `(B,)` float32 on the device of the tokens, from one value per row or one for all."""
     rows = torch.as_tensor(value, device=tokens.device).float().reshape(-1)
     if len(rows) not in (1, len(tokens)):
         raise ValueError(
@@ -399,12 +396,13 @@ def _expand_per_row(name: str, value: Tensor | float, tokens: Tensor) -> Tensor:
 def _position_embedding(
     grid: tuple[int, int], sides: tuple[Tensor, Tensor], square: int, dim: int
 ) -> Tensor:
-    """Sines and cosines `(B, S, dim)` of where patches are: x in the first half of the channels, y
-    in the second.
+    """Return sines and cosines `(B, S, dim)` of patch positions: x in the first half, y in the
+    second.
 
     Both axes of the grid run to the side of a square with as many patches; the coordinates shrink
     as the video of `sides` = (height, width) pixels, `(B,)` each, outgrows the square of `square`
-    pixels."""
+    pixels.
+    """
     rows, columns = grid
     scale = (sides[0] * sides[1]).sqrt() / square  # (B,)
     base = round((rows * columns) ** 0.5)

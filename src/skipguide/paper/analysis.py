@@ -1,10 +1,10 @@
-"""From records to numbers with 95 % intervals, and to differences between rows on the same prompts
-and noise.
+"""Compute estimates from records, and differences between rows on the same prompts and noise.
 
-Means: bootstrap over prompts, with the same draws for all rows. Numbers of whole sets (Frechet,
-Vendi, Inception Score): the jackknife of `metrics.intervals` over prompts, for a bootstrap draws
-clips twice, which biases them. The interval of a difference is that of the difference itself: both
-rows lose, or get, the same prompts."""
+Means use the bootstrap over prompts, with the same draws for all rows. Numbers of whole sets
+(Frechet, Vendi, Inception Score) use the jackknife over prompts, because a bootstrap draws clips
+twice, which biases them. The interval of a difference is that of the difference itself: both rows
+lose, or gain, the same prompts.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ from skipguide.stats.estimate import Estimate
 
 Tensor = torch.Tensor
 REFERENCE = Row(source="reference")
-FEW_CLIPS = 256  # clips: Frechet distances of fewer depend on their number most of all
+FEW_CLIPS = 256  # with fewer clips, a Frechet distance mostly depends on their number
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One column.
+    """One column of a table.
 
     Args:
-        of_clips: the clips' own values `(N,)`, of which the mean is taken; or
-        of_set: the value of all clips together, given the reference's moments.
+        title: of the column.
         better: 1 higher, -1 lower, 0 neither.
+        digits: after the point.
+        per_clip: returns the clips' own values `(N,)`, whose mean is the number; or
+        per_set: returns the value of all clips together, given the reference's moments.
     """
 
     title: str
@@ -51,8 +53,10 @@ class Measure:
 
 
 def words_read_right(clips: Clips, model: str) -> dict[str, Tensor]:
-    """Whether the judge reads each word as the prompt has it, `(N,)` per word; those too that a
-    prompt leaves open."""
+    """Tell for each word whether the judge reads it as the scene has it, `(N,)` per word.
+
+    Words that the prompt leaves open are included.
+    """
     scenes = models.pool(model).scenes[clips.numbers]
     return {
         name: part.argmax(1) == getattr(scenes, name)
@@ -116,11 +120,12 @@ MEASURES = {
 
 
 class Results:
-    """What clips of one model say.
+    """The estimates that the records of one model give.
 
     Args:
-        clips: by the names of their rows. reference: features of real clips of other scenes,
-        without which there are no Frechet distances.
+        clips: by the names of their rows.
+        reference: moments of real clips of other scenes; without them there are no Frechet
+            distances.
     """
 
     def __init__(
@@ -136,7 +141,7 @@ class Results:
 
     @classmethod
     def load(cls, model: str, place: records.RecordFolder, clips: int) -> Results:
-        """All that has been recorded, of the first prompts."""
+        """Load everything that has been recorded for the first `clips` prompts."""
         wanted = experiments.requested_rows(model)
         found = {
             one.row.name: records.load_clips(place, one.row, one.clips_requested(clips))
@@ -149,8 +154,9 @@ class Results:
         )
 
     def restrict_to(self, rows: Sequence[Row], first: int = 0) -> Results:
-        """These rows, on the prompts that all of them have: numbers of sets depend on how many
-        clips they are of.
+        """Restrict the results to some rows, and to the prompts that all of them have.
+
+        Numbers of sets depend on how many clips a set has.
 
         Args:
             first: number of the first prompt that counts.
@@ -168,15 +174,15 @@ class Results:
         return self._parts[names, first]
 
     def clips_of(self, row: Row) -> Clips | None:
-        """The clips of a row, if there are any."""
+        """Return the clips of a row, if there are any."""
         return self.clips.get(row.name)
 
     @property
     def reference(self) -> Moments:
-        """Of the real clips.
+        """The moments of the real clips.
 
         Raises:
-            ValueError: if they have not been made.
+            ValueError: if they have not been generated.
         """
         if self._reference is None:
             raise ValueError(
@@ -187,11 +193,11 @@ class Results:
 
     @property
     def num_real(self) -> int:
-        """How many real clips Frechet distances are to."""
+        """The number of real clips that Frechet distances compare with."""
         return self._reference.count if self._reference else 0
 
     def estimate(self, row: Row, name: str) -> Estimate | None:
-        """A measure of a row; None if there are no clips of it."""
+        """Return a measure of a row; None if it has no clips."""
         clips = self.clips_of(row)
         return (
             None
@@ -200,7 +206,7 @@ class Results:
         )
 
     def difference(self, row: Row, base: Row, name: str) -> Estimate | None:
-        """A measure of a row less that of another, on the prompts that both have."""
+        """Return a measure of a row minus that of another, on the prompts that both have."""
         pair = (self.clips_of(row), self.clips_of(base))
         if pair[0] is None or pair[1] is None:
             return None
@@ -214,7 +220,8 @@ class Results:
     def _cached_estimate(
         self, key: tuple[str, ...], sets: list[Clips], measure: Measure
     ) -> Estimate:
-        """Of one set of clips, or of the difference between two of the same prompts."""
+        """Estimate a measure of one set of clips, or of the difference between two with the same
+        prompts."""
         if key not in self._known:
             if measure.per_clip is not None:
                 values = [measure.per_clip(clips, self.model) for clips in sets]
@@ -235,13 +242,13 @@ class Results:
         return found[0] - found[1] if len(found) > 1 else found[0]
 
     def seconds(self, row: Row) -> float | None:
-        """CPU seconds per clip, of a run on a GPU those of the clock: the median over the chunks,
-        under any load."""
+        """Return seconds per clip, the median over the chunks: of the CPU, or of the clock on a
+        GPU."""
         clips = self.clips_of(row)
         return None if clips is None else statistics.median(_seconds_per_clip(clips))
 
     def passes(self, row: Row) -> float | None:
-        """Forward passes per step and clip."""
+        """Return the forward passes per step and clip."""
         clips = self.clips_of(row)
         return None if clips is None else next(iter(clips.costs.values())).passes
 

@@ -1,5 +1,7 @@
-"""What guidance costs: CFG, STG, and STG with a full weak pass, in turn in one process, under the
-same load."""
+"""The cost of guidance: CFG, STG, and STG with a full weak pass.
+
+All are timed in turn in one process, under the same load.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,12 @@ from skipguide.paper.models import ClipGenerator
 from skipguide.paper.records import Cost, RecordFolder
 from skipguide.paper.rows import Row
 
-ROUNDS = 8  # and one before them, to warm up
+ROUNDS = 8  # after one to warm up
 
 
 @dataclass(frozen=True)
 class RowTiming:
-    """What one row took.
+    """How long one row took.
 
     Args:
         passes: forward passes of one sample, per step.
@@ -35,25 +37,27 @@ class RowTiming:
 
     @property
     def median(self) -> float:
-        """The median."""
+        """The median of the seconds."""
         return statistics.median(self.seconds)
 
     def ratio_to(self, base: RowTiming) -> tuple[float, float, float]:
-        """How many times what another row takes: median, least and most of the rounds."""
+        """Return the time relative to another row: median, minimum and maximum over the rounds."""
         ratios = [mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def cost_path(place: RecordFolder) -> Path:
-    """Where the numbers are."""
+    """Return the file of the numbers."""
     return place.folder / "cost.json"
 
 
 def measure(
     place: RecordFolder, generator: ClipGenerator, rows: Sequence[Row], rounds: int = ROUNDS
 ) -> Iterator[training_loop.Progress]:
-    """Time one chunk of each row in every round; nothing is kept of a measurement that was
-    stopped."""
+    """Time one chunk of each row in every round.
+
+    Nothing is kept of a measurement that was stopped.
+    """
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for done in range(rounds + 1):
         for row in rows:
@@ -74,7 +78,7 @@ def measure(
 def time_clips(
     generator: ClipGenerator, row: Row, numbers: Sequence[int]
 ) -> tuple[torch.Tensor, Cost]:
-    """The clips of a row for some prompts, and what each of them took."""
+    """Generate the clips of a row for some prompts, and return them with the cost of each."""
     clock, cpu = time.perf_counter(), time.process_time()
     frames = generator.clips(row, numbers)
     if frames.is_cuda:
@@ -85,7 +89,7 @@ def time_clips(
 
 
 def load(place: RecordFolder) -> dict[str, RowTiming] | None:
-    """By the names of rows; None if it was not measured yet."""
+    """Return the timings by the names of rows; None if they have not been measured."""
     if not cost_path(place).exists():
         return None
     rows = json.loads(cost_path(place).read_text(encoding="utf-8"))["rows"]

@@ -1,7 +1,8 @@
-"""The experiments as data: which rows each model has for each table and figure of the paper.
+"""The experiments as data: the rows of each model for each table and figure of the paper.
 
-A study holds what differs between the models; `experiments` makes the rows of it. To add a row,
-write it here."""
+A study holds what differs between the models; `experiments` builds the rows from it. To add a row,
+write it here.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from skipguide.paper.rows import Row
 Layer = int | str
 SKIPS = ("residual", "attention")
 NO_LIMIT = 1 << 20  # clips: no limit
-MAP_SCALE = 1.0  # of the layer map: every push is a tenth as long as c
+MAP_SCALE = 1.0  # of the layer map, where every push is a tenth as long as c
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,20 @@ class Study:
     """A model's part of the experiments.
 
     Args:
-        guidance_scale: g of the tables, the model's own. low: g where Figure 4's lines begin: the
-        paper's begin where there is quality to gain. layer: the one that stands for the paper's
-        layer of this model. layers: all of them, for the layer map. stg: what Tables 1 and 2 have:
-        "residual", "attention", or "axes", a term for space and one for time. axes: whether
-        attention is divided into space and time, so that there is a Table 4. instead: layers and
-        skips of STG in the place of CFG, where the layer map without CFG shows a gain. elsewhere:
-        rows beside CFG that are at the paper's place in the network and not at `layer`. lines,
-        cells: clips at most of a row of Figure 4 and of the layer map.
+        guidance_scale: g of the tables, the model's own.
+        low: g of the first point of Figure 4's lines, where there is quality to gain.
+        layer: the counterpart of the layer that the paper uses for this model.
+        layers: all of them, for the layer map.
+        cfg_scales: of Figure 4.
+        stg: what Tables 1 and 2 have: "residual", "attention", or "axes", a term for space and one
+            for time.
+        axes: whether attention is divided into space and time, so that there is a Table 4.
+        cfg_replacements: layers and skips of STG in place of CFG, where the layer map without CFG
+            shows a gain.
+        other_place_rows: rows to compare with CFG that skip at the paper's place in the network
+            instead of at `layer`.
+        lines: at most so many clips per row of Figure 4.
+        cells: at most so many clips per row of the layer map.
     """
 
     guidance_scale: float
@@ -53,9 +60,8 @@ SELECTION_CLIPS = 128  # prompts
 FIGURE3_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of Figure 3
 # the paper's scales; the last is its code's for SVD
 RESIDUAL, ATTENTION, SPATIAL, TEMPORAL = (1.0, 2.0, 2.0, 0.5)
-RESCALE = (
-    0.7  # phi of its code for SVD; a row of its own, for it moves clips more than a weak push does
-)
+# phi of its code for SVD; in a row of its own, because it changes clips more than a weak push does
+RESCALE = 0.7
 
 
 def _axis_terms(layer: Layer) -> tuple[STG, STG]:
@@ -67,8 +73,8 @@ def _axis_terms(layer: Layer) -> tuple[STG, STG]:
 
 
 def _svd_middle_rows() -> tuple[Row, ...]:
-    """up:0, as in the paper: at 8 x 8 latents the layers in the middle do next to nothing, and
-    skipping them less."""
+    """Return rows at up:0, as in the paper; at 8 x 8 latents skipping the middle has little effect.
+    """
     row = Row(svd.GUIDANCE_SCALE, _axis_terms("up:0"))
     return row, replace(row, rescale=RESCALE)
 
@@ -97,8 +103,8 @@ class Experiment:
 
     Args:
         most: clips at most, where there are many rows.
-        first: number of the first prompt that counts, where the ones before chose the rows.
-        whole: all its clips before anything else: others need them.
+        first: number of the first prompt that counts, where the earlier ones chose the rows.
+        whole: whether all its clips come before anything else, because others need them.
     """
 
     name: str
@@ -110,7 +116,7 @@ class Experiment:
 
 
 def experiments(model: str) -> tuple[Experiment, ...]:
-    """Those of one model, by priority."""
+    """Return the experiments of one model, by priority."""
     study = STUDIES[model]
     cfg = Row(study.guidance_scale)
     paper = _paper_row(study, cfg)
@@ -161,14 +167,14 @@ def experiments(model: str) -> tuple[Experiment, ...]:
 
 
 def figure3_rows(model: str) -> tuple[Row, ...]:
-    """Figure 3: one prompt over a range of scales of what Tables 1 and 2 have."""
+    """Return the rows of Figure 3: the STG of Tables 1 and 2 over a range of scales."""
     study = STUDIES[model]
     cfg = Row(study.guidance_scale)
     return tuple(_with_scale(_paper_row(study, cfg), scale) for scale in FIGURE3_SCALES)
 
 
 def cost_rows(model: str) -> tuple[Row, ...]:
-    """CFG, what Tables 1 and 2 have, and that as everybody else does it."""
+    """Return CFG, the STG of Tables 1 and 2, and the same as a full extra pass."""
     study = STUDIES[model]
     cfg = Row(study.guidance_scale)
     paper = _paper_row(study, cfg)
@@ -176,7 +182,7 @@ def cost_rows(model: str) -> tuple[Row, ...]:
 
 
 def _paper_row(study: Study, cfg: Row) -> Row:
-    """What Tables 1 and 2 call STG."""
+    """Return the row that Tables 1 and 2 call STG."""
     if study.stg == "axes":
         return replace(cfg, terms=_axis_terms(study.layer))
     residual, attention = _residual_and_attention(study, cfg)
@@ -202,7 +208,7 @@ def _cfg_scale_rows(study: Study) -> tuple[Row, ...]:
 
 
 def _cfg_replacement_rows(study: Study, cfg: Row) -> tuple[Row, ...]:
-    """No CFG, with CFG, and STG alone in growing lengths."""
+    """Return no CFG, CFG, and STG alone with growing scales."""
     if not study.cfg_replacements:
         return (Row(1.0),)
     rows = (
@@ -219,7 +225,7 @@ def _scale_rows(start: Row, paper: Row) -> tuple[Row, ...]:
 
 
 def _with_scale(row: Row, scale: float) -> Row:
-    """The scale of the first term, and the others in proportion; 0 is the row without STG."""
+    """Set the scale of the first term, and the others in proportion; 0 is the row without STG."""
     if scale == 0:
         return Row(row.guidance_scale)
     first = row.terms[0].scale
@@ -234,13 +240,13 @@ def _layer_map_rows(study: Study, start: Row) -> tuple[Row, ...]:
 
 
 def layer_map_row(start: Row, layer: Layer, skip: str, scale: float = MAP_SCALE) -> Row:
-    """The row of the layer map."""
+    """Return the row of a cell of the layer map."""
     return replace(start, terms=(STG((layer,), scale, skip, normalize=True),))
 
 
 @dataclass(frozen=True)
 class RequestedRow:
-    """A row with what its experiments ask of it."""
+    """A row, and how many clips its experiments need."""
 
     row: Row
     experiment: str  # the first of them
@@ -248,15 +254,16 @@ class RequestedRow:
     whole: bool
 
     def clips_requested(self, clips: int) -> int:
-        """How many clips of it there shall be where a row has so many."""
+        """Return how many clips of it to generate if other rows have `clips`."""
         return models.NUM_REAL if self.whole else min(clips, self.most)
 
 
 def requested_rows(model: str, pattern: str = "*") -> list[RequestedRow]:
-    """Every row once, by priority.
+    """Return every row once, by priority.
 
     Args:
-        pattern: of a shell; of a row's name, or an experiment's, which stands for all its rows.
+        pattern: a shell pattern for the names of rows, or of experiments, which stand for all their
+            rows.
     """
     found: dict[str, RequestedRow] = {}
     for experiment in experiments(model):

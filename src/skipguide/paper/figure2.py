@@ -1,14 +1,15 @@
-"""Figure 2's claim: are the errors of the strong and the weak model aligned?
+"""The claim of Figure 2: the errors of the cond and the weak prediction are aligned.
 
-On real clips, where the error of a prediction is known: e = c - target, with the target that the
-model was trained for. STG moves c by s (c - p). That lessens the error where e and c - p have a
-negative product: for small s the squared error changes by 2 s <e, c - p>. CFG moves c along c - u,
-and is measured beside it. All in the space of the prediction, which differs from that of the clean
-clip by a factor for each clip, and no cosine sees that.
+It is tested on real clips, where the error of a prediction is known: e = c - target, with the
+target that the model was trained for. STG moves c by s (c - p). That reduces the error where e and
+c - p have a negative product: for small s the squared error changes by 2 s <e, c - p>. CFG moves c
+along c - u, and is measured too. All of this is in the space of the prediction, which differs from
+that of the clean clip by a factor for each clip that no cosine sees.
 
-A target holds noise that nobody can predict, and e with it. That part has a mean product of zero
+A target holds noise that nobody can predict, and so does e. That part has a mean product of zero
 with every function of the input, so means of products are right, while cosines come out nearer to 0
-than with the systematic error alone."""
+than with the systematic error alone.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +35,20 @@ from skipguide.weak import patching
 
 Tensor = torch.Tensor
 COLUMNS = ("cosine", "product", "push", "error", "both")
-UNCOND = ("uncond", "")  # in the place of a skip and its layer: the direction of CFG
+UNCOND = ("uncond", "")  # in place of a skip and its layer: the direction of CFG
 CLIPS = 256
-# of the noise; the clips are those that are asked for elsewhere
+# of the noise; the clips are the same as elsewhere
 SEED = models.OTHER_SEED + models.POOL
 
 
 @dataclass(frozen=True)
 class NoisingScheme:
-    """How a model is trained.
+    """How training noises the latents of a model.
 
     Args:
         encode: pipe, frames `(B, 3, F, H, W)` -> latents as the model knows them.
-        noised: latents, noise, level -> what the model sees, its timestep `(B,)`, and its target.
+        add_noise: latents, noise, level -> what the model sees, its timestep `(B,)`, and its
+            target.
         levels: from little noise to much: shares of noise, or sigmas.
     """
 
@@ -89,12 +91,13 @@ NOISING_SCHEMES = {
 
 @dataclass(frozen=True)
 class Alignment:
-    """What was measured.
+    """The measurements of Figure 2.
 
     Args:
-        directions: (skip, layer), the last being CFG's. values: (directions, levels, clips,
-        COLUMNS), float64: the cosine of e and d = c - p; <e, d>; |d|^2; |e|^2; the
-            cosine of the errors of c and of p.
+        directions: (skip, layer), the last being CFG's.
+        levels: of noise.
+        values: (directions, levels, clips, COLUMNS), float64: the cosine of e and d = c - p; <e,
+            d>; |d|^2; |e|^2; the cosine of the errors of c and of p.
     """
 
     directions: tuple[tuple[str, str], ...]
@@ -102,12 +105,12 @@ class Alignment:
     values: Tensor
 
     def column(self, name: str) -> Tensor:
-        """(directions, levels, clips)."""
+        """Return one of COLUMNS: (directions, levels, clips)."""
         return self.values[..., COLUMNS.index(name)]
 
 
 def is_measured(place: RecordFolder, clips: int = CLIPS) -> bool:
-    """Whether so many clips have been measured."""
+    """Tell whether so many clips have been measured."""
     return all(_chunk_path(place, start).exists() for start in range(0, clips, models.CHUNK))
 
 
@@ -116,7 +119,7 @@ def _chunk_path(place: RecordFolder, start: int) -> Path:
 
 
 def load(place: RecordFolder, clips: int = CLIPS) -> Alignment | None:
-    """What `measure` wrote of so many clips; None if it has written nothing."""
+    """Load the measurements of so many clips; None if there are none."""
     from safetensors import safe_open
 
     found, metadata = [], {}
@@ -135,8 +138,9 @@ def load(place: RecordFolder, clips: int = CLIPS) -> Alignment | None:
 def measure(
     place: RecordFolder, generator: ClipGenerator, clips: int = CLIPS
 ) -> Iterator[training_loop.Progress]:
-    """Measure on the first prompts' real clips what has not been: every layer with both skips, at
-    every level.
+    """Measure the real clips of the first prompts, except those that are done.
+
+    Every layer is measured with both skips, at every level.
 
     Args:
         clips: a multiple of CHUNK.
@@ -168,18 +172,18 @@ def measure(
 
 @torch.no_grad()
 def _measure_chunk(generator: ClipGenerator, numbers: Sequence[int]) -> Tensor:
-    """(directions, levels, clips, COLUMNS)."""
+    """Measure some clips: (directions, levels, clips, COLUMNS)."""
     pipe, study = generator.pipe, experiments.STUDIES[generator.model.name]
     family = lookup.family_of(pipe)
     terms = [STG((layer,), 1.0, skip) for skip in experiments.SKIPS for layer in study.layers]
     branch = GuidedDenoiser(family, getattr(pipe, family.denoisers[0]), terms, share_prefix=False)
-    guided = Row(study.guidance_scale)  # with CFG the pipeline hands over both halves
+    guided = Row(study.guidance_scale)  # with CFG the pipeline passes both halves
     found = [_measure_call(generator, branch, call) for call in generator.calls(guided, numbers)]
     return torch.cat(found, 2).cpu()
 
 
 def _measure_call(generator: ClipGenerator, branch: GuidedDenoiser, call: PipelineCall) -> Tensor:
-    """As `_measure_chunk`, of clips that are made together."""
+    """Measure clips that are generated together, as `_measure_chunk`."""
     way = NOISING_SCHEMES[generator.model.name]
     latents = way.encode(
         generator.pipe, generator.pool.subset(call.numbers).render_real(generator.model.kind.frames)
@@ -202,13 +206,14 @@ def _measure_call(generator: ClipGenerator, branch: GuidedDenoiser, call: Pipeli
 
 
 class _StopEarly(Exception):
-    """The pipeline has said what it hands over."""
+    """Raised when the pipeline has called its denoiser for the first time."""
 
 
 def _capture_inputs(
     generator: ClipGenerator, branch: GuidedDenoiser, call: PipelineCall
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the pipeline itself hands to its denoiser in its first step: of cond, and of uncond."""
+    """Return what the pipeline passes to its denoiser in its first step: for cond, and for uncond.
+    """
     calls: list[dict[str, Any]] = []
 
     def listen(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -233,8 +238,8 @@ def _capture_inputs(
 
 
 def _noisy_inputs(half: dict[str, Any], x: Tensor, t: Tensor) -> dict[str, Tensor]:
-    """The inputs that change with the noise: the sample, behind which SVD has its first frame, and
-    the time."""
+    """Return the inputs that depend on the noise: the sample (with SVD's first frame) and the time.
+    """
     name, channel = ("sample", 2) if "sample" in half else ("hidden_states", 1)
     behind = half[name].shape[channel] - x.shape[channel]
     return {
@@ -244,14 +249,14 @@ def _noisy_inputs(half: dict[str, Any], x: Tensor, t: Tensor) -> dict[str, Tenso
 
 
 def _predict(branch: GuidedDenoiser, inputs: dict[str, Any], target: Tensor) -> Tensor:
-    """Without the variance that Open-Sora has behind it."""
+    """Return the prediction without the variance that Open-Sora appends to it."""
     with ignore_cpu_autocast_warning():
         found = branch.denoiser(**inputs)[0]
     return found if branch.family.unet else found.narrow(1, 0, target.shape[1])
 
 
 def _compare(c: Tensor, p: Tensor, target: Tensor) -> Tensor:
-    """(B, COLUMNS)."""
+    """Compare predictions with their target: (B, COLUMNS)."""
     e, d, weak = ((a - b).flatten(1).double() for a, b in ((c, target), (c, p), (p, target)))
     product, push, error = (e * d).sum(1), d.square().sum(1), e.square().sum(1)
     both = (e * weak).sum(1) / (error * weak.square().sum(1)).sqrt()

@@ -1,4 +1,4 @@
-"""Figure 3: one prompt over a range of scales, as one strip of frames a scale."""
+"""Figure 3: one prompt over a range of scales, as one strip of frames per scale."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NUM_FRAMES = 6  # frames
 
 
 def strip_path(place: RecordFolder, row: Row) -> Path:
-    """The strip of a row."""
+    """Return the file of the strip of a row."""
     return place.folder / "figure-3" / f"{row.name}.png"
 
 
 def make_strip(place: RecordFolder, generator: ClipGenerator, row: Row) -> None:
-    """Write a strip if it is not there."""
+    """Write a strip unless it exists."""
     target = strip_path(place, row)
     if target.exists():
         return
@@ -34,7 +34,7 @@ def make_strip(place: RecordFolder, generator: ClipGenerator, row: Row) -> None:
 
 
 def draw_strip(clip: Tensor) -> Image.Image:
-    """`(3, F, H, W)` in [-1, 1] -> frames from the first to the last, side by side."""
+    """Draw frames of a clip `(3, F, H, W)` in [-1, 1] side by side, from the first to the last."""
     chosen = torch.linspace(0, clip.shape[1] - 1, NUM_FRAMES).round().long()
     pixels = ((clip[:, chosen] + 1) * 127.5).round().clamp(0, 255).byte()  # (3, SHOWN, H, W)
     return Image.fromarray(pixels.permute(2, 1, 3, 0).flatten(1, 2).contiguous().numpy())

@@ -1,5 +1,4 @@
-"""What is read off every clip: the judge's words and features, how much moves, how steady and how
-sharp it is."""
+"""Measure every clip: the judge's words and features, amount of motion, flicker and sharpness."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from skipguide.lab import judge, world
 
 Tensor = torch.Tensor
-BORDER = 6  # pixels around the frame, in which the object is never for most of the time
+BORDER = 6  # pixels around the frame, where the object is most of the time not
 # an object's outline lies within these shares of its colour: stripes of a background are below
 EDGE_RANGE = (0.3, 0.7)
 VALUES = ("motion_amount", "flicker", "sharpness")
@@ -19,7 +18,7 @@ VALUES = ("motion_amount", "flicker", "sharpness")
 
 @dataclass(frozen=True)
 class Reading:
-    """Of N clips; all on the CPU."""
+    """The measurements of N clips, on the CPU."""
 
     features: Tensor  # (N, 128)
     logits: Tensor  # (N, 22): of shape, colour and motion, one after the other
@@ -28,7 +27,7 @@ class Reading:
 
 @torch.no_grad()
 def read_clips(reader: judge.Judge, scenes: world.Scenes, frames: Tensor) -> Reading:
-    """Read clips `(N, 3, F, H, W)` in [-1, 1] of scenes with single objects."""
+    """Measure clips `(N, 3, F, H, W)` in [-1, 1] of scenes with single objects."""
     logits, features = [], []
     for part in stretch_for_judge(frames).split(64):
         found, vectors = reader(part)
@@ -40,19 +39,20 @@ def read_clips(reader: judge.Judge, scenes: world.Scenes, frames: Tensor) -> Rea
 
 
 def stretch_for_judge(frames: Tensor) -> Tensor:
-    """The judge knows clips of 19 frames; of shorter ones some are shown twice."""
+    """Repeat some frames of clips that have fewer than the 19 that the judge expects."""
     if frames.shape[2] == world.NUM_FRAMES:
         return frames
     return F.interpolate(frames, (world.NUM_FRAMES, *frames.shape[3:]), mode="nearest")
 
 
 def measure_clips(scenes: world.Scenes, frames: Tensor) -> Tensor:
-    """`(N, 3)`, of clips as for `read_clips`.
+    """Return motion amount, flicker and sharpness `(N, 3)` of clips as for `read_clips`.
 
-    Motion amount as `world.amount_of_motion` defines it: how far the outline moves, in half frames.
-    Flicker: mean change from frame to frame where the object is not, in parts of the range of
-    pixels; it should be 0. Sharpness: how fast the object's colour changes across its outline, per
-    pixel; real clips have about 0.4."""
+    Motion amount is defined by `world.amount_of_motion`: how far the outline moves, in half frames.
+    Flicker is the mean change from frame to frame where the object is not, relative to the range of
+    pixels; it should be 0. Sharpness is how fast the object's colour changes across its outline,
+    per pixel; real clips have about 0.4.
+    """
     alpha = coverage(scenes, frames)
     low, high = EDGE_RANGE
     masks = ((alpha - low) / (high - low)).clamp(0, 1)
@@ -62,11 +62,11 @@ def measure_clips(scenes: world.Scenes, frames: Tensor) -> Tensor:
 
 
 def coverage(scenes: world.Scenes, frames: Tensor) -> Tensor:
-    """How much of its object's colour each pixel has, `(N, F, H, W)`: 0 is the backdrop, 1 the
-    object.
+    """Return how much of its object's colour each pixel has, `(N, F, H, W)`: 0 backdrop, 1 object.
 
     The prompt does not say where stripes lie or how a colour is shaded, so the backdrop is the
-    median of the border."""
+    median of the border.
+    """
     edge = torch.ones(frames.shape[3:], dtype=torch.bool, device=frames.device)
     edge[BORDER:-BORDER, BORDER:-BORDER] = False
     backdrop = frames[..., edge].flatten(2).median(2).values
@@ -77,7 +77,8 @@ def coverage(scenes: world.Scenes, frames: Tensor) -> Tensor:
 
 
 def _flicker(frames: Tensor, masks: Tensor) -> Tensor:
-    """Pixels count that are free of the object, and their neighbours too, in both frames."""
+    """Measure change at pixels that are, with their neighbours, free of the object in both frames.
+    """
     free = 1 - F.max_pool2d((masks > 0).to(frames), 5, stride=1, padding=2)
     free = free[:, 1:] * free[:, :-1]
     change = frames.diff(dim=2).abs().mean(1) / 2
@@ -85,7 +86,9 @@ def _flicker(frames: Tensor, masks: Tensor) -> Tensor:
 
 
 def _sharpness(alpha: Tensor) -> Tensor:
-    """Mean slope where there is one, weighted by itself: of a ramp over w pixels 1 / w, however
-    long the outline."""
+    """Return the mean slope, weighted by itself.
+
+    For a ramp over w pixels it is 1 / w, however long the outline.
+    """
     slope = torch.stack(torch.gradient(alpha, dim=(2, 3))).square().sum(0).sqrt()
     return slope.square().sum((1, 2, 3)) / slope.sum((1, 2, 3)).clamp_min(1e-6)

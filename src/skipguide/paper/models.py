@@ -1,5 +1,4 @@
-"""The three lab models: what their prompts are, how they make clips of them, where their weights
-are."""
+"""The three lab models: their prompts, how they generate clips, and where their weights are."""
 
 from __future__ import annotations
 
@@ -20,25 +19,25 @@ from skipguide.paper.rows import Row
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 Tensor = torch.Tensor
-POOL = 2048  # prompts; which they are does not depend on how many of them are used
-CHUNK = 32  # prompts that are made, recorded and resumed together
+POOL = 2048  # prompts; they do not depend on how many of them are used
+CHUNK = 32  # prompts that are generated, recorded and resumed together
 DTYPES = ("bfloat16", "float32")
-DTYPE = "bfloat16"  # as the paper's models; on CPUs that multiply in it, clips take half the time
+DTYPE = "bfloat16"  # as in the paper; on CPUs that support it, clips take half the time
 SEED = 11 * 10**6
-STEPS = score_text.STEPS // 2  # lab-mochi reads and moves the same with half (docs/decisions/049)
-NUM_REAL = POOL  # clips that sets are compared with, which cost next to nothing
+STEPS = score_text.STEPS // 2  # lab-mochi's numbers are the same with half (docs/decisions/049)
+NUM_REAL = POOL  # clips that sets are compared with; they cost next to nothing
 OTHER_SEED = SEED + POOL  # their seed
 
 
 @dataclass(frozen=True)
 class LabModel:
-    """What differs between them."""
+    """What differs between the models."""
 
     name: str
     kind: autoencoder.AutoencoderSpec
-    steps: int  # of sampling: as few as leave the numbers of plain CFG where they are
-    words: tuple[str, ...]  # what a prompt says of the object; shape, colour, motion
-    call: dict[str, Any] | None  # of its pipeline; None: it starts from a picture
+    steps: int  # of sampling: as few as do not change the numbers of plain CFG
+    words: tuple[str, ...]  # what a prompt says about the object: of shape, colour, motion
+    call: dict[str, Any] | None  # arguments of its pipeline; None if it starts from an image
 
 
 def _text_model(name: str, row: score_text.ScoredModel) -> LabModel:
@@ -54,15 +53,14 @@ MODELS = {
 
 
 def find_weights(name: str, given: Path | None = None) -> Path | None:
-    """The folder of a model in diffusers' layout: the one given, or the packaged one; None if there
-    is none yet.
+    """Return the folder of a model in diffusers' layout: the given or the packaged one, else None.
 
     Raises:
-        ValueError: for an unknown model, or a folder that is no pipeline.
+        ValueError: for an unknown model, or a folder that is not a pipeline.
     """
     if name not in MODELS:
         raise ValueError(
-            f"a model must be one of {', '.join(MODELS)}, but got {name!r}. Write one of them."
+            f"a model must be one of {', '.join(MODELS)}, but got {name!r}. Choose one of them."
         )
     if given is not None:
         return run.local_folder(str(given))
@@ -71,8 +69,8 @@ def find_weights(name: str, given: Path | None = None) -> Path | None:
 
 @functools.cache
 def weights_version(folder: Path) -> str:
-    """Eight digits that change with the weights: clips of two trainings must not meet in one
-    row."""
+    """Return eight digits that depend on the weights, so that clips of two trainings are not mixed.
+    """
     return record.hash_weights(folder)[:8]
 
 
@@ -81,31 +79,33 @@ def weights_version(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Pool:
-    """The scenes that are asked for. `spans` is the part of its path that an object covers; None is
-    all of it."""
+    """The scenes of the prompts.
+
+    `spans` is the part of its path that an object covers; None is all of it.
+    """
 
     scenes: world.Scenes
     spans: Tensor | None
     captions: list[str]
 
     def subset(self, numbers: Sequence[int]) -> Pool:
-        """Some of them."""
+        """Keep the prompts with some numbers."""
         which = torch.tensor(numbers)
         spans = None if self.spans is None else self.spans[which]
         return Pool(self.scenes[which], spans, [self.captions[n] for n in numbers])
 
     def render_real(self, frames: int) -> Tensor:
-        """Real clips, `(B, 3, F, H, W)` in [-1, 1]."""
+        """Render the real clips, `(B, 3, F, H, W)` in [-1, 1]."""
         return world.render(self.scenes, frames, span=self.spans)
 
     def motion_amounts(self, frames: int) -> Tensor:
-        """How much moves in the real clips, `(B,)`."""
+        """Return the amount of motion in the real clips, `(B,)`."""
         return world.amount_of_motion(world.masks(self.scenes, frames, self.spans))
 
 
 @functools.cache
 def pool(name: str, seed: int = SEED) -> Pool:
-    """The prompts of a model: single objects, all combinations, held-out ones included."""
+    """Return the prompts of a model: single objects, all combinations, including held-out ones."""
     scenes = world.sample_scenes(POOL, seed, "all", second_share=0.0)
     spans = world.draw_spans(POOL, seed) if MODELS[name].kind.spans else None
     return Pool(scenes, spans, world.captions(scenes, seed))
@@ -116,7 +116,7 @@ def pool(name: str, seed: int = SEED) -> Pool:
 
 @dataclass(frozen=True)
 class PipelineCall:
-    """One call of a pipeline."""
+    """The arguments of one call of a pipeline."""
 
     numbers: Sequence[int]  # of the prompts
     first: list[Any]  # prompts, or first frames
@@ -124,7 +124,7 @@ class PipelineCall:
 
 
 class ClipGenerator:
-    """A pipeline on its device, which makes the clips of rows."""
+    """A pipeline on its device, which generates the clips of rows."""
 
     def __init__(
         self, name: str, folder: Path, device: str, steps: int | None = None, dtype: str = DTYPE
@@ -135,19 +135,19 @@ class ClipGenerator:
         self._passes: dict[str, Callable[[], float]] = {}
 
     def check(self, row: Row) -> None:
-        """See that the model has what a row skips.
+        """Check that the model has the layers that a row skips.
 
         Raises:
-            ValueError: if it has not.
+            ValueError: if it does not.
         """
         with self._guide(row):
             pass
 
     def clips(self, row: Row, numbers: Sequence[int]) -> Tensor:
-        """Those of some prompts, whole chunks of them, `(B, 3, F, H, W)` in [-1, 1].
+        """Return the clips of some prompts, in whole chunks, `(B, 3, F, H, W)` in [-1, 1].
 
-        The noise of a clip depends on its number alone and is drawn on the CPU: rows and devices
-            share it.
+        The noise of a clip depends only on its number and is drawn on the CPU, so that rows and
+        devices share it.
         """
         frames = self.model.kind.frames
         if row.source == "reference":
@@ -166,9 +166,10 @@ class ClipGenerator:
         return torch.stack([made[n] for n in numbers])
 
     def passes(self, row: Row) -> float:
-        """Forward passes per step and clip of a row that has made clips; nan for real ones.
+        """Return forward passes per step and clip of a row that has generated clips; nan for real
+        ones.
 
-        Asked for after the clips, and once, for those of a UNet are measured, which takes a while.
+        Call it once, after the clips: for a UNet passes are measured, which takes a while.
         """
         return self._passes[row.name]() if row.name in self._passes else float("nan")
 
@@ -190,8 +191,7 @@ class ClipGenerator:
         )
 
     def calls(self, row: Row, numbers: Sequence[int]) -> Iterator[PipelineCall]:
-        """What to call the pipeline with for some prompts: once, or for each of their motion
-        buckets."""
+        """Yield the calls of the pipeline for some prompts: one, or one for each motion bucket."""
         if self.model.call is not None:
             options = dict(guidance_scale=row.guidance_scale, **self.model.call)
             yield PipelineCall(numbers, self.pool.subset(numbers).captions, options)
@@ -207,7 +207,7 @@ class ClipGenerator:
             yield PipelineCall(together, images, dict(**options, motion_bucket_id=bucket))
 
     def run_call(self, call: PipelineCall) -> Tensor:
-        """`(B, 3, F, H, W)` in [-1, 1], under whatever guidance is on the pipeline."""
+        """Generate `(B, 3, F, H, W)` in [-1, 1], with whatever guidance is on the pipeline."""
         noise = [torch.Generator().manual_seed(SEED + n) for n in call.numbers]
         size = dict.fromkeys(("height", "width"), world.FRAME_SIZE)
         with ignore_cpu_autocast_warning():
@@ -223,8 +223,10 @@ class ClipGenerator:
 
 
 def group_by_bucket(prompts: Pool, numbers: Sequence[int]) -> Iterator[tuple[list[int], int]]:
-    """Clips that share a motion bucket, and which: of each chunk, in the order of their motion, so
-    many together."""
+    """Yield the clips that share a motion bucket, and the bucket.
+
+    Each chunk is sorted by motion and divided into batches.
+    """
     for start in range(0, len(numbers), CHUNK):
         chunk = numbers[start : start + CHUNK]
         found = svd.motion_bucket(

@@ -1,5 +1,7 @@
-"""The figures. Lines differ by markers and styles and cells have their numbers written in, so that
-grey is enough."""
+"""The figures of the report.
+
+Lines differ by markers and styles and cells show their numbers, so that grey is enough.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLES = (("o", "-", "0.0"), ("s", "--", "0.35"), ("^", ":", "0.55"))  # marker, line, grey
-# where scales stand: lines that meet keep them apart
+# where scales are written, so that lines that meet keep them apart
 LABEL_OFFSETS = ((-5, -11, "right"), (5, 5, "left"), (5, -11, "left"))
-TICKS = (-30, -10, -5, 0, 5, 10, 30, 60)  # of what a scale changes of a distance
+TICKS = (-30, -10, -5, 0, 5, 10, 30, 60)  # of the change of a distance along a scale
 MAP_MEASURES = ("frechet", "right", "motion_amount", "vendi")
 DPI = 110
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG, the same bytes for the same numbers."""
+    """Save a figure as PNG, the same bytes for the same numbers."""
     with training_loop.atomic_path(path) as part:
         figure.savefig(
             part, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None}
@@ -49,8 +51,10 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def plot_scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
-    """Quality against Frechet distance, and beside it how the distance changes along each scale; a
-    line for each."""
+    """Plot quality against Frechet distance, and how the distance changes along each scale.
+
+    There is one line for each experiment.
+    """
     figure = _new_figure(13, 5)
     plane, along = figure.subplots(1, 2)
     results = results.restrict_to([row for experiment in chosen for row in experiment.rows])
@@ -62,7 +66,7 @@ def plot_scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
     along.set_xlabel("scale: of CFG from 1, of STG from 0")
     along.set_ylabel("Frechet distance less that of the line's first point")
     along.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    along.set_yscale("symlog", linthresh=10)  # the U of a few units beside what a large scale does
+    along.set_yscale("symlog", linthresh=10)  # shows changes of a few units beside large ones
     along.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
     plane.legend(fontsize=8)
     figure.suptitle(results.model, y=0.95)
@@ -92,14 +96,14 @@ def _plot_plane(
         experiment.title,
     )
     right, up, side = place
-    for row, x, y in known[:: max(len(known) - 1, 1)]:  # the ends; those between are in order
+    for row, x, y in known[:: max(len(known) - 1, 1)]:  # both ends; the points between are in order
         name = f"STG {row.terms[0].scale:g}" if row.terms else f"CFG {row.guidance_scale:g}"
         at: dict[str, Any] = dict(xytext=(right, up), textcoords="offset points", ha=side)
         axes.annotate(name, (x.value, y.value), fontsize=8, color=style[2], **at)
 
 
 def _plot_along_scale(
-    axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str]
+    axes: Axes, results: Results, experiment: Experiment, style: tuple[str, str, str]
 ) -> None:
     first = experiment.rows[0]
     points = [
@@ -120,7 +124,7 @@ def _plot_along_scale(
 
 
 def _line_position(row: Row, experiment: Experiment) -> float:
-    """What changes along a line: the scale of the first term, or of CFG where no row has one."""
+    """Return the x of a row: the scale of the first term, or of CFG if no row has a term."""
     if row.terms:
         return row.terms[0].scales(1)[0]
     return 0.0 if any(other.terms for other in experiment.rows) else row.guidance_scale
@@ -137,9 +141,10 @@ def _plot_line(
     )  # fmt: skip
 
 
-def _error_bars(estimates: Sequence[Any]) -> list[list[float]]:
+def _error_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
     found = [
-        (e.value - e.low, e.high - e.value) if e.low is not None else (0.0, 0.0) for e in estimates
+        (0.0, 0.0) if e.low is None or e.high is None else (e.value - e.low, e.high - e.value)
+        for e in estimates
     ]
     return [[low for low, _ in found], [high for _, high in found]]
 
@@ -148,8 +153,10 @@ def _error_bars(estimates: Sequence[Any]) -> list[list[float]]:
 
 
 def plot_layers(results: Results, experiment: Experiment) -> Figure:
-    """Every layer and skip of a layer map, less the row without STG; bold where the interval leaves
-    out 0."""
+    """Plot every layer and skip of a layer map, minus the row without STG.
+
+    Numbers are bold if the interval excludes 0.
+    """
     study, results = experiments.STUDIES[results.model], results.restrict_to(experiment.rows)
     figure = _new_figure(1.5 + 0.85 * len(study.layers), 1.3 * len(MAP_MEASURES) + 0.8)
     for axes, name in zip(
@@ -186,7 +193,7 @@ def _plot_heatmap(
     values = torch.tensor(
         [[float("nan") if e is None else e.value for e in line] for line in cells]
     )
-    # What an interval reaches anyway gets no strong colour.
+    # Differences within the usual interval get no strong colour.
     reach = [
         (e.high - e.low) / 2
         for line in cells
@@ -196,7 +203,7 @@ def _plot_heatmap(
     largest = max(
         values.nan_to_num().abs().max().item(), statistics.median(reach) if reach else 0.0, 1e-9
     )
-    # the ends of the colours are left out, so that numbers stay legible
+    # The ends of the colour map are left out, so that numbers stay legible.
     axes.imshow(values.numpy(), cmap="PuOr", vmin=-1.6 * largest, vmax=1.6 * largest, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
@@ -211,8 +218,10 @@ def _plot_heatmap(
 
 
 def plot_cosines(model: str, found: Alignment) -> Figure:
-    """Mean cosine of the strong model's error and c - p, per direction and noise level; CFG's c - u
-    comes last."""
+    """Plot the mean cosine of the cond prediction's error and c - p, per direction and noise level.
+
+    CFG's c - u comes last.
+    """
     cells = [[bootstrap.mean(clips) for clips in line] for line in found.column("cosine")]
     names = [
         f"{'CFG, c - u' if skip == figure2.UNCOND[0] else skip} {layer}"
@@ -233,7 +242,7 @@ def plot_cosines(model: str, found: Alignment) -> Figure:
 
 
 def finished_strips(results: Results) -> list[Row]:
-    """The rows of Figure 3 whose strips have been made."""
+    """Return the rows of Figure 3 whose strips exist."""
     return [
         row
         for row in experiments.figure3_rows(results.model)
@@ -242,7 +251,7 @@ def finished_strips(results: Results) -> list[Row]:
 
 
 def plot_strips(results: Results) -> Figure:
-    """One prompt over a range of scales."""
+    """Plot one prompt over a range of scales."""
     from matplotlib.image import imread
 
     rows = finished_strips(results)

@@ -1,9 +1,9 @@
-"""What is kept of a chunk of clips: `FOLDER/MODEL/VERSION-STEPS-DTYPE/ROW/CHUNK.safetensors`,
-complete or not there.
+"""The record of a chunk of clips: `FOLDER/MODEL/VERSION-STEPS-DTYPE/ROW/CHUNK.safetensors`.
 
-A record holds features, logits and values of each clip, and in its metadata the row's settings, so
-that clips made with others are never taken for it. Which chunks are there is all that a run has to
-know to go on."""
+A record is complete or does not exist. It holds features, logits and values of each clip, and in
+its metadata the row's settings, so that clips with other settings are never mistaken for it. A run
+only needs to know which chunks exist to continue.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,40 +26,40 @@ TENSORS = ("features", "logits", "values")  # of a Reading
 
 @dataclass(frozen=True)
 class Cost:
-    """What clips took that were made together, each as much as the other."""
+    """The cost of clips that were generated together, divided evenly."""
 
     seconds: float  # of the wall clock, per clip
-    cpu_seconds: float  # of all cores, per clip; of a run on a GPU they say little
+    cpu_seconds: float  # of all cores, per clip; they say little about a run on a GPU
     passes: float  # of one sample through the denoiser, per step; nan for real clips
 
     def seconds_on(self, device: str) -> float:
-        """Seconds per clip as they are told: of the clock on a GPU, of the processor on a CPU."""
+        """Return seconds per clip as reported: of the clock on a GPU, of the processor on a CPU."""
         return self.seconds if device.startswith("cuda") else self.cpu_seconds
 
 
 @dataclass(frozen=True)
 class RecordFolder:
-    """Where the records of one model are."""
+    """The folder of the records of one model."""
 
     folder: Path
 
     @classmethod
     def locate(cls, root: Path, model: str, version: str, steps: int, dtype: str) -> RecordFolder:
-        """Clips of other weights, another number of steps or another dtype lie elsewhere."""
+        """Return the folder for these weights, this number of steps and this dtype."""
         return cls(root / model / f"{version}-{steps}-steps-{dtype}")
 
     def chunk_path(self, row: Row, chunk: int) -> Path:
         return self.folder / row.name / f"{chunk:04d}.safetensors"
 
     def finished_chunks(self, row: Row) -> list[int]:
-        """The chunks that are there."""
+        """Return the numbers of the chunks that exist."""
         return sorted(
             int(path.stem) for path in (self.folder / row.name).glob("[0-9]*.safetensors")
         )
 
 
 def save_chunk(
-    place: RecordFolder, row: Row, chunk: int, reading: Reading, cost: Cost, more: dict[str, Any]
+    place: RecordFolder, row: Row, chunk: int, reading: Reading, cost: Cost, more: dict[str, str]
 ) -> None:
     """Write the record of a chunk under a temporary name, then rename it."""
     from safetensors.torch import save_file
@@ -73,14 +72,14 @@ def save_chunk(
         save_file(tensors, part, {name: json.dumps(value) for name, value in metadata.items()})
 
 
-def _record_settings(row: Row) -> dict[str, Any]:
-    """What two records must share to stand in one row."""
+def _record_settings(row: Row) -> dict[str, object]:
+    """Return what two records must have in common to belong to one row."""
     return {**row.settings(), "seed": models.SEED, "values": list(VALUES)}
 
 
 @dataclass(frozen=True)
 class Clips:
-    """All that is known of the clips of a row, in the order of their numbers."""
+    """Everything recorded about the clips of a row, in the order of their numbers."""
 
     row: Row
     numbers: Tensor  # (N,): which prompts
@@ -94,16 +93,16 @@ class Clips:
         return len(self.numbers)
 
     def take(self, kept: Tensor) -> Clips:
-        """Those at some positions."""
+        """Keep the clips at some positions."""
         return replace(self, **{name: getattr(self, name)[kept] for name in ("numbers", *TENSORS)})
 
     def select_prompts(self, numbers: Tensor) -> Clips:
-        """Those of certain prompts."""
+        """Keep the clips of certain prompts."""
         return self.take(torch.isin(self.numbers, numbers))
 
 
 def load_clips(place: RecordFolder, row: Row, most: int) -> Clips | None:
-    """The clips of a row, of the first `most` prompts; None if there are none.
+    """Load the clips of a row, of the first `most` prompts; None if there are none.
 
     Raises:
         ValueError: for a record that was made with other settings than the row's.
@@ -143,7 +142,7 @@ def _read_chunk(path: Path, settings: str) -> tuple[Reading, Cost, str]:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
         if metadata["settings"] != json.loads(settings):
             raise ValueError(
-                f"the records of a row must be made with its settings, but {path} has"
+                f"the records of a row must have its settings, but {path} has"
                 f" {metadata['settings']}. Remove {path.parent}, and run again."
             )
         reading = Reading(*(file.get_tensor(name) for name in TENSORS))
@@ -151,13 +150,13 @@ def _read_chunk(path: Path, settings: str) -> tuple[Reading, Cost, str]:
 
 
 def restrict_to_common(clips: Iterable[Clips]) -> list[Clips]:
-    """The same, of the prompts that all of them have."""
+    """Keep of each the clips whose prompts all of them have."""
     found = list(clips)
     numbers = functools.reduce(lambda a, b: a[torch.isin(a, b)], (c.numbers for c in found))
     return [c.select_prompts(numbers) for c in found]
 
 
 def missing_chunks(place: RecordFolder, row: Row, wanted: Sequence[int]) -> list[int]:
-    """Of some chunks those that are not there."""
+    """Return the chunks that do not exist."""
     done = set(place.finished_chunks(row))
     return [chunk for chunk in wanted if chunk not in done]

@@ -1,24 +1,26 @@
 """docs/paper-in-miniature.md from the records, through a template whose every number is a field.
 
-A field is `[[verb argument ...]]`. Rows are named by experiment and place: `tables-1-2/1` is the
-second row of that experiment. What has not been made, and models that there are not yet, say so in
-the field's place.
+A field is `[[verb argument ...]]`. Rows are named by experiment and position: `tables-1-2/1` is the
+second row of that experiment. If something has not been made yet, or a model does not exist yet,
+the report says so in place of the field.
 
-    [[tables EXPERIMENT]]                    for each model, the table of an experiment
-    [[plots NAME]]                           for each model, a figure: cosines, strips, scales, map, map-without-cfg
-    [[compare ROW BASE]]                     for each model, what COMPARED says of two rows
-    [[directions]], [[aligned]]              for each model, Figure 2 in numbers, and how many of them are below 0
-    [[value MODEL ROW MEASURE]]              34.1 (33.0 to 35.2)
-    [[gain MODEL ROW BASE MEASURE]]          -1.2 (-2.0 to -0.4), on the same prompts
-    [[verdict MODEL ROW BASE MEASURE]]       better, worse, not distinguishable (of what is neither: higher, lower)
-    [[best MODEL EXPERIMENT MEASURE]]        the row's label and value
-    [[counts MODEL EXPERIMENT MEASURE]]      how many rows are better and worse than the experiment's first
-    [[model MODEL]]                          its name
-    [[costs]]                                for each model, what CFG, STG and a full weak pass take
-    [[state]]                                which models there are, from how many clips
+    [[tables EXPERIMENT]]                the table of an experiment, for each model
+    [[plots NAME]]                       a figure for each model: cosines, strips, scales, map,
+                                         map-without-cfg
+    [[compare ROW BASE]]                 COMPARED_MEASURES of two rows, for each model
+    [[directions]], [[aligned]]          Figure 2 in numbers, and how many of them are below 0
+    [[value MODEL ROW MEASURE]]          34.1 (33.0 to 35.2)
+    [[gain MODEL ROW BASE MEASURE]]      -1.2 (-2.0 to -0.4), on the same prompts
+    [[verdict MODEL ROW BASE MEASURE]]   better, worse, not distinguishable (higher or lower for a
+                                         measure that is neither)
+    [[best MODEL EXPERIMENT MEASURE]]    the row's label and value
+    [[counts MODEL EXPERIMENT MEASURE]]  how many rows are better and worse than the first one
+    [[model MODEL]]                      its name
+    [[costs]]                            the cost of CFG, STG and a full weak pass, for each model
+    [[state]]                            the models, and how many clips they have
 
-A line whose fields have the model `*` is written for each model that has the experiments which it
-names."""
+A line whose fields have the model `*` is written for each model that has the named experiments.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def write_report(order: Order, docs: Path) -> list[Path]:
     """Write the report, its plots and its raw numbers; returns what was written.
 
     Raises:
-        ValueError: for a template with a field that there is not, or if nothing has been made.
+        ValueError: for a template with an unknown field, or if nothing has been made.
     """
     report = Report(order, docs / "paper")
     if not report.alignments and not any(results.clips for results in report.results.values()):
@@ -66,12 +68,12 @@ def write_report(order: Order, docs: Path) -> list[Path]:
 
 
 def read_template() -> str:
-    """The text with its fields."""
+    """Read the text with its fields."""
     return resources.files("skipguide.paper").joinpath("report.md").read_text(encoding="utf-8")
 
 
 class Report:
-    """The records of all models, and the fields that say what they are."""
+    """The records of all models, and the fields that are filled with them."""
 
     def __init__(self, order: Order, folder: Path):
         self.order, self.folder = order, folder
@@ -91,12 +93,13 @@ class Report:
         }
 
     def fill(self, text: str) -> str:
-        """A template with its fields replaced."""
+        """Replace the fields of a template."""
         text = "".join(map(self._expand_models, text.splitlines(keepends=True)))
         return FIELD.sub(lambda match: self._field(*match[1].split()), text)
 
     def _expand_models(self, line: str) -> str:
-        """A line of the model `*` for each model that has its experiments; any other as it is."""
+        """Repeat a line of the model `*` for each model with its experiments; keep any other line.
+        """
         if not MODEL_FIELD.search(line):
             return line
         named = {
@@ -119,7 +122,7 @@ class Report:
             return known[verb](*arguments)
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
-                "a field of the report must be one that report.py has, but got"
+                "a field of the report must be one that report.py knows, but got"
                 f" [[{' '.join((verb, *arguments))}]] ({type(error).__name__}: {error}). Correct"
                 " the template."
             ) from error
@@ -129,7 +132,7 @@ class Report:
     def _paragraphs(
         self, made: Callable[[str], str | None], has: Callable[[str], bool] = lambda model: True
     ) -> str:
-        """A paragraph for each model."""
+        """Join a paragraph for each model."""
         return "\n\n".join(
             f"**{model}**\n\n{self._absence_note(model) or made(model) or tables.NOT_YET}"
             for model in self.order.models
@@ -137,7 +140,7 @@ class Report:
         )
 
     def _absence_note(self, model: str) -> str | None:
-        """Why there is nothing of a model."""
+        """Return why there is nothing of a model, or None."""
         return None if model in self.there else status.NO_MODEL
 
     def _tables(self, experiment: str) -> str:
@@ -221,8 +224,10 @@ class Report:
     def _describe_rows(
         self, model: str, names: Sequence[str], made: Callable[[Results, Sequence[Row]], str | None]
     ) -> str:
-        """What is said of rows of one experiment, of which the first names the prompts that are
-        compared."""
+        """Fill a field about rows of one experiment.
+
+        The experiment of the first row decides which prompts are compared.
+        """
         known = {
             f"{one.name}/{i}": row
             for one in self.experiments[model].values()
@@ -285,7 +290,7 @@ class Report:
     # --- files ------------------------------------------------------------------------------------
 
     def _figures(self) -> Iterator[tuple[str, Callable[[], Figure]]]:
-        """File names of the figures that can be drawn, and how."""
+        """Yield the file names of the figures that can be drawn, and functions that draw them."""
         for model, found in self.alignments.items():
             yield f"{model}-cosines.png", lambda m=model, a=found: plots.plot_cosines(m, a)
         for model, results in self.results.items():

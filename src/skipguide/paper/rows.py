@@ -1,23 +1,24 @@
-"""One row of a table: how clips are made. Rows that say the same are the same row, whatever table
-they stand in."""
+"""One row of a table: how clips are generated.
+
+Rows with equal settings are the same row, whatever table they are in.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from skipguide.method.terms import STG, explicit_layers
 
-# "real" are the clips that the prompts describe, "autoencoder" the same after it, "reference" other
-# real clips.
+# "real" are the clips that the prompts describe, "autoencoder" the same encoded and decoded,
+# "reference" other real clips.
 SOURCES = ("guided", "real", "autoencoder", "reference")
 
 
 @dataclass(frozen=True)
 class Row:
-    """CFG and terms of STG; or, with another `source`, real clips, of which nothing is
-    generated."""
+    """CFG and terms of STG; or, with another `source`, real clips, for which nothing is generated.
+    """
 
     guidance_scale: float = 1.0  # 1 is no CFG
     terms: tuple[STG, ...] = ()
@@ -29,13 +30,12 @@ class Row:
     def __post_init__(self) -> None:
         if self.rescale and not self.terms:
             raise ValueError(
-                f"rescale is of steps with a term, but got {self.rescale:g} without one. Leave it"
-                " out."
+                f"rescale needs a term, but got {self.rescale:g} without one. Leave it out."
             )
 
     @property
     def name(self) -> str:
-        """For file names: what is different from plain sampling."""
+        """The name for files: what differs from plain sampling."""
         if self.source != "guided":
             return self.source
         parts = [f"cfg-{self.guidance_scale:g}", *(_term_name(term) for term in self.terms)]
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The name in tables."""
         if self.source != "guided":
             return {"real": "real clips", "autoencoder": "autoencoder alone"}.get(
                 self.source, self.source
@@ -58,8 +58,8 @@ class Row:
         parts += [] if self.share_prefix else ["full weak pass"]
         return ", ".join(parts)
 
-    def settings(self) -> dict[str, Any]:
-        """What a record of this row must have been made with, ready for JSON."""
+    def settings(self) -> dict[str, object]:
+        """Return the settings that a record of this row must have, ready for JSON."""
         terms = [
             {
                 "layers": explicit_layers(term), "scale": term.scale, "skip": term.skip,

@@ -1,8 +1,8 @@
-"""Make the clips of all rows, breadth first, and record what is read off them; it can be stopped at
-any moment.
+"""Generate the clips of all rows, breadth first, and record their measurements.
 
-All rows get 64 clips, then all 128, and so on, experiment after experiment and row after row within
-a chunk: a run that is stopped early has every row."""
+It can be stopped at any moment. All rows get 64 clips, then all 128, and so on, experiment after
+experiment and row after row within a chunk, so a run that is stopped early has every row.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,9 +24,9 @@ from skipguide.paper.rows import Row
 
 Tensor = torch.Tensor
 DEFAULT_BATCH, DEFAULT_DTYPE = models.CHUNK, models.DTYPE
-# what is made by one process, and not of clips by the hundred
+# what one process makes, from few clips
 FIGURE_NAMES = ("figure-2", "figure-3", "cost")
-FIRST_LEVEL = 64  # clips of the first round; each doubles the one before
+FIRST_LEVEL = 64  # clips of the first round; each round doubles the one before
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,17 @@ class Order:
     """What to run.
 
     Args:
-        folder: where the records go. models: names; those whose weights there are not are left out.
-        clips: prompts per row, a multiple of CHUNK, at most models.POOL. rows: a shell pattern; of
-        a row's name, or of an experiment's, which stands for all its rows; or of figure-2,
-            figure-3 and cost, which are no rows.
+        folder: where the records go.
+        models: names; those without weights are left out.
+        clips: prompts per row, a multiple of CHUNK, at most models.POOL.
+        rows: a shell pattern for the names of rows, or of experiments, which stand for all their
+            rows; or of figure-2, figure-3 and cost, which are not rows.
         device: "cpu", "cuda".
         batch: clips at a time, a multiple of CHUNK.
-        steps: of sampling; None is the model's own here.
-        dtype: of the models, but for Figure 2, which measures small differences in float32.
-        weights: other ones than the packaged, by model.
-        part: (i, n), every n-th piece of the work from the i-th on, for processes side by side.
+        steps: of sampling; None is the model's default here.
+        dtype: of the models, except for Figure 2, which measures small differences in float32.
+        weights: folders to use instead of the packaged ones, by model.
+        part: (i, n), every n-th piece of the work from the i-th on, for parallel processes.
     """
 
     folder: Path
@@ -66,7 +66,7 @@ class Order:
             if value % models.CHUNK or not 0 < value <= most:
                 raise ValueError(
                     f"{name} must be a multiple of {models.CHUNK} up to {most}, but got {value}."
-                    f" Take {min(max(-(-value // models.CHUNK), 1) * models.CHUNK, most)}."
+                    f" Use {min(max(-(-value // models.CHUNK), 1) * models.CHUNK, most)}."
                 )
         if self.dtype not in models.DTYPES:
             raise ValueError(
@@ -75,7 +75,7 @@ class Order:
             )
         if unknown := sorted({name for name, _ in self.weights} - set(models.MODELS)):
             raise ValueError(
-                f"weights must be of {', '.join(models.MODELS)}, but got some of"
+                f"weights must be for {', '.join(models.MODELS)}, but got some for"
                 f" {', '.join(unknown)}. Write {self.models[0]}=FOLDER."
             )
         index, count = self.part
@@ -85,7 +85,8 @@ class Order:
             )
 
     def locate_records(self, model: str) -> tuple[records.RecordFolder, Path] | None:
-        """Where the records of a model are, and its weights; None if there are none yet."""
+        """Return the folder of a model's records, and of its weights; None if there are no weights.
+        """
         folder = models.find_weights(model, dict(self.weights).get(model))
         if folder is None:
             return None
@@ -100,7 +101,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Task:
-    """Chunks of a row that are made together."""
+    """Chunks of a row that are generated together."""
 
     model: str
     row: Row
@@ -108,21 +109,21 @@ class Task:
 
     @property
     def numbers(self) -> list[int]:
-        """Of the prompts."""
+        """The numbers of the prompts."""
         return [chunk * models.CHUNK + i for chunk in self.chunks for i in range(models.CHUNK)]
 
 
 def tasks(order: Order) -> list[Task]:
-    """All that there is to do for an order, in its order, done or not.
+    """Return all tasks of an order, in its order, done or not.
 
     Raises:
-        ValueError: if no row has the name that is asked for.
+        ValueError: if no row matches the pattern.
     """
     rows = {model: experiments.requested_rows(model, order.rows) for model in order.models}
     if not any(rows.values()) and not any(fnmatchcase(name, order.rows) for name in FIGURE_NAMES):
         raise ValueError(
-            f"rows must be a pattern that some row or experiment has, but {order.rows!r} is of"
-            " none. See skipguide paper status."
+            f"rows must be a pattern that matches some row or experiment, but {order.rows!r}"
+            " matches none. See skipguide paper status."
         )
     found, before = [], 0
     for level in _levels(order):
@@ -144,7 +145,7 @@ def _levels(order: Order) -> list[int]:
 def _level_tasks(
     order: Order, model: str, rows: Sequence[experiments.RequestedRow], before: int, level: int
 ) -> Iterator[Task]:
-    """Experiment after experiment; within one, the rows in turn."""
+    """Yield the tasks of one level, experiment after experiment; within one, the rows in turn."""
     for name in dict.fromkeys(wanted.experiment for wanted in rows):
         mine = [wanted for wanted in rows if wanted.experiment == name]
         first, last = before, level
@@ -161,10 +162,10 @@ def _level_tasks(
 
 
 def run(order: Order) -> Generator[tuple[str, training_loop.Progress], None, None]:
-    """Make what is missing; yields (what, progress in chunks) after every piece.
+    """Generate what is missing; yields (what, progress in chunks) after every piece.
 
     Raises:
-        ValueError: for an order that cannot be carried out, before anything is made.
+        ValueError: for an impossible order, before anything is generated.
     """
     generation.check_device(order.device)
     asked = tasks(order)
@@ -198,7 +199,7 @@ def _missing_chunks(order: Order, task: Task) -> tuple[int, ...]:
 
 
 class _Worker:
-    """A model, its judge and the place of its records."""
+    """A model, its judge and the folder of its records."""
 
     def __init__(self, order: Order, model: str):
         found = order.locate_records(model)
@@ -211,7 +212,7 @@ class _Worker:
         self.device, self.model = order.device, model
 
     def make_figures(self, pattern: str) -> Iterator[tuple[str, training_loop.Progress]]:
-        """OTHERS, if the pattern has them."""
+        """Make those of FIGURE_NAMES that the pattern matches."""
         if fnmatchcase("figure-3", pattern):
             for row in experiments.figure3_rows(self.model):
                 figure3.make_strip(self.place, self.generator, row)
@@ -226,7 +227,7 @@ class _Worker:
                 yield f"{self.model} cost", progress
 
     def make(self, task: Task) -> None:
-        """Make and record."""
+        """Generate, measure and record the clips of a task."""
         frames, took = cost.time_clips(self.generator, task.row, task.numbers)
         for chunk, clips in zip(task.chunks, frames.split(models.CHUNK), strict=True):
             numbers = range(chunk * models.CHUNK, (chunk + 1) * models.CHUNK)
@@ -240,7 +241,7 @@ class _Worker:
             )
             records.save_chunk(self.place, task.row, chunk, found, took, self._machine())
 
-    def _machine(self) -> dict[str, Any]:
+    def _machine(self) -> dict[str, str]:
         name = (
             torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine()
         )
@@ -248,7 +249,7 @@ class _Worker:
 
 
 class _Clock:
-    """How far a run is, and how long it will take."""
+    """The progress of a run, and its remaining time."""
 
     def __init__(self, total: int, left: Sequence[tuple[str, int]]):
         self.total, self.left = total, Counter[str]()
@@ -257,7 +258,7 @@ class _Clock:
         self.seconds, self.done, self.started = dict[str, float](), Counter[str](), time.monotonic()
 
     def advance(self, task: Task, seconds: float) -> training_loop.Progress:
-        """Real clips are quick, so each source has a speed of its own."""
+        """Count a task. Each source has a speed of its own, because real clips are quick."""
         source = task.row.source
         self.left[source] -= len(task.chunks)
         self.done[source] += len(task.chunks)

@@ -1,4 +1,4 @@
-"""How far a run is: clips of each row, of each experiment; and which models there are not yet."""
+"""The progress of a run: clips of each row, of each experiment, and which models are missing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ NO_MODEL = "model not there yet"
 
 
 def count_clips(order: Order) -> dict[str, Any]:
-    """By model: where its records are (None if there are no weights), and clips done and asked for
-    in each row."""
+    """Count by model the clips done and requested in each row.
+
+    `folder` is where its records are, or None if there are no weights.
+    """
     found: dict[str, Any] = {}
     for model in order.models:
         place = order.locate_records(model)
@@ -51,7 +53,7 @@ def _figures_done(model: str, place: RecordFolder) -> dict[str, bool]:
 
 
 def format_table(found: dict[str, Any]) -> str:
-    """For people."""
+    """Format the counts for people."""
     lines = []
     for model, entry in found.items():
         done, asked = (sum(row[name] for row in entry["rows"]) for name in ("done", "asked"))

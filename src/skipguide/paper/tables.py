@@ -1,4 +1,4 @@
-"""Numbers as Markdown and as CSV."""
+"""Format numbers as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_YET = "not made yet"
 
 
 def format_estimate(estimate: Estimate | None, digits: int, signed: bool = False) -> str:
-    """0.906 (0.880 to 0.930); without an interval where there is none."""
+    """Format an estimate as "0.906 (0.880 to 0.930)", or without an interval if there is none."""
     if estimate is None:
         return NOT_YET
     form = f"{'+' if signed else ''}.{digits}f"
@@ -36,7 +36,7 @@ def format_estimate(estimate: Estimate | None, digits: int, signed: bool = False
 
 
 def verdict(estimate: Estimate | None, measure: Measure) -> str:
-    """What a difference says."""
+    """Return the word for a difference."""
     if estimate is None:
         return NOT_YET
     if estimate.sign == 0:
@@ -46,13 +46,15 @@ def verdict(estimate: Estimate | None, measure: Measure) -> str:
 
 
 def verdicts(measure: Measure) -> tuple[str, str]:
-    """What a difference can say, the good first."""
+    """Return the words for a difference, the good one first."""
     return ("better", "worse") if measure.better else ("higher", "lower")
 
 
 def table(results: Results, experiment: Experiment) -> str:
-    """The rows of an experiment, and below how they differ from the first; bold where the interval
-    leaves out 0."""
+    """Format the rows of an experiment, and below them their differences from the first.
+
+    Differences are bold if the interval excludes 0.
+    """
     results = results.restrict_to(experiment.rows, experiment.first)
     rows = [row for row in experiment.rows if results.clips_of(row) is not None]
     missing = [row.label for row in experiment.rows if results.clips_of(row) is None]
@@ -107,7 +109,7 @@ def _value_cells(results: Results, row: Row) -> list[str]:
 
 
 def costs_table(found: Mapping[str, RowTiming], rows: Sequence[Row]) -> str:
-    """What the rows of experiments.cost take, over what the first of them takes."""
+    """Format the cost of the rows of experiments.cost_rows, relative to the first of them."""
     base, lines = found[rows[0].name], []
     for row in rows:
         one = found[row.name]
@@ -143,10 +145,11 @@ class Direction:
     """What a step along d = c - p does to the error e of c, at one noise level or over all of them.
 
     Args:
-        cosine: of e and d; below 0, a step lessens the error. scale: at which the mean squared
-        error is least; a negative one says that a step along d never helps. saved: share of the
-        mean squared error that it takes away there. both: cosine of the errors of c and of p.
-        length: of d, over that of e; where it is next to 0 the weak model is the strong one.
+        cosine: of e and d; below 0, a step reduces the error.
+        scale: at which the mean squared error is least; if negative, a step along d never helps.
+        saved: share of the mean squared error that is removed at this scale.
+        both: cosine of the errors of c and of p.
+        length: of d, relative to that of e; if it is near 0, the weak prediction equals c.
     """
 
     cosine: Estimate
@@ -157,7 +160,7 @@ class Direction:
 
 
 def measure_direction(found: Alignment, index: int, level: int | slice) -> Direction:
-    """One direction; levels are weighted alike."""
+    """Measure one direction; levels have equal weights."""
     columns = {
         name: found.column(name)[index, level].reshape(-1, found.values.shape[2])
         for name in COLUMNS
@@ -171,7 +174,7 @@ def measure_direction(found: Alignment, index: int, level: int | slice) -> Direc
 
 
 def directions_table(found: Alignment) -> str:
-    """Every direction, over all levels."""
+    """Format every direction, over all levels."""
     rows = []
     for i, (skip, layer) in enumerate(found.directions):
         one = measure_direction(found, i, slice(None))
@@ -195,7 +198,7 @@ def directions_table(found: Alignment) -> str:
 
 
 def summarize_alignment(found: Alignment) -> str:
-    """How many cosines of Figure 2 have an interval on one side of 0, and the most that a step
+    """Say how many cosines of Figure 2 have an interval on one side of 0, and the most a step
     saves."""
     places = itertools.product(range(len(found.directions) - 1), range(len(found.levels)))
     cells = [measure_direction(found, i, j) for i, j in places]
@@ -220,7 +223,7 @@ DIRECTION_COLUMNS = (
 
 
 def write_directions(found: Mapping[str, Alignment], path: Path) -> None:
-    """Every direction at every noise level."""
+    """Write every direction at every noise level."""
     rows = []
     for model, measured in found.items():
         for (i, name), (j, level) in itertools.product(
@@ -243,8 +246,10 @@ ROW_COLUMNS = (
 def write_rows(
     results: Sequence[Results], experiments: Mapping[str, Sequence[Experiment]], path: Path
 ) -> None:
-    """Every measure of every row of every experiment, and its difference from the experiment's
-    first row."""
+    """Write every measure of every row of every experiment.
+
+    Each has its difference from the experiment's first row.
+    """
     rows = (
         row
         for found in results
@@ -302,8 +307,7 @@ CLIP_COLUMNS = (
 
 
 def write_clips(results: Results, path: Path) -> None:
-    """One line for each clip of each row: words read right (1 or 0), what is measured, what it
-    took."""
+    """Write one line for each clip of each row: words read right (1 or 0), measurements, cost."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CLIP_COLUMNS)
