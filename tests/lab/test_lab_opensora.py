@@ -307,7 +307,7 @@ def test_options_of_svd_are_refused() -> None:
 
     result = CliRunner().invoke(app, ["lab", "score", "opensora", "--temporal-scale", "3"])
     assert result.exit_code == 2
-    assert "--temporal-scale must be left out for opensora, which does not use it" in result.output
+    assert "opensora does not use --temporal-scale, but got" in result.output
 
 
 # --- the shipped model ----------------------------------------------------------------------------

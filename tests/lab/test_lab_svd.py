@@ -78,7 +78,7 @@ def test_what_a_training_leaves_runs_and_is_scored(
     assert table.count("\n| ") == 7
     assert "| CFG, buckets turned around | 2.00 |" in table
     with pytest.raises(
-        ValueError, match="clips must be more than 2, for buckets to be compared, but got 2"
+        ValueError, match="clips must be more than 2, to compare buckets, but got 2"
     ):
         score_svd.score(trained, 2, ["up:0"], 2.0, 0.5, 0.0, 0.7, said.append)
     with pytest.raises(

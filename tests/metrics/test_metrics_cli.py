@@ -109,7 +109,7 @@ def test_parts_are_merged_on_the_command_line(
     [
         (["--part", "2"], "--part must be written as 2/8, but got '2'"),
         (["--out", "a.txt"], "--out must be named .json, but got 'a.txt'. Name it a.json"),
-        (["more"], "one folder of videos is measured at a time, but got 2"),
+        (["more"], "evaluate measures one folder of videos at a time, but got 2"),
         (["--merge"], "a result must be a .json file with its .safetensors file beside it, but"),
         (["--device", "cuda:77"], "device must be one that torch has here, but got 'cuda:77'"),
     ],
@@ -160,7 +160,7 @@ def test_what_is_not_exported_for_vbench_is_said(tmp_path: Path, made: dict[str,
         ("a dog-1.mp4", "all"), ("a cat-0.m4v", "export for VBench"),
         ("frames", "export for VBench"),
     }  # fmt: skip
-    assert "it is no .mp4" in skipped["frames", "export for VBench"]
+    assert "only .mp4 files are exported" in skipped["frames", "export for VBench"]
     placed = {path.name: path.read_bytes() for path in (tmp_path / "vbench" / "videos").iterdir()}
     originals = [(folder / name).read_bytes() for name in ("a dog-0.mp4", "a dog-2.MP4")]
     assert set(placed) == {"a dog-0.mp4", "a dog-1.mp4"}
@@ -187,7 +187,7 @@ def test_a_refused_metric_leaves_no_export_behind(tmp_path: Path, made: dict[str
     ("args", "message"),
     [
         (["--merge"], "--vbench-export needs a folder of videos, but"),
-        (["--part", "1/2"], "--vbench-export needs all videos, but got part 1/2. Leave --part out"),
+        (["--part", "1/2"], "--vbench-export needs all videos, but got --part 1/2. Leave it out"),
     ],
 )
 def test_what_cannot_be_exported_for_vbench(tmp_path: Path, args: list[str], message: str) -> None:

@@ -935,7 +935,7 @@ def test_convert(published: Path, pipe: Any, given: dict[str, Tensor], tmp_path:
     ("vae/model.safetensors",
         r"--vae must be a downloaded model, but .*vae has no \*.safetensors or \*.bin"),
     ("t5/tokenizer.json",
-        "--text-encoder must hold its tokenizer, too, but .*t5 has no spiece.model"),
+        "--text-encoder must also hold its tokenizer, but .*t5 has no spiece.model"),
 ])  # fmt: skip
 def test_convert_refuses_at_once(published: Path, missing: str, says: str, tmp_path: Path) -> None:
     folder = tmp_path / "in"

@@ -122,7 +122,7 @@ def test_parts_divide_the_work() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--clips", "33"], "clips must be a multiple of 32 up to 2048, but got 33. Take 64."),
+        (["--clips", "33"], "clips must be a multiple of 32 up to 2048, but got 33. Use 64."),
         (
             ["--clips", "4096"],
             "clips must be a multiple of 32 up to 2048, but got 4096. Take 2048.",
@@ -136,12 +136,12 @@ def test_parts_divide_the_work() -> None:
         ),
         (
             ["--rows", "table-9"],
-            "rows must be a pattern that some row or experiment has, but 'table-9' is of none.",
+            "rows must be a pattern that matches some row or experiment, but 'table-9' matches none.",
         ),
         (["--weights", "folder"], "--weights must be MODEL=FOLDER, but got 'folder'."),
         (
             ["--weights", "lab-wan=folder"],
-            "weights must be of lab-mochi, lab-svd, lab-opensora, but got some of lab-wan.",
+            "weights must be for lab-mochi, lab-svd, lab-opensora, but got some for lab-wan.",
         ),
     ],
 )
@@ -235,9 +235,7 @@ def test_clips_are_what_the_pipeline_makes_of_the_prompts_and_their_own_noise(ma
 
 def test_a_rescale_without_terms_is_refused() -> None:
     """guide() would leave it out, and the row would be plain CFG under another name."""
-    with pytest.raises(
-        ValueError, match=r"rescale is of steps with a term, but got 0\.7 without one"
-    ):
+    with pytest.raises(ValueError, match=r"rescale needs a term, but got 0\.7 without one"):
         Row(4.5, rescale=0.7)
 
 
@@ -280,7 +278,7 @@ def test_records_of_other_settings_are_refused(made: Path, tmp_path: Path) -> No
     other.parent.mkdir()
     other.write_bytes(place.chunk_path(CFG, 0).read_bytes())
     assert records.load_clips(place, CFG, 8) is not None
-    with pytest.raises(ValueError, match="the records of a row must be made with its settings"):
+    with pytest.raises(ValueError, match="the records of a row must have its settings"):
         records.load_clips(place, STG_ROW, 8)
 
 
@@ -472,7 +470,7 @@ def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
     assert tables.NOT_YET in text
     with pytest.raises(
         ValueError,
-        match=r"a field of the report must be one that report.py has, but got \[\[value x\]\]",
+        match=r"a field of the report must be one that report.py knows, but got \[\[value x\]\]",
     ):
         empty.fill("[[value x]]")
     for wrong in (

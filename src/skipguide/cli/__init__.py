@@ -1,4 +1,4 @@
-"""The command line. One file per verb; nothing here imports torch or diffusers before a verb needs
+"""The command line, one file per verb. torch and diffusers are imported only when a verb needs
 them."""
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _skipguide(
 
 
 def main() -> None:
-    """The entry point `skipguide`."""
+    """Run the command line: the entry point of `skipguide`."""
     signal.signal(signal.SIGTERM, _interrupt)  # kill cleans up as Ctrl-C does
     app()
 

@@ -1,7 +1,7 @@
-"""How the verbs talk: results to stdout, progress and errors to stderr, one line per error, JSON
-for machines.
+"""How the verbs talk: results to stdout, progress and errors to stderr.
 
-Exit codes: 0 done, 1 done but the answer is no, 2 refused, 130 interrupted.
+An error is one line. With --json both are JSON. Exit codes: 0 done, 1 done but the answer is no, 2
+refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from skipguide.generate.run import StepCallback, StepProgress
-    from skipguide.lab.training_loop import Progress
+    from skipguide.lab.training_loop import Progress as TrainingProgress
 
-# What typer raises for a bad command line. Its class has no public name in all versions of typer.
+# What typer raises for a bad command line. The class has no public name in some versions of typer.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
@@ -28,8 +28,7 @@ class _Interrupted(Exception):
 
 
 class VerbGroup(TyperGroup):
-    """A group of commands in which whatever a user can do wrong ends as one line and an exit
-    code."""
+    """A group of commands in which every user error ends as one line and an exit code."""
 
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         given = list(sys.argv[1:] if args is None else args)
@@ -39,7 +38,7 @@ class VerbGroup(TyperGroup):
         except _Interrupted:
             _fail("interrupted; every file that was written is complete.", 130, given)
         except _UsageError as error:
-            # a verb of verbs, alone: its message is the help
+            # A group of verbs without a verb: the message is its help.
             if type(error).__name__ == "NoArgsIsHelpError":
                 typer.echo(str(error), err=True)
                 sys.exit(2)
@@ -54,7 +53,7 @@ class VerbGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:  # typer would end without a word
+        except KeyboardInterrupt as error:  # typer would exit silently
             raise _Interrupted from error
 
 
@@ -68,14 +67,16 @@ def _fail(message: str, code: int, args: list[str]) -> None:
 
 
 def print_result(text: str, payload: Mapping[str, Any], as_json: bool) -> None:
-    """The result of a verb on stdout: lines for people, or one JSON object."""
+    """Print the result of a verb to stdout: lines for people, or one JSON object."""
     typer.echo(json.dumps(payload, ensure_ascii=False) if as_json else text)
 
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[StepCallback | None]:
-    """A progress bar on stderr, as a function to call after each step; None where stderr is no
-    terminal."""
+    """Show a progress bar on stderr; yields a function to call after each step.
+
+    Yields None if stderr is not a terminal.
+    """
     if not sys.stderr.isatty():
         yield None
         return
@@ -102,9 +103,11 @@ def _step_text(step: StepProgress) -> str:
 
 
 @contextlib.contextmanager
-def training_progress() -> Iterator[Callable[[str, Progress], None]]:
-    """A progress bar per stage of a training on stderr; where that is no terminal, a line every 50
-    steps."""
+def training_progress() -> Iterator[Callable[[str, TrainingProgress], None]]:
+    """Show a progress bar on stderr for each stage of a training.
+
+    If stderr is not a terminal, it prints a line every 50 steps.
+    """
     if not sys.stderr.isatty():
         yield _training_line
         return
@@ -113,6 +116,7 @@ def training_progress() -> Iterator[Callable[[str, Progress], None]]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeRemainingColumn,
     )
@@ -126,9 +130,9 @@ def training_progress() -> Iterator[Callable[[str, Progress], None]]:
     with Progress(
         *columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)
     ) as bar:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
-        def report(stage: str, progress: Any) -> None:
+        def report(stage: str, progress: TrainingProgress) -> None:
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=progress.steps, state="")
             bar.update(tasks[stage], completed=progress.step, state=_metrics_text(progress))
@@ -136,7 +140,7 @@ def training_progress() -> Iterator[Callable[[str, Progress], None]]:
         yield report
 
 
-def _training_line(stage: str, progress: Progress) -> None:
+def _training_line(stage: str, progress: TrainingProgress) -> None:
     if progress.step % 50 == 0 or progress.step in (1, progress.steps):
         text = (
             f"{stage} {progress.step}/{progress.steps} {_metrics_text(progress)}"
@@ -145,5 +149,5 @@ def _training_line(stage: str, progress: Progress) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _metrics_text(progress: Progress) -> str:
+def _metrics_text(progress: TrainingProgress) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())

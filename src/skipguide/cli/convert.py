@@ -1,5 +1,4 @@
-"""skipguide convert: published checkpoints that diffusers cannot load, written in diffusers'
-layout."""
+"""skipguide convert: write published checkpoints that diffusers cannot load in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -23,7 +22,8 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 @convert.callback()
 def _convert() -> None:
-    """Write published checkpoints in diffusers' layout."""  # keeps the name of the model in the command line
+    """Write published checkpoints in diffusers' layout."""
+    # Without a callback, typer would drop the name of the only command.
 
 
 @convert.command()
@@ -36,11 +36,11 @@ def opensora(
         str, typer.Option(help="Of the weights: float32, bfloat16, float16.")
     ] = "float32",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a pipeline that is there.")
+        bool, typer.Option("--overwrite", help="Replace a pipeline that exists.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Open-Sora 1.2, from the folders that it is published in."""
+    """Convert Open-Sora 1.2 from the folders that it is published in."""
     _check_inputs(transformer, vae, text_encoder, dtype)
     _check_out(out, overwrite)
     import torch
@@ -65,7 +65,7 @@ def opensora(
 
 
 def _check_inputs(transformer: Path, vae: Path, text_encoder: Path, dtype: str) -> None:
-    """See that everything is there, before gigabytes are read."""
+    """Check that everything is there, before gigabytes are read."""
     if dtype not in DTYPES:
         raise ValueError(
             f"--dtype must be one of {', '.join(DTYPES)}, but got {dtype!r}. Pass float32."
@@ -80,12 +80,12 @@ def _check_inputs(transformer: Path, vae: Path, text_encoder: Path, dtype: str) 
         if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
             raise ValueError(
                 f"{option} must be a downloaded model, but {folder} has no {' or '.join(WEIGHTS)}."
-                " Get its weights."
+                " Download its weights."
             )
     if not any((text_encoder / name).is_file() for name in ("spiece.model", "tokenizer.json")):
         raise ValueError(
-            f"--text-encoder must hold its tokenizer, too, but {text_encoder} has no spiece.model"
-            " or tokenizer.json. Get all of it."
+            f"--text-encoder must also hold its tokenizer, but {text_encoder} has no spiece.model"
+            " or tokenizer.json. Download all files."
         )
     if not (text_encoder / "tokenizer.json").is_file():
         from transformers.utils import import_utils
@@ -110,7 +110,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
             )
         if not (out / "model_index.json").is_file():
             raise ValueError(
-                f"--overwrite replaces pipelines only, but {out} has no model_index.json. Name"
+                f"--overwrite replaces pipelines only, but {out} has no model_index.json. Choose"
                 " another folder."
             )
     parent = next(folder for folder in out.absolute().parents if folder.exists())

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,16 +17,16 @@ from skipguide.cli.families import Line, print_lines
 from skipguide.cli.options import Json, Overwrite, check_outputs
 
 if TYPE_CHECKING:
+    from rich.table import Column
+
     from skipguide.metrics.aggregate import ResultRow
     from skipguide.metrics.results import Result
     from skipguide.metrics.selection import Options
 
 TitledResults = Iterator[tuple[str, "Result"]]
-_LEDGER = "ledger.sqlite"  # what makes a folder a run
-_EXPORT = "export for VBench"  # in the place of a metric
-_NO_MP4 = (
-    "it is no .mp4, the only kind of file that is exported, for VBench takes all to be of one kind"
-)
+_LEDGER = "ledger.sqlite"  # a folder with this file is a run
+_EXPORT = "export for VBench"  # stands in place of a metric
+_NO_MP4 = "only .mp4 files are exported, because VBench assumes that all files are of one kind"
 
 
 def evaluate(
@@ -49,14 +49,15 @@ def evaluate(
     features: Annotated[
         str,
         typer.Option(
-            help="Extractor of the set metrics named without one.", show_default="each its usual"
+            help="Extractor of the set metrics named without one.",
+            show_default="the usual one of each",
         ),
     ] = "",
     weights: Annotated[Path | None, typer.Option(help="Folder of the networks' weights.")] = None,
     non_commercial: Annotated[
         bool,
         typer.Option(
-            "--non-commercial", help="Use weights too whose licence forbids commercial use."
+            "--non-commercial", help="Also use weights whose licence forbids commercial use."
         ),
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Clips at a time through an extractor.")] = 8,
@@ -74,7 +75,7 @@ def evaluate(
         Path | None, typer.Option("--out", "-o", help="Also write results.json, with features.")
     ] = None,
     vbench_results: Annotated[
-        Path | None, typer.Option(help="What VBench's own scorer wrote, to show beside.")
+        Path | None, typer.Option(help="Results of VBench's own scorer, to show beside ours.")
     ] = None,
     vbench_export: Annotated[
         Path | None,
@@ -85,9 +86,10 @@ def evaluate(
 ) -> None:
     """Measure the videos of a folder or of a run.
 
-    As a set, against a reference, and each by itself. Prints every number with a 95 % interval and
-    how many videos are in it; what was skipped, with the reason; and the licences of the networks.
-    Of a run, each setting is measured, and the numbers are kept in the run."""
+    As a set, against a reference, and each video by itself. Prints every number with a 95 %
+    interval and the number of videos; what was skipped, with the reason; and the licences of the
+    networks. For a run, each setting is measured, and the numbers are stored in the run.
+    """
     from skipguide.metrics import vbench_files
     from skipguide.metrics.selection import Options
 
@@ -124,8 +126,8 @@ def _parse_part(text: str) -> tuple[int, int]:
 def _single_source(sources: Sequence[Path]) -> Path:
     if len(sources) > 1:
         raise ValueError(
-            f"one folder of videos is measured at a time, but got {len(sources)}. Leave the others"
-            " out."
+            f"evaluate measures one folder of videos at a time, but got {len(sources)}. Leave the"
+            " others out."
         )
     return sources[0]
 
@@ -166,8 +168,10 @@ def _check_device(device: str) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str], None] | None]:
-    """A line on stderr with the number and name of the video that is read; None where stderr is no
-    terminal."""
+    """Show on stderr the number and name of the video that is being read.
+
+    Yields None if stderr is not a terminal.
+    """
     if not sys.stderr.isatty():
         yield None
         return
@@ -186,8 +190,10 @@ def _progress() -> Iterator[Callable[[str], None] | None]:
 
 
 def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> TitledResults:
-    """The same, each written when it is there; names are checked before anything is measured where
-    they are known."""
+    """Save each result as it comes.
+
+    File names are checked before anything is measured, if they are known.
+    """
     from skipguide.metrics.results import vectors_path
 
     def check(path: Path) -> None:
@@ -205,7 +211,7 @@ def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> Tit
         if out is not None:
             name = re.sub(r"[^\w.]+", "-", title)
             path = out.with_stem(f"{out.stem}-{name}") if title else out
-            if path in written:  # two names that differ in their signs only
+            if path in written:  # two titles that differ only in punctuation
                 path = path.with_stem(f"{path.stem}-{len(written)}")
             written.add(path)
             check(path)
@@ -214,10 +220,11 @@ def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> Tit
 
 
 def _export_each(results: TitledResults, folder: Path, target: Path) -> TitledResults:
-    """The same, with the videos where VBench finds them, and our values as it would write them.
+    """Export the videos and our values in VBench's layout.
 
-    It is written after all is measured, so that nothing is left of what was refused; names are
-    checked before."""
+    It is written after everything is measured, so that nothing is left over if something is
+    refused; names are checked before.
+    """
     from skipguide.metrics import inputs
     from skipguide.metrics import vbench_files as files
     from skipguide.metrics.inputs import SkippedVideo
@@ -245,7 +252,7 @@ def _export_each(results: TitledResults, folder: Path, target: Path) -> TitledRe
                 for metric, rows in values
             },
         )
-        # What was not read is listed already.
+        # Videos that could not be read are already listed.
         without = [
             SkippedVideo(name, "generated", _EXPORT, _NO_MP4)
             for name in paths
@@ -255,16 +262,16 @@ def _export_each(results: TitledResults, folder: Path, target: Path) -> TitledRe
 
 
 def _check_export(source: Path, merge: bool, part: tuple[int, int]) -> None:
-    """Before anything is measured."""
+    """Check before anything is measured that an export is possible."""
     if merge or not source.is_dir() or (source / _LEDGER).is_file():
-        kind = "a result" if merge else "a run" if source.is_dir() else "no folder"
+        kind = "a result" if merge else "a run" if source.is_dir() else "not a folder"
         raise ValueError(
-            f"--vbench-export needs a folder of videos, but {source} is {kind}. Name one with"
+            f"--vbench-export needs a folder of videos, but {source} is {kind}. Pass a folder with"
             " videos only."
         )
     if part != (1, 1):
         raise ValueError(
-            f"--vbench-export needs all videos, but got part {part[0]}/{part[1]}. Leave --part out."
+            f"--vbench-export needs all videos, but got --part {part[0]}/{part[1]}. Leave it out."
         )
 
 
@@ -292,7 +299,7 @@ def _print_result(title: str, result: Result, theirs: dict[str, float]) -> None:
     print_lines(list(_remarks(result)))
 
 
-def _right_column(name: str) -> Any:
+def _right_column(name: str) -> Column:
     from rich.table import Column
 
     return Column(name, justify="right")
@@ -336,7 +343,7 @@ def _remarks(result: Result) -> Iterator[Line]:
 
 
 def _group_names(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
-    """What is said of several, once."""
+    """Group names by what is said of them."""
     found: dict[str, list[str]] = {}
     for text, name in pairs:
         found.setdefault(text, []).append(name)

@@ -35,8 +35,10 @@ def train(
         str | None, typer.Option(help="Only this stage.", show_default="all that are not done")
     ] = None,
 ) -> None:
-    """Train a lab model from nothing. Stop it whenever you like: the same command goes on where it
-    was."""
+    """Train a lab model from nothing.
+
+    Stop it whenever you like: the same command continues where it stopped.
+    """
     folder = _training_folder(model, folder)
     import torch
 
@@ -69,8 +71,7 @@ def score(
         typer.Option(
             help=(
                 "mochi, opensora (spatial:4; several: spatial:4,temporal:4): also CFG + STG with"
-                " each of these. svd: "
-                "what is skipped."
+                " each of these. svd: the layers to skip."
             ),
             show_default="svd: up:0",
         ),
@@ -141,7 +142,7 @@ def pack(
     model: Model,
     folder: Folder = None,
     machine: Annotated[
-        str, typer.Option(help="Class of machine that trained it, for the card.")
+        str, typer.Option(help="Kind of machine that trained it, for the card.")
     ] = "2 CPU cores",
     docs: Annotated[Path | None, typer.Option(help="Also write the card into this folder.")] = None,
 ) -> None:
@@ -158,9 +159,9 @@ def frame(
     shape: Annotated[str | None, typer.Option(help="star, moon, ...", show_default="any")] = None,
     colour: Annotated[str | None, typer.Option(help="red, cyan, ...", show_default="any")] = None,
     motion: Annotated[
-        str | None, typer.Option(help="What it shall be about to do.", show_default="any")
+        str | None, typer.Option(help="What the object is about to do.", show_default="any")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is not said.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything not specified.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a first frame for lab-svd to start from."""
@@ -198,9 +199,9 @@ def methods(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Draw one prompt under every way of guidance.
+    """Draw one prompt under every method of guidance.
 
-    From the same noise, with what each costs, by lab-mochi.
+    From the same noise, with the cost of each, by lab-mochi.
     """
     if out.suffix.lower() != ".png":
         raise ValueError(
@@ -240,17 +241,15 @@ def _check_model(model: str) -> None:
     if model not in MODELS:
         known = f"{', '.join(MODELS[:-1])} or {MODELS[-1]}"
         raise ValueError(
-            f"a lab model to train or score must be {known}, but got {model!r}. Write one of them."
+            f"a lab model to train or score must be {known}, but got {model!r}. Choose one of them."
         )
 
 
 def _reject_options(model: str, options: Mapping[str, object]) -> None:
-    """See that no option of the other model is given."""
+    """Reject options that the model does not use."""
     for name, value in options.items():
         if value is not None:
-            raise ValueError(
-                f"{name} must be left out for {model}, which does not use it, but got {value}."
-            )
+            raise ValueError(f"{model} does not use {name}, but got {value}. Leave it out.")
 
 
 def _training_folder(model: str, folder: Path | None) -> Path:
@@ -259,8 +258,10 @@ def _training_folder(model: str, folder: Path | None) -> Path:
 
 
 def _parse_layers(model: str, layers: str) -> tuple[int | str, ...]:
-    """What one row of the scores skips: the number of a block of lab-mochi, one or more addresses
-    of others."""
+    """Parse the layers that one row of the scores skips.
+
+    They are the number of a block of lab-mochi, or one or more addresses of the other models.
+    """
     if model != "mochi":
         return tuple(int(layer) if layer.isdecimal() else layer for layer in layers.split(","))
     if not layers.isdecimal():

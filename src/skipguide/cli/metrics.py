@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -23,14 +23,16 @@ def metrics(
 ) -> None:
     """List the metrics, their networks and their weights.
 
-    Better is up or down. Weights are looked for by name in --weights and in the hub's cache, and
-    never fetched."""
+    Better is up or down. Weights are searched by name in --weights and in the hub's cache, and
+    never downloaded.
+    """
     from skipguide.metrics.catalog import EXTRACTORS, METRICS, WEIGHTS
 
     rows = {key: dataclasses.asdict(row) for key, row in METRICS.items() if name in key}
     if not rows:
         raise ValueError(
-            f"a metric must be one of {', '.join(METRICS)}, but got {name!r}. Write a part of one."
+            f"a metric must be one of {', '.join(METRICS)}, but got {name!r}. Pass a part of a"
+            " name."
         )
     payload = {
         "metrics": rows,
@@ -97,7 +99,7 @@ def _features(row: dict[str, Any]) -> str:
     return ", ".join(given)
 
 
-def _table(columns: tuple[str, ...], rows: Any) -> Iterator[Line]:
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[Line]:
     heading, *lines = align_columns([columns, *rows])
     yield "bold", heading
     yield from (("", line) for line in lines)

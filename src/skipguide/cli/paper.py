@@ -48,15 +48,17 @@ def run(
         int | None, typer.Option(help="Clips at a time.", show_default="32; 256 on a GPU")
     ] = None,
     part: Annotated[
-        str, typer.Option(help="i/n: every n-th piece of the work, for n processes side by side.")
+        str, typer.Option(help="i/n: every n-th piece of the work, for n parallel processes.")
     ] = "0/1",
     steps: Steps = None,
     dtype: Dtype = "bfloat16",
     weights: Weights = None,
     folder: Folder = RUNS,
 ) -> None:
-    """Make and read the clips of all rows. Stop it whenever you like: the same command goes on
-    where it was."""
+    """Generate and measure the clips of all rows.
+
+    Stop it whenever you like: the same command continues where it stopped.
+    """
     import torch
 
     from skipguide.paper import run
@@ -85,7 +87,7 @@ def status(
     folder: Folder = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Say how many clips of each row there are."""
+    """Show how many clips of each row there are."""
     from skipguide.paper import status
 
     found = status.count_clips(
@@ -122,7 +124,7 @@ def _build_order(
 
     chosen = tuple(model or models.MODELS)
     for name in chosen:
-        models.find_weights(name)  # an unknown one is said at once
+        models.find_weights(name)  # fails early for an unknown model
     return run.Order(folder, chosen, weights=tuple(map(_parse_weights, weights or ())), **more)
 
 

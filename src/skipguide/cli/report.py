@@ -1,4 +1,4 @@
-"""skipguide report: a run as a folder that a browser opens without a server."""
+"""skipguide report: write a run as a folder that a browser opens without a server."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def report(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write the studio's page of a run into a folder.
+    """Write the studio's page of a run into a folder, with its videos.
 
-    With its videos, to be opened as a file or put on any web site.
+    Open it as a file, or put it on any web site.
     """
     from skipguide.runs import Run
     from skipguide.studio import report

@@ -1,4 +1,4 @@
-"""skipguide studio: the page on which a run is seen and judged."""
+"""skipguide studio: show a run in the browser, and let people judge it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def studio(
     token: Annotated[
         str | None,
         typer.Option(
-            help="What a visitor must bring.",
-            show_default="for this machine alone: none; else random",
+            help="What a visitor must know.",
+            show_default="none for this machine alone, else random",
         ),
     ] = None,
     name: Annotated[
         list[str] | None,
         typer.Option(
-            help="A further name that the server answers to, as that of a proxy; repeatable."
+            help="Another name that the server answers to, such as a proxy's; repeatable."
         ),
     ] = None,
     trials: Annotated[
@@ -45,14 +45,16 @@ def studio(
     """Show a run in the browser, and vote blind.
 
     Side by side in sync, maps and plots, a blind test, new videos. Loads nothing from the network.
-    Ctrl-C ends it."""
+    Ctrl-C stops it.
+    """
     try:
         import uvicorn
 
         from skipguide.studio import app
     except ImportError as error:
         raise ValueError(
-            f"the studio needs FastAPI and uvicorn, but {error}. pip install 'skipguide[studio]'."
+            f"the studio needs FastAPI and uvicorn, but {error}. Run pip install"
+            " 'skipguide[studio]'."
         ) from None
     from skipguide.studio.access import Policy
     from skipguide.studio.playground import Trials
@@ -60,8 +62,8 @@ def studio(
     loopback = _is_loopback(host)
     if token is not None and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
         raise ValueError(
-            "--token must be letters, digits and . _ ~ -, which stand in an address as they are,"
-            f" but got {token!r}. Leave it out for one that nobody can guess."
+            "--token must consist of letters, digits and . _ ~ -, which a URL keeps as they are,"
+            f" but got {token!r}. Leave it out to get a random one."
         )
     if token is None and not loopback:
         token = secrets.token_urlsafe(18)
@@ -78,11 +80,10 @@ def studio(
         )
     )
     with contextlib.closing(_open_listener(host, port)) as listener:
-        typer.echo(
-            f"{_display_address(host, listener.getsockname()[1])}/{f'?token={token}' if token else ''}"
-        )
+        address = _display_address(host, listener.getsockname()[1])
+        typer.echo(f"{address}/{f'?token={token}' if token else ''}")
         typer.echo("Ctrl-C ends it.", err=True)
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends well, and raises it then
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it after it has shut down
             server.run(sockets=[listener])
 
 
@@ -114,6 +115,9 @@ def _open_listener(host: str, port: int) -> socket.socket:
 
 
 def _display_address(host: str, port: int) -> str:
-    """What to open; an address that stands for all is called by the name of the machine's own."""
+    """Return the address to open.
+
+    A host that stands for all addresses is shown as this machine's own.
+    """
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"

@@ -73,8 +73,7 @@ def _axis_terms(layer: Layer) -> tuple[STG, STG]:
 
 
 def _svd_middle_rows() -> tuple[Row, ...]:
-    """Return rows at up:0, as in the paper; at 8 x 8 latents skipping the middle has little effect.
-    """
+    """Return rows at up:0, as in the paper; at 8 x 8 latents skipping the middle has little effect."""
     row = Row(svd.GUIDANCE_SCALE, _axis_terms("up:0"))
     return row, replace(row, rescale=RESCALE)
 

@@ -69,8 +69,7 @@ def find_weights(name: str, given: Path | None = None) -> Path | None:
 
 @functools.cache
 def weights_version(folder: Path) -> str:
-    """Return eight digits that depend on the weights, so that clips of two trainings are not mixed.
-    """
+    """Return eight digits that depend on the weights, so that clips of two trainings are not mixed."""
     return record.hash_weights(folder)[:8]
 
 

@@ -23,6 +23,7 @@ from skipguide.stats import bootstrap
 from skipguide.stats.estimate import Estimate
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STYLES = (("o", "-", "0.0"), ("s", "--", "0.35"), ("^", ":", "0.55"))  # marker, line, grey
@@ -74,7 +75,7 @@ def plot_scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
 
 
 def _plot_plane(
-    axes: Any, results: Results, experiment: Experiment, style: tuple[str, str, str],
+    axes: Axes, results: Results, experiment: Experiment, style: tuple[str, str, str],
     place: tuple[int, int, str]
 ) -> None:  # fmt: skip
     points = [
@@ -131,7 +132,7 @@ def _line_position(row: Row, experiment: Experiment) -> float:
 
 
 def _plot_line(
-    axes: Any, x: Sequence[float], y: Sequence[float], bars: dict[str, Any],
+    axes: Axes, x: Sequence[float], y: Sequence[float], bars: dict[str, Any],
     style: tuple[str, str, str], label: str
 ) -> None:  # fmt: skip
     marker, line, grey = style
@@ -187,7 +188,7 @@ def plot_layers(results: Results, experiment: Experiment) -> Figure:
 
 
 def _plot_heatmap(
-    axes: Any, cells: Sequence[Sequence[Estimate | None]], columns: list[str], rows: list[str],
+    axes: Axes, cells: Sequence[Sequence[Estimate | None]], columns: list[str], rows: list[str],
     digits: int
 ) -> None:  # fmt: skip
     values = torch.tensor(
