@@ -269,8 +269,8 @@ def test_from_a_record_to_the_last_bit() -> None:
 @pytest.mark.parametrize("entry", [None, "x", {}, {"png": 3}, []])
 def test_no_picture_in_the_record(entry: Any) -> None:
     message = (
-        r"^a video made from an image must carry it in its record, but the record of a\.mp4 has none\."
-        r" Use an undamaged"
+        r"^a video made from an image must carry it in its record, but the record of a\.mp4 has"
+        r" none\. Use an undamaged"
     )
     with pytest.raises(ValueError, match=message):
         image_file.decode_from_record(entry, Path("a.mp4"))

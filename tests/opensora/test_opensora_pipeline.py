@@ -1,5 +1,6 @@
-"""OpenSoraPipeline against upstream's runs (tests/support/references/opensora_pipeline.py), and as a
-diffusers pipeline."""
+"""OpenSoraPipeline against upstream's runs, and as a diffusers pipeline.
+
+The runs are in tests/support/references/opensora_pipeline.py."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ from support.tiny.opensora import opensora
 
 Tensor = torch.Tensor
 TOLERANCE = 1e-5
-SAMPLER_TOLERANCE = 2e-5  # CFG 7 makes rounding large there: upstream's run is 1.2e-5 from one in float64, ours 1.0e-5
+# CFG 7 makes rounding large: upstream's run is 1.2e-5 from one in float64, ours 1.0e-5.
+SAMPLER_TOLERANCE = 2e-5
 NUMBERS = ("height", "width", "fps")
 SIZES_SHA256 = (  # of upstream's tables as JSON
     "64b55d49eb203920cb3bec061c330ed1f9f78240e0252c8329666589aa2ea134"

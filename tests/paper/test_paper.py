@@ -136,7 +136,7 @@ def test_parts_divide_the_work() -> None:
         ),
         (
             ["--rows", "table-9"],
-            "rows must be a pattern that matches some row or experiment, but 'table-9' matches none.",
+            "a pattern that matches some row or experiment, but 'table-9' matches none.",
         ),
         (["--weights", "folder"], "--weights must be MODEL=FOLDER, but got 'folder'."),
         (

@@ -1,4 +1,4 @@
-"""skipguide convert: write published checkpoints that diffusers cannot load in diffusers' layout."""
+"""skipguide convert: write checkpoints that diffusers cannot load in its layout."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ def collect_conditions(
     return own if len(own) == prompts else own * prompts
 
 
-def _nest_conditions(conditions: object) -> list[list[OpenSoraCondition]]:
+def _nest_conditions(conditions: Any) -> list[list[OpenSoraCondition]]:
     if conditions is None:
         return [[]]
     listed = list(conditions) if isinstance(conditions, (list, tuple)) else [conditions]
@@ -311,8 +311,9 @@ def to_clip(frames: object) -> Clip:
     """
     if isinstance(frames, Image.Image):
         return [frames]
-    single = isinstance(frames, (Tensor, np.ndarray)) and frames.ndim == 3
-    return _check_clip(frames[None] if single else frames)
+    if isinstance(frames, (Tensor, np.ndarray)) and frames.ndim == 3:
+        frames = frames[None]
+    return _check_clip(frames)
 
 
 def list_images(given: Any) -> list[Clip]:

@@ -105,8 +105,8 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         """
         # The tokenizer comes first, because it fails quickly.
         tokenizer = T5Tokenizer.from_pretrained(text_encoder, local_files_only=True)
-        denoiser = original.load_transformer(transformer)
-        autoencoder = original.load_autoencoder(vae)
+        denoiser: Any = original.load_transformer(transformer)
+        autoencoder: Any = original.load_autoencoder(vae)
         encoder = T5EncoderModel.from_pretrained(
             text_encoder, dtype=torch_dtype, local_files_only=True
         )

@@ -275,9 +275,8 @@ class OpenSoraTransformer3DModel(
             None if encoder_attention_mask is None else encoder_attention_mask.bool()[:, None, None]
         )
         frame_index = torch.arange(num_frames, device=hidden_states.device)
-        rotation: Any = get_1d_rotary_pos_embed(
-            self.config["attention_head_dim"], frame_index, use_real=True
-        )  # type: ignore
+        head_dim = self.config["attention_head_dim"]
+        rotation: Any = get_1d_rotary_pos_embed(head_dim, frame_index, use_real=True)  # type: ignore
 
         for spatial_block, temporal_block in zip(
             self.spatial_blocks, self.temporal_blocks, strict=True

@@ -73,7 +73,7 @@ def _axis_terms(layer: Layer) -> tuple[STG, STG]:
 
 
 def _svd_middle_rows() -> tuple[Row, ...]:
-    """Return rows at up:0, as in the paper; at 8 x 8 latents skipping the middle has little effect."""
+    """Return rows at up:0, as in the paper; at 8 x 8 latents skipping the middle does little."""
     row = Row(svd.GUIDANCE_SCALE, _axis_terms("up:0"))
     return row, replace(row, rescale=RESCALE)
 
@@ -230,8 +230,12 @@ def _with_scale(row: Row, scale: float) -> Row:
     first = row.terms[0].scale
     assert isinstance(first, float)
     return replace(
-        row, terms=tuple(replace(term, scale=term.scale * scale / first) for term in row.terms)
-    )  # type: ignore[operator]
+        row,
+        terms=tuple(
+            replace(term, scale=term.scale * scale / first)  # type: ignore[operator]
+            for term in row.terms
+        ),
+    )
 
 
 def _layer_map_rows(study: Study, start: Row) -> tuple[Row, ...]:

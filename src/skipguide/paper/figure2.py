@@ -212,7 +212,7 @@ class _StopEarly(Exception):
 def _capture_inputs(
     generator: ClipGenerator, branch: GuidedDenoiser, call: PipelineCall
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what the pipeline passes to its denoiser in its first step: for cond, and for uncond."""
+    """Return the inputs that the pipeline gives its denoiser in its first step: cond, uncond."""
     calls: list[dict[str, Any]] = []
 
     def listen(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -237,7 +237,7 @@ def _capture_inputs(
 
 
 def _noisy_inputs(half: dict[str, Any], x: Tensor, t: Tensor) -> dict[str, Tensor]:
-    """Return the inputs that depend on the noise: the sample (with SVD's first frame) and the time."""
+    """Return the inputs that depend on the noise: sample (with SVD's first frame) and time."""
     name, channel = ("sample", 2) if "sample" in half else ("hidden_states", 1)
     behind = half[name].shape[channel] - x.shape[channel]
     return {

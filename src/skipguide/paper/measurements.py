@@ -77,7 +77,7 @@ def coverage(scenes: world.Scenes, frames: Tensor) -> Tensor:
 
 
 def _flicker(frames: Tensor, masks: Tensor) -> Tensor:
-    """Measure change at pixels that are, with their neighbours, free of the object in both frames."""
+    """Measure change at pixels that the object, in both frames, is not near to."""
     free = 1 - F.max_pool2d((masks > 0).to(frames), 5, stride=1, padding=2)
     free = free[:, 1:] * free[:, :-1]
     change = frames.diff(dim=2).abs().mean(1) / 2

@@ -69,7 +69,7 @@ def find_weights(name: str, given: Path | None = None) -> Path | None:
 
 @functools.cache
 def weights_version(folder: Path) -> str:
-    """Return eight digits that depend on the weights, so that clips of two trainings are not mixed."""
+    """Return eight digits that depend on the weights, to keep clips of two trainings apart."""
     return record.hash_weights(folder)[:8]
 
 

@@ -85,8 +85,9 @@ def _plot_plane(
     known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
     if not known:
         return
-    bars: dict[str, Any] = {
-        axis: _error_bars([p[i] for p in known]) for axis, i in (("xerr", 1), ("yerr", 2))
+    bars = {
+        "xerr": _error_bars([x for _, x, _ in known]),
+        "yerr": _error_bars([y for _, _, y in known]),
     }
     _plot_line(
         axes,
@@ -132,7 +133,7 @@ def _line_position(row: Row, experiment: Experiment) -> float:
 
 
 def _plot_line(
-    axes: Axes, x: Sequence[float], y: Sequence[float], bars: dict[str, Any],
+    axes: Axes, x: Sequence[float], y: Sequence[float], bars: dict[str, list[list[float]]],
     style: tuple[str, str, str], label: str
 ) -> None:  # fmt: skip
     marker, line, grey = style

@@ -98,7 +98,7 @@ class Report:
         return FIELD.sub(lambda match: self._field(*match[1].split()), text)
 
     def _expand_models(self, line: str) -> str:
-        """Repeat a line of the model `*` for each model with its experiments; keep any other line."""
+        """Repeat a line of the model `*` for each model with its experiments; keep others."""
         if not MODEL_FIELD.search(line):
             return line
         named = {

@@ -17,7 +17,7 @@ SOURCES = ("guided", "real", "autoencoder", "reference")
 
 @dataclass(frozen=True)
 class Row:
-    """CFG and terms of STG; or, with another `source`, real clips, for which nothing is generated."""
+    """CFG and terms of STG; or, with another `source`, real clips, which are not generated."""
 
     guidance_scale: float = 1.0  # 1 is no CFG
     terms: tuple[STG, ...] = ()

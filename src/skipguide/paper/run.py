@@ -85,7 +85,7 @@ class Order:
             )
 
     def locate_records(self, model: str) -> tuple[records.RecordFolder, Path] | None:
-        """Return the folder of a model's records, and of its weights; None if there are no weights."""
+        """Return the folders of a model's records and weights; None if there are no weights."""
         folder = models.find_weights(model, dict(self.weights).get(model))
         if folder is None:
             return None
