@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
+from numpy.typing import NDArray
 
 from skipguide import APG, SLG, STG, TCFG, CFGZero, Interval, Random, Restart, guide
 from skipguide.lab import score_text, world
@@ -36,7 +39,7 @@ class GuidedClips:
             " in all"
         )
 
-    def to_uint8(self, i: int = 0) -> Any:
+    def to_uint8(self, i: int = 0) -> NDArray[np.uint8]:
         """Return one of the clips as files hold them, `(F, H, W, 3)` uint8."""
         return (
             ((self.frames[i].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
@@ -44,7 +47,7 @@ class GuidedClips:
 
 
 def generate_clips(
-    pipe: Any, prompts: Sequence[str], seed: int, *terms: Any, **options: Any
+    pipe: MochiPipeline, prompts: Sequence[str], seed: int, *terms: STG | SLG, **options: Any
 ) -> GuidedClips:
     """Generate one clip for each prompt, from the noise of `seed`.
 
@@ -93,7 +96,9 @@ METHODS = (
 )
 
 
-def compare_methods(pipe: Any, prompt: str, seed: int = SEED) -> Iterator[tuple[str, GuidedClips]]:
+def compare_methods(
+    pipe: MochiPipeline, prompt: str, seed: int = SEED
+) -> Iterator[tuple[str, GuidedClips]]:
     """Yield (caption, clip) of each method, from the same noise.
 
     SLG comes last; the length of its push cannot be chosen.
@@ -105,7 +110,7 @@ def compare_methods(pipe: Any, prompt: str, seed: int = SEED) -> Iterator[tuple[
     yield f"SLG (its own length): {made.cost}", made
 
 
-def _build_terms(pipe: Any, method: Method) -> list[STG]:
+def _build_terms(pipe: MochiPipeline, method: Method) -> list[STG]:
     if method.weak is None:
         return []
     other: dict[str, Any] = (
@@ -141,7 +146,7 @@ class ReuseResult:
     psnr_db: float  # against the exact run
 
 
-def measure_reuse(pipe: Any, clips: int, scale: float = 1.0) -> Iterator[ReuseResult]:
+def measure_reuse(pipe: MochiPipeline, clips: int, scale: float = 1.0) -> Iterator[ReuseResult]:
     """Measure every n of `EVERY` on `clips` prompts, from the same noise."""
     scenes = world.sample_scenes(clips, SEED, "all", second_share=0.0)
     prompts = world.captions(scenes, SEED)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from skipguide.files import packaged
@@ -152,7 +153,7 @@ def load_judge() -> Judge:
 
 
 @torch.no_grad()
-def read(frames: Any) -> dict[str, str]:
+def read(frames: NDArray[np.uint8]) -> dict[str, str]:
     """Return the words that the judge reads in one clip.
 
     Args:

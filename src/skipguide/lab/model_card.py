@@ -20,6 +20,7 @@ from skipguide.lab import (
     score_svd,
     score_text,
     svd,
+    text_to_video,
     training_loop,
     world,
 )
@@ -139,33 +140,35 @@ def build_card(model: str, folder: Path, machine: str) -> str:
         command=scores["command"],
         curve=_training_curve(history),
     )
-    if model == "svd":
-        dropout, (slowest, fastest) = svd.IMAGE_DROPOUT, svd.FPS
-        return template.format(
-            **common, frames=svd.FRAMES, dropout=dropout, clips=svd.NUM_CLIPS, slowest=slowest,
-            fastest=fastest, unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS,
-            restart=svd.SCHEDULE.restarts[0], table=score_svd.format_table(scores),
-        )  # fmt: skip
+    fields = _svd_fields(scores) if model == "svd" else _text_fields(model, scores)
+    return template.format(**common, **fields)
+
+
+def _svd_fields(scores: dict[str, Any]) -> dict[str, object]:
+    slowest, fastest = svd.FPS
+    return dict(
+        frames=svd.FRAMES, dropout=svd.IMAGE_DROPOUT, clips=svd.NUM_CLIPS, slowest=slowest,
+        fastest=fastest, unit=svd.BUCKETS_PER_UNIT, usual=svd.USUAL_FPS,
+        restart=svd.SCHEDULE.restarts[0], table=score_svd.format_table(scores),
+    )  # fmt: skip
+
+
+def _text_fields(model: str, scores: dict[str, Any]) -> dict[str, object]:
     read = scores["judge_accuracy_reconstructed"]
-    common |= dict(
+    common = dict(
         table=score_text.format_table(scores),
         ceiling=", ".join(f"{name} {value:.3f}" for name, value in read.items()),
-    )
-    if model == "opensora":
-        channels = autoencoder.OPENSORA_CONFIG["latent_channels"]
-        return template.format(
-            **common, frames=opensora.FRAMES, fps=world.FPS, clips=opensora.NUM_CLIPS,
-            channels=channels, dropout=opensora.CAPTION_DROPOUT, empty=opensora.EMPTY_SHARE,
-            given=opensora.GIVEN_SHARE, scored=opensora.SCORED_SHARE,
-            aesthetic=opensora.AESTHETIC_SCORE, pairs=opensora.TRANSFORMER["num_layers"],
-        )  # fmt: skip
-    return template.format(
-        **common,
-        frames=world.NUM_FRAMES,
         fps=world.FPS,
-        dropout=mochi.CAPTION_DROPOUT,
-        clips=mochi.NUM_CLIPS,
+        dropout=text_to_video.CAPTION_DROPOUT,
+        clips=text_to_video.NUM_CLIPS,
     )
+    if model == "mochi":
+        return dict(**common, frames=world.NUM_FRAMES)
+    return dict(
+        **common, frames=opensora.FRAMES, empty=opensora.EMPTY_SHARE, given=opensora.GIVEN_SHARE,
+        channels=autoencoder.OPENSORA_CONFIG["latent_channels"], scored=opensora.SCORED_SHARE,
+        aesthetic=opensora.AESTHETIC_SCORE, pairs=opensora.TRANSFORMER["num_layers"],
+    )  # fmt: skip
 
 
 def _strip_local_paths(pipeline: Path) -> None:

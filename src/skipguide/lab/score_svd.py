@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+    StableVideoDiffusionPipeline,
+)
 
 from skipguide import STG, guide
 from skipguide.files import packaged
@@ -117,11 +120,7 @@ def _format_command(
     return f"skipguide lab score svd --clips {clips}{named}{scales} --rescale {rescale:g}"
 
 
-def _load_pipeline(folder: Path | None) -> Any:
-    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
-        StableVideoDiffusionPipeline,
-    )
-
+def _load_pipeline(folder: Path | None) -> StableVideoDiffusionPipeline:
     if folder:
         training_loop.require_files(folder, "pipeline/model_index.json")
     path = folder / "pipeline" if folder else packaged.packaged_path("lab-svd")
@@ -131,7 +130,7 @@ def _load_pipeline(folder: Path | None) -> Any:
 
 
 @torch.no_grad()
-def _reconstruct(pipe: Any, frames: Tensor) -> Tensor:
+def _reconstruct(pipe: StableVideoDiffusionPipeline, frames: Tensor) -> Tensor:
     """Encode and decode clips: the upper limit for the quality of generated ones."""
     chunks = frames.split(BATCH)
     return torch.cat(
@@ -143,7 +142,11 @@ def _reconstruct(pipe: Any, frames: Tensor) -> Tensor:
 
 
 def _score_setting(
-    pipe: Any, real: RealClips, buckets: Tensor, terms: Sequence[STG], phi: float
+    pipe: StableVideoDiffusionPipeline,
+    real: RealClips,
+    buckets: Tensor,
+    terms: Sequence[STG],
+    phi: float,
 ) -> dict[str, Any]:
     handle = guide(pipe, *terms, rescale=phi) if terms else None
     try:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.pipelines.mochi.pipeline_mochi import MochiPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from skipguide import STG, guide
 from skipguide.files import packaged
@@ -32,7 +33,7 @@ SEED = 7 * 10**6
 class ScoredModel:
     """What differs between the lab models."""
 
-    pipeline: Any  # its class
+    pipeline: type[DiffusionPipeline]
     kind: autoencoder.AutoencoderSpec
     call: dict[str, Any]  # arguments of a call, beside the prompts, CFG's scale and the noise
     brings_judge: bool = False  # if not, the packaged judge is used
@@ -107,7 +108,7 @@ def _join_layers(layers: Sequence[int | str]) -> str:
     return ",".join(map(str, layers))
 
 
-def _load_pipeline(model: str, folder: Path | None) -> tuple[Any, judge.Judge]:
+def _load_pipeline(model: str, folder: Path | None) -> tuple[DiffusionPipeline, judge.Judge]:
     from safetensors.torch import load_file
 
     row = MODELS[model]
@@ -157,7 +158,7 @@ def _judge_accuracy(reader: judge.Judge, frames: int, num: int = 512) -> dict[st
 
 @torch.no_grad()
 def _score_reconstruction(
-    pipe: Any, reader: judge.Judge, kind: autoencoder.AutoencoderSpec, num: int = 256
+    pipe: DiffusionPipeline, reader: judge.Judge, kind: autoencoder.AutoencoderSpec, num: int = 256
 ) -> dict[str, float]:
     """Return what the judge reads after the autoencoder: the upper limit for generated clips."""
     scenes = world.sample_scenes(num, SEED + 2, "all")
@@ -168,7 +169,7 @@ def _score_reconstruction(
 
 def _score_setting(
     model: str,
-    pipe: Any,
+    pipe: DiffusionPipeline,
     reader: judge.Judge,
     scenes: world.Scenes,
     real: Tensor,

@@ -91,7 +91,9 @@ SCHEDULER: dict[str, Any] = dict(
 )  # fmt: skip
 
 
-def build(vae: AutoencoderKLTemporalDecoder, image_encoder: CLIPVisionModelWithProjection) -> Any:
+def build(
+    vae: AutoencoderKLTemporalDecoder, image_encoder: CLIPVisionModelWithProjection
+) -> StableVideoDiffusionPipeline:
     """Build the pipeline with an untrained UNet around trained autoencoder and image encoder."""
     torch.manual_seed(0)
     unet = UNetSpatioTemporalConditionModel(**UNET)
@@ -176,7 +178,7 @@ def pixel_values(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def embed_images(image_encoder: Any, images: Tensor) -> Tensor:
+def embed_images(image_encoder: CLIPVisionModelWithProjection, images: Tensor) -> Tensor:
     """Embed uint8 images `(N, 3, H, W)`: `(N, 64)`."""
     chunks = (
         pixel_values(chunk.to(image_encoder.device).float() / 127.5 - 1)
@@ -317,7 +319,7 @@ def train(
     training_loop.save_pipeline(pipe, folder / "pipeline", pipe.unet, pipe.vae)
 
 
-def _speed_up_training(unet: Any, device: torch.device) -> None:
+def _speed_up_training(unet: UNetSpatioTemporalConditionModel, device: torch.device) -> None:
     """Prepare the UNet for training: plain attention, channels last, compiled if possible.
 
     Attention to a few tokens is faster as plain products.

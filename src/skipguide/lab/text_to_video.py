@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from skipguide.lab import latents, text, training_loop
@@ -26,7 +27,7 @@ CAPTION_DROPOUT = 0.1
 class TrainingSetup:
     """What the loss of a model is computed with."""
 
-    pipe: Any  # of the model's own pipeline class
+    pipe: DiffusionPipeline  # of the model's own pipeline class
     pair: text.TrainingPair  # on the device
     data: dict[str, Tensor]  # the cached latents by name
     device: torch.device
@@ -75,7 +76,7 @@ def train(
     folder: Path,
     device: torch.device,
     schedule: training_loop.Schedule,
-    build: Callable[[Path], Any],
+    build: Callable[[Path], DiffusionPipeline],
     make_loss: Callable[[TrainingSetup], Callable[[int], Tensor]],
     processor: object,
 ) -> Iterator[training_loop.Progress]:

@@ -18,9 +18,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 Loss = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
 _STALE_SECONDS = 3600.0  # seconds after which a temporary file counts as abandoned
@@ -145,7 +148,7 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def save_pipeline(pipe: Any, folder: Path, *halved: torch.nn.Module) -> None:
+def save_pipeline(pipe: DiffusionPipeline, folder: Path, *halved: torch.nn.Module) -> None:
     """Write a pipeline in diffusers layout, in files of at most 20 MB.
 
     Args:

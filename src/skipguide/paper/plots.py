@@ -138,7 +138,8 @@ def _plot_line(
 ) -> None:  # fmt: skip
     marker, line, grey = style
     axes.errorbar(
-        x, y, **bars, marker=marker, linestyle=line, color=grey, ecolor="0.8", elinewidth=0.8,
+        x, y, xerr=bars.get("xerr"), yerr=bars.get("yerr"), marker=marker, linestyle=line,
+        color=grey, ecolor="0.8", elinewidth=0.8,
         label=label
     )  # fmt: skip
 
