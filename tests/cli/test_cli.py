@@ -293,7 +293,7 @@ def test_reproduce_refuses_another_image_in_the_record(with_svd: Path) -> None:
     image = video.read_record(with_svd / "x.mp4")["image"]
     rewrite(with_svd / "x.mp4", image={**image, "sha256": "0" * 64})
     assert (
-        "the image in the record of x.mp4 must have the sha256 that"
+        "the image in the record of x.mp4 must match the sha256 stored with it"
         in run("reproduce", "x.mp4", code=2).stderr
     )
     rewrite(with_svd / "x.mp4", image=None)
@@ -566,7 +566,7 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ),
     (
         "generate --image small.png",
-        "image must be at least 16 pixels wide and high, but small.png is 4 x 40. Take",
+        "image must be at least 16 pixels wide and high, but small.png is 4 x 40. Use",
     ),
     (
         "generate --image film.gif",

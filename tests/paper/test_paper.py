@@ -125,7 +125,7 @@ def test_parts_divide_the_work() -> None:
         (["--clips", "33"], "clips must be a multiple of 32 up to 2048, but got 33. Use 64."),
         (
             ["--clips", "4096"],
-            "clips must be a multiple of 32 up to 2048, but got 4096. Take 2048.",
+            "clips must be a multiple of 32 up to 2048, but got 4096. Use 2048.",
         ),
         (["--part", "2/2"], "part must be i/n with 0 <= i < n, but got 2/2."),
         (["--dtype", "float8"], "dtype must be one of bfloat16, float32, but got 'float8'."),
