@@ -298,7 +298,7 @@ def test_reproduce_refuses_another_image_in_the_record(with_svd: Path) -> None:
     )
     rewrite(with_svd / "x.mp4", image=None)
     assert (
-        "must carry it in its record, but that of x.mp4 has none."
+        "must carry it in its record, but the record of x.mp4 has none."
         in run("reproduce", "x.mp4", code=2).stderr
     )
 

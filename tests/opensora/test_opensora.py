@@ -329,7 +329,7 @@ def test_wrong_inputs_of_the_vae(vae: Any) -> None:
         vae.decode(torch.zeros(1, 4, 5, 8, 8), 18)
     with pytest.raises(ValueError, match="num_frames must be at least 1, but got 0"):
         vae.latent_frames(0)
-    with pytest.raises(ValueError, match="1 values for 2 widths, but has 3"):
+    with pytest.raises(ValueError, match="1 values for 2 widths, but got 3"):
         AutoencoderKLOpenSora(
             block_out_channels=(8,), norm_num_groups=8, temporal_block_out_channels=(8, 8)
         )

@@ -143,8 +143,9 @@ def _setting_means(values: Sequence[tuple[Clip, float]]) -> dict[int, Estimate]:
     for clip, value in values:
         by_setting.setdefault(clip.setting, []).append((clip, value))
     return {
-        setting: bootstrap.clustered_mean([value for _, value in own],
-            [clip.prompt for clip, _ in own])
+        setting: bootstrap.clustered_mean(
+            [value for _, value in own], [clip.prompt for clip, _ in own]
+        )
         for setting, own in by_setting.items()
     }
 
