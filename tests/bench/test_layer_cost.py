@@ -282,15 +282,21 @@ def test_a_family_without_attention_skip(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["svdd"], "MODEL must be a lab model, a family, a folder with a model_index.json, or a hub id, but got "
-         "'svdd'. Nearest known: svd"),
+        (
+            ["svdd"],
+            "MODEL must be a lab model, a family, a folder with a model_index.json, or a hub id,"
+            " but got 'svdd'. Nearest known: svd",
+        ),
         (["lab-moch"], "Nearest known: lab-mochi"),
         (["/no/such/folder/here"], "there is no such folder"),
-        (["svd", "--height", "64", "--num-frames", "3"], "--height, --num-frames cannot be set for a family"),
+        (
+            ["svd", "--height", "64", "--num-frames", "3"],
+            "--height, --num-frames cannot be set for a family",
+        ),
         (["lab-mochi", "--height", "33"], "height must be an even whole number of pixels"),
         ([], "Missing argument 'model'"),
     ],
-)  # fmt: skip
+)
 def test_refusals(arguments: list[str], message: str) -> None:
     result = run(*arguments, code=2)
     assert result.stderr.startswith("error: ")
@@ -316,9 +322,9 @@ def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> Non
     hook.remove()
     assert (
         said
-        == "height x width x frames must be a size that some/svd can run, but 32 x 32 x 3 failed (The"
-        " size of tensor a (25) must match the size of tensor b (16)). Choose another size with"
-        " --height, --width or --num-frames."
+        == "height x width x frames must be a size that some/svd can run, but 32 x 32 x 3 failed"
+        " (The size of tensor a (25) must match the size of tensor b (16)). Choose another size"
+        " with --height, --width or --num-frames."
     )
 
 

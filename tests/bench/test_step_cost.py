@@ -38,7 +38,7 @@ def six_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark measures small examples in the place of narrow ones."""
-    workload = Example.workload
+    workload: Any = Example.workload
     monkeypatch.setattr(Example, "workload", lambda self, scale="small": workload(self, scale))
 
 

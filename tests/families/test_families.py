@@ -1,5 +1,5 @@
-"""Every row of families/rows.py, on a tiny pipeline of each of its pipeline classes, against the oracles
-of oracle.py."""
+"""Every row of families/rows.py, on a tiny pipeline of each of its pipeline classes, against the
+oracles of oracle.py."""
 
 from __future__ import annotations
 
@@ -131,18 +131,29 @@ def test_one_axis_of_blocks_in_turn(skip: str, axis: str) -> None:
 
 # --- Eq. 21 ---------------------------------------------------------------------------------------
 
-ORTHOGONAL = {  # in an order that is not that of the layers; the middle one is off, for the audio at least
+# In an order that is not that of the layers; the middle one is off, for the audio at least.
+ORTHOGONAL = {
     "MochiPipeline": [STG([2], 1.3), STG([0], 0.0), STG([1], 0.9, "attention"), STG([3], 0.4)],
-    "LattePipeline": [STG([2], 1.3, axis="temporal"), STG([1], 0.0), STG([1], 0.9, "attention"), STG([0], 0.4)],
+    "LattePipeline": [
+        STG([2], 1.3, axis="temporal"),
+        STG([1], 0.0),
+        STG([1], 0.9, "attention"),
+        STG([0], 0.4),
+    ],
     "LTX2Pipeline": [STG([2], 1.3), STG([0], 0.7, audio_scale=0.0), STG([1], 0.9, audio_scale=1.4)],
     "StableVideoDiffusionPipeline": [
-        STG(["up:1"], 1.3, axis="temporal"), STG(["mid:0"], 0.0), STG(["down:1"], 0.9, "attention"),
+        STG(["up:1"], 1.3, axis="temporal"),
+        STG(["mid:0"], 0.0),
+        STG(["down:1"], 0.9, "attention"),
         STG(["up:0"], 0.4),
     ],
     "AnimateDiffPipeline": [
-        STG(["up:2"], 1.3, axis="temporal"), STG(["mid:0"], 0.0), STG(["down:0"], 0.9, "attention"), STG(["up:0"], 0.4),
+        STG(["up:2"], 1.3, axis="temporal"),
+        STG(["mid:0"], 0.0),
+        STG(["down:0"], 0.9, "attention"),
+        STG(["up:0"], 0.4),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ORTHOGONAL)
@@ -415,7 +426,8 @@ class StrangePipeline:
 
 def test_unknown_pipeline_names_the_nearest_and_the_file() -> None:
     with pytest.raises(
-        ValueError, match=r"got StrangePipeline. Nearest known: .*Pipeline.*add a row to FAMILIES in"
+        ValueError,
+        match=r"got StrangePipeline. Nearest known: .*Pipeline.*add a row to FAMILIES in",
     ):
         family_of(StrangePipeline())
 

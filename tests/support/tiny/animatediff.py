@@ -55,10 +55,12 @@ def controlnet() -> ControlNetModel:
     """For single frames; its zero-initialised outputs matter too."""
     return level(
         ControlNetModel(
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), conditioning_embedding_out_channels=(4, 8),
-            attention_head_dim=2, **SIZES,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            conditioning_embedding_out_channels=(4, 8),
+            attention_head_dim=2,
+            **SIZES,
         )
-    )  # fmt: skip
+    )
 
 
 def sparse() -> SparseControlNetModel:
@@ -125,12 +127,17 @@ PIPELINES = {
     "AnimateDiffPipeline": row(AnimateDiffPipeline, dict(num_frames=3)),
     # a video per prompt, and the pipeline wants as many of these as there are frames
     "AnimateDiffControlNetPipeline": row(
-        AnimateDiffControlNetPipeline, dict(num_frames=2, conditioning_frames=videos(2)), control=controlnet
+        AnimateDiffControlNetPipeline,
+        dict(num_frames=2, conditioning_frames=videos(2)),
+        control=controlnet,
     ),
-    "AnimateDiffSDXLPipeline": row(AnimateDiffSDXLPipeline, dict(num_frames=3), changes=XL, xl=True),
+    "AnimateDiffSDXLPipeline": row(
+        AnimateDiffSDXLPipeline, dict(num_frames=3), changes=XL, xl=True
+    ),
     "AnimateDiffSparseControlNetPipeline": row(
         AnimateDiffSparseControlNetPipeline,
-        dict(num_frames=3, conditioning_frames=pictures(16), controlnet_frame_indices=[0, 2]), control=sparse,
+        dict(num_frames=3, conditioning_frames=pictures(16), controlnet_frame_indices=[0, 2]),
+        control=sparse,
     ),
     # 3 of 4 steps
     "AnimateDiffVideoToVideoPipeline": row(
@@ -138,10 +145,13 @@ PIPELINES = {
     ),
     "AnimateDiffVideoToVideoControlNetPipeline": row(
         AnimateDiffVideoToVideoControlNetPipeline,
-        dict(video=videos(3), conditioning_frames=videos(3), num_inference_steps=4, strength=0.75), control=controlnet,
+        dict(video=videos(3), conditioning_frames=videos(3), num_inference_steps=4, strength=0.75),
+        control=controlnet,
     ),
     # without its own guidance
     "AnimateDiffPAGPipeline": row(AnimateDiffPAGPipeline, dict(num_frames=3, pag_scale=0.0)),
     # latents, a mask and the image's latents
-    "PIAPipeline": row(PIAPipeline, dict(image=pictures(16), num_frames=3), changes=dict(in_channels=9)),
-}  # fmt: skip
+    "PIAPipeline": row(
+        PIAPipeline, dict(image=pictures(16), num_frames=3), changes=dict(in_channels=9)
+    ),
+}

@@ -53,11 +53,17 @@ def cogvideox(
     torch.manual_seed(0)
     transformer = denoiser(family, **config)
     pipe = pipeline(
-        tokenizer=None, text_encoder=None, vae=autoencoder(), transformer=matter(transformer),
+        tokenizer=None,
+        text_encoder=None,
+        vae=autoencoder(),
+        transformer=matter(transformer),
         scheduler=scheduler(
-            prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True, clip_sample=False
+            prediction_type="v_prediction",
+            timestep_spacing="trailing",
+            rescale_betas_zero_snr=True,
+            clip_sample=False,
         ),
-    )  # fmt: skip
+    )
     call = dict(
         prompt_embeds=torch.randn(2, 8, 32), negative_prompt_embeds=torch.randn(2, 8, 32),
         height=16, width=16, num_inference_steps=3, guidance_scale=4.5, output_type="latent",
@@ -86,18 +92,26 @@ def row(pipeline: Any, inputs: dict[str, Any], **config: Any) -> Any:
 PIPELINES = {
     "CogVideoXPipeline": row(CogVideoXPipeline, dict(num_frames=5)),
     "CogVideoXImageToVideoPipeline": row(
-        CogVideoXImageToVideoPipeline, dict(image=IMAGE, num_frames=5),
-        in_channels=8, use_learned_positional_embeddings=True,
+        CogVideoXImageToVideoPipeline,
+        dict(image=IMAGE, num_frames=5),
+        in_channels=8,
+        use_learned_positional_embeddings=True,
     ),
     "CogVideoXImageToVideoPipeline 1.5": row(
-        CogVideoXImageToVideoPipeline, dict(image=IMAGE, num_frames=13),
-        in_channels=8, ofs_embed_dim=8, patch_size_t=2,
+        CogVideoXImageToVideoPipeline,
+        dict(image=IMAGE, num_frames=13),
+        in_channels=8,
+        ofs_embed_dim=8,
+        patch_size_t=2,
     ),
     # 3 of 4 steps; positions as in CogVideoX-2b
     "CogVideoXVideoToVideoPipeline": row(
-        CogVideoXVideoToVideoPipeline, dict(video=VIDEO, num_inference_steps=4, strength=0.75),
+        CogVideoXVideoToVideoPipeline,
+        dict(video=VIDEO, num_inference_steps=4, strength=0.75),
         use_rotary_positional_embeddings=False,
     ),
-    "CogVideoXFunControlPipeline": row(CogVideoXFunControlPipeline, dict(control_video=VIDEO), in_channels=8),
+    "CogVideoXFunControlPipeline": row(
+        CogVideoXFunControlPipeline, dict(control_video=VIDEO), in_channels=8
+    ),
     "ConsisIDPipeline": consisid,
-}  # fmt: skip
+}

@@ -131,9 +131,15 @@ PROJECTED = dict(
     encoder_hidden_states_channels=16,
 )
 PIPELINES = {
-    "CosmosTextToWorldPipeline": row(CosmosTextToWorldPipeline, dict(num_frames=5), FIRST, edm, vae=autoencoder),
+    "CosmosTextToWorldPipeline": row(
+        CosmosTextToWorldPipeline, dict(num_frames=5), FIRST, edm, vae=autoencoder
+    ),
     "CosmosVideoToWorldPipeline": row(
-        CosmosVideoToWorldPipeline, dict(image=IMAGE, num_frames=5), dict(in_channels=5, **FIRST), edm, vae=autoencoder
+        CosmosVideoToWorldPipeline,
+        dict(image=IMAGE, num_frames=5),
+        dict(in_channels=5, **FIRST),
+        edm,
+        vae=autoencoder,
     ),
     # an image: one latent frame
     "Cosmos2TextToImagePipeline": row(Cosmos2TextToImagePipeline, {}, {}, karras),
@@ -145,12 +151,20 @@ PIPELINES = {
     ),
     # one prompt: the pipeline takes no more with a video
     "Cosmos2_5_PredictBasePipeline video": row(
-        Cosmos2_5_PredictBasePipeline, dict(video=[wan.picture(32)] * 5, num_frames=9), PROJECTED, unipc, text=24,
+        Cosmos2_5_PredictBasePipeline,
+        dict(video=[wan.picture(32)] * 5, num_frames=9),
+        PROJECTED,
+        unipc,
+        text=24,
         batch=1,
     ),
     # one chunk; the pipeline counts frames, not latents, against max_size
     "Cosmos2_5_TransferPipeline": row(
-        Cosmos2_5_TransferPipeline, dict(controls=[wan.picture(32)] * 5, num_frames_per_chunk=5, width=32),
-        {**PROJECTED, "controlnet_block_every_n": 2, "max_size": (8, 8, 8)}, unipc, text=24, controlnet=controlnet,
+        Cosmos2_5_TransferPipeline,
+        dict(controls=[wan.picture(32)] * 5, num_frames_per_chunk=5, width=32),
+        {**PROJECTED, "controlnet_block_every_n": 2, "max_size": (8, 8, 8)},
+        unipc,
+        text=24,
+        controlnet=controlnet,
     ),
-}  # fmt: skip
+}

@@ -31,10 +31,17 @@ class EasyAnimateControlPipeline(pipeline_easyanimate_control.EasyAnimateControl
 def autoencoder() -> AutoencoderKLMagvit:
     """One latent of 4 channels for 4 x 4 pixels of 2 frames; the first frame has its own."""
     vae = AutoencoderKLMagvit(
-        latent_channels=4, block_out_channels=(8, 8, 8), norm_num_groups=4, layers_per_block=1,
-        down_block_types=("SpatialDownBlock3D", "SpatialTemporalDownBlock3D", "SpatialTemporalDownBlock3D"),
+        latent_channels=4,
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=(
+            "SpatialDownBlock3D",
+            "SpatialTemporalDownBlock3D",
+            "SpatialTemporalDownBlock3D",
+        ),
         up_block_types=("SpatialUpBlock3D", "SpatialTemporalUpBlock3D", "SpatialTemporalUpBlock3D"),
-    )  # fmt: skip
+    )
     vae.register_to_config(
         cache_mag_vae=True
     )  # the published configs have it, the class does not know it

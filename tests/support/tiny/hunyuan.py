@@ -101,11 +101,15 @@ PIPELINES = {
     "HunyuanVideoPipeline": row(HunyuanVideoPipeline, dict(guidance_scale=6.0), {}),
     # the video that comes out is a latent frame shorter
     "HunyuanVideoImageToVideoPipeline": row(
-        HunyuanVideoImageToVideoPipeline, dict(image=IMAGES, num_frames=9),
-        dict(in_channels=9, image_condition_type="latent_concat", guidance_embeds=False), image_processor=None,
+        HunyuanVideoImageToVideoPipeline,
+        dict(image=IMAGES, num_frames=9),
+        dict(in_channels=9, image_condition_type="latent_concat", guidance_embeds=False),
+        image_processor=None,
     ),
     "HunyuanVideoImageToVideoPipeline token_replace": row(
-        HunyuanVideoImageToVideoPipeline, dict(image=IMAGES), dict(image_condition_type="token_replace"),
+        HunyuanVideoImageToVideoPipeline,
+        dict(image=IMAGES),
+        dict(image_condition_type="token_replace"),
         image_processor=None,
     ),
     "HunyuanSkyreelsImageToVideoPipeline": row(
@@ -113,7 +117,10 @@ PIPELINES = {
     ),
     # two sections of three latent frames, three steps each
     "HunyuanVideoFramepackPipeline": row(
-        HunyuanVideoFramepackPipeline, dict(image=IMAGES, num_frames=10, latent_window_size=3),
-        {}, family="framepack", windows=False,
+        HunyuanVideoFramepackPipeline,
+        dict(image=IMAGES, num_frames=10, latent_window_size=3),
+        {},
+        family="framepack",
+        windows=False,
     ),
-}  # fmt: skip
+}

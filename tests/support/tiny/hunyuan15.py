@@ -68,10 +68,14 @@ def hunyuan15(
 
 
 PIPELINES = {
-    "HunyuanVideo15Pipeline": functools.partial(hunyuan15, HunyuanVideo15Pipeline, dict(height=8, width=8)),
+    "HunyuanVideo15Pipeline": functools.partial(
+        hunyuan15, HunyuanVideo15Pipeline, dict(height=8, width=8)
+    ),
     # the video is as large as the transformer's target_size
     "HunyuanVideo15ImageToVideoPipeline": functools.partial(
-        hunyuan15, HunyuanVideo15ImageToVideoPipeline,
-        dict(image=Image.linear_gradient("L").resize((16, 16)).convert("RGB")), components=siglip,
+        hunyuan15,
+        HunyuanVideo15ImageToVideoPipeline,
+        dict(image=Image.linear_gradient("L").resize((16, 16)).convert("RGB")),
+        components=siglip,
     ),
-}  # fmt: skip
+}

@@ -52,12 +52,16 @@ def kandinsky(
 
 def five(pipeline: Any, inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tiny:
     torch.manual_seed(0)
-    call = dict(  # prompts of 7 and 5 tokens, negative ones of 4 and 6: the two passes differ in length
-        prompt_embeds_qwen=torch.randn(2, 7, 16), prompt_embeds_clip=torch.randn(2, 8),
+    # prompts of 7 and 5 tokens, negative ones of 4 and 6: the two passes differ in length
+    call = dict(
+        prompt_embeds_qwen=torch.randn(2, 7, 16),
+        prompt_embeds_clip=torch.randn(2, 8),
         prompt_cu_seqlens=torch.tensor([0, 7, 12], dtype=torch.int32),
-        negative_prompt_embeds_qwen=torch.randn(2, 6, 16), negative_prompt_embeds_clip=torch.randn(2, 8),
-        negative_prompt_cu_seqlens=torch.tensor([0, 4, 10], dtype=torch.int32), **inputs,
-    )  # fmt: skip
+        negative_prompt_embeds_qwen=torch.randn(2, 6, 16),
+        negative_prompt_embeds_clip=torch.randn(2, 8),
+        negative_prompt_cu_seqlens=torch.tensor([0, 4, 10], dtype=torch.int32),
+        **inputs,
+    )
     transformer = denoiser("kandinsky-5")
     # it calls these norms in float32, and torch warns if their weights are bfloat16
     norms = ("query_norm", "key_norm")
@@ -79,11 +83,15 @@ def six(inputs: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tiny:
         num_mels=8, upsample_initial_channel=8, upsample_rates=(2,), upsample_kernel_sizes=(4,),
         resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1,),),
     )  # fmt: skip
-    call = dict(  # without masks: the pipeline makes them of prompts that it encodes itself, and takes none
-        prompt_embeds=torch.randn(2, 7, 16), pooled_prompt_embeds=torch.randn(2, 8),
-        negative_prompt_embeds=torch.randn(2, 6, 16), negative_pooled_prompt_embeds=torch.randn(2, 8),
-        num_frames=5, **inputs,
-    )  # fmt: skip
+    # without masks: the pipeline makes them of prompts that it encodes itself, and takes none
+    call = dict(
+        prompt_embeds=torch.randn(2, 7, 16),
+        pooled_prompt_embeds=torch.randn(2, 8),
+        negative_prompt_embeds=torch.randn(2, 6, 16),
+        negative_pooled_prompt_embeds=torch.randn(2, 8),
+        num_frames=5,
+        **inputs,
+    )
     components: dict[str, Any] = dict(audio_vae=sound.eval(), vocoder=vocoder.eval())
     return kandinsky(Kandinsky6TI2VAPipeline, transformer, call, dtype, **components)
 

@@ -21,10 +21,14 @@ def latte(dtype: torch.dtype = torch.float32) -> Tiny:
         block_out_channels=(8, 8), norm_num_groups=4,
     )  # fmt: skip
     parts: Any = dict(
-        tokenizer=None, text_encoder=None, vae=AutoencoderKL(**blocks).eval(),
+        tokenizer=None,
+        text_encoder=None,
+        vae=AutoencoderKL(**blocks).eval(),
         transformer=matter(transformer),
-        scheduler=DDIMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False),
-    )  # fmt: skip
+        scheduler=DDIMScheduler(
+            beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False
+        ),
+    )
     call = dict(
         prompt_embeds=torch.randn(2, 8, 32), negative_prompt=None,
         negative_prompt_embeds=torch.randn(2, 8, 32), height=8, width=8, video_length=2,

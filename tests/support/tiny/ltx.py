@@ -93,23 +93,38 @@ def t5(width: int = 32) -> dict[str, Any]:
 
 PIPELINES = {
     "LTXPipeline": functools.partial(ltx, LTXPipeline, {}, dynamic),
-    "LTXImageToVideoPipeline": functools.partial(ltx, LTXImageToVideoPipeline, dict(image=IMAGE), dynamic),
+    "LTXImageToVideoPipeline": functools.partial(
+        ltx, LTXImageToVideoPipeline, dict(image=IMAGE), dynamic
+    ),
     # an image in the place of the first frame, one beside the video: its tokens come before those
     # of the video
     "LTXConditionPipeline": functools.partial(
-        ltx, LTXConditionPipeline,
-        dict(conditions=[LTXVideoCondition(image=IMAGE), LTXVideoCondition(image=IMAGE, frame_index=4, strength=0.8)]),
+        ltx,
+        LTXConditionPipeline,
+        dict(
+            conditions=[
+                LTXVideoCondition(image=IMAGE),
+                LTXVideoCondition(image=IMAGE, frame_index=4, strength=0.8),
+            ]
+        ),
         FlowMatchEulerDiscreteScheduler,
     ),
     # one video, texts only: two windows of three of five latent frames, a prompt and three steps
     # for each
     "LTXI2VLongMultiPromptPipeline": functools.partial(
-        ltx, LTXI2VLongMultiPromptPipeline,
+        ltx,
+        LTXI2VLongMultiPromptPipeline,
         dict(
-            prompt="a red star | a blue square", negative_prompt="blurry", max_sequence_length=8,
-            cond_image=IMAGE[:1], num_frames=17, temporal_tile_size=12, temporal_overlap=4, seed=None,
+            prompt="a red star | a blue square",
+            negative_prompt="blurry",
+            max_sequence_length=8,
+            cond_image=IMAGE[:1],
+            num_frames=17,
+            temporal_tile_size=12,
+            temporal_overlap=4,
+            seed=None,
             sigmas=[1.0, 0.7, 0.4, 0.0],
         ),
         LTXEulerAncestralRFScheduler,
     ),
-}  # fmt: skip
+}

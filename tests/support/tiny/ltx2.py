@@ -102,21 +102,35 @@ PIPELINES = {
     "LTX2Pipeline": functools.partial(ltx2, LTX2Pipeline, {}),
     # LTX-2.3, with a CFG scale of its own for the audio
     "LTX2Pipeline gated": functools.partial(
-        ltx2, LTX2Pipeline, dict(audio_guidance_scale=7.0),
+        ltx2,
+        LTX2Pipeline,
+        dict(audio_guidance_scale=7.0),
         config=dict(
-            gated_attn=True, audio_gated_attn=True, cross_attn_mod=True, audio_cross_attn_mod=True,
-            perturbed_attn=True, use_prompt_embeddings=False,
+            gated_attn=True,
+            audio_gated_attn=True,
+            cross_attn_mod=True,
+            audio_cross_attn_mod=True,
+            perturbed_attn=True,
+            use_prompt_embeddings=False,
         ),
         text=dict(
-            per_modality_projections=True, video_hidden_dim=32, audio_hidden_dim=16, proj_bias=True,
-            video_gated_attn=True, audio_gated_attn=True, audio_connector_attention_head_dim=8,
+            per_modality_projections=True,
+            video_hidden_dim=32,
+            audio_hidden_dim=16,
+            proj_bias=True,
+            video_gated_attn=True,
+            audio_gated_attn=True,
+            audio_connector_attention_head_dim=8,
         ),
     ),
-    "LTX2ImageToVideoPipeline": functools.partial(ltx2, LTX2ImageToVideoPipeline, dict(image=IMAGE, image_crf=0)),
+    "LTX2ImageToVideoPipeline": functools.partial(
+        ltx2, LTX2ImageToVideoPipeline, dict(image=IMAGE, image_crf=0)
+    ),
     # an image in the place of the first latent frame, one beside the video: its tokens come after
     # those of the video
     "LTX2ConditionPipeline": functools.partial(
-        ltx2, LTX2ConditionPipeline,
+        ltx2,
+        LTX2ConditionPipeline,
         dict(
             conditions=[
                 LTX2VideoCondition(frames=PICTURE, crf=0),
@@ -127,15 +141,21 @@ PIPELINES = {
     # the tokens of a reference video come last of all, and the video attends to them at half
     # strength
     "LTX2InContextPipeline": functools.partial(
-        ltx2, LTX2InContextPipeline,
+        ltx2,
+        LTX2InContextPipeline,
         dict(
-            conditions=[LTX2VideoCondition(frames=PICTURE.rotate(90), index=1, strength=0.8, crf=0)],
+            conditions=[
+                LTX2VideoCondition(frames=PICTURE.rotate(90), index=1, strength=0.8, crf=0)
+            ],
             reference_conditions=[LTX2ReferenceCondition(frames=[PICTURE] * 5, strength=0.9)],
             conditioning_attention_strength=0.5,
         ),
     ),
     # the transformer makes audio here too, which the pipeline throws away
     "LTX2HDRPipeline": functools.partial(
-        ltx2, LTX2HDRPipeline, dict(reference_conditions=[LTX2HDRReferenceCondition([PICTURE] * 5)]), hears=False,
+        ltx2,
+        LTX2HDRPipeline,
+        dict(reference_conditions=[LTX2HDRReferenceCondition([PICTURE] * 5)]),
+        hears=False,
     ),
-}  # fmt: skip
+}

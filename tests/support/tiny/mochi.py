@@ -22,10 +22,13 @@ def mochi(dtype: torch.dtype = torch.float32) -> Tiny:
         encoder_block_out_channels=channels, decoder_block_out_channels=channels,
         layers_per_block=(0, 0, 0, 0, 1), add_attention_block=(False,) * 5,
     )  # fmt: skip
+    text: Any = dict(text_encoder=None, tokenizer=None)
     pipe = MochiPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True), vae=vae, transformer=matter(transformer),
-        text_encoder=None, tokenizer=None,  # type: ignore[arg-type]
-    )  # fmt: skip
+        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        vae=vae,
+        transformer=matter(transformer),
+        **text,
+    )
     mask = torch.ones(2, 16, dtype=torch.bool)
     mask[0, 9:] = False
     call = dict(

@@ -90,11 +90,21 @@ def sana_wm(dtype: torch.dtype = torch.float32) -> Tiny:
     short = mask.clone()
     short[:, 5:] = 0
     call = dict(  # one prompt: the pipeline makes latents for one video only
-        prompt="", prompt_embeds=torch.randn(1, 1, 8, 32), prompt_attention_mask=mask,
-        negative_prompt_embeds=torch.randn(1, 1, 8, 32), negative_prompt_attention_mask=short,
-        image=Image.linear_gradient("L").resize((8, 8)).convert("RGB"), c2w=poses, intrinsics=[8.0, 8.0, 4.0, 4.0],
-        height=8, width=8, num_frames=3, num_inference_steps=3, guidance_scale=4.5, output_type="latent",
-    )  # fmt: skip
+        prompt="",
+        prompt_embeds=torch.randn(1, 1, 8, 32),
+        prompt_attention_mask=mask,
+        negative_prompt_embeds=torch.randn(1, 1, 8, 32),
+        negative_prompt_attention_mask=short,
+        image=Image.linear_gradient("L").resize((8, 8)).convert("RGB"),
+        c2w=poses,
+        intrinsics=[8.0, 8.0, 4.0, 4.0],
+        height=8,
+        width=8,
+        num_frames=3,
+        num_inference_steps=3,
+        guidance_scale=4.5,
+        output_type="latent",
+    )
     return Tiny(quiet(SanaWMPipeline(**parts), dtype), call, off=dict(guidance_scale=1.0))
 
 

@@ -74,10 +74,14 @@ def svd(dtype: torch.dtype = torch.float32, layers: int = 1, depth: int = 1) -> 
         min_guidance_scale=1.0, max_guidance_scale=3.0, output_type="latent",
     )  # fmt: skip
     return Tiny(
-        quiet(pipe, dtype), call, off=dict(max_guidance_scale=1.0), g="max_guidance_scale", denoisers=("unet",),
+        quiet(pipe, dtype),
+        call,
+        off=dict(max_guidance_scale=1.0),
+        g="max_guidance_scale",
+        denoisers=("unet",),
         other=dict(image=pictures(16)[::-1]),
         atol=5e-4,  # two units in the last place of the noise that it starts from, near 2,000
-    )  # fmt: skip
+    )
 
 
 PIPELINES = {

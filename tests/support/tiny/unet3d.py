@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.deprecated.i2vgen_xl.pipeline_i2vgen_xl import I2VGenXLPipeline
+from diffusers.pipelines.deprecated.text_to_video_synthesis import (
+    pipeline_text_to_video_synth_img2img,
+)
 from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_synth import (
     TextToVideoSDPipeline,
-)
-from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_synth_img2img import (
-    VideoToVideoSDPipeline,
 )
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -54,9 +54,13 @@ def unet3d(
     torch.manual_seed(0)
     parts: Any = clip(image_size=16, patch_size=4, width=16) if image else {}
     pipe = pipeline(
-        vae=autoencoder(exact=image), text_encoder=None, tokenizer=None, unet=level(denoiser(family)),
-        scheduler=scheduler, **parts,
-    )  # fmt: skip
+        vae=autoencoder(exact=image),
+        text_encoder=None,
+        tokenizer=None,
+        unet=level(denoiser(family)),
+        scheduler=scheduler,
+        **parts,
+    )
     call = dict(
         prompt_embeds=torch.randn(batch, 7, 16), negative_prompt_embeds=torch.randn(batch, 7, 16),
         num_inference_steps=3, guidance_scale=4.5, output_type="latent",
@@ -74,20 +78,30 @@ def row(*args: Any, **options: Any) -> Any:
 
 PIPELINES = {
     "TextToVideoSDPipeline": row(
-        TextToVideoSDPipeline, "modelscope", DDIMScheduler(**BETAS, **DDIM),
+        TextToVideoSDPipeline,
+        "modelscope",
+        DDIMScheduler(**BETAS, **DDIM),
         dict(num_frames=3, height=16, width=16),
     ),
     # one video, 3 of 4 steps: the pipeline adds noise per frame with a timestep per video, which
     # agrees for one only
     "VideoToVideoSDPipeline": row(
-        VideoToVideoSDPipeline, "modelscope", DPMSolverMultistepScheduler(**BETAS),
-        dict(video=VIDEO, num_inference_steps=4, strength=0.75), batch=1,
+        pipeline_text_to_video_synth_img2img.VideoToVideoSDPipeline,
+        "modelscope",
+        DPMSolverMultistepScheduler(**BETAS),
+        dict(video=VIDEO, num_inference_steps=4, strength=0.75),
+        batch=1,
     ),
     "I2VGenXLPipeline": row(
-        I2VGenXLPipeline, "i2vgen-xl",
+        I2VGenXLPipeline,
+        "i2vgen-xl",
         DDIMScheduler(
-            beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True, **DDIM
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            **DDIM,
         ),
-        dict(image=pictures(16), num_frames=3, height=16, width=16, guidance_scale=9.0), image=True,
+        dict(image=pictures(16), num_frames=3, height=16, width=16, guidance_scale=9.0),
+        image=True,
     ),
-}  # fmt: skip
+}

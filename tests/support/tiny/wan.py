@@ -147,30 +147,57 @@ PIPELINES = {
     # timesteps 999, 909, 714: two steps in the first transformer, one in the second
     "WanPipeline 2.2": row(WanPipeline, dict(num_frames=5, guidance_scale_2=3.5), boundary=0.875),
     "WanPipeline 5B": row(WanPipeline, dict(num_frames=5), residual=True, expand_timesteps=True),
-    "WanImageToVideoPipeline": row(WanImageToVideoPipeline, dict(image=picture(32), num_frames=5), CLIP),
+    "WanImageToVideoPipeline": row(
+        WanImageToVideoPipeline, dict(image=picture(32), num_frames=5), CLIP
+    ),
     "WanImageToVideoPipeline 2.2": row(
-        WanImageToVideoPipeline, dict(image=picture(32), num_frames=5, guidance_scale_2=3.5), dict(in_channels=12),
+        WanImageToVideoPipeline,
+        dict(image=picture(32), num_frames=5, guidance_scale_2=3.5),
+        dict(in_channels=12),
         boundary=0.875,
     ),
     "WanImageToVideoPipeline 5B": row(
-        WanImageToVideoPipeline, dict(image=picture(64), num_frames=5), residual=True, expand_timesteps=True
+        WanImageToVideoPipeline,
+        dict(image=picture(64), num_frames=5),
+        residual=True,
+        expand_timesteps=True,
     ),
     # 3 of 4 steps
-    "WanVideoToVideoPipeline": row(WanVideoToVideoPipeline, dict(video=VIDEO, num_inference_steps=4, strength=0.75)),
+    "WanVideoToVideoPipeline": row(
+        WanVideoToVideoPipeline, dict(video=VIDEO, num_inference_steps=4, strength=0.75)
+    ),
     # one video: the pipeline refuses more
     "WanVACEPipeline": row(
         WanVACEPipeline,
-        dict(video=[picture(32)] * 5, mask=[picture(32)] * 5, reference_images=picture(32), num_frames=5),
-        family="wan-vace", batch=1,
+        dict(
+            video=[picture(32)] * 5,
+            mask=[picture(32)] * 5,
+            reference_images=picture(32),
+            num_frames=5,
+        ),
+        family="wan-vace",
+        batch=1,
     ),
     "WanAnimatePipeline": row(
         WanAnimatePipeline,
-        dict(image=picture(32), pose_video=[picture(32)] * 5, face_video=[picture(8)] * 5, segment_frame_length=5),
-        CLIP, family="wan-animate",
+        dict(
+            image=picture(32),
+            pose_video=[picture(32)] * 5,
+            face_video=[picture(8)] * 5,
+            segment_frame_length=5,
+        ),
+        CLIP,
+        family="wan-animate",
     ),
     "LucyEditPipeline": row(
-        LucyEditPipeline, dict(video=BIG_VIDEO, num_frames=5), dict(in_channels=8), residual=True, expand_timesteps=True
+        LucyEditPipeline,
+        dict(video=BIG_VIDEO, num_frames=5),
+        dict(in_channels=8),
+        residual=True,
+        expand_timesteps=True,
     ),
     # an image is a video of two latent frames, the picture before and after
-    "ChronoEditPipeline": row(ChronoEditPipeline, dict(image=picture(32)), CLIP, family="chronoedit"),
-}  # fmt: skip
+    "ChronoEditPipeline": row(
+        ChronoEditPipeline, dict(image=picture(32)), CLIP, family="chronoedit"
+    ),
+}
