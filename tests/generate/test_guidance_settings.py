@@ -237,7 +237,9 @@ def test_flags_over_the_guidance_of_a_file() -> None:
     file = {"prompt": "p", "guidance": {"terms": [{"layers": [1]}]}}
     found = validate_settings({**file, "rescale": 0.5, "cfg_rule": "tcfg"})
     assert found.request == GuidanceRequest((STG([1]),), rescale=0.5, cfg=TCFG())
-    with pytest.raises(ValueError, match=r"guidance has the terms already, but got layers beside"):
+    with pytest.raises(
+        ValueError, match=r"already has the terms, so it cannot be combined with layers"
+    ):
         validate_settings({**file, "layers": 3})
 
 
@@ -441,12 +443,12 @@ EARLY = [
     ),
     (
         ("--schedule", "bins.yaml", "--layers", "3"),
-        "a schedule has what is skipped in its bins, but got layers beside",
+        "a schedule sets these per bin, so it cannot be combined with layers.",
     ),
-    (("--schedule", "bins.yaml", "--every", "2"), "but got every beside it"),
+    (("--schedule", "bins.yaml", "--every", "2"), "so it cannot be combined with every."),
     (
         ("--random-share", "0.1", "--layers", "3"),
-        "random_share draws the layers, but layers=3 came too.",
+        "random_share draws the layers, so it cannot be combined with layers=3.",
     ),
     (("--random-share", "1"), "random_share must be a number above 0 and below 1, but got 1.0."),
     (

@@ -527,7 +527,7 @@ def test_a_picture_that_is_not_kept_is_told_and_the_next_sweep_keeps_it(
         assert len(run.clips("done")) == 2
         with pytest.raises(
             ValueError,
-            match=r"first.png of prompt 1 is not there or not what it was. Sweep the plan",
+            match=r"first.png of prompt 1 is missing or was changed. Sweep its plan",
         ):
             run.image_of(1)
     assert made(swept(folder, plan)) == []
@@ -541,7 +541,9 @@ def test_prompts_without_a_picture_have_none(tmp_path: Path) -> None:
             ValueError, match=r"a prompt must have a picture .* but 2, 'a text', has none. Choose"
         ):
             run.image_of(2)
-        with pytest.raises(ValueError, match=r"a prompt must be one of the run, but got the id 3"):
+        with pytest.raises(
+            ValueError, match=r"prompt must be the id of a prompt of the run, but got 3"
+        ):
             run.image_of(3)
 
 
@@ -618,7 +620,7 @@ def test_metrics_of_clips_and_of_sets_are_kept(drawn_run: Run) -> None:
     fvd = SetMetric(setting.id, "fvd", 120.0, 2, 110.0, 130.0)
     drawn_run.record_set_metric(fvd)
     assert drawn_run.set_metrics() == [fvd]
-    with pytest.raises(ValueError, match="Name clips and settings of this run"):
+    with pytest.raises(ValueError, match="Use clips and settings of this run"):
         drawn_run.record_metrics([(clip.key, "other", 1.0), ("0" * 16, "other", 1.0)])
     assert drawn_run.clip(clip.key).metrics == {"sharpness": 0.5}  # all of them or none
 

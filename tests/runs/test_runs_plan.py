@@ -245,10 +245,10 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
     [
         ({"settings": []}, r"settings of a plan must be a list of settings.*but got \[\]"),
         ({"prompts": []}, r"prompts of a plan must be a list of texts"),
-        ({"prompts": ["a", {}]}, r"must have prompt, image or both, but one has neither"),
+        ({"prompts": ["a", {}]}, r"must have a text, an image or both, but one has neither"),
         (
             {"prompts": "none.txt"},
-            r"prompts must be a file that can be read, but none.txt cannot: No such file",
+            r"prompts must be a readable file, but none.txt is not: No such file",
         ),
         (
             {"prompts": [{"prompt": "a", "image": "none.png"}]},
@@ -263,12 +263,12 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
         ({"settings": [{"guidance_scale": 3}]}, r"every setting must have a name"),
         (
             {"settings": [{"name": "a"}, {"name": "a"}]},
-            r"must have a name of its own, but a stands for several",
+            r"must have a name of its own, but several are called a",
         ),
         ({"settings": [{"name": "a", "model": "b/c"}]}, r"must be one of the plan's, but got b/c"),
         (
             {"settings": [{"name": "a", "seed": 3}]},
-            r"must leave seed to prompts and seeds of the plan",
+            r"cannot have seed, which belong to the prompts and seeds",
         ),
         ({"settings": [{"name": "a", "stg": {"scale": 1}}]}, r"stg must be a term with layers"),
         (
@@ -294,7 +294,7 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
         ),
         (
             {"settings": [{"name": "a", "stg": {"layers": [1]}, "skip": "attention"}]},
-            r"must say skip within stg",
+            r"must have skip inside of it, but has it beside it",
         ),
         (
             {"settings": [{"name": "a", "guidance_scale": -1}, {"name": "b", "start": 2}]},
@@ -320,8 +320,8 @@ def test_a_wrong_plan_says_what_is_needed(content: dict[str, Any], said: str) ->
             r"a list of texts as dimension .* row 0 of .* has 5",
         ),
         ([{"prompt_en": "a", "image_name": 5}], r"a text as image_name"),
-        ([], r"prompts must be one or more, but .* has none"),
-        ("[", r"prompts must be JSON"),
+        ([], r"must have at least one, but .* has none"),
+        ("[", r"named .json must be JSON"),
     ],
 )
 def test_a_wrong_prompt_file_says_what_is_needed(tmp_path: Path, content: Any, said: str) -> None:

@@ -207,7 +207,7 @@ def test_an_answer_means_the_video_that_was_shown_there(
 def test_other_questions_are_refused(painted_run: Path) -> None:
     clip = clips_of(painted_run)[0]
     with pytest.raises(
-        ValueError, match=r"answers must be to video quality, .* but got preference"
+        ValueError, match=r"questions to answer are video quality, .* but got answers to preference"
     ):
         blind_test.build_votes(blind_test.Task(clip), "Ann", {"preference": "left"}, None)
 

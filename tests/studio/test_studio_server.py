@@ -730,14 +730,14 @@ def test_another_text_may_go_with_a_picture(pictured_web: TestClient, pictured: 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"image_of": 99}, "a prompt must be one of the run, but got the id 99"),
+        ({"image_of": 99}, "prompt must be the id of a prompt of the run, but got 99"),
         (
             {"image_of": 4},
             "a prompt must have a picture to start from, but 4, 'a blue circle', has none",
         ),
         (
             {"image_of": 2},
-            "picture of a prompt must be kept in the run, but first.png of prompt 2 is not there",
+            "picture of a prompt must be kept in the run, but first.png of prompt 2 is missing",
         ),
         ({}, "a trial must have a prompt, a picture or both, but got neither"),
         ({"image_of": "1"}, None),
@@ -769,7 +769,7 @@ def test_a_trial_beside_a_sweep_says_why_it_fails(web: TestClient, painted_copy:
     with lock_folder(painted_copy):
         failed = ended(web, web.post("/api/trials", json=ASK).json()["id"])
     assert failed["state"] == "failed"
-    assert "one sweep at a time may write to a run" in failed["error"]
+    assert "only one sweep at a time may write to a run" in failed["error"]
 
 
 def test_a_studio_without_trials_makes_none(page: TestClient) -> None:

@@ -182,8 +182,8 @@ class GuidanceFlags(BaseModel):
     def _check_layers(self) -> None:
         if self.layers and self.random_share is not None:
             raise ValueError(
-                f"random_share draws the layers, but layers={','.join(map(str, self.layers))} came"
-                " too. Leave one of them out."
+                "random_share draws the layers, so it cannot be combined with"
+                f" layers={','.join(map(str, self.layers))}. Leave one of them out."
             )
         if self.layers == () and not (self.is_off or self.random_share or self.schedule):
             raise ValueError(
@@ -202,7 +202,7 @@ class GuidanceFlags(BaseModel):
         ]
         if both and self.schedule is not None:
             raise ValueError(
-                f"a schedule has what is skipped in its bins, but got {', '.join(both)} beside it."
+                f"a schedule sets these per bin, so it cannot be combined with {', '.join(both)}."
                 " Write that into the bins, or leave the schedule out."
             )
 

@@ -154,8 +154,8 @@ def combine_guidance(block: Any, flags: Mapping[str, Any]) -> Any:
     others = [name for name in flags if name not in same]
     if others:
         raise ValueError(
-            f"guidance has the terms already, but got {', '.join(others)} beside it. Write that"
-            " into the terms of guidance, or leave guidance out."
+            f"guidance already has the terms, so it cannot be combined with {', '.join(others)}."
+            " Write that into the terms of guidance, or leave guidance out."
         )
     return {**block, **{same[name]: value for name, value in flags.items()}}
 

@@ -133,7 +133,7 @@ def settings_from_record(record: Mapping[str, Any], source: Path) -> GenerationS
     """
     if "runs" in record:
         raise ValueError(
-            f"reproduce needs the record of one generation, but {source} is a comparison of"
+            f"reproduce needs the record of a single video, but {source} is a comparison of"
             f' {len(record["runs"])}. Run "skipguide compare" with its prompt and seed again.'
         )
     if record.get("format") not in (1, RECORD_FORMAT) or not isinstance(

@@ -161,7 +161,7 @@ def _import_pipeline_class(folder: Path) -> None:
     ):
         raise ValueError(
             f"the pipeline of a model must be one of diffusers, but {path} names {named!r}, which"
-            f" diffusers {version('diffusers')} has not. Install a newer one."
+            f" diffusers {version('diffusers')} does not have. Install a newer one."
         )
 
 
@@ -177,8 +177,9 @@ def _load_from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
     except OSError as error:
         reason = error.__cause__ or error  # diffusers wraps it in a story about its cache
         raise ValueError(
-            f"model must be a folder here or a model on the hub, but {model!r} is no folder, and"
-            f" the hub: {reason} Check the name, the network, and the licence of a gated model."
+            f"model must be a local folder or a model on the hub, but {model!r} is no folder, and"
+            f" the hub says: {reason} Check the name, the network, and the licence of a gated"
+            " model."
         ) from error
 
 
@@ -233,9 +234,9 @@ def generate(
     """
     if (image is None) != (settings.image is None):
         raise ValueError(
-            "image must be given where the settings name one, and only there, but they name"
+            "image must be given if and only if the settings name one, but they name"
             f" {settings.image!r} and {'none' if image is None else 'one'} was given. Read it with"
-            " picture.read()."
+            " skipguide.files.image.read()."
         )
     started, first = time.perf_counter(), image
     if image is not None and settings.width and settings.height:

@@ -145,8 +145,8 @@ def _deduplicate(found: Sequence[Job]) -> list[Job]:
         other = jobs.setdefault(job.key, job)
         if other.setting != job.setting:
             raise ValueError(
-                f"the settings of a plan must differ, but {other.setting!r} and {job.setting!r} are"
-                " the same when the model's defaults are filled in. Remove one."
+                f"the settings of a plan must differ, but {other.setting!r} and {job.setting!r}"
+                " are the same once the model's defaults are filled in. Remove one."
             )
     return list(jobs.values())
 
@@ -233,8 +233,8 @@ def _claim_setting_name(
         if made:
             raise ValueError(
                 f"a setting must keep its parameters within a run, but {name!r} was"
-                f" {_describe_changes(holder, content)}, and {made} videos were made with it. Give"
-                " the new one another name, or name another folder with --out."
+                f" {_describe_changes(holder, content)}, and {made} videos were made with it."
+                " Rename the new one, or choose another folder with --out."
             )
         ledger.db.execute("DELETE FROM jobs WHERE setting = ?", (holder["id"],))
         ledger.db.execute("DELETE FROM settings WHERE id = ?", (holder["id"],))

@@ -233,8 +233,8 @@ class Ledger:
 def _damaged_error(path: Path, reason: str) -> ValueError:
     return ValueError(
         f"the ledger must be a sound SQLite file, but {path} is damaged ({reason}). Move it away"
-        " and run the sweep again: the videos that are there are taken over. Metrics and votes are"
-        " in a backup only."
+        " and run the sweep again: it takes over the existing videos. Metrics and votes can only"
+        " come from a backup."
     )
 
 
@@ -245,20 +245,21 @@ def _translate_error(path: Path, error: sqlite3.DatabaseError) -> Exception:
     code, text = getattr(error, "sqlite_errorcode", 0) & 0xFF, str(error)  # Python 3.10 has no code
     if code == _SQLITE_FULL or "full" in text:
         return OSError(
-            f"the disk of {path} must have room, but is full. Free some; what is done stays done."
+            f"the disk of {path} is full. Free some space and run the sweep again; finished clips"
+            " are kept."
         )
     if code == _SQLITE_BUSY or "locked" in text:
         return OSError(
-            f"the ledger must be free to write within {_BUSY_SECONDS:g} s, but {path} was held by"
-            " another process. End it, or try again."
+            f"the ledger {path} must be writable within {_BUSY_SECONDS:g} s, but another process"
+            " held it. End that process, or try again."
         )
     if isinstance(error, sqlite3.IntegrityError):
         return ValueError(
-            f"the ledger {path} cannot take this: {text}. Name clips and settings of this run."
+            f"the ledger {path} does not accept this: {text}. Use clips and settings of this run."
         )
     if isinstance(error, sqlite3.OperationalError):
         return OSError(
-            f"the ledger must be in a folder where it can be written, but {path}: {text}. Check the"
-            " folder."
+            f"the ledger must be in a folder that can be written, but {path} is not: {text}."
+            " Check the folder."
         )
     return _damaged_error(path, text)

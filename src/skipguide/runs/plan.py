@@ -89,7 +89,7 @@ class Plan:
         ) as error:  # ValueError: no UTF-8; a date that is none
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ValueError(
-                f"a plan must be a YAML file that can be read, but {path}: {reason}. Check it."
+                f"a plan must be a readable YAML file, but {path} is not: {reason}. Check it."
             ) from None
         if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
             raise ValueError(
@@ -219,8 +219,8 @@ def _check_names(found: Sequence[Setting], strangers: Sequence[str]) -> None:
     twice = sorted({name for model, name in names if names.count((model, name)) > 1})
     if twice:
         raise ValueError(
-            f"every setting must have a name of its own, but {', '.join(twice)} stands for several."
-            " Rename them."
+            "every setting must have a name of its own, but several are called"
+            f" {', '.join(twice)}. Rename them."
         )
 
 

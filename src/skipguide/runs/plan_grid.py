@@ -90,8 +90,8 @@ def to_settings(words: Mapping[str, Any]) -> dict[str, Any]:
     out = {_ALIASES.get(name, name): value for name, value in words.items() if name != "stg"}
     if of_plan := sorted({"prompt", "image", "seed"} & set(out)):
         raise ValueError(
-            f"a setting must leave {', '.join(of_plan)} to prompts and seeds of the plan. Move it"
-            " there."
+            f"a setting cannot have {', '.join(of_plan)}, which belong to the prompts and seeds"
+            " of the plan. Move them there."
         )
     stg = words.get("stg")
     if stg is None:
@@ -103,8 +103,8 @@ def to_settings(words: Mapping[str, Any]) -> dict[str, Any]:
     twice = sorted(name for name in {*_SHARED_TERM_KEYS, *SCALE_AXES} if name in out)
     if twice:
         raise ValueError(
-            f"a setting must say {', '.join(twice)} within stg, but says it beside it too. Keep"
-            " one."
+            f"a setting with stg must have {', '.join(twice)} inside of it, but has it beside it."
+            " Move it into stg."
         )
     return {**out, **_translate_terms(stg if isinstance(stg, list) else [stg])}
 

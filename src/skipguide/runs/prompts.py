@@ -57,8 +57,8 @@ def parse_prompt_list(entries: Iterable[str | Entry], base: Path) -> list[Prompt
     ]
     if any(entry.prompt is entry.image is None for entry in written):
         raise ValueError(
-            "a prompt of a plan must have prompt, image or both, but one has neither. Write a text"
-            " there."
+            "a prompt of a plan must have a text, an image or both, but one has neither. Write a"
+            " text."
         )
     return _deduplicate(
         Prompt(entry.prompt, base / entry.image if entry.image else None) for entry in written
@@ -90,7 +90,9 @@ def read(source: PromptFile, base: Path) -> list[Prompt]:
         found = [_attach_image(prompt, base / source.images, path) for prompt in found]
     found = _deduplicate(found)[: source.first]
     if not found:
-        raise ValueError(f"prompts must be one or more, but {path} has none. Write one per line.")
+        raise ValueError(
+            f"a file of prompts must have at least one, but {path} has none. Write one per line."
+        )
     return found
 
 
@@ -110,7 +112,7 @@ def _read_prompt_file(path: Path) -> Iterator[Prompt]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"prompts must be JSON where the file is named .json, but {path}: {error}. Mend it."
+            f"a file of prompts named .json must be JSON, but {path} is not: {error}. Correct it."
         ) from None
     rows = (
         content.items()
@@ -169,7 +171,7 @@ def _select_dimensions(found: list[Prompt], wanted: list[str], path: Path) -> li
     if missing:
         raise ValueError(
             f"dimensions must be some of {', '.join(known) or 'those of VBench_full_info.json'},"
-            f" but got {', '.join(missing)}, which {path} has not. Correct them."
+            f" but got {', '.join(missing)}, which {path} does not have. Correct them."
         )
     return [prompt for prompt in found if set(wanted) & set(prompt.tags.get("dimension", ()))]
 
@@ -190,7 +192,7 @@ def _read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ValueError(
-            f"prompts must be a file that can be read, but {path} cannot: {reason}. Check it."
+            f"prompts must be a readable file, but {path} is not: {reason}. Check it."
         ) from None
 
 

@@ -129,7 +129,7 @@ class RayEngine:
         if address == "local" and self.workers > (gpus or cpus):  # a cluster may grow
             self.close()
             raise ValueError(
-                f"a worker needs a {'GPU' if gpus else 'CPU'} of its own, but got --workers"
+                f"each worker needs a {'GPU' if gpus else 'CPU'} of its own, but got --workers"
                 f" {workers} for {gpus or cpus}. Ask for fewer."
             )
         self._class = self._ray.remote(**takes)(_RemoteWorker)
@@ -151,7 +151,8 @@ class RayEngine:
         except Exception as error:  # ray raises several kinds, bare ones among them
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"--ray must be a cluster that answers, but {address}: {reason} Check the address."
+                f"--ray must be the address of a running cluster, but {address} does not answer:"
+                f" {reason} Check the address."
             ) from None
 
     # --- before the jobs --------------------------------------------------------------------------
@@ -176,8 +177,8 @@ class RayEngine:
             raise error.cause from None
         except self._ray.exceptions.RayActorError as error:
             raise ValueError(
-                "a worker must stay alive while it checks a plan, but it was lost:"
-                f" {_error_summary(error)}. Look for memory."
+                f"the worker that checked the plan was lost: {_error_summary(error)}. Check"
+                " whether the machine ran out of memory."
             ) from None
 
     def _first_worker(self) -> Any:
@@ -202,13 +203,13 @@ class RayEngine:
         ):
             if not any(node["Alive"] for node in self._ray.nodes()):
                 raise ValueError(
-                    "a cluster must have a machine, but all of this one were lost. Start it, and"
-                    " sweep again: what is made stays."
+                    "All Ray nodes were lost. Restart the cluster and run the sweep again;"
+                    " finished clips are kept."
                 )
             if not fleet.busy and time.monotonic() - started > _START_TIMEOUT:
                 raise ValueError(
                     f"a worker must be ready within {_START_TIMEOUT // 60} minutes, but none is."
-                    " Look at `ray status`: are there machines with a free GPU or CPU?"
+                    " Check with `ray status` that a machine has a free GPU or CPU."
                 )
         return ended[0]
 
@@ -237,7 +238,7 @@ class RayEngine:
         ):
             if isinstance(what, _LostWorker):
                 raise RuntimeError(
-                    f"a worker was lost {_MAX_LOSSES} times under one part: {what.reason}"
+                    f"a worker was lost {_MAX_LOSSES} times with the same item: {what.reason}"
                 )
             if what is not None:
                 yield what[0]
@@ -323,7 +324,7 @@ class RayEngine:
             fleet.failed_starts += new
             if fleet.failed_starts >= _MAX_FAILED_STARTS:
                 raise ValueError(
-                    f"workers must start, but {fleet.failed_starts} in a row did not:"
+                    f"{fleet.failed_starts} workers in a row did not start:"
                     f" {_error_summary(error)}. Install skipguide and its requirements on all"
                     " machines."
                 ) from None

@@ -91,8 +91,8 @@ class Run:
         found = next((entry for entry in self.prompts() if entry.id == prompt), None)
         if found is None:
             raise ValueError(
-                f"a prompt must be one of the run, but got the id {prompt}. Take one that the run"
-                " has."
+                f"prompt must be the id of a prompt of the run, but got {prompt}. Take one of"
+                " Run.prompts()."
             )
         if found.image is None or found.image_sha256 is None:
             raise ValueError(
@@ -103,8 +103,8 @@ class Run:
         if not path.is_file() or hash_file(path) != found.image_sha256:
             raise ValueError(
                 f"the picture of a prompt must be kept in the run, but {found.image} of prompt"
-                f" {prompt} is not there or not what it was. Sweep the plan that has it once more:"
-                " that copies it, and makes nothing again."
+                f" {prompt} is missing or was changed. Sweep its plan once more: that copies the"
+                " picture and makes no video again."
             )
         return path
 
@@ -162,8 +162,8 @@ class Run:
         found = self._clips(self._ledger.rows("SELECT * FROM jobs WHERE key = ?", key))
         if not found:
             raise ValueError(
-                f"a clip must be one of the run {self.folder}, but got {key!r}. `skipguide runs"
-                " show` has them."
+                f"key must be that of a clip of the run {self.folder}, but got {key!r}."
+                " `skipguide runs show --clips` lists them."
             )
         return found[0]
 
@@ -278,8 +278,8 @@ class Run:
                 )
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
-                f"a state of a metric must be a sound file, but {path} is not: {error}. Remove it"
-                " and measure again."
+                f"the state of a metric must be a safetensors file, but {path} is damaged:"
+                f" {error}. Remove it and measure again."
             ) from None
 
     # --- votes ------------------------------------------------------------------------------------
@@ -329,11 +329,11 @@ def _check_vote(vote: Vote) -> None:
         vote.left in ("first", "second")
     ):
         raise ValueError(
-            "a pair must have a second clip and what was on the left, and a rating neither, but"
-            f" got {vote!r}. Correct it."
+            f"a pair must have `second` and `left`, and a rating neither, but got {vote!r}."
+            " Correct it."
         )
     if vote.second is not None and vote.first >= vote.second:
         raise ValueError(
-            "first must be the smaller key of a pair, so that it is one pair in every order, but"
+            "first must be the smaller key of a pair, so that every pair has one spelling, but"
             f" got {vote.first!r} and {vote.second!r}. Swap them, and the answer."
         )

@@ -68,7 +68,7 @@ def check_run_folder(folder: Path) -> None:
     )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(
-            f"a run needs a folder that can be written, but {parent} cannot. Choose another with"
+            f"a run needs a folder that can be written, but {parent} is not. Choose another with"
             " --out."
         )
 
@@ -106,16 +106,16 @@ def _acquire_lock(lock: sqlite3.Connection, folder: Path) -> None:
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise ValueError(
-                f"one sweep at a time may write to a run, but another one is writing to {folder}."
-                " Wait for it, end it, or name another folder with --out."
+                "only one sweep at a time may write to a run, but another one is writing to"
+                f" {folder}. Wait for it, end it, or name another folder with --out."
             ) from None
         raise _unwritable_error(folder, error) from None
 
 
 def _unwritable_error(folder: Path, error: Exception) -> OSError:
     return OSError(
-        f"a run needs a folder that can be written, but {folder}: {error}. Choose another with"
-        " --out."
+        f"a run needs a folder that can be written, but {folder} is not: {error}. Choose another"
+        " with --out."
     )
 
 
@@ -243,11 +243,11 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
             raise
         if error.errno in DISK_FULL_ERRORS:
             raise OSError(
-                f"the disk of {folder} must have room, but is full. Free some; what is done stays"
-                " done."
+                f"the disk of {folder} is full. Free some space and run the sweep again; finished"
+                " clips are kept."
             ) from error
         raise OSError(
-            f"a run needs a folder that can be written, but {error.filename or folder}:"
+            f"a run needs a folder that can be written, but {error.filename or folder} is not:"
             f" {error.strerror}. Check it, or choose another with --out."
         ) from error
 
@@ -308,7 +308,7 @@ def check_disk_space(folder: Path, wanted: list[GenerationSettings], latents: bo
     if needed and free < needed + _RESERVE:
         raise OSError(
             f"the disk must have room for {len(wanted)} videos, about"
-            f" {(needed + _RESERVE) / 1e6:.0f} MB, but {folder} has {free / 1e6:.0f} MB. Free some,"
-            " or name a folder on another disk with --out."
+            f" {(needed + _RESERVE) / 1e6:.0f} MB, but {folder} has {free / 1e6:.0f} MB. Free some"
+            " space, or choose a folder on another disk with --out."
         )
     return needed

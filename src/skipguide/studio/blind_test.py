@@ -123,7 +123,7 @@ def build_votes(
     kind: Kind = "rating" if task.second is None else "pair"
     if set(answers) != set(QUESTIONS[kind]):
         raise ValueError(
-            f"answers must be to {', '.join(QUESTIONS[kind])}, but got"
+            f"the questions to answer are {', '.join(QUESTIONS[kind])}, but got answers to"
             f" {', '.join(answers) or 'none'}. Answer these."
         )
     second = task.second.key if task.second else None

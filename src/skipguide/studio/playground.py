@@ -122,7 +122,7 @@ class Trials:
         with self._changed:
             if sum(trial.state == "waiting" for trial in self._trials) >= MAX_WAITING:
                 raise ValueError(
-                    f"at most {MAX_WAITING} trials may wait, and so many do. Cancel one or wait."
+                    f"at most {MAX_WAITING} trials may wait, and as many do. Cancel one, or wait."
                 )
             trial = Trial(
                 next(self._numbers), ask, trial_name(ask), prompt.image and prompt.image.name
@@ -280,8 +280,8 @@ def _check_request(ask: TrialRequest, models: Sequence[str]) -> None:
         )
     if _names_a_file(ask.parameters):
         raise ValueError(
-            "the schedule of a trial must be a list of bins, for trials read no files, but got a"
-            " name. Write the bins."
+            "the schedule of a trial must be a list of bins, because trials read no files, but"
+            " got a name. Write the bins."
         )
     if ask.prompt is None and ask.image_of is None:
         raise ValueError(
