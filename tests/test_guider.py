@@ -181,7 +181,8 @@ def assert_equal(ours: torch.Tensor, theirs: torch.Tensor, unguided: torch.Tenso
     "config",
     [
         {}, {"guidance_scale": 1.0}, {"enabled": False}, {"use_original_formulation": True},
-        {"use_original_formulation": True, "guidance_scale": 0.0}, {"start": 0.3, "stop": 0.9}, {"stop": 0.4},
+        {"use_original_formulation": True, "guidance_scale": 0.0}, {"start": 0.3, "stop": 0.9},
+        {"stop": 0.4},
     ],
 )  # fmt: skip
 def test_with_scale_0_it_is_diffusers_own_cfg_to_the_last_bit(
@@ -248,7 +249,8 @@ def test_cfg_outside_its_window_leaves_the_same_push_on_c(
         run(wan, guider)
     heard = iter(calls)
     assert [list(preds) for preds, _ in steps] == [
-        ["pred_cond", "pred_weak"], ["pred_cond", "pred_uncond", "pred_weak"], ["pred_cond", "pred_weak"]
+        ["pred_cond", "pred_weak"], ["pred_cond", "pred_uncond", "pred_weak"],
+        ["pred_cond", "pred_weak"],
     ]  # fmt: skip  # int(0.4 * 3) <= i < int(0.7 * 3)
     for preds, D in steps:
         inputs = {name: next(heard).kwargs for name in preds}

@@ -420,7 +420,8 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         (
             ["imaging_quality"],
             (
-                r"is licensed under CC BY-NC-SA 4\.0 \(.*Apache-2\.0\), so its use .* was not\. Pass"
+                r"is licensed under CC BY-NC-SA 4\.0 \(.*Apache-2\.0\), so its use .* was not\."
+                r" Pass"
                 r" --non"
             ),
         ),

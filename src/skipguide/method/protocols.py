@@ -1,7 +1,7 @@
 """What this package asks of other people's objects: pipelines, schedulers, guiders; and plain data.
 
-The parts of a diffusers pipeline are attributes that it gets when it is loaded, so a Protocol cannot
-name them. These say which kind of thing is meant, and fit every such object.
+The parts of a diffusers pipeline are attributes that it gets when it is loaded, so a Protocol
+cannot name them. These say which kind of thing is meant, and fit every such object.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 PlainData = dict[str, Any]  # what JSON and YAML can hold: text, numbers, lists, dicts, None
 ReadOnlyData = Mapping[str, Any]  # the same, where it is only read
-Inputs = dict[str, Any]  # of a call, by name: tensors, and whatever else a denoiser or pipeline takes
+Inputs = dict[str, Any]  # of a call, by name: tensors, and what else a denoiser or pipeline takes
 ReadOnlyInputs = Mapping[str, Any]
 
 

@@ -35,8 +35,9 @@ class RestartController:
     Args:
         scheduler: one of `noise_levels.SCHEDULER_KINDS`; it gets `set_timesteps` and `step` as
             attributes, in front of its methods.
-        restarts: intervals that do not overlap. pipe: whose generator draws the noise, and whose
-        progress bar shows the additional steps too.
+        restarts: intervals that do not overlap.
+        pipe: whose generator draws the noise, and whose progress bar shows the additional steps
+            too.
 
     Raises:
         ValueError: for a scheduler that is not known.
