@@ -159,7 +159,7 @@ def test_the_transformer_in_bfloat16(transformer: Any) -> None:
     [
         (
             {"hidden_states": torch.zeros(2, 3, 5, 6, 10)},
-            r"hidden_states must be \(B, 4, F, H, W\), but are \(2, 3,",
+            r"hidden_states must be \(B, 4, F, H, W\), but got \(2, 3,",
         ),
         ({"encoder_hidden_states": torch.zeros(2, 12, 7)}, r"must be \(2, L, 24\)"),
         ({"encoder_hidden_states": torch.zeros(1, 12, 24)}, "one text for each row"),
@@ -169,7 +169,7 @@ def test_the_transformer_in_bfloat16(transformer: Any) -> None:
         ),
         (
             {"frame_mask": torch.ones(2, 17).bool()},
-            r"frame_mask must be \(2, 5\) for these inputs, but is \(2, 17\)",
+            r"frame_mask must be \(2, 5\) for these inputs, but got \(2, 17\)",
         ),
         ({"fps": torch.ones(3)}, "fps must be one value, or one for each of the 2 rows, but has 3"),
     ],
@@ -420,13 +420,13 @@ def test_wrong_inputs_of_the_scheduler() -> None:
     scheduler = OpenSoraRFlowScheduler()
     with pytest.raises(ValueError, match="Call set_timesteps first"):
         scheduler.step(torch.zeros(1), 1000.0, torch.zeros(1))
-    with pytest.raises(ValueError, match="num_inference_steps must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match="num_inference_steps must be at least 1, but got 0"):
         scheduler.set_timesteps(0, height=8, width=8, num_frames=1)
     with pytest.raises(ValueError, match=r"needs height, width and num_frames.*got 8, None and 1"):
         scheduler.set_timesteps(2, height=8, num_frames=1)
     scheduler.set_timesteps(2, height=512, width=512, num_frames=1)
     with pytest.raises(
-        ValueError, match=r"timestep must be one of scheduler\.timesteps, but is 3\.0"
+        ValueError, match=r"timestep must be one of scheduler\.timesteps, but got 3\.0"
     ):
         scheduler.step(torch.zeros(1), 3.0, torch.zeros(1))
 

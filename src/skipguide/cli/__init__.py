@@ -1,5 +1,4 @@
-"""The command line, one file per verb. torch and diffusers are imported only when a verb needs
-them."""
+"""The command line, one file per verb; torch and diffusers are imported only when needed."""
 
 from __future__ import annotations
 

@@ -27,8 +27,7 @@ MAX_LISTED_KEYS = 12  # keys that an error names; it gives their total as well
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the weights `(key: tensor)` of a file, or of the weights file in a transformers
-    folder.
+    """Return the weights `(key: tensor)` of a file, or of a transformers folder.
 
     A pickle is read with `weights_only`. Whatever a training run keeps beside the weights is left
     out, and so is the `module.` that DataParallel puts before every key.

@@ -24,8 +24,7 @@ _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def read(path: Path) -> Image.Image:
-    """Read an image file as a viewer shows it: rotated as its EXIF data says, transparency on
-    white.
+    """Read an image file as viewers show it: rotated as its EXIF data says, transparency on white.
 
     Raises:
         ValueError: if the file is not an image, is damaged, has several frames, or has a size out

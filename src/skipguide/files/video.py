@@ -128,8 +128,7 @@ def read(path: Path) -> tuple[Frames, Fraction]:
 def _decode(
     container: av.container.InputContainer, path: Path
 ) -> tuple[list[Frames], list[tuple[float, float]]]:
-    """Return the frames, and for each packet of them when it starts and stops being shown, in
-    seconds."""
+    """Return the frames, and the start and end of each packet of them in seconds."""
     frames, shown = [], []
     for packet in container.demux(container.streams.video[0]):
         # The only times in an AVI are the positions of its packets, in decoding order.
@@ -152,8 +151,7 @@ def _decode(
 
 
 def _declared_length(container: av.container.InputContainer) -> float | None:
-    """Return the seconds of video that a file claims to have; None if it makes no claim (a live
-    stream)."""
+    """Return the seconds of video that a file claims to have; None if it makes no claim."""
     stream = container.streams.video[0]
     if container.format.name == "avi" and stream.frames and stream.average_rate:
         # The duration that PyAV reports has been corrected to the packets that are there.

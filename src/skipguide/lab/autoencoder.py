@@ -67,8 +67,7 @@ class VideoAutoencoder(Protocol):
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """How to build, run and train one autoencoder: `(B, 3, F, H, W)` in [-1, 1] to latents and
-    back."""
+    """How to build, run and train an autoencoder of clips `(B, 3, F, H, W)` in [-1, 1]."""
 
     build: Callable[[], Any]  # returns it with the weights that training starts from
     encode: Callable[[VideoAutoencoder, Tensor], Posterior]  # of clips, or of their frames
@@ -146,15 +145,14 @@ def _set_unit_gain(vae: torch.nn.Module) -> None:
 def _add_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
     """Add two constant channels of opposite sign to every group of the norm after a convolution."""
     group = norm.num_channels // norm.num_groups * (len(conv.bias) // norm.num_channels)
-    # one after the other, where a convolution makes two frames of one
+    # A convolution that makes two frames of one has two copies of each channel in a row.
     copies = len(conv.bias) // norm.num_channels
     for i in range(copies):
         conv.bias[i::group], conv.bias[copies + i :: group] = 2.0, -2.0
 
 
 def _normalise_channels(vae: VideoAutoencoder, frames: Tensor) -> None:
-    """Put the mean and deviation of each latent channel into the config, where pipelines look for
-    them."""
+    """Put the mean and deviation of each latent channel into the config, for the pipelines."""
     with torch.no_grad():
         latents = torch.cat([vae.encode(f).latent_dist.mean for f in frames.split(16)])
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
@@ -178,12 +176,8 @@ MOCHI = AutoencoderSpec(
 SVD_FRAMES = 14
 SVD_CONFIG: dict[str, Any] = dict(
     down_block_types=("DownEncoderBlock2D",) * 4,
-    block_out_channels=(
-        64,
-        64,
-        64,
-        128,
-    ),  # its groups of 32 leave a norm of 32 channels no absolute colour at all
+    # 32 groups would leave a norm of 32 channels without any absolute colour.
+    block_out_channels=(64, 64, 64, 128),
     layers_per_block=1,
     latent_channels=8,
     sample_size=world.FRAME_SIZE,
@@ -227,8 +221,7 @@ def decode_svd(vae: VideoAutoencoder, latents: Tensor, num_frames: int) -> Tenso
 
 
 def _normalise_svd(vae: VideoAutoencoder, frames: Tensor) -> None:
-    """Set scaling_factor, the pipeline's one scale for all channels, to give latents unit
-    deviation."""
+    """Set scaling_factor, the one scale of all channels, to give latents unit deviation."""
     with torch.no_grad():
         latents = torch.cat([encode_svd(vae, f).mean for f in frames.split(16)])
     vae.register_to_config(scaling_factor=1 / latents.std().item())
@@ -307,8 +300,7 @@ def _ignore_constant_channels(conv: Any, norm: torch.nn.GroupNorm) -> None:
 
 
 def _initialise_temporal_layers(vae: torch.nn.Module) -> None:
-    """Start the temporal part as every fourth frame in the latents, repeated four times by the
-    decoder.
+    """Start the temporal part as every fourth frame, repeated four times by the decoder.
 
     A random map of four frames would leave nothing for the part for single frames to learn from.
     """

@@ -31,8 +31,8 @@ def cache_latents(
 
 
 def make_encoder(vae: VideoAutoencoder, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a function that encodes clips `(B, 3, F, H, W)` as Mochi's and Open-Sora's pipelines
-    do.
+    """Return a function that encodes clips `(B, 3, F, H, W)` like Mochi's and Open-Sora's
+    pipelines.
 
     Latents are float16 with mean 0 and deviation 1. Their autoencoders keep one mean and one
     deviation for each channel in the config.

@@ -56,8 +56,7 @@ def build(vae: AutoencoderKLMochi) -> MochiPipeline:
 
 @torch.no_grad()
 def _initialise(transformer: MochiTransformer3DModel) -> None:
-    """Set random, fixed rotary frequencies (diffusers starts at zero: no positions), and predict
-    zero.
+    """Set random, fixed rotary frequencies (diffusers starts without positions); predict zero.
 
     Mochi stretches every grid to 192 x 192 units, so that neighbours on our 4 x 4 grid of tokens
     are 48 units apart.
@@ -74,8 +73,7 @@ def _initialise(transformer: MochiTransformer3DModel) -> None:
 
 
 class BatchedAttention:
-    """MochiAttnProcessor2_0 without its loop over the batch: one masked attention, for training
-    only.
+    """MochiAttnProcessor2_0 as one masked attention, without a loop over the batch; for training.
 
     Outputs agree on every video token and every real text token; padding tokens, which nothing
     reads, get arbitrary values.

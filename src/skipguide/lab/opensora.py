@@ -98,8 +98,7 @@ class PlainAttention:
         attention_mask: Tensor | None = None,
         image_rotary_emb: Any = None,
     ) -> Tensor:
-        """Attend from `(B, N, D)` to itself or to text `(B, L, D)` with mask `(B, 1, 1, L)`: `(B,
-        N, D)`."""
+        """Attend from `(B, N, D)` to itself or to text `(B, L, D)`; the mask is `(B, 1, 1, L)`."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = (attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in projected)

@@ -41,24 +41,22 @@ Tensor = torch.Tensor
 FRAMES = autoencoder.SVD_FRAMES
 NUM_CLIPS = 6_144
 BATCH_SIZE = 16
-IMAGE_DROPOUT = 0.1  # both ways in of the first frame at once, as the pipeline's uncond has it
+IMAGE_DROPOUT = 0.1  # of latents and embedding of the first frame together, as in uncond
 FPS = (5, 10)  # drawn from this range, ends included
-BUCKETS_PER_UNIT = (
-    200  # motion bucket = 200 x (half frames that the outline moves) at 7 fps, at most 255
-)
+# motion bucket = 200 x (half frames that the outline moves) at 7 fps, at most 255
+BUCKETS_PER_UNIT = 200
 USUAL_FPS = 7
-GUIDANCE_SCALE = (
-    5.0  # CFG of the last frame, in scores; that of the first is 1. The pipeline's own is 3
-)
+# CFG of the last frame in scores; that of the first is 1. The pipeline's default is 3.
+GUIDANCE_SCALE = 5.0
 NOISE_AUG = (0.002, 0.1)  # strength, drawn log-uniformly
-LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over all of the range
+LOG_SIGMA = (0.5, 1.4)  # mean and deviation of log sigma; a sixth is uniform over the range
 SCHEDULE = training_loop.Schedule(
     steps=4000, learning_rate=3e-3, decay=0.5, restarts=(2600,), ema=0.998
 )
 # of the image encoder
 READER_SCHEDULE = training_loop.Schedule(steps=2000, learning_rate=3e-3, decay=0.5)
 READER_BATCH = 32  # clips, two frames of each
-READ_ATTRIBUTES = {  # what the embedding has to tell, with the number of classes
+READ_ATTRIBUTES = {  # attribute to recognise -> number of classes
     "shape": len(world.SHAPES), "colour": len(world.COLOURS), "size": len(world.SIZES),
     "background": len(world.BACKGROUNDS), "background_colour": len(world.BACKGROUND_COLOURS),
     "second_shape": len(world.SHAPES) + 1, "second_colour": len(world.COLOURS) + 1,
@@ -87,7 +85,7 @@ SCHEDULER: dict[str, Any] = dict(
     prediction_type="v_prediction",
     use_karras_sigmas=True, timestep_type="continuous", timestep_spacing="leading", steps_offset=1,
     sigma_min=0.002,
-    sigma_max=80.0,  # 700 in the public checkpoint, for pictures of a hundred times as many pixels
+    sigma_max=80.0,  # 700 in the public checkpoint, for images with a hundred times as many pixels
 )  # fmt: skip
 
 
@@ -99,7 +97,7 @@ def build(
     unet = UNetSpatioTemporalConditionModel(**UNET)
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
-    processor: Any = CLIPImageProcessorPil()  # what CLIPImageProcessor is without torchvision
+    processor: Any = CLIPImageProcessorPil()  # this is CLIPImageProcessor without torchvision
     return StableVideoDiffusionPipeline(
         vae, image_encoder, unet, EulerDiscreteScheduler(**SCHEDULER), processor
     )
@@ -109,8 +107,7 @@ def build(
 
 
 class Reader(nn.Module):
-    """The image encoder with what it is trained with: a linear head for each attribute to
-    recognise."""
+    """The image encoder, with a linear head for each attribute that it learns to recognise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,8 +188,7 @@ def embed_images(image_encoder: CLIPVisionModelWithProjection, images: Tensor) -
 
 
 def training_clips(num: int = NUM_CLIPS) -> tuple[world.Scenes, Tensor]:
-    """Return the scenes behind the cached latents, and how much of its path each clip covers,
-    `(num,)`."""
+    """Return the scenes behind the cached latents, and the share `(num,)` of its path per clip."""
     return world.sample_scenes(num, seed=3 * 10**6), world.draw_spans(num, seed=3 * 10**6)
 
 
@@ -253,8 +249,7 @@ def encode_clips(
 def noise_latents(
     x_0: Tensor, noise: Tensor, sigma: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Noise latents `(B, F, C, h, w)` by sigma `(B,)`; return x, the UNet's input and timestep, and
-    v."""
+    """Noise latents `(B, F, C, h, w)` by sigma `(B,)`: x, the UNet's input and timestep, and v."""
     s = sigma.view(-1, 1, 1, 1, 1)
     x = x_0 + s * noise
     return x, x / (s**2 + 1).sqrt(), sigma.log() / 4, (x / (s**2 + 1) - x_0) * (s**2 + 1).sqrt() / s
@@ -275,8 +270,7 @@ def _sample_sigmas(num: int, generator: torch.Generator) -> Tensor:
 def train(
     folder: Path, device: torch.device, schedule: training_loop.Schedule = SCHEDULE
 ) -> Iterator[training_loop.Progress]:
-    """Train the UNet from nothing, or from the checkpoint in `folder`; needs its other parts and
-    latents.
+    """Train the UNet from nothing, or from the checkpoint in `folder`, which needs the other parts.
 
     Afterwards `folder/pipeline` is a StableVideoDiffusionPipeline in diffusers layout, in float16.
     """

@@ -271,8 +271,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def faster_dtype(device: torch.device | str) -> torch.dtype:
-    """Return bfloat16 if this machine multiplies matrices at least 1.5x as fast in it, else
-    float32."""
+    """Return bfloat16 if matrix products are at least 1.5x as fast in it here, else float32."""
     seconds = {dtype: _matmul_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     return (
         torch.bfloat16 if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else torch.float32

@@ -237,8 +237,7 @@ def _grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _object_colours(scenes: Scenes) -> torch.Tensor:
-    """Return (B, 3): the colour of the moving object, which varies a little around that of its
-    name."""
+    """Return (B, 3): the colour of the moving object, near that of its name."""
     return (_look_up_colour(scenes.colour) + (scenes.jitter[:, 6:7] - 0.5) * 0.08).clamp(0, 1)
 
 
@@ -396,8 +395,7 @@ def _moon(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def _star(
     x: torch.Tensor, y: torch.Tensor, points: int = 5, outer: float = 1.15, inner: float = 0.5
 ) -> torch.Tensor:
-    """Fold the plane into half a point, and return the distance to the line from its tip to its
-    notch."""
+    """Fold the plane into half a point; return the distance to the line from tip to notch."""
     sector = 2 * math.pi / points
     theta = torch.atan2(x, -y)
     theta = (theta - sector * (theta / sector).round()).abs()

@@ -1,5 +1,4 @@
-"""Metrics of videos: pure functions of features, and `evaluate`, which reads videos and applies
-them.
+"""Metrics of videos: pure functions of features, and `evaluate`, which reads and measures videos.
 
     from skipguide.metrics import evaluate
 

@@ -107,8 +107,7 @@ _STATISTICS: dict[str, tuple[Callable[..., Statistic], int]] = {
 
 @dataclass
 class _StatisticValues:
-    """The values of a statistic, which several metrics may share, with half the width of each
-    interval."""
+    """The values of a statistic, which metrics may share, with half the width of each interval."""
 
     values: Tensor
     widths: Tensor | None

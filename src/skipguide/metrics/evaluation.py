@@ -113,8 +113,7 @@ def _missing_reason(clip: Clip) -> str:
 
 
 def _named_clips(run: Run, setting: Setting) -> Iterator[tuple[str, Clip]]:
-    """Yield the clips of a setting under names from which `inputs.prompt_from_name` tells the
-    prompt."""
+    """Yield the clips of a setting under names that tell the prompt (`inputs.prompt_from_name`)."""
     texts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
     for clip in run.clips():
         if clip.setting == setting.id:

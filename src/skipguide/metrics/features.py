@@ -111,8 +111,7 @@ def describe(readings: Readings) -> dict[str, Any]:
 
 
 def save_vectors(readings: Readings, path: Path) -> None:
-    """Write the vectors as safetensors: side/kind -> (N, D), in the order of the names in
-    `describe`."""
+    """Write the vectors as safetensors: side/kind -> (N, D), sorted by name as in `describe`."""
     tensors = {
         key: torch.stack([rows[name] for name in sorted(rows)])
         for key, rows in readings.vectors.items()

@@ -29,8 +29,7 @@ KID = Polynomial()
 
 @dataclass(frozen=True)
 class Grams:
-    """The kernel of all pairs: within the first set `(N, N)` and the second `(M, M)`, and between
-    them.
+    """The kernel of all pairs: first set `(N, N)`, second set `(M, M)`, and between the sets.
 
     `xy` is `(N, M)`.
     """

@@ -16,8 +16,7 @@ K = 5  # as in Naeem et al.; Kynkaanniemi et al. use 3
 
 @dataclass(frozen=True)
 class Distances:
-    """Euclidean distances within the generated set `(N, N)`, within the reference `(M, M)`, and
-    between.
+    """Euclidean distances: generated `(N, N)`, reference `(M, M)`, and between the sets.
 
     `between` is `(M, N)`.
     """

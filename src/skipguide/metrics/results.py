@@ -143,8 +143,7 @@ def merge(results: Iterable[Result]) -> Result:
 def _not_attempted(
     not_run: Iterable[UnavailableMetric], asked: Sequence[MetricRequest]
 ) -> list[UnavailableMetric]:
-    """Keep the metrics that were not tried for want of weights; those that were tried are tried
-    again."""
+    """Keep the metrics that were not tried for want of weights; the others are tried again."""
     return [one for one in not_run if one.metric not in {tried.label for tried in asked}]
 
 

@@ -196,8 +196,7 @@ class OpenSoraTemporalVAE(nn.Module):
 
 
 class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
-    """The VAE of Open-Sora 1.2: 8x compression of height and width, 4x of time, in chunks of 17
-    frames.
+    """The VAE of Open-Sora 1.2: 8x compression in space, 4x in time, in chunks of 17 frames.
 
     Source: Open-Sora 1.2, `opensora/models/vae/vae.py` and `opensora/models/vae/vae_temporal.py`.
     The defaults are the values of the checkpoint hpcai-tech/OpenSora-VAE-v1.2, whose 2-D part is
@@ -401,8 +400,7 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         return_dict: bool = True,
         generator: torch.Generator | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """Encode and decode a video `(B, in_channels, F, H, W)`; with `sample_posterior`, via a
-        sample."""
+        """Encode and decode a video `(B, in_channels, F, H, W)`, optionally through a sample."""
         posterior: DiagonalGaussianDistribution = self.encode(
             sample, False, sample_posterior, generator
         )[0]  # type: ignore

@@ -27,8 +27,7 @@ class LatentsMixin:
     video_processor: VideoProcessor
 
     def latents_shape(self, rows: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """Return (B, C, f, h, w) for `rows` videos of `num_frames` frames of `height` by `width`
-        pixels."""
+        """Return (B, C, f, h, w) for `rows` videos of this length and size in pixels."""
         channels, factor = (
             self.transformer.config["in_channels"],
             self.vae.spatial_compression_ratio,
@@ -61,8 +60,7 @@ class LatentsMixin:
         return mean, std
 
     def encode_video(self, video: Tensor) -> Tensor:
-        """Encode a video (B, 3, F, H, W) in [-1, 1] as normalized latents (B, C, f, h, w) in
-        float32.
+        """Encode a video (B, 3, F, H, W) in [-1, 1] as normalized float32 latents (B, C, f, h, w).
 
         They are the modes of the VAE's distributions, so that the same reference is the same
         condition in every run (upstream samples them).
@@ -79,8 +77,7 @@ class LatentsMixin:
         return cast(Any, self.vae.decode(latents, num_frames, return_dict=False))[0]
 
     def _pixels(self, frames: object, height: int, width: int, device: torch.device) -> Tensor:
-        """Resize and crop frames to fill the size, as upstream does: (1, 3, F, height, width) in
-        [-1, 1]."""
+        """Resize and crop frames to fill the size: (1, 3, F, height, width) in [-1, 1]."""
         clip = to_clip(frames)
         if isinstance(clip, list):
             fitted = [_fit_image(frame.convert("RGB"), height, width) for frame in clip]

@@ -100,8 +100,7 @@ class LoopsMixin(LatentsMixin):
         loops: Loops,
         advance: Callable[[], object],
     ) -> Tensor:
-        """Denoise one loop from its noise: latents (B, C, f, h, w). Nothing here waits for the
-        device.
+        """Denoise one loop from its noise: (B, C, f, h, w). Nothing here waits for the device.
 
         An edited frame gets its noise from its position in `noise`, which the reference had
         replaced; upstream draws another one. Once it has noise, it is denoised in every step, also

@@ -159,8 +159,7 @@ def _config(path: str | Path) -> dict[str, Any]:
 
 
 def _transformer_config(original: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert an STDiT3Config to our config; absent values keep upstream's defaults, which are
-    ours."""
+    """Convert an STDiT3Config to ours; absent values keep upstream's defaults, which are ours."""
     for (name, value), reason in UNSUPPORTED.items():
         if original.get(name, not value) == value:
             raise ValueError(f"config.json has {name}={value}, which is not supported: {reason}.")

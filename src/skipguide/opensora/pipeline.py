@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,16 +205,15 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        height, width = (
-            buckets.image_size(*DEFAULT_SIZE)
-            if height is None and width is None
-            else (height, width)
-        )
+        if height is None and width is None:
+            height, width = buckets.image_size(*DEFAULT_SIZE)
         whole = dict(
-            height=height, width=width, num_inference_steps=num_inference_steps, num_loops=num_loops
-        )
-        whole |= dict(
-            num_videos_per_prompt=num_videos_per_prompt, max_sequence_length=max_sequence_length
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            num_loops=num_loops,
+            num_videos_per_prompt=num_videos_per_prompt,
+            max_sequence_length=max_sequence_length,
         )
         height, width, *_ = checks.check_numbers(whole, fps, align)
         num_frames = buckets.parse_num_frames(num_frames)
@@ -242,9 +241,12 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
         checks.check_conditions(given, shape, num_loops, self.vae.latent_frames)
 
         device = self._execution_device
-        encoding = dict(clean_caption=clean_caption, max_sequence_length=max_sequence_length)
-        encoding |= dict(
-            negative_prompt=negative_prompt, num_videos_per_prompt=num_videos_per_prompt, **embeds
+        encoding = dict(
+            clean_caption=clean_caption,
+            max_sequence_length=max_sequence_length,
+            negative_prompt=negative_prompt,
+            num_videos_per_prompt=num_videos_per_prompt,
+            **embeds,
         )
         texts = self._encode_texts(
             prompt, (aesthetic_score, motion_score, camera_motion), num_loops, encoding
@@ -255,24 +257,24 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
             for _ in range(num_videos_per_prompt)
         ]
         about = dict(height=height, width=width, fps=IMAGE_FPS if num_frames == 1 else fps)
-        numbers = {
-            name: torch.full((len(texts[0][0]),), float(x), device=device)
-            for name, x in about.items()
-        }
+        numbers = _repeat_per_row(about, len(texts[0][0]), device)
         report = functools.partial(
             self._report, callback_on_step_end, callback_on_step_end_tensor_inputs
         )
-        timesteps = dict(num_inference_steps=num_inference_steps, device=device)
-        timesteps |= dict(height=height, width=width, num_frames=num_frames)
+        timesteps = dict(
+            num_inference_steps=num_inference_steps,
+            device=device,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+        )
         loops = Loops(timesteps, shape, generator, noises, texts, numbers, align, last, report)
         parts, clips = self._run_loops(loops, given, decoded=output_type != "latent")
         self._current_timestep = None
-        if output_type == "latent":
-            frames = _concatenate(parts, condition_frame_length)
-        else:
-            frames = self.video_processor.postprocess_video(
-                _concatenate(clips, shared), output_type=output_type
-            )
+        frames: Any = _concatenate(parts, condition_frame_length)
+        if output_type != "latent":
+            video_frames = _concatenate(clips, shared)
+            frames = self.video_processor.postprocess_video(video_frames, output_type=output_type)
         self.maybe_free_model_hooks()
         return OpenSoraPipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -343,6 +345,13 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
                 embeds, mask = torch.cat([negative, embeds]), torch.cat([its_mask, mask])
             encoded[texts] = embeds, mask
         return [encoded[texts] for texts in wanted]
+
+
+def _repeat_per_row(
+    values: Mapping[str, float], rows: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Return each value `rows` times, as the transformer takes it."""
+    return {name: torch.full((rows,), float(x), device=device) for name, x in values.items()}
 
 
 def _concatenate(parts: Sequence[Tensor], shared: int) -> Tensor:

@@ -82,7 +82,7 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
         """
         if num_inference_steps < 1:
             raise ValueError(
-                f"num_inference_steps must be at least 1, but is {num_inference_steps}."
+                f"num_inference_steps must be at least 1, but got {num_inference_steps}. Pass 30."
             )
         total = self.config["num_train_timesteps"]
         steps = [(1.0 - i / num_inference_steps) * total for i in range(num_inference_steps)]
@@ -155,13 +155,13 @@ class OpenSoraRFlowScheduler(SchedulerMixin, ConfigMixin):
         ).nonzero()
         if len(found) == 0:
             raise ValueError(
-                f"timestep must be one of scheduler.timesteps, but is {float(timestep)}."
+                f"timestep must be one of scheduler.timesteps, but got {float(timestep)}. Call"
+                " set_timesteps first."
             )
         return int(found[0])
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return `(1 - t / 1000) original + t / 1000 noise`, for timesteps `(B,)` or one for all
-        rows."""
+        """Return `(1 - t / 1000) original + t / 1000 noise`, for timesteps `(B,)` or a scalar."""
         clean = (
             1 - timesteps.to(original_samples.device).float() / self.config["num_train_timesteps"]
         )

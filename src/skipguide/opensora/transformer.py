@@ -44,8 +44,7 @@ class OpenSoraAttnProcessor:
         attention_mask: Tensor | None = None,
         image_rotary_emb: Rotation | None = None,
     ) -> Tensor:
-        """Attend from `(B, N, D)` to itself or to text `(B, L, D)`; the mask is true at real
-        tokens."""
+        """Attend from `(B, N, D)` to itself or to text `(B, L, D)`, masked at padding."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = (attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))  # type: ignore[misc]
         # (B, N, heads, channels)
@@ -234,8 +233,7 @@ class OpenSoraTransformer3DModel(
         width: Tensor | float = 512.0,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """Predict the velocity (first half of the channels) at `timestep`; never waits for the
-        device.
+        """Predict the velocity (first half of the channels) at `timestep`, without device syncs.
 
         Args:
             hidden_states: Latents `(B, C, F, H, W)`; H and W of any size, as they are padded to
@@ -297,8 +295,7 @@ class OpenSoraTransformer3DModel(
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)  # type: ignore[arg-type]
 
     def _patchify(self, latents: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return tokens `(B, F, S, D)` of latents `(B, C, F, H, W)`, and the rows and columns of
-        patches."""
+        """Return tokens `(B, F, S, D)` of latents `(B, C, F, H, W)`, and the grid of patches."""
         _, high, wide = self.config["patch_size"]
         latents = nn.functional.pad(
             latents, (0, -latents.shape[4] % wide, 0, -latents.shape[3] % high)
@@ -320,8 +317,7 @@ class OpenSoraTransformer3DModel(
         frame_mask: Tensor | None,
         tokens: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return embeddings `(B, D)` of the timestep and, with a mask, of timestep 0, and the
-        modulation.
+        """Return embeddings `(B, D)` of the timestep and of timestep 0, and the modulation.
 
         The modulation is `(B, F or 1, 6, D)`.
         """
@@ -336,8 +332,7 @@ class OpenSoraTransformer3DModel(
         return embedding, given, torch.where(frame_mask.bool()[:, :, None, None], modulation, still)
 
     def _modulate(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """Normalize, scale and shift tokens `(B, F, S, D)` for the last layer, by an embedding `(B,
-        D)`."""
+        """Normalize, scale and shift tokens `(B, F, S, D)` for the last layer."""
         # (B, 1, 1, D)
         shift, scale = (self.scale_shift_table + embedding[:, None])[:, :, None, None].unbind(1)
         return self.norm_out(tokens) * (1 + scale) + shift
@@ -348,13 +343,13 @@ class OpenSoraTransformer3DModel(
         channels, text_channels = self.config["in_channels"], self.config["caption_channels"]
         if latents.ndim != 5 or latents.shape[1] != channels:
             raise ValueError(
-                f"hidden_states must be (B, {channels}, F, H, W), but are {tuple(latents.shape)}."
+                f"hidden_states must be (B, {channels}, F, H, W), but got {tuple(latents.shape)}."
             )
         rows, frames = latents.shape[0], latents.shape[2]
         if text.ndim != 3 or len(text) != rows or text.shape[2] != text_channels:
             raise ValueError(
                 f"encoder_hidden_states must be ({rows}, L, {text_channels}), one text for each row"
-                f" of hidden_states, but are {tuple(text.shape)}."
+                f" of hidden_states, but got {tuple(text.shape)}."
             )
         wanted = {
             "encoder_attention_mask": (text_mask, (rows, text.shape[1])),
@@ -363,7 +358,7 @@ class OpenSoraTransformer3DModel(
         for name, (mask, shape) in wanted.items():
             if mask is not None and tuple(mask.shape) != shape:
                 raise ValueError(
-                    f"{name} must be {shape} for these inputs, but is {tuple(mask.shape)}."
+                    f"{name} must be {shape} for these inputs, but got {tuple(mask.shape)}."
                 )
 
 
@@ -395,8 +390,7 @@ def _expand_per_row(name: str, value: Tensor | float, tokens: Tensor) -> Tensor:
 def _position_embedding(
     grid: tuple[int, int], sides: tuple[Tensor, Tensor], square: int, dim: int
 ) -> Tensor:
-    """Return sines and cosines `(B, S, dim)` of patch positions: x in the first half, y in the
-    second.
+    """Return sines and cosines `(B, S, dim)` of patch positions: first half x, second half y.
 
     Both axes of the grid run to the side of a square with as many patches; the coordinates shrink
     as the video of `sides` = (height, width) pixels, `(B,)` each, outgrows the square of `square`

@@ -220,8 +220,7 @@ class Results:
     def _cached_estimate(
         self, key: tuple[str, ...], sets: list[Clips], measure: Measure
     ) -> Estimate:
-        """Estimate a measure of one set of clips, or of the difference between two with the same
-        prompts."""
+        """Estimate a measure of one set of clips, or of the difference between two."""
         if key not in self._known:
             if measure.per_clip is not None:
                 values = [measure.per_clip(clips, self.model) for clips in sets]
@@ -242,8 +241,7 @@ class Results:
         return found[0] - found[1] if len(found) > 1 else found[0]
 
     def seconds(self, row: Row) -> float | None:
-        """Return seconds per clip, the median over the chunks: of the CPU, or of the clock on a
-        GPU."""
+        """Return the median seconds per clip: of the CPU, or of the clock on a GPU."""
         clips = self.clips_of(row)
         return None if clips is None else statistics.median(_seconds_per_clip(clips))
 

@@ -165,8 +165,7 @@ class ClipGenerator:
         return torch.stack([made[n] for n in numbers])
 
     def passes(self, row: Row) -> float:
-        """Return forward passes per step and clip of a row that has generated clips; nan for real
-        ones.
+        """Return forward passes per step and clip of a row after its clips; nan for real ones.
 
         Call it once, after the clips: for a UNet passes are measured, which takes a while.
         """

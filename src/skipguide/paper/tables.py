@@ -198,8 +198,7 @@ def directions_table(found: Alignment) -> str:
 
 
 def summarize_alignment(found: Alignment) -> str:
-    """Say how many cosines of Figure 2 have an interval on one side of 0, and the most a step
-    saves."""
+    """Count the cosines with an interval on one side of 0, and say the most that a step saves."""
     places = itertools.product(range(len(found.directions) - 1), range(len(found.levels)))
     cells = [measure_direction(found, i, j) for i, j in places]
     below, above = (sum(one.cosine.sign == sign for one in cells) for sign in (-1, 1))

@@ -151,8 +151,7 @@ class AMTS(nn.Module):
 
     @torch.no_grad()
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the frame between two frames `(B, 3, H, W)` in [0, 1] whose sides are multiples of
-        16."""
+        """Return the frame between two frames `(B, 3, H, W)` in [0, 1], sides multiples of 16."""
         mean = torch.cat([first, second], 2).mean((1, 2, 3), keepdim=True)
         first, second = first - mean, second - mean
         matches = self._correlate(first, second)
@@ -221,8 +220,7 @@ def _warp(image: Tensor, flow: Tensor) -> Tensor:
 
 
 def _decoder_input(features: Tensor, pair: tuple[Tensor, Tensor], flow: Tensor) -> Tensor:
-    """Concatenate a decoder's features, both frames' features at the end of the flows, and the
-    flows."""
+    """Concatenate a decoder's features, both frames' features where the flows lead, and flows."""
     warped = [_warp(level, way) for level, way in zip(pair, flow.chunk(2, 1), strict=True)]
     return torch.cat([features, *warped, flow], 1)
 

@@ -52,8 +52,7 @@ class C3D(nn.Module):
         self.register_buffer("mean", torch.zeros(3, FRAMES, RESIZED, RESIZED))
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return probabilities `(B, 101)` of BGR clips `(B, 3, 16, 112, 112)` without the mean
-        clip."""
+        """Return probabilities `(B, 101)` of BGR clips `(B, 3, 16, 112, 112)` minus the mean."""
         x = clips
         for name in CONVOLUTIONS:
             x = F.relu(self.get_submodule(f"conv{name}")(x))

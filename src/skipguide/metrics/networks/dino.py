@@ -43,8 +43,7 @@ class DINO(nn.Module):
     """A vision transformer; its features of an image are the class token after the last block."""
 
     def __init__(self, width: int = 768, depth: int = 12, side: int = 14, patch: int = 16) -> None:
-        """Build the network; `side` is the number of patches a side of the images it was trained
-        on."""
+        """Build the network for training images of `side` patches a side."""
         super().__init__()
         self.side, self.patch = side, patch
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
@@ -81,8 +80,7 @@ class DINO(nn.Module):
 
 
 def load(path: Path) -> DINO:
-    """Load DINO from `dino_vitbase16_pretrain.pth` or a transformers folder like
-    `facebook/dino-vitb16`.
+    """Load DINO from `dino_vitbase16_pretrain.pth` or from `facebook/dino-vitb16`.
 
     The size of the network follows from the weights.
 

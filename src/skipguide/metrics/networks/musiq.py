@@ -90,8 +90,7 @@ class MUSIQ(nn.Module):
         return self.head(self.encoder_norm(x)[:, 0])[:, 0]
 
     def _embed_patches(self, images: Tensor, scale: int) -> Tensor:
-        """Return one token `(B, N, WIDTH)` per patch: its content, its position, and the image
-        size."""
+        """Return one token `(B, N, WIDTH)` per patch, from its content, position and image size."""
         padded = pad_same(images, (PATCH, PATCH), (PATCH, PATCH))
         # (B, 3, rows, columns, PATCH, PATCH)
         patches = padded.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)

@@ -107,8 +107,7 @@ class RAFT(nn.Module):
 
     @torch.no_grad()
     def forward(self, first: Tensor, second: Tensor, iterations: int = 20) -> Tensor:
-        """Return the flow `(B, 2, H, W)` between two frames `(B, 3, H, W)` in [0, 255], in pixels,
-        x first.
+        """Return the flow `(B, 2, H, W)` in pixels, x first, of frames `(B, 3, H, W)` in [0, 255].
 
         Sides must be multiples of 8.
         """
@@ -128,8 +127,7 @@ class RAFT(nn.Module):
 
     @staticmethod
     def _upsample_flow(flow: Tensor, mask: Tensor) -> Tensor:
-        """Scale the flow by 8: each pixel is a convex combination of the nine coarse ones around
-        it."""
+        """Scale the flow by 8: each pixel is a convex combination of nine coarse ones."""
         batch, _, height, width = flow.shape
         weights = mask.reshape(batch, 1, 9, 8, 8, height, width).softmax(2)
         around = F.unfold(8 * flow, 3, padding=1).reshape(batch, 2, 9, 1, 1, height, width)

@@ -91,8 +91,7 @@ def _config(state: Mapping[str, Tensor]) -> VideoMAEConfig:
 
 @torch.no_grad()
 def features(model: nn.Module, frames: Tensor) -> Tensor:
-    """Return features `(B, D)` of clips `(B, 16, 3, H, W)` uint8: the normalised mean over all
-    tokens.
+    """Return features `(B, D)` of clips `(B, 16, 3, H, W)` uint8: the normalised mean over tokens.
 
     D is 1408 for the giant model.
     """
