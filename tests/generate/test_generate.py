@@ -188,13 +188,14 @@ def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
 
         def __call__(self, image: Any) -> None: ...
 
+    upscaler: Any = Upscaler()
     message = (
         r"^model must be a text-to-video or image-to-video pipeline, but Upscaler does not take"
         r" generator, "
         r".* and needs image\. Use another model, or guide\(\) from Python\.$"
     )
     with pytest.raises(ValueError, match=message):
-        run.generate(Upscaler(), settings)
+        run.generate(upscaler, settings)
 
 
 # --- the three scales -----------------------------------------------------------------------------
@@ -390,7 +391,7 @@ def test_an_image_and_its_name_go_together(
     )
     with pytest.raises(
         ValueError,
-        match=rf"^image must be given where .*, but they name {came} was given\. Read it with",
+        match=rf"^image must be given if and only if .*, but they name {came} was given\. Read it with",
     ):
         run.generate(svd, settings, image=image)
 

@@ -277,13 +277,15 @@ def test_a_size_without_default_is_asked_for(pipe: Any) -> None:
 
         def __call__(self, prompt: str, height: int, width: int | None = None) -> None: ...
 
+    sizeless: Any = Sizeless()
+
     with pytest.raises(
         ValueError,
         match=r"^height must be given for a Sizeless, .* but got nothing\. Set it with --height",
     ):
-        resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), Sizeless())
+        resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), sizeless)
     found = resolve_settings(
-        validate_settings({"prompt": "p", "stg_scale": 0.0, "height": 64}), Sizeless()
+        validate_settings({"prompt": "p", "stg_scale": 0.0, "height": 64}), sizeless
     )
     assert (found.width, found.steps, found.fps) == (
         None,
@@ -296,7 +298,7 @@ def test_a_size_without_default_is_asked_for(pipe: Any) -> None:
     ):
         resolve_settings(
             validate_settings({"prompt": "p", "stg_scale": 0.0, "height": 64, "steps": 4}),
-            Sizeless(),
+            sizeless,
         )
 
 
@@ -438,7 +440,8 @@ def test_sizes_of_a_unet(pipe: Any) -> None:
             num_inference_steps: int = 50,
         ) -> None: ...
 
-    settings = resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), AnimateDiff())
+    animatediff: Any = AnimateDiff()
+    settings = resolve_settings(validate_settings({"prompt": "p", "stg_scale": 0.0}), animatediff)
     assert (settings.height, settings.width, settings.num_frames) == (512, 512, 16)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from skipguide.files.video import Frames
+    from skipguide.generate.protocols import LoadedPipeline
     from skipguide.generate.record import GenerationResult
 
 Reader = Callable[["Frames"], "dict[str, str] | None"]
@@ -128,7 +129,7 @@ def _column_settings(complete: GenerationSettings) -> list[GenerationSettings]:
 
 
 def _generate_column(
-    pipe: Any,
+    pipe: LoadedPipeline,
     settings: GenerationSettings,
     image: PIL.Image.Image | None,
     weights: dict[str, str],

@@ -262,13 +262,14 @@ def _parse_layers(model: str, layers: str) -> tuple[int | str, ...]:
 
     They are the number of a block of lab-mochi, or one or more addresses of the other models.
     """
-    if model != "mochi":
-        return tuple(int(layer) if layer.isdecimal() else layer for layer in layers.split(","))
-    if not layers.isdecimal():
+    from skipguide.method.parsing import parse_layers
+
+    found = parse_layers(layers)
+    if model == "mochi" and not (len(found) == 1 and isinstance(found[0], int)):
         raise ValueError(
             f"layers of lab-mochi must be numbers, but got {layers}. Write --layers 5."
         )
-    return (int(layers),)
+    return found
 
 
 def _print_note(text: str) -> None:

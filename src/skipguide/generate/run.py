@@ -26,6 +26,7 @@ from skipguide.families import lookup, rows
 from skipguide.files import image as image_file
 from skipguide.files import packaged
 from skipguide.files.video import Frames
+from skipguide.generate.protocols import LoadedPipeline
 from skipguide.generate.record import GenerationResult, hash_weights
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
@@ -201,7 +202,7 @@ def _hide_progress_bars() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def weights_fingerprint(model: str, pipe: Any) -> dict[str, str]:
+def weights_fingerprint(model: str, pipe: LoadedPipeline) -> dict[str, str]:
     """Identify the weights of `pipe`: a hash over the files of a local model, or the hub
     revision."""
     folder = local_folder(model)
@@ -214,7 +215,7 @@ def weights_fingerprint(model: str, pipe: Any) -> dict[str, str]:
 
 
 def generate(
-    pipe: Any,
+    pipe: LoadedPipeline,
     settings: GenerationSettings,
     on_step: StepCallback | None = None,
     image: Image.Image | None = None,
@@ -252,7 +253,9 @@ def generate(
 
 
 @contextlib.contextmanager
-def _apply_guidance(pipe: Any, settings: GenerationSettings) -> Iterator[Callable[[], float]]:
+def _apply_guidance(
+    pipe: LoadedPipeline, settings: GenerationSettings
+) -> Iterator[Callable[[], float]]:
     """Guide the pipeline, if anything is asked for; yield a function for the passes per step so
     far."""
     if settings.request.is_plain:
@@ -264,7 +267,7 @@ def _apply_guidance(pipe: Any, settings: GenerationSettings) -> Iterator[Callabl
 
 
 @contextlib.contextmanager
-def _set_guider_scale(pipe: Any, settings: GenerationSettings) -> Iterator[None]:
+def _set_guider_scale(pipe: LoadedPipeline, settings: GenerationSettings) -> Iterator[None]:
     """Set the guidance scale where it belongs to a component and not to the call."""
     if not guider_sets_scale(pipe):
         yield
@@ -277,7 +280,7 @@ def _set_guider_scale(pipe: Any, settings: GenerationSettings) -> Iterator[None]
         pipe.guider.guidance_scale = own
 
 
-def _count_plain_passes(pipe: Any, known: list[float]) -> float:
+def _count_plain_passes(pipe: LoadedPipeline, known: list[float]) -> float:
     """Return the passes of the current step without guidance.
 
     After the run it returns those of its last step, which `known` keeps.
@@ -297,7 +300,7 @@ class _StepTimer:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: LoadedPipeline,
         settings: GenerationSettings,
         passes_per_step: Callable[[], float],
         on_step: StepCallback | None,
@@ -308,7 +311,7 @@ class _StepTimer:
         self.step_times = [time.perf_counter()]
 
     def __call__(
-        self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]
+        self, pipe: LoadedPipeline, index: int, timestep: Any, tensors: dict[str, Any]
     ) -> dict[str, Any]:
         passes = (
             self.passes_per_step()
@@ -347,7 +350,10 @@ _CALL_SETTINGS = (
 
 
 def _call_pipeline(
-    pipe: Any, settings: GenerationSettings, image: Image.Image | None, callback: _StepTimer
+    pipe: LoadedPipeline,
+    settings: GenerationSettings,
+    image: Image.Image | None,
+    callback: _StepTimer,
 ) -> Any:
     """Run the pipeline; return `(F, H, W, 3)` floats in [0, 1]."""
     parameters = call_parameters(pipe)
@@ -380,7 +386,9 @@ def _call_pipeline(
 
 
 @contextlib.contextmanager
-def _report_scheduler_steps(pipe: Any, callback: _StepTimer, needed: bool) -> Iterator[None]:
+def _report_scheduler_steps(
+    pipe: LoadedPipeline, callback: _StepTimer, needed: bool
+) -> Iterator[None]:
     """Report steps through the scheduler, for pipelines without a callback (ModelScope,
     I2VGen-XL)."""
     if not needed:
