@@ -504,7 +504,7 @@ def test_record_is_complete_and_names_nobody(
         ("{", "a model_index.json must be JSON"),
         ("[]", "must name its pipeline as _class_name"),
         ("{}", "must name its pipeline as _class_name"),
-        ('{"_class_name": "NoSuchPipeline"}', "names 'NoSuchPipeline', which diffusers .* has not"),
+        ('{"_class_name": "NoSuchPipeline"}', "names 'NoSuchPipeline', which diffusers .* does not have"),
     ],
 )
 def test_a_folder_that_is_no_model_says_why(tmp_path: Path, text: str, message: str) -> None:

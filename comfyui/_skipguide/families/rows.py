@@ -572,7 +572,10 @@ REFUSED_PIPELINES: dict[str, str] = {
         "its transformer takes packed sequences of several kinds and keeps keys and values of the"
         " text"
     ),
-    "JoyImageEditPipeline": "it edits images",
+    "JoyImageEditPipeline": (
+        "it scales the result of CFG to the length of the conditional prediction, so that no other"
+        " result can be handed over"
+    ),
     "Kandinsky6SRPipeline": (
         "it is a one-pass upscaler that runs without CFG or steps worth guiding"
     ),

@@ -54,16 +54,15 @@ class STG:
             attention skip. A list has one for each step of the run; a step whose scale is 0 costs
             nothing.
         skip: "residual", the block returns its input (Eq. 15, STG-R), or "attention", the map of
-            its self-attention is the identity over all tokens (Eq. 17, STG-A); or another
-            way: "soft", "blur", "frames", "shuffle" (skipguide.method.perturbations lists them).
+            its self-attention is the identity over all tokens (Eq. 17, STG-A); or another way:
+            "soft", "blur", "frames", "shuffle" (skipguide.method.perturbations lists them).
         axis: "spatial" or "temporal" for models with factorized attention; None for all of it.
         start, stop: fractions of the run; step i of N is guided when start <= i/N < stop.
         audio_scale: s for the audio of a model that makes both, >= 0; 0 is off, None is the same as
-        `scale`. normalize: make the length of the push `scale` times a tenth of that of c, per
-        sample and output, whatever the
-            layers: their differences c - p are of very different lengths, and so scales of one
-                layer say little about
-            another.
+            `scale`.
+        normalize: make the length of the push `scale` times a tenth of that of c, per sample and
+            output, whatever the layers are. Their differences c - p are of very different lengths,
+            so that scales of one layer say little about another.
         every: run the weak pass at every n-th of the guided steps only, and in between push by the
             difference c - p of the last one. An approximation.
         strength: of "soft" the share of the identity in the map, above 0 and up to 1 (None: 0.5);
