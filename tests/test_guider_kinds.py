@@ -215,7 +215,7 @@ def modular_ltx2() -> tuple[Any, dict[str, Any], Any]:
     with oracle.listening(small) as heard:
         oracle.run(small)
     inputs, pipe = heard[0].kwargs, steps.init_pipeline()
-    names: list[str] = list(pipe._component_specs)
+    names: Any = list(pipe._component_specs)
     held = {name: getattr(small.pipe, name, None) for name in names}
     pipe.update_components(**{name: part for name, part in held.items() if part is not None})
     pipe.set_progress_bar_config(disable=True)

@@ -28,6 +28,7 @@ from torch import nn
 
 from skipguide.families.lookup import family_of_denoiser
 from skipguide.method import cfg_rules, validate
+from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.request import (
     GuidanceRequest,
     published_rescale,
@@ -113,7 +114,7 @@ class SkipGuidance(BaseGuidance):
         enabled: bool = True,
         orthogonalize: bool = False,
         rescale_space: str = "prediction",
-        cfg: cfg_rules.CFGRule | Mapping[str, Any] | None = None,
+        cfg: cfg_rules.CFGRule | ReadOnlyInputs | None = None,
         restart: None = None,
     ):
         super().__init__(cfg_start, cfg_stop, enabled)
@@ -194,11 +195,11 @@ class SkipGuidance(BaseGuidance):
         found = (getattr(term, "weak", None) for term in self.terms)
         return [model for model in found if model is not None]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Inputs:
         """For copies, which meet other models."""
         return {key: value for key, value in self.__dict__.items() if key not in _OF_RUNS}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: Inputs) -> None:
         self.__dict__.update(state)
         self._forget_runs()
 
@@ -430,9 +431,7 @@ class SkipGuidance(BaseGuidance):
     # Pipelines do not clean up after a forward that raised. The second hook sees any exception but
     # a KeyboardInterrupt, the first one the next call of the denoiser, if nobody prepared it.
 
-    def _before_forward(
-        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> None:
         self._num_calls += 1
         if self._num_calls > 1 or not self._hooks:
             self._restore_modules()
@@ -442,9 +441,7 @@ class SkipGuidance(BaseGuidance):
     def _after_forward(self, other: nn.Module | None) -> Callable[..., Any]:
         """Return a hook that restores the modules, and runs the model that stands in for them."""
 
-        def after(
-            denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-        ) -> Any:
+        def after(denoiser: nn.Module, args: tuple[Any, ...], kwargs: Inputs, output: Any) -> Any:
             was_prepared = bool(self._hooks)
             patching.apply_patches(self._undo_patches)
             self._undo_patches = []
@@ -582,7 +579,7 @@ def _check_restart(restart: Any) -> None:
         )
 
 
-def _check_layer_arguments(layers: Any, own: Mapping[str, Any]) -> None:
+def _check_layer_arguments(layers: Any, own: ReadOnlyInputs) -> None:
     """Check what STG does not check itself."""
     usual = {field.name: field.default for field in dataclasses.fields(STG)}
     changed = [name for name in _LAYER_ARGUMENTS if own[name] != usual[name]]

@@ -203,10 +203,11 @@ def test_estimates_of_flows_are_the_data_that_a_sample_was_made_of() -> None:
     """In closed form: x = (1 - s) x_0 + s eps and the velocity between the two, which Open-Sora has
     the other way."""
     x_0, noise, s = torch.randn(8), torch.randn(8), 0.3
-    for scheduler, velocity in (
+    schedulers: list[tuple[Any, Tensor]] = [
         (OpenSoraRFlowScheduler(), x_0 - noise),
         (UniPCMultistepScheduler(**FLOW), noise - x_0),
-    ):
+    ]
+    for scheduler, velocity in schedulers:
         a, b = noise_levels.data_coefficients(
             scheduler, noise_levels.scheduler_kind(scheduler), s, "this"
         )

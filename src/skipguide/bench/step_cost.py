@@ -21,6 +21,7 @@ from skipguide.families import rows
 from skipguide.families.examples import Workload, denoiser_class, example_of
 from skipguide.families.schema import Family
 from skipguide.method import formula
+from skipguide.method.protocols import Inputs
 from skipguide.method.terms import STG
 from skipguide.pipeline import combine, guide
 from skipguide.weak import flops, patching, weak_pass
@@ -73,7 +74,7 @@ class BenchmarkStep:
         weak.inputs = flops.to_meta_tensors(self.cond)
         return weak
 
-    def predict(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+    def predict(self, inputs: Inputs) -> tuple[Tensor, ...]:
         """Return the outputs of the denoiser in float32, the video first."""
         return tuple(
             sample.float()
@@ -151,7 +152,7 @@ class BenchmarkStep:
         return 1 + left / (2 * min(whole for whole, _ in times))
 
 
-def _join_batches(row: Family, uncond: dict[str, Any], cond: dict[str, Any]) -> dict[str, Any]:
+def _join_batches(row: Family, uncond: Inputs, cond: Inputs) -> Inputs:
     """Return the inputs of one call on [uncond, cond]."""
     joined = {
         name: torch.cat([uncond[name], cond[name]])
@@ -161,7 +162,7 @@ def _join_batches(row: Family, uncond: dict[str, Any], cond: dict[str, Any]) -> 
     return {**cond, **joined}
 
 
-def _cast_floats(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def _cast_floats(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return {
         name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
         for name, value in inputs.items()
@@ -183,7 +184,7 @@ def _build_bare_pipeline(step: BenchmarkStep) -> Any:
         (),
         dict(num_conditions=2, guidance_scale=GUIDANCE_SCALE, use_original_formulation=False),
     )
-    attributes: dict[str, Any] = {
+    attributes: Inputs = {
         **dict.fromkeys(calls.scale_names, GUIDANCE_SCALE),
         **dict.fromkeys(
             (
@@ -340,7 +341,7 @@ def _measure_time(way: Callable[[], object], device: torch.device) -> float:
 
 def _build_result(
     step: BenchmarkStep, seconds: dict[str, list[float]], floor: float, device: torch.device
-) -> dict[str, Any]:
+) -> Inputs:
     # Whatever disturbs a round makes it slower, so the best one is nearest to the truth.
     best = {name: min(times) for name, times in seconds.items()}
     ratio = {name: time / best["cfg"] for name, time in best.items()}

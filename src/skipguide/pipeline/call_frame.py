@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from skipguide.method.protocols import Guider, Pipeline
 
-def find_call_frame(pipe: Any) -> FrameType | None:
+
+def find_call_frame(pipe: Pipeline) -> FrameType | None:
     """Return the frame of the running `__call__` of `pipe`, or None if it is not running.
 
     This takes microseconds and touches no device.
@@ -24,7 +26,7 @@ def find_call_frame(pipe: Any) -> FrameType | None:
     return frame
 
 
-def _is_call_frame(pipe: Any, frame: FrameType) -> bool:
+def _is_call_frame(pipe: Pipeline, frame: FrameType) -> bool:
     code = frame.f_code
     return (
         code.co_name == "__call__"
@@ -33,7 +35,7 @@ def _is_call_frame(pipe: Any, frame: FrameType) -> bool:
     )
 
 
-def find_tensor(pipe: Any, name: str, shape: Sequence[int]) -> Any:
+def find_tensor(pipe: Pipeline, name: str, shape: Sequence[int]) -> Any:
     """Return the innermost variable of that name and shape in the running call of `pipe`.
 
     A method that holds the loop counts too. An argument of the call may have the name as well
@@ -48,7 +50,7 @@ def find_tensor(pipe: Any, name: str, shape: Sequence[int]) -> Any:
     return None
 
 
-def read_value(pipe: Any, frame: FrameType, name: str) -> Any:
+def read_value(pipe: Pipeline, frame: FrameType, name: str) -> Any:
     """Return a property of the pipeline, an entry of its config, or a variable of its call.
 
     Raises:
@@ -66,7 +68,7 @@ def read_value(pipe: Any, frame: FrameType, name: str) -> Any:
     )
 
 
-def is_enabled(pipe: Any, frame: FrameType, name: str) -> bool:
+def is_enabled(pipe: Pipeline, frame: FrameType, name: str) -> bool:
     """Return whether something is on: a scale above 1, a rescale above 0, or a flag that is set."""
     found = read_value(pipe, frame, name)
     if name.endswith("rescale"):
@@ -74,7 +76,7 @@ def is_enabled(pipe: Any, frame: FrameType, name: str) -> bool:
     return bool(found > 1) if name.endswith("scale") else bool(found)
 
 
-def find_guider_owner(guider: Any) -> tuple[Any, FrameType] | None:
+def find_guider_owner(guider: Guider) -> tuple[Any, FrameType] | None:
     """Return the running pipeline that has this guider, and the frame that knows it.
 
     A pipeline of diffusers is `self` in that frame, the components of a Modular one `components`.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from torch import nn
 
 from skipguide.families.blocks import LayerSite
 from skipguide.families.schema import Family
+from skipguide.method.protocols import Guider, Pipeline
 
 
 def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int]) -> None:
@@ -31,13 +31,13 @@ def check_attention_backends(sites: Sequence[LayerSite], changed: Collection[int
                 )
 
 
-def has_own_formula(guider: Any) -> bool:
+def has_own_formula(guider: Guider) -> bool:
     """Return whether a pipeline's guider makes something else of u and c than u + g (c - u)."""
     plain = type(guider).__name__ == "ClassifierFreeGuidance"
     return not plain or bool(getattr(guider, "guidance_rescale", 0))
 
 
-def count_conditions(guider: Any) -> int:
+def count_conditions(guider: Guider) -> int:
     """Return how many predictions a pipeline's guider combines at this step: c, or c and u.
 
     Raises:
@@ -54,7 +54,7 @@ def count_conditions(guider: Any) -> int:
     return guider.num_conditions
 
 
-def check_plain_guider(guider: Any) -> None:
+def check_plain_guider(guider: Guider) -> None:
     """Check that a rule of ours, or a scale of a Schedule, can stand in the place of a guider's.
 
     Raises:
@@ -68,7 +68,7 @@ def check_plain_guider(guider: Any) -> None:
         )
 
 
-def predicts_variance(pipe: Any) -> bool:
+def predicts_variance(pipe: Pipeline) -> bool:
     """Return whether a variance follows the prediction: twice as many channels as latents."""
     config = pipe.transformer.config
     latents = getattr(getattr(pipe, "vae", None), "config", {}).get(

@@ -11,6 +11,7 @@ from torch import nn
 from skipguide.families import blocks
 from skipguide.families.schema import Family
 from skipguide.method import perturbations
+from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.terms import SLG, STG, Random
 from skipguide.pipeline import compat
 from skipguide.weak import attention, flops, patching, prefix_cache, step_context, weak_pass
@@ -72,7 +73,7 @@ class GuidedDenoiser:
             if isinstance(term.layers, Random):
                 self.weak_passes[j] = self._weak_pass(j, step)
 
-    def observe_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def observe_inputs(self, args: Sequence[Any], kwargs: ReadOnlyInputs) -> None:
         """Take note of the inputs of a call, whose shapes some weak passes have to know."""
         if any(term.skip in _SKIPS_NEEDING_GRID for term in self.terms):
             self._step_context.observe_inputs(self.bind_inputs(args, kwargs))
@@ -100,13 +101,13 @@ class GuidedDenoiser:
         """Return the patches that weaken u for these SLG terms, which share one pass."""
         return [patch for j in uncond_terms for patch in self.weak_passes[j].full_patches]
 
-    def set_input_spec(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def set_input_spec(self, args: Sequence[Any], kwargs: ReadOnlyInputs) -> None:
         """Tell the weak passes what a call looks like, so that their cost can be measured."""
         inputs = flops.to_meta_tensors(self.bind_inputs(args, kwargs))
         for weak in self.weak_passes:
             weak.set_input_spec(inputs)
 
-    def bind_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind_inputs(self, args: Sequence[Any], kwargs: ReadOnlyInputs) -> Inputs:
         """Return the inputs of a call of the denoiser, by name."""
         return patching.bind_inputs(self.signature, args, kwargs)
 

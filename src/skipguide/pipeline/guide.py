@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import nn
 from skipguide.families import lookup
 from skipguide.families.schema import Family
 from skipguide.method import cfg_rules
+from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.request import GuidanceRequest, published_rescale, unpack_terms
 from skipguide.method.restart import Restart, to_restarts
 from skipguide.method.terms import SLG, STG, Schedule
@@ -220,9 +221,7 @@ class Guide:
 
     # --- before a call of the denoiser ------------------------------------------------------------
 
-    def _before_forward(
-        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _before_forward(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> Any:
         # A copy of the denoiser has copies of these hooks, and is none of ours.
         if self._in_own_pass or denoiser not in self._guided_denoisers:
             return None
@@ -295,7 +294,7 @@ class Guide:
     # --- after it ---------------------------------------------------------------------------------
 
     def _after_forward(
-        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: ReadOnlyInputs, output: Any
     ) -> Any:
         step = self._step
         if self._in_own_pass or step is None or denoiser not in self._guided_denoisers:
@@ -326,7 +325,7 @@ class Guide:
         guided: GuidedDenoiser,
         step: GuidedStep,
         args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        kwargs: ReadOnlyInputs,
         output: Any,
     ) -> Any:
         """Run the weak passes and, of a batch, the uncond half; return what the pipeline gets."""
@@ -368,7 +367,7 @@ class Guide:
         active: ActiveTerm,
         c: tuple[Tensor, ...],
         args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        kwargs: ReadOnlyInputs,
     ) -> tuple[Tensor, ...]:
         """Return what one weakened model predicts from the inputs of the cond call.
 
@@ -388,7 +387,7 @@ class Guide:
         self,
         denoiser: nn.Module,
         args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        kwargs: ReadOnlyInputs,
         patches: Sequence[patching.Patch],
     ) -> tuple[Tensor, ...]:
         try:
@@ -398,7 +397,7 @@ class Guide:
         finally:
             self._in_own_pass = False
 
-    def _select_rows(self, inputs: Mapping[str, Any], half: int) -> dict[str, Any]:
+    def _select_rows(self, inputs: ReadOnlyInputs, half: int) -> Inputs:
         """Return the inputs of the denoiser for one half of the batch."""
         batched = self.family.batched_inputs
         return {

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from skipguide.method.protocols import Guider
 from skipguide.pipeline.restarting import MethodWrapper
 
 Tensor = torch.Tensor
@@ -26,7 +27,7 @@ class GuiderFormula:
     def __init__(self, add: Callable[[Tensor, Tensor], Tensor]):
         self._add, self._guider = add, None
 
-    def attach(self, guider: Any) -> None:
+    def attach(self, guider: Guider) -> None:
         """Put this in front of the guider of the step under way, unless it is there already."""
         if self._guider is not guider:
             self.remove()
@@ -36,7 +37,7 @@ class GuiderFormula:
     def remove(self) -> None:
         """Give the guider its own method back."""
         if self._guider is not None:
-            del self._guider.forward
+            delattr(self._guider, "forward")
             self._guider = None
 
     def _forward(

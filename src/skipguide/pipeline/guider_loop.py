@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from skipguide.method import cfg_rules
+from skipguide.method.protocols import Guider
 from skipguide.pipeline import call_frame
 
 Tensor = torch.Tensor
@@ -20,7 +21,7 @@ class GuiderLoop:
 
     scale_argument = "guidance_scale"
 
-    def __init__(self, guider: Any):
+    def __init__(self, guider: Guider):
         self._reference = weakref.ref(guider)  # the guider holds the run, which holds this
 
     @property

@@ -12,6 +12,7 @@ import torch
 
 from skipguide.families import lookup
 from skipguide.families.schema import CallConvention
+from skipguide.method.protocols import Pipeline
 from skipguide.pipeline import call_frame, compat
 from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.step import Combination, GuidedStep
@@ -27,7 +28,7 @@ class PipelineLoop:
         restart_controller: what makes the run longer, if anything does.
     """
 
-    def __init__(self, pipe: Any, restart_controller: RestartController | None = None):
+    def __init__(self, pipe: Pipeline, restart_controller: RestartController | None = None):
         self.pipe, self.restart_controller = pipe, restart_controller
         self.family, self.calls = lookup.family_of(pipe), lookup.call_convention_of(pipe)
         self._warned = False  # in this run
@@ -205,7 +206,7 @@ class PipelineLoop:
         return call_frame.find_tensor(self.pipe, "latents", shape)
 
 
-def is_cfg_on(pipe: Any, calls: CallConvention, frame: FrameType) -> bool:
+def is_cfg_on(pipe: Pipeline, calls: CallConvention, frame: FrameType) -> bool:
     """Return whether a pipeline whose `__call__` runs in `frame` has CFG at this step."""
     if calls.cfg_mode == "guider":
         return compat.count_conditions(pipe.guider) == 2

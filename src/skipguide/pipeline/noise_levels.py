@@ -8,9 +8,10 @@ ve      x = x_0 + s eps                      the same
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
+
+from skipguide.method.protocols import Scheduler
 
 SCHEDULER_KINDS = {  # by the class of the scheduler; "sigmas": its config says which
     "FlowMatchEulerDiscreteScheduler": "flow",
@@ -29,7 +30,7 @@ REVERSED_FLOWS = {
 }  # flows whose model predicts x_0 - eps, as it does with `invert_sigmas`
 
 
-def scheduler_kind(scheduler: Any, what: str = "a Restart") -> str:
+def scheduler_kind(scheduler: Scheduler, what: str = "a Restart") -> str:
     """Return how a scheduler's samples are made: "flow", "vp" or "ve".
 
     Args:
@@ -56,7 +57,7 @@ def scheduler_kind(scheduler: Any, what: str = "a Restart") -> str:
     return "flow" if flow else "vp"
 
 
-def noise_levels(scheduler: Any) -> tuple[list[float], list[float]]:
+def noise_levels(scheduler: Scheduler) -> tuple[list[float], list[float]]:
     """Return sigma before each step of a run and after it: one transfer from the device."""
     if getattr(scheduler, "sigmas", None) is None:
         stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
@@ -69,14 +70,14 @@ def noise_levels(scheduler: Any) -> tuple[list[float], list[float]]:
     return found[:-1], found[1:]
 
 
-def _noise_level(scheduler: Any, timestep: int) -> float:
+def _noise_level(scheduler: Scheduler, timestep: int) -> float:
     ab = float(
         scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod
     )
     return math.sqrt((1 - ab) / ab) if ab > 0 else math.inf
 
 
-def scheduler_kind_in_run(scheduler: Any, first_level: float, what: str = "a Restart") -> str:
+def scheduler_kind_in_run(scheduler: Scheduler, first_level: float, what: str = "a Restart") -> str:
     """Return the kind as `scheduler_kind` does, in a run that begins at a noise level.
 
     Cosmos takes Euler steps of a flow scheduler on the noise levels of EDM, which begin far above
@@ -86,7 +87,9 @@ def scheduler_kind_in_run(scheduler: Any, first_level: float, what: str = "a Res
     return "ve" if kind == "flow" and first_level > 1 + 1e-6 else kind
 
 
-def data_coefficients(scheduler: Any, kind: str, level: float, what: str) -> tuple[float, float]:
+def data_coefficients(
+    scheduler: Scheduler, kind: str, level: float, what: str
+) -> tuple[float, float]:
     """Return (a, b) of x_0 = a x + b F, where F is the prediction for the sample x at a level.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from skipguide.method.protocols import Inputs, Scheduler
 from skipguide.method.restart import Restart, renoise
 from skipguide.pipeline import call_frame, noise_levels
 from skipguide.weak import patching
@@ -43,7 +44,7 @@ class RestartController:
         ValueError: for a scheduler that is not known.
     """
 
-    def __init__(self, scheduler: Any, restarts: Sequence[Restart], pipe: Any = None):
+    def __init__(self, scheduler: Scheduler, restarts: Sequence[Restart], pipe: Any = None):
         noise_levels.scheduler_kind(scheduler)
         self.scheduler, self.restarts, self.pipe = scheduler, tuple(restarts), pipe
         self.step_order: list[int] = []  # which step of the usual run each step of this one is
@@ -179,7 +180,7 @@ class RestartController:
             self.scheduler._step_index = index
         return index
 
-    def _renoise_output(self, output: Any, jump: NoiseJump, inputs: dict[str, Any]) -> Any:
+    def _renoise_output(self, output: Any, jump: NoiseJump, inputs: Inputs) -> Any:
         """Return what a step returned, with its sample taken back to the higher noise level."""
         sample = output[0] if isinstance(output, tuple) else output.prev_sample
         frame = call_frame.find_call_frame(self.pipe) if self.pipe is not None else None
@@ -193,7 +194,7 @@ class RestartController:
         output.prev_sample = sample
         return output
 
-    def _reset_multistep_history(self, inputs: dict[str, Any]) -> None:
+    def _reset_multistep_history(self, inputs: Inputs) -> None:
         """Multistep methods extrapolate from the steps before: after a jump there are none."""
         if hasattr(self.scheduler, "lower_order_nums"):
             self.scheduler.lower_order_nums = 0

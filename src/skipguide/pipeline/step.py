@@ -8,12 +8,12 @@ import enum
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from skipguide.method import formula
 from skipguide.method.cfg_rules import CFGRule
+from skipguide.method.protocols import Inputs
 from skipguide.method.terms import STG
 from skipguide.weak.autoguidance import AutoguidancePass
 from skipguide.weak.weak_pass import WeakPass
@@ -71,7 +71,7 @@ class GuidedStep:
     num_passes: int = 1
     split_batch: bool = False
     calls_done: int = 0
-    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a batch that is split
+    inputs: Inputs = dataclasses.field(default_factory=dict)  # of a batch that is split
     c: tuple[Tensor, ...] = ()  # the conditional prediction, per output of the denoiser
     push: tuple[Tensor, ...] = ()  # the sum over the terms, per output
     returned: tuple[Tensor, ...] = ()  # what the pipeline got in the place of c

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from skipguide.method.protocols import Inputs
 from skipguide.weak import patching, token_grid
 from skipguide.weak.step_context import StepContext
 
 Tensor = torch.Tensor
-SDPACall = dict[str, Any]  # arguments of scaled_dot_product_attention, by name
+SDPACall = Inputs  # arguments of scaled_dot_product_attention, by name
 # Kept from the import on: a function that somebody puts in its place later is not intercepted.
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 
