@@ -1,8 +1,10 @@
 # Built by `make comfyui` from src/skipguide/families/protocols.py; do not edit.
-"""What skipguide asks of the objects of diffusers, as types.
+"""What skipguide asks of the denoisers of diffusers and their attentions, as types.
 
 Nothing here is checked when the code runs: the classes of diffusers need not derive from these, and
-what a pipeline or a denoiser of one family has beyond them is named in the row of the family."""
+what a denoiser of one family has beyond them is named in the row of the family. Pipelines,
+schedulers and guiders are in method/protocols.py.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,6 @@ from torch import nn
 Config = Mapping[str, Any]  # the arguments that a model was made with
 Inputs = Mapping[str, Any]  # the arguments of one call of a denoiser, by name
 Projection = Callable[[torch.Tensor], torch.Tensor]
-
-
-class Pipeline(Protocol):
-    """A diffusers pipeline. Its denoisers are attributes that the row of its family names."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make a video."""
-        ...
 
 
 class Denoiser(Protocol):

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..method.protocols import Inputs
+
 LAYER_GRAMMAR = (
     'block numbers from 0 on, or "stack:number" as in "single:7", separated by commas; "7-9" is a'
     " range"
@@ -48,7 +50,7 @@ def _expand_layer(part: Any) -> Iterator[int | str]:
         yield number if stack is None else f"{stack}:{number}"
 
 
-def parse_parts(text: str, first: str) -> dict[str, Any]:
+def parse_parts(text: str, first: str) -> Inputs:
     """Read "apg eta=0.2 window=0.1:0.9" as {first: "apg", "eta": 0.2, "window": [0.1, 0.9]}.
 
     Args:

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..method import cfg_rules, parsing, validate
+from ..method.protocols import PlainData, ReadOnlyData
 from ..method.restart import Restart
 from ..method.terms import SLG, STG, Bin, Random, Schedule
 
@@ -155,7 +156,7 @@ class GuidanceRequest:
         terms = tuple(_seeded(term, seed) for term in self.terms)
         return dataclasses.replace(self, terms=terms, schedule=schedule)
 
-    def guide_arguments(self) -> tuple[list[Term | Schedule], dict[str, Any]]:
+    def guide_arguments(self) -> tuple[list[Term | Schedule], PlainData]:
         """Return the terms and the keyword arguments of the call of guide() that asks for this."""
         options = {
             "rescale": self.rescale,
@@ -167,13 +168,13 @@ class GuidanceRequest:
         }
         return list(self.terms) if self.schedule is None else [self.schedule], options
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PlainData:
         """Return the request as plain data, ready for JSON or YAML; defaults are left out.
 
         Raises:
             ValueError: for a term with `weak`, since a model is no plain data.
         """
-        found: dict[str, Any] = {}
+        found: PlainData = {}
         if self.schedule is not None:
             found["schedule"] = [_to_plain(entry) for entry in self.schedule.bins]
         elif self.terms:
@@ -193,7 +194,7 @@ class GuidanceRequest:
         return found
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> GuidanceRequest:
+    def from_dict(cls, content: ReadOnlyData) -> GuidanceRequest:
         """Read a request from plain data, as `to_dict` writes it.
 
         Args:
@@ -228,7 +229,7 @@ class GuidanceRequest:
 # --- from plain data ------------------------------------------------------------------------------
 
 
-def read_term(row: Mapping[str, Any]) -> Term:
+def read_term(row: ReadOnlyData) -> Term:
     """Read a term: STG, unless it says `kind: slg`.
 
     Raises:
@@ -337,7 +338,7 @@ def _check_names(what: str, given: Any, known: Sequence[str]) -> None:
 # --- to plain data --------------------------------------------------------------------------------
 
 
-def _term_to_plain(term: Term) -> dict[str, Any]:
+def _term_to_plain(term: Term) -> PlainData:
     if getattr(term, "weak", None) is not None:
         raise ValueError(
             "a term with weak= holds a model, which cannot be written down. Use guide() from"
@@ -347,7 +348,7 @@ def _term_to_plain(term: Term) -> dict[str, Any]:
     return {**kind, **_to_plain(term)}
 
 
-def _to_plain(made: Any) -> dict[str, Any]:
+def _to_plain(made: Any) -> PlainData:
     """Return a term, bin, rule or restart by its parts; defaults are left out."""
     found = {}
     for field in dataclasses.fields(made):

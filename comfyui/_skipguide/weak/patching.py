@@ -9,7 +9,7 @@ every step."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from inspect import Signature
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..families.schema import ValueProjection
+from ..method.protocols import Inputs, ReadOnlyInputs
 
 Tensor = torch.Tensor
 Patch = tuple[nn.Module, str, nn.Module]  # (parent, name of its child, the module to put there)
@@ -170,7 +171,7 @@ def _copy_output(output: Any) -> Any:
 
 
 def stream_values(
-    streams: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+    streams: Sequence[str], args: Sequence[Any], kwargs: ReadOnlyInputs
 ) -> tuple[Tensor, ...]:
     """Return the streams among the inputs of a block.
 
@@ -179,17 +180,15 @@ def stream_values(
 
 
 def replace_streams(
-    streams: Sequence[str], state: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    streams: Sequence[str], state: Sequence[Any], args: Sequence[Any], kwargs: ReadOnlyInputs
+) -> tuple[tuple[Any, ...], Inputs]:
     """Return the inputs of a block with other streams in the place of those that arrive."""
     positional = min(len(args), len(streams))
     named = {name: value for name, value in zip(streams, state, strict=True) if name in kwargs}
     return (*state[:positional], *args[positional:]), {**kwargs, **named}
 
 
-def bind_inputs(
-    signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
+def bind_inputs(signature: Signature, args: Sequence[Any], kwargs: ReadOnlyInputs) -> Inputs:
     """Return the inputs of a call by name."""
     bound = signature.bind(*args, **kwargs).arguments
     return {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
