@@ -24,17 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from skipguide.files import video
-from skipguide.runs import Run
+from skipguide.files import image, video
+from skipguide.generate import resolve
+from skipguide.runs import Run, sweep
 from skipguide.runs.storage import BROKEN
 from skipguide.runs.sweep import ClipPublished, SweepEstimate
 from support.drawn import plan_of, plan_with, swept
 
 KILLS = int(os.environ.get("SKIPGUIDE_KILLS", "40"))
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["drawn", "skipguide.runs.run", "skipguide.files.image"])
+# What support.drawn imports; the server of processes does not look into tests/ for that itself, and
+# each child would import torch anew.
+PROCESSES.set_forkserver_preload([part.__name__ for part in (torch, image, video, resolve, sweep)])
 PLAN = dict(prompts=5, seeds=6, settings=2, save_latents=True)
 
 
