@@ -17,16 +17,16 @@ REPRESENTED = {name.split()[0] for name in REPRESENTATIVES}
 class Item(SimpleNamespace):
     """As much of a collected test as the choice looks at."""
 
-    def __init__(self, nodeid: str, indices: Any = None, **params: Any):
-        call = SimpleNamespace(params=params, indices=indices)
-        super().__init__(nodeid=nodeid, callspec=call, marks=[])
+    def __init__(self, nodeid: str, table: bool = False, **params: Any):
+        call = SimpleNamespace(params=params)
+        super().__init__(nodeid=nodeid, callspec=call, table=table, marks=[])
 
     def add_marker(self, mark: Any) -> None:
         self.marks.append(mark.name)
 
     def get_closest_marker(self, name: str) -> Any:
         """A table is a test that is marked `diagonal`."""
-        return self.callspec.indices
+        return self.table
 
 
 def marks_of(*items: Any) -> list[list[str]]:
@@ -67,7 +67,7 @@ def test_the_loops_of_modular_pipelines() -> None:
 def test_a_diagonal_has_each_value_of_each_parameter() -> None:
     sizes = {"name": 8, "how": 5, "share": 2}
     rows = [dict(zip(sizes, row, strict=True)) for row in itertools.product(*map(range, [8, 5, 2]))]
-    items = [Item(f"a.py::a[{i}]", indices=row) for i, row in enumerate(rows)]
+    items = [Item(f"a.py::a[{i}]", table=True, **row) for i, row in enumerate(rows)]
     kept = [row for row, marks in zip(rows, marks_of(*items), strict=True) if not marks]
     assert len(kept) == 8
     assert {name: {row[name] for row in kept} for name in sizes} == {
@@ -78,9 +78,9 @@ def test_a_diagonal_has_each_value_of_each_parameter() -> None:
 def test_a_diagonal_goes_through_the_representatives() -> None:
     pipelines = ["LTXPipeline", "MochiPipeline", "ConsisIDPipeline", "WanPipeline"]
     items = [
-        Item(f"a.py::a[{name}-{skip}]", indices={"name": i, "skip": skip}, name=name)
+        Item(f"a.py::a[{name}-{skip}]", table=True, skip=skip, name=name)
         for skip in (0, 1)
-        for i, name in enumerate(pipelines)
+        for name in pipelines
     ]
     kept = [item.nodeid for item, marks in zip(items, marks_of(*items), strict=True) if not marks]
     assert kept == ["a.py::a[MochiPipeline-0]", "a.py::a[WanPipeline-1]"]

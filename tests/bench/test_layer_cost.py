@@ -106,7 +106,7 @@ def test_meta_counts_what_a_real_pass_computes(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "addresses"),
     [
-        ("svd", ("up:2",)),
+        pytest.param("svd", ("up:2",), marks=pytest.mark.long),
         ("animatediff", ("down:1",)),
         pytest.param("i2vgen-xl", ("mid:0",), marks=pytest.mark.long),
     ],
@@ -255,7 +255,7 @@ def test_layers_of_a_unet_family_are_those_of_the_public_checkpoint() -> None:
     ("name", "first", "last", "axes"),
     [
         ("hunyuan", "dual:0", "single:39", ["joint"]),
-        ("latte", "spatial:0", "temporal:27", ["spatial"]),
+        pytest.param("latte", "spatial:0", "temporal:27", ["spatial"], marks=pytest.mark.long),
     ],
 )
 def test_layers_of_two_stacks(name: str, first: str, last: str, axes: list[str]) -> None:

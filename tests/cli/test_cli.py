@@ -303,6 +303,7 @@ def test_reproduce_refuses_another_image_in_the_record(with_svd: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_generate_with_spatial_and_temporal_guidance(with_svd: Path) -> None:
     both = ("--spatial-scale", "2", "--temporal-scale", "0.5")
     given = [

@@ -100,6 +100,7 @@ def several(small: Tiny) -> list[STG]:
     ]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("phi", [0.0, 0.7])
 def test_several_terms_and_layers_windows_and_rescale(small: Tiny, phi: float) -> None:
     terms = several(small)
@@ -191,6 +192,7 @@ def test_two_terms_alike_are_one_if_they_are_orthogonalized() -> None:
 # --- the shared prefix ----------------------------------------------------------------------------
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("skip", ["residual", "attention"])
 def test_shared_prefix_is_bit_equal_to_full_weak_passes(small: Tiny, skip: str) -> None:
     last = list(addresses(small).values())[-1]
@@ -265,6 +267,7 @@ def test_blocks_before_the_first_skipped_one_do_not_run_again(stacked: Tiny) -> 
 # --- SLG ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("skip", ["residual", "attention"])
 def test_slg_skips_in_the_uncond_pass_alone_and_costs_less_than_cfg(small: Tiny, skip: str) -> None:
     layer = "mid:0" if is_unet(small) else next(iter(addresses(small).values()))[1]

@@ -353,6 +353,7 @@ def test_with_stg_the_frames_of_svd_are_those_of_guide(svd: Any, scales: dict[st
     assert not np.array_equal(result.frames, svd_by_hand(svd))
 
 
+@pytest.mark.long
 def test_orthogonalized_svd(svd: Any) -> None:
     both = {"spatial_scale": 2.0, "temporal_scale": 0.5}
     plain, orthogonal = (

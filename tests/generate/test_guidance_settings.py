@@ -488,6 +488,7 @@ def test_a_bin_without_its_noise_levels(here: Path) -> None:
     assert "'sigma'" in said.stderr
 
 
+@pytest.mark.long
 def test_layers_says_what_can_be_done_to_them() -> None:
     assert output("layers", "svd")["skips"] == ["residual", "attention", "soft", "blur", "shuffle"]
     assert "skips: residual, attention, shuffle\n" in run("layers", "sana-video").stdout

@@ -263,6 +263,7 @@ def test_latents_decode_to_the_frames_bit_for_bit(told: dict[str, Any]) -> None:
     assert digest((frames * 255).round().astype(np.uint8)) == clip.frames_sha256
 
 
+@pytest.mark.long
 def test_videos_of_pictures_are_swept_too(tmp_path: Path) -> None:
     model = saved("StableVideoDiffusionPipeline", tmp_path)
     for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):

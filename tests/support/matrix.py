@@ -71,10 +71,10 @@ def pipelines_of(item: Any) -> Iterator[str]:
 def diagonal(cases: Sequence[Any]) -> list[Any]:
     """Cases in which each value of each parameter occurs, as few as the longest parameter has
     values: its t-th value with the t-th of the others, which begin again at their ends."""
-    indices = [case.callspec.indices for case in cases]
-    used = {name: sorted({row[name] for row in indices}) for name in indices[0]}
+    rows = [{name: repr(value) for name, value in c.callspec.params.items()} for c in cases]
+    values = {name: list(dict.fromkeys(row[name] for row in rows)) for name in rows[0]}
     wanted = [
-        {name: values[t % len(values)] for name, values in used.items()}
-        for t in range(max(map(len, used.values())))
+        {name: found[t % len(found)] for name, found in values.items()}
+        for t in range(max(map(len, values.values())))
     ]
-    return [case for case, row in zip(cases, indices, strict=True) if row in wanted]
+    return [case for case, row in zip(cases, rows, strict=True) if row in wanted]
