@@ -392,7 +392,7 @@ def test_an_image_and_its_name_go_together(
     )
     with pytest.raises(
         ValueError,
-        match=rf"^image must be given if and only if .*, but they name {came} was given\. Read it with",
+        match=rf"^image must be given if and only if .*, but they name {came} was given\. Read it",
     ):
         run.generate(svd, settings, image=image)
 
@@ -505,7 +505,10 @@ def test_record_is_complete_and_names_nobody(
         ("{", "a model_index.json must be JSON"),
         ("[]", "must name its pipeline as _class_name"),
         ("{}", "must name its pipeline as _class_name"),
-        ('{"_class_name": "NoSuchPipeline"}', "names 'NoSuchPipeline', which diffusers .* does not have"),
+        (
+            '{"_class_name": "NoSuchPipeline"}',
+            "names 'NoSuchPipeline', which diffusers .* does not have",
+        ),
     ],
 )
 def test_a_folder_that_is_no_model_says_why(tmp_path: Path, text: str, message: str) -> None:
