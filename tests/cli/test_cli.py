@@ -986,7 +986,7 @@ def test_models_from_the_hub(here: Path, tiny_mochi_dir: Path) -> None:
     found, first, missing, second = map(json.loads, said.stdout.splitlines())
     assert found["record"]["weights"] == {"revision": revision}, said.stderr
     assert missing["error"].startswith(
-        "model must be a folder here or a model on the hub, but 'me/none'"
+        "model must be a local folder or a model on the hub, but 'me/none'"
     )
     assert (first["ended"], second["ended"]) == (0, 2)
 
