@@ -587,7 +587,7 @@ def test_a_trial_takes_what_guide_takes(web: TestClient, painted_copy: Path, slo
 def test_a_token_that_an_address_cannot_have_is_refused(painted_run: Path, token: str) -> None:
     result = CliRunner().invoke(verbs, ["studio", str(painted_run), "--token", token])
     assert result.exit_code == 2
-    assert "--token must be letters, digits and . _ ~ -" in result.output
+    assert "--token must consist of letters, digits and . _ ~ -" in result.output
 
 
 def test_a_setting_that_is_there_keeps_its_name(
