@@ -164,7 +164,7 @@ def test_an_engine_goes_on_after_a_sweep_that_was_left(
 
 
 def test_ray_accepts_the_cluster_of_the_examples() -> None:
-    from ray.autoscaler._private.util import (
+    from ray.autoscaler._private.util import (  # type: ignore[import-not-found]
         prepare_config,
         validate_config,
     )  # pyright: ignore[reportMissingImports]

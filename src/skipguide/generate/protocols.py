@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from skipguide.families.protocols import Pipeline
+from skipguide.method.protocols import Pipeline
 
 _Self = TypeVar("_Self")
 

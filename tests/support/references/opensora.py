@@ -187,7 +187,7 @@ def _text(lengths: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
 
 def build_transformer() -> Any:
     """Upstream's STDiT3 with drawn weights."""
-    from opensora.models.stdit.stdit3 import (
+    from opensora.models.stdit.stdit3 import (  # type: ignore[import-not-found]
         STDiT3,
         STDiT3Config,
     )  # pyright: ignore[reportMissingImports]

@@ -106,7 +106,9 @@ def main(upstream: Path, out: Path) -> None:
     import opensora_stubs
 
     # opensora.py beside this script; after open_upstream the name is upstream's
-    import opensora as small
+    import opensora
+
+    small: Any = opensora
 
     opensora_stubs.open_upstream(upstream)
     opensora_stubs._module("opensora.datasets", IMG_FPS=120, __path__=[])
