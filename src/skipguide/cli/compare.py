@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from skipguide.files.video import Frames
-    from skipguide.generate.protocols import LoadedPipeline
     from skipguide.generate.record import GenerationResult
+    from skipguide.method.protocols import Pipeline
 
 Reader = Callable[["Frames"], "dict[str, str] | None"]
 
@@ -129,7 +129,7 @@ def _column_settings(complete: GenerationSettings) -> list[GenerationSettings]:
 
 
 def _generate_column(
-    pipe: LoadedPipeline,
+    pipe: Pipeline,
     settings: GenerationSettings,
     image: PIL.Image.Image | None,
     weights: dict[str, str],

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from skipguide.generate import flags, parsing
 from skipguide.generate.fields import flag_name
 from skipguide.generate.flags import GuidanceFlags
-from skipguide.generate.protocols import LoadedPipeline
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
+from skipguide.method.protocols import Pipeline
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import SLG, STG
 
@@ -35,18 +35,18 @@ _OPTIONAL_ARGUMENTS = (
 )  # fmt: skip
 
 
-def call_parameters(pipe: LoadedPipeline) -> Mapping[str, inspect.Parameter]:
+def call_parameters(pipe: Pipeline) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a call of the pipeline."""
     return inspect.signature(pipe.__call__).parameters
 
 
-def pipeline_argument(name: str, pipe: LoadedPipeline) -> str:
+def pipeline_argument(name: str, pipe: Pipeline) -> str:
     """Return the pipeline's own name for a setting."""
     names = _PIPELINE_ARGUMENTS.get(name, (name,))
     return next((theirs for theirs in names if theirs in call_parameters(pipe)), names[0])
 
 
-def resolve_settings(settings: GenerationSettings, pipe: LoadedPipeline) -> GenerationSettings:
+def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> GenerationSettings:
     """Fill in every None: from the preset of the model, else from the pipeline itself.
 
     A setting that the pipeline does not take stays None. Of the path of the image only the file
@@ -132,7 +132,7 @@ def _without_neutral_terms(request: GuidanceRequest) -> GuidanceRequest:
     )
 
 
-def words_of_flags(settings: GenerationSettings, pipe: LoadedPipeline) -> dict[str, Any] | None:
+def words_of_flags(settings: GenerationSettings, pipe: Pipeline) -> dict[str, Any] | None:
     """Return the guidance of settings as complete flags, ready for JSON; None if flags cannot hold
     it.
 
@@ -148,7 +148,7 @@ def words_of_flags(settings: GenerationSettings, pipe: LoadedPipeline) -> dict[s
     return flags.from_guidance(request.to_dict())
 
 
-def _check_inputs(settings: GenerationSettings, pipe: LoadedPipeline) -> None:
+def _check_inputs(settings: GenerationSettings, pipe: Pipeline) -> None:
     """Check that the pipeline takes what is given, and gets the prompt and image that it needs."""
     parameters, model = call_parameters(pipe), type(pipe).__name__
     for name in (
@@ -173,7 +173,7 @@ def _check_inputs(settings: GenerationSettings, pipe: LoadedPipeline) -> None:
         )
 
 
-def requires_image(pipe: LoadedPipeline) -> bool:
+def requires_image(pipe: Pipeline) -> bool:
     """Return whether the pipeline needs an image. LTX's call has a default, with which it fails."""
     parameter = call_parameters(pipe).get("image")
     return parameter is not None and (
@@ -181,7 +181,7 @@ def requires_image(pipe: LoadedPipeline) -> bool:
     )
 
 
-def _find_preset(settings: GenerationSettings, pipe: LoadedPipeline) -> Preset | None:
+def _find_preset(settings: GenerationSettings, pipe: Pipeline) -> Preset | None:
     from skipguide.families import presets
 
     try:
@@ -200,14 +200,14 @@ def _needs_preset(guidance: Guidance | None) -> bool:
     return isinstance(guidance, dict)
 
 
-def guider_sets_scale(pipe: LoadedPipeline) -> bool:
+def guider_sets_scale(pipe: Pipeline) -> bool:
     """Return whether guidance_scale belongs to the pipeline's guider: HunyuanVideo 1.5, Motif."""
     return hasattr(
         getattr(pipe, "guider", None), "guidance_scale"
     ) and "guidance_scale" not in call_parameters(pipe)
 
 
-def _accepts_setting(pipe: LoadedPipeline, name: str) -> bool:
+def _accepts_setting(pipe: Pipeline, name: str) -> bool:
     """Return whether a pipeline takes a setting. The fps of the mp4 are for all."""
     return (
         name == "fps"
@@ -216,7 +216,7 @@ def _accepts_setting(pipe: LoadedPipeline, name: str) -> bool:
     )
 
 
-def _model_default(name: str, pipe: LoadedPipeline, preset: Preset | None) -> Any:
+def _model_default(name: str, pipe: Pipeline, preset: Preset | None) -> Any:
     """Return the default of a setting; None if the call does not take it, or finds it out
     itself."""
     theirs = pipeline_argument(name, pipe)
@@ -249,7 +249,7 @@ def _model_default(name: str, pipe: LoadedPipeline, preset: Preset | None) -> An
     return value
 
 
-def _config_default(name: str, pipe: LoadedPipeline) -> Any:
+def _config_default(name: str, pipe: Pipeline) -> Any:
     """Return a default that the pipeline's call takes from its components."""
     if name == "guidance_scale" and guider_sets_scale(pipe):
         return pipe.guider.guidance_scale
@@ -266,7 +266,7 @@ def _config_default(name: str, pipe: LoadedPipeline) -> Any:
     return config.get("num_frames") if name == "num_frames" else None
 
 
-def _family_fps(pipe: LoadedPipeline) -> int:
+def _family_fps(pipe: Pipeline) -> int:
     from skipguide.families import lookup
     from skipguide.families.schema import DEFAULT_FPS
 

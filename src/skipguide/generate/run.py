@@ -26,10 +26,10 @@ from skipguide.families import lookup, rows
 from skipguide.files import image as image_file
 from skipguide.files import packaged
 from skipguide.files.video import Frames
-from skipguide.generate.protocols import LoadedPipeline
 from skipguide.generate.record import GenerationResult, hash_weights
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
+from skipguide.method.protocols import Pipeline
 from skipguide.pipeline import call_frame, loop
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
@@ -202,7 +202,7 @@ def _hide_progress_bars() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def weights_fingerprint(model: str, pipe: LoadedPipeline) -> dict[str, str]:
+def weights_fingerprint(model: str, pipe: Pipeline) -> dict[str, str]:
     """Identify the weights of `pipe`: a hash over the files of a local model, or the hub
     revision."""
     folder = local_folder(model)
@@ -215,7 +215,7 @@ def weights_fingerprint(model: str, pipe: LoadedPipeline) -> dict[str, str]:
 
 
 def generate(
-    pipe: LoadedPipeline,
+    pipe: Pipeline,
     settings: GenerationSettings,
     on_step: StepCallback | None = None,
     image: Image.Image | None = None,
@@ -253,9 +253,7 @@ def generate(
 
 
 @contextlib.contextmanager
-def _apply_guidance(
-    pipe: LoadedPipeline, settings: GenerationSettings
-) -> Iterator[Callable[[], float]]:
+def _apply_guidance(pipe: Pipeline, settings: GenerationSettings) -> Iterator[Callable[[], float]]:
     """Guide the pipeline, if anything is asked for; yield a function for the passes per step so
     far."""
     if settings.request.is_plain:
@@ -267,7 +265,7 @@ def _apply_guidance(
 
 
 @contextlib.contextmanager
-def _set_guider_scale(pipe: LoadedPipeline, settings: GenerationSettings) -> Iterator[None]:
+def _set_guider_scale(pipe: Pipeline, settings: GenerationSettings) -> Iterator[None]:
     """Set the guidance scale where it belongs to a component and not to the call."""
     if not guider_sets_scale(pipe):
         yield
@@ -280,7 +278,7 @@ def _set_guider_scale(pipe: LoadedPipeline, settings: GenerationSettings) -> Ite
         pipe.guider.guidance_scale = own
 
 
-def _count_plain_passes(pipe: LoadedPipeline, known: list[float]) -> float:
+def _count_plain_passes(pipe: Pipeline, known: list[float]) -> float:
     """Return the passes of the current step without guidance.
 
     After the run it returns those of its last step, which `known` keeps.
@@ -300,7 +298,7 @@ class _StepTimer:
 
     def __init__(
         self,
-        pipe: LoadedPipeline,
+        pipe: Pipeline,
         settings: GenerationSettings,
         passes_per_step: Callable[[], float],
         on_step: StepCallback | None,
@@ -311,7 +309,7 @@ class _StepTimer:
         self.step_times = [time.perf_counter()]
 
     def __call__(
-        self, pipe: LoadedPipeline, index: int, timestep: Any, tensors: dict[str, Any]
+        self, pipe: Pipeline, index: int, timestep: Any, tensors: dict[str, Any]
     ) -> dict[str, Any]:
         passes = (
             self.passes_per_step()
@@ -350,7 +348,7 @@ _CALL_SETTINGS = (
 
 
 def _call_pipeline(
-    pipe: LoadedPipeline,
+    pipe: Pipeline,
     settings: GenerationSettings,
     image: Image.Image | None,
     callback: _StepTimer,
@@ -386,9 +384,7 @@ def _call_pipeline(
 
 
 @contextlib.contextmanager
-def _report_scheduler_steps(
-    pipe: LoadedPipeline, callback: _StepTimer, needed: bool
-) -> Iterator[None]:
+def _report_scheduler_steps(pipe: Pipeline, callback: _StepTimer, needed: bool) -> Iterator[None]:
     """Report steps through the scheduler, for pipelines without a callback (ModelScope,
     I2VGen-XL)."""
     if not needed:
