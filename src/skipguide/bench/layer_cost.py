@@ -22,10 +22,9 @@ from skipguide.families.examples import denoiser_class, example_of
 from skipguide.families.schema import Family
 from skipguide.files import packaged
 from skipguide.generate import run
-from skipguide.generate.protocols import LoadedPipeline
 from skipguide.generate.resolve import call_parameters, requires_image, resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
-from skipguide.method.protocols import ReadOnlyInputs
+from skipguide.method.protocols import Pipeline, ReadOnlyInputs
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 from skipguide.weak import flops, patching, weak_pass
 from skipguide.weak import prefix_cache as prefix_cache_module
@@ -108,7 +107,7 @@ def measure_family(name: str) -> dict[str, Any]:
 # --- a pipeline -----------------------------------------------------------------------------------
 
 
-def measure_pipeline(pipe: LoadedPipeline, model: str, sizes: Mapping[str, int]) -> dict[str, Any]:
+def measure_pipeline(pipe: Pipeline, model: str, sizes: Mapping[str, int]) -> dict[str, Any]:
     """List the layers of a pipeline's denoiser, as a call with the model's defaults runs it.
 
     Raises:
@@ -140,9 +139,7 @@ def measure_pipeline(pipe: LoadedPipeline, model: str, sizes: Mapping[str, int])
     return {**title, "same": _denoisers_with_same_layers(pipe, family), **found}
 
 
-def _default_settings(
-    pipe: LoadedPipeline, model: str, sizes: Mapping[str, int]
-) -> GenerationSettings:
+def _default_settings(pipe: Pipeline, model: str, sizes: Mapping[str, int]) -> GenerationSettings:
     """Return the model's own settings without guidance, with an image if it needs one."""
     given = {"prompt": "a video"} if "prompt" in call_parameters(pipe) else {}
     given |= {"image": "grey.png"} if requires_image(pipe) else {}
@@ -156,7 +153,7 @@ class _DenoiserCalled(Exception):
 
 
 def _capture_denoiser_call(
-    pipe: LoadedPipeline, settings: GenerationSettings, denoisers: Sequence[nn.Module]
+    pipe: Pipeline, settings: GenerationSettings, denoisers: Sequence[nn.Module]
 ) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
     """Return the denoiser that a run calls first, and its inputs. The run ends there."""
     from PIL import Image
@@ -188,7 +185,7 @@ def _capture_denoiser_call(
     )
 
 
-def _denoisers_with_same_layers(pipe: LoadedPipeline, family: Family) -> list[str]:
+def _denoisers_with_same_layers(pipe: Pipeline, family: Family) -> list[str]:
     """Return the names of a pipeline's two denoisers if their layers have the same addresses."""
     held = {
         name: denoiser
