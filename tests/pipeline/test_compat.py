@@ -236,9 +236,9 @@ def graphs() -> Iterator[Callable[[], int]]:
 
 
 COMPILED = [
-    ("WanPipeline", whole), ("WanPipeline", repeated), ("HunyuanVideoPipeline", repeated),
+    ("WanPipeline", repeated), ("HunyuanVideoPipeline", repeated),
     *(pytest.param(*row, marks=pytest.mark.long) for row in (
-        ("AnimateDiffPipeline", whole),  # no UNet has repeated ones
+        ("WanPipeline", whole), ("AnimateDiffPipeline", whole),  # no UNet has repeated ones
         ("LTXPipeline", whole), ("LTXPipeline", repeated), ("HunyuanVideoPipeline", whole)
     )),
 ]  # fmt: skip
