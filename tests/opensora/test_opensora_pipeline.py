@@ -144,7 +144,14 @@ def test_parse_mask_strategy() -> None:
         "0;1,1,-5,3,4,.5", [torch.zeros(3, 8, 8), torch.ones(17, 3, 8, 8)]
     )
     values = [
-        (c.loop, len(c.frames or ()), c.reference_start, c.target_start, c.length, c.edit_ratio)
+        (
+            c.loop,
+            0 if c.frames is None else len(c.frames),
+            c.reference_start,
+            c.target_start,
+            c.length,
+            c.edit_ratio,
+        )
         for c in (first, second)
     ]
     assert values == [(0, 3, 0, 0, 1, 0.0), (1, 17, -5, 3, 4, 0.5)]
