@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json
+from skipguide.method.protocols import PlainData
 
-Result = dict[str, Any]  # what step_cost.run() yields at the end
+Result = PlainData  # what step_cost.run() yields at the end
 
 
 def bench(
@@ -46,7 +47,7 @@ def bench(
     from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
     check_device(device)
-    options: dict[str, Any] = dict(
+    options: PlainData = dict(
         prompts=prompts, width=width, repeats=repeats, full_size=full_size, device=device,
         dtype=dtype, memory=not every,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
 from skipguide.generate.describe import describe_rule, describe_terms
 from skipguide.generate.settings import GenerationSettings, uses_guidance
+from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -31,11 +32,11 @@ class ComparisonColumn:
 
     method: str
     result: GenerationResult
-    record: dict[str, Any]  # without the image
+    record: PlainData  # without the image
     image: dict[str, str] | None  # of the record; all runs have the same
     judge: dict[str, str] | None  # what the lab's judge reads in the video: shape, colour, motion
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> PlainData:
         """Return the cells of the table for this video."""
         measured = {
             name: self.record["measured"][name] for name in ("passes_per_step", "seconds_per_step")
@@ -61,7 +62,7 @@ def compare(
     overwrite: Overwrite = False,
     as_json: Json = False,
     *,
-    given: dict[str, Any],
+    given: PlainData,
 ) -> None:
     """Make CFG and CFG + STG side by side.
 
@@ -177,7 +178,7 @@ def _write_comparison(target: Path, columns: Sequence[ComparisonColumn]) -> None
     video.write(target, video.place_side_by_side(frames), fps, _combined_record(columns))
 
 
-def _combined_record(columns: Sequence[ComparisonColumn]) -> dict[str, Any]:
+def _combined_record(columns: Sequence[ComparisonColumn]) -> PlainData:
     """Return the record of a comparison: those of its videos, and once the image they all start
     from."""
     from skipguide.generate.record import RECORD_FORMAT

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
+
+from skipguide.method.protocols import ReadOnlyData
 
 if TYPE_CHECKING:
     from skipguide.generate.run import StepCallback, StepProgress
@@ -66,7 +68,7 @@ def _fail(message: str, code: int, args: list[str]) -> None:
     sys.exit(code)
 
 
-def print_result(text: str, payload: Mapping[str, Any], as_json: bool) -> None:
+def print_result(text: str, payload: ReadOnlyData, as_json: bool) -> None:
     """Print the result of a verb to stdout: lines for people, or one JSON object."""
     typer.echo(json.dumps(payload, ensure_ascii=False) if as_json else text)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json
+from skipguide.method.protocols import PlainData
 
 Line = tuple[str, str]  # style, text
 
@@ -34,7 +35,7 @@ def families(
         print_lines([*_family_lines(rows), ("bold", "refused"), *_refused_lines(refused)])
 
 
-def _family_lines(rows: list[dict[str, Any]]) -> Iterator[Line]:
+def _family_lines(rows: list[PlainData]) -> Iterator[Line]:
     from skipguide.families.tables import describe_stacks
 
     cells = [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from skipguide.cli import console, options
 from skipguide.cli.options import Config, Json, Overwrite
+from skipguide.method.protocols import PlainData
 
 
 @options.accept_settings
@@ -30,7 +31,7 @@ def generate(
     overwrite: Overwrite = False,
     as_json: Json = False,
     *,
-    given: dict[str, Any],
+    given: PlainData,
 ) -> None:
     """Make one video.
 
@@ -61,7 +62,7 @@ def generate(
     console.print_result(_summary(target, made), payload, as_json)
 
 
-def _summary(target: Path, made: dict[str, Any]) -> str:
+def _summary(target: Path, made: PlainData) -> str:
     frames, height, width, _ = made["frames"]
     measured, settings = made["measured"], made["settings"]
     return (

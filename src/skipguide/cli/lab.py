@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json, Overwrite, check_outputs
+from skipguide.method.protocols import PlainData
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
 
@@ -122,7 +123,7 @@ def score(
         from skipguide import STG
         from skipguide.lab import score_text
 
-        how: dict[str, Any] = dict(scale=stg_scale, skip=skip or "residual")
+        how: PlainData = dict(scale=stg_scale, skip=skip or "residual")
         terms = [STG(_parse_layers(model, layer), **how) for layer in layers or []]
         scores = score_text.score(
             folder, clips, guidance_scale or [1, 2, 3, 4.5], terms, _print_note, model

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from skipguide.cli import console
 from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Json
+from skipguide.method.protocols import PlainData
 
 COLUMNS = ("layer", "attention", "share", "weak pass: residual", "attention")
 
@@ -57,7 +58,7 @@ def _available_skips(name: str) -> list[str]:
     )
 
 
-def _lines(found: dict[str, Any]) -> Iterator[Line]:
+def _lines(found: PlainData) -> Iterator[Line]:
     yield "dim", f"{found['model']}: {found['denoiser']} ({found['family']}), {found['size']}"
     yield (
         "dim",
@@ -76,7 +77,7 @@ def _lines(found: dict[str, Any]) -> Iterator[Line]:
     yield "", f"skips: {', '.join(found['skips'])}"
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _cells(row: PlainData) -> tuple[str, ...]:
     halves = " + ".join(_format_percent(half["share"]) for half in row["halves"].values())
     share = _format_percent(row["share"]) + (f" ({halves})" if halves else "")
     return (

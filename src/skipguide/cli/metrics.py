@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from skipguide.cli import console
 from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Json
+from skipguide.method.protocols import PlainData
 
 _ARROWS = {"higher": "up", "lower": "down"}
 
@@ -45,7 +46,7 @@ def metrics(
         print_lines(list(_lines(payload)))
 
 
-def _lines(payload: dict[str, dict[str, Any]]) -> Iterator[Line]:
+def _lines(payload: dict[str, PlainData]) -> Iterator[Line]:
     yield from _table(
         ("metric", "of", "range", "better", "needs", "what", "source"),
         map(_metric, payload["metrics"].values()),
@@ -71,7 +72,7 @@ def _lines(payload: dict[str, dict[str, Any]]) -> Iterator[Line]:
     yield from _table(("weights", "file", "licence", "only with", "sha256", "where"), weights)
 
 
-def _metric(row: dict[str, Any]) -> tuple[str, ...]:
+def _metric(row: PlainData) -> tuple[str, ...]:
     needs = (
         f"features, as {row['extractor']}"
         if row["extractor"]
@@ -94,7 +95,7 @@ def _range(bounds: Sequence[float | None]) -> str:
     return "any" if low is None else f"from {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
-def _features(row: dict[str, Any]) -> str:
+def _features(row: PlainData) -> str:
     given = ["features"] * row["has_features"] + ["classes"] * bool(row["classes"])
     return ", ".join(given)
 

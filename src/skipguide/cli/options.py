@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -17,6 +17,7 @@ from skipguide.generate import parsing
 from skipguide.generate.fields import flag_name
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -131,7 +132,7 @@ def _leaf_types(annotation: Any) -> Iterator[Any]:
         yield from _leaf_types(part)
 
 
-def read_config(path: Path | None) -> dict[str, Any]:
+def read_config(path: Path | None) -> PlainData:
     """Return the settings in a YAML file; none without a file.
 
     Raises:
@@ -160,7 +161,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
 
 def build_settings(
-    file: Mapping[str, Any], given: Mapping[str, Any], prompt: str | None
+    file: ReadOnlyData, given: ReadOnlyData, prompt: str | None
 ) -> GenerationSettings:
     """Return the settings of the command line over those of the file; a schedule's file is read.
 

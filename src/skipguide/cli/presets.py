@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from skipguide.cli import console
 from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Json
+from skipguide.method.protocols import PlainData
 
 
 def presets(
@@ -34,7 +35,7 @@ def presets(
         print_lines(list(_lines(rows)))
 
 
-def _lines(rows: list[dict[str, Any]]) -> Iterator[Line]:
+def _lines(rows: list[PlainData]) -> Iterator[Line]:
     from skipguide.families import tables
 
     cells = [tables.preset_cells(row) for row in rows]

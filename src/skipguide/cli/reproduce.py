@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json, Overwrite, check_mp4, check_outputs
 from skipguide.generate.settings import validate_settings
+from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
     from skipguide.files.video import Frames
@@ -76,7 +77,7 @@ def reproduce(
 
 
 @contextlib.contextmanager
-def _use_recorded_threads(then: dict[str, Any]) -> Iterator[None]:
+def _use_recorded_threads(then: PlainData) -> Iterator[None]:
     """Use as many threads as when the video was made: sums are split by threads and round
     differently."""
     import torch
@@ -95,7 +96,7 @@ def _largest_difference(frames: Frames, decoded: Frames) -> int | None:
     return int(abs(frames.astype(int) - decoded).max()) if frames.shape == decoded.shape else None
 
 
-def _verdict(payload: dict[str, Any]) -> str:
+def _verdict(payload: PlainData) -> str:
     changed = [f"  {name}: {then} -> {now}" for name, (then, now) in payload["changed"].items()]
     if payload["bit_equal"]:
         return "\n".join(

@@ -15,6 +15,7 @@ import typer
 from skipguide.cli import console
 from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Json, Overwrite
+from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
     from skipguide.runs import Clip, Run, SetMetric
@@ -71,7 +72,7 @@ def _align_runs(cells: Sequence[tuple[str, ...]]) -> list[str]:
     return [next(sound) if len(row) == len(_LIST_COLUMNS) else "  ".join(row) for row in cells]
 
 
-def _summarize_run(folder: Path) -> dict[str, Any]:
+def _summarize_run(folder: Path) -> PlainData:
     from skipguide.runs import Run
 
     try:
@@ -127,11 +128,11 @@ def show_(
     print_lines(lines)
 
 
-def _plain_fields(clip: Clip) -> dict[str, Any]:
+def _plain_fields(clip: Clip) -> PlainData:
     return {"video": None, "latents": None, "fps": None, "environment": None, "error": clip.error}
 
 
-def _setting_rows(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+def _setting_rows(run: Run, clips: Sequence[Clip]) -> list[PlainData]:
     """Return one row per setting: how much of it is done, its cost, the means of its metrics."""
     whole = run.set_metrics()
     rows = []
@@ -140,7 +141,7 @@ def _setting_rows(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
         done = [clip for clip in own if clip.status == "done"]
         names = sorted({name for clip in done for name in clip.metrics})
         sets = {m.name: _set_metric_row(m) for m in whole if m.setting == setting.id}
-        row: dict[str, Any] = {
+        row: PlainData = {
             "setting": setting.name, "model": setting.model, "given": setting.given,
             "clips": len(own), "done": len(done),
             "failed": sum(clip.status == "failed" for clip in own),
@@ -153,7 +154,7 @@ def _setting_rows(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
     return rows
 
 
-def _set_metric_row(metric: SetMetric) -> dict[str, Any]:
+def _set_metric_row(metric: SetMetric) -> PlainData:
     return {"value": metric.value, "low": metric.low, "high": metric.high, "videos": metric.count}
 
 
@@ -162,7 +163,7 @@ def _mean(values: Any) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _run_lines(run: Run, rows: Sequence[dict[str, Any]], failed: Sequence[Clip]) -> Iterator[Line]:
+def _run_lines(run: Run, rows: Sequence[PlainData], failed: Sequence[Clip]) -> Iterator[Line]:
     counts = run.counts()
     state = "; a sweep is writing to it" if run.is_sweeping else ""
     yield (
@@ -193,7 +194,7 @@ def _run_lines(run: Run, rows: Sequence[dict[str, Any]], failed: Sequence[Clip])
         yield "", f"{clip.key} failed: {(clip.error or '').splitlines()[0]}"
 
 
-def _format_interval(metric: dict[str, Any]) -> str:
+def _format_interval(metric: PlainData) -> str:
     known = metric["low"] is not None and metric["high"] is not None
     interval = f"{metric['low']:.4g} to {metric['high']:.4g}" if known else "no interval"
     return f"{_format_number(metric['value'])} ({interval}, {metric['videos']} videos)"
@@ -249,7 +250,7 @@ def export(
     )
 
 
-def clip_table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+def clip_table(run: Run, clips: Sequence[Clip]) -> list[PlainData]:
     """Return one flat row per clip.
 
     Settings are columns `setting.NAME`, metrics `metric.NAME`; paths are relative to the run.
@@ -267,7 +268,7 @@ def clip_table(run: Run, clips: Sequence[Clip]) -> list[dict[str, Any]]:
     for clip in clips:
         setting, prompt = settings[clip.setting], prompts[clip.prompt]
         own = columns_of[setting.id]
-        row: dict[str, Any] = {
+        row: PlainData = {
             "key": clip.key, "model": setting.model, "setting": setting.name,
             "prompt": prompt.text, "image": prompt.image,
             **{name: getattr(clip, name) for name in same},
@@ -312,7 +313,7 @@ def _choose_writer(out: Path | None) -> Any:
     return lambda part, rows: parquet.write_table(arrow.Table.from_pylist(rows), part)
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def _csv(rows: Sequence[PlainData]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]) if rows else ["key"], lineterminator="\n")
     writer.writeheader()

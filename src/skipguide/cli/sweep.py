@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 from skipguide.cli import console
 from skipguide.cli.families import align_columns
 from skipguide.cli.options import Json
+from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -105,7 +106,7 @@ def sweep(
             )
             return
         report = _SweepReport(folder, quiet=as_json)
-        options: dict[str, Any] = dict(
+        options: PlainData = dict(
             retry_failed=retry_failed, thorough=verify, on_step=report.on_step
         )
         with (
@@ -163,7 +164,7 @@ def _format_number(number: float | None) -> str:
     return "-" if number is None else f"{number:.3g}"
 
 
-def _estimate_payload(planned: SweepEstimate) -> dict[str, Any]:
+def _estimate_payload(planned: SweepEstimate) -> PlainData:
     return {
         "clips": planned.clips, "missing": planned.missing, "failed_before": planned.failed,
         "passes": planned.passes, "seconds": planned.seconds, "bytes": planned.bytes,
@@ -191,7 +192,7 @@ class _SweepReport:
     quiet: bool  # nothing but the result
     planned: SweepEstimate | None = None
     made: int = 0
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[PlainData] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     passes: float = 0.0  # of the clips that are made
     bar: Progress | None = None
@@ -281,7 +282,7 @@ class _SweepReport:
         elif not self.quiet:
             typer.echo(text, err=True)
 
-    def payload(self) -> dict[str, Any]:
+    def payload(self) -> PlainData:
         """Return the result for --json."""
         cost = None if self.planned is None else _estimate_payload(self.planned)
         seconds = time.monotonic() - self.began

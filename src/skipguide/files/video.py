@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import av.container
@@ -22,6 +21,8 @@ import av.video
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from skipguide.method.protocols import PlainData, ReadOnlyData
 
 Frames = NDArray[np.uint8]
 
@@ -53,7 +54,7 @@ def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
             part.unlink(missing_ok=True)
 
 
-def write(path: Path, frames: Frames, fps: Fraction | int | str, record: Mapping[str, Any]) -> None:
+def write(path: Path, frames: Frames, fps: Fraction | int | str, record: ReadOnlyData) -> None:
     """Write an mp4 with its record inside, and the same record beside it.
 
     The file is H.264 in yuv420p (all that browsers play), tagged BT.709 (untagged files are shown
@@ -204,7 +205,7 @@ def _median_frame_gap(shown: Sequence[tuple[float, float]]) -> float:
     )
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> PlainData:
     """Read the record of a video from its own metadata, or else from the sidecar.
 
     Web sites strip metadata, hence the sidecar.
@@ -232,7 +233,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return _parse_record(text, where)
 
 
-def _parse_record(text: str, where: Path) -> dict[str, Any]:
+def _parse_record(text: str, where: Path) -> PlainData:
     try:
         record = json.loads(text)
     except json.JSONDecodeError:

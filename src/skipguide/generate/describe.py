@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skipguide.generate.flags import SCALE_AXES, GuidanceFlags, from_guidance
 from skipguide.generate.settings import GenerationSettings
+from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
     from skipguide.method.request import GuidanceRequest
@@ -35,7 +36,7 @@ def describe_terms(request: GuidanceRequest) -> list[str]:
     return describe_guidance(request.to_dict())
 
 
-def describe_guidance(content: Mapping[str, Any]) -> list[str]:
+def describe_guidance(content: ReadOnlyData) -> list[str]:
     """As `describe_terms`, of the plain data of a complete request."""
     terms = content.get("terms", [])
     stg = [term for term in terms if term.get("kind") != "slg"]
@@ -45,7 +46,7 @@ def describe_guidance(content: Mapping[str, Any]) -> list[str]:
     return found + (["restart"] if content.get("restart") else [])
 
 
-def columns(complete: Mapping[str, Any]) -> dict[str, Any]:
+def columns(complete: ReadOnlyData) -> PlainData:
     """Return complete settings as flat columns, for tables and the page of the studio.
 
     Where flags can say the guidance they are the columns (`layers`, `stg_scale`, ...); else
@@ -57,7 +58,7 @@ def columns(complete: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in COLUMNS if found.get(name) is not None}
 
 
-def _in_words(content: Mapping[str, Any]) -> dict[str, Any]:
+def _in_words(content: ReadOnlyData) -> PlainData:
     """Return terms that flags cannot say as one text, beside the flags of the rest."""
     of_terms = ("terms", "schedule", "orthogonalize", "share_prefix")
     rest = from_guidance({key: content[key] for key in content if key not in of_terms}) or {}
@@ -65,7 +66,7 @@ def _in_words(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"guidance": phrases, **{name: rest[name] for name in rest if name not in _OF_TERMS}}
 
 
-def _describe_alike(terms: Sequence[Mapping[str, Any]], orthogonal: bool) -> list[str]:
+def _describe_alike(terms: Sequence[ReadOnlyData], orthogonal: bool) -> list[str]:
     if not terms:
         return []
     more = ", orthogonal" if orthogonal else ""
@@ -77,7 +78,7 @@ def _describe_alike(terms: Sequence[Mapping[str, Any]], orthogonal: bool) -> lis
     return [*found[:-1], found[-1][:-1] + more + ")"]
 
 
-def _scale(term: Mapping[str, Any]) -> str:
+def _scale(term: ReadOnlyData) -> str:
     scale = term.get("scale", 1.0)
     listed = scale if isinstance(scale, (list, tuple)) else [scale]
     values = [f"{value:g}" for value in listed]
@@ -85,12 +86,12 @@ def _scale(term: Mapping[str, Any]) -> str:
     return f"{term.get('axis') or ''} {','.join(shown)}".strip()
 
 
-def _what(term: Mapping[str, Any]) -> str:
+def _what(term: ReadOnlyData) -> str:
     """ "soft 0.5 2": what is done to which layers."""
     return " ".join(_what_words(term))
 
 
-def _what_words(term: Mapping[str, Any]) -> Iterator[str]:
+def _what_words(term: ReadOnlyData) -> Iterator[str]:
     yield term.get("skip", "residual")
     if term.get("strength") is not None:
         yield f"{term['strength']:g}"

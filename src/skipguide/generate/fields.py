@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
+
+from skipguide.method.protocols import ReadOnlyData
 
 
 def describe_field(must: str, help: str, default: Any = None, **limits: Any) -> Any:
@@ -31,7 +33,7 @@ def validation_messages(model: type[BaseModel], error: ValidationError) -> Itera
         yield _message(model, dict(entry))
 
 
-def _message(model: type[BaseModel], error: Mapping[str, Any]) -> str:
+def _message(model: type[BaseModel], error: ReadOnlyData) -> str:
     if not error["loc"] or error["loc"][0] == "guidance":  # they speak for themselves
         return str(error["ctx"]["error"])
     name = str(error["loc"][0])

@@ -9,7 +9,6 @@ Records of format 1, and what the keys of clips are made of, have all of them in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -17,12 +16,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from skipguide.generate.fields import describe_field as _field
 from skipguide.generate.fields import validation_messages
 from skipguide.method import parsing, perturbations
+from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
     from skipguide.families.presets import Preset
     from skipguide.method.terms import Schedule
 
-Parts = dict[str, Any]
+Parts = PlainData
 
 
 def _parse_layers(value: Any) -> Any:
@@ -249,12 +249,12 @@ class GuidanceFlags(BaseModel):
         """Whether a rule replaces CFG at all steps."""
         return self.cfg_rule is not None and self.cfg_rule.get("name") != "interval"
 
-    def said(self) -> dict[str, Any]:
+    def said(self) -> PlainData:
         """Return the flags that are given, ready for JSON."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
-def read_flags(given: Mapping[str, Any]) -> GuidanceFlags:
+def read_flags(given: ReadOnlyData) -> GuidanceFlags:
     """Read flags by their names; rules, restarts and schedules are checked part by part.
 
     Raises:
@@ -294,7 +294,7 @@ def fill_in(flags: GuidanceFlags, preset: Preset | None) -> GuidanceFlags:
     """
     if preset and preset.schedule and flags.needs_preset:
         flags = flags.model_copy(update={"schedule": preset.schedule})
-    found: dict[str, Any] = {
+    found: PlainData = {
         name: getattr(preset, name) if preset else plain for name, plain in _PRESET_DEFAULTS.items()
     }
     found |= {**_fill_in_scales(flags, preset), **_NEUTRAL_DEFAULTS}
@@ -325,7 +325,7 @@ def _fill_in_scales(flags: GuidanceFlags, preset: Preset | None) -> dict[str, fl
 # --- to and from a request ------------------------------------------------------------------------
 
 
-def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> dict[str, Any]:
+def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> PlainData:
     """Return what complete flags ask for as plain data of a GuidanceRequest.
 
     Args:
@@ -357,7 +357,7 @@ def to_guidance(flags: GuidanceFlags, given: GuidanceFlags | None = None) -> dic
     return {**found, "terms": terms, "rescale": flags.rescale if acts else 0.0}
 
 
-def from_guidance(content: Mapping[str, Any]) -> dict[str, Any] | None:
+def from_guidance(content: ReadOnlyData) -> PlainData | None:
     """Return a complete request in the words of flags, or None if they cannot say it.
 
     Clips that were made when there was nothing but these words have keys of them.
@@ -367,7 +367,7 @@ def from_guidance(content: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     if not content.get("share_prefix", True):
         return None
-    found: dict[str, Any] = {
+    found: PlainData = {
         "layers": [], **dict.fromkeys(SCALE_AXES, 0.0), **_SHARED, **_NEUTRAL_DEFAULTS,
         "rescale": 0.0,
     }  # fmt: skip
@@ -383,7 +383,7 @@ def from_guidance(content: Mapping[str, Any]) -> dict[str, Any] | None:
     return {name: value for name, value in {**found, **terms}.items() if value is not None}
 
 
-def _flat_terms(terms: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _flat_terms(terms: list[PlainData]) -> PlainData | None:
     """Return terms that are alike but for scale and axis as flags; None for others."""
     names = {axis: name for name, axis in SCALE_AXES.items()}
     shared = [
@@ -406,7 +406,7 @@ def _flat_terms(terms: list[dict[str, Any]]) -> dict[str, Any] | None:
     return found
 
 
-def rows_in_full(schedule: Schedule) -> list[dict[str, Any]]:
+def rows_in_full(schedule: Schedule) -> list[PlainData]:
     """Return the bins of a schedule with all their parts but those that are None and the seed."""
 
     def plain(value: Any) -> Any:

@@ -8,11 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipguide.method.protocols import PlainData, ReadOnlyData
+
 if TYPE_CHECKING:
     from skipguide.generate.flags import GuidanceFlags
     from skipguide.method.request import GuidanceRequest
 
-    Guidance = GuidanceRequest | GuidanceFlags | dict[str, Any]
+    Guidance = GuidanceRequest | GuidanceFlags | PlainData
 
 
 def parse_fps(value: Any) -> Fraction | None:
@@ -83,13 +85,13 @@ def parse_guidance(value: Any) -> Guidance | None:
 
 
 # Stands for a preset while terms are checked before a model is loaded.
-_STAND_IN: tuple[dict[str, Any], ...] = (
+_STAND_IN: tuple[PlainData, ...] = (
     {"layers": [0], "scale": 1.0, "axis": "spatial"},
     {"layers": [0], "scale": 1.0, "axis": "temporal"},
 )
 
 
-def _lacks_something(value: Mapping[str, Any]) -> bool:
+def _lacks_something(value: ReadOnlyData) -> bool:
     terms = value.get("terms")
     return terms == "preset" or any(_lacks_layers(term) for term in _listed(terms))
 
@@ -107,8 +109,8 @@ def _listed(terms: Any) -> list[Any]:
 
 
 def fill_in_terms(
-    content: Mapping[str, Any], preset: tuple[Mapping[str, Any], ...], rescale: float = 0.0
-) -> dict[str, Any]:
+    content: ReadOnlyData, preset: tuple[ReadOnlyData, ...], rescale: float = 0.0
+) -> PlainData:
     """Return plain data of a GuidanceRequest with what it leaves out of STG terms filled in.
 
     Args:
@@ -131,11 +133,11 @@ def fill_in_terms(
     return {"rescale": rescale, **content, "terms": found}
 
 
-def _said(row: Mapping[str, Any]) -> dict[str, Any]:
+def _said(row: ReadOnlyData) -> PlainData:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def combine_guidance(block: Any, flags: Mapping[str, Any]) -> Any:
+def combine_guidance(block: Any, flags: ReadOnlyData) -> Any:
     """Put flags over the `guidance` of a file.
 
     Raises:
@@ -160,7 +162,7 @@ def combine_guidance(block: Any, flags: Mapping[str, Any]) -> Any:
     return {**block, **{same[name]: value for name, value in flags.items()}}
 
 
-def read_schedule_files(given: Mapping[str, Any], base: Path = Path()) -> dict[str, Any]:
+def read_schedule_files(given: ReadOnlyData, base: Path = Path()) -> PlainData:
     """Return settings with the bins of a schedule where the name of its file was.
 
     Args:
@@ -182,7 +184,7 @@ def read_schedule_files(given: Mapping[str, Any], base: Path = Path()) -> dict[s
     return found
 
 
-def _read_bins(path: Path) -> list[dict[str, Any]]:
+def _read_bins(path: Path) -> list[PlainData]:
     from skipguide.generate.flags import rows_in_full
     from skipguide.method.terms import Schedule
 

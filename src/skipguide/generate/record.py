@@ -26,6 +26,7 @@ import skipguide
 from skipguide.files import image as image_file
 from skipguide.generate.flags import GuidanceFlags, fill_in, read_flags, to_guidance
 from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,7 +52,7 @@ class GenerationResult:
 
 def build_record(
     settings: GenerationSettings, result: GenerationResult, weights: Mapping[str, str]
-) -> dict[str, Any]:
+) -> PlainData:
     """Build the record of a finished generation, ready for JSON.
 
     Args:
@@ -125,7 +126,7 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def settings_from_record(record: Mapping[str, Any], source: Path) -> GenerationSettings:
+def settings_from_record(record: ReadOnlyData, source: Path) -> GenerationSettings:
     """Return the settings in a record.
 
     Raises:
@@ -146,7 +147,7 @@ def settings_from_record(record: Mapping[str, Any], source: Path) -> GenerationS
     return validate_settings(record["settings"])  # format 1 has flags in the place of guidance
 
 
-def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def upgrade_settings(settings: ReadOnlyData) -> PlainData:
     """Return complete settings of any format in that of format 2, with `guidance`.
 
     Args:
@@ -164,7 +165,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "guidance": GuidanceRequest.from_dict(guidance).to_dict()}
 
 
-def diff_records(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+def diff_records(then: ReadOnlyData, now: ReadOnlyData) -> dict[str, list[Any]]:
     """Compare two records except for the frames: name -> [then, now] for each difference."""
     before, after = (dict(_flatten_record(_upgraded(made))) for made in (then, now))
     # A setting that the older version did not have yet has not changed.
@@ -179,12 +180,12 @@ def diff_records(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, l
     }
 
 
-def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
+def _upgraded(record: ReadOnlyData) -> PlainData:
     settings = record.get("settings")
     return {**record, **({"settings": upgrade_settings(settings)} if settings else {})}
 
 
-def _flatten_record(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten_record(record: ReadOnlyData) -> Iterator[tuple[str, Any]]:
     for part in ("settings", "weights", "versions", "machine"):
         for key, value in record.get(part, {}).items():
             yield f"{part}.{key}", value

@@ -13,7 +13,7 @@ from skipguide.generate.fields import flag_name
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
-from skipguide.method.protocols import Pipeline
+from skipguide.method.protocols import Pipeline, PlainData
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import SLG, STG
 
@@ -64,7 +64,7 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
         getattr(pipe, "transformer", None), "null_caption"
     )
     # Open-Sora has learned what stands for no text.
-    found: dict[str, Any] = {"negative_prompt": "" if empty else None}
+    found: PlainData = {"negative_prompt": "" if empty else None}
     names = (
         *_MODEL_DEFAULT_FIELDS,
         *(name for name in _OPTIONAL_ARGUMENTS if name in call_parameters(pipe)),
@@ -100,7 +100,7 @@ def resolve_guidance(guidance: Guidance | None, preset: Preset | None) -> Guidan
     return _without_neutral_terms(guidance)
 
 
-def _fill_in(content: dict[str, Any], preset: Preset | None) -> dict[str, Any]:
+def _fill_in(content: PlainData, preset: Preset | None) -> PlainData:
     """Return plain data of a request with everything that is missing taken from the preset."""
     whole = flags.to_guidance(flags.fill_in(GuidanceFlags(), preset))
     if "schedule" in whole and content["terms"] != "preset":
@@ -132,7 +132,7 @@ def _without_neutral_terms(request: GuidanceRequest) -> GuidanceRequest:
     )
 
 
-def words_of_flags(settings: GenerationSettings, pipe: Pipeline) -> dict[str, Any] | None:
+def words_of_flags(settings: GenerationSettings, pipe: Pipeline) -> PlainData | None:
     """Return the guidance of settings as complete flags, ready for JSON; None if flags cannot hold
     it.
 

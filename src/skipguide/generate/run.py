@@ -29,7 +29,7 @@ from skipguide.files.video import Frames
 from skipguide.generate.record import GenerationResult, hash_weights
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
-from skipguide.method.protocols import Pipeline
+from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
 from skipguide.pipeline import call_frame, loop
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
@@ -308,9 +308,7 @@ class _StepTimer:
         self.on_gpu, self.repeats = pipe.device.type == "cuda", bool(settings.request.restart)
         self.step_times = [time.perf_counter()]
 
-    def __call__(
-        self, pipe: Pipeline, index: int, timestep: Any, tensors: dict[str, Any]
-    ) -> dict[str, Any]:
+    def __call__(self, pipe: Pipeline, index: int, timestep: Any, tensors: PlainData) -> PlainData:
         passes = (
             self.passes_per_step()
         )  # now, while the pipeline can be asked; a UNet's cost is measured at step one
@@ -405,7 +403,7 @@ def _report_scheduler_steps(pipe: Pipeline, callback: _StepTimer, needed: bool) 
 
 
 def _check_call(
-    model: str, call: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+    model: str, call: ReadOnlyData, parameters: Mapping[str, inspect.Parameter]
 ) -> None:
     """Reject pipelines whose call takes or needs other things than text and image."""
     unknown = sorted(set(call) - set(parameters))

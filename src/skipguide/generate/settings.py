@@ -8,7 +8,6 @@ preset does."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +25,7 @@ from skipguide.generate import parsing
 from skipguide.generate.fields import describe_field as _field
 from skipguide.generate.fields import validation_messages
 from skipguide.generate.flags import GuidanceFlags
+from skipguide.method.protocols import ReadOnlyData
 
 if TYPE_CHECKING:
     from skipguide.method.request import GuidanceRequest
@@ -148,7 +148,7 @@ def uses_guidance(settings: GenerationSettings) -> bool:
     return guidance is None or isinstance(guidance, dict) or not guidance.is_plain
 
 
-def validate_settings(given: Mapping[str, Any]) -> GenerationSettings:
+def validate_settings(given: ReadOnlyData) -> GenerationSettings:
     """Return the settings in a mapping.
 
     Args:
@@ -174,7 +174,7 @@ def validate_settings(given: Mapping[str, Any]) -> GenerationSettings:
         raise ValueError(" ".join(dict.fromkeys(messages))) from None
 
 
-def _messages(known: Mapping[str, Any]) -> list[str]:
+def _messages(known: ReadOnlyData) -> list[str]:
     try:
         GenerationSettings.model_validate(dict(known))
     except ValidationError as error:

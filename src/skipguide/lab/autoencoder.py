@@ -6,7 +6,7 @@ encode clips, SVD's AutoencoderKLTemporalDecoder encodes single frames and decod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
 )
 
 from skipguide.lab import training_loop, world
+from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.opensora import AutoencoderKLOpenSora
 
 Tensor = torch.Tensor
@@ -54,7 +55,7 @@ class DecoderOutput(Protocol):
 class VideoAutoencoder(Protocol):
     """What the lab uses of an autoencoder of diffusers."""
 
-    config: Mapping[str, Any]
+    config: ReadOnlyData
 
     def encode(self, x: Tensor, /) -> EncoderOutput: ...
 
@@ -85,7 +86,7 @@ class AutoencoderSpec:
 
 # --- Mochi ----------------------------------------------------------------------------------------
 
-MOCHI_CONFIG: dict[str, Any] = dict(
+MOCHI_CONFIG: PlainData = dict(
     encoder_block_out_channels=(12, 32, 96, 128),
     decoder_block_out_channels=(12, 32, 96, 128),
     layers_per_block=(0, 0, 2, 1, 1),
@@ -174,7 +175,7 @@ MOCHI = AutoencoderSpec(
 # --- SVD ------------------------------------------------------------------------------------------
 
 SVD_FRAMES = 14
-SVD_CONFIG: dict[str, Any] = dict(
+SVD_CONFIG: PlainData = dict(
     down_block_types=("DownEncoderBlock2D",) * 4,
     # 32 groups would leave a norm of 32 channels without any absolute colour.
     block_out_channels=(64, 64, 64, 128),
@@ -243,7 +244,7 @@ SVD = AutoencoderSpec(
 # --- Open-Sora ------------------------------------------------------------------------------------
 
 OPENSORA_FRAMES = 17  # one chunk
-OPENSORA_CONFIG: dict[str, Any] = dict(
+OPENSORA_CONFIG: PlainData = dict(
     latent_channels=12,  # upstream has 4, for videos with a hundred times as many pixels
     block_out_channels=(32, 48, 96, 128),
     layers_per_block=1,

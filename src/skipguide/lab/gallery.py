@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from skipguide import APG, SLG, STG, TCFG, CFGZero, Interval, Random, Restart, guide
 from skipguide.lab import score_text, world
+from skipguide.method.protocols import PlainData
 
 Tensor = torch.Tensor
 LAYERS = (5,)  # as in the preset of lab-mochi
@@ -68,8 +69,8 @@ class Method:
     """One row of the figure."""
 
     name: str
-    weak: dict[str, Any] | None = None  # arguments of STG; None if there is no weak model
-    options: dict[str, Any] = field(default_factory=dict)  # of guide()
+    weak: PlainData | None = None  # arguments of STG; None if there is no weak model
+    options: PlainData = field(default_factory=dict)  # of guide()
     bits: int = 0  # of the rounded denoiser that is its weak model; 0: not rounded
 
 
@@ -113,7 +114,7 @@ def compare_methods(
 def _build_terms(pipe: MochiPipeline, method: Method) -> list[STG]:
     if method.weak is None:
         return []
-    other: dict[str, Any] = (
+    other: PlainData = (
         dict(weak=quantize_weights(pipe.transformer, method.bits)) if method.bits else {}
     )
     return [STG(**method.weak, **other, scale=SCALE, normalize=True)]

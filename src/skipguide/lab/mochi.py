@@ -25,13 +25,14 @@ from torch import nn
 
 from skipguide.lab import autoencoder, text, text_to_video, training_loop, world
 from skipguide.lab.text_to_video import CAPTION_DROPOUT, NUM_CLIPS
+from skipguide.method.protocols import PlainData
 
 Tensor = torch.Tensor
 MAX_TOKENS = 28  # during training; the longest caption has 26
 BATCH_SIZE = 96
 SCHEDULE = training_loop.Schedule(steps=2900, learning_rate=3e-3, decay=0.5, ema=0.998)
 
-TRANSFORMER: dict[str, Any] = dict(
+TRANSFORMER: PlainData = dict(
     patch_size=2,
     num_attention_heads=5,
     attention_head_dim=32,

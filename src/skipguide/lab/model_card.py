@@ -9,7 +9,6 @@ import json
 import shutil
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from skipguide.files import packaged
 from skipguide.lab import (
@@ -24,6 +23,7 @@ from skipguide.lab import (
     training_loop,
     world,
 )
+from skipguide.method.protocols import PlainData
 
 # its name, its class, its file in the pipeline, what a step trains on
 Part = tuple[str, str, str, str]
@@ -120,7 +120,7 @@ def pack(model: str, folder: Path, machine: str, docs: Path | None) -> list[Path
 
 def build_card(model: str, folder: Path, machine: str) -> str:
     """Return the model card, from the training log and the scores."""
-    scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    scores: PlainData = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     history = [
         json.loads(line)
         for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
@@ -144,7 +144,7 @@ def build_card(model: str, folder: Path, machine: str) -> str:
     return template.format(**common, **fields)
 
 
-def _svd_fields(scores: dict[str, Any]) -> dict[str, object]:
+def _svd_fields(scores: PlainData) -> dict[str, object]:
     slowest, fastest = svd.FPS
     return dict(
         frames=svd.FRAMES, dropout=svd.IMAGE_DROPOUT, clips=svd.NUM_CLIPS, slowest=slowest,
@@ -153,7 +153,7 @@ def _svd_fields(scores: dict[str, Any]) -> dict[str, object]:
     )  # fmt: skip
 
 
-def _text_fields(model: str, scores: dict[str, Any]) -> dict[str, object]:
+def _text_fields(model: str, scores: PlainData) -> dict[str, object]:
     read = scores["judge_accuracy_reconstructed"]
     common = dict(
         table=score_text.format_table(scores),
@@ -179,7 +179,7 @@ def _strip_local_paths(pipeline: Path) -> None:
             path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _parts_table(model: str, folder: Path, history: list[dict[str, Any]]) -> str:
+def _parts_table(model: str, folder: Path, history: list[PlainData]) -> str:
     from safetensors import safe_open
 
     def parameters(path: Path) -> str:
@@ -208,7 +208,7 @@ def _parts_table(model: str, folder: Path, history: list[dict[str, Any]]) -> str
     return "\n".join(rows)
 
 
-def _training_curve(history: list[dict[str, Any]]) -> str:
+def _training_curve(history: list[PlainData]) -> str:
     lines = [
         "| stage | step | minutes | measured (mean over the steps before) |",
         "|---|---:|---:|---|",

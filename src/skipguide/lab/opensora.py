@@ -21,6 +21,7 @@ from torch import nn
 
 from skipguide.lab import autoencoder, text, text_to_video, training_loop, world
 from skipguide.lab.text_to_video import CAPTION_DROPOUT, NUM_CLIPS
+from skipguide.method.protocols import PlainData
 from skipguide.opensora import (
     AutoencoderKLOpenSora,
     OpenSoraPipeline,
@@ -40,7 +41,7 @@ AESTHETIC_SCORE = 6.5
 SCORE_WORDS = ("aesthetic", "score:", f"{AESTHETIC_SCORE}.")
 SCHEDULE = training_loop.Schedule(steps=2300, learning_rate=3e-3, decay=0.5, ema=0.998)
 
-TRANSFORMER: dict[str, Any] = dict(
+TRANSFORMER: PlainData = dict(
     patch_size=(1, 2, 2),
     in_channels=12,
     out_channels=24,
@@ -54,7 +55,7 @@ TRANSFORMER: dict[str, Any] = dict(
 )
 # Upstream shifts timesteps towards noise by 2.4 for 51 frames of 240 x 426; these values shift by
 # 2.2 for our clips.
-SCHEDULER: dict[str, Any] = dict(base_resolution=world.FRAME_SIZE**2, base_num_frames=1)
+SCHEDULER: PlainData = dict(base_resolution=world.FRAME_SIZE**2, base_num_frames=1)
 
 
 def build(vae: AutoencoderKLOpenSora) -> OpenSoraPipeline:

@@ -20,6 +20,7 @@ from skipguide import STG, guide
 from skipguide.files import packaged
 from skipguide.lab import autoencoder, judge, svd, training_loop, world
 from skipguide.lab import score_text as scoring
+from skipguide.method.protocols import PlainData
 
 Tensor = torch.Tensor
 STEPS = 25
@@ -31,7 +32,7 @@ CHECKED_WORDS = ("shape", "colour")  # not the motion, because a first frame all
 def score(
     folder: Path | None, clips: int, layers: Sequence[str], spatial: float, temporal: float,
     residual: float, rescale: float, note: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
+) -> PlainData:  # fmt: skip
     """Measure the packaged model, or the one in a training folder.
 
     Every setting gets the same `clips` first frames of single objects, including held-out
@@ -48,7 +49,7 @@ def score(
         guide(pipe, *terms).remove()  # fails early if a layer does not exist
     note("reconstruction and the judge on real clips")
     real = RealClips(clips)
-    found: dict[str, Any] = {
+    found: PlainData = {
         "command": _format_command(clips, layers, spatial, temporal, residual, rescale),
         "clips": clips,
         "steps": STEPS,
@@ -147,7 +148,7 @@ def _score_setting(
     buckets: Tensor,
     terms: Sequence[STG],
     phi: float,
-) -> dict[str, Any]:
+) -> PlainData:
     handle = guide(pipe, *terms, rescale=phi) if terms else None
     try:
         chunks = zip(real.frames[:, :, 0].split(BATCH), buckets.split(BATCH), strict=True)
@@ -232,7 +233,7 @@ def _ranks(values: Tensor) -> Tensor:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def format_table(scores: dict[str, Any]) -> str:
+def format_table(scores: PlainData) -> str:
     """Format the scores as Markdown."""
     lines = [
         (

@@ -19,6 +19,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from skipguide import STG, guide
 from skipguide.files import packaged
 from skipguide.lab import autoencoder, judge, training_loop, world
+from skipguide.method.protocols import PlainData
 from skipguide.method.terms import explicit_layers
 from skipguide.opensora import OpenSoraPipeline
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
@@ -35,7 +36,7 @@ class ScoredModel:
 
     pipeline: type[DiffusionPipeline]
     kind: autoencoder.AutoencoderSpec
-    call: dict[str, Any]  # arguments of a call, beside the prompts, CFG's scale and the noise
+    call: PlainData  # arguments of a call, beside the prompts, CFG's scale and the noise
     brings_judge: bool = False  # if not, the packaged judge is used
 
 
@@ -52,7 +53,7 @@ MODELS = {
 def score(
     folder: Path | None, clips: int, guidance_scales: Sequence[float], terms: Sequence[STG],
     note: Callable[[str], None], model: str = "mochi",
-) -> dict[str, Any]:  # fmt: skip
+) -> PlainData:  # fmt: skip
     """Measure the packaged model, or the one in a training folder.
 
     Every setting generates the same `clips` prompts from the same noise. Prompts name one object,
@@ -66,7 +67,7 @@ def score(
     for term in terms:
         guide(pipe, term).remove()  # fails early if a layer does not exist
     note("reconstruction and the judge on real clips")
-    found: dict[str, Any] = {
+    found: PlainData = {
         "command": _format_command(model, clips, guidance_scales, terms),
         "clips": clips,
         "steps": STEPS,
@@ -175,7 +176,7 @@ def _score_setting(
     real: Tensor,
     g: float,
     term: STG | None,
-) -> dict[str, Any]:
+) -> PlainData:
     prompts, videos = world.captions(scenes, SEED), []
     handle = guide(pipe, term) if term else None
     try:
@@ -213,7 +214,7 @@ def generate(pipe: Any, prompts: list[str], g: float, seed: int, model: str = "m
     return frames.transpose(1, 2) * 2 - 1
 
 
-def format_table(scores: dict[str, Any]) -> str:
+def format_table(scores: PlainData) -> str:
     """Format the scores as Markdown."""
     lines = [
         (

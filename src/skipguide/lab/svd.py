@@ -36,6 +36,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
 from skipguide.lab import autoencoder, latents, training_loop, world
+from skipguide.method.protocols import PlainData
 
 Tensor = torch.Tensor
 FRAMES = autoencoder.SVD_FRAMES
@@ -62,7 +63,7 @@ READ_ATTRIBUTES = {  # attribute to recognise -> number of classes
     "second_shape": len(world.SHAPES) + 1, "second_colour": len(world.COLOURS) + 1,
 }  # fmt: skip
 
-UNET: dict[str, Any] = dict(
+UNET: PlainData = dict(
     sample_size=8,
     in_channels=16,
     out_channels=8,
@@ -76,11 +77,11 @@ UNET: dict[str, Any] = dict(
     projection_class_embeddings_input_dim=96,
     num_frames=FRAMES,
 )
-IMAGE_ENCODER: dict[str, Any] = dict(
+IMAGE_ENCODER: PlainData = dict(
     hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
     image_size=224, patch_size=16, projection_dim=64,
 )  # fmt: skip
-SCHEDULER: dict[str, Any] = dict(
+SCHEDULER: PlainData = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
     prediction_type="v_prediction",
     use_karras_sigmas=True, timestep_type="continuous", timestep_spacing="leading", steps_offset=1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 from transformers.models.t5.configuration_t5 import T5Config
@@ -11,8 +10,9 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from skipguide.lab import world
+from skipguide.method.protocols import PlainData
 
-TEXT_ENCODER: dict[str, Any] = dict(
+TEXT_ENCODER: PlainData = dict(
     d_model=96,
     d_kv=16,
     d_ff=192,

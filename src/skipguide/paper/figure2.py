@@ -24,6 +24,7 @@ import torch
 from skipguide.families import lookup
 from skipguide.lab import autoencoder, svd, training_loop
 from skipguide.lab import latents as latent_cache
+from skipguide.method.protocols import PlainData
 from skipguide.method.terms import STG
 from skipguide.paper import experiments, models
 from skipguide.paper.models import ClipGenerator, PipelineCall
@@ -211,11 +212,11 @@ class _StopEarly(Exception):
 
 def _capture_inputs(
     generator: ClipGenerator, branch: GuidedDenoiser, call: PipelineCall
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[PlainData, PlainData]:
     """Return the inputs that the pipeline gives its denoiser in its first step: cond, uncond."""
-    calls: list[dict[str, Any]] = []
+    calls: list[PlainData] = []
 
-    def listen(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def listen(_: Any, args: tuple[Any, ...], kwargs: PlainData) -> None:
         calls.append(branch.bind_inputs(args, kwargs))
         raise _StopEarly
 
@@ -236,7 +237,7 @@ def _capture_inputs(
     )
 
 
-def _noisy_inputs(half: dict[str, Any], x: Tensor, t: Tensor) -> dict[str, Tensor]:
+def _noisy_inputs(half: PlainData, x: Tensor, t: Tensor) -> dict[str, Tensor]:
     """Return the inputs that depend on the noise: sample (with SVD's first frame) and time."""
     name, channel = ("sample", 2) if "sample" in half else ("hidden_states", 1)
     behind = half[name].shape[channel] - x.shape[channel]
@@ -246,7 +247,7 @@ def _noisy_inputs(half: dict[str, Any], x: Tensor, t: Tensor) -> dict[str, Tenso
     }
 
 
-def _predict(branch: GuidedDenoiser, inputs: dict[str, Any], target: Tensor) -> Tensor:
+def _predict(branch: GuidedDenoiser, inputs: PlainData, target: Tensor) -> Tensor:
     """Return the prediction without the variance that Open-Sora appends to it."""
     with ignore_cpu_autocast_warning():
         found = branch.denoiser(**inputs)[0]

@@ -15,6 +15,7 @@ from skipguide import guide
 from skipguide.files import packaged
 from skipguide.generate import record, run
 from skipguide.lab import autoencoder, score_svd, score_text, svd, world
+from skipguide.method.protocols import PlainData
 from skipguide.paper.rows import Row
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
@@ -37,7 +38,7 @@ class LabModel:
     kind: autoencoder.AutoencoderSpec
     steps: int  # of sampling: as few as do not change the numbers of plain CFG
     words: tuple[str, ...]  # what a prompt says about the object: of shape, colour, motion
-    call: dict[str, Any] | None  # arguments of its pipeline; None if it starts from an image
+    call: PlainData | None  # arguments of its pipeline; None if it starts from an image
 
 
 def _text_model(name: str, row: score_text.ScoredModel) -> LabModel:
@@ -119,7 +120,7 @@ class PipelineCall:
 
     numbers: Sequence[int]  # of the prompts
     first: list[Any]  # prompts, or first frames
-    options: dict[str, Any]
+    options: PlainData
 
 
 class ClipGenerator:
@@ -176,7 +177,7 @@ class ClipGenerator:
         if not row.terms:
             yield None
             return
-        options: dict[str, Any] = dict(rescale=row.rescale, orthogonalize=row.orthogonalize)
+        options: PlainData = dict(rescale=row.rescale, orthogonalize=row.orthogonalize)
         with guide(self.pipe, *row.terms, share_prefix=row.share_prefix, **options) as handle:
             yield handle
 

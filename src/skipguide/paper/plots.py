@@ -9,11 +9,12 @@ import itertools
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from skipguide.lab import training_loop
+from skipguide.method.protocols import PlainData
 from skipguide.paper import experiments, figure2, figure3
 from skipguide.paper.analysis import MEASURES, Results
 from skipguide.paper.experiments import Experiment
@@ -100,7 +101,7 @@ def _plot_plane(
     right, up, side = place
     for row, x, y in known[:: max(len(known) - 1, 1)]:  # both ends; the points between are in order
         name = f"STG {row.terms[0].scale:g}" if row.terms else f"CFG {row.guidance_scale:g}"
-        at: dict[str, Any] = dict(xytext=(right, up), textcoords="offset points", ha=side)
+        at: PlainData = dict(xytext=(right, up), textcoords="offset points", ha=side)
         axes.annotate(name, (x.value, y.value), fontsize=8, color=style[2], **at)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from skipguide.method.protocols import PlainData
 from skipguide.paper import cost, experiments, figure2, figure3, models
 from skipguide.paper.records import RecordFolder
 from skipguide.paper.run import Order
@@ -11,12 +10,12 @@ from skipguide.paper.run import Order
 NO_MODEL = "model not there yet"
 
 
-def count_clips(order: Order) -> dict[str, Any]:
+def count_clips(order: Order) -> PlainData:
     """Count by model the clips done and requested in each row.
 
     `folder` is where its records are, or None if there are no weights.
     """
-    found: dict[str, Any] = {}
+    found: PlainData = {}
     for model in order.models:
         place = order.locate_records(model)
         wanted = experiments.requested_rows(model, order.rows)
@@ -52,7 +51,7 @@ def _figures_done(model: str, place: RecordFolder) -> dict[str, bool]:
     }
 
 
-def format_table(found: dict[str, Any]) -> str:
+def format_table(found: PlainData) -> str:
     """Format the counts for people."""
     lines = []
     for model, entry in found.items():

@@ -44,6 +44,12 @@ def count_conditions(guider: Guider) -> int:
         ValueError: for a guider that runs weak passes of its own.
     """
     own = set(getattr(guider, "_input_predictions", None) or ()) - {"pred_cond", "pred_uncond"}
+    if type(guider).__name__ == "SkipGuidance":
+        raise ValueError(
+            "guide() needs a pipeline whose guider combines c and u, but this one has a"
+            " SkipGuidance, which runs weak passes already. Give the terms to it, or put diffusers'"
+            " ClassifierFreeGuidance in its place."
+        )
     if own:
         raise ValueError(
             "guide() needs a pipeline whose guider combines c and u, but this one has a"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from skipguide.generate.settings import GenerationSettings
+from skipguide.method.protocols import PlainData
 from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan import Setting
 from skipguide.runs.storage import DISK_FULL_ERRORS, ClipContents
@@ -42,8 +43,8 @@ class GeneratedVideo:
     """A video with its record and where it was made."""
 
     product: ClipContents
-    record: dict[str, Any]  # of `skipguide.generate.record`
-    environment: dict[str, Any]
+    record: PlainData  # of `skipguide.generate.record`
+    environment: PlainData
 
 
 @dataclass(frozen=True)

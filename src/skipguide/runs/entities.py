@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from skipguide.method.protocols import PlainData
 
 Status = Literal["pending", "running", "done", "failed"]
 STATUSES: tuple[Status, ...] = ("pending", "running", "done", "failed")
@@ -27,7 +29,7 @@ class Prompt:
     id: int
     text: str | None
     image: str | None  # the name of the file
-    tags: dict[str, Any]  # what the prompt file says beside it
+    tags: PlainData  # what the prompt file says beside it
     image_sha256: str | None = None
 
 
@@ -38,10 +40,10 @@ class Setting:
     id: int
     name: str
     model: str
-    given: dict[str, Any]  # in the words of the plan
+    given: PlainData  # in the words of the plan
     # All settings of `GenerationSettings` but prompt, image, seed and device. `guidance` is what
     # `GuidanceRequest.from_dict` reads; `generate.describe.columns` has flat columns of them.
-    complete: dict[str, Any]
+    complete: PlainData
     passes_per_step: float | None  # computed before the first video was made
 
 
@@ -66,7 +68,7 @@ class Clip:
     passes_per_step: float | None = None
     seconds_per_step: float | None = None
     seconds: float | None = None
-    environment: dict[str, Any] = field(
+    environment: PlainData = field(
         default_factory=dict, repr=False
     )  # versions, machine, git revision
     metrics: dict[str, float] = field(default_factory=dict)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import subprocess
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from skipguide.method.protocols import PlainData, ReadOnlyData
 
 
-def environment(record: Mapping[str, Any]) -> dict[str, Any]:
+def environment(record: ReadOnlyData) -> PlainData:
     """Return versions and machine from a record, the git revision of skipguide, and all
     packages."""
     return {
@@ -22,7 +22,7 @@ def environment(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def revision(folder: Path = Path(__file__).parents[1]) -> dict[str, Any] | None:
+def revision(folder: Path = Path(__file__).parents[1]) -> PlainData | None:
     """Return the commit of the code in a folder and whether it was changed since; None without
     git."""
     commit = _git(folder, "rev-parse", "HEAD")

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from skipguide.generate.flags import from_guidance
 from skipguide.generate.record import hash_file, upgrade_settings
 from skipguide.generate.settings import GenerationSettings
+from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import storage as files
 from skipguide.runs.ledger import Ledger, to_json, utc_now
 from skipguide.runs.plan import Plan, Setting
@@ -28,7 +28,7 @@ class ResolvedSetting:
     setting: Setting
     complete: GenerationSettings  # everything filled in; with the prompt of the first video
     weights: dict[str, str]  # of the model
-    words: dict[str, Any] | None = None  # `resolve.words_of_flags`; None if flags cannot say it
+    words: PlainData | None = None  # `resolve.words_of_flags`; None if flags cannot say it
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def job_key(
     return hashlib.sha256(to_json(content).encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def setting_content(complete: GenerationSettings) -> dict[str, Any]:
+def setting_content(complete: GenerationSettings) -> PlainData:
     """Return what the ledger keeps of complete settings, ready for JSON.
 
     Settings that are None are left out, so that a later version can add some.
@@ -80,7 +80,7 @@ def setting_content(complete: GenerationSettings) -> dict[str, Any]:
     return {name: value for name, value in dumped.items() if name not in _PER_JOB_FIELDS}
 
 
-def _key_content(surveyed: ResolvedSetting) -> dict[str, Any]:
+def _key_content(surveyed: ResolvedSetting) -> PlainData:
     """Return the part of a key that tells settings apart.
 
     Guidance is in the words of flags where they can say it: that was the only spelling once, and
@@ -247,7 +247,7 @@ def _claim_setting_name(
         ledger.db.execute("UPDATE settings SET name = ? WHERE id = ?", (name, former["id"]))
 
 
-def _describe_changes(holder: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+def _describe_changes(holder: ReadOnlyData, content: ReadOnlyData) -> str:
     then = holder["complete"]
     changed = [name for name in {**then, **content} if then.get(name) != content.get(name)]
     return ", ".join(f"{name} = {then.get(name)!r}, now {content.get(name)!r}" for name in changed)

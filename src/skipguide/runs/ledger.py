@@ -10,9 +10,11 @@ import contextlib
 import datetime
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from skipguide.method.protocols import ReadOnlyData
 
 FORMAT = "1"
 NAME = "ledger.sqlite"
@@ -202,7 +204,7 @@ class Ledger:
             return self.db.execute(query, values).fetchall()
 
     def get_or_insert_id(
-        self, table: str, same: Mapping[str, Any], more: Mapping[str, Any] | None = None
+        self, table: str, same: ReadOnlyData, more: ReadOnlyData | None = None
     ) -> int:
         """Return the id of the row with these values; add it if there is none.
 

@@ -4,16 +4,17 @@ loaded."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skipguide.generate.parsing import read_schedule_files
 from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import plan_grid, prompts
 from skipguide.runs.prompts import Entry, Prompt, PromptFile
 
@@ -26,7 +27,7 @@ class _PlanSchema(BaseModel):
     model: str | list[str] = Field(default="lab-mochi", min_length=1)
     prompts: Annotated[str | list[str | Entry], Field(min_length=1)] | PromptFile
     seeds: list[int] = Field(default=[0], min_length=1)
-    settings: dict[str, Any] | list[dict[str, Any]] = Field(min_length=1)
+    settings: PlainData | list[PlainData] = Field(min_length=1)
     save_latents: bool = False
 
 
@@ -47,7 +48,7 @@ class Setting:
     """One way to make a video, for one model."""
 
     name: str
-    given: dict[str, Any]  # in the words of the plan
+    given: PlainData  # in the words of the plan
     # What is left out is still None; the prompt and the image are those of the first video.
     generation: GenerationSettings
 
@@ -99,7 +100,7 @@ class Plan:
         return cls.of(content, path.parent, text)
 
     @classmethod
-    def of(cls, content: Mapping[str, Any], base: Path = Path(), text: str | None = None) -> Plan:
+    def of(cls, content: ReadOnlyData, base: Path = Path(), text: str | None = None) -> Plan:
         """Read the plan in a mapping, as YAML gives it.
 
         Args:
@@ -137,7 +138,7 @@ class Plan:
         return plan
 
 
-def _validation_message(error: Mapping[str, Any]) -> str:
+def _validation_message(error: ReadOnlyData) -> str:
     name = str(error["loc"][0])
     came = "nothing" if error["type"] == "missing" else repr(error["input"])
     return (
@@ -157,8 +158,8 @@ def _read_prompts(written: str | PromptFile | Sequence[str | Entry], base: Path)
 
 
 def _parse_settings(
-    written: dict[str, Any] | list[dict[str, Any]],
-    common: Mapping[str, Any],
+    written: PlainData | list[PlainData],
+    common: ReadOnlyData,
     models: Sequence[str],
     prompt: Prompt,
     base: Path,
@@ -189,7 +190,7 @@ def _parse_settings(
 
 
 def _expand_entry(
-    entry: Mapping[str, Any], common: Mapping[str, Any], model: str, prompt: Prompt, base: Path
+    entry: ReadOnlyData, common: ReadOnlyData, model: str, prompt: Prompt, base: Path
 ) -> list[Setting]:  # fmt: skip
     found = []
     for name, own in plan_grid.expand_grid(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from skipguide.generate.flags import SCALE_AXES
+from skipguide.method.protocols import PlainData, ReadOnlyData
 
 _SCALE_BY_AXIS = {axis: name for name, axis in SCALE_AXES.items()}
 _ALIASES = {"num_inference_steps": "steps"}
@@ -19,7 +20,7 @@ _TERM_KEYS = (*_SHARED_TERM_KEYS, "scale", "axis")
 _SKIPPING = {"layers", "random_share", "schedule", "slg_layers", "term", "guidance", *SCALE_AXES}
 
 
-def expand_grid(entry: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def expand_grid(entry: ReadOnlyData) -> Iterator[tuple[str, PlainData]]:
     """Expand one entry of a plan: (name, words), one per point of its grid.
 
     A grid has lists in the places of values. `grid: {guidance_scale: [3, 4.5], stg: {layers: [4,
@@ -56,9 +57,7 @@ def _grid_axes(grid: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
         )
 
 
-def _apply_point(
-    words: Mapping[str, Any], at: Sequence[tuple[tuple[str, ...], Any]]
-) -> dict[str, Any]:
+def _apply_point(words: ReadOnlyData, at: Sequence[tuple[tuple[str, ...], Any]]) -> PlainData:
     """Return the words with the values of one point of the grid put in."""
     out = dict(words)
     for path, value in at:
@@ -77,7 +76,7 @@ def _format_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def to_settings(words: Mapping[str, Any]) -> dict[str, Any]:
+def to_settings(words: ReadOnlyData) -> PlainData:
     """Return a setting of a plan in the words of `validate_settings`.
 
     `guidance` is what guide() takes. `stg` is shorter: a term, a list of terms (Eq. 20), `preset`
@@ -109,7 +108,7 @@ def to_settings(words: Mapping[str, Any]) -> dict[str, Any]:
     return {**out, **_translate_terms(stg if isinstance(stg, list) else [stg])}
 
 
-def _translate_terms(terms: Sequence[Any]) -> dict[str, Any]:
+def _translate_terms(terms: Sequence[Any]) -> PlainData:
     """Return terms as flags, or as `guidance` where flags cannot hold them."""
     for term in terms:
         _check_term(term)
@@ -125,7 +124,7 @@ def _translate_terms(terms: Sequence[Any]) -> dict[str, Any]:
     return {**{name: value for name, value in said[0].items() if value is not None}, **scales}
 
 
-def _whole_term(term: Mapping[str, Any]) -> dict[str, Any]:
+def _whole_term(term: ReadOnlyData) -> PlainData:
     share = term.get("random_share")
     drawn = {} if share is None else {"layers": {"random": share}}
     return {**{name: term[name] for name in term if name != "random_share"}, **drawn}

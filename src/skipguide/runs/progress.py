@@ -6,8 +6,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from skipguide.method.protocols import PlainData
 from skipguide.runs import storage as files
 from skipguide.runs.engine import JobFailed
 from skipguide.runs.jobs import Job
@@ -38,8 +38,8 @@ def mark_done(
     ledger: Ledger,
     key: str,
     published: PublishedFiles,
-    record: dict[str, Any],
-    environment: dict[str, Any],
+    record: PlainData,
+    environment: PlainData,
 ) -> None:
     """Record that the files of a job are in their places."""
     frames, height, width, _ = record["frames"]
@@ -149,7 +149,7 @@ def _adopt(ledger: Ledger, folder: Path, job: Job, keep_files: bool) -> None:
     mark_done(ledger, job.key, published, record, known)
 
 
-def _read_matching_record(path: Path, key: str) -> dict[str, Any] | None:
+def _read_matching_record(path: Path, key: str) -> PlainData | None:
     """Return the record of a video if it belongs to the job and all frames can be read, else
     None."""
     from skipguide.files import video

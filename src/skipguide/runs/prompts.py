@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from skipguide.method.protocols import PlainData, ReadOnlyData
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -18,7 +20,7 @@ class Prompt:
 
     text: str | None
     image: Path | None = None
-    tags: dict[str, Any] = field(
+    tags: PlainData = field(
         default_factory=dict
     )  # what the file says beside it: dimensions, attributes, its number
 
@@ -139,7 +141,7 @@ def _parse_row(number: str, row: Any, path: Path) -> Prompt:
     )
 
 
-def _check_tags(number: str, row: Mapping[str, Any], path: Path) -> None:
+def _check_tags(number: str, row: ReadOnlyData, path: Path) -> None:
     dimension, image = row.get("dimension") or [], row.get("image_name") or ""
     if not isinstance(dimension, list) or not all(
         isinstance(entry, str) for entry in [*dimension, image]
@@ -150,16 +152,16 @@ def _check_tags(number: str, row: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _vbench_tags(number: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _vbench_tags(number: str, row: ReadOnlyData) -> PlainData:
     names = ("dimension", "auxiliary_info", "image_type", "image_name")
     return {name: row[name] for name in names if row.get(name)}
 
 
-def _evalcrafter_tags(number: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _evalcrafter_tags(number: str, row: ReadOnlyData) -> PlainData:
     return {"ids": [number], **({"attributes": row["attributes"]} if row.get("attributes") else {})}
 
 
-_TAG_PARSERS: dict[str, Callable[[str, Mapping[str, Any]], dict[str, Any]]] = {
+_TAG_PARSERS: dict[str, Callable[[str, ReadOnlyData], PlainData]] = {
     "prompt_en": _vbench_tags,
     "prompt": _evalcrafter_tags,
 }
@@ -205,7 +207,7 @@ def _deduplicate(prompts: Iterable[Prompt]) -> list[Prompt]:
     return list(found.values())
 
 
-def _merge_tags(tags: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+def _merge_tags(tags: PlainData, more: PlainData) -> PlainData:
     joined = {**more, **tags}
     for name in ("ids", "dimension"):
         if name in tags and name in more:

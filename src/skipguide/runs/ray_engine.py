@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from skipguide.generate.settings import GenerationSettings
+from skipguide.method.protocols import PlainData
 from skipguide.runs.engine import (
     Cost,
     Event,
@@ -136,7 +137,7 @@ class RayEngine:
         self._versions: dict[str, str] = {}
 
     def _connect(self, address: str) -> None:
-        options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+        options: PlainData = {"logging_level": "error", "log_to_driver": False}
         local = {**options, "include_dashboard": False, "address": "local"}
         try:
             if address == "local":

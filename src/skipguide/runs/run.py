@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipguide.generate.record import hash_file, upgrade_settings
+from skipguide.method.protocols import PlainData
 from skipguide.runs import storage as files
 from skipguide.runs.entities import STATUSES, Clip, Model, Prompt, SetMetric, Setting, Status, Vote
 from skipguide.runs.ledger import Ledger, to_json, utc_now
@@ -178,7 +179,7 @@ class Run:
             for row in rows
         ]
 
-    def _clip(self, row: Any, metrics: dict[str, float], environment: dict[str, Any]) -> Clip:
+    def _clip(self, row: Any, metrics: dict[str, float], environment: PlainData) -> Clip:
         same = (
             "key", "setting", "prompt", "seed", "status", "attempts", "error", "frames", "height",
             "width", "frames_sha256", "passes_per_step", "seconds_per_step", "seconds",

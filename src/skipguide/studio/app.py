@@ -11,13 +11,14 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Body, FastAPI, HTTPException, Request
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.studio import blind_test, files, page_data
 from skipguide.studio.access import Guard, Policy
@@ -55,7 +56,7 @@ class TrialBody(_Body):
     model: Annotated[str, Field(max_length=400)]
     prompt: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**53)]  # what JavaScript can count
-    parameters: Annotated[dict[str, Any], Field(max_length=40)]
+    parameters: Annotated[PlainData, Field(max_length=40)]
     image_of: int | None = None  # the prompt whose picture it starts from
 
 
@@ -140,14 +141,14 @@ def _add_pages(app: FastAPI) -> None:
 
 def _add_run_routes(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> None:
     @app.get("/api/run")
-    def run() -> dict[str, Any]:
+    def run() -> PlainData:
         with Run.open(folder) as found:
             writable = os.access(folder, os.W_OK)
             allowed = {"votes_allowed": writable, "trials_allowed": makes and writable}
             return {**page_data.describe(found), **allowed, "token_for_raters": policy.rater_token}
 
     @app.get("/api/counts")
-    def counts() -> dict[str, Any]:
+    def counts() -> PlainData:
         with Run.open(folder) as found:
             return {"counts": found.counts(), "sweeping": found.is_sweeping}
 
@@ -179,7 +180,7 @@ def _add_study_routes(app: FastAPI, folder: Path) -> None:
     blind = _BlindNames()
 
     @app.post("/api/study/next")
-    def following(asked: Annotated[NextBody, Body()]) -> dict[str, Any]:
+    def following(asked: Annotated[NextBody, Body()]) -> PlainData:
         with Run.open(folder) as run:
             every = blind_test.tasks(run.clips("done"), asked.kind, asked.settings, asked.rater)
             left = blind_test.open_tasks(every, run.votes(), asked.kind, asked.rater)
@@ -192,7 +193,7 @@ def _add_study_routes(app: FastAPI, folder: Path) -> None:
         return {**state, "task": _describe_task(left[0], prompts, blind) if left else None}
 
     @app.post("/api/study/answer")
-    def answer(given: Annotated[AnswerBody, Body()]) -> dict[str, Any]:
+    def answer(given: Annotated[AnswerBody, Body()]) -> PlainData:
         task = blind.tasks.get(given.task)
         if task is None:
             raise HTTPException(
@@ -212,9 +213,7 @@ def _add_study_routes(app: FastAPI, folder: Path) -> None:
         return _video_response(folder, key)
 
 
-def _describe_task(
-    task: Task, prompts: dict[int, str | None], blind: _BlindNames
-) -> dict[str, Any]:
+def _describe_task(task: Task, prompts: dict[int, str | None], blind: _BlindNames) -> PlainData:
     """Return a task as a rater gets it: nothing in it tells a setting."""
     videos = [
         {
@@ -233,13 +232,13 @@ def _add_trial_routes(app: FastAPI, trials: Trials | None) -> None:
         return trials
 
     @app.get("/api/trials")
-    def every() -> list[dict[str, Any]]:
+    def every() -> list[PlainData]:
         return allowed().list()
 
     @app.post("/api/trials")
-    def add(asked: Annotated[TrialBody, Body()]) -> dict[str, Any]:
+    def add(asked: Annotated[TrialBody, Body()]) -> PlainData:
         return allowed().add(TrialRequest(**asked.model_dump())).payload()
 
     @app.delete("/api/trials/{number}")
-    def cancel(number: int) -> dict[str, Any]:
+    def cancel(number: int) -> PlainData:
         return allowed().cancel(number).payload()

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Clip, Run, Vote
 from skipguide.stats import bootstrap, preference
 from skipguide.stats.preference import Duel
@@ -152,7 +153,7 @@ def _resolve_side(answer: str, task: Task) -> str:
 # --- results --------------------------------------------------------------------------------------
 
 
-def results(run: Run) -> dict[str, Any]:
+def results(run: Run) -> PlainData:
     """Summarize the votes of a run, ready for JSON."""
     votes = run.votes()
     clips = _judged_clips(run, votes)
@@ -170,7 +171,7 @@ def _judged_clips(run: Run, votes: Sequence[Vote]) -> dict[str, Clip]:
     return {**clips, **{key: run.clip(key) for key in keys - set(clips)}}
 
 
-def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
+def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> PlainData:
     found: dict[str, dict[int, Any]] = {}
     for question in QUESTIONS["rating"]:
         values: dict[int, list[tuple[float, int]]] = {}
@@ -191,7 +192,7 @@ def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict
     }
 
 
-def _summarize_duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[str, Any]:
+def _summarize_duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> PlainData:
     scores = {"first": 1.0, "tie": 0.5, "second": 0.0}
     duels = [
         Duel(
@@ -216,7 +217,7 @@ def _summarize_duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> dict[s
     }
 
 
-def _count_votes(votes: Sequence[Vote]) -> dict[str, Any]:
+def _count_votes(votes: Sequence[Vote]) -> PlainData:
     raters: dict[str, int] = {}
     for vote in votes:
         raters[vote.rater] = raters.get(vote.rater, 0) + 1
@@ -234,8 +235,8 @@ _ANSWER_VALUES = {"first": 0.0, "second": 1.0, "tie": 2.0}
 
 
 def _agreement(
-    votes: Sequence[Vote], questions: Mapping[str, Any], level: preference.Level
-) -> dict[str, Any]:
+    votes: Sequence[Vote], questions: ReadOnlyData, level: preference.Level
+) -> PlainData:
     """Return Krippendorff's alpha per question, and Cohen's kappa of every two raters over all."""
     of: dict[str, dict[tuple[str, str | None], dict[str, float]]] = {
         question: {} for question in questions
@@ -255,9 +256,7 @@ def _agreement(
     return {"alpha": alpha, "kappa": list(_kappas(units, level))}
 
 
-def _kappas(
-    units: Sequence[Mapping[str, float]], level: preference.Level
-) -> Iterator[dict[str, Any]]:
+def _kappas(units: Sequence[Mapping[str, float]], level: preference.Level) -> Iterator[PlainData]:
     raters = sorted({rater for unit in units for rater in unit})
     for one, other in itertools.combinations(raters, 2):
         both = [(unit[one], unit[other]) for unit in units if one in unit and other in unit]

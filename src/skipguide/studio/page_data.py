@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
+from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.metrics.catalog import METRICS
 from skipguide.runs import Clip, Run, Setting
 from skipguide.stats import bootstrap
@@ -21,7 +21,7 @@ _COST_DESCRIPTIONS = {
 }
 
 
-def describe(run: Run) -> dict[str, Any]:
+def describe(run: Run) -> PlainData:
     """Describe all of a run but its videos."""
     settings, clips, votes = run.settings(), run.clips(), blind_test.results(run)
     steps = setting_grid.sliders(settings)
@@ -42,7 +42,7 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def _describe_setting(setting: Setting, steps: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_setting(setting: Setting, steps: ReadOnlyData) -> PlainData:
     return {
         "id": setting.id,
         "name": setting.name,
@@ -54,7 +54,7 @@ def _describe_setting(setting: Setting, steps: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _describe_clip(clip: Clip) -> dict[str, Any]:
+def _describe_clip(clip: Clip) -> PlainData:
     same = (
         "key", "setting", "prompt", "seed", "status", "error", "frames", "height", "width",
         "passes_per_step", "seconds_per_step", "seconds",
@@ -80,9 +80,7 @@ def _finite_metrics(clip: Clip) -> dict[str, float]:
 # --- measures: one number per setting, with its interval ------------------------------------------
 
 
-def _all_measures(
-    run: Run, clips: Sequence[Clip], votes: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
+def _all_measures(run: Run, clips: Sequence[Clip], votes: ReadOnlyData) -> Iterator[PlainData]:
     """Yield each measure once; an evaluation of a set goes before our mean over its videos."""
     of_sets = list(_set_measures(run))
     known = {measure["name"] for measure in of_sets}
@@ -92,7 +90,7 @@ def _all_measures(
     yield from _cost_measures(clips)
 
 
-def _cost_measures(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
+def _cost_measures(clips: Sequence[Clip]) -> Iterator[PlainData]:
     for name, what in _COST_DESCRIPTIONS.items():
         values = _setting_means(
             [(clip, getattr(clip, name)) for clip in clips if getattr(clip, name) is not None]
@@ -101,7 +99,7 @@ def _cost_measures(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
             yield _build_measure("cost", name, what, "lower", values)
 
 
-def _video_measures(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
+def _video_measures(clips: Sequence[Clip]) -> Iterator[PlainData]:
     for name in sorted({name for clip in clips for name in _finite_metrics(clip)}):
         values = _setting_means(
             [(clip, _finite_metrics(clip)[name]) for clip in clips if name in _finite_metrics(clip)]
@@ -115,7 +113,7 @@ def _video_measures(clips: Sequence[Clip]) -> Iterator[dict[str, Any]]:
         )
 
 
-def _set_measures(run: Run) -> Iterator[dict[str, Any]]:
+def _set_measures(run: Run) -> Iterator[PlainData]:
     found: dict[str, dict[int, Estimate]] = {}
     for metric in run.set_metrics():
         if metric.value is not None and math.isfinite(metric.value):
@@ -127,7 +125,7 @@ def _set_measures(run: Run) -> Iterator[dict[str, Any]]:
         )
 
 
-def _vote_measures(votes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _vote_measures(votes: ReadOnlyData) -> Iterator[PlainData]:
     rows = [("win rate", "Share of its comparisons that it won", votes["pair"]["win_rates"])]
     rows += [
         (name, "Mean rating, 1 to 5", values) for name, values in votes["rating"]["means"].items()
@@ -152,7 +150,7 @@ def _setting_means(values: Sequence[tuple[Clip, float]]) -> dict[int, Estimate]:
 
 def _build_measure(
     kind: str, name: str, what: str, better: str | None, values: Mapping[int, Estimate]
-) -> dict[str, Any]:
+) -> PlainData:
     rows = {setting: asdict(value) for setting, value in values.items()}
     return {"kind": kind, "name": name, "what": what, "better": better, "values": rows}
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from skipguide.generate.describe import COLUMNS
 from skipguide.generate.flags import SCALE_AXES
+from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Plan, Run
 from skipguide.runs.ledger import to_json
 from skipguide.studio import files
@@ -51,7 +52,7 @@ class TrialRequest:
     model: str
     prompt: str | None
     seed: int
-    parameters: Mapping[str, Any]  # settings and flags of `skipguide generate`, or `guidance`
+    parameters: ReadOnlyData  # settings and flags of `skipguide generate`, or `guidance`
     image_of: int | None = None  # the prompt of the run whose picture it starts from
 
 
@@ -71,7 +72,7 @@ class Trial:
     error: str | None = None
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
-    def payload(self) -> dict[str, Any]:
+    def payload(self) -> PlainData:
         """Return the trial ready for JSON."""
         same = ("id", "name", "image", "state", "step", "steps", "seconds_left", "key", "error")
         return {**{name: getattr(self, name) for name in same}, "ask": asdict(self.ask)}
@@ -154,7 +155,7 @@ class Trials:
                 trial.state = "cancelled"
         return trial
 
-    def list(self) -> list[dict[str, Any]]:
+    def list(self) -> list[PlainData]:
         """Return all trials, the oldest first."""
         with self._changed:
             return [trial.payload() for trial in self._trials]
@@ -213,9 +214,7 @@ class Trials:
             plan = build_plan(self.folder, trial.ask, known)
             surveyed = [replace(surveyed[0], setting=plan.settings[0])]
             trial.name = known
-        how: dict[str, Any] = dict(
-            retry_failed=True, measure=False, keep_pending=False, on_step=on_step
-        )
+        how: PlainData = dict(retry_failed=True, measure=False, keep_pending=False, on_step=on_step)
         with contextlib.closing(sweep(plan, self.folder, engine, **how)) as happenings:
             for happening in happenings:
                 if trial.stop.is_set():
@@ -290,7 +289,7 @@ def _check_request(ask: TrialRequest, models: Sequence[str]) -> None:
         )
 
 
-def _names_a_file(parameters: Mapping[str, Any]) -> bool:
+def _names_a_file(parameters: ReadOnlyData) -> bool:
     """Return whether a schedule is the name of a file, which no visitor may have read."""
     guidance = parameters.get("guidance")
     inside = [guidance, guidance.get("preset")] if isinstance(guidance, Mapping) else []

@@ -8,15 +8,15 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
+from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.studio import files, page_data
 
 _OWN_VIDEO = re.compile(rf"{files.KEY_PATTERN}\.mp4")
 
 
-def write_report(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
+def write_report(run: Run, out: Path, overwrite: bool = False) -> PlainData:
     """Write the report of a run; it appears under its name when it is complete.
 
     Args:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from skipguide.generate.describe import COLUMNS, columns
 from skipguide.generate.flags import SCALE_AXES
+from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Setting
 from skipguide.runs.ledger import to_json
 
@@ -25,7 +26,7 @@ _STG_PARAMETERS = (
 _SLIDERS = (*SCALE_AXES, "guidance_scale", "rescale")
 
 
-def effective_parameters(setting: Setting) -> dict[str, Any]:
+def effective_parameters(setting: Setting) -> PlainData:
     """Return the parameters of a setting without those that have no effect in it."""
     said = columns(setting.complete)
     return (
@@ -35,7 +36,7 @@ def effective_parameters(setting: Setting) -> dict[str, Any]:
     )
 
 
-def _stg_is_on(said: Mapping[str, Any]) -> bool:
+def _stg_is_on(said: ReadOnlyData) -> bool:
     return any(said.get(name) for name in (*SCALE_AXES, "guidance", "schedule"))
 
 
@@ -109,7 +110,7 @@ def _key_without(setting: Setting, *names: str) -> str:
     )
 
 
-def layer_maps(settings: Sequence[Setting]) -> list[dict[str, Any]]:
+def layer_maps(settings: Sequence[Setting]) -> list[PlainData]:
     """Return, per model, the settings with STG as a table: layers down, all else that varies
     across.
 
@@ -131,7 +132,7 @@ def _guided_by_model(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     return found
 
 
-def _layer_map(model: str, settings: Sequence[Setting]) -> dict[str, Any]:
+def _layer_map(model: str, settings: Sequence[Setting]) -> PlainData:
     names = sorted(
         (name for name in varying_parameters(settings) if name != "layers"),
         key=lambda name: name in _SLIDERS,
@@ -150,11 +151,11 @@ def _layer_map(model: str, settings: Sequence[Setting]) -> dict[str, Any]:
     }
 
 
-def _row_key(said: Mapping[str, Any]) -> tuple[Any, ...]:
+def _row_key(said: ReadOnlyData) -> tuple[Any, ...]:
     return tuple(said.get("layers") or ())
 
 
-def _column_key(said: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+def _column_key(said: ReadOnlyData, names: Sequence[str]) -> tuple[tuple[str, Any], ...]:
     return tuple((name, _in_a_set(said[name])) for name in names if said.get(name) is not None)
 
 
