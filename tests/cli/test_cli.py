@@ -199,7 +199,7 @@ def test_reproduce_refuses_a_comparison(here: Path) -> None:
     run("compare", "x", "--model", "../tiny", *SMALL)
     said = run("reproduce", "compare/x-0.mp4", code=2)
     assert said.stderr.startswith(
-        "error: reproduce needs the record of one generation, but compare/x-0.mp4 is a comp"
+        "error: reproduce needs the record of a single video, but compare/x-0.mp4 is a comp"
     )
 
 
