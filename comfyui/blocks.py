@@ -25,7 +25,7 @@ Patch = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]  # as ComfyUI
 
 
 class Recording:
-    """What entered some blocks in the conditional pass: streams `(B, N, D)` by block and prompt.
+    """The inputs of some blocks in the conditional pass: streams `(B, N, D)` by block and prompt.
 
     ComfyUI identifies a prompt by the uuid that it gives to each conditioning.
     """

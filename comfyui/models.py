@@ -144,7 +144,7 @@ class BlockChain:
 
     @property
     def depth(self) -> int:
-        """How many blocks the first stack has, by which presets know a model."""
+        """The number of blocks in the first stack, by which presets know a model."""
         return next(iter(self.depths().values()))
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""What a node asks for, in the terms of the library, and at which noise levels it acts."""
+"""The guidance that a node asks for, and the noise levels at which it acts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ActiveTerm:
 
 @dataclass(frozen=True)
 class NodeRequest:
-    """What one node asks for.
+    """The guidance that one node asks for.
 
     Args:
         guidance: its terms, or its schedule.

@@ -25,7 +25,7 @@ def built_files() -> dict[str, str]:
     """Return the text of every file of `_skipguide`, by its path within it."""
     names = sorted(_with_imports(path for root in ROOTS for path in SOURCE.glob(root)))
     rooms = {f"{name.split('/')[0]}/__init__.py" for name in names}
-    found = {"__init__.py": '"""What the pack uses of the library skipguide."""\n'}
+    found = {"__init__.py": '"""The part of the library skipguide that the pack uses."""\n'}
     for name in sorted({*names, *rooms, *DATA}):
         text = (SOURCE / name).read_text(encoding="utf-8")
         found[name] = HEADER.format(name=name) + _IMPORT.sub(r"\1from ..", text)

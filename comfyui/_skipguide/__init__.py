@@ -1,1 +1,1 @@
-"""What the pack uses of the library skipguide."""
+"""The part of the library skipguide that the pack uses."""

@@ -42,7 +42,7 @@ from skipguide.pipeline import compat
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_loop import GuiderLoop
 from skipguide.pipeline.run import RunState
-from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep
+from skipguide.pipeline.step import ActiveTerm, GuidedStep
 from skipguide.weak import patching
 
 Tensor = torch.Tensor
@@ -169,6 +169,8 @@ class SkipGuidance(BaseGuidance):
         if name == "rescale":
             validate.check_number("rescale", value, 0.0, 1.0, "0 is off, the paper uses 0.7")
         super().__setattr__(name, value)
+        if name == "rescale" and self.__dict__.get("_run") is not None:
+            self._run.request = self.make_request()  # of the run under way
 
     def new(self, **kwargs: Any) -> SkipGuidance:
         """Return a copy with other arguments; weak models, which are no configuration, come
@@ -196,7 +198,7 @@ class SkipGuidance(BaseGuidance):
         return [model for model in found if model is not None]
 
     def __getstate__(self) -> Inputs:
-        """For copies, which meet other models."""
+        """Return the state for a copy, without that of runs: a copy meets other models."""
         return {key: value for key, value in self.__dict__.items() if key not in _OF_RUNS}
 
     def __setstate__(self, state: Inputs) -> None:
@@ -241,7 +243,6 @@ class SkipGuidance(BaseGuidance):
             self._begin_run()
         self._guided_step = None
         if self._run is not None:
-            self._run.request = self.make_request()  # rescale may have been set
             self._guided_step = self._run.decide_step(step, self._cfg_is_on())
             self._guided_step.choose_combination()
 
@@ -260,8 +261,7 @@ class SkipGuidance(BaseGuidance):
         if step is None or run is None:
             weak = list(self._weak_terms()) if self._enabled and self._step is None else []
             return [COND, *([UNCOND] if self._cfg_is_on() else []), *weak]
-        without = step.combination in (Combination.COND_ONLY, Combination.ZERO)
-        uncond = [UNCOND] if step.has_cfg and not without else []
+        uncond = [UNCOND] if step.has_cfg and not step.leaves_out_uncond else []
         return [COND, *uncond, *(_weak_name(active) for active in self._terms_that_run())]
 
     def _terms_that_run(self) -> list[ActiveTerm]:
@@ -310,7 +310,7 @@ class SkipGuidance(BaseGuidance):
 
     @property
     def num_conditions(self) -> int:
-        """How many texts a run needs: 2 with CFG, 1 without.
+        """The number of texts that a run needs: 2 with CFG, 1 without.
 
         Pipelines read it before a run to know whether to encode a negative prompt, and between
         steps to know whether to hand one over; so it does not depend on the step (of an earlier
@@ -320,7 +320,7 @@ class SkipGuidance(BaseGuidance):
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the batch under way has the conditional inputs."""
+        """True if the batch under way has the conditional inputs."""
         return self._current_batch() != UNCOND
 
     def _current_batch(self) -> str:

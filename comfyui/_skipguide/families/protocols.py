@@ -1,5 +1,5 @@
 # Built by `make comfyui` from src/skipguide/families/protocols.py; do not edit.
-"""What skipguide asks of the denoisers of diffusers and their attentions, as types.
+"""Types for the denoisers of diffusers and for their attentions.
 
 Nothing here is checked when the code runs: the classes of diffusers need not derive from these, and
 what a denoiser of one family has beyond them is named in the row of the family. Pipelines,
@@ -20,7 +20,7 @@ Projection = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Denoiser(Protocol):
-    """What a denoiser of diffusers has beside the methods of an nn.Module."""
+    """A denoiser of diffusers: an nn.Module with a config, a precision and a device."""
 
     @property
     def config(self) -> Config:
@@ -34,7 +34,7 @@ class Denoiser(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device that holds the weights."""
         ...
 
 

@@ -22,7 +22,7 @@ from ..method import validate
 
 @dataclass(frozen=True)
 class StrengthRange:
-    """What `strength` means for a kind of skip: a number above 0, up to `maximum`."""
+    """The meaning and range of `strength` for a kind of skip: above 0, up to `maximum`."""
 
     meaning: str
     maximum: float

@@ -1,5 +1,5 @@
 # Built by `make comfyui` from src/skipguide/method/protocols.py; do not edit.
-"""What this package asks of other people's objects: pipelines, schedulers, guiders; and plain data.
+"""Types for the objects of other libraries (pipelines, schedulers, guiders), and for plain data.
 
 The parts of a diffusers pipeline are attributes that it gets when it is loaded, so a Protocol
 cannot name them. These say which kind of thing is meant, and fit every such object.

@@ -1,1 +1,1 @@
-"""What a guided step and a layer cost."""
+"""Measurements of the cost of a guided step and of a layer."""

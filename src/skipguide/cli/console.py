@@ -1,4 +1,4 @@
-"""How the verbs talk: results to stdout, progress and errors to stderr.
+"""The output of the verbs: results on stdout, progress and errors on stderr.
 
 An error is one line. With --json both are JSON. Exit codes: 0 done, 1 done but the answer is no, 2
 refused, 130 interrupted.

@@ -1,1 +1,1 @@
-"""What is known of each model family, as data, and how it is looked up."""
+"""The facts about each model family, as data, and their lookup."""

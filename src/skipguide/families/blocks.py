@@ -201,12 +201,12 @@ class LayerSite:
 
     @property
     def address(self) -> str:
-        """How a user writes it, as in "blocks:3" or "up:0"."""
+        """The layer as a user writes it, such as "blocks:3" or "up:0"."""
         return f"{self.name}:{self.index}"
 
     @property
     def entry(self) -> schema.Entry:
-        """Where proxies are put in its place."""
+        """The parent module and the name under which a proxy replaces this layer."""
         return self.parent, self.key
 
     def inner_blocks(self) -> list[schema.Entry]:
@@ -237,7 +237,7 @@ class LayerSite:
 
     @property
     def token_layout(self) -> str:
-        """How the tokens lie that its attention sees, as for `weak.shuffle.ShuffleTokens`."""
+        """The order of its attention's tokens, as `weak.shuffle.ShuffleTokens` has it."""
         return (
             self.stack.token_layout if self.axis_layers is None else self.axis_layers.token_layout
         )

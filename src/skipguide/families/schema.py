@@ -1,4 +1,4 @@
-"""What the row of a family says of a model.
+"""The fields of a family's row.
 
 A row is data; the code that uses it is the same for all families. `rows.py` has the rows, and
 docs/add-a-family.md tells how to write one."""
@@ -62,7 +62,7 @@ class AxisLayers:
 
 @dataclass(frozen=True)
 class UNetLayout:
-    """What the blocks of a UNet are made of.
+    """The modules that make up the blocks of a UNet.
 
     Layer i of a part (down, mid, up) is the i-th place for transformers in the blocks of the part.
 
@@ -77,7 +77,7 @@ class UNetLayout:
 
 @dataclass(frozen=True)
 class CallConvention:
-    """How a pipeline calls its denoiser in one step, and how it combines the predictions.
+    """The calls that a pipeline makes of its denoiser in one step, and its formula for CFG.
 
     A flag or a scale is named; the name is a property of the pipeline, or a variable in its
     `__call__` while it runs.
@@ -181,7 +181,7 @@ class Family:
 
     @property
     def traits(self) -> set[str]:
-        """What a kind of skip may require, of `perturbations.MISSING_TRAIT_REASONS`."""
+        """The traits that the family has, of those in `perturbations.MISSING_TRAIT_REASONS`."""
         has = {
             "attention": all(stack.attention for stack in self.stacks.values()),
             "softmax": not self.linear_attention,

@@ -37,7 +37,7 @@ def describe_terms(request: GuidanceRequest) -> list[str]:
 
 
 def describe_guidance(content: ReadOnlyData) -> list[str]:
-    """As `describe_terms`, of the plain data of a complete request."""
+    """Describe the terms in the plain data of a complete request, as `describe_terms` does."""
     terms = content.get("terms", [])
     stg = [term for term in terms if term.get("kind") != "slg"]
     found = ["STG by noise level"] if content.get("schedule") else []

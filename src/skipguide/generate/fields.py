@@ -1,4 +1,4 @@
-"""What fields of settings and flags have in common: a help text, and words for a wrong value."""
+"""The parts that fields of settings and flags share: help text, words for a wrong value."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ _MORE_TERMS = ("slg_layers", "term")  # younger than the keys of clips
 
 
 class GuidanceFlags(BaseModel):
-    """How to guide, as flags say it. None is what the preset of the model says."""
+    """The guidance that flags ask for. None leaves a setting to the preset of the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -223,17 +223,17 @@ class GuidanceFlags(BaseModel):
 
     @property
     def sets_layers(self) -> bool:
-        """Whether nothing about the layers of STG is left to the preset."""
+        """True if nothing about the layers of STG is left to the preset."""
         return not (self.layers is self.random_share is self.schedule is None)
 
     @property
     def has_more_terms(self) -> bool:
-        """Whether there are terms that the keys of clips did not know before."""
+        """True if there are terms that the keys of clips did not know before."""
         return any(getattr(self, name) for name in _MORE_TERMS)
 
     @property
     def is_off(self) -> bool:
-        """Whether there is no STG by scale and layers: all given scales are 0, or other terms are
+        """True if there is no STG by scale and layers: all given scales are 0, or other terms are
         given instead."""
         if not self.given_scales:
             return self.has_more_terms and not self.sets_layers
@@ -241,12 +241,12 @@ class GuidanceFlags(BaseModel):
 
     @property
     def needs_preset(self) -> bool:
-        """Whether the layers come from the preset."""
+        """True if the layers come from the preset."""
         return not self.sets_layers and not self.is_off
 
     @property
     def replaces_cfg(self) -> bool:
-        """Whether a rule replaces CFG at all steps."""
+        """True if a rule replaces CFG at every step."""
         return self.cfg_rule is not None and self.cfg_rule.get("name") != "interval"
 
     def said(self) -> PlainData:

@@ -53,7 +53,7 @@ class DecoderOutput(Protocol):
 
 
 class VideoAutoencoder(Protocol):
-    """What the lab uses of an autoencoder of diffusers."""
+    """An autoencoder of diffusers, as far as the lab uses it."""
 
     config: ReadOnlyData
 
@@ -68,7 +68,7 @@ class VideoAutoencoder(Protocol):
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """How to build, run and train an autoencoder of clips `(B, 3, F, H, W)` in [-1, 1]."""
+    """The recipe to build, run and train an autoencoder of clips `(B, 3, F, H, W)` in [-1, 1]."""
 
     build: Callable[[], Any]  # returns it with the weights that training starts from
     encode: Callable[[VideoAutoencoder, Tensor], Posterior]  # of clips, or of their frames

@@ -136,7 +136,7 @@ def quantize_weights(model: torch.nn.Module, bits: int) -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class ReuseResult:
-    """How `STG(every=n)` compares with the exact run.
+    """The comparison of `STG(every=n)` with the exact run.
 
     `error` is the distance between their videos, as a fraction of what STG changes in them.
     """

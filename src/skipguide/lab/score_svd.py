@@ -1,4 +1,4 @@
-"""How well lab-svd keeps object and first frame, and how well motion follows the bucket.
+"""Scores of lab-svd: whether it keeps object and first frame, and motion follows the bucket.
 
 The rows are those of the paper's Table 4: CFG, with spatial guidance, with spatial and temporal
 guidance, and STG-R.

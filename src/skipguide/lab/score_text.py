@@ -1,4 +1,4 @@
-"""How good a text-to-video lab model is.
+"""Scores of the text-to-video lab models.
 
 Measured are its reconstruction, what the judge reads in generated clips, and their Frechet
 distance.
@@ -32,7 +32,7 @@ SEED = 7 * 10**6
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """What differs between the lab models."""
+    """The facts in which the lab models differ."""
 
     pipeline: type[DiffusionPipeline]
     kind: autoencoder.AutoencoderSpec

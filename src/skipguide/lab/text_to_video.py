@@ -25,7 +25,7 @@ CAPTION_DROPOUT = 0.1
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What the loss of a model is computed with."""
+    """The inputs from which the loss of a model is computed."""
 
     pipe: DiffusionPipeline  # of the model's own pipeline class
     pair: text.TrainingPair  # on the device

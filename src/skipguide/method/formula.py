@@ -23,7 +23,7 @@ NORMALIZED_RATIO = 0.1  # ||s (c - p)|| / ||c|| of a normalized term whose scale
 
 @dataclass(frozen=True)
 class DataSpace:
-    """How a prediction F becomes an estimate of the clean video: x_0 = a x + b F.
+    """The step from a prediction F to an estimate of the clean video: x_0 = a x + b F.
 
     Args:
         x: the noisy latents of the step, shaped like a prediction.

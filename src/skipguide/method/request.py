@@ -42,7 +42,7 @@ _ALWAYS_WRITTEN = ("layers", "scale", "sigma")
 
 @dataclasses.dataclass(frozen=True)
 class GuidanceRequest:
-    """What guide() was asked for; see there for what each of them does.
+    """All arguments of one call of guide(), checked; guide() explains each of them.
 
     Args:
         terms: those of a schedule are its bins' own, in the order of its bins.
@@ -106,28 +106,18 @@ class GuidanceRequest:
             )
 
     @property
-    def rule(self) -> cfg_rules.CFGRule | None:
-        """The rule that replaces CFG, which is `cfg`."""
-        return self.cfg
-
-    @property
-    def restarts(self) -> tuple[Restart, ...]:
-        """The restarts, which are `restart`."""
-        return self.restart
-
-    @property
     def replaces_cfg(self) -> bool:
-        """Whether the rule is another formula than CFG, at all steps."""
+        """True if a formula other than CFG combines u and c at every step."""
         return self.cfg is not None and not isinstance(self.cfg, cfg_rules.Interval)
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing but the pipeline's own CFG is left of it."""
+        """True if the request asks for nothing but the pipeline's own CFG."""
         return not self.terms and self.schedule is None and self.cfg is None and not self.restart
 
     @property
     def data_space_features(self) -> str:
-        """Which parts need estimates of the clean data, for errors; "" for none."""
+        """The parts that need estimates of the clean video, for errors; "" if none does."""
         phis = (
             [self.rescale]
             if self.schedule is None

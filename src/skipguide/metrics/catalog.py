@@ -1,4 +1,4 @@
-"""What can be measured, with which network, and where its weights come from, as rows of data.
+"""The catalog of metrics, networks and the sources of their weights, as rows of data.
 
 `skipguide metrics` prints them. A new metric is a row of METRICS, a new extractor a row of
 EXTRACTORS, a file that they need a row of WEIGHTS.

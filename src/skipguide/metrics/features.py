@@ -1,4 +1,4 @@
-"""What the networks read from the videos: features and values, by name of the video.
+"""The readings of the networks: features and values, by the name of the video.
 
 Parts of a set, read by many workers, can be joined exactly. The numbers of a set are computed from
 the joined readings, sorted by name, so they depend neither on the order nor on how the videos were

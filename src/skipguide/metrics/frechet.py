@@ -58,7 +58,7 @@ class Moments:
 
     @property
     def rank_deficient(self) -> bool:
-        """Whether there are too few vectors for a covariance of full rank."""
+        """True if there are too few vectors for a covariance of full rank."""
         return self.count <= len(self.mean)
 
 

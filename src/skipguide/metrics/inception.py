@@ -16,7 +16,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the score needs of class probabilities, in float64.
+    """The sums over class probabilities from which the score is computed, in float64.
 
     That is their number, their sum `(K,)`, and sum_nk p log(p + eps). `a + b` belongs to both sets
     together. `epsilon` is what TGAN's script adds inside both logarithms (1e-7).

@@ -1,4 +1,4 @@
-"""Which metrics are requested, with which extractors, and whether everything they need is there."""
+"""The selection of metrics and extractors, and the check that they have all that they need."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Loops:
-    """What the loops of a call share, and what each of them has."""
+    """The state that the loops of a call share, and the state of each of them."""
 
     timesteps: Mapping[str, Any]  # arguments of the scheduler's set_timesteps
     shape: tuple[int, ...]  # (B, C, f, h, w)

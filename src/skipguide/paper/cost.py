@@ -25,7 +25,7 @@ ROUNDS = 8  # after one to warm up
 
 @dataclass(frozen=True)
 class RowTiming:
-    """How long one row took.
+    """The time that one row took.
 
     Args:
         passes: forward passes of one sample, per step.

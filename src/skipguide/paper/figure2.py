@@ -44,7 +44,7 @@ SEED = models.OTHER_SEED + models.POOL
 
 @dataclass(frozen=True)
 class NoisingScheme:
-    """How training noises the latents of a model.
+    """The way in which the training of a model adds noise to latents.
 
     Args:
         encode: pipe, frames `(B, 3, F, H, W)` -> latents as the model knows them.

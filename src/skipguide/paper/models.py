@@ -32,7 +32,7 @@ OTHER_SEED = SEED + POOL  # their seed
 
 @dataclass(frozen=True)
 class LabModel:
-    """What differs between the models."""
+    """The facts in which the models differ."""
 
     name: str
     kind: autoencoder.AutoencoderSpec

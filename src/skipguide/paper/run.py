@@ -31,7 +31,7 @@ FIRST_LEVEL = 64  # clips of the first round; each round doubles the one before
 
 @dataclass(frozen=True)
 class Order:
-    """What to run.
+    """The models, rows and clips that a run is to make.
 
     Args:
         folder: where the records go.

@@ -142,7 +142,7 @@ def _bold(text: str, estimate: Estimate | None) -> str:
 
 @dataclass(frozen=True)
 class Direction:
-    """What a step along d = c - p does to the error e of c, at one noise level or over all of them.
+    """The effect of a step along d = c - p on the error e of c, at one noise level or at all.
 
     Args:
         cosine: of e and d; below 0, a step reduces the error.

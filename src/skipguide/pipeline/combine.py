@@ -1,4 +1,4 @@
-"""What to hand back to a pipeline so that its own arithmetic arrives at D.
+"""The values to hand back to a pipeline so that its own arithmetic arrives at D.
 
 The pipeline computes u + g (c - u) from what its calls of the denoiser return. `Combination` lists
 the ways in which a step can make D of that; here is what each of them returns from a call.
@@ -17,7 +17,6 @@ from skipguide.pipeline.step import Combination, GuidedStep
 
 Tensor = torch.Tensor
 Predictions = tuple[Tensor, ...]  # one per output of the denoiser
-_WITHOUT_UNCOND = (Combination.COND_ONLY, Combination.ZERO)
 
 
 def after_cond_call(
@@ -32,7 +31,7 @@ def after_cond_call(
         return step.c, us
     if step.combination is Combination.SHIFT:
         return _shift(step.c, step.push), us and _shift(us, step.push)
-    if step.combination in _WITHOUT_UNCOND:
+    if step.leaves_out_uncond:
         D = run.guided_predictions(step, None)
         return D, D if step.split_batch else None
     if step.has_cfg and us is None:

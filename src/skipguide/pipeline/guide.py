@@ -133,7 +133,7 @@ class Guide:
             for denoiser in lookup.denoisers_of(pipe, family)
         }
         self._restart_controller = (
-            RestartController(pipe.scheduler, request.restarts, pipe) if request.restarts else None
+            RestartController(pipe.scheduler, request.restart, pipe) if request.restart else None
         )
         self._loop = PipelineLoop(pipe, self._restart_controller)
         variance = family.learned_variance and compat.predicts_variance(pipe)
@@ -286,7 +286,7 @@ class Guide:
             compat.check_no_stateful_hooks(denoiser, self.family)
 
     def _uncond_patches(self, guided: GuidedDenoiser, step: GuidedStep) -> list[patching.Patch]:
-        if step.combination in (Combination.COND_ONLY, Combination.ZERO):
+        if step.leaves_out_uncond:
             return guided.idle_patches()
         self.passes.uncond_weakened.update(guided.weak_passes[j] for j in step.uncond_terms)
         return guided.uncond_patches(step.uncond_terms)
@@ -340,7 +340,7 @@ class Guide:
         if guided.prefix_cache is not None:
             guided.prefix_cache.clear()  # before the other half takes its memory
         us = None
-        if step.split_batch and step.combination not in (Combination.COND_ONLY, Combination.ZERO):
+        if step.split_batch and not step.leaves_out_uncond:
             inputs = self._select_rows(step.inputs, patching.UNCOND)
             us = self._run_denoiser(guided.denoiser, (), inputs, self._uncond_patches(guided, step))
         step.returned, us = combine.after_cond_call(self._run, self._loop, step, us)

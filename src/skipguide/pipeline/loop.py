@@ -45,7 +45,7 @@ class PipelineLoop:
 
     @property
     def scale_argument(self) -> str:
-        """What the pipeline's call calls the scale of CFG."""
+        """The name of the argument that sets the scale of CFG."""
         return self.calls.scale_argument or self.calls.scale_names[0].removeprefix("current_")
 
     # --- the run ----------------------------------------------------------------------------------
@@ -143,9 +143,7 @@ class PipelineLoop:
         step.split_batch = batched and step.has_cfg and step.is_guided
         step.num_calls = (1 if batched or not step.has_cfg else 2) + len(own)
         # nobody computes a u that is not needed, but for the resnets of a UNet called a second time
-        unneeded = step.combination in (Combination.COND_ONLY, Combination.ZERO) and (
-            batched or not self.family.unet
-        )
+        unneeded = step.leaves_out_uncond and (batched or not self.family.unet)
         step.num_passes = (2 if step.has_cfg and not unneeded else 1) + len(own)
 
     def _check_formula(self, step: GuidedStep, frame: FrameType) -> None:
@@ -157,7 +155,7 @@ class PipelineLoop:
                 f" Pass {self.calls.unsupported_hint or flag + '=False'}."
             )
         replaced = step.rule is not None or step.guidance_scale is not None
-        interval = step.combination in (Combination.COND_ONLY, Combination.ZERO)
+        interval = step.leaves_out_uncond
         if self.calls.cfg_mode == "guider" and (replaced or interval):
             compat.check_plain_guider(self.pipe.guider)
 

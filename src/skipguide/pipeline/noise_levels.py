@@ -1,4 +1,4 @@
-"""How a scheduler mixes data and noise at each level, and how a prediction becomes data.
+"""The mixture of data and noise at each level, and the way from a prediction to data.
 
 flow    x = (1 - s) x_0 + s eps              the model predicts v = eps - x_0, or -v (FROM_NOISE)
 vp      x = (x_0 + s eps) / sqrt(1 + s^2)    eps, x_0, or v = (eps - s x_0) / sqrt(1 + s^2)

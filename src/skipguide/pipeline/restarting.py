@@ -76,7 +76,7 @@ class RestartController:
 
     @property
     def base_num_steps(self) -> int:
-        """How many steps the run has without restarts."""
+        """The number of steps that the run has without restarts."""
         return max(self.step_order, default=-1) + 1
 
     # --- a run begins -----------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class RestartController:
             scheduler.sigmas = sigmas
 
     def _find_start(self, timestep: Any) -> int:
-        """Where in its list a run begins: with `strength` a pipeline leaves out the first steps."""
+        """Return the index at which a run begins; with `strength` the first steps are left out."""
         timesteps = self.scheduler.timesteps
         index = int(
             (

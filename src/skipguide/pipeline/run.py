@@ -24,7 +24,7 @@ Term = STG | SLG
 
 
 class Loop(Protocol):
-    """What a run has to know of the sampling loop that it is in."""
+    """The sampling loop around a run, as far as the run has to know it."""
 
     @property
     def owner(self) -> str:
@@ -33,7 +33,7 @@ class Loop(Protocol):
 
     @property
     def scale_argument(self) -> str:
-        """What the user sets to switch CFG on, for errors."""
+        """The name of the setting that switches CFG on, for errors."""
         ...
 
     @property
@@ -63,7 +63,7 @@ class Loop(Protocol):
 
 
 class RunState:
-    """What one guided run has decided and remembers; `begin_run` starts the next one.
+    """The decisions and the memory of one guided run; `begin_run` starts the next one.
 
     Args:
         request: what was asked for.
@@ -73,7 +73,7 @@ class RunState:
 
     def __init__(self, request: GuidanceRequest, outputs: int, loop: Loop, variance: bool = False):
         self.request, self.outputs, self.loop, self.variance = request, outputs, loop, variance
-        self.terms, self.schedule, self.rule = request.terms, request.schedule, request.rule
+        self.terms, self.schedule, self.rule = request.terms, request.schedule, request.cfg
         self._had_cfg = False  # so far in this run
         self._sigmas: list[float] = []  # per step, for a schedule
         self._data_coefficients: list[tuple[float, float]] = []  # per timestep, where data is used

@@ -22,7 +22,7 @@ Tensor = torch.Tensor
 
 
 class Combination(enum.Enum):
-    """What a step hands back to whoever combines u and c."""
+    """The ways in which a step hands D to the loop that combines u and c."""
 
     UNGUIDED = "the predictions as they are"
     SHIFT = "u and c, both shifted by the push, which u + g (c - u) lets through unchanged"
@@ -78,8 +78,13 @@ class GuidedStep:
 
     @property
     def is_guided(self) -> bool:
-        """Whether anything differs from the pipeline's own step."""
+        """True if anything differs from the pipeline's own step."""
         return self.combination is not Combination.UNGUIDED
+
+    @property
+    def leaves_out_uncond(self) -> bool:
+        """True if D is made without u, although the loop has CFG."""
+        return self.combination in (Combination.COND_ONLY, Combination.ZERO)
 
     def choose_combination(self, keeps_cond: bool = False, by_guider: bool = False) -> None:
         """Settle how D reaches the pipeline, unless the step is ZERO or COND_ONLY already.
@@ -142,7 +147,7 @@ class CachedDifference:
 
 @dataclasses.dataclass
 class PassCounts:
-    """What the last run of a guided pipeline cost, in forward passes of one sample per prompt.
+    """The cost of a guided pipeline's last run, in forward passes of one sample per prompt.
 
     Args:
         steps: how many steps ran.
@@ -160,7 +165,7 @@ class PassCounts:
 
     @property
     def weak(self) -> float:
-        """What the weak passes took; the cost of a UNet's is measured here, when somebody asks."""
+        """The cost of the weak passes; that of a UNet's is measured when this is read."""
         return sum(
             times * weak.cost(shared=weak.prefix_cache is not None)
             for weak, times in self.weak_runs.items()

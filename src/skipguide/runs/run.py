@@ -57,7 +57,7 @@ class Run:
 
     @property
     def is_sweeping(self) -> bool:
-        """Whether a sweep is writing to it."""
+        """True if a sweep is writing to this run."""
         return files.is_locked(self.folder)
 
     def plans(self) -> list[str]:

@@ -45,7 +45,7 @@ class SettingCost:
 
 @dataclass(frozen=True)
 class SweepEstimate:
-    """What a sweep is going to do; nothing is made yet."""
+    """The work and the cost that a sweep is going to have; nothing is made yet."""
 
     rows: tuple[SettingCost, ...]
     failed: int  # clips of the plan that failed before and are left alone

@@ -27,7 +27,7 @@ _RATER_PATHS = re.compile(r"/vote|/(static|study|api/study)/[^/]+")  # the paths
 
 @dataclass(frozen=True)
 class Policy:
-    """Who is let in.
+    """The rules that decide whom the server lets in.
 
     Args:
         token: that every request must bring, in a cookie, as `Authorization: Bearer`, or once as

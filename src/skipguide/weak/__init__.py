@@ -1,1 +1,1 @@
-"""How a denoiser is weakened, and the prefix that weak passes share with the conditional pass."""
+"""Weakened denoisers, and the prefix that weak passes share with the conditional pass."""

@@ -31,7 +31,7 @@ _SDPA = torch.nn.functional.scaled_dot_product_attention
 
 @dataclass(frozen=True)
 class AttentionView:
-    """What one attention sees.
+    """The tokens that one attention sees.
 
     Args:
         step_context: of its denoiser.

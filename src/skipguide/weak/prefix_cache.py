@@ -13,7 +13,7 @@ from skipguide.weak import patching
 
 
 class PrefixCache:
-    """What the conditional pass of one denoiser keeps for the weak passes.
+    """The state that the conditional pass of one denoiser keeps for its weak passes.
 
     In a stack it keeps the streams that enter the first skipped block, and in a UNet the outputs of
     everything that runs before the first skipped layer. The outputs of a family's `cached_modules`

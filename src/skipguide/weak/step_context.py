@@ -1,4 +1,4 @@
-"""What the weak passes of one denoiser know of the step under way: its index, the grid of its
+"""The facts of the step under way that weak passes share: its index, the grid of its
 tokens, and what is drawn for it."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def random_permutation(n: int, seed: int, step: int, what: str) -> Tensor:
 
 
 class StepContext:
-    """What the weak passes of one denoiser know of the step under way.
+    """The facts of the step under way that the weak passes of one denoiser share.
 
     Args:
         layout: the layout of the denoiser's latents, as for token_grid.video_token_grid().

@@ -25,7 +25,7 @@ from skipguide.weak.step_context import StepContext
 
 @dataclasses.dataclass(frozen=True)
 class WeakOptions:
-    """What a weak pass takes beside the layers and the kind of skip.
+    """The options of a weak pass beside its layers and its kind of skip.
 
     Args:
         step_context: what it knows of the step; None serves the paper's own kinds, "residual" and

@@ -51,7 +51,7 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """How many latents a frame has, times the frames."""
+        """The number of latents of a frame, times the number of frames."""
         return self.frames * self.height * self.width
 
 

@@ -1,4 +1,4 @@
-"""What Kandinsky 5 and 6 have in common: latents with channels last, a timestep, a text as tokens
+"""The inputs that Kandinsky 5 and 6 share: latents with channels last, a timestep, text as tokens
 and as one vector, the positions of the tokens."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Wan and the models built on its transformer have in common."""
+"""The config and inputs that Wan and the models built on its transformer share."""
 
 from __future__ import annotations
 

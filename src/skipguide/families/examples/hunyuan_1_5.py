@@ -19,7 +19,7 @@ _common = video_inputs("text_embed_dim", encoder_attention_mask=with_text_mask)
 
 
 def _inputs(config: Config, size: Size, batch: int) -> Inputs:
-    """As in text to video: no quoted text for the second encoder, and no image."""
+    """Return the inputs of text to video: no quoted text for the second encoder, no image."""
     return dict(
         **_common(config, size, batch),
         encoder_hidden_states_2=noise(batch, 16, config["text_embed_2_dim"]),

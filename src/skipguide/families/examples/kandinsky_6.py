@@ -6,7 +6,7 @@ from skipguide.families.examples import Config, Example, Inputs, Size, _kandinsk
 
 
 def _inputs(config: Config, size: Size, batch: int) -> Inputs:
-    """As many tokens of sound as of text."""
+    """Return inputs with as many tokens of sound as of text."""
     found = _kandinsky.inputs(config, size, batch)
     sound = noise(batch, size.text, config["in_audio_dim"])
     return {**found, "audio_hidden_states": sound}

@@ -15,7 +15,7 @@ from skipguide.families.examples import (
 
 
 def _inputs(config: Config, size: Size, batch: int) -> Inputs:
-    """As many tokens of sound as of text."""
+    """Return inputs with as many tokens of sound as of text."""
     return dict(
         hidden_states=noise(batch, size.tokens, config["in_channels"]),
         audio_hidden_states=noise(batch, size.text, config["audio_in_channels"]),

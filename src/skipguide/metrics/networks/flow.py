@@ -1,4 +1,4 @@
-"""What RAFT and AMT share: an encoder, all-pairs correlation, and bilinear sampling.
+"""The parts that RAFT and AMT share: encoder, all-pairs correlation, bilinear sampling.
 
 Positions and flows are in pixels of the map that they belong to; channel 0 is x (to the right),
 channel 1 is y (down).
