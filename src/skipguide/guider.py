@@ -169,8 +169,9 @@ class SkipGuidance(BaseGuidance):
         if name == "rescale":
             validate.check_number("rescale", value, 0.0, 1.0, "0 is off, the paper uses 0.7")
         super().__setattr__(name, value)
-        if name == "rescale" and self.__dict__.get("_run") is not None:
-            self._run.request = self.make_request()  # of the run under way
+        run = self.__dict__.get("_run")
+        if name == "rescale" and run is not None:  # a run is under way
+            run.request = self.make_request()
 
     def new(self, **kwargs: Any) -> SkipGuidance:
         """Return a copy with other arguments; weak models, which are no configuration, come
