@@ -209,14 +209,29 @@ def test_gaussian_stays_what_it_is(name: str) -> None:
     assert_has_moments(x, MEAN, COVARIANCE, slack=0.04)
 
 
-@pytest.mark.parametrize("name", ["flow", "flow inverted", "vp", "ve", "open-sora"])
-def test_first_round_is_the_run_without_restarts(name: str) -> None:
+@pytest.mark.parametrize("window", [(0.5, 0.75), (0.75, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_first_round_is_the_run_without_restarts(name: str, window: tuple[float, float]) -> None:
+    """To the last step too, where multistep methods go down to first order, for a higher one
+    divides by the noise that is left."""
     _, plain = sampled(scheduler_of(name), [], 20)
-    _, seen = sampled(scheduler_of(name), [Restart(window=(0.5, 0.75))], 20)
-    assert len(seen) == 25
-    for a, b in zip(plain[:14], seen[:14], strict=True):
+    x, seen = sampled(scheduler_of(name), [Restart(window=window)], 20)
+    first, end = (round(edge * 20) for edge in window)
+    assert len(seen) == 20 + end - first
+    for a, b in zip(plain[: end - 1], seen[: end - 1], strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(plain[14], seen[14])
+    assert not torch.equal(plain[end - 1], seen[end - 1])
+    assert torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize("name", ["flow multistep", "vp multistep", "vp unipc"])
+def test_gaussian_stays_what_it_is_where_the_last_step_is_repeated(name: str) -> None:
+    scheduler = scheduler_of(name)
+    x, seen = sampled(scheduler, [Restart(window=(0.7, 1.0), repeats=2)], 120)
+    set_timesteps(scheduler, 120)
+    kind, before = scheduler_kind(scheduler), noise_levels(scheduler)[0]
+    assert_has_moments(seen[155], *moments(kind, before[84]), slack=0.03)  # after the last jump
+    assert_has_moments(x, MEAN, COVARIANCE, slack=0.05)
 
 
 def test_multistep_history_ends_at_a_jump() -> None:

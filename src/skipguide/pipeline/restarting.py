@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,7 @@ class RestartController:
         self.scheduler, self.restarts, self.pipe = scheduler, tuple(restarts), pipe
         self.step_order: list[int] = []  # which step of the usual run each step of this one is
         self._jumps: dict[int, NoiseJump] = {}  # what follows a step of this run
+        self._usual_lists: dict[str, Tensor] = {}  # timesteps and sigmas of the usual run
         self._first_repeated = 0  # the first step that is done again
         self._steps_done: int | None = None  # steps of this run, or None before the first one
         self._bar, self._extra_steps = (
@@ -92,10 +94,11 @@ class RestartController:
                 f" {len(before)} noise levels. Exchange pipe.scheduler."
             )
         self._plan_rounds(before, after)
+        self._usual_lists = {"timesteps": scheduler.timesteps}
         order = torch.tensor(self.step_order, device=scheduler.timesteps.device)
         scheduler.timesteps = scheduler.timesteps[order]
         if getattr(scheduler, "sigmas", None) is not None:
-            sigmas = scheduler.sigmas
+            sigmas = self._usual_lists["sigmas"] = scheduler.sigmas
             scheduler.sigmas = torch.cat([sigmas[order.to(sigmas.device)], sigmas[-1:]])
 
     def _plan_rounds(self, before: list[float], after: list[float]) -> None:
@@ -142,22 +145,31 @@ class RestartController:
             self._bar.update()
         if index - 1 in self._jumps:
             self._reset_multistep_history(inputs)
-        jump, scheduler = self._jumps.get(index), self.scheduler
-        if jump is None:
-            return real(**inputs)
-        sigmas = getattr(scheduler, "sigmas", None)
-        if sigmas is None:
-            return self._renoise_output(real(**inputs), jump, inputs)
-        scheduler.sigmas = (
-            sigmas.clone()
-        )  # the step goes to the end of the round; the next of the list begins higher
-        scheduler.sigmas[index + 1] = (
-            1 - jump.low if scheduler.config.get("invert_sigmas") else jump.low
-        )
+        with self._as_without_restarts(index):
+            output = real(**inputs)
+        jump = self._jumps.get(index)
+        return output if jump is None else self._renoise_output(output, jump, inputs)
+
+    @contextlib.contextmanager
+    def _as_without_restarts(self, index: int) -> Iterator[None]:
+        """Let the scheduler take a step as it takes it in the run without restarts.
+
+        It goes to the noise level at the end of the step, although the next one of the list may
+        begin higher; and the last steps have the lower order that they have at the end of a run,
+        for a higher one divides by zero where no noise is left.
+        """
+        scheduler, lists = self.scheduler, vars(self.scheduler)
+        repeated = {name: lists[name] for name in self._usual_lists}
+        indexed = "_step_index" in lists
+        lists.update(self._usual_lists)
+        if indexed:
+            scheduler._step_index = self.step_order[index]
         try:
-            return self._renoise_output(real(**inputs), jump, inputs)
+            yield
         finally:
-            scheduler.sigmas = sigmas
+            lists.update(repeated)
+            if indexed:
+                scheduler._step_index = index + 1
 
     def _find_start(self, timestep: Any) -> int:
         """Return the index at which a run begins; with `strength` the first steps are left out."""
