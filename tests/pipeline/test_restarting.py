@@ -18,6 +18,7 @@ from skipguide.opensora import OpenSoraRFlowScheduler
 from skipguide.pipeline.noise_levels import noise_levels, scheduler_kind
 from skipguide.pipeline.restarting import RestartController
 from support import oracle, tiny
+from support.tiny.base import Tiny
 
 MEAN = torch.tensor([0.7, -1.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.8, 0.5], [0.5, 0.6]], dtype=torch.float64)
@@ -387,6 +388,42 @@ def test_pipelines_add_new_noise_of_the_right_size(name: str) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(restarted, again, strict=True)
     )  # from the pipeline's generator
+
+
+def latents_after_steps(given: Tiny, *restart: Restart, **call: Any) -> list[torch.Tensor]:
+    """What a callback is shown at the end of each step of a run of 4."""
+    seen: list[torch.Tensor] = []
+
+    def keep(_: Any, __: int, ___: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        seen.append(kwargs["latents"].clone())
+        return {}
+
+    with guide(given.pipe, restart=restart) if restart else contextlib.nullcontext():
+        oracle.run(given, num_inference_steps=4, callback_on_step_end=keep, **call)
+    return seen
+
+
+@pytest.mark.parametrize("generators", [1, 2])
+def test_cosmos_calls_its_scheduler_twice_in_a_step_and_gets_its_noise_once(
+    generators: int,
+) -> None:
+    """The noise that a jump adds is in the latents after the second call of the step."""
+    given = tiny.tiny("CosmosTextToWorldPipeline")
+
+    def seen(*restart: Restart) -> list[torch.Tensor]:
+        made = [torch.Generator().manual_seed(i) for i in range(2)]
+        call = {} if generators == 1 else {"generator": made}
+        return latents_after_steps(given, *restart, **call)
+
+    plain, restarted = seen(), seen(Restart(window=(0.25, 0.75)))
+    levels = noise_levels(given.pipe.scheduler)[0]  # of steps 0, 1, 2, 1, 2, 3
+    assert [torch.equal(a, b) for a, b in zip(plain, restarted, strict=False)][:3] == [
+        True, True, False,
+    ]  # fmt: skip
+    added = (restarted[2] - plain[2]) / math.sqrt(levels[1] ** 2 - levels[5] ** 2)
+    assert abs(added.mean()) < 5 / math.sqrt(added.numel())
+    assert abs(added.std() - 1) < 5 / math.sqrt(2 * added.numel())
+    assert len(restarted) == 6
 
 
 @pytest.mark.parametrize("name", ["MochiPipeline", "OpenSoraPipeline"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from skipguide.method.protocols import Inputs, Scheduler
+from skipguide.method.protocols import Inputs, ReadOnlyInputs, Scheduler
 from skipguide.method.restart import Restart, renoise
 from skipguide.pipeline import call_frame, noise_levels
 from skipguide.weak import patching
@@ -137,9 +137,7 @@ class RestartController:
                 "a Restart needs one noise level for all of a sample, but this run has one for each"
                 " token. Leave the restart out, or the conditions that keep a part of the video."
             )
-        index = (
-            self._find_start(inputs["timestep"]) if self._steps_done is None else self._steps_done
-        )
+        index = self._find_index(inputs["timestep"])
         self._steps_done = index + 1
         if self._bar is not None and index < self._extra_steps:
             self._bar.update()
@@ -148,7 +146,29 @@ class RestartController:
         with self._as_without_restarts(index):
             output = real(**inputs)
         jump = self._jumps.get(index)
-        return output if jump is None else self._renoise_output(output, jump, inputs)
+        if jump is None or self._only_estimates_data(inputs):
+            return output
+        return self._renoise_output(output, jump, inputs)
+
+    def _find_index(self, timestep: Any) -> int:
+        """Return the index of a step in the list with the repeated ones.
+
+        It is the scheduler's own where it keeps one, for Cosmos calls `step` twice in each step and
+        takes the scheduler back in between.
+        """
+        if self._steps_done is None:
+            return self._find_start(timestep)
+        index = getattr(self.scheduler, "step_index", None)
+        return self._steps_done if index is None else index
+
+    def _only_estimates_data(self, inputs: ReadOnlyInputs) -> bool:
+        """Return whether a pipeline calls `step` for its estimate of the data alone (Cosmos).
+
+        It hands the estimate over in a second call, whose sample is the one that it goes on with.
+        """
+        own = inspect.signature(type(self.scheduler).step).parameters
+        estimates = "pred_original_sample" in own and self.pipe is not None
+        return estimates and inputs.get("pred_original_sample") is None
 
     @contextlib.contextmanager
     def _as_without_restarts(self, index: int) -> Iterator[None]:
