@@ -528,6 +528,13 @@ def test_several_calls_in_one_batch_are_refused_and_a_step_beyond_the_last_one()
         guider.prepare_models(model)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")  # diffusers' own
+def test_a_run_of_one_step_without_a_noise_level_is_refused() -> None:
+    ltx = build("modular LTX")
+    with pytest.raises(ValueError, match=r"^steps must be enough .* of 1 step. Take 2 or more."):
+        run(ltx, SkipGuidance([1]), num_inference_steps=1)
+
+
 def test_modules_that_were_replaced_between_runs_are_seen() -> None:
     small = MODULAR["modular Wan"]()
     guider = SkipGuidance([1], skip="attention", guidance_scale=G)

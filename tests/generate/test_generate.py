@@ -180,6 +180,26 @@ def test_too_few_steps_for_the_schedule(pipe: Any) -> None:
         run.generate(pipe, settings_for(pipe, steps=1))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")  # diffusers' own
+@pytest.mark.parametrize("stg_scale", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["LTXPipeline", "LTX2Pipeline"])
+def test_one_step_of_ltx_has_no_noise_level(name: str, stg_scale: float) -> None:
+    """diffusers ends in an IndexError, or with LTX-2 in frames of nan; two steps are enough."""
+    small = tiny(name)
+    pipe = with_its_text(small)
+    given = {
+        key: value for key, value in small.call.items() if key in ("height", "width", "num_frames")
+    } | {"prompt": "a red star", "layers": 1, "stg_scale": stg_scale}
+    for steps in (1, 2):
+        settings = resolve_settings(validate_settings({**given, "steps": steps}), pipe)
+        if steps == 2:
+            assert run.generate(pipe, settings).frames.any()
+            continue
+        message = rf"^steps must be enough .* {name}, .* in a run of 1 step\. Take 2 or more"
+        with pytest.raises(ValueError, match=message):
+            run.generate(pipe, settings)
+
+
 def test_a_pipeline_that_makes_no_video_from_text(pipe: Any) -> None:
     settings = settings_for(pipe, stg_scale=0.0)
 

@@ -610,6 +610,23 @@ def test_guide_in_the_middle_of_a_run_knows_the_step() -> None:
     assert handles[0].passes.weak == pytest.approx(0.5)  # step 2 of 0, 1, 2
 
 
+LTX = [
+    "LTXPipeline", "LTXImageToVideoPipeline", "LTX2Pipeline", "LTX2ImageToVideoPipeline",
+    "LTX2ConditionPipeline", "LTX2InContextPipeline", "LTX2HDRPipeline",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")  # diffusers' own
+@pytest.mark.parametrize("name", LTX)
+def test_a_run_of_one_step_without_a_noise_level_is_refused_before_it_begins(name: str) -> None:
+    small = tiny(name)
+    message = f"^steps must be enough for the schedule of {name}, .* of 1 step. Take 2 or more."
+    with guide(small.pipe, STG([1])), oracle.listening(small) as calls:
+        with pytest.raises(ValueError, match=message):
+            oracle.run(small, num_inference_steps=1)
+        assert not calls
+
+
 def test_copy_of_a_guided_denoiser_runs_unguided(pipe: Any) -> None:
     import copy
 

@@ -30,7 +30,7 @@ from skipguide.generate.record import GenerationResult, hash_weights
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
-from skipguide.pipeline import call_frame, loop
+from skipguide.pipeline import call_frame, loop, noise_levels
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 
@@ -315,6 +315,8 @@ class _StepTimer:
         if self.on_gpu:
             torch.cuda.synchronize()  # else this measures how fast work is handed to the GPU
         self.step_times.append(time.perf_counter())
+        if index == 0:  # LTX-2 goes through a step without a noise level, and its frames are nan
+            noise_levels.check_timesteps(pipe.scheduler, type(pipe).__name__)
         if self.on_step is not None:
             steps = len(pipe.scheduler.timesteps) if self.repeats else self.steps
             self.on_step(
@@ -374,8 +376,11 @@ def _call_pipeline(
             _report_scheduler_steps(pipe, callback, "callback_on_step_end" not in parameters),
         ):
             return pipe(**call).frames[0]
-    except ZeroDivisionError as error:  # Mochi's linear-quadratic schedule of one step
-        raise ValueError(
+    except (ZeroDivisionError, IndexError) as error:
+        if isinstance(error, IndexError):  # LTX's, which looks for a timestep that is no number
+            noise_levels.check_timesteps(pipe.scheduler, type(pipe).__name__)
+            raise
+        raise ValueError(  # Mochi's linear-quadratic schedule of one step
             f"steps must be enough for the schedule of {type(pipe).__name__}, but got"
             f" {settings.steps}. Take 2 or more."
         ) from error

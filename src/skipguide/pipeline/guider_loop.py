@@ -10,7 +10,7 @@ import torch
 
 from skipguide.method import cfg_rules
 from skipguide.method.protocols import Guider
-from skipguide.pipeline import call_frame
+from skipguide.pipeline import call_frame, noise_levels
 
 Tensor = torch.Tensor
 
@@ -51,13 +51,16 @@ class GuiderLoop:
         return call_frame.find_guider_owner(self._guider)
 
     def check(self) -> None:
-        """Check what only LTX-2's Modular pipelines have, an audio guider and estimates of the
-        data.
+        """Check the timesteps of the run, and what only LTX-2's Modular pipelines have: an audio
+        guider and estimates of the data.
 
         Raises:
-            ValueError: for two guiders whose passes differ, or what speaks of predictions.
+            ValueError: for timesteps that are no numbers, two guiders whose passes differ, or what
+                speaks of predictions.
         """
         found, guider = self._find_owner(), self._guider
+        if found is not None:
+            noise_levels.check_timesteps(found[0].scheduler, type(found[0]).__name__)
         audio = getattr(found[0], "audio_guider", None) if found is not None else None
         if audio is None or found is None:
             return

@@ -13,7 +13,7 @@ import torch
 from skipguide.families import lookup
 from skipguide.families.schema import CallConvention
 from skipguide.method.protocols import Pipeline
-from skipguide.pipeline import call_frame, compat
+from skipguide.pipeline import call_frame, compat, noise_levels
 from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.step import Combination, GuidedStep
 
@@ -51,12 +51,14 @@ class PipelineLoop:
     # --- the run ----------------------------------------------------------------------------------
 
     def begin_run(self) -> None:
-        """Check that the restarts, if there are any, are on this run.
+        """Check the timesteps of this run, and that the restarts, if there are any, are on it.
 
         Raises:
+            ValueError: for timesteps that are no numbers.
             RuntimeError: for restarts on another scheduler, or that come too late.
         """
         self._warned = False
+        noise_levels.check_timesteps(self.pipe.scheduler, self.owner)
         restarts, scheduler = self.restart_controller, self.pipe.scheduler
         if restarts is not None and restarts.scheduler is not scheduler:
             raise RuntimeError(

@@ -70,6 +70,28 @@ def noise_levels(scheduler: Scheduler) -> tuple[list[float], list[float]]:
     return found[:-1], found[1:]
 
 
+def check_timesteps(scheduler: Scheduler, owner: str) -> None:
+    """Reject a run whose timesteps are no numbers, as those of LTX are in a run of one step.
+
+    Its scheduler stretches the list so that it ends at `shift_terminal`, and a list that begins and
+    ends at 1 has no length to stretch. This waits for the device once, when a run begins.
+
+    Args:
+        owner: the name of the pipeline's class.
+
+    Raises:
+        ValueError: for timesteps that are not finite.
+    """
+    timesteps = torch.as_tensor(scheduler.timesteps)
+    if not bool(torch.isfinite(timesteps).all()):
+        count = "1 step" if len(timesteps) == 1 else f"{len(timesteps)} steps"
+        raise ValueError(
+            f"steps must be enough for the schedule of {owner}, but its"
+            f" {type(scheduler).__name__} has no number as a timestep in a run of {count}. Take"
+            f" {len(timesteps) + 1} or more."
+        )
+
+
 def _noise_level(scheduler: Scheduler, timestep: int) -> float:
     ab = float(
         scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod

@@ -166,7 +166,8 @@ class RestartController:
 
         It hands the estimate over in a second call, whose sample is the one that it goes on with.
         """
-        own = inspect.signature(type(self.scheduler).step).parameters
+        scheduler: Any = self.scheduler
+        own = inspect.signature(scheduler.step).parameters
         estimates = "pred_original_sample" in own and self.pipe is not None
         return estimates and inputs.get("pred_original_sample") is None
 
