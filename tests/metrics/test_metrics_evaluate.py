@@ -112,8 +112,8 @@ def test_a_set_against_itself(made: dict[str, Tensor]) -> None:
     coverage = result["coverage:judge"]
     assert (coverage.value, coverage.low) == (
         1,
-        pytest.approx(1 / (1 + 1.96**2 / 24), rel=1e-4),
-    )  # Wilson's
+        pytest.approx(0.025 ** (1 / 24), rel=1e-6),
+    )  # of 24 that all are, Clopper and Pearson's
 
 
 def test_probabilities_of_the_judge_are_of_three_words_at_once(made: dict[str, Tensor]) -> None:
@@ -159,14 +159,14 @@ def _scored(rows: dict[str, float], metric: str = "temporal_flickering") -> aggr
 
 
 def test_few_prompts_with_several_videos_have_no_interval() -> None:
-    """Seven of them cannot tell how much prompts differ, and the videos of one do not say it
+    """Four of them cannot tell how much prompts differ, and the videos of one do not say it
     either."""
-    row = _scored({f"prompt {i}-{j}": float(i) for i in range(7) for j in range(3)})
+    row = _scored({f"prompt {i}-{j}": float(i) for i in range(4) for j in range(3)})
     assert (row.low, row.high) == (None, None)
-    assert "the 21 generated videos are of 7 prompts" in row.warnings[0]
-    assert not _scored(
-        {f"prompt {i}": float(i) for i in range(7)}
-    ).warnings  # few videos speak for themselves
+    assert row.warnings[0].endswith("needs 5 different prompts or more, but there are 4")
+    assert "the 12 generated videos are of 4 prompts" in row.warnings[1]
+    assert len(_scored({f"prompt {i}": float(i) for i in range(4)}).warnings) == 1
+    assert not _scored({f"prompt {i}": float(i) for i in range(5)}).warnings
 
 
 def test_few_prompts_of_a_set_have_no_interval() -> None:
@@ -182,7 +182,10 @@ def test_few_prompts_of_a_set_have_no_interval() -> None:
         read.add_vectors("reference", "judge", reference, vectors + 1)
         (row,), _, _ = aggregate.score(read, [MetricRequest("kvd", "judge")])
         assert row.low is None
-        assert f"no interval: the 16 {side} videos are of 2 prompts" in row.warnings[-1]
+        assert f"the 16 {side} videos are of 2 prompts" in row.warnings[-1]
+        assert row.warnings[-2].startswith(
+            "no interval: the interval of a measure of a set needs 8"
+        )
 
 
 def test_numbered_videos_of_one_name_are_each_by_itself() -> None:
@@ -192,7 +195,7 @@ def test_numbered_videos_of_one_name_are_each_by_itself() -> None:
     assert not numbered.warnings
 
 
-@pytest.mark.parametrize(("value", "low", "high"), [(1.0, 0.6756, 1.0), (0.0, 0.0, 0.3244)])
+@pytest.mark.parametrize(("value", "low", "high"), [(1.0, 0.6306, 1.0), (0.0, 0.0, 0.3694)])
 def test_eight_videos_that_all_move_are_not_certain(value: float, low: float, high: float) -> None:
     row = _scored({f"{i}": value for i in range(8)}, "dynamic_degree")
     assert (row.value, row.low, row.high) == (
@@ -202,7 +205,9 @@ def test_eight_videos_that_all_move_are_not_certain(value: float, low: float, hi
     )
     several = _scored({f"{i}-{j}": value for i in range(8) for j in range(5)}, "dynamic_degree")
     assert (several.low, several.high) == (row.low, row.high)  # of the prompts
-    assert _scored({f"{i}": value for i in range(8)}).low == value  # a mean of 1 that is no share
+    alike = _scored({f"{i}": value for i in range(8)})  # a mean of 1 that is no share
+    assert alike.low is None
+    assert "all 8 values are" in alike.warnings[0]
 
 
 def test_the_judge_takes_the_nearest_of_fewer_frames(made: dict[str, Tensor]) -> None:
@@ -256,7 +261,8 @@ def test_rates_are_kept_and_missed_where_they_are_needed(
     )
     (row,), _, _ = aggregate.score(read, [MetricRequest("dynamic_degree")])
     assert "the frame rate of 1 videos is unknown" in row.warnings[0]
-    assert not merged["temporal_flickering"].warnings  # has no need of it
+    (few,) = merged["temporal_flickering"].warnings  # has no need of it
+    assert few.startswith("no interval")
 
 
 # --- parts ----------------------------------------------------------------------------------------

@@ -110,9 +110,9 @@ def test_strengths_are_the_most_likely_ones(prior: float) -> None:
 def test_a_setting_that_always_wins_has_a_finite_strength() -> None:
     found = preference.bradley_terry([Duel(1, 2, 1.0, i) for i in range(50)])
     assert 1 < found[1].value < 6
-    assert found[1].low == pytest.approx(
-        found[1].value, abs=0.1
-    )  # every resample is the same 50 wins
+    assert found[1].low is not None
+    assert found[2].high is not None
+    assert found[2].high < 0 < found[1].low < found[1].value - 1  # 50 wins do not say how much
     assert preference.bradley_terry([]) == {}
 
 
@@ -130,4 +130,17 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 def test_win_rates_count_ties_as_halves() -> None:
     found = preference.win_rates([Duel(1, 2, 1.0, 0), Duel(2, 1, 0.5, 0), Duel(1, 2, 1.0, 1)])
     assert (found[1].value, found[2].value, found[1].count) == (2.5 / 3, 0.5 / 3, 3)
-    assert found[1].low is None  # two prompts are too few
+    assert found[1].low is None
+    assert found[1].reason == "an interval needs 5 different prompts or more, but there are 2"
+    strengths = preference.bradley_terry([Duel(1, 2, 1.0, 0)])
+    assert (strengths[1].low, strengths[1].reason) == (
+        None, "an interval needs 5 different prompts or more, but there is 1",
+    )  # fmt: skip
+
+
+def test_a_setting_that_won_six_of_six_may_lose_the_seventh() -> None:
+    """It was 1 to 1 once."""
+    found = preference.win_rates([Duel(1, 2, 1.0, prompt) for prompt in range(6)])
+    assert (found[1].value, found[1].high) == (1.0, 1.0)
+    assert found[1].low == pytest.approx(0.025 ** (1 / 6))
+    assert found[2].high == pytest.approx(1 - 0.025 ** (1 / 6))

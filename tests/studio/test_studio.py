@@ -130,7 +130,9 @@ def test_numbers_of_an_evaluation_come_before_our_means_and_none_is_not_finite(
     ]
     values = {measure["name"]: measure["values"][first] for measure in measures}
     assert len(measures) == 2
-    assert values["temporal_flickering"] == {"value": 0.25, "low": 0.2, "high": 0.3, "count": 4}
+    assert values["temporal_flickering"] == {
+        "value": 0.25, "low": 0.2, "high": 0.3, "count": 4, "reason": None,
+    }  # fmt: skip
     assert (values["mine"]["value"], values["mine"]["count"]) == (2.0, 3)
     assert {measure["name"]: measure["better"] for measure in measures} == {
         "temporal_flickering": "higher",

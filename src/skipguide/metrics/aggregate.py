@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from skipguide.metrics.catalog import EXTRACTORS, Range
+from skipguide.metrics.catalog import EXTRACTORS
 from skipguide.metrics.features import GENERATED, REFERENCE, Readings
 from skipguide.metrics.frechet import Moments, frechet_distance
 from skipguide.metrics.inception import Predictions, inception_score, split_scores
@@ -18,7 +18,7 @@ from skipguide.metrics.kernel import Grams, kernel_distance
 from skipguide.metrics.neighbours import Distances, neighbours
 from skipguide.metrics.selection import MetricRequest, UnavailableMetric
 from skipguide.metrics.vendi import vendi_score
-from skipguide.stats import jackknife, shares
+from skipguide.stats import intervals, jackknife
 from skipguide.stats.estimate import Estimate
 
 Tensor = torch.Tensor
@@ -159,10 +159,12 @@ def _score_set(
     if (prepare, asked.kind) not in shared:
         shared[prepare, asked.kind] = _compute_statistic(prepare(asked.extractor, *sets), names)
     value, width = shared[prepare, asked.kind][which]
-    estimate = _estimate(asked, value, width, len(names[0]))
-    estimate = _widen_by_wilson(estimate, asked, names)
+    estimate = _estimate_set(asked, value, width, names)
     reference = len(names[1]) if len(names) > 1 else None
-    warnings = [*_warnings(readings, asked, sets), *_few_prompts_warning(names)]
+    warnings = [
+        *_warnings(readings, asked, sets),
+        *_no_interval_warning(estimate, names, jackknife.MIN_GROUPS),
+    ]
     return ResultRow.from_estimate(
         asked, estimate, reference, warnings, _split_summary(asked, sets[0])
     )
@@ -190,17 +192,24 @@ def _prompt_labels(names: Sequence[str]) -> list[str]:
     return list(names) if len(set(found)) == 1 else found
 
 
-def _few_prompts_warning(sets: Sequence[Sequence[str]]) -> list[str]:
-    """Explain why there is no interval although there are enough videos for one."""
-    found = []
+def _no_interval_warning(
+    estimate: Estimate, sets: Sequence[Sequence[str]], needed: int
+) -> list[str]:
+    """Say why there is no interval, and what to do where names may be to blame.
+
+    Args:
+        needed: how many prompts have an interval.
+    """
+    if estimate.reason is None:
+        return []
+    found = [f"no interval: {estimate.reason}"]
     for side, names in zip((GENERATED, REFERENCE), sets, strict=False):
         count = len(set(_prompt_labels(names)))
-        if count < jackknife.MIN_GROUPS <= len(names):
+        if count < needed <= len(names):
             found.append(
-                f"no interval: the {len(names)} {side} videos are of {count} prompts, and videos of"
-                f" one prompt are similar; an interval needs {jackknife.MIN_GROUPS} prompts. If the"
-                " number after the hyphen in a name does not count the videos of a prompt, rename"
-                " the videos"
+                f"the {len(names)} {side} videos are of {count} prompts, and videos of one prompt"
+                " are similar. If the number after the hyphen in a name does not count the videos"
+                " of a prompt, rename the videos"
             )
     return found
 
@@ -212,31 +221,24 @@ def _split_summary(asked: MetricRequest, probabilities: Tensor) -> dict[str, flo
     return {"splits": SPLITS, "mean": mean, "std": deviation}
 
 
-def _estimate(asked: MetricRequest, value: Tensor, width: Tensor | None, count: int) -> Estimate:
-    if width is None:
-        return Estimate(float(value), None, None, count)
-    low, high = _interval(float(value), float(width), asked.row.range)
-    return Estimate(float(value), low, high, count)
-
-
-def _interval(value: float, width: float, bounds: Range) -> tuple[float, float]:
-    """Return the interval, cut off at the bounds of the metric."""
-    lowest, highest = bounds
-    low = value - width if lowest is None else max(value - width, lowest)
-    return low, value + width if highest is None else min(value + width, highest)
-
-
-def _widen_by_wilson(
-    estimate: Estimate, asked: MetricRequest, names: Sequence[Sequence[str]]
+def _estimate_set(
+    asked: MetricRequest, value: Tensor, width: Tensor | None, names: Sequence[Sequence[str]]
 ) -> Estimate:
-    """Widen the interval of a share of 0 or 1 to Wilson's; the jackknife's would have no width."""
-    if not asked.row.share or estimate.low is None or estimate.high is None:
-        return estimate
-    if estimate.value not in (0, 1):
-        return estimate
-    count = len(set(_prompt_labels(names[0 if asked.row.share == GENERATED else 1])))
-    low, high = shares.wilson(count if estimate.value else 0, count)
-    return dataclasses.replace(estimate, low=min(estimate.low, low), high=max(estimate.high, high))
+    """Give the value of a set its interval, cut off at the bounds of the metric.
+
+    That of a share reaches at least as far as the exact one of as many independent votes as there
+    are prompts: near 0 and 1 little varies when a prompt is left out.
+    """
+    found, count = float(value), len(names[0])
+    if width is None:
+        prompts = min(len(set(_prompt_labels(chosen))) for chosen in names)
+        return Estimate(found, None, None, count, jackknife.too_few(prompts))
+    low, high = found - float(width), found + float(width)
+    if asked.row.share:
+        prompts = len(set(_prompt_labels(names[0 if asked.row.share == GENERATED else 1])))
+        exact = intervals.clopper_pearson(found * prompts, prompts)
+        low, high = min(low, exact[0]), max(high, exact[1])
+    return Estimate(found, *intervals.clip(low, high, asked.row.range), count)
 
 
 def _warnings(readings: Readings, asked: MetricRequest, sets: Sequence[Tensor]) -> list[str]:
@@ -331,13 +333,16 @@ def _score_videos(readings: Readings, asked: MetricRequest) -> ResultRow:
         )
     names = sorted(rows)
     values = torch.tensor([rows[name] for name in names], dtype=torch.float64)
-    widths = jackknife.half_widths(
-        lambda kept: values[kept].mean()[None], [_prompt_labels(names)], groups=len(names)
+    labels = _prompt_labels(names)
+    estimate = (
+        intervals.share(values, labels)
+        if asked.row.share
+        else intervals.mean(values, labels, asked.row.range)
     )
-    width = None if widths is None else widths[0]
-    estimate = _estimate(asked, values.mean(), width, len(names))
-    estimate = _widen_by_wilson(estimate, asked, [names])
-    warnings = [*_missing_rate_warning(readings, asked, names), *_few_prompts_warning([names])]
+    warnings = [
+        *_missing_rate_warning(readings, asked, names),
+        *_no_interval_warning(estimate, [names], intervals.MIN_CLUSTERS),
+    ]
     return ResultRow.from_estimate(asked, estimate, warnings=warnings)
 
 

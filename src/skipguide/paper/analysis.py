@@ -1,9 +1,8 @@
 """Compute estimates from records, and differences between rows on the same prompts and noise.
 
-Means use the bootstrap over prompts, with the same draws for all rows. Numbers of whole sets
-(Frechet, Vendi, Inception Score) use the jackknife over prompts, because a bootstrap draws clips
-twice, which biases them. The interval of a difference is that of the difference itself: both rows
-lose, or gain, the same prompts.
+Means and shares have the intervals of `skipguide.stats.intervals`. Numbers of whole sets (Frechet,
+Vendi, Inception Score) use the jackknife over prompts, because a bootstrap draws clips twice, which
+biases them. The interval of a difference is that of the difference itself, prompt by prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from skipguide.metrics.vendi import vendi_score
 from skipguide.paper import experiments, measurements, models, records
 from skipguide.paper.records import Clips
 from skipguide.paper.rows import Row
-from skipguide.stats import bootstrap, jackknife
+from skipguide.stats import intervals, jackknife
 from skipguide.stats.estimate import Estimate
 
 Tensor = torch.Tensor
@@ -224,11 +223,7 @@ class Results:
         if key not in self._known:
             if measure.per_clip is not None:
                 values = [measure.per_clip(clips, self.model) for clips in sets]
-                self._known[key] = (
-                    bootstrap.mean_difference(values[0], values[1])
-                    if len(values) > 1
-                    else bootstrap.share_or_mean(values[0])
-                )
+                self._known[key] = _estimate_clips(*values)
             else:
                 self._known[key] = jackknife.estimate(
                     functools.partial(self._set_value, sets, measure), sets[0].numbers.tolist()
@@ -249,6 +244,14 @@ class Results:
         """Return the forward passes per step and clip."""
         clips = self.clips_of(row)
         return None if clips is None else next(iter(clips.costs.values())).passes
+
+
+def _estimate_clips(values: Tensor, others: Tensor | None = None) -> Estimate:
+    """Estimate the mean of the clips' values `(N,)`, or of their differences from others."""
+    if others is not None:
+        return intervals.mean_difference(values, others)
+    is_share = bool(((values == 0) | (values == 1)).all())
+    return intervals.share(values) if is_share else intervals.mean(values)
 
 
 def _seconds_per_clip(clips: Clips) -> list[float]:

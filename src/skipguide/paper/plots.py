@@ -20,7 +20,7 @@ from skipguide.paper.analysis import MEASURES, Results
 from skipguide.paper.experiments import Experiment
 from skipguide.paper.figure2 import Alignment
 from skipguide.paper.rows import Row
-from skipguide.stats import bootstrap
+from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def plot_cosines(model: str, found: Alignment) -> Figure:
 
     CFG's c - u comes last.
     """
-    cells = [[bootstrap.mean(clips) for clips in line] for line in found.column("cosine")]
+    cells = [[intervals.mean(clips) for clips in line] for line in found.column("cosine")]
     names = [
         f"{'CFG, c - u' if skip == figure2.UNCOND[0] else skip} {layer}"
         for skip, layer in found.directions

@@ -17,7 +17,7 @@ from skipguide.paper.cost import RowTiming
 from skipguide.paper.experiments import Experiment
 from skipguide.paper.figure2 import COLUMNS, UNCOND, Alignment
 from skipguide.paper.rows import Row
-from skipguide.stats import bootstrap
+from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 
 SHOWN_MEASURES = ("right", "frechet", "inception", "vendi", "motion_amount", "flicker", "sharpness")
@@ -168,7 +168,7 @@ def measure_direction(found: Alignment, index: int, level: int | slice) -> Direc
     product, push, error = (columns[name].mean().item() for name in ("product", "push", "error"))
     saved = product**2 / (push * error) if push else 0.0
     return Direction(
-        bootstrap.mean(columns["cosine"].mean(0)), -product / push if push else 0.0, saved,
+        intervals.mean(columns["cosine"].mean(0)), -product / push if push else 0.0, saved,
         columns["both"].mean().item(), (push / error) ** 0.5,
     )  # fmt: skip
 

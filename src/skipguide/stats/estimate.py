@@ -9,13 +9,14 @@ from dataclasses import dataclass
 class Estimate:
     """A number, its 95 % interval, and how many observations it was computed from.
 
-    `low` and `high` are None where there are too few observations for an interval.
+    `low` and `high` are None where no interval holds; `reason` says why.
     """
 
     value: float
     low: float | None
     high: float | None
     count: int
+    reason: str | None = None
 
     @property
     def sign(self) -> int:

@@ -9,13 +9,12 @@ unequal m (1999).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
 from skipguide.stats.estimate import Estimate
-from skipguide.stats.shares import NORMAL_QUANTILE
+from skipguide.stats.quantiles import t_quantile
 
 Tensor = torch.Tensor
 Labels = Sequence[Hashable]  # one per video; videos with the same label are left out together
@@ -55,6 +54,14 @@ def half_widths(
     return variance.sqrt() * t_quantile(min(counts) - 1)
 
 
+def too_few(labels: int) -> str | None:
+    """Return why so many labels have no interval; None if they have one."""
+    if labels >= MIN_GROUPS:
+        return None
+    are = "there is 1" if labels == 1 else f"there are {labels}"
+    return f"the interval of a measure of a set needs {MIN_GROUPS} prompts or more, but {are}"
+
+
 def estimate(statistic: Callable[[Tensor], float], labels: Labels) -> Estimate:
     """Estimate one statistic of one set of videos.
 
@@ -69,7 +76,7 @@ def estimate(statistic: Callable[[Tensor], float], labels: Labels) -> Estimate:
     found = value(torch.arange(len(labels))).item()
     half = half_widths(value, [labels])
     if half is None:
-        return Estimate(found, None, None, len(labels))
+        return Estimate(found, None, None, len(labels), too_few(len(set(labels))))
     return Estimate(found, found - half.item(), found + half.item(), len(labels))
 
 
@@ -81,18 +88,3 @@ def _group_numbers(labels: Labels, groups: int) -> Tensor:
     """Deal the labels out to the groups like cards, in the order in which they come."""
     order = {label: i % groups for i, label in enumerate(dict.fromkeys(labels))}
     return torch.tensor([order[label] for label in labels])
-
-
-def t_quantile(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t, by its expansion around the normal quantile.
-
-    The error is below 1e-3 from 7 degrees of freedom on. Abramowitz and Stegun, Handbook of
-    Mathematical Functions, 26.7.5.
-    """
-    z = NORMAL_QUANTILE
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + math.fsum(term / freedom ** (i + 1) for i, term in enumerate(terms))

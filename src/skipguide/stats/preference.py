@@ -1,8 +1,8 @@
 """Statistics of votes: win rates, Bradley-Terry strengths, and agreement between raters.
 
-All functions are pure functions of numbers. Every interval here is a 95 % percentile bootstrap over
-clusters. A cluster is a prompt: the votes on one prompt are not independent, whoever gave them and
-whatever the seed.
+All functions are pure functions of numbers. Every interval is a 95 % one from the clusters, as in
+`skipguide.stats.intervals`. A cluster is a prompt: the votes on one prompt are not independent,
+whoever gave them and whatever the seed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skipguide.stats.bootstrap import cluster_interval, clustered_mean, number_clusters
+from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
+from skipguide.stats.quantiles import t_quantile
 
 Floats = NDArray[np.float64]
 Level = Literal["nominal", "ordinal", "interval"]
@@ -44,7 +45,7 @@ def win_rates(duels: Sequence[Duel]) -> dict[int, Estimate]:
         scores.setdefault(duel.first, []).append((duel.score, duel.cluster))
         scores.setdefault(duel.second, []).append((1 - duel.score, duel.cluster))
     return {
-        setting: clustered_mean([score for score, _ in found], [cluster for _, cluster in found])
+        setting: intervals.share([score for score, _ in found], [cluster for _, cluster in found])
         for setting, found in sorted(scores.items())
     }
 
@@ -63,25 +64,54 @@ def bradley_terry(duels: Sequence[Duel], prior: float = 1.0) -> dict[int, Estima
     if not names:
         return {}
     wins = _count_wins(duels, names)
-    value, low, high = cluster_interval(
-        lambda weights: _strengths(np.tensordot(weights, wins, 1), prior), len(wins)
-    )
+    value = _strengths(wins.sum(0)[None], prior)[0]
     fought = (wins + wins.transpose(0, 2, 1)).sum((0, 2))
+    reason = intervals.too_few(len(wins))
+    half = None if reason else t_quantile(len(wins) - 1) * _variance(wins, value, prior) ** 0.5
     return {
         name: Estimate(
             float(value[i]),
-            None if low is None else float(low[i]),
-            None if high is None else float(high[i]),
+            None if half is None else float(value[i] - half[i]),
+            None if half is None else float(value[i] + half[i]),
             int(fought[i]),
+            reason,
         )
         for i, name in enumerate(names)
     }
 
 
+def _variance(wins: Floats, strengths: Floats, prior: float) -> Floats:
+    """Return the variances `(K,)` of strengths, from the wins in each cluster `(clusters, K, K)`.
+
+    The jackknife over clusters knows that the votes of one are alike; the likelihood, that a
+    setting which won everywhere may still lose; and a further cluster of ties, that a kind of
+    prompt may be missing. The largest of the three holds where each alone does not.
+    """
+
+    def over_clusters(tables: Floats) -> Floats:
+        return intervals.jackknife(
+            lambda weights: _strengths(np.tensordot(weights, tables, 1), prior), len(tables)
+        )
+
+    mean = wins.mean(0)
+    ties = intervals.TIED_CLUSTER * (mean + mean.T) / 2
+    total = wins.sum(0)[None]
+    curve = _curvature(total + total.transpose(0, 2, 1), strengths[None], prior)[0]
+    # The strengths are known up to a shift, which does not count as uncertainty.
+    centred = np.eye(len(strengths)) - 1 / len(strengths)
+    return np.maximum.reduce(
+        [
+            over_clusters(wins),
+            over_clusters(np.concatenate([wins, ties[None]])),
+            np.diagonal(centred @ np.linalg.inv(curve) @ centred),
+        ]
+    )
+
+
 def _count_wins(duels: Sequence[Duel], names: Sequence[int]) -> Floats:
     """Count wins of row over column in each cluster: `(clusters, K, K)`."""
     place = {name: i for i, name in enumerate(names)}
-    number = number_clusters([duel.cluster for duel in duels])
+    number = intervals.number_clusters([duel.cluster for duel in duels])
     wins = np.zeros((int(number.max()) + 1, len(names), len(names)))
     for duel, cluster in zip(duels, number, strict=True):
         i, j = place[duel.first], place[duel.second]
@@ -97,15 +127,11 @@ def _strengths(wins: Floats, prior: float) -> Floats:
     """
     batch, count, _ = wins.shape
     fought = wins + wins.transpose(0, 2, 1)
-    # strengths are known up to a shift
-    eye, level = (np.eye(count), np.full((count, count), 1 / count))
     strengths = np.zeros((batch, count))
     for _ in range(_STEPS):
         chance = _logistic(strengths[:, :, None] - strengths[:, None, :])
-        alone = _logistic(strengths)
-        slope = (wins - fought * chance).sum(2) - prior * (alone - 0.5)
-        spread = fought * chance * (1 - chance)
-        curve = eye * (spread.sum(2) + prior * alone * (1 - alone))[:, :, None] - spread + level
+        slope = (wins - fought * chance).sum(2) - prior * (_logistic(strengths) - 0.5)
+        curve = _curvature(fought, strengths, prior)
         step = np.clip(
             np.linalg.solve(curve, slope[:, :, None])[:, :, 0], -_LONGEST_STEP, _LONGEST_STEP
         )
@@ -113,6 +139,19 @@ def _strengths(wins: Floats, prior: float) -> Floats:
         if np.abs(step).max() < _TOLERANCE:
             break
     return strengths - strengths.mean(1, keepdims=True)
+
+
+def _curvature(fought: Floats, strengths: Floats, prior: float) -> Floats:
+    """Return minus the second derivatives of the log likelihood, `(B, K, K)`.
+
+    A constant is added along the shift of all strengths, which the likelihood does not know.
+    """
+    count = strengths.shape[1]
+    chance = _logistic(strengths[:, :, None] - strengths[:, None, :])
+    alone = _logistic(strengths)
+    spread = fought * chance * (1 - chance)
+    own = spread.sum(2) + prior * alone * (1 - alone)
+    return np.eye(count) * own[:, :, None] - spread + np.full((count, count), 1 / count)
 
 
 def _logistic(x: Floats) -> Floats:

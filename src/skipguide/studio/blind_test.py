@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Clip, Run, Vote
-from skipguide.stats import bootstrap, preference
+from skipguide.stats import intervals, preference
 from skipguide.stats.preference import Duel
 
 Kind = Literal["rating", "pair"]
@@ -181,7 +181,9 @@ def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> Plai
                 values.setdefault(clip.setting, []).append((float(vote.answer), clip.prompt))
         found[question] = {
             setting: asdict(
-                bootstrap.clustered_mean([value for value, _ in own], [prompt for _, prompt in own])
+                intervals.rating(
+                    [value for value, _ in own], [prompt for _, prompt in own], (1.0, 5.0)
+                )
             )
             for setting, own in sorted(values.items())
         }

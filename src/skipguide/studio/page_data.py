@@ -9,7 +9,7 @@ from dataclasses import asdict
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.metrics.catalog import METRICS
 from skipguide.runs import Clip, Run, Setting
-from skipguide.stats import bootstrap
+from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 from skipguide.studio import blind_test, setting_grid
 
@@ -141,9 +141,7 @@ def _setting_means(values: Sequence[tuple[Clip, float]]) -> dict[int, Estimate]:
     for clip, value in values:
         by_setting.setdefault(clip.setting, []).append((clip, value))
     return {
-        setting: bootstrap.clustered_mean(
-            [value for _, value in own], [clip.prompt for clip, _ in own]
-        )
+        setting: intervals.mean([value for _, value in own], [clip.prompt for clip, _ in own])
         for setting, own in by_setting.items()
     }
 
