@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,7 @@ import pytest
 import torch
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
-from diffusers.modular_pipelines.hunyuan_video1_5.modular_blocks_hunyuan_video1_5 import (
-    HunyuanVideo15CoreDenoiseStep,
-)
-from diffusers.modular_pipelines.ltx.modular_blocks_ltx import LTXCoreDenoiseStep
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
-from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseStep
-from diffusers.modular_pipelines.wan.modular_blocks_wan22 import Wan22CoreDenoiseStep
 from torch import nn
 
 from skipguide import STG, Random, guide
@@ -31,6 +24,7 @@ from skipguide.families.lookup import family_of_denoiser
 from skipguide.guider import SkipGuidance
 from skipguide.weak.patching import ModuleProxy
 from support import oracle
+from support.modular import LATENTS, MODULAR, Modular
 from support.tiny import builders
 from support.tiny.base import Tiny
 
@@ -38,56 +32,6 @@ G = 4.5
 N = 3  # steps of a run
 
 
-class Modular:
-    """A Modular pipeline that is called, and returns latents, as the others do."""
-
-    def __init__(self, pipe: Any):
-        self.pipe = pipe
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.pipe, name)
-
-    def __call__(self, **call: Any) -> dict[str, torch.Tensor]:
-        return {"latents": self.pipe(**call, output="latents")}
-
-
-def modular(name: str, blocks: Any, **call: Any) -> Tiny:
-    """The denoising steps of a Modular pipeline, with the components of the tiny pipeline of that
-    name."""
-    plain, steps = builders()[name](torch.float32), blocks()
-    pipe = steps.init_pipeline()
-    components = {
-        name: getattr(plain.pipe, name)
-        for name in pipe._component_specs
-        if hasattr(plain.pipe, name)
-    }
-    pipe.update_components(**components)
-    pipe.set_progress_bar_config(disable=True)
-    steps.sub_blocks["denoise"].set_progress_bar_config(disable=True)
-    inputs = {item.name for item in steps.inputs}
-    call = {**{k: v for k, v in plain.call.items() if k in inputs}, **call}
-    return Tiny(Modular(pipe), call, off={}, g="", denoisers=plain.denoisers)
-
-
-LATENTS = torch.randn(2, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-MODULAR: dict[str, Callable[[], Tiny]] = {
-    "modular Wan": functools.partial(modular, "WanPipeline", WanCoreDenoiseStep, latents=LATENTS),
-    # of 999, 909 and 714 the last one is for the second transformer, with a guider of its own
-    "modular Wan 2.2": functools.partial(
-        modular, "WanPipeline 2.2", Wan22CoreDenoiseStep, latents=LATENTS
-    ),
-    # the denoising steps have no VAE: one token for 32 x 32 x 8
-    "modular LTX": functools.partial(
-        modular, "LTXPipeline", LTXCoreDenoiseStep, height=96, width=96, num_frames=9
-    ),
-    "modular HunyuanVideo 1.5": functools.partial(
-        modular,
-        "HunyuanVideo15Pipeline",
-        HunyuanVideo15CoreDenoiseStep,
-        batch_size=2,
-        latents=LATENTS[..., :2, :2],
-    ),
-}
 GUIDED = [
     "HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline", "MotifVideoPipeline",
     "MotifVideoImage2VideoPipeline", *MODULAR,

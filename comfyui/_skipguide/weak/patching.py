@@ -97,9 +97,9 @@ class Bypass(ModuleProxy):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         _run_group_offloading_hooks(self.real)
-        state = (
-            stream_values(self.streams, args, kwargs) if self.source is None else self.source.state
-        )
+        if self.source is not None:
+            args, kwargs = replace_streams(self.streams, self.source.state, args, kwargs)
+        state = pass_through(self.real, self.streams, args, kwargs)
         # UNets ask their transformers for a tuple by return_dict=False.
         return state[0] if len(state) == 1 and kwargs.get("return_dict") is not False else state
 
@@ -160,6 +160,27 @@ def _run_group_offloading_hooks(block: nn.Module) -> None:
     if hook is not None and len(hook.group.modules) > 1:
         hook.pre_forward(block)
         hook.post_forward(block, None)
+
+
+def pass_through(
+    block: nn.Module, streams: Sequence[str], args: tuple[Any, ...], kwargs: Inputs
+) -> tuple[Tensor, ...]:
+    """Return the streams as they leave a block that does nothing to them.
+
+    Under diffusers' context parallelism the hooks of a block may split the tokens that enter it, as
+    those of Wan's first one do, or gather those that leave it. They must do so although the block
+    is not run, for the modules after it take what is left."""
+    registry = getattr(block, "_diffusers_hook", None)
+    found = [
+        hook for name, hook in getattr(registry, "hooks", {}).items() if name.startswith("cp_")
+    ]
+    for hook in reversed(found):  # the one that was registered last is the outermost
+        args, kwargs = hook.pre_forward(block, *args, **kwargs)
+    state = stream_values(streams, args, kwargs)
+    for hook in found:
+        output = hook.post_forward(block, state[0] if len(state) == 1 else state)
+        state = (output,) if torch.is_tensor(output) else tuple(output)
+    return state
 
 
 def _copy_output(output: Any) -> Any:

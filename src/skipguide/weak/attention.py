@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from skipguide.method import perturbations
 from skipguide.method.protocols import Inputs
-from skipguide.weak import patching, token_grid
+from skipguide.weak import context_parallel, patching, token_grid
 from skipguide.weak.step_context import StepContext
 
 Tensor = torch.Tensor
@@ -88,10 +89,11 @@ class InterceptedAttention(patching.ModuleProxy):
     def __init__(
         self, real: torch.nn.Module, skip: str, view: AttentionView, strength: float | None
     ):
-        super().__init__(real, edit=ATTENTION_EDITS[skip], view=view, strength=strength)
+        super().__init__(real, edit=ATTENTION_EDITS[skip], view=view, strength=strength, skip=skip)
         self.__dict__["forward"] = torch.compiler.disable(self._run_intercepted)
 
     def _run_intercepted(self, *args: Any, **kwargs: Any) -> Any:
+        _check_sees_tokens_in_order(self.real, self.skip, self.view)
         with _InterceptSDPA(lambda call: self.edit(call, self.view, self.strength)) as caught:
             output = self.real(*args, **kwargs)
         if not caught.calls:
@@ -101,6 +103,32 @@ class InterceptedAttention(patching.ModuleProxy):
                 ' backend and a processor that uses it, or skip="residual" or "attention".'
             )
         return output
+
+
+def _check_sees_tokens_in_order(real: torch.nn.Module, skip: str, view: AttentionView) -> None:
+    """Check that torch's call has all tokens, each once, and those of the video in a row.
+
+    Raises:
+        ValueError: where context parallelism hands them to it in another way.
+    """
+    config = context_parallel.parallel_config(real)
+    if config is None:
+        return
+    needs_grid = "grid" in perturbations.PERTURBATIONS[skip].required_traits
+    if config.ring_degree > 1:
+        came = "in ring attention it sees one part of the keys at a time"
+        other = "Use ulysses_degree without ring_degree"
+    elif needs_grid and (view.text_position or view.audio):
+        came = (
+            "under context parallelism it sees shares of the video with text or sound between them"
+        )
+        other = 'Use skip="soft", "residual", "attention" or "shuffle"'
+    else:
+        return
+    raise ValueError(
+        f'skip="{skip}" needs an attention that sees all tokens of the video in a row, but {came}.'
+        f" {other}, or run in one process."
+    )
 
 
 class _InterceptSDPA(TorchFunctionMode):

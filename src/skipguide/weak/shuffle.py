@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from skipguide.weak import patching
+from skipguide.weak import context_parallel, patching
 from skipguide.weak.attention import AttentionView
 
 Tensor = torch.Tensor
@@ -47,24 +47,30 @@ class ShuffleTokens(patching.ModuleProxy):
             name=name,
             restore_order=restore_order,
         )
+        self.__dict__["has_share"] = torch.compiler.disable(self._has_share)
+        self.__dict__["exchange"] = torch.compiler.disable(self._permute_shares)
         self.__dict__["permutation"] = torch.compiler.disable(view.step_context.permutation)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        state = (
-            patching.stream_values(self.streams, args, kwargs)
-            if self.source is None
-            else self.source.state
+        if self.source is not None:
+            args, kwargs = patching.replace_streams(self.streams, self.source.state, args, kwargs)
+        state = patching.stream_values(self.streams, args, kwargs)
+        mixed = patching.replace_streams(
+            self.streams, (self._shuffle(state[0]), *state[1:]), args, kwargs
         )
-        x, mixed = state[0], self._shuffle(state[0])
-        args, kwargs = patching.replace_streams(self.streams, (mixed, *state[1:]), args, kwargs)
-        output = self.real(*args, **kwargs)
+        output = self.real(*mixed[0], **mixed[1])
         if not self.restore_order:
             return output
+        # Hooks of the block may have left a share of the tokens in the output.
+        x, *_ = patching.pass_through(self.real, self.streams, args, kwargs)
+        shuffled, *_ = patching.pass_through(self.real, self.streams, *mixed)
         if torch.is_tensor(output):
-            return x + (output - mixed)
-        return (x + (output[0] - mixed), *output[1:])
+            return x + (output - shuffled)
+        return (x + (output[0] - shuffled), *output[1:])
 
     def _shuffle(self, x: Tensor) -> Tensor:
+        if self.has_share():
+            return self.exchange(x)
         frames = self.view.step_context.grid[0] if self.token_layout else 1
         apart = (
             x.unflatten(0, (-1, frames))
@@ -76,3 +82,20 @@ class ShuffleTokens(patching.ModuleProxy):
         )  # of (samples, frames, tokens of a frame, width)
         order = self.permutation(apart.shape[dim], self.seed, self.name, x.device)
         return apart.index_select(dim, order).reshape(x.shape)
+
+    def _has_share(self) -> bool:
+        return context_parallel.shares_tokens(self.real, {"hidden_states", self.streams[0]})
+
+    def _permute_shares(self, x: Tensor) -> Tensor:
+        """Return the share of the tokens in an order of all of them, which other processes hold."""
+        if self.token_layout:
+            raise ValueError(
+                'skip="shuffle" needs all tokens of a frame, or of a place, in one process where'
+                " attention is factorized, but context parallelism divides them. Use another skip."
+            )
+        cpu = torch.device("cpu")
+        return context_parallel.permute_shares(
+            x,
+            lambda n: self.view.step_context.permutation(n, self.seed, self.name, cpu),
+            context_parallel.parallel_config(self.real),
+        )

@@ -1,0 +1,101 @@
+"""Guidance in several processes that divide the tokens of one video, against one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from support import parallel
+from support.parallel import CASES, GUIDER_CASES, KEY_CASES, Division
+
+RING = {"ring_degree": 2}
+ALL = tuple(CASES)
+ONE_PART = "in ring attention it sees one part of the keys at a time"
+IN_RINGS = {"soft": ONE_PART, "blur": ONE_PART, "frames": ONE_PART}
+IN_TURN = "it sees shares of the video with text or sound between them"
+BESIDE_TEXT = {"blur": IN_TURN, "frames": IN_TURN}
+# Wan's plan splits at its first block, that of LTX the inputs of the model, and that of Helios the
+# inputs of its attentions and feed-forwards.
+DIVISIONS = {
+    "Wan": Division("wan", "WanPipeline", cases=ALL),
+    "LTX, ring": Division("ltx", "LTXPipeline", RING, parallel.FULL_MASKS),
+}
+OTHERS = {
+    "Helios": Division(
+        "helios", "HeliosPipeline", call={"height": 32, "width": 64},
+        plan=parallel.blocks_that_are_there,
+    ),
+    "Wan, ring": Division("wan", "WanPipeline", RING, cases=ALL, refused=IN_RINGS),
+    "Wan, around each block": Division(
+        "wan", "WanPipeline", plan=parallel.around_each_block, cases=ALL
+    ),
+    "Wan 2.2": Division("wan", "WanPipeline 2.2"),
+    "Wan 5B": Division("wan", "WanPipeline 5B"),
+    "Wan image to video": Division("wan", "WanImageToVideoPipeline"),
+    "Wan video to video": Division("wan", "WanVideoToVideoPipeline"),
+    "LucyEdit": Division("wan", "LucyEditPipeline"),
+    "ChronoEdit": Division("wan", "ChronoEditPipeline"),
+    "SkipGuidance": Division("modular", "modular Wan", cases=tuple(GUIDER_CASES)),
+    "HunyuanVideo, a user's plan": Division(
+        "hunyuan", "HunyuanVideoPipeline", plan=parallel.both_streams,
+        cases=(*KEY_CASES, "soft", "blur", "frames"), refused=BESIDE_TEXT,
+    ),
+}  # fmt: skip
+FOUR = {
+    "Wan, ring and Ulysses": Division("wan", "WanPipeline", {**RING, "ulysses_degree": 2}),
+}
+NAMES = [
+    *DIVISIONS,
+    *(pytest.param(name, marks=pytest.mark.matrix) for name in OTHERS),
+    *(pytest.param(name, marks=pytest.mark.long) for name in FOUR),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_processes_make_the_video_that_one_makes(name: str, tmp_path: Path) -> None:
+    division = {**DIVISIONS, **OTHERS, **FOUR}[name]
+    world = division.world
+    with parallel.processes(world, tmp_path, parallel.divided, division) as ranks:
+        one = parallel.whole(division)
+    for case in division.cases[1:]:
+        assert (one[case] - one["unguided"]).abs().max() > 1e-2, f"{case} changes nothing"
+    refused = {case: ranks[0][case] for case in one if isinstance(ranks[0][case], str)}
+    assert refused.keys() == division.refused.keys()
+    assert all(words in refused[case] for case, words in division.refused.items())
+    gaps = {
+        (case, rank): (latents[case] - one[case]).abs().max().item()
+        for rank, latents in enumerate(ranks)
+        for case in one.keys() - refused
+    }
+    assert {where: gap for where, gap in gaps.items() if not gap < 1e-5} == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shares_of_any_size_are_put_into_one_order(dtype: torch.dtype, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, order = torch.randn(2, 8, 4, generator=generator).to(dtype), torch.randperm(8)
+    sizes = (4, 3, 1)
+    with parallel.processes(3, tmp_path, parallel.permuted_shares, sizes, order, x) as shares:
+        pass
+    assert [share.shape[1] for share in shares] == [*sizes]
+    assert torch.equal(torch.cat(shares, 1), x[:, order])
+
+
+@pytest.mark.matrix
+def test_parallelism_may_be_switched_on_after_guidance(tmp_path: Path) -> None:
+    division, case = Division("wan", "WanPipeline", cases=("shuffle 0",)), "shuffle 0"
+    job = parallel.divided_while_guided
+    with parallel.processes(2, tmp_path, job, division, case) as ranks:
+        one = parallel.whole(division)[case]
+    assert all((latents - one).abs().max() < 1e-5 for latents in ranks)
+
+
+@pytest.mark.matrix
+def test_the_example_makes_the_video_that_one_process_makes(tmp_path: Path) -> None:
+    division = Division("wan", "WanPipeline", cases=("residual 0",))
+    with parallel.processes(2, tmp_path, parallel.by_example, division) as ranks:
+        one = parallel.whole(division)["residual 0"]
+    first, _ = one.chunk(2)  # of two videos
+    assert all((video.flatten() - first).abs().max() < 1e-5 for video in ranks)
