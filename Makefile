@@ -61,7 +61,7 @@ test-long: $(READY)
 
 # The process of a sweep killed 500 times at random moments; a real Ray of two workers, one of them killed.
 test-kills: $(READY)
-	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 tests/runs/test_runs_faults.py
+	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 tests/runs/test_runs_faults.py tests/runs/test_runs_killed_anywhere.py
 
 test-ray: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[ray]'

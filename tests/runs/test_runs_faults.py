@@ -6,7 +6,6 @@ The processes are real and really killed; only the pictures are drawn instead of
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -26,13 +25,17 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from skipguide.cli import app
 from skipguide.files import image, video
 from skipguide.generate import resolve
 from skipguide.runs import Run, sweep
+from skipguide.runs.ledger import Ledger
 from skipguide.runs.storage import BROKEN
 from skipguide.runs.sweep import ClipPublished, SweepEstimate
 from support.drawn import plan_of, plan_with, swept
+from support.kills import consistent
 
 KILLS = int(os.environ.get("SKIPGUIDE_KILLS", "40"))
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -84,38 +87,6 @@ class Child:
         self.process.kill()
         self.process.join()
         return self.process.exitcode == -signal.SIGKILL
-
-
-def consistent(folder: Path) -> dict[str, tuple[Any, ...]]:
-    """See that all that the ledger calls done is there and whole, and that there is nothing
-    half-written.
-
-    Returns:
-        key -> what the ledger says of the clips that are done.
-    """
-    if not (folder / "ledger.sqlite").exists() or not (folder / "ledger.sqlite").stat().st_size:
-        return {}
-    db = sqlite3.connect(folder / "ledger.sqlite")
-    try:
-        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchall():
-            return {}
-        query = (
-            "SELECT key, video, video_sha256, latents, latents_sha256, finished FROM jobs WHERE"
-            " status = 'done'"
-        )
-        done = {row[0]: row[1:] for row in db.execute(query)}
-    finally:
-        db.close()
-    for name, digest, latents, latents_digest, _ in done.values():
-        for path, known in ((name, digest), (latents, latents_digest)):
-            assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == known
-    for path in folder.glob("videos/[!.]*.mp4"):  # also those that the ledger has not heard of yet
-        assert video.read_record(path)["run"]["key"] == path.stem
-        assert video.sidecar_path(path).is_file()
-        assert (folder / f"latents/{path.stem}.safetensors").is_file()
-    return done
 
 
 @pytest.mark.timeout(1200)
@@ -258,6 +229,28 @@ def test_of_two_sweeps_on_one_directory_the_second_is_refused_until_the_first_en
     assert len(consistent(folder)) == plan_of(**PLAN).clips
 
 
+def test_nothing_runs_in_a_run_whose_sweep_was_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    child = Child(folder, seconds=60)
+    while not (folder / "work").is_dir():
+        time.sleep(0.01)
+
+    def shown() -> str:
+        return CliRunner().invoke(app, ["runs", "show", str(folder), "--clips"]).stdout
+
+    while "running" not in shown():
+        time.sleep(0.01)
+    assert "59 pending, 1 running; a sweep is writing to it" in shown()
+    assert child.kill()
+    said = "60 pending; its sweep was interrupted, and goes on when it is run again"
+    assert said in shown()
+    assert "running" not in shown()
+    with Run.open(folder) as run:
+        assert run.was_interrupted
+        assert (run.counts()["running"], run.clips("running")) == (0, [])
+        assert len(run.clips("pending")) == run.counts()["pending"] == 60
+
+
 def test_votes_and_metrics_are_kept_while_a_sweep_writes(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     child = Child(folder, seconds=0.01)
@@ -385,6 +378,101 @@ def _read(folder: Path, words: dict[str, Any], options: dict[str, Any], told: An
 def test_a_run_that_cannot_be_written_can_be_read(public: Path) -> None:
     _no_rights(public / "run")
     assert Child(public / "run", None, _read).end() == ("8", "False")
+
+
+def _change_without_merging(folder: Path) -> None:
+    """Write to the ledger, and leave what is written beside it, as a killed process does."""
+    db = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)
+    db.execute("PRAGMA wal_autocheckpoint=0")
+    db.execute("UPDATE jobs SET seed = 77")
+    for suffix in ("", "-wal", "-shm"):
+        shutil.copy(folder / f"ledger.sqlite{suffix}", folder / f"kept{suffix}")
+    db.close()
+    for suffix in ("", "-wal", "-shm"):
+        (folder / f"kept{suffix}").replace(folder / f"ledger.sqlite{suffix}")
+
+
+def _read_seeds(folder: Path, words: dict[str, Any], options: dict[str, Any], told: Any) -> None:
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    told.send(("begins", None))
+    temporary = set(Path(tempfile.gettempdir()).glob("skipguide-ledger-*"))
+    try:
+        with Run.open(folder) as run:
+            said = (str(run.seeds()), str(run.counts()["done"]))
+    except (ValueError, OSError) as error:
+        said = (type(error).__name__, str(error))
+    assert set(Path(tempfile.gettempdir()).glob("skipguide-ledger-*")) <= temporary
+    told.send(said)
+
+
+@pytest.mark.parametrize("beside", [("-wal", "-shm"), ("-wal",)])
+def test_what_is_not_merged_into_a_ledger_is_read_where_nothing_can_be_written(
+    public: Path, beside: tuple[str, ...]
+) -> None:
+    """A folder that was copied has no -shm. It was read without the -wal, as older than it is."""
+    folder = public / "run"
+    swept(folder, plan_of(seeds=1))
+    _change_without_merging(folder)
+    for suffix in {"-wal", "-shm"} - set(beside):
+        (folder / f"ledger.sqlite{suffix}").unlink()
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert Child(folder, None, _read_seeds).end() == ("[77]", "8")
+
+
+def test_a_ledger_all_of_which_is_still_beside_it_is_read(public: Path) -> None:
+    """As that of a sweep that has just begun. It was "of format None"."""
+    folder = public / "run"
+    folder.mkdir()
+    ledger = Ledger(folder, "create")
+    assert (folder / "ledger.sqlite").stat().st_size <= 4096
+    for suffix in ("", "-wal"):
+        shutil.copy(folder / f"ledger.sqlite{suffix}", public / f"ledger.sqlite{suffix}")
+    ledger.close()
+    public.chmod(0o555)
+    assert Child(public, None, _read_seeds).end() == ("[]", "0")
+
+
+def test_a_ledger_that_may_not_be_read_is_refused_in_words(public: Path) -> None:
+    _no_rights(public / "run")
+    (public / "run/ledger.sqlite").chmod(0o000)
+    kind, said = Child(public / "run", None, _read_seeds).end()
+    assert kind == "OSError"
+    assert said is not None
+    assert "a ledger must be readable" in said
+    assert "Permission denied. Ask its owner" in said
+
+
+def test_a_run_on_a_disk_that_is_only_read_is_read_to_its_newest_change(tmp_path: Path) -> None:
+    """Also while a sweep writes to it by another way."""
+    folder, view = tmp_path / "run", tmp_path / "view"
+    swept(folder, plan_of(seeds=1))
+    view.mkdir()
+    if subprocess.run(
+        ["mount", "--bind", str(folder), str(view)], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("only root may mount a disk")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(view)], check=True)
+        _change_without_merging(folder)
+        (folder / "ledger.sqlite-shm").unlink()
+        with Run.open(view) as run:
+            assert run.seeds() == [77]
+        child = Child(folder, seconds=0.02)
+        while not list(folder.glob("videos/[!.]*.mp4")) or len(list(folder.glob("videos/*"))) < 24:
+            time.sleep(0.01)
+        with Run.open(view) as run:
+            assert run.is_sweeping
+            first = run.counts()["done"]
+        assert child.kill()
+        with Run.open(view) as run:
+            assert not run.is_sweeping
+            assert first <= run.counts()["done"]
+            assert run.counts()["running"] == 0
+            assert run.was_interrupted
+    finally:
+        subprocess.run(["umount", str(view)], check=True)
 
 
 # --- damage ---------------------------------------------------------------------------------------

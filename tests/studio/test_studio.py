@@ -404,6 +404,8 @@ def test_a_report_replaces_reports_only(painted_run: Path, tmp_path: Path) -> No
         report.write_report(run, tmp_path / "out")
         with pytest.raises(ValueError, match=r"exists\. Pass --overwrite or another name"):
             report.write_report(run, tmp_path / "out")
+        for folder in (tmp_path / "out", tmp_path / "out/clips"):
+            (folder / ".DS_Store").write_bytes(b"\x00")  # of a look at it
         report.write_report(run, tmp_path / "out", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 

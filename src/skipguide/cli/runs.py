@@ -108,6 +108,7 @@ def show_(
                 "run": str(folder),
                 "counts": run.counts(),
                 "sweeping": run.is_sweeping,
+                "interrupted": run.was_interrupted,
                 "settings": rows,
             }
             every = {"clips": clip_table(run, found)} if clips else {}
@@ -166,6 +167,8 @@ def _mean(values: Any) -> float | None:
 def _run_lines(run: Run, rows: Sequence[PlainData], failed: Sequence[Clip]) -> Iterator[Line]:
     counts = run.counts()
     state = "; a sweep is writing to it" if run.is_sweeping else ""
+    if run.was_interrupted:
+        state = "; its sweep was interrupted, and goes on when it is run again"
     yield (
         "bold",
         f"{run.folder}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}{state}",

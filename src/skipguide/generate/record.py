@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import skipguide
 from skipguide.files import image as image_file
+from skipguide.files.folders import is_system_name
 from skipguide.generate.flags import GuidanceFlags, fill_in, read_flags, to_guidance
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method.protocols import PlainData, ReadOnlyData
@@ -109,8 +110,15 @@ def _processor_name() -> str:
 
 
 def hash_weights(folder: Path) -> str:
-    """Hash the names and contents of the model's index and of all files of its components."""
-    files = sorted(path for path in folder.glob("*/*") if path.is_file())
+    """Hash the names and contents of the model's index and of all files of its components.
+
+    What systems put into folders, as .DS_Store, is no part of a model.
+    """
+    files = sorted(
+        path
+        for path in folder.glob("*/*")
+        if path.is_file() and not any(map(is_system_name, path.relative_to(folder).parts))
+    )
     total = hashlib.sha256()
     for path in (folder / "model_index.json", *files):
         total.update(f"{path.relative_to(folder).as_posix()} {hash_file(path)}\n".encode())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from skipguide.files import packaged
+from skipguide.files.folders import contents
 from skipguide.generate.record import hash_file
 from skipguide.metrics.catalog import WEIGHTS
 
@@ -117,7 +118,7 @@ def identify(name: str, path: Path) -> WeightsFile:
 def _folder_digest(folder: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(
-        file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json")
+        file for file in contents(folder) if file.suffix in (".safetensors", ".bin", ".json")
     ):
         total.update(f"{file.name} {hash_file(file)}\n".encode())
     return total.hexdigest()

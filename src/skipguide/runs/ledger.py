@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from skipguide.method.protocols import ReadOnlyData
 FORMAT = "1"
 NAME = "ledger.sqlite"
 _BUSY_SECONDS = 30.0
+_SQLITE_FILES = ("", "-wal", "-journal")  # the ledger, and what is to be merged into it
+_COPY_ATTEMPTS = 20
 
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -84,8 +88,8 @@ class Ledger:
 
     Args:
         folder: the run directory.
-        mode: "create" makes the ledger if there is none; "write" and "read" need one. In a folder
-            that cannot be written, "read" takes the file as it is.
+        mode: "create" makes the ledger if there is none; "write" and "read" need one. Where nothing
+            can be written beside the ledger, "read" reads a copy of it, as it is now.
 
     Raises:
         ValueError: if there is no ledger, it is damaged, or its format is that of another version.
@@ -94,33 +98,35 @@ class Ledger:
 
     def __init__(self, folder: Path, mode: str):
         self.path = folder / NAME
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
         if mode != "create" and not self.path.is_file():
             raise ValueError(
                 f"a run must be a folder with a {NAME}, but {folder} is not one. `skipguide sweep`"
                 " makes them; `skipguide runs ls` lists them."
             )
-        with self.translate_errors():
-            self.db = self._connect(mode)
-            if mode == "create":
-                self._create()
         try:
+            with self.translate_errors():
+                self.db = self._connect(mode)
+                if mode == "create":
+                    self._create()
             self._check_format()
         except BaseException:
-            self.db.close()
+            self.close()
             raise
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         access = {"create": "rwc", "write": "rw", "read": "ro"}[mode]
-        db = self._open(f"mode={access}")
         try:
-            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            db = self._open(f"mode={access}")
+            try:
+                db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            except sqlite3.OperationalError:
+                db.close()
+                raise
         except sqlite3.OperationalError:
-            db.close()
             if mode != "read":
                 raise
-            # WAL needs a file beside the ledger, and the folder takes none: then nobody writes to
-            # it either.
-            return self._open("immutable=1")
+            return self._open_copy()
         if mode != "read":
             db.execute("PRAGMA journal_mode=WAL")
             # What a sweep has published it finds again after a power cut; what a rater has said
@@ -129,8 +135,50 @@ class Ledger:
             db.execute("PRAGMA foreign_keys=ON")
         return db
 
-    def _open(self, query: str) -> sqlite3.Connection:
-        uri = f"{self.path.absolute().as_uri()}?{query}"
+    def _open_copy(self) -> sqlite3.Connection:
+        """Open a copy of the ledger in a folder of the system.
+
+        To read a ledger SQLite needs files beside it, for what is not merged into it yet. Told to
+        do without (`immutable`), it leaves that out: the newest changes, or all.
+        """
+        self._copy = tempfile.TemporaryDirectory(prefix="skipguide-ledger-")
+        copy = Path(self._copy.name) / NAME
+        for _ in range(_COPY_ATTEMPTS):
+            if self._copy_files(copy):
+                db = self._open("mode=rw", copy)
+                db.execute("PRAGMA query_only=ON")
+                return db
+        raise OSError(
+            f"the ledger {self.path} must keep still while it is copied, because this process may"
+            " not read it in its folder, but another one writes to it all the time. Wait for that"
+            " one, or get the right to write to the folder."
+        )
+
+    def _copy_files(self, copy: Path) -> bool:
+        """Copy the ledger with what is to be merged into it; False if it changed meanwhile."""
+        before = self._file_states()
+        for suffix in _SQLITE_FILES:
+            Path(f"{copy}{suffix}").unlink(missing_ok=True)
+        try:
+            for suffix in before:
+                shutil.copyfile(f"{self.path}{suffix}", f"{copy}{suffix}")
+        except FileNotFoundError:  # merged and removed meanwhile
+            return False
+        except OSError as error:
+            raise OSError(
+                f"a ledger must be readable, with the files beside it, but {error.filename} is"
+                f" not: {error.strerror}. Ask its owner for the right to read it."
+            ) from error
+        return self._file_states() == before
+
+    def _file_states(self) -> dict[str, tuple[int, int]]:
+        """Return size and time of change of the ledger and of what is not merged into it yet."""
+        found = {suffix: Path(f"{self.path}{suffix}") for suffix in _SQLITE_FILES}
+        states = {suffix: path.stat() for suffix, path in found.items() if path.is_file()}
+        return {suffix: (state.st_size, state.st_mtime_ns) for suffix, state in states.items()}
+
+    def _open(self, query: str, path: Path | None = None) -> sqlite3.Connection:
+        uri = f"{(path or self.path).absolute().as_uri()}?{query}"
         db = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         db.row_factory = sqlite3.Row
         return db
@@ -146,10 +194,17 @@ class Ledger:
         with self.translate_errors():
             known = self.rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
             found = self.meta("format") if known else None
+            empty = not known and not self.rows("SELECT 1 FROM sqlite_master")
+        if empty:
+            raise ValueError(
+                f"the ledger {self.path} must be filled, but is empty: its sweep was ended before"
+                " it wrote anything. Run that sweep again."
+            )
         if found != FORMAT:
             raise ValueError(
-                f"the ledger {self.path} must be of format {FORMAT}, but is of format {found}. Use"
-                " the version of skipguide that wrote it."
+                f"the ledger {self.path} must be of format {FORMAT}, but"
+                f" {'is of another program' if found is None else f'is of format {found}'}. Use"
+                " the version of skipguide that wrote it, or another folder."
             )
 
     def check(self) -> None:
@@ -171,7 +226,10 @@ class Ledger:
 
     def close(self) -> None:
         """Close the connection; the file stays."""
-        self.db.close()
+        if hasattr(self, "db"):
+            self.db.close()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     # --- reading and writing ----------------------------------------------------------------------
 

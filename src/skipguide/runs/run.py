@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,21 @@ class Run:
 
     @property
     def is_sweeping(self) -> bool:
-        """True if a sweep is writing to this run."""
+        """True if a sweep is writing to this run, on whichever machine.
+
+        The system knows it, by a lock that goes with the process, not a number that another process
+        may have by now. Workers of Ray write nothing: their sweep does.
+        """
         return files.is_locked(self.folder)
+
+    @property
+    def was_interrupted(self) -> bool:
+        """True if the last sweep was ended from outside while it made a video.
+
+        The same sweep, run again, goes on.
+        """
+        running = self._ledger.rows("SELECT 1 FROM jobs WHERE status = 'running' LIMIT 1")
+        return bool(running) and not self.is_sweeping
 
     def plans(self) -> list[str]:
         """Return the plans that were swept here, as written, the oldest first."""
@@ -134,9 +148,13 @@ class Run:
         ]
 
     def counts(self) -> dict[Status, int]:
-        """Count the videos of each status."""
+        """Count the videos of each status; none is running where no sweep is."""
         rows = self._ledger.rows("SELECT status, count(*) AS n FROM jobs GROUP BY status")
-        return {**dict.fromkeys(STATUSES, 0), **{row["status"]: row["n"] for row in rows}}
+        found = {**dict.fromkeys(STATUSES, 0), **{row["status"]: row["n"] for row in rows}}
+        if found["running"] and not self.is_sweeping:
+            found["pending"] += found["running"]
+            found["running"] = 0
+        return found
 
     def clips(self, status: Status | None = None) -> list[Clip]:
         """Return one clip per setting, prompt and seed, in the order of the newest plan.
@@ -150,9 +168,8 @@ class Run:
             "SELECT *, row_number() OVER (PARTITION BY setting, prompt, seed ORDER BY status ="
             " 'done' DESC, added DESC, rowid DESC) AS place FROM jobs ORDER BY position, rowid"
         )
-        return self._clips(
-            [row for row in rows if row["place"] == 1 and status in (None, row["status"])]
-        )
+        found = self._clips([row for row in rows if row["place"] == 1])
+        return [clip for clip in found if status in (None, clip.status)]
 
     def clip(self, key: str) -> Clip:
         """Return one clip.
@@ -174,10 +191,17 @@ class Run:
             metrics.setdefault(row["job"], {})[row["name"]] = row["value"]
         stored = self._ledger.rows("SELECT id, content FROM environments")
         environments = {row["id"]: json.loads(row["content"]) for row in stored}
-        return [
+        found = [
             self._clip(row, metrics.get(row["key"], {}), environments.get(row["environment"], {}))
             for row in rows
         ]
+        if any(clip.status == "running" for clip in found) and not self.is_sweeping:
+            # Whoever made them is gone, however its process ended.
+            return [
+                replace(clip, status="pending") if clip.status == "running" else clip
+                for clip in found
+            ]
+        return found
 
     def _clip(self, row: Any, metrics: dict[str, float], environment: PlainData) -> Clip:
         same = (

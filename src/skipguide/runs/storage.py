@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from skipguide.files import folders
 from skipguide.generate.record import hash_file
 from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import ledger
@@ -56,8 +57,8 @@ def check_run_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"a run needs a folder, but {folder} is a file. Name another with --out.")
-    if folder.is_dir() and not (folder / ledger.NAME).exists() and not (folder / VIDEOS).is_dir():
-        others = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
+    if folder.is_dir() and not _is_begun(folder):
+        others = sorted(path.name for path in folders.contents(folder))
         if others:
             raise ValueError(
                 f"a run needs an empty folder, a new one, or that of a run, but {folder} holds "
@@ -71,6 +72,19 @@ def check_run_folder(folder: Path) -> None:
             f"a run needs a folder that can be written, but {parent} is not. Choose another with"
             " --out."
         )
+
+
+def _is_begun(folder: Path) -> bool:
+    """Return whether a sweep has begun in a folder, however soon it ended.
+
+    The lock is its first file, and stays empty: nothing is ever committed to it.
+    """
+    lock = folder / _LOCK
+    return (
+        (folder / ledger.NAME).exists()
+        or (folder / VIDEOS).is_dir()
+        or (lock.is_file() and lock.stat().st_size == 0)
+    )
 
 
 @contextlib.contextmanager

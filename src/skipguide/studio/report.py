@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+from skipguide.files import folders
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.studio import files, page_data
@@ -51,14 +52,11 @@ def write_report(run: Run, out: Path, overwrite: bool = False) -> PlainData:
 def _is_report(folder: Path) -> bool:
     """Return whether everything in a folder was written here."""
     page = folder / "index.html"
-    if not page.is_file() or not {path.name for path in folder.iterdir()} <= {
-        "index.html",
-        "clips",
-    }:
+    names = {path.name for path in folders.contents(folder)}
+    if not page.is_file() or not names <= {"index.html", "clips"}:
         return False
-    clips = (
-        [path.name for path in (folder / "clips").iterdir()] if (folder / "clips").is_dir() else []
-    )
+    own = folder / "clips"
+    clips = [path.name for path in folders.contents(own)] if own.is_dir() else []
     text = page.read_text(encoding="utf-8", errors="replace")
     return files.DATA_TAG in text and all(map(_OWN_VIDEO.fullmatch, clips))
 

@@ -1,0 +1,38 @@
+"""What systems leave in folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from skipguide.files import folders
+from skipguide.generate.record import hash_weights
+
+SYSTEM_NAMES = (
+    ".DS_Store", "._0000.txt", "Thumbs.db", "desktop.ini", ".nfs000000000012", "lost+found",
+    "@eaDir", "System Volume Information",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSTEM_NAMES)
+def test_names_of_systems(name: str) -> None:
+    assert folders.is_system_name(name)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", ".hidden", "_0.txt", "thumbs.mp4", ".env", "videos"])
+def test_other_names_are_somebodys(name: str) -> None:
+    assert not folders.is_system_name(name)
+
+
+def test_a_model_is_the_same_after_a_look_at_its_folder(tmp_path: Path) -> None:
+    """Else all videos of a run would be made again."""
+    (tmp_path / "vae").mkdir()
+    for name in ("model_index.json", "vae/config.json"):
+        (tmp_path / name).write_text("{}")
+    before = hash_weights(tmp_path)
+    for name in ("vae/.DS_Store", "vae/._config.json", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\x00\x01")
+    assert hash_weights(tmp_path) == before
+    (tmp_path / "vae/more.json").write_text("{}")
+    assert hash_weights(tmp_path) != before
