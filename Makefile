@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test pytest lint bench bench-all figures paper test-matrix test-long test-kills test-ray test-studio test-comfyui comfyui clean
+.PHONY: setup demo test pytest lint bench bench-all figures paper test-matrix test-long test-kills test-ray test-install test-studio test-comfyui comfyui clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -67,6 +67,21 @@ test-ray: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[ray]'
 	OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=600 $(BIN)/pytest -n 0 --timeout 1500 tests/runs/test_runs_ray.py
 
+# The built wheel in an empty environment: every pipeline from its prompt on, first without and then
+# with torchvision, which Kandinsky's processor needs.
+INSTALLED := .install/bin/python -m
+FROM_PROMPTS := OMP_NUM_THREADS=1 $(INSTALLED) pytest -m '' tests/generate/test_text_path.py
+test-install: $(READY)
+	rm -rf .install
+	$(BIN)/python -m build --wheel --outdir .install/dist .
+	$(PYTHON) -m venv .install
+	$(INSTALLED) pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) .install/dist/*.whl
+	$(INSTALLED) pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) pytest pytest-timeout pytest-xdist
+	$(FROM_PROMPTS)
+	$(INSTALLED) pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) torchvision
+	if .install/bin/python -c 'import torchvision'; then $(FROM_PROMPTS) -k Kandinsky; \
+	else echo "This torchvision does not fit this torch: Kandinsky was not run."; fi
+
 # The page in a real Chromium (apt install chromium, or SKIPGUIDE_CHROMIUM).
 test-studio: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) playwright
@@ -82,4 +97,4 @@ test-comfyui: $(READY)
 	COMFYUI_PATH="$(COMFYUI_PATH)" $(if $(COMFYUI_PYTHON),COMFYUI_PYTHON="$(COMFYUI_PYTHON)") OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s tests/comfyui
 
 clean:
-	rm -rf .venv demo dist build
+	rm -rf .venv .install demo dist build

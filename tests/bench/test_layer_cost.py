@@ -21,7 +21,7 @@ from skipguide.cli import app
 from skipguide.families import blocks
 from skipguide.families.examples import Example, denoiser_class, example_of
 from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES, Family
-from skipguide.generate import run as generation
+from skipguide.generate import loading
 from skipguide.weak import flops, weak_pass
 from support.saved import saved, whole
 
@@ -217,7 +217,7 @@ def test_layers_of_two_denoisers(monkeypatch: pytest.MonkeyPatch) -> None:
     may not be."""
     pipe = whole("WanPipeline 2.2")
     pipe.transformer_2 = copy.deepcopy(pipe.transformer_2)  # the other one is every test's
-    monkeypatch.setattr(generation, "load_pipeline", lambda model: pipe)
+    monkeypatch.setattr(loading, "load_pipeline", lambda model: pipe)
     sizes = ("--height", "16", "--width", "16", "--num-frames", "5")
     found = output("some/wan", *sizes)
     assert found["same"] == ["transformer", "transformer_2"]
@@ -311,7 +311,7 @@ def test_sizes_that_the_pipeline_refuses(svd_dir: Path) -> None:
 def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A denoiser whose embedding of positions is for another size."""
     pipe = whole(SVD)
-    monkeypatch.setattr(generation, "load_pipeline", lambda model: pipe)
+    monkeypatch.setattr(loading, "load_pipeline", lambda model: pipe)
 
     def refuse(*_: Any) -> None:
         raise RuntimeError("The size of tensor a (25) must match the size of tensor b (16)")
@@ -330,10 +330,10 @@ def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_pipeline_that_guide_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "LTXLatentUpsamplePipeline"
-    monkeypatch.setattr(generation, "load_pipeline", lambda model: type(name, (), {})())
+    monkeypatch.setattr(loading, "load_pipeline", lambda model: type(name, (), {})())
     assert (
         output("some/model", code=2)["error"]
         == f"guide() cannot guide {name}: {REFUSED_PIPELINES[name]}."
     )
-    monkeypatch.setattr(generation, "load_pipeline", lambda model: type("MochPipeline", (), {})())
+    monkeypatch.setattr(loading, "load_pipeline", lambda model: type("MochPipeline", (), {})())
     assert "Nearest known: MochiPipeline" in output("some/model", code=2)["error"]

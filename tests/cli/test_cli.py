@@ -24,6 +24,7 @@ from skipguide.cli import app, console, main
 from skipguide.cli.compare import _column_settings, _describe_method
 from skipguide.cli.options import file_name
 from skipguide.files import packaged, video
+from skipguide.generate import loading
 from skipguide.generate import run as generation
 from skipguide.generate.resolve import resolve_guidance
 from skipguide.generate.settings import validate_settings
@@ -754,7 +755,7 @@ def test_refused_before_the_model_loads(
     def load(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(generation, "load_pipeline", load)
+    monkeypatch.setattr(loading, "load_pipeline", load)
     refused(full, typed, message)
 
 
@@ -844,7 +845,7 @@ def test_a_bug_is_not_dressed_up_as_a_users_error(
     def load(*_: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(generation, "load_pipeline", load)
+    monkeypatch.setattr(loading, "load_pipeline", load)
     result = CliRunner().invoke(app, ["generate", "x"])
     assert isinstance(result.exception, RuntimeError)
     assert result.exit_code == 1
@@ -962,6 +963,15 @@ def test_help_loads_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "\n"
+
+
+def test_stderr_is_empty_without_a_terminal() -> None:
+    """Image models import what transformers has with torchvision and without."""
+    script = "import sys\nfrom skipguide.cli import main\nmain()"
+    command = [sys.executable, "-c", script, "layers", "lab-svd"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout
+    assert done.stderr == ""
 
 
 def test_models_from_the_hub(here: Path, tiny_mochi_dir: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import importlib.util
 import json
 import math
 import re
@@ -13,17 +14,21 @@ import shutil
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import errors
 from PIL import Image, ImageOps
 
 from skipguide import STG, guide
+from skipguide.families import rows
 from skipguide.files import image as image_file
 from skipguide.files import packaged
-from skipguide.generate import record, run
+from skipguide.generate import loading, record, run
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from support.saved import whole
@@ -440,10 +445,10 @@ def test_a_pipeline_with_an_image_and_a_prompt() -> None:
 def test_load_from_a_folder(
     tiny_mochi_dir: Path, pipe: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    loaded = run.load_pipeline(str(tiny_mochi_dir), device="cpu")
+    loaded = loading.load_pipeline(str(tiny_mochi_dir), device="cpu")
     assert (type(loaded), loaded.dtype, loaded.device.type) == (type(pipe), torch.float32, "cpu")
     assert (
-        run.load_pipeline(str(tiny_mochi_dir), "bfloat16", "cpu").transformer.dtype
+        loading.load_pipeline(str(tiny_mochi_dir), "bfloat16", "cpu").transformer.dtype
         == torch.bfloat16
     )
     assert "Loading" not in capfd.readouterr().err
@@ -451,12 +456,12 @@ def test_load_from_a_folder(
 
 def test_load_the_built_in_model(tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packaged, "packaged_path", {"lab-mochi": tiny_mochi_dir}.__getitem__)
-    assert run.local_folder("lab-mochi") == tiny_mochi_dir
-    assert type(run.load_pipeline("lab-mochi", device="cpu")).__name__ == "MochiPipeline"
+    assert loading.local_folder("lab-mochi") == tiny_mochi_dir
+    assert type(loading.load_pipeline("lab-mochi", device="cpu")).__name__ == "MochiPipeline"
 
 
 def test_a_hub_id_is_no_folder() -> None:
-    assert run.local_folder("genmo/mochi-1-preview") is None
+    assert loading.local_folder("genmo/mochi-1-preview") is None
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
@@ -466,16 +471,80 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         ValueError,
         match=start + re.escape(f"there is no {tmp_path / 'model_index.json'}. Name the"),
     ):
-        run.load_pipeline(str(tmp_path))
+        loading.load_pipeline(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["lab-moch", "./genmo/mochi", "a/b/c", "/nowhere", "a b/c"])
 def test_no_such_model(name: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^model must be lab-mochi, .*, but got '.*', and there is no such folder\. Che",
+        match=r"^model must be lab-mochi, .*, but got '.*', and there is no such folder\. [CD]",
     ):
-        run.load_pipeline(name)
+        loading.load_pipeline(name)
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(
+    tiny_mochi_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_mochi_dir.parent.parent)
+    right = f"{tiny_mochi_dir.parent.name}/{tiny_mochi_dir.name}"
+    with pytest.raises(ValueError, match=rf"no such folder\. Did you mean {right}\?$"):
+        loading.load_pipeline(right.replace("tiny", "tinny"))
+    with pytest.raises(ValueError, match=rf"no such folder\. There are {right}\.$"):
+        loading.load_pipeline(f"{tiny_mochi_dir.parent.name}/wan")
+    with pytest.raises(ValueError, match=r"no such folder\. Did you mean lab-mochi\?$"):
+        loading.load_pipeline("lab-mochy")
+    assert loading.local_folder("genmo/mochi-1-preview") is None
+
+
+def _hub_error(kind: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
+    response: Any = SimpleNamespace(headers={}, request=None, status_code=401)
+    return kind("the hub's own words", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (_hub_error(errors.GatedRepoError), "only to users who accepted its licence"),
+        (_hub_error(errors.RepositoryNotFoundError), "has no public model of that name"),
+        (_hub_error(errors.RevisionNotFoundError), "no revision 'v2' on the hub"),
+        (_hub_error(errors.RemoteEntryNotFoundError), "so it is no diffusers pipeline"),
+        (errors.LocalEntryNotFoundError("offline"), "the hub cannot be reached"),
+        (OSError("disk full."), "the hub says: disk full. Check the name and the network."),
+    ],
+)
+def test_what_the_hub_says(error: OSError, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its words are what is tested
+        loading.load_pipeline("genmo/mochi-1-preview", device="cpu", revision="v2")
+    assert words in str(caught.value)
+    licence = isinstance(error, errors.GatedRepoError)
+    assert ("licence" in str(caught.value)) == licence
+
+
+def test_a_tokenizer_without_its_vocabulary(tiny_mochi_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_mochi_dir, tmp_path / "copy")
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer must hold the vocabulary .*Copy the model"):
+        loading.load_pipeline(str(folder), device="cpu")
+
+
+def test_the_packages_of_a_pipeline_are_checked_before_its_weights(tmp_path: Path) -> None:
+    content = '{"_class_name": "Kandinsky5T2VPipeline"}'
+    (tmp_path / "model_index.json").write_text(content, encoding="utf-8")
+    family = next(family for family in rows.FAMILIES if family.name == "kandinsky-5")
+    missing = {"no_such_module": "no-such-package", "torch": "torch"}
+    assert set(family.packages) == {"torchvision"}
+    with pytest.raises(
+        ValueError, match=r"Pipeline needs no-such-package, .* pip install no-such-package$"
+    ):
+        loading.check_packages("Kandinsky5T2VPipeline", missing)
+    if importlib.util.find_spec("torchvision") is None:
+        with pytest.raises(ValueError, match=r"^Kandinsky5T2VPipeline needs torchvision"):
+            loading.load_pipeline(str(tmp_path), device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -483,7 +552,7 @@ def test_no_such_device(tiny_mochi_dir: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^device must be one that torch has here, but got 'cuda' .*\. Try cpu"
     ):
-        run.load_pipeline(str(tiny_mochi_dir), device="cuda")
+        loading.load_pipeline(str(tiny_mochi_dir), device="cuda")
 
 
 # --- the record -----------------------------------------------------------------------------------
@@ -495,7 +564,7 @@ def test_record_is_complete_and_names_nobody(
     monkeypatch.chdir(tiny_mochi_dir.parent)
     settings = settings_for(pipe, model=tiny_mochi_dir.name)
     result = run.generate(pipe, settings)
-    made = record.build_record(settings, result, run.weights_fingerprint(settings.model, pipe))
+    made = record.build_record(settings, result, loading.weights_fingerprint(settings.model, pipe))
     assert set(made["versions"]) == {"skipguide", "torch", "diffusers", "transformers", "python"}
     assert made["versions"]["torch"] == version("torch")
     assert made["machine"]["threads"] == torch.get_num_threads()
@@ -534,7 +603,7 @@ def test_record_is_complete_and_names_nobody(
 def test_a_folder_that_is_no_model_says_why(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "model_index.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        run.load_pipeline(str(tmp_path), device="cpu")
+        loading.load_pipeline(str(tmp_path), device="cpu")
 
 
 @pytest.mark.parametrize(

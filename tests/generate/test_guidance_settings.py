@@ -18,6 +18,7 @@ from skipguide.cli import app
 from skipguide.cli.compare import _describe_method
 from skipguide.families import presets
 from skipguide.files import video
+from skipguide.generate import loading
 from skipguide.generate import run as generation
 from skipguide.generate.parsing import read_schedule_files
 from skipguide.generate.resolve import resolve_settings
@@ -306,7 +307,7 @@ def test_methods_have_names(pipe: Any, given: dict[str, Any], method: str) -> No
 
 def by_guide(settings: GenerationSettings, terms: Any, **options: Any) -> np.ndarray:
     """The frames of a run under guide() from Python."""
-    pipe = generation.load_pipeline("lab-mochi", "float32", "cpu")
+    pipe = loading.load_pipeline("lab-mochi", "float32", "cpu")
     call = {
         "num_inference_steps": 5,
         "num_frames": 7,
@@ -409,7 +410,7 @@ def test_compare_with_a_rule_alone(here: Path) -> None:
 
 def test_steps_of_a_restart_are_counted() -> None:
     steps: list[generation.StepProgress] = []
-    pipe = generation.load_pipeline("lab-mochi", "float32", "cpu")
+    pipe = loading.load_pipeline("lab-mochi", "float32", "cpu")
     given = {"prompt": PROMPT, "steps": 5, "num_frames": 7, "restart": "0.4:0.8", "stg_scale": 0.0}
     generation.generate(pipe, resolve_settings(validate_settings(given), pipe), steps.append)
     assert [(step.number, step.steps) for step in steps] == [(i, 7) for i in range(1, 8)]

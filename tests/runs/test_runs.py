@@ -25,6 +25,7 @@ from typer.testing import CliRunner, Result
 from skipguide import SLG, STG, Restart, guide
 from skipguide.cli import app
 from skipguide.files import video
+from skipguide.generate import loading
 from skipguide.generate import run as generation
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
@@ -111,7 +112,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, tiny_mochi_dir: Path) -> dict
 def test_a_clip_of_a_run_is_what_generate_makes_bit_for_bit(
     told: dict[str, Any], tiny_mochi_dir: Path
 ) -> None:
-    pipe = generation.load_pipeline(
+    pipe = loading.load_pipeline(
         str(tiny_mochi_dir), device="cpu"
     )  # nothing is remembered here, nothing listens
     with Run.open(told["folder"]) as run:
@@ -196,7 +197,7 @@ def test_a_sweep_takes_what_guide_takes(tmp_path: Path, tiny_mochi_dir: Path) ->
         ([STG([1]), STG([2], 0.5, "attention", stop=0.25)], {}),
         ([SLG([1, 2])], {}),
     ]
-    pipe = generation.load_pipeline(str(tiny_mochi_dir), device="cpu")
+    pipe = loading.load_pipeline(str(tiny_mochi_dir), device="cpu")
     with Run.open(tmp_path) as run:
         digests = [clip.frames_sha256 for clip in run.clips("done")]
         (first, *_) = run.settings()

@@ -149,6 +149,8 @@ class Family:
         fps: frames per second of its videos, where its call is not told.
         notes: what else to know, for the tables.
         package: the package that has the classes.
+        packages: what its pipelines need that this package does not install: the names to install
+            by the modules to import.
         axes: the axes along which it attends apart; none where attention is joint.
     """
 
@@ -172,6 +174,7 @@ class Family:
     fps: int = DEFAULT_FPS
     notes: str = ""
     package: str = "diffusers"
+    packages: Mapping[str, str] = field(default_factory=dict)
     axes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

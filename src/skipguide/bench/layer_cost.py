@@ -21,7 +21,7 @@ from skipguide.families import rows as family_rows
 from skipguide.families.examples import denoiser_class, example_of
 from skipguide.families.schema import Family
 from skipguide.files import packaged
-from skipguide.generate import run
+from skipguide.generate import loading, run
 from skipguide.generate.resolve import call_parameters, requires_image, resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method.protocols import Pipeline, ReadOnlyInputs
@@ -60,7 +60,7 @@ def measure_layers(model: str, **sizes: int | None) -> dict[str, Any]:
             )
         return measure_family(model)
     _check_name(model)
-    return measure_pipeline(run.load_pipeline(model), model, given)
+    return measure_pipeline(loading.load_pipeline(model), model, given)
 
 
 def _check_name(model: str) -> None:

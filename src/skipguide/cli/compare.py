@@ -79,7 +79,7 @@ def compare(
         )
     targets = _output_paths(wanted, out_dir)
     from skipguide.files import video
-    from skipguide.generate import run as generation
+    from skipguide.generate import loading
     from skipguide.generate.resolve import resolve_settings
 
     for target in targets:
@@ -87,8 +87,8 @@ def compare(
             [target, video.sidecar_path(target), target.with_suffix(".png")], overwrite
         )
     image = options.first_frame(wanted[0])
-    pipe = generation.load_pipeline(wanted[0].model, wanted[0].dtype, wanted[0].device)
-    weights = generation.weights_fingerprint(wanted[0].model, pipe)
+    pipe = loading.load_pipeline(wanted[0].model, wanted[0].dtype, wanted[0].device)
+    weights = loading.weights_fingerprint(wanted[0].model, pipe)
     read = _judge_reader(wanted[0].model)
     runs: list[ComparisonColumn] = []
     for i, (settings, target) in enumerate(zip(wanted, targets, strict=True)):

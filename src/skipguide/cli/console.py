@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,16 @@ def _fail(message: str, code: int, args: list[str]) -> None:
     else:
         typer.echo(f"error: {message}", err=True)
     sys.exit(code)
+
+
+def hide_backend_notices() -> None:
+    """Keep notices of transformers off stderr that it reads images without torchvision.
+
+    Nothing here asks for torchvision, and both ways of reading them give the same.
+    """
+    logging.getLogger("transformers.utils.import_utils").addFilter(
+        lambda record: "requires torchvision (not installed); falling back" not in str(record.msg)
+    )
 
 
 def print_result(text: str, payload: ReadOnlyData, as_json: bool) -> None:

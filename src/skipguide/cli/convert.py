@@ -87,19 +87,6 @@ def _check_inputs(transformer: Path, vae: Path, text_encoder: Path, dtype: str) 
             f"--text-encoder must also hold its tokenizer, but {text_encoder} has no spiece.model"
             " or tokenizer.json. Download all files."
         )
-    if not (text_encoder / "tokenizer.json").is_file():
-        from transformers.utils import import_utils
-
-        here = {
-            "sentencepiece": import_utils.is_sentencepiece_available,
-            "protobuf": import_utils.is_protobuf_available,
-        }
-        missing = " ".join(name for name, is_here in here.items() if not is_here())
-        if missing:
-            raise ValueError(
-                f"the spiece.model of {text_encoder} needs sentencepiece and protobuf to be read,"
-                f" but this Python has no {missing}. Run pip install {missing}."
-            )
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

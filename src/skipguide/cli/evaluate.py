@@ -161,7 +161,7 @@ def _evaluate_folder(
 
 def _check_device(device: str) -> None:
     if device != "cpu":
-        from skipguide.generate.run import check_device
+        from skipguide.generate.loading import check_device
 
         check_device(device)
 

@@ -43,12 +43,12 @@ def generate(
 
     options.check_outputs([target, video.sidecar_path(target)], overwrite)
     image = options.first_frame(settings)
-    from skipguide.generate import record, run
+    from skipguide.generate import loading, record, run
     from skipguide.generate.resolve import resolve_settings
 
-    pipe = run.load_pipeline(settings.model, settings.dtype, settings.device)
+    pipe = loading.load_pipeline(settings.model, settings.dtype, settings.device)
     settings = resolve_settings(settings, pipe)
-    weights = run.weights_fingerprint(settings.model, pipe)
+    weights = loading.weights_fingerprint(settings.model, pipe)
     with console.progress("denoising") as on_step:
         result = run.generate(pipe, settings, on_step, image)
     made = record.build_record(settings, result, weights)

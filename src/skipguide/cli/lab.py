@@ -43,7 +43,7 @@ def train(
     folder = _training_folder(model, folder)
     import torch
 
-    from skipguide.generate.run import check_device
+    from skipguide.generate.loading import check_device
     from skipguide.lab import train as stages
 
     if device is not None:
@@ -210,10 +210,10 @@ def methods(
         )
     check_outputs([out], overwrite)
     from skipguide.files import video
-    from skipguide.generate import run
+    from skipguide.generate import loading
     from skipguide.lab import gallery
 
-    pipe = run.load_pipeline("lab-mochi")
+    pipe = loading.load_pipeline("lab-mochi")
     pipe.set_progress_bar_config(disable=True)
     rows, costs = {}, {}
     for caption, made in gallery.compare_methods(pipe, prompt, seed):

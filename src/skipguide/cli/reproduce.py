@@ -40,7 +40,7 @@ def reproduce(
     """
     from skipguide.files import image as image_file
     from skipguide.files import video
-    from skipguide.generate import record, run
+    from skipguide.generate import loading, record, run
     from skipguide.generate.resolve import resolve_settings
 
     then = video.read_record(source)
@@ -54,9 +54,9 @@ def reproduce(
     if out is not None:
         check_outputs([check_mp4(out), video.sidecar_path(out)], overwrite)
     revision = None if model else then.get("weights", {}).get("revision")
-    pipe = run.load_pipeline(settings.model, settings.dtype, settings.device, revision)
+    pipe = loading.load_pipeline(settings.model, settings.dtype, settings.device, revision)
     settings = resolve_settings(settings, pipe)  # for records that were edited by hand
-    weights = run.weights_fingerprint(settings.model, pipe)
+    weights = loading.weights_fingerprint(settings.model, pipe)
     with _use_recorded_threads(then), console.progress("denoising") as on_step:
         result = run.generate(pipe, settings, on_step, image)
         now = record.build_record(settings, result, weights)

@@ -291,6 +291,7 @@ FAMILIES = (
         batched_inputs=TEXT_INPUTS,
         injected_modules=(("perceiver_cross_attention", "cross_attn_interval"),),
         notes="a skipped block keeps its face attention",
+        packages={"cv2": "opencv-python"},
     ),
     Family(
         name="skyreels-v2",
@@ -323,6 +324,7 @@ FAMILIES = (
         stacks=_single_stack("transformer_blocks", 28, VIDEO_STREAM, PLAIN_ATTENTION),
         notes="its guidance_scale g is g + 1 in the formula: c + g (c - u); a skipped block loses "
         "its ControlNet hint",
+        packages={"cosmos_guardrail": "cosmos_guardrail"},
     ),
     Family(
         name="allegro",
@@ -395,6 +397,7 @@ FAMILIES = (
             "visual_transformer_blocks", 32, ("visual_embed",),
             {"self_attention": identity_attention.kandinsky_attention},
         ),
+        packages={"torchvision": "torchvision"},
     ),
     Family(
         name="kandinsky-6",
@@ -412,6 +415,7 @@ FAMILIES = (
         ),
         latent_layout="bthwc",
         outputs=("video", "audio"),
+        packages={"torchvision": "torchvision"},
     ),
     Family(
         name="helios",

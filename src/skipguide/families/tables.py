@@ -38,6 +38,7 @@ def family_rows() -> list[Row]:
             "outputs": list(family.outputs),
             "cfg": describe_cfg(family),
             "presets": [_preset_summary(row) for row in recommended_presets(family)],
+            "needs": list(family.packages.values()),
             "notes": family.notes,
         }
         for family in FAMILIES
@@ -266,7 +267,7 @@ def _family_cells(row: Row) -> tuple[str, ...]:
         ", ".join([*row["skips"], *(f'axis="{axis}"' for axis in row["axes"])]),
         row["cfg"],
         "; ".join(f"{preset['name']}: {preset['setting']}" for preset in row["presets"]),
-        row["notes"],
+        "; ".join([*(f"needs {name}" for name in row["needs"]), *filter(None, [row["notes"]])]),
     )
 
 

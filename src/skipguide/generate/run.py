@@ -1,20 +1,15 @@
-"""Load a pipeline, run it with or without guidance, and measure it."""
+"""Run a pipeline with or without guidance, and measure it."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import inspect
 import itertools
-import json
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +17,10 @@ import torch
 from PIL import Image
 
 from skipguide import guide
-from skipguide.families import lookup, rows
+from skipguide.families import lookup
 from skipguide.files import image as image_file
-from skipguide.files import packaged
 from skipguide.files.video import Frames
-from skipguide.generate.record import GenerationResult, hash_weights
+from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
@@ -45,170 +39,6 @@ class StepProgress:
 
 
 StepCallback = Callable[[StepProgress], None]
-
-
-# --- loading --------------------------------------------------------------------------------------
-
-
-def local_folder(model: str) -> Path | None:
-    """Return the folder of a lab model or a local one; None for a hub id.
-
-    Raises:
-        ValueError: for a folder without model_index.json, and for a name that is neither a folder
-            nor like a hub id.
-    """
-    if model in packaged.NAMES:
-        return packaged.packaged_path(model)
-    path = Path(model)
-    if (path / "model_index.json").is_file():
-        return path
-    known = (
-        f"{', '.join(packaged.NAMES)}, a folder with a model_index.json, or a hub id such as"
-        " genmo/mochi-1-preview"
-    )
-    if path.exists():
-        raise ValueError(
-            f"model must be {known}, but got {model!r}, and there is no"
-            f" {path / 'model_index.json'}. Name the folder that save_pretrained() wrote."
-        )
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
-        raise ValueError(
-            f"model must be {known}, but got {model!r}, and there is no such folder. Check the"
-            " name."
-        )
-    return None
-
-
-def load_pipeline(
-    model: str, dtype: str | None = None, device: str | None = None, revision: str | None = None
-) -> Any:
-    """Load a diffusers pipeline.
-
-    Args:
-        model: the name of a lab model, a local folder in diffusers layout, or a hub id.
-        dtype: None is bfloat16 on a GPU (float32 for the lab's small models), float32 elsewhere.
-        device: None is the GPU if there is one.
-        revision: of a model on the hub; None is the newest.
-
-    Raises:
-        ValueError: if there is no such model or no such device.
-    """
-    folder = local_folder(model)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
-    small = device == "cpu" or model in packaged.NAMES
-    torch_dtype = getattr(torch, dtype or ("float32" if small else "bfloat16"))
-    pipe = (
-        _load_from_folder(folder, torch_dtype)
-        if folder
-        else _load_from_hub(model, torch_dtype, revision)
-    )
-    pipe.set_progress_bar_config(disable=True)  # on_step reports instead
-    return pipe.to(device)
-
-
-def check_device(device: str) -> None:
-    """Check that torch has a device here.
-
-    Raises:
-        ValueError: if it has not.
-    """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device must be one that torch has here, but got {device!r} ({reason}). Try cpu."
-        ) from error
-
-
-def _load_from_folder(folder: Path, dtype: torch.dtype) -> Any:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-    _import_pipeline_class(folder)
-    with _hide_progress_bars():
-        return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
-
-
-def _import_pipeline_class(folder: Path) -> None:
-    """Import the package of a pipeline that diffusers does not have; it registers itself there.
-
-    Raises:
-        ValueError: if the folder names no pipeline, or one that neither package has.
-    """
-    path = folder / "model_index.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"a model_index.json must be JSON, but {path} is not: {error}. Copy the model again."
-        ) from None
-    named = content.get("_class_name") if isinstance(content, dict) else None
-    if isinstance(
-        named, list
-    ):  # [module, class]: the code lies in the folder, and diffusers asks whether to trust it
-        return
-    if not isinstance(named, str):
-        raise ValueError(
-            f"a model_index.json must name its pipeline as _class_name, but {path} does not."
-            " Check it."
-        )
-    package = next(
-        (family.package for family in rows.FAMILIES if named in family.pipelines), "diffusers"
-    )
-    if not any(
-        hasattr(importlib.import_module(name), named)
-        for name in dict.fromkeys((package, "diffusers"))
-    ):
-        raise ValueError(
-            f"the pipeline of a model must be one of diffusers, but {path} names {named!r}, which"
-            f" diffusers {version('diffusers')} does not have. Install a newer one."
-        )
-
-
-def _load_from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-    try:
-        # Downloaded first and loaded from the snapshot, because the name of that folder is the
-        # revision.
-        snapshot = DiffusionPipeline.download(model, revision=revision)
-        _import_pipeline_class(Path(snapshot))
-        return DiffusionPipeline.from_pretrained(snapshot, dtype=dtype)
-    except OSError as error:
-        reason = error.__cause__ or error  # diffusers wraps it in a story about its cache
-        raise ValueError(
-            f"model must be a local folder or a model on the hub, but {model!r} is no folder, and"
-            f" the hub says: {reason} Check the name, the network, and the licence of a gated"
-            " model."
-        ) from error
-
-
-@contextlib.contextmanager
-def _hide_progress_bars() -> Iterator[None]:
-    """Keep stderr free while a local model loads, which takes seconds only."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    loggings = [
-        log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()
-    ]
-    for log in loggings:
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log in loggings:
-            log.enable_progress_bar()
-
-
-def weights_fingerprint(model: str, pipe: Pipeline) -> dict[str, str]:
-    """Identify the weights of `pipe`: a hash over the files of a local model, or the hub
-    revision."""
-    folder = local_folder(model)
-    return (
-        {"sha256": hash_weights(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
-    )
 
 
 # --- running --------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ class OpenSoraPipeline(prompts.PromptMixin, LoopsMixin, LatentsMixin, DiffusionP
                 loop; may return other tensors, and end the run by setting `pipe._interrupt`.
             callback_on_step_end_tensor_inputs: of `latents` and `prompt_embeds`, whose first half
                 is uncond.
-            clean_caption: clean texts as in training; needs ftfy and beautifulsoup4.
+            clean_caption: clean texts as in training.
             max_sequence_length: tokens of a prompt.
 
         Raises:

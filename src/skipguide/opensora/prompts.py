@@ -92,8 +92,7 @@ def _null_caption(transformer: Any) -> Tensor:
 class PromptMixin:
     """The part of the pipeline that embeds prompts.
 
-    Cleaning is as in training, and PixArt's, which diffusers has. Without ftfy and bs4 there is a
-    warning, and texts are only put in lower case.
+    Cleaning is as in training, and PixArt's, which diffusers has.
     """
 
     tokenizer: T5Tokenizer | None

@@ -13,7 +13,7 @@ import torch
 
 from skipguide import guide
 from skipguide.files import packaged
-from skipguide.generate import record, run
+from skipguide.generate import loading, record
 from skipguide.lab import autoencoder, score_svd, score_text, svd, world
 from skipguide.method.protocols import PlainData
 from skipguide.paper.rows import Row
@@ -64,7 +64,7 @@ def find_weights(name: str, given: Path | None = None) -> Path | None:
             f"a model must be one of {', '.join(MODELS)}, but got {name!r}. Choose one of them."
         )
     if given is not None:
-        return run.local_folder(str(given))
+        return loading.local_folder(str(given))
     return packaged.packaged_path(name) if name in packaged.NAMES else None
 
 
@@ -130,7 +130,7 @@ class ClipGenerator:
         self, name: str, folder: Path, device: str, steps: int | None = None, dtype: str = DTYPE
     ):
         self.model, self.pool = MODELS[name], pool(name)
-        self.pipe = run.load_pipeline(str(folder), dtype, device)
+        self.pipe = loading.load_pipeline(str(folder), dtype, device)
         self.steps = steps or self.model.steps
         self._passes: dict[str, Callable[[], float]] = {}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from skipguide.generate import run as generation
+from skipguide.generate import loading
 from skipguide.lab import judge, training_loop
 from skipguide.paper import cost, experiments, figure2, figure3, measurements, models, records
 from skipguide.paper.rows import Row
@@ -166,7 +166,7 @@ def run(order: Order) -> Generator[tuple[str, training_loop.Progress], None, Non
     Raises:
         ValueError: for an impossible order, before anything is generated.
     """
-    generation.check_device(order.device)
+    loading.check_device(order.device)
     asked = tasks(order)
     todo = [
         replace(task, chunks=missing) for task in asked if (missing := _missing_chunks(order, task))

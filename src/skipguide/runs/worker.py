@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from skipguide.files import video
-from skipguide.generate import record, run
+from skipguide.generate import loading, record, run
 from skipguide.generate.resolve import resolve_settings, words_of_flags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method import formula
@@ -52,8 +52,8 @@ class Worker:
         load = (settings.model, settings.dtype, settings.device)
         if load not in self._loads:
             self._loads, self._pipe = set(), None  # before the next one takes its memory
-            pipe = run.load_pipeline(*load)
-            self._weights = run.weights_fingerprint(settings.model, pipe)
+            pipe = loading.load_pipeline(*load)
+            self._weights = loading.weights_fingerprint(settings.model, pipe)
             prompt_cache.encode_once(pipe)
             self._pipe = pipe
             self._loads = {
