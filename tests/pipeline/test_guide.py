@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 
 from skipguide import SLG, STG, Bin, Schedule, guide
 from skipguide.families import presets
 from skipguide.families.rows import FAMILIES
 from support import oracle
 from support.tiny import builders, tiny
+from support.tiny.base import Tiny
 from support.tiny_mochi import TINY_CALL, tiny_mochi
+from support.written import is_unet
 
 TERM = STG(layers=[2], scale=1.0)
 PROMPTS = ["a red star", "the blue square moving left"]
@@ -608,6 +612,61 @@ def test_guide_in_the_middle_of_a_run_knows_the_step() -> None:
     handles[0].remove()
     assert handles[0].passes.steps == 2
     assert handles[0].passes.weak == pytest.approx(0.5)  # step 2 of 0, 1, 2
+
+
+def begun_after_the_first_step(small: Tiny, term: STG) -> torch.Tensor:
+    """The latents of a run whose guide() is called at the end of its first step.
+
+    A callback calls it where the pipeline takes one.
+    """
+    handles: list[Any] = []
+
+    def begin(*_: Any) -> dict[str, Any]:
+        if not handles:
+            handles.append(guide(small.pipe, term))
+        return {}
+
+    scheduler, options = small.pipe.scheduler, {}
+    if "callback_on_step_end" in inspect.signature(type(small.pipe).__call__).parameters:
+        options = {"callback_on_step_end": begin}
+    else:
+        real = scheduler.step
+        scheduler.step = lambda *args, **kwargs: (real(*args, **kwargs), begin())[0]
+    try:
+        return oracle.run(small, num_inference_steps=4, **options)
+    finally:
+        vars(scheduler).pop("step", None)
+        handles[0].remove()
+
+
+# of HeliosPyramid each stage is a run of one step; guide() refuses the other
+NOT_BEGUN_LATE = ("HeliosPyramid", "LTXI2VLong")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in builders() if not name.startswith(NOT_BEGUN_LATE)]
+)
+def test_guide_in_the_middle_of_any_run_counts_windows_from_its_beginning(name: str) -> None:
+    """Bit-equal to a guide() that was there from the start, whose window lies behind step 0."""
+    small = tiny(name)
+    layer = "up:0" if is_unet(small) else 1
+    term = STG([layer], start=0.25, stop=0.5)
+    with guide(small.pipe, term):
+        expected = oracle.run(small, num_inference_steps=4)
+    assert torch.equal(begun_after_the_first_step(small, term), expected)
+    assert not torch.equal(expected, oracle.run(small, num_inference_steps=4))
+
+
+def test_guide_in_the_middle_of_a_run_whose_timesteps_come_twice() -> None:
+    """Heun's method calls the denoiser twice in a step: 7 calls, of which 1 and 2 are of one
+    timestep."""
+    small = builders()["LattePipeline"](torch.float32)
+    small.pipe.scheduler = HeunDiscreteScheduler()
+    term = STG([1], start=1 / 7, stop=2 / 7)
+    with guide(small.pipe, term) as handle:
+        expected = oracle.run(small, num_inference_steps=4)
+    assert (handle.passes.steps, sum(handle.passes.weak_runs.values())) == (7, 1)
+    assert torch.equal(begun_after_the_first_step(small, term), expected)
 
 
 LTX = [

@@ -50,6 +50,20 @@ def find_tensor(pipe: Pipeline, name: str, shape: Sequence[int]) -> Any:
     return None
 
 
+def find_loop_variables(pipe: Pipeline) -> tuple[Any, Any] | None:
+    """Return (i, t) of the loop `for i, t in enumerate(timesteps)` in the running call of `pipe`.
+
+    i is None where the loop does not count. A method that holds the loop counts too; None if no
+    frame has a `t`.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if "t" in frame.f_locals:
+            return frame.f_locals.get("i"), frame.f_locals["t"]
+        frame = None if _is_call_frame(pipe, frame) else frame.f_back
+    return None
+
+
 def read_value(pipe: Pipeline, frame: FrameType, name: str) -> Any:
     """Return a property of the pipeline, an entry of its config, or a variable of its call.
 

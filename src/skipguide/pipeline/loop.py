@@ -73,11 +73,34 @@ class PipelineLoop:
             )
 
     def first_index(self) -> int:
-        """Return the step of a run that was under way when guide() was called, from a callback."""
+        """Return the step that the run is at when its first guided step begins.
+
+        It is not 0 where guide() was called from a callback. The loop of the pipeline knows it;
+        not every scheduler does (DDIM), and some pipelines let copies of theirs do the steps
+        (SkyReels-V2). This looks at the device once, in a run that was under way.
+        """
+        found = call_frame.find_loop_variables(self.pipe)
+        if found is not None and (index := self._find_index(*found)) is not None:
+            return index
         index = getattr(self.pipe.scheduler, "step_index", None)
         if index is None:
             return 0
         return max(0, min(index - self.first_timestep_index(), self.num_steps() - 1))
+
+    def _find_index(self, i: Any, t: Any) -> int | None:
+        """Return the step of the run whose timestep is t.
+
+        Of several steps with one timestep it is step i, which is also taken where t has a timestep
+        for each frame. None if there is no such step.
+        """
+        counted = isinstance(i, int) and not isinstance(i, bool) and 0 <= i < self.num_steps()
+        if torch.is_tensor(t) and t.numel() != 1:
+            return i if counted else None
+        timesteps = self.pipe.scheduler.timesteps[self.first_timestep_index() :]
+        alike = [k for k, same in enumerate((timesteps == t).tolist()) if same]
+        if counted and i in alike:
+            return i
+        return alike[0] if alike else None
 
     def first_timestep_index(self) -> int:
         """Return where in the scheduler's timesteps a run begins; `strength` leaves out the
