@@ -472,6 +472,15 @@ def test_several_calls_in_one_batch_are_refused_and_a_step_beyond_the_last_one()
         guider.prepare_models(model)
 
 
+def test_a_weak_pass_that_is_the_conditional_one_is_refused() -> None:
+    small = MODULAR["modular Wan"]()
+    with torch.no_grad():
+        small.pipe.transformer.blocks[1].attn1.to_out[0].weight.zero_()
+    with pytest.raises(ValueError, match=r"but that of layers=\[1\], skip='attention' is the same"):
+        run(small, SkipGuidance([1], skip="attention"))
+    run(small, SkipGuidance([1]))
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered in divide")  # diffusers' own
 def test_a_run_of_one_step_without_a_noise_level_is_refused() -> None:
     ltx = build("modular LTX")

@@ -509,6 +509,7 @@ class SkipGuidance(BaseGuidance):
             assert found is not None
             return found
         if found is not None:
+            run.check_effect(guided, active, step.c, (found,))
             run.keep_difference(guided, active, step.c, (found,))
             return found
         kept = run.cached_difference(guided, active)

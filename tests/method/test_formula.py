@@ -179,3 +179,19 @@ def test_window(start: float, stop: float, num_steps: int, guided: list[int]) ->
     assert [
         i for i in range(num_steps) if formula.is_in_window(start, stop, i, num_steps)
     ] == guided
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_prediction_is_another_one_from_a_hundred_thousandth_of_its_length(
+    dtype: torch.dtype,
+) -> None:
+    c, other = (torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(2))
+    other *= c.norm() / other.norm()
+    assert formula.differ_by_rounding(c.to(dtype), c.to(dtype))
+    assert not formula.differ_by_rounding(c.to(dtype), (c + 0.05 * other).to(dtype))
+    if dtype == torch.float64:
+        assert formula.differ_by_rounding(c, c + 0.9e-5 * other)
+        assert not formula.differ_by_rounding(c, c + 1.1e-5 * other)
+    zero = torch.zeros_like(c)
+    assert not formula.differ_by_rounding(zero, zero)
+    assert not formula.differ_by_rounding(c, c * torch.nan)

@@ -686,6 +686,71 @@ def test_a_run_of_one_step_without_a_noise_level_is_refused_before_it_begins(nam
         assert not calls
 
 
+SAME = r"^a weak pass must differ from the conditional one, but that of {}.* is the same but for"
+
+
+@pytest.mark.parametrize("skip", ["attention", "soft", "blur"])
+@pytest.mark.parametrize("name", ["LattePipeline", "AnimateDiffPipeline", "OpenSoraPipeline"])
+def test_attention_along_the_time_of_one_frame_is_refused(name: str, skip: str) -> None:
+    """One token attends to itself whatever its map is, so that p is c and pushes nothing."""
+    small = tiny(name)
+    layer = "up:0" if is_unet(small) else 1
+    frames = "video_length" if "video_length" in small.call else "num_frames"
+    with guide(small.pipe, STG([layer], 1.3, skip, "temporal")):
+        with pytest.raises(
+            ValueError, match=SAME.format(rf"layers=\['?{layer}'?\], skip='{skip}'")
+        ):
+            oracle.run(small, **small.short, **{frames: 1})
+        oracle.run(small, **small.short)
+    with guide(small.pipe, STG([layer], skip="residual", axis="temporal")):
+        oracle.run(small, **small.short, **{frames: 1})
+
+
+def test_shuffling_what_knows_no_positions_is_refused() -> None:
+    """Latte adds the positions of its frames before its first layer: the tokens come back."""
+    small = tiny("LattePipeline")
+    with (
+        guide(small.pipe, STG([1], skip="shuffle", axis="temporal")),
+        pytest.raises(
+            ValueError, match=SAME.format(r"layers=\[1\], skip='shuffle', axis='temp.*'")
+        ),
+    ):
+        oracle.run(small, **small.short)
+
+
+def test_a_layer_without_a_say_and_a_weak_model_that_is_the_same_are_refused() -> None:
+    small = builders()["WanPipeline"](torch.float32)
+    block = small.pipe.transformer.blocks[1]
+    with torch.no_grad():
+        block.attn1.to_out[0].weight.zero_()
+    weak = copy.deepcopy(small.pipe.transformer)
+    attention, model = STG([1], skip="attention"), STG(weak=weak)
+    for term, words in ((attention, r"layers=\[1\]"), (model, "weak=WanTransformer3DModel")):
+        with (
+            guide(small.pipe, STG([2]), term),
+            pytest.raises(ValueError, match=SAME.format(words)),
+        ):
+            oracle.run(small, **small.short)
+    with guide(small.pipe, STG([1], skip="residual")):
+        oracle.run(small, **small.short)
+
+
+def test_only_outputs_that_are_pushed_must_differ() -> None:
+    """Of Kandinsky 6 with the audio's attention alone skipped, say: here a weak pass of which the
+    video alone is another one."""
+    small = builders()["LTX2Pipeline"](torch.float32)
+    weak = copy.deepcopy(small.pipe.transformer)
+    with torch.no_grad():
+        weak.proj_out.weight.mul_(0.9)
+    with guide(small.pipe, STG(weak=weak, scale=1.0)):
+        oracle.run(small, **small.short)
+    with (
+        guide(small.pipe, STG(weak=weak, scale=0.0, audio_scale=1.0)),
+        pytest.raises(ValueError, match=SAME.format("weak=LTX2VideoTransformer3DModel")),
+    ):
+        oracle.run(small, **small.short)
+
+
 def test_copy_of_a_guided_denoiser_runs_unguided(pipe: Any) -> None:
     import copy
 

@@ -380,6 +380,7 @@ class Guide:
         weak = guided.weak_passes[active.index]
         self.passes.weak_runs[weak] += 1
         found = self._run_denoiser(weak.denoiser, args, kwargs, weak.patches())
+        self._run.check_effect(guided, active, c, found)
         self._run.keep_difference(guided, active, c, found)
         return found
 

@@ -79,6 +79,7 @@ class RunState:
         self._data_coefficients: list[tuple[float, float]] = []  # per timestep, where data is used
         self._momentum: dict[int, cfg_rules.MomentumBuffer] = {}  # of the rule, per output
         self._differences: dict[tuple[GuidedDenoiser, int], CachedDifference] = {}
+        self._effective = set[tuple[GuidedDenoiser, int]]()  # terms that changed something
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -88,7 +89,7 @@ class RunState:
         Raises:
             ValueError: for a window, schedule, rule or list of scales that does not suit the run.
         """
-        self._had_cfg = False
+        self._had_cfg, self._effective = False, set()
         self.forget_history()
         num_steps = self.loop.position(0)[1]
         self._check_noise_levels()
@@ -276,6 +277,33 @@ class RunState:
             found = tuple(own - p for own, p in zip(c, weak, strict=True))
             self._differences[guided, active.index] = CachedDifference(found)
 
+    def check_effect(
+        self,
+        guided: GuidedDenoiser,
+        active: ActiveTerm,
+        c: Sequence[Tensor],
+        weak: Sequence[Tensor],
+    ) -> None:
+        """Check once in a run that a weak pass differs: looking at values waits for the device.
+
+        Raises:
+            ValueError: for a weak pass that is the conditional one, but for rounding.
+        """
+        if (guided, active.index) in self._effective:
+            return
+        pairs = [(own, p) for own, p, s in zip(c, weak, active.scales, strict=True) if s > 0]
+        if not all(formula.differ_by_rounding(own, p) for own, p in pairs):
+            self._effective.add((guided, active.index))
+            return
+        raise ValueError(
+            "a weak pass must differ from the conditional one, but that of"
+            f" {_describe(active.term)} is the same but for rounding, and cannot push anything."
+            " Attention along an axis of one token (time, in a video of one frame) has nothing to"
+            " skip, neither has a layer whose gate is zero, and a layer that knows no positions"
+            " gives shuffled tokens back as they were. Choose other layers, another skip or axis,"
+            " or more frames."
+        )
+
     # --- D ----------------------------------------------------------------------------------------
 
     def guided_predictions(
@@ -331,3 +359,11 @@ class RunState:
             )
         a, b = self._data_coefficients[self.loop.first_timestep_index() + step.index]
         return DataSpace(latents, a, b)
+
+
+def _describe(term: STG) -> str:
+    """Return what weakens the model of a term, as a user wrote it."""
+    if term.weak is not None:
+        return f"weak={type(term.weak).__name__}"
+    axis = "" if term.axis is None else f", axis={term.axis!r}"
+    return f"layers={term.layers!r}, skip={term.skip!r}{axis}"
