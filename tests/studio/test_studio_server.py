@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -38,8 +39,12 @@ HERE = "http://localhost:8700"
 
 
 def client(folder: Path, policy: Policy | None = None, base: str = HERE, **more: Any) -> TestClient:
+    """A browser of a studio whose clock moves by a minute whenever it is read."""
+    clock = {"now": itertools.count(1e9, 60).__next__}
     return TestClient(
-        app.create_app(folder, policy or Policy(), **more), base_url=base, follow_redirects=False
+        app.create_app(folder, policy or Policy(), **{**clock, **more}),
+        base_url=base,
+        follow_redirects=False,
     )
 
 
@@ -300,7 +305,6 @@ def test_raters_reach_the_test_and_nothing_else(tmp_path: Path) -> None:
     token = owner.get("/api/run").json()["token_for_raters"]
     assert "right" not in token
     assert len(token) == 32
-    assert client(run, Policy(), HERE).get("/api/run").json()["token_for_raters"] is None
     entered = rater.get("/vote", params={"token": token})
     assert (entered.status_code, entered.headers["location"]) == (303, "/vote")
     body = {"rater": "r", "kind": "pair", "settings": [1, 2]}
@@ -830,7 +834,7 @@ def test_a_study_of_a_read_only_run_says_so(painted_copy: Path) -> None:
         "answers": dict.fromkeys(blind_test.QUESTIONS["pair"], "tie"),
     }
     answer = web.post("/api/study/answer", json=answers)
-    assert answer.status_code == 400
+    assert answer.status_code == 410
     assert "a run must be a folder with a ledger.sqlite" in answer.json()["error"]
 
 

@@ -25,6 +25,7 @@ from skipguide.cli.reproduce import reproduce
 from skipguide.cli.runs import runs
 from skipguide.cli.studio import studio
 from skipguide.cli.sweep import SweepCommand, sweep
+from skipguide.cli.votes import votes
 
 app = typer.Typer(
     cls=VerbGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -49,6 +50,7 @@ app.add_typer(paper, name="paper")
 app.command(cls=SweepCommand)(sweep)
 app.add_typer(convert, name="convert")
 app.add_typer(runs, name="runs")
+app.add_typer(votes, name="votes")
 
 
 @app.callback(invoke_without_command=True)

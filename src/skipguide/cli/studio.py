@@ -65,12 +65,15 @@ def studio(
             "--token must consist of letters, digits and . _ ~ -, which a URL keeps as they are,"
             f" but got {token!r}. Leave it out to get a random one."
         )
+    secret = _kept_secret(run, token)
     if token is None and not loopback:
-        token = secrets.token_urlsafe(18)
+        token = secret.hex()[:24]
     policy = Policy(
         token,
         loopback,
         frozenset(text.lower() for text in _allowed_hosts(host, loopback, name or [])),
+        secret,
+        _hosts_for_others(host, loopback, name or []),
     )
     server = uvicorn.Server(
         uvicorn.Config(
@@ -85,6 +88,43 @@ def studio(
         typer.echo("Ctrl-C ends it.", err=True)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it after it has shut down
             server.run(sockets=[listener])
+
+
+def _kept_secret(run: Path, token: str | None) -> bytes:
+    """Return what links are drawn from; without a token it is kept, so that they outlive the
+    server."""
+    from skipguide.studio.secret import load_secret
+
+    if token is not None:
+        return b""  # everything is drawn from the token
+    try:
+        return load_secret(run)
+    except OSError as error:
+        typer.echo(
+            f"The links of this studio end with it, because their secret cannot be kept: {error}."
+            " Pass --token to have the same ones at every start.",
+            err=True,
+        )
+        return secrets.token_bytes(32)
+
+
+def _hosts_for_others(host: str, loopback: bool, names: list[str]) -> tuple[str, ...]:
+    """Return the names under which other computers reach the server, the best one first."""
+    if loopback:
+        return ()
+    if host not in ("0.0.0.0", "::"):
+        return (host,)
+    return tuple(dict.fromkeys((*names, _network_address(), socket.gethostname())))
+
+
+def _network_address() -> str:
+    """Return the address of this machine in its network; nothing is sent to find it."""
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
+        try:
+            asking.connect(("192.0.2.1", 9))  # an address for documentation, RFC 5737
+            return str(asking.getsockname()[0])
+        except OSError:  # no network
+            return socket.gethostname()
 
 
 def _allowed_hosts(host: str, loopback: bool, more: list[str]) -> list[str]:

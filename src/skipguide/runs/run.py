@@ -331,6 +331,56 @@ class Run:
         rows = self._ledger.rows("SELECT * FROM votes ORDER BY made, id")
         return [Vote(**{name: row[name] for name in Vote.__dataclass_fields__}) for row in rows]
 
+    def votes_version(self) -> str:
+        """Return a text that is another one after every change of the votes."""
+        (row,) = self._ledger.rows("SELECT count(*) AS n, ifnull(max(id), 0) AS newest FROM votes")
+        return f"{row['n']}-{row['newest']}"
+
+    def rater_keys(self) -> dict[str, set[str]]:
+        """Return the names that raters have taken, each with what its browsers are known by."""
+        found: dict[str, set[str]] = {}
+        if self._ledger.rows("SELECT 1 FROM sqlite_master WHERE name = 'raters'"):
+            for row in self._ledger.rows("SELECT name, key FROM raters ORDER BY made, rowid"):
+                found.setdefault(row["name"], set()).add(row["key"])
+        return found
+
+    def add_rater_key(self, name: str, key: str) -> None:
+        """Keep that a browser votes under a name, so that nobody else does by chance.
+
+        Args:
+            key: what the browser is known by.
+        """
+        with self._ledger.transaction():
+            # Ledgers of before have no such table, and readers of before do not look for it.
+            self._ledger.db.execute(
+                "CREATE TABLE IF NOT EXISTS raters(name TEXT NOT NULL, key TEXT NOT NULL, made TEXT"
+                " NOT NULL, PRIMARY KEY(name, key))"
+            )
+            self._ledger.db.execute(
+                "INSERT OR IGNORE INTO raters VALUES (?, ?, ?)", (name, key, utc_now())
+            )
+
+    def remove_rater(self, name: str) -> int:
+        """Remove all votes of a rater, and free the name.
+
+        Returns:
+            How many votes were removed.
+
+        Raises:
+            ValueError: if nobody of this name has voted or taken the name.
+        """
+        known = self.rater_keys()
+        if name not in known and name not in {vote.rater for vote in self.votes()}:
+            raise ValueError(
+                f"a rater must be one who has voted in the run, but got {name!r}. `skipguide votes"
+                " show` lists them."
+            )
+        with self._ledger.transaction():
+            removed = self._ledger.db.execute("DELETE FROM votes WHERE rater = ?", (name,)).rowcount
+            if known:
+                self._ledger.db.execute("DELETE FROM raters WHERE name = ?", (name,))
+        return removed
+
 
 def _state_name(setting: int, name: str) -> str:
     """Return the file of a state. Names of metrics may have any letters; names of files may not."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import html
 import ipaddress
 import json
 import re
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
@@ -22,6 +24,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 64 << 10  # bytes; the longest prompt is far below
 _SAFE_METHODS = ("GET", "HEAD")
+_WRITING_METHODS = ("POST", "DELETE")
 _RATER_PATHS = re.compile(r"/vote|/(static|study|api/study)/[^/]+")  # the paths of the blind test
 
 
@@ -34,18 +37,32 @@ class Policy:
             `?token=`. Requests of the blind test may bring `for_raters` instead.
         loopback: only addresses of this machine are names of the server.
         names: further names of the server, of a proxy for one.
+        secret: what everything else is drawn from where there is no token. A server that is
+            started anew with the same token or secret knows its visitors and tasks again.
+        hosts: names under which other computers reach the server, the best one first.
     """
 
     token: str | None = None
     loopback: bool = True
     names: frozenset[str] = field(default_factory=frozenset)
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    hosts: tuple[str, ...] = ()
+
+    def key(self, purpose: str) -> bytes:
+        """Return 32 bytes for one purpose; they are derived from the token or the secret one
+        way."""
+        return derive_key(self.token.encode() if self.token else self.secret, purpose)
 
     @property
-    def rater_token(self) -> str | None:
-        """Return a token that opens the blind test only; it is derived from the token one way."""
-        return (
-            self.token and hmac.new(self.token.encode(), b"raters", hashlib.sha256).hexdigest()[:32]
-        )
+    def rater_token(self) -> str:
+        """Return a token that opens the blind test only."""
+        return self.key("raters").hex()[:32]
+
+    @property
+    def owner_mark(self) -> str | None:
+        """Return what tells a browser that was here first from a rater's, where there is no
+        token."""
+        return None if self.token else self.key("owner").hex()[:32]
 
     def tokens(self, path: str) -> dict[str, str]:
         """Return the tokens that open a path, each with the kind of its cookie; both are kept
@@ -55,6 +72,11 @@ class Policy:
             "-rater": self.rater_token if _RATER_PATHS.fullmatch(path) else None,
         }
         return {kind: token for kind, token in found.items() if token}
+
+
+def derive_key(secret: bytes, purpose: str) -> bytes:
+    """Return 32 bytes that are the same for the same secret and purpose, and tell neither."""
+    return hmac.new(secret, purpose.encode(), hashlib.sha256).digest()
 
 
 class Guard:
@@ -71,34 +93,34 @@ class Guard:
         if scope["type"] != "http":  # there are no websockets
             return None
         send = self._add_headers(send)
+        if scope["method"] == "HEAD":
+            send = _drop_bodies(send)
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        refusal = find_refusal(scope["method"], headers, self.policy) or self._check_token(
+        refusal = find_refusal(scope["method"], headers, self.policy) or self._check_visitor(
             scope, headers
         )
         if refusal is not None:
-            return await _send_error(send, *refusal)
+            return await _send_error(send, *refusal, headers)
         if entrance := self._token_in_address(scope):
             kind, token = entrance
             location = "/vote" if scope["path"] == "/vote" else "/"
             return await _send_redirect(send, location, token, _cookie_name(headers, kind))
-        if scope["method"] in _SAFE_METHODS:
-            return await self.app(scope, receive, send)
+        if scope["method"] not in _WRITING_METHODS:
+            return await self.app(scope, receive, self._mark_owner(scope["path"], headers, send))
         body = await _read_body(receive, headers)
         if body is None:
-            return await _send_error(
-                send, 413, f"a request must have at most {MAX_BODY_BYTES} bytes. Send less."
-            )
+            refused = f"a request must have at most {MAX_BODY_BYTES} bytes. Send less."
+            return await _send_error(send, 413, refused, headers)
         return await self.app(scope, _replay_body(body, receive), send)
 
-    def _check_token(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        tokens = self.policy.tokens(scope["path"])
-        if (
-            self.policy.token is None
-            or self._token_in_address(scope)
-            or _has_valid_token(headers, tokens)
-        ):
+    def _check_visitor(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        if self._token_in_address(scope):
+            return None
+        if self.policy.token is None:
+            return self._check_rater(scope["path"], headers)
+        if _has_valid_token(headers, self.policy.tokens(scope["path"])):
             return None
         return (
             401,
@@ -108,12 +130,41 @@ class Guard:
             ),
         )
 
+    def _check_rater(self, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        """Keep the names of settings from a browser that came by the link for raters.
+
+        Where there is no token, everybody on this machine may see all of the studio; who has
+        opened the link is to judge blind nevertheless.
+        """
+        mark = self.policy.owner_mark
+        is_rater = _has_valid_token(headers, {"-rater": self.policy.rater_token})
+        is_owner = mark is not None and _has_valid_token(headers, {"-owner": mark})
+        if _RATER_PATHS.fullmatch(path) or not is_rater or is_owner:
+            return None
+        return (
+            403,
+            (
+                "this browser has opened the link for raters, so the names of the settings are"
+                " kept from it. Go back to the test, or open the studio in another browser or a"
+                " private window."
+            ),
+        )
+
+    def _mark_owner(self, path: str, headers: Mapping[str, str], send: Send) -> Send:
+        """Let a browser that opens the studio keep it open after it has looked at the test."""
+        mark = self.policy.owner_mark
+        if mark is None or path != "/":
+            return send
+        return _with_headers(
+            send, [(b"set-cookie", _cookie(_cookie_name(headers, "-owner"), mark))]
+        )
+
     def _token_in_address(self, scope: Message) -> tuple[str, str] | None:
         """Return a right token in the address with its kind; the browser goes on without it
         there."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         given = query.get("token", [""])[0]
-        if scope["method"] != "GET":
+        if scope["method"] not in _SAFE_METHODS:
             return None
         return next(
             (
@@ -125,12 +176,27 @@ class Guard:
         )
 
     def _add_headers(self, send: Send) -> Send:
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *self.headers]}
-            await send(message)
+        return _with_headers(send, self.headers)
 
-        return sending
+
+def _with_headers(send: Send, more: list[tuple[bytes, bytes]]) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *more]}
+        await send(message)
+
+    return sending
+
+
+def _drop_bodies(send: Send) -> Send:
+    """Answer HEAD as GET, headers and all, without the content."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return sending
 
 
 def find_refusal(method: str, headers: Mapping[str, str], policy: Policy) -> tuple[int, str] | None:
@@ -148,9 +214,7 @@ def find_refusal(method: str, headers: Mapping[str, str], policy: Policy) -> tup
                 " that it printed."
             ),
         )
-    if method not in (*_SAFE_METHODS, "POST", "DELETE"):
-        return 405, "the method must be GET, POST or DELETE."
-    if method in _SAFE_METHODS:
+    if method not in _WRITING_METHODS:  # all others change nothing: the app refuses what it lacks
         return None
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none") or (
@@ -235,24 +299,38 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
     return receiving
 
 
-async def _send_error(send: Send, status: int, message: str) -> None:
-    body = json.dumps({"error": message}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def _send_error(send: Send, status: int, message: str, headers: Mapping[str, str]) -> None:
+    """Refuse in words: a page for a person who opens an address, JSON for a program."""
+    if "text/html" in headers.get("accept", ""):
+        kind, body = b"text/html; charset=utf-8", _ERROR_PAGE.format(html.escape(message)).encode()
+    else:
+        kind, body = b"application/json", json.dumps({"error": message}).encode()
+    found = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": found})
     await send({"type": "http.response.body", "body": body})
 
 
+_ERROR_PAGE = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"'
+    ' content="width=device-width"><title>skipguide studio</title><h1>This cannot be opened</h1>'
+    "<p>{}</p></html>"
+)
+
+
 async def _send_redirect(send: Send, location: str, token: str, cookie: str) -> None:
-    # Lax: a link in a mail brings it along. What changes something is taken from the page itself
-    # only, see refused.
-    keep = f"{cookie}={token}; HttpOnly; SameSite=Lax; Path=/"
     headers = [
         (b"location", location.encode()),
-        (b"set-cookie", keep.encode()),
+        (b"set-cookie", _cookie(cookie, token)),
         (b"content-length", b"0"),
     ]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _cookie(name: str, value: str) -> bytes:
+    # Lax: a link in a mail brings it along. What changes something is taken from the page itself
+    # only, see find_refusal.
+    return f"{name}={value}; HttpOnly; SameSite=Lax; Path=/".encode()
 
 
 def _safety_headers() -> list[tuple[bytes, bytes]]:

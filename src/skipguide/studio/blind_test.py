@@ -16,6 +16,7 @@ from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Clip, Run, Vote
 from skipguide.stats import intervals, preference
 from skipguide.stats.preference import Duel
+from skipguide.studio.vote_table import judged_clips
 
 Kind = Literal["rating", "pair"]
 QUESTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
@@ -52,6 +53,11 @@ class Task:
         pair = [clip for clip in (self.first, self.second) if clip is not None]
         return pair[::-1] if self.left == "second" else pair
 
+    @property
+    def seconds(self) -> float:
+        """Return how long it takes to see all of it once; both of a pair play at the same time."""
+        return max((clip.frames or 0) / float(clip.fps or 1) for clip in self.clips_in_order)
+
 
 def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str) -> list[Task]:
     """Return all tasks of a rater, in a random order that is the same at every visit.
@@ -64,8 +70,7 @@ def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str
     Raises:
         ValueError: if nothing can be judged.
     """
-    done = [clip for clip in clips if clip.status == "done" and clip.setting in set(settings)]
-    found = [Task(clip) for clip in done] if kind == "rating" else list(_pairs(done, rater))
+    found = find_tasks(clips, kind, settings, rater)
     if not found:
         needed = (
             "a finished video" if kind == "rating" else "two finished videos of one prompt and seed"
@@ -74,6 +79,15 @@ def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str
             f"a test needs {needed} of the chosen settings, but there are none. Choose others."
         )
     return sorted(found, key=lambda task: _pseudorandom_number(rater, "order", task))
+
+
+def find_tasks(
+    clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str
+) -> list[Task]:
+    """Return the tasks of a rater in no order; an empty list if nothing can be judged."""
+    chosen = set(settings)
+    done = [clip for clip in clips if clip.status == "done" and clip.setting in chosen]
+    return [Task(clip) for clip in done] if kind == "rating" else list(_pairs(done, rater))
 
 
 def _pairs(clips: Sequence[Clip], rater: str) -> Iterator[Task]:
@@ -156,19 +170,12 @@ def _resolve_side(answer: str, task: Task) -> str:
 def results(run: Run) -> PlainData:
     """Summarize the votes of a run, ready for JSON."""
     votes = run.votes()
-    clips = _judged_clips(run, votes)
+    clips = judged_clips(run, votes)
     kinds = {kind: [vote for vote in votes if vote.kind == kind] for kind in QUESTIONS}
     return {
         "rating": _summarize_ratings(kinds["rating"], clips),
         "pair": _summarize_duels(kinds["pair"], clips),
     }
-
-
-def _judged_clips(run: Run, votes: Sequence[Vote]) -> dict[str, Clip]:
-    """Return the clips of the votes, also those that have a newer one."""
-    clips = {clip.key: clip for clip in run.clips()}
-    keys = {key for vote in votes for key in (vote.first, vote.second) if key is not None}
-    return {**clips, **{key: run.clip(key) for key in keys - set(clips)}}
 
 
 def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> PlainData:

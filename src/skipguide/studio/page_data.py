@@ -11,7 +11,8 @@ from skipguide.metrics.catalog import METRICS
 from skipguide.runs import Clip, Run, Setting
 from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
-from skipguide.studio import blind_test, setting_grid
+from skipguide.studio import blind_test, setting_grid, vote_table
+from skipguide.studio.page_words import LABELS
 
 FORMAT = 1
 _COST_DESCRIPTIONS = {
@@ -38,6 +39,9 @@ def describe(run: Run) -> PlainData:
         "maps": setting_grid.layer_maps(settings),
         "measures": list(_all_measures(run, clips, votes)),
         "votes": votes,
+        "raters": vote_table.rater_rows(run),
+        "votes_version": run.votes_version(),
+        "labels": LABELS,
         "questions": blind_test.QUESTIONS,
     }
 

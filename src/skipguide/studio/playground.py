@@ -21,6 +21,7 @@ from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Plan, Run
 from skipguide.runs.ledger import to_json
 from skipguide.studio import files
+from skipguide.studio.page_words import in_page_words
 
 if TYPE_CHECKING:
     from skipguide.generate.run import StepProgress
@@ -182,7 +183,7 @@ class Trials:
             except _Cancelled:
                 state = "cancelled"
             except Exception as error:  # of a model, a disk, another sweep: for the person to read
-                trial.error = str(error) or type(error).__name__
+                trial.error = in_page_words(str(error)) or type(error).__name__
             with self._changed:
                 trial.state = state
 
@@ -220,7 +221,8 @@ class Trials:
                 if trial.stop.is_set():
                     raise _Cancelled
                 if isinstance(happening, JobFailed):
-                    trial.error, state = happening.error.splitlines()[0], "failed"
+                    trial.error = in_page_words(happening.error.splitlines()[0])
+                    state = "failed"
         trial.key = (
             build_jobs(plan, surveyed, engine.versions())[0].key if state == "done" else None
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from skipguide.generate.describe import COLUMNS, columns
@@ -23,6 +23,11 @@ _STG_PARAMETERS = (
     "rescale",
     "orthogonalize",
 )  # without meaning where all scales are 0
+# What is on in some settings and off in others tells them apart also where it has one value.
+_OFF_WHERE_MISSING = (
+    "layers", "skip", "guidance", "random_share", "strength", "slg_layers", "term", "schedule",
+    "cfg_rule", "restart",
+)  # fmt: skip
 _SLIDERS = (*SCALE_AXES, "guidance_scale", "rescale")
 
 
@@ -50,8 +55,7 @@ def varying_parameters(settings: Sequence[Setting]) -> list[str]:
     def differ(name: str) -> bool:
         values = {to_json(entry[name]) for entry in said if name in entry}
         return len(values) > 1 or (
-            name in ("layers", "skip", "guidance")
-            and 0 < sum(name in entry for entry in said) < len(said)
+            name in _OFF_WHERE_MISSING and 0 < sum(name in entry for entry in said) < len(said)
         )
 
     return [name for name in COLUMNS if differ(name)]
@@ -161,7 +165,20 @@ def _column_key(said: ReadOnlyData, names: Sequence[str]) -> tuple[tuple[str, An
 
 def _in_a_set(value: Any) -> Any:
     """Write values with parts, rules and restarts, as text, because sets cannot hold them."""
-    return to_json(value) if isinstance(value, (list, dict)) else value
+    return _format_value(value) if isinstance(value, (list, dict)) else value
+
+
+def _format_value(value: Any) -> str:
+    """Write any value in words: the rule {name: apg, eta: 0.2} is "apg, eta 0.2"."""
+    if isinstance(value, Mapping):
+        named = [str(value["name"])] if "name" in value else []
+        parts = (f"{key} {_format_value(part)}" for key, part in value.items() if key != "name")
+        return ", ".join([*named, *parts])
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(_format_value, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 _COLUMN_PREFIXES = {
@@ -175,8 +192,7 @@ _COLUMN_PREFIXES = {
 
 def _format_column(column: Sequence[tuple[str, Any]]) -> str:
     words = (
-        _COLUMN_PREFIXES.get(name, f"{name} ")
-        + (f"{value:g}" if isinstance(value, float) else str(value))
+        _COLUMN_PREFIXES.get(name, f"{name.replace('_', ' ')} ") + _format_value(value)
         for name, value in column
     )
     return ", ".join(words) or "all"

@@ -1,0 +1,87 @@
+"""Who votes: one name for one rater, also where two have the same one in mind.
+
+A browser makes up a key the first time, and takes a name with it. Another browser that wants the
+name is asked whether it is the same person: then it takes part in the name, else it gets another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import unicodedata
+from collections.abc import Collection
+from typing import Literal
+
+from skipguide.method.protocols import PlainData
+from skipguide.runs import Run
+
+LONGEST = 40  # letters of a name
+Claim = Literal["new", "known", "taken"]
+
+
+def check_name(name: str) -> str:
+    """Return the name of a rater as it is kept: without spaces around it.
+
+    Raises:
+        ValueError: if it is empty, too long, or a table program would take it for a formula.
+    """
+    name = " ".join(name.split())
+    if 0 < len(name) <= LONGEST and name.isprintable() and name[0] not in "=+-@":
+        return name
+    raise ValueError(
+        f"a name must have 1 to {LONGEST} letters and must not begin with one of = + - @, but got"
+        f" {name[:60]!r}. Choose another one."
+    )
+
+
+def begin(run: Run, name: str, key: str, is_same: bool) -> PlainData:
+    """Take a name for a browser.
+
+    Args:
+        run: open for writing.
+        key: what the browser is known by.
+        is_same: the person says that a name that is taken is their own.
+
+    Returns:
+        {"status", "rater", "votes", "free"}: "new" and "known" can go on as `rater`. For "taken"
+        nothing is kept; `free` is a name that nobody has.
+    """
+    known, votes = run.rater_keys(), [vote.rater for vote in run.votes()]
+    names = {*known, *votes}
+    same = [other for other in sorted(names) if _fold(other) == _fold(name)]
+    own = next((other for other in same if _hash(key) in known.get(other, ())), None)
+    status, rater = _judge(name, same, own, is_same)
+    if status != "taken":
+        run.add_rater_key(rater, _hash(key))
+    count = votes.count(rater)
+    return {"status": status, "rater": rater, "votes": count, "free": _free(name, names)}
+
+
+def _judge(name: str, same: list[str], own: str | None, is_same: bool) -> tuple[Claim, str]:
+    if own is not None:
+        return "known", own
+    if not same:
+        return "new", name
+    rater = name if name in same else same[0]  # "ann" may be "Ann", who types on a phone now
+    return ("known" if is_same else "taken"), rater
+
+
+def may_vote(run: Run, name: str, key: str | None) -> bool:
+    """Return whether nobody else votes under a name."""
+    keys = run.rater_keys().get(name)
+    return keys is None or (key is not None and _hash(key) in keys)
+
+
+def _free(name: str, names: Collection[str]) -> str:
+    taken = {_fold(other) for other in names}
+    tries = (f"{name[: LONGEST - 5]} {number}" for number in itertools.count(2))
+    return next(other for other in tries if _fold(other) not in taken)
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _hash(key: str) -> str:
+    """Return what is kept of a key: whoever reads the ledger cannot vote with it."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32]

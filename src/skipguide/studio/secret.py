@@ -1,0 +1,65 @@
+"""The secret from which a studio draws its tokens and the names of a blind test.
+
+It outlives the server, so that a link goes on working after a restart. It lies with the user and
+not in the run, because runs are passed on, and whoever made one would know the tokens of whoever
+shows it. docs/decisions/073-after-a-restart.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+
+from skipguide.studio.access import derive_key
+
+_LENGTH = 64  # hexadecimal digits
+
+
+def secret_path() -> Path:
+    """Return where the secret of this user is kept."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    root = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    return root / "skipguide" / "studio-secret"
+
+
+def load_secret(folder: Path) -> bytes:
+    """Return the secret of a run: the same at every start, for one user and one folder.
+
+    Raises:
+        ValueError: if what is kept is not a secret, or others can read it.
+        OSError: if none can be kept.
+    """
+    path = secret_path()
+    if not path.exists():
+        _write_once(path, secrets.token_hex(_LENGTH // 2))
+    return derive_key(_read(path), f"run {folder.resolve()}")
+
+
+def _read(path: Path) -> bytes:
+    found = path.stat()
+    text = path.read_text("ascii", errors="replace").strip()
+    is_private = os.name == "nt" or found.st_mode & 0o077 == 0
+    if stat.S_ISREG(found.st_mode) and is_private and re.fullmatch(f"[0-9a-f]{{{_LENGTH}}}", text):
+        return bytes.fromhex(text)
+    raise ValueError(
+        f"the secret of the studio must be {_LENGTH} digits of 0-9 and a-f in a file that nobody"
+        f" else can read, but {path} is not. Remove it: a new one is made, and raters need a new"
+        " link."
+    )
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file that only the user can read, whole or not at all; what is there stays."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        with contextlib.suppress(FileExistsError):  # of a studio that started at the same moment
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,36 @@
+"""The routes for who holds a test: its votes as a table, and raters to remove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+from fastapi.responses import JSONResponse, Response
+
+from skipguide.method.protocols import PlainData
+from skipguide.runs import Run
+from skipguide.studio import vote_table
+
+
+def add_vote_routes(app: FastAPI, folder: Path) -> None:
+    """Add what the votes page of a run asks for to its server."""
+
+    @app.get("/votes.csv")
+    def as_csv() -> Response:
+        with Run.open(folder) as run:
+            text = vote_table.to_csv(vote_table.vote_rows(run))
+        return Response(text, headers=_download("csv"), media_type="text/csv; charset=utf-8")
+
+    @app.get("/votes.json")
+    def as_json() -> Response:
+        with Run.open(folder) as run:
+            return JSONResponse({"votes": vote_table.vote_rows(run)}, headers=_download("json"))
+
+    @app.delete("/api/raters")
+    def remove(name: Annotated[str, Query(max_length=400)]) -> PlainData:
+        with Run.open(folder, writable=True) as run:
+            return {"removed": run.remove_rater(name)}
+
+    def _download(ending: str) -> dict[str, str]:
+        return {"Content-Disposition": f'attachment; filename="votes.{ending}"'}
