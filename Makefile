@@ -85,7 +85,7 @@ test-install: $(READY)
 # The page in a real Chromium (apt install chromium, or SKIPGUIDE_CHROMIUM).
 test-studio: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) playwright
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -m browser tests/studio/test_studio_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -m browser tests/studio
 
 # The pack's own copy of what it uses of the library; a test holds them equal.
 comfyui:

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: play, step, wipe, difference, zoom, vote, try, report. `make
+"""The page in a real Chromium: play, step, wipe, difference, zoom, try, report. `make
 test-studio` runs these.
 
 Which frame a video shows is read from its pixels (painted.py), not from what the page says.
@@ -6,56 +6,23 @@ Which frame a video shows is read from its pixels (painted.py), not from what th
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
-from skipguide.generate.run import StepProgress
 from skipguide.runs import Run
-from skipguide.studio import app, report
-from skipguide.studio.access import Policy
-from skipguide.studio.playground import Trials
-from support.painted import FIRST, FRAMES, SETTINGS, STEP, Painter, painted, pictures
+from skipguide.studio import report
+from support.painted import FRAMES, SETTINGS, painted, pictures
+from support.served import BROWSER, READ, Served, sync_api, until
 
-CHROMIUM = (
-    os.environ.get("SKIPGUIDE_CHROMIUM")
-    or shutil.which("chromium")
-    or shutil.which("chromium-browser")
-)
-try:
-    from playwright import sync_api  # pyright: ignore[reportMissingImports]
-except ImportError:
-    sync_api: Any = None
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="no chromium on the PATH, nor one named by SKIPGUIDE_CHROMIUM"
-    ),
-    pytest.mark.skipif(
-        sync_api is None, reason="playwright is not installed: pip install playwright"
-    ),
-]
+pytestmark = BROWSER
 
 EVIL = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>'
 MANY = [f"prompt {i:02}" for i in range(25)]
 
-# The number of the frame that every video shows, from its grey; -1 for one that shows nothing.
-READ = """() => [...document.querySelectorAll("main video:not(.coming)")].map((video) => {
-  const canvas = Object.assign(document.createElement("canvas"), {width: 4, height: 4});
-  const context = canvas.getContext("2d", {willReadFrequently: true});
-  context.drawImage(video, 40, 40, 16, 16, 0, 0, 4, 4);
-  const {data} = context.getImageData(0, 0, 4, 4);
-  return data[3] ? Math.round((data[20] - FIRST) / STEP) : -1;
-})""".replace("FIRST", str(FIRST)).replace("STEP", str(STEP))
 WATCH = """(seconds) => new Promise((resolve) => {
   const read = READ, found = [], end = performance.now() + 1000 * seconds;
   const look = () => {
@@ -64,57 +31,6 @@ WATCH = """(seconds) => new Promise((resolve) => {
   };
   look();
 })""".replace("READ", READ)
-
-
-PROGRESS = "document.querySelector('.progress-line')?.textContent.trim()"
-
-
-class Stepping(Painter):
-    """Paints in steps, and waits after the first until it may go on."""
-
-    def __init__(self) -> None:
-        self.go = threading.Event()
-
-    def run(self, jobs: Any, on_step: Any) -> Iterator[Any]:
-        for event in super().run(jobs, on_step):
-            yield event
-            if on_step:
-                on_step(StepProgress(1, 2, 2.0, 3.0))
-                self.go.wait(60)
-                on_step(StepProgress(2, 2, 2.0, 0.0))
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Served:
-    """A studio of a run, in a thread."""
-
-    def __init__(self, folder: Path, policy: Policy | None = None):
-        self.folder, self.engine = folder, Stepping()
-        self.trials = Trials(folder, lambda: self.engine)
-        config = uvicorn.Config(
-            app.create_app(folder, policy or Policy(), self.trials), port=0, log_level="error"
-        )
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-
-    def __enter__(self) -> Served:
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
-        self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.engine.go.set()
-        self.server.should_exit = True
-        self.thread.join(30)
 
 
 @pytest.fixture(scope="module")
@@ -126,49 +42,10 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Served]:
-    """A run of one's own."""
-    with Served(painted(tmp_path / "own")) as served:
-        yield served
-
-
-@pytest.fixture
-def page(chromium: Any) -> Iterator[Any]:
-    """A page that must not complain, nor ask anybody but where it came from."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    said, asked = [], []
-    page.on(
-        "console",
-        lambda message: said.append(message.text) if message.type in ("error", "warning") else None,
-    )
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    yield page
-    assert [
-        text for text in said if "status of 400" not in text
-    ] == []  # which tells of a refusal that is tested
-    assert [
-        url for url in asked if not url.startswith(("http://127.0.0.1:", "file:", "data:"))
-    ] == []
-    context.close()
-
-
 def opened(page: Any, served: Served, said: str = "settings=1,2,3,4") -> None:
     page.goto(f"{served.url}/#{said}")
     count = len(said.partition("settings=")[2].partition("&")[0].split(","))
     shows(page, [0] * count)
-
-
-def until(page: Any, expression: str, is_so: Callable[[Any], Any] = bool) -> None:
-    """Wait for something on the page. Playwright's own way is forbidden by the page's
-    Content-Security-Policy."""
-    end = time.monotonic() + 20
-    while not is_so(found := page.evaluate(expression)):
-        assert time.monotonic() < end, f"{expression} is still {found!r}"
-        page.wait_for_timeout(30)
 
 
 def shows(page: Any, frames: list[int]) -> None:
@@ -427,85 +304,7 @@ def test_two_hundred_videos_on_a_page_are_not_all_loaded(page: Any, tmp_path: Pa
         until(page, "document.getElementById('drift').textContent", lambda text: text == "drift 0")
 
 
-# --- judging and making ---------------------------------------------------------------------------
-
-
-def test_a_rater_votes_by_keys_and_goes_on_later(page: Any, own: Served) -> None:
-    page.goto(f"{own.url}/vote#kind=pair&settings=1,3")
-    page.fill("#rater", "Ann")
-    page.keyboard.press("Enter")
-    shown = []
-    for key in ("ArrowLeft", "ArrowDown"):
-        page.locator("#left").wait_for()
-        until(page, READ, lambda frames: len(frames) == 2 and min(frames) > 0)  # both play
-        shown.append(page.text_content("main"))
-        done = page.evaluate(PROGRESS)
-        page.keyboard.press(key)
-        until(page, PROGRESS, lambda now, done=done: now != done)
-    page.goto("about:blank")
-    page.goto(f"{own.url}/vote#kind=pair&settings=1,3")
-    page.keyboard.press("Enter")  # under the same name
-    page.locator("#right").wait_for()
-    assert page.text_content(".progress-line").strip() == "2 of 4"
-    page.locator("#right").click()
-    until(page, PROGRESS, lambda now: now == "3 of 4")
-    page.keyboard.press("Backspace")
-    until(page, PROGRESS, lambda now: now == "2 of 4")
-    page.locator("#tie").focus()
-    page.keyboard.press("Enter")  # presses what has the focus
-    until(page, PROGRESS, lambda now: now == "3 of 4")
-    page.locator("#left").click()
-    page.locator("#finished").wait_for()
-    assert not [text for text in shown if "cfg" in text or "stg" in text]
-    with Run.open(own.folder) as run:
-        votes = run.votes()
-    assert [(vote.rater, vote.answer == "tie") for vote in votes] == [
-        ("Ann", tie) for tie in (False, True, True, False)
-    ]
-    assert votes[0].answer == votes[0].left
-
-
-def test_the_link_for_raters_opens_the_test_and_nothing_else(
-    page: Any, chromium: Any, tmp_path: Path
-) -> None:
-    """It is a text that can be copied, and brings its own key, also from a mail."""
-    with Served(painted(tmp_path / "run"), Policy(token="secret")) as served:
-        page.goto(f"{served.url}/?token=secret")
-        page.goto(f"{served.url}/#settings=1,3&view=votes")
-        link = page.locator("#test-link").input_value()
-        assert "secret" not in link
-        assert page.locator("#start-test").get_attribute("href") == link
-        page.select_option("#kind", "rating")
-        assert "kind=rating" in page.locator("#test-link").input_value()
-        context = chromium.new_context()
-        rater = context.new_page()
-        rater.set_content(f'<a href="{link.replace("&", "&amp;")}">the test</a>')
-        rater.get_by_text("the test").click()
-        rater.fill("#rater", "Ann")
-        rater.keyboard.press("Enter")
-        rater.locator("#left").wait_for()
-        assert "token" not in rater.url
-        assert rater.evaluate("document.activeElement.tagName") == "H1"
-        assert rater.request.get(f"{served.url}/api/run").status == 401
-        context.close()
-
-
-def test_five_questions_by_keys(page: Any, own: Served) -> None:
-    page.goto(f"{own.url}/vote#kind=rating&settings=1")
-    page.fill("#rater", "Bob")
-    page.keyboard.press("Enter")
-    page.locator("fieldset").first.wait_for()
-    assert page.locator("fieldset").count() == 5
-    assert page.locator("#go-on").is_disabled()
-    for key in "12345":
-        page.keyboard.press(key)
-    page.keyboard.press("Enter")
-    until(page, PROGRESS, lambda now: now == "1 of 4")
-    with Run.open(own.folder) as run:
-        assert [vote.answer for vote in run.votes()] == list("12345")
-    page.goto(f"{own.url}/#view=votes")
-    page.locator("table.numbers").wait_for()
-    assert "5 votes of Bob (5)" in page.text_content("main")
+# --- making -------------------------------------------------------------------------------------
 
 
 def test_a_video_is_made_from_the_page_and_another_cancelled(page: Any, own: Served) -> None:

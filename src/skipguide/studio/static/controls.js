@@ -23,13 +23,14 @@ export function controls(root, transport) {
     play,
     button("‹", () => transport.step(-1), { title: "One frame back (←)", "aria-label": "One frame back" }),
     button("›", () => transport.step(1), { title: "One frame on (→)", "aria-label": "One frame on" }),
-    scrub, place, drift, speed, loop,
-    el("span", { class: "group", role: "group", "aria-label": "Way to compare" }, modes),
-    numbers,
-    el("span", { class: "group", role: "group", "aria-label": "Zoom" },
-      button("−", () => zoomBy(0.5), { title: "Smaller (-)", "aria-label": "Smaller" }),
-      button("1:1", resetZoom, { title: "All of it (0)" }),
-      button("+", () => zoomBy(2), { title: "Larger (+)", "aria-label": "Larger" })),
+    scrub, place, drift,
+    el("span", { class: "more" }, speed, loop,
+      el("span", { class: "group", role: "group", "aria-label": "Way to compare" }, modes),
+      numbers,
+      el("span", { class: "group", role: "group", "aria-label": "Zoom" },
+        button("−", () => zoomBy(0.5), { title: "Smaller (-)", "aria-label": "Smaller" }),
+        button("1:1", resetZoom, { title: "All of it (0)" }),
+        button("+", () => zoomBy(2), { title: "Larger (+)", "aria-label": "Larger" }))),
   );
   transport.onchange = () => {
     play.firstChild.data = transport.playing ? "Pause" : "Play";

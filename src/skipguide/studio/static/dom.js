@@ -39,13 +39,39 @@ export function choice(label, options, value, change, given = {}) {
   return el("label", {}, label, " ", select);
 }
 
-/** A number as short as it can be read. */
+/** Any value of a setting in words; a number as short as it can be read. */
 export function short(value) {
   if (value == null) return "–";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (Array.isArray(value)) return value.map(short).join(value.some(hasParts) ? "; " : ", ");
+  if (hasParts(value)) return parts(value);
   if (typeof value !== "number") return String(value);
   if (Number.isInteger(value)) return String(value);
   const size = Math.abs(value);
   return size >= 1000 ? value.toFixed(0) : size >= 100 ? value.toFixed(1) : String(+value.toPrecision(3));
+}
+
+function hasParts(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** What has parts, as a rule of CFG or a restart: "apg, eta 0.2", "window 0.4 to 0.6, repeats 2". */
+function parts({ name, ...others }) {
+  const isRange = (key, value) => ["window", "sigma"].includes(key) && value?.length === 2;
+  const told = Object.entries(others).map(([key, value]) =>
+    `${key.replaceAll("_", " ")} ${isRange(key, value) ? value.map(short).join(" to ") : short(value)}`);
+  return [...(name == null ? [] : [String(name)]), ...told].join(", ");
+}
+
+/** Ask before something that cannot be undone; true if the person wants it. */
+export function confirmed(question, words) {
+  return new Promise((resolve) => {
+    const end = (answer) => () => { dialog.close(); dialog.remove(); resolve(answer); };
+    const dialog = el("dialog", { class: "confirm", on: { cancel: end(false) } }, el("p", {}, question),
+      el("p", { class: "choices" }, button(words, end(true), { class: "action", id: "confirmed" }), button("Keep", end(false))));
+    document.body.append(dialog);
+    dialog.showModal();
+  });
 }
 
 /** Draw anew, and give the keyboard back to what took the place of what had it. */
@@ -62,11 +88,20 @@ export function keepingFocus(draw) {
 
 let timer = 0;
 
-/** A word to the person, for a few seconds. */
+/** A word to the person, for a few seconds, or until they have read it or gone on. */
 export function say(text, seconds = 6) {
   const message = document.getElementById("message");
-  message.textContent = text;
+  message.replaceChildren(el("span", {}, text),
+    el("button", { type: "button", "aria-label": "Close", on: { click: hush } }, "×"));
   message.hidden = false;
   clearTimeout(timer);
-  timer = setTimeout(() => { message.hidden = true; }, seconds * 1000);
+  timer = setTimeout(hush, Math.min(seconds * 1000, 2 ** 31 - 1));
+}
+
+/** What was said belongs to what is not on the screen any more. */
+export function hush() {
+  clearTimeout(timer);
+  const message = document.getElementById("message");
+  message.hidden = true;
+  message.replaceChildren();
 }

@@ -4,7 +4,7 @@ import { el, short } from "studio/dom.js";
 import { Player } from "studio/player.js";
 import { clipUrl } from "studio/source.js";
 import { rows, setSlot, state } from "studio/state.js";
-import { facts, LABELS, parameterRows, summary, titleOf } from "studio/words.js";
+import { facts, parameterRows, summary, titleOf } from "studio/words.js";
 
 const MARGIN = "150px"; // around the window, where videos are loaded already
 const SMALLEST = 200, LEAST = 96, GAP = 14, NARROW = 8, PADDING = 32, HEADING = 60; // pixels, as in the style sheet
@@ -217,12 +217,12 @@ export function sliders(run, setting, slot) {
   return Object.entries(shown).map(([name, steps]) => {
     const place = steps.findIndex(([, id]) => id === setting.id);
     const slider = el("input", {
-      type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": `${LABELS[name]} of ${setting.title}`,
+      type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": `${run.labels[name]} of ${setting.title}`,
       "aria-valuetext": short(steps[place][0]), "data-slot": slot.id, "data-scale": name,
       on: { input: () => setSlot(slot.id, steps[Number(slider.value)][1], { [name]: steps }) },
     });
     slider.value = place;
     const stops = steps.map(([value], i) => el("span", { class: i === place ? "here" : "" }, short(value)));
-    return el("label", { class: "slider" }, LABELS[name], el("span", { class: "track" }, slider, el("span", { class: "stops" }, stops)));
+    return el("label", { class: "slider" }, run.labels[name], el("span", { class: "track" }, slider, el("span", { class: "stops" }, stops)));
   });
 }

@@ -1,11 +1,12 @@
 // The page: reads the run, and shows what the state says.
 
 import { controls } from "studio/controls.js";
-import { button, keepingFocus, say } from "studio/dom.js";
+import { button, hush, keepingFocus, say } from "studio/dom.js";
 import { Grid } from "studio/grid.js";
 import { listenToKeys, showHelp } from "studio/keys.js";
 import { renderMap } from "studio/layermap.js";
 import { Pair } from "studio/pair.js";
+import { away, insist, isBack, pause } from "studio/reach.js";
 import { renderScatter } from "studio/scatter.js";
 import { renderSide } from "studio/side.js";
 import { ask, isReport, loadRun } from "studio/source.js";
@@ -16,7 +17,7 @@ import { leaveTry, renderTry } from "studio/try.js";
 import { renderVotes } from "studio/votes.js";
 import { zoomable } from "studio/zoom.js";
 
-const POLL = 5000; // milliseconds, while a sweep writes
+const POLL = 5, POLL_VOTES = 2; // seconds, while a sweep or raters write
 
 const root = document.getElementById("main");
 const transport = new Transport();
@@ -24,7 +25,7 @@ let run, grid, pair, shown;
 
 async function begin() {
   applyTheme();
-  run = await loadRun();
+  run = await loadRun(insist);
   start(run, location.hash);
   grid = new Grid(root, run, transport);
   pair = new Pair(root, run, transport);
@@ -33,6 +34,9 @@ async function begin() {
   listenToKeys(() => ({ run, transport, pair }));
   document.getElementById("theme").addEventListener("click", nextTheme);
   document.getElementById("help-button").addEventListener("click", showHelp);
+  const choosing = (isOn) => () => document.body.classList.toggle("choosing", isOn);
+  document.getElementById("choose").addEventListener("click", choosing(true));
+  document.getElementById("choose-done").addEventListener("click", choosing(false));
   listen(render);
   addEventListener("hashchange", () => { // a link to another view of this run
     start(run, location.hash);
@@ -40,27 +44,37 @@ async function begin() {
   });
   if (run.settings.length === 0) say("There is nothing in this run yet.", 3600);
   else update({});
-  if (!isReport) setTimeout(poll, POLL);
+  if (!isReport) poll();
 }
 
 /** Read the run again: a sweep, a trial or a vote has added to it. */
 async function reload() {
-  run = await loadRun();
+  run = await loadRun(ask);
   for (const part of [grid, pair]) part.run = run;
   for (const cell of grid.cells.values()) cell.run = run;
   render({});
   return run;
 }
 
+/** Follow the run. While the server is away the page says so, and goes on by itself. */
 async function poll() {
-  try {
-    const { counts, sweeping } = await ask("GET", "/api/counts");
-    const isNew = counts.done !== run.counts.done || counts.failed !== run.counts.failed || sweeping !== run.sweeping;
-    if (isNew && state.view !== "try") await reload();
-  } catch {
-    say("The server does not answer.");
+  for (let wasAway = false; ; ) {
+    await pause(state.view === "votes" || wasAway ? POLL_VOTES : POLL);
+    try {
+      const now = await ask("GET", "/api/counts");
+      if ((wasAway || isNew(now)) && state.view !== "try") await reload();
+      isBack();
+      wasAway = false;
+    } catch (error) {
+      away(error.isPassing ? `${error.message} It is tried again by itself.` : error.message);
+      wasAway = true;
+    }
   }
-  setTimeout(poll, POLL);
+}
+
+function isNew({ counts, sweeping, votes_version: votes }) {
+  return counts.done !== run.counts.done || counts.failed !== run.counts.failed
+    || sweeping !== run.sweeping || votes !== run.votes_version;
 }
 
 function render(changes) {
@@ -83,13 +97,14 @@ function renderView(changes) {
   if (view !== shown) {
     for (const part of [grid, pair]) part.clear();
     leaveTry();
+    if (shown) hush(); // what was said belongs to the view that is left
     root.className = `view-${view}`;
     shown = view;
     transport.playing &&= ["clips", "pair"].includes(view);
   } else if (view === "try" && Object.keys(changes).length === 0) return; // what is typed stays
   const views = {
     clips: () => grid.render(), pair: () => pair.render(), map: () => renderMap(root, run), plot: () => renderScatter(root, run),
-    votes: () => renderVotes(root, run), try: () => renderTry(root, run, reload),
+    votes: () => renderVotes(root, run, reload, Object.keys(changes).length === 0), try: () => renderTry(root, run, reload),
   };
   views[view]();
 }

@@ -21,14 +21,16 @@ export class Pair {
     this.upper = el("div", { class: "upper" }, this.layers[1]);
     this.stage = el("div", { class: "screen stage" }, el("div", { class: "lower" }, this.layers[0]), this.upper, this.divider);
     this.note = el("p", { class: "note" });
+    for (const player of this.players) {
+      player.onerror = (reason) => this.#say(`One of the videos cannot be played. ${reason}`);
+    }
   }
 
   render() {
     const row = rows()[0];
     const clips = state.pair.map((place) => this.run.clipAt(row.prompt, row.seed, state.slots[place]?.setting));
     const ready = clips.every((clip) => clip?.status === "done");
-    this.note.hidden = ready;
-    this.note.textContent = "Both videos must be made to be compared. Choose two others below.";
+    this.#say(ready ? "" : "Both videos must be made to be compared. Choose two others.");
     if (ready) {
       clips.forEach((clip, i) => {
         const player = this.players[i];
@@ -58,6 +60,11 @@ export class Pair {
   /** Move the line by keys. */
   move(direction) {
     this.#place(this.line + direction * STEP);
+  }
+
+  #say(text) {
+    this.note.textContent = text;
+    this.note.hidden = !text;
   }
 
   #captions() {

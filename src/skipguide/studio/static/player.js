@@ -13,14 +13,21 @@ export class Player {
     this.seen = true; // in the window; browsers draw no frames of those outside
     this.joined = false; // it shows something, and so the others wait for it
     this.onframe = () => {};
+    this.onerror = () => {}; // with the browser's reason
+    this.onblocked = () => {}; // the browser plays nothing before a click
     this.wanted = 0;
     this.jumped = 0;
+    this.shown = new Set(); // frames that were on the screen, at least in passing
+    this.failed = false;
+    this.isMoving = false; // by the clock
   }
 
   /** Show a clip from a frame on; what was shown before stays until the new one can be. */
   load(clip, frame) {
-    if (clip.url === this.clip?.url) return;
+    if (clip.url === this.clip?.url && !this.failed) return;
     this.clip = clip;
+    this.shown = new Set();
+    this.failed = false;
     this.next?.remove();
     const video = document.createElement("video");
     Object.assign(video, { muted: true, playsInline: true, preload: "auto", disablePictureInPicture: true });
@@ -30,7 +37,8 @@ export class Player {
     this.wanted = frame;
     video.addEventListener("loadeddata", () => this.#go(video), { once: true });
     video.addEventListener("seeked", () => this.#arrived(video));
-    video.addEventListener("error", () => this.onerror?.(video.error?.message ?? ""));
+    video.addEventListener("error", () => this.#failed(video));
+    video.addEventListener("suspend", () => this.#prime(video));
     this.#watch(video);
     video.src = clip.url;
     this.screen.append(video);
@@ -47,8 +55,20 @@ export class Player {
     Object.assign(this, { video: null, next: null, clip: null, frame: null, joined: false });
   }
 
+  /** How much of it has been on the screen, 0 to 1. */
+  get share() {
+    return this.clip ? this.shown.size / this.clip.frames : 0;
+  }
+
+  /** Start within a click, where a browser lets nothing start by itself. */
+  begin() {
+    const video = this.video ?? this.next;
+    video?.play().then(() => this.#calm(video), () => {});
+  }
+
   /** Whether the others should wait for it. */
   get stalled() {
+    if (this.failed) return false;
     return this.joined && (this.video.seeking || (this.video.readyState < 3 && !this.atEnd));
   }
 
@@ -63,6 +83,7 @@ export class Player {
   /** Stop at a frame. */
   seek(frame) {
     this.wanted = frame;
+    this.isMoving = false;
     const video = this.video ?? this.next;
     if (!video || video.readyState < 1) return;
     if (!video.paused) video.pause();
@@ -78,6 +99,7 @@ export class Player {
       return;
     }
     this.wanted = Math.floor(position);
+    this.isMoving = true;
     const off = video.currentTime * clip.fps - position;
     if (Math.abs(off) > FURTHEST && !video.seeking && performance.now() - this.jumped > PATIENCE) {
       this.jumped = performance.now();
@@ -87,11 +109,12 @@ export class Player {
     const correction = Math.min(Math.max(1 - gain * off, 0.25), 2);
     const speed = Math.min(Math.max((rate / clip.fps) * correction, 0.07), 15);
     if (Math.abs(video.playbackRate - speed) > 0.02) video.playbackRate = speed;
-    if (video.paused) video.play().catch(() => {}); // a video that is taken away meanwhile
+    if (video.paused) video.play().catch((error) => this.#refused(error));
   }
 
   /** Stay where it is while another one catches up. */
   hold() {
+    this.isMoving = false;
     if (this.joined && !this.video.paused) this.video.pause();
   }
 
@@ -119,14 +142,53 @@ export class Player {
     if (video.paused && Math.abs(video.currentTime - this.#time(this.wanted)) > 0.1 / this.clip.fps) this.#go(video);
   }
 
+  /** Some browsers load nothing before something plays, as on a phone that saves its battery. */
+  #prime(video) {
+    if (video !== this.next || video.readyState >= 2) return;
+    video.play().then(() => this.#calm(video), (error) => this.#refused(error));
+  }
+
+  /** It was started to make it load: the clock starts it when all are there. */
+  #calm(video) {
+    if (video === this.next || !this.isMoving) video.pause();
+  }
+
+  /** A video that is taken away meanwhile is refused too; that is no news. */
+  #refused(error) {
+    if (error.name === "NotAllowedError") this.onblocked();
+  }
+
+  #failed(video) {
+    if (video !== this.video && video !== this.next) return;
+    this.failed = true;
+    this.onerror(video.error?.message ?? "");
+  }
+
   #watch(video) {
     const { fps } = this.clip;
-    const shown = (_, { mediaTime }) => {
+    const isTold = "requestVideoFrameCallback" in video; // else what should be there is taken for it
+    const again = (call) => (isTold
+      ? video.requestVideoFrameCallback(call)
+      : requestAnimationFrame((now) => call(now, { mediaTime: video.currentTime })));
+    let before = -1;
+    const draw = (_, { mediaTime }) => {
       if (video !== this.video && video !== this.next) return;
-      this.frame = Math.round(mediaTime * fps);
-      this.onframe(this.frame);
-      video.requestVideoFrameCallback(shown);
+      if (isTold || video.readyState >= 2) {
+        this.frame = Math.round(mediaTime * fps);
+        this.#mark(before, this.frame);
+        before = this.frame;
+        this.onframe(this.frame);
+      }
+      again(draw);
     };
-    video.requestVideoFrameCallback(shown);
+    again(draw);
+  }
+
+  /** Frames that a busy machine leaves out in playing count as shown; those of a jump do not. */
+  #mark(before, frame) {
+    const isPlaying = frame > before && frame - before <= Math.max(2, this.clip.fps / 2);
+    for (let i = isPlaying ? before + 1 : frame; i <= Math.min(frame, this.last); i += 1) {
+      this.shown.add(i);
+    }
   }
 }

@@ -1,6 +1,6 @@
 // The choice of prompts, seeds and settings.
 
-import { button, choice, el } from "studio/dom.js";
+import { button, choice, el, short } from "studio/dom.js";
 import { slotsOf, state, toggleSetting, update } from "studio/state.js";
 import { summary, titleOf } from "studio/words.js";
 
@@ -19,10 +19,15 @@ function prompts(run) {
     button("all", () => update({ prompts: all ? state.prompts.slice(0, 1) : run.prompts.map((prompt) => prompt.id) }), { pressed: all }));
   const list = el("ul", { class: "prompts" }, run.prompts.filter(matches).map((prompt) => el("li", {},
     el("button", {
-      type: "button", "aria-pressed": String(state.prompts.includes(prompt.id)), title: JSON.stringify(prompt.tags),
+      type: "button", "aria-pressed": String(state.prompts.includes(prompt.id)), title: tagsOf(prompt),
       on: { click: (event) => update({ prompts: chosen(state.prompts, prompt.id, run.prompts.map((p) => p.id), event) }) },
     }, titleOf(prompt)))));
   return el("section", {}, heading, run.prompts.length >= FILTER_FROM ? filter(run) : null, list);
+}
+
+/** What the prompt file says of a prompt; nothing where it says nothing. */
+function tagsOf({ tags }) {
+  return tags && Object.keys(tags).length ? short(tags) : null;
 }
 
 function matches(prompt) {

@@ -4,9 +4,9 @@ const embedded = document.getElementById("data");
 
 export const isReport = embedded !== null;
 
-export async function loadRun() {
-  const run = isReport ? JSON.parse(embedded.textContent) : await ask("GET", "/api/run");
-  return indexed(run);
+/** The run, with what finds its parts; `load` gets it from the server. */
+export async function loadRun(load) {
+  return indexed(isReport ? JSON.parse(embedded.textContent) : await load("GET", "/api/run"));
 }
 
 /** The same address in both: a folder beside the page, or a path of the server. */
@@ -14,18 +14,33 @@ export function clipUrl(clip) {
   return `clips/${clip.key}.mp4`;
 }
 
+const PATIENCE = 60; // seconds
+const PASSING = [425, 429, 502, 503, 504]; // too early, too many, a proxy or a disk that is busy
+
+/** A request that failed. It is passing where the same request may succeed a little later. */
+export class Failed extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status; // 0: nothing answered
+    this.isPassing = status === 0 || PASSING.includes(status);
+  }
+}
+
 /** A request to the server; its word where it refuses. */
 export async function ask(method, path, body = undefined) {
-  const sent = body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
-  const answer = await fetch(path, { method, credentials: "same-origin", ...sent });
+  const headers = { "Content-Type": "application/json" };
+  const sent = body === undefined ? {} : { body: JSON.stringify(body), headers };
+  const signal = AbortSignal.timeout(PATIENCE * 1000);
+  const answer = await fetch(path, { method, credentials: "same-origin", signal, ...sent })
+    .catch(() => { throw new Failed("The studio does not answer."); });
   const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(content.error ?? inWords(content.detail) ?? `the server answered ${answer.status}`);
+  if (!answer.ok) throw new Failed(wordsOf(content, answer.status), answer.status);
   return content;
 }
 
-function inWords(detail) {
-  if (!Array.isArray(detail)) return detail;
-  return detail.map((entry) => `${entry.loc?.at(-1)}: ${entry.msg}`).join("; ");
+function wordsOf({ error, detail }, status) {
+  const words = error ?? detail ?? `the server answered ${status}.`;
+  return words[0].toUpperCase() + words.slice(1);
 }
 
 function indexed(run) {

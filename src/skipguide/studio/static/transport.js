@@ -9,7 +9,9 @@ export class Transport {
     this.playing = false;
     this.loop = true;
     this.speed = 1;
+    this.together = false; // nothing moves before all videos can
     this.onchange = () => {}; // after every move and every change
+    this.onblocked = () => {}; // the browser plays nothing before a click
     this.before = 0;
   }
 
@@ -36,6 +38,10 @@ export class Transport {
 
   add(player) {
     this.players.add(player);
+    player.onblocked = () => {
+      if (this.playing) this.pause();
+      this.onblocked();
+    };
     player.onjoin = () => { if (!this.playing) player.seek(this.frame); this.onchange(); };
   }
 
@@ -57,9 +63,11 @@ export class Transport {
     this.seek(this.frame);
   }
 
+  /** By a click or a key, in which every browser lets videos start. */
   toggle() {
-    if (this.playing) this.pause();
-    else this.play();
+    if (this.playing) return this.pause();
+    for (const player of this.players) player.begin();
+    return this.play();
   }
 
   seek(frame) {
@@ -88,7 +96,7 @@ export class Transport {
     const passed = Math.max(now - this.before, 0) / 1000;
     this.before = now;
     const players = [...this.players];
-    if (players.some((player) => player.stalled)) {
+    if (this.#waits(players)) {
       for (const player of players) player.hold();
     } else {
       this.position += passed * this.fps * this.speed;
@@ -97,6 +105,13 @@ export class Transport {
     }
     this.onchange();
     requestAnimationFrame((later) => this.#tick(later));
+  }
+
+  /** While a video loads the others stay where they are, and a clock without any video stands. */
+  #waits(players) {
+    const missing = players.filter((player) => !player.joined).length;
+    const lacks = this.together ? missing > 0 : missing === players.length; // of none, all lack
+    return lacks || players.some((player) => player.stalled);
   }
 
   #end() {

@@ -1,15 +1,15 @@
 // Try a layer and a scale: ask the loaded model for a video, and see it beside the others.
 
-import { button, choice, el, say } from "studio/dom.js";
+import { button, choice, el, hush, say } from "studio/dom.js";
 import { ask, isReport } from "studio/source.js";
 import { slotsOf, state, update } from "studio/state.js";
 
 const FIELDS = [
-  ["layers", "Layers", { placeholder: "8 or 8, 9" }], ["stg_scale", "Scale s", { inputmode: "decimal" }],
-  ["spatial_scale", "Spatial s", { inputmode: "decimal" }], ["temporal_scale", "Temporal s", { inputmode: "decimal" }],
-  ["guidance_scale", "CFG g", { inputmode: "decimal" }], ["steps", "Steps", { inputmode: "numeric" }],
-  ["start", "From (part of the run)", { inputmode: "decimal" }], ["stop", "To", { inputmode: "decimal" }],
-  ["rescale", "Rescale", { inputmode: "decimal" }],
+  ["layers", { placeholder: "8 or 8, 9" }], ["stg_scale", { inputmode: "decimal" }],
+  ["spatial_scale", { inputmode: "decimal" }], ["temporal_scale", { inputmode: "decimal" }],
+  ["guidance_scale", { inputmode: "decimal" }], ["steps", { inputmode: "numeric" }],
+  ["start", { inputmode: "decimal" }], ["stop", { inputmode: "decimal" }],
+  ["rescale", { inputmode: "decimal" }],
 ];
 const SKIPS = ["residual", "attention", "soft", "blur", "frames", "shuffle"];
 const OF_AXES = ["spatial_scale", "temporal_scale"]; // of interest only where the run has some
@@ -34,7 +34,7 @@ export function leaveTry() {
 function form(run) {
   const base = run.setting.get(state.slots.at(-1).setting);
   const fields = FIELDS.filter(([name]) => !OF_AXES.includes(name) || run.settings.some((setting) => setting.parameters[name]));
-  const inputs = Object.fromEntries(fields.map(([name, , given]) => [name, el("input", { type: "text", name, ".value": written(base.parameters[name]), ...given })]));
+  const inputs = Object.fromEntries(fields.map(([name, given]) => [name, el("input", { type: "text", name, ".value": written(base.parameters[name]), ...given })]));
   const skip = el("select", { name: "skip" }, SKIPS.map((name) => el("option", { value: name, ".selected": base.parameters.skip === name }, name)));
   const terms = el("textarea", { name: "term", rows: 2, maxlength: 2000, placeholder: "layers=9 scale=1 skip=attention\nkind=slg layers=4", ".value": termLines(base) });
   const prompt = el("textarea", { name: "prompt", rows: 3, maxlength: 4000, ".value": run.prompt.get(state.prompts[0]).text ?? "" });
@@ -42,6 +42,7 @@ function form(run) {
   const seed = el("input", { type: "text", name: "seed", inputmode: "numeric", ".value": String(state.seeds[0]) });
   const send = async (event) => {
     event.preventDefault();
+    hush();
     try {
       const given = { ...base.parameters, guidance: null, skip: skip.value, ...numbers(inputs), term: lines(terms.value) };
       await ask("POST", "/api/trials", { model: base.model, prompt: prompt.value || null, seed: Number(seed.value), parameters: allowed(given), image_of: picture.chosen() });
@@ -52,10 +53,11 @@ function form(run) {
   const quick = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send(event); };
   return el("form", { on: { submit: send, keydown: quick } },
     choice("Start from", run.settings.map((setting) => [setting.id, setting.title]), base.id, (id) => update({ slots: [...state.slots.slice(0, -1), ...slotsOf([Number(id)])] })),
-    el("label", {}, "Prompt", prompt), picture.fields, el("label", {}, "Seed", seed),
-    fields.map(([name, label]) => el("label", {}, label, inputs[name])),
-    el("label", {}, "Skip", skip),
-    el("label", { title: "What the fields above cannot say: one term per line, as of `skipguide generate --term`" }, "More terms, one per line", terms),
+    el("label", {}, run.labels.prompt, prompt), picture.fields, el("label", {}, run.labels.seed, seed),
+    fields.map(([name]) => el("label", {}, run.labels[name], inputs[name])),
+    el("label", {}, run.labels.skip, skip),
+    el("label", { title: "What the fields above cannot say: one term per line, its parts as name=value" },
+      `${run.labels.term}, one per line`, terms),
     el("button", { type: "submit", class: "action" }, "Make it ", el("kbd", {}, "Ctrl Enter")),
     el("p", { class: "quiet" }, `Model: ${base.model}. What is left empty is the model's own.`));
 }
@@ -66,7 +68,7 @@ function pictures(run) {
   const each = new Map([...run.prompts, now].filter((prompt) => prompt.image).map((prompt) => [`${prompt.image_sha256} ${prompt.image}`, prompt]));
   if (each.size === 0) return { chosen: () => null, fields: [] };
   const none = run.prompts.some((prompt) => !prompt.image) ? [["", "none"]] : [];
-  const field = choice("Picture", [...none, ...[...each.values()].map(({ id, image }) => [id, image])], now.image ? now.id : "", show, { name: "picture" });
+  const field = choice(run.labels.image, [...none, ...[...each.values()].map(({ id, image }) => [id, image])], now.image ? now.id : "", show, { name: "picture" });
   const gone = el("p", { class: "quiet", hidden: true }, "This picture is not in the run: sweep its plan once more to keep it.");
   const thumbnail = el("img", { class: "thumbnail", alt: "The picture", on: { error: () => { thumbnail.hidden = true; gone.hidden = false; } } });
   function show(id) {
@@ -127,7 +129,7 @@ async function watch(queue, reload) {
     if (over.length && !isFirst) await reload();
     list(queue, trials, reload);
   } catch (error) {
-    say(error.message);
+    if (!error.isPassing) say(error.message); // of a server that is away the page tells anyhow
   }
   if (queue.isConnected) timer = setTimeout(() => watch(queue, reload), POLL);
 }

@@ -1,146 +1,183 @@
-// The blind test: one task after the other, by pointer or by key. Every answer is in the ledger before the next comes.
+// The blind test: one task after the other. An answer is kept in this browser until it is in the
+// ledger, and only then the next task comes.
 
-import { button, el, say } from "studio/dom.js";
-import { Player } from "studio/player.js";
-import { ask } from "studio/source.js";
+import { button, el, hush, say } from "studio/dom.js";
+import { forget, keepAnswer, keepRater, knownRaters, newKey, raterHere, unsent } from "studio/kept.js";
+import { insist } from "studio/reach.js";
+import { TaskView } from "studio/task.js";
 import { applyTheme } from "studio/theme.js";
-import { Transport } from "studio/transport.js";
 
-const RATER = "skipguide-rater";
 const root = document.getElementById("main");
 const said = new URLSearchParams(location.hash.slice(1));
-const test = { kind: said.get("kind") ?? "pair", settings: (said.get("settings") ?? "").split(",").filter(Boolean).map(Number) };
-const transport = new Transport();
-let rater, task, before = null, answers = {}, since = 0, busy = false;
+const test = {
+  kind: said.get("kind") === "rating" ? "rating" : "pair",
+  settings: (said.get("settings") ?? "").split(",").filter(Boolean).map(Number),
+};
+const isPair = test.kind === "pair";
+const KEPT = "Your answer is kept in this browser, and is sent as soon as the studio is back.";
+const skipped = new Set(); // tasks whose videos do not play here
+const seen = new Set(); // tasks whose videos were played once
+let rater = null, run = "", view = null, before = null, busy = false;
 
 applyTheme();
-welcome();
+document.title = isPair ? "Which video is better?" : "How good is this video?";
+addEventListener("hashchange", () => location.reload()); // another test
+const here = raterHere();
+if (here) begin(here);
+else welcome();
 
-function welcome() {
-  const name = el("input", { type: "text", id: "rater", maxlength: 40, required: true, autocomplete: "off", ".value": localStorage.getItem(RATER) ?? "" });
-  const begin = (event) => {
+// --- who votes ----------------------------------------------------------------------------------
+
+function welcome(asked = "") {
+  leave();
+  const known = asked ? [] : knownRaters();
+  const name = el("input", {
+    type: "text", id: "rater", maxlength: 40, required: true, autocomplete: "off",
+    autocapitalize: "words", enterkeyhint: "go", ".value": asked,
+  });
+  const start = (event) => {
     event.preventDefault();
-    rater = name.value.trim();
-    localStorage.setItem(RATER, rater);
-    if (rater) next();
+    if (name.value.trim()) begin({ name: name.value.trim(), key: newKey() });
   };
-  root.replaceChildren(el("form", { class: "panel", on: { submit: begin } },
-    el("h1", {}, test.kind === "pair" ? "Which video is better?" : "How good is this video?"),
-    el("p", {}, test.kind === "pair"
-      ? "You see two videos of one text at a time, in random order, and say which is better."
-      : "You see one video at a time, in random order, and answer five questions on it."),
-    el("p", {}, "You can close the page at any time and go on later under the same name."),
-    el("label", {}, "Your name ", name), el("button", { type: "submit", class: "action" }, "Begin ", el("kbd", {}, "Enter"))));
-  name.focus();
+  const again = known.map((one) => button(`Go on as ${one.name}`, () => begin(one), { class: "action" }));
+  root.replaceChildren(el("form", { class: "panel welcome", on: { submit: start } },
+    el("h1", {}, document.title),
+    el("p", {}, isPair
+      ? "You see two videos of one text at a time, A and B, and say which is better."
+      : "You see one video at a time, and answer five questions on it."),
+    el("p", { class: "quiet" }, "You can close the page at any time, and go on later."),
+    known.length ? el("div", { class: "known" }, again) : null,
+    el("label", {}, known.length ? "Somebody else? Your name" : "Your name", name),
+    el("button", { type: "submit", class: known.length ? "" : "action" }, "Begin ", el("kbd", {}, "Enter"))));
+  (again[0] ?? name).focus();
 }
 
-async function next() {
+/** Take a name; where it is taken, ask whether the two are one person. */
+async function begin(who, isSame = false) {
   try {
-    const found = await ask("POST", "/api/study/next", { rater, ...test });
-    if (found.task) show(found, found.task);
-    else root.replaceChildren(el("section", { class: "panel", id: "finished" }, el("h1", {}, "That was all. Thank you!"), el("p", {}, `${found.total} of ${found.total}`)));
+    const body = { rater: who.name, key: who.key, same: isSame };
+    const found = await insist("POST", "/api/study/begin", body);
+    if (found.status === "taken") return ask(who, found);
+    rater = { name: found.rater, key: who.key };
+    run = found.run;
+    keepRater(rater);
+    await sendKept();
+    return await next();
   } catch (error) {
-    say(error.message, 3600);
+    return say(error.message, 3600);
   }
 }
 
-function show(found, current) {
-  for (const player of transport.players) { transport.remove(player); player.unload(); }
-  task = { found, current };
-  answers = {};
-  since = performance.now();
-  const screens = current.videos.map((video, i) => screen(video, current.videos.length === 1 ? "" : ["Left", "Right"][i]));
-  const place = el("output", { class: "number quiet" });
-  transport.onchange = () => { place.textContent = `${transport.frame + 1} / ${transport.frames}`; };
-  root.replaceChildren(
-    el("p", { class: "quiet progress-line" }, el("progress", { max: found.total, value: found.total - found.left, "aria-label": "Done" }), ` ${found.total - found.left} of ${found.total}`),
-    el("h1", { class: "prompt", tabindex: -1 }, current.prompt),
-    el("div", { class: "screens" }, screens),
-    el("p", { class: "choices" }, button("Play, pause", () => transport.toggle(), { key: "space" }), button("‹", () => transport.step(-1), { title: "←  with Shift" }), button("›", () => transport.step(1)), place),
-    test.kind === "pair" ? sides(found) : scales(found),
-    el("p", {}, before ? button("Back to the one before", back, { key: "Backspace" }) : null));
-  root.querySelector("h1").focus(); // what had the focus is gone: whoever listens hears the next prompt
-  transport.position = 0.5;
-  transport.playing = false;
-  transport.play();
+function ask(who, { rater: name, votes, free }) {
+  const other = { name: free, key: who.key };
+  const answers = votes ? `${votes} answer${votes === 1 ? " is" : "s are"} given under it. ` : "";
+  root.replaceChildren(el("section", { class: "panel welcome", id: "name-taken" },
+    el("h1", { tabindex: -1 }, `${name} is taken`),
+    el("p", {}, `Somebody has begun under this name. ${answers}Was that you, in another browser?`),
+    el("div", { class: "known" },
+      button(`Yes, go on as ${name}`, () => begin({ ...who, name }, true), { class: "action", id: "same" }),
+      button(`No, begin as ${free}`, () => begin(other), { class: "action", id: "other" }),
+      button("Choose another name", () => welcome(who.name)))));
+  root.querySelector("h1").focus();
 }
 
-function screen(video, label) {
-  const pan = el("div", { class: "pan" });
-  const player = new Player(pan);
-  player.load(video, 0);
-  transport.add(player);
-  const frame = el("div", { class: "screen" }, pan);
-  frame.style.setProperty("--ratio", video.width / video.height);
-  return el("figure", {}, frame, el("figcaption", {}, label));
+// --- tasks --------------------------------------------------------------------------------------
+
+async function next() {
+  const asked = { ...identity(), ...test, skipped: [...skipped].slice(-1000) };
+  const found = await insist("POST", "/api/study/next", asked);
+  if (found.task) show(found, found.task);
+  else finished(found);
 }
 
-function sides(found) {
-  const [question, [, text]] = Object.entries(found.questions)[0];
-  const pick = (answer) => () => send({ [question]: answer });
-  return el("section", { class: "answers" }, el("h2", {}, text), el("div", { class: "choices" },
-    button("The left one", pick("left"), { key: "←", class: "action", id: "left" }),
-    button("No difference", pick("tie"), { key: "↓", class: "action", id: "tie" }),
-    button("The right one", pick("right"), { key: "→", class: "action", id: "right" })));
+function identity() {
+  return { rater: rater.name, key: rater.key };
 }
 
-function scales(found) {
-  const questions = Object.entries(found.questions).map(([name, [title, text]]) => el("fieldset", { "data-question": name },
-    el("legend", {}, el("b", {}, title), " ", el("span", { class: "quiet" }, text)),
-    el("div", { class: "chips" }, [1, 2, 3, 4, 5].map((value) => button(String(value), () => rate(name, value), { pressed: false, "data-value": value }))),
-  ));
-  return el("section", { class: "answers" }, el("p", { class: "quiet" }, "1 is bad, 5 is good. Keys 1 to 5 answer the first question that is open; Enter goes on."), questions,
-    button("Go on", () => finish(), { key: "Enter", class: "action", id: "go-on", disabled: true }));
+function show(found, task) {
+  leave();
+  hush();
+  view = new TaskView(root, found, task, {
+    seen, send, skip, back: before ? back : null, name: rater.name, leave: () => welcome(),
+  });
 }
 
-function rate(name, value) {
-  answers[name] = String(value);
-  for (const choice of root.querySelectorAll(`[data-question="${name}"] button`)) choice.setAttribute("aria-pressed", String(choice.dataset.value === String(value)));
-  document.getElementById("go-on").disabled = openQuestion() !== undefined;
+function leave() {
+  view?.close();
+  view = null;
 }
 
-function openQuestion() {
-  return Object.keys(task.found.questions).find((name) => !(name in answers));
+function finished({ total, left, skipped: passed }) {
+  leave();
+  hush();
+  const again = () => { skipped.clear(); guarded(next); };
+  const open = `${passed} of them ${passed === 1 ? "was" : "were"} left out, because a video did not play.`;
+  root.replaceChildren(el("section", { class: "panel welcome", id: "finished" },
+    el("h1", { tabindex: -1 }, "That was all. Thank you!"),
+    el("p", {}, `${total - left} of ${total} answered.`),
+    passed ? el("p", {}, open) : null,
+    el("div", { class: "known" },
+      passed ? button("Try these again", again, { class: "action" }) : null,
+      before ? button("Back to the one before", back, { key: "Backspace" }) : null)));
+  root.querySelector("h1").focus();
 }
 
-function finish() {
-  if (openQuestion() === undefined) send(answers);
-}
-
-async function send(given) {
+async function send(answers, seconds) {
   if (busy) return; // one answer per task, however often a key repeats
+  const { found, task } = view;
+  keepAnswer(run, { ...identity(), task: task.id, answers, seconds });
+  before = { found, task };
+  await guarded(async () => {
+    view.wait();
+    if (await sendKept()) await next();
+  });
+}
+
+/** Send what is kept; what can never be taken is told and forgotten. */
+async function sendKept() {
+  for (const { body } of unsent(run)) {
+    try {
+      await insist("POST", "/api/study/answer", body, KEPT);
+    } catch (error) {
+      if (![400, 409, 422].includes(error.status)) throw error;
+      say(`An answer could not be taken: ${error.message}`, 20);
+    }
+    forget(run, body.task);
+  }
+  return true;
+}
+
+async function guarded(doing) {
   busy = true;
   try {
-    const seconds = Math.min((performance.now() - since) / 1000, 86400);
-    await ask("POST", "/api/study/answer", { rater, task: task.current.id, answers: given, seconds });
-    before = task;
-    await next();
+    await doing();
   } catch (error) {
-    say(error.message);
+    say(error.message, 3600);
+    view?.wait(false);
   } finally {
     busy = false;
   }
 }
 
+function skip() {
+  if (busy) return;
+  skipped.add(view.task.id);
+  guarded(next);
+}
+
 function back() {
-  if (!before) return;
-  const { found, current } = before;
+  if (!before || busy) return;
+  const { found, task } = before;
   before = null;
-  show(found, current);
+  skipped.delete(task.id);
+  show(found, task);
 }
 
 document.addEventListener("keydown", (event) => {
-  if (!task || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const { key, shiftKey } = event;
-  if ((key === "Enter" || key === " ") && event.target.closest("button, a, input, select")) return; // that is pressed
-  const isPair = test.kind === "pair";
-  const doing = {
-    " ": () => transport.toggle(), Backspace: back,
-    ArrowLeft: () => (shiftKey ? transport.step(-1) : isPair && document.getElementById("left")?.click()),
-    ArrowRight: () => (shiftKey ? transport.step(1) : isPair && document.getElementById("right")?.click()),
-    ArrowDown: () => isPair && document.getElementById("tie")?.click(),
-    Enter: () => !isPair && finish(),
-  }[key] ?? (!isPair && /^[1-5]$/.test(key) && (() => openQuestion() && rate(openQuestion(), key)));
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (event.target.matches("input")) return;
+  if ((event.key === "Enter" || event.key === " ") && event.target.closest("button, a")) return; // that is pressed
+  const doing = event.key === "Backspace" && before ? back : view?.doingOf(event);
   if (!doing) return;
   event.preventDefault();
   doing();

@@ -2,19 +2,14 @@
 
 import { short } from "studio/dom.js";
 
-export const LABELS = {
-  stg_scale: "scale s", spatial_scale: "spatial s", temporal_scale: "temporal s", guidance_scale: "CFG g",
-  rescale: "rescale",
-};
-
 const WORDS = {
   stg_scale: (value) => `s ${short(value)}`,
   spatial_scale: (value) => `spatial ${short(value)}`,
   temporal_scale: (value) => `temporal ${short(value)}`,
   guidance_scale: (value) => `g ${short(value)}`,
-  layers: (value) => `layer${value.length === 1 ? "" : "s"} ${value.join(", ")}`,
-  skip: (value) => value,
-  guidance: (value) => value,
+  layers: (value) => `layer${value.length === 1 ? "" : "s"} ${short(value)}`,
+  skip: short,
+  guidance: short,
   steps: (value) => `${value} steps`,
 };
 
@@ -26,7 +21,8 @@ export function titleOf({ text, image }) {
 /** What tells a setting from the others of the run. */
 export function summary(run, setting) {
   const said = setting.parameters;
-  const names = run.varied.filter((name) => said[name] != null && !(name.endsWith("_scale") && said[name] === 0));
+  const isOff = (name) => said[name] == null || said[name].length === 0 || (name.endsWith("_scale") && said[name] === 0);
+  const names = run.varied.filter((name) => !isOff(name));
   return names.map((name) => (WORDS[name] ?? ((value) => `${plain(name)} ${short(value)}`))(said[name])).join(" · ");
 }
 
@@ -51,10 +47,10 @@ export function facts(run, setting, clip) {
 export function parameterRows(setting) {
   return Object.entries(setting.parameters)
     .filter(([name, value]) => value != null && value !== "" && name !== "model")
-    .map(([name, value]) => [plain(name), Array.isArray(value) ? value.join(", ") : short(value)]);
+    .map(([name, value]) => [plain(name), short(value)]);
 }
 
-/** A value with its interval. */
+/** A value with its interval, where it has one. */
 export function estimate({ value, low, high }) {
-  return low == null ? short(value) : `${short(value)} (${short(low)} to ${short(high)})`;
+  return low == null || high == null ? short(value) : `${short(value)} (${short(low)} to ${short(high)})`;
 }

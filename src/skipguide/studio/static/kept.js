@@ -1,0 +1,67 @@
+// What a rater's browser keeps: who votes here, and answers until the server has them.
+
+const RATERS = "skipguide-raters"; // [{name, key}], the last one first
+const UNSENT = "skipguide-unsent"; // [{run, body}], the oldest first
+const NOW = "skipguide-rater-now"; // whose turn it is in this tab, over a reload
+const MOST = 6; // raters
+
+const memory = new Map(); // of a browser that keeps nothing
+
+function read(name, store) {
+  try {
+    return JSON.parse(store().getItem(name)) ?? memory.get(name);
+  } catch {
+    return memory.get(name);
+  }
+}
+
+function write(name, value, store) {
+  memory.set(name, value);
+  try {
+    store().setItem(name, JSON.stringify(value));
+  } catch { /* as above */ }
+}
+
+const always = () => localStorage, here = () => sessionStorage;
+
+export function knownRaters() {
+  const found = read(RATERS, always);
+  return Array.isArray(found) ? found : [];
+}
+
+export function keepRater(rater) {
+  const others = knownRaters().filter(({ name }) => name !== rater.name);
+  write(RATERS, [rater, ...others].slice(0, MOST), always);
+  write(NOW, rater.name, here);
+}
+
+/** Who votes in this tab already, where the page was loaded again. */
+export function raterHere() {
+  const name = read(NOW, here);
+  return knownRaters().find((rater) => rater.name === name) ?? null;
+}
+
+export function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID is for https alone
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Answers of a run that the server is not known to have. */
+export function unsent(run) {
+  const found = read(UNSENT, always);
+  return (Array.isArray(found) ? found : []).filter((entry) => entry.run === run);
+}
+
+export function keepAnswer(run, body) {
+  forget(run, body.task);
+  write(UNSENT, [...everything(), { run, body }], always);
+}
+
+export function forget(run, task) {
+  write(UNSENT, everything().filter((entry) => entry.run !== run || entry.body.task !== task), always);
+}
+
+function everything() {
+  const found = read(UNSENT, always);
+  return Array.isArray(found) ? found : [];
+}

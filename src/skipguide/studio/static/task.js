@@ -1,0 +1,273 @@
+// One task on the screen: its videos, large as they can be, and under the thumb what to answer.
+
+import { button, el } from "studio/dom.js";
+import { Player } from "studio/player.js";
+import { away, isBack, pause } from "studio/reach.js";
+import { ask } from "studio/source.js";
+import { Transport } from "studio/transport.js";
+
+const ENOUGH = 0.9; // of the frames of each video, before an answer can be given
+const GAP = 8; // pixels between two videos, as in the style sheet
+const NAMES = ["A", "B"];
+const tries = new Map(); // of videos that did not play; a browser keeps what it has of an address
+const SIDES = { left: "A is better", tie: "No difference", right: "B is better" };
+const KEYS = { left: "←", tie: "↓", right: "→" };
+
+export class TaskView {
+  /** @param tell {seen, send, skip, back, name, leave}: what the page does, and knows */
+  constructor(root, found, task, tell) {
+    Object.assign(this, { root, found, task, tell, answers: {}, current: null, since: null });
+    this.isPair = task.videos.length === 2;
+    this.isOpen = tell.seen.has(task.id);
+    this.isWaiting = false;
+    this.transport = new Transport();
+    this.transport.together = true;
+    this.transport.onchange = () => this.#changed();
+    this.transport.onblocked = () => this.#changed();
+    this.screens = task.videos.map((video, i) => this.#screen(video, this.isPair ? NAMES[i] : ""));
+    this.#build();
+    this.watcher = new ResizeObserver(() => this.#fit());
+    this.watcher.observe(this.stage);
+    this.#gate();
+    root.querySelector("h1").focus({ preventScroll: true }); // who listens hears the next prompt
+    this.transport.play();
+  }
+
+  close() {
+    this.watcher.disconnect();
+    this.transport.playing = false;
+    for (const { player } of this.screens) {
+      this.transport.remove(player);
+      player.unload();
+    }
+  }
+
+  /** No answer while one is on its way. */
+  wait(isWaiting = true) {
+    this.isWaiting = isWaiting;
+    this.#gate();
+  }
+
+  /** What a key does here; nothing that a button could not do now. */
+  doingOf({ key, shiftKey }) {
+    const press = (id) => () => document.getElementById(id)?.click();
+    const steps = { ArrowLeft: -1, ArrowRight: 1 };
+    if (shiftKey && key in steps) return () => this.transport.step(steps[key]);
+    if (key === " ") return () => this.transport.toggle();
+    if (this.isPair) {
+      const sides = { ArrowLeft: "left", a: "left", ArrowDown: "tie", ArrowRight: "right", b: "right" };
+      return sides[key] ? press(sides[key]) : null;
+    }
+    if (key === "Enter") return press("go-on");
+    return /^[1-5]$/.test(key) ? () => this.#rate(this.#unanswered(), key) : null;
+  }
+
+  // --- what is on the screen --------------------------------------------------------------------
+
+  #build() {
+    const { total, left } = this.found;
+    const done = total - left;
+    this.place = el("output", { class: "number quiet" });
+    this.toggle = button("Play", () => this.transport.toggle(), { class: "play", key: "space" });
+    this.start = button("▶", () => this.transport.toggle(), {
+      class: "start", "aria-label": "Play the videos", hidden: true,
+    });
+    this.told = el("p", { class: "told", role: "status" });
+    this.root.classList.toggle("of-one", !this.isPair);
+    this.stage = el("div", { class: "stage-of-two" }, this.screens.map(({ figure }) => figure), this.start);
+    this.controls = el("section", { class: "answers" });
+    this.root.replaceChildren(
+      el("p", { class: "progress-line" },
+        el("progress", { max: total, value: done, "aria-label": "Answered" }),
+        el("span", { class: "count" }, `${done} of ${total}`),
+        button(this.tell.name, this.tell.leave, { class: "who", title: "Vote as somebody else" })),
+      el("h1", { class: "prompt", tabindex: -1 }, this.task.prompt),
+      this.stage,
+      el("div", { class: "playback" }, this.toggle,
+        button("‹", () => this.transport.step(-1), { "aria-label": "One frame back", title: "Shift ←" }),
+        button("›", () => this.transport.step(1), { "aria-label": "One frame on", title: "Shift →" }),
+        this.told, this.place,
+        this.tell.back ? button("Back", this.tell.back, { key: "Backspace", class: "back", title: "To the task before" }) : null),
+      this.controls);
+    this.#ask();
+  }
+
+  #screen(video, label) {
+    const pan = el("div", { class: "pan" });
+    const player = new Player(pan);
+    const note = el("p", { class: "note" }, "Loading …");
+    const seen = el("progress", { class: "seen", max: 1, value: 0, "aria-label": `Played of video ${label}` });
+    const frame = el("div", { class: "screen" }, pan, note, label ? el("b", { class: "letter" }, label) : null, seen);
+    const screen = { player, note, seen, label, figure: el("figure", {}, frame) };
+    player.load(addressed(video), 0);
+    this.transport.add(player);
+    const joined = player.onjoin;
+    player.onjoin = () => { note.hidden = true; joined(); };
+    player.onframe = () => this.#shown(screen);
+    player.onerror = (reason) => this.#failed(screen, video, reason);
+    return screen;
+  }
+
+  /** Side by side or one below the other, whichever shows more. */
+  #fit() {
+    const { clientWidth: width, clientHeight: height } = this.stage;
+    const count = this.screens.length;
+    const [{ width: w, height: h }] = this.task.videos;
+    const ratio = w && h ? w / h : 1;
+    const across = Math.min((width - (count - 1) * GAP) / count, height * ratio);
+    const down = Math.min(width, ((height - (count - 1) * GAP) / count) * ratio);
+    this.stage.classList.toggle("stacked", down > across);
+    this.stage.style.setProperty("--cell", `${Math.floor(Math.max(across, down))}px`);
+    this.stage.style.setProperty("--ratio", ratio);
+  }
+
+  #changed() {
+    const { playing, frame, frames } = this.transport;
+    const players = this.screens.map(({ player }) => player);
+    const isThere = players.every((player) => player.joined);
+    this.toggle.firstChild.data = playing ? "Pause" : "Play";
+    this.place.textContent = isThere ? `${frame + 1} / ${frames}` : "";
+    this.start.hidden = playing || players.some((player) => player.failed);
+  }
+
+  #shown({ player, seen }) {
+    seen.value = Math.min(player.share / ENOUGH, 1);
+    if (this.screens.every((screen) => screen.player.joined)) this.since ??= performance.now();
+    if (this.isOpen || this.screens.some((screen) => screen.player.share < ENOUGH)) return;
+    this.isOpen = true;
+    this.tell.seen.add(this.task.id);
+    this.#gate();
+  }
+
+  // --- a video that does not play ---------------------------------------------------------------
+
+  /** The reason is asked for: a video element does not tell a missing file from a missing server. */
+  async #failed(screen, video, reason) {
+    this.#gate();
+    tries.set(video.url, (tries.get(video.url) ?? 0) + 1);
+    for (;;) {
+      try {
+        await ask("HEAD", video.url);
+        break;
+      } catch (error) {
+        if (!this.#isHere(screen)) return isBack();
+        if (!error.isPassing) {
+          const isGone = error.status === 404;
+          return this.#tellFailed(screen, video, isGone ? "It is not in the run any more." : error.message);
+        }
+        away(`${error.message} The videos are loaded again when it is back.`);
+        screen.wasAway = true;
+        await pause(1);
+      }
+    }
+    isBack();
+    if (!this.#isHere(screen)) return undefined;
+    if (screen.wasAway) return this.#reload(screen, video);
+    return this.#tellFailed(screen, video, `This browser cannot play it. ${reason}`);
+  }
+
+  #isHere(screen) {
+    return screen.figure.isConnected && screen.player.failed;
+  }
+
+  #reload(screen, video) {
+    screen.wasAway = false;
+    screen.note.textContent = "Loading …";
+    screen.player.load(addressed(video), 0);
+    this.#gate();
+    this.transport.play();
+  }
+
+  #tellFailed(screen, video, reason) {
+    screen.note.hidden = false;
+    screen.note.textContent = `The video cannot be played. ${reason}`;
+    this.told.textContent = "";
+    this.controls.replaceChildren(
+      el("p", { class: "failure" }, `${screen.label ? `Video ${screen.label}` : "The video"} cannot be played, so there is nothing to judge here.`),
+      el("div", { class: "row-of-answers" },
+        button("Try again", () => { this.#ask(); this.#reload(screen, video); }, { id: "again" }),
+        button("Leave it out", this.tell.skip, { class: "action", id: "skip" })));
+    return undefined;
+  }
+
+  // --- what is asked ----------------------------------------------------------------------------
+
+  /** Answers are open when both videos were on the screen to their ends, and none is on its way. */
+  #gate() {
+    const isOpen = this.isOpen && !this.isWaiting && !this.screens.some(({ player }) => player.failed);
+    for (const answer of this.controls.querySelectorAll(".answer")) answer.disabled = !isOpen;
+    const goOn = document.getElementById("go-on");
+    if (goOn) goOn.disabled = !isOpen || this.#unanswered() !== undefined;
+    const first = this.isPair ? "Watch both to the end first." : "Watch it to the end first.";
+    this.told.textContent = this.isWaiting ? "Saving …" : isOpen ? "" : first;
+    this.place.hidden = !isOpen;
+  }
+
+  #ask() {
+    this.controls.replaceChildren(...(this.isPair ? this.#sides() : this.#scales()));
+    this.#gate();
+  }
+
+  #sides() {
+    const [question, [, text]] = Object.entries(this.found.questions)[0];
+    const pick = (side) => () => this.#send({ [question]: side });
+    return [el("h2", {}, text), el("div", { class: "row-of-answers" },
+      Object.entries(SIDES).map(([side, words]) =>
+        button(words, pick(side), { key: KEYS[side], class: "action answer", id: side })))];
+  }
+
+  #scales() {
+    const questions = Object.entries(this.found.questions);
+    this.current ??= questions[0][0];
+    const sets = questions.map(([name, [title, text]]) => el("fieldset", { "data-question": name },
+      el("legend", {}, el("b", {}, title), " ", el("span", { class: "quiet" }, text)),
+      el("div", { class: "row-of-answers" }, [1, 2, 3, 4, 5].map((value) =>
+        button(String(value), () => this.#rate(name, value), { pressed: false, "data-value": value, class: "answer" })))));
+    const steps = questions.map(([name, [title]], i) =>
+      button(String(i + 1), () => this.#turnTo(name), { class: "step", "aria-label": `Question ${i + 1}: ${title}`, "data-step": name }));
+    const goOn = button("Go on", () => this.#finish(), { key: "Enter", class: "action", id: "go-on", disabled: true });
+    const hint = el("p", { class: "quiet hint" }, "1 is bad, 5 is good. ",
+      el("span", { class: "of-keys" }, "Keys 1 to 5 answer the first question that is open."));
+    queueMicrotask(() => this.#turnTo(this.current));
+    return [hint, ...sets, el("div", { class: "steps" }, el("span", { class: "of-steps" }, steps), goOn)];
+  }
+
+  /** On a phone there is one question at a time. */
+  #turnTo(name) {
+    this.current = name;
+    for (const set of this.controls.querySelectorAll("fieldset")) set.classList.toggle("current", set.dataset.question === name);
+    for (const step of this.controls.querySelectorAll(".step")) {
+      step.setAttribute("aria-current", step.dataset.step === name ? "step" : "false");
+      step.classList.toggle("answered", step.dataset.step in this.answers);
+    }
+  }
+
+  #rate(name, value) {
+    const first = this.controls.querySelector(".answer");
+    if (name === undefined || !first || first.disabled) return;
+    this.answers[name] = String(value);
+    for (const choice of this.controls.querySelectorAll(`[data-question="${name}"] button`)) {
+      choice.setAttribute("aria-pressed", String(choice.dataset.value === String(value)));
+    }
+    this.#turnTo(this.#unanswered() ?? name);
+    this.#gate();
+  }
+
+  #unanswered() {
+    return Object.keys(this.found.questions).find((name) => !(name in this.answers));
+  }
+
+  #finish() {
+    if (this.#unanswered() === undefined) this.#send(this.answers);
+  }
+
+  #send(answers) {
+    const seconds = Math.min((performance.now() - (this.since ?? performance.now())) / 1000, 86400);
+    this.tell.send(answers, seconds);
+  }
+}
+
+function addressed(video) {
+  const number = tries.get(video.url);
+  return number ? { ...video, url: `${video.url}?${number}` } : video;
+}

@@ -1,0 +1,50 @@
+"""What the tests of the studio in a browser share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.painted import painted
+from support.served import CHROMIUM, Served, sync_api
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Served]:
+    """A run of one's own."""
+    with Served(painted(tmp_path / "own")) as served:
+        yield served
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """A page that must not complain, nor ask anybody but where it came from."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    said, asked = [], []
+    page.on(
+        "console",
+        lambda message: said.append(message.text) if message.type in ("error", "warning") else None,
+    )
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    yield page
+    assert [
+        text for text in said if "status of 400" not in text
+    ] == []  # which tells of a refusal that is tested
+    assert [
+        url for url in asked if not url.startswith(("http://127.0.0.1:", "file:", "data:"))
+    ] == []
+    context.close()
