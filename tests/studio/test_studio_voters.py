@@ -353,7 +353,8 @@ def test_videos_are_loaded_again_when_the_server_is_back(
         page.goto(f"{server.address}vote#kind=pair&settings=1,3")
         page.fill("#rater", "Ann")
         page.keyboard.press("Enter")
-        until(page, "document.querySelectorAll('.pan video').length > 0")
+        while len(held) < 2:
+            page.wait_for_timeout(20)
         server.kill()
         for route in held[:]:
             route.abort()
