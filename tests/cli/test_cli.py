@@ -945,7 +945,7 @@ def test_help_and_version() -> None:
 
 def test_the_list_of_verbs_is_whole() -> None:
     """No sentence is cut, and a verb of verbs alone prints its list in lines, as a refusal."""
-    for args in ([], ["lab"], ["paper"], ["runs"], ["convert"]):
+    for args in ([], ["lab"], ["paper"], ["runs"], ["votes"], ["convert"]):
         listed = run(*args, "--help").stdout
         assert "..." not in listed.partition("Commands:")[2]
         if args:

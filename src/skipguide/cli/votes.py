@@ -14,7 +14,7 @@ from skipguide.cli.options import Json, Overwrite
 from skipguide.method.protocols import PlainData
 
 votes = typer.Typer(
-    help="Look into the votes of a blind test, which `skipguide studio` holds.",
+    help="Look into the votes of a blind test in the studio.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -88,7 +88,10 @@ def remove(
     rater: Annotated[str, typer.Argument(metavar="RATER", help="As `show` lists it.")],
     as_json: Json = False,
 ) -> None:
-    """Remove all votes of a rater, and free the name. `export` keeps them elsewhere first."""
+    """Remove all votes of a rater, and free the name.
+
+    `skipguide votes export` keeps them elsewhere first.
+    """
     from skipguide.runs import Run
 
     with Run.open(folder, writable=True) as run:
