@@ -17,6 +17,7 @@ from skipguide.generate import parsing
 from skipguide.generate.fields import flag_name
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.method import documents
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def read_config(path: Path | None) -> PlainData:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = documents.load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8; a date that is none
         raise ValueError(
             f"--config must be a YAML file, but {path} is not: {error} Correct it there."

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from skipguide.method import formula, perturbations, validate
+from skipguide.method import documents, formula, perturbations, validate
 
 Layer = int | str
 
@@ -300,7 +300,7 @@ class Schedule:
 
         known = [entry.name for entry in fields(Bin)]
         try:
-            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            found = documents.load_yaml(Path(path).read_text(encoding="utf-8"))
         except (
             OSError,
             ValueError,

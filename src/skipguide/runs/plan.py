@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skipguide.generate.parsing import read_schedule_files
 from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.method import documents
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import plan_grid, prompts
 from skipguide.runs.prompts import Entry, Prompt, PromptFile
@@ -82,7 +83,7 @@ class Plan:
         """
         try:
             text = path.read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
+            content = documents.load_yaml(text)
         except (
             OSError,
             ValueError,
