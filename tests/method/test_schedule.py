@@ -87,7 +87,10 @@ def test_schedule_from_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("bins: 3", "must be a list of bins with sigma, layers, scale, .* has something else"),
-        ("- {sigma: [0, 1], scales: 2}", "must be a list of bins with .* has scales. Write"),
+        (
+            "- {sigma: [0, 1], scales: 2}",
+            r"must be a list of bins with .* has scales\. Did you mean 'scale'\?",
+        ),
         ("- {layers: [1], scale: 2}", r"every bin of a schedule must have sigma: \[low, high\]"),
         ("- {sigma: [1, 0], scale: 2, layers: [1]}", "sigma must be a pair"),
         ("- {sigma: 5, scale: 2, layers: [1]}", "sigma must be a pair .* but got 5"),

@@ -259,7 +259,11 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
             {"seeds": 3},
             r"seeds of a plan must be a list of whole numbers, as in \[0, 1\], but got 3",
         ),
-        ({"sedes": [1]}, r"a setting must be one of .* but got 'sedes'"),
+        ({"sedes": [1]}, r"^a plan has model, .* but got 'sedes'\. Did you mean 'seeds'\?$"),
+        ({"prompt": "b"}, r"but got 'prompt'\. Did you mean 'prompts'\?$"),
+        ({"prompts": {"fiel": "a.txt"}}, r"^prompts of a plan must be .* Did you mean 'file'\?$"),
+        ({"prompts": [{"promt": "a"}]}, r"^prompts of a plan must be .* Did you mean 'prompt'\?$"),
+        ({"settings": [{"name": "a", "sgt": 3}]}, r"but got 'sgt'\. Did you mean 'stg'\?$"),
         ({"settings": [{"guidance_scale": 3}]}, r"every setting must have a name"),
         (
             {"settings": [{"name": "a"}, {"name": "a"}]},
@@ -309,6 +313,56 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
 def test_a_wrong_plan_says_what_is_needed(content: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         plan(**content)
+
+
+def test_all_that_is_wrong_with_a_plan_is_said_at_once_and_once_each() -> None:
+    """`seed` was said to be wrong in each setting, and nothing else was said."""
+    settings = [
+        {"name": "a", "guidance_scale": -1},
+        {"name": "b", "gudance_scale": 3, "stg": {"layer": [8]}},
+        {"name": "c", "stg": [{"layers": [1], "axis": "x"}, {"layers": []}], "seed": 3},
+    ]
+    with pytest.raises(ValueError, match="a plan has") as raised:
+        plan(seed=[0], steps=0, prompts=["a", {}], seeds=[-1], settings=settings)
+    said = str(raised.value)
+    for part in (
+        "but got 'seed'. Did you mean 'seeds'?",
+        "must have a text, an image or both",
+        "? a prompt of a plan",
+        "steps must be a whole number >= 1, but got 0",
+        "setting 'a': guidance_scale must be",
+        "setting 'b': a setting must be one of",
+        "but got 'gudance_scale'. Did you mean 'guidance_scale'?",
+        "setting 'b': a term of stg has",
+        "but got layer. Did you mean 'layers'?",
+        "setting 'c': a setting cannot have seed",
+        "setting 'c': axis must be spatial",
+        "setting 'c': stg must be a term with layers",
+        "seeds of a plan must be whole numbers from 0 to 2^63 - 1, but got [-1]",
+    ):
+        assert said.count(part) == 1, part
+
+
+def test_what_some_settings_have_wrong_names_them() -> None:
+    settings = [{"name": name, "steps": 0} for name in "abcde"]
+    with pytest.raises(ValueError, match=r"^settings 'a', 'b', 'c' and 2 more: steps must be"):
+        plan(settings=[*settings, {"name": "f"}])
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [{"preset": {"stg_scal": 1.0}}, {"terms": [{"layer": [8]}], "cfg": {"name": "apg", "etta": 1}}],
+)
+def test_misspelt_words_of_guidance_are_told(guidance: dict[str, Any]) -> None:
+    """The first was a KeyError."""
+    with pytest.raises(ValueError, match=r"Did you mean '(stg_scale|eta)'\?"):
+        plan(settings=[{"name": "a", "guidance": guidance}])
+
+
+def test_a_plan_with_two_blocks_of_settings_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(f"{PLAN}settings: []\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"settings stands on line 6 and on line 9, but only one"):
+        Plan.read(tmp_path / "plan.yaml")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..method import formula, perturbations, validate
+from ..method import documents, formula, perturbations, validate
 
 Layer = int | str
 
@@ -301,7 +301,7 @@ class Schedule:
 
         known = [entry.name for entry in fields(Bin)]
         try:
-            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            found = documents.load_yaml(Path(path).read_text(encoding="utf-8"))
         except (
             OSError,
             ValueError,
@@ -318,7 +318,7 @@ class Schedule:
             came = _describe_invalid_bins(bins, known)
             raise ValueError(
                 f"a schedule must be a list of bins with {', '.join(known)}, but {path} has {came}."
-                " Write lines like - {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
+                f" {_advice_on_bins(bins, known)}"
             )
         if not all("sigma" in row for row in bins):
             raise ValueError(
@@ -341,6 +341,14 @@ def _describe_invalid_bins(bins: Any, known: Sequence[str]) -> str:
     if not isinstance(bins, list) or not all(isinstance(row, dict) for row in bins):
         return "something else"
     return ", ".join(sorted({str(name) for row in bins for name in row} - set(known)))
+
+
+def _advice_on_bins(bins: Any, known: list[str]) -> str:
+    rows = [row for row in bins if isinstance(row, dict)] if isinstance(bins, list) else []
+    for name in dict.fromkeys(str(name) for row in rows for name in row if name not in known):
+        if advice := validate.did_you_mean(name, known, otherwise=""):
+            return advice
+    return "Write lines like - {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
 
 
 def _check_common_arguments(term: STG | SLG) -> None:

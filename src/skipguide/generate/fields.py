@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from skipguide.method import validate
 from skipguide.method.protocols import ReadOnlyData
 
 
@@ -37,6 +38,10 @@ def _message(model: type[BaseModel], error: ReadOnlyData) -> str:
     if not error["loc"] or error["loc"][0] == "guidance":  # they speak for themselves
         return str(error["ctx"]["error"])
     name = str(error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        known = list(model.model_fields)
+        advice = validate.did_you_mean(name, known, otherwise="Remove it.")
+        return f"a flag must be one of {', '.join(known)}, but got {name!r}. {advice}"
     return (
         f"{name} must be {requirement_of(model, name)}, but got {error['input']!r}. Set it with"
         f" {flag_name(name)}, or as {name} in the config file."

@@ -273,14 +273,19 @@ def _check_parts(flags: GuidanceFlags) -> None:
     """Import torch only where there is something to check, so that wrong flags are told at once."""
     if not (flags.cfg_rule or flags.restart or flags.term or isinstance(flags.schedule, tuple)):
         return
-    from skipguide.method import request
+    from skipguide.method import request, validate
 
+    problems = validate.ProblemCollector()
     for term in flags.term or ():
-        request.read_term(term)
-    if isinstance(flags.schedule, tuple):
-        request.read_schedule(flags.schedule)
-    parts = {"cfg": flags.cfg_rule, "restart": flags.restart}
-    request.GuidanceRequest.from_dict(parts)
+        with problems.attempt():
+            request.read_term(term)
+    with problems.attempt():
+        if isinstance(flags.schedule, tuple):
+            request.read_schedule(flags.schedule)
+    with problems.attempt():
+        parts = {"cfg": flags.cfg_rule, "restart": flags.restart}
+        request.GuidanceRequest.from_dict(parts)
+    problems.raise_all()
 
 
 # --- with a preset --------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ preset does."""
 
 from __future__ import annotations
 
-import difflib
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +24,7 @@ from skipguide.generate import parsing
 from skipguide.generate.fields import describe_field as _field
 from skipguide.generate.fields import validation_messages
 from skipguide.generate.flags import GuidanceFlags
+from skipguide.method import validate
 from skipguide.method.protocols import ReadOnlyData
 
 if TYPE_CHECKING:
@@ -162,28 +162,25 @@ def validate_settings(given: ReadOnlyData) -> GenerationSettings:
     flags = {name: given[name] for name in given if name in GuidanceFlags.model_fields}
     rest = {name: value for name, value in given.items() if name not in flags}
     flags = {name: value for name, value in flags.items() if value is not None}
+    problems = validate.ProblemCollector()
     if flags:
-        rest["guidance"] = parsing.combine_guidance(rest.get("guidance"), flags)
+        with problems.attempt():
+            rest["guidance"] = parsing.combine_guidance(rest.get("guidance"), flags)
+    known = {name: rest[name] for name in rest if name in GenerationSettings.model_fields}
+    problems.messages = [_unknown_message(name) for name in rest if name not in known] + (
+        problems.messages
+    )
     try:
-        return GenerationSettings.model_validate(rest)
+        found = GenerationSettings.model_validate(known)
     except ValidationError as error:
-        unknown = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden"]
-        messages = [_unknown_message(name) for name in unknown]
-        known = [name for name in rest if name not in unknown]
-        messages += _messages({name: rest[name] for name in known})
-        raise ValueError(" ".join(dict.fromkeys(messages))) from None
-
-
-def _messages(known: ReadOnlyData) -> list[str]:
-    try:
-        GenerationSettings.model_validate(dict(known))
-    except ValidationError as error:
-        return list(validation_messages(GenerationSettings, error))
-    return []
+        problems.messages += validation_messages(GenerationSettings, error)
+        problems.raise_all()
+        raise
+    problems.raise_all()
+    return found
 
 
 def _unknown_message(name: str) -> str:
     known = [*GenerationSettings.model_fields, *GuidanceFlags.model_fields]
-    close = difflib.get_close_matches(name, known, n=1)
-    advice = f"Did you mean {close[0]!r}?" if close else "Remove it."
+    advice = validate.did_you_mean(name, known, otherwise="Remove it.")
     return f"a setting must be one of {', '.join(known)}, but got {name!r}. {advice}"

@@ -18,7 +18,7 @@ or `schedule: [{sigma: [0.9, 1.1], layers: [11], scale: 4.0}, ...]` instead of t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from skipguide.method import cfg_rules, parsing, validate
@@ -194,28 +194,54 @@ class GuidanceRequest:
         Raises:
             ValueError: for an unknown name, a missing part, or a value out of range.
         """
-        _check_names("guidance", content, [field.name for field in dataclasses.fields(cls)])
-        found = {name: value for name, value in content.items() if value is not None}
-        schedule = found.get("schedule")
-        if schedule is not None:
-            if found.get("terms"):
-                raise ValueError(
-                    "a schedule has what is skipped in its bins, but terms came too. Leave one of"
-                    " them out."
-                )
-            found["schedule"] = read_schedule(schedule)
-            found["terms"] = tuple(entry.term() for entry in active_bins(found["schedule"]))
-        elif "terms" in found:
-            found["terms"] = tuple(read_term(row) for row in _listed(found["terms"], "layers"))
-        if "cfg" in found:
-            found["cfg"] = read_cfg_rule(found["cfg"])
-        if "restart" in found:
-            rows = _listed(found["restart"], "window")
-            found["restart"] = tuple(_make("restart", Restart, row) for row in rows)
+        known = [field.name for field in dataclasses.fields(cls)]
+        problems = validate.ProblemCollector()
+        with problems.attempt():
+            _check_names("guidance", content, known)
+            content = {name: value for name, value in content.items() if value is not None}
+        if not isinstance(content, Mapping):
+            problems.raise_all()
+        found = {name: value for name, value in content.items() if name in known}
+        with problems.attempt():
+            found |= _read_terms(found)
+        if found.get("cfg") is not None:
+            with problems.attempt():
+                found["cfg"] = read_cfg_rule(found["cfg"])
+        if found.get("restart") is not None:
+            with problems.attempt():
+                rows = _listed(found["restart"], "window")
+                found["restart"] = _read_each(rows, lambda row: _make("restart", Restart, row))
+        problems.raise_all()
         return cls(**found)
 
 
 # --- from plain data ------------------------------------------------------------------------------
+
+
+def _read_terms(found: ReadOnlyData) -> PlainData:
+    """Read `schedule` and `terms` of a request."""
+    if found.get("schedule") is not None:
+        if found.get("terms"):
+            raise ValueError(
+                "a schedule has what is skipped in its bins, but terms came too. Leave one of"
+                " them out."
+            )
+        schedule = read_schedule(found["schedule"])
+        terms = tuple(entry.term() for entry in active_bins(schedule))
+        return {"schedule": schedule, "terms": terms}
+    if found.get("terms") is None:
+        return {}
+    return {"terms": _read_each(_listed(found["terms"], "layers"), read_term)}
+
+
+def _read_each(rows: Sequence[Any], read: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """Read every row, and tell all that is wrong at once."""
+    problems, found = validate.ProblemCollector(), []
+    for row in rows:
+        with problems.attempt():
+            found.append(read(row))
+    problems.raise_all()
+    return tuple(found)
 
 
 def read_term(row: ReadOnlyData) -> Term:
@@ -253,7 +279,7 @@ def read_schedule(rows: Any) -> Schedule:
             f"schedule must be a list of bins, but got {rows!r}. Write [{{sigma: [0.9, 1.1],"
             " layers: [11], scale: 2.0}]."
         )
-    return Schedule([_make("schedule", Bin, row) for row in listed])
+    return Schedule(list(_read_each(listed, lambda row: _make("schedule", Bin, row))))
 
 
 def read_cfg_rule(given: Any) -> cfg_rules.CFGRule:
@@ -284,12 +310,18 @@ def _make(what: str, kind: Any, row: Any) -> Any:
     known = [field.name for field in dataclasses.fields(kind) if field.name not in _NOT_PLAIN]
     if not isinstance(row, Mapping):
         raise ValueError(f"{what} must have parts such as {known[0]}, but got {row!r}. Name them.")
-    _check_names(what, row, known)
-    parts = {name: _from_plain(name, value) for name, value in row.items()}
-    try:
-        return kind(**parts)
-    except TypeError as error:  # a bin without its sigma
-        raise ValueError(f"{what} lacks a part: {error}. Add it.") from error
+    problems = validate.ProblemCollector()
+    with problems.attempt():
+        _check_names(what, row, known)
+    made = None
+    with problems.attempt():
+        parts = {name: _from_plain(name, row[name]) for name in row if name in known}
+        try:
+            made = kind(**parts)
+        except TypeError as error:  # a bin without its sigma
+            raise ValueError(f"{what} lacks a part: {error}. Add it.") from error
+    problems.raise_all()
+    return made
 
 
 def _from_plain(name: str, value: Any) -> Any:
@@ -319,8 +351,9 @@ def _check_names(what: str, given: Any, known: Sequence[str]) -> None:
     unknown = [str(name) for name in given if name not in known]
     if unknown:
         has = ", ".join(known) or "none"
+        advice = dict.fromkeys(validate.did_you_mean(name, known) for name in unknown)
         raise ValueError(
-            f"{what} has the parts {has}, but got {', '.join(unknown)}. Correct the name."
+            f"{what} has the parts {has}, but got {', '.join(unknown)}. {' '.join(advice)}"
         )
 
 

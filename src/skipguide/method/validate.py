@@ -2,8 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+
+class Problems(ValueError):
+    """All that is wrong at once; `messages` has a sentence or two for each."""
+
+    def __init__(self, messages: Iterable[str]):
+        self.messages = tuple(dict.fromkeys(messages))
+        super().__init__(" ".join(self.messages))
+
+
+class ProblemCollector:
+    """Collects the errors of several checks, so that all of them can be told at once.
+
+    Use `attempt()` around each check and `raise_all()` after the last one.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Keep a ValueError of the block instead of raising it."""
+        try:
+            yield
+        except ValueError as error:
+            self.messages += error.messages if isinstance(error, Problems) else [str(error)]
+
+    def raise_all(self) -> None:
+        """Raise Problems if there are any."""
+        if self.messages:
+            raise Problems(self.messages)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "Correct the name.") -> str:
+    """Return the last sentence of an error about an unknown name.
+
+    Args:
+        otherwise: the sentence if no known name is near.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]!r}?" if close else otherwise
 
 
 def is_number(value: Any) -> bool:

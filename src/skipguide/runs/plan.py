@@ -4,7 +4,7 @@ loaded."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skipguide.generate.parsing import read_schedule_files
 from skipguide.generate.settings import GenerationSettings, validate_settings
-from skipguide.method import documents
+from skipguide.method import documents, validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import plan_grid, prompts
 from skipguide.runs.prompts import Entry, Prompt, PromptFile
@@ -96,7 +96,7 @@ class Plan:
         if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
             raise ValueError(
                 f"a plan must have lines such as model: lab-mochi, but {path} holds"
-                f" {type(content).__name__}. docs/sweeps.md has an example."
+                f" {type(content).__name__}. Write prompts: [...] and settings: [...]."
             )
         return cls.of(content, path.parent, text)
 
@@ -111,41 +111,82 @@ class Plan:
         Raises:
             ValueError: if it is not a plan; all that is wrong at once.
         """
-        own = {name: content[name] for name in _PlanSchema.model_fields if name in content}
-        common = {name: value for name, value in content.items() if name not in own}
-        try:
-            written = _PlanSchema.model_validate(own)
-        except ValidationError as error:
-            raise ValueError(
-                " ".join(dict.fromkeys(_validation_message(dict(e)) for e in error.errors()))
-            ) from None
-        found = _read_prompts(written.prompts, base)
+        problems = validate.ProblemCollector()
+        problems.messages += _unknown_keys(content)
+        written, wrong = _parse_plan(content)
+        problems.messages += wrong.values()
+        found = [_STAND_IN]
+        if "prompts" not in wrong:
+            with problems.attempt():
+                found = _read_prompts(written.prompts, base)
+        common = {name: content[name] for name in content if name in plan_grid.KEYS}
         names = [written.model] if isinstance(written.model, str) else written.model
-        settings = _parse_settings(written.settings, common, names, found[0], base)
+        settings: list[Setting] = []
+        if not {"settings", "model"} & set(wrong):
+            with problems.attempt():
+                settings = _parse_settings(written.settings, common, names, found[0], base)
+        with problems.attempt():
+            _check_seeds(written.seeds)
+        with problems.attempt():
+            _check_images(found)
+        problems.raise_all()
         written_out = (
             text
             if text is not None
             else yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
         )
-        plan = cls(
+        return cls(
             tuple(found),
             tuple(dict.fromkeys(written.seeds)),
             tuple(settings),
             written.save_latents,
             written_out,
         )
-        _check_seeds(plan)
-        _check_images(plan)
-        return plan
 
 
-def _validation_message(error: ReadOnlyData) -> str:
-    name = str(error["loc"][0])
-    came = "nothing" if error["type"] == "missing" else repr(error["input"])
-    return (
-        f"{name} of a plan must be {_REQUIREMENTS[name]}, but got {came[:200]}. docs/sweeps.md has"
-        " an example."
-    )
+_STAND_IN = Prompt("a prompt")  # with which settings are checked where the prompts are wrong
+
+
+def _unknown_keys(content: ReadOnlyData) -> Iterator[str]:
+    """Say of each key that neither a plan nor its settings have what it may have meant."""
+    own = list(_PlanSchema.model_fields)
+    for name in content:
+        if name not in (*own, *plan_grid.KEYS):
+            advice = validate.did_you_mean(name, [*own, *plan_grid.KEYS], "Remove it.")
+            yield (
+                f"a plan has {', '.join(own)}, and what all of its settings share, but got"
+                f" {name!r}. {advice}"
+            )
+
+
+def _parse_plan(content: ReadOnlyData) -> tuple[_PlanSchema, dict[str, str]]:
+    """Return the plan without what is wrong in it, and a sentence for each key that is."""
+    own = {name: content[name] for name in _PlanSchema.model_fields if name in content}
+    try:
+        return _PlanSchema.model_validate(own), {}
+    except ValidationError as error:
+        names = dict.fromkeys(str(entry["loc"][0]) for entry in error.errors())
+    rest = {name: value for name, value in own.items() if name not in names}
+    stand_ins = {"prompts": ["a prompt"], "settings": [{"name": "a setting"}]}
+    return _PlanSchema.model_validate(stand_ins | rest), {
+        name: _validation_message(name, own) for name in names
+    }
+
+
+def _validation_message(name: str, own: ReadOnlyData) -> str:
+    came = repr(own[name])[:200] if name in own else "nothing"
+    return f"{name} of a plan must be {_REQUIREMENTS[name]}, but got {came}. {_advice(name, own)}"
+
+
+def _advice(name: str, own: ReadOnlyData) -> str:
+    """Return what to do about a wrong key of a plan: of prompts, whose keys may be misspelt."""
+    rows = own.get(name) if name == "prompts" else None
+    for row in rows if isinstance(rows, list) else [rows]:
+        known = PromptFile.model_fields if row is rows else Entry.model_fields
+        for key in row if isinstance(row, dict) else ():
+            if key not in known and (advice := validate.did_you_mean(str(key), known, "")):
+                return advice
+    return "Correct it." if name in own else "Add it."
 
 
 def _read_prompts(written: str | PromptFile | Sequence[str | Entry], base: Path) -> list[Prompt]:
@@ -168,47 +209,96 @@ def _parse_settings(
     """Return every setting for every model, or for the one that it names.
 
     Raises:
-        ValueError: for all that is wrong in them at once.
+        ValueError: for all that is wrong in them, each thing once, with the settings that have it.
     """
     entries = [written] if isinstance(written, dict) else written
     found: list[Setting] = []
-    wrong: dict[str, None] = {}
+    wrong: dict[str, list[str]] = {}  # what is wrong -> names of settings
+    names: dict[str, None] = {}
     for model in dict.fromkeys(models):
         for entry in entries:
-            if entry.get("model", model) != model:
-                continue
-            try:
-                found += _expand_entry(entry, common, model, prompt, base)
-            except ValueError as error:
-                wrong[str(error)] = None
-    if wrong:
-        raise ValueError(" ".join(wrong))
-    _check_names(
-        found,
-        [str(entry["model"]) for entry in entries if entry.get("model", models[0]) not in models],
-    )
+            if entry.get("model", model) == model:
+                for name, setting in _expand_entry(entry, common, model, prompt, base):
+                    names[name] = None
+                    if isinstance(setting, Setting):
+                        found.append(setting)
+                    else:
+                        for message in setting:
+                            wrong.setdefault(message, []).append(name)
+    problems = validate.ProblemCollector()
+    problems.messages += _describe_wrong_settings(wrong, list(names))
+    others = [entry["model"] for entry in entries if entry.get("model", models[0]) not in models]
+    with problems.attempt():
+        _check_names(found, list(map(str, others)))
+    problems.raise_all()
     return found
+
+
+def _describe_wrong_settings(
+    wrong: Mapping[str, Sequence[str]], names: Sequence[str]
+) -> Iterator[str]:
+    """Say once what several settings have in common; what all have is no matter of one of them."""
+    for message, having in wrong.items():
+        own = list(dict.fromkeys(having))
+        if len(own) == len(names) > 1 or own == [""]:
+            yield message
+            continue
+        shown = ", ".join(map(repr, own[:3])) + (f" and {len(own) - 3} more" if own[3:] else "")
+        yield f"{'settings' if own[1:] else 'setting'} {shown}: {message}"
 
 
 def _expand_entry(
     entry: ReadOnlyData, common: ReadOnlyData, model: str, prompt: Prompt, base: Path
-) -> list[Setting]:  # fmt: skip
-    found = []
-    for name, own in plan_grid.expand_grid(
-        {key: value for key, value in entry.items() if key != "model"}
-    ):
+) -> Iterator[tuple[str, Setting | tuple[str, ...]]]:
+    """Yield the name and the setting of each point of an entry's grid, or what is wrong with it."""
+    words = {key: value for key, value in entry.items() if key != "model"}
+    try:
+        points = list(plan_grid.expand_grid(words))
+    except ValueError as error:
+        yield str(entry.get("name") or ""), (str(error),)
+        return
+    for name, own in points:
         try:
-            # What is in the file of a schedule, so that another content is another setting.
-            given = read_schedule_files({**common, **own}, base)
-            image = {} if prompt.image is None else {"image": str(prompt.image)}
-            text = {} if prompt.text is None else {"prompt": prompt.text}
-            generation = validate_settings(
-                {**plan_grid.to_settings(given), "model": model, **text, **image}
-            )
-        except ValueError as error:
-            raise ValueError(f"setting {name!r}: {error}") from None
-        found.append(Setting(name, given, generation))
-    return found
+            yield name, _make_setting(name, {**common, **own}, model, prompt, base)
+        except validate.Problems as error:
+            yield name, error.messages
+
+
+def _make_setting(name: str, given: PlainData, model: str, prompt: Prompt, base: Path) -> Setting:
+    """Make one setting of a plan.
+
+    Raises:
+        Problems: with all that is wrong with it.
+    """
+    problems = validate.ProblemCollector()
+    problems.messages += _unknown_settings(given)
+    given = {key: value for key, value in given.items() if key in _SETTING_KEYS}
+    with problems.attempt():
+        # What is in the file of a schedule, so that another content is another setting.
+        given = read_schedule_files(given, base)
+    flat = {key: given[key] for key in given if key not in _READ_IN_THE_PLAN}
+    with problems.attempt():
+        flat = plan_grid.to_settings(given)
+    image = {} if prompt.image is None else {"image": str(prompt.image)}
+    text = {} if prompt.text is None else {"prompt": prompt.text}
+    generation = None
+    with problems.attempt():
+        generation = validate_settings({**flat, "model": model, **text, **image})
+    problems.raise_all()
+    assert generation is not None
+    return Setting(name, given, generation)
+
+
+_READ_IN_THE_PLAN = ("stg", "guidance", "prompt", "image", "seed", "num_inference_steps")
+_SETTING_KEYS = (*plan_grid.KEYS, "prompt", "image", "seed")
+
+
+def _unknown_settings(given: ReadOnlyData) -> Iterator[str]:
+    for name in given:
+        if name not in _SETTING_KEYS:
+            known = ["name", "model", "grid", *plan_grid.KEYS]
+            advice = validate.did_you_mean(str(name), known, "Remove it.")
+            yield f"a setting must be one of {', '.join(known)}, but got {name!r}. {advice}"
 
 
 def _check_names(found: Sequence[Setting], strangers: Sequence[str]) -> None:
@@ -226,8 +316,8 @@ def _check_names(found: Sequence[Setting], strangers: Sequence[str]) -> None:
         )
 
 
-def _check_seeds(plan: Plan) -> None:
-    wrong = [seed for seed in plan.seeds if not 0 <= seed < 2**63]
+def _check_seeds(seeds: Sequence[int]) -> None:
+    wrong = [seed for seed in seeds if not 0 <= seed < 2**63]
     if wrong:
         raise ValueError(
             f"seeds of a plan must be whole numbers from 0 to 2^63 - 1, but got {wrong}. Correct"
@@ -235,16 +325,16 @@ def _check_seeds(plan: Plan) -> None:
         )
 
 
-def _check_images(plan: Plan) -> None:
+def _check_images(found: Sequence[Prompt]) -> None:
     """Check that all images are there; their content is read one by one later."""
     missing = [
         str(prompt.image)
-        for prompt in plan.prompts
+        for prompt in found
         if prompt.image is not None and not prompt.image.is_file()
     ]
     if missing:
         raise ValueError(
             f"images of a plan must be files, but {', '.join(missing[:5])}"
-            f" {'is' if len(missing) == 1 else 'are'} not ({len(missing)} of {len(plan.prompts)}"
+            f" {'is' if len(missing) == 1 else 'are'} not ({len(missing)} of {len(found)}"
             " prompts). Check the names."
         )

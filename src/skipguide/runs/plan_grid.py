@@ -6,17 +6,28 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from skipguide.generate.flags import SCALE_AXES
+from skipguide.generate.flags import SCALE_AXES, GuidanceFlags
+from skipguide.generate.settings import GenerationSettings
+from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 _SCALE_BY_AXIS = {axis: name for name, axis in SCALE_AXES.items()}
-_ALIASES = {"num_inference_steps": "steps"}
+_ALIASES = {"num_inference_steps": "steps"}  # words of guide() -> of a generation
 # What a term of `stg` may say: what flags hold once for all terms, and what they hold for each.
 _SHARED_TERM_KEYS = (
     "layers", "random_share", "skip", "strength", "normalize", "every", "start", "stop",
 )  # fmt: skip
 _TERM_KEYS = (*_SHARED_TERM_KEYS, "scale", "axis")
 # Words that say what is skipped; a setting without any of them skips nothing.
+_OF_PLAN = ("prompt", "image", "seed")
+# All keys that a setting may have, beside its name, its model and a grid.
+KEYS = tuple(
+    name
+    for name in (
+        *GenerationSettings.model_fields, *GuidanceFlags.model_fields, "stg", *_ALIASES
+    )
+    if name not in (*_OF_PLAN, "model")
+)  # fmt: skip
 _SKIPPING = {"layers", "random_share", "schedule", "slg_layers", "term", "guidance", *SCALE_AXES}
 
 
@@ -33,7 +44,7 @@ def expand_grid(entry: ReadOnlyData) -> Iterator[tuple[str, PlainData]]:
     name, grid = words.pop("name", None), words.pop("grid", {})
     if not isinstance(name, str) or not name.strip():
         raise ValueError(
-            f"every setting must have a name, but got {entry!r}. Write {{name: stg, ...}}."
+            f"every setting must have a name, but got {dict(entry)!r}. Write {{name: stg, ...}}."
         )
     axes = list(_grid_axes(grid, ()))
     for point in itertools.product(*(values for _, values in axes)):
@@ -87,12 +98,19 @@ def to_settings(words: ReadOnlyData) -> PlainData:
         ValueError: for a term that says something else, or what is said twice.
     """
     out = {_ALIASES.get(name, name): value for name, value in words.items() if name != "stg"}
-    if of_plan := sorted({"prompt", "image", "seed"} & set(out)):
-        raise ValueError(
+    problems = validate.ProblemCollector()
+    if of_plan := sorted(set(_OF_PLAN) & set(out)):
+        problems.messages.append(
             f"a setting cannot have {', '.join(of_plan)}, which belong to the prompts and seeds"
             " of the plan. Move them there."
         )
-    stg = words.get("stg")
+    with problems.attempt():
+        out = _put_stg_in(out, words.get("stg"))
+    problems.raise_all()
+    return out
+
+
+def _put_stg_in(out: PlainData, stg: Any) -> PlainData:
     if stg is None:
         return out if _SKIPPING & set(out) else {**out, "stg_scale": 0.0}
     if out.get("guidance") is not None:
@@ -110,8 +128,11 @@ def to_settings(words: ReadOnlyData) -> PlainData:
 
 def _translate_terms(terms: Sequence[Any]) -> PlainData:
     """Return terms as flags, or as `guidance` where flags cannot hold them."""
+    problems = validate.ProblemCollector()
     for term in terms:
-        _check_term(term)
+        with problems.attempt():
+            _check_term(term)
+    problems.raise_all()
     said = [{name: term.get(name) for name in _SHARED_TERM_KEYS} for term in terms]
     axes = [term.get("axis") for term in terms]
     alike = all(other == said[0] for other in said) and len(set(axes)) == len(axes)
@@ -131,19 +152,21 @@ def _whole_term(term: ReadOnlyData) -> PlainData:
 
 
 def _check_term(term: Any) -> None:
-    known = ", ".join(_TERM_KEYS)
+    unknown = sorted(set(map(str, term)) - set(_TERM_KEYS)) if isinstance(term, Mapping) else []
+    problems = validate.ProblemCollector()
+    for name in unknown:
+        more = "Write guidance: {terms: [...]} for more."
+        problems.messages.append(
+            f"a term of stg has {', '.join(_TERM_KEYS)}, but got {name}."
+            f" {validate.did_you_mean(name, _TERM_KEYS, more)}"
+        )
+    problems.raise_all()
     if not isinstance(term, Mapping) or (
         term.get("layers") in (None, "", []) and "random_share" not in term
     ):
         raise ValueError(
             f"stg must be a term with layers, a list of such terms, or preset, but got {term!r}."
             " Write stg: {layers: [8], scale: 1.0}."
-        )
-    unknown = sorted(set(map(str, term)) - set(_TERM_KEYS))
-    if unknown:
-        raise ValueError(
-            f"a term of stg has {known}, but got {', '.join(unknown)}. Write guidance: {{terms:"
-            " [...]} for more."
         )
     if not isinstance(axis := term.get("axis"), str | None) or axis not in _SCALE_BY_AXIS:
         raise ValueError(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from skipguide.generate.describe import COLUMNS
 from skipguide.generate.flags import SCALE_AXES
+from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Plan, Run
 from skipguide.runs.ledger import to_json
@@ -277,7 +278,8 @@ def _check_request(ask: TrialRequest, models: Sequence[str]) -> None:
     unknown = sorted(set(ask.parameters) - set(PARAMETERS))
     if unknown:
         raise ValueError(
-            f"a trial may set {', '.join(PARAMETERS)}, but got {', '.join(unknown)}. Leave it out."
+            f"a trial may set {', '.join(PARAMETERS)}, but got {', '.join(unknown)}."
+            f" {validate.did_you_mean(unknown[0], PARAMETERS, 'Leave it out.')}"
         )
     if _names_a_file(ask.parameters):
         raise ValueError(
