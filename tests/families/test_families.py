@@ -386,7 +386,7 @@ def test_row_names_things_that_exist(small: Tiny) -> None:
     assert call_convention_of(small.pipe).cfg_mode in ("batched", "separate", "guider")
 
 
-# Kolors, which can be imported since sentencepiece is there, scripts a function of its text encoder.
+# Kolors, which can be imported where sentencepiece is, scripts a function of its text encoder.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_public_pipelines_of_diffusers_have_a_row_or_a_reason() -> None:
     """A new video pipeline of diffusers is noticed here."""

@@ -110,6 +110,12 @@ def test_every_clip_is_made_once_and_a_map_stops_at_its_limit() -> None:
     assert set(wanted.values()) == {256, 512, models.NUM_REAL}
 
 
+def test_rows_bring_the_real_clips_that_they_are_measured_against() -> None:
+    rows = [one.row for one in experiments.requested_rows("lab-mochi", "tables-1-2")]
+    assert rows == [Row(source="reference"), CFG, STG_ROW]
+    assert experiments.requested_rows("lab-mochi", "figure-2") == []
+
+
 def test_parts_divide_the_work() -> None:
     whole = run.tasks(run.Order(Path("nowhere"), ("lab-mochi",), clips=64))
     parts = [
@@ -166,7 +172,7 @@ def test_status_lists_rows_of_models_that_are_not_there(
     found = json.loads(result.stdout)["models"]
     assert set(found) == set(models.MODELS)
     assert found["lab-opensora"]["folder"] is None
-    assert [row["done"] for row in found["lab-opensora"]["rows"]] == [0, 0, 0]
+    assert [row["done"] for row in found["lab-opensora"]["rows"]] == [0, 0, 0, 0]
     text = (
         CliRunner()
         .invoke(app, ["paper", "status", "--folder", str(tmp_path), "--model", "lab-opensora"])
@@ -196,13 +202,15 @@ def results(folder: Path) -> Results:
 def test_a_run_that_is_stopped_goes_on(made: Path, tmp_path: Path) -> None:
     stopped = run.run(order(tmp_path))
     what, progress = next(stopped)
-    assert (what, progress.step, progress.steps) == ("clips", 1, 2)
+    assert (what, progress.step, progress.steps) == ("clips", 1, 4)  # of the real clips
+    assert next(stopped)[1].step == 2
+    assert next(stopped)[1].step == 3
     stopped.close()
-    first = names_of(tmp_path)
+    first = [name for name in names_of(tmp_path) if "reference" not in name]
     assert len(first) == 1
     (tmp_path / first[0]).with_name(".0001.safetensors.part").write_bytes(b"half of it")
     before = (tmp_path / first[0]).stat().st_mtime_ns
-    assert [progress.step for _, progress in run.run(order(tmp_path))] == [2]
+    assert [progress.step for _, progress in run.run(order(tmp_path))] == [4]
     assert (tmp_path / first[0]).stat().st_mtime_ns == before
     assert list(run.run(order(tmp_path))) == []
     a, b = (results(folder).clips_of(STG_ROW) for folder in (made, tmp_path))
@@ -481,6 +489,31 @@ def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match="a field of the report must be one"):
             empty.fill(wrong)
+
+
+def test_no_conclusion_is_drawn_from_clips_that_are_not_there(
+    tmp_path: Path,
+) -> None:
+    empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
+    text = empty.fill(report.read_template())
+    blocks = report.CONCLUSION.findall(report.read_template())
+    assert len(blocks) >= 8
+    for _, sentences in blocks:
+        assert sentences.split("[[")[0] not in text  # up to its first number
+    assert text.count("*No conclusion yet") == len(blocks)
+
+    template = "[[concluded elsewhere]]\nThe middle does nothing.\n[[end]]\n"
+    assert "fewer: elsewhere of lab-svd.*\n" in empty.fill(template)  # no other model has it
+    known = empty.experiments["lab-svd"]["elsewhere"]
+    for clips, concluded in ((known.most - 1, False), (known.most, True)):
+        features = torch.zeros(clips, 2, dtype=torch.float64)
+        rows = {row.name: synthetic(features, row) for row in known.rows}
+        real = analysis.Moments.from_features(features)
+        place = records.RecordFolder(tmp_path)
+        empty.results["lab-svd"] = Results("lab-svd", place, rows, real)
+        assert (empty.fill(template) == "The middle does nothing.\n") == concluded
+    with pytest.raises(ValueError, match="a conclusion must name experiments, but got 'table-9'"):
+        empty.fill(template.replace("elsewhere", "table-9"))
 
 
 def test_a_line_of_all_models_is_written_for_those_that_have_its_experiment(tmp_path: Path) -> None:

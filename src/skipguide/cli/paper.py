@@ -27,7 +27,13 @@ Weights = Annotated[
     typer.Option(help="MODEL=FOLDER: other weights.", show_default="the packaged ones"),
 ]
 Clips = Annotated[int, typer.Option(help="Prompts per row, up to 2048.")]
-Rows = Annotated[str, typer.Option(help="Only rows, or experiments, whose name fits this pattern.")]
+Rows = Annotated[
+    str,
+    typer.Option(
+        help="Only rows, or experiments, whose name fits this pattern, and the real clips that"
+        " Frechet distances are measured to."
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option(min=2, help="Sampling steps, to try things out.", show_default="the model's"),

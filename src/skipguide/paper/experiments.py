@@ -264,14 +264,23 @@ class RequestedRow:
 def requested_rows(model: str, pattern: str = "*") -> list[RequestedRow]:
     """Return every row once, by priority.
 
+    The real clips that sets are compared with are among them wherever another row is: without them
+    no row has a Frechet distance.
+
     Args:
         pattern: a shell pattern for the names of rows, or of experiments, which stand for all their
             rows.
     """
+    chosen = [
+        (experiment, row)
+        for experiment in experiments(model)
+        for row in experiment.rows
+        if fnmatchcase(row.name, pattern) or fnmatchcase(experiment.name, pattern)
+    ]
     found: dict[str, RequestedRow] = {}
     for experiment in experiments(model):
         for row in experiment.rows:
-            if fnmatchcase(row.name, pattern) or fnmatchcase(experiment.name, pattern):
+            if (experiment, row) in chosen or (chosen and experiment.whole):
                 new = RequestedRow(row, experiment.name, experiment.most, experiment.whole)
                 old = found.get(row.name, new)
                 found[row.name] = replace(old, most=max(old.most, new.most))

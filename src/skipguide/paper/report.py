@@ -20,6 +20,11 @@ the report says so in place of the field.
     [[state]]                            the models, and how many clips they have
 
 A line whose fields have the model `*` is written for each model that has the named experiments.
+
+Sentences about results are written by hand, from CONCLUSION_CLIPS clips a row. They stand between
+`[[concluded EXPERIMENT ...]]` and `[[end]]`, each on a line of its own; while a model lacks a row
+of these experiments or some of its clips, the report says that in their place. `figure-2` is an
+experiment here.
 """
 
 from __future__ import annotations
@@ -45,6 +50,8 @@ MODEL_FIELD = re.compile(r"(\[\[\w+ )\*(?= |\]\])")  # a field of the model `*`
 SCALES = ("figure-4-cfg", "figure-4-stg", "figure-4-stg-high")
 COMPARED_MEASURES = ("right", "frechet", "motion_amount", "vendi")
 MAPS = ("map", "map-without-cfg")
+CONCLUSION = re.compile(r"^\[\[concluded ([^\[\]]+)\]\]\n(.*?)^\[\[end\]\]\n", re.M | re.S)
+CONCLUSION_CLIPS = 1024  # of every row, or as many as its experiment has at most
 
 
 def write_report(order: Order, docs: Path) -> list[Path]:
@@ -93,9 +100,47 @@ class Report:
         }
 
     def fill(self, text: str) -> str:
-        """Replace the fields of a template."""
+        """Replace the fields of a template, and the conclusions that cannot be drawn yet."""
+        text = CONCLUSION.sub(lambda match: self._conclude(match[1].split(), match[2]), text)
         text = "".join(map(self._expand_models, text.splitlines(keepends=True)))
         return FIELD.sub(lambda match: self._field(*match[1].split()), text)
+
+    def _conclude(self, names: Sequence[str], sentences: str) -> str:
+        """Return the sentences, or which models have not made what they are drawn from."""
+        lacking = [
+            f"{name} of {model}"
+            for name in names
+            for model in models.MODELS
+            if not self._is_complete(model, name)
+        ]
+        if not lacking:
+            return sentences
+        return (
+            f"*No conclusion yet: that takes {CONCLUSION_CLIPS:,} clips a row, or all that an"
+            f" experiment has, and these have fewer: {', '.join(lacking)}.*\n"
+        )
+
+    def _is_complete(self, model: str, name: str) -> bool:
+        """Return whether a model has made what the conclusions are drawn from."""
+        if name == "figure-2":
+            return model in self.alignments
+        known = self.experiments[model]
+        if not any(name in others for others in self.experiments.values()):
+            raise ValueError(
+                f"a conclusion must name experiments, but got {name!r}. Correct the template."
+            )
+        if name not in known:  # not an experiment of this model
+            return True
+        wanted = min(CONCLUSION_CLIPS, known[name].most)
+        results = self.results.get(model)
+        return (
+            results is not None
+            and results.num_real > 0
+            and all(
+                (clips := results.clips_of(row)) is not None and len(clips) >= wanted
+                for row in known[name].rows
+            )
+        )
 
     def _expand_models(self, line: str) -> str:
         """Repeat a line of the model `*` for each model with its experiments; keep others."""
