@@ -621,6 +621,9 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ("genrate x", "No such command 'genrate'"),
     ("--nope", "No such option: --nope"),
     ("reproduce", "Missing argument 'VIDEO'"),
+    ("generate x --out .", "the output must be a file, but . is a folder. Name a file in it."),
+    ("generate x --out ..", "the output must be a file, but .. is a folder."),
+    ("reproduce good.mp4 --out .", "the output must be a file, but . is a folder."),
     ("generate x --out x.avi", "the output must be named .mp4, but got 'x.avi'. Name it x.mp4."),
     (
         "generate x --out old.mp4",
@@ -1005,8 +1008,15 @@ def test_models_from_the_hub(here: Path, tiny_mochi_dir: Path) -> None:
     ("prompt", "name"),
     [
         ("A red star!", "a-red-star-3"),
-        ("Über Größe", "uber-groe-3"),
-        ("狐", "video-3"),
+        ("Über Größe", "uber-große-3"),
+        ("狐", "狐-3"),
+        ("月の下を走る、赤い星", "月の下を走る-赤い星-3"),
+        ("か\u3099", "が-3"),  # as macOS writes it
+        ("नमस्ते", "नमस्ते-3"),
+        ("🦊 & 🦊🏽!", "fox-face-fox-face-3"),
+        ("❤️", "heavy-black-heart-3"),
+        ("!?", "video-3"),
+        ("狐" * 90, "狐" * 53 + "-3"),
         ("../x", "x-3"),
         ("x" * 90, "x" * 60 + "-3"),
     ],
@@ -1017,7 +1027,7 @@ def test_file_names_from_prompts(prompt: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("image", "name"),
-    [("My Photo.final.PNG", "my-photo-final-3"), ("a/b/狐.png", "video-3"), ("../x", "x-3")],
+    [("My Photo.final.PNG", "my-photo-final-3"), ("a/b/狐.png", "狐-3"), ("../x", "x-3")],
 )
 def test_file_names_from_images(image: str, name: str) -> None:
     assert file_name(validate_settings({"image": image, "seed": 3})) == name

@@ -249,6 +249,7 @@ def test_a_first_frame_for_lab_svd(tmp_path: Path) -> None:
     for arguments, needed in (
         ((str(out),), "exists. Pass --overwrite"),
         ((str(out.with_suffix(".jpg")),), "must be named .png"),
+        ((".",), "the output must be a file, but . is a folder"),
         ((str(tmp_path / "x.png"), "--shape", "cube"), "shape must be one of circle"),
     ):
         result = frame(*arguments)

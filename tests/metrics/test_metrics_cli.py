@@ -108,7 +108,8 @@ def test_parts_are_merged_on_the_command_line(
     ("args", "message"),
     [
         (["--part", "2"], "--part must be written as 2/8, but got '2'"),
-        (["--out", "a.txt"], "--out must be named .json, but got 'a.txt'. Name it a.json"),
+        (["--out", "a.txt"], "the output must be named .json, but got 'a.txt'. Name it a.json"),
+        (["--out", "."], "the output must be a file, but . is a folder. Name a file in it."),
         (["more"], "evaluate measures one folder of videos at a time, but got 2"),
         (["--merge"], "a result must be a .json file with its .safetensors file beside it, but"),
         (["--device", "cuda:77"], "device must be one that torch has here, but got 'cuda:77'"),

@@ -14,7 +14,7 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.families import Line, print_lines
-from skipguide.cli.options import Json, Overwrite, check_outputs
+from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix
 
 if TYPE_CHECKING:
     from rich.table import Column
@@ -200,12 +200,7 @@ def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> Tit
         check_outputs([path, vectors_path(path)], overwrite)
 
     if out is not None:
-        if out.suffix.lower() != ".json":
-            raise ValueError(
-                f"--out must be named .json, but got {str(out)!r}. Name it"
-                f" {out.with_suffix('.json').name}."
-            )
-        check(out)
+        check(check_suffix(out, ".json"))
     written: set[Path] = set()
     for title, result in results:
         if out is not None:

@@ -38,7 +38,7 @@ def generate(
     It is an mp4 that carries the record of how it was made; the same record lies beside it as JSON.
     """
     settings = options.build_settings(options.read_config(config), given, prompt)
-    target = options.check_mp4(out or Path(f"{options.file_name(settings)}.mp4"))
+    target = options.check_suffix(out or Path(f"{options.file_name(settings)}.mp4"), ".mp4")
     from skipguide.files import video
 
     options.check_outputs([target, video.sidecar_path(target)], overwrite)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json, Overwrite, check_outputs
+from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix
 from skipguide.method.protocols import PlainData
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
@@ -166,12 +166,7 @@ def frame(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a first frame for lab-svd to start from."""
-    if out.suffix.lower() != ".png":
-        raise ValueError(
-            f"the output must be named .png, but got {str(out)!r}. Name it"
-            f" {out.with_suffix('.png').name}."
-        )
-    check_outputs([out], overwrite)
+    check_outputs([check_suffix(out, ".png")], overwrite)
     from skipguide.lab import world
     from skipguide.lab.training_loop import atomic_path
 
@@ -204,11 +199,7 @@ def methods(
 
     From the same noise, with the cost of each, by lab-mochi.
     """
-    if out.suffix.lower() != ".png":
-        raise ValueError(
-            f"the output must be named .png, but got {str(out)!r}. Name it {out.stem}.png."
-        )
-    check_outputs([out], overwrite)
+    check_outputs([check_suffix(out, ".png")], overwrite)
     from skipguide.files import video
     from skipguide.generate import loading
     from skipguide.lab import gallery

@@ -210,22 +210,44 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
             )
 
 
-def check_mp4(path: Path) -> Path:
-    """Return the path itself.
+def check_suffix(path: Path, suffix: str) -> Path:
+    """Return the path of an output itself.
 
     Raises:
-        ValueError: if its name does not end in .mp4.
+        ValueError: if it names a folder, such as ".", or does not end in the suffix.
     """
-    if path.suffix.lower() != ".mp4":
-        better = path.with_suffix(".mp4").name
-        raise ValueError(f"the output must be named .mp4, but got {str(path)!r}. Name it {better}.")
+    if path.is_dir():  # has no name to correct
+        raise ValueError(f"the output must be a file, but {path} is a folder. Name a file in it.")
+    if path.suffix.lower() != suffix:
+        raise ValueError(
+            f"the output must be named {suffix}, but got {str(path)!r}. Name it"
+            f" {path.with_suffix(suffix).name}."
+        )
     return path
 
 
+MAX_NAME = 60, 160  # characters, bytes: a file system takes 255 bytes, suffixes included
+
+
 def file_name(settings: GenerationSettings) -> str:
-    """Return a name for the video without suffix: from its prompt, or else from its image's
-    name."""
+    """Return a name for the video without suffix: from its prompt, or else from its image's name.
+
+    Latin letters are written without their accents, others as they are, emoji as their names.
+    """
     title = Path(settings.image or "").stem if settings.prompt is None else settings.prompt
-    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9]+", "-", plain)[:60].strip("-")
+    plain = "".join(map(_plain_letter, unicodedata.normalize("NFC", title)))
+    words = re.sub(r"-+", "-", plain)[: MAX_NAME[0]]
+    words = words.encode()[: MAX_NAME[1]].decode(errors="ignore").strip("-")
     return f"{words or 'video'}-{settings.seed}"
+
+
+def _plain_letter(letter: str) -> str:
+    ascii_part = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode().lower()
+    if ascii_part:
+        return re.sub(r"[^a-z0-9]", "-", ascii_part)
+    category = unicodedata.category(letter)
+    if category == "So":
+        return f"-{unicodedata.name(letter, '').lower().replace(' ', '-')}-"
+    if category in ("Cf", "Sk") or 0xFE00 <= ord(letter) <= 0xFE0F:  # joiners, variants, skins
+        return ""
+    return letter.lower() if category[0] in "LMN" else "-"

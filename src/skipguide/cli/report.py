@@ -30,6 +30,7 @@ def report(
     from skipguide.studio import report
 
     folder = out or run.resolve().with_name(f"{run.resolve().name}-report")
+    folder = folder if folder.name else folder.resolve()  # "." has no name of its own
     with Run.open(run) as found:
         written = report.write_report(found, folder, overwrite)
     text = f"{written['page']}: {written['clips']} videos, {written['bytes'] / 1e6:.1f} MB"

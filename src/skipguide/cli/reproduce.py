@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json, Overwrite, check_mp4, check_outputs
+from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix
 from skipguide.generate.settings import validate_settings
 from skipguide.method.protocols import PlainData
 
@@ -52,7 +52,7 @@ def reproduce(
     )
     image = image_file.decode_from_record(then.get("image"), source) if settings.image else None
     if out is not None:
-        check_outputs([check_mp4(out), video.sidecar_path(out)], overwrite)
+        check_outputs([check_suffix(out, ".mp4"), video.sidecar_path(out)], overwrite)
     revision = None if model else then.get("weights", {}).get("revision")
     pipe = loading.load_pipeline(settings.model, settings.dtype, settings.device, revision)
     settings = resolve_settings(settings, pipe)  # for records that were edited by hand

@@ -20,8 +20,9 @@ import av.error
 import av.video
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from skipguide.files import fonts
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 Frames = NDArray[np.uint8]
@@ -337,10 +338,10 @@ def _evenly_spaced_indices(count: int, columns: int) -> Sequence[int]:
 
 def _write_text(picture: Image.Image, corner: tuple[int, int], width: int, text: str) -> None:
     """Write one line in a caption bar: smaller if it does not fit, cut if it still does not."""
-    text = " ".join(text.split())
+    text = fonts.drawable(" ".join(text.split()))
     margin, draw = 4, ImageDraw.Draw(picture)
-    fonts = [ImageFont.load_default(size) for size in (15, 13, 11)]
-    font = next((font for font in fonts if font.getlength(text) <= width - 2 * margin), fonts[-1])
+    sizes = [fonts.load(text, size) for size in (15, 13, 11)]
+    font = next((font for font in sizes if font.getlength(text) <= width - 2 * margin), sizes[-1])
     while text and font.getlength(text) > width - 2 * margin:
         text = text.rstrip("…")[:-1] + "…" if len(text) > 1 else ""
     draw.text((corner[0] + margin, corner[1] + _BAR // 2), text, fill=_INK, font=font, anchor="lm")
