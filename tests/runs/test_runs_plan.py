@@ -230,11 +230,8 @@ def test_prompts_of_evalcrafter(tmp_path: Path) -> None:
 
 
 def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
-    lines = "\ufeffa fish\n\n  # no comment, a prompt \na fish\n"
-    assert [text for text, _ in prompts_in(tmp_path, lines, "all.txt")] == [
-        "a fish",
-        "# no comment, a prompt",
-    ]
+    lines = "\ufeffa fish\n\n  # a comment, no prompt \na fish\n"
+    assert [text for text, _ in prompts_in(tmp_path, lines, "all.txt")] == ["a fish"]
 
 
 # --- what is wrong --------------------------------------------------------------------------------
@@ -371,9 +368,12 @@ def test_a_plan_with_two_blocks_of_settings_is_refused(tmp_path: Path) -> None:
         ({"a": 3}, r"must be texts, VBench's rows .* but row a of .* is '3'"),
         (
             [{"prompt_en": "a", "dimension": 5}],
-            r"a list of texts as dimension .* row 0 of .* has 5",
+            r"must have texts as dimension, .* row 0 of .* has 5",
         ),
-        ([{"prompt_en": "a", "image_name": 5}], r"a text as image_name"),
+        (
+            [{"prompt_en": "a", "image_name": 5}],
+            r"must have texts as dimension, image_name and image",
+        ),
         ([], r"must have at least one, but .* has none"),
         ("[", r"named .json must be JSON"),
     ],

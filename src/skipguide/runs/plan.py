@@ -63,6 +63,7 @@ class Plan:
     settings: tuple[Setting, ...]  # in the order of their models
     save_latents: bool = False
     text: str = field(default="", repr=False)  # as written
+    notes: tuple[str, ...] = ()  # what was read and decides nothing
 
     @property
     def sha256(self) -> str:
@@ -141,6 +142,7 @@ class Plan:
             tuple(settings),
             written.save_latents,
             written_out,
+            tuple(filter(None, [prompts.ignored_tags(found, plan_grid.KEYS)])),
         )
 
 

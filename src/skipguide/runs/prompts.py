@@ -3,15 +3,16 @@ EvalCrafter."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from skipguide.files.folders import contents
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.runs import prompt_files
+from skipguide.runs.prompt_files import Row
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,17 @@ def parse_prompt_list(entries: Iterable[str | Entry], base: Path) -> list[Prompt
 def read(source: PromptFile, base: Path) -> list[Prompt]:
     """Read the prompts of a file or folder, each once, in its order.
 
-    - a text file: one prompt per line (VBench's `all_dimension.txt`, EvalCrafter's `prompt700.txt`)
+    - a text file: one prompt per line (VBench's `all_dimension.txt`, EvalCrafter's
+      `prompt700.txt`); empty lines and lines that begin with # count for nothing, and \\# is the
+      sign itself
+    - .csv, .tsv: a table whose first line names the columns: `prompt`, `image` for the picture to
+      start from, `id`; all others are kept beside the prompt, as its tags
+    - .jsonl: a text, or a row with the same names, on each line
     - VBench's `VBench_full_info.json`, and VBench-I2V's: a list of `{"prompt_en", "dimension",
     "image_name"}`
     - EvalCrafter's `metadata.json`: `{"0000": {"prompt", "attributes"}}`
     - EvalCrafter's folder `prompts`: `0000.txt` and so on, one prompt each
-    - a JSON list of texts
+    - a JSON list of texts, or of rows with the names of a table
 
     Args:
         base: the folder from which relative paths count.
@@ -88,8 +94,10 @@ def read(source: PromptFile, base: Path) -> list[Prompt]:
     found = list(_read_text_folder(path) if path.is_dir() else _read_prompt_file(path))
     if source.dimensions:
         found = _select_dimensions(found, source.dimensions, path)
+    folder = base if source.images is None else base / source.images
     if source.images is not None:
-        found = [_attach_image(prompt, base / source.images, path) for prompt in found]
+        found = [_attach_image(prompt, path) for prompt in found]
+    found = [_place_image(prompt, folder) for prompt in found]
     found = _deduplicate(found)[: source.first]
     if not found:
         raise ValueError(
@@ -98,72 +106,101 @@ def read(source: PromptFile, base: Path) -> list[Prompt]:
     return found
 
 
+def ignored_tags(found: Iterable[Prompt], keys: Iterable[str]) -> str | None:
+    """Say which tags of prompts look as if they decided something, and do not; None if none does.
+
+    Args:
+        keys: what a plan may say.
+    """
+    named = {name for prompt in found for name in prompt.tags}
+    ignored = sorted(named & {*keys, "seed", "seeds"})
+    if not ignored:
+        return None
+    return (
+        f"the file of prompts has {', '.join(ignored)} beside them, which is kept but changes"
+        " nothing: seeds and settings are those of the plan"
+    )
+
+
 def _read_text_folder(folder: Path) -> Iterator[Prompt]:
-    for path in sorted(folder.glob("*.txt")):
-        text = _read_text(path).strip()
+    for path in sorted(contents(folder)):
+        text = prompt_files.read_text(path).strip() if path.suffix == ".txt" else ""
         if text:
             yield Prompt(text, tags={"ids": [path.stem]})
 
 
 def _read_prompt_file(path: Path) -> Iterator[Prompt]:
-    text = _read_text(path)
-    if path.suffix.lower() != ".json":
-        yield from (Prompt(line.strip()) for line in text.splitlines() if line.strip())
-        return
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"a file of prompts named .json must be JSON, but {path} is not: {error}. Correct it."
-        ) from None
-    rows = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list)
-        else ()
-    )
-    for number, row in rows:
-        yield _parse_row(str(number), row, path)
+    for row in prompt_files.read_rows(path):
+        yield _parse_row(row, path)
 
 
-def _parse_row(number: str, row: Any, path: Path) -> Prompt:
-    """Return the prompt in one row of a JSON file of any kind."""
-    if isinstance(row, str):
-        return Prompt(row)
-    for name, tags_of in _TAG_PARSERS.items():
-        if isinstance(row, Mapping) and isinstance(row.get(name), str):
-            _check_tags(number, row, path)
-            return Prompt(row[name].strip(), tags=tags_of(number, row))
+def _parse_row(row: Row, path: Path) -> Prompt:
+    """Return the prompt in one row of a file of any kind."""
+    content = row.content
+    if isinstance(content, str):
+        return Prompt(content)
+    if isinstance(content, Mapping):
+        for name, tags_of in _TAG_PARSERS.items():
+            if isinstance(content.get(name), str):
+                _check_tags(row.place, content, path)
+                image = content.get("image")
+                return Prompt(
+                    content[name].strip(), Path(image) if image else None,
+                    tags_of(row.number, content),
+                )  # fmt: skip
+        if isinstance(content.get("image"), str):
+            return Prompt(None, Path(content["image"]), _row_tags(row.number, content))
     raise ValueError(
-        "prompts must be texts, VBench's rows with prompt_en or EvalCrafter's with prompt, but row "
-        f"{number} of {path} is {str(row)[:80]!r}. Take one of these files, or one text per line."
+        "prompts must be texts, VBench's rows with prompt_en, or rows with prompt, but"
+        f" {row.place} of {path} is {str(content)[:80]!r}. Give it a prompt."
     )
 
 
-def _check_tags(number: str, row: ReadOnlyData, path: Path) -> None:
-    dimension, image = row.get("dimension") or [], row.get("image_name") or ""
-    if not isinstance(dimension, list) or not all(
-        isinstance(entry, str) for entry in [*dimension, image]
+def _place_image(prompt: Prompt, folder: Path) -> Prompt:
+    if prompt.image is None:
+        return prompt
+    return Prompt(prompt.text, folder / prompt.image, prompt.tags)
+
+
+def _check_tags(place: str, row: ReadOnlyData, path: Path) -> None:
+    dimension, names = row.get("dimension") or [], (row.get("image_name"), row.get("image"))
+    listed = [dimension] if isinstance(dimension, str) else dimension
+    if not isinstance(listed, list) or not all(
+        isinstance(entry, str) for entry in [*listed, *(name or "" for name in names)]
     ):
         raise ValueError(
-            "a row of VBench must have a list of texts as dimension and a text as image_name, but"
-            f" row {number} of {path} has {dimension!r} and {image!r}. Take one of its own files."
+            "a row of prompts must have texts as dimension, image_name and image, but"
+            f" {place} of {path} has {dimension!r} and {names[0] or names[1]!r}. Correct it."
         )
 
 
-def _vbench_tags(number: str, row: ReadOnlyData) -> PlainData:
+def _vbench_tags(number: str | None, row: ReadOnlyData) -> PlainData:
     names = ("dimension", "auxiliary_info", "image_type", "image_name")
-    return {name: row[name] for name in names if row.get(name)}
+    return _list_dimension({name: row[name] for name in names if row.get(name)})
 
 
-def _evalcrafter_tags(number: str, row: ReadOnlyData) -> PlainData:
-    return {"ids": [number], **({"attributes": row["attributes"]} if row.get("attributes") else {})}
+def _row_tags(number: str | None, row: ReadOnlyData) -> PlainData:
+    """Return all that a row says beside prompt and image; `id` is what it is called."""
+    id = row.get("id", number)
+    ids = {} if id is None else {"ids": [str(id)]}
+    more = {
+        str(name): value
+        for name, value in row.items()
+        if name not in ("prompt", "image", "id") and value not in (None, "", [], {})
+    }
+    return _list_dimension({**ids, **more})
 
 
-_TAG_PARSERS: dict[str, Callable[[str, ReadOnlyData], PlainData]] = {
+def _list_dimension(tags: PlainData) -> PlainData:
+    """Make a list of `dimension`, which a table has as a text."""
+    if isinstance(tags.get("dimension"), str):
+        tags["dimension"] = [name.strip() for name in tags["dimension"].split(",")]
+    return tags
+
+
+_TAG_PARSERS: dict[str, Callable[[str | None, ReadOnlyData], PlainData]] = {
     "prompt_en": _vbench_tags,
-    "prompt": _evalcrafter_tags,
+    "prompt": _row_tags,
 }
 
 
@@ -178,24 +215,16 @@ def _select_dimensions(found: list[Prompt], wanted: list[str], path: Path) -> li
     return [prompt for prompt in found if set(wanted) & set(prompt.tags.get("dimension", ()))]
 
 
-def _attach_image(prompt: Prompt, folder: Path, path: Path) -> Prompt:
+def _attach_image(prompt: Prompt, path: Path) -> Prompt:
     name = prompt.tags.get("image_name")
+    if prompt.image is not None:
+        return prompt
     if not name:
         raise ValueError(
             f"images needs a file whose every row has an image_name, but {prompt.text!r} of {path}"
             " has none. Take VBench-I2V's newest file, or choose its dimensions."
         )
-    return Prompt(prompt.text, folder / name, prompt.tags)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise ValueError(
-            f"prompts must be a readable file, but {path} is not: {reason}. Check it."
-        ) from None
+    return Prompt(prompt.text, Path(name), prompt.tags)
 
 
 def _deduplicate(prompts: Iterable[Prompt]) -> list[Prompt]:

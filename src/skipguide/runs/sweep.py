@@ -51,7 +51,7 @@ class SweepEstimate:
     failed: int  # clips of the plan that failed before and are left alone
     workers: int
     bytes: int  # an estimate of what the new files take
-    notes: tuple[str, ...] = ()  # what was found wrong with the run
+    notes: tuple[str, ...] = ()  # what was found wrong with the run, or has no effect
 
     @property
     def clips(self) -> int:
@@ -220,6 +220,7 @@ def _estimate_sweep(
         for entry in reversed(prepared.surveyed)
     ][::-1]
     failed = len(_failed_keys(ledger) & {job.key for job in prepared.jobs})
+    notes = [*prepared.plan.notes, *notes]
     return SweepEstimate(tuple(rows), failed, engine.workers if engine else 1, size, tuple(notes))
 
 

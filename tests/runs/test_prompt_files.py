@@ -1,0 +1,148 @@
+"""Files of prompts as spreadsheets, editors and programs write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skipguide.runs import Plan
+from support.drawn import swept
+
+PROMPTS = ['a "red" star, drifting', "ein Hund läuft", "犬が走る 🐕", "two\nlines", "plain"]
+
+
+def read(folder: Path, name: str, content: str | bytes, **more: Any) -> Plan:
+    raw = content if isinstance(content, bytes) else content.encode()
+    (folder / name).write_bytes(raw)
+    plan = {"prompts": {"file": name, **more}, "settings": [{"name": "cfg"}]}
+    return Plan.of({**plan, "height": 16, "width": 16, "num_frames": 3, "steps": 2}, folder)
+
+
+def texts(plan: Plan) -> list[str | None]:
+    return [prompt.text for prompt in plan.prompts]
+
+
+def table(rows: list[list[str]], **options: Any) -> str:
+    """What Python's own csv module makes of rows."""
+    out = io.StringIO(newline="")
+    csv.writer(out, **options).writerows(rows)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("p.csv", {}), ("p.csv", {"delimiter": ";"}), ("p.tsv", {"delimiter": "\t"}),
+        ("P.CSV", {"lineterminator": "\n"}), ("p.csv", {"quoting": csv.QUOTE_ALL}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_is_what_the_csv_module_wrote(
+    tmp_path: Path, name: str, options: dict[str, Any], encoding: str
+) -> None:
+    rows = [["id", "Prompt ", "seed"], *([str(i), text, "7"] for i, text in enumerate(PROMPTS))]
+    plan = read(tmp_path, name, table(rows, **options).encode(encoding))
+    assert texts(plan) == PROMPTS
+    assert [prompt.tags for prompt in plan.prompts] == [
+        {"ids": [str(i)], "seed": "7"} for i in range(len(PROMPTS))
+    ]
+    assert plan.notes == (
+        "the file of prompts has seed beside them, which is kept but changes nothing: seeds and"
+        " settings are those of the plan",
+    )
+
+
+def test_what_a_plan_does_not_take_from_a_table_is_said_before_it_begins(tmp_path: Path) -> None:
+    plan = read(tmp_path, "p.csv", "prompt,negative_prompt\na star,blurred\n")
+    assert "has negative_prompt beside them" in plan.notes[0]
+    planned, *_ = swept(tmp_path / "run", plan)
+    assert plan.notes[0] in planned.notes  # pyright: ignore[reportAttributeAccessIssue]
+    assert not read(tmp_path, "p.csv", "prompt,style\na star,flat\n").notes
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["sep=;\nid;prompt\n1;a, b\n", "# mine\n\nid,prompt\n1,\"a, b\"\n\n,\n", "prompt\n\"a, b\"\n"],
+)  # fmt: skip
+def test_what_spreadsheets_and_people_add_to_a_table(tmp_path: Path, content: str) -> None:
+    assert texts(read(tmp_path, "p.csv", content)) == ["a, b"]
+
+
+def test_a_table_names_pictures_and_dimensions(tmp_path: Path) -> None:
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    plan = read(tmp_path, "p.csv", 'prompt,image,dimension\na,a.png,"scene, color"\n,sub/b.png,\n')
+    assert [(prompt.text, prompt.image) for prompt in plan.prompts] == [
+        ("a", tmp_path / "a.png"), (None, tmp_path / "sub/b.png"),
+    ]  # fmt: skip
+    assert plan.prompts[0].tags == {"dimension": ["scene", "color"]}
+    some = read(tmp_path, "p.csv", "prompt,dimension\na,scene\nb,color\n", dimensions=["color"])
+    assert texts(some) == ["b"]
+    inside = read(tmp_path, "p.csv", "prompt,image\na,b.png\n", images="sub")
+    assert inside.prompts[0].image == tmp_path / "sub" / "b.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.csv", "a red star\na blue square\n", r"one of them prompt, but .* has the columns a red"
+         r" star\. Name them; if each line is a prompt, name the file \.txt\."),
+        ("p.csv", "id,text\n1,a\n", r"has the columns id, text\. Name them"),
+        ("p.csv", "", r"has the columns none"),
+        ("p.csv", "id,prompt\n1,a, b\n", r"no more cells than there are columns, 2, but line 2 of"
+         r" .* has 3\. Put prompts with commas in quotes\."),
+        ("p.csv", 'id,prompt\n1,"a\n', r"line 2 of .* is not: unexpected end of data"),
+        ("p.csv", "prompt,id,prompt\na,1,b\n", r"columns .* must have names .* has prompt twice"),
+        ("p.csv", "id,prompt\n1,a\n2,\n", r"line 3 of .* is .*'id': '2'.*\. Give it a prompt\."),
+        ("p.txt", "id,prompt,seed\n1,a,7\n", r"begins with the columns id, prompt, seed\. Name it"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt"\n', r"line 2 of .* is not"),
+        ("p.jsonl", '{"text": "a"}\n', r"line 1 of .* Give it a prompt"),
+        ("p.jsonl", '{"prompt": "a", "prompt": "b"}\n', r"prompt stands on line 1 and on line 1"),
+        ("p.json", '{"0": "a",\n"0": "b"}', r"every key once, but in .* 0 stands on line 1 and on"),
+        ("p.txt", "ein Hund läuft".encode("cp1252"), r"it is no UTF-8 text\. Save it as UTF-8\."),
+        ("p.txt", "# only\n# comments\n", r"must have at least one, but .* has none"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_said(
+    tmp_path: Path, name: str, content: str | bytes, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(tmp_path, name, content)
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.ndjson"])
+def test_a_prompt_on_each_line_of_json(tmp_path: Path, name: str) -> None:
+    rows = [PROMPTS[0], {"prompt": PROMPTS[1], "id": 3, "style": "flat"}, {"prompt_en": PROMPTS[2]}]
+    content = "\r\n".join(json.dumps(row) for row in rows) + "\r\n\r\n"
+    plan = read(tmp_path, name, content)
+    assert texts(plan) == PROMPTS[:3]
+    assert plan.prompts[1].tags == {"ids": ["3"], "style": "flat"}
+
+
+def test_a_json_list_of_rows(tmp_path: Path) -> None:
+    plan = read(tmp_path, "p.json", json.dumps([{"prompt": "a", "style": "flat"}, "b"]))
+    assert [(prompt.text, prompt.tags) for prompt in plan.prompts] == [
+        ("a", {"ids": ["0"], "style": "flat"}), ("b", {}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_lines_of_text(tmp_path: Path, ends: str) -> None:
+    """Of which only line ends end a prompt, not all that Unicode calls one."""
+    lines = ["# a comment", "", "a red\u2028star", "  a, b; c  ", "\\#1 of all", "  # another"]
+    plan = read(tmp_path, "p.txt", ends.join(lines))
+    assert texts(plan) == ["a red\u2028star", "a, b; c", "#1 of all"]
+
+
+def test_a_folder_of_texts_without_what_systems_leave_in_it(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts/0000.txt").write_text("a fish")
+    (tmp_path / "prompts/._0000.txt").write_bytes(b"\x00\x05\x16\x07\xff")
+    plan = Plan.of({"prompts": "prompts", "settings": [{"name": "cfg"}]}, tmp_path)
+    assert texts(plan) == ["a fish"]
