@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test pytest lint bench bench-all figures paper test-matrix test-long test-kills test-ray test-install test-studio test-comfyui comfyui clean
+.PHONY: setup demo test pytest lint bench bench-all figures paper test-matrix test-long test-kills test-ray test-install test-studio studio-pictures test-comfyui comfyui clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
@@ -86,6 +86,11 @@ test-install: $(READY)
 test-studio: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) playwright
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -m browser tests/studio
+
+# The pictures of the voting page and of a phone in docs/studio.md.
+studio-pictures: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) playwright
+	PYTHONPATH=tests $(BIN)/python tests/support/studio_pictures.py build/shown docs
 
 # The pack's own copy of what it uses of the library; a test holds them equal.
 comfyui:

@@ -235,6 +235,14 @@ def test_names_that_a_table_cannot_hold_are_refused(
     assert refused.json()["error"].startswith("a name must have 1 to 40 letters")
 
 
+def test_of_two_at_the_same_moment_one_gets_the_name(painted_copy: Path) -> None:
+    with Run.open(painted_copy, writable=True) as one, Run.open(painted_copy, writable=True) as two:
+        kept = [one.add_rater_key("Ann", "a", True), two.add_rater_key("Ann", "b", True)]
+        assert kept == [True, False]
+        assert two.rater_keys() == {"Ann": {"a"}}
+        assert two.add_rater_key("Ann", "b")  # it is the same person
+
+
 def test_keys_are_not_kept_as_they_are(painted_copy: Path, clock: Clock) -> None:
     begin(client(painted_copy, clock), "Ann")
     with Run.open(painted_copy) as run:

@@ -73,7 +73,7 @@ def studio(
         loopback,
         frozenset(text.lower() for text in _allowed_hosts(host, loopback, name or [])),
         secret,
-        _hosts_for_others(host, loopback, name or []),
+        _hosts_for_others(host, loopback),
     )
     server = uvicorn.Server(
         uvicorn.Config(
@@ -108,13 +108,13 @@ def _kept_secret(run: Path, token: str | None) -> bytes:
         return secrets.token_bytes(32)
 
 
-def _hosts_for_others(host: str, loopback: bool, names: list[str]) -> tuple[str, ...]:
+def _hosts_for_others(host: str, loopback: bool) -> tuple[str, ...]:
     """Return the names under which other computers reach the server, the best one first."""
     if loopback:
         return ()
     if host not in ("0.0.0.0", "::"):
         return (host,)
-    return tuple(dict.fromkeys((*names, _network_address(), socket.gethostname())))
+    return tuple(dict.fromkeys((_network_address(), socket.gethostname())))
 
 
 def _network_address() -> str:

@@ -344,11 +344,15 @@ class Run:
                 found.setdefault(row["name"], set()).add(row["key"])
         return found
 
-    def add_rater_key(self, name: str, key: str) -> None:
+    def add_rater_key(self, name: str, key: str, only_first: bool = False) -> bool:
         """Keep that a browser votes under a name, so that nobody else does by chance.
 
         Args:
             key: what the browser is known by.
+            only_first: keep it only if no other browser has the name.
+
+        Returns:
+            Whether it is kept.
         """
         with self._ledger.transaction():
             # Ledgers of before have no such table, and readers of before do not look for it.
@@ -356,9 +360,13 @@ class Run:
                 "CREATE TABLE IF NOT EXISTS raters(name TEXT NOT NULL, key TEXT NOT NULL, made TEXT"
                 " NOT NULL, PRIMARY KEY(name, key))"
             )
+            query = "SELECT 1 FROM raters WHERE name = ? AND key != ?"
+            if only_first and self._ledger.rows(query, name, key):
+                return False
             self._ledger.db.execute(
                 "INSERT OR IGNORE INTO raters VALUES (?, ?, ?)", (name, key, utc_now())
             )
+        return True
 
     def remove_rater(self, name: str) -> int:
         """Remove all votes of a rater, and free the name.

@@ -159,6 +159,7 @@ def _add_run_routes(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> 
                 "trials_allowed": makes and writable,
                 "token_for_raters": policy.rater_token,
                 "hosts_for_raters": policy.hosts,
+                "names_for_raters": sorted(policy.names),
             }
             return {**page_data.describe(found), **more}
 
@@ -185,7 +186,7 @@ def _add_run_routes(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> 
 def _add_trial_routes(app: FastAPI, trials: Trials | None) -> None:
     def allowed() -> Trials:
         if trials is None:
-            raise HTTPException(403, "this studio makes no videos. Start it without --no-trials.")
+            raise HTTPException(403, "this studio makes no videos: it was started so.")
         return trials
 
     @app.get("/api/trials")

@@ -51,8 +51,9 @@ def begin(run: Run, name: str, key: str, is_same: bool) -> PlainData:
     same = [other for other in sorted(names) if _fold(other) == _fold(name)]
     own = next((other for other in same if _hash(key) in known.get(other, ())), None)
     status, rater = _judge(name, same, own, is_same)
-    if status != "taken":
-        run.add_rater_key(rater, _hash(key))
+    # Of two that begin at the same moment, one is first.
+    if status != "taken" and not run.add_rater_key(rater, _hash(key), status == "new"):
+        status = "taken"
     count = votes.count(rater)
     return {"status": status, "rater": rater, "votes": count, "free": _free(name, names)}
 

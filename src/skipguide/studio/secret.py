@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import secrets
-import stat
 from pathlib import Path
 
 from skipguide.studio.access import derive_key
@@ -22,7 +21,10 @@ _LENGTH = 64  # hexadecimal digits
 def secret_path() -> Path:
     """Return where the secret of this user is kept."""
     state = os.environ.get("XDG_STATE_HOME", "")
-    root = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    try:
+        root = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    except RuntimeError as error:  # a user without a home
+        raise OSError(str(error)) from None
     return root / "skipguide" / "studio-secret"
 
 
@@ -34,16 +36,14 @@ def load_secret(folder: Path) -> bytes:
         OSError: if none can be kept.
     """
     path = secret_path()
-    if not path.exists():
+    if not os.path.lexists(path):
         _write_once(path, secrets.token_hex(_LENGTH // 2))
     return derive_key(_read(path), f"run {folder.resolve()}")
 
 
 def _read(path: Path) -> bytes:
-    found = path.stat()
     text = path.read_text("ascii", errors="replace").strip()
-    is_private = os.name == "nt" or found.st_mode & 0o077 == 0
-    if stat.S_ISREG(found.st_mode) and is_private and re.fullmatch(f"[0-9a-f]{{{_LENGTH}}}", text):
+    if _is_private(path) and re.fullmatch(f"[0-9a-f]{{{_LENGTH}}}", text):
         return bytes.fromhex(text)
     raise ValueError(
         f"the secret of the studio must be {_LENGTH} digits of 0-9 and a-f in a file that nobody"
@@ -52,13 +52,19 @@ def _read(path: Path) -> bytes:
     )
 
 
+def _is_private(path: Path) -> bool:
+    return os.name == "nt" or path.stat().st_mode & 0o077 == 0
+
+
 def _write_once(path: Path, text: str) -> None:
     """Write a file that only the user can read, whole or not at all; what is there stays."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
+        if not _is_private(part):  # a disk that knows no users
+            raise OSError(f"{path.parent} keeps no file from others")
         with contextlib.suppress(FileExistsError):  # of a studio that started at the same moment
             os.link(part, path)
     finally:

@@ -14,7 +14,7 @@ export function clipUrl(clip) {
   return `clips/${clip.key}.mp4`;
 }
 
-const PATIENCE = 60; // seconds
+const PATIENCE = 20, PATIENCE_RUN = 120; // seconds; the whole of a large run takes some
 const PASSING = [425, 429, 502, 503, 504]; // too early, too many, a proxy or a disk that is busy
 
 /** A request that failed. It is passing where the same request may succeed a little later. */
@@ -30,7 +30,7 @@ export class Failed extends Error {
 export async function ask(method, path, body = undefined) {
   const headers = { "Content-Type": "application/json" };
   const sent = body === undefined ? {} : { body: JSON.stringify(body), headers };
-  const signal = AbortSignal.timeout(PATIENCE * 1000);
+  const signal = AbortSignal.timeout((path === "/api/run" ? PATIENCE_RUN : PATIENCE) * 1000);
   const answer = await fetch(path, { method, credentials: "same-origin", signal, ...sent })
     .catch(() => { throw new Failed("The studio does not answer."); });
   const content = await answer.json().catch(() => ({}));

@@ -9,6 +9,7 @@ import { Transport } from "studio/transport.js";
 const ENOUGH = 0.9; // of the frames of each video, before an answer can be given
 const GAP = 8; // pixels between two videos, as in the style sheet
 const NAMES = ["A", "B"];
+const PATIENCE = 4000; // milliseconds, until a browser that loads nothing is offered a click
 const tries = new Map(); // of videos that did not play; a browser keeps what it has of an address
 const SIDES = { left: "A is better", tie: "No difference", right: "B is better" };
 const KEYS = { left: "←", tie: "↓", right: "→" };
@@ -23,18 +24,20 @@ export class TaskView {
     this.transport = new Transport();
     this.transport.together = true;
     this.transport.onchange = () => this.#changed();
-    this.transport.onblocked = () => this.#changed();
+    this.transport.onblocked = () => this.#offerStart(true);
     this.screens = task.videos.map((video, i) => this.#screen(video, this.isPair ? NAMES[i] : ""));
     this.#build();
     this.watcher = new ResizeObserver(() => this.#fit());
     this.watcher.observe(this.stage);
     this.#gate();
     root.querySelector("h1").focus({ preventScroll: true }); // who listens hears the next prompt
+    this.patience = setTimeout(() => this.#offerStart(!this.#isThere), PATIENCE);
     this.transport.play();
   }
 
   close() {
     this.watcher.disconnect();
+    clearTimeout(this.patience);
     this.transport.playing = false;
     for (const { player } of this.screens) {
       this.transport.remove(player);
@@ -68,8 +71,9 @@ export class TaskView {
     const { total, left } = this.found;
     const done = total - left;
     this.place = el("output", { class: "number quiet" });
-    this.toggle = button("Play", () => this.transport.toggle(), { class: "play", key: "space" });
-    this.start = button("▶", () => this.transport.toggle(), {
+    const toggle = () => { this.#offerStart(false); this.transport.toggle(); };
+    this.toggle = button("Play", toggle, { class: "play", key: "space" });
+    this.start = button("▶", () => this.#begin(), {
       class: "start", "aria-label": "Play the videos", hidden: true,
     });
     this.told = el("p", { class: "told", role: "status" });
@@ -123,11 +127,24 @@ export class TaskView {
 
   #changed() {
     const { playing, frame, frames } = this.transport;
-    const players = this.screens.map(({ player }) => player);
-    const isThere = players.every((player) => player.joined);
     this.toggle.firstChild.data = playing ? "Pause" : "Play";
-    this.place.textContent = isThere ? `${frame + 1} / ${frames}` : "";
-    this.start.hidden = playing || players.some((player) => player.failed);
+    this.place.textContent = this.#isThere ? `${frame + 1} / ${frames}` : "";
+    if (this.#isThere && playing) this.#offerStart(false);
+  }
+
+  get #isThere() {
+    return this.screens.every(({ player }) => player.joined);
+  }
+
+  /** A large button on the videos, where the browser plays or loads nothing before it is pressed. */
+  #offerStart(isNeeded) {
+    this.start.hidden = !isNeeded || this.screens.some(({ player }) => player.failed);
+  }
+
+  #begin() {
+    this.#offerStart(false);
+    if (this.transport.playing) for (const { player } of this.screens) player.begin();
+    else this.transport.toggle();
   }
 
   #shown({ player, seen }) {

@@ -19,7 +19,10 @@ let timer = 0;
 
 export function renderTry(root, run, reload) {
   if (isReport || !run.trials_allowed) {
-    root.replaceChildren(el("p", { class: "empty" }, "This page makes no videos: `skipguide studio RUN` does, where the run can be written."));
+    const why = isReport ? "This page makes no videos: `skipguide studio RUN` does, where the run can be written."
+      : run.votes_allowed ? "This studio was started without trials, so it makes no videos."
+        : "The run cannot be written, so no videos can be added to it.";
+    root.replaceChildren(el("p", { class: "empty" }, why));
     return;
   }
   const queue = el("section", { class: "queue", "aria-live": "polite" });

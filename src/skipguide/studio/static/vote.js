@@ -14,7 +14,7 @@ const test = {
   settings: (said.get("settings") ?? "").split(",").filter(Boolean).map(Number),
 };
 const isPair = test.kind === "pair";
-const KEPT = "Your answer is kept in this browser, and is sent as soon as the studio is back.";
+const KEPT = "Your answer is kept here, and sent when it is back.";
 const skipped = new Set(); // tasks whose videos do not play here
 const seen = new Set(); // tasks whose videos were played once
 let rater = null, run = "", view = null, before = null, busy = false;
@@ -61,8 +61,7 @@ async function begin(who, isSame = false) {
     rater = { name: found.rater, key: who.key };
     run = found.run;
     keepRater(rater);
-    await sendKept();
-    return await next();
+    return await sendAndGoOn();
   } catch (error) {
     return say(error.message, 3600);
   }
@@ -129,22 +128,24 @@ async function send(answers, seconds) {
   before = { found, task };
   await guarded(async () => {
     view.wait();
-    if (await sendKept()) await next();
+    await sendAndGoOn();
   });
 }
 
-/** Send what is kept; what can never be taken is told and forgotten. */
-async function sendKept() {
+/** Send what is kept, then show the next task; what can never be taken is told and forgotten. */
+async function sendAndGoOn() {
+  let refused = "";
   for (const { body } of unsent(run)) {
     try {
       await insist("POST", "/api/study/answer", body, KEPT);
     } catch (error) {
       if (![400, 409, 422].includes(error.status)) throw error;
-      say(`An answer could not be taken: ${error.message}`, 20);
+      refused = `An answer could not be taken: ${error.message}`;
     }
     forget(run, body.task);
   }
-  return true;
+  await next();
+  if (refused) say(refused, 20);
 }
 
 async function guarded(doing) {

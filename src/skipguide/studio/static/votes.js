@@ -69,12 +69,14 @@ function isHere(name) {
 function whoCanOpen(run) {
   const isAlone = isHere(location.hostname) && run.hosts_for_raters.length === 0;
   const opens = "It opens this test and nothing else of the studio.";
+  const [name] = run.names_for_raters;
+  if (isAlone && name) return `This link opens on this machine only. Open this page under ${name}, and the link is for everybody who reaches that. ${opens}`;
   if (!isAlone) return `Everybody who reaches this machine over the network can open it. ${opens}`;
   return [
     el("b", {}, "Nobody else can open this link: the studio listens on this machine only."),
-    " For raters on other computers and phones, end the studio and start it with ",
-    el("code", {}, `skipguide studio ${run.name} --host 0.0.0.0`),
-    `: then the link has the name of this machine in the network. ${opens}`,
+    " For raters on other computers and phones, end the studio and start it again with ",
+    el("code", {}, "--host 0.0.0.0"),
+    `: then the link has this machine's address in its network. ${opens}`,
   ];
 }
 
