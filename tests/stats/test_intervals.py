@@ -98,6 +98,13 @@ def test_there_is_no_interval_where_none_holds_and_it_says_why() -> None:
     assert alike.reason == "all 50 values are 0.25, which does not say how far others may be"
     assert intervals.mean([0.1] * 50).low is None  # whose mean is not exactly 0.1
     assert intervals.mean([1.0, 2.0, 1.0, 2.0, 2.0]).reason is None
+    prompts = intervals.mean([0.0, 1.0] * 6, [i // 2 for i in range(12)])
+    assert (prompts.value, prompts.low) == (0.5, None)
+    assert prompts.reason is not None
+    assert "all prompts have the mean 0.5," in prompts.reason
+    near = np.array([1.0, 2.0, 3.0, 5.0, 8.0, 9.0])
+    low, high = ends(intervals.mean(1 + 1e-9 * near))  # which differ by little, but do
+    assert (high - low) * 1e9 == pytest.approx(np.ptp(ends(intervals.mean(near))), rel=1e-4)
 
 
 def test_a_mean_of_nothing_is_refused() -> None:

@@ -35,7 +35,7 @@ _NORMAL_QUANTILE = 1.959963984540054  # 97.5 %
 # How much a further cluster counts that is neither won nor lost, in clusters of the mean size. It
 # stands for those that happen not to be among so few; chosen by coverage.
 TIED_CLUSTER = 1.5
-_NO_SPREAD = 1e-12  # of a variance, relative to the square of the values
+_ROUNDING = 1e-12  # of a number, relative to the largest that went into it
 
 
 # --- means ----------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def mean(
     if reason := too_few(len(sums)):
         return Estimate(value, None, None, len(array), reason)
     variance = jackknife_variance(_leave_one_out(sums, sizes))
-    if variance <= _NO_SPREAD * (value**2 or 1.0):
+    if variance <= (_ROUNDING * np.abs(array).max()) ** 2:
         return Estimate(value, None, None, len(array), _no_spread(array))
     half = t_quantile(len(sums) - 1) * float(variance) ** 0.5
     return Estimate(value, *clip(value - half, value + half, bounds), len(array))
@@ -168,7 +168,7 @@ def clopper_pearson(successes: float, count: float) -> tuple[float, float]:
             f" {count:g}. Check both counts."
         )
     failures = count - successes
-    none, every = successes <= _NO_SPREAD * count, failures <= _NO_SPREAD * count
+    none, every = successes <= _ROUNDING * count, failures <= _ROUNDING * count
     low = 0.0 if none else beta_quantile(0.025, successes, failures + 1)
     return low, 1.0 if every else beta_quantile(0.975, successes + 1, failures)
 
@@ -180,7 +180,7 @@ def _effective_votes(sums: Floats, sizes: Floats) -> float:
     where all clusters look alike, a kind that is missing among them would go unseen.
     """
     count, votes = len(sums), float(sizes.sum())
-    if jackknife_variance(_leave_one_out(sums, sizes)) <= _NO_SPREAD:
+    if jackknife_variance(_leave_one_out(sums, sizes)) <= _ROUNDING**2:
         return float(count)
     further = TIED_CLUSTER * sizes.mean()
     effect = max(
@@ -212,7 +212,10 @@ def too_few(clusters: int) -> str | None:
 
 
 def _no_spread(values: Floats) -> str:
-    return f"all {len(values)} values are {values[0]:g}, which does not say how far others may be"
+    middle = f"{values.mean():g}"
+    are_same = np.ptp(values) == 0
+    what = f"all {len(values)} values are" if are_same else "all prompts have the mean"
+    return f"{what} {middle}, which does not say how far others may be"
 
 
 def number_clusters(clusters: Clusters) -> NDArray[np.intp]:
