@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+import skipguide
 from skipguide.cli import app, console, main
 from skipguide.cli.compare import _column_settings, _describe_method
 from skipguide.cli.options import file_name
@@ -966,6 +969,31 @@ def test_help_loads_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "\n"
+
+
+def test_no_message_speaks_of_files_that_a_wheel_does_not_have() -> None:
+    """Of the repository's docs/ only the command that writes one of its pages may speak."""
+    found = {
+        (path.name, text.strip())
+        for path in Path(skipguide.__file__).parent.rglob("*.py")
+        for text in _messages(ast.parse(path.read_text(encoding="utf-8")))
+        if re.search(r"\bdocs/\S|\bexamples/\S", text)
+    }
+    assert found == {("tables.py", "skipguide families --markdown > docs/families.md")}
+
+
+def _messages(module: ast.Module) -> Iterator[str]:
+    """The strings of a module that are not docstrings; of commands these are help, and count."""
+    with_docs = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(module)
+        if isinstance(node, with_docs) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(module):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and id(node) not in docstrings:
+            yield text
 
 
 def test_stderr_is_empty_without_a_terminal() -> None:

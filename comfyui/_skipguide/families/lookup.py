@@ -12,7 +12,7 @@ from torch import nn
 from ..families.rows import FAMILIES, REFUSED_PIPELINES
 from ..families.schema import CallConvention, Family
 
-ROWS_FILE = "FAMILIES in skipguide/families/rows.py (docs/add-a-family.md)"
+ROWS_FILE = "FAMILIES in skipguide/families/rows.py"
 
 
 def family_of(pipe: object) -> Family:

@@ -15,7 +15,9 @@ Line = tuple[str, str]  # style, text
 
 
 def families(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/families.md.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the model families, and the pipelines refused.

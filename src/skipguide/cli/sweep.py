@@ -45,9 +45,7 @@ class SweepCommand(TyperCommand):
 
 
 def sweep(
-    plan: Annotated[
-        Path, typer.Argument(help="The YAML file; docs/sweeps.md says what may stand in it.")
-    ],
+    plan: Annotated[Path, typer.Argument(help="The YAML file of prompts, seeds and settings.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The run directory.", show_default="runs/PLAN"),
@@ -83,7 +81,16 @@ def sweep(
     """Make all videos of a plan: every prompt, seed and setting.
 
     Run it again after whatever ended it: what is there stays, the rest is made. A changed plan adds
-        to the run.
+    to the run. A plan looks like this:
+
+    \b
+        model: lab-mochi
+        prompts: ["a small red star", "a large blue moon"]
+        seeds: [0, 1]
+        steps: 28
+        settings:
+          - {name: cfg, guidance_scale: 4.5, stg_scale: 0}
+          - {name: stg, guidance_scale: 4.5, layers: 8, stg_scale: 1}
     """
     from skipguide.runs import Plan
     from skipguide.runs import sweep as sweeping

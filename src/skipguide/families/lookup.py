@@ -11,7 +11,7 @@ from torch import nn
 from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES
 from skipguide.families.schema import CallConvention, Family
 
-ROWS_FILE = "FAMILIES in skipguide/families/rows.py (docs/add-a-family.md)"
+ROWS_FILE = "FAMILIES in skipguide/families/rows.py"
 
 
 def family_of(pipe: object) -> Family:

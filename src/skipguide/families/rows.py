@@ -472,8 +472,7 @@ FAMILIES = (
         interleaved=True,
         learned_variance=True,
         package="skipguide.opensora",
-        notes="diffusers has no Open-Sora: the classes are in skipguide.opensora "
-        "(docs/opensora.md)",
+        notes="diffusers has no Open-Sora: the classes are in skipguide.opensora",
     ),
     Family(
         name="svd",

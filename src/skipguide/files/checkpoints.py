@@ -100,7 +100,7 @@ def build_with_weights(
     if wrong:
         raise ValueError(
             f"{path} must hold the weights of {type(network).__name__}, but got {wrong}. Use the"
-            " file that docs/vbench.md names."
+            " file that `skipguide metrics` names."
         )
     network.load_state_dict(
         {key: given[key].to(expected[key].dtype) for key in expected}, strict=False

@@ -104,7 +104,7 @@ def _arrays(file: Path) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(file):
         raise ValueError(
             f"{file} must be an npz archive of numpy, but it is not. Use the files that"
-            " docs/vbench.md names."
+            " `skipguide metrics` names."
         )
     with np.load(file, allow_pickle=False) as archive:
         return {name: torch.from_numpy(archive[name]) for name in archive.files}
