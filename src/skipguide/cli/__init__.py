@@ -10,7 +10,7 @@ import typer
 import skipguide
 from skipguide.cli.bench import bench
 from skipguide.cli.compare import compare
-from skipguide.cli.console import VerbGroup, hide_backend_notices
+from skipguide.cli.console import VerbGroup, hide_library_notices
 from skipguide.cli.convert import convert
 from skipguide.cli.evaluate import evaluate
 from skipguide.cli.families import families
@@ -69,7 +69,7 @@ def _skipguide(
 def main() -> None:
     """Run the command line: the entry point of `skipguide`."""
     signal.signal(signal.SIGTERM, _interrupt)  # kill cleans up as Ctrl-C does
-    hide_backend_notices()
+    hide_library_notices()
     app()
 
 

@@ -69,14 +69,20 @@ def _fail(message: str, code: int, args: list[str]) -> None:
     sys.exit(code)
 
 
-def hide_backend_notices() -> None:
-    """Keep notices of transformers off stderr that it reads images without torchvision.
+# What libraries say on stderr of themselves, by logger; nothing that a user can act on.
+_NOTICES = {
+    # Both ways of reading images give the same, and nothing here asks for torchvision.
+    "transformers.utils.import_utils": "requires torchvision (not installed); falling back",
+    # The annotations of some pipelines are narrower than their own checkpoints.
+    "diffusers.pipelines.pipeline_utils": "Expected types for",
+    "diffusers.guiders.guider_utils": "Guiders are currently an experimental feature",
+}
 
-    Nothing here asks for torchvision, and both ways of reading them give the same.
-    """
-    logging.getLogger("transformers.utils.import_utils").addFilter(
-        lambda record: "requires torchvision (not installed); falling back" not in str(record.msg)
-    )
+
+def hide_library_notices() -> None:
+    """Keep notices of libraries off stderr that no user can act on."""
+    for logger, notice in _NOTICES.items():
+        logging.getLogger(logger).addFilter(lambda record, n=notice: n not in str(record.msg))
 
 
 def print_result(text: str, payload: ReadOnlyData, as_json: bool) -> None:
