@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 import skipguide
 from skipguide.cli import app, console, main
-from skipguide.cli.compare import _column_settings, _describe_method
+from skipguide.cli.compare import _NO_READING, _column_settings, _describe_method
 from skipguide.cli.options import file_name
 from skipguide.files import packaged, video
 from skipguide.generate import loading
@@ -496,6 +496,27 @@ def test_compare_prints_a_table_with_the_judges_reading(
     runs = output("compare", "a red star", *SMALL, "--guidance-scale", "1", "--overwrite")["runs"]
     for row, run_ in zip(rows, runs, strict=True):
         assert " ".join(run_["judge"][name] for name in ("colour", "shape", "motion")) in row
+
+
+def test_compare_says_why_the_judge_reads_nothing_in_other_videos(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    said = run("compare", "a red star", "--model", "../tiny", *SMALL).stdout
+    assert "┃ judge reads" not in said
+    assert "The judge reads colour, shape and motion in videos of the built-in models" in said
+    again = output("compare", "a red star", "--model", "../tiny", *SMALL, "--overwrite")
+    assert again["notes"] == [_NO_READING]
+
+
+@pytest.mark.parametrize("name", packaged.NAMES)
+def test_the_judge_knows_a_model_of_the_lab_by_how_it_is_built(name: str) -> None:
+    """One that somebody trained anew has another name and other weights."""
+    pipe = loading.load_pipeline(str(packaged.packaged_path(name)))
+    assert judge.knows_model(pipe)
+    model = pipe.unet if name == "lab-svd" else pipe.transformer
+    model.register_to_config(num_attention_heads=7)
+    assert not judge.knows_model(pipe)
 
 
 def test_compare_counts_prompts_that_share_a_name(here: Path) -> None:

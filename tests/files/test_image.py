@@ -256,6 +256,28 @@ def test_cropped_around_the_centre_not_squashed() -> None:
     assert (wide[:, 20:44] > 225).all()
 
 
+def test_padded_with_black_bars() -> None:
+    """A red strip of 1000 x 100 in a square of 64 is 6 rows high, in its middle."""
+    strip = Image.new("RGB", (1000, 100), RED)
+    padded = np.asarray(image_file.fit_to_size(strip, 64, 64, pad=True))
+    red = (padded == RED).all(-1)
+    assert red.all(1).sum() == 6
+    assert red[29:35].all()
+    assert (padded[~red] == 0).all()
+    assert same(image_file.fit_to_size(colours(), 24, 16, pad=True), colours())
+
+
+@pytest.mark.parametrize(
+    ("size", "video", "share"),
+    [((1000, 100), (64, 64), 0.1), ((100, 1000), (64, 64), 0.1), ((30, 20), (96, 64), 1.0),
+     ((4, 3), (16, 9), 0.75)],
+)  # fmt: skip
+def test_the_share_of_a_picture_that_a_video_shows(
+    size: tuple[int, int], video: tuple[int, int], share: float
+) -> None:
+    assert image_file.visible_share(Image.new("RGB", size), *video) == pytest.approx(share)
+
+
 # --- in a record ----------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from skipguide import STG, guide
 from skipguide.families import rows
 from skipguide.files import image as image_file
 from skipguide.files import packaged
-from skipguide.generate import loading, record, run
+from skipguide.generate import loading, notes, record, run
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from support.saved import whole
@@ -406,6 +406,40 @@ def test_the_picture_is_fitted_and_kept(svd: Any) -> None:
     assert not np.array_equal(other.frames, result.frames)
 
 
+STRIP = Image.new("RGB", (1000, 100), "red")
+
+
+def test_a_picture_that_is_cropped_to_a_tenth_is_told_of_and_may_be_padded(
+    svd: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = validate_settings({**SVD, "stg_scale": 0.0, "steps": 1})
+    settings = resolve_settings(given, svd)
+    cropped = run.generate(svd, settings, image=STRIP)
+    words = (
+        "90% of x.png is cropped away: it has 1000 x 100 pixels, and the video 16 x 16. Crop it"
+        " yourself where it matters, set --width and --height to its shape, or put bars around it"
+        " with --image-fit pad."
+    )
+    assert caplog.messages == [f"note: {words}"]
+    assert record.build_record(settings, cropped, {})["notes"] == [words]
+    bars = settings.model_copy(update={"image_fit": "pad"})
+    padded = run.generate(svd, bars, image=STRIP)
+    assert padded.image is not None
+    assert padded.image.tobytes() == ImageOps.pad(STRIP, (16, 16), 1).tobytes()
+    assert "notes" not in record.build_record(bars, padded, {})
+    assert not np.array_equal(padded.frames, cropped.frames)
+    assert len(caplog.messages) == 1
+
+
+def test_cropping_is_what_pictures_got_before_there_was_a_choice(svd: Any) -> None:
+    given = {**SVD, "stg_scale": 0.0}
+    settings = [
+        resolve_settings(validate_settings({**given, **fit}), svd)
+        for fit in ({}, {"image_fit": "crop"}, {"image_fit": "pad"})
+    ]
+    assert settings[0] == settings[1] != settings[2]
+
+
 @pytest.mark.parametrize(
     ("name", "image", "came"), [("x.png", None, "'x.png' and none"), (None, START, "None and one")]
 )
@@ -437,6 +471,91 @@ def test_a_pipeline_with_an_image_and_a_prompt() -> None:
             ).frames[0]  # fmt: skip
         assert np.array_equal(result.frames, (by_hand * 255).round().astype(np.uint8))
         assert result.passes_per_step == passes
+
+
+# --- settings that the video does not show -------------------------------------------------------
+
+
+@pytest.mark.parametrize("stg_scale", [0.0, 1.0])
+def test_a_negative_prompt_without_cfg_is_told_of(
+    pipe: Any, caplog: pytest.LogCaptureFixture, stg_scale: float
+) -> None:
+    notes.tell.cache_clear()
+    given = {"steps": 2, "stg_scale": stg_scale, "negative_prompt": "blue", "guidance_scale": 1.0}
+    found = [
+        run.generate(pipe, settings_for(pipe, **{**given, **change}))
+        for change in ({}, {"negative_prompt": None}, {"guidance_scale": 4.5})
+    ]
+    words = (
+        "the negative prompt 'blue' has no effect: it is what CFG leads away from, and CFG is off"
+        " with guidance_scale=1. Set --guidance-scale above 1, or leave the negative prompt out."
+    )
+    assert [result.notes for result in found] == [(words,), (), ()]
+    assert np.array_equal(found[0].frames, found[1].frames)
+    run.generate(pipe, settings_for(pipe, **given))
+    assert caplog.messages == [f"note: {words}"]  # once for all videos of a process
+
+
+def test_a_prompt_of_more_tokens_than_the_model_sees_is_told_of(pipe: Any) -> None:
+    """The tokenizer of this pipeline makes one token of each word, and one of the end."""
+    short, long = ("star " * count for count in (15, 16))
+    assert len(pipe.tokenizer(long).input_ids) == 17
+    found = [run.generate(pipe, settings_for(pipe, prompt=text, steps=2)) for text in (short, long)]
+    (note,) = found[1].notes
+    assert note.startswith("the end of the prompt has no effect: it has 17 tokens, and the model")
+    assert found[0].notes == ()
+
+
+def test_embedded_guidance_is_no_cfg(pipe: Any) -> None:
+    settings = settings_for(pipe, negative_prompt="blue", guidance_scale=6.0)
+    words = notes.negative_prompt_note(settings, "HunyuanVideoPipeline")
+    assert "CFG is off in a HunyuanVideoPipeline, whatever guidance_scale says. Call" in words
+
+
+def test_a_size_that_the_pipeline_cannot_make_is_told_of(pipe: Any) -> None:
+    """6 frames are one latent frame for Mochi's autoencoder, which makes one frame of it."""
+    for frames, made in ((6, 1), (7, 7)):
+        result = run.generate(pipe, settings_for(pipe, num_frames=frames, steps=2))
+        assert len(result.frames) == made
+        assert result.notes == (
+            ()
+            if frames == made
+            else (
+                "the video has num_frames=1 in the place of 6: a MochiPipeline makes what it can of"
+                " a size.",
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"stg_scale": 1.0, "rescale": 0.7, "skip": "attention", "every": 2}, []),
+        ({"stg_scale": 0.0, "layers": None}, []),
+        ({"stg_scale": 0.0, "rescale": 0.7},
+         ["--rescale 0.7 has no effect: it is for steps with a term or a rule, and none is on."]),
+        ({"stg_scale": 0.0, "rescale": 0.7, "cfg_rule": "apg"}, []),
+        ({"stg_scale": 1.0, "rescale_space": "data"}, ["--rescale-space data has no effect"]),
+        ({"guidance": {"terms": [{"layers": [2]}, {"layers": [1], "scale": 0.0}],
+                       "orthogonalize": True}, "layers": None},
+         ["orthogonalize True has no effect: that takes two terms, and one at most is on."]),
+        ({"term": "layers=2 scale=1", "layers": None, "skip": "attention", "start": 0.5},
+         ["--skip attention has no effect: it is for the term of --layers, and none is on.",
+          "--start 0.5 has no effect"]),
+        ({"slg_layers": 1, "layers": None, "skip": "attention", "every": 2, "normalize": True},
+         ["--normalize True has no effect", "--every 2 has no effect"]),
+        ({"slg_layers": 1, "layers": 2, "every": 2}, []),
+        ({"stg_scale": 1.0, "image_fit": "pad"}, ["--image-fit pad has no effect: there is no"]),
+    ],
+)  # fmt: skip
+def test_guidance_that_changes_nothing_is_told_of(
+    pipe: Any, given: dict[str, Any], words: list[str]
+) -> None:
+    asked = {**TINY, "layers": 2, **given}
+    wanted = validate_settings({name: value for name, value in asked.items() if value is not None})
+    found = list(notes.unused_notes(wanted, resolve_settings(wanted, pipe)))
+    assert len(found) == len(words)
+    assert all(text.startswith(start) for text, start in zip(found, words, strict=True))
 
 
 # --- loading --------------------------------------------------------------------------------------
@@ -573,6 +692,7 @@ def test_record_is_complete_and_names_nobody(
     assert len(made["frames_sha256"]) == 64
     of_images = {
         "image",
+        "image_fit",
         "min_guidance_scale",
         "motion_bucket_id",
         "noise_aug_strength",

@@ -83,6 +83,7 @@ BAD = [
     ("stop", float("nan")), ("stop", 2.0), ("rescale", 1.01), ("rescale", -1.0),
     ("guidance_scale", -1.0), ("guidance_scale", float("inf")), ("min_guidance_scale", -1.0),
     ("min_guidance_scale", "1"), ("motion_bucket_id", -1), ("motion_bucket_id", 127.0),
+    ("image_fit", "squash"), ("image_fit", 1),
     ("noise_aug_strength", -0.1), ("noise_aug_strength", "a"), ("decode_chunk_size", 0),
     ("decode_chunk_size", 1.5), ("steps", 0), ("steps", -3), ("steps", 2.5), ("steps", "many"),
     ("steps", True), ("seed", -1), ("seed", 2**63), ("seed", 1.0), ("seed", None), ("height", 33),
@@ -126,7 +127,9 @@ def test_neither_prompt_nor_image() -> None:
     ],
 )
 def test_unknown_setting(name: str, advice: str) -> None:
-    known = "^a setting must be one of prompt, negative_prompt, image, model, guidance, .*, "
+    known = (
+        "^a setting must be one of prompt, negative_prompt, image, image_fit, model, guidance, .*, "
+    )
     with pytest.raises(ValueError, match=known + re.escape(f"but got {name!r}. {advice}")):
         validate_settings({"prompt": "p", name: 1.0})
 
@@ -212,6 +215,7 @@ OF_IMAGES = {
     "motion_bucket_id",
     "noise_aug_strength",
     "decode_chunk_size",
+    "image_fit",
 }
 
 
@@ -400,7 +404,7 @@ def test_svd_is_filled_from_its_call_and_its_unet(svd: Any) -> None:
     assert (settings.min_guidance_scale, settings.guidance_scale) == (1.0, 3.0)
     assert (settings.fps, settings.motion_bucket_id, settings.noise_aug_strength) == (7, 127, 0.02)
     assert {name for name, value in settings if value is None} == {
-        "prompt", "negative_prompt", "decode_chunk_size", "max_sequence_length",
+        "prompt", "negative_prompt", "image_fit", "decode_chunk_size", "max_sequence_length",
     }  # fmt: skip
     assert settings.image == "x.png"  # no folder of the machine
     assert resolve_settings(settings, svd) == settings

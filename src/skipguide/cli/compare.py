@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from skipguide.method.protocols import Pipeline
 
 Reader = Callable[["Frames"], "dict[str, str] | None"]
+_NO_READING = (
+    "The judge reads colour, shape and motion in videos of the built-in models, and of models that"
+    " `skipguide lab train` made. It knows no others: `skipguide evaluate` measures those, and in"
+    " `skipguide studio` people judge them."
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def compare(
         )
     targets = _output_paths(wanted, out_dir)
     from skipguide.files import video
-    from skipguide.generate import loading
+    from skipguide.generate import loading, notes
     from skipguide.generate.resolve import resolve_settings
 
     for target in targets:
@@ -89,7 +94,9 @@ def compare(
     image = options.first_frame(wanted[0])
     pipe = loading.load_pipeline(wanted[0].model, wanted[0].dtype, wanted[0].device)
     weights = loading.weights_fingerprint(wanted[0].model, pipe)
-    read = _judge_reader(wanted[0].model)
+    read = _judge_reader(pipe)
+    for note in notes.unused_notes(wanted[0], resolve_settings(wanted[0], pipe)):
+        notes.tell(note)
     runs: list[ComparisonColumn] = []
     for i, (settings, target) in enumerate(zip(wanted, targets, strict=True)):
         title = f"video {i + 1}/{len(wanted)}"
@@ -156,14 +163,12 @@ def _describe_method(settings: GenerationSettings) -> str:
     return " + ".join([cfg + describe_rule(settings.request), *describe_terms(settings.request)])
 
 
-def _judge_reader(model: str) -> Reader:
-    """Load the lab's judge for the lab's models; other models have none."""
-    from skipguide.files import packaged
-
-    if model not in packaged.NAMES:
-        return lambda frames: None
+def _judge_reader(pipe: Pipeline) -> Reader:
+    """Load the judge for models of the lab, its own and those that a user trained with it."""
     from skipguide.lab import judge
 
+    if not judge.knows_model(pipe):
+        return lambda frames: None
     judge.load_judge()  # now, so that a missing file shows before the work is done
     return judge.read
 
@@ -194,10 +199,12 @@ def _combined_record(columns: Sequence[ComparisonColumn]) -> PlainData:
 def _print_comparison(
     runs: Sequence[ComparisonColumn], files: Sequence[str], as_json: bool
 ) -> None:
+    judged = any(run.judge for run in runs)
     if as_json:
         payload = {
             "runs": [{**run.row(), "record": run.record} for run in runs],
             "files": list(files),
+            **({} if judged else {"notes": [_NO_READING]}),
         }
         console.print_result("", payload, as_json)
         return
@@ -206,15 +213,20 @@ def _print_comparison(
     from rich.text import Text
 
     kind = "image" if runs[0].record["settings"]["prompt"] is None else "prompt"
-    table = Table(kind, "method", "passes/step", "s/step", "judge reads")
+    table = Table(kind, "method", "passes/step", "s/step", *["judge reads"] * judged)
     for run in runs:
         row = run.row()
-        reading = (
-            " ".join(row["judge"][name] for name in ("colour", "shape", "motion"))
-            if row["judge"]
-            else "-"
-        )
         numbers = (f"{row['passes_per_step']:.2f}", f"{row['seconds_per_step']:.2f}")
-        table.add_row(Text(run.title()), Text(row["method"]), *numbers, reading)
+        table.add_row(Text(run.title()), Text(row["method"]), *numbers, *_reading(run))
     Console().print(table)
+    if not judged:
+        typer.echo(_NO_READING)
     typer.echo("\n".join(files))
+
+
+def _reading(column: ComparisonColumn) -> list[str]:
+    """Return the cell with what the judge read; none where it read nothing."""
+    words = column.judge
+    return (
+        [] if words is None else [" ".join(words[name] for name in ("colour", "shape", "motion"))]
+    )

@@ -43,11 +43,13 @@ def generate(
 
     options.check_outputs([target, video.sidecar_path(target)], overwrite)
     image = options.first_frame(settings)
-    from skipguide.generate import loading, record, run
+    from skipguide.generate import loading, notes, record, run
     from skipguide.generate.resolve import resolve_settings
 
     pipe = loading.load_pipeline(settings.model, settings.dtype, settings.device)
-    settings = resolve_settings(settings, pipe)
+    asked, settings = settings, resolve_settings(settings, pipe)
+    for note in notes.unused_notes(asked, settings):
+        notes.tell(note)
     weights = loading.weights_fingerprint(settings.model, pipe)
     with console.progress("denoising") as on_step:
         result = run.generate(pipe, settings, on_step, image)

@@ -35,7 +35,7 @@ Config = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
 _DEFAULT_LABELS = {
-    "negative_prompt": "empty", "image": "none", "orthogonalize": "no",
+    "negative_prompt": "empty", "image": "none", "image_fit": "crop", "orthogonalize": "no",
     "term": "none", "slg_layers": "none", "schedule": "none", "restart": "none",
     "cfg_rule": "plain CFG", "dtype": "bfloat16 on a GPU, else float32",
     "device": "the GPU if there is one",

@@ -112,12 +112,24 @@ def _convert_16_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
 
 
-def fit_to_size(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Resize and crop an image around its centre to the size of the video, without squashing it.
+def fit_to_size(picture: Image.Image, width: int, height: int, pad: bool = False) -> Image.Image:
+    """Resize an image to the size of the video, without squashing it.
 
     An image that already has this size stays as it is.
+
+    Args:
+        picture: the image.
+        width, height: of the video.
+        pad: put black bars on two sides instead of cropping the image around its centre.
     """
-    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    how = ImageOps.pad if pad else ImageOps.fit
+    return how(picture, (width, height), Image.Resampling.LANCZOS)
+
+
+def visible_share(picture: Image.Image, width: int, height: int) -> float:
+    """Return the share of an image, up to 1, that is left when it is cropped to a shape."""
+    ratio = (picture.width * height) / (picture.height * width)
+    return min(ratio, 1 / ratio)
 
 
 # --- in a record ----------------------------------------------------------------------------------

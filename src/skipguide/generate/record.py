@@ -49,6 +49,7 @@ class GenerationResult:
     )
     seconds: float  # all of it, decoding included
     image: Image.Image | None = None  # the first frame as the pipeline got it, if it got one
+    notes: tuple[str, ...] = ()  # what of the settings the video does not show
 
 
 def build_record(
@@ -74,6 +75,7 @@ def build_record(
             "seconds_per_step": result.seconds_per_step,
             "seconds": result.seconds,
         },
+        **({"notes": list(result.notes)} if result.notes else {}),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -77,6 +77,8 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
     found |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": str(pipe.device)}
     given = {**settings.model_dump(exclude={"guidance"}), "guidance": request}
     given["image"] = settings.image and Path(settings.image).name
+    if settings.image_fit == "crop":  # the same as None, which clips had before there was a choice
+        given["image_fit"] = None
     return validate_settings(
         {**given, **{name: value for name, value in found.items() if given[name] is None}}
     )

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from skipguide import guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
 from skipguide.files.video import Frames
+from skipguide.generate import notes
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
@@ -69,17 +71,34 @@ def generate(
             f" {settings.image!r} and {'none' if image is None else 'one'} was given. Read it with"
             " skipguide.files.image.read()."
         )
-    started, first = time.perf_counter(), image
+    started, first, said = time.perf_counter(), image, _Notes()
     if image is not None and settings.width and settings.height:
-        first = image_file.fit_to_size(image, settings.width, settings.height)
+        said.add(notes.crop_note(image, settings))
+        pad = settings.image_fit == "pad"
+        first = image_file.fit_to_size(image, settings.width, settings.height, pad)
+    said.add(notes.long_prompt_note(pipe, settings))
     with _set_guider_scale(pipe, settings), _apply_guidance(pipe, settings) as passes_per_step:
-        clock = _StepTimer(pipe, settings, passes_per_step, on_step)
+        clock = _StepTimer(pipe, settings, passes_per_step, on_step, said)
         video = _call_pipeline(pipe, settings, first, clock)
         passes = passes_per_step()
     frames = _to_uint8(np.asarray(video), settings)
+    said.add(notes.size_note(frames.shape, settings, type(pipe).__name__))
+    seconds = time.perf_counter() - started
     return GenerationResult(
-        frames, passes, clock.seconds_per_step(), time.perf_counter() - started, first
+        frames, passes, clock.seconds_per_step(), seconds, first, tuple(said.texts)
     )
+
+
+class _Notes:
+    """The notes of one video; each is told when it is known."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def add(self, text: str | None) -> None:
+        if text is not None:
+            notes.tell(text)
+            self.texts.append(text)
 
 
 @contextlib.contextmanager
@@ -116,11 +135,15 @@ def _count_plain_passes(pipe: Pipeline, known: list[float]) -> float:
     frame = call_frame.find_call_frame(pipe)
     if frame is None:
         return known[0]
-    try:
-        known[0] = 1.0 + loop.is_cfg_on(pipe, lookup.call_convention_of(pipe), frame)
-    except ValueError:  # no row for this pipeline, which plain CFG does not need
-        known[0] = 1.0 + bool(getattr(pipe, "do_classifier_free_guidance", True))
+    known[0] = 1.0 + _is_cfg_on(pipe, frame)
     return known[0]
+
+
+def _is_cfg_on(pipe: Pipeline, frame: FrameType) -> bool:
+    try:
+        return loop.is_cfg_on(pipe, lookup.call_convention_of(pipe), frame)
+    except ValueError:  # no row for this pipeline, which plain CFG does not need
+        return bool(getattr(pipe, "do_classifier_free_guidance", True))
 
 
 class _StepTimer:
@@ -132,8 +155,10 @@ class _StepTimer:
         settings: GenerationSettings,
         passes_per_step: Callable[[], float],
         on_step: StepCallback | None,
+        said: _Notes,
     ):
         assert settings.steps is not None
+        self.settings, self.said = settings, said
         self.steps, self.passes_per_step, self.on_step = settings.steps, passes_per_step, on_step
         self.on_gpu, self.repeats = pipe.device.type == "cuda", bool(settings.request.restart)
         self.step_times = [time.perf_counter()]
@@ -147,6 +172,7 @@ class _StepTimer:
         self.step_times.append(time.perf_counter())
         if index == 0:  # LTX-2 goes through a step without a noise level, and its frames are nan
             noise_levels.check_timesteps(pipe.scheduler, type(pipe).__name__)
+            self._note_unused_prompt(pipe)
         if self.on_step is not None:
             steps = len(pipe.scheduler.timesteps) if self.repeats else self.steps
             self.on_step(
@@ -155,6 +181,11 @@ class _StepTimer:
                 )
             )
         return {}
+
+    def _note_unused_prompt(self, pipe: Pipeline) -> None:
+        frame = call_frame.find_call_frame(pipe)
+        if self.settings.negative_prompt and frame is not None and not _is_cfg_on(pipe, frame):
+            self.said.add(notes.negative_prompt_note(self.settings, type(pipe).__name__))
 
     def seconds_per_step(self) -> float:
         times = self.step_times[1:] if len(self.step_times) > 2 else self.step_times

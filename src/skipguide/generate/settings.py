@@ -59,6 +59,11 @@ class GenerationSettings(BaseModel):
         " around its centre to the size of the video.",
         min_length=1,
     )
+    image_fit: Literal["crop", "pad"] | None = _field(
+        '"crop" or "pad"',
+        "What is done to a picture of another shape than the video: crop what is too much, or pad"
+        " what is missing with black.",
+    )
     model: str = _field(
         "lab-mochi, lab-svd, lab-opensora, a folder or a hub id",
         "lab-mochi, lab-svd, lab-opensora, a local folder in diffusers layout, or a hub id.",

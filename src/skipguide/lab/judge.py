@@ -7,6 +7,7 @@ penultimate features are the lab's Frechet features.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from skipguide.files import packaged
 from skipguide.lab import training_loop, world
+from skipguide.method.protocols import Pipeline
 
 Tensor = torch.Tensor
 HEADS = {"shape": world.SHAPES, "colour": tuple(world.COLOURS), "motion": world.MOTIONS}
@@ -150,6 +152,30 @@ def load_judge() -> Judge:
     judge = Judge()
     judge.load_state_dict(load_file(packaged.packaged_path("judge") / "judge.safetensors"))
     return judge.eval()
+
+
+def knows_model(pipe: Pipeline) -> bool:
+    """Return whether a pipeline makes videos of the world that the judge knows.
+
+    That is so for the packaged models, and for those that somebody trained by the same recipes:
+    their denoisers have the same configuration."""
+    return any(_is_built_like(pipe, name) for name in packaged.NAMES)
+
+
+def _is_built_like(pipe: Pipeline, name: str) -> bool:
+    try:
+        folder = packaged.packaged_path(name)
+    except FileNotFoundError:  # installed without the weights
+        return False
+    for part in ("transformer", "unet"):
+        path, model = folder / part / "config.json", getattr(pipe, part, None)
+        if model is not None and path.is_file():
+            wanted = json.loads(path.read_text(encoding="utf-8"))
+            own = json.loads(json.dumps(dict(model.config)))
+            own["_class_name"] = type(model).__name__
+            names = [name for name in wanted if name == "_class_name" or name[0] != "_"]
+            return all(own.get(name) == wanted[name] for name in names)
+    return False
 
 
 @torch.no_grad()

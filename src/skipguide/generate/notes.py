@@ -1,0 +1,162 @@
+"""Say what of the settings a video does not show, so that nothing is dropped without a word.
+
+A note is one sentence or two for the person who wrote the settings. It goes to the log, which ends
+on stderr, and into the record of the video.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from skipguide.generate.fields import flag_name
+from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.settings import GenerationSettings
+from skipguide.method.request import GuidanceRequest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from skipguide.method.protocols import Pipeline
+
+_log = logging.getLogger("skipguide")
+SMALL_CROP = 0.05  # the share of a picture whose loss needs no word
+# Flags of the term that --layers and the scales make; SLG's takes some of them.
+_TERM_FLAGS = ("skip", "strength", "start", "stop", "normalize", "every")
+_SLG_FLAGS = ("skip", "strength", "start", "stop")
+
+
+@functools.cache  # a sweep makes a thousand videos with the same settings
+def tell(note: str) -> None:
+    """Log a note, once in this process."""
+    _log.warning("note: %s", note)
+
+
+def crop_note(picture: Image.Image, settings: GenerationSettings) -> str | None:
+    """Return a note of how much of a first frame the video does not show, if that is much.
+
+    Args:
+        picture: as it was read, of any size.
+        settings: complete, with a height and a width.
+    """
+    from skipguide.files import image
+
+    assert settings.width
+    assert settings.height
+    lost = 1 - image.visible_share(picture, settings.width, settings.height)
+    if settings.image_fit == "pad" or lost <= SMALL_CROP:
+        return None
+    return (
+        f"{lost:.0%} of {settings.image} is cropped away: it has {picture.width} x"
+        f" {picture.height} pixels, and the video {settings.width} x {settings.height}. Crop it"
+        " yourself where it matters, set --width and --height to its shape, or put bars around it"
+        " with --image-fit pad."
+    )
+
+
+def long_prompt_note(pipe: Pipeline, settings: GenerationSettings) -> str | None:
+    """Return a note for a prompt of more tokens than the model is shown.
+
+    Args:
+        pipe: whose tokenizer counts; pipelines without a limit of their own are left alone.
+        settings: complete.
+    """
+    limit, tokenizer = settings.max_sequence_length, getattr(pipe, "tokenizer", None)
+    if limit is None or tokenizer is None or not settings.prompt:
+        return None
+    count = len(tokenizer(settings.prompt, verbose=False).input_ids)
+    if count <= limit:
+        return None
+    return (
+        f"the end of the prompt has no effect: it has {count} tokens, and the model sees {limit}."
+        " Shorten it, or raise --max-sequence-length where the model was trained for that."
+    )
+
+
+def negative_prompt_note(settings: GenerationSettings, model: str) -> str:
+    """Return a note for a run that has a negative prompt, but no CFG.
+
+    Args:
+        settings: complete.
+        model: the name of the pipeline's class.
+    """
+    scale = settings.guidance_scale
+    if scale is None or scale > 1:
+        why = f"is off in a {model}, whatever guidance_scale says"
+        advice = "Call the pipeline from Python, where its own arguments can switch CFG on, or"
+    else:
+        why, advice = f"is off with guidance_scale={scale:g}", "Set --guidance-scale above 1, or"
+    return (
+        f"the negative prompt {settings.negative_prompt!r} has no effect: it is what CFG leads away"
+        f" from, and CFG {why}. {advice} leave the negative prompt out."
+    )
+
+
+def size_note(shape: Sequence[int], settings: GenerationSettings, model: str) -> str | None:
+    """Return a note for a video that has another size than was asked for.
+
+    Args:
+        shape: of the frames, `(F, H, W, 3)`.
+        settings: complete.
+        model: the name of the pipeline's class.
+    """
+    made = dict(zip(("num_frames", "height", "width"), shape, strict=False))
+    other = [
+        f"{name}={size} in the place of {getattr(settings, name)}"
+        for name, size in made.items()
+        if getattr(settings, name) not in (None, size)
+    ]
+    if not other:
+        return None
+    return f"the video has {', '.join(other)}: a {model} makes what it can of a size."
+
+
+def unused_notes(given: GenerationSettings, complete: GenerationSettings) -> Iterator[str]:
+    """Yield a note for each setting that was given and changes nothing.
+
+    Args:
+        given: as they came from the user.
+        complete: as `resolve_settings` returns them.
+    """
+    if given.image_fit and given.image is None:
+        yield f"--image-fit {given.image_fit} has no effect: there is no --image. Leave it out."
+    asked, request = given.guidance, complete.request
+    flags = isinstance(asked, GuidanceFlags)
+    words = asked.to_dict() if isinstance(asked, GuidanceRequest) else asked or {}
+    if isinstance(asked, GuidanceFlags):
+        words = asked.said()
+    if words.get("rescale") and not _has_rescale(complete):
+        yield _no_effect(
+            "rescale", words["rescale"], flags, "it is for steps with a term or a rule, and none is"
+        )
+    elif words.get("rescale_space") == "data" and not _has_rescale(complete):
+        yield _no_effect("rescale_space", "data", flags, "rescale is off, and so nothing is")
+    if words.get("orthogonalize") and not (request.orthogonalize or request.schedule):
+        yield _no_effect("orthogonalize", True, flags, "that takes two terms, and one at most is")
+    if isinstance(asked, GuidanceFlags):
+        yield from _unused_term_flags(asked)
+
+
+def _has_rescale(complete: GenerationSettings) -> bool:
+    request = complete.request
+    bins = () if request.schedule is None else request.schedule.bins
+    return bool(request.rescale) or any(entry.rescale for entry in bins)
+
+
+def _unused_term_flags(flags: GuidanceFlags) -> Iterator[str]:
+    """Yield notes for flags about a term where there are other terms only."""
+    if flags.given_scales or not flags.has_more_terms:
+        return
+    own = not flags.is_off  # --layers or --random-share make a term beside those of --term
+    used = _TERM_FLAGS if own else _SLG_FLAGS if flags.slg_layers else ()
+    for name in _TERM_FLAGS:
+        value = getattr(flags, name)
+        if value not in (None, False) and name not in used:
+            yield _no_effect(name, value, True, "it is for the term of --layers, and none is")
+
+
+def _no_effect(name: str, value: object, is_flag: bool, why: str) -> str:
+    written = flag_name(name) if is_flag else name
+    return f"{written} {value} has no effect: {why} on. Leave it out."
