@@ -338,8 +338,22 @@ def test_a_video_is_made_from_the_page_and_another_cancelled(page: Any, own: Ser
     page.fill("[name=term]", "")
     page.fill("[name=layers]", "much")
     page.click("form button[type=submit]")
-    page.locator("#message", has_text="layers must be").wait_for()
+    page.locator("#message", has_text="“Layers” must be").wait_for()
     page.wait_for_timeout(100)
+
+
+def test_a_trial_that_a_restart_has_lost_is_told(page: Any, own: Served) -> None:
+    opened(page, own, "settings=1,3")
+    page.keyboard.press("t")
+    page.fill("[name=layers]", "6")
+    page.keyboard.press("Control+Enter")
+    page.locator("text=step 1 of 2").wait_for()
+    own.trials._trials.clear()  # as of a server that has just started
+    lost = page.locator(".trial[data-state=failed]", has_text="the studio was started anew")
+    lost.wait_for()
+    page.wait_for_timeout(700)
+    lost.locator("button", has_text="Close").click()
+    page.locator(".trial").wait_for(state="detached")
 
 
 def test_a_video_is_made_from_a_picture(page: Any, tmp_path: Path) -> None:

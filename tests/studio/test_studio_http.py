@@ -138,9 +138,12 @@ ASK = {"model": "lab-mochi", "prompt": "a red star", "seed": 3}
         ({"stg_scale": "much"}, "“Scale s” must be a finite number >= 0"),
         ({"spatial_scale": -1.0}, "“Spatial s” must be a finite number >= 0"),
         ({"guidance_scale": "x"}, "“CFG g” must be"),
-        ({"steps": 0}, "steps must be"),
-        ({"layers": "much"}, "layers must be"),
-        ({"start": 0.8, "stop": 0.2}, "stop must be larger than start"),
+        ({"steps": 0}, "“Steps” must be"),
+        ({"layers": "much"}, "“Layers” must be"),
+        (
+            {"start": 0.8, "stop": 0.2},
+            "“To” must be larger than “From (part of the run)”, but got 0.2 and 0.8.",
+        ),
         ({"orthogonalize": True, "spatial_scale": 1.0}, "a “Spatial s” and a “Temporal s” above 0"),
         ({"cfg_rule": {"name": "mine"}}, "cfg must be one of apg"),
     ],
@@ -151,6 +154,7 @@ def test_errors_speak_the_words_of_the_page(
     told = web.post("/api/trials", json={**ASK, "parameters": parameters})
     assert told.status_code == 400
     assert said in told.json()["error"]
+    assert not told.json()["error"].startswith("setting ")
     assert not re.search(r"--\w|config file|\w_\w", told.json()["error"])
 
 

@@ -307,6 +307,7 @@ def test_raters_reach_the_test_and_nothing_else(tmp_path: Path) -> None:
     assert len(token) == 32
     entered = rater.get("/vote", params={"token": token})
     assert (entered.status_code, entered.headers["location"]) == (303, "/vote")
+    assert "Max-Age=2592000" in entered.headers["set-cookie"]  # it is used on another day too
     body = {"rater": "r", "kind": "pair", "settings": [1, 2]}
     task = rater.post("/api/study/next", json=body).json()["task"]
     for path in ("/vote", "/static/vote.js", f"/{task['videos'][0]['url']}"):
@@ -635,6 +636,17 @@ def test_trials_are_cancelled_while_they_wait_and_while_they_run(
     with Run.open(painted_copy) as run:
         assert run.counts()["done"] == 21
     assert web.delete("/api/trials/99").status_code == 400
+
+
+def test_a_trial_is_none_of_a_server_before(painted_copy: Path, slow: Slow) -> None:
+    """A page that was open meanwhile would show the one for the other."""
+    slow.go.set()
+    numbers = []
+    for _ in range(2):
+        with client(painted_copy, trials=Trials(painted_copy, lambda: slow)) as web:
+            numbers.append(web.post("/api/trials", json=ASK).json()["id"])
+            ended(web, numbers[-1])
+    assert len(set(numbers)) == 2
 
 
 def test_the_queue_is_bounded(web: TestClient, slow: Slow) -> None:

@@ -23,6 +23,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 64 << 10  # bytes; the longest prompt is far below
+_RATER_DAYS = 30  # that a browser keeps the token of the blind test
 _SAFE_METHODS = ("GET", "HEAD")
 _WRITING_METHODS = ("POST", "DELETE")
 _RATER_PATHS = re.compile(r"/vote|/(static|study|api/study)/[^/]+")  # the paths of the blind test
@@ -106,7 +107,10 @@ class Guard:
         if entrance := self._token_in_address(scope):
             kind, token = entrance
             location = "/vote" if scope["path"] == "/vote" else "/"
-            return await _send_redirect(send, location, token, _cookie_name(headers, kind))
+            # A phone forgets what is for a session only, and a rater goes on another day.
+            days = _RATER_DAYS if kind and self.policy.token else 0
+            keep = _cookie(_cookie_name(headers, kind), token, days)
+            return await _send_redirect(send, location, keep)
         if scope["method"] not in _WRITING_METHODS:
             return await self.app(scope, receive, self._mark_owner(scope["path"], headers, send))
         body = await _read_body(receive, headers)
@@ -317,20 +321,21 @@ _ERROR_PAGE = (
 )
 
 
-async def _send_redirect(send: Send, location: str, token: str, cookie: str) -> None:
+async def _send_redirect(send: Send, location: str, cookie: bytes) -> None:
     headers = [
         (b"location", location.encode()),
-        (b"set-cookie", _cookie(cookie, token)),
+        (b"set-cookie", cookie),
         (b"content-length", b"0"),
     ]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 
 
-def _cookie(name: str, value: str) -> bytes:
+def _cookie(name: str, value: str, days: int = 0) -> bytes:
     # Lax: a link in a mail brings it along. What changes something is taken from the page itself
     # only, see find_refusal.
-    return f"{name}={value}; HttpOnly; SameSite=Lax; Path=/".encode()
+    age = f"; Max-Age={days * 86400}" if days else ""
+    return f"{name}={value}; HttpOnly; SameSite=Lax; Path=/{age}".encode()
 
 
 def _safety_headers() -> list[tuple[bytes, bytes]]:

@@ -19,6 +19,7 @@ LABELS = {
 _FLAG = r"(?:--[a-z][a-z-]*|PROMPT)"
 # Advice that only the command line can follow, and what a person on the page can do.
 _ADVICE: Sequence[tuple[str, str]] = (
+    (r"^setting (['\"])trial .*?\1: ", ""),  # the name of the only one that is asked for
     (rf"Set it with {_FLAG}, or as \w+ in the config file\.", "Correct it."),
     (rf"Set it with {_FLAG}\.", "Fill it in."),
     (rf"Leave out ({_FLAG}), or choose another --model\.",
@@ -26,6 +27,10 @@ _ADVICE: Sequence[tuple[str, str]] = (
     (r"On the command line: --layers, or --stg-scale 0 for no STG\.",
      "Fill in --layers, or set --stg-scale to 0 for no STG."),
     (r"Use --dtype \w+ or \w+, or smaller scales\.", "Use smaller scales."),
+    (r"stop must be larger than start \([^)]*\), but got start=(\S+), stop=(\S+)\. Widen the"
+     r" window, or switch STG off with stg_scale=0\.",
+     r"--stop must be larger than --start, but got \2 and \1. Widen the window, or set"
+     r" --stg-scale to 0 for no STG."),
     (r", or --cfg-rule \w+\.", "."),
     (r", end it, or name another folder with --out\.", ", or end it."),
     (r", or choose (?:another folder|another|a folder on another disk) with --out\.", "."),
@@ -40,7 +45,9 @@ def in_page_words(text: str) -> str:
         text = re.sub(pattern, replacement, text)
     text = re.sub(_FLAG, lambda found: _quote(found[0].strip("-").replace("-", "_").lower()), text)
     keys = "|".join(name for name in LABELS if "_" in name)
-    return re.sub(rf"\b(?:{keys})\b", lambda found: _quote(found[0]), text)
+    text = re.sub(rf"\b(?:{keys})\b", lambda found: _quote(found[0]), text)
+    first = "layers|steps|start|stop|rescale|skip|term"  # words that mean the field at a beginning
+    return re.sub(rf"^(?:{first})(?= must )", lambda found: _quote(found[0]), text)
 
 
 def _quote(name: str) -> str:

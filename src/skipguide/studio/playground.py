@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -96,7 +97,8 @@ class Trials:
         self.folder, self._make_engine = folder, engine
         self._engine: Engine | None = None
         self._trials: list[Trial] = []
-        self._numbers = itertools.count(1)
+        # A page that outlives the server must not take a trial for one of the server before.
+        self._numbers = itertools.count(int(time.time() * 1000))
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None

@@ -68,7 +68,7 @@ export function showHelp() {
 export function listenToKeys(parts) {
   const find = (name) => table(parts()).find(([keys]) => keys.includes(name));
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event) || document.getElementById("help").open) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event) || document.querySelector("dialog[open]")) return;
     const name = event.key === " " ? "Space" : event.shiftKey && event.key.startsWith("Arrow") ? `Shift+${event.key}` : event.key;
     const found = find(name);
     if (!found || (state.view !== "clips" && SCROLLING.has(name))) return;

@@ -40,7 +40,7 @@ async function begin() {
   listen(render);
   addEventListener("hashchange", () => { // a link to another view of this run
     start(run, location.hash);
-    update({});
+    update({ view: state.view });
   });
   if (run.settings.length === 0) say("There is nothing in this run yet.", 3600);
   else update({});

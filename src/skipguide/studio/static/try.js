@@ -140,14 +140,26 @@ async function watch(queue, reload) {
 /** The newest first. What is there stays there, so that its buttons can be hit. */
 function list(queue, trials, reload) {
   if (!queue.firstChild) queue.append(el("h2", {}, "Asked for"), el("p", { class: "quiet" }, "The first video takes longer: the model is loaded."));
-  const known = new Map([...queue.querySelectorAll("article")].map((article) => [article.id, article]));
+  const shownNow = [...queue.querySelectorAll("article")].filter((article) => !article.dataset.lost);
+  const known = new Map(shownNow.map((article) => [article.id, article]));
   for (const trial of trials) {
     const article = known.get(`trial-${trial.id}`) ?? line(trial);
     known.delete(article.id);
     if (!article.isConnected) queue.querySelector("p").after(article);
     refresh(article, trial, reload);
   }
-  for (const gone of known.values()) gone.remove();
+  for (const gone of known.values()) drop(gone);
+}
+
+/** A trial that the server has no more: an old one, or one that ended with a server before. */
+function drop(article) {
+  if (!["waiting", "running"].includes(article.dataset.state)) return article.remove();
+  const [, , progress, words, actions] = article.children;
+  article.dataset.state = "failed";
+  article.dataset.lost = "yes";
+  words.textContent = "lost: the studio was started anew meanwhile. Ask for it again.";
+  progress.hidden = true;
+  return actions.replaceChildren(button("Close", () => article.remove()));
 }
 
 function line(trial) {
