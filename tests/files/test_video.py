@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 from fractions import Fraction
@@ -325,20 +324,6 @@ def test_a_video_written_live_has_no_length(tmp_path: Path) -> None:
     with av.open(str(path)) as container:
         assert container.duration is None
     assert len(video.read(path)[0]) == 12
-
-
-@pytest.mark.parametrize(
-    ("starts", "message"),
-    [
-        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 19], "lacks frames after second 10.00"),
-        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12], ""),  # one frame dropped by who made it
-        ([0, 1, 2, 3, 9, 10, 11, 17, 18, 19, 20, 30, 31], ""),  # a rate that varies
-    ],
-)
-def test_holes(starts: list[int], message: str) -> None:
-    shown = [(float(start), float(start)) for start in starts]
-    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
-        video._check_gaps(shown, 1.0, Path("a.mkv"))
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.container
-import av.error
-import av.video
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from skipguide.files import fonts
+from skipguide.files.frames import Frames, VideoFile, open_container
 from skipguide.method.protocols import PlainData, ReadOnlyData
-
-Frames = NDArray[np.uint8]
 
 METADATA_TAG = "skipguide"
 _BT709 = 1  # the code of primaries, transfer and matrix in the tables of ITU-T H.273
@@ -106,104 +101,38 @@ def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
 def read(path: Path) -> tuple[Frames, Fraction]:
     """Decode a video into its frames `(F, H, W, 3)`, and return them with its frames per second.
 
+    Frames are turned, mirrored and cropped as the file says, like in a player.
+
     Raises:
         ValueError: if there is no such file, it is not a video, or a part of it is damaged or
             missing.
+        MemoryError: if the frames do not fit into memory; names the file.
     """
-    with _open_video(path) as container:
-        stream = container.streams.video[0]
-        frames, shown = _decode(container, path)
-        rate, length = stream.average_rate, _declared_length(container)
-        kind = container.format.name
-    if not frames or not rate:
+    file = VideoFile.open(path)
+    if not file.rate:
         raise ValueError(
-            f"a video must have frames and a frame rate, but {path} has none. Use an undamaged"
-            " file."
+            f"a video must have a frame rate, but {path} has none. Convert it to one that has."
         )
-    if kind != "gif" and shown:  # every frame of a GIF has its own duration
-        _check_length(shown, float(1 / rate), length, path)
-        if "mp4" not in kind:  # an mp4 has an index, which reveals every missing frame
-            _check_gaps(shown, float(1 / rate), path)
-    return np.stack(frames), rate
+    shape = (file.count, file.height, file.width, 3)
+    try:
+        return _fill(np.empty(shape, np.uint8), file), file.rate
+    except MemoryError as error:
+        raise MemoryError(
+            f"all frames of {path} must fit into memory, but {file.count} of {file.width} x"
+            f" {file.height} pixels need {math.prod(shape) / 2**30:.1f} GiB. Use a shorter or"
+            " smaller video."
+        ) from error
 
 
-def _decode(
-    container: av.container.InputContainer, path: Path
-) -> tuple[list[Frames], list[tuple[float, float]]]:
-    """Return the frames, and the start and end of each packet of them in seconds."""
-    frames, shown = [], []
-    for packet in container.demux(container.streams.video[0]):
-        # The only times in an AVI are the positions of its packets, in decoding order.
-        start = packet.dts if container.format.name == "avi" else packet.pts
-        if start is not None:
-            shown.append(
-                (
-                    float(start * packet.time_base),
-                    float((start + (packet.duration or 0)) * packet.time_base),
-                )
-            )
-        for frame in packet.decode():
-            if packet.is_corrupt or frame.is_corrupt:
-                raise ValueError(
-                    f"a video must be complete, but frame {len(frames)} of {path} is damaged. Use"
-                    " an undamaged file."
-                )
-            frames.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
-    return frames, shown
-
-
-def _declared_length(container: av.container.InputContainer) -> float | None:
-    """Return the seconds of video that a file claims to have; None if it makes no claim."""
-    stream = container.streams.video[0]
-    if container.format.name == "avi" and stream.frames and stream.average_rate:
-        # The duration that PyAV reports has been corrected to the packets that are there.
-        return float(stream.frames / stream.average_rate)
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    # Matroska keeps the duration as text.
-    words = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if words:
-        return int(words[1]) * 3600 + int(words[2]) * 60 + float(words[3])
-    alone = len(container.streams) == 1  # otherwise, sound may continue after the last frame
-    return container.duration / av.time_base if container.duration and alone else None
-
-
-def _check_length(
-    shown: Sequence[tuple[float, float]], frame: float, length: float | None, path: Path
-) -> None:
-    """Raise if a video ends more than two frames early; `frame` is the seconds between two frames.
-
-    Frames are not counted: a video of varying rate has fewer than its length times its rate.
-    """
-    first = min(start for start, _ in shown)
-    there = max(max(end, start + frame) for start, end in shown) - first
-    if length is not None and there < length - 2.5 * max(frame, _median_frame_gap(shown)):
-        raise ValueError(
-            f"a video must be complete, but {path} has {there:.2f} of the {length:.2f} seconds that"
-            " it declares. Use an undamaged file."
-        )
-
-
-def _check_gaps(shown: Sequence[tuple[float, float]], frame: float, path: Path) -> None:
-    """Raise if a video at a steady rate pauses for more than two frames, once or twice.
-
-    This is what damage that the reader skipped looks like. A video of varying rate pauses more
-    often.
-    """
-    starts = np.sort([start for start, _ in shown])
-    holes = np.flatnonzero(np.diff(starts) > 2.5 * max(frame, _median_frame_gap(shown)))
-    if len(starts) > 10 and 0 < len(holes) <= 2:
-        raise ValueError(
-            f"a video must be complete, but {path} lacks frames after second"
-            f" {starts[holes[0]] - starts[0]:.2f}. Use an undamaged file; if the video really"
-            " pauses there, convert it to a constant frame rate."
-        )
-
-
-def _median_frame_gap(shown: Sequence[tuple[float, float]]) -> float:
-    return (
-        float(np.median(np.diff(np.sort([start for start, _ in shown])))) if len(shown) > 1 else 0.0
-    )
+def _fill(frames: Frames, file: VideoFile) -> Frames:
+    """Decode into one array, which grows only if there are more frames than were expected."""
+    count = 0
+    for convert in file.frames():
+        if count == len(frames):
+            frames = np.concatenate([frames, np.empty_like(frames[: max(1, count // 2)])])
+        frames[count] = convert()
+        count += 1
+    return frames[:count]
 
 
 def read_record(path: Path) -> PlainData:
@@ -215,7 +144,7 @@ def read_record(path: Path) -> PlainData:
         ValueError: if there is no such file, it is not a video, or neither place has a readable
             record.
     """
-    with _open_video(path) as container:
+    with open_container(path) as container:
         # Containers other than mp4 return keys in upper case.
         text = next(
             (value for key, value in container.metadata.items() if key.lower() == METADATA_TAG),
@@ -245,24 +174,6 @@ def _parse_record(text: str, where: Path) -> PlainData:
             " an undamaged file."
         )
     return record
-
-
-@contextlib.contextmanager
-def _open_video(path: Path) -> Iterator[av.container.InputContainer]:
-    if not path.is_file():
-        raise ValueError(f"a video file is needed, but {path} is not a file. Check the name.")
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(
-                    f"a video file is needed, but {path} has no video stream. Check the name."
-                )
-            yield container
-    except av.error.FFmpegError as error:
-        reason = error.strerror
-        raise ValueError(
-            f"a video file is needed, but {path} cannot be read as one ({reason}). Check the file."
-        ) from error
 
 
 # --- pictures for people --------------------------------------------------------------------------
