@@ -122,7 +122,7 @@ def test_a_matroska_file_is_cropped_as_it_says(tmp_path: Path, element: bytes, c
     content = path.read_bytes()
     assert content.count(b"\x54\xb2\x81\x04") == 1
     path.write_bytes(content.replace(b"\x54\xb2\x81\x04", element + b"\x81\x06"))
-    assert VideoFile.open(path).crop == crop
+    assert VideoFile.open(path).view.crop == crop
     rows, columns = (crop.top, 32 - crop.bottom), (crop.left, 48 - crop.right)
     assert np.array_equal(video.read(path)[0], whole[:, slice(*rows), slice(*columns)])
 

@@ -341,15 +341,19 @@ def test_frame_folders(tmp_path: Path, made: dict[str, Tensor]) -> None:
         Image.fromarray(frame).save(tmp_path / "set" / "a" / f"frame_{i}.png")
     write(tmp_path / "set" / "b.mp4", made["001"])
     Image.fromarray(frames[0]).save(tmp_path / "set" / "b.png")
-    source, beside = inputs.find_videos(tmp_path / "set")
+    previews, source, beside = inputs.find_videos(tmp_path / "set")
     assert (source.name, beside.name) == ("a", "b.mp4")
-    assert torch.equal(source.read().frames, made["000"][:12])
+    assert (previews.name, previews.problem[:44]) == (
+        "* (images)",
+        "1 image beside videos are taken for previews",
+    )
+    assert torch.equal(source.read().stack(), made["000"][:12])
     assert source.read().fps is None
     assert inputs.find_videos(tmp_path / "set", fps=8)[0].read().fps == 8
     Image.fromarray(frames[0, :32]).save(tmp_path / "set" / "a" / "frame_99.png")
     (source,) = inputs.find_videos(tmp_path / "set" / "a")
     assert source.name == "a"
-    (skipped,) = evaluate(tmp_path / "set", metrics=["temporal_flickering"]).skipped
+    _, skipped = evaluate(tmp_path / "set", metrics=["temporal_flickering"]).skipped
     assert re.search(r"frames must have one size, but .*a has 64 x 64 and 32 x 64", skipped.reason)
 
 

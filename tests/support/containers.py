@@ -44,6 +44,7 @@ def encode(
         change: is called with the stream before the first frame.
         sound: seconds of silence beside the video.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     container_format, codec = KINDS[path.suffix[1:]]
     rate = 24 if codec == "mpeg2video" else rate
     with av.open(str(path), "w", format=container_format, options=dict(muxer or {})) as container:

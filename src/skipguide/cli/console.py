@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from skipguide.files.text import accept_all_characters, dump_json, is_unicode
 from skipguide.method.protocols import ReadOnlyData
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class VerbGroup(TyperGroup):
 
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         given = list(sys.argv[1:] if args is None else args)
+        for stream in (sys.stdout, sys.stderr):
+            accept_all_characters(stream)
         extra["standalone_mode"] = False  # typer raises instead of printing
         try:
             code = super().main(given, *rest, **extra)
@@ -63,7 +66,7 @@ class VerbGroup(TyperGroup):
 def _fail(message: str, code: int, args: list[str]) -> None:
     message = " ".join(message.split())
     if "--json" in args:
-        typer.echo(json.dumps({"error": message}, ensure_ascii=False))
+        typer.echo(_json_line({"error": message}))
     else:
         typer.echo(f"error: {message}", err=True)
     sys.exit(code)
@@ -87,7 +90,12 @@ def hide_library_notices() -> None:
 
 def print_result(text: str, payload: ReadOnlyData, as_json: bool) -> None:
     """Print the result of a verb to stdout: lines for people, or one JSON object."""
-    typer.echo(json.dumps(payload, ensure_ascii=False) if as_json else text)
+    typer.echo(_json_line(payload) if as_json else text)
+
+
+def _json_line(payload: ReadOnlyData) -> str:
+    """Return JSON that stdout can write, whatever its encoding."""
+    return dump_json(payload) if is_unicode(sys.stdout) else json.dumps(payload)
 
 
 @contextlib.contextmanager

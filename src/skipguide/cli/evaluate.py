@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import sqlite3
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,15 +98,16 @@ def evaluate(
     options = Options(features, weights, non_commercial, batch_size, device, fps, _parse_part(part))
     names = [name for text in metrics or [] for name in text.split(",") if name]
     theirs = {} if vbench_results is None else vbench_files.read_results(vbench_results)[0]
+    problems: list[str] = []
     results = (
         _merge_results(sources)
         if merge
-        else _evaluate_folder(_single_source(sources), reference, names, options)
+        else _evaluate_folder(_single_source(sources), reference, names, options, out, problems)
     )
-    results = _save_each(results, out, overwrite)
+    results = _save_each(results, out, overwrite, problems)
     if vbench_export is not None:
         _check_export(sources[0], merge, options.part)
-        results = _export_each(results, _single_source(sources), vbench_export)
+        results = _export_each(results, _single_source(sources), vbench_export, problems)
     payloads = []
     for title, result in results:
         payloads.append({"setting": title, **result.payload(), "vbench": theirs})
@@ -114,6 +117,10 @@ def evaluate(
         console.print_result(
             "", payloads[0] if len(payloads) == 1 else {"settings": payloads}, as_json
         )
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if problems:
+        raise typer.Exit(2)
 
 
 def _parse_part(text: str) -> tuple[int, int]:
@@ -142,21 +149,52 @@ def _merge_results(sources: Sequence[Path]) -> TitledResults:
 
 
 def _evaluate_folder(
-    folder: Path, reference: Path | None, metrics: Sequence[str], options: Options
+    folder: Path,
+    reference: Path | None,
+    metrics: Sequence[str],
+    options: Options,
+    out: Path | None,
+    problems: list[str],
 ) -> TitledResults:
     from skipguide.metrics import evaluation
 
+    def keep(result: Result) -> None:
+        if out is not None:
+            _keep_partial(result, out)
+
+    given = (reference, metrics, options)
     _check_device(options.device)
     with _progress() as note:
         if not (folder / _LEDGER).is_file():
-            yield "", evaluation.evaluate(folder, reference, metrics, options, note)
+            yield "", evaluation.evaluate(folder, *given, note, keep)
             return
         from skipguide.runs import Run
 
         with Run.open(folder, writable=True) as run:
-            for setting, result in evaluation.evaluate_run(run, reference, metrics, options, note):
-                evaluation.record_result(run, setting, result)
-                yield f"{setting.model} {setting.name}", result
+            for setting, result in evaluation.evaluate_run(run, *given, note, keep):
+                title = f"{setting.model} {setting.name}"
+                with _later(problems, f"the numbers of {title} cannot be kept in {folder}"):
+                    evaluation.record_result(run, setting, result)
+                yield title, result
+
+
+def _keep_partial(result: Result, out: Path) -> None:
+    """Save what was read before the evaluation ended early, and say so."""
+    path = out.with_stem(f"{out.stem}.partial")
+    count = sum(map(len, result.readings.sizes.values()))
+    result.save(path)
+    typer.echo(f"the numbers of the {count} videos read so far are in {path}.", err=True)
+
+
+@contextlib.contextmanager
+def _later(
+    problems: list[str], what: str, instead: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
+    """Keep an error of the work after measuring for the end, when the numbers have been shown."""
+    try:
+        yield
+    except (OSError, ValueError, sqlite3.Error, MemoryError) as error:
+        problems.append(f"{what} ({error}).{instead()}")
 
 
 def _check_device(device: str) -> None:
@@ -189,10 +227,13 @@ def _progress() -> Iterator[Callable[[str], None] | None]:
         yield note
 
 
-def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> TitledResults:
+def _save_each(
+    results: TitledResults, out: Path | None, overwrite: bool, problems: list[str]
+) -> TitledResults:
     """Save each result as it comes.
 
-    File names are checked before anything is measured, if they are known.
+    File names are checked before anything is measured, if they are known. A result that cannot be
+    saved there afterwards is saved in a temporary folder.
     """
     from skipguide.metrics.results import vectors_path
 
@@ -209,12 +250,26 @@ def _save_each(results: TitledResults, out: Path | None, overwrite: bool) -> Tit
             if path in written:  # two titles that differ only in punctuation
                 path = path.with_stem(f"{path.stem}-{len(written)}")
             written.add(path)
-            check(path)
-            result.save(path)
+            what = f"the result cannot be saved as {path}"
+            with _later(problems, what, lambda path=path, result=result: _rescue(result, path)):
+                check(path)
+                result.save(path)
         yield title, result
 
 
-def _export_each(results: TitledResults, folder: Path, target: Path) -> TitledResults:
+def _rescue(result: Result, path: Path) -> str:
+    """Save a result in a temporary folder, and say where."""
+    try:
+        instead = Path(tempfile.mkdtemp(prefix="skipguide-")) / path.name
+        result.save(instead)
+    except OSError:
+        return " Its numbers are printed only."
+    return f" It is saved as {instead}."
+
+
+def _export_each(
+    results: TitledResults, folder: Path, target: Path, problems: list[str]
+) -> TitledResults:
     """Export the videos and our values in VBench's layout.
 
     It is written after everything is measured, so that nothing is left over if something is
@@ -224,7 +279,11 @@ def _export_each(results: TitledResults, folder: Path, target: Path) -> TitledRe
     from skipguide.metrics import vbench_files as files
     from skipguide.metrics.inputs import SkippedVideo
 
-    paths = {source.name: folder / source.name for source in inputs.find_videos(folder)}
+    paths = {
+        source.name: folder / source.name
+        for source in inputs.find_videos(folder)
+        if not source.problem
+    }
     fitting = files.group_by_prompt(
         [path for path in paths.values() if path.is_file() and path.suffix.lower() == ".mp4"]
     )
@@ -235,18 +294,21 @@ def _export_each(results: TitledResults, folder: Path, target: Path) -> TitledRe
             text: [path for path in own if path.relative_to(folder).as_posix() in read]
             for text, own in fitting.items()
         }
-        places = files.export({text: own for text, own in kept.items() if own}, target)
-        names = {
-            path.relative_to(folder).as_posix(): place.as_posix() for path, place in places.items()
-        }
-        values = result.readings.values.items()
-        files.write_results(
-            target / files.RESULTS,
-            {
-                metric: {names[name]: value for name, value in rows.items() if name in names}
-                for metric, rows in values
-            },
-        )
+        names: dict[str, str] = {}
+        with _later(problems, f"the videos cannot be exported to {target}"):
+            places = files.export({text: own for text, own in kept.items() if own}, target)
+            names = {
+                path.relative_to(folder).as_posix(): place.as_posix()
+                for path, place in places.items()
+            }
+            values = result.readings.values.items()
+            files.write_results(
+                target / files.RESULTS,
+                {
+                    metric: {names[name]: value for name, value in rows.items() if name in names}
+                    for metric, rows in values
+                },
+            )
         # Videos that could not be read are already listed.
         without = [
             SkippedVideo(name, "generated", _EXPORT, _NO_MP4)
@@ -324,6 +386,14 @@ def _remarks(result: Result) -> Iterator[Line]:
     )
     for reason, videos in skipped.items():
         yield "yellow", f"skipped, {reason}: {', '.join(videos)}"
+    notes = _group_names(
+        (text, f"{side} {video}")
+        for side, rows in result.readings.notes.items()
+        for video, texts in sorted(rows.items())
+        for text in texts
+    )
+    for text, videos in notes.items():
+        yield "yellow", f"note, {text}: {', '.join(videos)}"
     for name, entry in result.weights.items():
         published = " (not the published one)" if entry["as_published"] is False else ""
         yield (

@@ -48,6 +48,18 @@ class Crop:
     bottom: int = 0
 
 
+# Whether to swap the axes of a picture, and then to mirror x and y.
+Turn = tuple[bool, bool, bool]
+
+
+@dataclass(frozen=True)
+class View:
+    """How the pictures of a file are shown: cropped first, and then turned."""
+
+    crop: Crop
+    turn: Turn | None
+
+
 @dataclass(frozen=True)
 class VideoFile:
     """A video file that is whole, and what is known of it without decoding all of it."""
@@ -58,7 +70,7 @@ class VideoFile:
     count: int  # frames expected; a few files have other numbers of packets than of frames
     height: int
     width: int
-    crop: Crop
+    view: View
     notes: tuple[str, ...]  # what players honour and this does not, in words
 
     @classmethod
@@ -80,11 +92,13 @@ class VideoFile:
             timeline.complaint = damage.find_complaint(messages, container.format.name)
             if container.format.name != "gif":  # every frame of a GIF has its own duration
                 damage.check(timeline, rate, container, stream, path)
-            crop = _read_crop(container, stream)
-            height, width, _ = to_rgb(first, crop).shape
-            notes = tuple(_notes(container, stream, first))
+            matrix = _display_matrix(first)
+            turn = None if matrix is None else _quarter_turn(matrix)
+            view = View(_read_crop(container, stream), turn)
+            height, width, _ = to_rgb(first, view).shape
+            notes = tuple(_notes(container, stream, first, matrix))
             count = timeline.count
-            return cls(path, stream.index, rate, count, height, width, crop, notes)
+            return cls(path, stream.index, rate, count, height, width, view, notes)
 
     def frames(self) -> Iterator[Callable[[], Frames]]:
         """Yield a function for each frame, which converts it to `(H, W, 3)` uint8 RGB.
@@ -97,7 +111,7 @@ class VideoFile:
                 yield functools.partial(self._convert, frame, number)
 
     def _convert(self, frame: av.VideoFrame, number: int) -> Frames:
-        pixels = to_rgb(frame, self.crop)
+        pixels = to_rgb(frame, self.view)
         if pixels.shape[:2] != (self.height, self.width):
             raise ValueError(
                 f"the frames of a video must have one size, but {self.path} has {self.width} x"
@@ -249,6 +263,7 @@ def _notes(
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
     frame: av.VideoFrame,
+    matrix: tuple[int, ...] | None,
 ) -> Iterator[str]:
     aspect = stream.sample_aspect_ratio
     if aspect and aspect != 1:
@@ -256,7 +271,6 @@ def _notes(
             f"its pixels are {aspect.numerator}:{aspect.denominator} and not square: players"
             " stretch it, it is read unstretched"
         )
-    matrix = _display_matrix(frame)
     if matrix is not None and _quarter_turn(matrix) is None:
         a, b = matrix[0], matrix[1]
         degrees = math.degrees(math.atan2(b, a))
@@ -283,17 +297,16 @@ def _notes(
 # --- pixels ---------------------------------------------------------------------------------------
 
 
-def to_rgb(frame: av.VideoFrame, crop: Crop) -> Frames:
+def to_rgb(frame: av.VideoFrame, view: View) -> Frames:
     """Convert a frame to `(H, W, 3)` uint8: cropped, on white where transparent, and turned."""
     if any(component.is_alpha for component in frame.format.components):
         pixels = _on_white(np.asarray(frame.to_ndarray(format="rgba"), np.uint8))
     else:
         pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     height, width = pixels.shape[:2]
+    crop = view.crop
     pixels = pixels[crop.top : height - crop.bottom, crop.left : width - crop.right]
-    matrix = _display_matrix(frame)
-    turn = None if matrix is None else _quarter_turn(matrix)
-    return np.ascontiguousarray(pixels if turn is None else _turn(pixels, *turn))
+    return np.ascontiguousarray(pixels if view.turn is None else _turn(pixels, *view.turn))
 
 
 def _on_white(pixels: Frames) -> Frames:
@@ -306,12 +319,16 @@ def _on_white(pixels: Frames) -> Frames:
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    """Return a, b, u, c, d, v, x, y, w: a pixel at (p, q) is shown at (a p + c q, b p + d q)."""
+    """Return a, b, u, c, d, v, x, y, w: a pixel at (p, q) is shown at (a p + c q, b p + d q).
+
+    It is read of one frame only: PyAV keeps a frame whose side data was read until the next garbage
+    collection.
+    """
     found = frame.side_data.get("DISPLAYMATRIX")
     return None if found is None else struct.unpack("=9i", bytes(found))
 
 
-def _quarter_turn(matrix: tuple[int, ...]) -> tuple[bool, bool, bool] | None:
+def _quarter_turn(matrix: tuple[int, ...]) -> Turn | None:
     """Return whether to swap the axes, and then to mirror x and y; None for other matrices.
 
     Scales do not matter: FFmpeg has put them into the aspect ratio of the pixels.

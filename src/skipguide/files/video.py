@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 
 from skipguide.files import fonts
 from skipguide.files.frames import Frames, VideoFile, open_container
+from skipguide.files.text import dump_json
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 METADATA_TAG = "skipguide"
@@ -60,7 +61,7 @@ def write(path: Path, frames: Frames, fps: Fraction | int | str, record: ReadOnl
         ValueError: if the frames have another shape or type, or an odd height or width.
     """
     _check_frames(frames)
-    text = json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
+    text = dump_json(record, indent=2, allow_nan=False)
     with atomic_replace(path, sidecar_path(path)) as (video_part, record_part):
         record_part.write_text(text + "\n", encoding="utf-8")
         _encode(video_part, frames, Fraction(fps), text)

@@ -132,8 +132,10 @@ def score(
                 rows.append(_score_videos(readings, one))
             else:
                 rows.append(_score_set(readings, one, {skipped.video for skipped in odd}, shared))
-        except ValueError as error:
-            not_run.append(UnavailableMetric(one.label, str(error)))
+        # One metric that fails, as on a matrix that has no decomposition, must not take along what
+        # was measured for the others.
+        except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+            not_run.append(UnavailableMetric(one.label, str(error) or type(error).__name__))
     return rows, not_run, odd if any(one.row.kind == "set" for one in asked) else []
 
 

@@ -29,7 +29,7 @@ class Weights:
 class Extractor:
     """A network that turns a clip into features or class probabilities, for the set metrics."""
 
-    module: str  # has load(*paths) and features(model, frames), or probabilities(model, frames)
+    module: str  # has load(*paths) and what networks/clips.py says
     weights: tuple[str, ...]
     frames: int | None  # how many of the first frames of a video it sees; None: all of them
     width: int  # of the features, or the number of classes

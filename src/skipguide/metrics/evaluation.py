@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 from skipguide.metrics import selection
 from skipguide.metrics.extract import Note, Reader
@@ -19,6 +20,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     options: Options | None = None,
     note: Note | None = None,
+    keep: Callable[[Result], None] | None = None,
 ) -> Result:
     """Measure a set of videos.
 
@@ -29,6 +31,8 @@ def evaluate(
         metrics: names of `catalog.METRICS`; a set metric may name its extractor, "fvd:judge". None:
             every metric whose weights are available; the others are listed in `Result.not_run`.
         note: is called with the name of each video before it is read.
+        keep: is called with the result of what was read if an error or an interrupt ends the
+            reading; the videos that were not read are in `Result.skipped`.
 
     Raises:
         ValueError: before any video is read, for an unknown metric, a missing reference, or weights
@@ -40,9 +44,25 @@ def evaluate(
     sets[REFERENCE] = _find_reference(reference, chosen, options)
     reader = Reader(chosen, options)
     i, n = options.part
-    for side, sources in sets.items():
-        reader.read(side, sources[i - 1 :: n], note)
+    with _kept_if_interrupted(reader, chosen, not_run, keep):
+        for side, sources in sets.items():
+            reader.read(side, sources[i - 1 :: n], note)
     return Result.of(reader.readings, chosen, reader.weights, not_run)
+
+
+@contextlib.contextmanager
+def _kept_if_interrupted(
+    reader: Reader,
+    chosen: Sequence[selection.MetricRequest],
+    not_run: Sequence[selection.UnavailableMetric],
+    keep: Callable[[Result], None] | None,
+) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if keep is not None:
+            keep(Result.of(reader.readings, chosen, reader.weights, not_run))
+        raise
 
 
 def _find_reference(
@@ -62,6 +82,7 @@ def evaluate_run(
     metrics: Sequence[str] = (),
     options: Options | None = None,
     note: Note | None = None,
+    keep: Callable[[Result], None] | None = None,
 ) -> Iterator[tuple[Setting, Result]]:
     """Measure each setting of a run against one reference, which is read once.
 
@@ -88,7 +109,8 @@ def evaluate_run(
     real = reader.readings
     for setting, sources in settings:
         reader.readings = join([real])
-        reader.read(GENERATED, sources, note)
+        with _kept_if_interrupted(reader, chosen, not_run, keep):
+            reader.read(GENERATED, sources, note)
         yield setting, Result.of(reader.readings, chosen, reader.weights, not_run)
 
 

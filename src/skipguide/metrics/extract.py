@@ -1,4 +1,4 @@
-"""Read each video once, and give it to all networks that the metrics need."""
+"""Read each video once, frame by frame, and give the frames to all networks that need them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from skipguide.metrics import vbench
 from skipguide.metrics import weights as stored
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
 from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
 from skipguide.metrics.inputs import Clip, SkippedVideo, Source
+from skipguide.metrics.networks.clips import stack_frames
 from skipguide.metrics.selection import CLASSES, MetricRequest, Options
 from skipguide.metrics.weights import WeightsRecord
 
@@ -24,13 +26,86 @@ Note = Callable[[str], None]  # is called with the name of each video before it 
 
 @dataclass
 class _Network:
-    """A loaded network, and the clips of one shape that wait for it."""
+    """A loaded network, and the prepared clips of one shape that wait for it."""
 
     module: ModuleType
     model: nn.Module
     kinds: dict[Side, list[str]]  # the kinds of vectors to compute
+    shape: tuple[int, ...] = ()  # of the clips before they were prepared
     names: list[str] = field(default_factory=list)
     clips: list[Tensor] = field(default_factory=list)
+
+
+class _Frames:
+    """The frames of a clip that an extractor sees, prepared for its network."""
+
+    def __init__(self, network: _Network, extractor: str, clip: Clip, count: int) -> None:
+        first = EXTRACTORS[extractor].frames
+        self.network = network
+        self.indices = range(first) if first else network.module.sample(count)
+        self.shape = (min(count, first or count), clip.height, clip.width)
+        self.next, self.wanted = 0, sorted(set(self.indices))
+        self.prepared: dict[int, Tensor] = {}
+
+    def takes(self, index: int) -> bool:
+        return self.next < len(self.wanted) and self.wanted[self.next] == index
+
+    def add(self, frame: Tensor) -> None:
+        self.prepared[self.wanted[self.next]] = self.network.module.prepare(
+            self.network.model, frame
+        )
+        self.next += 1
+
+    def stack(self) -> Tensor:
+        """Return the prepared clip `(F, 3, h, w)`."""
+        return stack_frames([self.prepared[index] for index in self.indices])
+
+
+@dataclass
+class _Pass:
+    """One way through the frames of a clip, for a number of frames that is expected."""
+
+    count: int
+    meters: dict[str, vbench.Meter] = field(default_factory=dict)
+    extractors: dict[str, _Frames] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)  # metric or features -> reason
+
+    def run(self, clip: Clip) -> int:
+        """Give every frame to what takes it, and return how many frames there were."""
+        index = -1
+        for index, convert in enumerate(clip.frames()):
+            takers = {
+                name: one
+                for group in (self.meters, self.extractors)
+                for name, one in group.items()
+                if one.takes(index)
+            }
+            if takers:
+                frame = convert()
+                for name, one in takers.items():
+                    self._try(name, lambda one=one, frame=frame: one.add(frame))
+        return index + 1
+
+    def values(self) -> dict[str, float]:
+        """Return the values of the metrics that have one."""
+        found = {}
+        for name, meter in list(self.meters.items()):
+            self._try(
+                name, lambda name=name, meter=meter: found.update({name: _finite(meter.value())})
+            )
+        return found
+
+    def _try(self, name: str, work: Callable[[], object]) -> None:
+        """Do a part of the work for a metric; if it fails, leave only this metric out."""
+        try:
+            work()
+        except Exception as error:
+            reason = _memory_reason(error) or (str(error) if isinstance(error, ValueError) else "")
+            if not reason:
+                raise
+            self.failures[name] = reason
+            self.meters.pop(name, None)
+            self.extractors.pop(name, None)
 
 
 class Reader:
@@ -65,59 +140,89 @@ class Reader:
         return model.to(self.options.device)
 
     def read(self, side: Side, sources: Sequence[Source], note: Note | None = None) -> None:
-        """Add the videos of a set to the readings."""
-        for source in sources:
-            if note:
-                note(source.name)
-            self._read_video(side, source)
-        for extractor in self.extractors:
-            self._run_batch(extractor, side)
+        """Add the videos of a set to the readings.
+
+        Whatever ends this early, the readings hold what was read, and name what was not.
+        """
+        waiting = [source.name for source in sources]
+        try:
+            for source in sources:
+                if note:
+                    note(source.name)
+                self._read_video(side, source)
+                waiting.remove(source.name)
+            for extractor in self.extractors:
+                self._run_batch(extractor, side)
+        except BaseException as error:
+            self._give_up(side, waiting, error)
+            raise
+
+    def _give_up(self, side: Side, waiting: Sequence[str], error: BaseException) -> None:
+        reason = f"the evaluation ended before it was read ({type(error).__name__})"
+        for name in waiting:
+            self._skip(name, side, "all", reason)
+        for name, network in self.extractors.items():
+            for video in network.names:
+                self._skip(video, side, f"features {name}", reason)
+            network.names, network.clips = [], []
 
     def _read_video(self, side: Side, source: Source) -> None:
         try:
             clip = source.read()
+            found, count = self._pass(side, clip, clip.count)
+            if count != clip.count:  # what to take depends on it
+                found, count = self._pass(side, clip, count)
         except (ValueError, OSError) as error:
-            self._skip(source.name, side, "all", str(error))
+            self._skip(source.name, side, "all", _memory_reason(error) or str(error))
             return
-        frames, _, height, width = clip.frames.shape
-        self.readings.sizes.setdefault(side, {})[source.name] = (frames, height, width)
-        self.readings.rates.setdefault(side, {})[source.name] = clip.fps
-        if side == GENERATED:
-            self._measure(source.name, clip)
+        except (MemoryError, RuntimeError) as error:
+            reason = _memory_reason(error)
+            if not reason:
+                raise
+            self._skip(source.name, side, "all", reason)
+            return
+        self._keep(side, source.name, clip, found)
+
+    def _pass(self, side: Side, clip: Clip, count: int) -> tuple[_Pass, int]:
+        """Read a clip of which `count` frames are expected; returns how many there were."""
+        one = _Pass(count)
+        for metric, model in self.models.items() if side == GENERATED else ():
+            fewest = METRICS[metric].fewest_frames
+            if count < fewest:
+                one.failures[metric] = _too_short_reason(count, fewest)
+            else:
+                one.meters[metric] = vbench.METERS[metric](model, count, clip.fps)
         for name, network in self.extractors.items():
-            if network.kinds[side]:
-                self._enqueue(name, side, source.name, clip.frames)
+            fewest = EXTRACTORS[name].fewest
+            if network.kinds[side] and count < fewest:
+                one.failures[f"features {name}"] = _too_short_reason(count, fewest)
+            elif network.kinds[side]:
+                one.extractors[f"features {name}"] = _Frames(network, name, clip, count)
+        return one, one.run(clip)
+
+    def _keep(self, side: Side, name: str, clip: Clip, found: _Pass) -> None:
+        """Add what was found in a video to the readings; its features follow with their batch."""
+        self.readings.sizes.setdefault(side, {})[name] = (found.count, clip.height, clip.width)
+        self.readings.rates.setdefault(side, {})[name] = clip.fps
+        if clip.notes:
+            self.readings.notes.setdefault(side, {})[name] = list(clip.notes)
+        for metric, value in found.values().items():
+            self.readings.values.setdefault(metric, {})[name] = value
+        for metric, reason in found.failures.items():
+            self._skip(name, side, metric, reason)
+        for extractor, frames in found.extractors.items():
+            self._enqueue(extractor.removeprefix("features "), side, name, frames)
 
     def _skip(self, name: str, side: Side, metric: str, reason: str) -> None:
         self.readings.skipped.append(SkippedVideo(name, side, metric, reason))
 
-    def _measure(self, name: str, clip: Clip) -> None:
-        """Compute the per-video metrics of a clip."""
-        for metric, model in self.models.items():
-            fewest = METRICS[metric].fewest_frames
-            if len(clip.frames) < fewest:
-                self._skip(name, GENERATED, metric, _too_short_reason(len(clip.frames), fewest))
-                continue
-            function = getattr(importlib.import_module("skipguide.metrics.vbench"), metric)
-            try:
-                self.readings.values.setdefault(metric, {})[name] = _check_finite(
-                    function(model, clip.frames, clip.fps)
-                )
-            except ValueError as error:
-                self._skip(name, GENERATED, metric, str(error))
-
-    def _enqueue(self, extractor: str, side: Side, name: str, frames: Tensor) -> None:
-        row, network = EXTRACTORS[extractor], self.extractors[extractor]
-        if len(frames) < row.fewest:
-            self._skip(
-                name, side, f"features {extractor}", _too_short_reason(len(frames), row.fewest)
-            )
-            return
-        clip = frames[: row.frames]
-        if network.clips and network.clips[0].shape != clip.shape:
+    def _enqueue(self, extractor: str, side: Side, name: str, frames: _Frames) -> None:
+        network = self.extractors[extractor]
+        if network.clips and network.shape != frames.shape:
             self._run_batch(extractor, side)
+        network.shape = frames.shape
         network.names.append(name)
-        network.clips.append(clip)
+        network.clips.append(frames.stack())
         if len(network.clips) == self.options.batch_size:
             self._run_batch(extractor, side)
 
@@ -125,11 +230,23 @@ class Reader:
         network = self.extractors[extractor]
         if not network.clips:
             return
+        try:
+            self._run_network(network, side)
+        except (MemoryError, RuntimeError) as error:
+            if not _memory_reason(error):
+                raise
+            reason = (
+                f"the network ran out of memory with a batch of {len(network.clips)} clips. Choose"
+                " a smaller --batch-size."
+            )
+            for name in network.names:
+                self._skip(name, side, f"features {extractor}", reason)
+        network.names, network.clips = [], []
+
+    def _run_network(self, network: _Network, side: Side) -> None:
         batch = torch.stack(network.clips)
         for kind in network.kinds[side]:
-            function = (
-                network.module.probabilities if kind.endswith(CLASSES) else network.module.features
-            )
+            function = network.module.classify if kind.endswith(CLASSES) else network.module.embed
             for name, row in zip(network.names, function(network.model, batch), strict=True):
                 if bool(row.isfinite().all()):
                     self.readings.add_vectors(side, kind, [name], row[None])
@@ -137,7 +254,6 @@ class Reader:
                     self._skip(
                         name, side, f"features {kind}", "the network returned infinity or NaN"
                     )
-        network.names, network.clips = [], []
 
 
 def _too_short_reason(got: int, needed: int) -> str:
@@ -145,7 +261,20 @@ def _too_short_reason(got: int, needed: int) -> str:
     return f"at least {needed} frames are needed, but it has {frames}"
 
 
-def _check_finite(value: float) -> float:
+def _memory_reason(error: BaseException) -> str:
+    """Return what to say if memory ran out; "" for other errors."""
+    # torch raises a plain RuntimeError on a CPU.
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        return (
+            "memory ran out while it was measured. Measure fewer metrics at a time, or make it"
+            " smaller."
+        )
+    return ""
+
+
+def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("the metric returned infinity or NaN")
     return float(value)

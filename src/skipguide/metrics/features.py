@@ -40,6 +40,8 @@ class Readings:
     skipped: list[SkippedVideo] = field(default_factory=list)
     # side -> video -> fps, None if unknown
     rates: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    # side -> video -> what a player would show otherwise, in words
+    notes: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def add_vectors(self, side: str, kind: str, names: Sequence[str], rows: Tensor) -> None:
         """Add the features or probabilities `(B, D)` of B videos."""
@@ -67,7 +69,7 @@ def join(parts: Sequence[Readings]) -> Readings:
     """
     joined = Readings()
     for part in parts:
-        for name in ("vectors", "values", "sizes", "rates"):
+        for name in ("vectors", "values", "sizes", "rates", "notes"):
             for key, rows in getattr(part, name).items():
                 _merge_rows(getattr(joined, name).setdefault(key, {}), rows, key)
     joined.skipped = sorted({one for part in parts for one in part.skipped})
@@ -86,8 +88,8 @@ def _merge_rows(into: dict[str, Value], rows: Mapping[str, Value], key: str) -> 
 
 def _are_close(a: Any, b: Any) -> bool:
     """Compare two readings up to rounding: a matrix product depends on the size of its batch."""
-    if a is None or b is None:
-        return a is b
+    if a is None or b is None or isinstance(a, list):
+        return a == b
     a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -106,6 +108,7 @@ def describe(readings: Readings) -> dict[str, Any]:
             for side, rows in readings.sizes.items()
         },
         "rates": {side: dict(sorted(rows.items())) for side, rows in readings.rates.items()},
+        "notes": {side: dict(sorted(rows.items())) for side, rows in readings.notes.items()},
         "vectors": {key: sorted(rows) for key, rows in sorted(readings.vectors.items())},
     }
 
@@ -141,5 +144,6 @@ def restore(
         for side, rows in description["sizes"].items()
     }
     values = {key: dict(rows) for key, rows in description["values"].items()}
-    # Older results have no rates.
-    return Readings(vectors, values, sizes, list(skipped), description.get("rates", {}))
+    # Older results have no rates, or no notes.
+    rates, notes = description.get("rates", {}), description.get("notes", {})
+    return Readings(vectors, values, sizes, list(skipped), rates, notes)

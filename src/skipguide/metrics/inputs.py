@@ -5,16 +5,17 @@ Videos that cannot be measured are listed with the reason.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from skipguide.files import image, video
+from skipguide.files import image, search
+from skipguide.files.frames import Frames, VideoFile
 
 Tensor = torch.Tensor
 VIDEO_SUFFIXES = (
@@ -30,20 +31,37 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Videos = str | Path | Mapping[str, Tensor] | Tensor
 
 
+# Beside videos, and no videos: records, prompts, results. They are not listed as left out.
+COMPANION_SUFFIXES = (
+    ".json", ".jsonl", ".txt", ".md", ".rst", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".log",
+    ".html", ".pdf", ".safetensors", ".srt", ".vtt", ".py", ".sh", ".sqlite", ".db",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Clip:
-    """A decoded video: frames `(F, 3, H, W)` uint8, and its frames per second (None if unknown)."""
+    """A video whose frames are decoded one after the other, as often as they are asked for."""
 
-    frames: Tensor
-    fps: float | None
+    count: int  # of the frames; a few files turn out to have another number
+    height: int
+    width: int
+    fps: float | None  # None if unknown
+    # an iterator over functions, each of which converts one frame to (3, H, W) uint8
+    frames: Callable[[], Iterator[Callable[[], Tensor]]]
+    notes: tuple[str, ...] = ()  # what a player would show otherwise, in words
+
+    def stack(self) -> Tensor:
+        """Return all frames at once: `(F, 3, H, W)` uint8."""
+        return torch.stack([convert() for convert in self.frames()])
 
 
 @dataclass(frozen=True)
 class Source:
-    """A video that can be read: its name within its set, and a function that reads it."""
+    """A video that can be read: its name within its set, and a function that opens it."""
 
     name: str
     read: Callable[[], Clip]  # raises ValueError if it cannot be read
+    problem: str = ""  # why it cannot, if that is known before it is opened
 
 
 @dataclass(frozen=True, order=True)
@@ -60,9 +78,10 @@ def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
     """Find the videos of a set, sorted by name.
 
     Args:
-        videos: a folder, searched recursively for video files and for folders that hold images but
-            no videos, which are the frames of a video in the order of the numbers in their names;
-            or tensors `(F, 3, H, W)` uint8 by name; or one tensor `(N, F, 3, H, W)`.
+        videos: a folder, searched recursively, also through links, for video files and for folders
+            that hold images but no videos, which are the frames of a video in the order of the
+            numbers in their names; what is there and cannot be measured becomes a source that
+            says why; or tensors `(F, 3, H, W)` uint8 by name; or one tensor `(N, F, 3, H, W)`.
         fps: frames per second of frame folders and tensors; files know their own.
 
     Raises:
@@ -76,37 +95,99 @@ def find_videos(videos: Videos, fps: float | None = None) -> list[Source]:
     if not folder.is_dir():
         raise ValueError(f"videos must be a folder, but {folder} is not one. Check the name.")
     sources = sorted(_find_in_folder(folder, fps), key=lambda source: source.name)
-    if not sources:
+    if all(source.problem for source in sources):
+        found = "; ".join(f"{source.name}: {source.problem}" for source in sources[:3])
         raise ValueError(
             f"a folder of videos must hold {', '.join(VIDEO_SUFFIXES)} files or folders of"
-            f" images, but {folder} has none. Check the name."
+            f" images, but {folder} has none. Check the name. {found}"
         )
     return sources
 
 
 def _find_in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
-    yield from (file_source(path.relative_to(folder).as_posix(), path) for path in videos)
-    for path in files:
-        if path.suffix.lower() in UNSUPPORTED_SUFFIXES:
-            reason = (
-                f"a video must be a {', '.join(VIDEO_SUFFIXES)} file, but it is a {path.suffix}."
-                " Convert it."
-            )
-            yield unreadable_source(path.relative_to(folder).as_posix(), reason)
+    entries = [entry for entry in search.walk(folder) if _is_wanted(entry)]
+    videos = [entry for entry in entries if _suffix(entry) in VIDEO_SUFFIXES]
+    for entry in entries:
+        name, suffix = _name(entry.path, folder), _suffix(entry)
+        if entry.problem and (entry.is_folder or suffix not in IMAGE_SUFFIXES):
+            yield unreadable_source(name, f"{entry.problem}. Correct or remove it.")
+        elif entry.path.name.startswith("."):
+            yield unreadable_source(name, "its name starts with a dot. Rename it to measure it.")
+        elif suffix in VIDEO_SUFFIXES:
+            yield file_source(name, entry.path)
+    yield from _image_sources(
+        folder, entries, {entry.path.parent for entry in videos if not entry.is_folder}, fps
+    )
+    yield from _other_files(folder, entries)
+
+
+def _is_wanted(entry: search.Entry) -> bool:
+    """Leave out what nobody takes for a video: companions, and hidden files of other kinds."""
+    if entry.is_folder:
+        return True
+    hidden = entry.path.name.startswith(".") or entry.path.name in ("Thumbs.db", "desktop.ini")
+    suffixes = (*VIDEO_SUFFIXES, *UNSUPPORTED_SUFFIXES)
+    return _suffix(entry) in suffixes if hidden else _suffix(entry) not in COMPANION_SUFFIXES
+
+
+def _suffix(entry: search.Entry) -> str:
+    return "" if entry.is_folder else entry.path.suffix.lower()
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _image_sources(
+    folder: Path, entries: Sequence[search.Entry], previewed: set[Path], fps: float | None
+) -> Iterator[Source]:
+    """Yield the folders of frames, and those whose images are previews of videos beside them."""
     frames: dict[Path, list[Path]] = {}
-    for path in files:
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            frames.setdefault(path.parent, []).append(path)
-    names = {parent.relative_to(folder).as_posix() for parent in frames}
-    # Images in a folder with videos are previews of them.
-    for parent in frames.keys() - {path.parent for path in videos}:
-        name = parent.relative_to(folder).as_posix()
+    for entry in entries:
+        if _suffix(entry) in IMAGE_SUFFIXES and not entry.path.name.startswith("."):
+            frames.setdefault(entry.path.parent, []).append(entry.path)
+    names = {_name(parent, folder) for parent in frames}
+    for parent, paths in frames.items():
+        name = _name(parent, folder)
+        if parent in previewed:
+            yield unreadable_source(
+                _name(parent / "*", folder) + " (images)",
+                f"{_count(paths, 'image')} beside videos are taken for previews of them. Put frames"
+                " of a video into a folder of their own.",
+            )
+            continue
         # The folder's own name says more than ".", but must not hide a subfolder of that name.
         if parent == folder and folder.resolve().name not in names:
             name = folder.resolve().name
-        yield Source(name, lambda paths=frames[parent]: _read_frames(paths, fps))
+        yield frames_source(name, paths, fps)
+
+
+def _other_files(folder: Path, entries: Sequence[search.Entry]) -> Iterator[Source]:
+    """Name what is neither a video nor an image by its suffix, once for each folder and suffix."""
+    others: dict[tuple[Path, str], list[Path]] = {}
+    for entry in entries:
+        if entry.problem or _suffix(entry) in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
+            continue
+        if _suffix(entry) in UNSUPPORTED_SUFFIXES:
+            reason = (
+                f"a video must be a {', '.join(VIDEO_SUFFIXES)} file, but it is a"
+                f" {entry.path.suffix}. Convert it."
+            )
+            yield unreadable_source(_name(entry.path, folder), reason)
+        else:
+            others.setdefault((entry.path.parent, _suffix(entry)), []).append(entry.path)
+    for (parent, suffix), paths in others.items():
+        name = _name(paths[0] if len(paths) == 1 else parent / f"*{suffix}", folder)
+        kind = f"{suffix} files" if suffix else "files without a suffix"
+        yield unreadable_source(
+            name,
+            f"{kind} are not read ({_count(paths, 'file')}). Videos need one of the suffixes"
+            f" {', '.join(VIDEO_SUFFIXES)}.",
+        )
+
+
+def _count(paths: Sequence[Path], noun: str) -> str:
+    return f"1 {noun}" if len(paths) == 1 else f"{len(paths)} {noun}s"
 
 
 def file_source(name: str, path: Path) -> Source:
@@ -120,23 +201,45 @@ def unreadable_source(name: str, reason: str) -> Source:
     def read() -> Clip:
         raise ValueError(reason)
 
-    return Source(name, read)
+    return Source(name, read, reason)
 
 
 def _decode(path: Path) -> Clip:
-    frames, rate = video.read(path)
-    return Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), float(rate))
+    file = VideoFile.open(path)
+    rate = None if file.rate is None else float(file.rate)
+
+    def frames() -> Iterator[Callable[[], Tensor]]:
+        for convert in file.frames():
+            yield lambda convert=convert: _to_tensor(convert())
+
+    return Clip(file.count, file.height, file.width, rate, frames, file.notes)
 
 
-def _read_frames(paths: list[Path], fps: float | None) -> Clip:
-    frames = [np.asarray(image.read(path)) for path in sorted(paths, key=_natural_sort_key)]
-    sizes = Counter(frame.shape for frame in frames)
-    if len(sizes) > 1:
-        found = " and ".join(f"{shape[0]} x {shape[1]}" for shape in sizes)
-        raise ValueError(
-            f"frames must have one size, but {paths[0].parent} has {found}. Resize them."
-        )
-    return Clip(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), fps)
+def _to_tensor(frame: Frames) -> Tensor:
+    return torch.from_numpy(frame).permute(2, 0, 1)
+
+
+def frames_source(name: str, paths: Sequence[Path], fps: float | None) -> Source:
+    """Return the source of a video that is a folder of images, one for each frame."""
+    return Source(name, lambda: _read_frames(sorted(paths, key=_natural_sort_key), fps))
+
+
+def _read_frames(paths: Sequence[Path], fps: float | None) -> Clip:
+    height, width = np.asarray(image.read(paths[0])).shape[:2]
+
+    def read(path: Path) -> Tensor:
+        frame = np.array(image.read(path))
+        if frame.shape[:2] != (height, width):
+            raise ValueError(
+                f"frames must have one size, but {path.parent} has {height} x {width} and"
+                f" {frame.shape[0]} x {frame.shape[1]}. Resize them."
+            )
+        return _to_tensor(frame)
+
+    def frames() -> Iterator[Callable[[], Tensor]]:
+        return (functools.partial(read, path) for path in paths)
+
+    return Clip(len(paths), height, width, fps, frames)
 
 
 def _natural_sort_key(path: Path) -> list[tuple[int, str]]:
@@ -153,7 +256,9 @@ def _tensor_source(name: str, frames: Tensor, fps: float | None) -> Source:
             f"videos must be (F, 3, H, W) uint8 with F >= 1, but {name} is {tuple(frames.shape)}"
             f" {frames.dtype}. Convert it first."
         )
-    return Source(name, lambda: Clip(frames, fps))
+    count, _, height, width = frames.shape
+    clip = Clip(count, height, width, fps, lambda: (lambda one=one: one for one in frames))
+    return Source(name, lambda: clip)
 
 
 def prompt_from_name(name: str) -> str:

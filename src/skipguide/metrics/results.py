@@ -14,6 +14,7 @@ from typing import Any
 
 import skipguide
 from skipguide.files import video
+from skipguide.files.text import dump_json
 from skipguide.metrics import features as read
 from skipguide.metrics import vbench_files
 from skipguide.metrics.aggregate import SET_METRICS, ResultRow, score
@@ -76,10 +77,7 @@ class Result:
         """Write the JSON, and the features beside it as `vectors_path(path)`: both, or neither."""
         with video.atomic_replace(vectors_path(path), path) as (vectors, text):
             read.save_vectors(self.readings, vectors)
-            text.write_text(
-                json.dumps(self.payload(), ensure_ascii=False, allow_nan=False, indent=1) + "\n",
-                "utf-8",
-            )
+            text.write_text(dump_json(self.payload(), allow_nan=False, indent=1) + "\n", "utf-8")
 
 
 def vectors_path(path: Path) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +36,7 @@ def imaging_quality(model: nn.Module | None, frames: Tensor, fps: float | None) 
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8.
     """
-    return (
-        _mean(_run_on_frames(_require_model(model), _check_frames(frames, 1), resize_for_musiq))
-        / 100
-    )
+    return _measure("imaging_quality", model, _check_frames(frames, 1), fps)
 
 
 def aesthetic_quality(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -47,9 +45,7 @@ def aesthetic_quality(model: nn.Module | None, frames: Tensor, fps: float | None
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8.
     """
-    return _mean(
-        _run_on_frames(_require_model(model), _check_frames(frames, 1), resize_for_clip) / 10
-    )
+    return _measure("aesthetic_quality", model, _check_frames(frames, 1), fps)
 
 
 def background_consistency(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -60,9 +56,7 @@ def background_consistency(model: nn.Module | None, frames: Tensor, fps: float |
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
     """
-    return _consistency(
-        _run_on_frames(_require_model(model), _check_frames(frames, 2), resize_for_clip)
-    )
+    return _measure("background_consistency", model, _check_frames(frames, 2), fps)
 
 
 def subject_consistency(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -73,9 +67,7 @@ def subject_consistency(model: nn.Module | None, frames: Tensor, fps: float | No
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
     """
-    return _consistency(
-        _run_on_frames(_require_model(model), _check_frames(frames, 2), resize_for_dino)
-    )
+    return _measure("subject_consistency", model, _check_frames(frames, 2), fps)
 
 
 def temporal_flickering(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -87,7 +79,7 @@ def temporal_flickering(model: nn.Module | None, frames: Tensor, fps: float | No
     Raises:
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 2.
     """
-    return 1 - _difference(_check_frames(frames, 2)[1:], frames[:-1]) / 255
+    return _measure("temporal_flickering", model, _check_frames(frames, 2), fps)
 
 
 def motion_smoothness(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -100,13 +92,7 @@ def motion_smoothness(model: nn.Module | None, frames: Tensor, fps: float | None
         ValueError: If frames are not `(F, 3, H, W)` uint8 with F >= 3, or are too small for the
             network.
     """
-    network, frames = _require_model(model), _check_min_size(_check_frames(frames, 3), 16)
-    kept, inside = pad_to_multiple(frames[::2].float() / 255, 16)
-    guesses = []
-    for pair in itertools.pairwise(kept):
-        guess = network(*(frame[None].to(_device(network)) for frame in pair))[0][inside]
-        guesses.append((guess.cpu() * 255).to(torch.uint8))  # truncated, not rounded
-    return 1 - _difference(torch.stack(guesses), frames[1::2][: len(guesses)]) / 255
+    return _measure("motion_smoothness", model, _check_frames(frames, 3), fps)
 
 
 def dynamic_degree(model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
@@ -120,21 +106,15 @@ def dynamic_degree(model: nn.Module | None, frames: Tensor, fps: float | None) -
         ValueError: If frames are not `(F, 3, H, W)` uint8 with two of them taken, or are too small
             for RAFT.
     """
-    taken = _check_frames(frames, 1)[:: max(1, round(fps / RATE)) if fps else 1]
-    if len(taken) < 2:
-        raise ValueError(
-            f"a video must have two frames at {RATE} fps, but got {len(frames)} frames at {fps}"
-            " fps. Leave it out."
-        )
-    needed, threshold = round(4 * (len(taken) / 16)), 6.0 * (min(frames.shape[2:]) / 256)
-    moving = 0
-    for motion in motions(
-        _require_model(model), itertools.pairwise(_check_min_size(taken, 8)), 0.05
-    ):
-        moving += motion > threshold
-        if moving >= needed:
-            return 1.0
-    return 0.0
+    return _measure("dynamic_degree", model, _check_frames(frames, 1), fps)
+
+
+def _measure(metric: str, model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
+    meter = METERS[metric](model, len(frames), fps)
+    for index, frame in enumerate(frames):
+        if meter.takes(index):
+            meter.add(frame)
+    return meter.value()
 
 
 def is_static(model: nn.Module | None, frames: Tensor, fps: float | None) -> bool:
@@ -206,11 +186,153 @@ def _normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, 
     return (images / 255 - means) / deviations
 
 
-def _run_on_frames(model: nn.Module, frames: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-    """Run a network on each frame, prepared from images `(B, 3, H, W)` in [0, 255]."""
-    return torch.cat(
-        [model(prepare(part.to(_device(model)).float())) for part in frames.split(BATCH)]
-    )
+# --- frame by frame -------------------------------------------------------------------------------
+
+
+class Meter(Protocol):
+    """A metric of one video, which sees its frames one after the other and keeps few of them."""
+
+    def takes(self, index: int) -> bool:
+        """Tell whether it needs frame `index` of the video."""
+        ...
+
+    def add(self, frame: Tensor) -> None:
+        """See the next frame that it takes, `(3, H, W)` uint8."""
+        ...
+
+    def value(self) -> float:
+        """Return the value, once all frames have been seen."""
+        ...
+
+
+class _AllFrames:
+    def takes(self, index: int) -> bool:
+        return True
+
+
+class FrameScores(_AllFrames):
+    """Runs a network on every frame, prepared from an image `(1, 3, H, W)` in [0, 255]."""
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        prepare: Callable[[Tensor], Tensor],
+        summarize: Callable[[Tensor], float],
+    ) -> None:
+        self.model, self.prepare, self.summarize = _require_model(model), prepare, summarize
+        self.waiting: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+
+    def add(self, frame: Tensor) -> None:
+        self.waiting.append(self.prepare(frame[None].to(_device(self.model)).float()))
+        if len(self.waiting) == BATCH:
+            self._run()
+
+    def _run(self) -> None:
+        if self.waiting:
+            self.outputs.append(self.model(torch.cat(self.waiting)))
+        self.waiting = []
+
+    def value(self) -> float:
+        self._run()
+        return self.summarize(torch.cat(self.outputs))
+
+
+class Flickering(_AllFrames):
+    """Sums the differences of neighbouring frames."""
+
+    def __init__(self) -> None:
+        self.before: Tensor | None = None
+        self.sum, self.pairs = 0, 0
+
+    def add(self, frame: Tensor) -> None:
+        if self.before is not None:
+            self.sum += _difference(frame, self.before)
+            self.pairs += 1
+        self.before = frame
+
+    def value(self) -> float:
+        assert self.before is not None
+        return 1 - self.sum / (self.pairs * self.before.numel()) / 255
+
+
+class Smoothness(_AllFrames):
+    """Compares every other frame with AMT-S's guess from its neighbours."""
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self.model = _require_model(model)
+        self.before: Tensor | None = None  # as AMT-S takes it
+        self.between: Tensor | None = None
+        self.sum, self.guesses = 0, 0
+
+    def add(self, frame: Tensor) -> None:
+        if self.before is not None and self.between is None:
+            self.between = frame
+            return
+        kept, inside = pad_to_multiple(_check_min_size(frame[None], 16).float() / 255, 16)
+        if self.before is not None and self.between is not None:
+            pair = (one.to(_device(self.model)) for one in (self.before, kept))
+            guess = (self.model(*pair)[0][inside].cpu() * 255).to(torch.uint8)  # truncated
+            self.sum += _difference(guess, self.between)
+            self.guesses += 1
+        self.before, self.between = kept, None
+        self.numel = frame.numel()
+
+    def value(self) -> float:
+        return 1 - self.sum / (self.guesses * self.numel) / 255
+
+
+class Motion:
+    """Counts the pairs of frames that move, until they are enough."""
+
+    def __init__(self, model: nn.Module | None, count: int, fps: float | None) -> None:
+        self.model, self.count, self.fps = _require_model(model), count, fps
+        self.step = max(1, round(fps / RATE)) if fps else 1
+        self.needed = round(4 * (-(-count // self.step) / 16))
+        self.before: Tensor | None = None
+        self.moving, self.pairs = 0, 0
+
+    def takes(self, index: int) -> bool:
+        return index % self.step == 0 and not self._is_enough()
+
+    def _is_enough(self) -> bool:
+        return self.pairs > 0 and self.moving >= self.needed
+
+    def add(self, frame: Tensor) -> None:
+        if self.before is not None:
+            _check_min_size(frame[None], 8)
+            (motion,) = motions(self.model, iter([(self.before, frame)]), 0.05)
+            self.moving += motion > 6.0 * (min(frame.shape[1:]) / 256)
+            self.pairs += 1
+        self.before = frame
+
+    def value(self) -> float:
+        if not self.pairs:
+            raise ValueError(
+                f"a video must have two frames at {RATE} fps, but got {self.count} frames at"
+                f" {self.fps} fps. Leave it out."
+            )
+        return float(self._is_enough())
+
+
+# metric -> what measures a video, from the network, the number of frames and their rate
+METERS: dict[str, Callable[[nn.Module | None, int, float | None], Meter]] = {
+    "imaging_quality": lambda model, count, fps: FrameScores(
+        model, resize_for_musiq, lambda scores: _mean(scores) / 100
+    ),
+    "aesthetic_quality": lambda model, count, fps: FrameScores(
+        model, resize_for_clip, lambda scores: _mean(scores / 10)
+    ),
+    "background_consistency": lambda model, count, fps: FrameScores(
+        model, resize_for_clip, _consistency
+    ),
+    "subject_consistency": lambda model, count, fps: FrameScores(
+        model, resize_for_dino, _consistency
+    ),
+    "temporal_flickering": lambda model, count, fps: Flickering(),
+    "motion_smoothness": lambda model, count, fps: Smoothness(model),
+    "dynamic_degree": Motion,
+}
 
 
 def _consistency(features: Tensor) -> float:
@@ -220,10 +342,9 @@ def _consistency(features: Tensor) -> float:
     return _mean((before.clamp(min=0) + first.clamp(min=0)) / 2)
 
 
-def _difference(first: Tensor, second: Tensor) -> float:
-    """Return the mean absolute difference of uint8 frames."""
-    sums = [(a.int() - b.int()).abs().sum().item() for a, b in zip(first, second, strict=True)]
-    return sum(sums) / first.numel()
+def _difference(first: Tensor, second: Tensor) -> int:
+    """Return the sum of the absolute differences of two uint8 frames."""
+    return int((first.int() - second.int()).abs().sum())
 
 
 def _mean(values: Tensor) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.files import video
+from skipguide.files.text import dump_json
 from skipguide.lab.training_loop import atomic_path
 from skipguide.metrics.catalog import METRICS
 from skipguide.metrics.inputs import prompt_from_name
@@ -74,7 +75,7 @@ def _check_name(text: str) -> None:
         or "/" in text
         or "\0" in text
         or text.startswith(".")
-        or len(text.encode()) > _MAX_NAME_BYTES
+        or len(os.fsencode(text)) > _MAX_NAME_BYTES
     ):
         raise ValueError(
             f"a prompt for VBench must be usable as a file name (at most {_MAX_NAME_BYTES} bytes,"
@@ -83,15 +84,17 @@ def _check_name(text: str) -> None:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
+    # A hard link to a link is a link with the same text, which leads nowhere from another folder.
+    file = source.resolve(strict=True)
     try:
-        os.link(source, target)
+        os.link(file, target)
     except OSError:
-        shutil.copyfile(source, target)
+        shutil.copyfile(file, target)
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
     with video.atomic_replace(path) as (part,):
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=4) + "\n", "utf-8")
+        part.write_text(dump_json(content, indent=4) + "\n", "utf-8")
 
 
 def group_by_prompt(paths: Sequence[Path]) -> dict[str, list[Path]]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from skipguide.files import checkpoints
+from skipguide.metrics.networks.clips import prepare_clips
 
 Tensor = torch.Tensor
 
@@ -76,9 +77,21 @@ def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
         raise ValueError(
             f"C3D needs clips of {FRAMES} frames, but got {frames.shape[1]}. Cut them."
         )
+    return torch.cat([classify(model, prepare_clips(prepare, model, [clip])) for clip in frames])
+
+
+def prepare(model: nn.Module, frame: Tensor) -> Tensor:
+    """Resize a frame `(3, H, W)` uint8 to 128 x 128."""
+    image = frame.to(model.get_buffer("mean").device).contiguous()[None].float()
+    resized = F.interpolate(image, (RESIZED, RESIZED), mode="bicubic", align_corners=False)
+    return resized[0]
+
+
+@torch.no_grad()
+def classify(model: nn.Module, clips: Tensor) -> Tensor:
+    """Return probabilities `(B, 101)` for prepared clips `(B, 16, 3, 128, 128)`."""
     mean = model.get_buffer("mean")
-    with torch.no_grad():
-        return torch.cat([model(_prepare(clip.to(mean.device), mean)) for clip in frames])
+    return torch.cat([model(_subtract_and_crop(clip, mean)) for clip in clips])
 
 
 def load(weights: Path, mean: Path) -> C3D:
@@ -110,8 +123,7 @@ def _arrays(file: Path) -> dict[str, Tensor]:
         return {name: torch.from_numpy(archive[name]) for name in archive.files}
 
 
-def _prepare(clip: Tensor, mean: Tensor) -> Tensor:
-    resized = F.interpolate(clip.float(), (RESIZED, RESIZED), mode="bicubic", align_corners=False)
-    centred = resized.flip(1).transpose(0, 1) - mean
+def _subtract_and_crop(clip: Tensor, mean: Tensor) -> Tensor:
+    centred = clip.flip(1).transpose(0, 1) - mean
     start = (RESIZED - CROPPED) // 2
     return centred[..., start : start + CROPPED, start : start + CROPPED][None]

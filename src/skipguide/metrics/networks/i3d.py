@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from skipguide.files import checkpoints
+from skipguide.metrics.networks.clips import prepare_clips
 from skipguide.metrics.networks.padding import pad_same
 
 Tensor = torch.Tensor
@@ -112,9 +113,20 @@ def features(model: nn.Module, frames: Tensor) -> Tensor:
             f"I3D needs at least {FEWEST_FRAMES} frames, but got {frames.shape[1]}. Use a longer"
             " clip."
         )
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        return torch.cat([model(_prepare(clip.to(device))) for clip in frames])
+    return torch.cat([embed(model, prepare_clips(prepare, model, [clip])) for clip in frames])
+
+
+def prepare(model: nn.Module, frame: Tensor) -> Tensor:
+    """Resize a frame `(3, H, W)` uint8 to 224 x 224 and scale it to [-1, 1]."""
+    image = frame.to(next(model.parameters()).device).contiguous()[None].float()
+    resized = F.interpolate(image, (SIDE, SIDE), mode="bilinear", align_corners=False)
+    return (2 * resized / 255 - 1)[0]
+
+
+@torch.no_grad()
+def embed(model: nn.Module, clips: Tensor) -> Tensor:
+    """Return features `(B, 400)` of prepared clips `(B, F, 3, 224, 224)`."""
+    return torch.cat([model(clip.transpose(0, 1)[None]) for clip in clips])
 
 
 def load(path: Path) -> I3D:
@@ -127,11 +139,6 @@ def load(path: Path) -> I3D:
     return checkpoints.build_with_weights(
         I3D, checkpoints.rename_keys(checkpoints.read(path), rules), path
     )
-
-
-def _prepare(clip: Tensor) -> Tensor:
-    resized = F.interpolate(clip.float(), (SIDE, SIDE), mode="bilinear", align_corners=False)
-    return (2 * resized / 255 - 1).transpose(0, 1)[None]
 
 
 def _pool_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from skipguide.lab import judge, world
+from skipguide.metrics.networks.clips import prepare_clips
 
 Tensor = torch.Tensor
 
@@ -27,7 +28,7 @@ def features(model: nn.Module, frames: Tensor) -> Tensor:
 
     Clips of other lengths than 19 are sampled at the nearest frames, other sizes are resized.
     """
-    return model(_prepare(frames, model))[1]
+    return embed(model, prepare_clips(prepare, model, frames[:, sample(frames.shape[1])]))
 
 
 @torch.no_grad()
@@ -36,18 +37,35 @@ def probabilities(model: nn.Module, frames: Tensor) -> Tensor:
 
     Clips are `(B, F, 3, H, W)` uint8; the three words are read independently.
     """
-    logits = model(_prepare(frames, model))[0]
+    return classify(model, prepare_clips(prepare, model, frames[:, sample(frames.shape[1])]))
+
+
+def sample(count: int) -> list[int]:
+    """Return which of `count` frames the judge sees: for each of 19, the nearest in time."""
+    numbers = torch.arange(count, dtype=torch.float64)[None, None]
+    return F.interpolate(numbers, world.NUM_FRAMES, mode="nearest")[0, 0].long().tolist()
+
+
+def prepare(model: nn.Module, frame: Tensor) -> Tensor:
+    """Scale a frame `(3, H, W)` uint8 to [-1, 1] and resize it: `(3, 64, 64)`."""
+    device, size = next(model.parameters()).device, (world.FRAME_SIZE, world.FRAME_SIZE)
+    image = frame.to(device).contiguous()[None, :, None].float() / 127.5 - 1
+    if image.shape[3:] != size:
+        image = F.interpolate(image, (1, *size), mode="trilinear", align_corners=False)
+    # Convolutions round otherwise in another memory layout, so that of the frame is kept.
+    out = image[0, :, 0]
+    return out if frame.is_contiguous() else out.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+@torch.no_grad()
+def embed(model: nn.Module, clips: Tensor) -> Tensor:
+    """Return features `(B, 128)` of prepared clips `(B, 19, 3, 64, 64)`."""
+    return model(clips.transpose(1, 2))[1]
+
+
+@torch.no_grad()
+def classify(model: nn.Module, clips: Tensor) -> Tensor:
+    """Return probabilities `(B, 384)` for prepared clips `(B, 19, 3, 64, 64)`."""
+    logits = model(clips.transpose(1, 2))[0]
     shape, colour, motion = (logits[name].cpu().double().softmax(1) for name in judge.HEADS)
     return torch.einsum("bi,bj,bk->bijk", shape, colour, motion).flatten(1)
-
-
-def _prepare(frames: Tensor, model: nn.Module) -> Tensor:
-    clips = frames.to(next(model.parameters()).device).transpose(1, 2).float() / 127.5 - 1
-    size = (world.FRAME_SIZE, world.FRAME_SIZE)
-    if clips.shape[2] != world.NUM_FRAMES:
-        clips = F.interpolate(clips, (world.NUM_FRAMES, *clips.shape[3:]), mode="nearest")
-    if clips.shape[3:] != size:
-        clips = F.interpolate(
-            clips, (world.NUM_FRAMES, *size), mode="trilinear", align_corners=False
-        )
-    return clips

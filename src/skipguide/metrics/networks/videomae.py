@@ -17,6 +17,7 @@ from torch import nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
 from skipguide.files import checkpoints
+from skipguide.metrics.networks.clips import prepare_clips
 
 Tensor = torch.Tensor
 
@@ -95,13 +96,20 @@ def features(model: nn.Module, frames: Tensor) -> Tensor:
 
     D is 1408 for the giant model.
     """
+    return embed(model, prepare_clips(prepare, model, frames))
+
+
+def prepare(model: nn.Module, frame: Tensor) -> Tensor:
+    """Scale a frame `(3, H, W)` uint8 to [0, 1] and resize it to 224 x 224."""
+    assert isinstance(model, VideoMAEForVideoClassification)
+    image = frame.to(model.device).contiguous()[None].float() / 255
+    return F.interpolate(image, (SIZE, SIZE), mode="bilinear", align_corners=False)[0]
+
+
+@torch.no_grad()
+def embed(model: nn.Module, clips: Tensor) -> Tensor:
+    """Return features `(B, D)` of prepared clips `(B, 16, 3, 224, 224)`."""
     assert isinstance(model, VideoMAEForVideoClassification)
     assert model.fc_norm is not None
-    pixels = F.interpolate(
-        frames.flatten(0, 1).to(model.device).float() / 255,
-        (SIZE, SIZE),
-        mode="bilinear",
-        align_corners=False,
-    )
-    tokens = model.videomae(pixels.unflatten(0, frames.shape[:2])).last_hidden_state
+    tokens = model.videomae(clips).last_hidden_state
     return model.fc_norm(tokens.mean(1))

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import VJEPA2Model
 
+from skipguide.metrics.networks.clips import prepare_clips
+
 Tensor = torch.Tensor
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -49,11 +51,20 @@ def features(model: nn.Module, frames: Tensor) -> Tensor:
 
     D is 1024 for ViT-L.
     """
+    return embed(model, prepare_clips(prepare, model, frames))
+
+
+def prepare(model: nn.Module, frame: Tensor) -> Tensor:
+    """Prepare a frame `(3, H, W)` uint8, see `prepare_frames`."""
     assert isinstance(model, VJEPA2Model)
-    pixels = prepare_frames(frames.flatten(0, 1), model.config.crop_size).unflatten(
-        0, frames.shape[:2]
-    )
-    return model(pixels.to(model.device), skip_predictor=True).last_hidden_state.mean(1)
+    return prepare_frames(frame.contiguous()[None], model.config.crop_size)[0]
+
+
+@torch.no_grad()
+def embed(model: nn.Module, clips: Tensor) -> Tensor:
+    """Return features `(B, D)` of prepared clips `(B, F, 3, size, size)`."""
+    assert isinstance(model, VJEPA2Model)
+    return model(clips.to(model.device), skip_predictor=True).last_hidden_state.mean(1)
 
 
 def prepare_frames(frames: Tensor, size: int) -> Tensor:
