@@ -349,7 +349,7 @@ def test_frame_folders(tmp_path: Path, made: dict[str, Tensor]) -> None:
     )
     assert torch.equal(source.read().stack(), made["000"][:12])
     assert source.read().fps is None
-    assert inputs.find_videos(tmp_path / "set", fps=8)[0].read().fps == 8
+    assert inputs.find_videos(tmp_path / "set", fps=8)[1].read().fps == 8
     Image.fromarray(frames[0, :32]).save(tmp_path / "set" / "a" / "frame_99.png")
     (source,) = inputs.find_videos(tmp_path / "set" / "a")
     assert source.name == "a"

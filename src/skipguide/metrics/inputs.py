@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from skipguide.files import image, search
+from skipguide.files.folders import is_system_name
 from skipguide.files.frames import Frames, VideoFile
 
 Tensor = torch.Tensor
@@ -122,12 +123,12 @@ def _find_in_folder(folder: Path, fps: float | None) -> Iterator[Source]:
 
 
 def _is_wanted(entry: search.Entry) -> bool:
-    """Leave out what nobody takes for a video: companions, and hidden files of other kinds."""
-    if entry.is_folder:
-        return True
-    hidden = entry.path.name.startswith(".") or entry.path.name in ("Thumbs.db", "desktop.ini")
-    suffixes = (*VIDEO_SUFFIXES, *UNSUPPORTED_SUFFIXES)
-    return _suffix(entry) in suffixes if hidden else _suffix(entry) not in COMPANION_SUFFIXES
+    """Leave out what nobody takes for a video: companions, files of the system, hidden ones."""
+    if is_system_name(entry.path.name) and not entry.problem:
+        return False
+    if entry.path.name.startswith(".") and not entry.is_folder:
+        return _suffix(entry) in (*VIDEO_SUFFIXES, *UNSUPPORTED_SUFFIXES)
+    return _suffix(entry) not in COMPANION_SUFFIXES
 
 
 def _suffix(entry: search.Entry) -> str:
