@@ -678,6 +678,10 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
         "--config must hold lines such as steps: 28, but list.yaml holds list. Write",
     ),
     ("generate x --config empty.yaml", "but empty.yaml holds NoneType."),
+    (
+        "generate x --config twice.yaml",
+        "twice.yaml is not: steps stands on line 1 and on line 3, but only one of them can count.",
+    ),
     ("generate x --config typo.yaml", "but got 'guidance_scal'. Did you mean 'guidance_scale'?"),
     (
         "generate x --config text.yaml",
@@ -751,6 +755,7 @@ def full(here: Path) -> Path:
     (here / "list.yaml").write_text("- 1\n- 2\n")
     (here / "empty.yaml").write_text("")
     (here / "typo.yaml").write_text("guidance_scal: 4.5\n")
+    (here / "twice.yaml").write_text("steps: 4\nseed: 1\nsteps: 8\n")
     (here / "text.yaml").write_text("steps: '4'\n")
     (here / "image.yaml").write_text("image: small.png\n")
     good = Image.effect_noise((40, 40), 50)
