@@ -45,7 +45,7 @@ def drawn(text: str, font: fonts.Font) -> np.ndarray:
 @pytest.mark.usefixtures("only_dejavu")
 def test_another_script_is_drawn_with_a_font_that_has_it() -> None:
     assert fonts.drawable(STAR) == STAR
-    expected = drawn(STAR, ImageFont.truetype(DEJAVU / "DejaVuSans.ttf", 15))
+    expected = drawn(STAR, ImageFont.truetype(str(DEJAVU / "DejaVuSans.ttf"), 15))
     assert np.array_equal(drawn(STAR, fonts.load(STAR, 15)), expected)
     latin = drawn("a red star", ImageFont.load_default(15))
     assert np.array_equal(drawn("a red star", fonts.load("a red star", 15)), latin)
