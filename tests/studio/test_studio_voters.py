@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from skipguide.runs import Run
+from skipguide.studio import blind_test
 from skipguide.studio.access import Policy
 from support.painted import FRAMES, painted
 from support.served import BROWSER, READ, Served, Verb, free_port, until
@@ -451,6 +452,24 @@ def test_who_has_the_link_alone_sees_no_names(browse: Callable[..., Any], own: S
     studio.locator("#test-link").wait_for()
 
 
+def test_a_form_that_is_sent_twice_is_one_rater(browse: Callable[..., Any], own: Served) -> None:
+    """As by a finger that is impatient, while the first request is on its way."""
+    page, held = browse(), []
+    page.route("**/api/study/begin", lambda route: held.append(route))
+    page.goto(f"{own.url}/vote#kind=pair&settings=1,3")
+    page.fill("#rater", "Ann")
+    for _ in range(3):
+        page.locator("button[type=submit]").click()
+    while not held:
+        page.wait_for_timeout(20)
+    for route in held:
+        route.continue_()
+    page.locator(".stage-of-two").wait_for()
+    assert page.locator(".who").text_content() == "Ann"
+    with Run.open(own.folder) as run:
+        assert {name: len(keys) for name, keys in run.rater_keys().items()} == {"Ann": 1}
+
+
 def test_one_browser_for_two_raters(browse: Callable[..., Any], own: Served) -> None:
     """A phone that is passed on: the second one has the same name, and is asked."""
     page = browse()
@@ -530,6 +549,10 @@ def test_five_questions_on_a_phone(browse: Callable[..., Any], own: Served, size
 
 @pytest.mark.parametrize("size", [PHONE, ON_ITS_SIDE])
 def test_the_studio_on_a_phone(browse: Callable[..., Any], own: Served, size: Any) -> None:
+    with Run.open(own.folder, writable=True) as run:
+        for task in blind_test.tasks(run.clips(), "pair", [1, 2], "Ann"):
+            for vote in blind_test.build_votes(task, "Ann", {"preference": "tie"}, 2.0):
+                run.vote(vote)
     page = browse(viewport=size, is_mobile=True, has_touch=True)
     for view in ("clips", "map", "plot", "votes", "try"):
         page.goto("about:blank")

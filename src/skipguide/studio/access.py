@@ -306,7 +306,8 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
 async def _send_error(send: Send, status: int, message: str, headers: Mapping[str, str]) -> None:
     """Refuse in words: a page for a person who opens an address, JSON for a program."""
     if "text/html" in headers.get("accept", ""):
-        kind, body = b"text/html; charset=utf-8", _ERROR_PAGE.format(html.escape(message)).encode()
+        said = html.escape(message[0].upper() + message[1:])
+        kind, body = b"text/html; charset=utf-8", _ERROR_PAGE.format(said).encode()
     else:
         kind, body = b"application/json", json.dumps({"error": message}).encode()
     found = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
@@ -316,8 +317,8 @@ async def _send_error(send: Send, status: int, message: str, headers: Mapping[st
 
 _ERROR_PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"'
-    ' content="width=device-width"><title>skipguide studio</title><h1>This cannot be opened</h1>'
-    "<p>{}</p></html>"
+    ' content="width=device-width"><meta name="color-scheme" content="light dark">'
+    "<title>skipguide studio</title><h1>This cannot be opened</h1><p>{}</p></html>"
 )
 
 

@@ -48,8 +48,7 @@ export function newKey() {
 
 /** Answers of a run that the server is not known to have. */
 export function unsent(run) {
-  const found = read(UNSENT, always);
-  return (Array.isArray(found) ? found : []).filter((entry) => entry.run === run);
+  return everything().filter((entry) => entry.run === run);
 }
 
 export function keepAnswer(run, body) {
@@ -58,7 +57,8 @@ export function keepAnswer(run, body) {
 }
 
 export function forget(run, task) {
-  write(UNSENT, everything().filter((entry) => entry.run !== run || entry.body.task !== task), always);
+  const isOther = (entry) => entry.run !== run || entry.body.task !== task;
+  write(UNSENT, everything().filter(isOther), always);
 }
 
 function everything() {

@@ -12,6 +12,9 @@ const NAMES = ["A", "B"];
 const PATIENCE = 4000; // milliseconds, until a browser that loads nothing is offered a click
 const tries = new Map(); // of videos that did not play; a browser keeps what it has of an address
 const SIDES = { left: "A is better", tie: "No difference", right: "B is better" };
+const SIDE_OF_KEY = {
+  ArrowLeft: "left", a: "left", ArrowDown: "tie", ArrowRight: "right", b: "right",
+};
 const KEYS = { left: "←", tie: "↓", right: "→" };
 
 export class TaskView {
@@ -58,8 +61,8 @@ export class TaskView {
     if (shiftKey && key in steps) return () => this.transport.step(steps[key]);
     if (key === " ") return () => this.transport.toggle();
     if (this.isPair) {
-      const sides = { ArrowLeft: "left", a: "left", ArrowDown: "tie", ArrowRight: "right", b: "right" };
-      return sides[key] ? press(sides[key]) : null;
+      const side = SIDE_OF_KEY[key];
+      return side ? press(side) : null;
     }
     if (key === "Enter") return press("go-on");
     return /^[1-5]$/.test(key) ? () => this.#rate(this.#unanswered(), key) : null;
@@ -78,8 +81,12 @@ export class TaskView {
     });
     this.told = el("p", { class: "told", role: "status" });
     this.root.classList.toggle("of-one", !this.isPair);
-    this.stage = el("div", { class: "stage-of-two" }, this.screens.map(({ figure }) => figure), this.start);
+    const figures = this.screens.map(({ figure }) => figure);
+    this.stage = el("div", { class: "stage-of-two" }, figures, this.start);
     this.controls = el("section", { class: "answers" });
+    const step = (sign, by, label, title) =>
+      button(sign, () => this.transport.step(by), { "aria-label": label, title });
+    const back = { key: "Backspace", class: "back", title: "To the task before" };
     this.root.replaceChildren(
       el("p", { class: "progress-line" },
         el("progress", { max: total, value: done, "aria-label": "Answered" }),
@@ -88,10 +95,9 @@ export class TaskView {
       el("h1", { class: "prompt", tabindex: -1 }, this.task.prompt),
       this.stage,
       el("div", { class: "playback" }, this.toggle,
-        button("‹", () => this.transport.step(-1), { "aria-label": "One frame back", title: "Shift ←" }),
-        button("›", () => this.transport.step(1), { "aria-label": "One frame on", title: "Shift →" }),
+        step("‹", -1, "One frame back", "Shift ←"), step("›", 1, "One frame on", "Shift →"),
         this.told, this.place,
-        this.tell.back ? button("Back", this.tell.back, { key: "Backspace", class: "back", title: "To the task before" }) : null),
+        this.tell.back ? button("Back", this.tell.back, back) : null),
       this.controls);
     this.#ask();
   }
@@ -100,8 +106,11 @@ export class TaskView {
     const pan = el("div", { class: "pan" });
     const player = new Player(pan);
     const note = el("p", { class: "note" }, "Loading …");
-    const seen = el("progress", { class: "seen", max: 1, value: 0, "aria-label": `Played of video ${label}` });
-    const frame = el("div", { class: "screen" }, pan, note, label ? el("b", { class: "letter" }, label) : null, seen);
+    const seen = el("progress", {
+      class: "seen", max: 1, value: 0, "aria-label": `Played of video ${label}`,
+    });
+    const letter = label ? el("b", { class: "letter" }, label) : null;
+    const frame = el("div", { class: "screen" }, pan, note, letter, seen);
     const screen = { player, note, seen, label, figure: el("figure", {}, frame) };
     player.load(addressed(video), 0);
     this.transport.add(player);
@@ -136,7 +145,7 @@ export class TaskView {
     return this.screens.every(({ player }) => player.joined);
   }
 
-  /** A large button on the videos, where the browser plays or loads nothing before it is pressed. */
+  /** A large button, where the browser plays or loads nothing before it is pressed. */
   #offerStart(isNeeded) {
     this.start.hidden = !isNeeded || this.screens.some(({ player }) => player.failed);
   }
@@ -158,7 +167,7 @@ export class TaskView {
 
   // --- a video that does not play ---------------------------------------------------------------
 
-  /** The reason is asked for: a video element does not tell a missing file from a missing server. */
+  /** The reason is asked for: a video does not tell a missing file from a missing server. */
   async #failed(screen, video, reason) {
     this.#gate();
     tries.set(video.url, (tries.get(video.url) ?? 0) + 1);
@@ -170,7 +179,8 @@ export class TaskView {
         if (!this.#isHere(screen)) return isBack();
         if (!error.isPassing) {
           const isGone = error.status === 404;
-          return this.#tellFailed(screen, video, isGone ? "It is not in the run any more." : error.message);
+          const why = isGone ? "It is not in the run any more." : error.message;
+          return this.#tellFailed(screen, video, why);
         }
         away(`${error.message} The videos are loaded again when it is back.`);
         screen.wasAway = true;
@@ -199,8 +209,9 @@ export class TaskView {
     screen.note.hidden = false;
     screen.note.textContent = `The video cannot be played. ${reason}`;
     this.told.textContent = "";
+    const name = screen.label ? `Video ${screen.label}` : "The video";
     this.controls.replaceChildren(
-      el("p", { class: "failure" }, `${screen.label ? `Video ${screen.label}` : "The video"} cannot be played, so there is nothing to judge here.`),
+      el("p", { class: "failure" }, `${name} cannot be played, so there is nothing to judge here.`),
       el("div", { class: "row-of-answers" },
         button("Try again", () => { this.#ask(); this.#reload(screen, video); }, { id: "again" }),
         button("Leave it out", this.tell.skip, { class: "action", id: "skip" })));
@@ -211,7 +222,8 @@ export class TaskView {
 
   /** Answers are open when both videos were on the screen to their ends, and none is on its way. */
   #gate() {
-    const isOpen = this.isOpen && !this.isWaiting && !this.screens.some(({ player }) => player.failed);
+    const isBroken = this.screens.some(({ player }) => player.failed);
+    const isOpen = this.isOpen && !this.isWaiting && !isBroken;
     for (const answer of this.controls.querySelectorAll(".answer")) answer.disabled = !isOpen;
     const goOn = document.getElementById("go-on");
     if (goOn) goOn.disabled = !isOpen || this.#unanswered() !== undefined;
@@ -239,20 +251,26 @@ export class TaskView {
     const sets = questions.map(([name, [title, text]]) => el("fieldset", { "data-question": name },
       el("legend", {}, el("b", {}, title), " ", el("span", { class: "quiet" }, text)),
       el("div", { class: "row-of-answers" }, [1, 2, 3, 4, 5].map((value) =>
-        button(String(value), () => this.#rate(name, value), { pressed: false, "data-value": value, class: "answer" })))));
+        button(String(value), () => this.#rate(name, value),
+          { pressed: false, "data-value": value, class: "answer" })))));
     const steps = questions.map(([name, [title]], i) =>
-      button(String(i + 1), () => this.#turnTo(name), { class: "step", "aria-label": `Question ${i + 1}: ${title}`, "data-step": name }));
-    const goOn = button("Go on", () => this.#finish(), { key: "Enter", class: "action", id: "go-on", disabled: true });
+      button(String(i + 1), () => this.#turnTo(name),
+        { class: "step", "aria-label": `Question ${i + 1}: ${title}`, "data-step": name }));
+    const goOn = button("Go on", () => this.#finish(),
+      { key: "Enter", class: "action", id: "go-on", disabled: true });
     const hint = el("p", { class: "quiet hint" }, "1 is bad, 5 is good. ",
       el("span", { class: "of-keys" }, "Keys 1 to 5 answer the first question that is open."));
     queueMicrotask(() => this.#turnTo(this.current));
-    return [hint, ...sets, el("div", { class: "steps" }, el("span", { class: "of-steps" }, steps), goOn)];
+    const below = el("div", { class: "steps" }, el("span", { class: "of-steps" }, steps), goOn);
+    return [hint, ...sets, below];
   }
 
   /** On a phone there is one question at a time. */
   #turnTo(name) {
     this.current = name;
-    for (const set of this.controls.querySelectorAll("fieldset")) set.classList.toggle("current", set.dataset.question === name);
+    for (const set of this.controls.querySelectorAll("fieldset")) {
+      set.classList.toggle("current", set.dataset.question === name);
+    }
     for (const step of this.controls.querySelectorAll(".step")) {
       step.setAttribute("aria-current", step.dataset.step === name ? "step" : "false");
       step.classList.toggle("answered", step.dataset.step in this.answers);

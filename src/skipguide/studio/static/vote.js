@@ -2,7 +2,9 @@
 // ledger, and only then the next task comes.
 
 import { button, el, hush, say } from "studio/dom.js";
-import { forget, keepAnswer, keepRater, knownRaters, newKey, raterHere, unsent } from "studio/kept.js";
+import {
+  forget, keepAnswer, keepRater, knownRaters, newKey, raterHere, unsent,
+} from "studio/kept.js";
 import { insist } from "studio/reach.js";
 import { TaskView } from "studio/task.js";
 import { applyTheme } from "studio/theme.js";
@@ -30,16 +32,21 @@ else welcome();
 
 function welcome(asked = "") {
   leave();
+  before = null; // what another rater may have seen is not theirs
+  skipped.clear();
+  seen.clear();
   const known = asked ? [] : knownRaters();
+  const key = newKey(); // one for the form, however often it is sent
   const name = el("input", {
     type: "text", id: "rater", maxlength: 40, required: true, autocomplete: "off",
     autocapitalize: "words", enterkeyhint: "go", ".value": asked,
   });
   const start = (event) => {
     event.preventDefault();
-    if (name.value.trim()) begin({ name: name.value.trim(), key: newKey() });
+    if (name.value.trim()) begin({ name: name.value.trim(), key });
   };
-  const again = known.map((one) => button(`Go on as ${one.name}`, () => begin(one), { class: "action" }));
+  const again = known.map((one) =>
+    button(`Go on as ${one.name}`, () => begin(one), { class: "action" }));
   root.replaceChildren(el("form", { class: "panel welcome", on: { submit: start } },
     el("h1", {}, document.title),
     el("p", {}, isPair
@@ -48,23 +55,23 @@ function welcome(asked = "") {
     el("p", { class: "quiet" }, "You can close the page at any time, and go on later."),
     known.length ? el("div", { class: "known" }, again) : null,
     el("label", {}, known.length ? "Somebody else? Your name" : "Your name", name),
-    el("button", { type: "submit", class: known.length ? "" : "action" }, "Begin ", el("kbd", {}, "Enter"))));
+    el("button", { type: "submit", class: known.length ? "" : "action" },
+      "Begin ", el("kbd", {}, "Enter"))));
   (again[0] ?? name).focus();
 }
 
 /** Take a name; where it is taken, ask whether the two are one person. */
-async function begin(who, isSame = false) {
-  try {
+function begin(who, isSame = false) {
+  if (busy) return;
+  guarded(async () => {
     const body = { rater: who.name, key: who.key, same: isSame };
     const found = await insist("POST", "/api/study/begin", body);
     if (found.status === "taken") return ask(who, found);
     rater = { name: found.rater, key: who.key };
     run = found.run;
     keepRater(rater);
-    return await sendAndGoOn();
-  } catch (error) {
-    return say(error.message, 3600);
-  }
+    return sendAndGoOn();
+  });
 }
 
 function ask(who, { rater: name, votes, free }) {
@@ -74,7 +81,8 @@ function ask(who, { rater: name, votes, free }) {
     el("h1", { tabindex: -1 }, `${name} is taken`),
     el("p", {}, `Somebody has begun under this name. ${answers}Was that you, in another browser?`),
     el("div", { class: "known" },
-      button(`Yes, go on as ${name}`, () => begin({ ...who, name }, true), { class: "action", id: "same" }),
+      button(`Yes, go on as ${name}`, () => begin({ ...who, name }, true),
+        { class: "action", id: "same" }),
       button(`No, begin as ${free}`, () => begin(other), { class: "action", id: "other" }),
       button("Choose another name", () => welcome(who.name)))));
   root.querySelector("h1").focus();
@@ -97,7 +105,8 @@ function show(found, task) {
   leave();
   hush();
   view = new TaskView(root, found, task, {
-    seen, send, skip, back: before ? back : null, name: rater.name, leave: () => welcome(),
+    seen, send, skip, back: before ? back : null, name: rater.name,
+    leave: () => { if (!busy) welcome(); },
   });
 }
 
@@ -109,8 +118,9 @@ function leave() {
 function finished({ total, left, skipped: passed }) {
   leave();
   hush();
-  const again = () => { skipped.clear(); guarded(next); };
-  const open = `${passed} of them ${passed === 1 ? "was" : "were"} left out, because a video did not play.`;
+  const again = () => { skipped.clear(); if (!busy) guarded(next); };
+  const were = passed === 1 ? "was" : "were";
+  const open = `${passed} of them ${were} left out, because a video did not play.`;
   root.replaceChildren(el("section", { class: "panel welcome", id: "finished" },
     el("h1", { tabindex: -1 }, "That was all. Thank you!"),
     el("p", {}, `${total - left} of ${total} answered.`),
@@ -177,7 +187,8 @@ function back() {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (event.target.matches("input")) return;
-  if ((event.key === "Enter" || event.key === " ") && event.target.closest("button, a")) return; // that is pressed
+  const presses = event.key === "Enter" || event.key === " ";
+  if (presses && event.target.closest("button, a")) return; // that is pressed
   const doing = event.key === "Backspace" && before ? back : view?.doingOf(event);
   if (!doing) return;
   event.preventDefault();

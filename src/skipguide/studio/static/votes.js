@@ -19,7 +19,8 @@ export function renderVotes(root, run, reload, isAgain) {
 
 function results(run, reload) {
   const { pair, rating } = run.votes;
-  const none = el("p", { class: "empty" }, isReport ? "Nobody has voted." : "Nobody has voted yet. Votes appear here as they are given.");
+  const none = el("p", { class: "empty" }, isReport ? "Nobody has voted."
+    : "Nobody has voted yet. Votes appear here as they are given.");
   return [
     pair.votes + rating.votes === 0 ? none : null,
     pair.votes ? pairs(run, pair) : null,
@@ -34,20 +35,29 @@ function invitation(run) {
   const ids = [...new Set(state.slots.map((slot) => slot.setting))];
   const names = ids.map((id) => run.setting.get(id).title).join(", ");
   const link = () => linkOf(run, ids);
-  const start = el("a", { href: link(), target: "_blank", class: "action", id: "start-test" }, "Open the test");
-  const written = el("input", { type: "text", readonly: true, class: "link", id: "test-link", "aria-label": "The link for raters", ".value": link(), on: { focus: () => written.select() } });
-  const copy = async () => { // browsers have a clipboard on https and on this machine only: else the link is marked for Ctrl-C
+  const start = el("a", { href: link(), target: "_blank", class: "action", id: "start-test" },
+    "Open the test");
+  const written = el("input", {
+    type: "text", readonly: true, class: "link", id: "test-link",
+    "aria-label": "The link for raters", ".value": link(), on: { focus: () => written.select() },
+  });
+  // Browsers have a clipboard on https and on this machine only: else the link is marked.
+  const copy = async () => {
     written.select();
     await navigator.clipboard?.writeText(written.value).then(() => say("Copied."), () => {});
   };
-  const kinds = [["pair", "which of two is better"], ["rating", "five questions on one video, 1 to 5"]];
+  const kinds = [
+    ["pair", "which of two is better"], ["rating", "five questions on one video, 1 to 5"],
+  ];
   const update = (value) => {
     kind = value;
     start.href = written.value = link();
   };
   return el("section", { class: "panel" },
     el("h2", {}, "A blind test"),
-    el("p", {}, `Of the settings that are chosen: ${names}. Names are hidden, order and sides are random for each rater. Give the link to every rater; each can stop and go on at any time.`),
+    el("p", {}, `Of the settings that are chosen: ${names}. Names are hidden, order and sides are`
+      + " random for each rater. Give the link to every rater; each can stop and go on at any"
+      + " time."),
     el("p", { class: "choices" }, choice("Ask", kinds, kind, update, { id: "kind" }), start),
     el("p", { class: "choices" }, written, button("Copy the link", copy)),
     el("p", { class: "quiet", id: "reach" }, whoCanOpen(run)));
@@ -56,7 +66,8 @@ function invitation(run) {
 /** The link under a name that others reach, where the page itself was opened on this machine. */
 function linkOf(run, ids) {
   const query = new URLSearchParams({ token: run.token_for_raters });
-  const link = new URL(`vote?${query}#${new URLSearchParams({ kind, settings: ids.join(",") })}`, location.href);
+  const test = new URLSearchParams({ kind, settings: ids.join(",") });
+  const link = new URL(`vote?${query}#${test}`, location.href);
   const [host] = run.hosts_for_raters;
   if (isHere(location.hostname) && host) link.hostname = host.includes(":") ? `[${host}]` : host;
   return link.href;
@@ -70,7 +81,10 @@ function whoCanOpen(run) {
   const isAlone = isHere(location.hostname) && run.hosts_for_raters.length === 0;
   const opens = "It opens this test and nothing else of the studio.";
   const [name] = run.names_for_raters;
-  if (isAlone && name) return `This link opens on this machine only. Open this page under ${name}, and the link is for everybody who reaches that. ${opens}`;
+  if (isAlone && name) {
+    return `This link opens on this machine only. Open this page under ${name}, and the link is for`
+      + ` everybody who reaches that. ${opens}`;
+  }
   if (!isAlone) return `Everybody who reaches this machine over the network can open it. ${opens}`;
   return [
     el("b", {}, "Nobody else can open this link: the studio listens on this machine only."),
@@ -84,7 +98,9 @@ function whoCanOpen(run) {
 
 function raters(run, reload) {
   const remove = async ({ rater, votes }) => {
-    const question = `Remove ${rater} and ${votes === 1 ? "one vote" : `all ${votes} votes`}? They cannot be brought back: save them as a file first.`;
+    const what = votes === 1 ? "one vote" : `all ${votes} votes`;
+    const question = `Remove ${rater} and ${what}? They cannot be brought back: save them as a file`
+      + " first.";
     if (!await confirmed(question, "Remove")) return;
     try {
       await ask("DELETE", `/api/raters?${new URLSearchParams({ name: rater })}`);
@@ -97,13 +113,15 @@ function raters(run, reload) {
     el("th", { scope: "row" }, row.rater),
     el("td", {}, row.pairs), el("td", {}, row.ratings),
     el("td", {}, row.median_seconds == null ? "–" : `${short(row.median_seconds)} s`),
-    el("td", {}, row.newest ? when(row.newest) : "–"),
-    isReport || !run.votes_allowed ? null : el("td", {}, button("Remove", () => remove(row), { "aria-label": `Remove ${row.rater}` }))));
+    el("td", { class: "wide" }, row.newest ? when(row.newest) : "–"),
+    isReport || !run.votes_allowed ? null : el("td", {},
+      button("Remove", () => remove(row), { "aria-label": `Remove ${row.rater}` }))));
   const files = isReport ? null : el("p", { class: "choices" },
     el("a", { href: "/votes.csv", download: "votes.csv" }, "All votes as CSV"),
     el("a", { href: "/votes.json", download: "votes.json" }, "as JSON"));
+  const heads = ["Rater", "Pairs", "Rated videos", "Median time", ["Newest vote", "wide"]];
   return el("section", { id: "raters" }, el("h2", {}, "Raters"),
-    table(["Rater", "Pairs", "Rated videos", "Median time", "Newest vote"], rows, "Median time: of an answer, from the first picture on."), files);
+    table(heads, rows, "Median time: of an answer, from the first picture on."), files);
 }
 
 function when(text) {
@@ -114,16 +132,21 @@ function when(text) {
 // --- what they said -----------------------------------------------------------------------------
 
 function pairs(run, found) {
-  const order = Object.keys(found.strengths).sort((a, b) => found.strengths[b].value - found.strengths[a].value);
+  const strength = (id) => found.strengths[id].value;
+  const order = Object.keys(found.strengths).sort((a, b) => strength(b) - strength(a));
   const rows = order.map((id) => el("tr", {},
     el("th", { scope: "row" }, run.setting.get(Number(id)).title),
-    el("td", {}, percent(found.win_rates[id])), el("td", { class: "wide" }, bar(found.win_rates[id], 0, 1)),
+    el("td", {}, percent(found.win_rates[id])),
+    el("td", { class: "wide" }, bar(found.win_rates[id], 0, 1)),
     el("td", {}, estimate(found.strengths[id])), el("td", {}, found.strengths[id].count)));
   const each = [...Object.values(found.win_rates), ...Object.values(found.strengths)];
   return el("section", {}, el("h2", {}, "Which is better"),
     table(["Setting", "Wins", ["", "wide"], "Bradley-Terry strength", "Comparisons"], rows,
-      `A tie is half a win. Strengths are log odds with mean 0, each with one added tie against 0. ${intervals(each)}`),
-    el("p", { class: "quiet" }, found.left === null ? "" : `What was shown first, on the left or above, won ${Math.round(found.left * 100)} % of the decided comparisons.`),
+      "A tie is half a win. Strengths are log odds with mean 0, each with one added tie against 0. "
+      + intervals(each)),
+    el("p", { class: "quiet" }, found.left === null ? ""
+      : `What was shown first, on the left or above, won ${Math.round(found.left * 100)} % of the`
+        + " decided comparisons."),
     agreement(found));
 }
 
@@ -131,28 +154,36 @@ function pairs(run, found) {
 function intervals(estimates) {
   const without = estimates.filter(({ low, high }) => low == null || high == null);
   const reasons = [...new Set(without.map(({ reason }) => reason).filter(Boolean))];
-  const why = reasons.length ? reasons.join("; ") : "too few prompts were judged for one that holds";
+  const why = reasons.length ? reasons.join("; ") : "too few prompts were judged";
   if (without.length === estimates.length) return `There are no intervals: ${why}.`;
-  return `In brackets: 95 % intervals over prompts.${without.length ? ` Where there is none: ${why}.` : ""}`;
+  const but = without.length ? ` Where there is none: ${why}.` : "";
+  return `In brackets: 95 % intervals over prompts.${but}`;
 }
 
 function ratings(run, found) {
   const questions = Object.keys(found.means);
   const ids = [...new Set(questions.flatMap((question) => Object.keys(found.means[question])))];
-  const rows = ids.map((id) => el("tr", {}, el("th", { scope: "row" }, run.setting.get(Number(id)).title),
-    questions.map((question) => el("td", {}, found.means[question][id] ? estimate(found.means[question][id]) : "–"))));
+  const cell = (mean) => el("td", {}, mean ? estimate(mean) : "–");
+  const rows = ids.map((id) => el("tr", {},
+    el("th", { scope: "row" }, run.setting.get(Number(id)).title),
+    questions.map((question) => cell(found.means[question][id]))));
   const heads = questions.map((question) => run.questions.rating[question]?.[0] ?? question);
   const each = questions.flatMap((question) => Object.values(found.means[question]));
-  return el("section", {}, el("h2", {}, "Ratings, 1 to 5"), table(["Setting", ...heads], rows, `Means. ${intervals(each)}`), agreement(found));
+  return el("section", {}, el("h2", {}, "Ratings, 1 to 5"),
+    table(["Setting", ...heads], rows, `Means. ${intervals(each)}`), agreement(found));
 }
 
 function agreement({ raters: counts, agreement: { alpha, kappa }, votes }) {
   const people = Object.entries(counts).map(([name, count]) => `${name} (${count})`).join(", ");
-  const alphas = Object.entries(alpha).filter(([, value]) => value !== null).map(([question, value]) => `${question} ${short(value)}`);
-  const kappas = kappa.filter((entry) => entry.kappa !== null).map((entry) => `${entry.raters.join(" and ")} ${short(entry.kappa)} (${entry.count})`);
+  const alphas = Object.entries(alpha).filter(([, value]) => value !== null)
+    .map(([question, value]) => `${question} ${short(value)}`);
+  const kappas = kappa.filter((entry) => entry.kappa !== null)
+    .map((entry) => `${entry.raters.join(" and ")} ${short(entry.kappa)} (${entry.count})`);
   return el("ul", { class: "quiet" },
     el("li", {}, `${votes} votes of ${people}.`),
-    el("li", {}, alphas.length ? `Krippendorff's alpha (1 is full agreement, 0 is chance): ${alphas.join(", ")}.` : "Agreement needs two raters who judged the same."),
+    el("li", {}, alphas.length
+      ? `Krippendorff's alpha (1 is full agreement, 0 is chance): ${alphas.join(", ")}.`
+      : "Agreement needs two raters who judged the same."),
     kappas.length ? el("li", {}, `Cohen's kappa: ${kappas.join(", ")}.`) : null);
 }
 
@@ -161,13 +192,15 @@ function table(heads, rows, caption) {
     const [name, kindOf] = [given].flat();
     return el("th", { scope: "col", class: kindOf }, name);
   };
-  return el("div", { class: "scrolled" }, el("table", { class: "numbers" }, el("thead", {}, el("tr", {}, heads.map(head))),
+  return el("div", { class: "scrolled" }, el("table", { class: "numbers" },
+    el("thead", {}, el("tr", {}, heads.map(head))),
     el("tbody", {}, rows), el("caption", {}, caption)));
 }
 
 function percent({ value, low, high }) {
   const whole = (part) => `${Math.round(part * 100)}`;
-  return low == null || high == null ? `${whole(value)} %` : `${whole(value)} % (${whole(low)} to ${whole(high)})`;
+  const interval = low == null || high == null ? "" : ` (${whole(low)} to ${whole(high)})`;
+  return `${whole(value)} %${interval}`;
 }
 
 /** A point with its interval on a line, half marked. */
