@@ -60,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="One video, made by several GPUs at once.")
     parser.add_argument("prompt")
     parser.add_argument("--model", default="Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    parser.add_argument("--layer", type=int, default=8, help="the one that STG skips")
     parser.add_argument("--frames", type=int, default=81)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--size", type=int, default=480, help="height and width")
@@ -70,8 +71,8 @@ def main() -> None:
         pipe = DiffusionPipeline.from_pretrained(args.model, dtype=torch.bfloat16).to(device)
         divide(pipe)
         frames = make_video(
-            pipe, STG([8], 1.0), args.seed, prompt=args.prompt, num_frames=args.frames,
-            height=args.size, width=args.size, num_inference_steps=args.steps,
+            pipe, STG([args.layer], 1.0), args.seed, prompt=args.prompt, num_frames=args.frames,
+            height=args.size, width=args.size, num_inference_steps=args.steps, output_type="np",
         )  # fmt: skip
         if dist.get_rank() == 0:
             video.write(args.out, (frames * 255).round().astype("uint8"), fps=16, record={})

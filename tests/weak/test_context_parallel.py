@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from skipguide.files import video
 from support import parallel
 from support.parallel import CASES, GUIDER_CASES, KEY_CASES, Division
+from support.saved import saved
 
 RING = {"ring_degree": 2}
 ALL = tuple(CASES)
@@ -99,3 +104,19 @@ def test_the_example_makes_the_video_that_one_process_makes(tmp_path: Path) -> N
         one = parallel.whole(division)["residual 0"]
     first, _ = one.chunk(2)  # of two videos
     assert all((video.flatten() - first).abs().max() < 1e-5 for video in ranks)
+
+
+@pytest.mark.long
+def test_the_example_runs_under_torchrun(tmp_path: Path) -> None:
+    words = ["a red fox", "--model", str(saved("WanPipeline", tmp_path)), "--layer", "1"]
+    words += ["--frames", "5", "--steps", "2", "--size", "32", "--out", str(tmp_path / "fox.mp4")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    found = subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", str(parallel.EXAMPLE), *words],
+        env={"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **os.environ},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    frames, fps = video.read(tmp_path / "fox.mp4")
+    assert frames.shape == (5, 32, 32, 3)
+    assert fps == 16
