@@ -326,7 +326,7 @@ def test_all_that_is_wrong_with_a_plan_is_said_at_once_and_once_each() -> None:
         "but got 'seed'. Did you mean 'seeds'?",
         "must have a text, an image or both",
         "? a prompt of a plan",
-        "steps must be a whole number >= 1, but got 0",
+        "steps must be a whole number >= 1, but got 0. Correct it.",
         "setting 'a': guidance_scale must be",
         "setting 'b': a setting must be one of",
         "but got 'gudance_scale'. Did you mean 'guidance_scale'?",

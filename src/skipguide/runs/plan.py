@@ -4,6 +4,7 @@ loaded."""
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,16 +218,20 @@ def _parse_settings(
     found: list[Setting] = []
     wrong: dict[str, list[str]] = {}  # what is wrong -> names of settings
     names: dict[str, None] = {}
-    for model in dict.fromkeys(models):
-        for entry in entries:
-            if entry.get("model", model) == model:
-                for name, setting in _expand_entry(entry, common, model, prompt, base):
-                    names[name] = None
-                    if isinstance(setting, Setting):
-                        found.append(setting)
-                    else:
-                        for message in setting:
-                            wrong.setdefault(message, []).append(name)
+    pairs = [
+        (model, entry)
+        for model in dict.fromkeys(models)
+        for entry in entries
+        if entry.get("model", model) == model
+    ]
+    for model, entry in pairs:
+        for name, setting in _expand_entry(entry, common, model, prompt, base):
+            names[name] = None
+            if isinstance(setting, Setting):
+                found.append(setting)
+                continue
+            for message in setting:
+                wrong.setdefault(message, []).append(name)
     problems = validate.ProblemCollector()
     problems.messages += _describe_wrong_settings(wrong, list(names))
     others = [entry["model"] for entry in entries if entry.get("model", models[0]) not in models]
@@ -286,11 +291,13 @@ def _make_setting(name: str, given: PlainData, model: str, prompt: Prompt, base:
     generation = None
     with problems.attempt():
         generation = validate_settings({**flat, "model": model, **text, **image})
+    problems.messages = [_FLAG_ADVICE.sub("Correct it.", said) for said in problems.messages]
     problems.raise_all()
     assert generation is not None
     return Setting(name, given, generation)
 
 
+_FLAG_ADVICE = re.compile(r"Set it with \S+, or as \w+ in the config file\.")  # not of a plan
 _READ_IN_THE_PLAN = ("stg", "guidance", "prompt", "image", "seed", "num_inference_steps")
 _SETTING_KEYS = (*plan_grid.KEYS, "prompt", "image", "seed")
 
