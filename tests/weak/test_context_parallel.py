@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from skipguide import STG, guide
 from skipguide.files import video
-from support import parallel
+from support import oracle, parallel
 from support.parallel import CASES, GUIDER_CASES, KEY_CASES, Division
 from support.saved import saved
+from support.tiny import tiny
 
 RING = {"ring_degree": 2}
 ALL = tuple(CASES)
@@ -86,6 +89,21 @@ def test_shares_of_any_size_are_put_into_one_order(dtype: torch.dtype, tmp_path:
         pass
     assert [share.shape[1] for share in shares] == [*sizes]
     assert torch.equal(torch.cat(shares, 1), x[:, order])
+
+
+def test_tokens_of_space_and_time_are_not_shuffled_in_shares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No such model has attention that could be divided yet, so that it is only said to be."""
+    small = tiny("OpenSoraPipeline")
+    config = SimpleNamespace(context_parallel_config=SimpleNamespace())
+    processor = small.pipe.transformer.spatial_blocks[1].attn1.processor
+    monkeypatch.setattr(processor, "_parallel_config", config, raising=False)
+    with (
+        guide(small.pipe, STG([1], skip="shuffle")),
+        pytest.raises(ValueError, match="needs all tokens of a frame, or of a place, in one"),
+    ):
+        oracle.run(small, **small.short)
 
 
 @pytest.mark.matrix
