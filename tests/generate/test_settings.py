@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from fractions import Fraction
 from types import SimpleNamespace
@@ -550,3 +551,11 @@ def test_open_sora_keeps_its_null_caption() -> None:
         ).negative_prompt
         == ""
     )
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_a_prompt_of_other_bytes_is_refused(name: str) -> None:
+    """As from a terminal in another encoding; the tokenizer would fail on it, after loading."""
+    given = {"model": "m", "prompt": "a star", name: os.fsdecode(b"caf\xe9")}
+    with pytest.raises(ValueError, match=r"a prompt must be text in UTF-8, but 'caf.*udce9' has"):
+        validate_settings(given)

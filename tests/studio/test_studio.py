@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from skipguide.cli import app
@@ -16,6 +18,8 @@ from skipguide.generate.record import upgrade_settings
 from skipguide.runs import Clip, Run, Setting, Vote
 from skipguide.runs.entities import SetMetric
 from skipguide.studio import blind_test, files, page_data, report, setting_grid
+from skipguide.studio.access import Policy
+from skipguide.studio.app import create_app
 from support.painted import PROMPTS, SETTINGS, painted
 
 
@@ -355,6 +359,17 @@ def test_a_ledger_cannot_name_files_outside(painted_copy: Path) -> None:
 
 
 # --- reports --------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_name_is_not_utf_8(painted_run: Path, tmp_path: Path) -> None:
+    """The report and the server say it with an escape, and do not fail after all is copied."""
+    folder = tmp_path / os.fsdecode(b"run\xff")
+    shutil.copytree(painted_run, folder)
+    said = CliRunner().invoke(app, ["report", str(folder), "--out", f"{tmp_path}/out", "--json"])
+    assert said.exit_code == 0, said.output
+    assert '"name": "run\\\\udcff"' in (tmp_path / "out" / "index.html").read_text("utf-8")
+    with TestClient(create_app(folder, Policy()), base_url="http://localhost:8700") as page:
+        assert page.get("/api/run").json()["name"] == "run\\udcff"
 
 
 def test_a_report_is_one_folder_with_all_in_it(painted_run: Path, tmp_path: Path) -> None:

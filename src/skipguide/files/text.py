@@ -23,6 +23,11 @@ def dump_json(content: Any, **options: Any) -> str:
     return _LONE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def displayable(name: str) -> str:
+    """Return a file name as text that can be shown and sent, with escapes for other bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def accept_all_characters(stream: TextIO) -> None:
     """Have a terminal or pipe write what its encoding lacks as an escape, and not fail."""
     if isinstance(stream, io.TextIOWrapper):

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from skipguide.files.text import displayable
 from skipguide.generate import parsing
 from skipguide.generate.fields import describe_field as _field
 from skipguide.generate.fields import validation_messages
@@ -126,6 +127,13 @@ class GenerationSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_combination(self) -> GenerationSettings:
+        for text in (self.prompt, self.negative_prompt):
+            if text is not None and text != displayable(text):
+                raise ValueError(
+                    "a prompt must be text in UTF-8, but"
+                    f" {displayable(text)[:60]!r} has other bytes. Set the terminal to UTF-8, or"
+                    " put the prompt into a file."
+                )
         if self.prompt is None and self.image is None:
             raise ValueError(
                 "a video needs a prompt, an image or both, but got neither. Set them with PROMPT"

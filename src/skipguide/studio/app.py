@@ -17,6 +17,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
+from skipguide.files.text import displayable
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.ledger import NAME as LEDGER
@@ -87,7 +88,7 @@ def _add_error_handlers(app: FastAPI, folder: Path) -> None:
         def answer(_: Request, error: Exception) -> Response:
             if not (folder / LEDGER).is_file():
                 return JSONResponse({"error": _describe_gone(folder)}, 410)
-            return JSONResponse({"error": in_page_words(str(error))}, status)
+            return JSONResponse({"error": displayable(in_page_words(str(error)))}, status)
 
         return answer
 
@@ -109,10 +110,11 @@ def _add_error_handlers(app: FastAPI, folder: Path) -> None:
 
 
 def _describe_gone(folder: Path) -> str:
+    name = displayable(folder.resolve().name)
     return (
-        f"a run must be a folder with a {LEDGER}, but {folder.resolve().name} is not there any"
-        " more: it was deleted, moved or renamed while the studio was open. Put it back, or start"
-        " the studio with another run."
+        f"a run must be a folder with a {LEDGER}, but {name} is not there any more: it"
+        " was deleted, moved or renamed while the studio was open. Put it back, or start the studio"
+        " with another run."
     )
 
 

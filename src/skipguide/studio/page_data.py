@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
+from skipguide.files.text import displayable
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.metrics.catalog import METRICS
 from skipguide.runs import Clip, Run, Setting
@@ -28,7 +29,7 @@ def describe(run: Run) -> PlainData:
     steps = setting_grid.sliders(settings)
     return {
         "format": FORMAT,
-        "name": run.folder.resolve().name,
+        "name": displayable(run.folder.resolve().name),
         "settings": [_describe_setting(setting, steps[setting.id]) for setting in settings],
         "varied": setting_grid.varying_parameters(settings),
         "prompts": [asdict(prompt) for prompt in run.prompts()],
