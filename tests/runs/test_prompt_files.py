@@ -146,3 +146,27 @@ def test_a_folder_of_texts_without_what_systems_leave_in_it(tmp_path: Path) -> N
     (tmp_path / "prompts/._0000.txt").write_bytes(b"\x00\x05\x16\x07\xff")
     plan = Plan.of({"prompts": "prompts", "settings": [{"name": "cfg"}]}, tmp_path)
     assert texts(plan) == ["a fish"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("0001.md", r"must hold \.txt files only, but .*prompts holds 0001\.md\. Move"),
+        ("more.txt/0002.txt", r"must hold \.txt files only, but .*prompts holds more\.txt\. Move"),
+        ("0003.txt", r"must hold one, but .*0003\.txt is empty\. Remove it"),
+    ],
+)
+def test_a_folder_of_texts_that_would_not_all_be_read(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    path = tmp_path / "prompts" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    (tmp_path / "prompts/0000.TXT").write_text("a fish")
+    with pytest.raises(ValueError, match=message):
+        Plan.of({"prompts": "prompts", "settings": [{"name": "cfg"}]}, tmp_path)
+    path.unlink()
+    if path.parent.name != "prompts":
+        path.parent.rmdir()
+    plan = Plan.of({"prompts": "prompts", "settings": [{"name": "cfg"}]}, tmp_path)
+    assert texts(plan) == ["a fish"]

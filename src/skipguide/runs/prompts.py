@@ -123,10 +123,21 @@ def ignored_tags(found: Iterable[Prompt], keys: Iterable[str]) -> str | None:
 
 
 def _read_text_folder(folder: Path) -> Iterator[Prompt]:
-    for path in sorted(contents(folder)):
-        text = prompt_files.read_text(path).strip() if path.suffix == ".txt" else ""
-        if text:
-            yield Prompt(text, tags={"ids": [path.stem]})
+    files = sorted(path for path in contents(folder) if not path.name.startswith("."))
+    others = [path.name for path in files if path.suffix.lower() != ".txt" or path.is_dir()]
+    if others:
+        raise ValueError(
+            f"a folder of prompts must hold .txt files only, but {folder} holds"
+            f" {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}. Move the rest"
+            " elsewhere."
+        )
+    for path in files:
+        text = prompt_files.read_text(path).strip()
+        if not text:
+            raise ValueError(
+                f"every file of a folder of prompts must hold one, but {path} is empty. Remove it."
+            )
+        yield Prompt(text, tags={"ids": [path.stem]})
 
 
 def _read_prompt_file(path: Path) -> Iterator[Prompt]:
