@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -89,8 +90,8 @@ def test_what_players_do_and_we_do_not_is_told(tmp_path: Path, made: dict[str, T
 def test_linked_folders_are_searched(tmp_path: Path, made: dict[str, Tensor]) -> None:
     """The value is that of the same videos without a link, and not of those that are no links."""
     for name, clip in made.items():
-        write(tmp_path / "elsewhere" / f"{name}.mp4", clip)
         write(tmp_path / "plain" / f"{name}.mp4", clip)
+    shutil.copytree(tmp_path / "plain", tmp_path / "elsewhere")
     (tmp_path / "set" / "a").mkdir(parents=True)
     for i in range(6):
         (tmp_path / "elsewhere" / f"{i:03d}.mp4").rename(tmp_path / "set" / "a" / f"{i:03d}.mp4")
@@ -98,7 +99,7 @@ def test_linked_folders_are_searched(tmp_path: Path, made: dict[str, Tensor]) ->
     linked = evaluate(tmp_path / "set", metrics=["vendi:judge"])
     plain = evaluate(tmp_path / "plain", metrics=["vendi:judge"])
     assert linked["vendi:judge"].videos == 12
-    assert linked["vendi:judge"].value == pytest.approx(plain["vendi:judge"].value, rel=1e-9)
+    assert linked["vendi:judge"].value == pytest.approx(plain["vendi:judge"].value, rel=1e-5)
     assert linked.skipped == ()
 
 
