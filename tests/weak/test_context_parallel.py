@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from skipguide import STG, guide
 from skipguide.files import video
-from support import oracle, parallel
+from skipguide.weak.attention import AttentionView
+from skipguide.weak.shuffle import ShuffleTokens
+from skipguide.weak.step_context import StepContext
+from support import parallel
 from support.parallel import CASES, GUIDER_CASES, KEY_CASES, Division
 from support.saved import saved
 from support.tiny import tiny
@@ -94,16 +96,13 @@ def test_shares_of_any_size_are_put_into_one_order(dtype: torch.dtype, tmp_path:
 def test_tokens_of_space_and_time_are_not_shuffled_in_shares(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No such model has attention that could be divided yet, so that it is only said to be."""
-    small = tiny("OpenSoraPipeline")
+    block = tiny("OpenSoraPipeline").pipe.transformer.spatial_blocks[1]
     config = SimpleNamespace(context_parallel_config=SimpleNamespace())
-    processor = small.pipe.transformer.spatial_blocks[1].attn1.processor
-    monkeypatch.setattr(processor, "_parallel_config", config, raising=False)
-    with (
-        guide(small.pipe, STG([1], skip="shuffle")),
-        pytest.raises(ValueError, match="needs all tokens of a frame, or of a place, in one"),
-    ):
-        oracle.run(small, **small.short)
+    monkeypatch.setattr(block.attn1.processor, "_parallel_config", config, raising=False)
+    view = AttentionView(StepContext("bcthw", {}), "spatial")
+    proxy = ShuffleTokens(block, ("hidden_states",), None, view, "tokens", 0, "1", True)
+    with pytest.raises(ValueError, match="needs all tokens of a frame, or of a place, in one"):
+        proxy(torch.zeros(1, 4, 8))
 
 
 @pytest.mark.matrix
