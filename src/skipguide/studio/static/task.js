@@ -1,5 +1,6 @@
 // One task on the screen: its videos, large as they can be, and under the thumb what to answer.
 
+import { Answers } from "studio/answers.js";
 import { button, el } from "studio/dom.js";
 import { Player } from "studio/player.js";
 import { away, isBack, pause } from "studio/reach.js";
@@ -11,16 +12,11 @@ const GAP = 8; // pixels between two videos, as in the style sheet
 const NAMES = ["A", "B"];
 const PATIENCE = 4000; // milliseconds, until a browser that loads nothing is offered a click
 const tries = new Map(); // of videos that did not play; a browser keeps what it has of an address
-const SIDES = { left: "A is better", tie: "No difference", right: "B is better" };
-const SIDE_OF_KEY = {
-  ArrowLeft: "left", a: "left", ArrowDown: "tie", ArrowRight: "right", b: "right",
-};
-const KEYS = { left: "←", tie: "↓", right: "→" };
 
 export class TaskView {
   /** @param tell {seen, send, skip, back, name, leave}: what the page does, and knows */
   constructor(root, found, task, tell) {
-    Object.assign(this, { root, found, task, tell, answers: {}, current: null, since: null });
+    Object.assign(this, { root, found, task, tell, since: null });
     this.isPair = task.videos.length === 2;
     this.isOpen = tell.seen.has(task.id);
     this.isWaiting = false;
@@ -56,16 +52,9 @@ export class TaskView {
 
   /** What a key does here; nothing that a button could not do now. */
   doingOf({ key, shiftKey }) {
-    const press = (id) => () => document.getElementById(id)?.click();
     const steps = { ArrowLeft: -1, ArrowRight: 1 };
     if (shiftKey && key in steps) return () => this.transport.step(steps[key]);
-    if (key === " ") return () => this.transport.toggle();
-    if (this.isPair) {
-      const side = SIDE_OF_KEY[key];
-      return side ? press(side) : null;
-    }
-    if (key === "Enter") return press("go-on");
-    return /^[1-5]$/.test(key) ? () => this.#rate(this.#unanswered(), key) : null;
+    return key === " " ? () => this.transport.toggle() : this.answers.doingOf(key);
   }
 
   // --- what is on the screen --------------------------------------------------------------------
@@ -83,7 +72,7 @@ export class TaskView {
     this.root.classList.toggle("of-one", !this.isPair);
     const figures = this.screens.map(({ figure }) => figure);
     this.stage = el("div", { class: "stage-of-two" }, figures, this.start);
-    this.controls = el("section", { class: "answers" });
+    this.answers = new Answers(this.found.questions, this.isPair, (given) => this.#send(given));
     const step = (sign, by, label, title) =>
       button(sign, () => this.transport.step(by), { "aria-label": label, title });
     const back = { key: "Backspace", class: "back", title: "To the task before" };
@@ -98,8 +87,7 @@ export class TaskView {
         step("‹", -1, "One frame back", "Shift ←"), step("›", 1, "One frame on", "Shift →"),
         this.told, this.place,
         this.tell.back ? button("Back", this.tell.back, back) : null),
-      this.controls);
-    this.#ask();
+      this.answers.root);
   }
 
   #screen(video, label) {
@@ -208,13 +196,15 @@ export class TaskView {
   #tellFailed(screen, video, reason) {
     screen.note.hidden = false;
     screen.note.textContent = `The video cannot be played. ${reason}`;
-    this.told.textContent = "";
+    screen.again = () => this.#reload(screen, video);
+    const again = () => {
+      this.answers.ask();
+      for (const { player, again: load } of this.screens) if (player.failed) load?.();
+    };
     const name = screen.label ? `Video ${screen.label}` : "The video";
-    this.controls.replaceChildren(
-      el("p", { class: "failure" }, `${name} cannot be played, so there is nothing to judge here.`),
-      el("div", { class: "row-of-answers" },
-        button("Try again", () => { this.#ask(); this.#reload(screen, video); }, { id: "again" }),
-        button("Leave it out", this.tell.skip, { class: "action", id: "skip" })));
+    this.answers.tell(`${name} cannot be played, so there is nothing to judge here.`,
+      button("Try again", again, { id: "again" }),
+      button("Leave it out", this.tell.skip, { class: "action", id: "skip" }));
     return undefined;
   }
 
@@ -224,76 +214,11 @@ export class TaskView {
   #gate() {
     const isBroken = this.screens.some(({ player }) => player.failed);
     const isOpen = this.isOpen && !this.isWaiting && !isBroken;
-    for (const answer of this.controls.querySelectorAll(".answer")) answer.disabled = !isOpen;
-    const goOn = document.getElementById("go-on");
-    if (goOn) goOn.disabled = !isOpen || this.#unanswered() !== undefined;
+    this.answers.open(isOpen);
     const first = this.isPair ? "Watch both to the end first." : "Watch it to the end first.";
-    this.told.textContent = this.isWaiting ? "Saving …" : isOpen ? "" : first;
+    const words = isOpen || isBroken ? "" : first;
+    this.told.textContent = this.isWaiting ? "Saving …" : words;
     this.place.hidden = !isOpen;
-  }
-
-  #ask() {
-    this.controls.replaceChildren(...(this.isPair ? this.#sides() : this.#scales()));
-    this.#gate();
-  }
-
-  #sides() {
-    const [question, [, text]] = Object.entries(this.found.questions)[0];
-    const pick = (side) => () => this.#send({ [question]: side });
-    return [el("h2", {}, text), el("div", { class: "row-of-answers" },
-      Object.entries(SIDES).map(([side, words]) =>
-        button(words, pick(side), { key: KEYS[side], class: "action answer", id: side })))];
-  }
-
-  #scales() {
-    const questions = Object.entries(this.found.questions);
-    this.current ??= questions[0][0];
-    const sets = questions.map(([name, [title, text]]) => el("fieldset", { "data-question": name },
-      el("legend", {}, el("b", {}, title), " ", el("span", { class: "quiet" }, text)),
-      el("div", { class: "row-of-answers" }, [1, 2, 3, 4, 5].map((value) =>
-        button(String(value), () => this.#rate(name, value),
-          { pressed: false, "data-value": value, class: "answer" })))));
-    const steps = questions.map(([name, [title]], i) =>
-      button(String(i + 1), () => this.#turnTo(name),
-        { class: "step", "aria-label": `Question ${i + 1}: ${title}`, "data-step": name }));
-    const goOn = button("Go on", () => this.#finish(),
-      { key: "Enter", class: "action", id: "go-on", disabled: true });
-    const hint = el("p", { class: "quiet hint" }, "1 is bad, 5 is good. ",
-      el("span", { class: "of-keys" }, "Keys 1 to 5 answer the first question that is open."));
-    queueMicrotask(() => this.#turnTo(this.current));
-    const below = el("div", { class: "steps" }, el("span", { class: "of-steps" }, steps), goOn);
-    return [hint, ...sets, below];
-  }
-
-  /** On a phone there is one question at a time. */
-  #turnTo(name) {
-    this.current = name;
-    for (const set of this.controls.querySelectorAll("fieldset")) {
-      set.classList.toggle("current", set.dataset.question === name);
-    }
-    for (const step of this.controls.querySelectorAll(".step")) {
-      step.setAttribute("aria-current", step.dataset.step === name ? "step" : "false");
-      step.classList.toggle("answered", step.dataset.step in this.answers);
-    }
-  }
-
-  #rate(name, value) {
-    const first = this.controls.querySelector(".answer");
-    if (name === undefined || !first || first.disabled) return;
-    this.answers[name] = String(value);
-    for (const choice of this.controls.querySelectorAll(`[data-question="${name}"] button`)) {
-      choice.setAttribute("aria-pressed", String(choice.dataset.value === String(value)));
-    }
-    this.#turnTo(this.#unanswered() ?? name);
-    this.#gate();
-  }
-
-  #unanswered() {
-    return Object.keys(this.found.questions).find((name) => !(name in this.answers));
-  }
-
-  #finish() {
-    if (this.#unanswered() === undefined) this.#send(this.answers);
   }
 
   #send(answers) {
