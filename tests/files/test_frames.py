@@ -141,6 +141,12 @@ def test_hdr_and_interlaced_are_told(tmp_path: Path) -> None:
 
     (note,) = VideoFile.open(encode(tmp_path / "a.mp4", corners(), change=hdr)).notes
     assert "HDR (PQ)" in note
+
+    def wide(stream: av.VideoStream) -> None:
+        stream.codec_context.color_primaries = 9
+
+    (note,) = VideoFile.open(encode(tmp_path / "c.mp4", corners(), change=wide)).notes
+    assert "wider than those of screens (BT.2020)" in note
     path = encode(tmp_path / "b.mp4", corners(), options={"x264-params": "interlaced=1"})
     assert any("interlaced" in note for note in VideoFile.open(path).notes)
 

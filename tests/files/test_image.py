@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from skipguide.files import image as image_file
 from skipguide.files import video
@@ -341,8 +341,6 @@ def test_the_record_has_no_metadata_of_the_file(tmp_path: Path) -> None:
 
 
 def test_the_record_has_no_profile_of_a_camera(tmp_path: Path) -> None:
-    from PIL import ImageCms
-
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = tmp_path / "photo.jpg"
     Image.new("RGB", (32, 32), "red").save(path, icc_profile=profile)
@@ -353,3 +351,26 @@ def test_the_record_has_no_profile_of_a_camera(tmp_path: Path) -> None:
         image_file.decode_from_record(image_file.encode_for_record(image), path).tobytes()
         == image.tobytes()
     )
+
+
+def profile_with_red_and_green_swapped() -> bytes:
+    """sRGB in which what is called red is green: the tags of the two primaries change names."""
+    content = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return content.replace(b"rXYZ", b"tXYZ").replace(b"gXYZ", b"rXYZ").replace(b"tXYZ", b"gXYZ")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_are_those_of_the_profile(tmp_path: Path, mode: str) -> None:
+    """Phones save photos in Display P3, whose numbers mean other colours."""
+    path, swapped = tmp_path / "a.png", profile_with_red_and_green_swapped()
+    picture = colours().convert(mode)
+    picture.save(path, icc_profile=swapped)
+    shown = np.asarray(image_file.read(path)).astype(int)
+    assert abs(shown - np.asarray(colours())[..., [1, 0, 2]]).max() <= 2
+
+
+def test_a_profile_that_is_srgb_changes_nothing(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name, content in (("a", profile), ("b", b"no profile")):
+        colours().save(tmp_path / f"{name}.png", icc_profile=content)
+        assert image_file.read(tmp_path / f"{name}.png").tobytes() == colours().tobytes()

@@ -559,3 +559,10 @@ def test_a_prompt_of_other_bytes_is_refused(name: str) -> None:
     given = {"model": "m", "prompt": "a star", name: os.fsdecode(b"caf\xe9")}
     with pytest.raises(ValueError, match=r"a prompt must be text in UTF-8, but 'caf.*udce9' has"):
         validate_settings(given)
+
+
+@pytest.mark.parametrize("name", ["image", "model"])
+def test_a_name_of_other_bytes_is_refused(name: str) -> None:
+    given = {"model": "m", "prompt": "a star", name: os.fsdecode(b"caf\xe9.png")}
+    with pytest.raises(ValueError, match=rf"{name} must be .* in UTF-8, but 'caf.*' has other"):
+        validate_settings(given)

@@ -33,6 +33,7 @@ from skipguide.files.damage import Timeline
 Frames = NDArray[np.uint8]
 
 _HDR = {16: "PQ", 18: "HLG"}  # transfer functions of ITU-T H.273
+_WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # primaries of the same tables
 _CROP = re.compile(r"[Ff]rame [Cc]ropping: (\d+)/(\d+)/(\d+)/(\d+)")
 # FFmpeg's messages are read where they are evidence of damage; they are not for the terminal.
 logging.getLogger("libav").addHandler(logging.NullHandler())
@@ -284,6 +285,11 @@ def _notes(
         yield (
             f"its colours are HDR ({_HDR[int(frame.color_trc)]}): players map them to the screen,"
             " they are read unmapped"
+        )
+    elif int(frame.color_primaries) in _WIDE:
+        yield (
+            f"its colours are wider than those of screens ({_WIDE[int(frame.color_primaries)]}):"
+            " players map them, they are read unmapped"
         )
     for kind, words in (("SPHERICAL", "spherical (360 degrees)"), ("STEREO3D", "stereoscopic")):
         if frame.side_data.get(kind) is not None:

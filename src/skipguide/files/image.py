@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 # Listed, because Pillow would run Ghostscript for some other formats.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -24,7 +24,10 @@ _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def read(path: Path) -> Image.Image:
-    """Read an image file as viewers show it: rotated as its EXIF data says, transparency on white.
+    """Read an image file as viewers show it.
+
+    It is rotated as its EXIF data says, its colours are converted from those of its profile to
+    sRGB, and transparent pixels are white.
 
     Raises:
         ValueError: if the file is not an image, is damaged, has several frames, or has a size out
@@ -36,7 +39,7 @@ def read(path: Path) -> Image.Image:
         picture = Image.open(file, formats=FORMATS)
         _check_size(picture, str(path))
         _check_frames(picture, path)
-        return _convert_to_rgb(ImageOps.exif_transpose(picture))
+        return _convert_to_rgb(_convert_to_srgb(ImageOps.exif_transpose(picture)))
 
 
 class _ImageError(ValueError):
@@ -89,6 +92,31 @@ def _check_frames(picture: Image.Image, path: Path) -> None:
             f"image must be a single image, but {path} holds {frames} frames or pages. Save the one"
             " that the video should start from as PNG."
         )
+
+
+def _convert_to_srgb(picture: Image.Image) -> Image.Image:
+    """Convert an image with the profile of a camera or a press, such as Display P3 of phones."""
+    content = picture.info.get("icc_profile")
+    if not content or picture.mode not in ("RGB", "RGBA", "CMYK"):
+        return picture
+    mode = "RGB" if picture.mode == "CMYK" else picture.mode
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        target = ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(profile, target, picture.mode, mode)
+        # The many profiles that are sRGB by another name would only add rounding.
+        colours = _colour_cube(picture.mode)
+        change = np.asarray(ImageCms.applyTransform(colours, transform)).astype(int)
+        if mode == picture.mode and abs(change - np.asarray(colours)).max() <= 2:
+            return picture
+        return ImageCms.applyTransform(picture, transform) or picture
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile, which viewers pass over
+        return picture
+
+
+def _colour_cube(mode: str) -> Image.Image:
+    levels = np.stack(np.meshgrid(*[np.linspace(0, 255, 8)] * 3), -1).reshape(1, -1, 3)
+    return Image.fromarray(levels.round().astype(np.uint8)).convert(mode)
 
 
 def _convert_to_rgb(picture: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from skipguide.files.text import displayable
 from skipguide.method import validate
 from skipguide.method.protocols import ReadOnlyData
 
@@ -42,6 +43,11 @@ def _message(model: type[BaseModel], error: ReadOnlyData) -> str:
         known = list(model.model_fields)
         advice = validate.did_you_mean(name, known, otherwise="Remove it.")
         return f"a flag must be one of {', '.join(known)}, but got {name!r}. {advice}"
+    if error["type"] == "string_unicode":
+        return (
+            f"{name} must be {requirement_of(model, name)} in UTF-8, but"
+            f" {displayable(error['input'])!r} has other bytes. Rename it."
+        )
     return (
         f"{name} must be {requirement_of(model, name)}, but got {error['input']!r}. Set it with"
         f" {flag_name(name)}, or as {name} in the config file."
