@@ -109,7 +109,13 @@ def attached(
 
     Yields:
         The transformer_options to call the model with.
+
+    Raises:
+        RuntimeError: at the end, if a changed block was not reached. A cache of another node keeps
+            what blocks returned in an earlier pass, whatever it calls itself.
     """
+    reached: set[int] = set()
+    changes = {position: _noting(reached, position, run) for position, run in changes.items()}
     replaced = dict(options.get("patches_replace", {}))
     replaced["dit"] = dict(replaced.get("dit", {}))
     proxies = []
@@ -124,6 +130,23 @@ def attached(
         for position in identities:
             _override_attentions(chain.sites[position], undo)
         yield {**options, "patches_replace": replaced}
+    missed = sorted(set(changes) - reached)
+    if missed:
+        raise RuntimeError(
+            f'block "{chain.sites[missed[0]].address}" must run in each pass of a guided step, but'
+            " the model did not reach it. Another node keeps what an earlier pass returned, as a"
+            " cache does, or skips blocks. Remove that node; LazyCache may stay."
+        )
+
+
+def _noting(reached: set[int], position: int, change: Change) -> Change:
+    """Return the change of a block; that the model reached it is noted."""
+
+    def noted(streams: Streams, run: Run) -> Streams:
+        reached.add(position)
+        return change(streams, run)
+
+    return noted
 
 
 def _override_attentions(site: LayerSite, undo: contextlib.ExitStack) -> None:

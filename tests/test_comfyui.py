@@ -191,6 +191,36 @@ def test_record_of_a_prompt_that_ran_twice_or_never_is_not_used(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("skip", node_request.SKIPS)
+@pytest.mark.parametrize("first_blocks", [0, 1])
+def test_a_cache_that_leaves_out_blocks_is_refused_whatever_its_name(
+    model: WanModel, x: torch.Tensor, skip: str, first_blocks: int
+) -> None:
+    """In the way of TeaCache, or of First Block Cache: inputs that are nearly the last ones get
+    what all blocks added to those."""
+    usual, kept = model.forward, list[torch.Tensor]()
+
+    def forward(x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
+        if kept and (kept[0] - x).norm() < 0.01 * x.norm():
+            for block in list(model.blocks)[:first_blocks]:
+                block(x + 1, transformer_options=transformer_options)
+            return x + kept[1]
+        kept[:] = [x.clone(), usual(x, transformer_options) - x]
+        return x + kept[1]
+
+    model.forward = forward  # type: ignore[method-assign]
+    recording = blocks.Recording([2])
+    record(model, x, recording, 2, ["a", "b"])
+    recorded = recording.streams(2, ["a", "b"])
+    message = r'^block "block:\d" must run in each pass of a guided step, but the model did not'
+    for given in (recorded, None):
+        with pytest.raises(RuntimeError, match=message):
+            run_weak(model, x, "2", skip, given)
+    with pytest.raises(RuntimeError, match=message):
+        record(model, x, recording, 2, ["a", "b"])
+
+
+@torch.no_grad()
 def test_nothing_is_left_behind_also_after_an_error(model: WanModel, x: torch.Tensor) -> None:
     before = [*model.blocks], model(x, transformer_options={})
     with pytest.raises(RuntimeError, match="shapes"):

@@ -23,7 +23,7 @@ from skipguide import STG, Random, guide
 from skipguide.families.lookup import family_of_denoiser
 from skipguide.guider import SkipGuidance
 from skipguide.weak.patching import ModuleProxy
-from support import oracle
+from support import foreign, oracle
 from support.modular import LATENTS, MODULAR, Modular
 from support.tiny import builders
 from support.tiny.base import Tiny
@@ -637,6 +637,31 @@ def test_a_cache_is_refused_also_when_it_comes_later() -> None:
     with pytest.raises(ValueError, match="without a cache across steps"):
         oracle.run(small)
     small.pipe.transformer.disable_cache()
+    assert torch.equal(oracle.run(small), expected)
+
+
+@pytest.mark.parametrize("kind", foreign.CACHES)
+def test_foreign_caches_are_refused_by_what_they_do_also_when_they_come_later(kind: str) -> None:
+    small = MODULAR["modular Wan"]()
+    model = small.pipe.transformer
+    guider = SkipGuidance([1], terms=[STG([2], 0.5, "attention")], guidance_scale=G)
+    expected = run(small, guider)
+    off = foreign.CACHES[kind](model)
+    words = "runs its own forward|its own blocks|must run once|the same prediction|the same in each"
+    with pytest.raises(ValueError, match=words):
+        oracle.run(small)
+    off()
+    assert torch.equal(oracle.run(small), expected)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in foreign.NO_CACHES if "compiled" not in kind])
+def test_what_is_no_cache_is_not_refused(kind: str) -> None:
+    small = MODULAR["modular Wan"]()
+    guider = SkipGuidance([1], terms=[STG([2], 0.5, "attention")], guidance_scale=G)
+    expected = run(small, guider)
+    off = foreign.NO_CACHES[kind](small.pipe.transformer)
+    assert torch.equal(oracle.run(small), expected)
+    off()
     assert torch.equal(oracle.run(small), expected)
 
 

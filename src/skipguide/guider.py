@@ -38,7 +38,7 @@ from skipguide.method.request import (
     unpack_terms,
 )
 from skipguide.method.terms import SLG, STG, Layer, Random, Schedule
-from skipguide.pipeline import compat
+from skipguide.pipeline import combine
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_loop import GuiderLoop
 from skipguide.pipeline.run import RunState
@@ -54,7 +54,10 @@ _FIXED_ARGUMENTS = {
     "layers", "terms", "share_prefix", "cfg_start", "cfg_stop", "cfg", "rescale_space",
     *_LAYER_ARGUMENTS
 }  # fmt: skip
-_OF_RUNS = ("_guided_denoisers", "_undo_patches", "_hooks", "_run", "_guided_step", "_guided")
+_OF_RUNS = (
+    "_guided_denoisers", "_undo_patches", "_hooks", "_run", "_guided_step", "_guided",
+    "_cond_output",
+)  # fmt: skip
 
 
 class SkipGuidance(BaseGuidance):
@@ -217,6 +220,7 @@ class SkipGuidance(BaseGuidance):
         self._undo_patches: list[patching.Patch] = []  # restores the denoiser after a batch
         self._hooks: list[Any] = []  # on the denoiser, while a batch is under way
         self._num_calls = 0  # of the denoiser since the batch was prepared
+        self._cond_output: Any = None  # of this step, where it is looked at once more
 
     # --- what runs at a step ----------------------------------------------------------------------
 
@@ -405,11 +409,12 @@ class SkipGuidance(BaseGuidance):
         if batch == COND:
             if step is not None and (step.active_terms or step.uncond_terms):
                 guided.begin_step(step.index)
-            return guided.recording_patches([a.index for a in self._terms_that_run()]), None
+            active = [a.index for a in self._terms_that_run()]
+            return guided.recording_patches(active) if active else [], None
         weak = guided.weak_passes[self._weak_terms()[batch].index]
         if weak.denoiser is not guided.denoiser:  # nobody reads what the denoiser itself returns
             return guided.idle_patches(), weak.denoiser
-        return weak.patches(), None
+        return guided.weak_patches(self._weak_terms()[batch].index), None
 
     def _find_guided_denoiser(self, denoiser: nn.Module) -> GuidedDenoiser:
         """Return what is needed to weaken a denoiser.
@@ -424,7 +429,8 @@ class SkipGuidance(BaseGuidance):
         if known is None or not known.is_current():
             known = GuidedDenoiser(family, denoiser, self.terms, self.share_prefix)
             self._guided_denoisers[denoiser] = known
-        compat.check_no_stateful_hooks(denoiser, family)  # a cache can be switched on in between
+        known.watch.check_forwards()  # a cache can be switched on in between
+        known.watch.begin_run()
         self._checked_denoisers.add(denoiser)
         return known
 
@@ -448,11 +454,31 @@ class SkipGuidance(BaseGuidance):
             self._undo_patches = []
             if output is None:  # it raised
                 self._clear_caches()
-            elif other is not None and was_prepared and self._num_calls == 1:
-                return other(*args, **kwargs)
-            return None
+                return None
+            if other is not None and was_prepared and self._num_calls == 1:
+                output = other(*args, **kwargs)
+            if was_prepared and self._guided is not None:
+                self._check_state(self._guided, args, kwargs, output)
+            return output if other is not None else None
 
         return after
+
+    def _check_state(
+        self, guided: GuidedDenoiser, args: tuple[Any, ...], kwargs: ReadOnlyInputs, output: Any
+    ) -> None:
+        """Look for what a cache does in the batch that ran; see pipeline/state_watch.py."""
+        watch, batch = guided.watch, self._current_batch()
+        watch.check_calls()
+        if batch == COND and watch.is_probed:
+            self._cond_output = output
+        last = batch == self.active_predictions()[-1] and batch.startswith(WEAK)
+        if last and self._cond_output is not None and watch.repeat_is_due:
+            self._restore_modules()
+            with patching.patched(watch.patches([])):
+                again = guided.denoiser(*args, **kwargs)
+            watch.check_calls()
+            found = [combine.output_samples(given)[:1] for given in (self._cond_output, again)]
+            watch.check_repeat(*found)
 
     def _restore_modules(self) -> None:
         """Put the real modules back and take the hooks off."""
@@ -462,7 +488,9 @@ class SkipGuidance(BaseGuidance):
         self._undo_patches, self._hooks = [], []
 
     def _clear_caches(self) -> None:
+        self._cond_output = None
         for known in self._guided_denoisers.values():
+            known.watch.end_step()
             if known.prefix_cache is not None:
                 known.prefix_cache.clear()
 

@@ -16,7 +16,7 @@ from diffusers.hooks.pyramid_attention_broadcast import (
 )
 
 from skipguide import SLG, STG, guide
-from support import oracle
+from support import foreign, oracle
 from support.tiny import builders
 from support.tiny.base import Tiny
 from support.written import is_unet
@@ -417,3 +417,133 @@ def test_caches_that_were_applied_without_the_model_knowing_are_refused() -> Non
     assert not small.pipe.transformer.is_cache_enabled
     with pytest.raises(ValueError, match="pyramid_attention_broadcast is on"):
         guide(small.pipe, STG([1]))
+
+
+CACHE = (
+    r"that runs its own forward, but|with its own blocks, but|must run once in a pass, but"
+    r"|the same prediction for the same inputs, but|must compute the same in each pass, but"
+)
+
+
+@pytest.mark.diagonal
+@pytest.mark.parametrize("kind", foreign.CACHES)
+@pytest.mark.parametrize("name", ["WanPipeline", "CogVideoXPipeline"])
+def test_foreign_caches_are_refused_by_what_they_do_also_when_they_come_later(
+    name: str, kind: str
+) -> None:
+    """One call of guide() is enough of a run to tell; after it the model is what it was."""
+    small = fresh(name)
+    model, expected = small.pipe.transformer, guided(small)
+    off = foreign.CACHES[kind](model)
+    with (
+        pytest.raises(ValueError, match=CACHE),
+        guide(small.pipe, *terms_of(small)),
+    ):
+        oracle.run(small)
+    off()
+    with guide(small.pipe, *terms_of(small)):
+        off = foreign.CACHES[kind](model)
+        with pytest.raises(ValueError, match=CACHE):
+            oracle.run(small)
+        off()
+        assert torch.equal(oracle.run(small), expected)
+
+
+@pytest.mark.diagonal
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.long] if kind.startswith("compiled") else [])
+        for kind in foreign.NO_CACHES
+    ],
+)
+@pytest.mark.parametrize("name", ["WanPipeline", "CogVideoXPipeline"])
+def test_what_is_no_cache_is_not_refused(name: str, kind: str) -> None:
+    small = fresh(name)
+    expected = guided(small)
+    off = foreign.NO_CACHES[kind](small.pipe.transformer)
+    for share_prefix in (True, False):
+        assert torch.equal(guided(small, share_prefix=share_prefix), expected)
+    off()
+    with guide(small.pipe, *terms_of(small)):
+        foreign.NO_CACHES[kind](small.pipe.transformer)
+        assert torch.equal(oracle.run(small), expected)
+
+
+def test_hooks_that_look_on_cost_no_pass() -> None:
+    """And those of others are put back as they were."""
+    small = fresh("WanPipeline")
+    model = small.pipe.transformer
+    foreign.notes(model)
+    hooks = [dict(block._forward_hooks) for block in model.blocks]
+    with guide(small.pipe, STG([2])) as handle:
+        oracle.run(small)
+    assert handle.passes.unweakened == 6  # c and u of three steps
+    assert [dict(block._forward_hooks) for block in model.blocks] == hooks
+
+
+def test_a_cache_that_a_callback_switches_on_is_refused() -> None:
+    small = fresh("WanPipeline")
+
+    def switch_on(*_: Any) -> dict[str, Any]:
+        foreign.forward_of_a_block(small.pipe.transformer)
+        return {}
+
+    with guide(small.pipe, STG([1])), pytest.raises(ValueError, match='that of "blocks:2" was'):
+        oracle.run(small, callback_on_step_end=switch_on)
+
+
+def test_a_cache_on_a_weak_model_is_refused() -> None:
+    small = fresh("WanPipeline")
+    weak = fresh("WanPipeline").pipe.transformer
+    foreign.instead_of_forward(weak)
+    with pytest.raises(ValueError, match="that runs its own forward, but that of the model was"):
+        guide(small.pipe, STG(weak=weak))
+
+
+def test_a_module_that_calls_the_model_when_it_likes_is_refused() -> None:
+    class Wrapper(torch.nn.Module):
+        def __init__(self, model: torch.nn.Module):
+            super().__init__()
+            self.model, self.cache = model, foreign.EveryOther(model, 4)
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self.cache(*args, **kwargs)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._modules["model"], name)
+
+    small = fresh("WanPipeline")
+    model = small.pipe.transformer
+    with guide(small.pipe, STG([1])):
+        small.pipe.transformer = Wrapper(model)
+        with pytest.raises(
+            ValueError, match=r"after guide\(\) a .*Wrapper of .* came in its place"
+        ):
+            oracle.run(small)
+        small.pipe.transformer = model
+        oracle.run(small)
+
+
+@pytest.mark.parametrize("with_cfg", [True, False])
+def test_a_cache_of_the_depths_of_a_unet_is_refused(with_cfg: bool) -> None:
+    """In the way of DeepCache: the UNet and its blocks get a forward that knows the timestep."""
+    small = fresh("StableVideoDiffusionPipeline")
+    unet = small.pipe.unet
+    usual, deep = unet.forward, unet.down_blocks[1].forward
+    cache = foreign.EveryOther(deep)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        assert args[1] is not None
+        return usual(*args, **kwargs)
+
+    unet.down_blocks[1].forward = lambda *args, **kwargs: cache(*args, **kwargs)
+    options = {} if with_cfg else small.off
+    with pytest.raises(ValueError, match=r"that of down_blocks\.1 was replaced by"):
+        guide(small.pipe, STG(["up:0"]))
+    unet.forward = forward
+    with pytest.raises(ValueError, match=r"that of the model was replaced by .*test_compat"):
+        guide(small.pipe, STG(["up:0"]))
+    del unet.forward, unet.down_blocks[1].forward
+    with guide(small.pipe, STG(["up:0"])):
+        oracle.run(small, **options)

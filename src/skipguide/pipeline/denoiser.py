@@ -13,7 +13,7 @@ from skipguide.families.schema import Family
 from skipguide.method import perturbations
 from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.terms import SLG, STG, Random
-from skipguide.pipeline import compat
+from skipguide.pipeline import compat, foreign_code, state_watch
 from skipguide.weak import attention, flops, patching, prefix_cache, step_context, weak_pass
 from skipguide.weak.autoguidance import AutoguidancePass
 
@@ -33,8 +33,8 @@ class GuidedDenoiser:
     def __init__(
         self, family: Family, denoiser: nn.Module, terms: Sequence[Term], share_prefix: bool
     ):
-        compat.check_no_stateful_hooks(denoiser, family)
         sites = blocks.layer_sites(family, denoiser)
+        self.watch = state_watch.StateWatch(family, denoiser, sites)
         where = {
             j: blocks.resolve_layers(family, sites, term)
             for j, term in enumerate(terms)
@@ -67,7 +67,12 @@ class GuidedDenoiser:
     # --- a step -----------------------------------------------------------------------------------
 
     def begin_step(self, step: int) -> None:
-        """Begin a step of the run: draw what is drawn at each of them."""
+        """Begin a guided step of the run: draw what is drawn at each of them.
+
+        Raises:
+            ValueError: for a cache, or a replaced forward or block, that was not there before.
+        """
+        self.watch.begin_step()
         self._step_context.begin_step(step)
         for j, term in enumerate(self.terms):
             if isinstance(term.layers, Random):
@@ -80,14 +85,23 @@ class GuidedDenoiser:
 
     def recording_patches(self, active_terms: Sequence[int]) -> list[patching.Patch]:
         """Return the patches that record inputs during the conditional pass, for these terms."""
-        if self.prefix_cache is None:
-            return []
         sharing = [
             weak
             for j in active_terms
             if isinstance(weak := self.weak_passes[j], weak_pass.WeakPass)
         ]
-        return self.prefix_cache.patches({weak.first_skipped for weak in sharing})
+        cache = self.prefix_cache
+        return self.watch.patches(
+            [] if cache is None else cache.patches({weak.first_skipped for weak in sharing})
+        )
+
+    def weak_patches(self, active_term: int) -> list[patching.Patch]:
+        """Return the patches of the weak pass of a term; of a model of its own there are none."""
+        weak = self.weak_passes[active_term]
+        if not isinstance(weak, weak_pass.WeakPass):
+            return list(weak.patches())
+        shared = weak.prefix_cache is not None
+        return self.watch.patches(weak.patches(), weak.first_skipped + 1 if shared else 0)
 
     def idle_patches(self) -> list[patching.Patch]:
         """Return the patches for a call whose result nobody reads; a UNet's resnets run anyway."""
@@ -99,7 +113,8 @@ class GuidedDenoiser:
 
     def uncond_patches(self, uncond_terms: Sequence[int]) -> list[patching.Patch]:
         """Return the patches that weaken u for these SLG terms, which share one pass."""
-        return [patch for j in uncond_terms for patch in self.weak_passes[j].full_patches]
+        patches = [patch for j in uncond_terms for patch in self.weak_passes[j].full_patches]
+        return self.watch.patches(patches) if patches else []
 
     def set_input_spec(self, args: Sequence[Any], kwargs: ReadOnlyInputs) -> None:
         """Tell the weak passes what a call looks like, so that their cost can be measured."""
@@ -117,8 +132,10 @@ class GuidedDenoiser:
         term = self.terms[j]
         if not _skips_layers(term):
             assert isinstance(term, STG)
-            compat.check_no_stateful_hooks(term.weak, self.family)
-            return AutoguidancePass(self.family, self.denoiser, term.weak)
+            made = AutoguidancePass(self.family, self.denoiser, term.weak)
+            sites = blocks.layer_sites(self.family, term.weak)
+            foreign_code.check_forwards(term.weak, self.family, sites)
+            return made
         skipped = tuple(self._positions[j])
         if isinstance(term, STG) and isinstance(term.layers, Random):
             count = sum(term.axis in (None, site.axis) for site in self.sites)

@@ -32,7 +32,7 @@ from skipguide.method.protocols import Inputs, ReadOnlyInputs
 from skipguide.method.request import GuidanceRequest, published_rescale, unpack_terms
 from skipguide.method.restart import Restart, to_restarts
 from skipguide.method.terms import SLG, STG, Schedule
-from skipguide.pipeline import call_frame, combine, compat
+from skipguide.pipeline import call_frame, combine, compat, foreign_code
 from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guider_formula import GuiderFormula
 from skipguide.pipeline.loop import PipelineLoop
@@ -226,6 +226,8 @@ class Guide:
         if self._in_own_pass or denoiser not in self._guided_denoisers:
             return None
         self._clean_up()  # after a call that raised
+        held = lookup.denoisers_of(self.pipe, self.family)
+        foreign_code.check_caller(denoiser, held, type(self.pipe).__name__)
         step, guided = self._find_step(), self._guided_denoisers[denoiser]
         if step.calls_done == 0 and (step.active_terms or step.uncond_terms):
             guided.begin_step(step.index)
@@ -282,8 +284,9 @@ class Guide:
         for denoiser, guided in self._guided_denoisers.items():
             if not guided.is_current():  # FreeNoise was switched on, adapters were loaded
                 self._guided_denoisers[denoiser] = self._make_guided_denoiser(denoiser)
-        for denoiser in self._guided_denoisers:  # again: a cache can be switched on after guide()
-            compat.check_no_stateful_hooks(denoiser, self.family)
+        for guided in self._guided_denoisers.values():
+            guided.watch.check_forwards()  # again: a cache can be switched on after guide()
+            guided.watch.begin_run()
 
     def _uncond_patches(self, guided: GuidedDenoiser, step: GuidedStep) -> list[patching.Patch]:
         if step.leaves_out_uncond:
@@ -306,6 +309,7 @@ class Guide:
         self._restore_modules()
         first, step.calls_done = step.calls_done == 0, step.calls_done + 1
         try:
+            self._guided_denoisers[denoiser].watch.check_calls()
             if not step.is_guided:
                 return None
             if first:
@@ -337,6 +341,10 @@ class Guide:
         channels = step.c[0].shape[1] // 2 if self._run.variance else None
         step.compute_push(weaks, self.request.orthogonalize, channels)
         del weaks
+        if guided.watch.repeat_is_due:
+            self.passes.unweakened += 1
+            again = self._run_denoiser(guided.denoiser, args, kwargs, guided.watch.patches([]))
+            guided.watch.check_repeat(step.c, again)
         if guided.prefix_cache is not None:
             guided.prefix_cache.clear()  # before the other half takes its memory
         us = None
@@ -379,7 +387,8 @@ class Guide:
             return tuple(own - gap for own, gap in zip(c, kept.differences, strict=True))
         weak = guided.weak_passes[active.index]
         self.passes.weak_runs[weak] += 1
-        found = self._run_denoiser(weak.denoiser, args, kwargs, weak.patches())
+        patches = guided.weak_patches(active.index)
+        found = self._run_denoiser(weak.denoiser, args, kwargs, patches)
         self._run.check_effect(guided, active, c, found)
         self._run.keep_difference(guided, active, c, found)
         return found
@@ -394,7 +403,10 @@ class Guide:
         try:
             self._in_own_pass = True
             with patching.patched(patches):
-                return self._extract_predictions(denoiser(*args, **kwargs))
+                found = self._extract_predictions(denoiser(*args, **kwargs))
+            if denoiser in self._guided_denoisers:
+                self._guided_denoisers[denoiser].watch.check_calls()
+            return found
         finally:
             self._in_own_pass = False
 
@@ -426,5 +438,6 @@ class Guide:
     def _clean_up(self) -> None:
         self._restore_modules()
         for guided in self._guided_denoisers.values():
+            guided.watch.end_step()
             if guided.prefix_cache is not None:
                 guided.prefix_cache.clear()
