@@ -735,6 +735,13 @@ def test_a_layer_without_a_say_and_a_weak_model_that_is_the_same_are_refused() -
         oracle.run(small, **small.short)
 
 
+def test_a_model_of_two_outputs_may_make_one() -> None:
+    small = builders()["Kandinsky6TI2VAPipeline image"](torch.float32)
+    with guide(small.pipe, STG([1])):
+        ours = oracle.run(small, **small.short)
+    assert not torch.equal(ours, oracle.run(small, **small.short))
+
+
 def test_only_outputs_that_are_pushed_must_differ() -> None:
     """Of Kandinsky 6 with the audio's attention alone skipped, say: here a weak pass of which the
     video alone is another one."""

@@ -291,7 +291,8 @@ class RunState:
         """
         if (guided, active.index) in self._effective:
             return
-        pairs = [(own, p) for own, p, s in zip(c, weak, active.scales, strict=True) if s > 0]
+        # a model of two outputs may make one of them alone: Kandinsky 6, an image
+        pairs = [(own, p) for own, p, s in zip(c, weak, active.scales, strict=False) if s > 0]
         if not all(formula.differ_by_rounding(own, p) for own, p in pairs):
             self._effective.add((guided, active.index))
             return
