@@ -38,6 +38,9 @@ class Timeline:
     def add(self, packet: av.Packet, start: int | None) -> None:
         """Add a packet, which starts at `start` if that is known."""
         self.count += 1
+        # Joined streams have this too, where one ends and the next begins, and have lost nothing.
+        if packet.is_corrupt and not self.complaint:
+            self.complaint = f"packet {self.count} is corrupt"
         if start is not None:
             end = start + (packet.duration or 0)
             self.spans.append((float(start * packet.time_base), float(end * packet.time_base)))

@@ -90,7 +90,8 @@ class VideoFile:
                     f"a video must have frames, but {path} has none. Use an undamaged file."
                 )
             rate = _frame_rate(stream, timeline)
-            timeline.complaint = damage.find_complaint(messages, container.format.name)
+            complaint = damage.find_complaint(messages, container.format.name)
+            timeline.complaint = complaint or timeline.complaint
             if container.format.name != "gif":  # every frame of a GIF has its own duration
                 damage.check(timeline, rate, container, stream, path)
             matrix = _display_matrix(first)
@@ -239,7 +240,7 @@ class _Decoder:
             return
         for frame in decoded:
             assert isinstance(frame, av.VideoFrame)
-            if packet.is_corrupt or frame.is_corrupt:
+            if frame.is_corrupt:
                 if not self.started or (frame.pts is not None and frame.pts < self.start):
                     continue
                 raise ValueError(
