@@ -329,13 +329,11 @@ def removed(content: bytes) -> bytes:
     ],
     ids=lambda one: getattr(one, "__name__", str(one)),
 )
-@pytest.mark.parametrize("make", [lambda path: encode(path, noise(24)), _late], ids=["", "late"])
 def test_what_has_lost_a_part_is_refused(
-    tmp_path: Path,
-    damage: Callable[[bytes], bytes],
-    suffix: str,
-    make: Callable[[Path], Path],
+    tmp_path: Path, damage: Callable[[bytes], bytes], suffix: str
 ) -> None:
+    """Also where a late start would hide the missing end."""
+    make = _late if suffix in ("mkv", "webm", "ts") else lambda path: encode(path, noise(24))
     path = make(tmp_path / f"a.{suffix}")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"but .*a\.\w+ (is |has |lacks |cannot be read)"):

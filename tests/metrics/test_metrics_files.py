@@ -51,7 +51,7 @@ def test_sets_that_look_the_same_have_no_distance(tmp_path: Path, made: dict[str
     Grey and without loss, so that a turned picture is the upright one to the last bit.
     """
     exact = {"crf": "0", "preset": "ultrafast"}
-    for name, clip in made.items():
+    for name, clip in list(made.items())[:6]:
         grey = clip.float().mean(1).byte().numpy()[..., None].repeat(3, -1)
         lying = np.rot90(grey, 1, (1, 2))  # anticlockwise; the matrix turns it back
         encode(tmp_path / "upright" / f"{name}.mp4", grey, options=exact)
@@ -320,8 +320,9 @@ def test_names_that_are_not_utf_8(foreign: Path, tmp_path: Path, encoding: str) 
 
 
 def test_an_interrupt_keeps_what_was_read(tmp_path: Path, made: dict[str, Tensor]) -> None:
-    for i in range(40):
-        write(tmp_path / "set" / f"{i:02d}.mp4", made["000"])
+    content = write(tmp_path / "set" / "00.mp4", made["000"]).read_bytes()
+    for i in range(1, 40):
+        (tmp_path / "set" / f"{i:02d}.mp4").write_bytes(content)
     seen: list[str] = []
 
     def note(name: str) -> None:
