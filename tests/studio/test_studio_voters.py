@@ -285,14 +285,8 @@ def test_a_video_that_does_not_play_can_be_left_out(
 # --- a server that goes away ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place for the secret of this test."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
 def test_nothing_is_lost_when_the_server_is_killed(
-    browse: Callable[..., Any], tmp_path: Path, state: None
+    browse: Callable[..., Any], tmp_path: Path
 ) -> None:
     """It is killed before an answer, and again while an answer waits in a page that is closed."""
     folder, port = painted(tmp_path / "run"), free_port()
@@ -337,7 +331,7 @@ def test_nothing_is_lost_when_the_server_is_killed(
 
 
 def test_videos_are_loaded_again_when_the_server_is_back(
-    browse: Callable[..., Any], tmp_path: Path, state: None
+    browse: Callable[..., Any], tmp_path: Path
 ) -> None:
     folder, port = painted(tmp_path / "run"), free_port()
     server = Verb(folder, port, "--no-trials")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
-import secrets
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +25,7 @@ def studio(
         str | None,
         typer.Option(
             help="What a visitor must know.",
-            show_default="none for this machine alone, else random",
+            show_default="none for this machine alone, else one of the run's own",
         ),
     ] = None,
     name: Annotated[
@@ -58,6 +57,7 @@ def studio(
         ) from None
     from skipguide.studio.access import Policy
     from skipguide.studio.playground import Trials
+    from skipguide.studio.secret import find_secret
 
     loopback = _is_loopback(host)
     if token is not None and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
@@ -65,7 +65,9 @@ def studio(
             "--token must consist of letters, digits and . _ ~ -, which a URL keeps as they are,"
             f" but got {token!r}. Leave it out to get a random one."
         )
-    secret = _kept_secret(run, token)
+    secret, told = (b"", None) if token else find_secret(run)
+    if told:
+        typer.echo(told, err=True)
     if token is None and not loopback:
         token = secret.hex()[:24]
     policy = Policy(
@@ -88,24 +90,6 @@ def studio(
         typer.echo("Ctrl-C ends it.", err=True)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it after it has shut down
             server.run(sockets=[listener])
-
-
-def _kept_secret(run: Path, token: str | None) -> bytes:
-    """Return what links are drawn from; without a token it is kept, so that they outlive the
-    server."""
-    from skipguide.studio.secret import load_secret
-
-    if token is not None:
-        return b""  # everything is drawn from the token
-    try:
-        return load_secret(run)
-    except OSError as error:
-        typer.echo(
-            f"The links of this studio end with it, because their secret cannot be kept: {error}."
-            " Pass --token to have the same ones at every start.",
-            err=True,
-        )
-        return secrets.token_bytes(32)
 
 
 def _hosts_for_others(host: str, loopback: bool) -> tuple[str, ...]:

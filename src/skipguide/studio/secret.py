@@ -28,6 +28,17 @@ def secret_path() -> Path:
     return root / "skipguide" / "studio-secret"
 
 
+def find_secret(folder: Path) -> tuple[bytes, str | None]:
+    """Return the secret of a run, and None; where none can be kept, a passing one, and why."""
+    try:
+        return load_secret(folder), None
+    except OSError as error:
+        return secrets.token_bytes(_LENGTH // 2), (
+            f"The links of this studio end with it, because their secret cannot be kept: {error}."
+            " Pass --token to have the same ones at every start."
+        )
+
+
 def load_secret(folder: Path) -> bytes:
     """Return the secret of a run: the same at every start, for one user and one folder.
 
