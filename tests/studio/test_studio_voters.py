@@ -146,6 +146,8 @@ def test_five_questions_by_keys(page: Any, own: Served) -> None:
     page.goto(f"{own.url}/#view=votes")
     page.locator("#raters table").wait_for()
     assert "5 votes of Bob (5)" in page.text_content("main")
+    why = "There are no intervals: an interval needs 5 different prompts or more, but there is 1."
+    assert why in page.text_content("main")
 
 
 # --- what opens the answers -----------------------------------------------------------------------
@@ -462,6 +464,30 @@ def test_a_form_that_is_sent_twice_is_one_rater(browse: Callable[..., Any], own:
     assert page.locator(".who").text_content() == "Ann"
     with Run.open(own.folder) as run:
         assert {name: len(keys) for name, keys in run.rater_keys().items()} == {"Ann": 1}
+
+
+def test_an_answer_that_waits_is_its_raters(browse: Callable[..., Any], own: Served) -> None:
+    """Ann's connection is lost, and Bob goes on in her browser."""
+    page, away = browse(), [True]
+    page.route("**/api/study/answer", lambda route: route.abort() if away else route.continue_())
+    voting(page, own.url)
+    until(page, OPEN)
+    page.keyboard.press("ArrowDown")
+    page.locator("#away").wait_for()
+    page.goto("about:blank")
+    other = page.context.new_page()  # another tab of the same browser
+    other.goto(f"{own.url}/vote#kind=pair&settings=1,3")
+    other.get_by_text("Go on as Ann").wait_for()
+    other.fill("#rater", "Bob")
+    other.locator("button[type=submit]").click()
+    answer(other)
+    assert answers_in(own.folder)[0][0] == "Bob"
+    assert len(answers_in(own.folder)) == 1
+    away.clear()
+    other.locator(".who").click()
+    other.get_by_text("Go on as Ann", exact=True).click()
+    until(other, PROGRESS, lambda now: now == "1 of 4")
+    assert answers_in(own.folder)[1] == ("Ann", "tie")
 
 
 def test_one_browser_for_two_raters(browse: Callable[..., Any], own: Served) -> None:

@@ -63,7 +63,7 @@ def studio(
     if token is not None and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
         raise ValueError(
             "--token must consist of letters, digits and . _ ~ -, which a URL keeps as they are,"
-            f" but got {token!r}. Leave it out to get a random one."
+            f" but got {token!r}. Leave it out to get one."
         )
     secret, told = (b"", None) if token else find_secret(run)
     if told:
