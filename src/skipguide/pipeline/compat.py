@@ -96,7 +96,7 @@ def check_no_stateful_hooks(denoiser: nn.Module, family: Family) -> None:
                 " FreeNoise's split inference is on. Switch it off, and FreeNoise on again"
                 " without it."
             )
-        registry = getattr(module, "_diffusers_hook", None)
+        registry = vars(module).get("_diffusers_hook")
         for name, hook in getattr(registry, "hooks", {}).items():
             if getattr(hook, "_is_stateful", False):
                 raise ValueError(
