@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 from skipguide import SLG, STG, Restart, guide
 from skipguide.cli import app
+from skipguide.cli.runs import _csv_cell
 from skipguide.files import video
 from skipguide.generate import loading
 from skipguide.generate import run as generation
@@ -366,6 +367,19 @@ def test_the_command_line_makes_shows_and_exports_a_run(
         list(csv.DictReader(io.StringIO((tmp_path / "clips.csv").read_text(encoding="utf-8"))))
         == rows
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ([8, "single:3"], "8,single:3"),
+        ({"name": "apg", "eta": 0.5}, '{"name": "apg", "eta": 0.5}'),
+        ([{"start": 0.2}, {"start": 0.6}], '[{"start": 0.2}, {"start": 0.6}]'),
+        (1.5, 1.5),
+    ],
+)
+def test_cells_of_an_exported_table(value: Any, cell: Any) -> None:
+    assert _csv_cell(value) == cell
 
 
 # --- what a run does when it is swept again -------------------------------------------------------

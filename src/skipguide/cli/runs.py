@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import statistics
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -292,6 +293,10 @@ def _relative_path(run: Run, path: Path | None) -> str | None:
 
 
 def _csv_cell(value: Any) -> Any:
+    """Return what a table can hold: lists as "8,9", what has names (a rule, restarts) as JSON."""
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, dict) for part in parts):
+        return json.dumps(value, ensure_ascii=False)
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 

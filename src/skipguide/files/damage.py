@@ -29,7 +29,7 @@ _LONGEST_GAP = 1.5  # frames from one to the next, where bytes are known to be m
 
 @dataclass
 class Timeline:
-    """When each packet of a video is shown, in seconds, and what else was seen of them."""
+    """The times in seconds at which the packets of a video are shown, and what else they say."""
 
     spans: list[tuple[float, float]] = field(default_factory=list)  # start and end
     count: int = 0  # of packets that are shown

@@ -1,4 +1,4 @@
-"""What systems put into folders by themselves, which is nobody's and changes nothing."""
+"""The files that systems put into folders by themselves; they change nothing."""
 
 from __future__ import annotations
 

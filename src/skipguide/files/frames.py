@@ -55,7 +55,7 @@ Turn = tuple[bool, bool, bool]
 
 @dataclass(frozen=True)
 class View:
-    """How the pictures of a file are shown: cropped first, and then turned."""
+    """The crop and the turn of the pictures of a file, in this order."""
 
     crop: Crop
     turn: Turn | None

@@ -1,4 +1,4 @@
-"""Who votes: one name for one rater, also where two have the same one in mind.
+"""The raters of a blind test: one name for one rater, also where two have the same one in mind.
 
 A browser makes up a key the first time, and takes a name with it. Another browser that wants the
 name is asked whether it is the same person: then it takes part in the name, else it gets another.
