@@ -422,6 +422,8 @@ def test_caches_that_were_applied_without_the_model_knowing_are_refused() -> Non
 CACHE = (
     r"that runs its own forward, but|with its own blocks, but|must run once in a pass, but"
     r"|the same prediction for the same inputs, but|must compute the same in each pass, but"
+    r"|must do the same in each pass of a step, but"
+    r"|must differ from the conditional one, but .* A cache that returns what it kept"
 )
 
 

@@ -160,6 +160,39 @@ def hook_that_remembers(model: nn.Module) -> Callable[[], None]:
     return blocks_of(model)[2].register_forward_hook(hook).remove
 
 
+def hook_of_the_model(model: nn.Module) -> Callable[[], None]:
+    """torch's hook on the model returns what it kept, at every other call."""
+    kept: list[Any] = []
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if kept:
+            return kept.pop()
+        kept.append(output)
+        return None
+
+    return model.register_forward_hook(hook).remove
+
+
+def decorated_block(model: nn.Module) -> Callable[[], None]:
+    """A decorator in good manners on a block, so that the model calls it each time."""
+    block = blocks_of(model)[3]
+    block.forward = functools.wraps(block.forward)(EveryOther(block.forward, 3))
+    return functools.partial(block.__dict__.pop, "forward")
+
+
+def subclass(model: nn.Module) -> Callable[[], None]:
+    """The model is made one of a subclass, whose forward names no inputs."""
+    usual = type(model)
+
+    class Cached(usual):  # type: ignore[misc,valid-type]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return cache(*args, **kwargs)
+
+    cache = NearlyTheSame(functools.partial(usual.forward, model))
+    model.__class__ = Cached
+    return functools.partial(setattr, model, "__class__", usual)
+
+
 def hook_of_diffusers(model: nn.Module) -> Callable[[], None]:
     """A hook of the user's own in diffusers' registry, which does not say that it has a state."""
 
@@ -199,7 +232,8 @@ CACHES: dict[str, Switch] = {
     "forward": instead_of_forward, "bound forward": bound_instead_of_forward,
     "class": in_the_class, "swapped list": swapped_list, "block's forward": forward_of_a_block,
     "block": other_blocks, "decorator": decorated, "hook": hook_that_remembers,
-    "diffusers' hook": hook_of_diffusers, "processor": processor,
+    "diffusers' hook": hook_of_diffusers, "processor": processor, "model's hook": hook_of_the_model,
+    "block's decorator": decorated_block, "subclass": subclass,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ class GuidedDenoiser:
         )
         self.family, self.sites, self.terms = family, sites, tuple(terms)
         self.denoiser, self.modules = denoiser, list(denoiser.modules())[1:]
-        self.signature = inspect.signature(denoiser.forward)
+        self.signature = _call_signature(denoiser, family)
         self.prefix_cache = None
         if share_prefix and (firsts := _resume_positions(terms, where)):
             self.prefix_cache = prefix_cache.PrefixCache(family, denoiser, sites, firsts)
@@ -147,6 +148,16 @@ class GuidedDenoiser:
                 self.family, self.denoiser, self.sites, skipped, term.skip, strong, options
             )
         return self._weak_pass_cache[j, skipped]
+
+
+def _call_signature(denoiser: nn.Module, family: Family) -> inspect.Signature:
+    """Return the signature of a denoiser, of its base class where a subclass hides it (*args)."""
+    found = inspect.signature(denoiser.forward)
+    kinds = [parameter.kind for parameter in found.parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        own = next(cls for cls in type(denoiser).__mro__ if cls.__name__ == family.model)
+        found = inspect.signature(types.MethodType(own.forward, denoiser))
+    return found
 
 
 def _skips_layers(term: Term) -> bool:

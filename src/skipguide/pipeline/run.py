@@ -302,7 +302,8 @@ class RunState:
             " Attention along an axis of one token (time, in a video of one frame) has nothing to"
             " skip, neither has a layer whose gate is zero, and a layer that knows no positions"
             " gives shuffled tokens back as they were. Choose other layers, another skip or axis,"
-            " or more frames."
+            " or more frames. A cache that returns what it kept of the conditional pass does this"
+            " too: switch it off."
         )
 
     # --- D ----------------------------------------------------------------------------------------

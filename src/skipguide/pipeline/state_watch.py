@@ -50,22 +50,28 @@ class HookWatch:
     """
 
     def __init__(self) -> None:
-        self.changing: list[Any] = []  # hooks that returned something
+        # By where they are: hooks that returned something, and those that returned nothing.
+        self.changing: dict[tuple[int, int], Any] = {}
+        self.looking_on: dict[tuple[int, int], Any] = {}
         self._held: list[tuple[dict[int, Any], int, Any]] = []  # what was where, to put it back
 
     def attach(self, denoiser: nn.Module) -> None:
         """Put this in front of the hooks that are on a model now."""
         self.detach()
-        self.changing = []
+        self.changing, self.looking_on = {}, {}
         for held, key in foreign_code.find_hooks(denoiser):
             self._held.append((held, key, held[key]))
-            held[key] = functools.partial(self._call, held[key])
+            held[key] = functools.partial(self._call, (id(held), key), held[key])
 
-    def _call(self, hook: Any, *args: Any) -> Any:
+    def _call(self, place: tuple[int, int], hook: Any, *args: Any) -> Any:
         result = hook(*args)
-        if result is not None:
-            self.changing.append(hook)
+        (self.looking_on if result is None else self.changing)[place] = hook
         return result
+
+    @property
+    def undecided(self) -> list[Any]:
+        """The hooks that changed something at one call of this step, and nothing at another."""
+        return [hook for place, hook in self.changing.items() if place in self.looking_on]
 
     def detach(self) -> None:
         """Put the hooks back, but for those that were removed meanwhile."""
@@ -175,8 +181,9 @@ class StateWatch:
         """Check that each block of the pass that ended ran once, and stop counting.
 
         Raises:
-            ValueError: for a block that did not, or ran several times, or an attention that left
-                out what it computed in the first pass of the run.
+            ValueError: for a block that did not, or ran several times, an attention that left out
+                what it computed in the first pass of the run, or a hook that changed some calls of
+                this step only.
         """
         blocks, projections = self._stop_counting()
         wrong = next((name for name, count in blocks.items() if count != 1), None)
@@ -186,6 +193,13 @@ class StateWatch:
                 f' "{wrong}" ran {blocks[wrong]} times in one of guide(). A cache that keeps'
                 " results between calls leaves blocks out, and the weak pass would get what it kept"
                 f" of the others{self._suspect()}. Switch it off."
+            )
+        if undecided := self._hooks.undecided:
+            raise ValueError(
+                f"a hook on a {self.family.model} must do the same in each pass of a step, but"
+                f" {foreign_code.describe(undecided[0])} changed one call and not another. A cache"
+                " that keeps results between calls would mix those of weak passes with the others."
+                " Switch it off."
             )
         for counted, count in projections.items():
             if self._usual_calls.setdefault(counted, count) != count:
@@ -222,6 +236,6 @@ class StateWatch:
         )
 
     def _suspect(self) -> str:
-        hooks = [foreign_code.describe(hook) for hook in self._hooks.changing[:1]]
-        found = self._unverified or "".join(hooks)
+        hooks = [foreign_code.describe(hook) for hook in self._hooks.changing.values()]
+        found = self._unverified or "".join(hooks[:1])
         return f" (there is {found})" if found else ""
