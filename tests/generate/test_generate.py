@@ -7,7 +7,9 @@ import contextlib
 import copy
 import functools
 import importlib.util
+import io
 import json
+import logging
 import math
 import re
 import shutil
@@ -496,14 +498,20 @@ def test_a_negative_prompt_without_cfg_is_told_of(
     assert caplog.messages == [f"note: {words}"]  # once for all videos of a process
 
 
-def test_a_prompt_of_more_tokens_than_the_model_sees_is_told_of(pipe: Any) -> None:
+def test_a_prompt_of_more_tokens_than_the_model_sees_is_told_of(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tokenizer of this pipeline makes one token of each word, and one of the end."""
     short, long = ("star " * count for count in (15, 16))
     assert len(pipe.tokenizer(long).input_ids) == 17
+    written = io.StringIO()  # in the place of stderr
+    handlers = [logging.StreamHandler(written)]
+    monkeypatch.setattr(logging.getLogger("diffusers"), "handlers", handlers)
     found = [run.generate(pipe, settings_for(pipe, prompt=text, steps=2)) for text in (short, long)]
     (note,) = found[1].notes
     assert note.startswith("the end of the prompt has no effect: it has 17 tokens, and the model")
     assert found[0].notes == ()
+    assert written.getvalue() == ""  # diffusers would repeat the end of the prompt
 
 
 def test_embedded_guidance_is_no_cfg(pipe: Any) -> None:

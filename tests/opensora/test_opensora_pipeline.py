@@ -461,9 +461,9 @@ def test_text(tiny: Any) -> None:
     scores = " aesthetic score: 6.5. motion score: 5.0."
     texts = [asked.args[0] for asked in t5.call_args_list]
     assert texts == [
-        [f"a red fox {scores}", f"blue{scores}"],
+        [f"a red fox{scores}", f"blue{scores}"],
         ["on"] * 2,
-        [f"a red fox {scores}", f"a{scores}"],
+        [f"a red fox{scores}", f"a{scores}"],
         ["on"] * 2,
     ]
     masks = seen.calls[0]["encoder_attention_mask"].sum(1).tolist()

@@ -16,6 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from skipguide.cli import app
+from skipguide.cli.paper import _report_command
 from skipguide.families.blocks import layer_sites
 from skipguide.families.rows import FAMILIES
 from skipguide.files import packaged
@@ -533,14 +534,47 @@ def test_rows_of_an_experiment_are_counted_by_what_they_differ(tmp_path: Path) -
     )
     base, *rows = found.experiments["lab-mochi"]["map"].rows
     clips = {base.name: synthetic(features + 1, base)}
-    for row, shift in zip(rows, (0.5, 2, 3, 1), strict=False):
+    for row, shift in zip(rows, (0.5, 2, 3, *[1] * (len(rows) - 3)), strict=True):
         clips[row.name] = synthetic(features + shift, row)
     place = records.RecordFolder(Path())
     found.results["lab-mochi"] = Results(
         "lab-mochi", place, clips, analysis.Moments.from_features(features)
     )
-    assert found.fill("[[counts lab-mochi map frechet]]") == "1 better, 2 worse of 4"
-    assert found.fill("[[best lab-mochi map frechet]]").startswith(f"{rows[0].label}, 32.0 (")
+    counts, best = "[[counts lab-mochi map frechet]]", "[[best lab-mochi map frechet]]"
+    assert found.fill(counts) == "1 better, 2 worse of 24"
+    assert found.fill(best).startswith(f"{rows[0].label}, 32.0 (")
+    del clips[rows[-1].name]
+    partly = Results("lab-mochi", place, clips, analysis.Moments.from_features(features))
+    found.results["lab-mochi"] = partly
+    assert found.fill(counts) == "23 of 24 rows made yet"
+    assert found.fill(best) == "24 of 25 rows made yet"
+
+
+def test_no_verdict_on_fewer_clips_than_conclusions_are_drawn_from(made: Path) -> None:
+    found = report.Report(order(made), made)
+    assert found.fill("[[gain lab-mochi tables-1-2/1 tables-1-2/0 motion_amount]]")[0] in "+-"
+    field = "[[verdict lab-mochi tables-1-2/1 tables-1-2/0 motion_amount]]"
+    assert found.fill(field) == "no verdict yet"
+    assert "None of the models" in found.fill("[[compare table-4/2 table-4/1]]")
+    assert "None of the models" in found.fill("[[tables table-4]]")
+
+
+def test_the_command_that_a_run_ends_with_reports_on_it(made: Path, tmp_path: Path) -> None:
+    command = _report_command(order(made)).split()
+    assert command[:2] == ["skipguide", "paper"]
+    given = [*command[1:], "--docs", str(tmp_path)]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "paper-in-miniature.md").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("- lab-mochi: "))
+    assert " clips in " in line
+    other = [*given[: given.index("--steps")], *given[given.index("--steps") + 2 :]]
+    said = CliRunner().invoke(app, other).output.replace("\n", " ")
+    assert "has those of lab-mochi 2-steps-float32" in said
+    (tmp_path / "file").touch()
+    for option in ("--folder", "--docs"):
+        said = CliRunner().invoke(app, [*given, option, str(tmp_path / "file")]).output
+        assert f"{option} must be a folder, but" in said.replace("\n", " ")
 
 
 def test_fields_and_raw_numbers_agree(made: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def run(
     with console.training_progress() as report:
         for what, progress in run.run(order):
             report(what, progress)
-    typer.echo(f"done: {folder}; write the report with: skipguide paper report")
+    typer.echo(f"done: {folder}; write the report with: {_report_command(order)}")
 
 
 @paper.command()
@@ -119,6 +119,7 @@ def report(
     from skipguide.paper import report
 
     order = _build_order(folder, model, weights, clips=clips, steps=steps, dtype=dtype)
+    _check_folder("--docs", docs)
     for path in report.write_report(order, docs):
         typer.echo(path)
 
@@ -128,10 +129,31 @@ def _build_order(
 ) -> Order:
     from skipguide.paper import models, run
 
+    _check_folder("--folder", folder)
     chosen = tuple(model or models.MODELS)
     for name in chosen:
         models.find_weights(name)  # fails early for an unknown model
     return run.Order(folder, chosen, weights=tuple(map(_parse_weights, weights or ())), **more)
+
+
+def _check_folder(option: str, folder: Path) -> None:
+    """Check that files can be written below a folder, which need not exist yet."""
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not parent.is_dir():
+        raise ValueError(f"{option} must be a folder, but {parent} is a file. Choose another name.")
+
+
+def _report_command(order: Order) -> str:
+    """Return the command that reports on what an order has made."""
+    from skipguide.paper import models
+
+    parts = ["skipguide paper report"]
+    parts += [f"--folder {order.folder}"] if order.folder != RUNS else []
+    parts += [f"--model {name}" for name in order.models if order.models != tuple(models.MODELS)]
+    parts += [f"--steps {order.steps}"] if order.steps else []
+    parts += [f"--dtype {order.dtype}"] if order.dtype != models.DTYPE else []
+    parts += [f"--weights {name}={path}" for name, path in order.weights]
+    return " ".join(parts)
 
 
 def _parse_weights(given: str) -> tuple[str, Path]:

@@ -6,6 +6,7 @@ on stderr, and into the record of the video.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("skipguide")
 SMALL_CROP = 0.05  # the share of a picture whose loss needs no word
+_TRUNCATION_MESSAGES = (
+    "The following part of your input was truncated",
+    "Token indices sequence length is longer than",
+)
 # Flags of the term that --layers and the scales make; SLG's takes some of them.
 _TERM_FLAGS = ("skip", "strength", "start", "stop", "normalize", "every")
 _SLG_FLAGS = ("skip", "strength", "start", "stop")
@@ -73,6 +78,31 @@ def long_prompt_note(pipe: Pipeline, settings: GenerationSettings) -> str | None
         f"the end of the prompt has no effect: it has {count} tokens, and the model sees {limit}."
         " Shorten it, or raise --max-sequence-length where the model was trained for that."
     )
+
+
+@contextlib.contextmanager
+def hide_truncation_messages() -> Iterator[None]:
+    """Keep off stderr what `long_prompt_note` has said.
+
+    diffusers repeats the end of the prompt, and transformers warns of errors that do not follow.
+    """
+    handlers = [
+        handler
+        for name in ("diffusers", "transformers")
+        for handler in logging.getLogger(name).handlers
+    ]
+    for handler in handlers:
+        handler.addFilter(_is_no_truncation)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_is_no_truncation)
+
+
+def _is_no_truncation(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return not any(part in text for part in _TRUNCATION_MESSAGES)
 
 
 def negative_prompt_note(settings: GenerationSettings, model: str) -> str:

@@ -234,6 +234,7 @@ def _call_pipeline(
     try:
         with (
             ignore_cpu_autocast_warning(),
+            notes.hide_truncation_messages(),
             _report_scheduler_steps(pipe, callback, "callback_on_step_end" not in parameters),
         ):
             return pipe(**call).frames[0]

@@ -54,6 +54,10 @@ CONCLUSION = re.compile(r"^\[\[concluded ([^\[\]]+)\]\]\n(.*?)^\[\[end\]\]\n", r
 CONCLUSION_CLIPS = 1024  # of every row, or as many as its experiment has at most
 
 
+NO_SUCH_MODEL = "*None of the models of this report has this.*"
+NO_VERDICT = "no verdict yet"
+
+
 def write_report(order: Order, docs: Path) -> list[Path]:
     """Write the report, its plots and its raw numbers; returns what was written.
 
@@ -62,9 +66,7 @@ def write_report(order: Order, docs: Path) -> list[Path]:
     """
     report = Report(order, docs / "paper")
     if not report.alignments and not any(results.clips for results in report.results.values()):
-        raise ValueError(
-            f"the report needs records, but {order.folder} has none. Run skipguide paper run."
-        )
+        raise ValueError(_describe_missing_records(order))
     text = report.fill(read_template())
     (docs / "paper").mkdir(parents=True, exist_ok=True)
     written = [*report.draw(), *report.write_numbers()]
@@ -72,6 +74,27 @@ def write_report(order: Order, docs: Path) -> list[Path]:
     with training_loop.atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
     return [path, *written]
+
+
+def _describe_missing_records(order: Order) -> str:
+    """Say which records a report needs, and which others there are."""
+    there = sorted(
+        f"{path.parent.name} {path.name.partition('-')[2]}"  # after the version of the weights
+        for model in models.MODELS
+        for path in (order.folder / model).glob("*-steps-*")
+    )
+    what = f"{' and '.join(order.models)} in {order.dtype}" + (
+        f" with {order.steps} steps" if order.steps else ""
+    )
+    if not there:
+        return (
+            f"the report needs records of {what}, but {order.folder} has none. Run skipguide paper"
+            f" run --folder {order.folder}"
+        )
+    return (
+        f"the report needs records of {what}, but {order.folder} has those of {', '.join(there)}."
+        " Pass the same --steps, --dtype and --weights as to skipguide paper run."
+    )
 
 
 def read_template() -> str:
@@ -176,12 +199,13 @@ class Report:
     def _paragraphs(
         self, made: Callable[[str], str | None], has: Callable[[str], bool] = lambda model: True
     ) -> str:
-        """Join a paragraph for each model."""
-        return "\n\n".join(
+        """Join a paragraph for each model that has it."""
+        parts = [
             f"**{model}**\n\n{self._absence_note(model) or made(model) or tables.NOT_YET}"
             for model in self.order.models
             if has(model)
-        )
+        ]
+        return "\n\n".join(parts) or NO_SUCH_MODEL
 
     def _absence_note(self, model: str) -> str | None:
         """Return why there is nothing of a model, or None."""
@@ -225,9 +249,8 @@ class Report:
 
         experiment = row.partition("/")[0]
         chosen = [model for model in self.order.models if experiment in self.experiments[model]]
-        return "\n".join(
-            f"- {model}: {self._absence_note(model) or made(model)}" for model in chosen
-        )
+        lines = [f"- {model}: {self._absence_note(model) or made(model)}" for model in chosen]
+        return "\n".join(lines) or NO_SUCH_MODEL
 
     def _costs(self) -> str:
         def made(model: str) -> str | None:
@@ -298,7 +321,11 @@ class Report:
         return self._describe_rows(model, [row, base], made)
 
     def _verdict(self, model: str, row: str, base: str, measure: str) -> str:
+        complete = self._is_complete(model, row.partition("/")[0])
+
         def made(results: Results, rows: Sequence[Row]) -> str:
+            if not complete:
+                return NO_VERDICT
             return tables.verdict(results.difference(rows[0], rows[1], measure), MEASURES[measure])
 
         return self._describe_rows(model, [row, base], made)
@@ -307,6 +334,8 @@ class Report:
         def made(results: Results, _: Sequence[Row]) -> str | None:
             rows = self.experiments[model][experiment].rows
             known = {row.label: e for row in rows if (e := results.estimate(row, measure))}
+            if len(known) < len(rows):
+                return _so_many(len(known), len(rows))
             best = max(
                 known, key=lambda label: MEASURES[measure].better * known[label].value, default=None
             )
@@ -320,11 +349,13 @@ class Report:
         def made(results: Results, first: Sequence[Row]) -> str | None:
             rows = self.experiments[model][experiment].rows[1:]
             differences = [d for row in rows if (d := results.difference(row, first[0], measure))]
+            if len(differences) < len(rows):
+                return _so_many(len(differences), len(rows))
             found = Counter(
                 tables.verdict(difference, MEASURES[measure]) for difference in differences
             )
             said = [f"{found[word]} {word}" for word in tables.verdicts(MEASURES[measure])]
-            return f"{', '.join(said)} of {len(differences)}" if differences else None
+            return f"{', '.join(said)} of {len(differences)}"
 
         return self._describe_rows(model, [f"{experiment}/0"], made)
 
@@ -375,3 +406,8 @@ class Report:
         for model, path in clips.items():
             tables.write_clips(self.results[model], path)
         return [rows, cosines, *clips.values()]
+
+
+def _so_many(made: int, rows: int) -> str | None:
+    """Say how much there is of what can be judged as a whole only."""
+    return f"{made} of {rows} rows made yet" if made else None
