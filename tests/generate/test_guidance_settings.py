@@ -234,6 +234,32 @@ def test_guidance_that_is_refused(guidance: Any, message: str) -> None:
         validate_settings({"prompt": "p", "guidance": guidance})
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"terms": [{"laers": 3, "scale": -1}]},
+            r"must name its layers, .*\. Did you mean 'layers'\? scale must be",
+        ),
+        ({"terms": [{"laers": 3, "kind": "sgl"}]}, r"kind of a term .* Did you mean 'layers'\?"),
+        (
+            {"schedule": [{"sgima": [0, 1], "layers": [1]}]},
+            r"but got sgima\. Did you mean 'sigma'\?$",
+        ),
+        ({"cfg": {"nam": "apg"}}, r"but got \{'nam': 'apg'\}\. Did you mean 'name'\?"),
+        ({"cfg": "apg eta=0.2 eta=0.3"}, r"each name once, but eta stands more than once in 'apg"),
+        (
+            {"terms": "layers=8 layers=9 scale=1"},
+            r"layers stands more than once in 'layers=8 layers=9 scale=1'\. Keep one of them\.$",
+        ),
+        ({"terms": "8 scale=1 9"}, r"layers stands .* \(a word without = is layers\)\. Keep one"),
+    ],
+)
+def test_what_was_meant_and_what_stands_twice_is_said(content: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        GuidanceRequest.from_dict(content)
+
+
 def test_flags_over_the_guidance_of_a_file() -> None:
     file = {"prompt": "p", "guidance": {"terms": [{"layers": [1]}]}}
     found = validate_settings({**file, "rescale": 0.5, "cfg_rule": "tcfg"})

@@ -340,6 +340,47 @@ def test_all_that_is_wrong_with_a_plan_is_said_at_once_and_once_each() -> None:
         assert said.count(part) == 1, part
 
 
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (
+            {"settings": [{"nam": "x", "guidance_scale": -3, "layres": 8, "guidance": {
+                "terms": [{"layer": 8, "kind": "sgl"}], "cfgg": "apg"}}]},
+            ["Did you mean 'name'?", "but got 'layres'. Did you mean 'layers'?",
+             "but got cfgg. Did you mean 'cfg'?", "but got 'sgl'",
+             "a term must name its layers, but got {'layer': 8, 'kind': 'sgl'}. Did you mean"
+             " 'layers'?", "guidance_scale must be"],
+        ),
+        (
+            {"settings": [{"nam": "x", "stg": {"laers": 3, "axis": "q"}}, {"nam": "y"}]},
+            ["{'nam': 'y'}. Did you mean 'name'?", "but got laers. Did you mean 'layers'?",
+             "axis must be spatial"],
+        ),
+        (
+            {"settings": [{"name": "a", "grid": {"steps": 0, "stg": {"scale": {}}}, "layres": 2}]},
+            ["grid must have a list of values", "Did you mean 'layers'?", "but got 0. Correct it."],
+        ),
+        ({"settings": [{"grid": 3}]}, ["must have a name", "grid must have a list of values"]),
+        (
+            {"settings": ["cfg", {"name": "b", "layres": 8, "model": "x"}], "model": 3},
+            ["settings of a plan must be", "model of a plan must be", "Did you mean 'layers'?"],
+        ),
+        (
+            {"prompts": [{"promt": "a"}, {"imag": "b"}]},
+            ["Did you mean 'prompt'? Did you mean 'image'?"],
+        ),
+        (
+            {"settings": {"name": "a", "guidance": {"terms": "8 layers=9", "cfg": "apgg"}}},
+            ["layers stands more than once", "Did you mean 'apg'?"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_no_name_is_checked_too(content: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"must") as raised:
+        plan(**content)
+    assert [str(raised.value).count(part) for part in parts] == [1] * len(parts), raised.value
+
+
 def test_what_some_settings_have_wrong_names_them() -> None:
     settings = [{"name": name, "steps": 0} for name in "abcde"]
     with pytest.raises(ValueError, match=r"^settings 'a', 'b', 'c' and 2 more: steps must be"):

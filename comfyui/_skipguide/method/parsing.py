@@ -63,10 +63,18 @@ def parse_parts(text: str, first: str) -> Inputs:
     """
     words = [word if "=" in word else f"{first}={word}" for word in text.split()]
     pairs = [word.partition("=") for word in words]
-    named = {name for name, _, value in pairs if name and value}
-    if not pairs or len(named) < len(pairs):
+    if not pairs or not all(name and value for name, _, value in pairs):
         raise ValueError(
             f"parts must be words such as name=value, each name once, but got {text!r}. Correct it."
+        )
+    names = [name for name, _, _ in pairs]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        is_unnamed = first in twice and not all("=" in word for word in text.split())
+        unnamed = f" (a word without = is {first})" if is_unnamed else ""
+        raise ValueError(
+            f"parts must be words such as name=value, each name once, but {', '.join(twice)}"
+            f" {'stands' if len(twice) == 1 else 'stand'} more than once in {text!r}{unnamed}. Keep"
+            " one of them."
         )
     return {name: value if name == "layers" else _parse_value(value) for name, _, value in pairs}
 

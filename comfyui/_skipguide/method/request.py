@@ -256,16 +256,26 @@ def read_term(row: ReadOnlyData) -> Term:
             f"a term must have layers and a scale, but got {row!r}. Write {{layers: [8], scale:"
             " 1.0}."
         )
+    problems = validate.ProblemCollector()
     kind = row.get("kind", "stg")
     if not isinstance(kind, str) or kind not in TERM_KINDS:
-        raise ValueError(f"kind of a term must be stg or slg, but got {kind!r}. Leave it out.")
+        problems.messages.append(
+            f"kind of a term must be stg or slg, but got {kind!r}. Leave it out."
+        )
+        kind = "stg"  # which has all parts that a term may have
     parts = {name: value for name, value in row.items() if name != "kind"}
     if not parts.get("layers"):
-        raise ValueError(
-            f"a term must name its layers, but got {dict(row)!r}. Write {{layers: [8], scale:"
-            " 1.0}."
-        )
-    return _make("a term", TERM_KINDS[kind], parts)
+        known = ["kind", *_part_names(TERM_KINDS[kind])]
+        meant = validate.find_misspelt("layers", parts, known)
+        advice = "Did you mean 'layers'?" if meant else "Write {layers: [8], scale: 1.0}."
+        problems.messages.append(f"a term must name its layers, but got {dict(row)!r}. {advice}")
+        parts = {name: value for name, value in parts.items() if name != meant} | {"layers": [0]}
+    made = None
+    with problems.attempt():
+        made = _make("a term", TERM_KINDS[kind], parts)
+    problems.raise_all()
+    assert made is not None
+    return made
 
 
 def read_schedule(rows: Any) -> Schedule:
@@ -292,10 +302,14 @@ def read_cfg_rule(given: Any) -> cfg_rules.CFGRule:
     row = parsing.parse_parts(given, "name") if isinstance(given, str) else given
     name = row.get("name") if isinstance(row, Mapping) else row
     if not isinstance(name, str) or name not in CFG_RULES:
-        raise ValueError(
-            f"cfg must be one of {', '.join(CFG_RULES)}, but got {name!r}. Write cfg: {{name:"
-            " apg}, or --cfg-rule apg."
-        )
+        advice = "Write cfg: {name: apg}, or --cfg-rule apg."
+        if name is None and isinstance(row, Mapping):
+            known = ["name", *(part for kind in CFG_RULES.values() for part in _part_names(kind))]
+            if validate.find_misspelt("name", row, known):
+                name, advice = dict(row), "Did you mean 'name'?"
+        else:
+            advice = validate.did_you_mean(str(name), CFG_RULES, advice)
+        raise ValueError(f"cfg must be one of {', '.join(CFG_RULES)}, but got {name!r}. {advice}")
     return _make("cfg", CFG_RULES[name], {key: row[key] for key in row if key != "name"})
 
 
@@ -306,9 +320,23 @@ def _listed(value: Any, first: str) -> tuple[Any, ...]:
     return found
 
 
+def _part_names(kind: Any) -> list[str]:
+    """Return the parts that a term, a bin, a rule or a restart has in plain data."""
+    return [field.name for field in dataclasses.fields(kind) if field.name not in _NOT_PLAIN]
+
+
+def _required_parts(kind: Any) -> list[str]:
+    """Return the parts that have no default, such as the sigma of a bin."""
+    return [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
+
+
 def _make(what: str, kind: Any, row: Any) -> Any:
     """Make a term, a bin, a rule or a restart from its parts."""
-    known = [field.name for field in dataclasses.fields(kind) if field.name not in _NOT_PLAIN]
+    known = _part_names(kind)
     if not isinstance(row, Mapping):
         raise ValueError(f"{what} must have parts such as {known[0]}, but got {row!r}. Name them.")
     problems = validate.ProblemCollector()
@@ -317,10 +345,16 @@ def _make(what: str, kind: Any, row: Any) -> Any:
     made = None
     with problems.attempt():
         parts = {name: _from_plain(name, row[name]) for name in row if name in known}
-        try:
-            made = kind(**parts)
-        except TypeError as error:  # a bin without its sigma
-            raise ValueError(f"{what} lacks a part: {error}. Add it.") from error
+        lacking = [name for name in _required_parts(kind) if name not in parts]
+        if not lacking:
+            try:
+                made = kind(**parts)
+            except TypeError as error:
+                raise ValueError(
+                    f"{what} has a part of a wrong kind: {error}. Correct it."
+                ) from error
+        elif not all(validate.find_misspelt(name, row, known) for name in lacking):
+            raise ValueError(f"{what} lacks a part: {', '.join(map(repr, lacking))}. Add it.")
     problems.raise_all()
     return made
 

@@ -51,6 +51,20 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "Correct the 
     return f"Did you mean {close[0]!r}?" if close else otherwise
 
 
+def find_misspelt(name: str, given: Iterable[Any], known: Iterable[str]) -> str | None:
+    """Return the unknown key that was probably meant to be `name`; None if there is none.
+
+    Args:
+        given: the keys that came.
+        known: all keys that there are; each unknown one stands for the nearest of them.
+    """
+    known = list(known)
+    for key in map(str, given):
+        if key not in known and difflib.get_close_matches(key, known, n=1) == [name]:
+            return key
+    return None
+
+
 def is_number(value: Any) -> bool:
     """Return whether something is a finite number; True and False are none."""
     return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)

@@ -93,7 +93,10 @@ _STAND_IN: tuple[PlainData, ...] = (
 
 def _lacks_something(value: ReadOnlyData) -> bool:
     terms = value.get("terms")
-    return terms == "preset" or any(_lacks_layers(term) for term in _listed(terms))
+    try:
+        return terms == "preset" or any(_lacks_layers(term) for term in _listed(terms))
+    except ValueError:  # no terms: the request says so, with all the rest that is wrong
+        return False
 
 
 def _lacks_layers(term: Any) -> bool:

@@ -344,10 +344,11 @@ def _describe_invalid_bins(bins: Any, known: Sequence[str]) -> str:
 
 def _advice_on_bins(bins: Any, known: list[str]) -> str:
     rows = [row for row in bins if isinstance(row, dict)] if isinstance(bins, list) else []
-    for name in dict.fromkeys(str(name) for row in rows for name in row if name not in known):
-        if advice := validate.did_you_mean(name, known, otherwise=""):
-            return advice
-    return "Write lines like - {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
+    unknown = dict.fromkeys(str(name) for row in rows for name in row if name not in known)
+    advice = dict.fromkeys(validate.did_you_mean(name, known, otherwise="") for name in unknown)
+    return " ".join(filter(None, advice)) or (
+        "Write lines like - {sigma: [0.9, 1.1], layers: [11], scale: 2.0}."
+    )
 
 
 def _check_common_arguments(term: STG | SLG) -> None:

@@ -124,9 +124,9 @@ class Plan:
         common = {name: content[name] for name in content if name in plan_grid.KEYS}
         names = [written.model] if isinstance(written.model, str) else written.model
         settings: list[Setting] = []
-        if not {"settings", "model"} & set(wrong):
-            with problems.attempt():
-                settings = _parse_settings(written.settings, common, names, found[0], base)
+        with problems.attempt():
+            rows = _readable_settings(content.get("settings"), "model" in wrong)
+            settings = _parse_settings(rows, common, names, found[0], base)
         with problems.attempt():
             _check_seeds(written.seeds)
         with problems.attempt():
@@ -184,12 +184,13 @@ def _validation_message(name: str, own: ReadOnlyData) -> str:
 def _advice(name: str, own: ReadOnlyData) -> str:
     """Return what to do about a wrong key of a plan: of prompts, whose keys may be misspelt."""
     rows = own.get(name) if name == "prompts" else None
+    advice: dict[str, None] = {}
     for row in rows if isinstance(rows, list) else [rows]:
         known = PromptFile.model_fields if row is rows else Entry.model_fields
         for key in row if isinstance(row, dict) else ():
-            if key not in known and (advice := validate.did_you_mean(str(key), known, "")):
-                return advice
-    return "Correct it." if name in own else "Add it."
+            if key not in known and (said := validate.did_you_mean(str(key), known, "")):
+                advice[said] = None
+    return " ".join(advice) or ("Correct it." if name in own else "Add it.")
 
 
 def _read_prompts(written: str | PromptFile | Sequence[str | Entry], base: Path) -> list[Prompt]:
@@ -202,8 +203,24 @@ def _read_prompts(written: str | PromptFile | Sequence[str | Entry], base: Path)
     )
 
 
+def _readable_settings(given: object, without_model: bool) -> list[PlainData]:
+    """Return the settings of a plan that can be checked, whatever else is wrong with it.
+
+    Args:
+        given: what the plan says.
+        without_model: leave out for which model they are, where the plan's are not known.
+    """
+    listed = given if isinstance(given, list) else [given]
+    left_out = ("model",) if without_model else ()
+    return [
+        {name: value for name, value in row.items() if name not in left_out}
+        for row in listed
+        if isinstance(row, dict) and all(isinstance(name, str) for name in row)
+    ]
+
+
 def _parse_settings(
-    written: PlainData | list[PlainData],
+    entries: Sequence[PlainData],
     common: ReadOnlyData,
     models: Sequence[str],
     prompt: Prompt,
@@ -214,7 +231,6 @@ def _parse_settings(
     Raises:
         ValueError: for all that is wrong in them, each thing once, with the settings that have it.
     """
-    entries = [written] if isinstance(written, dict) else written
     found: list[Setting] = []
     wrong: dict[str, list[str]] = {}  # what is wrong -> names of settings
     names: dict[str, None] = {}
@@ -261,8 +277,15 @@ def _expand_entry(
     words = {key: value for key, value in entry.items() if key != "model"}
     try:
         points = list(plan_grid.expand_grid(words))
-    except ValueError as error:
-        yield str(entry.get("name") or ""), (str(error),)
+    except validate.Problems as error:
+        given = str(entry.get("name") or "")
+        yield given, error.messages
+        # All the rest is checked too.
+        for name, own in plan_grid.expand_grid(plan_grid.without_faults(words)):
+            try:
+                _make_setting(name, {**common, **own}, model, prompt, base)
+            except validate.Problems as more:
+                yield name if given else "", more.messages
         return
     for name, own in points:
         try:
@@ -305,7 +328,7 @@ _SETTING_KEYS = (*plan_grid.KEYS, "prompt", "image", "seed")
 def _unknown_settings(given: ReadOnlyData) -> Iterator[str]:
     for name in given:
         if name not in _SETTING_KEYS:
-            known = ["name", "model", "grid", *plan_grid.KEYS]
+            known = plan_grid.ENTRY_KEYS
             advice = validate.did_you_mean(str(name), known, "Remove it.")
             yield f"a setting must be one of {', '.join(known)}, but got {name!r}. {advice}"
 

@@ -28,6 +28,7 @@ KEYS = tuple(
     )
     if name not in (*_OF_PLAN, "model")
 )  # fmt: skip
+ENTRY_KEYS = ("name", "model", "grid", *KEYS)
 _SKIPPING = {"layers", "random_share", "schedule", "slg_layers", "term", "guidance", *SCALE_AXES}
 
 
@@ -38,21 +39,52 @@ def expand_grid(entry: ReadOnlyData) -> Iterator[tuple[str, PlainData]]:
     8], scale: [1, 2]}}` means 8 settings, named after the entry and their point.
 
     Raises:
-        ValueError: for an entry without a name, or a grid that is not made of lists.
+        Problems: for an entry without a name, and for a grid that is not made of lists.
     """
     words = dict(entry)
     name, grid = words.pop("name", None), words.pop("grid", {})
+    problems = validate.ProblemCollector()
     if not isinstance(name, str) or not name.strip():
-        raise ValueError(
-            f"every setting must have a name, but got {dict(entry)!r}. Write {{name: stg, ...}}."
+        advice = "Did you mean 'name'?" if misspelt_name(entry) else "Write {name: stg, ...}."
+        problems.messages.append(
+            f"every setting must have a name, but got {dict(entry)!r}. {advice}"
         )
-    axes = list(_grid_axes(grid, ()))
+    axes: list[tuple[tuple[str, ...], Sequence[Any]]] = []
+    with problems.attempt():
+        axes = list(_grid_axes(grid, ()))
+    problems.raise_all()
+    assert isinstance(name, str)
     for point in itertools.product(*(values for _, values in axes)):
         at = [(path, value) for (path, _), value in zip(axes, point, strict=True)]
         yield (
             " ".join([name.strip(), *(f"{path[-1]}={_format_value(value)}" for path, value in at)]),
             _apply_point(words, at),
         )
+
+
+def misspelt_name(entry: ReadOnlyData) -> str | None:
+    """Return the key of an entry without a name that was probably meant to be `name`."""
+    return validate.find_misspelt("name", entry, ENTRY_KEYS) if "name" not in entry else None
+
+
+def without_faults(entry: ReadOnlyData) -> PlainData:
+    """Return an entry with a name, and with what can be read of its grid, to check all the rest."""
+    meant = misspelt_name(entry)
+    words = {key: value for key, value in entry.items() if key != meant}
+    name = words.get("name")
+    if not isinstance(name, str) or not name.strip():
+        words["name"] = "a setting"
+    if (grid := words.pop("grid", None)) is not None:
+        words["grid"] = _lists_in(grid)
+    return words
+
+
+def _lists_in(grid: Any, inner: bool = False) -> Any:
+    """Return a grid in which a value that is no list is a list of that value."""
+    if isinstance(grid, Mapping):
+        found = {key: _lists_in(values, True) for key, values in grid.items()}
+        return {key: values for key, values in found.items() if values}
+    return (grid if isinstance(grid, list) else [grid]) if inner else {}
 
 
 def _grid_axes(grid: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Sequence[Any]]]:
@@ -152,23 +184,30 @@ def _whole_term(term: ReadOnlyData) -> PlainData:
 
 
 def _check_term(term: Any) -> None:
-    unknown = sorted(set(map(str, term)) - set(_TERM_KEYS)) if isinstance(term, Mapping) else []
+    """Check what a term of `stg` says.
+
+    Raises:
+        Problems: with all that is wrong with it.
+    """
     problems = validate.ProblemCollector()
-    for name in unknown:
+    rows = term if isinstance(term, Mapping) else {}
+    for name in sorted(set(map(str, rows)) - set(_TERM_KEYS)):
         more = "Write guidance: {terms: [...]} for more."
         problems.messages.append(
             f"a term of stg has {', '.join(_TERM_KEYS)}, but got {name}."
             f" {validate.did_you_mean(name, _TERM_KEYS, more)}"
         )
-    problems.raise_all()
-    if not isinstance(term, Mapping) or (
-        term.get("layers") in (None, "", []) and "random_share" not in term
-    ):
-        raise ValueError(
+    lacks_layers = rows.get("layers") in (None, "", []) and "random_share" not in rows
+    meant = any(
+        validate.find_misspelt(name, rows, _TERM_KEYS) for name in ("layers", "random_share")
+    )
+    if lacks_layers and not meant:
+        problems.messages.append(
             f"stg must be a term with layers, a list of such terms, or preset, but got {term!r}."
             " Write stg: {layers: [8], scale: 1.0}."
         )
-    if not isinstance(axis := term.get("axis"), str | None) or axis not in _SCALE_BY_AXIS:
-        raise ValueError(
+    if not isinstance(axis := rows.get("axis"), str | None) or axis not in _SCALE_BY_AXIS:
+        problems.messages.append(
             f"axis must be spatial, temporal or left out, but got {axis!r}. Choose one of them."
         )
+    problems.raise_all()
