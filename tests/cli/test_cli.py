@@ -680,8 +680,11 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ("generate x --config empty.yaml", "but empty.yaml holds NoneType."),
     (
         "generate x --config twice.yaml",
-        "twice.yaml is not: steps stands on line 1 and on line 3, but only one of them can count.",
+        "twice.yaml is not: steps stands on line 1 and on line 3, but only one of them can count."
+        " Keep one.\n",
     ),
+    ("generate x --config broken.yaml", ". Correct it there.\n"),
+    ("generate x --schedule twice.yaml", "only one of them can count. Keep one.\n"),
     ("generate x --config typo.yaml", "but got 'guidance_scal'. Did you mean 'guidance_scale'?"),
     (
         "generate x --config text.yaml",
@@ -791,6 +794,22 @@ def test_refused_before_the_model_loads(
 
     monkeypatch.setattr(loading, "load_pipeline", load)
     refused(full, typed, message)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "sweep p.yaml --out", "report x -o", "compare x --out-dir", "evaluate x --vbench-export",
+        "convert opensora --transformer a --vae b --text-encoder c --out",
+        "lab train mochi --folder", "lab pack mochi --docs", "paper report --docs",
+        "paper report --folder",
+    ],
+)  # fmt: skip
+def test_a_folder_without_a_name_is_not_the_current_one(here: Path, typed: str) -> None:
+    said = run(*typed.split(), "", code=2).stderr
+    assert f"'{typed.split()[-1]}'" in said or "'--out' / '-o'" in said
+    assert "a folder must have a name, but got an empty one. Name it; the current" in said
+    assert names(here) == []
 
 
 @pytest.mark.parametrize(("typed", "message"), LATE)

@@ -622,6 +622,13 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(
     with pytest.raises(ValueError, match=r"no such folder\. Did you mean lab-mochi\?$"):
         loading.load_pipeline("lab-mochy")
     assert loading.local_folder("genmo/mochi-1-preview") is None
+    monkeypatch.chdir(tiny_mochi_dir.parent)
+    with pytest.raises(ValueError, match=r"no such folder\. Did you mean lab-mochi\?$"):
+        loading.load_pipeline("LAB-MOCHI")
+    with pytest.raises(ValueError, match=r"no such folder\. Check the name\.$"):
+        loading.load_pipeline("wan")
+    with pytest.raises(ValueError, match=rf"Did you mean {tiny_mochi_dir.name}\?$"):
+        loading.load_pipeline(tiny_mochi_dir.name.upper())
 
 
 def _hub_error(kind: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:

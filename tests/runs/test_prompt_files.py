@@ -97,13 +97,24 @@ def test_a_table_names_pictures_and_dimensions(tmp_path: Path) -> None:
         ("p.csv", "", r"has the columns none"),
         ("p.csv", "id,prompt\n1,a, b\n", r"no more cells than there are columns, 2, but line 2 of"
          r" .* has 3\. Put prompts with commas in quotes\."),
-        ("p.csv", 'id,prompt\n1,"a\n', r"line 2 of .* is not: unexpected end of data"),
+        ("p.csv", 'id,prompt\n1,"a\n2,b\n', r"line 2 of .* is not: unexpected end of data\. Most"
+         r" often a closing quote is missing in its row: add it\. Put cells with quotes"),
+        ("p.csv", f"id,prompt\n1,a\n2,{'b' * 200_000}\n", r"line 3 of .* is not: a cell has more"
+         r" than 131072 characters\. Most often a closing quote is missing in its row: add it\."),
+        ("p.csv", 'id,prompt\n1,a\n2,"b\n' + "3,c\n" * 50_000, r"line 3 of .* cell has more than"),
+        ("p.csv", 'id,prompt\n1,"a "b" c"\n', r"line 2 of .*\. Put cells with quotes in quotes"),
+        ("p.csv", "prompt,prompt_en\na,b\n", r"one column of prompts, but .* has prompt and"
+         r" prompt_en, and either may be meant\. Rename the one that is not\."),
         ("p.csv", "prompt,id,prompt\na,1,b\n", r"columns .* must have names .* has prompt twice"),
         ("p.csv", "id,prompt\n1,a\n2,\n", r"line 3 of .* is .*'id': '2'.*\. Give it a prompt\."),
         ("p.txt", "id,prompt,seed\n1,a,7\n", r"begins with the columns id, prompt, seed\. Name it"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt"\n', r"line 2 of .* is not"),
         ("p.jsonl", '{"text": "a"}\n', r"line 1 of .* Give it a prompt"),
-        ("p.jsonl", '{"prompt": "a", "prompt": "b"}\n', r"prompt stands on line 1 and on line 1"),
+        ("p.jsonl", '{"prompt": "a", "prompt": "b"}\n', r"^each line of p\.jsonl must"
+         r" have every key once, but in \S+p\.jsonl prompt stands twice on line 1, but only one of"
+         r" them can count\. Keep one\.$"),
+        ("p.jsonl", '"x"\n\n"y"\n{"prompt": "a", "prompt": "b"}\n', r"stands twice on line 4, but"),
+        ("p.jsonl", '"x"\n{"a":\t"b", "a":\t"c"}\n', r"a stands twice on line 2[.,]"),
         ("p.json", '{"0": "a",\n"0": "b"}', r"every key once, but in .* 0 stands on line 1 and on"),
         ("p.txt", "ein Hund läuft".encode("cp1252"), r"it is no UTF-8 text\. Save it as UTF-8\."),
         ("p.txt", "# only\n# comments\n", r"must have at least one, but .* has none"),

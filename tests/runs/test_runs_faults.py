@@ -34,7 +34,7 @@ from skipguide.runs import Run, sweep
 from skipguide.runs.ledger import Ledger
 from skipguide.runs.storage import BROKEN
 from skipguide.runs.sweep import ClipPublished, SweepEstimate
-from support.drawn import plan_of, plan_with, swept
+from support.drawn import Drawn, plan_of, plan_with, swept
 from support.kills import consistent
 
 KILLS = int(os.environ.get("SKIPGUIDE_KILLS", "40"))
@@ -378,6 +378,25 @@ def _read(folder: Path, words: dict[str, Any], options: dict[str, Any], told: An
 def test_a_run_that_cannot_be_written_can_be_read(public: Path) -> None:
     _no_rights(public / "run")
     assert Child(public / "run", None, _read).end() == ("8", "False")
+
+
+def _estimate(folder: Path, words: dict[str, Any], options: dict[str, Any], told: Any) -> None:
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    told.send(("begins", None))
+    planned = sweep.estimate(plan_of(**words), folder, Drawn(folder / "work"))
+    told.send((f"{planned.missing} of {planned.clips}", "\n".join(planned.notes)))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_dry_run_writes_nothing_and_needs_no_right_to_write(public: Path, seeds: int) -> None:
+    _no_rights(public / "run")
+    before = {path: path.stat().st_mtime_ns for path in (public / "run").rglob("*")}
+    missing, notes = Child(public / "run", {"seeds": seeds}, _estimate).end()
+    assert missing == f"{8 * (seeds - 1)} of {8 * seeds}"
+    # That the sweep itself is going to be refused is said where it has something to do.
+    assert ("a run needs a folder that can be written" in str(notes)) == (seeds > 1)
+    assert {path: path.stat().st_mtime_ns for path in (public / "run").rglob("*")} == before
 
 
 def _change_without_merging(folder: Path) -> None:

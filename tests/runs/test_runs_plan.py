@@ -397,6 +397,16 @@ def test_misspelt_words_of_guidance_are_told(guidance: dict[str, Any]) -> None:
         plan(settings=[{"name": "a", "guidance": guidance}])
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("model: a\nmodel: b\n", r"count\. Keep one\.$"), ("a: [1,\nb: {", r"[^.]\. Check it\.$")],
+)
+def test_a_refusal_ends_in_one_full_stop(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        Plan.read(tmp_path / "p.yaml")
+
+
 def test_a_plan_with_two_blocks_of_settings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(f"{PLAN}settings: []\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"settings stands on line 6 and on line 9, but only one"):

@@ -60,9 +60,15 @@ def compare(
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT...", show_default=False)
     ] = None,
-    out_dir: Annotated[Path, typer.Option("--out-dir", help="The folder for all files.")] = Path(
-        "compare"
-    ),
+    out_dir: Annotated[
+        Path,
+        typer.Option(
+            "--out-dir",
+            help="The folder for all files.",
+            parser=options.parse_folder,
+            metavar="PATH",
+        ),
+    ] = Path("compare"),
     config: Config = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

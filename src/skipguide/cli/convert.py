@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json
+from skipguide.cli.options import Json, parse_folder
 
 convert = typer.Typer(
     help="Write published checkpoints in diffusers' layout.", no_args_is_help=True
@@ -31,7 +31,12 @@ def opensora(
     transformer: Annotated[Path, typer.Option(help="A download of hpcai-tech/OpenSora-STDiT-v3.")],
     vae: Annotated[Path, typer.Option(help="A download of hpcai-tech/OpenSora-VAE-v1.2.")],
     text_encoder: Annotated[Path, typer.Option(help="A download of DeepFloyd/t5-v1_1-xxl.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="The folder to write.", parser=parse_folder, metavar="PATH"
+        ),
+    ],
     dtype: Annotated[
         str, typer.Option(help="Of the weights: float32, bfloat16, float16.")
     ] = "float32",

@@ -16,7 +16,7 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.families import Line, print_lines
-from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix
+from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix, parse_folder
 
 if TYPE_CHECKING:
     from rich.table import Column
@@ -81,7 +81,11 @@ def evaluate(
     ] = None,
     vbench_export: Annotated[
         Path | None,
-        typer.Option(help="New folder for the videos as VBench names them, to run its scorer on."),
+        typer.Option(
+            help="New folder for the videos as VBench names them, to run its scorer on.",
+            parser=parse_folder,
+            metavar="PATH",
+        ),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

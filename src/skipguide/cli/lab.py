@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix
+from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix, parse_folder
 from skipguide.method.protocols import PlainData
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
@@ -20,7 +20,11 @@ Model = Annotated[str, typer.Argument(help="mochi, svd or opensora.")]
 Folder = Annotated[
     Path | None,
     typer.Option(
-        "--folder", help="Where the training keeps its results.", show_default="runs/lab-MODEL"
+        "--folder",
+        help="Where the training keeps its results.",
+        show_default="runs/lab-MODEL",
+        parser=parse_folder,
+        metavar="PATH",
     ),
 ]
 
@@ -145,7 +149,12 @@ def pack(
     machine: Annotated[
         str, typer.Option(help="Kind of machine that trained it, for the card.")
     ] = "2 CPU cores",
-    docs: Annotated[Path | None, typer.Option(help="Also write the card into this folder.")] = None,
+    docs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the card into this folder.", parser=parse_folder, metavar="PATH"
+        ),
+    ] = None,
 ) -> None:
     """Put a trained model into the package, with its card."""
     folder = _training_folder(model, folder)

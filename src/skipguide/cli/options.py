@@ -34,6 +34,23 @@ Config = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
+
+
+def parse_folder(text: str | Path) -> Path:
+    """Return the folder that an option names; an empty name would be the current folder.
+
+    A script whose variable is empty would otherwise write among other files.
+
+    Raises:
+        typer.BadParameter: for an empty name.
+    """
+    if str(text) == "":
+        raise typer.BadParameter(
+            "a folder must have a name, but got an empty one. Name it; the current folder is ."
+        )
+    return Path(text)
+
+
 _DEFAULT_LABELS = {
     "negative_prompt": "empty", "image": "none", "image_fit": "crop", "orthogonalize": "no",
     "term": "none", "slg_layers": "none", "schedule": "none", "restart": "none",
@@ -151,7 +168,8 @@ def read_config(path: Path | None) -> PlainData:
         content = documents.load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8; a date that is none
         raise ValueError(
-            f"--config must be a YAML file, but {path} is not: {error} Correct it there."
+            f"--config must be a YAML file, but {path} is not:"
+            f" {documents.advise(error, 'Correct it there.')}"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json
+from skipguide.cli.options import Json, parse_folder
 
 if TYPE_CHECKING:
     from skipguide.paper.run import Order
@@ -21,7 +21,10 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="lab-mochi, ...", show_default="all that are there"),
 ]
-Folder = Annotated[Path, typer.Option("--folder", help="Where the records are.")]
+Folder = Annotated[
+    Path,
+    typer.Option("--folder", help="Where the records are.", parser=parse_folder, metavar="PATH"),
+]
 Weights = Annotated[
     list[str] | None,
     typer.Option(help="MODEL=FOLDER: other weights.", show_default="the packaged ones"),
@@ -112,7 +115,11 @@ def report(
     folder: Folder = RUNS,
     docs: Annotated[
         Path,
-        typer.Option(help="Gets paper-in-miniature.md, and paper/ with plots and raw numbers."),
+        typer.Option(
+            help="Gets paper-in-miniature.md, and paper/ with plots and raw numbers.",
+            parser=parse_folder,
+            metavar="PATH",
+        ),
     ] = Path("docs"),
 ) -> None:
     """Write the report: tables, plots, raw numbers as CSV."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json, Overwrite
+from skipguide.cli.options import Json, Overwrite, parse_folder
 
 
 def report(
@@ -17,7 +17,15 @@ def report(
         typer.Argument(metavar="RUN", help="The folder of a run, as skipguide sweep wrote it."),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write.", show_default="RUN-report")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder to write.",
+            show_default="RUN-report",
+            parser=parse_folder,
+            metavar="PATH",
+        ),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

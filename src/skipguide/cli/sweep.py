@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from skipguide.cli import console
 from skipguide.cli.families import align_columns
-from skipguide.cli.options import Json
+from skipguide.cli.options import Json, parse_folder
 from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
@@ -48,7 +48,14 @@ def sweep(
     plan: Annotated[Path, typer.Argument(help="The YAML file of prompts, seeds and settings.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The run directory.", show_default="runs/PLAN"),
+        typer.Option(
+            "--out",
+            "-o",
+            help="The run directory.",
+            show_default="runs/PLAN",
+            parser=parse_folder,
+            metavar="PATH",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the plan, print what it costs, and stop.")

@@ -63,10 +63,13 @@ def local_folder(model: str) -> Path | None:
 
 def _suggest_model(model: str, beside: list[str]) -> str:
     """Name the model that was meant, or those in the folder where it was looked for."""
-    close = difflib.get_close_matches(model, [*packaged.NAMES, *beside], n=3, cutoff=0.7)
+    by_lower = {name.lower(): name for name in (*beside, *packaged.NAMES)}
+    close = difflib.get_close_matches(model.lower(), by_lower, n=3, cutoff=0.7)
     if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return f"There are {', '.join(beside)}." if beside else "Check the name."
+        return f"Did you mean {' or '.join(by_lower[name] for name in close)}?"
+    # A bare word names no folder to look in: other models in the current one are no answer to it.
+    names_folder = Path(model).name != model
+    return f"There are {', '.join(beside)}." if beside and names_folder else "Check the name."
 
 
 def load_pipeline(

@@ -307,7 +307,8 @@ class Schedule:
             yaml.YAMLError,
         ) as error:  # ValueError: no UTF-8; a date that is none
             raise ValueError(
-                f"a schedule must be a YAML file that can be read, but {path} cannot: {error}."
+                f"a schedule must be a YAML file that can be read, but {path} cannot:"
+                f" {documents.advise(error, 'Check it.')}"
             ) from error
         source = found.get("source", "") if isinstance(found, dict) else ""
         bins = found.get("bins") if isinstance(found, dict) else found

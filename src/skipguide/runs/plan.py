@@ -91,9 +91,10 @@ class Plan:
             ValueError,
             yaml.YAMLError,
         ) as error:  # ValueError: no UTF-8; a date that is none
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            reason = error.strerror if isinstance(error, OSError) else error
             raise ValueError(
-                f"a plan must be a readable YAML file, but {path} is not: {reason}. Check it."
+                f"a plan must be a readable YAML file, but {path} is not:"
+                f" {documents.advise(reason, 'Check it.')}"
             ) from None
         if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
             raise ValueError(

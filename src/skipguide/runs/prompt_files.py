@@ -111,6 +111,7 @@ def _table_rows(text: str, separators: str, path: Path) -> Iterator[Row]:
     table = "\n".join(lines[start:])
     separator = _find_separator(lines[start] if start < len(lines) else "", separators)
     reader = csv.reader(io.StringIO(table, newline=""), delimiter=separator, strict=True)
+    before = 0
     try:
         names = [name.strip().lower() for name in next(reader, [])]
         _check_columns(names, path)
@@ -121,9 +122,21 @@ def _table_rows(text: str, separators: str, path: Path) -> Iterator[Row]:
                 yield Row(place, _name_cells(names, cells, place, path))
     except csv.Error as error:
         raise ValueError(
-            f"a table of prompts must be sound, but line {start + reader.line_num} of {path} is"
-            f' not: {error}. Put cells with quotes in quotes, each " doubled.'
+            _describe_csv_error(error, start + before + 1, start + reader.line_num, path)
         ) from None
+
+
+def _describe_csv_error(error: csv.Error, first: int, last: int, path: Path) -> str:
+    """Say what is wrong with a row that begins on the line `first` and was read to `last`."""
+    reason, line = str(error), last
+    advice = 'Put cells with quotes in quotes, each " doubled.'
+    too_long = reason.startswith("field larger than")
+    if too_long or reason.startswith("unexpected end"):  # the rest of the file is one cell
+        line = first
+        advice = f"Most often a closing quote is missing in its row: add it. {advice}"
+    if too_long:
+        reason = f"a cell has more than {csv.field_size_limit()} characters"
+    return f"a table of prompts must be sound, but line {line} of {path} is not: {reason}. {advice}"
 
 
 def _is_before_header(line: str) -> bool:
@@ -144,6 +157,11 @@ def _check_columns(names: Sequence[str], path: Path) -> None:
             f" {', '.join(twice)} twice. Rename one."
         )
     found = [name for name in PROMPT_COLUMNS if name in names]
+    if len(found) > 1:
+        raise ValueError(
+            f"a table must have one column of prompts, but {path} has {' and '.join(found)}, and"
+            " either may be meant. Rename the one that is not."
+        )
     if len(found) != 1 and not (not found and "image" in names):
         came = ", ".join(name[:40] or "one without a name" for name in names) or "none"
         raise ValueError(
@@ -193,7 +211,11 @@ def _lines_of_json(text: str, path: Path) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield Row(f"line {number}", documents.load_json(line))
+                yield Row(f"line {number}", documents.load_json(line, number))
+            except documents.DuplicateKeys as error:
+                raise ValueError(
+                    f"each line of {path.name} must have every key once, but in {path} {error}"
+                ) from None
             except ValueError as error:
                 raise ValueError(
                     f"each line of {path.name} must be JSON, a text or a row with prompt, but line"

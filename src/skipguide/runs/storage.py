@@ -53,7 +53,7 @@ def check_run_folder(folder: Path) -> None:
     """Check that a folder can hold a run.
 
     Raises:
-        ValueError: if it is a file, a folder of something else, or cannot be written.
+        ValueError: if it is a file, or a folder of something else.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"a run needs a folder, but {folder} is a file. Name another with --out.")
@@ -64,6 +64,14 @@ def check_run_folder(folder: Path) -> None:
                 f"a run needs an empty folder, a new one, or that of a run, but {folder} holds "
                 f"{', '.join(others[:3])}. Name another with --out."
             )
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a sweep may write to a folder, or make it.
+
+    Raises:
+        ValueError: if it may not.
+    """
     parent = next(
         place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
     )
@@ -92,10 +100,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Be the only sweep in a folder until the block or the process ends, however it ends.
 
     Raises:
-        ValueError: if there is another one, or as `check_run_folder`.
+        ValueError: if there is another one, or as `check_run_folder` and `check_writable`.
         OSError: if nothing can be written there.
     """
     check_run_folder(folder)
+    check_writable(folder)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     # SQLite's own lock works on every system and goes with the process.

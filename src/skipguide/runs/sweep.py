@@ -147,11 +147,13 @@ def estimate(
 ) -> SweepEstimate:  # fmt: skip
     """Return what `sweep` would do; it writes to a copy of the ledger only.
 
+    A folder that cannot be written is no error here; where clips are missing, a note says it.
+
     Args:
         retry_failed, thorough: as for `sweep`.
 
     Raises:
-        ValueError, OSError: as `sweep`.
+        ValueError, OSError: as `sweep`, but for folders that cannot be written.
     """
     files.check_run_folder(folder)
     prepared = _prepare_plan(plan, engine)
@@ -162,9 +164,12 @@ def estimate(
         notes = _register_and_reconcile(
             ledger, folder, prepared, retry_failed, thorough, keep_files=True
         )
-        return _estimate_sweep(
-            prepared, progress.pending_jobs(ledger, prepared.jobs), ledger, folder, engine, notes
-        )
+        missing = progress.pending_jobs(ledger, prepared.jobs)
+        try:
+            files.check_writable(folder)
+        except ValueError as error:  # nothing is written here, but the sweep is going to be refused
+            notes += [str(error)] if missing else []
+        return _estimate_sweep(prepared, missing, ledger, folder, engine, notes)
 
 
 def _copy_ledger(folder: Path, scratch: Path) -> Ledger:
