@@ -190,7 +190,8 @@ def test_more_videos_do_not_change_the_order_of_the_others(painted_run: Path) ->
 
 def test_a_test_without_pairs_is_refused(painted_run: Path) -> None:
     with pytest.raises(
-        ValueError, match="needs two finished videos of one prompt and seed of the chosen settings"
+        ValueError,
+        match="needs two finished videos of one prompt and seed of the settings in its link",
     ):
         blind_test.tasks(clips_of(painted_run), "pair", [1], "Ann")
 

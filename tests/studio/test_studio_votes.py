@@ -222,14 +222,59 @@ def test_votes_of_before_have_their_names(painted_copy: Path, clock: Clock) -> N
     assert begin(web, "Ann", same=True)["status"] == "known"
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@x", "", "  ", "a" * 41, "a\x00b"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((name, "must not begin with one of = + - @") for name in ("=1+1", "+x", "-x", "@x")),
+        *((name, "must have 1 to 40 letters, but got none") for name in ("", "  ", "\u200d\u200c")),
+        ("a" * 41, "must have 1 to 40 letters, but got 41"),
+        ("a\x00b", "must not have control characters"),
+        ("a\u202eb", "but got U+202E RIGHT-TO-LEFT OVERRIDE. Leave it out."),
+        ("a\u200bb", "but got U+200B ZERO WIDTH SPACE. Leave it out."),
+    ],
+)
 def test_names_that_a_table_cannot_hold_are_refused(
-    painted_copy: Path, clock: Clock, name: str
+    painted_copy: Path, clock: Clock, name: str, reason: str
 ) -> None:
     web = client(painted_copy, clock)
     refused = web.post("/api/study/begin", json={"rater": name, "key": KEY})
     assert refused.status_code == 422
-    assert refused.json()["error"].startswith("a name must have 1 to 40 letters")
+    assert refused.json()["error"].startswith("a name must ")
+    assert reason in refused.json()["error"]
+
+
+# Mahshid Niakan with the joiner that Persian is written with, and a family of one letter.
+@pytest.mark.parametrize("name", ["مه\u200cشید نیکان", "👨\u200d👩\u200d👧", "❤️ Zoë", "क्\u200dष"])
+def test_names_of_all_scripts_are_taken(painted_copy: Path, clock: Clock, name: str) -> None:
+    web = client(painted_copy, clock)
+    assert begin(web, name)["rater"] == name
+    assert following(web, name, key=KEY)["task"]
+    alike = begin(web, name.replace("\u200c", "").replace("\u200d", ""), "another-key-0123456789")
+    assert alike["status"] == "taken"  # nobody sees a difference
+
+
+@pytest.mark.parametrize(
+    ("link", "needs"),
+    [
+        ({"kind": "pair", "settings": [1]}, "two finished videos of one prompt and seed"),
+        ({"kind": "pair", "settings": [901, 902]}, "two finished videos of one prompt and seed"),
+        ({"kind": "rating", "settings": []}, "a finished video"),
+    ],
+)
+def test_a_link_that_fits_no_test_takes_no_name(
+    painted_copy: Path, clock: Clock, link: dict[str, Any], needs: str
+) -> None:
+    web = client(painted_copy, clock)
+    refused = web.post("/api/study/begin", json={"rater": "Ann", "key": KEY, **link})
+    assert refused.status_code == 404
+    assert refused.json()["detail"] == (
+        f"this link fits no test: a test needs {needs} of the settings in its link, but the run has"
+        " none. Ask for another link."
+    )
+    with Run.open(painted_copy) as run:
+        assert run.rater_keys() == {}
+    link = {"kind": "pair", "settings": [1, 2]}
+    assert web.post("/api/study/begin", json={"rater": "Ann", "key": KEY, **link}).is_success
 
 
 def test_of_two_at_the_same_moment_one_gets_the_name(painted_copy: Path) -> None:
@@ -328,6 +373,27 @@ def test_the_version_of_votes_changes_with_every_vote(painted_copy: Path, clock:
         answer(web, task, answers={"preference": side})
         seen.append(web.get("/api/counts").json()["votes_version"])
     assert len(set(seen)) == 4
+
+
+def test_the_version_of_votes_changes_with_the_raters(painted_copy: Path, clock: Clock) -> None:
+    """The page lists who has begun, before any vote."""
+    web = client(painted_copy, clock)
+
+    def version() -> str:
+        return web.get("/api/counts").json()["votes_version"]
+
+    seen = [version()]
+    for name in ("Ann", "Bob"):
+        begin(web, name, f"key-of-a-browser-of-{name}")
+        seen.append(version())
+    with Run.open(painted_copy, writable=True) as run:
+        run.remove_rater("Ann")
+        seen.append(version())
+        run.remove_rater("Bob")
+    assert len(set(seen)) == 4
+    assert version() == seen[0] == version()  # nothing is as nothing was
+    begin(web, "Cem", "key-of-a-browser-of-Cem")
+    assert version() not in seen
 
 
 def test_raters_are_listed(voted: TestClient, painted_copy: Path) -> None:

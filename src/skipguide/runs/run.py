@@ -332,9 +332,10 @@ class Run:
         return [Vote(**{name: row[name] for name in Vote.__dataclass_fields__}) for row in rows]
 
     def votes_version(self) -> str:
-        """Return a text that is another one after every change of the votes."""
+        """Return a text that is another one after every change of the votes or the raters."""
         (row,) = self._ledger.rows("SELECT count(*) AS n, ifnull(max(id), 0) AS newest FROM votes")
-        return f"{row['n']}-{row['newest']}"
+        names = to_json(sorted(self.rater_keys()))  # who has begun is a rater before any vote
+        return f"{row['n']}-{row['newest']}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
 
     def rater_keys(self) -> dict[str, set[str]]:
         """Return the names that raters have taken, each with what its browsers are known by."""

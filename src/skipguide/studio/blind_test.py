@@ -76,7 +76,8 @@ def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str
             "a finished video" if kind == "rating" else "two finished videos of one prompt and seed"
         )
         raise ValueError(
-            f"a test needs {needed} of the chosen settings, but there are none. Choose others."
+            f"a test needs {needed} of the settings in its link, but the run has none. Ask for"
+            " another link."
         )
     return sorted(found, key=lambda task: _pseudorandom_number(rater, "order", task))
 

@@ -16,6 +16,8 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 
 LONGEST = 40  # letters of a name
+# Persian and many scripts of India are not written without them, nor are families of emoji.
+_JOINERS = "\u200c\u200d"
 Claim = Literal["new", "known", "taken"]
 
 
@@ -23,15 +25,28 @@ def check_name(name: str) -> str:
     """Return the name of a rater as it is kept: without spaces around it.
 
     Raises:
-        ValueError: if it is empty, too long, or a table program would take it for a formula.
+        ValueError: if it is empty, too long, has a character that cannot be seen, or a table
+            program would take it for a formula.
     """
-    name = " ".join(name.split())
-    if 0 < len(name) <= LONGEST and name.isprintable() and name[0] not in "=+-@":
-        return name
-    raise ValueError(
-        f"a name must have 1 to {LONGEST} letters and must not begin with one of = + - @, but got"
-        f" {name[:60]!r}. Choose another one."
-    )
+    name = " ".join(name.split()).strip(f" {_JOINERS}")
+    hidden = next((each for each in name if not (each.isprintable() or each in _JOINERS)), None)
+    if hidden is not None:
+        raise ValueError(
+            "a name must not have control characters, marks that turn the direction of text, or"
+            f" others that cannot be seen, but got {_describe_hidden(hidden)}. Leave it out."
+        )
+    if not 0 < len(name) <= LONGEST:
+        got = f"{len(name)}: {name[:60]!r}" if name else "none"
+        raise ValueError(f"a name must have 1 to {LONGEST} letters, but got {got}. Choose another.")
+    if name[0] in "=+-@":
+        raise ValueError(
+            f"a name must not begin with one of = + - @, but got {name!r}. Choose another."
+        )
+    return name
+
+
+def _describe_hidden(letter: str) -> str:
+    return " ".join((f"U+{ord(letter):04X}", unicodedata.name(letter, ""))).strip()
 
 
 def begin(run: Run, name: str, key: str, is_same: bool) -> PlainData:
@@ -80,7 +95,8 @@ def _free(name: str, names: Collection[str]) -> str:
 
 
 def _fold(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).casefold()
+    seen = name.translate(dict.fromkeys(map(ord, _JOINERS)))  # two that look alike are one
+    return unicodedata.normalize("NFKC", seen).casefold()
 
 
 def _hash(key: str) -> str:

@@ -35,6 +35,8 @@ class BeginBody(BaseModel):
     rater: RaterName
     key: BrowserKey
     same: bool = False  # the name is taken, and the person says that it is their own
+    kind: Kind | None = None  # of the test, which must be one before a name is taken for it
+    settings: SettingIds = []
 
 
 class _Body(BaseModel):
@@ -65,6 +67,8 @@ def add_study_routes(app: FastAPI, folder: Path, names: BlindNames) -> None:
 
     @app.post("/api/study/begin")
     def begin(asked: Annotated[BeginBody, Body()]) -> PlainData:
+        with Run.open(folder) as run:
+            _check_link(run, asked)
         with Run.open(folder, writable=True) as run:
             found = raters.begin(run, asked.rater, asked.key, asked.same)
         return {**found, "run": names.study(folder)}
@@ -113,6 +117,16 @@ def add_study_routes(app: FastAPI, folder: Path, names: BlindNames) -> None:
         except HTTPException:
             pass  # its words have the key of the clip, which a rater is not to know
         raise HTTPException(404, "this video is not in the run any more, or cannot be read.")
+
+
+def _check_link(run: Run, asked: BeginBody) -> None:
+    """Refuse a link that fits no test, so that no name is taken for nothing."""
+    if asked.kind is None:
+        return
+    try:
+        blind_test.tasks(run.clips("done"), asked.kind, asked.settings, asked.rater)
+    except ValueError as error:
+        raise HTTPException(404, f"this link fits no test: {error}") from None
 
 
 def _check_rater(run: Run, asked: _Body) -> None:

@@ -15,6 +15,8 @@ const test = {
   kind: said.get("kind") === "rating" ? "rating" : "pair",
   settings: (said.get("settings") ?? "").split(",").filter(Boolean).map(Number),
 };
+const isWhole = ["pair", "rating"].includes(said.get("kind")) && test.settings.length > 0
+  && test.settings.every((id) => Number.isSafeInteger(id) && id > 0);
 const isPair = test.kind === "pair";
 const KEPT = "Your answer is kept here, and sent when it is back.";
 const skipped = new Set(); // tasks whose videos do not play here
@@ -25,7 +27,8 @@ applyTheme();
 document.title = isPair ? "Which video is better?" : "How good is this video?";
 addEventListener("hashchange", () => location.reload()); // another test
 const here = raterHere();
-if (here) begin(here);
+if (!isWhole) broken("It does not say which videos the test is of.");
+else if (here) begin(here);
 else welcome();
 
 // --- who votes ----------------------------------------------------------------------------------
@@ -60,18 +63,41 @@ function welcome(asked = "") {
   (again[0] ?? name).focus();
 }
 
+/** A link that opens no test: no name is asked for, and none is kept. */
+function broken(why) {
+  leave();
+  document.title = "This link opens no test";
+  root.replaceChildren(el("section", { class: "panel welcome", id: "broken" },
+    el("h1", { tabindex: -1 }, document.title),
+    el("p", {}, why),
+    el("p", {}, "Ask whoever sent it for the whole link.")));
+  root.querySelector("h1").focus();
+}
+
 /** Take a name; where it is taken, ask whether the two are one person. */
 function begin(who, isSame = false) {
   if (busy) return;
   guarded(async () => {
-    const body = { rater: who.name, key: who.key, same: isSame };
-    const found = await insist("POST", "/api/study/begin", body);
+    const body = { rater: who.name, key: who.key, same: isSame, ...test };
+    const found = await fitting(insist("POST", "/api/study/begin", body));
+    if (!found) return undefined;
     if (found.status === "taken") return ask(who, found);
     rater = { name: found.rater, key: who.key };
     run = found.run;
     keepRater(rater);
     return sendAndGoOn();
   });
+}
+
+/** What is answered; nothing where the link fits no test, which is told. */
+async function fitting(answer) {
+  try {
+    return await answer;
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    broken(error.message[0].toUpperCase() + error.message.slice(1));
+    return null;
+  }
 }
 
 function ask(who, { rater: name, votes, free }) {
