@@ -166,6 +166,79 @@ def test_a_body_that_is_wrong_is_told_in_a_sentence(web: TestClient) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        (
+            "begin",
+            {"key": "k" * 16},
+            "Your name must be given, but it is missing. Fill it in.",
+        ),
+        (
+            "begin",
+            {"rater": "Ann", "key": "k"},
+            "key must have at least 16 characters, but got 'k'. Correct it.",
+        ),
+        (
+            "begin",
+            {"rater": "Ann", "key": "k" * 16, "more": 1},
+            "more is nothing that is asked for here. Leave it out.",
+        ),
+        ("begin", [], "the body must be a JSON object, but got 0 of them. Correct it."),
+        (
+            "next",
+            {"rater": "Ann", "kind": "pair", "settings": [None, None]},
+            "each of settings must be a whole number, but got nothing. Correct it.",
+        ),
+        (
+            "next",
+            {"rater": "Ann", "kind": "best", "settings": [1]},
+            "kind must be 'rating' or 'pair', but got 'best'. Correct it.",
+        ),
+        (
+            "next",
+            {"rater": "Ann", "kind": "pair", "settings": [1] * 201},
+            "settings must have at most 200 items, but got 201 of them. Correct it.",
+        ),
+        (
+            "next",
+            {"rater": "Ann", "kind": "pair", "settings": "a,b"},
+            "settings must be a list, but got 'a,b'. Correct it.",
+        ),
+    ],
+)
+def test_every_kind_of_wrong_body_is_a_whole_sentence(
+    web: TestClient, path: str, body: Any, said: str
+) -> None:
+    told = web.post(f"/api/study/{path}", json=body)
+    assert (told.status_code, told.json()["error"]) == (422, said)
+
+
+def test_what_is_no_json_and_no_key_is_told(web: TestClient) -> None:
+    kind = {"Content-Type": "application/json"}
+    told = web.post("/api/trials", content=b'{"seed": ', headers=kind).json()["error"]
+    assert told == "the body must be JSON, but it cannot be read as such. Correct it."
+    told = web.get("/clips/xyz.mp4").json()["error"]
+    assert told == ("key must be one that the studio gave out, but got 'xyz'. Open the page anew.")
+    assert web.get("/images/999").json()["detail"] == (
+        "prompt must be the id of a prompt of the run, but got 999. Choose another one."
+    )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["foo", "items=0-1", "bytes=5-2", "bytes=x-y", "bytes", "bytes=", "bytes=" + "9" * 5000 + "-"],
+)
+def test_a_range_that_is_none_is_ignored(web: TestClient, pictured: Path, asked: str) -> None:
+    """RFC 9110, 14.2: another unit or form is as if there were no Range."""
+    places = {route.path: path for route, path in addresses(web, pictured)}
+    for name in ("/clips/{key}.mp4", "/images/{prompt}", "/study/{name}.mp4"):
+        whole, told = web.get(places[name]), web.get(places[name], headers={"Range": asked})
+        assert (told.status_code, told.content) == (200, whole.content)
+    several = web.get(places["/images/{prompt}"], headers={"Range": "Bytes=0-1, 4-5"})
+    assert several.status_code == 206
+
+
 def sentences(folder: Path) -> Iterator[str]:
     """All texts of the modules in a folder that name a flag, f-strings with … for their parts."""
     for path in folder.rglob("*.py"):

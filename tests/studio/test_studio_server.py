@@ -32,7 +32,7 @@ from skipguide.runs import Clip, Run
 from skipguide.runs.storage import lock_folder
 from skipguide.studio import app, blind_test
 from skipguide.studio.access import MAX_BODY_BYTES, Policy
-from skipguide.studio.playground import MAX_WAITING, TrialRequest, Trials
+from skipguide.studio.playground import MAX_WAITING, TrialRequest, Trials, trial_name
 from support.painted import SETTINGS, Painter, painted, pictures
 
 HERE = "http://localhost:8700"
@@ -791,6 +791,38 @@ def test_a_trial_beside_a_sweep_says_why_it_fails(web: TestClient, painted_copy:
 def test_a_studio_without_trials_makes_none(page: TestClient) -> None:
     assert page.post("/api/trials", json=ASK).status_code == 403
     assert page.get("/api/run").json()["trials_allowed"] is False
+
+
+def test_a_run_that_cannot_be_written_takes_no_trial(
+    web: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write everywhere can make no folder that refuses, so the answer is given here."""
+    monkeypatch.setattr(app.os, "access", lambda *_: False)
+    refused = web.post("/api/trials", json=ASK)
+    assert refused.status_code == 403
+    assert refused.json()["detail"].startswith("a run must be writable to take videos")
+    assert web.get("/api/trials").json() == []
+    assert web.get("/api/run").json()["trials_allowed"] is False
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"guidance_scale": 4.5, "cfg_rule": {"name": "apg", "eta": 0.2}}, "cfg rule apg eta 0.2"),
+        (
+            {"cfg_rule": {"name": "interval", "window": [0.1, 0.9]}},
+            "cfg rule interval window 0.1:0.9",
+        ),
+        ({"cfg_rule": "apg eta=0.2"}, "cfg rule apg eta=0.2"),
+        ({"restart": [{"window": [0.4, 0.6], "repeats": 2}]}, "restart window 0.4:0.6 repeats 2"),
+        ({"guidance": {"cfg": "apg"}}, "guidance of its own"),
+        ({}, "plain"),
+    ],
+)
+def test_a_trial_is_named_by_its_rule_too(parameters: dict[str, Any], told: str) -> None:
+    name = trial_name(TrialRequest("lab-mochi", "a red star", 0, parameters))
+    assert name.endswith(told)
+    assert "{" not in name
 
 
 def test_a_real_model_makes_what_is_asked_for(tmp_path: Path, tiny_mochi_dir: Path) -> None:

@@ -392,6 +392,32 @@ def test_what_was_said_does_not_cover_the_next_view(
     assert page.locator("#message").is_hidden()
 
 
+@pytest.mark.parametrize(
+    ("link", "why"),
+    [
+        ("", "does not say which videos"),
+        ("#kind=pair", "does not say which videos"),
+        ("#kind=pair&settings=a,b", "does not say which videos"),
+        ("#settings=1,3", "does not say which videos"),
+        ("#kind=pair&settings=901,902", "This link fits no test: a test needs two finished videos"),
+    ],
+)
+def test_a_broken_link_keeps_no_name(
+    browse: Callable[..., Any], own: Served, link: str, why: str
+) -> None:
+    page = browse()
+    page.goto(f"{own.url}/vote{link}")
+    if "901" in link:
+        page.fill("#rater", "Ann")
+        page.keyboard.press("Enter")
+    page.locator("#broken", has_text=why).wait_for()
+    assert page.locator("#broken", has_text="Ask whoever sent it for the whole link.").is_visible()
+    assert page.locator("#rater").count() == 0
+    assert page.evaluate("[...Object.keys(localStorage), ...Object.keys(sessionStorage)]") == []
+    with Run.open(own.folder) as run:
+        assert run.rater_keys() == {}
+
+
 # --- raters ---------------------------------------------------------------------------------------
 
 
@@ -604,6 +630,25 @@ KINDS: list[dict[str, Any]] = [
     {"name": "terms", "guidance": {"terms": [{"layers": [3], "scale": [1, 0.5]},
                                              {"kind": "slg", "layers": [4]}]}},
 ]  # fmt: skip
+
+
+def test_a_trial_tells_the_rule_of_its_setting(page: Any, tmp_path: Path) -> None:
+    made = {"guidance_scale": 4.5, "cfg_rule": "apg eta=0.2", "restart": ["0.4:0.6 repeats=2"]}
+    run = painted(tmp_path / "run", settings=[{"name": "mine", **made}], seeds=[0])
+    with Served(run) as served:
+        page.goto(f"{served.url}/#view=try&settings=1")
+        field = page.locator("[name=cfg_rule]")
+        field.wait_for()
+        assert field.input_value().startswith("apg eta=0.2")
+        kept = page.locator("#kept").text_content()
+        assert "restart repeats 2, window 0.4 to 0.6" in kept
+        assert "cfg rule" not in kept
+        field.fill("interval window=0.1:0.9")
+        page.click("form button[type=submit]")
+        page.locator(".trial b", has_text="cfg rule interval window=0.1:0.9").wait_for()
+        field.fill("mine")
+        page.click("form button[type=submit]")
+        page.locator("#message", has_text="cfg must be one of apg").wait_for()
 
 
 def test_every_kind_of_setting_is_told_in_words(page: Any, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from skipguide.studio.access import Guard, Policy
 from skipguide.studio.blind_names import BlindNames
 from skipguide.studio.page_words import describe_invalid, in_page_words
 from skipguide.studio.playground import TrialRequest, Trials
-from skipguide.studio.responses import not_found_on_error, video_response
+from skipguide.studio.responses import RangedFile, not_found_on_error, video_response
 from skipguide.studio.study_routes import add_study_routes
 from skipguide.studio.vote_routes import add_vote_routes
 
@@ -76,7 +76,7 @@ def create_app(
     _add_run_routes(app, folder, policy, trials is not None)
     add_study_routes(app, folder, BlindNames(policy.key("names"), now))
     add_vote_routes(app, folder)
-    _add_trial_routes(app, trials)
+    _add_trial_routes(app, folder, trials)
     _answer_head(app)
     return app
 
@@ -155,7 +155,7 @@ def _add_run_routes(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> 
     @app.get("/api/run")
     def run() -> PlainData:
         with Run.open(folder) as found:
-            writable = os.access(folder, os.W_OK)
+            writable = _is_writable(folder)
             more = {
                 "votes_allowed": writable,
                 "trials_allowed": makes and writable,
@@ -182,10 +182,14 @@ def _add_run_routes(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> 
     def image(prompt: int) -> FileResponse:
         with Run.open(folder) as found, not_found_on_error():
             path, kind = files.find_image(found, prompt)
-            return FileResponse(path, media_type=kind)
+            return RangedFile(path, media_type=kind)
 
 
-def _add_trial_routes(app: FastAPI, trials: Trials | None) -> None:
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK)
+
+
+def _add_trial_routes(app: FastAPI, folder: Path, trials: Trials | None) -> None:
     def allowed() -> Trials:
         if trials is None:
             raise HTTPException(403, "this studio makes no videos: it was started so.")
@@ -197,7 +201,14 @@ def _add_trial_routes(app: FastAPI, trials: Trials | None) -> None:
 
     @app.post("/api/trials")
     def add(asked: Annotated[TrialBody, Body()]) -> PlainData:
-        return allowed().add(TrialRequest(**asked.model_dump())).payload()
+        makes = allowed()
+        if (folder / LEDGER).is_file() and not _is_writable(folder):
+            raise HTTPException(
+                403,
+                "a run must be writable to take videos, but this one is not. Ask whoever owns it,"
+                " or open the studio on a copy.",
+            )
+        return makes.add(TrialRequest(**asked.model_dump())).payload()
 
     @app.delete("/api/trials/{number}")
     def cancel(number: int) -> PlainData:

@@ -15,6 +15,7 @@ LABELS = {
     "stg_scale": "Scale s", "spatial_scale": "Spatial s", "temporal_scale": "Temporal s",
     "guidance_scale": "CFG g", "steps": "Steps", "start": "From (part of the run)", "stop": "To",
     "rescale": "Rescale", "skip": "Skip", "term": "More terms", "rater": "Your name",
+    "cfg_rule": "Rule of CFG",
 }  # fmt: skip
 _FLAG = r"(?:--[a-z][a-z-]*|PROMPT)"
 # Advice that only the command line can follow, and what a person on the page can do.
@@ -36,6 +37,7 @@ _ADVICE: Sequence[tuple[str, str]] = (
     (r", or choose (?:another folder|another|a folder on another disk) with --out\.", "."),
     (r"(?:Name|Choose) another with --out\.", "Choose another folder."),
     (r" `skipguide [^`]*` lists them\.", ""),
+    (r" Take one of Run\.\w+\(\)\.", " Choose another one."),
 )  # fmt: skip
 
 
@@ -57,15 +59,54 @@ def _quote(name: str) -> str:
 
 def describe_invalid(errors: Sequence[Any]) -> str:
     """Return what is wrong with a body in sentences, from pydantic's list of errors."""
-    return " ".join(map(_describe_one, errors))
+    return " ".join(dict.fromkeys(map(_describe_one, errors)))
+
+
+# What pydantic says, by type of error, where its words are no part of a sentence.
+_WHOLE = {
+    "missing": "{name} must be given, but it is missing. Fill it in.",
+    "extra_forbidden": "{name} is nothing that is asked for here. Leave it out.",
+    "json_invalid": "the body must be JSON, but it cannot be read as such. Correct it.",
+    "model_attributes_type": "the body must be a JSON object{came}. Correct it.",
+    "string_pattern_mismatch": "{name} must be one that the studio gave out{came}. Open the page"
+    " anew.",
+}
+_PARTS: Sequence[tuple[str, str]] = (
+    (r"^(?:Input|String|List|Dictionary|Value|Data) should ", ""),
+    (r", unable to parse string as an? \w+", ""),
+    (r" after validation, not \d+$", ""),
+    (r"\ba valid integer\b", "a whole number"),
+    (r"\ba valid boolean\b", "true or false"),
+    (r"\ba valid (string|number|list|dictionary)\b", r"a \1"),
+    (r"\ba string\b", "a text"),
+    (r"\ba dictionary\b", "an object"),
+)  # fmt: skip
 
 
 def _describe_one(error: Any) -> str:
-    reason = str(error.get("msg", ""))
-    if error.get("type") == "value_error":  # it speaks for itself
+    reason, kind = str(error.get("msg", "")), error.get("type")
+    if kind == "value_error":  # it speaks for itself
         return reason.removeprefix("Value error, ")
-    name = next((str(part) for part in reversed(error["loc"]) if isinstance(part, str)), "body")
-    reason = reason.removeprefix("Input should ")
-    given = error.get("input")
-    said = f", but got {given!r}" if isinstance(given, (str, int, float)) else ""
-    return f"{LABELS.get(name, name)} must {reason}{said[:80]}. Correct it."
+    place = error["loc"]
+    name = next((str(part) for part in reversed(place) if isinstance(part, str)), "body")
+    name = LABELS.get(name, "the body" if name == "body" else name.replace("_", " "))
+    if isinstance(place[-1], int):
+        name = f"each of {name}"
+    came = f", but got {_describe_value(error.get('input'))}"
+    if kind in _WHOLE:
+        return _WHOLE[kind].format(name=name, came=came)
+    for pattern, replacement in _PARTS:
+        reason = re.sub(pattern, replacement, reason)
+    return f"{name} must {reason}{came}. Correct it."
+
+
+def _describe_value(given: Any) -> str:
+    if given is None:
+        return "nothing"
+    if isinstance(given, bool):
+        return str(given).lower()
+    if isinstance(given, str):
+        return repr(given if len(given) <= 60 else f"{given[:60]}...")
+    if isinstance(given, (int, float)):
+        return repr(given)[:60]
+    return f"{len(given)} of them" if isinstance(given, (list, tuple)) else "an object"

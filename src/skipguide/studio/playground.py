@@ -43,6 +43,8 @@ _NAMED_PARAMETERS = (
     "slg_layers",
     "term",
     "guidance_scale",
+    "cfg_rule",
+    "restart",
     "steps",
     "rescale",
 )  # in the name of a setting
@@ -309,12 +311,22 @@ def trial_name(ask: TrialRequest) -> str:
     content = to_json({"model": ask.model, **ask.parameters})
     given = [(name, ask.parameters[name]) for name in _NAMED_PARAMETERS if ask.parameters.get(name)]
     words = ", ".join(f"{name.replace('_', ' ')} {_format_value(value)}" for name, value in given)
-    return f"trial {hashlib.sha256(content.encode()).hexdigest()[:4]}: {words or 'plain'}"
+    otherwise = "guidance of its own" if ask.parameters.get("guidance") else "plain"
+    return f"trial {hashlib.sha256(content.encode()).hexdigest()[:4]}: {words or otherwise}"
 
 
 def _format_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "+".join(map(_format_value, value))
     if isinstance(value, Mapping):
-        return " ".join(f"{name} {_format_value(part)}" for name, part in value.items())
+        parts = (
+            f"{name} {_format_part(name, part)}" for name, part in value.items() if name != "name"
+        )
+        return " ".join([*filter(None, [value.get("name")]), *parts])
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _format_part(name: str, value: Any) -> str:
+    if name in ("window", "sigma") and isinstance(value, (list, tuple)):  # from one to the other
+        return ":".join(map(_format_value, value))
+    return _format_value(value)

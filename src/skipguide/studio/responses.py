@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastapi import HTTPException
 from fastapi.responses import FileResponse
+from starlette.types import Receive, Scope, Send
 
 from skipguide.runs import Run
 from skipguide.studio import files
+from skipguide.studio.page_words import in_page_words
+
+_ONE_RANGE = r"(\d{1,18})-(\d{0,18})|-\d{1,18}"
+
+
+class RangedFile(FileResponse):
+    """A file in ranges. A `Range` of another unit or form is ignored, as RFC 9110 (14.2) says."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the whole file where no range can be understood."""
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range" or _is_range(pair[1])]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
+def _is_range(value: bytes) -> bool:
+    unit, _, ranges = value.decode("latin-1").partition("=")
+    found = [re.fullmatch(_ONE_RANGE, part.strip()) for part in ranges.split(",")]
+    return unit.strip().lower() == "bytes" and all(
+        one is not None and (not one[2] or int(one[1]) <= int(one[2])) for one in found
+    )
 
 
 def video_response(folder: Path, key: str) -> FileResponse:
     """Return the video of a clip, in ranges where they are asked for; 404 if there is none."""
     with Run.open(folder) as run, not_found_on_error():
-        return FileResponse(files.find_video(run, key), media_type="video/mp4")
+        return RangedFile(files.find_video(run, key), media_type="video/mp4")
 
 
 @contextlib.contextmanager
@@ -25,4 +47,4 @@ def not_found_on_error() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise HTTPException(404, str(error)) from None
+        raise HTTPException(404, in_page_words(str(error))) from None

@@ -3,11 +3,12 @@
 import { button, choice, el, hush, say } from "studio/dom.js";
 import { ask, isReport } from "studio/source.js";
 import { slotsOf, state, update } from "studio/state.js";
+import { parameterRows } from "studio/words.js";
 
 const FIELDS = [
   ["layers", { placeholder: "8 or 8, 9" }], ["stg_scale", { inputmode: "decimal" }],
   ["spatial_scale", { inputmode: "decimal" }], ["temporal_scale", { inputmode: "decimal" }],
-  ["guidance_scale", { inputmode: "decimal" }], ["steps", { inputmode: "numeric" }],
+  ["guidance_scale", { inputmode: "decimal" }], ["cfg_rule", { placeholder: "plain CFG, or apg eta=0.2" }], ["steps", { inputmode: "numeric" }],
   ["start", { inputmode: "decimal" }], ["stop", { inputmode: "decimal" }],
   ["rescale", { inputmode: "decimal" }],
 ];
@@ -61,8 +62,17 @@ function form(run) {
     el("label", {}, run.labels.skip, skip),
     el("label", { title: "What the fields above cannot say: one term per line, its parts as name=value" },
       `${run.labels.term}, one per line`, terms),
+    kept(base),
     el("button", { type: "submit", class: "action" }, "Make it ", el("kbd", {}, "Ctrl Enter")),
     el("p", { class: "quiet" }, `Model: ${base.model}. What is left empty is the model's own.`));
+}
+
+/** What a trial has of its setting without a field here, so that nothing is in it unsaid. */
+function kept({ parameters }) {
+  const hasField = new Set([...FIELDS.map(([name]) => name), "skip", "guidance"]);
+  const others = Object.fromEntries(Object.entries(parameters).filter(([name]) => !hasField.has(name)));
+  const told = parameterRows({ parameters: others }).map(([name, value]) => `${name} ${value}`);
+  return told.length ? el("p", { class: "quiet", id: "kept" }, `As in the setting: ${told.join(" · ")}.`) : null;
 }
 
 /** The pictures of the run, each once, to start from; at first that of the prompt that is looked at. */
@@ -103,12 +113,18 @@ function part(value) {
   return Array.isArray(value) ? value.join(",") : value?.random ? `random:${value.random}` : String(value);
 }
 
+/** A rule of CFG as `--cfg-rule` takes it: "apg eta=0.2". */
+function rule({ name, ...parts }) {
+  return [name, ...Object.entries(parts).map(([key, value]) => `${key}=${part(value)}`)].join(" ");
+}
+
 function lines(text) {
   const found = text.split("\n").map((line) => line.trim()).filter(Boolean);
   return found.length ? found : null;
 }
 
 function written(value) {
+  if (value?.name) return rule(value);
   return value == null ? "" : Array.isArray(value) ? value.join(", ") : String(value);
 }
 
