@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,15 @@ def test_names_that_are_not_utf_8(foreign: Path, tmp_path: Path, encoding: str) 
     assert list(json.loads(told.stdout)["values"][FLICKER[0]]) == [NAME]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python leaves SIGINT alone in a process that was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_was_read(tmp_path: Path, made: dict[str, Tensor]) -> None:
     content = write(tmp_path / "set" / "00.mp4", made["000"]).read_bytes()
     for i in range(1, 40):
