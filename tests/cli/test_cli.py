@@ -34,6 +34,7 @@ from skipguide.generate.resolve import resolve_guidance
 from skipguide.generate.settings import validate_settings
 from skipguide.lab import judge
 from support.saved import saved
+from support.text_encoders import text_components
 from support.tiny import builders
 
 SMALL = (
@@ -1048,8 +1049,11 @@ def test_stderr_is_empty_without_a_terminal(model: str, tmp_path: Path) -> None:
     """Image models import what transformers has with torchvision and without; the annotations of
     SkyReels' pipeline want another image processor than it has."""
     if model in builders():
-        builders()[model](torch.float32).pipe.save_pretrained(tmp_path)
-        model = str(tmp_path)
+        tiny = builders()[model](torch.float32)
+        texts = text_components("skyreels-v2", tiny.call, tmp_path / "tokenizers")
+        tiny.pipe.register_modules(**texts)
+        tiny.pipe.save_pretrained(tmp_path / "model")
+        model = str(tmp_path / "model")
     script = "import sys\nfrom skipguide.cli import main\nmain()"
     command = [sys.executable, "-c", script, "layers", model]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
