@@ -1044,21 +1044,31 @@ def _messages(module: ast.Module) -> Iterator[str]:
             yield text
 
 
-@pytest.mark.parametrize("model", ["lab-svd", "SkyReelsV2ImageToVideoPipeline"])
-def test_stderr_is_empty_without_a_terminal(model: str, tmp_path: Path) -> None:
-    """Image models import what transformers has with torchvision and without; the annotations of
-    SkyReels' pipeline want another image processor than it has."""
-    if model in builders():
-        tiny = builders()[model](torch.float32)
-        texts = text_components("skyreels-v2", tiny.call, tmp_path / "tokenizers")
-        tiny.pipe.register_modules(**texts)
-        tiny.pipe.save_pretrained(tmp_path / "model")
-        model = str(tmp_path / "model")
-    script = "import sys\nfrom skipguide.cli import main\nmain()"
-    command = [sys.executable, "-c", script, "layers", model]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_stderr_is_empty_without_a_terminal() -> None:
+    """Image models import what transformers has with torchvision and without."""
+    done = _python("import sys\nfrom skipguide.cli import main\nmain()", "layers", "lab-svd")
     assert done.stdout
     assert done.stderr == ""
+
+
+def test_annotations_of_pipelines_are_no_news(tmp_path: Path) -> None:
+    """SkyReels' class wants another image processor than it has."""
+    tiny = builders()["SkyReelsV2ImageToVideoPipeline"](torch.float32)
+    texts = text_components("skyreels-v2", tiny.call, tmp_path / "tokenizers")
+    tiny.pipe.register_modules(**texts)
+    tiny.pipe.save_pretrained(tmp_path / "model")
+    load = (
+        "import sys\nfrom skipguide.generate.loading import load_pipeline\n"
+        "load_pipeline(sys.argv[1], device='cpu')"
+    )
+    hide = "from skipguide.cli.console import hide_library_notices\nhide_library_notices()\n"
+    assert "Expected types" in _python(load, tmp_path / "model").stderr
+    assert _python(hide + load, tmp_path / "model").stderr == ""
+
+
+def _python(script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
 
 
 def test_models_from_the_hub(here: Path, tiny_mochi_dir: Path) -> None:
