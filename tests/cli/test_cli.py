@@ -1044,6 +1044,7 @@ def _messages(module: ast.Module) -> Iterator[str]:
             yield text
 
 
+@pytest.mark.long
 def test_stderr_is_empty_without_a_terminal() -> None:
     """Image models import what transformers has with torchvision and without."""
     done = _python("import sys\nfrom skipguide.cli import main\nmain()", "layers", "lab-svd")

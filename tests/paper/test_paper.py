@@ -529,9 +529,7 @@ def test_a_line_of_all_models_is_written_for_those_that_have_its_experiment(tmp_
 
 def test_rows_of_an_experiment_are_counted_by_what_they_differ(tmp_path: Path) -> None:
     found = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
-    features = torch.randn(
-        400, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    features = torch.randn(400, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     base, *rows = found.experiments["lab-mochi"]["map"].rows
     clips = {base.name: synthetic(features + 1, base)}
     for row, shift in zip(rows, (0.5, 2, 3, *[1] * (len(rows) - 3)), strict=True):
@@ -542,7 +540,7 @@ def test_rows_of_an_experiment_are_counted_by_what_they_differ(tmp_path: Path) -
     )
     counts, best = "[[counts lab-mochi map frechet]]", "[[best lab-mochi map frechet]]"
     assert found.fill(counts) == "1 better, 2 worse of 24"
-    assert found.fill(best).startswith(f"{rows[0].label}, 32.0 (")
+    assert found.fill(best).startswith(f"{rows[0].label}, 4.0 (")
     del clips[rows[-1].name]
     partly = Results("lab-mochi", place, clips, analysis.Moments.from_features(features))
     found.results["lab-mochi"] = partly

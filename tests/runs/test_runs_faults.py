@@ -37,7 +37,7 @@ from skipguide.runs.sweep import ClipPublished, SweepEstimate
 from support.drawn import Drawn, plan_of, plan_with, swept
 from support.kills import consistent
 
-KILLS = int(os.environ.get("SKIPGUIDE_KILLS", "40"))
+KILLS = int(os.environ.get("SKIPGUIDE_KILLS", "10"))
 PROCESSES = multiprocessing.get_context("forkserver")
 # What support.drawn imports; the server of processes does not look into tests/ for that itself, and
 # each child would import torch anew.
