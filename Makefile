@@ -2,17 +2,21 @@
 # docs/testing.md says what each of the tests' targets is for.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test pytest lint bench bench-all figures paper test-matrix test-long test-kills test-ray test-install test-studio studio-pictures test-comfyui comfyui clean
+.PHONY: setup demo test pytest lint bench bench-all figures paper
+.PHONY: test-matrix test-long test-kills test-ray test-install test-studio
+.PHONY: studio-pictures test-comfyui
+.PHONY: comfyui clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
 	touch $@
 
 demo: $(READY)
@@ -61,10 +65,11 @@ test-long: $(READY)
 
 # The process of a sweep killed 500 times at random moments; a real Ray of two workers, one of them killed.
 test-kills: $(READY)
-	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 tests/runs/test_runs_faults.py tests/runs/test_runs_killed_anywhere.py
+	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 \
+	  tests/runs/test_runs_faults.py tests/runs/test_runs_killed_anywhere.py
 
 test-ray: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[ray]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[ray]'
 	OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=600 $(BIN)/pytest -n 0 --timeout 1500 tests/runs/test_runs_ray.py
 
 # The built wheel in an empty environment: every pipeline from its prompt on, first without and then
@@ -75,21 +80,21 @@ test-install: $(READY)
 	rm -rf .install
 	$(BIN)/python -m build --wheel --outdir .install/dist .
 	$(PYTHON) -m venv .install
-	$(INSTALLED) pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) .install/dist/*.whl
-	$(INSTALLED) pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) pytest pytest-timeout pytest-xdist
+	.install/bin/python $(PIP_INSTALL) .install/dist/*.whl
+	.install/bin/python $(PIP_INSTALL) pytest pytest-timeout pytest-xdist
 	$(FROM_PROMPTS)
-	$(INSTALLED) pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) torchvision
+	.install/bin/python $(PIP_INSTALL) torchvision
 	if .install/bin/python -c 'import torchvision'; then $(FROM_PROMPTS) -k Kandinsky; \
 	else echo "This torchvision does not fit this torch: Kandinsky was not run."; fi
 
 # The page in a real Chromium (apt install chromium, or SKIPGUIDE_CHROMIUM).
 test-studio: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) playwright
+	$(BIN)/python $(PIP_INSTALL) playwright
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -m browser tests/studio
 
 # The pictures of the voting page and of a phone in docs/studio.md.
 studio-pictures: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) playwright
+	$(BIN)/python $(PIP_INSTALL) playwright
 	PYTHONPATH=tests $(BIN)/python tests/support/studio_pictures.py build/shown docs
 
 # The pack's own copy of what it uses of the library; a test holds them equal.

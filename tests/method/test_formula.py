@@ -187,11 +187,11 @@ def test_a_prediction_is_another_one_from_a_hundred_thousandth_of_its_length(
 ) -> None:
     c, other = (torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(2))
     other *= c.norm() / other.norm()
-    assert formula.differ_by_rounding(c.to(dtype), c.to(dtype))
-    assert not formula.differ_by_rounding(c.to(dtype), (c + 0.05 * other).to(dtype))
+    assert formula.equal_but_for_rounding(c.to(dtype), c.to(dtype))
+    assert not formula.equal_but_for_rounding(c.to(dtype), (c + 0.05 * other).to(dtype))
     if dtype == torch.float64:
-        assert formula.differ_by_rounding(c, c + 0.9e-5 * other)
-        assert not formula.differ_by_rounding(c, c + 1.1e-5 * other)
+        assert formula.equal_but_for_rounding(c, c + 0.9e-5 * other)
+        assert not formula.equal_but_for_rounding(c, c + 1.1e-5 * other)
     zero = torch.zeros_like(c)
-    assert not formula.differ_by_rounding(zero, zero)
-    assert not formula.differ_by_rounding(c, c * torch.nan)
+    assert not formula.equal_but_for_rounding(zero, zero)
+    assert not formula.equal_but_for_rounding(c, c * torch.nan)

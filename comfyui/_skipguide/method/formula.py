@@ -204,7 +204,7 @@ def upcast(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
-def differ_by_rounding(c: Tensor, p: Tensor, tolerance: float = 1e-5) -> bool:
+def equal_but_for_rounding(c: Tensor, p: Tensor, tolerance: float = 1e-5) -> bool:
     """Return whether a weak prediction is the conditional one: c - p is rounding, or nothing.
 
     A weak pass that differs at all does so by a thousandth of the length of c and more. A c of
@@ -214,8 +214,9 @@ def differ_by_rounding(c: Tensor, p: Tensor, tolerance: float = 1e-5) -> bool:
         c, p: `(B, ...)`.
         tolerance: length of c - p for a c of length 1.
     """
-    length = upcast(c).norm()
-    return bool((upcast(c) - upcast(p)).norm() <= tolerance * length) and bool(length > 0)
+    c, p = upcast(c), upcast(p)
+    length = c.norm()
+    return bool((length > 0) & ((c - p).norm() <= tolerance * length))  # one wait for the device
 
 
 # --- windows --------------------------------------------------------------------------------------

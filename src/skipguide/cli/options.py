@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from skipguide.files.text import symbol_name, to_ascii
 from skipguide.generate import parsing
 from skipguide.generate.fields import flag_name
 from skipguide.generate.flags import GuidanceFlags
@@ -260,12 +261,11 @@ def file_name(settings: GenerationSettings) -> str:
 
 
 def _plain_letter(letter: str) -> str:
-    ascii_part = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode().lower()
-    if ascii_part:
-        return re.sub(r"[^a-z0-9]", "-", ascii_part)
+    if plain := to_ascii(letter).lower():
+        return re.sub(r"[^a-z0-9]", "-", plain)
+    if name := symbol_name(letter):
+        return f"-{name.replace(' ', '-')}-"
     category = unicodedata.category(letter)
-    if category == "So":
-        return f"-{unicodedata.name(letter, '').lower().replace(' ', '-')}-"
     if category in ("Cf", "Sk") or 0xFE00 <= ord(letter) <= 0xFE0F:  # joiners, variants, skins
         return ""
     return letter.lower() if category[0] in "LMN" else "-"

@@ -32,9 +32,6 @@ def read(path: Path) -> dict[str, Tensor]:
     A pickle is read with `weights_only`. Whatever a training run keeps beside the weights is left
     out, and so is the `module.` that DataParallel puts before every key.
 
-    A pickle is read with `weights_only`; what a training run keeps beside the weights is left out,
-    and so is the `module.` that DataParallel puts before every key.
-
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds anything that runs code when it is read, or no weights.

@@ -12,6 +12,8 @@ from typing import Any
 
 from PIL import ImageFont
 
+from skipguide.files.text import symbol_name, to_ascii
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 FOLDERS = (
@@ -44,11 +46,10 @@ def load(text: str, size: int) -> Font:
 
 
 def _replacement(letter: str) -> str:
-    plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
-    if plain:  # a letter with an accent
+    if plain := to_ascii(letter):  # a letter with an accent
         return plain
-    if unicodedata.category(letter) == "So":  # emoji and other symbols
-        return f"[{unicodedata.name(letter, 'symbol').lower()}]"
+    if name := symbol_name(letter):
+        return f"[{name}]"
     if unicodedata.category(letter) in ("Mn", "Cf"):  # variants and joiners of emoji
         return ""
     return "…"

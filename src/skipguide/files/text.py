@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import unicodedata
 from typing import Any, TextIO
 
 _LONE = re.compile("[\ud800-\udfff]")
@@ -21,6 +22,17 @@ def dump_json(content: Any, **options: Any) -> str:
     """
     text = json.dumps(content, ensure_ascii=False, **options)
     return _LONE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def to_ascii(letter: str) -> str:
+    """Return a Latin letter without its accents; "" for letters that have no ASCII in them."""
+    return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
+
+
+def symbol_name(letter: str) -> str:
+    """Return the name of an emoji or another symbol, such as "fox face"; "" for other letters."""
+    is_symbol = unicodedata.category(letter) == "So"
+    return unicodedata.name(letter, "symbol").lower() if is_symbol else ""
 
 
 def displayable(name: str) -> str:

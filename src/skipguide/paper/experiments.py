@@ -271,17 +271,17 @@ def requested_rows(model: str, pattern: str = "*") -> list[RequestedRow]:
         pattern: a shell pattern for the names of rows, or of experiments, which stand for all their
             rows.
     """
-    chosen = [
-        (experiment, row)
-        for experiment in experiments(model)
-        for row in experiment.rows
-        if fnmatchcase(row.name, pattern) or fnmatchcase(experiment.name, pattern)
-    ]
+    rows = [(experiment, row) for experiment in experiments(model) for row in experiment.rows]
+
+    def is_named(experiment: Experiment, row: Row) -> bool:
+        return fnmatchcase(row.name, pattern) or fnmatchcase(experiment.name, pattern)
+
+    if not any(is_named(*one) for one in rows):
+        return []
     found: dict[str, RequestedRow] = {}
-    for experiment in experiments(model):
-        for row in experiment.rows:
-            if (experiment, row) in chosen or (chosen and experiment.whole):
-                new = RequestedRow(row, experiment.name, experiment.most, experiment.whole)
-                old = found.get(row.name, new)
-                found[row.name] = replace(old, most=max(old.most, new.most))
+    for experiment, row in rows:
+        if experiment.whole or is_named(experiment, row):
+            new = RequestedRow(row, experiment.name, experiment.most, experiment.whole)
+            old = found.get(row.name, new)
+            found[row.name] = replace(old, most=max(old.most, new.most))
     return list(found.values())

@@ -293,7 +293,7 @@ class RunState:
             return
         # a model of two outputs may make one of them alone: Kandinsky 6, an image
         pairs = [(own, p) for own, p, s in zip(c, weak, active.scales, strict=False) if s > 0]
-        if not all(formula.differ_by_rounding(own, p) for own, p in pairs):
+        if not all(formula.equal_but_for_rounding(own, p) for own, p in pairs):
             self._effective.add((guided, active.index))
             return
         raise ValueError(

@@ -225,7 +225,7 @@ class StateWatch:
         """
         pairs = list(zip(c, again, strict=True))
         if all(
-            torch.equal(own, other) or formula.differ_by_rounding(own, other, SAME_PREDICTION)
+            torch.equal(own, other) or formula.equal_but_for_rounding(own, other, SAME_PREDICTION)
             for own, other in pairs
         ):
             return

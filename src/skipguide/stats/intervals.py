@@ -13,8 +13,8 @@ clusters every value is its own.
 
 All hold the truth in 91 % of the cases or more from MIN_CLUSTERS clusters on, means of very skewed
 values (exponential ones) in 88 % (tests/stats/test_coverage.py; docs/decisions/074 has the
-alternatives that do not). Percentile
-bootstraps do not: with 5 prompts theirs held a rate of 0.9 in 39 % of the cases.
+alternatives that do not). Percentile bootstraps do not: with 5 prompts theirs held a rate of 0.9 in
+39 % of the cases.
 """
 
 from __future__ import annotations
