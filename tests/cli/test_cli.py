@@ -793,7 +793,7 @@ def test_refused_before_the_model_loads(
     def load(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(loading, "load_pipeline", load)
+    monkeypatch.setattr(loading, "load", load)
     refused(full, typed, message)
 
 
@@ -899,7 +899,7 @@ def test_a_bug_is_not_dressed_up_as_a_users_error(
     def load(*_: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(loading, "load_pipeline", load)
+    monkeypatch.setattr(loading, "load", load)
     result = CliRunner().invoke(app, ["generate", "x"])
     assert isinstance(result.exception, RuntimeError)
     assert result.exit_code == 1

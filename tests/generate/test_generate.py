@@ -31,6 +31,7 @@ from skipguide.families import rows
 from skipguide.files import image as image_file
 from skipguide.files import packaged
 from skipguide.generate import loading, notes, record, run
+from skipguide.generate.model_settings import ModelSettings
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from support.saved import whole
@@ -713,7 +714,9 @@ def test_record_is_complete_and_names_nobody(
         "noise_aug_strength",
         "decode_chunk_size",
     }
-    assert {name for name, value in made["settings"].items() if value is None} == of_images
+    of_models = {*ModelSettings.model_fields} - {"model", "dtype", "device"}
+    left_out = {name for name, value in made["settings"].items() if value is None}
+    assert left_out == of_images | of_models
     assert made["format"] == 2
     assert made["settings"]["guidance"] == {"terms": [{"layers": [2], "scale": 1.0}]}
     assert "image" not in made

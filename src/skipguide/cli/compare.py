@@ -98,7 +98,7 @@ def compare(
             [target, video.sidecar_path(target), target.with_suffix(".png")], overwrite
         )
     image = options.first_frame(wanted[0])
-    pipe = loading.load_pipeline(wanted[0].model, wanted[0].dtype, wanted[0].device)
+    pipe = loading.load(wanted[0])
     weights = loading.weights_fingerprint(wanted[0].model, pipe)
     read = _judge_reader(pipe)
     for note in notes.unused_notes(wanted[0], resolve_settings(wanted[0], pipe)):

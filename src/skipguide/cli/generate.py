@@ -46,7 +46,7 @@ def generate(
     from skipguide.generate import loading, notes, record, run
     from skipguide.generate.resolve import resolve_settings
 
-    pipe = loading.load_pipeline(settings.model, settings.dtype, settings.device)
+    pipe = loading.load(settings)
     asked, settings = settings, resolve_settings(settings, pipe)
     for note in notes.unused_notes(asked, settings):
         notes.tell(note)

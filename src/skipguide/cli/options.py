@@ -56,7 +56,10 @@ _DEFAULT_LABELS = {
     "negative_prompt": "empty", "image": "none", "image_fit": "crop", "orthogonalize": "no",
     "term": "none", "slg_layers": "none", "schedule": "none", "restart": "none",
     "cfg_rule": "plain CFG", "dtype": "bfloat16 on a GPU, else float32",
-    "device": "the GPU if there is one",
+    "device": "the GPU if there is one", "base_model": "none", "component": "none",
+    "variant": "none", "vae_dtype": "that of the rest", "lora": "none", "quantize": "no",
+    "offload": "no", "attention": "native", "compile": "no", "vae_tiling": "the model's",
+    "scheduler": "the model's", "flow_shift": "the model's",
 }  # fmt: skip
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout instead of text, errors too.")
@@ -101,7 +104,7 @@ def _fields() -> dict[str, FieldInfo]:
 
 
 _FIELDS = _fields()
-_REPEATABLE = ("term", "restart")
+_REPEATABLE = ("term", "restart", "lora", "component")
 
 
 def _option(name: str) -> inspect.Parameter:

@@ -54,7 +54,7 @@ def reproduce(
     if out is not None:
         check_outputs([check_suffix(out, ".mp4"), video.sidecar_path(out)], overwrite)
     revision = None if model else then.get("weights", {}).get("revision")
-    pipe = loading.load_pipeline(settings.model, settings.dtype, settings.device, revision)
+    pipe = loading.load(settings, revision)
     settings = resolve_settings(settings, pipe)  # for records that were edited by hand
     weights = loading.weights_fingerprint(settings.model, pipe)
     with _use_recorded_threads(then), console.progress("denoising") as on_step:

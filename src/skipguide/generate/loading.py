@@ -17,6 +17,8 @@ import torch
 
 from skipguide.families import rows
 from skipguide.files import packaged
+from skipguide.generate import placement
+from skipguide.generate.model_settings import ModelSettings
 from skipguide.generate.record import hash_weights
 from skipguide.method.protocols import Pipeline
 
@@ -79,27 +81,43 @@ def load_pipeline(
 
     Args:
         model: the name of a lab model, a local folder in diffusers layout, or a hub id.
-        dtype: None is bfloat16 on a GPU (float32 for the lab's small models), float32 elsewhere.
-        device: None is the GPU if there is one.
+        dtype, device: as `load` takes them.
         revision: of a model on the hub; None is the newest.
 
     Raises:
         ValueError: if there is no such model or no such device, or a package is missing that its
             pipeline needs.
     """
-    folder = local_folder(model)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    named = {"model": model, "dtype": dtype, "device": device}
+    return load(ModelSettings.model_validate(named), revision)
+
+
+def load(settings: ModelSettings, revision: str | None = None) -> Any:
+    """Load a diffusers pipeline and put it where it runs.
+
+    Args:
+        settings: of which `dtype` None is bfloat16 on a GPU (float32 for the lab's small models),
+            float32 elsewhere, and `device` None the GPU if there is one.
+        revision: of a model on the hub; None is the newest.
+
+    Raises:
+        ValueError: if there is no such model or no such device, a package is missing that its
+            pipeline needs, or the model cannot be loaded or placed as the settings ask for.
+    """
+    folder = local_folder(settings.model)
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
-    small = device == "cpu" or model in packaged.NAMES
-    torch_dtype = getattr(torch, dtype or ("float32" if small else "bfloat16"))
+    small = device == "cpu" or settings.model in packaged.NAMES
+    dtype = getattr(torch, settings.dtype or ("float32" if small else "bfloat16"))
     pipe = (
-        _load_from_folder(folder, torch_dtype)
+        _load_from_folder(folder, dtype)
         if folder
-        else _load_from_hub(model, torch_dtype, revision)
+        else _load_from_hub(settings.model, dtype, revision)
     )
     restore_text_model(pipe)
     pipe.set_progress_bar_config(disable=True)  # on_step reports instead
-    return pipe.to(device)
+    placement.place(pipe, settings, device)
+    return pipe
 
 
 def check_device(device: str) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipguide.generate import flags, parsing
+from skipguide.generate import flags, parsing, placement
 from skipguide.generate.fields import flag_name
 from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.model_settings import ModelSettings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
 from skipguide.method.protocols import Pipeline, PlainData
@@ -74,7 +75,7 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
         for name in names
         if getattr(settings, name) is None
     }
-    found |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": str(pipe.device)}
+    found |= _found_in_model(pipe)
     given = {**settings.model_dump(exclude={"guidance"}), "guidance": request}
     given["image"] = settings.image and Path(settings.image).name
     if settings.image_fit == "crop":  # the same as None, which clips had before there was a choice
@@ -82,6 +83,22 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
     return validate_settings(
         {**given, **{name: value for name, value in found.items() if given[name] is None}}
     )
+
+
+def resolve_model(settings: ModelSettings, pipe: Pipeline) -> ModelSettings:
+    """Fill in what was left out of the settings of a model, as its loaded pipeline shows it."""
+    found = _found_in_model(pipe)
+    missing = {name: found[name] for name in found if getattr(settings, name) is None}
+    return settings.model_settings().model_copy(update=missing)
+
+
+def _found_in_model(pipe: Pipeline) -> dict[str, str]:
+    """Return what a loaded pipeline shows of the settings of its model."""
+    denoiser = next(iter(placement.denoisers(pipe).values()), pipe)
+    return {
+        "dtype": str(denoiser.dtype).removeprefix("torch."),
+        "device": str(placement.execution_device(pipe)),
+    }
 
 
 def resolve_guidance(guidance: Guidance | None, preset: Preset | None) -> GuidanceRequest:

@@ -21,7 +21,7 @@ from skipguide import guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
 from skipguide.files.video import Frames
-from skipguide.generate import notes
+from skipguide.generate import notes, per_video, placement
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
@@ -77,7 +77,11 @@ def generate(
         pad = settings.image_fit == "pad"
         first = image_file.fit_to_size(image, settings.width, settings.height, pad)
     said.add(notes.long_prompt_note(pipe, settings))
-    with _set_guider_scale(pipe, settings), _apply_guidance(pipe, settings) as passes_per_step:
+    with (
+        per_video.put_on(pipe, settings),
+        _set_guider_scale(pipe, settings),
+        _apply_guidance(pipe, settings) as passes_per_step,
+    ):
         clock = _StepTimer(pipe, settings, passes_per_step, on_step, said)
         video = _call_pipeline(pipe, settings, first, clock)
         passes = passes_per_step()
@@ -160,7 +164,8 @@ class _StepTimer:
         assert settings.steps is not None
         self.settings, self.said = settings, said
         self.steps, self.passes_per_step, self.on_step = settings.steps, passes_per_step, on_step
-        self.on_gpu, self.repeats = pipe.device.type == "cuda", bool(settings.request.restart)
+        self.on_gpu = placement.execution_device(pipe).type == "cuda"
+        self.repeats = bool(settings.request.restart)
         self.step_times = [time.perf_counter()]
 
     def __call__(self, pipe: Pipeline, index: int, timestep: Any, tensors: PlainData) -> PlainData:

@@ -11,9 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -25,6 +23,7 @@ from skipguide.generate import parsing
 from skipguide.generate.fields import describe_field as _field
 from skipguide.generate.fields import validation_messages
 from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.model_settings import ModelSettings
 from skipguide.method import validate
 from skipguide.method.protocols import ReadOnlyData
 
@@ -47,10 +46,8 @@ Size = Annotated[int, Field(ge=2, multiple_of=2)]
 _EVEN_PIXELS = "an even whole number of pixels (the mp4 needs it)"
 
 
-class GenerationSettings(BaseModel):
+class GenerationSettings(ModelSettings):
     """One video. None means: from the model's preset or the model itself."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     prompt: str | None = _field("a text", "What the video shows.")
     negative_prompt: str | None = _field("a text", "What it should not show; used with CFG.")
@@ -65,11 +62,6 @@ class GenerationSettings(BaseModel):
         "What is done to a picture of another shape than the video: crop what is too much, or pad"
         " what is missing with black.",
     )
-    model: str = _field(
-        "lab-mochi, lab-svd, lab-opensora, a folder or a hub id",
-        "lab-mochi, lab-svd, lab-opensora, a local folder in diffusers layout, or a hub id.",
-        "lab-mochi", min_length=1,
-    )  # fmt: skip
     guidance: Guidance = _field(
         "preset, or lines such as terms: [{layers: [8], scale: 1.0}]",
         "What guide() is asked for; on the command line flags say it.",
@@ -102,14 +94,6 @@ class GenerationSettings(BaseModel):
     )
     max_sequence_length: int | None = _field(
         "a whole number >= 1", "Text tokens that the model sees.", ge=1
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = _field(
-        '"float32", "bfloat16" or "float16"', "float32, bfloat16 or float16."
-    )
-    device: str | None = _field(
-        '"cpu", "cuda", "cuda:1", "mps" or the like',
-        "cpu, cuda, cuda:1, mps.",
-        pattern=r"^(cpu|mps|(cuda|xpu)(:[0-9]+)?)$",
     )
 
     @property

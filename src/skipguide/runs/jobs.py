@@ -128,9 +128,9 @@ def build_jobs(
 
 def _group_by_pipeline(surveyed: Sequence[ResolvedSetting]) -> Iterator[list[ResolvedSetting]]:
     """Group the settings for which a worker holds the same pipeline."""
-    loads = dict.fromkeys((entry.complete.model, entry.complete.dtype) for entry in surveyed)
+    loads = dict.fromkeys(entry.complete.load_key() for entry in surveyed)
     for load in loads:
-        yield [entry for entry in surveyed if (entry.complete.model, entry.complete.dtype) == load]
+        yield [entry for entry in surveyed if entry.complete.load_key() == load]
 
 
 def _fill_in_prompt(complete: GenerationSettings, prompt: Prompt, seed: int) -> GenerationSettings:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from skipguide.files import video
 from skipguide.generate import loading, record, run
-from skipguide.generate.resolve import resolve_settings, words_of_flags
+from skipguide.generate.resolve import resolve_model, resolve_settings, words_of_flags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method import formula
 from skipguide.method.terms import SLG, STG
@@ -49,17 +49,14 @@ class Worker:
 
     def pipe(self, settings: GenerationSettings) -> Any:
         """Return the pipeline for some settings, loaded if it is not."""
-        load = (settings.model, settings.dtype, settings.device)
+        load = settings.load_key()
         if load not in self._loads:
             self._loads, self._pipe = set(), None  # before the next one takes its memory
-            pipe = loading.load_pipeline(*load)
+            pipe = loading.load(settings)
             self._weights = loading.weights_fingerprint(settings.model, pipe)
             prompt_cache.encode_once(pipe)
             self._pipe = pipe
-            self._loads = {
-                load,
-                (settings.model, str(pipe.dtype).removeprefix("torch."), str(pipe.device)),
-            }
+            self._loads = {load, resolve_model(settings, pipe).load_key()}
         return self._pipe
 
     def survey(
