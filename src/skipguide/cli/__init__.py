@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import skipguide
+from skipguide.cli.annotate import TAG_CONTEXT, note, tag
 from skipguide.cli.bench import bench
 from skipguide.cli.compare import compare
 from skipguide.cli.console import VerbGroup, hide_library_notices
@@ -50,6 +51,8 @@ app.add_typer(paper, name="paper")
 app.command(cls=SweepCommand)(sweep)
 app.add_typer(convert, name="convert")
 app.add_typer(runs, name="runs")
+runs.command("tag", context_settings=TAG_CONTEXT)(tag)
+runs.command("note")(note)
 app.add_typer(votes, name="votes")
 
 

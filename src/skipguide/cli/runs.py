@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipguide.cli import console
+from skipguide.cli.annotate import in_words, payload
 from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Json, Overwrite
 from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
     from skipguide.runs import Clip, Run, SetMetric
+    from skipguide.runs.annotations import Annotation, Annotations
 
 runs = typer.Typer(
     help="Look into runs that `skipguide sweep` has made.",
@@ -27,6 +29,9 @@ runs = typer.Typer(
     rich_markup_mode=None,
 )
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
+Tag = Annotated[
+    str | None, typer.Option("--tag", help="Only what has this tag.", show_default="all")
+]
 
 
 @runs.command("ls")
@@ -34,6 +39,7 @@ def ls(
     folder: Annotated[Path, typer.Argument(help="The folder in which the runs are.")] = Path(
         "runs"
     ),
+    tag: Tag = None,
     as_json: Json = False,
 ) -> None:
     """List the runs in a folder."""
@@ -48,33 +54,40 @@ def ls(
         _summarize_run(path.parent)
         for path in sorted([*folder.glob(f"*/{NAME}"), *folder.glob(NAME)])
     ]
+    if tag is not None:
+        found = [row for row in found if tag in row.get("tags", ())]
     if as_json:
         console.print_result("", {"runs": found}, as_json)
         return
-    cells = [("run", "done", "to make", "failed", "settings", "prompts", "seeds", "models")]
+    names = [*_LIST_COLUMNS, *(["tags"] if any(row.get("tags") for row in found) else [])]
+    cells = [tuple(_LIST_TITLES.get(name, name) for name in names)]
     cells += [
-        (
-            tuple(str(row[name]) for name in _LIST_COLUMNS)
-            if "error" not in row
-            else (row["run"], row["error"])
-        )
+        tuple(map(_list_cell, map(row.get, names)))
+        if "error" not in row
+        else (row["run"], row["error"])
         for row in found
     ]
     print_lines([("bold" if i == 0 else "", line) for i, line in enumerate(_align_runs(cells))])
 
 
 _LIST_COLUMNS = ("run", "done", "missing", "failed", "settings", "prompts", "seeds", "models")
+_LIST_TITLES = {"missing": "to make"}
+
+
+def _list_cell(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _align_runs(cells: Sequence[tuple[str, ...]]) -> list[str]:
     """Align the columns of readable runs; a run that cannot be read shows its error after its
     name."""
-    sound = iter(align_columns([row for row in cells if len(row) == len(_LIST_COLUMNS)]))
-    return [next(sound) if len(row) == len(_LIST_COLUMNS) else "  ".join(row) for row in cells]
+    width = len(cells[0])
+    sound = iter(align_columns([row for row in cells if len(row) == width]))
+    return [next(sound) if len(row) == width else "  ".join(row) for row in cells]
 
 
 def _summarize_run(folder: Path) -> PlainData:
-    from skipguide.runs import Run
+    from skipguide.runs import Run, annotations
 
     try:
         with Run.open(folder) as run:
@@ -85,7 +98,7 @@ def _summarize_run(folder: Path) -> PlainData:
                 "settings": len(run.settings()), "prompts": len(run.prompts()),
                 "seeds": len(run.seeds()),
                 "models": ", ".join(model.name for model in run.models()),
-                "sweeping": run.is_sweeping,
+                "sweeping": run.is_sweeping, **payload(annotations.read(run).run),
             }  # fmt: skip
     except (ValueError, OSError) as error:
         return {"run": str(folder), "error": str(error)}
@@ -95,13 +108,15 @@ def _summarize_run(folder: Path) -> PlainData:
 def show_(
     folder: Folder,
     clips: Annotated[bool, typer.Option("--clips", help="Also every clip.")] = False,
+    tag: Tag = None,
     as_json: Json = False,
 ) -> None:
     """Show the settings of a run, measured, and what failed."""
-    from skipguide.runs import Run
+    from skipguide.runs import Run, annotations
 
     with Run.open(folder) as run:
-        found = run.clips()
+        written = annotations.read(run)
+        found = tagged(run.clips(), written, tag)
         rows = _setting_rows(run, found)
         failed = [clip for clip in found if clip.status == "failed"]
         if as_json:
@@ -110,6 +125,7 @@ def show_(
                 "counts": run.counts(),
                 "sweeping": run.is_sweeping,
                 "interrupted": run.was_interrupted,
+                **payload(written.run),
                 "settings": rows,
             }
             every = {"clips": clip_table(run, found)} if clips else {}
@@ -120,13 +136,13 @@ def show_(
             )
             return
         lines = list(_run_lines(run, rows, failed))
+        if written.run != annotations.Annotation():
+            lines.insert(1, ("", in_words(written.run)))
         if clips:
-            lines += [
-                ("", line)
-                for line in align_columns(
-                    [("key", "status", "setting", "seed", "prompt"), *_clip_cells(run, found)]
-                )
-            ]
+            more = ("tags", "note") if written.clips else ()
+            cells = [("key", "status", "setting", "seed", "prompt", *more)]
+            cells += _clip_cells(run, found, written)
+            lines += [("", line) for line in align_columns(cells)]
     print_lines(lines)
 
 
@@ -208,11 +224,30 @@ def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _clip_cells(run: Run, clips: Sequence[Clip]) -> Iterator[tuple[str, ...]]:
+def tagged(clips: Sequence[Clip], written: Annotations, tag: str | None) -> list[Clip]:
+    """Return the clips that have a tag; all without one.
+
+    Raises:
+        ValueError: if none has it.
+    """
+    found = [clip for clip in clips if tag is None or tag in written.of(clip.key).tags]
+    if tag is not None and not found:
+        known = ", ".join(written.tags) or "none"
+        raise ValueError(
+            f"--tag must be a tag of a clip of the run, but got {tag!r}; it has {known}. Take one"
+            " of them, or add it with `skipguide runs tag`."
+        )
+    return found
+
+
+def _clip_cells(run: Run, clips: Sequence[Clip], written: Annotations) -> Iterator[tuple[str, ...]]:
     settings = {setting.id: setting.name for setting in run.settings()}
     prompts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
     for clip in clips:
-        yield clip.key, clip.status, settings[clip.setting], str(clip.seed), prompts[clip.prompt]
+        own = written.of(clip.key)
+        more = (", ".join(own.tags), " ".join(own.note.split())) if written.clips else ()
+        same = (clip.key, clip.status, settings[clip.setting], str(clip.seed))
+        yield (*same, prompts[clip.prompt], *more)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -225,6 +260,7 @@ def export(
         Path | None,
         typer.Option("--out", "-o", help=".csv or .parquet.", show_default="CSV to stdout"),
     ] = None,
+    tag: Tag = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -233,13 +269,13 @@ def export(
     One row each, with its setting, prompt, costs and metrics.
     """
     from skipguide.cli.options import check_outputs
-    from skipguide.runs import Run
+    from skipguide.runs import Run, annotations
 
     write = _choose_writer(out)
     if out is not None:
         check_outputs([out], overwrite)
     with Run.open(folder) as run:
-        rows = clip_table(run, run.clips())
+        rows = clip_table(run, tagged(run.clips(), annotations.read(run), tag))
     if out is None:
         console.print_result(_csv(rows).rstrip("\n"), {"run": str(folder), "clips": rows}, as_json)
         return
@@ -260,7 +296,9 @@ def clip_table(run: Run, clips: Sequence[Clip]) -> list[PlainData]:
     Settings are columns `setting.NAME`, metrics `metric.NAME`; paths are relative to the run.
     """
     from skipguide.generate.describe import columns
+    from skipguide.runs import annotations
 
+    written = annotations.read(run)
     settings = {setting.id: setting for setting in run.settings()}
     columns_of = {id: columns(setting.complete) for id, setting in settings.items()}
     prompts = {prompt.id: prompt for prompt in run.prompts()}
@@ -282,10 +320,15 @@ def clip_table(run: Run, clips: Sequence[Clip]) -> list[PlainData]:
             "error": None if clip.error is None else clip.error.splitlines()[0],
             **{f"setting.{name}": _csv_cell(value) for name, value in own.items()},
             **{f"metric.{name}": value for name, value in clip.metrics.items()},
+            **(_written_cells(written.of(clip.key)) if written.clips else {}),
         }  # fmt: skip
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
+
+
+def _written_cells(annotation: Annotation) -> PlainData:
+    return {"tags": ", ".join(annotation.tags), "note": annotation.note}
 
 
 def _relative_path(run: Run, path: Path | None) -> str | None:

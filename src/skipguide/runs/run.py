@@ -44,6 +44,11 @@ class Run:
         """
         return cls(Path(folder), Ledger(Path(folder), "write" if writable else "read"))
 
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, for the other files of this room."""
+        return self._ledger
+
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()
