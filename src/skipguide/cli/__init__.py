@@ -18,6 +18,7 @@ from skipguide.cli.families import families
 from skipguide.cli.generate import generate
 from skipguide.cli.lab import lab
 from skipguide.cli.layers import layers
+from skipguide.cli.merge import merge
 from skipguide.cli.metrics import metrics
 from skipguide.cli.paper import paper
 from skipguide.cli.presets import presets
@@ -53,6 +54,7 @@ app.add_typer(convert, name="convert")
 app.add_typer(runs, name="runs")
 runs.command("tag", context_settings=TAG_CONTEXT)(tag)
 runs.command("note")(note)
+runs.command("merge")(merge)
 app.add_typer(votes, name="votes")
 
 

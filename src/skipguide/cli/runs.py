@@ -140,7 +140,7 @@ def show_(
             lines.insert(1, ("", in_words(written.run)))
         if clips:
             more = ("tags", "note") if written.clips else ()
-            cells = [("key", "status", "setting", "seed", "prompt", *more)]
+            cells: list[tuple[str, ...]] = [("key", "status", "setting", "seed", "prompt", *more)]
             cells += _clip_cells(run, found, written)
             lines += [("", line) for line in align_columns(cells)]
     print_lines(lines)

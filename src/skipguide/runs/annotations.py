@@ -55,7 +55,7 @@ def read(run: Run) -> Annotations:
     tags: dict[str, list[str]] = {}
     for clip, name in _rows(run.ledger, "tags", "clip, name"):
         tags.setdefault(clip, []).append(name)
-    notes = dict(_rows(run.ledger, "notes", "clip, text"))
+    notes: dict[str, str] = dict(_rows(run.ledger, "notes", "clip, text"))
     found = {
         clip: Annotation(tuple(sorted(tags.get(clip, ()))), notes.get(clip, ""))
         for clip in sorted({*tags, *notes})
@@ -69,10 +69,10 @@ def version(run: Run) -> str:
     return hashlib.sha256(to_json(rows).encode()).hexdigest()[:12]
 
 
-def _rows(ledger: Ledger, table: str, columns: str) -> list[tuple[str, ...]]:
+def _rows(ledger: Ledger, table: str, columns: str) -> list[tuple[str, str]]:
     if not ledger.rows("SELECT 1 FROM sqlite_master WHERE name = ?", table):
         return []
-    return [tuple(row) for row in ledger.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2")]
+    return [(row[0], row[1]) for row in ledger.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2")]
 
 
 def change(

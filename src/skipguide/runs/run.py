@@ -287,7 +287,7 @@ class Run:
         arrays = {at: np.asarray(value, order="C") for at, value in state.items()}
         content = save(arrays, {"keys": to_json(sorted(keys))})
         with files.translate_os_errors(self.folder):
-            files.write_atomically(self.folder, _state_name(setting, name), content)
+            files.write_atomically(self.folder, state_name(setting, name), content)
 
     def state(self, setting: int, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
         """Return what `keep_state` kept last: the arrays, and the keys of their videos; empty at
@@ -298,7 +298,7 @@ class Run:
         """
         from safetensors import SafetensorError, safe_open
 
-        path = self.folder / _state_name(setting, name)
+        path = self.folder / state_name(setting, name)
         if not path.is_file():
             return {}, []
         try:
@@ -396,7 +396,7 @@ class Run:
         return removed
 
 
-def _state_name(setting: int, name: str) -> str:
+def state_name(setting: int, name: str) -> str:
     """Return the file of a state. Names of metrics may have any letters; names of files may not."""
     return f"metrics/{hashlib.sha256(name.encode()).hexdigest()[:16]}-{setting}.safetensors"
 
