@@ -8,7 +8,7 @@ READY := .venv/.ready
 
 .PHONY: setup demo test pytest lint bench bench-all figures paper
 .PHONY: test-matrix test-long test-kills test-ray test-install test-studio
-.PHONY: studio-pictures test-comfyui
+.PHONY: studio-pictures bench-studio test-comfyui
 .PHONY: comfyui clean
 .DEFAULT_GOAL := test
 
@@ -96,6 +96,13 @@ test-studio: $(READY)
 studio-pictures: $(READY)
 	$(BIN)/python $(PIP_INSTALL) playwright
 	PYTHONPATH=tests $(BIN)/python tests/support/studio_pictures.py build/shown docs
+
+# How a run of 1,000 clips opens and scrolls in a real Chromium; CLIPS=... for another number.
+CLIPS ?= 1000
+bench-studio: $(READY)
+	$(BIN)/python $(PIP_INSTALL) playwright
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/support/studio_bench.py \
+	  build/clips-$(CLIPS) $(CLIPS)
 
 # The pack's own copy of what it uses of the library; a test holds them equal.
 comfyui:

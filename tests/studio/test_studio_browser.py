@@ -15,7 +15,7 @@ import pytest
 
 from skipguide.runs import Run
 from skipguide.studio import report
-from support.painted import FRAMES, SETTINGS, painted, pictures
+from support.painted import FIRST, FPS, FRAMES, STEP, painted, pictures
 from support.served import BROWSER, READ, Served, sync_api, until
 
 pytestmark = BROWSER
@@ -280,28 +280,96 @@ def test_light_and_dark(page: Any, first: Served) -> None:
     assert page.evaluate(paper) == dark
 
 
-def test_two_hundred_videos_on_a_page_are_not_all_loaded(page: Any, tmp_path: Path) -> None:
+# The frames that the videos in the window show: [number by its pixels, place by its time].
+INSIDE = (
+    """() => {
+  const canvas = Object.assign(document.createElement("canvas"), {width: 1, height: 1});
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  const root = document.getElementById("main").getBoundingClientRect();
+  const inside = [...document.querySelectorAll("main video:not(.coming)")].filter((video) => {
+    const box = video.getBoundingClientRect();
+    return Math.min(box.bottom, root.bottom) - Math.max(box.top, root.top) >= box.height / 2;
+  });
+  return inside.map((video) => {
+    context.drawImage(video, 40, 40, 8, 8, 0, 0, 1, 1);
+    const [grey] = context.getImageData(0, 0, 1, 1).data;
+    return [Math.round((grey - FIRST) / STEP), video.currentTime * FPS];
+  });
+}""".replace("FIRST", str(FIRST))
+    .replace("STEP", str(STEP))
+    .replace("FPS", str(FPS))
+)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A run of 250 clips that no test changes."""
+    with Served(painted(tmp_path_factory.mktemp("runs") / "many", prompts=MANY)) as served:
+        yield served
+
+
+def opened_all(page: Any, served: Served) -> None:
+    page.goto(f"{served.url}/#settings=1,2,3,4")
+    page.locator("h1").wait_for()
+    page.keyboard.press("a")
+    until(page, READ, lambda frames: frames.count(0) >= 8)
+
+
+def test_of_two_hundred_videos_only_those_near_the_window_are_on_the_page(
+    page: Any, many: Served
+) -> None:
     loaded = []
     page.on(
         "request",
         lambda request: loaded.append(request.url) if request.url.endswith(".mp4") else None,
     )
-    with Served(
-        painted(tmp_path / "many", prompts=MANY, settings=[SETTINGS[0], SETTINGS[1]][:2])
-    ) as served:
-        page.goto(f"{served.url}/#settings=1,2,3,4")
-        page.locator("h1").wait_for()
-        page.keyboard.press("a")
-        until(page, "document.querySelectorAll('figure.cell').length === 200")
-        until(page, READ, lambda frames: frames.count(0) >= 8)
-        assert page.locator("video").count() <= 64
-        assert len(set(loaded)) <= 72
-        page.locator("section.row").last.scroll_into_view_if_needed()
-        until(page, "document.querySelectorAll('section.row:last-of-type video').length === 4")
-        assert page.locator("section.row").first.locator("video").count() == 0
-        page.keyboard.press("ArrowRight")
-        until(page, READ, lambda frames: set(frames) == {1})
-        until(page, "document.getElementById('drift').textContent", lambda text: text == "drift 0")
+    opened_all(page, many)
+    rows = page.locator("section.row")
+    assert rows.first.get_attribute("aria-label") == "prompt 00, seed 0, row 1 of 50"
+    assert page.locator("figure.cell").count() < 60
+    assert len(set(loaded)) < 40
+    height = page.evaluate("document.querySelector('.rows').offsetHeight")
+    page.evaluate("document.getElementById('main').scrollTop = 1e6")
+    page.locator("section[aria-label='prompt 24, seed 1, row 50 of 50'] video").nth(3).wait_for()
+    assert page.locator("section[aria-label='prompt 00, seed 0, row 1 of 50']").count() == 0
+    pair = [rows.nth(i).bounding_box()["y"] for i in (0, 1)]
+    assert height == pytest.approx(50 * (pair[1] - pair[0]))
+    page.keyboard.press("ArrowRight")
+    until(page, READ, lambda frames: set(frames) == {1})
+    until(page, "document.getElementById('drift').textContent", lambda text: text == "drift 0")
+    page.keyboard.press("m")
+    page.keyboard.press("c")
+    page.locator("section[aria-label='prompt 24, seed 1, row 50 of 50']").wait_for()
+    assert page.evaluate("document.getElementById('main').scrollTop") > 14_000
+    page.keyboard.press("Shift+PageUp")
+    until(page, "document.getElementById('main').scrollTop", lambda top: top < 13_900)
+
+
+def test_videos_that_scroll_in_are_in_step_with_the_clock(page: Any, many: Served) -> None:
+    """Each is shown within one frame of all others from its first picture on, by its pixels and
+    by its time."""
+    page.set_viewport_size({"width": 1000, "height": 640})
+    opened_all(page, many)
+    page.keyboard.press("Space")
+    page.wait_for_timeout(700)
+    page.mouse.move(600, 400)
+    clips, off, apart, counts = set(), [], [], []
+    for _ in range(6):
+        page.mouse.wheel(0, 500)
+        for shown in page.evaluate(WATCH.replace(READ, INSIDE), 0.8):
+            numbers, times = [number for number, _ in shown], [time for _, time in shown]
+            if len(shown) < 2 or max(times) - min(times) > FRAMES / 2:  # the loop begins again
+                continue
+            counts.append(len(shown))
+            distance = max(numbers) - min(numbers)
+            off.append(min(distance, FRAMES - distance))  # the first frame comes after the last
+            apart.append(max(times) - min(times))
+        clips.update(page.evaluate("[...document.querySelectorAll('video')].map((v) => v.src)"))
+    assert len(clips) > 40  # so many scrolled in
+    assert max(counts) >= 8
+    assert len(off) > 30
+    assert max(off) <= 1, off
+    assert max(apart) < 1, apart
 
 
 # --- making -------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ function table({ run, transport, pair }) {
     [["ArrowRight", "."], "One frame on", () => transport.step(1)],
     [["PageUp"], "Ten frames back", () => transport.step(-10)],
     [["PageDown"], "Ten frames on", () => transport.step(10)],
+    [["Shift+PageUp"], "One window of rows up", () => scrollRows(-1)],
+    [["Shift+PageDown"], "One window of rows down", () => scrollRows(1)],
     [["Home"], "First frame", () => transport.step(-Infinity)],
     [["End"], "Last frame", () => transport.step(Infinity)],
     [["["], "Slower", () => transport.faster(-1)],
@@ -54,6 +56,12 @@ function table({ run, transport, pair }) {
   ];
 }
 
+/** What is on top stays in sight at the bottom, or the other way round. */
+function scrollRows(windows) {
+  const root = document.getElementById("main");
+  root.scrollBy({ top: windows * 0.9 * root.clientHeight });
+}
+
 function everything(run) {
   const all = state.prompts.length === run.prompts.length && state.seeds.length === run.seeds.length;
   const some = all ? 1 : undefined;
@@ -69,7 +77,7 @@ export function listenToKeys(parts) {
   const find = (name) => table(parts()).find(([keys]) => keys.includes(name));
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event) || document.querySelector("dialog[open]")) return;
-    const name = event.key === " " ? "Space" : event.shiftKey && event.key.startsWith("Arrow") ? `Shift+${event.key}` : event.key;
+    const name = event.key === " " ? "Space" : event.shiftKey && /^(Arrow|Page)/.test(event.key) ? `Shift+${event.key}` : event.key;
     const found = find(name);
     if (!found || (state.view !== "clips" && SCROLLING.has(name))) return;
     event.preventDefault();

@@ -1,4 +1,7 @@
-// One video on the page: loads it, goes to a frame, follows a clock, and knows which frame is on the screen.
+// One video on the page: loads it, goes to a frame, follows a clock, and knows which frame is on
+// the screen. A video that comes while the clock runs is shown when it is in step, not before.
+
+import { Chase } from "studio/chase.js";
 
 const FURTHEST = 3; // frames off before it jumps instead of running faster or slower
 const PATIENCE = 400; // milliseconds between two jumps
@@ -8,9 +11,12 @@ export class Player {
   constructor(screen) {
     this.screen = screen;
     this.video = null;
+    this.next = null; // the one that is coming, not yet on the screen
+    this.chase = null; // of that one, while the clock runs
     this.clip = null; // {url, frames, fps}
     this.frame = null; // the one on the screen
-    this.seen = true; // in the window; browsers draw no frames of those outside
+    this.drawn = new WeakMap(); // video -> the frame that it has drawn last
+    this.isSeen = true;
     this.joined = false; // it shows something, and so the others wait for it
     this.onframe = () => {};
     this.onerror = () => {}; // with the browser's reason
@@ -28,12 +34,15 @@ export class Player {
     this.clip = clip;
     this.shown = new Set();
     this.failed = false;
-    this.next?.remove();
+    if (this.next) free(this.next);
     const video = document.createElement("video");
-    Object.assign(video, { muted: true, playsInline: true, preload: "auto", disablePictureInPicture: true });
+    Object.assign(video, {
+      muted: true, playsInline: true, preload: "auto", disablePictureInPicture: true,
+    });
     video.tabIndex = -1;
     video.classList.add("coming");
     this.next = video;
+    this.chase = null;
     this.wanted = frame;
     video.addEventListener("loadeddata", () => this.#go(video), { once: true });
     video.addEventListener("seeked", () => this.#arrived(video));
@@ -46,13 +55,20 @@ export class Player {
 
   /** Free the video and its decoder: a browser has some 75 of them for a page. */
   unload() {
-    for (const video of [this.video, this.next]) {
-      if (!video) continue;
-      video.removeAttribute("src");
-      video.load();
-      video.remove();
-    }
-    Object.assign(this, { video: null, next: null, clip: null, frame: null, joined: false });
+    for (const video of [this.video, this.next]) if (video) free(video);
+    Object.assign(this, {
+      video: null, next: null, chase: null, clip: null, frame: null, joined: false,
+    });
+  }
+
+  /** Whether it is in the window. Browsers draw no frames of those outside. */
+  get seen() {
+    return this.isSeen;
+  }
+
+  set seen(isSeen) {
+    if (isSeen && !this.isSeen) this.frame = null; // what it had on the screen last is long ago
+    this.isSeen = isSeen;
   }
 
   /** How much of it has been on the screen, 0 to 1. */
@@ -84,14 +100,20 @@ export class Player {
   seek(frame) {
     this.wanted = frame;
     this.isMoving = false;
-    const video = this.video ?? this.next;
-    if (!video || video.readyState < 1) return;
-    if (!video.paused) video.pause();
-    if (!video.seeking) this.#go(video);
+    this.chase = null;
+    for (const video of [this.video, this.next]) {
+      if (!video || video.readyState < 1) continue;
+      if (!video.paused) video.pause();
+      if (!video.seeking) this.#go(video);
+    }
   }
 
-  /** Keep up with a clock. `position` is in frames, `rate` in frames per second, `passed` since the last call in seconds. */
+  /**
+   * Keep up with a clock. `position` is in frames, `rate` in frames per second, `passed` since the
+   * last call in seconds.
+   */
   follow(position, rate, passed) {
+    if (this.next) this.#chase(position, rate);
     if (!this.joined) return;
     const { video, clip } = this;
     if (position >= clip.frames) {
@@ -101,45 +123,77 @@ export class Player {
     this.wanted = Math.floor(position);
     this.isMoving = true;
     const off = video.currentTime * clip.fps - position;
-    if (Math.abs(off) > FURTHEST && !video.seeking && performance.now() - this.jumped > PATIENCE) {
+    const isFar = Math.abs(off) > FURTHEST && !video.seeking;
+    if (isFar && performance.now() - this.jumped > PATIENCE) {
       this.jumped = performance.now();
       video.currentTime = position / clip.fps;
     }
-    const gain = Math.min(1, 0.5 / (rate * passed)); // where calls are rare, a larger one would overshoot
+    // Where calls are rare, a larger gain would overshoot.
+    const gain = Math.min(1, 0.5 / (rate * passed));
     const correction = Math.min(Math.max(1 - gain * off, 0.25), 2);
     const speed = Math.min(Math.max((rate / clip.fps) * correction, 0.07), 15);
     if (Math.abs(video.playbackRate - speed) > 0.02) video.playbackRate = speed;
     if (video.paused) video.play().catch((error) => this.#refused(error));
   }
 
+  /** Bring the one that is coming into step with the clock, and show it then. */
+  #chase(position, rate) {
+    const video = this.next;
+    this.wanted = Math.min(Math.floor(position), this.last);
+    if (video.readyState < 1) return;
+    if (position >= this.last) { // over before it is there: its last frame will do
+      this.chase = null;
+      return;
+    }
+    this.chase ??= new Chase(video, this.clip.fps, (error) => this.#refused(error));
+    if (this.chase.follow(position, rate)) this.#show(video);
+  }
+
   /** Stay where it is while another one catches up. */
   hold() {
     this.isMoving = false;
+    if (this.chase) { // nothing to run after
+      this.chase = null;
+      this.next.pause();
+      this.#go(this.next);
+    }
     if (this.joined && !this.video.paused) this.video.pause();
   }
 
+  /** The middle of a frame is surely in it. */
   #time(frame) {
-    return (Math.min(Math.max(frame, 0), this.last) + 0.5) / this.clip.fps; // the middle of a frame is surely in it
+    return (Math.min(Math.max(frame, 0), this.last) + 0.5) / this.clip.fps;
   }
 
-  /** Even where it seems to be there already: a video that has just been stopped can show the frame after its time. */
+  /**
+   * Even where it seems to be there already: a video that has just been stopped can show the frame
+   * after its time.
+   */
   #go(video) {
-    if (video !== this.video && video !== this.next) return; // its data came after it was taken away
+    if (video !== this.video && video !== this.next) return; // taken away before its data came
+    if (video === this.next && this.chase) return;
     video.currentTime = this.#time(this.wanted);
   }
 
   #arrived(video) {
     if (video !== this.video && video !== this.next) return;
-    if (video === this.next) {
-      this.video?.remove();
-      this.video = video;
-      this.next = null;
-      video.classList.remove("coming");
-      this.joined = true;
-      this.screen.classList.toggle("tiny", video.videoWidth <= 160);
-      this.onjoin?.();
-    }
-    if (video.paused && Math.abs(video.currentTime - this.#time(this.wanted)) > 0.1 / this.clip.fps) this.#go(video);
+    if (video === this.next && this.chase) return; // on its way to where the clock will be
+    const isThere = Math.abs(video.currentTime - this.#time(this.wanted)) <= 0.1 / this.clip.fps;
+    if (video === this.next && (isThere || !this.joined)) this.#show(video);
+    if (video.paused && !isThere) this.#go(video);
+  }
+
+  #show(video) {
+    if (this.video) free(this.video);
+    this.video = video;
+    this.next = null;
+    this.chase = null;
+    video.classList.remove("coming");
+    this.joined = true;
+    this.frame = null;
+    this.screen.classList.toggle("tiny", video.videoWidth <= 160);
+    this.#tell();
+    this.onjoin?.();
   }
 
   /** Some browsers load nothing before something plays, as on a phone that saves its battery. */
@@ -150,7 +204,8 @@ export class Player {
 
   /** It was started to make it load: the clock starts it when all are there. */
   #calm(video) {
-    if (video === this.next || !this.isMoving) video.pause();
+    const isMoving = video === this.next ? this.chase !== null : this.isMoving;
+    if (!isMoving) video.pause();
   }
 
   /** A video that is taken away meanwhile is refused too; that is no news. */
@@ -166,22 +221,29 @@ export class Player {
 
   #watch(video) {
     const { fps } = this.clip;
-    const isTold = "requestVideoFrameCallback" in video; // else what should be there is taken for it
+    // A browser that does not tell which frame it shows is taken to show the one that is due.
+    const isTold = "requestVideoFrameCallback" in video;
     const again = (call) => (isTold
       ? video.requestVideoFrameCallback(call)
       : requestAnimationFrame((now) => call(now, { mediaTime: video.currentTime })));
-    let before = -1;
     const draw = (_, { mediaTime }) => {
       if (video !== this.video && video !== this.next) return;
       if (isTold || video.readyState >= 2) {
-        this.frame = Math.round(mediaTime * fps);
-        this.#mark(before, this.frame);
-        before = this.frame;
-        this.onframe(this.frame);
+        this.drawn.set(video, Math.round(mediaTime * fps));
+        if (video === this.video) this.#tell();
       }
       again(draw);
     };
     again(draw);
+  }
+
+  /** Say which frame is on the screen, as far as the browser has told. */
+  #tell() {
+    const frame = this.drawn.get(this.video);
+    if (frame === undefined) return;
+    this.#mark(this.frame ?? -1, frame);
+    this.frame = frame;
+    this.onframe(frame);
   }
 
   /** Frames that a busy machine leaves out in playing count as shown; those of a jump do not. */
@@ -191,4 +253,11 @@ export class Player {
       this.shown.add(i);
     }
   }
+}
+
+/** A video that is merely forgotten keeps its decoder until the browser cleans up. */
+function free(video) {
+  video.removeAttribute("src");
+  video.load();
+  video.remove();
 }

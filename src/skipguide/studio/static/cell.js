@@ -1,0 +1,149 @@
+// One place of the grid: a video, what it is, and its numbers.
+
+import { el, short } from "studio/dom.js";
+import { Player } from "studio/player.js";
+import { clipUrl } from "studio/source.js";
+import { setSlot, state } from "studio/state.js";
+import { facts, parameterRows, summary } from "studio/words.js";
+
+export class Cell {
+  constructor(run, transport, loader) {
+    Object.assign(this, { run, transport, loader, isNear: false, clip: null });
+    this.number = el("output", { class: "frame", title: "The frame on the screen" });
+    this.note = el("p", { class: "note" });
+    this.pan = el("div", { class: "pan" });
+    this.screen = el("div", { class: "screen" }, this.pan, this.note);
+    this.caption = el("figcaption");
+    this.figure = el("figure", { class: "cell" }, this.screen, this.caption);
+    this.figure.cell = this;
+    this.player = new Player(this.pan);
+    this.player.onframe = (frame) => {
+      this.number.textContent = frame + 1;
+      this.figure.dataset.frame = frame;
+      if (!transport.playing) transport.onchange();
+    };
+    this.player.onerror = (reason) => this.#broken(reason);
+  }
+
+  show(row, slot, isOne) {
+    const setting = this.run.setting.get(slot.setting);
+    this.clip = this.run.clipAt(row.prompt, row.seed, slot.setting) ?? null;
+    this.figure.dataset.setting = setting.name;
+    this.ratio = this.clip?.width ? this.clip.width / this.clip.height : 1;
+    this.screen.style.aspectRatio = this.ratio;
+    this.caption.replaceChildren(...this.#caption(setting, slot, isOne));
+    if (!this.isDone) this.#say(reason(this.clip));
+    else if (!this.player.clip) this.#say("");
+    if (this.isNear) this.loader.ask(this);
+    return this;
+  }
+
+  get isDone() {
+    return this.clip?.status === "done";
+  }
+
+  /** It is near the window: its video is loaded when its turn comes. */
+  enter() {
+    this.isNear = true;
+    this.loader.ask(this);
+  }
+
+  leave() {
+    this.isNear = false;
+    this.player.seen = false;
+    this.#unload();
+  }
+
+  /** Its turn. */
+  load() {
+    if (!this.isDone) {
+      this.#unload();
+      return;
+    }
+    this.#say("");
+    this.transport.add(this.player);
+    const { frames, fps } = this.clip;
+    this.player.load({ url: clipUrl(this.clip), frames, fps }, this.transport.frame);
+  }
+
+  /** There are as many videos as a browser can play. */
+  refuse() {
+    this.#unload();
+    if (this.isDone) this.#say("Too many videos in the window: make them larger.");
+  }
+
+  #unload() {
+    this.loader.forget(this);
+    this.transport.remove(this.player);
+    this.player.unload();
+    this.number.textContent = "";
+    delete this.figure.dataset.frame;
+  }
+
+  #broken(why) {
+    const again = () => { this.player.unload(); this.load(); };
+    this.#say("The video cannot be played.", el("span", { class: "why" }, why),
+      el("button", { type: "button", on: { click: again } }, "Try again"));
+  }
+
+  #say(...parts) {
+    this.note.replaceChildren(...parts.filter(Boolean));
+    this.note.hidden = this.note.childNodes.length === 0;
+  }
+
+  #caption(setting, slot, isOne) {
+    const place = this.run.settings.indexOf(setting);
+    const hint = place < 9 ? el("kbd", {}, place + 1) : null;
+    const title = el("div", { class: "title" }, hint, el("b", {}, setting.title), this.number);
+    if (!isOne) return [title];
+    return [
+      title, el("div", { class: "quiet" }, summary(this.run, setting)),
+      ...sliders(this.run, setting, slot), ...this.#details(setting),
+    ];
+  }
+
+  #details(setting) {
+    this.numbers = null;
+    if (!state.details) return [];
+    const numbers = facts(this.run, setting, this.clip);
+    const heads = ["", "this", "all"].map((name) => el("th", { scope: "col" }, name));
+    const head = el("thead", {}, el("tr", {}, heads));
+    const rows = numbers.map(({ name, own, all, title }) => el("tr", { title },
+      el("th", { scope: "row" }, name), el("td", {}, own), el("td", {}, all)));
+    const parameters = [["model", setting.model], ...parameterRows(setting)].map(([name, value]) =>
+      el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, value)));
+    const more = el("details",
+      { ".open": Cell.opened, on: { toggle: () => { Cell.opened = more.open; } } },
+      el("summary", {}, "All parameters"), el("table", {}, parameters));
+    this.numbers = el("div", {}, el("table", {}, head, el("tbody", {}, rows)), more);
+    return [this.numbers];
+  }
+}
+
+Cell.opened = false; // one for all cells, so that rows stay comparable
+
+/** Why there is no video, and what to do about it. */
+function reason(clip) {
+  if (!clip) return "Not in the plan.";
+  if (clip.status === "failed") return `Failed: ${clip.error ?? "no reason is known"}`;
+  return clip.status === "running" ? "Being made." : "Not made yet.";
+}
+
+/** A slider for each scale that varies alone: its stops are the settings that exist. */
+export function sliders(run, setting, slot) {
+  const shown = { ...slot.steps, ...setting.sliders };
+  return Object.entries(shown).map(([name, steps]) => {
+    const place = steps.findIndex(([, id]) => id === setting.id);
+    const slider = el("input", {
+      type: "range", min: 0, max: steps.length - 1, step: 1,
+      "aria-label": `${run.labels[name]} of ${setting.title}`,
+      "aria-valuetext": short(steps[place][0]), "data-slot": slot.id, "data-scale": name,
+      on: { input: () => setSlot(slot.id, steps[Number(slider.value)][1], { [name]: steps }) },
+    });
+    slider.value = place;
+    const stops = steps.map(([value], i) =>
+      el("span", { class: i === place ? "here" : "" }, short(value)));
+    return el("label", { class: "slider" }, run.labels[name],
+      el("span", { class: "track" }, slider, el("span", { class: "stops" }, stops)));
+  });
+}
