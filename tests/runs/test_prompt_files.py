@@ -48,21 +48,23 @@ def test_a_table_is_what_the_csv_module_wrote(
     rows = [["id", "Prompt ", "seed"], *([str(i), text, "7"] for i, text in enumerate(PROMPTS))]
     plan = read(tmp_path, name, table(rows, **options).encode(encoding))
     assert texts(plan) == PROMPTS
-    assert [prompt.tags for prompt in plan.prompts] == [
-        {"ids": [str(i)], "seed": "7"} for i in range(len(PROMPTS))
+    assert [(prompt.tags, prompt.seeds) for prompt in plan.prompts] == [
+        ({"ids": [str(i)]}, (7,)) for i in range(len(PROMPTS))
     ]
+    assert plan.notes == ("the file of prompts has seed for the videos of a row.",)
+
+
+def test_what_a_table_decides_and_what_not_is_said_before_it_begins(tmp_path: Path) -> None:
+    text = "prompt,negative_prompt,style,gudance_scale\na star,blurred,flat,3\n"
+    plan = read(tmp_path, "p.csv", text)
     assert plan.notes == (
-        "the file of prompts has seed beside them, which is kept but changes nothing: seeds and"
-        " settings are those of the plan",
+        "the file of prompts has negative_prompt for the videos of a row, and gudance_scale, style"
+        " as tags, which change nothing. Did you mean guidance_scale by"
+        " gudance_scale?",
     )
-
-
-def test_what_a_plan_does_not_take_from_a_table_is_said_before_it_begins(tmp_path: Path) -> None:
-    plan = read(tmp_path, "p.csv", "prompt,negative_prompt\na star,blurred\n")
-    assert "has negative_prompt beside them" in plan.notes[0]
     planned, *_ = swept(tmp_path / "run", plan)
     assert plan.notes[0] in planned.notes  # pyright: ignore[reportAttributeAccessIssue]
-    assert not read(tmp_path, "p.csv", "prompt,style\na star,flat\n").notes
+    assert not read(tmp_path, "p.csv", "prompt,dimension\na star,color\n").notes
 
 
 @pytest.mark.parametrize(

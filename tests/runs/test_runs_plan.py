@@ -14,7 +14,7 @@ from skipguide.generate.resolve import resolve_guidance
 from skipguide.runs import Plan
 from skipguide.runs.jobs import ResolvedSetting, job_key
 from skipguide.runs.plan_grid import to_settings
-from skipguide.runs.prompts import Prompt
+from skipguide.runs.prompt_rows import Prompt
 
 PLAN = """
 model: lab-mochi
@@ -242,7 +242,14 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
     [
         ({"settings": []}, r"settings of a plan must be a list of settings.*but got \[\]"),
         ({"prompts": []}, r"prompts of a plan must be a list of texts"),
-        ({"prompts": ["a", {}]}, r"must have a text, an image or both, but one has neither"),
+        ({"prompts": ["a", {}]}, r"an image or both, but prompt 2 of the plan has neither"),
+        ({"prompts": [{"prompt": "a", "sede": 3}]}, r"prompt 1 .* sede\. Did you mean 'seed'\?$"),
+        ({"prompts": [{"prompt": "a", "seed": "x"}]}, r"seed of prompt 1 .* 0,3,7, or 0:4 .* 'x'"),
+        ({"prompts": [{"prompt": "a", "steps": 0}]}, r"^prompt 1 of the plan: steps must be"),
+        (
+            {"prompts": [{"prompt": "a", "steps": 2, "num_inference_steps": 3}]},
+            r"say a setting once, but prompt 1 of the plan has steps twice, once as num_inf",
+        ),
         (
             {"prompts": "none.txt"},
             r"prompts must be a readable file, but none.txt is not: No such file",
@@ -261,7 +268,8 @@ def test_a_prompt_per_line_is_what_both_have_too(tmp_path: Path) -> None:
         ({"prompts": {"fiel": "a.txt"}}, r"^prompts of a plan must be .* Did you mean 'file'\?$"),
         ({"prompts": [{"promt": "a"}]}, r"^prompts of a plan must be .* Did you mean 'prompt'\?$"),
         ({"settings": [{"name": "a", "sgt": 3}]}, r"but got 'sgt'\. Did you mean 'stg'\?$"),
-        ({"settings": [{"guidance_scale": 3}]}, r"every setting must have a name"),
+        ({"settings": [{"name": "  "}]}, r"the name of a setting must be a text"),
+        ({"settings": [{"name": 3}]}, r"the name of a setting must be a text"),
         (
             {"settings": [{"name": "a"}, {"name": "a"}]},
             r"must have a name of its own, but several are called a",
@@ -360,14 +368,15 @@ def test_all_that_is_wrong_with_a_plan_is_said_at_once_and_once_each() -> None:
             {"settings": [{"name": "a", "grid": {"steps": 0, "stg": {"scale": {}}}, "layres": 2}]},
             ["grid must have a list of values", "Did you mean 'layers'?", "but got 0. Correct it."],
         ),
-        ({"settings": [{"grid": 3}]}, ["must have a name", "grid must have a list of values"]),
+        ({"settings": [{"grid": 3}]}, ["grid must have a list of values"]),
+        ({"settings": [{"name": 3, "grid": 3}]}, ["must be a text", "must have a list of values"]),
         (
             {"settings": ["cfg", {"name": "b", "layres": 8, "model": "x"}], "model": 3},
             ["settings of a plan must be", "model of a plan must be", "Did you mean 'layers'?"],
         ),
         (
             {"prompts": [{"promt": "a"}, {"imag": "b"}]},
-            ["Did you mean 'prompt'? Did you mean 'image'?"],
+            ["Did you mean 'prompt'?", "Did you mean 'image'?"],
         ),
         (
             {"settings": {"name": "a", "guidance": {"terms": "8 layers=9", "cfg": "apgg"}}},

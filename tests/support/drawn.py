@@ -28,7 +28,7 @@ from skipguide.runs.engine import (
     OnStep,
 )
 from skipguide.runs.jobs import Job, ResolvedSetting
-from skipguide.runs.plan import Setting
+from skipguide.runs.plan_settings import Setting
 from skipguide.runs.storage import ClipContents
 
 

@@ -20,7 +20,7 @@ from skipguide.method.terms import STG
 from skipguide.runs import Plan
 from skipguide.runs.engine import Cost, GeneratedVideo, JobFinished, JobStarted, OnStep
 from skipguide.runs.jobs import Job, ResolvedSetting
-from skipguide.runs.plan import Setting
+from skipguide.runs.plan_settings import Setting
 from skipguide.runs.storage import ClipContents
 from skipguide.runs.sweep import sweep
 

@@ -7,23 +7,22 @@ import inspect
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skipguide.files.text import symbol_name, to_ascii
 from skipguide.generate import parsing
 from skipguide.generate.fields import flag_name
-from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.generate.words import is_switch, number_type, parse_text, text_fields
 from skipguide.method import documents
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
     import PIL.Image
-    from pydantic.fields import FieldInfo
 
 Config = Annotated[
     Path | None,
@@ -93,17 +92,7 @@ def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _fields() -> dict[str, FieldInfo]:
-    """Return the settings that are options, in the order of the help; flags stand for
-    `guidance`."""
-    found: dict[str, FieldInfo] = {}
-    for name, field in GenerationSettings.model_fields.items():
-        found |= GuidanceFlags.model_fields if name == "guidance" else {name: field}
-    del found["prompt"]
-    return found
-
-
-_FIELDS = _fields()
+_FIELDS = text_fields()
 _REPEATABLE = ("term", "restart", "lora", "component")
 
 
@@ -112,8 +101,8 @@ def _option(name: str) -> inspect.Parameter:
     default = (
         _DEFAULT_LABELS.get(name, "the model's") if field.default is None else str(field.default)
     )
-    switch = bool in _leaf_types(field.annotation)
-    metavar = None if switch else _number_type(name).__name__.upper().replace("STR", "TEXT")
+    switch = is_switch(name)
+    metavar = None if switch else number_type(name).__name__.upper().replace("STR", "TEXT")
     written = (
         f"{flag_name(name)}/--no-{flag_name(name).removeprefix('--')}"
         if switch
@@ -133,25 +122,7 @@ def _parse_value(name: str, value: str | bool | list[str]) -> Any:
     """
     if isinstance(value, list):
         return value if len(value) > 1 else value[0]
-    if isinstance(value, bool):
-        return value
-    try:
-        return _number_type(name)(value)
-    except ValueError:
-        return value
-
-
-def _number_type(name: str) -> type[int] | type[float] | type[str]:
-    leaves = list(_leaf_types(_FIELDS[name].annotation))
-    return str if str in leaves else float if float in leaves else int if int in leaves else str
-
-
-def _leaf_types(annotation: Any) -> Iterator[Any]:
-    parts = get_args(annotation)
-    if not parts:
-        yield annotation
-    for part in parts:
-        yield from _leaf_types(part)
+    return value if isinstance(value, bool) else parse_text(name, value)
 
 
 def read_config(path: Path | None) -> PlainData:

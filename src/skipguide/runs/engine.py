@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
 from skipguide.runs.jobs import Job, ResolvedSetting
-from skipguide.runs.plan import Setting
+from skipguide.runs.plan_settings import Setting
 from skipguide.runs.storage import DISK_FULL_ERRORS, ClipContents
 
 if TYPE_CHECKING:

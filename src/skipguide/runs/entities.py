@@ -31,6 +31,8 @@ class Prompt:
     image: str | None  # the name of the file
     tags: PlainData  # what the prompt file says beside it
     image_sha256: str | None = None
+    # Of its videos alone, over those of the setting: `GenerationSettings` and flags by their names.
+    settings: PlainData = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

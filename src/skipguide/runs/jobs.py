@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skipguide.generate.flags import from_guidance
@@ -14,8 +14,9 @@ from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import storage as files
 from skipguide.runs.ledger import Ledger, to_json, utc_now
-from skipguide.runs.plan import Plan, Setting
-from skipguide.runs.prompts import Prompt
+from skipguide.runs.plan import Plan
+from skipguide.runs.plan_settings import Setting, variant_of
+from skipguide.runs.prompt_rows import Prompt, tags_for_ledger
 
 _KEY_LENGTH = 16  # hex digits; 10^6 clips share one with a chance of 3e-8
 _PER_JOB_FIELDS = ("prompt", "image", "seed", "device", "model")
@@ -40,6 +41,11 @@ class Job:
     generation: GenerationSettings  # complete, with prompt and seed
     image: Path | None = None
     latents: bool = False  # keep them
+    prompt: str = ""  # the `prompt_digest`
+
+
+# (model, name of the setting, `variant_of`) -> the setting with what rows of prompts say over it.
+Variants = Mapping[tuple[str, str, str], ResolvedSetting]
 
 
 def job_key(
@@ -98,9 +104,15 @@ def _model_name(surveyed: ResolvedSetting) -> str:
 
 
 def build_jobs(
-    plan: Plan, surveyed: Sequence[ResolvedSetting], versions: Mapping[str, str]
+    plan: Plan,
+    surveyed: Sequence[ResolvedSetting],
+    versions: Mapping[str, str],
+    variants: Variants | None = None,
 ) -> list[Job]:
     """Return all jobs of a plan, each once, by model, then prompt, then seed, which shares work.
+
+    Args:
+        variants: of the settings, for plans whose prompts have settings of their own.
 
     Raises:
         ValueError: if two settings are the same one.
@@ -108,22 +120,45 @@ def build_jobs(
     images = {
         prompt.image: hash_file(prompt.image) for prompt in plan.prompts if prompt.image is not None
     }
-    found = [
-        Job(
-            job_key(
-                entry, prompt, seed, images.get(prompt.image) if prompt.image else None, versions
-            ),
-            entry.setting.name,
-            _fill_in_prompt(entry.complete, prompt, seed),
-            prompt.image,
-            plan.save_latents,
-        )
-        for alike in _group_by_pipeline(surveyed)
-        for prompt in plan.prompts
-        for seed in plan.seeds
-        for entry in alike
-    ]
+    found = []
+    for alike in _group_by_pipeline(surveyed):
+        for prompt in plan.prompts:
+            image = images.get(prompt.image) if prompt.image else None
+            own = [_for_prompt(entry, prompt, variants or {}) for entry in alike]
+            digest = prompt_digest(prompt, image)
+            found += [
+                Job(
+                    job_key(entry, prompt, seed, image, versions),
+                    entry.setting.name,
+                    _fill_in_prompt(entry.complete, prompt, seed),
+                    prompt.image,
+                    plan.save_latents,
+                    digest,
+                )
+                for seed in plan.seeds_of(prompt)
+                for entry in own
+            ]
     return _deduplicate(found)
+
+
+def _for_prompt(entry: ResolvedSetting, prompt: Prompt, variants: Variants) -> ResolvedSetting:
+    """Return a setting with what the row of a prompt says over it."""
+    if not prompt.settings:
+        return entry
+    found = variants[_model_name(entry), entry.setting.name, variant_of(prompt)]
+    if "negative_prompt" not in prompt.settings:
+        return found
+    own = {"negative_prompt": prompt.settings["negative_prompt"]}
+    return replace(found, complete=found.complete.model_copy(update=own))
+
+
+def prompt_digest(prompt: Prompt, image_sha256: str | None) -> str:
+    """Return what a ledger knows a prompt by: a hash of text, picture and settings of its own."""
+    image = (
+        None if prompt.image is None else {"image": prompt.image.name, "image_sha256": image_sha256}
+    )
+    content = [prompt.text, image, *([prompt.settings] if prompt.settings else [])]
+    return hashlib.sha256(to_json(content).encode()).hexdigest()
 
 
 def _group_by_pipeline(surveyed: Sequence[ResolvedSetting]) -> Iterator[list[ResolvedSetting]]:
@@ -146,7 +181,8 @@ def _deduplicate(found: Sequence[Job]) -> list[Job]:
         if other.setting != job.setting:
             raise ValueError(
                 f"the settings of a plan must differ, but {other.setting!r} and {job.setting!r}"
-                " are the same once the model's defaults are filled in. Remove one."
+                " are the same once the model's defaults and the rows of prompts are filled in."
+                " Remove one."
             )
     return list(jobs.values())
 
@@ -171,16 +207,13 @@ def register_jobs(
             "plans", {"sha256": plan.sha256}, {"text": plan.text, "created": utc_now()}
         )
         settings = _register_settings(ledger, surveyed)
-        prompts = {
-            (prompt.text, prompt.image): _register_prompt(ledger, prompt, kept)
-            for prompt in plan.prompts
-        }
+        prompts = dict(_register_prompt(ledger, prompt, kept) for prompt in plan.prompts)
         ledger.db.execute(
             "UPDATE jobs SET position = position + ?", (len(jobs),)
         )  # those of other plans come after
         for position, job in enumerate(jobs):
             setting = settings[job.generation.model, job.setting]
-            prompt = prompts[job.generation.prompt, job.image]
+            prompt = prompts[job.prompt]
             ledger.db.execute(
                 "INSERT INTO jobs(key, setting, prompt, seed, position, added) VALUES (?, ?, ?, ?,"
                 " ?, ?) ON CONFLICT(key) DO UPDATE SET position = excluded.position, setting ="
@@ -253,15 +286,10 @@ def _describe_changes(holder: ReadOnlyData, content: ReadOnlyData) -> str:
     return ", ".join(f"{name} = {then.get(name)!r}, now {content.get(name)!r}" for name in changed)
 
 
-def _register_prompt(ledger: Ledger, prompt: Prompt, kept: Mapping[Path, str]) -> int:
-    image = (
-        None
-        if prompt.image is None
-        else {"image": prompt.image.name, "image_sha256": kept[prompt.image]}
-    )
-    digest = hashlib.sha256(to_json([prompt.text, image]).encode()).hexdigest()
-    return ledger.get_or_insert_id(
-        "prompts",
-        {"sha256": digest},
-        {"text": prompt.text, **(image or {}), "tags": to_json(prompt.tags)},
-    )
+def _register_prompt(ledger: Ledger, prompt: Prompt, kept: Mapping[Path, str]) -> tuple[str, int]:
+    """Return the digest of a prompt and its id in the ledger."""
+    content = None if prompt.image is None else kept[prompt.image]
+    image = {} if prompt.image is None else {"image": prompt.image.name, "image_sha256": content}
+    digest = prompt_digest(prompt, content)
+    new = {"text": prompt.text, **image, "tags": to_json(tags_for_ledger(prompt))}
+    return digest, ledger.get_or_insert_id("prompts", {"sha256": digest}, new)

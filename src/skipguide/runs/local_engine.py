@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipguide.generate.settings import GenerationSettings
 from skipguide.runs.jobs import Job, ResolvedSetting
-from skipguide.runs.plan import Setting
+from skipguide.runs.plan_settings import Setting
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,9 +10,9 @@ from skipguide.generate.flags import SCALE_AXES, GuidanceFlags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.runs.prompt_rows import ALIASES
 
 _SCALE_BY_AXIS = {axis: name for name, axis in SCALE_AXES.items()}
-_ALIASES = {"num_inference_steps": "steps"}  # words of guide() -> of a generation
 # What a term of `stg` may say: what flags hold once for all terms, and what they hold for each.
 _SHARED_TERM_KEYS = (
     "layers", "random_share", "skip", "strength", "normalize", "every", "start", "stop",
@@ -24,7 +24,7 @@ _OF_PLAN = ("prompt", "image", "seed")
 KEYS = tuple(
     name
     for name in (
-        *GenerationSettings.model_fields, *GuidanceFlags.model_fields, "stg", *_ALIASES
+        *GenerationSettings.model_fields, *GuidanceFlags.model_fields, "stg", *ALIASES
     )
     if name not in (*_OF_PLAN, "model")
 )  # fmt: skip
@@ -38,16 +38,19 @@ def expand_grid(entry: ReadOnlyData) -> Iterator[tuple[str, PlainData]]:
     A grid has lists in the places of values. `grid: {guidance_scale: [3, 4.5], stg: {layers: [4,
     8], scale: [1, 2]}}` means 8 settings, named after the entry and their point.
 
+    The points of an entry without a name have "" as their names (`setting_names` finds some).
+
     Raises:
-        Problems: for an entry without a name, and for a grid that is not made of lists.
+        Problems: for a name that is none, or misspelt, and for a grid that is not made of lists.
     """
     words = dict(entry)
-    name, grid = words.pop("name", None), words.pop("grid", {})
+    name, grid = words.pop("name", ""), words.pop("grid", {})
     problems = validate.ProblemCollector()
-    if not isinstance(name, str) or not name.strip():
+    blank = not isinstance(name, str) or (not name.strip() and "name" in entry)
+    if blank or misspelt_name(entry):
         advice = "Did you mean 'name'?" if misspelt_name(entry) else "Write {name: stg, ...}."
         problems.messages.append(
-            f"every setting must have a name, but got {dict(entry)!r}. {advice}"
+            f"the name of a setting must be a text, but got {dict(entry)!r}. {advice}"
         )
     axes: list[tuple[tuple[str, ...], Sequence[Any]]] = []
     with problems.attempt():
@@ -56,10 +59,9 @@ def expand_grid(entry: ReadOnlyData) -> Iterator[tuple[str, PlainData]]:
     assert isinstance(name, str)
     for point in itertools.product(*(values for _, values in axes)):
         at = [(path, value) for (path, _), value in zip(axes, point, strict=True)]
-        yield (
-            " ".join([name.strip(), *(f"{path[-1]}={_format_value(value)}" for path, value in at)]),
-            _apply_point(words, at),
-        )
+        values = [f"{path[-1]}={format_value(value)}" for path, value in at]
+        full = " ".join([name.strip(), *values]) if name.strip() else ""
+        yield full, _apply_point(words, at)
 
 
 def misspelt_name(entry: ReadOnlyData) -> str | None:
@@ -68,12 +70,12 @@ def misspelt_name(entry: ReadOnlyData) -> str | None:
 
 
 def without_faults(entry: ReadOnlyData) -> PlainData:
-    """Return an entry with a name, and with what can be read of its grid, to check all the rest."""
+    """Return an entry without a wrong name and grid, so that all the rest can be checked."""
     meant = misspelt_name(entry)
     words = {key: value for key, value in entry.items() if key != meant}
     name = words.get("name")
     if not isinstance(name, str) or not name.strip():
-        words["name"] = "a setting"
+        words.pop("name", None)
     if (grid := words.pop("grid", None)) is not None:
         words["grid"] = _lists_in(grid)
     return words
@@ -113,9 +115,10 @@ def _apply_point(words: ReadOnlyData, at: Sequence[tuple[tuple[str, ...], Any]])
     return out
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """Return a value as names of settings have it."""
     if isinstance(value, (list, tuple)):
-        return ",".join(map(_format_value, value))
+        return ",".join(map(format_value, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -129,7 +132,7 @@ def to_settings(words: ReadOnlyData) -> PlainData:
     Raises:
         ValueError: for a term that says something else, or what is said twice.
     """
-    out = {_ALIASES.get(name, name): value for name, value in words.items() if name != "stg"}
+    out = {ALIASES.get(name, name): value for name, value in words.items() if name != "stg"}
     problems = validate.ProblemCollector()
     if of_plan := sorted(set(_OF_PLAN) & set(out)):
         problems.messages.append(

@@ -3,33 +3,25 @@ EvalCrafter."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from skipguide.files.folders import contents
+from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import prompt_files
 from skipguide.runs.prompt_files import Row
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The text of a video and the image that it starts from."""
-
-    text: str | None
-    image: Path | None = None
-    tags: PlainData = field(
-        default_factory=dict
-    )  # what the file says beside it: dimensions, attributes, its number
+from skipguide.runs.prompt_rows import ALIASES, ROW_SETTINGS, Prompt, split_row
 
 
 class Entry(BaseModel):
-    """A prompt of a plan that has an image."""
+    """A prompt of a plan with an image, or with seeds or settings of its own."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True)
 
     prompt: str | None = None
     image: str | None = Field(default=None, min_length=1)
@@ -46,6 +38,9 @@ class PromptFile(BaseModel):
     first: int | None = Field(default=None, ge=1)  # only so many
 
 
+ENTRY_KEYS = ("prompt", "image", "seed", "seeds", *ROW_SETTINGS, *ALIASES)
+
+
 def parse_prompt_list(entries: Iterable[str | Entry], base: Path) -> list[Prompt]:
     """Return the prompts that stand in a plan.
 
@@ -53,29 +48,50 @@ def parse_prompt_list(entries: Iterable[str | Entry], base: Path) -> list[Prompt
         base: the folder from which relative paths count.
 
     Raises:
-        ValueError: if one is empty.
+        Problems: for entries that are empty, and for what none can have.
     """
     written = [
         Entry(prompt=entry, image=None) if isinstance(entry, str) else entry for entry in entries
     ]
-    if any(entry.prompt is entry.image is None for entry in written):
+    problems = validate.ProblemCollector()
+    found: list[Prompt] = []
+    for number, entry in enumerate(written, 1):
+        with problems.attempt():
+            found.append(_parse_entry(entry, f"prompt {number} of the plan", base))
+    problems.raise_all()
+    return _deduplicate(found)
+
+
+def _parse_entry(entry: Entry, place: str, base: Path) -> Prompt:
+    more: dict[str, Any] = entry.model_extra or {}
+    if unknown := [name for name in more if name not in ENTRY_KEYS]:
+        advice = validate.did_you_mean(unknown[0], ENTRY_KEYS, "Remove it.")
         raise ValueError(
-            "a prompt of a plan must have a text, an image or both, but one has neither. Write a"
-            " text."
+            f"prompts of a plan must be texts, or have {', '.join(ENTRY_KEYS)}, but {place} has"
+            f" {', '.join(unknown)}. {advice}"
         )
-    return _deduplicate(
-        Prompt(entry.prompt, base / entry.image if entry.image else None) for entry in written
-    )
+    if entry.prompt is entry.image is None:
+        raise ValueError(
+            f"a prompt of a plan must have a text, an image or both, but {place} has neither."
+            " Write a text."
+        )
+    settings, seeds, _ = split_row(more, place)
+    image = base / entry.image if entry.image else None
+    return Prompt(entry.prompt, image, {}, settings, seeds, place)
 
 
 def read(source: PromptFile, base: Path) -> list[Prompt]:
     """Read the prompts of a file or folder, each once, in its order.
 
+    Pictures lie in the folder `images`; without one they count from `base`, or from the folder of
+    the file where there is no such picture.
+
     - a text file: one prompt per line (VBench's `all_dimension.txt`, EvalCrafter's
       `prompt700.txt`); empty lines and lines that begin with # count for nothing, and \\# is the
       sign itself
     - .csv, .tsv: a table whose first line names the columns: `prompt`, `image` for the picture to
-      start from, `id`; all others are kept beside the prompt, as its tags
+      start from, `id`; `seed` and the names of settings, as `negative_prompt` and `num_frames`, for
+      the videos of a row; all others are kept beside the prompt, as its tags
     - .jsonl: a text, or a row with the same names, on each line
     - VBench's `VBench_full_info.json`, and VBench-I2V's: a list of `{"prompt_en", "dimension",
     "image_name"}`
@@ -94,32 +110,18 @@ def read(source: PromptFile, base: Path) -> list[Prompt]:
     found = list(_read_text_folder(path) if path.is_dir() else _read_prompt_file(path))
     if source.dimensions:
         found = _select_dimensions(found, source.dimensions, path)
-    folder = base if source.images is None else base / source.images
     if source.images is not None:
         found = [_attach_image(prompt, path) for prompt in found]
-    found = [_place_image(prompt, folder) for prompt in found]
+        folders = (base / source.images,)
+    else:
+        folders = (base, path.parent)
+    found = [_place_image(prompt, folders) for prompt in found]
     found = _deduplicate(found)[: source.first]
     if not found:
         raise ValueError(
             f"a file of prompts must have at least one, but {path} has none. Write one per line."
         )
     return found
-
-
-def ignored_tags(found: Iterable[Prompt], keys: Iterable[str]) -> str | None:
-    """Say which tags of prompts look as if they decided something, and do not; None if none does.
-
-    Args:
-        keys: what a plan may say.
-    """
-    named = {name for prompt in found for name in prompt.tags}
-    ignored = sorted(named & {*keys, "seed", "seeds"})
-    if not ignored:
-        return None
-    return (
-        f"the file of prompts has {', '.join(ignored)} beside them, which is kept but changes"
-        " nothing: seeds and settings are those of the plan"
-    )
 
 
 def _read_text_folder(folder: Path) -> Iterator[Prompt]:
@@ -147,30 +149,33 @@ def _read_prompt_file(path: Path) -> Iterator[Prompt]:
 
 def _parse_row(row: Row, path: Path) -> Prompt:
     """Return the prompt in one row of a file of any kind."""
-    content = row.content
+    content, place = row.content, f"{row.place} of {path}"
     if isinstance(content, str):
-        return Prompt(content)
+        return Prompt(content, place=place)
     if isinstance(content, Mapping):
+        settings, seeds, used = split_row(content, place)
+        rest = {name: value for name, value in content.items() if name not in used}
         for name, tags_of in _TAG_PARSERS.items():
             if isinstance(content.get(name), str):
                 _check_tags(row.place, content, path)
-                image = content.get("image")
-                return Prompt(
-                    content[name].strip(), Path(image) if image else None,
-                    tags_of(row.number, content),
-                )  # fmt: skip
+                text, image = content[name].strip(), content.get("image")
+                tags = tags_of(row.number, rest)
+                return Prompt(text, Path(image) if image else None, tags, settings, seeds, place)
         if isinstance(content.get("image"), str):
-            return Prompt(None, Path(content["image"]), _row_tags(row.number, content))
+            tags = _row_tags(row.number, rest)
+            return Prompt(None, Path(content["image"]), tags, settings, seeds, place)
     raise ValueError(
         "prompts must be texts, VBench's rows with prompt_en, or rows with prompt, but"
-        f" {row.place} of {path} is {str(content)[:80]!r}. Give it a prompt."
+        f" {place} is {str(content)[:80]!r}. Give it a prompt."
     )
 
 
-def _place_image(prompt: Prompt, folder: Path) -> Prompt:
+def _place_image(prompt: Prompt, folders: tuple[Path, ...]) -> Prompt:
     if prompt.image is None:
         return prompt
-    return Prompt(prompt.text, folder / prompt.image, prompt.tags)
+    places = [folder / prompt.image for folder in folders]
+    image = next((place for place in places if place.is_file()), places[0])
+    return dataclasses.replace(prompt, image=image)
 
 
 def _check_tags(place: str, row: ReadOnlyData, path: Path) -> None:
@@ -235,15 +240,16 @@ def _attach_image(prompt: Prompt, path: Path) -> Prompt:
             f"images needs a file whose every row has an image_name, but {prompt.text!r} of {path}"
             " has none. Take VBench-I2V's newest file, or choose its dimensions."
         )
-    return Prompt(prompt.text, Path(name), prompt.tags)
+    return dataclasses.replace(prompt, image=Path(name))
 
 
 def _deduplicate(prompts: Iterable[Prompt]) -> list[Prompt]:
     """Return each prompt once with the tags of all its rows; both benchmarks repeat some."""
-    found: dict[tuple[str | None, Path | None], Prompt] = {}
+    found: dict[tuple[str, tuple[int, ...]], Prompt] = {}
     for prompt in prompts:
-        at = (prompt.text, prompt.image)
-        found[at] = Prompt(*at, _merge_tags(found[at].tags, prompt.tags)) if at in found else prompt
+        at = (prompt.identity(), prompt.seeds)
+        first = found.get(at, prompt)
+        found[at] = dataclasses.replace(first, tags=_merge_tags(first.tags, prompt.tags))
     return list(found.values())
 
 

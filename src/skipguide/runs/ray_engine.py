@@ -27,7 +27,7 @@ from skipguide.runs.engine import (
     read_start_image,
 )
 from skipguide.runs.jobs import Job, ResolvedSetting
-from skipguide.runs.plan import Setting
+from skipguide.runs.plan_settings import Setting
 
 if TYPE_CHECKING:
     from PIL.Image import Image

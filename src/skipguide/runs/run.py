@@ -15,6 +15,7 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import storage as files
 from skipguide.runs.entities import STATUSES, Clip, Model, Prompt, SetMetric, Setting, Status, Vote
 from skipguide.runs.ledger import Ledger, to_json, utc_now
+from skipguide.runs.prompt_rows import tags_from_ledger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,12 +92,12 @@ class Run:
     def prompts(self) -> list[Prompt]:
         """Return the prompts, in the order in which they came."""
         rows = self._ledger.rows("SELECT * FROM prompts ORDER BY id")
-        return [
-            Prompt(
-                row["id"], row["text"], row["image"], json.loads(row["tags"]), row["image_sha256"]
-            )
-            for row in rows
-        ]
+        found = []
+        for row in rows:
+            tags, settings = tags_from_ledger(json.loads(row["tags"]))
+            named = (row["id"], row["text"], row["image"])
+            found.append(Prompt(*named, tags, row["image_sha256"], settings))
+        return found
 
     def image_of(self, prompt: int) -> Path:
         """Return the image that a prompt starts from, as the sweep has kept it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,10 @@ from skipguide.runs.engine import (
     OnStep,
     read_start_image,
 )
-from skipguide.runs.jobs import Job, ResolvedSetting
+from skipguide.runs.jobs import Job, ResolvedSetting, Variants
 from skipguide.runs.ledger import NAME, Ledger
 from skipguide.runs.plan import Plan
+from skipguide.runs.plan_settings import variant_of, vary_setting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,9 +40,10 @@ class SettingCost:
     setting: str
     clips: int  # of the plan
     missing: int  # of these, still to make
-    steps: int
+    steps: int  # of the setting; rows of prompts may have others
     passes_per_step: float | None  # None where nothing is missing and nothing was measured
     seconds_per_step: float | None
+    missing_steps: int = 0  # of the clips that are to be made
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,13 @@ class SweepEstimate:
     @property
     def passes(self) -> float:
         """Forward passes of the denoiser, of one sample each, for the clips to make."""
-        return sum(row.missing * row.steps * (row.passes_per_step or 0) for row in self.rows)
+        return sum(row.missing_steps * (row.passes_per_step or 0) for row in self.rows)
 
     @property
     def seconds(self) -> float:
         """The estimated time of denoising; encoding prompts, decoding and writing come on top."""
         return (
-            sum(row.missing * row.steps * (row.seconds_per_step or 0) for row in self.rows)
-            / self.workers
+            sum(row.missing_steps * (row.seconds_per_step or 0) for row in self.rows) / self.workers
         )
 
 
@@ -197,7 +199,21 @@ def _register_and_reconcile(
 def _prepare_plan(plan: Plan, engine: Engine) -> _PreparedPlan:
     image = _first_image(plan)
     surveyed = engine.survey(plan.settings, image)
-    return _PreparedPlan(plan, surveyed, jobs_of.build_jobs(plan, surveyed, engine.versions()))
+    variants = _survey_variants(plan, engine, image)
+    jobs = jobs_of.build_jobs(plan, surveyed, engine.versions(), variants)
+    return _PreparedPlan(plan, surveyed, jobs)
+
+
+def _survey_variants(plan: Plan, engine: Engine, image: Image | None) -> Variants:
+    """Fill in the settings with what rows of prompts say over them, and check them too."""
+    rows = {variant_of(prompt): prompt for prompt in plan.prompts if prompt.settings}
+    pairs = [(key, vary_setting(setting, prompt))
+             for setting in plan.settings for key, prompt in rows.items()]  # fmt: skip
+    found = engine.survey([setting for _, setting in pairs], image) if pairs else []
+    return {
+        (entry.setting.generation.model, entry.setting.name, key): entry
+        for (key, _), entry in zip(pairs, found, strict=True)
+    }
 
 
 def _first_image(plan: Plan) -> Image | None:
@@ -215,13 +231,15 @@ def _estimate_sweep(
     size = files.check_disk_space(
         folder, [job.generation for job in missing], prepared.plan.save_latents
     )
-    left = {_setting_key(job): 0 for job in prepared.jobs}
+    clips = Counter(map(_setting_key, prepared.jobs))
+    left = Counter(map(_setting_key, missing))
+    steps: Counter[tuple[str, str]] = Counter()
     for job in missing:
-        left[_setting_key(job)] += 1
+        steps[_setting_key(job)] += job.generation.steps or 0
     # From the last to the first: the engine has the model that was surveyed last, and next it needs
     # the first one.
     rows = [
-        _setting_cost(entry, left, prepared, ledger, engine)
+        _setting_cost(entry, clips, left, steps, prepared, ledger, engine)
         for entry in reversed(prepared.surveyed)
     ][::-1]
     failed = len(_failed_keys(ledger) & {job.key for job in prepared.jobs})
@@ -239,19 +257,21 @@ def _failed_keys(ledger: Ledger) -> set[str]:
 
 def _setting_cost(
     entry: ResolvedSetting,
-    left: dict[tuple[str, str], int],
+    clips: Counter[tuple[str, str]],
+    left: Counter[tuple[str, str]],
+    steps: Counter[tuple[str, str]],
     prepared: _PreparedPlan,
     ledger: Ledger,
     engine: Engine | None,
 ) -> SettingCost:
     model, name = entry.setting.generation.model, entry.setting.name
     assert entry.complete.steps is not None
-    cost = _known_cost(ledger, model, name)
-    if cost is None and left[model, name] and engine is not None:
+    at, cost = (model, name), _known_cost(ledger, model, name)
+    if cost is None and left[at] and engine is not None:
         cost = engine.cost(entry.complete, _first_image(prepared.plan))
-    clips = len(prepared.plan.prompts) * len(prepared.plan.seeds)
     numbers = (None, None) if cost is None else (cost.passes_per_step, cost.seconds_per_step)
-    return SettingCost(model, name, clips, left[model, name], entry.complete.steps, *numbers)
+    counts = (clips[at], left[at], entry.complete.steps)
+    return SettingCost(model, name, *counts, *numbers, missing_steps=steps[at])
 
 
 def _known_cost(ledger: Ledger, model: str, name: str) -> Cost | None:

@@ -24,7 +24,8 @@ from skipguide.runs import prompt_cache
 from skipguide.runs.engine import Cost, GeneratedVideo
 from skipguide.runs.environment import environment
 from skipguide.runs.jobs import Job, ResolvedSetting
-from skipguide.runs.plan import Setting
+from skipguide.runs.ledger import to_json
+from skipguide.runs.plan_settings import Setting
 from skipguide.runs.storage import ClipContents
 
 
@@ -69,11 +70,14 @@ class Worker:
             ValueError: for what the models refuse, of all settings at once.
         """
         found, wrong = [], []
+        tried: set[str] = set()
         for setting in settings:
             try:
                 pipe = self.pipe(setting.generation)
                 complete = resolve_settings(setting.generation, pipe)
-                self._measure_steps(complete, image, 1)
+                if (content := _content_to_try(complete)) not in tried:
+                    self._measure_steps(complete, image, 1)
+                    tried.add(content)
             except ValueError as error:
                 wrong.append(f"setting {setting.name!r} for {setting.generation.model}: {error}")
             else:
@@ -143,6 +147,12 @@ class Worker:
             content, beside = path.read_bytes(), video.sidecar_path(path).read_bytes()
         kept = save(latents, {"key": job.key}) if job.latents else None
         return GeneratedVideo(ClipContents(content, beside, kept), made, environment(made))
+
+
+def _content_to_try(complete: GenerationSettings) -> str:
+    """Return all of some settings that can be refused by a step, as equal texts."""
+    texts = ("prompt", "negative_prompt", "seed", "fps")
+    return to_json(complete.model_dump(mode="json", exclude={*texts}))
 
 
 def _with_stg(complete: GenerationSettings, places: Sequence[int]) -> GenerationSettings:

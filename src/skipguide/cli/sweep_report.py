@@ -1,0 +1,198 @@
+"""What `skipguide sweep` says: the estimate before, a line or a bar meanwhile, the result."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from skipguide.cli.families import align_columns
+from skipguide.method.protocols import PlainData
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from skipguide.generate.run import StepProgress
+    from skipguide.runs.sweep import SweepEstimate, SweepEvent
+
+
+def format_estimate(planned: SweepEstimate, folder: Path) -> str:
+    """Return what will be made, a line per setting, and the sum."""
+    lines: list[tuple[str, ...]] = [
+        ("setting", "model", "to make", "of", "steps", "passes/step", "s/step")
+    ]
+    for row in planned.rows:
+        counts = (
+            row.missing,
+            row.clips,
+            row.steps,
+            _format_number(row.passes_per_step),
+            _format_number(row.seconds_per_step),
+        )
+        lines.append((row.setting, row.model, *map(str, counts)))
+    several = f" by {planned.workers} workers" if planned.workers > 1 else ""
+    total = (
+        f"{folder}: {planned.missing} of {planned.clips} clips to make, {planned.passes:.0f}"
+        f" denoiser passes, about {format_duration(planned.seconds)} of denoising{several} by the"
+        f" time of the first steps, and {planned.bytes / 1e6:.1f} MB of files at most"
+    )
+    failed = f"{planned.failed} clips failed before and are left alone; --retry-failed tries them"
+    return "\n".join(
+        [*align_columns(lines), *planned.notes, *([failed] if planned.failed else []), total]
+    )
+
+
+def _format_number(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}"
+
+
+def estimate_payload(planned: SweepEstimate) -> PlainData:
+    """Return an estimate for --json."""
+    return {
+        "clips": planned.clips, "missing": planned.missing, "failed_before": planned.failed,
+        "passes": planned.passes, "seconds": planned.seconds, "bytes": planned.bytes,
+        "workers": planned.workers, "notes": list(planned.notes),
+        "settings": [vars(row) for row in planned.rows],
+    }  # fmt: skip
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in words: "42 s", "7 min", "3 h 20 min", "2 d 5 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+@dataclass
+class SweepReport:
+    """The messages of a sweep, while it runs and at its end."""
+
+    folder: Path
+    quiet: bool  # nothing but the result
+    planned: SweepEstimate | None = None
+    made: int = 0
+    failures: list[PlainData] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+    passes: float = 0.0  # of the clips that are made
+    bar: Progress | None = None
+    task: TaskID | None = None
+
+    @contextlib.contextmanager
+    def display(self) -> Iterator[None]:
+        """Show a bar on stderr if that is a terminal, else a line per clip."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as self.bar:
+            self.task = self.bar.add_task("checking", total=None, state="", markup=False)
+            yield
+
+    def handle(self, happening: SweepEvent) -> None:
+        """Note an event and report it."""
+        from skipguide.runs.engine import JobFailed
+        from skipguide.runs.sweep import ClipPublished, SweepEstimate
+
+        if isinstance(happening, SweepEstimate):
+            self.planned, self.began = happening, time.monotonic()
+            self._print_line(format_estimate(happening, self.folder))
+        elif isinstance(happening, ClipPublished):
+            self.made += 1
+            self.passes += happening.passes
+            if self.bar is None:
+                self._print_line(
+                    f"{self._job_title(happening.job)}, {happening.seconds:.1f} s; {self._rate()}"
+                )
+        elif isinstance(happening, JobFailed):
+            error = happening.error.splitlines()[0]
+            self.failures.append(
+                {"key": happening.job.key, "setting": happening.job.setting, "error": error}
+            )
+            self._print_line(f"{self._job_title(happening.job)} failed: {error}")
+        self._update_bar()
+
+    def on_step(self, step: StepProgress) -> None:
+        """Show a denoising step of the clip that is being made."""
+        self._update_bar(f", step {step.number}/{step.steps}")
+
+    def _update_bar(self, more: str = "") -> None:
+        if self.bar is not None and self.task is not None and self.planned is not None:
+            done = self.made + len(self.failures)
+            self.bar.update(
+                self.task,
+                description="clips",
+                total=self.planned.missing,
+                completed=done,
+                state=self._rate() + more,
+            )
+
+    def _job_title(self, job: Any) -> str:
+        assert self.planned is not None
+        number = f"{self.made + len(self.failures)}/{self.planned.missing}"
+        return (
+            f"{number} {job.setting}, seed {job.generation.seed},"
+            f" {job.generation.prompt or job.generation.image}"
+        )
+
+    def _rate(self) -> str:
+        """Return throughput and time left: by the finished clips, before the first by the
+        estimate."""
+        assert self.planned is not None
+        took = time.monotonic() - self.began
+        if not self.passes:
+            return f"about {format_duration(self.planned.seconds)} left"
+        left = (self.planned.passes - self.passes) * took / self.passes
+        return (
+            f"{60 * self.made / took:.1f} clips per minute, about {format_duration(max(left, 0))}"
+            " left"
+        )
+
+    def _print_line(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.console.print(text, markup=False, highlight=False)
+        elif not self.quiet:
+            typer.echo(text, err=True)
+
+    def payload(self) -> PlainData:
+        """Return the result for --json."""
+        cost = None if self.planned is None else estimate_payload(self.planned)
+        seconds = time.monotonic() - self.began
+        return {
+            "run": str(self.folder),
+            "made": self.made,
+            "failures": self.failures,
+            "seconds": seconds,
+            "cost": cost,
+        }
+
+    def summary(self) -> str:
+        """Return the result in one line."""
+        assert self.planned is not None
+        took = format_duration(time.monotonic() - self.began)
+        there = self.planned.clips - self.planned.missing - self.planned.failed
+        failed = len(self.failures) + self.planned.failed
+        word = (
+            f", {failed} failed: skipguide runs show {self.folder} says why, --retry-failed tries"
+            " again"
+            if failed
+            else ""
+        )
+        return f"{self.folder}: {self.made} clips made in {took}, {there} were there before{word}"
