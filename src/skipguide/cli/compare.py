@@ -92,14 +92,17 @@ def compare(
     from skipguide.files import video
     from skipguide.generate import loading, notes
     from skipguide.generate.resolve import resolve_settings
+    from skipguide.runs import prompt_cache
 
     for target in targets:
         options.check_outputs(
             [target, video.sidecar_path(target), target.with_suffix(".png")], overwrite
         )
     image = options.first_frame(wanted[0])
-    pipe = loading.load(wanted[0])
-    weights = loading.weights_fingerprint(wanted[0].model, pipe)
+    with loading.hash_meanwhile(wanted[0]):
+        pipe = loading.load(wanted[0])
+        weights = loading.weights_fingerprint(wanted[0].model, pipe)
+    prompt_cache.encode_once(pipe)
     read = _judge_reader(pipe)
     for note in notes.unused_notes(wanted[0], resolve_settings(wanted[0], pipe)):
         notes.tell(note)

@@ -46,13 +46,14 @@ def generate(
     from skipguide.generate import loading, notes, record, run
     from skipguide.generate.resolve import resolve_settings
 
-    pipe = loading.load(settings)
-    asked, settings = settings, resolve_settings(settings, pipe)
-    for note in notes.unused_notes(asked, settings):
-        notes.tell(note)
-    weights = loading.weights_fingerprint(settings.model, pipe)
-    with console.progress("denoising") as on_step:
-        result = run.generate(pipe, settings, on_step, image)
+    with loading.hash_meanwhile(settings):
+        pipe = loading.load(settings)
+        asked, settings = settings, resolve_settings(settings, pipe)
+        for note in notes.unused_notes(asked, settings):
+            notes.tell(note)
+        with console.progress("denoising") as on_step:
+            result = run.generate(pipe, settings, on_step, image)
+        weights = loading.weights_fingerprint(settings.model, pipe)
     made = record.build_record(settings, result, weights)
     video.write(target, result.frames, made["settings"]["fps"], made)
     payload = {

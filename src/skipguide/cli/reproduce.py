@@ -54,12 +54,13 @@ def reproduce(
     if out is not None:
         check_outputs([check_suffix(out, ".mp4"), video.sidecar_path(out)], overwrite)
     revision = None if model else then.get("weights", {}).get("revision")
-    pipe = loading.load(settings, revision)
-    settings = resolve_settings(settings, pipe)  # for records that were edited by hand
-    weights = loading.weights_fingerprint(settings.model, pipe)
-    with _use_recorded_threads(then), console.progress("denoising") as on_step:
-        result = run.generate(pipe, settings, on_step, image)
-        now = record.build_record(settings, result, weights)
+    with loading.hash_meanwhile(settings):
+        pipe = loading.load(settings, revision)
+        settings = resolve_settings(settings, pipe)  # for records that were edited by hand
+        with _use_recorded_threads(then), console.progress("denoising") as on_step:
+            result = run.generate(pipe, settings, on_step, image)
+            weights = loading.weights_fingerprint(settings.model, pipe)
+            now = record.build_record(settings, result, weights)
     payload = {
         "bit_equal": then.get("frames_sha256") == now["frames_sha256"],
         "changed": record.diff_records(then, now),

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from skipguide.families import rows
-from skipguide.files import packaged
+from skipguide.files import hash_cache, packaged
 from skipguide.generate import placement
 from skipguide.generate.model_settings import ModelSettings
-from skipguide.generate.record import hash_weights
+from skipguide.generate.record import hash_weights, weight_files
 from skipguide.method.protocols import Pipeline
 
 INDEX_FILE = "model_index.json"
@@ -142,6 +142,18 @@ def weights_fingerprint(model: str, pipe: Pipeline) -> dict[str, str]:
     return (
         {"sha256": hash_weights(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
     )
+
+
+@contextlib.contextmanager
+def hash_meanwhile(settings: ModelSettings) -> Iterator[None]:
+    """Hash the files of a local model while it is loaded and run in the block.
+
+    `weights_fingerprint` at the end of the block has little left to wait for; the hashes of files
+    that have not changed since are known at once.
+    """
+    folder = local_folder(settings.model)
+    with hash_cache.hash_ahead(weight_files(folder) if folder else ()):
+        yield
 
 
 def restore_text_model(pipe: Pipeline) -> None:

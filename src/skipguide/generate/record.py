@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import skipguide
+from skipguide.files import hash_cache
 from skipguide.files import image as image_file
 from skipguide.files.folders import is_system_name
 from skipguide.generate.flags import GuidanceFlags, fill_in, read_flags, to_guidance
@@ -114,26 +115,29 @@ def _processor_name() -> str:
 def hash_weights(folder: Path) -> str:
     """Hash the names and contents of the model's index and of all files of its components.
 
-    What systems put into folders, as .DS_Store, is no part of a model.
+    What systems put into folders, as .DS_Store, is no part of a model. Files that are as they were
+    when they were hashed before are not read again.
     """
+    total = hashlib.sha256()
+    for path in weight_files(folder):
+        digest = hash_cache.known_sha256(path)
+        total.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
+    return total.hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that `hash_weights` covers, the model's index first."""
     files = sorted(
         path
         for path in folder.glob("*/*")
         if path.is_file() and not any(map(is_system_name, path.relative_to(folder).parts))
     )
-    total = hashlib.sha256()
-    for path in (folder / "model_index.json", *files):
-        total.update(f"{path.relative_to(folder).as_posix()} {hash_file(path)}\n".encode())
-    return total.hexdigest()
+    return [folder / "model_index.json", *files]
 
 
 def hash_file(path: Path) -> str:
-    """Return the sha256 of the content of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    """Return the sha256 of the content of a file, read now; weights have `known_sha256`."""
+    return hash_cache.read_sha256(path)
 
 
 def settings_from_record(record: ReadOnlyData, source: Path) -> GenerationSettings:

@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from skipguide.files import packaged
 from skipguide.files.folders import contents
-from skipguide.generate.record import hash_file
+from skipguide.files.hash_cache import known_sha256
 from skipguide.metrics.catalog import WEIGHTS
 
 
@@ -103,7 +103,7 @@ def identify(name: str, path: Path) -> WeightsFile:
 
     The hash of a folder covers the names and contents of its files.
     """
-    row, found = WEIGHTS[name], hash_file(path) if path.is_file() else _folder_digest(path)
+    row, found = WEIGHTS[name], known_sha256(path) if path.is_file() else _folder_digest(path)
     stated = bool(row.sha256) and path.name == row.files[0]
     return WeightsFile(
         name,
@@ -120,5 +120,5 @@ def _folder_digest(folder: Path) -> str:
     for file in sorted(
         file for file in contents(folder) if file.suffix in (".safetensors", ".bin", ".json")
     ):
-        total.update(f"{file.name} {hash_file(file)}\n".encode())
+        total.update(f"{file.name} {known_sha256(file)}\n".encode())
     return total.hexdigest()

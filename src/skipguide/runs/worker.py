@@ -53,8 +53,9 @@ class Worker:
         load = settings.load_key()
         if load not in self._loads:
             self._loads, self._pipe = set(), None  # before the next one takes its memory
-            pipe = loading.load(settings)
-            self._weights = loading.weights_fingerprint(settings.model, pipe)
+            with loading.hash_meanwhile(settings):
+                pipe = loading.load(settings)
+                self._weights = loading.weights_fingerprint(settings.model, pipe)
             prompt_cache.encode_once(pipe)
             self._pipe = pipe
             self._loads = {load, resolve_model(settings, pipe).load_key()}
