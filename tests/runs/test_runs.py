@@ -24,7 +24,6 @@ from typer.testing import CliRunner, Result
 
 from skipguide import SLG, STG, Restart, guide
 from skipguide.cli import app
-from skipguide.cli.runs import _csv_cell
 from skipguide.files import video
 from skipguide.generate import loading
 from skipguide.generate import run as generation
@@ -32,6 +31,7 @@ from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 from skipguide.runs import Plan, Run, SetMetric, Vote
+from skipguide.runs.clip_table import table_cell
 from skipguide.runs.engine import JobFailed
 from skipguide.runs.local_engine import LocalEngine
 from skipguide.runs.sweep import ClipPublished, SweepEstimate, estimate, sweep
@@ -379,7 +379,7 @@ def test_the_command_line_makes_shows_and_exports_a_run(
     ],
 )
 def test_cells_of_an_exported_table(value: Any, cell: Any) -> None:
-    assert _csv_cell(value) == cell
+    assert table_cell(value) == cell
 
 
 # --- what a run does when it is swept again -------------------------------------------------------

@@ -24,6 +24,8 @@ from skipguide.cli.paper import paper
 from skipguide.cli.presets import presets
 from skipguide.cli.report import report
 from skipguide.cli.reproduce import reproduce
+from skipguide.cli.run_export import export
+from skipguide.cli.run_table import compare as compare_settings
 from skipguide.cli.runs import runs
 from skipguide.cli.studio import studio
 from skipguide.cli.sweep import SweepCommand, sweep
@@ -51,6 +53,8 @@ app.add_typer(lab, name="lab")
 app.add_typer(paper, name="paper")
 app.command(cls=SweepCommand)(sweep)
 app.add_typer(convert, name="convert")
+runs.command("compare")(compare_settings)
+runs.command("export")(export)
 app.add_typer(runs, name="runs")
 runs.command("tag", context_settings=TAG_CONTEXT)(tag)
 runs.command("note")(note)

@@ -189,6 +189,49 @@ def frame(
 
 
 @lab.command()
+def clips(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new folder.", parser=parse_folder)
+    ],
+    model: Annotated[
+        str, typer.Option(help="mochi, svd, opensora: clips as long and fast as its.")
+    ] = "mochi",
+    count: Annotated[int, typer.Option(min=1, help="Of clips, each of another scene.")] = 256,
+    size: Annotated[int, typer.Option(help="Pixels a side.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scenes and captions.")] = 0,
+    first_frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write first frames into this new folder, to start videos from.",
+            show_default="none",
+            parser=parse_folder,
+            metavar="PATH",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write real clips of the lab's world, a reference for `skipguide evaluate`.
+
+    Beside them captions.csv has the caption and the scene of each, and is a file of prompts.
+    """
+    from skipguide.lab import real_clips
+
+    order = real_clips.Order(folder, model.removeprefix("lab-"), count, seed, size, first_frames)
+    done = 0
+    for done in real_clips.write(order):
+        if done % 100 == 0:
+            _print_note(f"{done} of {count} clips")
+    captions = folder / real_clips.CAPTIONS
+    text = (
+        f"{folder}: {done} clips, captions in {captions}; compare with them: skipguide evaluate"
+        f" VIDEOS --reference {folder} --features judge"
+    )
+    told: PlainData = {"folder": str(folder), "clips": done, "captions": str(captions)}
+    frames = None if first_frames is None else str(first_frames)
+    console.print_result(text, {**told, "first_frames": frames}, as_json)
+
+
+@lab.command()
 def methods(
     out: Annotated[Path, typer.Argument(help="The PNG.")],
     prompt: Annotated[

@@ -1,13 +1,9 @@
-"""skipguide runs: list runs, show one, export its clips as a table."""
+"""skipguide runs: list runs, show one. `run_table` compares settings, `run_export` has clips."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import statistics
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +12,12 @@ import typer
 from skipguide.cli import console
 from skipguide.cli.annotate import in_words, payload
 from skipguide.cli.families import Line, align_columns, print_lines
-from skipguide.cli.options import Json, Overwrite
+from skipguide.cli.options import Json
 from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
     from skipguide.runs import Clip, Run, SetMetric
-    from skipguide.runs.annotations import Annotation, Annotations
+    from skipguide.runs.annotations import Annotations
 
 runs = typer.Typer(
     help="Look into runs that `skipguide sweep` has made.",
@@ -113,6 +109,7 @@ def show_(
 ) -> None:
     """Show the settings of a run, measured, and what failed."""
     from skipguide.runs import Run, annotations
+    from skipguide.runs.clip_table import clip_table
 
     with Run.open(folder) as run:
         written = annotations.read(run)
@@ -248,125 +245,3 @@ def _clip_cells(run: Run, clips: Sequence[Clip], written: Annotations) -> Iterat
         more = (", ".join(own.tags), " ".join(own.note.split())) if written.clips else ()
         same = (clip.key, clip.status, settings[clip.setting], str(clip.seed))
         yield (*same, prompts[clip.prompt], *more)
-
-
-# --- the table ------------------------------------------------------------------------------------
-
-
-@runs.command("export")
-def export(
-    folder: Folder,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help=".csv or .parquet.", show_default="CSV to stdout"),
-    ] = None,
-    tag: Tag = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Write the clips of a run as a table.
-
-    One row each, with its setting, prompt, costs and metrics.
-    """
-    from skipguide.cli.options import check_outputs
-    from skipguide.runs import Run, annotations
-
-    write = _choose_writer(out)
-    if out is not None:
-        check_outputs([out], overwrite)
-    with Run.open(folder) as run:
-        rows = clip_table(run, tagged(run.clips(), annotations.read(run), tag))
-    if out is None:
-        console.print_result(_csv(rows).rstrip("\n"), {"run": str(folder), "clips": rows}, as_json)
-        return
-    from skipguide.files import video
-
-    with video.atomic_replace(out) as (part,):
-        write(part, rows)
-    console.print_result(
-        f"{out}: {len(rows)} clips",
-        {"run": str(folder), "out": str(out), "clips": len(rows)},
-        as_json,
-    )
-
-
-def clip_table(run: Run, clips: Sequence[Clip]) -> list[PlainData]:
-    """Return one flat row per clip.
-
-    Settings are columns `setting.NAME`, metrics `metric.NAME`; paths are relative to the run.
-    """
-    from skipguide.generate.describe import columns
-    from skipguide.runs import annotations
-
-    written = annotations.read(run)
-    settings = {setting.id: setting for setting in run.settings()}
-    columns_of = {id: columns(setting.complete) for id, setting in settings.items()}
-    prompts = {prompt.id: prompt for prompt in run.prompts()}
-    same = (
-        "seed", "status", "attempts", "frames", "height", "width", "passes_per_step",
-        "seconds_per_step", "seconds", "frames_sha256",
-    )  # fmt: skip
-    rows = []
-    for clip in clips:
-        setting, prompt = settings[clip.setting], prompts[clip.prompt]
-        own = columns_of[setting.id]
-        row: PlainData = {
-            "key": clip.key, "model": setting.model, "setting": setting.name,
-            "prompt": prompt.text, "image": prompt.image,
-            **{name: getattr(clip, name) for name in same},
-            "fps": None if clip.fps is None else float(clip.fps),
-            "video": _relative_path(run, clip.video),
-            "latents": _relative_path(run, clip.latents),
-            "error": None if clip.error is None else clip.error.splitlines()[0],
-            **{f"setting.{name}": _csv_cell(value) for name, value in own.items()},
-            **{f"metric.{name}": value for name, value in clip.metrics.items()},
-            **(_written_cells(written.of(clip.key)) if written.clips else {}),
-        }  # fmt: skip
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in names} for row in rows]
-
-
-def _written_cells(annotation: Annotation) -> PlainData:
-    return {"tags": ", ".join(annotation.tags), "note": annotation.note}
-
-
-def _relative_path(run: Run, path: Path | None) -> str | None:
-    return None if path is None else path.relative_to(run.folder).as_posix()
-
-
-def _csv_cell(value: Any) -> Any:
-    """Return what a table can hold: lists as "8,9", what has names (a rule, restarts) as JSON."""
-    parts = value if isinstance(value, list) else [value]
-    if any(isinstance(part, dict) for part in parts):
-        return json.dumps(value, ensure_ascii=False)
-    return ",".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _choose_writer(out: Path | None) -> Any:
-    """Return the function that writes a table under such a name.
-
-    Raises:
-        ValueError: for another suffix, or Parquet without pyarrow.
-    """
-    ending = ".csv" if out is None else out.suffix.lower()
-    if ending == ".csv":
-        return lambda part, rows: part.write_text(_csv(rows), encoding="utf-8", newline="")
-    if ending != ".parquet":
-        raise ValueError(f"--out must be named .csv or .parquet, but got {str(out)!r}. Rename it.")
-    try:
-        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError:
-        raise ValueError(
-            "Parquet needs the package pyarrow, but it is not installed. Run `pip install pyarrow`,"
-            " or name the file .csv."
-        ) from None
-    return lambda part, rows: parquet.write_table(arrow.Table.from_pylist(rows), part)
-
-
-def _csv(rows: Sequence[PlainData]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]) if rows else ["key"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()

@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -41,6 +42,8 @@ class ResultRow:
     warnings: tuple[str, ...] = ()
     # the Inception Score's mean and deviation over parts
     splits: dict[str, float] = field(default_factory=dict)
+    # of a set metric, by set: its values (groups,) without each group of prompts, for differences
+    replicates: tuple[Tensor, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def from_estimate(
@@ -50,6 +53,7 @@ class ResultRow:
         reference: int | None = None,
         warnings: Sequence[str] = (),
         splits: dict[str, float] | None = None,
+        replicates: tuple[Tensor, ...] = (),
     ) -> ResultRow:
         """Build the row of a metric; `reference` is the number of reference videos."""
         return cls(
@@ -62,7 +66,13 @@ class ResultRow:
             request.row.better,
             tuple(warnings),
             splits or {},
+            replicates,
         )
+
+    def payload(self) -> dict[str, Any]:
+        """Return the row ready for JSON, without the replicates, which its features give again."""
+        every = dataclasses.asdict(dataclasses.replace(self, replicates=()))
+        return {name: value for name, value in every.items() if name != "replicates"}
 
 
 # --- sets -----------------------------------------------------------------------------------------
@@ -107,13 +117,19 @@ _STATISTICS: dict[str, tuple[Callable[..., Statistic], int]] = {
 
 @dataclass
 class _StatisticValues:
-    """The values of a statistic, which metrics may share, with half the width of each interval."""
+    """The values of a statistic, which metrics may share, and those without each group.
+
+    Args:
+        values: `(V,)`.
+        without: by set `(groups, V)`; None if there are too few prompts for an interval.
+    """
 
     values: Tensor
-    widths: Tensor | None
+    without: list[Tensor] | None
 
-    def __getitem__(self, which: int) -> tuple[Tensor, Tensor | None]:
-        return self.values[which], None if self.widths is None else self.widths[which]
+    def __getitem__(self, which: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        without = () if self.without is None else self.without
+        return self.values[which], tuple(values[:, which] for values in without)
 
 
 def score(
@@ -160,7 +176,8 @@ def _score_set(
     prepare, which = _STATISTICS[asked.metric]
     if (prepare, asked.kind) not in shared:
         shared[prepare, asked.kind] = _compute_statistic(prepare(asked.extractor, *sets), names)
-    value, width = shared[prepare, asked.kind][which]
+    value, without = shared[prepare, asked.kind][which]
+    width = jackknife.half_widths_of(without) if without else None
     estimate = _estimate_set(asked, value, width, names)
     reference = len(names[1]) if len(names) > 1 else None
     warnings = [
@@ -168,7 +185,7 @@ def _score_set(
         *_no_interval_warning(estimate, names, jackknife.MIN_GROUPS),
     ]
     return ResultRow.from_estimate(
-        asked, estimate, reference, warnings, _split_summary(asked, sets[0])
+        asked, estimate, reference, warnings, _split_summary(asked, sets[0]), without
     )
 
 
@@ -180,7 +197,7 @@ def _compute_statistic(statistic: Statistic, names: Sequence[Sequence[str]]) -> 
     # Videos of one prompt are similar, so they are left out together.
     return _StatisticValues(
         values(*everything),
-        jackknife.half_widths(values, [_prompt_labels(chosen) for chosen in names]),
+        jackknife.replicates(values, [_prompt_labels(chosen) for chosen in names]),
     )
 
 

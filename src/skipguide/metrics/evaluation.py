@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from skipguide.metrics import selection
+from skipguide.metrics import kept, selection
+from skipguide.metrics.aggregate import SET_METRICS
 from skipguide.metrics.extract import Note, Reader
 from skipguide.metrics.features import GENERATED, REFERENCE, Side, join
 from skipguide.metrics.inputs import Source, Videos, file_source, find_videos, unreadable_source
@@ -149,7 +150,17 @@ def record_result(run: Run, setting: Setting, result: Result) -> None:
     run.record_metrics(
         (keys[name], metric, value) for metric, rows in values for name, value in rows.items()
     )
+    odd = {one.video for one in result.skipped if one.metric == SET_METRICS}
+    kinds = {one.label: one.kind for one in result.asked if one.row.kind == "set"}
     for row in result.rows:
         run.record_set_metric(
             SetMetric(setting.id, row.metric, row.value, row.videos, row.low, row.high)
         )
+        if (kind := kinds.get(row.metric)) is not None:
+            names = [name for name in result.readings.names(GENERATED, kind) if name not in odd]
+            reference = kept.hash_reference(result.readings, kind) if row.reference else ""
+            replicates = [values.numpy() for values in row.replicates]
+            kept.keep(
+                run, setting.id, row.metric, row.value, replicates,
+                [keys[name] for name in names], reference,
+            )  # fmt: skip

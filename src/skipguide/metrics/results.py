@@ -65,7 +65,7 @@ class Result:
             "format": FORMAT,
             "skipguide": skipguide.__version__,
             "asked": [dataclasses.asdict(one) for one in self.asked],
-            "metrics": [dataclasses.asdict(row) for row in self.rows],
+            "metrics": [row.payload() for row in self.rows],
             "quality_score": self.quality_score,
             "not_run": [dataclasses.asdict(one) for one in self.not_run],
             "skipped": [dataclasses.asdict(one) for one in self.skipped],

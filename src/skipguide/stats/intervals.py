@@ -9,7 +9,10 @@ clusters every value is its own.
 - `share`: Clopper and Pearson's exact interval at an effective number of votes (Korn and Graubard,
   Survey Methodology 24, 1998). It has a width at 0 and at 1 too.
 - `rating`: on a scale with two ends, what either of these two has in it.
-- `mean_difference`: of paired values; of paired shares after Bonett and Price (2012).
+- `mean_difference`: of paired values; of paired shares after Bonett and Price (2012), with one
+  more cluster for either side.
+
+`skipguide.stats.paired` has the p values that go with them.
 
 All hold the truth in 91 % of the cases or more from MIN_CLUSTERS clusters on, means of very skewed
 values (exponential ones) in 88 % (tests/stats/test_coverage.py; docs/decisions/074 has the
@@ -70,25 +73,49 @@ def mean(
     return Estimate(value, *clip(value - half, value + half, bounds), len(array))
 
 
-def mean_difference(values: ArrayLike, others: ArrayLike) -> Estimate:
+def mean_difference(
+    values: ArrayLike, others: ArrayLike, clusters: Clusters | None = None
+) -> Estimate:
     """Estimate the mean of `values - others`, `(N,)` each: pairs on the same prompts.
 
     If all values are 0 or 1 this is a difference of two shares. Its interval is then that of Bonett
     and Price (British Journal of Mathematical and Statistical Psychology 65, 2012), which counts
-    one more pair for either side and so has a width where no pair, or every pair, differs.
+    one more pair, or cluster of the mean size, for either side and so has a width where no pair,
+    or every pair, differs.
+
+    Args:
+        clusters: the cluster of each pair; None for pairs that are independent.
     """
     first, second = np.asarray(values, np.float64), np.asarray(others, np.float64)
     found = first - second
-    if not np.isin([first, second], (0.0, 1.0)).all():
-        return mean(found)
-    if reason := too_few(len(found)):
+    if not are_shares(first, second):
+        return mean(found, clusters)
+    count = _count_clusters(found, clusters)
+    if reason := too_few(count):
         return Estimate(float(found.mean()), None, None, len(found), reason)
-    more = np.append(found, (1.0, -1.0))
-    half = _NORMAL_QUANTILE * more.std() / len(more) ** 0.5
-    low, high = clip(more.mean() - half, more.mean() + half, (-1.0, 1.0))
-    # The two pairs pull to 0, but what was found is never outside.
+    middle, deviation = difference_of_shares(found, clusters)
+    half = _NORMAL_QUANTILE * deviation
+    low, high = clip(middle - half, middle + half, (-1.0, 1.0))
+    # The two clusters pull to 0, but what was found is never outside.
     value = float(found.mean())
     return Estimate(value, min(low, value), max(high, value), len(found))
+
+
+def are_shares(*values: Floats) -> bool:
+    """Tell whether all values are 0 or 1."""
+    return all(bool(np.isin(array, (0.0, 1.0)).all()) for array in values)
+
+
+def difference_of_shares(
+    differences: Floats, clusters: Clusters | None = None
+) -> tuple[float, float]:
+    """Return the middle of Bonett and Price's interval of differences `(N,)`, and its deviation."""
+    _, sums, sizes = _sum_clusters(differences, clusters)
+    size = sizes.mean()
+    sums, sizes = np.append(sums, (size, -size)), np.append(sizes, (size, size))
+    count = len(sums)
+    variance = jackknife_variance(_leave_one_out(sums, sizes)) * (count - 1) / count
+    return float(sums.sum() / sizes.sum()), float(variance) ** 0.5
 
 
 def clip(low: float, high: float, bounds: tuple[float | None, float | None]) -> tuple[float, float]:
@@ -121,9 +148,23 @@ def share(values: ArrayLike, clusters: Clusters | None = None) -> Estimate:
     value = float(array.mean())
     if reason := too_few(len(sums)):
         return Estimate(value, None, None, len(array), reason)
-    # Clusters that happen to differ less than coins would say no more than coins do.
-    votes = min(_effective_votes(sums, sizes), float(sizes.sum()))
+    votes = _capped_votes(sums, sizes)
     return Estimate(value, *clopper_pearson(value * votes, votes), len(array))
+
+
+def effective_votes(values: ArrayLike, clusters: Clusters | None = None) -> float:
+    """Return how many independent votes say as much of a share as values `(N,)` in clusters do.
+
+    Raises:
+        ValueError: as `mean`.
+    """
+    _, sums, sizes = _sum_clusters(values, clusters)
+    return _capped_votes(sums, sizes)
+
+
+def _capped_votes(sums: Floats, sizes: Floats) -> float:
+    # Clusters that happen to differ less than coins would say no more than coins do.
+    return min(_effective_votes(sums, sizes), float(sizes.sum()))
 
 
 def rating(values: ArrayLike, clusters: Clusters | None, scale: tuple[float, float]) -> Estimate:

@@ -28,11 +28,35 @@ def half_widths(
 ) -> Tensor | None:
     """Return half the width of a 95 % interval around each value `(V,)` of a statistic.
 
+    The arguments are those of `replicates`.
+
+    Returns:
+        None if a set has too few labels for an interval.
+    """
+    without = replicates(statistic, sets, groups)
+    return None if without is None else half_widths_of(without)
+
+
+def half_widths_of(without: Sequence[Tensor]) -> Tensor:
+    """Return half the width of a 95 % interval from the `replicates` of a statistic: `(V,)`.
+
+    The variances that the sets contribute are added.
+    """
+    variance = torch.zeros(())
+    for values in without:
+        variance = variance + values.var(0, correction=0) * (len(values) - 1)
+    return variance.sqrt() * t_quantile(min(map(len, without)) - 1)
+
+
+def replicates(
+    statistic: Callable[..., Tensor], sets: Sequence[Labels], groups: int = GROUPS
+) -> list[Tensor] | None:
+    """Return the values of a statistic without each group of videos: per set, `(groups, V)`.
+
     Args:
         statistic: takes, for each set, the indices `(n,)` of the videos to keep; returns `(V,)`,
             float64.
-        sets: the labels of each set of videos, generated and reference. The variances that the sets
-            contribute are added.
+        sets: the labels of each set of videos, generated and reference.
         groups: how many groups of labels a set is divided into, if it has as many labels.
 
     Returns:
@@ -43,15 +67,15 @@ def half_widths(
     if min(counts) < MIN_GROUPS:
         return None
     everything = [torch.arange(len(number)) for number in numbers]
-    variance = torch.zeros(())
-    for which, (number, count) in enumerate(zip(numbers, counts, strict=True)):
-        without = [
-            _replace_at(everything, which, (number != group).nonzero()[:, 0])
-            for group in range(count)
-        ]
-        values = torch.stack([statistic(*kept) for kept in without])
-        variance = variance + values.var(0, correction=0) * (count - 1)
-    return variance.sqrt() * t_quantile(min(counts) - 1)
+    return [
+        torch.stack(
+            [
+                statistic(*_replace_at(everything, which, (number != group).nonzero()[:, 0]))
+                for group in range(count)
+            ]
+        )
+        for which, (number, count) in enumerate(zip(numbers, counts, strict=True))
+    ]
 
 
 def too_few(labels: int) -> str | None:
@@ -67,7 +91,7 @@ def estimate(statistic: Callable[[Tensor], float], labels: Labels) -> Estimate:
 
     Args:
         statistic: takes the indices `(n,)` of the videos to keep.
-        labels: as one of the `sets` of `half_widths`.
+        labels: as one of the `sets` of `replicates`.
     """
 
     def value(kept: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
-from skipguide.stats.quantiles import t_quantile
+from skipguide.stats.paired import Difference
+from skipguide.stats.quantiles import t_quantile, t_tails
 
 Floats = NDArray[np.float64]
 Level = Literal["nominal", "ordinal", "interval"]
@@ -60,15 +61,47 @@ def bradley_terry(duels: Sequence[Duel], prior: float = 1.0) -> dict[int, Estima
             maximum likelihood, which has no finite answer where a setting won or lost all its
             duels.
     """
-    names = sorted({setting for duel in duels for setting in (duel.first, duel.second)})
+    names = _setting_names(duels)
+    # The strengths are known up to a shift, which does not count as uncertainty.
+    contrasts = np.eye(len(names)) - 1 / max(len(names), 1)
+    return {name: found.estimate for name, found in _fit(duels, names, contrasts, prior).items()}
+
+
+def strength_differences(
+    duels: Sequence[Duel], base: int, prior: float = 1.0
+) -> dict[int, Difference]:
+    """Return how much stronger than `base` each setting is, from the duels of all settings.
+
+    A difference of 1 is a chance of 73 % to win. The arguments are those of `bradley_terry`; empty
+    if `base` fought no duel.
+    """
+    names = _setting_names(duels)
+    if base not in names:
+        return {}
+    contrasts = np.eye(len(names)) - np.eye(len(names))[names.index(base)]
+    found = _fit(duels, names, contrasts, prior)
+    return {name: difference for name, difference in found.items() if name != base}
+
+
+def _setting_names(duels: Sequence[Duel]) -> list[int]:
+    return sorted({setting for duel in duels for setting in (duel.first, duel.second)})
+
+
+def _fit(
+    duels: Sequence[Duel], names: Sequence[int], contrasts: Floats, prior: float
+) -> dict[int, Difference]:
+    """Estimate the contrasts `(K, K)` of strengths, a row each, and test them against 0."""
     if not names:
         return {}
     wins = _count_wins(duels, names)
-    value = _strengths(wins.sum(0)[None], prior)[0]
+    strengths = _strengths(wins.sum(0)[None], prior)[0]
+    value = contrasts @ strengths
     fought = (wins + wins.transpose(0, 2, 1)).sum((0, 2))
-    reason = intervals.too_few(len(wins))
-    half = None if reason else t_quantile(len(wins) - 1) * _variance(wins, value, prior) ** 0.5
-    return {
+    freedom, reason = len(wins) - 1, intervals.too_few(len(wins))
+    half = None
+    if reason is None:
+        half = t_quantile(freedom) * _variance(wins, strengths, contrasts, prior) ** 0.5
+    estimates = {
         name: Estimate(
             float(value[i]),
             None if half is None else float(value[i] - half[i]),
@@ -78,10 +111,19 @@ def bradley_terry(duels: Sequence[Duel], prior: float = 1.0) -> dict[int, Estima
         )
         for i, name in enumerate(names)
     }
+    return {
+        name: Difference(
+            found,
+            None
+            if half is None or not half[i]
+            else t_tails(found.value / half[i] * t_quantile(freedom), freedom),
+        )
+        for i, (name, found) in enumerate(estimates.items())
+    }
 
 
-def _variance(wins: Floats, strengths: Floats, prior: float) -> Floats:
-    """Return the variances `(K,)` of strengths, from the wins in each cluster `(clusters, K, K)`.
+def _variance(wins: Floats, strengths: Floats, contrasts: Floats, prior: float) -> Floats:
+    """Return the variances `(K,)` of contrasts, from the wins in each cluster `(clusters, K, K)`.
 
     The jackknife over clusters knows that the votes of one are alike; the likelihood, that a
     setting which won everywhere may still lose; and a further cluster of ties, that a kind of
@@ -90,20 +132,19 @@ def _variance(wins: Floats, strengths: Floats, prior: float) -> Floats:
 
     def over_clusters(tables: Floats) -> Floats:
         return intervals.jackknife(
-            lambda weights: _strengths(np.tensordot(weights, tables, 1), prior), len(tables)
+            lambda weights: _strengths(np.tensordot(weights, tables, 1), prior) @ contrasts.T,
+            len(tables),
         )
 
     mean = wins.mean(0)
     ties = intervals.TIED_CLUSTER * (mean + mean.T) / 2
     total = wins.sum(0)[None]
     curve = _curvature(total + total.transpose(0, 2, 1), strengths[None], prior)[0]
-    # The strengths are known up to a shift, which does not count as uncertainty.
-    centred = np.eye(len(strengths)) - 1 / len(strengths)
     return np.maximum.reduce(
         [
             over_clusters(wins),
             over_clusters(np.concatenate([wins, ties[None]])),
-            np.diagonal(centred @ np.linalg.inv(curve) @ centred),
+            np.diagonal(contrasts @ np.linalg.inv(curve) @ contrasts.T),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Quantiles of the beta distribution and of Student's t, of which every interval here is made.
+"""Quantiles and tails of the beta distribution and of Student's t, of which every interval is made.
 
 scipy has both, but nothing else of it is needed (docs/decisions/074). The incomplete beta function
 is evaluated by its continued fraction (Abramowitz and Stegun, Handbook of Mathematical Functions,
@@ -19,7 +19,7 @@ def beta_quantile(probability: float, a: float, b: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if _incomplete_beta(middle, a, b) < probability:
+        if beta_probability(middle, a, b) < probability:
             low = middle
         else:
             high = middle
@@ -38,12 +38,22 @@ def t_quantile(freedom: float, probability: float = 0.975) -> float:
     return math.copysign(math.sqrt(freedom * (1 - rest) / rest), probability - 0.5)
 
 
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """Return P(X <= x) for X from Beta(a, b)."""
+def t_tails(value: float, freedom: float) -> float:
+    """Return the chance of a Student's t with `freedom` > 0 at least as far from 0 as `value`."""
+    return beta_probability(freedom / (freedom + value * value), freedom / 2, 0.5)
+
+
+def normal_tails(value: float) -> float:
+    """Return the chance of a standard normal number at least as far from 0 as `value`."""
+    return math.erfc(abs(value) / math.sqrt(2))
+
+
+def beta_probability(x: float, a: float, b: float) -> float:
+    """Return P(X <= x) for X from Beta(a, b); a, b > 0."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):  # where the fraction of the other tail converges fast
-        return 1 - _incomplete_beta(1 - x, b, a)
+        return 1 - beta_probability(1 - x, b, a)
     logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     front = math.exp(logarithm + a * math.log(x) + b * math.log1p(-x))
     return front * _continued_fraction(x, a, b) / a
