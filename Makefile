@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: setup demo test pytest lint bench bench-all figures paper
-.PHONY: test-matrix test-long test-kills test-ray test-install test-studio
+.PHONY: test-matrix test-long test-kills test-ray test-track test-install test-studio
 .PHONY: studio-pictures bench-studio test-comfyui
 .PHONY: comfyui clean
 .DEFAULT_GOAL := test
@@ -71,6 +71,12 @@ test-kills: $(READY)
 test-ray: $(READY)
 	$(BIN)/python $(PIP_INSTALL) -e '.[ray]'
 	OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=600 $(BIN)/pytest -n 0 --timeout 1500 tests/runs/test_runs_ray.py
+
+# Runs in TensorBoard, MLflow's local store and W&B offline, read back with their own readers. What
+# these packages warn of is theirs.
+test-track: $(READY)
+	$(BIN)/python $(PIP_INSTALL) -e '.[mlflow,tensorboard,wandb]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -W default tests/runs/test_tracking.py tests/runs/test_tracking_packages.py
 
 # The built wheel in an empty environment: every pipeline from its prompt on, first without and then
 # with torchvision, which Kandinsky's processor needs.

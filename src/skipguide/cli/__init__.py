@@ -29,6 +29,7 @@ from skipguide.cli.run_table import compare as compare_settings
 from skipguide.cli.runs import runs
 from skipguide.cli.studio import studio
 from skipguide.cli.sweep import SweepCommand, sweep
+from skipguide.cli.track import track
 from skipguide.cli.votes import votes
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ app.add_typer(runs, name="runs")
 runs.command("tag", context_settings=TAG_CONTEXT)(tag)
 runs.command("note")(note)
 runs.command("merge")(merge)
+runs.command("track")(track)
 app.add_typer(votes, name="votes")
 
 

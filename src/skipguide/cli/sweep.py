@@ -14,6 +14,7 @@ from skipguide.cli import console
 from skipguide.cli.options import Json, parse_folder, read_config
 from skipguide.cli.prompt_options import PlanSeeds, PromptFile, parse_setting, plan_content
 from skipguide.cli.sweep_report import SweepReport, estimate_payload, format_estimate
+from skipguide.cli.track import Track, open_tracking, tracking_lines, tracking_payload
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def sweep(
         int | None,
         typer.Option(min=1, help="Workers on Ray.", show_default="one per GPU, else per CPU"),
     ] = None,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Make all videos of a plan: every prompt, seed and setting.
@@ -123,6 +125,7 @@ def sweep(
     """
     from skipguide.runs import Plan
     from skipguide.runs import sweep as sweeping
+    from skipguide.runs.sweep import ClipPublished
 
     if workers is not None and ray is None:
         raise ValueError(
@@ -137,7 +140,10 @@ def sweep(
     named = plan or prompts
     assert named is not None
     folder = out or Path("runs") / named.stem
-    with contextlib.closing(_make_engine(folder, ray, workers)) as engine:
+    with (
+        open_tracking(folder, track) as tracking,
+        contextlib.closing(_make_engine(folder, ray, workers)) as engine,
+    ):
         if dry_run:
             planned = sweeping.estimate(
                 wanted, folder, engine, retry_failed=retry_failed, thorough=verify
@@ -158,7 +164,13 @@ def sweep(
         ):
             for happening in happenings:
                 report.handle(happening)
-    console.print_result(report.summary(), report.payload(), as_json)
+                if isinstance(happening, ClipPublished):
+                    tracking.update([happening.job.key])
+        tracking.update()
+    summary = "\n".join([report.summary(), *tracking_lines(tracking)])
+    console.print_result(summary, {**report.payload(), **tracking_payload(tracking)}, as_json)
+    if tracking.failed:
+        raise typer.Exit(2)
     if report.failures or (report.planned and report.planned.failed):
         raise typer.Exit(1)
 
