@@ -250,6 +250,7 @@ def test_points_and_cells_open_their_clips(page: Any, first: Served) -> None:
         "stg layers=8 scale=1",
     ]
     page.keyboard.press("m")
+    page.select_option("#map-measure", "passes_per_step")
     cell = page.locator("[data-setting='stg layers=4 scale=0.5']")
     assert cell.text_content() in cell.get_attribute(
         "aria-label"
@@ -430,7 +431,7 @@ def test_a_video_is_made_from_a_picture(page: Any, tmp_path: Path) -> None:
         served.engine.go.set()
         opened(page, served, "prompts=2&settings=1,2")
         assert page.text_content("h1") == "first.png seed 0"
-        assert [b.text_content() for b in page.locator(".prompts button").all()] == [
+        assert [b.text_content() for b in page.locator(".prompts [aria-pressed]").all()] == [
             "first.png", "first.png", "a red star", "a blue circle",
         ]  # fmt: skip
         page.keyboard.press("t")

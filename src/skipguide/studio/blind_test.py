@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Clip, Run, Vote
-from skipguide.stats import intervals, preference
+from skipguide.stats import head_to_head, intervals, preference
 from skipguide.stats.preference import Duel
 from skipguide.studio.vote_table import judged_clips
 
@@ -222,6 +222,10 @@ def _summarize_duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> PlainD
         "strengths": {
             setting: asdict(found) for setting, found in preference.bradley_terry(duels).items()
         },
+        "matrix": [
+            {"row": row, "column": column, **asdict(found)}
+            for (row, column), found in head_to_head.meetings(duels).items()
+        ],
         "agreement": _agreement(votes, QUESTIONS["pair"], "nominal"),
         "left": _share_of_left(votes),
     }

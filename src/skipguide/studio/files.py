@@ -22,6 +22,7 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 KEY_PATTERN = r"[0-9a-f]{16}"
+_STYLE = re.compile(r'<link rel="stylesheet" href="/static/([\w.]+)">')
 DATA_TAG = '<script type="application/json" id="data">'  # begins what a page has in it of its run
 _IMAGE_TYPES = {
     "PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp",
@@ -135,12 +136,9 @@ def render_page(name: str, inline: bool = False, data: str = "") -> str:
         "<!-- import map -->", f'<script type="importmap">{import_map(inline)}</script>'
     )
     if inline:
-        style = load_assets()["studio.css"].decode()
         icon = f"data:image/svg+xml,{quote(load_assets()['icon.svg'])}"
         start = '<script type="module">import "studio/main.js";</script>'
-        text = text.replace(
-            '<link rel="stylesheet" href="/static/studio.css">', f"<style>{style}</style>"
-        )
+        text = _STYLE.sub(lambda link: f"<style>{load_assets()[link[1]].decode()}</style>", text)
         text = text.replace('<script type="module" src="/static/main.js"></script>', start)
         text = text.replace("/static/icon.svg", icon)
     # "<" is all that can end a script, or begin a comment in it

@@ -2,7 +2,7 @@
 
 import { el, short } from "studio/dom.js";
 import { Player } from "studio/player.js";
-import { clipUrl } from "studio/source.js";
+import { clipUrl, isReport } from "studio/source.js";
 import { setSlot, state } from "studio/state.js";
 import { facts, parameterRows, summary } from "studio/words.js";
 
@@ -82,7 +82,7 @@ export class Cell {
 
   #broken(why) {
     const again = () => { this.player.unload(); this.load(); };
-    this.#say("The video cannot be played.", el("span", { class: "why" }, why),
+    this.#say("The video cannot be played.", el("span", { class: "why" }, why, adviceOn(why)),
       el("button", { type: "button", on: { click: again } }, "Try again"));
   }
 
@@ -118,6 +118,17 @@ export class Cell {
     this.numbers = el("div", {}, el("table", {}, head, el("tbody", {}, rows)), more);
     return [this.numbers];
   }
+}
+
+const H264 = 'video/mp4; codecs="avc1.42E01E"';
+
+/** What to do about a video that a browser does not play. */
+function adviceOn(why) {
+  if (!document.createElement("video").canPlayType(H264)) {
+    return " This browser has no H.264: use Chrome, Edge, Firefox or Safari.";
+  }
+  if (isReport) return " Is the folder “clips” beside this page? Keep them together.";
+  return why.includes("404") ? " It is not in the run any more: sweep the plan again." : "";
 }
 
 Cell.opened = false; // one for all cells, so that rows stay comparable

@@ -2,11 +2,12 @@
 // the window are on the page, and only what is nearer holds a video.
 
 import { Cell } from "studio/cell.js";
+import { measureClamped } from "studio/clamp.js";
 import { el } from "studio/dom.js";
 import { rowsWithin, sizeOfOne, sizesOfMany } from "studio/layout.js";
 import { Loader } from "studio/loader.js";
 import { rows, state } from "studio/state.js";
-import { titleOf } from "studio/words.js";
+import { promptLine, titleOf } from "studio/words.js";
 
 const NEAR = "300px"; // around the window, where videos are loaded already
 const READY = 700; // pixels around the window, where rows are on the page already
@@ -14,6 +15,7 @@ const READY = 700; // pixels around the window, where rows are on the page alrea
 export class Grid {
   constructor(root, run, transport) {
     Object.assign(this, { root, run, transport, wanted: [], sizes: null, top: null });
+    this.notice = null; // what is to be said above the videos
     this.cells = new Map(); // "row/slot" -> Cell
     this.sections = new Map(); // row -> its element
     this.loader = new Loader();
@@ -57,18 +59,25 @@ export class Grid {
     const section = this.#section(0);
     for (const i of [...this.sections.keys()]) if (i !== 0) this.#remove(i);
     this.#dropOthers();
-    this.root.replaceChildren(el("h1", { class: "prompt" }, ...this.#heading(row)), section);
+    this.root.replaceChildren(...this.#noticed(promptLine(this.run, row), section));
+    measureClamped(this.root);
     this.#fit();
   }
 
   #renderMany() {
     const { top } = this; // before the page is another one
-    if (this.rows.parentNode !== this.root) this.root.replaceChildren(this.rows);
+    if (this.rows.parentNode !== this.root || this.notice || this.root.childElementCount > 1) {
+      this.root.replaceChildren(...this.#noticed(this.rows));
+    }
     this.sizes = null;
     this.#fit();
     for (const i of this.sections.keys()) this.#section(i);
     this.#dropOthers();
     this.#scrollTo(top);
+  }
+
+  #noticed(...shown) {
+    return [this.notice, ...shown].filter(Boolean);
   }
 
   /** Keep the row that was at the top there, where it is still among them. */
@@ -160,7 +169,8 @@ export class Grid {
   }
 
   #place({ style }, i) {
-    const { abreast, height, share } = this.sizes;
+    const { abreast, height, share, width } = this.sizes;
+    style.width = `${width}px`;
     style.top = `${Math.floor(i / abreast) * height}px`;
     style.left = `${(i % abreast) * share}px`;
   }

@@ -78,7 +78,7 @@ export function listenToKeys(parts) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event) || document.querySelector("dialog[open]")) return;
     const name = event.key === " " ? "Space" : event.shiftKey && /^(Arrow|Page)/.test(event.key) ? `Shift+${event.key}` : event.key;
-    const found = find(name);
+    const found = parts().run.settings.length > 0 && find(name); // of an empty run, no key acts
     if (!found || (state.view !== "clips" && SCROLLING.has(name))) return;
     event.preventDefault();
     found[2](name);

@@ -44,7 +44,8 @@ export function sizesOfMany(window, { rows, count, size, ratio }) {
   const lines = Math.ceil(count / columns);
   const line = Math.ceil(cell / ratio) + CAPTION;
   const height = HEADING + lines * line + (lines - 1) * NARROW + BELOW;
-  return { cell, columns, line, abreast, height, share: Math.floor(share) + BETWEEN };
+  const own = Math.floor(share);
+  return { cell, columns, line, abreast, height, width: own, share: own + BETWEEN };
 }
 
 /** Which of the rows stand in a part of the page. */

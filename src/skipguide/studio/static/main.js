@@ -1,7 +1,8 @@
 // The page: reads the run, and shows what the state says.
 
 import { controls } from "studio/controls.js";
-import { button, hush, keepingFocus, say } from "studio/dom.js";
+import { button, el, hush, keepingFocus } from "studio/dom.js";
+import { empty, emptyRun, unfinished } from "studio/empty.js";
 import { Grid } from "studio/grid.js";
 import { listenToKeys, showHelp } from "studio/keys.js";
 import { renderMap } from "studio/layermap.js";
@@ -42,14 +43,15 @@ async function begin() {
     start(run, location.hash);
     update({ view: state.view });
   });
-  if (run.settings.length === 0) say("There is nothing in this run yet.", 3600);
-  else update({});
+  update({});
   if (!isReport) poll();
 }
 
 /** Read the run again: a sweep, a trial or a vote has added to it. */
 async function reload() {
+  const wasEmpty = run.settings.length === 0;
   run = await loadRun(ask);
+  if (wasEmpty) start(run, location.hash);
   for (const part of [grid, pair]) part.run = run;
   for (const cell of grid.cells.values()) cell.run = run;
   render({});
@@ -84,35 +86,55 @@ function render(changes) {
 function draw(changes) {
   document.title = `${run.name} · skipguide studio`;
   document.getElementById("run-name").textContent = run.name;
-  document.body.dataset.view = state.view;
-  document.getElementById("views").replaceChildren(...VIEWS.map((view) =>
-    button(view[0].toUpperCase() + view.slice(1), () => update({ view }), { key: view[0], pressed: state.view === view })));
+  document.body.dataset.view = run.settings.length ? state.view : "none";
+  const views = VIEWS.map((view) => button(view[0].toUpperCase() + view.slice(1),
+    () => update({ view }), { key: view[0], pressed: state.view === view }));
+  document.getElementById("views").replaceChildren(...views);
   document.getElementById("counts").textContent = counted();
+  if (run.settings.length === 0) {
+    root.replaceChildren(emptyRun(run));
+    return;
+  }
   renderSide(document.getElementById("side"), run);
   renderView(changes);
 }
 
 function renderView(changes) {
   const view = state.view === "clips" && state.mode !== "grid" ? "pair" : state.view;
+  const isAgain = Object.keys(changes).length === 0; // the run is new, not what is chosen
   if (view !== shown) {
     for (const part of [grid, pair]) part.clear();
     leaveTry();
     if (shown) hush(); // what was said belongs to the view that is left
     root.className = `view-${view}`;
+    root.scrollTop = 0;
     shown = view;
     transport.playing &&= ["clips", "pair"].includes(view);
-  } else if (view === "try" && Object.keys(changes).length === 0) return; // what is typed stays
+  } else if (view === "try" && isAgain) return; // what is typed stays
+  grid.notice = unfinished(run, isReport);
   const views = {
-    clips: () => grid.render(), pair: () => pair.render(), map: () => renderMap(root, run), plot: () => renderScatter(root, run),
-    votes: () => renderVotes(root, run, reload, Object.keys(changes).length === 0), try: () => renderTry(root, run, reload),
+    clips: () => grid.render(),
+    pair: () => pair.render(),
+    map: () => renderMap(root, run),
+    plot: () => renderScatter(root, run),
+    votes: () => renderVotes(root, run, reload, isAgain),
+    try: () => renderTry(root, run, reload),
   };
   views[view]();
 }
 
 function counted() {
   const { done, failed, pending, running } = run.counts;
-  const parts = [`${done} clips`, failed && `${failed} failed`, pending + running && `${pending + running} to make`, run.sweeping && "a sweep is running"];
+  const missing = pending + running;
+  const parts = [
+    done === 1 ? "1 clip" : `${done} clips`, failed && `${failed} failed`,
+    missing && `${missing} to make`, run.sweeping && "a sweep is running",
+  ];
   return parts.filter(Boolean).join(" · ");
 }
 
-begin().catch((error) => say(error.message, 3600));
+begin().catch((error) => {
+  const again = button("Try again", () => location.reload(), { class: "action" });
+  root.replaceChildren(el("div", { role: "alert" },
+    empty("The run cannot be shown.", error.message, again)));
+});

@@ -1,10 +1,11 @@
 // Two videos upon each other: one on each side of a line (wipe), or the difference of their pixels.
 
+import { measureClamped } from "studio/clamp.js";
 import { choice, el } from "studio/dom.js";
 import { Player } from "studio/player.js";
 import { clipUrl } from "studio/source.js";
 import { rows, state, update } from "studio/state.js";
-import { summary, titleOf } from "studio/words.js";
+import { promptLine, summary } from "studio/words.js";
 
 const GAINS = [1, 2, 4, 8, 16];
 const STEP = 0.05; // of the line, per key
@@ -44,8 +45,9 @@ export class Pair {
     this.stage.style.setProperty("--gain", state.gain);
     this.divider.hidden = state.mode !== "wipe";
     this.#place(this.line);
-    const title = el("h1", { class: "prompt" }, titleOf(this.run.prompt.get(row.prompt)), el("small", {}, ` seed ${row.seed}`));
-    this.root.replaceChildren(title, this.#captions(), this.stage, this.note);
+    this.root.replaceChildren(
+      promptLine(this.run, row), this.#captions(), this.stage, this.note);
+    measureClamped(this.root);
     this.transport.onchange();
   }
 

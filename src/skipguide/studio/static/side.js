@@ -1,5 +1,6 @@
 // The choice of prompts, seeds and settings.
 
+import { clamped, measureClamped } from "studio/clamp.js";
 import { button, choice, el, short } from "studio/dom.js";
 import { slotsOf, state, toggleSetting, update } from "studio/state.js";
 import { summary, titleOf } from "studio/words.js";
@@ -11,18 +12,29 @@ export function renderSide(root, run) {
   const scroll = root.querySelector(".prompts")?.scrollTop ?? 0;
   root.replaceChildren(prompts(run), seeds(run), settings(run), layout());
   root.querySelector(".prompts").scrollTop = scroll;
+  measureClamped(root);
 }
 
 function prompts(run) {
   const all = state.prompts.length === run.prompts.length;
+  const every = () => update({
+    prompts: all ? state.prompts.slice(0, 1) : run.prompts.map((prompt) => prompt.id),
+  });
   const heading = el("h2", {}, "Prompts ", el("kbd", {}, "↑"), el("kbd", {}, "↓"),
-    button("all", () => update({ prompts: all ? state.prompts.slice(0, 1) : run.prompts.map((prompt) => prompt.id) }), { pressed: all }));
-  const list = el("ul", { class: "prompts" }, run.prompts.filter(matches).map((prompt) => el("li", {},
-    el("button", {
-      type: "button", "aria-pressed": String(state.prompts.includes(prompt.id)), title: tagsOf(prompt),
-      on: { click: (event) => update({ prompts: chosen(state.prompts, prompt.id, run.prompts.map((p) => p.id), event) }) },
-    }, titleOf(prompt)))));
-  return el("section", {}, heading, run.prompts.length >= FILTER_FROM ? filter(run) : null, list);
+    button("all", every, { pressed: all }));
+  const list = el("ul", { class: "prompts" }, run.prompts.filter(matches).map((prompt) =>
+    el("li", {}, clamped(choose(run, prompt), `side ${prompt.id}`))));
+  const isLong = run.prompts.length >= FILTER_FROM;
+  return el("section", {}, heading, isLong ? filter(run) : null, list);
+}
+
+function choose(run, prompt) {
+  const order = run.prompts.map(({ id }) => id);
+  return el("button", {
+    type: "button", "aria-pressed": String(state.prompts.includes(prompt.id)),
+    title: tagsOf(prompt),
+    on: { click: (event) => update({ prompts: chosen(state.prompts, prompt.id, order, event) }) },
+  }, el("span", { class: "text" }, titleOf(prompt)));
 }
 
 /** What the prompt file says of a prompt; nothing where it says nothing. */
@@ -31,7 +43,8 @@ function tagsOf({ tags }) {
 }
 
 function matches(prompt) {
-  return `${prompt.text} ${prompt.image} ${JSON.stringify(prompt.tags)}`.toLowerCase().includes(sought.toLowerCase());
+  const said = `${prompt.text} ${prompt.image} ${JSON.stringify(prompt.tags)}`;
+  return said.toLowerCase().includes(sought.toLowerCase());
 }
 
 function filter(run) {
@@ -42,7 +55,9 @@ function filter(run) {
         sought = field.value;
         const again = run.prompts.filter(matches);
         document.querySelectorAll(".prompts li").forEach((item) => item.remove());
-        document.querySelector(".prompts").append(...prompts({ ...run, prompts: again }).querySelectorAll("li"));
+        const items = prompts({ ...run, prompts: again }).querySelectorAll("li");
+        document.querySelector(".prompts").append(...items);
+        measureClamped(document.getElementById("side"));
       },
     },
   });
@@ -53,8 +68,10 @@ function seeds(run) {
   const all = state.seeds.length === run.seeds.length;
   const chips = run.seeds.map((seed) => button(String(seed), (event) =>
     update({ seeds: chosen(state.seeds, seed, run.seeds, event) }), { pressed: state.seeds.includes(seed) }));
-  const every = button("all", () => update({ seeds: all ? state.seeds.slice(0, 1) : [...run.seeds] }), { pressed: all });
-  return el("section", {}, el("h2", {}, "Seeds ", el("kbd", {}, "s"), every), el("div", { class: "chips" }, chips));
+  const choose = () => update({ seeds: all ? state.seeds.slice(0, 1) : [...run.seeds] });
+  return el("section", {},
+    el("h2", {}, "Seeds ", el("kbd", {}, "s"), button("all", choose, { pressed: all })),
+    el("div", { class: "chips" }, chips));
 }
 
 /** A click chooses one, with Ctrl one more or less, with Shift all up to there. */
@@ -74,15 +91,20 @@ function settings(run) {
   const every = shown.size === run.settings.length;
   const choose = (ids) => update({ slots: slotsOf(ids) });
   const heading = el("h2", {}, "Settings",
-    button("all", () => choose(run.settings.slice(0, every ? 1 : undefined).map((s) => s.id)), { pressed: every }));
+    button("all", () => choose(run.settings.slice(0, every ? 1 : undefined).map((s) => s.id)),
+      { pressed: every }));
   const models = new Set(run.settings.map((setting) => setting.model));
   const lines = run.settings.map((setting, i) => {
     const first = models.size > 1 && (i === 0 || run.settings[i - 1].model !== setting.model);
     return [
       first ? el("li", { class: "model" }, setting.model) : null,
       el("li", {}, el("label", {},
-        el("input", { type: "checkbox", ".checked": shown.has(setting.id), on: { change: () => toggleSetting(setting.id) } }),
-        el("span", {}, el("b", {}, setting.name), el("span", { class: "quiet" }, summary(run, setting))),
+        el("input", {
+          type: "checkbox", ".checked": shown.has(setting.id),
+          on: { change: () => toggleSetting(setting.id) },
+        }),
+        el("span", {}, el("b", {}, setting.name),
+          el("span", { class: "quiet" }, summary(run, setting))),
         i < 9 ? el("kbd", {}, i + 1) : null)),
     ];
   });
@@ -91,6 +113,10 @@ function settings(run) {
 
 function layout() {
   if (state.prompts.length * state.seeds.length === 1) return el("section");
-  const sizes = [[0, "one line"], [120, "small"], [180, "medium"], [240, "large"], [360, "very large"]];
-  return el("section", {}, choice("Videos", sizes, state.size, (value) => update({ size: Number(value) })));
+  const sizes = [
+    [0, "as the window has room"], [120, "small"], [180, "medium"], [240, "large"],
+    [360, "very large"],
+  ];
+  const change = (value) => update({ size: Number(value) });
+  return el("section", {}, choice("Videos", sizes, state.size, change));
 }

@@ -1,7 +1,10 @@
 // What the raters said.
 
-import { el, short } from "studio/dom.js";
+import { agreement } from "studio/agreement.js";
+import { el } from "studio/dom.js";
+import { empty } from "studio/empty.js";
 import { invitation } from "studio/invitation.js";
+import { matrix } from "studio/matrix.js";
 import { raters } from "studio/raters.js";
 import { isReport } from "studio/source.js";
 import { table } from "studio/table.js";
@@ -19,14 +22,29 @@ export function renderVotes(root, run, reload, isAgain) {
 
 function results(run, reload) {
   const { pair, rating } = run.votes;
-  const none = el("p", { class: "empty" }, isReport ? "Nobody has voted."
-    : "Nobody has voted yet. Votes appear here as they are given.");
   return [
-    pair.votes + rating.votes === 0 ? none : null,
-    pair.votes ? pairs(run, pair) : null,
-    rating.votes ? ratings(run, rating) : null,
+    pair.votes + rating.votes === 0 ? nobody(run) : null,
+    ...(pair.votes ? pairs(run, pair) : []),
+    ...(rating.votes ? ratings(run, rating) : []),
     run.raters.length ? raters(run, reload) : null,
   ].filter(Boolean);
+}
+
+function nobody(run) {
+  if (isReport) {
+    return empty("Nobody had voted when this report was written.",
+      "Votes are given in the studio: `skipguide studio RUN`. Then write the report again.");
+  }
+  if (!run.votes_allowed) {
+    return empty("Nobody has voted, and nobody can here.",
+      "The run cannot be written by whoever started this studio. Ask its owner for the right to"
+      + " write, or open the studio on a copy of the run.");
+  }
+  return empty("Nobody has voted yet.", run.counts.done === 0
+    ? "There is no finished video to judge. As soon as there are two of one prompt and seed, the"
+      + " test above can begin."
+    : "Open the test above, or give its link to others. Wins, ratings and how far raters agree"
+      + " appear here while they vote.");
 }
 
 // --- what they said -----------------------------------------------------------------------------
@@ -40,14 +58,14 @@ function pairs(run, found) {
     el("td", { class: "wide" }, bar(found.win_rates[id], 0, 1)),
     el("td", {}, estimate(found.strengths[id])), el("td", {}, found.strengths[id].count)));
   const each = [...Object.values(found.win_rates), ...Object.values(found.strengths)];
-  return el("section", {}, el("h2", {}, "Which is better"),
-    table(["Setting", "Wins", ["", "wide"], "Bradley-Terry strength", "Comparisons"], rows,
-      "A tie is half a win. Strengths are log odds with mean 0, each with one added tie against 0. "
-      + intervals(each)),
-    el("p", { class: "quiet" }, found.left === null ? ""
-      : `What was shown first, on the left or above, won ${Math.round(found.left * 100)} % of the`
-        + " decided comparisons."),
-    agreement(found));
+  const heads = ["Setting", "Wins", ["", "wide"], "Bradley-Terry strength", "Pairs"];
+  return [
+    el("section", {}, el("h2", {}, "Which is better"),
+      table(heads, rows, "A tie is half a win. Strengths are log odds with mean 0, each with one"
+        + ` added tie against 0. ${intervals(each)}`)),
+    matrix(run, found, order.map(Number)),
+    agreement(found, "comparisons"),
+  ];
 }
 
 /** What is in brackets, and why there may be nothing. */
@@ -69,22 +87,11 @@ function ratings(run, found) {
     questions.map((question) => cell(found.means[question][id]))));
   const heads = questions.map((question) => run.questions.rating[question]?.[0] ?? question);
   const each = questions.flatMap((question) => Object.values(found.means[question]));
-  return el("section", {}, el("h2", {}, "Ratings, 1 to 5"),
-    table(["Setting", ...heads], rows, `Means. ${intervals(each)}`), agreement(found));
-}
-
-function agreement({ raters: counts, agreement: { alpha, kappa }, votes }) {
-  const people = Object.entries(counts).map(([name, count]) => `${name} (${count})`).join(", ");
-  const alphas = Object.entries(alpha).filter(([, value]) => value !== null)
-    .map(([question, value]) => `${question} ${short(value)}`);
-  const kappas = kappa.filter((entry) => entry.kappa !== null)
-    .map((entry) => `${entry.raters.join(" and ")} ${short(entry.kappa)} (${entry.count})`);
-  return el("ul", { class: "quiet" },
-    el("li", {}, `${votes} votes of ${people}.`),
-    el("li", {}, alphas.length
-      ? `Krippendorff's alpha (1 is full agreement, 0 is chance): ${alphas.join(", ")}.`
-      : "Agreement needs two raters who judged the same."),
-    kappas.length ? el("li", {}, `Cohen's kappa: ${kappas.join(", ")}.`) : null);
+  return [
+    el("section", {}, el("h2", {}, "Ratings, 1 to 5"),
+      table(["Setting", ...heads], rows, `Means. ${intervals(each)}`)),
+    agreement(found, "ratings"),
+  ];
 }
 
 function percent({ value, low, high }) {

@@ -1,6 +1,7 @@
 // Parameters and numbers of a setting in few words.
 
-import { short } from "studio/dom.js";
+import { clamped } from "studio/clamp.js";
+import { el, short } from "studio/dom.js";
 
 const WORDS = {
   stg_scale: (value) => `s ${short(value)}`,
@@ -16,6 +17,13 @@ const WORDS = {
 /** What a prompt is called: its text, or the picture that it starts from. */
 export function titleOf({ text, image }) {
   return text || image;
+}
+
+/** The prompt and the seed above their videos. */
+export function promptLine(run, { prompt, seed }) {
+  const title = titleOf(run.prompt.get(prompt));
+  return clamped(el("h1", { class: "prompt" }, title, el("small", {}, ` seed ${seed}`)),
+    `above ${prompt}`);
 }
 
 /** What tells a setting from the others of the run. */
