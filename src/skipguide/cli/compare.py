@@ -90,7 +90,7 @@ def compare(
         )
     targets = _output_paths(wanted, out_dir)
     from skipguide.files import video
-    from skipguide.generate import loading, notes
+    from skipguide.generate import loading, notes, preflight
     from skipguide.generate.resolve import resolve_settings
     from skipguide.runs import prompt_cache
 
@@ -99,6 +99,8 @@ def compare(
             [target, video.sidecar_path(target), target.with_suffix(".png")], overwrite
         )
     image = options.first_frame(wanted[0])
+    for settings in wanted:
+        preflight.check(settings, image)
     with loading.hash_meanwhile(wanted[0]):
         pipe = loading.load(wanted[0])
         weights = loading.weights_fingerprint(wanted[0].model, pipe)

@@ -43,9 +43,10 @@ def generate(
 
     options.check_outputs([target, video.sidecar_path(target)], overwrite)
     image = options.first_frame(settings)
-    from skipguide.generate import loading, notes, record, run
+    from skipguide.generate import loading, notes, preflight, record, run
     from skipguide.generate.resolve import resolve_settings
 
+    preflight.check(settings, image)
     with loading.hash_meanwhile(settings):
         pipe = loading.load(settings)
         asked, settings = settings, resolve_settings(settings, pipe)

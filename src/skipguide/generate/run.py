@@ -25,6 +25,7 @@ from skipguide.generate import notes, per_video, placement
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
+from skipguide.generate.skeleton import ReachedMissingPart
 from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
 from skipguide.pipeline import call_frame, loop, noise_levels
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
@@ -91,6 +92,39 @@ def generate(
     return GenerationResult(
         frames, passes, clock.seconds_per_step(), seconds, first, tuple(said.texts)
     )
+
+
+def check_call(
+    pipe: Pipeline, settings: GenerationSettings, image: Image.Image | None = None
+) -> None:
+    """Call a pipeline for its own checks of the settings, up to the first use of a denoiser.
+
+    Args:
+        pipe: a skeleton, whose missing parts end the call before.
+        settings, image: as for `generate`.
+
+    Raises:
+        ValueError: for settings that the pipeline refuses.
+        ReachedMissingPart: where it takes them.
+    """
+    if image is not None and settings.width and settings.height:
+        pad = settings.image_fit == "pad"
+        image = image_file.fit_to_size(image, settings.width, settings.height, pad)
+    hooks = [
+        denoiser.register_forward_pre_hook(_end_call)
+        for denoiser in placement.denoisers(pipe).values()
+    ]
+    try:
+        with _set_guider_scale(pipe, settings):
+            clock = _StepTimer(pipe, settings, lambda: math.nan, None, _Notes())
+            _call_pipeline(pipe, settings, image, clock)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _end_call(*_: Any) -> None:
+    raise ReachedMissingPart
 
 
 class _Notes:
@@ -247,10 +281,15 @@ def _call_pipeline(
         if isinstance(error, IndexError):  # LTX's, which looks for a timestep that is no number
             noise_levels.check_timesteps(pipe.scheduler, type(pipe).__name__)
             raise
-        raise ValueError(  # Mochi's linear-quadratic schedule of one step
-            f"steps must be enough for the schedule of {type(pipe).__name__}, but got"
-            f" {settings.steps}. Take 2 or more."
-        ) from error
+        raise too_few_steps(pipe, settings) from error
+
+
+def too_few_steps(pipe: Pipeline, settings: GenerationSettings) -> ValueError:
+    """Return the error of Mochi's linear-quadratic schedule of one step."""
+    return ValueError(
+        f"steps must be enough for the schedule of {type(pipe).__name__}, but got"
+        f" {settings.steps}. Take 2 or more."
+    )
 
 
 @contextlib.contextmanager
@@ -282,7 +321,9 @@ def _check_call(
     needed = sorted(
         name
         for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and name not in call
+        if parameter.default is parameter.empty
+        and parameter.kind is not parameter.VAR_KEYWORD  # AnimateDiff's
+        and name not in call
     )
     reasons = [f"does not take {', '.join(unknown)}"] if unknown else []
     reasons += [f"needs {', '.join(needed)}"] if needed else []

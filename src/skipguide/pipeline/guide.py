@@ -209,6 +209,16 @@ class Guide:
     ) -> None:
         self.remove()
 
+    def check_steps(self, num_steps: int) -> None:
+        """Check that windows, lists of scales and zero steps suit runs of so many steps.
+
+        Each run is checked when it begins; this is for knowing before.
+
+        Raises:
+            ValueError: if one does not.
+        """
+        self._run.check_steps(num_steps)
+
     @property
     def rescale(self) -> float:
         """phi: what was asked for, or what was published with the preset."""

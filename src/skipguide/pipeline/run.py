@@ -93,10 +93,18 @@ class RunState:
         self.forget_history()
         num_steps = self.loop.position(0)[1]
         self._check_noise_levels()
-        self._check_rule(num_steps)
+        self.check_steps(num_steps)
         self._data_coefficients = self._find_data_coefficients()
-        self._check_windows(num_steps)
         self._sigmas = self._find_sigmas() if self.schedule else []
+
+    def check_steps(self, num_steps: int) -> None:
+        """Check what a number of steps alone decides: windows, lists of scales, zero steps.
+
+        Raises:
+            ValueError: for what does not suit a run of so many steps.
+        """
+        self._check_rule(num_steps)
+        self._check_windows(num_steps)
 
     def forget_history(self) -> None:
         """Forget what is kept from step to step, as at another noise level."""

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from skipguide.files import video
-from skipguide.generate import loading, record, run
+from skipguide.generate import loading, preflight, record, run
 from skipguide.generate.resolve import resolve_model, resolve_settings, words_of_flags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method import formula
@@ -70,6 +70,7 @@ class Worker:
         Raises:
             ValueError: for what the models refuse, of all settings at once.
         """
+        self._check_before_loading(settings, image)
         found, wrong = [], []
         tried: set[str] = set()
         for setting in settings:
@@ -87,6 +88,19 @@ class Worker:
         if wrong:
             raise ValueError(" ".join(wrong))
         return found
+
+    def _check_before_loading(self, settings: Sequence[Setting], image: Image.Image | None) -> None:
+        """Check what a model's configuration tells, of models that are still to be loaded."""
+        new = [entry for entry in settings if entry.generation.load_key() not in self._loads]
+        alike = {_content_to_check(setting.generation): setting for setting in reversed(new)}
+        wrong = []
+        for setting in reversed(alike.values()):
+            try:
+                preflight.check(setting.generation, image)
+            except ValueError as error:
+                wrong.append(f"setting {setting.name!r} for {setting.generation.model}: {error}")
+        if wrong:
+            raise ValueError(" ".join(wrong))
 
     def cost(self, complete: GenerationSettings, image: Image.Image | None) -> Cost:
         """Measure a setting on two steps with its STG terms on, and count the steps on which each
@@ -154,6 +168,12 @@ def _content_to_try(complete: GenerationSettings) -> str:
     """Return all of some settings that can be refused by a step, as equal texts."""
     texts = ("prompt", "negative_prompt", "seed", "fps")
     return to_json(complete.model_dump(mode="json", exclude={*texts}))
+
+
+def _content_to_check(given: GenerationSettings) -> str:
+    """Return what settings must agree in to be refused or taken together."""
+    prompt = given.prompt and "a prompt"
+    return given.model_copy(update={"prompt": prompt, "seed": 0}).model_dump_json()
 
 
 def _with_stg(complete: GenerationSettings, places: Sequence[int]) -> GenerationSettings:

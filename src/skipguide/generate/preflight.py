@@ -1,0 +1,159 @@
+"""Check settings on the configuration of a model, before any of its weights are read.
+
+What is wrong with layers, sizes, frames or steps is then said at once, and in the words in which
+the loaded model would say it: the same code is asked, with a skeleton in the place of the pipeline.
+A model whose skeleton cannot be made is checked when it is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skipguide import guide
+from skipguide.generate import loading, per_video, run
+from skipguide.generate.model_settings import ModelSettings
+from skipguide.generate.resolve import call_parameters, resolve_settings
+from skipguide.generate.settings import GenerationSettings
+from skipguide.generate.skeleton import ReachedMissingPart, build_skeleton
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_log = logging.getLogger("skipguide")
+
+
+def check(
+    settings: GenerationSettings, image: Image.Image | None = None, revision: str | None = None
+) -> None:
+    """Check that a model can make a video with these settings, as far as its configuration tells.
+
+    Args:
+        settings: as the user gave them.
+        image: the first frame, if the settings name one.
+        revision: of a model on the hub.
+
+    Raises:
+        ValueError: for what the model is going to refuse.
+    """
+    if settings.device is not None:
+        loading.check_device(settings.device)
+    pipe = find_skeleton(settings, revision)
+    if pipe is None:
+        return
+    try:
+        with _hide_library_logs():
+            _check_on(pipe, settings, image)
+    except ReachedMissingPart:
+        pass  # as far as a skeleton goes
+    except ValueError:
+        raise
+    except Exception as error:  # of code that did not expect a skeleton
+        _log.debug("the check of the settings ended early: %r", error)
+
+
+def _check_on(pipe: Any, settings: GenerationSettings, image: Image.Image | None) -> None:
+    # What a skeleton would be found to have is no device to run on.
+    placed = settings.model_copy(
+        update={"device": settings.device or "cpu", "dtype": settings.dtype or "float32"}
+    )
+    complete = resolve_settings(placed, pipe)
+    with per_video.put_on(pipe, complete), _guidance_on(pipe, complete):
+        _check_schedule(pipe, complete)
+        run.check_call(pipe, complete, image)
+
+
+@contextlib.contextmanager
+def _guidance_on(pipe: Any, complete: GenerationSettings) -> Iterator[None]:
+    """Guide the skeleton, which checks layers, axes and skips; then windows and lists of scales."""
+    if complete.request.is_plain:
+        yield
+        return
+    terms, options = complete.request.with_seed(complete.seed).guide_arguments()
+    with guide(pipe, *terms, **options) as handle:
+        if complete.steps is not None and "num_inference_steps" in call_parameters(pipe):
+            handle.check_steps(complete.steps)
+        yield
+
+
+def _check_schedule(pipe: Any, complete: GenerationSettings) -> None:
+    """Make the schedule that Mochi's call makes, which is not one of its scheduler."""
+    schedule = getattr(sys.modules[type(pipe).__module__], "linear_quadratic_schedule", None)
+    if schedule is None or complete.steps is None:
+        return
+    try:
+        schedule(complete.steps, 0.025)
+    except ZeroDivisionError as error:
+        raise run.too_few_steps(pipe, complete) from error
+
+
+# --- the skeleton ---------------------------------------------------------------------------------
+
+
+def find_skeleton(settings: ModelSettings, revision: str | None = None) -> Any:
+    """Return the model without its weights; None where it cannot be made without them.
+
+    Raises:
+        ValueError: if there is no such model, or a package is missing that its pipeline needs.
+    """
+    folder = _config_folder(settings.base_model or settings.model, revision)
+    if folder is None:
+        return None
+    loading.check_pipeline(folder / loading.INDEX_FILE)
+    configs = sorted(folder.glob("*/*config.json"))
+    state = tuple((str(path), path.stat().st_mtime_ns) for path in configs)
+    try:
+        return _build_once(folder, settings.component, state)
+    except Exception as error:  # of a pipeline that needs all of its parts
+        _log.debug("no skeleton of %s: %r", settings.model, error)
+        return None
+
+
+@functools.lru_cache(maxsize=4)
+def _build_once(folder: Path, component: tuple[str, ...] | None, state: Any) -> Any:
+    """Build a skeleton; for the next settings of the same model it is there already."""
+    with _hide_library_logs():
+        return build_skeleton(folder, component or ())
+
+
+def _config_folder(model: str, revision: str | None) -> Path | None:
+    """Return a folder with the configurations of a model, of the hub's only these downloaded."""
+    if Path(model).is_file():
+        return None
+    folder = loading.local_folder(model)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+
+    patterns = [loading.INDEX_FILE, "*/*config.json"]
+    try:
+        found = snapshot_download(model, revision=revision, allow_patterns=patterns)
+    except (OSError, ValueError):  # loading says what is wrong, in words
+        return None
+    return Path(found) if (Path(found) / loading.INDEX_FILE).is_file() else None
+
+
+@contextlib.contextmanager
+def _hide_library_logs() -> Iterator[None]:
+    """Keep off stderr what the run itself is going to say again."""
+    handlers = [
+        handler
+        for name in ("diffusers", "transformers")
+        for handler in logging.getLogger(name).handlers
+    ]
+    for handler in handlers:
+        handler.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

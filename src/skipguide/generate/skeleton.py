@@ -1,0 +1,97 @@
+"""A pipeline without weights, made of the small files of a model: what its settings are checked on.
+
+Denoiser and VAE are of their real classes, on torch's meta device; the scheduler and other small
+parts are whole. Text encoders, tokenizers and the like are missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from skipguide.method.protocols import PlainData
+
+
+class ReachedMissingPart(BaseException):
+    """Raised where a run would need what a skeleton does not have; no error of the settings."""
+
+
+class MissingPart:
+    """In the place of a component that is not there: any use of it ends a run of the skeleton."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ReachedMissingPart
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise ReachedMissingPart
+
+
+def build_skeleton(folder: Path, component: Sequence[str] = ()) -> Any:
+    """Build the pipeline of a folder in diffusers layout without its weights.
+
+    Args:
+        folder: with model_index.json and the configurations of the components.
+        component: as `ModelSettings.component`; folders among them are looked into.
+
+    Raises:
+        Exception: of any kind, for a pipeline that cannot be made without some of its parts.
+    """
+    index: PlainData = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    kind = _find_class("diffusers", index["_class_name"])
+    components = {name: entry for name, entry in index.items() if _is_component(name, entry)}
+    places = {name: folder / name for name in components} | _folders_elsewhere(component)
+    parts = {name: _build_part(places[name], entry) for name, entry in components.items()}
+    options = {name: index[name] for name in index if name[0] != "_" and name not in components}
+    pipe = kind(**parts, **options)
+    for name, part in parts.items():
+        if part is None and components[name][0] is not None:
+            pipe.__dict__[name] = MissingPart()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _is_component(name: str, entry: Any) -> bool:
+    return not name.startswith("_") and isinstance(entry, list) and len(entry) == 2
+
+
+def _folders_elsewhere(component: Sequence[str]) -> dict[str, Path]:
+    """Return the components that are taken from other folders."""
+    pairs = (entry.partition("=") for entry in component)
+    return {name: Path(path) for name, _, path in pairs if Path(path).is_dir()}
+
+
+def _build_part(folder: Path, entry: tuple[str | None, str | None]) -> Any:
+    """Return a part of diffusers without weights; None for one of transformers, or for no part."""
+    library, name = entry
+    if library is None or name is None or library == "transformers":
+        return None
+    kind: Any = _find_class(library, name)
+    if not hasattr(kind, "from_config"):  # Cosmos' filter, which would be made where there is none
+        return MissingPart()
+    config = kind.load_config(folder, local_files_only=True)
+    if not issubclass(kind, nn.Module):
+        return kind.from_config(config)
+    with torch.device("meta"):
+        made = kind.from_config(config)
+    # Some parameters ignore the context above. nn.Module's own to(): that of diffusers warns.
+    return nn.Module.to(made, "meta").eval()
+
+
+def _find_class(library: str, name: str) -> Any:
+    """Return a class of diffusers, of one of its pipelines' own modules, or of another package."""
+    places = ("diffusers", f"diffusers.pipelines.{library}", library)
+    for place in dict.fromkeys((library, *places) if "." in library else places):
+        with contextlib.suppress(ImportError):
+            found = getattr(importlib.import_module(place), name, None)
+            if found is not None:
+                return found
+    raise ImportError(f"no class {name} of {library}")
