@@ -77,11 +77,11 @@ def _build_part(folder: Path, entry: tuple[str | None, str | None]) -> Any:
     kind: Any = _find_class(library, name)
     if not hasattr(kind, "from_config"):  # Cosmos' filter, which would be made where there is none
         return MissingPart()
-    config = kind.load_config(folder, local_files_only=True)
-    if not issubclass(kind, nn.Module):
-        return kind.from_config(config)
-    with torch.device("meta"):
+    is_model, config = issubclass(kind, nn.Module), kind.load_config(folder, local_files_only=True)
+    with torch.device("meta") if is_model else contextlib.nullcontext():
         made = kind.from_config(config)
+    if not is_model:
+        return made
     # Some parameters ignore the context above. nn.Module's own to(): that of diffusers warns.
     return nn.Module.to(made, "meta").eval()
 
