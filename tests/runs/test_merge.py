@@ -249,6 +249,30 @@ def test_columns_and_tables_of_a_later_version(both: tuple[Path, Path], tmp_path
     assert sorted(found, key=str) == [7.0] * 4 + [None] * 4
 
 
+def test_settings_of_another_version_are_one_where_their_clips_are(
+    both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with sqlite3.connect(both[1] / "ledger.sqlite") as db:  # as if a parameter had come later
+        db.execute("UPDATE settings SET complete = json_set(complete, '$.sharpen', 1)")
+    merged = merge(both, tmp_path / "all")
+    with Run.open(merged.folder) as run:
+        assert [s.name for s in run.settings()] == ["cfg", "stg", "stg (two)"]
+
+
+def test_a_clip_of_a_row_with_its_own_settings_joins_no_settings(tmp_path: Path) -> None:
+    row = [{"prompt": "a", "guidance_scale": 7.0}, "b"]
+    one = painted(tmp_path / "one", prompts=row, seeds=[0], settings=[CFG])
+    seven = {"name": "seven", "guidance_scale": 7.0}
+    two = painted(tmp_path / "two", prompts=["a", "c"], seeds=[0], settings=[seven])
+    assert len(shared_keys((one, two))) == 1
+    for i, pair in enumerate(((one, two), (two, one))):
+        with Run.open(merge(pair, tmp_path / f"all{i}").folder) as run:
+            assert {s.name: s.complete["guidance_scale"] for s in run.settings()} == {
+                "cfg": 4.5,
+                "seven": 7.0,
+            }
+
+
 @pytest.mark.parametrize("what", ["one", "twice", "inside", "there", "no run", "sweeping"])
 def test_what_is_refused(both: tuple[Path, Path], tmp_path: Path, what: str) -> None:
     out, sources = tmp_path / "all", list(both)

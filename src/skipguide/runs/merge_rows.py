@@ -14,6 +14,7 @@ from typing import Any
 from skipguide.generate.record import upgrade_settings
 from skipguide.runs import storage as files
 from skipguide.runs.ledger import Ledger, to_json
+from skipguide.runs.prompt_rows import tags_from_ledger
 
 _RANKS = {"done": 2, "failed": 1}  # of a clip that both have, the one that is further stays
 _FILE_COLUMNS = (
@@ -111,18 +112,18 @@ def _join_models(join: Join) -> dict[int, int]:
 
 def _join_settings(join: Join) -> dict[int, int]:
     """Join settings of equal content; another content under a known name gets a new name."""
-    by_key = {row["key"]: row["setting"] for row in rows(join.target, "jobs")}
-    keys: dict[int, list[str]] = {}
-    for row in rows(join.source, "jobs"):
-        keys.setdefault(row["setting"], []).append(row["key"])
+    by_cell = dict(_cells(join.target))
+    cells: dict[int, list[tuple[str, str]]] = {}
+    for cell, setting in _cells(join.source):
+        cells.setdefault(setting, []).append(cell)
     found = {}
     for row in rows(join.source, "settings"):
         known = rows(join.target, "settings")
         model = join.id("models", row["model"])
-        # Clips of one key are of one setting, whatever a version has called its parameters.
-        shared = {by_key[key] for key in keys.get(row["id"], ()) if key in by_key}
         alike = [held["id"] for held in known if held["model"] == model and _is_equal(held, row)]
-        held = next(iter(sorted(shared) or alike), None)
+        # Clips of one key are of one setting, whatever a version has called its parameters.
+        shared = {by_cell[cell] for cell in cells.get(row["id"], ()) if cell in by_cell}
+        held = next(iter(alike or sorted(shared)), None)
         if held is None:
             held = _add_setting(join, {**row, "model": model}, {h["name"] for h in known})
         found[row["id"]] = held
@@ -130,6 +131,18 @@ def _join_settings(join: Join) -> dict[int, int]:
         if name != row["name"]:
             join.say(f"the setting {row['name']!r} of {join.label} is {name!r} of the others.")
     return found
+
+
+def _cells(ledger: Ledger) -> Iterator[tuple[tuple[str, str], int]]:
+    """Yield (key, hash of the prompt) and setting of each clip whose prompt changes none."""
+    prompts = {
+        row["id"]: row["sha256"]
+        for row in rows(ledger, "prompts")
+        if not tags_from_ledger(json.loads(row["tags"]))[1]
+    }
+    for row in rows(ledger, "jobs"):
+        if row["prompt"] in prompts:
+            yield (row["key"], prompts[row["prompt"]]), row["setting"]
 
 
 def _is_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
