@@ -17,6 +17,7 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs.entities import Clip, Setting
 from skipguide.runs.ledger import to_json
 from skipguide.runs.run import Run
+from skipguide.runs.shareable import identity as run_identity
 from skipguide.stats import intervals
 
 _COSTS = ("passes_per_step", "seconds_per_step", "seconds")
@@ -83,14 +84,7 @@ def describe(run: Run, keys: Collection[str] | None = None) -> Subject:
             mine = [tracked[clip.key] for clip in own]
             described = _identity(setting), _parameters(setting), mine, numbers, len(own)
             found.append(TrackedSetting(name, *described))
-    return Subject(run.folder.resolve().name, run_identity(run), found)
-
-
-def run_identity(run: Run) -> str:
-    """Return what a run is known by, in whichever folder: 12 hexadecimal digits."""
-    first = run.ledger.rows("SELECT sha256, created FROM plans ORDER BY id LIMIT 1")
-    content = [list(row) for row in first] + [run.ledger.meta("merged")]
-    return hashlib.sha256(to_json(content).encode()).hexdigest()[:12]
+    return Subject(run.folder.resolve().name, run_identity(run.ledger), found)
 
 
 def _identity(setting: Setting) -> str:

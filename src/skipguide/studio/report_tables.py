@@ -1,0 +1,75 @@
+"""The tables of a report: what a spreadsheet or a script reads without skipguide."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from skipguide.generate.describe import columns
+from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.runs import Run, annotations
+from skipguide.studio import vote_table
+
+_OF_CLIPS = (
+    "seed", "status", "frames", "height", "width", "passes_per_step", "seconds_per_step", "seconds",
+    "frames_sha256",
+)  # fmt: skip
+
+
+def tables(run: Run, data: ReadOnlyData) -> Mapping[str, str]:
+    """Return the tables of a run as CSV by their names.
+
+    Args:
+        data: what `page_data.describe` says of it.
+    """
+    return {
+        "clips": _to_csv(list(_clip_rows(run))),
+        "settings": _to_csv(list(_setting_rows(run))),
+        "numbers": _to_csv(list(_number_rows(run, data))),
+        "votes": vote_table.to_csv(vote_table.vote_rows(run)),
+    }
+
+
+def _clip_rows(run: Run) -> Iterator[PlainData]:
+    settings = {setting.id: setting for setting in run.settings()}
+    prompts = {prompt.id: prompt for prompt in run.prompts()}
+    written = annotations.read(run)
+    for clip in run.clips():
+        setting, prompt, own = settings[clip.setting], prompts[clip.prompt], written.of(clip.key)
+        yield {
+            "key": clip.key, "setting": setting.name, "model": setting.model,
+            "prompt": prompt.text, "image": prompt.image,
+            **{name: getattr(clip, name) for name in _OF_CLIPS},
+            "fps": None if clip.fps is None else float(clip.fps),
+            "file": None if clip.video is None else f"clips/{clip.key}.mp4",
+            "tags": ", ".join(own.tags), "note": own.note,
+            **{f"metric.{name}": value for name, value in clip.metrics.items()},
+        }  # fmt: skip
+
+
+def _setting_rows(run: Run) -> Iterator[PlainData]:
+    for setting in run.settings():
+        own = {"setting": setting.name, "model": setting.model}
+        yield {**own, **columns(setting.complete), "passes_per_step": setting.passes_per_step}
+
+
+def _number_rows(run: Run, data: ReadOnlyData) -> Iterator[PlainData]:
+    """Yield one row per setting and measure, with the interval and how many values are in it."""
+    names = {setting.id: (setting.name, setting.model) for setting in run.settings()}
+    for measure in data["measures"]:
+        for setting, estimate in measure["values"].items():
+            name, model = names[setting]
+            said = {key: measure[key] for key in ("kind", "name", "what", "better")}
+            numbers = {key: estimate[key] for key in ("value", "low", "high", "count")}
+            yield {"setting": name, "model": model, **said, **numbers}
+
+
+def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    out = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
