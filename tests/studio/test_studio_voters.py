@@ -435,7 +435,7 @@ def test_two_raters_of_one_name_and_a_page_that_follows(
     studio.goto(f"{own.url}/#view=votes&settings=1,3")
     link = studio.locator("#test-link").input_value()
     assert "Nobody else can open this link" in studio.text_content("#reach")
-    assert "--host 0.0.0.0" in studio.text_content("#reach")
+    assert "--share lan" in studio.text_content("#reach")
     studio.select_option("#kind", "rating")  # what a person has in hand stays
     for page in (ann, other):
         page.goto(link)

@@ -338,7 +338,7 @@ def test_votes_are_exported(voted: TestClient, painted_copy: Path) -> None:
     assert said.exit_code == 0, said.output
     assert json.loads(out.read_text("utf-8"))["votes"] == as_json
     said = CliRunner().invoke(verbs, ["votes", "export", str(painted_copy), "--out", "x.xls"])
-    assert "--out must be named .csv or .json" in said.stderr
+    assert "--out must be named .csv, .json or .parquet" in said.stderr
 
 
 def test_a_rater_is_removed(voted: TestClient, painted_copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""skipguide studio: show a run in the browser, and let people judge it."""
+"""skipguide studio: show a run in the browser, and let people judge it, here or from outside."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import ipaddress
 import re
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+_OUTSIDE, _STUDY = "Raters from outside", "A study"
 
 
 def studio(
@@ -40,6 +42,109 @@ def studio(
             "--trials/--no-trials", help="Let visitors make videos with the run's models."
         ),
     ] = True,
+    share: Annotated[
+        str | None,
+        typer.Option(
+            metavar="lan|ADDRESS",
+            help="Let raters on other machines in, to the blind test alone: in this machine's"
+            " network, or at an address or name of it. Prints their link and a QR code.",
+            show_default="nobody",
+            rich_help_panel=_OUTSIDE,
+        ),
+    ] = None,
+    share_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Where raters come to.",
+            show_default="one above --port",
+            rich_help_panel=_OUTSIDE,
+        ),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM file of a TLS certificate, with those that signed it below.",
+            show_default="one that is made here, and kept for the run",
+            rich_help_panel=_OUTSIDE,
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM file of its key.", show_default="in --cert", rich_help_panel=_OUTSIDE
+        ),
+    ] = None,
+    no_tls: Annotated[
+        bool,
+        typer.Option(
+            "--no-tls",
+            help="Plain http for raters: whoever is on the way can read and change all of it.",
+            rich_help_panel=_OUTSIDE,
+        ),
+    ] = False,
+    tasks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Hold a study: each rater gets as many pairs, balanced over settings and sides.",
+            show_default="no study, or the one that goes on",
+            rich_help_panel=_STUDY,
+        ),
+    ] = None,
+    kind: Annotated[
+        Literal["pair", "rating"] | None,
+        typer.Option(
+            help="Which of two is better, or five questions on one.",
+            show_default="pair",
+            rich_help_panel=_STUDY,
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A setting that is compared; repeatable.",
+            show_default="all",
+            rich_help_panel=_STUDY,
+        ),
+    ] = None,
+    consent: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .md or .txt file with what raters must accept before the first task.",
+            show_default="none",
+            rich_help_panel=_STUDY,
+        ),
+    ] = None,
+    checks: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Tasks more per rater whose answer is known: a video beside itself, or beside a"
+            " damaged copy.",
+            show_default="one per ten tasks, at least two",
+            rich_help_panel=_STUDY,
+        ),
+    ] = None,
+    raters: Annotated[
+        int,
+        typer.Option(
+            min=1, help="How many are expected, to say what they see.", rich_help_panel=_STUDY
+        ),
+    ] = 12,
+    max_raters: Annotated[
+        int, typer.Option(min=1, help="How many can take part.", rich_help_panel=_STUDY)
+    ] = 200,
+    no_study: Annotated[
+        bool,
+        typer.Option(
+            "--no-study",
+            help="End the study that goes on; its votes stay.",
+            rich_help_panel=_STUDY,
+        ),
+    ] = False,
 ) -> None:
     """Show a run in the browser, and vote blind.
 
@@ -55,6 +160,8 @@ def studio(
             f"the studio needs FastAPI and uvicorn, but {error}. Run pip install"
             " 'skipguide[studio]'."
         ) from None
+    from skipguide.cli import studio_share, studio_study
+    from skipguide.runs import Run
     from skipguide.studio.access import Policy
     from skipguide.studio.playground import Trials
     from skipguide.studio.secret import find_secret
@@ -65,6 +172,13 @@ def studio(
             "--token must consist of letters, digits and . _ ~ -, which a URL keeps as they are,"
             f" but got {token!r}. Leave it out to get one."
         )
+    wishes = studio_share.Wishes(share, share_port, cert, key, no_tls)
+    Run.open(run).close()
+    outside = studio_share.prepare(run, wishes, loopback)
+    asked = studio_study.Wishes(
+        tasks, kind, tuple(setting or ()), consent, checks, raters, max_raters, no_study
+    )
+    study = studio_study.begin(run, asked)
     secret, told = (b"", None) if token else find_secret(run)
     if told:
         typer.echo(told, err=True)
@@ -77,19 +191,26 @@ def studio(
         secret,
         _hosts_for_others(host, loopback),
     )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app.create_app(run, policy, Trials.local(run) if trials else None),
-            log_level="warning",
-            server_header=False,
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(open_listener(host, port)))
+        own_port = listener.getsockname()[1]
+        tls = studio_share.tls_of_studio(wishes, host, loopback)
+        typer.echo(f"{_display_address(host, own_port, bool(tls))}/{_query(token)}")
+        sharing = None
+        if outside is not None:
+            at = min(own_port + 1, 65535) if share_port is None else share_port
+            sharing = studio_share.start(stack, run, outside, at, policy, study)
+        made = app.create_app(run, policy, Trials.local(run) if trials else None, sharing=sharing)
+        server = uvicorn.Server(
+            uvicorn.Config(made, log_level="warning", server_header=False, **tls)
         )
-    )
-    with contextlib.closing(_open_listener(host, port)) as listener:
-        address = _display_address(host, listener.getsockname()[1])
-        typer.echo(f"{address}/{f'?token={token}' if token else ''}")
         typer.echo("Ctrl-C ends it.", err=True)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it after it has shut down
             server.run(sockets=[listener])
+
+
+def _query(token: str | None) -> str:
+    return f"?token={token}" if token else ""
 
 
 def _hosts_for_others(host: str, loopback: bool) -> tuple[str, ...]:
@@ -102,13 +223,10 @@ def _hosts_for_others(host: str, loopback: bool) -> tuple[str, ...]:
 
 
 def _network_address() -> str:
-    """Return the address of this machine in its network; nothing is sent to find it."""
-    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
-        try:
-            asking.connect(("192.0.2.1", 9))  # an address for documentation, RFC 5737
-            return str(asking.getsockname()[0])
-        except OSError:  # no network
-            return socket.gethostname()
+    """Return the address of this machine in its network, or its name where it is in none."""
+    from skipguide.studio.sharing import own_addresses
+
+    return next((one.address for one in own_addresses()), socket.gethostname())
 
 
 def _allowed_hosts(host: str, loopback: bool, more: list[str]) -> list[str]:
@@ -122,7 +240,15 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _open_listener(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int, flags: str = "--host and --port") -> socket.socket:
+    """Return a socket that listens on an address.
+
+    Args:
+        flags: the options that say which.
+
+    Raises:
+        ValueError: if it is not free, or none of this machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -132,16 +258,17 @@ def _open_listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ValueError(
-            f"--host and --port must be a free address of this machine, but got {host} and {port}:"
+            f"{flags} must be a free address of this machine, but got {host} and {port}:"
             f" {error.strerror}. Choose another port, or 0."
         ) from None
     return listener
 
 
-def _display_address(host: str, port: int) -> str:
+def _display_address(host: str, port: int, is_secure: bool) -> str:
     """Return the address to open.
 
     A host that stands for all addresses is shown as this machine's own.
     """
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+    from skipguide.studio.sharing import url_of
+
+    return url_of("127.0.0.1" if host in ("0.0.0.0", "::") else host, port, is_secure)

@@ -98,6 +98,9 @@ class Vote:
         first, second: keys of clips; of a pair the smaller one is `first`.
         left: of a pair, which was shown on the left: "first" or "second".
         seconds: that the rater took.
+        study: the number of the study that it was given in, if in one.
+        consent: the SHA-256 of the text that the rater had accepted.
+        changes: how often the answer was replaced by another one.
     """
 
     rater: str
@@ -109,3 +112,6 @@ class Vote:
     left: Literal["first", "second"] | None = None
     seconds: float | None = None
     made: str = ""
+    study: int | None = None
+    consent: str | None = None
+    changes: int = 0

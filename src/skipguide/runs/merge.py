@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipguide.files import folders
-from skipguide.runs import merge_judgements, merge_rows
+from skipguide.runs import merge_judgements, merge_rows, merge_studies
 from skipguide.runs import storage as files
 from skipguide.runs.ledger import NAME, Ledger, to_json
 from skipguide.runs.merge_rows import Join
@@ -76,6 +76,7 @@ def _join(join: Join) -> None:
     merge_rows.join_jobs(join)
     merge_judgements.join_metrics(join)
     merge_judgements.join_set_metrics(join)
+    merge_studies.join_studies(join)
     merge_judgements.join_votes(join)
     merge_judgements.join_annotations(join)
     merge_judgements.say_what_is_left(join)

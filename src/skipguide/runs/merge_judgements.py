@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from skipguide.runs import annotations
+from skipguide.runs import annotations, merge_studies
 from skipguide.runs.merge_rows import Join, insert, rows
 from skipguide.runs.run import state_name
 
 _JOINED = {
     "meta", "plans", "models", "prompts", "settings", "environments", "jobs", "plan_jobs",
-    "metrics", "set_metrics", "votes", "raters", *annotations.TABLES,
+    "metrics", "set_metrics", "votes", "raters", *annotations.TABLES, *merge_studies.TABLES,
 }  # fmt: skip
 
 
@@ -91,6 +91,8 @@ def join_votes(join: Join) -> None:
     changed: dict[str, int] = {}
     for row in rows(join.source, "votes", "made, id"):
         new = {name: value for name, value in row.items() if name != "id"}
+        if row.get("study") is not None:
+            new["study"] = join.id("studies", row["study"])
         other = held.get(tuple(row[name] for name in _QUESTION))
         if other is None and tuple(row[name] for name in _GIVEN) in given:
             continue  # the same vote, from a report that does not tell the names of raters

@@ -16,6 +16,8 @@ from skipguide.runs import storage as files
 from skipguide.runs.entities import STATUSES, Clip, Model, Prompt, SetMetric, Setting, Status, Vote
 from skipguide.runs.ledger import Ledger, to_json, utc_now
 from skipguide.runs.prompt_rows import tags_from_ledger
+from skipguide.runs.study import StudyLedger
+from skipguide.runs.votes import Removal, VoteLedger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,7 @@ class Run:
 
     def __init__(self, folder: Path, ledger: Ledger):
         self.folder, self._ledger = folder, ledger
+        self._votes = VoteLedger(ledger)
 
     @classmethod
     def open(cls, folder: Path | str, writable: bool = False) -> Run:
@@ -315,41 +318,41 @@ class Run:
 
     # --- votes ------------------------------------------------------------------------------------
 
-    def vote(self, vote: Vote) -> None:
+    @property
+    def study(self) -> StudyLedger:
+        """The studies of the run: what raters are asked, their consents and attention checks."""
+        return StudyLedger(self._ledger)
+
+    def vote(self, vote: Vote, most_changes: int | None = None) -> None:
         """Keep a judgement; the same rater's new answer to the same question replaces the old.
 
+        How often it was changed is counted.
+
+        Args:
+            most_changes: how often an answer may be replaced by another one.
+
         Raises:
-            ValueError: for an answer that its kind does not have, or videos that the run does not
-                have.
+            ValueError: for an answer that its kind does not have, videos that the run does not
+                have, or an answer that was changed too often.
         """
-        _check_vote(vote)
-        columns = [name for name in Vote.__dataclass_fields__ if name != "made"]
-        values = [*(getattr(vote, name) for name in columns), utc_now()]
-        with self._ledger.transaction():
-            self._ledger.db.execute(
-                f"INSERT OR REPLACE INTO votes({', '.join(columns)}, made) VALUES"
-                f" ({', '.join('?' * len(values))})",
-                values,
-            )
+        self._votes.keep(vote, most_changes)
 
     def votes(self) -> list[Vote]:
         """Return the votes, in the order in which they were given."""
-        rows = self._ledger.rows("SELECT * FROM votes ORDER BY made, id")
-        return [Vote(**{name: row[name] for name in Vote.__dataclass_fields__}) for row in rows]
+        return self._votes.all()
+
+    def counted_votes(self) -> list[Vote]:
+        """Return the votes but of raters who failed the attention checks, see `study.RULE`."""
+        left_out = self.study.left_out()
+        return [vote for vote in self.votes() if vote.rater not in left_out]
 
     def votes_version(self) -> str:
         """Return a text that is another one after every change of the votes or the raters."""
-        (row,) = self._ledger.rows("SELECT count(*) AS n, ifnull(max(id), 0) AS newest FROM votes")
-        names = to_json(sorted(self.rater_keys()))  # who has begun is a rater before any vote
-        return f"{row['n']}-{row['newest']}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+        return self._votes.version()
 
     def rater_keys(self) -> dict[str, set[str]]:
         """Return the names that raters have taken, each with what its browsers are known by."""
-        found: dict[str, set[str]] = {}
-        if self._ledger.rows("SELECT 1 FROM sqlite_master WHERE name = 'raters'"):
-            for row in self._ledger.rows("SELECT name, key FROM raters ORDER BY made, rowid"):
-                found.setdefault(row["name"], set()).add(row["key"])
-        return found
+        return self._votes.keys()
 
     def add_rater_key(self, name: str, key: str, only_first: bool = False) -> bool:
         """Keep that a browser votes under a name, so that nobody else does by chance.
@@ -361,22 +364,15 @@ class Run:
         Returns:
             Whether it is kept.
         """
-        with self._ledger.transaction():
-            # Ledgers of before have no such table, and readers of before do not look for it.
-            self._ledger.db.execute(
-                "CREATE TABLE IF NOT EXISTS raters(name TEXT NOT NULL, key TEXT NOT NULL, made TEXT"
-                " NOT NULL, PRIMARY KEY(name, key))"
-            )
-            query = "SELECT 1 FROM raters WHERE name = ? AND key != ?"
-            if only_first and self._ledger.rows(query, name, key):
-                return False
-            self._ledger.db.execute(
-                "INSERT OR IGNORE INTO raters VALUES (?, ?, ?)", (name, key, utc_now())
-            )
-        return True
+        return self._votes.add_key(name, key, only_first)
 
-    def remove_rater(self, name: str) -> int:
-        """Remove all votes of a rater, and free the name.
+    def remove_rater(self, name: str, forget: bool = False) -> int:
+        """Take all votes of a rater out of the run, and free the name.
+
+        They are kept aside, so that `restore_rater` can bring them back.
+
+        Args:
+            forget: keep nothing but that somebody with so many votes was removed.
 
         Returns:
             How many votes were removed.
@@ -384,46 +380,21 @@ class Run:
         Raises:
             ValueError: if nobody of this name has voted or taken the name.
         """
-        known = self.rater_keys()
-        if name not in known and name not in {vote.rater for vote in self.votes()}:
-            raise ValueError(
-                f"a rater must be one who has voted in the run, but got {name!r}. `skipguide votes"
-                " show` lists them."
-            )
-        with self._ledger.transaction():
-            removed = self._ledger.db.execute("DELETE FROM votes WHERE rater = ?", (name,)).rowcount
-            if known:
-                self._ledger.db.execute("DELETE FROM raters WHERE name = ?", (name,))
-        return removed
+        return self._votes.remove(name, forget)
+
+    def restore_rater(self, name: str) -> int:
+        """Bring back what was removed last of a rater, and return how many votes that were.
+
+        Raises:
+            ValueError: if nothing is kept aside of them, or the name was taken since.
+        """
+        return self._votes.restore(name)
+
+    def removals(self) -> list[Removal]:
+        """Return which raters were removed, in the order in which they were."""
+        return self._votes.removals()
 
 
 def state_name(setting: int, name: str) -> str:
     """Return the file of a state. Names of metrics may have any letters; names of files may not."""
     return f"metrics/{hashlib.sha256(name.encode()).hexdigest()[:16]}-{setting}.safetensors"
-
-
-_ANSWERS: Mapping[str, tuple[str, ...]] = {
-    "rating": ("1", "2", "3", "4", "5"),
-    "pair": ("first", "second", "tie"),
-}
-
-
-def _check_vote(vote: Vote) -> None:
-    answers = _ANSWERS.get(vote.kind, ())
-    if vote.answer not in answers:
-        raise ValueError(
-            "a vote of kind rating must have an answer from 1 to 5, and a pair first, second or"
-            f" tie, but got {vote.kind!r} with {vote.answer!r}. Correct it."
-        )
-    if (vote.kind == "pair") != (vote.second is not None) or (vote.kind == "pair") != (
-        vote.left in ("first", "second")
-    ):
-        raise ValueError(
-            f"a pair must have `second` and `left`, and a rating neither, but got {vote!r}."
-            " Correct it."
-        )
-    if vote.second is not None and vote.first >= vote.second:
-        raise ValueError(
-            "first must be the smaller key of a pair, so that every pair has one spelling, but"
-            f" got {vote.first!r} and {vote.second!r}. Swap them, and the answer."
-        )

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skipguide.stats.estimate import Estimate
-from skipguide.stats.quantiles import beta_quantile, t_quantile
+from skipguide.stats.quantiles import beta_probability, beta_quantile, t_quantile
 
 Floats = NDArray[np.float64]
 Clusters = Sequence[Hashable]
@@ -165,6 +165,31 @@ def effective_votes(values: ArrayLike, clusters: Clusters | None = None) -> floa
 def _capped_votes(sums: Floats, sizes: Floats) -> float:
     # Clusters that happen to differ less than coins would say no more than coins do.
     return min(_effective_votes(sums, sizes), float(sizes.sum()))
+
+
+def side_of_share(sums: Floats, sizes: Floats, middle: float = 0.5) -> int:
+    """Return on which side of `middle` the whole interval of a share lies: 1, -1, or 0 for none.
+
+    The interval is that of `share`. Its ends need not be found to know on which side they are,
+    which makes it a hundred times as fast, for simulations.
+
+    Args:
+        sums, sizes: of the values of each cluster `(n,)`, and how many they are.
+
+    Returns:
+        0 for fewer than MIN_CLUSTERS clusters.
+    """
+    if too_few(len(sums)):
+        return 0
+    total = float(sizes.sum())
+    votes = _capped_votes(sums, sizes)
+    won = float(sums.sum()) / total * votes
+    lost = votes - won
+    # The lower end is above the middle where less than 2.5 % of its distribution is below.
+    if won > _ROUNDING * votes and beta_probability(middle, won, lost + 1) < 0.025:
+        return 1
+    above = lost > _ROUNDING * votes and beta_probability(middle, won + 1, lost) > 0.975
+    return -1 if above else 0
 
 
 def rating(values: ArrayLike, clusters: Clusters | None, scale: tuple[float, float]) -> Estimate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hashlib
 import hmac
 import html
@@ -16,6 +18,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from skipguide.studio import files
+from skipguide.studio.limits import Limits
+from skipguide.studio.responses import Refused
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -23,10 +27,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 64 << 10  # bytes; the longest prompt is far below
+BODY_SECONDS = 20  # that a body may take to come
 _RATER_DAYS = 30  # that a browser keeps the token of the blind test
 _SAFE_METHODS = ("GET", "HEAD")
 _WRITING_METHODS = ("POST", "DELETE")
-_RATER_PATHS = re.compile(r"/vote|/(static|study|api/study)/[^/]+")  # the paths of the blind test
+_RATER_PATHS = re.compile(
+    r"/vote|/api/study|/(static|study|api/study)/[^/]+"
+)  # the paths of the blind test
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Policy:
         secret: what everything else is drawn from where there is no token. A server that is
             started anew with the same token or secret knows its visitors and tasks again.
         hosts: names under which other computers reach the server, the best one first.
+        raters_only: the server has the blind test and nothing else; `token` opens nothing there.
     """
 
     token: str | None = None
@@ -48,11 +56,12 @@ class Policy:
     names: frozenset[str] = field(default_factory=frozenset)
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     hosts: tuple[str, ...] = ()
+    raters_only: bool = False
 
     def key(self, purpose: str) -> bytes:
         """Return 32 bytes for one purpose; they are derived from the token or the secret one
         way."""
-        return derive_key(self.token.encode() if self.token else self.secret, purpose)
+        return derive_key(_stretch(self.token) if self.token else self.secret, purpose)
 
     @property
     def rater_token(self) -> str:
@@ -68,11 +77,19 @@ class Policy:
     def tokens(self, path: str) -> dict[str, str]:
         """Return the tokens that open a path, each with the kind of its cookie; both are kept
         apart."""
+        opens_test = self.raters_only or bool(_RATER_PATHS.fullmatch(path))
         found = {
-            "": self.token,
-            "-rater": self.rater_token if _RATER_PATHS.fullmatch(path) else None,
+            "": None if self.raters_only else self.token,
+            "-rater": self.rater_token if opens_test else None,
         }
         return {kind: token for kind, token in found.items() if token}
+
+
+@functools.lru_cache(maxsize=8)
+def _stretch(token: str) -> bytes:
+    """Return a key that takes long to make: a rater, who knows what is drawn from it, cannot try
+    words until one fits."""
+    return hashlib.scrypt(token.encode(), salt=b"skipguide studio", n=1 << 14, r=8, p=1)
 
 
 def derive_key(secret: bytes, purpose: str) -> bytes:
@@ -84,8 +101,8 @@ class Guard:
     """ASGI middleware that refuses what the policy forbids, bounds bodies and adds safety
     headers."""
 
-    def __init__(self, app: App, policy: Policy):
-        self.app, self.policy = app, policy
+    def __init__(self, app: App, policy: Policy, limits: Limits | None = None):
+        self.app, self.policy, self.limits = app, policy, limits or Limits()
         self.headers = _safety_headers()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -99,21 +116,30 @@ class Guard:
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        refusal = find_refusal(scope["method"], headers, self.policy) or self._check_visitor(
-            scope, headers
-        )
+        refusal = find_refusal(scope["method"], headers, self.policy)
+        if refusal is not None:
+            return await _send_error(send, *refusal, headers)
+        try:
+            self._check_limits(scope)
+            refusal = self._check_visitor(scope, headers)
+        except Refused as refused:
+            return await _send_error(send, refused.status, refused.words, headers, refused.headers)
         if refusal is not None:
             return await _send_error(send, *refusal, headers)
         if entrance := self._token_in_address(scope):
             kind, token = entrance
-            location = "/vote" if scope["path"] == "/vote" else "/"
+            location = "/vote" if scope["path"] == "/vote" or self.policy.raters_only else "/"
             # A phone forgets what is for a session only, and a rater goes on another day.
-            days = _RATER_DAYS if kind and self.policy.token else 0
-            keep = _cookie(_cookie_name(headers, kind), token, days)
+            days = _RATER_DAYS if kind and (self.policy.token or self.policy.raters_only) else 0
+            keep = _cookie(_cookie_name(headers, kind), token, days, scope["scheme"] == "https")
             return await _send_redirect(send, location, keep)
         if scope["method"] not in _WRITING_METHODS:
             return await self.app(scope, receive, self._mark_owner(scope["path"], headers, send))
-        body = await _read_body(receive, headers)
+        try:
+            body = await asyncio.wait_for(_read_body(receive, headers), BODY_SECONDS)
+        except TimeoutError:
+            late = f"a request must be sent within {BODY_SECONDS} s. Send it again."
+            return await _send_error(send, 408, late, headers, {"Connection": "close"})
         if body is None:
             refused = f"a request must have at most {MAX_BODY_BYTES} bytes. Send less."
             return await _send_error(send, 413, refused, headers)
@@ -122,10 +148,13 @@ class Guard:
     def _check_visitor(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
         if self._token_in_address(scope):
             return None
-        if self.policy.token is None:
+        if self.policy.token is None and not self.policy.raters_only:
             return self._check_rater(scope["path"], headers)
-        if _has_valid_token(headers, self.policy.tokens(scope["path"])):
+        tokens = self.policy.tokens(scope["path"])
+        if _has_valid_token(headers, tokens):
             return None
+        if _brings_token(scope, headers, tokens):
+            self.limits.count_wrong_token(_client(scope))
         return (
             401,
             (
@@ -133,6 +162,17 @@ class Guard:
                 " to the test."
             ),
         )
+
+    def _check_limits(self, scope: Message) -> None:
+        """Count a request to the blind test, and hold up who tries tokens.
+
+        Raises:
+            Refused: if there were too many.
+        """
+        if _RATER_PATHS.fullmatch(scope["path"]) or self.policy.raters_only:
+            self.limits.check_request(_client(scope))
+        if self.policy.token is not None or self.policy.raters_only:
+            self.limits.check_guesses(_client(scope))
 
     def _check_rater(self, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Keep the names of settings from a browser that came by the link for raters.
@@ -161,7 +201,7 @@ class Guard:
             return send
         return _with_headers(
             send, [(b"set-cookie", _cookie(_cookie_name(headers, "-owner"), mark))]
-        )
+        )  # without a token there is this machine alone, and no TLS
 
     def _token_in_address(self, scope: Message) -> tuple[str, str] | None:
         """Return a right token in the address with its kind; the browser goes on without it
@@ -265,6 +305,20 @@ def _has_valid_token(headers: Mapping[str, str], tokens: Mapping[str, str]) -> b
     )
 
 
+def _brings_token(scope: Message, headers: Mapping[str, str], tokens: Mapping[str, str]) -> bool:
+    """Return whether a request brings what can be a guess; one without any is none."""
+    names = [_cookie_name(headers, kind) for kind in tokens]
+    return (
+        b"token=" in scope["query_string"]
+        or "authorization" in headers
+        or any(f"{name}=" in headers.get("cookie", "") for name in names)
+    )
+
+
+def _client(scope: Message) -> str:
+    return (scope.get("client") or ("",))[0]
+
+
 def _tokens_equal(given: str, token: str) -> bool:
     return hmac.compare_digest(given.encode(), token.encode())
 
@@ -275,18 +329,14 @@ def _cookie_name(headers: Mapping[str, str], kind: str) -> str:
 
 
 async def _read_body(receive: Receive, headers: Mapping[str, str]) -> bytes | None:
-    if (
-        int(
-            headers.get("content-length", "0")
-            if headers.get("content-length", "0").isdigit()
-            else MAX_BODY_BYTES + 1
-        )
-        > MAX_BODY_BYTES
-    ):
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
         return None
     body, more = b"", True
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MAX_BODY_BYTES:
@@ -303,7 +353,13 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
     return receiving
 
 
-async def _send_error(send: Send, status: int, message: str, headers: Mapping[str, str]) -> None:
+async def _send_error(
+    send: Send,
+    status: int,
+    message: str,
+    headers: Mapping[str, str],
+    more: Mapping[str, str] | None = None,
+) -> None:
     """Refuse in words: a page for a person who opens an address, JSON for a program."""
     if "text/html" in headers.get("accept", ""):
         said = html.escape(message[0].upper() + message[1:])
@@ -311,6 +367,7 @@ async def _send_error(send: Send, status: int, message: str, headers: Mapping[st
     else:
         kind, body = b"application/json", json.dumps({"error": message}).encode()
     found = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    found += [(name.lower().encode(), value.encode()) for name, value in (more or {}).items()]
     await send({"type": "http.response.start", "status": status, "headers": found})
     await send({"type": "http.response.body", "body": body})
 
@@ -332,11 +389,12 @@ async def _send_redirect(send: Send, location: str, cookie: bytes) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def _cookie(name: str, value: str, days: int = 0) -> bytes:
+def _cookie(name: str, value: str, days: int = 0, is_secure: bool = False) -> bytes:
     # Lax: a link in a mail brings it along. What changes something is taken from the page itself
     # only, see find_refusal.
     age = f"; Max-Age={days * 86400}" if days else ""
-    return f"{name}={value}; HttpOnly; SameSite=Lax; Path=/{age}".encode()
+    secure = "; Secure" if is_secure else ""
+    return f"{name}={value}; HttpOnly; SameSite=Lax; Path=/{age}{secure}".encode()
 
 
 def _safety_headers() -> list[tuple[bytes, bytes]]:

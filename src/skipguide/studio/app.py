@@ -6,14 +6,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, HTTPException, Request
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,13 +22,20 @@ from skipguide.files.text import displayable
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.ledger import NAME as LEDGER
-from skipguide.studio import files, page_data
+from skipguide.studio import files, page_data, study_plan, vote_table
 from skipguide.studio.access import Guard, Policy
 from skipguide.studio.blind_names import BlindNames
+from skipguide.studio.limits import Limits
 from skipguide.studio.page_words import describe_invalid, in_page_words
 from skipguide.studio.playground import TrialRequest, Trials
-from skipguide.studio.responses import RangedFile, not_found_on_error, video_response
-from skipguide.studio.study_routes import add_study_routes
+from skipguide.studio.responses import (
+    RangedFile,
+    Refused,
+    not_found_on_error,
+    video_response,
+)
+from skipguide.studio.sharing import Sharing
+from skipguide.studio.study_routes import Hosting, add_study_routes
 from skipguide.studio.vote_routes import add_vote_routes
 
 
@@ -48,12 +56,14 @@ def create_app(
     policy: Policy,
     trials: Trials | None = None,
     now: Callable[[], float] = time.time,
+    sharing: Sharing | None = None,
 ) -> FastAPI:
     """Build the server of a run.
 
     Args:
         trials: makes what is asked for on the page; None makes nothing.
         now: the time in seconds, by which votes are refused that nobody can have thought about.
+        sharing: how raters reach another server, for them alone.
 
     Raises:
         ValueError: if there is no run in the folder.
@@ -66,18 +76,52 @@ def create_app(
         if trials is not None:
             trials.close()
 
+    app, hosting = _new_app(folder, policy, lifespan), Hosting()
+    _add_pages(app, {"/": "index.html", "/vote": "vote.html"})
+    _add_run_routes(app, folder, policy, trials is not None, sharing)
+    add_study_routes(app, folder, BlindNames(policy.key("names"), now), hosting)
+    add_vote_routes(app, folder)
+    _add_trial_routes(app, folder, trials)
+    _answer_head(app)
+    return app
+
+
+def create_rater_app(
+    folder: Path,
+    policy: Policy,
+    now: Callable[[], float] = time.time,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """Build the server for raters from outside: the blind test of a run, and nothing else of it.
+
+    Args:
+        policy: of `raters_only`, with the token and secret of the studio's own.
+        now: as in `create_app`.
+
+    Raises:
+        ValueError: if there is no run in the folder.
+    """
+    Run.open(folder).close()
+    limits = limits or Limits()
+    app = _new_app(folder, policy, None, limits)
+    _add_pages(app, {"/vote": "vote.html"})
+
+    @app.get("/")
+    def entrance() -> Response:
+        return RedirectResponse("/vote", 303)
+
+    add_study_routes(app, folder, BlindNames(policy.key("names"), now), Hosting(limits, True))
+    _answer_head(app)
+    return app
+
+
+def _new_app(folder: Path, policy: Policy, lifespan: Any, limits: Limits | None = None) -> FastAPI:
     # No pages of documentation: they load scripts from elsewhere.
     app = FastAPI(
         title="skipguide studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    app.add_middleware(Guard, policy=policy)
+    app.add_middleware(Guard, policy=policy, limits=limits)
     _add_error_handlers(app, folder)
-    _add_pages(app)
-    _add_run_routes(app, folder, policy, trials is not None)
-    add_study_routes(app, folder, BlindNames(policy.key("names"), now))
-    add_vote_routes(app, folder)
-    _add_trial_routes(app, folder, trials)
-    _answer_head(app)
     return app
 
 
@@ -92,6 +136,10 @@ def _add_error_handlers(app: FastAPI, folder: Path) -> None:
 
         return answer
 
+    def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        return JSONResponse({"error": error.words}, error.status, error.headers)
+
     def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         detail = [{key: entry[key] for key in ("loc", "msg", "type")} for entry in error.errors()]
@@ -103,6 +151,7 @@ def _add_error_handlers(app: FastAPI, folder: Path) -> None:
         said = f"{request.url.path} takes {' and '.join(methods)}, but got {request.method}."
         return JSONResponse({"error": said}, 405, {"Allow": ", ".join(methods)})
 
+    app.add_exception_handler(Refused, refused)
     app.add_exception_handler(ValueError, handler(400))
     app.add_exception_handler(OSError, handler(503))
     app.add_exception_handler(RequestValidationError, invalid)
@@ -132,16 +181,14 @@ def _answer_head(app: FastAPI) -> None:
             route.methods.add("HEAD")
 
 
-def _add_pages(app: FastAPI) -> None:
-    pages = {
-        path: files.render_page(name)
-        for path, name in (("/", "index.html"), ("/vote", "vote.html"))
-    }
+def _add_pages(app: FastAPI, names: Mapping[str, str]) -> None:
+    pages = {path: files.render_page(name) for path, name in names.items()}
 
-    @app.get("/")
-    @app.get("/vote")
     def page(request: Request) -> Response:
         return Response(pages[request.url.path], media_type="text/html")
+
+    for path in pages:
+        app.add_api_route(path, page)
 
     @app.get("/static/{name}")
     def asset(name: str) -> Response:
@@ -151,7 +198,9 @@ def _add_pages(app: FastAPI) -> None:
         return Response(content, media_type=files.MEDIA_TYPES[Path(name).suffix])
 
 
-def _add_run_routes(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> None:
+def _add_run_routes(
+    app: FastAPI, folder: Path, policy: Policy, makes: bool, sharing: Sharing | None
+) -> None:
     @app.get("/api/run")
     def run() -> PlainData:
         with Run.open(folder) as found:
@@ -162,6 +211,9 @@ def _add_run_routes(app: FastAPI, folder: Path, policy: Policy, makes: bool) -> 
                 "token_for_raters": policy.rater_token,
                 "hosts_for_raters": policy.hosts,
                 "names_for_raters": sorted(policy.names),
+                "sharing": asdict(sharing) if sharing else None,
+                "study": study_plan.describe(found),
+                "removed": vote_table.removal_rows(found),
             }
             return {**page_data.describe(found), **more}
 

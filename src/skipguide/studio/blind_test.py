@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Clip, Run, Vote
+from skipguide.runs.study import RULE, Assignment, Check, Kind, Study
 from skipguide.stats import head_to_head, intervals, preference
 from skipguide.stats.preference import Duel
 from skipguide.studio.vote_table import judged_clips
 
-Kind = Literal["rating", "pair"]
 QUESTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
     "rating": {
         "video quality": ("Video quality", "Is the picture clean: no blur, noise or distortion?"),
@@ -36,16 +36,21 @@ QUESTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
     "pair": {"preference": ("Preference", "Which of the two is the better video of this text?")},
 }
 _SIDES = {"left": "right", "right": "left"}
+_POSSIBLE: dict[Kind, Sequence[str]] = {
+    "rating": ("1", "2", "3", "4", "5"),
+    "pair": ("left", "right", "tie"),
+}
 
 
 @dataclass(frozen=True)
 class Task:
     """One thing to judge. Of a pair `first` has the smaller key; `left` says which is on the
-    left."""
+    left. Of an attention check `first` is the clip, and a second one of it stands for its copy."""
 
     first: Clip
     second: Clip | None = None
     left: Literal["first", "second"] | None = None
+    check: Check | None = None
 
     @property
     def clips_in_order(self) -> list[Clip]:
@@ -128,6 +133,41 @@ def open_tasks(every: Sequence[Task], votes: Sequence[Vote], kind: Kind, rater: 
     return [task for task in every if is_open(task)]
 
 
+def given_tasks(given: Sequence[Assignment], clips: Sequence[Clip], study: Study) -> list[Task]:
+    """Return the tasks that a rater of a study was given, without those whose clips are gone."""
+    known = {clip.key: clip for clip in clips if clip.status == "done"}
+    checks = {check.name: check for check in study.checks}
+    found = []
+    for one in given:
+        first, second = known.get(one.first), known.get(one.second or one.first)
+        if first is None or second is None or (one.check and one.check not in checks):
+            continue
+        if one.check:
+            copy = first if study.kind == "pair" else None
+            left = one.left if study.kind == "pair" else None
+            found.append(Task(first, copy, left, checks[one.check]))
+        else:
+            found.append(Task(first, second if one.second else None, one.left))
+    return found
+
+
+def open_given(
+    given: Sequence[Task], votes: Sequence[Vote], study: Study, rater: str, checks: Collection[str]
+) -> list[Task]:
+    """Return which of the tasks that a rater was given are not answered, in their order.
+
+    Args:
+        checks: the names of the attention checks that the rater has answered.
+    """
+    real = [task for task in given if task.check is None]
+    left = {id(task) for task in open_tasks(real, votes, study.kind, rater)}
+    return [
+        task
+        for task in given
+        if (id(task) in left if task.check is None else task.check.name not in checks)
+    ]
+
+
 def build_votes(
     task: Task, rater: str, answers: Mapping[str, str], seconds: float | None
 ) -> list[Vote]:
@@ -136,12 +176,7 @@ def build_votes(
     Raises:
         ValueError: for questions that are not asked.
     """
-    kind: Kind = "rating" if task.second is None else "pair"
-    if set(answers) != set(QUESTIONS[kind]):
-        raise ValueError(
-            f"the questions to answer are {', '.join(QUESTIONS[kind])}, but got answers to"
-            f" {', '.join(answers) or 'none'}. Answer these."
-        )
+    kind = check_questions(task, answers)
     second = task.second.key if task.second else None
     return [
         Vote(
@@ -150,7 +185,7 @@ def build_votes(
             question,
             task.first.key,
             second,
-            _resolve_side(answer, task),
+            resolve_side(answer, task),
             task.left,
             seconds,
         )
@@ -158,9 +193,31 @@ def build_votes(
     ]
 
 
-def _resolve_side(answer: str, task: Task) -> str:
+def check_questions(task: Task, answers: Mapping[str, str]) -> Kind:
+    """Return the kind of a task.
+
+    Raises:
+        ValueError: for answers to questions that are not asked, or that no question has.
+    """
+    kind: Kind = "rating" if task.second is None else "pair"
+    if set(answers) != set(QUESTIONS[kind]):
+        raise ValueError(
+            f"the questions to answer are {', '.join(QUESTIONS[kind])}, but got answers to"
+            f" {', '.join(answers) or 'none'}. Answer these."
+        )
+    possible = _POSSIBLE[kind]
+    if wrong := [answer for answer in answers.values() if answer not in possible]:
+        raise ValueError(
+            f"an answer must be one of {', '.join(possible)}, but got {wrong[0][:40]!r}. Choose"
+            " one of these."
+        )
+    return kind
+
+
+def resolve_side(answer: str, task: Task) -> str:
+    """Return which of the two clips an answer to a pair means; a rating is what it is."""
     if task.left is None or answer not in _SIDES:
-        return answer  # the ledger refuses what is no answer
+        return answer
     other = "second" if task.left == "first" else "first"
     return task.left if answer == "left" else other
 
@@ -169,9 +226,20 @@ def _resolve_side(answer: str, task: Task) -> str:
 
 
 def results(run: Run) -> PlainData:
-    """Summarize the votes of a run, ready for JSON."""
-    votes = run.votes()
-    clips = judged_clips(run, votes)
+    """Summarize the votes of a run, ready for JSON.
+
+    Raters who failed the attention checks are left out of "rating" and "pair"; "with_all" has both
+    with them, and the rule, where there are any.
+    """
+    every, counted = run.votes(), run.counted_votes()
+    clips = judged_clips(run, every)
+    found = _summarize(counted, clips)
+    if len(counted) < len(every):
+        found["with_all"] = {**_summarize(every, clips), "rule": RULE}
+    return found
+
+
+def _summarize(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> PlainData:
     kinds = {kind: [vote for vote in votes if vote.kind == kind] for kind in QUESTIONS}
     return {
         "rating": _summarize_ratings(kinds["rating"], clips),

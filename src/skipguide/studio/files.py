@@ -58,6 +58,11 @@ def _check_video(run: Run, clip: Clip) -> Path:
     return clip.video
 
 
+def plain_file(path: Path, folder: Path) -> Path | None:
+    """Return a file if it is a plain one within a folder: no link, no pipe."""
+    return path if _is_plain_file(path, folder) else None
+
+
 def _is_plain_file(path: Path, folder: Path) -> bool:
     try:
         real, root = path.resolve(strict=True), folder.resolve(strict=True)

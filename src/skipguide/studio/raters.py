@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import unicodedata
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Literal
 
 from skipguide.method.protocols import PlainData
@@ -18,7 +19,7 @@ from skipguide.runs import Run
 LONGEST = 40  # letters of a name
 # Persian and many scripts of India are not written without them, nor are families of emoji.
 _JOINERS = "\u200c\u200d"
-Claim = Literal["new", "known", "taken"]
+Claim = Literal["new", "known", "taken", "full", "wrong code"]
 
 
 def check_name(name: str) -> str:
@@ -49,28 +50,49 @@ def _describe_hidden(letter: str) -> str:
     return " ".join((f"U+{ord(letter):04X}", unicodedata.name(letter, ""))).strip()
 
 
-def begin(run: Run, name: str, key: str, is_same: bool) -> PlainData:
+@dataclass(frozen=True)
+class Newcomer:
+    """A browser that wants to vote under a name.
+
+    Args:
+        key: what the browser is known by.
+        is_same: the person says that a name that is taken is their own.
+        may_claim: what they say is believed; else they need the code of the name.
+    """
+
+    name: str
+    key: str
+    is_same: bool = False
+    may_claim: bool = True
+
+
+def begin(run: Run, who: Newcomer, most: int | None = None) -> PlainData:
     """Take a name for a browser.
 
     Args:
         run: open for writing.
-        key: what the browser is known by.
-        is_same: the person says that a name that is taken is their own.
+        most: how many raters the run takes.
 
     Returns:
         {"status", "rater", "votes", "free"}: "new" and "known" can go on as `rater`. For "taken"
-        nothing is kept; `free` is a name that nobody has.
+        nothing is kept; `free` is a name that nobody has. "full" is a run with `most` raters,
+        "wrong code" what it says.
     """
     known, votes = run.rater_keys(), [vote.rater for vote in run.votes()]
     names = {*known, *votes}
-    same = [other for other in sorted(names) if _fold(other) == _fold(name)]
-    own = next((other for other in same if _hash(key) in known.get(other, ())), None)
-    status, rater = _judge(name, same, own, is_same)
+    same = [other for other in sorted(names) if _fold(other) == _fold(who.name)]
+    own = next((other for other in same if _hash(who.key) in known.get(other, ())), None)
+    status, rater = _judge(who.name, same, own, who.is_same)
+    if status == "new" and most is not None and len(names) >= most:
+        status = "full"
+    if own is None and status == "known" and not who.may_claim:
+        status = "wrong code"
     # Of two that begin at the same moment, one is first.
-    if status != "taken" and not run.add_rater_key(rater, _hash(key), status == "new"):
+    takes = status in ("new", "known")
+    if takes and not run.add_rater_key(rater, _hash(who.key), status == "new"):
         status = "taken"
     count = votes.count(rater)
-    return {"status": status, "rater": rater, "votes": count, "free": _free(name, names)}
+    return {"status": status, "rater": rater, "votes": count, "free": _free(who.name, names)}
 
 
 def _judge(name: str, same: list[str], own: str | None, is_same: bool) -> tuple[Claim, str]:

@@ -18,6 +18,19 @@ from skipguide.studio.page_words import in_page_words
 _ONE_RANGE = r"(\d{1,18})-(\d{0,18})|-\d{1,18}"
 
 
+class Refused(Exception):
+    """A request that is refused, in words for whoever sent it.
+
+    Args:
+        status: of HTTP.
+        headers: further ones of the answer.
+    """
+
+    def __init__(self, status: int, words: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(words)
+        self.status, self.words, self.headers = status, words, headers or {}
+
+
 class RangedFile(FileResponse):
     """A file in ranges. A `Range` of another unit or form is ignored, as RFC 9110 (14.2) says."""
 

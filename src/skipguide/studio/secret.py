@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from skipguide.studio.access import derive_key
@@ -67,16 +68,33 @@ def _is_private(path: Path) -> bool:
     return os.name == "nt" or path.stat().st_mode & 0o077 == 0
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only the user can read, whole or not at all, in the place of another.
+
+    Raises:
+        OSError: if that cannot be done.
+    """
+    with _private_part(path, content) as part:
+        os.replace(part, path)
+
+
 def _write_once(path: Path, text: str) -> None:
     """Write a file that only the user can read, whole or not at all; what is there stays."""
+    # Another studio may have started at the same moment.
+    with _private_part(path, text.encode()) as part, contextlib.suppress(FileExistsError):
+        os.link(part, path)
+
+
+@contextlib.contextmanager
+def _private_part(path: Path, content: bytes) -> Iterator[Path]:
+    """Write a file beside another that only the user can read, and remove it in the end."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
         if not _is_private(part):  # a disk that knows no users
             raise OSError(f"{path.parent} keeps no file from others")
-        with contextlib.suppress(FileExistsError):  # of a studio that started at the same moment
-            os.link(part, path)
+        yield part
     finally:
         part.unlink(missing_ok=True)

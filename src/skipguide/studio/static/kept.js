@@ -1,8 +1,9 @@
 // What a rater's browser keeps: who votes here, and answers until the server has them.
 
-const RATERS = "skipguide-raters"; // [{name, key}], the last one first
+const RATERS = "skipguide-raters"; // [{name, key, code}], the last one first
 const UNSENT = "skipguide-unsent"; // [{run, body}], the oldest first
 const NOW = "skipguide-rater-now"; // whose turn it is in this tab, over a reload
+const AGREED = "skipguide-agreed"; // hashes of the texts of consent that were accepted here
 const MOST = 6; // raters
 
 const memory = new Map(); // of a browser that keeps nothing
@@ -39,6 +40,17 @@ export function keepRater(rater) {
 export function raterHere() {
   const name = read(NOW, here);
   return knownRaters().find((rater) => rater.name === name) ?? null;
+}
+
+/** Whether this text of consent was accepted in this browser. */
+export function hasAgreed(hash) {
+  const found = read(AGREED, always);
+  return Array.isArray(found) && found.includes(hash);
+}
+
+export function keepAgreed(hash) {
+  const found = read(AGREED, always);
+  write(AGREED, [hash, ...(Array.isArray(found) ? found : [])].slice(0, 2 * MOST), always);
 }
 
 export function newKey() {

@@ -51,7 +51,7 @@ export async function insist(method, path, body, meanwhile = "It is tried again 
         throw error;
       }
       away(`${error.message} ${meanwhile}`);
-      await pause(WAITS[Math.min(tries, WAITS.length - 1)]);
+      await pause(Math.max(WAITS[Math.min(tries, WAITS.length - 1)], error.wait));
     }
   }
 }

@@ -15,13 +15,14 @@ export function clipUrl(clip) {
 }
 
 const PATIENCE = 20, PATIENCE_RUN = 120; // seconds; the whole of a large run takes some
-const PASSING = [425, 429, 502, 503, 504]; // too early, too many, a proxy or a disk that is busy
+const PASSING = [408, 425, 429, 502, 503, 504]; // too late, too early, too many, a busy proxy or disk
 
 /** A request that failed. It is passing where the same request may succeed a little later. */
 export class Failed extends Error {
-  constructor(message, status = 0) {
+  constructor(message, status = 0, wait = 0) {
     super(message);
     this.status = status; // 0: nothing answered
+    this.wait = wait; // seconds that the server asks for
     this.isPassing = status === 0 || PASSING.includes(status);
   }
 }
@@ -34,7 +35,8 @@ export async function ask(method, path, body = undefined) {
   const answer = await fetch(path, { method, credentials: "same-origin", signal, ...sent })
     .catch(() => { throw new Failed("The studio does not answer."); });
   const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Failed(wordsOf(content, answer.status), answer.status);
+  const wait = Number(answer.headers.get("Retry-After")) || 0;
+  if (!answer.ok) throw new Failed(wordsOf(content, answer.status), answer.status, wait);
   return content;
 }
 

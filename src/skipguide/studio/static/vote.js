@@ -1,9 +1,10 @@
 // The blind test: one task after the other. An answer is kept in this browser until it is in the
 // ledger, and only then the next task comes.
 
-import { button, el, hush, say } from "studio/dom.js";
+import { consentPanel } from "studio/consent.js";
+import { button, confirmed, el, hush, say } from "studio/dom.js";
 import {
-  forget, keepAnswer, keepRater, knownRaters, newKey, raterHere, unsent,
+  forget, hasAgreed, keepAgreed, keepAnswer, keepRater, knownRaters, newKey, raterHere, unsent,
 } from "studio/kept.js";
 import { insist } from "studio/reach.js";
 import { TaskView } from "studio/task.js";
@@ -17,19 +18,51 @@ const test = {
 };
 const isWhole = ["pair", "rating"].includes(said.get("kind")) && test.settings.length > 0
   && test.settings.every((id) => Number.isSafeInteger(id) && id > 0);
-const isPair = test.kind === "pair";
 const KEPT = "Your answer is kept here, and sent when it is back.";
 const skipped = new Set(); // tasks whose videos do not play here
 const seen = new Set(); // tasks whose videos were played once
+let about = { study: null, needs_codes: false }; // what the server says of the test
+let isPair = test.kind === "pair";
 let rater = null, run = "", view = null, before = null, busy = false;
 
 applyTheme();
-document.title = isPair ? "Which video is better?" : "How good is this video?";
 addEventListener("hashchange", () => location.reload()); // another test
-const here = raterHere();
-if (!isWhole) broken("It does not say which videos the test is of.");
-else if (here) begin(here);
-else welcome();
+guarded(open);
+
+/** Ask which test this is. A study is the server's; else the link says it. */
+async function open() {
+  about = await insist("GET", "/api/study");
+  if (!isWhole && about.study) isPair = about.study.kind === "pair";
+  document.title = isPair ? "Which video is better?" : "How good is this video?";
+  if (!isWhole && !about.study) return broken("It does not say which videos the test is of.");
+  const consent = about.study?.consent;
+  return consent && !hasAgreed(consent.sha256) ? askConsent(consent) : enter();
+}
+
+function enter() {
+  const here = raterHere();
+  if (here) setTimeout(() => begin(here)); // when what has asked is done
+  else welcome();
+}
+
+/** Before a name is asked for, so that nothing is known of who does not agree. */
+function askConsent(consent) {
+  leave();
+  const agree = () => { keepAgreed(consent.sha256); enter(); };
+  const refuse = () => {
+    root.replaceChildren(el("section", { class: "panel welcome", id: "refused" },
+      el("h1", { tabindex: -1 }, "Then nothing is asked of you"),
+      el("p", {}, "Nothing is kept. You can close this page."),
+      button("Back to the text", () => askConsent(consent))));
+    root.querySelector("h1").focus();
+  };
+  root.replaceChildren(consentPanel(consent, { agree, refuse }));
+  root.querySelector(".text").focus();
+}
+
+function testBody() {
+  return isWhole ? test : {};
+}
 
 // --- who votes ----------------------------------------------------------------------------------
 
@@ -48,19 +81,26 @@ function welcome(asked = "") {
     event.preventDefault();
     if (name.value.trim()) begin({ name: name.value.trim(), key });
   };
-  const again = known.map((one) =>
-    button(`Go on as ${one.name}`, () => begin(one), { class: "action" }));
+  const again = known.map((one) => [
+    button(`Go on as ${one.name}`, () => begin(one), { class: "action" }),
+    one.code && about.needs_codes ? codeLine(one) : null]);
   root.replaceChildren(el("form", { class: "panel welcome", on: { submit: start } },
     el("h1", {}, document.title),
     el("p", {}, isPair
       ? "You see two videos of one text at a time, A and B, and say which is better."
       : "You see one video at a time, and answer five questions on it."),
+    about.study ? el("p", {}, `There are ${about.study.tasks} of them.`) : null,
     el("p", { class: "quiet" }, "You can close the page at any time, and go on later."),
     known.length ? el("div", { class: "known" }, again) : null,
     el("label", {}, known.length ? "Somebody else? Your name" : "Your name", name),
     el("button", { type: "submit", class: known.length ? "" : "action" },
       "Begin ", el("kbd", {}, "Enter"))));
-  (again[0] ?? name).focus();
+  (again[0]?.[0] ?? name).focus();
+}
+
+function codeLine({ name, code }) {
+  return el("p", { class: "quiet code" }, `To go on as ${name} in another browser: the code `,
+    el("b", {}, code), ".");
 }
 
 /** A link that opens no test: no name is asked for, and none is kept. */
@@ -75,14 +115,15 @@ function broken(why) {
 }
 
 /** Take a name; where it is taken, ask whether the two are one person. */
-function begin(who, isSame = false) {
+function begin(who, isSame = false, code = "") {
   if (busy) return;
   guarded(async () => {
-    const body = { rater: who.name, key: who.key, same: isSame, ...test };
+    const consent = about.study?.consent?.sha256 ?? null;
+    const body = { rater: who.name, key: who.key, same: isSame, code, consent, ...testBody() };
     const found = await fitting(insist("POST", "/api/study/begin", body));
     if (!found) return undefined;
     if (found.status === "taken") return ask(who, found);
-    rater = { name: found.rater, key: who.key };
+    rater = { name: found.rater, key: who.key, code: found.code };
     run = found.run;
     keepRater(rater);
     return sendAndGoOn();
@@ -102,6 +143,7 @@ async function fitting(answer) {
 
 function ask(who, { rater: name, votes, free }) {
   const other = { name: free, key: who.key };
+  if (about.needs_codes) return askCode(who, name, other);
   const answers = votes ? `${votes} answer${votes === 1 ? " is" : "s are"} given under it. ` : "";
   root.replaceChildren(el("section", { class: "panel welcome", id: "name-taken" },
     el("h1", { tabindex: -1 }, `${name} is taken`),
@@ -114,10 +156,31 @@ function ask(who, { rater: name, votes, free }) {
   root.querySelector("h1").focus();
 }
 
+/** Raters do not know each other: a name alone proves nothing. */
+function askCode(who, name, other) {
+  const code = el("input", {
+    type: "text", id: "code", maxlength: 20, autocomplete: "off", autocapitalize: "characters",
+    enterkeyhint: "go",
+  });
+  const start = (event) => {
+    event.preventDefault();
+    if (code.value.trim()) begin({ ...who, name }, true, code.value.trim());
+  };
+  root.replaceChildren(el("form", { class: "panel welcome", id: "name-taken", on: { submit: start } },
+    el("h1", { tabindex: -1 }, `${name} is taken`),
+    el("p", {}, "If that was you in another browser, it has a code: press your name there."),
+    el("label", {}, `The code of ${name}`, code),
+    el("div", { class: "known" },
+      el("button", { type: "submit", id: "same" }, `Go on as ${name}`),
+      button(`Begin as ${other.name}`, () => begin(other), { class: "action", id: "other" }),
+      button("Choose another name", () => welcome(who.name)))));
+  root.querySelector("h1").focus();
+}
+
 // --- tasks --------------------------------------------------------------------------------------
 
 async function next() {
-  const asked = { ...identity(), ...test, skipped: [...skipped].slice(-1000) };
+  const asked = { ...identity(), ...testBody(), skipped: [...skipped].slice(-1000) };
   const found = await insist("POST", "/api/study/next", asked);
   if (found.task) show(found, found.task);
   else finished(found);
@@ -150,11 +213,22 @@ function finished({ total, left, skipped: passed }) {
   root.replaceChildren(el("section", { class: "panel welcome", id: "finished" },
     el("h1", { tabindex: -1 }, "That was all. Thank you!"),
     el("p", {}, `${total - left} of ${total} answered.`),
-    passed ? el("p", {}, open) : null,
+    passed ? el("p", {}, open) : el("p", { class: "quiet" }, "You can close this page."),
+    rater.code ? codeLine(rater) : null,
     el("div", { class: "known" },
       passed ? button("Try these again", again, { class: "action" }) : null,
-      before ? button("Back to the one before", back, { key: "Backspace" }) : null)));
+      before ? button("Back to the one before", back, { key: "Backspace" }) : null,
+      button("Ask for the removal of my answers", askRemoval, { class: "plain", id: "ask-removal" }))));
   root.querySelector("h1").focus();
+}
+
+async function askRemoval() {
+  const question = `Ask whoever holds this test to remove all answers of ${rater.name}?`;
+  if (busy || !await confirmed(question, "Ask for it")) return;
+  guarded(async () => {
+    await insist("POST", "/api/study/remove", identity());
+    say("It is asked for. The answers are removed by whoever holds the test.", 20);
+  });
 }
 
 async function send(answers, seconds) {
@@ -190,6 +264,7 @@ async function guarded(doing) {
   try {
     await doing();
   } catch (error) {
+    if (error.status === 428) return location.reload(); // there is another text of consent
     say(error.message, 3600);
     view?.wait(false);
   } finally {

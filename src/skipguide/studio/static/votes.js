@@ -5,7 +5,7 @@ import { el } from "studio/dom.js";
 import { empty } from "studio/empty.js";
 import { invitation } from "studio/invitation.js";
 import { matrix } from "studio/matrix.js";
-import { raters } from "studio/raters.js";
+import { bothNumbers, raters } from "studio/raters.js";
 import { isReport } from "studio/source.js";
 import { table } from "studio/table.js";
 import { estimate } from "studio/words.js";
@@ -23,10 +23,11 @@ export function renderVotes(root, run, reload, isAgain) {
 function results(run, reload) {
   const { pair, rating } = run.votes;
   return [
-    pair.votes + rating.votes === 0 ? nobody(run) : null,
+    pair.votes + rating.votes === 0 && !run.votes.with_all ? nobody(run) : null,
     ...(pair.votes ? pairs(run, pair) : []),
     ...(rating.votes ? ratings(run, rating) : []),
-    run.raters.length ? raters(run, reload) : null,
+    run.votes.with_all ? bothNumbers(run) : null,
+    run.raters.length || run.removed?.length ? raters(run, reload) : null,
   ].filter(Boolean);
 }
 

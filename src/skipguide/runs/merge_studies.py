@@ -1,0 +1,50 @@
+"""The studies of a run, with consents, tasks, attention checks and removals, joined to another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from skipguide.runs import study
+from skipguide.runs.ledger import to_json
+from skipguide.runs.merge_rows import Join, insert, rows
+
+TABLES = ("studies", "consent_texts", *study.RATER_TABLES, "removals")
+
+
+def join_studies(join: Join) -> None:
+    """Join everything of studies but the votes; no study goes on in the joined run by itself."""
+    if not study.has_table(join.source, "studies"):
+        return
+    study.make_tables(join.target)
+    join.ids["studies"] = {
+        row["id"]: _join_study(join, row) for row in rows(join.source, "studies")
+    }
+    for table in ("consent_texts", *study.RATER_TABLES):
+        for row in rows(join.source, table):
+            if "study" in row:
+                row["study"] = join.id("studies", row["study"])
+            insert(join.target, table, row)
+    _join_removals(join)
+    copies = join.origin / study.COPIES
+    if copies.is_dir():
+        shutil.copytree(copies, join.folder / study.COPIES, dirs_exist_ok=True)
+
+
+def _join_study(join: Join, row: dict[str, object]) -> int:
+    """Return the number of a study in the target; equal ones are one."""
+    content = json.loads(str(row["content"]))
+    content["settings"] = [join.id("settings", number) for number in content["settings"]]
+    same = {"content": to_json(content)}
+    return join.target.get_or_insert_id("studies", same, {"made": row["made"]})
+
+
+def _join_removals(join: Join) -> None:
+    voted = {row["rater"] for row in rows(join.target, "votes")}
+    for row in rows(join.source, "removals"):
+        insert(join.target, "removals", {key: row[key] for key in row if key != "id"})
+        if row["content"] and row["rater"] in voted:
+            join.say(
+                f"{row['rater']} was removed from {join.label}, but has votes in a run before it:"
+                " these are kept. `skipguide votes remove` removes them."
+            )
