@@ -31,7 +31,7 @@ def clip_table(run: Run, clips: Sequence[Clip]) -> list[PlainData]:
     settings = {setting.id: setting for setting in run.settings()}
     own = {id: _setting_columns(run, setting) for id, setting in settings.items()}
     prompts = {prompt.id: prompt for prompt in run.prompts()}
-    votes, written = _vote_columns(run.votes()), annotations.read(run)
+    votes, written = _vote_columns(run.counted_votes()), annotations.read(run)
     rows = []
     for clip in clips:
         setting, prompt = settings[clip.setting], prompts[clip.prompt]

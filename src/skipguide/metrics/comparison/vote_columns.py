@@ -25,7 +25,7 @@ _SCALE = (1.0, 5.0)
 
 def vote_columns(run: Run, group: Group) -> Iterator[Column]:
     """Yield the columns of each question that was answered on videos of the group."""
-    votes = run.votes()
+    votes = run.counted_votes()
     if not votes:
         return
     clips = _judged_clips(run, votes)
