@@ -16,15 +16,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from skipguide.cli import app
-from skipguide.metrics import kept
+from skipguide.metrics import evaluation, kept
 from skipguide.metrics.comparison import Comparison, compare, data, latex, layout, markdown, page
+from skipguide.metrics.frechet import Moments, frechet_distance
 from skipguide.runs import Run, SetMetric, Vote
 from skipguide.runs.jobs import ResolvedSetting
 from skipguide.runs.plan import Setting
+from skipguide.stats import jackknife
 from support.drawn import Drawn, plan_with, swept
+from support.measured import clips, write
 
 # scipy 1.17: ttest_rel of these, with its confidence interval
 FIRST = [1.3, -0.04, 1.75, 1.94, -0.95, -0.3, 1.13, 0.68, 0.98]
@@ -537,3 +541,84 @@ def test_the_export_has_metrics_of_sets_and_votes(folder: Path, tmp_path: Path) 
     assert counts == {"stg": ("1", "0"), "cfg": ("0", "1")}
     rated = next(row for row in rows if row["key"] == key)
     assert (rated["rating.quality"], rated["rating.quality.count"]) == ("2.5", "2")
+
+
+# --- after an evaluation --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two settings of nine prompts, and a reference."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    swept(folder / "run", plan_with(CFG, HIGH, prompts=PROMPTS, seeds=[0], height=64, width=64))
+    for name, clip in clips(9, seed=2).items():
+        write(folder / "real" / f"{name}.mp4", clip)
+    _replace_frames(folder / "run")
+    return folder / "run", folder / "real"
+
+
+def _replace_frames(folder: Path) -> None:
+    """Give the settings clips of the lab's world, because drawn ones are the same everywhere."""
+    with Run.open(folder) as run:
+        for seed, setting in enumerate(run.settings(), 5):
+            own = [clip.video for clip in run.clips("done") if clip.setting == setting.id]
+            for path, clip in zip(own, clips(9, seed=seed).values(), strict=True):
+                assert path is not None
+                write(path, clip[:3])
+
+
+def test_an_evaluation_keeps_what_differences_need(evaluated: tuple[Path, Path]) -> None:
+    """The jackknife of the difference itself, from the features, is the oracle."""
+    folder, real = evaluated
+    with Run.open(folder, writable=True) as run:
+        found = {}
+        for setting, result in evaluation.evaluate_run(run, real, ["fvd:judge"]):
+            evaluation.record_result(run, setting, result)
+            found[setting.name] = result.readings
+        row = _row(compare(run), "cfg 9", "fvd:judge")
+    names = {side: found["cfg"].names(side, "judge") for side in ("generated", "reference")}
+    x, other = (found[name].stack("generated", "judge", names["generated"]) for name in found)
+    y = found["cfg"].stack("reference", "judge", names["reference"])
+
+    def statistic(i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        real_moments = Moments.from_features(y[j])
+        values = [frechet_distance(Moments.from_features(v[i]), real_moments) for v in (other, x)]
+        return torch.tensor([values[0] - values[1]], dtype=torch.float64)
+
+    half = jackknife.half_widths(statistic, [range(9), range(9)])
+    assert half is not None
+    value = float(statistic(torch.arange(9), torch.arange(9)))
+    assert row.diff == pytest.approx(value, rel=1e-6)
+    assert (row.diff_high - row.diff_low) / 2 == pytest.approx(float(half), rel=1e-6)
+
+
+def test_a_run_is_evaluated_in_one_table(evaluated: tuple[Path, Path]) -> None:
+    folder, real = evaluated
+    said = run_cli("evaluate", folder).stdout
+    lines = said.splitlines()
+    assert lines[0].split() == ["setting", "videos", "temporal_flickering", "^"]
+    assert [line.split("  ")[0] for line in lines[1:3]] == ["lab-mochi cfg", "lab-mochi cfg 9"]
+    assert re.search(r"9 +0\.\d+ \(0\.\d+ to 0\.\d+\)", lines[1])
+    assert said.count("not run") == 1
+    assert said.count("i3d_pretrained_400.pt") == 2  # with real videos, and without
+    needed = f"skipguide evaluate {folder} --reference DIR --weights FOLDER --non-commercial"
+    assert needed in said
+    assert "skipguide lab clips DIR --model mochi" in said
+    with_reference = run_cli("evaluate", folder, "--reference", real).stdout
+    assert "--reference DIR" not in with_reference
+    assert f"--reference {real} --metrics fvd:judge,kvd:judge" in with_reference
+    named = run_cli("evaluate", folder, "--metrics", "temporal_flickering,vendi:judge").stdout
+    assert "not run" not in named
+    assert "vendi:judge ^" in named.splitlines()[0]
+    assert "9 generated videos are few" in named
+
+
+def test_the_command_that_is_printed_runs(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, _ = evaluated
+    said = run_cli("evaluate", folder).stdout.splitlines()
+    made, measured = (line.split()[1:] for line in said[-2:])
+    real = tmp_path / "real"
+    run_cli(*(str(real) if word == "DIR" else word for word in made), "--count", "8")
+    shown = run_cli(*(str(real) if word == "DIR" else word for word in measured)).stdout
+    assert "fvd:judge v" in shown
+    assert "reference: 8 videos" in shown

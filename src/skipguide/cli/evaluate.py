@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipguide.cli import console
-from skipguide.cli.families import Line, print_lines
+from skipguide.cli import console, evaluate_text
+from skipguide.cli.families import print_lines
 from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix, parse_folder
 
 if TYPE_CHECKING:
-    from rich.table import Column
-
-    from skipguide.metrics.aggregate import ResultRow
     from skipguide.metrics.results import Result
     from skipguide.metrics.selection import Options
 
@@ -92,9 +89,10 @@ def evaluate(
 ) -> None:
     """Measure the videos of a folder or of a run.
 
-    As a set, against a reference, and each video by itself. Prints every number with a 95 %
-    interval and the number of videos; what was skipped, with the reason; and the licences of the
-    networks. For a run, each setting is measured, and the numbers are stored in the run.
+    As a set, against a reference, and each video by itself. Prints one table with 95 % intervals;
+    what was skipped, and why; what was not run, with the command that runs it; and the licences of
+    the networks. For a run, each setting is a row, and the numbers are stored in the run, where
+    `skipguide runs compare` finds them.
     """
     from skipguide.metrics import vbench_files
     from skipguide.metrics.selection import Options
@@ -112,12 +110,18 @@ def evaluate(
     if vbench_export is not None:
         _check_export(sources[0], merge, options.part)
         results = _export_each(results, _single_source(sources), vbench_export, problems)
-    payloads = []
-    for title, result in results:
-        payloads.append({"setting": title, **result.payload(), "vbench": theirs})
-        if not as_json:
-            _print_result(title, result, theirs)
+    found: list[tuple[str, Result]] = []
+    command = evaluate_text.Command(sources[0], reference, weights, non_commercial, device)
+    try:
+        for one in results:
+            found.append(one)
+    finally:  # what was measured before an error is shown too
+        if not as_json and found:
+            print_lines(list(evaluate_text.result_lines(found, theirs, command)))
     if as_json:
+        payloads = [
+            {"setting": title, **result.payload(), "vbench": theirs} for title, result in found
+        ]
         console.print_result(
             "", payloads[0] if len(payloads) == 1 else {"settings": payloads}, as_json
         )
@@ -334,86 +338,3 @@ def _check_export(source: Path, merge: bool, part: tuple[int, int]) -> None:
         raise ValueError(
             f"--vbench-export needs all videos, but got --part {part[0]}/{part[1]}. Leave it out."
         )
-
-
-# --- showing --------------------------------------------------------------------------------------
-
-
-def _print_result(title: str, result: Result, theirs: dict[str, float]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    table = Table(
-        Column("metric", no_wrap=True),
-        *(_right_column(name) for name in ("value", "95 % interval", "videos", "reference")),
-        "better",
-    )
-    table.title = title or None
-    for row in result.rows:
-        table.add_row(*map(Text, _cells(row)))
-    if result.quality_score is not None:
-        table.add_row("quality score", f"{result.quality_score:.5g}")
-    for name, value in theirs.items():
-        table.add_row(Text(f"{name}, by VBench"), f"{value:.4f}")
-    Console().print(table)
-    print_lines(list(_remarks(result)))
-
-
-def _right_column(name: str) -> Column:
-    from rich.table import Column
-
-    return Column(name, justify="right")
-
-
-def _cells(row: ResultRow) -> tuple[str, ...]:
-    interval = "-" if row.low is None or row.high is None else f"{row.low:.4g} to {row.high:.4g}"
-    reference = "" if row.reference is None else str(row.reference)
-    return row.metric, f"{row.value:.5g}", interval, str(row.videos), reference, row.better
-
-
-def _remarks(result: Result) -> Iterator[Line]:
-    for text, metrics in _group_names(
-        (warning, row.metric) for row in result.rows for warning in row.warnings
-    ).items():
-        yield "yellow", f"{', '.join(metrics)}: {text}"
-    for row in result.rows:
-        if row.splits:
-            yield (
-                "",
-                "{}: mean {mean:.4g}, deviation {std:.4g} over {splits:.0f} parts".format(
-                    row.metric, **row.splits
-                ),
-            )
-    skipped = _group_names(
-        (f"{one.metric}: {one.reason}", f"{one.side} {one.video}") for one in result.skipped
-    )
-    for reason, videos in skipped.items():
-        yield "yellow", f"skipped, {reason}: {', '.join(videos)}"
-    notes = _group_names(
-        (text, f"{side} {video}")
-        for side, rows in result.readings.notes.items()
-        for video, texts in sorted(rows.items())
-        for text in texts
-    )
-    for text, videos in notes.items():
-        yield "yellow", f"note, {text}: {', '.join(videos)}"
-    for name, entry in result.weights.items():
-        published = " (not the published one)" if entry["as_published"] is False else ""
-        yield (
-            "dim",
-            (
-                f"{name}: {entry['path']}, sha256 {entry['sha256'][:12]}{published}, licence:"
-                f" {entry['licence']}"
-            ),
-        )
-    for reason, metrics in _group_names((one.reason, one.metric) for one in result.not_run).items():
-        yield "dim", f"not run: {', '.join(metrics)}. {reason}"
-
-
-def _group_names(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
-    """Group names by what is said of them."""
-    found: dict[str, list[str]] = {}
-    for text, name in pairs:
-        found.setdefault(text, []).append(name)
-    return found

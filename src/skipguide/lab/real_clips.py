@@ -9,14 +9,14 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from skipguide.files import video
-from skipguide.lab import autoencoder, svd, world
+from skipguide.lab import world
 from skipguide.lab.training_loop import atomic_path
 
 CAPTIONS = "captions.csv"
@@ -33,10 +33,12 @@ class ClipFormat:
     spans: bool = False
 
 
+# Written out, because the modules of the models import diffusers, which takes seconds;
+# tests/lab/test_real_clips.py compares them with theirs.
 FORMATS = {
-    "mochi": ClipFormat(autoencoder.MOCHI.frames, world.FPS),
-    "svd": ClipFormat(autoencoder.SVD.frames, svd.USUAL_FPS, spans=True),
-    "opensora": ClipFormat(autoencoder.OPENSORA.frames, world.FPS),
+    "mochi": ClipFormat(world.NUM_FRAMES, world.FPS),
+    "svd": ClipFormat(14, 7, spans=True),
+    "opensora": ClipFormat(17, world.FPS),
 }
 
 
@@ -95,7 +97,7 @@ def _check_new(folder: Path | None) -> None:
         )
 
 
-def write(order: Order) -> Iterator[int]:
+def write(order: Order) -> Generator[int, None, None]:
     """Write the clips and their captions; yields how many there are.
 
     They are made in folders beside their own, which take their names when all is complete.

@@ -103,7 +103,10 @@ def load(path: Path) -> Result:
     readings = read.restore(
         content, (one for one in skipped if one.metric != SET_METRICS), vectors_path(path)
     )
-    not_run = [UnavailableMetric(**one) for one in content["not_run"]]
+    not_run = [  # results of older versions have no needs
+        UnavailableMetric(one["metric"], one["reason"], tuple(one.get("needs", ())))
+        for one in content["not_run"]
+    ]
     return Result.of(readings, asked, content["weights"], _not_attempted(not_run, asked))
 
 

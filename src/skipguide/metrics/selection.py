@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from skipguide.metrics import weights
-from skipguide.metrics.catalog import EXTRACTORS, METRICS, Extractor, Metric
+from skipguide.metrics.catalog import EXTRACTORS, METRICS, WEIGHTS, Extractor, Metric
 
+REFERENCE, NON_COMMERCIAL = "reference", "non_commercial"  # of `UnavailableMetric.needs`
 CLASSES = ".classes"  # after the name of an extractor: its class probabilities, not features
 
 
@@ -68,10 +69,15 @@ class MetricRequest:
 
 @dataclass(frozen=True)
 class UnavailableMetric:
-    """A metric without a number, and why."""
+    """A metric without a number, and why.
+
+    `needs` is all that it lacks and a user can give: REFERENCE, the names of weights, and
+    NON_COMMERCIAL.
+    """
 
     metric: str
     reason: str
+    needs: tuple[str, ...] = ()
 
 
 def parse_metric(text: str, features: str = "") -> MetricRequest:
@@ -134,20 +140,40 @@ def select_metrics(
     )
     usable, not_run = [], []
     for one in dict.fromkeys(asked):
-        try:
-            _check_usable(one, has_reference, options)
+        lacking = list(_missing(one, has_reference, options))
+        if not lacking:
             usable.append(one)
-        except weights.MissingWeights as error:
-            if metrics:
-                raise
-            not_run.append(UnavailableMetric(one.label, str(error)))
+        elif metrics:
+            raise lacking[0][1]
+        else:
+            needs = tuple(dict.fromkeys(need for needs, _ in lacking for need in needs))
+            not_run.append(UnavailableMetric(one.label, str(lacking[0][1]), needs))
     return usable, not_run
 
 
-def _check_usable(asked: MetricRequest, has_reference: bool, options: Options) -> None:
+def _missing(
+    asked: MetricRequest, has_reference: bool, options: Options
+) -> Iterator[tuple[tuple[str, ...], weights.MissingWeights]]:
+    """Yield what a metric lacks, with the error that says so."""
     if asked.row.reference and not has_reference:
-        raise weights.MissingWeights(
-            f"{asked.label} needs reference videos, but got none. Pass them with --reference."
+        yield (
+            (REFERENCE,),
+            weights.MissingWeights(
+                f"{asked.label} needs reference videos, but got none. Pass them with --reference."
+            ),
         )
     for name in EXTRACTORS[asked.extractor].weights if asked.extractor else asked.row.weights:
-        weights.find_weights(name, options.weights, options.non_commercial)
+        try:
+            weights.find_weights(name, options.weights, options.non_commercial)
+        except weights.MissingWeights as error:
+            yield _needs_of(name, options), error
+
+
+def _needs_of(name: str, options: Options) -> tuple[str, ...]:
+    """Return what a network's weights lack: the permission to use them, the file, or both."""
+    needs = () if WEIGHTS[name].commercial or options.non_commercial else (NON_COMMERCIAL,)
+    try:
+        weights.find_weights(name, options.weights, non_commercial=True)
+    except weights.MissingWeights:
+        return (*needs, name)
+    return needs
