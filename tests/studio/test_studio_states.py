@@ -46,8 +46,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
                 pair = sorted((by_place[prompt, 1], by_place[prompt, 2]), key=lambda c: c.key)
                 better = "first" if pair[0].setting == 2 else "second"
                 answer = "tie" if (prompt, number) in ((1, 0), (2, 1)) else better
-                keys = [clip.key for clip in pair]
-                run.vote(Vote(rater, "pair", "preference", *keys, answer, "first", 5.0))
+                first, second = (clip.key for clip in pair)
+                run.vote(Vote(rater, "pair", "preference", first, second, answer, "first", 5.0))
     with Served(folder) as served:
         yield served
 

@@ -186,7 +186,7 @@ class Run:
         Raises:
             ValueError: if the run has none of this key.
         """
-        found = self._clips(self._ledger.rows("SELECT * FROM jobs WHERE key = ?", key))
+        found = self._clips(self._ledger.rows("SELECT * FROM jobs WHERE key = ?", key), key)
         if not found:
             raise ValueError(
                 f"key must be that of a clip of the run {self.folder}, but got {key!r}."
@@ -194,9 +194,11 @@ class Run:
             )
         return found[0]
 
-    def _clips(self, rows: Sequence[Any]) -> list[Clip]:
+    def _clips(self, rows: Sequence[Any], key: str | None = None) -> list[Clip]:
+        """Return the clips of rows; `key` is that of the only one, if there is only one."""
         metrics: dict[str, dict[str, float]] = {}
-        for row in self._ledger.rows("SELECT * FROM metrics ORDER BY name"):
+        of_key, keys = ("", ()) if key is None else ("WHERE job = ?", (key,))
+        for row in self._ledger.rows(f"SELECT * FROM metrics {of_key} ORDER BY name", *keys):
             metrics.setdefault(row["job"], {})[row["name"]] = row["value"]
         stored = self._ledger.rows("SELECT id, content FROM environments")
         environments = {row["id"]: json.loads(row["content"]) for row in stored}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from skipguide.files.text import displayable
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.ledger import NAME as LEDGER
-from skipguide.studio import files, page_data, study_plan, vote_table
+from skipguide.studio import files, study_plan, vote_table
 from skipguide.studio.access import Guard, Policy
 from skipguide.studio.blind_names import BlindNames
 from skipguide.studio.limits import Limits
@@ -34,6 +35,7 @@ from skipguide.studio.responses import (
     not_found_on_error,
     video_response,
 )
+from skipguide.studio.run_page import RunPage
 from skipguide.studio.sharing import Sharing
 from skipguide.studio.study_routes import Hosting, add_study_routes
 from skipguide.studio.vote_routes import add_vote_routes
@@ -69,16 +71,19 @@ def create_app(
         ValueError: if there is no run in the folder.
     """
     Run.open(folder).close()
+    run_page = _run_page(folder, policy, trials is not None, sharing)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Whoever opens the page does not wait for what can be ready by then.
+        threading.Thread(target=_try_to_read, args=(run_page,), daemon=True).start()
         yield
         if trials is not None:
             trials.close()
 
     app, hosting = _new_app(folder, policy, lifespan), Hosting()
     _add_pages(app, {"/": "index.html", "/vote": "vote.html"})
-    _add_run_routes(app, folder, policy, trials is not None, sharing)
+    _add_run_routes(app, folder, run_page)
     add_study_routes(app, folder, BlindNames(policy.key("names"), now), hosting)
     add_vote_routes(app, folder)
     _add_trial_routes(app, folder, trials)
@@ -123,6 +128,11 @@ def _new_app(folder: Path, policy: Policy, lifespan: Any, limits: Limits | None 
     app.add_middleware(Guard, policy=policy, limits=limits)
     _add_error_handlers(app, folder)
     return app
+
+
+def _try_to_read(run_page: RunPage) -> None:
+    with contextlib.suppress(ValueError, OSError):  # told to whoever asks
+        run_page.text()
 
 
 def _add_error_handlers(app: FastAPI, folder: Path) -> None:
@@ -184,38 +194,43 @@ def _answer_head(app: FastAPI) -> None:
 def _add_pages(app: FastAPI, names: Mapping[str, str]) -> None:
     pages = {path: files.render_page(name) for path, name in names.items()}
 
-    def page(request: Request) -> Response:
+    async def page(request: Request) -> Response:
         return Response(pages[request.url.path], media_type="text/html")
 
     for path in pages:
         app.add_api_route(path, page)
 
     @app.get("/static/{name}")
-    def asset(name: str) -> Response:
+    async def asset(name: str) -> Response:
         content = files.load_assets().get(name)
         if content is None:
             raise HTTPException(404)
         return Response(content, media_type=files.MEDIA_TYPES[Path(name).suffix])
 
 
-def _add_run_routes(
-    app: FastAPI, folder: Path, policy: Policy, makes: bool, sharing: Sharing | None
-) -> None:
+def _run_page(folder: Path, policy: Policy, makes: bool, sharing: Sharing | None) -> RunPage:
+    """Return what the page knows of the run and of this server."""
+
+    def more(run: Run) -> PlainData:
+        writable = _is_writable(folder)
+        return {
+            "votes_allowed": writable,
+            "trials_allowed": makes and writable,
+            "token_for_raters": policy.rater_token,
+            "hosts_for_raters": policy.hosts,
+            "names_for_raters": sorted(policy.names),
+            "sharing": asdict(sharing) if sharing else None,
+            "study": study_plan.describe(run),
+            "removed": vote_table.removal_rows(run),
+        }
+
+    return RunPage(folder, more)
+
+
+def _add_run_routes(app: FastAPI, folder: Path, run_page: RunPage) -> None:
     @app.get("/api/run")
-    def run() -> PlainData:
-        with Run.open(folder) as found:
-            writable = _is_writable(folder)
-            more = {
-                "votes_allowed": writable,
-                "trials_allowed": makes and writable,
-                "token_for_raters": policy.rater_token,
-                "hosts_for_raters": policy.hosts,
-                "names_for_raters": sorted(policy.names),
-                "sharing": asdict(sharing) if sharing else None,
-                "study": study_plan.describe(found),
-                "removed": vote_table.removal_rows(found),
-            }
-            return {**page_data.describe(found), **more}
+    def run(since: str | None = None) -> Response:
+        return Response(run_page.text(since), media_type="application/json")
 
     @app.get("/api/counts")
     def counts() -> PlainData:
@@ -224,6 +239,7 @@ def _add_run_routes(
                 "counts": found.counts(),
                 "sweeping": found.is_sweeping,
                 "votes_version": found.votes_version(),
+                "state": run_page.state(),
             }
 
     @app.get("/clips/{key}.mp4")

@@ -23,6 +23,7 @@ const POLL = 5, POLL_VOTES = 2; // seconds, while a sweep or raters write
 const root = document.getElementById("main");
 const transport = new Transport();
 let run, grid, pair, shown;
+let seen = null; // the state of the run when it was read last
 
 async function begin() {
   applyTheme();
@@ -49,9 +50,10 @@ async function begin() {
 
 /** Read the run again: a sweep, a trial or a vote has added to it. */
 async function reload() {
-  const wasEmpty = run.settings.length === 0;
+  const before = run;
   run = await loadRun(ask);
-  if (wasEmpty) start(run, location.hash);
+  if (run === before) return run;
+  if (before.settings.length === 0) start(run, location.hash);
   for (const part of [grid, pair]) part.run = run;
   for (const cell of grid.cells.values()) cell.run = run;
   render({});
@@ -64,7 +66,10 @@ async function poll() {
     await pause(state.view === "votes" || wasAway ? POLL_VOTES : POLL);
     try {
       const now = await ask("GET", "/api/counts");
-      if ((wasAway || isNew(now)) && state.view !== "try") await reload();
+      if ((wasAway || isNew(now)) && state.view !== "try") {
+        await reload();
+        seen = now.state;
+      }
       isBack();
       wasAway = false;
     } catch (error) {
@@ -74,9 +79,9 @@ async function poll() {
   }
 }
 
-function isNew({ counts, sweeping, votes_version: votes }) {
-  return counts.done !== run.counts.done || counts.failed !== run.counts.failed
-    || sweeping !== run.sweeping || votes !== run.votes_version;
+/** Whether anything was written to the run, by whomever. */
+function isNew({ sweeping, state: written }) {
+  return sweeping !== run.sweeping || written !== seen;
 }
 
 function render(changes) {

@@ -4,9 +4,34 @@ const embedded = document.getElementById("data");
 
 export const isReport = embedded !== null;
 
-/** The run, with what finds its parts; `load` gets it from the server. */
+let known = null; // what the server has told of the run
+let shown = null; // the same, with what finds its parts
+
+/**
+ * The run, with what finds its parts; `load` gets from the server what is new of it. Where nothing
+ * is, it is the same object as before.
+ */
 export async function loadRun(load) {
-  return indexed(isReport ? JSON.parse(embedded.textContent) : await load("GET", "/api/run"));
+  if (isReport) return indexed(JSON.parse(embedded.textContent));
+  const since = known ? `?since=${known.version}` : "";
+  const told = await load("GET", `/api/run${since}`);
+  if (told.since && told.version === told.since) return shown;
+  known = merged(known, told);
+  shown = indexed(known);
+  return shown;
+}
+
+/** The whole of a run from what was known of it and what has changed since. */
+function merged(before, told) {
+  if (!told.since) return told;
+  const clips = new Map(before.clips.map((clip) => [placeOf(clip), clip]));
+  for (const place of told.gone) clips.delete(place);
+  for (const clip of told.clips) clips.set(placeOf(clip), clip);
+  return { ...before, ...told.parts, version: told.version, clips: [...clips.values()] };
+}
+
+function placeOf({ prompt, seed, setting }) {
+  return cellKey(prompt, seed, setting);
 }
 
 /** The same address in both: a folder beside the page, or a path of the server. */
@@ -31,7 +56,7 @@ export class Failed extends Error {
 export async function ask(method, path, body = undefined) {
   const headers = { "Content-Type": "application/json" };
   const sent = body === undefined ? {} : { body: JSON.stringify(body), headers };
-  const signal = AbortSignal.timeout((path === "/api/run" ? PATIENCE_RUN : PATIENCE) * 1000);
+  const signal = AbortSignal.timeout((path.startsWith("/api/run") ? PATIENCE_RUN : PATIENCE) * 1000);
   const answer = await fetch(path, { method, credentials: "same-origin", signal, ...sent })
     .catch(() => { throw new Failed("The studio does not answer."); });
   const content = await answer.json().catch(() => ({}));
@@ -48,8 +73,9 @@ function wordsOf({ error, detail }, status) {
 function indexed(run) {
   const byId = (rows) => new Map(rows.map((row) => [row.id, row]));
   const several = new Set(run.settings.map((setting) => setting.model)).size > 1;
-  const settings = run.settings.map((setting) => ({ ...setting, title: several ? `${setting.name}, ${setting.model.split("/").at(-1)}` : setting.name }));
-  const cells = new Map(run.clips.map((clip) => [cellKey(clip.prompt, clip.seed, clip.setting), clip]));
+  const titleOf = ({ name, model }) => (several ? `${name}, ${model.split("/").at(-1)}` : name);
+  const settings = run.settings.map((setting) => ({ ...setting, title: titleOf(setting) }));
+  const cells = new Map(run.clips.map((clip) => [placeOf(clip), clip]));
   return {
     ...run,
     settings,
