@@ -23,6 +23,7 @@ from skipguide.generate.record import hash_weights, weight_files
 from skipguide.method.protocols import Pipeline
 
 INDEX_FILE = "model_index.json"
+Dtypes = torch.dtype | dict[str, torch.dtype]  # of all components, or by their names
 # Any of these holds the vocabulary of a tokenizer.
 VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
 # The tokenizers that have none: their tokens are bytes.
@@ -108,7 +109,9 @@ def load(settings: ModelSettings, revision: str | None = None) -> Any:
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     small = device == "cpu" or settings.model in packaged.NAMES
-    dtype = getattr(torch, settings.dtype or ("float32" if small else "bfloat16"))
+    dtype: Any = getattr(torch, settings.dtype or ("float32" if small else "bfloat16"))
+    if settings.vae_dtype is not None:
+        dtype = {"default": dtype, "vae": getattr(torch, settings.vae_dtype)}
     pipe = (
         _load_from_folder(folder, dtype)
         if folder
@@ -257,7 +260,7 @@ def _check_tokenizers(folder: Path) -> None:
 # --- reading the files ----------------------------------------------------------------------------
 
 
-def _load_from_folder(folder: Path, dtype: torch.dtype) -> Any:
+def _load_from_folder(folder: Path, dtype: Dtypes) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     check_pipeline(folder / INDEX_FILE)
@@ -266,7 +269,7 @@ def _load_from_folder(folder: Path, dtype: torch.dtype) -> Any:
         return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
 
 
-def _load_from_hub(model: str, dtype: torch.dtype, revision: str | None) -> Any:
+def _load_from_hub(model: str, dtype: Dtypes, revision: str | None) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from huggingface_hub import hf_hub_download
 

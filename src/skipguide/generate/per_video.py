@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
+import functools
 import logging
 from collections.abc import Iterator
 from typing import Any
+
+import torch
 
 from skipguide.generate.model_parsing import scheduler_options
 from skipguide.generate.model_settings import ModelSettings
@@ -41,6 +45,8 @@ def use_scheduler(pipe: Pipeline, settings: ModelSettings) -> Iterator[None]:
         return
     own = pipe.scheduler
     pipe.scheduler = build_scheduler(own, settings.scheduler, settings.flow_shift)
+    if settings.scheduler is None:
+        _check_effect(pipe.scheduler, own, type(pipe).__name__)
     try:
         yield
     finally:
@@ -73,6 +79,29 @@ def build_scheduler(own: Any, named: str | None, flow_shift: float | None) -> An
     return kind(**config)
 
 
+def _check_effect(shifted: Any, own: Any, model: str) -> None:
+    """Let a scheduler refuse its shift where the noise levels are the same without it.
+
+    Some pipelines hand the noise levels to the scheduler, and some schedulers leave them as they
+    are.
+    """
+    set_timesteps = shifted.set_timesteps
+
+    @functools.wraps(set_timesteps)
+    def checked(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        other = copy.deepcopy(own)
+        other.set_timesteps(*args, **kwargs)
+        if torch.equal(other.sigmas.cpu(), shifted.sigmas.cpu()):
+            raise ValueError(
+                f"flow_shift must change the noise levels, but those of {model} are the same"
+                f" without it: its {type(own).__name__} is given them or finds them in another"
+                " way. Leave out --flow-shift."
+            )
+
+    shifted.set_timesteps = checked
+
+
 def _named_scheduler(named: str) -> tuple[type[Any], PlainData]:
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -80,10 +109,13 @@ def _named_scheduler(named: str) -> tuple[type[Any], PlainData]:
     name, options = scheduler_options(named)
     kind = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-        known = [word for word in dir(diffusers) if word.endswith("Scheduler")]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        short = [word.removesuffix("Scheduler") for word in close]
-        advice = f"Did you mean {short[0]!r}?" if short else "Check the name."
+        short = name.removesuffix("Scheduler")
+        known = [
+            word.removesuffix("Scheduler") for word in dir(diffusers) if word.endswith("Scheduler")
+        ]
+        longer = [word for word in known if word.startswith(short)]
+        close = longer or difflib.get_close_matches(short, known, n=2, cutoff=0.6)
+        advice = f"Did you mean {' or '.join(close[:3])}?" if close else "Check the name."
         raise ValueError(
             f"scheduler must be one of diffusers, but got {named!r}, and there is no {name}."
             f" {advice}"

@@ -10,6 +10,7 @@ from torch import nn
 from skipguide.generate.model_settings import ModelSettings
 from skipguide.method.protocols import Pipeline
 
+_TILES_ONLY = ("AutoencoderKLAllegro",)  # cannot decode in one piece
 _CPU = torch.device("cpu")
 _DENOISERS = ("transformer", "transformer_2", "unet")
 
@@ -21,7 +22,9 @@ def place(pipe: Pipeline, settings: ModelSettings, device: str) -> None:
         ValueError: for what this pipeline cannot do.
     """
     if settings.vae_dtype is not None:
-        _set_vae_dtype(pipe, getattr(torch, settings.vae_dtype))
+        _cast_for_vae(pipe, getattr(torch, settings.vae_dtype))
+    if type(getattr(pipe, "vae", None)).__name__ in _TILES_ONLY:
+        pipe.vae.enable_tiling()
     if settings.offload is None:
         pipe.to(device)
     else:
@@ -32,7 +35,8 @@ def place(pipe: Pipeline, settings: ModelSettings, device: str) -> None:
 
 def execution_device(pipe: Pipeline) -> torch.device:
     """Return the device on which a pipeline computes; its weights may lie elsewhere."""
-    return getattr(pipe, "_execution_device", pipe.device)
+    found = getattr(pipe, "_execution_device", pipe.device)
+    return _CPU if found.type == "cpu" else found  # "cpu:0" after offloading
 
 
 def denoisers(pipe: Pipeline) -> dict[str, nn.Module]:
@@ -48,25 +52,41 @@ def _offload(pipe: Pipeline, offload: str, device: torch.device) -> None:
     how, _, blocks = offload.partition(":")
     if how == "model":
         pipe.enable_model_cpu_offload(device=device)
+    elif how == "sequential" and device.type == "cpu":
+        _offload_within_memory(pipe, device)
     elif how == "sequential":
         pipe.enable_sequential_cpu_offload(device=device)
     else:
-        level = {"offload_type": "block_level", "num_blocks_per_group": int(blocks)}
+        by_block = {"offload_type": "block_level", "num_blocks_per_group": int(blocks or 1)}
         pipe.enable_group_offload(
             onload_device=device,
             offload_device=_CPU,
             use_stream=device.type == "cuda",
-            **(level if blocks else {"offload_type": "leaf_level"}),
+            **(by_block if blocks else {"offload_type": "leaf_level"}),
         )
+
+
+def _offload_within_memory(pipe: Pipeline, device: torch.device) -> None:
+    """Put the hooks of sequential offloading on a pipeline that runs on the CPU.
+
+    diffusers would name the device "cpu:0", and accelerate then takes weights for tensors.
+    """
+    import accelerate
+
+    for module in pipe.components.values():
+        if isinstance(module, nn.Module):
+            buffers = len(module._parameters) > 0  # as diffusers decides it
+            accelerate.cpu_offload(module, device, offload_buffers=buffers)
 
 
 # --- the VAE's own dtype --------------------------------------------------------------------------
 
 
-def _set_vae_dtype(pipe: Pipeline, dtype: torch.dtype) -> None:
-    """Put the VAE into another dtype than the rest.
+def _cast_for_vae(pipe: Pipeline, dtype: torch.dtype) -> None:
+    """Let the parts of a VAE that has another dtype than the rest cast what they get.
 
-    Few pipelines cast what they hand to it, so that its parts cast what they get.
+    Few pipelines cast what they hand to it. What it encodes comes back in the dtype of the rest,
+    which is that of the latents.
     """
     vae = getattr(pipe, "vae", None)
     if not isinstance(vae, nn.Module):
@@ -74,18 +94,24 @@ def _set_vae_dtype(pipe: Pipeline, dtype: torch.dtype) -> None:
             f"vae_dtype needs a model with a VAE, but {type(pipe).__name__} has none. Leave out"
             " --vae-dtype."
         )
-    vae.to(dtype)
     for part in vae.children():
         part.register_forward_pre_hook(_cast_inputs(dtype), with_kwargs=True)
+    last = [getattr(vae, name, None) for name in ("quant_conv", "encoder")]
+    last_of_encoding = next((part for part in last if isinstance(part, nn.Module)), None)
+    if last_of_encoding is not None:
+        of_rest = next(iter(denoisers(pipe).values())).dtype
+        last_of_encoding.register_forward_hook(lambda *call: _cast(call[-1], of_rest))
+
+
+def _cast(value: Any, dtype: Any) -> Any:
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.to(dtype) if is_float else value
 
 
 def _cast_inputs(dtype: torch.dtype) -> Any:
-    def cast(value: Any) -> Any:
-        is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
-        return value.to(dtype) if is_float else value
-
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
+        cast = {name: _cast(value, dtype) for name, value in kwargs.items()}
+        return tuple(_cast(value, dtype) for value in args), cast
 
     return hook
 

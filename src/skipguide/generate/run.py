@@ -277,6 +277,13 @@ def _call_pipeline(
             _report_scheduler_steps(pipe, callback, "callback_on_step_end" not in parameters),
         ):
             return pipe(**call).frames[0]
+    except RuntimeError as error:
+        if settings.offload == "sequential" and "meta" in str(error):
+            raise ValueError(
+                f"offload must be model or group for {type(pipe).__name__}, which reads weights"
+                " outside of the layers that hold them, but got sequential. Take --offload group."
+            ) from error
+        raise
     except (ZeroDivisionError, IndexError) as error:
         if isinstance(error, IndexError):  # LTX's, which looks for a timestep that is no number
             noise_levels.check_timesteps(pipe.scheduler, type(pipe).__name__)
