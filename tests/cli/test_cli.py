@@ -25,11 +25,13 @@ from typer.testing import CliRunner, Result
 
 import skipguide
 from skipguide.cli import app, console, main
-from skipguide.cli.compare import _NO_READING, _column_settings, _describe_method
-from skipguide.cli.options import file_name
+from skipguide.cli.compare import _NO_READING
+from skipguide.cli.compare_files import column_settings
+from skipguide.cli.names import file_name
 from skipguide.files import packaged, video
 from skipguide.generate import loading
 from skipguide.generate import run as generation
+from skipguide.generate.describe import describe_method
 from skipguide.generate.resolve import resolve_guidance
 from skipguide.generate.settings import validate_settings
 from skipguide.lab import judge
@@ -200,14 +202,6 @@ def test_reproduce_uses_the_recorded_threads(here: Path) -> None:
     rewrite(here / "x.mp4", machine={**record["machine"], "threads": before + 1})
     assert output("reproduce", "x.mp4")["record"]["machine"]["threads"] == before + 1
     assert torch.get_num_threads() == before
-
-
-def test_reproduce_refuses_a_comparison(here: Path) -> None:
-    run("compare", "x", "--model", "../tiny", *SMALL)
-    said = run("reproduce", "compare/x-0.mp4", code=2)
-    assert said.stderr.startswith(
-        "error: reproduce needs the record of a single video, but compare/x-0.mp4 is a comp"
-    )
 
 
 def test_reproduce_refuses_other_videos(here: Path) -> None:
@@ -419,7 +413,7 @@ def test_method_of_orthogonal_terms() -> None:
         {**given, "skip": "attention", "guidance_scale": 1.0, "stg_scale": 1.0}
     )
     settings = settings.model_copy(update={"guidance": resolve_guidance(settings.guidance, None)})
-    columns = [_describe_method(column) for column in _column_settings(settings)]
+    columns = [describe_method(column) for column in column_settings(settings)]
     assert columns == [
         "no CFG",
         "no CFG + STG 1 + spatial 2 (attention up:0)",
@@ -450,7 +444,14 @@ def test_compare_is_two_generations_from_the_same_noise(here: Path) -> None:
         "c/a-blue-square-5.png",
     ]
     assert said["files"] == files
-    assert names(here) == sorted([*files, "c/a-red-star-5.mp4.json", "c/a-blue-square-5.mp4.json"])
+    clips = [
+        f"c/{method}/{name}-5.mp4"
+        for name in ("a-red-star", "a-blue-square")
+        for method in ("cfg-4.5", "cfg-4.5-stg-1-residual-2")
+    ]
+    assert [run["clip"] for run in said["runs"]] == clips
+    records = [f"{file}.json" for file in [*files[::2], *clips]]
+    assert names(here) == sorted([*files, *clips, *records, "c/ledger.sqlite"])
     told = [
         (run["prompt"], run["method"], run["passes_per_step"], run["judge"]) for run in said["runs"]
     ]
@@ -518,11 +519,6 @@ def test_the_judge_knows_a_model_of_the_lab_by_how_it_is_built(name: str) -> Non
     model = pipe.unet if name == "lab-svd" else pipe.transformer
     model.register_to_config(num_attention_heads=7)
     assert not judge.knows_model(pipe)
-
-
-def test_compare_counts_prompts_that_share_a_name(here: Path) -> None:
-    said = output("compare", "Red star", "red star!", "red star!", "--model", "../tiny", *SMALL)
-    assert said["files"][::2] == ["compare/red-star-0.mp4", "compare/red-star-0.2.mp4"]
 
 
 @pytest.mark.parametrize("existing", ["x-0.mp4", "x-0.mp4.json", "x-0.png"])

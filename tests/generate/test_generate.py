@@ -794,7 +794,7 @@ def test_a_setting_that_came_with_a_newer_version_has_not_changed() -> None:
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ({"runs": [1, 2]}, r"single video, but a\.mp4 is a comparison of 2\. Run"),
+        ({"runs": [1, 2]}, r"single video, but a\.mp4 is a comparison of 2\. `skip"),
         ({"format": 99, "settings": {}}, r"format 1 or 2, but that of a\.mp4 has format 99\. Use"),
         ({}, r"format 1 or 2, but that of a\.mp4 has format None"),
         ({"format": 1, "settings": {"prompt": "p", "stg": 1}}, r"must be one of .*, but got 'stg'"),

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from skipguide import APG, SLG, STG, TCFG, Bin, CFGZero, Interval, Restart, Schedule, guide
 from skipguide.cli import app
-from skipguide.cli.compare import _describe_method
 from skipguide.families import presets
 from skipguide.files import video
 from skipguide.generate import loading
 from skipguide.generate import run as generation
+from skipguide.generate.describe import describe_method
 from skipguide.generate.parsing import read_schedule_files
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
@@ -323,7 +323,7 @@ def test_strength_is_filled_in(pipe: Any) -> None:
 )  # fmt: skip
 def test_methods_have_names(pipe: Any, given: dict[str, Any], method: str) -> None:
     assert (
-        _describe_method(resolve_settings(validate_settings({"prompt": "p", **given}), pipe))
+        describe_method(resolve_settings(validate_settings({"prompt": "p", **given}), pipe))
         == method
     )
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipguide.cli import console, options
+from skipguide.cli import batch_run, compare_files, console, generate_many, names, options
+from skipguide.cli.batch import FirstFrames, Item, build_items, check_early, is_batch, refuse_others
+from skipguide.cli.batch_run import Outcome
+from skipguide.cli.compare_files import Column, ComparisonColumn
 from skipguide.cli.options import Config, Json, Overwrite
-from skipguide.generate.describe import describe_rule, describe_terms
-from skipguide.generate.settings import GenerationSettings, uses_guidance
+from skipguide.cli.prompt_options import PromptFile, Seeds
+from skipguide.generate.settings import uses_guidance
 from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
-    import PIL.Image
-
+    from skipguide.cli.batch_run import State
     from skipguide.files.video import Frames
-    from skipguide.generate.record import GenerationResult
+    from skipguide.generate.run import StepCallback
     from skipguide.method.protocols import Pipeline
 
 Reader = Callable[["Frames"], "dict[str, str] | None"]
@@ -31,35 +34,13 @@ _NO_READING = (
 )
 
 
-@dataclass(frozen=True)
-class ComparisonColumn:
-    """One of the videos for one prompt."""
-
-    method: str
-    result: GenerationResult
-    record: PlainData  # without the image
-    image: dict[str, str] | None  # of the record; all runs have the same
-    judge: dict[str, str] | None  # what the lab's judge reads in the video: shape, colour, motion
-
-    def row(self) -> PlainData:
-        """Return the cells of the table for this video."""
-        measured = {
-            name: self.record["measured"][name] for name in ("passes_per_step", "seconds_per_step")
-        }
-        named = {name: self.record["settings"][name] for name in ("prompt", "image")}
-        return {**named, "method": self.method, **measured, "judge": self.judge}
-
-    def title(self) -> str:
-        """Return the prompt, or the name of the image."""
-        settings = self.record["settings"]
-        return settings["image"] if settings["prompt"] is None else settings["prompt"]
-
-
 @options.accept_settings
 def compare(
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT...", show_default=False)
     ] = None,
+    prompt_file: PromptFile = None,
+    seeds: Seeds = None,
     out_dir: Annotated[
         Path,
         typer.Option(
@@ -77,101 +58,165 @@ def compare(
 ) -> None:
     """Make CFG and CFG + STG side by side.
 
-    Both start from the same noise. Per prompt: an mp4 of the two, and a PNG strip of their frames.
-    With a spatial and a temporal scale there are three: CFG, CFG + spatial STG, CFG + both. A rule
-    for CFG and restarts are in all but the first one."""
+    Both start from the same noise. Per prompt: an mp4 of the two, a PNG strip of their frames, and
+    each video by itself in a folder of its method; the folder is a run, for the studio and
+    `skipguide evaluate`. With a spatial and a temporal scale there are three: CFG, CFG + spatial
+    STG, CFG + both. A rule for CFG and restarts are in all but the first one."""
     file = options.read_config(config)
-    titles = dict.fromkeys(prompts or [None])
-    wanted = [options.build_settings(file, given, prompt) for prompt in titles]
-    if not uses_guidance(wanted[0]):
+    texts = list(dict.fromkeys(prompts or [None]))
+    items, note = build_items(file, given, texts, prompt_file, seeds)
+    if not all(uses_guidance(item.settings) for item in items):
         raise ValueError(
             "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same."
             " Leave the scale out."
         )
-    targets = _output_paths(wanted, out_dir)
+    several = is_batch(prompt_file, seeds)
+    targets = [
+        out_dir / f"{name}.mp4" for name in names.choose_names([i.subject for i in items], out_dir)
+    ]
+    _check_outputs(targets, overwrite, several)
+    job = _Comparison(items, targets, overwrite, several)
+    job.load(note)
+    outcomes = job.run(quiet=as_json)
+    compare_files.collect(out_dir, job.finished(outcomes), job.weights)
+    _print_comparison(job, outcomes, as_json)
+    if any(outcome.state == "failed" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _check_outputs(targets: Sequence[Path], overwrite: bool, several: bool) -> None:
+    """Check that all files can be written, before anything is loaded."""
     from skipguide.files import video
-    from skipguide.generate import loading, notes, preflight
-    from skipguide.generate.resolve import resolve_settings
-    from skipguide.runs import prompt_cache
 
     for target in targets:
+        known = several and target.is_file() and names.read_record(target) is not None
         options.check_outputs(
-            [target, video.sidecar_path(target), target.with_suffix(".png")], overwrite
+            [target, video.sidecar_path(target), target.with_suffix(".png")], overwrite or known
         )
-    image = options.first_frame(wanted[0])
-    for settings in wanted:
-        preflight.check(settings, image)
-    with loading.hash_meanwhile(wanted[0]):
-        pipe = loading.load(wanted[0])
-        weights = loading.weights_fingerprint(wanted[0].model, pipe)
-    prompt_cache.encode_once(pipe)
-    read = _judge_reader(pipe)
-    for note in notes.unused_notes(wanted[0], resolve_settings(wanted[0], pipe)):
-        notes.tell(note)
-    runs: list[ComparisonColumn] = []
-    for i, (settings, target) in enumerate(zip(wanted, targets, strict=True)):
-        title = f"video {i + 1}/{len(wanted)}"
-        columns = [
-            _generate_column(pipe, side, image, weights, read, title)
-            for side in _column_settings(resolve_settings(settings, pipe))
+
+
+@dataclass
+class _Comparison:
+    """The videos of one command, with the model that makes them."""
+
+    items: list[Item]
+    targets: list[Path]
+    overwrite: bool
+    several: bool  # those of --prompts and --seeds: one that fails does not end the rest
+    pipe: Any = None
+    weights: dict[str, str] = field(default_factory=dict)
+    read: Reader = lambda frames: None
+    plans: dict[Path, list[Column]] = field(default_factory=dict)
+    refused: dict[Path, ValueError] = field(default_factory=dict)
+    made: dict[Path, list[ComparisonColumn]] = field(default_factory=dict)
+
+    def load(self, note: str | None) -> None:
+        """Load the model, fill in all settings, and find what is there already.
+
+        Raises:
+            ValueError: for files in the way, and for what the model refuses.
+        """
+        self.pictures = FirstFrames(self.items)
+        from skipguide.generate import loading, notes
+        from skipguide.runs import prompt_cache
+
+        if note is not None:
+            notes.tell(note)
+        settings = self.items[0].settings
+        check_early(self.items, self.pictures, every=not self.several)
+        with loading.hash_meanwhile(settings):
+            self.pipe = loading.load(settings)
+            self.weights = loading.weights_fingerprint(settings.model, self.pipe)
+        prompt_cache.encode_once(self.pipe)  # columns and seeds of a prompt follow each other
+        self.read = _judge_reader(self.pipe)
+        self._plan()
+        self._find_made()
+
+    def _plan(self) -> None:
+        from skipguide.generate.resolve import resolve_settings
+
+        complete = generate_many.resolve_all(self.items, self.pipe)
+        for item, target in zip(self.items, self.targets, strict=True):
+            own = complete[id(item)]
+            if isinstance(own, ValueError):
+                if not self.several:
+                    raise own
+                self.refused[target] = own
+                continue
+            base = resolve_settings(item.without_row or item.settings, self.pipe)
+            self.plans[target] = compare_files.plan_columns(own, base, target)
+
+    def _find_made(self) -> None:
+        different = []
+        for item, target in zip(self.items, self.targets, strict=True):
+            if self.overwrite or target not in self.plans:
+                continue
+            image = self.pictures.read(item)
+            plans = self.plans[target]
+            there, changes = compare_files.find_made(target, plans, self.weights, image)
+            if there:
+                self.made[target] = there
+            elif changes:
+                different.append((target, changes))
+        refuse_others(different, len(self.targets))
+        for target, plans in self.plans.items():
+            if target not in self.made and not target.is_file():
+                options.check_outputs([plan.clip for plan in plans], self.overwrite)
+
+    def run(self, quiet: bool) -> list[Outcome]:
+        """Make all that is not there."""
+        if self.several:
+            return batch_run.run_all(self.items, self.targets, self._make, quiet)
+        found = []
+        for number, (item, target) in enumerate(zip(self.items, self.targets, strict=True), 1):
+            title = f"video {number}/{len(self.items)}"
+            state, _ = self._make(item, target, None, title)
+            found.append(Outcome(item, target, state))
+        return found
+
+    def _make(
+        self, item: Item, target: Path, on_step: StepCallback | None, title: str = ""
+    ) -> tuple[State, PlainData]:
+        if target in self.refused:
+            raise self.refused[target]
+        if target in self.made:
+            return "there", {}
+        columns, frames = [], []
+        for plan in self.plans[target]:
+            progress: AbstractContextManager[StepCallback | None] = (
+                contextlib.nullcontext(on_step)
+                if self.several
+                else console.progress(f"{title}, {plan.method}")
+            )
+            with progress as callback:
+                column, own = self._make_column(item, plan, callback)
+            columns.append(column)
+            frames.append(own)
+        compare_files.write(target, item, columns, frames)
+        self.made[target] = columns
+        return "made", {}
+
+    def _make_column(
+        self, item: Item, plan: Column, on_step: StepCallback | None
+    ) -> tuple[ComparisonColumn, Frames]:
+        from skipguide.generate import record
+        from skipguide.generate import run as generation
+
+        result = generation.generate(self.pipe, plan.settings, on_step, self.pictures.read(item))
+        made = record.build_record(plan.settings, result, self.weights)
+        shared = made.pop("image", None)
+        read = self.read(result.frames)
+        return ComparisonColumn(plan.method, made, shared, read, plan.clip), result.frames
+
+    def finished(
+        self, outcomes: Sequence[Outcome]
+    ) -> list[tuple[Item, list[Column], list[ComparisonColumn]]]:
+        """Return the comparisons whose files are all there."""
+        return [
+            (outcome.item, self.plans[outcome.target], self.made[outcome.target])
+            for outcome in outcomes
+            if outcome.state != "failed"
         ]
-        _write_comparison(target, columns)
-        runs += columns
-    files = [str(path) for target in targets for path in (target, target.with_suffix(".png"))]
-    _print_comparison(runs, files, as_json)
-
-
-def _output_paths(wanted: Sequence[GenerationSettings], folder: Path) -> list[Path]:
-    """Return one mp4 per prompt; prompts that would share a name are numbered."""
-    targets: list[Path] = []
-    for settings in wanted:
-        name = options.file_name(settings)
-        alike = sum(target.stem == name or target.stem.startswith(f"{name}.") for target in targets)
-        targets.append(folder / (f"{name}.{alike + 1}.mp4" if alike else f"{name}.mp4"))
-    return targets
-
-
-def _column_settings(complete: GenerationSettings) -> list[GenerationSettings]:
-    """Return the settings of each video, from CFG alone to everything that is asked for.
-
-    Spatial and temporal STG come one after the other (Table 4).
-    """
-    from skipguide.method.request import GuidanceRequest
-
-    request = complete.request
-    axes = {getattr(term, "axis", None) for term in request.terms}
-    columns = [GuidanceRequest(), request]
-    if {"spatial", "temporal"} <= axes:
-        spatial = tuple(term for term in request.terms if term.axis != "temporal")
-        columns.insert(1, dataclasses.replace(request, terms=spatial, orthogonalize=False))
-    return [complete.model_copy(update={"guidance": column}) for column in columns]
-
-
-def _generate_column(
-    pipe: Pipeline,
-    settings: GenerationSettings,
-    image: PIL.Image.Image | None,
-    weights: dict[str, str],
-    read: Reader,
-    title: str,
-) -> ComparisonColumn:
-    from skipguide.generate import record
-    from skipguide.generate import run as generation
-
-    method = _describe_method(settings)
-    with console.progress(f"{title}, {method}") as on_step:
-        result = generation.generate(pipe, settings, on_step, image)
-    made = record.build_record(settings, result, weights)
-    shared = made.pop("image", None)
-    return ComparisonColumn(method, result, made, shared, read(result.frames))
-
-
-def _describe_method(settings: GenerationSettings) -> str:
-    """Return a title, as in "CFG 4.5 + STG 1 (residual 8)", "no CFG + restart"."""
-    assert settings.guidance_scale is not None
-    first = "" if settings.min_guidance_scale is None else f"{settings.min_guidance_scale:g} to "
-    cfg = f"CFG {first}{settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
-    return " + ".join([cfg + describe_rule(settings.request), *describe_terms(settings.request)])
 
 
 def _judge_reader(pipe: Pipeline) -> Reader:
@@ -184,45 +229,38 @@ def _judge_reader(pipe: Pipeline) -> Reader:
     return judge.read
 
 
-def _write_comparison(target: Path, columns: Sequence[ComparisonColumn]) -> None:
-    from skipguide.files import video
-
-    frames = {run.method: run.result.frames for run in columns}
-    with video.atomic_replace(target.with_suffix(".png")) as (part,):
-        video.make_frame_strip(frames, columns[0].title()).save(part, format="PNG")
-    fps = columns[0].record["settings"]["fps"]
-    video.write(target, video.place_side_by_side(frames), fps, _combined_record(columns))
+# --- what it says ---------------------------------------------------------------------------------
 
 
-def _combined_record(columns: Sequence[ComparisonColumn]) -> PlainData:
-    """Return the record of a comparison: those of its videos, and once the image they all start
-    from."""
-    from skipguide.generate.record import RECORD_FORMAT
-
-    image = columns[0].image
-    return {
-        "format": RECORD_FORMAT,
-        **({"image": image} if image else {}),
-        "runs": [run.record for run in columns],
-    }
-
-
-def _print_comparison(
-    runs: Sequence[ComparisonColumn], files: Sequence[str], as_json: bool
-) -> None:
-    judged = any(run.judge for run in runs)
+def _print_comparison(job: _Comparison, outcomes: Sequence[Outcome], as_json: bool) -> None:
+    finished = job.finished(outcomes)
+    runs = [column for _, _, columns in finished for column in columns]
+    targets = [outcome.target for outcome in outcomes if outcome.state != "failed"]
+    files = [str(path) for target in targets for path in (target, target.with_suffix(".png"))]
+    notes = [] if any(run.judge for run in runs) else [_NO_READING]
     if as_json:
         payload = {
-            "runs": [{**run.row(), "record": run.record} for run in runs],
-            "files": list(files),
-            **({} if judged else {"notes": [_NO_READING]}),
+            "runs": [{**run.row(), "clip": str(run.clip), "record": run.record} for run in runs],
+            "files": files,
+            **({"notes": notes} if notes else {}),
         }
+        if job.several:
+            payload["videos"] = [batch_run.outcome_payload(outcome) for outcome in outcomes]
         console.print_result("", payload, as_json)
         return
+    if runs:
+        _print_table(runs)
+    typer.echo("\n".join([*notes, *files]))
+    if job.several:
+        typer.echo(batch_run.describe_outcomes(outcomes, "comparisons"))
+
+
+def _print_table(runs: Sequence[ComparisonColumn]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    judged = any(run.judge for run in runs)
     kind = "image" if runs[0].record["settings"]["prompt"] is None else "prompt"
     table = Table(kind, "method", "passes/step", "s/step", *["judge reads"] * judged)
     for run in runs:
@@ -230,9 +268,6 @@ def _print_comparison(
         numbers = (f"{row['passes_per_step']:.2f}", f"{row['seconds_per_step']:.2f}")
         table.add_row(Text(run.title()), Text(row["method"]), *numbers, *_reading(run))
     Console().print(table)
-    if not judged:
-        typer.echo(_NO_READING)
-    typer.echo("\n".join(files))
 
 
 def _reading(column: ComparisonColumn) -> list[str]:

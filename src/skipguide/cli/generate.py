@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
-from skipguide.cli import console, options
+from skipguide.cli import console, generate_many, names, options
+from skipguide.cli.batch import build_items, is_batch
 from skipguide.cli.options import Config, Json, Overwrite
+from skipguide.cli.prompt_options import PromptFile, Seeds
+from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
 
 
@@ -24,7 +27,22 @@ def generate(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="The mp4.", show_default="PROMPT-SEED.mp4 or IMAGE-SEED.mp4"
+            "--out",
+            "-o",
+            help="The mp4; with --prompts or --seeds the folder of all.",
+            show_default="PROMPT-SEED.mp4 or IMAGE-SEED.mp4",
+        ),
+    ] = None,
+    prompts: PromptFile = None,
+    seeds: Seeds = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out-dir",
+            help="The folder of the video or of all videos.",
+            show_default="the current one, or FILE-videos with --prompts",
+            parser=options.parse_folder,
+            metavar="PATH",
         ),
     ] = None,
     config: Config = None,
@@ -36,9 +54,18 @@ def generate(
     """Make one video.
 
     It is an mp4 that carries the record of how it was made; the same record lies beside it as JSON.
+    With --prompts or --seeds there are many, of one model that is loaded once. Run it again after
+    whatever ended it: what is there stays, the rest is made.
     """
-    settings = options.build_settings(options.read_config(config), given, prompt)
-    target = options.check_suffix(out or Path(f"{options.file_name(settings)}.mp4"), ".mp4")
+    file = options.read_config(config)
+    if is_batch(prompts, seeds):
+        items, note = build_items(file, given, [prompt], prompts, seeds)
+        folder = generate_many.choose_folder(out, out_dir, prompts)
+        generate_many.generate_many(items, folder, overwrite, as_json, note)
+        return
+    settings = options.build_settings(file, given, prompt)
+    named = (out_dir or Path()) / out if out else _default_path(settings, out_dir)
+    target = options.check_suffix(named, ".mp4")
     from skipguide.files import video
 
     options.check_outputs([target, video.sidecar_path(target)], overwrite)
@@ -64,6 +91,12 @@ def generate(
         "record": made,
     }
     console.print_result(_summary(target, made), payload, as_json)
+
+
+def _default_path(settings: GenerationSettings, folder: Path | None) -> Path:
+    """Return where a video goes that has no name: none that a video of another prompt has."""
+    (name,) = names.choose_names([names.Subject(settings)], folder or Path())
+    return (folder or Path()) / f"{name}.mp4"
 
 
 def _summary(target: Path, made: PlainData) -> str:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipguide.files.text import symbol_name, to_ascii
 from skipguide.generate import parsing
 from skipguide.generate.fields import flag_name
 from skipguide.generate.settings import GenerationSettings, validate_settings
@@ -217,29 +214,3 @@ def check_suffix(path: Path, suffix: str) -> Path:
             f" {path.with_suffix(suffix).name}."
         )
     return path
-
-
-MAX_NAME = 60, 160  # characters, bytes: a file system takes 255 bytes, suffixes included
-
-
-def file_name(settings: GenerationSettings) -> str:
-    """Return a name for the video without suffix: from its prompt, or else from its image's name.
-
-    Latin letters are written without their accents, others as they are, emoji as their names.
-    """
-    title = Path(settings.image or "").stem if settings.prompt is None else settings.prompt
-    plain = "".join(map(_plain_letter, unicodedata.normalize("NFC", title)))
-    words = re.sub(r"-+", "-", plain)[: MAX_NAME[0]]
-    words = words.encode()[: MAX_NAME[1]].decode(errors="ignore").strip("-")
-    return f"{words or 'video'}-{settings.seed}"
-
-
-def _plain_letter(letter: str) -> str:
-    if plain := to_ascii(letter).lower():
-        return re.sub(r"[^a-z0-9]", "-", plain)
-    if name := symbol_name(letter):
-        return f"-{name.replace(' ', '-')}-"
-    category = unicodedata.category(letter)
-    if category in ("Cf", "Sk") or 0xFE00 <= ord(letter) <= 0xFE0F:  # joiners, variants, skins
-        return ""
-    return letter.lower() if category[0] in "LMN" else "-"

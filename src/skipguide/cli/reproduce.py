@@ -1,18 +1,22 @@
-"""skipguide reproduce: make a video again from its record, and say whether it came out the same."""
+"""skipguide reproduce: make videos again from their record, and say whether they came out the
+same."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipguide.cli import console
+from skipguide.cli import compare_files, console
 from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix
-from skipguide.generate.settings import validate_settings
-from skipguide.method.protocols import PlainData
+from skipguide.generate.describe import describe_method
+from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.method import validate
+from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
     from skipguide.files.video import Frames
@@ -20,10 +24,22 @@ if TYPE_CHECKING:
 
 def reproduce(
     source: Annotated[
-        Path, typer.Argument(metavar="VIDEO", help="An mp4 that skipguide generate wrote.")
+        Path,
+        typer.Argument(
+            metavar="VIDEO", help="An mp4 that skipguide generate, compare or sweep wrote."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the new video there.")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Of a comparison: only videos of this method, as 'CFG 4.5', cfg-4.5, STG, or 2"
+            " for the second.",
+            show_default="all",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Where the model is now, if it has moved.")
@@ -36,49 +52,136 @@ def reproduce(
 ) -> None:
     """Make a video again from its record.
 
-    Says whether it came out bit-equal (the frames before encoding): exit code 0 if so, 1 if not.
+    Says whether it came out bit-equal (the frames before encoding): exit code 0 if so, 1 if not. Of
+    a comparison all videos are made again, and it says so of each.
     """
-    from skipguide.files import image as image_file
     from skipguide.files import video
-    from skipguide.generate import loading, record, run
-    from skipguide.generate.resolve import resolve_settings
 
     then = video.read_record(source)
     moved = {
         name: value for name, value in (("model", model), ("device", device)) if value is not None
     }
-    settings = validate_settings(
-        {**record.settings_from_record(then, source).model_dump(), **moved}
-    )
-    image = image_file.decode_from_record(then.get("image"), source) if settings.image else None
+    several = "runs" in then
+    recorded = _recorded_runs(then, source, moved)
+    if several:
+        recorded = _choose(recorded, only)
+    elif only is not None:
+        raise ValueError(
+            f"--only is for comparisons, but {source} is a single video. Leave --only out."
+        )
     if out is not None:
         check_outputs([check_suffix(out, ".mp4"), video.sidecar_path(out)], overwrite)
-    revision = None if model else then.get("weights", {}).get("revision")
-    with loading.hash_meanwhile(settings):
-        pipe = loading.load(settings, revision)
-        settings = resolve_settings(settings, pipe)  # for records that were edited by hand
-        with _use_recorded_threads(then), console.progress("denoising") as on_step:
-            result = run.generate(pipe, settings, on_step, image)
-            weights = loading.weights_fingerprint(settings.model, pipe)
-            now = record.build_record(settings, result, weights)
-    payload = {
-        "bit_equal": then.get("frames_sha256") == now["frames_sha256"],
-        "changed": record.diff_records(then, now),
-        "difference": None,
-        "out": None if out is None else str(out),
-        "record": now,
-    }
-    if not payload["bit_equal"]:
-        payload["difference"] = _largest_difference(result.frames, video.read(source)[0])
+    made = list(_make_again(recorded, source, moved))
+    results = [_result(run, frames, now, source, len(then.get("runs", "1")))
+               for run, frames, now in made]  # fmt: skip
     if out is not None:
-        video.write(out, result.frames, now["settings"]["fps"], now)
-    console.print_result(_verdict(payload), payload, as_json)
+        _write(out, recorded, [(frames, now) for _, frames, now in made])
+    written = None if out is None else str(out)
+    if several:
+        payload = {"bit_equal": all(r["bit_equal"] for r in results), "out": written,
+                   "runs": results}  # fmt: skip
+        said = "\n".join(f"{result['method']}: {_verdict(result)}" for result in results)
+    else:
+        payload = {name: results[0][name] for name in ("bit_equal", "changed", "difference")}
+        payload |= {"out": written, "record": results[0]["record"]}
+        said = _verdict(payload)
+    console.print_result(said, payload, as_json)
     if not payload["bit_equal"]:
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True)
+class _Recorded:
+    """One video of a record."""
+
+    place: int  # among the videos of a comparison
+    method: str
+    record: PlainData
+    settings: GenerationSettings
+
+
+def _recorded_runs(then: ReadOnlyData, source: Path, moved: ReadOnlyData) -> list[_Recorded]:
+    """Return the videos in a record, one or those of a comparison.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    from skipguide.generate import record
+    from skipguide.generate.record import upgrade_settings
+
+    shared = {"image": then["image"]} if "image" in then else {}
+    runs = [{**run, **shared} for run in then["runs"]] if "runs" in then else [dict(then)]
+    found = []
+    for place, run in enumerate(runs):
+        settings = record.settings_from_record(run, source)
+        complete = validate_settings(upgrade_settings(run["settings"])) if len(runs) > 1 else None
+        method = describe_method(complete) if complete else ""
+        found.append(_Recorded(place, method, run, _move(settings, moved)))
+    return found
+
+
+def _move(settings: GenerationSettings, moved: ReadOnlyData) -> GenerationSettings:
+    return validate_settings({**settings.model_dump(), **moved}) if moved else settings
+
+
+def _choose(recorded: Sequence[_Recorded], only: str | None) -> list[_Recorded]:
+    """Return the videos of a method: by its number, its whole name, or a part of it.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if only is None:
+        return list(recorded)
+    wanted = only.strip().casefold()
+    ways = (
+        lambda run: wanted == str(run.place + 1),
+        lambda run: wanted in (run.method.casefold(), compare_files.folder_name(run.method)),
+        lambda run: wanted and wanted in run.method.casefold(),
+    )
+    for way in ways:
+        if found := [run for run in recorded if way(run)]:
+            return found
+    methods = [run.method for run in recorded]
+    raise ValueError(
+        f"--only must be one of {', '.join(methods)}, but got {only!r}."
+        f" {validate.did_you_mean(only, methods)}"
+    )
+
+
+def _make_again(
+    recorded: Sequence[_Recorded], source: Path, moved: ReadOnlyData
+) -> Iterator[tuple[_Recorded, Frames, PlainData]]:
+    """Yield each video with its new frames and record; the model is loaded once where it can be."""
+    from skipguide.files import image as image_file
+    from skipguide.generate import loading, record, run
+    from skipguide.generate.resolve import resolve_settings
+
+    images = [
+        image_file.decode_from_record(entry.record.get("image"), source)
+        if entry.settings.image
+        else None
+        for entry in recorded
+    ]
+    loaded: Any = None
+    pipe: Any = None
+    for entry, image in zip(recorded, images, strict=True):
+        revision = None if "model" in moved else entry.record.get("weights", {}).get("revision")
+        with loading.hash_meanwhile(entry.settings):
+            if loaded != (entry.settings.load_key(), revision):
+                pipe = None  # before the next one takes its memory
+                pipe = loading.load(entry.settings, revision)
+                loaded = (entry.settings.load_key(), revision)
+            settings = resolve_settings(entry.settings, pipe)  # for records edited by hand
+            title = f"{entry.method}, denoising" if entry.method else "denoising"
+            with _use_recorded_threads(entry.record), console.progress(title) as on_step:
+                result = run.generate(pipe, settings, on_step, image)
+                weights = loading.weights_fingerprint(settings.model, pipe)
+                now = record.build_record(settings, result, weights)
+        yield entry, result.frames, now
+
+
 @contextlib.contextmanager
-def _use_recorded_threads(then: PlainData) -> Iterator[None]:
+def _use_recorded_threads(then: ReadOnlyData) -> Iterator[None]:
     """Use as many threads as when the video was made: sums are split by threads and round
     differently."""
     import torch
@@ -92,18 +195,62 @@ def _use_recorded_threads(then: PlainData) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _largest_difference(frames: Frames, decoded: Frames) -> int | None:
+def _write(
+    out: Path, recorded: Sequence[_Recorded], made: Sequence[tuple[Frames, PlainData]]
+) -> None:
+    """Write one video as such, and several side by side."""
+    from skipguide.files import video
+
+    if len(made) == 1:
+        frames, now = made[0]
+        video.write(out, frames, now["settings"]["fps"], now)
+        return
+    joined = {run.method: frames for run, (frames, _) in zip(recorded, made, strict=True)}
+    records = [now for _, now in made]
+    combined = compare_files.combine_records(records)
+    fps = records[0]["settings"]["fps"]
+    video.write(out, video.place_side_by_side(joined), fps, combined)
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+def _result(run: _Recorded, frames: Frames, now: PlainData, source: Path, count: int) -> PlainData:
+    """Return what became of one video.
+
+    Args:
+        count: how many videos are side by side in the source.
+    """
+    from skipguide.generate import record
+
+    equal = run.record.get("frames_sha256") == now["frames_sha256"]
+    return {
+        "method": run.method,
+        "bit_equal": equal,
+        "changed": record.diff_records(run.record, now),
+        "difference": None if equal else _largest_difference(frames, source, run.place, count),
+        "record": now,
+    }
+
+
+def _largest_difference(frames: Frames, source: Path, place: int, count: int) -> int | None:
     """Return the largest difference of a pixel, of 255; None if the sizes differ."""
+    from skipguide.files import video
+
+    decoded = video.read(source)[0]
+    if count > 1:
+        columns = video.split_side_by_side(decoded, count, frames.shape)
+        decoded = columns[place] if columns else decoded
     return int(abs(frames.astype(int) - decoded).max()) if frames.shape == decoded.shape else None
 
 
-def _verdict(payload: PlainData) -> str:
-    changed = [f"  {name}: {then} -> {now}" for name, (then, now) in payload["changed"].items()]
-    if payload["bit_equal"]:
+def _verdict(result: ReadOnlyData) -> str:
+    changed = [f"  {name}: {then} -> {now}" for name, (then, now) in result["changed"].items()]
+    if result["bit_equal"]:
         return "\n".join(
             ["bit-equal", *(["changed since, to no effect:", *changed] if changed else [])]
         )
-    largest = payload["difference"]
+    largest = result["difference"]
     size = f"largest pixel difference {largest} of 255 (encoding loss included)"
     amount = "the frames have another size" if largest is None else size
     reasons = (

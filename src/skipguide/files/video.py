@@ -219,6 +219,28 @@ def place_side_by_side(columns: Mapping[str, Frames]) -> Frames:
     return out
 
 
+def split_side_by_side(joined: Frames, count: int, shape: Sequence[int]) -> list[Frames]:
+    """Return the videos that `place_side_by_side` has joined, at their own size.
+
+    Args:
+        joined: `(F, H, W, 3)`, decoded.
+        count: how many they are.
+        shape: of each, `(F, h, w, 3)`.
+
+    Returns:
+        The videos from left to right; none if the sizes do not agree.
+    """
+    factor = max(1, 256 // max(shape[1:3]))
+    height, width = shape[1] * factor, shape[2] * factor
+    if joined.shape[1:3] != (_BAR + height, count * (width + _GAP) - _GAP):
+        return []
+    lefts = [column * (width + _GAP) for column in range(count)]
+    middle = factor // 2  # of a pixel that was made a square, where an encoder blurs it least
+    return [
+        joined[:, _BAR + middle :: factor, left + middle : left + width : factor] for left in lefts
+    ]
+
+
 def make_frame_strip(rows: Mapping[str, Frames], title: str, columns: int = 8) -> Image.Image:
     """Draw frames of several videos as one image: a row per video, with time going right.
 

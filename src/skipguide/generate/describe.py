@@ -30,6 +30,18 @@ def describe_rule(request: GuidanceRequest) -> str:
     return f" by {rule['name']}" if rule else ""
 
 
+def describe_method(settings: GenerationSettings) -> str:
+    """Return a title, as in "CFG 4.5 + STG 1 (residual 8)", "no CFG + restart".
+
+    Args:
+        settings: complete.
+    """
+    assert settings.guidance_scale is not None
+    first = "" if settings.min_guidance_scale is None else f"{settings.min_guidance_scale:g} to "
+    cfg = f"CFG {first}{settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
+    return " + ".join([cfg + describe_rule(settings.request), *describe_terms(settings.request)])
+
+
 def describe_terms(request: GuidanceRequest) -> list[str]:
     """Return what is added to CFG, a phrase each: "STG 1 (residual 8)", "SLG (residual 9)",
     "restart"; of terms alike but for scale and axis "STG spatial 2" and "temporal 0.5 (...)"."""

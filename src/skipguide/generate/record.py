@@ -148,14 +148,15 @@ def settings_from_record(record: ReadOnlyData, source: Path) -> GenerationSettin
     """
     if "runs" in record:
         raise ValueError(
-            f"reproduce needs the record of a single video, but {source} is a comparison of"
-            f' {len(record["runs"])}. Run "skipguide compare" with its prompt and seed again.'
+            f"the record must be that of a single video, but {source} is a comparison of"
+            f" {len(record['runs'])}. `skipguide compare` has written each of them beside it, in"
+            " the folder of its method."
         )
     if record.get("format") not in (1, RECORD_FORMAT) or not isinstance(
         record.get("settings"), dict
     ):
         raise ValueError(
-            f"reproduce needs a record of format 1 or {RECORD_FORMAT}, but that of {source} has"
+            f"a record must be of format 1 or {RECORD_FORMAT}, but that of {source} has"
             f" format {record.get('format')!r}. Use the version of skipguide that wrote it."
         )
     return validate_settings(record["settings"])  # format 1 has flags in the place of guidance
