@@ -293,8 +293,8 @@ def test_reproduce_makes_all_videos_of_a_comparison_again(here: Path, loads: lis
     said = run("reproduce", "compare/a-0.mp4", "--out", "again.mp4").stdout
     assert said == "CFG 4.5: bit-equal\nCFG 4.5 + STG 1 (residual 2): bit-equal\n"
     assert len(loads) == 1
-    frames = [video.read(Path(path))[0] for path in ("compare/a-0.mp4", "again.mp4")]
-    assert np.array_equal(*frames)
+    before, after = (video.read(Path(path))[0] for path in ("compare/a-0.mp4", "again.mp4"))
+    assert np.array_equal(before, after)
     (entry,) = output("reproduce", "compare/a-0.mp4", "--only", "stg")["runs"]
     assert (entry["method"], entry["bit_equal"]) == ("CFG 4.5 + STG 1 (residual 2)", True)
     for typed, refusal in (
@@ -330,7 +330,7 @@ def test_reproduce_says_which_video_of_a_comparison_is_another(here: Path) -> No
     assert (first["bit_equal"], first["difference"]) == (True, None)
     alone, _ = video.read(here / "compare/cfg-4.5-stg-1-residual-2/a-0.mp4")
     assert second["bit_equal"] is False
-    assert second["difference"] == pytest.approx(255 - int(alone.min()), abs=8)  # of encoding
+    assert second["difference"] == pytest.approx(255 - int(alone.min()), abs=25)  # of encoding
 
 
 def test_a_sweep_without_a_plan(here: Path) -> None:
