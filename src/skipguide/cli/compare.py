@@ -126,7 +126,7 @@ class _Comparison:
         check_early(self.items, self.pictures, every=not self.several)
         with loading.hash_meanwhile(settings):
             self.pipe = loading.load(settings)
-            self.weights = loading.weights_fingerprint(settings.model, self.pipe)
+            self.weights = loading.weights_fingerprint(settings, self.pipe)
         prompt_cache.encode_once(self.pipe)  # columns and seeds of a prompt follow each other
         self.read = _judge_reader(self.pipe)
         self._plan()

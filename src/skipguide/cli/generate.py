@@ -81,7 +81,7 @@ def generate(
             notes.tell(note)
         with console.progress("denoising") as on_step:
             result = run.generate(pipe, settings, on_step, image)
-        weights = loading.weights_fingerprint(settings.model, pipe)
+        weights = loading.weights_fingerprint(settings, pipe)
     made = record.build_record(settings, result, weights)
     video.write(target, result.frames, made["settings"]["fps"], made)
     payload = {

@@ -63,7 +63,7 @@ def generate_many(
     batch.check_early(items, pictures)
     with loading.hash_meanwhile(items[0].settings):
         pipe = loading.load(items[0].settings)
-        weights = loading.weights_fingerprint(items[0].settings.model, pipe)
+        weights = loading.weights_fingerprint(items[0].settings, pipe)
     prompt_cache.encode_once(pipe)  # the seeds of a prompt follow each other
     complete = resolve_all(items, pipe)
     there = _find_made(items, targets, complete, weights, pictures, overwrite)

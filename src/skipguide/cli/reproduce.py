@@ -175,7 +175,7 @@ def _make_again(
             title = f"{entry.method}, denoising" if entry.method else "denoising"
             with _use_recorded_threads(entry.record), console.progress(title) as on_step:
                 result = run.generate(pipe, settings, on_step, image)
-                weights = loading.weights_fingerprint(settings.model, pipe)
+                weights = loading.weights_fingerprint(settings, pipe)
                 now = record.build_record(settings, result, weights)
         yield entry, result.frames, now
 

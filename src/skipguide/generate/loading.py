@@ -17,13 +17,14 @@ import torch
 
 from skipguide.families import rows
 from skipguide.files import hash_cache, packaged
-from skipguide.generate import placement
+from skipguide.generate import hub, loaded, lora, parts, placement, quantize
+from skipguide.generate.hub import INDEX_FILE
 from skipguide.generate.model_settings import ModelSettings
+from skipguide.generate.parts import Parts
+from skipguide.generate.reading import Reading, read_pipeline
 from skipguide.generate.record import hash_weights, weight_files
 from skipguide.method.protocols import Pipeline
 
-INDEX_FILE = "model_index.json"
-Dtypes = torch.dtype | dict[str, torch.dtype]  # of all components, or by their names
 # Any of these holds the vocabulary of a tokenizer.
 VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
 # The tokenizers that have none: their tokens are bytes.
@@ -105,22 +106,33 @@ def load(settings: ModelSettings, revision: str | None = None) -> Any:
         ValueError: if there is no such model or no such device, a package is missing that its
             pipeline needs, or the model cannot be loaded or placed as the settings ask for.
     """
-    folder = local_folder(settings.model)
+    found = parts.find_parts(settings)
+    folder = local_folder(found.base)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
-    small = device == "cpu" or settings.model in packaged.NAMES
-    dtype: Any = getattr(torch, settings.dtype or ("float32" if small else "bfloat16"))
-    if settings.vae_dtype is not None:
-        dtype = {"default": dtype, "vae": getattr(torch, settings.vae_dtype)}
-    pipe = (
-        _load_from_folder(folder, dtype)
-        if folder
-        else _load_from_hub(settings.model, dtype, revision)
-    )
+    small = device == "cpu" or found.base in packaged.NAMES
+    dtype = getattr(torch, settings.dtype or ("float32" if small else "bfloat16"))
+    own = settings.vae_dtype and getattr(torch, settings.vae_dtype)
+    chosen = _chosen_quantization(settings, device)
+    how = Reading(dtype, settings.variant, chosen, device, own)
+    pipe = _load_from_folder(folder, found, how) if folder else _load_from_hub(found, how, revision)
     restore_text_model(pipe)
     pipe.set_progress_bar_config(disable=True)  # on_step reports instead
+    loras = lora.load_loras(pipe, settings.lora) if settings.lora else None
+    loaded.remember(pipe, lora=loras, quantize=how.quantize)
     placement.place(pipe, settings, device)
     return pipe
+
+
+def _chosen_quantization(settings: ModelSettings, device: str) -> str | None:
+    if settings.quantize is None:
+        return None
+    if settings.model.lower().endswith(".gguf"):
+        raise ValueError(
+            f"quantize is for weights that are not quantized yet, but got {settings.quantize!r} for"
+            f" {settings.model}. Leave out --quantize."
+        )
+    return quantize.choose_library(settings.quantize, device)
 
 
 def check_device(device: str) -> None:
@@ -138,13 +150,27 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def weights_fingerprint(model: str, pipe: Pipeline) -> dict[str, str]:
-    """Identify the weights of `pipe`: a hash over the files of a local model, or the hub
-    revision."""
-    folder = local_folder(model)
-    return (
-        {"sha256": hash_weights(folder)} if folder else {"revision": Path(pipe.name_or_path).name}
+def weights_fingerprint(settings: ModelSettings | str, pipe: Pipeline) -> dict[str, str]:
+    """Identify the weights of `pipe`: a hash over the files of a local model, or the hub revision,
+    and a hash of each component that comes from elsewhere. LoRAs have theirs in the settings.
+
+    Args:
+        settings: those that it was loaded with, or the name of its model alone.
+    """
+    if isinstance(settings, str):
+        settings = ModelSettings(model=settings)
+    found = parts.find_parts(settings)
+    folder = local_folder(found.base)
+    elsewhere = loaded.recall(pipe).get("parts", {})
+    base = (
+        {"sha256": hash_weights(folder, tuple(elsewhere))}
+        if folder
+        else {"revision": Path(pipe.name_or_path).name}
     )
+    return {
+        **base,
+        **{name: parts.hash_part(path, name) for name, path in sorted(elsewhere.items())},
+    }
 
 
 @contextlib.contextmanager
@@ -154,9 +180,18 @@ def hash_meanwhile(settings: ModelSettings) -> Iterator[None]:
     `weights_fingerprint` at the end of the block has little left to wait for; the hashes of files
     that have not changed since are known at once.
     """
-    folder = local_folder(settings.model)
-    with hash_cache.hash_ahead(weight_files(folder) if folder else ()):
+    with hash_cache.hash_ahead(_files_to_hash(settings)):
         yield
+
+
+def _files_to_hash(settings: ModelSettings) -> list[Path]:
+    found = parts.find_parts(settings)
+    elsewhere = [file for path in found.places() for file in parts.files_of(path)]
+    folder = local_folder(found.base)
+    if folder is None:
+        return elsewhere
+    replaced = parts.replaced_names(found, folder / INDEX_FILE)
+    return [*weight_files(folder, replaced), *elsewhere]
 
 
 def restore_text_model(pipe: Pipeline) -> None:
@@ -260,67 +295,25 @@ def _check_tokenizers(folder: Path) -> None:
 # --- reading the files ----------------------------------------------------------------------------
 
 
-def _load_from_folder(folder: Path, dtype: Dtypes) -> Any:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
+def _load_from_folder(folder: Path, found: Parts, how: Reading) -> Any:
     check_pipeline(folder / INDEX_FILE)
     _check_tokenizers(folder)
     with _hide_progress_bars():
-        return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        return read_pipeline(folder, found, how)
 
 
-def _load_from_hub(model: str, dtype: Dtypes, revision: str | None) -> Any:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+def _load_from_hub(found: Parts, how: Reading, revision: str | None) -> Any:
     from huggingface_hub import hf_hub_download
 
     try:
         # First the small file that says whether the rest can be used here.
-        check_pipeline(Path(hf_hub_download(model, INDEX_FILE, revision=revision)))
-        # Downloaded first and loaded from the snapshot, because the name of that folder is the
-        # revision.
-        snapshot = DiffusionPipeline.download(model, revision=revision)
-        return DiffusionPipeline.from_pretrained(snapshot, dtype=dtype)
+        index = Path(hf_hub_download(found.base, INDEX_FILE, revision=revision))
+        check_pipeline(index)
+        replaced = parts.replaced_names(found, index)
+        folder = hub.download(found.base, index, how.variant, replaced, revision)
+        return read_pipeline(folder, found, how)
     except OSError as error:
-        raise ValueError(_describe_hub_error(model, revision, error)) from error
-
-
-def _describe_hub_error(model: str, revision: str | None, error: OSError) -> str:
-    """Say in words what kept a model from being downloaded."""
-    from huggingface_hub import errors
-
-    kinds: tuple[tuple[type[Exception], str], ...] = (
-        (
-            errors.GatedRepoError,
-            "the hub gives it only to users who accepted its licence. Accept it on"
-            f" https://huggingface.co/{model}, then run: hf auth login",
-        ),
-        (
-            errors.RepositoryNotFoundError,
-            "the hub has no public model of that name. Check the name; for a private model run:"
-            " hf auth login",
-        ),
-        (
-            errors.RevisionNotFoundError,
-            f"it has no revision {revision!r} on the hub. Check the revision.",
-        ),
-        (
-            errors.LocalEntryNotFoundError,
-            "it is not in the cache, and the hub cannot be reached. Check the network, or name a"
-            " local folder.",
-        ),
-        (
-            errors.EntryNotFoundError,
-            f"it has no {INDEX_FILE} on the hub, so it is no diffusers pipeline. Name a repository"
-            " in diffusers layout, often one whose name ends in -diffusers.",
-        ),
-    )
-    start = f"model must be a local folder or a model on the hub, but {model!r} is no folder, and"
-    for cause in (error, error.__cause__, error.__context__):
-        for kind, words in kinds:
-            if isinstance(cause, kind):
-                return f"{start} {words}"
-    reason = str(error.__cause__ or error).rstrip(". ")  # diffusers wraps it in a story
-    return f"{start} the hub says: {reason}. Check the name and the network."
+        raise ValueError(hub.describe_error(found.base, revision, error)) from error
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 
 
 def parse_loras(value: Any) -> Any:
-    """Return LoRAs as plain data: from PATH, PATH:SCALE, {path, scale}, or a list of these."""
+    """Return LoRAs as plain data: from PATH, PATH:SCALE, NAME=PATH:SCALE with the name of a
+    denoiser, {path, scale}, or a list of these."""
     if value is None:
         return None
     return tuple(_parse_lora(entry) for entry in (value if _is_list(value) else [value])) or None
@@ -27,11 +28,14 @@ def parse_loras(value: Any) -> Any:
 def _parse_lora(entry: Any) -> Any:
     if not isinstance(entry, str):
         return entry
+    named = re.fullmatch(r"(?P<name>transformer|transformer_2|unet)=(?P<rest>.+)", entry)
+    component = {"component": named["name"]} if named else {}
+    entry = named["rest"] if named else entry
     # The last colon, so that C:\loras\x.safetensors stays a path.
     found = re.fullmatch(rf"(?P<path>.+):(?P<scale>{_NUMBER})", entry, re.IGNORECASE)
     if found:
-        return {"path": found["path"], "scale": float(found["scale"])}
-    return {"path": entry}
+        return {"path": found["path"], "scale": float(found["scale"]), **component}
+    return {"path": entry, **component}
 
 
 def parse_components(value: Any) -> Any:

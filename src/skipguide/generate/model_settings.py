@@ -24,6 +24,7 @@ class Lora(BaseModel):
 
     path: str = Field(min_length=1)
     scale: float = 1.0
+    component: str | None = None  # the denoiser that it is for; None is every one
     sha256: str | None = None
     trigger_words: Annotated[
         tuple[str, ...] | None, BeforeValidator(lambda value: value and tuple(value))
@@ -81,7 +82,8 @@ class ModelSettings(BaseModel):
     )
     lora: Loras = _field(
         "PATH or PATH:SCALE, or a list of these",
-        "LoRA that is added to the weights, as PATH or PATH:SCALE, once per LoRA.",
+        "LoRA that is added to the weights, as PATH or PATH:SCALE, once per LoRA: a file, a folder"
+        " or a hub id. transformer_2=PATH:SCALE is for one of two denoisers.",
     )
     quantize: Quantize = _field(
         "int8, fp8 or nf4, or one of these with its library as in int8:torchao",

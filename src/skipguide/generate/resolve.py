@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipguide.generate import flags, parsing, placement
+from skipguide.generate import flags, loaded, parsing, placement
 from skipguide.generate.fields import flag_name
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.model_settings import ModelSettings
@@ -77,6 +77,7 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
     }
     found |= _found_in_model(pipe)
     given = {**settings.model_dump(exclude={"guidance"}), "guidance": request}
+    given |= _completed_by_loading(pipe)
     given["image"] = settings.image and Path(settings.image).name
     if settings.image_fit == "crop":  # the same as None, which clips had before there was a choice
         given["image_fit"] = None
@@ -89,7 +90,13 @@ def resolve_model(settings: ModelSettings, pipe: Pipeline) -> ModelSettings:
     """Fill in what was left out of the settings of a model, as its loaded pipeline shows it."""
     found = _found_in_model(pipe)
     missing = {name: found[name] for name in found if getattr(settings, name) is None}
-    return settings.model_settings().model_copy(update=missing)
+    return settings.model_settings().model_copy(update=missing | _completed_by_loading(pipe))
+
+
+def _completed_by_loading(pipe: Pipeline) -> PlainData:
+    """Return settings that loading completed: the hashes of LoRAs, the library that quantized."""
+    known = loaded.recall(pipe)
+    return {name: known[name] for name in ("lora", "quantize") if known.get(name) is not None}
 
 
 def _found_in_model(pipe: Pipeline) -> dict[str, str]:

@@ -55,7 +55,7 @@ class Worker:
             self._loads, self._pipe = set(), None  # before the next one takes its memory
             with loading.hash_meanwhile(settings):
                 pipe = loading.load(settings)
-                self._weights = loading.weights_fingerprint(settings.model, pipe)
+                self._weights = loading.weights_fingerprint(settings, pipe)
             prompt_cache.encode_once(pipe)
             self._pipe = pipe
             self._loads = {load, resolve_model(settings, pipe).load_key()}

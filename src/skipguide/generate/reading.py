@@ -1,0 +1,69 @@
+"""Read a pipeline from a folder, with the components that come from elsewhere or are quantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipguide.generate import loaded, parts, quantize
+from skipguide.generate.hub import INDEX_FILE
+from skipguide.generate.parts import DENOISERS, Parts
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the weights of a model are read."""
+
+    dtype: torch.dtype
+    variant: str | None = None
+    quantize: str | None = None  # with its library
+    device: str = "cpu"  # where it will run
+
+    def load_part(self, path: Path, name: str, kind: type[Any], base: Path) -> Any:
+        """Load one component from a file or a folder, quantized if it is a denoiser."""
+        options: dict[str, Any] = {"variant": self.variant} if self.variant else {}
+        wanted = self.quantize if name in DENOISERS else None
+        by_diffusers = wanted and quantize.is_done_by_diffusers(wanted, self.device)
+        if wanted and by_diffusers and path.is_dir():
+            options["quantization_config"] = quantize.build_config(wanted, self.dtype)
+            wanted = None
+        model = parts.load_part(path, name, kind, base, self.dtype, options)
+        if wanted:
+            quantize.quantize_layers(model, wanted, self.dtype)
+        if self.quantize and name in DENOISERS:
+            quantize.check_layers(model, self.quantize, self.device, self.dtype)
+        return model
+
+
+def read_pipeline(folder: Path, found: Parts, how: Reading) -> Any:
+    """Load a pipeline from a folder in diffusers layout.
+
+    A component that comes from elsewhere or is quantized is loaded alone and handed to diffusers,
+    which then reads the others. Everything is checked before the first weight is read.
+
+    Raises:
+        ValueError: for a variant that the folder does not have, and parts that do not fit.
+    """
+    if how.variant:
+        parts.check_variant(how.variant, folder)
+    components: dict[str, type[Any]] = {}
+    elsewhere: dict[str, Path] = {}
+    if found.file or found.named or how.quantize:
+        components = parts.read_components(folder / INDEX_FILE)
+        elsewhere = parts.assign_files(found, components, folder)
+    quantized = [name for name in DENOISERS if name in components and how.quantize]
+    alone = {name: folder / name for name in quantized} | elsewhere
+    with quantize.quiet():
+        given = {
+            name: how.load_part(path, name, components[name], folder)
+            for name, path in alone.items()
+        }
+    more = {"variant": how.variant} if how.variant else {}
+    pipe = parts.pipeline_class(folder / INDEX_FILE).from_pretrained(
+        folder, dtype=how.dtype, local_files_only=True, **more, **given
+    )
+    loaded.remember(pipe, parts=elsewhere)
+    return pipe
