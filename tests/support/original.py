@@ -25,6 +25,22 @@ _WAN = [
     (".scale_shift_table", ".modulation"), ("proj_out.", "head.head."),
 ]  # fmt: skip
 
+_LTX = [
+    ("proj_in.", "patchify_proj."), ("time_embed.", "adaln_single."),
+    ("norm_q", "q_norm"), ("norm_k", "k_norm"),
+]  # fmt: skip
+# The blocks of a VAE of two levels, counted as in one of four.
+_LTX_VAE = [
+    ("decoder.up_blocks.1.", "decoder.up_blocks.3."),
+    ("decoder.up_blocks.0.", "decoder.up_blocks.1."),
+    ("decoder.mid_block.", "decoder.up_blocks.0."),
+    ("encoder.down_blocks.1.", "encoder.down_blocks.3."),
+    ("encoder.mid_block.", "encoder.down_blocks.9."),
+    ("resnets", "res_blocks"),
+    ("latents_mean", "per_channel_statistics.mean-of-means"),
+    ("latents_std", "per_channel_statistics.std-of-means"),
+]
+
 
 def wan_names(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights of Wan's transformer under the names of its authors."""
@@ -33,6 +49,22 @@ def wan_names(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for theirs, own in _WAN:
             name = name.replace(theirs, own)  # noqa: PLW2901
         found["head.modulation" if name == "scale_shift_table" else name] = weight
+    return found
+
+
+def ltx_names(
+    transformer: Mapping[str, torch.Tensor], vae: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The weights of a small LTX in one file, under the names of its authors."""
+    found = {}
+    for name, weight in transformer.items():
+        for theirs, own in _LTX:
+            name = name.replace(theirs, own)  # noqa: PLW2901
+        found["model.diffusion_model." + name] = weight
+    for name, weight in vae.items():
+        for theirs, own in _LTX_VAE:
+            name = name.replace(theirs, own)  # noqa: PLW2901
+        found["vae." + name] = weight
     return found
 
 

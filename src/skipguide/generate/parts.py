@@ -251,7 +251,7 @@ def load_part(
     if path.is_file():
         return single_file.load_file(path, name, kind, base, dtype)
     folder = _folder_of(path, name)
-    if not issubclass(kind, torch.nn.Module):
+    if torch.nn.Module not in kind.__mro__:  # a tokenizer, a scheduler
         return kind.from_pretrained(folder, local_files_only=True)
     if "variant" in how and not any(folder.glob(f"*.{how['variant']}[.-]*")):
         how = {key: value for key, value in how.items() if key != "variant"}

@@ -45,7 +45,7 @@ def choose_library(quantize: str, device: str) -> str:
         )
     failures = {}
     for library in (named,) if named else LIBRARIES[kind]:
-        if not _is_installed(library):
+        if not is_installed(library):
             continue
         try:
             with quiet():
@@ -65,7 +65,8 @@ def _describe_failure(quantize: str, device: str, failures: dict[str, str]) -> s
     install = f"Install {'it' if named or len(packages) == 1 else 'one'} with: pip install"
     needs = f"quantize={kind} needs {' or '.join(libraries)}"
     if not failures:
-        return f"{needs}, but none is installed. {install} {' or '.join(packages)}"
+        none = "it is not" if len(libraries) == 1 else "none is"
+        return f"{needs}, but {none} installed. {install} {' or '.join(packages)}"
     reasons = "; ".join(
         f"{library} {version(_PACKAGES[library])} says: {reason.rstrip('. ')}"
         for library, reason in failures.items()
@@ -74,7 +75,8 @@ def _describe_failure(quantize: str, device: str, failures: dict[str, str]) -> s
     return f"{needs} that works on {device}, but {reasons}.{advice} Or leave out --quantize."
 
 
-def _is_installed(library: str) -> bool:
+def is_installed(library: str) -> bool:
+    """Return whether a library is there, be it usable or not."""
     try:
         return importlib.util.find_spec(_MODULES[library]) is not None
     except ModuleNotFoundError:  # of the package around it
@@ -173,6 +175,7 @@ def _quantized(
         return layer
     from optimum import quanto  # type: ignore[import-untyped]
 
+    layer.weight.data = layer.weight.data.to(dtype)  # type: ignore[union-attr]
     around = torch.nn.Sequential(layer)
     quanto.quantize(around, weights=quanto.qint8 if kind == "int8" else quanto.qfloat8)
     quanto.freeze(around)

@@ -1,0 +1,143 @@
+"""Quantized weights are those that diffusers makes, from a folder and from a file, or the words say
+what is missing. torchao and bitsandbytes are run by `make test-quantize`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.pipelines.wan.pipeline_wan import WanPipeline
+from diffusers.quantizers.pipe_quant_config import PipelineQuantizationConfig
+
+from skipguide.generate import loaded, loading, quantize
+from skipguide.generate.model_settings import ModelSettings
+from support.loras import make_lora
+from support.original import write_wan_file
+from support.small_wan import save_wan, without_weights
+
+LIBRARIES = [
+    library for library in ("quanto", "torchao", "bitsandbytes") if quantize.is_installed(library)
+]
+KINDS = [
+    f"{kind}:{library}"
+    for kind, libraries in quantize.LIBRARIES.items()
+    for library in libraries
+    if library in LIBRARIES
+]
+# diffusers' own, of libraries
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_wan(tmp_path_factory.mktemp("models") / "wan")
+
+
+def load(model: Path, dtype: str, **given: Any) -> Any:
+    return loading.load(ModelSettings(model=str(model), device="cpu", dtype=dtype, **given))  # type: ignore[arg-type]
+
+
+def output(transformer: Any) -> torch.Tensor:
+    torch.manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(1, 4, 2, 4, 4, dtype=transformer.dtype),
+        "timestep": torch.tensor([500]),
+        "encoder_hidden_states": torch.randn(1, 12, 16, dtype=transformer.dtype),
+    }
+    with torch.no_grad():
+        return transformer(**inputs, return_dict=False)[0].float()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wanted", KINDS)
+def test_quantized_as_by_diffusers(wan: Path, tmp_path: Path, wanted: str, dtype: str) -> None:
+    pipe = load(wan, dtype, quantize=wanted)
+    found = output(pipe.transformer)
+    full = output(load(wan, dtype).transformer)
+    assert 0 < (found - full).abs().max() < 0.2 * full.abs().max()
+    assert loaded.recall(pipe)["quantize"] == wanted
+    if not wanted.endswith(":bitsandbytes"):  # with which diffusers quantizes on GPUs only
+        config = quantize.build_config(wanted, getattr(torch, dtype))
+        theirs = WanPipeline.from_pretrained(
+            wan, dtype=getattr(torch, dtype),
+            quantization_config=PipelineQuantizationConfig(quant_mapping={"transformer": config}),
+        )  # fmt: skip
+        assert torch.equal(found, output(theirs.transformer))
+    file = write_wan_file(wan, tmp_path / "wan.safetensors")
+    base = without_weights(wan, tmp_path / "base", "transformer")
+    single = load(file, dtype, quantize=wanted, base_model=str(base))
+    assert torch.equal(output(single.transformer), found)
+
+
+@pytest.mark.parametrize("wanted", KINDS)
+def test_a_lora_on_quantized_weights(wan: Path, tmp_path: Path, wanted: str) -> None:
+    file = make_lora(WanPipeline.from_pretrained(wan), tmp_path / "style.safetensors")
+    plain, full = load(wan, "float32", quantize=wanted), load(wan, "float32", lora=str(file))
+    found = output(load(wan, "float32", quantize=wanted, lora=str(file)).transformer)
+    expected = output(full.transformer)
+    assert (found - expected).abs().max() < 0.2 * expected.abs().max()
+    assert (found - output(plain.transformer)).abs().max() > 0.05 * expected.abs().max()
+
+
+def test_the_first_library_that_is_there(wan: Path) -> None:
+    for kind in ("int8", "fp8"):
+        chosen = quantize.choose_library(kind, "cpu")
+        expected = next(name for name in quantize.LIBRARIES[kind] if name in LIBRARIES)
+        assert chosen == f"{kind}:{expected}"
+    assert loaded.recall(load(wan, "float32", quantize="int8"))["quantize"].startswith("int8:")
+
+
+def test_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize, "is_installed", lambda library: False)
+    for wanted, words in {
+        "int8": "quantize=int8 needs torchao or quanto or bitsandbytes, but none is installed."
+        " Install one with: pip install torchao or optimum-quanto or bitsandbytes",
+        "nf4": "quantize=nf4 needs bitsandbytes, but it is not installed. Install it with: pip"
+        " install bitsandbytes",
+        "int8:torchao": "quantize=int8 needs torchao, but it is not installed. Install it with: pip"
+        " install torchao",
+    }.items():
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - its words are what is tested
+            quantize.choose_library(wanted, "cpu")
+        assert str(caught.value) == words
+
+
+def test_a_library_that_does_not_work_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no kernel for this device.\nmore")
+
+    monkeypatch.setattr(quantize, "_quantized", fail)
+    monkeypatch.setattr(quantize, "is_installed", lambda library: library == "quanto")
+    with pytest.raises(
+        ValueError,
+        match=r"^quantize=int8 needs .* that works on cpu, but quanto 0\S+ says: no kernel for this"
+        r" device\. Install one with: pip install torchao or bitsandbytes\. Or leave out",
+    ):
+        quantize.choose_library("int8", "cpu")
+
+
+def test_a_kind_that_a_library_does_not_make() -> None:
+    with pytest.raises(ValueError, match=r"must be by bitsandbytes, .*Write nf4:bitsandbytes\.$"):
+        quantize.choose_library("nf4:quanto", "cpu")
+
+
+def test_a_file_that_is_quantized_already(tmp_path: Path, wan: Path) -> None:
+    (tmp_path / "x.gguf").touch()
+    with pytest.raises(ValueError, match=r"^quantize is for weights that are not quantized yet"):
+        load(tmp_path / "x.gguf", "float32", base_model=str(wan), quantize="int8")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optimum") is None, reason="needs quanto")
+def test_layers_on_which_torch_would_end_the_process() -> None:
+    """quanto's int8 in bfloat16 on a CPU is a segmentation fault with 24 inputs."""
+    model = torch.nn.Sequential(torch.nn.Linear(24, 8, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match=r"multiples of 16 .* but 0 has 24\. Take --dtype float32"):
+        quantize.check_layers(model, "int8:quanto", "cpu", torch.bfloat16)
+    quantize.check_layers(model, "int8:quanto", "cuda", torch.bfloat16)
+    quantize.check_layers(model, "int8:quanto", "cpu", torch.float32)
