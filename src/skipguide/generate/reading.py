@@ -21,6 +21,15 @@ class Reading:
     variant: str | None = None
     quantize: str | None = None  # with its library
     device: str = "cpu"  # where it will run
+    vae_dtype: torch.dtype | None = None  # where the VAE has one of its own
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the dtype of a component."""
+        return self.vae_dtype if self.vae_dtype and name == "vae" else self.dtype
+
+    def dtypes(self) -> torch.dtype | dict[str, torch.dtype]:
+        """Return the dtype of all components, or those by their names, as diffusers takes it."""
+        return {"default": self.dtype, "vae": self.vae_dtype} if self.vae_dtype else self.dtype
 
     def load_part(self, path: Path, name: str, kind: type[Any], base: Path) -> Any:
         """Load one component from a file or a folder, quantized if it is a denoiser."""
@@ -30,7 +39,7 @@ class Reading:
         if wanted and by_diffusers and path.is_dir():
             options["quantization_config"] = quantize.build_config(wanted, self.dtype)
             wanted = None
-        model = parts.load_part(path, name, kind, base, self.dtype, options)
+        model = parts.load_part(path, name, kind, base, self.dtype_of(name), options)
         if wanted:
             quantize.quantize_layers(model, wanted, self.dtype)
         if self.quantize and name in DENOISERS:
@@ -63,7 +72,7 @@ def read_pipeline(folder: Path, found: Parts, how: Reading) -> Any:
         }
     more = {"variant": how.variant} if how.variant else {}
     pipe = parts.pipeline_class(folder / INDEX_FILE).from_pretrained(
-        folder, dtype=how.dtype, local_files_only=True, **more, **given
+        folder, dtype=how.dtypes(), local_files_only=True, **more, **given
     )
     loaded.remember(pipe, parts=elsewhere)
     return pipe
