@@ -25,6 +25,7 @@ from skipguide.runs import Run
 from skipguide.runs.ledger import NAME as LEDGER
 from skipguide.studio import files, study_plan, vote_table
 from skipguide.studio.access import Guard, Policy
+from skipguide.studio.annotation_routes import add_annotation_routes
 from skipguide.studio.blind_names import BlindNames
 from skipguide.studio.limits import Limits
 from skipguide.studio.page_words import describe_invalid, in_page_words
@@ -86,6 +87,7 @@ def create_app(
     _add_run_routes(app, folder, run_page)
     add_study_routes(app, folder, BlindNames(policy.key("names"), now), hosting)
     add_vote_routes(app, folder)
+    add_annotation_routes(app, folder)
     _add_trial_routes(app, folder, trials)
     _answer_head(app)
     return app

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from skipguide.files.text import displayable
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.metrics.catalog import METRICS
-from skipguide.runs import Clip, Run, Setting
+from skipguide.runs import Clip, Run, Setting, annotations
+from skipguide.runs.annotations import Annotation
 from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 from skipguide.studio import blind_test, setting_grid, vote_table
@@ -26,6 +27,7 @@ _COST_DESCRIPTIONS = {
 def describe(run: Run) -> PlainData:
     """Describe all of a run but its videos."""
     settings, clips, votes = run.settings(), run.clips(), blind_test.results(run)
+    written = annotations.read(run)
     steps = setting_grid.sliders(settings)
     return {
         "format": FORMAT,
@@ -34,7 +36,8 @@ def describe(run: Run) -> PlainData:
         "varied": setting_grid.varying_parameters(settings),
         "prompts": [asdict(prompt) for prompt in run.prompts()],
         "seeds": run.seeds(),
-        "clips": [_describe_clip(clip) for clip in clips],
+        "clips": [_describe_clip(clip, written.of(clip.key)) for clip in clips],
+        "written": asdict(written.run),
         "counts": run.counts(),
         "sweeping": run.is_sweeping,
         "maps": setting_grid.layer_maps(settings),
@@ -59,7 +62,7 @@ def _describe_setting(setting: Setting, steps: ReadOnlyData) -> PlainData:
     }
 
 
-def _describe_clip(clip: Clip) -> PlainData:
+def _describe_clip(clip: Clip, written: Annotation) -> PlainData:
     same = (
         "key", "setting", "prompt", "seed", "status", "error", "frames", "height", "width",
         "passes_per_step", "seconds_per_step", "seconds",
@@ -71,6 +74,7 @@ def _describe_clip(clip: Clip) -> PlainData:
         "fps": fps,
         "error": error,
         "metrics": _finite_metrics(clip),
+        **asdict(written),
     }
 
 

@@ -9,13 +9,9 @@ from typing import Any
 
 from skipguide.generate.describe import columns
 from skipguide.method.protocols import PlainData, ReadOnlyData
-from skipguide.runs import Run, annotations
+from skipguide.runs import Run
+from skipguide.runs.clip_table import clip_table
 from skipguide.studio import vote_table
-
-_OF_CLIPS = (
-    "seed", "status", "frames", "height", "width", "passes_per_step", "seconds_per_step", "seconds",
-    "frames_sha256",
-)  # fmt: skip
 
 
 def tables(run: Run, data: ReadOnlyData) -> Mapping[str, str]:
@@ -25,28 +21,11 @@ def tables(run: Run, data: ReadOnlyData) -> Mapping[str, str]:
         data: what `page_data.describe` says of it.
     """
     return {
-        "clips": _to_csv(list(_clip_rows(run))),
+        "clips": _to_csv(clip_table(run, run.clips())),
         "settings": _to_csv(list(_setting_rows(run))),
         "numbers": _to_csv(list(_number_rows(run, data))),
         "votes": vote_table.to_csv(vote_table.vote_rows(run)),
     }
-
-
-def _clip_rows(run: Run) -> Iterator[PlainData]:
-    settings = {setting.id: setting for setting in run.settings()}
-    prompts = {prompt.id: prompt for prompt in run.prompts()}
-    written = annotations.read(run)
-    for clip in run.clips():
-        setting, prompt, own = settings[clip.setting], prompts[clip.prompt], written.of(clip.key)
-        yield {
-            "key": clip.key, "setting": setting.name, "model": setting.model,
-            "prompt": prompt.text, "image": prompt.image,
-            **{name: getattr(clip, name) for name in _OF_CLIPS},
-            "fps": None if clip.fps is None else float(clip.fps),
-            "file": None if clip.video is None else f"clips/{clip.key}.mp4",
-            "tags": ", ".join(own.tags), "note": own.note,
-            **{f"metric.{name}": value for name, value in clip.metrics.items()},
-        }  # fmt: skip
 
 
 def _setting_rows(run: Run) -> Iterator[PlainData]:

@@ -1,5 +1,6 @@
 // One place of the grid: a video, what it is, and its numbers.
 
+import { isOutside, mark, noteOf } from "studio/annotations.js";
 import { el, short } from "studio/dom.js";
 import { Player } from "studio/player.js";
 import { clipUrl, isReport } from "studio/source.js";
@@ -29,6 +30,7 @@ export class Cell {
     const setting = this.run.setting.get(slot.setting);
     this.clip = this.run.clipAt(row.prompt, row.seed, slot.setting) ?? null;
     this.figure.dataset.setting = setting.name;
+    this.figure.classList.toggle("untagged", isOutside(this.clip));
     this.ratio = this.clip?.width ? this.clip.width / this.clip.height : 1;
     this.screen.style.aspectRatio = this.ratio;
     this.caption.replaceChildren(...this.#caption(setting, slot, isOne));
@@ -94,12 +96,13 @@ export class Cell {
   #caption(setting, slot, isOne) {
     const place = this.run.settings.indexOf(setting);
     const hint = place < 9 ? el("kbd", {}, place + 1) : null;
-    const title = el("div", { class: "title" }, hint, el("b", {}, setting.title), this.number);
+    const title = el("div", { class: "title" }, hint, el("b", {}, setting.title),
+      mark(this.run, this.clip, setting), this.number);
     if (!isOne) return [title];
     return [
-      title, el("div", { class: "quiet" }, summary(this.run, setting)),
+      title, el("div", { class: "quiet" }, summary(this.run, setting)), noteOf(this.clip),
       ...sliders(this.run, setting, slot), ...this.#details(setting),
-    ];
+    ].filter(Boolean);
   }
 
   #details(setting) {

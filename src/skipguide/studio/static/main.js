@@ -1,7 +1,8 @@
 // The page: reads the run, and shows what the state says.
 
+import { followTag } from "studio/annotations.js";
 import { controls } from "studio/controls.js";
-import { button, el, hush, keepingFocus } from "studio/dom.js";
+import { button, el, hush, keepingFocus, say } from "studio/dom.js";
 import { empty, emptyRun, unfinished } from "studio/empty.js";
 import { Grid } from "studio/grid.js";
 import { listenToKeys, showHelp } from "studio/keys.js";
@@ -40,6 +41,7 @@ async function begin() {
   document.getElementById("choose").addEventListener("click", choosing(true));
   document.getElementById("choose-done").addEventListener("click", choosing(false));
   listen(render);
+  document.addEventListener("run-changed", () => reload().catch(({ message }) => say(message)));
   addEventListener("hashchange", () => { // a link to another view of this run
     start(run, location.hash);
     update({ view: state.view });
@@ -100,6 +102,7 @@ function draw(changes) {
     root.replaceChildren(emptyRun(run));
     return;
   }
+  followTag(run);
   renderSide(document.getElementById("side"), run);
   renderView(changes);
 }

@@ -1,5 +1,6 @@
 // The choice of prompts, seeds and settings.
 
+import { tagSection } from "studio/annotations.js";
 import { clamped, measureClamped } from "studio/clamp.js";
 import { button, choice, el, short } from "studio/dom.js";
 import { slotsOf, state, toggleSetting, update } from "studio/state.js";
@@ -10,7 +11,8 @@ let sought = "";
 
 export function renderSide(root, run) {
   const scroll = root.querySelector(".prompts")?.scrollTop ?? 0;
-  root.replaceChildren(prompts(run), seeds(run), settings(run), layout());
+  const parts = [prompts(run), seeds(run), settings(run), tagSection(run), layout()];
+  root.replaceChildren(...parts.filter(Boolean));
   root.querySelector(".prompts").scrollTop = scroll;
   measureClamped(root);
 }

@@ -17,6 +17,8 @@ export const state = {
   size: 0, // pixels of a cell where there are several rows; 0 is as many as there are settings
   details: false,
   measures: {}, // chosen axes: x, y, colour, map
+  tag: null, // only rows with a clip of this tag
+  tagged: new Set(), // "prompt/seed" of these rows
 };
 
 /** Called after each change, with what changed. */
@@ -47,14 +49,16 @@ export function setSlot(slot, setting, steps) {
   update({ slots: state.slots.map((other) => (other.id === slot ? { ...other, setting, steps } : other)) });
 }
 
-/** The rows of the grid: prompt x seed. */
+/** The rows of the grid: prompt x seed, of a tag where one is chosen. */
 export function rows() {
-  return state.prompts.flatMap((prompt) => state.seeds.map((seed) => ({ prompt, seed })));
+  const every = state.prompts.flatMap((prompt) => state.seeds.map((seed) => ({ prompt, seed })));
+  return every.filter(({ prompt, seed }) => state.tag === null || state.tagged.has(`${prompt}/${seed}`));
 }
 
 function written() {
-  const { view, mode, prompts, seeds, slots, pair, measures } = state;
+  const { view, mode, prompts, seeds, slots, pair, measures, tag } = state;
   const said = { view, mode, prompts, seeds, settings: slots.map((slot) => slot.setting), pair, ...measures };
+  if (tag !== null) said.tag = tag;
   return new URLSearchParams(Object.entries(said).map(([name, value]) => [name, String(value)]));
 }
 
@@ -73,6 +77,7 @@ export function start(run, hash) {
     prompts: numbers("prompts", run.prompts.map((prompt) => prompt.id)) ?? run.prompts.slice(0, 1).map((p) => p.id),
     seeds: numbers("seeds", run.seeds) ?? run.seeds.slice(0, 1),
     slots: slotsOf(settings ?? firstSettings(run)),
+    tag: said.get("tag"),
     pair: numbers("pair", [...run.settings.keys()]) ?? [0, 1],
     measures: Object.fromEntries(["x", "y", "colour", "map"].flatMap((name) => (said.has(name) ? [[name, said.get(name)]] : []))),
   });
