@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sqlite3
+import subprocess
+import sys
+import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from skipguide.cli import app
 from skipguide.files import video
 from skipguide.runs import Plan, Run, SetMetric, Vote, annotations, packed, shareable
 from skipguide.runs.merge import merge
+from skipguide.runs.study import CheckAnswer, Study
 from skipguide.runs.sweep import sweep
 from skipguide.studio import page_data, report_zip
 from support.painted import Painter, paint
@@ -61,6 +66,12 @@ def _fill(folder: Path) -> None:
             first, second = sorted((clips[0].key, clips[1].key))
             run.vote(Vote(rater, "pair", "preference", first, second, "first", "second", 3.5))
             run.add_rater_key(rater, "k")
+        run.study.begin(Study("pair", (1, 2), 1), "You may stop at any time.")
+        run.study.accept("Ben Secret", "0" * 64)
+        for name in ("one", "two"):
+            answer = CheckAnswer(1, "Ben Secret", name, "same", clips[0].key, "left", False)
+            run.study.record_check(answer)
+        run.study.wish_removal("Ann Secret")
         annotations.change(run, [clips[0].key], ["good"], note=f"as in {_SECRET}/x/y.png")
         annotations.change(run, add=["paper"], note="for table 2")
         error = f"OSError: {_SECRET}/a/b.bin is gone\nTraceback: {_SECRET}/lib/x.py"
@@ -112,11 +123,13 @@ def test_everything_is_in_it(folder: Path, tmp_path: Path) -> None:
     assert [mean[n] for n in ("value", "low", "high")] == [
         "" if wanted[n] is None else str(wanted[n]) for n in ("value", "low", "high")
     ]
-    assert [row["winner"] for row in table(found, "votes")] == [data_winner(folder)] * 2
+    votes = table(found, "votes")
+    assert [row["winner"] for row in votes] == [winner(folder)] * 2
+    assert [row["counted"] for row in votes] == ["True", "False"]  # one has failed the checks
     assert yaml.safe_load(found.read("my run/plans/plan-1.yaml"))["model"] == "wan"
 
 
-def data_winner(folder: Path) -> str:
+def winner(folder: Path) -> str:
     with Run.open(folder) as run:
         settings = {s.id: s.name for s in run.settings()}
         return settings[run.clip(run.votes()[0].first).setting]
@@ -226,3 +239,25 @@ def test_a_report_that_fails_leaves_nothing(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="a video must be a plain file"):
         zipped(folder, tmp_path / "out" / "x.zip")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_studio_shows_it_from_a_copy(folder: Path, tmp_path: Path) -> None:
+    zipped(folder, tmp_path / "x.zip")
+    script = "from skipguide.cli import main; main()"
+    command = [sys.executable, "-c", script, "studio", str(tmp_path / "x.zip"), "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    with subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        with urllib.request.urlopen(f"{address}api/run", timeout=60) as answer:
+            told = json.load(answer)
+        process.terminate()
+        assert process.stderr is not None
+        assert "is shown from a copy" in process.stderr.read()
+    assert (told["name"], told["counts"]["done"], told["trials_allowed"]) == ("my run", 7, False)
+    assert list((tmp_path / "temporary").iterdir()) == []
+    result = CliRunner().invoke(app, ["studio", str(tmp_path / "x.zip"), "--share", "lan"])
+    assert "--share must have a run that keeps its votes" in result.stderr

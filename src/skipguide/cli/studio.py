@@ -15,9 +15,14 @@ _OUTSIDE, _STUDY = "Raters from outside", "A study"
 
 
 def studio(
+    context: typer.Context,
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="The folder of a run, as skipguide sweep wrote it."),
+        typer.Argument(
+            metavar="RUN",
+            help="The folder of a run, as skipguide sweep wrote it, or the .zip of skipguide"
+            " report --zip.",
+        ),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")
@@ -161,7 +166,7 @@ def studio(
             " 'skipguide[studio]'."
         ) from None
     from skipguide.cli import studio_share, studio_study
-    from skipguide.runs import Run
+    from skipguide.runs import Run, packed
     from skipguide.studio.access import Policy
     from skipguide.studio.playground import Trials
     from skipguide.studio.secret import find_secret
@@ -173,6 +178,8 @@ def studio(
             f" but got {token!r}. Leave it out to get one."
         )
     wishes = studio_share.Wishes(share, share_port, cert, key, no_tls)
+    if packed.is_packed(run):
+        run, trials = _unpack(context, run, share), False
     Run.open(run).close()
     outside = studio_share.prepare(run, wishes, loopback)
     asked = studio_study.Wishes(
@@ -207,6 +214,27 @@ def studio(
         typer.echo("Ctrl-C ends it.", err=True)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it after it has shut down
             server.run(sockets=[listener])
+
+
+def _unpack(context: typer.Context, path: Path, share: str | None) -> Path:
+    """Return the folder of a packed run, which is there until the command ends.
+
+    Raises:
+        ValueError: for raters from outside, whose votes would be gone with it.
+    """
+    from skipguide.runs import packed
+
+    if share is not None:
+        raise ValueError(
+            f"--share must have a run that keeps its votes, but {path} is shown from a copy that"
+            " is gone afterwards. Unpack it, and name the folder in it."
+        )
+    typer.echo(
+        f"{path} is shown from a copy: votes, tags and notes that are given here are gone"
+        " afterwards. Unpack it and open the folder in it to keep them.",
+        err=True,
+    )
+    return context.with_resource(packed.opened(path))
 
 
 def _query(token: str | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from skipguide.files.places import data_without_folders, json_without_folders, without_folders
 from skipguide.method.documents import load_yaml
-from skipguide.runs import annotations
+from skipguide.runs import annotations, study
 from skipguide.runs.ledger import Ledger, to_json
 from skipguide.runs.merge_rows import insert, rows
 
@@ -23,9 +23,11 @@ CLIPS = "clips"  # the folder of the videos, as the page of a report has it
 _ORDERS = {
     "meta": "key", "plans": "id", "models": "id", "prompts": "id", "settings": "id",
     "environments": "id", "jobs": "rowid", "plan_jobs": "plan, job",
-    "metrics": "job, name", "set_metrics": "setting, name", "votes": "id",
+    "metrics": "job, name", "set_metrics": "setting, name", "votes": "id", "studies": "id",
+    "consent_texts": "sha256", "consents": "rowid", "check_answers": "rowid",
     "tags": "clip, name", "notes": "clip",
 }  # fmt: skip
+_RATER_TABLES = ("votes", "check_answers", "consents")  # that are sent; no keys, no removals
 Row = dict[str, Any]
 # Reads a video of the run and writes what is sent of it: (key, name in the run) -> content.
 KeepVideo = Callable[[str, str], bytes]
@@ -60,14 +62,19 @@ def write_shareable(
 
 
 def _write_rows(source: Ledger, target: Ledger, keep_video: KeepVideo, with_names: bool) -> None:
+    def unnamed(row: Row) -> Row:
+        return row if with_names else {**row, "rater": raters[row["rater"]]}
+
     change: Mapping[str, Callable[[Row], Row]] = {
         "plans": _plan, "settings": _setting, "environments": _environment,
         "notes": _note, "jobs": lambda row: _job(row, keep_video),
-        "votes": lambda row: row if with_names else {**row, "rater": raters[row["rater"]]},
+        **dict.fromkeys(_RATER_TABLES, unnamed),
     }  # fmt: skip
     raters = _names_of_nobody(source)
     for statement in annotations.TABLES.values():
         target.db.execute(statement)
+    if study.has_table(source, "studies"):  # by whose checks raters are left out
+        study.make_tables(target)
     target.db.execute("DELETE FROM meta")
     for table, order in _ORDERS.items():
         found = rows(source, table, order)
@@ -80,7 +87,8 @@ def _write_rows(source: Ledger, target: Ledger, keep_video: KeepVideo, with_name
 
 def _names_of_nobody(source: Ledger) -> dict[str, str]:
     """Return another name for each rater, which no rater of another run has."""
-    names = dict.fromkeys(row["rater"] for row in rows(source, "votes", "made, id"))
+    found = [rows(source, table, "made, rowid") for table in _RATER_TABLES]
+    names = dict.fromkeys(row["rater"] for table in found for row in table)
     run = identity(source)[:6]
     return {name: f"rater {number} of {run}" for number, name in enumerate(names, 1)}
 
