@@ -24,7 +24,7 @@ from skipguide.runs import Run, SetMetric
 from skipguide.runs.tracking import Tracking, parse_targets, targets
 from skipguide.runs.tracking.glance import LARGEST, MOST_FRAMES, make_gif
 from skipguide.runs.tracking.subject import describe
-from support.painted import FPS, FRAMES, SETTINGS, SIZE, Painter, grey, painted
+from support.painted import FPS, FRAMES, SETTINGS, SIZE, STEP, Painter, grey, painted
 
 event_accumulator = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator",
@@ -284,3 +284,18 @@ def test_a_run_is_known_again_in_another_folder(folder: Path) -> None:
     assert (before.name, after.name) == ("run", "moved")
     assert before.identity == after.identity
     assert [s.identity for s in before.settings] == [s.identity for s in after.settings]
+
+
+def test_an_evaluation_logs_what_it_has_measured(folder: Path, tmp_path: Path) -> None:
+    words = ["evaluate", folder, "--metrics", "temporal_flickering", "--track", "tensorboard"]
+    assert "tensorboard: 4 clips logged" in verb(*words).stderr
+    (cfg, _) = (scalars(run) for run in read(folder / "tensorboard").values())
+    found = [value for _, value in cfg["metrics/temporal_flickering"]]
+    assert found == pytest.approx([1 - STEP / 255] * 2, abs=2e-3)  # frames differ by STEP greys
+    (mean,) = cfg["mean/temporal_flickering"]
+    assert mean[1] == pytest.approx(sum(found) / 2, abs=1e-6)
+    verb(*words)
+    again, _ = (scalars(run) for run in read(folder / "tensorboard").values())
+    assert again == cfg
+    words[1] = tmp_path
+    assert "--track must have a run" in verb(*words, code=2).stderr

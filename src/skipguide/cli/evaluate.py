@@ -17,10 +17,12 @@ import typer
 from skipguide.cli import console, evaluate_text
 from skipguide.cli.families import print_lines
 from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix, parse_folder
+from skipguide.cli.track import Track, tracking_lines
 
 if TYPE_CHECKING:
     from skipguide.metrics.results import Result
     from skipguide.metrics.selection import Options
+    from skipguide.runs.tracking import Tracking
 
 TitledResults = Iterator[tuple[str, "Result"]]
 _LEDGER = "ledger.sqlite"  # a folder with this file is a run
@@ -85,6 +87,7 @@ def evaluate(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Measure the videos of a folder or of a run.
@@ -101,6 +104,7 @@ def evaluate(
     names = [name for text in metrics or [] for name in text.split(",") if name]
     theirs = {} if vbench_results is None else vbench_files.read_results(vbench_results)[0]
     problems: list[str] = []
+    tracking = _open_tracking(sources[0], track, problems)
     results = (
         _merge_results(sources)
         if merge
@@ -110,6 +114,8 @@ def evaluate(
     if vbench_export is not None:
         _check_export(sources[0], merge, options.part)
         results = _export_each(results, _single_source(sources), vbench_export, problems)
+    if tracking is not None:
+        results = _track_after(results, tracking, as_json)
     found: list[tuple[str, Result]] = []
     command = evaluate_text.Command(sources[0], reference, weights, non_commercial, device)
     try:
@@ -129,6 +135,30 @@ def evaluate(
         typer.echo(f"error: {problem}", err=True)
     if problems:
         raise typer.Exit(2)
+
+
+def _open_tracking(
+    source: Path, trackers: Sequence[str] | None, problems: list[str]
+) -> Tracking | None:
+    """Connect to trackers before anything is measured; what fails later is told at the end."""
+    if not trackers:
+        return None
+    if not (source / _LEDGER).is_file():
+        raise ValueError(
+            f"--track must have a run, whose settings and clips are logged, but {source} is none."
+            " Name a run, or leave it out."
+        )
+    from skipguide.runs.tracking import Tracking, parse_targets
+
+    return Tracking(source, parse_targets(trackers), problems.append)
+
+
+def _track_after(results: TitledResults, tracking: Tracking, quiet: bool) -> TitledResults:
+    with tracking:
+        yield from results
+        tracking.update()
+    for line in [] if quiet else tracking_lines(tracking):
+        typer.echo(line, err=True)
 
 
 def _parse_part(text: str) -> tuple[int, int]:
