@@ -23,6 +23,7 @@ from skipguide.generate.run import StepProgress
 from skipguide.studio import app
 from skipguide.studio.access import Policy
 from skipguide.studio.playground import Trials
+from skipguide.studio.sharing import Sharing
 from support.painted import FIRST, STEP, Painter
 
 CHROMIUM = (
@@ -74,12 +75,11 @@ class Stepping(Painter):
 class Served:
     """A studio of a run, in a thread."""
 
-    def __init__(self, folder: Path, policy: Policy | None = None):
+    def __init__(self, folder: Path, policy: Policy | None = None, sharing: Sharing | None = None):
         self.folder, self.engine = folder, Stepping()
         self.trials = Trials(folder, lambda: self.engine)
-        config = uvicorn.Config(
-            app.create_app(folder, policy or Policy(), self.trials), port=0, log_level="error"
-        )
+        made = app.create_app(folder, policy or Policy(), self.trials, sharing=sharing)
+        config = uvicorn.Config(made, port=0, log_level="error")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 

@@ -94,9 +94,7 @@ def load_own(folder: Path, names: Sequence[str]) -> Certificate:
     told = ""
     if os.path.lexists(path):
         if why := _why_not(path, names):
-            told = (
-                f"The certificate of before {why}, so there is a new one with another fingerprint."
-            )
+            told = f"The certificate of before {why}: there is a new one, with another fingerprint."
         else:
             found = _read(path)
             until = found.not_valid_after_utc

@@ -136,6 +136,12 @@ class SharedServer:
             loop.create_server = bounded
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(self._server.serve(sockets=[self._listener]))
+            loop.run_until_complete(self._serve())
         finally:
             loop.close()
+
+    async def _serve(self) -> None:
+        await self._server.serve(sockets=[self._listener])
+        for left in list(self._server.server_state.connections):
+            left.transport.abort()
+        await asyncio.sleep(0.05)  # until they know

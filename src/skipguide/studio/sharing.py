@@ -125,7 +125,7 @@ def _place_of(name: str, addresses: Sequence[str]) -> Place:
             return Place(name, address, f"Raters reach this machine at {own[address]}.")
         if (parsed := _parse(address)) and parsed.is_loopback:
             return Place(
-                name, address, "Nobody but this machine reaches it: the address is its own."
+                name, address, "Nobody else reaches it: the address is this machine's own."
             )
     # A machine of a cloud, or behind a router, does not know the address that others see.
     everywhere = "::" if _parse(addresses[0]) and ":" in addresses[0] else "0.0.0.0"
