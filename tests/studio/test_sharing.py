@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -54,24 +54,12 @@ def network(monkeypatch: pytest.MonkeyPatch) -> None:
         "tun0": ["10.8.0.2"],
         "eth2": ["192.168.7.7"],
     }
-    entry = type("Entry", (), {})
-
-    def entries(texts: list[str]) -> list[Any]:
-        found = [entry() for _ in texts]
-        for one, text in zip(found, texts, strict=True):
-            one.address = text
-        return found
-
-    monkeypatch.setattr(
-        psutil, "net_if_addrs", lambda: {name: entries(texts) for name, texts in cards.items()}
-    )
-    state = type("State", (), {"isup": True})
-    down = type("State", (), {"isup": False})
-    monkeypatch.setattr(
-        psutil,
-        "net_if_stats",
-        lambda: {name: down() if name == "eth2" else state() for name in cards},
-    )
+    addresses = {
+        name: [SimpleNamespace(address=text) for text in texts] for name, texts in cards.items()
+    }
+    states = {name: SimpleNamespace(isup=name != "eth2") for name in cards}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: addresses)
+    monkeypatch.setattr(psutil, "net_if_stats", lambda: states)
     monkeypatch.setattr(sharing, "_outgoing", lambda: iter(["192.168.1.5", "fd00::7"]))
 
 

@@ -69,9 +69,10 @@ def shared(tmp_path: Path) -> Iterator[Shared]:
 
 
 @pytest.fixture
-def browse(chromium: Any) -> Iterator[Callable[..., Any]]:
+def browse(chromium: Any, shared: Shared) -> Iterator[Callable[..., Any]]:
     """Open pages of phones that do not know each other, and take a certificate that nobody has
-    signed."""
+    signed. They are closed before the server."""
+    assert shared.link
     contexts, errors = [], []
 
     def opening(**how: Any) -> Any:

@@ -18,7 +18,7 @@ from skipguide.studio.limits import address_key
 
 HEAD_SECONDS = 15.0  # until the head of a request is there
 READ_SECONDS = 60.0  # in which a client must read something
-HANDSHAKE_SECONDS = 10.0  # of TLS
+HANDSHAKE_SECONDS, SHUTDOWN_SECONDS = 10.0, 2.0  # of TLS
 MOST_CONNECTIONS, MOST_OF_ADDRESS = 512, 128  # a classroom behind one address opens six each
 MOST_HEAD_BYTES = 16 << 10
 
@@ -127,21 +127,28 @@ class SharedServer:
         self._thread.join(10)
 
     def _run(self) -> None:
+        with asyncio.Runner(loop_factory=self._new_loop) as runner:  # ends what is left
+            runner.run(self._serve())
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
         if self._is_secure:
-            # A client that begins TLS and goes silent would hold a connection for a minute.
+            # A client that goes silent there would hold a connection for a minute, or half of one.
             bounded: Any = functools.partial(
-                loop.create_server, ssl_handshake_timeout=HANDSHAKE_SECONDS
+                loop.create_server,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
             )
             loop.create_server = bounded
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_until_complete(self._serve())
-        finally:
-            loop.close()
+        return loop
 
     async def _serve(self) -> None:
         await self._server.serve(sockets=[self._listener])
         for left in list(self._server.server_state.connections):
             left.transport.abort()
-        await asyncio.sleep(0.05)  # until they know
+        # Those that are still shaking hands have no protocol yet.
+        begun = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
+        await asyncio.sleep(0.05)  # until their sockets are closed
