@@ -7,6 +7,8 @@ import csv
 import gzip
 import json
 import math
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -389,14 +391,19 @@ def test_sets_are_compared_on_the_same_prompts() -> None:
     )
 
 
-def test_rows_that_share_no_prompt_are_not_made_yet() -> None:
+def test_rows_that_share_no_prompt_are_made_and_cannot_be_compared() -> None:
     clips = {
         CFG.name: synthetic(torch.randn(32, 128)),
         STG_ROW.name: synthetic(torch.randn(32, 128), STG_ROW, 32),
     }
     found = Results("lab-mochi", records.RecordFolder(Path()), clips, None)
     table = next(one for one in experiments.experiments("lab-mochi") if one.name == "tables-1-2")
-    assert tables.table(found, table) == "lab-mochi: not made yet."
+    assert tables.table(found, table) == (
+        "Made, but there is no prompt of which all that are made have clips: CFG 4.5; CFG 4.5,"
+        " STG-R 1 at 5."
+    )
+    empty = Results("lab-mochi", records.RecordFolder(Path()), {}, None)
+    assert tables.table(empty, table) == "Not made yet: CFG 4.5; CFG 4.5, STG-R 1 at 5."
 
 
 # --- Figure 2 -------------------------------------------------------------------------------------
@@ -609,7 +616,7 @@ def test_figure_4_has_quality_against_distance_and_the_distance_along_each_scale
         [found.estimate(row, name) for row in (CFG, STG_ROW)] for name in ("right", "frechet")
     ]
     right, distance = ([one.value for one in pair if one] for pair in values)
-    title = known["figure-4-stg-high"].title
+    title = f"{known['figure-4-stg-high'].title} (2 of 6 rows)"
     assert (
         figure.axes[0].containers[-1].get_label()
         == figure.axes[1].containers[-1].get_label()
@@ -648,3 +655,129 @@ def test_report_and_its_figures(made: Path, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in pictures] == [
         path.read_bytes() for path in again if path.suffix != ".md"
     ]
+
+
+# --- reports of a part ----------------------------------------------------------------------------
+
+
+def without(made: Path, folder: Path, *patterns: str) -> Path:
+    """A copy of records without those that a pattern fits."""
+    shutil.copytree(made, folder)
+    for pattern in patterns:
+        found = list(folder.glob(f"lab-mochi/*/{pattern}"))
+        assert found
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
+
+
+def filled(folder: Path, text: str | None = None, **more: Any) -> str:
+    found = report.Report(order(folder, **more), folder)
+    return found.fill(report.read_template() if text is None else text)
+
+
+def test_without_real_clips_there_are_no_frechet_distances_and_all_else(
+    made: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `report`")
+    folder = without(made, tmp_path / "records", "reference")
+    written = report.write_report(order(folder), tmp_path / "docs")
+    assert not [path for path in written if path.name.endswith("-scales.png")]
+    text = written[0].read_text(encoding="utf-8")
+    assert "; no Frechet distances" in text
+    assert "No Frechet distances yet: the real clips to compare with are not made." in text
+    line = next(line for line in text.splitlines() if line.startswith("- lab-mochi: Frechet"))
+    assert line.startswith("- lab-mochi: Frechet not made yet, prompt read right ")
+    assert "prompt read right not made yet" not in line
+    with (tmp_path / "docs" / "paper" / "rows.csv").open(encoding="utf-8") as file:
+        values = {(r["row"], r["measure"]): r["value"] for r in csv.DictReader(file)}
+    assert values[STG_ROW.name, "frechet"] == ""
+    assert float(values[STG_ROW.name, "vendi"]) > 1
+
+
+def test_distances_to_some_of_the_real_clips_say_so_and_conclude_nothing(
+    made: Path, tmp_path: Path
+) -> None:
+    folder = without(made, tmp_path / "records", "reference/0001.safetensors")
+    text = filled(folder)
+    assert "Frechet distances to 4 real clips" in text
+    assert "Frechet distances to 4 of the 8 real clips" in text
+    assert not report.Report(order(folder), folder)._is_complete("lab-mochi", "tables-1-2")
+
+
+def test_a_row_that_is_missing_is_named_and_nothing_is_said_of_it(
+    made: Path, tmp_path: Path
+) -> None:
+    text = filled(without(made, tmp_path / "records", STG_ROW.name))
+    table = text[text.index("## Tables 1 and 2") : text.index("## What it costs")]
+    assert f"Not made yet: {STG_ROW.label}." in table
+    assert "on the same prompts and noise" not in table
+    assert table.rstrip().endswith("- lab-mochi: not made yet")  # once, without verdicts
+    verdicts = text[text.index("## What holds") : text.index("## Raw numbers")]
+    assert not re.search("better|worse|distinguishable", verdicts[verdicts.index("|") :])
+
+
+def test_rows_of_other_prompts_are_not_called_unmade(made: Path, tmp_path: Path) -> None:
+    parts = (f"{CFG.name}/0001.safetensors", f"{STG_ROW.name}/0000.safetensors")
+    text = filled(without(made, tmp_path / "records", *parts))
+    assert f"all that are made have clips: {CFG.label}; {STG_ROW.label}." in text
+    few = filled(made, "[[tables instead]]")
+    assert f"no prompt from number 128 on of which all that are made have clips: {CFG.label}" in few
+
+
+def test_a_report_of_nothing_says_what_there_is(made: Path, tmp_path: Path) -> None:
+    folder = without(made, tmp_path / "records", CFG.name, STG_ROW.name, "real")
+    with pytest.raises(ValueError, match="of lab-mochi there are none yet, at most the real ones"):
+        report.write_report(order(folder), tmp_path / "docs")
+    assert not (tmp_path / "docs").exists()
+
+
+def test_a_damaged_record_is_named(made: Path, tmp_path: Path) -> None:
+    folder = without(made, tmp_path / "records", "real")
+    (path,) = folder.glob(f"lab-mochi/*/{CFG.name}/0001.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"whole safetensors file, but .*0001\.safetensors is dam"):
+        report.write_report(order(folder), tmp_path / "docs")
+
+
+def test_conclusions_are_those_of_the_packaged_models_as_they_sample(tmp_path: Path) -> None:
+    """They were drawn by hand, from clips that other weights, steps or dtypes did not make."""
+    template = "[[concluded elsewhere]]\nThe middle does nothing.\n[[end]]\n"
+    usual = run.Order(tmp_path, clips=64)
+    assert "No conclusion yet" in report.Report(usual, tmp_path).fill(template)
+    others: list[dict[str, Any]] = [
+        {"steps": 2},
+        {"dtype": "float32"},
+        {"weights": (("lab-svd", packaged.packaged_path("lab-svd")),)},
+    ]
+    for more in others:
+        text = report.Report(run.Order(tmp_path, clips=64, **more), tmp_path).fill(template * 3)
+        assert text.count("No conclusion: those that stand here are about the packaged") == 1
+        assert "The middle" not in text
+    said = {
+        repr(more): report.Report(run.Order(tmp_path, **more), tmp_path).fill("[[sampling]]")
+        for more in ({}, *others)
+    }
+    assert said["{}"].startswith(
+        "Models run in bfloat16, as the paper's do, with half of their own"
+    )
+    assert said[repr(others[0])].startswith(
+        "Models run in bfloat16, as the paper's do, with 2 steps"
+    )
+    assert said[repr(others[1])].startswith("Models run in float32, with half of their own steps")
+    assert said[repr(others[2])].endswith("The weights of lab-svd are not those of the package.")
+
+
+def test_a_part_of_figure_2_concludes_nothing(tmp_path: Path, made: Path) -> None:
+    found = report.Report(order(made), made)
+    found.alignments["lab-mochi"] = figure2.Alignment(
+        (("residual", "1"),), (0.5,), torch.zeros(1, 1, 4, 5)
+    )
+    assert not found._is_complete("lab-mochi", "figure-2")
+
+
+def test_flicker_that_is_nothing_everywhere_is_no_share() -> None:
+    clips = {CFG.name: synthetic(torch.zeros(32, 4))}
+    found = Results("lab-mochi", records.RecordFolder(Path()), clips, None).estimate(CFG, "flicker")
+    assert found is not None
+    assert (found.value, found.low, found.high) == (0, None, None)

@@ -38,14 +38,18 @@ class Measure:
         better: 1 higher, -1 lower, 0 neither.
         digits: after the point.
         per_clip: returns the clips' own values `(N,)`, whose mean is the number; or
-        per_set: returns the value of all clips together, given the reference's moments.
+        per_set: returns the value of all clips together; or
+        per_reference: the same, given the moments of real clips.
+        share: whether the clips' own values are 0 and 1.
     """
 
     title: str
     better: int
     digits: int
     per_clip: Callable[[Clips, str], Tensor] | None = None
-    per_set: Callable[[Clips, Moments], float] | None = None
+    per_set: Callable[[Clips], float] | None = None
+    per_reference: Callable[[Clips, Moments], float] | None = None
+    share: bool = False
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -87,7 +91,7 @@ def _reading_column(name: str) -> Callable[[Clips, str], Tensor]:
     return lambda clips, _: clips.values[:, column].double()
 
 
-def _inception_value(clips: Clips, _: Moments) -> float:
+def _inception_value(clips: Clips) -> float:
     shape, colour, motion = (
         part.double().softmax(1) for part in _split_heads(clips.logits).values()
     )
@@ -99,16 +103,18 @@ def _inception_value(clips: Clips, _: Moments) -> float:
 
 
 MEASURES = {
-    "right": Measure("prompt read right", 1, 3, _prompt_read_right),
+    "right": Measure("prompt read right", 1, 3, _prompt_read_right, share=True),
     "likelihood": Measure("log likelihood of a word", 1, 3, _word_likelihood),
     "frechet": Measure(
         "Frechet",
         -1,
         1,
-        per_set=lambda clips, ref: frechet_distance(Moments.from_features(clips.features), ref),
+        per_reference=lambda clips, real: frechet_distance(
+            Moments.from_features(clips.features), real
+        ),
     ),
     "inception": Measure("Inception", 1, 1, per_set=_inception_value),
-    "vendi": Measure("Vendi", 1, 2, per_set=lambda clips, _: vendi_score(clips.features)),
+    "vendi": Measure("Vendi", 1, 2, per_set=lambda clips: vendi_score(clips.features)),
     "motion_amount": Measure("motion", 0, 3, _reading_column("motion_amount")),
     "flicker": Measure("flicker", -1, 4, _reading_column("flicker")),
     "sharpness": Measure("sharpness", 0, 3, _reading_column("sharpness")),
@@ -177,37 +183,24 @@ class Results:
         return self.clips.get(row.name)
 
     @property
-    def reference(self) -> Moments:
-        """The moments of the real clips.
-
-        Raises:
-            ValueError: if they have not been generated.
-        """
-        if self._reference is None:
-            raise ValueError(
-                f"Frechet distances need the reference of {self.model}, but {self.place.folder} has"
-                " none. Run skipguide paper run --rows reference."
-            )
-        return self._reference
-
-    @property
     def num_real(self) -> int:
         """The number of real clips that Frechet distances compare with."""
         return self._reference.count if self._reference else 0
 
     def estimate(self, row: Row, name: str) -> Estimate | None:
-        """Return a measure of a row; None if it has no clips."""
+        """Return a measure of a row; None if it has no clips, or nothing to compare them with."""
         clips = self.clips_of(row)
-        return (
-            None
-            if clips is None
-            else self._cached_estimate((row.name, name), [clips], MEASURES[name])
-        )
+        if clips is None or not self._can_measure(name):
+            return None
+        return self._cached_estimate((row.name, name), [clips], MEASURES[name])
+
+    def _can_measure(self, name: str) -> bool:
+        return MEASURES[name].per_reference is None or self._reference is not None
 
     def difference(self, row: Row, base: Row, name: str) -> Estimate | None:
         """Return a measure of a row minus that of another, on the prompts that both have."""
         pair = (self.clips_of(row), self.clips_of(base))
-        if pair[0] is None or pair[1] is None:
+        if pair[0] is None or pair[1] is None or not self._can_measure(name):
             return None
         both = records.restrict_to_common(clips for clips in pair if clips is not None)
         return (
@@ -223,7 +216,7 @@ class Results:
         if key not in self._known:
             if measure.per_clip is not None:
                 values = [measure.per_clip(clips, self.model) for clips in sets]
-                self._known[key] = _estimate_clips(*values)
+                self._known[key] = _estimate_clips(measure, *values)
             else:
                 self._known[key] = jackknife.estimate(
                     functools.partial(self._set_value, sets, measure), sets[0].numbers.tolist()
@@ -231,9 +224,15 @@ class Results:
         return self._known[key]
 
     def _set_value(self, sets: list[Clips], measure: Measure, kept: Tensor) -> float:
-        assert measure.per_set is not None
-        found = [measure.per_set(clips.take(kept), self.reference) for clips in sets]
+        found = [self._value(measure, clips.take(kept)) for clips in sets]
         return found[0] - found[1] if len(found) > 1 else found[0]
+
+    def _value(self, measure: Measure, clips: Clips) -> float:
+        if measure.per_set is not None:
+            return measure.per_set(clips)
+        assert measure.per_reference is not None
+        assert self._reference is not None
+        return measure.per_reference(clips, self._reference)
 
     def seconds(self, row: Row) -> float | None:
         """Return the median seconds per clip: of the CPU, or of the clock on a GPU."""
@@ -246,12 +245,16 @@ class Results:
         return None if clips is None else next(iter(clips.costs.values())).passes
 
 
-def _estimate_clips(values: Tensor, others: Tensor | None = None) -> Estimate:
-    """Estimate the mean of the clips' values `(N,)`, or of their differences from others."""
-    if others is not None:
-        return intervals.mean_difference(values, others)
-    is_share = bool(((values == 0) | (values == 1)).all())
-    return intervals.share(values) if is_share else intervals.mean(values)
+def _estimate_clips(measure: Measure, values: Tensor, others: Tensor | None = None) -> Estimate:
+    """Estimate the mean of the clips' values `(N,)`, or of their differences from others.
+
+    Values that happen to be all 0, as flicker can be, are no share.
+    """
+    if measure.share:
+        if others is not None:
+            return intervals.mean_difference(values, others)
+        return intervals.share(values)
+    return intervals.mean(values if others is None else values - others)
 
 
 def _seconds_per_clip(clips: Clips) -> list[float]:

@@ -52,14 +52,24 @@ def _new_figure(width: float, height: float) -> Figure:
 # --- Figure 4 -------------------------------------------------------------------------------------
 
 
+def has_scales(results: Results, chosen: Sequence[Experiment]) -> bool:
+    """Tell whether some row has a point in `plot_scales`."""
+    common = _common_results(results, chosen)
+    return any(common.estimate(row, "frechet") for one in chosen for row in one.rows)
+
+
+def _common_results(results: Results, chosen: Sequence[Experiment]) -> Results:
+    return results.restrict_to([row for experiment in chosen for row in experiment.rows])
+
+
 def plot_scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
     """Plot quality against Frechet distance, and how the distance changes along each scale.
 
-    There is one line for each experiment.
+    There is one line for each experiment; its label says how many of its rows are made.
     """
     figure = _new_figure(13, 5)
     plane, along = figure.subplots(1, 2)
-    results = results.restrict_to([row for experiment in chosen for row in experiment.rows])
+    results = _common_results(results, chosen)
     for experiment, style, place in zip(chosen, STYLES, LABEL_OFFSETS, strict=False):
         _plot_plane(plane, results, experiment, style, place)
         _plot_along_scale(along, results, experiment, style)
@@ -71,7 +81,8 @@ def plot_scales(results: Results, chosen: Sequence[Experiment]) -> Figure:
     along.set_yscale("symlog", linthresh=10)  # shows changes of a few units beside large ones
     along.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
     plane.legend(fontsize=8)
-    figure.suptitle(results.model, y=0.95)
+    clips = max((len(found) for found in results.clips.values()), default=0)
+    figure.suptitle(f"{results.model}, {clips} clips a row", y=0.95)
     return figure
 
 
@@ -96,7 +107,7 @@ def _plot_plane(
         [y.value for _, _, y in known],
         bars,
         style,
-        experiment.title,
+        _title_of_part(experiment, len(known)),
     )
     right, up, side = place
     for row, x, y in known[:: max(len(known) - 1, 1)]:  # both ends; the points between are in order
@@ -122,8 +133,14 @@ def _plot_along_scale(
             [found.value for _, found in known],
             bars,
             style,
-            experiment.title,
+            _title_of_part(experiment, len(known)),
         )
+
+
+def _title_of_part(experiment: Experiment, made: int) -> str:
+    """Return the title, with how many of its rows are made where these are not all."""
+    rows = len(experiment.rows)
+    return experiment.title if made == rows else f"{experiment.title} ({made} of {rows} rows)"
 
 
 def _line_position(row: Row, experiment: Experiment) -> float:
@@ -156,11 +173,20 @@ def _error_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
 # --- maps -----------------------------------------------------------------------------------------
 
 
+def count_cells(results: Results, experiment: Experiment) -> int:
+    """Count the cells of a layer map that have a difference from the row without STG."""
+    common = results.restrict_to(experiment.rows)
+    made = sum(common.clips_of(row) is not None for row in experiment.rows[1:])
+    return made if common.clips_of(experiment.rows[0]) is not None else 0
+
+
 def plot_layers(results: Results, experiment: Experiment) -> Figure:
     """Plot every layer and skip of a layer map, minus the row without STG.
 
-    Numbers are bold if the interval excludes 0.
+    Numbers are bold if the interval excludes 0. Cells that are not made are empty.
     """
+    made, most = count_cells(results, experiment), len(experiment.rows) - 1
+    part = "" if made == most else f" ({made} of {most} cells)"
     study, results = experiments.STUDIES[results.model], results.restrict_to(experiment.rows)
     figure = _new_figure(1.5 + 0.85 * len(study.layers), 1.3 * len(MAP_MEASURES) + 0.8)
     for axes, name in zip(
@@ -179,12 +205,17 @@ def plot_layers(results: Results, experiment: Experiment) -> Figure:
             for skip in experiments.SKIPS
         ]
         goodness = {1: ", higher is better", -1: ", lower is better"}.get(measure.better, "")
+        if not any(cell for line in cells for cell in line):
+            goodness = ": not made yet"
         _plot_heatmap(
             axes, cells, list(map(str, study.layers)), list(experiments.SKIPS), measure.digits
         )
         axes.set_title(f"{measure.title}{goodness}", fontsize=9, loc="left")
+    clips = max((len(found) for found in results.clips.values()), default=0)
     figure.suptitle(
-        f"{results.model}: {experiment.title}, less {experiment.rows[0].label}", fontsize=10
+        f"{results.model}: {experiment.title}, less {experiment.rows[0].label}, {clips} clips a"
+        f" cell{part}",
+        fontsize=10,
     )
     figure.tight_layout()
     return figure
@@ -264,4 +295,7 @@ def plot_strips(results: Results) -> Figure:
         axes.imshow(imread(figure3.strip_path(results.place, row)), interpolation="nearest")
         axes.set_title(row.label, fontsize=8, loc="left", pad=2)
         axes.set_axis_off()
+    wanted = len(experiments.figure3_rows(results.model))
+    if len(rows) < wanted:
+        figure.suptitle(f"{len(rows)} of {wanted} scales", fontsize=9)
     return figure

@@ -136,9 +136,16 @@ def load_clips(place: RecordFolder, row: Row, most: int) -> Clips | None:
 
 @functools.lru_cache(maxsize=1 << 14)
 def _read_chunk(path: Path, settings: str) -> tuple[Reading, Cost, str]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="pt") as file:
+    try:
+        opened = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"a record must be a whole safetensors file, but {path} is damaged ({error}). Remove"
+            " it, and run skipguide paper run again."
+        ) from error
+    with opened as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
         if metadata["settings"] != json.loads(settings):
             raise ValueError(

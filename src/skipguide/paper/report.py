@@ -18,13 +18,15 @@ the report says so in place of the field.
     [[model MODEL]]                      its name
     [[costs]]                            the cost of CFG, STG and a full weak pass, for each model
     [[state]]                            the models, and how many clips they have
+    [[sampling]]                         the precision and the number of steps
 
 A line whose fields have the model `*` is written for each model that has the named experiments.
 
-Sentences about results are written by hand, from CONCLUSION_CLIPS clips a row. They stand between
-`[[concluded EXPERIMENT ...]]` and `[[end]]`, each on a line of its own; while a model lacks a row
-of these experiments or some of its clips, the report says that in their place. `figure-2` is an
-experiment here.
+Sentences about results are written by hand, from CONCLUSION_CLIPS clips a row of the packaged
+models as they sample by default. They stand between `[[concluded EXPERIMENT ...]]` and `[[end]]`,
+each on a line of its own; while a model lacks a row of these experiments or some of its clips, and
+for other weights, steps or dtypes, the report says that in their place. `figure-2` is an experiment
+here. All other sentences are about how things are made, and hold whatever there is.
 """
 
 from __future__ import annotations
@@ -37,7 +39,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skipguide.lab import training_loop
-from skipguide.paper import cost, experiments, figure2, models, plots, status, tables
+from skipguide.paper import (
+    cost,
+    experiments,
+    figure2,
+    missing_records,
+    models,
+    plots,
+    status,
+    tables,
+)
 from skipguide.paper.analysis import MEASURES, Results
 from skipguide.paper.rows import Row
 from skipguide.paper.run import Order
@@ -54,6 +65,10 @@ CONCLUSION = re.compile(r"^\[\[concluded ([^\[\]]+)\]\]\n(.*?)^\[\[end\]\]\n", r
 CONCLUSION_CLIPS = 1024  # of every row, or as many as its experiment has at most
 
 
+OTHER_SAMPLING = (
+    "*No conclusion: those that stand here are about the packaged models in"
+    " {dtype} with their usual number of steps, and this report is of something else.*\n"
+)
 NO_SUCH_MODEL = "*None of the models of this report has this.*"
 NO_VERDICT = "no verdict yet"
 
@@ -64,9 +79,10 @@ def write_report(order: Order, docs: Path) -> list[Path]:
     Raises:
         ValueError: for a template with an unknown field, or if nothing has been made.
     """
+    missing_records.check_matplotlib()
     report = Report(order, docs / "paper")
-    if not report.alignments and not any(results.clips for results in report.results.values()):
-        raise ValueError(_describe_missing_records(order))
+    if not report.has_anything:
+        raise ValueError(missing_records.describe(order))
     text = report.fill(read_template())
     (docs / "paper").mkdir(parents=True, exist_ok=True)
     written = [*report.draw(), *report.write_numbers()]
@@ -74,27 +90,6 @@ def write_report(order: Order, docs: Path) -> list[Path]:
     with training_loop.atomic_path(path) as part:
         part.write_text(text, encoding="utf-8")
     return [path, *written]
-
-
-def _describe_missing_records(order: Order) -> str:
-    """Say which records a report needs, and which others there are."""
-    there = sorted(
-        f"{path.parent.name} {path.name.partition('-')[2]}"  # after the version of the weights
-        for model in models.MODELS
-        for path in (order.folder / model).glob("*-steps-*")
-    )
-    what = f"{' and '.join(order.models)} in {order.dtype}" + (
-        f" with {order.steps} steps" if order.steps else ""
-    )
-    if not there:
-        return (
-            f"the report needs records of {what}, but {order.folder} has none. Run skipguide paper"
-            f" run --folder {order.folder}"
-        )
-    return (
-        f"the report needs records of {what}, but {order.folder} has those of {', '.join(there)}."
-        " Pass the same --steps, --dtype and --weights as to skipguide paper run."
-    )
 
 
 def read_template() -> str:
@@ -122,31 +117,47 @@ class Report:
             for model in models.MODELS
         }
 
+    @property
+    def has_anything(self) -> bool:
+        """Whether there is a number or a picture to report."""
+        clips = any(results.clips for results in self.results.values())
+        costs = any(cost.load(results.place) for results in self.results.values())
+        return bool(clips or costs or self.alignments or dict(self._figures()))
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether the models are the packaged ones and sample as they do by default."""
+        order = self.order
+        usual = {None, *(models.MODELS[name].steps for name in order.models)}
+        return order.dtype == models.DTYPE and order.steps in usual and not order.weights
+
     def fill(self, text: str) -> str:
-        """Replace the fields of a template, and the conclusions that cannot be drawn yet."""
+        """Replace the fields of a template, and the conclusions that cannot be drawn."""
+        if not self.is_usual:  # is said once
+            text = CONCLUSION.sub(OTHER_SAMPLING.format(dtype=models.DTYPE), text, count=1)
+            text = CONCLUSION.sub("", text)
         text = CONCLUSION.sub(lambda match: self._conclude(match[1].split(), match[2]), text)
         text = "".join(map(self._expand_models, text.splitlines(keepends=True)))
         return FIELD.sub(lambda match: self._field(*match[1].split()), text)
 
     def _conclude(self, names: Sequence[str], sentences: str) -> str:
         """Return the sentences, or which models have not made what they are drawn from."""
-        lacking = [
-            f"{name} of {model}"
+        lacking = {
+            name: [model for model in models.MODELS if not self._is_complete(model, name)]
             for name in names
-            for model in models.MODELS
-            if not self._is_complete(model, name)
-        ]
-        if not lacking:
+        }
+        parts = [f"{name} of {', '.join(found)}" for name, found in lacking.items() if found]
+        if not parts:
             return sentences
         return (
             f"*No conclusion yet: that takes {CONCLUSION_CLIPS:,} clips a row, or all that an"
-            f" experiment has, and these have fewer: {', '.join(lacking)}.*\n"
+            f" experiment has, and these have fewer: {'; '.join(parts)}.*\n"
         )
 
     def _is_complete(self, model: str, name: str) -> bool:
         """Return whether a model has made what the conclusions are drawn from."""
         if name == "figure-2":
-            return model in self.alignments
+            return model in self.results and figure2.is_measured(self.results[model].place)
         known = self.experiments[model]
         if not any(name in others for others in self.experiments.values()):
             raise ValueError(
@@ -158,7 +169,7 @@ class Report:
         results = self.results.get(model)
         return (
             results is not None
-            and results.num_real > 0
+            and results.num_real >= models.NUM_REAL
             and all(
                 (clips := results.clips_of(row)) is not None and len(clips) >= wanted
                 for row in known[name].rows
@@ -182,8 +193,9 @@ class Report:
         known: dict[str, Callable[..., str]] = {
             "aligned": self._alignment, "best": self._best, "compare": self._compare,
             "costs": self._costs, "counts": self._counts, "directions": self._directions,
-            "gain": self._gain, "model": self._model, "plots": self._plots, "state": self._state,
-            "tables": self._tables, "value": self._value, "verdict": self._verdict,
+            "gain": self._gain, "model": self._model, "plots": self._plots,
+            "sampling": self._sampling, "state": self._state, "tables": self._tables,
+            "value": self._value, "verdict": self._verdict,
         }  # fmt: skip
         try:
             return known[verb](*arguments)
@@ -241,11 +253,11 @@ class Report:
     def _compare(self, row: str, base: str) -> str:
         def made(model: str) -> str:
             parts = [
-                f"{MEASURES[name].title} {self._gain(model, row, base, name)},"
-                f" {self._verdict(model, row, base, name)}"
+                f"{MEASURES[name].title} {gain}, {self._verdict(model, row, base, name)}"
                 for name in COMPARED_MEASURES
+                if (gain := self._gain(model, row, base, name)) != tables.NOT_YET
             ]
-            return "; ".join(parts)
+            return "; ".join(parts) or tables.NOT_YET
 
         experiment = row.partition("/")[0]
         chosen = [model for model in self.order.models if experiment in self.experiments[model]]
@@ -279,12 +291,26 @@ class Report:
                 sum(row["done"] > 0 for row in entry["rows"]),
             )
             real = self.results[model].num_real if model in self.results else 0
-            made = (
-                f"{done} clips in {rows} of {len(entry['rows'])} rows; Frechet distances to {real}"
-                " real clips"
+            distances = (
+                f"Frechet distances to {real} real clips" if real else "no Frechet distances"
             )
+            made = f"{done} clips in {rows} of {len(entry['rows'])} rows; {distances}"
             lines.append(f"- {model}: {self._absence_note(model) or made}")
         return "\n".join(lines)
+
+    def _sampling(self) -> str:
+        order = self.order
+        paper = ", as the paper's do" if order.dtype == models.DTYPE else ""
+        if order.steps is None:
+            steps = (
+                "with half of their own steps or fewer, which leaves the numbers of plain CFG where"
+                " they are"
+            )
+        else:
+            steps = f"with {order.steps} steps"
+        own = ", ".join(name for name, _ in order.weights)
+        weights = f". The weights of {own} are not those of the package" if own else ""
+        return f"Models run in {order.dtype}{paper}, {steps}; Figure 2 is in float32{weights}."
 
     # --- fields of one row ------------------------------------------------------------------------
 
@@ -351,6 +377,8 @@ class Report:
             differences = [d for row in rows if (d := results.difference(row, first[0], measure))]
             if len(differences) < len(rows):
                 return _so_many(len(differences), len(rows))
+            if not self._is_complete(model, experiment):
+                return NO_VERDICT
             found = Counter(
                 tables.verdict(difference, MEASURES[measure]) for difference in differences
             )
@@ -370,13 +398,11 @@ class Report:
             yield f"{model}-cosines.png", lambda m=model, a=found: plots.plot_cosines(m, a)
         for model, results in self.results.items():
             known = self.experiments[model]
-            if any(results.clips_of(row) for name in SCALES for row in known[name].rows):
-                yield (
-                    f"{model}-scales.png",
-                    lambda r=results, k=known: plots.plot_scales(r, [k[name] for name in SCALES]),
-                )
+            lines = [known[name] for name in SCALES]
+            if plots.has_scales(results, lines):
+                yield f"{model}-scales.png", lambda r=results, k=lines: plots.plot_scales(r, k)
             for name in MAPS:
-                if any(results.clips_of(row) for row in known[name].rows[1:]):
+                if plots.count_cells(results, known[name]):
                     yield (
                         f"{model}-{name}.png",
                         lambda r=results, one=known[name]: plots.plot_layers(r, one),

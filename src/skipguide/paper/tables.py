@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,31 +55,53 @@ def table(results: Results, experiment: Experiment) -> str:
 
     Differences are bold if the interval excludes 0.
     """
-    results = results.restrict_to(experiment.rows, experiment.first)
-    rows = [row for row in experiment.rows if results.clips_of(row) is not None]
-    missing = [row.label for row in experiment.rows if results.clips_of(row) is None]
+    common = results.restrict_to(experiment.rows, experiment.first)
+    rows = [row for row in experiment.rows if common.clips_of(row) is not None]
     if not rows:
-        return f"{results.model}: {NOT_YET}."
+        return "\n\n".join(_absent_rows(results, common, experiment)) or f"{NOT_YET}."
     titles = [MEASURES[name].title + ARROWS[MEASURES[name].better] for name in SHOWN_MEASURES]
     lines = _markdown_table(
-        ["", "clips", *titles, "passes", "seconds"], [_value_cells(results, row) for row in rows]
+        ["", "clips", *titles, "passes", "seconds"], [_value_cells(common, row) for row in rows]
     )
     guided = [row for row in rows[1:] if row.source == "guided"]
     if guided and rows[0] == experiment.rows[0]:
-        differences = [[row.label, *_difference_cells(results, row, rows[0])] for row in guided]
+        differences = [[row.label, *_difference_cells(common, row, rows[0])] for row in guided]
         lines += ["", f"Less {rows[0].label}, on the same prompts and noise:", ""]
         lines += _markdown_table(["", "clips", *titles], differences)
-    if few := [row.label for row in rows if len(results.clips[row.name]) < FEW_CLIPS]:
-        lines += [
-            "",
-            (
-                f"Fewer than {FEW_CLIPS} clips, of which a Frechet distance says little:"
-                f" {'; '.join(few)}."
-            ),
-        ]
-    if missing:
-        lines += ["", f"Not made yet: {'; '.join(missing)}."]
+    for remark in _remarks(results, common, experiment, rows):
+        lines += ["", remark]
     return "\n".join(lines)
+
+
+def _remarks(
+    results: Results, common: Results, experiment: Experiment, rows: Sequence[Row]
+) -> Iterator[str]:
+    """Yield what the numbers of a table cannot say, and what is not in it."""
+    if few := [row.label for row in rows if len(common.clips[row.name]) < FEW_CLIPS]:
+        measured = ", of which a Frechet distance says little" if results.num_real else ""
+        yield f"Fewer than {FEW_CLIPS} clips{measured}: {'; '.join(few)}."
+    if not results.num_real:
+        yield "No Frechet distances yet: the real clips to compare with are not made."
+    elif results.num_real < models.NUM_REAL:
+        yield (
+            f"Frechet distances to {results.num_real} of the {models.NUM_REAL} real clips: with the"
+            " others they will be different."
+        )
+    yield from _absent_rows(results, common, experiment)
+
+
+def _absent_rows(results: Results, common: Results, experiment: Experiment) -> Iterator[str]:
+    """Yield which rows have no clips, and which have none of the prompts that are compared."""
+    absent = [row for row in experiment.rows if common.clips_of(row) is None]
+    made = [row for row in absent if results.clips_of(row) is not None]
+    if made:
+        first = f" from number {experiment.first} on" if experiment.first else ""
+        yield (
+            f"Made, but there is no prompt{first} of which all that are made have clips:"
+            f" {'; '.join(row.label for row in made)}."
+        )
+    if missing := [row.label for row in absent if row not in made]:
+        yield f"Not made yet: {'; '.join(missing)}."
 
 
 def _markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -108,8 +130,14 @@ def _value_cells(results: Results, row: Row) -> list[str]:
     return [row.label, str(len(results.clips[row.name])), *values, *taken]
 
 
-def costs_table(found: Mapping[str, RowTiming], rows: Sequence[Row]) -> str:
-    """Format the cost of the rows of experiments.cost_rows, relative to the first of them."""
+def costs_table(found: Mapping[str, RowTiming], rows: Sequence[Row]) -> str | None:
+    """Format the cost of the rows of experiments.cost_rows, relative to the first of them.
+
+    Returns:
+        None if not all of them were timed together.
+    """
+    if not all(row.name in found for row in rows):
+        return None
     base, lines = found[rows[0].name], []
     for row in rows:
         one = found[row.name]
