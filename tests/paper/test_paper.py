@@ -264,8 +264,9 @@ def test_cost_is_measured_side_by_side(made: Path, tmp_path: Path) -> None:
     assert found is not None
     assert [found[row.name].passes for row in rows] == pytest.approx([2, 2.5, 2 + 11 / 12])
     assert all(len(one.seconds) == 2 for one in found.values())
-    lines = tables.costs_table(found, rows).splitlines()
+    lines = (tables.costs_table(found, rows) or "").splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [row.label for row in rows]
+    assert tables.costs_table({name: found[name] for name in list(found)[1:]}, rows) is None
     one, two = cost.RowTiming(2, (1.0, 3.0, 2.0)), cost.RowTiming(2, (2.0, 3.0, 5.0))
     assert (one.median, two.ratio_to(one)) == (2.0, (2.0, 1.0, 2.5))
 
