@@ -16,9 +16,9 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from skipguide.files import fonts
+from skipguide.files import captions
 from skipguide.files.frames import Frames, VideoFile, open_container
 from skipguide.files.text import dump_json
 from skipguide.method.protocols import PlainData, ReadOnlyData
@@ -272,10 +272,7 @@ def _evenly_spaced_indices(count: int, columns: int) -> Sequence[int]:
 
 def _write_text(picture: Image.Image, corner: tuple[int, int], width: int, text: str) -> None:
     """Write one line in a caption bar: smaller if it does not fit, cut if it still does not."""
-    text = fonts.drawable(" ".join(text.split()))
-    margin, draw = 4, ImageDraw.Draw(picture)
-    sizes = [fonts.load(text, size) for size in (15, 13, 11)]
-    font = next((font for font in sizes if font.getlength(text) <= width - 2 * margin), sizes[-1])
-    while text and font.getlength(text) > width - 2 * margin:
-        text = text.rstrip("…")[:-1] + "…" if len(text) > 1 else ""
-    draw.text((corner[0] + margin, corner[1] + _BAR // 2), text, fill=_INK, font=font, anchor="lm")
+    margin = 4
+    text = captions.drawable(" ".join(text.split()))
+    text, size = captions.fit(text, width - 2 * margin, (15, 13, 11))
+    captions.write(picture, (corner[0] + margin, corner[1] + _BAR // 2), text, size, _INK)
