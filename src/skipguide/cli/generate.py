@@ -11,6 +11,7 @@ from skipguide.cli import console, generate_many, names, options
 from skipguide.cli.batch import build_items, is_batch
 from skipguide.cli.options import Config, Json, Overwrite
 from skipguide.cli.prompt_options import PromptFile, Seeds
+from skipguide.cli.result_lines import format_result
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
 
@@ -90,21 +91,10 @@ def generate(
         **made["measured"],
         "record": made,
     }
-    console.print_result(_summary(target, made), payload, as_json)
+    console.print_result(format_result(target, settings, made), payload, as_json)
 
 
 def _default_path(settings: GenerationSettings, folder: Path | None) -> Path:
     """Return where a video goes that has no name: none that a video of another prompt has."""
     (name,) = names.choose_names([names.Subject(settings)], folder or Path())
     return (folder or Path()) / f"{name}.mp4"
-
-
-def _summary(target: Path, made: PlainData) -> str:
-    frames, height, width, _ = made["frames"]
-    measured, settings = made["measured"], made["settings"]
-    return (
-        f"{target}: {frames} frames of {width}x{height} at {settings['fps']} fps, seed"
-        f" {settings['seed']}\n{measured['passes_per_step']:.2f} passes and"
-        f" {measured['seconds_per_step']:.2f} s per step, {measured['seconds']:.1f} s in all;"
-        f" skipguide reproduce {target} makes it again"
-    )

@@ -58,6 +58,17 @@ def describe_guidance(content: ReadOnlyData) -> list[str]:
     return found + (["restart"] if content.get("restart") else [])
 
 
+def describe_method(settings: GenerationSettings) -> str:
+    """Return complete settings in a phrase, as in "CFG 4.5 + STG 1 (residual 8)".
+
+    "no CFG + restart" is another; of a model whose CFG's scale is not known there is no number.
+    """
+    scale, lowest = settings.guidance_scale, settings.min_guidance_scale
+    first = "" if lowest is None else f"{lowest:g} to "
+    cfg = "CFG" if scale is None else f"CFG {first}{scale:g}" if scale > 1 else "no CFG"
+    return " + ".join([cfg + describe_rule(settings.request), *describe_terms(settings.request)])
+
+
 def columns(complete: ReadOnlyData) -> PlainData:
     """Return complete settings as flat columns, for tables and the page of the studio.
 

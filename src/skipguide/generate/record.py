@@ -17,7 +17,7 @@ import datetime
 import hashlib
 import platform
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,8 @@ class GenerationResult:
     seconds: float  # all of it, decoding included
     image: Image.Image | None = None  # the first frame as the pipeline got it, if it got one
     notes: tuple[str, ...] = ()  # what of the settings the video does not show
+    memory: Mapping[str, Any] = field(default_factory=dict)  # as `memory.measure_peak` returns it
+    preset: Mapping[str, Any] | None = None  # as `preset_used.find_preset_used` returns it
 
 
 def build_record(
@@ -75,7 +77,9 @@ def build_record(
             "passes_per_step": result.passes_per_step,
             "seconds_per_step": result.seconds_per_step,
             "seconds": result.seconds,
+            **result.memory,
         },
+        "preset": result.preset and dict(result.preset),
         **({"notes": list(result.notes)} if result.notes else {}),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }

@@ -21,7 +21,8 @@ from skipguide import guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
 from skipguide.files.video import Frames
-from skipguide.generate import notes, per_video, placement
+from skipguide.generate import memory, notes, per_video, placement
+from skipguide.generate.preset_used import find_preset_used
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
@@ -73,6 +74,8 @@ def generate(
             " skipguide.files.image.read()."
         )
     started, first, said = time.perf_counter(), image, _Notes()
+    device = placement.execution_device(pipe)
+    memory.reset_peak(device)
     if image is not None and settings.width and settings.height:
         said.add(notes.crop_note(image, settings))
         pad = settings.image_fit == "pad"
@@ -90,8 +93,9 @@ def generate(
     said.add(notes.size_note(frames.shape, settings, type(pipe).__name__))
     seconds = time.perf_counter() - started
     return GenerationResult(
-        frames, passes, clock.seconds_per_step(), seconds, first, tuple(said.texts)
-    )
+        frames, passes, clock.seconds_per_step(), seconds, first, tuple(said.texts),
+        memory.measure_peak(device), find_preset_used(settings, pipe),
+    )  # fmt: skip
 
 
 def check_call(

@@ -14,6 +14,7 @@ from skipguide.runs.jobs import Job
 from skipguide.runs.ledger import Ledger, to_json, utc_now
 from skipguide.runs.storage import PublishedFiles
 
+_MEASURED_COLUMNS = ("passes_per_step", "seconds_per_step", "seconds")
 _FILE_COLUMNS = (
     "video",
     "video_sha256",
@@ -46,7 +47,8 @@ def mark_done(
     values = {
         "status": "done", "error": None, "finished": utc_now(), "frames": frames, "height": height,
         "width": width, "fps": str(record["settings"]["fps"]),
-        "frames_sha256": record["frames_sha256"], **record["measured"],
+        "frames_sha256": record["frames_sha256"],
+        **{name: record["measured"][name] for name in _MEASURED_COLUMNS},
         **{name: getattr(published, name) for name in _FILE_COLUMNS},
     }  # fmt: skip
     content = to_json(environment)

@@ -1,0 +1,108 @@
+"""The help of `generate` and `compare` in groups: what people use first, then one subject each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from typer.core import TyperCommand
+
+from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.model_settings import ModelSettings
+
+MODEL = "Model and memory"
+GUIDANCE = "More guidance"
+# Title -> parameters of the verbs, in the order of the help. Where the rest of a schema goes is
+# said by `_GROUP_OF_SCHEMA`, so that a new setting has a place.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Most used": (
+        "model", "image", "negative_prompt", "layers", "stg_scale", "guidance_scale", "steps",
+        "seed", "num_frames", "out", "out_dir",
+    ),
+    "Size and speed of the video": ("height", "width", "fps"),
+    GUIDANCE: (),
+    MODEL: (),
+    "Text and image": (
+        "max_sequence_length", "image_fit", "min_guidance_scale", "motion_bucket_id",
+        "noise_aug_strength", "decode_chunk_size",
+    ),
+    "Many prompts": ("prompts", "seeds"),
+    "Files and output": ("config", "overwrite", "as_json", "help"),
+}  # fmt: skip
+_GROUP_OF_SCHEMA = {GuidanceFlags: GUIDANCE, ModelSettings: MODEL}
+
+
+def group_of(name: str) -> str:
+    """Return the title under which the help lists a parameter.
+
+    Raises:
+        KeyError: for one without a group.
+    """
+    for title, names in GROUPS.items():
+        if name in names:
+            return title
+    for schema, title in _GROUP_OF_SCHEMA.items():
+        if name in schema.model_fields:
+            return title
+    raise KeyError(name)
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, and then one section per group."""
+        for title, entries in help_sections(self, ctx):
+            with formatter.section(title):
+                formatter.write_dl(entries)
+
+
+def help_sections(command: Any, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield the title of each section of the help, and its options with what they mean."""
+    arguments: list[tuple[str, str]] = []
+    found: dict[str, list[tuple[int, tuple[str, str]]]] = {title: [] for title in GROUPS}
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx)
+        if record is None:
+            continue
+        if parameter.param_type_name == "argument":
+            arguments.append(record)
+            continue
+        title = group_of(parameter.name)
+        listed = GROUPS[title]
+        rank = listed.index(parameter.name) if parameter.name in listed else len(listed)
+        found[title].append((rank, record))
+    if arguments:
+        yield "Arguments", arguments
+    for title, entries in found.items():
+        if entries:
+            yield title, [record for _, record in sorted(entries, key=lambda entry: entry[0])]
+
+
+def options_markdown() -> str:
+    """Return the page of the options of `skipguide generate`, made from its help."""
+    from typer.main import get_command
+
+    from skipguide.cli import app
+
+    group: Any = get_command(app)
+    command = group.commands["generate"]
+    context = command.make_context("generate", ["x"], resilient_parsing=True)
+    lines = [
+        "# Options of `generate`", "",
+        "`compare` takes them too, and a plan of `sweep` and the file of `--config` have the same"
+        "\nnames with `_` for `-`. This page is made from the help:"
+        "\n`python -m skipguide.cli.help_groups > docs/options.md`.",
+    ]  # fmt: skip
+    for title, entries in help_sections(command, context):
+        lines += ["", f"## {title}", "", "| option | what it does |", "|---|---|"]
+        lines += [f"| `{_cell(name)}` | {_cell(text)} |" for name, text in entries]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(options_markdown(), end="")

@@ -1,0 +1,75 @@
+"""What a video was made with and what it took, in a few lines, for all verbs that make some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skipguide.generate.describe import describe_method
+from skipguide.generate.settings import GenerationSettings
+from skipguide.method.protocols import ReadOnlyData
+
+# Settings of the model that change what it is or where it lies, as they are written.
+_MODEL_WORDS = ("base_model", "variant", "quantize", "offload", "attention", "scheduler")
+
+
+def format_result(target: Path, settings: GenerationSettings, made: ReadOnlyData) -> str:
+    """Return the lines that end a generation.
+
+    Args:
+        target: the mp4.
+        settings: complete.
+        made: the record.
+    """
+    frames, height, width, _ = made["frames"]
+    return "\n".join((
+        f"{target}: {frames} frames of {width}x{height} at {made['settings']['fps']} fps, seed"
+        f" {settings.seed}",
+        format_cost(made["measured"]),
+        format_used(settings, made),
+        f"skipguide reproduce {target} makes it again",
+    ))  # fmt: skip
+
+
+def format_cost(measured: ReadOnlyData) -> str:
+    """Return passes, seconds and memory: "2.25 passes and 0.52 s per step, 19.1 s in all, ..."."""
+    memory = format_memory(measured)
+    return (
+        f"{measured['passes_per_step']:.2f} passes and {measured['seconds_per_step']:.2f} s per"
+        f" step, {measured['seconds']:.1f} s in all" + (f", peak memory {memory}" if memory else "")
+    )
+
+
+def format_memory(measured: ReadOnlyData) -> str:
+    """Return the peak of memory, as in "13.4 GB of cuda:0"; "" where it was not measured."""
+    from skipguide.generate.memory import format_bytes
+
+    peak = measured.get("peak_memory_bytes")
+    where = measured.get("peak_memory_of")
+    owner = "this process" if where == "process" else where
+    return "" if peak is None else f"{format_bytes(peak)} of {owner}"
+
+
+def format_used(settings: GenerationSettings, made: ReadOnlyData) -> str:
+    """Return the model, the guidance and where its layers come from, in one line."""
+    from skipguide.generate.preset_used import describe_preset_used
+
+    request = settings.request
+    has_terms = bool(request.terms) or request.schedule is not None
+    origin = describe_preset_used(made.get("preset"), has_terms)
+    return f"{format_model(settings)}: {describe_method(settings)}; {origin}"
+
+
+def format_model(settings: GenerationSettings) -> str:
+    """Return the model as it was loaded, as in "wan with a.safetensors:0.8, bfloat16 on cuda:0"."""
+    with_parts = [*(settings.component or ()), *(_lora_words(settings))]
+    parts = [settings.model + (f" with {' and '.join(with_parts)}" if with_parts else "")]
+    parts += [f"{settings.dtype} on {settings.device}"]
+    words = {name: getattr(settings, name) for name in _MODEL_WORDS}
+    parts += [f"{name.replace('_', ' ')} {value}" for name, value in words.items() if value]
+    parts += [f"flow shift {settings.flow_shift:g}"] if settings.flow_shift is not None else []
+    parts += ["compiled"] if settings.compile else []
+    return ", ".join(parts)
+
+
+def _lora_words(settings: GenerationSettings) -> list[str]:
+    return [f"{Path(lora.path).name}:{lora.scale:g}" for lora in settings.lora or ()]
