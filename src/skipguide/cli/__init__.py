@@ -13,9 +13,11 @@ from skipguide.cli.bench import bench
 from skipguide.cli.compare import compare
 from skipguide.cli.console import VerbGroup, hide_library_notices
 from skipguide.cli.convert import convert
+from skipguide.cli.doctor import doctor
 from skipguide.cli.evaluate import evaluate
 from skipguide.cli.families import families
 from skipguide.cli.generate import generate
+from skipguide.cli.help_groups import GroupedCommand
 from skipguide.cli.lab import lab
 from skipguide.cli.layers import layers
 from skipguide.cli.merge import merge
@@ -36,9 +38,9 @@ app = typer.Typer(
     cls=VerbGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 # A new verb: its file, its import above, its name here.
+for verb in (generate, compare):
+    app.command(cls=GroupedCommand)(verb)
 for verb in (
-    generate,
-    compare,
     reproduce,
     bench,
     families,
@@ -48,6 +50,7 @@ for verb in (
     metrics,
     studio,
     report,
+    doctor,
 ):
     app.command()(verb)
 app.add_typer(lab, name="lab")

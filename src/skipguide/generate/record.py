@@ -96,7 +96,7 @@ def describe_machine(device: str) -> dict[str, str | int]:
     import torch
 
     processor = (
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor_name()
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else processor_name()
     )
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -105,7 +105,7 @@ def describe_machine(device: str) -> dict[str, str | int]:
     }
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
     lines = (
         cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
