@@ -51,6 +51,10 @@ bench-all: $(READY)
 figures: $(READY)
 	$(BIN)/skipguide lab methods docs/methods.png --reuse-clips 16 --overwrite
 
+# docs/options.md, from the help of `skipguide generate`.
+options-page: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m support.options_page > docs/options.md
+
 paper: $(READY)
 	$(BIN)/skipguide paper run
 	$(BIN)/skipguide paper report

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import huggingface_hub.constants
 import psutil
 import pytest
+import tomllib
 from typer.testing import CliRunner
 
 from skipguide.cli import app
@@ -86,7 +86,11 @@ def test_a_model_has_the_preset_of_its_size(
         row for row in PRESETS if row["model"] == model and row.get("recommended")
         and row.get("kind", "stg") == "stg"
     )  # fmt: skip
-    assert (facts["pipeline"], facts["family"], facts["missing_files"]) == ("WanPipeline", "wan", [])
+    assert (facts["pipeline"], facts["family"], facts["missing_files"]) == (
+        "WanPipeline",
+        "wan",
+        [],
+    )
     assert (facts["preset"]["name"], facts["preset"]["source"]) == (row["name"], row["source"])
 
 

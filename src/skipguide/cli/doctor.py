@@ -79,7 +79,9 @@ def _examine_machine(folders: Sequence[Path]) -> PlainData:
         "codecs": _attempt(machine.check_codecs),
         "fonts": _attempt(machine.check_fonts),
         "compiler": _attempt(machine.find_compiler),
-        "attention": _attempt(lambda: {"device": first, "backends": machine.check_attention(first)}),
+        "attention": _attempt(
+            lambda: {"device": first, "backends": machine.check_attention(first)}
+        ),
         "families": _attempt(_missing_by_family),
         "models": _attempt(_cached_models),
         "folders": [model for folder in folders for model in _models_in(folder)],

@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_sequence_length", "image_fit", "min_guidance_scale", "motion_bucket_id",
         "noise_aug_strength", "decode_chunk_size",
     ),
-    "Many prompts": ("prompts", "seeds"),
+    "Many prompts": ("prompts", "prompt_file", "seeds"),
     "Files and output": ("config", "overwrite", "as_json", "help"),
 }  # fmt: skip
 _GROUP_OF_SCHEMA = {GuidanceFlags: GUIDANCE, ModelSettings: MODEL}
@@ -77,32 +77,3 @@ def help_sections(command: Any, ctx: Any) -> Iterator[tuple[str, list[tuple[str,
     for title, entries in found.items():
         if entries:
             yield title, [record for _, record in sorted(entries, key=lambda entry: entry[0])]
-
-
-def options_markdown() -> str:
-    """Return the page of the options of `skipguide generate`, made from its help."""
-    from typer.main import get_command
-
-    from skipguide.cli import app
-
-    group: Any = get_command(app)
-    command = group.commands["generate"]
-    context = command.make_context("generate", ["x"], resilient_parsing=True)
-    lines = [
-        "# Options of `generate`", "",
-        "`compare` takes them too, and a plan of `sweep` and the file of `--config` have the same"
-        "\nnames with `_` for `-`. This page is made from the help:"
-        "\n`python -m skipguide.cli.help_groups > docs/options.md`.",
-    ]  # fmt: skip
-    for title, entries in help_sections(command, context):
-        lines += ["", f"## {title}", "", "| option | what it does |", "|---|---|"]
-        lines += [f"| `{_cell(name)}` | {_cell(text)} |" for name, text in entries]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    print(options_markdown(), end="")

@@ -42,6 +42,7 @@ def _peak_on_windows() -> int | None:
     import ctypes
 
     library: Any = getattr(ctypes, "windll").kernel32  # noqa: B009 (not there for pyright)
+
     class Counters(ctypes.Structure):
         """PROCESS_MEMORY_COUNTERS: its size, page faults, then the peak of the working set."""
 
