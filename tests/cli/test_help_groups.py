@@ -43,7 +43,7 @@ def test_every_option_is_in_one_group(verb: str) -> None:
     for option in options:
         assert group_of(option.name) in GROUPS
         long = max(option.opts, key=len)
-        (row,) = (name for name in listed if long in re.findall(r"--[a-z-]+", name)[:1])
+        (_,) = (name for name in listed if long in re.findall(r"--[a-z-]+", name)[:1])
     assert len(listed) == len(options)
 
 

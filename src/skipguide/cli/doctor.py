@@ -79,9 +79,7 @@ def _examine_machine(folders: Sequence[Path]) -> PlainData:
         "codecs": _attempt(machine.check_codecs),
         "fonts": _attempt(machine.check_fonts),
         "compiler": _attempt(machine.find_compiler),
-        "attention": _attempt(
-            lambda: {"device": first, "backends": machine.check_attention(first)}
-        ),
+        "attention": _attempt(lambda: _attention_on(first)),
         "families": _attempt(_missing_by_family),
         "models": _attempt(_cached_models),
         "folders": [model for folder in folders for model in _models_in(folder)],
@@ -107,6 +105,12 @@ def _disk() -> list[PlainData]:
         {"for": name, "folder": str(folder), "free_bytes": free_disk(folder)}
         for name, folder in places.items()
     ]
+
+
+def _attention_on(device: str) -> PlainData:
+    from skipguide.generate.machine import check_attention
+
+    return {"device": device, "backends": check_attention(device)}
 
 
 def _missing_by_family() -> list[PlainData]:

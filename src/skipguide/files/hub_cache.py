@@ -1,4 +1,4 @@
-"""What lies in the hub's cache, and whether the folder of a model is whole. Nothing is downloaded."""
+"""What lies in the hub's cache, and whether the folder of a model is whole; nothing is fetched."""
 
 from __future__ import annotations
 

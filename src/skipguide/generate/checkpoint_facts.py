@@ -39,7 +39,7 @@ def describe_checkpoint(folder: Path) -> PlainData:
     facts["family"] = family.name
     facts["missing_packages"] = missing_packages(family)
     try:
-        return {**facts, "preset": _find_preset(folder, family, facts["pipeline"])}
+        return {**facts, "preset": _find_preset(folder, family, str(facts["pipeline"]))}
     except ValueError as error:
         why = str(error).partition(" Choose the layer")[0].rpartition("but none is known")[2]
         return {**facts, "note": f"no preset: none is known{why}" if why else str(error)}

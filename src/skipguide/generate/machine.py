@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -123,7 +125,7 @@ def find_compiler() -> PlainData:
 
 
 def check_attention(device: str) -> list[PlainData]:
-    """Return a row for each attention backend of diffusers: does it work on this device?
+    """Return a row for each attention backend of diffusers that says whether it works here.
 
     Those that are there compute a small attention, and are compared with the plain formula. Those
     that would be downloaded from the hub first are not tried.
@@ -144,10 +146,15 @@ def check_attention(device: str) -> list[PlainData]:
         if name.endswith("_hub"):
             rows.append({"name": name, "works": None, "why": "its kernel comes from the hub"})
             continue
-        why = _try_attention(lambda q, b=backend: dispatch.dispatch_attention_fn(q, q, q, backend=b),
-                             device)  # fmt: skip
+        why = _try_attention(functools.partial(_attend, backend), device)
         rows.append({"name": name, "works": why is None, "why": why})
     return rows
+
+
+def _attend(backend: Any, query: torch.Tensor) -> torch.Tensor:
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    return dispatch_attention_fn(query, query, query, backend=backend)
 
 
 def _try_attention(attend: Callable[[torch.Tensor], torch.Tensor], device: str) -> str | None:

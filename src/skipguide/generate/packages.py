@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import platform
 import sys
@@ -62,10 +63,8 @@ def _dev_needs(name: str) -> str:
 
 def _python_row() -> PlainData:
     needs = ""
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):  # run from its source
         needs = metadata.metadata(DISTRIBUTION)["Requires-Python"] or ""
-    except metadata.PackageNotFoundError:  # run from its source
-        pass
     version = platform.python_version()
     return {"name": "python", "needs": needs, "version": version, "state": _state(version, needs)}
 
