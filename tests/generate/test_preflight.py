@@ -10,7 +10,10 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
+from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from PIL import Image
+from safetensors.torch import save_file
 
 from skipguide import STG, guide
 from skipguide.families.lookup import family_of
@@ -19,7 +22,9 @@ from skipguide.generate.resolve import requires_image, resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.generate.skeleton import build_skeleton
 from support.configured import save_configs, without_weights
+from support.loras import make_lora
 from support.saved import saved
+from support.small_wan import save_wan
 from support.tiny import tiny
 from support.tiny.base import Tiny
 from support.written import GUIDED
@@ -182,3 +187,40 @@ def test_nothing_stays_on_a_skeleton(mochi: Path) -> None:
 def test_a_skeleton_takes_no_memory(mochi: Path) -> None:
     pipe = build_skeleton(mochi)
     assert {parameter.device.type for parameter in pipe.transformer.parameters()} == {"meta"}
+
+
+# --- parts from elsewhere -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_wan(tmp_path_factory.mktemp("wan") / "whole")
+
+
+def of_wan(model: Path, **given: Any) -> GenerationSettings:
+    return validate_settings(
+        {"prompt": "x", "model": str(model), "device": "cpu", "layers": 1, **SIZE, **given}
+    )
+
+
+def test_a_lora_for_another_model_is_refused(wan: Path, tmp_path: Path) -> None:
+    bare = without_weights(wan, tmp_path / "bare")
+    fitting = make_lora(WanPipeline.from_pretrained(wan), tmp_path / "fits.safetensors", 0, {})
+    preflight.check(of_wan(bare, lora=[str(fitting)]))
+    other = {"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 8),
+             "transformer.blocks.0.attn1.to_q.lora_B.weight": torch.zeros(8, 2)}  # fmt: skip
+    save_file(other, tmp_path / "other.safetensors")
+    given = of_wan(bare, lora=[str(tmp_path / "other.safetensors")])
+    with_weights = message_of(loading.load, of_wan(wan, lora=given.lora))
+    assert message_of(preflight.check, given) == with_weights
+    assert "numbers, and the LoRA is for" in with_weights
+
+
+def test_a_component_of_another_folder_counts(wan: Path, tmp_path: Path) -> None:
+    deep = without_weights(wan, tmp_path / "deep")
+    path = deep / "transformer" / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "num_layers": content["num_layers"] + 2}))
+    last = content["num_layers"] + 1
+    assert "blocks), but got" in message_of(preflight.check, of_wan(wan, layers=last))
+    preflight.check(of_wan(wan, layers=last, component=[f"transformer={deep / 'transformer'}"]))

@@ -17,6 +17,7 @@ from skipguide.cli.batch_run import Outcome
 from skipguide.cli.compare_files import Column, ComparisonColumn
 from skipguide.cli.options import Config, Json, Overwrite
 from skipguide.cli.prompt_options import PromptFile, Seeds
+from skipguide.cli.result_lines import format_several
 from skipguide.generate.settings import uses_guidance
 from skipguide.method.protocols import PlainData
 
@@ -250,7 +251,8 @@ def _print_comparison(job: _Comparison, outcomes: Sequence[Outcome], as_json: bo
         return
     if runs:
         _print_table(runs)
-    typer.echo("\n".join([*notes, *files]))
+    lines = format_several([run.record for run in runs])
+    typer.echo("\n".join([*lines, *notes, *files]))
     if job.several:
         typer.echo(batch_run.describe_outcomes(outcomes, "comparisons"))
 

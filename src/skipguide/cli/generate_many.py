@@ -10,6 +10,7 @@ import typer
 
 from skipguide.cli import batch, batch_run, console, names, options
 from skipguide.cli.batch import FirstFrames, Item
+from skipguide.cli.result_lines import format_several
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
 
@@ -80,7 +81,8 @@ def generate_many(
         "videos": [batch_run.outcome_payload(outcome) for outcome in outcomes],
     }
     said = batch_run.describe_outcomes(outcomes, f"videos in {folder}")
-    console.print_result(said, payload, as_json)
+    records = [outcome.payload["record"] for outcome in outcomes if outcome.state == "made"]
+    console.print_result("\n".join([said, *format_several(records)]), payload, as_json)
     if any(outcome.state == "failed" for outcome in outcomes):
         raise typer.Exit(1)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from skipguide.generate.describe import describe_method
-from skipguide.generate.settings import GenerationSettings
+from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method.protocols import ReadOnlyData
 
+MAX_USED = 4  # ways of guidance that are written out after many videos
 # Settings of the model that change what it is or where it lies, as they are written.
 _MODEL_WORDS = ("base_model", "variant", "quantize", "offload", "attention", "scheduler")
 
@@ -28,6 +30,23 @@ def format_result(target: Path, settings: GenerationSettings, made: ReadOnlyData
         format_used(settings, made),
         f"skipguide reproduce {target} makes it again",
     ))  # fmt: skip
+
+
+def format_several(records: Sequence[ReadOnlyData]) -> list[str]:
+    """Return the lines for videos of one model: what was used, and the most memory of any.
+
+    Args:
+        records: of videos that were made now or before; of none there are no lines.
+    """
+    if not records:
+        return []
+    settings = [validate_settings(record["settings"]) for record in records]
+    used = dict.fromkeys(map(format_used, settings, records))
+    shown = list(used) if len(used) <= MAX_USED else [format_model(settings[0])]
+    peaks = [record["measured"] for record in records]
+    peak = max(peaks, key=lambda measured: measured.get("peak_memory_bytes") or 0)
+    memory = format_memory(peak)
+    return [*shown, *([f"peak memory {memory}"] if memory else [])]
 
 
 def format_cost(measured: ReadOnlyData) -> str:

@@ -31,14 +31,13 @@ def describe_rule(request: GuidanceRequest) -> str:
 
 
 def describe_method(settings: GenerationSettings) -> str:
-    """Return a title, as in "CFG 4.5 + STG 1 (residual 8)", "no CFG + restart".
+    """Return complete settings in a phrase, as in "CFG 4.5 + STG 1 (residual 8)".
 
-    Args:
-        settings: complete.
+    "no CFG + restart" is another; of a model whose CFG's scale is not known there is no number.
     """
-    assert settings.guidance_scale is not None
-    first = "" if settings.min_guidance_scale is None else f"{settings.min_guidance_scale:g} to "
-    cfg = f"CFG {first}{settings.guidance_scale:g}" if settings.guidance_scale > 1 else "no CFG"
+    scale, lowest = settings.guidance_scale, settings.min_guidance_scale
+    first = "" if lowest is None else f"{lowest:g} to "
+    cfg = "CFG" if scale is None else f"CFG {first}{scale:g}" if scale > 1 else "no CFG"
     return " + ".join([cfg + describe_rule(settings.request), *describe_terms(settings.request)])
 
 
@@ -56,17 +55,6 @@ def describe_guidance(content: ReadOnlyData) -> list[str]:
     found += _describe_alike(stg, bool(content.get("orthogonalize")))
     found += [f"SLG ({_what(term)})" for term in terms if term.get("kind") == "slg"]
     return found + (["restart"] if content.get("restart") else [])
-
-
-def describe_method(settings: GenerationSettings) -> str:
-    """Return complete settings in a phrase, as in "CFG 4.5 + STG 1 (residual 8)".
-
-    "no CFG + restart" is another; of a model whose CFG's scale is not known there is no number.
-    """
-    scale, lowest = settings.guidance_scale, settings.min_guidance_scale
-    first = "" if lowest is None else f"{lowest:g} to "
-    cfg = "CFG" if scale is None else f"CFG {first}{scale:g}" if scale > 1 else "no CFG"
-    return " + ".join([cfg + describe_rule(settings.request), *describe_terms(settings.request)])
 
 
 def columns(complete: ReadOnlyData) -> PlainData:

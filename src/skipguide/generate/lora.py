@@ -54,11 +54,7 @@ def load_loras(pipe: Pipeline, loras: Sequence[Lora]) -> tuple[Lora, ...]:
     _check_pipeline(pipe)
     found, scales = [], {}
     for number, lora in enumerate(loras, 1):
-        file = find_lora_file(lora.path)
-        header = weights_file.read_header(file)
-        target = lora.component or parts.side_of(file.name, _targets(pipe))
-        _check_component(pipe, target)
-        _check_layers(pipe, file, lora, target)
+        file, header, target = _find(pipe, lora)
         names = [target] if target else _targets(pipe)
         for name in names:
             adapter = f"lora_{number}"
@@ -71,6 +67,27 @@ def load_loras(pipe: Pipeline, loras: Sequence[Lora]) -> tuple[Lora, ...]:
         found.append(lora.model_copy(update=known))
     pipe.set_adapters(list(scales), list(scales.values()))
     return tuple(found)
+
+
+def check_loras(pipe: Pipeline, loras: Sequence[Lora]) -> None:
+    """Check that LoRAs fit a pipeline, which may be one without weights.
+
+    Raises:
+        ValueError: as `load_loras`.
+    """
+    _check_pipeline(pipe)
+    for lora in loras:
+        _find(pipe, lora)
+
+
+def _find(pipe: Pipeline, lora: Lora) -> tuple[Path, weights_file.WeightsFile, str | None]:
+    """Return the file of a LoRA that fits, its header, and the denoiser that it is for."""
+    file = find_lora_file(lora.path)
+    header = weights_file.read_header(file)
+    target = lora.component or parts.side_of(file.name, _targets(pipe))
+    _check_component(pipe, target)
+    _check_layers(pipe, file, lora, target)
+    return file, header, target
 
 
 def _load(pipe: Pipeline, file: Path, adapter: str, name: str) -> None:

@@ -190,12 +190,12 @@ def _others_inside(
 
 def _check_place(path: Path, name: str, kind: type[Any], base: Path, shown: str) -> None:
     if path.is_dir():
-        _check_folder(_folder_of(path, name), name, kind)
+        _check_folder(folder_of(path, name), name, kind)
     else:
         single_file.check_file(path, name, kind, base, shown)
 
 
-def _folder_of(path: Path, name: str) -> Path:
+def folder_of(path: Path, name: str) -> Path:
     """Return the folder of a component: the one that was named, or the one in a whole model."""
     return path if any((path / config).is_file() for config in _CONFIGS) else path / name
 
@@ -224,7 +224,7 @@ def hash_part(path: Path, name: str) -> str:
     if path.is_file():
         return known_sha256(path)
     total = hashlib.sha256()
-    for file in files_of(_folder_of(path, name)):
+    for file in files_of(folder_of(path, name)):
         total.update(f"{file.name} {known_sha256(file)}\n".encode())
     return total.hexdigest()
 
@@ -250,7 +250,7 @@ def load_part(
     """
     if path.is_file():
         return single_file.load_file(path, name, kind, base, dtype)
-    folder = _folder_of(path, name)
+    folder = folder_of(path, name)
     if torch.nn.Module not in kind.__mro__:  # a tokenizer, a scheduler
         return kind.from_pretrained(folder, local_files_only=True)
     if "variant" in how and not any(folder.glob(f"*.{how['variant']}[.-]*")):

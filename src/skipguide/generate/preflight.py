@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipguide import guide
-from skipguide.generate import loading, per_video, run
+from skipguide.generate import loading, lora, parts, per_video, run
 from skipguide.generate.model_settings import ModelSettings
 from skipguide.generate.resolve import call_parameters, resolve_settings
 from skipguide.generate.settings import GenerationSettings
@@ -58,6 +58,8 @@ def check(
 
 
 def _check_on(pipe: Any, settings: GenerationSettings, image: Image.Image | None) -> None:
+    if settings.lora:
+        lora.check_loras(pipe, settings.lora)
     # What a skeleton would be found to have is no device to run on.
     placed = settings.model_copy(
         update={"device": settings.device or "cpu", "dtype": settings.dtype or "float32"}
@@ -101,30 +103,38 @@ def find_skeleton(settings: ModelSettings, revision: str | None = None) -> Any:
     Raises:
         ValueError: if there is no such model, or a package is missing that its pipeline needs.
     """
-    folder = _config_folder(settings.base_model or settings.model, revision)
+    found = parts.find_parts(settings)
+    folder = _config_folder(found.base, revision)
     if folder is None:
         return None
-    loading.check_pipeline(folder / loading.INDEX_FILE)
-    configs = sorted(folder.glob("*/*config.json"))
-    state = tuple((str(path), path.stat().st_mtime_ns) for path in configs)
+    index = folder / loading.INDEX_FILE
+    loading.check_pipeline(index)
+    if found.places():
+        parts.assign_files(found, parts.read_components(index), folder)
+    elsewhere = {
+        name: parts.folder_of(path, name) for name, path in found.named.items() if path.is_dir()
+    }
+    configs = [
+        *folder.glob("*/*config.json"),
+        *(f for p in elsewhere.values() for f in p.iterdir()),
+    ]
+    state = tuple((str(path), path.stat().st_mtime_ns) for path in sorted(configs))
     try:
-        return _build_once(folder, settings.component, state)
+        return _build_once(folder, tuple(elsewhere.items()), state)
     except Exception as error:  # of a pipeline that needs all of its parts
         _log.debug("no skeleton of %s: %r", settings.model, error)
         return None
 
 
 @functools.lru_cache(maxsize=4)
-def _build_once(folder: Path, component: tuple[str, ...] | None, state: Any) -> Any:
+def _build_once(folder: Path, elsewhere: tuple[tuple[str, Path], ...], state: Any) -> Any:
     """Build a skeleton; for the next settings of the same model it is there already."""
     with _hide_library_logs():
-        return build_skeleton(folder, component or ())
+        return build_skeleton(folder, dict(elsewhere))
 
 
 def _config_folder(model: str, revision: str | None) -> Path | None:
     """Return a folder with the configurations of a model, of the hub's only these downloaded."""
-    if Path(model).is_file():
-        return None
     folder = loading.local_folder(model)
     if folder is not None:
         return folder

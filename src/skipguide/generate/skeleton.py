@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,12 @@ class MissingPart:
         raise ReachedMissingPart
 
 
-def build_skeleton(folder: Path, component: Sequence[str] = ()) -> Any:
+def build_skeleton(folder: Path, elsewhere: Mapping[str, Path] | None = None) -> Any:
     """Build the pipeline of a folder in diffusers layout without its weights.
 
     Args:
         folder: with model_index.json and the configurations of the components.
-        component: as `ModelSettings.component`; folders among them are looked into.
+        elsewhere: folders of components that are not in it.
 
     Raises:
         Exception: of any kind, for a pipeline that cannot be made without some of its parts.
@@ -48,7 +48,7 @@ def build_skeleton(folder: Path, component: Sequence[str] = ()) -> Any:
     index: PlainData = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     kind = _find_class("diffusers", index["_class_name"])
     components = {name: entry for name, entry in index.items() if _is_component(name, entry)}
-    places = {name: folder / name for name in components} | _folders_elsewhere(component)
+    places = {name: folder / name for name in components} | dict(elsewhere or {})
     parts = {name: _build_part(places[name], entry) for name, entry in components.items()}
     options = {name: index[name] for name in index if name[0] != "_" and name not in components}
     pipe = kind(**parts, **options)
@@ -61,12 +61,6 @@ def build_skeleton(folder: Path, component: Sequence[str] = ()) -> Any:
 
 def _is_component(name: str, entry: Any) -> bool:
     return not name.startswith("_") and isinstance(entry, list) and len(entry) == 2
-
-
-def _folders_elsewhere(component: Sequence[str]) -> dict[str, Path]:
-    """Return the components that are taken from other folders."""
-    pairs = (entry.partition("=") for entry in component)
-    return {name: Path(path) for name, _, path in pairs if Path(path).is_dir()}
 
 
 def _build_part(folder: Path, entry: tuple[str | None, str | None]) -> Any:
