@@ -210,7 +210,7 @@ def clips(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write real clips of the lab's world, a reference for `skipguide evaluate`.
+    """Write real clips of the lab's world, as a reference for metrics.
 
     Beside them captions.csv has the caption and the scene of each, and is a file of prompts.
     """
