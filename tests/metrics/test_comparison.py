@@ -315,6 +315,16 @@ def test_votes_are_wins_against_the_baseline_and_strengths(folder: Path) -> None
     assert _row(found, "cfg 9", "strength: better?").mean is None
 
 
+def test_strengths_that_cannot_be_told_from_that_of_the_baseline_are_bold(folder: Path) -> None:
+    winners = ["cfg", "stg", "cfg", "stg", "cfg", "stg", "cfg", "stg", "cfg"]
+    answers = [("stg", "cfg", prompt, winner) for prompt, winner in enumerate(winners)]
+    vote(folder, "better?", answers)
+    found = table_of(folder)
+    assert _row(found, "cfg", "strength: better?").mean > 0  # the best, and the baseline
+    bold = {name: _row(found, name, "strength: better?").bold for name in ("cfg", "stg", "cfg 9")}
+    assert bold == {"cfg": True, "stg": True, "cfg 9": None}
+
+
 def test_ratings_are_compared_video_by_video(folder: Path) -> None:
     with Run.open(folder, writable=True) as run:
         names = {setting.id: setting.name for setting in run.settings()}
@@ -374,6 +384,18 @@ def test_latex_is_sound(full: Comparison) -> None:
     assert r"fvd:\\judge~$\downarrow$" in text
     assert "corrected by Holm over all" in text
     assert r"\textbf{" in text
+
+
+def test_wide_latex_is_divided(folder: Path) -> None:
+    for i in range(9):
+        record(folder, f"measure {i}", dict.fromkeys(("stg", "cfg", "cfg 9"), FIRST))
+    text = latex.write_latex(table_of(folder))
+    blocks = re.findall(r"\\begin\{tabular\}\{@\{\}l(r+)@\{\}\}(.*?)\\end\{tabular\}", text, re.S)
+    assert [len(columns) for columns, _ in blocks] == [6, 5]  # nine, passes and seconds
+    for columns, block in blocks:
+        rows = [line for line in block.splitlines() if "&" in line]
+        assert {line.count("&") for line in rows} == {len(columns)}
+    assert all(text.count(rf"measure\\{i}") == 1 for i in range(9))
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX here")

@@ -116,7 +116,7 @@ def _fit(
             found,
             None
             if half is None or not half[i]
-            else t_tails(found.value / half[i] * t_quantile(freedom), freedom),
+            else t_tails(float(found.value / half[i]) * t_quantile(freedom), freedom),
         )
         for i, (name, found) in enumerate(estimates.items())
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -29,13 +29,6 @@ Compare = Callable[[int, int], Difference | None]
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of a cost: how many times that of the baseline."""
-
-    ratio: float | None
-
-
-@dataclass(frozen=True)
 class Column:
     """One measure of the settings of a model.
 
@@ -43,11 +36,12 @@ class Column:
         statistic: what the value of a setting is: mean, share, median, value (of a set), strength.
         better: None if neither direction is.
         values: by setting; a setting that was not measured is not among them.
-        prompts, clips: how many every value is of; of votes, `clips` are the votes.
+        prompts: of how many prompts each value is.
         compare: the difference of two settings; None where there is none.
-        tested: whether its differences count among the comparisons that are corrected.
+        untested: settings whose difference from the baseline another column tests.
         ratio: of a cost, how many times that of another setting.
         notes: what is missing, a sentence each.
+        reference: the value of the baseline, where it has one by definition.
     """
 
     name: str
@@ -58,8 +52,9 @@ class Column:
     prompts: Mapping[int, int]
     compare: Compare = lambda a, b: None
     ratio: Callable[[int, int], float | None] = lambda a, b: None
-    notes: tuple[str, ...] = field(default=())
-    reference: float | None = None  # the value of the baseline where it is one by definition
+    notes: tuple[str, ...] = ()
+    reference: float | None = None
+    untested: frozenset[int] = frozenset()
 
 
 # --- videos ---------------------------------------------------------------------------------------

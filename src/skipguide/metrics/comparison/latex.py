@@ -6,6 +6,7 @@ as what Unicode calls them.
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from skipguide.metrics.comparison.layout import (
 )
 from skipguide.metrics.comparison.table import Comparison
 
-MOST_NARROW = 4  # measures that one column of a two-column page holds
+MOST_NARROW, MOST_WIDE = 4, 6  # measures that one column and two columns of a page hold
 _ARROWS = {"up": r"~$\uparrow$", "down": r"~$\downarrow$", "": ""}
 _SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%",
@@ -61,9 +62,11 @@ _ACCENTS = {
 
 
 def write_latex(table: Comparison) -> str:
-    """Return a `table` environment; the document needs the package booktabs."""
-    titles = [_title(one) for one in headings(table)]
-    place = "table*" if len(titles) > MOST_NARROW else "table"
+    """Return a `table` environment; the document needs the package booktabs.
+
+    More measures than a page is wide for stand below each other.
+    """
+    place = "table*" if len(table.metrics) > MOST_NARROW else "table"
     lines = [
         "% Made by skipguide runs compare; needs \\usepackage{booktabs}.",
         *(f"% {_comment(note)}" for note in table.notes),
@@ -71,22 +74,40 @@ def write_latex(table: Comparison) -> str:
         r"\centering",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{4pt}",
-        rf"\begin{{tabular}}{{@{{}}l{'r' * len(titles)}@{{}}}}",
-        r"\toprule",
-        _line(["", *titles]),
+        *_tabulars(table),
     ]
-    for panel in panels(table):
-        lines += [r"\midrule", *_panel(panel, len(titles) + 1)]
     said = " ".join(map(escape, caption(table)))
-    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{said}}}"]
-    return "\n".join([*lines, r"\label{tab:comparison}", rf"\end{{{place}}}", ""])
+    lines += [rf"\caption{{{said}}}", r"\label{tab:comparison}", rf"\end{{{place}}}", ""]
+    return "\n".join(lines)
 
 
-def _panel(panel: Panel, width: int) -> Iterator[str]:
+def _tabulars(table: Comparison) -> Iterator[str]:
+    titles, found = [_title(one) for one in headings(table)], panels(table)
+    parts = -(-len(titles) // MOST_WIDE)
+    for i, columns in enumerate(_divide(len(titles), parts)):
+        yield from [r"\par\medskip"] if i else []
+        yield rf"\begin{{tabular}}{{@{{}}l{'r' * len(titles[columns])}@{{}}}}"
+        yield r"\toprule"
+        yield _line(["", *titles[columns]])
+        for panel in found:
+            yield r"\midrule"
+            yield from _panel(panel, columns, len(titles[columns]) + 1)
+        yield r"\bottomrule"
+        yield r"\end{tabular}"
+
+
+def _divide(count: int, parts: int) -> Iterator[slice]:
+    """Yield parts of `range(count)`, as even as they can be."""
+    ends = [round(i * count / parts) for i in range(parts + 1)] if parts else [0, 0]
+    yield from (slice(start, end) for start, end in itertools.pairwise(ends))
+
+
+def _panel(panel: Panel, columns: slice, width: int) -> Iterator[str]:
     if panel.title:
         title = rf"\multicolumn{{{width}}}{{@{{}}l}}{{\emph{{{escape(panel.title)}}}}}"
         yield rf"{title} \\"
-    for name, cells in panel.rows:
+    for name, every in panel.rows:
+        cells = every[columns]
         yield _line([escape(name), *map(_value, cells)])
         if any(cell.interval or cell.ratio for cell in cells):
             yield _line(["", *map(_below, cells)])

@@ -199,14 +199,20 @@ def _bold_sentences(table: Comparison) -> Iterator[str]:
             "Bold: the best of its column, and all that cannot be told from it (paired, p >= 0.05,"
             " corrected by Holm over the comparisons with the best)."
         )
-    judged = [row for row in table.rows if row.better and row.kind != "cost"]
+    # Wins are against the baseline alone; the strengths beside them compare all.
+    wins = ("votes", "share")
+    judged = [
+        row
+        for row in table.rows
+        if row.better and row.kind != "cost" and (row.kind, row.statistic) != wins
+    ]
     without = [
         name
         for name in dict.fromkeys(row.metric for row in judged)
         if all(row.bold is None for row in judged if row.metric == name)
     ]
     if without:
-        yield f"No bold, for want of differences that could be tested: {', '.join(without)}."
+        yield f"Nothing is bold where no differences could be tested: {', '.join(without)}."
 
 
 def _count(number: int, what: str) -> str:

@@ -15,7 +15,7 @@ _ARROWS = {
 }
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --quiet: #767676; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem;
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 110rem;
   padding: 0 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -26,6 +26,8 @@ th, td { padding: .3rem .8rem; text-align: right; vertical-align: top; white-spa
 th:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
 tbody th { font-weight: normal; white-space: normal; min-width: 8rem; }
 tbody th[scope=rowgroup] { font-style: italic; padding-top: .8rem; }
+thead th { white-space: normal; max-width: 9rem; vertical-align: bottom; }
+sup { line-height: 0; }
 small { display: block; color: var(--quiet); }
 p, ul { max-width: 60rem; }
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from skipguide.metrics.comparison import cells, columns, vote_columns
@@ -101,9 +102,11 @@ class Comparison:
 
     def row(self, model: str, setting: str, metric: str) -> ComparedRow:
         """Return one row; KeyError if there is none."""
-        return {(row.model, row.setting, row.metric): row for row in self.rows}[
-            model, setting, metric
-        ]
+        return self._by_name[model, setting, metric]
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str, str], ComparedRow]:
+        return {(row.model, row.setting, row.metric): row for row in self.rows}
 
 
 def compare(
@@ -214,8 +217,14 @@ def _row(group: Group, setting: Setting, column: Column, bold: bool | None) -> C
     difference = column.compare(setting.id, base.id)
     if difference is None:
         return found
-    one = difference.estimate
-    return replace(found, diff=one.value, diff_low=one.low, diff_high=one.high, p=difference.p)
+    one, tested = difference.estimate, setting.id not in column.untested
+    return replace(
+        found,
+        diff=one.value,
+        diff_low=one.low,
+        diff_high=one.high,
+        p=difference.p if tested else None,
+    )
 
 
 def best(column: Column, settings: Sequence[Setting]) -> dict[int, bool]:

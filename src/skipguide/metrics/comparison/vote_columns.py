@@ -81,13 +81,12 @@ def _pair_columns(group: Group, question: str, duels: Sequence[Duel]) -> Iterato
     def compare(a: int, b: int) -> Difference | None:
         if b not in differences:
             differences[b] = preference.strength_differences(duels, b)
-        difference = differences[b].get(a)
-        direct = group.baseline is not None and b == group.baseline.id and a in against
-        if difference is None or not direct:
-            return difference
-        return Difference(difference.estimate, None)  # tested once, by its wins
+        return differences[b].get(a)
 
-    yield Column(f"{STRENGTH}: {question}", "votes", "strength", "higher", found, prompts, compare)
+    yield Column(
+        f"{STRENGTH}: {question}", "votes", "strength", "higher", found, prompts, compare,
+        untested=frozenset(against),
+    )  # fmt: skip
 
 
 def _against(duels: Sequence[Duel], base: int) -> dict[int, list[tuple[float, int]]]:
