@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.runs import Run, annotations
+from skipguide.runs.annotations import Annotation
 from skipguide.studio import report
 from support.painted import painted
 from support.served import BROWSER, READ, Served, until
@@ -22,7 +23,7 @@ def first_key(folder: Path) -> str:
         return run.clips()[0].key
 
 
-def written(folder: Path, key: str) -> annotations.Annotation:
+def written(folder: Path, key: str) -> Annotation:
     with Run.open(folder) as run:
         return annotations.read(run).of(key)
 
@@ -39,7 +40,7 @@ def test_a_clip_is_tagged_and_the_grid_shows_what_has_the_tag(page: Any, own: Se
     page.locator("figure.cell .mark", has_text="good").wait_for()
     assert page.locator("figure.cell .written").text_content() == "the star\nflickersp"
     key = first_key(own.folder)
-    assert written(own.folder, key) == annotations.Annotation(("good",), "the star\nflickersp")
+    assert written(own.folder, key) == Annotation(("good",), "the star\nflickersp")
     assert "p" not in page.locator("#views [aria-pressed=true]").text_content()[:1].lower()
     page.click("#tags [data-tag=good]")
     until(page, CELLS, lambda found: len(found) == 1 and found[0].startswith("a red star, seed 0"))
@@ -52,7 +53,7 @@ def test_a_clip_is_tagged_and_the_grid_shows_what_has_the_tag(page: Any, own: Se
     page.fill("#note", "")
     page.click("#save")
     until(page, MARKS, lambda found: found == ["+ tag", "+ tag"])
-    assert written(own.folder, key) == annotations.Annotation()
+    assert written(own.folder, key) == Annotation()
 
 
 def test_a_run_is_tagged_and_a_refused_tag_is_told(page: Any, own: Served) -> None:

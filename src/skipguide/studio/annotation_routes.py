@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run, annotations
+from skipguide.runs.annotations import Annotation
 from skipguide.studio import files
 
 _Tags = Annotated[list[Annotated[str, Field(max_length=400)]], Field(max_length=40)]
@@ -45,6 +46,6 @@ def add_annotation_routes(app: FastAPI, folder: Path) -> None:
         return describe(found.run if asked.clip is None else found.of(asked.clip))
 
 
-def describe(annotation: annotations.Annotation) -> PlainData:
+def describe(annotation: Annotation) -> PlainData:
     """Return tags and note for the page."""
     return {"tags": list(annotation.tags), "note": annotation.note}
