@@ -159,6 +159,17 @@ def test_numbers_are_joined_and_of_two_the_newer_one_stays(
     said = " ".join(merged.notes)
     assert f"sharpness of the clip {key} is 0.75 in two and 0.25 before it" in said
     assert "fvd:judge of the setting 'stg' is 7 of 9 videos in two and 5 of 2 before it" in said
+    assert "are of 2 of its" not in said
+
+
+def test_metrics_of_sets_that_are_of_some_of_the_videos(
+    both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with Run.open(both[0], writable=True) as run:
+        ids = {s.name: s.id for s in run.settings()}
+        run.record_set_metric(SetMetric(ids["cfg"], "vendi", 1.5, 2))
+    said = " ".join(merge(both, tmp_path / "all").notes)
+    assert "the metrics of sets of 'cfg' are of 2 of its 3 videos" in said
 
 
 def test_votes_and_raters_are_joined_and_the_newer_answer_stays(

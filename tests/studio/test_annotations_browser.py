@@ -1,14 +1,15 @@
-"""Tags and notes in a real Chromium: written, chosen by, kept in a report. `make test-studio`
-runs these."""
+"""Tags and notes in a real Chromium: written, chosen by, kept in a report; and a report in one
+file. `make test-studio` runs these."""
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
-from skipguide.runs import Run, annotations
+from skipguide.runs import Run, Vote, annotations
 from skipguide.runs.annotations import Annotation
-from skipguide.studio import report
+from skipguide.studio import report, report_zip
 from support.painted import painted
 from support.served import BROWSER, READ, Served, until
 
@@ -98,3 +99,20 @@ def test_a_report_has_them_to_read(page: Any, tmp_path: Path) -> None:
     assert page.locator("figure.cell .mark").count() == 1
     page.locator("dialog.annotation button", has_text="Close").click()
     page.locator("dialog.annotation").wait_for(state="detached")
+
+
+def test_a_report_in_one_file_plays_once_it_is_unpacked(page: Any, tmp_path: Path) -> None:
+    folder = painted(tmp_path / "my run", prompts=["a"], seeds=[0])
+    with Run.open(folder, writable=True) as run:
+        first, second = sorted(clip.key for clip in run.clips()[:2])
+        run.vote(Vote("Ann", "pair", "preference", first, second, "first", "first", 3.0))
+        report_zip.write_zip(run, tmp_path / "sent.zip")
+    zipfile.ZipFile(tmp_path / "sent.zip").extractall(tmp_path / "got")
+    page.goto(f"file://{tmp_path}/got/my run/index.html#settings=1,2,3")
+    frames = "[...document.querySelectorAll('figure.cell')].map((cell) => cell.dataset.frame)"
+    until(page, frames, lambda found: found == ["0"] * 3)
+    page.keyboard.press("ArrowRight")
+    until(page, frames, lambda found: found == ["1"] * 3)
+    page.keyboard.press("v")
+    page.locator("main", has_text="rater 1 of").first.wait_for()
+    assert "Ann" not in page.content()

@@ -68,6 +68,7 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
                 before += len(source.rows("SELECT 1 FROM jobs"))
         with target.transaction():
             _remember_sources(target, _labels(sources))
+        merge_judgements.say_what_is_partial(target, notes)
         return _summarize(target, out, before, notes)
 
 

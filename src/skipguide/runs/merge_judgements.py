@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skipguide.runs import annotations, merge_studies
+from skipguide.runs.ledger import Ledger
 from skipguide.runs.merge_rows import Join, insert, rows
 from skipguide.runs.run import state_name
 
@@ -57,6 +58,27 @@ def join_set_metrics(join: Join) -> None:
         if other is None or _rank(row) > _rank(other):
             insert(join.target, "set_metrics", row, replace=True)
             _copy_state(join, row, source_id)
+
+
+def say_what_is_partial(target: Ledger, notes: list[str]) -> None:
+    """Note the settings whose metrics of sets are of some of their videos only."""
+    done = {
+        row["setting"]: row["n"]
+        for row in target.rows(
+            "SELECT setting, count(*) AS n FROM jobs WHERE status = 'done' GROUP BY setting"
+        )
+    }
+    names = {row["id"]: row["name"] for row in target.rows("SELECT id, name FROM settings")}
+    found = {
+        row["setting"]: row["count"]
+        for row in rows(target, "set_metrics", "setting, name")
+        if row["count"] < done.get(row["setting"], 0)
+    }
+    for setting, count in found.items():
+        notes.append(
+            f"the metrics of sets of {names[setting]!r} are of {count} of its {done[setting]}"
+            " videos: `skipguide evaluate` measures all of them."
+        )
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[int, str]:
