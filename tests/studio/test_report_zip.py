@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -40,7 +41,10 @@ def folder(tmp_path: Path) -> Path:
     Image.new("RGB", (48, 40), "red").save(picture)
     plan = {
         "model": f"{_SECRET}/my models/wan",
-        "prompts": ["a red star", {"prompt": "it moves", "image": str(picture)}],
+        "prompts": [
+            "a red star",
+            {"prompt": "it moves", "image": str(picture)},
+        ],
         "seeds": [0, 1],
         "settings": [
             {"name": "cfg", "guidance_scale": 4.5},
@@ -65,7 +69,7 @@ def _fill(folder: Path) -> None:
         for rater in ("Ann Secret", "Ben Secret"):
             first, second = sorted((clips[0].key, clips[1].key))
             run.vote(Vote(rater, "pair", "preference", first, second, "first", "second", 3.5))
-            run.add_rater_key(rater, "k")
+            run.add_rater_key(rater, f"hash of {rater}")
         run.study.begin(Study("pair", (1, 2), 1), "You may stop at any time.")
         run.study.accept("Ben Secret", "0" * 64)
         for name in ("one", "two"):
@@ -79,6 +83,8 @@ def _fill(folder: Path) -> None:
             "UPDATE jobs SET status = 'failed', error = ?, video = NULL WHERE key = ?",
             (error, clips[-1].key),
         )
+        tags = json.dumps({"source": f"{_SECRET}/table.csv"})
+        run.ledger.db.execute("UPDATE prompts SET tags = ?", (tags,))
         content = {"versions": {"torch": "2"}, "packages": {"secretpackage": "1"}}
         run.ledger.db.execute("UPDATE environments SET content = ?", (json.dumps(content),))
         path = clips[1].video
@@ -144,6 +150,21 @@ def test_no_folder_and_no_name_is_in_it(folder: Path, tmp_path: Path) -> None:
     named = zipped(folder, tmp_path / "y.zip", with_names=True)
     assert [row["rater"] for row in table(named, "votes")] == ["Ann Secret", "Ben Secret"]
     assert b"annsecret" not in b"".join(named.read(name) for name in named.namelist())
+
+
+def test_a_rater_has_one_name_in_all_reports_of_a_run(folder: Path, tmp_path: Path) -> None:
+    def names(out: str) -> list[str]:
+        return [row["rater"] for row in table(zipped(folder, tmp_path / out), "votes")]
+
+    ann, ben = names("x.zip")
+    assert re.fullmatch(r"rater [0-9a-f]{8}", ann)
+    with Run.open(folder, writable=True) as run:
+        run.remove_rater("Ann Secret")
+    assert names("y.zip") == [ben]
+    with Run.open(folder, writable=True) as run:
+        run.restore_rater("Ann Secret")
+    assert sorted(names("z.zip")) == sorted([ann, ben])
+    assert ann != ben
 
 
 @pytest.mark.parametrize(

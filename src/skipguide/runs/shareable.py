@@ -37,7 +37,7 @@ def identity(ledger: Ledger) -> str:
     """Return what a run is known by, in whichever folder: 12 hexadecimal digits."""
     first = ledger.rows("SELECT sha256, created FROM plans ORDER BY id LIMIT 1")
     content = [list(row) for row in first] + [ledger.meta("merged")]
-    return hashlib.sha256(to_json(content).encode()).hexdigest()[:12]
+    return _digest(to_json(content))[:12]
 
 
 def write_shareable(
@@ -66,7 +66,7 @@ def _write_rows(source: Ledger, target: Ledger, keep_video: KeepVideo, with_name
         return row if with_names else {**row, "rater": raters[row["rater"]]}
 
     change: Mapping[str, Callable[[Row], Row]] = {
-        "plans": _plan, "settings": _setting, "environments": _environment,
+        "plans": _plan, "prompts": _prompt, "settings": _setting, "environments": _environment,
         "notes": _note, "jobs": lambda row: _job(row, keep_video),
         **dict.fromkeys(_RATER_TABLES, unnamed),
     }  # fmt: skip
@@ -86,24 +86,41 @@ def _write_rows(source: Ledger, target: Ledger, keep_video: KeepVideo, with_name
 
 
 def _names_of_nobody(source: Ledger) -> dict[str, str]:
-    """Return another name for each rater, which no rater of another run has."""
-    found = [rows(source, table, "made, rowid") for table in _RATER_TABLES]
-    names = dict.fromkeys(row["rater"] for table in found for row in table)
-    run = identity(source)[:6]
-    return {name: f"rater {number} of {run}" for number, name in enumerate(names, 1)}
+    """Return another name for each rater, which stays and which no rater of another run has.
+
+    It is drawn from what a browser made up, or else from the first thing that was said, so that
+    nobody can find the name by trying some.
+    """
+    found: dict[str, str] = {}
+    for row in rows(source, "raters", "made, rowid"):
+        found.setdefault(row["name"], row["key"])
+    for table in _RATER_TABLES:
+        for row in rows(source, table, "made, rowid"):
+            said = {name: value for name, value in row.items() if name != "rater"}
+            found.setdefault(row["rater"], to_json([table, said]))
+    run = identity(source)
+    return {name: f"rater {_digest(f'{run} {drawn}')[:8]}" for name, drawn in found.items()}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _models(found: list[Row]) -> list[Row]:
     """Name models by their last folders; of two with one name, the second gets a number."""
-    taken: set[tuple[str, str]] = set()
+    taken: set[str] = set()
     for row in found:
         short = name = without_folders(row["name"])
         number = 2
-        while (name, row["weights"]) in taken:
+        while name in taken:
             name, number = f"{short} {number}", number + 1
-        taken.add((name, row["weights"]))
+        taken.add(name)
         row["name"] = name
     return found
+
+
+def _prompt(row: Row) -> Row:
+    return {**row, "tags": json_without_folders(row["tags"])}
 
 
 def _plan(row: Row) -> Row:

@@ -42,7 +42,7 @@ def write_zip(run: Run, out: Path, overwrite: bool = False, with_names: bool = F
     """Write a run as a .zip; it appears under its name when it is complete.
 
     Args:
-        with_names: keep the names of raters, who are "rater 1 of ..." else.
+        with_names: keep the names of raters, who are "rater 3f2a1c04" or the like else.
 
     Returns:
         {"file", "clips", "votes", "bytes"}
