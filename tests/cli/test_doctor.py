@@ -271,6 +271,10 @@ def test_a_section_that_fails_leaves_the_others(
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
 
 
+def test_pillow_has_a_font_with_the_letters_of_europe() -> None:
+    assert machine.check_fonts()["Latin with accents"]
+
+
 def test_the_memory_is_what_the_system_says() -> None:
     cpu = machine.list_devices()[-1]
     assert cpu["device"] == "cpu"

@@ -206,7 +206,7 @@ def _lines(found: ReadOnlyData) -> Iterator[Line]:
         yield "", line
     for title, write in _SECTIONS.items():
         section = found.get(title)
-        if section is None:
+        if section is None or section == []:
             continue
         yield "bold", _TITLES.get(title, title)
         if isinstance(section, dict) and "error" in section:

@@ -110,9 +110,9 @@ def check_codecs() -> PlainData:
 
 def check_fonts() -> dict[str, bool]:
     """Return for some scripts whether a font is there that has them, for captions of pictures."""
-    from skipguide.files import fonts
+    from skipguide.files import captions
 
-    return {name: fonts.drawable(text) == text for name, text in SAMPLES.items()}
+    return {name: captions.drawable(text) == text for name, text in SAMPLES.items()}
 
 
 def find_compiler() -> PlainData:
