@@ -87,7 +87,13 @@ def settings_in(path: str | Path) -> dict[str, Any]:
 
 def test_a_file_of_prompts_is_a_folder_of_videos(here: Path, loads: list[str]) -> None:
     said = run("generate", "--prompts", "p.csv", "--seeds", "0:2", *SMALL, code=1)
-    assert said.stdout.splitlines() == [
+    *lines, used, memory = said.stdout.splitlines()
+    assert used == (
+        "../tiny, float32 on cpu: CFG 4.5 + STG 1 (residual 2); no preset for this model: you gave"
+        " the layers"
+    )
+    assert memory.startswith("peak memory ")
+    assert lines == [
         "7 videos in p-videos: 5 made, 2 failed",
         *(
             f"failed: of no size, seed {seed} (line 6 of p.csv): `height` and `width` have to be"

@@ -65,7 +65,7 @@ def note(
     clip: _Clips = None,
     as_json: Json = False,
 ) -> None:
-    """Write a note on a run or on clips, in the place of the one before.
+    """Write a note on a run or on clips; it replaces the one before.
 
     Without a text it prints the note that is there.
     """

@@ -41,7 +41,7 @@ def report(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write the studio's page of a run into a folder, with its videos.
+    """Write the studio's page of a run and its videos into a folder.
 
     Open it as a file, or put it on any web site. With --zip it is one file to send, which
     `skipguide studio` and `skipguide runs merge` take too.

@@ -23,7 +23,7 @@ Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory."
 
 @votes.command("show")
 def show_(folder: Folder, as_json: Json = False) -> None:
-    """List the raters of a run, with how much each has judged, and how attentively."""
+    """List the raters of a run, and how much each has judged."""
     from skipguide.runs import Run
     from skipguide.studio import vote_table
 
@@ -114,7 +114,7 @@ def remove(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Take all votes of a rater out of the run and its numbers, and free the name.
+    """Take all votes of a rater out of the run, and free the name.
 
     They are kept aside, and `skipguide votes restore` brings them back.
     """
@@ -181,7 +181,7 @@ def power_(
     ] = 0.05,
     as_json: Json = False,
 ) -> None:
-    """Say how often a study would see a win rate, and how many raters it needs.
+    """Say how often a study of a size would see a win rate.
 
     By simulation, with the interval that the studio prints: clustered by prompt, 95 %.
     """
