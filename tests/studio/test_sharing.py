@@ -174,6 +174,8 @@ def test_a_certificate_is_kept_until_it_ends_or_lacks_a_name(
     renewed = certificate.load_own(tmp_path / "c", names)
     assert renewed.fingerprint != short.fingerprint
     assert "The certificate of before ends on" in renewed.told
+    renewed.file.chmod(0o644)
+    assert "could be read by others" in certificate.load_own(tmp_path / "c", names).told
     renewed.file.write_bytes(renewed.file.read_bytes()[:-200])
     assert (
         "The certificate of before is damaged" in certificate.load_own(tmp_path / "c", names).told
@@ -389,6 +391,58 @@ def test_slow_and_greedy_clients_are_let_go(
             made.close()
 
 
+def test_what_a_rater_is_told_of_an_error_names_no_run_and_no_path(
+    painted_copy: Path, clock_web: TestClient
+) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    body = {"rater": "Ann", "key": "0123456789abcdef", "kind": "pair", "settings": [1, 2]}
+    begun = clock_web.post("/api/study/begin", json=body, headers=headers)
+    assert begun.status_code == 200
+    for trick, status in (("damage", (400, 503)), ("move", (410,))):
+        if trick == "damage":
+            (painted_copy / "ledger.sqlite").write_bytes(b"no ledger" * 1000)
+            for name in ("-wal", "-shm"):
+                (painted_copy / f"ledger.sqlite{name}").unlink(missing_ok=True)
+        else:
+            painted_copy.rename(painted_copy.with_name("elsewhere"))
+        told = clock_web.post("/api/study/next", json=body, headers=headers)
+        assert told.status_code in status
+        assert str(painted_copy.parent) not in told.text
+        assert painted_copy.name not in told.text
+        assert "whoever holds it" in told.text
+
+
+@pytest.fixture
+def clock_web(painted_copy: Path) -> TestClient:
+    return browser(painted_copy, Clock())
+
+
+def test_strangers_begin_before_they_vote(clock_web: TestClient, painted_copy: Path) -> None:
+    """Else the number of raters, and of names from one address, would have no limit."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    body = {"rater": "Nobody", "kind": "pair", "settings": [1, 2]}
+    for more in ({}, {"key": "0123456789abcdef"}):
+        refused = clock_web.post("/api/study/next", json={**body, **more}, headers=headers)
+        assert refused.status_code == 403
+        assert "a name must be taken before anything is asked under it" in refused.text
+    answered = {"rater": "Nobody", "task": "0" * 39, "answers": {"preference": "tie"}}
+    assert clock_web.post("/api/study/answer", json=answered, headers=headers).status_code == 403
+    with Run.open(painted_copy) as run:
+        assert (run.votes(), run.rater_keys()) == ([], {})
+
+
+def test_thousands_of_ranges_are_no_work(painted_copy: Path, clock_web: TestClient) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    body = {"rater": "Ann", "key": "0123456789abcdef", "kind": "pair", "settings": [1, 2]}
+    clock_web.post("/api/study/begin", json=body, headers=headers)
+    task = clock_web.post("/api/study/next", json=body, headers=headers).json()["task"]
+    path = f"/{task['videos'][0]['url']}"
+    ranges = {"Range": "bytes=" + ",".join(f"{i}-{i}" for i in range(0, 4000, 2))}
+    told = clock_web.get(path, headers={**headers, **ranges})
+    assert (told.status_code, told.content[4:8]) == (200, b"ftyp")
+    assert clock_web.get(path, headers={**headers, "Range": "bytes=4-7"}).content == b"ftyp"
+
+
 # --- limits ---------------------------------------------------------------------------------------
 
 
@@ -454,11 +508,13 @@ def test_who_tries_links_has_to_wait(painted_run: Path) -> None:
     assert other.get("/vote").status_code == 200
 
 
-def test_one_address_and_one_rater_can_ask_so_much(painted_run: Path, tmp_path: Path) -> None:
+def test_one_address_and_one_rater_can_ask_so_much(painted_copy: Path) -> None:
     clock = Clock()
-    web = browser(painted_run, clock)
+    web = browser(painted_copy, clock)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     body = {"rater": "Ann", "key": "0123456789abcdef", "kind": "pair", "settings": [1, 2]}
+    for name in ("Ann", "Bob"):
+        web.post("/api/study/begin", json={**body, "rater": name}, headers=headers)
     asked = [web.post("/api/study/next", json=body, headers=headers) for _ in range(62)]
     assert [answer.status_code for answer in asked] == [200] * 60 + [429] * 2
     assert asked[-1].json()["error"].startswith("too many requests came under this name. Wait 1 s")

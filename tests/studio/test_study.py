@@ -252,7 +252,7 @@ def test_nothing_is_asked_or_kept_before_consent(painted_copy: Path, clock: Cloc
         assert "must be accepted before the first task" in refused.json()["detail"]
     with Run.open(painted_copy) as run:
         assert (run.rater_keys(), run.study.consents()) == ({}, {})
-    assert following(web, "Ann").status_code == 428  # nor without beginning
+    assert following(web, "Ann").status_code == 403  # nor without beginning
     assert begin(web, "Ann").status_code == 200
     assert following(web, "Ann").status_code == 200
 

@@ -6,27 +6,33 @@ import asyncio
 import functools
 import hashlib
 import hmac
-import html
 import ipaddress
-import json
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from skipguide.studio import files
+from skipguide.studio.asgi import (
+    MAX_BODY_BYTES,
+    App,
+    Message,
+    Receive,
+    Send,
+    build_cookie,
+    drop_bodies,
+    read_body,
+    replay_body,
+    safety_headers,
+    send_error,
+    send_redirect,
+    with_headers,
+)
 from skipguide.studio.limits import Limits
 from skipguide.studio.responses import Refused
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
-
-MAX_BODY_BYTES = 64 << 10  # bytes; the longest prompt is far below
 BODY_SECONDS = 20  # that a body may take to come
 _RATER_DAYS = 30  # that a browser keeps the token of the blind test
 _SAFE_METHODS = ("GET", "HEAD")
@@ -103,7 +109,7 @@ class Guard:
 
     def __init__(self, app: App, policy: Policy, limits: Limits | None = None):
         self.app, self.policy, self.limits = app, policy, limits or Limits()
-        self.headers = _safety_headers()
+        self.headers = safety_headers()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -112,38 +118,40 @@ class Guard:
             return None
         send = self._add_headers(send)
         if scope["method"] == "HEAD":
-            send = _drop_bodies(send)
+            send = drop_bodies(send)
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         refusal = find_refusal(scope["method"], headers, self.policy)
         if refusal is not None:
-            return await _send_error(send, *refusal, headers)
+            return await send_error(send, *refusal, headers)
         try:
             self._check_limits(scope)
             refusal = self._check_visitor(scope, headers)
         except Refused as refused:
-            return await _send_error(send, refused.status, refused.words, headers, refused.headers)
+            return await send_error(send, refused.status, refused.words, headers, refused.headers)
         if refusal is not None:
-            return await _send_error(send, *refusal, headers)
+            return await send_error(send, *refusal, headers)
         if entrance := self._token_in_address(scope):
             kind, token = entrance
             location = "/vote" if scope["path"] == "/vote" or self.policy.raters_only else "/"
             # A phone forgets what is for a session only, and a rater goes on another day.
             days = _RATER_DAYS if kind and (self.policy.token or self.policy.raters_only) else 0
-            keep = _cookie(_cookie_name(headers, kind), token, days, scope["scheme"] == "https")
-            return await _send_redirect(send, location, keep)
+            keep = build_cookie(
+                _cookie_name(headers, kind), token, days, scope["scheme"] == "https"
+            )
+            return await send_redirect(send, location, keep)
         if scope["method"] not in _WRITING_METHODS:
             return await self.app(scope, receive, self._mark_owner(scope["path"], headers, send))
         try:
-            body = await asyncio.wait_for(_read_body(receive, headers), BODY_SECONDS)
+            body = await asyncio.wait_for(read_body(receive, headers), BODY_SECONDS)
         except TimeoutError:
             late = f"a request must be sent within {BODY_SECONDS} s. Send it again."
-            return await _send_error(send, 408, late, headers, {"Connection": "close"})
+            return await send_error(send, 408, late, headers, {"Connection": "close"})
         if body is None:
             refused = f"a request must have at most {MAX_BODY_BYTES} bytes. Send less."
-            return await _send_error(send, 413, refused, headers)
-        return await self.app(scope, _replay_body(body, receive), send)
+            return await send_error(send, 413, refused, headers)
+        return await self.app(scope, replay_body(body, receive), send)
 
     def _check_visitor(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
         if self._token_in_address(scope):
@@ -199,8 +207,8 @@ class Guard:
         mark = self.policy.owner_mark
         if mark is None or path != "/":
             return send
-        return _with_headers(
-            send, [(b"set-cookie", _cookie(_cookie_name(headers, "-owner"), mark))]
+        return with_headers(
+            send, [(b"set-cookie", build_cookie(_cookie_name(headers, "-owner"), mark))]
         )  # without a token there is this machine alone, and no TLS
 
     def _token_in_address(self, scope: Message) -> tuple[str, str] | None:
@@ -220,27 +228,7 @@ class Guard:
         )
 
     def _add_headers(self, send: Send) -> Send:
-        return _with_headers(send, self.headers)
-
-
-def _with_headers(send: Send, more: list[tuple[bytes, bytes]]) -> Send:
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], *more]}
-        await send(message)
-
-    return sending
-
-
-def _drop_bodies(send: Send) -> Send:
-    """Answer HEAD as GET, headers and all, without the content."""
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            message = {**message, "body": b""}
-        await send(message)
-
-    return sending
+        return with_headers(send, self.headers)
 
 
 def find_refusal(method: str, headers: Mapping[str, str], policy: Policy) -> tuple[int, str] | None:
@@ -326,89 +314,3 @@ def _tokens_equal(given: str, token: str) -> bool:
 def _cookie_name(headers: Mapping[str, str], kind: str) -> str:
     """Name a cookie by port: cookies do not know ports, and two studios need one each."""
     return f"skipguide{kind}-{headers.get('host', '').rpartition(':')[2]}".replace("]", "")
-
-
-async def _read_body(receive: Receive, headers: Mapping[str, str]) -> bytes | None:
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-        return None
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MAX_BODY_BYTES:
-            return None
-    return body
-
-
-def _replay_body(body: bytes, receive: Receive) -> Receive:
-    left = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receiving() -> Message:
-        return left.pop() if left else await receive()
-
-    return receiving
-
-
-async def _send_error(
-    send: Send,
-    status: int,
-    message: str,
-    headers: Mapping[str, str],
-    more: Mapping[str, str] | None = None,
-) -> None:
-    """Refuse in words: a page for a person who opens an address, JSON for a program."""
-    if "text/html" in headers.get("accept", ""):
-        said = html.escape(message[0].upper() + message[1:])
-        kind, body = b"text/html; charset=utf-8", _ERROR_PAGE.format(said).encode()
-    else:
-        kind, body = b"application/json", json.dumps({"error": message}).encode()
-    found = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
-    found += [(name.lower().encode(), value.encode()) for name, value in (more or {}).items()]
-    await send({"type": "http.response.start", "status": status, "headers": found})
-    await send({"type": "http.response.body", "body": body})
-
-
-_ERROR_PAGE = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"'
-    ' content="width=device-width"><meta name="color-scheme" content="light dark">'
-    "<title>skipguide studio</title><h1>This cannot be opened</h1><p>{}</p></html>"
-)
-
-
-async def _send_redirect(send: Send, location: str, cookie: bytes) -> None:
-    headers = [
-        (b"location", location.encode()),
-        (b"set-cookie", cookie),
-        (b"content-length", b"0"),
-    ]
-    await send({"type": "http.response.start", "status": 303, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _cookie(name: str, value: str, days: int = 0, is_secure: bool = False) -> bytes:
-    # Lax: a link in a mail brings it along. What changes something is taken from the page itself
-    # only, see find_refusal.
-    age = f"; Max-Age={days * 86400}" if days else ""
-    secure = "; Secure" if is_secure else ""
-    return f"{name}={value}; HttpOnly; SameSite=Lax; Path=/{age}{secure}".encode()
-
-
-def _safety_headers() -> list[tuple[bytes, bytes]]:
-    policy = (
-        f"default-src 'none'; script-src 'self' 'sha256-{files.import_map_hash()}'; style-src"
-        " 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; base-uri 'none';"
-        " form-action 'none'; frame-ancestors 'none'"
-    )
-    headers = {
-        "content-security-policy": policy,
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "cross-origin-resource-policy": "same-origin",
-        "cross-origin-opener-policy": "same-origin",
-        "cache-control": "no-cache",
-    }
-    return [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -128,7 +128,7 @@ def _new_app(folder: Path, policy: Policy, lifespan: Any, limits: Limits | None 
         title="skipguide studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     app.add_middleware(Guard, policy=policy, limits=limits)
-    _add_error_handlers(app, folder)
+    _add_error_handlers(app, folder, policy.raters_only)
     return app
 
 
@@ -137,14 +137,23 @@ def _try_to_read(run_page: RunPage) -> None:
         run_page.text()
 
 
-def _add_error_handlers(app: FastAPI, folder: Path) -> None:
-    """Refuse in the words of the page, and say it where the run itself is gone."""
+def _add_error_handlers(app: FastAPI, folder: Path, raters_only: bool) -> None:
+    """Refuse in the words of the page, and say it where the run itself is gone.
+
+    Args:
+        raters_only: what names the run or a path is not told.
+    """
 
     def handler(status: int) -> Callable[[Request, Exception], Response]:
         def answer(_: Request, error: Exception) -> Response:
             if not (folder / LEDGER).is_file():
-                return JSONResponse({"error": _describe_gone(folder)}, 410)
-            return JSONResponse({"error": displayable(in_page_words(str(error)))}, status)
+                return JSONResponse(
+                    {"error": _GONE if raters_only else _describe_gone(folder)}, 410
+                )
+            said = displayable(in_page_words(str(error)))
+            if raters_only and (status != 400 or os.sep in said):
+                said = _AT_FAULT
+            return JSONResponse({"error": said}, status)
 
         return answer
 
@@ -168,6 +177,10 @@ def _add_error_handlers(app: FastAPI, folder: Path) -> None:
     app.add_exception_handler(OSError, handler(503))
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(405, not_allowed)
+
+
+_GONE = "this test is not there any more. Ask whoever holds it."
+_AT_FAULT = "the test cannot be read or kept at the moment. If it stays so, tell whoever holds it."
 
 
 def _describe_gone(folder: Path) -> str:

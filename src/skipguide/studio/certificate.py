@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.files.text import displayable
-from skipguide.studio.secret import secret_path, write_private
+from skipguide.studio.secret import is_private, secret_path, write_private
 
 DAYS = 90  # that one of our own is valid; a study takes weeks
 _RENEW_DAYS = 7  # before its end, at a start
@@ -81,14 +81,14 @@ def load_given(file: Path, key: Path, name: str) -> Certificate:
 def load_own(folder: Path, names: Sequence[str]) -> Certificate:
     """Return the certificate of a run, which is made the first time.
 
-    A new one is made where it ends within a week, or lacks a name.
+    A new one is made where it ends within a week, lacks a name, or could be read by others.
 
     Args:
         names: addresses and names under which the server is reached, that of the link first.
 
     Raises:
         OSError: if it cannot be kept.
-        ValueError: if cryptography is not installed, or others can read what is kept.
+        ValueError: if cryptography is not installed.
     """
     path = secret_path().with_name("tls") / f"{_run_name(folder)}.pem"
     told = ""
@@ -106,6 +106,8 @@ def load_own(folder: Path, names: Sequence[str]) -> Certificate:
 
 def _why_not(path: Path, names: Sequence[str]) -> str | None:
     """Return why a certificate that is kept cannot be used any longer; None if it can."""
+    if not is_private(path):
+        return "could be read by others, with its key"
     try:
         found = _read(path)
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path)

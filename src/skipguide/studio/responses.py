@@ -18,6 +18,9 @@ from skipguide.studio.page_words import in_page_words
 _ONE_RANGE = r"(\d{1,18})-(\d{0,18})|-\d{1,18}"
 
 
+_MOST_RANGES = 8
+
+
 class Refused(Exception):
     """A request that is refused, in words for whoever sent it.
 
@@ -43,8 +46,11 @@ class RangedFile(FileResponse):
 def _is_range(value: bytes) -> bool:
     unit, _, ranges = value.decode("latin-1").partition("=")
     found = [re.fullmatch(_ONE_RANGE, part.strip()) for part in ranges.split(",")]
-    return unit.strip().lower() == "bytes" and all(
-        one is not None and (not one[2] or int(one[1]) <= int(one[2])) for one in found
+    # Who watches asks for one range; thousands would keep the server busy.
+    return (
+        unit.strip().lower() == "bytes"
+        and len(found) <= _MOST_RANGES
+        and all(one is not None and (not one[2] or int(one[1]) <= int(one[2])) for one in found)
     )
 
 

@@ -55,7 +55,7 @@ def load_secret(folder: Path) -> bytes:
 
 def _read(path: Path) -> bytes:
     text = path.read_text("ascii", errors="replace").strip()
-    if _is_private(path) and re.fullmatch(f"[0-9a-f]{{{_LENGTH}}}", text):
+    if is_private(path) and re.fullmatch(f"[0-9a-f]{{{_LENGTH}}}", text):
         return bytes.fromhex(text)
     raise ValueError(
         f"the secret of the studio must be {_LENGTH} digits of 0-9 and a-f in a file that nobody"
@@ -64,7 +64,8 @@ def _read(path: Path) -> bytes:
     )
 
 
-def _is_private(path: Path) -> bool:
+def is_private(path: Path) -> bool:
+    """Return whether nobody but the user can read a file, as far as the system knows."""
     return os.name == "nt" or path.stat().st_mode & 0o077 == 0
 
 
@@ -93,7 +94,7 @@ def _private_part(path: Path, content: bytes) -> Iterator[Path]:
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
-        if not _is_private(part):  # a disk that knows no users
+        if not is_private(part):  # a disk that knows no users
             raise OSError(f"{path.parent} keeps no file from others")
         yield part
     finally:

@@ -136,7 +136,7 @@ def _add_entrance(app: FastAPI, folder: Path, names: BlindNames, hosting: Hostin
     def remove(asked: Annotated[_Body, Body()]) -> PlainData:
         hosting.limits.check_rater(asked.rater)
         with Run.open(folder, writable=True) as run:
-            _check_rater(run, asked)
+            _check_rater(run, asked, hosting)
             run.study.wish_removal(asked.rater)
         return {"asked": True}
 
@@ -146,7 +146,7 @@ def _add_tasks(app: FastAPI, folder: Path, names: BlindNames, hosting: Hosting) 
     def following(asked: Annotated[NextBody, Body()]) -> PlainData:
         hosting.limits.check_rater(asked.rater)
         with Run.open(folder) as run:
-            _check_rater(run, asked)
+            _check_rater(run, asked, hosting)
             test = _find_test(run, asked.kind, asked.settings, asked.rater)
             if test is None:
                 raise HTTPException(404, _NO_STUDY)
@@ -168,7 +168,7 @@ def _add_tasks(app: FastAPI, folder: Path, names: BlindNames, hosting: Hosting) 
     def answer(given: Annotated[AnswerBody, Body()]) -> PlainData:
         hosting.limits.check_rater(given.rater)
         with Run.open(folder) as run:
-            _check_rater(run, given)
+            _check_rater(run, given, hosting)
             study = run.study.current()
             test = Test(study.kind, study.settings, study) if study else None
             if test is not None:
@@ -256,7 +256,14 @@ def _code(names: BlindNames, hosting: Hosting, found: PlainData) -> str | None:
     return names.return_code(found["rater"]) if is_own else None
 
 
-def _check_rater(run: Run, asked: _Body) -> None:
+def _check_rater(run: Run, asked: _Body, hosting: Hosting) -> None:
+    """Refuse who votes under the name of another, or, of strangers, under one that nobody took."""
+    if hosting.needs_codes and asked.rater not in run.rater_keys():
+        raise HTTPException(
+            403,
+            f"a name must be taken before anything is asked under it, but {asked.rater} is not."
+            " Open the test anew, and begin.",
+        )
     if not raters.may_vote(run, asked.rater, asked.key):
         raise HTTPException(
             403,
