@@ -106,6 +106,7 @@ test-studio: $(READY)
 studio-pictures: $(READY)
 	$(BIN)/python $(PIP_INSTALL) playwright
 	PYTHONPATH=tests $(BIN)/python tests/support/studio_pictures.py build/shown docs
+	PYTHONPATH=tests $(BIN)/python tests/support/study_pictures.py build/study docs
 
 # How a run of 1,000 clips opens and scrolls in a real Chromium; CLIPS=... for another number.
 CLIPS ?= 1000

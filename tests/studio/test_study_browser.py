@@ -4,7 +4,6 @@ what the studio shows of it."""
 from __future__ import annotations
 
 import io
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,52 +13,17 @@ from PIL import Image
 
 from skipguide.runs import Run
 from skipguide.runs.study import CheckAnswer
-from skipguide.studio import app, attention, blind_test, certificate, connections, study_plan
-from skipguide.studio.access import Policy
-from skipguide.studio.sharing import Sharing
+from skipguide.studio import blind_test
 from support.painted import painted
-from support.served import BROWSER, READ, Served, until
+from support.served import BROWSER, READ, until
+from support.shared import Shared
 
 pytestmark = BROWSER
 
-TEXT = "# Consent\n\nYou judge **short** videos.\n\n- You can stop.\n- <b>Nothing</b> is sold."
 PROGRESS = "document.querySelector('.progress-line .count')?.textContent"
 OPEN = "document.getElementById('left')?.disabled === false"
 PHONE = {"width": 390, "height": 844}
 NARROW = "document.documentElement.scrollWidth"
-
-
-class Shared:
-    """A studio with a study, and the server for raters beside it, over TLS."""
-
-    def __init__(self, folder: Path) -> None:
-        with Run.open(folder, writable=True) as run:
-            names = ["cfg", "stg layers=4 scale=0.5"]
-            study = study_plan.plan_study(run, "pair", names, 3, 2, TEXT, 9)
-            attention.prepare(run, study)
-            run.study.begin(study, TEXT)
-        self.folder, policy = folder, Policy(secret=b"secret")
-        self.own = certificate.load_own(folder, ["127.0.0.1"])
-        listener = socket.create_server(("127.0.0.1", 0))
-        for_raters = Policy(secret=b"secret", raters_only=True)
-        files = (str(self.own.file), str(self.own.key))
-        made = app.create_rater_app(folder, for_raters)
-        self.outside = connections.SharedServer(made, listener, files)
-        base = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        self.link = f"{base}/vote?token={for_raters.rater_token}"
-        sharing = Sharing(
-            self.link, "Raters reach it.", "self-signed", self.own.fingerprint, "2027-01-01"
-        )
-        self.studio = Served(folder, policy, sharing)
-
-    def __enter__(self) -> Shared:
-        self.outside.__enter__()
-        self.studio.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.studio.__exit__()
-        self.outside.__exit__()
 
 
 @pytest.fixture

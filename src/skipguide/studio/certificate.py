@@ -1,7 +1,7 @@
 """The TLS certificate of the server for raters: one that is given, or one that is made here.
 
 A certificate that is made here is kept with the user, as the secret of the links is, one for each
-run, so that a phone that has accepted it once does so after a restart.
+run and address, so that a phone that has accepted it once does so after a restart.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def load_given(file: Path, key: Path, name: str) -> Certificate:
 def load_own(folder: Path, names: Sequence[str]) -> Certificate:
     """Return the certificate of a run, which is made the first time.
 
-    A new one is made where it ends within a week, lacks a name, or could be read by others.
+    There is one for each address; a new one is made where it ends within a week, is damaged, or
+    could be read by others.
 
     Args:
         names: addresses and names under which the server is reached, that of the link first.
@@ -90,7 +91,7 @@ def load_own(folder: Path, names: Sequence[str]) -> Certificate:
         OSError: if it cannot be kept.
         ValueError: if cryptography is not installed.
     """
-    path = secret_path().with_name("tls") / f"{_run_name(folder)}.pem"
+    path = secret_path().with_name("tls") / f"{_file_name(folder, names)}.pem"
     told = ""
     if os.path.lexists(path):
         if why := _why_not(path, names):
@@ -192,8 +193,10 @@ def _fingerprint(certificate: Any) -> str:
     return ":".join(digest[i : i + 2] for i in range(0, len(digest), 2))
 
 
-def _run_name(folder: Path) -> str:
-    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+def _file_name(folder: Path, names: Sequence[str]) -> str:
+    """Return a name for a run and an address; who comes back to one finds its certificate."""
+    said = b"\n".join([os.fsencode(folder.resolve()), *(name.encode() for name in sorted(names))])
+    return hashlib.sha256(said).hexdigest()[:32]
 
 
 def _reason(error: Exception) -> str:

@@ -73,7 +73,7 @@ export function bothNumbers(run) {
   const { with_all: all, pair, rating } = run.votes;
   const out = run.raters.filter((row) => row.left_out).map((row) => row.rater).join(", ");
   const rows = [
-    ...both(run, "Wins", pair.win_rates, all.pair.win_rates),
+    ...both(run, "Wins", pair.win_rates, all.pair.win_rates, percent),
     ...Object.keys(all.rating.means).flatMap((question) =>
       both(run, run.questions.rating[question]?.[0] ?? question,
         rating.means[question] ?? {}, all.rating.means[question])),
@@ -83,9 +83,15 @@ export function bothNumbers(run) {
     table(["Of", "Setting", "Without them", "With them"], rows, "Means, with their intervals."));
 }
 
-function both(run, what, without, withThem) {
+function both(run, what, without, withThem, said = estimate) {
   return Object.keys(withThem).map((id) => el("tr", {}, el("td", {}, what),
     el("th", { scope: "row" }, run.setting.get(Number(id)).title),
-    el("td", {}, without[id] ? estimate(without[id]) : "–"),
-    el("td", {}, estimate(withThem[id]))));
+    el("td", {}, without[id] ? said(without[id]) : "–"),
+    el("td", {}, said(withThem[id]))));
+}
+
+function percent({ value, low, high }) {
+  const whole = (part) => Math.round(part * 100);
+  const interval = low == null || high == null ? "" : ` (${whole(low)} to ${whole(high)})`;
+  return `${whole(value)} %${interval}`;
 }

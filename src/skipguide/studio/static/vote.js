@@ -57,7 +57,6 @@ function askConsent(consent) {
     root.querySelector("h1").focus();
   };
   root.replaceChildren(consentPanel(consent, { agree, refuse }));
-  root.querySelector(".text").focus();
 }
 
 function testBody() {
