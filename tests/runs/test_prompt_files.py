@@ -69,7 +69,10 @@ def test_what_a_table_decides_and_what_not_is_said_before_it_begins(tmp_path: Pa
 
 @pytest.mark.parametrize(
     "content",
-    ["sep=;\nid;prompt\n1;a, b\n", "# mine\n\nid,prompt\n1,\"a, b\"\n\n,\n", "prompt\n\"a, b\"\n"],
+    [
+        "sep=;\nid;prompt\n1;a, b\n", 'id,prompt\n# no\n1,"a, b"\n#2,"c, d"\n',
+        '# mine\n\nid,prompt\n1,"a, b"\n\n,\n', 'prompt\n"a, b"\n',
+    ],
 )  # fmt: skip
 def test_what_spreadsheets_and_people_add_to_a_table(tmp_path: Path, content: str) -> None:
     assert texts(read(tmp_path, "p.csv", content)) == ["a, b"]
@@ -183,3 +186,11 @@ def test_a_folder_of_texts_that_would_not_all_be_read(
         path.parent.rmdir()
     plan = Plan.of({"prompts": "prompts", "settings": [{"name": "cfg"}]}, tmp_path)
     assert texts(plan) == ["a fish"]
+
+
+def test_comments_between_rows_and_signs_in_cells(tmp_path: Path) -> None:
+    text = 'prompt,id\n"a\n# b",1\n# no,2\n"# c",3\n\nd,"x'
+    with pytest.raises(ValueError, match=r"line 7 of .* is not: unexpected end of data"):
+        read(tmp_path, "p.csv", text)
+    assert texts(read(tmp_path, "p.csv", text + '"')) == ["a\n# b", "# c", "d"]
+    assert texts(read(tmp_path, "p.jsonl", '# all\n"a"\n  # b\n"# c"\n')) == ["a", "# c"]

@@ -10,6 +10,7 @@ import pytest
 
 from skipguide.files import video
 from skipguide.runs import Clip, Plan, Run
+from skipguide.runs.clip_table import clip_table
 from skipguide.runs.prompt_rows import parse_seeds
 from support.drawn import plan_with, swept
 
@@ -75,6 +76,16 @@ def test_rows_decide_on_their_own_videos_and_no_others(tmp_path: Path) -> None:
         ("a star", {"negative_prompt": "blurred"}, {"style": "flat"}),
         ("a moon", {"negative_prompt": "grey", "num_frames": 2, "guidance_scale": 7.0}, {}),
     ]
+
+
+def test_a_table_of_clips_has_what_their_rows_say(tmp_path: Path) -> None:
+    swept(tmp_path / "run", plan_of_table(tmp_path, TABLE))
+    with Run.open(tmp_path / "run") as run:
+        rows = clip_table(run, run.clips())
+    names = ("prompt", "seed", "setting.num_frames", "setting.negative_prompt")
+    cells = [tuple(row[name] for name in names) for row in rows if row["setting"] == "cfg"]
+    assert cells[1:5] == [("a star", 1, 3, None), ("a star", 3, 3, "blurred"),
+                          ("a star", 4, 3, "blurred"), ("a moon", 0, 2, "grey")]  # fmt: skip
 
 
 def test_a_row_has_the_key_of_a_plan_that_says_the_same(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def clip_table(run: Run, clips: Sequence[Clip]) -> list[PlainData]:
             "latents": _relative_path(run, clip.latents),
             "error": None if clip.error is None else clip.error.splitlines()[0],
             **own[setting.id],
+            **{f"setting.{name}": table_cell(value) for name, value in prompt.settings.items()},
             **{f"metric.{name}": value for name, value in clip.metrics.items()},
             **votes.get(clip.key, {}),
             **(_written_columns(written.of(clip.key)) if written.clips else {}),

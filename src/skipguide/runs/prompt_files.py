@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -108,22 +107,47 @@ def _table_rows(text: str, separators: str, path: Path) -> Iterator[Row]:
     """Yield the rows of a table with a header, by the names of its columns in lower case."""
     lines = text.split("\n")
     start = next((i for i, line in enumerate(lines) if not _is_before_header(line)), len(lines))
-    table = "\n".join(lines[start:])
     separator = _find_separator(lines[start] if start < len(lines) else "", separators)
-    reader = csv.reader(io.StringIO(table, newline=""), delimiter=separator, strict=True)
-    before = 0
+    source = _TableLines(lines, start)
+    reader = csv.reader(source, delimiter=separator, strict=True)
     try:
         names = [name.strip().lower() for name in next(reader, [])]
         _check_columns(names, path)
-        before = reader.line_num
+        source.begin_row()
         for cells in reader:
-            place, before = f"line {start + before + 1}", reader.line_num
+            place = f"line {source.first}"
+            source.begin_row()
             if any(cell.strip() for cell in cells):
                 yield Row(place, _name_cells(names, cells, place, path))
     except csv.Error as error:
-        raise ValueError(
-            _describe_csv_error(error, start + before + 1, start + reader.line_num, path)
-        ) from None
+        raise ValueError(_describe_csv_error(error, source.first or 1, source.read, path)) from None
+
+
+class _TableLines:
+    """The lines of a table for csv, without comments between rows, and with their numbers.
+
+    A # within a cell of several lines is no comment: csv asks for those lines before the row ends.
+    """
+
+    def __init__(self, lines: Sequence[str], start: int):
+        self._lines, self.read, self.first = lines, start, 0  # numbers of lines, from 1
+
+    def begin_row(self) -> None:
+        """Note that the line that comes next begins a row."""
+        self.first = 0
+
+    def __iter__(self) -> _TableLines:
+        return self
+
+    def __next__(self) -> str:
+        while self.read < len(self._lines):
+            line = self._lines[self.read]
+            self.read += 1
+            if self.first or not line.startswith("#"):
+                self.first = self.first or self.read
+                last = self.read == len(self._lines)
+                return line if last else f"{line}\n"
+        raise StopIteration
 
 
 def _describe_csv_error(error: csv.Error, first: int, last: int, path: Path) -> str:
@@ -209,7 +233,7 @@ def _json_rows(text: str, path: Path) -> Iterator[Row]:
 
 def _lines_of_json(text: str, path: Path) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+        if line.strip() and not line.lstrip().startswith("#"):
             try:
                 yield Row(f"line {number}", documents.load_json(line, number))
             except documents.DuplicateKeys as error:

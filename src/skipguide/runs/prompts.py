@@ -92,7 +92,8 @@ def read(source: PromptFile, base: Path) -> list[Prompt]:
     - .csv, .tsv: a table whose first line names the columns: `prompt`, `image` for the picture to
       start from, `id`; `seed` and the names of settings, as `negative_prompt` and `num_frames`, for
       the videos of a row; all others are kept beside the prompt, as its tags
-    - .jsonl: a text, or a row with the same names, on each line
+    - .jsonl: a text, or a row with the same names, on each line; here and in tables, too, lines
+      that begin with # are comments between rows
     - VBench's `VBench_full_info.json`, and VBench-I2V's: a list of `{"prompt_en", "dimension",
     "image_name"}`
     - EvalCrafter's `metadata.json`: `{"0000": {"prompt", "attributes"}}`
