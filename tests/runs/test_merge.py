@@ -319,7 +319,7 @@ merge.merge([Path(sys.argv[1]), Path(sys.argv[2])], Path(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize("step", [60, 250])
+@pytest.mark.parametrize("step", [pytest.param(60, marks=pytest.mark.long), 250])
 def test_a_killed_merge_leaves_nothing_half(
     both: tuple[Path, Path], tmp_path: Path, step: int
 ) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import sqlite3
-import subprocess
-import sys
-import urllib.request
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 import yaml
+from fastapi.testclient import TestClient
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -262,23 +261,26 @@ def test_a_report_that_fails_leaves_nothing(folder: Path, tmp_path: Path) -> Non
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_studio_shows_it_from_a_copy(folder: Path, tmp_path: Path) -> None:
+def test_the_studio_shows_it_from_a_copy(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     zipped(folder, tmp_path / "x.zip")
-    script = "from skipguide.cli import main; main()"
-    command = [sys.executable, "-c", script, "studio", str(tmp_path / "x.zip"), "--port", "0"]
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()
-    with subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        with urllib.request.urlopen(f"{address}api/run", timeout=60) as answer:
-            told = json.load(answer)
-        process.terminate()
-        assert process.stderr is not None
-        assert "is shown from a copy" in process.stderr.read()
-    assert (told["name"], told["counts"]["done"], told["trials_allowed"]) == ("my run", 7, False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    told: dict[str, Any] = {}
+
+    def look(server: uvicorn.Server, sockets: Any) -> None:
+        page = TestClient(server.config.app, base_url="http://localhost:8700")
+        told.update(page.get("/api/run").json())
+        key = next(clip["key"] for clip in told["clips"] if clip["status"] == "done")
+        told["video"] = page.get(f"/clips/{key}.mp4").status_code
+
+    monkeypatch.setattr(uvicorn.Server, "run", look)
+    result = CliRunner().invoke(app, ["studio", str(tmp_path / "x.zip"), "--port", "0"])
+    assert result.exit_code == 0, result.output
+    assert "is shown from a copy" in result.stderr
+    assert (told["name"], told["counts"]["done"], told["video"]) == ("my run", 7, 200)
+    assert told["trials_allowed"] is False
     assert list((tmp_path / "temporary").iterdir()) == []
     result = CliRunner().invoke(app, ["studio", str(tmp_path / "x.zip"), "--share", "lan"])
     assert "--share must have a run that keeps its votes" in result.stderr
