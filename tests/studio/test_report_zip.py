@@ -270,7 +270,8 @@ def test_the_studio_shows_it_from_a_copy(
     told: dict[str, Any] = {}
 
     def look(server: uvicorn.Server, sockets: Any) -> None:
-        page = TestClient(server.config.app, base_url="http://localhost:8700")
+        served: Any = server.config.app
+        page = TestClient(served, base_url="http://localhost:8700")
         told.update(page.get("/api/run").json())
         key = next(clip["key"] for clip in told["clips"] if clip["status"] == "done")
         told["video"] = page.get(f"/clips/{key}.mp4").status_code

@@ -16,7 +16,7 @@ export function mark(run, clip, setting) {
   return el("button", {
     type: "button", class: isEmpty ? "mark empty" : "mark", title: told(clip) || "Tags and a note",
     "aria-label": `Tags and note of ${name}${isEmpty ? "" : `: ${told(clip)}`}`,
-    on: { click: () => open(run, name, clip.key, clip) },
+    on: { click: () => new Form(run, name, clip.key, clip).open() },
   }, clip.tags.join(", ") || (clip.note ? "note" : "+ tag"));
 }
 
@@ -31,7 +31,8 @@ export function tagSection(run) {
   const { tags, note } = run.written;
   if (!canWrite(run) && counts.size + tags.length + note.length === 0) return null;
   const write = canWrite(run)
-    ? button("write", () => open(run, run.name, null, run.written), { id: "write-run" }) : null;
+    ? button("write", () => new Form(run, run.name, null, run.written).open(), { id: "write-run" })
+    : null;
   const chips = [...counts].map(([tag, count]) => button(`${tag} ${count}`,
     () => choose(run, tag), { pressed: state.tag === tag, "data-tag": tag }));
   return el("section", { id: "tags" }, el("h2", {}, "Tags and notes", write),
@@ -44,7 +45,8 @@ export function tagSection(run) {
 export function followTag(run) {
   const clips = state.tag === null ? [] : run.clips.filter(({ tags }) => tags.includes(state.tag));
   state.tagged = new Set(clips.map(({ prompt, seed }) => `${prompt}/${seed}`));
-  const isShown = ({ prompt, seed }) => state.prompts.includes(prompt) && state.seeds.includes(seed);
+  const isShown = ({ prompt, seed }) =>
+    state.prompts.includes(prompt) && state.seeds.includes(seed);
   if (!clips.some(isShown)) state.tag = null;
 }
 
@@ -62,7 +64,9 @@ function told({ tags, note }) {
 
 function countTags(run) {
   const counts = new Map();
-  for (const tag of run.clips.flatMap(({ tags }) => tags)) counts.set(tag, (counts.get(tag) ?? 0) + 1);
+  for (const tag of run.clips.flatMap(({ tags }) => tags)) {
+    counts.set(tag, (counts.get(tag) ?? 0) + 1);
+  }
   return new Map([...counts].sort(([a], [b]) => a.localeCompare(b)));
 }
 
@@ -74,59 +78,84 @@ function choose(run, tag) {
   }
   const { prompts, seeds, slots } = state;
   if (state.tag === null) before = { prompts, seeds, slots };
-  const tagged = new Set(run.clips.filter(({ tags }) => tags.includes(tag)).map((c) => c.setting));
+  const clips = run.clips.filter(({ tags }) => tags.includes(tag));
+  const tagged = new Set(clips.map(({ setting }) => setting));
   update({
-    tag, view: "clips", mode: "grid", prompts: run.prompts.map(({ id }) => id), seeds: [...run.seeds],
+    tag, view: "clips", mode: "grid",
+    prompts: run.prompts.map(({ id }) => id), seeds: [...run.seeds],
     slots: slotsOf(run.settings.map(({ id }) => id).filter((id) => tagged.has(id))),
   });
 }
 
-// --- writing --------------------------------------------------------------------------------------
+// --- writing -------------------------------------------------------------------------------------
 
-function open(run, name, clip, { tags, note }) {
-  const wanted = new Set(tags);
-  const known = new Set([...tags, ...(clip === null ? [] : countTags(run).keys())]);
-  const chips = el("div", { class: "chips" });
-  const field = el("input", { id: "new-tag", maxlength: 40, placeholder: "New tag", "aria-label": "New tag" });
-  const text = el("textarea", { id: "note", rows: 4, "aria-label": "Note", ".value": note, readonly: !canWrite(run) });
-  const problem = el("p", { class: "problem", role: "alert" });
-  const close = () => { dialog.close(); dialog.remove(); };
-  const draw = () => chips.replaceChildren(...[...known].map((tag) => button(tag, () => {
-    if (!wanted.delete(tag)) wanted.add(tag);
-    draw();
-  }, { pressed: wanted.has(tag), disabled: !canWrite(run) })));
-  const add = () => {
-    const tag = field.value.trim();
-    if (!tag) return;
-    known.add(tag);
-    wanted.add(tag);
-    field.value = "";
-    draw();
-  };
-  const save = async () => {
-    add();
-    const changes = {
-      clip, note: text.value, add: [...wanted].filter((tag) => !tags.includes(tag)),
-      remove: tags.filter((tag) => !wanted.has(tag)),
+/** The dialog for one clip, or for the run where `clip` is null. */
+class Form {
+  constructor(run, name, clip, { tags, note }) {
+    Object.assign(this, { name, clip, tags, note, isOpen: canWrite(run) });
+    this.wanted = new Set(tags);
+    this.known = new Set([...tags, ...(clip === null ? [] : countTags(run).keys())]);
+    this.chips = el("div", { class: "chips" });
+    this.field = el("input", {
+      id: "new-tag", maxlength: 40, placeholder: "New tag", "aria-label": "New tag",
+    });
+    this.text = el("textarea", {
+      id: "note", rows: 4, "aria-label": "Note", ".value": note, readonly: !this.isOpen,
+    });
+    this.problem = el("p", { class: "problem", role: "alert" });
+  }
+
+  open() {
+    const submit = (event) => { event.preventDefault(); this.#add(); };
+    const tagging = el("form", { class: "choices", on: { submit } }, this.field,
+      el("button", {}, "Add"));
+    const save = button("Save", () => this.#save(), { class: "action", id: "save" });
+    const close = button(this.isOpen ? "Cancel" : "Close", () => this.#close());
+    this.dialog = el("dialog", { class: "annotation", on: { cancel: () => this.#close() } },
+      el("h2", {}, "Tags and note"), el("p", { class: "quiet" }, this.name), this.chips,
+      this.isOpen && tagging, this.text, this.problem,
+      el("p", { class: "choices" }, this.isOpen && save, close));
+    this.#draw();
+    document.body.append(this.dialog);
+    this.dialog.showModal();
+  }
+
+  #close() {
+    this.dialog.close();
+    this.dialog.remove();
+  }
+
+  #draw() {
+    const toggle = (tag) => () => {
+      if (!this.wanted.delete(tag)) this.wanted.add(tag);
+      this.#draw();
     };
+    this.chips.replaceChildren(...[...this.known].map((tag) =>
+      button(tag, toggle(tag), { pressed: this.wanted.has(tag), disabled: !this.isOpen })));
+  }
+
+  #add() {
+    const tag = this.field.value.trim();
+    if (!tag) return;
+    this.known.add(tag);
+    this.wanted.add(tag);
+    this.field.value = "";
+    this.#draw();
+  }
+
+  async #save() {
+    this.#add(); // what is typed and not added yet
+    const add = [...this.wanted].filter((tag) => !this.tags.includes(tag));
+    const remove = this.tags.filter((tag) => !this.wanted.has(tag));
     try {
-      await ask("POST", "/api/annotations", changes);
+      const { clip, text } = this;
+      const note = text.value === this.note ? null : text.value; // somebody else's stays
+      await ask("POST", "/api/annotations", { clip, note, add, remove });
     } catch (error) {
-      problem.textContent = error.message;
+      this.problem.textContent = error.message;
       return;
     }
-    close();
+    this.#close();
     document.dispatchEvent(new Event("run-changed"));
-  };
-  const tagging = canWrite(run) ? el("form", {
-    class: "choices", on: { submit: (event) => { event.preventDefault(); add(); } },
-  }, field, el("button", {}, "Add")) : null;
-  const ends = canWrite(run) ? [button("Save", save, { class: "action", id: "save" }), button("Cancel", close)]
-    : [button("Close", close)];
-  const dialog = el("dialog", { class: "annotation", on: { cancel: close } },
-    el("h2", {}, "Tags and note"), el("p", { class: "quiet" }, name), chips, tagging, text, problem,
-    el("p", { class: "choices" }, ends));
-  draw();
-  document.body.append(dialog);
-  dialog.showModal();
+  }
 }

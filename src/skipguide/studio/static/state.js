@@ -52,7 +52,8 @@ export function setSlot(slot, setting, steps) {
 /** The rows of the grid: prompt x seed, of a tag where one is chosen. */
 export function rows() {
   const every = state.prompts.flatMap((prompt) => state.seeds.map((seed) => ({ prompt, seed })));
-  return every.filter(({ prompt, seed }) => state.tag === null || state.tagged.has(`${prompt}/${seed}`));
+  if (state.tag === null) return every;
+  return every.filter(({ prompt, seed }) => state.tagged.has(`${prompt}/${seed}`));
 }
 
 function written() {
