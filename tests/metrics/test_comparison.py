@@ -234,6 +234,29 @@ def test_models_are_compared_by_themselves(tmp_path: Path, monkeypatch: pytest.M
     assert {row.baseline for row in other.rows if row.model == "lab-opensora"} == {None}
 
 
+def test_settings_of_other_weights_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for weights in ("old", "new"):
+        monkeypatch.setattr(
+            Drawn,
+            "survey",
+            lambda self, settings, image, sha=weights: [
+                ResolvedSetting(one, self._filled(one), {"sha256": sha}) for one in settings
+            ],
+        )
+        swept(tmp_path, plan_with(CFG, STG, prompts=PROMPTS, seeds=[0]))
+    found = table_of(tmp_path)
+    assert found.settings("lab-mochi") == ["cfg", "stg"]
+    assert len(found.rows) == 2 * len(found.metrics)
+    assert any("different weights: the newest are compared" in note for note in found.notes)
+
+
+def test_the_baseline_alone_can_be_asked_for(folder: Path) -> None:
+    found = table_of(folder, settings=["cfg"])
+    assert found.settings(found.models[0]) == ["cfg"]
+
+
 # --- sets -----------------------------------------------------------------------------------------
 
 
@@ -268,6 +291,30 @@ def test_sets_of_other_videos_or_references_are_not_compared(folder: Path) -> No
     assert "is of 5 videos, not of the 9 that are compared: skipguide evaluate" in notes
     assert "different references" in notes
     assert f"skipguide evaluate {folder} --reference DIR --metrics fvd:judge" in notes
+
+
+def test_a_set_of_videos_that_were_made_again_is_left_out(folder: Path) -> None:
+    record_set(folder, "vendi:judge", "stg", 3.0, [[float(i) for i in range(8)]])
+    plan = plan_with(STG, CFG, HIGH, prompts=PROMPTS, seeds=[0])
+    swept(folder, plan, version="2")  # of a library
+    with Run.open(folder) as run:
+        assert len({clip.key for clip in run.clips()}) == 27
+    found = table_of(folder)
+    assert _row(found, "stg", "vendi:judge").mean is None
+    assert any("stg is of videos that were made again since" in note for note in found.notes)
+
+
+def test_merged_runs_still_have_differences(folder: Path, tmp_path: Path) -> None:
+    groups = [float(i) for i in range(8)]
+    for name, value in (("stg", 3.0), ("cfg", 2.0)):
+        record_set(folder, "fvd:judge", name, value, [[value * x for x in groups]], "ab")
+    before = _row(table_of(folder), "stg", "fvd:judge")
+    other = tmp_path / "other"
+    swept(other, plan_with(CFG, prompts=PROMPTS, seeds=[0]))
+    run_cli("runs", "merge", other, folder, "--out", tmp_path / "all")
+    after = _row(table_of(tmp_path / "all"), "stg", "fvd:judge")
+    assert before.diff is not None
+    assert (after.diff, after.p) == (before.diff, before.p)
 
 
 def test_numbers_of_older_versions_have_their_interval_and_no_difference(folder: Path) -> None:

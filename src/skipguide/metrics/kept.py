@@ -8,13 +8,14 @@ measured on the same prompts, and whether videos have been made since.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from skipguide.metrics.features import REFERENCE, Readings
 from skipguide.runs import Run
+from skipguide.runs.run import REPLICATES
 from skipguide.stats.paired import Replicates
 
 _SET = "replicates "  # before the number of a set
@@ -60,19 +61,10 @@ def keep(
     run.keep_state(setting, _state_name(metric), state, keys)
 
 
-def load(
-    run: Run, setting: int, metric: str, value: float, known: Collection[str]
-) -> KeptSet | None:
-    """Return what `keep` kept with a value.
-
-    Args:
-        known: the keys of all clips of the setting.
-
-    Returns:
-        None if nothing is kept, or what is kept belongs to another value or to other clips.
-    """
+def load(run: Run, setting: int, metric: str, value: float) -> KeptSet | None:
+    """Return what `keep` kept with a value; None if nothing is kept, or it is of another value."""
     state, keys = run.state(setting, _state_name(metric))
-    if not state or float(state["value"][0]) != value or not set(keys) <= set(known):
+    if not state or float(state["value"][0]) != value:
         return None
     without = tuple(state[name] for name in sorted(state) if name.startswith(_SET))
     replicates = Replicates(value, without) if without else None
@@ -80,4 +72,4 @@ def load(
 
 
 def _state_name(metric: str) -> str:
-    return f"{metric} replicates"
+    return metric + REPLICATES

@@ -9,7 +9,7 @@ from typing import Any
 from skipguide.runs import annotations, merge_studies
 from skipguide.runs.ledger import Ledger
 from skipguide.runs.merge_rows import Join, insert, rows
-from skipguide.runs.run import state_name
+from skipguide.runs.run import REPLICATES, state_name
 
 _JOINED = {
     "meta", "plans", "models", "prompts", "settings", "environments", "jobs", "plan_jobs",
@@ -90,12 +90,14 @@ def _setting_name(join: Join, number: int) -> str:
 
 
 def _copy_state(join: Join, row: Mapping[str, Any], source_id: int) -> None:
-    """Copy the sums of a metric, so that further videos can be added to them."""
-    state = join.origin / state_name(source_id, row["name"])
-    if state.is_file():
-        place = join.folder / state_name(row["setting"], row["name"])
-        place.parent.mkdir(exist_ok=True)
-        shutil.copyfile(state, place)
+    """Copy what is kept of a metric: sums, so that further videos can be added to them, and
+    replicates, so that settings can be compared."""
+    for name in (row["name"], row["name"] + REPLICATES):
+        state = join.origin / state_name(source_id, name)
+        if state.is_file():
+            place = join.folder / state_name(row["setting"], name)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(state, place)
 
 
 # --- votes ----------------------------------------------------------------------------------------

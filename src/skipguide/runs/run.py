@@ -397,6 +397,10 @@ class Run:
         return self._votes.removals()
 
 
+# After the name of a metric: what is kept with its number beside its sums.
+REPLICATES = " replicates"
+
+
 def state_name(setting: int, name: str) -> str:
     """Return the file of a state. Names of metrics may have any letters; names of files may not."""
     return f"metrics/{hashlib.sha256(name.encode()).hexdigest()[:16]}-{setting}.safetensors"

@@ -24,7 +24,6 @@ class Contender:
     setting: Setting
     clips: dict[Cell, Clip]
     missing: dict[str, int]
-    keys: frozenset[str]  # of all its clips
 
 
 @dataclass(frozen=True)
@@ -99,29 +98,32 @@ def _check_names(names: Sequence[str], baseline: str | None, patterns: Sequence[
 def _contender(setting: Setting, clips: Sequence[Clip]) -> Contender:
     done = {(clip.prompt, clip.seed): clip for clip in clips if clip.status == "done"}
     missing = Counter(clip.status for clip in clips if clip.status != "done")
-    return Contender(setting, done, dict(missing), frozenset(clip.key for clip in clips))
+    return Contender(setting, done, dict(missing))
 
 
 def _group(
     model: str, all_of: Sequence[Contender], name: str | None, patterns: Sequence[str]
 ) -> Group:
-    baseline = _find_baseline([one for one in all_of if one.clips], name)
-    wanted = [
-        one
-        for one in all_of
-        if not patterns
-        or one.setting == baseline
-        or any(fnmatchcase(one.setting.name, pattern) for pattern in patterns)
-    ]
-    chosen = [one for one in wanted if one.clips]
-    if patterns and [one.setting for one in chosen] == [baseline]:  # nothing of this model is asked
-        chosen = []
+    newest = {one.setting.name: one for one in all_of}
+    baseline = _find_baseline([one for one in newest.values() if one.clips], name)
+    asked = [one for one in newest.values() if _fits(one, patterns)]
+    wanted = [one for one in newest.values() if one in asked or one.setting == baseline]
+    chosen = [one for one in wanted if one.clips] if asked else []
     every = [one.clips.keys() for one in chosen]
     cells = [cell for cell in every[0] if all(cell in own for own in every)] if chosen else []
     notes = list(_notes(model, wanted, chosen, cells))
+    if len(newest) < len(all_of):
+        notes.append(
+            f"{model} has settings of one name that were made with different weights: the newest"
+            " are compared."
+        )
     if baseline is None and chosen:
         notes.append(f"{model} has no videos of {name}, so there are no differences to it.")
     return Group(model, baseline, tuple(chosen), tuple(cells), tuple(notes))
+
+
+def _fits(one: Contender, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatchcase(one.setting.name, pattern) for pattern in patterns)
 
 
 def _find_baseline(contenders: Sequence[Contender], name: str | None) -> Setting | None:

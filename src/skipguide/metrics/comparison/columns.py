@@ -157,9 +157,7 @@ def set_columns(run: Run, group: Group) -> Iterator[Column]:
 def _set_column(run: Run, group: Group, name: str, metrics: Mapping[int, SetMetric]) -> Column:
     row = METRICS.get(name.partition(":")[0])
     sets = {
-        one.setting.id: kept.load(
-            run, one.setting.id, name, metrics[one.setting.id].value, one.keys
-        )
+        one.setting.id: kept.load(run, one.setting.id, name, metrics[one.setting.id].value)
         for one in group.contenders
         if one.setting.id in metrics
     }
@@ -204,6 +202,8 @@ def _set_reason(
         is_whole = {cells.get(key) for key in found.keys} == set(group.cells)
     if is_whole:
         return None
+    if found is not None and not found.keys <= cells.keys():
+        return "is of videos that were made again since"
     return f"is of {metric.count} videos, not of the {len(group.cells)} that are compared"
 
 
