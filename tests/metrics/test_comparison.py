@@ -676,6 +676,9 @@ def test_a_run_is_evaluated_in_one_table(evaluated: tuple[Path, Path]) -> None:
     with_reference = run_cli("evaluate", folder, "--reference", real).stdout
     assert "--reference DIR" not in with_reference
     assert f"--reference {real} --metrics fvd:judge,kvd:judge" in with_reference
+    by_judge = run_cli("evaluate", folder, "--features", "judge").stdout
+    assert f"skipguide evaluate {folder} --reference DIR --features judge --weights" in by_judge
+    assert "with real clips of the lab:" in by_judge.splitlines()
     named = run_cli("evaluate", folder, "--metrics", "temporal_flickering,vendi:judge").stdout
     assert "not run" not in named
     assert "vendi:judge ^" in named.splitlines()[0]

@@ -117,7 +117,8 @@ def evaluate(
     if tracking is not None:
         results = _track_after(results, tracking, as_json)
     found: list[tuple[str, Result]] = []
-    command = evaluate_text.Command(sources[0], reference, weights, non_commercial, device)
+    measured = Path("VIDEOS") if merge else sources[0]  # results do not say where videos are
+    command = evaluate_text.Command(measured, reference, features, weights, non_commercial, device)
     try:
         for one in results:
             found.append(one)

@@ -26,6 +26,7 @@ class Command:
 
     source: Path
     reference: Path | None = None
+    features: str = ""
     weights: Path | None = None
     non_commercial: bool = False
     device: str = "cpu"
@@ -38,6 +39,7 @@ class Command:
         if self.reference or REFERENCE in needs:
             words += ["--reference", str(self.reference or "DIR")]
         words += ["--metrics", ",".join(metrics)] if metrics else []
+        words += ["--features", self.features] if self.features and not metrics else []
         if self.weights or _files(needs):
             words += ["--weights", str(self.weights or "FOLDER")]
         if self.non_commercial or NON_COMMERCIAL in needs:
@@ -233,7 +235,9 @@ def _lab_hint(
     if not others or not all(title.startswith("lab-") for title, _ in found):
         return
     metrics = [f"{name.partition(':')[0]}:judge" for name in others]
-    yield "dim", "or by the judge of the lab, which comes with the package:"
+    by_other = any(_files(one.needs) for one in not_run if one.metric in others)
+    what = "or by the judge of the lab, which comes with the package"
+    yield "dim", f"{what if by_other else 'with real clips of the lab'}:"
     if command.reference is None:
         model = found[0][0].removeprefix("lab-").split()[0]
         yield "dim", f"  skipguide lab clips DIR --model {model}"
