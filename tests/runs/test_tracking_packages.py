@@ -138,6 +138,11 @@ def test_mlflow_gets_nothing_twice(
     assert cfg["metrics/motion"] == [(0, 3.0)]
     assert cfg["metrics/sharpness"] == [(0, 0.0), (0, 0.125), (1, 0.5)]
     assert history(client, runs["stg/8"]) == before["stg/8"]
+    client.delete_run(runs["stg/8"].info.run_id)
+    assert track(folder, "mlflow") == 2
+    client.delete_experiment(client.get_experiment_by_name("run").experiment_id)
+    assert track(folder, "mlflow") == 0
+    assert set(mlflow_runs(client)) == {"cfg", "stg/8"}
     folder.rename(folder.with_name("moved"))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "run")
     assert track(folder.with_name("moved"), "mlflow") == 0

@@ -96,7 +96,11 @@ class MLflow:
     def _experiment(self, name: str) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or name
         found = self.client.get_experiment_by_name(name)
-        return self.client.create_experiment(name) if found is None else found.experiment_id
+        if found is None:
+            return self.client.create_experiment(name)
+        if found.lifecycle_stage == "deleted":  # its name cannot be had again
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
 
     def _log_parameters(self, known: _Known, setting: TrackedSetting) -> None:
         param = import_module("mlflow.entities").Param
