@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipguide.files import packaged
 from skipguide.generate import parsing
 from skipguide.generate.fields import flag_name
 from skipguide.generate.settings import GenerationSettings, validate_settings
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
     import PIL.Image
 
 Config = Annotated[
-    Path | None,
+    list[str] | None,
     typer.Option(
         "--config",
         "-c",
+        metavar="PATH",
         help="YAML file of settings, with lines such as steps: 28, or guidance: {terms: [{layers:"
-        " [8], scale: 1.0}]}.",
+        " [8], scale: 1.0}]}. A folder or hub id is --base-model; both may be given.",
+        show_default="none",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
@@ -122,14 +126,39 @@ def _parse_value(name: str, value: str | bool | list[str]) -> Any:
     return value if isinstance(value, bool) else parse_text(name, value)
 
 
-def read_config(path: Path | None) -> PlainData:
-    """Return the settings in a YAML file; none without a file.
+def read_config(given: Sequence[str | Path] | str | Path | None) -> PlainData:
+    """Return the settings in a YAML file, and the base model if one was named; none of nothing.
+
+    Args:
+        given: what came with --config: a file, a folder or hub id (the base model of a single
+            file), or both.
 
     Raises:
-        ValueError: if there is no such file, or it does not consist of `name: value` lines.
+        ValueError: if there is no such file, or it does not consist of `name: value` lines; for two
+            files or two base models.
     """
-    if path is None:
-        return {}
+    listed = [given] if isinstance(given, (str, Path)) else list(given or ())
+    bases = [str(name) for name in listed if _is_base_model(str(name))]
+    files = [Path(name) for name in listed if str(name) not in bases]
+    for kind, found in (("YAML file", files), ("base model", bases)):
+        if len(found) > 1:
+            raise ValueError(
+                f"--config must name one {kind} at most, but got {', '.join(map(str, found))}. Keep"
+                " one."
+            )
+    base = {"base_model": bases[0]} if bases else {}
+    return {**(_read_yaml(files[0]) if files else {}), **base}
+
+
+def _is_base_model(name: str) -> bool:
+    """Return whether a name is that of a model in diffusers layout, and not of a YAML file."""
+    if Path(name).exists() or name in packaged.NAMES:
+        return name in packaged.NAMES or (Path(name) / "model_index.json").is_file()
+    is_hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
+    return is_hub_id and Path(name).suffix.lower() not in (".yaml", ".yml", ".json", ".txt")
+
+
+def _read_yaml(path: Path) -> PlainData:
     if not path.is_file():
         raise ValueError(
             f"--config must be a YAML file, but got {path}, which is no file. Check the name."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipguide.cli import compare_files, console
+from skipguide.cli.moved import check_places, lora_changes, move
 from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix
 from skipguide.generate.describe import describe_method
 from skipguide.generate.settings import GenerationSettings, validate_settings
@@ -44,6 +45,17 @@ def reproduce(
     model: Annotated[
         str | None, typer.Option("--model", help="Where the model is now, if it has moved.")
     ] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Where that of a single file is now.")
+    ] = None,
+    component: Annotated[
+        list[str] | None,
+        typer.Option("--component", metavar="NAME=PATH", help="Where a component is now."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="PATH", help="Where a LoRA is now, once per LoRA."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Where to run, if not as recorded.")
     ] = None,
@@ -58,9 +70,9 @@ def reproduce(
     from skipguide.files import video
 
     then = video.read_record(source)
-    moved = {
-        name: value for name, value in (("model", model), ("device", device)) if value is not None
-    }
+    given = {"model": model, "base_model": base_model, "component": component, "lora": lora,
+             "device": device}  # fmt: skip
+    moved = {name: value for name, value in given.items() if value}
     several = "runs" in then
     recorded = _recorded_runs(then, source, moved)
     if several:
@@ -116,12 +128,8 @@ def _recorded_runs(then: ReadOnlyData, source: Path, moved: ReadOnlyData) -> lis
         settings = record.settings_from_record(run, source)
         complete = validate_settings(upgrade_settings(run["settings"])) if len(runs) > 1 else None
         method = describe_method(complete) if complete else ""
-        found.append(_Recorded(place, method, run, _move(settings, moved)))
+        found.append(_Recorded(place, method, run, move(settings, moved)))
     return found
-
-
-def _move(settings: GenerationSettings, moved: ReadOnlyData) -> GenerationSettings:
-    return validate_settings({**settings.model_dump(), **moved}) if moved else settings
 
 
 def _choose(recorded: Sequence[_Recorded], only: str | None) -> list[_Recorded]:
@@ -153,9 +161,11 @@ def _make_again(
 ) -> Iterator[tuple[_Recorded, Frames, PlainData]]:
     """Yield each video with its new frames and record; the model is loaded once where it can be."""
     from skipguide.files import image as image_file
-    from skipguide.generate import loading, record, run
+    from skipguide.generate import loading, notes, record, run
     from skipguide.generate.resolve import resolve_settings
 
+    for entry in recorded:
+        check_places(entry.settings)
     images = [
         image_file.decode_from_record(entry.record.get("image"), source)
         if entry.settings.image
@@ -165,13 +175,19 @@ def _make_again(
     loaded: Any = None
     pipe: Any = None
     for entry, image in zip(recorded, images, strict=True):
-        revision = None if "model" in moved else entry.record.get("weights", {}).get("revision")
+        revision = (
+            None
+            if {"model", "base_model"} & set(moved)
+            else entry.record.get("weights", {}).get("revision")
+        )
         with loading.hash_meanwhile(entry.settings):
             if loaded != (entry.settings.load_key(), revision):
                 pipe = None  # before the next one takes its memory
                 pipe = loading.load(entry.settings, revision)
                 loaded = (entry.settings.load_key(), revision)
             settings = resolve_settings(entry.settings, pipe)  # for records edited by hand
+            for change in lora_changes(entry.settings, settings):
+                notes.tell(change)
             title = f"{entry.method}, denoising" if entry.method else "denoising"
             with _use_recorded_threads(entry.record), console.progress(title) as on_step:
                 result = run.generate(pipe, settings, on_step, image)

@@ -62,9 +62,13 @@ def sweep(
         typer.Option(help="Without PLAN: the model.", show_default="lab-mochi"),
     ] = None,
     config: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            "--config", "-c", help="Without PLAN: YAML file of what all settings share, as steps."
+            "--config",
+            "-c",
+            metavar="PATH",
+            help="Without PLAN: YAML file of what all settings share, as steps; or the base model"
+            " of a single file.",
         ),
     ] = None,
     out: Annotated[
@@ -195,7 +199,7 @@ def _plan_of_flags(
     seeds: str | None,
     settings: list[str] | None,
     model: str | None,
-    config: Path | None,
+    config: list[str] | None,
 ) -> PlainData:
     """Return the plan that options say.
 

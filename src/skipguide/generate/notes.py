@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skipguide.generate.fields import flag_name
@@ -77,6 +78,26 @@ def long_prompt_note(pipe: Pipeline, settings: GenerationSettings) -> str | None
     return (
         f"the end of the prompt has no effect: it has {count} tokens, and the model sees {limit}."
         " Shorten it, or raise --max-sequence-length where the model was trained for that."
+    )
+
+
+def trigger_note(settings: GenerationSettings) -> str | None:
+    """Return a note for a prompt without the words with which a LoRA was trained.
+
+    Args:
+        settings: complete, with what is known of the LoRAs.
+    """
+    prompt = (settings.prompt or "").lower()
+    asleep = [
+        f"{', '.join(map(repr, lora.trigger_words))} ({Path(lora.path).name})"
+        for lora in settings.lora or ()
+        if lora.trigger_words and not any(word.lower() in prompt for word in lora.trigger_words)
+    ]
+    if not asleep or settings.prompt is None:
+        return None
+    return (
+        f"the prompt has none of the trigger words of a LoRA: {'; '.join(asleep)}. Write one of"
+        " them where the LoRA shall be seen."
     )
 
 

@@ -27,6 +27,7 @@ from skipguide.files import hash_cache
 from skipguide.files import image as image_file
 from skipguide.files.folders import is_system_name
 from skipguide.generate.flags import GuidanceFlags, fill_in, read_flags, to_guidance
+from skipguide.generate.places import describe_loras
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
@@ -212,6 +213,7 @@ def _upgraded(record: ReadOnlyData) -> PlainData:
 def _flatten_record(record: ReadOnlyData) -> Iterator[tuple[str, Any]]:
     for part in ("settings", "weights", "versions", "machine"):
         for key, value in record.get(part, {}).items():
-            yield f"{part}.{key}", value
+            known = list(describe_loras(value)) if (part, key) == ("settings", "lora") else value
+            yield f"{part}.{key}", known
     yield "image", record.get("image", {}).get("sha256")
     yield "frames", record.get("frames")

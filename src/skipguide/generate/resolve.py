@@ -60,6 +60,7 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
     """
     preset = _find_preset(settings, pipe)
     _check_inputs(settings, pipe)
+    _check_loras(settings, pipe)
     request = resolve_guidance(settings.guidance, preset)
     empty = "negative_prompt" in call_parameters(pipe) and not hasattr(
         getattr(pipe, "transformer", None), "null_caption"
@@ -97,6 +98,22 @@ def _completed_by_loading(pipe: Pipeline) -> PlainData:
     """Return settings that loading completed: the hashes of LoRAs, the library that quantized."""
     known = loaded.recall(pipe)
     return {name: known[name] for name in ("lora", "quantize") if known.get(name) is not None}
+
+
+def _check_loras(settings: ModelSettings, pipe: Pipeline) -> None:
+    """Check that the LoRAs of the settings are those that the pipeline was loaded with."""
+    known = loaded.recall(pipe)
+    if "lora" not in known:  # a pipeline that a caller made
+        return
+    wanted, found = (
+        [(entry.path, entry.scale) for entry in loras or ()]
+        for loras in (settings.lora, known["lora"])
+    )
+    if wanted != found:
+        raise ValueError(
+            f"lora must be the same for all videos that one loaded model makes, but got {wanted}"
+            f" with a model that has {found}. Make these in a run of their own."
+        )
 
 
 def _found_in_model(pipe: Pipeline) -> dict[str, str]:

@@ -81,6 +81,7 @@ def generate(
         pad = settings.image_fit == "pad"
         first = image_file.fit_to_size(image, settings.width, settings.height, pad)
     said.add(notes.long_prompt_note(pipe, settings))
+    said.add(notes.trigger_note(settings))
     with (
         per_video.put_on(pipe, settings),
         _set_guider_scale(pipe, settings),

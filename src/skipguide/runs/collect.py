@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from skipguide.generate.places import without_places
 from skipguide.generate.record import hash_file, library_versions, upgrade_settings
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
@@ -89,7 +90,7 @@ def _store_passes(ledger: Ledger, made: Iterable[tuple[Job, FinishedClip]]) -> N
 
 
 def _content(clip: FinishedClip) -> str:
-    return to_json([clip.base.model, jobs_of.setting_content(clip.base)])
+    return to_json([clip.base.model, without_places(jobs_of.setting_content(clip.base))])
 
 
 def _name_settings(
@@ -99,7 +100,9 @@ def _name_settings(
     rows = ledger.rows("SELECT s.name, s.complete, m.name AS model FROM settings s JOIN models m"
                        " ON m.id = s.model")  # fmt: skip
     taken = {
-        (row["model"], row["name"]): to_json(upgrade_settings(json.loads(row["complete"])))
+        (row["model"], row["name"]): to_json(
+            without_places(upgrade_settings(json.loads(row["complete"])))
+        )
         for row in rows
     }
     found: dict[str, ResolvedSetting] = {}
@@ -107,14 +110,15 @@ def _name_settings(
         if _content(clip) in found:
             continue
         said = jobs_of.setting_content(clip.base)
+        same = to_json(without_places(said))
         names = itertools.chain(
             [clip.setting], (f"{clip.setting} ({number})" for number in itertools.count(2))
         )
         name = next(
             name for name in names
-            if taken.get((clip.base.model, name), to_json(said)) == to_json(said)
+            if taken.get((clip.base.model, name), same) == same
         )  # fmt: skip
-        taken[clip.base.model, name] = to_json(said)
+        taken[clip.base.model, name] = same
         setting = Setting(name, said, clip.base)
         found[_content(clip)] = ResolvedSetting(setting, clip.base, weights)
     return found

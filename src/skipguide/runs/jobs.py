@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skipguide.generate.flags import from_guidance
+from skipguide.generate.places import without_places
 from skipguide.generate.record import hash_file, upgrade_settings
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData, ReadOnlyData
@@ -63,7 +64,7 @@ def job_key(
     weights = (
         surveyed.weights
         if "sha256" in surveyed.weights
-        else {**surveyed.weights, "model": _model_name(surveyed)}
+        else {**surveyed.weights, "model": surveyed.complete.base_model or _model_name(surveyed)}
     )
     content = {
         "weights": weights,
@@ -92,7 +93,7 @@ def _key_content(surveyed: ResolvedSetting) -> PlainData:
     Guidance is in the words of flags where they can say it: that was the only spelling once, and
     clips that were made then keep their keys.
     """
-    content = setting_content(surveyed.complete)
+    content = without_places(setting_content(surveyed.complete))
     words = surveyed.words or from_guidance(content["guidance"])
     if words is None:
         return content
@@ -259,7 +260,8 @@ def _claim_setting_name(
         for row in ledger.rows("SELECT * FROM settings WHERE model = ?", model)
     }
     holder = rows.get(name)
-    if holder is not None and holder["complete"] != content:
+    same = without_places(content)
+    if holder is not None and without_places(holder["complete"]) != same:
         made = ledger.rows(
             "SELECT count(*) AS n FROM jobs WHERE setting = ? AND status = 'done'", holder["id"]
         )[0]["n"]
@@ -273,7 +275,11 @@ def _claim_setting_name(
         ledger.db.execute("DELETE FROM settings WHERE id = ?", (holder["id"],))
         holder = None
     former = next(
-        (row for row in rows.values() if row["complete"] == content and row["name"] not in names),
+        (
+            row
+            for row in rows.values()
+            if without_places(row["complete"]) == same and row["name"] not in names
+        ),
         None,
     )
     if holder is None and former is not None:

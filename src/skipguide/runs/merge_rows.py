@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skipguide.generate.places import without_places
 from skipguide.generate.record import upgrade_settings
 from skipguide.runs import storage as files
 from skipguide.runs.ledger import Ledger, to_json
@@ -150,7 +151,7 @@ def _is_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _content(row: Mapping[str, Any]) -> str:
-    return to_json(upgrade_settings(json.loads(row["complete"])))
+    return to_json(without_places(upgrade_settings(json.loads(row["complete"]))))
 
 
 def _add_setting(join: Join, row: dict[str, Any], taken: set[str]) -> int:

@@ -13,6 +13,7 @@ from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import plan_grid, setting_names
 from skipguide.runs.ledger import to_json
+from skipguide.runs.plan_places import from_plan_folder
 from skipguide.runs.prompt_rows import Prompt
 
 
@@ -151,6 +152,7 @@ def make_setting(name: str, given: PlainData, model: str, prompt: Prompt, base: 
     text = {} if prompt.text is None else {"prompt": prompt.text}
     generation = None
     with problems.attempt():
+        flat = from_plan_folder(flat, base)
         generation = validate_settings({**flat, "model": model, **text, **image})
     problems.messages = [_FLAG_ADVICE.sub("Correct it.", said) for said in problems.messages]
     problems.raise_all()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from skipguide.generate.describe import COLUMNS
 from skipguide.generate.flags import SCALE_AXES
+from skipguide.generate.places import without_places
 from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Plan, Run
@@ -238,12 +239,13 @@ def _existing_setting_name(folder: Path, surveyed: ResolvedSetting) -> str | Non
     """Return the name under which the run already has a setting; None if it has not."""
     from skipguide.runs.jobs import setting_content
 
-    content, model = to_json(setting_content(surveyed.complete)), surveyed.setting.generation.model
+    model = surveyed.setting.generation.model
+    content = to_json(without_places(setting_content(surveyed.complete)))
     with Run.open(folder) as run:
         same = (
             entry.name
             for entry in run.settings()
-            if entry.model == model and to_json(entry.complete) == content
+            if entry.model == model and to_json(without_places(entry.complete)) == content
         )
         return next(same, None)
 

@@ -1,0 +1,38 @@
+"""Where the files of a model lie is no part of what a video is: two machines have them in other
+places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from skipguide.method.protocols import PlainData, ReadOnlyData
+
+_PLACES = ("base_model", "component")  # whose content is in the fingerprint of the weights
+
+
+def without_places(content: ReadOnlyData) -> PlainData:
+    """Return complete settings, ready for JSON, without the places of files.
+
+    A LoRA is what is in it, on which denoiser, and how strongly. What is in the files of the other
+    settings is in `loading.weights_fingerprint`.
+    """
+    kept = {name: value for name, value in content.items() if name not in _PLACES}
+    if kept.get("lora"):
+        kept["lora"] = [_identity(entry) for entry in kept["lora"]]
+    return kept
+
+
+def _identity(lora: ReadOnlyData) -> PlainData:
+    known = {"scale": lora.get("scale", 1.0), "sha256": lora.get("sha256", lora["path"])}
+    target = lora.get("component")
+    return {**known, **({"component": target} if target else {})}
+
+
+def describe_loras(loras: Any) -> Iterator[str]:
+    """Yield each LoRA of plain settings as "style.safetensors 0.8 (1f2e3d4c)"."""
+    for lora in loras or ():
+        target = f" on {lora['component']}" if lora.get("component") else ""
+        content = f" ({lora['sha256'][:8]})" if lora.get("sha256") else ""
+        yield f"{Path(lora['path']).name} {lora.get('scale', 1.0):g}{target}{content}"
