@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: setup demo test pytest lint bench bench-all figures paper
-.PHONY: test-matrix test-long test-kills test-ray test-track test-install test-studio
+.PHONY: test-matrix test-long test-kills test-ray test-quantize test-track test-install test-studio
 .PHONY: studio-pictures bench-studio test-comfyui
 .PHONY: comfyui clean
 .DEFAULT_GOAL := test
@@ -82,6 +82,14 @@ test-track: $(READY)
 	$(BIN)/python $(PIP_INSTALL) -e '.[mlflow,tensorboard,wandb]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 900 -W default tests/runs/test_tracking.py tests/runs/test_tracking_packages.py
 
+# Quantization by torchao and bitsandbytes, which say things when they are imported, in an environment
+# of their own.
+test-quantize: $(READY)
+	rm -rf .quantize
+	$(PYTHON) -m venv .quantize
+	.quantize/bin/python $(PIP_INSTALL) -e '.[dev]' torchao bitsandbytes
+	OMP_NUM_THREADS=1 .quantize/bin/python -m pytest -n 0 --timeout 900 tests/generate/test_quantize.py
+
 # The built wheel in an empty environment: every pipeline from its prompt on, first without and then
 # with torchvision, which Kandinsky's processor needs.
 INSTALLED := .install/bin/python -m
@@ -125,4 +133,4 @@ test-comfyui: $(READY)
 	COMFYUI_PATH="$(COMFYUI_PATH)" $(if $(COMFYUI_PYTHON),COMFYUI_PYTHON="$(COMFYUI_PYTHON)") OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s tests/comfyui
 
 clean:
-	rm -rf .venv .install demo dist build
+	rm -rf .venv .install .quantize demo dist build

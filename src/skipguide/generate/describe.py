@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from skipguide.generate.flags import SCALE_AXES, GuidanceFlags, from_guidance
+from skipguide.generate.places import format_lora
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
@@ -66,6 +67,8 @@ def columns(complete: ReadOnlyData) -> PlainData:
     content = complete["guidance"]
     words = from_guidance(content)
     found = {**complete, "guidance": None, **(_in_words(content) if words is None else words)}
+    if found.get("lora"):
+        found["lora"] = [format_lora(entry) for entry in found["lora"]]
     return {name: found[name] for name in COLUMNS if found.get(name) is not None}
 
 

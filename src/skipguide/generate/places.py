@@ -36,3 +36,9 @@ def describe_loras(loras: Any) -> Iterator[str]:
         target = f" on {lora['component']}" if lora.get("component") else ""
         content = f" ({lora['sha256'][:8]})" if lora.get("sha256") else ""
         yield f"{Path(lora['path']).name} {lora.get('scale', 1.0):g}{target}{content}"
+
+
+def format_lora(lora: ReadOnlyData) -> str:
+    """Return a LoRA of plain settings as it is written: "style.safetensors:0.8"."""
+    target = f"{lora['component']}=" if lora.get("component") else ""
+    return f"{target}{lora['path']}:{lora.get('scale', 1.0):g}"

@@ -23,7 +23,7 @@ from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Plan, Run
 from skipguide.runs.ledger import to_json
-from skipguide.studio import files
+from skipguide.studio import files, trial_files
 from skipguide.studio.page_words import in_page_words
 
 if TYPE_CHECKING:
@@ -262,13 +262,15 @@ def build_plan(folder: Path, ask: TrialRequest, name: str | None = None) -> Plan
     """
     with Run.open(folder) as run:
         _check_request(ask, [model.name for model in run.models()])
+        trial_files.check_files(run, ask.parameters)
+        shared = trial_files.of_model(run, ask.model)
         image = (
             None
             if ask.image_of is None
             else files.find_image(run, ask.image_of)[0].relative_to(folder)
         )
     prompt = ask.prompt if image is None else {"prompt": ask.prompt, "image": str(image)}
-    setting = {"name": name or trial_name(ask), **ask.parameters}
+    setting = {"name": name or trial_name(ask), **shared, **ask.parameters}
     return Plan.of(
         {"model": ask.model, "prompts": [prompt], "seeds": [ask.seed], "settings": [setting]},
         folder,
