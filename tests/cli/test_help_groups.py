@@ -73,3 +73,17 @@ def test_no_group_names_what_is_no_option() -> None:
 def test_the_page_of_the_options_is_up_to_date() -> None:
     """`make options-page` writes it."""
     assert (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8") == options_page()
+
+
+def test_the_help_of_the_studio_has_raters_and_a_study_apart() -> None:
+    command = command_of("studio")
+    context = command.make_context("studio", ["x"], resilient_parsing=True)
+    said = CliRunner().invoke(app, ["studio", "--help"]).stdout
+    titles = re.findall(r"^(\w.*):$", said, re.MULTILINE)
+    assert titles == ["Arguments", "Options", "Raters from outside", "A study"]
+    outside, study = said.split("Raters from outside:\n")[1].split("A study:\n")
+    first = re.compile(r"^  (--[a-z-]+)", re.MULTILINE)
+    assert first.findall(outside) == ["--share", "--share-port", "--cert", "--key", "--no-tls"]
+    assert {"--tasks", "--consent", "--checks", "--no-study"} <= set(first.findall(study))
+    options = [one for one in command.get_params(context) if one.param_type_name == "option"]
+    assert len(first.findall(said)) == len(options)

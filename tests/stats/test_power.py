@@ -29,9 +29,7 @@ def exact_power(votes: int, rate: float) -> float:
     return sum(chance(won, rate) for won in range(votes + 1) if tails[won] < 0.025)
 
 
-@pytest.mark.parametrize(
-    ("votes", "rate"), [(30, 0.8), (60, 0.7), (100, 0.6), (196, 0.6), (100, 0.4)]
-)
+@pytest.mark.parametrize(("votes", "rate"), [(30, 0.8), (196, 0.6), (100, 0.4)])
 def test_independent_votes_have_the_power_of_the_exact_test(votes: int, rate: float) -> None:
     design = Design(1, votes, votes, win_rate=rate, ties=0, likeness=0)
     truth = exact_power(votes, max(rate, 1 - rate))
@@ -58,6 +56,7 @@ def test_a_fast_side_is_that_of_the_interval() -> None:
     assert {-1, 0, 1} <= set(sides)
 
 
+@pytest.mark.long
 def test_it_is_what_the_studio_would_print_of_such_studies() -> None:
     """Studies vote by vote, through `preference.win_rates`, as votes come out of a ledger."""
     design = replace(PLAIN, raters=6, tasks=20, prompts=10, win_rate=0.65)
@@ -65,7 +64,7 @@ def test_it_is_what_the_studio_would_print_of_such_studies() -> None:
     mean = (design.win_rate - design.ties / 2) / (1 - design.ties)
     spread = 1 / design.likeness - 1
     seen = 0
-    for _ in range(300):
+    for _ in range(600):
         chances = random.beta(mean * spread, (1 - mean) * spread, design.prompts)
         duels = []
         for vote in range(design.votes):
@@ -74,7 +73,7 @@ def test_it_is_what_the_studio_would_print_of_such_studies() -> None:
             score = 0.5 if random.random() < design.ties else won
             duels.append(Duel(1, 2, score, prompt))
         seen += (preference.win_rates(duels)[1].low or 0.0) > 0.5
-    assert power(design) == pytest.approx(seen / 300, abs=0.09)  # three deviations of 300
+    assert power(design) == pytest.approx(seen / 600, abs=0.07)  # three deviations of 600
 
 
 def test_more_of_anything_sees_more() -> None:

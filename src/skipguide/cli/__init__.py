@@ -17,7 +17,7 @@ from skipguide.cli.doctor import doctor
 from skipguide.cli.evaluate import evaluate
 from skipguide.cli.families import families
 from skipguide.cli.generate import generate
-from skipguide.cli.help_groups import GroupedCommand
+from skipguide.cli.help_groups import GroupedCommand, PanelCommand
 from skipguide.cli.lab import lab
 from skipguide.cli.layers import layers
 from skipguide.cli.merge import merge
@@ -48,11 +48,11 @@ for verb in (
     presets,
     evaluate,
     metrics,
-    studio,
     report,
     doctor,
 ):
     app.command()(verb)
+app.command(cls=PanelCommand)(studio)
 app.add_typer(lab, name="lab")
 app.add_typer(paper, name="paper")
 app.command(cls=SweepCommand)(sweep)

@@ -57,6 +57,27 @@ class GroupedCommand(TyperCommand):
                 formatter.write_dl(entries)
 
 
+class PanelCommand(TyperCommand):
+    """A command whose help lists its options by the `rich_help_panel` that each names."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, options without a panel, and then one section per panel."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            is_argument = parameter.param_type_name == "argument"
+            title = "Arguments" if is_argument else _panel_of(parameter)
+            if (record := parameter.get_help_record(ctx)) is not None:
+                sections.setdefault(title, []).append(record)
+        for title, entries in sections.items():
+            if entries:
+                with formatter.section(title):
+                    formatter.write_dl(entries)
+
+
+def _panel_of(parameter: Any) -> str:
+    return getattr(parameter, "rich_help_panel", None) or "Options"
+
+
 def help_sections(command: Any, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Yield the title of each section of the help, and its options with what they mean."""
     arguments: list[tuple[str, str]] = []
