@@ -116,12 +116,13 @@ studio-pictures: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/support/studio_pictures.py build/shown docs
 	PYTHONPATH=tests $(BIN)/python tests/support/study_pictures.py build/study docs
 
-# How a run of 1,000 clips opens and scrolls in a real Chromium; CLIPS=... for another number.
+# How a run of 1,000 clips opens and scrolls in a real Chromium. CLIPS=... takes another number of
+# them, BEFORE=COMMIT measures the studio of that commit beside this one.
 CLIPS ?= 1000
 bench-studio: $(READY)
 	$(BIN)/python $(PIP_INSTALL) playwright
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/support/studio_bench.py \
-	  build/clips-$(CLIPS) $(CLIPS)
+	  build/clips-$(CLIPS) $(CLIPS) $(BEFORE)
 
 # The pack's own copy of what it uses of the library; a test holds them equal.
 comfyui:

@@ -191,8 +191,8 @@ def test_the_matrix_has_the_share_of_wins_with_interval_and_number(
     lost = page.locator("[data-pair='1/2']")
     won = page.locator("[data-pair='2/1']")
     # 18 comparisons of which two were ties: 1 of 18 and 17 of 18
-    assert lost.locator(".share").text_content() == "6 %"
-    assert won.locator(".share").text_content() == "94 %"
+    assert lost.locator(".share").text_content() == "6\u00a0%"
+    assert won.locator(".share").text_content() == "94\u00a0%"
     assert won.locator("small").last.text_content() == "of 18"
     assert "16 wins, 2 ties, 0 losses" in won.get_attribute("aria-label")
     low, high = map(int, won.locator("small").first.text_content().split(" to "))

@@ -55,8 +55,8 @@ function ofTwo(kappas, of) {
     + " those one step apart" : "";
   const intro = el("p", {}, el("b", {}, "Cohen's kappa "),
     `says how far two raters agree beyond chance on what both judged${weighted}: 1 is always the`
-    + " same, 0 is what guessing gives. Up to 0.2 it is called slight, to 0.4 fair, to 0.6 moderate,"
-    + " to 0.8 substantial, above that almost perfect.");
+    + " same, 0 is what guessing gives. Up to 0.2 it is called slight, to 0.4 fair, to 0.6"
+    + " moderate, to 0.8 substantial, above that almost perfect.");
   if (kappas.length <= FEW) {
     return el("div", {}, intro, el("ul", { id: "kappas" }, kappas.map(({ raters, kappa, count }) =>
       el("li", {}, el("b", {}, `${raters.join(" and ")} ${short(kappa)}`),

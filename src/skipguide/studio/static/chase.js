@@ -1,5 +1,5 @@
-// A video that comes while the clock runs: it waits, unseen, a little ahead of the clock, starts when
-// the clock comes by, and is in step before anybody sees it.
+// A video that comes while the clock runs: it waits, unseen, a little ahead of the clock, starts
+// when the clock comes by, and is in step before anybody sees it.
 
 const LEAD = 0.12; // seconds that a browser takes to go to a place, at first
 const START = 0.03; // seconds that it takes to start

@@ -28,5 +28,5 @@ export function unfinished({ counts, sweeping }, isReport) {
   if (isReport) return empty("No video was finished when this report was written.", "");
   return empty(`No video is finished yet: 0 of ${missing + failed}.`, sweeping
     ? "A sweep is running. Each video appears here when it is finished."
-    : "No sweep is running. Start it again, `skipguide sweep PLAN`, and it goes on where it ended.");
+    : "No sweep is running. Start it again, `skipguide sweep PLAN`: it goes on where it ended.");
 }

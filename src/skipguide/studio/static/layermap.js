@@ -36,7 +36,7 @@ function without(run, map, measure, shades) {
   const inMap = new Set(map.cells.flat());
   const left = run.settings.filter(({ id, model }) => model === map.model && !inMap.has(id));
   if (left.length === 0 || !measure) return null;
-  return el("p", { class: "without" }, "beside it:", left.slice(0, BESIDE).map((setting) => {
+  return el("p", { class: "without" }, "not in it:", left.slice(0, BESIDE).map((setting) => {
     const value = measure.values[setting.id];
     const mark = el("span", { class: value ? `cell-${shades(value.value)}` : "unmeasured" },
       `${setting.name} ${value ? short(value.value) : "·"}`);

@@ -13,7 +13,8 @@ export function matrix(run, found, order) {
   const heads = order.map((id, i) => el("th", { scope: "col", title: name(id) },
     el("b", {}, i + 1), el("span", { class: "wide" }, name(id))));
   const rows = order.map((row, i) => el("tr", {},
-    el("th", { scope: "row" }, el("b", {}, i + 1), el("span", {}, name(row))),
+    el("th", { scope: "row" },
+      el("span", { class: "named" }, el("b", {}, i + 1), el("span", {}, name(row)))),
     order.map((column) => (row === column ? el("td", { class: "same", "aria-hidden": "true" })
       : cell(run, row, column, met.get(`${row}/${column}`))))));
   const corner = el("td", { class: "quiet" }, "row beats column");
@@ -23,7 +24,7 @@ export function matrix(run, found, order) {
     legend(),
     el("p", { class: "quiet" }, "How many of their comparisons the setting of the row won against"
       + " that of the column; a tie is half a win. Below: the 95 % interval over prompts, and the"
-      + " number of comparisons. Bold where the interval leaves out 50 %. A cell opens the clips of"
+      + " number of comparisons. Bold where the interval leaves out 50\u00a0%. A cell opens the clips of"
       + " both."));
 }
 
@@ -43,7 +44,7 @@ function cell(run, row, column, meeting) {
   return el("td", {}, el("button", {
     type: "button", class: `${shade(share.value)}${isClear ? " clear" : ""}`, title: said,
     "aria-label": `${said}. Open their clips`, "data-pair": `${row}/${column}`, on: { click: open },
-  }, el("span", { class: "share" }, `${whole(share.value)} %`),
+  }, el("span", { class: "share" }, `${whole(share.value)}\u00a0%`),
   interval ? el("small", {}, interval) : null, el("small", {}, `of ${share.count}`)));
 }
 

@@ -88,9 +88,12 @@ function scale(estimates, from, to) {
   const [a, b] = [least - room, most + room];
   const place = (value) => from + ((value - a) / (b - a)) * (to - from);
   const step = 10 ** Math.floor(Math.log10((b - a) / TICKS));
-  const width = [1, 2, 5, 10].map((times) => times * step).find((size) => (b - a) / size <= TICKS + 1);
+  const width = [1, 2, 5, 10].map((times) => times * step)
+    .find((size) => (b - a) / size <= TICKS + 1);
   const ticks = [];
-  for (let tick = Math.ceil(a / width) * width; tick <= b; tick += width) ticks.push(+tick.toPrecision(12));
+  for (let tick = Math.ceil(a / width) * width; tick <= b; tick += width) {
+    ticks.push(+tick.toPrecision(12));
+  }
   return { place, ticks };
 }
 
@@ -134,9 +137,11 @@ function title(measure) {
 }
 
 function intervals({ x: across, y: up, left, top }, x, y) {
+  const [from, to] = [across.low, across.high].map((end) => end != null && x.place(end));
+  const [low, high] = [up.low, up.high].map((end) => end != null && y.place(end));
   return [
-    across.low == null ? null : line(x.place(across.low), top, x.place(across.high), top, "interval"),
-    up.low == null ? null : line(left, y.place(up.low), left, y.place(up.high), "interval"),
+    across.low == null ? null : line(from, top, to, top, "interval"),
+    up.low == null ? null : line(left, low, left, high, "interval"),
   ].filter(Boolean);
 }
 
@@ -155,7 +160,8 @@ function apart(places, { width, bottom }) {
         { from: left - 10 - wide, to: left - 10, at }];
     });
     const isFree = ({ from, to, at }) => from > LEFT && to < width && at > TOP && at < bottom
-      && !taken.some((other) => Math.abs(other.at - at) < LABEL && other.from < to && from < other.to);
+      && !taken.some((other) =>
+        Math.abs(other.at - at) < LABEL && other.from < to && from < other.to);
     const found = tries.find(isFree) ?? tries[0];
     taken.push(found);
     const isRight = found.from > left;
@@ -165,7 +171,8 @@ function apart(places, { width, bottom }) {
 
 function dot(run, { setting, name, x, y, z, left, top }, label, shades, picked) {
   const shade = z ? `, ${plain(picked.colour.name)} ${estimate(z)}` : "";
-  const numbers = `${plain(picked.x.name)} ${estimate(x)}, ${plain(picked.y.name)} ${estimate(y)}${shade}`;
+  const [across, up] = [picked.x, picked.y].map((measure) => plain(measure.name));
+  const numbers = `${across} ${estimate(x)}, ${up} ${estimate(y)}${shade}`;
   return opener(run, setting, svg("g", { class: "point" },
     svg("title", {}, `${setting.title}: ${numbers}`),
     Math.abs(label.y - top) > LABEL ? line(left, top, label.x, label.y, "leader") : null,
@@ -173,7 +180,10 @@ function dot(run, { setting, name, x, y, z, left, top }, label, shades, picked) 
     text(label.x, label.y + 4, name, label.anchor, "name")), numbers);
 }
 
-/** Let a mark of a plot open the clips of its setting, by pointer and by key; `said` is what can be seen of it. */
+/**
+ * Let a mark of a plot open the clips of its setting, by pointer and by key; `said` is what can be
+ * seen of it.
+ */
 export function opener(run, setting, mark, said) {
   const open = () => openClips(run, setting.id);
   mark.setAttribute("role", "button");

@@ -51,7 +51,8 @@ function matches(prompt) {
 
 function filter(run) {
   const field = el("input", {
-    type: "search", id: "filter", placeholder: "Find in prompts and tags  /", "aria-label": "Find prompts", ".value": sought,
+    type: "search", id: "filter", placeholder: "Find in prompts and tags  /",
+    "aria-label": "Find prompts", ".value": sought,
     on: {
       input: () => {
         sought = field.value;
@@ -68,8 +69,9 @@ function filter(run) {
 
 function seeds(run) {
   const all = state.seeds.length === run.seeds.length;
-  const chips = run.seeds.map((seed) => button(String(seed), (event) =>
-    update({ seeds: chosen(state.seeds, seed, run.seeds, event) }), { pressed: state.seeds.includes(seed) }));
+  const chips = run.seeds.map((seed) => button(String(seed),
+    (event) => update({ seeds: chosen(state.seeds, seed, run.seeds, event) }),
+    { pressed: state.seeds.includes(seed) }));
   const choose = () => update({ seeds: all ? state.seeds.slice(0, 1) : [...run.seeds] });
   return el("section", {},
     el("h2", {}, "Seeds ", el("kbd", {}, "s"), button("all", choose, { pressed: all })),

@@ -61,7 +61,7 @@ function pairs(run, found) {
   const each = [...Object.values(found.win_rates), ...Object.values(found.strengths)];
   const heads = ["Setting", "Wins", ["", "wide"], "Bradley-Terry strength", "Pairs"];
   return [
-    el("section", {}, el("h2", {}, "Which is better"),
+    el("section", { id: "wins" }, el("h2", {}, "Which is better"),
       table(heads, rows, "A tie is half a win. Strengths are log odds with mean 0, each with one"
         + ` added tie against 0. ${intervals(each)}`)),
     matrix(run, found, order.map(Number)),
