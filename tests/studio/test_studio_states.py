@@ -265,6 +265,12 @@ def test_each_view_uses_the_width_and_stays_in_it(
         "[...document.querySelectorAll('figure.cell')].map((c) => c.getBoundingClientRect().right)"
     )
     assert 0.93 * width <= max(page.evaluate(ends)) <= width
+    if width == 390:  # of one row too: two videos beside each other
+        page.goto(f"{judged.url}/#view=clips&settings=1,2,3&prompts=2&seeds=0")
+        page.locator("main h1").wait_for()
+        boxes = [figure.bounding_box() for figure in page.locator("figure.cell").all()]
+        assert boxes[0]["y"] == boxes[1]["y"] < boxes[2]["y"]
+        assert boxes[1]["x"] + boxes[1]["width"] > 0.93 * width
     if width >= 1920:  # several rows stand beside each other
         tops = page.evaluate("[...document.querySelectorAll('.row')].map((row) => row.style.top)")
         assert tops.count("0px") >= 2

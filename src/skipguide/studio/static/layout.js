@@ -24,7 +24,8 @@ export function sizeOfOne(window, cells) {
   const enough = 0.85 * Math.max(...ways.map((way) => way.width));
   const [found] = ways.filter((way) => way.width >= enough)
     .sort((a, b) => a.lines - b.lines || b.width - a.width);
-  return Math.floor(Math.min(Math.max(SMALLEST, found?.width ?? 0), width));
+  const smallest = Math.min(SMALLEST, (width - GAP) / 2); // two beside each other on a phone
+  return Math.floor(Math.min(Math.max(smallest, found?.width ?? 0), width));
 }
 
 /**
