@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skipguide.runs.annotations import Annotations
 
 runs = typer.Typer(
-    help="Look into runs that `skipguide sweep` has made; tag, track and join them.",
+    help="Look into runs of `skipguide sweep`; tag, track and join them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
