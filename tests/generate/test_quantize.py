@@ -27,6 +27,7 @@ KINDS = [
     for library in libraries
     if library in LIBRARIES
 ]
+CASES = [*KINDS[:1], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:])]
 # diffusers' own, of libraries
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -54,13 +55,25 @@ def output(transformer: Any) -> torch.Tensor:
         return transformer(**inputs, return_dict=False)[0].float()
 
 
+def plain_weights(transformer: Any) -> dict[str, torch.Tensor]:
+    """All weights, of the quantized ones what they stand for, or what is stored."""
+    return {
+        name: weight.data if type(weight.data) is torch.Tensor else weight.dequantize()
+        for name, weight in transformer.named_parameters()
+    }
+
+
+def coarseness(wanted: str) -> float:
+    return 0.4 if wanted.startswith("nf4") else 0.2
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("wanted", KINDS)
+@pytest.mark.parametrize("wanted", CASES)
 def test_quantized_as_by_diffusers(wan: Path, tmp_path: Path, wanted: str, dtype: str) -> None:
     pipe = load(wan, dtype, quantize=wanted)
     found = output(pipe.transformer)
     full = output(load(wan, dtype).transformer)
-    assert 0 < (found - full).abs().max() < 0.2 * full.abs().max()
+    assert 0 < (found - full).abs().max() < coarseness(wanted) * full.abs().max()
     assert loaded.recall(pipe)["quantize"] == wanted
     if not wanted.endswith(":bitsandbytes"):  # with which diffusers quantizes on GPUs only
         config = quantize.build_config(wanted, getattr(torch, dtype))
@@ -72,16 +85,20 @@ def test_quantized_as_by_diffusers(wan: Path, tmp_path: Path, wanted: str, dtype
     file = write_wan_file(wan, tmp_path / "wan.safetensors")
     base = without_weights(wan, tmp_path / "base", "transformer")
     single = load(file, dtype, quantize=wanted, base_model=str(base))
-    assert torch.equal(output(single.transformer), found)
+    own, theirs = plain_weights(pipe.transformer), plain_weights(single.transformer)
+    assert [name for name in own if not torch.equal(own[name], theirs[name])] == []
+    # Kernels sum in another order where the weights lie otherwise in the memory.
+    atol = 1e-4 if dtype == "float32" else 0.03
+    torch.testing.assert_close(output(single.transformer), found, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("wanted", KINDS)
+@pytest.mark.parametrize("wanted", CASES)
 def test_a_lora_on_quantized_weights(wan: Path, tmp_path: Path, wanted: str) -> None:
     file = make_lora(WanPipeline.from_pretrained(wan), tmp_path / "style.safetensors")
     plain, full = load(wan, "float32", quantize=wanted), load(wan, "float32", lora=str(file))
     found = output(load(wan, "float32", quantize=wanted, lora=str(file)).transformer)
     expected = output(full.transformer)
-    assert (found - expected).abs().max() < 0.2 * expected.abs().max()
+    assert (found - expected).abs().max() < coarseness(wanted) * expected.abs().max()
     assert (found - output(plain.transformer)).abs().max() > 0.05 * expected.abs().max()
 
 
