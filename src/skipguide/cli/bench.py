@@ -29,6 +29,15 @@ def bench(
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16.")] = "float32",
+    startup: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARGUMENTS",
+            help="Instead: the seconds of skipguide generate with these arguments to its first step"
+            ", by parts, as in --startup '\"a star\" --model folder'.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure what guidance adds to one denoising step.
@@ -37,6 +46,9 @@ def bench(
     shared prefix. The denoiser has the family's real class and depth, and random weights. The ways
     alternate within one run, and the best round of each counts. The floor of a UNet is counted in
     floating point operations, without the time that moving memory takes."""
+    if startup is not None:
+        _measure_startup(startup, as_json)
+        return
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(
             f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them."
@@ -66,6 +78,16 @@ def bench(
         console.print_result(_families_table(results), {"results": results}, as_json)
     else:
         console.print_result(_table(results[0]), results[0], as_json)
+
+
+def _measure_startup(arguments: str, as_json: bool) -> None:
+    from skipguide.cli import bench_startup
+
+    found: dict[str, PlainData] = {}
+    for name, measured in bench_startup.measure_startup(arguments):
+        typer.echo(f"  {name}: {measured['total']:.1f} s", err=True)
+        found[name] = measured
+    console.print_result(bench_startup.format_startup(found), found, as_json)
 
 
 def _families_table(results: list[Result]) -> str:

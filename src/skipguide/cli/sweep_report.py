@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from skipguide.cli.families import align_columns
-from skipguide.method.protocols import PlainData
+from skipguide.cli.result_lines import format_memory
+from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -84,6 +85,7 @@ class SweepReport:
     failures: list[PlainData] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     passes: float = 0.0  # of the clips that are made
+    largest: ReadOnlyData = field(default_factory=dict)  # measured of the clip of the most memory
     bar: Progress | None = None
     task: TaskID | None = None
 
@@ -117,6 +119,8 @@ class SweepReport:
         elif isinstance(happening, ClipPublished):
             self.made += 1
             self.passes += happening.passes
+            if _peak(happening.measured) > _peak(self.largest):
+                self.largest = happening.measured
             if self.bar is None:
                 self._print_line(
                     f"{self._job_title(happening.job)}, {happening.seconds:.1f} s; {self._rate()}"
@@ -180,6 +184,8 @@ class SweepReport:
             "made": self.made,
             "failures": self.failures,
             "seconds": seconds,
+            "peak_memory_bytes": self.largest.get("peak_memory_bytes"),
+            "peak_memory_of": self.largest.get("peak_memory_of"),
             "cost": cost,
         }
 
@@ -195,4 +201,12 @@ class SweepReport:
             if failed
             else ""
         )
-        return f"{self.folder}: {self.made} clips made in {took}, {there} were there before{word}"
+        memory = format_memory(self.largest)
+        return (
+            f"{self.folder}: {self.made} clips made in {took}"
+            f"{f' with at most {memory}' if memory else ''}, {there} were there before{word}"
+        )
+
+
+def _peak(measured: ReadOnlyData) -> int:
+    return measured.get("peak_memory_bytes") or 0

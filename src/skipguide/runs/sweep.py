@@ -7,10 +7,11 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skipguide.method.protocols import ReadOnlyData
 from skipguide.runs import jobs as jobs_of
 from skipguide.runs import progress
 from skipguide.runs import storage as files
@@ -87,6 +88,7 @@ class ClipPublished:
     video: Path
     seconds: float
     passes: float
+    measured: ReadOnlyData = field(default_factory=dict)  # as in the record of the clip
 
 
 @dataclass
@@ -323,7 +325,7 @@ def _publish(ledger: Ledger, folder: Path, event: JobFinished) -> ClipPublished:
     progress.mark_done(ledger, job.key, published, made.record, made.environment)
     measured = made.record["measured"]
     passes = measured["passes_per_step"] * (job.generation.steps or 0)
-    return ClipPublished(job, folder / published.video, measured["seconds"], passes)
+    return ClipPublished(job, folder / published.video, measured["seconds"], passes, measured)
 
 
 def _clean_up(ledger: Ledger, folder: Path, unwanted: Sequence[Job]) -> None:
