@@ -88,7 +88,7 @@ test-quantize: $(READY)
 	rm -rf .quantize
 	$(PYTHON) -m venv .quantize
 	.quantize/bin/python $(PIP_INSTALL) -e '.[dev]' torchao bitsandbytes
-	OMP_NUM_THREADS=1 .quantize/bin/python -m pytest -n 0 --timeout 900 -m '' tests/generate/test_quantize.py
+	OMP_NUM_THREADS=1 .quantize/bin/python -m pytest -n 0 --timeout 900 -m '' tests/models/test_quantize.py
 
 # The built wheel in an empty environment: every pipeline from its prompt on, first without and then
 # with torchvision, which Kandinsky's processor needs.

@@ -21,7 +21,7 @@ from skipguide.cli import app
 from skipguide.families import blocks
 from skipguide.families.examples import Example, denoiser_class, example_of
 from skipguide.families.rows import FAMILIES, REFUSED_PIPELINES, Family
-from skipguide.generate import loading
+from skipguide.models import loading
 from skipguide.weak import flops, weak_pass
 from support.saved import saved, whole
 

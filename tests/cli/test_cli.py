@@ -29,12 +29,12 @@ from skipguide.cli.compare import _NO_READING
 from skipguide.cli.compare_files import column_settings
 from skipguide.cli.names import file_name
 from skipguide.files import packaged, video
-from skipguide.generate import loading
 from skipguide.generate import run as generation
 from skipguide.generate.describe import describe_method
 from skipguide.generate.resolve import resolve_guidance
 from skipguide.generate.settings import validate_settings
 from skipguide.lab import judge
+from skipguide.models import loading
 from support.saved import saved
 from support.text_encoders import text_components
 from support.tiny import builders
@@ -1055,7 +1055,7 @@ def test_annotations_of_pipelines_are_no_news(tmp_path: Path) -> None:
     tiny.pipe.register_modules(**texts)
     tiny.pipe.save_pretrained(tmp_path / "model")
     load = (
-        "import sys\nfrom skipguide.generate.loading import load_pipeline\n"
+        "import sys\nfrom skipguide.models.loading import load_pipeline\n"
         "load_pipeline(sys.argv[1], device='cpu')"
     )
     hide = "from skipguide.cli.console import hide_library_notices\nhide_library_notices()\n"

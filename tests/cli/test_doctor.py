@@ -22,8 +22,8 @@ from skipguide.cli import app
 from skipguide.cli.doctor import examine
 from skipguide.families import presets
 from skipguide.files import hub_cache
-from skipguide.generate import machine, packages
-from skipguide.generate.checkpoint_facts import describe_checkpoint
+from skipguide.models import machine, packages
+from skipguide.models.checkpoint_facts import describe_checkpoint
 from support.hub import add_to_cache
 
 REVISIONS = ("0" * 40, "1" * 40)

@@ -15,9 +15,9 @@ from skipguide.cli import app, names
 from skipguide.cli.prompt_options import parse_setting
 from skipguide.cli.reproduce import _choose, _Recorded
 from skipguide.files import video
-from skipguide.generate import loading
 from skipguide.generate import run as generation
 from skipguide.generate.settings import validate_settings
+from skipguide.models import loading
 from skipguide.runs import Plan, Run
 from skipguide.runs.local_engine import LocalEngine
 from skipguide.runs.sweep import estimate

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skipguide.files import folders
-from skipguide.generate.record import hash_weights
+from skipguide.models.fingerprint import hash_weights
 
 SYSTEM_NAMES = (
     ".DS_Store", "._0000.txt", "Thumbs.db", "desktop.ini", ".nfs000000000012", "lost+found",

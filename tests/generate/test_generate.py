@@ -30,10 +30,11 @@ from skipguide import STG, guide
 from skipguide.families import rows
 from skipguide.files import image as image_file
 from skipguide.files import packaged
-from skipguide.generate import loading, notes, record, run
-from skipguide.generate.model_settings import ModelSettings
+from skipguide.generate import notes, record, run
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.models import fingerprint, loading, telling
+from skipguide.models.settings import ModelSettings
 from support.saved import whole
 from support.tiny import tiny
 from support.tiny.base import Tiny
@@ -483,7 +484,7 @@ def test_a_pipeline_with_an_image_and_a_prompt() -> None:
 def test_a_negative_prompt_without_cfg_is_told_of(
     pipe: Any, caplog: pytest.LogCaptureFixture, stg_scale: float
 ) -> None:
-    notes.tell.cache_clear()
+    telling.tell.cache_clear()
     given = {"steps": 2, "stg_scale": stg_scale, "negative_prompt": "blue", "guidance_scale": 1.0}
     found = [
         run.generate(pipe, settings_for(pipe, **{**given, **change}))
@@ -754,11 +755,11 @@ def test_a_folder_that_is_no_model_says_why(tmp_path: Path, text: str, message: 
 )
 def test_weights_hash_sees_every_file(tiny_mochi_dir: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(tiny_mochi_dir, tmp_path / "copy")
-    before = record.hash_weights(folder)
-    assert before == record.hash_weights(tiny_mochi_dir)
+    before = fingerprint.hash_weights(folder)
+    assert before == fingerprint.hash_weights(tiny_mochi_dir)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1] + b"?")
-    assert record.hash_weights(folder) != before
+    assert fingerprint.hash_weights(folder) != before
 
 
 def test_changes_between_records() -> None:

@@ -17,7 +17,6 @@ from skipguide import APG, SLG, STG, TCFG, Bin, CFGZero, Interval, Restart, Sche
 from skipguide.cli import app
 from skipguide.families import presets
 from skipguide.files import video
-from skipguide.generate import loading
 from skipguide.generate import run as generation
 from skipguide.generate.describe import describe_method
 from skipguide.generate.parsing import read_schedule_files
@@ -26,6 +25,7 @@ from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import Random
+from skipguide.models import loading
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
 PROMPT = "a small red star orbiting over a blue background"

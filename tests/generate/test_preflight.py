@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 
 from skipguide import STG, guide
 from skipguide.families.lookup import family_of
-from skipguide.generate import loading, preflight, run
+from skipguide.generate import preflight, run
 from skipguide.generate.resolve import requires_image, resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
-from skipguide.generate.skeleton import build_skeleton
+from skipguide.models import loading
+from skipguide.models.skeleton import build_skeleton
 from support.configured import save_configs, without_weights
 from support.loras import make_lora
 from support.saved import saved

@@ -13,10 +13,10 @@ import torch
 
 from skipguide.cli.result_lines import format_model
 from skipguide.families import presets
-from skipguide.generate import loading, memory
 from skipguide.generate.preset_used import describe_preset_used, find_preset_used
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
+from skipguide.models import loading, memory
 
 CPU = torch.device("cpu")
 ROWS = tomllib.loads(Path(presets.__file__).with_name("presets.toml").read_text())["preset"]

@@ -16,12 +16,12 @@ import pytest
 from skipguide.families import presets
 from skipguide.families.presets import Preset
 from skipguide.generate.flags import GuidanceFlags
-from skipguide.generate.model_settings import ModelSettings
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, uses_guidance, validate_settings
 from skipguide.method import request
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import STG
+from skipguide.models.settings import ModelSettings
 from support.tiny import tiny
 
 

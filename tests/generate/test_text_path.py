@@ -14,7 +14,7 @@ import torch
 
 from skipguide import STG, guide
 from skipguide.families import lookup
-from skipguide.generate import loading
+from skipguide.models import loading
 from support.text_encoders import text_components, without_embeddings
 from support.tiny import builders
 

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from skipguide.cli import app, moved, options
 from skipguide.generate import notes
 from skipguide.generate.describe import columns
-from skipguide.generate.model_settings import Lora
-from skipguide.generate.places import without_places
 from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.models import telling
+from skipguide.models.places import without_places
+from skipguide.models.settings import Lora
 from skipguide.runs import Plan, Run
 from skipguide.runs.local_engine import LocalEngine
 from skipguide.runs.sweep import sweep
@@ -106,7 +107,7 @@ def test_a_video_is_made_again_from_its_record(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(models)
-    notes.tell.cache_clear()
+    telling.tell.cache_clear()
     lora = shutil.copy("a.safetensors", tmp_path / "style.safetensors")
     out = tmp_path / "x.mp4"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SIZE.items()]

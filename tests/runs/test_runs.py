@@ -25,10 +25,10 @@ from typer.testing import CliRunner, Result
 from skipguide import SLG, STG, Restart, guide
 from skipguide.cli import app
 from skipguide.files import video
-from skipguide.generate import loading
 from skipguide.generate import run as generation
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
+from skipguide.models import loading
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 from skipguide.runs import Plan, Run, SetMetric, Vote
 from skipguide.runs.clip_table import table_cell

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from skipguide.generate import loading
-from skipguide.generate.model_settings import ModelSettings
+from skipguide.models import loading
+from skipguide.models.settings import ModelSettings
 from skipguide.runs import Plan
 from skipguide.runs.worker import Worker
 from support.configured import without_weights

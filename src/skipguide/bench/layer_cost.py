@@ -21,10 +21,11 @@ from skipguide.families import rows as family_rows
 from skipguide.families.examples import denoiser_class, example_of
 from skipguide.families.schema import Family
 from skipguide.files import packaged
-from skipguide.generate import loading, run
+from skipguide.generate import run
 from skipguide.generate.resolve import call_parameters, requires_image, resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method.protocols import Pipeline, ReadOnlyInputs
+from skipguide.models import loading
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 from skipguide.weak import flops, patching, weak_pass
 from skipguide.weak import prefix_cache as prefix_cache_module

@@ -55,7 +55,7 @@ def bench(
         )
     from skipguide.bench import step_cost
     from skipguide.families import rows
-    from skipguide.generate.loading import check_device
+    from skipguide.models.loading import check_device
     from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
     check_device(device)

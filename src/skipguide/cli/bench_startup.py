@@ -118,7 +118,8 @@ def run_child() -> None:
 def _watch(clock: _Clock) -> None:
     """Put the clock in front of what the command calls."""
     from skipguide.files import hash_cache
-    from skipguide.generate import loading, preflight, run
+    from skipguide.generate import preflight, run
+    from skipguide.models import loading
 
     load, step = loading.load, run._StepTimer.__call__
 

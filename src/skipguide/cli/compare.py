@@ -118,11 +118,11 @@ class _Comparison:
             ValueError: for files in the way, and for what the model refuses.
         """
         self.pictures = FirstFrames(self.items)
-        from skipguide.generate import loading, notes
+        from skipguide.models import loading, telling
         from skipguide.runs import prompt_cache
 
         if note is not None:
-            notes.tell(note)
+            telling.tell(note)
         settings = self.items[0].settings
         check_early(self.items, self.pictures, every=not self.several)
         with loading.hash_meanwhile(settings):

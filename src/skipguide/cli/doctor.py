@@ -50,7 +50,7 @@ def examine(folders: Sequence[Path]) -> PlainData:
     A section that cannot be looked at has an `error` in its place; nothing is raised.
     """
     import skipguide
-    from skipguide.generate import packages
+    from skipguide.models import packages
 
     required = packages.check_required()
     found: PlainData = {
@@ -69,7 +69,7 @@ def examine(folders: Sequence[Path]) -> PlainData:
 
 
 def _examine_machine(folders: Sequence[Path]) -> PlainData:
-    from skipguide.generate import machine
+    from skipguide.models import machine
 
     devices = _attempt(machine.list_devices)
     first = next((row["device"] for row in devices if "error" not in row), "cpu")
@@ -98,7 +98,7 @@ def _disk() -> list[PlainData]:
     from huggingface_hub import constants
 
     from skipguide.files.hash_cache import cache_folder
-    from skipguide.generate.machine import free_disk
+    from skipguide.models.machine import free_disk
 
     places = {"the hub's cache": Path(constants.HF_HUB_CACHE), "this package": cache_folder()}
     return [
@@ -108,14 +108,14 @@ def _disk() -> list[PlainData]:
 
 
 def _attention_on(device: str) -> PlainData:
-    from skipguide.generate.machine import check_attention
+    from skipguide.models.machine import check_attention
 
     return {"device": device, "backends": check_attention(device)}
 
 
 def _missing_by_family() -> list[PlainData]:
     from skipguide.families.rows import FAMILIES
-    from skipguide.generate.checkpoint_facts import missing_packages
+    from skipguide.models.checkpoint_facts import missing_packages
 
     rows = [(family, missing_packages(family)) for family in FAMILIES]
     return [
@@ -127,7 +127,7 @@ def _missing_by_family() -> list[PlainData]:
 
 def _cached_models() -> PlainData:
     from skipguide.files import hub_cache
-    from skipguide.generate.checkpoint_facts import describe_checkpoint
+    from skipguide.models.checkpoint_facts import describe_checkpoint
 
     cache = hub_cache.read_hub_cache()
     models = [
@@ -148,7 +148,7 @@ def _cached_models() -> PlainData:
 def _models_in(folder: Path) -> list[PlainData]:
     """Describe a model, or the models in the folders of a folder."""
     from skipguide.files import hub_cache
-    from skipguide.generate.checkpoint_facts import describe_checkpoint
+    from skipguide.models.checkpoint_facts import describe_checkpoint
 
     below = sorted(path.parent for path in folder.glob(f"*/{hub_cache.INDEX_FILE}"))
     is_model = (folder / hub_cache.INDEX_FILE).exists()
@@ -332,6 +332,6 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _bytes(count: int | None) -> str:
-    from skipguide.generate.memory import format_bytes
+    from skipguide.models.memory import format_bytes
 
     return "an unknown amount" if count is None else format_bytes(count)

@@ -238,7 +238,7 @@ def _later(
 
 def _check_device(device: str) -> None:
     if device != "cpu":
-        from skipguide.generate.loading import check_device
+        from skipguide.models.loading import check_device
 
         check_device(device)
 

@@ -71,15 +71,16 @@ def generate(
 
     options.check_outputs([target, video.sidecar_path(target)], overwrite)
     image = options.first_frame(settings)
-    from skipguide.generate import loading, notes, preflight, record, run
+    from skipguide.generate import notes, preflight, record, run
     from skipguide.generate.resolve import resolve_settings
+    from skipguide.models import loading, telling
 
     preflight.check(settings, image)
     with loading.hash_meanwhile(settings):
         pipe = loading.load(settings)
         asked, settings = settings, resolve_settings(settings, pipe)
         for note in notes.unused_notes(asked, settings):
-            notes.tell(note)
+            telling.tell(note)
         with console.progress("denoising") as on_step:
             result = run.generate(pipe, settings, on_step, image)
         weights = loading.weights_fingerprint(settings, pipe)

@@ -56,11 +56,11 @@ def generate_many(
     ]
     check_targets(targets, overwrite)
     pictures = FirstFrames(items)
-    from skipguide.generate import loading, notes
+    from skipguide.models import loading, telling
     from skipguide.runs import prompt_cache
 
     if note is not None:
-        notes.tell(note)
+        telling.tell(note)
     batch.check_early(items, pictures)
     with loading.hash_meanwhile(items[0].settings):
         pipe = loading.load(items[0].settings)
@@ -110,13 +110,14 @@ def resolve_all(
     """
     from skipguide.generate import notes
     from skipguide.generate.resolve import resolve_settings
+    from skipguide.models import telling
 
     found: dict[int, GenerationSettings | ValueError] = {}
     for item in items:
         try:
             found[id(item)] = complete = resolve_settings(item.settings, pipe)
             for note in notes.unused_notes(item.settings, complete):
-                notes.tell(note)
+                telling.tell(note)
         except ValueError as error:
             found[id(item)] = error
     refused = [entry for entry in found.values() if isinstance(entry, ValueError)]

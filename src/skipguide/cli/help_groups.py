@@ -8,7 +8,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 from skipguide.generate.flags import GuidanceFlags
-from skipguide.generate.model_settings import ModelSettings
+from skipguide.models.settings import ModelSettings
 
 MODEL = "Model and memory"
 GUIDANCE = "More guidance"

@@ -47,8 +47,8 @@ def train(
     folder = _training_folder(model, folder)
     import torch
 
-    from skipguide.generate.loading import check_device
     from skipguide.lab import train as stages
+    from skipguide.models.loading import check_device
 
     if device is not None:
         check_device(device)
@@ -253,8 +253,8 @@ def methods(
     """
     check_outputs([check_suffix(out, ".png")], overwrite)
     from skipguide.files import video
-    from skipguide.generate import loading
     from skipguide.lab import gallery
+    from skipguide.models import loading
 
     pipe = loading.load_pipeline("lab-mochi")
     pipe.set_progress_bar_config(disable=True)

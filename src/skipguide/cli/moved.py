@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipguide.generate import model_parsing as parsing
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method.protocols import PlainData
+from skipguide.models import parsing
 
 
 def move(settings: GenerationSettings, moved: Mapping[str, Any]) -> GenerationSettings:
@@ -66,7 +66,7 @@ def check_places(settings: GenerationSettings) -> None:
     Raises:
         ValueError: if one is not, with what says where it is.
     """
-    from skipguide.generate import lora, parts
+    from skipguide.models import lora, parts
 
     try:
         parts.find_parts(settings)

@@ -14,11 +14,11 @@ import typer
 
 from skipguide.files import packaged
 from skipguide.generate import parsing
-from skipguide.generate.fields import flag_name
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.generate.words import is_switch, number_type, parse_text, text_fields
 from skipguide.method import documents
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models.fields import flag_name
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -161,8 +161,9 @@ def _make_again(
 ) -> Iterator[tuple[_Recorded, Frames, PlainData]]:
     """Yield each video with its new frames and record; the model is loaded once where it can be."""
     from skipguide.files import image as image_file
-    from skipguide.generate import loading, notes, record, run
+    from skipguide.generate import record, run
     from skipguide.generate.resolve import resolve_settings
+    from skipguide.models import loading, telling
 
     for entry in recorded:
         check_places(entry.settings)
@@ -187,7 +188,7 @@ def _make_again(
                 loaded = (entry.settings.load_key(), revision)
             settings = resolve_settings(entry.settings, pipe)  # for records edited by hand
             for change in lora_changes(entry.settings, settings):
-                notes.tell(change)
+                telling.tell(change)
             title = f"{entry.method}, denoising" if entry.method else "denoising"
             with _use_recorded_threads(entry.record), console.progress(title) as on_step:
                 result = run.generate(pipe, settings, on_step, image)

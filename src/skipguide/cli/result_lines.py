@@ -60,7 +60,7 @@ def format_cost(measured: ReadOnlyData) -> str:
 
 def format_memory(measured: ReadOnlyData) -> str:
     """Return the peak of memory, as in "13.4 GB of cuda:0"; "" where it was not measured."""
-    from skipguide.generate.memory import format_bytes
+    from skipguide.models.memory import format_bytes
 
     peak = measured.get("peak_memory_bytes")
     where = measured.get("peak_memory_of")

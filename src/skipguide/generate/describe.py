@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from skipguide.generate.flags import SCALE_AXES, GuidanceFlags, from_guidance
-from skipguide.generate.places import format_lora
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models.places import format_lora
 
 if TYPE_CHECKING:
     from skipguide.method.request import GuidanceRequest

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from skipguide.generate.fields import describe_field as _field
-from skipguide.generate.fields import validation_messages
 from skipguide.method import parsing, perturbations
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models.fields import describe_field as _field
+from skipguide.models.fields import validation_messages
 
 if TYPE_CHECKING:
     from skipguide.families.presets import Preset

@@ -7,16 +7,15 @@ on stderr, and into the record of the video.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skipguide.generate.fields import flag_name
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.request import GuidanceRequest
+from skipguide.models.fields import flag_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,12 +31,6 @@ _TRUNCATION_MESSAGES = (
 # Flags of the term that --layers and the scales make; SLG's takes some of them.
 _TERM_FLAGS = ("skip", "strength", "start", "stop", "normalize", "every")
 _SLG_FLAGS = ("skip", "strength", "start", "stop")
-
-
-@functools.cache  # a sweep makes a thousand videos with the same settings
-def tell(note: str) -> None:
-    """Log a note, once in this process."""
-    _log.warning("note: %s", note)
 
 
 def crop_note(picture: Image.Image, settings: GenerationSettings) -> str | None:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipguide import guide
-from skipguide.generate import loading, lora, parts, per_video, run
-from skipguide.generate.model_settings import ModelSettings
+from skipguide.generate import run
 from skipguide.generate.resolve import call_parameters, resolve_settings
 from skipguide.generate.settings import GenerationSettings
-from skipguide.generate.skeleton import ReachedMissingPart, build_skeleton
+from skipguide.models import loading, lora, parts, per_video
+from skipguide.models.settings import ModelSettings
+from skipguide.models.skeleton import ReachedMissingPart, build_skeleton
 
 if TYPE_CHECKING:
     from PIL import Image

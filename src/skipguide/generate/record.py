@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import platform
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 import skipguide
 from skipguide.files import hash_cache
 from skipguide.files import image as image_file
-from skipguide.files.folders import is_system_name
 from skipguide.generate.flags import GuidanceFlags, fill_in, read_flags, to_guidance
-from skipguide.generate.places import describe_loras
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models.machine import processor_name
+from skipguide.models.places import describe_loras
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,45 +104,6 @@ def describe_machine(device: str) -> dict[str, str | int]:
         "processor": processor,
         "threads": torch.get_num_threads(),
     }
-
-
-def processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
-    lines = (
-        cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        if cpuinfo.is_file()
-        else []
-    )
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def hash_weights(folder: Path, without: Collection[str] = ()) -> str:
-    """Hash the names and contents of the model's index and of all files of its components.
-
-    What systems put into folders, as .DS_Store, is no part of a model. Files that are as they were
-    when they were hashed before are not read again.
-
-    Args:
-        without: components that come from elsewhere; of these only config.json counts.
-    """
-    total = hashlib.sha256()
-    for path in weight_files(folder, without):
-        digest = hash_cache.known_sha256(path)
-        total.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
-    return total.hexdigest()
-
-
-def weight_files(folder: Path, without: Collection[str] = ()) -> list[Path]:
-    """Return the files that `hash_weights` covers, the model's index first."""
-    files = sorted(
-        path
-        for path in folder.glob("*/*")
-        if path.is_file()
-        and not any(map(is_system_name, path.relative_to(folder).parts))
-        and (path.parent.name not in without or path.name == "config.json")
-    )
-    return [folder / "model_index.json", *files]
 
 
 def hash_file(path: Path) -> str:

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipguide.generate import flags, loaded, parsing, placement
-from skipguide.generate.fields import flag_name
+from skipguide.generate import flags, parsing
 from skipguide.generate.flags import GuidanceFlags
-from skipguide.generate.model_settings import ModelSettings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
 from skipguide.method.protocols import Pipeline, PlainData
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import SLG, STG
+from skipguide.models import loaded, placement
+from skipguide.models.fields import flag_name
+from skipguide.models.settings import ModelSettings
 
 if TYPE_CHECKING:
     from skipguide.families.presets import Preset

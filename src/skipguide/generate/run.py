@@ -21,13 +21,14 @@ from skipguide import guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
 from skipguide.files.video import Frames
-from skipguide.generate import memory, notes, per_video, placement
+from skipguide.generate import notes
 from skipguide.generate.preset_used import find_preset_used
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
-from skipguide.generate.skeleton import ReachedMissingPart
 from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
+from skipguide.models import memory, per_video, placement, telling
+from skipguide.models.skeleton import ReachedMissingPart
 from skipguide.pipeline import call_frame, loop, noise_levels
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
@@ -140,7 +141,7 @@ class _Notes:
 
     def add(self, text: str | None) -> None:
         if text is not None:
-            notes.tell(text)
+            telling.tell(text)
             self.texts.append(text)
 
 

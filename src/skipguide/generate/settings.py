@@ -20,12 +20,12 @@ from pydantic import (
 
 from skipguide.files.text import displayable
 from skipguide.generate import parsing
-from skipguide.generate.fields import describe_field as _field
-from skipguide.generate.fields import validation_messages
 from skipguide.generate.flags import GuidanceFlags
-from skipguide.generate.model_settings import ModelSettings
 from skipguide.method import validate
 from skipguide.method.protocols import ReadOnlyData
+from skipguide.models.fields import describe_field as _field
+from skipguide.models.fields import validation_messages
+from skipguide.models.settings import ModelSettings
 
 if TYPE_CHECKING:
     from skipguide.method.request import GuidanceRequest

@@ -13,9 +13,9 @@ import torch
 
 from skipguide import guide
 from skipguide.files import packaged
-from skipguide.generate import loading, record
 from skipguide.lab import autoencoder, score_svd, score_text, svd, world
 from skipguide.method.protocols import PlainData
+from skipguide.models import fingerprint, loading
 from skipguide.paper.rows import Row
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 
@@ -71,7 +71,7 @@ def find_weights(name: str, given: Path | None = None) -> Path | None:
 @functools.cache
 def weights_version(folder: Path) -> str:
     """Return eight digits that depend on the weights, to keep clips of two trainings apart."""
-    return record.hash_weights(folder)[:8]
+    return fingerprint.hash_weights(folder)[:8]
 
 
 # --- prompts --------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from skipguide.generate import loading
 from skipguide.lab import judge, training_loop
+from skipguide.models import loading
 from skipguide.paper import cost, experiments, figure2, figure3, measurements, models, records
 from skipguide.paper.rows import Row
 

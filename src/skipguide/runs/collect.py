@@ -16,10 +16,10 @@ from pathlib import Path
 
 import yaml
 
-from skipguide.generate.places import without_places
 from skipguide.generate.record import hash_file, library_versions, upgrade_settings
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
+from skipguide.models.places import without_places
 from skipguide.runs import jobs as jobs_of
 from skipguide.runs import progress
 from skipguide.runs.environment import environment

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skipguide.generate.flags import from_guidance
-from skipguide.generate.places import without_places
 from skipguide.generate.record import hash_file, upgrade_settings
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models.places import without_places
 from skipguide.runs import storage as files
 from skipguide.runs.ledger import Ledger, to_json, utc_now
 from skipguide.runs.plan import Plan

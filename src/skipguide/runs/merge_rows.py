@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skipguide.generate.places import without_places
 from skipguide.generate.record import upgrade_settings
+from skipguide.models.places import without_places
 from skipguide.runs import storage as files
 from skipguide.runs.ledger import Ledger, to_json
 from skipguide.runs.prompt_rows import tags_from_ledger

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from skipguide.generate import model_parsing as parsing
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models import parsing
 
 
 def from_plan_folder(words: ReadOnlyData, base: Path) -> PlainData:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.generate.flags import GuidanceFlags
-from skipguide.generate.model_settings import PER_VIDEO, ModelSettings
 from skipguide.generate.settings import GenerationSettings
 from skipguide.generate.words import number_type, parse_text, text_fields
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models.settings import PER_VIDEO, ModelSettings
 from skipguide.runs.ledger import to_json
 
 ALIASES = {"num_inference_steps": "steps"}  # words of guide() -> of a generation

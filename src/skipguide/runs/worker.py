@@ -15,11 +15,12 @@ from PIL import Image
 from safetensors.torch import save
 
 from skipguide.files import video
-from skipguide.generate import loading, preflight, record, run
+from skipguide.generate import preflight, record, run
 from skipguide.generate.resolve import resolve_model, resolve_settings, words_of_flags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method import formula
 from skipguide.method.terms import SLG, STG
+from skipguide.models import loading
 from skipguide.runs import prompt_cache
 from skipguide.runs.engine import Cost, GeneratedVideo
 from skipguide.runs.environment import environment

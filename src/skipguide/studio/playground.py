@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from skipguide.generate.describe import COLUMNS
 from skipguide.generate.flags import SCALE_AXES
-from skipguide.generate.places import without_places
 from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models.places import without_places
 from skipguide.runs import Plan, Run
 from skipguide.runs.ledger import to_json
 from skipguide.studio import files, trial_files

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from skipguide.generate import model_parsing as parsing
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models import parsing
 from skipguide.runs import Run
 
 _OF_MODEL = ("base_model", "component")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import shutil
 import sys
 import warnings
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 
-from skipguide.generate.record import processor_name
 from skipguide.method.protocols import PlainData
 
 _FP8_CAPABILITY = (8, 9)  # Ada and Hopper are the first with products of fp8
@@ -178,3 +178,15 @@ def _try_attention(attend: Callable[[torch.Tensor], torch.Tensor], device: str) 
 def _first_sentence(error: BaseException) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")
+
+
+def processor_name() -> str:
+    """Return the name of the processor, as the system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
+    lines = (
+        cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        if cpuinfo.is_file()
+        else []
+    )
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

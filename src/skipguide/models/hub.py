@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from skipguide.generate import parts
+from skipguide.models import parts
 
 INDEX_FILE = "model_index.json"  # of every pipeline in diffusers layout
 

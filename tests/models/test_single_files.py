@@ -19,10 +19,11 @@ from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.quantizers.quantization_config import GGUFQuantizationConfig
 from safetensors.torch import load_file, save_file
 
-from skipguide.generate import loading, run
-from skipguide.generate.model_settings import ModelSettings
+from skipguide.generate import run
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
+from skipguide.models import loading
+from skipguide.models.settings import ModelSettings
 from support.original import (
     WEIGHTS,
     component_weights,

@@ -12,8 +12,8 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.quantizers.pipe_quant_config import PipelineQuantizationConfig
 
-from skipguide.generate import loaded, loading, quantize
-from skipguide.generate.model_settings import ModelSettings
+from skipguide.models import loaded, loading, quantize
+from skipguide.models.settings import ModelSettings
 from support.loras import make_lora
 from support.original import write_wan_file
 from support.small_wan import save_wan, without_weights

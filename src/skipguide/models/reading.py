@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from skipguide.generate import loaded, parts, quantize
-from skipguide.generate.hub import INDEX_FILE
-from skipguide.generate.parts import DENOISERS, Parts
+from skipguide.models import loaded, parts, quantize
+from skipguide.models.hub import INDEX_FILE
+from skipguide.models.parts import DENOISERS, Parts
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import torch
 from skipguide.families import rows
 from skipguide.files.folders import is_system_name
 from skipguide.files.hash_cache import known_sha256
-from skipguide.generate import single_file, weights_file
-from skipguide.generate.model_settings import ModelSettings
 from skipguide.method import validate
+from skipguide.models import single_file, weights_file
+from skipguide.models.settings import ModelSettings
 
 DENOISERS = ("transformer", "transformer_2", "unet")
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from skipguide.generate import model_parsing as parsing
-from skipguide.generate.fields import describe_field as _field
 from skipguide.method.protocols import PlainData
+from skipguide.models import parsing
+from skipguide.models.fields import describe_field as _field
 
 DTYPES = "float32, bfloat16 or float16"
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -22,10 +22,11 @@ from PIL import Image
 
 from skipguide import STG, guide
 from skipguide.families import lookup
-from skipguide.generate import loading, per_video, placement, record, run
-from skipguide.generate.model_settings import ModelSettings
+from skipguide.generate import record, run
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
+from skipguide.models import loading, per_video, placement
+from skipguide.models.settings import ModelSettings
 from support.saved import saved
 from support.text_encoders import text_components
 from support.tiny import builders, in_dtype

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide.generate.model_settings import ModelSettings
 from skipguide.method.protocols import Pipeline
+from skipguide.models.settings import ModelSettings
 
 _TILES_ONLY = ("AutoencoderKLAllegro",)  # cannot decode in one piece
 _CPU = torch.device("cpu")

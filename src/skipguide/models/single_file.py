@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from skipguide.generate.weights_file import Shapes, WeightsFile, check_gguf_package, read_header
+from skipguide.models.weights_file import Shapes, WeightsFile, check_gguf_package, read_header
 
 # Marks of ComfyUI's quantized files, whose weights mean nothing without their scales.
 _SCALED = (".scale_weight", ".scale_input", ".weight_scale", ".comfy_quant", "scaled_fp8")

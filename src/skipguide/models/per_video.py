@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from skipguide.generate.model_parsing import scheduler_options
-from skipguide.generate.model_settings import ModelSettings
-from skipguide.generate.placement import denoisers
 from skipguide.method import validate
 from skipguide.method.protocols import Pipeline, PlainData
+from skipguide.models.parsing import scheduler_options
+from skipguide.models.placement import denoisers
+from skipguide.models.settings import ModelSettings
 
 
 @contextlib.contextmanager

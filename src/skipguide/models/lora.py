@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from skipguide.files.hash_cache import known_sha256
-from skipguide.generate import notes, parts, weights_file
-from skipguide.generate.model_settings import Lora
 from skipguide.method.protocols import Pipeline
+from skipguide.models import parts, telling, weights_file
+from skipguide.models.settings import Lora
 
 _USUAL_NAME = "pytorch_lora_weights.safetensors"  # that diffusers' training scripts write
 # The end of a weight's name, after the layer that it is for.
@@ -230,7 +230,7 @@ def _check_layers(pipe: Pipeline, file: Path, lora: Lora, target: str | None) ->
         )
     if len(known) < len(layers):
         missing = next(layer.name for layer in layers if layer not in known)
-        notes.tell(
+        telling.tell(
             f"the LoRA {file.name} fits in part: {len(known)} of its {len(layers)} layers are"
             f" layers of the model ({missing} is not). The others have no effect."
         )

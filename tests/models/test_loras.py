@@ -15,10 +15,11 @@ from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from safetensors.torch import load_file, save_file
 
 from skipguide import STG, guide
-from skipguide.generate import loading, lora, notes, run
-from skipguide.generate.model_settings import ModelSettings
+from skipguide.generate import run
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
+from skipguide.models import loading, lora, telling
+from skipguide.models.settings import ModelSettings
 from support.loras import KOHYA_TAGS, comfy_names, kohya_names, make_lora
 from support.saved import saved
 from support.small_wan import save_wan
@@ -187,7 +188,7 @@ def test_a_lora_of_another_model(wan: Path, style: Path, tmp_path: Path) -> None
 def test_a_lora_that_fits_in_part_is_told_of(
     wan: Path, style: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    notes.tell.cache_clear()
+    telling.tell.cache_clear()
     more = {name.replace("blocks.3.", "blocks.7."): w for name, w in load_file(style).items()}
     save_file(more, tmp_path / "part.safetensors")
     pipe = load(wan, str(tmp_path / "part.safetensors"))

@@ -17,13 +17,13 @@ import torch
 
 from skipguide.families import rows
 from skipguide.files import hash_cache, packaged
-from skipguide.generate import hub, loaded, lora, parts, placement, quantize
-from skipguide.generate.hub import INDEX_FILE
-from skipguide.generate.model_settings import ModelSettings
-from skipguide.generate.parts import Parts
-from skipguide.generate.reading import Reading, read_pipeline
-from skipguide.generate.record import hash_weights, weight_files
 from skipguide.method.protocols import Pipeline
+from skipguide.models import hub, loaded, lora, parts, placement, quantize
+from skipguide.models.fingerprint import hash_weights, weight_files
+from skipguide.models.hub import INDEX_FILE
+from skipguide.models.parts import Parts
+from skipguide.models.reading import Reading, read_pipeline
+from skipguide.models.settings import ModelSettings
 
 # Any of these holds the vocabulary of a tokenizer.
 VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")

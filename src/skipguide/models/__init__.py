@@ -1,0 +1,1 @@
+"""Load a model: which weights, and where they run."""
