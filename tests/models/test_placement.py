@@ -25,7 +25,7 @@ from skipguide.families import lookup
 from skipguide.generate import record, run
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
-from skipguide.models import loading, per_video, placement
+from skipguide.models import loading, per_video, placement, scheduler
 from skipguide.models.settings import ModelSettings
 from support.saved import saved
 from support.text_encoders import text_components
@@ -259,7 +259,7 @@ def test_from_euler_to_unipc() -> None:
     """What flow matching is called there is filled in: without it UniPC would be for other models,
     and without a word."""
     own = FlowMatchEulerDiscreteScheduler(shift=7.0)
-    found = per_video.build_scheduler(own, "UniPCMultistep", None)
+    found = scheduler.build_scheduler(own, "UniPCMultistep", None)
     own.set_timesteps(4)
     found.set_timesteps(4)
     assert found.config.prediction_type == "flow_prediction"
@@ -293,9 +293,9 @@ def test_a_shift_needs_flow_matching() -> None:
         per_video.put_on(fresh("CogVideoXPipeline").pipe, ModelSettings(flow_shift=3)).__enter__()
     dynamic = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     with pytest.raises(ValueError, match=r"^flow_shift needs .*:use_dynamic_shifting=false$"):
-        per_video.build_scheduler(dynamic, None, 3.0)
+        scheduler.build_scheduler(dynamic, None, 3.0)
     fixed = "FlowMatchEulerDiscrete:use_dynamic_shifting=false"
-    assert per_video.build_scheduler(dynamic, fixed, 3.0).shift == 3.0
+    assert scheduler.build_scheduler(dynamic, fixed, 3.0).shift == 3.0
 
 
 def test_a_shift_without_effect() -> None:

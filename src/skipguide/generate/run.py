@@ -27,7 +27,7 @@ from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
-from skipguide.models import memory, per_video, placement, telling
+from skipguide.models import memory, per_video, placement, scheduler, telling
 from skipguide.models.skeleton import ReachedMissingPart
 from skipguide.pipeline import call_frame, loop, noise_levels
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
@@ -83,6 +83,8 @@ def generate(
         first = image_file.fit_to_size(image, settings.width, settings.height, pad)
     said.add(notes.long_prompt_note(pipe, settings))
     said.add(notes.trigger_note(settings))
+    for note in (*scheduler.scheduler_notes(pipe.scheduler, settings),):
+        said.add(note)
     with (
         per_video.put_on(pipe, settings),
         _set_guider_scale(pipe, settings),

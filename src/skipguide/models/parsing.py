@@ -95,10 +95,13 @@ def parse_scheduler(value: Any) -> Any:
     if not isinstance(value, str) or not re.fullmatch(_SCHEDULER, value):
         raise ValueError("scheduler must be a name, or a name and options")
     name, colon, options = value.partition(":")
+    given = re.findall(r"(\w+)=", options)
+    if len(set(given)) < len(given):
+        raise ValueError("scheduler must have each option once")
     return name.removesuffix("Scheduler") + colon + options
 
 
-def scheduler_options(scheduler: str) -> tuple[str, PlainData]:
+def split_scheduler(scheduler: str) -> tuple[str, PlainData]:
     """Return the name of a scheduler's class and its options, read as YAML reads values."""
     import yaml
 

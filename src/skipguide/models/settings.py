@@ -110,7 +110,8 @@ class ModelSettings(BaseModel):
         "true or false", "Decode in tiles, for large videos on little memory."
     )
     scheduler: Scheduler = _field(
-        "the name of a scheduler of diffusers, with its options as in UniPCMultistep:use_karras=1",
+        "the name of a scheduler of diffusers, or a name and options, each once with its value, as"
+        " in UniPCMultistep:flow_shift=3",
         "Another scheduler: NAME or NAME:OPTION=VALUE,..., as in UniPCMultistep:flow_shift=3.",
     )
     flow_shift: float | None = _field(
