@@ -13,6 +13,7 @@ import torch
 
 from skipguide.cli.result_lines import format_model
 from skipguide.families import presets
+from skipguide.generate import notes
 from skipguide.generate.preset_used import describe_preset_used, find_preset_used
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
@@ -96,8 +97,41 @@ def test_a_model_in_words() -> None:
         "prompt": "x", "model": "wan", "lora": ["folder/a.safetensors:0.5", "b.safetensors"],
         "dtype": "bfloat16", "device": "cuda:1", "quantize": "int8", "offload": "model",
         "scheduler": "UniPCMultistep:flow_shift=3", "flow_shift": 5.0, "compile": True,
+        "vae_dtype": "float32", "vae_tiling": True,
     }  # fmt: skip
     assert format_model(validate_settings(given)) == (
-        "wan with a.safetensors:0.5 and b.safetensors:1, bfloat16 on cuda:1, quantize int8,"
-        " offload model, scheduler UniPCMultistep:flow_shift=3, flow shift 5, compiled"
+        "wan with a.safetensors:0.5 and b.safetensors:1, bfloat16 on cuda:1, VAE in float32 in"
+        " tiles, quantize int8, offload model, scheduler UniPCMultistep:flow_shift=3, flow shift 5,"
+        " compiled"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"vae_dtype": "bfloat16"}, "VAE in bfloat16"),
+        ({"vae_tiling": True}, "VAE in tiles"),
+        ({"vae_tiling": False}, "VAE in one piece"),
+    ],
+)
+def test_the_vae_in_words(given: dict[str, Any], words: str) -> None:
+    common = {"prompt": "x", "dtype": "float32", "device": "cpu"}
+    found = format_model(validate_settings({**common, **given}))
+    assert found == f"lab-mochi, float32 on cpu, {words}"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"dtype": "float16"}, "float16 overflowed. Use --dtype bfloat16 or float32"),
+        ({"dtype": "float32"}, "Take smaller scales, or other weights"),
+        (
+            {"dtype": "float32", "lora": "a/fox.safetensors:1e30"},
+            "Take smaller scales, a smaller SCALE of fox.safetensors, or other weights",
+        ),
+    ],
+)
+def test_frames_that_are_not_finite(given: dict[str, Any], words: str) -> None:
+    said = notes.describe_overflow(validate_settings({"prompt": "x", **given}))
+    assert words in said
+    assert ("--dtype float32" in said, "or float32" in said) == (False, "float16" in words)

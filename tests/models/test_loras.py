@@ -213,6 +213,34 @@ def test_files_that_are_no_loras(wan: Path, style: Path, tmp_path: Path) -> None
     assert "it has no 'blocks_0_ffn_0.lora_down.weight'. Take" in said
 
 
+@pytest.mark.parametrize("number", ["inf", "nan"])
+def test_a_lora_that_is_not_finite(wan: Path, style: Path, tmp_path: Path, number: str) -> None:
+    weights = load_file(style)
+    first = sorted(weights)[0]
+    weights[first][0, 0] = float(number)
+    save_file(weights, tmp_path / "bad.safetensors")
+    said = refusal(wan, str(tmp_path / "bad.safetensors"))
+    assert said.startswith("lora must hold finite numbers, but ")
+    assert f"bad.safetensors has inf or nan in 1 of its {len(weights)} weights ({first})" in said
+
+
+@pytest.mark.parametrize("scale", ["abc", "nan", "inf", "", "0,5"])
+def test_a_scale_that_is_no_number(wan: Path, style: Path, scale: str) -> None:
+    for place in (str(style), "maker/loras", str(style.parent)):
+        said = refusal(wan, f"{place}:{scale}")
+        assert said.startswith(f"the scale of a lora must be a finite number, but got {scale!r}")
+        assert f"Write {place}:0.8" in said
+
+
+def test_a_colon_in_a_name(wan: Path, style: Path, tmp_path: Path) -> None:
+    """It is no scale."""
+    folder = tmp_path / "my:lora"
+    folder.mkdir()
+    (folder / "my:style 1.safetensors").write_bytes(style.read_bytes())
+    load(wan, str(folder / "my:style 1.safetensors"))
+    load(wan, f"{folder}:0.5")
+
+
 def test_without_peft(wan: Path, style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,33 @@ def test_offloaded_models_make_the_same_video(folder: str, offload: str) -> None
     if offload == "group:2":
         groups = [block._diffusers_hook.get_hook("group_offloading").group for block in blocks]
         assert groups[0] is groups[1]
+
+
+@pytest.mark.parametrize("offload", [None, "model"])
+def test_float16_on_a_cpu_is_no_matter_for_a_warning(
+    folder: str, offload: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """diffusers says that it fails, and it does not."""
+    diffusers_log = logging.getLogger("diffusers")
+    diffusers_log.addHandler(caplog.handler)
+    try:
+        frames, settings, _ = made(folder, dtype="float16", offload=offload)
+    finally:
+        diffusers_log.removeHandler(caplog.handler)
+    assert settings.dtype == "float16"
+    assert frames.std() > 0
+    assert "cannot run with" not in caplog.text
+
+
+def test_groups_of_more_blocks_than_there_are() -> None:
+    pipe = fresh("WanPipeline").pipe
+    count = len(pipe.transformer.blocks)
+    for offload in (None, "model", "group", f"group:{count}"):
+        assert list(placement.offload_notes(pipe, offload)) == []
+    (said,) = placement.offload_notes(pipe, "group:99")
+    assert said.endswith(
+        f"for it has {count}. Take fewer blocks to save memory, or --offload model."
+    )
 
 
 def test_streams_are_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

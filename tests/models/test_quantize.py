@@ -12,10 +12,14 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.quantizers.pipe_quant_config import PipelineQuantizationConfig
 
-from skipguide.models import loaded, loading, quantize
+from skipguide.generate import preflight, run
+from skipguide.generate.resolve import resolve_settings
+from skipguide.generate.settings import validate_settings
+from skipguide.models import loaded, loading, placement, quantize
 from skipguide.models.settings import ModelSettings
 from support.loras import make_lora
 from support.original import write_wan_file
+from support.saved import saved
 from support.small_wan import save_wan, without_weights
 
 LIBRARIES = [
@@ -114,7 +118,7 @@ def test_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize, "is_installed", lambda library: False)
     for wanted, words in {
         "int8": "quantize=int8 needs torchao or quanto or bitsandbytes, but none is installed."
-        " Install one with: pip install torchao or optimum-quanto or bitsandbytes",
+        " Install the first with: pip install torchao",
         "nf4": "quantize=nf4 needs bitsandbytes, but it is not installed. Install it with: pip"
         " install bitsandbytes",
         "int8:torchao": "quantize=int8 needs torchao, but it is not installed. Install it with: pip"
@@ -134,7 +138,7 @@ def test_a_library_that_does_not_work_here(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         ValueError,
         match=r"^quantize=int8 needs .* that works on cpu, but quanto 0\S+ says: no kernel for this"
-        r" device\. Install one with: pip install torchao or bitsandbytes\. Or leave out",
+        r" device\. Leave out --quantize or install another with: pip install torchao$",
     ):
         quantize.choose_library("int8", "cpu")
 
@@ -148,6 +152,58 @@ def test_a_file_that_is_quantized_already(tmp_path: Path, wan: Path) -> None:
     (tmp_path / "x.gguf").touch()
     with pytest.raises(ValueError, match=r"^quantize is for weights that are not quantized yet"):
         load(tmp_path / "x.gguf", "float32", base_model=str(wan), quantize="int8")
+
+
+OFFLOADS = [None, "model", "sequential", "group", "group:2"]
+TOGETHER = [
+    pytest.param(wanted, offload, dtype, marks=[] if is_quick else pytest.mark.long)
+    for wanted in KINDS
+    for offload in OFFLOADS
+    for dtype in ("float32", "bfloat16", "float16")
+    for is_quick in [wanted == "fp8:quanto" and dtype == "bfloat16" and offload != "group:2"]
+]
+
+
+@pytest.mark.parametrize(("wanted", "offload", "dtype"), TOGETHER)
+def test_quantized_and_offloaded(wan: Path, wanted: str, offload: str | None, dtype: str) -> None:
+    """What goes together makes a video; what does not is refused where no weight can be read."""
+    given = {
+        "prompt": "x", "model": str(wan), "device": "cpu", "dtype": dtype, "quantize": wanted,
+        "offload": offload, "height": 32, "width": 32, "num_frames": 5, "steps": 2, "layers": 1,
+        "stg_scale": 1.0,
+    }  # fmt: skip
+    settings = validate_settings({k: v for k, v in given.items() if v is not None})
+    if offload == "sequential" and not wanted.endswith(":torchao"):
+        kind, _, library = wanted.partition(":")
+        words = f"^offload must be model or group for a model in {kind} by {library}, whose"
+        with pytest.raises(ValueError, match=words):
+            preflight.check(settings)
+        with pytest.raises(ValueError, match=words):
+            loading.load(settings)
+        return
+    preflight.check(settings)
+    pipe = loading.load(settings)
+    assert run.generate(pipe, resolve_settings(settings, pipe)).frames.std() > 0
+
+
+def test_weights_of_nf4_that_fail_on_another_device() -> None:
+    said = str(placement.sequential_error("WanPipeline", "nf4:bitsandbytes"))
+    assert said == (
+        "offload must be model or group for WanPipeline in nf4 by bitsandbytes, whose weights"
+        " cannot be moved one by one, but got sequential. Take --offload group."
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optimum") is None, reason="needs quanto")
+def test_layers_are_checked_before_weights_are_read(tmp_path: Path) -> None:
+    """The weights are not even there."""
+    whole = saved("WanPipeline", tmp_path)
+    folder = without_weights(whole, tmp_path / "bare", "vae")
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    given = {"prompt": "x", "model": str(folder), "device": "cpu", "dtype": "bfloat16",
+             "quantize": "int8:quanto", "layers": 1}  # fmt: skip
+    with pytest.raises(ValueError, match=r"multiples of 16 .* has 24\."):
+        preflight.check(validate_settings(given))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("optimum") is None, reason="needs quanto")

@@ -82,12 +82,18 @@ def format_model(settings: GenerationSettings) -> str:
     """Return the model as it was loaded, as in "wan with a.safetensors:0.8, bfloat16 on cuda:0"."""
     with_parts = [*(settings.component or ()), *(_lora_words(settings))]
     parts = [settings.model + (f" with {' and '.join(with_parts)}" if with_parts else "")]
-    parts += [f"{settings.dtype} on {settings.device}"]
+    parts += [f"{settings.dtype} on {settings.device}", *_vae_words(settings)]
     words = {name: getattr(settings, name) for name in _MODEL_WORDS}
     parts += [f"{name.replace('_', ' ')} {value}" for name, value in words.items() if value]
     parts += [f"flow shift {settings.flow_shift:g}"] if settings.flow_shift is not None else []
     parts += ["compiled"] if settings.compile else []
     return ", ".join(parts)
+
+
+def _vae_words(settings: GenerationSettings) -> list[str]:
+    tiles = {None: "", True: "in tiles", False: "in one piece"}[settings.vae_tiling]
+    found = [f"in {settings.vae_dtype}" if settings.vae_dtype else "", tiles]
+    return [f"VAE {' '.join(filter(None, found))}"] if any(found) else []
 
 
 def _lora_words(settings: GenerationSettings) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.request import GuidanceRequest
+from skipguide.models import placement, scheduler
 from skipguide.models.fields import flag_name
 
 if TYPE_CHECKING:
@@ -52,6 +53,40 @@ def crop_note(picture: Image.Image, settings: GenerationSettings) -> str | None:
         f" {picture.height} pixels, and the video {settings.width} x {settings.height}. Crop it"
         " yourself where it matters, set --width and --height to its shape, or put bars around it"
         " with --image-fit pad."
+    )
+
+
+def notes_before(pipe: Pipeline, settings: GenerationSettings) -> Iterator[str]:
+    """Yield what can be said before a model is called: of the prompt, the scheduler, offloading.
+
+    Args:
+        pipe: loaded, with its own scheduler.
+        settings: complete.
+    """
+    said = (long_prompt_note(pipe, settings), trigger_note(settings))
+    yield from (note for note in said if note)
+    yield from scheduler.scheduler_notes(pipe.scheduler, settings)
+    yield from placement.offload_notes(pipe, settings.offload)
+
+
+def describe_overflow(settings: GenerationSettings) -> str:
+    """Return what to do about frames that are not finite numbers.
+
+    Args:
+        settings: complete.
+    """
+    dtype = settings.dtype
+    if dtype == "float16":
+        return (
+            "the frames must be finite numbers, but float16 overflowed. Use --dtype bfloat16 or"
+            " float32, or smaller scales."
+        )
+    loras = [Path(lora.path).name for lora in settings.lora or ()]
+    whose = f", a smaller SCALE of {' and '.join(loras)}" if loras else ""
+    return (
+        f"the frames must be finite numbers, but the model made inf or nan, in {dtype}, which"
+        f" has room for large ones. Take smaller scales{whose}, or other weights: these may be"
+        " damaged."
     )
 
 

@@ -19,7 +19,7 @@ from skipguide import guide
 from skipguide.generate import run
 from skipguide.generate.resolve import call_parameters, resolve_settings
 from skipguide.generate.settings import GenerationSettings
-from skipguide.models import loading, lora, parts, per_video
+from skipguide.models import loading, lora, parts, per_video, placement, quantize
 from skipguide.models.settings import ModelSettings
 from skipguide.models.skeleton import ReachedMissingPart, build_skeleton
 
@@ -44,9 +44,15 @@ def check(
     """
     if settings.device is not None:
         loading.check_device(settings.device)
+    device = loading.device_of(settings)
+    chosen = loading.choose_quantization(settings, device)
     pipe = find_skeleton(settings, revision)
     if pipe is None:
         return
+    if chosen:
+        dtype = loading.dtype_of(settings, device, settings.base_model or settings.model)
+        for denoiser in placement.denoisers(pipe).values():
+            quantize.check_layers(denoiser, chosen, device, dtype)
     try:
         with _hide_library_logs():
             _check_on(pipe, settings, image)

@@ -27,7 +27,7 @@ from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
-from skipguide.models import memory, per_video, placement, scheduler, telling
+from skipguide.models import memory, per_video, placement, telling
 from skipguide.models.skeleton import ReachedMissingPart
 from skipguide.pipeline import call_frame, loop, noise_levels
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
@@ -81,9 +81,7 @@ def generate(
         said.add(notes.crop_note(image, settings))
         pad = settings.image_fit == "pad"
         first = image_file.fit_to_size(image, settings.width, settings.height, pad)
-    said.add(notes.long_prompt_note(pipe, settings))
-    said.add(notes.trigger_note(settings))
-    for note in (*scheduler.scheduler_notes(pipe.scheduler, settings),):
+    for note in notes.notes_before(pipe, settings):
         said.add(note)
     with (
         per_video.put_on(pipe, settings),
@@ -287,10 +285,7 @@ def _call_pipeline(
             return pipe(**call).frames[0]
     except RuntimeError as error:
         if settings.offload == "sequential" and "meta" in str(error):
-            raise ValueError(
-                f"offload must be model or group for {type(pipe).__name__}, which reads weights"
-                " outside of the layers that hold them, but got sequential. Take --offload group."
-            ) from error
+            raise placement.sequential_error(type(pipe).__name__, settings.quantize) from error
         raise
     except (ZeroDivisionError, IndexError) as error:
         if isinstance(error, IndexError):  # LTX's, which looks for a timestep that is no number
@@ -351,8 +346,5 @@ def _check_call(
 
 def _to_uint8(video: np.ndarray, settings: GenerationSettings) -> Frames:
     if not np.isfinite(video).all():
-        raise ValueError(
-            f"the frames must be finite numbers, but {settings.dtype} overflowed. Use --dtype"
-            " bfloat16 or float32, or smaller scales."
-        )
+        raise ValueError(notes.describe_overflow(settings))
     return (video * 255).round().astype(np.uint8)

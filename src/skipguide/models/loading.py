@@ -108,12 +108,11 @@ def load(settings: ModelSettings, revision: str | None = None) -> Any:
     """
     found = parts.find_parts(settings)
     folder = local_folder(found.base)
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(settings)
     check_device(device)
-    small = device == "cpu" or found.base in packaged.NAMES
-    dtype = getattr(torch, settings.dtype or ("float32" if small else "bfloat16"))
+    dtype = dtype_of(settings, device, found.base)
     own = settings.vae_dtype and getattr(torch, settings.vae_dtype)
-    chosen = _chosen_quantization(settings, device)
+    chosen = choose_quantization(settings, device)
     how = Reading(dtype, settings.variant, chosen, device, own)
     pipe = _load_from_folder(folder, found, how) if folder else _load_from_hub(found, how, revision)
     restore_text_model(pipe)
@@ -124,7 +123,12 @@ def load(settings: ModelSettings, revision: str | None = None) -> Any:
     return pipe
 
 
-def _chosen_quantization(settings: ModelSettings, device: str) -> str | None:
+def choose_quantization(settings: ModelSettings, device: str) -> str | None:
+    """Return how the denoisers are quantized, with the library; None if they are not.
+
+    Raises:
+        ValueError: if no library can here, or the settings ask for what does not go with it.
+    """
     if settings.quantize is None:
         return None
     if settings.model.lower().endswith(".gguf"):
@@ -132,7 +136,20 @@ def _chosen_quantization(settings: ModelSettings, device: str) -> str | None:
             f"quantize is for weights that are not quantized yet, but got {settings.quantize!r} for"
             f" {settings.model}. Leave out --quantize."
         )
-    return quantize.choose_library(settings.quantize, device)
+    chosen = quantize.choose_library(settings.quantize, device)
+    placement.check_offload(settings, chosen, device)
+    return chosen
+
+
+def device_of(settings: ModelSettings) -> str:
+    """Return the device that the settings name, else the GPU if there is one."""
+    return settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dtype_of(settings: ModelSettings, device: str, base: str) -> torch.dtype:
+    """Return the dtype that the settings name, else that of the device and the model `base`."""
+    small = device == "cpu" or base in packaged.NAMES
+    return getattr(torch, settings.dtype or ("float32" if small else "bfloat16"))
 
 
 def check_device(device: str) -> None:

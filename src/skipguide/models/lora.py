@@ -29,6 +29,7 @@ _USUAL_NAME = "pytorch_lora_weights.safetensors"  # that diffusers' training scr
 _WEIGHT = re.compile(r"\.(lora_|lora\.|lokr_|alpha$|dora_scale|diff_b|diff$).*$")
 _TRIGGERS = ("modelspec.trigger_phrase", "trigger_words", "trigger_word", "ss_trigger_words")
 _MAX_TAGS = 3
+_HUB_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def find_lora_file(path: str) -> Path:
     Raises:
         ValueError: if there is none, or several of which none has the usual name.
     """
+    _check_scale(path)
     if weights_file.is_file_name(path) and not Path(path).is_dir():
         file = weights_file.find_file(path, "lora")
         if file.suffix.lower() != ".safetensors":
@@ -123,12 +125,27 @@ def find_lora_file(path: str) -> Path:
     if folder.is_dir():
         names = sorted(file.name for file in folder.glob("*.safetensors"))
         return folder / _choose(names, path)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path):
+    if not re.fullmatch(_HUB_ID, path):
         raise ValueError(
             f"lora must be a .safetensors file, a folder or a hub id, but got {path!r}, and there"
             " is no such file. Check the name."
         )
     return weights_file.download(path, _choose(_files_on_hub(path), path), "lora")
+
+
+def _check_scale(path: str) -> None:
+    """Check that what follows the last colon of a path is not a scale that is no number."""
+    place, colon, scale = path.rpartition(":")
+    is_place = (
+        place.lower().endswith(".safetensors")
+        or re.fullmatch(_HUB_ID, place) is not None
+        or (len(place) > 1 and Path(place).exists())  # C:x is a path on Windows
+    )
+    if colon and is_place and not Path(path).exists():
+        raise ValueError(
+            f"the scale of a lora must be a finite number, but got {scale!r} for {place}. Write"
+            f" {place}:0.8, or {place} alone for a scale of 1."
+        )
 
 
 def _files_on_hub(repository: str) -> list[str]:
@@ -241,6 +258,7 @@ def _read_layers(pipe: Pipeline, file: Path) -> list[_Layer]:
     with _explained(file):
         state = type(pipe).lora_state_dict(str(file.parent), weight_name=file.name)  # type: ignore[attr-defined]
     weights: Mapping[str, torch.Tensor] = state[0] if isinstance(state, tuple) else state
+    _check_finite(weights, file)
     found: dict[tuple[str, str], dict[str, int]] = {}
     for key, weight in weights.items():
         layer, sep, _ = key.partition(".") if _WEIGHT.search(key) else ("", "", "")
@@ -255,6 +273,17 @@ def _read_layers(pipe: Pipeline, file: Path) -> list[_Layer]:
         for (component, name), sizes in found.items()
         if component
     ]
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], file: Path) -> None:
+    # of float8 torch does not say it
+    wrong = [name for name, weight in weights.items() if not bool(weight.float().isfinite().all())]
+    if wrong:
+        raise ValueError(
+            f"lora must hold finite numbers, but {file} has inf or nan in {len(wrong)} of its"
+            f" {len(weights)} weights ({wrong[0]}). Take another file: this one is damaged, or its"
+            " training failed."
+        )
 
 
 def _check_sizes(

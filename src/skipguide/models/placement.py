@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ def place(pipe: Pipeline, settings: ModelSettings, device: str) -> None:
     Raises:
         ValueError: for what this pipeline cannot do.
     """
+    hide_float16_warning()
     if settings.vae_dtype is not None:
         _cast_for_vae(pipe, getattr(torch, settings.vae_dtype))
     if type(getattr(pipe, "vae", None)).__name__ in _TILES_ONLY:
@@ -31,6 +34,18 @@ def place(pipe: Pipeline, settings: ModelSettings, device: str) -> None:
         _offload(pipe, settings.offload, torch.device(device))
     if settings.compile:
         _compile(pipe)
+
+
+def hide_float16_warning() -> None:
+    """Keep off stderr that float16 does not run on a CPU, which it does with this torch.
+
+    diffusers says so whenever a pipeline is moved, also after each video of an offloaded one.
+    """
+    logging.getLogger("diffusers.pipelines.pipeline_utils").addFilter(_is_not_of_float16)
+
+
+def _is_not_of_float16(record: logging.LogRecord) -> bool:
+    return "cannot run with `cpu` device" not in record.getMessage()
 
 
 def execution_device(pipe: Pipeline) -> torch.device:
@@ -77,6 +92,61 @@ def _offload_within_memory(pipe: Pipeline, device: torch.device) -> None:
         if isinstance(module, nn.Module):
             buffers = len(module._parameters) > 0  # as diffusers decides it
             accelerate.cpu_offload(module, device, offload_buffers=buffers)
+
+
+def check_offload(settings: ModelSettings, quantize: str | None, device: str) -> None:
+    """Check that weights can be moved as they are quantized, before any is read.
+
+    accelerate moves them one by one (sequential) as plain numbers. quanto's then lack what belongs
+    to them, on any device; so do those of bitsandbytes on a CPU.
+
+    Args:
+        quantize: with its library.
+
+    Raises:
+        ValueError: if they cannot.
+    """
+    library = (quantize or "").partition(":")[2]
+    fails = ("quanto", "bitsandbytes") if device == "cpu" else ("quanto",)
+    if settings.offload == "sequential" and library in fails:
+        raise sequential_error("a model", quantize)
+
+
+def sequential_error(model: str, quantize: str | None) -> ValueError:
+    """Return the error of weights that cannot be moved one by one.
+
+    Args:
+        model: what has them.
+        quantize: with its library.
+    """
+    if quantize is None:
+        return ValueError(
+            f"offload must be model or group for {model}, which reads weights outside of the layers"
+            " that hold them, but got sequential. Take --offload group."
+        )
+    kind, _, library = quantize.partition(":")
+    other = "" if kind == "nf4" or library == "torchao" else f", or --quantize {kind}:torchao"
+    return ValueError(
+        f"offload must be model or group for {model} in {kind} by {library}, whose weights cannot"
+        f" be moved one by one, but got sequential. Take --offload group{other}."
+    )
+
+
+def offload_notes(pipe: Pipeline, offload: str | None) -> Iterator[str]:
+    """Yield a note for groups of more blocks than a denoiser has, which are the whole model."""
+    how, _, blocks = (offload or "").partition(":")
+    most = max(map(_count_blocks, denoisers(pipe).values()), default=0)
+    if how == "group" and blocks and 0 < most < int(blocks):
+        yield (
+            f"--offload group:{blocks} keeps all blocks of the denoiser on the device at once, for"
+            f" it has {most}. Take fewer blocks to save memory, or --offload model."
+        )
+
+
+def _count_blocks(denoiser: nn.Module) -> int:
+    """Return the length of the longest list of blocks, which is what diffusers makes groups of."""
+    lists = [part for part in denoiser.children() if isinstance(part, nn.ModuleList)]
+    return max(map(len, lists), default=0)
 
 
 # --- the VAE's own dtype --------------------------------------------------------------------------

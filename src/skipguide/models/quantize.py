@@ -62,17 +62,18 @@ def _describe_failure(quantize: str, device: str, failures: dict[str, str]) -> s
     kind, _, named = quantize.partition(":")
     libraries = (named,) if named else LIBRARIES[kind]
     packages = [_PACKAGES[library] for library in libraries if library not in failures]
-    install = f"Install {'it' if named or len(packages) == 1 else 'one'} with: pip install"
     needs = f"quantize={kind} needs {' or '.join(libraries)}"
+    # One command that can be copied, of the library that comes first.
+    which = "it" if len(libraries) == 1 else "the first"
     if not failures:
         none = "it is not" if len(libraries) == 1 else "none is"
-        return f"{needs}, but {none} installed. {install} {' or '.join(packages)}"
+        return f"{needs}, but {none} installed. Install {which} with: pip install {packages[0]}"
     reasons = "; ".join(
         f"{library} {version(_PACKAGES[library])} says: {reason.rstrip('. ')}"
         for library, reason in failures.items()
     )
-    advice = f" {install} {' or '.join(packages)}." if packages else ""
-    return f"{needs} that works on {device}, but {reasons}.{advice} Or leave out --quantize."
+    advice = f" or install another with: pip install {packages[0]}" if packages else ""
+    return f"{needs} that works on {device}, but {reasons}. Leave out --quantize{advice}"
 
 
 def is_installed(library: str) -> bool:
