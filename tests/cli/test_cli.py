@@ -1048,6 +1048,7 @@ def test_stderr_is_empty_without_a_terminal() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.long
 def test_annotations_of_pipelines_are_no_news(tmp_path: Path) -> None:
     """SkyReels' class wants another image processor than it has."""
     tiny = builders()["SkyReelsV2ImageToVideoPipeline"](torch.float32)

@@ -163,6 +163,7 @@ with Tracking(Path(sys.argv[1]), parse_targets(["tensorboard"]), print) as track
 """
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_while_it_logs(folder: Path) -> None:
     command = [sys.executable, "-c", _KILLED, str(folder)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL

@@ -469,6 +469,7 @@ def ask(url: str, body: dict[str, Any], token: str) -> dict[str, Any]:
         return json.loads(told.read())
 
 
+@pytest.mark.long
 def test_a_link_survives_that_the_server_is_killed(painted_copy: Path, state: Path) -> None:
     """No token is given, and the address is not loopback alone: then one is made, and kept."""
     port = free_port()
