@@ -36,3 +36,13 @@ def test_a_model_is_the_same_after_a_look_at_its_folder(tmp_path: Path) -> None:
     assert hash_weights(tmp_path) == before
     (tmp_path / "vae/more.json").write_text("{}")
     assert hash_weights(tmp_path) != before
+
+
+def test_what_takes_no_files_is_told_and_asking_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert folders.find_obstacle(tmp_path / "new" / "deep") is None
+    assert folders.find_obstacle(tmp_path / "file" / "x") == f"{tmp_path / 'file'} is not one"
+    too_long = folders.find_obstacle(tmp_path / ("x" * 300))
+    assert too_long is not None
+    assert "too long" in too_long
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

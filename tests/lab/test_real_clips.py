@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from collections import namedtuple
 from fractions import Fraction
 from pathlib import Path
 
@@ -94,6 +96,7 @@ def test_they_are_a_file_of_prompts(tmp_path: Path) -> None:
         (["--model", "wan"], "model must be one of mochi, svd, opensora, but got 'wan'"),
         (["--size", "63"], "size must be an even number from 16 to 1024, but got 63"),
         (["--first-frames", "real/first"], "the first frames must not lie among the clips"),
+        (["--count", "100000000"], "count must be 1 to 100000, but got 100000000"),
         (["--count", "0"], "Invalid value for '--count'"),
     ],
 )
@@ -116,4 +119,13 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     assert next(writing) == 1
     assert [path.name for path in tmp_path.iterdir()] == [".real.part"]
     writing.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_is_told_before_any_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 40, 1 << 40, 50_000))
+    assert "the disk must have room for 9 clips" in run(tmp_path / "a", "--count", 9, code=2).stderr
     assert not list(tmp_path.iterdir())

@@ -165,8 +165,16 @@ def test_few_prompts_with_several_videos_have_no_interval() -> None:
     assert (row.low, row.high) == (None, None)
     assert row.warnings[0].endswith("needs 5 different prompts or more, but there are 4")
     assert "the 12 generated videos are of 4 prompts" in row.warnings[1]
+    assert row.warnings[1].endswith("rename the videos")
     assert len(_scored({f"prompt {i}": float(i) for i in range(4)}).warnings) == 1
     assert not _scored({f"prompt {i}": float(i) for i in range(5)}).warnings
+
+
+def test_nobody_is_told_to_rename_the_clips_of_a_run() -> None:
+    """They are measured under names that the run makes, of prompts that may have many lines."""
+    names = [inputs.run_name(i, "a\nred star", seed) for i in range(4) for seed in range(3)]
+    row = _scored({name: float(i) for i, name in enumerate(names)})
+    assert row.warnings[1].endswith("videos are of 4 prompts, and videos of one prompt are similar")
 
 
 def test_few_prompts_of_a_set_have_no_interval() -> None:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from skipguide.cli import app
-from skipguide.runs import Run, annotations
+from skipguide.runs import Run, SetMetric, annotations
 from skipguide.runs.annotations import Annotation
 from support.painted import painted
 
@@ -136,3 +136,30 @@ def test_one_spelling_of_a_tag(folder: Path) -> None:
 def test_what_the_command_line_refuses(folder: Path) -> None:
     assert "no clip of" in verb("runs", "tag", folder, "--clip", "zz", "+good", code=2)
     assert "it has none" in verb("runs", "export", folder, "--tag", "good", code=2)
+
+
+def test_a_beginning_that_several_clips_have_is_refused(folder: Path) -> None:
+    firsts = [key[0] for key in keys(folder)]
+    several = next((first for first in firsts if firsts.count(first) > 1), None)
+    assert several is not None, "none of these keys begin alike"
+    said = verb("runs", "tag", folder, "--clip", several, "+good", code=2)
+    assert f"several clips of {folder} begin with '{several}'" in " ".join(said.split())
+
+
+def test_what_is_shown_of_a_tag_is_of_its_clips_alone(folder: Path) -> None:
+    first, *_ = keys(folder)
+    with Run.open(folder, writable=True) as run:
+        clip = run.clip(first)
+        run.record_metrics((key, "sharpness", float(key == first)) for key in keys(folder))
+        for setting in run.settings():
+            run.record_set_metric(SetMetric(setting.id, "fvd:judge", 5.0, 2, 4.0, 6.0))
+        name = next(s.name for s in run.settings() if s.id == clip.setting)
+    verb("runs", "tag", folder, "--clip", first, "+good")
+    told = json.loads(verb("runs", "show", folder, "--tag", "good", "--json"))
+    (row,) = told["settings"]
+    assert (row["setting"], row["clips"], row["metrics"]) == (name, 1, {"sharpness": 1.0})
+    assert row["set_metrics"] == {}
+    shown = verb("runs", "show", folder, "--tag", "good")
+    assert "fvd" not in shown
+    assert "Measures of sets are of all videos of a setting" in shown
+    assert "fvd:judge" in verb("runs", "show", folder)

@@ -345,3 +345,13 @@ def test_the_command_line_joins(both: tuple[Path, Path], tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "all")
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert (told["done"], told["shared"], told["notes"]) == (8, 2, notes)
+
+
+def test_a_clip_of_three_runs_is_one_in_several(tmp_path: Path) -> None:
+    """The number of clips, and not of times that they were met again."""
+    one, two, three = (
+        painted(tmp_path / name, prompts=prompts, seeds=[0], settings=[CFG])
+        for name, prompts in (("one", ["a", "b"]), ("two", ["a"]), ("three", ["a", "c"]))
+    )
+    merged = merge([one, two, three], tmp_path / "all")
+    assert (merged.clips, merged.shared) == (3, 1)

@@ -229,6 +229,9 @@ def test_a_sweep_logs_each_clip_when_it_is_made(plan: Path) -> None:
 @pytest.mark.parametrize(
     ("tracker", "said"),
     [
+        ("wandb:bad/ent/x", "--track wandb must name PROJECT or ENTITY/PROJECT"),
+        ("wandb:/x", "but got 'wandb:/x'. Correct it."),
+        ("wandb:team/a:b", "but got 'wandb:team/a:b'. Correct it."),
         ("excel", "--track must be wandb, tensorboard or mlflow"),
         ("mlflow:", "mlflow:URI"),
         ("mlflow", "pip install 'skipguide[mlflow]'"),

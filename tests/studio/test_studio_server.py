@@ -914,3 +914,17 @@ def test_a_busy_port_is_told(painted_run: Path) -> None:
         said = CliRunner().invoke(verbs, ["studio", str(painted_run), "--port", port])
     assert said.exit_code == 2
     assert "--host and --port must be a free address of this machine" in said.stderr
+
+
+@pytest.mark.parametrize("option", ["--port", "--share-port"])
+def test_a_start_that_fails_leaves_no_study(painted_copy: Path, option: str) -> None:
+    sharing = ["--share", "127.0.0.1", "--port", "0"] if option == "--share-port" else []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = ["studio", str(painted_copy), "--tasks", "3", *sharing, option, port]
+        said = CliRunner().invoke(verbs, command)
+    assert said.exit_code == 2
+    assert "must be a free address of this machine" in said.stderr
+    assert "Study" not in said.output
+    with Run.open(painted_copy) as run:
+        assert run.study.current() is None

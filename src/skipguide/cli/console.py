@@ -51,7 +51,9 @@ class VerbGroup(TyperGroup):
             message = getattr(error, "format_message", error.__str__)()
             end = "" if message.endswith((".", "?")) else "."
             _fail(f"{message}{end} See skipguide --help, or the --help of the verb.", 2, given)
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            _fail(_os_error_text(error), 2, given)
+        except ValueError as error:
             _fail(str(error), 2, given)
         else:
             sys.exit(code if isinstance(code, int) else 0)
@@ -61,6 +63,18 @@ class VerbGroup(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:  # typer would exit silently
             raise _Interrupted from error
+
+
+def _os_error_text(error: OSError) -> str:
+    """Return what an error of the system means; those of this library are in words already."""
+    if error.errno is None or error.strerror is None:
+        return str(error)
+    place = error.filename2 or error.filename
+    what = "the system must let files be read and written" + (f", but not {place}" if place else "")
+    return (
+        f"{what}: {error.strerror}. Check the name, the rights and the space of the disk, or name"
+        " another place."
+    )
 
 
 def _fail(message: str, code: int, args: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json, parse_folder
+from skipguide.files import folders
 
 convert = typer.Typer(
     help="Write published checkpoints in diffusers' layout.", no_args_is_help=True
@@ -105,8 +105,5 @@ def _check_out(out: Path, overwrite: bool) -> None:
                 f"--overwrite replaces pipelines only, but {out} has no model_index.json. Choose"
                 " another folder."
             )
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(
-            f"--out must lie in a writable folder, but {parent} is not one. Choose another."
-        )
+    if obstacle := folders.find_obstacle(out.absolute().parent):
+        raise ValueError(f"--out must lie in a writable folder, but {obstacle}. Choose another.")

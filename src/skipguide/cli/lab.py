@@ -11,6 +11,7 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json, Overwrite, check_outputs, check_suffix, parse_folder
+from skipguide.files import folders
 from skipguide.method.protocols import PlainData
 
 lab = typer.Typer(help="Train and score the small built-in models.", no_args_is_help=True)
@@ -45,6 +46,7 @@ def train(
     Stop it whenever you like: the same command continues where it stopped.
     """
     folder = _training_folder(model, folder)
+    folders.check_writable(folder, "--folder")
     import torch
 
     from skipguide.lab import train as stages
@@ -158,6 +160,8 @@ def pack(
 ) -> None:
     """Put a trained model into the package, with its card."""
     folder = _training_folder(model, folder)
+    if docs is not None:
+        folders.check_writable(docs, "--docs")
     from skipguide.lab import model_card
 
     typer.echo("\n".join(map(str, model_card.pack(model, folder, machine, docs))))

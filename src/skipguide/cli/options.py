@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipguide.files import packaged
+from skipguide.files import folders, packaged
 from skipguide.generate import parsing
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.generate.words import is_switch, number_type, parse_text, text_fields
@@ -221,11 +220,9 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
                 f"the output must be a new file, but {path} exists. Pass --overwrite or another"
                 " name."
             )
-        parent = next(folder for folder in path.absolute().parents if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
+        if obstacle := folders.find_obstacle(path.absolute().parent):
             raise ValueError(
-                f"the output must lie in a writable folder, but {parent} is not one. Choose"
-                " another."
+                f"the output must lie in a writable folder, but {obstacle}. Choose another."
             )
 
 

@@ -9,6 +9,7 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.options import Json, parse_folder
+from skipguide.files import folders
 
 if TYPE_CHECKING:
     from skipguide.paper.run import Order
@@ -74,6 +75,7 @@ def run(
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     usual = min(256 if place.startswith("cuda") else 32, clips)
+    _check_folder("--folder", folder)
     order = _build_order(
         folder, model, weights, clips=clips, rows=rows, device=place, batch=batch or usual,
         steps=steps, dtype=dtype, part=_parse_part(part),
@@ -123,10 +125,10 @@ def report(
     ] = Path("docs"),
 ) -> None:
     """Write the report: tables, plots, raw numbers as CSV."""
+    _check_folder("--docs", docs)
     from skipguide.paper import report
 
     order = _build_order(folder, model, weights, clips=clips, steps=steps, dtype=dtype)
-    _check_folder("--docs", docs)
     for path in report.write_report(order, docs):
         typer.echo(path)
 
@@ -136,18 +138,20 @@ def _build_order(
 ) -> Order:
     from skipguide.paper import models, run
 
-    _check_folder("--folder", folder)
+    _check_folder("--folder", folder, is_written=False)
     chosen = tuple(model or models.MODELS)
     for name in chosen:
         models.find_weights(name)  # fails early for an unknown model
     return run.Order(folder, chosen, weights=tuple(map(_parse_weights, weights or ())), **more)
 
 
-def _check_folder(option: str, folder: Path) -> None:
+def _check_folder(option: str, folder: Path, is_written: bool = True) -> None:
     """Check that files can be written below a folder, which need not exist yet."""
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir():
         raise ValueError(f"{option} must be a folder, but {parent} is a file. Choose another name.")
+    if is_written:
+        folders.check_writable(folder, option)
 
 
 def _report_command(order: Order) -> str:

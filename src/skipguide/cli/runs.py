@@ -114,7 +114,7 @@ def show_(
     with Run.open(folder) as run:
         written = annotations.read(run)
         found = tagged(run.clips(), written, tag)
-        rows = _setting_rows(run, found)
+        rows = _setting_rows(run, found, tag is None)
         failed = [clip for clip in found if clip.status == "failed"]
         if as_json:
             told = {
@@ -133,6 +133,8 @@ def show_(
             )
             return
         lines = list(_run_lines(run, rows, failed))
+        if tag is not None and run.set_metrics():
+            lines.append(("dim", _SETS_OF_ALL))
         if written.run != annotations.Annotation():
             lines.insert(1, ("", in_words(written.run)))
         if clips:
@@ -143,16 +145,29 @@ def show_(
     print_lines(lines)
 
 
+_SETS_OF_ALL = (
+    "Measures of sets are of all videos of a setting, so --tag leaves them out; without it they are"
+    " shown."
+)
+
+
 def _plain_fields(clip: Clip) -> PlainData:
     return {"video": None, "latents": None, "fps": None, "environment": None, "error": clip.error}
 
 
-def _setting_rows(run: Run, clips: Sequence[Clip]) -> list[PlainData]:
-    """Return one row per setting: how much of it is done, its cost, the means of its metrics."""
-    whole = run.set_metrics()
+def _setting_rows(run: Run, clips: Sequence[Clip], is_whole: bool) -> list[PlainData]:
+    """Return one row per setting: how much of it is done, its cost, the means of its metrics.
+
+    Args:
+        is_whole: the clips are all of the run. Of a part, settings without a clip are left out, and
+            so are measures of sets, which are of all videos of a setting.
+    """
+    whole = run.set_metrics() if is_whole else []
     rows = []
     for setting in run.settings():
         own = [clip for clip in clips if clip.setting == setting.id]
+        if not own and not is_whole:
+            continue
         done = [clip for clip in own if clip.status == "done"]
         names = sorted({name for clip in done for name in clip.metrics})
         sets = {m.name: _set_metric_row(m) for m in whole if m.setting == setting.id}

@@ -185,7 +185,6 @@ def studio(
     asked = studio_study.Wishes(
         tasks, kind, tuple(setting or ()), consent, checks, raters, max_raters, no_study
     )
-    study = studio_study.begin(run, asked)
     secret, told = (b"", None) if token else find_secret(run)
     if told:
         typer.echo(told, err=True)
@@ -201,12 +200,15 @@ def studio(
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(open_listener(host, port)))
         own_port = listener.getsockname()[1]
+        at = min(own_port + 1, 65535) if share_port is None else share_port
+        door = studio_share.listen(stack, outside, at) if outside else None
         tls = studio_share.tls_of_studio(wishes, host, loopback)
+        # Last of what can be refused: a start that fails leaves no study in the run.
+        study = studio_study.begin(run, asked)
         typer.echo(f"{_display_address(host, own_port, bool(tls))}/{_query(token)}")
         sharing = None
-        if outside is not None:
-            at = min(own_port + 1, 65535) if share_port is None else share_port
-            sharing = studio_share.start(stack, run, outside, at, policy, study)
+        if outside is not None and door is not None:
+            sharing = studio_share.start(stack, run, outside, door, policy, study)
         made = app.create_app(run, policy, Trials.local(run) if trials else None, sharing=sharing)
         server = uvicorn.Server(
             uvicorn.Config(made, log_level="warning", server_header=False, **tls)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,11 +95,26 @@ def tls_of_studio(wishes: Wishes, host: str, loopback: bool) -> dict[str, Any]:
     return {"ssl_certfile": str(found.file), "ssl_keyfile": str(found.key)}
 
 
+def listen(stack: contextlib.ExitStack, outside: Outside, port: int) -> socket.socket:
+    """Return the socket to which raters come, before anything is written or printed.
+
+    Args:
+        stack: closes it.
+
+    Raises:
+        ValueError: if the port is taken.
+    """
+    from skipguide.cli.studio import open_listener
+
+    found = open_listener(outside.place.listen, port, "--share and --share-port")
+    return stack.enter_context(contextlib.closing(found))
+
+
 def start(
     stack: contextlib.ExitStack,
     run: Path,
     outside: Outside,
-    port: int,
+    listener: socket.socket,
     policy: Policy,
     study: Study | None,
 ) -> Sharing:
@@ -106,18 +122,12 @@ def start(
 
     Args:
         stack: ends the server.
+        listener: as `listen` returns it.
         policy: of the studio, whose tokens and secret hold here as well.
-
-    Raises:
-        ValueError: if the port is taken.
     """
-    from skipguide.cli.studio import open_listener
     from skipguide.studio import app, connections, sharing
 
     place, found = outside.place, outside.certificate
-    listener = stack.enter_context(
-        contextlib.closing(open_listener(place.listen, port, "--share and --share-port"))
-    )
     names = {name.lower() for name in (place.name, *_further_names(place))}
     for_raters = replace(
         policy, loopback=True, names=policy.names | names, hosts=(), raters_only=True

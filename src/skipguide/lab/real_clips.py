@@ -15,12 +15,14 @@ from pathlib import Path
 
 import torch
 
-from skipguide.files import video
+from skipguide.files import folders, video
 from skipguide.lab import world
 from skipguide.lab.training_loop import atomic_path
 
 CAPTIONS = "captions.csv"
 LEAST_SIZE, MOST_SIZE = 16, 1024
+MOST_CLIPS = 100_000  # the names have five digits, and all scenes are drawn at once
+_CLIP_BYTES, _PIXEL_BYTES = 6000, 0.6  # on the disk: of a clip, and per pixel of one frame of it
 _BATCH = 32  # clips in memory at a time
 
 
@@ -67,8 +69,11 @@ class Order:
             raise ValueError(
                 f"model must be one of {', '.join(FORMATS)}, but got {self.model!r}. Choose one."
             )
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, but got {self.count}. Ask for more clips.")
+        if not 1 <= self.count <= MOST_CLIPS:
+            raise ValueError(
+                f"count must be 1 to {MOST_CLIPS}, but got {self.count}. Choose such a number; more"
+                " clips go into another folder, with another seed."
+            )
         if self.size % 2 or not LEAST_SIZE <= self.size <= MOST_SIZE:
             raise ValueError(
                 f"size must be an even number from {LEAST_SIZE} to {MOST_SIZE}, but got"
@@ -79,21 +84,35 @@ class Order:
                 f"the first frames must not lie among the clips in {self.folder}, where they would"
                 " be taken for a video. Name a folder beside it."
             )
-        for folder in (self.folder, self.first_frames):
-            _check_new(folder)
+        _check_folder("the folder of clips", self.folder)
+        if self.first_frames is not None:
+            _check_folder("--first-frames", self.first_frames)
+        _check_space(self)
 
 
 def _is_within(inner: Path, outer: Path) -> bool:
     return inner.absolute().is_relative_to(outer.absolute())
 
 
-def _check_new(folder: Path | None) -> None:
-    if folder is None or not folder.exists():
+def _check_folder(name: str, folder: Path) -> None:
+    folders.check_writable(folder, name)
+    if not folder.exists():
         return
     if not folder.is_dir() or any(folder.iterdir()):
         raise ValueError(
             f"clips need a new or an empty folder, but {folder} is not one. Name another, or empty"
             " it."
+        )
+
+
+def _check_space(order: Order) -> None:
+    needed = round(order.count * (_CLIP_BYTES + _PIXEL_BYTES * order.size**2))
+    place = next(path for path in order.folder.absolute().parents if path.exists())
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise OSError(
+            f"the disk must have room for {order.count} clips, about {needed / 1e6:.0f} MB, but"
+            f" that of {order.folder} has {free / 1e6:.0f} MB. Ask for fewer or smaller ones, or"
+            " name a folder on another disk."
         )
 
 

@@ -14,7 +14,7 @@ from skipguide.metrics.catalog import EXTRACTORS
 from skipguide.metrics.features import GENERATED, REFERENCE, Readings
 from skipguide.metrics.frechet import Moments, frechet_distance
 from skipguide.metrics.inception import Predictions, inception_score, split_scores
-from skipguide.metrics.inputs import SkippedVideo, prompt_from_name
+from skipguide.metrics.inputs import SkippedVideo, is_run_name, prompt_from_name
 from skipguide.metrics.kernel import Grams, kernel_distance
 from skipguide.metrics.neighbours import Distances, neighbours
 from skipguide.metrics.selection import MetricRequest, UnavailableMetric
@@ -211,6 +211,12 @@ def _prompt_labels(names: Sequence[str]) -> list[str]:
     return list(names) if len(set(found)) == 1 else found
 
 
+_RENAME = (
+    ". If the number after the hyphen in a name does not count the videos of a prompt, rename the"
+    " videos"
+)
+
+
 def _no_interval_warning(
     estimate: Estimate, sets: Sequence[Sequence[str]], needed: int
 ) -> list[str]:
@@ -225,10 +231,10 @@ def _no_interval_warning(
     for side, names in zip((GENERATED, REFERENCE), sets, strict=False):
         count = len(set(_prompt_labels(names)))
         if count < needed <= len(names):
+            are = "1 prompt" if count == 1 else f"{count} prompts"
             found.append(
-                f"the {len(names)} {side} videos are of {count} prompts, and videos of one prompt"
-                " are similar. If the number after the hyphen in a name does not count the videos"
-                " of a prompt, rename the videos"
+                f"the {len(names)} {side} videos are of {are}, and videos of one prompt are similar"
+                + ("" if all(map(is_run_name, names)) else _RENAME)
             )
     return found
 

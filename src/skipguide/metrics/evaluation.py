@@ -9,7 +9,14 @@ from skipguide.metrics import kept, selection
 from skipguide.metrics.aggregate import SET_METRICS
 from skipguide.metrics.extract import Note, Reader
 from skipguide.metrics.features import GENERATED, REFERENCE, Side, join
-from skipguide.metrics.inputs import Source, Videos, file_source, find_videos, unreadable_source
+from skipguide.metrics.inputs import (
+    Source,
+    Videos,
+    file_source,
+    find_videos,
+    run_name,
+    unreadable_source,
+)
 from skipguide.metrics.results import Result
 from skipguide.metrics.selection import Options
 from skipguide.runs import Clip, Run, SetMetric, Setting
@@ -140,7 +147,7 @@ def _named_clips(run: Run, setting: Setting) -> Iterator[tuple[str, Clip]]:
     texts = {prompt.id: prompt.text or prompt.image or "" for prompt in run.prompts()}
     for clip in run.clips():
         if clip.setting == setting.id:
-            yield f"{clip.prompt} {texts[clip.prompt]}-{clip.seed}", clip
+            yield run_name(clip.prompt, texts[clip.prompt], clip.seed), clip
 
 
 def record_result(run: Run, setting: Setting, result: Result) -> None:

@@ -268,3 +268,13 @@ def prompt_from_name(name: str) -> str:
     VBench and `skipguide generate` name videos this way.
     """
     return re.sub(r"-\d+$", "", re.sub(r"\.[A-Za-z0-9]+$", "", name))
+
+
+def run_name(prompt: int, text: str, seed: int) -> str:
+    """Return the name under which a clip of a run is measured, of which its prompt can be read."""
+    return f"{prompt} {text}-{seed}"
+
+
+def is_run_name(name: str) -> bool:
+    """Return whether a name is that of a clip of a run, which nobody has chosen."""
+    return re.fullmatch(r"\d+ .*-\d+", name, re.DOTALL) is not None

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipguide.files import video
+from skipguide.files import folders, video
 from skipguide.files.text import dump_json
 from skipguide.lab.training_loop import atomic_path
 from skipguide.metrics.catalog import METRICS
@@ -67,6 +67,7 @@ def check_export(prompts: Iterable[str], folder: Path) -> None:
             f"videos for VBench need a new folder, but {folder / VIDEOS} exists. Choose another"
             " one."
         )
+    folders.check_writable(folder, "the folder for VBench")
 
 
 def _check_name(text: str) -> None:

@@ -175,9 +175,10 @@ def find_key(run: Run, beginning: str) -> str:
     )
     if not beginning or len(rows) != 1:
         number = "several clips" if rows else "no clip"
+        verb = "begin" if rows else "begins"
         raise ValueError(
             f"a clip must be named by its key, or the beginning of it, but {number} of"
-            f" {run.folder} begins with {beginning!r}. `skipguide runs show {run.folder} --clips`"
+            f" {run.folder} {verb} with {beginning!r}. `skipguide runs show {run.folder} --clips`"
             " lists them."
         )
     return rows[0]["key"]

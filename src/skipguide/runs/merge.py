@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
         files.lock_folder(part),
         contextlib.closing(Ledger(part, "create")) as target,
     ):
-        before = 0
+        held: Counter[str] = Counter()  # how many runs have a clip
         for folder, label in zip(sources, _labels(sources), strict=True):
             with contextlib.closing(Ledger(folder, "read")) as source:
                 source.check()
@@ -65,11 +66,12 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
                 join = Join(target, part, source, folder, label, notes)
                 with target.transaction():
                     _join(join)
-                before += len(source.rows("SELECT 1 FROM jobs"))
+                held.update(row["key"] for row in source.rows("SELECT key FROM jobs"))
         with target.transaction():
             _remember_sources(target, _labels(sources))
         merge_judgements.say_what_is_partial(target, notes)
-        return _summarize(target, out, before, notes)
+        shared = sum(number > 1 for number in held.values())
+        return _summarize(target, out, shared, notes)
 
 
 def _join(join: Join) -> None:
@@ -88,13 +90,12 @@ def _remember_sources(target: Ledger, labels: Sequence[str]) -> None:
     target.db.execute("INSERT OR REPLACE INTO meta VALUES ('merged', ?)", (to_json(labels),))
 
 
-def _summarize(target: Ledger, out: Path, before: int, notes: Sequence[str]) -> Merged:
+def _summarize(target: Ledger, out: Path, shared: int, notes: Sequence[str]) -> Merged:
     def count(query: str) -> int:
         return target.rows(f"SELECT count(*) AS n FROM {query}")[0]["n"]
 
     clips = count("jobs")
     done = count("jobs WHERE status = 'done'")
-    shared = before - clips
     return Merged(out, clips, done, shared, count("settings"), count("votes"), tuple(notes))
 
 

@@ -72,13 +72,9 @@ def check_writable(folder: Path) -> None:
     Raises:
         ValueError: if it may not.
     """
-    parent = next(
-        place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
-    )
-    if not os.access(parent, os.W_OK | os.X_OK):
+    if obstacle := folders.find_obstacle(folder):
         raise ValueError(
-            f"a run needs a folder that can be written, but {parent} is not. Choose another with"
-            " --out."
+            f"a run needs a folder that can be written, but {obstacle}. Choose another with --out."
         )
 
 

@@ -72,3 +72,4 @@ def _check_target(run: Run, out: Path, overwrite: bool) -> None:
         raise ValueError(
             f"a report must be a new folder, but {out} exists. Pass --overwrite or another name."
         )
+    folders.check_writable(out, "--out")

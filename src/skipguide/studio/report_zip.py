@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import skipguide
-from skipguide.files import video
+from skipguide.files import folders, video
 from skipguide.files.places import video_without_folders
 from skipguide.files.text import displayable
 from skipguide.method.protocols import PlainData
@@ -85,6 +85,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise ValueError(
             f"a report must be a new file, but {out} exists. Pass --overwrite or another name."
         )
+    folders.check_writable(out.absolute().parent, "the folder of --out")
 
 
 def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:

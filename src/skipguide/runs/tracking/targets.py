@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from skipguide.runs.tracking.subject import Subject
 
 TRACKERS = ("wandb", "tensorboard", "mlflow")
+_WANDB_REFUSES = "/\\#?%:"
+_WANDB_NAME = re.compile(
+    rf"[^{re.escape(_WANDB_REFUSES)}\s](?:[^{re.escape(_WANDB_REFUSES)}]{{0,127}})"
+)
 
 
 class Tracker(Protocol):
@@ -57,8 +62,20 @@ def parse_targets(texts: Iterable[str]) -> list[Target]:
                 " a place: tensorboard:FOLDER, mlflow:URI, wandb:PROJECT or wandb:ENTITY/PROJECT,"
                 f" but got {text!r}. Correct it."
             )
+        if name == "wandb" and where:
+            _check_project(text, where)
         found[text] = Target(name, where or None)
     return list(found.values())
+
+
+def _check_project(text: str, where: str) -> None:
+    """Check PROJECT or ENTITY/PROJECT as W&B does, which says so only when it has begun."""
+    parts = where.split("/")
+    if len(parts) > 2 or not all(map(_WANDB_NAME.fullmatch, parts)):
+        raise ValueError(
+            "--track wandb must name PROJECT or ENTITY/PROJECT, each of 1 to 128 characters without"
+            f" {' '.join(_WANDB_REFUSES)} in it, but got {text!r}. Correct it."
+        )
 
 
 def check_targets(targets: Iterable[Target]) -> None:

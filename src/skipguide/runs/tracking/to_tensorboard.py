@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from skipguide.files import folders
 from skipguide.method.protocols import PlainData
 from skipguide.runs.ledger import to_json
 from skipguide.runs.tracking.glance import make_gif
@@ -28,6 +29,7 @@ class TensorBoard:
     """Logs to a folder that `tensorboard --logdir` shows."""
 
     def __init__(self, logdir: Path):
+        folders.check_writable(logdir, "the folder of --track tensorboard")
         self.logdir = logdir
         self._known: set[str] | None = None
 

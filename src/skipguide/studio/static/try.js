@@ -1,7 +1,7 @@
 // Try a layer and a scale: ask the loaded model for a video, and see it beside the others.
 
 import { button, choice, el, hush, say } from "studio/dom.js";
-import { ask, isReport } from "studio/source.js";
+import { ask } from "studio/source.js";
 import { slotsOf, state, update } from "studio/state.js";
 import { parameterRows } from "studio/words.js";
 
@@ -19,9 +19,8 @@ const shown = new Set(); // trials whose end is known to the page
 let timer = 0;
 
 export function renderTry(root, run, reload) {
-  if (isReport || !run.trials_allowed) {
-    const why = isReport ? "This page makes no videos: `skipguide studio RUN` does, where the run can be written."
-      : run.votes_allowed ? "This studio was started without trials, so it makes no videos."
+  if (!run.trials_allowed) {
+    const why = run.votes_allowed ? "This studio was started without trials, so it makes no videos."
         : "The run cannot be written, so no videos can be added to it.";
     root.replaceChildren(el("p", { class: "empty" }, why));
     return;
