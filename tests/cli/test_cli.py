@@ -667,7 +667,7 @@ EARLY = [  # refused before a model is loaded: what is typed, and a part of the 
     ("generate x --out old.mp4/a/b.mp4", "the output must lie in a writable folder, but "),
     (
         "generate x --config none.yaml",
-        "--config must be a YAML file, but got none.yaml, which is no file. Check",
+        "a hub id), but got none.yaml, and there is no such file or folder. Check the name.",
     ),
     ("generate x --config broken.yaml", "--config must be a YAML file, but broken.yaml is not: "),
     (

@@ -60,16 +60,24 @@ def _move_loras(settings: GenerationSettings, given: Sequence[str]) -> list[Plai
     return recorded
 
 
-def check_places(settings: GenerationSettings) -> None:
-    """Check that the files of recorded settings are where the record says.
+def check_places(settings: GenerationSettings, weights: Mapping[str, Any] | None = None) -> None:
+    """Check that the model and the files of recorded settings are where the record says.
+
+    Args:
+        weights: of the record. With a hash in it the model was a folder; else it may be of the hub.
 
     Raises:
         ValueError: if one is not, with what says where it is.
     """
-    from skipguide.models import lora, parts
+    from skipguide.models import loading, lora, parts
 
     try:
-        parts.find_parts(settings)
+        found = parts.find_parts(settings)
+        if loading.local_folder(found.base) is None and "sha256" in (weights or {}):
+            raise ValueError(
+                f"the model of the record was the folder {found.base}, and there is no such folder"
+                " here."
+            )
         for entry in settings.lora or ():
             lora.find_lora_file(entry.path)
     except ValueError as error:

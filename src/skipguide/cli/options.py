@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.generate.words import is_switch, number_type, parse_text, text_fields
 from skipguide.method import documents
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.models import weights_file
 from skipguide.models.fields import flag_name
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ Config = Annotated[
         show_default="none",
     ),
 ]
+_INDEX = "model_index.json"
+# What diffusers and transformers write into the configuration of a component.
+_COMPONENT_MARKS = (
+    "_class_name", "_diffusers_version", "architectures", "model_type", "transformers_version"
+)  # fmt: skip
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
 
 
@@ -152,16 +159,47 @@ def read_config(given: Sequence[str | Path] | str | Path | None) -> PlainData:
 def _is_base_model(name: str) -> bool:
     """Return whether a name is that of a model in diffusers layout, and not of a YAML file."""
     if Path(name).exists() or name in packaged.NAMES:
-        return name in packaged.NAMES or (Path(name) / "model_index.json").is_file()
+        return name in packaged.NAMES or (Path(name) / _INDEX).is_file()
     is_hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
     return is_hub_id and Path(name).suffix.lower() not in (".yaml", ".yml", ".json", ".txt")
 
 
-def _read_yaml(path: Path) -> PlainData:
+def _check_config_place(path: Path) -> None:
+    """Check that --config names a file of settings.
+
+    Raises:
+        ValueError: for another place, such as a folder or the configuration of a model's component.
+    """
+    start = (
+        "--config must be a YAML file of settings, or the base model of a single file (a folder"
+        f" with a {_INDEX} or a hub id), but got {path},"
+    )
+    model = next((up for up in (path, *path.parents) if (up / _INDEX).is_file()), None)
+    advice = f"Name the folder of the model: {model}." if model else "Check the name."
+    if path.is_dir():
+        raise ValueError(f"{start} a folder without a {_INDEX}. {advice}")
     if not path.is_file():
+        raise ValueError(f"{start} and there is no such file or folder. {advice}")
+    if path.suffix.lower() in weights_file.SUFFIXES:
+        raise ValueError(f"{start} a file of weights. Name it with --model.")
+    if path.suffix.lower() == ".json" and (path.name == _INDEX or _describes_component(path)):
         raise ValueError(
-            f"--config must be a YAML file, but got {path}, which is no file. Check the name."
+            f"{start} a file that describes {'a model' if path.name == _INDEX else 'a component'}."
+            f" {advice if model else 'Name the folder of the whole model.'}"
         )
+
+
+def _describes_component(path: Path) -> bool:
+    """Return whether a JSON file is the configuration of a part of a model."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and bool({*content} & {*_COMPONENT_MARKS})
+
+
+def _read_yaml(path: Path) -> PlainData:
+    _check_config_place(path)
     import yaml
 
     try:

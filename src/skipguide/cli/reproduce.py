@@ -166,7 +166,9 @@ def _make_again(
     from skipguide.models import loading, telling
 
     for entry in recorded:
-        check_places(entry.settings)
+        # What was named now may be of the hub, whatever was recorded.
+        now_named = {"model", "base_model"} & set(moved)
+        check_places(entry.settings, None if now_named else entry.record.get("weights"))
     images = [
         image_file.decode_from_record(entry.record.get("image"), source)
         if entry.settings.image

@@ -132,6 +132,8 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
     """
     if not path.is_file():
         raise ValueError(f"a video file is needed, but {path} is not a file. Check the name.")
+    if path.suffix.lower() == ".json":
+        raise ValueError(f"a video file is needed, but {path} is a JSON file. {_video_of(path)}")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -146,6 +148,15 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
         raise ValueError(
             f"a video file is needed, but {path} cannot be read as one ({reason}). Check the file."
         ) from error
+
+
+def _video_of(record: Path) -> str:
+    """Say which video a JSON file lies beside: a record has the name of its video, and .json."""
+    video = record.with_suffix("")
+    if video.suffix.lower() not in (".mp4", ".mkv", ".mov", ".webm", ".avi"):
+        return "Name a video."
+    there = "Name that." if video.is_file() else "It is not there: put both into one folder."
+    return f"It is the record of the video {video}. {there}"
 
 
 @contextlib.contextmanager

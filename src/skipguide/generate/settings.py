@@ -7,6 +7,8 @@ preset does."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -43,6 +45,7 @@ Fps = Annotated[
     Fraction | None, BeforeValidator(parsing.parse_fps), PlainSerializer(parsing.format_fps)
 ]
 Size = Annotated[int, Field(ge=2, multiple_of=2)]
+_MAX_UNKNOWN = 5  # unknown names that an error repeats
 _EVEN_PIXELS = "an even whole number of pixels (the mp4 needs it)"
 
 
@@ -164,9 +167,8 @@ def validate_settings(given: ReadOnlyData) -> GenerationSettings:
         with problems.attempt():
             rest["guidance"] = parsing.combine_guidance(rest.get("guidance"), flags)
     known = {name: rest[name] for name in rest if name in GenerationSettings.model_fields}
-    problems.messages = [_unknown_message(name) for name in rest if name not in known] + (
-        problems.messages
-    )
+    if unknown := [name for name in rest if name not in known]:
+        problems.messages.insert(0, _unknown_message(unknown))
     try:
         found = GenerationSettings.model_validate(known)
     except ValidationError as error:
@@ -177,7 +179,15 @@ def validate_settings(given: ReadOnlyData) -> GenerationSettings:
     return found
 
 
-def _unknown_message(name: str) -> str:
+def _unknown_message(names: Sequence[str]) -> str:
+    """Say once which settings there are, and of each unknown name what was probably meant."""
     known = [*GenerationSettings.model_fields, *GuidanceFlags.model_fields]
-    advice = validate.did_you_mean(name, known, otherwise="Remove it.")
-    return f"a setting must be one of {', '.join(known)}, but got {name!r}. {advice}"
+    shown = ", ".join(map(repr, names[:_MAX_UNKNOWN]))
+    more = f" and {len(names) - _MAX_UNKNOWN} more" if names[_MAX_UNKNOWN:] else ""
+    start = f"a setting must be one of {', '.join(known)}, but got {shown}{more}."
+    if len(names) == 1:
+        return f"{start} {validate.did_you_mean(names[0], known, otherwise='Remove it.')}"
+    near = {name: difflib.get_close_matches(name, known, 1) for name in names[:_MAX_UNKNOWN]}
+    meant = [f"{close[0]!r} for {name!r}" for name, close in near.items() if close]
+    advice = f"Did you mean {', '.join(meant)}?" if meant else "Remove them."
+    return f"{start} {advice}"
