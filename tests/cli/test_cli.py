@@ -716,7 +716,7 @@ LATE = [  # refused by the model
     ),
     (
         "generate x --model ../tiny --layers 1 --steps 4 --height 34 --width 32",
-        "have to be divisible by 8 but are 34",
+        "multiples of 8 for MochiPipeline, but got 34",
     ),
     (
         "generate x --model ../tiny --layers 1 --image good.png",

@@ -87,7 +87,9 @@ def settings_in(path: str | Path) -> dict[str, Any]:
 
 def test_a_file_of_prompts_is_a_folder_of_videos(here: Path, loads: list[str]) -> None:
     said = run("generate", "--prompts", "p.csv", "--seeds", "0:2", *SMALL, code=1)
-    *lines, used, memory = said.stdout.splitlines()
+    *lines, cost, used, memory = said.stdout.splitlines()
+    assert cost.startswith("2.25 passes and ")
+    assert cost.endswith(" s in all")
     assert used == (
         "../tiny, float32 on cpu: CFG 4.5 + STG 1 (residual 2); no preset for this model: you gave"
         " the layers"
@@ -96,8 +98,8 @@ def test_a_file_of_prompts_is_a_folder_of_videos(here: Path, loads: list[str]) -
     assert lines == [
         "7 videos in p-videos: 5 made, 2 failed",
         *(
-            f"failed: of no size, seed {seed} (line 6 of p.csv): `height` and `width` have to be"
-            " divisible by 8 but are 36 and 32."
+            f"failed: of no size, seed {seed} (line 6 of p.csv): height and width must be multiples"
+            " of 8 for MochiPipeline, but got 36 and 32. Take --height 32 --width 32."
             for seed in (0, 1)
         ),
     ]
@@ -162,7 +164,11 @@ def test_files_of_others_are_refused_before_the_model_is_loaded(
         ("generate x --prompts p.csv", "or from --prompts, but got 'x' and p.csv. Leave one of"),
         ("compare x y --prompts p.csv", "or from --prompts, but got 'x' and p.csv. Leave one of"),
         ("generate x --seeds 0:2 --seed 3", "--seed and --seeds cannot be combined, but got 3 and"),
-        ("generate x --seeds 2:0", "--seeds must be whole numbers from 0 to 2^63 - 1, as in 7, or"),
+        (
+            "generate x --seeds 2:0",
+            "--seeds must be ranges from a number to a higher one, as in 0:4",
+        ),
+        ("generate x --seeds 2:x", "--seeds must be whole numbers from 0 to 2^63 - 1, as in 7, or"),
         ("generate --prompts p.csv --out x.mp4", "--out must be a folder where there are many"),
         ("generate --prompts none.csv", "prompts must be a readable file, but none.csv is not:"),
         ("generate --prompts wrong.csv", "line 2 of wrong.csv: num_frames must be a whole number"),
@@ -346,7 +352,7 @@ def test_a_sweep_without_a_plan(here: Path) -> None:
     said = output("sweep", "--prompts", "p.csv", "--seeds", "5", "--model", "../tiny", "-c",
                   "all.yaml", "--setting", "stg_scale=0 num_frames=7", "--setting",
                   "layers=2 stg_scale=1 num_frames=7", code=2)  # fmt: skip
-    assert "divisible by 8 but are 36 and 32" in said["error"]
+    assert "multiples of 8 for MochiPipeline, but got 36 and 32" in said["error"]
     (here / "p.csv").write_text("prompt,num_frames,seeds\na,1,\nb,1,0:2\n")
     said = output("sweep", "--prompts", "p.csv", "--seeds", "5", "--model", "../tiny", "-c",
                   "all.yaml", "--setting", "stg_scale=0", "--setting",

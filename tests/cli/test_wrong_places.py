@@ -34,18 +34,20 @@ def wan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("given", "said"),
     [
         ("/no/such/wan", "and there is no such file or folder. Check the name."),
-        ("wan/transformer", "a folder without a model_index.json. Name the folder of the model: wan."),
+        ("wan/transformer",
+         "a folder without a model_index.json. Name the folder of the model: wan."),
         ("alone", "a folder without a model_index.json. Check the name."),
         ("wan/transformer/config.json",
          "a file that describes a component. Name the folder of the model: wan."),
-        ("wan/model_index.json", "a file that describes a model. Name the folder of the model: wan."),
+        ("wan/model_index.json",
+         "a file that describes a model. Name the folder of the model: wan."),
         ("alone/config.json",
          "a file that describes a component. Name the folder of the whole model."),
         ("w.safetensors", "a file of weights. Name it with --model."),
     ],
 )  # fmt: skip
 def test_config_says_that_it_takes_a_folder_too(wan: Path, given: str, said: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="but got") as caught:
         read_config([given])
     assert str(caught.value) == (
         "--config must be a YAML file of settings, or the base model of a single file (a folder"
@@ -61,7 +63,7 @@ def test_settings_in_json_are_still_read(wan: Path) -> None:
 
 def test_many_unknown_settings_are_one_sentence() -> None:
     given: dict[str, Any] = {"prompt": "x", "stepz": 3, "quux_norm": 1} | dict.fromkeys("abcdef", 1)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="but got") as caught:
         validate_settings(given)
     assert str(caught.value).count("negative_prompt") == 1
     assert str(caught.value).endswith(

@@ -101,7 +101,7 @@ def mochi(tiny_mochi_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     [
         ({"layers": 9}, "must be from 0 to 3 (4 blocks), but got 9"),
         ({}, "none is known for a MochiPipeline of 4 blocks"),
-        ({"layers": 1, "height": 34}, "divisible by 8 but are 34"),
+        ({"layers": 1, "height": 34}, "multiples of 8 for MochiPipeline, but got 34"),
         ({"layers": 1, "steps": 1}, "steps must be enough for the schedule of MochiPipeline"),
         ({"layers": 1, "start": 0.3, "stop": 0.4}, "start"),
         ({"term": [{"layers": [1], "scale": [1, 0.5]}]}, "scale"),

@@ -51,16 +51,15 @@ def test_a_table_is_what_the_csv_module_wrote(
     assert [(prompt.tags, prompt.seeds) for prompt in plan.prompts] == [
         ({"ids": [str(i)]}, (7,)) for i in range(len(PROMPTS))
     ]
-    assert plan.notes == ("the file of prompts has seed for the videos of a row.",)
+    assert plan.notes == (f"{name} sets seed row by row.",)
 
 
 def test_what_a_table_decides_and_what_not_is_said_before_it_begins(tmp_path: Path) -> None:
     text = "prompt,negative_prompt,style,gudance_scale\na star,blurred,flat,3\n"
     plan = read(tmp_path, "p.csv", text)
     assert plan.notes == (
-        "the file of prompts has negative_prompt for the videos of a row, and gudance_scale, style"
-        " as tags, which change nothing. Did you mean guidance_scale by"
-        " gudance_scale?",
+        "p.csv sets negative_prompt row by row; gudance_scale and style are kept as tags and change"
+        " nothing. Did you mean guidance_scale by gudance_scale?",
     )
     planned, *_ = swept(tmp_path / "run", plan)
     assert plan.notes[0] in planned.notes  # pyright: ignore[reportAttributeAccessIssue]

@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
+from skipguide.cli.batch import Item, build_items
+from skipguide.cli.batch_run import Outcome, describe_outcomes
+from skipguide.cli.result_lines import format_costs
 from skipguide.files import video
-from skipguide.runs import Clip, Plan, Run
+from skipguide.generate.settings import validate_settings
+from skipguide.method.validate import Problems
+from skipguide.runs import Clip, Plan, Run, prompts
 from skipguide.runs.clip_table import clip_table
-from skipguide.runs.prompt_rows import parse_seeds
+from skipguide.runs.prompt_rows import describe_columns, parse_seeds
 from support.drawn import plan_with, swept
 
 TABLE = (
@@ -165,3 +170,79 @@ def test_a_new_name_of_a_setting_keeps_its_clips(tmp_path: Path) -> None:
     assert happened[0].missing == 1  # pyright: ignore[reportAttributeAccessIssue]
     with Run.open(tmp_path / "run") as run:
         assert [s.name for s in run.settings()] == ["guidance_scale=3", "guidance_scale=5"]
+
+
+# --- what is wrong with rows ----------------------------------------------------------------------
+
+BAD_TABLE = (
+    "prompt,num_frames,seed,guidance_scale\n"
+    'fox,abc,1,"3,5"\nfox2,5,-3,\nfox3,5,4:0,\nsound,5,1,2.5\nfox4,7,1,9,9\n'
+)
+BAD_LINES = '{"prompt":"ok"}\n{"prompt": bad}\n[1,2]\n{"prompt":"x","num frames":0}\n5\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("p.csv", BAD_TABLE, [
+            "line 2 of {path}: num_frames must be a whole number >= 1, but got 'abc'. Correct it.",
+            "line 2 of {path}: guidance_scale must be a finite number >= 0, but got '3,5'. Write it"
+            " with a point: 3.5.",
+            "seed of line 3 of {path} must be whole numbers",
+            "seed of line 4 of {path} must be ranges from a number to a higher one, as in 0:4",
+            "but line 6 of {path} has 5. Put",
+        ]),
+        ("p.jsonl", BAD_LINES, [
+            "line 2 of {path} is not: ", "line 3 of {path} is '[1, 2]'",
+            "line 4 of {path}: num_frames must be a whole number >= 1, but got 0. Correct",
+            "line 5 of {path} is '5'",
+        ]),
+    ],
+)  # fmt: skip
+def test_all_that_is_wrong_is_said_at_once(
+    tmp_path: Path, name: str, text: str, said: list[str]
+) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(Problems) as caught:
+        prompts.read(prompts.PromptFile(file=name), tmp_path)
+    messages = caught.value.messages
+    assert len(messages) == len(said)
+    for message, part in zip(messages, said, strict=True):
+        assert part.format(path=path) in message
+    assert not any("--num-frames" in message for message in messages)
+
+
+def test_names_of_columns_as_spreadsheets_have_them(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("Prompt,Negative Prompt,Num-Frames,SEED,Shot Size\na,b,5,3,x\n")
+    (found,) = prompts.read(prompts.PromptFile(file="p.csv"), tmp_path)
+    assert (found.settings, found.seeds) == ({"negative_prompt": "b", "num_frames": 5}, (3,))
+    assert found.tags == {"shot size": "x"}
+    assert describe_columns([found], "p.csv") == (
+        "p.csv sets negative_prompt, num_frames and seed row by row; shot size is kept as a tag and"
+        " changes nothing."
+    )
+
+
+def test_a_video_that_two_rows_ask_for_is_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("prompt,seed,mood,look\nfox,0:2,sad,\nfox,,glad,flat\nowl,,,\n")
+    items, note = build_items({}, {}, [None], path, "0,1,2")
+    asked = [(item.settings.prompt, item.settings.seed) for item in items]
+    assert asked == [("fox", 0), ("fox", 1), ("fox", 2), ("owl", 0), ("owl", 1), ("owl", 2)]
+    assert items[0].tags == {"mood": "sad", "look": "flat"}
+    assert items[2].tags == {"mood": "glad", "look": "flat"}
+    assert note is not None
+    assert "2 of 8 videos are asked for more than once" in note
+
+
+def test_the_lines_that_end_many_videos() -> None:
+    measured = {"passes_per_step": 2.0, "seconds_per_step": 0.5, "seconds": 3.0}
+    records = [{"measured": measured}, {"measured": {**measured, "seconds_per_step": 0.75}}]
+    assert format_costs(records) == ["2.00 passes and 0.50 to 0.75 s per step, 6.0 s in all"]
+    assert format_costs(records[:1]) == ["2.00 passes and 0.50 s per step, 3.0 s in all"]
+    assert format_costs([]) == []
+    item = Item(validate_settings({"prompt": "x"}))
+    one = Outcome(item, Path("x.mp4"), "made")
+    assert describe_outcomes([one], "video", " in of") == "1 video in of: 1 made"
+    assert describe_outcomes([one, one], "comparison") == "2 comparisons: 2 made"

@@ -32,7 +32,7 @@ def test_all_wrong_settings_are_named_without_weights(tiny_mochi_dir: Path, tmp_
     with pytest.raises(ValueError, match=r"setting 'deep' for .*\(4 blocks\), but got 9") as found:
         Worker().survey(plan.settings, None)
     assert "setting 'odd' for " in str(found.value)
-    assert "divisible by 8 but are 34" in str(found.value)
+    assert "multiples of 8 for MochiPipeline, but got 34" in str(found.value)
     assert "good" not in str(found.value)
 
 

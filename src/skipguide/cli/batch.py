@@ -7,6 +7,7 @@ record says what would be made again.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,27 @@ def build_items(
             own = (row.seeds if row else ()) or common
             found += _items_of_prompt(file, given, text, row, own, problems)
     problems.raise_all()
-    return found, note
+    unique = _each_once(found)
+    if len(unique) < len(found):
+        twice = (
+            f"{len(found) - len(unique)} of {len(found)} videos are asked for more than once (the"
+            " same prompt, settings and seed); each is made once."
+        )
+        note = " ".join(filter(None, [note, twice]))
+    return unique, note
+
+
+def _each_once(items: Sequence[Item]) -> list[Item]:
+    """Return each video once, with the tags of all rows that ask for it."""
+    found: dict[str, Item] = {}
+    for item in items:
+        key = item.settings.model_dump_json()
+        first = found.get(key, item)
+        if first.row is not None and item.row is not None and first.row is not item.row:
+            tags = {**item.row.tags, **first.row.tags}
+            first = dataclasses.replace(first, row=dataclasses.replace(first.row, tags=tags))
+        found[key] = first
+    return list(found.values())
 
 
 def _items_of_prompt(

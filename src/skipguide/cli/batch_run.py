@@ -136,8 +136,13 @@ class _Progress:
             self.bar.update(self.task, completed=self.done, state=state)
 
 
-def describe_outcomes(outcomes: Sequence[Outcome], what: str) -> str:
-    """Return the result: how many were made, were there and failed, and which failed and why."""
+def describe_outcomes(outcomes: Sequence[Outcome], what: str, where: str = "") -> str:
+    """Return the result: how many were made, were there and failed, and which failed and why.
+
+    Args:
+        what: an item is, as in "video".
+        where: they are, as in " in videos".
+    """
     count = {
         state: sum(o.state == state for o in outcomes) for state in ("made", "there", "failed")
     }
@@ -149,7 +154,8 @@ def describe_outcomes(outcomes: Sequence[Outcome], what: str) -> str:
         for outcome in outcomes
         if outcome.state == "failed"
     ]
-    return "\n".join([f"{len(outcomes)} {what}: {', '.join(parts)}", *failed])
+    many = "" if len(outcomes) == 1 else "s"
+    return "\n".join([f"{len(outcomes)} {what}{many}{where}: {', '.join(parts)}", *failed])
 
 
 def _place(item: Item) -> str:

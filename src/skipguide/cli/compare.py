@@ -254,7 +254,7 @@ def _print_comparison(job: _Comparison, outcomes: Sequence[Outcome], as_json: bo
     lines = format_several([run.record for run in runs])
     typer.echo("\n".join([*lines, *notes, *files]))
     if job.several:
-        typer.echo(batch_run.describe_outcomes(outcomes, "comparisons"))
+        typer.echo(batch_run.describe_outcomes(outcomes, "comparison"))
 
 
 def _print_table(runs: Sequence[ComparisonColumn]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from skipguide.cli import batch, batch_run, console, names, options
 from skipguide.cli.batch import FirstFrames, Item
-from skipguide.cli.result_lines import format_several
+from skipguide.cli.result_lines import format_costs, format_several
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
 
@@ -80,9 +80,10 @@ def generate_many(
         "folder": str(folder),
         "videos": [batch_run.outcome_payload(outcome) for outcome in outcomes],
     }
-    said = batch_run.describe_outcomes(outcomes, f"videos in {folder}")
+    said = batch_run.describe_outcomes(outcomes, "video", f" in {folder}")
     records = [outcome.payload["record"] for outcome in outcomes if outcome.state == "made"]
-    console.print_result("\n".join([said, *format_several(records)]), payload, as_json)
+    lines = [said, *format_costs(records), *format_several(records)]
+    console.print_result("\n".join(lines), payload, as_json)
     if any(outcome.state == "failed" for outcome in outcomes):
         raise typer.Exit(1)
 

@@ -62,7 +62,7 @@ def read_prompts(path: Path) -> tuple[list[Prompt], str | None]:
             f"pictures of prompts must be files, but {missing[0].image} of {missing[0].place} is"
             f" not ({len(missing)} of {len(found)} prompts). Check the names."
         )
-    return found, describe_columns(found)
+    return found, describe_columns(found, path.name)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -58,6 +58,23 @@ def format_cost(measured: ReadOnlyData) -> str:
     )
 
 
+def format_costs(records: Sequence[ReadOnlyData]) -> list[str]:
+    """Return the line of what many videos took: "2.25 passes and 0.50 to 0.55 s per step, ..."."""
+    if not records:
+        return []
+    passes, steps = (
+        _format_range([record["measured"][name] for record in records])
+        for name in ("passes_per_step", "seconds_per_step")
+    )
+    seconds = sum(record["measured"]["seconds"] for record in records)
+    return [f"{passes} passes and {steps} s per step, {seconds:.1f} s in all"]
+
+
+def _format_range(numbers: Sequence[float]) -> str:
+    low, high = f"{min(numbers):.2f}", f"{max(numbers):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def format_memory(measured: ReadOnlyData) -> str:
     """Return the peak of memory, as in "13.4 GB of cuda:0"; "" where it was not measured."""
     from skipguide.models.memory import format_bytes

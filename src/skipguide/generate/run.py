@@ -21,7 +21,7 @@ from skipguide import guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
 from skipguide.files.video import Frames
-from skipguide.generate import notes
+from skipguide.generate import notes, refusals
 from skipguide.generate.preset_used import find_preset_used
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
@@ -287,6 +287,9 @@ def _call_pipeline(
         if settings.offload == "sequential" and "meta" in str(error):
             raise placement.sequential_error(type(pipe).__name__, settings.quantize) from error
         raise
+    except ValueError as error:
+        explained = refusals.explain(error, pipe, settings)
+        raise explained from (None if explained is error else error)
     except (ZeroDivisionError, IndexError) as error:
         if isinstance(error, IndexError):  # LTX's, which looks for a timestep that is no number
             noise_levels.check_timesteps(pipe.scheduler, type(pipe).__name__)

@@ -148,7 +148,7 @@ class Plan:
             tuple(settings),
             written.save_latents,
             written_out,
-            tuple(filter(None, [describe_columns(found)])),
+            tuple(filter(None, [describe_columns(found, _name_of(written.prompts))])),
         )
 
 
@@ -206,6 +206,12 @@ def _read_prompts(written: str | PromptFile | Sequence[str | Entry], base: Path)
         if isinstance(written, PromptFile)
         else prompts.parse_prompt_list(written, base)
     )
+
+
+def _name_of(written: str | PromptFile | Sequence[str | Entry]) -> str:
+    """Return what notes call the prompts of a plan."""
+    named = written.file if isinstance(written, PromptFile) else written
+    return Path(named).name if isinstance(named, str) else "the list of prompts"
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:

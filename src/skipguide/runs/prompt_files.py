@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from skipguide.method import documents
+from skipguide.method.validate import ProblemCollector
 
 PROMPT_COLUMNS = ("prompt", "prompt_en")
 _TABLES = {".csv": ",;\t", ".tsv": "\t", ".tab": "\t"}  # suffix -> what may separate its cells
@@ -36,19 +37,22 @@ class Row:
     number: str | None = None
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, problems: ProblemCollector) -> Iterator[Row]:
     """Yield the rows of a file, by what its name ends with.
+
+    Args:
+        problems: gets what is wrong with single rows, which are left out.
 
     Raises:
         ValueError: if it cannot be read, or is not what its name says.
     """
     ending, text = path.suffix.lower(), read_text(path)
     if ending in _TABLES:
-        yield from _table_rows(text, _TABLES[ending], path)
+        yield from _table_rows(text, _TABLES[ending], path, problems)
     elif ending == ".json":
         yield from _json_rows(text, path)
     elif ending in _LINES_OF_JSON:
-        yield from _lines_of_json(text, path)
+        yield from _lines_of_json(text, path, problems)
     else:
         yield from _text_rows(text, path)
 
@@ -103,7 +107,9 @@ def _header_names(line: str) -> list[str]:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _table_rows(text: str, separators: str, path: Path) -> Iterator[Row]:
+def _table_rows(
+    text: str, separators: str, path: Path, problems: ProblemCollector
+) -> Iterator[Row]:
     """Yield the rows of a table with a header, by the names of its columns in lower case."""
     lines = text.split("\n")
     start = next((i for i, line in enumerate(lines) if not _is_before_header(line)), len(lines))
@@ -117,8 +123,11 @@ def _table_rows(text: str, separators: str, path: Path) -> Iterator[Row]:
         for cells in reader:
             place = f"line {source.first}"
             source.begin_row()
-            if any(cell.strip() for cell in cells):
-                yield Row(place, _name_cells(names, cells, place, path))
+            content: dict[str, str] = {}
+            with problems.attempt():
+                content = _name_cells(names, cells, place, path)
+            if content:
+                yield Row(place, content)
     except csv.Error as error:
         raise ValueError(_describe_csv_error(error, source.first or 1, source.read, path)) from None
 
@@ -231,17 +240,25 @@ def _json_rows(text: str, path: Path) -> Iterator[Row]:
         yield Row(f"row {number}", row, str(number))
 
 
-def _lines_of_json(text: str, path: Path) -> Iterator[Row]:
+def _lines_of_json(text: str, path: Path, problems: ProblemCollector) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip() and not line.lstrip().startswith("#"):
-            try:
-                yield Row(f"line {number}", documents.load_json(line, number))
-            except documents.DuplicateKeys as error:
-                raise ValueError(
-                    f"each line of {path.name} must have every key once, but in {path} {error}"
-                ) from None
-            except ValueError as error:
-                raise ValueError(
-                    f"each line of {path.name} must be JSON, a text or a row with prompt, but line"
-                    f" {number} of {path} is not: {error}. Correct it."
-                ) from None
+            row = None
+            with problems.attempt():
+                row = _line_of_json(line, number, path)
+            if row is not None:
+                yield row
+
+
+def _line_of_json(line: str, number: int, path: Path) -> Row:
+    try:
+        return Row(f"line {number}", documents.load_json(line, number))
+    except documents.DuplicateKeys as error:
+        raise ValueError(
+            f"each line of {path.name} must have every key once, but in {path} {error}"
+        ) from None
+    except ValueError as error:
+        raise ValueError(
+            f"each line of {path.name} must be JSON, a text or a row with prompt, but line"
+            f" {number} of {path} is not: {error}. Correct it."
+        ) from None

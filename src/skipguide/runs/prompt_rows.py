@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from skipguide.generate.flags import GuidanceFlags
-from skipguide.generate.settings import GenerationSettings
+from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.generate.words import number_type, parse_text, text_fields
 from skipguide.method.protocols import PlainData, ReadOnlyData
+from skipguide.method.validate import ProblemCollector
 from skipguide.models.settings import PER_VIDEO, ModelSettings
 from skipguide.runs.ledger import to_json
 
@@ -80,6 +81,11 @@ def _parse_seed(part: Any, value: Any, where: str) -> Iterable[int]:
             raise ValueError(
                 f"{where} must be {MAX_SEEDS} at most, but got {value!r}. Take a shorter range."
             )
+        if not seeds:
+            raise ValueError(
+                f"{where} must be ranges from a number to a higher one, as in 0:4 (which is 0, 1,"
+                f" 2, 3), but got {text!r}, which is empty. Correct it."
+            )
     else:
         seeds = [int(_without_zeros(text))] if _WHOLE.fullmatch(text) else []
     if not seeds or not all(seed < 2**63 for seed in seeds):
@@ -99,26 +105,59 @@ def split_row(row: ReadOnlyData, place: str) -> tuple[PlainData, tuple[int, ...]
         place: where it stands, for errors.
 
     Raises:
-        ValueError: for seeds that are none, or a setting that is said twice.
+        Problems: for seeds that are none, a setting that is said twice, and values that no setting
+            can have.
     """
     settings: PlainData = {}
     seeds: tuple[int, ...] = ()
     used: set[str] = set()
+    problems = ProblemCollector()
     for name, value in row.items():
-        meant = ALIASES.get(str(name), str(name))
+        meant = _meant_by(str(name))
         if value is None or value == "" or (meant not in ROW_SETTINGS and meant not in _SEEDS):
             continue
         used.add(str(name))
-        if meant in _SEEDS:
-            seeds = tuple(dict.fromkeys((*seeds, *parse_seeds(value, f"{name} of {place}"))))
-        elif meant in settings:
-            raise ValueError(
-                f"a row of prompts must say a setting once, but {place} has {meant} twice, once as"
-                f" {name}. Remove one."
-            )
-        else:
+        with problems.attempt():
+            if meant in _SEEDS:
+                seeds = tuple(dict.fromkeys((*seeds, *parse_seeds(value, f"{name} of {place}"))))
+                continue
+            if meant in settings:
+                raise ValueError(
+                    f"a row of prompts must say a setting once, but {place} has {meant} twice, once"
+                    f" as {name}. Remove one."
+                )
             settings[meant] = _parse_cell(meant, value)
+            _check_cell(meant, settings[meant], place)
+    problems.raise_all()
     return settings, seeds, used
+
+
+def _meant_by(name: str) -> str:
+    """Return the setting that a column means: spreadsheets have Negative Prompt, or num-frames."""
+    plain = re.sub(r"[\s-]+", "_", name.strip().lower())
+    return ALIASES.get(plain, plain)
+
+
+def _check_cell(name: str, value: Any, place: str) -> None:
+    """Check a value by itself; what goes with what is known with the rest of the settings.
+
+    Raises:
+        ValueError: for what the setting cannot have, with the row where it is to be corrected.
+    """
+    if name == "schedule" and isinstance(value, str):  # a file, which is read later
+        return
+    try:
+        validate_settings({"prompt": "", name: value})
+    except ValueError as error:
+        wrong = re.match(rf"{name} must be .*?, but got .*(?=\. )", str(error), re.DOTALL)
+        if wrong is None:
+            return
+        decimal = isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+,\d+\s*", value)
+        number = decimal and number_type(name) is float
+        advice = f"Write it with a point: {value.strip().replace(',', '.')}" if number else (
+            "Correct it"
+        )  # fmt: skip
+        raise ValueError(f"{place}: {wrong[0]}. {advice}.") from None
 
 
 def _parse_cell(name: str, value: Any) -> Any:
@@ -127,8 +166,11 @@ def _parse_cell(name: str, value: Any) -> Any:
     return parse_text(name, _without_zeros(value) if number_type(name) is int else value)
 
 
-def describe_columns(found: Iterable[Prompt]) -> str | None:
+def describe_columns(found: Iterable[Prompt], name: str = "the list of prompts") -> str | None:
     """Say once what rows say beside their prompts: what applies to their videos, and what does not.
+
+    Args:
+        name: of the file.
 
     Returns:
         A note; None where there is nothing but what benchmarks say.
@@ -136,16 +178,22 @@ def describe_columns(found: Iterable[Prompt]) -> str | None:
     prompts = list(found)
     applied = {name for prompt in prompts for name in prompt.settings}
     applied |= {"seed" for prompt in prompts if prompt.seeds}
-    tags = {name for prompt in prompts for name in prompt.tags} - {*_USUAL_TAGS}
-    parts = [f"{', '.join(sorted(applied))} for the videos of a row"] if applied else []
+    tags = sorted({name for prompt in prompts for name in prompt.tags} - {*_USUAL_TAGS})
+    parts = [f"sets {_listed(sorted(applied))} row by row"] if applied else []
     if tags:
-        parts.append(f"{', '.join(sorted(tags))} as tags, which change nothing")
+        are = "are kept as tags and change" if tags[1:] else "is kept as a tag and changes"
+        kept = f"{_listed(tags)} {are} nothing"
+        parts.append(kept if applied else f"sets nothing row by row; {kept}")
     if not parts:
         return None
     known = (*ROW_SETTINGS, *_SEEDS)
-    near = {tag: difflib.get_close_matches(tag, known, 1, 0.85) for tag in sorted(tags)}
+    near = {tag: difflib.get_close_matches(tag, known, 1, 0.85) for tag in tags}
     meant = [f"Did you mean {close[0]} by {tag}?" for tag, close in near.items() if close]
-    return " ".join([f"the file of prompts has {', and '.join(parts)}.", *meant])
+    return " ".join([f"{name} {'; '.join(parts)}.", *meant])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 # --- in a ledger ----------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def read(source: PromptFile, base: Path) -> list[Prompt]:
 
     Raises:
         ValueError: if it cannot be read, is none of these, has no prompts, or lacks the dimension
-            or image asked for.
+            or image asked for; for what is wrong with its rows, all at once.
     """
     path = base / source.file
     found = list(_read_text_folder(path) if path.is_dir() else _read_prompt_file(path))
@@ -144,8 +144,12 @@ def _read_text_folder(folder: Path) -> Iterator[Prompt]:
 
 
 def _read_prompt_file(path: Path) -> Iterator[Prompt]:
-    for row in prompt_files.read_rows(path):
-        yield _parse_row(row, path)
+    problems, found = validate.ProblemCollector(), []
+    for row in prompt_files.read_rows(path, problems):
+        with problems.attempt():
+            found.append(_parse_row(row, path))
+    problems.raise_all()
+    yield from found
 
 
 def _parse_row(row: Row, path: Path) -> Prompt:
