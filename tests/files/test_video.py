@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import av
 import numpy as np
 import pytest
 
-from skipguide.files import video
+from skipguide.files import places, video
 from skipguide.files.video import Frames
 from skipguide.lab import world
 
@@ -48,6 +51,38 @@ def plain_video(
 
 def psnr(a: Frames, b: Frames) -> float:
     return float(10 * np.log10(255**2 / np.square(a.astype(float) - b).mean()))
+
+
+@pytest.mark.parametrize("name", ["off-group:1.mp4", "dir:1/a.mp4", "http:/a.mp4", "%d.mp4"])
+def test_a_path_may_have_a_colon(
+    tmp_path: Path, clip: Frames, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg takes what stands before it for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    video.write(Path(name), clip, 10, {"weights": "/folder/of/somebody.png"})
+    assert (tmp_path / name).is_file()
+    assert video.read(Path(name))[0].shape == clip.shape
+    assert video.read_record(Path(name)) == {"weights": "/folder/of/somebody.png"}
+    cleaned = places.video_without_folders(Path(name))
+    (tmp_path / "cleaned.mp4").write_bytes(cleaned)
+    assert video.read_record(tmp_path / "cleaned.mp4") == {"weights": "somebody.png"}
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    """Only of the same output, and of processes that are gone."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for name in ("a" * 60 + "1.txt", "a" * 60 + "2.txt"):
+        with video.atomic_replace(tmp_path / name) as (part,):
+            part.touch()
+        for process in (gone.pid, os.getppid()):
+            left = part.name.replace(f".{os.getpid()}-", f".{process}-")
+            (tmp_path / left).touch()
+    with video.atomic_replace(tmp_path / ("a" * 60 + "1.txt")) as (part,):
+        part.touch()
+    left = sorted(path.name for path in tmp_path.glob(".*"))
+    assert len(left) == 3
+    assert sum(f".{gone.pid}-" in name for name in left) == 1
 
 
 # --- what is in the file --------------------------------------------------------------------------

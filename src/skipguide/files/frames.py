@@ -123,6 +123,14 @@ class VideoFile:
         return pixels
 
 
+def ffmpeg_name(path: Path) -> str:
+    """Return the name by which FFmpeg opens a file, whatever stands in its path.
+
+    What stands before a colon is a protocol to FFmpeg, as in http: or dir:1/a.mp4.
+    """
+    return f"file:{path}"
+
+
 @contextlib.contextmanager
 def open_container(path: Path) -> Iterator[av.container.InputContainer]:
     """Open a file that has a video stream.
@@ -135,7 +143,7 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
     if path.suffix.lower() == ".json":
         raise ValueError(f"a video file is needed, but {path} is a JSON file. {_video_of(path)}")
     try:
-        with av.open(str(path)) as container:
+        with av.open(ffmpeg_name(path)) as container:
             if not container.streams.video:
                 raise ValueError(
                     f"a video file is needed, but {path} has no video stream. Check the name."

@@ -12,6 +12,7 @@ from typing import Any
 import av
 
 from skipguide.files import video
+from skipguide.files.frames import ffmpeg_name
 from skipguide.files.text import dump_json
 
 _END = r"\s'\"`,;()\[\]{}<>|"  # what ends a path in a text
@@ -87,8 +88,8 @@ def video_without_folders(path: Path) -> bytes:
 def _copy_stream(path: Path, copy: Path, record: str) -> None:
     options = {"movflags": "+faststart+use_metadata_tags"}
     with (
-        av.open(str(path)) as source,
-        av.open(str(copy), "w", format="mp4", options=options) as target,
+        av.open(ffmpeg_name(path)) as source,
+        av.open(ffmpeg_name(copy), "w", format="mp4", options=options) as target,
     ):
         target.metadata[video.METADATA_TAG] = record
         stream = target.add_stream_from_template(source.streams.video[0])

@@ -7,19 +7,22 @@ complete.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 from PIL import Image
 
 from skipguide.files import captions
-from skipguide.files.frames import Frames, VideoFile, open_container
+from skipguide.files.frames import Frames, VideoFile, ffmpeg_name, open_container
 from skipguide.files.text import dump_json
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
@@ -36,19 +39,35 @@ def sidecar_path(path: Path) -> Path:
 @contextlib.contextmanager
 def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Yield temporary names in the same folders, which replace `paths` if the block succeeds."""
-    # A file name may have 255 bytes, so a long name is cut before anything is added to it.
     parts = tuple(
-        path.with_name(f".{path.name[:50]}.{os.getpid()}-{i}.part") for i, path in enumerate(paths)
+        path.with_name(f"{_part_prefix(path)}{os.getpid()}-{i}.part")
+        for i, path in enumerate(paths)
     )
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_parts_of_the_dead(path)
         yield parts
         for part, path in zip(parts, paths, strict=True):
             os.replace(part, path)
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+def _part_prefix(path: Path) -> str:
+    """Return how the temporary names of an output begin: no two outputs share it."""
+    # A file name may have 255 bytes, so a long name is cut before anything is added to it.
+    return f".{path.name[:50]}.{zlib.crc32(path.name.encode()):08x}."
+
+
+def _remove_parts_of_the_dead(path: Path) -> None:
+    """Remove the temporary files of an output whose processes were killed."""
+    prefix = _part_prefix(path)
+    for left in path.parent.glob(f"{glob.escape(prefix)}*-*.part"):
+        number = left.name[len(prefix) :].partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            left.unlink(missing_ok=True)
 
 
 def write(path: Path, frames: Frames, fps: Fraction | int | str, record: ReadOnlyData) -> None:
@@ -84,7 +103,7 @@ def _check_frames(frames: Frames) -> None:
 def _encode(path: Path, frames: Frames, fps: Fraction, record: str) -> None:
     # Without use_metadata_tags ffmpeg drops keys that it does not know.
     with av.open(
-        str(path), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}
+        ffmpeg_name(path), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"}
     ) as container:
         container.metadata[METADATA_TAG] = record
         stream = container.add_stream("libx264", rate=fps, options={"crf": "12", "g": "12"})
