@@ -398,10 +398,16 @@ RUNS: list[tuple[tuple[str, ...], Any, dict[str, Any]]] = [
 ]
 
 
+NAMES = ("blur", "shuffle", "random", "restart", "schedule", "slg", "terms")
+LONG = ("blur", "shuffle", "random")  # flags of one term, as "terms" has them for two
+
+
 @pytest.mark.parametrize(
     ("args", "terms", "options"),
-    RUNS,
-    ids=["blur", "shuffle", "random", "restart", "schedule", "slg", "terms"],
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.long] if name in LONG else [])
+        for name, case in zip(NAMES, RUNS, strict=True)
+    ],
 )
 def test_generate_is_guide_and_is_reproduced(
     here: Path, args: Any, terms: Any, options: Any
