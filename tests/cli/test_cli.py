@@ -899,6 +899,10 @@ def test_a_bug_is_not_dressed_up_as_a_users_error(
     result = CliRunner().invoke(app, ["generate", "x"])
     assert isinstance(result.exception, RuntimeError)
     assert result.exit_code == 1
+    (note,) = result.exception.__notes__  # under the traceback
+    assert note.startswith("error: RuntimeError: a bug. This is a fault of skipguide or of a")
+    result = CliRunner().invoke(app, ["generate", "x", "--json"])
+    assert json.loads(result.stdout)["error"] == note.removeprefix("error: ")
 
 
 # --- killed half-way ------------------------------------------------------------------------------

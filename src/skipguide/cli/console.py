@@ -55,6 +55,9 @@ class VerbGroup(TyperGroup):
             _fail(_os_error_text(error), 2, given)
         except ValueError as error:
             _fail(str(error), 2, given)
+        except Exception as error:
+            _tell_fault(error, given)
+            raise
         else:
             sys.exit(code if isinstance(code, int) else 0)
 
@@ -84,6 +87,18 @@ def _fail(message: str, code: int, args: list[str]) -> None:
     else:
         typer.echo(f"error: {message}", err=True)
     sys.exit(code)
+
+
+def _tell_fault(error: Exception, args: list[str]) -> None:
+    """Say under the traceback that it is not of the user's making; with --json, on stdout."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+    message = (
+        f"{reason}. This is a fault of skipguide or of a library, not of the command: report it"
+        " with the lines above and the output of `skipguide doctor`. Files that were finished stay."
+    )
+    if "--json" in args:
+        typer.echo(_json_line({"error": message}))
+    error.add_note(f"error: {message}")
 
 
 # What libraries say on stderr of themselves, by logger; nothing that a user can act on.

@@ -21,7 +21,7 @@ from skipguide import guide
 from skipguide.families import lookup
 from skipguide.files import image as image_file
 from skipguide.files.video import Frames
-from skipguide.generate import notes, refusals
+from skipguide.generate import failures, notes, refusals
 from skipguide.generate.preset_used import find_preset_used
 from skipguide.generate.record import GenerationResult
 from skipguide.generate.resolve import call_parameters, guider_sets_scale, pipeline_argument
@@ -283,9 +283,11 @@ def _call_pipeline(
             _report_scheduler_steps(pipe, callback, "callback_on_step_end" not in parameters),
         ):
             return pipe(**call).frames[0]
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if settings.offload == "sequential" and "meta" in str(error):
             raise placement.sequential_error(type(pipe).__name__, settings.quantize) from error
+        if explained := failures.explain(error, type(pipe).__name__, settings):
+            raise explained from error
         raise
     except ValueError as error:
         explained = refusals.explain(error, pipe, settings)

@@ -1,0 +1,58 @@
+"""What to say of a call that failed for a reason which its settings can mend."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from skipguide.generate.settings import GenerationSettings
+
+# What torch says of tensors that do not fit each other or a layer, in its own words.
+_SHAPES = re.compile(
+    r"shape '.*' is invalid|size of tensor a|[Ss]izes of tensors must match|cannot be multiplied"
+    r"|greater than actual input size|Output size is too small|size mismatch|must match the (?:existing )?size"
+    r"|expected size|Padding size should be less|Input and output sizes should be greater"
+    r"|unable to view|invalid for input of size",
+)
+
+
+def explain(error: BaseException, model: str, settings: GenerationSettings) -> ValueError | None:
+    """Return the user's error behind one of torch; None for any other, which is a fault.
+
+    Args:
+        error: what a call of the pipeline raised.
+        model: the class of the pipeline.
+        settings: of the video.
+    """
+    if is_out_of_memory(error):
+        return ValueError(
+            f"memory must be enough for a video of {_size(settings)}, but it ran out"
+            f" ({_first_line(error)}). Take --offload model or group, --vae-tiling, a smaller"
+            " --height and --width, or fewer --num-frames."
+        )
+    if type(error) is RuntimeError and _SHAPES.search(str(error)):
+        return ValueError(
+            f"height x width x num_frames must be a size that {model} can run, but"
+            f" {_size(settings)} failed ({_first_line(error)}). Choose another size with --height,"
+            " --width or --num-frames."
+        )
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, of a GPU or of the machine."""
+    # torch raises a plain RuntimeError on a CPU.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _size(settings: GenerationSettings) -> str:
+    numbers = (settings.height, settings.width, settings.num_frames)
+    return " x ".join("the model's own" if number is None else str(number) for number in numbers)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:200] if lines else type(error).__name__
