@@ -15,7 +15,7 @@ from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from safetensors.torch import load_file, save_file
 
 from skipguide import STG, guide
-from skipguide.generate import run
+from skipguide.generate import notes, run
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import validate_settings
 from skipguide.models import loading, lora, telling
@@ -239,6 +239,31 @@ def test_a_colon_in_a_name(wan: Path, style: Path, tmp_path: Path) -> None:
     (folder / "my:style 1.safetensors").write_bytes(style.read_bytes())
     load(wan, str(folder / "my:style 1.safetensors"))
     load(wan, f"{folder}:0.5")
+    named = tmp_path / "lo ra:2"  # what is there is meant
+    named.mkdir()
+    (named / "x.safetensors").write_bytes(style.read_bytes())
+    for written in (str(named), f"{named}:0.5"):
+        (found,) = ModelSettings(lora=written).lora or ()  # type: ignore[arg-type]
+        assert (found.path, found.scale) == (str(named), 0.5 if written.endswith(":0.5") else 1)
+    load(wan, str(named))
+
+
+def test_loras_that_are_given_twice_or_with_no_scale(style: Path, subject: Path) -> None:
+    def said(*loras: str) -> list[str]:
+        return list(notes.lora_notes(validate_settings({"prompt": "x", "lora": list(loras)})))
+
+    assert said(f"{style}:0.5", f"{subject}:0.5") == []
+    assert said(f"{style}:0.5", f"{style}:0.25") == [
+        f"the LoRA {style.name} is given 2 times, and the scales add up to 0.75. Give it once."
+    ]
+    assert said(f"{style}:0") == [
+        f"the LoRA {style.name} has no effect: its scale is 0. Leave it out."
+    ]
+    words = {"path": "a", "trigger_words": ["sks"]}
+    twice = validate_settings({"prompt": "x", "lora": [words, words]})
+    assert str(notes.trigger_note(twice)).count("sks") == 1
+    silent = validate_settings({"prompt": "x", "lora": [{**words, "scale": 0.0}]})
+    assert notes.trigger_note(silent) is None
 
 
 def test_without_peft(wan: Path, style: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
+from skipguide.generate import preflight
 from skipguide.generate.settings import validate_settings
 from skipguide.models import scheduler
 from skipguide.models.settings import ModelSettings
@@ -130,3 +131,42 @@ def test_a_trial_leaves_the_random_numbers_alone() -> None:
     torch.manual_seed(7)
     scheduler.build_scheduler(UNIPC, "DPMSolverMultistep:algorithm_type=sde-dpmsolver++", None, 3)
     assert torch.equal(torch.randn(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "named", "words"),
+    [
+        ("lab-svd", "FlowMatchEulerDiscrete", "has no init_noise_sigma, scale_model_input, as the"),
+        ("lab-opensora", "UniPCMultistep", "has no set_timesteps(height=...), set_timesteps(num_"),
+    ],
+)
+def test_a_scheduler_that_a_pipeline_cannot_call(model: str, named: str, words: str) -> None:
+    """Both were an AttributeError or a TypeError out of the pipeline."""
+    pipe = preflight.find_skeleton(ModelSettings(model=model))
+    own = pipe.scheduler
+    wanted = ModelSettings.model_validate({"scheduler": named})
+    with (
+        pytest.raises(ValueError, match=r"^scheduler must be one that .* can call") as told,
+        scheduler.use_scheduler(pipe, wanted),
+    ):
+        pass
+    assert words in str(told.value)
+    assert pipe.scheduler is own
+
+
+def test_a_scheduler_that_fails_in_the_call() -> None:
+    """CogVideoX' own DPM solver is called in another way, which another pipeline does not know."""
+    pipe = preflight.find_skeleton(ModelSettings(model="lab-svd"))
+    wanted = ModelSettings.model_validate({"scheduler": "CogVideoXDPM"})
+    sample = torch.zeros(1, 2, 4, 4, 4)
+    with (
+        pytest.raises(ValueError, match=r"^scheduler must be one that goes with .*CogVideoXDPM"),
+        scheduler.use_scheduler(pipe, wanted),
+    ):
+        pipe.scheduler.set_timesteps(2)
+        pipe.scheduler.step(sample, pipe.scheduler.timesteps[0], sample)
+    with (
+        pytest.raises(RuntimeError, match="another"),
+        scheduler.use_scheduler(pipe, ModelSettings.model_validate({"scheduler": "DDIM"})),
+    ):
+        raise RuntimeError("another")

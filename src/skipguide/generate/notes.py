@@ -65,6 +65,7 @@ def notes_before(pipe: Pipeline, settings: GenerationSettings) -> Iterator[str]:
     """
     said = (long_prompt_note(pipe, settings), trigger_note(settings))
     yield from (note for note in said if note)
+    yield from lora_notes(settings)
     yield from scheduler.scheduler_notes(pipe.scheduler, settings)
     yield from placement.offload_notes(pipe, settings.offload)
 
@@ -116,17 +117,41 @@ def trigger_note(settings: GenerationSettings) -> str | None:
         settings: complete, with what is known of the LoRAs.
     """
     prompt = (settings.prompt or "").lower()
-    asleep = [
+    asleep = dict.fromkeys(
         f"{', '.join(map(repr, lora.trigger_words))} ({Path(lora.path).name})"
         for lora in settings.lora or ()
-        if lora.trigger_words and not any(word.lower() in prompt for word in lora.trigger_words)
-    ]
+        if lora.scale
+        and lora.trigger_words
+        and not any(word.lower() in prompt for word in lora.trigger_words)
+    )
     if not asleep or settings.prompt is None:
         return None
     return (
         f"the prompt has none of the trigger words of a LoRA: {'; '.join(asleep)}. Write one of"
         " them where the LoRA shall be seen."
     )
+
+
+def lora_notes(settings: GenerationSettings) -> Iterator[str]:
+    """Yield a note for each LoRA that is given more than once, or with a scale of 0.
+
+    Args:
+        settings: complete, with what is known of the LoRAs.
+    """
+    scales: dict[tuple[str, str | None], list[float]] = {}
+    names: dict[tuple[str, str | None], str] = {}
+    for lora in settings.lora or ():
+        key = (lora.sha256 or lora.path, lora.component)
+        scales.setdefault(key, []).append(lora.scale)
+        names.setdefault(key, Path(lora.path).name)
+    for key, found in scales.items():
+        if len(found) > 1:
+            yield (
+                f"the LoRA {names[key]} is given {len(found)} times, and the scales add up to"
+                f" {sum(found):g}. Give it once."
+            )
+        elif found == [0]:
+            yield f"the LoRA {names[key]} has no effect: its scale is 0. Leave it out."
 
 
 @contextlib.contextmanager

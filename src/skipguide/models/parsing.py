@@ -6,6 +6,7 @@ What a wrong value must be is said by the field, in `model_settings`.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from skipguide.method.protocols import PlainData
@@ -33,7 +34,7 @@ def _parse_lora(entry: Any) -> Any:
     entry = named["rest"] if named else entry
     # The last colon, so that C:\loras\x.safetensors stays a path.
     found = re.fullmatch(rf"(?P<path>.+):(?P<scale>{_NUMBER})", entry, re.IGNORECASE)
-    if found:
+    if found and not Path(entry).exists():  # a folder may have such a name
         return {"path": found["path"], "scale": float(found["scale"]), **component}
     return {"path": entry, **component}
 

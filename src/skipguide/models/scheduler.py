@@ -6,8 +6,12 @@ import contextlib
 import copy
 import difflib
 import functools
+import inspect
 import re
+import sys
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,13 +33,32 @@ def use_scheduler(pipe: Pipeline, settings: ModelSettings) -> Iterator[None]:
         return
     own = pipe.scheduler
     steps = getattr(settings, "steps", None)
-    pipe.scheduler = build_scheduler(own, settings.scheduler, settings.flow_shift, steps)
+    made = build_scheduler(own, settings.scheduler, settings.flow_shift, steps)
+    _check_fit(made, own, pipe)
+    pipe.scheduler = made
     if settings.scheduler is None:
         _check_effect(pipe.scheduler, own, type(pipe).__name__)
     try:
         yield
+    except ValueError:
+        raise
+    except Exception as error:
+        if settings.scheduler is None or not _is_of_scheduler(error):
+            raise
+        raise ValueError(
+            f"scheduler must be one that goes with {type(pipe).__name__}, but with"
+            f" {settings.scheduler} diffusers fails: {type(error).__name__}:"
+            f" {str(error).partition(chr(10))[0][:200]}. Take another, or leave out --scheduler."
+        ) from error
     finally:
         pipe.scheduler = own
+
+
+def _is_of_scheduler(error: Exception) -> bool:
+    """Return whether an error came out of a scheduler, or of how a pipeline calls it."""
+    inner = traceback.extract_tb(error.__traceback__)[-3:]
+    in_file = any("schedulers" in Path(frame.filename).parts for frame in inner)
+    return in_file or re.search(r"Scheduler|set_timesteps\(\)|\bstep\(\)", str(error)) is not None
 
 
 def build_scheduler(
@@ -93,6 +116,32 @@ def scheduler_notes(own: Any, settings: ModelSettings) -> Iterator[str]:
 def _complete(own: Any, kind: type[Any], options: PlainData) -> PlainData:
     kept = {name: own.config[name] for name in options_of(kind) if name in own.config}
     return {**kept, **_translated(own, kind), **options}
+
+
+def _check_fit(made: Any, own: Any, pipe: Pipeline) -> None:
+    """Check that a scheduler has what the code of a pipeline asks of its own one.
+
+    Raises:
+        ValueError: if it lacks something.
+    """
+    source = ""
+    with contextlib.suppress(OSError, TypeError):  # of a class that was typed in
+        source = inspect.getsource(sys.modules[type(pipe).__module__])
+    used = set(re.findall(r"self\.scheduler\.([a-z]\w*)", source))
+    asked = set(re.findall(r"hasattr\(self\.scheduler, ['\"](\w+)", source))
+    missing = [name for name in used - asked if hasattr(own, name) and not hasattr(made, name)]
+    taken = inspect.signature(made.set_timesteps).parameters
+    missing += [
+        f"set_timesteps({name}=...)"
+        for name, parameter in inspect.signature(own.set_timesteps).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in taken
+    ]
+    if missing:
+        raise ValueError(
+            f"scheduler must be one that {type(pipe).__name__} can call, but {type(made).__name__}"
+            f" has no {', '.join(sorted(missing))}, as the model's own {type(own).__name__} has."
+            " Take another, or leave out --scheduler."
+        )
 
 
 def _check_effect(shifted: Any, own: Any, model: str) -> None:
@@ -200,8 +249,8 @@ def _shift_option(own: Any, kind: type[Any], config: PlainData) -> str:
     name = next((name for name in ("flow_shift", "shift") if name in known), None)
     if name is None or not _is_flow(own.config):
         raise ValueError(
-            f"flow_shift needs a model of flow matching, but its scheduler is a"
-            f" {type(own).__name__}. Leave out --flow-shift."
+            "flow_shift needs a scheduler of flow matching that takes a shift, but that of this"
+            f" model is a {type(own).__name__}. Leave out --flow-shift."
         )
     if config.get("use_dynamic_shifting"):
         raise ValueError(
