@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -18,7 +19,7 @@ import pytest
 import tomllib
 from typer.testing import CliRunner
 
-from skipguide.cli import app
+from skipguide.cli import app, console
 from skipguide.cli.doctor import examine
 from skipguide.families import presets
 from skipguide.files import hub_cache
@@ -306,3 +307,20 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, tiny_mochi_dir:
     assert [model["model"] for model in json.loads(said.stdout)["models"]["pipelines"]] == [
         "me/mochi"
     ]
+
+
+@pytest.mark.parametrize(
+    ("logger", "message", "hidden"),
+    [
+        ("torchao", "Failed to load a/_C_mxfp8.so: %s", True),
+        ("torchao", "something else", False),
+        ("torch.utils._pytree", "<enum 'A'> is an Enum subclass and is now natively", True),
+        ("diffusers.quantizers.torchao.torchao_quantizer",
+         "Unable to import `torchao` Tensor objects. This may affect", True),
+    ],
+)  # fmt: skip
+def test_what_quantizers_say_of_themselves(logger: str, message: str, hidden: bool) -> None:
+    """As torchao 0.18 and bitsandbytes 0.50 do at their import, before every verb."""
+    console.hide_library_notices()
+    record = logging.LogRecord(logger, logging.WARNING, "x", 1, message, None, None)
+    assert bool(logging.getLogger(logger).filter(record)) != hidden

@@ -354,6 +354,15 @@ def test_another_attention_backend(folder: str) -> None:
         Registry.set_active_backend(active[0])
 
 
+def test_flex_attention_that_is_not_compiled(folder: str) -> None:
+    """torch warns of it at length; warnings are errors here."""
+    frames, settings, _ = made(folder, attention="flex")
+    assert np.abs(frames.astype(int) - plain(folder).astype(int)).max() <= 1
+    assert "Add --compile" in str(per_video.slow_attention_note(settings))
+    compiled = settings.model_copy(update={"compile": True})
+    assert per_video.slow_attention_note(compiled) is None
+
+
 def test_attention_that_diffusers_cannot_exchange() -> None:
     with pytest.raises(ValueError, match=r"^attention needs a model whose attention diffusers"):
         per_video.put_on(

@@ -158,13 +158,17 @@ def test_a_scheduler_that_fails_in_the_call() -> None:
     """CogVideoX' own DPM solver is called in another way, which another pipeline does not know."""
     pipe = preflight.find_skeleton(ModelSettings(model="lab-svd"))
     wanted = ModelSettings.model_validate({"scheduler": "CogVideoXDPM"})
-    sample = torch.zeros(1, 2, 4, 4, 4)
+
+    def step() -> None:
+        sample = torch.zeros(1, 2, 4, 4, 4)
+        pipe.scheduler.set_timesteps(2)
+        pipe.scheduler.step(sample, pipe.scheduler.timesteps[0], sample)
+
     with (
         pytest.raises(ValueError, match=r"^scheduler must be one that goes with .*CogVideoXDPM"),
         scheduler.use_scheduler(pipe, wanted),
     ):
-        pipe.scheduler.set_timesteps(2)
-        pipe.scheduler.step(sample, pipe.scheduler.timesteps[0], sample)
+        step()
     with (
         pytest.raises(RuntimeError, match="another"),
         scheduler.use_scheduler(pipe, ModelSettings.model_validate({"scheduler": "DDIM"})),

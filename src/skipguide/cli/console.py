@@ -108,6 +108,12 @@ _NOTICES = {
     # The annotations of some pipelines are narrower than their own checkpoints.
     "diffusers.pipelines.pipeline_utils": "Expected types for",
     "diffusers.guiders.guider_utils": "Guiders are currently an experimental feature",
+    # Kernels that are not for this machine; whether a library works is tried on a layer.
+    "torchao": "Failed to load",
+    "torchao.kernel.intmm": "Detected no triton",
+    "torch.utils._pytree": "is an Enum subclass",
+    "bitsandbytes.backends.cpu.ops": "from kernels-community",
+    "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor",
 }
 
 

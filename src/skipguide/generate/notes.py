@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.request import GuidanceRequest
-from skipguide.models import placement, scheduler
+from skipguide.models import per_video, placement, scheduler
 from skipguide.models.fields import flag_name
 
 if TYPE_CHECKING:
@@ -63,7 +63,11 @@ def notes_before(pipe: Pipeline, settings: GenerationSettings) -> Iterator[str]:
         pipe: loaded, with its own scheduler.
         settings: complete.
     """
-    said = (long_prompt_note(pipe, settings), trigger_note(settings))
+    said = (
+        long_prompt_note(pipe, settings),
+        trigger_note(settings),
+        per_video.slow_attention_note(settings),
+    )
     yield from (note for note in said if note)
     yield from lora_notes(settings)
     yield from scheduler.scheduler_notes(pipe.scheduler, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,11 +58,24 @@ def use_attention(pipe: Pipeline, backend: str | None) -> Iterator[None]:
     try:
         for denoiser in found:
             _set_backend(denoiser, backend)
-        yield
+        with warnings.catch_warnings():
+            # `slow_attention_note` has said it in fewer words.
+            warnings.filterwarnings("ignore", message="flex_attention called without torch.com")
+            yield
     finally:
         for processor, own in processors.items():
             processor._attention_backend = own
         Registry.set_active_backend(before)
+
+
+def slow_attention_note(settings: ModelSettings) -> str | None:
+    """Return a note for a backend that is slow as it is used."""
+    if settings.attention != "flex" or settings.compile:
+        return None
+    return (
+        "--attention flex is slow and needs much memory where it is not compiled. Add --compile, or"
+        " take native."
+    )
 
 
 def _set_backend(denoiser: Any, backend: str) -> None:

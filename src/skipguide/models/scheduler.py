@@ -249,8 +249,8 @@ def _shift_option(own: Any, kind: type[Any], config: PlainData) -> str:
     name = next((name for name in ("flow_shift", "shift") if name in known), None)
     if name is None or not _is_flow(own.config):
         raise ValueError(
-            "flow_shift needs a scheduler of flow matching that takes a shift, but that of this"
-            f" model is a {type(own).__name__}. Leave out --flow-shift."
+            "flow_shift needs a scheduler of flow matching that takes a shift, but this"
+            f" model has {type(own).__name__}. Leave out --flow-shift."
         )
     if config.get("use_dynamic_shifting"):
         raise ValueError(
