@@ -354,6 +354,7 @@ def test_another_attention_backend(folder: str) -> None:
         Registry.set_active_backend(active[0])
 
 
+@pytest.mark.long
 def test_flex_attention_that_is_not_compiled(folder: str) -> None:
     """torch warns of it at length; warnings are errors here."""
     frames, settings, _ = made(folder, attention="flex")
