@@ -227,7 +227,8 @@ def test_a_clip_that_is_done_in_one_is_done(both: tuple[Path, Path], tmp_path: P
         assert run.clip(key).status == "done"
         assert run.clip(lost).status == "pending"
         assert run.counts() == {"done": 7, "pending": 1, "running": 0, "failed": 0}
-    assert " ".join(merged.notes).count(f"the clip {lost}") == 2
+    assert " ".join(merged.notes).count(f"the clip {lost} has no file in") == 2
+    assert " ".join(merged.notes).count("to be made again") == 2
     content = {"prompts": ["a", "b"], "seeds": [0], "settings": [CFG, stg("stg", 1.0)]}
     assert missing(merged.folder, **content) == 1
 
@@ -355,3 +356,24 @@ def test_a_clip_of_three_runs_is_one_in_several(tmp_path: Path) -> None:
     )
     merged = merge([one, two, three], tmp_path / "all")
     assert (merged.clips, merged.shared) == (3, 1)
+
+
+def test_what_another_run_has_is_not_said_to_be_made_again(
+    both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    key, _ = shared_keys(both)
+    (both[0] / "videos" / f"{key}.mp4").unlink()
+    merged = merge(both, tmp_path / "all")
+    assert merged.done == 8
+    (note,) = [note for note in merged.notes if key in note]
+    assert note.endswith("it is taken from another run.")
+
+
+def test_many_clips_with_other_frames_are_one_note(tmp_path: Path) -> None:
+    one = painted(tmp_path / "a", seeds=[0, 1, 2, 3], prompts=["a"], settings=[CFG])
+    other = painted(tmp_path / "b", seeds=[0, 1, 2, 3], prompts=["a"], settings=[CFG])
+    with Run.open(other, writable=True) as run:
+        run.ledger.db.execute("UPDATE jobs SET frames_sha256 = 'x'")
+    (note,) = merge([one, other], tmp_path / "joined").notes
+    assert note.startswith("4 clips (")
+    assert "...) have other frames in b" in note

@@ -520,14 +520,26 @@ def test_who_tries_links_has_to_wait(painted_run: Path) -> None:
     assert refused.json()["error"] == (
         "too many wrong links came from this address. Wait 5 s, then go on; nothing is lost."
     )
-    # The right one is not looked at either, or trying on would find it.
-    assert web.get("/vote", params={"token": TOKEN}).status_code == 429
+    # Others behind the same address have the right one, which nobody finds by trying.
+    assert web.get("/vote", params={"token": TOKEN}).status_code == 200
+    assert web.get("/vote", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    web.cookies.clear()
+    assert web.get("/vote", params={"token": "0" * 32}).status_code == 429
     assert other.get("/vote", params={"token": TOKEN}).status_code == 200
     clock.now += 5
     assert web.get("/vote", params={"token": TOKEN}).status_code == 200
     for _ in range(60):  # without a link nothing is tried
         other.get("/static/vote.js", headers={"Cookie": ""})
     assert other.get("/vote").status_code == 200
+
+
+def test_a_short_word_of_the_owner_is_not_found_by_trying(painted_run: Path) -> None:
+    made = app.create_app(painted_run, Policy("cat", loopback=False))
+    web = TestClient(made, base_url="http://10.0.0.5:8700")
+    for number in range(40):
+        headers = {"Authorization": f"Bearer {number}"}
+        assert web.get("/api/run", headers=headers).status_code == 401
+    assert web.get("/api/run", headers={"Authorization": "Bearer cat"}).status_code == 429
 
 
 def test_one_address_and_one_rater_can_ask_so_much(painted_copy: Path) -> None:

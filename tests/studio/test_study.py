@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
@@ -17,7 +20,7 @@ from skipguide.cli import app as verbs
 from skipguide.files import video
 from skipguide.runs import Run
 from skipguide.runs.study import Check, Study
-from skipguide.studio import app, attention, blind_test, study_plan
+from skipguide.studio import app, attention, blind_test, sealed, study_plan
 from skipguide.studio.access import Policy
 from skipguide.studio.limits import Limits
 
@@ -84,7 +87,17 @@ def answer(web: TestClient, name: str, task: str, side: str, **more: Any) -> Any
 
 
 def shown(web: TestClient, task: dict[str, Any]) -> list[bytes]:
-    return [web.get(f"/{one['url']}").content for one in task["videos"]]
+    """What a rater sees: the frames of the videos of a task."""
+    return [frames_of(web.get(f"/{one['url']}").content) for one in task["videos"]]
+
+
+def frames_of(content: bytes) -> bytes:
+    with av.open(io.BytesIO(content), "r") as file:
+        return b"".join(frame.to_ndarray().tobytes() for frame in file.decode(video=0))
+
+
+def damaged_frames(folder: Path) -> set[bytes]:
+    return {frames_of(path.read_bytes()) for path in (folder / "checks").glob("*.mp4")}
 
 
 def attentive(web: TestClient, task: dict[str, Any], damaged: set[bytes]) -> str:
@@ -101,7 +114,7 @@ def go_through(
     web: TestClient, clock: Clock, folder: Path, name: str, careless: bool = False
 ) -> list[tuple[int, int]]:
     """Answer all tasks of a rater; the totals that the page was told."""
-    damaged = {path.read_bytes() for path in (folder / "checks").glob("*.mp4")}
+    damaged = damaged_frames(folder)
     totals = []
     while (found := following(web, name).json())["task"] is not None:
         totals.append((found["total"], found["left"]))
@@ -175,6 +188,41 @@ def test_nothing_that_a_rater_is_sent_tells_a_check(painted_copy: Path, clock: C
     assert not [word for word in secret if word in checks]
 
 
+def test_a_video_tells_neither_its_settings_nor_that_it_is_a_check(
+    painted_copy: Path, clock: Clock
+) -> None:
+    """Of a clip beside itself both files differ; no file has a record, or a time of its own."""
+    begin_study(painted_copy, tasks=4, checks=4)
+    web = rater_web(painted_copy, clock)
+    begin(web, "Ann")
+    answers, same = [], 0
+    while (task := following(web, "Ann").json()["task"]) is not None:
+        pair = [web.get(f"/{one['url']}") for one in task["videos"]]
+        same += frames_of(pair[0].content) == frames_of(pair[1].content)
+        answers += pair
+        assert pair[0].content == web.get(f"/{task['videos'][0]['url']}").content
+        clock.now += 60
+        answer(web, "Ann", task["id"], "tie")
+    assert same == 2
+    assert len({answer.headers["last-modified"] for answer in answers}) == 1
+    assert len({answer.headers["etag"] for answer in answers}) == len(
+        {str(answer.url) for answer in answers}
+    )
+
+
+def test_a_video_for_raters_has_the_frames_and_no_record(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
+    settings = {"prompt": 'a "star" \\ \u72d0', "guidance_scale": 4.5, "stg": {"layers": [8]}}
+    video.write(tmp_path / "a.mp4", frames, 8, {"settings": settings})
+    copies = sealed.SealedVideos()
+    one, other = (copies.copy(name, tmp_path / "a.mp4") for name in ("one", "other"))
+    assert b"guidance_scale" in (tmp_path / "a.mp4").read_bytes()
+    assert not any(b"guidance_scale" in path.read_bytes() for path in (one, other))
+    assert one.read_bytes() != other.read_bytes()
+    assert frames_of(one.read_bytes()) == frames_of((tmp_path / "a.mp4").read_bytes())
+    assert copies.copy("one", tmp_path / "a.mp4") == one
+
+
 def test_a_study_and_its_tasks_survive_a_restart(painted_copy: Path, clock: Clock) -> None:
     begin_study(painted_copy)
     web = rater_web(painted_copy, clock)
@@ -182,7 +230,7 @@ def test_a_study_and_its_tasks_survive_a_restart(painted_copy: Path, clock: Cloc
     task = following(web, "Ann").json()["task"]
     clock.now += 60
     again = rater_web(painted_copy, clock)
-    assert all(content[4:8] == b"ftyp" for content in shown(again, task))
+    assert all(shown(again, task))
     assert answer(again, "Ann", task["id"], "tie").status_code == 200
     assert following(again, "Ann").json()["left"] == 4
     assert begin_study(painted_copy).id == 1  # the same command goes on with the same study
@@ -206,7 +254,7 @@ def test_a_task_of_nobody_is_no_task(painted_copy: Path, clock: Clock) -> None:
 def test_ratings_have_checks_too(painted_copy: Path, clock: Clock) -> None:
     begin_study(painted_copy, kind="rating", tasks=2, checks=1, consent=None)
     web = rater_web(painted_copy, clock)
-    damaged = {path.read_bytes() for path in (painted_copy / "checks").glob("*.mp4")}
+    damaged = damaged_frames(painted_copy)
     for name, quality in (("Ann", "1"), ("Bob", "3")):
         assert begin(web, name, consent=None).json()["status"] == "new"
         while (found := following(web, name).json())["task"] is not None:
@@ -423,8 +471,9 @@ def test_a_check_has_one_expected_answer() -> None:
         (["--tasks", "3", "--setting", "cfg"], "two finished videos of one prompt and seed"),
         (["--tasks", "3", "--checks", "99"], "--checks must be from 0 to 50, but got 99"),
         (["--tasks", "3", "--no-study"], "--no-study must come without the options of a study"),
-        (["--consent", "x.pdf"], "--consent must be a text file named .md or .txt"),
-        (["--consent", "missing.md"], "cannot be read"),
+        (["--tasks", "3", "--consent", "x.pdf"], "--consent must be a text file named .md or .txt"),
+        (["--tasks", "3", "--consent", "missing.md"], "cannot be read"),
+        (["--checks", "5"], "--checks must come with --tasks"),
         (["--key", "k.pem"], "--key must come with --cert"),
         (["--cert", "c.pem", "--no-tls"], "--no-tls must come without --cert"),
         (["--no-tls"], "--no-tls must come with --share"),

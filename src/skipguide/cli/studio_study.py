@@ -28,10 +28,14 @@ class Wishes:
     most_raters: int
     no_study: bool
 
-    @property
-    def is_given(self) -> bool:
-        """Return whether a study is asked for."""
-        return any((self.tasks, self.kind, self.settings, self.consent, self.checks is not None))
+    def details(self) -> dict[str, bool]:
+        """Return which options are given that say more of a study than --tasks."""
+        return {
+            "--kind": self.kind is not None,
+            "--setting": bool(self.settings),
+            "--consent": self.consent is not None,
+            "--checks": self.checks is not None,
+        }
 
 
 def begin(folder: Path, wishes: Wishes) -> Study | None:
@@ -43,18 +47,23 @@ def begin(folder: Path, wishes: Wishes) -> Study | None:
     from skipguide.runs import Run
     from skipguide.studio import attention, study_plan
 
-    if wishes.no_study and wishes.is_given:
+    if wishes.no_study and (wishes.tasks or any(wishes.details().values())):
         raise ValueError(
             "--no-study must come without the options of a study, but both came. Leave one out."
         )
     with Run.open(folder) as run:
         study = run.study.current()
+    if alone := [flag for flag, given in wishes.details().items() if given and not wishes.tasks]:
+        raise ValueError(
+            f"{alone[0]} must come with --tasks, which makes a test a study, but came without it."
+            " Add --tasks 20, or leave it out."
+        )
     if wishes.no_study and study is not None:
         with Run.open(folder, writable=True) as run:
             run.study.end()
         typer.echo("The study has ended; its votes stay.", err=True)
         study = None
-    elif wishes.is_given:
+    elif wishes.tasks is not None:
         text = study_plan.read_consent(wishes.consent) if wishes.consent else None
         with Run.open(folder, writable=True) as run:
             study = study_plan.plan_study(

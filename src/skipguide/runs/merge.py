@@ -58,6 +58,7 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
         files.lock_folder(part),
         contextlib.closing(Ledger(part, "create")) as target,
     ):
+        lost: dict[str, list[str]] = {}  # by run
         held: Counter[str] = Counter()  # how many runs have a clip
         for folder, label in zip(sources, _labels(sources), strict=True):
             with contextlib.closing(Ledger(folder, "read")) as source:
@@ -66,9 +67,11 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
                 join = Join(target, part, source, folder, label, notes)
                 with target.transaction():
                     _join(join)
+                lost[label] = join.lost
                 held.update(row["key"] for row in source.rows("SELECT key FROM jobs"))
         with target.transaction():
             _remember_sources(target, _labels(sources))
+        merge_rows.say_what_is_lost(target, lost, notes)
         merge_judgements.say_what_is_partial(target, notes)
         shared = sum(number > 1 for number in held.values())
         return _summarize(target, out, shared, notes)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from skipguide.runs.ledger import Ledger, to_json
 from skipguide.runs.prompt_rows import tags_from_ledger
 
 _RANKS = {"done": 2, "failed": 1}  # of a clip that both have, the one that is further stays
+_NAMED = 3  # clips of a note; a run can have thousands
 _FILE_COLUMNS = (
     "video", "video_sha256", "video_bytes", "video_mtime_ns", "latents", "latents_sha256",
 )  # fmt: skip
@@ -37,6 +38,7 @@ class Join:
     ids: dict[str, dict[int, int]] = field(default_factory=dict)
     # Clips whose frames are others in the source, so that its numbers are of something else.
     others: set[str] = field(default_factory=set)
+    lost: list[str] = field(default_factory=list)  # clips whose files are not those of the ledger
 
     def say(self, sentence: str) -> None:
         """Note something that a person should know."""
@@ -202,6 +204,35 @@ def join_jobs(join: Join) -> None:
         _join_job(join, new, held.get(row["key"]))
     for row in rows(join.source, "plan_jobs", "plan, job"):
         insert(join.target, "plan_jobs", {**row, "plan": join.id("plans", row["plan"])})
+    if join.others:
+        join.say(
+            f"{name_clips(sorted(join.others))} other frames in {join.label}: those of before are"
+            " kept, with their numbers."
+        )
+
+
+def say_what_is_lost(target: Ledger, lost: Mapping[str, list[str]], notes: list[str]) -> None:
+    """Note the clips whose files are missing or damaged, by run, when all runs are joined: another
+    run may have them."""
+    done = {row["key"] for row in target.rows("SELECT key FROM jobs WHERE status = 'done'")}
+    for label, keys in lost.items():
+        for taken, what in (
+            (True, "taken from another run"),
+            (False, "to be made again, by a sweep of the plan"),
+        ):
+            if found := [key for key in keys if (key in done) == taken]:
+                notes.append(
+                    f"{name_clips(found)} no file in {label}, or not the one that was written:"
+                    f" {'it is' if len(found) == 1 else 'they are'} {what}."
+                )
+
+
+def name_clips(keys: Sequence[str]) -> str:
+    """Return "the clip K has", or "N clips (K, K, K, ...) have"."""
+    if len(keys) == 1:
+        return f"the clip {keys[0]} has"
+    named = ", ".join([*keys[:_NAMED], *(["..."] if len(keys) > _NAMED else [])])
+    return f"{len(keys)} clips ({named}) have"
 
 
 def _join_job(join: Join, row: dict[str, Any], held: Mapping[str, Any] | None) -> None:
@@ -211,10 +242,6 @@ def _join_job(join: Join, row: dict[str, Any], held: Mapping[str, Any] | None) -
     if row["status"] == held["status"] == "done":
         if row["frames_sha256"] != held["frames_sha256"]:
             join.others.add(row["key"])
-            join.say(
-                f"the clip {row['key']} has other frames in {join.label}: those of before are"
-                " kept, with their numbers."
-            )
         elif row["latents"] and not held["latents"]:
             _copy_latents(join, row)
         return
@@ -237,10 +264,7 @@ def _with_files(join: Join, row: dict[str, Any]) -> dict[str, Any]:
     if sound and row["latents"]:
         sound = _copy(join, row["latents"], latents, row["latents_sha256"])
     if not sound:
-        join.say(
-            f"the clip {key} of {join.label} is missing or is not the file that was written: it"
-            " is to be made again, by a sweep of its plan."
-        )
+        join.lost.append(key)
         (join.folder / video).unlink(missing_ok=True)
         return {**row, "status": "pending", **dict.fromkeys(_FILE_COLUMNS)}
     _copy(join, f"{row['video']}.json", f"{video}.json", None)

@@ -34,6 +34,7 @@ from skipguide.studio.limits import Limits
 from skipguide.studio.responses import Refused
 
 BODY_SECONDS = 20  # that a body may take to come
+_LONG_TOKEN = 24  # letters; those that are made here have 24 and 32 hexadecimal digits
 _RATER_DAYS = 30  # that a browser keeps the token of the blind test
 _SAFE_METHODS = ("GET", "HEAD")
 _WRITING_METHODS = ("POST", "DELETE")
@@ -126,7 +127,7 @@ class Guard:
         if refusal is not None:
             return await send_error(send, *refusal, headers)
         try:
-            self._check_limits(scope)
+            self._check_limits(scope, headers)
             refusal = self._check_visitor(scope, headers)
         except Refused as refused:
             return await send_error(send, refused.status, refused.words, headers, refused.headers)
@@ -171,7 +172,7 @@ class Guard:
             ),
         )
 
-    def _check_limits(self, scope: Message) -> None:
+    def _check_limits(self, scope: Message, headers: Mapping[str, str]) -> None:
         """Count a request to the blind test, and hold up who tries tokens.
 
         Raises:
@@ -179,8 +180,26 @@ class Guard:
         """
         if _RATER_PATHS.fullmatch(scope["path"]) or self.policy.raters_only:
             self.limits.check_request(_client(scope))
-        if self.policy.token is not None or self.policy.raters_only:
+        if self.policy.token is None and not self.policy.raters_only:
+            return
+        if not self._brings_long_token(scope, headers):
             self.limits.check_guesses(_client(scope))
+
+    def _brings_long_token(self, scope: Message, headers: Mapping[str, str]) -> bool:
+        """Return whether a right token comes that nobody finds by trying.
+
+        It is let in however many wrong ones came from its address, of which others may be behind
+        the same one. A short word of the owner's is not: trying on would find it.
+        """
+        found = {
+            kind: token
+            for kind, token in self.policy.tokens(scope["path"]).items()
+            if len(token) >= _LONG_TOKEN
+        }
+        entrance = self._token_in_address(scope)
+        return _has_valid_token(headers, found) or (
+            entrance is not None and len(entrance[1]) >= _LONG_TOKEN
+        )
 
     def _check_rater(self, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Keep the names of settings from a browser that came by the link for raters.

@@ -18,7 +18,8 @@ from skipguide.studio import attention, blind_test, files, raters, study_tasks
 from skipguide.studio.blind_names import BlindNames
 from skipguide.studio.blind_test import Task
 from skipguide.studio.limits import Limits
-from skipguide.studio.responses import RangedFile, video_response
+from skipguide.studio.responses import RangedFile
+from skipguide.studio.sealed import SealedVideos
 from skipguide.studio.study_tasks import Test
 
 # Of the time that the videos take, what must have passed before an answer can be one: a page may
@@ -87,22 +88,32 @@ def add_study_routes(app: FastAPI, folder: Path, names: BlindNames, hosting: Hos
     """Add the blind test of a run to its server."""
     _add_entrance(app, folder, names, hosting)
     _add_tasks(app, folder, names, hosting)
+    copies = SealedVideos()
 
     @app.get("/study/{name}.mp4")
     def video(name: Annotated[str, InPath(pattern=f"^{files.KEY_PATTERN}$")]) -> FileResponse:
-        with Run.open(folder) as run:
-            key, copy = names.find_video(run, name), names.find_copy(run, name)
-            if copy is not None:
-                check, place = copy
-                path = attention.find_video(run, check, place)
-                if path is not None:
-                    return RangedFile(path, media_type="video/mp4")
         try:
-            if key is not None:
-                return video_response(folder, key)
-        except HTTPException:
-            pass  # its words have the key of the clip, which a rater is not to know
+            with Run.open(folder) as run:
+                path = _find_video(run, names, name)
+                if path is not None:
+                    sealed = copies.copy(name, path)
+                    tag = {"ETag": f'"{sealed.stem}"'}  # else of time and size
+                    return RangedFile(sealed, media_type="video/mp4", headers=tag)
+        except (ValueError, OSError):
+            pass  # their words have the key of the clip, which a rater is not to know
         raise HTTPException(404, "this video is not in the run any more, or cannot be read.")
+
+
+def _find_video(run: Run, names: BlindNames, name: str) -> Path | None:
+    """Return the file that a name of the test stands for; None if there is none.
+
+    Raises:
+        ValueError: if the clip has no video.
+    """
+    key, copy = names.find_video(run, name), names.find_copy(run, name)
+    if copy is not None:
+        return attention.find_video(run, *copy)
+    return None if key is None else files.find_video(run, key)
 
 
 def _add_entrance(app: FastAPI, folder: Path, names: BlindNames, hosting: Hosting) -> None:
