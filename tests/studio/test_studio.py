@@ -37,6 +37,17 @@ STG = [
 OTHER = setting(9, guidance_scale=4.5, stg_scale=0.5, layers=[10], skip="attention", steps=28)
 
 
+def test_measures_of_sets_begin_with_fvd(painted_copy: Path) -> None:
+    """The map opens on the first of them, and the ledger has them by name."""
+    with Run.open(painted_copy, writable=True) as run:
+        first = run.settings()[0].id
+        for name in ("a_metric_of_mine", "coverage:judge", "fvd:judge"):
+            run.record_set_metric(SetMetric(first, name, 0.5, 4, 0.2, 0.8))
+        found = page_data.describe(run)["measures"]
+    sets = [measure["name"] for measure in found if measure["kind"] == "set"]
+    assert sets == ["fvd:judge", "coverage:judge", "a_metric_of_mine"]
+
+
 def test_a_slider_has_the_scales_that_exist_and_zero_is_the_setting_without_stg() -> None:
     found = setting_grid.sliders([CFG, *STG])
     steps = [(0.0, 1), (0.5, 3), (2.0, 2)]

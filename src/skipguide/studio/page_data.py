@@ -128,10 +128,16 @@ def _set_measures(run: Run) -> Iterator[PlainData]:
         if metric.value is not None and math.isfinite(metric.value):
             value = Estimate(metric.value, metric.low, metric.high, metric.count)
             found.setdefault(metric.name, {})[metric.setting] = value
-    for name, values in found.items():
+    for name, values in sorted(found.items(), key=lambda pair: _place_in_catalog(pair[0])):
         yield _build_measure(
             "set", name, f"{_describe_metric(name)}, of all videos", _better_direction(name), values
         )
+
+
+def _place_in_catalog(name: str) -> int:
+    """Return where a metric stands: FVD first, what is not ours last."""
+    names, own = list(METRICS), name.partition(":")[0]
+    return names.index(own) if own in names else len(names)
 
 
 def _vote_measures(votes: ReadOnlyData) -> Iterator[PlainData]:
