@@ -5,9 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -66,23 +63,6 @@ def test_a_path_may_have_a_colon(
     cleaned = places.video_without_folders(Path(name))
     (tmp_path / "cleaned.mp4").write_bytes(cleaned)
     assert video.read_record(tmp_path / "cleaned.mp4") == {"weights": "somebody.png"}
-
-
-def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
-    """Only of the same output, and of processes that are gone."""
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    for name in ("a" * 60 + "1.txt", "a" * 60 + "2.txt"):
-        with video.atomic_replace(tmp_path / name) as (part,):
-            part.touch()
-        for process in (gone.pid, os.getppid()):
-            left = part.name.replace(f".{os.getpid()}-", f".{process}-")
-            (tmp_path / left).touch()
-    with video.atomic_replace(tmp_path / ("a" * 60 + "1.txt")) as (part,):
-        part.touch()
-    left = sorted(path.name for path in tmp_path.glob(".*"))
-    assert len(left) == 3
-    assert sum(f".{gone.pid}-" in name for name in left) == 1
 
 
 # --- what is in the file --------------------------------------------------------------------------

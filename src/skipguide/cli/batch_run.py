@@ -61,12 +61,22 @@ def run_all(
             try:
                 state, payload = make(item, target, progress.on_step)
             except Exception as error:
-                said = describe_error(error).splitlines()[0].removeprefix("ValueError: ")
+                try:
+                    said = describe_error(error).splitlines()[0].removeprefix("ValueError: ")
+                except OSError as fatal:
+                    raise OSError(
+                        f"{fatal} {_count_there(found)} of {len(items)} are there; run the same"
+                        " command again for the rest."
+                    ) from error
                 found.append(Outcome(item, target, "failed", said))
             else:
                 found.append(Outcome(item, target, state, payload=payload))
             progress.end(found[-1])
     return found
+
+
+def _count_there(outcomes: Sequence[Outcome]) -> int:
+    return sum(outcome.state != "failed" for outcome in outcomes)
 
 
 @dataclass

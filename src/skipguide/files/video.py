@@ -6,22 +6,18 @@ complete.
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import json
 import math
-import os
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-import psutil
 from PIL import Image
 
 from skipguide.files import captions
+from skipguide.files.atomic import atomic_replace as atomic_replace
 from skipguide.files.frames import Frames, VideoFile, ffmpeg_name, open_container
 from skipguide.files.text import dump_json
 from skipguide.method.protocols import PlainData, ReadOnlyData
@@ -34,40 +30,6 @@ _LIMITED_RANGE = 1
 def sidecar_path(path: Path) -> Path:
     """Return the path of the record beside a video: star.mp4.json."""
     return path.with_name(path.name + ".json")
-
-
-@contextlib.contextmanager
-def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Yield temporary names in the same folders, which replace `paths` if the block succeeds."""
-    parts = tuple(
-        path.with_name(f"{_part_prefix(path)}{os.getpid()}-{i}.part")
-        for i, path in enumerate(paths)
-    )
-    try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_parts_of_the_dead(path)
-        yield parts
-        for part, path in zip(parts, paths, strict=True):
-            os.replace(part, path)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
-
-
-def _part_prefix(path: Path) -> str:
-    """Return how the temporary names of an output begin: no two outputs share it."""
-    # A file name may have 255 bytes, so a long name is cut before anything is added to it.
-    return f".{path.name[:50]}.{zlib.crc32(path.name.encode()):08x}."
-
-
-def _remove_parts_of_the_dead(path: Path) -> None:
-    """Remove the temporary files of an output whose processes were killed."""
-    prefix = _part_prefix(path)
-    for left in path.parent.glob(f"{glob.escape(prefix)}*-*.part"):
-        number = left.name[len(prefix) :].partition("-")[0]
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
-            left.unlink(missing_ok=True)
 
 
 def write(path: Path, frames: Frames, fps: Fraction | int | str, record: ReadOnlyData) -> None:

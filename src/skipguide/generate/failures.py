@@ -11,8 +11,9 @@ from skipguide.generate.settings import GenerationSettings
 # What torch says of tensors that do not fit each other or a layer, in its own words.
 _SHAPES = re.compile(
     r"shape '.*' is invalid|size of tensor a|[Ss]izes of tensors must match|cannot be multiplied"
-    r"|greater than actual input size|Output size is too small|size mismatch|must match the (?:existing )?size"
-    r"|expected size|Padding size should be less|Input and output sizes should be greater"
+    r"|greater than actual input size|Output size is too small|size mismatch"
+    r"|must match the (?:existing )?size|expected size|Padding size should be less"
+    r"|Input and output sizes should be greater"
     r"|unable to view|invalid for input of size",
 )
 

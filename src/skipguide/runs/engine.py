@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from skipguide.files.atomic import DISK_FULL_ERRORS
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
 from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.plan_settings import Setting
-from skipguide.runs.storage import DISK_FULL_ERRORS, ClipContents
+from skipguide.runs.storage import ClipContents
 
 if TYPE_CHECKING:
     from PIL.Image import Image

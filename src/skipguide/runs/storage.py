@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -13,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skipguide.files import folders
+from skipguide.files.atomic import DISK_FULL_ERRORS
 from skipguide.generate.record import hash_file
 from skipguide.generate.settings import GenerationSettings
 from skipguide.runs import ledger
 
 VIDEOS, LATENTS, IMAGES, BROKEN, WORK = "videos", "latents", "images", "broken", "work"
 _LOCK = "lock.sqlite"
-DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Per pixel and frame: of an mp4 at crf 12, twice what detailed footage takes; of 16 channels of
 # float32 per 8 x 8 x 4.
 _VIDEO_BYTES, _LATENT_BYTES, _RESERVE = 0.2, 0.25, 64 << 20
