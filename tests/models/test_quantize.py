@@ -186,7 +186,22 @@ def test_quantized_and_offloaded(wan: Path, wanted: str, offload: str | None, dt
     assert run.generate(pipe, resolve_settings(settings, pipe)).frames.std() > 0
 
 
-def test_weights_of_nf4_that_fail_on_another_device() -> None:
+def test_weights_that_fail_on_another_device(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate does on a GPU, where what goes is not known beforehand."""
+    pipe = load(wan, "float32")
+
+    def fail(*_: Any) -> None:
+        raise TypeError("missing 6 required positional arguments")
+
+    monkeypatch.setattr(placement, "_offload", fail)
+    given = ModelSettings.model_validate({"offload": "sequential", "quantize": "nf4"})
+    with pytest.raises(ValueError, match=r"^offload must be .* for WanPipeline in nf4, whose"):
+        placement.place(pipe, given, "cpu")
+    with pytest.raises(TypeError):
+        placement.place(pipe, ModelSettings(offload="sequential"), "cpu")
+
+
+def test_the_words_for_nf4() -> None:
     said = str(placement.sequential_error("WanPipeline", "nf4:bitsandbytes"))
     assert said == (
         "offload must be model or group for WanPipeline in nf4 by bitsandbytes, whose weights"

@@ -283,9 +283,8 @@ def _call_pipeline(
             _report_scheduler_steps(pipe, callback, "callback_on_step_end" not in parameters),
         ):
             return pipe(**call).frames[0]
-    except (RuntimeError, MemoryError) as error:
-        if settings.offload == "sequential" and "meta" in str(error):
-            raise placement.sequential_error(type(pipe).__name__, settings.quantize) from error
+    except (RuntimeError, MemoryError, AttributeError, TypeError) as error:
+        placement.explain_sequential(error, pipe, settings)
         if explained := failures.explain(error, type(pipe).__name__, settings):
             raise explained from error
         raise

@@ -124,11 +124,7 @@ def load(settings: ModelSettings, revision: str | None = None) -> Any:
 
 
 def choose_quantization(settings: ModelSettings, device: str) -> str | None:
-    """Return how the denoisers are quantized, with the library; None if they are not.
-
-    Raises:
-        ValueError: if no library can here, or the settings ask for what does not go with it.
-    """
+    """Return how the denoisers are quantized, with the library; raise ValueError if none can."""
     if settings.quantize is None:
         return None
     if settings.model.lower().endswith(".gguf"):

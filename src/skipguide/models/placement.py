@@ -31,7 +31,11 @@ def place(pipe: Pipeline, settings: ModelSettings, device: str) -> None:
     if settings.offload is None:
         pipe.to(device)
     else:
-        _offload(pipe, settings.offload, torch.device(device))
+        try:
+            _offload(pipe, settings.offload, torch.device(device))
+        except (RuntimeError, AttributeError, TypeError) as error:
+            explain_sequential(error, pipe, settings)
+            raise
     if settings.compile:
         _compile(pipe)
 
@@ -125,11 +129,23 @@ def sequential_error(model: str, quantize: str | None) -> ValueError:
             " that hold them, but got sequential. Take --offload group."
         )
     kind, _, library = quantize.partition(":")
+    by = f" by {library}" if library else ""
     other = "" if kind == "nf4" or library == "torchao" else f", or --quantize {kind}:torchao"
     return ValueError(
-        f"offload must be model or group for {model} in {kind} by {library}, whose weights cannot"
+        f"offload must be model or group for {model} in {kind}{by}, whose weights cannot"
         f" be moved one by one, but got sequential. Take --offload group{other}."
     )
+
+
+def explain_sequential(error: Exception, pipe: Pipeline, settings: ModelSettings) -> None:
+    """Raise a ValueError for an error that comes of moving weights one by one; else do nothing.
+
+    Args:
+        error: of accelerate, or of a layer whose weights are not where it looks for them.
+        settings: with which the pipeline was loaded.
+    """
+    if settings.offload == "sequential" and (settings.quantize or "meta" in str(error)):
+        raise sequential_error(type(pipe).__name__, settings.quantize) from error
 
 
 def offload_notes(pipe: Pipeline, offload: str | None) -> Iterator[str]:
