@@ -3,6 +3,7 @@ a real Chromium."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,20 @@ def test_a_video_that_cannot_be_played_says_so_and_is_tried_again(
     note.locator("button", has_text="Try again").click()
     until(page, READ, lambda frames: frames == [0])
     assert note.is_hidden()
+    page.close()
+
+
+def test_no_frame_of_another_prompt_stands_where_a_server_is_away(
+    chromium: Any, own: Served
+) -> None:
+    page = chromium.new_page()
+    page.goto(f"{own.url}/#settings=1&prompts=1&seeds=0")
+    until(page, READ, lambda frames: frames == [0])
+    page.route(re.compile("/(api|clips)/"), lambda route: route.abort())
+    page.keyboard.press("ArrowDown")
+    page.locator(".note", has_text="The studio does not answer.").wait_for()
+    assert page.locator(".note", has_text="cannot be played").count() == 0
+    assert page.locator(".cell video:not(.coming)").count() == 0
     page.close()
 
 

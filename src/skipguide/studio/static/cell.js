@@ -3,7 +3,7 @@
 import { isOutside, mark, noteOf } from "studio/annotations.js";
 import { el, short } from "studio/dom.js";
 import { Player } from "studio/player.js";
-import { clipUrl, isReport } from "studio/source.js";
+import { ask, clipUrl, isReport } from "studio/source.js";
 import { setSlot, state } from "studio/state.js";
 import { facts, parameterRows, summary } from "studio/words.js";
 
@@ -82,9 +82,16 @@ export class Cell {
     delete this.figure.dataset.frame;
   }
 
-  #broken(why) {
+  async #broken(why) {
+    const { clip } = this;
+    this.number.textContent = "";
+    delete this.figure.dataset.frame;
+    const isAway = !isReport && await ask("GET", "/api/counts").then(() => false, (error) => error.isPassing);
+    if (clip !== this.clip || !this.player.failed) return;
     const again = () => { this.player.unload(); this.load(); };
-    this.#say("The video cannot be played.", el("span", { class: "why" }, why, adviceOn(why)),
+    const told = isAway ? ["The studio does not answer."]
+      : ["The video cannot be played.", el("span", { class: "why" }, why, adviceOn(why))];
+    this.#say(...told,
       el("button", { type: "button", on: { click: again } }, "Try again"));
   }
 

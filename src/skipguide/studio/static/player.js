@@ -216,6 +216,10 @@ export class Player {
   #failed(video) {
     if (video !== this.video && video !== this.next) return;
     this.failed = true;
+    if (video === this.next && this.video) { // a frame of another clip is none of this one
+      free(this.video);
+      Object.assign(this, { video: null, frame: null, joined: false });
+    }
     this.onerror(video.error?.message ?? "");
   }
 
