@@ -24,6 +24,7 @@ from skipguide.models.hub import INDEX_FILE
 from skipguide.models.parts import Parts
 from skipguide.models.reading import Reading, read_pipeline
 from skipguide.models.settings import ModelSettings
+from skipguide.models.whole_folder import read_config
 
 # Any of these holds the vocabulary of a tokenizer.
 VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -296,7 +297,7 @@ def _check_tokenizers(folder: Path) -> None:
         ValueError: if the file with the vocabulary is missing.
     """
     for config in sorted(folder.glob("tokenizer*/tokenizer_config.json")):
-        kind = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class")
+        kind = read_config(config).get("tokenizer_class")
         found = any((config.parent / name).is_file() for name in VOCABULARIES)
         if not found and kind not in WITHOUT_VOCABULARY:
             raise ValueError(

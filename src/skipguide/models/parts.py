@@ -19,6 +19,7 @@ from skipguide.files.hash_cache import known_sha256
 from skipguide.method import validate
 from skipguide.models import single_file, weights_file
 from skipguide.models.settings import ModelSettings
+from skipguide.models.whole_folder import read_config
 
 DENOISERS = ("transformer", "transformer_2", "unet")
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
@@ -207,7 +208,7 @@ def _check_folder(folder: Path, name: str, kind: type[Any]) -> None:
             f"component {name} must be a file or a folder that save_pretrained() wrote, but"
             f" {folder} has no {' or '.join(_CONFIGS)}. Name the folder of the component."
         )
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_config(config)
     holds = content.get("_class_name") or next(iter(content.get("architectures") or ()), None)
     if holds not in (None, kind.__name__):
         raise ValueError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from skipguide.models import loaded, parts, quantize
+from skipguide.models import loaded, parts, quantize, whole_folder
 from skipguide.models.hub import INDEX_FILE
 from skipguide.models.parts import DENOISERS, Parts
 
@@ -58,11 +60,11 @@ def read_pipeline(folder: Path, found: Parts, how: Reading) -> Any:
     """
     if how.variant:
         parts.check_variant(how.variant, folder)
-    components: dict[str, type[Any]] = {}
+    components = parts.read_components(folder / INDEX_FILE)
     elsewhere: dict[str, Path] = {}
-    if found.file or found.named or how.quantize:
-        components = parts.read_components(folder / INDEX_FILE)
+    if found.file or found.named:
         elsewhere = parts.assign_files(found, components, folder)
+    whole_folder.check_folder(folder, components, elsewhere, how.variant)
     quantized = [name for name in DENOISERS if name in components and how.quantize]
     alone = {name: folder / name for name in quantized} | elsewhere
     with quantize.quiet():
@@ -71,8 +73,28 @@ def read_pipeline(folder: Path, found: Parts, how: Reading) -> Any:
             for name, path in alone.items()
         }
     more = {"variant": how.variant} if how.variant else {}
-    pipe = parts.pipeline_class(folder / INDEX_FILE).from_pretrained(
-        folder, dtype=how.dtypes(), local_files_only=True, **more, **given
-    )
+    with _explained(folder):
+        pipe = parts.pipeline_class(folder / INDEX_FILE).from_pretrained(
+            folder, dtype=how.dtypes(), local_files_only=True, **more, **given
+        )
     loaded.remember(pipe, parts=elsewhere)
     return pipe
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say in words that diffusers cannot read a folder.
+
+    Raises:
+        ValueError: for what it says of files and their contents; other errors are left as they are.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise ValueError(
+            f"a model must be a whole folder in diffusers layout, but {folder} cannot be loaded:"
+            f" {reason[:300].rstrip('. ')}. Copy or download the model again."
+        ) from error

@@ -80,6 +80,12 @@ def find_misfit(header: WeightsFile, kind: type[Any], config: Path) -> Misfit:
     return min(found, plain, key=lambda misfit: misfit.count)
 
 
+def compare_with_config(shapes: Shapes, kind: type[Any], config: Path) -> Misfit:
+    """Compare weights under diffusers' or transformers' own names with those of a component."""
+    expected, ignored = _expected_shapes(kind, config)
+    return _compare(shapes, expected, ignored)
+
+
 def check_fit(header: WeightsFile, name: str, kind: type[Any], config: Path, base: str) -> None:
     """Check that a file has the weights of a component.
 
