@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from skipguide.cli.moved import check_places
 from skipguide.cli.options import read_config
 from skipguide.files import video
 from skipguide.generate.settings import validate_settings
+from skipguide.models import loading, lora
 
 INDEX = {"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}
 CONFIG = {"_class_name": "WanTransformer3DModel", "num_layers": 2, "qk_norm": None}
@@ -92,3 +94,23 @@ def test_the_record_in_the_place_of_its_video(wan: Path) -> None:
         Path("b.mp4").write_bytes(b"")
         with pytest.raises(ValueError, match=f"is a JSON file. {advice}"):
             video.read_record(Path(name))
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("transformer_3=/tmp/fox.safetensors",
+         "the component of a lora must be one of transformer, transformer_2, unet, but got"
+         " 'transformer_3' for /tmp/fox.safetensors. Did you mean 'transformer_2'?"),
+        ("a..b/c--d/fox.safetensors",
+         "lora must be a file, but got 'a..b/c--d/fox.safetensors', and there is no such file"),
+        ("a--b/c", "but got 'a--b/c', and there is no such file. Check the name."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_name_on_the_hub_is_not_looked_for_there(
+    wan: Path, path: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        lora.find_lora_file(path)
+    with pytest.raises(ValueError, match="no such folder"):
+        loading.local_folder("a--b/c")

@@ -7,7 +7,6 @@ import difflib
 import importlib
 import importlib.util
 import json
-import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from skipguide.families import rows
 from skipguide.files import hash_cache, packaged
 from skipguide.method.protocols import Pipeline
-from skipguide.models import hub, loaded, lora, parts, placement, quantize
+from skipguide.models import hub, loaded, lora, parts, placement, quantize, weights_file
 from skipguide.models.fingerprint import hash_weights, weight_files
 from skipguide.models.hub import INDEX_FILE
 from skipguide.models.parts import Parts
@@ -56,7 +55,7 @@ def local_folder(model: str) -> Path | None:
             f"model must be {known}, but got {model!r}, and there is no"
             f" {path / INDEX_FILE}. Name the folder that save_pretrained() wrote."
         )
-    is_hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model)
+    is_hub_id = weights_file.is_repository(model)
     beside = [str(found.parent) for found in sorted(path.parent.glob(f"*/{INDEX_FILE}"))]
     if not is_hub_id or beside:
         raise ValueError(

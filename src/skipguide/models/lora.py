@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from skipguide.files.hash_cache import known_sha256
+from skipguide.method import validate
 from skipguide.method.protocols import Pipeline
 from skipguide.models import parts, telling, weights_file
 from skipguide.models.settings import Lora
@@ -116,6 +117,7 @@ def find_lora_file(path: str) -> Path:
         ValueError: if there is none, or several of which none has the usual name.
     """
     _check_scale(path)
+    _check_target(path)
     if weights_file.is_file_name(path) and not Path(path).is_dir():
         file = weights_file.find_file(path, "lora")
         if file.suffix.lower() != ".safetensors":
@@ -125,12 +127,23 @@ def find_lora_file(path: str) -> Path:
     if folder.is_dir():
         names = sorted(file.name for file in folder.glob("*.safetensors"))
         return folder / _choose(names, path)
-    if not re.fullmatch(_HUB_ID, path):
+    if not weights_file.is_repository(path):
         raise ValueError(
             f"lora must be a .safetensors file, a folder or a hub id, but got {path!r}, and there"
             " is no such file. Check the name."
         )
     return weights_file.download(path, _choose(_files_on_hub(path), path), "lora")
+
+
+def _check_target(path: str) -> None:
+    """Check that NAME= before a path is not the name of no denoiser, which was left in the path."""
+    name, equals, rest = path.partition("=")
+    if equals and re.fullmatch(r"\w+", name) and not Path(path).exists():
+        known = list(parts.DENOISERS)
+        raise ValueError(
+            f"the component of a lora must be one of {', '.join(known)}, but got {name!r} for"
+            f" {rest}. {validate.did_you_mean(name, known, 'Leave it out.')}"
+        )
 
 
 def _check_scale(path: str) -> None:

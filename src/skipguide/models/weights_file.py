@@ -46,12 +46,26 @@ def find_file(name: str, setting: str) -> Path:
     if path.is_file():
         return path
     parts = path.parts
-    if len(parts) < 3 or path.is_absolute() or Path(parts[0]).exists() or parts[0] in (".", ".."):
+    repository = "/".join(parts[:2])
+    is_local = path.is_absolute() or Path(parts[0]).exists()
+    if is_local or len(parts) < 3 or not is_repository(repository):
         raise ValueError(
             f"{setting} must be a file, but got {name!r}, and there is no such file. Check the"
             " name."
         )
-    return download(f"{parts[0]}/{parts[1]}", "/".join(parts[2:]), setting)
+    return download(repository, "/".join(parts[2:]), setting)
+
+
+def is_repository(name: str) -> bool:
+    """Return whether a name can be that of a repository of the hub: OWNER/NAME."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1 and not name.startswith((".", "/"))
 
 
 def download(repository: str, file: str, setting: str) -> Path:
