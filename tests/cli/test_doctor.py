@@ -324,3 +324,17 @@ def test_what_quantizers_say_of_themselves(logger: str, message: str, hidden: bo
     console.hide_library_notices()
     record = logging.LogRecord(logger, logging.WARNING, "x", 1, message, None, None)
     assert bool(logging.getLogger(logger).filter(record)) != hidden
+
+
+def test_a_broken_link_in_the_cache_is_said_with_its_repository(cache: Path) -> None:
+    folder = cache / "models--some--one" / "snapshots" / REVISIONS[0]
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").symlink_to("/nope")
+    (said,) = hub_cache.read_hub_cache(cache).warnings
+    assert said.startswith("some/one: model.safetensors is a link to a file that is gone. Remove ")
+
+
+def test_a_file_in_the_place_of_the_cache_has_to_be_mended(cache: Path) -> None:
+    cache.write_text("")
+    (said,) = examine([])["problems"]
+    assert said.startswith(f"the hub's cache must be a folder, but {cache} is a file.")

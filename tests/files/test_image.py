@@ -374,3 +374,16 @@ def test_a_profile_that_is_srgb_changes_nothing(tmp_path: Path) -> None:
     for name, content in (("a", profile), ("b", b"no profile")):
         colours().save(tmp_path / f"{name}.png", icc_profile=content)
         assert image_file.read(tmp_path / f"{name}.png").tobytes() == colours().tobytes()
+
+
+def test_an_address_is_not_taken_for_a_file() -> None:
+    with pytest.raises(
+        ValueError, match=r"on this machine, but got the address http://host/x\.png"
+    ):
+        image_file.read(Path("http://host/x.png"))
+
+
+def test_a_text_is_said_to_be_in_no_format(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("words")
+    with pytest.raises(ValueError, match=r"cannot be read as one \(it is in none of these formats"):
+        image_file.read(tmp_path / "text.png")

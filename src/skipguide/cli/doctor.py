@@ -175,6 +175,9 @@ def _problems(found: ReadOnlyData) -> Iterator[str]:
             f"videos are written as H.264, but PyAV cannot ({codecs.get('error')}). Install its"
             " wheel with: pip install --force-reinstall av"
         )
+    yield from (
+        said for said in found.get("models", {}).get("warnings", ()) if "Set HF_HOME" in said
+    )
     for model in found.get("folders", ()):
         if model["missing_files"]:
             yield (

@@ -56,7 +56,7 @@ def read_hub_cache(folder: Path | None = None) -> CacheContents:
     try:
         found = scan_cache_dir(place)
     except (CacheNotFound, ValueError):
-        return CacheContents(place, (), (), ())
+        return CacheContents(place, (), (), _wrong_place(place))
     snapshots = [
         Snapshot(
             repo.repo_id, revision.commit_hash, tuple(sorted(revision.refs)),
@@ -68,9 +68,39 @@ def read_hub_cache(folder: Path | None = None) -> CacheContents:
     ]  # fmt: skip
     whole = [entry for entry in snapshots if (entry.folder / INDEX_FILE).exists()]
     rest = [entry for entry in snapshots if entry not in whole]
-    # A sentence that ends with the folder, which begins the line of the doctor.
-    warnings = tuple(" ".join(str(warning).split()) for warning in found.warnings)
-    return CacheContents(place, tuple(whole), tuple(rest), warnings)
+    # What the hub says of a link names the file at its end, and not the repository.
+    read = {repo.repo_path for repo in found.repos}
+    unread = [path for path in sorted(place.glob("*--*")) if path.is_dir() and path not in read]
+    reasons = [" ".join(str(warning).split()) for warning in found.warnings]
+    broken = [f"{_repository(path)}: {_broken_links(path)}" for path in unread
+              if _broken_links(path)]  # fmt: skip
+    others = [reason for reason in reasons if "broken symlink" not in reason or not broken]
+    return CacheContents(place, tuple(whole), tuple(rest), (*broken, *others))
+
+
+def _wrong_place(place: Path) -> tuple[str, ...]:
+    """Say that a file stands where the cache or a folder above it must be."""
+    wrong = next((path for path in (place, *place.parents) if path.is_file()), None)
+    if wrong is None:
+        return ()
+    return (f"the hub's cache must be a folder, but {wrong} is a file. Set HF_HOME to a folder.",)
+
+
+def _repository(folder: Path) -> str:
+    return "/".join(folder.name.split("--")[1:])
+
+
+def _broken_links(folder: Path) -> str:
+    """Name the links of a repository that lead to nothing; "" if none does."""
+    links = [path for path in folder.glob("snapshots/**/*")
+             if path.is_symlink() and not path.exists()]  # fmt: skip
+    if not links:
+        return ""
+    more = f" and {len(links) - 1} more" if links[1:] else ""
+    return (
+        f"{links[0].name}{more} is a link to a file that is gone. Remove {folder} and download it"
+        " again."
+    )
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import base64
 import contextlib
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 # Listed, because Pillow would run Ghostscript for some other formats.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -33,6 +34,11 @@ def read(path: Path) -> Image.Image:
         ValueError: if the file is not an image, is damaged, has several frames, or has a size out
             of range. The size is read from the header, before any pixel is decoded.
     """
+    if address := re.match(r"(https?|ftp|s3|gs|data):/*(.*)", str(path)):  # a Path drops a slash
+        raise ValueError(
+            f"image must be a file on this machine, but got the address {address[1]}://{address[2]}"
+            ". Download it, and name the file."
+        )
     if not path.is_file():
         raise ValueError(f"image must be an image file, but {path} is not a file. Check the name.")
     with path.open("rb") as file, _explain_errors(str(path)):
@@ -60,8 +66,10 @@ def _explain_errors(name: str) -> Iterator[None]:
         raise _too_large_error(name, "many more") from error
     except Exception as error:  # decoders raise nearly anything, even SyntaxError and struct.error
         kinds = ", ".join(FORMATS)
+        unknown = isinstance(error, UnidentifiedImageError)  # whose text shows the open file
+        reason = "it is in none of these formats" if unknown else error
         raise ValueError(
-            f"image must be an image file ({kinds}), but {name} cannot be read as one ({error})."
+            f"image must be an image file ({kinds}), but {name} cannot be read as one ({reason})."
             " Check the file, or save it again as PNG."
         ) from error
 
