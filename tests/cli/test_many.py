@@ -375,3 +375,19 @@ def test_prompts_and_seeds_in_the_place_of_a_plans(here: Path) -> None:
         made = {(prompts[clip.prompt], clip.seed) for clip in found.clips("done")}
         assert made == {("a", 3), ("a", 4), ("b", 9)}
         assert yaml.safe_load(found.plans()[0])["prompts"] == {"file": "../p.jsonl"}
+
+
+def test_a_comparison_whose_video_was_removed_is_made_again(here: Path) -> None:
+    command = ("compare", "a", *SMALL, "--seeds", "0:1", "--out-dir", "c")
+    command = (*command[:-3], "0:2", *command[-2:])
+    assert "│ seed │" in run(*command).output.replace("┃", "│")
+    before = (here / "c/a-0.mp4").read_bytes()
+    (here / "c/a-0.mp4").unlink()
+    assert "1 made" in run(*command).output
+    assert len((here / "c/a-0.mp4").read_bytes()) > len(before) // 2
+
+
+def test_a_damaged_video_is_named_to_be_removed(here: Path) -> None:
+    (here / "a-1.mp4").write_text("junk")
+    said = run("generate", "a", *SMALL, "--seeds", "0,1", code=2).output
+    assert "remove a-1.mp4 to have it made again" in said

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from skipguide.generate.resolve import resolve_guidance
-from skipguide.runs import Plan
+from skipguide.runs import Plan, jobs
 from skipguide.runs.jobs import ResolvedSetting, job_key
 from skipguide.runs.plan_grid import to_settings
 from skipguide.runs.prompt_rows import Prompt
@@ -572,3 +572,11 @@ def test_what_is_new_has_keys_of_its_own() -> None:
     keys = [key_of(guidance=guidance) for guidance in NEW]
     assert len({*keys, key_of(stg={"layers": [5]}), key_of()}) == len(NEW) + 2
     assert keys[0] == key_of(stg=[{"layers": [5]}, {"layers": [8]}])  # however it is spelt
+
+
+def test_changes_are_shown_without_whole_hashes() -> None:
+    then = {"complete": {"lora": [{"path": "a.safetensors", "sha256": "ab" * 32}], "steps": 2}}
+    now = {"lora": [{"path": "a.safetensors", "sha256": "cd" * 32}], "steps": 2}
+    assert jobs._describe_changes(then, now) == (
+        "lora = path='a.safetensors' sha256=abababab…, now path='a.safetensors' sha256=cdcdcdcd…"
+    )

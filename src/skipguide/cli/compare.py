@@ -90,10 +90,12 @@ def _check_outputs(targets: Sequence[Path], overwrite: bool, several: bool) -> N
     from skipguide.files import video
 
     for target in targets:
+        beside = video.sidecar_path(target)
+        if several and not target.exists() and compare_files.is_left_over(beside):
+            options.check_outputs([target], overwrite)  # its video was removed: it is made again
+            continue
         known = several and target.is_file() and names.read_record(target) is not None
-        options.check_outputs(
-            [target, video.sidecar_path(target), target.with_suffix(".png")], overwrite or known
-        )
+        options.check_outputs([target, beside, target.with_suffix(".png")], overwrite or known)
 
 
 @dataclass
@@ -160,9 +162,13 @@ class _Comparison:
             elif changes:
                 different.append((target, changes))
         refuse_others(different, len(self.targets))
-        for target, plans in self.plans.items():
-            if target not in self.made and not target.is_file():
-                options.check_outputs([plan.clip for plan in plans], self.overwrite)
+        for item, target in zip(self.items, self.targets, strict=True):
+            if target in self.made or target not in self.plans or target.is_file():
+                continue
+            image = self.pictures.read(item)
+            for plan in self.plans[target]:
+                same = self.several and compare_files.is_same(plan, self.weights, image)
+                options.check_outputs([plan.clip], self.overwrite or same)
 
     def run(self, quiet: bool) -> list[Outcome]:
         """Make all that is not there."""
@@ -264,11 +270,15 @@ def _print_table(runs: Sequence[ComparisonColumn]) -> None:
 
     judged = any(run.judge for run in runs)
     kind = "image" if runs[0].record["settings"]["prompt"] is None else "prompt"
-    table = Table(kind, "method", "passes/step", "s/step", *["judge reads"] * judged)
+    seeds = len({run.record["settings"]["seed"] for run in runs}) > 1  # else rows look the same
+    table = Table(
+        kind, *["seed"] * seeds, "method", "passes/step", "s/step", *["judge reads"] * judged
+    )
     for run in runs:
         row = run.row()
         numbers = (f"{row['passes_per_step']:.2f}", f"{row['seconds_per_step']:.2f}")
-        table.add_row(Text(run.title()), Text(row["method"]), *numbers, *_reading(run))
+        seed = [str(run.record["settings"]["seed"])] * seeds
+        table.add_row(Text(run.title()), *seed, Text(row["method"]), *numbers, *_reading(run))
     Console().print(table)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,22 @@ def find_made(
         ComparisonColumn(column.method, run, record.get("image"), None, column.clip)
         for run, column in zip(runs, columns, strict=True)
     ], []
+
+
+def is_same(column: Column, weights: ReadOnlyData, image: PIL.Image.Image | None) -> bool:
+    """Return whether a single video is there and would be made the same."""
+    if not column.clip.is_file():
+        return False
+    return not batch.same_as_made(names.read_record(column.clip), column.settings, weights, image)
+
+
+def is_left_over(sidecar: Path) -> bool:
+    """Return whether a file is the record of a comparison, whose video is gone."""
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get("runs"), list)
 
 
 def collect(

@@ -98,6 +98,12 @@ def check_targets(targets: Sequence[Path], overwrite: bool) -> None:
     """
     for target in targets:
         known = target.is_file() and names.read_record(target) is not None
+        if target.is_file() and not known and not overwrite:
+            raise ValueError(
+                f"the output must be a new file, but {target} exists. It is no whole video with a"
+                f" record: remove {target.name} to have it made again, or pass --overwrite to have"
+                " all of them made again."
+            )
         options.check_outputs([target], overwrite or known)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from skipguide.generate.flags import from_guidance
 from skipguide.generate.record import hash_file, upgrade_settings
@@ -269,7 +271,8 @@ def _claim_setting_name(
             raise ValueError(
                 f"a setting must keep its parameters within a run, but {name!r} was"
                 f" {_describe_changes(holder, content)}, and {made} videos were made with it."
-                " Rename the new one, or choose another folder with --out."
+                " Give the new one another name, as in --setting 'NAME steps=20' or name: NAME in"
+                " the plan, or choose another folder with --out."
             )
         ledger.db.execute("DELETE FROM jobs WHERE setting = ?", (holder["id"],))
         ledger.db.execute("DELETE FROM settings WHERE id = ?", (holder["id"],))
@@ -289,7 +292,20 @@ def _claim_setting_name(
 def _describe_changes(holder: ReadOnlyData, content: ReadOnlyData) -> str:
     then = holder["complete"]
     changed = [name for name in {**then, **content} if then.get(name) != content.get(name)]
-    return ", ".join(f"{name} = {then.get(name)!r}, now {content.get(name)!r}" for name in changed)
+    return ", ".join(
+        f"{name} = {_show(then.get(name))}, now {_show(content.get(name))}" for name in changed
+    )
+
+
+def _show(value: Any) -> str:
+    """Return a value of a setting for people: hashes are cut."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_show(part)}" for name, part in value.items())
+    if isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        return " and ".join(map(_show, value))
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return f"{value[:8]}…"
+    return repr(value)
 
 
 def _register_prompt(ledger: Ledger, prompt: Prompt, kept: Mapping[Path, str]) -> tuple[str, int]:
