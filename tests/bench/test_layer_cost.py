@@ -305,7 +305,8 @@ def test_refusals(arguments: list[str], message: str) -> None:
 
 def test_sizes_that_the_pipeline_refuses(svd_dir: Path) -> None:
     said = output(svd_dir, "--height", "30", "--width", "32", code=2)["error"]
-    assert "have to be divisible by 8 but are 30 and 32" in said
+    assert said.startswith("height and width must be multiples of 8 for StableVideoDiffusion")
+    assert said.endswith("but got 30 and 32. Take --height 32 --width 32.")
 
 
 def test_sizes_that_the_denoiser_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
