@@ -391,3 +391,10 @@ def test_a_damaged_video_is_named_to_be_removed(here: Path) -> None:
     (here / "a-1.mp4").write_text("junk")
     said = run("generate", "a", *SMALL, "--seeds", "0,1", code=2).output
     assert "remove a-1.mp4 to have it made again" in said
+
+
+@pytest.mark.parametrize("flag", ["--lora", "--steps=3", "--layers"])
+def test_a_sweep_says_where_settings_belong(here: Path, flag: str) -> None:
+    said = run("sweep", "plan.yaml", flag, "x", code=2).stderr
+    name = flag.partition("=")[0].removeprefix("--")
+    assert f"but got --{name}. Write {name}: into the plan or the file of --config" in said

@@ -15,6 +15,8 @@ from skipguide.cli.options import Json, parse_folder, read_config
 from skipguide.cli.prompt_options import PlanSeeds, PromptFile, parse_setting, plan_content
 from skipguide.cli.sweep_report import SweepReport, estimate_payload, format_estimate
 from skipguide.cli.track import Track, open_tracking, tracking_lines, tracking_payload
+from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
@@ -35,7 +37,25 @@ class SweepCommand(TyperCommand):
             after = args.index("--ray") + 1
             if after == len(args) or not re.fullmatch(_ADDRESS, args[after]):
                 args = [*args[:after], "auto", *args[after:]]
+        self._refuse_settings(args)
         return super().parse_args(ctx, args)
+
+    def _refuse_settings(self, args: list[str]) -> None:
+        """Say where a setting of a video belongs, which is no option here.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        own = {name for parameter in self.params for name in parameter.opts}
+        known = {*GenerationSettings.model_fields, *GuidanceFlags.model_fields}
+        for arg in args:
+            flag = arg.partition("=")[0]
+            name = flag.removeprefix("--").replace("-", "_")
+            if flag.startswith("--") and flag not in own and name in known:
+                raise ValueError(
+                    f"the settings of a sweep must stand in its plan, but got {flag}. Write {name}:"
+                    f" into the plan or the file of --config, or {name}=... into --setting."
+                )
 
 
 def sweep(
