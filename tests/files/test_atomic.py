@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skipguide.cli import batch_run
+from skipguide.cli import batch_run, console
 from skipguide.cli.batch import Item
 from skipguide.files import video
 from skipguide.files.atomic import OutputError, atomic_replace
@@ -52,6 +52,7 @@ def test_a_full_disk_is_said_with_its_folder(
     assert f"but that of {tmp_path}/new/er is full (" in str(caught.value)
     assert "bytes are free). Free some space, or choose a folder on another" in str(caught.value)
     assert not list(tmp_path.iterdir())
+    assert console._os_error_text(caught.value) == str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made_is_said() -> None:

@@ -70,7 +70,7 @@ class VerbGroup(TyperGroup):
 
 def _os_error_text(error: OSError) -> str:
     """Return what an error of the system means; those of this library are in words already."""
-    if error.errno is None or error.strerror is None:
+    if str(error) == error.strerror or error.errno is None or error.strerror is None:
         return str(error)
     place = error.filename2 or error.filename
     what = "the system must let files be read and written" + (f", but not {place}" if place else "")
