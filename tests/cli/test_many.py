@@ -268,6 +268,7 @@ def test_single_videos_of_a_comparison_are_a_run(here: Path) -> None:
     assert output("reproduce", said["runs"][1]["clip"])["bit_equal"]
 
 
+@pytest.mark.long
 def test_another_comparison_in_the_same_folder_adds_to_the_run(here: Path) -> None:
     run("compare", "a", *SMALL)
     run("compare", "b", *SMALL, "--rescale", "0.7")
@@ -279,6 +280,7 @@ def test_another_comparison_in_the_same_folder_adds_to_the_run(here: Path) -> No
         assert len(found.clips("done")) == 4
 
 
+@pytest.mark.long
 def test_compare_of_a_file_goes_on_too(here: Path, made: list[tuple[str, int]]) -> None:
     command = ("compare", "--prompts", "p.csv", *SMALL)
     said = output(*command, code=1)
@@ -332,6 +334,7 @@ def test_methods_by_their_names_and_numbers(only: str | None, places: list[int])
     assert [run.place for run in _choose(runs, only)] == places
 
 
+@pytest.mark.long
 def test_reproduce_says_which_video_of_a_comparison_is_another(here: Path) -> None:
     run("compare", "a", *SMALL)
     record = video.read_record(here / "compare/a-0.mp4")

@@ -210,6 +210,7 @@ def test_unknown_packaged_model() -> None:
         packaged.packaged_path("lab-wan")
 
 
+@pytest.mark.long
 def test_training_stages_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All four stages, two steps each, and what they leave is a pipeline that runs."""
     short_stages("mochi", monkeypatch)

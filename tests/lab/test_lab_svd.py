@@ -170,6 +170,7 @@ def test_components_are_the_real_classes(lab: Any) -> None:
     assert lab.unet.config.num_frames == 14
 
 
+@pytest.mark.long
 def test_autoencoder_reconstructs_held_out_clips(lab: Any) -> None:
     assert autoencoder.psnr(lab.vae, autoencoder.SVD, "heldout", num=4) >= 30
 
@@ -205,6 +206,7 @@ def test_generated_clips_are_as_good_as_the_card_says_and_move_as_the_bucket_say
     assert found[120]["amount_of_motion"] > 2 * found[15]["amount_of_motion"]
 
 
+@pytest.mark.long
 def test_preset_on_the_lab_model(lab: Any) -> None:
     """Its setting is that of a row; the shared prefix gives the bits of full passes; afterwards
     nothing is left."""

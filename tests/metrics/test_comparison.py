@@ -685,6 +685,7 @@ def test_a_run_is_evaluated_in_one_table(evaluated: tuple[Path, Path]) -> None:
     assert "9 generated videos are few" in named
 
 
+@pytest.mark.long
 def test_the_command_that_is_printed_runs(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
     folder, _ = evaluated
     said = run_cli("evaluate", folder).stdout.splitlines()

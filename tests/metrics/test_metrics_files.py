@@ -228,6 +228,7 @@ def flat_videos(folder: Path, videos: int, count: int, height: int, width: int) 
     return folder
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_length_or_number(tmp_path: Path) -> None:
     """The frames of the long videos are 330 MB, and were held twice and as floats."""
     short = flat_videos(tmp_path / "short", 2, 20, 360, 640)

@@ -145,6 +145,7 @@ def test_trigger_words(metadata: dict[str, str], words: tuple[str, ...] | None) 
     assert lora.read_trigger_words(metadata) == words
 
 
+@pytest.mark.long
 def test_a_lora_on_the_hub(
     wan: Path, style: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +233,7 @@ def test_a_scale_that_is_no_number(wan: Path, style: Path, scale: str) -> None:
         assert f"Write {place}:0.8" in said
 
 
+@pytest.mark.long
 def test_a_colon_in_a_name(wan: Path, style: Path, tmp_path: Path) -> None:
     """It is no scale."""
     folder = tmp_path / "my:lora"

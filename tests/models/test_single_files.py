@@ -142,6 +142,7 @@ def test_ltx_has_its_vae_in_the_same_file(tmp_path: Path) -> None:
     assert set(loading.weights_fingerprint(settings, pipe)) == {"sha256", "transformer", "vae"}
 
 
+@pytest.mark.long
 def test_a_model_that_diffusers_reads_under_its_own_names_only(tmp_path: Path) -> None:
     svd = saved("StableVideoDiffusionPipeline", tmp_path)
     whole = load(svd)

@@ -250,6 +250,7 @@ def test_a_rescale_without_terms_is_refused() -> None:
         Row(4.5, rescale=0.7)
 
 
+@pytest.mark.long
 def test_cost_is_measured_side_by_side(made: Path, tmp_path: Path) -> None:
     place = records.RecordFolder(tmp_path)
     generator = models.ClipGenerator(

@@ -76,6 +76,7 @@ def test_it_is_what_the_studio_would_print_of_such_studies() -> None:
     assert power(design) == pytest.approx(seen / 600, abs=0.07)  # three deviations of 600
 
 
+@pytest.mark.long
 def test_more_of_anything_sees_more() -> None:
     found = power(PLAIN)
     assert 0.78 < found < 0.9

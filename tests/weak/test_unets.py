@@ -270,6 +270,7 @@ def seed(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
+@pytest.mark.long
 def test_scale_per_frame_of_svd() -> None:
     """A first frame whose scale is 1 is c there, pushed; the scale is that of the frame with
     rescale as well."""
@@ -419,6 +420,7 @@ def test_split_inference_of_free_noise_is_refused_with_the_reason_also_when_it_c
         guide(small.pipe, STG(["up:2"]))
 
 
+@pytest.mark.long
 def test_ip_adapter() -> None:
     """Pictures beside the text: an input in a dictionary, which the UNet's own projection makes
     tokens of."""

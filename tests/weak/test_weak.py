@@ -615,6 +615,7 @@ def test_compiled_blocks(skip: str) -> None:
         torch.testing.assert_close(oracle.run(compiled, **small.short), eager, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_costs_of_a_unets_weak_passes_are_measured() -> None:
     """Blurred queries take the two products of attention as ever; the halves before the layer are
     not computed."""

@@ -70,7 +70,7 @@ def notes_before(pipe: Pipeline, settings: GenerationSettings) -> Iterator[str]:
     )
     yield from (note for note in said if note)
     yield from lora_notes(settings)
-    yield from scheduler.scheduler_notes(pipe.scheduler, settings)
+    yield from scheduler.scheduler_notes(getattr(pipe, "scheduler", None), settings)
     yield from placement.offload_notes(pipe, settings.offload)
 
 
