@@ -36,12 +36,12 @@ class Item:
 
     @property
     def subject(self) -> Subject:
-        """What its files are named after."""
+        """The text after which its files are named."""
         return Subject(self.settings, self.row.settings if self.row else None)
 
     @property
     def tags(self) -> PlainData:
-        """What the file of prompts says beside it, and decides nothing."""
+        """The columns of the file of prompts that decide nothing."""
         return {} if self.row is None else dict(self.row.tags)
 
     def title(self) -> str:

@@ -26,7 +26,7 @@ State = Literal["made", "there", "failed"]
 
 @dataclass
 class Outcome:
-    """What became of an item."""
+    """The outcome of an item."""
 
     item: Item
     target: Path

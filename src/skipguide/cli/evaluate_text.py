@@ -1,4 +1,4 @@
-"""What `skipguide evaluate` prints: one table, and what there is to know of its numbers."""
+"""Print what was evaluated: one table, and what there is to know of its numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ARROWS = {"higher": " ^", "lower": " v"}
 
 @dataclass(frozen=True)
 class Command:
-    """What a command that measures more has in common with the one that was given."""
+    """The part of a command that measures more which it shares with the one that was given."""
 
     source: Path
     reference: Path | None = None

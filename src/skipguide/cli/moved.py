@@ -1,4 +1,4 @@
-"""Where the files of a recorded video are now: the options of `skipguide reproduce`."""
+"""Find the files of a recorded video where they are now: the options of `reproduce`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _DIGEST = 6  # hex digits behind a name that another prompt has
 
 @dataclass(frozen=True)
 class Subject:
-    """What a file is named after, and what tells it from others that would be called the same."""
+    """The text after which a file is named, and what tells it from others of that name."""
 
     settings: GenerationSettings  # as they were given
     row: ReadOnlyData | None = None  # the settings that its prompt has of its own

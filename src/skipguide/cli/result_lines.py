@@ -1,4 +1,4 @@
-"""What a video was made with and what it took, in a few lines, for all verbs that make some."""
+"""Say in a few lines with what a video was made and what it took, for all verbs."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _OPEN = (
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the command line says of raters from outside, see `studio`."""
+    """The options of raters from outside, see `studio`."""
 
     share: str | None
     port: int | None
@@ -37,7 +37,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Outside:
-    """Where raters come to, and with which certificate; None for plain http."""
+    """The address that raters come to, and its certificate; None for plain http."""
 
     place: Place
     certificate: Certificate | None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the command line says of a study, see `studio`."""
+    """The options of a study, see `studio`."""
 
     tasks: int | None
     kind: Kind | None

@@ -1,4 +1,4 @@
-"""What `skipguide sweep` says: the estimate before, a line or a bar meanwhile, the result."""
+"""Report on a sweep: the estimate before, a line or a bar meanwhile, the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in the hub's cache, and whether the folder of a model is whole; nothing is fetched."""
+"""List what lies in the hub's cache, and say which models are whole; nothing is fetched."""
 
 from __future__ import annotations
 

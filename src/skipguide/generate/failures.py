@@ -1,4 +1,4 @@
-"""What to say of a call that failed for a reason which its settings can mend."""
+"""Say in words why a call failed, where its settings can mend it."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _BATCH = 32  # clips in memory at a time
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """How long and how fast the clips of a lab model are, and which part of a path they show."""
+    """The length and speed of the clips of a lab model, and the part of a path that they show."""
 
     frames: int
     fps: int

@@ -1,4 +1,4 @@
-"""What an evaluation keeps in a run beside the number of a set: its videos and its replicates.
+"""Keep in a run, beside the number of a set, its videos and its replicates.
 
 With the replicates of two settings their difference has an interval, though the features are gone
 (`skipguide.stats.paired.Replicates`). The names of the videos say whether two settings were

@@ -1,4 +1,4 @@
-"""What was found out about a model when it was loaded, kept with its pipeline."""
+"""Keep with a pipeline what was found out about its model when it was loaded."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _HUB_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 
 @dataclass(frozen=True)
 class _Layer:
-    """What a LoRA has for one layer: how many numbers go in and come out; None if unknown."""
+    """The part of a LoRA for one layer, with the number of its inputs; None if unknown."""
 
     component: str
     name: str

@@ -1,4 +1,4 @@
-"""Where the parts of a model come from: a base in diffusers layout, and files or folders in the
+"""Find the parts of a model: a base in diffusers layout, and files or folders in the
 place of some of its components."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the files of a model lie is no part of what a video is: two machines have them in other
+"""Leave out where the files of a model lie: two machines have them in other
 places."""
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from skipguide.models.parts import DENOISERS, Parts
 
 @dataclass(frozen=True)
 class Reading:
-    """How the weights of a model are read."""
+    """The way in which the weights of a model are read."""
 
     dtype: torch.dtype
     variant: str | None = None

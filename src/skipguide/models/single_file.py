@@ -27,7 +27,7 @@ _SCALED = (".scale_weight", ".scale_input", ".weight_scale", ".comfy_quant", "sc
 
 @dataclass(frozen=True)
 class Misfit:
-    """How the weights of a file differ from those of a model; nothing where they fit."""
+    """The differences of the weights of a file from those of a model; nothing where they fit."""
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()

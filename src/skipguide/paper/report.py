@@ -119,14 +119,14 @@ class Report:
 
     @property
     def has_anything(self) -> bool:
-        """Whether there is a number or a picture to report."""
+        """True if there is a number or a picture to report."""
         clips = any(results.clips for results in self.results.values())
         costs = any(cost.load(results.place) for results in self.results.values())
         return bool(clips or costs or self.alignments or dict(self._figures()))
 
     @property
     def is_usual(self) -> bool:
-        """Whether the models are the packaged ones and sample as they do by default."""
+        """True if the models are the packaged ones and sample as they do by default."""
         order = self.order
         usual = {None, *(models.MODELS[name].steps for name in order.models)}
         return order.dtype == models.DTYPE and order.steps in usual and not order.weights

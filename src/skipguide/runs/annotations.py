@@ -27,7 +27,7 @@ TABLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Annotation:
-    """What people have written on one thing: its tags in the order of the alphabet, and a note."""
+    """The tags of one thing, in the order of the alphabet, and its note."""
 
     tags: tuple[str, ...] = ()
     note: str = ""
@@ -35,7 +35,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What people have written on a run, and on those of its clips that have something."""
+    """The tags and notes of a run, and of those of its clips that have any."""
 
     run: Annotation = Annotation()
     clips: Mapping[str, Annotation] = field(default_factory=dict)  # by key

@@ -24,7 +24,7 @@ _RESERVE = 64 << 20  # bytes that stay free
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge has made."""
+    """The result of a merge."""
 
     folder: Path
     clips: int  # of all statuses

@@ -29,7 +29,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a plan writes for one setting, or for all points of a grid."""
+    """The words of a plan for one setting, or for all points of a grid."""
 
     model: str | None  # None is every model of the plan
     points: list[tuple[str, PlainData]]  # names and words; names of the rest are "" at first

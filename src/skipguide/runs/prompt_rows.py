@@ -1,4 +1,4 @@
-"""What a row of prompts says beside text and picture: settings and seeds of its videos, and tags.
+"""Read what a row of prompts says beside text and picture: settings, seeds and tags.
 
 Settings are by the names of `skipguide generate`, as `num_frames`; they hold for the videos of this
 row, over those of the plan or the command line. What belongs to the model, which is loaded once for

@@ -58,7 +58,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Study:
-    """What every rater of a study is asked.
+    """The tasks that every rater of a study gets.
 
     Args:
         settings: ids of those that are compared.
@@ -104,7 +104,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Load:
-    """How often a task was given, and is judged or likely to be yet."""
+    """The number of times that a task was given, and is judged or likely to be yet."""
 
     first: str
     second: str | None

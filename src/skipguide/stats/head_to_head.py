@@ -1,4 +1,4 @@
-"""How often each setting won against each other one: the matrix of pairwise wins."""
+"""Count how often each setting won against each other one: the matrix of pairwise wins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skipguide.stats.preference import Duel
 
 @dataclass(frozen=True)
 class Meeting:
-    """What came of all comparisons of one setting with another one."""
+    """The result of all comparisons of one setting with another one."""
 
     wins: int
     ties: int

@@ -1,4 +1,4 @@
-"""What a study of pairs can see, by simulation, before anybody is asked.
+"""Simulate what a study of pairs can see, before anybody is asked.
 
 A setting wins each comparison with a chance that differs from prompt to prompt around the win rate
 (a beta distribution); the votes on one prompt share that chance, so that they are alike. A study

@@ -1,4 +1,4 @@
-"""What the written tables have in common: their columns, digits, cells and captions."""
+"""The parts that all written tables share: columns, digits, cells and captions."""
 
 from __future__ import annotations
 

@@ -59,12 +59,12 @@ class ComparedRow:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this is the row of the baseline."""
+        """True for the row of the baseline."""
         return self.setting == self.baseline
 
     @property
     def is_significant(self) -> bool:
-        """Whether the difference is one after the correction."""
+        """True if the difference is one after the correction."""
         p = self.p if self.p_adjusted is None else self.p_adjusted
         return p is not None and p < LEVEL
 

@@ -1,4 +1,4 @@
-"""What is told to a tracker: settings with their parameters, clips with their numbers."""
+"""Collect what a tracker is told: settings with their parameters, clips with their numbers."""
 
 from __future__ import annotations
 

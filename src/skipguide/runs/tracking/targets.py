@@ -1,4 +1,4 @@
-"""Where to track, as users write it: tensorboard, mlflow:URI, wandb:ENTITY/PROJECT."""
+"""Read where to track, as users write it: tensorboard, mlflow:URI, wandb:ENTITY/PROJECT."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tracker(Protocol):
 
     @property
     def place(self) -> str:
-        """How to look at it: a command, or an address."""
+        """The way to look at it: a command, or an address."""
         ...
 
 
