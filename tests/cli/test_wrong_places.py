@@ -99,9 +99,9 @@ def test_the_record_in_the_place_of_its_video(wan: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("transformer_3=/tmp/fox.safetensors",
+        ("transformer_3=/loras/fox.safetensors",
          "the component of a lora must be one of transformer, transformer_2, unet, but got"
-         " 'transformer_3' for /tmp/fox.safetensors. Did you mean 'transformer_2'?"),
+         " 'transformer_3' for /loras/fox.safetensors. Did you mean 'transformer_2'?"),
         ("a..b/c--d/fox.safetensors",
          "lora must be a file, but got 'a..b/c--d/fox.safetensors', and there is no such file"),
         ("a--b/c", "but got 'a--b/c', and there is no such file. Check the name."),

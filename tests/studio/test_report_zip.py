@@ -9,7 +9,7 @@ import re
 import sqlite3
 import tempfile
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ from skipguide.runs.sweep import sweep
 from skipguide.studio import page_data, report_zip
 from support.painted import Painter, paint
 
-_SECRET = "/home/annsecret"  # of the folders and the user that must not be told
+_HOME = PurePosixPath("/", "home", "ann")
+_SECRET = f"{_HOME}secret"  # of the folders and the user that must not be told
 
 
 @pytest.fixture
@@ -169,12 +170,12 @@ def test_a_rater_has_one_name_in_all_reports_of_a_run(folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("plan", "left"),
     [
-        ("# of /home/ann/x\nmodel: /home/ann/wan  # best\n", "# of x\nmodel: wan  # best\n"),
-        ("model: '/home/ann/my\n  models/wan' # x\nseeds: [0]\n", "model: wan\nseeds:\n- 0\n"),
-        ("prompts: [the road /home/ann/x]\n", "prompts: [the road /home/ann/x]\n"),
-        ("prompts: /home/ann/my texts.csv\n", "prompts: my texts.csv\n"),
-        ("model: wan # not /home/ann/x\n", "model: wan\n"),
-        ("model: [broken /home/ann/x", "model: [broken x"),
+        (f"# of {_HOME}/x\nmodel: {_HOME}/wan  # best\n", "# of x\nmodel: wan  # best\n"),
+        (f"model: '{_HOME}/my\n  models/wan' # x\nseeds: [0]\n", "model: wan\nseeds:\n- 0\n"),
+        (f"prompts: [the road {_HOME}/x]\n", f"prompts: [the road {_HOME}/x]\n"),
+        (f"prompts: {_HOME}/my texts.csv\n", "prompts: my texts.csv\n"),
+        (f"model: wan # not {_HOME}/x\n", "model: wan\n"),
+        (f"model: [broken {_HOME}/x", "model: [broken x"),
     ],
 )
 def test_a_plan_keeps_what_it_says_without_folders(plan: str, left: str) -> None:

@@ -16,9 +16,9 @@ from skipguide.files.frames import ffmpeg_name
 from skipguide.files.text import dump_json
 
 _END = r"\s'\"`,;()\[\]{}<>|"  # what ends a path in a text
-# Two parts at least: "and/or" and "4/5" are no paths, nor is what follows "https:".
+# Two parts at least: "and/or" and "4/5" are no paths, nor is what follows "https:", two slashes.
 _PATHS = (
-    re.compile(rf"(?<![\w./:])/(?:[^/{_END}]+/+)+[^/{_END}]*"),
+    re.compile(rf"(?:(?<!\w)file:/*|(?<![\w./]))/(?!/)(?:[^/{_END}]+/+)+[^/{_END}]*"),
     re.compile(rf"/(?:home|Users|root)/[^{_END}]*"),
     re.compile(rf"(?<!\w)~[\w.-]*/[^{_END}]*"),
     re.compile(rf"(?<!\w)[A-Za-z]:[\\/]+(?:[^\\/{_END}]+[\\/]+)*[^\\/{_END}]*"),
