@@ -222,3 +222,16 @@ def test_a_long_line_is_cut_between_characters() -> None:
     assert size == 11
     assert text.endswith("e\u0301…")
     assert captions.length(text, size) <= 60 < captions.length(f"e\u0301{text}", size)
+
+
+def test_a_long_prompt_is_cut_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = "a fox runs over a calm sea at dawn. " * 100
+    measured: list[str] = []
+    length = captions.length
+    monkeypatch.setattr(
+        captions, "length", lambda text, size: (measured.append(text), length(text, size))[1]
+    )
+    text, size = captions.fit(prompt, 400, (15, 11))
+    assert text.endswith("…")
+    assert length(text, size) <= 400 < length(prompt[: len(text)] + "…", size)
+    assert len(measured) < 20

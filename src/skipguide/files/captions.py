@@ -7,6 +7,7 @@ their line are put into the order in which they are read.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import re
 import unicodedata
@@ -107,10 +108,14 @@ def _levels(parts: Sequence[str]) -> list[int]:
 
 
 def _fill_neutrals(found: Sequence[str | None], base: str) -> Iterator[str]:
+    following = base
+    after: list[str] = []  # the kind of the next letter that has one, from the end on
+    for kind in reversed(found):
+        following = kind or following
+        after.append(following)
     before = base
-    for place, kind in enumerate(found):
-        after = next((other for other in found[place:] if other), base)
-        sides = {"R" if side == "N" else side for side in (before, after)}
+    for kind, following in zip(found, reversed(after), strict=True):
+        sides = {"R" if side == "N" else side for side in (before, following)}
         yield kind or (sides.pop() if len(sides) == 1 else base)
         before = kind or before
 
@@ -166,11 +171,18 @@ def _ordered(run: Run) -> str:
 def fit(text: str, width: float, sizes: Sequence[int]) -> tuple[str, int]:
     """Return a text of `drawable` and the first size in which it fits, cut if it fits in none."""
     size = next((size for size in sizes if length(text, size) <= width), sizes[-1])
+    if length(text, size) <= width:
+        return text, size
     parts = clusters(text)
-    while parts and length(text, size) > width:
-        parts.pop()
-        text = "".join(parts).rstrip("…") + "…" if parts else ""
-    return text, size
+
+    def cut(count: int) -> str:
+        return "".join(parts[:count]).rstrip("…") + "…" if count else ""
+
+    def is_wide(count: int) -> bool:
+        return length(cut(count), size) > width
+
+    # Halved and not shortened by one: a prompt may have thousands of characters.
+    return cut(bisect.bisect_left(range(1, len(parts)), True, key=is_wide)), size
 
 
 def write(
