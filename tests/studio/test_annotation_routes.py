@@ -77,5 +77,8 @@ def test_a_rater_neither_reads_nor_writes_them(folder: Path) -> None:
     with Run.open(folder, writable=True) as run:
         key = run.clips()[0].key
         annotations.change(run, [key], ["secret tag"], note="secret note")
-    begun = rater.get("/api/study/next?rater=ann&kind=rating")
-    assert "secret" not in begun.text
+    test = {"rater": "ann", "key": "k" * 16, "kind": "rating", "settings": [1]}
+    assert rater.post("/api/study/begin", json=test).status_code == 200
+    given = rater.post("/api/study/next", json=test)
+    assert given.json()["task"]["prompt"] == "a"
+    assert "secret" not in given.text
