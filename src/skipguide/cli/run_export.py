@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,15 +60,13 @@ def _choose_writer(out: Path | None) -> Any:
         return lambda part, rows: part.write_text(_csv(rows), encoding="utf-8", newline="")
     if ending != ".parquet":
         raise ValueError(f"--out must be named .csv or .parquet, but got {str(out)!r}. Rename it.")
-    from skipguide.metrics.comparison.data import import_pyarrow
+    from skipguide.files import tables
 
-    arrow, parquet = import_pyarrow()
+    arrow, parquet = tables.import_pyarrow()
     return lambda part, rows: parquet.write_table(arrow.Table.from_pylist(rows), part)
 
 
 def _csv(rows: Sequence[PlainData]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]) if rows else ["key"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    from skipguide.files import tables
+
+    return tables.to_csv(rows, None if rows else ["key"])

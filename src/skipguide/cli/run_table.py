@@ -105,6 +105,7 @@ def _check_files(paths: Sequence[Path], overwrite: bool) -> dict[Path, Write]:
 
 
 def _writer(path: Path) -> Write:
+    from skipguide.files import tables
     from skipguide.metrics.comparison import data, latex, markdown, page
 
     texts: dict[str, Callable[[Comparison], str]] = {
@@ -113,7 +114,7 @@ def _writer(path: Path) -> Write:
     }  # fmt: skip
     ending = path.suffix.lower()
     if ending == ".parquet":
-        data.import_pyarrow()
+        tables.import_pyarrow()
         return data.write_parquet
     if ending not in texts:
         raise ValueError(

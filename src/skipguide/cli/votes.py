@@ -76,6 +76,7 @@ def export(
     One row each: who, on what, which setting won, in how many seconds, under which text of consent.
     """
     from skipguide.cli.options import check_outputs
+    from skipguide.files.tables import to_csv
     from skipguide.runs import Run
     from skipguide.studio import vote_table
 
@@ -85,7 +86,7 @@ def export(
     with Run.open(folder) as run:
         rows = vote_table.vote_rows(run)
     if out is None or write is None:
-        text = vote_table.to_csv(rows).rstrip("\n")
+        text = to_csv(rows, vote_table.COLUMNS).rstrip("\n")
         console.print_result(text, {"run": str(folder), "votes": rows}, as_json)
         return
     write(rows)

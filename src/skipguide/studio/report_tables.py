@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
+from skipguide.files.tables import to_csv
 from skipguide.generate.describe import columns
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Run
@@ -21,10 +19,10 @@ def tables(run: Run, data: ReadOnlyData) -> Mapping[str, str]:
         data: what `page_data.describe` says of it.
     """
     return {
-        "clips": _to_csv(clip_table(run, run.clips())),
-        "settings": _to_csv(list(_setting_rows(run))),
-        "numbers": _to_csv(list(_number_rows(run, data))),
-        "votes": vote_table.to_csv(vote_table.vote_rows(run)),
+        "clips": to_csv(clip_table(run, run.clips())),
+        "settings": to_csv(list(_setting_rows(run))),
+        "numbers": to_csv(list(_number_rows(run, data))),
+        "votes": to_csv(vote_table.vote_rows(run), vote_table.COLUMNS),
     }
 
 
@@ -43,12 +41,3 @@ def _number_rows(run: Run, data: ReadOnlyData) -> Iterator[PlainData]:
             said = {key: measure[key] for key in ("kind", "name", "what", "better")}
             numbers = {key: estimate[key] for key in ("value", "low", "high", "count")}
             yield {"setting": name, "model": model, **said, **numbers}
-
-
-def _to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    out = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()

@@ -9,6 +9,7 @@ from fastapi import Body, FastAPI, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from skipguide.files.tables import to_csv
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.studio import qr, vote_table
@@ -30,7 +31,7 @@ def add_vote_routes(app: FastAPI, folder: Path) -> None:
     @app.get("/votes.csv")
     def as_csv() -> Response:
         with Run.open(folder) as run:
-            text = vote_table.to_csv(vote_table.vote_rows(run))
+            text = to_csv(vote_table.vote_rows(run), vote_table.COLUMNS)
         return Response(text, headers=_download("csv"), media_type="text/csv; charset=utf-8")
 
     @app.get("/votes.json")

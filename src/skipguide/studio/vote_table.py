@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 
-from skipguide.files import video
+from skipguide.files import tables, video
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Clip, Run, Vote
 
@@ -101,15 +98,6 @@ def removal_rows(run: Run) -> list[PlainData]:
     return [asdict(removal) for removal in run.removals()]
 
 
-def to_csv(rows: Sequence[PlainData]) -> str:
-    """Return rows of votes as CSV with a heading."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
 def writer_for(path: Path) -> Callable[[Sequence[PlainData]], None]:
     """Return what writes rows of votes to a file, whole or not at all, by the ending of its name.
 
@@ -123,13 +111,7 @@ def writer_for(path: Path) -> Callable[[Sequence[PlainData]], None]:
             f"--out must be named .csv, .json or .parquet, but got {str(path)!r}. Rename it."
         )
     if write is _write_parquet:
-        try:
-            import_module("pyarrow.parquet")
-        except ImportError as error:
-            raise ValueError(
-                f"a .parquet file needs pyarrow, but {error}. Run pip install"
-                " 'skipguide[parquet]', or write .csv."
-            ) from None
+        tables.import_pyarrow()
 
     def writing(rows: Sequence[PlainData]) -> None:
         with video.atomic_replace(path) as (part,):
@@ -139,7 +121,7 @@ def writer_for(path: Path) -> Callable[[Sequence[PlainData]], None]:
 
 
 def _write_csv(path: Path, rows: Sequence[PlainData]) -> None:
-    path.write_text(to_csv(rows), encoding="utf-8", newline="")
+    path.write_text(tables.to_csv(rows, COLUMNS), encoding="utf-8", newline="")
 
 
 def _write_json(path: Path, rows: Sequence[PlainData]) -> None:
@@ -149,7 +131,7 @@ def _write_json(path: Path, rows: Sequence[PlainData]) -> None:
 
 def _write_parquet(path: Path, rows: Sequence[PlainData]) -> None:
     """Write columns of fixed types, so that a column without values has its type as well."""
-    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    arrow, parquet = tables.import_pyarrow()
     kinds = {"seconds": "float64", "seed": "int64", "changes": "int64", "study": "int64"}
     kinds["counted"] = "bool_"
     schema = arrow.schema([(name, getattr(arrow, kinds.get(name, "string"))()) for name in COLUMNS])

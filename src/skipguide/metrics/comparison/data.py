@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from dataclasses import asdict, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from skipguide.files import tables
 from skipguide.metrics.comparison.layout import caption
 from skipguide.metrics.comparison.table import ComparedRow, Comparison
 
@@ -33,7 +33,7 @@ def write_parquet(table: Comparison, path: Path) -> None:
     Raises:
         ValueError: without pyarrow.
     """
-    arrow, parquet = import_pyarrow()
+    arrow, parquet = tables.import_pyarrow()
     kinds = {"str": arrow.string(), "float": arrow.float64(), "int": arrow.int64()}
     kinds["bool"] = arrow.bool_()
     schema = arrow.schema(
@@ -50,18 +50,3 @@ def write_parquet(table: Comparison, path: Path) -> None:
 def _kind(kinds: dict[str, Any], annotation: str) -> Any:
     """Return the column's type: `float | None` is float; what is named otherwise is text."""
     return kinds.get(annotation.partition(" ")[0], kinds["str"])
-
-
-def import_pyarrow() -> tuple[Any, Any]:
-    """Return pyarrow and its module of Parquet.
-
-    Raises:
-        ValueError: if it is not installed.
-    """
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError:
-        raise ValueError(
-            "Parquet needs the package pyarrow, but it is not installed. Run `pip install pyarrow`,"
-            " or name the file .csv."
-        ) from None
