@@ -346,6 +346,23 @@ def test_of_two_hundred_videos_only_those_near_the_window_are_on_the_page(
     until(page, "document.getElementById('main').scrollTop", lambda top: top < 13_900)
 
 
+def test_videos_that_found_no_room_are_loaded_when_there_is_some(page: Any, many: Served) -> None:
+    page.set_viewport_size({"width": 1600, "height": 1200})
+    page.goto(f"{many.url}/#settings=1,2,3,4,5")
+    page.locator("h1").wait_for()
+    page.keyboard.press("a")
+    page.locator("aside select").select_option("120")
+    places = """(inner) => [...document.querySelectorAll(`figure.cell:has(${inner})`)].map((cell) =>
+      `${cell.closest("section").getAttribute("aria-label")} ${cell.dataset.setting}`)"""
+    without = page.locator(".note:visible", has_text="Too many videos in the window")
+    without.first.wait_for()
+    page.wait_for_timeout(1000)
+    refused = set(page.evaluate(places, ".note:not([hidden])"))
+    page.evaluate("document.getElementById('main').scrollTop = 500")
+    page.wait_for_timeout(2000)
+    assert refused & set(page.evaluate(places, "video:not(.coming)"))
+
+
 def test_videos_that_scroll_in_are_in_step_with_the_clock(page: Any, many: Served) -> None:
     """Each is shown within one frame of all others from its first picture on, by its pixels and
     by its time."""

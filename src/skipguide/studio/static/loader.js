@@ -42,9 +42,8 @@ export class Loader {
     for (const cell of inOrder) {
       const isNew = cell.isDone && !this.loaded.has(cell);
       if (isNew && this.loaded.size >= MOST) {
-        this.asked.delete(cell);
+        cell.refuse(); // which forgets it
         this.refused.add(cell);
-        cell.refuse();
       } else if (!isNew || room > 0) {
         if (isNew) room -= 1;
         this.#start(cell);
