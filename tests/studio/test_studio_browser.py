@@ -346,6 +346,21 @@ def test_of_two_hundred_videos_only_those_near_the_window_are_on_the_page(
     until(page, "document.getElementById('main').scrollTop", lambda top: top < 13_900)
 
 
+def test_a_choice_among_the_prompts_found_keeps_the_others(page: Any, many: Served) -> None:
+    page.goto(f"{many.url}/#settings=1&prompts=1&seeds=0")
+    page.locator("h1").wait_for()
+    page.fill("#filter", "prompt 2")
+    prompts = page.locator(".prompts button[aria-pressed]")
+    assert prompts.all_text_contents() == [f"prompt {i}" for i in range(20, 25)]
+    prompts.first.click(modifiers=["Control"])
+    rows = "[...document.querySelectorAll('.rows h2')].map((row) => row.title)"
+    until(page, rows, lambda now: now == ["prompt 00, seed 0", "prompt 20, seed 0"])
+    page.fill("#filter", "prompt 21")
+    prompts.first.click(modifiers=["Shift"])
+    until(page, rows, lambda now: "prompt 05, seed 0" in now)
+    assert "prompts=1%2C2%2C3" in page.url
+
+
 def test_videos_that_found_no_room_are_loaded_when_there_is_some(page: Any, many: Served) -> None:
     page.set_viewport_size({"width": 1600, "height": 1200})
     page.goto(f"{many.url}/#settings=1,2,3,4,5")

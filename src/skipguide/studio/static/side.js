@@ -24,10 +24,15 @@ function prompts(run) {
   });
   const heading = el("h2", {}, "Prompts ", el("kbd", {}, "↑"), el("kbd", {}, "↓"),
     button("all", every, { pressed: all }));
-  const list = el("ul", { class: "prompts" }, run.prompts.filter(matches).map((prompt) =>
-    el("li", {}, clamped(choose(run, prompt), `side ${prompt.id}`))));
+  const list = el("ul", { class: "prompts" }, found(run));
   const isLong = run.prompts.length >= FILTER_FROM;
   return el("section", {}, heading, isLong ? filter(run) : null, list);
+}
+
+/** The prompts that have what is sought, each as an item of the list. */
+function found(run) {
+  return run.prompts.filter(matches).map((prompt) =>
+    el("li", {}, clamped(choose(run, prompt), `side ${prompt.id}`)));
 }
 
 function choose(run, prompt) {
@@ -56,10 +61,7 @@ function filter(run) {
     on: {
       input: () => {
         sought = field.value;
-        const again = run.prompts.filter(matches);
-        document.querySelectorAll(".prompts li").forEach((item) => item.remove());
-        const items = prompts({ ...run, prompts: again }).querySelectorAll("li");
-        document.querySelector(".prompts").append(...items);
+        document.querySelector(".prompts").replaceChildren(...found(run));
         measureClamped(document.getElementById("side"));
       },
     },
