@@ -152,6 +152,22 @@ def test_a_wipe_shows_one_video_on_each_side(page: Any, first: Served) -> None:
     assert page.get_attribute(".divider", "aria-valuenow") == "70"
 
 
+def test_a_drag_that_the_browser_takes_to_scroll_is_over(page: Any, first: Served) -> None:
+    opened(page, first, "settings=1,3")
+    page.keyboard.press("w")
+    page.locator(".stage").wait_for()
+    page.evaluate("""() => {
+      const send = (target, name, clientX) => target.dispatchEvent(
+        new PointerEvent(name, { clientX, bubbles: true, cancelable: true }));
+      const { left, width } = document.querySelector(".stage").getBoundingClientRect();
+      send(document.querySelector(".divider"), "pointerdown", left + width / 2);
+      send(window, "pointermove", left + width * 0.25);
+      send(window, "pointercancel", left + width * 0.25);
+      send(window, "pointermove", left + width * 0.75);
+    }""")
+    assert page.get_attribute(".divider", "aria-valuenow") == "25"
+
+
 def test_a_difference_is_black_where_nothing_differs(page: Any, first: Served) -> None:
     opened(page, first, "settings=1,3")
     page.keyboard.press("d")

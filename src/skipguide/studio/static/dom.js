@@ -86,6 +86,16 @@ export function keepingFocus(draw) {
   if (found && places.length) found.focus({ preventScroll: true });
 }
 
+/** Follow the pointer until it is let go, or the browser takes it to scroll. */
+export function followPointer(move) {
+  const end = new AbortController();
+  const { signal } = end;
+  addEventListener("pointermove", move, { signal });
+  for (const name of ["pointerup", "pointercancel"]) {
+    addEventListener(name, () => end.abort(), { signal });
+  }
+}
+
 let timer = 0;
 
 /** A word to the person, for a few seconds, or until they have read it or gone on. */

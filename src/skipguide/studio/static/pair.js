@@ -1,7 +1,7 @@
 // Two videos upon each other: one on each side of a line (wipe), or the difference of their pixels.
 
 import { measureClamped } from "studio/clamp.js";
-import { choice, el } from "studio/dom.js";
+import { choice, el, followPointer } from "studio/dom.js";
 import { Player } from "studio/player.js";
 import { clipUrl } from "studio/source.js";
 import { rows, state, update } from "studio/state.js";
@@ -92,9 +92,7 @@ export class Pair {
   #grab(event) {
     event.preventDefault();
     const box = this.stage.getBoundingClientRect();
-    const move = (next) => this.#place((next.clientX - box.left) / box.width);
-    addEventListener("pointermove", move);
-    addEventListener("pointerup", () => removeEventListener("pointermove", move), { once: true });
+    followPointer((next) => this.#place((next.clientX - box.left) / box.width));
   }
 }
 

@@ -1,5 +1,7 @@
 // One zoom and one place for all videos: three variables of the style sheet.
 
+import { followPointer } from "studio/dom.js";
+
 const LARGEST = 16;
 const view = { scale: 1, x: 0, y: 0 }; // x and y in parts of a video's size
 
@@ -65,6 +67,5 @@ function drag(event) {
     panBy((next.clientX - clientX) / box.width, (next.clientY - clientY) / box.height);
     ({ clientX, clientY } = next);
   };
-  addEventListener("pointermove", move);
-  addEventListener("pointerup", () => removeEventListener("pointermove", move), { once: true });
+  followPointer(move);
 }
