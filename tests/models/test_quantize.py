@@ -150,8 +150,11 @@ def test_a_kind_that_a_library_does_not_make() -> None:
 
 def test_a_file_that_is_quantized_already(tmp_path: Path, wan: Path) -> None:
     (tmp_path / "x.gguf").touch()
-    with pytest.raises(ValueError, match=r"^quantize is for weights that are not quantized yet"):
+    said = r"^quantize is for weights that are not quantized yet, but got 'int8' for .*x\.gguf\."
+    with pytest.raises(ValueError, match=said):
         load(tmp_path / "x.gguf", "float32", base_model=str(wan), quantize="int8")
+    with pytest.raises(ValueError, match=said):
+        load(wan, "float32", component=f"transformer={tmp_path / 'x.gguf'}", quantize="int8")
 
 
 OFFLOADS = [None, "model", "sequential", "group", "group:2"]

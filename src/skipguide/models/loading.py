@@ -127,10 +127,12 @@ def choose_quantization(settings: ModelSettings, device: str) -> str | None:
     """Return how the denoisers are quantized, with the library; raise ValueError if none can."""
     if settings.quantize is None:
         return None
-    if settings.model.lower().endswith(".gguf"):
+    named = [entry.partition("=") for entry in settings.component or ()]
+    files = [settings.model, *(place for name, _, place in named if name in parts.DENOISERS)]
+    if done := next((file for file in files if file.lower().endswith(".gguf")), None):
         raise ValueError(
             f"quantize is for weights that are not quantized yet, but got {settings.quantize!r} for"
-            f" {settings.model}. Leave out --quantize."
+            f" {done}. Leave out --quantize."
         )
     chosen = quantize.choose_library(settings.quantize, device)
     placement.check_offload(settings, chosen, device)
