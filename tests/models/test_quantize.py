@@ -204,6 +204,22 @@ def test_weights_that_fail_on_another_device(wan: Path, monkeypatch: pytest.Monk
         placement.place(pipe, ModelSettings(offload="sequential"), "cpu")
 
 
+def test_memory_that_runs_out_is_no_matter_of_offloading(wan: Path) -> None:
+    """Weights of torchao can be moved one by one."""
+    pipe = load(wan, "float32")
+    given = {"prompt": "x", "offload": "sequential", "quantize": "int8:torchao", "layers": 1}
+    settings = validate_settings({**given, "height": 32, "width": 32, "num_frames": 5, "steps": 1})
+    small = {"model": str(wan), "device": "cpu", "dtype": "float32"}
+    complete = resolve_settings(settings.model_copy(update=small), pipe)
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    pipe.transformer.register_forward_pre_hook(fail)
+    with pytest.raises(ValueError, match=r"^memory must be enough for a video of 32 x 32 x 5, but"):
+        run.generate(pipe, complete)
+
+
 def test_the_words_for_nf4() -> None:
     said = str(placement.sequential_error("WanPipeline", "nf4:bitsandbytes"))
     assert said == (

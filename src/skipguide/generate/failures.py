@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-import torch
-
 from skipguide.generate.settings import GenerationSettings
+from skipguide.models.memory import is_out_of_memory
 
 # What torch says of tensors that do not fit each other or a layer, in its own words.
 _SHAPES = re.compile(
@@ -39,14 +38,6 @@ def explain(error: BaseException, model: str, settings: GenerationSettings) -> V
             " --width or --num-frames."
         )
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, of a GPU or of the machine."""
-    # torch raises a plain RuntimeError on a CPU.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def _size(settings: GenerationSettings) -> str:

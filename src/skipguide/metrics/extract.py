@@ -19,6 +19,7 @@ from skipguide.metrics.inputs import Clip, SkippedVideo, Source
 from skipguide.metrics.networks.clips import stack_frames
 from skipguide.metrics.selection import CLASSES, MetricRequest, Options
 from skipguide.metrics.weights import WeightsRecord
+from skipguide.models.memory import is_out_of_memory
 
 Tensor = torch.Tensor
 Note = Callable[[str], None]  # is called with the name of each video before it is read
@@ -263,10 +264,7 @@ def _too_short_reason(got: int, needed: int) -> str:
 
 def _memory_reason(error: BaseException) -> str:
     """Return what to say if memory ran out; "" for other errors."""
-    # torch raises a plain RuntimeError on a CPU.
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    ):
+    if is_out_of_memory(error):
         return (
             "memory ran out while it was measured. Measure fewer metrics at a time, or make it"
             " smaller."

@@ -1,4 +1,4 @@
-"""Measure the most memory that a video took."""
+"""Measure the most memory that a video took, and tell when there was too little."""
 
 from __future__ import annotations
 
@@ -57,6 +57,14 @@ def _peak_on_windows() -> int | None:
     process = ctypes.c_void_p(library.GetCurrentProcess())
     asked = library.K32GetProcessMemoryInfo(process, ctypes.byref(found), found.cb)
     return int(found.size_0) if asked else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, of a GPU or of the machine."""
+    # torch raises a plain RuntimeError on a CPU.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def format_bytes(count: float) -> str:

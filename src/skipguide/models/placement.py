@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from skipguide.method.protocols import Pipeline
+from skipguide.models.memory import is_out_of_memory
 from skipguide.models.settings import ModelSettings
 
 _TILES_ONLY = ("AutoencoderKLAllegro",)  # cannot decode in one piece
@@ -144,7 +145,9 @@ def explain_sequential(error: Exception, pipe: Pipeline, settings: ModelSettings
         error: of accelerate, or of a layer whose weights are not where it looks for them.
         settings: with which the pipeline was loaded.
     """
-    if settings.offload == "sequential" and (settings.quantize or "meta" in str(error)):
+    if settings.offload != "sequential" or is_out_of_memory(error):
+        return
+    if settings.quantize or "meta" in str(error):
         raise sequential_error(type(pipe).__name__, settings.quantize) from error
 
 
