@@ -192,6 +192,19 @@ def test_a_text_encoder_from_a_folder_and_from_a_file(wan: Path, tmp_path: Path)
         assert differing(pipe.text_encoder, load(wan).text_encoder)
 
 
+def test_files_from_elsewhere_are_hashed_meanwhile(wan: Path, tmp_path: Path) -> None:
+    """Also those of a component in a whole model, and none where there is no such folder."""
+    other = shutil.copytree(wan, tmp_path / "other")
+
+    def files(place: Path) -> set[Path]:
+        asked = ModelSettings(model=str(wan), component=(f"text_encoder={place}",))
+        return {file for file in loading._files_to_hash(asked) if not file.is_relative_to(wan)}
+
+    expected = set((other / "text_encoder").iterdir())
+    assert files(other) == files(other / "text_encoder") == expected
+    assert files(tmp_path) == set()
+
+
 # --- the fingerprint ------------------------------------------------------------------------------
 
 

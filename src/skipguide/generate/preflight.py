@@ -116,7 +116,7 @@ def find_skeleton(settings: ModelSettings, revision: str | None = None) -> Any:
         return None
     index = folder / loading.INDEX_FILE
     loading.check_pipeline(index)
-    if found.places():
+    if found.file or found.named:
         parts.assign_files(found, parts.read_components(index), folder)
     elsewhere = {
         name: parts.folder_of(path, name) for name, path in found.named.items() if path.is_dir()

@@ -201,7 +201,9 @@ def hash_meanwhile(settings: ModelSettings) -> Iterator[None]:
 
 def _files_to_hash(settings: ModelSettings) -> list[Path]:
     found = parts.find_parts(settings)
-    elsewhere = [file for path in found.places() for file in parts.files_of(path)]
+    elsewhere = [] if found.file is None else [found.file]
+    for name, path in found.named.items():
+        elsewhere += parts.files_of(path, name)
     folder = local_folder(found.base)
     if folder is None:
         return elsewhere

@@ -33,10 +33,6 @@ class Parts:
     file: Path | None = None  # the single file that was named as the model
     named: Mapping[str, Path] = field(default_factory=dict)  # --component: files and folders
 
-    def places(self) -> list[Path]:
-        """Return all files and folders beside the base."""
-        return [*([self.file] if self.file else ()), *self.named.values()]
-
 
 def find_parts(settings: ModelSettings) -> Parts:
     """Find the files that the settings name.
@@ -225,17 +221,17 @@ def hash_part(path: Path, name: str) -> str:
     if path.is_file():
         return known_sha256(path)
     total = hashlib.sha256()
-    for file in files_of(folder_of(path, name)):
+    for file in files_of(path, name):
         total.update(f"{file.name} {known_sha256(file)}\n".encode())
     return total.hexdigest()
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return the file itself, or the files in a folder but for those that systems put there."""
+def files_of(path: Path, name: str) -> list[Path]:
+    """Return the file itself, or those in a component's folder but for what systems put there."""
     if path.is_file():
         return [path]
-    files = (file for file in path.iterdir() if file.is_file() and not is_system_name(file.name))
-    return sorted(files)
+    files = folder_of(path, name).glob("*")  # none where there is no such folder
+    return sorted(file for file in files if file.is_file() and not is_system_name(file.name))
 
 
 # --- loading --------------------------------------------------------------------------------------

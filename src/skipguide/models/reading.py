@@ -61,9 +61,7 @@ def read_pipeline(folder: Path, found: Parts, how: Reading) -> Any:
     if how.variant:
         parts.check_variant(how.variant, folder)
     components = parts.read_components(folder / INDEX_FILE)
-    elsewhere: dict[str, Path] = {}
-    if found.file or found.named:
-        elsewhere = parts.assign_files(found, components, folder)
+    elsewhere = parts.assign_files(found, components, folder)
     whole_folder.check_folder(folder, components, elsewhere, how.variant)
     quantized = [name for name in DENOISERS if name in components and how.quantize]
     alone = {name: folder / name for name in quantized} | elsewhere
