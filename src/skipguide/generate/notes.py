@@ -6,16 +6,16 @@ on stderr, and into the record of the video.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skipguide.generate.flags import GuidanceFlags
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.request import GuidanceRequest
-from skipguide.models import per_video, placement, scheduler
+from skipguide.models import per_video, placement, scheduler, telling
 from skipguide.models.fields import flag_name
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from skipguide.method.protocols import Pipeline
 
-_log = logging.getLogger("skipguide")
 SMALL_CROP = 0.05  # the share of a picture whose loss needs no word
 _TRUNCATION_MESSAGES = (
     "The following part of your input was truncated",
@@ -158,24 +157,12 @@ def lora_notes(settings: GenerationSettings) -> Iterator[str]:
             yield f"the LoRA {names[key]} has no effect: its scale is 0. Leave it out."
 
 
-@contextlib.contextmanager
-def hide_truncation_messages() -> Iterator[None]:
+def hide_truncation_messages() -> AbstractContextManager[None]:
     """Keep off stderr what `long_prompt_note` has said.
 
     diffusers repeats the end of the prompt, and transformers warns of errors that do not follow.
     """
-    handlers = [
-        handler
-        for name in ("diffusers", "transformers")
-        for handler in logging.getLogger(name).handlers
-    ]
-    for handler in handlers:
-        handler.addFilter(_is_no_truncation)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(_is_no_truncation)
+    return telling.filter_libraries(_is_no_truncation)
 
 
 def _is_no_truncation(record: logging.LogRecord) -> bool:

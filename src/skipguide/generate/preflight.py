@@ -12,6 +12,7 @@ import functools
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from skipguide import guide
 from skipguide.generate import run
 from skipguide.generate.resolve import call_parameters, resolve_settings
 from skipguide.generate.settings import GenerationSettings
-from skipguide.models import loading, lora, parts, per_video, placement, quantize
+from skipguide.models import loading, lora, parts, per_video, placement, quantize, telling
 from skipguide.models.settings import ModelSettings
 from skipguide.models.skeleton import ReachedMissingPart, build_skeleton
 
@@ -155,22 +156,6 @@ def _config_folder(model: str, revision: str | None) -> Path | None:
     return Path(found) if (Path(found) / loading.INDEX_FILE).is_file() else None
 
 
-@contextlib.contextmanager
-def _hide_library_logs() -> Iterator[None]:
+def _hide_library_logs() -> AbstractContextManager[None]:
     """Keep off stderr what the run itself is going to say again."""
-    handlers = [
-        handler
-        for name in ("diffusers", "transformers")
-        for handler in logging.getLogger(name).handlers
-    ]
-    for handler in handlers:
-        handler.addFilter(_nothing)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(_nothing)
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
+    return telling.filter_libraries(lambda _: False)

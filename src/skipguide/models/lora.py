@@ -325,11 +325,8 @@ def _example_layers(pipe: Pipeline) -> str:
 @contextlib.contextmanager
 def _explained(file: Path) -> Iterator[None]:
     """Say in words that diffusers cannot read a LoRA, and keep its own remarks off stderr."""
-    log = logging.getLogger("diffusers")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with telling.only_from(logging.CRITICAL, "diffusers"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     # diffusers takes a file apart by its names, and fails in many ways where they are others.
@@ -340,5 +337,3 @@ def _explained(file: Path) -> Iterator[None]:
             f"lora must be one that diffusers can read, but {file} is not: {reason[:300]}. Take"
             " another file, made for this model."
         ) from error
-    finally:
-        log.setLevel(level)

@@ -10,6 +10,7 @@ from typing import Any
 
 from skipguide.method import validate
 from skipguide.method.protocols import Pipeline
+from skipguide.models import telling
 from skipguide.models.placement import denoisers
 from skipguide.models.scheduler import use_scheduler
 from skipguide.models.settings import ModelSettings
@@ -87,18 +88,15 @@ def _set_backend(denoiser: Any, backend: str) -> None:
         raise ValueError(
             f"attention must be one of {', '.join(names)}, but got {backend!r}. {advice}"
         )
-    log = logging.getLogger("diffusers.models.modeling_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)  # which says at every call that this is experimental
     try:
-        denoiser.set_attention_backend(backend)
+        # It says at every call that this is experimental.
+        with telling.only_from(logging.ERROR, "diffusers.models.modeling_utils"):
+            denoiser.set_attention_backend(backend)
     except (ImportError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"attention must be a backend that works here, but {backend!r} does not:"
             f" {str(error).rstrip('.')}. Install what it needs, or take native."
         ) from error
-    finally:
-        log.setLevel(level)
 
 
 # --- tiling ---------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from skipguide.models import telling
+
 # What can make each kind, the first choice first: diffusers will drop quanto, and bitsandbytes
 # needs a GPU.
 LIBRARIES = {
@@ -212,13 +214,10 @@ def _torchao_config(kind: str) -> Any:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep off stderr that diffusers will drop quanto one day, and what libraries say of it."""
-    log = logging.getLogger("diffusers.quantizers")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        log.setLevel(level)
+    with (
+        telling.only_from(logging.ERROR, "diffusers.quantizers"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from skipguide.models import telling
 from skipguide.models.weights_file import Shapes, WeightsFile, check_gguf_package, read_header
 
 # Marks of ComfyUI's quantized files, whose weights mean nothing without their scales.
@@ -210,7 +211,8 @@ def load_file(path: Path, name: str, kind: type[Any], base: Path, dtype: torch.d
 
         check_gguf_package(path)
         how["quantization_config"] = GGUFQuantizationConfig(compute_dtype=dtype)
-    with _quiet_casts():
+    # It says that casting all of a model is unwise, which `_restore_float32` mends.
+    with telling.only_from(logging.ERROR, "diffusers.models.modeling_utils"):
         model = kind.from_single_file(
             str(path), config=str(base), subfolder=name, local_files_only=True, **how
         )
@@ -244,18 +246,6 @@ def _restore_float32(model: Any, path: Path, config: Path) -> None:
         if not buffer.is_meta and name not in weights:
             place, _, last = name.rpartition(".")
             model.get_submodule(place).register_buffer(last, buffer, persistent=False)
-
-
-@contextlib.contextmanager
-def _quiet_casts() -> Iterator[None]:
-    """Keep off stderr that casting all of a model is unwise, which `_restore_float32` mends."""
-    log = logging.getLogger("diffusers.models.modeling_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 @contextlib.contextmanager
