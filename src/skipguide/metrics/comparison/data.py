@@ -36,9 +36,6 @@ def write_parquet(table: Comparison, path: Path) -> None:
     arrow, parquet = tables.import_pyarrow()
     kinds = {"str": arrow.string(), "float": arrow.float64(), "int": arrow.int64()}
     kinds["bool"] = arrow.bool_()
-    schema = arrow.schema(
-        [(field.name, _kind(kinds, str(field.type))) for field in fields(ComparedRow)]
-    )
     columns = [(field.name, _kind(kinds, str(field.type))) for field in fields(ComparedRow)]
     said = {"caption": caption(table), "notes": list(table.notes), "adjust": table.adjust}
     described = {"skipguide": json.dumps(said, ensure_ascii=False)}

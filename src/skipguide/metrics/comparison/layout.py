@@ -32,6 +32,13 @@ class CellText:
     bold: bool = False
     star: bool = False
 
+    @property
+    def beside(self) -> str:
+        """The interval or the ratio as plain text behind the number, with a space before it."""
+        if self.interval:
+            return f" [{self.interval}]"
+        return f" (x{self.ratio})" if self.ratio else ""
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -224,8 +231,7 @@ MARK = " (b)"  # where nothing can be bold
 
 def plain_cell(cell: CellText) -> str:
     """Return a cell for terminals: 0.812 [0.790, 0.834] (b)."""
-    more = f" [{cell.interval}]" if cell.interval else f" (x{cell.ratio})" if cell.ratio else ""
-    return f"{cell.value}{more}{' *' if cell.star else ''}{MARK if cell.bold else ''}"
+    return f"{cell.value}{cell.beside}{' *' if cell.star else ''}{MARK if cell.bold else ''}"
 
 
 def text_lines(table: Comparison) -> Iterator[Sequence[str]]:

@@ -32,8 +32,7 @@ def _notes(notes: Sequence[str]) -> Iterator[str]:
 
 def _cell(cell: CellText) -> str:
     value = f"**{cell.value}**" if cell.bold else cell.value
-    more = f" [{cell.interval}]" if cell.interval else f" (x{cell.ratio})" if cell.ratio else ""
-    return value + more + (r" \*" if cell.star else "")
+    return value + cell.beside + (r" \*" if cell.star else "")
 
 
 def _line(cells: Sequence[str]) -> str:
