@@ -70,7 +70,7 @@ def version(run: Run) -> str:
 
 
 def _rows(ledger: Ledger, table: str, columns: str) -> list[tuple[str, str]]:
-    if not ledger.rows("SELECT 1 FROM sqlite_master WHERE name = ?", table):
+    if not ledger.has_table(table):
         return []
     return [(row[0], row[1]) for row in ledger.rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2")]
 

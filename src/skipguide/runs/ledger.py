@@ -185,14 +185,14 @@ class Ledger:
 
     def _create(self) -> None:
         with self.transaction():
-            if not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'"):
+            if not self.has_table("meta"):
                 for statement in filter(str.strip, _SCHEMA.split(";\n")):
                     self.db.execute(statement)
                 self.db.execute("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
 
     def _check_format(self) -> None:
         with self.translate_errors():
-            known = self.rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
+            known = self.has_table("meta")
             found = self.meta("format") if known else None
             empty = not known and not self.rows("SELECT 1 FROM sqlite_master")
         if empty:
@@ -232,6 +232,11 @@ class Ledger:
             self._copy.cleanup()
 
     # --- reading and writing ----------------------------------------------------------------------
+
+    def has_table(self, name: str) -> bool:
+        """Return whether there is a table of this name; ledgers of before lack what came later."""
+        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return bool(self.rows(query, name))
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from skipguide.runs import annotations, merge_studies
 from skipguide.runs.ledger import Ledger
 from skipguide.runs.merge_rows import Join, insert, rows
 from skipguide.runs.run import REPLICATES, state_name
+from skipguide.runs.votes import RATER_TABLE
 
 _JOINED = {
     "meta", "plans", "models", "prompts", "settings", "environments", "jobs", "plan_jobs",
@@ -134,10 +135,7 @@ def join_votes(join: Join) -> None:
 def _join_raters(join: Join) -> None:
     if not (found := rows(join.source, "raters", "made, rowid")):
         return
-    join.target.db.execute(
-        "CREATE TABLE IF NOT EXISTS raters(name TEXT NOT NULL, key TEXT NOT NULL, made TEXT NOT"
-        " NULL, PRIMARY KEY(name, key))"
-    )
+    join.target.db.execute(RATER_TABLE)
     keys: dict[str, set[str]] = {}
     for row in rows(join.target, "raters"):
         keys.setdefault(row["name"], set()).add(row["key"])

@@ -51,7 +51,7 @@ class Join:
 
 def rows(ledger: Ledger, table: str, order: str = "rowid") -> list[dict[str, Any]]:
     """Return all rows of a table; none where the ledger has no such table."""
-    if not ledger.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", table):
+    if not ledger.has_table(table):
         return []
     return [dict(row) for row in ledger.rows(f"SELECT * FROM {table} ORDER BY {order}")]
 

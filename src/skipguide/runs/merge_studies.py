@@ -14,7 +14,7 @@ TABLES = ("studies", "consent_texts", *study.RATER_TABLES, "removals")
 
 def join_studies(join: Join) -> None:
     """Join everything of studies but the votes; no study goes on in the joined run by itself."""
-    if not study.has_table(join.source, "studies"):
+    if not join.source.has_table("studies"):
         return
     study.make_tables(join.target)
     join.ids["studies"] = {

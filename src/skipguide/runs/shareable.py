@@ -73,7 +73,7 @@ def _write_rows(source: Ledger, target: Ledger, keep_video: KeepVideo, with_name
     raters = _names_of_nobody(source)
     for statement in annotations.TABLES.values():
         target.db.execute(statement)
-    if study.has_table(source, "studies"):  # by whose checks raters are left out
+    if source.has_table("studies"):  # by whose checks raters are left out
         study.make_tables(target)
     target.db.execute("DELETE FROM meta")
     for table, order in _ORDERS.items():

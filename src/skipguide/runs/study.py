@@ -133,7 +133,7 @@ class StudyLedger:
         self._ledger = ledger
 
     def _has_tables(self) -> bool:
-        return has_table(self._ledger, "studies")
+        return self._ledger.has_table("studies")
 
     # --- what is asked ----------------------------------------------------------------------------
 
@@ -296,11 +296,6 @@ class StudyLedger:
 
     def _run(self, query: str, values: Sequence[Any]) -> None:
         self._ledger.db.execute(query, values)
-
-
-def has_table(ledger: Ledger, name: str) -> bool:
-    """Return whether a ledger has a table."""
-    return bool(ledger.rows("SELECT 1 FROM sqlite_master WHERE name = ?", name))
 
 
 def make_tables(ledger: Ledger) -> None:

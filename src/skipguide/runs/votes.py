@@ -11,13 +11,14 @@ from typing import Any
 from skipguide.method.protocols import PlainData
 from skipguide.runs.entities import Vote
 from skipguide.runs.ledger import Ledger, to_json, utc_now
-from skipguide.runs.study import RATER_TABLES, has_table, make_tables
+from skipguide.runs.study import RATER_TABLES, make_tables
 
 # Columns that ledgers of before do not have; versions of before neither read nor write them.
 _LATER = {
     "study": "INTEGER", "consent": "TEXT", "changes": "INTEGER NOT NULL DEFAULT 0",
 }  # fmt: skip
-_RATER_TABLE = (
+# Ledgers of before have no such table, and readers of before do not look for it.
+RATER_TABLE = (
     "CREATE TABLE IF NOT EXISTS raters(name TEXT NOT NULL, key TEXT NOT NULL, made TEXT NOT NULL,"
     " PRIMARY KEY(name, key))"
 )
@@ -84,7 +85,7 @@ class VoteLedger:
         """Return a text that is another one after every change of the votes or the raters."""
         (row,) = self._ledger.rows("SELECT count(*) AS n, ifnull(max(id), 0) AS newest FROM votes")
         seen = [sorted(self.keys())]  # who has begun is a rater before any vote
-        if has_table(self._ledger, "studies"):
+        if self._ledger.has_table("studies"):
             for table in ("check_answers", "removal_wishes"):
                 counts = self._ledger.rows(f"SELECT count(*) AS n FROM {table}")
                 seen += [table, str(counts[0]["n"])] if counts[0]["n"] else []
@@ -103,7 +104,7 @@ class VoteLedger:
     def keys(self) -> dict[str, set[str]]:
         """Return the names that raters have taken, each with what its browsers are known by."""
         found: dict[str, set[str]] = {}
-        if has_table(self._ledger, "raters"):
+        if self._ledger.has_table("raters"):
             for row in self._ledger.rows("SELECT name, key FROM raters ORDER BY made, rowid"):
                 found.setdefault(row["name"], set()).add(row["key"])
         return found
@@ -111,8 +112,7 @@ class VoteLedger:
     def add_key(self, name: str, key: str, only_first: bool = False) -> bool:
         """Keep that a browser votes under a name; see `Run.add_rater_key`."""
         with self._ledger.transaction():
-            # Ledgers of before have no such table, and readers of before do not look for it.
-            self._ledger.db.execute(_RATER_TABLE)
+            self._ledger.db.execute(RATER_TABLE)
             query = "SELECT 1 FROM raters WHERE name = ? AND key != ?"
             if only_first and self._ledger.rows(query, name, key):
                 return False
@@ -134,7 +134,7 @@ class VoteLedger:
             self._ledger.db.execute("PRAGMA secure_delete=ON")
         with self._ledger.transaction():
             make_tables(self._ledger)
-            self._ledger.db.execute(_RATER_TABLE)
+            self._ledger.db.execute(RATER_TABLE)
             content = self._content_of(name)
             for table, column in _tables_of_rater().items():
                 self._ledger.db.execute(f"DELETE FROM {table} WHERE {column} = ?", (name,))
@@ -170,7 +170,7 @@ class VoteLedger:
                     f" {name!r} is none. `skipguide votes show` lists them."
                 )
             content = json.loads(found[0]["content"])
-            self._ledger.db.execute(_RATER_TABLE)
+            self._ledger.db.execute(RATER_TABLE)
             self._add_columns()
             for table, rows in content.items():
                 for row in rows:
@@ -183,7 +183,7 @@ class VoteLedger:
 
     def removals(self) -> list[Removal]:
         """Return who was removed, in the order in which they were."""
-        if not has_table(self._ledger, "removals"):
+        if not self._ledger.has_table("removals"):
             return []
         rows = self._ledger.rows("SELECT * FROM removals ORDER BY id")
         return [
@@ -196,7 +196,7 @@ class VoteLedger:
     def _names(self) -> set[str]:
         rows = self._ledger.rows("SELECT DISTINCT rater FROM votes")
         names = {*self.keys(), *(row["rater"] for row in rows)}
-        if has_table(self._ledger, "studies"):
+        if self._ledger.has_table("studies"):
             for table in RATER_TABLES:
                 found = self._ledger.rows(f"SELECT DISTINCT rater FROM {table}")
                 names |= {row["rater"] for row in found}
