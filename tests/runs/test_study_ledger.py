@@ -188,3 +188,34 @@ def test_studies_are_joined_with_their_votes(run: Path, tmp_path: Path) -> None:
         assert joined.study.left_out() == {"Bob"}  # one of two, of both runs together
         assert joined.study.current() is None
         assert joined.study.consents() == {"Ann": HASH, "Bob": HASH}
+
+
+def test_who_comes_back_in_a_joined_run_is_in_the_study_of_before(
+    run: Path, tmp_path: Path
+) -> None:
+    """A study of the second run has another number in the joined one."""
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    with Run.open(other, writable=True) as found:
+        found.ledger.db.execute("UPDATE studies SET content = replace(content, 'same', 'damaged')")
+        found.remove_rater("Ann", forget=True)
+    with Run.open(run, writable=True) as found:
+        found.remove_rater("Ann")
+    merge([other, run], tmp_path / "joined")
+    with Run.open(tmp_path / "joined", writable=True) as joined:
+        assert joined.restore_rater("Ann") == 2
+        assert {vote.study for vote in joined.votes() if vote.rater == "Ann"} == {2}
+        assert len(joined.study.assignments(2, "Ann")) == 2
+        assert joined.study.assignments(1, "Ann") == []
+
+
+def test_who_was_removed_and_is_in_a_later_run_is_told(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    with Run.open(other, writable=True) as found:
+        found.remove_rater("Ann")
+        found.remove_rater("Bob")
+        found.restore_rater("Bob")
+    said = merge([other, run], tmp_path / "joined").notes
+    (note,) = [note for note in said if "was removed" in note]
+    assert note.startswith("Ann was removed from a run before")

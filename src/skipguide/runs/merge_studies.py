@@ -14,6 +14,7 @@ TABLES = ("studies", "consent_texts", *study.RATER_TABLES, "removals")
 
 def join_studies(join: Join) -> None:
     """Join everything of studies but the votes; no study goes on in the joined run by itself."""
+    _say_who_is_back(join)
     if not join.source.has_table("studies"):
         return
     study.make_tables(join.target)
@@ -42,9 +43,32 @@ def _join_study(join: Join, row: dict[str, object]) -> int:
 def _join_removals(join: Join) -> None:
     voted = {row["rater"] for row in rows(join.target, "votes")}
     for row in rows(join.source, "removals"):
-        insert(join.target, "removals", {key: row[key] for key in row if key != "id"})
+        new = {key: row[key] for key in row if key != "id"}
+        if row["content"]:
+            new["content"] = _with_studies_of_target(join, row["content"])
+        insert(join.target, "removals", new)
         if row["content"] and row["rater"] in voted:
             join.say(
                 f"{row['rater']} was removed from {join.label}, but has votes in a run before it:"
                 " these are kept. `skipguide votes remove` removes them."
             )
+
+
+def _say_who_is_back(join: Join) -> None:
+    """Note who was removed from a run before, but not from this one."""
+    removed = {row["rater"] for row in rows(join.target, "removals") if row["content"]}
+    for rater in sorted(removed & {row["rater"] for row in rows(join.source, "votes")}):
+        join.say(
+            f"{rater} was removed from a run before {join.label}, but has votes there: these are"
+            " kept. `skipguide votes remove` removes them."
+        )
+
+
+def _with_studies_of_target(join: Join, content: str) -> str:
+    """Return what was kept aside of a rater, with the numbers that studies have in the target."""
+    found = json.loads(content)
+    for own in found.values():
+        for row in own:
+            if row.get("study") is not None:
+                row["study"] = join.id("studies", row["study"])
+    return to_json(found)
