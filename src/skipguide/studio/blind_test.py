@@ -13,11 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from skipguide.method.protocols import PlainData, ReadOnlyData
-from skipguide.runs import Clip, Run, Vote
+from skipguide.runs import Clip, Run, Vote, judged
 from skipguide.runs.study import RULE, Assignment, Check, Kind, Study
 from skipguide.stats import head_to_head, intervals, preference
-from skipguide.stats.preference import Duel
-from skipguide.studio.vote_table import judged_clips
 
 QUESTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
     "rating": {
@@ -232,7 +230,7 @@ def results(run: Run) -> PlainData:
     with them, and the rule, where there are any.
     """
     every, counted = run.votes(), run.counted_votes()
-    clips = judged_clips(run, every)
+    clips = judged.clips_of(run, every)
     found = _summarize(counted, clips)
     if len(counted) < len(every):
         found["with_all"] = {**_summarize(every, clips), "rule": RULE}
@@ -258,7 +256,9 @@ def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> Plai
         found[question] = {
             setting: asdict(
                 intervals.rating(
-                    [value for value, _ in own], [prompt for _, prompt in own], (1.0, 5.0)
+                    [value for value, _ in own],
+                    [prompt for _, prompt in own],
+                    judged.RATING_SCALE,
                 )
             )
             for setting, own in sorted(values.items())
@@ -271,17 +271,7 @@ def _summarize_ratings(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> Plai
 
 
 def _summarize_duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> PlainData:
-    scores = {"first": 1.0, "tie": 0.5, "second": 0.0}
-    duels = [
-        Duel(
-            clips[vote.first].setting,
-            clips[vote.second].setting,
-            scores[vote.answer],
-            clips[vote.first].prompt,
-        )
-        for vote in votes
-        if vote.second is not None
-    ]
+    duels = judged.duels(votes, clips)
     return {
         **_count_votes(votes),
         "win_rates": {

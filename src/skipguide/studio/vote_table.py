@@ -10,20 +10,13 @@ from pathlib import Path
 
 from skipguide.files import tables, video
 from skipguide.method.protocols import PlainData, ReadOnlyData
-from skipguide.runs import Clip, Run, Vote
+from skipguide.runs import Run, Vote, judged
 
 COLUMNS: tuple[str, ...] = (
     "rater", "kind", "question", "prompt", "seed", "model", "first_setting", "second_setting",
     "answer", "winner", "shown_first", "seconds", "made", "first", "second", "changes", "study",
     "consent", "counted",
 )  # fmt: skip
-
-
-def judged_clips(run: Run, votes: Sequence[Vote]) -> dict[str, Clip]:
-    """Return the clips of the votes, also those that have a newer one."""
-    clips = {clip.key: clip for clip in run.clips()}
-    keys = {key for vote in votes for key in (vote.first, vote.second) if key is not None}
-    return {**clips, **{key: run.clip(key) for key in keys - set(clips)}}
 
 
 def vote_rows(run: Run) -> list[PlainData]:
@@ -35,7 +28,7 @@ def vote_rows(run: Run) -> list[PlainData]:
     the attention checks.
     """
     votes, left_out = run.votes(), run.study.left_out()
-    clips = judged_clips(run, votes)
+    clips = judged.clips_of(run, votes)
     settings = {setting.id: setting for setting in run.settings()}
     prompts = {prompt.id: prompt.text or prompt.image for prompt in run.prompts()}
     rows = []

@@ -12,15 +12,13 @@ import numpy as np
 
 from skipguide.metrics.comparison.cells import Cell, Group
 from skipguide.metrics.comparison.columns import Column
-from skipguide.runs import Clip, Run, Vote
+from skipguide.runs import Clip, Run, Vote, judged
 from skipguide.stats import intervals, preference
 from skipguide.stats.estimate import Estimate
 from skipguide.stats.paired import Difference, paired_difference, share_against_half
 from skipguide.stats.preference import Duel
 
 WINS, STRENGTH, RATING = "wins", "strength", "rating"  # before the question
-_SCORES = {"first": 1.0, "tie": 0.5, "second": 0.0}
-_SCALE = (1.0, 5.0)
 
 
 def vote_columns(run: Run, group: Group) -> Iterator[Column]:
@@ -28,7 +26,7 @@ def vote_columns(run: Run, group: Group) -> Iterator[Column]:
     votes = run.counted_votes()
     if not votes:
         return
-    clips = _judged_clips(run, votes)
+    clips = judged.clips_of(run, votes)
     ids = {setting.id for setting in group.settings}
     asked: dict[tuple[str, str], list[Vote]] = {}
     for vote in votes:
@@ -37,32 +35,12 @@ def vote_columns(run: Run, group: Group) -> Iterator[Column]:
             asked.setdefault((vote.kind, vote.question), []).append(vote)
     for (kind, question), own in asked.items():
         if kind == "pair":
-            yield from _pair_columns(group, question, _duels(own, clips))
+            yield from _pair_columns(group, question, judged.duels(own, clips))
         else:
             yield _rating_column(group, question, own, clips)
 
 
-def _judged_clips(run: Run, votes: Sequence[Vote]) -> dict[str, Clip]:
-    """Return the clips of the votes, also those that have a newer one."""
-    clips = {clip.key: clip for clip in run.clips()}
-    keys = {key for vote in votes for key in (vote.first, vote.second) if key is not None}
-    return {**clips, **{key: run.clip(key) for key in keys - set(clips)}}
-
-
 # --- pairs ----------------------------------------------------------------------------------------
-
-
-def _duels(votes: Sequence[Vote], clips: Mapping[str, Clip]) -> list[Duel]:
-    return [
-        Duel(
-            clips[vote.first].setting,
-            clips[vote.second].setting,
-            _SCORES[vote.answer],
-            clips[vote.first].prompt,
-        )
-        for vote in votes
-        if vote.second is not None
-    ]
 
 
 def _pair_columns(group: Group, question: str, duels: Sequence[Duel]) -> Iterator[Column]:
@@ -142,4 +120,4 @@ def _rating_column(
 
 def _rating(given: Mapping[Cell, Sequence[float]]) -> Estimate:
     pairs = [(value, prompt) for (prompt, _), own in given.items() for value in own]
-    return intervals.rating([v for v, _ in pairs], [p for _, p in pairs], _SCALE)
+    return intervals.rating([v for v, _ in pairs], [p for _, p in pairs], judged.RATING_SCALE)
