@@ -8,14 +8,13 @@ and what was on the left more often goes to the right.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from skipguide.runs.study import Assignment, Check, Load
-from skipguide.studio.blind_test import Task
+from skipguide.studio.blind_test import Task, draw
 
 Group = tuple[int, ...]  # the settings of a task
 Keys = tuple[str, str | None]  # of its clips
@@ -40,8 +39,8 @@ def allocate(
     chosen = _choose(every, min(count, len(every)), loads, rater)
     sided = _sides(chosen, every, loads, rater)
     given = [
-        Assignment(task.first.key, task.second.key if task.second else None, task.left)
-        for task in sorted(sided, key=lambda task: _draw(rater, "order", *_keys(task)))
+        Assignment(*task.keys, task.left)
+        for task in sorted(sided, key=lambda task: draw(rater, "order", *task.keys))
     ]
     return list(_with_checks(given, checks, rater))
 
@@ -51,20 +50,20 @@ def _choose(every: Sequence[Task], count: int, loads: Sequence[Load], rater: str
     groups: dict[Group, list[Task]] = {}
     for task in every:
         groups.setdefault(_group(task), []).append(task)
-    load = {group: sum(given[_keys(task)] for task in own) for group, own in groups.items()}
+    load = {group: sum(given[task.keys] for task in own) for group, own in groups.items()}
     own, prompts = Counter[Group](), Counter[int]()
     chosen: list[Task] = []
     while len(chosen) < count:
         group = min(
             (group for group, left in groups.items() if left),
-            key=lambda group: (own[group], load[group], _draw(rater, "group", *map(str, group))),
+            key=lambda group: (own[group], load[group], draw(rater, "group", *map(str, group))),
         )
         task = min(
             groups[group],
             key=lambda task: (
-                given[_keys(task)],
+                given[task.keys],
                 prompts[task.first.prompt],
-                _draw(rater, "task", *_keys(task)),
+                draw(rater, "task", *task.keys),
             ),
         )
         groups[group].remove(task)
@@ -79,18 +78,18 @@ def _sides(
 ) -> Iterator[Task]:
     """Yield the tasks with a side for each: what was on the left more often goes to the right."""
     ahead_in, ahead = Counter[Keys](), Counter[Group]()  # lefts more than rights of each
-    known = {_keys(task): task for task in every}
+    known = {task.keys: task for task in every}
     for load in loads:
         if (task := known.get((load.first, load.second))) and load.left:
             turn = _sign(task) * (1 if load.left == "first" else -1)
-            ahead_in[_keys(task)] += turn
+            ahead_in[task.keys] += turn
             ahead[_group(task)] += turn
     groups: dict[Group, list[Task]] = {}
     for task in chosen:
         groups.setdefault(_group(task), []).append(task)
     for group, own in groups.items():
-        own.sort(key=lambda task: (ahead_in[_keys(task)], _draw(rater, "side", *_keys(task))))
-        odd = ahead[group] < 0 or (ahead[group] == 0 and _draw(rater, "odd", str(group)) % 2)
+        own.sort(key=lambda task: (ahead_in[task.keys], draw(rater, "side", *task.keys)))
+        odd = ahead[group] < 0 or (ahead[group] == 0 and draw(rater, "odd", str(group)) % 2)
         lefts = (len(own) + bool(odd)) // 2
         for place, task in enumerate(own):
             is_first = (place < lefts) == (_sign(task) == 1)
@@ -109,16 +108,16 @@ def _with_checks(
     None is the very first thing that a rater sees, where there is anything else.
     """
     places: dict[int, list[Check]] = {}
-    order = sorted(checks, key=lambda check: _draw(rater, "check", check.name))
+    order = sorted(checks, key=lambda check: draw(rater, "check", check.name))
     for number, check in enumerate(order):
         start = len(given) * number // len(order)
         end = len(given) * (number + 1) // len(order)
         start = max(start, min(1, len(given)))
-        place = start + _draw(rater, "place", check.name) % max(end - start, 1)
+        place = start + draw(rater, "place", check.name) % max(end - start, 1)
         places.setdefault(place, []).append(check)
     for place in range(len(given) + 1):
         for check in places.get(place, []):
-            side: Side = "first" if _draw(rater, "side", check.name) % 2 else "second"
+            side: Side = "first" if draw(rater, "side", check.name) % 2 else "second"
             yield Assignment(check.clip, None, side, check.name)
         if place < len(given):
             yield given[place]
@@ -132,13 +131,3 @@ def _group(task: Task) -> Group:
 def _sign(task: Task) -> int:
     """Return 1 if the clip that is `first` has the setting that its group counts from."""
     return 1 if task.first.setting == _group(task)[0] else -1
-
-
-def _keys(task: Task) -> Keys:
-    return task.first.key, task.second.key if task.second else None
-
-
-def _draw(*words: str | None) -> int:
-    """Return a number that is as good as random, and the same for the same words."""
-    text = "\n".join(word or "" for word in words)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

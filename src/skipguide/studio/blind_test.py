@@ -51,6 +51,11 @@ class Task:
     check: Check | None = None
 
     @property
+    def keys(self) -> tuple[str, str | None]:
+        """Return the keys of its clips, which name it in votes."""
+        return self.first.key, self.second.key if self.second else None
+
+    @property
     def clips_in_order(self) -> list[Clip]:
         """Return the clips from left to right."""
         pair = [clip for clip in (self.first, self.second) if clip is not None]
@@ -82,7 +87,7 @@ def tasks(clips: Sequence[Clip], kind: Kind, settings: Sequence[int], rater: str
             f"a test needs {needed} of the settings in its link, but the run has none. Ask for"
             " another link."
         )
-    return sorted(found, key=lambda task: _pseudorandom_number(rater, "order", task))
+    return sorted(found, key=lambda task: draw(rater, "order", *task.keys))
 
 
 def find_tasks(
@@ -101,17 +106,14 @@ def _pairs(clips: Sequence[Clip], rater: str) -> Iterator[Task]:
     for cell in cells.values():
         for pair in itertools.combinations(cell, 2):
             first, second = sorted(pair, key=lambda clip: clip.key)
-            side = _pseudorandom_number(rater, "side", Task(first, second)) % 2
+            side = draw(rater, "side", first.key, second.key) % 2
             yield Task(first, second, "first" if side else "second")
 
 
-def _pseudorandom_number(rater: str, what: str, task: Task) -> int:
-    """Return a number that is as good as random, and stays the same when videos are added."""
-    second = task.second.key if task.second else ""
-    return int.from_bytes(
-        hashlib.sha256("\n".join((rater, what, task.first.key, second)).encode()).digest()[:8],
-        "big",
-    )
+def draw(*words: str | None) -> int:
+    """Return a number that is as good as random, and the same for the same words."""
+    text = "\n".join(word or "" for word in words)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def open_tasks(every: Sequence[Task], votes: Sequence[Vote], kind: Kind, rater: str) -> list[Task]:
@@ -123,10 +125,7 @@ def open_tasks(every: Sequence[Task], votes: Sequence[Vote], kind: Kind, rater: 
     }
 
     def is_open(task: Task) -> bool:
-        second = task.second.key if task.second else None
-        return any(
-            (question, task.first.key, second) not in answered for question in QUESTIONS[kind]
-        )
+        return any((question, *task.keys) not in answered for question in QUESTIONS[kind])
 
     return [task for task in every if is_open(task)]
 
@@ -175,18 +174,8 @@ def build_votes(
         ValueError: for questions that are not asked.
     """
     kind = check_questions(task, answers)
-    second = task.second.key if task.second else None
     return [
-        Vote(
-            rater,
-            kind,
-            question,
-            task.first.key,
-            second,
-            resolve_side(answer, task),
-            task.left,
-            seconds,
-        )
+        Vote(rater, kind, question, *task.keys, resolve_side(answer, task), task.left, seconds)
         for question, answer in answers.items()
     ]
 
