@@ -318,11 +318,12 @@ def _agreement(
 
 
 def _kappas(units: Sequence[Mapping[str, float]], level: preference.Level) -> Iterator[PlainData]:
-    raters = sorted({rater for unit in units for rater in unit})
-    for one, other in itertools.combinations(raters, 2):
-        both = [(unit[one], unit[other]) for unit in units if one in unit and other in unit]
-        weights = "none" if level == "nominal" else "quadratic"
-        if both:
-            first, second = zip(*both, strict=True)
-            kappa = preference.cohen_kappa(first, second, weights)
-            yield {"raters": [one, other], "kappa": kappa, "count": len(both)}
+    both: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for unit in units:
+        for one, other in itertools.combinations(sorted(unit), 2):
+            both.setdefault((one, other), []).append((unit[one], unit[other]))
+    weights = "none" if level == "nominal" else "quadratic"
+    for raters, values in sorted(both.items()):
+        first, second = zip(*values, strict=True)
+        kappa = preference.cohen_kappa(first, second, weights)
+        yield {"raters": list(raters), "kappa": kappa, "count": len(values)}

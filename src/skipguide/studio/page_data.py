@@ -109,17 +109,14 @@ def _cost_measures(clips: Sequence[Clip]) -> Iterator[PlainData]:
 
 
 def _video_measures(clips: Sequence[Clip]) -> Iterator[PlainData]:
-    for name in sorted({name for clip in clips for name in _finite_metrics(clip)}):
-        values = _setting_means(
-            [(clip, _finite_metrics(clip)[name]) for clip in clips if name in _finite_metrics(clip)]
-        )
-        yield _build_measure(
-            "video",
-            name,
-            f"{_describe_metric(name)}, mean over the videos",
-            _better_direction(name),
-            values,
-        )
+    found: dict[str, list[tuple[Clip, float]]] = {}
+    for clip in clips:
+        for name, value in _finite_metrics(clip).items():
+            found.setdefault(name, []).append((clip, value))
+    for name in sorted(found):
+        what = f"{_describe_metric(name)}, mean over the videos"
+        values = _setting_means(found[name])
+        yield _build_measure("video", name, what, _better_direction(name), values)
 
 
 def _set_measures(run: Run) -> Iterator[PlainData]:

@@ -61,10 +61,11 @@ def rater_rows(run: Run) -> list[PlainData]:
         "wishes": study.removal_wishes(),
         "consents": study.consents(),
     }
-    names = dict.fromkeys([*(vote.rater for vote in votes), *run.rater_keys(), *of_study["wishes"]])
-    return [
-        _rater_row(name, [vote for vote in votes if vote.rater == name], of_study) for name in names
-    ]
+    by_rater: dict[str, list[Vote]] = {}
+    for vote in votes:
+        by_rater.setdefault(vote.rater, []).append(vote)
+    names = dict.fromkeys([*by_rater, *run.rater_keys(), *of_study["wishes"]])
+    return [_rater_row(name, by_rater.get(name, ()), of_study) for name in names]
 
 
 def _rater_row(name: str, own: Sequence[Vote], of_study: ReadOnlyData) -> PlainData:
