@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json
+from skipguide.cli.options import Json, RunFolder
 from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # `-bad` is a tag to remove, and no option: there are none of one letter here.
 TAG_CONTEXT = {"ignore_unknown_options": True}
-_Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 _Clips = Annotated[
     list[str] | None,
     typer.Option(
@@ -31,7 +30,7 @@ _Clips = Annotated[
 
 
 def tag(
-    folder: _Folder,
+    folder: RunFolder,
     tags: Annotated[
         list[str] | None,
         typer.Argument(metavar="[+TAG|-TAG]...", help="Tags to add (+good) and remove (-bad)."),
@@ -57,7 +56,7 @@ def tag(
 
 
 def note(
-    folder: _Folder,
+    folder: RunFolder,
     text: Annotated[
         str | None,
         typer.Argument(metavar="[TEXT]", help='The new note; "" removes it.', show_default=False),

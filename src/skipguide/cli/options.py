@@ -40,6 +40,7 @@ _INDEX = "model_index.json"
 _COMPONENT_MARKS = (
     "_class_name", "_diffusers_version", "architectures", "model_type", "transformers_version"
 )  # fmt: skip
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")]
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json, Overwrite
-from skipguide.cli.runs import Folder, Tag, tagged
-from skipguide.method.protocols import PlainData
+from skipguide.cli.options import Json, Overwrite, RunFolder, check_outputs
+from skipguide.cli.runs import Tag, tagged
+
+if TYPE_CHECKING:
+    from skipguide.files.tables import Rows
 
 
 def export(
-    folder: Folder,
+    folder: RunFolder,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help=".csv or .parquet.", show_default="CSV to stdout"),
@@ -29,44 +31,58 @@ def export(
     One row each, with its setting, prompt, costs, metrics, votes, tags and note, and the metrics of
     all videos of its setting. `skipguide runs compare` has one row per setting and metric.
     """
-    from skipguide.cli.options import check_outputs
+    from skipguide.files import tables
     from skipguide.runs import Run, annotations
     from skipguide.runs.clip_table import clip_table
 
-    write = _choose_writer(out)
-    if out is not None:
-        check_outputs([out], overwrite)
+    writers = {".csv": _write_csv, ".parquet": _write_parquet}
+    write = None if out is None else tables.choose_writer(out, writers)
+    check_outputs([out] if out else [], overwrite)
     with Run.open(folder) as run:
         rows = clip_table(run, tagged(run.clips(), annotations.read(run), tag))
-    if out is None:
-        console.print_result(_csv(rows).rstrip("\n"), {"run": str(folder), "clips": rows}, as_json)
-        return
-    from skipguide.files import video
-
-    with video.atomic_replace(out) as (part,):
-        write(part, rows)
-    told = {"run": str(folder), "out": str(out), "clips": len(rows)}
-    console.print_result(f"{out}: {len(rows)} clips", told, as_json)
+    put_rows(folder, "clips", rows, _columns(rows), out, write, as_json)
 
 
-def _choose_writer(out: Path | None) -> Any:
-    """Return the function that writes a table under such a name.
+def put_rows(
+    folder: Path,
+    what: str,
+    rows: Rows,
+    columns: Sequence[str] | None,
+    out: Path | None,
+    write: Callable[[Rows], None] | None,
+    as_json: bool,
+) -> None:
+    """Write rows of a run to a file and say how many, or print them on stdout.
 
-    Raises:
-        ValueError: for another suffix, or Parquet without pyarrow.
+    Args:
+        what: they are, as in "clips".
+        columns: of the CSV, see `tables.to_csv`.
+        write: writes `out`; None prints.
     """
-    ending = ".csv" if out is None else out.suffix.lower()
-    if ending == ".csv":
-        return lambda part, rows: part.write_text(_csv(rows), encoding="utf-8", newline="")
-    if ending != ".parquet":
-        raise ValueError(f"--out must be named .csv or .parquet, but got {str(out)!r}. Rename it.")
+    from skipguide.files import tables
+
+    if write is None:
+        told = {"run": str(folder), what: rows}
+        console.print_result(tables.to_csv(rows, columns).rstrip("\n"), told, as_json)
+        return
+    write(rows)
+    told = {"run": str(folder), "out": str(out), what: len(rows)}
+    console.print_result(f"{out}: {len(rows)} {what}", told, as_json)
+
+
+def _columns(rows: Rows) -> Sequence[str] | None:
+    """Return the columns of a table of clips: all that there are, one for a run without clips."""
+    return None if rows else ["key"]
+
+
+def _write_csv(part: Path, rows: Rows) -> None:
+    from skipguide.files import tables
+
+    part.write_text(tables.to_csv(rows, _columns(rows)), encoding="utf-8", newline="")
+
+
+def _write_parquet(part: Path, rows: Rows) -> None:
     from skipguide.files import tables
 
     arrow, parquet = tables.import_pyarrow()
-    return lambda part, rows: parquet.write_table(arrow.Table.from_pylist(rows), part)
-
-
-def _csv(rows: Sequence[PlainData]) -> str:
-    from skipguide.files import tables
-
-    return tables.to_csv(rows, None if rows else ["key"])
+    parquet.write_table(arrow.Table.from_pylist(list(rows)), part)

@@ -11,18 +11,17 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.families import Line, align_columns, print_lines
-from skipguide.cli.options import Json, Overwrite, check_outputs
+from skipguide.cli.options import Json, Overwrite, RunFolder, check_outputs
 
 if TYPE_CHECKING:
     from skipguide.metrics.comparison import Comparison
     from skipguide.metrics.comparison.table import Adjust
 
 SUFFIXES = (".md", ".tex", ".csv", ".parquet", ".html")
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 
 
 def compare(
-    folder: Folder,
+    folder: RunFolder,
     baseline: Annotated[
         str | None,
         typer.Option(help="The setting to compare with.", show_default="the first with CFG alone"),

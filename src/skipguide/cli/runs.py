@@ -12,7 +12,7 @@ import typer
 from skipguide.cli import console
 from skipguide.cli.annotate import in_words, payload
 from skipguide.cli.families import Line, align_columns, print_lines
-from skipguide.cli.options import Json
+from skipguide.cli.options import Json, RunFolder
 from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ runs = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 Tag = Annotated[
     str | None, typer.Option("--tag", help="Only what has this tag.", show_default="all")
 ]
@@ -102,7 +101,7 @@ def _summarize_run(folder: Path) -> PlainData:
 
 @runs.command("show")
 def show_(
-    folder: Folder,
+    folder: RunFolder,
     clips: Annotated[bool, typer.Option("--clips", help="Also every clip.")] = False,
     tag: Tag = None,
     as_json: Json = False,

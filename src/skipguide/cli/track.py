@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skipguide.cli import console
-from skipguide.cli.options import Json
+from skipguide.cli.options import Json, RunFolder
 from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def tracking_payload(tracking: Tracking) -> PlainData:
 
 
 def track(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")],
+    folder: RunFolder,
     to: Annotated[
         list[str],
         typer.Option("--to", metavar="TRACKER", help=f"Where: {_PLACES}"),

@@ -10,7 +10,8 @@ import typer
 
 from skipguide.cli import console
 from skipguide.cli.families import align_columns, print_lines
-from skipguide.cli.options import Json, Overwrite
+from skipguide.cli.options import Json, Overwrite, RunFolder, check_outputs
+from skipguide.cli.run_export import put_rows
 from skipguide.method.protocols import PlainData
 
 votes = typer.Typer(
@@ -18,11 +19,10 @@ votes = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")]
 
 
 @votes.command("show")
-def show_(folder: Folder, as_json: Json = False) -> None:
+def show_(folder: RunFolder, as_json: Json = False) -> None:
     """List the raters of a run, and how much each has judged."""
     from skipguide.runs import Run
     from skipguide.studio import vote_table
@@ -63,7 +63,7 @@ def _notes(rows: Sequence[PlainData], removed: Sequence[PlainData]) -> Iterator[
 
 @votes.command("export")
 def export(
-    folder: Folder,
+    folder: RunFolder,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help=".csv, .json or .parquet.", show_default="CSV to stdout"),
@@ -75,23 +75,14 @@ def export(
 
     One row each: who, on what, which setting won, in how many seconds, under which text of consent.
     """
-    from skipguide.cli.options import check_outputs
-    from skipguide.files.tables import to_csv
     from skipguide.runs import Run
     from skipguide.studio import vote_table
 
     write = None if out is None else vote_table.writer_for(out)
-    if out is not None:
-        check_outputs([out], overwrite)
+    check_outputs([out] if out else [], overwrite)
     with Run.open(folder) as run:
         rows = vote_table.vote_rows(run)
-    if out is None or write is None:
-        text = to_csv(rows, vote_table.COLUMNS).rstrip("\n")
-        console.print_result(text, {"run": str(folder), "votes": rows}, as_json)
-        return
-    write(rows)
-    told = {"run": str(folder), "out": str(out), "votes": len(rows)}
-    console.print_result(f"{out}: {len(rows)} votes", told, as_json)
+    put_rows(folder, "votes", rows, vote_table.COLUMNS, out, write, as_json)
 
 
 Rater = Annotated[
@@ -104,7 +95,7 @@ RaterFlag = Annotated[
 
 @votes.command("remove")
 def remove(
-    folder: Folder,
+    folder: RunFolder,
     rater: Rater = None,
     name: RaterFlag = None,
     forget: Annotated[
@@ -132,7 +123,7 @@ def remove(
 
 @votes.command("restore")
 def restore(
-    folder: Folder, rater: Rater = None, name: RaterFlag = None, as_json: Json = False
+    folder: RunFolder, rater: Rater = None, name: RaterFlag = None, as_json: Json = False
 ) -> None:
     """Bring back a rater who was removed, with all votes."""
     from skipguide.runs import Run

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from skipguide.files import tables, video
+from skipguide.files import tables
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Run, Vote, judged
 
@@ -92,38 +92,26 @@ def removal_rows(run: Run) -> list[PlainData]:
     return [asdict(removal) for removal in run.removals()]
 
 
-def writer_for(path: Path) -> Callable[[Sequence[PlainData]], None]:
-    """Return what writes rows of votes to a file, whole or not at all, by the ending of its name.
+def writer_for(path: Path) -> Callable[[tables.Rows], None]:
+    """Return the function that writes rows of votes to a file, by the ending of its name.
 
     Raises:
         ValueError: for another ending than .csv, .json and .parquet, or .parquet without pyarrow.
     """
     writers = {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}
-    write = writers.get(path.suffix.lower())
-    if write is None:
-        raise ValueError(
-            f"--out must be named .csv, .json or .parquet, but got {str(path)!r}. Rename it."
-        )
-    if write is _write_parquet:
-        tables.import_pyarrow()
-
-    def writing(rows: Sequence[PlainData]) -> None:
-        with video.atomic_replace(path) as (part,):
-            write(part, rows)
-
-    return writing
+    return tables.choose_writer(path, writers)
 
 
-def _write_csv(path: Path, rows: Sequence[PlainData]) -> None:
+def _write_csv(path: Path, rows: tables.Rows) -> None:
     path.write_text(tables.to_csv(rows, COLUMNS), encoding="utf-8", newline="")
 
 
-def _write_json(path: Path, rows: Sequence[PlainData]) -> None:
+def _write_json(path: Path, rows: tables.Rows) -> None:
     text = json.dumps({"votes": rows}, indent=1, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8", newline="")
 
 
-def _write_parquet(path: Path, rows: Sequence[PlainData]) -> None:
+def _write_parquet(path: Path, rows: tables.Rows) -> None:
     """Write columns of fixed types, so that a column without values has its type as well."""
     arrow, parquet = tables.import_pyarrow()
     kinds = {"seconds": "float64", "seed": "int64", "changes": "int64", "study": "int64"}
