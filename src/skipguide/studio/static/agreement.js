@@ -2,6 +2,7 @@
 
 import { el, short } from "studio/dom.js";
 import { table } from "studio/table.js";
+import { whole } from "studio/words.js";
 
 const FEW = 6; // pairs of raters that are told one by one; more are a table to open
 // Landis and Koch, Biometrics 33 (1977): up to which kappa an agreement has which name.
@@ -22,7 +23,7 @@ export function agreement({ raters: counts, agreement: { alpha, kappa }, votes, 
 /** Whether raters favoured a side. */
 function first(left) {
   if (left == null) return null;
-  return el("p", {}, el("b", {}, `First shown: ${Math.round(left * 100)} %. `),
+  return el("p", {}, el("b", {}, `First shown: ${whole(left)} %. `),
     "So often what was on the left, or above, won a decided comparison. About 50 % is as it should"
     + " be; far from it, raters favoured a side whatever it showed.");
 }

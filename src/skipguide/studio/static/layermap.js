@@ -6,7 +6,7 @@ import { empty } from "studio/empty.js";
 import { firstQuality, isCost } from "studio/quality.js";
 import { opener, shading } from "studio/scatter.js";
 import { state, update } from "studio/state.js";
-import { estimate, plain } from "studio/words.js";
+import { arrowed, betterOf, estimate, plain } from "studio/words.js";
 
 const BESIDE = 12; // settings that are no cell of the map
 
@@ -22,7 +22,7 @@ export function renderMap(root, run) {
   const shades = shading(values, measure?.better === "lower");
   root.replaceChildren(
     head(run, measure),
-    ...(measure && !run.measures.every(isCost) ? [] : [unmeasured(run)]),
+    ...(firstQuality(run) ? [] : [unmeasured(run)]),
     el("div", { class: "maps" }, run.maps.map((map) => el("section", {},
       run.maps.length > 1 ? el("h2", {}, map.model) : null,
       table(run, map, measure, shades), without(run, map, measure, shades)))),
@@ -52,9 +52,8 @@ function others(run, shown) {
     const values = Object.values(measure.values).map((entry) => entry.value);
     const shades = shading(values, measure.better === "lower");
     const choose = () => update({ measures: { ...state.measures, map: measure.name } });
-    const arrow = { higher: " ↑", lower: " ↓" }[measure.better] ?? "";
     return el("section", { title: measure.what },
-      el("h3", {}, button(plain(measure.name) + arrow, choose, { "data-measure": measure.name })),
+      el("h3", {}, button(arrowed(measure), choose, { "data-measure": measure.name })),
       run.maps.map((map) => table(run, map, measure, shades)));
   };
   return el("section", { class: "others" }, el("h2", {}, "The other metrics"),
@@ -65,10 +64,10 @@ function head(run, measure) {
   const none = measure ? [] : [["", "nothing: not measured"]];
   const options = run.measures.map((entry) => [entry.name, plain(entry.name)]);
   const pick = (value) => update({ measures: { ...state.measures, map: value } });
-  const better = { higher: "; higher is better", lower: "; lower is better" };
+  const better = measure && betterOf(measure);
   return el("div", { class: "choices" },
     choice("Shade", [...none, ...options], measure?.name ?? "", pick, { id: "map-measure" }),
-    measure ? el("span", { class: "quiet" }, measure.what, better[measure.better] ?? "") : null);
+    measure ? el("span", { class: "quiet" }, measure.what, better && `; ${better}`) : null);
 }
 
 /** Only cost is known. It is not what a map is for, but can be chosen. */

@@ -2,6 +2,7 @@
 
 import { el } from "studio/dom.js";
 import { slotsOf, update } from "studio/state.js";
+import { whole } from "studio/words.js";
 
 const STEPS = [0.05, 0.15, 0.3]; // of a share from a half: where the shade gets deeper
 const LEGEND = [0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9];
@@ -56,8 +57,4 @@ function shade(share) {
 function legend() {
   return el("p", { class: "legend", "aria-hidden": "true" }, "loses",
     LEGEND.map((share) => el("span", { class: shade(share) })), "wins");
-}
-
-function whole(part) {
-  return Math.round(part * 100);
 }

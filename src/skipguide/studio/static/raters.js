@@ -3,7 +3,7 @@
 import { button, confirmed, el, say, short } from "studio/dom.js";
 import { ask, isReport } from "studio/source.js";
 import { table } from "studio/table.js";
-import { estimate } from "studio/words.js";
+import { estimate, percent } from "studio/words.js";
 
 export function raters(run, reload) {
   const doing = async (method, path, body) => {
@@ -88,10 +88,4 @@ function both(run, what, without, withThem, said = estimate) {
     el("th", { scope: "row" }, run.setting.get(Number(id)).title),
     el("td", {}, without[id] ? said(without[id]) : "–"),
     el("td", {}, said(withThem[id]))));
-}
-
-function percent({ value, low, high }) {
-  const whole = (part) => Math.round(part * 100);
-  const interval = low == null || high == null ? "" : ` (${whole(low)} to ${whole(high)})`;
-  return `${whole(value)} %${interval}`;
 }

@@ -5,7 +5,7 @@ import { empty } from "studio/empty.js";
 import { firstQuality, isCost } from "studio/quality.js";
 import { slotsOf, state, update } from "studio/state.js";
 import { table } from "studio/table.js";
-import { estimate, plain, summary } from "studio/words.js";
+import { arrowed, betterOf, estimate, plain, summary } from "studio/words.js";
 
 const LEFT = 62, RIGHT = 24, TOP = 16, BOTTOM = 52; // pixels around the plot
 const LEAST = 280, SHAPE = 0.6, LOWEST = 260, ABOVE = 80; // its size, and what stands above it
@@ -73,9 +73,7 @@ function axes(run) {
 }
 
 function pick(run, axis, label, picked) {
-  const arrow = { higher: " ↑", lower: " ↓" };
-  const options = run.measures.map((measure) =>
-    [measure.name, plain(measure.name) + (arrow[measure.better] ?? "")]);
+  const options = run.measures.map((measure) => [measure.name, arrowed(measure)]);
   const change = (value) => update({ measures: { ...state.measures, [axis]: value } });
   return choice(label, options, picked[axis].name, change, { id: `axis-${axis}` });
 }
@@ -132,7 +130,7 @@ function shortened(name, most) {
 }
 
 function title(measure) {
-  const better = { higher: "higher is better", lower: "lower is better" }[measure.better];
+  const better = betterOf(measure);
   return plain(measure.name) + (better ? ` (${better})` : "");
 }
 

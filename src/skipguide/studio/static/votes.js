@@ -8,7 +8,7 @@ import { matrix } from "studio/matrix.js";
 import { bothNumbers, raters } from "studio/raters.js";
 import { isReport } from "studio/source.js";
 import { table } from "studio/table.js";
-import { estimate } from "studio/words.js";
+import { estimate, percent } from "studio/words.js";
 
 /** @param isAgain only the numbers are new: what a person has in hand above them stays */
 export function renderVotes(root, run, reload, isAgain) {
@@ -56,7 +56,7 @@ function pairs(run, found) {
   const rows = order.map((id) => el("tr", {},
     el("th", { scope: "row" }, run.setting.get(Number(id)).title),
     el("td", {}, percent(found.win_rates[id])),
-    el("td", { class: "wide" }, bar(found.win_rates[id], 0, 1)),
+    el("td", { class: "wide" }, bar(found.win_rates[id])),
     el("td", {}, estimate(found.strengths[id])), el("td", {}, found.strengths[id].count)));
   const each = [...Object.values(found.win_rates), ...Object.values(found.strengths)];
   const heads = ["Setting", "Wins", ["", "wide"], "Bradley-Terry strength", "Pairs"];
@@ -95,15 +95,9 @@ function ratings(run, found) {
   ];
 }
 
-function percent({ value, low, high }) {
-  const whole = (part) => `${Math.round(part * 100)}`;
-  const interval = low == null || high == null ? "" : ` (${whole(low)} to ${whole(high)})`;
-  return `${whole(value)} %${interval}`;
-}
-
-/** A point with its interval on a line, half marked. */
-function bar({ value, low, high }, from, to) {
-  const at = (number) => `${((number - from) / (to - from)) * 100}%`;
+/** A share as a point with its interval on a line, half marked. */
+function bar({ value, low, high }) {
+  const at = (share) => `${share * 100}%`;
   const line = el("span", { class: "bar", "aria-hidden": "true" }, el("i"), el("b"));
   line.style.setProperty("--low", at(low ?? value));
   line.style.setProperty("--high", at(high ?? value));

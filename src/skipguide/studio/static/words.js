@@ -38,6 +38,16 @@ export function plain(name) {
   return name.replaceAll("_", " ");
 }
 
+/** The name of a measure, with an arrow to where it is better. */
+export function arrowed({ name, better }) {
+  return plain(name) + ({ higher: " ↑", lower: " ↓" }[better] ?? "");
+}
+
+/** "higher is better" of a measure, or null. */
+export function betterOf({ better }) {
+  return { higher: "higher is better", lower: "lower is better" }[better] ?? null;
+}
+
 const COST = ["passes_per_step", "seconds_per_step"];
 
 /** Numbers: {name, own, all, title} of a clip and of all videos of its setting, whichever is known. */
@@ -45,7 +55,7 @@ export function facts(run, setting, clip) {
   const own = { ...clip?.metrics, ...Object.fromEntries(COST.map((name) => [name, clip?.[name]])) };
   const ofAll = run.measures.filter((measure) => measure.values[setting.id] && (measure.kind !== "cost" || COST.includes(measure.name)));
   return ofAll.map(({ name, what, better, values }) => ({
-    name: plain(name) + ({ higher: " ↑", lower: " ↓" }[better] ?? ""),
+    name: arrowed({ name, better }),
     own: own[name] == null ? "" : short(own[name]),
     all: short(values[setting.id].value),
     title: `${what}: ${estimate(values[setting.id])}, ${values[setting.id].count} videos`,
@@ -59,6 +69,20 @@ export function parameterRows(setting) {
 }
 
 /** A value with its interval, where it has one. */
-export function estimate({ value, low, high }) {
-  return low == null || high == null ? short(value) : `${short(value)} (${short(low)} to ${short(high)})`;
+export function estimate(given) {
+  return short(given.value) + interval(given, short);
+}
+
+/** A share with its interval, where it has one. */
+export function percent(given) {
+  return `${whole(given.value)} %${interval(given, whole)}`;
+}
+
+/** A share in whole percents, without their sign. */
+export function whole(share) {
+  return String(Math.round(share * 100));
+}
+
+function interval({ low, high }, said) {
+  return low == null || high == null ? "" : ` (${said(low)} to ${said(high)})`;
 }
