@@ -70,8 +70,9 @@ export class Grid {
       this.root.replaceChildren(...this.#noticed(this.rows));
     }
     this.sizes = null;
+    const kept = [...this.sections.keys()]; // the others are made as they are to be
     this.#fit();
-    for (const i of this.sections.keys()) this.#section(i);
+    for (const i of kept) if (this.sections.has(i)) this.#section(i);
     this.#dropOthers();
     this.#scrollTo(top);
   }
