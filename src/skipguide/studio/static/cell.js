@@ -1,7 +1,7 @@
 // One place of the grid: a video, what it is, and its numbers.
 
 import { isOutside, mark, noteOf } from "studio/annotations.js";
-import { el, short } from "studio/dom.js";
+import { button, el, short } from "studio/dom.js";
 import { Player } from "studio/player.js";
 import { ask, clipUrl, isReport } from "studio/source.js";
 import { setSlot, state } from "studio/state.js";
@@ -91,8 +91,7 @@ export class Cell {
     const again = () => { this.player.unload(); this.load(); };
     const told = isAway ? ["The studio does not answer."]
       : ["The video cannot be played.", el("span", { class: "why" }, why, adviceOn(why))];
-    this.#say(...told,
-      el("button", { type: "button", on: { click: again } }, "Try again"));
+    this.#say(...told, button("Try again", again));
   }
 
   #say(...parts) {
@@ -151,7 +150,7 @@ function reason(clip) {
 }
 
 /** A slider for each scale that varies alone: its stops are the settings that exist. */
-export function sliders(run, setting, slot) {
+function sliders(run, setting, slot) {
   const shown = { ...slot.steps, ...setting.sliders };
   return Object.entries(shown).map(([name, steps]) => {
     const place = steps.findIndex(([, id]) => id === setting.id);

@@ -12,7 +12,7 @@ export function consentPanel({ text }, tell) {
       button("I do not agree", tell.refuse, { id: "refuse" })));
 }
 
-export function blocksOf(text) {
+function blocksOf(text) {
   return text.replaceAll("\r", "").split(/\n\s*\n/).flatMap((block) => blockOf(block.trim()));
 }
 

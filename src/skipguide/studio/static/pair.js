@@ -1,7 +1,7 @@
 // Two videos upon each other: one on each side of a line (wipe), or the difference of their pixels.
 
 import { measureClamped } from "studio/clamp.js";
-import { choice, el, followPointer } from "studio/dom.js";
+import { button, choice, el, followPointer } from "studio/dom.js";
 import { Player } from "studio/player.js";
 import { clipUrl } from "studio/source.js";
 import { rows, state, update } from "studio/state.js";
@@ -79,7 +79,7 @@ export class Pair {
       }, { "aria-label": `${label} video` }),
       el("span", { class: "quiet" }, summary(this.run, this.run.setting.get(state.slots[state.pair[side]].setting))));
     const gain = choice("times", GAINS.map((value) => [value, value]), state.gain, (value) => update({ gain: Number(value) }));
-    const swap = el("button", { type: "button", on: { click: exchange } }, "Exchange ", el("kbd", {}, "x"));
+    const swap = button("Exchange", exchange, { key: "x" });
     return el("div", { class: "pair-captions" }, pick(0, "Left"), state.mode === "difference" ? gain : swap, pick(1, "Right"));
   }
 
