@@ -9,7 +9,7 @@ const TURNS = 2; // calls in a row that find it in step
 
 export class Chase {
   constructor(video, fps, refused) {
-    Object.assign(this, { video, fps, refused, lead: LEAD, turns: 0, aimedAt: null });
+    Object.assign(this, { video, fps, refused, lead: LEAD, turns: 0, isAimed: false });
   }
 
   /**
@@ -20,7 +20,7 @@ export class Chase {
     const { video } = this;
     if (video.seeking) return false;
     const off = video.currentTime * this.fps - position; // frames
-    if (this.aimedAt === null || off < -FURTHEST || off > FURTHEST + 2 * this.lead * rate) {
+    if (!this.isAimed || off < -FURTHEST || off > FURTHEST + 2 * this.lead * rate) {
       this.#aim(position, rate);
       return false;
     }
@@ -37,9 +37,8 @@ export class Chase {
 
   /** Go to where the clock will be when the video is there. */
   #aim(position, rate) {
-    const now = performance.now();
-    if (this.aimedAt !== null) this.lead = Math.min(this.lead * 1.5, 1);
-    this.aimedAt = now;
+    if (this.isAimed) this.lead = Math.min(this.lead * 1.5, 1);
+    this.isAimed = true;
     this.video.pause();
     this.video.currentTime = (position + this.lead * rate) / this.fps;
   }

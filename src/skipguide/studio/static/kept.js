@@ -16,6 +16,12 @@ function read(name, store) {
   }
 }
 
+/** A list that is kept for good; empty where something else stands in its place. */
+function listOf(name) {
+  const found = read(name, always);
+  return Array.isArray(found) ? found : [];
+}
+
 function write(name, value, store) {
   memory.set(name, value);
   try {
@@ -26,8 +32,7 @@ function write(name, value, store) {
 const always = () => localStorage, here = () => sessionStorage;
 
 export function knownRaters() {
-  const found = read(RATERS, always);
-  return Array.isArray(found) ? found : [];
+  return listOf(RATERS);
 }
 
 export function keepRater(rater) {
@@ -44,13 +49,11 @@ export function raterHere() {
 
 /** Whether this text of consent was accepted in this browser. */
 export function hasAgreed(hash) {
-  const found = read(AGREED, always);
-  return Array.isArray(found) && found.includes(hash);
+  return listOf(AGREED).includes(hash);
 }
 
 export function keepAgreed(hash) {
-  const found = read(AGREED, always);
-  write(AGREED, [hash, ...(Array.isArray(found) ? found : [])].slice(0, 2 * MOST), always);
+  write(AGREED, [hash, ...listOf(AGREED)].slice(0, 2 * MOST), always);
 }
 
 export function newKey() {
@@ -60,20 +63,15 @@ export function newKey() {
 
 /** Answers of a run that the server is not known to have. */
 export function unsent(run) {
-  return everything().filter((entry) => entry.run === run);
+  return listOf(UNSENT).filter((entry) => entry.run === run);
 }
 
 export function keepAnswer(run, body) {
   forget(run, body.task);
-  write(UNSENT, [...everything(), { run, body }], always);
+  write(UNSENT, [...listOf(UNSENT), { run, body }], always);
 }
 
 export function forget(run, task) {
   const isOther = (entry) => entry.run !== run || entry.body.task !== task;
-  write(UNSENT, everything().filter(isOther), always);
-}
-
-function everything() {
-  const found = read(UNSENT, always);
-  return Array.isArray(found) ? found : [];
+  write(UNSENT, listOf(UNSENT).filter(isOther), always);
 }

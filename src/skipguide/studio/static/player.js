@@ -17,7 +17,6 @@ export class Player {
     this.frame = null; // the one on the screen
     this.drawn = new WeakMap(); // video -> the frame that it has drawn last
     this.isSeen = true;
-    this.joined = false; // it shows something, and so the others wait for it
     this.onframe = () => {};
     this.onerror = () => {}; // with the browser's reason
     this.onblocked = () => {}; // the browser plays nothing before a click
@@ -56,9 +55,12 @@ export class Player {
   /** Free the video and its decoder: a browser has some 75 of them for a page. */
   unload() {
     for (const video of [this.video, this.next]) if (video) free(video);
-    Object.assign(this, {
-      video: null, next: null, chase: null, clip: null, frame: null, joined: false,
-    });
+    Object.assign(this, { video: null, next: null, chase: null, clip: null, frame: null });
+  }
+
+  /** Whether it shows something, so that the others wait for it. */
+  get joined() {
+    return this.video !== null;
   }
 
   /** Whether it is in the window. Browsers draw no frames of those outside. */
@@ -189,7 +191,6 @@ export class Player {
     this.next = null;
     this.chase = null;
     video.classList.remove("coming");
-    this.joined = true;
     this.frame = null;
     this.screen.classList.toggle("tiny", video.videoWidth <= 160);
     this.#tell();
@@ -218,7 +219,7 @@ export class Player {
     this.failed = true;
     if (video === this.next && this.video) { // a frame of another clip is none of this one
       free(this.video);
-      Object.assign(this, { video: null, frame: null, joined: false });
+      Object.assign(this, { video: null, frame: null });
     }
     this.onerror(video.error?.message ?? "");
   }

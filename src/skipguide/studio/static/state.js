@@ -1,7 +1,8 @@
 // What is chosen. It stands in the address after "#", so that a view can be kept and passed on.
 
+import { isReport } from "studio/source.js";
+
 export const MODES = ["grid", "wipe", "difference"];
-const isReport = document.getElementById("data") !== null; // as studio/source.js says
 export const VIEWS = ["clips", "map", "plot", "votes", ...(isReport ? [] : ["try"])];
 
 const listeners = new Set();
