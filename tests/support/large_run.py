@@ -4,10 +4,7 @@ model, with metrics and votes. Only what makes them is not a model; sweep and le
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,25 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from skipguide.files import video
 from skipguide.lab import world
 from skipguide.runs import Plan, Run, SetMetric
-from skipguide.runs.engine import GeneratedVideo, JobFinished, JobStarted, OnStep
+from skipguide.runs.engine import JobFinished, JobStarted, OnStep
 from skipguide.runs.jobs import Job
-from skipguide.runs.storage import ClipContents
 from skipguide.runs.sweep import sweep
-from skipguide.studio import blind_test
-from support.painted import FPS, Painter
+from support.judges import let_judge
+from support.painted import SETTINGS, Encoded, Painter, encode, made_of
 
 FRAMES, SIZE, SCENES = 25, 256, 24
-SETTINGS = [
-    {"name": "cfg", "guidance_scale": 4.5},
-    {
-        "name": "stg",
-        "guidance_scale": 4.5,
-        "grid": {"stg": {"layers": [[4], [8]], "scale": [0.5, 1.0]}},
-    },
-]
 METRICS = (
     "imaging_quality", "motion_smoothness", "subject_consistency", "dynamic_degree",
     "temporal_flickering", "aesthetic_quality",
@@ -46,34 +33,16 @@ class Renderer(Painter):
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Any]:
         for number, job in enumerate(jobs):
             yield JobStarted(job)
-            yield JobFinished(job, _made(job, number % SCENES))
-
-
-def _made(job: Job, scene: int) -> GeneratedVideo:
-    content, digest = _rendered(scene)
-    scaled = any(getattr(term, "scale", 0) for term in job.generation.request.terms)
-    passes = 2.5 if scaled else 2.0
-    record: dict[str, Any] = {
-        "settings": job.generation.model_dump(mode="json"),
-        "frames": [FRAMES, SIZE, SIZE, 3],
-        "frames_sha256": digest,
-        "measured": {"passes_per_step": passes, "seconds_per_step": 0.1 * passes, "seconds": 1.0},
-        "run": {"key": job.key},
-    }
-    return GeneratedVideo(
-        ClipContents(content, json.dumps(record).encode()), record, {"versions": {}}
-    )
+            scaled = any(getattr(term, "scale", 0) for term in job.generation.request.terms)
+            made = made_of(job, _rendered(number % SCENES), 2.5 if scaled else 2.0)
+            yield JobFinished(job, made)
 
 
 @functools.cache
-def _rendered(scene: int) -> tuple[bytes, str]:
+def _rendered(scene: int) -> Encoded:
     drawn = world.render(world.sample_scenes(SCENES, 0)[slice(scene, scene + 1)], FRAMES, SIZE)[0]
     pixels = ((drawn + 1) * 127.5).round().byte().permute(1, 2, 3, 0)
-    frames = np.ascontiguousarray(pixels.numpy())
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x.mp4"
-        video.write(path, frames, FPS, {})
-        return path.read_bytes(), hashlib.sha256(frames.tobytes()).hexdigest()
+    return encode(np.ascontiguousarray(pixels.numpy()))
 
 
 def make_large_run(folder: Path, clips: int = 1000, votes: int = 600) -> Path:
@@ -86,7 +55,7 @@ def make_large_run(folder: Path, clips: int = 1000, votes: int = 600) -> Path:
         pass
     with Run.open(folder, writable=True) as run:
         _measure(run)
-        _vote(run, votes)
+        let_judge(run, lambda setting: 0.3 * setting, random.Random(1), votes // 3)
     return folder
 
 
@@ -100,17 +69,3 @@ def _measure(run: Run) -> None:
     for setting in run.settings():
         value = 100.0 - 5 * setting.id
         run.record_set_metric(SetMetric(setting.id, "fvd", value, 200, value - 4, value + 4))
-
-
-def _vote(run: Run, votes: int) -> None:
-    """Let three raters judge some pairs, in one transaction: a rater is slow, a test is not."""
-    drawn = random.Random(1)
-    clips = run.clips("done")
-    ids = [setting.id for setting in run.settings()]
-    for rater in ("simulated A", "simulated B", "simulated C"):
-        for task in blind_test.tasks(clips, "pair", ids, rater)[: votes // 3]:
-            left, right = (clip.setting for clip in task.clips_in_order)
-            felt = drawn.gauss(0.3 * (left - right), 1)
-            side = "tie" if abs(felt) < 0.2 else "left" if felt > 0 else "right"
-            for given in blind_test.build_votes(task, rater, {"preference": side}, 6.0):
-                run.vote(given)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ _FILLED = {
 
 
 def grey(frame: int) -> int:
-    """Of all pixels but a mark in the corner."""
+    """Return the grey of all pixels of a frame but a mark in the corner."""
     return FIRST + STEP * frame
 
 
@@ -87,27 +88,44 @@ def _stg_terms(job: Job) -> list[STG]:
 
 def _made(job: Job) -> GeneratedVideo:
     scale = sum(term.scales(1)[0] for term in _stg_terms(job))
-    passes = 2.5 if scale else 2.0
-    content, digest = _encoded(0.25 * scale)
+    return made_of(job, _encoded(0.25 * scale), 2.5 if scale else 2.0)
+
+
+@functools.cache
+def _encoded(mark: float) -> Encoded:
+    return encode(paint(mark))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A video, and what its record says of its frames."""
+
+    content: bytes
+    shape: tuple[int, ...]
+    sha256: str
+
+
+def encode(frames: video.Frames) -> Encoded:
+    """Return frames as an mp4 without a record."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.mp4"
+        video.write(path, frames, FPS, {})
+        digest = hashlib.sha256(frames.tobytes()).hexdigest()
+        return Encoded(path.read_bytes(), frames.shape, digest)
+
+
+def made_of(job: Job, encoded: Encoded, passes: float) -> GeneratedVideo:
+    """Return the video of a job as an engine does that took so many passes per step for it."""
     record: dict[str, Any] = {
         "settings": job.generation.model_dump(mode="json"),
-        "frames": [FRAMES, SIZE, SIZE, 3],
-        "frames_sha256": digest,
+        "frames": list(encoded.shape),
+        "frames_sha256": encoded.sha256,
         "measured": {"passes_per_step": passes, "seconds_per_step": 0.1 * passes, "seconds": 1.0},
         "run": {"key": job.key},
     }
     return GeneratedVideo(
-        ClipContents(content, json.dumps(record).encode()), record, {"versions": {}}
+        ClipContents(encoded.content, json.dumps(record).encode()), record, {"versions": {}}
     )
-
-
-@functools.cache
-def _encoded(mark: float) -> tuple[bytes, str]:
-    frames = paint(mark)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x.mp4"
-        video.write(path, frames, FPS, {})
-        return path.read_bytes(), hashlib.sha256(frames.tobytes()).hexdigest()
 
 
 SETTINGS: list[Mapping[str, Any]] = [

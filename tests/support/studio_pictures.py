@@ -25,7 +25,7 @@ from typing import Any
 from skipguide.runs import Plan, Run
 from skipguide.runs.local_engine import LocalEngine
 from skipguide.runs.sweep import sweep
-from skipguide.studio import blind_test
+from support.judges import let_judge
 from support.served import CHROMIUM, Served, sync_api, until
 
 PLAN = {
@@ -102,17 +102,9 @@ def _skipguide(*words: str) -> None:
 
 
 def vote(folder: Path) -> None:
-    """Let simulated raters judge everything, each with some chance in it."""
-    drawn = random.Random(0)
+    """Let simulated raters judge everything."""
     with Run.open(folder, writable=True) as run:
-        ids = [setting.id for setting in run.settings()]
-        for rater in ("simulated A", "simulated B", "simulated C"):
-            for task in blind_test.tasks(run.clips("done"), "pair", ids, rater):
-                left, right = (_STRENGTHS[clip.setting] for clip in task.clips_in_order)
-                felt = left - right + drawn.gauss(0, 1)
-                side = "tie" if abs(felt) < 0.2 else "left" if felt > 0 else "right"
-                for given in blind_test.build_votes(task, rater, {"preference": side}, 6.0):
-                    run.vote(given)
+        let_judge(run, _STRENGTHS.__getitem__, random.Random(0))
 
 
 @contextmanager
