@@ -1,4 +1,4 @@
-"""What the tests of the studio in a browser share."""
+"""Fixtures that the tests of the studio share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from support.clock import Clock
 from support.painted import painted
-from support.served import CHROMIUM, Served, sync_api
+from support.served import CHROMIUM, Browsers, Served, sync_api
 
 
 @pytest.fixture(autouse=True)
@@ -19,12 +20,25 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state" / "skipguide" / "studio-secret"
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def browse(chromium: Any) -> Iterator[Browsers]:
+    """Open pages of browsers that do not know each other. Requests may fail, scripts may not."""
+    browsers = Browsers(chromium, viewport={"width": 1280, "height": 800})
+    yield browsers
+    browsers.close()
 
 
 @pytest.fixture

@@ -26,19 +26,11 @@ from skipguide.runs import Run
 from skipguide.studio import access, app, certificate, connections, qr, sharing
 from skipguide.studio.access import Policy
 from skipguide.studio.limits import Buckets, Limits, address_key
+from support.clock import Clock
 from support.served import Verb, free_port
 
 TOKEN = Policy("owner").rater_token
 FOR_RATERS = Policy("owner", names=frozenset({"raters.example"}), raters_only=True)
-
-
-class Clock:
-    """A clock that stands until it is set."""
-
-    now = 1e6
-
-    def __call__(self) -> float:
-        return self.now
 
 
 # --- addresses ------------------------------------------------------------------------------------

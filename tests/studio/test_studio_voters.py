@@ -6,7 +6,7 @@ Which frame a video shows is read from its pixels (painted.py), not from what th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +33,6 @@ def voting(page: Any, url: str, name: str = "Ann", said: str = "kind=pair&settin
     page.fill("#rater", name)
     page.keyboard.press("Enter")
     page.locator(".stage-of-two").wait_for()
-
-
-@pytest.fixture
-def browse(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Open pages of browsers that do not know each other. Requests may fail, scripts may not."""
-    contexts, errors = [], []
-
-    def opening(**how: Any) -> Any:
-        contexts.append(chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **how}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        return page
-
-    yield opening
-    for context in contexts:
-        context.close()
-    assert errors == []
 
 
 def answers_in(folder: Path) -> list[tuple[str, str]]:

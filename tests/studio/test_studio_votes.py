@@ -19,26 +19,12 @@ from skipguide.cli import app as verbs
 from skipguide.runs import Run
 from skipguide.studio import app, secret
 from skipguide.studio.access import Policy
+from support.clock import Clock
 from support.served import Verb, free_port
 
 HERE = "http://localhost:8700"
 KEY, OTHER_KEY = "a" * 32, "b" * 32
 SECONDS = 2.0  # that a painted video takes: 24 frames at 12 a second
-
-
-class Clock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 1e9
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def client(folder: Path, clock: Any, policy: Policy | None = None) -> TestClient:

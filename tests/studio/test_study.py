@@ -20,40 +20,15 @@ from skipguide.cli import app as verbs
 from skipguide.files import video
 from skipguide.runs import Run
 from skipguide.runs.study import Check, Study
-from skipguide.studio import app, attention, blind_test, sealed, study_plan
+from skipguide.studio import app, attention, blind_test, sealed
 from skipguide.studio.access import Policy
 from skipguide.studio.limits import Limits
+from support.clock import Clock
+from support.shared import TEXT, begin_study
 
 NAME = "raters.example"
-TEXT = "# Consent\n\nI agree."
 HASH = hashlib.sha256(TEXT.encode()).hexdigest()
 FOR_RATERS = Policy("owner", names=frozenset({NAME}), secret=b"same", raters_only=True)
-
-
-class Clock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 1e9
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def begin_study(folder: Path, **more: Any) -> Study:
-    asked: dict[str, Any] = {
-        "kind": "pair", "settings": ["cfg", "stg layers=4 scale=0.5"], "tasks": 3, "checks": 2,
-        "consent": TEXT, "most_raters": 3, **more,
-    }  # fmt: skip
-    with Run.open(folder, writable=True) as run:
-        study = study_plan.plan_study(run, **asked)
-        attention.prepare(run, study)
-        return run.study.begin(study, asked["consent"])
 
 
 def rater_web(folder: Path, clock: Clock, address: str = "192.0.2.7", **more: Any) -> TestClient:
@@ -84,6 +59,16 @@ def answer(web: TestClient, name: str, task: str, side: str, **more: Any) -> Any
     answers = {"preference": side}
     body = {"rater": name, "key": key_of(name), "task": task, "answers": answers, "seconds": 2.0}
     return web.post("/api/study/answer", json={**body, **more})
+
+
+def first_task(folder: Path, clock: Clock) -> tuple[TestClient, dict[str, Any]]:
+    """Begin a study; the browser of Ann, and her first task, which can be answered by now."""
+    begin_study(folder)
+    web = rater_web(folder, clock)
+    begin(web, "Ann")
+    task = following(web, "Ann").json()["task"]
+    clock.now += 60
+    return web, task
 
 
 def shown(web: TestClient, task: dict[str, Any]) -> list[bytes]:
@@ -224,11 +209,7 @@ def test_a_video_for_raters_has_the_frames_and_no_record(tmp_path: Path) -> None
 
 
 def test_a_study_and_its_tasks_survive_a_restart(painted_copy: Path, clock: Clock) -> None:
-    begin_study(painted_copy)
-    web = rater_web(painted_copy, clock)
-    begin(web, "Ann")
-    task = following(web, "Ann").json()["task"]
-    clock.now += 60
+    _, task = first_task(painted_copy, clock)
     again = rater_web(painted_copy, clock)
     assert all(shown(again, task))
     assert answer(again, "Ann", task["id"], "tie").status_code == 200
@@ -238,12 +219,8 @@ def test_a_study_and_its_tasks_survive_a_restart(painted_copy: Path, clock: Cloc
 
 
 def test_a_task_of_nobody_is_no_task(painted_copy: Path, clock: Clock) -> None:
-    begin_study(painted_copy)
-    web = rater_web(painted_copy, clock)
-    begin(web, "Ann")
+    web, task = first_task(painted_copy, clock)
     begin(web, "Bob")
-    task = following(web, "Ann").json()["task"]
-    clock.now += 60
     assert answer(web, "Bob", task["id"], "tie").status_code == 409
     assert answer(web, "Ann", task["id"][:-1] + "g", "tie").status_code == 409
     assert answer(web, "Ann", task["id"], "both").status_code == 400
@@ -306,12 +283,8 @@ def test_nothing_is_asked_or_kept_before_consent(painted_copy: Path, clock: Cloc
 
 
 def test_another_text_is_asked_for_anew(painted_copy: Path, clock: Clock) -> None:
-    """And each vote keeps the version that held."""
-    begin_study(painted_copy)
-    web = rater_web(painted_copy, clock)
-    begin(web, "Ann")
-    first = following(web, "Ann").json()["task"]
-    clock.now += 60
+    """Each vote keeps the version that held."""
+    web, first = first_task(painted_copy, clock)
     answer(web, "Ann", first["id"], "tie")
     text = "I agree to more."
     new = hashlib.sha256(text.encode()).hexdigest()

@@ -15,7 +15,7 @@ from skipguide.runs import Run
 from skipguide.runs.study import CheckAnswer
 from skipguide.studio import blind_test
 from support.painted import painted
-from support.served import BROWSER, READ, until
+from support.served import BROWSER, READ, Browsers, until
 from support.shared import Shared
 
 pytestmark = BROWSER
@@ -33,24 +33,14 @@ def shared(tmp_path: Path) -> Iterator[Shared]:
 
 
 @pytest.fixture
-def browse(chromium: Any, shared: Shared) -> Iterator[Callable[..., Any]]:
+def browse(chromium: Any, shared: Shared) -> Iterator[Browsers]:
     """Open pages of phones that do not know each other, and take a certificate that nobody has
     signed. They are closed before the server."""
     assert shared.link
-    contexts, errors = [], []
-
-    def opening(**how: Any) -> Any:
-        phone = {"viewport": PHONE, "is_mobile": True, "has_touch": True}
-        contexts.append(chromium.new_context(**{**phone, "ignore_https_errors": True, **how}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        return page
-
-    yield opening
-    for context in contexts:
-        context.close()
-    assert errors == []
+    phone = {"viewport": PHONE, "is_mobile": True, "has_touch": True}
+    browsers = Browsers(chromium, **phone, ignore_https_errors=True)
+    yield browsers
+    browsers.close()
 
 
 def begin(page: Any, link: str, name: str) -> None:
@@ -76,11 +66,11 @@ def test_a_study_from_consent_to_the_end(browse: Callable[..., Any], shared: Sha
     with Run.open(shared.folder) as run:
         assert run.rater_keys() == {}
     begin(page, shared.link, "Ann")
-    damaged = frames_of_checks(shared.folder)
+    assert list((shared.folder / "checks").glob("*.mp4"))  # there is a damaged copy among them
     for done in range(5):
         until(page, PROGRESS, lambda now, done=done: now == f"{done} of 5")
         until(page, OPEN)
-        page.locator(f"#{side_of(page, damaged)}").click()
+        page.locator(f"#{side_of(page)}").click()
     page.locator("#finished").wait_for()
     assert "5 of 5 answered." in page.text_content("#finished")
     assert "You can close this page." in page.text_content("#finished")
@@ -108,12 +98,8 @@ def test_a_study_from_consent_to_the_end(browse: Callable[..., Any], shared: Sha
         assert list(run.study.removal_wishes()) == ["Ann"]
 
 
-def frames_of_checks(folder: Path) -> int:
-    """How many damaged copies there are; a painted frame is of one grey, a damaged one is not."""
-    return len(list((folder / "checks").glob("*.mp4")))
-
-
-# How far the pixels of each video are apart, left and right; a damaged one is noise.
+# How far the pixels of each video are apart, left and right: a painted frame is of one grey, a
+# damaged one is noise.
 SPREAD = """() => [...document.querySelectorAll("main video:not(.coming)")].map((video) => {
   const canvas = Object.assign(document.createElement("canvas"), {width: 32, height: 32});
   const context = canvas.getContext("2d", {willReadFrequently: true});
@@ -132,9 +118,8 @@ MARKS = """() => [...document.querySelectorAll("main video:not(.coming)")].map((
 })"""
 
 
-def side_of(page: Any, damaged: int) -> str:
-    """What somebody says who looks: the noisy one loses, of equal ones none wins."""
-    assert damaged
+def side_of(page: Any) -> str:
+    """Return the answer of somebody who looks: the noisy one loses, of equal ones none wins."""
     left, right = page.evaluate(SPREAD)
     if max(left, right) > 20:
         return "right" if left > right else "left"

@@ -113,6 +113,32 @@ class Verb:
         self.process.stdout.close()
 
 
+class Browsers:
+    """Opens pages of browsers that do not know each other.
+
+    Args:
+        usual: what the context of a page is, where its caller says nothing else.
+    """
+
+    def __init__(self, chromium: Any, **usual: Any) -> None:
+        self._chromium, self._usual = chromium, usual
+        self._contexts: list[Any] = []
+        self._errors: list[str] = []
+
+    def __call__(self, **how: Any) -> Any:
+        self._contexts.append(self._chromium.new_context(**{**self._usual, **how}))
+        page = self._contexts[-1].new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: self._errors.append(str(error)))
+        return page
+
+    def close(self) -> None:
+        """Close all of them; none may have had an error in a script."""
+        for context in self._contexts:
+            context.close()
+        assert self._errors == []
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return taken.getsockname()[1]

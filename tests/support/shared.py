@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 from skipguide.runs import Run
+from skipguide.runs.study import Study
 from skipguide.studio import app, attention, certificate, connections, study_plan
 from skipguide.studio.access import Policy
 from skipguide.studio.sharing import Sharing
@@ -14,17 +16,25 @@ from support.served import Served
 TEXT = "# Consent\n\nYou judge **short** videos.\n\n- You can stop.\n- <b>Nothing</b> is sold."
 
 
+def begin_study(folder: Path, **more: Any) -> Study:
+    """Begin a study of two settings in a run, as `--tasks` does: of three pairs and two checks."""
+    asked: dict[str, Any] = {
+        "kind": "pair", "settings": ["cfg", "stg layers=4 scale=0.5"], "tasks": 3, "checks": 2,
+        "consent": TEXT, "most_raters": 3, **more,
+    }  # fmt: skip
+    with Run.open(folder, writable=True) as run:
+        study = study_plan.plan_study(run, **asked)
+        attention.prepare(run, study)
+        return run.study.begin(study, asked["consent"])
+
+
 class Shared:
     """A studio with a study, and the server for raters beside it, over TLS."""
 
     def __init__(
         self, folder: Path, tasks: int = 3, text: str = TEXT, shown: str | None = None
     ) -> None:
-        with Run.open(folder, writable=True) as run:
-            names = ["cfg", "stg layers=4 scale=0.5"]
-            study = study_plan.plan_study(run, "pair", names, tasks, 2, text, 9)
-            attention.prepare(run, study)
-            run.study.begin(study, text)
+        begin_study(folder, tasks=tasks, consent=text, most_raters=9)
         self.folder, policy = folder, Policy(secret=b"secret")
         self.own = certificate.load_own(folder, ["127.0.0.1"])
         listener = socket.create_server(("127.0.0.1", 0))
