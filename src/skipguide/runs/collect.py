@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
 from skipguide.models.places import without_places
 from skipguide.runs import jobs as jobs_of
-from skipguide.runs import progress
+from skipguide.runs import progress, setting_names
 from skipguide.runs.environment import environment
 from skipguide.runs.jobs import Job, ResolvedSetting
 from skipguide.runs.ledger import Ledger, to_json
@@ -111,13 +110,11 @@ def _name_settings(
             continue
         said = jobs_of.setting_content(clip.base)
         same = to_json(without_places(said))
-        names = itertools.chain(
-            [clip.setting], (f"{clip.setting} ({number})" for number in itertools.count(2))
-        )
         name = next(
-            name for name in names
+            name
+            for name in setting_names.numbered(clip.setting)
             if taken.get((clip.base.model, name), same) == same
-        )  # fmt: skip
+        )
         taken[clip.base.model, name] = same
         setting = Setting(name, said, clip.base)
         found[_content(clip)] = ResolvedSetting(setting, clip.base, weights)

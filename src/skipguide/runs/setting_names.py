@@ -6,6 +6,7 @@ by its terms alone; of all else only what is not the same in all settings.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -40,18 +41,17 @@ def fill_in_names(points: Sequence[tuple[str, ReadOnlyData]]) -> list[str]:
     for (name, words), phrase in zip(points, phrases, strict=True):
         values = [f"{key}={_short(words[key])}" for key in varying if key in words]
         plain = " ".join([*([phrase] if shown or not values else []), *values])
-        own = name or next(candidate for candidate in _numbered(plain) if not taken[candidate])
+        own = name or next(candidate for candidate in numbered(plain) if not taken[candidate])
         taken[own] += not name
         found.append(own)
     return found
 
 
-def _numbered(name: str) -> Iterator[str]:
+def numbered(name: str) -> Iterator[str]:
+    """Yield a name, and then "NAME (2)", "NAME (3)" and so on, for those that find it taken."""
     yield name
-    number = 2
-    while True:
+    for number in itertools.count(2):
         yield f"{name} ({number})"
-        number += 1
 
 
 def _varying_words(rows: Sequence[ReadOnlyData]) -> list[str]:
