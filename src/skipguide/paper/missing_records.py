@@ -1,4 +1,4 @@
-"""Why there is no report: no records, others than those asked for, or nothing to draw with."""
+"""The reasons why there is no report: no records, others than those asked for, no matplotlib."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tracking a run while it is made, or afterwards."""
+"""Track a run while it is made, or afterwards."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class MLflow:
 
 
 class _Known:
-    """What a run of MLflow has."""
+    """A run of MLflow, with what is logged in it already."""
 
     def __init__(self, client: Any, run: Any):
         self.id: str = run.info.run_id

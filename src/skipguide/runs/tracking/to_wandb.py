@@ -102,7 +102,7 @@ class WeightsAndBiases:
 
 
 class _Log:
-    """What was logged, a line at a time: [setting, [item, ...]]."""
+    """A file of what was logged, a line at a time: [setting, [item, ...]]."""
 
     def __init__(self, path: Path):
         self.path = path
