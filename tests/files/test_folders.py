@@ -1,7 +1,9 @@
-"""What systems leave in folders."""
+"""What systems leave in folders, and the room on their disks."""
 
 from __future__ import annotations
 
+import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,11 @@ def test_what_takes_no_files_is_told_and_asking_leaves_nothing(tmp_path: Path) -
     assert too_long is not None
     assert "too long" in too_long
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_free_bytes_of_a_folder_to_come_are_those_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda at: usage(9, 2, 7 if at == tmp_path else 0))
+    assert folders.free_bytes(tmp_path / "a" / "b") == folders.free_bytes(tmp_path) == 7

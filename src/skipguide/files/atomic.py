@@ -6,12 +6,13 @@ import contextlib
 import errno
 import glob
 import os
-import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
+
+from skipguide.files import folders
 
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -52,11 +53,11 @@ def atomic_replace(*paths: Path) -> Iterator[tuple[Path, ...]]:
     _remove(parts, ())
 
 
-def _remove(parts: Sequence[Path], folders: Sequence[Path]) -> None:
+def _remove(parts: Sequence[Path], made: Sequence[Path]) -> None:
     for part in parts:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-    for folder in folders:
+    for folder in made:
         with contextlib.suppress(OSError):  # not empty, or gone
             folder.rmdir()
 
@@ -72,8 +73,8 @@ def _in_words(paths: Sequence[Path], parts: Sequence[Path]) -> Iterator[None]:
             raise OutputError(
                 error.errno,
                 f"the disk must have room for {paths[0]}, but that of {folder} is full"
-                f" ({_free_bytes(folder)} bytes are free). Free some space, or choose a folder on"
-                " another disk; files that were finished stay.",
+                f" ({folders.free_bytes(folder)} bytes are free). Free some space, or choose a"
+                " folder on another disk; files that were finished stay.",
             ) from error
         named = str(error.filename or "").removeprefix("file:")
         ours = {str(place) for path in (*paths, *parts) for place in (path, *path.parents)}
@@ -84,11 +85,6 @@ def _in_words(paths: Sequence[Path], parts: Sequence[Path]) -> Iterator[None]:
             f"the output must lie in a folder that can be written, but {folder} cannot:"
             f" {os.strerror(error.errno)}. Choose another one.",
         ) from error
-
-
-def _free_bytes(folder: Path) -> int:
-    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(place).free
 
 
 def _part_prefix(path: Path) -> str:

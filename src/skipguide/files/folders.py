@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -27,6 +28,16 @@ def contents(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if not is_system_name(path.name))
 
 
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk of a folder, which may be still to come."""
+    return shutil.disk_usage(_nearest(folder.absolute())).free
+
+
+def _nearest(place: Path) -> Path:
+    """Return a place, or the first around it that exists."""
+    return next(path for path in (place, *place.parents) if path.exists())
+
+
 def find_obstacle(folder: Path) -> str | None:
     """Return the place that keeps files out of a folder, which may be still to come, and why.
 
@@ -39,7 +50,7 @@ def find_obstacle(folder: Path) -> str | None:
     place = folder
     try:
         place = folder.absolute()
-        place = next(path for path in (place, *place.parents) if path.exists())
+        place = _nearest(place)
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             return f"{place} is not one"
         with tempfile.TemporaryDirectory(prefix=".skipguide-", dir=place):

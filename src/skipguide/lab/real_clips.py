@@ -107,8 +107,7 @@ def _check_folder(name: str, folder: Path) -> None:
 
 def _check_space(order: Order) -> None:
     needed = round(order.count * (_CLIP_BYTES + _PIXEL_BYTES * order.size**2))
-    place = next(path for path in order.folder.absolute().parents if path.exists())
-    if (free := shutil.disk_usage(place).free) < needed:
+    if (free := folders.free_bytes(order.folder.absolute().parent)) < needed:
         raise OSError(
             f"the disk must have room for {order.count} clips, about {needed / 1e6:.0f} MB, but"
             f" that of {order.folder} has {free / 1e6:.0f} MB. Ask for fewer or smaller ones, or"

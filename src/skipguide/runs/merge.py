@@ -142,7 +142,7 @@ def _check_space(sources: Sequence[Path], out: Path) -> None:
     kept = (files.VIDEOS, files.LATENTS, files.IMAGES, NAME)
     paths = [path for folder in sources for name in kept for path in _files_in(folder / name)]
     needed = sum(path.stat().st_size for path in paths) + _RESERVE
-    free = shutil.disk_usage(next(p for p in out.absolute().parents if p.exists())).free
+    free = folders.free_bytes(out.absolute().parent)
     if free < needed:
         raise OSError(
             f"the disk must have room for the runs, about {needed / 1e6:.0f} MB, but that of {out}"

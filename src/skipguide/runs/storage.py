@@ -319,10 +319,7 @@ def check_disk_space(folder: Path, wanted: list[GenerationSettings], latents: bo
     per_pixel = _VIDEO_BYTES + (_LATENT_BYTES if latents else 0)
     pixels = sum((s.num_frames or 0) * (s.height or 0) * (s.width or 0) for s in wanted)
     needed = round(per_pixel * pixels) + 16_384 * len(wanted)
-    place = next(
-        place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
-    )
-    free = shutil.disk_usage(place).free
+    free = folders.free_bytes(folder)
     if needed and free < needed + _RESERVE:
         raise OSError(
             f"the disk must have room for {len(wanted)} videos, about"
