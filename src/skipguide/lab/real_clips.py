@@ -17,7 +17,6 @@ import torch
 
 from skipguide.files import folders, video
 from skipguide.lab import world
-from skipguide.lab.training_loop import atomic_path
 
 CAPTIONS = "captions.csv"
 LEAST_SIZE, MOST_SIZE = 16, 1024
@@ -181,10 +180,7 @@ def _write_frame(path: Path, frame: torch.Tensor) -> None:
 
 def _write_captions(order: Order, scenes: world.Scenes, captions: list[str], folder: Path) -> None:
     """Write the table of captions: `prompt` first, as files of prompts have it."""
-    with (
-        atomic_path(folder / CAPTIONS) as part,
-        part.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with (folder / CAPTIONS).open("w", newline="", encoding="utf-8") as file:
         words = ("shape", "colour", "size", "motion", "background", "background_colour")
         first = ["prompt", *(["image"] if order.first_frames else []), "video"]
         writer = csv.writer(file, lineterminator="\n")
