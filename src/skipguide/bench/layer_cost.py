@@ -21,6 +21,7 @@ from skipguide.families import rows as family_rows
 from skipguide.families.examples import denoiser_class, example_of
 from skipguide.families.schema import Family
 from skipguide.files import packaged
+from skipguide.files.text import first_line
 from skipguide.generate import run
 from skipguide.generate.resolve import call_parameters, requires_image, resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
@@ -127,10 +128,9 @@ def measure_pipeline(pipe: Pipeline, model: str, sizes: Mapping[str, int]) -> di
         )
     except RuntimeError as error:
         asked = " x ".join(str(getattr(settings, name)) for name in SIZE_SETTINGS)
-        reason = str(error).splitlines()[0]
         raise ValueError(
             f"height x width x frames must be a size that {model} can run, but {asked} failed"
-            f" ({reason}). Choose another size with --height, --width or --num-frames."
+            f" ({first_line(error)}). Choose another size with --height, --width or --num-frames."
         ) from error
     size = (
         f"{settings.width or 'its own'} x {settings.height or 'its own'},"

@@ -40,6 +40,12 @@ def displayable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error without its full stop; of one without words its class."""
+    lines = str(error).strip().splitlines()
+    return (lines[0].rstrip(". ") if lines else "") or type(error).__name__
+
+
 def accept_all_characters(stream: TextIO) -> None:
     """Have a terminal or pipe write what its encoding lacks as an escape, and not fail."""
     if isinstance(stream, io.TextIOWrapper):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from skipguide.files.text import first_line
 from skipguide.generate.settings import GenerationSettings
 from skipguide.models.memory import is_out_of_memory
 
@@ -28,14 +29,14 @@ def explain(error: BaseException, model: str, settings: GenerationSettings) -> V
     if is_out_of_memory(error):
         return ValueError(
             f"memory must be enough for a video of {_size(settings)}, but it ran out"
-            f" ({_first_line(error)}). Take --offload model or group, --vae-tiling, a smaller"
+            f" ({first_line(error)[:200]}). Take --offload model or group, --vae-tiling, a smaller"
             " --height and --width, or fewer --num-frames."
         )
     if type(error) is RuntimeError and _SHAPES.search(str(error)):
         return ValueError(
             f"height x width x num_frames must be a size that {model} can run, but"
-            f" {_size(settings)} failed ({_first_line(error)}). Choose another size with --height,"
-            " --width or --num-frames."
+            f" {_size(settings)} failed ({first_line(error)[:200]}). Choose another size with"
+            " --height, --width or --num-frames."
         )
     return None
 
@@ -43,8 +44,3 @@ def explain(error: BaseException, model: str, settings: GenerationSettings) -> V
 def _size(settings: GenerationSettings) -> str:
     numbers = (settings.height, settings.width, settings.num_frames)
     return " x ".join("the model's own" if number is None else str(number) for number in numbers)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:200] if lines else type(error).__name__

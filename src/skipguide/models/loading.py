@@ -16,6 +16,7 @@ import torch
 
 from skipguide.families import rows
 from skipguide.files import hash_cache, packaged
+from skipguide.files.text import first_line
 from skipguide.method.protocols import Pipeline
 from skipguide.models import hub, loaded, lora, parts, placement, quantize, weights_file
 from skipguide.models.fingerprint import hash_weights, weight_files
@@ -159,9 +160,9 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"device must be one that torch has here, but got {device!r} ({reason}). Try cpu."
+            f"device must be one that torch has here, but got {device!r}"
+            f" ({first_line(error)}). Try cpu."
         ) from error
 
 

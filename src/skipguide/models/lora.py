@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from skipguide.files.hash_cache import known_sha256
+from skipguide.files.text import first_line
 from skipguide.method import validate
 from skipguide.method.protocols import Pipeline
 from skipguide.models import parts, telling, weights_file
@@ -169,10 +170,9 @@ def _files_on_hub(repository: str) -> list[str]:
     try:
         return [name for name in list_repo_files(repository) if name.endswith(".safetensors")]
     except OSError as error:
-        reason = str(error).splitlines()[0].rstrip(". ")
         raise ValueError(
             f"lora must be a file, a folder or a hub id, but {repository!r} is no folder, and the"
-            f" hub says: {reason}. Check the name and the network."
+            f" hub says: {first_line(error)}. Check the name and the network."
         ) from error
 
 
@@ -331,9 +331,8 @@ def _explained(file: Path) -> Iterator[None]:
             yield
     # diffusers takes a file apart by its names, and fails in many ways where they are others.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        reason = f"it has no {reason}" if isinstance(error, KeyError) else reason
+        lacks = "it has no " if isinstance(error, KeyError) else ""
         raise ValueError(
-            f"lora must be one that diffusers can read, but {file} is not: {reason[:300]}. Take"
-            " another file, made for this model."
+            f"lora must be one that diffusers can read, but {file} is not:"
+            f" {lacks}{first_line(error)[:300]}. Take another file, made for this model."
         ) from error

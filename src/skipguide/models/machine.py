@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from skipguide.files.text import first_line
 from skipguide.method.protocols import PlainData
 
 _FP8_CAPABILITY = (8, 9)  # Ada and Hopper are the first with products of fp8
@@ -37,13 +38,13 @@ def _cuda_devices() -> Iterator[PlainData]:
     try:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     except Exception as error:  # a driver that does not fit
-        yield {"device": "cuda", "error": str(error).splitlines()[0]}
+        yield {"device": "cuda", "error": first_line(error)}
         return
     for number in range(count):
         try:
             yield _cuda_device(number)
         except Exception as error:
-            yield {"device": f"cuda:{number}", "error": str(error).splitlines()[0]}
+            yield {"device": f"cuda:{number}", "error": first_line(error)}
 
 
 def _cuda_device(number: int) -> PlainData:
@@ -141,7 +142,7 @@ def check_attention(device: str) -> list[PlainData]:
         try:
             dispatch._check_attention_backend_requirements(backend)
         except Exception as error:
-            rows.append({"name": name, "works": False, "why": _first_sentence(error)})
+            rows.append({"name": name, "works": False, "why": first_line(error)})
             continue
         if name.endswith("_hub"):
             rows.append({"name": name, "works": None, "why": "its kernel comes from the hub"})
@@ -170,14 +171,9 @@ def _try_attention(attend: Callable[[torch.Tensor], torch.Tensor], device: str) 
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        return _first_sentence(error)
+        return first_line(error)
     wrong = (found - expected).abs().max().item() if found.shape == expected.shape else 1.0
     return None if wrong < 0.1 else f"its result is wrong by {wrong:.2g}"
-
-
-def _first_sentence(error: BaseException) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".")
 
 
 def processor_name() -> str:

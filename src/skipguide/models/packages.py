@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 
+from skipguide.files.text import first_line
 from skipguide.method.protocols import PlainData
 
 DISTRIBUTION = "skipguide"
@@ -45,20 +46,16 @@ def check_required() -> list[PlainData]:
 
 def check_optional() -> list[PlainData]:
     """Return a row for each optional package, with what it is `for` and how to `install` it."""
-    extras: dict[str, tuple[str, str]] = {}
-    for name, needs, extra in _requirements():
-        if extra is not None and extra != "dev":
-            extras.setdefault(name, (needs, extra))
+    listed: dict[str, tuple[str, str]] = {}
+    # "dev", which is no extra of users, and what every user has count only where they are alone.
+    for name, needs, extra in sorted(_requirements(), key=lambda row: row[2] in (None, "dev")):
+        listed.setdefault(name, (needs, "" if extra == "dev" else extra or ""))
     rows = []
     for name, purpose in PURPOSES.items():
-        needs, extra = extras.get(name, (_dev_needs(name), ""))
+        needs, extra = listed.get(name, ("", ""))
         package = f"'{DISTRIBUTION}[{extra}]'" if extra else name
         rows.append({**_row(name, needs), "for": purpose, "install": f"pip install {package}"})
     return rows
-
-
-def _dev_needs(name: str) -> str:
-    return next((needs for found, needs, _ in _requirements() if found == name), "")
 
 
 def _python_row() -> PlainData:
@@ -72,7 +69,7 @@ def _python_row() -> PlainData:
 def _requirements() -> list[tuple[str, str, str | None]]:
     """Return (name, versions, extra) of all that the metadata of this package lists.
 
-    None without metadata, or without the package that reads it, which accelerate brings along.
+    It is empty without metadata, or without the package that reads it, which accelerate brings.
     """
     try:
         from packaging.requirements import Requirement
@@ -126,8 +123,7 @@ def _import_state(name: str) -> str:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        return f"broken: {first}"
+        return f"broken: {first_line(error)}"
     return "ok"
 
 

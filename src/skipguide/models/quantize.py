@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from skipguide.files.text import first_line
 from skipguide.models import telling
 
 # What can make each kind, the first choice first: diffusers will drop quanto, and bitsandbytes
@@ -54,7 +55,7 @@ def choose_library(quantize: str, device: str) -> str:
                 _try_on_a_layer(kind, library, device)
         # The libraries fail in many ways where their kernels do not fit torch or the device.
         except Exception as error:
-            failures[library] = (str(error).splitlines() or [type(error).__name__])[0]
+            failures[library] = first_line(error)
         else:
             return f"{kind}:{library}"
     raise ValueError(_describe_failure(quantize, device, failures))
@@ -71,7 +72,7 @@ def _describe_failure(quantize: str, device: str, failures: dict[str, str]) -> s
         none = "it is not" if len(libraries) == 1 else "none is"
         return f"{needs}, but {none} installed. Install {which} with: pip install {packages[0]}"
     reasons = "; ".join(
-        f"{library} {version(_PACKAGES[library])} says: {reason.rstrip('. ')}"
+        f"{library} {version(_PACKAGES[library])} says: {reason}"
         for library, reason in failures.items()
     )
     advice = f" or install another with: pip install {packages[0]}" if packages else ""

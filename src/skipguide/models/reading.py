@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from skipguide.files.text import first_line
 from skipguide.models import loaded, parts, quantize, whole_folder
 from skipguide.models.hub import INDEX_FILE
 from skipguide.models.parts import DENOISERS, Parts
@@ -91,8 +92,7 @@ def _explained(folder: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
-        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise ValueError(
             f"a model must be a whole folder in diffusers layout, but {folder} cannot be loaded:"
-            f" {reason[:300].rstrip('. ')}. Copy or download the model again."
+            f" {first_line(error)[:300]}. Copy or download the model again."
         ) from error

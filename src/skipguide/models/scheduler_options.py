@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from skipguide.files.text import first_line
 from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
@@ -191,8 +192,7 @@ def _failure(kind: type[Any], config: PlainData, steps: int) -> str | None:
         sample = _try(kind, config, steps)[0]
     # Schedulers fail in many ways where an option is not one of theirs.
     except Exception as error:
-        lines = str(error).splitlines() or [""]
-        return f"diffusers says: {lines[0].rstrip('. ')[:200] or type(error).__name__}"
+        return f"diffusers says: {first_line(error)[:200]}"
     return None if bool(sample.isfinite().all()) else "the frames are not finite"
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from skipguide.files.text import first_line
+
 SUFFIXES = (".safetensors", ".gguf")
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -79,11 +81,10 @@ def download(repository: str, file: str, setting: str) -> Path:
     try:
         return Path(hf_hub_download(repository, file))
     except OSError as error:
-        reason = str(error).splitlines()[0].rstrip(". ")
         raise ValueError(
             f"{setting} must be a local file or one of the hub, but {repository}/{file} is no"
-            f" local file, and cannot be had from the hub: {reason}. Check the name and the"
-            " network."
+            f" local file, and cannot be had from the hub: {first_line(error)}. Check the name and"
+            " the network."
         ) from error
 
 
@@ -138,8 +139,7 @@ def _read_gguf(path: Path) -> WeightsFile:
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ValueError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
     return ValueError(
-        f"{path} must be a whole {kind} file, but cannot be read: {reason}. It may be cut off"
-        f" ({path.stat().st_size:,} bytes); copy or download it again."
+        f"{path} must be a whole {kind} file, but cannot be read: {first_line(error)}. It may be"
+        f" cut off ({path.stat().st_size:,} bytes); copy or download it again."
     )
