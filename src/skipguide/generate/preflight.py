@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipguide import guide
+from skipguide.files.hub_cache import INDEX_FILE
 from skipguide.generate import run
 from skipguide.generate.resolve import call_parameters, resolve_settings
 from skipguide.generate.settings import GenerationSettings
@@ -115,7 +116,7 @@ def find_skeleton(settings: ModelSettings, revision: str | None = None) -> Any:
     folder = _config_folder(found.base, revision)
     if folder is None:
         return None
-    index = folder / loading.INDEX_FILE
+    index = folder / INDEX_FILE
     loading.check_pipeline(index)
     if found.file or found.named:
         parts.assign_files(found, parts.read_components(index), folder)
@@ -148,12 +149,12 @@ def _config_folder(model: str, revision: str | None) -> Path | None:
         return folder
     from huggingface_hub import snapshot_download
 
-    patterns = [loading.INDEX_FILE, "*/*config.json"]
+    patterns = [INDEX_FILE, "*/*config.json"]
     try:
         found = snapshot_download(model, revision=revision, allow_patterns=patterns)
     except (OSError, ValueError):  # loading says what is wrong, in words
         return None
-    return Path(found) if (Path(found) / loading.INDEX_FILE).is_file() else None
+    return Path(found) if (Path(found) / INDEX_FILE).is_file() else None
 
 
 def _hide_library_logs() -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from skipguide.files import hash_cache
 from skipguide.files.folders import is_system_name
+from skipguide.files.hub_cache import INDEX_FILE
 
 
 def hash_weights(folder: Path, without: Collection[str] = ()) -> str:
@@ -35,4 +36,4 @@ def weight_files(folder: Path, without: Collection[str] = ()) -> list[Path]:
         and not any(map(is_system_name, path.relative_to(folder).parts))
         and (path.parent.name not in without or path.name == "config.json")
     )
-    return [folder / "model_index.json", *files]
+    return [folder / INDEX_FILE, *files]

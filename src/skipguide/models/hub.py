@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from skipguide.files.hub_cache import INDEX_FILE
 from skipguide.models import parts
-
-INDEX_FILE = "model_index.json"  # of every pipeline in diffusers layout
 
 
 def download(

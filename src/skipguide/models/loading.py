@@ -16,11 +16,12 @@ import torch
 
 from skipguide.families import rows
 from skipguide.files import hash_cache, packaged
+from skipguide.files.hub_cache import INDEX_FILE
 from skipguide.files.text import first_line
 from skipguide.method.protocols import Pipeline
 from skipguide.models import hub, loaded, lora, parts, placement, quantize, weights_file
 from skipguide.models.fingerprint import hash_weights, weight_files
-from skipguide.models.hub import INDEX_FILE
+from skipguide.models.parsing import DENOISERS
 from skipguide.models.parts import Parts
 from skipguide.models.reading import Reading, read_pipeline
 from skipguide.models.settings import ModelSettings
@@ -129,7 +130,7 @@ def choose_quantization(settings: ModelSettings, device: str) -> str | None:
     if settings.quantize is None:
         return None
     named = [entry.partition("=") for entry in settings.component or ()]
-    files = [settings.model, *(place for name, _, place in named if name in parts.DENOISERS)]
+    files = [settings.model, *(place for name, _, place in named if name in DENOISERS)]
     if done := next((file for file in files if file.lower().endswith(".gguf")), None):
         raise ValueError(
             f"quantize is for weights that are not quantized yet, but got {settings.quantize!r} for"

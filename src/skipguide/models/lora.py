@@ -24,6 +24,7 @@ from skipguide.files.text import first_line
 from skipguide.method import validate
 from skipguide.method.protocols import Pipeline
 from skipguide.models import parts, telling, weights_file
+from skipguide.models.parsing import DENOISERS
 from skipguide.models.settings import Lora
 
 _USUAL_NAME = "pytorch_lora_weights.safetensors"  # that diffusers' training scripts write
@@ -31,7 +32,6 @@ _USUAL_NAME = "pytorch_lora_weights.safetensors"  # that diffusers' training scr
 _WEIGHT = re.compile(r"\.(lora_|lora\.|lokr_|alpha$|dora_scale|diff_b|diff$).*$")
 _TRIGGERS = ("modelspec.trigger_phrase", "trigger_words", "trigger_word", "ss_trigger_words")
 _MAX_TAGS = 3
-_HUB_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,7 @@ def _load(pipe: Pipeline, file: Path, adapter: str, name: str) -> None:
 def _targets(pipe: Pipeline) -> list[str]:
     """Return the denoisers of a pipeline that can have LoRAs."""
     taken = getattr(pipe, "_lora_loadable_modules", ())
-    return [
-        name for name in parts.DENOISERS if name in taken and getattr(pipe, name, None) is not None
-    ]
+    return [name for name in DENOISERS if name in taken and getattr(pipe, name, None) is not None]
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -140,7 +138,7 @@ def _check_target(path: str) -> None:
     """Check that NAME= before a path is not the name of no denoiser, which was left in the path."""
     name, equals, rest = path.partition("=")
     if equals and re.fullmatch(r"\w+", name) and not Path(path).exists():
-        known = list(parts.DENOISERS)
+        known = list(DENOISERS)
         raise ValueError(
             f"the component of a lora must be one of {', '.join(known)}, but got {name!r} for"
             f" {rest}. {validate.did_you_mean(name, known, 'Leave it out.')}"
@@ -152,7 +150,7 @@ def _check_scale(path: str) -> None:
     place, colon, scale = path.rpartition(":")
     is_place = (
         place.lower().endswith(".safetensors")
-        or re.fullmatch(_HUB_ID, place) is not None
+        or weights_file.is_repository(place)
         or (len(place) > 1 and Path(place).exists())  # C:x is a path on Windows
     )
     if colon and is_place and not Path(path).exists():

@@ -1,6 +1,6 @@
 """Read the settings of a model that have a small grammar: LoRAs, components, scheduler, offload.
 
-What a wrong value must be is said by the field, in `model_settings`.
+What a wrong value must be is said by the field, in `settings.ModelSettings`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from skipguide.method.protocols import PlainData
 
+DENOISERS = ("transformer", "transformer_2", "unet")  # components of pipelines, in their order
 QUANTIZATIONS = ("int8", "fp8", "nf4")
 QUANTIZERS = ("quanto", "torchao", "bitsandbytes")
 _OFFLOAD = r"model|sequential|group(:[1-9]\d*)?"
@@ -29,7 +30,7 @@ def parse_loras(value: Any) -> Any:
 def _parse_lora(entry: Any) -> Any:
     if not isinstance(entry, str):
         return entry
-    named = re.fullmatch(r"(?P<name>transformer|transformer_2|unet)=(?P<rest>.+)", entry)
+    named = re.fullmatch(rf"(?P<name>{'|'.join(DENOISERS)})=(?P<rest>.+)", entry)
     component = {"component": named["name"]} if named else {}
     entry = named["rest"] if named else entry
     # The last colon, so that C:\loras\x.safetensors stays a path.

@@ -18,10 +18,10 @@ from skipguide.files.folders import is_system_name
 from skipguide.files.hash_cache import known_sha256
 from skipguide.method import validate
 from skipguide.models import single_file, weights_file
+from skipguide.models.parsing import DENOISERS
 from skipguide.models.settings import ModelSettings
 from skipguide.models.whole_folder import read_config
 
-DENOISERS = ("transformer", "transformer_2", "unet")
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
 
 
@@ -74,7 +74,7 @@ def read_components(index: Path) -> dict[str, type[Any]]:
     """
     content = json.loads(index.read_text(encoding="utf-8"))
     entries = {name: entry for name, entry in content.items() if isinstance(entry, list)}
-    found = {name: _find_class(*entry) for name, entry in entries.items() if len(entry) == 2}
+    found = {name: find_class(*entry) for name, entry in entries.items() if len(entry) == 2}
     return {
         name: kind for name, kind in found.items() if kind is not None and not name.startswith("_")
     }
@@ -91,14 +91,19 @@ def pipeline_class(index: Path) -> Any:
     named = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     family = next((family for family in rows.FAMILIES if named in family.pipelines), None)
     modules = [family.package, "diffusers"] if family else ["diffusers"]
-    found = [_find_class(module, named) for module in modules]
+    found = [find_class(module, named) for module in modules]
     return next((kind for kind in found if kind is not None), DiffusionPipeline)
 
 
-def _find_class(library: Any, name: Any) -> type[Any] | None:
+def find_class(library: Any, name: Any) -> type[Any] | None:
+    """Return a class that a model_index.json names; None where there is none.
+
+    Args:
+        library: a package, or the module of one of diffusers' own pipelines.
+    """
     if not isinstance(library, str) or not isinstance(name, str):
         return None
-    for module in (library, f"diffusers.pipelines.{library}"):
+    for module in (f"diffusers.pipelines.{library}", library):  # in diffusers' own order
         try:
             found = getattr(importlib.import_module(module), name, None)
         except ImportError:

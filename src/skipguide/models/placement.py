@@ -11,11 +11,11 @@ from torch import nn
 
 from skipguide.method.protocols import Pipeline
 from skipguide.models.memory import is_out_of_memory
+from skipguide.models.parsing import DENOISERS
 from skipguide.models.settings import ModelSettings
 
 _TILES_ONLY = ("AutoencoderKLAllegro",)  # cannot decode in one piece
 _CPU = torch.device("cpu")
-_DENOISERS = ("transformer", "transformer_2", "unet")
 
 
 def place(pipe: Pipeline, settings: ModelSettings, device: str) -> None:
@@ -61,7 +61,7 @@ def execution_device(pipe: Pipeline) -> torch.device:
 
 def denoisers(pipe: Pipeline) -> dict[str, nn.Module]:
     """Return the denoisers of a pipeline by the names of their components; Wan 2.2 has two."""
-    found = {name: getattr(pipe, name, None) for name in _DENOISERS}
+    found = {name: getattr(pipe, name, None) for name in DENOISERS}
     return {name: module for name, module in found.items() if isinstance(module, nn.Module)}
 
 

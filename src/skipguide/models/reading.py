@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from skipguide.files.hub_cache import INDEX_FILE
 from skipguide.files.text import first_line
 from skipguide.models import loaded, parts, quantize, whole_folder
-from skipguide.models.hub import INDEX_FILE
-from skipguide.models.parts import DENOISERS, Parts
+from skipguide.models.parsing import DENOISERS
+from skipguide.models.parts import Parts
 
 
 @dataclass(frozen=True)

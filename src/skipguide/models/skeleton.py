@@ -7,8 +7,6 @@ parts are whole. Text encoders, tokenizers and the like are missing.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipguide.method.protocols import PlainData
+from skipguide.files import hub_cache
+from skipguide.models import parts
 
 
 class ReachedMissingPart(BaseException):
@@ -45,14 +44,14 @@ def build_skeleton(folder: Path, elsewhere: Mapping[str, Path] | None = None) ->
     Raises:
         Exception: of any kind, for a pipeline that cannot be made without some of its parts.
     """
-    index: PlainData = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    kind = _find_class("diffusers", index["_class_name"])
+    index = hub_cache.read_index(folder)
+    kind: Any = parts.pipeline_class(folder / hub_cache.INDEX_FILE)
     components = {name: entry for name, entry in index.items() if _is_component(name, entry)}
     places = {name: folder / name for name in components} | dict(elsewhere or {})
-    parts = {name: _build_part(places[name], entry) for name, entry in components.items()}
+    made = {name: _build_part(places[name], entry) for name, entry in components.items()}
     options = {name: index[name] for name in index if name[0] != "_" and name not in components}
-    pipe = kind(**parts, **options)
-    for name, part in parts.items():
+    pipe = kind(**made, **options)
+    for name, part in made.items():
         if part is None and components[name][0] is not None:
             pipe.__dict__[name] = MissingPart()
     pipe.set_progress_bar_config(disable=True)
@@ -68,7 +67,9 @@ def _build_part(folder: Path, entry: tuple[str | None, str | None]) -> Any:
     library, name = entry
     if library is None or name is None or library == "transformers":
         return None
-    kind: Any = _find_class(library, name)
+    kind: Any = parts.find_class(library, name)
+    if kind is None:
+        raise ImportError(f"no class {name} of {library}")
     if not hasattr(kind, "from_config"):  # Cosmos' filter, which would be made where there is none
         return MissingPart()
     is_model, config = issubclass(kind, nn.Module), kind.load_config(folder, local_files_only=True)
@@ -78,14 +79,3 @@ def _build_part(folder: Path, entry: tuple[str | None, str | None]) -> Any:
         return made
     # Some parameters ignore the context above. nn.Module's own to(): that of diffusers warns.
     return nn.Module.to(made, "meta").eval()
-
-
-def _find_class(library: str, name: str) -> Any:
-    """Return a class of diffusers, of one of its pipelines' own modules, or of another package."""
-    places = ("diffusers", f"diffusers.pipelines.{library}", library)
-    for place in dict.fromkeys((library, *places) if "." in library else places):
-        with contextlib.suppress(ImportError):
-            found = getattr(importlib.import_module(place), name, None)
-            if found is not None:
-                return found
-    raise ImportError(f"no class {name} of {library}")
