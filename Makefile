@@ -9,7 +9,7 @@ READY := .venv/.ready
 .PHONY: setup demo test pytest lint bench bench-all figures paper
 .PHONY: test-matrix test-long test-kills test-ray test-quantize test-track test-install test-studio
 .PHONY: studio-pictures bench-studio test-comfyui
-.PHONY: comfyui clean
+.PHONY: comfyui options-page clean
 .DEFAULT_GOAL := test
 
 setup: $(READY)
