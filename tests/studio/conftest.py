@@ -10,7 +10,7 @@ import pytest
 
 from support.clock import Clock
 from support.painted import painted
-from support.served import CHROMIUM, Browsers, Served, sync_api
+from support.served import Browsers, Served, run_chromium
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +27,8 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with run_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

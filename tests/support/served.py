@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ class Verb:
         self.process.wait(30)
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+@contextmanager
+def run_chromium() -> Iterator[Any]:
+    """Run a Chromium without a window."""
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 class Browsers:

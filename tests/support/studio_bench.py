@@ -26,7 +26,7 @@ from typing import Any
 
 from skipguide.runs import Run
 from support.large_run import make_large_run
-from support.served import CHROMIUM, Verb, free_port, sync_api
+from support.served import Verb, free_port, run_chromium
 
 CATEGORIES = ["devtools.timeline", "disabled-by-default-devtools.timeline.frame", "toplevel"]
 SPEED, WAY = 1600, 16_000  # pixels a second, and in all: a finger that is in a hurry
@@ -55,14 +55,11 @@ def main(folder: Path, clips: int, before: str | None = None) -> None:
     """Print the numbers of docs/studio.md."""
     if not (folder / "ledger.sqlite").is_file():
         make_large_run(folder, clips)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with run_chromium() as browser, source_of(before) as source:
         print(f"{'plain boxes, scrolled':34} {_frames(_best_scroll(browser, None))}")
-        with source_of(before) as source:
-            for name, path in ((before, source), ("now", None)) if before else (("now", None),):
-                print(f"--- {name}")
-                measure(browser, folder, path)
-        browser.close()
+        for name, path in ((before, source), ("now", None)) if before else (("now", None),):
+            print(f"--- {name}")
+            measure(browser, folder, path)
 
 
 @contextmanager

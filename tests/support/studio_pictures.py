@@ -26,7 +26,7 @@ from skipguide.runs import Plan, Run
 from skipguide.runs.local_engine import LocalEngine
 from skipguide.runs.sweep import sweep
 from support.judges import let_judge
-from support.served import CHROMIUM, Served, sync_api, until
+from support.served import Served, run_chromium, until
 
 PLAN = {
     "model": "lab-mochi",
@@ -120,15 +120,6 @@ def bare_copy(folder: Path) -> Iterator[Path]:
         yield bare
 
 
-@contextmanager
-def browser() -> Iterator[Any]:
-    """A Chromium without a window."""
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 def picture_test(opened: Any, url: str, kind: str, out: Path, name: str, **how: Any) -> None:
     """Take a picture of a task whose answers are open."""
     page = opened.new_context(**how).new_page()
@@ -146,7 +137,7 @@ def picture_test(opened: Any, url: str, kind: str, out: Path, name: str, **how: 
 
 def picture_studio(opened: Any, url: str, wanted: Picture, out: Path) -> None:
     """Take a picture of a view of the studio."""
-    phone = {key: PHONE[key] for key in PHONE if wanted.width == 390}
+    phone = PHONE if wanted.width == 390 else {}
     size = {"width": wanted.width, "height": HEIGHTS[wanted.width]}
     page = opened.new_context(viewport=size, color_scheme=wanted.theme, **phone).new_page()
     page.goto(f"{url}/#{wanted.said}")
@@ -175,7 +166,7 @@ def main(folder: Path, docs: Path, names: Sequence[str] = ()) -> None:
     """Make all pictures, or those of some names."""
     make_run(folder)
     wanted = [picture for picture in PICTURES if not names or picture.name in names]
-    with browser() as opened, bare_copy(folder) as bare:
+    with run_chromium() as opened, bare_copy(folder) as bare:
         with Served(bare) as served:
             if not names or "studio-vote" in names:
                 picture_votes(opened, served.url, docs)

@@ -14,7 +14,7 @@ from skipguide.runs import Run
 from skipguide.runs.study import Assignment, CheckAnswer
 from skipguide.studio import blind_test
 from support.painted import painted
-from support.served import CHROMIUM, sync_api
+from support.served import run_chromium
 from support.shared import Shared
 
 TEXT = """# Before you begin
@@ -54,8 +54,7 @@ def vote(folder: Path) -> None:
 def main(folder: Path, docs: Path) -> None:
     """Make all pictures."""
     run = painted(folder, prompts=[f"a star, number {i}" for i in range(1, 9)])
-    with Shared(run, 16, TEXT, LINK) as shared, sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with Shared(run, 16, TEXT, LINK) as shared, run_chromium() as opened:
         phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
         page = opened.new_context(**phone, ignore_https_errors=True).new_page()
         page.goto(shared.link)
@@ -69,7 +68,6 @@ def main(folder: Path, docs: Path) -> None:
             page.locator("#qr summary").click()
             page.wait_for_timeout(800)
             page.screenshot(path=docs / f"studio-study-{width}.png")
-        opened.close()
 
 
 if __name__ == "__main__":
