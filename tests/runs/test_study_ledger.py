@@ -219,3 +219,19 @@ def test_who_was_removed_and_is_in_a_later_run_is_told(run: Path, tmp_path: Path
     said = merge([other, run], tmp_path / "joined").notes
     (note,) = [note for note in said if "was removed" in note]
     assert note.startswith("Ann was removed from a run before")
+
+
+def test_a_removal_that_both_runs_have_is_there_once(run: Path, tmp_path: Path) -> None:
+    with Run.open(run, writable=True) as found:
+        found.remove_rater("Ann")
+        found.remove_rater("Bob", forget=True)
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    with Run.open(run, writable=True) as found:
+        removed = found.removals()
+        found.add_rater_key("Ann", "another Ann")
+        found.remove_rater("Ann")
+    merge([run, other], tmp_path / "joined")
+    with Run.open(tmp_path / "joined") as joined:
+        assert joined.removals()[:2] == removed
+        assert [one.votes for one in joined.removals()] == [2, 2, 0]

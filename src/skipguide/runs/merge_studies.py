@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 from skipguide.runs import study
 from skipguide.runs.ledger import to_json
@@ -42,16 +43,22 @@ def _join_study(join: Join, row: dict[str, object]) -> int:
 
 def _join_removals(join: Join) -> None:
     voted = {row["rater"] for row in rows(join.target, "votes")}
+    held = [_without_id(row) for row in rows(join.target, "removals")]
     for row in rows(join.source, "removals"):
-        new = {key: row[key] for key in row if key != "id"}
+        new = _without_id(row)
         if row["content"]:
             new["content"] = _with_studies_of_target(join, row["content"])
-        insert(join.target, "removals", new)
+        if new not in held:  # of two runs one may be a copy of the other
+            insert(join.target, "removals", new)
         if row["content"] and row["rater"] in voted:
             join.say(
                 f"{row['rater']} was removed from {join.label}, but has votes in a run before it:"
                 " these are kept. `skipguide votes remove` removes them."
             )
+
+
+def _without_id(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "id"}
 
 
 def _say_who_is_back(join: Join) -> None:
