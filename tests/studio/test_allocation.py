@@ -1,4 +1,4 @@
-"""Who judges what in a study: as many for each, balanced, and left to others by who goes away."""
+"""The tasks of a study are given out: as many to each, balanced, and left by who goes away."""
 
 from __future__ import annotations
 

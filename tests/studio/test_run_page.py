@@ -1,4 +1,4 @@
-"""What the page is told of a run: all of it, and then what has changed."""
+"""The page is told all of a run, and then what has changed."""
 
 from __future__ import annotations
 

@@ -432,7 +432,7 @@ def clock_web(painted_copy: Path) -> TestClient:
 
 
 def test_strangers_begin_before_they_vote(clock_web: TestClient, painted_copy: Path) -> None:
-    """Else the number of raters, and of names from one address, would have no limit."""
+    """Names that nobody took would pass by the limits of raters, and of names from one address."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     body = {"rater": "Nobody", "kind": "pair", "settings": [1, 2]}
     for more in ({}, {"key": "0123456789abcdef"}):
@@ -571,7 +571,7 @@ LINK = f"https://[fd00::7]:8701/vote?token={TOKEN}#kind=pair&settings=1,2,3"
 
 
 def modules(text: str, halves: str) -> list[list[bool]]:
-    """What is dark in a QR code of half blocks."""
+    """Return which modules of a QR code of half blocks are dark."""
     above = {halves[0]: (0, 0), halves[1]: (0, 1), halves[2]: (1, 0), halves[3]: (1, 1)}
     rows = []
     for line in text.splitlines():

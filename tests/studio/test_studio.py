@@ -1,4 +1,4 @@
-"""What the studio makes of a run: sliders, maps, measures, studies, reports; its command lines."""
+"""The studio's view of a run: sliders, maps, measures, studies, reports; its command lines."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_loop_begins_again_and_without_it_the_last_frame_stays(page: Any, first:
 
 
 def brightness(page: Any, x: float, y: float) -> int:
-    """Of the stage at a place, as it is drawn."""
+    """Return the grey of the stage at a place, as it is drawn."""
     import io
 
     import PIL.Image

@@ -608,7 +608,7 @@ def test_a_setting_that_is_there_keeps_its_name(
 
 
 def test_what_exists_is_not_made_again(web: TestClient, slow: Slow, painted_copy: Path) -> None:
-    """Of a clip that is there, the trial gives the key."""
+    """The trial gives the key of a clip that is there."""
     known = {"guidance_scale": 4.5, "layers": [8], "stg_scale": 1.0, "skip": "residual"}
     asked = web.post(
         "/api/trials",
@@ -796,7 +796,7 @@ def test_a_studio_without_trials_makes_none(page: TestClient) -> None:
 def test_a_run_that_cannot_be_written_takes_no_trial(
     web: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who may write everywhere can make no folder that refuses, so the answer is given here."""
+    """The system's answer is replaced: for root no folder refuses to be written."""
     monkeypatch.setattr(app.os, "access", lambda *_: False)
     refused = web.post("/api/trials", json=ASK)
     assert refused.status_code == 403

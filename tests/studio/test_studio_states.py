@@ -1,5 +1,5 @@
-"""What each view says where something is missing, long prompts, the matrix of wins, and widths, in
-a real Chromium."""
+"""Views in which something is missing, long prompts, the matrix of wins, and widths, in a real
+Chromium."""
 
 from __future__ import annotations
 

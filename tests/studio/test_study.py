@@ -72,7 +72,7 @@ def first_task(folder: Path, clock: Clock) -> tuple[TestClient, dict[str, Any]]:
 
 
 def shown(web: TestClient, task: dict[str, Any]) -> list[bytes]:
-    """What a rater sees: the frames of the videos of a task."""
+    """Return what a rater sees: the frames of the videos of a task."""
     return [frames_of(web.get(f"/{one['url']}").content) for one in task["videos"]]
 
 
@@ -86,7 +86,7 @@ def damaged_frames(folder: Path) -> set[bytes]:
 
 
 def attentive(web: TestClient, task: dict[str, Any], damaged: set[bytes]) -> str:
-    """What a person says who looks: a tie of equal videos, and never the damaged one."""
+    """Return what a person says who looks: a tie of equal videos, and never the damaged one."""
     left, right = shown(web, task)
     if left == right:
         return "tie"
@@ -144,7 +144,7 @@ def test_each_rater_gets_as_many_tasks_with_checks_among_them(
 
 
 def mine(folder: Path, vote: Any) -> str:
-    """Which of the two clips of a pair is of setting 1."""
+    """Return which of the two clips of a pair is of setting 1."""
     with Run.open(folder) as run:
         return "first" if run.clip(vote.first).setting == 1 else "second"
 
@@ -176,7 +176,7 @@ def test_nothing_that_a_rater_is_sent_tells_a_check(painted_copy: Path, clock: C
 def test_a_video_tells_neither_its_settings_nor_that_it_is_a_check(
     painted_copy: Path, clock: Clock
 ) -> None:
-    """Of a clip beside itself both files differ; no file has a record, or a time of its own."""
+    """The two files of a clip beside itself differ; none has a record, or a time of its own."""
     begin_study(painted_copy, tasks=4, checks=4)
     web = rater_web(painted_copy, clock)
     begin(web, "Ann")

@@ -1,5 +1,4 @@
-"""Who judges what in a study: the same number of tasks for each rater, all that can be balanced
-balanced.
+"""Give out the tasks of a study: the same number to each rater, all that can be balanced balanced.
 
 Of each rater: as many tasks of every two settings as of any other two, each setting as often on the
 left, prompts as evenly as can be. Over all raters: the tasks that fewest have judged come first,

@@ -18,7 +18,7 @@ _Tags = Annotated[list[Annotated[str, Field(max_length=400)]], Field(max_length=
 
 
 class AnnotationBody(BaseModel):
-    """What a person writes on a clip, or without one on the run."""
+    """Changes of the tags and the note of a clip, or without one of the run."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -1,4 +1,4 @@
-"""What every server of the studio does with requests and answers, below its routes."""
+"""Requests and answers as every server of the studio treats them, below its routes."""
 
 from __future__ import annotations
 

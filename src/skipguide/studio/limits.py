@@ -1,4 +1,4 @@
-"""How much one address and one rater may ask of the studio: token buckets, refused with 429.
+"""Limits of one address and one rater: token buckets; what is too much is refused with 429.
 
 A bucket holds some requests that may come at once, and fills again with time. Whole classrooms come
 from one address, so that those of addresses are large; those of raters need not be.

@@ -1,5 +1,5 @@
-"""What the page knows of a run, as JSON: made anew only where the run has changed, and told as what
-has changed since."""
+"""The description of a run for its page, as JSON: made anew only where the run has changed, and
+told as what has changed since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where raters from outside reach the studio: the addresses of this machine, and the link to it."""
+"""The way of raters from outside to the studio: addresses of this machine, and the link to it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Address:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the server for raters listens, and what it is called.
+    """The address that the server for raters listens on, and its name.
 
     Args:
         name: in the link.
         listen: the address to listen on.
-        told: about the choice, in a sentence.
+        told: what a person should know of the choice, in a sentence.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Sharing:
-    """How raters from outside reach the test.
+    """The link by which raters from outside reach the test, and its TLS.
 
     Args:
         link: with the token for raters.
-        told: where that is.
+        told: what a person should know of the place and the certificate, in sentences.
         tls: "given" or "self-signed" of the certificate, "none" without TLS.
         fingerprint: SHA-256 of the certificate.
         until: when the certificate ends, ISO 8601.

@@ -73,7 +73,7 @@ class AnswerBody(_Body):
 
 @dataclass(frozen=True)
 class Hosting:
-    """How a server holds the test.
+    """The limits and rules of a server that holds the test.
 
     Args:
         needs_codes: a name that is taken is gone on with only by its code, since raters who do not

@@ -20,7 +20,7 @@ _ACTIVE = datetime.timedelta(hours=24)
 
 @dataclass(frozen=True)
 class Test:
-    """What a rater takes part in.
+    """The test that a rater takes part in: its kind and its settings.
 
     Args:
         study: that it belongs to; None for all tasks of the settings.
