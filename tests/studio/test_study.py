@@ -195,6 +195,22 @@ def test_a_video_tells_neither_its_settings_nor_that_it_is_a_check(
     )
 
 
+def test_no_clips_are_gone_through_for_a_video_that_was_given(
+    painted_copy: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser asks for each video in many ranges, and what takes longer would tell a check."""
+    begin_study(painted_copy, tasks=1, checks=4)
+    web = rater_web(painted_copy, clock)
+    begin(web, "Ann")
+    for _ in range(5):
+        task = following(web, "Ann").json()["task"]
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "clips", None)
+            assert all(shown(web, task))
+        clock.now += 60
+        answer(web, "Ann", task["id"], "tie")
+
+
 def test_a_video_for_raters_has_the_frames_and_no_record(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)
     settings = {"prompt": 'a "star" \\ \u72d0', "guidance_scale": 4.5, "stg": {"layers": [8]}}

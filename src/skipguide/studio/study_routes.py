@@ -110,9 +110,9 @@ def _find_video(run: Run, names: BlindNames, name: str) -> Path | None:
     Raises:
         ValueError: if the clip has no video.
     """
-    key, copy = names.find_video(run, name), names.find_copy(run, name)
-    if copy is not None:
+    if (copy := names.find_copy(run, name)) is not None:  # first: of clips there are many to read
         return attention.find_video(run, *copy)
+    key = names.find_video(run, name)
     return None if key is None else files.find_video(run, key)
 
 
