@@ -82,10 +82,10 @@ def create_app(
         if trials is not None:
             trials.close()
 
-    app, hosting = _new_app(folder, policy, lifespan), Hosting()
+    app = _new_app(folder, policy, lifespan)
     _add_pages(app, {"/": "index.html", "/vote": "vote.html"})
     _add_run_routes(app, folder, run_page)
-    add_study_routes(app, folder, BlindNames(policy.key("names"), now), hosting)
+    add_study_routes(app, folder, BlindNames(policy.key("names"), now), Hosting())
     add_vote_routes(app, folder)
     add_annotation_routes(app, folder)
     _add_trial_routes(app, folder, trials)

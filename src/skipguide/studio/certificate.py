@@ -92,15 +92,12 @@ def load_own(folder: Path, names: Sequence[str]) -> Certificate:
         ValueError: if cryptography is not installed.
     """
     path = secret_path().with_name("tls") / f"{_file_name(folder, names)}.pem"
-    told = ""
-    if os.path.lexists(path):
-        if why := _why_not(path, names):
-            told = f"The certificate of before {why}: there is a new one, with another fingerprint."
-        else:
-            found = _read(path)
-            until = found.not_valid_after_utc
-            return Certificate(path, path, _fingerprint(found), until, True)
-    write_private(path, _make(folder, names))
+    is_kept, told = os.path.lexists(path), ""
+    if is_kept and (why := _why_not(path, names)):
+        is_kept = False
+        told = f"The certificate of before {why}: there is a new one, with another fingerprint."
+    if not is_kept:
+        write_private(path, _make(folder, names))
     found = _read(path)
     return Certificate(path, path, _fingerprint(found), found.not_valid_after_utc, True, told)
 
