@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Literal
 
 from skipguide.cli.batch import Item
+from skipguide.cli.console import ClipCounter
 from skipguide.cli.sweep_report import format_duration
 from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from skipguide.generate.run import StepCallback, StepProgress
 
 State = Literal["made", "there", "failed"]
@@ -53,9 +48,9 @@ def run_all(
     """
     from skipguide.runs.engine import describe_error
 
-    progress = _Progress(len(items), quiet)
+    progress = _Progress(quiet, len(items))
     found: list[Outcome] = []
-    with progress.display():
+    with progress.display("videos", len(items)):
         for item, target in zip(items, targets, strict=True):
             progress.begin(item)
             try:
@@ -80,46 +75,23 @@ def _count_there(outcomes: Sequence[Outcome]) -> int:
 
 
 @dataclass
-class _Progress:
-    """A bar over all videos on a terminal, else a line for each, both on stderr."""
+class _Progress(ClipCounter):
+    """The report on videos while they are made, and how long the rest takes."""
 
     total: int
-    quiet: bool
     done: int = 0
     made: int = 0
-    began: float = field(default_factory=time.monotonic)
     title: str = ""
-    bar: Progress | None = None
-    task: TaskID | None = None
-
-    @contextlib.contextmanager
-    def display(self) -> Iterator[None]:
-        if self.quiet or not sys.stderr.isatty():
-            yield
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        columns: tuple[Any, ...] = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as self.bar:
-            self.task = self.bar.add_task("videos", total=self.total, state="", markup=False)
-            yield
-        self.bar = None
 
     def begin(self, item: Item) -> None:
         """Note which video is being made."""
         self.title = item.title()
-        self._update(self.title)
+        self._show(self.title)
 
     def on_step(self, step: StepProgress) -> None:
         """Show a denoising step."""
         state = f"step {step.number}/{step.steps}" if step.number < step.steps else "decoding"
-        self._update(f"{self.title}, {state}{self._left()}")
+        self._show(f"{self.title}, {state}{self._left()}")
 
     def end(self, outcome: Outcome) -> None:
         """Note what became of a video, and print a line."""
@@ -129,11 +101,8 @@ class _Progress:
         shown = outcome.target if outcome.state != "failed" else outcome.item.title()
         left = self._left() if outcome.state == "made" and self.done < self.total else ""
         line = f"{self.done}/{self.total} {shown}{words[outcome.state]}{left}"
-        if self.bar is not None:
-            self.bar.console.print(line, markup=False, highlight=False)
-        elif not self.quiet:
-            typer.echo(line, err=True)
-        self._update(self.title)
+        self.print_line(line)
+        self._show(self.title)
 
     def _left(self) -> str:
         if not self.made:
@@ -141,9 +110,8 @@ class _Progress:
         rest = (self.total - self.done) * (time.monotonic() - self.began) / self.made
         return f"; about {format_duration(rest)} left"
 
-    def _update(self, state: str) -> None:
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=self.done, state=state)
+    def _show(self, state: str) -> None:
+        self.update(completed=self.done, state=state)
 
 
 def describe_outcomes(outcomes: Sequence[Outcome], what: str, where: str = "") -> str:

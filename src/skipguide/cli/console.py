@@ -10,7 +10,9 @@ import contextlib
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,6 +22,8 @@ from skipguide.files.text import accept_all_characters, dump_json, is_unicode
 from skipguide.method.protocols import ReadOnlyData
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from skipguide.generate.run import StepCallback, StepProgress
     from skipguide.lab.training_loop import Progress as TrainingProgress
 
@@ -145,9 +149,13 @@ def progress(title: str) -> Iterator[StepCallback | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[state]}", markup=False),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, state="starting", markup=False)
+        task = bar.add_task(title, total=None, state="starting")
 
         def on_step(step: StepProgress) -> None:
             bar.update(task, total=step.steps, completed=step.number, state=_step_text(step))
@@ -162,6 +170,52 @@ def _step_text(step: StepProgress) -> str:
         if step.number < step.steps
         else f"{passes}, decoding"
     )
+
+
+@dataclass
+class ClipCounter:
+    """A bar over many videos on a terminal, else lines, both on stderr; reports derive from it."""
+
+    quiet: bool  # nothing but the result
+    bar: Progress | None = field(default=None, init=False)
+    began: float = field(default_factory=time.monotonic, init=False)
+
+    @contextlib.contextmanager
+    def display(self, title: str, total: int | None = None, keep: bool = False) -> Iterator[None]:
+        """Show the bar during the block if stderr is a terminal.
+
+        Args:
+            total: of videos; None if it is not known yet.
+            keep: leave the bar there at the end.
+        """
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=not keep) as self.bar:
+            self.bar.add_task(title, total=total, state="")
+            yield
+        self.bar = None
+
+    def print_line(self, text: str) -> None:
+        """Print a line above the bar, or on stderr."""
+        if self.bar is not None:
+            self.bar.console.print(text, markup=False, highlight=False)
+        elif not self.quiet:
+            typer.echo(text, err=True)
+
+    def update(self, **shown: Any) -> None:
+        """Show something else in the bar, if there is one."""
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], **shown)
 
 
 @contextlib.contextmanager

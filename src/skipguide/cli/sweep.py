@@ -178,12 +178,12 @@ def sweep(
                 as_json,
             )
             return
-        report = SweepReport(folder, quiet=as_json)
+        report = SweepReport(as_json, folder)
         options: PlainData = dict(
             retry_failed=retry_failed, thorough=verify, on_step=report.on_step
         )
         with (
-            report.display(),
+            report.display("checking", keep=True),
             contextlib.closing(sweeping.sweep(wanted, folder, engine, **options)) as happenings,
         ):
             for happening in happenings:

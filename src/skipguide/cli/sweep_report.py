@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from skipguide.cli.console import ClipCounter
 from skipguide.cli.families import align_columns
 from skipguide.cli.result_lines import format_memory
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from skipguide.generate.run import StepProgress
     from skipguide.runs.sweep import SweepEstimate, SweepEvent
 
@@ -75,38 +69,15 @@ def format_duration(seconds: float) -> str:
 
 
 @dataclass
-class SweepReport:
+class SweepReport(ClipCounter):
     """The messages of a sweep, while it runs and at its end."""
 
     folder: Path
-    quiet: bool  # nothing but the result
     planned: SweepEstimate | None = None
     made: int = 0
     failures: list[PlainData] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
     passes: float = 0.0  # of the clips that are made
     largest: ReadOnlyData = field(default_factory=dict)  # measured of the clip of the most memory
-    bar: Progress | None = None
-    task: TaskID | None = None
-
-    @contextlib.contextmanager
-    def display(self) -> Iterator[None]:
-        """Show a bar on stderr if that is a terminal, else a line per clip."""
-        if self.quiet or not sys.stderr.isatty():
-            yield
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as self.bar:
-            self.task = self.bar.add_task("checking", total=None, state="", markup=False)
-            yield
 
     def handle(self, happening: SweepEvent) -> None:
         """Note an event and report it."""
@@ -115,14 +86,14 @@ class SweepReport:
 
         if isinstance(happening, SweepEstimate):
             self.planned, self.began = happening, time.monotonic()
-            self._print_line(format_estimate(happening, self.folder))
+            self.print_line(format_estimate(happening, self.folder))
         elif isinstance(happening, ClipPublished):
             self.made += 1
             self.passes += happening.passes
             if _peak(happening.measured) > _peak(self.largest):
                 self.largest = happening.measured
             if self.bar is None:
-                self._print_line(
+                self.print_line(
                     f"{self._job_title(happening.job)}, {happening.seconds:.1f} s; {self._rate()}"
                 )
         elif isinstance(happening, JobFailed):
@@ -130,7 +101,7 @@ class SweepReport:
             self.failures.append(
                 {"key": happening.job.key, "setting": happening.job.setting, "error": error}
             )
-            self._print_line(f"{self._job_title(happening.job)} failed: {error}")
+            self.print_line(f"{self._job_title(happening.job)} failed: {error}")
         self._update_bar()
 
     def on_step(self, step: StepProgress) -> None:
@@ -138,14 +109,11 @@ class SweepReport:
         self._update_bar(f", step {step.number}/{step.steps}")
 
     def _update_bar(self, more: str = "") -> None:
-        if self.bar is not None and self.task is not None and self.planned is not None:
+        if self.bar is not None and self.planned is not None:
             done = self.made + len(self.failures)
-            self.bar.update(
-                self.task,
-                description="clips",
-                total=self.planned.missing,
-                completed=done,
-                state=self._rate() + more,
+            state = self._rate() + more
+            self.update(
+                description="clips", total=self.planned.missing, completed=done, state=state
             )
 
     def _job_title(self, job: Any) -> str:
@@ -168,12 +136,6 @@ class SweepReport:
             f"{60 * self.made / took:.1f} clips per minute, about {format_duration(max(left, 0))}"
             " left"
         )
-
-    def _print_line(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.console.print(text, markup=False, highlight=False)
-        elif not self.quiet:
-            typer.echo(text, err=True)
 
     def payload(self) -> PlainData:
         """Return the result for --json."""
