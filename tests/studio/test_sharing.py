@@ -92,6 +92,9 @@ def test_a_machine_in_no_network_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sharing, "own_addresses", list)
     with pytest.raises(ValueError, match="--share lan needs a network"):
         sharing.find_place("lan")
+    for share in ("nobody.invalid", "0.0.0.0"):
+        with pytest.raises(ValueError, match=r"one of this machine\.$"):
+            sharing.find_place(share)
 
 
 def test_an_address_of_ipv6_stands_in_brackets() -> None:

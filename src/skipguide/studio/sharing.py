@@ -85,7 +85,7 @@ def find_place(share: str) -> Place:
         if given.is_unspecified:
             raise ValueError(
                 f"--share must be one address, which the link has, but got {share}. Use --share lan"
-                f" or one of {_listed(own_addresses()) or 'this machine'}."
+                f" or one of {_all_own()}."
             )
         return _place_of(str(given), [str(given)])
     if not re.fullmatch(r"(?!-)[A-Za-z0-9._-]{1,253}", share):
@@ -98,7 +98,7 @@ def find_place(share: str) -> Place:
     except (OSError, UnicodeError) as error:
         raise ValueError(
             f"--share must be lan, an address or a name that this machine is known by, but nothing"
-            f" is found under {share!r}: {error}. Use one of {_listed(own_addresses())}."
+            f" is found under {share!r}: {error}. Use one of {_all_own()}."
         ) from None
     return _place_of(share.lower(), [str(entry[4][0]) for entry in found])
 
@@ -179,6 +179,10 @@ def _parse(text: str) -> IPAddress | None:
 
 def _listed(found: Sequence[Address]) -> str:
     return ", ".join(map(str, found))
+
+
+def _all_own() -> str:
+    return _listed(own_addresses()) or "this machine"
 
 
 def url_of(name: str, port: int, is_secure: bool) -> str:
