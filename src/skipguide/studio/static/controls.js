@@ -32,14 +32,16 @@ export function controls(root, transport) {
         button("1:1", resetZoom, { title: "All of it (0)" }),
         button("+", () => zoomBy(2), { title: "Larger (+)", "aria-label": "Larger" }))),
   );
-  transport.onchange = () => {
+  const speeds = speed.querySelector("select");
+  transport.onchange = () => { // on each frame of the page
+    const { frame, frames } = transport; // the second looks at all players
     play.firstChild.data = transport.playing ? "Pause" : "Play";
     loop.setAttribute("aria-pressed", String(transport.loop));
-    scrub.max = transport.frames - 1;
-    scrub.value = transport.frame;
-    place.textContent = `${transport.frame + 1} / ${transport.frames} · ${(transport.frame / transport.fps).toFixed(2)} s`;
+    scrub.max = frames - 1;
+    scrub.value = frame;
+    place.textContent = `${frame + 1} / ${frames} · ${(frame / transport.fps).toFixed(2)} s`;
     drift.textContent = `drift ${transport.drift}`;
-    speed.querySelector("select").value = String(transport.speed);
+    speeds.value = String(transport.speed);
     numbers.setAttribute("aria-pressed", String(state.details));
     for (const entry of modes) entry.setAttribute("aria-pressed", String(entry.dataset.mode === state.mode));
   };
