@@ -26,7 +26,7 @@ PLAN = {"model": "lab-mochi", "prompts": PROMPTS, "seeds": [0], "settings": SETT
 
 
 class Failing(Painter):
-    """Makes nothing."""
+    """An engine that makes nothing."""
 
     def run(self, jobs: Sequence[Any], on_step: Any) -> Iterator[Any]:
         for job in jobs:

@@ -64,7 +64,7 @@ def main(folder: Path, clips: int, before: str | None = None) -> None:
 
 @contextmanager
 def source_of(commit: str | None) -> Iterator[str | None]:
-    """The package as it was, in a folder that goes again."""
+    """Unpack the package as it was into a folder that goes again."""
     if commit is None:
         yield None
         return

@@ -109,7 +109,7 @@ def vote(folder: Path) -> None:
 
 @contextmanager
 def bare_copy(folder: Path) -> Iterator[Path]:
-    """The run as it is before anybody has measured it or voted."""
+    """Copy the run as it is before anybody has measured it or voted."""
     with tempfile.TemporaryDirectory() as other:
         bare = Path(other) / folder.name
         shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("work", "metrics"))
