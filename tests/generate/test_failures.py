@@ -42,7 +42,7 @@ def test_a_size_that_the_model_cannot_run(
 
 
 def mismatches() -> list[RuntimeError]:
-    """What torch says, whatever its version."""
+    """Return the errors of this version of torch."""
     zeros = torch.zeros
     found = []
     for call in (

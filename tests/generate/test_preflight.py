@@ -1,4 +1,4 @@
-"""What is wrong with settings is said before any weight is read, in the words of the model itself:
+"""Wrong settings are told of before any weight is read, in the words of the model itself:
 the oracle is the pipeline with its weights."""
 
 from __future__ import annotations

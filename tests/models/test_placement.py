@@ -1,4 +1,4 @@
-"""Where a model runs and what one video asks for beside the call, against diffusers' own calls."""
+"""Placing a model and the settings of one video beside the call, against diffusers' own calls."""
 
 from __future__ import annotations
 
@@ -284,8 +284,8 @@ def plain(folder: str) -> np.ndarray:
 
 
 def test_from_euler_to_unipc() -> None:
-    """What flow matching is called there is filled in: without it UniPC would be for other models,
-    and without a word."""
+    """The words for flow matching there are filled in: without them UniPC would be for other
+    models, and without a word."""
     own = FlowMatchEulerDiscreteScheduler(shift=7.0)
     found = scheduler.build_scheduler(own, "UniPCMultistep", None)
     own.set_timesteps(4)

@@ -169,7 +169,7 @@ TOGETHER = [
 
 @pytest.mark.parametrize(("wanted", "offload", "dtype"), TOGETHER)
 def test_quantized_and_offloaded(wan: Path, wanted: str, offload: str | None, dtype: str) -> None:
-    """What goes together makes a video; what does not is refused where no weight can be read."""
+    """Settings that go together make a video; others are refused before a weight is read."""
     given = {
         "prompt": "x", "model": str(wan), "device": "cpu", "dtype": dtype, "quantize": wanted,
         "offload": offload, "height": 32, "width": 32, "num_frames": 5, "steps": 2, "layers": 1,
@@ -190,7 +190,7 @@ def test_quantized_and_offloaded(wan: Path, wanted: str, offload: str | None, dt
 
 
 def test_weights_that_fail_on_another_device(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As accelerate does on a GPU, where what goes is not known beforehand."""
+    """accelerate fails so on a GPU, where it is not known beforehand what goes."""
     pipe = load(wan, "float32")
 
     def fail(*_: Any) -> None:

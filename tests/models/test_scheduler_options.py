@@ -107,7 +107,7 @@ def test_the_scheduler_that_was_meant(written: str, meant: str) -> None:
 
 
 def notes(own: Any, **given: Any) -> list[str]:
-    """Of settings that have a number of steps."""
+    """Return the notes on settings that have a number of steps."""
     settings = validate_settings({"prompt": "x", "steps": 3, **given})
     return list(scheduler.scheduler_notes(own, settings))
 

@@ -22,7 +22,7 @@ def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said_of(folder: Path, variant: str | None = None) -> str:
-    """What is said of a folder: loading would say the same of what a check by names finds."""
+    """Return the refusal of a folder: loading would say the same of what a check by names finds."""
     components = parts.read_components(folder / "model_index.json")
     try:
         whole_folder.check_folder(folder, components, (), variant)

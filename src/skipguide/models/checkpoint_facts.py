@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from skipguide.families import lookup, presets, rows
 from skipguide.families.schema import Family
 from skipguide.files import hub_cache
 from skipguide.method.protocols import PlainData
+from skipguide.models.packages import is_installed
 
 
 def describe_checkpoint(folder: Path) -> PlainData:
@@ -50,14 +50,6 @@ def describe_checkpoint(folder: Path) -> PlainData:
 def missing_packages(family: Family) -> list[str]:
     """Return what is to be installed for a family beside this package."""
     return [name for module, name in family.packages.items() if not is_installed(module)]
-
-
-def is_installed(module: str) -> bool:
-    """Return whether a package is there; it is not imported."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _why_no_family(pipeline: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from skipguide.files.text import first_line
 from skipguide.method.protocols import Pipeline
 from skipguide.models import hub, loaded, lora, parts, placement, quantize, weights_file
 from skipguide.models.fingerprint import hash_weights, weight_files
+from skipguide.models.packages import is_installed
 from skipguide.models.parsing import DENOISERS
 from skipguide.models.parts import Parts
 from skipguide.models.reading import Reading, read_pipeline
@@ -283,9 +283,7 @@ def check_packages(pipeline: str, packages: Mapping[str, str]) -> None:
     Raises:
         ValueError: if any is missing.
     """
-    missing = [
-        name for module, name in packages.items() if importlib.util.find_spec(module) is None
-    ]
+    missing = [name for module, name in packages.items() if not is_installed(module)]
     if missing:
         raise ValueError(
             f"{pipeline} needs {' and '.join(missing)}, which skipguide does not install. Install"

@@ -6,7 +6,6 @@ diffusers says nothing of a LoRA that fits no layer, and the video is then that 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import logging
 import re
@@ -24,6 +23,7 @@ from skipguide.files.text import first_line
 from skipguide.method import validate
 from skipguide.method.protocols import Pipeline
 from skipguide.models import parts, telling, weights_file
+from skipguide.models.packages import is_installed
 from skipguide.models.parsing import DENOISERS
 from skipguide.models.settings import Lora
 
@@ -211,7 +211,7 @@ def read_trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
 
 
 def _check_pipeline(pipe: Pipeline) -> None:
-    if importlib.util.find_spec("peft") is None:
+    if not is_installed("peft"):
         raise ValueError(
             "lora needs the package peft, which is not installed. Install it with: pip install peft"
         )

@@ -16,6 +16,7 @@ import torch
 
 from skipguide.files.text import first_line
 from skipguide.method.protocols import PlainData
+from skipguide.models.packages import is_installed
 
 _FP8_CAPABILITY = (8, 9)  # Ada and Hopper are the first with products of fp8
 SAMPLES = {
@@ -118,11 +119,9 @@ def check_fonts() -> dict[str, bool]:
 
 def find_compiler() -> PlainData:
     """Return what --compile would use: a C++ compiler for the CPU, triton for a GPU."""
-    from importlib.util import find_spec
-
     names = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
     found = next((path for name in names if name and (path := shutil.which(name))), None)
-    return {"cpp": found and Path(found).name, "triton": find_spec("triton") is not None}
+    return {"cpp": found and Path(found).name, "triton": is_installed("triton")}
 
 
 def check_attention(device: str) -> list[PlainData]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import platform
 import sys
 from collections.abc import Mapping
@@ -92,6 +93,14 @@ def _row(name: str, needs: str) -> PlainData:
     version = _version_of(name)
     state = "missing" if version is None else _state(version, needs)
     return {"name": name, "needs": needs, "version": version, "state": state}
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a package is there; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # of the package around it
+        return False
 
 
 def _version_of(name: str) -> str | None:

@@ -7,7 +7,6 @@ the layers are exchanged one by one once the file is mapped, which keeps no seco
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from skipguide.files.text import first_line
-from skipguide.models import telling
+from skipguide.models import packages, telling
 
 # What can make each kind, the first choice first: diffusers will drop quanto, and bitsandbytes
 # needs a GPU.
@@ -64,27 +63,24 @@ def choose_library(quantize: str, device: str) -> str:
 def _describe_failure(quantize: str, device: str, failures: dict[str, str]) -> str:
     kind, _, named = quantize.partition(":")
     libraries = (named,) if named else LIBRARIES[kind]
-    packages = [_PACKAGES[library] for library in libraries if library not in failures]
+    names = [_PACKAGES[library] for library in libraries if library not in failures]
     needs = f"quantize={kind} needs {' or '.join(libraries)}"
     # One command that can be copied, of the library that comes first.
     which = "it" if len(libraries) == 1 else "the first"
     if not failures:
         none = "it is not" if len(libraries) == 1 else "none is"
-        return f"{needs}, but {none} installed. Install {which} with: pip install {packages[0]}"
+        return f"{needs}, but {none} installed. Install {which} with: pip install {names[0]}"
     reasons = "; ".join(
         f"{library} {version(_PACKAGES[library])} says: {reason}"
         for library, reason in failures.items()
     )
-    advice = f" or install another with: pip install {packages[0]}" if packages else ""
+    advice = f" or install another with: pip install {names[0]}" if names else ""
     return f"{needs} that works on {device}, but {reasons}. Leave out --quantize{advice}"
 
 
 def is_installed(library: str) -> bool:
     """Return whether a library is there, be it usable or not."""
-    try:
-        return importlib.util.find_spec(_MODULES[library]) is not None
-    except ModuleNotFoundError:  # of the package around it
-        return False
+    return packages.is_installed(_MODULES[library])
 
 
 def _try_on_a_layer(kind: str, library: str, device: str) -> None:

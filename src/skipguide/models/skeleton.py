@@ -23,7 +23,7 @@ class ReachedMissingPart(BaseException):
 
 
 class MissingPart:
-    """In the place of a component that is not there: any use of it ends a run of the skeleton."""
+    """The stand-in for a component that is not there: any use of it ends a run of the skeleton."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

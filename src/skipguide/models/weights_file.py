@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from skipguide.files.text import first_line
+from skipguide.models.packages import is_installed
 
 SUFFIXES = (".safetensors", ".gguf")
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
@@ -104,7 +104,7 @@ def check_gguf_package(path: Path) -> None:
     Raises:
         ValueError: if the package is missing.
     """
-    if importlib.util.find_spec("gguf") is None:
+    if not is_installed("gguf"):
         raise ValueError(
             f"a .gguf file needs the package gguf, which is not installed, but got {path}. Install"
             " it with: pip install 'gguf>=0.10'"
