@@ -234,6 +234,11 @@ def test_a_vae_that_can_do_nothing_else() -> None:
     """Allegro's; diffusers' example enables tiling, and its pipeline fails without."""
     one = fresh("AllegroPipeline")
     one.pipe.vae.disable_tiling()
+    with (  # also on a skeleton, on which tiling is not enabled
+        pytest.raises(ValueError, match=r"^vae_tiling must be true for AllegroPipeline, whose"),
+        per_video.put_on(one.pipe, ModelSettings(vae_tiling=False)),
+    ):
+        pass
     placement.place(one.pipe, ModelSettings(), "cpu")
     assert one.pipe.vae.use_tiling
 

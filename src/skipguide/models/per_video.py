@@ -11,7 +11,7 @@ from typing import Any
 from skipguide.method import validate
 from skipguide.method.protocols import Pipeline
 from skipguide.models import telling
-from skipguide.models.placement import denoisers
+from skipguide.models.placement import denoisers, needs_tiles
 from skipguide.models.scheduler import use_scheduler
 from skipguide.models.settings import ModelSettings
 
@@ -105,6 +105,11 @@ def _set_backend(denoiser: Any, backend: str) -> None:
 @contextlib.contextmanager
 def use_tiling(pipe: Pipeline, tiling: bool | None) -> Iterator[None]:
     """Decode in tiles, or not."""
+    if tiling is False and needs_tiles(pipe):
+        raise ValueError(
+            f"vae_tiling must be true for {type(pipe).__name__}, whose VAE decodes in tiles only,"
+            " but got false. Leave out --no-vae-tiling."
+        )
     vae = getattr(pipe, "vae", None)
     if tiling is None or (tiling is False and not getattr(vae, "use_tiling", False)):
         yield

@@ -14,7 +14,7 @@ from skipguide.models.memory import is_out_of_memory
 from skipguide.models.parsing import DENOISERS
 from skipguide.models.settings import ModelSettings
 
-_TILES_ONLY = ("AutoencoderKLAllegro",)  # cannot decode in one piece
+_TILES_ONLY = ("AutoencoderKLAllegro",)
 _CPU = torch.device("cpu")
 
 
@@ -27,7 +27,7 @@ def place(pipe: Pipeline, settings: ModelSettings, device: str) -> None:
     hide_float16_warning()
     if settings.vae_dtype is not None:
         _cast_for_vae(pipe, getattr(torch, settings.vae_dtype))
-    if type(getattr(pipe, "vae", None)).__name__ in _TILES_ONLY:
+    if needs_tiles(pipe):
         pipe.vae.enable_tiling()
     if settings.offload is None:
         pipe.to(device)
@@ -63,6 +63,11 @@ def denoisers(pipe: Pipeline) -> dict[str, nn.Module]:
     """Return the denoisers of a pipeline by the names of their components; Wan 2.2 has two."""
     found = {name: getattr(pipe, name, None) for name in DENOISERS}
     return {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+
+
+def needs_tiles(pipe: Pipeline) -> bool:
+    """Return whether the VAE of a pipeline cannot decode in one piece."""
+    return type(getattr(pipe, "vae", None)).__name__ in _TILES_ONLY
 
 
 # --- offloading -----------------------------------------------------------------------------------
