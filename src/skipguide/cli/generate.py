@@ -86,12 +86,7 @@ def generate(
         weights = loading.weights_fingerprint(settings, pipe)
     made = record.build_record(settings, result, weights)
     video.write(target, result.frames, made["settings"]["fps"], made)
-    payload = {
-        "video": str(target),
-        "sidecar": str(video.sidecar_path(target)),
-        **made["measured"],
-        "record": made,
-    }
+    payload = generate_many.video_payload(target, made)
     console.print_result(format_result(target, settings, made), payload, as_json)
 
 

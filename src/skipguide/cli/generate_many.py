@@ -71,7 +71,7 @@ def generate_many(
 
     def make(item: Item, target: Path, on_step: StepCallback) -> tuple[State, PlainData]:
         if target in there:
-            return "there", _payload(target, there[target])
+            return "there", video_payload(target, there[target])
         return "made", _make_one(pipe, item, _or_raise(complete, item), weights, pictures, target,
                                  on_step)  # fmt: skip
 
@@ -188,10 +188,11 @@ def _make_one(
     if item.tags:
         made["tags"] = item.tags
     video.write(target, result.frames, made["settings"]["fps"], made)
-    return _payload(target, made)
+    return video_payload(target, made)
 
 
-def _payload(target: Path, made: PlainData) -> PlainData:
+def video_payload(target: Path, made: PlainData) -> PlainData:
+    """Return what --json says of a video and its record."""
     from skipguide.files import video
 
     return {

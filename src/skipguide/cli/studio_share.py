@@ -71,7 +71,7 @@ def _check(wishes: Wishes, loopback: bool) -> None:
         given = {"--share-port": wishes.port, "--no-tls": wishes.no_tls or None}
         if loopback:
             given["--cert"] = wishes.cert
-        if alone := [flag for flag, value in given.items() if value is not None and flag in given]:
+        if alone := [flag for flag, value in given.items() if value is not None]:
             raise ValueError(
                 f"{alone[0]} must come with --share, but came without it. Add --share lan, or leave"
                 " it out."

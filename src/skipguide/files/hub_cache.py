@@ -72,8 +72,7 @@ def read_hub_cache(folder: Path | None = None) -> CacheContents:
     read = {repo.repo_path for repo in found.repos}
     unread = [path for path in sorted(place.glob("*--*")) if path.is_dir() and path not in read]
     reasons = [" ".join(str(warning).split()) for warning in found.warnings]
-    broken = [f"{_repository(path)}: {_broken_links(path)}" for path in unread
-              if _broken_links(path)]  # fmt: skip
+    broken = [f"{_repository(path)}: {said}" for path in unread if (said := _broken_links(path))]
     others = [reason for reason in reasons if "broken symlink" not in reason or not broken]
     return CacheContents(place, tuple(whole), tuple(rest), (*broken, *others))
 
