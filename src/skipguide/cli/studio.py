@@ -7,9 +7,13 @@ import ipaddress
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from skipguide.cli import studio_share, studio_study
+    from skipguide.studio.access import Policy
 
 _OUTSIDE, _STUDY = "Raters from outside", "A study"
 
@@ -156,20 +160,9 @@ def studio(
     Side by side in sync, maps and plots, a blind test, new videos. Loads nothing from the network.
     Ctrl-C stops it.
     """
-    try:
-        import uvicorn
-
-        from skipguide.studio import app
-    except ImportError as error:
-        raise ValueError(
-            f"the studio needs FastAPI and uvicorn, but {error}. Run pip install"
-            " 'skipguide[studio]'."
-        ) from None
+    _check_installed()
     from skipguide.cli import studio_share, studio_study
     from skipguide.runs import Run, packed
-    from skipguide.studio.access import Policy
-    from skipguide.studio.playground import Trials
-    from skipguide.studio.secret import find_secret
 
     loopback = _is_loopback(host)
     if token is not None and not re.fullmatch(r"[\w.~-]+", token, re.ASCII):
@@ -185,31 +178,82 @@ def studio(
     asked = studio_study.Wishes(
         tasks, kind, tuple(setting or ()), consent, checks, raters, max_raters, no_study
     )
+    policy = _make_policy(run, host, token, name or [])
+    _serve(run, policy, (host, port), trials, (wishes, outside), asked)
+
+
+def _check_installed() -> None:
+    """Check that the packages of the studio are there.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    try:
+        import uvicorn  # noqa: F401
+
+        from skipguide.studio import app  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"the studio needs FastAPI and uvicorn, but {error}. Run pip install"
+            " 'skipguide[studio]'."
+        ) from None
+
+
+def _make_policy(run: Path, host: str, token: str | None, more: list[str]) -> Policy:
+    """Return who may do what; beyond this machine a token is needed, of the run's own if none is
+    given.
+
+    Args:
+        more: names that the server answers to.
+    """
+    from skipguide.studio.access import Policy
+    from skipguide.studio.secret import find_secret
+
+    loopback = _is_loopback(host)
     secret, told = (b"", None) if token else find_secret(run)
     if told:
         typer.echo(told, err=True)
     if token is None and not loopback:
         token = secret.hex()[:24]
-    policy = Policy(
-        token,
-        loopback,
-        frozenset(text.lower() for text in _allowed_hosts(host, loopback, name or [])),
-        secret,
-        _hosts_for_others(host, loopback),
-    )
+    allowed = frozenset(text.lower() for text in _allowed_hosts(host, loopback, more))
+    return Policy(token, loopback, allowed, secret, _hosts_for_others(host, loopback))
+
+
+def _serve(
+    run: Path,
+    policy: Policy,
+    address: tuple[str, int],
+    trials: bool,
+    sharing: tuple[studio_share.Wishes, studio_share.Outside | None],
+    asked: studio_study.Wishes,
+) -> None:
+    """Begin the study, print the addresses, and serve until Ctrl-C.
+
+    Args:
+        address: host and port of the studio itself.
+        sharing: what is asked for raters from outside, and what was found for it.
+    """
+    import uvicorn
+
+    from skipguide.cli import studio_share, studio_study
+    from skipguide.studio import app
+    from skipguide.studio.playground import Trials
+
+    host, port = address
+    wishes, outside = sharing
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(open_listener(host, port)))
         own_port = listener.getsockname()[1]
-        at = min(own_port + 1, 65535) if share_port is None else share_port
+        at = min(own_port + 1, 65535) if wishes.port is None else wishes.port
         door = studio_share.listen(stack, outside, at) if outside else None
-        tls = studio_share.tls_of_studio(wishes, host, loopback)
+        tls = studio_share.tls_of_studio(wishes, host, policy.loopback)
         # Last of what can be refused: a start that fails leaves no study in the run.
         study = studio_study.begin(run, asked)
-        typer.echo(f"{_display_address(host, own_port, bool(tls))}/{_query(token)}")
-        sharing = None
+        typer.echo(f"{_display_address(host, own_port, bool(tls))}/{_query(policy.token)}")
+        shared = None
         if outside is not None and door is not None:
-            sharing = studio_share.start(stack, run, outside, door, policy, study)
-        made = app.create_app(run, policy, Trials.local(run) if trials else None, sharing=sharing)
+            shared = studio_share.start(stack, run, outside, door, policy, study)
+        made = app.create_app(run, policy, Trials.local(run) if trials else None, sharing=shared)
         server = uvicorn.Server(
             uvicorn.Config(made, log_level="warning", server_header=False, **tls)
         )
