@@ -401,3 +401,14 @@ def test_a_sweep_says_where_settings_belong(here: Path, flag: str) -> None:
     said = run("sweep", "plan.yaml", flag, "x", code=2).stderr
     name = flag.partition("=")[0].removeprefix("--")
     assert f"but got --{name}. Write {name}: into the plan or the file of --config" in said
+
+
+@pytest.mark.parametrize(
+    ("flag", "place"), [("--prompt", "--prompts"), ("--image", "--prompts"), ("--seed", "--seeds")]
+)
+def test_a_sweep_says_where_prompts_and_seeds_belong(here: Path, flag: str, place: str) -> None:
+    """A plan refuses them in its settings."""
+    said = run("sweep", "plan.yaml", flag, "3", code=2).stderr
+    assert f"but got {flag}. Write it " in said
+    assert said.rstrip().endswith(f"{place}.")
+    assert "--setting" not in said

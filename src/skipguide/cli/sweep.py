@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from skipguide.runs.engine import Engine
 
 _ADDRESS = r"auto|local|ray://\S+|[\w.-]+:[0-9]+"
+# What of a video no setting has -> where it belongs.
+_OF_PROMPTS = {
+    "prompt": "Write it under prompts: in the plan, or into the file of --prompts.",
+    "image": "Write it into an entry of prompts: in the plan, or into the file of --prompts.",
+    "seed": "Write it under seeds: in the plan, or pass --seeds.",
+}
 
 
 class SweepCommand(TyperCommand):
@@ -52,9 +58,13 @@ class SweepCommand(TyperCommand):
             flag = arg.partition("=")[0]
             name = flag.removeprefix("--").replace("-", "_")
             if flag.startswith("--") and flag not in own and name in known:
+                advice = _OF_PROMPTS.get(
+                    name,
+                    f"Write {name}: into the plan or the file of --config, or {name}=... into"
+                    " --setting.",
+                )
                 raise ValueError(
-                    f"the settings of a sweep must stand in its plan, but got {flag}. Write {name}:"
-                    f" into the plan or the file of --config, or {name}=... into --setting."
+                    f"the settings of a sweep must stand in its plan, but got {flag}. {advice}"
                 )
 
 
