@@ -20,7 +20,9 @@ from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
+    from skipguide.runs import Plan
     from skipguide.runs.engine import Engine
+    from skipguide.runs.tracking import Tracking
 
 _ADDRESS = r"auto|local|ray://\S+|[\w.-]+:[0-9]+"
 # What of a video no setting has -> where it belongs.
@@ -158,8 +160,6 @@ def sweep(
     --prompts and --seeds stand in the place of what the plan says.
     """
     from skipguide.runs import Plan
-    from skipguide.runs import sweep as sweeping
-    from skipguide.runs.sweep import ClipPublished
 
     if workers is not None and ray is None:
         raise ValueError(
@@ -174,39 +174,57 @@ def sweep(
     named = plan or prompts
     assert named is not None
     folder = out or Path("runs") / named.stem
+    rules: PlainData = {"retry_failed": retry_failed, "thorough": verify}
     with (
         open_tracking(folder, track) as tracking,
         contextlib.closing(_make_engine(folder, ray, workers)) as engine,
     ):
         if dry_run:
-            planned = sweeping.estimate(
-                wanted, folder, engine, retry_failed=retry_failed, thorough=verify
-            )
-            console.print_result(
-                format_estimate(planned, folder),
-                {"run": str(folder), "cost": estimate_payload(planned)},
-                as_json,
-            )
+            _print_estimate(wanted, folder, engine, rules, as_json)
             return
-        report = SweepReport(as_json, folder)
-        options: PlainData = dict(
-            retry_failed=retry_failed, thorough=verify, on_step=report.on_step
-        )
-        with (
-            report.display("checking", keep=True),
-            contextlib.closing(sweeping.sweep(wanted, folder, engine, **options)) as happenings,
-        ):
-            for happening in happenings:
-                report.handle(happening)
-                if isinstance(happening, ClipPublished):
-                    tracking.update([happening.job.key])
-        tracking.update()
+        report = _make_all(wanted, folder, engine, rules, tracking, as_json)
     summary = "\n".join([report.summary(), *tracking_lines(tracking)])
     console.print_result(summary, {**report.payload(), **tracking_payload(tracking)}, as_json)
     if tracking.failed:
         raise typer.Exit(2)
     if report.failures or (report.planned and report.planned.failed):
         raise typer.Exit(1)
+
+
+def _print_estimate(
+    wanted: Plan, folder: Path, engine: Engine, rules: PlainData, as_json: bool
+) -> None:
+    from skipguide.runs import sweep as sweeping
+
+    planned = sweeping.estimate(wanted, folder, engine, **rules)
+    told = {"run": str(folder), "cost": estimate_payload(planned)}
+    console.print_result(format_estimate(planned, folder), told, as_json)
+
+
+def _make_all(
+    wanted: Plan,
+    folder: Path,
+    engine: Engine,
+    rules: PlainData,
+    tracking: Tracking,
+    quiet: bool,
+) -> SweepReport:
+    """Make what is missing, and log each clip to the trackers as it comes.
+
+    Args:
+        rules: `retry_failed` and `thorough`, see `runs.sweep`.
+    """
+    from skipguide.runs import sweep as sweeping
+
+    report = SweepReport(quiet, folder)
+    making = sweeping.sweep(wanted, folder, engine, **rules, on_step=report.on_step)
+    with report.display("checking", keep=True), contextlib.closing(making) as happenings:
+        for happening in happenings:
+            report.handle(happening)
+            if isinstance(happening, sweeping.ClipPublished):
+                tracking.update([happening.job.key])
+    tracking.update()
+    return report
 
 
 def _check_alone(plan: Path, others: ReadOnlyData) -> Path:
