@@ -126,9 +126,9 @@ def _write_files(table: Comparison, written: dict[Path, Write]) -> None:
     """Write all files, or none."""
     if not written:
         return
-    from skipguide.files import video
+    from skipguide.files.atomic import atomic_replace
 
-    with video.atomic_replace(*written) as parts:
+    with atomic_replace(*written) as parts:
         for part, write in zip(parts, written.values(), strict=True):
             write(table, part)
 
