@@ -18,6 +18,8 @@ Layer = int | str
 SKIPS = ("residual", "attention")
 NO_LIMIT = 1 << 20  # clips: no limit
 MAP_SCALE = 1.0  # of the layer map, where every push is a tenth as long as c
+# beside CFG that is too short to tell layers apart: three tenths there, two where CFG is low
+RAISED_SCALE, RAISED_LOW_SCALE = 3.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,22 @@ def experiments(model: str) -> tuple[Experiment, ...]:
     return tuple(experiment for experiment in found if len(experiment.rows) > 1 or experiment.whole)
 
 
+def raised_maps(model: str) -> tuple[Experiment, ...]:
+    """Return layer maps with longer pushes, which are made only where they are named.
+
+    They are the exhaustive search that docs/tune.md holds `skipguide tune` against; the report of
+    the paper does not have them.
+    """
+    study = STUDIES[model]
+    return tuple(
+        Experiment(name, title, _layer_map_rows(study, Row(guidance_scale), scale), most=256)
+        for name, title, guidance_scale, scale in (
+            ("map-raised", "The layer map with longer pushes", study.guidance_scale, RAISED_SCALE),
+            ("map-low", "The layer map beside low CFG", study.low, RAISED_LOW_SCALE),
+        )
+    )
+
+
 def figure3_rows(model: str) -> tuple[Row, ...]:
     """Return the rows of Figure 3: the STG of Tables 1 and 2 over a range of scales."""
     study = STUDIES[model]
@@ -238,8 +256,9 @@ def _with_scale(row: Row, scale: float) -> Row:
     )
 
 
-def _layer_map_rows(study: Study, start: Row) -> tuple[Row, ...]:
-    return (start, *(layer_map_row(start, layer, skip) for skip in SKIPS for layer in study.layers))
+def _layer_map_rows(study: Study, start: Row, scale: float = MAP_SCALE) -> tuple[Row, ...]:
+    cells = ((layer, skip) for skip in SKIPS for layer in study.layers)
+    return (start, *(layer_map_row(start, layer, skip, scale) for layer, skip in cells))
 
 
 def layer_map_row(start: Row, layer: Layer, skip: str, scale: float = MAP_SCALE) -> Row:
@@ -271,7 +290,8 @@ def requested_rows(model: str, pattern: str = "*") -> list[RequestedRow]:
         pattern: a shell pattern for the names of rows, or of experiments, which stand for all their
             rows.
     """
-    rows = [(experiment, row) for experiment in experiments(model) for row in experiment.rows]
+    known = experiments(model) if pattern == "*" else (*experiments(model), *raised_maps(model))
+    rows = [(experiment, row) for experiment in known for row in experiment.rows]
 
     def is_named(experiment: Experiment, row: Row) -> bool:
         return fnmatchcase(row.name, pattern) or fnmatchcase(experiment.name, pattern)
