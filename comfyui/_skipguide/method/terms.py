@@ -143,29 +143,29 @@ class STG:
             )
 
     @classmethod
-    def preset(cls, pipe: Any) -> STG | Schedule | tuple[STG, ...]:
+    def preset(cls, pipe: Any, file: str | Path | None = None) -> STG | Schedule | tuple[STG, ...]:
         """Return the published setting for the model of a pipeline; `.source` says whose it is.
 
         The depth (and width) of the denoiser tells which model it is. A setting that changes
         along the run is a Schedule, and one of several terms a tuple; guide() takes them all.
 
+        Args:
+            file: a preset of one's own instead, as `skipguide tune` writes it: "tune.toml", or the
+                name of one in ~/.config/skipguide/presets ($XDG_CONFIG_HOME), without ".toml". The
+                log says with which guidance_scale it was measured, which is the pipeline's to set.
+
         Raises:
-            ValueError: if no published setting is known for the pipeline's model.
+            ValueError: if no published setting is known for the pipeline's model; for a file that
+                is no preset, or one for another model, or one whose answer is to use CFG alone.
         """
         # The one import upwards: presets are data about models, looked up when they are asked for.
-        from ..families import presets
+        from ..families import preset_files, presets
 
-        row = presets.preset_for(pipe)
-        if row.schedule:
-            return Schedule([Bin(**entry) for entry in row.schedule], source=row.source)
-        found = [
-            cls(
-                list(row.layers), term["scale"], row.skip, term["axis"], row.start, row.stop,
-                source=row.source, preset_rescale=row.rescale,
-            )
-            for term in row.terms or ({"axis": row.axis, "scale": row.scale},)
-        ]  # fmt: skip
-        return tuple(found) if row.terms else found[0]
+        if file is not None:
+            return preset_files.stg_of_file(pipe, file)
+        found = presets.to_terms(presets.preset_for(pipe))
+        assert not isinstance(found, SLG)
+        return found
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,16 @@ class SLG:
         _check_common_arguments(self)
 
     @classmethod
-    def preset(cls, pipe: Any) -> SLG:
+    def preset(cls, pipe: Any, file: str | Path | None = None) -> SLG:
         """Return the published setting for the model of a pipeline, as STG.preset does."""
         # The one import upwards: presets are data about models, looked up when they are asked for.
-        from ..families import presets
+        from ..families import preset_files, presets
 
-        row = presets.preset_for(pipe, "slg")
-        return cls(list(row.layers), row.skip, row.axis, row.start, row.stop, source=row.source)
+        if file is not None:
+            return preset_files.slg_of_file(pipe, file)
+        found = presets.to_terms(presets.preset_for(pipe, "slg"))
+        assert isinstance(found, SLG)
+        return found
 
 
 @dataclass(frozen=True)

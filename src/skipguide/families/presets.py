@@ -13,6 +13,7 @@ from typing import Any
 from skipguide.families import blocks, lookup
 from skipguide.families.protocols import Config
 from skipguide.families.schema import Family
+from skipguide.method.terms import SLG, STG, Bin, Schedule
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,11 +34,12 @@ class Preset:
         depth: how many blocks the model's first stack has; 0 where the source does not say.
         layers: the layers to skip; none beside a schedule, whose bins have their own.
         scale: s; 0 beside `terms`, which have their own.
-        skip, axis, start, stop, rescale: as in STG.
+        skip, axis, start, stop, rescale, normalize: as in STG.
         source: repository@commit and file:lines, or a paper.
         terms: the axis and the scale of each of several terms.
         schedule: the arguments of each Bin of a Schedule.
-        defaults: the model's own settings of a generation: height, width, num_frames, ...
+        defaults: the model's own settings of a generation: height, width, num_frames, ...; or, of a
+            preset that was measured, with which guidance_scale.
         name: the name of the row.
         kind: "stg", a weak pass beside the others, or "slg", layers skipped in the unconditional
             pass, which has no scale.
@@ -68,6 +70,12 @@ class Preset:
     width: int = 0
     config: Config = field(default_factory=dict)
     recommended: bool = False
+    normalize: bool = False
+
+    @property
+    def is_cfg_alone(self) -> bool:
+        """True if it has neither layers nor a schedule: the answer was to use no STG."""
+        return not (self.layers or self.terms or self.schedule)
 
 
 @functools.cache
@@ -92,35 +100,66 @@ def preset_for(pipe: object, kind: str = "stg") -> Preset:
         ValueError: if the pipeline's class is unknown, or no row is for a denoiser of this depth
             and width.
     """
-    family = lookup.family_of(pipe)
-    denoiser = lookup.denoisers_of(pipe, family)[0]
-    depth = blocks.depth(family, blocks.layer_sites(family, denoiser))
-    width, names = model_width(denoiser.config), {cls.__name__ for cls in type(pipe).__mro__}
-    rows = recommended_presets(names, kind)
-    row = best_preset(rows, depth, width, denoiser.config)
+    facts = facts_of(pipe)
+    rows = recommended_presets(facts.names, kind)
+    row = best_preset(rows, facts.depth, facts.width, facts.config)
     if row is not None:
         text = describe_preset(row)
         _log.info("preset %s for %s: %s. Source: %s", row.name, row.model, text, row.source)
         return row
-    raise ValueError(_no_preset_message(type(pipe).__name__, rows, depth, width, family, kind))
+    raise ValueError(_no_preset_message(facts, rows, kind))
 
 
-def _no_preset_message(
-    name: str, rows: Sequence[Preset], depth: int, width: int, family: Family, kind: str
-) -> str:
-    by_width = bool(width) and any(row.width for row in rows)
-    size = f"{depth} blocks" + (f" and width {width}" if by_width else "")
+@dataclass(frozen=True)
+class ModelFacts:
+    """What presets know a model by.
+
+    Args:
+        names: the class of the pipeline and those that it derives from, its own first.
+        family: its row.
+        depth: how many blocks the model's first stack has.
+        width: of its hidden states; 0 where it is not known.
+        config: the denoiser's.
+    """
+
+    names: tuple[str, ...]
+    family: Family
+    depth: int
+    width: int
+    config: Config
+
+
+def facts_of(pipe: object) -> ModelFacts:
+    """Return what presets know the model of a pipeline by.
+
+    Raises:
+        ValueError: if the pipeline's class is unknown.
+    """
+    family = lookup.family_of(pipe)
+    denoiser = lookup.denoisers_of(pipe, family)[0]
+    depth = blocks.depth(family, blocks.layer_sites(family, denoiser))
+    names = tuple(cls.__name__ for cls in type(pipe).__mro__)
+    return ModelFacts(names, family, depth, model_width(denoiser.config), denoiser.config)
+
+
+def _no_preset_message(facts: ModelFacts, rows: Sequence[Preset], kind: str) -> str:
+    by_width = bool(facts.width) and any(row.width for row in rows)
+    size = f"{facts.depth} blocks" + (f" and width {facts.width}" if by_width else "")
     known = ", ".join(_describe_size(row) for row in rows) or "none"
-    example = f"SLG(layers=[{depth // 4}])"
-    if kind == "stg":
-        example = f"STG(layers=[{depth * 7 // 10}], scale=1.0)"
-    if family.unet:
-        example = f'{kind.upper()}(layers=["up:0"])'
     return (
-        f"a preset needs a published setting for the model, but none is known for a {name} of"
-        f" {size} (known: {known}). Choose the layer yourself, as in {example};"
-        " `skipguide presets` lists all that is published."
+        f"a preset needs a published setting for the model, but none is known for a"
+        f" {facts.names[0]} of {size} (known: {known}). Choose the layer yourself, as in"
+        f" {example_term(facts, kind)}; `skipguide presets` lists all that is published."
     )
+
+
+def example_term(facts: ModelFacts, kind: str = "stg") -> str:
+    """Return a term as one may write it for a model of which nothing is published."""
+    if facts.family.unet:
+        return f'{kind.upper()}(layers=["up:0"])'
+    if kind == "stg":
+        return f"STG(layers=[{facts.depth * 7 // 10}], scale=1.0)"
+    return f"SLG(layers=[{facts.depth // 4}])"
 
 
 def recommended_presets(pipelines: Collection[str], kind: str) -> list[Preset]:
@@ -160,6 +199,33 @@ def _describe_size(row: Preset) -> str:
     return f"{row.model} ({row.depth} blocks{f', width {row.width}' if row.width else ''})"
 
 
+# --- as terms -------------------------------------------------------------------------------------
+
+
+def to_terms(row: Preset, source: str = "") -> STG | SLG | Schedule | tuple[STG, ...]:
+    """Return what a row stands for, as guide() takes it.
+
+    Args:
+        source: in the place of the row's own.
+
+    Raises:
+        ValueError: for layers, scales or windows that no term can have.
+    """
+    source = source or row.source
+    if row.schedule:
+        return Schedule([Bin(**entry) for entry in row.schedule], source=source)
+    if row.kind == "slg":
+        return SLG(list(row.layers), row.skip, row.axis, row.start, row.stop, source=source)
+    found = [
+        STG(
+            list(row.layers), term["scale"], row.skip, term["axis"], row.start, row.stop,
+            normalize=row.normalize, source=source, preset_rescale=row.rescale,
+        )
+        for term in row.terms or ({"axis": row.axis, "scale": row.scale},)
+    ]  # fmt: skip
+    return tuple(found) if row.terms else found[0]
+
+
 # --- in words -------------------------------------------------------------------------------------
 
 
@@ -168,6 +234,9 @@ def describe_preset(row: Preset) -> str:
     if row.schedule:
         bins = len(row.schedule)
         return f"a schedule of {bins} range{'s' if bins > 1 else ''} of sigma"
+    cfg = [f"CFG {row.defaults['guidance_scale']:g}"] if "guidance_scale" in row.defaults else []
+    if row.is_cfg_alone:
+        return f"{cfg[0] if cfg else 'CFG'} alone"
     parts = [f"layer{'s' if len(row.layers) > 1 else ''} {describe_layers(row.layers)}", row.skip]
     parts += [f"{row.axis} only"] if row.axis else []
     scales = [f"{term['axis']} scale {term['scale']:g}" for term in row.terms] or [
@@ -176,8 +245,8 @@ def describe_preset(row: Preset) -> str:
     parts += ["in the unconditional pass"] if row.kind == "slg" else scales
     parts += [f"steps {describe_window(row)}"] if (row.start, row.stop) != (0, 1) else []
     parts += [f"rescale {row.rescale:g}"] if row.rescale else []
-    parts += [f"CFG {row.defaults['guidance_scale']:g}"] if "guidance_scale" in row.defaults else []
-    return ", ".join(parts)
+    parts += ["normalized"] if row.normalize else []
+    return ", ".join([*parts, *cfg])
 
 
 def describe_layers(layers: Iterable[int | str]) -> str:
