@@ -2,136 +2,56 @@
 
 Pure functions of the values: nothing is read or written here, and a race that was stopped goes on
 by being replayed from its values.
+
+Who goes, after a round:
+
+1. whose always-valid interval of a metric with a floor lies below this floor;
+2. whose always-valid interval of the difference to the leader lies below 0. Both at alpha divided
+   by the number of comparisons that a candidate is in, so that the best of all is ever sent away
+   in at most a share alpha of all races;
+3. with a budget that does not suffice for all on all prompts, the worse half after each of log2 k
+   equal parts of it (sequential halving: Karnin, Koren and Somekh, Almost optimal exploration in
+   multi-armed bandits, ICML 2013). They are set aside, which does not show that they are worse.
+
+CFG alone never goes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
 
-from skipguide.tuning.scores import ScoreTable
+import numpy as np
 
-BASELINE = "cfg"  # the role of CFG alone, which never goes
+from skipguide.stats import sequences
+from skipguide.stats.estimate import Estimate
+from skipguide.tuning import race_words as words
+from skipguide.tuning.race_state import (
+    BASELINE,
+    Exit,
+    Racer,
+    RaceRules,
+    RaceState,
+    Round,
+    Standing,
+)
+from skipguide.tuning.scores import Floats, ScoreTable, column_of
 
+__all__ = ["BASELINE", "Exit", "Race", "RaceRules", "RaceState", "Racer", "Round", "Standing"]
 
-class Racer(Protocol):
-    """What the race reads of a candidate."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def role(self) -> str: ...
-
-    @property
-    def passes(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class RaceRules:
-    """The rules of a race.
-
-    Args:
-        round_size: prompts of a round.
-        alpha: the chance that the best of all is ever sent away because of chance.
-        floors: (metric, share) each, as in `ObjectiveSpec`, by the metric's name in the scores.
-        lower: the metrics with a floor that are better lower.
-        max_passes: forward passes that all clips of the race may take; None: no limit.
-        seeds: clips of a candidate on a prompt.
-    """
-
-    round_size: int = 4
-    alpha: float = 0.05
-    floors: tuple[tuple[str, float], ...] = ()
-    lower: tuple[str, ...] = ()
-    max_passes: float | None = None
-    seeds: int = 1
+_ROUNDING = 1e-9  # of a budget in forward passes
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A difference with its always-valid interval; an end may be infinite."""
+@dataclass
+class _Field:
+    """Who is in, what was spent, and what is known: what a replay carries from round to round."""
 
-    value: float
-    low: float
-    high: float
-    prompts: int
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A candidate after a round.
-
-    Args:
-        mean: of its values so far.
-        to_cfg: its difference to CFG alone; None for CFG alone itself.
-        to_leader: its difference to the leader; None for the leader itself.
-        floors: how far the metrics with floors are above them, in their units.
-    """
-
-    name: str
-    mean: float
-    to_cfg: Interval | None
-    to_leader: Interval | None
-    floors: Mapping[str, Interval]
-
-
-@dataclass(frozen=True)
-class Exit:
-    """Why a candidate went, in a sentence with its numbers."""
-
-    name: str
-    round: int
-    kind: Literal["behind", "floor", "no values"]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Round:
-    """A round: its prompts, and what was known after it."""
-
-    number: int  # from 1
-    prompts: tuple[int, ...]
-    leader: str
-    standings: tuple[Standing, ...]
-    exits: tuple[Exit, ...]
-
-
-@dataclass(frozen=True)
-class RaceState:
-    """Where a race is.
-
-    Args:
-        rounds: that are finished.
-        active: who is still in.
-        leader: the name of the candidate with the largest mean; None before the first round.
-        tied: who is not distinguishable from the leader, the leader among them, cheapest first.
-        exits: who went, and why.
-        wanted: the (name, prompt) pairs of the next round that have no value yet.
-        over: whether no more clips are wanted.
-        why: why it is over, a sentence; "" if it is not.
-        passes: forward passes of all rounds, with the next one.
-    """
-
-    rounds: tuple[Round, ...]
-    active: tuple[str, ...]
-    leader: str | None
-    tied: tuple[str, ...]
-    exits: tuple[Exit, ...]
-    wanted: tuple[tuple[str, int], ...]
-    over: bool
-    why: str
-    passes: float
-
-    @property
-    def cheapest(self) -> str | None:
-        """The cheapest of those that are not distinguishable from the leader."""
-        return self.tied[0] if self.tied else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
-        raise NotImplementedError
+    active: list[str]
+    spent: float = 0.0
+    prompts: list[int] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    exits: list[Exit] = field(default_factory=list)
 
 
 class Race:
@@ -139,16 +59,254 @@ class Race:
 
     Args:
         candidates: one of them of the role "cfg".
-        prompts: ids in the order in which they race; those of the scan first, whose clips are
-            there.
+        prompts: ids in the order in which they race, one that does not depend on what they show;
+            those of the scan first, whose clips are there.
+
+    Raises:
+        ValueError: if there is not exactly one of the role "cfg", two have the same name, or there
+            are no prompts.
     """
 
     def __init__(
         self, candidates: Sequence[Racer], prompts: Sequence[int], rules: RaceRules | None = None
     ) -> None:
-        self.candidates, self.prompts = tuple(candidates), tuple(prompts)
+        self.candidates, self.prompts = tuple(candidates), tuple(dict.fromkeys(prompts))
         self.rules = rules or RaceRules()
+        self.passes = {one.name: one.passes for one in self.candidates}
+        baselines = [one.name for one in self.candidates if one.role == BASELINE]
+        if len(baselines) != 1:
+            raise ValueError(
+                f"a race needs one candidate that is CFG alone, but got {len(baselines)}. Add it."
+            )
+        if len(self.passes) < len(self.candidates):
+            raise ValueError(
+                "candidates of a race must have different names, but got"
+                f" {', '.join(one.name for one in self.candidates)}. Rename them."
+            )
+        if not self.prompts:
+            raise ValueError("a race needs prompts, but got none. Add prompts.")
+        self.baseline = baselines[0]
 
     def state(self, scores: ScoreTable) -> RaceState:
-        """Replay all rounds from the values."""
-        raise NotImplementedError
+        """Replay all rounds from the values.
+
+        A round counts as finished when each who is in has a value on each of its prompts, or a
+        reason why it never will.
+        """
+        now = _Field([one.name for one in self.candidates])
+        while True:
+            prompts, why = self._next_round(now)
+            if why:
+                return self._result(now, scores, (), why)
+            missing = [
+                (name, prompt)
+                for prompt in prompts
+                for name in now.active
+                if not scores.is_known(name, prompt)
+            ]
+            now.spent += self._cost(now.active) * len(prompts)
+            if missing:
+                return self._result(now, scores, tuple(missing), "")
+            now.prompts += prompts
+            self._finish_round(now, scores, prompts)
+
+    def _cost(self, names: Sequence[str]) -> float:
+        """Return the forward passes of a prompt for some candidates."""
+        return sum(self.passes[name] for name in names) * self.rules.seeds
+
+    def _next_round(self, now: _Field) -> tuple[Sequence[int], str]:
+        """Return the prompts of the next round, or none and why the race is over."""
+        others = [name for name in now.active if name != self.baseline]
+        if not others:
+            return (), words.nobody_left(self.baseline)
+        if len(others) == 1 and self._is_decided(now, others[0]):
+            return (), words.one_left(others[0])
+        left = self.prompts[len(now.prompts) :]
+        if not left:
+            return (), words.prompts_over(len(now.prompts))
+        affordable = len(left)
+        if self.rules.max_passes is not None:
+            rest = self.rules.max_passes - now.spent
+            affordable = math.floor(rest / self._cost(now.active) + _ROUNDING)
+            if affordable < 1:
+                return (), words.budget_over(self.rules.max_passes, self._cost(now.active))
+        return left[: min(self.rules.round_size, affordable)], ""
+
+    def _is_decided(self, now: _Field, name: str) -> bool:
+        """Tell whether the last candidate beside CFG alone has nobody left to race against.
+
+        One that had no other opponent from the start races until it is told apart from CFG alone.
+        """
+        if not now.rounds or len(self.candidates) > 2:
+            return bool(now.rounds)
+        found = next((row.to_cfg for row in now.rounds[-1].standings if row.name == name), None)
+        return found is not None and found.sign != 0
+
+    # --- a round ----------------------------------------------------------------------------------
+
+    def _finish_round(self, now: _Field, scores: ScoreTable, prompts: Sequence[int]) -> None:
+        number = len(now.rounds) + 1
+        columns = {name: scores.column(name, now.prompts) for name in now.active}
+        floors = {name: self._floors(scores, name, now.prompts) for name in now.active}
+        exits = [
+            *self._without_values(number, columns),
+            *self._below_floors(number, scores, floors, len(now.prompts)),
+        ]
+        gone = {one.name for one in exits}
+        leader = self._leader({n: column for n, column in columns.items() if n not in gone})
+        standings = [
+            Standing(
+                name, _mean(column), self._compare(columns, name, self.baseline),
+                self._compare(columns, name, leader), floors[name],
+            )
+            for name, column in columns.items()
+        ]  # fmt: skip
+        standings.sort(key=lambda one: -_order(one.mean))
+        exits += self._behind(number, scores, standings, leader, gone, len(now.prompts))
+        gone = {one.name for one in exits}
+        now.active = [name for name in now.active if name not in gone]
+        aside = self._set_aside(number, now, standings, leader)
+        now.active = [name for name in now.active if name not in {one.name for one in aside}]
+        now.exits += [*exits, *aside]
+        now.rounds.append(Round(number, tuple(prompts), leader, tuple(standings), (*exits, *aside)))
+
+    @property
+    def _level(self) -> float:
+        """Alpha for each of the comparisons that a candidate is in."""
+        return self.rules.alpha / max(1, len(self.candidates) - 1 + len(self.rules.floors))
+
+    def _compare(self, columns: Mapping[str, Floats], name: str, other: str) -> Estimate | None:
+        if name == other:
+            return None
+        return _sequence(columns[name], columns[other], self._level)
+
+    def _floors(self, scores: ScoreTable, name: str, prompts: Sequence[int]) -> dict[str, Estimate]:
+        """Return how far each metric with a floor is above it."""
+        if name == self.baseline:
+            return {}
+        found = {}
+        for metric, share in self.rules.floors:
+            values = scores.floors.get(metric, {})
+            own = column_of(values, name, prompts)
+            base = column_of(values, self.baseline, prompts)
+            above = (base, own) if metric in self.rules.lower else (own, base)
+            found[metric] = _sequence(above[0], share * above[1], self._level)
+        return found
+
+    def _leader(self, columns: Mapping[str, Floats]) -> str:
+        """Return who has the largest mean difference to CFG alone, or CFG alone; ties are cheap."""
+        base = columns[self.baseline]
+
+        def gain(name: str) -> float:
+            return _mean(columns[name] - base) if name != self.baseline else 0.0
+
+        return max(columns, key=lambda name: (_order(gain(name)), -self.passes[name]))
+
+    # --- who goes ---------------------------------------------------------------------------------
+
+    def _without_values(self, number: int, columns: Mapping[str, Floats]) -> list[Exit]:
+        return [
+            Exit(name, number, "no values", words.no_values(name, len(column)))
+            for name, column in columns.items()
+            if name != self.baseline and not np.isfinite(column).any()
+        ]
+
+    def _below_floors(
+        self, number: int, scores: ScoreTable, floors: Mapping[str, Mapping[str, Estimate]],
+        prompts: int,
+    ) -> list[Exit]:  # fmt: skip
+        shares = dict(self.rules.floors)
+        broken = {
+            name: next((m for m, found in own.items() if found.sign < 0), None)
+            for name, own in floors.items()
+        }
+        return [
+            Exit(
+                name, number, "floor",
+                words.below_floor(name, metric, shares[metric], floors[name][metric], prompts),
+            )
+            for name, metric in broken.items()
+            if metric is not None
+        ]  # fmt: skip
+
+    def _behind(
+        self, number: int, scores: ScoreTable, standings: Sequence[Standing], leader: str,
+        gone: set[str], prompts: int,
+    ) -> list[Exit]:  # fmt: skip
+        return [
+            Exit(
+                one.name, number, "behind",
+                words.behind(one.name, leader, scores.label, one.to_leader, prompts),
+            )
+            for one in standings
+            if one.to_leader is not None
+            and one.to_leader.sign < 0
+            and one.name != self.baseline
+            and one.name not in gone
+        ]  # fmt: skip
+
+    def _set_aside(
+        self, number: int, now: _Field, standings: Sequence[Standing], leader: str
+    ) -> list[Exit]:
+        """Set the worse half aside after each part of a budget that does not suffice for all."""
+        keep = self._places(now.spent)
+        ranked = [one for one in standings if one.name in now.active and one.name != self.baseline]
+        return [
+            Exit(
+                one.name, number, "set aside",
+                words.set_aside(one.name, leader, one.to_leader, len(now.prompts), keep),
+            )
+            for one in ranked[keep:]
+            if one.name != leader
+        ]  # fmt: skip
+
+    def _places(self, spent: float) -> int:
+        """Return how many beside CFG alone stay in after so many forward passes."""
+        count, limit = len(self.candidates) - 1, self.rules.max_passes
+        everything = self._cost(list(self.passes)) * len(self.prompts)
+        if limit is None or not self.rules.halve or count < 2 or everything <= limit:
+            return count
+        parts = math.ceil(math.log2(count))
+        done = min(parts - 1, math.floor(spent / limit * parts + _ROUNDING))
+        return math.ceil(count / 2**done)
+
+    # --- the result -------------------------------------------------------------------------------
+
+    def _result(
+        self, now: _Field, scores: ScoreTable, wanted: tuple[tuple[str, int], ...], why: str
+    ) -> RaceState:
+        leader, tied = None, []
+        if now.rounds:
+            columns = {name: scores.column(name, now.prompts) for name in now.active}
+            leader = self._leader(columns)
+            tied = [name for name in now.active if self._is_tied(columns, name, leader)]
+        return RaceState(
+            tuple(now.rounds), tuple(now.active), leader, tuple(self.by_cost(tied)),
+            tuple(now.exits), wanted, not wanted, why, now.spent,
+        )  # fmt: skip
+
+    def _is_tied(self, columns: Mapping[str, Floats], name: str, leader: str) -> bool:
+        found = self._compare(columns, name, leader)
+        return found is None or found.sign == 0
+
+    def by_cost(self, names: Sequence[str]) -> list[str]:
+        """Sort by forward passes; of those that cost the same, CFG alone comes first."""
+        plain = {one.name: one.role.startswith(BASELINE) for one in self.candidates}
+        return sorted(names, key=lambda name: (round(self.passes[name], 6), not plain[name]))
+
+
+def _sequence(values: Floats, others: Floats, level: float) -> Estimate:
+    both = np.isfinite(values) & np.isfinite(others)
+    if not both.any():
+        return Estimate(math.nan, None, None, 0, "no prompt has a value of both")
+    return sequences.paired_sequence(values[both], others[both], level)
+
+
+def _mean(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _order(value: float) -> float:
+    """Return what to sort by: who has no value comes last."""
+    return value if math.isfinite(value) else -math.inf

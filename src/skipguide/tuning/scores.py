@@ -24,6 +24,10 @@ class SetValues(Protocol):
         """Tell whether a setting has a video on a prompt."""
         ...
 
+    def sentences(self, names: Sequence[str], prompts: Sequence[int]) -> list[str]:
+        """Say the numbers of the sets of some settings on some prompts."""
+        ...
+
 
 @dataclass(frozen=True)
 class ScoreTable:

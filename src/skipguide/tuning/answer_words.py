@@ -1,0 +1,110 @@
+"""The answer in sentences with numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from skipguide.tuning.race_state import Racer, RaceState
+from skipguide.tuning.race_words import interval, prompts
+
+if TYPE_CHECKING:
+    from skipguide.tuning.answer import FloorCheck, Gain, Verdict
+
+
+def answer(
+    verdict: Verdict, winner: Racer, chosen: Racer, baseline: Racer, gain: Gain,
+    parts: Sequence[Gain], floors: Sequence[FloorCheck], others: Sequence[tuple[Racer, Gain]],
+) -> list[str]:  # fmt: skip
+    """Return the answer, the gain, floors, and how the others did, a sentence each."""
+    broken = next((one for one in floors if one.is_broken), None)
+    found = [_verdict(verdict, winner, chosen, baseline, gain, broken), _gain(winner, gain)]
+    found += [
+        f"Its {part.metric} changes by {interval(part.difference.estimate)}." for part in parts
+    ]
+    found += [_floor(one) for one in floors]
+    found += [_other(winner, one, difference) for one, difference in others]
+    return found
+
+
+def _verdict(
+    verdict: Verdict, winner: Racer, chosen: Racer, baseline: Racer, gain: Gain,
+    broken: FloorCheck | None,
+) -> str:  # fmt: skip
+    sign = gain.difference.estimate.sign
+    if broken is not None:
+        why = f"{winner.name} falls below the floor of {broken.metric}"
+    elif sign < 0:
+        why = f"{winner.name} is worse than it"
+    elif sign == 0:
+        why = (
+            f"the gain of {winner.name} over CFG alone is not distinguishable from 0, and"
+            f" {'it' if chosen is baseline else chosen.name} is the cheapest of the tied"
+        )
+    elif chosen is winner:
+        why = f"it has more {gain.metric} than CFG alone"
+    else:
+        why = f"it has more {gain.metric} than CFG alone and is the cheapest of the tied"
+    cost = f"{chosen.passes:g} forward passes a video"
+    if verdict == "use CFG alone":
+        at = "" if chosen is baseline else f" as {chosen.name}"
+        return f"Use CFG alone{at} ({cost}): {why}."
+    if verdict == "use":
+        return f"Use {chosen.name} ({cost}; CFG alone takes {baseline.passes:g}): {why}."
+    return f"Nothing better than CFG alone was found; {chosen.name} ({cost}): {why}."
+
+
+def _gain(winner: Racer, gain: Gain) -> str:
+    found = gain.difference.estimate
+    where = f"on {prompts(found.count)} that chose nothing"
+    if found.low is None:
+        return (
+            f"{winner.name} has {gain.mean:.4g} {where} and CFG alone {gain.baseline:.4g}; the"
+            f" difference, {found.value:+.3g}, has no interval: {found.reason}."
+        )
+    says = {1: "better", -1: "worse", 0: "not distinguishable"}[found.sign]
+    return (
+        f"The gain of {winner.name} over CFG alone in {gain.metric} is {interval(found)} {where}:"
+        f" {says}."
+    )
+
+
+def _floor(one: FloorCheck) -> str:
+    found = one.above.estimate
+    if found.low is None or found.high is None:
+        says = f"the interval is not known: {found.reason}"
+    elif one.is_broken:
+        says = "it is broken"
+    elif found.low >= 0:
+        says = "it holds"
+    else:
+        says = "it is not shown to be broken"
+    return f"Floor of {one.metric}: {one.floor:.4g}, and the winner has {one.mean:.4g}; {says}."
+
+
+def _other(winner: Racer, other: Racer, gain: Gain) -> str:
+    found = gain.difference.estimate
+    said = {1: "is better than", -1: "is worse than", 0: "is not distinguishable from"}[found.sign]
+    what = "CFG alone at the same price" if other.role == "cfg-price" else other.name
+    named = f"{what}, {other.name}" if what != other.name else what
+    return (
+        f"{winner.name} {said} {named} ({other.passes:g} forward passes a video):"
+        f" {interval(found)}."
+    )
+
+
+def nobody(baseline: str, state: RaceState, label: str) -> tuple[str, ...]:
+    """Say that nothing is left beside CFG alone."""
+    return (
+        f"Use CFG alone ({baseline}): nothing that raced against it in {label} is left.",
+        *(one.reason for one in state.exits),
+    )
+
+
+def not_measured(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """Say that nothing was measured, and what there is instead."""
+    return (
+        "Nothing was measured, for no metric was given, so nothing is recommended.",
+        f"{', '.join(names)} were sampled on {prompts(count)} with the same noise: look at them"
+        " side by side, or give a --metric, --features with --reference, or --votes.",
+    )

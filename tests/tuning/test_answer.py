@@ -1,0 +1,210 @@
+"""The answer: the gain on prompts that chose nothing, verdicts, and what is recommended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from skipguide.stats.paired import paired_difference
+from skipguide.tuning.answer import answer, finalists, nothing_measured
+from skipguide.tuning.race import Race, RaceRules, RaceState
+from skipguide.tuning.scores import ScoreTable
+
+RACED, KEPT = range(24), range(100, 116)
+
+
+@dataclass(frozen=True)
+class Racer:
+    name: str
+    role: str
+    passes: float
+
+
+CFG = Racer("cfg", "cfg", 28.0)
+STG = Racer("R8", "scan", 42.0)
+MORE_STEPS = Racer("cfg 21 steps", "cfg-price", 42.0)
+LOW = Racer("no guidance, R8", "scan", 21.0)
+
+
+def table(means: Mapping[str, tuple[float, float]], deviation: float = 0.02) -> ScoreTable:
+    """Draw values with other means on the prompts of the race than on those kept back."""
+    rng = np.random.default_rng(3)
+    common = rng.normal(0.5, 0.2, 200)
+    values = {}
+    for name, (raced, kept) in means.items():
+        drawn = common + rng.normal(0, deviation, 200)
+        values[name] = {p: float(drawn[p] + raced) for p in RACED}
+        values[name] |= {p: float(drawn[p] + kept) for p in KEPT}
+    return ScoreTable("sharpness", values)
+
+
+def race(scores: ScoreTable, *racers: Racer, rules: RaceRules | None = None) -> RaceState:
+    return Race(racers, RACED, rules).state(scores)
+
+
+def test_a_gain_that_holds_is_to_be_used() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.03)})
+    state = race(scores, CFG, STG)
+    assert finalists(state, [CFG, STG]) == ("cfg", "R8")
+    found = answer([CFG, STG], state, scores, KEPT)
+    assert (found.verdict, found.winner, found.recommended) == ("use", "R8", "R8")
+    assert found.gain is not None
+    # The gain is that of the prompts kept back alone.
+    own, base = ([scores.values[name][p] for p in KEPT] for name in ("R8", "cfg"))
+    assert found.gain.difference == paired_difference(own, base)
+    assert found.gain.difference.estimate.value == pytest.approx(0.03, abs=0.015)
+    assert found.sentences[0] == (
+        "Use R8 (42 forward passes a video; CFG alone takes 28): it has more sharpness than CFG"
+        " alone."
+    )
+    assert "on 16 prompts that chose nothing: better." in found.sentences[1]
+
+
+def test_a_gain_of_the_race_alone_is_not_distinguishable() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.0)})
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT)
+    assert (found.verdict, found.winner, found.recommended) == ("use CFG alone", "R8", "cfg")
+    assert found.gain is not None
+    assert found.gain.difference.estimate.sign == 0
+    assert "not distinguishable from 0, and it is the cheapest of the tied" in found.sentences[0]
+
+
+def test_what_is_worse_is_not_used() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, -0.05)})
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT)
+    assert (found.verdict, found.recommended) == ("use CFG alone", "cfg")
+    assert found.sentences[0].endswith("R8 is worse than it.")
+
+
+def test_the_cheapest_of_the_tied_may_be_neither() -> None:
+    """Without guidance and with STG it costs less than CFG alone, and is as good."""
+    scores = table({"cfg": (0, 0), "no guidance, R8": (0.0, 0.0)})
+    found = answer([CFG, LOW], race(scores, CFG, LOW), scores, KEPT)
+    assert (found.verdict, found.recommended) == ("not distinguishable", "no guidance, R8")
+    assert found.sentences[0].startswith("Nothing better than CFG alone was found; no guidance, R8")
+
+
+def test_the_cheaper_of_two_that_both_gain_is_recommended() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.06, 0.05), "no guidance, R8": (0.05, 0.05)})
+    racers = [CFG, STG, LOW]
+    state = race(scores, *racers)
+    assert set(finalists(state, racers)) == {"cfg", "R8", "no guidance, R8"}
+    found = answer(racers, state, scores, KEPT)
+    assert (found.verdict, found.winner) == ("use", "R8")
+    assert found.recommended == "no guidance, R8"
+    assert "is the cheapest of the tied" in found.sentences[0]
+
+
+def test_more_steps_at_the_same_price_are_compared() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.06, 0.05), "cfg 21 steps": (0.06, 0.05)})
+    racers = [CFG, STG, MORE_STEPS]
+    state = race(scores, *racers)
+    assert "cfg 21 steps" in finalists(state, racers)
+    found = answer(racers, state, scores, KEPT)
+    assert found.recommended == "R8"
+    assert any(
+        "R8 is not distinguishable from CFG alone at the same price, cfg 21 steps" in sentence
+        for sentence in found.sentences
+    )
+
+
+def test_few_prompts_have_no_interval_and_claim_nothing() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.5)})
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT[:4])
+    assert (found.verdict, found.recommended) == ("use CFG alone", "cfg")
+    assert "has no interval: an interval needs 5 different prompts or more" in found.sentences[1]
+
+
+def test_a_broken_floor_is_not_recommended() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.05)})
+    rng = np.random.default_rng(0)
+    motion = {
+        "cfg": dict.fromkeys((*RACED, *KEPT), 1.0),
+        "R8": dict.fromkeys(RACED, 1.0) | {p: 0.8 + 0.01 * rng.random() for p in KEPT},
+    }
+    scores = ScoreTable("sharpness", scores.values, {"motion": motion})
+    rules = RaceRules(floors=(("motion", 0.97),))
+    state = race(scores, CFG, STG, rules=rules)
+    found = answer([CFG, STG], state, scores, KEPT, rules)
+    (floor,) = found.floors
+    assert floor.is_broken
+    assert floor.floor == pytest.approx(0.97)
+    assert floor.mean == pytest.approx(0.805, abs=0.003)
+    assert (found.verdict, found.recommended) == ("use CFG alone", "cfg")
+    assert found.sentences[0].endswith("R8 falls below the floor of motion.")
+    row = found.to_dict()["floors"][0]
+    assert row["held"] is False
+    assert row["low"] < row["value"] < row["high"] < row["floor"]
+
+
+def test_a_ceiling_of_what_is_better_lower() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.05)})
+    flicker = {"cfg": {p: 0.09 + 0.001 * (p % 2) for p in KEPT}, "R8": dict.fromkeys(KEPT, 0.1)}
+    scores = ScoreTable("sharpness", scores.values, {"flicker": flicker})
+    state = race(scores, CFG, STG)
+    for share, broken in ((0.97, True), (0.85, False)):
+        rules = RaceRules(floors=(("flicker", share),), lower=("flicker",))
+        (floor,) = answer([CFG, STG], state, scores, KEPT, rules).floors
+        assert floor.is_broken == broken
+        assert floor.mean == pytest.approx(0.1)
+        assert floor.floor == pytest.approx(0.0905 / share)
+
+
+def test_nobody_left_is_said() -> None:
+    scores = table({"cfg": (0, 0), "R8": (-0.5, 0), "no guidance, R8": (-0.5, 0)})
+    racers = [CFG, STG, LOW]
+    state = race(scores, *racers)
+    assert state.active == ("cfg",)
+    found = answer(racers, state, scores, KEPT)
+    assert (found.verdict, found.recommended, found.gain) == ("use CFG alone", "cfg", None)
+    assert len(found.sentences) == 3
+
+
+def test_quality_against_cost_has_all_that_raced() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.05), "no guidance, R8": (-0.5, 0)})
+    values = dict(scores.values)
+    values["no guidance, R8"] = {p: v for p, v in values["no guidance, R8"].items() if p in RACED}
+    scores = ScoreTable("sharpness", values)
+    racers = [CFG, STG, LOW]
+    found = answer(racers, race(scores, *racers), scores, KEPT)
+    assert [one.name for one in found.contestants] == ["no guidance, R8", "cfg", "R8"]
+    low, cfg, stg = found.contestants
+    assert not low.held_back
+    assert "interval that holds at any time" in low.left
+    assert cfg.difference is None
+    assert stg.held_back
+    assert stg.quality.value == pytest.approx(np.mean([scores.values["R8"][p] for p in KEPT]))
+
+
+def test_parts_of_a_weighted_sum_are_reported() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.05)})
+    parts = {
+        "sharpness": {n: dict.fromkeys(KEPT, 0.2 + 0.1 * (n == "R8")) for n in ("cfg", "R8")},
+        "motion": {n: dict.fromkeys(KEPT, 0.5 - 0.1 * (n == "R8")) for n in ("cfg", "R8")},
+    }
+    scores = ScoreTable("sharpness + motion", scores.values, parts=parts)
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT)
+    assert [one.metric for one in found.parts] == ["sharpness", "motion"]
+    assert found.parts[1].difference.estimate.value == pytest.approx(-0.1)
+    assert "Its motion changes by -0.1." in found.sentences
+
+
+def test_answers_are_json_with_the_names_that_the_studio_reads() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.03)})
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, KEPT)
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert content["use"] == content["winner"] == "R8"
+    assert set(content["gain"]) >= {"value", "low", "high", "n"}
+    assert content["gain"]["n"] == 16
+    assert [row["name"] for row in content["raced"]] == ["cfg", "R8"]
+
+
+def test_without_a_metric_it_says_that_nothing_was_measured() -> None:
+    found = nothing_measured([CFG, STG], 4)
+    assert (found.verdict, found.recommended, found.gain) == ("not measured", None, None)
+    assert found.sentences[0].startswith("Nothing was measured")
+    assert "cfg, R8 were sampled on 4 prompts" in found.sentences[1]
