@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 from skipguide.families import blocks, lookup
 from skipguide.families import rows as family_rows
 from skipguide.families.examples import denoiser_class, example_of
+from skipguide.families.protocols import as_denoiser
 from skipguide.families.schema import Family
 from skipguide.files import packaged
 from skipguide.files.text import first_line
@@ -30,6 +32,7 @@ from skipguide.models import loading
 from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
 from skipguide.weak import flops, patching, weak_pass
 from skipguide.weak import prefix_cache as prefix_cache_module
+from skipguide.weak.step_context import StepContext
 
 Inputs = ReadOnlyInputs
 Candidate = Callable[[], tuple[nn.Module, Inputs]]  # a model and its inputs, to count a pass of
@@ -217,43 +220,99 @@ def _count_layers(family: Family, candidates: Sequence[Candidate]) -> dict[str, 
     return {**_build_rows(family, *last()), "counted": "in a real pass"}
 
 
+class PassCounts:
+    """The floating point operations of a forward pass of a denoiser, and of its weak passes.
+
+    Args:
+        family: the row of the denoiser.
+        denoiser: the model, on the meta device or with its weights.
+        inputs: of a call, on the same device.
+    """
+
+    def __init__(self, family: Family, denoiser: nn.Module, inputs: Inputs):
+        self.family, self.denoiser = family, denoiser
+        self.sites = blocks.layer_sites(family, denoiser)
+        with ignore_cpu_autocast_warning(), torch.no_grad():
+            self._plain = flops.count_flops_by_module(denoiser, inputs)
+            with patching.patched(list(_identity_patches(self.sites))):
+                self._identity = flops.count_flops_by_module(denoiser, inputs)
+        self._paths = {id(module): path for path, module in denoiser.named_modules()}
+        self._step_context = StepContext(family.latent_layout, as_denoiser(denoiser).config)
+
+    @property
+    def total(self) -> int:
+        """The operations of a forward pass."""
+        return self._plain[""]
+
+    def share(self, where: Sequence[int]) -> float:
+        """Return the share of a forward pass that layers take, by their positions."""
+        taken = {
+            entry: self._count(self._plain, patching.get_child(*entry))
+            for k in where
+            for entry in blocks.modules_to_bypass(self.sites, k, where)
+        }
+        return sum(taken.values()) / self.total
+
+    def cost(self, where: Sequence[int], skip: str) -> float | None:
+        """Return what a weak pass computes that starts at its first skipped layer.
+
+        Returns:
+            A part of a forward pass; None where a layer has no self-attention to skip.
+        """
+        if skip == "attention" and not all(self.sites[k].stack.attention for k in where):
+            return None
+        cache = prefix_cache_module.PrefixCache(self.family, self.denoiser, self.sites, {where[0]})
+        options = weak_pass.WeakOptions(self._step_context)
+        weak = weak_pass.WeakPass(
+            self.family, self.denoiser, self.sites, where, skip, cache, options
+        )
+        return 1 - sum(self._left_out(proxy) for _, _, proxy in weak.shared_patches) / self.total
+
+    def _count(self, counted: Mapping[str, int], module: nn.Module) -> int:
+        return counted.get(self._paths[id(module)], 0)  # without operations it is not in it
+
+    def _left_out(self, proxy: nn.Module) -> int:
+        real = proxy.__dict__["real"]
+        if isinstance(proxy, patching.IdentityAttention):
+            return self._count(self._plain, real) - self._count(self._identity, real)
+        replaced = (patching.Bypass, patching.ReplayOutput, patching.ZeroOutput)
+        return self._count(self._plain, real) if isinstance(proxy, replaced) else 0
+
+
+def count_weak_passes(
+    family: Family,
+    denoiser: nn.Module,
+    inputs: Inputs,
+    weakened: Sequence[tuple[Sequence[int], str]],
+) -> list[float]:
+    """Return the cost of weak passes that share their prefix, as parts of a forward pass.
+
+    They are counted without weights, or in a real pass of the denoiser where that cannot run.
+
+    Args:
+        inputs: of a call of the denoiser.
+        weakened: for each pass the positions of its layers, sorted, and the kind of skip.
+    """
+
+    def costs(model: nn.Module, given: Inputs) -> list[float]:
+        counts = PassCounts(family, model, given)
+        found = [counts.cost(where, skip) for where, skip in weakened]
+        return [math.nan if cost is None else cost for cost in found]
+
+    try:
+        return costs(flops.build_meta_model(denoiser), flops.to_meta_tensors(inputs))
+    except Exception:  # the lack of numbers can surface as any error
+        return costs(denoiser, inputs)
+
+
 def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """Count the layers in the order in which they run, and the share of everything else."""
-    sites = blocks.layer_sites(family, denoiser)
-    with ignore_cpu_autocast_warning(), torch.no_grad():
-        plain = flops.count_flops_by_module(denoiser, inputs)
-        with patching.patched(list(_identity_patches(sites))):
-            identity = flops.count_flops_by_module(denoiser, inputs)
-    total, paths = plain[""], {id(module): path for path, module in denoiser.named_modules()}
-
-    def ops(counted: Mapping[str, int], module: nn.Module) -> int:
-        return counted.get(paths[id(module)], 0)  # a module without operations is not in it
-
-    def share(where: Sequence[int]) -> float:
-        taken = {
-            entry: ops(plain, patching.get_child(*entry))
-            for k in where
-            for entry in blocks.modules_to_bypass(sites, k, where)
-        }
-        return sum(taken.values()) / total
-
-    def left_out(proxy: nn.Module) -> int:
-        if isinstance(proxy, patching.ResumeFrom):
-            return 0
-        real = proxy.__dict__["real"]
-        return ops(plain, real) - (
-            ops(identity, real) if isinstance(proxy, patching.IdentityAttention) else 0
-        )
-
-    def cost(where: Sequence[int], skip: str) -> float | None:
-        if skip == "attention" and not all(sites[k].stack.attention for k in where):
-            return None
-        prefix_cache = prefix_cache_module.PrefixCache(family, denoiser, sites, {where[0]})
-        weak = weak_pass.WeakPass(family, denoiser, sites, where, skip, prefix_cache)
-        return 1 - sum(left_out(proxy) for _, _, proxy in weak.shared_patches) / total
+    counts = PassCounts(family, denoiser, inputs)
+    sites = counts.sites
 
     def row(where: Sequence[int]) -> dict[str, Any]:
-        return {"share": share(where), **{skip: cost(where, skip) for skip in COUNTED_SKIPS}}
+        costs = {skip: counts.cost(where, skip) for skip in COUNTED_SKIPS}
+        return {"share": counts.share(where), **costs}
 
     rows = []
     for address in dict.fromkeys(site.address for site in sites):
@@ -263,7 +322,8 @@ def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str
             {axis: row([k]) for axis, k in zip(axes, where, strict=True)} if len(where) > 1 else {}
         )
         rows.append({"layer": address, "axes": axes, **row(where), "halves": halves})
-    return {"flops": total, "layers": rows, "rest": 1 - sum(found["share"] for found in rows)}
+    rest = 1 - sum(found["share"] for found in rows)
+    return {"flops": counts.total, "layers": rows, "rest": rest}
 
 
 def _identity_patches(sites: Sequence[blocks.LayerSite]) -> list[patching.Patch]:

@@ -92,6 +92,16 @@ def _main_memory() -> tuple[int | None, int | None]:
         return None, None
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Return the free bytes of a device's memory, None where it is not told.
+
+    What torch holds of a GPU's memory without using it counts as free."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    return _main_memory()[1] if device.type == "cpu" else None
+
+
 def free_disk(folder: Path) -> int | None:
     """Return the free bytes of the disk on which a folder is or would be."""
     there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), None)

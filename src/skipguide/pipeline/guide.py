@@ -98,13 +98,22 @@ def guide(
         single, schedule, phi, rescale_space, orthogonalize, cfg, restarts, share_prefix
     )
     _check_weak_models(pipe, family, single)
+    check_unguided(pipe, family)
+    return Guide(pipe, family, request)
+
+
+def check_unguided(pipe: Any, family: Family) -> None:
+    """Reject a pipeline whose denoiser is guided already.
+
+    Raises:
+        RuntimeError: if it is.
+    """
     if any(denoiser in _GUIDED_DENOISERS for denoiser in lookup.denoisers_of(pipe, family)):
         raise RuntimeError(
             f"guide() needs an unguided pipeline, but this {type(pipe).__name__} (or one that"
             f" shares its {family.denoisers[0]}) is guided already. Call .remove() on that handle"
             " or leave its with-block first; several terms go into one guide()."
         )
-    return Guide(pipe, family, request)
 
 
 def _check_weak_models(pipe: Any, family: Family, terms: Sequence[Term]) -> None:

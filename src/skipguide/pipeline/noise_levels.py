@@ -70,6 +70,26 @@ def noise_levels(scheduler: Scheduler) -> tuple[list[float], list[float]]:
     return found[:-1], found[1:]
 
 
+def noise_shares(scheduler: Scheduler) -> list[float]:
+    """Return the share of noise in the sample before each step of a run, from 0 to 1.
+
+    It is s where x = (1 - s) x_0 + s eps. Where x is x_0 + s eps at some scale it is
+    s / sqrt(1 + s^2), which is sqrt(1 - alpha_bar). Of a scheduler whose kind is not known its
+    levels tell: those of a flow begin at 1 or below. One transfer from the device.
+    """
+    try:
+        levels, _ = noise_levels(scheduler)
+    except (AttributeError, IndexError, TypeError):  # it has neither sigmas nor alphas
+        count = scheduler.config.get("num_train_timesteps", 1000)
+        return [float(t) / count for t in torch.as_tensor(scheduler.timesteps).tolist()]
+    try:
+        kind = scheduler_kind_in_run(scheduler, max(levels), "the share of noise")
+    except ValueError:
+        flow = getattr(scheduler, "sigmas", None) is not None and max(levels) <= 1 + 1e-6
+        kind = "flow" if flow else "vp"
+    return levels if kind == "flow" else [_noise_coefficient(level) for level in levels]
+
+
 def check_timesteps(scheduler: Scheduler, owner: str) -> None:
     """Reject a run whose timesteps are no numbers, as those of LTX are in a run of one step.
 

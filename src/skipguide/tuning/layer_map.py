@@ -56,7 +56,8 @@ class LayerMap:
         rank: `(cells,)` from 1 for the best; nan for the cells that are left out (`kinds`).
         rank_low, rank_high: `(cells,)`: 95 % of the resamples of prompts are between them; nan with
             one prompt.
-        first: `(cells,)`: the share of these resamples in which the cell is among the first three.
+        first_three: `(cells,)`: the share of these resamples in which the cell is among the first
+            three.
         kinds: "" for a cell that counts; "idle", |c - p| < 0.02 |c|; "broken", |c - p| > 0.7 |c|;
             "edge", of the first two layers, where there are others.
         clusters: `(cells,)`: number of the cluster of cells that push the same way: average
@@ -84,7 +85,7 @@ class LayerMap:
     rank: Floats
     rank_low: Floats
     rank_high: Floats
-    first: Floats
+    first_three: Floats
     kinds: tuple[str, ...]
     clusters: NDArray[np.int64]
     gram: Floats
@@ -187,7 +188,8 @@ def _interval(by_prompt: Floats) -> tuple[Floats, Floats]:
     mean = _known_mean(by_prompt, 0)
     if n < 2:
         return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = quantiles.t_quantile(n - 1) * by_prompt.std(0, ddof=1) / n**0.5
+    finite = np.where(np.isinf(by_prompt), np.nan, by_prompt)  # of a broken cell
+    half = quantiles.t_quantile(n - 1) * finite.std(0, ddof=1) / n**0.5
     return mean - half, mean + half
 
 
@@ -206,4 +208,4 @@ def _ranked(
     low, high = np.quantile(found, (0.025, 0.975), axis=0)
     among = np.where(np.isnan(found), np.nan, found <= FIRST).mean(0)
     rank = ranking.places_in_order(score, counted)
-    return {"score": score, "rank": rank, "rank_low": low, "rank_high": high, "first": among}
+    return {"score": score, "rank": rank, "rank_low": low, "rank_high": high, "first_three": among}

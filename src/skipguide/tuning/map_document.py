@@ -18,62 +18,70 @@ from skipguide.tuning.scan_record import Cell, Floats
 if TYPE_CHECKING:
     from skipguide.tuning.layer_map import LayerMap
 
-FORMAT = "skipguide layer map 1"
-TITLES = {
-    "ratio": "length of the push, |c - p| / |c|",
-    "hf": "share of high frequencies in the push",
-    "cos_c": "cosine of the push and c",
-    "cos_cfg": "cosine of the push and c - u",
+KIND, FORMAT = "layer map", 1
+# What the quantities of a cell are, and what counts as better in the score.
+QUANTITY_WORDS = {
+    "score": ("mean of the ranks of hf, -cos_c and the nearness to the middle", "higher"),
+    "ratio": ("length of the push, |c - p| / |c|", None),
+    "hf": ("share of the push in the upper half of the spatial frequencies", "higher"),
+    "cos_c": ("cosine of the push c - p and the prediction c", "lower"),
+    "cos_cfg": ("cosine of the push c - p and the direction of CFG, c - u", None),
+    "cost": ("cost of the weak pass, in forward passes", "lower"),
 }
 _FACTS = ("family", "denoiser", "depth", "width", "outputs", "prompts", "levels", "num_places")
-_OF_CELL = ("score", "rank", "rank_low", "rank_high", "first")
+_RANKS = ("rank", "rank_low", "rank_high", "first_three")
 _COST = ("forwards", "seconds_strong", "seconds_weak")
 _DIGITS = 6
 
 
-def title_of(quantity: str) -> str:
-    """Return what a quantity is, in words; those of a sound begin with "audio_"."""
+def describe(quantity: str) -> str:
+    """Return what a quantity is; those of a sound begin with "audio_"."""
     name = quantity.removeprefix("audio_")
-    return TITLES[name] if name == quantity else f"{TITLES[name]}, of the sound"
+    words = QUANTITY_WORDS[name][0]
+    return words if name == quantity else f"{words}; of the sound"
+
+
+def _quantity(name: str) -> PlainData:
+    better = QUANTITY_WORDS[name][1] if name in QUANTITY_WORDS else None
+    return {"name": name, "what": describe(name), "better": better}
 
 
 def write(found: LayerMap) -> str:
     """Return a map as the text of map.json."""
     document = {
+        "kind": KIND,
         "format": FORMAT,
-        **{name: _plain(getattr(found, name)) for name in _FACTS},
-        **{name: _plain(getattr(found, name)) for name in _COST},
+        **{name: _plain(getattr(found, name)) for name in (*_FACTS, *_COST)},
         "thresholds": {
             "idle": ranking.IDLE,
             "broken": ranking.BROKEN,
             "edge": ranking.EDGE,
             "same_way": ranking.SAME_WAY,
         },
-        "quantities": {name: title_of(name) for name in found.means},
+        "quantities": [_quantity(name) for name in ("score", *found.means, "cost")],
         "shortlist": [cell.name for cell in found.shortlist()],
         "cells": [_cell(found, k) for k in range(len(found.cells))],
         "gram": [[_plain(value) for value in row] for row in found.gram],
     }
-    return json.dumps(document, indent=1) + "\n"
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def _cell(found: LayerMap, k: int) -> PlainData:
+    values = {name: _plain(array[k]) for name, array in found.means.items()}
     return {
-        **found.cells[k].to_dict(),
         "name": found.cells[k].name,
+        **found.cells[k].to_dict(),
         "place": _plain(found.places[k]),
-        "cost": _plain(found.costs[k]),
         "kind": found.kinds[k],
         "cluster": int(found.clusters[k]),
-        **{name: _plain(getattr(found, name)[k]) for name in _OF_CELL},
-        "quantities": {
-            name: {
-                "mean": _plain(found.means[name][k]),
-                "low": _plain(found.lows[name][k]),
-                "high": _plain(found.highs[name][k]),
-                "levels": [_plain(value) for value in found.by_level[name][k]],
-            }
+        **{name: _plain(getattr(found, name)[k]) for name in _RANKS},
+        "values": {"score": _plain(found.score[k]), **values, "cost": _plain(found.costs[k])},
+        "intervals": {
+            name: [_plain(found.lows[name][k]), _plain(found.highs[name][k])]
             for name in found.means
+        },
+        "levels": {
+            name: [_plain(value) for value in array[k]] for name, array in found.by_level.items()
         },
     }
 
@@ -103,17 +111,22 @@ def read(text: str) -> dict[str, Any]:
         raise ValueError(
             f"a map of layers must be JSON, but {error}. Write it again: skipguide layers --map."
         ) from error
-    came = document.get("format") if isinstance(document, dict) else None
-    if came != FORMAT:
+    came = document if isinstance(document, dict) else {}
+    if (came.get("kind"), came.get("format")) != (KIND, FORMAT):
         raise ValueError(
-            f"a map of layers must have the format {FORMAT!r}, but got {came!r}. Write it again"
-            " with this version: skipguide layers --map."
+            f"a map of layers must have the kind {KIND!r} and the format {FORMAT}, but got"
+            f" {came.get('kind')!r} and {came.get('format')!r}. Write it again with this version:"
+            " skipguide layers --map."
         )
     cells = document["cells"]
-    names = list(document["quantities"])
+    listed = [row["name"] for row in document["quantities"]]
+    names = [name for name in listed if name not in ("score", "cost")]
 
-    def quantities(part: str) -> dict[str, Floats]:
-        return {name: _array([row["quantities"][name][part] for row in cells]) for name in names}
+    def values(name: str) -> Floats:
+        return _array([row["values"][name] for row in cells])
+
+    def ends(side: int) -> dict[str, Floats]:
+        return {name: _array([row["intervals"][name][side] for row in cells]) for name in names}
 
     facts = {name: document[name] for name in (*_FACTS, *_COST)}
     return {
@@ -122,14 +135,15 @@ def read(text: str) -> dict[str, Any]:
         "levels": tuple(facts["levels"]),
         "cells": tuple(map(Cell.from_dict, cells)),
         "places": _array([row["place"] for row in cells]),
-        "costs": _array([row["cost"] for row in cells]),
+        "costs": values("cost"),
+        "score": values("score"),
         "kinds": tuple(row["kind"] for row in cells),
         "clusters": np.array([row["cluster"] for row in cells], np.int64),
-        **{name: _array([row[name] for row in cells]) for name in _OF_CELL},
-        "means": quantities("mean"),
-        "lows": quantities("low"),
-        "highs": quantities("high"),
-        "by_level": quantities("levels"),
+        **{name: _array([row[name] for row in cells]) for name in _RANKS},
+        "means": {name: values(name) for name in names},
+        "lows": ends(0),
+        "highs": ends(1),
+        "by_level": {name: _array([row["levels"][name] for row in cells]) for name in names},
         "gram": _array(document["gram"]),
     }
 
@@ -145,8 +159,8 @@ def rows(found: LayerMap) -> list[PlainData]:
 
 def _row(found: LayerMap, k: int) -> PlainData:
     cell = _cell(found, k)
-    quantities = cell.pop("quantities")
-    flat = {}
-    for name, parts in quantities.items():
-        flat |= {name: parts["mean"], f"{name}_low": parts["low"], f"{name}_high": parts["high"]}
-    return {**cell, **flat}
+    values, intervals = cell.pop("values"), cell.pop("intervals")
+    del cell["levels"]
+    for name, (low, high) in intervals.items():
+        values |= {f"{name}_low": low, f"{name}_high": high}
+    return {**cell, **values}

@@ -21,7 +21,9 @@ LEVELS = (0.95, 0.8, 0.6, 0.3)
 # Quantities of a push c - p; those of a sound have the prefix "audio_".
 QUANTITIES = ("ratio", "hf", "cos_c", "cos_cfg")
 _FORMAT = "skipguide scan 1"
-_ARRAYS = ("places", "costs", "gram", "forwards", "seconds_strong", "seconds_weak")
+_ARRAYS = (
+    "places", "costs", "gram", "forwards", "strong_passes", "seconds_strong", "seconds_weak"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +159,9 @@ class ScanRecord:
             the upper half of the spatial frequencies, "cos_c" cos(c - p, c), "cos_cfg"
             cos(c - p, c - u); the mean over the samples of a batch. nan where there is none.
         gram: `(cells, cells, states)`: cosines of the pushes among each other.
-        forwards: `(states,)`: forward passes spent on weak ones.
+        forwards: `(states,)`: forward passes spent on weak ones, by floating point operations.
+        strong_passes: `(states,)`: conditional passes of the scan: one, or one for each group of
+            layers where the states of all are more than may be kept.
         seconds_strong, seconds_weak: `(states,)`: of the conditional passes of the scan, and of the
             weak ones.
     """
@@ -176,6 +180,7 @@ class ScanRecord:
     values: Mapping[str, Floats]
     gram: Floats
     forwards: Floats
+    strong_passes: Floats
     seconds_strong: Floats
     seconds_weak: Floats
 

@@ -8,7 +8,7 @@ every step."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from inspect import Signature
 from typing import Any
 
@@ -55,31 +55,74 @@ class ModuleProxy(nn.Module):
 # --- in the conditional pass ----------------------------------------------------------------------
 
 
+class ByteLimit:
+    """How much one conditional pass may keep.
+
+    What comes first is kept. Once something did not fit, nothing more is kept in that pass, so
+    that no module has a part of what it returned.
+
+    Args:
+        size: in bytes; may be changed between passes.
+    """
+
+    def __init__(self, size: float):
+        self.size = size
+        self.begin(())
+
+    def begin(self, exempt: Iterable[nn.Module]) -> None:
+        """Begin a pass; what the exempt proxies keep is counted, but never refused."""
+        self._left, self._exempt = self.size, set(map(id, exempt))
+
+    def take(self, proxy: nn.Module, kept: Any) -> bool:
+        """Return whether a proxy may keep these tensors."""
+        count = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(kept))
+        if id(proxy) not in self._exempt and count > self._left:
+            self._left = -1
+            return False
+        self._left -= min(count, max(self._left, 0))
+        return True
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
 class RecordInput(ModuleProxy):
     """The real block; the streams that enter it are copied into `state`.
 
-    They are copied because a block may change its inputs in place."""
+    They are copied because a block may change its inputs in place. Nothing is kept where a limit
+    refuses it."""
 
-    def __init__(self, real: nn.Module, streams: Sequence[str]):
-        super().__init__(real, streams=tuple(streams), state=None)
+    def __init__(self, real: nn.Module, streams: Sequence[str], limit: ByteLimit | None = None):
+        super().__init__(real, streams=tuple(streams), state=None, limit=limit)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         streams = stream_values(self.streams, args, kwargs)
-        self.__dict__["state"] = tuple(
-            None if stream is None else stream.clone() for stream in streams
-        )
+        if self.limit is None or self.limit.take(self, streams):
+            self.__dict__["state"] = tuple(
+                None if stream is None else stream.clone() for stream in streams
+            )
         return self.real(*args, **kwargs)
 
 
 class CacheOutput(ModuleProxy):
-    """The real module; what it returns is kept in `outputs`, one entry for each call."""
+    """The real module; what it returns is kept in `outputs`, one entry for each call.
 
-    def __init__(self, real: nn.Module):
-        super().__init__(real, outputs=[])
+    Nothing is kept where a limit refuses it."""
+
+    def __init__(self, real: nn.Module, limit: ByteLimit | None = None):
+        super().__init__(real, outputs=[], limit=limit)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.real(*args, **kwargs)
-        self.outputs.append(_copy_output(output))
+        if self.limit is None or self.limit.take(self, output):
+            self.outputs.append(_copy_output(output))
+        else:
+            self.outputs.clear()  # of earlier calls: a weak pass would replay them in wrong places
         return output
 
 

@@ -3,7 +3,7 @@ layer."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import nn
 
@@ -24,6 +24,9 @@ class PrefixCache:
         denoiser: the model.
         sites: its chain, from families.blocks.layer_sites().
         firsts: the first skipped positions of all weak passes.
+        limit: on what one conditional pass keeps. A pass then leaves states for some of the
+            positions that it was asked for, and always for the first of them; `has_state_for`
+            tells for which.
     """
 
     def __init__(
@@ -32,27 +35,30 @@ class PrefixCache:
         denoiser: nn.Module,
         sites: Sequence[LayerSite],
         firsts: Collection[int],
+        limit: patching.ByteLimit | None = None,
     ):
         stacked = [] if family.unet else sorted(firsts)
         self.recorded_inputs = {
-            k: patching.RecordInput(sites[k].block, sites[k].stack.streams) for k in stacked
+            k: patching.RecordInput(sites[k].block, sites[k].stack.streams, limit) for k in stacked
         }
         always = [
             (parent, name) for parent, name, _ in find_modules(denoiser, family.cached_modules)
         ]
         needed: dict[int, list[Entry]] = {k: [*always, *sites[k].preceding_modules] for k in firsts}
         caches = {
-            entry: patching.CacheOutput(patching.get_child(*entry))
+            entry: patching.CacheOutput(patching.get_child(*entry), limit)
             for entries in needed.values()
             for entry in entries
         }
         self.cached_outputs = {
             k: [(*entry, caches[entry]) for entry in entries] for k, entries in needed.items()
         }
-        self._sites = sites
+        self._sites, self._limit = sites, limit
 
     def patches(self, firsts: Collection[int]) -> list[patching.Patch]:
         """Return the patches of a conditional pass after which weak passes start at `firsts`."""
+        if self._limit is not None:
+            self._limit.begin(self._proxies_for(min(firsts)))
         recorded = [
             (*self._sites[k].entry, self.recorded_inputs[k])
             for k in firsts
@@ -62,6 +68,10 @@ class PrefixCache:
             *recorded,
             *dict.fromkeys(patch for k in firsts for patch in self.cached_outputs[k]),
         ]
+
+    def _proxies_for(self, first: int) -> Iterator[nn.Module]:
+        yield from (recording for k, recording in self.recorded_inputs.items() if k == first)
+        yield from (cache for _, _, cache in self.cached_outputs[first])
 
     def has_state_for(self, first_skipped: int) -> bool:
         """Return whether the conditional pass left what a weak pass needs to start there."""
