@@ -167,7 +167,8 @@ def _find_mode(wins: Floats, spread: float, prompt_spread: float) -> tuple[Float
         at = strengths + deviations
         slope, curve = _derivatives(wins, at)
         own = curve + free * np.eye(count)
-        around: Floats = np.linalg.inv(own)  # (C, K, K), of the deviations at these strengths
+        # The covariance of the deviations at these strengths, (C, K, K).
+        around = np.asarray(np.linalg.inv(own), np.float64)
         whole = np.eye(count) / spread**2 + free * (curve @ around).sum(0)
         left = slope - free * deviations
         pull = slope.sum(0) - strengths / spread**2
