@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,14 +50,14 @@ def test_the_best_is_seldom_out_and_the_leader_is_nearly_the_best() -> None:
     """With strengths from the prior, as the guarantee says: 5 % each, with room for the noise."""
     rules = VoteRules(margin=0.6, most_votes=150)
     lost = wrong = 0
-    for seed in range(24):
+    for seed in range(14):
         strengths = np.random.default_rng(seed).normal(0, 1, 4)
         state, gone, _ = fight(strengths.tolist(), seed + 1000, rules)
         lost += list(IDS)[int(strengths.argmax())] in gone
         led = strengths[list(IDS).index(state.leader)]
         wrong += state.votes < 150 and strengths.max() - led > np.log(0.6 / 0.4)
-    assert lost <= 3
-    assert wrong <= 4
+    assert lost <= 2
+    assert wrong <= 3
 
 
 def test_where_all_are_alike_it_ends_with_the_budget_and_says_so() -> None:
@@ -85,11 +86,11 @@ def test_a_clear_winner_ends_it_early_and_the_forecast_falls() -> None:
     assert (expected[-1] or 0) < (expected[len(expected) // 4] or 0)
 
 
-@pytest.fixture
-def voted(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which all prefer the setting with the largest number, on each of two prompts."""
     settings = [{"name": name, "guidance_scale": 2.0 + i} for i, name in enumerate(IDS)]
-    folder = painted(tmp_path / "run", settings=settings, seeds=[0])
+    folder = painted(tmp_path_factory.mktemp("votes") / "run", settings=settings, seeds=[0])
     with Run.open(folder, writable=True) as run:
         clips = run.clips("done")
         for rater in ("Ann", "Bo"):
@@ -99,6 +100,11 @@ def voted(tmp_path: Path) -> Path:
                 for vote in blind_test.build_votes(task, rater, {"preference": side}, 4.0):
                     run.vote(vote)
     return folder
+
+
+@pytest.fixture
+def voted(sampled: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sampled, tmp_path / "run"))
 
 
 def test_the_state_is_that_of_the_votes_in_the_ledger(voted: Path) -> None:

@@ -15,6 +15,7 @@ from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 from skipguide.studio import blind_test, setting_grid, vote_table
 from skipguide.studio.page_words import LABELS
+from skipguide.tuning import shown
 
 FORMAT = 1
 _COST_DESCRIPTIONS = {
@@ -43,6 +44,7 @@ def describe(run: Run) -> PlainData:
         "maps": setting_grid.layer_maps(settings),
         "measures": list(_all_measures(run, clips, votes)),
         "votes": votes,
+        "tune": shown.read(run),
         "raters": vote_table.rater_rows(run),
         "votes_version": run.votes_version(),
         "labels": LABELS,

@@ -17,6 +17,7 @@ from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Run
 from skipguide.runs.ledger import NAME as LEDGER
 from skipguide.studio import page_data
+from skipguide.tuning import shown
 
 _KEPT = 8  # descriptions that a page may still have, one per change of the run
 _SETTLED = 100_000_000  # nanoseconds; a file that was written later may change within its time
@@ -82,7 +83,8 @@ class RunPage:
         return hashlib.sha256(repr(self._find_state()).encode()).hexdigest()[:16]
 
     def _find_state(self) -> State:
-        """Return size and time of what the ledger is in; both change with everything written."""
+        """Return size and time of the ledger and of what tune has written; both change with
+        everything written."""
         found: list[object] = []
         for suffix in _SUFFIXES:
             try:
@@ -91,7 +93,7 @@ class RunPage:
                 continue
             if stat.st_size:  # SQLite makes empty ones to read by
                 found += [suffix, stat.st_size, stat.st_mtime_ns]
-        return tuple(found)
+        return (*found, *shown.find_state(self.folder))
 
     def _describe(self) -> _Described:
         state = self._find_state()

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.study import Kind
-from skipguide.studio import attention, blind_test, files, raters, study_tasks
+from skipguide.studio import attention, blind_test, files, raters, study_tasks, vote_order
 from skipguide.studio.blind_names import BlindNames
 from skipguide.studio.blind_test import Task
 from skipguide.studio.limits import Limits
@@ -164,11 +164,12 @@ def _add_tasks(app: FastAPI, folder: Path, names: BlindNames, hosting: Hosting) 
             _check_accepted(run, test, asked.rater)
         every = study_tasks.given(folder, test, asked.rater)
         with Run.open(folder) as run:
-            left = study_tasks.still_open(run, test, every, asked.rater)
+            still_open = study_tasks.still_open(run, test, every, asked.rater)
+            left = vote_order.arrange(run, test, still_open, asked.rater)
             prompts = {prompt.id: prompt.text or prompt.image for prompt in run.prompts()}
         fit = [task for task in left if not names.is_among(task, asked.rater, asked.skipped)]
         return {
-            "total": len(every),
+            "total": len(every) - len(still_open) + len(left),
             "left": len(left),
             "skipped": len(left) - len(fit),
             "questions": blind_test.QUESTIONS[test.kind],

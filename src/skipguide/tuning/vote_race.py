@@ -99,6 +99,9 @@ class VoteState:
     @property
     def sentences(self) -> list[str]:
         """Return how it stands, in plain sentences."""
+        if not self.votes:
+            more = f" About {self.more_votes} are expected to be needed." if self.more_votes else ""
+            return [f"There are no votes yet.{more}"] if not self.over else [self.why]
         count = f"{self.votes} vote{'s' * (self.votes != 1)}"
         lead = f"{self.leader} is the best of {len(self.best)} with a probability of"
         said = [f"After {count} {lead} {_percent(self.best[self.leader])}."]

@@ -6,7 +6,9 @@ import { state } from "studio/state.js";
 let kind = "pair";
 
 export function invitation(run) {
-  const ids = [...new Set(state.slots.map((slot) => slot.setting))];
+  const race = run.study ? null : raceOf(run);
+  const ids = race ? race.ids : [...new Set(state.slots.map((slot) => slot.setting))];
+  if (race) kind = "pair";
   const link = () => linkOf(run, ids);
   const start = el("a", { href: link(), target: "_blank", class: "action", id: "start-test" },
     "Open the test");
@@ -28,10 +30,12 @@ export function invitation(run) {
     start.href = written.value = link();
     code.show(link());
   };
-  const ask = run.study ? null : choice("Ask", kinds, kind, update, { id: "kind" });
+  const ask = run.study || race ? null : choice("Ask", kinds, kind, update, { id: "kind" });
   return el("section", { class: "panel" },
-    el("h2", {}, run.study ? `Study ${run.study.number}` : "A blind test"),
-    el("p", {}, run.study ? describeStudy(run.study) : describeTest(run, ids)),
+    el("h2", {}, run.study ? `Study ${run.study.number}` : race ? "The race of this tuning"
+      : "A blind test"),
+    el("p", {}, run.study ? describeStudy(run.study) : race ? describeRace(race)
+      : describeTest(run, ids)),
     el("p", { class: "choices" }, ask, start),
     el("p", { class: "choices" }, written, button("Copy the link", copy)),
     code.root,
@@ -43,6 +47,22 @@ function describeTest(run, ids) {
   return `Of the settings that are chosen: ${names}. Names are hidden, order and sides are`
     + " random for each rater. Give the link to every rater; each can stop and go on at any"
     + " time.";
+}
+
+/** What `skipguide tune --votes` asks for now; null where it asks for nothing. */
+function raceOf(run) {
+  const asked = run.tune?.race?.votes;
+  if (!asked || !run.tune.votes) return null;
+  const ids = run.settings.filter(({ name }) => asked.names.includes(name)).map(({ id }) => id);
+  return ids.length > 1 ? { ids, ...run.tune.votes } : null;
+}
+
+function describeRace({ votes, more_votes: more, over, why }) {
+  const have = `${votes} vote${votes === 1 ? " is" : "s are"} there`;
+  if (over) return `${have}. ${why} Start the same \`skipguide tune\` again: it goes on from there.`;
+  return `${have}${more ? `, about ${more} more are expected to be needed` : ""}. Each rater is shown`
+    + " the pair whose answer tells most of which setting is the best, on the prompt on which that"
+    + " pair was judged least often. Names are hidden, and sides are random.";
 }
 
 function describeStudy(study) {

@@ -2,7 +2,7 @@
 
 import { button, el } from "studio/dom.js";
 import { exchange } from "studio/pair.js";
-import { slotsOf, state, toggleSetting, update, VIEWS } from "studio/state.js";
+import { keyOf, slotsOf, state, toggleSetting, update, viewsOf } from "studio/state.js";
 import { nextTheme } from "studio/theme.js";
 import { panBy, resetZoom, zoomBy } from "studio/zoom.js";
 
@@ -52,7 +52,7 @@ function table({ run, transport, pair }) {
     [["/"], "Find prompts", () => document.getElementById("filter")?.focus()],
     [["n"], "Light, dark, as the system", nextTheme],
     [["?"], "This list", showHelp],
-    ...VIEWS.map((view) => [[view[0]], `Go to: ${view}`, () => update({ view })]),
+    ...viewsOf(run).map((view) => [[keyOf(view)], `Go to: ${view}`, () => update({ view })]),
   ];
 }
 

@@ -12,10 +12,11 @@ import { away, insist, isBack, pause } from "studio/reach.js";
 import { renderScatter } from "studio/scatter.js";
 import { renderSide } from "studio/side.js";
 import { ask, isReport, loadRun } from "studio/source.js";
-import { listen, start, state, update, VIEWS } from "studio/state.js";
+import { keyOf, listen, start, state, update, viewsOf } from "studio/state.js";
 import { applyTheme, nextTheme } from "studio/theme.js";
 import { Transport } from "studio/transport.js";
 import { leaveTry, renderTry } from "studio/try.js";
+import { renderTune } from "studio/tune.js";
 import { renderVotes } from "studio/votes.js";
 import { zoomable } from "studio/zoom.js";
 
@@ -93,13 +94,15 @@ function render(changes) {
 function draw(changes) {
   document.title = `${run.name} · skipguide studio`;
   document.getElementById("run-name").textContent = run.name;
-  document.body.dataset.view = run.settings.length ? state.view : "none";
-  const views = VIEWS.map((view) => button(view[0].toUpperCase() + view.slice(1),
-    () => update({ view }), { key: view[0], pressed: state.view === view }));
+  const isEmpty = run.settings.length === 0;
+  document.body.dataset.view = isEmpty ? "none" : state.view;
+  const views = viewsOf(run).map((view) => button(view[0].toUpperCase() + view.slice(1),
+    () => update({ view }), { key: keyOf(view), pressed: state.view === view }));
   document.getElementById("views").replaceChildren(...views);
   document.getElementById("counts").textContent = counted();
-  if (run.settings.length === 0) {
-    root.replaceChildren(emptyRun(run));
+  if (isEmpty) {
+    if (state.view === "tune") renderTune(root, run, Object.keys(changes).length === 0);
+    else root.replaceChildren(emptyRun(run));
     return;
   }
   followTag(run);
@@ -121,6 +124,7 @@ function renderView(changes) {
   } else if (view === "try" && isAgain) return; // what is typed stays
   grid.notice = unfinished(run, isReport);
   const views = {
+    tune: () => renderTune(root, run, isAgain),
     clips: () => grid.render(),
     pair: () => pair.render(),
     map: () => renderMap(root, run),

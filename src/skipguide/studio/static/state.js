@@ -3,7 +3,8 @@
 import { isReport } from "studio/source.js";
 
 export const MODES = ["grid", "wipe", "difference"];
-export const VIEWS = ["clips", "map", "plot", "votes", ...(isReport ? [] : ["try"])];
+const VIEWS = ["clips", "map", "plot", "votes", ...(isReport ? [] : ["try"])];
+const KEYS = { tune: "u" }; // of views that share their first letter with another one
 
 const listeners = new Set();
 let slotNumber = 0;
@@ -22,6 +23,15 @@ export const state = {
   tag: null, // only rows with a clip of this tag
   tagged: new Set(), // "prompt/seed" of these rows
 };
+
+/** The views of a run; what `skipguide tune` has written goes before all others. */
+export function viewsOf(run) {
+  return run.tune ? ["tune", ...VIEWS] : VIEWS;
+}
+
+export function keyOf(view) {
+  return KEYS[view] ?? view[0];
+}
 
 /** Called after each change, with what changed. */
 export function listen(listener) {
@@ -75,7 +85,7 @@ export function start(run, hash) {
   const settings = numbers("settings", run.settings.map((setting) => setting.id));
   const word = (name, known, otherwise) => (known.includes(said.get(name)) ? said.get(name) : otherwise);
   Object.assign(state, {
-    view: word("view", VIEWS, "clips"),
+    view: word("view", viewsOf(run), viewsOf(run)[0]),
     mode: word("mode", MODES, "grid"),
     prompts: numbers("prompts", run.prompts.map((prompt) => prompt.id)) ?? run.prompts.slice(0, 1).map((p) => p.id),
     seeds: numbers("seeds", run.seeds) ?? run.seeds.slice(0, 1),
