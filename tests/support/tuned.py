@@ -69,7 +69,7 @@ def layer_map(
         highs={name: value + 0.03 for name, value in means.items()},
         by_level={name: value[:, None] * [1.1, 1.0, 0.9, 0.8] for name, value in means.items()},
         score=score, rank=rank, rank_low=np.maximum(rank - 2, 1),
-        rank_high=np.minimum(rank + 3, counted.sum()), first=np.clip(1.1 - 0.15 * rank, 0, 1),
+        rank_high=np.minimum(rank + 3, counted.sum()), first_three=np.clip(1.1 - 0.15 * rank, 0, 1),
         kinds=kinds, clusters=ranking.clusters(near), gram=near, forwards=88.0,
         seconds_strong=3.0, seconds_weak=21.0,
     )  # fmt: skip

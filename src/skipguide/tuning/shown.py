@@ -74,9 +74,10 @@ def _read_file(folder: Path, name: str, problems: list[str]) -> PlainData | None
     except (OSError, ValueError) as error:
         problems.append(f"{FOLDER}/{name}.json cannot be read: {error}.")
         return None
-    if not isinstance(content, dict) or (
-        name == "map" and content.get("format") != map_document.FORMAT
-    ):
+    is_known = isinstance(content, dict) and (
+        name != "map" or content.get("format") == map_document.FORMAT
+    )
+    if not is_known:
         problems.append(
             f"{FOLDER}/{name}.json is not what this version of skipguide writes. Run the command"
             " that made it again, or open the run with the version that wrote it."

@@ -4,14 +4,14 @@
 import { choice, el, short } from "studio/dom.js";
 import { shading } from "studio/scatter.js";
 import { nothingYet } from "studio/tune.js";
+import { plain } from "studio/words.js";
 
 const LEAST = 20; // pixels of a cell with the layers beside each other; else they are rows
 const BESIDE = 132; // pixels of what stands before them
 const FIRST = 8; // cells of the list below the map
 const HUES = 8; // of clusters
 const TITLES = {
-  score: "score: mean of the ranks of hf, −cos c and nearness to the middle",
-  cost: "cost of a weak pass, in forward passes", cluster: "clusters: which push the same way",
+  cluster: "clusters: which push the same way",
 };
 const KINDS = {
   idle: "idle: skipping it changes next to nothing, |c − p| below 0.02 |c|. It is left out.",
@@ -42,7 +42,7 @@ function fits(width, map) {
 }
 
 function fill(root, map, isWide) {
-  const names = ["score", ...Object.keys(map.quantities), "cost", "cluster"];
+  const names = [...map.quantities.map(({ name }) => name), "cluster"];
   if (!names.includes(shown.quantity)) shown.quantity = "score";
   if (!map.cells.some(({ name }) => name === shown.cell)) shown.cell = map.shortlist[0] ?? null;
   const options = names.map((name) => [name, titleOf(map, name)]);
@@ -72,7 +72,8 @@ function about({ prompts, levels, forwards, family, denoiser }) {
 }
 
 function titleOf(map, name) {
-  return TITLES[name] ?? `${name}: ${map.quantities[name]}`;
+  const found = map.quantities.find((quantity) => quantity.name === name);
+  return TITLES[name] ?? `${plain(name)}: ${found?.what}`;
 }
 
 // --- the cells ----------------------------------------------------------------------------------
@@ -128,8 +129,7 @@ function shadesOf(map) {
 }
 
 function valueOf(cell, name = shown.quantity) {
-  if (["score", "cost", "cluster"].includes(name)) return cell[name];
-  return cell.quantities[name]?.mean ?? null;
+  return name === "cluster" ? cell.cluster : cell.values[name] ?? null;
 }
 
 /** A button that stands for a cell; one of all of them is reached by Tab, the others by arrows. */
@@ -208,22 +208,24 @@ function hint() {
 }
 
 function details(map, cell) {
-  const rows = Object.entries(map.quantities).map(([name, title]) => {
-    const { mean, low, high, levels } = cell.quantities[name];
+  const rows = map.quantities.map(({ name, what: title }) => {
+    const mean = valueOf(cell, name);
+    const [low, high] = cell.intervals[name] ?? [];
+    const levels = cell.levels[name] ?? [];
     const interval = low == null ? "" : `${short(low)} to ${short(high)}`;
     return el("tr", {},
-      el("th", { scope: "row" }, name, el("span", { class: "quiet wide" }, title)),
+      el("th", { scope: "row" }, plain(name), el("span", { class: "quiet wide" }, title)),
       el("td", {}, short(mean)), el("td", {}, interval), el("td", { class: "wide" },
         levels.map(short).join("  ")));
   });
   const same = map.cells.filter((other) => other.cluster === cell.cluster && other !== cell);
-  const chance = cell.first == null ? ""
-    : `, among the first three in ${percent(cell.first)} of the`
+  const chance = cell.first_three == null ? ""
+    : `, among the first three in ${percent(cell.first_three)} of the`
     + " resamples of prompts";
   return [
     el("h3", {}, cell.name),
     el("p", {}, cell.kind ? KINDS[cell.kind] : `Rank ${rankOf(cell)} of ${counted(map)}${chance}.`),
-    el("p", { class: "quiet" }, `A weak pass costs ${short(cell.cost)} of a forward pass. `
+    el("p", { class: "quiet" }, `A weak pass costs ${short(cell.values.cost)} of a forward pass. `
       + (same.length ? `Pushes the same way: ${listed(same.map(({ name }) => name))}.`
         : "No other cell pushes the same way.")),
     el("div", { class: "scrolled" }, el("table", { class: "numbers" }, el("thead", {}, el("tr", {},
@@ -264,8 +266,8 @@ function ranked(map) {
       el("th", { scope: "row" }, cell.name,
         place ? el("span", { class: "quiet" }, "shortlist") : null),
       el("td", {}, rankOf(cell)), el("td", { class: "wide" }, bar),
-      el("td", {}, cell.first == null ? "–" : percent(cell.first)),
-      el("td", {}, short(cell.score)));
+      el("td", {}, cell.first_three == null ? "–" : percent(cell.first_three)),
+      el("td", {}, short(cell.values.score)));
   });
   return el("div", { class: "scrolled" }, el("table", { class: "numbers", id: "scan-first" },
     el("caption", {}, map.prompts < 2 ? "With one prompt there are no intervals."
