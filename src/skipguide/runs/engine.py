@@ -94,6 +94,10 @@ class Engine(Protocol):
         """Measure the cost of a setting; see `Worker.cost`."""
         ...
 
+    def inspect(self, generation: GenerationSettings, function: Callable[[Any], Any]) -> Any:
+        """Return what a function says of the pipeline of some settings; both can be pickled."""
+        ...
+
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
         """Do the jobs, in their order as far as there is one.
 

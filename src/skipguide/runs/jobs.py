@@ -20,6 +20,7 @@ from skipguide.runs.ledger import Ledger, to_json, utc_now
 from skipguide.runs.plan import Plan
 from skipguide.runs.plan_settings import Setting, variant_of
 from skipguide.runs.prompt_rows import Prompt, tags_for_ledger
+from skipguide.runs.watch import Watch
 
 _KEY_LENGTH = 16  # hex digits; 10^6 clips share one with a chance of 3e-8
 _PER_JOB_FIELDS = ("prompt", "image", "seed", "device", "model")
@@ -45,6 +46,7 @@ class Job:
     image: Path | None = None
     latents: bool = False  # keep them
     prompt: str = ""  # the `prompt_digest`
+    watch: Watch | None = None  # what else is kept of it
 
 
 # (model, name of the setting, `variant_of`) -> the setting with what rows of prompts say over it.
@@ -137,6 +139,7 @@ def build_jobs(
                     prompt.image,
                     plan.save_latents,
                     digest,
+                    plan.watch,
                 )
                 for seed in plan.seeds_of(prompt)
                 for entry in own
@@ -203,8 +206,7 @@ def register_jobs(
         ValueError: if a setting has the name of another one that has videos.
         OSError: if an image cannot be copied.
     """
-    images = dict.fromkeys(prompt.image for prompt in plan.prompts if prompt.image is not None)
-    kept = {image: files.copy_image(ledger.path.parent, image) for image in images}
+    kept = _copy_images(ledger, plan.prompts)
     with ledger.transaction():
         plan_id = ledger.get_or_insert_id(
             "plans", {"sha256": plan.sha256}, {"text": plan.text, "created": utc_now()}
@@ -224,6 +226,25 @@ def register_jobs(
                 (job.key, setting, prompt, job.generation.seed, position, utc_now()),
             )
             ledger.db.execute("INSERT OR IGNORE INTO plan_jobs VALUES (?, ?)", (plan_id, job.key))
+
+
+def register_prompts(ledger: Ledger, prompts: Sequence[Prompt]) -> list[int]:
+    """Write prompts into the ledger, and copy their images; return the id of each.
+
+    Prompts that differ in their seeds alone have one id.
+
+    Raises:
+        OSError: if an image cannot be copied.
+    """
+    kept = _copy_images(ledger, prompts)
+    with ledger.transaction():
+        return [_register_prompt(ledger, prompt, kept)[1] for prompt in prompts]
+
+
+def _copy_images(ledger: Ledger, prompts: Sequence[Prompt]) -> dict[Path, str]:
+    """Copy the images of prompts into the run; return the sha256 of each."""
+    images = dict.fromkeys(prompt.image for prompt in prompts if prompt.image is not None)
+    return {image: files.copy_image(ledger.path.parent, image) for image in images}
 
 
 def _register_settings(

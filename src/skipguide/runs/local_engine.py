@@ -56,6 +56,9 @@ class LocalEngine:
     def cost(self, complete: GenerationSettings, image: Image | None) -> Cost:
         return self._load_worker().cost(complete, image)
 
+    def inspect(self, generation: GenerationSettings, function: Callable[[Any], Any]) -> Any:
+        return self._load_worker().inspect(generation, function)
+
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
         self._scratch.mkdir(exist_ok=True)
         for job in jobs:

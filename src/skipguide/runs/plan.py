@@ -18,6 +18,7 @@ from skipguide.runs import plan_grid, prompts
 from skipguide.runs.plan_settings import Setting, check_rows, parse_settings, readable_settings
 from skipguide.runs.prompt_rows import Prompt, describe_columns
 from skipguide.runs.prompts import Entry, PromptFile
+from skipguide.runs.watch import Watch
 
 
 class _PlanSchema(BaseModel):
@@ -57,6 +58,7 @@ class Plan:
     save_latents: bool = False
     text: str = field(default="", repr=False)  # as written
     notes: tuple[str, ...] = ()  # what was read and decides nothing
+    watch: Watch | None = None  # what else is kept of its videos; no file says it
 
     @property
     def sha256(self) -> str:

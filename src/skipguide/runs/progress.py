@@ -13,6 +13,7 @@ from skipguide.runs.engine import JobFailed
 from skipguide.runs.jobs import Job
 from skipguide.runs.ledger import Ledger, to_json, utc_now
 from skipguide.runs.storage import PublishedFiles
+from skipguide.runs.watch import watched_file
 
 _MEASURED_COLUMNS = ("passes_per_step", "seconds_per_step", "seconds")
 _FILE_COLUMNS = (
@@ -122,12 +123,22 @@ def reconcile(
     for job in jobs:
         row = rows[job.key]
         done = row["status"] == "done" and row["video"] not in lost
-        if done and job.latents and row["latents"] is None:
+        lacks = _find_missing(folder, job, row["latents"]) if done else None
+        if lacks is not None:
             _reset_to_pending(ledger, job.key)
-            wrong.append(f"{row['video']} was made without latents: it is made again")
+            wrong.append(f"{row['video']} was made without {lacks}: it is made again")
         elif not done and row["video"] not in lost:
             _adopt(ledger, folder, job, keep_files)
     return wrong
+
+
+def _find_missing(folder: Path, job: Job, latents: str | None) -> str | None:
+    """Return what a job shall keep beside its video and an earlier plan did not ask for."""
+    if job.latents and latents is None:
+        return "latents"
+    if job.watch is not None and not (folder / watched_file(job.watch, job.key)).is_file():
+        return "what was to be measured meanwhile"
+    return None
 
 
 def _reset_to_pending(ledger: Ledger, key: str) -> None:
@@ -140,7 +151,7 @@ def _adopt(ledger: Ledger, folder: Path, job: Job, keep_files: bool) -> None:
     """Take over a video that was published before the ledger heard of it, or whose ledger is
     gone."""
     published = files.find_published(folder, job.key, job.latents)
-    if published is None:
+    if published is None or _find_missing(folder, job, published.latents) is not None:
         return
     record = _read_matching_record(folder / published.video, job.key)
     if record is None:

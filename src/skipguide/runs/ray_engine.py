@@ -69,6 +69,9 @@ class _RemoteWorker:
     def cost(self, complete: GenerationSettings, image: Image | None) -> Cost:
         return self._worker.cost(complete, image)
 
+    def inspect(self, generation: GenerationSettings, function: Callable[[Any], Any]) -> Any:
+        return self._worker.inspect(generation, function)
+
     def make(self, job: Job, image: Image | None) -> Event:
         """Do a job and return the result, or an error of the job's, which is no loss of the
         worker."""
@@ -170,6 +173,10 @@ class RayEngine:
     def cost(self, complete: GenerationSettings, image: Image | None) -> Cost:
         """Let the first worker do it; see `Worker.cost`."""
         return self._call_first_worker("cost", complete, image)
+
+    def inspect(self, generation: GenerationSettings, function: Callable[[Any], Any]) -> Any:
+        """Let the first worker do it; see `Worker.inspect`."""
+        return self._call_first_worker("inspect", generation, function)
 
     def _call_first_worker(self, name: str, *arguments: Any) -> Any:
         try:

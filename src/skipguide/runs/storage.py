@@ -7,8 +7,8 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from skipguide.files import folders
@@ -26,11 +26,12 @@ _VIDEO_BYTES, _LATENT_BYTES, _RESERVE = 0.2, 0.25, 64 << 20
 
 @dataclass(frozen=True)
 class ClipContents:
-    """The contents of the files of a clip."""
+    """The contents of the files of a clip; `watched` is that of what watched it, by its folder."""
 
     video: bytes
     sidecar: bytes
     latents: bytes | None = None
+    watched: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def is_locked(folder: Path) -> bool:
 def remove_partial_files(folder: Path) -> None:
     """Remove what a killed process left half-written. Call it only under the lock."""
     shutil.rmtree(folder / WORK, ignore_errors=True)
-    for pattern in (f"{VIDEOS}/.*.part", f"{LATENTS}/.*.part", f"{IMAGES}/*/.*.part"):
+    for pattern in (f"{VIDEOS}/.*.part", f"{LATENTS}/.*.part", "*/*/.*.part"):
         for part in folder.glob(pattern):
             part.unlink(missing_ok=True)
 
@@ -172,6 +173,9 @@ def publish(folder: Path, key: str, product: ClipContents) -> PublishedFiles:
     if product.latents is not None:
         latents = write_atomically(folder, f"{LATENTS}/{key}.safetensors", product.latents)
         _fsync_folder(folder / LATENTS)
+    for place, content in product.watched.items():
+        write_atomically(folder, f"{place}/{key}.safetensors", content)
+        _fsync_folder(folder / place)
     write_atomically(folder, f"{VIDEOS}/{key}.mp4.json", product.sidecar)
     video = write_atomically(folder, f"{VIDEOS}/{key}.mp4", product.video)
     _fsync_folder(folder / VIDEOS)
@@ -205,7 +209,7 @@ def write_atomically(folder: Path, name: str, content: bytes) -> str:
         f".{path.name[:60]}.part"
     )  # names of pictures can be as long as the system takes
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(content)
             file.flush()

@@ -103,6 +103,10 @@ class Worker:
         if wrong:
             raise ValueError(" ".join(wrong))
 
+    def inspect(self, generation: GenerationSettings, function: Callable[[Any], Any]) -> Any:
+        """Return what a function says of the pipeline of some settings."""
+        return function(self.pipe(generation))
+
     def cost(self, complete: GenerationSettings, image: Image.Image | None) -> Cost:
         """Measure a setting on two steps with its STG terms on, and count the steps on which each
         of them is.
@@ -152,7 +156,7 @@ class Worker:
         with (
             prompt_cache.record_decoder_input(pipe) if job.latents else contextlib.nullcontext({})
         ) as latents:
-            result = run.generate(pipe, job.generation, on_step, image)
+            result, watched = _generate_watched(pipe, job, image, on_step)
         made = {
             **record.build_record(job.generation, result, self._weights),
             "run": {"key": job.key, "setting": job.setting},
@@ -162,7 +166,32 @@ class Worker:
             video.write(path, result.frames, made["settings"]["fps"], made)
             content, beside = path.read_bytes(), video.sidecar_path(path).read_bytes()
         kept = save(latents, {"key": job.key}) if job.latents else None
-        return GeneratedVideo(ClipContents(content, beside, kept), made, environment(made))
+        contents = ClipContents(content, beside, kept, watched)
+        return GeneratedVideo(contents, made, environment(made))
+
+
+def _generate_watched(
+    pipe: Any,
+    job: Job,
+    image: Image.Image | None,
+    on_step: Callable[[run.StepProgress], None] | None,
+) -> tuple[record.GenerationResult, dict[str, bytes]]:
+    """Make a video; return it, and by its folder what the job's watch saw of it, if it has one.
+
+    The seconds of the video are those that it takes without the watch.
+    """
+    if job.watch is None:
+        return run.generate(pipe, job.generation, on_step, image), {}
+    with job.watch.attach(pipe) as watcher:
+        result = run.generate(pipe, job.generation, on_step, image)
+        watched = watcher.finish()
+    per_step = watched.seconds / (job.generation.steps or 1)
+    result = dataclasses.replace(
+        result,
+        seconds=max(0.0, result.seconds - watched.seconds),
+        seconds_per_step=max(0.0, result.seconds_per_step - per_step),
+    )
+    return result, {job.watch.folder: watched.content}
 
 
 def _content_to_try(complete: GenerationSettings) -> str:

@@ -1,0 +1,176 @@
+"""The state of a tuning for those who look at it: `tune/race.json`, written after every change.
+
+Nothing of it decides anything: a tuning that goes on counts from its options and its videos."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from skipguide.method.protocols import PlainData
+from skipguide.runs import storage
+from skipguide.tuning.budget import Plan
+from skipguide.tuning.candidates import Candidate
+from skipguide.tuning.options import FOLDER, TuneOptions
+from skipguide.tuning.race import RaceState
+
+STAGES = ("scan", "race", "scale", "window", "answer")
+_WHAT = {
+    "scan": "Every layer is skipped at a few noise levels of the model's own trajectories.",
+    "race": "The shortlist, the published preset and CFG alone on the same prompts and noise.",
+    "scale": "The scale of the winner: half and twice of it.",
+    "window": "The part of the run in which the winner is on.",
+    "answer": "The winner and CFG alone on prompts that chose nothing.",
+}
+
+
+class Board:
+    """Writes the state of a tuning.
+
+    Args:
+        folder: of the run.
+        options: of the tuning.
+        label: the objective in words.
+    """
+
+    def __init__(self, folder: Path, options: TuneOptions, label: str):
+        self.folder, self.options = folder, options
+        self.stage, self.waiting = "scan", None
+        self.done: dict[str, tuple[int, int | None]] = {}
+        self.plan: Plan | None = None
+        self.sentences: tuple[str, ...] = ()
+        self.notes: list[str] = []
+        self.metric = _metric(options, label)
+        self.prompts: dict[str, list[int]] = {"race": [], "held_back": []}
+        self.rounds: dict[str, RaceState] = {}
+        self.candidates: dict[str, tuple[str, Candidate]] = {}  # name -> stage and candidate
+        self.votes: PlainData | None = None
+        self.answer: PlainData | None = None
+        self.winner: str | None = None
+
+    def add(self, stage: str, candidates: Sequence[Candidate]) -> None:
+        """Add candidates that come in at a stage."""
+        for one in candidates:
+            self.candidates.setdefault(one.name, (stage, one))
+
+    def write(self) -> None:
+        """Write the file."""
+        content = {
+            "format": 1,
+            "stage": self.stage,
+            "waiting": self.waiting,
+            "stages": [self._describe_stage(name) for name in self._stages()],
+            "budget": self._budget(),
+            "plan": list(self.sentences),
+            "notes": self.notes,
+            "metric": self.metric,
+            "round_size": 4,
+            "rounds": sum(len(state.rounds) for state in self.rounds.values()),
+            "prompts": self.prompts,
+            "candidates": [self._describe(name) for name in self.candidates],
+            "votes": self.votes,
+            "answer": self.answer,
+        }
+        text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=False)
+        storage.write_atomically(self.folder, f"{FOLDER}/race.json", text.encode())
+
+    def _stages(self) -> Sequence[str]:
+        known = [name for name in STAGES if name in self.done or name == self.stage]
+        measures = self.options.objective.measures or self.options.objective.votes
+        return STAGES if measures else [name for name in ("scan", "race") if name in known]
+
+    def _describe_stage(self, name: str) -> PlainData:
+        done, of = self.done.get(name, (0, None))
+        return {"name": name, "done": done, "of": of, "what": _WHAT[name]}
+
+    def _budget(self) -> PlainData:
+        used = self._used()
+        hours = self.options.hours
+        return {
+            **used,
+            "passes": None if self.plan is None else self.plan.total,
+            "seconds": None if hours is None else hours * 3600,
+        }
+
+    def _used(self) -> PlainData:
+        from skipguide.runs import Run
+
+        try:
+            with Run.open(self.folder) as run:
+                clips = run.clips("done")
+                settings = {setting.id: setting.complete for setting in run.settings()}
+        except ValueError:  # no sweep yet
+            return {"passes_used": 0.0, "seconds_used": 0.0}
+        passes = sum(
+            (clip.passes_per_step or 0) * (settings[clip.setting].get("steps") or 0)
+            for clip in clips
+        )
+        return {"passes_used": passes, "seconds_used": sum(clip.seconds or 0 for clip in clips)}
+
+    def _describe(self, name: str) -> PlainData:
+        stage, one = self.candidates[name]
+        found = {
+            **{key: value for key, value in one.to_dict().items() if key != "given"},
+            "stage": stage,
+            "state": "baseline" if one.role == "cfg" else "racing",
+            "out_reason": None,
+            "round_out": None,
+            "value": None,
+            "difference": None,
+            "low": None,
+            "high": None,
+            "clips": 0,
+        }
+        for state in self.rounds.values():
+            found |= _standing(name, state)
+        if name == self.winner:
+            found["state"] = "winner" if one.role != "cfg" else "baseline"
+        return found
+
+
+def _standing(name: str, state: RaceState) -> PlainData:
+    """Return what the rounds say of a candidate."""
+    found: PlainData = {}
+    for entry in state.rounds:
+        for standing in entry.standings:
+            if standing.name == name:
+                found["value"] = standing.mean
+                if standing.to_cfg is not None:
+                    found |= {
+                        "difference": standing.to_cfg.value,
+                        "low": standing.to_cfg.low,
+                        "high": standing.to_cfg.high,
+                        "clips": standing.to_cfg.prompts,
+                    }
+    for gone in state.exits:
+        if gone.name == name:
+            found |= {"state": "out", "out_reason": gone.reason, "round_out": gone.round}
+    return found
+
+
+def _metric(options: TuneOptions, label: str) -> PlainData:
+    asked = options.objective
+    kind = "votes" if asked.votes else "distance" if asked.features else "metric"
+    kind = kind if asked.measures or asked.votes else "none"
+    content = asked.to_dict()
+    return {
+        "kind": kind,
+        "name": label,
+        "what": f"{label}; larger is better" if label else "",
+        "parts": content.get("metrics", []),
+        "floors": content.get("floors", []),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return value

@@ -1,0 +1,212 @@
+"""The plan of a tuning: what each stage gets of the budget, and what it can resolve.
+
+Everything is counted in forward passes of one sample. Hours are turned into passes once, by the
+times of one conditional and one weak pass, and what a video takes besides (text, decoding, writing)
+counts as passes too. The plan is kept in the run, so that a tuning that goes on later decides as it
+would have decided at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from skipguide.method.protocols import PlainData
+from skipguide.tuning.candidates import Candidate
+from skipguide.tuning.options import DEFAULT_HOURS, FOLDER, TuneOptions
+
+_FILE = f"{FOLDER}/timing.json"
+_SCAN_SHARE = 0.25  # of the budget, at most
+_ANSWER_SHARE = 0.3  # of what the scan leaves
+_SEARCH_SHARE = 0.3  # of what scan and answer leave
+_FINALISTS = 3  # winner, CFG alone, and the cheapest of the tied or CFG at the same price
+ROUND = 4  # prompts of a round
+_FEWEST = 3  # candidates: CFG alone and two cells
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times on which a plan stands.
+
+    Args:
+        pass_seconds: of one forward pass of one sample.
+        weak_seconds: of one weak pass that skips the middle layer.
+        beside_seconds: of a video, beside its passes; an estimate until videos are made.
+        workers: videos made at a time.
+        steps, plain_passes: of a video; passes per step without STG.
+    """
+
+    pass_seconds: float
+    weak_seconds: float
+    beside_seconds: float
+    workers: int
+    steps: int
+    plain_passes: int
+
+    @property
+    def beside(self) -> float:
+        """What a video takes beside its passes, in passes."""
+        return self.beside_seconds / self.pass_seconds if self.pass_seconds else 0.0
+
+    def seconds(self, passes: float) -> float:
+        """Return how long so many passes take, all workers together."""
+        return passes * self.pass_seconds / self.workers
+
+
+def read_timing(folder: Path) -> Timing | None:
+    """Return the times that were measured when the tuning began; None before that.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        return None
+    try:
+        return Timing(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"the times of a tuning must be JSON, but {path} is damaged ({error}). Remove it: they"
+            " are measured again."
+        ) from None
+
+
+def keep_timing(folder: Path, timing: Timing) -> None:
+    """Write the times into the run."""
+    from skipguide.runs import storage
+
+    content = json.dumps(dataclasses.asdict(timing)).encode()
+    storage.write_atomically(folder, _FILE, content)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each stage gets, in forward passes of one sample.
+
+    Args:
+        total: of all.
+        scan, race, search, answer: of each stage.
+        scan_prompts: on how many prompts the scan looks.
+        levels: at which levels of noise.
+        held_back: on how many of the prompts that were kept back the answer is measured.
+        candidates: how many race at most.
+        rounds: of the race that its passes pay for, if nobody goes.
+        notes: what had to give way, a sentence each.
+    """
+
+    total: float
+    scan: float
+    race: float
+    search: float
+    answer: float
+    scan_prompts: int
+    levels: tuple[float, ...]
+    held_back: int
+    candidates: int
+    rounds: int
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> PlainData:
+        """Return it ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def total_passes(options: TuneOptions, timing: Timing) -> float:
+    """Return the whole budget in passes."""
+    if options.passes is not None:
+        return options.passes
+    hours = DEFAULT_HOURS if options.hours is None else options.hours
+    return hours * 3600 * timing.workers / timing.pass_seconds
+
+
+def clip_passes(options: TuneOptions, timing: Timing, passes: float) -> float:
+    """Return what a video costs of the budget: its passes, and what it takes besides.
+
+    A budget in passes counts passes alone.
+    """
+    return passes if options.passes is not None else passes + timing.beside
+
+
+def make_plan(
+    options: TuneOptions, timing: Timing, cells: int, weak_passes: float, scanned_share: float = 1.0
+) -> Plan:
+    """Divide the budget.
+
+    Args:
+        cells: how many the scan looks at.
+        weak_passes: forward passes that the weak passes of one state take together.
+        scanned_share: the cost of a pass at the size of the scan, as a part of one at full size.
+    """
+    total, notes = total_passes(options, timing), list[str]()
+    racing, kept = options.split()
+    plain = clip_passes(options, timing, float(timing.steps * timing.plain_passes))
+    seeds = max(len(options.seeds), 1)
+    prompts = min(options.scan_prompts, len(racing))
+    levels = options.scan.levels
+    own_size = options.scan_size is None
+    scan = 0.0
+    for prompts, levels in _smaller_scans(prompts, levels):
+        states = prompts * len(levels) * (weak_passes + 1) * scanned_share
+        clips = prompts * plain * (seeds if own_size else scanned_share)
+        scan = states + clips
+        if scan <= _SCAN_SHARE * total:
+            break
+    if prompts < min(options.scan_prompts, len(racing)) or levels != options.scan.levels:
+        notes.append(
+            f"the scan looks at {_count(prompts, 'prompt')} and {_count(len(levels), 'noise level')}"
+            f" instead of {options.scan_prompts} and {len(options.scan.levels)}, because it would"
+            f" take more than {_SCAN_SHARE:.0%} of the budget"
+        )
+    left = max(0.0, total - scan)
+    dear = clip_passes(options, timing, timing.steps * (timing.plain_passes + 1.0))
+    per_prompt = seeds * (plain + (_FINALISTS - 1) * dear)
+    held_back = min(len(kept), int(_ANSWER_SHARE * left / per_prompt))
+    answer = held_back * per_prompt
+    if held_back < len(kept):
+        notes.append(
+            f"the answer is measured on {held_back} of the {len(kept)} prompts that are kept back,"
+            " for more would not fit into the budget"
+        )
+    race = (left - answer) * (1 - _SEARCH_SHARE)
+    per_round = ROUND * seeds * dear
+    number = int(race / (2 * per_round))
+    if number < _FEWEST:
+        notes.append(
+            f"the budget pays for {race / per_round:.1f} rounds of one candidate: too few to tell"
+            f" {_FEWEST} apart; about {_needed(total, race, per_round):.0f} passes would do"
+        )
+    number = max(number, _FEWEST)
+    rounds = max(1, int(race / (number * per_round)))
+    return Plan(
+        total, scan, race, left - answer - race, answer, prompts, levels, held_back, number,
+        min(rounds, -(-len(racing) // ROUND)), tuple(notes),
+    )  # fmt: skip
+
+
+def _smaller_scans(
+    prompts: int, levels: tuple[float, ...]
+) -> list[tuple[int, tuple[float, ...]]]:
+    """Return a scan, and smaller ones: one prompt orders the layers nearly as well as four do."""
+    found = [(prompts, levels)]
+    if prompts > 2:
+        found.append((2, levels))
+    if len(levels) > 2:
+        found.append((min(prompts, 2), levels[:: len(levels) - 1][:2]))
+    found.append((1, found[-1][1]))
+    return found
+
+
+def _needed(total: float, race: float, per_round: float) -> float:
+    wanted = 2 * _FEWEST * per_round
+    return total + (wanted - race) / ((1 - _ANSWER_SHARE) * (1 - _SEARCH_SHARE))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def fitting(candidates: Sequence[Candidate], plan: Plan) -> list[Candidate]:
+    """Return as many of the candidates as the plan lets race; the first ones matter most."""
+    return list(candidates[: plan.candidates])

@@ -1,0 +1,91 @@
+"""The events of a tuning, in the order in which they happen, and its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skipguide.runs.sweep import SweepEvent
+from skipguide.tuning.answer import Answer
+from skipguide.tuning.budget import Plan, Timing
+from skipguide.tuning.candidates import Candidate
+from skipguide.tuning.layer_map import LayerMap
+from skipguide.tuning.race import RaceState
+
+if TYPE_CHECKING:
+    from skipguide.tuning.facts import Facts
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The model is loaded and timed, and the budget is divided; nothing is sampled yet."""
+
+    plan: Plan
+    timing: Timing
+    facts: Facts
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StageBegan:
+    """A stage begins, or the next part of one.
+
+    Args:
+        name: "scan", "race", "scale", "window", "answer" or "votes".
+        what: a sentence.
+        clips: to make in this part.
+    """
+
+    name: str
+    what: str
+    clips: int
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The scan is over."""
+
+    map: LayerMap
+
+
+@dataclass(frozen=True)
+class RoundOver:
+    """A round of a race is over, or the whole race."""
+
+    stage: str
+    state: RaceState
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Something that is worth saying."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The result of a tuning.
+
+    Args:
+        folder: of the run.
+        map: of the layers.
+        answer: None while votes are waited for.
+        waiting: the sentence that says what a person has to do; None if the tuning is over.
+        preset: the file `tune.toml`; None without an answer.
+        report: the file `report.html`.
+        command: the line to type; "" without one.
+    """
+
+    folder: Path
+    map: LayerMap
+    answer: Answer | None
+    waiting: str | None = None
+    preset: Path | None = None
+    report: Path | None = None
+    command: str = ""
+
+
+TuneEvent = Planned | StageBegan | Mapped | RoundOver | Noted | SweepEvent

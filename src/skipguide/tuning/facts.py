@@ -1,0 +1,74 @@
+"""The facts of a loaded model that a tuning needs, as plain data that workers can send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from skipguide.families import blocks, lookup, presets
+from skipguide.method.protocols import PlainData
+from skipguide.tuning.scan_record import ScanOptions
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The facts of a model.
+
+    Args:
+        pipeline, family, denoiser: the classes, and the name of the row.
+        depth, width: as presets tell checkpoints apart.
+        needs_image: whether a video starts from a picture.
+        published: the name of the published setting for it; "" if none is known.
+        cells: how many cells the scan has.
+        weak_passes: forward passes that all weak passes of one state take together.
+        middle: a layer in the middle, as a user writes it.
+    """
+
+    pipeline: str
+    family: str
+    denoiser: str
+    depth: int
+    width: int
+    needs_image: bool
+    published: str
+    cells: int
+    weak_passes: float
+    middle: str
+
+    def to_dict(self) -> PlainData:
+        """Return it ready for JSON."""
+        return dict(vars(self))
+
+
+def facts_of(pipe: Any, options: ScanOptions) -> Facts:
+    """Return the facts of a pipeline.
+
+    Raises:
+        ValueError: for a pipeline that guide() refuses, or layers, skips or axes that it has not.
+    """
+    from skipguide.generate.resolve import requires_image
+    from skipguide.tuning.scan import survey_cells
+
+    family = lookup.family_of(pipe)
+    denoiser = lookup.denoisers_of(pipe, family)[0]
+    sites = blocks.layer_sites(family, denoiser)
+    cells, weak_passes = survey_cells(pipe, options)
+    return Facts(
+        type(pipe).__name__,
+        family.name,
+        type(denoiser).__name__,
+        blocks.depth(family, sites),
+        presets.model_width(denoiser.config),
+        requires_image(pipe),
+        _published(pipe),
+        len(cells),
+        weak_passes,
+        sites[len(sites) // 2].address,
+    )
+
+
+def _published(pipe: Any) -> str:
+    try:
+        return presets.preset_for(pipe).name
+    except ValueError:
+        return ""

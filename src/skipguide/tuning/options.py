@@ -1,0 +1,155 @@
+"""The options of a tuning: what is asked, on which prompts, and what it may cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from skipguide.generate.record import hash_file
+from skipguide.method.protocols import PlainData
+from skipguide.runs.ledger import to_json
+from skipguide.runs.prompt_rows import Prompt
+from skipguide.stats.intervals import MIN_CLUSTERS
+from skipguide.tuning.layer_map import ScanOptions
+from skipguide.tuning.objective import ObjectiveSpec
+
+FOLDER = "tune"  # in the run
+SCAN_FOLDER = f"{FOLDER}/scan"
+_KEPT_BACK_EVERY = 3  # of the prompts one in three chooses nothing
+DEFAULT_HOURS = 1.0
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """The options of a tuning.
+
+    Args:
+        model: as in a plan; of a pipeline that a caller made a name for it.
+        prompts: on which settings are compared. Every third one is kept back: it chooses nothing,
+            and the answer is measured on it.
+        common: what all settings share, in the words of a plan, as `steps`.
+        seeds: of every prompt that has none of its own.
+        objective: what is to be raised, and what must not fall.
+        guidance_scales: the first is the scale of CFG that all is compared with, the others race
+            too; none means the model's own and half of it.
+        scan: layers, skips and axes to look at, and at which noise levels.
+        scan_size: width, height and frames of the scan's videos; None for those of all others,
+            which is cheaper: its videos are then the first of CFG alone.
+        scan_prompts: on how many prompts the scan looks.
+        hours: that all of it may take; passes: forward passes of one sample. Neither is one hour.
+
+    Raises:
+        ValueError: for what is out of range, at once.
+    """
+
+    model: str
+    prompts: tuple[Prompt, ...]
+    common: PlainData = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    objective: ObjectiveSpec = field(default_factory=ObjectiveSpec)
+    guidance_scales: tuple[float, ...] = ()
+    scan: ScanOptions = field(default_factory=ScanOptions)
+    scan_size: tuple[int, int, int] | None = None
+    scan_prompts: int = 4
+    hours: float | None = None
+    passes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.hours is not None and self.passes is not None:
+            raise ValueError(
+                f"a tuning has one budget, but got hours={self.hours:g} and passes={self.passes:g}."
+                " Leave one of them out."
+            )
+        for name, value in (("hours", self.hours), ("passes", self.passes)):
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a number above 0, but got {value}. Correct it.")
+        if len(self.prompts) < 2:
+            raise ValueError(
+                f"a tuning needs 2 prompts at least, one of which chooses nothing, but got"
+                f" {len(self.prompts)}. Give {_KEPT_BACK_EVERY * MIN_CLUSTERS} or more, so that the"
+                " answer has an interval."
+            )
+        if any(not 0 <= g < float("inf") for g in self.guidance_scales):
+            raise ValueError(
+                "guidance scales must be finite numbers from 0 up, but got"
+                f" {', '.join(map(str, self.guidance_scales))}. Correct them."
+            )
+
+    def split(self) -> tuple[list[int], list[int]]:
+        """Return the numbers of the prompts that choose, and of those that are kept back."""
+        numbers = range(len(self.prompts))
+        kept = [i for i in numbers if i % _KEPT_BACK_EVERY == _KEPT_BACK_EVERY - 1]
+        kept = kept or [len(self.prompts) - 1]
+        return [i for i in numbers if i not in kept], kept
+
+    def seeds_of(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the seeds of the videos of a prompt."""
+        return prompt.seeds or self.seeds
+
+    def content(self) -> PlainData:
+        """Return all that decides what is found, ready for JSON: all but the budget."""
+        return {
+            "model": self.model,
+            "common": self.common,
+            "prompts": [_prompt_content(prompt) for prompt in self.prompts],
+            "seeds": list(self.seeds),
+            "objective": self.objective.to_dict(),
+            "guidance_scales": list(self.guidance_scales),
+            "scan": self.scan.to_dict(),
+            "scan_size": None if self.scan_size is None else list(self.scan_size),
+            "scan_prompts": self.scan_prompts,
+        }
+
+    def notes(self) -> list[str]:
+        """Return what is worth saying before work begins, a sentence each."""
+        kept = len(self.split()[1])
+        if kept >= MIN_CLUSTERS:
+            return []
+        return [
+            f"{kept} of {len(self.prompts)} prompts {'is' if kept == 1 else 'are'} kept back to"
+            f" measure the answer on, and an interval needs {MIN_CLUSTERS}: give"
+            f" {_KEPT_BACK_EVERY * MIN_CLUSTERS} prompts or more to get one."
+        ]
+
+
+def _prompt_content(prompt: Prompt) -> PlainData:
+    image = None if prompt.image is None else hash_file(prompt.image)
+    found = {"text": prompt.text, "image": image, "settings": prompt.settings}
+    return {**found, "seeds": list(prompt.seeds)}
+
+
+def keep_options(folder: Path, options: TuneOptions) -> None:
+    """Write the options into the run, or see that they are those of the tuning that is there.
+
+    Raises:
+        ValueError: if the run has another tuning.
+    """
+    from skipguide.runs import storage
+
+    now = {"format": 1, "content": options.content()}
+    path = folder / FOLDER / "options.json"
+    if path.is_file():
+        try:
+            then = json.loads(path.read_text(encoding="utf-8"))["content"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"the options of a tuning must be JSON, but {path} is damaged ({error}). Choose"
+                " another folder with --out; clips can be merged by `skipguide runs merge`."
+            ) from None
+        changed = [name for name in now["content"] if then.get(name) != now["content"][name]]
+        if changed:
+            raise ValueError(
+                "a tuning goes on with the options that it began with, and more hours or passes,"
+                f" but {', '.join(changed)} of {folder} {'are' if changed[1:] else 'is'} another"
+                " one. Give the same, or choose another folder with --out."
+            )
+        return
+    storage.write_atomically(folder, f"{FOLDER}/options.json", to_json(now).encode())
+
+
+def prompts_hash(options: TuneOptions) -> str:
+    """Return the sha256 of texts, pictures, seeds and settings of the prompts."""
+    content = to_json([_prompt_content(prompt) for prompt in options.prompts])
+    return hashlib.sha256(content.encode()).hexdigest()
