@@ -31,8 +31,8 @@ class Watcher(Protocol):
 class Watch(Protocol):
     """A watch, which can be sent to workers.
 
-    What it saw lies in the run as `FOLDER/KEY.safetensors`, KEY being that of the video. It must not
-    change the video.
+    What it saw lies in the run as `FOLDER/KEY.safetensors`, KEY being that of the video. It must
+    not change the video.
     """
 
     @property

@@ -48,6 +48,7 @@ class Board:
         self.rounds: dict[str, RaceState] = {}
         self.candidates: dict[str, tuple[str, Candidate]] = {}  # name -> stage and candidate
         self.votes: PlainData | None = None
+        self.vote_state: PlainData | None = None
         self.answer: PlainData | None = None
         self.winner: str | None = None
 
@@ -72,9 +73,10 @@ class Board:
             "prompts": self.prompts,
             "candidates": [self._describe(name) for name in self.candidates],
             "votes": self.votes,
+            "vote_state": self.vote_state,
             "answer": self.answer,
         }
-        text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=False)
+        text = json.dumps(finite(content), allow_nan=False, ensure_ascii=False)
         storage.write_atomically(self.folder, f"{FOLDER}/race.json", text.encode())
 
     def _stages(self) -> Sequence[str]:
@@ -165,12 +167,12 @@ def _metric(options: TuneOptions, label: str) -> PlainData:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace numbers that JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
+        return {name: finite(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return value

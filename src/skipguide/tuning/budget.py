@@ -130,72 +130,74 @@ def clip_passes(options: TuneOptions, timing: Timing, passes: float) -> float:
 
 
 def make_plan(
-    options: TuneOptions, timing: Timing, cells: int, weak_passes: float, scanned_share: float = 1.0
+    options: TuneOptions, timing: Timing, weak_passes: float, scanned_share: float = 1.0
 ) -> Plan:
     """Divide the budget.
 
     Args:
-        cells: how many the scan looks at.
         weak_passes: forward passes that the weak passes of one state take together.
         scanned_share: the cost of a pass at the size of the scan, as a part of one at full size.
     """
-    total, notes = total_passes(options, timing), list[str]()
-    racing, kept = options.split()
-    plain = clip_passes(options, timing, float(timing.steps * timing.plain_passes))
-    seeds = max(len(options.seeds), 1)
-    prompts = min(options.scan_prompts, len(racing))
-    levels = options.scan.levels
-    own_size = options.scan_size is None
-    scan = 0.0
-    for prompts, levels in _smaller_scans(prompts, levels):
-        states = prompts * len(levels) * (weak_passes + 1) * scanned_share
-        clips = prompts * plain * (seeds if own_size else scanned_share)
-        scan = states + clips
-        if scan <= _SCAN_SHARE * total:
-            break
-    if prompts < min(options.scan_prompts, len(racing)) or levels != options.scan.levels:
-        notes.append(
-            f"the scan looks at {_count(prompts, 'prompt')} and {_count(len(levels), 'noise level')}"
-            f" instead of {options.scan_prompts} and {len(options.scan.levels)}, because it would"
-            f" take more than {_SCAN_SHARE:.0%} of the budget"
-        )
-    left = max(0.0, total - scan)
+    total = total_passes(options, timing)
+    scan, prompts, levels, note = _plan_scan(options, timing, total, weak_passes, scanned_share)
+    left, notes = max(0.0, total - scan), [note] if note else []
+    seeds, kept = max(len(options.seeds), 1), len(options.split()[1])
     dear = clip_passes(options, timing, timing.steps * (timing.plain_passes + 1.0))
+    plain = clip_passes(options, timing, float(timing.steps * timing.plain_passes))
     per_prompt = seeds * (plain + (_FINALISTS - 1) * dear)
-    held_back = min(len(kept), int(_ANSWER_SHARE * left / per_prompt))
+    held_back = min(kept, int(_ANSWER_SHARE * left / per_prompt))
     answer = held_back * per_prompt
-    if held_back < len(kept):
+    if held_back < kept:
         notes.append(
-            f"the answer is measured on {held_back} of the {len(kept)} prompts that are kept back,"
-            " for more would not fit into the budget"
+            f"the answer is measured on {held_back} of the {kept} prompts that are kept back, for"
+            " more would not fit into the budget"
         )
     race = (left - answer) * (1 - _SEARCH_SHARE)
     per_round = ROUND * seeds * dear
     number = int(race / (2 * per_round))
     if number < _FEWEST:
         notes.append(
-            f"the budget pays for {race / per_round:.1f} rounds of one candidate: too few to tell"
-            f" {_FEWEST} apart; about {_needed(total, race, per_round):.0f} passes would do"
+            f"the race has {race:.0f} passes, which pay for {race / per_round:.1f} rounds of one"
+            f" setting: too few to tell {_FEWEST} apart; a budget of about"
+            f" {_needed(total, race, per_round):.0f} passes would do"
         )
     number = max(number, _FEWEST)
-    rounds = max(1, int(race / (number * per_round)))
+    rounds = min(max(1, int(race / (number * per_round))), -(-len(options.split()[0]) // ROUND))
     return Plan(
         total, scan, race, left - answer - race, answer, prompts, levels, held_back, number,
-        min(rounds, -(-len(racing) // ROUND)), tuple(notes),
+        rounds, tuple(notes),
     )  # fmt: skip
 
 
-def _smaller_scans(
-    prompts: int, levels: tuple[float, ...]
-) -> list[tuple[int, tuple[float, ...]]]:
+def _plan_scan(
+    options: TuneOptions, timing: Timing, total: float, weak_passes: float, scanned_share: float
+) -> tuple[float, int, tuple[float, ...], str | None]:
+    """Return the passes of the scan, its prompts and levels, and what had to give way."""
+    plain = clip_passes(options, timing, float(timing.steps * timing.plain_passes))
+    # The videos of a scan at full size are the first ones of CFG alone, of all seeds.
+    clip = plain * (len(options.seeds) if options.scan_size is None else scanned_share)
+    wanted = min(options.scan_prompts, len(options.split()[0])), options.scan.levels
+    scan, prompts, levels = 0.0, *wanted
+    for number, chosen in _smaller_scans(*wanted):
+        prompts, levels = number, chosen
+        scan = number * (clip + len(chosen) * (weak_passes + 1) * scanned_share)
+        if scan <= _SCAN_SHARE * total:
+            break
+    if (prompts, levels) == wanted:
+        return scan, prompts, levels, None
+    note = (
+        f"the scan looks at {_count(prompts, 'prompt')} and"
+        f" {_count(len(levels), 'noise level')} instead of {wanted[0]} and {len(wanted[1])},"
+        f" because it would take more than {_SCAN_SHARE:.0%} of the budget"
+    )
+    return scan, prompts, levels, note
+
+
+def _smaller_scans(prompts: int, levels: tuple[float, ...]) -> list[tuple[int, tuple[float, ...]]]:
     """Return a scan, and smaller ones: one prompt orders the layers nearly as well as four do."""
-    found = [(prompts, levels)]
-    if prompts > 2:
-        found.append((2, levels))
-    if len(levels) > 2:
-        found.append((min(prompts, 2), levels[:: len(levels) - 1][:2]))
-    found.append((1, found[-1][1]))
-    return found
+    few = (levels[0], levels[-1]) if len(levels) > 2 else levels
+    found = [(prompts, levels), (min(prompts, 2), levels), (min(prompts, 2), few), (1, few)]
+    return list(dict.fromkeys(found))
 
 
 def _needed(total: float, race: float, per_round: float) -> float:

@@ -1,4 +1,4 @@
-"""The settings that race: CFG alone in several ways, the published preset, and the scan's shortlist.
+"""The settings that race: CFG alone in several ways, the published preset, the scan's shortlist.
 
 STG pays where CFG is low (docs/tune.md), so that every cell of the shortlist races beside the
 pipeline's own guidance scale and beside a lower one. CFG alone is there at both scales, and with as

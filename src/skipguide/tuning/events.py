@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skipguide.runs.jobs import ResolvedSetting
 from skipguide.runs.sweep import SweepEvent
 from skipguide.tuning.answer import Answer
 from skipguide.tuning.budget import Plan, Timing
@@ -24,6 +25,7 @@ class Planned:
     plan: Plan
     timing: Timing
     facts: Facts
+    own: ResolvedSetting  # CFG alone, with everything filled in
     sentences: tuple[str, ...]
 
 

@@ -95,9 +95,12 @@ class Sampler:
             ValueError: for a folder of something else, or a sweep that writes to it.
             OSError: if the disk is full or cannot be written.
         """
-        with storage.translate_os_errors(self.folder), storage.lock_folder(self.folder):
-            with contextlib.closing(Ledger(self.folder, "create")) as ledger:
-                self.ids = register_prompts(ledger, self.options.prompts)
+        with (
+            storage.translate_os_errors(self.folder),
+            storage.lock_folder(self.folder),
+            contextlib.closing(Ledger(self.folder, "create")) as ledger,
+        ):
+            self.ids = register_prompts(ledger, self.options.prompts)
 
     def prompts_of(self, ids: Sequence[int]) -> list[Prompt]:
         """Return the prompts with these ids."""

@@ -1,0 +1,84 @@
+"""The plan of a tuning in sentences: what each stage gets, and what that can resolve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from skipguide.tuning import resolution
+from skipguide.tuning.budget import ROUND, Plan, Timing
+from skipguide.tuning.facts import Facts
+from skipguide.tuning.objective import Objective
+from skipguide.tuning.options import TuneOptions
+
+
+def describe(
+    options: TuneOptions, plan: Plan, timing: Timing, facts: Facts, objective: Objective
+) -> Iterator[str]:
+    """Yield the sentences of a plan, one for each stage."""
+    yield (
+        f"{facts.pipeline} ({facts.family}, {facts.depth} blocks): a forward pass of one sample"
+        f" takes {_seconds(timing.pass_seconds)}, a weak pass that skips {facts.middle}"
+        f" {_seconds(timing.weak_seconds)}; the budget of {_budget(options)} is"
+        f" {plan.total:.0f} forward passes{_by(timing)}."
+    )
+    yield (
+        f"Scan: {facts.cells} cells (layer, skip, axis) on {_count(plan.scan_prompts, 'prompt')} at"
+        f" {_count(len(plan.levels), 'noise level')}, {plan.scan:.0f} passes, about"
+        f" {_time(timing, plan.scan)}."
+    )
+    if objective.spec.votes:
+        yield "Race: raters decide in the studio, by blind pairs."
+    elif objective.spec.measures:
+        yield from _race(options, plan, timing, objective)
+    else:
+        yield (
+            f"Then up to {plan.candidates} settings are sampled on"
+            f" {_count(plan.scan_prompts, 'prompt')} to be looked at side by side. No --metric is"
+            " given, so that nothing is measured and nothing is chosen."
+        )
+
+
+def _race(
+    options: TuneOptions, plan: Plan, timing: Timing, objective: Objective
+) -> Iterator[str]:
+    prompts = min(plan.rounds * ROUND, len(options.split()[0]))
+    yield (
+        f"Race: up to {plan.candidates} settings in rounds of {ROUND} prompts, {plan.race:.0f}"
+        f" passes, about {_time(timing, plan.race)}; {_count(prompts, 'prompt')} a setting if"
+        f" nobody goes. {resolution.sentence(objective.spec, prompts)}"
+    )
+    yield (
+        f"Scale and window of the winner: {plan.search:.0f} passes, about"
+        f" {_time(timing, plan.search)}."
+    )
+    yield (
+        f"Answer: the winner and CFG alone on {_count(plan.held_back, 'prompt')} that"
+        f" {'chooses' if plan.held_back == 1 else 'choose'} nothing, {plan.answer:.0f} passes, about"
+        f" {_time(timing, plan.answer)}. {resolution.sentence(objective.spec, plan.held_back)}"
+    )
+
+
+def _budget(options: TuneOptions) -> str:
+    if options.passes is not None:
+        return f"{options.passes:g} passes"
+    hours = 1.0 if options.hours is None else options.hours
+    return f"{hours:g} hour{'' if hours == 1 else 's'}"
+
+
+def _by(timing: Timing) -> str:
+    return f" by {timing.workers} workers" if timing.workers > 1 else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _time(timing: Timing, passes: float) -> str:
+    seconds = timing.seconds(passes)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,342 @@
+"""A tuning: plan, scan, race, search and answer, in a run that goes on whatever ended it.
+
+Every decision is a function of the options, of the times measured at first, and of the videos and
+values that the run holds. A tuning that was killed asks for the same videos again, finds those that
+are there, and so comes back to where it was."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+from skipguide.generate.settings import GenerationSettings
+from skipguide.method.protocols import PlainData
+from skipguide.runs import Run
+from skipguide.runs.engine import Engine, OnStep
+from skipguide.runs.jobs import ResolvedSetting
+from skipguide.tuning import answer as answers
+from skipguide.tuning import budget, facts, scanning, search
+from skipguide.tuning.answer import Answer
+from skipguide.tuning.board import Board
+from skipguide.tuning.budget import Plan, Timing
+from skipguide.tuning.candidates import Candidate, Model, Scanned, candidates, cfg_alone
+from skipguide.tuning.events import (
+    Mapped,
+    Noted,
+    Planned,
+    RoundOver,
+    StageBegan,
+    TuneEvent,
+    TuneResult,
+)
+from skipguide.tuning.facts import Facts
+from skipguide.tuning.layer_map import LayerMap
+from skipguide.tuning.objective import Objective
+from skipguide.tuning.options import TuneOptions, keep_options
+from skipguide.tuning.race import Race, RaceRules, RaceState
+from skipguide.tuning.sampling import Sampler
+from skipguide.tuning.scores import ScoreTable
+
+Events = Generator[TuneEvent, None, None]
+Says = Generator[TuneEvent, None, "RaceState"]
+
+
+class Tuning:
+    """A tuning of one model in one run.
+
+    Args:
+        options: of the tuning.
+        folder: of the run, new or one of a tuning with the same options.
+        engine: makes the videos.
+
+    Raises:
+        ValueError: for an objective that cannot be measured.
+    """
+
+    def __init__(self, options: TuneOptions, folder: Path, engine: Engine):
+        self.options, self.folder = options, folder
+        self.objective = Objective(options.objective)
+        self.notes = [*options.notes(), *self.objective.check()]
+        self.sampler = Sampler(folder, options, engine)
+        self.board = Board(folder, options, self.objective.label)
+        self.on_step: OnStep | None = None
+        self.ids: dict[str, list[int]] = {}
+
+    # --- the whole --------------------------------------------------------------------------------
+
+    def run(
+        self, on_step: OnStep | None = None, only_plan: bool = False
+    ) -> Generator[TuneEvent, None, TuneResult | None]:
+        """Do what is missing; yield what happens, and return the result.
+
+        Args:
+            on_step: called after each denoising step, by engines of this process.
+            only_plan: end after `Planned`, before anything is sampled.
+
+        Raises:
+            ValueError: for what the model refuses, or a run of another tuning.
+            OSError: if the disk is full or cannot be written. Finished videos stay.
+        """
+        self.on_step = on_step
+        planned = self._plan()
+        for text in (*self.notes, *planned.plan.notes):
+            yield Noted(text)
+        yield planned
+        if only_plan:
+            return None
+        self._begin(planned)
+        layer_map = yield from self._scan(planned)
+        yield Mapped(layer_map)
+        racing = self._candidates(planned, layer_map)
+        if self.options.objective.votes:
+            from skipguide.tuning import by_votes
+
+            return (yield from by_votes.finish(self, planned, layer_map, racing))
+        if not self.objective.spec.measures:
+            return (yield from self._show(planned, layer_map, racing))
+        state = yield from self.race("race", racing, self._race_rules(planned.plan))
+        everyone, state = yield from self._search(planned, layer_map, racing, state)
+        found = yield from self._answer(planned.plan, everyone, state)
+        return self.finish(planned, layer_map, everyone, found)
+
+    def _begin(self, planned: Planned) -> None:
+        """Enter the tuning into its run."""
+        keep_options(self.folder, self.options)
+        self.sampler.register()
+        racing, kept = self.options.split()
+        ids = self.sampler.ids
+        self.ids = {
+            "race": list(dict.fromkeys(ids[i] for i in racing)),
+            "held_back": list(dict.fromkeys(ids[i] for i in kept))[: planned.plan.held_back],
+        }
+        self.board.prompts, self.board.plan = self.ids, planned.plan
+        self.board.sentences, self.board.notes = planned.sentences, [*self.notes]
+        self.board.notes += planned.plan.notes
+        self.board.write()
+
+    # --- plan -------------------------------------------------------------------------------------
+
+    def _plan(self) -> Planned:
+        """Load the model, time it, and divide the budget; nothing is written but the times.
+
+        Raises:
+            ValueError: for what the model refuses.
+        """
+        from skipguide.tuning import plan_words
+
+        own = self.sampler.survey({"name": "cfg", "stg_scale": 0.0, **self._first_scale()})
+        known = self._inspect(own.setting.generation)
+        timing = budget.read_timing(self.folder) or self._measure_times(own, known)
+        share = self._scanned_share(own.complete)
+        plan = budget.make_plan(self.options, timing, known.weak_passes, share)
+        words = plan_words.describe(self.options, plan, timing, known, self.objective)
+        return Planned(plan, timing, known, own, tuple(words))
+
+    def _first_scale(self) -> Mapping[str, float]:
+        scales = self.options.guidance_scales
+        return {"guidance_scale": scales[0]} if scales else {}
+
+    def _inspect(self, generation: GenerationSettings) -> Facts:
+        tell = functools.partial(facts.facts_of, options=self.options.scan)
+        return self.sampler.engine.inspect(generation, tell)
+
+    def _measure_times(self, own: ResolvedSetting, known: Facts) -> Timing:
+        """Time a step without and with a weak pass that skips the middle layer."""
+        assert own.complete.steps is not None
+        plain = self.sampler.cost(own.complete)
+        term = {"layers": [known.middle], "scale": 1.0}
+        given = {"name": "weak", "stg": term, **self._first_scale()}
+        weak = self.sampler.cost(self.sampler.survey(given).complete)
+        seconds = plain.seconds_per_step / max(plain.passes_per_step, 1.0)
+        return Timing(
+            seconds,
+            max(0.0, weak.seconds_per_step - plain.seconds_per_step),
+            2 * plain.passes_per_step * seconds,
+            self.sampler.engine.workers,
+            own.complete.steps,
+            round(plain.passes_per_step),
+        )
+
+    def _scanned_share(self, complete: GenerationSettings) -> float:
+        """Return the cost of a pass at the size of the scan, as a part of one at full size.
+
+        It is the ratio of the numbers of pixels: less than that where attention is dear.
+        """
+        if self.options.scan_size is None:
+            return 1.0
+        width, height, frames = self.options.scan_size
+        full = (complete.width or width) * (complete.height or height)
+        return width * height * frames / (full * (complete.num_frames or frames))
+
+    # --- scan -------------------------------------------------------------------------------------
+
+    def _scan(self, planned: Planned) -> Generator[TuneEvent, None, LayerMap]:
+        plan, options = planned.plan, self.options
+        prompts = self.ids["race"][: plan.scan_prompts]
+        given = self._cfg_given(planned)
+        if options.scan_size is not None:
+            width, height, frames = options.scan_size
+            size = {"width": width, "height": height, "num_frames": frames}
+            given = {**given, "name": "scan", **size}
+        watch = scanning.ScanWatch(scanning.with_levels(options.scan, plan.levels))
+        yield from self.sample("scan", [given], prompts, watch)
+        layer_map = scanning.read_map(self.folder, given["name"], prompts)
+        for text in scanning.write_map(self.folder, layer_map):
+            yield Noted(text)
+        return layer_map
+
+    def _cfg_given(self, planned: Planned) -> PlainData:
+        return {**cfg_alone(self.model(planned), self.model(planned).guidance_scale).given}
+
+    def model(self, planned: Planned) -> Model:
+        """Return the facts on which the candidates depend."""
+        complete, plain = planned.own.complete, planned.timing.plain_passes
+        assert complete.steps is not None
+        scale = complete.guidance_scale if plain > 1 else None
+        return Model(complete.steps, scale, bool(planned.facts.published))
+
+    def _candidates(self, planned: Planned, layer_map: LayerMap) -> list[Candidate]:
+        lower = self.options.guidance_scales[1:]
+        every = candidates(self.model(planned), self.shortlist(layer_map), lower)
+        found = budget.fitting(every, planned.plan)
+        self.board.add("race", found)
+        self.board.write()
+        return found
+
+    def shortlist(self, layer_map: LayerMap) -> list[Scanned]:
+        """Return the first cells of the map with their costs."""
+        costs = dict(zip(layer_map.cells, layer_map.costs, strict=True))
+        return [Scanned(cell, float(costs[cell])) for cell in layer_map.shortlist()]
+
+    # --- race and search --------------------------------------------------------------------------
+
+    def _race_rules(self, plan: Plan, passes: float | None = None) -> RaceRules:
+        found = self.objective.floors()
+        return RaceRules(
+            round_size=budget.ROUND,
+            floors=found.shares,
+            lower=found.lower,
+            max_passes=plan.race if passes is None else passes,
+            seeds=len(self.options.seeds),
+        )
+
+    def race(self, stage: str, racing: Sequence[Candidate], rules: RaceRules) -> Says:
+        """Run a race to its end, round by round."""
+        race = Race(racing, self.ids["race"], rules)
+        while True:
+            state = race.state(self.scores())
+            self.board.rounds[stage] = state
+            self.board.done[stage] = len(state.rounds), None if not state.over else len(state.rounds)
+            self.board.write()
+            yield RoundOver(stage, state, tuple(racing))
+            if state.over:
+                return state
+            yield from self._make(stage, racing, state.wanted)
+
+    def _make(
+        self, stage: str, racing: Sequence[Candidate], wanted: Sequence[tuple[str, int]]
+    ) -> Events:
+        """Make the videos that a round wants, and measure them."""
+        given = {one.name: one.given for one in racing}
+        by_names: dict[tuple[str, ...], list[int]] = {}
+        for prompt in dict.fromkeys(prompt for _, prompt in wanted):
+            names = tuple(name for name, number in wanted if number == prompt)
+            by_names.setdefault(names, []).append(prompt)
+        for names, prompts in by_names.items():
+            yield from self.sample(stage, [given[name] for name in names], prompts)
+        names = tuple(dict.fromkeys(name for name, _ in wanted))
+        yield from self.measure(names)
+
+    def _search(
+        self,
+        planned: Planned,
+        layer_map: LayerMap,
+        racing: Sequence[Candidate],
+        state: RaceState,
+    ) -> Generator[TuneEvent, None, tuple[list[Candidate], RaceState]]:
+        """Search the scale, then the window, of the winner, as races with it on the same prompts."""
+        everyone = list(racing)
+        for stage in search.STAGES:
+            best = next(one for one in everyone if one.name == state.leader)
+            if not best.has_stg or best.cell is None:
+                continue
+            spread = search.around(stage, best, self._scanned(layer_map, best), self.model(planned))
+            if not spread:
+                continue
+            cfg = next(one for one in everyone if one.role == "cfg")
+            self.board.add(stage, spread)
+            passes = planned.plan.search / len(search.STAGES)
+            rules = self._race_rules(planned.plan, passes)
+            state = yield from self.race(stage, [cfg, best, *spread], rules)
+            everyone += spread
+        return everyone, state
+
+    def _scanned(self, layer_map: LayerMap, one: Candidate) -> Scanned:
+        costs = dict(zip(layer_map.cells, layer_map.costs, strict=True))
+        assert one.cell is not None
+        return Scanned(one.cell, float(costs[one.cell]))
+
+    # --- answer -----------------------------------------------------------------------------------
+
+    def _answer(
+        self, plan: Plan, everyone: Sequence[Candidate], state: RaceState
+    ) -> Generator[TuneEvent, None, Answer]:
+        """Compare the winner with CFG alone on the prompts that chose nothing."""
+        names = answers.finalists(state, everyone)
+        given = [one.given for one in everyone if one.name in names]
+        yield from self.sample("answer", given, self.ids["held_back"])
+        yield from self.measure(names)
+        return answers.answer(
+            everyone, state, self.scores(), self.ids["held_back"], self.objective.floors().shares
+        )
+
+    def _show(
+        self, planned: Planned, layer_map: LayerMap, racing: Sequence[Candidate]
+    ) -> Generator[TuneEvent, None, TuneResult]:
+        """Sample the shortlist beside CFG alone, where there is nothing to measure it by."""
+        prompts = self.ids["race"][: planned.plan.scan_prompts]
+        yield from self.sample("race", [one.given for one in racing], prompts)
+        found = answers.nothing_measured(racing, len(prompts))
+        return self.finish(planned, layer_map, racing, found)
+
+    def finish(
+        self,
+        planned: Planned,
+        layer_map: LayerMap,
+        everyone: Sequence[Candidate],
+        found: Answer,
+    ) -> TuneResult:
+        """Write the answer, the preset and the report into the run."""
+        from skipguide.tuning import outcome
+
+        self.board.stage, self.board.winner = "done", found.winner
+        return outcome.write(self, planned, layer_map, everyone, found)
+
+    # --- pieces that all stages use ---------------------------------------------------------------
+
+    def sample(
+        self,
+        stage: str,
+        settings: Sequence[PlainData],
+        prompts: Sequence[int],
+        watch: scanning.ScanWatch | None = None,
+    ) -> Events:
+        """Make the videos of settings on prompts that are not there yet."""
+        if not prompts or not settings:
+            return
+        self.board.stage = stage
+        self.board.write()
+        yield StageBegan(stage, "", len(settings) * len(prompts) * len(self.options.seeds))
+        yield from self.sampler.sample(settings, prompts, watch, self.on_step)
+
+    def measure(self, names: Sequence[str]) -> Events:
+        """Measure the videos of some settings that have no values yet."""
+        with Run.open(self.folder, writable=True) as run:
+            for text in self.objective.measure(run, names):
+                yield Noted(text)
+
+    def scores(self) -> ScoreTable:
+        """Return the values of all videos."""
+        with Run.open(self.folder) as run:
+            return self.objective.scores(run)
