@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from skipguide.method.restart import Restart
     from skipguide.method.terms import SLG, STG, Bin, Random, Schedule
     from skipguide.pipeline.guide import Guide, guide
+    from skipguide.tuning.api import tune
 
 __version__ = "0.1.0"
 __all__ = [
     "APG", "SLG", "STG", "TCFG", "Bin", "CFGZero", "Guide", "Interval", "Random", "Restart",
-    "Schedule", "__version__", "guide",
+    "Schedule", "__version__", "guide", "tune",
 ]  # fmt: skip
 
 _HOME = {
@@ -35,6 +36,7 @@ _HOME = {
     "Interval": "skipguide.method.cfg_rules",
     "guide": "skipguide.pipeline.guide",
     "Guide": "skipguide.pipeline.guide",
+    "tune": "skipguide.tuning.api",
 }
 
 

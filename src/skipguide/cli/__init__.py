@@ -32,6 +32,7 @@ from skipguide.cli.runs import runs
 from skipguide.cli.studio import studio
 from skipguide.cli.sweep import SweepCommand, sweep
 from skipguide.cli.track import track
+from skipguide.cli.tune import TuneCommand, tune
 from skipguide.cli.votes import votes
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ app.command(cls=PanelCommand)(studio)
 app.add_typer(lab, name="lab")
 app.add_typer(paper, name="paper")
 app.command(cls=SweepCommand)(sweep)
+app.command(cls=TuneCommand)(tune)
 app.add_typer(convert, name="convert")
 runs.command("compare")(compare_settings)
 runs.command("export")(export)

@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,8 +78,22 @@ def accept_settings(verb: Callable[..., None]) -> Callable[..., None]:
 
     The options that were used arrive as the verb's argument `given`.
     """
+    return accept_some_settings(_FIELDS)(verb)
+
+
+def accept_some_settings(
+    names: Iterable[str], panel: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return `accept_settings` for some settings alone.
+
+    Args:
+        panel: under which title the help lists them, of a command whose help has panels.
+    """
+    return functools.partial(_accept, options=[_option(name, panel) for name in names])
+
+
+def _accept(verb: Callable[..., None], options: Sequence[inspect.Parameter]) -> Callable[..., None]:
     own = inspect.signature(verb, eval_str=True).parameters
-    options = [_option(name) for name in _FIELDS]
 
     @functools.wraps(verb)
     def run(**values: Any) -> None:
@@ -104,7 +118,7 @@ _FIELDS = text_fields()
 _REPEATABLE = ("term", "restart", "lora", "component")
 
 
-def _option(name: str) -> inspect.Parameter:
+def _option(name: str, panel: str | None = None) -> inspect.Parameter:
     field = _FIELDS[name]
     default = (
         _DEFAULT_LABELS.get(name, "the model's") if field.default is None else str(field.default)
@@ -116,7 +130,13 @@ def _option(name: str) -> inspect.Parameter:
         if switch
         else flag_name(name)
     )
-    option = typer.Option(written, help=field.description, show_default=default, metavar=metavar)
+    option = typer.Option(
+        written,
+        help=field.description,
+        show_default=default,
+        metavar=metavar,
+        rich_help_panel=panel,
+    )
     kind = bool | None if switch else list[str] | None if name in _REPEATABLE else str | None
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]

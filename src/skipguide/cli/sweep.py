@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,31 @@ _OF_PROMPTS = {
 }
 
 
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="On Ray, one worker per GPU: a cluster (auto, HOST:PORT, ray://...), or local."
+        " Needs skipguide[ray].",
+        show_default="this process",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Workers on Ray.", show_default="one per GPU, else per CPU"),
+]
+
+
+def fill_in_address(args: Sequence[str]) -> list[str]:
+    """Return a command line in which --ray has an address: auto, where it stands without one."""
+    if "--ray" not in args:
+        return list(args)
+    after = args.index("--ray") + 1
+    has_address = after < len(args) and re.fullmatch(_ADDRESS, args[after])
+    return list(args) if has_address else [*args[:after], "auto", *args[after:]]
+
+
 class SweepCommand(TyperCommand):
     """A command whose --ray may stand without an address.
 
@@ -41,10 +67,7 @@ class SweepCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line."""
-        if "--ray" in args:
-            after = args.index("--ray") + 1
-            if after == len(args) or not re.fullmatch(_ADDRESS, args[after]):
-                args = [*args[:after], "auto", *args[after:]]
+        args = fill_in_address(args)
         self._refuse_settings(args)
         return super().parse_args(ctx, args)
 
@@ -126,20 +149,8 @@ def sweep(
             "--verify", help="Read all files of the run to see that they are what was written."
         ),
     ] = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="[ADDRESS]",
-            help="On Ray, one worker per GPU: a cluster (auto, HOST:PORT, ray://...), or local."
-            " Needs skipguide[ray].",
-            show_default="this process",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Workers on Ray.", show_default="one per GPU, else per CPU"),
-    ] = None,
+    ray: Ray = None,
+    workers: Workers = None,
     track: Track = None,
     as_json: Json = False,
 ) -> None:
@@ -161,10 +172,6 @@ def sweep(
     """
     from skipguide.runs import Plan
 
-    if workers is not None and ray is None:
-        raise ValueError(
-            f"--workers is for sweeps on Ray, but got {workers} without --ray. Add --ray."
-        )
     without = {"--setting": setting, "--model": model, "--config": config}
     wanted = (
         Plan.of(_plan_of_flags(prompts, seeds, setting, model, config))
@@ -177,7 +184,7 @@ def sweep(
     rules: PlainData = {"retry_failed": retry_failed, "thorough": verify}
     with (
         open_tracking(folder, track) as tracking,
-        contextlib.closing(_make_engine(folder, ray, workers)) as engine,
+        contextlib.closing(make_engine(folder, ray, workers)) as engine,
     ):
         if dry_run:
             _print_estimate(wanted, folder, engine, rules, as_json)
@@ -269,7 +276,14 @@ def _plan_of_flags(
     }
 
 
-def _make_engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
+def make_engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
+    """Return what makes the videos: Ray, or this process.
+
+    Raises:
+        ValueError: for workers without Ray, or a Ray that cannot be used.
+    """
+    if workers is not None and ray is None:
+        raise ValueError(f"--workers is for Ray, but got {workers} without --ray. Add --ray.")
     if ray is not None:
         from skipguide.runs.ray_engine import RayEngine
 

@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 # Listed, because Pillow would run Ghostscript for some other formats.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of these files
 MIN_SIDE = 16  # pixels a side
 MAX_MEGAPIXELS = 64  # megapixels
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")

@@ -5,10 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from skipguide.files import hash_cache
 from skipguide.files.folders import is_system_name
 from skipguide.files.hub_cache import INDEX_FILE
+
+if TYPE_CHECKING:
+    import torch
+
+_SAMPLES = 64  # of each tensor
 
 
 def hash_weights(folder: Path, without: Collection[str] = ()) -> str:
@@ -37,3 +43,26 @@ def weight_files(folder: Path, without: Collection[str] = ()) -> list[Path]:
         and (path.parent.name not in without or path.name == "config.json")
     )
     return [folder / INDEX_FILE, *files]
+
+
+def hash_parameters(pipe: Any) -> str:
+    """Hash the weights of a loaded pipeline by a few values of each tensor, evenly spaced.
+
+    That tells checkpoints apart, and adapters that were fused, without reading everything back from
+    a device. It is no hash of the files.
+    """
+    total = hashlib.sha256()
+    for name, part in sorted(pipe.components.items()):
+        for key, tensor in getattr(part, "state_dict", dict)().items():
+            shape = tuple(getattr(tensor, "shape", ()))
+            total.update(f"{name}.{key} {shape} {getattr(tensor, 'dtype', '')}\n".encode())
+            total.update(_sample(tensor))
+    return total.hexdigest()
+
+
+def _sample(tensor: torch.Tensor) -> bytes:
+    if not getattr(tensor, "numel", int)() or tensor.device.type == "meta":  # offloaded
+        return b""
+    flat = tensor.detach().reshape(-1)
+    step = max(1, flat.numel() // _SAMPLES)
+    return flat[::step].double().cpu().numpy().tobytes()

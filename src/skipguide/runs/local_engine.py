@@ -13,7 +13,7 @@ from skipguide.runs.plan_settings import Setting
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from skipguide.runs.worker import Worker
+    from skipguide.runs.worker import LoadedPipeline, Worker
 from skipguide.runs.engine import (
     Cost,
     Event,
@@ -31,18 +31,19 @@ class LocalEngine:
 
     Args:
         scratch: a folder for unfinished files, on the disk of the run.
+        loaded: a pipeline that a caller has loaded, which makes all videos.
     """
 
     workers = 1
 
-    def __init__(self, scratch: Path):
-        self._scratch = scratch
+    def __init__(self, scratch: Path, loaded: LoadedPipeline | None = None):
+        self._scratch, self._loaded = scratch, loaded
         self._worker: Worker | None = None
 
     def _load_worker(self) -> Worker:
         from skipguide.runs.worker import Worker
 
-        self._worker = self._worker or Worker(self._scratch)
+        self._worker = self._worker or Worker(self._scratch, self._loaded)
         return self._worker
 
     def versions(self) -> dict[str, str]:

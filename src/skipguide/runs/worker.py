@@ -20,7 +20,7 @@ from skipguide.generate.resolve import resolve_model, resolve_settings, words_of
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method import formula
 from skipguide.method.terms import SLG, STG
-from skipguide.models import loading
+from skipguide.models import fingerprint, loading
 from skipguide.runs import prompt_cache
 from skipguide.runs.engine import Cost, GeneratedVideo
 from skipguide.runs.environment import environment
@@ -34,15 +34,29 @@ class _StopEarly(Exception):
     pass
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadedPipeline:
+    """A pipeline that a caller has loaded, with what its weights are known by in a ledger."""
+
+    pipe: Any
+    weights: dict[str, str]
+
+    @classmethod
+    def of(cls, pipe: Any) -> LoadedPipeline:
+        """Know a pipeline by a hash over a part of its weights."""
+        return cls(pipe, {"sha256": fingerprint.hash_parameters(pipe)})
+
+
 class Worker:
     """Makes videos, and loads a model when another one is needed than before.
 
     Args:
         scratch: a folder for unfinished files; None is one of the system.
+        loaded: a pipeline that a caller has loaded, which makes all videos.
     """
 
-    def __init__(self, scratch: Path | None = None):
-        self.scratch = scratch
+    def __init__(self, scratch: Path | None = None, loaded: LoadedPipeline | None = None):
+        self.scratch, self._loaded = scratch, loaded
         self._loads: set[tuple[Any, ...]] = (
             set()
         )  # what the pipeline was asked for as, and what that was filled in to
@@ -51,6 +65,9 @@ class Worker:
 
     def pipe(self, settings: GenerationSettings) -> Any:
         """Return the pipeline for some settings, loaded if it is not."""
+        if self._loaded is not None:
+            self._pipe, self._weights = self._loaded.pipe, self._loaded.weights
+            return self._pipe
         load = settings.load_key()
         if load not in self._loads:
             self._loads, self._pipe = set(), None  # before the next one takes its memory
@@ -92,6 +109,8 @@ class Worker:
 
     def _check_before_loading(self, settings: Sequence[Setting], image: Image.Image | None) -> None:
         """Check what a model's configuration tells, of models that are still to be loaded."""
+        if self._loaded is not None:
+            return
         new = [entry for entry in settings if entry.generation.load_key() not in self._loads]
         alike = {_content_to_check(setting.generation): setting for setting in reversed(new)}
         wrong = []

@@ -38,9 +38,7 @@ def describe(
         )
 
 
-def _race(
-    options: TuneOptions, plan: Plan, timing: Timing, objective: Objective
-) -> Iterator[str]:
+def _race(options: TuneOptions, plan: Plan, timing: Timing, objective: Objective) -> Iterator[str]:
     prompts = min(plan.rounds * ROUND, len(options.split()[0]))
     yield (
         f"Race: up to {plan.candidates} settings in rounds of {ROUND} prompts, {plan.race:.0f}"
@@ -53,8 +51,8 @@ def _race(
     )
     yield (
         f"Answer: the winner and CFG alone on {_count(plan.held_back, 'prompt')} that"
-        f" {'chooses' if plan.held_back == 1 else 'choose'} nothing, {plan.answer:.0f} passes, about"
-        f" {_time(timing, plan.answer)}. {resolution.sentence(objective.spec, plan.held_back)}"
+        f" {'chooses' if plan.held_back == 1 else 'choose'} nothing, {plan.answer:.0f} passes,"
+        f" about {_time(timing, plan.answer)}. {resolution.sentence(objective.spec, plan.held_back)}"
     )
 
 

@@ -49,16 +49,19 @@ class Tuning:
         options: of the tuning.
         folder: of the run, new or one of a tuning with the same options.
         engine: makes the videos.
+        retry_failed: also make those that failed before.
 
     Raises:
         ValueError: for an objective that cannot be measured.
     """
 
-    def __init__(self, options: TuneOptions, folder: Path, engine: Engine):
+    def __init__(
+        self, options: TuneOptions, folder: Path, engine: Engine, retry_failed: bool = False
+    ):
         self.options, self.folder = options, folder
         self.objective = Objective(options.objective)
         self.notes = [*options.notes(), *self.objective.check()]
-        self.sampler = Sampler(folder, options, engine)
+        self.sampler = Sampler(folder, options, engine, retry_failed)
         self.board = Board(folder, options, self.objective.label)
         self.on_step: OnStep | None = None
         self.ids: dict[str, list[int]] = {}
@@ -227,7 +230,10 @@ class Tuning:
         while True:
             state = race.state(self.scores())
             self.board.rounds[stage] = state
-            self.board.done[stage] = len(state.rounds), None if not state.over else len(state.rounds)
+            self.board.done[stage] = (
+                len(state.rounds),
+                None if not state.over else len(state.rounds),
+            )
             self.board.write()
             yield RoundOver(stage, state, tuple(racing))
             if state.over:
@@ -255,7 +261,7 @@ class Tuning:
         racing: Sequence[Candidate],
         state: RaceState,
     ) -> Generator[TuneEvent, None, tuple[list[Candidate], RaceState]]:
-        """Search the scale, then the window, of the winner, as races with it on the same prompts."""
+        """Search the scale, then the window, of the winner, as races on the same prompts."""
         everyone = list(racing)
         for stage in search.STAGES:
             best = next(one for one in everyone if one.name == state.leader)

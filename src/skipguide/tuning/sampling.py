@@ -81,10 +81,13 @@ class Sampler:
         folder: of the run.
         options: of the tuning.
         engine: makes the videos.
+        retry_failed: also make those that failed before.
     """
 
-    def __init__(self, folder: Path, options: TuneOptions, engine: Engine):
-        self.folder, self.options = folder, options
+    def __init__(
+        self, folder: Path, options: TuneOptions, engine: Engine, retry_failed: bool = False
+    ):
+        self.folder, self.options, self.retry_failed = folder, options, retry_failed
         self.engine = SurveyedEngine(engine)
         self.ids: list[int] = []  # of the prompts, in the ledger
 
@@ -163,7 +166,14 @@ class Sampler:
             text=yaml.safe_dump(text, sort_keys=False, allow_unicode=True),
         )
         plan = dataclasses.replace(plan, watch=watch)
-        yield from sweep.sweep(plan, self.folder, self.engine, measure=False, on_step=on_step)
+        yield from sweep.sweep(
+            plan,
+            self.folder,
+            self.engine,
+            retry_failed=self.retry_failed,
+            measure=False,
+            on_step=on_step,
+        )
 
 
 def _written(prompt: Prompt) -> PlainData:

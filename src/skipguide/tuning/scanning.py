@@ -73,9 +73,7 @@ def read_map(folder: Path, setting: str, prompts: Sequence[int]) -> LayerMap:
             f"the scan needs the videos of {setting!r}, but one of them failed: {reason}. Mend"
             " that, and run the same command again with --retry-failed."
         )
-    return LayerMap.build(
-        [_read_record(folder / watched_file(watch, clip.key)) for clip in clips]
-    )
+    return LayerMap.build([_read_record(folder / watched_file(watch, clip.key)) for clip in clips])
 
 
 def _read_record(path: Path) -> ScanRecord:
