@@ -195,3 +195,39 @@ def test_a_cluster_that_loses_its_only_machine_says_so(engine: Any) -> None:
 
     with pytest.raises(ValueError, match="All Ray nodes were lost"):
         list(engine.map(deadly, [0]))
+
+
+def test_a_tuning_on_ray_finds_what_one_process_finds(
+    tmp_path: Path, tiny_mochi_dir: Path, engine: Any
+) -> None:
+    """The scan runs on the workers, and its records and clips are those of one process."""
+    from skipguide.runs.prompt_rows import Prompt
+    from skipguide.tuning.objective import ObjectiveSpec
+    from skipguide.tuning.options import TuneOptions
+    from skipguide.tuning.run import Tuning
+
+    words = {"steps" if name == "num_inference_steps" else name: v for name, v in SMALL.items()}
+    prompts = tuple(Prompt(f"a red star {i}") for i in range(6))
+    asked = TuneOptions(
+        str(tiny_mochi_dir), prompts, words, passes=600.0, guidance_scales=(4.5,),
+        objective=ObjectiveSpec(metrics=(("temporal_flickering", 1.0),)),
+    )  # fmt: skip
+
+    def tuned(folder: Path, made: Any) -> Any:
+        steps = Tuning(asked, folder, made).run()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as ended:
+                return ended.value
+
+    on_ray = tuned(tmp_path / "ray", engine)
+    here = tuned(tmp_path / "here", LocalEngine(tmp_path / "here" / "work"))
+    assert on_ray.answer.winner == here.answer.winner
+    assert on_ray.answer.gain.mean == here.answer.gain.mean
+    first, second = (
+        {path.name: path.stat().st_size for path in (tmp_path / name / "tune" / "scan").iterdir()}
+        for name in ("ray", "here")
+    )
+    assert first == second
+    np.testing.assert_allclose(on_ray.map.means["ratio"], here.map.means["ratio"], rtol=1e-5)

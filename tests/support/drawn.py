@@ -71,6 +71,9 @@ class Drawn:
     def cost(self, complete: GenerationSettings, image: Any) -> Cost:
         return Cost(2.0, 0.001)
 
+    def inspect(self, generation: GenerationSettings, function: Callable[[Any], Any]) -> Any:
+        raise NotImplementedError("there is no pipeline")
+
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Event]:
         self.scratch.mkdir(exist_ok=True)
         for job in jobs:
@@ -84,7 +87,7 @@ class Drawn:
     def _made(self, job: Job) -> GeneratedVideo:
         settings, path = job.generation, self.scratch / f"{job.key}.mp4"
         shape = (settings.num_frames or 1, settings.height or 2, settings.width or 2, 3)
-        frames = np.random.default_rng(settings.seed).integers(0, 256, shape, np.uint8)
+        frames = self._drawn(job, shape)
         record = {
             "settings": settings.model_dump(mode="json"), "frames": list(shape),
             "versions": self.versions(),
@@ -98,11 +101,18 @@ class Drawn:
             path.read_bytes(),
             video.sidecar_path(path).read_bytes(),
             b"latents" if job.latents else None,
+            self._watched(job),
         )
         self._note(job.key)
         return GeneratedVideo(
             product, record, {"versions": self.versions(), "machine": record["machine"]}
         )
+
+    def _drawn(self, job: Job, shape: tuple[int, ...]) -> np.ndarray:
+        return np.random.default_rng(job.generation.seed).integers(0, 256, shape, np.uint8)
+
+    def _watched(self, job: Job) -> dict[str, bytes]:
+        return {}
 
     def _note(self, key: str) -> None:
         if self.log is not None:

@@ -145,7 +145,7 @@ def _standing(name: str, state: RaceState) -> PlainData:
                         "difference": standing.to_cfg.value,
                         "low": standing.to_cfg.low,
                         "high": standing.to_cfg.high,
-                        "clips": standing.to_cfg.prompts,
+                        "clips": standing.to_cfg.count,
                     }
     for gone in state.exits:
         if gone.name == name:

@@ -36,6 +36,7 @@ class Timing:
         beside_seconds: of a video, beside its passes; an estimate until videos are made.
         workers: videos made at a time.
         steps, plain_passes: of a video; passes per step without STG.
+        preset_cost: forward passes per step that the published setting adds.
     """
 
     pass_seconds: float
@@ -44,6 +45,7 @@ class Timing:
     workers: int
     steps: int
     plain_passes: int
+    preset_cost: float = 1.0
 
     @property
     def beside(self) -> float:
@@ -127,6 +129,12 @@ def clip_passes(options: TuneOptions, timing: Timing, passes: float) -> float:
     A budget in passes counts passes alone.
     """
     return passes if options.passes is not None else passes + timing.beside
+
+
+def denoising_share(options: TuneOptions, timing: Timing) -> float:
+    """Return which part of what a video costs of the budget are forward passes."""
+    passes = float(timing.steps * timing.plain_passes)
+    return passes / clip_passes(options, timing, passes)
 
 
 def make_plan(

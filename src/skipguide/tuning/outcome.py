@@ -79,7 +79,10 @@ def preset_of(
     kept = None
     if not chosen.has_stg and best is not None:
         kept = row_of(options, planned, best)
-    return PresetFile(row, provenance(options, planned, found), kept)
+    made = provenance(options, planned, found)
+    if not chosen.has_stg:
+        made = dataclasses.replace(made, verdict=preset_files.CFG_ALONE)
+    return PresetFile(row, made, kept)
 
 
 def _best_stg(everyone: Sequence[Candidate], found: Answer) -> Candidate | None:

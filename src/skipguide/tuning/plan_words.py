@@ -52,7 +52,8 @@ def _race(options: TuneOptions, plan: Plan, timing: Timing, objective: Objective
     yield (
         f"Answer: the winner and CFG alone on {_count(plan.held_back, 'prompt')} that"
         f" {'chooses' if plan.held_back == 1 else 'choose'} nothing, {plan.answer:.0f} passes,"
-        f" about {_time(timing, plan.answer)}. {resolution.sentence(objective.spec, plan.held_back)}"
+        f" about {_time(timing, plan.answer)}."
+        f" {resolution.sentence(objective.spec, plan.held_back)}"
     )
 
 

@@ -98,7 +98,7 @@ class Tuning:
             return (yield from by_votes.finish(self, planned, layer_map, racing))
         if not self.objective.spec.measures:
             return (yield from self._show(planned, layer_map, racing))
-        state = yield from self.race("race", racing, self._race_rules(planned.plan))
+        state = yield from self.race("race", racing, self._race_rules(planned, planned.plan.race))
         everyone, state = yield from self._search(planned, layer_map, racing, state)
         found = yield from self._answer(planned.plan, everyone, state)
         return self.finish(planned, layer_map, everyone, found)
@@ -159,7 +159,16 @@ class Tuning:
             self.sampler.engine.workers,
             own.complete.steps,
             round(plain.passes_per_step),
+            self._cost_of_preset(known, plain.passes_per_step),
         )
+
+    def _cost_of_preset(self, known: Facts, plain: float) -> float:
+        """Return what the published setting adds to a step, in forward passes."""
+        if not known.published:
+            return 1.0
+        given = {"name": "preset", "stg": "preset", **self._first_scale()}
+        cost = self.sampler.cost(self.sampler.survey(given).complete)
+        return max(0.0, cost.passes_per_step - plain)
 
     def _scanned_share(self, complete: GenerationSettings) -> float:
         """Return the cost of a pass at the size of the scan, as a part of one at full size.
@@ -197,7 +206,8 @@ class Tuning:
         complete, plain = planned.own.complete, planned.timing.plain_passes
         assert complete.steps is not None
         scale = complete.guidance_scale if plain > 1 else None
-        return Model(complete.steps, scale, bool(planned.facts.published))
+        published = bool(planned.facts.published)
+        return Model(complete.steps, scale, published, planned.timing.preset_cost)
 
     def _candidates(self, planned: Planned, layer_map: LayerMap) -> list[Candidate]:
         lower = self.options.guidance_scales[1:]
@@ -214,13 +224,19 @@ class Tuning:
 
     # --- race and search --------------------------------------------------------------------------
 
-    def _race_rules(self, plan: Plan, passes: float | None = None) -> RaceRules:
+    def _race_rules(self, planned: Planned, passes: float) -> RaceRules:
+        """Return the rules of a race.
+
+        Args:
+            passes: of the budget; what videos take beside their passes is a part of it.
+        """
         found = self.objective.floors()
+        share = budget.denoising_share(self.options, planned.timing)
         return RaceRules(
             round_size=budget.ROUND,
             floors=found.shares,
             lower=found.lower,
-            max_passes=plan.race if passes is None else passes,
+            max_passes=passes * share,
             seeds=len(self.options.seeds),
         )
 
@@ -273,7 +289,7 @@ class Tuning:
             cfg = next(one for one in everyone if one.role == "cfg")
             self.board.add(stage, spread)
             passes = planned.plan.search / len(search.STAGES)
-            rules = self._race_rules(planned.plan, passes)
+            rules = self._race_rules(planned, passes)
             state = yield from self.race(stage, [cfg, best, *spread], rules)
             everyone += spread
         return everyone, state

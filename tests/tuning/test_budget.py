@@ -1,0 +1,91 @@
+"""How a budget is divided."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from skipguide.runs.prompt_rows import Prompt
+from skipguide.tuning.budget import Timing, make_plan
+from skipguide.tuning.options import TuneOptions
+
+TIMING = Timing(
+    pass_seconds=0.1, weak_seconds=0.05, beside_seconds=0.4, workers=1, steps=10, plain_passes=2
+)
+
+
+def options(count: int = 30, **more: object) -> TuneOptions:
+    prompts = tuple(Prompt(f"prompt {i}") for i in range(count))
+    return TuneOptions("lab-mochi", prompts, **more)  # type: ignore[arg-type]
+
+
+def test_hours_are_passes_of_all_workers() -> None:
+    plan = make_plan(options(hours=0.5), TIMING, weak_passes=6)
+    assert plan.total == pytest.approx(0.5 * 3600 / 0.1)
+    several = dataclasses.replace(TIMING, workers=4)
+    assert make_plan(options(hours=0.5), several, 6).total == pytest.approx(4 * plan.total)
+    assert make_plan(options(), TIMING, 6).total == pytest.approx(3600 / 0.1)
+
+
+def test_the_parts_are_the_whole() -> None:
+    plan = make_plan(options(hours=1), TIMING, 6)
+    assert plan.scan + plan.race + plan.search + plan.answer == pytest.approx(plan.total)
+    assert not plan.notes
+    # 4 prompts x 4 levels x (6 weak passes + the conditional one), and 4 videos of 20 + 4 passes.
+    assert plan.scan == pytest.approx(16 * 7 + 4 * 24)
+    assert plan.held_back == 10
+
+
+def test_a_video_costs_its_passes_where_the_budget_is_in_passes() -> None:
+    assert make_plan(options(passes=36_000), TIMING, 6).scan == pytest.approx(16 * 7 + 4 * 20)
+
+
+def test_a_dear_scan_looks_at_less() -> None:
+    cheap = make_plan(options(passes=4_000), TIMING, weak_passes=40)
+    assert (cheap.scan_prompts, len(cheap.levels)) == (4, 4)
+    small = make_plan(options(passes=1_500), TIMING, weak_passes=40)
+    assert (small.scan_prompts, small.levels) == (2, (0.95, 0.8, 0.6, 0.3))
+    least = make_plan(options(passes=700), TIMING, weak_passes=40)
+    assert (least.scan_prompts, least.levels) == (1, (0.95, 0.3))
+    assert "2 noise levels instead of 4 and 4" in least.notes[0]
+
+
+def test_too_small_a_budget_is_said_with_what_would_do() -> None:
+    plan = make_plan(options(passes=900), TIMING, 6)
+    said = " ".join(plan.notes)
+    assert "too few to tell 3 apart" in said
+    wanted = float(said.partition("a budget of about ")[2].partition(" ")[0])
+    enough = make_plan(options(passes=wanted * 1.2), TIMING, 6)
+    assert "too few" not in " ".join(enough.notes)
+    assert plan.candidates == enough.candidates == 3
+
+
+def test_a_smaller_scan_size_is_cheaper() -> None:
+    whole = make_plan(options(hours=1, scan_size=(64, 64, 8)), TIMING, 6, scanned_share=1.0)
+    small = make_plan(options(hours=1, scan_size=(32, 32, 8)), TIMING, 6, scanned_share=0.25)
+    assert small.scan == pytest.approx(whole.scan / 4)
+
+
+def test_a_third_of_the_prompts_is_kept_back() -> None:
+    racing, kept = options(10).split()
+    assert kept == [2, 5, 8]
+    assert racing == [0, 1, 3, 4, 6, 7, 9]
+    assert options(2).split() == ([0], [1])
+    assert "an interval needs 5" in options(10).notes()[0]
+    assert not options(15).notes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(hours=1.0, passes=3.0), "has one budget"),
+        (dict(hours=0.0), "hours must be a number above 0"),
+        (dict(passes=float("inf")), "passes must be a number above 0"),
+        (dict(guidance_scales=(-1.0,)), "finite numbers from 0 up"),
+    ],
+)
+def test_bad_options_are_refused_at_once(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(6, **wrong)
+    with pytest.raises(ValueError, match="needs 2 prompts at least"):
+        options(1)

@@ -1,0 +1,217 @@
+"""A whole tuning of a drawn model, of which it is known what is best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from skipguide.families.preset_files import read_preset_file
+from skipguide.runs import Run
+from skipguide.runs.jobs import Job
+from skipguide.tuning.events import RoundOver, StageBegan, TuneResult
+from skipguide.tuning.objective import ObjectiveSpec
+from skipguide.tuning.options import TuneOptions
+from skipguide.tuning.run import Tuning
+
+from support import drawn_tuning
+from support.drawn_tuning import engine, options
+
+BEST = {"blocks:6": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_forced_onto_the_disk() -> Iterator[None]:
+    with mock.patch("os.fsync"):
+        yield
+
+
+def tuned(
+    folder: Path, asked: TuneOptions, made: drawn_tuning.DrawnModel
+) -> tuple[TuneResult, list[Any]]:
+    """The result and the events of a tuning."""
+    events, steps = [], Tuning(asked, folder, made).run()
+    while True:
+        try:
+            events.append(next(steps))
+        except StopIteration as ended:
+            assert ended.value is not None
+            return ended.value, events
+
+
+def clips_of(folder: Path) -> dict[str, int]:
+    """How many clips each setting has."""
+    with Run.open(folder) as run:
+        names = {setting.id: setting.name for setting in run.settings()}
+        found = dict.fromkeys(names.values(), 0)
+        for clip in run.clips("done"):
+            found[names[clip.setting]] += 1
+    return found
+
+
+def test_the_best_layer_is_found_and_its_gain_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    result, events = tuned(folder, options(36, passes=60_000.0), engine(folder, gains=BEST))
+    answer = result.answer
+    assert answer is not None
+    assert answer.verdict == "use"
+    assert answer.recommended is not None
+    assert "blocks:6" in answer.recommended
+    assert "cfg-4 " in answer.recommended
+    assert answer.gain is not None
+    estimate = answer.gain.difference.estimate
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert estimate.low < 0.1 < estimate.high  # what is known of it
+    assert 0 < estimate.high - estimate.low < 0.05
+    stages = [event.name for event in events if isinstance(event, StageBegan)]
+    assert list(dict.fromkeys(stages)) == ["scan", "race", "scale", "window", "answer"]
+    # The prompts that measured the answer chose nothing.
+    with Run.open(folder) as run:
+        texts = {prompt.id: prompt.text for prompt in run.prompts()}
+        settings = {setting.id: setting.name for setting in run.settings()}
+        kept = {f"prompt {i}" for i in range(2, 36, 3)}
+        finalists = {settings[c.setting] for c in run.clips("done") if texts[c.prompt] in kept}
+    assert answer.recommended in finalists
+    assert len(finalists) <= 4
+
+
+def test_the_preset_is_the_answer(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    result, _ = tuned(folder, options(36, passes=60_000.0), engine(folder, gains=BEST))
+    assert result.preset is not None
+    file = read_preset_file(result.preset)
+    assert file.row.layers in (("blocks:6",), (6,))
+    assert file.row.normalize
+    assert file.row.scale == 2.0
+    assert file.row.defaults["guidance_scale"] == 4.0
+    assert file.provenance.verdict == "use"
+    assert file.provenance.answer_prompts == 12
+    assert result.command.startswith("skipguide generate 'A PROMPT' --model lab-mochi --preset ")
+    told = json.loads((folder / "tune" / "race.json").read_text())
+    assert told["stage"] == "done"
+    assert told["answer"]["verdict"] == "use"
+    assert (folder / "tune" / "map.csv").is_file()
+    assert result.report is not None
+    assert "<html" in result.report.read_text()[:200]
+
+
+def test_where_nothing_helps_the_answer_is_cfg_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    result, _ = tuned(folder, options(24, passes=40_000.0), engine(folder))
+    assert result.answer is not None
+    assert result.answer.verdict == "use CFG alone"
+    assert result.answer.recommended == "cfg-4"
+    assert result.preset is not None
+    assert read_preset_file(result.preset).is_cfg_alone
+
+
+def test_a_race_drops_what_is_clearly_worse(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    _, events = tuned(folder, options(36, passes=60_000.0), engine(folder, gains=BEST))
+    race = [event for event in events if isinstance(event, RoundOver) and event.stage == "race"]
+    gone = {exit.name for exit in race[-1].state.exits}
+    assert "cfg-4" not in gone
+    assert "cfg-2" in gone
+    made = clips_of(folder)
+    assert made["cfg-2"] < made["cfg-4"]
+
+
+
+
+@pytest.mark.parametrize("after", [2, 30, 75])
+def test_an_interrupted_tuning_goes_on_to_the_same_answer(tmp_path: Path, after: int) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    asked = options(24, passes=40_000.0)
+    expected, _ = tuned(whole, asked, engine(whole, gains=BEST))
+
+    class Stopping(drawn_tuning.DrawnModel):
+        def _drawn(self, job: Job, shape: tuple[int, ...]) -> Any:
+            if self.made == after:
+                raise KeyboardInterrupt
+            return super()._drawn(job, shape)
+
+    first = Stopping(folder / "work", gains=BEST)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(folder, asked, first)
+    second = engine(folder, gains=BEST)
+    found, _ = tuned(folder, asked, second)
+    assert found.answer == expected.answer
+    assert clips_of(folder) == clips_of(whole)
+    assert first.made + second.made == sum(clips_of(whole).values())  # none is made twice
+    third = engine(folder, gains=BEST)
+    again, _ = tuned(folder, asked, third)
+    assert third.made == 0
+    assert again.answer == expected.answer
+
+
+def test_another_question_needs_another_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    tuned(folder, options(6, passes=2_000.0), engine(folder))
+    with pytest.raises(ValueError, match="goes on with the options that it began with.*prompts of"):
+        tuned(folder, options(7, passes=2_000.0), engine(folder))
+    made = engine(folder)
+    tuned(folder, options(6, passes=9_000.0), made)  # a larger budget is the same question
+    assert made.made > 0
+
+
+def test_without_a_metric_nothing_is_claimed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    asked = options(6, passes=3_000.0, objective=ObjectiveSpec())
+    result, _ = tuned(folder, asked, engine(folder, gains=BEST))
+    assert result.answer is not None
+    assert result.answer.verdict == "not measured"
+    assert result.preset is None
+    assert "not measured" in " ".join(result.answer.sentences).lower()
+    assert len(clips_of(folder)) >= 3
+
+
+def test_votes_decide_where_they_are_asked_for(tmp_path: Path) -> None:
+    from skipguide.runs.entities import Vote
+    from skipguide.tuning import vote_race
+
+    folder = tmp_path / "run"
+    asked = options(15, passes=6_000.0, objective=ObjectiveSpec(votes=True))
+    model = engine(folder, gains=BEST)
+    result, _ = tuned(folder, asked, model)
+    for _ in range(4):
+        if result.waiting is None:
+            break
+        assert "skipguide studio" in result.waiting
+        told = json.loads((folder / "tune" / "race.json").read_text())["votes"]
+        _vote(folder, told, model, vote_race, Vote)
+        result, _ = tuned(folder, asked, model)
+    assert result.answer is not None
+    assert result.answer.verdict == "use"
+    assert "blocks:6" in (result.answer.recommended or "")
+
+
+def _vote(folder: Path, told: dict[str, Any], model: Any, vote_race: Any, Vote: Any) -> None:
+    """A rater who always prefers the better setting answers until the race is over."""
+    with Run.open(folder, writable=True) as run:
+        ids = {setting.name: setting.id for setting in run.settings()}
+        clips = {(clip.setting, clip.prompt): clip for clip in run.clips("done")}
+        for number in range(300):
+            state = vote_race.state(run, told["names"], told["baseline"], told["prompts"])
+            if state.pair is None:
+                return
+            prompt = told["prompts"][number % len(told["prompts"])]
+            pair = sorted((clips[ids[name], prompt] for name in state.pair), key=lambda c: c.key)
+            good = [_quality(run, clip, model) for clip in pair]
+            answer = "first" if good[0] > good[1] else "second"
+            run.vote(
+                Vote(f"rater {number // len(told['prompts'])}", "pair", "overall",
+                     pair[0].key, pair[1].key, answer, "first")
+            )  # fmt: skip
+    raise AssertionError("the race by votes did not end")
+
+
+def _quality(run: Run, clip: Any, model: drawn_tuning.DrawnModel) -> float:
+    from skipguide.generate.settings import validate_settings
+
+    setting = next(entry for entry in run.settings() if entry.id == clip.setting)
+    complete = {**setting.complete, "model": "lab-mochi", "prompt": "a"}
+    return model.quality(validate_settings(complete))
