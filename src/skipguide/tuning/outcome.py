@@ -87,9 +87,13 @@ def preset_of(
 
 def _best_stg(everyone: Sequence[Candidate], found: Answer) -> Candidate | None:
     """Return the setting with STG that did best in the race; None if none has a value."""
-    means = {entry.name: entry.mean for entry in found.contestants}
-    known = [one for one in everyone if one.has_stg and one.name in means]
-    return max(known, key=lambda one: means[one.name], default=None)
+    gains = {
+        entry.name: entry.difference.estimate.value
+        for entry in found.contestants
+        if entry.difference is not None
+    }
+    known = [one for one in everyone if one.has_stg and one.name in gains]
+    return max(known, key=lambda one: gains[one.name], default=None)
 
 
 def row_of(options: TuneOptions, planned: Planned, one: Candidate) -> Preset:
