@@ -283,15 +283,20 @@ class Tuning:
             best = next(one for one in everyone if one.name == state.leader)
             if not best.has_stg or best.cell is None:
                 continue
-            spread = search.around(stage, best, self._scanned(layer_map, best), self.model(planned))
+            entry, model = self._scanned(layer_map, best), self.model(planned)
+            spread = search.around(stage, best, entry, model)
             if not spread:
                 continue
             cfg = next(one for one in everyone if one.role == "cfg")
             self.board.add(stage, spread)
-            passes = planned.plan.search / len(search.STAGES)
-            rules = self._race_rules(planned, passes)
+            rules = self._race_rules(planned, planned.plan.search / len(search.STAGES))
             state = yield from self.race(stage, [cfg, best, *spread], rules)
             everyone += spread
+            more = search.beyond([best, *spread], state, entry, model) if stage == "scale" else []
+            if more:
+                self.board.add(stage, more)
+                state = yield from self.race(stage, [cfg, best, *spread, *more], rules)
+                everyone += more
         return everyone, state
 
     def _scanned(self, layer_map: LayerMap, one: Candidate) -> Scanned:
