@@ -6,6 +6,7 @@ are there, and so comes back to where it was."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -230,13 +231,14 @@ class Tuning:
         Args:
             passes: of the budget; what videos take beside their passes is a part of it.
         """
-        found = self.objective.floors()
         share = budget.denoising_share(self.options, planned.timing)
+        return dataclasses.replace(self._floor_rules(), max_passes=passes * share)
+
+    def _floor_rules(self) -> RaceRules:
         return RaceRules(
             round_size=budget.ROUND,
-            floors=found.shares,
-            lower=found.lower,
-            max_passes=passes * share,
+            floors=self.objective.floors,
+            lower=self.objective.lower,
             seeds=len(self.options.seeds),
         )
 
@@ -297,7 +299,23 @@ class Tuning:
                 self.board.add(stage, more)
                 state = yield from self.race(stage, [cfg, best, *spread, *more], rules)
                 everyone += more
-        return everyone, state
+        return everyone, self._together(everyone)
+
+    def _together(self, everyone: Sequence[Candidate]) -> RaceState:
+        """Return the race of all that are still in, of every stage, on the prompts that all have.
+
+        No video is made for it.
+        """
+        exits = tuple(gone for state in self.board.rounds.values() for gone in state.exits)
+        racing = [one for one in everyone if one.name not in {gone.name for gone in exits}]
+        scores = self.scores()
+        prompts = [
+            prompt
+            for prompt in self.ids["race"]
+            if all(scores.is_known(one.name, prompt) for one in racing)
+        ]
+        rules = dataclasses.replace(self._floor_rules(), round_size=max(1, len(prompts)))
+        return dataclasses.replace(Race(racing, prompts, rules).state(scores), exits=exits)
 
     def _scanned(self, layer_map: LayerMap, one: Candidate) -> Scanned:
         costs = dict(zip(layer_map.cells, layer_map.costs, strict=True))
@@ -315,7 +333,7 @@ class Tuning:
         yield from self.sample("answer", given, self.ids["held_back"])
         yield from self.measure(names)
         return answers.answer(
-            everyone, state, self.scores(), self.ids["held_back"], self.objective.floors().shares
+            everyone, state, self.scores(), self.ids["held_back"], self._floor_rules()
         )
 
     def _show(
