@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from skipguide.generate.settings import GenerationSettings
-from skipguide.method.terms import STG
+from skipguide.method.terms import STG, explicit_layers
 from skipguide.runs.jobs import Job
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.tuning.facts import Facts
@@ -39,9 +39,7 @@ def options(count: int = 24, **more: Any) -> TuneOptions:
     common = {"height": 16, "width": 16, "num_frames": 3, "steps": 10, "fps": 8}
     spec = more.pop("objective", ObjectiveSpec(metrics=((f"{__name__}:grey", 1.0),)))
     scales = more.pop("guidance_scales", (4.0,))
-    return TuneOptions(
-        "lab-mochi", prompts, common, objective=spec, guidance_scales=scales, **more
-    )
+    return TuneOptions("lab-mochi", prompts, common, objective=spec, guidance_scales=scales, **more)
 
 
 @dataclasses.dataclass
@@ -76,11 +74,11 @@ class DrawnModel(Drawn):
         """What is known of a setting, over CFG alone at scale 4."""
         found = 0.0 if settings.guidance_scale == 4 else self.of_cfg
         for term in settings.request.terms:
-            assert isinstance(term, STG) and not isinstance(term.layers, tuple | str)
-            layer = str(next(iter(term.layers)))  # type: ignore[call-overload]
-            scale = float(term.scale)  # type: ignore[arg-type]
+            assert isinstance(term, STG)
+            (layer,) = explicit_layers(term)
+            (scale,) = term.scales(1)
             best = 1 - (np.log2(scale) - 1) ** 2 / 4
-            found += self.gains.get(layer, -0.05) * best * (term.stop - term.start)
+            found += self.gains.get(str(layer), -0.05) * best * (term.stop - term.start)
         return found
 
     def _watched(self, job: Job) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.tuning.budget import Timing, make_plan
 from skipguide.tuning.options import TuneOptions

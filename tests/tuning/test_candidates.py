@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from skipguide.tuning.candidates import Model, Scanned, candidates, cfg_alone, with_cell
 from skipguide.tuning.scan_record import Cell
 

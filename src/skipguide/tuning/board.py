@@ -38,7 +38,8 @@ class Board:
 
     def __init__(self, folder: Path, options: TuneOptions, label: str):
         self.folder, self.options = folder, options
-        self.stage, self.waiting = "scan", None
+        self.stage = "scan"
+        self.waiting: str | None = None
         self.done: dict[str, tuple[int, int | None]] = {}
         self.plan: Plan | None = None
         self.sentences: tuple[str, ...] = ()

@@ -65,9 +65,7 @@ def _with_scales(
     return [_with(best, entry, model, scale, (best.start, best.stop)) for scale in scales]
 
 
-def _with(
-    best: Candidate, entry: Scanned, model: Model, scale: float, window: Window
-) -> Candidate:
+def _with(best: Candidate, entry: Scanned, model: Model, scale: float, window: Window) -> Candidate:
     return with_cell(model, entry, best.guidance_scale, scale, window, role="search")
 
 
