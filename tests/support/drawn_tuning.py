@@ -108,10 +108,12 @@ def record(key: str) -> ScanRecord:
     }  # fmt: skip
     gram = np.repeat(np.eye(len(CELLS))[:, :, None], len(states), 2)
     costs = (DEPTH - 1 - places) / DEPTH
+    each = np.ones(len(states))
     return ScanRecord(
-        "mochi", "Model", DEPTH, 64, ("video",), (1, 4, 1, 2, 2), CELLS, DEPTH, states, places,
-        costs, values, gram, np.full(len(states), 8.0), np.full(len(states), 0.1),
-        np.full(len(states), 0.4),
+        family="mochi", denoiser="Model", depth=DEPTH, width=64, outputs=("video",),
+        shape=(1, 4, 1, 2, 2), cells=CELLS, num_places=DEPTH, states=states, places=places,
+        costs=costs, values=values, gram=gram, forwards=8 * each, strong_passes=each,
+        seconds_strong=0.1 * each, seconds_weak=0.4 * each,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from support import drawn_tuning
 from support.drawn_tuning import engine, options
 
 BEST = {"blocks:6": 0.1}
+PROMPTS, PASSES = 24, 12_000.0
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +53,19 @@ def clips_of(folder: Path) -> dict[str, int]:
     return found
 
 
-def test_the_best_layer_is_found_and_its_gain_measured(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    result, events = tuned(folder, options(36, passes=60_000.0), engine(folder, gains=BEST))
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TuneResult, list[Any]]:
+    """A tuning of a model whose layer 6 is the best."""
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    with mock.patch("os.fsync"):
+        found = tuned(folder, options(PROMPTS, passes=PASSES), engine(folder, gains=BEST))
+    return folder, *found
+
+
+def test_the_best_layer_is_found_and_its_gain_measured(
+    best: tuple[Path, TuneResult, list[Any]],
+) -> None:
+    folder, result, events = best
     answer = result.answer
     assert answer is not None
     assert answer.verdict == "use"
@@ -65,7 +76,8 @@ def test_the_best_layer_is_found_and_its_gain_measured(tmp_path: Path) -> None:
     estimate = answer.gain.difference.estimate
     assert estimate.low is not None
     assert estimate.high is not None
-    assert estimate.low < 0.1 < estimate.high  # what is known of it
+    step = 1 / 219  # of brightness in an mp4
+    assert estimate.low - step < 0.1 < estimate.high + step  # what is known of it
     assert 0 < estimate.high - estimate.low < 0.05
     stages = [event.name for event in events if isinstance(event, StageBegan)]
     assert list(dict.fromkeys(stages)) == ["scan", "race", "scale", "window", "answer"]
@@ -73,15 +85,14 @@ def test_the_best_layer_is_found_and_its_gain_measured(tmp_path: Path) -> None:
     with Run.open(folder) as run:
         texts = {prompt.id: prompt.text for prompt in run.prompts()}
         settings = {setting.id: setting.name for setting in run.settings()}
-        kept = {f"prompt {i}" for i in range(2, 36, 3)}
+        kept = {f"prompt {i}" for i in range(2, PROMPTS, 3)}
         finalists = {settings[c.setting] for c in run.clips("done") if texts[c.prompt] in kept}
     assert answer.recommended in finalists
     assert len(finalists) <= 4
 
 
-def test_the_preset_is_the_answer(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    result, _ = tuned(folder, options(36, passes=60_000.0), engine(folder, gains=BEST))
+def test_the_preset_is_the_answer(best: tuple[Path, TuneResult, list[Any]]) -> None:
+    folder, result, _ = best
     assert result.preset is not None
     file = read_preset_file(result.preset)
     assert file.row.layers in (("blocks:6",), (6,))
@@ -89,7 +100,7 @@ def test_the_preset_is_the_answer(tmp_path: Path) -> None:
     assert file.row.scale == 2.0
     assert file.row.defaults["guidance_scale"] == 4.0
     assert file.provenance.verdict == "use"
-    assert file.provenance.answer_prompts == 12
+    assert file.provenance.answer_prompts == PROMPTS // 3
     assert result.command.startswith("skipguide generate 'A PROMPT' --model lab-mochi --preset ")
     told = json.loads((folder / "tune" / "race.json").read_text())
     assert told["stage"] == "done"
@@ -101,7 +112,7 @@ def test_the_preset_is_the_answer(tmp_path: Path) -> None:
 
 def test_where_nothing_helps_the_answer_is_cfg_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    result, _ = tuned(folder, options(24, passes=40_000.0), engine(folder))
+    result, _ = tuned(folder, options(15, passes=6_000.0), engine(folder))
     assert result.answer is not None
     assert result.answer.verdict == "use CFG alone"
     assert result.answer.recommended == "cfg-4"
@@ -109,9 +120,8 @@ def test_where_nothing_helps_the_answer_is_cfg_alone(tmp_path: Path) -> None:
     assert read_preset_file(result.preset).is_cfg_alone
 
 
-def test_a_race_drops_what_is_clearly_worse(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    _, events = tuned(folder, options(36, passes=60_000.0), engine(folder, gains=BEST))
+def test_a_race_drops_what_is_clearly_worse(best: tuple[Path, TuneResult, list[Any]]) -> None:
+    folder, _, events = best
     race = [event for event in events if isinstance(event, RoundOver) and event.stage == "race"]
     gone = {exit.name for exit in race[-1].state.exits}
     assert "cfg-4" not in gone
@@ -120,11 +130,13 @@ def test_a_race_drops_what_is_clearly_worse(tmp_path: Path) -> None:
     assert made["cfg-2"] < made["cfg-4"]
 
 
-@pytest.mark.parametrize("after", [2, 30, 75])
-def test_an_interrupted_tuning_goes_on_to_the_same_answer(tmp_path: Path, after: int) -> None:
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    asked = options(24, passes=40_000.0)
-    expected, _ = tuned(whole, asked, engine(whole, gains=BEST))
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
+def test_an_interrupted_tuning_goes_on_to_the_same_answer(
+    tmp_path: Path, best: tuple[Path, TuneResult, list[Any]], share: float
+) -> None:
+    whole, expected, _ = best
+    folder, asked = tmp_path / "run", options(PROMPTS, passes=PASSES)
+    after = int(share * sum(clips_of(whole).values()))
 
     class Stopping(drawn_tuning.DrawnModel):
         def _drawn(self, job: Job, shape: tuple[int, ...]) -> Any:
@@ -163,7 +175,7 @@ def test_without_a_metric_nothing_is_claimed(tmp_path: Path) -> None:
     assert result.answer is not None
     assert result.answer.verdict == "not measured"
     assert result.preset is None
-    assert "not measured" in " ".join(result.answer.sentences).lower()
+    assert result.answer.sentences[0].startswith("Nothing was measured")
     assert len(clips_of(folder)) >= 3
 
 
@@ -172,7 +184,7 @@ def test_votes_decide_where_they_are_asked_for(tmp_path: Path) -> None:
     from skipguide.tuning import vote_race
 
     folder = tmp_path / "run"
-    asked = options(15, passes=6_000.0, objective=ObjectiveSpec(votes=True))
+    asked = options(30, passes=6_000.0, objective=ObjectiveSpec(votes=True))
     model = engine(folder, gains=BEST)
     result, _ = tuned(folder, asked, model)
     for _ in range(4):

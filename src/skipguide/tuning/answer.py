@@ -7,6 +7,7 @@ at once. The cheapest of those that cannot be told apart is recommended, and tha
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import numpy as np
 
 from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
-from skipguide.stats.paired import Difference, paired_difference
+from skipguide.stats.paired import Difference, paired_difference, share_against_half
 from skipguide.tuning import answer_words as words
 from skipguide.tuning.race_state import BASELINE, Racer, RaceRules, RaceState, finite
 from skipguide.tuning.scores import Floats, ScoreTable, column_of
@@ -212,7 +213,10 @@ class _HeldBack:
     def gain(self, name: str, other: str) -> Gain:
         prompts = self._common(name, other)
         own, base = (self.scores.column(one, prompts) for one in (name, other))
-        return _compare(self.scores.label, own, base)
+        found = _compare(self.scores.label, own, base)
+        if self.scores.against_half and other == self.baseline:
+            return dataclasses.replace(found, difference=share_against_half(own))
+        return found
 
     def part(self, metric: str, name: str) -> Gain:
         values = self.scores.parts[metric]

@@ -85,7 +85,7 @@ def _answer(
     prompts = [*tuning.ids["race"][:_PROMPTS], *kept]
     with Run.open(tuning.folder) as run:
         won = vote_race.shares(run, names, baseline, prompts)
-    scores = ScoreTable("win rate in blind pairs against CFG alone", won)
+    scores = ScoreTable("win rate in blind pairs against CFG alone", won, against_half=True)
     return answers.answer(racing, _as_race(racing, state), scores, kept)
 
 

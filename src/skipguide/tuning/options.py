@@ -9,6 +9,7 @@ from pathlib import Path
 
 from skipguide.generate.record import hash_file
 from skipguide.method.protocols import PlainData
+from skipguide.runs import storage
 from skipguide.runs.ledger import to_json
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.stats.intervals import MIN_CLUSTERS
@@ -17,6 +18,7 @@ from skipguide.tuning.objective import ObjectiveSpec
 
 FOLDER = "tune"  # in the run
 SCAN_FOLDER = f"{FOLDER}/scan"
+_FILE = "options.json"
 _KEPT_BACK_EVERY = 3  # of the prompts one in three chooses nothing
 DEFAULT_HOURS = 1.0
 
@@ -120,33 +122,38 @@ def _prompt_content(prompt: Prompt) -> PlainData:
     return {**found, "seeds": list(prompt.seeds)}
 
 
-def keep_options(folder: Path, options: TuneOptions) -> None:
-    """Write the options into the run, or see that they are those of the tuning that is there.
+def check_run(folder: Path, options: TuneOptions) -> None:
+    """Check that a folder can hold a tuning with these options, before any work.
 
     Raises:
-        ValueError: if the run has another tuning.
+        ValueError: if it cannot be written, holds something else, or has another tuning.
     """
-    from skipguide.runs import storage
-
-    now = {"format": 1, "content": options.content()}
-    path = folder / FOLDER / "options.json"
-    if path.is_file():
-        try:
-            then = json.loads(path.read_text(encoding="utf-8"))["content"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"the options of a tuning must be JSON, but {path} is damaged ({error}). Choose"
-                " another folder with --out; clips can be merged by `skipguide runs merge`."
-            ) from None
-        changed = [name for name in now["content"] if then.get(name) != now["content"][name]]
-        if changed:
-            raise ValueError(
-                "a tuning goes on with the options that it began with, and more hours or passes,"
-                f" but {', '.join(changed)} of {folder} {'are' if changed[1:] else 'is'} another"
-                " one. Give the same, or choose another folder with --out."
-            )
+    storage.check_run_folder(folder)
+    storage.check_writable(folder)
+    path = folder / FOLDER / _FILE
+    if not path.is_file():
         return
-    storage.write_atomically(folder, f"{FOLDER}/options.json", to_json(now).encode())
+    try:
+        then = json.loads(path.read_text(encoding="utf-8"))["content"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the options of a tuning must be JSON, but {path} is damaged ({error}). Choose another"
+            " folder with --out; clips can be merged by `skipguide runs merge`."
+        ) from None
+    now = json.loads(to_json(options.content()))
+    changed = [name for name in now if then.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            "a tuning goes on with the options that it began with, and more hours or passes, but"
+            f" {', '.join(changed)} of {folder} {'are' if changed[1:] else 'is'} another one. Give"
+            " the same, or choose another folder with --out."
+        )
+
+
+def keep_options(folder: Path, options: TuneOptions) -> None:
+    """Write the options into the run, for those who go on with it."""
+    content = to_json({"format": 1, "content": options.content()})
+    storage.write_atomically(folder, f"{FOLDER}/{_FILE}", content.encode())
 
 
 def prompts_hash(options: TuneOptions) -> str:

@@ -34,7 +34,7 @@ from skipguide.tuning.events import (
 from skipguide.tuning.facts import Facts
 from skipguide.tuning.layer_map import LayerMap
 from skipguide.tuning.objective import Objective
-from skipguide.tuning.options import TuneOptions, keep_options
+from skipguide.tuning.options import TuneOptions, check_run, keep_options
 from skipguide.tuning.race import Race, RaceRules, RaceState
 from skipguide.tuning.sampling import Sampler
 from skipguide.tuning.scores import ScoreTable
@@ -106,8 +106,9 @@ class Tuning:
 
     def _begin(self, planned: Planned) -> None:
         """Enter the tuning into its run."""
-        keep_options(self.folder, self.options)
         self.sampler.register()
+        keep_options(self.folder, self.options)
+        budget.keep_timing(self.folder, planned.timing)
         racing, kept = self.options.split()
         ids = self.sampler.ids
         self.ids = {
@@ -129,6 +130,7 @@ class Tuning:
         """
         from skipguide.tuning import plan_words
 
+        check_run(self.folder, self.options)
         own = self.sampler.survey({"name": "cfg", "stg_scale": 0.0, **self._first_scale()})
         known = self._inspect(own.setting.generation)
         timing = budget.read_timing(self.folder) or self._measure_times(own, known)

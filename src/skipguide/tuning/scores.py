@@ -41,6 +41,8 @@ class ScoreTable:
         parts: the same of each metric that the objective is made of.
         lacking: why a setting has no value on a prompt where it never will have one: its video
             failed or is damaged, or a metric has no number for it.
+        against_half: the values are shares of votes against CFG alone, whose own are 0.5; as such
+            they are compared.
         of_set: the values where the objective is a number of a set of videos, `values` is then
             empty.
     """
@@ -51,6 +53,7 @@ class ScoreTable:
     parts: Mapping[str, Values] = field(default_factory=dict)
     lacking: Mapping[tuple[str, int], str] = field(default_factory=dict)
     of_set: SetValues | None = None
+    against_half: bool = False
 
     def column(self, name: str, prompts: Sequence[int]) -> Floats:
         """Return the values `(P,)` of a setting on some prompts; nan where it has none."""
