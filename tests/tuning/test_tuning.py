@@ -205,7 +205,8 @@ def _vote(folder: Path, told: dict[str, Any], model: Any, vote_race: Any, Vote: 
         ids = {setting.name: setting.id for setting in run.settings()}
         clips = {(clip.setting, clip.prompt): clip for clip in run.clips("done")}
         for number in range(300):
-            state = vote_race.state(run, told["names"], told["baseline"], told["prompts"])
+            rules = vote_race.VoteRules.of(told)
+            state = vote_race.state(run, told["names"], told["baseline"], told["prompts"], rules)
             if state.pair is None:
                 return
             prompt = told["prompts"][number % len(told["prompts"])]

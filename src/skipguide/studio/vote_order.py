@@ -31,7 +31,8 @@ def arrange(run: Run, test: Test, left: Sequence[Task], rater: str) -> list[Task
     ids = {setting.name: setting.id for setting in run.settings()}
     if not {ids.get(name) for name in asked["names"]} <= set(test.settings):
         return list(left)
-    state = vote_race.state(run, asked["names"], asked["baseline"], asked["prompts"])
+    rules = vote_race.VoteRules.of(asked)
+    state = vote_race.state(run, asked["names"], asked["baseline"], asked["prompts"], rules)
     if state.over:
         return []
     places = {frozenset(ids[name] for name in pair): i for i, pair in enumerate(state.pairs)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
+from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.tuning import answer as answers
 from skipguide.tuning import vote_race
@@ -19,7 +20,7 @@ from skipguide.tuning.events import Planned, TuneEvent, TuneResult
 from skipguide.tuning.layer_map import LayerMap
 from skipguide.tuning.race import Exit, RaceState
 from skipguide.tuning.scores import ScoreTable
-from skipguide.tuning.vote_race import VoteState
+from skipguide.tuning.vote_race import VoteRules, VoteState
 
 if TYPE_CHECKING:
     from skipguide.tuning.run import Tuning
@@ -35,34 +36,34 @@ def finish(
     yield from tuning.sample("race", [one.given for one in racing], prompts)
     names = [one.name for one in racing]
     baseline = next(one for one in racing if one.role == "cfg")
-    state = _ask(tuning, names, baseline.name, prompts)
+    state = _ask(tuning, _asked(names, baseline.name, prompts))
     if not state.over:
-        return _wait(tuning, layer_map, state, names, baseline.name, prompts)
+        return _wait(tuning, layer_map, state, _asked(names, baseline.name, prompts))
     best = next(one for one in racing if one.name == state.leader)
     if best.name == baseline.name:
         return tuning.finish(planned, layer_map, racing, _answer(tuning, racing, state, []))
     kept = tuning.ids["held_back"]
     yield from tuning.sample("answer", [baseline.given, best.given], kept)
     pair = [baseline.name, best.name]
-    last = _ask(tuning, pair, baseline.name, kept)
-    if not last.over and kept:
-        return _wait(tuning, layer_map, last, pair, baseline.name, kept)
+    asked = {**_asked(pair, baseline.name, kept), "every_prompt": True}
+    last = _ask(tuning, asked)
+    if kept and not last.over:
+        return _wait(tuning, layer_map, last, asked)
     return tuning.finish(planned, layer_map, racing, _answer(tuning, racing, state, kept))
 
 
-def _ask(tuning: Tuning, names: Sequence[str], baseline: str, prompts: Sequence[int]) -> VoteState:
+def _asked(names: Sequence[str], baseline: str, prompts: Sequence[int]) -> PlainData:
+    """Return which votes are wanted, as the studio reads it."""
+    return {"names": list(names), "baseline": baseline, "prompts": list(prompts)}
+
+
+def _ask(tuning: Tuning, asked: PlainData) -> VoteState:
+    rules = VoteRules.of(asked)
     with Run.open(tuning.folder) as run:
-        return vote_race.state(run, names, baseline, prompts)
+        return vote_race.state(run, asked["names"], asked["baseline"], asked["prompts"], rules)
 
 
-def _wait(
-    tuning: Tuning,
-    layer_map: LayerMap,
-    state: VoteState,
-    names: Sequence[str],
-    baseline: str,
-    prompts: Sequence[int],
-) -> TuneResult:
+def _wait(tuning: Tuning, layer_map: LayerMap, state: VoteState, asked: PlainData) -> TuneResult:
     """Say what is waited for, in the run and to the caller."""
     more = f" About {state.more_votes} are expected to be needed." if state.more_votes else ""
     said = (
@@ -70,7 +71,7 @@ def _wait(
         f" {tuning.folder}`, then run the same command again: it goes on from there."
     )
     tuning.board.stage, tuning.board.waiting = "race", said
-    tuning.board.votes = {"names": list(names), "baseline": baseline, "prompts": list(prompts)}
+    tuning.board.votes = asked
     tuning.board.vote_state = finite(state.to_dict())
     tuning.board.write()
     return TuneResult(tuning.folder, layer_map, None, said)

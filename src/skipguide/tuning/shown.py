@@ -91,7 +91,8 @@ def _read_votes(run: Run, asked: PlainData | None, problems: list[str]) -> Plain
         return None
     try:
         prompts: Sequence[int] | None = asked.get("prompts")
-        return vote_race.state(run, asked["names"], asked["baseline"], prompts).to_dict()
+        rules = vote_race.VoteRules.of(asked)
+        return vote_race.state(run, asked["names"], asked["baseline"], prompts, rules).to_dict()
     except (KeyError, ValueError) as error:
         problems.append(f"The votes of the race cannot be counted: {error}")
         return None

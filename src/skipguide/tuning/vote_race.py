@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
 
@@ -40,11 +40,19 @@ class VoteRules:
         alpha: the probability of a mistake that is taken.
         margin: the win rate against the leader that a setting must be able to have to matter.
         most_votes: after so many the race is over in any case.
+        every_prompt: the race is over when each prompt has a vote, and not before: for an answer
+            with the interval of a share, which must not depend on when it was stopped.
     """
 
     alpha: float = 0.05
     margin: float = 0.55
     most_votes: int = 400
+    every_prompt: bool = False
+
+    @classmethod
+    def of(cls, asked: PlainData) -> VoteRules:
+        """Return the rules of the race that `tune/race.json` says votes are wanted for."""
+        return cls(every_prompt=bool(asked.get("every_prompt")))
 
     def __post_init__(self) -> None:
         if not (0 < self.alpha < 1 and 0.5 <= self.margin < 1 and self.most_votes > 0):
@@ -137,7 +145,16 @@ def state(
     """
     rules, ids = rules or VoteRules(), _find_settings(run, names, baseline)
     duels = _find_duels(run, set(ids.values()), prompts)
-    return judge(duels, ids, baseline, _shown_pairs(run, ids, prompts), rules)
+    found = judge(duels, ids, baseline, _shown_pairs(run, ids, prompts), rules)
+    return _until_all_judged(found, duels, prompts or ()) if rules.every_prompt else found
+
+
+def _until_all_judged(found: VoteState, duels: Sequence[Duel], prompts: Sequence[int]) -> VoteState:
+    """Return a race that is over when each of the prompts has a vote."""
+    left = len({*prompts} - {duel.cluster for duel in duels})
+    if not found.pairs or not left:
+        return replace(found, over=True, why="Every prompt that was kept back has a vote.")
+    return replace(found, over=False, why="", more_votes=left)
 
 
 def shares(
