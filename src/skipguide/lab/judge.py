@@ -178,9 +178,15 @@ def _is_built_like(pipe: Pipeline, name: str) -> bool:
     return False
 
 
-@torch.no_grad()
 def read(frames: NDArray[np.uint8]) -> dict[str, str]:
-    """Return the words that the judge reads in one clip.
+    """Return the words that the judge reads in one clip; the arguments are `read_logits`'."""
+    logits = read_logits(frames)
+    return {name: words[int(logits[name].argmax())] for name, words in HEADS.items()}
+
+
+@torch.no_grad()
+def read_logits(frames: NDArray[np.uint8]) -> dict[str, Tensor]:
+    """Return the logits `(1, words)` of each head for one clip.
 
     Args:
         frames: `(F, H, W, 3)` uint8 array; sizes other than 64x64 are resized, lengths other than
@@ -190,8 +196,7 @@ def read(frames: NDArray[np.uint8]) -> dict[str, str]:
     wanted = (world.NUM_FRAMES, world.FRAME_SIZE, world.FRAME_SIZE)
     if clip.shape[2:] != wanted:
         clip = F.interpolate(clip, size=wanted, mode="trilinear", align_corners=False)
-    logits, _ = load_judge()(clip)
-    return {name: words[int(logits[name].argmax())] for name, words in HEADS.items()}
+    return load_judge()(clip)[0]
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

@@ -62,6 +62,7 @@ class Metric:
     weight: float = 0.0
     share: Literal["", "generated", "reference"] = ""  # the videos that it is a share of, if any
     uses_rate: bool = False  # whether it picks frames by time
+    on_request: bool = False  # whether an evaluation that names no metrics leaves it out
 
 
 _MIT, _APACHE, _BSD, _NC = "MIT", "Apache-2.0", "BSD-3-Clause", "CC BY-NC 4.0"
@@ -179,6 +180,17 @@ def _vbench_metric(
     )  # fmt: skip
 
 
+def _pixel_metric(
+    name: str, what: str, better: Literal["higher", "lower"] = "higher", range: Range = (0, 1),
+    fewest_frames: int = 1, uses_rate: bool = False,
+) -> Metric:  # fmt: skip
+    """Return a row of what a video is like, which is not how good it is."""
+    return Metric(
+        name, "video", what, "this package", range, better, fewest_frames=fewest_frames,
+        uses_rate=uses_rate, on_request=True,
+    )  # fmt: skip
+
+
 _ROWS = (
     Metric(
         "fvd", "set", "Frechet distance between the features", "arXiv:1812.01717", (0, None),
@@ -245,5 +257,13 @@ _ROWS = (
         "clip",
         ("clip_b32",), 2,
     ),
+    _pixel_metric(
+        "motion", "mean difference of frames an eighth of a second apart", fewest_frames=2,
+        uses_rate=True,
+    ),
+    _pixel_metric(
+        "sharpness", "steepness of edges: 1 / the pixels that they ramp over", range=(0, None)
+    ),
+    _pixel_metric("saturation", "distance of pixels from grey", "lower"),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from skipguide.metrics import vbench
+from skipguide.metrics import pixels, vbench
 from skipguide.metrics import weights as stored
 from skipguide.metrics.catalog import EXTRACTORS, METRICS
 from skipguide.metrics.features import GENERATED, REFERENCE, Readings, Side
@@ -22,6 +22,7 @@ from skipguide.metrics.weights import WeightsRecord
 from skipguide.models.memory import is_out_of_memory
 
 Tensor = torch.Tensor
+METERS = vbench.METERS | pixels.METERS
 Note = Callable[[str], None]  # is called with the name of each video before it is read
 
 
@@ -192,7 +193,7 @@ class Reader:
             if count < fewest:
                 one.failures[metric] = _too_short_reason(count, fewest)
             else:
-                one.meters[metric] = vbench.METERS[metric](model, count, clip.fps)
+                one.meters[metric] = METERS[metric](model, count, clip.fps)
         for name, network in self.extractors.items():
             fewest = EXTRACTORS[name].fewest
             if network.kinds[side] and count < fewest:

@@ -118,10 +118,14 @@ def _fits(metric: str, extractor: Extractor) -> bool:
 
 
 def all_metrics(features: str = "") -> list[MetricRequest]:
-    """Return all metrics; set metrics use `features` where it fits, else their usual extractor."""
+    """Return all metrics but those on request.
+
+    Set metrics use `features` where it fits, else their usual extractor.
+    """
     return [
         parse_metric(name, features if features and _fits(name, EXTRACTORS[features]) else "")
-        for name in METRICS
+        for name, row in METRICS.items()
+        if not row.on_request
     ]
 
 
@@ -130,7 +134,8 @@ def select_metrics(
 ) -> tuple[list[MetricRequest], list[UnavailableMetric]]:
     """Return the metrics to run and those that cannot be run.
 
-    Without names, these are all metrics, divided by whether everything they need is there.
+    Without names, these are all metrics but those on request, divided by whether everything they
+    need is there.
 
     Raises:
         ValueError: if a metric that is named cannot be run.

@@ -1,0 +1,107 @@
+"""What the judge reads in a video of the words of its prompt, for `skipguide tune` on lab models.
+
+    skipguide tune --model lab-mochi --metric skipguide.lab.prompt_metric:likelihood ...
+
+Only words that the prompt names count: shape, colour and motion of the object that moves. Of two
+objects it is the one that is named first.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skipguide.lab import judge, world
+
+Frames = NDArray[np.uint8]
+
+
+def right(frames: Frames, prompt: str | None, fps: float | None = None) -> float:
+    """Return 1 if the judge reads every word that the prompt names, else 0.
+
+    Args:
+        frames: `(F, H, W, 3)` uint8; sizes other than 64x64 are resized, lengths other than 19
+            resampled in time.
+        prompt: a caption of the lab's world.
+        fps: not used.
+
+    Raises:
+        ValueError: if the prompt names no shape, colour or motion.
+    """
+    logits = judge.read_logits(frames)
+    return float(all(_best(name, logits[name]) == word for name, word in _asked(prompt).items()))
+
+
+def likelihood(frames: Frames, prompt: str | None, fps: float | None = None) -> float:
+    """Return the mean logarithm of the chance that the judge gives the words of the prompt.
+
+    It is 0 at best, -2 for guesses among eight, and falls far for words that are surely wrong; it
+    varies less than `right` from clip to clip where words are read right or nearly so. Arguments
+    and errors are those of `right`.
+    """
+    logits = judge.read_logits(frames)
+    logs = [
+        logits[name].double().log_softmax(1)[0, judge.HEADS[name].index(word)]
+        for name, word in _asked(prompt).items()
+    ]
+    return float(torch.stack(logs).mean())
+
+
+def certainty(frames: Frames, prompt: str | None, fps: float | None = None) -> float:
+    """Return exp of `likelihood`: the geometric mean of the chances, in [0, 1].
+
+    One clip that is surely wrong does not weigh more than the others. Arguments and errors are
+    those of `right`.
+    """
+    return float(np.exp(likelihood(frames, prompt, fps)))
+
+
+def _best(name: str, logits: torch.Tensor) -> str:
+    return judge.HEADS[name][int(logits.argmax())]
+
+
+def _asked(prompt: str | None) -> dict[str, str]:
+    found = named_words(prompt or "")
+    if not found:
+        raise ValueError(
+            "a prompt must name a shape, a colour or a motion of the lab's world, so that it can be"
+            f" read in the video, but got {prompt!r}. Write one as 'a red star moving left'."
+        )
+    return found
+
+
+def named_words(prompt: str) -> dict[str, str]:
+    """Return the words that a caption names of the object that moves: shape, colour, motion.
+
+    The colour is the one before the shape, for backgrounds have colours too; without a shape it is
+    one that no background follows.
+    """
+    text = prompt.lower()
+    found: dict[str, str] = {}
+    if shape := re.search(
+        rf"(?:\b({_any(judge.HEADS['colour'])}) )?\b({_any(world.SHAPES)})\b", text
+    ):
+        found["shape"] = shape[2]
+        if shape[1]:
+            found["colour"] = shape[1]
+    elif colour := re.search(rf"\b({_any(judge.HEADS['colour'])})\b(?! background)", text):
+        found["colour"] = colour[1]
+    if motion := _motion(text):
+        found["motion"] = motion
+    return found
+
+
+def _any(words: tuple[str, ...]) -> str:
+    return "|".join(words)
+
+
+def _motion(text: str) -> str | None:
+    """Return the motion with the longest phrase in a text: "bouncing up and down" is no "down"."""
+    phrases = [(phrase, name) for name, known in world.MOTION_PHRASES.items() for phrase in known]
+    for phrase, name in sorted(phrases, key=lambda pair: -len(pair[0])):
+        if re.search(rf"\b{phrase}\b", text):
+            return name
+    return None
