@@ -64,7 +64,7 @@ def spec(*metrics: tuple[str, float], **more: object) -> ObjectiveSpec:
 def test_values_are_those_of_the_metrics_and_kept_in_the_ledger(run: Run) -> None:
     objective = Objective(spec(("sharpness", 2.0), ("saturation", 1.0), floors=(("motion", 0.97),)))
     assert objective.label == "2 sharpness - saturation"
-    assert objective.floor_rules == (("motion", 0.97),)
+    assert objective.floors == (("motion", 0.97),)
     assert objective.lower == ()
     assert "of values as they are" in objective.check()[0]
     assert objective.scores(run).values == {}

@@ -92,8 +92,8 @@ class KernelScores:
         found = intervals.mean(len(vectors) * whole - (len(vectors) - 1) * without)
         # With several videos a prompt, the mean of pseudo-values is near the distance, not it.
         shift = whole - found.value
-        ends = (None if end is None else end + shift for end in (found.low, found.high))
-        return Estimate(whole, *ends, len(vectors), found.reason)
+        low, high = (None if end is None else end + shift for end in (found.low, found.high))
+        return Estimate(whole, low, high, len(vectors), found.reason)
 
     def real_to_real(self) -> Estimate:
         """Return the distance of one half of the real videos to the other, with its interval.

@@ -45,8 +45,8 @@ class Objective:
 
     def __init__(self, spec: ObjectiveSpec) -> None:
         self.spec = spec
-        self.parts, self.floors = parts_of(spec.metrics), parts_of(spec.floors)
-        check_numbers(self.parts, self.floors)
+        self.parts, self.floor_parts = parts_of(spec.metrics), parts_of(spec.floors)
+        check_numbers(self.parts, self.floor_parts)
         parts_of(dict((*spec.metrics, *spec.floors)).items())
         self._check_choices()
         self._measuring: Measuring | None = None
@@ -59,14 +59,14 @@ class Objective:
         return label_of(self.parts)
 
     @property
-    def floor_rules(self) -> tuple[tuple[str, float], ...]:
+    def floors(self) -> tuple[tuple[str, float], ...]:
         """The floors as `RaceRules` takes them."""
-        return tuple((one.name, one.number) for one in self.floors)
+        return tuple((one.name, one.number) for one in self.floor_parts)
 
     @property
     def lower(self) -> tuple[str, ...]:
         """The metrics with floors that are better lower, as `RaceRules` takes them."""
-        return tuple(one.name for one in self.floors if one.is_lower)
+        return tuple(one.name for one in self.floor_parts if one.is_lower)
 
     def _check_choices(self) -> None:
         spec = self.spec
@@ -102,7 +102,7 @@ class Objective:
             ValueError: for weights that are missing or not allowed, or a reference that is not
                 there, empty or too small.
         """
-        requests_of((*self.parts, *self.floors), self.spec.features, self.spec.options)
+        requests_of((*self.parts, *self.floor_parts), self.spec.features, self.spec.options)
         found = []
         if len(self.parts) > 1:
             found.append(
@@ -144,11 +144,11 @@ class Objective:
             ValueError: if a function was changed since its values were kept in the run, or a metric
                 has no value for any clip.
         """
-        if not (self.parts or self.floors or self.spec.features):
+        if not (self.parts or self.floor_parts or self.spec.features):
             return []
         if self._measuring is None:
             self._measuring = Measuring(
-                (*self.parts, *self.floors), self.spec.features, self.spec.reference,
+                (*self.parts, *self.floor_parts), self.spec.features, self.spec.reference,
                 self.spec.options,
             )  # fmt: skip
         ids = {setting.name: setting.id for setting in run.settings()}
@@ -178,14 +178,16 @@ class Objective:
         self, run: Run, cells: Mapping[tuple[str, int], Sequence[Clip]], kept: Kept,
         reasons: Mapping[str, Mapping[str, str]],
     ) -> ScoreTable:  # fmt: skip
-        every = {one.name: _values(one.name, cells, reasons) for one in (*self.parts, *self.floors)}
+        every = {
+            one.name: _values(one.name, cells, reasons) for one in (*self.parts, *self.floor_parts)
+        }
         features = _features(kept.features(self.spec.features), cells) if self.spec.features else {}
         of_set = None
         if self.spec.features:
             of_set = KernelScores(features, kept.reference(self.spec.features), self.spec.features)
         return ScoreTable(
             self.label, _sum(self.parts, every),
-            {one.name: every[one.name] for one in self.floors},
+            {one.name: every[one.name] for one in self.floor_parts},
             {one.name: every[one.name] for one in self.parts},
             dict(self._lacking(cells, every, features, reasons)), of_set,
         )  # fmt: skip
