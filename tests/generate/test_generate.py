@@ -718,7 +718,7 @@ def test_record_is_complete_and_names_nobody(
     }
     of_models = {*ModelSettings.model_fields} - {"model", "dtype", "device"}
     left_out = {name for name, value in made["settings"].items() if value is None}
-    assert left_out == of_images | of_models
+    assert left_out == of_images | of_models | {"preset"}
     assert made["format"] == 2
     assert made["settings"]["guidance"] == {"terms": [{"layers": [2], "scale": 1.0}]}
     assert "image" not in made

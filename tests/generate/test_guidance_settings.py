@@ -19,7 +19,7 @@ from skipguide.families import presets
 from skipguide.files import video
 from skipguide.generate import run as generation
 from skipguide.generate.describe import describe_method
-from skipguide.generate.parsing import read_schedule_files
+from skipguide.generate.parsing import read_named_files
 from skipguide.generate.resolve import resolve_settings
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
@@ -109,7 +109,7 @@ BINS = Schedule(
     "given", [{"schedule": "bins.yaml"}, {"guidance": {"schedule": "bins.yaml"}}]
 )
 def test_a_schedule_is_read_into_the_settings(here: Path, pipe: Any, given: dict[str, Any]) -> None:
-    read = validate_settings(read_schedule_files({"prompt": "p", **given}))
+    read = validate_settings(read_named_files({"prompt": "p", **given}))
     found = resolve_settings(read, pipe)
     assert found.request.schedule == BINS
     assert validate_settings(json.loads(found.model_dump_json())) == found

@@ -85,7 +85,7 @@ BAD = [
     ("stop", float("nan")), ("stop", 2.0), ("rescale", 1.01), ("rescale", -1.0),
     ("guidance_scale", -1.0), ("guidance_scale", float("inf")), ("min_guidance_scale", -1.0),
     ("min_guidance_scale", "1"), ("motion_bucket_id", -1), ("motion_bucket_id", 127.0),
-    ("image_fit", "squash"), ("image_fit", 1),
+    ("image_fit", "squash"), ("image_fit", 1), ("preset", "tune.toml"), ("preset", 3),
     ("noise_aug_strength", -0.1), ("noise_aug_strength", "a"), ("decode_chunk_size", 0),
     ("decode_chunk_size", 1.5), ("steps", 0), ("steps", -3), ("steps", 2.5), ("steps", "many"),
     ("steps", True), ("seed", -1), ("seed", 2**63), ("seed", 1.0), ("seed", None), ("height", 33),
@@ -224,6 +224,7 @@ OF_IMAGES = {
     "decode_chunk_size",
     "image_fit",
 }
+OF_FILES = {"preset"}  # complete settings say all of it themselves
 
 
 def test_none_is_filled_from_the_preset_then_from_the_pipeline(
@@ -231,7 +232,7 @@ def test_none_is_filled_from_the_preset_then_from_the_pipeline(
 ) -> None:
     monkeypatch.setattr(presets, "preset_for", lambda _: PRESET)
     settings = resolve_settings(validate_settings({"prompt": "p"}), pipe)
-    assert {name for name, value in settings if value is None} == OF_IMAGES | OF_MODELS
+    assert {name for name, value in settings if value is None} == OF_IMAGES | OF_MODELS | OF_FILES
     term = STG([2, 3], 1.5, "attention", start=0.1, stop=0.9)
     assert settings.request == GuidanceRequest((term,), rescale=0.7)
     assert (settings.height, settings.fps, settings.steps, settings.max_sequence_length) == (
@@ -410,7 +411,7 @@ def test_svd_is_filled_from_its_call_and_its_unet(svd: Any) -> None:
     )
     assert (settings.min_guidance_scale, settings.guidance_scale) == (1.0, 3.0)
     assert (settings.fps, settings.motion_bucket_id, settings.noise_aug_strength) == (7, 127, 0.02)
-    assert {name for name, value in settings if value is None} - OF_MODELS == {
+    assert {name for name, value in settings if value is None} - OF_MODELS - OF_FILES == {
         "prompt", "negative_prompt", "image_fit", "decode_chunk_size", "max_sequence_length",
     }  # fmt: skip
     assert settings.image == "x.png"  # no folder of the machine

@@ -66,11 +66,7 @@ def compare(
     file = options.read_config(config)
     texts = list(dict.fromkeys(prompts or [None]))
     items, note = build_items(file, given, texts, prompt_file, seeds)
-    if not all(uses_guidance(item.settings) for item in items):
-        raise ValueError(
-            "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same."
-            " Leave the scale out."
-        )
+    _check_guidance(items)
     several = is_batch(prompt_file, seeds)
     targets = [
         out_dir / f"{name}.mp4" for name in names.choose_names([i.subject for i in items], out_dir)
@@ -83,6 +79,26 @@ def compare(
     _print_comparison(job, outcomes, as_json)
     if any(outcome.state == "failed" for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def _check_guidance(items: Sequence[Item]) -> None:
+    """Check that there is something to compare CFG with.
+
+    Raises:
+        ValueError: if there is not.
+    """
+    without = next((item for item in items if not uses_guidance(item.settings)), None)
+    if without is None:
+        return
+    file = without.settings.preset
+    if file is not None and file.is_cfg_alone:
+        from skipguide.generate.preset_given import describe_cfg_alone
+
+        raise ValueError(f"compare needs guidance beside CFG, but {describe_cfg_alone(file)}")
+    raise ValueError(
+        "compare needs guidance beside CFG, but got a scale of 0: all videos would be the same."
+        " Leave the scale out."
+    )
 
 
 def _check_outputs(targets: Sequence[Path], overwrite: bool, several: bool) -> None:

@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "seed", "num_frames", "out", "out_dir",
     ),
     "Size and speed of the video": ("height", "width", "fps"),
-    GUIDANCE: (),
+    GUIDANCE: ("preset",),
     MODEL: (),
     "Text and image": (
         "max_sequence_length", "image_fit", "min_guidance_scale", "motion_bucket_id",

@@ -241,13 +241,15 @@ def _read_yaml(path: Path) -> PlainData:
 def build_settings(
     file: ReadOnlyData, given: ReadOnlyData, prompt: str | None
 ) -> GenerationSettings:
-    """Return the settings of the command line over those of the file; a schedule's file is read.
+    """Return the settings of the command line over those of the file.
+
+    The files of a schedule and of a preset are read.
 
     Raises:
         ValueError: for something that is no setting, or a file that cannot be read.
     """
     merged = {**file, **given, **({} if prompt is None else {"prompt": prompt})}
-    return validate_settings(parsing.read_schedule_files(merged))
+    return validate_settings(parsing.read_named_files(merged))
 
 
 def first_frame(settings: GenerationSettings) -> PIL.Image.Image | None:

@@ -1,15 +1,16 @@
-"""skipguide presets: list every published setting, converted into this library's terms."""
+"""skipguide presets: list every published setting and those of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from skipguide.cli import console
+from skipguide.cli import console, own_presets
 from skipguide.cli.families import Line, align_columns, print_lines
-from skipguide.cli.options import Json
+from skipguide.cli.options import Json, Overwrite
 from skipguide.method.protocols import PlainData
 
 
@@ -20,23 +21,96 @@ def presets(
     pipeline: Annotated[
         str, typer.Option(help="Only pipelines that contain this, as in WanPipeline.")
     ] = "",
+    add: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Copy a file that skipguide tune wrote to your own presets, so that --preset NAME"
+            " finds it.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="With --add: what it is called.", show_default="as the file"),
+    ] = None,
+    remove: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Remove one of your own.", show_default=False),
+    ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """List the published settings of STG and SLG with their sources.
+    """List the published settings of STG and SLG with their sources, and your own.
 
     STG.preset() and SLG.preset() pick the ones with a star. The window is a part of the run, or in
-    a schedule a range of sigma."""
-    from skipguide.families import tables
-
-    rows = tables.preset_rows(model, pipeline)
-    if as_json:
-        console.print_result("", {"presets": rows}, as_json)
+    a schedule a range of sigma. Your own are the files in ~/.config/skipguide/presets; none is
+    used unless you name it."""
+    _check_options(add, name, remove, overwrite, model + pipeline)
+    if add is not None:
+        _add(add, name, overwrite, as_json)
+    elif remove is not None:
+        gone = own_presets.remove(remove)
+        console.print_result(f"removed {gone}", {"removed": remove, "file": str(gone)}, as_json)
     else:
-        print_lines(list(_lines(rows)))
+        _list(model, pipeline, as_json)
 
 
-def _lines(rows: list[PlainData]) -> Iterator[Line]:
+def _check_options(
+    add: Path | None, name: str | None, remove: str | None, overwrite: bool, asked: str
+) -> None:
+    """Check which options stand together.
+
+    Raises:
+        ValueError: for one that has no meaning beside the others.
+    """
+    if add is not None and remove is not None:
+        raise ValueError(
+            f"--add and --remove cannot be combined, but got {add} and {remove}. Do one after the"
+            " other."
+        )
+    if add is None and (name is not None or overwrite):
+        raise ValueError(
+            f"{'--name' if name is not None else '--overwrite'} is for --add, but there is none."
+            " Add it, or leave the other out."
+        )
+    if asked and (add is not None or remove is not None):
+        raise ValueError(
+            "--model and --pipeline choose what is listed, but nothing is with --add or --remove."
+            " Leave them out."
+        )
+
+
+def _add(source: Path, name: str | None, overwrite: bool, as_json: bool) -> None:
+    target, file = own_presets.add(source, name, overwrite)
+    told = {"added": target.stem, "file": str(target)}
+    python = "" if file.is_cfg_alone else f", and STG.preset(pipe, file={target.stem!r})"
+    said = f"{target}: {file.describe()}, for {file.row.model}"
+    console.print_result(f"{said}\n--preset {target.stem} uses it{python}", told, as_json)
+
+
+def _list(model: str, pipeline: str, as_json: bool) -> None:
     from skipguide.families import tables
+
+    own = own_presets.list_own(model, pipeline)
+    try:
+        rows = tables.preset_rows(model, pipeline)
+    except ValueError:
+        if not own:
+            raise
+        rows = []
+    if as_json:
+        console.print_result("", {"presets": rows, "own": own}, as_json)
+        return
+    readable = [row for row in own if "error" not in row]
+    lines = list(_lines([*rows, *readable], len(rows))) if rows or readable else []
+    print_lines([*lines, *(("red", row["error"]) for row in own if "error" in row)])
+
+
+def _lines(rows: Sequence[PlainData], published: int) -> Iterator[Line]:
+    """Yield the lines of a table, in which one's own presets follow the published ones."""
+    from skipguide.families import tables
+    from skipguide.families.preset_folder import preset_folder
 
     cells = [tables.preset_cells(row) for row in rows]
     heading, *rest = align_columns(
@@ -44,9 +118,12 @@ def _lines(rows: list[PlainData]) -> Iterator[Line]:
     )
     yield "bold", heading
     texts = iter(rest)
-    for row, lines in zip(rows, cells, strict=True):
+    for number, (row, lines) in enumerate(zip(rows, cells, strict=True)):
+        if number == published:
+            yield "bold", f"your own, in {preset_folder()}"
         for _ in lines:
             yield "", next(texts)
         yield "dim", f"    {row['model']}. {row['source']}"
-        if row["note"]:
-            yield "dim", f"    {row['note']}"
+        for said in (row["note"], row.get("measured"), row.get("sentence")):
+            if said:
+                yield "dim", f"    {said}"

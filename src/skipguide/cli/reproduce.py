@@ -196,6 +196,8 @@ def _make_again(
                 result = run.generate(pipe, settings, on_step, image)
                 weights = loading.weights_fingerprint(settings, pipe)
                 now = record.build_record(settings, result, weights)
+        if (entry.record.get("preset") or {}).get("file"):  # which is not here, and not needed
+            now["preset"] = entry.record["preset"]
         yield entry, result.frames, now
 
 

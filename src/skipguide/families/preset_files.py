@@ -30,7 +30,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from skipguide.families import preset_schema, presets
@@ -131,6 +131,18 @@ class PresetFile:
         content.pop("file", None)
         return to_toml(content)
 
+    def for_ledger(self) -> PlainData:
+        """Return `to_plain` without what names a place of a machine: the command, folders."""
+        made = dataclasses.replace(self.provenance, command="")
+        row = dataclasses.replace(self.row, model=self.model_name)
+        return dataclasses.replace(self, row=row, provenance=made).to_plain()
+
+    @property
+    def model_name(self) -> str:
+        """The model, of a folder its name alone."""
+        named = PurePath(self.row.model)
+        return named.name if named.is_absolute() else self.row.model
+
     def describe(self) -> str:
         """Return the setting and the answer in a phrase, for lists."""
         return ", ".join(filter(None, [presets.describe_preset(self.row), self.describe_answer()]))
@@ -196,7 +208,8 @@ def from_plain(content: ReadOnlyData, where: str = "preset") -> PresetFile:
 
 def _build(content: ReadOnlyData, where: str, name: str, digest: str) -> PresetFile:
     preset_schema.check(content, where, FORMAT, VERDICTS, OF_TERMS)
-    written = {"layers": (), "scale": 0.0, "skip": "residual", "source": ""}
+    scale = 1.0 if content["preset"].get("schedule") else 0.0  # beside bins it is no one's
+    written = {"layers": (), "scale": scale, "skip": "residual", "source": ""}
     row = _row({**written, "name": name, **content["preset"]})
     made = dict(content.get("provenance", {}))
     if "gain_interval" in made:

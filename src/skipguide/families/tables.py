@@ -109,24 +109,30 @@ def preset_rows(model: str = "", pipeline: str = "") -> list[Row]:
     Raises:
         ValueError: if none matches.
     """
-    rows = [row for row in presets.load_presets() if _matches(row, model, pipeline)]
+    rows = [row for row in presets.load_presets() if matches(row, model, pipeline)]
     if not rows:
         asked = " and ".join(
             f"--{k} {v}" for k, v in (("model", model), ("pipeline", pipeline)) if v
         )
         known = ", ".join(dict.fromkeys(row.model for row in presets.load_presets()))
         raise ValueError(f"no preset matches {asked}. Pass a part of one of these names: {known}.")
-    return [_preset_row(row) for row in rows]
+    return [preset_row(row) for row in rows]
 
 
-def _matches(row: Preset, model: str, pipeline: str) -> bool:
-    of_model = model.lower() in row.model.lower() or model.lower() in row.name.lower()
+def matches(row: Preset, model: str, pipeline: str, name: str = "") -> bool:
+    """Return whether a preset is asked for, by parts of names as for `preset_rows`.
+
+    Args:
+        name: in the place of the row's own.
+    """
+    of_model = model.lower() in row.model.lower() or model.lower() in (name or row.name).lower()
     return of_model and (
         not pipeline or any(pipeline.lower() in name.lower() for name in row.pipelines)
     )
 
 
-def _preset_row(row: Preset) -> Row:
+def preset_row(row: Preset) -> Row:
+    """Return a preset ready for JSON and for `preset_cells`."""
     return {
         "name": row.name,
         "model": row.model,
@@ -142,6 +148,7 @@ def _preset_row(row: Preset) -> Row:
         "start": row.start,
         "stop": row.stop,
         "rescale": row.rescale,
+        "normalize": row.normalize,
         "guidance_scale": row.defaults.get("guidance_scale"),
         "steps": row.defaults.get("num_inference_steps"),
         "schedule": [dict(entry) for entry in row.schedule],
@@ -162,6 +169,8 @@ def preset_cells(row: Row) -> list[tuple[str, ...]]:
             *(_bin_cells(entry) for entry in row["schedule"]),
         ]
     terms = row["terms"] or [{"axis": row["axis"], "scale": row["scale"]}]
+    if not row["layers"]:
+        return [(row["name"] + mark, "none", "CFG alone", "", "", "", _format_cfg(row))]
     axes = " + ".join(term["axis"] for term in terms if term["axis"])
     skip = row["skip"] + (f", {axes}" if axes else "") + (" of u" if row["kind"] == "slg" else "")
     window = (
@@ -169,6 +178,7 @@ def preset_cells(row: Row) -> list[tuple[str, ...]]:
     )
     layers = presets.describe_layers(row["layers"])
     scale = " + ".join(_format_number(term["scale"]) for term in terms)
+    scale += " normalized" if row["normalize"] else ""
     return [
         (
             row["name"] + mark,

@@ -65,10 +65,11 @@ _SHARED = {
 }  # fmt: skip
 _SLG_SHARED = ("skip", "strength", "start", "stop")
 # The defaults of STG() and guide(), for models without a preset.
-_PRESET_DEFAULTS = {"layers": (), "skip": "residual", "start": 0.0, "stop": 1.0, "rescale": 0.0}
+_PRESET_DEFAULTS = {
+    "layers": (), "skip": "residual", "normalize": False, "start": 0.0, "stop": 1.0, "rescale": 0.0,
+}  # fmt: skip
 _NEUTRAL_DEFAULTS = {
     "orthogonalize": False,
-    "normalize": False,
     "every": 1,
     "rescale_space": "prediction",
 }  # of no preset
@@ -306,7 +307,9 @@ def fill_in(flags: GuidanceFlags, preset: Preset | None) -> GuidanceFlags:
     if flags.random_share is not None or flags.schedule is not None:
         found["layers"] = ()
     if flags.schedule is not None:
-        found |= {**dict.fromkeys(SCALE_AXES, 0.0), "rescale": 0.0, "skip": "residual"}
+        found |= {**dict.fromkeys(SCALE_AXES, 0.0), **_PRESET_DEFAULTS}  # bins have their own
+    if flags.is_off:
+        found["normalize"] = False
     if flags.is_off and not flags.replaces_cfg:
         found["rescale"] = 0.0  # there is nothing whose deviation it could pull back
     found["strength"] = perturbations.resolve_strength(flags.skip or found["skip"], flags.strength)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.preset_given import cfg_alone_note
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.request import GuidanceRequest
 from skipguide.models import per_video, placement, scheduler, telling
@@ -56,7 +57,7 @@ def crop_note(picture: Image.Image, settings: GenerationSettings) -> str | None:
 
 
 def notes_before(pipe: Pipeline, settings: GenerationSettings) -> Iterator[str]:
-    """Yield what can be said before a model is called: of the prompt, the scheduler, offloading.
+    """Yield what can be said before a model is called: of prompt, preset, scheduler, offloading.
 
     Args:
         pipe: loaded, with its own scheduler.
@@ -66,6 +67,7 @@ def notes_before(pipe: Pipeline, settings: GenerationSettings) -> Iterator[str]:
         long_prompt_note(pipe, settings),
         trigger_note(settings),
         per_video.slow_attention_note(settings),
+        cfg_alone_note(settings),
     )
     yield from (note for note in said if note)
     yield from lora_notes(settings)

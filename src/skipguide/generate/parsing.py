@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
+    from skipguide.families.preset_files import PresetFile
     from skipguide.generate.flags import GuidanceFlags
     from skipguide.method.request import GuidanceRequest
 
@@ -165,8 +166,25 @@ def combine_guidance(block: Any, flags: ReadOnlyData) -> Any:
     return {**block, **{same[name]: value for name, value in flags.items()}}
 
 
-def read_schedule_files(given: ReadOnlyData, base: Path = Path()) -> PlainData:
-    """Return settings with the bins of a schedule where the name of its file was.
+def parse_preset(value: Any) -> PresetFile | None:
+    """Read the `preset` of a video, of which `read_named_files` has read the file.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    from skipguide.families import preset_files
+
+    if value is None or isinstance(value, preset_files.PresetFile):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError("not the content of a file")
+    return preset_files.from_plain(value)
+
+
+def read_named_files(given: ReadOnlyData, base: Path = Path()) -> PlainData:
+    """Return settings with what is in a schedule's and a preset's file where its name was.
+
+    So another content is another setting.
 
     Args:
         given: settings or flags, or with a `guidance`, as people write them.
@@ -176,6 +194,10 @@ def read_schedule_files(given: ReadOnlyData, base: Path = Path()) -> PlainData:
         ValueError: for a file that cannot be read or holds something else.
     """
     found = dict(given)
+    if isinstance(found.get("preset"), (str, Path)):
+        from skipguide.families import preset_files
+
+        found["preset"] = preset_files.read_preset_file(found["preset"], base).for_ledger()
     if isinstance(found.get("schedule"), str):
         found["schedule"] = _read_bins(base / found["schedule"])
     guidance = found.get("guidance")

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from skipguide.generate import flags, parsing
 from skipguide.generate.flags import GuidanceFlags
+from skipguide.generate.preset_given import choose_preset
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import perturbations
-from skipguide.method.protocols import Pipeline, PlainData
+from skipguide.method.protocols import Pipeline, PlainData, ReadOnlyData
 from skipguide.method.request import GuidanceRequest
 from skipguide.method.terms import SLG, STG
 from skipguide.models import loaded, placement
@@ -49,7 +50,7 @@ def pipeline_argument(name: str, pipe: Pipeline) -> str:
 
 
 def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> GenerationSettings:
-    """Fill in every None: from the preset of the model, else from the pipeline itself.
+    """Fill in every None: from the preset that is named or the model's, else from the pipeline.
 
     A setting that the pipeline does not take stays None. Of the path of the image only the file
     name stays, so that the record of a video names no folder.
@@ -57,12 +58,12 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
     Raises:
         ValueError: if layers are left to a preset and none is known; for a size without default;
             for a setting that the pipeline does not take; without the prompt or the image that it
-            needs.
+            needs; for a preset of another model.
     """
-    preset = _find_preset(settings, pipe)
+    source = choose_preset(settings, pipe)
     _check_inputs(settings, pipe)
     _check_loras(settings, pipe)
-    request = resolve_guidance(settings.guidance, preset)
+    request = resolve_guidance(source.guidance, source.row)
     empty = "negative_prompt" in call_parameters(pipe) and not hasattr(
         getattr(pipe, "transformer", None), "null_caption"
     )
@@ -73,19 +74,20 @@ def resolve_settings(settings: GenerationSettings, pipe: Pipeline) -> Generation
         *(name for name in _OPTIONAL_ARGUMENTS if name in call_parameters(pipe)),
     )
     found |= {
-        name: _model_default(name, pipe, preset)
+        name: _model_default(name, pipe, source.defaults)
         for name in names
         if getattr(settings, name) is None
     }
     found |= _found_in_model(pipe)
-    given = {**settings.model_dump(exclude={"guidance"}), "guidance": request}
+    given = {**settings.model_dump(exclude={"guidance", "preset"}), "guidance": request}
     given |= _completed_by_loading(pipe)
     given["image"] = settings.image and Path(settings.image).name
     if settings.image_fit == "crop":  # the same as None, which clips had before there was a choice
         given["image_fit"] = None
-    return validate_settings(
+    complete = validate_settings(
         {**given, **{name: value for name, value in found.items() if given[name] is None}}
     )
+    return complete if settings.preset is None else complete.filled_in_by(settings.preset)
 
 
 def resolve_model(settings: ModelSettings, pipe: Pipeline) -> ModelSettings:
@@ -185,10 +187,11 @@ def words_of_flags(settings: GenerationSettings, pipe: Pipeline) -> PlainData | 
     Args:
         settings: as they were given, before `resolve_settings`.
     """
-    given = GuidanceFlags() if settings.guidance is None else settings.guidance
+    source = choose_preset(settings, pipe)
+    given = GuidanceFlags() if source.guidance is None else source.guidance
     if isinstance(given, GuidanceFlags) and not given.has_more_terms:
-        return flags.fill_in(given, _find_preset(settings, pipe)).said()
-    request = resolve_guidance(settings.guidance, _find_preset(settings, pipe))
+        return flags.fill_in(given, source.row).said()
+    request = resolve_guidance(source.guidance, source.row)
     return flags.from_guidance(request.to_dict())
 
 
@@ -225,25 +228,6 @@ def requires_image(pipe: Pipeline) -> bool:
     )
 
 
-def _find_preset(settings: GenerationSettings, pipe: Pipeline) -> Preset | None:
-    from skipguide.families import presets
-
-    try:
-        return presets.preset_for(pipe)
-    except ValueError as error:
-        if _needs_preset(settings.guidance):
-            raise ValueError(
-                f"{error} On the command line: --layers, or --stg-scale 0 for no STG."
-            ) from error
-        return None
-
-
-def _needs_preset(guidance: Guidance | None) -> bool:
-    if guidance is None or isinstance(guidance, GuidanceFlags):
-        return (guidance or GuidanceFlags()).needs_preset
-    return isinstance(guidance, dict)
-
-
 def guider_sets_scale(pipe: Pipeline) -> bool:
     """Return whether guidance_scale belongs to the pipeline's guider: HunyuanVideo 1.5, Motif."""
     return hasattr(
@@ -260,13 +244,12 @@ def _accepts_setting(pipe: Pipeline, name: str) -> bool:
     )
 
 
-def _model_default(name: str, pipe: Pipeline, preset: Preset | None) -> Any:
+def _model_default(name: str, pipe: Pipeline, published: ReadOnlyData) -> Any:
     """Return the default of a setting; None if the call does not take it, or finds it out
     itself."""
     theirs = pipeline_argument(name, pipe)
     if not _accepts_setting(pipe, name):
         return None
-    published = preset.defaults if preset else {}
     parameter = call_parameters(pipe).get(theirs)
     candidates = (
         published.get(name),

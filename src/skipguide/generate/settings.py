@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -30,6 +31,7 @@ from skipguide.models.fields import validation_messages
 from skipguide.models.settings import ModelSettings
 
 if TYPE_CHECKING:
+    from skipguide.families.preset_files import PresetFile
     from skipguide.method.request import GuidanceRequest
 
 
@@ -39,6 +41,12 @@ def _plain_guidance(value: Any) -> Any:
     return {"preset": value.said()} if isinstance(value, GuidanceFlags) else value.to_dict()
 
 
+def _plain_preset(value: Any) -> Any:
+    return None if value is None else value.for_ledger()
+
+
+# A PresetFile; Any for pydantic, which must not import torch.
+PresetGiven = Annotated[Any, BeforeValidator(parsing.parse_preset), PlainSerializer(_plain_preset)]
 # A GuidanceRequest, or what a preset makes one of. Any for pydantic, which must not import torch.
 Guidance = Annotated[Any, BeforeValidator(parsing.parse_guidance), PlainSerializer(_plain_guidance)]
 Fps = Annotated[
@@ -64,6 +72,11 @@ class GenerationSettings(ModelSettings):
         '"crop" or "pad"',
         "What is done to a picture of another shape than the video: crop what is too much, or pad"
         " what is missing with black.",
+    )
+    preset: PresetGiven = _field(
+        "what is in a file that skipguide tune has written",
+        "Setting of a file that `skipguide tune` wrote, or the name of one in"
+        " ~/.config/skipguide/presets; what you set beside it wins.",
     )
     guidance: Guidance = _field(
         "preset, or lines such as terms: [{layers: [8], scale: 1.0}]",
@@ -98,6 +111,21 @@ class GenerationSettings(ModelSettings):
     max_sequence_length: int | None = _field(
         "a whole number >= 1", "Text tokens that the model sees.", ge=1
     )
+
+    # Of complete settings, whose `preset` is None, for they say all of it themselves: what filled
+    # them in. It is no part of what is written down, nor of keys.
+    _preset_file: Any = PrivateAttr(default=None)
+
+    @property
+    def preset_file(self) -> PresetFile | None:
+        """The preset of one's own that filled in complete settings; None without one."""
+        return self._preset_file
+
+    def filled_in_by(self, file: PresetFile | None) -> GenerationSettings:
+        """Return complete settings that know which preset of one's own filled them in."""
+        found = self.model_copy()
+        found._preset_file = file
+        return found
 
     @property
     def request(self) -> GuidanceRequest:
@@ -141,11 +169,16 @@ class GenerationSettings(ModelSettings):
 
 def uses_guidance(settings: GenerationSettings) -> bool:
     """Return whether there is anything beside plain CFG, or may be from a preset."""
-    guidance = settings.guidance
+    guidance = GuidanceFlags() if settings.guidance is None else settings.guidance
     if isinstance(guidance, GuidanceFlags):
         extras = (guidance.cfg_rule, guidance.restart, guidance.schedule)
-        return not guidance.is_off or guidance.has_more_terms or any(extras)
-    return guidance is None or isinstance(guidance, dict) or not guidance.is_plain
+        return _asks_for_stg(guidance, settings.preset) or guidance.has_more_terms or any(extras)
+    return isinstance(guidance, dict) or not guidance.is_plain
+
+
+def _asks_for_stg(flags: GuidanceFlags, file: PresetFile | None) -> bool:
+    left_open = not (flags.sets_layers or flags.given_scales)
+    return not (flags.is_off or (left_open and file is not None and file.is_cfg_alone))
 
 
 def validate_settings(given: ReadOnlyData) -> GenerationSettings:

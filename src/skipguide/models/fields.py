@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -36,9 +36,11 @@ def validation_messages(model: type[BaseModel], error: ValidationError) -> Itera
 
 
 def _message(model: type[BaseModel], error: ReadOnlyData) -> str:
-    if not error["loc"] or error["loc"][0] == "guidance":  # they speak for themselves
+    name = str(error["loc"][0]) if error["loc"] else ""
+    value: Any = error["input"]
+    in_a_file = name == "preset" and isinstance(value, Mapping)
+    if name in ("", "guidance") or in_a_file:  # they speak for themselves
         return str(error["ctx"]["error"])
-    name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         known = list(model.model_fields)
         advice = validate.did_you_mean(name, known, otherwise="Remove it.")
@@ -46,9 +48,9 @@ def _message(model: type[BaseModel], error: ReadOnlyData) -> str:
     if error["type"] == "string_unicode":
         return (
             f"{name} must be {requirement_of(model, name)} in UTF-8, but"
-            f" {displayable(error['input'])!r} has other bytes. Rename it."
+            f" {displayable(str(value))!r} has other bytes. Rename it."
         )
     return (
-        f"{name} must be {requirement_of(model, name)}, but got {error['input']!r}. Set it with"
+        f"{name} must be {requirement_of(model, name)}, but got {value!r}. Set it with"
         f" {flag_name(name)}, or as {name} in the config file."
     )

@@ -29,7 +29,9 @@ KEYS = tuple(
     if name not in (*_OF_PLAN, "model")
 )  # fmt: skip
 ENTRY_KEYS = ("name", "model", "grid", *KEYS)
-_SKIPPING = {"layers", "random_share", "schedule", "slg_layers", "term", "guidance", *SCALE_AXES}
+_SKIPPING = {
+    "layers", "random_share", "schedule", "slg_layers", "term", "guidance", "preset", *SCALE_AXES
+}  # fmt: skip
 
 
 def expand_grid(entry: ReadOnlyData) -> Iterator[tuple[str, PlainData]]:

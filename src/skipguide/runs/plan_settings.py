@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from skipguide.generate.parsing import read_schedule_files
+from skipguide.generate.parsing import read_named_files
 from skipguide.generate.settings import GenerationSettings, validate_settings
 from skipguide.method import validate
 from skipguide.method.protocols import PlainData, ReadOnlyData
@@ -143,8 +143,9 @@ def make_setting(name: str, given: PlainData, model: str, prompt: Prompt, base: 
     problems.messages += _unknown_settings(given)
     given = {key: value for key, value in given.items() if key in _SETTING_KEYS}
     with problems.attempt():
-        # What is in the file of a schedule, so that another content is another setting.
-        given = read_schedule_files(given, base)
+        given = read_named_files(given, base)
+    if isinstance(given.get("preset"), str):  # could not be read, which has been said
+        given = {key: value for key, value in given.items() if key != "preset"}
     flat = {key: given[key] for key in given if key not in _READ_IN_THE_PLAN}
     with problems.attempt():
         flat = plan_grid.to_settings(given)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from skipguide.generate.flags import SCALE_AXES
@@ -21,7 +22,7 @@ _OF_TERMS = (
     "layers", "random_share", "skip", "strength", "normalize", "every", "start", "stop",
     "orthogonalize", "slg_layers", "term", "schedule", *_SCALES,
 )  # fmt: skip
-_GUIDANCE = ("stg", "guidance", *_OF_TERMS)
+_GUIDANCE = ("preset", "stg", "guidance", *_OF_TERMS)
 _MAX_VALUE = 32  # characters; a negative prompt is longer
 
 
@@ -81,9 +82,16 @@ def _describe_guidance(words: ReadOnlyData) -> str:
 
     The words need not be right yet: what is wrong with them is said elsewhere.
     """
-    found = [*_describe_stg(words.get("stg")), *_describe_request(words.get("guidance"))]
+    found = [*_describe_preset(words.get("preset")), *_describe_stg(words.get("stg"))]
+    found += _describe_request(words.get("guidance"))
     found += _describe_flags({name: words[name] for name in _OF_TERMS if name in words})
     return " + ".join(found) or "CFG"
+
+
+def _describe_preset(preset: Any) -> Iterator[str]:
+    """Yield "preset tune", of a file its name without folder and suffix."""
+    if preset is not None:
+        yield f"preset {_short(Path(str(preset)).stem)}"
 
 
 def _describe_stg(stg: Any) -> Iterator[str]:
