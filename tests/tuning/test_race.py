@@ -11,6 +11,7 @@ import pytest
 
 from skipguide.tuning.answer import ranking
 from skipguide.tuning.race import Race, RaceRules
+from skipguide.tuning.race_state import floor_of
 from skipguide.tuning.scores import ScoreTable
 
 
@@ -159,7 +160,7 @@ def test_who_is_below_a_floor_goes_though_it_leads() -> None:
     state = Race([CFG, GOOD, SAME], PROMPTS, rules).state(scores)
     (gone,) = state.exits
     assert (gone.name, gone.kind) == ("good", "floor")
-    assert "its motion must keep 0.97 of that of CFG alone" in gone.reason
+    assert "from its floor, 0.97 of that of CFG alone" in gone.reason
     assert state.rounds[gone.round - 1].leader != "good"
     assert "same" in state.active
 
@@ -175,6 +176,16 @@ def test_a_floor_of_what_is_better_lower_is_a_ceiling() -> None:
     rules = RaceRules(floors=(("flicker", 0.9),), lower=("flicker",))
     state = Race([CFG, GOOD, SAME], PROMPTS, rules).state(scores)
     assert [(one.name, one.kind) for one in state.exits] == [("good", "floor")]
+
+
+@pytest.mark.parametrize(
+    ("is_lower", "level", "floor"),
+    [(False, 1, 0.8), (False, -1, -1.25), (True, 1, 1.25), (True, -1, -0.8)],
+)
+def test_a_floor_is_always_on_the_worse_side(is_lower: bool, level: float, floor: float) -> None:
+    found = floor_of(0.8, np.asarray([level, np.nan], np.float64), is_lower)
+    assert found[0] == pytest.approx(floor)
+    assert (floor < level) != is_lower
 
 
 # --- budgets --------------------------------------------------------------------------------------
@@ -230,6 +241,13 @@ def test_a_budget_for_everything_sets_nobody_aside() -> None:
     )
     assert not [one for one in state.exits if one.kind == "set aside"]
     assert len(state.prompts) == 64
+
+
+def test_clips_that_are_there_cost_nothing() -> None:
+    rules = RaceRules(max_passes=42 * 6, halve=False, free=("cfg",))
+    state = Race([CFG, GOOD], PROMPTS, rules).state(table({"cfg": 0, "good": 0}))
+    assert [len(one.prompts) for one in state.rounds] == [4, 2]
+    assert state.passes == 42 * 6
 
 
 def test_the_last_round_is_as_small_as_the_budget() -> None:

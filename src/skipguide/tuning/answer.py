@@ -18,7 +18,7 @@ from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 from skipguide.stats.paired import Difference, paired_difference, share_against_half
 from skipguide.tuning import answer_words as words
-from skipguide.tuning.race_state import BASELINE, Racer, RaceRules, RaceState, finite
+from skipguide.tuning.race_state import BASELINE, Racer, RaceRules, RaceState, finite, floor_of
 from skipguide.tuning.scores import Floats, ScoreTable, column_of
 
 Verdict = Literal["use", "not distinguishable", "use CFG alone", "not measured"]
@@ -226,9 +226,8 @@ class _HeldBack:
     def floor(self, metric: str, share: float, name: str, lower: bool) -> FloorCheck:
         values = self.scores.floors.get(metric, {})
         own, base = (column_of(values, one, self.prompts) for one in (name, self.baseline))
-        kept = 1 / share if lower else share
-        found = _compare(metric, -own if lower else own, -kept * base if lower else kept * base)
         sign = -1 if lower else 1
+        found = _compare(metric, sign * own, sign * floor_of(share, base, lower))
         return FloorCheck(metric, sign * found.mean, sign * found.baseline, found.difference)
 
 

@@ -35,6 +35,7 @@ from skipguide.tuning.race_state import (
     RaceState,
     Round,
     Standing,
+    floor_of,
 )
 from skipguide.tuning.scores import Floats, ScoreTable, column_of
 
@@ -112,7 +113,8 @@ class Race:
 
     def _cost(self, names: Sequence[str]) -> float:
         """Return the forward passes of a prompt for some candidates."""
-        return sum(self.passes[name] for name in names) * self.rules.seeds
+        paid = (self.passes[name] for name in names if name not in self.rules.free)
+        return sum(paid) * self.rules.seeds
 
     def _next_round(self, now: _Field) -> tuple[Sequence[int], str]:
         """Return the prompts of the next round, or none and why the race is over."""
@@ -127,9 +129,10 @@ class Race:
         affordable = len(left)
         if self.rules.max_passes is not None:
             rest = self.rules.max_passes - now.spent
-            affordable = math.floor(rest / self._cost(now.active) + _ROUNDING)
+            cost = self._cost(now.active)
+            affordable = math.floor(rest / cost + _ROUNDING) if cost else len(left)
             if affordable < 1:
-                return (), words.budget_over(self.rules.max_passes, self._cost(now.active))
+                return (), words.budget_over(self.rules.max_passes, cost)
         return left[: min(self.rules.round_size, affordable)], ""
 
     def _is_decided(self, now: _Field, name: str) -> bool:
@@ -189,8 +192,10 @@ class Race:
             values = scores.floors.get(metric, {})
             own = column_of(values, name, prompts)
             base = column_of(values, self.baseline, prompts)
-            above = (base, own) if metric in self.rules.lower else (own, base)
-            found[metric] = _sequence(above[0], share * above[1], self._level)
+            is_lower = metric in self.rules.lower
+            floor = floor_of(share, base, is_lower)
+            pair = (floor, own) if is_lower else (own, floor)
+            found[metric] = _sequence(*pair, self._level)
         return found
 
     def _leader(self, columns: Mapping[str, Floats]) -> str:

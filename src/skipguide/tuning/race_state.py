@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from skipguide.stats.estimate import Estimate
+from skipguide.tuning.scores import Floats
 
 BASELINE = "cfg"  # the role of CFG alone, which never goes
 
@@ -35,8 +38,9 @@ class RaceRules:
             of chance.
         floors: (metric, share) each, as in `ObjectiveSpec`, by the metric's name in the scores.
         lower: the metrics with a floor that are better lower.
-        max_passes: forward passes that all clips of the race may take, those that are there already
-            among them; None: no limit.
+        max_passes: forward passes that the clips of the race may take; None: no limit.
+        free: candidates whose clips cost nothing, for they are there: of an earlier race on the
+            same prompts.
         seeds: clips of a candidate on a prompt.
         halve: whether a limit is shared by halving, where it does not suffice for all candidates on
             all prompts: after each of log2 k equal parts of it the worse half is set aside.
@@ -47,6 +51,7 @@ class RaceRules:
     floors: tuple[tuple[str, float], ...] = ()
     lower: tuple[str, ...] = ()
     max_passes: float | None = None
+    free: tuple[str, ...] = ()
     seeds: int = 1
     halve: bool = True
 
@@ -190,6 +195,17 @@ def _standing(row: Standing) -> dict[str, Any]:
         "to_leader": estimate_to_dict(row.to_leader),
         "floors": {metric: estimate_to_dict(found) for metric, found in row.floors.items()},
     }
+
+
+def floor_of(share: float, baseline: Floats, is_lower: bool) -> Floats:
+    """Return the floor of each prompt, from the values `(P,)` of CFG alone.
+
+    It is `share` of them. Where their mean is below 0, or a metric is better lower, that would be
+    a raise, and it is 1 / `share` of them.
+    """
+    known = baseline[np.isfinite(baseline)]
+    is_negative = len(known) > 0 and float(known.mean()) < 0
+    return baseline * (share if is_negative == is_lower else 1 / share)
 
 
 def estimate_to_dict(found: Estimate | None) -> dict[str, Any] | None:

@@ -28,9 +28,8 @@ def behind(name: str, leader: str, label: str, found: Estimate, count: int) -> s
 def below_floor(name: str, metric: str, share: float, found: Estimate, count: int) -> str:
     """Say that a candidate is below a floor."""
     return (
-        f"{name} went after {prompts(count)}: its {metric} must keep {share:.4g} of that of CFG"
-        f" alone, but is {interval(found)} from there, an interval that holds at any time and lies"
-        " below 0."
+        f"{name} went after {prompts(count)}: its {metric} is {interval(found)} from its floor,"
+        f" {share:.4g} of that of CFG alone, an interval that holds at any time and lies below 0."
     )
 
 
