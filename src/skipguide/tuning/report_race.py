@@ -198,7 +198,7 @@ def _race_row(one: PlainData, share: Any, least: float, most: float) -> Markup:
     told = NOT_KNOWN
     if difference is not None:
         told = signed(difference) + interval(one.get("low"), one.get("high"), True)
-    state: str = _STATES.get(one["state"], one["state"])
+    state = _STATES[one["state"]] if one["state"] in _STATES else str(one["state"])
     if one.get("round_out"):
         state += f" in round {one['round_out']}"
     reason = one.get("out_reason")
