@@ -56,8 +56,10 @@ def find_cells(
                 if given is not None or _has_axis(family, sites, layer, axis):
                     where = tuple(blocks.resolve_layers(family, sites, term))
                     found.setdefault((where, skip), Cell(_address(family, layer), skip, axis))
-    order = sorted(found, key=lambda key: key[0])
-    return {found[key]: key[0] for key in order}
+    cells = {cell: where for (where, _), cell in found.items()}
+    at, _ = places(family, sites, list(cells.values()))
+    order = sorted(zip(at, cells, strict=True), key=lambda pair: pair[0])  # stable: skip, axis
+    return {cell: cells[cell] for _, cell in order}
 
 
 def _usual_skips(family: Family) -> tuple[str, ...]:

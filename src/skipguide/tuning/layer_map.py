@@ -136,22 +136,32 @@ class LayerMap:
         return [int(k) for k in np.argsort(rank, kind="stable")]
 
     def shortlist(self, n: int = FIRST) -> list[Cell]:
-        """Return the first n cells, of which each has at most one neighbour in the list.
+        """Return the first n cells that differ: of different clusters, few neighbours among them.
 
-        Neighbours are cells of the same layer or of one beside it. Where there are too few without
-        a second neighbour, the list is filled up by rank. Cells that are left out are never in it.
+        Each cell has at most one neighbour in the list, which is a cell of the layer beside it with
+        the same skip and axis. Where that leaves too few, the list is filled up by rank. Cells that
+        are left out are never in it.
         """
         ranked = [k for k in self.order if not self.kinds[k]]
         chosen: list[int] = []
         for k in ranked:
-            if len(chosen) < n and self._keeps_distance([*chosen, k]):
+            if len(chosen) < n and self._differ([*chosen, k]):
                 chosen.append(k)
         chosen += [k for k in ranked if k not in chosen][: max(n - len(chosen), 0)]
         return [self.cells[k] for k in sorted(chosen, key=lambda k: self.rank[k])]
 
-    def _keeps_distance(self, chosen: Sequence[int]) -> bool:
-        near = np.abs(np.subtract.outer(self.places[chosen], self.places[chosen])) <= 1
-        return bool((near.sum(0) - 1 <= 1).all())
+    def _differ(self, chosen: Sequence[int]) -> bool:
+        if len(set(self.clusters[list(chosen)])) < len(chosen):
+            return False
+        lanes = [(self.cells[k].skip, self.cells[k].axis) for k in chosen]
+        neighbours = [
+            sum(
+                lanes[i] == lanes[j] and abs(self.places[k] - self.places[m]) == 1
+                for j, m in enumerate(chosen)
+            )
+            for i, k in enumerate(chosen)
+        ]
+        return max(neighbours) <= 1
 
     def to_json(self) -> str:
         """Return the map as the text of `map.json` (docs/layer-map.md)."""

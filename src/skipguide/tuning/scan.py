@@ -100,6 +100,10 @@ class _ScannedState:
     shape: tuple[int, ...]
 
 
+class ScanFinished(Exception):
+    """Ends a call of a pipeline of which nothing but its scan is wanted."""
+
+
 class TrajectoryScan(Guide):
     """Scan one call of a pipeline: a context manager.
 
@@ -114,6 +118,8 @@ class TrajectoryScan(Guide):
         pipe: an unmodified diffusers pipeline of a known family.
         options: which cells, and where on the trajectory.
         on_state: called after each state with (states done, states of this call).
+        ends_call: raise ScanFinished behind the last state, so that the rest of the steps is not
+            run and nothing is decoded.
 
     Raises:
         ValueError: for an unknown pipeline, or a layer, skip or axis that the family has not.
@@ -122,11 +128,11 @@ class TrajectoryScan(Guide):
 
     def __init__(
         self, pipe: Any, options: ScanOptions = USUAL,
-        on_state: Callable[[int, int], None] | None = None,
+        on_state: Callable[[int, int], None] | None = None, ends_call: bool = False,
     ):  # fmt: skip
         family = lookup.family_of(pipe)
         check_unguided(pipe, family)
-        self.options, self._on_state = options, on_state
+        self.options, self._on_state, self._ends_call = options, on_state, ends_call
         self._weak_cells: dict[GuidedDenoiser, cells.WeakCells] = {}
         self._wanted: dict[int, tuple[float, float]] | None = None  # by step: level, share of noise
         self._under_way: _StateUnderWay | None = None
@@ -231,6 +237,8 @@ class TrajectoryScan(Guide):
                 made.prefix_cache.clear()
         if self._on_state is not None:
             self._on_state(len(self._scanned), self._planned)
+        if self._ends_call and len(self._scanned) == self._planned:
+            raise ScanFinished
 
     def _scan(
         self, guided: GuidedDenoiser, step: GuidedStep, state: _StateUnderWay, inputs: Any

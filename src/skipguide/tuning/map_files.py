@@ -1,0 +1,54 @@
+"""The files of a map: map.csv, map.json, and map.png where matplotlib is there."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from skipguide.files.atomic import atomic_replace
+from skipguide.tuning.layer_map import LayerMap
+
+CSV, JSON, PNG = "map.csv", "map.json", "map.png"
+NO_PICTURE = (
+    "map.png was not drawn, for it needs matplotlib. Install skipguide[report]; the studio draws"
+    " the map without it."
+)
+
+
+def write(found: LayerMap, folder: Path) -> tuple[list[Path], str | None]:
+    """Write the files of a map into a folder, each whole or not at all.
+
+    Returns:
+        What was written, and a note if there is no picture.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    texts = {JSON: found.to_json(), CSV: _csv_text(found)}
+    for name, text in texts.items():
+        with atomic_replace(folder / name) as (part,):
+            part.write_text(text, encoding="utf-8", newline="")
+    written = [folder / name for name in texts]
+    if find_spec("matplotlib") is None:
+        return written, NO_PICTURE
+    from skipguide.tuning import map_picture
+
+    with atomic_replace(folder / PNG) as (part,):
+        map_picture.save(map_picture.draw(found), part)
+    return [*written, folder / PNG], None
+
+
+def _csv_text(found: LayerMap) -> str:
+    rows = found.rows()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_blank_unknown, rows))
+    return text.getvalue()
+
+
+def _blank_unknown(row: Mapping[str, object]) -> dict[str, object]:
+    return {name: "" if value is None else value for name, value in row.items()}
