@@ -18,11 +18,11 @@ NO_PICTURE = (
 )
 
 
-def write(found: LayerMap, folder: Path) -> tuple[list[Path], str | None]:
+def write(found: LayerMap, folder: Path) -> list[str]:
     """Write the files of a map into a folder, each whole or not at all.
 
     Returns:
-        What was written, and a note if there is no picture.
+        Notes: one if there is no picture, for matplotlib is missing.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -31,14 +31,13 @@ def write(found: LayerMap, folder: Path) -> tuple[list[Path], str | None]:
     for name, text in texts.items():
         with atomic_replace(folder / name) as (part,):
             part.write_text(text, encoding="utf-8", newline="")
-    written = [folder / name for name in texts]
     if find_spec("matplotlib") is None:
-        return written, NO_PICTURE
+        return [NO_PICTURE]
     from skipguide.tuning import map_picture
 
     with atomic_replace(folder / PNG) as (part,):
         map_picture.save(map_picture.draw(found), part)
-    return [*written, folder / PNG], None
+    return []
 
 
 def _csv_text(found: LayerMap) -> str:
