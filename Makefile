@@ -71,6 +71,8 @@ test-long: $(READY)
 test-kills: $(READY)
 	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 \
 	  tests/runs/test_runs_faults.py tests/runs/test_runs_killed_anywhere.py
+	SKIPGUIDE_KILLS=500 OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --timeout 3600 -m long \
+	  tests/tuning/test_tuning_killed.py
 
 test-ray: $(READY)
 	$(BIN)/python $(PIP_INSTALL) -e '.[ray]'
