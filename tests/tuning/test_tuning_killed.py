@@ -7,7 +7,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,7 @@ def _run(folder: Path, log: Path, killed_after: float | None) -> dict[str, Any] 
     told.close()
     if killed_after is not None:
         time.sleep(killed_after)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
     try:
         answer = heard.recv()
     except EOFError:
