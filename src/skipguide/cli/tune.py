@@ -245,7 +245,7 @@ def _tune(
     """Run the tuning, and print what it finds."""
     from skipguide.tuning.run import Tuning
 
-    report = TuneReport(as_json, folder)
+    report = TuneReport(as_json, folder, dry_run)
     with contextlib.closing(make_engine(folder, *engine)) as made:
         tuning = Tuning(options, folder, made, retry_failed)
         for text in notes:

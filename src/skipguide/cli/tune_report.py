@@ -33,6 +33,7 @@ class TuneReport(ClipCounter):
     """The messages of a tuning, while it runs and at its end."""
 
     folder: Path
+    only_plan: bool = False  # the plan is the result
     planned: Planned | None = None
     stage: str = ""
     wanted: int = 0  # clips of this part of a stage
@@ -58,7 +59,7 @@ class TuneReport(ClipCounter):
 
         if isinstance(event, events.Planned):
             self.planned = event
-            for text in event.sentences:
+            for text in () if self.only_plan else event.sentences:
                 self.print_line(text)
         elif isinstance(event, events.Noted):
             self.notes.append(event.text)
@@ -165,7 +166,7 @@ def map_lines(layer_map: Any) -> list[str]:
         between = f" ({low:.0f} to {high:.0f})" if low == low else ""
         lines.append(
             f"  {rank:>3}{between} {layer_map.cells[place].name}: among the first three in"
-            f" {layer_map.first[place]:.0%} of resamples, |c - p| is"
+            f" {layer_map.first_three[place]:.0%} of resamples, |c - p| is"
             f" {layer_map.means['ratio'][place]:.2f} |c|, a weak pass costs"
             f" {layer_map.costs[place]:.2f}"
         )

@@ -24,6 +24,7 @@ _SEARCH_SHARE = 0.3  # of what scan and answer leave
 _FINALISTS = 3  # winner, CFG alone, and the cheapest of the tied or CFG at the same price
 ROUND = 4  # prompts of a round
 _FEWEST = 3  # candidates: CFG alone and two cells
+SHORTLIST = 3  # cells of the scan that race
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,25 @@ def make_plan(
             f" setting: too few to tell {_FEWEST} apart; a budget of about"
             f" {_needed(total, race, per_round):.0f} passes would do"
         )
-    number = max(number, _FEWEST)
-    rounds = min(max(1, int(race / (number * per_round))), -(-len(options.split()[0]) // ROUND))
+    number = min(max(number, _FEWEST), _most_candidates(options, timing))
+    there = -(-len(options.split()[0]) // ROUND)
+    rounds = min(max(1, int(race / (number * per_round))), there)
+    if race > 2 * number * there * per_round:
+        notes.append(
+            f"the budget is more than {len(options.prompts)} prompts can use: about"
+            f" {scan + answer + number * there * per_round * (1 + _SEARCH_SHARE):.0f} of"
+            f" {total:.0f} passes will be used; give more prompts, or --seeds"
+        )
     return Plan(
         total, scan, race, left - answer - race, answer, prompts, levels, held_back, number,
         rounds, tuple(notes),
     )  # fmt: skip
+
+
+def _most_candidates(options: TuneOptions, timing: Timing) -> int:
+    """Return how many settings there can be: CFG alone and the shortlist at each scale, and two."""
+    scales = max(2, len(options.guidance_scales)) if timing.plain_passes > 1 else 1
+    return scales * (1 + SHORTLIST) + 2
 
 
 def _plan_scan(
