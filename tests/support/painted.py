@@ -62,7 +62,9 @@ class Painter:
     def _surveyed(self, setting: Setting) -> ResolvedSetting:
         given = setting.generation.model_dump(exclude={"guidance"})
         missing = {name: value for name, value in _FILLED.items() if given[name] is None}
-        missing["guidance"] = resolve_guidance(setting.generation.guidance, None)
+        file = setting.generation.preset
+        row, missing["preset"] = file and file.row, None
+        missing["guidance"] = resolve_guidance(setting.generation.guidance, row)
         return ResolvedSetting(
             setting, setting.generation.model_copy(update=missing), {"sha256": "0" * 64}
         )

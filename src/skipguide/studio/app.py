@@ -23,7 +23,7 @@ from skipguide.files.text import displayable
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.ledger import NAME as LEDGER
-from skipguide.studio import files, study_plan, vote_table
+from skipguide.studio import files, study_plan, trial_files, vote_table
 from skipguide.studio.access import Guard, Policy
 from skipguide.studio.annotation_routes import add_annotation_routes
 from skipguide.studio.blind_names import BlindNames
@@ -231,6 +231,7 @@ def _run_page(folder: Path, policy: Policy, makes: bool, sharing: Sharing | None
         return {
             "votes_allowed": writable,
             "trials_allowed": makes and writable,
+            "presets": trial_files.preset_choices(folder) if makes and writable else [],
             "token_for_raters": policy.rater_token,
             "hosts_for_raters": policy.hosts,
             "names_for_raters": sorted(policy.names),

@@ -15,7 +15,7 @@ LABELS = {
     "stg_scale": "Scale s", "spatial_scale": "Spatial s", "temporal_scale": "Temporal s",
     "guidance_scale": "CFG g", "steps": "Steps", "start": "From (part of the run)", "stop": "To",
     "rescale": "Rescale", "skip": "Skip", "term": "More terms", "rater": "Your name",
-    "cfg_rule": "Rule of CFG",
+    "cfg_rule": "Rule of CFG", "preset": "Preset",
 }  # fmt: skip
 _FLAG = r"(?:--[a-z][a-z-]*|PROMPT)"
 # Advice that only the command line can follow, and what a person on the page can do.

@@ -38,6 +38,7 @@ PARAMETERS = tuple(
     name for name in COLUMNS if name not in ("prompt", "image", "seed", "model", "device")
 )
 _NAMED_PARAMETERS = (
+    "preset",
     "layers",
     "skip",
     *SCALE_AXES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from skipguide.method.protocols import PlainData, ReadOnlyData
@@ -10,6 +11,7 @@ from skipguide.models import parsing
 from skipguide.runs import Run
 
 _OF_MODEL = ("base_model", "component")
+TUNED = "tune.toml"  # what `skipguide tune` writes into the folder of its run
 
 
 def of_model(run: Run, model: str) -> PlainData:
@@ -18,12 +20,30 @@ def of_model(run: Run, model: str) -> PlainData:
     return {name: first[name] for name in _OF_MODEL if first.get(name) is not None}
 
 
+def preset_choices(folder: Path) -> list[str]:
+    """Return the presets that a trial may name: those of one's own, and that of a tune of the run.
+
+    Args:
+        folder: the run directory.
+    """
+    from skipguide.families.preset_folder import preset_names
+
+    return [*([TUNED] if (folder / TUNED).is_file() else []), *preset_names()]
+
+
 def check_files(run: Run, parameters: ReadOnlyData) -> None:
     """Check that a trial names no file of the machine that the run does not name.
 
     Raises:
         ValueError: if it does.
     """
+    wanted_preset, presets = parameters.get("preset"), preset_choices(run.folder)
+    if wanted_preset is not None and wanted_preset not in presets:
+        raise ValueError(
+            "the preset of a trial must be one of your own"
+            f" ({', '.join(presets) or 'there is none'}), but got {str(wanted_preset)!r}. Choose"
+            " one of them, or leave it out."
+        )
     known = [entry.complete for entry in run.settings()]
     wanted = {
         "lora": _paths(parameters.get("lora")),

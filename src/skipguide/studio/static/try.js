@@ -38,16 +38,20 @@ function form(run) {
   const base = run.setting.get(state.slots.at(-1).setting);
   const fields = FIELDS.filter(([name]) => !OF_AXES.includes(name) || run.settings.some((setting) => setting.parameters[name]));
   const inputs = Object.fromEntries(fields.map(([name, given]) => [name, el("input", { type: "text", name, ".value": written(base.parameters[name]), ...given })]));
-  const skip = el("select", { name: "skip" }, SKIPS.map((name) => el("option", { value: name, ".selected": base.parameters.skip === name }, name)));
+  const skips = [...(run.presets.length ? [["", "the preset's"]] : []), ...SKIPS.map((name) => [name, name])];
+  const skip = el("select", { name: "skip" }, skips.map(([name, text]) => el("option", { value: name, ".selected": base.parameters.skip === name }, text)));
   const terms = el("textarea", { name: "term", rows: 2, maxlength: 2000, placeholder: "layers=9 scale=1 skip=attention\nkind=slg layers=4", ".value": termLines(base) });
   const prompt = el("textarea", { name: "prompt", rows: 3, maxlength: 4000, ".value": run.prompt.get(state.prompts[0]).text ?? "" });
   const picture = pictures(run);
+  const preset = presets(run, (name) => leaveTo(name, { base, inputs, skip, terms, others }));
+  const others = el("div", {}, kept(base.parameters));
   const seed = el("input", { type: "text", name: "seed", inputmode: "numeric", ".value": String(state.seeds[0]) });
   const send = async (event) => {
     event.preventDefault();
     hush();
     try {
-      const given = { ...base.parameters, guidance: null, skip: skip.value, ...numbers(inputs), term: lines(terms.value) };
+      const own = { guidance: null, skip: skip.value || null, ...numbers(inputs), term: lines(terms.value), preset: preset.chosen() };
+      const given = { ...(own.preset ? withoutGuidance(base.parameters) : base.parameters), ...own };
       await ask("POST", "/api/trials", { model: base.model, prompt: prompt.value || null, seed: Number(seed.value), parameters: allowed(given), image_of: picture.chosen() });
     } catch (error) {
       say(error.message);
@@ -57,17 +61,39 @@ function form(run) {
   return el("form", { on: { submit: send, keydown: quick } },
     choice("Start from", run.settings.map((setting) => [setting.id, setting.title]), base.id, (id) => update({ slots: [...state.slots.slice(0, -1), ...slotsOf([Number(id)])] })),
     el("label", {}, run.labels.prompt, prompt), picture.fields, el("label", {}, run.labels.seed, seed),
+    preset.field,
     fields.map(([name]) => el("label", {}, run.labels[name], inputs[name])),
     el("label", {}, run.labels.skip, skip),
     el("label", { title: "What the fields above cannot say: one term per line, its parts as name=value" },
       `${run.labels.term}, one per line`, terms),
-    kept(base),
+    others,
     el("button", { type: "submit", class: "action" }, "Make it ", el("kbd", {}, "Ctrl Enter")),
-    el("p", { class: "quiet" }, `Model: ${base.model}. What is left empty is the model's own.`));
+    el("p", { class: "quiet" }, `Model: ${base.model}. What is left empty is the preset's, or the model's own.`));
+}
+
+/** The presets that may be chosen: those of one's own, and what a tune of this run has found. */
+function presets(run, change) {
+  if (run.presets.length === 0) return { chosen: () => null, field: null };
+  const field = choice(run.labels.preset, [["", "none"], ...run.presets.map((name) => [name, name])], "", change, { name: "preset" });
+  return { chosen: () => field.querySelector("select").value || null, field };
+}
+
+/** Leave open what a preset says when one is chosen; without one the fields are the setting's again. */
+function leaveTo(name, { base, inputs, skip, terms, others }) {
+  for (const [field, input] of Object.entries(inputs)) {
+    if (OF_PRESET.includes(field)) input.value = name ? "" : written(base.parameters[field]);
+  }
+  skip.value = name ? "" : base.parameters.skip;
+  terms.value = name ? "" : termLines(base);
+  others.replaceChildren(...[kept(name ? withoutGuidance(base.parameters) : base.parameters)].filter(Boolean));
+}
+
+function withoutGuidance(parameters) {
+  return Object.fromEntries(Object.entries(parameters).filter(([name]) => !OF_PRESET.includes(name)));
 }
 
 /** What a trial has of its setting without a field here, so that nothing is in it unsaid. */
-function kept({ parameters }) {
+function kept(parameters) {
   const hasField = new Set([...FIELDS.map(([name]) => name), "skip", "guidance"]);
   const others = Object.fromEntries(Object.entries(parameters).filter(([name]) => !hasField.has(name)));
   const told = parameterRows({ parameters: others }).map(([name, value]) => `${name} ${value}`);
@@ -95,9 +121,12 @@ function pictures(run) {
 const OF_STG = ["layers", "skip", "strength", "normalize", "every", "start", "stop", "orthogonalize"];
 const SCALES = ["stg_scale", "spatial_scale", "temporal_scale"];
 
+// What a preset says, so that it is not taken from the setting that a trial starts from.
+const OF_PRESET = [...OF_STG, ...SCALES, "guidance_scale", "rescale", "term", "slg_layers", "random_share", "schedule", "guidance"];
+
 /** Without what is empty, and without what has no effect where STG is off. Layers without any scale have the preset's. */
 function allowed(parameters) {
-  const isOn = SCALES.some((name) => parameters[name]) || (parameters.layers && SCALES.every((name) => parameters[name] == null));
+  const isOn = parameters.preset || SCALES.some((name) => parameters[name]) || (parameters.layers && SCALES.every((name) => parameters[name] == null));
   const isIdle = (name) => (OF_STG.includes(name) && !isOn) || (name === "rescale" && !isOn && !parameters.term);
   return Object.fromEntries(Object.entries(parameters).filter(([name, value]) => value != null && name !== "model" && !isIdle(name)));
 }
