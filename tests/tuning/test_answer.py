@@ -71,6 +71,8 @@ def test_a_gain_of_the_race_alone_is_not_distinguishable() -> None:
     assert found.gain is not None
     assert found.gain.difference.estimate.sign == 0
     assert "not distinguishable from 0, and it is the cheapest of the tied" in found.sentences[0]
+    half = (found.gain.difference.estimate.high or 0) - found.gain.difference.estimate.value
+    assert found.sentences[1].endswith(f"So many prompts can show differences above {half:.2g}.")
 
 
 def test_what_is_worse_is_not_used() -> None:

@@ -57,15 +57,17 @@ def _verdict(
 def _gain(winner: Racer, gain: Gain) -> str:
     found = gain.difference.estimate
     where = f"on {prompts(found.count)} that chose nothing"
-    if found.low is None:
+    if found.low is None or found.high is None:
         return (
             f"{winner.name} has {gain.mean:.4g} {where} and CFG alone {gain.baseline:.4g}; the"
             f" difference, {found.value:+.3g}, has no interval: {found.reason}."
         )
     says = {1: "better", -1: "worse", 0: "not distinguishable"}[found.sign]
+    half = (found.high - found.low) / 2
+    seen = "" if found.sign else f" So many prompts can show differences above {half:.2g}."
     return (
         f"The gain of {winner.name} over CFG alone in {gain.metric} is {interval(found)} {where}:"
-        f" {says}."
+        f" {says}.{seen}"
     )
 
 
