@@ -46,15 +46,21 @@ def test_right_and_wrong_words_of_a_real_clip() -> None:
     assert prompt_metric.right(frames, "a red star", 12) == 1
     values = [prompt_metric.likelihood(frames, text, 12) for text in (good, half, bad)]
     assert 0 > values[0] > -0.1 > values[1] > values[2]
-    chances = [prompt_metric.certainty(frames, text, 12) for text in (good, half, bad)]
-    assert chances == pytest.approx([math.exp(value) for value in values])
+    chances = [prompt_metric.probability(frames, text, 12) for text in (good, half, bad)]
+    assert chances == pytest.approx([math.exp(3 * value) for value in values])
+
+
+ONE = {"shape": "a cross", "colour": "something cyan", "motion": "something spinning"}
 
 
 def test_chances_are_those_of_the_judge() -> None:
     """Of one head, the chances of all words add up to 1."""
     frames = clip(shape="cross", colour="cyan", motion="spin")
-    chances = [prompt_metric.certainty(frames, f"a {shape}") for shape in world.SHAPES]
+    chances = [prompt_metric.probability(frames, f"a {shape}") for shape in world.SHAPES]
     assert sum(chances) == pytest.approx(1)
+    words = {name: prompt_metric.probability(frames, f"{a}") for name, a in ONE.items()}
+    both = prompt_metric.probability(frames, "a cyan cross spinning")
+    assert both == pytest.approx(math.prod(words.values()))
     assert max(range(6), key=chances.__getitem__) == world.SHAPES.index("cross")
 
 

@@ -151,10 +151,12 @@ def test_a_function_in_python_is_one_too(run: Run) -> None:
 
 
 def test_a_module_with_a_function(run: Run) -> None:
-    objective = Objective(spec(("skipguide.lab.prompt_metric:certainty", 1.0)))
-    assert objective.label == "certainty"
+    objective = Objective(spec(("skipguide.lab.prompt_metric:probability", 1.0)))
+    assert objective.label == "probability"
     # Its prompts name nothing of the lab's world, which is said.
-    with pytest.raises(ValueError, match=r"no certainty: .* failed with ValueError: a prompt must"):
+    with pytest.raises(
+        ValueError, match=r"no probability: .* failed with ValueError: a prompt must"
+    ):
         objective.measure(run)
 
 

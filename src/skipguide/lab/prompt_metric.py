@@ -1,6 +1,6 @@
 """What the judge reads in a video of the words of its prompt, for `skipguide tune` on lab models.
 
-    skipguide tune --model lab-mochi --metric skipguide.lab.prompt_metric:likelihood ...
+    skipguide tune --model lab-mochi --metric skipguide.lab.prompt_metric:probability ...
 
 Only words that the prompt names count: shape, colour and motion of the object that moves. Of two
 objects it is the one that is named first.
@@ -38,25 +38,27 @@ def right(frames: Frames, prompt: str | None, fps: float | None = None) -> float
 def likelihood(frames: Frames, prompt: str | None, fps: float | None = None) -> float:
     """Return the mean logarithm of the chance that the judge gives the words of the prompt.
 
-    It is 0 at best, -2 for guesses among eight, and falls far for words that are surely wrong; it
-    varies less than `right` from clip to clip where words are read right or nearly so. Arguments
-    and errors are those of `right`.
+    It is 0 at best, -2 for guesses among eight, and -10 for a word that is surely wrong, so that a
+    few clips carry its mean. Arguments and errors are those of `right`.
     """
-    logits = judge.read_logits(frames)
-    logs = [
+    return float(torch.stack(_log_chances(frames, prompt)).mean())
+
+
+def probability(frames: Frames, prompt: str | None, fps: float | None = None) -> float:
+    """Return the chance that the judge gives all words of the prompt, in [0, 1].
+
+    It says more of a clip than `right`, and one that is surely wrong does not weigh more than the
+    others, as it does in `likelihood`. Arguments and errors are those of `right`.
+    """
+    return float(torch.stack(_log_chances(frames, prompt)).sum().exp())
+
+
+def _log_chances(frames: Frames, prompt: str | None) -> list[torch.Tensor]:
+    asked, logits = _asked(prompt), judge.read_logits(frames)
+    return [
         logits[name].double().log_softmax(1)[0, judge.HEADS[name].index(word)]
-        for name, word in _asked(prompt).items()
+        for name, word in asked.items()
     ]
-    return float(torch.stack(logs).mean())
-
-
-def certainty(frames: Frames, prompt: str | None, fps: float | None = None) -> float:
-    """Return exp of `likelihood`: the geometric mean of the chances, in [0, 1].
-
-    One clip that is surely wrong does not weigh more than the others. Arguments and errors are
-    those of `right`.
-    """
-    return float(np.exp(likelihood(frames, prompt, fps)))
 
 
 def _best(name: str, logits: torch.Tensor) -> str:

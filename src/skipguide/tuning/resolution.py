@@ -22,7 +22,7 @@ from skipguide.tuning.scores import ScoreTable, column_of
 # of what the judge reads are medians over the settings of docs/paper/lab-mochi-clips.csv.gz, beside
 # no guidance; beside CFG at its own scale they are half of it. Those of pixels are of 12 prompts.
 KNOWN: Mapping[str, float] = {
-    "right": 0.32, "likelihood": 0.33, "certainty": 0.12,
+    "right": 0.32, "likelihood": 0.33, "probability": 0.16,
     "sharpness": 0.01, "motion": 0.005, "saturation": 0.03, "temporal_flickering": 0.003,
 }  # fmt: skip
 FEWEST = 4  # prompts of which a standard deviation is taken
