@@ -94,16 +94,17 @@ def _draw(text: str | None) -> float:
 
 
 def record(key: str) -> ScanRecord:
-    """A scan in which later layers push more finely, and attention does less."""
+    """A scan in which the layers near the sixth push most finely, and least along c."""
     states = tuple(
         ScanState(i, 10, level, level, "transformer", True) for i, level in enumerate(LEVELS)
     )
     random = np.random.default_rng(int(hashlib.sha256(key.encode()).hexdigest()[:8], 16))
     places = np.array([float(cell.layer.partition(":")[2]) for cell in CELLS])
     shape = (len(CELLS), len(states))
-    hf = np.repeat(places[:, None] / 10, len(states), 1) + random.normal(0, 0.02, shape)
+    near = np.repeat(1 - abs(places[:, None] - 6) / 10, len(states), 1)
+    hf = near + random.normal(0, 0.02, shape)
     values = {
-        "ratio": np.full(shape, 0.2), "hf": hf, "cos_c": np.full(shape, 0.3),
+        "ratio": np.full(shape, 0.2), "hf": hf, "cos_c": -near,
         "cos_cfg": np.full(shape, 0.1),
     }  # fmt: skip
     gram = np.repeat(np.eye(len(CELLS))[:, :, None], len(states), 2)
