@@ -78,7 +78,8 @@ class DrawnModel(Drawn):
             (layer,) = explicit_layers(term)
             (scale,) = term.scales(1)
             best = 1 - (np.log2(scale) - 1) ** 2 / 4
-            found += self.gains.get(str(layer), -0.05) * best * (term.stop - term.start)
+            whole = 1.0 if term.skip == "residual" else 0.5
+            found += whole * self.gains.get(str(layer), -0.05) * best * (term.stop - term.start)
         return found
 
     def _watched(self, job: Job) -> dict[str, bytes]:

@@ -72,6 +72,9 @@ class Painter:
     def cost(self, complete: Any, image: Any) -> Cost:
         return Cost(2.0, 0.001)
 
+    def inspect(self, generation: Any, function: Any) -> Any:
+        raise NotImplementedError("there is no pipeline")
+
     def run(self, jobs: Sequence[Job], on_step: OnStep | None) -> Iterator[Any]:
         for job in jobs:
             yield JobStarted(job)
