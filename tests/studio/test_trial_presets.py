@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from skipguide.runs import Run
+from skipguide.runs.engine import Engine
 from skipguide.studio import app
 from skipguide.studio.access import Policy
 from skipguide.studio.playground import TrialRequest, Trials, build_plan
 from support.painted import Painter
 from support.preset_files import CFG_FILE, STG_FILE, write_preset
 
-
+ENGINE: Engine = Painter()
 HERE = "http://127.0.0.1:7860"
 
 
@@ -48,10 +48,8 @@ def test_no_other_file_is_read(run_with_presets: Path, preset: Any) -> None:
 
 
 def test_the_page_offers_them_where_it_makes_videos(run_with_presets: Path) -> None:
-    trials = Trials(run_with_presets, Painter)
+    trials = Trials(run_with_presets, lambda: ENGINE)
     with TestClient(app.create_app(run_with_presets, Policy(), trials), base_url=HERE) as web:
         assert web.get("/api/run").json()["presets"] == ["tune.toml", "night"]
     with TestClient(app.create_app(run_with_presets, Policy(), None), base_url=HERE) as web:
         assert web.get("/api/run").json()["presets"] == []
-    with Run.open(run_with_presets) as run:
-        assert len(run.settings()) == 4
