@@ -45,7 +45,6 @@ for verb in (
     reproduce,
     bench,
     families,
-    layers,
     presets,
     evaluate,
     metrics,
@@ -54,6 +53,7 @@ for verb in (
 ):
     app.command()(verb)
 app.command(cls=PanelCommand)(studio)
+app.command(cls=PanelCommand)(layers)
 app.add_typer(lab, name="lab")
 app.add_typer(paper, name="paper")
 app.command(cls=SweepCommand)(sweep)

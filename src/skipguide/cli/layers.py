@@ -1,20 +1,44 @@
-"""skipguide layers: list the layers of a model, and what a weak pass costs that skips one."""
+"""skipguide layers: list the layers of a model, what skipping one costs, and a map of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skipguide.cli import console
 from skipguide.cli.families import Line, align_columns, print_lines
-from skipguide.cli.options import Json
+from skipguide.cli.options import Config, Json, accept_some_settings, parse_folder, read_config
+from skipguide.cli.tune import COMMON
 from skipguide.method.protocols import PlainData
+from skipguide.models.fields import flag_name
 
+if TYPE_CHECKING:
+    from skipguide.tuning.scan_record import ScanOptions
+
+MAP, MODEL = "The map", "Model and video"
+SIZES = ("height", "width", "num_frames")
+# Settings of the videos whose trajectories are scanned; the model is an argument.
+SETTINGS = (
+    *SIZES, "guidance_scale", "seed", "image",
+    *(name for name in COMMON if name not in (*SIZES, "model")),
+)  # fmt: skip
+MapPrompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="A file of prompts, a line each or rows; the first of them are scanned.",
+        show_default="four built in",
+        rich_help_panel=MAP,
+    ),
+]
 COLUMNS = ("layer", "attention", "share", "weak pass: residual", "attention")
 
 
+@accept_some_settings(SETTINGS, MODEL)
 def layers(
     model: Annotated[
         str,
@@ -22,30 +46,148 @@ def layers(
             help="A family (svd), a lab model (lab-svd), a folder in diffusers layout, or a hub id."
         ),
     ],
-    height: Annotated[
-        int | None, typer.Option(help="Height in pixels.", show_default="the model's")
+    map_: Annotated[
+        bool,
+        typer.Option(
+            "--map",
+            help="Scan all layers on the model's own trajectories, and rank them.",
+            rich_help_panel=MAP,
+        ),
+    ] = False,
+    prompts: MapPrompts = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures for image-to-video models, one for each prompt.",
+            show_default="gradients",
+            rich_help_panel=MAP,
+        ),
     ] = None,
-    width: Annotated[
-        int | None, typer.Option(help="Width in pixels.", show_default="the model's")
+    num_prompts: Annotated[
+        int, typer.Option(min=1, help="How many are scanned.", rich_help_panel=MAP)
+    ] = 4,
+    skips: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kinds of skip, separated by commas.",
+            show_default="residual,attention",
+            rich_help_panel=MAP,
+        ),
     ] = None,
-    num_frames: Annotated[
-        int | None, typer.Option(help="Frames of the video.", show_default="the model's")
+    axes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of models with attention in space and in time: spatial, temporal, both.",
+            show_default="all",
+            rich_help_panel=MAP,
+        ),
     ] = None,
+    some: Annotated[
+        str | None,
+        typer.Option("--layers", help="As 4-12 or 8,9.", show_default="all", rich_help_panel=MAP),
+    ] = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of noise at which is looked.",
+            show_default="0.95,0.8,0.6,0.3",
+            rich_help_panel=MAP,
+        ),
+    ] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Compare the map with layers that somebody found best by search (Mochi).",
+            rich_help_panel=MAP,
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of map.csv, map.json, map.png and of what was scanned; run again, the"
+            " scan goes on.",
+            show_default="none",
+            parser=parse_folder,
+            metavar="PATH",
+            rich_help_panel=MAP,
+        ),
+    ] = None,
+    config: Config = None,
     as_json: Json = False,
+    *,
+    given: PlainData,
 ) -> None:
-    """List the layers of a model, and what skipping them costs.
+    """List the layers of a model, and what skipping them costs; with --map, rank them.
 
     For each layer: its address, its kind of attention, its share of a forward pass, and the cost of
     a weak pass that starts there, as a part of a forward pass. All are floating point operations; a
-    family is counted without weights."""
+    family is counted without weights.
+
+    --map skips each layer in turn, at four noise levels of videos that the model makes, and ranks
+    the layers by what the skip pushes: in minutes, with the uncertainty of the ranks."""
+    if map_:
+        scan = _scan_options(skips, axes, some, levels)
+        from skipguide.cli.layers_map import MapCommand
+
+        command = MapCommand(
+            model, read_config(config), given, scan, num_prompts, out, published, as_json
+        )
+        command.run(prompts, images)
+        return
+    _refuse_map_options(given, prompts, images, skips, axes, some, levels, published, out, config)
     from skipguide.bench import layer_cost
 
-    found = layer_cost.measure_layers(model, height=height, width=width, num_frames=num_frames)
+    found = layer_cost.measure_layers(model, **{name: given.get(name) for name in SIZES})
     found["skips"] = _available_skips(found["family"])
     if as_json:
         console.print_result("", found, as_json)
     else:
         print_lines(list(_lines(found)))
+
+
+def _scan_options(
+    skips: list[str] | None, axes: list[str] | None, some: str | None, levels: str | None
+) -> ScanOptions:
+    from skipguide.cli.tune_inputs import parse_axes
+    from skipguide.method import parsing
+    from skipguide.tuning.scan_record import LEVELS, ScanOptions
+
+    return ScanOptions(
+        tuple(part.strip() for text in skips or [] for part in text.split(",") if part) or None,
+        parse_axes(axes or []),
+        None if some is None else parsing.parse_layers(some),
+        LEVELS if levels is None else _parse_levels(levels),
+    )
+
+
+def _parse_levels(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(
+            f"--levels must be shares of noise, as in 0.95,0.8,0.6,0.3, but got {text!r}. Correct"
+            " it."
+        ) from None
+
+
+def _refuse_map_options(given: PlainData, *others: object) -> None:
+    """Reject what only --map uses.
+
+    Raises:
+        ValueError: if any of it is there.
+    """
+    names = ("--prompts", "--images", "--skips", "--axes", "--layers", "--levels", "--published",
+             "--out", "--config")  # fmt: skip
+    used = [name for name, value in zip(names, others, strict=True) if value]
+    used += [flag_name(name) for name in given if name not in SIZES]
+    if used:
+        raise ValueError(
+            f"{', '.join(used)} {'is' if len(used) == 1 else 'are'} for the map of the layers, but"
+            " --map is not there. Add it, or leave the rest out."
+        )
 
 
 def _available_skips(name: str) -> list[str]:

@@ -218,4 +218,5 @@ def _ranked(
     low, high = np.quantile(found, (0.025, 0.975), axis=0)
     among = np.where(np.isnan(found), np.nan, found <= FIRST).mean(0)
     rank = ranking.places_in_order(score, counted)
-    return {"score": score, "rank": rank, "rank_low": low, "rank_high": high, "first_three": among}
+    ends = {"rank_low": np.minimum(low, rank), "rank_high": np.maximum(high, rank)}
+    return {"score": score, "rank": rank, "first_three": among, **ends}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -157,7 +157,7 @@ def _join(means: Floats, a: int, b: int, size_a: int, size_b: int) -> None:
     means[b], means[:, b], means[a, a] = -np.inf, -np.inf, -np.inf
 
 
-def area_under_curve(score: Sequence[float] | Floats, member: Sequence[bool]) -> float:
+def area_under_curve(score: ArrayLike, member: ArrayLike) -> float:
     """Return the area under the ROC curve: how often a member's score is above another's.
 
     Ties count half. nan where all or none are members.
