@@ -224,11 +224,18 @@ class ScanRecord:
             states=tuple(ScanState(**row) for row in states),
             values={
                 name.removeprefix(prefix): array
-                for name, array in sorted(arrays.items())
+                for name, array in sorted(arrays.items(), key=_order)
                 if name.startswith(prefix)
             },
             **named,
         )
+
+
+def _order(named: tuple[str, Any]) -> tuple[bool, int]:
+    """Return a sorting key of quantities: as in QUANTITIES, those of a sound behind."""
+    quantity = named[0].removeprefix("values.")
+    own = quantity.removeprefix("audio_")
+    return quantity != own, QUANTITIES.index(own) if own in QUANTITIES else -1
 
 
 def _metadata(data: bytes) -> dict[str, str]:
