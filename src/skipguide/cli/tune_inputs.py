@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from skipguide.cli.prompt_options import read_prompts
 from skipguide.files.folders import contents
-from skipguide.files.image import SUFFIXES
 
 if TYPE_CHECKING:
     from skipguide.runs.prompt_rows import Prompt
@@ -46,6 +45,8 @@ def read_inputs(prompts: Path | None, images: Path | None) -> tuple[list[Prompt]
 
 
 def _pictures(folder: Path) -> list[Path]:
+    from skipguide.files.image import SUFFIXES
+
     if not folder.is_dir():
         raise ValueError(f"--images must be a folder of pictures, but {folder} is no folder.")
     found = sorted(path for path in contents(folder) if path.suffix.lower() in SUFFIXES)
