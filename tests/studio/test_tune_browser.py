@@ -37,7 +37,7 @@ def test_the_answer_comes_first_with_the_line_to_type(page: Any, done: Served) -
 
 def test_the_race_shows_who_is_better_by_how_much(page: Any, done: Served) -> None:
     page.goto(done.url)
-    rows = page.locator("table.race tbody tr")
+    rows = page.locator("table.race tbody tr[data-candidate]")
     assert rows.evaluate_all("rows => rows.map((row) => row.dataset.candidate)") == [
         "blocks:4 residual, cfg 4.5, scale 1", "blocks:4 residual, cfg 4.5", "cfg 4.5, 10 steps",
         "blocks:5 attention, cfg 2.25", "cfg 4.5", "blocks:8 residual, cfg 4.5", "cfg 2.25",
@@ -45,7 +45,8 @@ def test_the_race_shows_who_is_better_by_how_much(page: Any, done: Served) -> No
     assert "+0.027 (+0.014 to +0.04)" in rows.first.inner_text()
     gone = page.locator("table.race tr.out").first
     assert "out in round 2" in gone.inner_text()
-    assert "difference to the leader is -0.012" in gone.inner_text()
+    why = page.locator("table.race tr.out + tr.why").first
+    assert "difference to the leader is -0.012" in why.inner_text()
     # The point lies right of zero by as much as the difference, on the line that all rows share.
     ends = "(row) => row.querySelector('.forest').getBoundingClientRect().toJSON()"
     places = rows.evaluate_all(
@@ -112,6 +113,19 @@ def test_another_quantity_is_shaded_and_stays_when_the_run_changes(
         page.locator("table.race tbody tr").first.wait_for(timeout=15_000)
         sync_api.expect(page.locator(".stages [aria-current=step]")).to_contain_text("Race")
         sync_api.expect(page.locator("#scan-quantity")).to_have_value("cluster")
+
+
+def test_without_a_metric_the_sampled_are_opened_side_by_side(tmp_path: Path, page: Any) -> None:
+    folder = tuned.tuned(tmp_path / "run", "none")
+    answer = {"verdict": "not measured", "sentences": ["Nothing was measured."], "raced": []}
+    (folder / "tune" / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+    with Served(folder) as served:
+        page.goto(served.url)
+        assert "sampled" in page.locator("tr[data-candidate]").last.inner_text()
+        page.get_by_role("button", name="Look at them side by side").click()
+        page.locator("figure.cell").nth(5).wait_for()
+        assert "settings=1%2C2%2C3%2C4%2C5%2C6" in page.url
+        assert "prompts=1%2C2%2C3%2C4" in page.url
 
 
 def test_before_the_first_clip_it_says_what_goes_on(tmp_path: Path, page: Any) -> None:

@@ -41,7 +41,7 @@ def quality_and_cost(answer: PlainData) -> Child:
         key=lambda one: (one["passes"], -one["value"]),
     )
     if not raced:
-        return el("p", "Nothing was measured, so that there is no quality to set against cost.")
+        return None
     return [
         el("div", _plot(raced, answer), class_="plot"),
         table(
@@ -158,13 +158,19 @@ def race_table(race: PlainData) -> Child:
         return el("p", "Nothing raced.")
     known = [one for one in rows if one.get("difference") is not None]
     least, most = _reach(known)
+    is_measured = (race.get("metric") or {}).get("kind") != "none"
 
     def share(value: float) -> float:
         return 4 + 92 * (min(max(value, least), most) - least) / (most - least)
 
     heads: list[Child] = ["Candidate", _axis(least, most, share), "Difference to CFG alone",
                           "Prompts", "Passes", "How it ended"]  # fmt: skip
-    return table(heads, [_race_row(one, share, least, most) for one in rows], class_="race")
+    shown = [
+        part
+        for one in rows
+        for part in (_race_row(one, share, least, most, is_measured), _why(one))
+    ]
+    return table(heads, [row for row in shown if row is not None], class_="race")
 
 
 def _place_in_race(one: PlainData) -> tuple[int, float]:
@@ -187,7 +193,7 @@ def _axis(least: float, most: float, share: Any) -> Markup:
     return el("div", marks, class_="forest axis", aria_hidden="true")
 
 
-def _race_row(one: PlainData, share: Any, least: float, most: float) -> Markup:
+def _race_row(one: PlainData, share: Any, least: float, most: float, is_measured: bool) -> Markup:
     words: list[str] = [ROLES.get(one["role"], one["role"])]
     if one.get("cell"):
         words.append(f"{one['cell']}, scale {number(one.get('scale'))}")
@@ -199,9 +205,10 @@ def _race_row(one: PlainData, share: Any, least: float, most: float) -> Markup:
     if difference is not None:
         told = signed(difference) + interval(one.get("low"), one.get("high"), True)
     state = _STATES[one["state"]] if one["state"] in _STATES else str(one["state"])
+    if not is_measured and one["state"] == "racing":
+        state = "sampled"
     if one.get("round_out"):
         state += f" in round {one['round_out']}"
-    reason = one.get("out_reason")
     return el(
         "tr",
         el("th", one["name"], el("small", " · ".join(words)), scope="row"),
@@ -209,9 +216,17 @@ def _race_row(one: PlainData, share: Any, least: float, most: float) -> Markup:
         el("td", told, class_="number"),
         el("td", str(one.get("clips") or "")),
         el("td", number(one.get("passes"))),
-        el("td", state, el("small", reason[0].upper() + reason[1:]) if reason else None),
+        el("td", state),
         class_=one["state"],
     )
+
+
+def _why(one: PlainData) -> Markup | None:
+    """Return why a candidate went, as a row of its own below it."""
+    reason = one.get("out_reason")
+    if not reason:
+        return None
+    return el("tr", el("td", reason[0].upper() + reason[1:], colspan=6), class_="why")
 
 
 def _forest(one: PlainData, share: Any, least: float, most: float) -> Markup:

@@ -5,6 +5,7 @@ import { button, el, short } from "studio/dom.js";
 import { slotsOf, update } from "studio/state.js";
 import { whole } from "studio/words.js";
 
+const COLUMNS = 7; // at most
 const ROOM = 1.6; // how far an interval may reach beyond the largest difference, in its length
 const EDGE = 0.04; // of the line, at both ends
 const PLACES = { winner: 0, out: 2 }; // all others stand between them
@@ -13,7 +14,7 @@ const ROLES = {
   preset: "published preset", scan: "from the map", search: "search around the winner",
 };
 const STATES = {
-  winner: "winner", baseline: "compared with", racing: "racing", stayed: "in to the end",
+  winner: "winner", baseline: "compared with", racing: "racing", stayed: "in to the end", sampled: "sampled",
   out: "out",
 };
 
@@ -31,11 +32,13 @@ export function raceSection(run, tune) {
   return el("section", { id: "race" }, heading, el("p", { class: "quiet" }, said(race, votes)),
     el("div", { class: "scrolled" }, el("table", { class: "race", role: "table" },
       el("thead", { role: "rowgroup" }, axis(line, votes)),
-      el("tbody", { role: "rowgroup" }, rows.map((one) => row(run, one, rows, line, votes))))));
+      el("tbody", { role: "rowgroup" }, rows.map((one) => [
+        row(run, one, rows, line, votes), why(one)])))));
 }
 
 /** A candidate with the numbers that are shown: those of the votes where they are newer. */
-function numbered(one, votes, { answer }) {
+function numbered(one, votes, { answer, race }) {
+  if (one.state === "racing" && race.metric?.kind === "none") return { ...one, state: "sampled" };
   if (answer && one.state === "racing") return { ...one, state: "stayed" };
   if (!votes || answer) return one;
   const rate = votes.win_rates[one.name];
@@ -112,8 +115,14 @@ function row(run, one, rows, line, votes) {
     votes ? cell("number best", one.best == null ? "" : percents(one.best)) : null,
     cell("number count-of", one.clips || ""), cell("number count-of", short(one.passes)),
     cell("state-of", el("span", { class: "state" }, STATES[one.state] ?? one.state),
-      one.round_out ? el("span", { class: "quiet" }, ` in round ${one.round_out}`) : null,
-      one.out_reason ? el("p", { class: "quiet why" }, capital(one.out_reason)) : null));
+      one.round_out ? el("span", { class: "quiet" }, ` in round ${one.round_out}`) : null));
+}
+
+/** Why a candidate went: a line of its own below its row. */
+function why({ out_reason: reason }) {
+  if (!reason) return null;
+  return el("tr", { role: "row", class: "why" },
+    el("td", { role: "cell", colspan: COLUMNS }, capital(reason)));
 }
 
 /** A candidate is a setting of the run as soon as it has clips. */

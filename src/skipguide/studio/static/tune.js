@@ -5,7 +5,7 @@ import { button, el, say, short } from "studio/dom.js";
 import { empty } from "studio/empty.js";
 import { raceSection } from "studio/race.js";
 import { mapSection } from "studio/scanmap.js";
-import { update } from "studio/state.js";
+import { slotsOf, update } from "studio/state.js";
 
 let drawn = null; // what is on the page
 
@@ -38,7 +38,7 @@ const VERDICTS = {
 };
 
 function head(run, { race, answer, votes }) {
-  if (answer) return answerPanel(answer);
+  if (answer) return answerPanel(answer, run, race);
   if (race.waiting) return waitingPanel(race, votes);
   const now = race.stages.find(({ name }) => name === race.stage);
   const what = now ? `${titled(now.name)}. ${now.what ?? ""}` : "It begins.";
@@ -50,7 +50,7 @@ function head(run, { race, answer, votes }) {
     run.sweeping ? null : el("p", { class: "quiet" }, stopped));
 }
 
-function answerPanel(answer) {
+function answerPanel(answer, run, race) {
   const [first, ...others] = answer.sentences ?? [];
   return el("section", { class: "panel answer", id: "tune-head", "data-verdict": answer.verdict },
     el("h2", {}, "The answer ",
@@ -58,8 +58,21 @@ function answerPanel(answer) {
     el("p", { class: "first" }, sentence(first ?? "")),
     others.map((text) => el("p", {}, sentence(text))),
     answer.command ? line(answer.command) : null,
+    answer.verdict === "not measured" ? sideBySide(run, race) : null,
     el("p", { class: "quiet" }, "Strips of both, and how it was measured: ",
       el("code", {}, "report.html"), " in the folder of the run."));
+}
+
+/** What was sampled without a metric is there to be looked at: all of it, on all its prompts. */
+function sideBySide(run, race) {
+  const names = new Set((race?.candidates ?? []).map(({ name }) => name));
+  const ids = run.settings.filter(({ name }) => names.has(name)).map(({ id }) => id);
+  const whole = run.prompts.map(({ id }) => id).filter((prompt) =>
+    ids.every((id) => run.seeds.some((seed) => run.clipAt(prompt, seed, id)?.status === "done")));
+  if (ids.length < 2 || whole.length === 0) return null;
+  const open = () => update({ view: "clips", mode: "grid", slots: slotsOf(ids), prompts: whole });
+  return el("p", { class: "choices" },
+    button("Look at them side by side", open, { class: "action" }));
 }
 
 /** The line to type, with a button that copies it. */
