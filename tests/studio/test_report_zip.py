@@ -27,6 +27,7 @@ from skipguide.runs.merge import merge
 from skipguide.runs.study import CheckAnswer, Study
 from skipguide.runs.sweep import sweep
 from skipguide.studio import page_data, report_zip
+from support import tuned
 from support.painted import Painter, paint
 
 _HOME = PurePosixPath("/", "home", "ann")
@@ -286,3 +287,22 @@ def test_the_studio_shows_it_from_a_copy(
     assert list((tmp_path / "temporary").iterdir()) == []
     result = CliRunner().invoke(app, ["studio", str(tmp_path / "x.zip"), "--share", "lan"])
     assert "--share must have a run that keeps its votes" in result.stderr
+
+
+def test_a_tuning_is_in_it_without_folders(tmp_path: Path) -> None:
+    folder = tuned.tuned(tmp_path / "my run", "answer")
+    answer = tuned.answer()
+    answer["command"] = f"skipguide generate 'A PROMPT' --preset {_SECRET}/runs/tune.toml"
+    (folder / "tune" / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+    found = zipped(folder, tmp_path / "x.zip")
+    names = {name.removeprefix("my run/") for name in found.namelist()}
+    assert {"tune/map.json", "tune/race.json", "tune/answer.json", "tune.toml"} < names
+    assert not any(_SECRET.encode() in found.read(name) for name in found.namelist())
+    with packed.opened(tmp_path / "x.zip") as unpacked, Run.open(unpacked) as run:
+        told = page_data.describe(run)["tune"]
+    with Run.open(folder) as run:
+        own = page_data.describe(run)["tune"]
+    own["answer"]["command"] = "skipguide generate 'A PROMPT' --preset tune.toml"
+    assert told == own
+    page = found.read("my run/index.html").decode()
+    assert tuned.answer()["sentences"][0] in page

@@ -83,8 +83,8 @@ def candidates(stage: Stage) -> list[dict[str, Any]]:
             continue
         known = stage in ("race", "answer") and role != "cfg"
         state = "baseline" if role == "cfg" else "out" if gone and known else "racing"
-        reason = f"its difference to the leader is {difference:.3f} ({difference - half:.3f} to"
-        reason += f" {difference + half:.3f})."
+        ends = f"({difference - half:.3f} to {difference + half:.3f})"
+        reason = f"{name} went: its difference to the leader is {difference:.3f} {ends}."
         rows.append({
             "name": name, "role": role, "passes": passes, "cell": cell, "guidance_scale": scale,
             "scale": 2.0 if cell else 0.0, "start": 0.0, "stop": 1.0,

@@ -124,7 +124,10 @@ def test_the_plot_has_each_setting_where_its_numbers_are(run: Path) -> None:
 def test_the_race_and_the_map_are_told_with_their_intervals(run: Path) -> None:
     text = read(run).text
     assert "+0.027 (+0.014 to +0.04)" in text
-    assert "out in round 2 Its difference to the leader is -0.012" in text
+    assert (
+        "out in round 2 blocks:8 residual, cfg 4.5 went: its difference to the leader is -0.012"
+        in text
+    )
     assert "A ranking, not a verdict." in text
     first = tuned.layer_map().shortlist()[0].name
     assert f"{first} shortlist 1 (1 to 4)" in text

@@ -21,6 +21,7 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import Run, shareable, storage
 from skipguide.runs.ledger import NAME
 from skipguide.studio import files, page_data, report_tables
+from skipguide.tuning import shown
 
 _MOMENT = (1980, 1, 1, 0, 0, 0)  # of every file: the first that a .zip can hold
 _README = """{name}: a run of skipguide {version}
@@ -31,6 +32,8 @@ clips/           the videos
 tables/          clips, numbers of the settings with their intervals, and votes, as CSV (UTF-8)
 plans/           what the run was made from
 images/          the pictures that videos start from, if they do
+tune/            of `skipguide tune`: the map of the layers, the race and its answer; tune.toml is
+                 the preset that it found
 ledger.sqlite    all of it for skipguide: `skipguide studio FILE.zip` shows it with votes and
                  synchronous playing, `skipguide runs merge FILE.zip RUN --out NEW` joins it
 
@@ -69,6 +72,10 @@ def write_zip(run: Run, out: Path, overwrite: bool = False, with_names: bool = F
             return content
 
         shareable.write_shareable(run.ledger, folder, keep_video, with_names)
+        for path, content in shown.shareable_files(run.folder):
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(content)
+            _add(packed, f"{name}/{path}", content)
         with Run.open(folder) as shared:
             for path, content in _contents(run, shared, with_names):
                 _add(packed, f"{name}/{path}", content)

@@ -226,7 +226,11 @@ def _why(one: PlainData) -> Markup | None:
     reason = one.get("out_reason")
     if not reason:
         return None
-    return el("tr", el("td", reason[0].upper() + reason[1:], colspan=6), class_="why")
+    return el(
+        "tr",
+        el("td", f"It{reason[2:]}" if reason.startswith("it ") else reason, colspan=6),
+        class_="why",
+    )
 
 
 def _forest(one: PlainData, share: Any, least: float, most: float) -> Markup:

