@@ -133,6 +133,46 @@ def report(
         typer.echo(path)
 
 
+@paper.command()
+def tune(
+    model: Models = None,
+    repeats: Annotated[int, typer.Option(min=20, help="Simulated tunings of each kind.")] = 200,
+    docs: Annotated[
+        Path,
+        typer.Option(
+            help="Has paper/ and tune/ with published clips and layer maps.",
+            parser=parse_folder,
+            metavar="PATH",
+        ),
+    ] = Path("docs"),
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            help="First write the clips of a run with --rows 'map-raised' or 'map-low' to tune/ of"
+            " --docs.",
+            parser=parse_folder,
+            metavar="PATH",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what `skipguide tune` finds, and what it claims, in simulated repeats.
+
+    The clips are those of exhaustive layer maps; nothing is generated (docs/tune.md).
+    """
+    from skipguide.paper import models, tune_maps, tune_proof, tune_tables
+
+    chosen = tuple(model or models.MODELS)
+    if records is not None:
+        _check_folder("--docs", docs)
+        order = _build_order(records, list(chosen), None)
+        places = {name: place[0] for name in chosen if (place := order.locate_records(name))}
+        for path in tune_maps.write_maps(places, docs):
+            typer.echo(path, err=True)
+    found = tune_proof.prove(docs, chosen, repeats)
+    console.print_result(tune_tables.format_proof(found), tune_tables.proof_data(found), as_json)
+
+
 def _build_order(
     folder: Path, model: list[str] | None, weights: list[str] | None, **more: Any
 ) -> Order:

@@ -60,14 +60,14 @@ def table(results: Results, experiment: Experiment) -> str:
     if not rows:
         return "\n\n".join(_absent_rows(results, common, experiment)) or f"{NOT_YET}."
     titles = [MEASURES[name].title + ARROWS[MEASURES[name].better] for name in SHOWN_MEASURES]
-    lines = _markdown_table(
+    lines = markdown_table(
         ["", "clips", *titles, "passes", "seconds"], [_value_cells(common, row) for row in rows]
     )
     guided = [row for row in rows[1:] if row.source == "guided"]
     if guided and rows[0] == experiment.rows[0]:
         differences = [[row.label, *_difference_cells(common, row, rows[0])] for row in guided]
         lines += ["", f"Less {rows[0].label}, on the same prompts and noise:", ""]
-        lines += _markdown_table(["", "clips", *titles], differences)
+        lines += markdown_table(["", "clips", *titles], differences)
     for remark in _remarks(results, common, experiment, rows):
         lines += ["", remark]
     return "\n".join(lines)
@@ -104,7 +104,8 @@ def _absent_rows(results: Results, common: Results, experiment: Experiment) -> I
         yield f"Not made yet: {'; '.join(missing)}."
 
 
-def _markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown; all columns but the first are numbers."""
     return [
         _markdown_line(heading),
         _markdown_line(["---", *["---:"] * (len(heading) - 1)]),
@@ -145,7 +146,7 @@ def costs_table(found: Mapping[str, RowTiming], rows: Sequence[Row]) -> str | No
         times = "1" if row == rows[0] else f"{usual:.2f} ({least:.2f} to {most:.2f})"
         lines.append([row.label, f"{one.passes:.2f}", f"{one.median:.3f}", times])
     return "\n".join(
-        _markdown_table(
+        markdown_table(
             ["", "passes a step", "seconds a clip", "times the first (least and most)"], lines
         )
     )
@@ -222,7 +223,7 @@ def directions_table(found: Alignment) -> str:
         "direction", "length of d over e", "cosine of e and d", "best scale", "error saved there",
         "cosine of both errors",
     ]  # fmt: skip
-    return "\n".join(_markdown_table(heading, rows))
+    return "\n".join(markdown_table(heading, rows))
 
 
 def summarize_alignment(found: Alignment) -> str:
