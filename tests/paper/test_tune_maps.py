@@ -61,7 +61,7 @@ def test_published_maps_are_read_as_the_report_has_them() -> None:
     for one in tune_maps.load_maps(DOCS):
         if tune_maps.FOLDERS[one.name] != "paper":
             continue
-        for objective in tune_maps.OBJECTIVES:
+        for objective in ("right", "likelihood"):
             known = {
                 line["row"]: (int(line["common_clips"]), float(line["difference"]))
                 for line in lines
@@ -73,6 +73,14 @@ def test_published_maps_are_read_as_the_report_has_them() -> None:
                 clips, difference = known[cell.name]
                 assert clips == len(one.prompts)
                 assert mean == pytest.approx(difference, abs=2e-4)
+
+
+def test_the_probability_of_a_prompt_is_that_of_its_words_together() -> None:
+    one = tune_maps.load_maps(DOCS)[0]
+    assert one.model == "lab-mochi"
+    mean, found = one.values["likelihood"], one.values["probability"]
+    assert np.allclose(np.log(found), 3 * mean)  # shape, colour and motion
+    assert np.all((found >= 0) & (found <= 1))
 
 
 def test_the_distance_of_the_maps_without_cfg_tells_layers_apart() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,11 @@ from skipguide.stats.quantiles import beta_quantile, t_quantile
 
 Floats = NDArray[np.float64]
 FOLDERS = {"map": "paper", "map-without-cfg": "paper", "map-raised": "tune", "map-low": "tune"}
-OBJECTIVES = {"right": "prompt read right", "likelihood": "log likelihood of a word"}
+OBJECTIVES = {
+    "right": "prompt read right",
+    "likelihood": "log likelihood of a word",
+    "probability": "probability of the prompt",  # by the judge: of all its words together
+}
 JACKKNIFE_FREEDOM = 19  # of the published intervals of Frechet distances: 20 groups of prompts
 
 
@@ -50,12 +55,12 @@ class CellMap:
 
     @property
     def title(self) -> str:
-        """The map in words, as "lab-mochi beside CFG 4.5, push 0.3"."""
+        """The map in words: "lab-mochi beside CFG 4.5, push 0.3"; at 1 a push is as long as c."""
         guidance = self.base.guidance_scale
         beside = "without CFG" if guidance == 1 else f"beside CFG {guidance:g}"
         scale = self.cells[0].terms[0].scale
         assert isinstance(scale, float)
-        return f"{self.model} {beside}, push {scale / 10:.1f} |c|"
+        return f"{self.model} {beside}, push {scale / 10:.1f}"
 
     def differences(self, objective: str) -> Floats:
         """Return each cell less the row without STG, `(cells, P)`."""
@@ -112,14 +117,15 @@ def _load_map(docs: Path, model: str, experiment: Experiment) -> CellMap | None:
     return CellMap(model, experiment.name, experiment.rows[0], experiment.rows[1:], prompts, values)
 
 
-def _read_clips(path: Path, words: tuple[str, ...]) -> dict[str, dict[int, tuple[float, float]]]:
-    """Return by row and prompt whether every word is read right, and the mean log likelihood."""
-    found: dict[str, dict[int, tuple[float, float]]] = {}
+def _read_clips(path: Path, words: tuple[str, ...]) -> dict[str, dict[int, tuple[float, ...]]]:
+    """Return the values of OBJECTIVES by row and prompt."""
+    found: dict[str, dict[int, tuple[float, ...]]] = {}
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
             right = float(all(line[word] == "1" for word in words))
             row = found.setdefault(line["row"], {})
-            row[int(line["clip"])] = (right, float(line["likelihood"]))
+            mean = float(line["likelihood"])
+            row[int(line["clip"])] = (right, mean, math.exp(len(words) * mean))
     return found
 
 

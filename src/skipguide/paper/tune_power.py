@@ -1,21 +1,20 @@
 """Simulated repeats of `skipguide tune` on exhaustive maps: what it finds, and what it claims.
 
-A repeat runs the race that tune runs (`skipguide.tuning.race`) on values of published clips instead
-of new ones, with the shortlist of a real scan of the model. Two designs:
+A repeat runs the race and the answer of tune (`skipguide.tuning.simulate`) on values of published
+clips instead of new ones, with the shortlist of a real scan of the model. Two designs:
 
 - Power: half of the prompts, drawn anew in each repeat, choose; the other half judge. The
   exhaustive search chooses by every cell on every prompt of the first half, the race by a
   twentieth of these clips. What either picks is judged on prompts that chose nothing.
 - Honesty: prompts are drawn with replacement, those of the race and those that are kept back apart
-  from each other, so that the mean of a cell over all prompts of the map is the truth. Where the
-  labels of the cells are permuted within each drawn prompt, the truth is exactly 0.
+  from each other, so that the mean of a cell over all prompts of the map is the truth. Where each
+  prompt comes once with every rotation of the labels of its values, the truth is exactly 0 for all.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,74 +25,12 @@ from skipguide.paper.experiments import SKIPS, STUDIES
 from skipguide.paper.tune_maps import CellMap, Floats
 from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
-from skipguide.tuning.answer import Answer, answer, finalists
-from skipguide.tuning.race import Race, RaceRules, RaceState
-from skipguide.tuning.scores import ScoreTable
+from skipguide.tuning.simulate import Simulated, simulate
 
 Indices = NDArray[np.intp]
 REPEATS = 200
 SHARE = 0.05  # of the clips of the exhaustive search
 HELD_BACK = 1 / 3  # of the prompts, as in tune
-PASSES = {"cfg": 1.0, "scan": 1.5}  # only their order matters: of the tied the cheapest is taken
-BASELINE = "cfg"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A candidate of a simulated race."""
-
-    name: str
-    role: str
-    passes: float
-
-
-def settings(cells: Sequence[int]) -> list[Setting]:
-    """Return CFG alone and some cells, named by their numbers."""
-    alone = Setting(BASELINE, "cfg", PASSES["cfg"])
-    return [alone, *(Setting(str(cell), "scan", PASSES["scan"]) for cell in cells)]
-
-
-class Draw:
-    """The values of the settings on prompts that were drawn; only what is asked for is seen.
-
-    Args:
-        values: `(1 + cells, P)`, CFG alone first.
-        columns: of `values`, one for each prompt drawn; the same one may come more than once.
-    """
-
-    def __init__(self, values: Floats, columns: Sequence[int], label: str):
-        self.values, self.columns, self.label = values, columns, label
-        self.seen: dict[str, dict[int, float]] = {}
-
-    def look(self, name: str, prompt: int) -> None:
-        """Generate and measure a clip, so to speak."""
-        row = 0 if name == BASELINE else 1 + int(name)
-        value = float(self.values[row, self.columns[prompt]])
-        self.seen.setdefault(name, {})[prompt] = value
-
-    @property
-    def clips(self) -> int:
-        """How many clips have been seen."""
-        return sum(map(len, self.seen.values()))
-
-    def scores(self) -> ScoreTable:
-        """Return what has been seen."""
-        return ScoreTable(self.label, self.seen)
-
-
-def race(draw: Draw, cells: Sequence[int], prompts: Sequence[int], clips: int) -> RaceState:
-    """Run a race of CFG alone and some cells to its end, on at most so many clips."""
-    rules = RaceRules()
-    entrants = settings(cells)
-    # Every clip counts as one pass, so that the limit is one of clips.
-    priced = [dataclasses.replace(one, passes=1.0) for one in entrants]
-    contest = Race(priced, prompts, dataclasses.replace(rules, max_passes=float(clips)))
-    while True:
-        state = contest.state(draw.scores())
-        if state.over or not state.wanted:
-            return state
-        for name, prompt in state.wanted:
-            draw.look(name, prompt)
 
 
 # --- power ----------------------------------------------------------------------------------------
@@ -110,6 +47,7 @@ class Choice:
 RULES = {
     "exhaustive": "exhaustive search",
     "tune": "scan and race",
+    "blind": "a race of as many cells drawn at random",
     "scan": "the scan's first, no clip",
     "random": "a random layer and skip",
     "middle": "the middle layer",
@@ -180,30 +118,34 @@ def power(
     for repeat in range(repeats):
         order = generator.permutation(prompts)
         judges[repeat, order[half:]] = 1 / (prompts - half)
-        for rule, choice in _choices(one, values, order[:half], shortlist, objective).items():
+        for rule, choice in _choices(one, values, order[:half], shortlist, repeat).items():
             chosen[rule][repeat], clips[rule][repeat] = choice.weights, choice.clips
     return _summarize_power(one, objective, values, chosen, clips, judges)
 
 
 def _choices(
-    one: CellMap, values: Floats, columns: Indices, shortlist: Sequence[int], objective: str
+    one: CellMap, values: Floats, columns: Indices, shortlist: Sequence[int], seed: int
 ) -> dict[str, Choice]:
     """Return what every rule chooses by some prompts."""
     rows, exhaustive = len(values), (len(values) - 1) * len(columns)
-    draw = Draw(values, columns.tolist(), objective)
-    state = race(draw, shortlist, range(len(columns)), math.floor(SHARE * exhaustive))
+    own = values[:, columns]
+    budget = math.floor(SHARE * exhaustive)
+    drawn = np.random.default_rng(seed).permutation(rows - 1)[: len(shortlist)].tolist()
+
+    def race(cells: Sequence[int]) -> Choice:
+        # tune compares the best of the race with CFG alone afterwards, on prompts kept back
+        found = simulate(own[1:], own[0], cells, clips=budget, held_back=1, repeats=1, seed=seed)
+        return Choice(_one(rows, 1 + int(found.winners[0])), int(found.race_clips[0]))
+
     return {
-        "exhaustive": Choice(_one(rows, 1 + int(values[1:, columns].mean(1).argmax())), exhaustive),
-        "tune": Choice(_one(rows, _row(state.leader)), draw.clips),
+        "exhaustive": Choice(_one(rows, 1 + int(own[1:].mean(1).argmax())), exhaustive),
+        "tune": race(shortlist),
+        "blind": race(drawn),
         "scan": Choice(_one(rows, 1 + shortlist[0]), 0),
         "random": Choice(np.array([0.0, *np.full(rows - 1, 1 / (rows - 1))]), 0),
         "middle": Choice(_middle(one), 0),
         "none": Choice(_one(rows, 0), 0),
     }
-
-
-def _row(name: str | None) -> int:
-    return 0 if name in (None, BASELINE) else 1 + int(name or 0)
 
 
 def _one(rows: int, row: int) -> Floats:
@@ -259,16 +201,23 @@ def _summarize_power(
 # --- honesty --------------------------------------------------------------------------------------
 
 
+TRUTHS = {
+    "measured": "as measured",
+    "none": "labels rotated: nothing helps",
+    "centred": "means taken off: nothing helps",
+}
+
+
 @dataclass(frozen=True)
 class Honesty:
     """What tune claims on prompts that chose nothing.
 
     Args:
-        prompts: of a repeat, those that race and those that are kept back.
-        permuted: whether the labels of the cells were permuted, so that nothing helps or harms.
-        won: repeats whose race was led by a cell, for which there is an interval.
+        prompts: of a repeat, those that race, if nobody goes, and those that are kept back.
+        truth: one of TRUTHS.
+        won: repeats in which STG, of whatever cell, was compared with CFG alone on these prompts.
         claimed: the share of all repeats in which a gain is claimed.
-        wrongly: the same where the cell that was chosen does not help on all prompts of the map.
+        wrongly: the same where the cell does not help on all prompts of the map.
         covered: of those that won, the share whose interval of the gain holds the true difference.
         best: the largest true difference of a cell of the shortlist.
     """
@@ -276,7 +225,7 @@ class Honesty:
     map: CellMap
     objective: str
     prompts: tuple[int, int]
-    permuted: bool
+    truth: str
     repeats: int
     won: int
     claimed: Estimate
@@ -285,69 +234,39 @@ class Honesty:
     best: float
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One repeat: whether a cell won, a gain was claimed, and the interval holds the truth."""
-
-    won: bool
-    claimed: bool
-    true: float
-    covered: bool
-
-
 def honesty(
     one: CellMap, objective: str, shortlist: Sequence[int], prompts: int,
-    permuted: bool = False, repeats: int = REPEATS, seed: int = 0,
+    truth: str = "measured", repeats: int = REPEATS, seed: int = 0,
 ) -> Honesty:  # fmt: skip
     """Repeat tune with prompts drawn with replacement, a third of which is kept back."""
     back = round(prompts * HELD_BACK)
-    generator = np.random.default_rng(seed)
-    claims = list(
-        _claims(one, objective, shortlist, prompts - back, back, permuted, repeats, generator)
-    )
-    won = [claim for claim in claims if claim.won]
-    truth = one.differences(objective).mean(1)[list(shortlist)]
+    values = _with_truth(one.values[objective][[0, *(1 + cell for cell in shortlist)]], truth)
+    found = simulate(
+        values[1:], values[0], range(len(shortlist)), clips=(prompts - back) * len(values),
+        held_back=back, repeats=repeats, seed=seed, replacement=True,
+    )  # fmt: skip
     return Honesty(
-        one, objective, (prompts - back, back), permuted, repeats, len(won),
-        intervals.share([float(claim.claimed) for claim in claims]),
-        intervals.share([float(claim.claimed and claim.true <= 0) for claim in claims]),
-        intervals.share([float(claim.covered) for claim in won]) if won else None,
-        0.0 if permuted else float(truth.max()),
+        one, objective, (prompts - back, back), truth, repeats, *_claims(found),
+        best=float(found.truth.max()),
     )  # fmt: skip
 
 
-def _claims(
-    one: CellMap, objective: str, shortlist: Sequence[int], racing: int, back: int,
-    permuted: bool, repeats: int, generator: np.random.Generator,
-) -> Iterator[Claim]:  # fmt: skip
-    values = one.values[objective]
-    for _ in range(repeats):
-        columns = generator.integers(values.shape[1], size=racing + back)
-        drawn = values[:, columns]
-        if permuted:
-            drawn = generator.permuted(drawn, axis=0)
-        draw = Draw(drawn, range(racing + back), objective)
-        truth = np.zeros(len(values)) if permuted else values.mean(1) - values[0].mean()
-        yield _claim(draw, shortlist, racing, back, truth)
+def _with_truth(values: Floats, truth: str) -> Floats:
+    """Return values `(settings, P)` of which the means over all prompts are as wanted."""
+    if truth == "centred":
+        return values - values.mean(1, keepdims=True)
+    if truth == "none":
+        return np.concatenate([np.roll(values, i, axis=0) for i in range(len(values))], axis=1)
+    return values
 
 
-def _claim(draw: Draw, shortlist: Sequence[int], racing: int, back: int, truth: Floats) -> Claim:
-    entrants = settings(shortlist)
-    state = race(draw, shortlist, range(racing), racing * len(entrants))
-    held_back = range(racing, racing + back)
-    for name in finalists(state, entrants):
-        for prompt in held_back:
-            draw.look(name, prompt)
-    return judge_answer(answer(entrants, state, draw.scores(), held_back), truth)
-
-
-def judge_answer(found: Answer, truth: Floats) -> Claim:
-    """Compare an answer with the true differences `(1 + cells,)` to CFG alone."""
-    row = _row(found.winner)
-    estimate = None if found.gain is None else found.gain.difference.estimate
-    if row == 0 or estimate is None:
-        return Claim(False, False, 0.0, True)
-    true = float(truth[row])
-    low, high = estimate.low, estimate.high
-    held = low is None or high is None or low <= true <= high
-    return Claim(True, found.verdict == "use", true, held)
+def _claims(found: Simulated) -> tuple[int, Estimate, Estimate, Estimate | None]:
+    """Return how many repeats have an interval, and the shares claimed, wrongly, and covered."""
+    claimed = found.claimed.astype(float)
+    # Sums of thousands of values round.
+    helps = found.pick_truth > 1e-12
+    known = np.isfinite(found.lows)
+    held = (found.lows <= found.winner_truth) & (found.winner_truth <= found.highs)
+    covered = intervals.share(held[known].astype(float)) if known.any() else None
+    wrongly = intervals.share(claimed * ~helps)
+    return int(known.sum()), intervals.share(claimed), wrongly, covered

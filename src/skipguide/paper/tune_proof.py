@@ -24,8 +24,8 @@ from skipguide.paper.tune_power import Honesty, Power
 from skipguide.tuning.layer_map import LayerMap
 
 ENOUGH = 0.6  # reliability from which on a map is a truth to hold a choice against
-HONEST_PROMPTS = (48, 96)  # of a simulated tuning, a third of which is kept back
-SHORTLIST = 3
+HONEST_PROMPTS = (48, 192)  # of a simulated tuning, a third of which is kept back
+SHORTLIST = 6
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,16 @@ class ScanCost:
     """What a scan of a model spent.
 
     Args:
-        forwards: forward passes on weak passes, of one state; half of the layers but one for a
-            stack where every layer is looked at with one skip.
-        ratio: to (L - 1) / 2 for each skip.
+        forwards: forward passes on the weak passes of one state, of all cells.
+        ratios: by skip, what the weak passes of its cells cost together, over (L - 1) / 2. A block
+            that is skipped runs nothing of itself, one whose attention is replaced the rest of it:
+            L more halves at most.
     """
 
     path: Path
     map: LayerMap
     forwards: float
-    ratio: float
+    ratios: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,13 @@ def shortlist(scan: LayerMap, one: CellMap, most: int = SHORTLIST) -> list[int]:
         known[str(explicit_layers(term)[0]), term.skip] = number
     found = []
     for cell in scan.shortlist(most):
-        key = (str(cell.layers[0]), cell.skip)
-        bare = (key[0].rpartition(":")[2], cell.skip)
-        if cell.axis is not None or not {key, bare} & known.keys():
+        key = (cell.layer.removeprefix("blocks:"), cell.skip)
+        if cell.axis is not None or key not in known:
             raise ValueError(
                 f"a scan must be of the cells of {one.title}, but has {cell.name}. Make it with"
                 " --skips residual,attention --axes joint."
             )
-        found.append(known.get(key, known.get(bare, -1)))
+        found.append(known[key])
     return found
 
 
@@ -114,11 +114,12 @@ def scan_costs(docs: Path, maps: Sequence[CellMap]) -> Iterator[ScanCost]:
     for path in dict.fromkeys(scan_path(docs, one) for one in maps):
         if path.is_file():
             scan = LayerMap.from_json(path.read_text(encoding="utf-8"))
+            least = (scan.num_places - 1) / 2
+            ratios: dict[str, float] = {}
+            for cell, cost in zip(scan.cells, scan.costs.tolist(), strict=True):
+                ratios[cell.skip] = ratios.get(cell.skip, 0.0) + cost / least
             states = scan.prompts * len(scan.levels)
-            forwards = scan.forwards / states
-            skips = len({(cell.skip, cell.axis) for cell in scan.cells})
-            least = skips * (scan.num_places - 1) / 2
-            yield ScanCost(path, scan, forwards, forwards / least)
+            yield ScanCost(path, scan, scan.forwards / states, ratios)
 
 
 # --- all of it ------------------------------------------------------------------------------------
@@ -149,10 +150,11 @@ def prove(docs: Path, models: Sequence[str], repeats: int) -> Proof:
             if known[one.title, objective] >= ENOUGH
         ),
         tuple(
-            tune_power.honesty(one, objective, cells, prompts, permuted, repeats)
-            for permuted in (False, True)
+            tune_power.honesty(one, objective, cells, prompts, truth, repeats)
+            for truth in tune_power.TRUTHS
             for one, cells in lists
             for objective in OBJECTIVES
+            if (objective, truth) != ("right", "centred")  # these values must stay 0 and 1
             for prompts in HONEST_PROMPTS
         ),
         tuple(scan_costs(docs, maps)),

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from skipguide.method.protocols import PlainData
 from skipguide.paper.tables import format_estimate, markdown_table
 from skipguide.paper.tune_maps import OBJECTIVES
-from skipguide.paper.tune_power import RULES, Honesty, Power
+from skipguide.paper.tune_power import RULES, TRUTHS, Honesty, Power
 from skipguide.paper.tune_proof import ENOUGH, MapReliability, Proof, ScanCost
 from skipguide.stats.estimate import Estimate
 
 MEASURES = {**OBJECTIVES, "frechet": "Frechet"}
-DIGITS = {"right": 3, "likelihood": 3, "frechet": 2}
+DIGITS = {**dict.fromkeys(OBJECTIVES, 3), "frechet": 2}
 
 
 def format_proof(found: Proof) -> str:
@@ -83,14 +83,14 @@ def _honesty_table(found: Sequence[Honesty]) -> list[str]:
         rows.append(
             [
                 one.map.title, MEASURES[one.objective],
-                "permuted" if one.permuted else "as it is", "+".join(map(str, one.prompts)),
+                TRUTHS[one.truth], "+".join(map(str, one.prompts)),
                 f"{one.best:+.3f}", _percent(one.claimed), _percent(one.wrongly), str(one.won),
                 "" if one.covered is None else _percent(one.covered),
             ]
         )  # fmt: skip
     heading = [
-        "map", "measure", "labels", "prompts: race + kept back", "best true gain",
-        "gain claimed", "wrongly", "repeats won by STG", "interval holds the truth",
+        "map", "measure", "truth", "prompts: race + kept back", "best true gain",
+        "gain claimed", "wrongly", "repeats", "interval holds the truth",
     ]  # fmt: skip
     return markdown_table(heading, rows)
 
@@ -104,12 +104,13 @@ def _cost_table(found: Sequence[ScanCost]) -> list[str]:
     rows = [
         [
             one.path.stem, str(len(one.map.cells)), str(one.map.prompts), str(len(one.map.levels)),
-            f"{one.forwards:.2f}", f"{one.ratio:.3f}",
+            f"{one.forwards:.2f}",
+            ", ".join(f"{skip} {ratio:.3f}" for skip, ratio in one.ratios.items()),
         ]
         for one in found
     ]  # fmt: skip
     heading = [
-        "scan", "cells", "prompts", "noise levels", "forwards a state", "to (L - 1) / 2 a skip"
+        "scan", "cells", "prompts", "noise levels", "forwards a state", "by skip, to (L - 1) / 2"
     ]  # fmt: skip
     return markdown_table(heading, rows)
 
@@ -127,7 +128,7 @@ def proof_data(found: Proof) -> PlainData:
         "power": [_power_data(one) for one in found.powers],
         "honesty": [_honesty_data(one) for one in found.honesties],
         "scans": [
-            {"file": one.path.name, "forwards_per_state": one.forwards, "ratio": one.ratio}
+            {"file": one.path.name, "forwards_per_state": one.forwards, "ratios": one.ratios}
             for one in found.costs
         ],
     }
@@ -151,7 +152,7 @@ def _power_data(one: Power) -> PlainData:
 def _honesty_data(one: Honesty) -> PlainData:
     return {
         **_map_data(one), "objective": one.objective, "prompts": list(one.prompts),
-        "permuted": one.permuted, "repeats": one.repeats, "best_true_gain": one.best,
+        "truth": one.truth, "repeats": one.repeats, "best_true_gain": one.best,
         "claimed": vars(one.claimed), "wrongly": vars(one.wrongly), "won": one.won,
         "covered": None if one.covered is None else vars(one.covered),
     }  # fmt: skip
