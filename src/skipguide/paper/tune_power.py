@@ -1,7 +1,7 @@
 """Simulated repeats of `skipguide tune` on exhaustive maps: what it finds, and what it claims.
 
-A repeat runs the race and the answer of tune (`skipguide.tuning.simulate`) on values of published
-clips instead of new ones, with the shortlist of a real scan of the model. Two designs:
+A repeat runs the race and the answer of tune (`skipguide.paper.tune_simulate`) on values of
+published clips instead of new ones, with the shortlist of a real scan of the model. Two designs:
 
 - Power: half of the prompts, drawn anew in each repeat, choose; the other half judge. The
   exhaustive search chooses by every cell on every prompt of the first half, the race by a
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from skipguide.method.terms import explicit_layers
 from skipguide.paper.experiments import SKIPS, STUDIES
 from skipguide.paper.tune_maps import CellMap, Floats
+from skipguide.paper.tune_simulate import Simulated, simulate
 from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
-from skipguide.tuning.simulate import Simulated, simulate
 
 Indices = NDArray[np.intp]
 REPEATS = 200
