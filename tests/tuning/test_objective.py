@@ -302,7 +302,7 @@ def test_missing_weights_and_small_references_are_refused(tmp_path: Path) -> Non
     measured.write(tmp_path / "real" / "a.mp4", measured.clips(1, 0)["000"])
     with pytest.raises(ValueError, match=r"must have 16 videos or more, .* has 1\. Add videos"):
         Objective(spec(features="judge", reference=tmp_path / "real")).check()
-    with pytest.raises(ValueError, match="videos must be a folder"):
+    with pytest.raises(ValueError, match="--reference must be a folder of real videos, but"):
         Objective(spec(features="judge", reference=tmp_path / "nothing")).check()
 
 

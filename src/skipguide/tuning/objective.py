@@ -115,6 +115,11 @@ class Objective:
 
     def _check_reference(self) -> list[str]:
         assert self.spec.reference is not None
+        if not self.spec.reference.is_dir():
+            raise ValueError(
+                f"--reference must be a folder of real videos, but {self.spec.reference} is not a"
+                " folder. Check the name."
+            )
         sources = find_videos(self.spec.reference, self.spec.options.fps)
         usable = [one for one in sources if not one.problem]
         if len(usable) < FEWEST_REFERENCE:
