@@ -117,6 +117,7 @@ studio-pictures: $(READY)
 	$(BIN)/python $(PIP_INSTALL) playwright
 	PYTHONPATH=tests $(BIN)/python tests/support/studio_pictures.py build/shown docs
 	PYTHONPATH=tests $(BIN)/python tests/support/study_pictures.py build/study docs
+	PYTHONPATH=tests $(BIN)/python tests/support/tune_pictures.py build/tuned docs
 
 # How a run of 1,000 clips opens and scrolls in a real Chromium. CLIPS=... takes another number of
 # them, BEFORE=COMMIT measures the studio of that commit beside this one.

@@ -10,8 +10,8 @@ than `margin` against the leader. These are posterior probabilities of the model
 why it was stopped (the likelihood has none of these in it). So, averaged over strengths that are
 drawn from the prior, the best one is among those that are out in at most alpha of all races,
 whenever one stops. That is no promise for one fixed set of strengths, as a confidence sequence
-makes it; how often it holds there is simulated in the tests. The numbers that are published come
-from votes on prompts that chose nothing.
+makes it; docs/decisions/088 has what was simulated there. The number that tune publishes comes from
+votes on prompts that chose nothing.
 """
 
 from __future__ import annotations
