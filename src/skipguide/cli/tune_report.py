@@ -14,8 +14,14 @@ from skipguide.method.protocols import PlainData
 if TYPE_CHECKING:
     from skipguide.generate.run import StepProgress
     from skipguide.tuning.events import Planned, RoundOver, TuneEvent, TuneResult
+    from skipguide.tuning.layer_map import LayerMap
 
 _BEST = 8  # cells of the map that are printed
+_LEFT_OUT = {
+    "idle": "the push is shorter than 0.02 |c|",
+    "broken": "longer than 0.7 |c|",
+    "edge": "of the first two layers",
+}
 
 
 def plan_payload(planned: Planned) -> PlainData:
@@ -155,24 +161,30 @@ class TuneReport(ClipCounter):
         }
 
 
-def map_lines(layer_map: Any) -> list[str]:
+def map_lines(layer_map: LayerMap) -> list[str]:
     """Return the first cells of a map, and what is left out."""
+    ranked = [place for place in layer_map.order if not layer_map.kinds[place]]
     lines = ["The scan ranks the layers; it is no verdict:"]
-    for place in layer_map.order[:_BEST]:
-        if layer_map.kinds[place]:
-            continue
-        rank = f"{layer_map.rank[place]:.0f}"
-        low, high = layer_map.rank_low[place], layer_map.rank_high[place]
-        between = f" ({low:.0f} to {high:.0f})" if low == low else ""
-        lines.append(
-            f"  {rank:>3}{between} {layer_map.cells[place].name}: among the first three in"
-            f" {layer_map.first_three[place]:.0%} of resamples, |c - p| is"
-            f" {layer_map.means['ratio'][place]:.2f} |c|, a weak pass costs"
-            f" {layer_map.costs[place]:.2f}"
-        )
-    for kind in ("idle", "broken"):
-        named = [cell.name for cell, own in zip(layer_map.cells, layer_map.kinds, strict=True)
-                 if own == kind]  # fmt: skip
-        if named:
-            lines.append(f"  {kind}: {', '.join(named)}")
+    lines += [_cell_line(layer_map, place) for place in ranked[:_BEST]]
+    if ranked[_BEST:]:
+        lines.append(f"  and {len(ranked) - _BEST} more in map.csv")
+    for kind, what in _LEFT_OUT.items():
+        pairs = zip(layer_map.cells, layer_map.kinds, strict=True)
+        layers = [cell.layer for cell, own in pairs if own == kind]
+        if layers:
+            cells = f"{len(layers)} cell{'s' * (len(layers) != 1)}"
+            lines.append(f"  {kind} ({what}): {cells} of {', '.join(dict.fromkeys(layers))}")
     return lines
+
+
+def _cell_line(layer_map: LayerMap, place: int) -> str:
+    low, high = layer_map.rank_low[place], layer_map.rank_high[place]
+    sure = ""
+    if low == low:  # with one prompt there is nothing to draw anew
+        share = layer_map.first_three[place]
+        sure = f" ({low:.0f} to {high:.0f}; among the first three with {share:.0%})"
+    return (
+        f"  {layer_map.rank[place]:>3.0f}{sure} {layer_map.cells[place].name}: |c - p| is"
+        f" {layer_map.means['ratio'][place]:.2f} |c|, a weak pass costs"
+        f" {layer_map.costs[place]:.2f}"
+    )

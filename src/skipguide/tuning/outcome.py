@@ -63,7 +63,10 @@ def line_to_type(options: TuneOptions, preset: Path | None) -> str:
     """Return the command that uses the answer."""
     if preset is None:
         return ""
-    words = ["skipguide", "generate", "A PROMPT", "--model", options.model]
+    first = options.prompts[0]
+    subject = [] if first.text is None else ["A PROMPT"]
+    subject += [] if first.image is None else ["--image", "PICTURE"]
+    words = ["skipguide", "generate", *subject, "--model", options.model]
     return shlex.join([*words, "--preset", preset.as_posix()])
 
 

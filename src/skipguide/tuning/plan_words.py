@@ -8,7 +8,7 @@ from skipguide.tuning import resolution
 from skipguide.tuning.budget import ROUND, Plan, Timing
 from skipguide.tuning.facts import Facts
 from skipguide.tuning.objective import Objective
-from skipguide.tuning.options import TuneOptions
+from skipguide.tuning.options import DEFAULT_HOURS, TuneOptions
 
 
 def describe(
@@ -18,8 +18,7 @@ def describe(
     yield (
         f"{facts.pipeline} ({facts.family}, {facts.depth} blocks): a forward pass of one sample"
         f" takes {_seconds(timing.pass_seconds)}, a weak pass that skips {facts.middle}"
-        f" {_seconds(timing.weak_seconds)}; the budget of {_budget(options)} is"
-        f" {plan.total:.0f} forward passes{_by(timing)}."
+        f" {_seconds(timing.weak_seconds)}. The budget is {_budget(options, plan)}{_by(timing)}."
     )
     yield (
         f"Scan: {facts.cells} cells (layer, skip, axis) on {_count(plan.scan_prompts, 'prompt')} at"
@@ -57,11 +56,11 @@ def _race(options: TuneOptions, plan: Plan, timing: Timing, objective: Objective
     )
 
 
-def _budget(options: TuneOptions) -> str:
+def _budget(options: TuneOptions, plan: Plan) -> str:
     if options.passes is not None:
-        return f"{options.passes:g} passes"
-    hours = 1.0 if options.hours is None else options.hours
-    return f"{hours:g} hour{'' if hours == 1 else 's'}"
+        return f"{options.passes:g} forward passes"
+    hours = DEFAULT_HOURS if options.hours is None else options.hours
+    return f"{hours:g} hour{'' if hours == 1 else 's'}, or {plan.total:.0f} forward passes"
 
 
 def _by(timing: Timing) -> str:

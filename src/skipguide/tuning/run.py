@@ -100,7 +100,8 @@ class Tuning:
             return (yield from by_votes.finish(self, planned, layer_map, racing))
         if not self.objective.spec.measures:
             return (yield from self._show(planned, layer_map, racing))
-        state = yield from self.race("race", racing, self._race_rules(planned, planned.plan.race))
+        rules = self._race_rules(planned, planned.plan.race, racing)
+        state = yield from self.race("race", racing, rules)
         everyone, state = yield from self._search(planned, layer_map, racing, state)
         found = yield from self._answer(planned.plan, everyone, state)
         return self.finish(planned, layer_map, everyone, found)
@@ -234,14 +235,19 @@ class Tuning:
 
     # --- race and search --------------------------------------------------------------------------
 
-    def _race_rules(self, planned: Planned, passes: float) -> RaceRules:
-        """Return the rules of a race.
+    def _race_rules(
+        self, planned: Planned, passes: float, racing: Sequence[Candidate]
+    ) -> RaceRules:
+        """Return the rules of a race, which has one round however small its budget is.
 
         Args:
             passes: of the budget; what videos take beside their passes is a part of it.
         """
+        rules = self._floor_rules()
+        prompts = min(rules.round_size, len(self.ids["race"]))
+        least = prompts * rules.seeds * sum(one.passes for one in racing)
         share = budget.denoising_share(self.options, planned.timing)
-        return dataclasses.replace(self._floor_rules(), max_passes=passes * share)
+        return dataclasses.replace(rules, max_passes=max(passes * share, least))
 
     def _floor_rules(self) -> RaceRules:
         return RaceRules(
@@ -291,8 +297,8 @@ class Tuning:
         """Search the scale, then the window, of the winner, as races on the same prompts."""
         everyone = list(racing)
         for stage in search.STAGES:
-            best = next(one for one in everyone if one.name == state.leader)
-            if not best.has_stg or best.cell is None:
+            best = next((one for one in everyone if one.name == state.leader), None)
+            if best is None or best.cell is None:
                 continue
             entry, model = self._scanned(layer_map, best), self.model(planned)
             spread = search.around(stage, best, entry, model)
@@ -300,13 +306,14 @@ class Tuning:
                 continue
             cfg = next(one for one in everyone if one.role == "cfg")
             self.board.add(stage, spread)
-            rules = self._race_rules(planned, planned.plan.search / len(search.STAGES))
-            state = yield from self.race(stage, [cfg, best, *spread], rules)
+            together, passes = [cfg, best, *spread], planned.plan.search / len(search.STAGES)
+            rules = self._race_rules(planned, passes, together)
+            state = yield from self.race(stage, together, rules)
             everyone += spread
             more = search.beyond([best, *spread], state, entry, model) if stage == "scale" else []
             if more:
                 self.board.add(stage, more)
-                state = yield from self.race(stage, [cfg, best, *spread, *more], rules)
+                state = yield from self.race(stage, [*together, *more], rules)
                 everyone += more
         return everyone, self._together(everyone)
 

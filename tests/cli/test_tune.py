@@ -1,0 +1,160 @@
+"""skipguide tune on a tiny model: its plan, its answer, and what it refuses before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import skipguide
+from skipguide.cli import app, tune_inputs
+from skipguide.models import loading
+from skipguide.tuning.events import Planned
+from skipguide.tuning.objective import ObjectiveSpec
+
+SIZE = ["--height", "32", "--width", "32", "--num-frames", "7", "--steps", "4"]
+SMALL = [*SIZE, "--max-sequence-length", "16", "--device", "cpu", "--guidance-scale", "4.5"]
+
+
+def tune(*args: object) -> Any:
+    return CliRunner().invoke(app, ["tune", *map(str, args)])
+
+
+def prompts_in(folder: Path, count: int = 6) -> Path:
+    path = folder / "prompts.txt"
+    path.write_text("\n".join(f"a red star {i}" for i in range(count)))
+    return path
+
+
+def test_a_dry_run_times_the_model_and_leaves_nothing(tmp_path: Path, tiny_mochi_dir: Path) -> None:
+    out = tmp_path / "run"
+    found = tune(
+        "--model", tiny_mochi_dir, "--prompts", prompts_in(tmp_path), *SMALL, "--passes", 900,
+        "--metric", "temporal_flickering", "--out", out, "--dry-run", "--json",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    plan = told["plan"]
+    assert plan["model"]["pipeline"] == "MochiPipeline"
+    assert plan["model"]["cells"] == 8  # four blocks, two skips
+    assert plan["scan"] + plan["race"] + plan["search"] + plan["answer"] == pytest.approx(900)
+    assert plan["timing"]["steps"] == 4
+    assert plan["timing"]["plain_passes"] == 2
+    assert not out.exists()
+
+
+def test_from_the_command_to_a_video_with_its_preset(tmp_path: Path, tiny_mochi_dir: Path) -> None:
+    out = tmp_path / "run"
+    asked = (
+        "--model", tiny_mochi_dir, "--prompts", prompts_in(tmp_path), *SMALL, "--passes", 500,
+        "--metric", "temporal_flickering", "--floor", "motion=0.5", "--layers", "0,1",
+        "--skips", "residual", "--out", out, "--json",
+    )  # fmt: skip
+    found = tune(*asked)
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert told["answer"]["metric"] == "temporal_flickering"
+    assert told["answer"]["floors"][0]["metric"] == "motion"
+    for name in ("tune.toml", "report.html", "tune/map.csv", "tune/map.json", "tune/answer.json"):
+        assert (out / name).is_file(), name
+    # A second time there is nothing to make, and the answer is the same.
+    again = tune(*asked)
+    assert json.loads(again.stdout)["answer"] == told["answer"]
+    made = CliRunner().invoke(
+        app,
+        ["generate", "a red star", "--model", str(tiny_mochi_dir), *SMALL[:-2], "--preset",
+         str(out / "tune.toml"), "--out", str(tmp_path / "a.mp4"), "--json"],
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+
+
+def test_python_yields_what_happens_and_returns_the_result(
+    tmp_path: Path, tiny_mochi_dir: Path
+) -> None:
+    pipe = loading.load_pipeline(str(tiny_mochi_dir))
+
+    def brightness(frames: Any, prompt: str | None, fps: float | None) -> float:
+        return float(frames.mean())
+
+    tuning = skipguide.tune(
+        pipe, [f"a star {i}" for i in range(3)], metric=brightness, out=tmp_path / "run",
+        guidance_scale=4.5, layers=[0], skips=["residual"], passes=200, height=32, width=32,
+        num_frames=7, steps=3, max_sequence_length=16,
+    )  # fmt: skip
+    events = list(tuning)
+    assert any(isinstance(event, Planned) for event in events)
+    assert tuning.result is not None
+    assert tuning.result.answer is not None
+    assert tuning.result.answer.metric.endswith("brightness")
+    assert (tmp_path / "run" / "report.html").is_file()
+    with skipguide.guide(pipe, skipguide.STG([0])):  # the pipeline is free again
+        pass
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "a tuning needs prompts, but got none"),
+        (["--prompts", "PROMPTS", "--hours", "1", "--passes", "9"], "has one budget"),
+        (["--prompts", "PROMPTS", "--metric", "sharpnes"], "sharpness"),
+        (["--prompts", "PROMPTS", "--metric", "motion=much"], "must be a metric and a number"),
+        (["--prompts", "PROMPTS", "--floor", "motion"], "must be a metric and a number"),
+        (["--prompts", "PROMPTS", "--scan-size", "480x272"], "width x height x frames"),
+        (["--prompts", "PROMPTS", "--axes", "up"], "must be some of spatial, temporal, both"),
+        (["--prompts", "PROMPTS", "--seeds", "x"], "seeds must be"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt"),
+        (["--images", "nowhere"], "must be a folder of pictures"),
+        (["--prompts", "PROMPTS", "--workers", "2"], "without --ray"),
+        (["--prompts", "PROMPTS", "--features", "judge"], "reference"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(
+    tmp_path: Path, args: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts_in(tmp_path)
+    named = [str(tmp_path / "prompts.txt") if arg == "PROMPTS" else arg for arg in args]
+    found = tune("--model", "lab-mochi", *named)
+    assert found.exit_code == 2, found.output
+    assert message in found.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_pictures_go_with_prompts_by_name_or_by_order(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("b.png", "a.jpg", "notes.txt"):
+        if name == "notes.txt":
+            (pictures / name).write_text("no picture")
+        else:
+            Image.new("RGB", (32, 32)).save(pictures / name)
+    texts = tmp_path / "two.txt"
+    texts.write_text("first\nsecond\n")
+    found, notes = tune_inputs.read_inputs(texts, pictures)
+    assert [(p.text, p.image and p.image.name) for p in found] == [
+        ("first", "a.jpg"),
+        ("second", "b.png"),
+    ]
+    assert "in their order" in notes[0]
+    table = tmp_path / "named.csv"
+    table.write_text("prompt,image\nfirst,b.png\n")
+    found, _ = tune_inputs.read_inputs(table, pictures)
+    assert found[0].image == pictures / "b.png"
+    found, _ = tune_inputs.read_inputs(None, pictures)
+    assert [p.image and p.image.name for p in found] == ["a.jpg", "b.png"]
+    texts.write_text("1\n2\n3\n")
+    with pytest.raises(ValueError, match="3 prompts and .* 2 pictures"):
+        tune_inputs.read_inputs(texts, pictures)
+    table.write_text("prompt,image\nfirst,c.png\n")
+    with pytest.raises(ValueError, match=r"c\.png is not"):
+        tune_inputs.read_inputs(table, pictures)
+
+
+def test_metrics_have_weights() -> None:
+    found = tune_inputs.parse_metrics(["motion=2,sharpness", "mine.py:score=-0.5"])
+    assert found == (("motion", 2.0), ("sharpness", 1.0), ("mine.py:score", -0.5))
+    assert ObjectiveSpec(metrics=found).measures
