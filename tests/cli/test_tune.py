@@ -147,7 +147,7 @@ def test_pictures_go_with_prompts_by_name_or_by_order(tmp_path: Path) -> None:
     found, _ = tune_inputs.read_inputs(None, pictures)
     assert [p.image and p.image.name for p in found] == ["a.jpg", "b.png"]
     texts.write_text("1\n2\n3\n")
-    with pytest.raises(ValueError, match="3 prompts and .* 2 pictures"):
+    with pytest.raises(ValueError, match=r"3 prompts and .* 2 pictures"):
         tune_inputs.read_inputs(texts, pictures)
     table.write_text("prompt,image\nfirst,c.png\n")
     with pytest.raises(ValueError, match=r"c\.png is not"):

@@ -29,12 +29,17 @@ def test_hours_are_passes_of_all_workers() -> None:
 
 
 def test_the_parts_are_the_whole() -> None:
-    plan = make_plan(options(hours=1), TIMING, 6)
+    plan = make_plan(options(hours=0.2), TIMING, 6)
     assert plan.scan + plan.race + plan.search + plan.answer == pytest.approx(plan.total)
     assert not plan.notes
     # 4 prompts x 4 levels x (6 weak passes + the conditional one), and 4 videos of 20 + 4 passes.
     assert plan.scan == pytest.approx(16 * 7 + 4 * 24)
     assert plan.held_back == 10
+
+
+def test_more_than_the_prompts_can_use_is_said() -> None:
+    (note,) = make_plan(options(hours=5), TIMING, 6).notes
+    assert "more than 30 prompts can use" in note
 
 
 def test_a_video_costs_its_passes_where_the_budget_is_in_passes() -> None:
