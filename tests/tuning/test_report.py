@@ -110,9 +110,10 @@ def test_strips_are_the_frames_of_both_on_the_first_prompts_kept_back(run: Path)
 
 def test_the_plot_has_each_setting_where_its_numbers_are(run: Path) -> None:
     circles = [(float(c["cx"]), float(c["cy"])) for c in read(run).all("circle")]
-    raced = sorted(tuned.answer()["raced"], key=lambda one: (one["passes"], -one["value"]))
+    raced = [{**one, "gain": one["difference"] or 0} for one in tuned.answer()["raced"]]
+    raced.sort(key=lambda one: (one["passes"], -one["gain"]))
     assert len(circles) == len(raced)
-    values = np.array([one["value"] for one in raced])
+    values = np.array([one["gain"] for one in raced])
     slope, start = np.polyfit(values, [y for _, y in circles], 1)
     np.testing.assert_allclose([y for _, y in circles], slope * values + start, atol=0.2)
     assert slope < 0  # up is better

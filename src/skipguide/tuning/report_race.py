@@ -38,11 +38,17 @@ def quality_and_cost(answer: PlainData) -> Child:
     """Return the plot of all that raced, and its table, which names the points."""
     raced = sorted(
         (one for one in answer.get("raced") or [] if one.get("value") is not None),
-        key=lambda one: (one["passes"], -one["value"]),
+        key=lambda one: (one["passes"], -_gain(one)),
     )
     if not raced:
         return None
     return [
+        el(
+            "p",
+            "Each setting was compared with CFG alone on the prompts that both have, so that those"
+            " on few prompts stand beside those on many. A thick ring: on prompts that chose"
+            " nothing. The lines are 95 % intervals of one look.",
+        ),
         el("div", _plot(raced, answer), class_="plot"),
         table(
             ("", "Setting", "Forward passes", answer.get("metric") or "Objective", "Prompts",
@@ -50,6 +56,11 @@ def quality_and_cost(answer: PlainData) -> Child:
             [_raced_row(i, one, answer) for i, one in enumerate(raced, 1)],
         ),
     ]  # fmt: skip
+
+
+def _gain(one: PlainData) -> float:
+    """Return the difference to CFG alone; 0 for CFG alone itself."""
+    return one.get("difference") or 0.0
 
 
 def _raced_row(place: int, one: PlainData, answer: PlainData) -> Markup:
@@ -72,43 +83,49 @@ def _raced_row(place: int, one: PlainData, answer: PlainData) -> Markup:
 
 def _plot(raced: Sequence[PlainData], answer: PlainData) -> Markup:
     across = _Scale([one["passes"] for one in raced], _LEFT + 14, _WIDTH - _RIGHT - 14)
-    ends = [
-        one[end] for one in raced for end in ("low", "value", "high") if one.get(end) is not None
-    ]
-    up = _Scale(ends, _HEIGHT - _BOTTOM, _TOP)
+    names = ("difference_low", "difference", "difference_high")
+    ends = [one[name] for one in raced for name in names if one.get(name) is not None]
+    up = _Scale([0.0, *ends], _HEIGHT - _BOTTOM, _TOP)
     bottom = _HEIGHT - _BOTTOM
     rules = [
         *(_rule(across.place(at), _TOP, across.place(at), bottom) for at in across.ticks),
         *(_text(across.place(at), bottom + 17, number(at)) for at in across.ticks),
         *(_rule(_LEFT, up.place(at), _WIDTH - _RIGHT, up.place(at)) for at in up.ticks),
-        *(_text(_LEFT - 8, up.place(at) + 4, number(at), "end") for at in up.ticks),
+        *(_text(_LEFT - 8, up.place(at) + 4, signed(at), "end") for at in up.ticks),
     ]
     metric = answer.get("metric") or "objective"
     turned = f"translate(13 {(_TOP + bottom) / 2:.0f}) rotate(-90)"
     titles = [
         _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "forward passes of a video"),
-        el("text", f"{metric}, larger is better", text_anchor="middle", transform=turned),
+        el(
+            "text",
+            f"{metric}, over CFG alone",
+            text_anchor="middle",
+            transform=turned,
+            class_="along",
+        ),
     ]
     points = [_point(i, one, across, up, answer) for i, one in enumerate(raced, 1)]
     return el(
         "svg", rules, titles, points, viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}", role="img",
-        aria_label=f"{metric} of all that raced against their forward passes; the table below has"
-        " the numbers",
+        aria_label=f"{metric} of all that raced, over CFG alone, against their forward passes; the"
+        " table below has the numbers",
     )  # fmt: skip
 
 
 def _point(
     place: int, one: PlainData, across: _Scale, up: _Scale, answer: PlainData
 ) -> list[Markup]:
-    x, y = across.place(one["passes"]), up.place(one["value"])
+    x, y = across.place(one["passes"]), up.place(_gain(one))
     # Settings of the same price stand beside each other.
     x += 16 * ((place - 1) % 3 - 1) if across.is_crowded else 0
     bar = None
-    if one.get("low") is not None and one.get("high") is not None:
-        bar = _rule(x, up.place(one["low"]), x, up.place(one["high"]), "interval")
+    low, high = one.get("difference_low"), one.get("difference_high")
+    if low is not None and high is not None:
+        bar = _rule(x, up.place(low), x, up.place(high), "interval")
     kind = "point" + (" chosen" if one["name"] == answer.get("use") else "")
-    kind += " base" if one.get("role") == "cfg" else ""
-    title = el("title", f"{one['name']}: {number(one['value'])}, {number(one['passes'])} passes")
+    kind += " kept" if one.get("held_back") else ""
+    title = el("title", f"{one['name']}: {signed(_gain(one))}, {number(one['passes'])} passes")
     mark = el("circle", cx=_round(x), cy=_round(y), r=10)
     label = _text(x, y + 4, str(place))
     return [el("g", title, bar, mark, label, class_=kind)]
