@@ -128,6 +128,18 @@ def test_without_a_metric_the_sampled_are_opened_side_by_side(tmp_path: Path, pa
         assert "prompts=1%2C2%2C3%2C4" in page.url
 
 
+def test_a_map_alone_is_shown_beside_the_clips_of_a_run(tmp_path: Path, page: Any) -> None:
+    """As `skipguide layers MODEL --map --out RUN/tune` leaves it."""
+    folder = tuned.tuned(tmp_path / "run", "scan")
+    (folder / "tune" / "race.json").unlink()
+    with Served(folder) as served:
+        page.goto(served.url)
+        page.locator("figure.cell").first.wait_for()
+        page.keyboard.press("u")
+        sync_api.expect(page.locator(".cell-detail h3")).to_have_text(BEST[0].name)
+        assert page.locator("#race, #tune-head").count() == 0
+
+
 def test_before_the_first_clip_it_says_what_goes_on(tmp_path: Path, page: Any) -> None:
     with Served(tuned.tuned(tmp_path / "run", "plan")) as served:
         page.goto(served.url)

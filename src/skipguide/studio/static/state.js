@@ -85,7 +85,7 @@ export function start(run, hash) {
   const settings = numbers("settings", run.settings.map((setting) => setting.id));
   const word = (name, known, otherwise) => (known.includes(said.get(name)) ? said.get(name) : otherwise);
   Object.assign(state, {
-    view: word("view", viewsOf(run), viewsOf(run)[0]),
+    view: word("view", viewsOf(run), run.tune?.race || run.tune?.answer ? "tune" : "clips"),
     mode: word("mode", MODES, "grid"),
     prompts: numbers("prompts", run.prompts.map((prompt) => prompt.id)) ?? run.prompts.slice(0, 1).map((p) => p.id),
     seeds: numbers("seeds", run.seeds) ?? run.seeds.slice(0, 1),
