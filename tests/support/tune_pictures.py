@@ -22,9 +22,9 @@ COLOURS = ("red", "yellow", "green", "orange", "white", "purple")
 MOTIONS = ("orbiting", "spinning", "bouncing", "moving left")
 PROMPTS = [
     f"a {COLOURS[i % 6]} {SHAPES[i * 5 % 6]} {MOTIONS[i % 4]} on a grey background"
-    for i in range(18)
+    for i in range(24)
 ]
-OPTIONS = ["--passes", "2200", "--steps", "8", "--metric", "sharpness", "--floor", "motion=0.9"]
+OPTIONS = ["--passes", "3600", "--steps", "8", "--metric", "sharpness", "--floor", "motion=0.9"]
 # name -> width, theme, the element that is scrolled to
 PICTURES = {
     "studio-tune": (1440, "light", ""),
