@@ -128,10 +128,16 @@ class Board:
             "clips": 0,
         }
         for state in self.rounds.values():
-            found |= _standing(name, state)
+            known = _standing(name, state)
+            if known.get("clips", 0) < found["clips"]:  # a search has fewer than the race
+                known = {key: known[key] for key in _EXIT if key in known}
+            found |= known
         if name == self.winner:
             found["state"] = "winner" if one.role != "cfg" else "baseline"
         return found
+
+
+_EXIT = ("state", "out_reason", "round_out")
 
 
 def _standing(name: str, state: RaceState) -> PlainData:

@@ -101,7 +101,7 @@ class Tuning:
         if not self.objective.spec.measures:
             return (yield from self._show(planned, layer_map, racing))
         rules = self._race_rules(planned, planned.plan.race, racing)
-        state = yield from self.race("race", racing, rules)
+        state = yield from self.race("race", racing, rules, self.ids["race"])
         everyone, state = yield from self._search(planned, layer_map, racing, state)
         found = yield from self._answer(planned.plan, everyone, state)
         return self.finish(planned, layer_map, everyone, found)
@@ -257,9 +257,11 @@ class Tuning:
             seeds=len(self.options.seeds),
         )
 
-    def race(self, stage: str, racing: Sequence[Candidate], rules: RaceRules) -> Says:
+    def race(
+        self, stage: str, racing: Sequence[Candidate], rules: RaceRules, prompts: Sequence[int]
+    ) -> Says:
         """Run a race to its end, round by round."""
-        race = Race(racing, self.ids["race"], rules)
+        race = Race(racing, prompts, rules)
         while True:
             state = race.state(self.scores())
             self.board.rounds[stage] = state
@@ -295,7 +297,7 @@ class Tuning:
         state: RaceState,
     ) -> Generator[TuneEvent, None, tuple[list[Candidate], RaceState]]:
         """Search the scale, then the window, of the winner, as races on the same prompts."""
-        everyone = list(racing)
+        everyone, prompts = list(racing), state.prompts or self.ids["race"]
         for stage in search.STAGES:
             best = next((one for one in everyone if one.name == state.leader), None)
             if best is None or best.cell is None:
@@ -307,23 +309,39 @@ class Tuning:
             cfg = next(one for one in everyone if one.role == "cfg")
             self.board.add(stage, spread)
             together, passes = [cfg, best, *spread], planned.plan.search / len(search.STAGES)
-            rules = self._race_rules(planned, passes, together)
-            state = yield from self.race(stage, together, rules)
+            # Their clips are there: of the race, on the prompts that it came to.
+            rules = dataclasses.replace(
+                self._race_rules(planned, passes, together), free=(cfg.name, best.name)
+            )
+            state = yield from self.race(stage, together, rules, prompts)
             everyone += spread
             more = search.beyond([best, *spread], state, entry, model) if stage == "scale" else []
             if more:
                 self.board.add(stage, more)
-                state = yield from self.race(stage, [*together, *more], rules)
+                state = yield from self.race(stage, [*together, *more], rules, prompts)
                 everyone += more
-        return everyone, self._together(everyone)
+        return everyone, self._together(everyone, state)
 
-    def _together(self, everyone: Sequence[Candidate]) -> RaceState:
-        """Return the race of all that are still in, of every stage, on the prompts that all have.
+    def _together(self, everyone: Sequence[Candidate], last: RaceState) -> RaceState:
+        """Return the race of those that the answer is about, on the prompts that all of them have.
 
-        No video is made for it.
+        These are CFG alone in each way that is still in, and of what the last race left the best
+        with STG and the cheapest of the tied. What an earlier race beat does not come back because
+        fewer prompts count. No video is made for it.
+
+        Args:
+            last: the race or the search that ended last.
         """
         exits = tuple(gone for state in self.board.rounds.values() for gone in state.exits)
-        racing = [one for one in everyone if one.name not in {gone.name for gone in exits}]
+        gone = {entry.name for entry in exits}
+        ranked = [one.name for one in answers.ranking(last, everyone)]
+        with_stg = {one.name for one in everyone if one.has_stg}
+        kept = {*[name for name in ranked if name in with_stg][:1], *last.tied[:1]}
+        racing = [
+            one
+            for one in everyone
+            if one.name in kept or (not one.has_stg and one.name not in gone)
+        ]
         scores = self.scores()
         prompts = [
             prompt
