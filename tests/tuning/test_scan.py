@@ -4,19 +4,28 @@ full pass of a model weakened by hand, by plain numpy."""
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 
+from skipguide import STG, guide
 from skipguide.families.lookup import family_of
-from skipguide.tuning.layer_map import QUANTITIES, ScanOptions, ScanRecord
-from skipguide.tuning.scan import TrajectoryScan
+from skipguide.pipeline import noise_levels
+from skipguide.tuning import scan_run
+from skipguide.tuning.layer_map import QUANTITIES, Cell, ScanOptions, ScanRecord
+from skipguide.tuning.scan import TrajectoryScan, choose_steps, survey_cells
 from support import oracle
 from support.tiny import tiny
 from support.tiny.base import Tiny
-from support.written import GUIDED, attentions_of, paths_of, trace_of
+from support.written import GUIDED, UNETS, attentions_of, paths_of, trace_of
 
 # One for each way in which a step is called and its prediction lies; the others are `matrix`.
 CHOSEN = (
@@ -26,7 +35,12 @@ CHOSEN = (
     "WanPipeline 2.2",  # separate calls of two transformers
     "HunyuanVideo15Pipeline",  # by a guider
 )
-LAYERS = {"AnimateDiffPipeline": ("down:0", "mid:0", "up:5")}  # of its 20 layers, each a full pass
+# Of each cell there is a full pass by hand, so that some layers stand for all.
+LAYERS: dict[str, tuple[str | int, ...]] = {
+    "MochiPipeline": (0, 2), "LTX2Pipeline": (1,), "WanPipeline 2.2": (1, 3),
+    "HunyuanVideo15Pipeline": (1,), "LattePipeline": (1,),
+    **dict.fromkeys(UNETS, ("down:0", "mid:0", "up:5")),
+}  # fmt: skip
 CASES = [
     pytest.param(name, marks=[] if name in CHOSEN else [pytest.mark.matrix]) for name in GUIDED
 ]
@@ -102,8 +116,7 @@ def expected(small: Tiny, record: ScanRecord, n: int) -> tuple[dict[str, list[fl
         for k, prefix in enumerate(("", *(f"{name}_" for name in audio))):
             us = None if step.u is None else double(small, step.u[k])
             c, p = double(small, step.c[k]), double(small, ps[k])
-            measured = quantities(c, p, us, layout if k == 0 else "b" * c.ndim, step.cond) \
-                if k == 0 else sound(c, p, us)  # fmt: skip
+            measured = quantities(c, p, us, layout, step.cond) if k == 0 else sound(c, p, us)
             for name, value in zip(QUANTITIES, measured, strict=True):
                 if prefix + name in found:
                     found[prefix + name].append(value)
@@ -146,3 +159,162 @@ def test_it_changes_nothing_and_each_cell_is_a_separate_full_pass(name: str) -> 
         np.testing.assert_allclose(
             record.gram[moved][:, moved, n], gram[moved][:, moved], atol=5e-3
         )
+
+
+# --- a whole scan ---------------------------------------------------------------------------------
+
+MOCHI = ScanOptions(layers=(0, 3), levels=(0.95,))
+
+
+def test_without_cfg_there_is_no_direction_of_it() -> None:
+    small = tiny("MochiPipeline")
+    _, record = scanned(small, MOCHI, **small.off)
+    assert np.isnan(record.values["cos_cfg"]).all()
+    assert np.isfinite(record.values["cos_c"]).all()
+    assert not record.states[0].has_cfg
+
+
+def test_states_that_do_not_fit_are_kept_in_groups_with_the_same_result() -> None:
+    """A limit of one byte keeps the states of one layer at a time."""
+    small = tiny("LattePipeline")
+    options = ScanOptions(skips=("residual",), axes=("spatial",))
+    _, whole = scanned(small, options)
+    _, parts = scanned(small, ScanOptions(**{**vars(options), "max_bytes": 1}))
+    assert set(whole.strong_passes) == {1}
+    assert set(parts.strong_passes) == {len(parts.cells)}
+    for name, values in whole.values.items():
+        np.testing.assert_array_equal(parts.values[name], values)
+
+
+def test_half_precision_is_measured_in_float32() -> None:
+    """bfloat16 has three digits, and the pushes of bfloat16 models are those of float32 to two."""
+    small, half = tiny("MochiPipeline"), tiny("MochiPipeline", torch.bfloat16)
+    plain = oracle.run(half, **half.short)
+    result, record = scanned(half, MOCHI)
+    assert torch.equal(result, plain)
+    _, exact = scanned(small, MOCHI)
+    np.testing.assert_allclose(record.values["ratio"], exact.values["ratio"], rtol=0.1)
+
+
+def test_cells_of_a_model() -> None:
+    small = tiny("LattePipeline")
+    with TrajectoryScan(
+        small.pipe, ScanOptions(layers=(1, "temporal:0"), skips=("residual",))
+    ) as s:
+        oracle.run(small, **small.short)
+        cells = s.record().cells
+    assert cells == (
+        Cell("temporal:0", "residual"),
+        Cell("1", "residual"),
+        Cell("1", "residual", "spatial"),
+        Cell("1", "residual", "temporal"),
+    )
+    assert [cell.name for cell in cells][1:3] == ["1 residual", "1 residual spatial"]
+
+
+def test_costs_are_parts_of_a_forward_pass_and_their_sum_is_half_of_the_blocks() -> None:
+    """(L - 1) / 2 for L blocks that are alike, and what a pass runs beside them."""
+    small = tiny("WanPipeline")
+    _, record = scanned(small, ScanOptions(skips=("residual",)))
+    blocks = len(record.cells)
+    assert (np.diff(record.costs) < 0).all()
+    assert record.forwards[0] == pytest.approx((blocks - 1) / 2, rel=0.2)
+    assert record.forwards[0] > (blocks - 1) / 2
+
+
+def test_what_is_wrong_is_said_before_anything_runs() -> None:
+    small = tiny("MochiPipeline")
+    with pytest.raises(ValueError, match="layers of this MochiTransformer3DModel must be"):
+        TrajectoryScan(small.pipe, ScanOptions(layers=(99,)))
+    with pytest.raises(ValueError, match="axis must be one that mochi has"):
+        TrajectoryScan(small.pipe, ScanOptions(axes=("spatial",)))
+    with pytest.raises(ValueError, match="guide\\(\\) needs a pipeline that it knows"):
+        TrajectoryScan(object())
+    with guide(small.pipe, STG([1])), pytest.raises(RuntimeError, match="is guided already"):
+        TrajectoryScan(small.pipe)
+    with pytest.raises(ValueError, match="no step was scanned"), TrajectoryScan(small.pipe) as scan:
+        scan.record()
+    cells, forwards = survey_cells(small.pipe, ScanOptions(skips=("residual",)))
+    assert len(cells) == 4
+    assert forwards == 1.5  # 3/4 + 2/4 + 1/4
+
+
+def test_an_error_in_a_weak_pass_leaves_no_trace() -> None:
+    small = tiny("MochiPipeline")
+    plain, before = oracle.run(small, **small.short), trace_of(small)
+    calls = iter(range(1000))
+
+    def fail(*_: Any) -> None:
+        if next(calls) == 4:  # 2 of the pipeline, a conditional pass, and the second weak one
+            raise RuntimeError("out of memory")
+
+    hook = small.pipe.transformer.transformer_blocks[3].register_forward_hook(fail)
+    with TrajectoryScan(small.pipe, MOCHI), pytest.raises(RuntimeError, match="out of memory"):
+        oracle.run(small, **small.short)
+    hook.remove()
+    assert trace_of(small) == before
+    assert torch.equal(oracle.run(small, **small.short), plain)
+
+
+def test_the_scan_of_prompts_goes_on_where_it_was(tmp_path: Path) -> None:
+    small, made = tiny("MochiPipeline"), []
+
+    def subject(number: int) -> scan_run.Subject:
+        def call() -> None:
+            made.append(number)
+            oracle.run(small, **small.short)
+
+        return scan_run.Subject(call, f"key-{number}")
+
+    told: list[scan_run.ScanProgress] = []
+    first = scan_run.scan_subjects(small.pipe, [subject(0)], MOCHI, tmp_path, told.append)
+    both = scan_run.scan_subjects(
+        small.pipe, [subject(0), subject(1)], MOCHI, tmp_path, told.append
+    )
+    assert made == [0, 1]
+    assert [one.kept for one in told] == [False, True, False]
+    np.testing.assert_array_equal(first[0].gram, both[0].gram)
+    assert told[-1].seconds_left == 0
+
+
+def test_a_pipeline_of_images_is_scanned_by_its_own_call() -> None:
+    small = tiny("CogView4Pipeline")
+    call = {name: value for name, value in small.call.items() if name != "output_type"}
+    found = scan_run.scan(
+        small.pipe, [None, None], ScanOptions(skips=("residual",)), **{**call, **small.short}
+    )
+    assert found.prompts == 2
+    assert np.isfinite(found.means["hf"]).all()
+    with pytest.raises(ValueError, match="one prompt or more"):
+        scan_run.scan(small.pipe, [])
+
+
+# --- where on the trajectory ----------------------------------------------------------------------
+
+
+def test_the_share_of_noise_is_sigma_in_flow_matching() -> None:
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(20)
+    sigmas = scheduler.sigmas[:-1].tolist()
+    for level, step, share in choose_steps(scheduler, (0.95, 0.8, 0.6, 0.3), 20):
+        assert share == sigmas[step]
+        assert abs(share - level) == min(abs(sigma - level) for sigma in sigmas)
+
+
+def test_the_share_of_noise_is_that_of_alpha_bar_in_ddpm_and_of_sigma_in_edm() -> None:
+    ddim: Any = DDIMScheduler()
+    ddim.set_timesteps(10)
+    expected = [float((1 - ddim.alphas_cumprod[t]) ** 0.5) for t in ddim.timesteps]
+    assert noise_levels.noise_shares(ddim) == pytest.approx(expected, abs=1e-6)
+    edm: Any = EDMEulerScheduler()
+    edm.set_timesteps(10)
+    sigmas = edm.sigmas[:-1].double().numpy()
+    found = noise_levels.noise_shares(edm)
+    assert found == pytest.approx(sigmas / np.sqrt(1 + sigmas**2), abs=1e-6)
+
+
+def test_a_short_run_has_fewer_states() -> None:
+    scheduler: Any = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[1.0, 0.5])
+    chosen = choose_steps(scheduler, (0.95, 0.8, 0.6, 0.3), 2)
+    assert [(level, step) for level, step, _ in chosen] == [(0.95, 0), (0.6, 1)]

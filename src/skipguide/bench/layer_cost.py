@@ -119,9 +119,9 @@ def measure_pipeline(pipe: Pipeline, model: str, sizes: Mapping[str, int]) -> di
         ValueError: for a pipeline that guide() refuses, or sizes that it refuses.
     """
     family = lookup.family_of(pipe)
-    settings = _default_settings(pipe, model, sizes)
+    settings = default_settings(pipe, model, sizes)
     try:
-        called, inputs = _capture_denoiser_call(pipe, settings, lookup.denoisers_of(pipe, family))
+        called, inputs = capture_denoiser_call(pipe, settings, lookup.denoisers_of(pipe, family))
         found = _count_layers(
             family,
             [
@@ -143,7 +143,7 @@ def measure_pipeline(pipe: Pipeline, model: str, sizes: Mapping[str, int]) -> di
     return {**title, "same": _denoisers_with_same_layers(pipe, family), **found}
 
 
-def _default_settings(pipe: Pipeline, model: str, sizes: Mapping[str, int]) -> GenerationSettings:
+def default_settings(pipe: Pipeline, model: str, sizes: Mapping[str, int]) -> GenerationSettings:
     """Return the model's own settings without guidance, with an image if it needs one."""
     given = {"prompt": "a video"} if "prompt" in call_parameters(pipe) else {}
     given |= {"image": "grey.png"} if requires_image(pipe) else {}
@@ -156,7 +156,7 @@ class _DenoiserCalled(Exception):
     """Ends a run at the first call of a denoiser."""
 
 
-def _capture_denoiser_call(
+def capture_denoiser_call(
     pipe: Pipeline, settings: GenerationSettings, denoisers: Sequence[nn.Module]
 ) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
     """Return the denoiser that a run calls first, and its inputs. The run ends there."""

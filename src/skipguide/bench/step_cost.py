@@ -261,7 +261,7 @@ def run(
         ValueError: for an unknown family, a size that it does not have, or a width that is not a
             positive multiple of 64.
     """
-    work = _select_workload(family, width, full_size)
+    work = select_workload(family, width, full_size)
     target_device, precision = torch.device(device), getattr(torch, dtype)
     yield "progress", f"{family}: building"
     with torch.inference_mode():
@@ -294,7 +294,12 @@ def run(
         yield "result", result
 
 
-def _select_workload(family: str, width: int | None, full_size: bool) -> Workload:
+def select_workload(family: str, width: int | None, full_size: bool) -> Workload:
+    """Return the denoiser of a family and its inputs in one of its sizes.
+
+    Raises:
+        ValueError: as `run`.
+    """
     names = [row.name for row in rows.FAMILIES]
     if family not in names:
         raise ValueError(

@@ -29,6 +29,14 @@ def bench(
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16.")] = "float32",
+    scan: Annotated[
+        bool,
+        typer.Option(
+            "--scan",
+            help="Instead: the weak passes of a scan of all layers (`skipguide layers --map`)"
+            " beside full passes. --family may also be a lab model or a folder.",
+        ),
+    ] = False,
     startup: Annotated[
         str | None,
         typer.Option(
@@ -53,6 +61,12 @@ def bench(
         raise ValueError(
             f"--dtype must be float32, bfloat16 or float16, but got {dtype!r}. Choose one of them."
         )
+    if scan:
+        _measure_scan(family, every, dict(
+            prompts=prompts, width=width, repeats=repeats, full_size=full_size, device=device,
+            dtype=dtype,
+        ), as_json)  # fmt: skip
+        return
     from skipguide.bench import step_cost
     from skipguide.families import rows
     from skipguide.models.loading import check_device
@@ -78,6 +92,44 @@ def bench(
         console.print_result(_families_table(results), {"results": results}, as_json)
     else:
         console.print_result(_table(results[0]), results[0], as_json)
+
+
+def _measure_scan(family: str, every: bool, options: PlainData, as_json: bool) -> None:
+    from skipguide.families import rows
+    from skipguide.models.loading import check_device
+    from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
+    from skipguide.tuning import scan_cost
+
+    check_device(options["device"])
+    results = []
+    with ignore_cpu_autocast_warning():
+        for name in [row.name for row in rows.FAMILIES] if every else [family]:
+            for kind, value in scan_cost.run(name, **options):
+                if kind == "progress":
+                    typer.echo(f"  {value}", err=True)
+                else:
+                    results.append(value)
+    payload = {"results": results} if every else results[0]
+    console.print_result("\n".join(map(_scan_text, results)), payload, as_json)
+
+
+def _scan_text(r: Result) -> str:
+    title = (
+        f"{r['name']}: {r['denoiser']}, {r['blocks']} blocks or layers; {r['dtype']},"
+        f" {r['device']} with {r['threads']} threads, {r['repeats']} rounds; a forward pass takes"
+        f" {r['forward_s']:.4f} s"
+    )
+    lines = [
+        (
+            f"  {row['skip']}: {row['cells']} weak passes {row['weak_s']:.3f} s, measuring their"
+            f" pushes {row['measuring_s']:.3f} s; {row['expected']:.2f} forward passes by blocks"
+            f" would be {row['expected_s']:.3f} s: ratio {row['ratio']:.3f} in time,"
+            f" {row['flops_ratio']:.3f} in FLOPs; keeping the states takes {row['recording_s']:.4f}"
+            " s once"
+        )
+        for row in r["skips"]
+    ]
+    return "\n".join([title, *lines])
 
 
 def _measure_startup(arguments: str, as_json: bool) -> None:

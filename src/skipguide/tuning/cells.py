@@ -48,12 +48,13 @@ def find_cells(
     axes = (None, *family.axes) if options.axes is None else options.axes
     given = None if options.layers is None else parsing.parse_layers(options.layers)
     layers = _all_layers(family, sites) if given is None else given
+    asked = given is not None and options.axes is not None  # each cell of them must be there
     found: dict[tuple[tuple[int, ...], str], Cell] = {}
     for layer in layers:
         for skip in skips:
             for axis in axes:
                 term = STG(layers=[layer], skip=skip, axis=axis)
-                if given is not None or _has_axis(family, sites, layer, axis):
+                if asked or _has_axis(family, sites, layer, axis):
                     where = tuple(blocks.resolve_layers(family, sites, term))
                     found.setdefault((where, skip), Cell(_address(family, layer), skip, axis))
     cells = {cell: where for (where, _), cell in found.items()}

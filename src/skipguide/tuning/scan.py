@@ -139,9 +139,13 @@ class TrajectoryScan(Guide):
         self._scanned: list[_ScannedState] = []
         self._costs: list[float] = []
         super().__init__(pipe, family, GuidanceRequest())
-        for guided in self._guided_denoisers.values():
-            self._cells_of(guided)  # whatever is wrong with the options is said before work starts
-        self._check_same_cells()
+        try:
+            for guided in self._guided_denoisers.values():
+                self._cells_of(guided)
+            self._check_same_cells()
+        except ValueError:  # of the options; nothing stays on the pipeline
+            self.remove()
+            raise
 
     def __enter__(self) -> TrajectoryScan:
         super().__enter__()
