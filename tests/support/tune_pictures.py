@@ -18,7 +18,7 @@ from support.served import Served, run_chromium
 from support.studio_pictures import HEIGHTS, PHONE
 
 SHAPES = ("star", "moon", "cross", "triangle", "ring", "square")
-COLOURS = ("red", "yellow", "green", "orange", "white", "purple")
+COLOURS = ("red", "yellow", "green", "brown", "white", "purple")
 MOTIONS = ("orbiting", "spinning", "bouncing", "moving left")
 PROMPTS = [
     f"a {COLOURS[i % 6]} {SHAPES[i * 5 % 6]} {MOTIONS[i % 4]} on a grey background"
