@@ -21,7 +21,7 @@ SHAPES = ("star", "moon", "cross", "triangle", "ring", "square")
 COLOURS = ("red", "yellow", "green", "brown", "white", "purple")
 MOTIONS = ("orbiting", "spinning", "bouncing", "moving left")
 PROMPTS = [
-    f"a {COLOURS[i % 6]} {SHAPES[i * 5 % 6]} {MOTIONS[i % 4]} on a grey background"
+    f"a {COLOURS[i % 6]} {SHAPES[(5 * i + i // 6) % 6]} {MOTIONS[i % 4]} on a grey background"
     for i in range(24)
 ]
 OPTIONS = ["--passes", "3600", "--steps", "8", "--metric", "sharpness", "--floor", "motion=0.9"]
