@@ -53,7 +53,8 @@ function numbered(one, votes, { answer, race }) {
 }
 
 function said({ metric, rounds, prompts }, votes) {
-  const lines = "The line is the 95 % interval, which holds at whatever moment one looks.";
+  const lines = "The line is the 95 % interval, which holds at whatever moment one looks; an arrow"
+    + " at its end says that it goes further, or is not known yet.";
   if (votes) {
     return "How often a setting wins against CFG alone in blind pairs, from all votes"
       + " (Bradley-Terry). The line is the 95 % interval of its posterior; a setting is out when"
