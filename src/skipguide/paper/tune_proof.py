@@ -21,11 +21,13 @@ from skipguide.paper.tune_maps import (
     reliability,
 )
 from skipguide.paper.tune_power import Honesty, Power
+from skipguide.tuning import budget
 from skipguide.tuning.layer_map import LayerMap
 
 ENOUGH = 0.6  # reliability from which on a map is a truth to hold a choice against
-HONEST_PROMPTS = (48, 192)  # of a simulated tuning, a third of which is kept back
-SHORTLIST = 6
+HONEST_PROMPTS = (96,)  # of a simulated tuning, a third of which is kept back
+# a mean log likelihood is carried by a few clips: docs/decisions/089
+HONEST_OBJECTIVES = ("right", "probability")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def load_scan(docs: Path, one: CellMap) -> LayerMap | None:
     return LayerMap.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def shortlist(scan: LayerMap, one: CellMap, most: int = SHORTLIST) -> list[int]:
+def shortlist(scan: LayerMap, one: CellMap, most: int = budget.SHORTLIST) -> list[int]:
     """Return the numbers of the cells of an exhaustive map that a scan would race, best first.
 
     Raises:
@@ -153,7 +155,7 @@ def prove(docs: Path, models: Sequence[str], repeats: int) -> Proof:
             tune_power.honesty(one, objective, cells, prompts, truth, repeats)
             for truth in tune_power.TRUTHS
             for one, cells in lists
-            for objective in OBJECTIVES
+            for objective in HONEST_OBJECTIVES
             if (objective, truth) != ("right", "centred")  # these values must stay 0 and 1
             for prompts in HONEST_PROMPTS
         ),
