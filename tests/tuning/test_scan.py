@@ -65,11 +65,8 @@ def scanned(small: Tiny, options: ScanOptions, **call: Any) -> tuple[torch.Tenso
 def frames_of(array: np.ndarray, layout: str, kwargs: dict[str, Any]) -> np.ndarray | None:
     """Rows and columns last."""
     if layout == "packed":
-        named = [kwargs.get(name) for name in ("num_frames", "height", "width")]
-        if None in named:  # conditions stand beside the video
-            return None
-        size = [int(value) for value in named]
-        if math.prod(size) != array.shape[1]:
+        size = [int(kwargs.get(name) or 0) for name in ("num_frames", "height", "width")]
+        if math.prod(size) != array.shape[1]:  # not told, or conditions stand beside the video
             return None
         return array.reshape(len(array), *size, -1).transpose(0, 4, 1, 2, 3)
     layout = layout or "bcthw"
