@@ -89,7 +89,10 @@ def preset_of(
 
 
 def _best_stg(everyone: Sequence[Candidate], found: Answer) -> Candidate | None:
-    """Return the setting with STG that did best in the race; None if none has a value."""
+    """Return the winner if it has STG, else what did best of those; None if none has a value."""
+    winner = next((one for one in everyone if one.name == found.winner and one.has_stg), None)
+    if winner is not None:
+        return winner
     gains = {
         entry.name: entry.difference.estimate.value
         for entry in found.contestants
