@@ -36,12 +36,27 @@ class Gain:
         metric: the objective's label, or one of its parts.
         mean, baseline: of the setting and of CFG alone on these prompts.
         difference: of the two; its `count` is the number of prompts.
+        without_best: the same without the prompt that speaks most for the setting; None for parts
+            and floors, by which nothing is claimed.
     """
 
     metric: str
     mean: float
     baseline: float
     difference: Difference
+    without_best: Difference | None = None
+
+    @property
+    def sign(self) -> int:
+        """1 if there is more, -1 if there is less, 0 if that cannot be told.
+
+        More is not claimed where the interval holds 0 without one of the prompts: of skewed values
+        a few carry the mean, and the interval of so few prompts does not know how few they are.
+        """
+        found = self.difference.estimate.sign
+        if found <= 0 or self.without_best is None:
+            return found
+        return int(self.without_best.estimate.sign > 0)
 
 
 @dataclass(frozen=True)
@@ -135,6 +150,7 @@ def _gain(one: Gain) -> dict[str, Any]:
     return {
         "value": finite(found.value), "low": found.low, "high": found.high, "n": found.count,
         "mean": finite(one.mean), "baseline": finite(one.baseline), "p": one.difference.p,
+        "holds_without_best": one.sign == found.sign,
     }  # fmt: skip
 
 
@@ -214,9 +230,17 @@ class _HeldBack:
         prompts = self._common(name, other)
         own, base = (self.scores.column(one, prompts) for one in (name, other))
         found = _compare(self.scores.label, own, base)
-        if self.scores.against_half and other == self.baseline:
-            return dataclasses.replace(found, difference=share_against_half(own))
-        return found
+        half = self.scores.against_half and other == self.baseline
+        both = np.isfinite(own) & np.isfinite(base)
+        own, base = own[both], base[both]
+        if half:
+            found = dataclasses.replace(found, difference=share_against_half(own))
+        if len(own) < 2:
+            return found
+        best = int(np.argmax(own - base))
+        own, base = np.delete(own, best), np.delete(base, best)
+        without = share_against_half(own) if half else paired_difference(own, base)
+        return dataclasses.replace(found, without_best=without)
 
     def part(self, metric: str, name: str) -> Gain:
         values = self.scores.parts[metric]
@@ -295,7 +319,7 @@ def _recommend(
 ) -> Racer:
     """Return the cheapest of those that cannot be told apart from the best."""
     beside = {one.name: one for one in pool if one is not baseline}
-    signs = {name: kept.gain(name, baseline.name).difference.estimate.sign for name in beside}
+    signs = {name: kept.gain(name, baseline.name).sign for name in beside}
     if broken or signs[winner.name] <= 0:
         # CFG alone is as good as any: only what is cheaper still can take its place.
         tied = [baseline, *(one for name, one in beside.items() if signs[name] >= 0 and not broken)]
@@ -316,7 +340,7 @@ def _recommend(
 def _verdict(chosen: Racer, gain: Gain) -> Verdict:
     if chosen.role.startswith(BASELINE):
         return "use CFG alone"
-    return "use" if gain.difference.estimate.sign > 0 else "not distinguishable"
+    return "use" if gain.sign > 0 else "not distinguishable"
 
 
 def contestants(

@@ -31,7 +31,7 @@ def _verdict(
     verdict: Verdict, winner: Racer, chosen: Racer, baseline: Racer, gain: Gain,
     broken: FloorCheck | None,
 ) -> str:  # fmt: skip
-    sign = gain.difference.estimate.sign
+    sign = gain.sign
     if broken is not None:
         why = f"{winner.name} falls below the floor of {broken.metric}"
     elif sign < 0:
@@ -62,7 +62,13 @@ def _gain(winner: Racer, gain: Gain) -> str:
             f"{winner.name} has {gain.mean:.4g} {where} and CFG alone {gain.baseline:.4g}; the"
             f" difference, {found.value:+.3g}, has no interval: {found.reason}."
         )
-    says = {1: "better", -1: "worse", 0: "not distinguishable"}[found.sign]
+    says = {1: "better", -1: "worse", 0: "not distinguishable"}[gain.sign]
+    if gain.sign != found.sign:
+        return (
+            f"The gain of {winner.name} over CFG alone in {gain.metric} is {interval(found)}"
+            f" {where}, but one of these prompts carries it: without that one the interval holds 0."
+            " It is not counted as a gain."
+        )
     half = (found.high - found.low) / 2
     seen = "" if found.sign else f" So many prompts can show differences above {half:.2g}."
     return (
