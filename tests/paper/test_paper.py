@@ -502,8 +502,9 @@ def test_every_field_of_the_template_is_known(tmp_path: Path) -> None:
 
 
 def test_no_conclusion_is_drawn_from_clips_that_are_not_there(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "NUM_REAL", 8)
     empty = report.Report(run.Order(tmp_path, clips=64), tmp_path / "paper")
     text = empty.fill(report.read_template())
     blocks = report.CONCLUSION.findall(report.read_template())
