@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,6 +155,9 @@ def tune(
             metavar="PATH",
         ),
     ] = None,
+    scans: Annotated[
+        bool, typer.Option("--scans", help="First scan the models where tune/ has no scan.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what `skipguide tune` finds, and what it claims, in simulated repeats.
@@ -169,8 +173,22 @@ def tune(
         places = {name: place[0] for name in chosen if (place := order.locate_records(name))}
         for path in tune_maps.write_maps(places, docs):
             typer.echo(path, err=True)
+    if scans:
+        _make_scans(docs, chosen)
     found = tune_proof.prove(docs, chosen, repeats)
     console.print_result(tune_tables.format_proof(found), tune_tables.proof_data(found), as_json)
+
+
+def _make_scans(docs: Path, chosen: Sequence[str]) -> None:
+    """Make the scans that belong to the maps of some models and are not there."""
+    from skipguide.paper import tune_maps, tune_proof, tune_scans
+
+    for one in tune_maps.load_maps(docs):
+        path = tune_proof.scan_path(docs, one)
+        if one.model in chosen and not path.is_file():
+            scale = one.base.guidance_scale
+            made = tune_scans.make_scan(one.model, scale, lambda text: typer.echo(text, err=True))
+            tune_scans.write_scan(made, path)
 
 
 def _build_order(
