@@ -21,7 +21,7 @@ from support import drawn_tuning
 from support.drawn_tuning import engine, options
 
 BEST = {"blocks:6": 0.1}
-PROMPTS, PASSES = 24, 12_000.0
+PROMPTS, PASSES = 18, 4_500.0
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_the_preset_is_the_answer(best: tuple[Path, TuneResult, list[Any]]) -> N
 
 def test_where_nothing_helps_the_answer_is_cfg_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    result, _ = tuned(folder, options(15, passes=6_000.0), engine(folder))
+    result, _ = tuned(folder, options(12, passes=3_000.0), engine(folder))
     assert result.answer is not None
     assert result.answer.verdict == "use CFG alone"
     assert result.answer.recommended == "cfg-4"
@@ -130,7 +130,10 @@ def test_a_race_drops_what_is_clearly_worse(best: tuple[Path, TuneResult, list[A
     assert made["cfg-2"] < made["cfg-4"]
 
 
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
+@pytest.mark.parametrize(
+    "share",
+    [pytest.param(0.01, marks=pytest.mark.long), 0.5, pytest.param(0.9, marks=pytest.mark.long)],
+)
 def test_an_interrupted_tuning_goes_on_to_the_same_answer(
     tmp_path: Path, best: tuple[Path, TuneResult, list[Any]], share: float
 ) -> None:
@@ -160,11 +163,11 @@ def test_an_interrupted_tuning_goes_on_to_the_same_answer(
 
 def test_another_question_needs_another_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    tuned(folder, options(6, passes=2_000.0), engine(folder))
+    tuned(folder, options(6, passes=1_000.0), engine(folder))
     with pytest.raises(ValueError, match=r"goes on with the options .* prompts of"):
-        tuned(folder, options(7, passes=2_000.0), engine(folder))
+        tuned(folder, options(7, passes=1_000.0), engine(folder))
     made = engine(folder)
-    tuned(folder, options(6, passes=9_000.0), made)  # a larger budget is the same question
+    tuned(folder, options(6, passes=4_000.0), made)  # a larger budget is the same question
     assert made.made > 0
 
 
