@@ -223,7 +223,8 @@ def test_a_tuning_on_ray_finds_what_one_process_finds(
 
     on_ray = tuned(tmp_path / "ray", engine)
     here = tuned(tmp_path / "here", LocalEngine(tmp_path / "here" / "work"))
-    assert on_ray.answer.verdict and here.answer.verdict
+    assert on_ray.answer.verdict
+    assert here.answer.verdict
     frames = []
     for name in ("ray", "here"):
         with Run.open(tmp_path / name) as run:

@@ -161,6 +161,23 @@ def test_an_interrupted_tuning_goes_on_to_the_same_answer(
     assert again.answer == expected.answer
 
 
+def test_hours_are_kept_where_the_machine_gets_slower(tmp_path: Path) -> None:
+    """Videos take five times as long as the first steps promised."""
+    folder, asked = tmp_path / "run", options(24, hours=0.002)
+    slow = engine(folder, gains=BEST, reported=0.05)
+    result, events = tuned(folder, asked, slow)
+    over = [event.state.why for event in events if isinstance(event, RoundOver)]
+    assert any("the hours for it are used up" in why for why in over)
+    with Run.open(folder) as run:
+        spent = sum(clip.seconds or 0 for clip in run.clips("done"))
+    assert spent < 1.5 * 0.002 * 3600
+    again, _ = tuned(folder, asked, engine(folder, gains=BEST, reported=0.05))
+    assert again.answer == result.answer
+    more = engine(folder, gains=BEST, reported=0.05)
+    tuned(folder, options(24, hours=0.004), more)
+    assert more.made > 0
+
+
 def test_another_question_needs_another_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     tuned(folder, options(6, passes=1_000.0), engine(folder))

@@ -98,6 +98,10 @@ class Board:
             "seconds": None if hours is None else hours * 3600,
         }
 
+    def seconds_used(self) -> float:
+        """Return the seconds of all videos of the run, by whichever process."""
+        return self._used()["seconds_used"]
+
     def _used(self) -> PlainData:
         from skipguide.runs import Run
 

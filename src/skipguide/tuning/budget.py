@@ -234,3 +234,38 @@ def _count(number: int, noun: str) -> str:
 def fitting(candidates: Sequence[Candidate], plan: Plan) -> list[Candidate]:
     """Return as many of the candidates as the plan lets race; the first ones matter most."""
     return list(candidates[: plan.candidates])
+
+
+# --- by the clock ---------------------------------------------------------------------------------
+
+_STOPS = f"{FOLDER}/stops.json"
+
+
+def stage_seconds(plan: Plan, timing: Timing, stage: str) -> float:
+    """Return the seconds after which a stage has to be over, from the beginning of the tuning."""
+    until = plan.scan + plan.race
+    until += {"scale": 0.5, "window": 1.0}.get(stage, 0.0) * plan.search
+    return timing.seconds(until)
+
+
+def read_stops(folder: Path, hours: float | None) -> dict[str, int]:
+    """Return after how many rounds the clock has ended races of a tuning of so many hours.
+
+    With other hours nothing has ended yet.
+    """
+    path = folder / _STOPS
+    if hours is None or not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return dict(found["rounds"]) if found["hours"] == hours else {}
+    except (ValueError, KeyError, TypeError):  # a race that goes on a little longer is no harm
+        return {}
+
+
+def keep_stops(folder: Path, hours: float, rounds: dict[str, int]) -> None:
+    """Keep after how many rounds the clock has ended races, so that they end there again."""
+    from skipguide.runs import storage
+
+    content = json.dumps({"hours": hours, "rounds": rounds}).encode()
+    storage.write_atomically(folder, _STOPS, content)

@@ -79,6 +79,11 @@ class TuneOptions:
                 f" {', '.join(map(str, self.guidance_scales))}. Correct them."
             )
 
+    @property
+    def clock_hours(self) -> float | None:
+        """The hours that it may take by the clock; None for a budget in passes."""
+        return None if self.passes is not None else self.hours or DEFAULT_HOURS
+
     def split(self) -> tuple[list[int], list[int]]:
         """Return the numbers of the prompts that choose, and of those that are kept back."""
         numbers = range(len(self.prompts))

@@ -123,6 +123,8 @@ class Race:
             return (), words.nobody_left(self.baseline)
         if len(others) == 1 and self._is_decided(now, others[0]):
             return (), words.one_left(others[0])
+        if self.rules.max_rounds is not None and len(now.rounds) >= self.rules.max_rounds:
+            return (), words.hours_over(len(now.prompts))
         left = self.prompts[len(now.prompts) :]
         if not left:
             return (), words.prompts_over(len(now.prompts))

@@ -42,6 +42,7 @@ class RaceRules:
         free: candidates whose clips cost nothing, for they are there: of an earlier race on the
             same prompts.
         seeds: clips of a candidate on a prompt.
+        max_rounds: after which the race is over, because the hours for it are; None: no limit.
         halve: whether a limit is shared by halving, where it does not suffice for all candidates on
             all prompts: after each of log2 k equal parts of it the worse half is set aside.
     """
@@ -54,6 +55,7 @@ class RaceRules:
     free: tuple[str, ...] = ()
     seeds: int = 1
     halve: bool = True
+    max_rounds: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("round_size", "seeds"):

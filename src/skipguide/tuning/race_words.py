@@ -64,6 +64,11 @@ def prompts_over(count: int) -> str:
     return f"All {prompts(count)} of the race have been used."
 
 
+def hours_over(count: int) -> str:
+    """Say that the time of the race is over."""
+    return f"The race ended after {prompts(count)}, because the hours for it are used up."
+
+
 def budget_over(limit: float, cost: float) -> str:
     """Say that the budget is spent."""
     return (

@@ -66,6 +66,7 @@ class Tuning:
         self.sampler = Sampler(folder, options, engine, retry_failed)
         self.board = Board(folder, options, self.objective.label)
         self.on_step: OnStep | None = None
+        self.planned: Planned | None = None
         self.ids: dict[str, list[int]] = {}
 
     # --- the whole --------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ class Tuning:
             OSError: if the disk is full or cannot be written. Finished videos stay.
         """
         self.on_step = on_step
-        planned = self._plan()
+        planned = self.planned = self._plan()
         for text in (*self.notes, *planned.plan.notes):
             yield Noted(text)
         yield planned
@@ -260,10 +261,11 @@ class Tuning:
     def race(
         self, stage: str, racing: Sequence[Candidate], rules: RaceRules, prompts: Sequence[int]
     ) -> Says:
-        """Run a race to its end, round by round."""
-        race = Race(racing, prompts, rules)
+        """Run a race to its end, round by round; in hours, at most as long as the plan gives it."""
         while True:
-            state = race.state(self.scores())
+            stops = self._stops()
+            rules = dataclasses.replace(rules, max_rounds=stops.get(stage))
+            state = Race(racing, prompts, rules).state(self.scores())
             self.board.rounds[stage] = state
             self.board.done[stage] = (
                 len(state.rounds),
@@ -273,7 +275,23 @@ class Tuning:
             yield RoundOver(stage, state, tuple(racing))
             if state.over:
                 return state
+            if state.rounds and self._is_late(stage):
+                assert self.options.clock_hours is not None
+                stops = {**stops, stage: len(state.rounds)}
+                budget.keep_stops(self.folder, self.options.clock_hours, stops)
+                continue
             yield from self._make(stage, racing, state.wanted)
+
+    def _stops(self) -> dict[str, int]:
+        return budget.read_stops(self.folder, self.options.clock_hours)
+
+    def _is_late(self, stage: str) -> bool:
+        """Tell whether a stage has had its time; a budget in passes has no clock."""
+        if self.options.clock_hours is None or self.planned is None:
+            return False
+        limit = budget.stage_seconds(self.planned.plan, self.planned.timing, stage)
+        workers = self.sampler.engine.workers
+        return self.board.seconds_used() / workers >= limit
 
     def _make(
         self, stage: str, racing: Sequence[Candidate], wanted: Sequence[tuple[str, int]]
