@@ -5,6 +5,6 @@ from __future__ import annotations
 
 async def comfy_entrypoint():
     """Return the pack; ComfyUI calls this to find the nodes."""
-    from .nodes import SkipGuide
+    from .pack import SkipGuide
 
     return SkipGuide()

@@ -31,6 +31,20 @@ def read_layers(layers: str | Sequence[int | str]) -> tuple[int | str, ...]:
     )
 
 
+def read_levels(text: str) -> tuple[float, ...]:
+    """Return the levels of noise that a text lists, as 0.95, 0.8.
+
+    Raises:
+        ValueError: for something else.
+    """
+    try:
+        return tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise ValueError(
+            f"levels must be numbers such as 0.95, 0.8, 0.6, 0.3, but got {text!r}. Correct it."
+        ) from None
+
+
 @dataclass(frozen=True)
 class ActiveTerm:
     """A term at one step, with the settings of the node or bin that it comes from."""
@@ -101,7 +115,12 @@ def push_estimate(D: Tensor, c: Tensor, p: Tensor, origin: Tensor, active: Activ
     of predictions, a x is subtracted, which leaves b F.
     """
     assert isinstance(active.term, STG)
-    push = skip_guidance(c, [p], active.term.scales(1))
+    normalize = active.term.normalize  # to a tenth of the length of the prediction
+    push = (
+        skip_guidance(c - origin, [p - origin], active.term.scales(1), normalized=[True])
+        if (normalize)
+        else skip_guidance(c, [p], active.term.scales(1))
+    )
     D = combine(c, D, 1.0, push, cfg=_keep_given)
     if active.rescale == 0:
         return D

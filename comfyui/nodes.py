@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.samplers  # pyright: ignore[reportMissingImports]
-from comfy_api.latest import ComfyExtension, io, ui  # pyright: ignore[reportMissingImports]
+from comfy_api.latest import io, ui  # pyright: ignore[reportMissingImports]
 
 from ._skipguide.families.presets import Preset
 from ._skipguide.method.request import GuidanceRequest
@@ -36,6 +36,8 @@ TIPS = {
     " the data, as in core's nodes.",
     "share_prefix": "Start the weak pass at the first skipped block, where the conditional pass"
     " already is; off only to compare.",
+    "normalize": "Give the push the length of scale times a tenth of the prediction, whatever the"
+    " layers are.",
     "bins": "One range of noise levels a line: sigma=low..high, then any of layers, scale, cfg,"
     " rescale and skip.",
     "positive": "The prompt.",
@@ -80,6 +82,7 @@ def _stg_inputs() -> list[Any]:
         _number("rescale", 0.0),
         _choice("rescale_of", SPACES, "prediction", optional=True),
         io.Boolean.Input("share_prefix", default=True, tooltip=TIPS["share_prefix"], optional=True),
+        io.Boolean.Input("normalize", default=False, tooltip=TIPS["normalize"], optional=True),
     ]
 
 
@@ -101,14 +104,14 @@ def _schema(
 # --- from inputs to requests ----------------------------------------------------------------------
 
 
-def _chain(model: Any) -> BlockChain:
+def chain_of(model: Any) -> BlockChain:
     return block_chain(model.get_model_object("diffusion_model"))
 
 
 def _preset_row(model: Any, preset: str, kind: str, scheduled: bool = False) -> Preset:
     if preset == PUBLISHED:
-        return recommended_preset(_chain(model), kind, scheduled)
-    return named_preset(preset, _chain(model))
+        return recommended_preset(chain_of(model), kind, scheduled)
+    return named_preset(preset, chain_of(model))
 
 
 def _with_preset(model: Any, kind: str, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -119,14 +122,15 @@ def _with_preset(model: Any, kind: str, inputs: dict[str, Any]) -> dict[str, Any
     return {
         **inputs, "layers": row.layers, "skip": row.skip, "scale": row.scale,
         "start_percent": row.start, "end_percent": row.stop, "rescale": row.rescale,
-        "rescale_of": "prediction",
+        "rescale_of": "prediction", "normalize": row.normalize,
     }  # fmt: skip
 
 
-def _stg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
+def stg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
     inputs = _with_preset(model, "stg", inputs)
+    layers, normalize = read_layers(inputs["layers"]), inputs.get("normalize", False)
     guidance = GuidanceRequest(
-        terms=(STG(read_layers(inputs["layers"]), inputs["scale"], inputs["skip"]),),
+        terms=(STG(layers, inputs["scale"], inputs["skip"], normalize=normalize),),
         rescale=inputs["rescale"],
         rescale_space=inputs.get("rescale_of", "prediction"),
         share_prefix=inputs.get("share_prefix", True),
@@ -134,7 +138,7 @@ def _stg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
     return NodeRequest(guidance, _sigmas(model, inputs))
 
 
-def _slg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
+def slg_request(model: Any, inputs: dict[str, Any]) -> NodeRequest:
     inputs = _with_preset(model, "slg", inputs)
     guidance = GuidanceRequest(terms=(SLG(read_layers(inputs["layers"]), inputs["skip"]),))
     return NodeRequest(guidance, _sigmas(model, inputs))
@@ -189,7 +193,7 @@ class SkipGuideSTG(_LayersNode):
 
     @classmethod
     def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(with_request(model, _stg_request(model, inputs)))
+        return io.NodeOutput(with_request(model, stg_request(model, inputs)))
 
 
 class SkipGuideSLG(_LayersNode):
@@ -207,7 +211,7 @@ class SkipGuideSLG(_LayersNode):
 
     @classmethod
     def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(with_request(model, _slg_request(model, inputs)))
+        return io.NodeOutput(with_request(model, slg_request(model, inputs)))
 
 
 class SkipGuideSchedule(io.ComfyNode):
@@ -252,7 +256,7 @@ class SkipGuideGuider(_LayersNode):
     def execute(
         cls, model: Any, positive: Any, negative: Any, cfg: float, **inputs: Any
     ) -> io.NodeOutput:
-        guider = comfy.samplers.CFGGuider(with_request(model, _stg_request(model, inputs)))
+        guider = comfy.samplers.CFGGuider(with_request(model, stg_request(model, inputs)))
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
         return io.NodeOutput(guider)
@@ -272,7 +276,7 @@ class SkipGuideInfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any) -> io.NodeOutput:
-        chain = _chain(model)
+        chain = chain_of(model)
         depths = ", ".join(f"{name}:0 to {name}:{n - 1}" for name, n in chain.depths().items())
         lines = [f"{chain.family.model}: {depths}"]
         for request in requests_of(model):
@@ -282,10 +286,3 @@ class SkipGuideInfo(io.ComfyNode):
         published = ", ".join(row.name for row in presets_for(chain)) or "nothing"
         text = "\n".join([*lines, f"published for it: {published}"])
         return io.NodeOutput(text, ui=ui.PreviewText(text))
-
-
-class SkipGuide(ComfyExtension):
-    """The pack."""
-
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SkipGuideSTG, SkipGuideSLG, SkipGuideSchedule, SkipGuideGuider, SkipGuideInfo]

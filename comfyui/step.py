@@ -66,7 +66,7 @@ def predict_noise(
         _report(requests, model_options, executor.class_obj)
     active = [term for request in requests for term in request.active(sigma)]
     if active:
-        _refuse_caches(model_options)
+        refuse_caches(model_options)
         step = Step(active, executor.class_obj.conds, model_options[RUN])
         model_options = step.options(model_options)
     with _cfg_scale(executor.class_obj, sigma, requests):
@@ -112,7 +112,12 @@ def _report(requests: Sequence[NodeRequest], model_options: Options, guider: Any
     _log.log(level, "skip guidance (%s): %d of %d steps are guided", words, count, len(sigmas))
 
 
-def _refuse_caches(model_options: Options) -> None:
+def refuse_caches(model_options: Options) -> None:
+    """Refuse caches of other nodes, which are known by what they put on a model.
+
+    Raises:
+        ValueError: if one is there.
+    """
     options = model_options.get("transformer_options", {})
     easy = "easycache" in options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
     if easy or "rel_l1_thresh" in options:
@@ -227,7 +232,7 @@ class Step:
         for entry in self.weak:
             p = self._weak_estimate(entry, args)
             self._check_effect(entry.term, c, p)
-            D = push_estimate(D, c, p, _origin(args), entry)
+            D = push_estimate(D, c, p, origin_of(args), entry)
         if self._recording is not None:
             self._recording.clear()
         return D
@@ -255,14 +260,27 @@ class Step:
                 recorded = self._recording.streams(skipped[0], uuids)
             return blocks.weak_changes(skipped, skip, recorded)
 
-        wrapper = _model_wrapper(chain, changes, skipped if skip == "attention" else ())
-        options = _with_model_wrapper(args["model_options"], wrapper)
-        return comfy.samplers.calc_cond_batch(
-            args["model"], [args["cond"]], args["input"], args["sigma"], options
-        )[0]
+        return model_pass(args, chain, changes, skipped if skip == "attention" else ())
 
 
-def _origin(args: dict[str, Any]) -> Tensor:
+def model_pass(
+    args: dict[str, Any], chain: BlockChain, changes: Any, identities: Sequence[int] = ()
+) -> Tensor:
+    """Return the estimate of a pass with the positive prompt and some blocks changed.
+
+    Args:
+        args: as ComfyUI calls a function behind CFG.
+        changes: a function from the uuids of prompts to what the blocks do.
+        identities: as for `blocks.attached`.
+    """
+    wrapper = _model_wrapper(chain, changes, identities)
+    options = _with_model_wrapper(args["model_options"], wrapper)
+    return comfy.samplers.calc_cond_batch(
+        args["model"], [args["cond"]], args["input"], args["sigma"], options
+    )[0]
+
+
+def origin_of(args: dict[str, Any]) -> Tensor:
     """Return a x of x_0 = a x + b F: the estimate where the model predicts zero."""
     x = args["input"]
     return args["model"].model_sampling.calculate_denoised(args["sigma"], torch.zeros_like(x), x)

@@ -15,7 +15,10 @@ from pathlib import Path
 PACK = Path(__file__).resolve().parent
 BUILT = PACK / "_skipguide"
 SOURCE = PACK.parent / "src" / "skipguide"
-ROOTS = ("method/*.py", "families/presets.py", "families/blocks.py", "weak/patching.py")
+ROOTS = (
+    "method/*.py", "families/presets.py", "families/blocks.py", "weak/patching.py",
+    "tuning/layer_map.py", "tuning/levels.py", "tuning/quantities.py",
+)  # fmt: skip
 DATA = ("families/presets.toml",)
 HEADER = "# Built by `make comfyui` from src/skipguide/{name}; do not edit.\n"
 _IMPORT = re.compile(r"^(\s*)from skipguide\.", re.MULTILINE)

@@ -24,8 +24,21 @@ from comfyui._skipguide.families.blocks import layer_sites  # noqa: E402
 from comfyui._skipguide.method.formula import rescale  # noqa: E402
 from comfyui._skipguide.method.request import GuidanceRequest  # noqa: E402
 from comfyui._skipguide.method.terms import SLG, STG, Bin, Schedule  # noqa: E402
+from comfyui._skipguide.tuning.layer_map import LayerMap  # noqa: E402
+from comfyui._skipguide.tuning.scan_record import ScanState  # noqa: E402
 
-from comfyui import attention, bins, blocks, models, node_request, published, vendor  # noqa: E402
+from comfyui import (  # noqa: E402
+    attention,
+    bins,
+    blocks,
+    map_image,
+    models,
+    node_request,
+    preset_files,
+    published,
+    scan,
+    vendor,
+)
 
 DEPTH = 6
 
@@ -524,7 +537,8 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 pack = pathlib.Path("pack")
 for path in pack.rglob("*.py"):
-    if path.stem not in ("nodes", "step", "vendor"):  # two need ComfyUI, one the library's files
+    # Of these vendor needs the library's files, the others ComfyUI.
+    if path.stem not in ("measure", "nodes", "pack", "step", "tune_nodes", "vendor"):
         parts = path.with_suffix("").parts
         importlib.import_module(".".join(part for part in parts if part != "__init__"))
 from pack import published
@@ -540,3 +554,135 @@ def test_pack_works_where_neither_the_library_nor_diffusers_can_be_imported(tmp_
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == len(published.published_presets()) > 30
+
+
+# --- the map of the layers ------------------------------------------------------------------------
+
+
+def scanned(model: WanModel, x: torch.Tensor, limit: float) -> scan.StateScan:
+    """A scan of the toy, whose tokens lie as rows and columns: `(B, N, D)` as `(B, 1, N, D)`."""
+    chain = models.block_chain(model)
+
+    def run(changes: Any, identities: Any) -> torch.Tensor:
+        uuids = ["a"] * 1
+        with blocks.attached(chain, changes(uuids), {}, identities) as options:
+            return model(x, transformer_options=options)[:, None]
+
+    found = scan.StateScan(chain, scan.cells_of(chain, "", node_request.SKIPS), limit)
+    with torch.no_grad():
+        found.add(ScanState(0, 4, 0.8, 0.8, "m", True), run, torch.zeros_like(x[:, None]), None)
+    return found
+
+
+@pytest.mark.parametrize("limit", [0, 1e9], ids=["one by one", "all at once"])
+def test_a_scan_measures_passes_written_out(model: WanModel, x: torch.Tensor, limit: float) -> None:
+    found = scanned(model, x, limit).record()
+    assert [cell.name for cell in found.cells[:2]] == ["block:0 residual", "block:0 attention"]
+    assert found.strong_passes == [DEPTH if limit == 0 else 1]
+    with torch.no_grad():
+        c = written_out(model, x, set(), "residual")
+        for number, cell in enumerate(found.cells):
+            push = c - written_out(model, x, {number // 2}, cell.skip)
+            ratio = (push.flatten(1).norm(dim=1) / c.flatten(1).norm(dim=1)).mean()
+            assert found.values["ratio"][number, 0] == pytest.approx(ratio.item(), rel=1e-4)
+
+
+def test_blocks_before_the_skipped_one_are_not_run_again(model: WanModel, x: torch.Tensor) -> None:
+    """A conditional pass, and of each weak one what follows: (L - 1) / 2 and (L + 1) / 2 passes."""
+    scanned(model, x, 1e9)
+    runs = sum(block.runs for block in blocks_in(model))
+    assert runs == DEPTH + DEPTH * (DEPTH - 1) / 2 + DEPTH * (DEPTH + 1) / 2
+
+
+def test_layers_and_skips_of_a_scan(model: WanModel) -> None:
+    chain = models.block_chain(model)
+    cells = scan.cells_of(chain, "1,3-4", ["attention"])
+    assert [(cell.name, at) for cell, at in cells.items()] == [
+        ("block:1 attention", 1), ("block:3 attention", 3), ("block:4 attention", 4),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="must be from 0 to 5"):
+        scan.cells_of(chain, "9", ["attention"])
+
+
+def test_a_scan_without_a_state_says_so(model: WanModel) -> None:
+    chain = models.block_chain(model)
+    with pytest.raises(ValueError, match="called the model at none of the levels"):
+        scan.StateScan(chain, scan.cells_of(chain, "", ["residual"]), 1).record()
+
+
+def test_picture_and_table_of_a_map(model: WanModel, x: torch.Tensor) -> None:
+    found = LayerMap.build([scanned(model, x * scale, 1e9).record() for scale in (1, 2)])
+    picture = map_image.draw(found)
+    assert picture.ndim == 4
+    assert picture.shape[3] == 3
+    assert 0 <= picture.min() < picture.max() == 1
+    lines = map_image.table(found).splitlines()
+    assert len(lines) == 2 + 2 * DEPTH
+    first = found.shortlist()
+    assert lines[2].split()[2:4] == first[0].name.split()
+    assert map_image.describe_shortlist(first).splitlines()[0] == first[0].name
+    assert len(first) == 3
+
+
+def test_levels_of_a_scan() -> None:
+    assert node_request.read_levels("0.95, 0.8 .3") == (0.95, 0.8, 0.3)
+    with pytest.raises(ValueError, match=r"numbers such as 0.95, .* but got 'x'"):
+        node_request.read_levels("x")
+
+
+# --- presets in files -----------------------------------------------------------------------------
+
+TUNED = """
+[preset]
+model = "a/model"
+pipelines = ["WanImageToVideoPipeline"]
+depth = 6
+width = 5120
+layers = [3]
+scale = 2.0
+normalize = true
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    own = tmp_path / "config" / "skipguide" / "presets"
+    own.mkdir(parents=True)
+    (own / "night.toml").write_text(TUNED)
+    (tmp_path / "tune.toml").write_text(TUNED)
+    return tmp_path
+
+
+def test_files_that_a_node_offers(folder: Path, tmp_path: Path) -> None:
+    assert preset_files.file_choices(folder) == ["tune.toml", "night"]
+    for choice, path in (("tune.toml", ""), ("night", ""), ("none", str(folder / "tune.toml"))):
+        assert preset_files.read_choice(choice, path, folder).row.layers == (3,)
+    with pytest.raises(ValueError, match="none was chosen"):
+        preset_files.read_choice("none", " ", folder)
+
+
+def test_a_file_is_for_the_family_and_the_size_of_a_model(folder: Path) -> None:
+    """Image to video is of the same family; the toy does not say how wide it is."""
+    chain = models.block_chain(WanModel())
+    file = preset_files.read_choice("night", "", folder)
+    assert preset_files.row_for(file, chain) is file.row
+    for words, message in {
+        "depth = 6": ("depth = 7", "of 7 blocks and width 5120"),
+        "WanImage": ("LTXImage", "LTXImageToVideoPipeline of 6 blocks"),
+        "scale": ('skip = "blur"\nscale', "they have residual and attention"),
+    }.items():
+        (folder / "other.toml").write_text(TUNED.replace(words, message[0], 1))
+        other = preset_files.read_choice("other.toml", "", folder)
+        with pytest.raises(ValueError, match=message[1]):
+            preset_files.row_for(other, chain)
+
+
+def test_a_normalized_push_has_a_tenth_of_the_length_of_the_prediction() -> None:
+    """Of the prediction F, where estimates are a x + b F: c - origin is b F."""
+    c, p, D, origin = torch.randn(4, 2, 3, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    term = STG([1], 3.0, normalize=True)
+    pushed = node_request.push_estimate(D, c, p, origin, node_request.ActiveTerm(term))
+    push, prediction = (value.flatten(1) for value in (pushed - D, c - origin))
+    assert torch.allclose(push.norm(dim=1), 0.3 * prediction.norm(dim=1), rtol=1e-5)
+    assert torch.allclose(torch.cosine_similarity(push, (c - p).flatten(1)), torch.ones(2))

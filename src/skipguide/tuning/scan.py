@@ -29,6 +29,7 @@ from skipguide.pipeline.denoiser import GuidedDenoiser
 from skipguide.pipeline.guide import Guide, check_unguided
 from skipguide.pipeline.step import GuidedStep
 from skipguide.tuning import cells, quantities
+from skipguide.tuning.levels import nearest_steps
 from skipguide.tuning.quantities import PushMeter
 from skipguide.tuning.scan_record import Cell, Floats, ScanOptions, ScanRecord, ScanState
 from skipguide.weak import patching, token_grid
@@ -56,13 +57,7 @@ def choose_steps(
         first: where in the scheduler's timesteps the run begins.
     """
     shares = noise_levels.noise_shares(scheduler)[first:][:num_steps]
-    chosen: dict[int, tuple[float, int, float]] = {}
-    for level in levels:
-        step = min(range(len(shares)), key=lambda i: (abs(shares[i] - level), i))
-        held = chosen.get(step)
-        if held is None or abs(shares[step] - level) < abs(shares[step] - held[0]):
-            chosen[step] = (level, step, shares[step])
-    return sorted(chosen.values(), key=lambda found: found[1])
+    return nearest_steps(shares, levels)
 
 
 def survey_cells(pipe: Any, options: ScanOptions = USUAL) -> tuple[tuple[Cell, ...], float]:

@@ -1,0 +1,64 @@
+# Built by `make comfyui` from src/skipguide/weak/token_grid.py; do not edit.
+"""Find the grid of frames, rows and columns on which the tokens of a video lie, columns fastest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..families.protocols import Config, Inputs
+
+TokenGrid = tuple[int, ...]
+
+
+def video_token_grid(layout: str, config: Config, inputs: Inputs) -> TokenGrid | None:
+    """Return (frames, rows, columns) of the tokens that a denoiser makes of its input.
+
+    Args:
+        layout: the dimensions of the denoiser's first input, as "bcthw"; without "t" it is an
+            image, one frame. "packed" means that the pipeline makes the tokens, and that the call
+            has num_frames, height and width; "" that the tokens lie on no grid.
+        config: the denoiser's. It may have `patch_size`, one number or one for each of frames, rows
+            and columns, and beside one number `patch_size_t`. A UNet has none of them.
+        inputs: of the denoiser's call, in the order of its signature.
+
+    Returns:
+        The grid, or None where it is not known.
+    """
+    if layout == "packed":
+        sizes = [inputs.get(name) for name in ("num_frames", "height", "width")]
+        return None if None in sizes else tuple(int(size) for size in sizes if size is not None)
+    if not layout:
+        return None
+    lengths = dict(zip(layout, next(iter(inputs.values())).shape, strict=True))
+    patch = config.get("patch_size") or 1
+    patches = (
+        patch if isinstance(patch, Sequence) else (config.get("patch_size_t") or 1, patch, patch)
+    )
+    return tuple(
+        -(-lengths.get(name, 1) // size) for name, size in zip("thw", patches, strict=True)
+    )
+
+
+def attention_token_grid(
+    video: TokenGrid | None, axis: str | None, tokens: int
+) -> TokenGrid | None:
+    """Return the grid of the video's tokens among those that one attention sees.
+
+    Args:
+        video: the grid of all tokens of the video.
+        axis: "temporal" for attention along time, "spatial" for attention within a frame, None for
+            all of the video.
+        tokens: how many the attention sees. In a UNet rows and columns were halved a few times,
+            and the number tells how often.
+
+    Returns:
+        The grid, or None where there is none with so many tokens.
+    """
+    if video is None or axis is None:
+        return video
+    frames, rows, columns = video
+    if axis == "temporal":
+        return (frames,)
+    levels = (tuple(math.ceil(size / 2**level) for size in (rows, columns)) for level in range(16))
+    return next((grid for grid in levels if math.prod(grid) == tokens), None)

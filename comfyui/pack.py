@@ -1,0 +1,16 @@
+"""The nodes of the pack."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io  # pyright: ignore[reportMissingImports]
+
+from .nodes import SkipGuideGuider, SkipGuideInfo, SkipGuideSchedule, SkipGuideSLG, SkipGuideSTG
+from .tune_nodes import SkipGuideLayerMap, SkipGuidePresetFile
+
+
+class SkipGuide(ComfyExtension):
+    """The pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [SkipGuideSTG, SkipGuideSLG, SkipGuideSchedule, SkipGuideGuider,
+                SkipGuidePresetFile, SkipGuideLayerMap, SkipGuideInfo]  # fmt: skip
