@@ -120,7 +120,7 @@ def layers(
     *,
     given: PlainData,
 ) -> None:
-    """List the layers of a model, and what skipping them costs; with --map, rank them.
+    """List the layers of a model and their costs, or rank them.
 
     For each layer: its address, its kind of attention, its share of a forward pass, and the cost of
     a weak pass that starts there, as a part of a forward pass. All are floating point operations; a

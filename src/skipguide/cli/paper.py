@@ -160,7 +160,7 @@ def tune(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what `skipguide tune` finds, and what it claims, in simulated repeats.
+    """Show what `skipguide tune` finds in simulated repeats.
 
     The clips are those of exhaustive layer maps; nothing is generated (docs/tune.md).
     """

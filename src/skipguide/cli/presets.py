@@ -41,7 +41,7 @@ def presets(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """List the published settings of STG and SLG with their sources, and your own.
+    """List published settings with their sources, and your own.
 
     STG.preset() and SLG.preset() pick the ones with a star. The window is a part of the run, or in
     a schedule a range of sigma. Your own are the files in ~/.config/skipguide/presets; none is

@@ -177,7 +177,7 @@ def tune(
     *,
     given: PlainData,
 ) -> None:  # fmt: skip
-    """Choose the layer, the scale, and whether to use STG at all, by measurement.
+    """Choose layer and scale, or CFG alone, by measurement.
 
     Scans all layers on the model's own trajectories, races the best of them against CFG alone on
     the same prompts and noise, and measures the answer on prompts that chose nothing. Run the same
