@@ -93,5 +93,8 @@ def test_a_third_of_the_prompts_is_kept_back() -> None:
 def test_bad_options_are_refused_at_once(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         options(6, **wrong)
+    own = (Prompt("a"), Prompt("b", settings={"steps": 3}, place="b.csv:3"))
+    with pytest.raises(ValueError, match=r"b\.csv:3 has steps of its own"):
+        TuneOptions("lab-mochi", own)
     with pytest.raises(ValueError, match="needs 2 prompts at least"):
         options(1)

@@ -21,6 +21,7 @@ SCAN_FOLDER = f"{FOLDER}/scan"
 _FILE = "options.json"
 _KEPT_BACK_EVERY = 3  # of the prompts one in three chooses nothing
 DEFAULT_HOURS = 1.0
+_OF_ONE_PROMPT = ("negative_prompt", "seeds")
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,22 @@ class TuneOptions:
                 f" {len(self.prompts)}. Give {_KEPT_BACK_EVERY * MIN_CLUSTERS} or more, so that the"
                 " answer has an interval."
             )
+        self._check_prompts()
         if any(not 0 <= g < float("inf") for g in self.guidance_scales):
             raise ValueError(
                 "guidance scales must be finite numbers from 0 up, but got"
                 f" {', '.join(map(str, self.guidance_scales))}. Correct them."
             )
+
+    def _check_prompts(self) -> None:
+        for prompt in self.prompts:
+            if wrong := sorted({*prompt.settings} - {*_OF_ONE_PROMPT}):
+                raise ValueError(
+                    "all prompts of a tuning have the same settings but for"
+                    f" {' and '.join(_OF_ONE_PROMPT)}, because settings are what is compared, but"
+                    f" {prompt.place or prompt.text!r} has {', '.join(wrong)} of its own. Leave it"
+                    " out, or set it for all."
+                )
 
     @property
     def clock_hours(self) -> float | None:

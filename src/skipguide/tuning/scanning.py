@@ -68,7 +68,7 @@ def read_map(folder: Path, setting: str, prompts: Sequence[int]) -> LayerMap:
         clips = [clip for clip in run.clips() if clip.setting == number and clip.prompt in prompts]
     failed = next((clip for clip in clips if clip.status == "failed"), None)
     if failed is not None:
-        reason = (failed.error or "").partition("\n")[0]
+        reason = (failed.error or "").partition("\n")[0].rstrip(".")
         raise ValueError(
             f"the scan needs the videos of {setting!r}, but one of them failed: {reason}. Mend"
             " that, and run the same command again with --retry-failed."
