@@ -160,7 +160,8 @@ class PresetFile:
         )
         of = f" of {made.metric}" if made.metric else ""
         tied = f", {TIED}" if made.verdict == TIED else ""
-        return f"gain {made.gain:+.3g}{interval}{of}{tied}"
+        whose = " of the best other" if self.is_cfg_alone else ""
+        return f"gain{whose} {made.gain:+.3g}{interval}{of}{tied}"
 
 
 def _said(made: Any, without: tuple[str, ...] = ()) -> PlainData:
@@ -317,12 +318,16 @@ def describe_cfg_alone(file: PresetFile, given: str | Path) -> str:
     """Return the answer of a file that says not to use STG, and what to do."""
     scale = file.row.defaults.get("guidance_scale")
     call = f"guidance_scale={scale:g}" if scale is not None else "the guidance_scale of your choice"
-    said = file.provenance.sentence or "No STG that was tried is worth its cost."
     best = f" Its best STG all the same: {in_python(file.best_stg)}." if file.best_stg else ""
-    return (
-        f"the answer of {given} is to use CFG alone: {said} Run the pipeline without guide(), with"
-        f" {call}.{best}"
-    )
+    said = answer_of(file, f"{given}")
+    return f"{said} Run the pipeline without guide(), with {call}.{best}"
+
+
+def answer_of(file: PresetFile, name: str) -> str:
+    """Return the sentence of a file that says to use CFG alone, with the name of the file."""
+    said = file.provenance.sentence or "No STG that was tried is worth its cost."
+    whole = said.startswith("Use CFG alone")
+    return f"the answer of {name} is{':' if whole else ' to use CFG alone:'} {said}"
 
 
 def in_python(row: Preset) -> str:

@@ -143,7 +143,8 @@ def cfg_alone_note(settings: GenerationSettings) -> str | None:
 
 def describe_cfg_alone(file: PresetFile) -> str:
     """Return the answer of a preset that says not to use STG, and what to write for STG anyway."""
-    said = file.provenance.sentence or "No STG that was tried is worth its cost."
+    from skipguide.families.preset_files import answer_of
+
     best = file.best_stg
     advice = f" For its best STG all the same: {in_flags(best)}." if best and best.layers else ""
-    return f"the answer of the preset {file.name}.toml is to use CFG alone: {said}{advice}"
+    return f"{answer_of(file, f'the preset {file.name}.toml')}{advice}"
