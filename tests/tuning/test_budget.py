@@ -94,7 +94,7 @@ def test_bad_options_are_refused_at_once(wrong: dict[str, object], message: str)
     with pytest.raises(ValueError, match=message):
         options(6, **wrong)
     own = (Prompt("a"), Prompt("b", settings={"steps": 3}, place="b.csv:3"))
-    with pytest.raises(ValueError, match=r"b\.csv:3 has steps of its own"):
+    with pytest.raises(ValueError, match=r"'b\.csv:3' has steps of its own"):
         TuneOptions("lab-mochi", own)
     with pytest.raises(ValueError, match="needs 2 prompts at least"):
         options(1)
