@@ -81,6 +81,14 @@ def test_a_third_of_the_prompts_is_kept_back() -> None:
     assert not options(15).notes()
 
 
+def test_a_text_is_in_one_part_alone_with_all_its_seeds() -> None:
+    rows = [Prompt("a", seeds=(5,)), Prompt("b"), Prompt("a", seeds=(9, 5)), Prompt("c")]
+    found = TuneOptions("lab-mochi", tuple(rows), seeds=(0,))
+    assert [(p.text, found.seeds_of(p)) for p in found.prompts] == [
+        ("a", (5, 9)), ("b", (0,)), ("c", (0,))
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

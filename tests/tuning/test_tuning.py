@@ -12,6 +12,7 @@ import pytest
 
 from skipguide.families.preset_files import read_preset_file
 from skipguide.runs import Run
+from skipguide.runs.engine import Cost
 from skipguide.runs.jobs import Job
 from skipguide.tuning.events import RoundOver, StageBegan, TuneResult
 from skipguide.tuning.objective import ObjectiveSpec
@@ -186,6 +187,20 @@ def test_another_question_needs_another_folder(tmp_path: Path) -> None:
     made = engine(folder)
     tuned(folder, options(6, passes=4_000.0), made)  # a larger budget is the same question
     assert made.made > 0
+
+
+def test_a_guidance_scale_of_one_is_in_every_setting(tmp_path: Path) -> None:
+    class WithoutCFG(drawn_tuning.DrawnModel):
+        def cost(self, complete: Any, image: Any) -> Cost:
+            return Cost(1.0, 0.001)
+
+    folder = tmp_path / "run"
+    asked = options(6, passes=1_500.0, guidance_scales=(1.0,))
+    result, _ = tuned(folder, asked, WithoutCFG(folder / "work"))
+    with Run.open(folder) as run:
+        assert {entry.complete["guidance_scale"] for entry in run.settings()} == {1.0}
+    assert result.preset is not None
+    assert read_preset_file(result.preset).row.defaults["guidance_scale"] == 1.0
 
 
 def test_without_a_metric_nothing_is_claimed(tmp_path: Path) -> None:

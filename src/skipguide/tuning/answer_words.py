@@ -36,6 +36,12 @@ def _verdict(
         why = f"{winner.name} falls below the floor of {broken.metric}"
     elif sign < 0:
         why = f"{winner.name} is worse than it"
+    elif gain.difference.estimate.low is None:
+        count = prompts(gain.difference.estimate.count)
+        why = (
+            f"{count} that chose nothing cannot tell whether {winner.name} is better, and"
+            f" {'it' if chosen is baseline else chosen.name} is the cheapest"
+        )
     elif sign == 0:
         why = (
             f"the gain of {winner.name} over CFG alone is not distinguishable from 0, and"

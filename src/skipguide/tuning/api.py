@@ -115,6 +115,10 @@ def tune(
     from skipguide.runs.worker import LoadedPipeline
 
     lookup.family_of(pipe)
+    if isinstance(prompts, str | Mapping):
+        raise ValueError(
+            f"prompts must be a list of texts, but got {prompts!r}. Write [{prompts!r}]."
+        )
     scales = guidance_scale if isinstance(guidance_scale, Sequence) else (guidance_scale,)
     objective = ObjectiveSpec(
         _weighted(metric), features, None if reference is None else Path(reference), votes,

@@ -150,6 +150,11 @@ def make_plan(
     total = total_passes(options, timing)
     scan, prompts, levels, note = _plan_scan(options, timing, total, weak_passes, scanned_share)
     left, notes = max(0.0, total - scan), [note] if note else []
+    if scan > total:
+        notes.append(
+            f"the budget of {total:.0f} passes does not pay for the scan alone, which takes"
+            f" {scan:.0f}: more than the budget will be spent"
+        )
     seeds, kept = max(len(options.seeds), 1), len(options.split()[1])
     dear = clip_passes(options, timing, timing.steps * (timing.plain_passes + 1.0))
     plain = clip_passes(options, timing, float(timing.steps * timing.plain_passes))

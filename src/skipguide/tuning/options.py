@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skipguide.generate.record import hash_file
@@ -60,6 +61,7 @@ class TuneOptions:
     passes: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", _merge(self.prompts, self.seeds))
         if self.hours is not None and self.passes is not None:
             raise ValueError(
                 f"a tuning has one budget, but got hours={self.hours:g} and passes={self.passes:g}."
@@ -131,6 +133,20 @@ class TuneOptions:
             f" measure the answer on, and an interval needs {MIN_CLUSTERS}: give"
             f" {_KEPT_BACK_EVERY * MIN_CLUSTERS} prompts or more to get one."
         ]
+
+
+def _merge(prompts: Sequence[Prompt], seeds: tuple[int, ...]) -> tuple[Prompt, ...]:
+    """Return each text and picture once, with the seeds of all its rows.
+
+    A ledger knows it once, and it must not both choose and measure the answer.
+    """
+    found: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first = found.setdefault(prompt.identity(), prompt)
+        if first is not prompt:
+            both = dict.fromkeys((*(first.seeds or seeds), *(prompt.seeds or seeds)))
+            found[prompt.identity()] = replace(first, seeds=tuple(both))
+    return tuple(found.values())
 
 
 def _prompt_content(prompt: Prompt) -> PlainData:

@@ -106,8 +106,9 @@ def row_of(options: TuneOptions, planned: Planned, one: Candidate) -> Preset:
     """Return a candidate as a row of presets."""
     facts, own = planned.facts, planned.own.complete
     defaults: PlainData = {}
-    if one.guidance_scale is not None:
-        defaults["guidance_scale"] = one.guidance_scale
+    scale = own.guidance_scale if one.guidance_scale is None else one.guidance_scale
+    if scale is not None:
+        defaults["guidance_scale"] = scale
     if one.role == "cfg-price":
         defaults["num_inference_steps"] = one.given["steps"]
     elif own.steps is not None:

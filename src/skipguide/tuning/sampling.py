@@ -115,10 +115,18 @@ class Sampler:
         Raises:
             Problems: with all that is wrong with it.
         """
-        words = {**self.options.common, **given}
+        words = {**self._common(), **given}
         name = words.pop("name")
         first = self.options.prompts[0]
         return make_setting(name, words, self.options.model, first, Path())
+
+    def _common(self) -> PlainData:
+        """Return what all settings share; a guidance scale that was asked for is never the model's.
+
+        Of a scale of 1 or less there is no CFG, and candidates name none.
+        """
+        scales = self.options.guidance_scales
+        return {**self.options.common, **({"guidance_scale": scales[0]} if scales else {})}
 
     def survey(self, given: PlainData) -> ResolvedSetting:
         """Fill in a setting and check it on the model.
@@ -154,7 +162,7 @@ class Sampler:
         chosen = self.prompts_of(prompts)
         text = {
             "model": self.options.model,
-            **self.options.common,
+            **self._common(),
             "prompts": [_written(prompt) for prompt in chosen],
             "seeds": list(self.options.seeds),
             "settings": [dict(given) for given in settings],
