@@ -191,7 +191,7 @@ def test_a_long_video_is_shown_with_fewer_frames_and_pixels(tmp_path: Path) -> N
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     verb_module = sys.modules["skipguide.cli.sweep"]  # the package has the function of that name
-    monkeypatch.setattr(verb_module, "_make_engine", lambda *_: Painter())
+    monkeypatch.setattr(verb_module, "make_engine", lambda *_: Painter())
     monkeypatch.chdir(tmp_path)
     content = {"model": "lab-mochi", "prompts": ["a"], "seeds": [0, 1], "settings": SETTINGS[:1]}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

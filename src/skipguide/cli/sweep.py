@@ -172,6 +172,7 @@ def sweep(
     """
     from skipguide.runs import Plan
 
+    check_workers(ray, workers)
     without = {"--setting": setting, "--model": model, "--config": config}
     wanted = (
         Plan.of(_plan_of_flags(prompts, seeds, setting, model, config))
@@ -276,14 +277,23 @@ def _plan_of_flags(
     }
 
 
+def check_workers(ray: str | None, workers: int | None) -> None:
+    """Check that workers are asked for with Ray.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if workers is not None and ray is None:
+        raise ValueError(f"--workers is for Ray, but got {workers} without --ray. Add --ray.")
+
+
 def make_engine(folder: Path, ray: str | None, workers: int | None) -> Engine:
     """Return what makes the videos: Ray, or this process.
 
     Raises:
         ValueError: for workers without Ray, or a Ray that cannot be used.
     """
-    if workers is not None and ray is None:
-        raise ValueError(f"--workers is for Ray, but got {workers} without --ray. Add --ray.")
+    check_workers(ray, workers)
     if ray is not None:
         from skipguide.runs.ray_engine import RayEngine
 
