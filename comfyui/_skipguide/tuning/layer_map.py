@@ -1,9 +1,8 @@
 # Built by `make comfyui` from src/skipguide/tuning/layer_map.py; do not edit.
 """The map of a model's layers: a rank of the cells with its uncertainty, out of a few scans.
 
-It is a ranking and no verdict: on the models where an exhaustive search exists, the best of its
-first three cells had all or nearly all of what the best cell of all gains, and its first cell 60 to
-95 % of it."""
+It is a ranking and no verdict: held against exhaustive searches, its first cells were among the
+best on some models and no better than the middle layer on another (docs/tune.md)."""
 
 from __future__ import annotations
 
