@@ -39,7 +39,7 @@ def test_sentences_say_the_metric_and_where_the_deviation_is_from() -> None:
     assert said == (
         "16 prompts a setting: differences of sharpness above .0053 (.0074 in 80 % of the cases),"
         " of right above .17 (.24 in 80 % of the cases). The deviations are those of the lab"
-        " models, as long as this run has no clips."
+        " models, not of this run."
     )
     said = resolution.sentence(spec, 16, {"sharpness": 0.02, "right": 0.4})
     assert "of sharpness above .011 (" in said

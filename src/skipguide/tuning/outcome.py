@@ -78,7 +78,7 @@ def preset_of(
     assert found.recommended is not None
     chosen = by_name[found.recommended]
     row = row_of(options, planned, chosen)
-    best = _best_stg(everyone, found)
+    best = _best_stg(everyone, found, chosen)
     kept = None
     if not chosen.has_stg and best is not None:
         kept = row_of(options, planned, best)
@@ -88,17 +88,25 @@ def preset_of(
     return PresetFile(row, made, kept)
 
 
-def _best_stg(everyone: Sequence[Candidate], found: Answer) -> Candidate | None:
-    """Return the winner if it has STG, else what did best of those; None if none has a value."""
-    winner = next((one for one in everyone if one.name == found.winner and one.has_stg), None)
-    if winner is not None:
-        return winner
+def _best_stg(everyone: Sequence[Candidate], found: Answer, chosen: Candidate) -> Candidate | None:
+    """Return the best STG of those measured on prompts that chose nothing, beside the same CFG.
+
+    A file has one guidance scale, so that an STG which raced beside another one is not in it; and
+    one that left after a few prompts can look better there than it is.
+
+    Args:
+        chosen: the setting of the file.
+    """
     gains = {
         entry.name: entry.difference.estimate.value
         for entry in found.contestants
-        if entry.difference is not None
+        if entry.held_back and entry.difference is not None
     }
-    known = [one for one in everyone if one.has_stg and one.name in gains]
+    known = [
+        one
+        for one in everyone
+        if one.has_stg and one.name in gains and one.guidance_scale == chosen.guidance_scale
+    ]
     return max(known, key=lambda one: gains[one.name], default=None)
 
 

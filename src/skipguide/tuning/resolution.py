@@ -90,7 +90,7 @@ def sentence(
             f" ({smallest(1.0, prompts, power=True):.2f} in 80 % of the cases)"
         )
     source = "" if not known or all(name in (measured or {}) for name in known) else (
-        " The deviations are those of the lab models, as long as this run has no clips."
+        " The deviations are those of the lab models, not of this run."
     )  # fmt: skip
     has_known = any(deviation is not None for deviation in known.values())
     return (
