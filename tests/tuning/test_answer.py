@@ -156,6 +156,14 @@ def test_a_ceiling_of_what_is_better_lower() -> None:
         assert floor.floor == pytest.approx(0.0905 / share)
 
 
+def test_without_prompts_kept_back_nothing_is_recommended() -> None:
+    scores = table({"cfg": (0, 0), "R8": (0.05, 0.05)})
+    found = answer([CFG, STG], race(scores, CFG, STG), scores, [])
+    assert (found.verdict, found.recommended, found.gain) == ("not measured", None, None)
+    assert "not measured" in found.sentences[0]
+    assert "R8 leads the race" in found.sentences[1]
+
+
 def test_nobody_left_is_said() -> None:
     scores = table({"cfg": (0, 0), "R8": (-0.5, 0), "no guidance, R8": (-0.5, 0)})
     racers = [CFG, STG, LOW]

@@ -29,9 +29,9 @@ HEADINGS = (
     "cluster",
 )  # fmt: skip
 NOT_A_VERDICT = (
-    "This is a ranking with its uncertainty and not a verdict. Where an exhaustive search exists,"
-    " the best of the first three cells had (nearly) all of what the best cell of all gains, and"
-    " the first alone 60 to 95 %. `skipguide tune` races them against CFG alone."
+    "This is a ranking with its uncertainty and not a verdict: held against exhaustive"
+    " searches, the first cells were among the best on some models and no better than the middle"
+    " layer on another. `skipguide tune` races them against CFG alone."
 )
 _LEFT_OUT = {
     "idle": "idle, their push is below 0.02 of |c|",

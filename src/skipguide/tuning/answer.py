@@ -223,6 +223,11 @@ class _HeldBack:
     def is_there(self, name: str) -> bool:
         return len(self._common(name, self.baseline)) > 0
 
+    def has_values(self, name: str) -> bool:
+        """Tell whether there are numbers; the distance of too few videos is none."""
+        prompts = self._common(name)
+        return bool(np.isfinite(self.scores.column(name, prompts)).any()) if prompts else False
+
     def _common(self, *names: str) -> list[int]:
         return [p for p in self.prompts if all(self.scores.has(name, p) for name in names)]
 
@@ -287,6 +292,11 @@ def answer(
     kept = _HeldBack(scores, held_back, baseline.name)
     ranked = [one for one in ranking(state, candidates) if kept.is_there(one.name)]
     rows = contestants(candidates, state, scores, kept.prompts)
+    if not kept.has_values(baseline.name):
+        return Answer(
+            "not measured", None, None, scores.label, None, (), (), rows,
+            words.nothing_kept_back(state, scores.label),
+        )  # fmt: skip
     if not ranked:
         return Answer(
             "use CFG alone", None, baseline.name, scores.label, None, (), (), rows,

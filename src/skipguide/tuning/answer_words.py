@@ -115,6 +115,16 @@ def nobody(baseline: str, state: RaceState, label: str) -> tuple[str, ...]:
     )
 
 
+def nothing_kept_back(state: RaceState, label: str) -> tuple[str, ...]:
+    """Say that no answer was measured, because there is no prompt that chose nothing."""
+    raced = f"{state.leader} leads the race in {label}, by the prompts that chose it"
+    return (
+        f"The answer was not measured: {label} has no value on the prompts that were kept back, so"
+        " nothing is recommended.",
+        f"{raced if state.leader else 'Nothing raced'}. Give a larger budget or more prompts.",
+    )
+
+
 def not_measured(names: Sequence[str], count: int) -> tuple[str, ...]:
     """Say that nothing was measured, and what there is instead."""
     return (
