@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from skipguide.cli import console
 from skipguide.cli.families import Line, align_columns, print_lines
 from skipguide.cli.options import Config, Json, accept_some_settings, parse_folder, read_config
-from skipguide.cli.tune import COMMON
+from skipguide.cli.prompt_options import PROMPT_FORMATS
+from skipguide.cli.scan_options import (
+    COMMON,
+    MODEL,
+    SCAN,
+    Axes,
+    Layers,
+    Skips,
+    images_option,
+    parse_scan,
+)
 from skipguide.method.protocols import PlainData
 from skipguide.models.fields import flag_name
 
-if TYPE_CHECKING:
-    from skipguide.tuning.scan_record import ScanOptions
-
-MAP, MODEL = "The map", "Model and video"
+MAP = "The map"
 SIZES = ("height", "width", "num_frames")
 # Settings of the videos whose trajectories are scanned; the model is an argument.
 SETTINGS = (
@@ -30,7 +37,7 @@ MapPrompts = Annotated[
     typer.Option(
         "--prompts",
         metavar="FILE",
-        help="A file of prompts, a line each or rows; the first of them are scanned.",
+        help=f"{PROMPT_FORMATS}; the first of them are scanned.",
         show_default="four built in",
         rich_help_panel=MAP,
     ),
@@ -55,43 +62,19 @@ def layers(
         ),
     ] = False,
     prompts: MapPrompts = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of pictures for image-to-video models, one for each prompt.",
-            show_default="gradients",
-            rich_help_panel=MAP,
-        ),
-    ] = None,
+    images: Annotated[Path | None, images_option("gradients", MAP)] = None,
     num_prompts: Annotated[
         int, typer.Option(min=1, help="How many are scanned.", rich_help_panel=MAP)
     ] = 4,
-    skips: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Kinds of skip, separated by commas.",
-            show_default="residual,attention",
-            rich_help_panel=MAP,
-        ),
-    ] = None,
-    axes: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Of models with attention in space and in time: spatial, temporal, both.",
-            show_default="all",
-            rich_help_panel=MAP,
-        ),
-    ] = None,
-    some: Annotated[
-        str | None,
-        typer.Option("--layers", help="As 4-12 or 8,9.", show_default="all", rich_help_panel=MAP),
-    ] = None,
+    skips: Skips = None,
+    axes: Axes = None,
+    some: Layers = None,
     levels: Annotated[
         str | None,
         typer.Option(
             help="Shares of noise at which is looked.",
             show_default="0.95,0.8,0.6,0.3",
-            rich_help_panel=MAP,
+            rich_help_panel=SCAN,
         ),
     ] = None,
     published: Annotated[
@@ -129,7 +112,7 @@ def layers(
     --map skips each layer in turn, at four noise levels of videos that the model makes, and ranks
     the layers by what the skip pushes: in minutes, with the uncertainty of the ranks."""
     if map_:
-        scan = _scan_options(skips, axes, some, levels)
+        scan = parse_scan(skips, axes, some, levels)
         from skipguide.cli.layers_map import MapCommand
 
         command = MapCommand(
@@ -146,31 +129,6 @@ def layers(
         console.print_result("", found, as_json)
     else:
         print_lines(list(_lines(found)))
-
-
-def _scan_options(
-    skips: list[str] | None, axes: list[str] | None, some: str | None, levels: str | None
-) -> ScanOptions:
-    from skipguide.cli.tune_inputs import parse_axes
-    from skipguide.method import parsing
-    from skipguide.tuning.scan_record import LEVELS, ScanOptions
-
-    return ScanOptions(
-        tuple(part.strip() for text in skips or [] for part in text.split(",") if part) or None,
-        parse_axes(axes or []),
-        None if some is None else parsing.parse_layers(some),
-        LEVELS if levels is None else _parse_levels(levels),
-    )
-
-
-def _parse_levels(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ValueError(
-            f"--levels must be shares of noise, as in 0.95,0.8,0.6,0.3, but got {text!r}. Correct"
-            " it."
-        ) from None
 
 
 def _refuse_map_options(given: PlainData, *others: object) -> None:

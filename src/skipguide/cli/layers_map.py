@@ -33,11 +33,6 @@ NOT_A_VERDICT = (
     " searches, the first cells were among the best on some models and no better than the middle"
     " layer on another. `skipguide tune` races them against CFG alone."
 )
-_LEFT_OUT = {
-    "idle": "idle, their push is below 0.02 of |c|",
-    "broken": "broken, their push is above 0.7 of |c|",
-    "edge": "the first two layers, left out where there are others",
-}
 
 
 @dataclass
@@ -89,9 +84,7 @@ class MapCommand:
             raise ValueError(f"--out must be a folder that can be written, but {obstacle}.")
         first = self._settings("a video", None, 0)
         skeleton = preflight.find_skeleton(first)
-        best = None
-        if skeleton is not None:
-            best = self._check_on(skeleton)
+        best = None if skeleton is None else self._check_on(skeleton)
         videos = self._videos(skeleton, prompts, images)
         for settings, image in videos:
             preflight.check(settings, image)
@@ -99,15 +92,14 @@ class MapCommand:
 
     def _check_on(self, pipe: Any) -> BestLayers | None:
         """Check layers, skips and axes; return the published layers if they are asked for."""
-        from skipguide.families import blocks, lookup, published_layers
+        from skipguide.families import presets, published_layers
         from skipguide.tuning.scan import survey_cells
 
         survey_cells(pipe, self.scan)
         if not self.published:
             return None
-        family = lookup.family_of(pipe)
-        sites = blocks.layer_sites(family, lookup.denoisers_of(pipe, family)[0])
-        return published_layers.find_best_layers(family.name, blocks.depth(family, sites))
+        facts = presets.facts_of(pipe)
+        return published_layers.find_best_layers(facts.family.name, facts.depth)
 
     def _settings(self, text: str | None, image: str | None, number: int) -> GenerationSettings:
         given: PlainData = {**self.given, "model": self.model, "stg_scale": 0.0}
@@ -123,26 +115,19 @@ class MapCommand:
         """Return the settings and first frames of the videos whose trajectories are scanned."""
         from skipguide.files import image as image_file
         from skipguide.generate.resolve import call_parameters, requires_image
+        from skipguide.runs.prompt_rows import Prompt
         from skipguide.tuning import scan_inputs
 
         takes_text = pipe is None or "prompt" in call_parameters(pipe)
-        named = self.given.get("image")
-        rows: list[tuple[str | None, Any]]
+        usual = scan_inputs.usual_prompts(pipe) if takes_text and prompts is None else ()
+        rows = [Prompt(None)] * self.count
         if prompts is not None or images is not None:
-            found, said = read_inputs(prompts, images)
+            rows, said = read_inputs(prompts, images)
             self.notes += said
-            usual = scan_inputs.usual_prompts(pipe) if takes_text and prompts is None else ()
-            rows = [
-                (row.text or (usual[k % len(usual)] if usual else None), row.image or named)
-                for k, row in enumerate(found[: self.count])
-            ]
-        else:
-            texts = scan_inputs.usual_prompts(pipe)
-            rows = [
-                (texts[k % len(texts)] if takes_text else None, named) for k in range(self.count)
-            ]
         videos = []
-        for k, (text, path) in enumerate(rows):
+        for k, row in enumerate(rows[: self.count]):
+            text = row.text or (usual[k % len(usual)] if usual else None)
+            path = row.image or self.given.get("image")
             picture, name = None, None
             if path is not None:
                 picture, name = image_file.read(Path(path)), str(path)
@@ -229,9 +214,16 @@ def describe(model: str, found: LayerMap) -> str:
 
 def summary(found: LayerMap) -> list[str]:
     """Return the shortlist, and which cells are left out and why."""
+    from skipguide.tuning import ranking
+
     names = ", ".join(cell.name for cell in found.shortlist()) or "none"
     lines = [f"shortlist: {names}"]
-    for kind, words in _LEFT_OUT.items():
+    left_out = {
+        "idle": f"idle, their push is below {ranking.IDLE} of |c|",
+        "broken": f"broken, their push is above {ranking.BROKEN} of |c|",
+        "edge": "the first two layers, left out where there are others",
+    }
+    for kind, words in left_out.items():
         cells = [cell.name for cell, k in zip(found.cells, found.kinds, strict=True) if k == kind]
         if cells:
             lines.append(f"{kind} ({words}): {', '.join(cells)}")

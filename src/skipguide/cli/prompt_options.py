@@ -15,13 +15,15 @@ from skipguide.method.protocols import PlainData
 if TYPE_CHECKING:
     from skipguide.runs.prompt_rows import Prompt
 
+# What every --prompts reads.
+PROMPT_FORMATS = "Prompts of a file: a line each (.txt), or rows (.csv, .tsv, .jsonl, .json)"
 PromptFile = Annotated[
     Path | None,
     typer.Option(
         "--prompts",
         metavar="FILE",
-        help="Prompts of a file: a line each (.txt), or rows (.csv, .tsv, .jsonl, .json) with"
-        " columns prompt, negative_prompt, image, seed, and any other setting, as num_frames.",
+        help=f"{PROMPT_FORMATS} with columns prompt, negative_prompt, image, seed, and any other"
+        " setting, as num_frames.",
         show_default=False,
     ),
 ]

@@ -17,23 +17,26 @@ from skipguide.cli.options import (
     parse_folder,
     read_config,
 )
-from skipguide.cli.prompt_options import PromptFile, parse_seeds
+from skipguide.cli.prompt_options import PROMPT_FORMATS, parse_seeds
+from skipguide.cli.scan_options import (
+    COMMON,
+    MODEL,
+    SCAN,
+    Axes,
+    Layers,
+    Skips,
+    images_option,
+    parse_scan,
+)
 from skipguide.cli.sweep import Ray, Workers, fill_in_address, make_engine
 from skipguide.cli.tune_report import TuneReport, plan_payload
 from skipguide.generate.settings import GenerationSettings
 from skipguide.method.protocols import PlainData
-from skipguide.models.settings import ModelSettings
 
 if TYPE_CHECKING:
     from skipguide.tuning.options import TuneOptions
 
-_OF_VIDEOS = (
-    "negative_prompt", "image_fit", "min_guidance_scale", "steps", "height", "width", "num_frames",
-    "fps", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size", "max_sequence_length",
-)  # fmt: skip
-# What all settings of a tuning share; guidance is what it is about.
-COMMON = (*ModelSettings.model_fields, *_OF_VIDEOS)
-MODEL, OBJECTIVE, SCAN = "Model and video", "What is to be raised", "What is looked at"
+OBJECTIVE = "What is to be raised"
 
 
 class TuneCommand(PanelCommand):
@@ -46,15 +49,16 @@ class TuneCommand(PanelCommand):
 
 @accept_some_settings(COMMON, MODEL)
 def tune(
-    prompts: PromptFile = None,
-    images: Annotated[
+    prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of pictures for image-to-video models: those that --prompts names, or one"
-            " for each prompt in the order of their names, or one video for each without prompts.",
+            "--prompts",
+            metavar="FILE",
+            help=f"{PROMPT_FORMATS} with columns prompt, negative_prompt, image, seed.",
             show_default=False,
         ),
     ] = None,
+    images: Annotated[Path | None, images_option()] = None,
     seeds: Annotated[
         str, typer.Option(help="Of every prompt that has none of its own: 0:4 is 0, 1, 2, 3.")
     ] = "0",
@@ -129,26 +133,9 @@ def tune(
             rich_help_panel=SCAN,
         ),
     ] = None,
-    skips: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Kinds of skip, separated by commas.",
-            show_default="residual,attention",
-            rich_help_panel=SCAN,
-        ),
-    ] = None,
-    axes: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Of models with attention in space and in time: spatial, temporal, both.",
-            show_default="all",
-            rich_help_panel=SCAN,
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(help="As 4-12 or 8,9.", show_default="all", rich_help_panel=SCAN),
-    ] = None,
+    skips: Skips = None,
+    axes: Axes = None,
+    layers: Layers = None,
     scan_size: Annotated[
         str | None,
         typer.Option(
@@ -184,11 +171,9 @@ def tune(
     command again after whatever ended it. The answer is RUN/tune.toml, for --preset, and
     RUN/report.html.
     """
-    from skipguide.method import parsing
     from skipguide.metrics.selection import Options
     from skipguide.tuning.objective import ObjectiveSpec
     from skipguide.tuning.options import TuneOptions
-    from skipguide.tuning.scan_record import ScanOptions
 
     file = read_config(config)
     common = _common(file, given)
@@ -201,16 +186,11 @@ def tune(
         floors=tune_inputs.parse_floors(floor or []),
         options=Options(features, weights, non_commercial, device=str(common.get("device", "cpu"))),
     )
-    listed = [part for text in skips or [] for part in text.split(",") if part]
-    scan = ScanOptions(
-        tuple(listed) or None,
-        tune_inputs.parse_axes(axes or []),
-        None if layers is None else tuple(parsing.parse_layers(layers)),
-    )
     model = str(common.pop("model", "lab-mochi"))
     options = TuneOptions(
         model, tuple(rows), common, parse_seeds(seeds), objective, tuple(guidance_scale or ()),
-        scan, tune_inputs.parse_size(scan_size), hours=hours, passes=passes,
+        parse_scan(skips, axes, layers), tune_inputs.parse_size(scan_size), hours=hours,
+        passes=passes,
     )  # fmt: skip
     folder = out or Path("runs") / f"tune-{Path(model).stem}"
     _tune(options, folder, (ray, workers), notes, dry_run, retry_failed, as_json)

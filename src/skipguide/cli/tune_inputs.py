@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skipguide.cli.prompt_options import read_prompts
+from skipguide.cli.scan_options import split_commas
 from skipguide.files.folders import contents
 
 if TYPE_CHECKING:
     from skipguide.runs.prompt_rows import Prompt
-
-AXES = ("spatial", "temporal", "both")
 
 
 def read_inputs(prompts: Path | None, images: Path | None) -> tuple[list[Prompt], list[str]]:
@@ -100,7 +99,7 @@ def parse_metrics(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     Raises:
         ValueError: for a weight that is no number.
     """
-    return tuple(_parse_pair(part, "--metric", 1.0) for part in _parts(texts))
+    return tuple(_parse_pair(part, "--metric", 1.0) for part in split_commas(texts))
 
 
 def parse_floors(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
@@ -109,11 +108,7 @@ def parse_floors(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     Raises:
         ValueError: for a share that is no number, or missing.
     """
-    return tuple(_parse_pair(part, "--floor", None) for part in _parts(texts))
-
-
-def _parts(texts: Sequence[str]) -> list[str]:
-    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    return tuple(_parse_pair(part, "--floor", None) for part in split_commas(texts))
 
 
 def _parse_pair(text: str, option: str, default: float | None) -> tuple[str, float]:
@@ -149,17 +144,3 @@ def parse_size(text: str | None) -> tuple[int, int, int] | None:
         )
     width, height, frames = (int(number) for number in found.groups())
     return width, height, frames
-
-
-def parse_axes(texts: Sequence[str]) -> tuple[str | None, ...] | None:
-    """Return the axes of a scan: spatial, temporal, or both together; None for all of them.
-
-    Raises:
-        ValueError: for another axis.
-    """
-    parts = _parts(texts)
-    if wrong := [part for part in parts if part not in AXES]:
-        raise ValueError(
-            f"--axes must be some of {', '.join(AXES)}, but got {wrong[0]!r}. Choose among them."
-        )
-    return tuple(None if part == "both" else part for part in parts) or None
