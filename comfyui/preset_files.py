@@ -59,11 +59,11 @@ def row_for(file: PresetFile, chain: BlockChain) -> Preset:
     sized = row if chain.width else dataclasses.replace(row, width=0)  # this one does not say
     fits = presets.fits_size(sized, chain.depth, chain.width, row.config)
     if not {*row.pipelines} & {*known, *chain.family.published_as} or not fits:
-        width = f" and width {row.width}" if row.width else ""
         own = f" and width {chain.width}" if chain.width and row.width else ""
         raise ValueError(
             f"the preset must be for the model, but {file.name}{SUFFIX} is for {row.model}"
-            f" ({' or '.join(row.pipelines)} of {row.depth} blocks{width}), and this is"
+            f" ({' or '.join(row.pipelines)} of {presets.describe_size(row.depth, row.width)}), and"
+            " this is"
             f" {chain.describe()}{own}. Choose another preset, or measure the layers with Skip"
             " Layer Map."
         )

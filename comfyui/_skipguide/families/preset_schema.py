@@ -5,19 +5,26 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..families import presets
 from ..method import perturbations, validate
 from ..method.protocols import PlainData, ReadOnlyData
-from ..method.terms import SLG, STG, Bin, Schedule
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+FORMAT = 1  # that this version writes
+USE, TIED, CFG_ALONE = "use", "not distinguishable", "use CFG alone"
+VERDICTS = (USE, TIED, CFG_ALONE)
+# What [best_stg] has, and a file whose answer is CFG alone has nowhere else.
+OF_TERMS = (
+    "layers", "scale", "skip", "axis", "start", "stop", "rescale", "normalize", "terms", "schedule"
+)  # fmt: skip
 Check = tuple[str, Callable[[Any], bool]]  # what the value must be, and whether it is
 MAX_BYTES = 2**20  # a preset has a few thousand; a file of weights that was named by mistake more
 
@@ -138,9 +145,14 @@ _PROVENANCE: dict[str, Check] = {
     "metric": _TEXT,
     "gain": _NUMBER,
     "gain_interval": ("a list of two numbers", _is_interval),
-    "verdict": _TEXT,  # one of those that `check` is given
+    "verdict": _one_of(VERDICTS),
     "sentence": _TEXT,
     "command": _TEXT,
+}
+_TABLES = {
+    "preset": _PRESET,
+    "provenance": _PROVENANCE,
+    "best_stg": {name: _TERM[name] for name in OF_TERMS},
 }
 _REQUIRED = ("model", "pipelines", "depth")
 
@@ -148,32 +160,22 @@ _REQUIRED = ("model", "pipelines", "depth")
 # --- the whole content ----------------------------------------------------------------------------
 
 
-def check(
-    content: Any, where: str, newest: int, verdicts: Sequence[str], of_terms: Sequence[str]
-) -> None:
+def check(content: Any, where: str) -> None:
     """Check the content of a preset's file.
 
     Args:
         content: as TOML gives it.
         where: what the user calls the file.
-        newest: the format that this version writes.
-        verdicts: that a file may have; the last of them goes with no layers.
-        of_terms: the keys of [best_stg].
 
     Raises:
         Problems: with all that is wrong.
     """
     problems = validate.ProblemCollector()
     with problems.attempt():
-        _check_kind(content, where, newest)
+        _check_kind(content, where)
     problems.raise_all()
-    tables = {
-        "preset": _PRESET,
-        "provenance": {**_PROVENANCE, "verdict": _one_of(verdicts)},
-        "best_stg": {name: _TERM[name] for name in of_terms},
-    }
-    said = list(_top_level(content, tables))
-    for name, known in tables.items():
+    said = list(_top_level(content))
+    for name, known in _TABLES.items():
         said += _table_problems(content.get(name, {}), known, f"[{name}]")
     defaults = content["preset"].get("defaults", {})
     said += _table_problems(defaults, _DEFAULTS, "[preset.defaults]")
@@ -184,12 +186,12 @@ def check(
         and not validate.find_misspelt(name, content["preset"], _PRESET)
     ]
     if not said:
-        said = list(_contradictions(content, verdicts[-1]))
+        said = list(_contradictions(content))
     problems.messages += [f"{where}: {message}" for message in said]
     problems.raise_all()
 
 
-def _check_kind(content: Any, where: str, newest: int) -> None:
+def _check_kind(content: Any, where: str) -> None:
     """Check that it is a preset at all, of a format that is known."""
     if isinstance(content, Mapping) and isinstance(content.get("preset"), list):
         raise ValueError(
@@ -198,7 +200,7 @@ def _check_kind(content: Any, where: str, newest: int) -> None:
         )
     if not isinstance(content, Mapping) or not isinstance(content.get("preset"), Mapping):
         has = ", ".join(map(str, content)) if isinstance(content, Mapping) else "none"
-        meant = validate.find_misspelt("preset", content, ["preset", "provenance", "best_stg"])
+        meant = validate.find_misspelt("preset", content, list(_TABLES))
         advice = "Did you mean 'preset'?" if meant else (
             "Name a file that `skipguide tune` has written."
         )  # fmt: skip
@@ -207,20 +209,20 @@ def _check_kind(content: Any, where: str, newest: int) -> None:
             f" {has[:200] or 'nothing'}. {advice}"
         )
     given = content.get("format", 1)
-    if not _is_whole(given) or not 1 <= given <= newest:
+    if not _is_whole(given) or not 1 <= given <= FORMAT:
         raise ValueError(
-            f"format of {where} must be a whole number from 1 to {newest}, but got {given!r}. A"
+            f"format of {where} must be a whole number from 1 to {FORMAT}, but got {given!r}. A"
             " later version of skipguide may have written it: update this one."
         )
 
 
-def _top_level(content: ReadOnlyData, tables: Mapping[str, Any]) -> Iterator[str]:
-    known = ("format", *tables)
+def _top_level(content: ReadOnlyData) -> Iterator[str]:
+    known = ("format", *_TABLES)
     for name, value in content.items():
         if name not in known:
             advice = validate.did_you_mean(str(name), known, "Remove it.")
             yield f"a preset's file has {', '.join(known)}, but got {name!r}. {advice}"
-        elif name in tables and not _is_table(value):
+        elif name in _TABLES and not _is_table(value):
             yield f"{name} must be a table, but got {value!r}. Write [{name}]."
 
 
@@ -233,21 +235,21 @@ def _table_problems(table: Any, known: Mapping[str, Check], title: str) -> Itera
             yield f"{name} of {title} must be {known[name][0]}, but got {value!r}. Correct it."
 
 
-def _contradictions(content: ReadOnlyData, cfg_alone: str) -> Iterator[str]:
+def _contradictions(content: ReadOnlyData) -> Iterator[str]:
     """Say what does not go together in a file whose values are right one by one."""
     row = content["preset"]
     verdict = content.get("provenance", {}).get("verdict")
     has_terms = any(row.get(name) for name in ("layers", "terms", "schedule"))
-    if has_terms and verdict == cfg_alone:
+    if has_terms and verdict == CFG_ALONE:
         yield (
             f"a preset whose verdict is {verdict!r} must have no layers, but it has"
             f" {row.get('layers')}. Move them to [best_stg], or correct the verdict."
         )
     elif has_terms:
         yield from _term_problems(row, "[preset]")
-    elif verdict != cfg_alone:
+    elif verdict != CFG_ALONE:
         yield (
-            f"[preset] must have layers, unless the verdict of [provenance] is {cfg_alone!r}, but"
+            f"[preset] must have layers, unless the verdict of [provenance] is {CFG_ALONE!r}, but"
             f" it has none. Name them, as in layers = [{row['depth'] * 7 // 10}]."
         )
     if "best_stg" in content:
@@ -264,6 +266,22 @@ def _term_problems(row: ReadOnlyData, title: str) -> Iterator[str]:
 
 
 def _make_terms(row: ReadOnlyData) -> None:
+    """Make the terms of a table, once nothing in it contradicts itself.
+
+    Raises:
+        ValueError: for a contradiction, and for what the terms refuse.
+    """
+    _check_terms(row)
+    required = {"model": "", "pipelines": (), "depth": 0, "layers": (), "scale": 0.0,
+                "skip": "residual", "source": ""}  # fmt: skip
+    given = {name: row[name] for name in (*OF_TERMS, "kind") if name in row}
+    try:
+        presets.to_terms(presets.to_preset({**required, **given}))
+    except TypeError as error:
+        raise ValueError(f"a bin has a part that is none: {error}. Correct it.") from None
+
+
+def _check_terms(row: ReadOnlyData) -> None:
     if row.get("schedule"):
         names = ("layers", "terms", "axis", "start", "rescale", "normalize")
         if beside := [name for name in names if row.get(name)]:
@@ -271,32 +289,20 @@ def _make_terms(row: ReadOnlyData) -> None:
                 f"a schedule has these per bin, so it cannot be beside {', '.join(beside)}. Write"
                 " that into the bins, or leave the schedule out."
             )
-        try:
-            Schedule([Bin(**entry) for entry in row["schedule"]])
-        except TypeError as error:
-            raise ValueError(f"a bin has a part that is none: {error}. Correct it.") from None
         return
     if row.get("kind") == "slg":
         if row.get("scale") or row.get("terms") or row.get("rescale") or row.get("normalize"):
             raise ValueError(
                 "SLG has no scale, terms, rescale or normalize, but got some. Leave them out."
             )
-        names = ("layers", "skip", "axis", "start", "stop")
-        SLG(**{name: row[name] for name in names if name in row})
         return
     if row.get("terms") and (row.get("scale") or row.get("axis")):
         raise ValueError(
             "scale and axis must be those of the terms, but stand beside them. Leave them out."
         )
-    shared = {
-        name: row[name] for name in ("layers", "skip", "start", "stop", "normalize") if name in row
-    }
-    terms = row.get("terms") or ({"axis": row.get("axis"), "scale": row.get("scale")},)
-    for term in terms:
-        scale = term["scale"]
-        if not scale:
+    for term in row.get("terms") or (row,):
+        if not term.get("scale"):
             raise ValueError(
-                f"scale must be a finite number above 0, but got {scale!r}. Correct it; a preset of"
-                " CFG alone has no layers."
+                f"scale must be a finite number above 0, but got {term.get('scale')!r}. Correct it;"
+                " a preset of CFG alone has no layers."
             )
-        STG(**shared, scale=scale, axis=term["axis"])

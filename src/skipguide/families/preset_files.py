@@ -35,24 +35,18 @@ from typing import Any
 
 from skipguide.families import preset_schema, presets
 from skipguide.families.preset_folder import find_preset_file
+from skipguide.families.preset_schema import CFG_ALONE, FORMAT, OF_TERMS, TIED, USE
 from skipguide.families.presets import ModelFacts, Preset
 from skipguide.families.toml_text import to_toml
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.method.terms import SLG, STG, Schedule
 
 _log = logging.getLogger("skipguide")
-FORMAT = 1
-USE, TIED, CFG_ALONE = "use", "not distinguishable", "use CFG alone"
-VERDICTS = (USE, TIED, CFG_ALONE)
-# What [best_stg] has, and a file whose answer is CFG alone has nowhere else.
-OF_TERMS = (
-    "layers", "scale", "skip", "axis", "start", "stop", "rescale", "normalize", "terms", "schedule"
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the setting of a file comes from; a file that somebody wrote by hand may have none.
+    """The measurement behind the setting of a file; one that was written by hand may have none.
 
     Args:
         skipguide: the version that measured it.
@@ -64,7 +58,7 @@ class Provenance:
         metric: what was measured, in words; larger is better.
         gain: the mean paired difference to CFG alone.
         gain_interval: its 95 % interval.
-        verdict: one of VERDICTS.
+        verdict: one of preset_schema.VERDICTS.
         sentence: the answer in plain English.
         command: that was typed.
     """
@@ -208,10 +202,10 @@ def from_plain(content: ReadOnlyData, where: str = "preset") -> PresetFile:
 
 
 def _build(content: ReadOnlyData, where: str, name: str, digest: str) -> PresetFile:
-    preset_schema.check(content, where, FORMAT, VERDICTS, OF_TERMS)
+    preset_schema.check(content, where)
     scale = 1.0 if content["preset"].get("schedule") else 0.0  # beside bins it is no one's
     written = {"layers": (), "scale": scale, "skip": "residual", "source": ""}
-    row = _row({**written, "name": name, **content["preset"]})
+    row = presets.to_preset({**written, "name": name, **content["preset"]})
     made = dict(content.get("provenance", {}))
     if "gain_interval" in made:
         made["gain_interval"] = tuple(made["gain_interval"])
@@ -219,15 +213,10 @@ def _build(content: ReadOnlyData, where: str, name: str, digest: str) -> PresetF
     return PresetFile(
         row,
         Provenance(**{"verdict": CFG_ALONE if row.is_cfg_alone else USE, **made}),
-        None if best is None else _row({**written, **content["preset"], **best}),
+        None if best is None else presets.to_preset({**written, **content["preset"], **best}),
         name,
         digest,
     )
-
-
-def _row(words: ReadOnlyData) -> Preset:
-    lists = ("pipelines", "layers", "terms", "schedule")
-    return Preset(**{**words, **{name: tuple(words.get(name, ())) for name in lists}})
 
 
 # --- for a model ----------------------------------------------------------------------------------
@@ -254,16 +243,12 @@ def check_model(file: PresetFile, facts: ModelFacts, given: str | Path = "") -> 
     own = f" with {', '.join(f'{name} = {value!r}' for name, value in row.config.items())}"
     raise ValueError(
         f"the preset must be for the model, but {came} is for {row.model}"
-        f" ({' or '.join(row.pipelines)} of {_size(row.depth, row.width)}"
+        f" ({' or '.join(row.pipelines)} of {presets.describe_size(row.depth, row.width)}"
         f"{own if other else ''}), and this is a {facts.names[0]} of"
-        f" {_size(facts.depth, facts.width if row.width else 0)}"
+        f" {presets.describe_size(facts.depth, facts.width if row.width else 0)}"
         f"{f' with {other}' if other else ''}. Tune this model, or choose the layer yourself, as in"
         f" {presets.example_term(facts)}."
     )
-
-
-def _size(depth: int, width: int) -> str:
-    return f"{depth} blocks" + (f" and width {width}" if width else "")
 
 
 def stg_of_file(pipe: object, given: str | Path) -> STG | Schedule | tuple[STG, ...]:
@@ -318,7 +303,7 @@ def describe_cfg_alone(file: PresetFile, given: str | Path) -> str:
     scale = file.row.defaults.get("guidance_scale")
     call = f"guidance_scale={scale:g}" if scale is not None else "the guidance_scale of your choice"
     best = f" Its best STG all the same: {in_python(file.best_stg)}." if file.best_stg else ""
-    said = answer_of(file, f"{given}")
+    said = answer_of(file, str(given))
     return f"{said} Run the pipeline without guide(), with {call}.{best}"
 
 

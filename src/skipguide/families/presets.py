@@ -13,6 +13,7 @@ from typing import Any
 from skipguide.families import blocks, lookup
 from skipguide.families.protocols import Config
 from skipguide.families.schema import Family
+from skipguide.method.protocols import ReadOnlyData
 from skipguide.method.terms import SLG, STG, Bin, Schedule
 
 if sys.version_info >= (3, 11):
@@ -38,8 +39,8 @@ class Preset:
         source: repository@commit and file:lines, or a paper.
         terms: the axis and the scale of each of several terms.
         schedule: the arguments of each Bin of a Schedule.
-        defaults: the model's own settings of a generation: height, width, num_frames, ...; or, of a
-            preset that was measured, with which guidance_scale.
+        defaults: the model's own settings of a generation: height, width, num_frames, ...; of a
+            preset that was measured, those it was measured with, as guidance_scale.
         name: the name of the row.
         kind: "stg", a weak pass beside the others, or "slg", layers skipped in the unconditional
             pass, which has no scale.
@@ -83,10 +84,13 @@ def load_presets() -> tuple[Preset, ...]:
     """Return all rows, in the order of the file."""
     text = Path(__file__).with_name("presets.toml").read_text(encoding="utf-8")
     rows: list[Entry] = tomllib.loads(text)["preset"]
+    return tuple(map(to_preset, rows))
+
+
+def to_preset(entry: ReadOnlyData) -> Preset:
+    """Return a table of a file as a preset."""
     lists = ("pipelines", "layers", "terms", "schedule")
-    return tuple(
-        Preset(**{**row, **{name: tuple(row.get(name, ())) for name in lists}}) for row in rows
-    )
+    return Preset(**{**entry, **{name: tuple(entry.get(name, ())) for name in lists}})
 
 
 def preset_for(pipe: object, kind: str = "stg") -> Preset:
@@ -112,7 +116,7 @@ def preset_for(pipe: object, kind: str = "stg") -> Preset:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What presets know a model by.
+    """The facts of a model by which presets are for it or not.
 
     Args:
         names: the class of the pipeline and those that it derives from, its own first.
@@ -130,7 +134,7 @@ class ModelFacts:
 
 
 def facts_of(pipe: object) -> ModelFacts:
-    """Return what presets know the model of a pipeline by.
+    """Return the facts by which presets are for the model of a pipeline or not.
 
     Raises:
         ValueError: if the pipeline's class is unknown.
@@ -143,9 +147,9 @@ def facts_of(pipe: object) -> ModelFacts:
 
 
 def _no_preset_message(facts: ModelFacts, rows: Sequence[Preset], kind: str) -> str:
-    by_width = bool(facts.width) and any(row.width for row in rows)
-    size = f"{facts.depth} blocks" + (f" and width {facts.width}" if by_width else "")
-    known = ", ".join(_describe_size(row) for row in rows) or "none"
+    by_width = any(row.width for row in rows)
+    size = describe_size(facts.depth, facts.width if by_width else 0)
+    known = ", ".join(_describe_model(row) for row in rows) or "none"
     return (
         f"a preset needs a published setting for the model, but none is known for a"
         f" {facts.names[0]} of {size} (known: {known}). Choose the layer yourself, as in"
@@ -195,7 +199,12 @@ def model_width(config: Config) -> int:
     return heads * size if isinstance(heads, int) and isinstance(size, int) else 0
 
 
-def _describe_size(row: Preset) -> str:
+def describe_size(depth: int, width: int) -> str:
+    """Return the size of a model in words; a width of 0 is left out."""
+    return f"{depth} blocks" + (f" and width {width}" if width else "")
+
+
+def _describe_model(row: Preset) -> str:
     return f"{row.model} ({row.depth} blocks{f', width {row.width}' if row.width else ''})"
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FilledFrom:
-    """From what settings are filled in.
+    """The sources from which settings are filled in.
 
     Args:
         guidance: as it was given, with what a preset of one's own decides in it.
@@ -45,7 +45,7 @@ def choose_preset(settings: GenerationSettings, pipe: Pipeline) -> FilledFrom:
 
     file, guidance = settings.preset, settings.guidance
     if file is not None:
-        preset_files.check_model(file, presets.facts_of(pipe), f"{file.name}.toml")
+        preset_files.check_model(file, presets.facts_of(pipe), file.name and f"{file.name}.toml")
         guidance = _with_file(guidance, file)
     try:
         published = presets.preset_for(pipe)

@@ -91,8 +91,10 @@ def describe_preset_used(found: ReadOnlyData | None, has_terms: bool) -> str:
         has_terms: whether any layers are skipped.
     """
     if not has_terms:
+        from skipguide.families.preset_schema import CFG_ALONE
+
         alone = found is not None and found.get("file", {}).get("answer", {}).get("verdict")
-        if found is not None and alone == "use CFG alone":
+        if found is not None and alone == CFG_ALONE:
             return f"no layer is skipped, as preset {found['name']} says ({found['source']})"
         return "no layer is skipped"
     if found is None:
