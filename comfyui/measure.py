@@ -16,7 +16,7 @@ import torch
 
 from ._skipguide.tuning.layer_map import LayerMap
 from ._skipguide.tuning.levels import nearest_steps
-from ._skipguide.tuning.scan_record import ScanRecord, ScanState
+from ._skipguide.tuning.scan_record import ScanOptions, ScanRecord, ScanState
 from .blocks import Change
 from .models import BlockChain, block_chain
 from .scan import StateScan, cells_of
@@ -28,7 +28,7 @@ _SHARE_OF_FREE = 1 / 3  # of the free memory, that recorded states may take
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a trajectory is sampled, as KSampler has it."""
+    """The settings by which a trajectory is sampled, as KSampler has them."""
 
     positive: Any
     negative: Any
@@ -54,12 +54,7 @@ def measure(
             "the map must be that of the model itself, but skip guidance is on this one. Connect"
             " the model before these nodes."
         )
-    wrong = [level for level in levels if not 0 < level <= 1]
-    if wrong or not levels:
-        raise ValueError(
-            "levels must be shares of noise above 0 and up to 1, but got"
-            f" {', '.join(map(str, wrong)) or 'none'}. The usual are 0.95, 0.8, 0.6, 0.3."
-        )
+    _ = ScanOptions(levels=tuple(levels))  # which refuses what is no level
     refuse_caches(model.model_options)
     chain = block_chain(model.get_model_object("diffusion_model"))
     cells = cells_of(chain, layers, skips)

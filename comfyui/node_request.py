@@ -115,12 +115,11 @@ def push_estimate(D: Tensor, c: Tensor, p: Tensor, origin: Tensor, active: Activ
     of predictions, a x is subtracted, which leaves b F.
     """
     assert isinstance(active.term, STG)
-    normalize = active.term.normalize  # to a tenth of the length of the prediction
-    push = (
-        skip_guidance(c - origin, [p - origin], active.term.scales(1), normalized=[True])
-        if (normalize)
-        else skip_guidance(c, [p], active.term.scales(1))
-    )
+    scales = active.term.scales(1)
+    if active.term.normalize:  # to a tenth of the length of the prediction
+        push = skip_guidance(c - origin, [p - origin], scales, normalized=[True])
+    else:
+        push = skip_guidance(c, [p], scales)
     D = combine(c, D, 1.0, push, cfg=_keep_given)
     if active.rescale == 0:
         return D

@@ -119,10 +119,15 @@ def _with_preset(model: Any, kind: str, inputs: dict[str, Any]) -> dict[str, Any
     if inputs["preset"] == CUSTOM:
         return inputs
     row = _preset_row(model, inputs["preset"], kind)
+    return {**inputs, **inputs_of_row(row)}
+
+
+def inputs_of_row(row: Preset) -> dict[str, Any]:
+    """Return a setting of one term as the inputs of a node."""
     return {
-        **inputs, "layers": row.layers, "skip": row.skip, "scale": row.scale,
-        "start_percent": row.start, "end_percent": row.stop, "rescale": row.rescale,
-        "rescale_of": "prediction", "normalize": row.normalize,
+        "layers": row.layers, "skip": row.skip, "scale": row.scale, "start_percent": row.start,
+        "end_percent": row.stop, "rescale": row.rescale, "rescale_of": "prediction",
+        "normalize": row.normalize,
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui  # pyright: ignore[reportMissingImports]
 from . import map_image, measure, preset_files
 from ._skipguide.families.presets import Preset
 from .node_request import SKIPS, NodeRequest, read_layers, read_levels, schedule_request
-from .nodes import CUSTOM, chain_of, slg_request, stg_request
+from .nodes import CUSTOM, chain_of, inputs_of_row, slg_request, stg_request
 from .nodes import TIPS as MORE_TIPS
 from .published import preset_schedule
 from .step import with_request
@@ -82,11 +82,7 @@ def _request_of_row(model: Any, row: Preset) -> NodeRequest:
     """Return the request of a preset, whatever its kind."""
     if row.schedule:
         return schedule_request(preset_schedule(row))
-    inputs = {
-        "preset": CUSTOM, "layers": row.layers, "skip": row.skip, "scale": row.scale,
-        "start_percent": row.start, "end_percent": row.stop, "rescale": row.rescale,
-        "normalize": row.normalize,
-    }  # fmt: skip
+    inputs = {"preset": CUSTOM, **inputs_of_row(row)}
     return (slg_request if row.kind == "slg" else stg_request)(model, inputs)
 
 

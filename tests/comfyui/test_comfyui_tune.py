@@ -83,7 +83,7 @@ def test_what_cannot_be_scanned_is_refused(server: Server) -> None:
     guided["n1"] = graph("wan", stg())["n1"]
     with pytest.raises(Refused, match="Connect the model before these nodes"):
         server.run(guided)
-    with pytest.raises(Refused, match="levels must be shares of noise"):
+    with pytest.raises(Refused, match="levels of a scan must be shares of noise"):
         server.run(map_graph("wan", levels="1.5"))
     with pytest.raises(Refused, match="levels must be numbers"):
         server.run(map_graph("wan", levels="high"))

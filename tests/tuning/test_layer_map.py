@@ -29,7 +29,7 @@ from skipguide.tuning.layer_map import (
 def record(
     layers: int = 6, seed: int = 0, skips: tuple[str, ...] = ("residual",), **values: Any
 ) -> ScanRecord:
-    """Of a stack of layers, with quantities (layers * skips,), the same at all levels."""
+    """The scan of a stack of layers, with quantities (layers * skips,), the same at all levels."""
     cells = tuple(Cell(f"blocks:{k}", skip) for k in range(layers) for skip in skips)
     count, random = len(cells), np.random.default_rng(seed)
     given = {name: random.uniform(0.1, 0.5, count) for name in QUANTITIES} | values
@@ -57,15 +57,6 @@ def test_ranks_share_ties_and_leave_out_what_is_not_known() -> None:
     found = ranking.ranks([math.nan, 5, 1])
     assert math.isnan(found[0])
     assert found[1:].tolist() == [2, 1]
-
-
-def test_spearman_of_textbook_data() -> None:
-    """IQ and hours of television of ten people, -29 / 165 (Wikipedia, "Spearman's rank correlation
-    coefficient"); and with no ties 1 - 6 sum d^2 / (n (n^2 - 1))."""
-    iq = [106, 100, 86, 101, 99, 103, 97, 113, 112, 110]
-    hours = [7, 27, 2, 50, 28, 29, 20, 12, 6, 17]
-    assert ranking.spearman(iq, hours) == pytest.approx(-29 / 165)
-    assert math.isnan(ranking.spearman([1, 1, 1], [1, 2, 3]))
 
 
 def test_area_under_the_curve_counts_pairs() -> None:
@@ -198,7 +189,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
 
 def test_files_of_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without matplotlib, and so without the picture (tests/cli/test_layers_map.py has one)."""
-    monkeypatch.setattr(map_files, "find_spec", lambda name: None)
+    monkeypatch.setattr(map_files.packages, "is_installed", lambda name: False)
     ratio = np.array([0.3, 0.3, 0.001, 0.9] + [0.3] * 8)
     skips = ("residual", "attention")
     found = LayerMap.build([record(6, seed, skips, ratio=ratio) for seed in range(4)])

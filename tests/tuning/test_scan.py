@@ -306,7 +306,9 @@ def test_the_share_of_noise_is_sigma_in_flow_matching() -> None:
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(20)
     sigmas = scheduler.sigmas[:-1].tolist()
-    for level, step, share in choose_steps(scheduler, (0.95, 0.8, 0.6, 0.3), 20):
+    chosen = choose_steps(scheduler, (0.95, 0.8, 0.6, 0.3), 20)
+    assert len(chosen) == 4
+    for level, step, share in chosen:
         assert share == sigmas[step]
         assert abs(share - level) == min(abs(sigma - level) for sigma in sigmas)
 

@@ -57,7 +57,7 @@ class ModuleProxy(nn.Module):
 
 
 class ByteLimit:
-    """How much one conditional pass may keep.
+    """A limit on the bytes that one conditional pass keeps.
 
     What comes first is kept. Once something did not fit, nothing more is kept in that pass, so
     that no module has a part of what it returned.

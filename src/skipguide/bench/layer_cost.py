@@ -220,7 +220,7 @@ def _count_layers(family: Family, candidates: Sequence[Candidate]) -> dict[str, 
     return {**_build_rows(family, *last()), "counted": "in a real pass"}
 
 
-class PassCounts:
+class PassOperations:
     """The floating point operations of a forward pass of a denoiser, and of its weak passes.
 
     Args:
@@ -295,8 +295,8 @@ def count_weak_passes(
     """
 
     def costs(model: nn.Module, given: Inputs) -> list[float]:
-        counts = PassCounts(family, model, given)
-        found = [counts.cost(where, skip) for where, skip in weakened]
+        passes = PassOperations(family, model, given)
+        found = [passes.cost(where, skip) for where, skip in weakened]
         return [math.nan if cost is None else cost for cost in found]
 
     try:
@@ -307,12 +307,12 @@ def count_weak_passes(
 
 def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """Count the layers in the order in which they run, and the share of everything else."""
-    counts = PassCounts(family, denoiser, inputs)
-    sites = counts.sites
+    passes = PassOperations(family, denoiser, inputs)
+    sites = passes.sites
 
     def row(where: Sequence[int]) -> dict[str, Any]:
-        costs = {skip: counts.cost(where, skip) for skip in COUNTED_SKIPS}
-        return {"share": counts.share(where), **costs}
+        costs = {skip: passes.cost(where, skip) for skip in COUNTED_SKIPS}
+        return {"share": passes.share(where), **costs}
 
     rows = []
     for address in dict.fromkeys(site.address for site in sites):
@@ -323,7 +323,7 @@ def _build_rows(family: Family, denoiser: nn.Module, inputs: Inputs) -> dict[str
         )
         rows.append({"layer": address, "axes": axes, **row(where), "halves": halves})
     rest = 1 - sum(found["share"] for found in rows)
-    return {"flops": counts.total, "layers": rows, "rest": rest}
+    return {"flops": passes.total, "layers": rows, "rest": rest}
 
 
 def _identity_patches(sites: Sequence[blocks.LayerSite]) -> list[patching.Patch]:

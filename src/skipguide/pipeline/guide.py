@@ -20,7 +20,7 @@ import logging
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -40,6 +40,9 @@ from skipguide.pipeline.restarting import RestartController
 from skipguide.pipeline.run import RunState
 from skipguide.pipeline.step import ActiveTerm, Combination, GuidedStep, PassCounts
 from skipguide.weak import patching
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Tensor = torch.Tensor
 Term = STG | SLG
@@ -202,7 +205,7 @@ class Guide:
                 ", ".join(new),
             )
 
-    def __enter__(self) -> Guide:
+    def __enter__(self) -> Self:
         if not self._hooks:
             raise RuntimeError(
                 f"this guidance was taken off its {type(self.pipe).__name__}, by .remove() or at"

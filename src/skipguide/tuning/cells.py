@@ -200,22 +200,24 @@ class WeakCells:
         return PassTimes(count, clock.seconds["strong"], clock.seconds["weak"])
 
 
+def seconds_now(device: torch.device) -> float:
+    """Return seconds of a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
 class _Clock:
-    """Adds up seconds by name; a lap waits for the device."""
+    """Adds up seconds by name."""
 
     def __init__(self, device: torch.device):
         self.seconds, self._device = {"strong": 0.0, "weak": 0.0}, device
-        self._last = self._now()
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        elif self._device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter()
+        self._last = seconds_now(device)
 
     def lap(self, name: str) -> None:
-        now = self._now()
+        now = seconds_now(self._device)
         self.seconds[name] += now - self._last
         self._last = now
 

@@ -49,16 +49,16 @@ def facts_of(pipe: Any, options: ScanOptions) -> Facts:
     from skipguide.generate.resolve import requires_image
     from skipguide.tuning.scan import survey_cells
 
-    family = lookup.family_of(pipe)
-    denoiser = lookup.denoisers_of(pipe, family)[0]
-    sites = blocks.layer_sites(family, denoiser)
+    known = presets.facts_of(pipe)
+    denoiser = lookup.denoisers_of(pipe, known.family)[0]
+    sites = blocks.layer_sites(known.family, denoiser)
     cells, weak_passes = survey_cells(pipe, options)
     return Facts(
         type(pipe).__name__,
-        family.name,
+        known.family.name,
         type(denoiser).__name__,
-        blocks.depth(family, sites),
-        presets.model_width(denoiser.config),
+        known.depth,
+        known.width,
         requires_image(pipe),
         _published(pipe),
         len(cells),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from skipguide.method.protocols import PlainData
 from skipguide.stats import quantiles
 from skipguide.tuning import map_document, ranking
+from skipguide.tuning.ranking import mean_of_known
 from skipguide.tuning.scan_record import (
     LEVELS,
     QUANTITIES,
@@ -32,12 +33,11 @@ FIRST = 3  # a shortlist of so many
 _SAME = (
     "family", "denoiser", "depth", "width", "outputs", "num_places", "cells", "places", "costs"
 )  # fmt: skip
-_COST = ("forwards", "seconds_strong", "seconds_weak")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerMap:
-    """What the scans of several prompts say of each cell.
+    """The cells of a model, ranked by their scans on one or more prompts.
 
     Args:
         family, denoiser, depth, width, outputs: as in a ScanRecord.
@@ -104,14 +104,15 @@ class LayerMap:
         values = {  # (prompts, cells, levels)
             name: np.stack([record.values[name] for record in records]) for name in first.values
         }
-        by_prompt = {name: _known_mean(array, 2) for name, array in values.items()}
-        means = {name: _known_mean(array, 0) for name, array in by_prompt.items()}
+        by_prompt = {name: mean_of_known(array, 2) for name, array in values.items()}
+        means = {name: mean_of_known(array, 0) for name, array in by_prompt.items()}
         intervals = {name: _interval(array) for name, array in by_prompt.items()}
         kinds = ranking.kinds(means["ratio"], first.places)
-        gram = _known_mean(np.stack([_known_mean(record.gram, 2) for record in records]), 0)
+        gram = mean_of_known(np.stack([mean_of_known(record.gram, 2) for record in records]), 0)
         facts: dict[str, Any] = {name: getattr(first, name) for name in _SAME}
         facts |= {
-            name: float(sum(getattr(record, name).sum() for record in records)) for name in _COST
+            name: float(sum(getattr(record, name).sum() for record in records))
+            for name in map_document.COST
         }
         counted = np.array([not kind for kind in kinds])
         return cls(
@@ -120,7 +121,7 @@ class LayerMap:
             means=means,
             lows={name: low for name, (low, _) in intervals.items()},
             highs={name: high for name, (_, high) in intervals.items()},
-            by_level={name: _known_mean(array, 0) for name, array in values.items()},
+            by_level={name: mean_of_known(array, 0) for name, array in values.items()},
             kinds=kinds,
             gram=gram,
             clusters=ranking.clusters(gram),
@@ -183,18 +184,10 @@ class LayerMap:
 # --- building -------------------------------------------------------------------------------------
 
 
-def _known_mean(array: Floats, axis: int) -> Floats:
-    """Return the mean along an axis without what is nan; nan where all is."""
-    known = ~np.isnan(array)
-    counts = known.sum(axis)
-    sums = np.where(known, array, 0).sum(axis)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
 def _interval(by_prompt: Floats) -> tuple[Floats, Floats]:
     """Return the ends of the 95 % intervals of means over prompts, of values (prompts, cells)."""
     n = len(by_prompt)
-    mean = _known_mean(by_prompt, 0)
+    mean = mean_of_known(by_prompt, 0)
     if n < 2:
         return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     finite = np.where(np.isinf(by_prompt), np.nan, by_prompt)  # of a broken cell
@@ -210,7 +203,7 @@ def _ranked(
     score = ranking.scores(means, first.places, first.num_places)
     draws = []
     for chosen in ranking.resamples(len(by_prompt["hf"])):
-        drawn = {name: _known_mean(by_prompt[name][list(chosen)], 0) for name in ("hf", "cos_c")}
+        drawn = {name: mean_of_known(by_prompt[name][list(chosen)], 0) for name in ("hf", "cos_c")}
         drawn_score = ranking.scores(drawn, first.places, first.num_places)
         draws.append(ranking.places_in_order(drawn_score, counted))
     found = np.array(draws) if draws else np.full((1, len(score)), np.nan)

@@ -30,7 +30,7 @@ QUANTITY_WORDS = {
 }
 _FACTS = ("family", "denoiser", "depth", "width", "outputs", "prompts", "levels", "num_places")
 _RANKS = ("rank", "rank_low", "rank_high", "first_three")
-_COST = ("forwards", "seconds_strong", "seconds_weak")
+COST = ("forwards", "seconds_strong", "seconds_weak")
 _DIGITS = 6
 
 
@@ -51,7 +51,7 @@ def write(found: LayerMap) -> str:
     document = {
         "kind": KIND,
         "format": FORMAT,
-        **{name: _plain(getattr(found, name)) for name in (*_FACTS, *_COST)},
+        **{name: _plain(getattr(found, name)) for name in (*_FACTS, *COST)},
         "thresholds": {
             "idle": ranking.IDLE,
             "broken": ranking.BROKEN,
@@ -128,7 +128,7 @@ def read(text: str) -> dict[str, Any]:
     def ends(side: int) -> dict[str, Floats]:
         return {name: _array([row["intervals"][name][side] for row in cells]) for name in names}
 
-    facts = {name: document[name] for name in (*_FACTS, *_COST)}
+    facts = {name: document[name] for name in (*_FACTS, *COST)}
     return {
         **facts,
         "outputs": tuple(facts["outputs"]),

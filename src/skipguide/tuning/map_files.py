@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
+from skipguide.files import tables
 from skipguide.files.atomic import atomic_replace
+from skipguide.models import packages
 from skipguide.tuning.layer_map import LayerMap
 
 CSV, JSON, PNG = "map.csv", "map.json", "map.png"
@@ -27,27 +25,14 @@ def write(found: LayerMap, folder: Path) -> list[str]:
     Raises:
         OSError: if the folder cannot be written.
     """
-    texts = {JSON: found.to_json(), CSV: _csv_text(found)}
+    texts = {JSON: found.to_json(), CSV: tables.to_csv(found.rows())}
     for name, text in texts.items():
         with atomic_replace(folder / name) as (part,):
             part.write_text(text, encoding="utf-8", newline="")
-    if find_spec("matplotlib") is None:
+    if not packages.is_installed("matplotlib"):
         return [NO_PICTURE]
     from skipguide.tuning import map_picture
 
     with atomic_replace(folder / PNG) as (part,):
         map_picture.save(map_picture.draw(found), part)
     return []
-
-
-def _csv_text(found: LayerMap) -> str:
-    rows = found.rows()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(_blank_unknown, rows))
-    return text.getvalue()
-
-
-def _blank_unknown(row: Mapping[str, object]) -> dict[str, object]:
-    return {name: "" if value is None else value for name, value in row.items()}

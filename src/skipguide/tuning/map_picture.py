@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skipguide.tuning import ranking
 from skipguide.tuning.layer_map import LayerMap
 from skipguide.tuning.scan_record import Cell, Floats
 
@@ -32,8 +33,8 @@ PANELS = {
 _TWO_SIGNS = ("cos_c", "cos_cfg", "audio_cos_c", "audio_cos_cfg")
 _HATCHES = {"idle": "....", "broken": "xxxx", "edge": "////"}
 _KIND_WORDS = {
-    "idle": "idle: |d| < 0.02 |c|",
-    "broken": "broken: |d| > 0.7 |c|",
+    "idle": f"idle: |d| < {ranking.IDLE} |c|",
+    "broken": f"broken: |d| > {ranking.BROKEN} |c|",
     "edge": "first two layers",
 }
 _NUMBER: dict[str, Any] = {

@@ -19,7 +19,7 @@ _CHUNK = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How well scores tell the published best layers from the others.
+    """The agreement of a map's scores with published best layers.
 
     Args:
         best: the published layers.

@@ -28,19 +28,6 @@ def ranks(values: ArrayLike) -> Floats:
     return found
 
 
-def spearman(first: ArrayLike, second: ArrayLike) -> float:
-    """Return the rank correlation of two lists `(N,)`; nan where one of them is constant.
-
-    Pairs with a nan are left out.
-    """
-    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    known = ~(np.isnan(a) | np.isnan(b))
-    a, b = ranks(a[known]), ranks(b[known])
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
-    return float(np.corrcoef(a, b)[0, 1])
-
-
 def relative_ranks(values: ArrayLike) -> Floats:
     """Return ranks from 0 for the smallest to 1 for the largest; nan where all are alike."""
     found = ranks(values)
@@ -69,12 +56,15 @@ def scores(means: Mapping[str, Floats], places: Floats, num_places: int) -> Floa
     measured = np.stack([relative_ranks(means["hf"]), relative_ranks(-means["cos_c"])])
     middle = relative_ranks(middleness(places, num_places))
     there = ~np.isnan(measured).all(0)
-    return np.where(there, _mean_of_known(np.vstack([measured, middle])), np.nan)
+    return np.where(there, mean_of_known(np.vstack([measured, middle]), 0), np.nan)
 
 
-def _mean_of_known(rows: Floats) -> Floats:
-    known = ~np.isnan(rows)
-    return np.where(known, rows, 0).sum(0) / np.maximum(known.sum(0), 1)
+def mean_of_known(array: Floats, axis: int) -> Floats:
+    """Return the mean along an axis without what is nan; nan where all is."""
+    known = ~np.isnan(array)
+    counts = known.sum(axis)
+    sums = np.where(known, array, 0).sum(axis)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 def kinds(ratio: Floats, places: Floats) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import weakref
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -45,15 +44,12 @@ _COSTS: weakref.WeakKeyDictionary[nn.Module, dict[Any, list[float]]] = weakref.W
 def choose_steps(
     scheduler: Scheduler, levels: Sequence[float], num_steps: int, first: int = 0
 ) -> list[tuple[float, int, float]]:
-    """Return (level, step, share of noise there) in the order of the steps.
-
-    For each level it is the step nearest to it; of levels with one step the nearest is taken, so
-    that a run of few steps has fewer states.
+    """Return the steps of a run at which a scan looks, as `nearest_steps` does.
 
     Args:
         scheduler: whose timesteps are set.
         levels: shares of noise.
-        num_steps: of the run.
+        num_steps: how many the run has.
         first: where in the scheduler's timesteps the run begins.
     """
     shares = noise_levels.noise_shares(scheduler)[first:][:num_steps]
@@ -76,7 +72,14 @@ def survey_cells(pipe: Any, options: ScanOptions = USUAL) -> tuple[tuple[Cell, .
 
 @dataclasses.dataclass
 class _StateUnderWay:
-    """The calls of a step that is scanned."""
+    """The inputs of a step that is scanned, and its unconditional predictions once there are any.
+
+    Args:
+        wanted, found: the share of noise that was asked for, and that of x_t at this step.
+        denoiser: the model that is called.
+        args, kwargs: of its conditional call.
+        us: the unconditional prediction of each output; None without CFG.
+    """
 
     wanted: float
     found: float
@@ -141,18 +144,6 @@ class TrajectoryScan(Guide):
         except ValueError:  # of the options; nothing stays on the pipeline
             self.remove()
             raise
-
-    def __enter__(self) -> TrajectoryScan:
-        super().__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
     @property
     def states(self) -> tuple[ScanState, ...]:

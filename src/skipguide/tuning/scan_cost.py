@@ -174,9 +174,7 @@ class _ScanBench:
         """Return seconds; on a CPU those of the processor, which other work does not lengthen."""
         if self.device.type == "cpu":
             return time.process_time()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return cells.seconds_now(self.device)
 
     def result(self, skip: str) -> PlainData:
         """Return what was found for a kind of skip."""

@@ -1,4 +1,4 @@
-"""What a scan looks at where a user names nothing: prompts, and pictures to start from."""
+"""Prompts and pictures of a scan for which a user names none."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ _CORNERS = (
     ((20, 20, 40), (90, 40, 90), (200, 90, 60), (250, 200, 120)),
     ((120, 160, 200), (230, 235, 240), (50, 90, 60), (150, 170, 90)),
 )
+_SIZE = 832, 480  # width and height in pixels
 GRADIENT_NOTE = (
     "this model starts from pictures, and without --images plain gradients are taken. Pictures of"
     " your own say more about it."
@@ -44,18 +45,17 @@ def usual_prompts(pipe: Any) -> tuple[str, ...]:
     return LAB_PROMPTS if pipe is not None and judge.knows_model(pipe) else USUAL_PROMPTS
 
 
-def gradient(number: int, size: tuple[int, int] = (832, 480)) -> Image.Image:
+def gradient(number: int) -> Image.Image:
     """Return a picture of colours that flow into each other, for want of a real one.
 
     Args:
         number: which of four; larger numbers begin again.
-        size: width and height in pixels.
     """
     from PIL import Image
 
     corners = np.array(_CORNERS[number % len(_CORNERS)], np.float64)
-    x = np.linspace(0, 1, size[0])[None, :, None]
-    y = np.linspace(0, 1, size[1])[:, None, None]
+    x = np.linspace(0, 1, _SIZE[0])[None, :, None]
+    y = np.linspace(0, 1, _SIZE[1])[:, None, None]
     top = corners[0] * (1 - x) + corners[1] * x
     bottom = corners[2] * (1 - x) + corners[3] * x
     return Image.fromarray((top * (1 - y) + bottom * y).round().astype(np.uint8))

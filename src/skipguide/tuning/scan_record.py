@@ -63,7 +63,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class ScanOptions:
-    """Which cells a scan has, and where on a trajectory it looks.
+    """The cells of a scan, and the places on a trajectory where it looks.
 
     Args:
         skips: kinds of skip; None for "residual" and, where the family has it, "attention".
@@ -253,7 +253,7 @@ def _metadata(data: bytes) -> dict[str, str]:
     return found
 
 
-def check_alike(records: Sequence[Any]) -> None:
+def check_alike(records: Sequence[ScanRecord]) -> None:
     """Check that records are of one model, one set of cells and one list of levels.
 
     Raises:

@@ -28,7 +28,7 @@ _SUFFIX = ".safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class ScanProgress:
-    """How far a scan is.
+    """The progress of a scan, told after each state.
 
     Args:
         prompt: the number of the prompt under way, from 1.

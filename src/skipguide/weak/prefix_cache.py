@@ -70,7 +70,8 @@ class PrefixCache:
         ]
 
     def _proxies_for(self, first: int) -> Iterator[nn.Module]:
-        yield from (recording for k, recording in self.recorded_inputs.items() if k == first)
+        if first in self.recorded_inputs:
+            yield self.recorded_inputs[first]
         yield from (cache for _, _, cache in self.cached_outputs[first])
 
     def has_state_for(self, first_skipped: int) -> bool:
