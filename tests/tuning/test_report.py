@@ -119,7 +119,13 @@ def test_the_plot_has_each_setting_where_its_numbers_are(run: Path) -> None:
     assert slope < 0  # up is better
     passes = np.array([one["passes"] for one in raced])
     across = np.corrcoef(passes, [x for x, _ in circles])[0, 1]
-    assert across > 0.98  # those of one price stand beside each other
+    assert across > 0.98
+    # Those of one price stand beside each other around their place; one alone is at its own.
+    at = {price: [x for (x, _), p in zip(circles, passes, strict=True) if p == price]
+          for price in (16, 18, 20)}  # fmt: skip
+    assert len(at[18]) == 1
+    assert len(set(at[16])) == len(at[16]) == 2
+    np.testing.assert_allclose(np.mean(at[16]) + np.mean(at[20][:3]), 2 * at[18][0], atol=0.2)
 
 
 def test_the_race_and_the_map_are_told_with_their_intervals(run: Path) -> None:
@@ -134,6 +140,8 @@ def test_the_race_and_the_map_are_told_with_their_intervals(run: Path) -> None:
     assert f"{first} shortlist 1 (1 to 4)" in text
     assert "confidence sequences of paired differences" in text
     assert "8 prompts could choose, and 4 chose nothing" in text
+    assert "those that stood lower were set aside" in text
+    assert "; the scan's weak passes, 88, are not in it" in text
 
 
 def test_words_of_prompts_and_names_are_no_html(tmp_path: Path) -> None:
@@ -166,6 +174,17 @@ def test_where_cfg_alone_is_best_the_best_of_the_others_is_shown_beside_it(run: 
     assert {one["alt"].partition(": a ")[0] for one in pictures} == {
         "cfg 4.5", "blocks:4 residual, cfg 4.5, scale 1",
     }  # fmt: skip
+
+
+def test_the_best_of_the_others_may_have_a_value_of_nothing(run: Path) -> None:
+    race = tuned.race("answer")
+    for row in race["candidates"]:
+        row["value"] = (row["difference"] or 0.0) - 0.027
+    (run / "tune" / "race.json").write_text(json.dumps(race), encoding="utf-8")
+    answer = {**tuned.answer(), "verdict": "use CFG alone", "use": "cfg 4.5", "winner": "cfg 4.5"}
+    (run / "tune" / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+    shown = {one["alt"].partition(": a ")[0] for one in read(run).all("img")}
+    assert shown == {"cfg 4.5", "blocks:4 residual, cfg 4.5, scale 1"}
 
 
 def test_a_video_that_is_gone_is_told_and_the_rest_is_there(run: Path) -> None:

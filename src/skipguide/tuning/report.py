@@ -110,7 +110,7 @@ def _line(run: Run, answer: PlainData) -> list[Child]:
     """Return the line to type, and the preset that it names."""
     if not answer.get("command"):
         return []
-    preset = run.folder / (answer.get("preset") or "tune.toml")
+    preset = run.folder / (answer.get("preset") or shown.PRESET)
     text = preset.read_text(encoding="utf-8", errors="replace") if preset.is_file() else ""
     return [
         el("code", answer["command"], class_="line"),
@@ -131,7 +131,7 @@ def _about_race(race: PlainData) -> Markup:
         "p",
         f"The difference of {what or 'the objective'} to CFG alone{after}, on the same prompts and"
         " noise; to the right is better. Settings that won here look better here than they are:"
-        " the answer was measured on other prompts.",
+        " the answer is measured on other prompts.",
     )
 
 
@@ -150,14 +150,18 @@ def _measured(found: PlainData) -> Iterator[str]:
         yield (
             "Intervals of the race are those of the posterior of Bradley and Terry's model with a"
             " deviation of each setting on each prompt. A setting went when its probability of"
-            " being the best fell below 5 % over the number of settings. These probabilities do not"
-            " depend on when one looks; they hold on average over strengths as the prior has them."
+            " being the best fell below 5 % divided by the number of settings. These probabilities"
+            " do not depend on when one looks; they hold on average over strengths as the prior has"
+            " them."
         )
     elif metric.get("kind") not in (None, "none"):
         yield (
             "Intervals of the race are 95 % confidence sequences of paired differences per prompt:"
             " they hold at all moments together, so that looking after every round costs nothing. A"
-            " setting went when its interval lay below the leader, or below a floor."
+            " setting went when its interval lay below the leader or below a floor, or when none of"
+            " its videos had a value. Where the budget did not suffice for all, those that stood"
+            " lower were set aside, which does not show that they are worse. The reason stands"
+            " below each."
         )
     if floors := metric.get("floors"):
         yield f"Floors, as a share of what CFG alone has: {_floors(floors)}."
@@ -214,7 +218,10 @@ def _facts(run: Run, found: PlainData) -> Iterator[tuple[str, str]]:
     if budget.get("passes_used"):
         spent.append(f"{number(round(budget['passes_used']))} forward passes")
     seconds = budget.get("seconds_used") or sum(clip.seconds or 0 for clip in clips)
-    yield "Spent", ", ".join([*spent, f"{duration(seconds)} of sampling"])
+    spent.append(f"{duration(seconds)} of sampling")
+    weak = (found["map"] or {}).get("forwards")
+    beside = f"; the scan's weak passes, {number(round(weak))}, are not in it" if weak else ""
+    yield "Spent", ", ".join(spent) + beside
     yield "Made with", _software(clips)
     yield "On", _machine(clips)
     yield "Report by", f"skipguide {skipguide.__version__}"

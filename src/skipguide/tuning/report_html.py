@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 NOT_KNOWN, MINUS, CROSS = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
-_EMPTY = frozenset({"img", "line", "circle", "rect", "path", "meta", "br"})
+_EMPTY = frozenset({"img", "line", "circle"})
 
 
 class Markup(str):
@@ -21,7 +21,7 @@ Child: TypeAlias = "str | Iterable[Child] | None"
 
 
 def el(tag: str, *children: Child, **given: Any) -> Markup:
-    """Return an element; attributes that are None or False are left out.
+    """Return an element; attributes that are None are left out.
 
     Args:
         children: texts, elements, and lists of these.
@@ -29,7 +29,7 @@ def el(tag: str, *children: Child, **given: Any) -> Markup:
     """
     attributes = "".join(_attribute(name, value) for name, value in given.items())
     if tag in _EMPTY and not children:
-        return Markup(f"<{tag}{attributes}>" if tag in ("img", "br") else f"<{tag}{attributes}/>")
+        return Markup(f"<{tag}{attributes}>" if tag == "img" else f"<{tag}{attributes}/>")
     return Markup(f"<{tag}{attributes}>{join(children)}</{tag}>")
 
 
@@ -47,10 +47,9 @@ def _child(child: Child) -> str:
 
 
 def _attribute(name: str, value: Any) -> str:
-    if value is None or value is False:
+    if value is None:
         return ""
-    said = name.rstrip("_").replace("_", "-")
-    return f" {said}" if value is True else f' {said}="{html.escape(str(value))}"'
+    return f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
 
 
 def sentence(text: str) -> list[Child]:
@@ -63,6 +62,14 @@ def table(heads: Iterable[Child], rows: Iterable[Markup], **given: Any) -> Marku
     head = el("tr", [el("th", name, scope="col") for name in heads])
     inner = el("table", el("thead", head), el("tbody", list(rows)), **given)
     return el("div", inner, class_="scrolled")
+
+
+def told_cells(heads: Sequence[str], texts: Sequence[str]) -> list[Markup]:
+    """Return cells that a narrow window has below each other, each with the head of its column."""
+    return [
+        el("td", text, class_="number", data_head=head)
+        for head, text in zip(heads, texts, strict=True)
+    ]
 
 
 # --- numbers --------------------------------------------------------------------------------------

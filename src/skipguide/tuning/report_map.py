@@ -14,6 +14,7 @@ from skipguide.tuning.report_html import (
     interval,
     number,
     table,
+    told_cells,
 )
 
 _FIRST = 8
@@ -44,7 +45,7 @@ def layer_map(found: PlainData) -> Child:
 def _about(found: PlainData) -> str:
     prompts, levels = found["prompts"], len(found["levels"])
     spent = found.get("forwards")
-    cost = f" It took {spent:,.0f} forward passes." if spent else ""
+    cost = f" Its weak passes took {spent:,.0f} forward passes." if spent else ""
     return (
         f"Each cell skips one layer of {found['denoiser']} on {prompts}"
         f" prompt{'s' * (prompts != 1)} at {levels} noise level{'s' * (levels != 1)} of the model's"
@@ -136,16 +137,17 @@ def _first_cells(found: PlainData) -> Markup:
         (cell for cell in found["cells"] if cell["rank"] is not None), key=lambda cell: cell["rank"]
     )
     names = [one["name"] for one in found["quantities"]]
-    rows = [
-        el(
-            "tr",
-            el("th", cell["name"], el("small", "shortlist") if cell["name"] in found["shortlist"]
-               else None, scope="row"),
-            el("td", number(cell["rank"]) + interval(cell["rank_low"], cell["rank_high"]),
-               class_="number"),
-            el("td", NOT_KNOWN if cell["first_three"] is None else f"{cell['first_three']:.0%}"),
-            [el("td", number(cell["values"].get(name))) for name in names],
-        )
-        for cell in ranked[:_FIRST]
-    ]  # fmt: skip
-    return table(["First cells", f"Rank of {len(ranked)}", "Among the first three", *names], rows)
+    heads = ["First cells", f"Rank of {len(ranked)}", "Among the first three", *names]
+
+    def row(cell: PlainData) -> Markup:
+        listed = el("small", "shortlist") if cell["name"] in found["shortlist"] else None
+        chance = cell["first_three"]
+        texts = [
+            number(cell["rank"]) + interval(cell["rank_low"], cell["rank_high"]),
+            NOT_KNOWN if chance is None else f"{chance:.0%}",
+            *(number(cell["values"].get(name)) for name in names),
+        ]
+        head = el("th", cell["name"], listed, scope="row")
+        return el("tr", head, told_cells(heads[1:], texts))
+
+    return table(heads, map(row, ranked[:_FIRST]), class_="told")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from skipguide.tuning.report_html import (
     number,
     signed,
     table,
+    told_cells,
 )
 
 ROLES: Mapping[str, str] = {
@@ -29,6 +31,7 @@ ROLES: Mapping[str, str] = {
 _STATES = {"winner": "winner", "baseline": "compared with", "racing": "in to the end", "out": "out"}
 _ROOM = 2.6  # how far an interval is drawn, in lengths of the largest difference
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720.0, 380.0, 62.0, 26.0, 18.0, 46.0
+_BESIDE, _APART = 3, 16.0  # points of the same price beside each other, and how far apart
 
 
 # --- quality against cost -------------------------------------------------------------------------
@@ -42,18 +45,22 @@ def quality_and_cost(answer: PlainData) -> Child:
     )
     if not raced:
         return None
+    heads = (
+        "", "Setting", "Forward passes", answer.get("metric") or "Objective", "Prompts",
+        "Difference to CFG alone", "Measured on",
+    )  # fmt: skip
     return [
         el(
             "p",
             "Each setting was compared with CFG alone on the prompts that both have, so that those"
             " on few prompts stand beside those on many. A thick ring: on prompts that chose"
-            " nothing. The lines are 95 % intervals of one look.",
+            " nothing. The lines are 95 % intervals of one look. Points of the same price are moved"
+            " apart sideways; the table has their passes.",
         ),
         el("div", _plot(raced, answer), class_="plot"),
         table(
-            ("", "Setting", "Forward passes", answer.get("metric") or "Objective", "Prompts",
-             "Difference to CFG alone", "Measured on"),
-            [_raced_row(i, one, answer) for i, one in enumerate(raced, 1)],
+            heads, [_raced_row(i, one, answer, heads) for i, one in enumerate(raced, 1)],
+            class_="told",
         ),
     ]  # fmt: skip
 
@@ -63,20 +70,17 @@ def _gain(one: PlainData) -> float:
     return one.get("difference") or 0.0
 
 
-def _raced_row(place: int, one: PlainData, answer: PlainData) -> Markup:
+def _raced_row(place: int, one: PlainData, answer: PlainData, heads: Sequence[str]) -> Markup:
     ends = interval(one.get("difference_low"), one.get("difference_high"), True)
     told = f"{signed(one['difference'])}{ends}" if one.get("difference") is not None else NOT_KNOWN
     where = "prompts that chose nothing" if one.get("held_back") else "prompts of the race"
+    value = number(one["value"]) + interval(one.get("low"), one.get("high"))
     chosen = "recommended" if one["name"] == answer.get("use") else None
     return el(
         "tr",
         el("td", el("b", str(place), class_="dot")),
         el("th", one["name"], el("small", chosen) if chosen else None, scope="row"),
-        el("td", number(one["passes"])),
-        el("td", number(one["value"]) + interval(one.get("low"), one.get("high")), class_="number"),
-        el("td", str(one.get("n") or "")),
-        el("td", told, class_="number"),
-        el("td", where),
+        told_cells(heads[2:], [number(one["passes"]), value, str(one.get("n") or ""), told, where]),
         class_="chosen" if chosen else None,
     )
 
@@ -105,7 +109,11 @@ def _plot(raced: Sequence[PlainData], answer: PlainData) -> Markup:
             class_="along",
         ),
     ]
-    points = [_point(i, one, across, up, answer) for i, one in enumerate(raced, 1)]
+    aside = _aside([one["passes"] for one in raced])
+    points = [
+        _point(i, one, across.place(one["passes"]) + aside[i - 1], up, answer)
+        for i, one in enumerate(raced, 1)
+    ]
     return el(
         "svg", rules, titles, points, viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}", role="img",
         aria_label=f"{metric} of all that raced, over CFG alone, against their forward passes; the"
@@ -113,13 +121,20 @@ def _plot(raced: Sequence[PlainData], answer: PlainData) -> Markup:
     )  # fmt: skip
 
 
-def _point(
-    place: int, one: PlainData, across: _Scale, up: _Scale, answer: PlainData
-) -> list[Markup]:
-    x, y = across.place(one["passes"]), up.place(_gain(one))
-    # Settings of the same price stand beside each other.
-    x += 16 * ((place - 1) % 3 - 1) if across.is_crowded else 0
-    bar = None
+def _aside(prices: Sequence[float]) -> list[float]:
+    """Return how far each point is moved sideways: those of the same price, three beside each
+    other."""
+    seen, found = Counter[float](), list[float]()
+    count = Counter(prices)
+    for price in prices:
+        middle = (min(count[price], _BESIDE) - 1) / 2
+        found.append(_APART * (seen[price] % _BESIDE - middle))
+        seen[price] += 1
+    return found
+
+
+def _point(place: int, one: PlainData, x: float, up: _Scale, answer: PlainData) -> list[Markup]:
+    y, bar = up.place(_gain(one)), None
     low, high = one.get("difference_low"), one.get("difference_high")
     if low is not None and high is not None:
         bar = _rule(x, up.place(low), x, up.place(high), "interval")
@@ -138,7 +153,6 @@ class _Scale:
         least, most = min(values), max(values)
         room = (most - least or abs(most) or 1) * 0.08
         self.least, self.most, self.start, self.end = least - room, most + room, start, end
-        self.is_crowded = len(set(values)) < len(values)
         step = 10 ** math.floor(math.log10((self.most - self.least) / 5))
         width = next(
             times * step
@@ -221,7 +235,7 @@ def _race_row(one: PlainData, share: Any, least: float, most: float, is_measured
     told = NOT_KNOWN
     if difference is not None:
         told = signed(difference) + interval(one.get("low"), one.get("high"), True)
-    state = _STATES[one["state"]] if one["state"] in _STATES else str(one["state"])
+    state: str = _STATES.get(one["state"]) or one["state"]
     if not is_measured and one["state"] == "racing":
         state = "sampled"
     if one.get("round_out"):

@@ -52,7 +52,8 @@ def choose_settings(found: PlainData) -> list[str]:
     others = [one for one in rows if one["role"] in ("scan", "preset", "search")]
     if answer.get("verdict") == "not measured":
         return [*base, *(one["name"] for one in others[:3])]
-    best = sorted(others, key=lambda one: -(one.get("value") or float("-inf")))
+    known = [one for one in others if one.get("value") is not None]
+    best = sorted(known, key=lambda one: -one["value"]) or others
     winner = answer.get("winner") or answer.get("use")
     shown = [winner] if winner and winner not in base else [one["name"] for one in best[:1]]
     return [*base, *shown]
