@@ -27,6 +27,7 @@ from skipguide.runs.merge import merge
 from skipguide.runs.study import CheckAnswer, Study
 from skipguide.runs.sweep import sweep
 from skipguide.studio import page_data, report_zip
+from skipguide.tuning.layer_map import LayerMap
 from support import tuned
 from support.painted import Painter, paint
 
@@ -306,3 +307,5 @@ def test_a_tuning_is_in_it_without_folders(tmp_path: Path) -> None:
     assert told == own
     page = found.read("my run/index.html").decode()
     assert tuned.answer()["sentences"][0] in page
+    whole = LayerMap.from_json(found.read("my run/tune/map.json").decode())
+    assert whole.to_json() == tuned.layer_map().to_json()

@@ -58,8 +58,7 @@ def shareable_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     No folder of this machine is named in them. What cannot be read is left out.
     """
     for name in FILES:
-        problems: list[str] = []
-        if content := _read_file(folder, name, problems):
+        if content := _read_file(folder, name, [], whole=True):
             told = content if name == "map" else data_without_folders(content)
             yield f"{FOLDER}/{name}.json", json.dumps(told, ensure_ascii=False).encode()
     for name in (f"{FOLDER}/map.csv", PRESET):
@@ -82,8 +81,14 @@ def _path(folder: Path, name: str) -> Path:
     return folder / FOLDER / f"{name}.json"
 
 
-def _read_file(folder: Path, name: str, problems: list[str]) -> PlainData | None:
-    """Return the content of a file of tune/; a problem is told where it is not what it must be."""
+def _read_file(
+    folder: Path, name: str, problems: list[str], whole: bool = False
+) -> PlainData | None:
+    """Return the content of a file of tune/; a problem is told where it is not what it must be.
+
+    Args:
+        whole: with what is not shown, which is much.
+    """
     path = _path(folder, name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
@@ -101,7 +106,7 @@ def _read_file(folder: Path, name: str, problems: list[str]) -> PlainData | None
             " that made it again, or open the run with the version that wrote it."
         )
         return None
-    return {key: value for key, value in content.items() if key not in _NOT_SHOWN}
+    return {key: value for key, value in content.items() if whole or key not in _NOT_SHOWN}
 
 
 def _read_votes(run: Run, asked: PlainData | None, problems: list[str]) -> PlainData | None:
