@@ -12,6 +12,7 @@ import pytest
 
 from skipguide.runs import Run
 from skipguide.studio import report
+from skipguide.tuning import report as tuning_report
 from support import tuned
 from support.served import BROWSER, Served, sync_api, until
 
@@ -33,6 +34,8 @@ def test_the_answer_comes_first_with_the_line_to_type(page: Any, done: Served) -
     sync_api.expect(page.locator("#tune-line")).to_have_text(tuned.COMMAND)
     head.get_by_role("button", name="Copy the line").click()
     assert page.evaluate("getSelection().toString()") == tuned.COMMAND
+    stages = page.locator("#tune-stages")
+    sync_api.expect(stages).to_contain_text("The scan's weak passes, 88, are not in it.")
 
 
 def test_the_race_shows_who_is_better_by_how_much(page: Any, done: Served) -> None:
@@ -179,6 +182,19 @@ def test_nothing_is_wider_than_the_window(browse: Any, done: Served, width: int)
                          "document.getElementById('main').clientWidth")  # fmt: skip
     wide = page.locator("table.race").bounding_box()
     assert wide["width"] <= page.locator(".tune").bounding_box()["width"] + 1
+
+
+def test_the_tables_of_report_html_are_whole_on_a_phone(browse: Any, done: Served) -> None:
+    page = browse(viewport={"width": 390, "height": 844})
+    page.goto(tuning_report.write_report(done.folder).as_uri())
+    boxes = page.locator(".scrolled:has(> .told, > .race)")
+    assert boxes.evaluate_all("all => all.map((box) => box.scrollWidth - box.clientWidth)") == [
+        0, 0, 0,
+    ]  # fmt: skip
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    told = page.locator(".told tr.chosen td").filter(has_text="+0.027")
+    head = told.evaluate("cell => getComputedStyle(cell, '::before').content")
+    assert "Difference to CFG alone" in head
 
 
 def test_a_report_has_it_too_without_a_server(done: Served, tmp_path: Path, page: Any) -> None:

@@ -39,6 +39,11 @@ export function choice(label, options, value, change, given = {}) {
   return el("label", {}, label, " ", select);
 }
 
+/** A sentence, with what stands in `backquotes` as a command. */
+export function sentence(text) {
+  return text.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
+}
+
 /** Any value of a setting in words; a number as short as it can be read. */
 export function short(value) {
   if (value == null) return "–";

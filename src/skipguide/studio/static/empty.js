@@ -1,12 +1,11 @@
 // What a view says where it has nothing to show: what is missing, and what to do about it.
 
-import { el } from "studio/dom.js";
+import { el, sentence } from "studio/dom.js";
 
 /** @param words sentences; what stands in `backquotes` is a command. `more` are buttons. */
 export function empty(title, words, ...more) {
-  const parts = words.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
   return el("section", { class: "empty", role: "status" }, el("h2", {}, title),
-    el("p", {}, parts), more.length ? el("p", { class: "choices" }, more) : null);
+    el("p", {}, sentence(words)), more.length ? el("p", { class: "choices" }, more) : null);
 }
 
 /** Of a run without settings: there is nothing to choose from in any view. */

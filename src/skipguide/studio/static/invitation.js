@@ -1,6 +1,6 @@
 // The way to a test: the link for raters with its QR code, and who can open it.
 
-import { button, choice, el, say } from "studio/dom.js";
+import { button, choice, el, say, sentence } from "studio/dom.js";
 import { state } from "studio/state.js";
 
 let kind = "pair";
@@ -34,7 +34,7 @@ export function invitation(run) {
   return el("section", { class: "panel" },
     el("h2", {}, run.study ? `Study ${run.study.number}` : race ? "The race of this tuning"
       : "A blind test"),
-    el("p", {}, run.study ? describeStudy(run.study) : race ? describeRace(race)
+    el("p", {}, run.study ? describeStudy(run.study) : race ? sentence(describeRace(race))
       : describeTest(run, ids)),
     el("p", { class: "choices" }, ask, start),
     el("p", { class: "choices" }, written, button("Copy the link", copy)),

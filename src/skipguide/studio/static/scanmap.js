@@ -2,28 +2,31 @@
 // quantity. Below it stand the numbers of the cell that is pointed at, tapped or reached by keys.
 
 import { choice, el, short } from "studio/dom.js";
+import { empty } from "studio/empty.js";
 import { shading } from "studio/scatter.js";
-import { nothingYet } from "studio/tune.js";
 import { plain } from "studio/words.js";
 
 const LEAST = 20; // pixels of a cell with the layers beside each other; else they are rows
 const BESIDE = 132; // pixels of what stands before them
 const FIRST = 8; // cells of the list below the map
 const HUES = 8; // of clusters
-const TITLES = {
-  cluster: "clusters: which push the same way",
-};
 const KINDS = {
-  idle: "idle: skipping it changes next to nothing, |c − p| below 0.02 |c|. It is left out.",
-  broken: "broken: skipping it changes nearly all, |c − p| above 0.7 |c|. It is left out.",
-  edge: "edge: one of the first two layers. It is left out while there are others.",
+  idle: ({ idle }) =>
+    `idle: skipping it changes next to nothing, |c − p| below ${idle} |c|. It is left out.`,
+  broken: ({ broken }) =>
+    `broken: skipping it changes nearly all, |c − p| above ${broken} |c|. It is left out.`,
+  edge: ({ edge }) =>
+    `edge: one of the first ${edge} layers. It is left out while there are others.`,
 };
 const shown = { quantity: "score", cell: null, watcher: null };
 
 /** Draw the map of a run into its section, and anew when its width changes. */
 export function mapSection(root, { map }) {
   shown.watcher?.disconnect();
-  if (!map) return root.replaceChildren(el("h2", {}, "Map of the layers"), nothingYet());
+  if (!map) {
+    return root.replaceChildren(el("h2", {}, "Map of the layers"), empty("Nothing is scanned yet.",
+      "The map appears here when its prompts are sampled."));
+  }
   let wasWide = null;
   const draw = () => {
     const isWide = fits(root.clientWidth, map);
@@ -63,17 +66,17 @@ function fill(root, map, isWide) {
 
 function about({ prompts, levels, forwards, family, denoiser }) {
   const spent = forwards == null ? ""
-    : ` It took ${Math.round(forwards).toLocaleString("en")} forward passes.`;
+    : ` Its weak passes took ${Math.round(forwards).toLocaleString("en")} forward passes.`;
   return `Each cell skips one layer of ${denoiser ?? family} on ${prompts}`
     + ` prompt${prompts === 1 ? "" : "s"} at ${levels.length} noise level${levels.length === 1
-      ? "" : "s"}, and looks at what changes: p against c.${spent} The first three of such a map`
-    + " held the best or nearly the best layer where that is known; which of them it is, only"
-    + " videos tell.";
+      ? "" : "s"}, and looks at what changes: p against c.${spent} It ranks layers and proves`
+    + " nothing: held against exhaustive searches, its first cells were among the best on some"
+    + " models and no better than the middle layer on another.";
 }
 
 function titleOf(map, name) {
-  const found = map.quantities.find((quantity) => quantity.name === name);
-  return TITLES[name] ?? `${plain(name)}: ${found?.what}`;
+  if (name === "cluster") return "clusters: which push the same way";
+  return `${plain(name)}: ${map.quantities.find((quantity) => quantity.name === name).what}`;
 }
 
 // --- the cells ----------------------------------------------------------------------------------
@@ -224,7 +227,7 @@ function details(map, cell) {
     + " resamples of prompts";
   return [
     el("h3", {}, cell.name),
-    el("p", {}, cell.kind ? KINDS[cell.kind] : `Rank ${rankOf(cell)} of ${counted(map)}${chance}.`),
+    el("p", {}, cell.kind ? KINDS[cell.kind](map.thresholds) : `Rank ${rankOf(cell)} of ${counted(map)}${chance}.`),
     el("p", { class: "quiet" }, `A weak pass costs ${short(cell.values.cost)} of a forward pass. `
       + (same.length ? `Pushes the same way: ${listed(same.map(({ name }) => name))}.`
         : "No other cell pushes the same way.")),

@@ -1,8 +1,7 @@
 // A run of `skipguide tune`: its answer or what goes on, how far it is, the race, and the map of
 // the layers.
 
-import { button, el, say, short } from "studio/dom.js";
-import { empty } from "studio/empty.js";
+import { button, el, say, sentence, short } from "studio/dom.js";
 import { raceSection } from "studio/race.js";
 import { mapSection } from "studio/scanmap.js";
 import { slotsOf, update } from "studio/state.js";
@@ -19,15 +18,10 @@ export function renderTune(root, run, isAgain) {
   root.replaceChildren(el("div", { class: "tune" },
     tune.problems.map((problem) => el("p", { class: "problem", role: "alert" }, problem)),
     tune.race || tune.answer ? head(run, tune) : null,
-    tune.race ? progress(tune.race) : null,
+    tune.race ? progress(tune) : null,
     tune.race ? raceSection(run, tune) : null,
     map));
   mapSection(map, tune);
-}
-
-/** A sentence, with what stands in `backquotes` as a command. */
-export function sentence(text) {
-  return text.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
 }
 
 // --- the answer, or what goes on ----------------------------------------------------------------
@@ -96,14 +90,14 @@ function waitingPanel(race, votes) {
 
 // --- how far it is ------------------------------------------------------------------------------
 
-function progress(race) {
+function progress({ race, map }) {
   const at = race.stages.findIndex(({ name }) => name === race.stage);
   const here = race.stage === "done" ? race.stages.length : at;
   const items = race.stages.map((stage, i) => stageItem(stage, i - here));
   const more = [["The plan", race.plan], ["Notes", race.notes]].filter(([, said]) => said?.length);
   return el("section", { id: "tune-stages" }, el("h2", {}, "How far it is"),
     el("ol", { class: "stages" }, items),
-    el("p", { class: "quiet" }, budget(race.budget ?? {})),
+    el("p", { class: "quiet" }, budget(race.budget ?? {}, map?.forwards)),
     more.map(([title, said]) => el("details", { open: title === "The plan" && !race.rounds },
       el("summary", {}, title), el("ul", {}, said.map((text) => el("li", {}, sentence(text)))))));
 }
@@ -120,13 +114,15 @@ function stageItem({ name, done, of, what }, from) {
     el("span", { class: "quiet number" }, said));
 }
 
-function budget({ passes_used: used, passes, seconds_used: spent, seconds }) {
+/** @param weak forward passes that the weak ones of the scan took, which are not counted as used */
+function budget({ passes_used: used, passes, seconds_used: spent, seconds }, weak) {
   const of = (limit, said) => (limit == null ? "" : ` of ${said(limit)}`);
   const parts = [];
   const whole = (value) => Math.round(value).toLocaleString("en");
   if (used != null) parts.push(`${whole(used)}${of(passes, whole)} forward passes`);
   if (spent != null) parts.push(`${minutes(spent)}${of(seconds, minutes)} of sampling`);
-  return parts.length ? `Used so far: ${parts.join(", ")}.` : "";
+  const beside = weak ? ` The scan's weak passes, ${whole(weak)}, are not in it.` : "";
+  return parts.length ? `Used so far: ${parts.join(", ")}.${beside}` : "";
 }
 
 function minutes(seconds) {
@@ -136,9 +132,4 @@ function minutes(seconds) {
 
 function titled(name) {
   return name[0].toUpperCase() + name.slice(1);
-}
-
-/** What is shown where there is neither a race nor a map yet. */
-export function nothingYet() {
-  return empty("Nothing is scanned yet.", "The map appears here when the first prompt is sampled.");
 }
