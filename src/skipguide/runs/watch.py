@@ -1,4 +1,4 @@
-"""Something that watches the pipeline while a video is made, and what it saw is kept beside it."""
+"""Watches on a pipeline while it makes a video; what they saw is kept beside the video."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Watched:
 
     Args:
         content: a safetensors file.
-        seconds: that it took, in passes of its own; the times of the video are without them.
+        seconds: that the watch took by passes of its own; the times of the video are without them.
     """
 
     content: bytes

@@ -98,7 +98,7 @@ class Trials:
     """
 
     def __init__(self, folder: Path, engine: Callable[[], Engine]):
-        self.folder, self.make_engine = folder, engine
+        self.folder, self._make_engine = folder, engine
         self._engine: Engine | None = None
         self._trials: list[Trial] = []
         # A page that outlives the server must not take a trial for one of the server before.
@@ -214,7 +214,7 @@ class Trials:
                 raise _Cancelled
             trial.step, trial.steps, trial.seconds_left = step.number, step.steps, step.seconds_left
 
-        self._engine = engine = self._engine or self.make_engine()
+        self._engine = engine = self._engine or self._make_engine()
         plan, state = build_plan(self.folder, trial.ask), "done"
         surveyed = engine.survey(plan.settings, read_start_image(plan.prompts[0].image))
         known = _existing_setting_name(self.folder, surveyed[0])

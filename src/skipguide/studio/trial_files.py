@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from skipguide.families.preset_folder import preset_names
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.models import parsing
 from skipguide.runs import Run
+from skipguide.tuning import shown
 
 _OF_MODEL = ("base_model", "component")
-TUNED = "tune.toml"  # what `skipguide tune` writes into the folder of its run
 
 
 def of_model(run: Run, model: str) -> PlainData:
@@ -26,9 +27,7 @@ def preset_choices(folder: Path) -> list[str]:
     Args:
         folder: the run directory.
     """
-    from skipguide.families.preset_folder import preset_names
-
-    return [*([TUNED] if (folder / TUNED).is_file() else []), *preset_names()]
+    return [*([shown.PRESET] if (folder / shown.PRESET).is_file() else []), *preset_names()]
 
 
 def check_files(run: Run, parameters: ReadOnlyData) -> None:

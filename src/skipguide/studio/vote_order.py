@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from skipguide.runs import Run
+from skipguide.runs import Run, judged
 from skipguide.studio import blind_test
 from skipguide.studio.blind_test import Task
 from skipguide.studio.study_tasks import Test
@@ -39,14 +39,13 @@ def arrange(run: Run, test: Test, left: Sequence[Task], rater: str) -> list[Task
     fit = [
         task for task in left if _settings(task) in places and task.first.prompt in asked["prompts"]
     ]
-    judged = Counter((vote.first, vote.second) for vote in run.counted_votes())
-    shown_on = Counter[tuple[frozenset[int], int]]()
-    for task in blind_test.find_tasks(run.clips("done"), "pair", test.settings, rater):
-        shown_on[_settings(task), task.first.prompt] += judged[task.keys]
+    votes = [vote for vote in run.counted_votes() if vote.kind == "pair"]
+    duels = judged.duels(votes, judged.clips_of(run, votes))
+    judged_on = Counter((frozenset({duel.first, duel.second}), duel.cluster) for duel in duels)
     fit.sort(
         key=lambda task: (
             places[_settings(task)],
-            shown_on[_settings(task), task.first.prompt],
+            judged_on[_settings(task), task.first.prompt],
             blind_test.draw(rater, "order", *task.keys),
         )
     )
