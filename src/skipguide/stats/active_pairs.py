@@ -1,4 +1,4 @@
-"""Which two settings a rater should see next: the pair whose answer tells most of the best one.
+"""The pair of settings that a rater should see next: its answer tells most of the best one.
 
 The model is that of Bradley and Terry (Biometrika 39, 1952) with a deviation of each setting on
 each prompt, because the votes on one prompt are not independent: setting i is preferred to j on
@@ -7,24 +7,21 @@ have Gaussian priors. The posterior of the strengths is Laplace's approximation,
 the mode, in which the deviations are integrated out. A tie is half a win for each, as elsewhere.
 
 The information of a vote is that of Lindley (Annals of Mathematical Statistics 27, 1956): the
-entropy that it is expected to take away. `information_about_best` counts the entropy of which
-setting is the strongest, `information_about_strengths` that of all strengths (Houlsby and others,
-arXiv:1112.5745): a vote between the two weakest tells something of the second and nothing of the
-first.
+entropy that it is expected to take away, here that of which setting is the strongest, of which a
+vote between the two weakest tells nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipguide.stats import intervals
-from skipguide.stats.preference import Duel
+from skipguide.stats.preference import Duel, count_wins, logistic
 
 Floats = NDArray[np.float64]
 Pair = tuple[int, int]
@@ -38,7 +35,7 @@ _STEPS, _LONGEST_STEP, _TOLERANCE = 60, 1.0, 1e-9  # of Newton's method
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What votes say of the strengths of settings: a Gaussian.
+    """The strengths of settings by their votes: a Gaussian.
 
     Args:
         names: the settings, in the order of what follows.
@@ -84,7 +81,7 @@ class Posterior:
         The deviations on the prompt are integrated out (MacKay, Neural Computation 4, 1992).
         """
         variance = 2 * self.prompt_spread**2
-        return _logistic(np.asarray(difference) / math.sqrt(1 + math.pi * variance / 8))
+        return logistic(np.asarray(difference) / math.sqrt(1 + math.pi * variance / 8))
 
 
 # --- the posterior --------------------------------------------------------------------------------
@@ -118,22 +115,10 @@ def posterior(
             "the spreads of strengths must be larger than 0, but got"
             f" {spread:g} and {[*prompt_spreads]}. Raise them."
         )
-    wins = _count_wins(duels, names)
+    known = [duel for duel in duels if {duel.first, duel.second} <= set(names)]
+    wins = count_wins(known, names)
     fits = [_fit(wins, tuple(names), spread, own) for own in prompt_spreads]
     return max(fits, key=lambda found: found.evidence)
-
-
-def _count_wins(duels: Sequence[Duel], names: Sequence[int]) -> Floats:
-    """Count the wins of row over column on each prompt: `(C, K, K)`."""
-    place = {name: i for i, name in enumerate(names)}
-    known = [duel for duel in duels if {duel.first, duel.second} <= set(place)]
-    number = intervals.number_clusters([duel.cluster for duel in known])
-    wins = np.zeros((int(number.max()) + 1 if known else 0, len(names), len(names)))
-    for duel, cluster in zip(known, number, strict=True):
-        i, j = place[duel.first], place[duel.second]
-        wins[cluster, i, j] += duel.score
-        wins[cluster, j, i] += 1 - duel.score
-    return wins
 
 
 def _fit(wins: Floats, names: tuple[int, ...], spread: float, prompt_spread: float) -> Posterior:
@@ -190,7 +175,7 @@ def _shorten(step: Floats) -> Floats:
 def _derivatives(wins: Floats, at: Floats) -> tuple[Floats, Floats]:
     """Return the slope `(C, K)` of the log likelihood, and minus its curvature `(C, K, K)`."""
     fought = wins + wins.transpose(0, 2, 1)
-    chance = _logistic(at[:, :, None] - at[:, None, :])
+    chance = logistic(at[:, :, None] - at[:, None, :])
     slope = (wins - fought * chance).sum(2)
     spread = fought * chance * (1 - chance)
     return slope, np.eye(at.shape[1]) * spread.sum(2)[:, :, None] - spread
@@ -206,7 +191,7 @@ def _bend(wins: Floats, at: Floats, around: Floats) -> Floats:
         around: the covariance of the deviations `(C, K, K)`.
     """
     fought = wins + wins.transpose(0, 2, 1)
-    chance = _logistic(at[:, :, None] - at[:, None, :])
+    chance = logistic(at[:, :, None] - at[:, None, :])
     own = np.diagonal(around, axis1=1, axis2=2)
     apart = own[:, :, None] + own[:, None, :] - 2 * around  # the variance of a difference
     return (fought * chance * (1 - chance) * (1 - 2 * chance) * apart).sum(2) / 2
@@ -214,10 +199,6 @@ def _bend(wins: Floats, at: Floats, around: Floats) -> Floats:
 
 def _log_likelihood(wins: Floats, at: Floats) -> float:
     return float(-(wins * np.logaddexp(0, at[:, None, :] - at[:, :, None])).sum())
-
-
-def _logistic(x: Floats) -> Floats:
-    return 0.5 * (1 + np.tanh(x / 2))
 
 
 # --- what a vote tells ----------------------------------------------------------------------------
@@ -237,12 +218,6 @@ def information_about_best(found: Posterior, pairs: Sequence[Pair]) -> Floats:
     return _entropy(outcome) + _entropy(both.sum(1)) - _entropy(both.reshape(len(both), -1))
 
 
-def information_about_strengths(found: Posterior, pairs: Sequence[Pair]) -> Floats:
-    """Return how much a vote on each pair, on a new prompt, tells of all strengths; as above."""
-    wins = _sampled_win_rates(found, pairs)
-    return _binary_entropy(wins.mean(1)) - _binary_entropy(wins).mean(1)
-
-
 def _sampled_win_rates(found: Posterior, pairs: Sequence[Pair]) -> Floats:
     """Return the chance of the first of each pair, for strengths from the posterior: `(P, S)`."""
     place = {name: i for i, name in enumerate(found.names)}
@@ -257,19 +232,10 @@ def _entropy(chances: Floats) -> Floats:
     return -(chances * logs).sum(-1)
 
 
-def _binary_entropy(chances: Floats) -> Floats:
-    return _entropy(np.stack([chances, 1 - chances], -1))
-
-
 # --- the choice -----------------------------------------------------------------------------------
 
 
-def rank_pairs(
-    found: Posterior,
-    pairs: Sequence[Pair],
-    shown: Mapping[Pair, int],
-    information: Callable[[Posterior, Sequence[Pair]], Floats] = information_about_best,
-) -> list[Pair]:
+def rank_pairs(found: Posterior, pairs: Sequence[Pair], shown: Mapping[Pair, int]) -> list[Pair]:
     """Return pairs, the one to show next first.
 
     Of those that tell nearly as much as the best one, which was shown least often goes first. So
@@ -281,7 +247,7 @@ def rank_pairs(
     """
     if not pairs:
         return []
-    told = information(found, pairs)
+    told = information_about_best(found, pairs)
     near = NEAR * told.max()
     places = range(len(pairs))
     order = sorted(

@@ -93,7 +93,7 @@ def _fit(
     """Estimate the contrasts `(K, K)` of strengths, a row each, and test them against 0."""
     if not names:
         return {}
-    wins = _count_wins(duels, names)
+    wins = count_wins(duels, names)
     strengths = _strengths(wins.sum(0)[None], prior)[0]
     value = contrasts @ strengths
     fought = (wins + wins.transpose(0, 2, 1)).sum((0, 2))
@@ -149,11 +149,11 @@ def _variance(wins: Floats, strengths: Floats, contrasts: Floats, prior: float) 
     )
 
 
-def _count_wins(duels: Sequence[Duel], names: Sequence[int]) -> Floats:
+def count_wins(duels: Sequence[Duel], names: Sequence[int]) -> Floats:
     """Count wins of row over column in each cluster: `(clusters, K, K)`."""
     place = {name: i for i, name in enumerate(names)}
     number = intervals.number_clusters([duel.cluster for duel in duels])
-    wins = np.zeros((int(number.max()) + 1, len(names), len(names)))
+    wins = np.zeros((int(number.max(initial=-1)) + 1, len(names), len(names)))
     for duel, cluster in zip(duels, number, strict=True):
         i, j = place[duel.first], place[duel.second]
         wins[cluster, i, j] += duel.score
@@ -170,8 +170,8 @@ def _strengths(wins: Floats, prior: float) -> Floats:
     fought = wins + wins.transpose(0, 2, 1)
     strengths = np.zeros((batch, count))
     for _ in range(_STEPS):
-        chance = _logistic(strengths[:, :, None] - strengths[:, None, :])
-        slope = (wins - fought * chance).sum(2) - prior * (_logistic(strengths) - 0.5)
+        chance = logistic(strengths[:, :, None] - strengths[:, None, :])
+        slope = (wins - fought * chance).sum(2) - prior * (logistic(strengths) - 0.5)
         curve = _curvature(fought, strengths, prior)
         step = np.clip(
             np.linalg.solve(curve, slope[:, :, None])[:, :, 0], -_LONGEST_STEP, _LONGEST_STEP
@@ -188,14 +188,15 @@ def _curvature(fought: Floats, strengths: Floats, prior: float) -> Floats:
     A constant is added along the shift of all strengths, which the likelihood does not know.
     """
     count = strengths.shape[1]
-    chance = _logistic(strengths[:, :, None] - strengths[:, None, :])
-    alone = _logistic(strengths)
+    chance = logistic(strengths[:, :, None] - strengths[:, None, :])
+    alone = logistic(strengths)
     spread = fought * chance * (1 - chance)
     own = spread.sum(2) + prior * alone * (1 - alone)
     return np.eye(count) * own[:, :, None] - spread + np.full((count, count), 1 / count)
 
 
-def _logistic(x: Floats) -> Floats:
+def logistic(x: Floats) -> Floats:
+    """Return 1 / (1 + exp(-x)) without an overflow."""
     return 0.5 * (1 + np.tanh(x / 2))
 
 

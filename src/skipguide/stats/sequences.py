@@ -112,30 +112,16 @@ def are_shares(*values: Floats) -> bool:
     )
 
 
-def half_width_factor(count: int, alpha: float, variance: float = EFFECT_VARIANCE) -> float:
+def half_width_factor(count: int, alpha: float) -> float:
     """Return half the width of the interval over the root of the sum of squares about the mean.
 
     B_n(m) = 1 / alpha, solved for m. It is infinite for counts that can never reach 1 / alpha.
     """
-    rest = 1 + count * variance
+    rest = 1 + count * EFFECT_VARIANCE
     reached = (rest / alpha**2) ** (1 / count)
     if reached >= rest:
         return math.inf
     return math.sqrt(rest * (reached - 1) / (rest - reached) / count)
-
-
-def log_bayes_factor(
-    differences: ArrayLike, mean: float = 0.0, variance: float = EFFECT_VARIANCE
-) -> float:
-    """Return log B_n(m) of differences `(N,)` that differ, for the mean m, as above.
-
-    It is the evidence against this mean; the additions for clips are not in it.
-    """
-    found = np.asarray(differences, np.float64)
-    count, rest = len(found), 1 + len(found) * variance
-    squares = float(((found - found.mean()) ** 2).sum())
-    ratio = count * (float(found.mean()) - mean) ** 2 / squares  # t^2 / v
-    return -0.5 * math.log(rest) + count / 2 * (math.log1p(ratio) - math.log1p(ratio / rest))
 
 
 def _too_few(count: int) -> str:
