@@ -1,4 +1,4 @@
-"""What is read of a prompt, against the scenes that captions were written of."""
+"""The metrics of prompts, against the scenes that captions were written of."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_chances_are_those_of_the_judge() -> None:
     frames = clip(shape="cross", colour="cyan", motion="spin")
     chances = [prompt_metric.probability(frames, f"a {shape}") for shape in world.SHAPES]
     assert sum(chances) == pytest.approx(1)
-    words = {name: prompt_metric.probability(frames, f"{a}") for name, a in ONE.items()}
+    words = {name: prompt_metric.probability(frames, text) for name, text in ONE.items()}
     both = prompt_metric.probability(frames, "a cyan cross spinning")
     assert both == pytest.approx(math.prod(words.values()))
     assert max(range(6), key=chances.__getitem__) == world.SHAPES.index("cross")

@@ -1,4 +1,4 @@
-"""What the judge reads in a video of the words of its prompt, for `skipguide tune` on lab models.
+"""Metrics of lab models for `skipguide tune`: the words of the prompt that the judge reads.
 
     skipguide tune --model lab-mochi --metric skipguide.lab.prompt_metric:probability ...
 
@@ -31,8 +31,8 @@ def right(frames: Frames, prompt: str | None, fps: float | None = None) -> float
     Raises:
         ValueError: if the prompt names no shape, colour or motion.
     """
-    logits = judge.read_logits(frames)
-    return float(all(_best(name, logits[name]) == word for name, word in _asked(prompt).items()))
+    asked, seen = _asked(prompt), judge.read(frames)
+    return float(all(seen[name] == word for name, word in asked.items()))
 
 
 def likelihood(frames: Frames, prompt: str | None, fps: float | None = None) -> float:
@@ -59,10 +59,6 @@ def _log_chances(frames: Frames, prompt: str | None) -> list[torch.Tensor]:
         logits[name].double().log_softmax(1)[0, judge.HEADS[name].index(word)]
         for name, word in asked.items()
     ]
-
-
-def _best(name: str, logits: torch.Tensor) -> str:
-    return judge.HEADS[name][int(logits.argmax())]
 
 
 def _asked(prompt: str | None) -> dict[str, str]:

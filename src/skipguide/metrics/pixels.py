@@ -2,8 +2,7 @@
 
 They say what a video is like, not how good it is, and are there for what must not get worse, or as
 a part of a sum (`skipguide tune --floor motion=0.97`). An evaluation runs them where they are
-named.
-Every function takes frames `(F, 3, H, W)` uint8 RGB and returns one number.
+named. Every function takes frames `(F, 3, H, W)` uint8 RGB and returns one number.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from skipguide.metrics.vbench import RATE, Meter
+from skipguide.metrics.vbench import RATE, AllFrames, FrameChange, Meter, read_meter
 
 Tensor = torch.Tensor
 
@@ -34,7 +33,7 @@ def motion(frames: Tensor, fps: float | None = None) -> float:
     Raises:
         ValueError: for fewer than 2 frames.
     """
-    return _measure(Motion(len(frames), fps), frames)
+    return read_meter(Motion(len(frames), fps), frames)
 
 
 def sharpness(frames: Tensor) -> float:
@@ -45,7 +44,7 @@ def sharpness(frames: Tensor) -> float:
     is, and however bright, dark or faint the frame. The mean over frames; one without contrast has
     0. It depends on the size of the frames: compare videos of one size.
     """
-    return _measure(Sharpness(), frames)
+    return read_meter(Sharpness(), frames)
 
 
 def saturation(frames: Tensor) -> float:
@@ -53,51 +52,34 @@ def saturation(frames: Tensor) -> float:
 
     0 is grey, 1 is a pure colour. Guidance that is too strong raises it.
     """
-    return _measure(Saturation(), frames)
+    return read_meter(Saturation(), frames)
 
 
-def _measure(meter: Meter, frames: Tensor) -> float:
-    for index, frame in enumerate(frames):
-        if meter.takes(index):
-            meter.add(frame)
-    return meter.value()
-
-
-class Motion:
-    """Sums the differences of frames an eighth of a second apart."""
+class Motion(FrameChange):
+    """Compares frames an eighth of a second apart."""
 
     def __init__(self, count: int, fps: float | None) -> None:
+        super().__init__()
         wanted = max(1, round(fps / RATE)) if fps else 1
         self.step = min(wanted, max(1, count - 1))  # of a very short video its first and last frame
         self.count = count
-        self.before: Tensor | None = None
-        self.sum, self.numel = 0, 0
 
     def takes(self, index: int) -> bool:
         return index % self.step == 0
 
-    def add(self, frame: Tensor) -> None:
-        if self.before is not None:
-            self.sum += int((frame.int() - self.before.int()).abs().sum())
-            self.numel += frame.numel()
-        self.before = frame
-
     def value(self) -> float:
-        if not self.numel:
+        if not self.pairs:
             raise ValueError(
                 f"motion needs at least 2 frames, but got {self.count}. Leave the video out."
             )
-        return self.sum / self.numel / 255
+        return self.mean_change()
 
 
-class _FrameMean:
+class _FrameMean(AllFrames):
     """The mean over all frames of what one frame has."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
-
-    def takes(self, index: int) -> bool:
-        return True
 
     def add(self, frame: Tensor) -> None:
         self.values.append(self.of_frame(frame))

@@ -110,7 +110,11 @@ def dynamic_degree(model: nn.Module | None, frames: Tensor, fps: float | None) -
 
 
 def _measure(metric: str, model: nn.Module | None, frames: Tensor, fps: float | None) -> float:
-    meter = METERS[metric](model, len(frames), fps)
+    return read_meter(METERS[metric](model, len(frames), fps), frames)
+
+
+def read_meter(meter: Meter, frames: Tensor) -> float:
+    """Return what a meter measures of frames `(F, 3, H, W)`."""
     for index, frame in enumerate(frames):
         if meter.takes(index):
             meter.add(frame)
@@ -205,12 +209,14 @@ class Meter(Protocol):
         ...
 
 
-class _AllFrames:
+class AllFrames:
+    """A meter that needs every frame."""
+
     def takes(self, index: int) -> bool:
         return True
 
 
-class FrameScores(_AllFrames):
+class FrameScores(AllFrames):
     """Runs a network on every frame, prepared from an image `(1, 3, H, W)` in [0, 255]."""
 
     def __init__(
@@ -238,8 +244,8 @@ class FrameScores(_AllFrames):
         return self.summarize(torch.cat(self.outputs))
 
 
-class Flickering(_AllFrames):
-    """Sums the differences of neighbouring frames."""
+class FrameChange:
+    """Sums the differences of each frame that it takes to the one before."""
 
     def __init__(self) -> None:
         self.before: Tensor | None = None
@@ -251,12 +257,20 @@ class Flickering(_AllFrames):
             self.pairs += 1
         self.before = frame
 
-    def value(self) -> float:
+    def mean_change(self) -> float:
+        """Return the mean absolute difference, in [0, 1]."""
         assert self.before is not None
-        return 1 - self.sum / (self.pairs * self.before.numel()) / 255
+        return self.sum / (self.pairs * self.before.numel()) / 255
 
 
-class Smoothness(_AllFrames):
+class Flickering(FrameChange, AllFrames):
+    """Compares neighbouring frames."""
+
+    def value(self) -> float:
+        return 1 - self.mean_change()
+
+
+class Smoothness(AllFrames):
     """Compares every other frame with AMT-S's guess from its neighbours."""
 
     def __init__(self, model: nn.Module | None) -> None:
