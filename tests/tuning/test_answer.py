@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,18 +12,10 @@ from skipguide.stats.paired import paired_difference
 from skipguide.tuning.answer import answer, finalists, nothing_measured
 from skipguide.tuning.race import Race, RaceRules, RaceState
 from skipguide.tuning.scores import ScoreTable
+from support.racers import CFG, Racer
 
 RACED, KEPT = range(24), range(100, 116)
 
-
-@dataclass(frozen=True)
-class Racer:
-    name: str
-    role: str
-    passes: float
-
-
-CFG = Racer("cfg", "cfg", 28.0)
 STG = Racer("R8", "scan", 42.0)
 MORE_STEPS = Racer("cfg 21 steps", "cfg-price", 42.0)
 LOW = Racer("no guidance, R8", "scan", 21.0)

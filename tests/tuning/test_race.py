@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,16 +12,8 @@ from skipguide.tuning.answer import ranking
 from skipguide.tuning.race import Race, RaceRules
 from skipguide.tuning.race_state import floor_of
 from skipguide.tuning.scores import ScoreTable
+from support.racers import CFG, Racer
 
-
-@dataclass(frozen=True)
-class Racer:
-    name: str
-    role: str
-    passes: float
-
-
-CFG = Racer("cfg", "cfg", 28.0)
 GOOD = Racer("good", "scan", 42.0)
 BAD = Racer("bad", "scan", 42.0)
 SAME = Racer("same", "scan", 42.0)
@@ -232,6 +223,27 @@ def test_halving_finds_the_best_more_often_than_equal_shares() -> None:
             state = Race(racers, PROMPTS, rules).state(scores)
             found[halve] += ranking(state, racers)[0].name == "c3"
     assert found[True] > found[False]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "max_rounds", "why"),
+    [
+        (12, None, "All 12 prompts of the race have been used."),
+        (64, 3, "The race ended after 12 prompts, because the hours for it are used up."),
+    ],
+)
+def test_nobody_is_set_aside_after_the_last_round(
+    prompts: int, max_rounds: int | None, why: str
+) -> None:
+    """Where another round follows the worse half is set aside after the third, and only there."""
+    racers, rules = many(8), RaceRules(max_passes=4300, max_rounds=max_rounds)
+    scores = noise([one.name for one in racers], "c3", 1)
+    state = Race(racers, PROMPTS[:prompts], rules).state(scores)
+    assert state.why == why
+    assert [len(one.exits) for one in state.rounds] == [4, 0, 0]
+    assert set(state.active) == {row.name for row in state.rounds[-1].standings}
+    longer = Race(racers, PROMPTS, RaceRules(max_passes=4300)).state(scores)
+    assert [len(one.exits) for one in longer.rounds[:3]] == [4, 0, 2]
 
 
 def test_a_budget_for_everything_sets_nobody_aside() -> None:

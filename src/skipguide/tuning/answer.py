@@ -1,4 +1,4 @@
-"""The answer: what the winner gains on prompts that chose nothing, and what to use.
+"""The answer: the gain of the winner on prompts that chose nothing, and the setting to use.
 
 Who wins a race looks better there than it is, for it was chosen by these values. So the gain is
 that on prompts that were kept back, with the usual interval of a paired difference, which is looked
@@ -18,19 +18,25 @@ from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 from skipguide.stats.paired import Difference, paired_difference, share_against_half
 from skipguide.tuning import answer_words as words
-from skipguide.tuning.race_state import BASELINE, Racer, RaceRules, RaceState, finite, floor_of
+from skipguide.tuning.race_state import (
+    AT_THE_SAME_PRICE,
+    BASELINE,
+    Racer,
+    RaceRules,
+    RaceState,
+    finite,
+    floor_of,
+)
 from skipguide.tuning.scores import Floats, ScoreTable, column_of
 
 Verdict = Literal["use", "not distinguishable", "use CFG alone", "not measured"]
-Better = Literal["higher", "lower"]
 
-AT_THE_SAME_PRICE = "cfg-price"  # the role of CFG alone with as many passes, in more steps
 SAME_COST = 1.05  # what costs up to 5 % more costs the same
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How much more of something a setting has than CFG alone, on prompts that chose nothing.
+    """The difference of a setting to CFG alone in one metric, on prompts that chose nothing.
 
     Args:
         metric: the objective's label, or one of its parts.
@@ -105,7 +111,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Answer:
-    """What tune found.
+    """The result of a tuning in words and numbers.
 
     Args:
         verdict: "use" the recommended setting, for it is better than CFG alone; "use CFG alone",

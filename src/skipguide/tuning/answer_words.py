@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from skipguide.tuning.race_state import Racer, RaceState
+from skipguide.tuning.race_state import AT_THE_SAME_PRICE, Racer, RaceState
 from skipguide.tuning.race_words import interval, prompts
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _floor(one: FloorCheck) -> str:
 def _other(winner: Racer, other: Racer, gain: Gain) -> str:
     found = gain.difference.estimate
     said = {1: "is better than", -1: "is worse than", 0: "is not distinguishable from"}[found.sign]
-    what = "CFG alone at the same price" if other.role == "cfg-price" else other.name
+    what = "CFG alone at the same price" if other.role == AT_THE_SAME_PRICE else other.name
     named = f"{what}, {other.name}" if what != other.name else what
     return (
         f"{winner.name} {said} {named} ({other.passes:g} forward passes a video):"

@@ -11,13 +11,15 @@ Who goes, after a round:
    in at most a share alpha of all races;
 3. with a budget that does not suffice for all on all prompts, the worse half after each of log2 k
    equal parts of it (sequential halving: Karnin, Koren and Somekh, Almost optimal exploration in
-   multi-armed bandits, ICML 2013). They are set aside, which does not show that they are worse.
+   multi-armed bandits, ICML 2013). They are set aside, which does not show that they are worse,
+   and nobody is where no round follows, for nothing is saved there.
 
 CFG alone never goes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +48,7 @@ _ROUNDING = 1e-9  # of a budget in forward passes
 
 @dataclass
 class _Field:
-    """Who is in, what was spent, and what is known: what a replay carries from round to round."""
+    """The field of a race and what it has spent, as a replay carries them from round to round."""
 
     active: list[str]
     spent: float = 0.0
@@ -155,7 +157,7 @@ class Race:
         floors = {name: self._floors(scores, name, now.prompts) for name in now.active}
         exits = [
             *self._without_values(number, columns),
-            *self._below_floors(number, scores, floors, len(now.prompts)),
+            *self._below_floors(number, floors, len(now.prompts)),
         ]
         gone = {one.name for one in exits}
         leader = self._leader({n: column for n, column in columns.items() if n not in gone})
@@ -170,10 +172,9 @@ class Race:
         exits += self._behind(number, scores, standings, leader, gone, len(now.prompts))
         gone = {one.name for one in exits}
         now.active = [name for name in now.active if name not in gone]
-        aside = self._set_aside(number, now, standings, leader)
-        now.active = [name for name in now.active if name not in {one.name for one in aside}]
-        now.exits += [*exits, *aside]
-        now.rounds.append(Round(number, tuple(prompts), leader, tuple(standings), (*exits, *aside)))
+        now.exits += exits
+        now.rounds.append(Round(number, tuple(prompts), leader, tuple(standings), tuple(exits)))
+        self._set_aside(now)
 
     @property
     def _level(self) -> float:
@@ -219,9 +220,8 @@ class Race:
         ]
 
     def _below_floors(
-        self, number: int, scores: ScoreTable, floors: Mapping[str, Mapping[str, Estimate]],
-        prompts: int,
-    ) -> list[Exit]:  # fmt: skip
+        self, number: int, floors: Mapping[str, Mapping[str, Estimate]], prompts: int
+    ) -> list[Exit]:
         shares = dict(self.rules.floors)
         broken = {
             name: next((m for m, found in own.items() if found.sign < 0), None)
@@ -252,20 +252,30 @@ class Race:
             and one.name not in gone
         ]  # fmt: skip
 
-    def _set_aside(
-        self, number: int, now: _Field, standings: Sequence[Standing], leader: str
-    ) -> list[Exit]:
-        """Set the worse half aside after each part of a budget that does not suffice for all."""
-        keep = self._places(now.spent)
-        ranked = [one for one in standings if one.name in now.active and one.name != self.baseline]
-        return [
+    def _set_aside(self, now: _Field) -> None:
+        """Set the worse half aside after each part of a budget that does not suffice for all.
+
+        Where no round follows even without them, they stay in.
+        """
+        last, keep = now.rounds[-1], self._places(now.spent)
+        others = [name for name in now.active if name != self.baseline]
+        ranked = [one for one in last.standings if one.name in others]
+        aside = tuple(
             Exit(
-                one.name, number, "set aside",
-                words.set_aside(one.name, leader, one.to_leader, len(now.prompts), keep),
+                one.name, last.number, "set aside",
+                words.set_aside(one.name, last.leader, one.to_leader, len(now.prompts), keep),
             )
             for one in ranked[keep:]
-            if one.name != leader
-        ]  # fmt: skip
+            if one.name != last.leader
+        )  # fmt: skip
+        gone = {one.name for one in aside}
+        active = [name for name in now.active if name not in gone]
+        prompts, _ = self._next_round(dataclasses.replace(now, active=active))
+        if not prompts:
+            return
+        now.active = active
+        now.exits += aside
+        now.rounds[-1] = dataclasses.replace(last, exits=(*last.exits, *aside))
 
     def _places(self, spent: float) -> int:
         """Return how many beside CFG alone stay in after so many forward passes."""
@@ -288,7 +298,7 @@ class Race:
             leader = self._leader(columns)
             tied = [name for name in now.active if self._is_tied(columns, name, leader)]
         return RaceState(
-            tuple(now.rounds), tuple(now.active), leader, tuple(self.by_cost(tied)),
+            tuple(now.rounds), tuple(now.active), leader, tuple(self._by_cost(tied)),
             tuple(now.exits), wanted, not wanted, why, now.spent,
         )  # fmt: skip
 
@@ -296,7 +306,7 @@ class Race:
         found = self._compare(columns, name, leader)
         return found is None or found.sign == 0
 
-    def by_cost(self, names: Sequence[str]) -> list[str]:
+    def _by_cost(self, names: Sequence[str]) -> list[str]:
         """Sort by forward passes; of those that cost the same, CFG alone comes first."""
         plain = {one.name: one.role.startswith(BASELINE) for one in self.candidates}
         return sorted(names, key=lambda name: (round(self.passes[name], 6), not plain[name]))

@@ -1,4 +1,4 @@
-"""What is known of a race: its rules, its rounds, who stands where, and who left it and why."""
+"""The state of a race: its rules, its rounds, who stands where, and who left it and why."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from skipguide.stats.estimate import Estimate
 from skipguide.tuning.scores import Floats
 
 BASELINE = "cfg"  # the role of CFG alone, which never goes
+AT_THE_SAME_PRICE = "cfg-price"  # the role of CFG alone with as many passes, in more steps
 
 
 class Racer(Protocol):
-    """What the race reads of a candidate."""
+    """A candidate as the race reads it."""
 
     @property
     def name(self) -> str: ...
@@ -92,7 +93,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Exit:
-    """Why a candidate went, in a sentence with its numbers.
+    """The exit of a candidate, with the reason in a sentence with its numbers.
 
     `kind` is "behind" or "floor" where its interval shows it, "set aside" where what is left of the
     budget is for better ones, and "no values" where none of its clips could be measured.
@@ -123,7 +124,7 @@ class Round:
 
 @dataclass(frozen=True)
 class RaceState:
-    """Where a race is.
+    """A race as it stands.
 
     Args:
         rounds: that are finished.
@@ -148,11 +149,6 @@ class RaceState:
     over: bool
     why: str
     passes: float
-
-    @property
-    def cheapest(self) -> str | None:
-        """The cheapest of those that are not distinguishable from the leader."""
-        return self.tied[0] if self.tied else None
 
     @property
     def prompts(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What a race has to say, in sentences with numbers."""
+"""The sentences of a race, with numbers."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def below_floor(name: str, metric: str, share: float, found: Estimate, count: in
     )
 
 
-def set_aside(
-    name: str, leader: str, found: Estimate | None, count: int, places: int
-) -> str:  # fmt: skip
+def set_aside(name: str, leader: str, found: Estimate | None, count: int, places: int) -> str:
     """Say that a candidate gets no more of the budget."""
     ahead = "" if found is None else f" Its difference to {leader} is {interval(found)}."
     return (
