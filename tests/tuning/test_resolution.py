@@ -1,4 +1,4 @@
-"""What so many prompts can show, by simulation."""
+"""The smallest difference that so many prompts can show, by simulation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_deviations_are_those_of_the_clips() -> None:
 
 def test_sentences_say_the_metric_and_where_the_deviation_is_from() -> None:
     spec = ObjectiveSpec((("sharpness", 1.0), ("skipguide.lab.prompt_metric:right", 1.0)))
-    said = resolution.sentence(spec, 16)
+    said = resolution.sentence(spec, 16, {})
     assert said == (
         "16 prompts a setting: differences of sharpness above .0053 (.0074 in 80 % of the cases),"
         " of right above .17 (.24 in 80 % of the cases). The deviations are those of the lab"
@@ -44,8 +44,10 @@ def test_sentences_say_the_metric_and_where_the_deviation_is_from() -> None:
     said = resolution.sentence(spec, 16, {"sharpness": 0.02, "right": 0.4})
     assert "of sharpness above .011 (" in said
     assert "lab models" not in said
+    said = resolution.sentence(spec, 16, {"sharpness": 0.02})
+    assert said.endswith(" The deviations of right are those of the lab models, not of this run.")
     other = ObjectiveSpec((("imaging_quality", 1.0),))
-    assert resolution.sentence(other, 16).startswith(
+    assert resolution.sentence(other, 16, {}).startswith(
         "16 prompts a setting: differences above 0.53 standard deviations of the paired differences"
     )
-    assert resolution.sentence(other, 1) == "So few prompts show no difference at all."
+    assert resolution.sentence(other, 1, {}) == "So few prompts show no difference at all."

@@ -14,7 +14,7 @@ from skipguide.families.preset_files import read_preset_file
 from skipguide.runs import Run
 from skipguide.runs.engine import Cost
 from skipguide.runs.jobs import Job
-from skipguide.tuning.events import RoundOver, StageBegan, TuneResult
+from skipguide.tuning.events import Planned, RoundOver, StageBegan, TuneResult
 from skipguide.tuning.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.run import Tuning
@@ -109,6 +109,19 @@ def test_the_preset_is_the_answer(best: tuple[Path, TuneResult, list[Any]]) -> N
     assert (folder / "tune" / "map.csv").is_file()
     assert result.report is not None
     assert "<html" in result.report.read_text()[:200]
+
+
+def test_a_tuning_that_goes_on_plans_with_the_deviations_of_its_clips(
+    best: tuple[Path, TuneResult, list[Any]],
+) -> None:
+    folder, _, events = best
+    made = engine(folder, gains=BEST)
+    more = Tuning(options(PROMPTS, passes=PASSES), folder, made).run(only_plan=True)
+    plans = [event.sentences for event in (*events, *more) if isinstance(event, Planned)]
+    first, again = (" ".join(sentences) for sentences in plans)
+    assert "standard deviations of the paired differences" in first
+    assert "differences of grey above .0" in again
+    assert "lab models" not in again
 
 
 def test_where_nothing_helps_the_answer_is_cfg_alone(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from skipguide.tuning import resolution
 from skipguide.tuning.budget import ROUND, Plan, Timing
@@ -12,9 +12,15 @@ from skipguide.tuning.options import DEFAULT_HOURS, TuneOptions
 
 
 def describe(
-    options: TuneOptions, plan: Plan, timing: Timing, facts: Facts, objective: Objective
-) -> Iterator[str]:
-    """Yield the sentences of a plan, one for each stage."""
+    options: TuneOptions, plan: Plan, timing: Timing, facts: Facts, objective: Objective,
+    measured: Mapping[str, float],
+) -> Iterator[str]:  # fmt: skip
+    """Yield the sentences of a plan, one for each stage.
+
+    Args:
+        measured: standard deviations of paired differences that the clips of the run have, by
+            metric.
+    """
     yield (
         f"{facts.pipeline} ({facts.family}, {facts.depth} blocks): a forward pass of one sample"
         f" takes {_seconds(timing.pass_seconds)}, a weak pass that skips {facts.middle}"
@@ -28,7 +34,7 @@ def describe(
     if objective.spec.votes:
         yield "Race: raters decide in the studio, by blind pairs."
     elif objective.spec.measures:
-        yield from _race(options, plan, timing, objective)
+        yield from _race(options, plan, timing, objective, measured)
     else:
         yield (
             f"Then up to {plan.candidates} settings are sampled on"
@@ -37,12 +43,15 @@ def describe(
         )
 
 
-def _race(options: TuneOptions, plan: Plan, timing: Timing, objective: Objective) -> Iterator[str]:
+def _race(
+    options: TuneOptions, plan: Plan, timing: Timing, objective: Objective,
+    measured: Mapping[str, float],
+) -> Iterator[str]:  # fmt: skip
     prompts = min(plan.rounds * ROUND, len(options.split()[0]))
     yield (
         f"Race: up to {plan.candidates} settings in rounds of {ROUND} prompts, {plan.race:.0f}"
         f" passes, about {_time(timing, plan.race)}; {_count(prompts, 'prompt')} a setting if"
-        f" nobody goes. {resolution.sentence(objective.spec, prompts)}"
+        f" nobody goes. {resolution.sentence(objective.spec, prompts, measured)}"
     )
     yield (
         f"Scale and window of the winner: {plan.search:.0f} passes, about"
@@ -52,7 +61,7 @@ def _race(options: TuneOptions, plan: Plan, timing: Timing, objective: Objective
         f"Answer: the winner and CFG alone on {_count(plan.held_back, 'prompt')} that"
         f" {'chooses' if plan.held_back == 1 else 'choose'} nothing, {plan.answer:.0f} passes,"
         f" about {_time(timing, plan.answer)}."
-        f" {resolution.sentence(objective.spec, plan.held_back)}"
+        f" {resolution.sentence(objective.spec, plan.held_back, measured)}"
     )
 
 

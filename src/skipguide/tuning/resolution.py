@@ -64,9 +64,7 @@ def deviations_of(scores: ScoreTable, baseline: str) -> dict[str, float]:
     return found
 
 
-def sentence(
-    spec: ObjectiveSpec, prompts: int, measured: Mapping[str, float] | None = None
-) -> str:  # fmt: skip
+def sentence(spec: ObjectiveSpec, prompts: int, measured: Mapping[str, float]) -> str:
     """Return what so many prompts can resolve, in a sentence.
 
     Args:
@@ -76,7 +74,7 @@ def sentence(
     if prompts < 2:
         return "So few prompts show no difference at all."
     names = [describe(metric).rpartition(":")[2] for metric, _ in spec.metrics]
-    known = {name: {**KNOWN, **(measured or {})}.get(name) for name in names}
+    known = {name: measured.get(name, KNOWN.get(name)) for name in names}
     parts = [
         f"of {name} above {_round(smallest(deviation, prompts))}"
         f" ({_round(smallest(deviation, prompts, power=True))} in 80 % of the cases)"
@@ -89,13 +87,12 @@ def sentence(
             " deviations of the paired differences"
             f" ({smallest(1.0, prompts, power=True):.2f} in 80 % of the cases)"
         )
-    source = "" if not known or all(name in (measured or {}) for name in known) else (
-        " The deviations are those of the lab models, not of this run."
-    )  # fmt: skip
-    has_known = any(deviation is not None for deviation in known.values())
-    return (
-        f"{prompts} prompts a setting: differences {', '.join(parts)}.{source if has_known else ''}"
-    )
+    of_lab = [name for name in names if name not in measured and name in KNOWN]
+    source = ""
+    if of_lab:
+        which = "" if len(of_lab) == len(names) else f" of {', '.join(of_lab)}"
+        source = f" The deviations{which} are those of the lab models, not of this run."
+    return f"{prompts} prompts a setting: differences {', '.join(parts)}.{source}"
 
 
 def _round(value: float) -> str:

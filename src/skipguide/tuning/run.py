@@ -17,7 +17,7 @@ from skipguide.runs import Run
 from skipguide.runs.engine import Cost, Engine, OnStep
 from skipguide.runs.jobs import ResolvedSetting
 from skipguide.tuning import answer as answers
-from skipguide.tuning import budget, facts, scanning, search
+from skipguide.tuning import budget, facts, resolution, scanning, search
 from skipguide.tuning.answer import Answer
 from skipguide.tuning.board import Board
 from skipguide.tuning.budget import Plan, Timing
@@ -139,8 +139,17 @@ class Tuning:
         timing = budget.read_timing(self.folder) or self._measure_times(own, known)
         share = self._scanned_share(own.complete)
         plan = budget.make_plan(self.options, timing, known.weak_passes, share)
-        words = plan_words.describe(self.options, plan, timing, known, self.objective)
-        return Planned(plan, timing, known, own, tuple(words))
+        planned = Planned(plan, timing, known, own, ())
+        words = plan_words.describe(
+            self.options, plan, timing, known, self.objective, self._deviations(planned)
+        )
+        return dataclasses.replace(planned, sentences=tuple(words))
+
+    def _deviations(self, planned: Planned) -> dict[str, float]:
+        """Return what the clips say of the deviations where a tuning goes on; nothing at first."""
+        if budget.read_timing(self.folder) is None:
+            return {}
+        return resolution.deviations_of(self.scores(), self._cfg_given(planned)["name"])
 
     def _first_scale(self) -> Mapping[str, float]:
         scales = self.options.guidance_scales
