@@ -15,8 +15,10 @@ from tests.support.drawn import plan_of, swept
 from skipguide.files import video
 from skipguide.metrics import pixels
 from skipguide.metrics.evaluation import evaluate_run
+from skipguide.metrics.inputs import Source, file_source
 from skipguide.metrics.kernel import Grams, kernel_distance
 from skipguide.runs import Run
+from skipguide.tuning import measuring
 from skipguide.tuning.kernel_scores import KernelScores
 from skipguide.tuning.objective import Objective, ObjectiveSpec
 
@@ -54,6 +56,19 @@ def own(tmp_path: Path) -> str:
     return str(tmp_path / "own.py")
 
 
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of the clips that are read, as they are."""
+    keys: list[str] = []
+
+    def noted(key: str, path: Path) -> Source:
+        keys.append(key)
+        return file_source(key, path)
+
+    monkeypatch.setattr(measuring, "file_source", noted)
+    return keys
+
+
 def spec(*metrics: tuple[str, float], **more: object) -> ObjectiveSpec:
     return ObjectiveSpec(metrics, **more)  # type: ignore[arg-type]
 
@@ -61,17 +76,15 @@ def spec(*metrics: tuple[str, float], **more: object) -> ObjectiveSpec:
 # --- metrics --------------------------------------------------------------------------------------
 
 
-def test_values_are_those_of_the_metrics_and_kept_in_the_ledger(run: Run) -> None:
+def test_values_are_those_of_the_metrics_and_kept_in_the_ledger(run: Run, read: list[str]) -> None:
     objective = Objective(spec(("sharpness", 2.0), ("saturation", 1.0), floors=(("motion", 0.97),)))
     assert objective.label == "2 sharpness - saturation"
     assert objective.floors == (("motion", 0.97),)
     assert objective.lower == ()
     assert "of values as they are" in objective.check()[0]
     assert objective.scores(run).values == {}
-    read: list[str] = []
-    assert objective.measure(run, note=read.append) == []
-    assert len(read) == 16
-    assert read[0] == "cfg 0, prompt 1, seed 0"
+    assert objective.measure(run) == []
+    assert sorted(read) == sorted(clip.key for clip in run.clips())
     table = objective.scores(run)
     clips = [clip for clip in run.clips() if (clip.setting, clip.prompt) == (1, 2)]
     expected = []
@@ -87,8 +100,8 @@ def test_values_are_those_of_the_metrics_and_kept_in_the_ledger(run: Run) -> Non
     assert set(table.parts) == {"sharpness", "saturation"}
     assert table.floors["motion"]["cfg 1"][1] > 0
     # Nothing is read twice.
-    assert objective.measure(run, note=read.append) == []
-    assert Objective(objective.spec).measure(run, note=read.append) == []
+    assert objective.measure(run) == []
+    assert Objective(objective.spec).measure(run) == []
     assert len(read) == 16
 
 
@@ -183,6 +196,18 @@ def test_a_function_that_was_changed_is_refused(run: Run, own: str) -> None:
     Path(own).write_text(SOURCE.replace("1000", "2000"))
     with pytest.raises(ValueError, match="but it was changed since"):
         Objective(spec((f"{own}:first_pixel", 1.0))).measure(run)
+
+
+def test_a_function_may_have_a_floor_and_two_of_one_name_are_refused(
+    own: str, tmp_path: Path
+) -> None:
+    metric = f"{own}:first_pixel"
+    both = Objective(spec((metric, 1.0), floors=((metric, 0.9),)))
+    assert both.floors == (("first_pixel", 0.9),)
+    (tmp_path / "other.py").write_text(SOURCE)
+    other = f"{tmp_path / 'other.py'}:first_pixel"
+    with pytest.raises(ValueError, match="functions need different names"):
+        Objective(spec((metric, 1.0), floors=((other, 0.9),)))
 
 
 # --- distance -------------------------------------------------------------------------------------

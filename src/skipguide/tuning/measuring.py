@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,11 @@ from skipguide.tuning.objective_parts import FEWEST_REFERENCE, Part, requests_of
 from skipguide.tuning.scores import Floats
 
 Features = Mapping[str, Floats]  # key of a clip -> (D,)
-Note = Callable[[str], None]
 ALL = "all"  # metrics of a clip that cannot be read
 
 
 class Kept:
-    """What a tune run keeps of its clips beside the ledger, in the folder `tune` of the run."""
+    """The files that a tune run keeps of its clips beside the ledger, in its folder `tune`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "tune"
@@ -51,12 +50,16 @@ class Kept:
 
     def features(self, extractor: str) -> dict[str, Floats]:
         """Return the features of clips, `(D,)` by key."""
-        folder = self.folder / "features" / extractor
+        folder = self._features_folder(extractor)
         return {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
+
+    def feature_keys(self, extractor: str) -> set[str]:
+        """Return the keys of the clips that have features, without reading these."""
+        return {path.stem for path in self._features_folder(extractor).glob("*.npy")}
 
     def keep_features(self, extractor: str, key: str, vector: Floats) -> None:
         """Keep the features `(D,)` of a clip."""
-        self._save(self.folder / "features" / extractor / f"{key}.npy", vector)
+        self._save(self._features_folder(extractor) / f"{key}.npy", vector)
 
     def reference(self, extractor: str) -> Floats:
         """Return the features of the reference, `(M, D)`; none as long as it is not read."""
@@ -66,6 +69,9 @@ class Kept:
     def keep_reference(self, extractor: str, vectors: Floats) -> None:
         """Keep the features `(M, D)` of the reference."""
         self._save(self._reference_path(extractor), vectors)
+
+    def _features_folder(self, extractor: str) -> Path:
+        return self.folder / "features" / extractor
 
     def _reference_path(self, extractor: str) -> Path:
         return self.folder / "features" / f"reference-{extractor}.npy"
@@ -106,21 +112,19 @@ class Measuring:
         self.reader = Reader(requests, options) if requests else None
         self._tried: set[str] = set()  # clips that had no value in this process
 
-    def measure(self, run: Run, clips: Sequence[Clip], note: Note | None = None) -> list[str]:
+    def measure(self, run: Run, clips: Sequence[Clip]) -> list[str]:
         """Measure the clips that are done and lack something; see `Objective.measure`."""
         kept = Kept(run.folder)
         self._check_functions(kept)
-        self._read_reference(kept, note)
+        self._read_reference(kept)
         texts = {prompt.id: prompt.text for prompt in run.prompts()}
         names = {setting.id: setting.name for setting in run.settings()}
-        have = set(kept.features(self.extractor)) if self.extractor else set()
+        have = kept.feature_keys(self.extractor) if self.extractor else set()
         reasons = kept.reasons()
         for clip in clips:
             if clip.status != "done" or clip.key in self._tried or not self._lacks(clip, have):
                 continue
             where = f"{names[clip.setting]}, prompt {clip.prompt}, seed {clip.seed}"
-            if note:
-                note(where)
             found = self._measure_clip(run, kept, clip, texts[clip.prompt], where)
             if found or clip.key in reasons:
                 reasons = {**reasons, clip.key: found}
@@ -182,13 +186,13 @@ class Measuring:
             for one in found.skipped
         }
 
-    def _read_reference(self, kept: Kept, note: Note | None) -> None:
+    def _read_reference(self, kept: Kept) -> None:
         if not self.extractor or len(kept.reference(self.extractor)):
             return
         assert self.reader is not None
         assert self.reference is not None
         self.reader.readings = Readings()
-        self.reader.read(REFERENCE, find_videos(self.reference, self.options.fps), note)
+        self.reader.read(REFERENCE, find_videos(self.reference, self.options.fps))
         found = self.reader.readings
         names = found.names(REFERENCE, self.extractor)
         if len(names) < FEWEST_REFERENCE:
@@ -225,7 +229,7 @@ class Measuring:
                     f"{one.name} must have a value for some clips, but has none for the"
                     f" {len(clips)} that there are. {said[0]}"
                 )
-        if self.extractor and not kept.features(self.extractor):
+        if self.extractor and not kept.feature_keys(self.extractor):
             raise ValueError(
                 f"clips must have features {self.extractor}, but none of the {len(clips)} that"
                 f" there are has. {said[0]}"

@@ -1,4 +1,4 @@
-"""What is to be raised: metrics of clips, the distance to a reference folder, votes, or nothing.
+"""The objective: metrics of clips, the distance to a reference folder, votes, or nothing.
 
 Values are kept in the ledger of the run, clip by clip, so that a run that was killed measures
 nothing twice, and the studio and `skipguide runs show` have them. Features of clips, which a
@@ -7,7 +7,7 @@ distance needs, and why clips have no value are kept beside it in the folder `tu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from skipguide.tuning.objective_parts import (
     FEWEST_REFERENCE,
     ObjectiveSpec,
     Part,
+    check_names,
     check_numbers,
     label_of,
     parts_of,
@@ -28,8 +29,6 @@ from skipguide.tuning.objective_parts import (
 from skipguide.tuning.scores import ScoreTable, Values
 
 __all__ = ["Objective", "ObjectiveSpec", "ScoreTable", "Values"]
-
-Note = Callable[[str], None]
 
 
 class Objective:
@@ -47,7 +46,7 @@ class Objective:
         self.spec = spec
         self.parts, self.floor_parts = parts_of(spec.metrics), parts_of(spec.floors)
         check_numbers(self.parts, self.floor_parts)
-        parts_of(dict((*spec.metrics, *spec.floors)).items())
+        check_names((*self.parts, *self.floor_parts))
         self._check_choices()
         self._measuring: Measuring | None = None
 
@@ -134,13 +133,12 @@ class Objective:
 
     # --- measuring --------------------------------------------------------------------------------
 
-    def measure(self, run: Run, names: Sequence[str] = (), note: Note | None = None) -> list[str]:
+    def measure(self, run: Run, names: Sequence[str] = ()) -> list[str]:
         """Measure the finished clips that have no value yet, and keep the values in the run.
 
         Args:
             run: open for writing.
             names: of settings; none stands for all.
-            note: is called with the name of each clip before it is read.
 
         Returns:
             Why clips have no value, a sentence each.
@@ -159,7 +157,7 @@ class Objective:
         ids = {setting.name: setting.id for setting in run.settings()}
         wanted = set(ids.values()) if not names else {ids[name] for name in names}
         clips = [clip for clip in run.clips() if clip.setting in wanted]
-        return self._measuring.measure(run, clips, note)
+        return self._measuring.measure(run, clips)
 
     # --- scores -----------------------------------------------------------------------------------
 
@@ -177,10 +175,10 @@ class Objective:
             if not any(clip.status in ("pending", "running") for clip in clips)
         }  # fmt: skip
         kept = Kept(run.folder)
-        return self._table(run, whole, kept, kept.reasons())
+        return self._table(whole, kept, kept.reasons())
 
     def _table(
-        self, run: Run, cells: Mapping[tuple[str, int], Sequence[Clip]], kept: Kept,
+        self, cells: Mapping[tuple[str, int], Sequence[Clip]], kept: Kept,
         reasons: Mapping[str, Mapping[str, str]],
     ) -> ScoreTable:  # fmt: skip
         every = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ FEWEST_REFERENCE = 16  # real videos, for two halves with an interval each
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """What is to be raised, and what must not fall.
+    """An objective as a user gives it: metrics to be raised, and floors of what must not fall.
 
     Args:
         metrics: (metric, weight) each: a per-clip metric of `skipguide metrics`, or a function,
@@ -111,13 +111,29 @@ def parts_of(given: Iterable[tuple[Given, float]]) -> tuple[Part, ...]:
             metric that is named twice.
     """
     found = tuple(_part(metric, number) for metric, number in given)
-    names = [one.name for one in found]
+    _refuse_twice([one.name for one in found])
+    return found
+
+
+def check_names(parts: Iterable[Part]) -> None:
+    """Check that parts of one name, an objective's and a floor's, are the same metric.
+
+    Raises:
+        ValueError: for two functions of one name.
+    """
+    known = {
+        (one.name, None if one.user is None else (one.user.written, one.user.sha256))
+        for one in parts
+    }
+    _refuse_twice([name for name, _ in known])
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
             f"each metric must be named once, but got {', '.join(twice)} twice. Name it once, with"
             " its weight; functions need different names."
         )
-    return found
 
 
 def _part(metric: Given, number: float) -> Part:
@@ -192,6 +208,3 @@ def label_of(parts: Iterable[Part]) -> str:
         sign = "- " if one.weight < 0 else "+ " if words else ""
         words += f"{' ' if words else ''}{sign}{name}"
     return words
-
-
-Note = Callable[[str], None]

@@ -34,7 +34,7 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class VoteRules:
-    """When a setting goes, and when the race is over.
+    """The rules by which a setting goes, and by which the race is over.
 
     Args:
         alpha: the probability of a mistake that is taken.
