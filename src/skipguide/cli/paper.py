@@ -167,8 +167,10 @@ def tune(
     from skipguide.paper import models, tune_maps, tune_proof, tune_tables
 
     chosen = tuple(model or models.MODELS)
-    if records is not None:
+    if records is not None or scans:
         _check_folder("--docs", docs)
+    if records is not None:
+        _check_folder("--records", records, is_written=False)
         order = _build_order(records, list(chosen), None)
         places = {name: place[0] for name in chosen if (place := order.locate_records(name))}
         for path in tune_maps.write_maps(places, docs):

@@ -172,7 +172,7 @@ def _load_results(model: str, place: RecordFolder) -> Results | None:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How much of what differs between the cells of a map is more than noise.
+    """The reliability of a map: the share of what differs between its cells that is no noise.
 
     Args:
         between: standard deviation between the cells.

@@ -57,7 +57,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class Power:
-    """What the rules pick, on prompts that chose nothing.
+    """The picks of all rules, judged on prompts that chose nothing.
 
     Args:
         clips: by rule, the mean over repeats.
@@ -84,12 +84,12 @@ class Power:
 
     @property
     def shortfall(self) -> float:
-        """By which share of the objective scan and race fall short of exhaustive search."""
+        """The share of the objective by which scan and race fall short of exhaustive search."""
         return relative_loss(self.objective, self.means["exhaustive"], self.to_exhaustive.value)
 
     @property
     def most_shortfall(self) -> float:
-        """The same at the worse end of its interval."""
+        """The shortfall if the difference is as bad as its interval goes."""
         low = self.to_exhaustive.low
         return relative_loss(
             self.objective, self.means["exhaustive"], -math.inf if low is None else low
@@ -101,15 +101,13 @@ def relative_loss(objective: str, mean: float, difference: float) -> float:
     return 1 - math.exp(difference) if objective == "likelihood" else -difference / mean
 
 
-def power(
-    one: CellMap, objective: str, shortlist: Sequence[int], repeats: int = REPEATS, seed: int = 0
-) -> Power:
+def power(one: CellMap, objective: str, shortlist: Sequence[int], repeats: int = REPEATS) -> Power:
     """Repeat the choice of a layer.
 
     Args:
         shortlist: cells of the map in the order of a scan.
     """
-    values, generator = one.values[objective], np.random.default_rng(seed)
+    values, generator = one.values[objective], np.random.default_rng(0)
     rows, prompts = values.shape
     half = prompts // 2
     chosen = {rule: np.zeros((repeats, rows)) for rule in RULES}
@@ -210,7 +208,7 @@ TRUTHS = {
 
 @dataclass(frozen=True)
 class Honesty:
-    """What tune claims on prompts that chose nothing.
+    """The claims of simulated tunings, on prompts that chose nothing, against the truth.
 
     Args:
         prompts: of a repeat, those that race, if nobody goes, and those that are kept back.
@@ -236,14 +234,14 @@ class Honesty:
 
 def honesty(
     one: CellMap, objective: str, shortlist: Sequence[int], prompts: int,
-    truth: str = "measured", repeats: int = REPEATS, seed: int = 0,
+    truth: str = "measured", repeats: int = REPEATS,
 ) -> Honesty:  # fmt: skip
     """Repeat tune with prompts drawn with replacement, a third of which is kept back."""
     back = round(prompts * HELD_BACK)
     values = _with_truth(one.values[objective][[0, *(1 + cell for cell in shortlist)]], truth)
     found = simulate(
         values[1:], values[0], range(len(shortlist)), clips=(prompts - back) * len(values),
-        held_back=back, repeats=repeats, seed=seed, replacement=True,
+        held_back=back, repeats=repeats, replacement=True,
     )  # fmt: skip
     return Honesty(
         one, objective, (prompts - back, back), truth, repeats, *_claims(found),

@@ -32,7 +32,7 @@ HONEST_OBJECTIVES = ("right", "probability")
 
 @dataclass(frozen=True)
 class MapReliability:
-    """How reliable one measure of one map is."""
+    """The reliability of one measure of one map."""
 
     map: CellMap
     measure: str
@@ -41,7 +41,7 @@ class MapReliability:
 
 @dataclass(frozen=True)
 class ScanCost:
-    """What a scan of a model spent.
+    """The cost of a scan of a model.
 
     Args:
         forwards: forward passes on the weak passes of one state, of all cells.
@@ -58,7 +58,7 @@ class ScanCost:
 
 @dataclass(frozen=True)
 class Proof:
-    """All of it."""
+    """The whole proof: reliability, power, honesty, and the costs of scans."""
 
     reliabilities: tuple[MapReliability, ...]
     powers: tuple[Power, ...]
@@ -113,9 +113,8 @@ def shortlist(scan: LayerMap, one: CellMap, most: int = budget.SHORTLIST) -> lis
 
 def scan_costs(docs: Path, maps: Sequence[CellMap]) -> Iterator[ScanCost]:
     """Yield the cost of every scan that is there."""
-    for path in dict.fromkeys(scan_path(docs, one) for one in maps):
-        if path.is_file():
-            scan = LayerMap.from_json(path.read_text(encoding="utf-8"))
+    for path, one in {scan_path(docs, one): one for one in maps}.items():
+        if (scan := load_scan(docs, one)) is not None:
             least = (scan.num_places - 1) / 2
             ratios: dict[str, float] = {}
             for cell, cost in zip(scan.cells, scan.costs.tolist(), strict=True):
