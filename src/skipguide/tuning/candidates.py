@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from skipguide.tuning.scan_record import Cell
 
 Role = Literal["cfg", "cfg-low", "cfg-price", "preset", "scan", "search"]
-BASELINE = "cfg"  # the role of the setting that all others are compared with
 PUSH = 2.0  # the scale with which cells race: with normalize=True a push of 0.2 |c|
 
 
