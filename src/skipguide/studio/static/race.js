@@ -64,9 +64,9 @@ function said({ metric, rounds, prompts }, votes) {
     return "Nothing is measured: no metric was given. Look at the clips side by side.";
   }
   const of = rounds ? ` after ${rounds} round${rounds === 1 ? "" : "s"}` : "";
-  const count = prompts?.race?.length ? ` of ${prompts.race.length} prompts` : "";
-  return `Differences of ${metric?.name || "the metric"} to CFG alone${of}${count}, on the same`
-    + ` prompts and noise; to the right is better. ${lines}`;
+  const count = prompts?.race?.length ? `, on at most ${prompts.race.length} prompts` : "";
+  return `Differences of ${metric?.name || "the metric"} to CFG alone${of}${count}, the same for`
+    + ` both as is the noise; to the right is better. ${lines}`;
 }
 
 // --- the line that all rows share ---------------------------------------------------------------
