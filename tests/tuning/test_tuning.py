@@ -106,6 +106,11 @@ def test_the_preset_is_the_answer(best: tuple[Path, TuneResult, list[Any]]) -> N
     told = json.loads((folder / "tune" / "race.json").read_text())
     assert told["stage"] == "done"
     assert told["answer"]["verdict"] == "use"
+    with Run.open(folder) as run:
+        of_answer = [c for c in run.clips("done") if c.prompt in told["prompts"]["held_back"]]
+    counted = {stage["name"]: (stage["done"], stage["of"]) for stage in told["stages"]}
+    assert counted["scan"] == (4, 4)  # a clip of each of its prompts
+    assert counted["answer"] == (len(of_answer), len(of_answer))
     assert (folder / "tune" / "map.csv").is_file()
     assert result.report is not None
     assert "<html" in result.report.read_text()[:200]

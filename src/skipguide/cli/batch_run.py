@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from skipguide.cli.batch import Item
 from skipguide.cli.console import ClipCounter
-from skipguide.cli.sweep_report import format_duration
+from skipguide.files.text import format_duration
 from skipguide.method.protocols import PlainData
 
 if TYPE_CHECKING:

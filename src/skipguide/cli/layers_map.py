@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from skipguide.cli import console, options
 from skipguide.cli.families import Line, align_columns, print_lines
-from skipguide.cli.sweep_report import format_duration
 from skipguide.cli.tune_inputs import read_inputs
+from skipguide.files.text import format_duration
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from skipguide.cli.console import ClipCounter
 from skipguide.cli.families import align_columns
 from skipguide.cli.result_lines import format_memory
+from skipguide.files.text import format_duration
 from skipguide.method.protocols import PlainData, ReadOnlyData
 
 if TYPE_CHECKING:
@@ -55,17 +56,6 @@ def estimate_payload(planned: SweepEstimate) -> PlainData:
         "workers": planned.workers, "notes": list(planned.notes),
         "settings": [vars(row) for row in planned.rows],
     }  # fmt: skip
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in words: "42 s", "7 min", "3 h 20 min", "2 d 5 h"."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 @dataclass

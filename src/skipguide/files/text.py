@@ -40,6 +40,22 @@ def displayable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def format_count(number: int, noun: str) -> str:
+    """Return a number of things in words: "1 prompt", "8 prompts"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in words: "42 s", "7 min", "3 h 20 min", "2 d 5 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error without its full stop; of one without words its class."""
     lines = str(error).strip().splitlines()

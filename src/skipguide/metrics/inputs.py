@@ -17,6 +17,7 @@ import torch
 from skipguide.files import image, search
 from skipguide.files.folders import is_system_name
 from skipguide.files.frames import Frames, VideoFile
+from skipguide.files.text import format_count
 
 Tensor = torch.Tensor
 VIDEO_SUFFIXES = (
@@ -153,8 +154,8 @@ def _image_sources(
         if parent in previewed:
             yield unreadable_source(
                 _name(parent / "*", folder) + " (images)",
-                f"{_count(paths, 'image')} beside videos are taken for previews of them. Put frames"
-                " of a video into a folder of their own.",
+                f"{format_count(len(paths), 'image')} beside videos are taken for previews of them."
+                " Put frames of a video into a folder of their own.",
             )
             continue
         # The folder's own name says more than ".", but must not hide a subfolder of that name.
@@ -182,13 +183,9 @@ def _other_files(folder: Path, entries: Sequence[search.Entry]) -> Iterator[Sour
         kind = f"{suffix} files" if suffix else "files without a suffix"
         yield unreadable_source(
             name,
-            f"{kind} are not read ({_count(paths, 'file')}). Videos need one of the suffixes"
-            f" {', '.join(VIDEO_SUFFIXES)}.",
+            f"{kind} are not read ({format_count(len(paths), 'file')}). Videos need one of the"
+            f" suffixes {', '.join(VIDEO_SUFFIXES)}.",
         )
-
-
-def _count(paths: Sequence[Path], noun: str) -> str:
-    return f"1 {noun}" if len(paths) == 1 else f"{len(paths)} {noun}s"
 
 
 def file_source(name: str, path: Path) -> Source:

@@ -12,7 +12,7 @@ from typing import Any
 
 from skipguide.method.protocols import PlainData
 from skipguide.runs import storage
-from skipguide.tuning.budget import Plan
+from skipguide.tuning.budget import ROUND, Plan
 from skipguide.tuning.candidates import Candidate
 from skipguide.tuning.options import FOLDER, TuneOptions
 from skipguide.tuning.race import RaceState
@@ -40,7 +40,7 @@ class Board:
         self.folder, self.options = folder, options
         self.stage = "scan"
         self.waiting: str | None = None
-        self.done: dict[str, tuple[int, int | None]] = {}
+        self.done: dict[str, tuple[int, int | None]] = {}  # clips or rounds, and of how many
         self.plan: Plan | None = None
         self.sentences: tuple[str, ...] = ()
         self.notes: list[str] = []
@@ -69,7 +69,7 @@ class Board:
             "plan": list(self.sentences),
             "notes": self.notes,
             "metric": self.metric,
-            "round_size": 4,
+            "round_size": ROUND,
             "rounds": sum(len(state.rounds) for state in self.rounds.values()),
             "prompts": self.prompts,
             "candidates": [self._describe(name) for name in self.candidates],
@@ -90,8 +90,7 @@ class Board:
         return {"name": name, "done": done, "of": of, "what": _WHAT[name]}
 
     def _budget(self) -> PlainData:
-        used = self._used()
-        hours = self.options.hours
+        used, hours = self._used(), self.options.clock_hours
         return {
             **used,
             "passes": None if self.plan is None else self.plan.total,

@@ -2,8 +2,8 @@
 
 Everything is counted in forward passes of one sample. Hours are turned into passes once, by the
 times of one conditional and one weak pass, and what a video takes besides (text, decoding, writing)
-counts as passes too. The plan is kept in the run, so that a tuning that goes on later decides as it
-would have decided at once."""
+counts as passes too. These times are kept in the run, so that a tuning that goes on later makes the
+same plan."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from skipguide.files.text import format_count
 from skipguide.method.protocols import PlainData
 from skipguide.tuning.candidates import Candidate
-from skipguide.tuning.options import DEFAULT_HOURS, FOLDER, TuneOptions
+from skipguide.tuning.options import FOLDER, TuneOptions
 
 _FILE = f"{FOLDER}/timing.json"
 _SCAN_SHARE = 0.25  # of the budget, at most
@@ -120,8 +121,8 @@ def total_passes(options: TuneOptions, timing: Timing) -> float:
     """Return the whole budget in passes."""
     if options.passes is not None:
         return options.passes
-    hours = DEFAULT_HOURS if options.hours is None else options.hours
-    return hours * 3600 * timing.workers / timing.pass_seconds
+    assert options.clock_hours is not None  # there is one budget
+    return options.clock_hours * 3600 * timing.workers / timing.pass_seconds
 
 
 def clip_passes(options: TuneOptions, timing: Timing, passes: float) -> float:
@@ -213,8 +214,8 @@ def _plan_scan(
     if (prompts, levels) == wanted:
         return scan, prompts, levels, None
     note = (
-        f"the scan looks at {_count(prompts, 'prompt')} and"
-        f" {_count(len(levels), 'noise level')} instead of {wanted[0]} and {len(wanted[1])},"
+        f"the scan looks at {format_count(prompts, 'prompt')} and"
+        f" {format_count(len(levels), 'noise level')} instead of {wanted[0]} and {len(wanted[1])},"
         f" because it would take more than {_SCAN_SHARE:.0%} of the budget"
     )
     return scan, prompts, levels, note
@@ -230,10 +231,6 @@ def _smaller_scans(prompts: int, levels: tuple[float, ...]) -> list[tuple[int, t
 def _needed(total: float, race: float, per_round: float) -> float:
     wanted = 2 * _FEWEST * per_round
     return total + (wanted - race) / ((1 - _ANSWER_SHARE) * (1 - _SEARCH_SHARE))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def fitting(candidates: Sequence[Candidate], plan: Plan) -> list[Candidate]:

@@ -33,7 +33,7 @@ def finish(
 ) -> Generator[TuneEvent, None, TuneResult]:
     """Sample, and return either what is waited for, or the answer of the votes."""
     prompts = tuning.ids["race"][:_PROMPTS]
-    yield from tuning.sample("race", [one.given for one in racing], prompts)
+    yield from tuning.sample_all("race", [one.given for one in racing], prompts)
     names = [one.name for one in racing]
     baseline = next(one for one in racing if one.role == "cfg")
     state = _ask(tuning, _asked(names, baseline.name, prompts))
@@ -43,7 +43,7 @@ def finish(
     if best.name == baseline.name:
         return tuning.finish(planned, layer_map, racing, _answer(tuning, racing, state, []))
     kept = tuning.ids["held_back"]
-    yield from tuning.sample("answer", [baseline.given, best.given], kept)
+    yield from tuning.sample_all("answer", [baseline.given, best.given], kept)
     pair = [baseline.name, best.name]
     asked = {**_asked(pair, baseline.name, kept), "every_prompt": True}
     last = _ask(tuning, asked)

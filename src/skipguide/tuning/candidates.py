@@ -83,7 +83,7 @@ class Model:
     @property
     def plain_passes(self) -> int:
         """Forward passes per step without STG."""
-        return 1 if self.guidance_scale is None else 2
+        return _plain_passes(self.guidance_scale)
 
 
 def candidates(
@@ -101,7 +101,7 @@ def candidates(
     scales = _guidance_scales(model, lower)
     first, rest = scales[0], scales[1:]
     alone = [cfg_alone(model, g) for g in scales]
-    beside = {g: [_scanned(model, entry, g) for entry in shortlist] for g in scales}
+    beside = {g: [with_cell(model, entry, g) for entry in shortlist] for g in scales}
     priced = _at_same_price(model, beside[first])
     preset = [_preset(model)] if model.has_preset else []
     found = [alone[0], *beside[first][:2], *alone[1:]]
@@ -127,8 +127,8 @@ def cfg_alone(model: Model, guidance_scale: float | None) -> Candidate:
     own = guidance_scale == model.guidance_scale
     name = "plain" if guidance_scale is None else f"cfg-{guidance_scale:g}"
     given = {"name": name, "stg_scale": 0.0, **_scale_words(guidance_scale)}
-    passes = model.steps * (1 if guidance_scale is None or guidance_scale <= 1 else 2)
-    return Candidate(name, "cfg" if own else "cfg-low", given, float(passes), guidance_scale)
+    passes = float(model.steps * _plain_passes(guidance_scale))
+    return Candidate(name, "cfg" if own else "cfg-low", given, passes, guidance_scale)
 
 
 def with_cell(
@@ -155,14 +155,14 @@ def with_cell(
     parts += [f"{start:g}-{stop:g}"] if window != (0.0, 1.0) else []
     name = " ".join(parts)
     given = {"name": name, "stg": term, **_scale_words(guidance_scale)}
-    plain = 1 if guidance_scale is None or guidance_scale <= 1 else 2
     steps_on = sum(start <= i / model.steps < stop for i in range(model.steps))
-    passes = model.steps * plain + steps_on * entry.cost
+    passes = model.steps * _plain_passes(guidance_scale) + steps_on * entry.cost
     return Candidate(name, role, given, passes, guidance_scale, cell, scale, start, stop)
 
 
-def _scanned(model: Model, entry: Scanned, guidance_scale: float | None) -> Candidate:
-    return with_cell(model, entry, guidance_scale)
+def _plain_passes(guidance_scale: float | None) -> int:
+    """Return the forward passes of a step without STG: of a scale of 1 or less there is no CFG."""
+    return 1 if guidance_scale is None or guidance_scale <= 1 else 2
 
 
 def _scale_words(guidance_scale: float | None) -> Mapping[str, float]:

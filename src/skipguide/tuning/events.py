@@ -31,17 +31,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class StageBegan:
-    """A stage begins, or the next part of one.
-
-    Args:
-        name: "scan", "race", "scale", "window", "answer" or "votes".
-        what: a sentence.
-        clips: to make in this part.
-    """
+    """A stage begins, or the next part of one: "scan", "race", "scale", "window" or "answer"."""
 
     name: str
-    what: str
-    clips: int
 
 
 @dataclass(frozen=True)

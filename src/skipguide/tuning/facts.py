@@ -17,7 +17,6 @@ class Facts:
     Args:
         pipeline, family, denoiser: the classes, and the name of the row.
         depth, width: as presets tell checkpoints apart.
-        needs_image: whether a video starts from a picture.
         published: the name of the published setting for it; "" if none is known.
         cells: how many cells the scan has.
         weak_passes: forward passes that all weak passes of one state take together.
@@ -29,7 +28,6 @@ class Facts:
     denoiser: str
     depth: int
     width: int
-    needs_image: bool
     published: str
     cells: int
     weak_passes: float
@@ -46,7 +44,6 @@ def facts_of(pipe: Any, options: ScanOptions) -> Facts:
     Raises:
         ValueError: for a pipeline that guide() refuses, or layers, skips or axes that it has not.
     """
-    from skipguide.generate.resolve import requires_image
     from skipguide.tuning.scan import survey_cells
 
     known = presets.facts_of(pipe)
@@ -59,7 +56,6 @@ def facts_of(pipe: Any, options: ScanOptions) -> Facts:
         type(denoiser).__name__,
         known.depth,
         known.width,
-        requires_image(pipe),
         _published(pipe),
         len(cells),
         weak_passes,

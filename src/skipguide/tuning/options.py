@@ -18,11 +18,10 @@ from skipguide.tuning.layer_map import ScanOptions
 from skipguide.tuning.objective import ObjectiveSpec
 
 FOLDER = "tune"  # in the run
-SCAN_FOLDER = f"{FOLDER}/scan"
 _FILE = "options.json"
 _KEPT_BACK_EVERY = 3  # of the prompts one in three chooses nothing
 DEFAULT_HOURS = 1.0
-_OF_ONE_PROMPT = ("negative_prompt", "seeds")
+_OF_ONE_PROMPT = "negative_prompt"  # the one setting that prompts may have of their own
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,10 @@ class TuneOptions:
 
     def _check_prompts(self) -> None:
         for prompt in self.prompts:
-            if wrong := sorted({*prompt.settings} - {*_OF_ONE_PROMPT}):
+            if wrong := sorted({*prompt.settings} - {_OF_ONE_PROMPT}):
                 raise ValueError(
                     "all prompts of a tuning have the same settings but for"
-                    f" {' and '.join(_OF_ONE_PROMPT)}, because settings are what is compared, but"
+                    f" {_OF_ONE_PROMPT} and seeds, because settings are what is compared, but"
                     f" {prompt.place or prompt.text!r} has {', '.join(wrong)} of its own. Leave it"
                     " out, or set it for all."
                 )

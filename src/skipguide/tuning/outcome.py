@@ -26,7 +26,7 @@ from skipguide.tuning.options import FOLDER, TuneOptions, prompts_hash
 if TYPE_CHECKING:
     from skipguide.tuning.run import Tuning
 
-PRESET, REPORT = "tune.toml", "report.html"
+PRESET = "tune.toml"
 
 
 def write(

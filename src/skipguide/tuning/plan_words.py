@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from skipguide.files.text import format_count, format_duration
 from skipguide.tuning import resolution
 from skipguide.tuning.budget import ROUND, Plan, Timing
 from skipguide.tuning.facts import Facts
 from skipguide.tuning.objective import Objective
-from skipguide.tuning.options import DEFAULT_HOURS, TuneOptions
+from skipguide.tuning.options import TuneOptions
 
 
 def describe(
@@ -26,9 +27,10 @@ def describe(
         f" takes {_seconds(timing.pass_seconds)}, a weak pass that skips {facts.middle}"
         f" {_seconds(timing.weak_seconds)}. The budget is {_budget(options, plan)}{_by(timing)}."
     )
+    levels = format_count(len(plan.levels), "noise level")
     yield (
-        f"Scan: {facts.cells} cells (layer, skip, axis) on {_count(plan.scan_prompts, 'prompt')} at"
-        f" {_count(len(plan.levels), 'noise level')}, {plan.scan:.0f} passes, about"
+        f"Scan: {facts.cells} cells (layer, skip, axis) on"
+        f" {format_count(plan.scan_prompts, 'prompt')} at {levels}, {plan.scan:.0f} passes, about"
         f" {_time(timing, plan.scan)}."
     )
     if objective.spec.votes:
@@ -38,8 +40,8 @@ def describe(
     else:
         yield (
             f"Then up to {plan.candidates} settings are sampled on"
-            f" {_count(plan.scan_prompts, 'prompt')} to be looked at side by side. No --metric is"
-            " given, so that nothing is measured and nothing is chosen."
+            f" {format_count(plan.scan_prompts, 'prompt')} to be looked at side by side. No"
+            " --metric is given, so that nothing is measured and nothing is chosen."
         )
 
 
@@ -50,7 +52,7 @@ def _race(
     prompts = min(plan.rounds * ROUND, len(options.split()[0]))
     yield (
         f"Race: up to {plan.candidates} settings in rounds of {ROUND} prompts, {plan.race:.0f}"
-        f" passes, about {_time(timing, plan.race)}; {_count(prompts, 'prompt')} a setting if"
+        f" passes, about {_time(timing, plan.race)}; {format_count(prompts, 'prompt')} a setting if"
         f" nobody goes. {resolution.sentence(objective.spec, prompts, measured)}"
     )
     yield (
@@ -58,7 +60,7 @@ def _race(
         f" {_time(timing, plan.search)}."
     )
     yield (
-        f"Answer: the winner and CFG alone on {_count(plan.held_back, 'prompt')} that"
+        f"Answer: the winner and CFG alone on {format_count(plan.held_back, 'prompt')} that"
         f" {'chooses' if plan.held_back == 1 else 'choose'} nothing, {plan.answer:.0f} passes,"
         f" about {_time(timing, plan.answer)}."
         f" {resolution.sentence(objective.spec, plan.held_back, measured)}"
@@ -66,9 +68,9 @@ def _race(
 
 
 def _budget(options: TuneOptions, plan: Plan) -> str:
-    if options.passes is not None:
+    hours = options.clock_hours
+    if hours is None:
         return f"{options.passes:g} forward passes"
-    hours = DEFAULT_HOURS if options.hours is None else options.hours
     return f"{hours:g} hour{'' if hours == 1 else 's'}, or {plan.total:.0f} forward passes"
 
 
@@ -76,16 +78,9 @@ def _by(timing: Timing) -> str:
     return f" by {timing.workers} workers" if timing.workers > 1 else ""
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _seconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _time(timing: Timing, passes: float) -> str:
-    seconds = timing.seconds(passes)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return format_duration(timing.seconds(passes))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from skipguide.files.text import format_count
 from skipguide.stats.estimate import Estimate
 
 
 def prompts(count: int) -> str:
     """Return "1 prompt" or "8 prompts"."""
-    return "1 prompt" if count == 1 else f"{count} prompts"
+    return format_count(count, "prompt")
 
 
 def interval(found: Estimate) -> str:

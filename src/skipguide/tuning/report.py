@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import skipguide
-from skipguide.files.text import displayable
+from skipguide.files.text import displayable, format_duration
 from skipguide.method.protocols import PlainData
 from skipguide.runs import Clip, Run, storage
 from skipguide.tuning import report_map, report_race, report_strips, shown
-from skipguide.tuning.report_html import Child, Markup, duration, el, join, number, sentence
+from skipguide.tuning.report_html import Child, Markup, el, join, number, sentence
 
 NAME = "report.html"
 _VERDICTS = {
@@ -218,7 +218,7 @@ def _facts(run: Run, found: PlainData) -> Iterator[tuple[str, str]]:
     if budget.get("passes_used"):
         spent.append(f"{number(round(budget['passes_used']))} forward passes")
     seconds = budget.get("seconds_used") or sum(clip.seconds or 0 for clip in clips)
-    spent.append(f"{duration(seconds)} of sampling")
+    spent.append(f"{format_duration(seconds)} of sampling")
     weak = (found["map"] or {}).get("forwards")
     beside = f"; the scan's weak passes, {number(round(weak))}, are not in it" if weak else ""
     yield "Spent", ", ".join(spent) + beside

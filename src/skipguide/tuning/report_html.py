@@ -97,10 +97,3 @@ def interval(low: float | None, high: float | None, with_sign: bool = False) -> 
         return ""
     said = signed if with_sign else number
     return f" ({said(low)} to {said(high)})"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds, minutes or hours in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from skipguide.generate.settings import GenerationSettings
@@ -16,11 +16,12 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.engine import Cost, Engine, OnStep
 from skipguide.runs.jobs import ResolvedSetting
+from skipguide.runs.sweep import ClipPublished, SweepEstimate
 from skipguide.tuning import answer as answers
 from skipguide.tuning import budget, facts, resolution, scanning, search
 from skipguide.tuning.answer import Answer
 from skipguide.tuning.board import Board
-from skipguide.tuning.budget import Plan, Timing
+from skipguide.tuning.budget import Timing
 from skipguide.tuning.candidates import Candidate, Model, Scanned, candidates, cfg_alone
 from skipguide.tuning.events import (
     Mapped,
@@ -37,11 +38,12 @@ from skipguide.tuning.objective import Objective
 from skipguide.tuning.options import TuneOptions, check_run, keep_options
 from skipguide.tuning.race import Race, RaceRules, RaceState
 from skipguide.tuning.sampling import Sampler
+from skipguide.tuning.scan_record import Cell
 from skipguide.tuning.scores import ScoreTable
 
 _TIMED = 3  # times
 Events = Generator[TuneEvent, None, None]
-Says = Generator[TuneEvent, None, "RaceState"]
+RaceEvents = Generator[TuneEvent, None, RaceState]
 
 
 class Tuning:
@@ -104,7 +106,7 @@ class Tuning:
         rules = self._race_rules(planned, planned.plan.race, racing)
         state = yield from self.race("race", racing, rules, self.ids["race"])
         everyone, state = yield from self._search(planned, layer_map, racing, state)
-        found = yield from self._answer(planned.plan, everyone, state)
+        found = yield from self._answer(everyone, state)
         return self.finish(planned, layer_map, everyone, found)
 
     def _begin(self, planned: Planned) -> None:
@@ -126,7 +128,7 @@ class Tuning:
     # --- plan -------------------------------------------------------------------------------------
 
     def _plan(self) -> Planned:
-        """Load the model, time it, and divide the budget; nothing is written but the times.
+        """Load the model, time it, and divide the budget; nothing is written.
 
         Raises:
             ValueError: for what the model refuses.
@@ -134,7 +136,7 @@ class Tuning:
         from skipguide.tuning import plan_words
 
         check_run(self.folder, self.options)
-        own = self.sampler.survey({"name": "cfg", "stg_scale": 0.0, **self._first_scale()})
+        own = self.sampler.survey({"name": "cfg", "stg_scale": 0.0})
         known = self._inspect(own.setting.generation)
         timing = budget.read_timing(self.folder) or self._measure_times(own, known)
         share = self._scanned_share(own.complete)
@@ -151,10 +153,6 @@ class Tuning:
             return {}
         return resolution.deviations_of(self.scores(), self._cfg_given(planned)["name"])
 
-    def _first_scale(self) -> Mapping[str, float]:
-        scales = self.options.guidance_scales
-        return {"guidance_scale": scales[0]} if scales else {}
-
     def _inspect(self, generation: GenerationSettings) -> Facts:
         tell = functools.partial(facts.facts_of, options=self.options.scan)
         return self.sampler.engine.inspect(generation, tell)
@@ -164,8 +162,7 @@ class Tuning:
         assert own.complete.steps is not None
         plain = self._quickest(own)
         term = {"layers": [known.middle], "scale": 1.0}
-        given = {"name": "weak", "stg": term, **self._first_scale()}
-        weak = self._quickest(self.sampler.survey(given))
+        weak = self._quickest(self.sampler.survey({"name": "weak", "stg": term}))
         seconds = plain.seconds_per_step / max(plain.passes_per_step, 1.0)
         return Timing(
             seconds,
@@ -186,8 +183,8 @@ class Tuning:
         """Return what the published setting adds to a step, in forward passes."""
         if not known.published:
             return 1.0
-        given = {"name": "preset", "stg": "preset", **self._first_scale()}
-        cost = self.sampler.cost(self.sampler.survey(given).complete)
+        preset = self.sampler.survey({"name": "preset", "stg": "preset"})
+        cost = self.sampler.cost(preset.complete)
         return max(0.0, cost.passes_per_step - plain)
 
     def _scanned_share(self, complete: GenerationSettings) -> float:
@@ -212,7 +209,7 @@ class Tuning:
             size = {"width": width, "height": height, "num_frames": frames}
             given = {**given, "name": "scan", **size}
         watch = scanning.ScanWatch(scanning.with_levels(options.scan, plan.levels))
-        yield from self.sample("scan", [given], prompts, watch)
+        yield from self.sample_all("scan", [given], prompts, watch)
         layer_map = scanning.read_map(self.folder, given["name"], prompts)
         for text in scanning.write_map(self.folder, layer_map):
             yield Noted(text)
@@ -231,17 +228,12 @@ class Tuning:
 
     def _candidates(self, planned: Planned, layer_map: LayerMap) -> list[Candidate]:
         lower = self.options.guidance_scales[1:]
-        every = candidates(self.model(planned), self.shortlist(layer_map), lower)
+        shortlist = [_scanned(layer_map, cell) for cell in layer_map.shortlist(budget.SHORTLIST)]
+        every = candidates(self.model(planned), shortlist, lower)
         found = budget.fitting(every, planned.plan)
         self.board.add("race", found)
         self.board.write()
         return found
-
-    def shortlist(self, layer_map: LayerMap) -> list[Scanned]:
-        """Return the first cells of the map with their costs."""
-        costs = dict(zip(layer_map.cells, layer_map.costs, strict=True))
-        chosen = layer_map.shortlist(budget.SHORTLIST)
-        return [Scanned(cell, float(costs[cell])) for cell in chosen]
 
     # --- race and search --------------------------------------------------------------------------
 
@@ -269,7 +261,7 @@ class Tuning:
 
     def race(
         self, stage: str, racing: Sequence[Candidate], rules: RaceRules, prompts: Sequence[int]
-    ) -> Says:
+    ) -> RaceEvents:
         """Run a race to its end, round by round; in hours, at most as long as the plan gives it."""
         while True:
             stops = self._stops()
@@ -325,11 +317,12 @@ class Tuning:
     ) -> Generator[TuneEvent, None, tuple[list[Candidate], RaceState]]:
         """Search the scale, then the window, of the winner, as races on the same prompts."""
         everyone, prompts = list(racing), state.prompts or self.ids["race"]
+        states = {"race": state}
         for stage in search.STAGES:
             best = next((one for one in everyone if one.name == state.leader), None)
             if best is None or best.cell is None:
                 continue
-            entry, model = self._scanned(layer_map, best), self.model(planned)
+            entry, model = _scanned(layer_map, best.cell), self.model(planned)
             spread = search.around(stage, best, entry, model)
             if not spread:
                 continue
@@ -347,9 +340,10 @@ class Tuning:
                 self.board.add(stage, more)
                 state = yield from self.race(stage, [*together, *more], rules, prompts)
                 everyone += more
-        return everyone, self._together(everyone, state)
+            states[stage] = state
+        return everyone, self._together(everyone, tuple(states.values()))
 
-    def _together(self, everyone: Sequence[Candidate], last: RaceState) -> RaceState:
+    def _together(self, everyone: Sequence[Candidate], states: Sequence[RaceState]) -> RaceState:
         """Return the race of those that the answer is about, on the prompts that all of them have.
 
         These are CFG alone in each way that is still in, and of what the last race left the best
@@ -357,9 +351,9 @@ class Tuning:
         fewer prompts count. No video is made for it.
 
         Args:
-            last: the race or the search that ended last.
+            states: of the race and of each search, as they ended.
         """
-        exits = tuple(gone for state in self.board.rounds.values() for gone in state.exits)
+        last, exits = states[-1], tuple(gone for state in states for gone in state.exits)
         gone = {entry.name for entry in exits}
         ranked = [one.name for one in answers.ranking(last, everyone)]
         with_stg = {one.name for one in everyone if one.has_stg}
@@ -378,20 +372,15 @@ class Tuning:
         rules = dataclasses.replace(self._floor_rules(), round_size=max(1, len(prompts)))
         return dataclasses.replace(Race(racing, prompts, rules).state(scores), exits=exits)
 
-    def _scanned(self, layer_map: LayerMap, one: Candidate) -> Scanned:
-        costs = dict(zip(layer_map.cells, layer_map.costs, strict=True))
-        assert one.cell is not None
-        return Scanned(one.cell, float(costs[one.cell]))
-
     # --- answer -----------------------------------------------------------------------------------
 
     def _answer(
-        self, plan: Plan, everyone: Sequence[Candidate], state: RaceState
+        self, everyone: Sequence[Candidate], state: RaceState
     ) -> Generator[TuneEvent, None, Answer]:
         """Compare the winner with CFG alone on the prompts that chose nothing."""
         names = answers.finalists(state, everyone)
         given = [one.given for one in everyone if one.name in names]
-        yield from self.sample("answer", given, self.ids["held_back"])
+        yield from self.sample_all("answer", given, self.ids["held_back"])
         yield from self.measure(names)
         return answers.answer(
             everyone, state, self.scores(), self.ids["held_back"], self._floor_rules()
@@ -402,7 +391,7 @@ class Tuning:
     ) -> Generator[TuneEvent, None, TuneResult]:
         """Sample the shortlist beside CFG alone, where there is nothing to measure it by."""
         prompts = self.ids["race"][: planned.plan.scan_prompts]
-        yield from self.sample("race", [one.given for one in racing], prompts)
+        yield from self.sample_all("race", [one.given for one in racing], prompts)
         found = answers.nothing_measured(racing, len(prompts))
         return self.finish(planned, layer_map, racing, found)
 
@@ -433,8 +422,27 @@ class Tuning:
             return
         self.board.stage = stage
         self.board.write()
-        yield StageBegan(stage, "", len(settings) * len(prompts) * len(self.options.seeds))
+        yield StageBegan(stage)
         yield from self.sampler.sample(settings, prompts, watch, self.on_step)
+
+    def sample_all(
+        self,
+        stage: str,
+        settings: Sequence[PlainData],
+        prompts: Sequence[int],
+        watch: scanning.ScanWatch | None = None,
+    ) -> Events:
+        """Make the videos of a stage that has no rounds, and count them on the board."""
+        done = clips = 0
+        for event in self.sample(stage, settings, prompts, watch):
+            if isinstance(event, SweepEstimate):
+                done, clips = event.clips - event.missing - event.failed, event.clips
+            elif isinstance(event, ClipPublished):
+                done += 1
+            if clips and isinstance(event, SweepEstimate | ClipPublished):
+                self.board.done[stage] = (done, clips)
+                self.board.write()
+            yield event
 
     def measure(self, names: Sequence[str]) -> Events:
         """Measure the videos of some settings that have no values yet."""
@@ -446,3 +454,9 @@ class Tuning:
         """Return the values of all videos."""
         with Run.open(self.folder) as run:
             return self.objective.scores(run)
+
+
+def _scanned(layer_map: LayerMap, cell: Cell) -> Scanned:
+    """Return a cell of the map with its cost."""
+    costs = dict(zip(layer_map.cells, layer_map.costs, strict=True))
+    return Scanned(cell, float(costs[cell]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,8 +171,8 @@ class Sampler:
             self.options.seeds,
             tuple(self.setting(given) for given in settings),
             text=yaml.safe_dump(text, sort_keys=False, allow_unicode=True),
+            watch=watch,
         )
-        plan = dataclasses.replace(plan, watch=watch)
         yield from sweep.sweep(
             plan,
             self.folder,

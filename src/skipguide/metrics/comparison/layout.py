@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from skipguide.files.text import format_count
 from skipguide.metrics.comparison.table import ComparedRow, Comparison
 
 DASH = "-"
@@ -154,8 +155,8 @@ def _what(table: Comparison) -> Iterator[str]:
         clips = max((count[1] or 0 for count in counts), default=0)
         fewer = "" if len(counts) < 2 else " at most"
         yield (
-            f"{model}: {_count(clips, 'video')} a setting of {_count(prompts, 'prompt')}{fewer},"
-            " the same prompts and noise seeds in all."
+            f"{model}: {format_count(clips, 'video')} a setting of"
+            f" {format_count(prompts, 'prompt')}{fewer}, the same prompts and noise seeds in all."
         )
 
 
@@ -187,7 +188,7 @@ def _difference_sentences(table: Comparison) -> Iterator[str]:
         return
     stars = "p < 0.05 (two-sided)"
     over = {
-        "table": f"over all {_count(table.comparisons, 'comparison')} of this table",
+        "table": f"over all {format_count(table.comparisons, 'comparison')} of this table",
         "metric": "over the comparisons of each measure of a model",
         "none": "",
     }[table.adjust]
@@ -196,7 +197,7 @@ def _difference_sentences(table: Comparison) -> Iterator[str]:
     else:
         yield (
             f"* {stars}, of each comparison alone: nothing is corrected for"
-            f" {_count(table.comparisons, 'comparison')}."
+            f" {format_count(table.comparisons, 'comparison')}."
         )
 
 
@@ -220,10 +221,6 @@ def _bold_sentences(table: Comparison) -> Iterator[str]:
     ]
     if without:
         yield f"Nothing is bold where no differences could be tested: {', '.join(without)}."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 MARK = " (b)"  # where nothing can be bold
