@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ._skipguide.tuning.layer_map import LayerMap
-from ._skipguide.tuning.scan_record import Cell, Floats
+from ._skipguide.tuning.scan.layer_map import LayerMap
+from ._skipguide.tuning.scan.record import Cell, Floats
 
 # Quantity -> what it is; those that have two signs are white at 0.
 PANELS = {

@@ -14,9 +14,9 @@ import comfy.samplers  # pyright: ignore[reportMissingImports]
 import comfy.utils  # pyright: ignore[reportMissingImports]
 import torch
 
-from ._skipguide.tuning.layer_map import LayerMap
-from ._skipguide.tuning.levels import nearest_steps
-from ._skipguide.tuning.scan_record import ScanOptions, ScanRecord, ScanState
+from ._skipguide.tuning.scan.layer_map import LayerMap
+from ._skipguide.tuning.scan.levels import nearest_steps
+from ._skipguide.tuning.scan.record import ScanOptions, ScanRecord, ScanState
 from .blocks import Change
 from .models import BlockChain, block_chain
 from .scan import StateScan, cells_of

@@ -14,8 +14,8 @@ import torch
 
 from . import blocks
 from ._skipguide.method.terms import STG
-from ._skipguide.tuning.quantities import PushMeter, merge
-from ._skipguide.tuning.scan_record import Cell, Floats, ScanRecord, ScanState
+from ._skipguide.tuning.scan.quantities import PushMeter, merge
+from ._skipguide.tuning.scan.record import Cell, Floats, ScanRecord, ScanState
 from .blocks import Change, Recording, Run, Streams
 from .models import BlockChain
 from .node_request import SKIPS, read_layers

@@ -17,7 +17,7 @@ BUILT = PACK / "_skipguide"
 SOURCE = PACK.parent / "src" / "skipguide"
 ROOTS = (
     "method/*.py", "families/presets.py", "families/blocks.py", "weak/patching.py",
-    "tuning/layer_map.py", "tuning/levels.py", "tuning/quantities.py",
+    "tuning/scan/layer_map.py", "tuning/scan/levels.py", "tuning/scan/quantities.py",
 )  # fmt: skip
 DATA = ("families/presets.toml",)
 HEADER = "# Built by `make comfyui` from src/skipguide/{name}; do not edit.\n"
@@ -27,12 +27,19 @@ _IMPORT = re.compile(r"^(\s*)from skipguide\.", re.MULTILINE)
 def built_files() -> dict[str, str]:
     """Return the text of every file of `_skipguide`, by its path within it."""
     names = sorted(_with_imports(path for root in ROOTS for path in SOURCE.glob(root)))
-    rooms = {f"{name.split('/')[0]}/__init__.py" for name in names}
+    rooms = {f"{room}/__init__.py" for name in names for room in _rooms(name)}
     found = {"__init__.py": '"""The part of the library skipguide that the pack uses."""\n'}
     for name in sorted({*names, *rooms, *DATA}):
         text = (SOURCE / name).read_text(encoding="utf-8")
-        found[name] = HEADER.format(name=name) + _IMPORT.sub(r"\1from ..", text)
+        found[name] = HEADER.format(name=name) + _IMPORT.sub(
+            rf"\1from .{'.' * name.count('/')}", text
+        )
     return found
+
+
+def _rooms(name: str) -> list[str]:
+    """Return the folders in which a module lies."""
+    return [room.as_posix() for room in Path(name).parents if room.name]
 
 
 def _with_imports(paths: Iterable[Path]) -> set[str]:

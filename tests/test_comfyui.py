@@ -24,8 +24,8 @@ from comfyui._skipguide.families.blocks import layer_sites  # noqa: E402
 from comfyui._skipguide.method.formula import rescale  # noqa: E402
 from comfyui._skipguide.method.request import GuidanceRequest  # noqa: E402
 from comfyui._skipguide.method.terms import SLG, STG, Bin, Schedule  # noqa: E402
-from comfyui._skipguide.tuning.layer_map import LayerMap  # noqa: E402
-from comfyui._skipguide.tuning.scan_record import ScanState  # noqa: E402
+from comfyui._skipguide.tuning.scan.layer_map import LayerMap  # noqa: E402
+from comfyui._skipguide.tuning.scan.record import ScanState  # noqa: E402
 
 from comfyui import (  # noqa: E402
     attention,

@@ -14,7 +14,7 @@ import skipguide
 from skipguide.cli import app, tune_inputs
 from skipguide.models import loading
 from skipguide.tuning.events import Planned
-from skipguide.tuning.objective import ObjectiveSpec
+from skipguide.tuning.objective.objective import ObjectiveSpec
 
 SIZE = ["--height", "32", "--width", "32", "--num-frames", "7", "--steps", "4"]
 SMALL = [*SIZE, "--max-sequence-length", "16", "--device", "cpu", "--guidance-scale", "4.5"]

@@ -202,7 +202,7 @@ def test_a_tuning_on_ray_finds_what_one_process_finds(
 ) -> None:
     """The scan runs on the workers, and its records and clips are those of one process."""
     from skipguide.runs.prompt_rows import Prompt
-    from skipguide.tuning.objective import ObjectiveSpec
+    from skipguide.tuning.objective.objective import ObjectiveSpec
     from skipguide.tuning.options import TuneOptions
     from skipguide.tuning.run import Tuning
 

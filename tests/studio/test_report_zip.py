@@ -27,7 +27,7 @@ from skipguide.runs.merge import merge
 from skipguide.runs.study import CheckAnswer, Study
 from skipguide.runs.sweep import sweep
 from skipguide.studio import page_data, report_zip
-from skipguide.tuning.layer_map import LayerMap
+from skipguide.tuning.scan.layer_map import LayerMap
 from support import tuned
 from support.painted import Painter, paint
 

@@ -12,7 +12,7 @@ import pytest
 
 from skipguide.runs import Run
 from skipguide.studio import report
-from skipguide.tuning import report as tuning_report
+from skipguide.tuning.report import report as tuning_report
 from support import tuned
 from support.served import BROWSER, Served, sync_api, until
 

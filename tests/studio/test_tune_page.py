@@ -17,7 +17,8 @@ from skipguide.runs import Run, Vote
 from skipguide.studio import app, page_data
 from skipguide.studio.access import Policy
 from skipguide.studio.run_page import RunPage
-from skipguide.tuning import shown, vote_race
+from skipguide.tuning.race import votes as vote_race
+from skipguide.tuning.report import shown
 from support import tuned
 from support.clock import Clock
 

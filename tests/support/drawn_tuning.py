@@ -19,9 +19,9 @@ from skipguide.method.terms import STG, explicit_layers
 from skipguide.runs.jobs import Job
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.tuning.facts import Facts
-from skipguide.tuning.objective import ObjectiveSpec
+from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
-from skipguide.tuning.scan_record import LEVELS, Cell, ScanRecord, ScanState
+from skipguide.tuning.scan.record import LEVELS, Cell, ScanRecord, ScanState
 from support.drawn import Drawn
 
 DEPTH = 8

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from skipguide.runs import Run
-from skipguide.tuning import ranking
-from skipguide.tuning.layer_map import LayerMap
-from skipguide.tuning.scan_record import Cell
+from skipguide.tuning.scan import ranking
+from skipguide.tuning.scan.layer_map import LayerMap
+from skipguide.tuning.scan.record import Cell
 from support.painted import painted
 
 Stage = Literal["plan", "scan", "race", "votes", "answer", "none"]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from skipguide.stats.paired import paired_difference
-from skipguide.tuning.answer import answer, finalists, nothing_measured
-from skipguide.tuning.race import Race, RaceRules, RaceState
-from skipguide.tuning.scores import ScoreTable
+from skipguide.tuning.answer.answer import answer, finalists, nothing_measured
+from skipguide.tuning.objective.scores import ScoreTable
+from skipguide.tuning.race.race import Race, RaceRules, RaceState
 from support.racers import CFG, Racer
 
 RACED, KEPT = range(24), range(100, 116)

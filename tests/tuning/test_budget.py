@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from skipguide.runs.prompt_rows import Prompt
-from skipguide.tuning.budget import Timing, make_plan
 from skipguide.tuning.options import TuneOptions
+from skipguide.tuning.plan.budget import Timing, make_plan
 
 TIMING = Timing(
     pass_seconds=0.1, weak_seconds=0.05, beside_seconds=0.4, workers=1, steps=10, plain_passes=2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skipguide.tuning.candidates import Model, Scanned, candidates, cfg_alone, with_cell
-from skipguide.tuning.scan_record import Cell
+from skipguide.tuning.race.candidates import Model, Scanned, candidates, cfg_alone, with_cell
+from skipguide.tuning.scan.record import Cell
 
 MODEL = Model(steps=10, guidance_scale=4.0, has_preset=True, preset_cost=0.5)
 SHORTLIST = [

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from skipguide.families import published_layers
-from skipguide.tuning import map_files, published, ranking
-from skipguide.tuning.layer_map import (
+from skipguide.tuning.scan import map_files, published, ranking
+from skipguide.tuning.scan.layer_map import (
     LEVELS,
     QUANTITIES,
     Cell,

@@ -18,9 +18,9 @@ from skipguide.metrics.evaluation import evaluate_run
 from skipguide.metrics.inputs import Source, file_source
 from skipguide.metrics.kernel import Grams, kernel_distance
 from skipguide.runs import Run
-from skipguide.tuning import measuring
-from skipguide.tuning.kernel_scores import KernelScores
-from skipguide.tuning.objective import Objective, ObjectiveSpec
+from skipguide.tuning.objective import measuring
+from skipguide.tuning.objective.kernel_scores import KernelScores
+from skipguide.tuning.objective.objective import Objective, ObjectiveSpec
 
 SOURCE = """
 def first_pixel(frames, prompt, fps):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from skipguide.stats.estimate import Estimate
 from skipguide.stats.paired import Difference
-from skipguide.tuning.answer import Answer, Contestant
-from skipguide.tuning.candidates import Candidate
-from skipguide.tuning.outcome import _best_stg
-from skipguide.tuning.scan_record import Cell
+from skipguide.tuning.answer.answer import Answer, Contestant
+from skipguide.tuning.answer.outcome import _best_stg
+from skipguide.tuning.race.candidates import Candidate
+from skipguide.tuning.scan.record import Cell
 
 
 def stg(name: str, guidance_scale: float) -> Candidate:

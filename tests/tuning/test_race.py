@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from skipguide.tuning.answer import ranking
-from skipguide.tuning.race import Race, RaceRules
-from skipguide.tuning.race_state import floor_of
-from skipguide.tuning.scores import ScoreTable
+from skipguide.tuning.answer.answer import ranking
+from skipguide.tuning.objective.scores import ScoreTable
+from skipguide.tuning.race.race import Race, RaceRules
+from skipguide.tuning.race.state import floor_of
 from support.racers import CFG, Racer
 
 GOOD = Racer("good", "scan", 42.0)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from skipguide.runs import Run
-from skipguide.tuning import report
+from skipguide.tuning.report import report
 from support import tuned
 from support.painted import FRAMES, SIZE, grey
 

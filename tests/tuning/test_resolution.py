@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from skipguide.stats import intervals
-from skipguide.tuning import resolution
-from skipguide.tuning.objective import ObjectiveSpec
-from skipguide.tuning.scores import ScoreTable
+from skipguide.tuning.objective.objective import ObjectiveSpec
+from skipguide.tuning.objective.scores import ScoreTable
+from skipguide.tuning.plan import resolution
 
 
 @pytest.mark.parametrize(("power", "share"), [(False, 0.5), (True, 0.8)])

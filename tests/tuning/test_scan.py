@@ -19,9 +19,9 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from skipguide import STG, guide
 from skipguide.families.lookup import family_of
 from skipguide.pipeline import noise_levels
-from skipguide.tuning import scan_run
-from skipguide.tuning.layer_map import QUANTITIES, Cell, ScanOptions, ScanRecord
-from skipguide.tuning.scan import TrajectoryScan, choose_steps, survey_cells
+from skipguide.tuning.scan import run as scan_run
+from skipguide.tuning.scan.layer_map import QUANTITIES, Cell, ScanOptions, ScanRecord
+from skipguide.tuning.scan.trajectory import TrajectoryScan, choose_steps, survey_cells
 from support import oracle
 from support.tiny import tiny
 from support.tiny.base import Tiny

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from skipguide.tuning import search
-from skipguide.tuning.candidates import Candidate, Model, Scanned, cfg_alone, with_cell
-from skipguide.tuning.race import Race
-from skipguide.tuning.scan_record import Cell
-from skipguide.tuning.scores import ScoreTable
+from skipguide.tuning.objective.scores import ScoreTable
+from skipguide.tuning.race import search
+from skipguide.tuning.race.candidates import Candidate, Model, Scanned, cfg_alone, with_cell
+from skipguide.tuning.race.race import Race
+from skipguide.tuning.scan.record import Cell
 
 MODEL = Model(steps=8, guidance_scale=4.0)
 ENTRY = Scanned(Cell("blocks:8", "residual"), 0.5)

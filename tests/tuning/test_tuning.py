@@ -15,7 +15,7 @@ from skipguide.runs import Run
 from skipguide.runs.engine import Cost
 from skipguide.runs.jobs import Job
 from skipguide.tuning.events import Planned, RoundOver, StageBegan, TuneResult
-from skipguide.tuning.objective import ObjectiveSpec
+from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.run import Tuning
 from support import drawn_tuning
@@ -234,7 +234,7 @@ def test_without_a_metric_nothing_is_claimed(tmp_path: Path) -> None:
 
 def test_votes_decide_where_they_are_asked_for(tmp_path: Path) -> None:
     from skipguide.runs.entities import Vote
-    from skipguide.tuning import vote_race
+    from skipguide.tuning.race import votes as vote_race
 
     folder = tmp_path / "run"
     asked = options(30, passes=6_000.0, objective=ObjectiveSpec(votes=True))

@@ -13,8 +13,8 @@ import pytest
 from skipguide.runs import Run
 from skipguide.stats.preference import Duel
 from skipguide.studio import blind_test
-from skipguide.tuning import vote_race
-from skipguide.tuning.vote_race import VoteRules, VoteState
+from skipguide.tuning.race import votes as vote_race
+from skipguide.tuning.race.votes import VoteRules, VoteState
 from support.painted import painted
 
 IDS = {"cfg": 1, "a": 2, "b": 3, "c": 4}

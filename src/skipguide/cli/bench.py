@@ -98,7 +98,7 @@ def _measure_scan(family: str, every: bool, options: PlainData, as_json: bool) -
     from skipguide.families import rows
     from skipguide.models.loading import check_device
     from skipguide.pipeline.warnings import ignore_cpu_autocast_warning
-    from skipguide.tuning import scan_cost
+    from skipguide.tuning.scan import cost as scan_cost
 
     check_device(options["device"])
     results = []

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from skipguide.families.published_layers import BestLayers
     from skipguide.generate.settings import GenerationSettings
-    from skipguide.tuning.layer_map import LayerMap
-    from skipguide.tuning.published import Agreement
-    from skipguide.tuning.scan_record import ScanOptions
-    from skipguide.tuning.scan_run import ScanProgress
+    from skipguide.tuning.scan.layer_map import LayerMap
+    from skipguide.tuning.scan.published import Agreement
+    from skipguide.tuning.scan.record import ScanOptions
+    from skipguide.tuning.scan.run import ScanProgress
 
 HEADINGS = (
     "rank", "cell", "score", "first three", "|d|/|c|", "hf", "cos d,c", "cos d,c-u", "cost",
@@ -64,7 +64,7 @@ class MapCommand:
         found = self._scan(videos)
         agreement = self._compare(found, best)
         if self.out is not None:
-            from skipguide.tuning import map_files
+            from skipguide.tuning.scan import map_files
 
             self.notes += map_files.write(found, self.out)
         if self.quiet:
@@ -93,7 +93,7 @@ class MapCommand:
     def _check_on(self, pipe: Any) -> BestLayers | None:
         """Check layers, skips and axes; return the published layers if they are asked for."""
         from skipguide.families import presets, published_layers
-        from skipguide.tuning.scan import survey_cells
+        from skipguide.tuning.scan.trajectory import survey_cells
 
         survey_cells(pipe, self.scan)
         if not self.published:
@@ -116,7 +116,7 @@ class MapCommand:
         from skipguide.files import image as image_file
         from skipguide.generate.resolve import call_parameters, requires_image
         from skipguide.runs.prompt_rows import Prompt
-        from skipguide.tuning import scan_inputs
+        from skipguide.tuning.scan import inputs as scan_inputs
 
         takes_text = pipe is None or "prompt" in call_parameters(pipe)
         usual = scan_inputs.usual_prompts(pipe) if takes_text and prompts is None else ()
@@ -143,8 +143,8 @@ class MapCommand:
     def _scan(self, videos: Sequence[tuple[GenerationSettings, Image.Image | None]]) -> LayerMap:
         from skipguide.generate.resolve import resolve_settings
         from skipguide.models import loading
-        from skipguide.tuning import scan_run
-        from skipguide.tuning.layer_map import LayerMap
+        from skipguide.tuning.scan import run as scan_run
+        from skipguide.tuning.scan.layer_map import LayerMap
 
         settings = videos[0][0]
         with loading.hash_meanwhile(settings):
@@ -166,7 +166,7 @@ class MapCommand:
         if not self.published:
             return None
         from skipguide.families import published_layers
-        from skipguide.tuning import published
+        from skipguide.tuning.scan import published
 
         known = best or published_layers.find_best_layers(found.family, found.depth)
         return published.compare(found, known)
@@ -214,7 +214,7 @@ def describe(model: str, found: LayerMap) -> str:
 
 def summary(found: LayerMap) -> list[str]:
     """Return the shortlist, and which cells are left out and why."""
-    from skipguide.tuning import ranking
+    from skipguide.tuning.scan import ranking
 
     names = ", ".join(cell.name for cell in found.shortlist()) or "none"
     lines = [f"shortlist: {names}"]

@@ -10,7 +10,7 @@ import typer
 from skipguide.models.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from skipguide.tuning.scan_record import ScanOptions
+    from skipguide.tuning.scan.record import ScanOptions
 
 MODEL, SCAN = "Model and video", "What is looked at"
 _OF_VIDEOS = (
@@ -78,7 +78,7 @@ def parse_scan(
         ValueError: for an axis that is none, layers that are none, or a level out of range.
     """
     from skipguide.method import parsing
-    from skipguide.tuning.scan_record import LEVELS, ScanOptions
+    from skipguide.tuning.scan.record import LEVELS, ScanOptions
 
     return ScanOptions(
         tuple(split_commas(skips or [])) or None,

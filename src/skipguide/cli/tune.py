@@ -172,7 +172,7 @@ def tune(
     RUN/report.html.
     """
     from skipguide.metrics.selection import Options
-    from skipguide.tuning.objective import ObjectiveSpec
+    from skipguide.tuning.objective.objective import ObjectiveSpec
     from skipguide.tuning.options import TuneOptions
 
     file = read_config(config)

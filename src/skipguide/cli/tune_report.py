@@ -14,7 +14,7 @@ from skipguide.method.protocols import PlainData
 if TYPE_CHECKING:
     from skipguide.generate.run import StepProgress
     from skipguide.tuning.events import Planned, RoundOver, TuneEvent, TuneResult
-    from skipguide.tuning.layer_map import LayerMap
+    from skipguide.tuning.scan.layer_map import LayerMap
 
 _BEST = 8  # cells of the map that are printed
 _LEFT_OUT = {

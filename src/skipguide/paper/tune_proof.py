@@ -21,8 +21,8 @@ from skipguide.paper.tune_maps import (
     reliability,
 )
 from skipguide.paper.tune_power import Honesty, Power
-from skipguide.tuning import budget
-from skipguide.tuning.layer_map import LayerMap
+from skipguide.tuning.plan import budget
+from skipguide.tuning.scan.layer_map import LayerMap
 
 ENOUGH = 0.6  # reliability from which on a map is a truth to hold a choice against
 HONEST_PROMPTS = (96,)  # of a simulated tuning, a third of which is kept back

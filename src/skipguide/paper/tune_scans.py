@@ -10,8 +10,8 @@ from pathlib import Path
 
 from skipguide.paper import models
 from skipguide.paper.rows import Row
-from skipguide.tuning.layer_map import LayerMap, ScanOptions
-from skipguide.tuning.scan import TrajectoryScan
+from skipguide.tuning.scan.layer_map import LayerMap, ScanOptions
+from skipguide.tuning.scan.trajectory import TrajectoryScan
 
 PROMPTS = range(1024, 1028)
 

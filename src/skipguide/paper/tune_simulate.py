@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skipguide.tuning.answer import answer, finalists
-from skipguide.tuning.race import BASELINE, Race, RaceRules
-from skipguide.tuning.scores import Floats, ScoreTable
+from skipguide.tuning.answer.answer import answer, finalists
+from skipguide.tuning.objective.scores import Floats, ScoreTable
+from skipguide.tuning.race.race import BASELINE, Race, RaceRules
 
 Ints = NDArray[np.int64]
 CFG_ALONE = -1  # in the place of a cell

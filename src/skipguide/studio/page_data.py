@@ -15,7 +15,7 @@ from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 from skipguide.studio import blind_test, setting_grid, vote_table
 from skipguide.studio.page_words import LABELS
-from skipguide.tuning import shown
+from skipguide.tuning.report import shown
 
 FORMAT = 1
 _COST_DESCRIPTIONS = {

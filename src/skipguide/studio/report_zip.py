@@ -21,7 +21,7 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import Run, shareable, storage
 from skipguide.runs.ledger import NAME
 from skipguide.studio import files, page_data, report_tables
-from skipguide.tuning import shown
+from skipguide.tuning.report import shown
 
 _MOMENT = (1980, 1, 1, 0, 0, 0)  # of every file: the first that a .zip can hold
 _README = """{name}: a run of skipguide {version}

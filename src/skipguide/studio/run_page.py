@@ -17,7 +17,7 @@ from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.runs import Run
 from skipguide.runs.ledger import NAME as LEDGER
 from skipguide.studio import page_data
-from skipguide.tuning import shown
+from skipguide.tuning.report import shown
 
 _KEPT = 8  # descriptions that a page may still have, one per change of the run
 _SETTLED = 100_000_000  # nanoseconds; a file that was written later may change within its time

@@ -10,7 +10,7 @@ from skipguide.families.preset_folder import preset_names
 from skipguide.method.protocols import PlainData, ReadOnlyData
 from skipguide.models import parsing
 from skipguide.runs import Run
-from skipguide.tuning import shown
+from skipguide.tuning.report import shown
 
 _OF_MODEL = ("base_model", "component")
 

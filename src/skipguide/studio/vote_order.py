@@ -12,7 +12,8 @@ from skipguide.runs import Run, judged
 from skipguide.studio import blind_test
 from skipguide.studio.blind_test import Task
 from skipguide.studio.study_tasks import Test
-from skipguide.tuning import shown, vote_race
+from skipguide.tuning.race import votes as vote_race
+from skipguide.tuning.report import shown
 
 
 def arrange(run: Run, test: Test, left: Sequence[Task], rater: str) -> list[Task]:

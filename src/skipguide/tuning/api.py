@@ -12,10 +12,10 @@ from skipguide.runs.local_engine import LocalEngine
 from skipguide.runs.prompt_rows import Prompt, parse_seeds
 from skipguide.runs.storage import WORK
 from skipguide.tuning.events import TuneEvent, TuneResult
-from skipguide.tuning.objective import ObjectiveSpec
+from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.run import Tuning
-from skipguide.tuning.scan_record import ScanOptions
+from skipguide.tuning.scan.record import ScanOptions
 
 if TYPE_CHECKING:
     from skipguide.generate.run import StepCallback

@@ -12,10 +12,10 @@ from typing import Any
 
 from skipguide.method.protocols import PlainData
 from skipguide.runs import storage
-from skipguide.tuning.budget import ROUND, Plan
-from skipguide.tuning.candidates import Candidate
 from skipguide.tuning.options import FOLDER, TuneOptions
-from skipguide.tuning.race import RaceState
+from skipguide.tuning.plan.budget import ROUND, Plan
+from skipguide.tuning.race.candidates import Candidate
+from skipguide.tuning.race.race import RaceState
 
 STAGES = ("scan", "race", "scale", "window", "answer")
 _WHAT = {

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from skipguide.runs.jobs import ResolvedSetting
 from skipguide.runs.sweep import SweepEvent
-from skipguide.tuning.answer import Answer
-from skipguide.tuning.budget import Plan, Timing
-from skipguide.tuning.candidates import Candidate
-from skipguide.tuning.layer_map import LayerMap
-from skipguide.tuning.race import RaceState
+from skipguide.tuning.answer.answer import Answer
+from skipguide.tuning.plan.budget import Plan, Timing
+from skipguide.tuning.race.candidates import Candidate
+from skipguide.tuning.race.race import RaceState
+from skipguide.tuning.scan.layer_map import LayerMap
 
 if TYPE_CHECKING:
     from skipguide.tuning.facts import Facts

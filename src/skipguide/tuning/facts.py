@@ -7,7 +7,7 @@ from typing import Any
 
 from skipguide.families import blocks, lookup, presets
 from skipguide.method.protocols import PlainData
-from skipguide.tuning.scan_record import ScanOptions
+from skipguide.tuning.scan.record import ScanOptions
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def facts_of(pipe: Any, options: ScanOptions) -> Facts:
     Raises:
         ValueError: for a pipeline that guide() refuses, or layers, skips or axes that it has not.
     """
-    from skipguide.tuning.scan import survey_cells
+    from skipguide.tuning.scan.trajectory import survey_cells
 
     known = presets.facts_of(pipe)
     denoiser = lookup.denoisers_of(pipe, known.family)[0]

@@ -14,8 +14,8 @@ from skipguide.runs import storage
 from skipguide.runs.ledger import to_json
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.stats.intervals import MIN_CLUSTERS
-from skipguide.tuning.layer_map import ScanOptions
-from skipguide.tuning.objective import ObjectiveSpec
+from skipguide.tuning.objective.objective import ObjectiveSpec
+from skipguide.tuning.scan.layer_map import ScanOptions
 
 FOLDER = "tune"  # in the run
 _FILE = "options.json"

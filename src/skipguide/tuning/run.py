@@ -17,12 +17,10 @@ from skipguide.runs import Run
 from skipguide.runs.engine import Cost, Engine, OnStep
 from skipguide.runs.jobs import ResolvedSetting
 from skipguide.runs.sweep import ClipPublished, SweepEstimate
-from skipguide.tuning import answer as answers
-from skipguide.tuning import budget, facts, resolution, scanning, search
-from skipguide.tuning.answer import Answer
+from skipguide.tuning import facts
+from skipguide.tuning.answer import answer as answers
+from skipguide.tuning.answer.answer import Answer
 from skipguide.tuning.board import Board
-from skipguide.tuning.budget import Timing
-from skipguide.tuning.candidates import Candidate, Model, Scanned, candidates, cfg_alone
 from skipguide.tuning.events import (
     Mapped,
     Noted,
@@ -33,13 +31,18 @@ from skipguide.tuning.events import (
     TuneResult,
 )
 from skipguide.tuning.facts import Facts
-from skipguide.tuning.layer_map import LayerMap
-from skipguide.tuning.objective import Objective
+from skipguide.tuning.objective.objective import Objective
+from skipguide.tuning.objective.scores import ScoreTable
 from skipguide.tuning.options import TuneOptions, check_run, keep_options
-from skipguide.tuning.race import Race, RaceRules, RaceState
+from skipguide.tuning.plan import budget, resolution
+from skipguide.tuning.plan.budget import Timing
+from skipguide.tuning.race import search
+from skipguide.tuning.race.candidates import Candidate, Model, Scanned, candidates, cfg_alone
+from skipguide.tuning.race.race import Race, RaceRules, RaceState
 from skipguide.tuning.sampling import Sampler
-from skipguide.tuning.scan_record import Cell
-from skipguide.tuning.scores import ScoreTable
+from skipguide.tuning.scan import watch as scanning
+from skipguide.tuning.scan.layer_map import LayerMap
+from skipguide.tuning.scan.record import Cell
 
 _TIMED = 3  # times
 Events = Generator[TuneEvent, None, None]
@@ -98,7 +101,7 @@ class Tuning:
         yield Mapped(layer_map)
         racing = self._candidates(planned, layer_map)
         if self.options.objective.votes:
-            from skipguide.tuning import by_votes
+            from skipguide.tuning.race import by_votes
 
             return (yield from by_votes.finish(self, planned, layer_map, racing))
         if not self.objective.spec.measures:
@@ -133,7 +136,7 @@ class Tuning:
         Raises:
             ValueError: for what the model refuses.
         """
-        from skipguide.tuning import plan_words
+        from skipguide.tuning.plan import words as plan_words
 
         check_run(self.folder, self.options)
         own = self.sampler.survey({"name": "cfg", "stg_scale": 0.0})
@@ -403,7 +406,7 @@ class Tuning:
         found: Answer,
     ) -> TuneResult:
         """Write the answer, the preset and the report into the run."""
-        from skipguide.tuning import outcome
+        from skipguide.tuning.answer import outcome
 
         self.board.stage, self.board.winner = "done", found.winner
         return outcome.write(self, planned, layer_map, everyone, found)

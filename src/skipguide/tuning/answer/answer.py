@@ -1,0 +1,392 @@
+"""The answer: the gain of the winner on prompts that chose nothing, and the setting to use.
+
+Who wins a race looks better there than it is, for it was chosen by these values. So the gain is
+that on prompts that were kept back, with the usual interval of a paired difference, which is looked
+at once. The cheapest of those that cannot be told apart is recommended, and that may be CFG alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from skipguide.stats import intervals
+from skipguide.stats.estimate import Estimate
+from skipguide.stats.paired import Difference, paired_difference, share_against_half
+from skipguide.tuning.answer import words
+from skipguide.tuning.objective.scores import Floats, ScoreTable, column_of
+from skipguide.tuning.race.state import (
+    AT_THE_SAME_PRICE,
+    BASELINE,
+    Racer,
+    RaceRules,
+    RaceState,
+    finite,
+    floor_of,
+)
+
+Verdict = Literal["use", "not distinguishable", "use CFG alone", "not measured"]
+
+SAME_COST = 1.05  # what costs up to 5 % more costs the same
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The difference of a setting to CFG alone in one metric, on prompts that chose nothing.
+
+    Args:
+        metric: the objective's label, or one of its parts.
+        mean, baseline: of the setting and of CFG alone on these prompts.
+        difference: of the two; its `count` is the number of prompts.
+        without_best: the same without the prompt that speaks most for the setting; None for parts
+            and floors, by which nothing is claimed.
+    """
+
+    metric: str
+    mean: float
+    baseline: float
+    difference: Difference
+    without_best: Difference | None = None
+
+    @property
+    def sign(self) -> int:
+        """1 if there is more, -1 if there is less, 0 if that cannot be told.
+
+        More is not claimed where the interval holds 0 without one of the prompts: of skewed values
+        a few carry the mean, and the interval of so few prompts does not know how few they are.
+        """
+        found = self.difference.estimate.sign
+        if found <= 0 or self.without_best is None:
+            return found
+        return int(self.without_best.estimate.sign > 0)
+
+
+@dataclass(frozen=True)
+class FloorCheck:
+    """A metric with a floor, of the winner on prompts that chose nothing.
+
+    Args:
+        mean: of the winner.
+        floor: the share of CFG alone's mean that must be kept, in units of the metric.
+        above: how far the winner is above the floor, with its interval.
+    """
+
+    metric: str
+    mean: float
+    floor: float
+    above: Difference
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the whole interval lies below the floor."""
+        return self.above.estimate.sign < 0
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Quality against cost of a setting that raced.
+
+    Args:
+        passes: forward passes of a clip.
+        quality: the mean of the objective with its interval, on the prompts kept back where it was
+            sampled there, else on those of the race that it took part in.
+        difference: to CFG alone on these prompts; None for CFG alone itself.
+        held_back: whether these are the prompts kept back. In the race, winners look better than
+            they are.
+        left: why it left the race; "" if it did not.
+    """
+
+    name: str
+    role: str
+    passes: float
+    quality: Estimate
+    difference: Difference | None
+    held_back: bool
+    left: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a tuning in words and numbers.
+
+    Args:
+        verdict: "use" the recommended setting, for it is better than CFG alone; "use CFG alone",
+            for it is better or the cheapest of the tied; "not distinguishable" where another one is
+            the cheapest of the tied; "not measured".
+        winner: the best of the race beside CFG alone; None without a metric.
+        recommended: the name of the setting to use; None without a metric.
+        gain: of the winner in the objective, on prompts that chose nothing; None without a metric,
+            and where nothing was sampled on them.
+        parts: the same for each metric of the objective, where it has several.
+        contestants: quality against cost, cheapest first.
+        sentences: all of it in plain English; the first is the answer.
+    """
+
+    verdict: Verdict
+    winner: str | None
+    recommended: str | None
+    metric: str
+    gain: Gain | None
+    parts: tuple[Gain, ...]
+    floors: tuple[FloorCheck, ...]
+    contestants: tuple[Contestant, ...]
+    sentences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return {
+            "verdict": self.verdict,
+            "sentences": list(self.sentences),
+            "use": self.recommended,
+            "winner": self.winner,
+            "metric": self.metric,
+            "gain": None if self.gain is None else _gain(self.gain),
+            "parts": [{"metric": one.metric, **_gain(one)} for one in self.parts],
+            "floors": [_floor(one) for one in self.floors],
+            "raced": [_contestant(one) for one in self.contestants],
+        }
+
+
+def _gain(one: Gain) -> dict[str, Any]:
+    found = one.difference.estimate
+    return {
+        "value": finite(found.value), "low": found.low, "high": found.high, "n": found.count,
+        "mean": finite(one.mean), "baseline": finite(one.baseline), "p": one.difference.p,
+        "holds_without_best": one.sign == found.sign,
+    }  # fmt: skip
+
+
+def _floor(one: FloorCheck) -> dict[str, Any]:
+    found = one.above.estimate
+    return {
+        "metric": one.metric, "value": finite(one.mean), "floor": finite(one.floor),
+        "low": None if found.low is None else one.floor + found.low,
+        "high": None if found.high is None else one.floor + found.high,
+        "held": not one.is_broken, "n": found.count,
+    }  # fmt: skip
+
+
+def _contestant(one: Contestant) -> dict[str, Any]:
+    found = None if one.difference is None else one.difference.estimate
+    return {
+        "name": one.name, "role": one.role, "passes": one.passes,
+        "value": finite(one.quality.value), "low": one.quality.low, "high": one.quality.high,
+        "n": one.quality.count,
+        "difference": None if found is None else finite(found.value),
+        "difference_low": None if found is None else found.low,
+        "difference_high": None if found is None else found.high,
+        "held_back": one.held_back, "left": one.left,
+    }  # fmt: skip
+
+
+# --- whom to compare ------------------------------------------------------------------------------
+
+
+def finalists(state: RaceState, candidates: Sequence[Racer]) -> tuple[str, ...]:
+    """Return whom to sample on the prompts that were kept back.
+
+    These are CFG alone, the best beside it, the best with STG, the cheapest of those tied with the
+    leader, and CFG alone at the same price, as far as they are still in the race.
+    """
+    ranked = ranking(state, candidates)
+    with_stg = [one.name for one in ranked if not one.role.startswith(BASELINE)]
+    wanted = [
+        *(one.name for one in candidates if one.role == BASELINE),
+        *(one.name for one in ranked[:1]),
+        *with_stg[:1],
+        *state.tied[:1],
+        *(one.name for one in ranked if one.role == AT_THE_SAME_PRICE),
+    ]
+    return tuple(dict.fromkeys(wanted))
+
+
+def ranking(state: RaceState, candidates: Sequence[Racer]) -> list[Racer]:
+    """Return the candidates that are still in beside CFG alone, best first."""
+    others = [one for one in candidates if one.name in state.active and one.role != BASELINE]
+
+    def gain(one: Racer) -> float:
+        standing = state.standing(one.name)
+        if standing is None or standing.to_cfg is None:
+            return -np.inf
+        return np.nan_to_num(standing.to_cfg.value, nan=-np.inf)
+
+    return sorted(others, key=lambda one: (-gain(one), one.passes))
+
+
+# --- the answer -----------------------------------------------------------------------------------
+
+
+class _HeldBack:
+    """The values on the prompts kept back."""
+
+    def __init__(self, scores: ScoreTable, prompts: Sequence[int], baseline: str) -> None:
+        self.scores, self.prompts, self.baseline = scores, list(prompts), baseline
+
+    def is_there(self, name: str) -> bool:
+        return len(self._common(name, self.baseline)) > 0
+
+    def has_values(self, name: str) -> bool:
+        """Tell whether there are numbers; the distance of too few videos is none."""
+        prompts = self._common(name)
+        return bool(np.isfinite(self.scores.column(name, prompts)).any()) if prompts else False
+
+    def _common(self, *names: str) -> list[int]:
+        return [p for p in self.prompts if all(self.scores.has(name, p) for name in names)]
+
+    def gain(self, name: str, other: str) -> Gain:
+        prompts = self._common(name, other)
+        own, base = (self.scores.column(one, prompts) for one in (name, other))
+        found = _compare(self.scores.label, own, base)
+        half = self.scores.against_half and other == self.baseline
+        both = np.isfinite(own) & np.isfinite(base)
+        own, base = own[both], base[both]
+        if half:
+            found = dataclasses.replace(found, difference=share_against_half(own))
+        if len(own) < 2:
+            return found
+        best = int(np.argmax(own - base))
+        own, base = np.delete(own, best), np.delete(base, best)
+        without = share_against_half(own) if half else paired_difference(own, base)
+        return dataclasses.replace(found, without_best=without)
+
+    def part(self, metric: str, name: str) -> Gain:
+        values = self.scores.parts[metric]
+        own, base = (column_of(values, one, self.prompts) for one in (name, self.baseline))
+        return _compare(metric, own, base)
+
+    def floor(self, metric: str, share: float, name: str, lower: bool) -> FloorCheck:
+        values = self.scores.floors.get(metric, {})
+        own, base = (column_of(values, one, self.prompts) for one in (name, self.baseline))
+        sign = -1 if lower else 1
+        found = _compare(metric, sign * own, sign * floor_of(share, base, lower))
+        return FloorCheck(metric, sign * found.mean, sign * found.baseline, found.difference)
+
+
+def _compare(metric: str, own: Floats, base: Floats) -> Gain:
+    both = np.isfinite(own) & np.isfinite(base)
+    if not both.any():
+        raise ValueError(
+            f"the prompts kept back must have values of {metric}, but none has one of both"
+            " settings. Sample and measure them first."
+        )
+    own, base = own[both], base[both]
+    return Gain(metric, float(own.mean()), float(base.mean()), paired_difference(own, base))
+
+
+def answer(
+    candidates: Sequence[Racer],
+    state: RaceState,
+    scores: ScoreTable,
+    held_back: Sequence[int],
+    rules: RaceRules | None = None,
+) -> Answer:
+    """Compare the winner of a race with CFG alone on prompts that chose nothing.
+
+    Args:
+        candidates: all that raced.
+        state: of the race, over.
+        scores: with the values of the `finalists` on the prompts kept back.
+        held_back: the ids of the prompts that were kept back.
+        rules: of the race, for its floors.
+    """
+    rules = rules or RaceRules()
+    baseline = next(one for one in candidates if one.role == BASELINE)
+    kept = _HeldBack(scores, held_back, baseline.name)
+    ranked = [one for one in ranking(state, candidates) if kept.is_there(one.name)]
+    rows = contestants(candidates, state, scores, kept.prompts)
+    if not kept.has_values(baseline.name):
+        return Answer(
+            "not measured", None, None, scores.label, None, (), (), rows,
+            words.nothing_kept_back(state, scores.label),
+        )  # fmt: skip
+    if not ranked:
+        return Answer(
+            "use CFG alone", None, baseline.name, scores.label, None, (), (), rows,
+            words.nobody(baseline.name, state, scores.label),
+        )  # fmt: skip
+    winner = ranked[0]
+    gain = kept.gain(winner.name, baseline.name)
+    floors = tuple(
+        kept.floor(metric, share, winner.name, metric in rules.lower)
+        for metric, share in rules.floors
+    )
+    pool = [baseline, *ranked]
+    chosen = _recommend(winner, baseline, pool, kept, any(one.is_broken for one in floors))
+    verdict = _verdict(chosen, gain if chosen is winner else kept.gain(chosen.name, baseline.name))
+    parts = [kept.part(metric, winner.name) for metric in scores.parts]
+    sentences = words.answer(
+        verdict, winner, chosen, baseline, gain, parts if len(parts) > 1 else [], floors,
+        [(one, kept.gain(winner.name, one.name)) for one in ranked[1:]],
+    )  # fmt: skip
+    if scores.of_set is not None:
+        sentences += scores.of_set.sentences([one.name for one in pool], kept.prompts)
+    return Answer(
+        verdict, winner.name, chosen.name, scores.label, gain,
+        tuple(parts) if len(parts) > 1 else (), floors, rows, tuple(sentences),
+    )  # fmt: skip
+
+
+def _recommend(
+    winner: Racer, baseline: Racer, pool: Sequence[Racer], kept: _HeldBack, broken: bool
+) -> Racer:
+    """Return the cheapest of those that cannot be told apart from the best."""
+    beside = {one.name: one for one in pool if one is not baseline}
+    signs = {name: kept.gain(name, baseline.name).sign for name in beside}
+    if broken or signs[winner.name] <= 0:
+        # CFG alone is as good as any: only what is cheaper still can take its place.
+        tied = [baseline, *(one for name, one in beside.items() if signs[name] >= 0 and not broken)]
+        first = baseline
+    else:
+        against = {
+            name: kept.gain(name, winner.name).difference.estimate.sign
+            for name in beside
+            if name != winner.name
+        }
+        tied = [winner, *(beside[n] for n, sign in against.items() if sign >= 0 and signs[n] > 0)]
+        first = winner
+    least = min(one.passes for one in tied)
+    cheap = [one for one in tied if one.passes <= SAME_COST * least]
+    return first if first in cheap else min(cheap, key=lambda one: one.passes)
+
+
+def _verdict(chosen: Racer, gain: Gain) -> Verdict:
+    if chosen.role.startswith(BASELINE):
+        return "use CFG alone"
+    return "use" if gain.sign > 0 else "not distinguishable"
+
+
+def contestants(
+    candidates: Sequence[Racer], state: RaceState, scores: ScoreTable, held_back: Sequence[int]
+) -> tuple[Contestant, ...]:
+    """Return quality against cost of all that raced, cheapest first."""
+    baseline = next(one.name for one in candidates if one.role == BASELINE)
+    left = {one.name: one.reason for one in state.exits}
+    found = []
+    for one in candidates:
+        own = [p for p in held_back if scores.has(one.name, p) and scores.has(baseline, p)]
+        prompts = own or [
+            p for p in state.prompts if scores.has(one.name, p) and scores.has(baseline, p)
+        ]
+        if not prompts:
+            continue
+        values, base = scores.column(one.name, prompts), scores.column(baseline, prompts)
+        difference = None if one.name == baseline else paired_difference(values, base)
+        found.append(
+            Contestant(
+                one.name, one.role, one.passes, intervals.mean(values), difference, bool(own),
+                left.get(one.name, ""),
+            )
+        )  # fmt: skip
+    return tuple(sorted(found, key=lambda row: (row.passes, -row.quality.value)))
+
+
+def nothing_measured(candidates: Sequence[Racer], prompts: int) -> Answer:
+    """Return the answer where no metric is given: the shortlist was sampled, not judged."""
+    names = [one.name for one in candidates]
+    return Answer(
+        "not measured", None, None, "", None, (), (), (), words.not_measured(names, prompts)
+    )

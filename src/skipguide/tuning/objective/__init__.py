@@ -1,0 +1,1 @@
+"""What is raised: metrics, functions, sums, the distance to a folder of real videos."""

@@ -1,0 +1,1 @@
+"""What each stage of a tuning gets of the budget, and what it can resolve."""

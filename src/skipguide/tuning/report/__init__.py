@@ -1,0 +1,1 @@
+"""The page of a tuning, and what the studio shows of it."""
