@@ -82,6 +82,10 @@ def test_the_best_layer_is_found_and_its_gain_measured(
     assert 0 < estimate.high - estimate.low < 0.05
     stages = [event.name for event in events if isinstance(event, StageBegan)]
     assert list(dict.fromkeys(stages)) == ["scan", "race", "scale", "window", "answer"]
+    # CFG alone is there at the price of the winner, which has 10 steps of 2 + 1 / 4 passes.
+    priced = [one for one in answer.contestants if one.role == "cfg-price" and one.held_back]
+    cost = {one.name: one.passes for one in answer.contestants}
+    assert [one.passes for one in priced] == [round(cost[answer.winner or ""] / 2) * 2]
     # The prompts that measured the answer chose nothing.
     asked = options(PROMPTS)
     kept = {asked.prompts[i].text for i in asked.split()[1]}

@@ -17,7 +17,7 @@ def answer(
     parts: Sequence[Gain], floors: Sequence[FloorCheck], others: Sequence[tuple[Racer, Gain]],
 ) -> list[str]:  # fmt: skip
     """Return the answer, the gain, floors, and how the others did, a sentence each."""
-    broken = next((one for one in floors if one.is_broken), None)
+    broken = next((one for one in floors if not one.is_held), None)
     found = [_verdict(verdict, winner, chosen, baseline, gain, broken), _gain(winner, gain)]
     found += [
         f"Its {part.metric} changes by {interval(part.difference.estimate)}." for part in parts
@@ -34,6 +34,8 @@ def _verdict(
     sign = gain.sign
     if broken is not None:
         why = f"{winner.name} falls below the floor of {broken.metric}"
+        if verdict == "use":
+            why = f"it has more {gain.metric} than CFG alone, and {why}"
     elif sign < 0:
         why = f"{winner.name} is worse than it"
     elif gain.difference.estimate.low is None:
@@ -91,8 +93,10 @@ def _floor(one: FloorCheck) -> str:
         says = "it is broken"
     elif found.low >= 0:
         says = "it holds"
+    elif one.is_held:
+        says = "it holds on these prompts, but the interval reaches below it"
     else:
-        says = "it is not shown to be broken"
+        says = "it is broken on these prompts, but the interval reaches above it"
     return f"Floor of {one.metric}: {one.floor:.4g}, and the winner has {one.mean:.4g}; {says}."
 
 
