@@ -12,10 +12,11 @@ from typing import Any
 
 from skipguide.method.protocols import PlainData
 from skipguide.runs import storage
-from skipguide.tuning.options import FOLDER, TuneOptions
+from skipguide.tuning.names import FOLDER
+from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.plan.budget import ROUND, Plan
 from skipguide.tuning.race.candidates import Candidate
-from skipguide.tuning.race.race import RaceState
+from skipguide.tuning.race.race import BASELINE, RaceState
 
 STAGES = ("scan", "race", "scale", "window", "answer")
 _WHAT = {
@@ -121,7 +122,7 @@ class Board:
         found = {
             **{key: value for key, value in one.to_dict().items() if key != "given"},
             "stage": stage,
-            "state": "baseline" if one.role == "cfg" else "racing",
+            "state": "baseline" if one.role == BASELINE else "racing",
             "out_reason": None,
             "round_out": None,
             "value": None,
@@ -136,7 +137,7 @@ class Board:
                 known = {key: known[key] for key in _EXIT if key in known}
             found |= known
         if name == self.winner:
-            found["state"] = "winner" if one.role != "cfg" else "baseline"
+            found["state"] = "winner" if one.role != BASELINE else "baseline"
         return found
 
 

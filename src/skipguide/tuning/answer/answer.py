@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from skipguide.stats import intervals
 from skipguide.stats.estimate import Estimate
 from skipguide.stats.paired import Difference, paired_difference, share_against_half
 from skipguide.tuning.answer import words
+from skipguide.tuning.answer.verdicts import CFG_ALONE, NOT_MEASURED, TIED, USE, Verdict
 from skipguide.tuning.objective.scores import Floats, ScoreTable, column_of
 from skipguide.tuning.race.state import (
     AT_THE_SAME_PRICE,
@@ -28,8 +29,6 @@ from skipguide.tuning.race.state import (
     finite,
     floor_of,
 )
-
-Verdict = Literal["use", "not distinguishable", "use CFG alone", "not measured"]
 
 SAME_COST = 1.05  # what costs up to 5 % more costs the same
 
@@ -300,12 +299,12 @@ def answer(
     rows = contestants(candidates, state, scores, kept.prompts)
     if not kept.has_values(baseline.name):
         return Answer(
-            "not measured", None, None, scores.label, None, (), (), rows,
+            NOT_MEASURED, None, None, scores.label, None, (), (), rows,
             words.nothing_kept_back(state, scores.label),
         )  # fmt: skip
     if not ranked:
         return Answer(
-            "use CFG alone", None, baseline.name, scores.label, None, (), (), rows,
+            CFG_ALONE, None, baseline.name, scores.label, None, (), (), rows,
             words.nobody(baseline.name, state, scores.label),
         )  # fmt: skip
     winner = ranked[0]
@@ -355,8 +354,8 @@ def _recommend(
 
 def _verdict(chosen: Racer, gain: Gain) -> Verdict:
     if chosen.role.startswith(BASELINE):
-        return "use CFG alone"
-    return "use" if gain.sign > 0 else "not distinguishable"
+        return CFG_ALONE
+    return USE if gain.sign > 0 else TIED
 
 
 def contestants(
@@ -388,5 +387,5 @@ def nothing_measured(candidates: Sequence[Racer], prompts: int) -> Answer:
     """Return the answer where no metric is given: the shortlist was sampled, not judged."""
     names = [one.name for one in candidates]
     return Answer(
-        "not measured", None, None, "", None, (), (), (), words.not_measured(names, prompts)
+        NOT_MEASURED, None, None, "", None, (), (), (), words.not_measured(names, prompts)
     )

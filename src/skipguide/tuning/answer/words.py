@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from skipguide.tuning.answer.verdicts import CFG_ALONE, USE, Verdict
 from skipguide.tuning.race.state import AT_THE_SAME_PRICE, Racer, RaceState
 from skipguide.tuning.race.words import interval, prompts
 
 if TYPE_CHECKING:
-    from skipguide.tuning.answer.answer import FloorCheck, Gain, Verdict
+    from skipguide.tuning.answer.answer import FloorCheck, Gain
 
 
 def answer(
@@ -52,10 +53,10 @@ def _verdict(
     else:
         why = f"it has more {gain.metric} than CFG alone and is the cheapest of the tied"
     cost = f"{chosen.passes:g} forward passes a video"
-    if verdict == "use CFG alone":
+    if verdict == CFG_ALONE:
         at = "" if chosen is baseline else f" as {chosen.name}"
         return f"Use CFG alone{at} ({cost}): {why}."
-    if verdict == "use":
+    if verdict == USE:
         return f"Use {chosen.name} ({cost}; CFG alone takes {baseline.passes:g}): {why}."
     return f"Nothing better than CFG alone was found; {chosen.name} ({cost}): {why}."
 

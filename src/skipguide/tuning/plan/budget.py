@@ -15,7 +15,8 @@ from pathlib import Path
 
 from skipguide.files.text import format_count
 from skipguide.method.protocols import PlainData
-from skipguide.tuning.options import FOLDER, TuneOptions
+from skipguide.tuning.names import FOLDER
+from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.race.candidates import Candidate
 
 _FILE = f"{FOLDER}/timing.json"

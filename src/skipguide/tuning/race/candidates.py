@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from skipguide.method.protocols import PlainData
+from skipguide.tuning.race.state import AT_THE_SAME_PRICE, BASELINE, LOWER
 
 if TYPE_CHECKING:
     from skipguide.tuning.scan.record import Cell
@@ -128,7 +129,7 @@ def cfg_alone(model: Model, guidance_scale: float | None) -> Candidate:
     name = "plain" if guidance_scale is None else f"cfg-{guidance_scale:g}"
     given = {"name": name, "stg_scale": 0.0, **_scale_words(guidance_scale)}
     passes = float(model.steps * _plain_passes(guidance_scale))
-    return Candidate(name, "cfg" if own else "cfg-low", given, passes, guidance_scale)
+    return Candidate(name, BASELINE if own else LOWER, given, passes, guidance_scale)
 
 
 def with_cell(
@@ -181,7 +182,7 @@ def _at_same_price(model: Model, beside: Sequence[Candidate]) -> list[Candidate]
     given = {**plain.given, "name": name, "steps": steps}
     return [
         dataclasses.replace(
-            plain, name=name, role="cfg-price", given=given,
+            plain, name=name, role=AT_THE_SAME_PRICE, given=given,
             passes=float(steps * model.plain_passes),
         )
     ]  # fmt: skip

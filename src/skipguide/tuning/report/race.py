@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skipguide.method.protocols import PlainData
+from skipguide.tuning.race.state import AT_THE_SAME_PRICE, BASELINE, LOWER
 from skipguide.tuning.report.html import (
     NOT_KNOWN,
     Child,
@@ -21,9 +22,9 @@ from skipguide.tuning.report.html import (
 )
 
 ROLES: Mapping[str, str] = {
-    "cfg": "CFG alone",
-    "cfg-low": "CFG alone, lower",
-    "cfg-price": "CFG alone at the price of STG",
+    BASELINE: "CFG alone",
+    LOWER: "CFG alone, lower",
+    AT_THE_SAME_PRICE: "CFG alone at the price of STG",
     "preset": "published preset",
     "scan": "from the map",
     "search": "search around the winner",
@@ -268,9 +269,8 @@ def _forest(one: PlainData, share: Any, least: float, most: float) -> Markup:
     zero = el("s", style=f"left:{share(0):.1f}%")
     difference = one.get("difference")
     if difference is None:
-        kind = (
-            el("b", class_="base", style=f"left:{share(0):.1f}%") if one["role"] == "cfg" else None
-        )
+        mark = el("b", class_="base", style=f"left:{share(0):.1f}%")
+        kind = mark if one["role"] == BASELINE else None
         return el("div", zero, kind, class_="forest", aria_hidden="true")
     low, high = one.get("low"), one.get("high")
     start = 0 if low is None or low < least else share(low)

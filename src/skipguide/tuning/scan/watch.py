@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipguide.runs import Run
 from skipguide.runs.watch import Watched, watched_file
-from skipguide.tuning.options import FOLDER
+from skipguide.tuning.names import FOLDER
 from skipguide.tuning.scan import map_files
 from skipguide.tuning.scan.layer_map import LayerMap, ScanOptions, ScanRecord
 
