@@ -109,6 +109,23 @@ class Contestant:
 
 
 @dataclass(frozen=True)
+class BestSTG:
+    """The best setting with STG of those measured on prompts that chose nothing.
+
+    It is the best of the race among them: chosen by the prompts that measure it, it would look
+    better than it is.
+
+    Args:
+        over_cfg: its gain over CFG alone on these prompts.
+        over_winner: that over the winner; None where it is the winner itself.
+    """
+
+    name: str
+    over_cfg: Gain
+    over_winner: Gain | None
+
+
+@dataclass(frozen=True)
 class Answer:
     """The result of a tuning in words and numbers.
 
@@ -123,6 +140,7 @@ class Answer:
         parts: the same for each metric of the objective, where it has several.
         contestants: quality against cost, cheapest first.
         sentences: all of it in plain English; the first is the answer.
+        best_stg: None where none with STG was measured on these prompts.
     """
 
     verdict: Verdict
@@ -134,6 +152,7 @@ class Answer:
     floors: tuple[FloorCheck, ...]
     contestants: tuple[Contestant, ...]
     sentences: tuple[str, ...]
+    best_stg: BestSTG | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -146,6 +165,7 @@ class Answer:
             "gain": None if self.gain is None else _gain(self.gain),
             "parts": [{"metric": one.metric, **_gain(one)} for one in self.parts],
             "floors": [_floor(one) for one in self.floors],
+            "best_stg": None if self.best_stg is None else _best_to_dict(self.best_stg),
             "raced": [_contestant(one) for one in self.contestants],
         }
 
@@ -157,6 +177,11 @@ def _gain(one: Gain) -> dict[str, Any]:
         "mean": finite(one.mean), "baseline": finite(one.baseline), "p": one.difference.p,
         "holds_without_best": one.sign == found.sign,
     }  # fmt: skip
+
+
+def _best_to_dict(one: BestSTG) -> dict[str, Any]:
+    over = None if one.over_winner is None else _gain(one.over_winner)
+    return {"name": one.name, "gain": _gain(one.over_cfg), "over_winner": over}
 
 
 def _floor(one: FloorCheck) -> dict[str, Any]:
@@ -226,7 +251,10 @@ class _HeldBack:
         self.scores, self.prompts, self.baseline = scores, list(prompts), baseline
 
     def is_there(self, name: str) -> bool:
-        return len(self._common(name, self.baseline)) > 0
+        """Tell whether some prompt has a number of both a setting and CFG alone."""
+        prompts = self._common(name, self.baseline)
+        own, base = (self.scores.column(one, prompts) for one in (name, self.baseline))
+        return bool((np.isfinite(own) & np.isfinite(base)).any())
 
     def has_values(self, name: str) -> bool:
         """Tell whether there are numbers; the distance of too few videos is none."""
@@ -295,18 +323,11 @@ def answer(
     rules = rules or RaceRules()
     baseline = next(one for one in candidates if one.role == BASELINE)
     kept = _HeldBack(scores, held_back, baseline.name)
-    ranked = [one for one in ranking(state, candidates) if kept.is_there(one.name)]
+    left = ranking(state, candidates)
+    ranked = [one for one in left if kept.is_there(one.name)]
     rows = contestants(candidates, state, scores, kept.prompts)
-    if not kept.has_values(baseline.name):
-        return Answer(
-            NOT_MEASURED, None, None, scores.label, None, (), (), rows,
-            words.nothing_kept_back(state, scores.label),
-        )  # fmt: skip
-    if not ranked:
-        return Answer(
-            CFG_ALONE, None, baseline.name, scores.label, None, (), (), rows,
-            words.nobody(baseline.name, state, scores.label),
-        )  # fmt: skip
+    if not ranked or not kept.has_values(baseline.name):
+        return _without_gain(baseline, left, state, kept, rows)
     winner = ranked[0]
     gain = kept.gain(winner.name, baseline.name)
     floors = tuple(
@@ -317,16 +338,53 @@ def answer(
     chosen = _recommend(winner, baseline, pool, kept, any(one.is_broken for one in floors))
     verdict = _verdict(chosen, gain if chosen is winner else kept.gain(chosen.name, baseline.name))
     parts = [kept.part(metric, winner.name) for metric in scores.parts]
+    best = _best_stg(ranked, baseline, kept)
     sentences = words.answer(
         verdict, winner, chosen, baseline, gain, parts if len(parts) > 1 else [], floors,
-        [(one, kept.gain(winner.name, one.name)) for one in ranked[1:]],
+        [(one, kept.gain(winner.name, one.name)) for one in ranked[1:]], best,
     )  # fmt: skip
     if scores.of_set is not None:
         sentences += scores.of_set.sentences([one.name for one in pool], kept.prompts)
     return Answer(
         verdict, winner.name, chosen.name, scores.label, gain,
-        tuple(parts) if len(parts) > 1 else (), floors, rows, tuple(sentences),
+        tuple(parts) if len(parts) > 1 else (), floors, rows, tuple(sentences), best,
     )  # fmt: skip
+
+
+def _without_gain(
+    baseline: Racer, left: Sequence[Racer], state: RaceState, kept: _HeldBack,
+    rows: tuple[Contestant, ...],
+) -> Answer:  # fmt: skip
+    """Return the answer where nothing was compared with CFG alone on the prompts kept back.
+
+    That is CFG alone where the race says so; else nothing is recommended.
+
+    Args:
+        left: who was still in the race, measured there or not.
+    """
+    label = kept.scores.label
+    measured = kept.has_values(baseline.name)
+    if not left:
+        said = words.nobody(baseline.name, state, label)
+    elif state.leader == baseline.name and not measured:
+        said = words.cfg_leads(baseline.name, label)
+    else:
+        said = words.nothing_kept_back(state, left, label, len(kept.prompts), measured)
+        return Answer(NOT_MEASURED, None, None, label, None, (), (), rows, said)
+    return Answer(CFG_ALONE, None, baseline.name, label, None, (), (), rows, said)
+
+
+def _best_stg(ranked: Sequence[Racer], baseline: Racer, kept: _HeldBack) -> BestSTG | None:
+    """Return the best of the race with STG that has values on the prompts kept back.
+
+    Args:
+        ranked: who has values there beside CFG alone, best of the race first.
+    """
+    best = next((one for one in ranked if not one.role.startswith(BASELINE)), None)
+    if best is None:
+        return None
+    over = None if best is ranked[0] else kept.gain(best.name, ranked[0].name)
+    return BestSTG(best.name, kept.gain(best.name, baseline.name), over)
 
 
 def _recommend(

@@ -58,9 +58,20 @@ class Candidate:
         """Whether it skips layers at all."""
         return self.role in ("preset", "scan", "search")
 
+    @property
+    def title(self) -> str:
+        """What sentences call it: "CFG alone with 31 steps"; with STG its name says all of it."""
+        if self.has_stg:
+            return self.name
+        g, steps, at = self.guidance_scale, self.given.get("steps"), ""
+        if g is not None and self.role == LOWER:
+            at = f" at scale {g:g}{' (off)' if g <= 1 else ''}"
+        more = "" if steps is None else f" with {steps} steps"
+        return f"{'no guidance' if g is None else 'CFG alone'}{at}{more}"
+
     def to_dict(self) -> PlainData:
         """Return it as plain data, ready for JSON."""
-        found = dataclasses.asdict(self)
+        found = {**dataclasses.asdict(self), "title": self.title}
         return {**found, "cell": None if self.cell is None else self.cell.name}
 
 

@@ -29,6 +29,9 @@ class Racer(Protocol):
     @property
     def passes(self) -> float: ...
 
+    @property
+    def title(self) -> str: ...
+
 
 @dataclass(frozen=True)
 class RaceRules:
