@@ -97,6 +97,7 @@ class Contestant:
         held_back: whether these are the prompts kept back. In the race, winners look better than
             they are.
         left: why it left the race; "" if it did not.
+        title: what sentences call it.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Contestant:
     difference: Difference | None
     held_back: bool
     left: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _floor(one: FloorCheck) -> dict[str, Any]:
 def _contestant(one: Contestant) -> dict[str, Any]:
     found = None if one.difference is None else one.difference.estimate
     return {
-        "name": one.name, "role": one.role, "passes": one.passes,
+        "name": one.name, "title": one.title or one.name, "role": one.role, "passes": one.passes,
         "value": finite(one.quality.value), "low": one.quality.low, "high": one.quality.high,
         "n": one.quality.count,
         "difference": None if found is None else finite(found.value),
@@ -435,7 +437,7 @@ def contestants(
         found.append(
             Contestant(
                 one.name, one.role, one.passes, intervals.mean(values), difference, bool(own),
-                left.get(one.name, ""),
+                left.get(one.name, ""), one.title,
             )
         )  # fmt: skip
     return tuple(sorted(found, key=lambda row: (row.passes, -row.quality.value)))

@@ -77,10 +77,12 @@ def _raced_row(place: int, one: PlainData, answer: PlainData, heads: Sequence[st
     where = "prompts that chose nothing" if one.get("held_back") else "prompts of the race"
     value = number(one["value"]) + interval(one.get("low"), one.get("high"))
     chosen = "recommended" if one["name"] == answer.get("use") else None
+    title = one.get("title") if one.get("title") != one["name"] else None
+    small = " · ".join(filter(None, (title, chosen)))
     return el(
         "tr",
         el("td", el("b", str(place), class_="dot")),
-        el("th", one["name"], el("small", chosen) if chosen else None, scope="row"),
+        el("th", one["name"], el("small", small) if small else None, scope="row"),
         told_cells(heads[2:], [number(one["passes"]), value, str(one.get("n") or ""), told, where]),
         class_="chosen" if chosen else None,
     )
@@ -226,7 +228,7 @@ def _axis(least: float, most: float, share: Any) -> Markup:
 
 
 def _race_row(one: PlainData, share: Any, least: float, most: float, is_measured: bool) -> Markup:
-    words: list[str] = [ROLES.get(one["role"], one["role"])]
+    words: list[str] = [_role(one)]
     if one.get("cell"):
         words.append(f"{one['cell']}, scale {number(one.get('scale'))}")
     start, stop = one.get("start") or 0.0, one.get("stop")
@@ -251,6 +253,14 @@ def _race_row(one: PlainData, share: Any, least: float, most: float, is_measured
         el("td", state),
         class_=one["state"],
     )
+
+
+def _role(one: PlainData) -> str:
+    """Return the place of a candidate in the race; of CFG alone what it is."""
+    title = one.get("title")
+    if title and title != one["name"]:
+        return f"{title}, the price of STG" if one["role"] == AT_THE_SAME_PRICE else title
+    return ROLES.get(one["role"], one["role"])
 
 
 def _why(one: PlainData) -> Markup | None:

@@ -216,12 +216,19 @@ def _facts(run: Run, found: PlainData) -> Iterator[tuple[str, str]]:
         spent.append(f"{number(round(budget['passes_used']))} forward passes")
     seconds = budget.get("seconds_used") or sum(clip.seconds or 0 for clip in clips)
     spent.append(f"{format_duration(seconds)} of sampling")
-    weak = (found["map"] or {}).get("forwards")
-    beside = f"; the scan's weak passes, {number(round(weak))}, are not in it" if weak else ""
-    yield "Spent", ", ".join(spent) + beside
+    yield "Spent", ", ".join(spent) + _of_scan(found, budget)
     yield "Made with", _software(clips)
     yield "On", _machine(clips)
     yield "Report by", f"skipguide {skipguide.__version__}"
+
+
+def _of_scan(found: PlainData, budget: PlainData) -> str:
+    """Return what the scan took beside its videos; a run of before did not count it."""
+    scanned = budget.get("scan_passes")
+    if scanned is not None:
+        return f"; {number(round(scanned))} of the passes are the scan's own" if scanned else ""
+    weak = (found["map"] or {}).get("forwards")
+    return f"; the scan's weak passes, {number(round(weak))}, are not in it" if weak else ""
 
 
 def _software(clips: Sequence[Clip]) -> str:
