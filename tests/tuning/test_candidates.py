@@ -92,3 +92,14 @@ def test_names_of_settings_are_what_a_plan_takes() -> None:
     settings = [dict(one.given) for one in candidates(MODEL, SHORTLIST)]
     plan = Plan.of({"model": "lab-opensora", "prompts": ["a"], "settings": settings}, Path())
     assert [setting.name for setting in plan.settings] == [entry["name"] for entry in settings]
+
+
+def test_cfg_alone_is_called_by_what_it_is() -> None:
+    found = {one.name: one.title for one in candidates(MODEL, SHORTLIST, [2.0, 1.0])}
+    assert {name: title for name, title in found.items() if name != title} == {
+        "cfg-4": "CFG alone",
+        "cfg-2": "CFG alone at scale 2",
+        "cfg-1": "CFG alone at scale 1 (off)",
+        "cfg-4-11-steps": "CFG alone with 11 steps",
+    }
+    assert candidates(Model(steps=4), SHORTLIST)[3].title == "no guidance with 6 steps"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from skipguide.method.protocols import PlainData
-from skipguide.tuning.race.state import AT_THE_SAME_PRICE
+from skipguide.tuning.race.state import AT_THE_SAME_PRICE, BASELINE, LOWER
 
 if TYPE_CHECKING:
     from skipguide.tuning.scan.record import Cell
@@ -58,9 +58,20 @@ class Candidate:
         """Whether it skips layers at all."""
         return self.role in ("preset", "scan", "search")
 
+    @property
+    def title(self) -> str:
+        """What sentences call it: "CFG alone with 31 steps"; with STG its name says all of it."""
+        if self.has_stg:
+            return self.name
+        g, steps, at = self.guidance_scale, self.given.get("steps"), ""
+        if g is not None and self.role == LOWER:
+            at = f" at scale {g:g}{' (off)' if g <= 1 else ''}"
+        more = "" if steps is None else f" with {steps} steps"
+        return f"{'no guidance' if g is None else 'CFG alone'}{at}{more}"
+
     def to_dict(self) -> PlainData:
         """Return it as plain data, ready for JSON."""
-        found = dataclasses.asdict(self)
+        found = {**dataclasses.asdict(self), "title": self.title}
         return {**found, "cell": None if self.cell is None else self.cell.name}
 
 
@@ -129,7 +140,7 @@ def cfg_alone(model: Model, guidance_scale: float | None) -> Candidate:
     name = "plain" if guidance_scale is None else f"cfg-{guidance_scale:g}"
     given = {"name": name, "stg_scale": 0.0, **_scale_words(guidance_scale)}
     passes = float(model.steps * _plain_passes(guidance_scale))
-    return Candidate(name, "cfg" if own else "cfg-low", given, passes, guidance_scale)
+    return Candidate(name, BASELINE if own else LOWER, given, passes, guidance_scale)
 
 
 def with_cell(
