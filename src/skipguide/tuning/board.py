@@ -103,12 +103,13 @@ class Board:
 
     def _used(self) -> PlainData:
         from skipguide.runs import Run
+        from skipguide.runs.ledger import NotBegunError
 
         try:
             with Run.open(self.folder) as run:
                 clips = run.clips("done")
                 settings = {setting.id: setting.complete for setting in run.settings()}
-        except ValueError:  # no sweep yet
+        except NotBegunError:
             return {"passes_used": 0.0, "seconds_used": 0.0}
         passes = sum(
             (clip.passes_per_step or 0) * (settings[clip.setting].get("steps") or 0)
