@@ -14,7 +14,7 @@ from skipguide.families.preset_files import read_preset_file
 from skipguide.runs import Run
 from skipguide.runs.engine import Cost
 from skipguide.runs.jobs import Job
-from skipguide.tuning.events import Planned, RoundOver, StageBegan, TuneResult
+from skipguide.tuning.events import Noted, Planned, RoundOver, StageBegan, TuneResult
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.run import Tuning
@@ -83,10 +83,11 @@ def test_the_best_layer_is_found_and_its_gain_measured(
     stages = [event.name for event in events if isinstance(event, StageBegan)]
     assert list(dict.fromkeys(stages)) == ["scan", "race", "scale", "window", "answer"]
     # The prompts that measured the answer chose nothing.
+    asked = options(PROMPTS)
+    kept = {asked.prompts[i].text for i in asked.split()[1]}
     with Run.open(folder) as run:
         texts = {prompt.id: prompt.text for prompt in run.prompts()}
         settings = {setting.id: setting.name for setting in run.settings()}
-        kept = {f"prompt {i}" for i in range(2, PROMPTS, 3)}
         finalists = {settings[c.setting] for c in run.clips("done") if texts[c.prompt] in kept}
     assert answer.recommended in finalists
     assert len(finalists) <= 4
@@ -195,6 +196,57 @@ def test_hours_are_kept_where_the_machine_gets_slower(tmp_path: Path) -> None:
     more = engine(folder, gains=BEST, reported=0.05)
     tuned(folder, options(24, hours=0.004), more)
     assert more.made > 0
+
+
+@pytest.mark.parametrize("passes", [1_200.0, 1_500.0, 2_000.0, 3_000.0])
+def test_a_budget_in_passes_is_kept(tmp_path: Path, passes: float) -> None:
+    """The passes of all videos and of the scan: 8 weak ones and a conditional one a state."""
+    folder, asked = tmp_path / "run", options(18, passes=passes)
+    result, events = tuned(folder, asked, engine(folder, gains=BEST))
+    assert result.answer is not None
+    cost = {one.name: one.passes for one in result.answer.contestants}
+    (plan,) = (event.plan for event in events if isinstance(event, Planned))
+    spent = plan.scan_prompts * len(plan.levels) * 9
+    spent += sum(cost[name] * count for name, count in clips_of(folder).items())
+    assert 0.6 * passes < spent <= passes
+
+
+def test_a_budget_that_pays_for_no_tuning_is_refused_before_a_video(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    made = engine(folder)
+    with pytest.raises(ValueError, match=r"must pay for the smallest tuning, .* Give --passes"):
+        tuned(folder, options(18, passes=300.0), made)
+    assert made.made == 0
+    assert not folder.exists() or not list(folder.glob("*.db"))
+
+
+def test_a_smaller_budget_does_not_replace_an_answer(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    tuned(folder, options(18, passes=2_000.0), engine(folder))
+    before = (folder / "tune" / "answer.json").read_bytes()
+    with pytest.raises(ValueError, match=r"last ran with --passes 2000, .* but got --passes 1500"):
+        tuned(folder, options(18, passes=1_500.0), engine(folder))
+    with pytest.raises(ValueError, match=r"last ran with --hours \S+, .* but got --hours"):
+        tuned(folder, options(18, hours=1e-4), engine(folder))
+    assert (folder / "tune" / "answer.json").read_bytes() == before
+
+
+def test_a_search_that_the_budget_does_not_pay_for_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    _, events = tuned(folder, options(18, passes=1_200.0), engine(folder, gains=BEST))
+    said = " ".join(event.text for event in events if isinstance(event, Noted))
+    assert "scale of cfg-4 + blocks:6 residual x2 was not searched: what is left" in said
+    told = json.loads((folder / "tune" / "race.json").read_text())
+    assert any("was not searched" in note for note in told["notes"])
+    assert "scale" not in {one["stage"] for one in told["candidates"]}
+
+
+def test_passes_that_no_race_needs_measure_the_answer_on_more_prompts(tmp_path: Path) -> None:
+    folder, asked = tmp_path / "run", options(60, passes=7_000.0)
+    _, events = tuned(folder, asked, engine(folder, gains={"blocks:6": 0.4}))
+    (plan,) = (event.plan for event in events if isinstance(event, Planned))
+    told = json.loads((folder / "tune" / "race.json").read_text())
+    assert plan.held_back < len(told["prompts"]["held_back"]) <= len(asked.split()[1])
 
 
 def test_another_question_needs_another_folder(tmp_path: Path) -> None:

@@ -101,6 +101,11 @@ class Board:
         """Return the seconds of all videos of the run, by whichever process."""
         return self._used()["seconds_used"]
 
+    def seconds_per_pass(self) -> float:
+        """Return the seconds of a forward pass in the videos so far, with all that is beside it."""
+        used = self._used()
+        return used["seconds_used"] / used["passes_used"]
+
     def _used(self) -> PlainData:
         from skipguide.runs import Run
         from skipguide.runs.ledger import NotBegunError
