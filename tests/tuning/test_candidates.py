@@ -102,4 +102,4 @@ def test_cfg_alone_is_called_by_what_it_is() -> None:
         "cfg-1": "CFG alone at scale 1 (off)",
         "cfg-4-11-steps": "CFG alone with 11 steps",
     }
-    assert candidates(Model(steps=4), SHORTLIST)[3].title == "no guidance with 6 steps"
+    assert candidates(Model(steps=4), SHORTLIST)[3].title == "no guidance with 5 steps"

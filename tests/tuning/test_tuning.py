@@ -354,3 +354,39 @@ def _quality(run: Run, clip: Any, model: drawn_tuning.DrawnModel) -> float:
     setting = next(entry for entry in run.settings() if entry.id == clip.setting)
     complete = {**setting.complete, "model": "lab-mochi", "prompt": "a"}
     return model.quality(validate_settings(complete))
+
+
+OBJECTIVES = {
+    "metric": {},
+    "nothing": {"objective": ObjectiveSpec()},
+    "votes": {"objective": ObjectiveSpec(votes=True)},
+}
+
+
+def begun(folder: Path, asked: TuneOptions) -> None:
+    """A tuning that ended right before its first sweep."""
+    steps = Tuning(asked, folder, engine(folder)).run()
+    assert any(isinstance(event, StageBegan) for event in steps)
+    steps.close()
+
+
+@pytest.mark.parametrize(
+    ("objective", "left"),
+    [*((name, "all") for name in OBJECTIVES), ("metric", "an empty ledger"), ("metric", "nothing")],
+)
+def test_a_tuning_that_ended_before_its_first_sweep_goes_on(
+    tmp_path: Path, objective: str, left: str
+) -> None:
+    """A kill leaves all that was written, a power cut may take what is not on the disk yet."""
+    folder, asked = tmp_path / "run", options(6, passes=1_000.0, **OBJECTIVES[objective])
+    begun(folder, asked)
+    assert (folder / "tune" / "timing.json").is_file()
+    if left != "all":
+        for path in folder.glob("ledger.sqlite*"):
+            path.unlink()
+    if left == "an empty ledger":
+        (folder / "ledger.sqlite").touch()
+    planned = list(Tuning(asked, folder, engine(folder)).run(only_plan=True))
+    assert isinstance(planned[-1], Planned)
+    result, _ = tuned(folder, asked, engine(folder))
+    assert result.answer is not None or result.waiting is not None

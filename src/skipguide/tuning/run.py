@@ -17,6 +17,7 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.engine import Cost, Engine, OnStep
 from skipguide.runs.jobs import ResolvedSetting
+from skipguide.runs.ledger import NotBegunError
 from skipguide.runs.sweep import ClipPublished, SweepEstimate
 from skipguide.stats.intervals import MIN_CLUSTERS
 from skipguide.tuning import facts
@@ -172,7 +173,11 @@ class Tuning:
         """Return what the clips say of the deviations where a tuning goes on; nothing at first."""
         if budget.read_timing(self.folder) is None:
             return {}
-        return resolution.deviations_of(self.scores(), self._cfg_given(planned)["name"])
+        try:
+            scores = self.scores()
+        except NotBegunError:  # a power cut can take the ledger's first entries and leave the times
+            return {}
+        return resolution.deviations_of(scores, self._cfg_given(planned)["name"])
 
     def _inspect(self, generation: GenerationSettings) -> Facts:
         tell = functools.partial(facts.facts_of, options=self.options.scan)
