@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from skipguide.runs.prompt_rows import Prompt
+from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.plan.budget import Timing, make_plan
 
@@ -17,6 +18,7 @@ TIMING = Timing(
 
 def options(count: int = 30, **more: object) -> TuneOptions:
     prompts = tuple(Prompt(f"prompt {i}") for i in range(count))
+    more.setdefault("objective", ObjectiveSpec(metrics=(("sharpness", 1.0),)))
     return TuneOptions("lab-mochi", prompts, **more)  # type: ignore[arg-type]
 
 
@@ -51,19 +53,52 @@ def test_a_dear_scan_looks_at_less() -> None:
     assert (cheap.scan_prompts, len(cheap.levels)) == (4, 4)
     small = make_plan(options(passes=1_500), TIMING, weak_passes=40)
     assert (small.scan_prompts, small.levels) == (2, (0.95, 0.8, 0.6, 0.3))
-    least = make_plan(options(passes=700), TIMING, weak_passes=40)
+    least = make_plan(options(passes=1_400), TIMING, weak_passes=80)
     assert (least.scan_prompts, least.levels) == (1, (0.95, 0.3))
     assert "2 noise levels instead of 4 and 4" in least.notes[0]
 
 
-def test_too_small_a_budget_is_said_with_what_would_do() -> None:
-    plan = make_plan(options(passes=900), TIMING, 6)
-    said = " ".join(plan.notes)
-    assert "too few to tell 3 apart" in said
-    wanted = float(said.partition("a budget of about ")[2].partition(" ")[0])
-    enough = make_plan(options(passes=wanted * 1.2), TIMING, 6)
+@pytest.mark.parametrize("count", [6, 12, 30, 96])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_small_budget_is_said_with_what_would_do(count: int, seeds: tuple[int, ...]) -> None:
+    asked = options(count, passes=1e9, seeds=seeds)
+    least = _least(asked)
+    said = " ".join(make_plan(dataclasses.replace(asked, passes=least), TIMING, 6).notes)
+    if count == 6:  # all 4 of them that race make one round, which the smallest tuning has
+        assert "too few" not in said
+        return
+    assert "too few to tell them apart" in said
+    wanted = float(said.partition("a budget of about --passes ")[2].partition(" ")[0])
+    enough = make_plan(dataclasses.replace(asked, passes=wanted), TIMING, 6)
     assert "too few" not in " ".join(enough.notes)
-    assert plan.candidates == enough.candidates == 3
+    assert enough.candidates >= 3
+
+
+def _least(asked: TuneOptions) -> float:
+    """The smallest budget that is taken, as the error says it."""
+    with pytest.raises(ValueError, match="must pay for the smallest tuning") as error:
+        make_plan(dataclasses.replace(asked, passes=10.0), TIMING, 6)
+    return float(str(error.value).partition("Give --passes ")[2].partition(" ")[0])
+
+
+def test_a_budget_that_pays_for_no_tuning_is_refused_with_what_would() -> None:
+    """The scan of one prompt at two levels, a round of three settings, five prompts' answer."""
+    least = 20 + 2 * 7 + 4 * (20 + 2 * 30) + 5 * (20 + 3 * 30)
+    asked = options(passes=least)
+    plan = make_plan(asked, TIMING, 6)
+    assert plan.scan + plan.race + plan.search + plan.answer == pytest.approx(least)
+    assert (plan.candidates, plan.rounds, plan.held_back) == (3, 1, 5)
+    with pytest.raises(ValueError, match=rf"takes {least} forward passes .* Give --passes {least}"):
+        make_plan(dataclasses.replace(asked, passes=least - 1), TIMING, 6)
+    with pytest.raises(ValueError, match=r"Give --hours 0\.0\d+ or more"):
+        make_plan(options(hours=0.001), TIMING, 6)
+
+
+def test_few_prompts_ask_for_no_more_budget_than_they_can_use() -> None:
+    for passes in range(800, 20_000, 400):
+        notes = make_plan(options(6, passes=float(passes)), TIMING, 6).notes
+        said = " ".join(notes)
+        assert not ("too few to tell" in said and "prompts can use" in said)
 
 
 def test_a_smaller_scan_size_is_cheaper() -> None:
@@ -74,11 +109,36 @@ def test_a_smaller_scan_size_is_cheaper() -> None:
 
 def test_a_third_of_the_prompts_is_kept_back() -> None:
     racing, kept = options(10).split()
-    assert kept == [2, 5, 8]
-    assert racing == [0, 1, 3, 4, 6, 7, 9]
-    assert options(2).split() == ([0], [1])
+    assert sorted([*racing, *kept]) == list(range(10))
+    assert (len(racing), len(kept)) == (7, 3)
+    assert [len(part) for part in options(2).split()] == [1, 1]
     assert "an interval needs 5" in options(10).notes()[0]
     assert not options(15).notes()
+
+
+def test_a_sorted_file_is_shuffled() -> None:
+    """Four kinds of prompts after each other: the first 16 that race have 4 of each, on average."""
+    kinds, most = [], []
+    for number in range(20):
+        texts = [f"{kind} {i} of file {number}" for kind in "abcd" for i in range(24)]
+        asked = TuneOptions("lab-mochi", tuple(Prompt(text) for text in texts))
+        racing, kept = asked.split()
+        assert racing != sorted(racing)
+        first = [texts[i][0] for i in racing[:16]]
+        kinds.append(len(set(first)))
+        most.append(max(map(first.count, first)))
+        assert len({texts[i][0] for i in kept}) == 4
+    assert min(kinds) >= 3
+    assert max(most) < 12
+
+
+def test_the_order_of_a_file_changes_nothing() -> None:
+    texts = [f"prompt {i}" for i in range(30)]
+    there, back = (
+        TuneOptions("lab-mochi", tuple(map(Prompt, order))) for order in (texts, texts[::-1])
+    )
+    for one, other in zip(there.split(), back.split(), strict=True):
+        assert [there.prompts[i].text for i in one] == [back.prompts[i].text for i in other]
 
 
 def test_a_text_is_in_one_part_alone_with_all_its_seeds() -> None:

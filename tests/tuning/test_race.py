@@ -226,24 +226,55 @@ def test_halving_finds_the_best_more_often_than_equal_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "max_rounds", "why"),
+    ("prompts", "max_rounds", "first", "why"),
     [
-        (12, None, "All 12 prompts of the race have been used."),
-        (64, 3, "The race ended after 12 prompts, because the hours for it are used up."),
+        (12, None, 1, "All 12 prompts of the race have been used."),
+        (64, 3, 4, "The race ended after 12 prompts, because the hours for it are used up."),
     ],
 )
 def test_nobody_is_set_aside_after_the_last_round(
-    prompts: int, max_rounds: int | None, why: str
+    prompts: int, max_rounds: int | None, first: int, why: str
 ) -> None:
     """Where another round follows the worse half is set aside after the third, and only there."""
     racers, rules = many(8), RaceRules(max_passes=4300, max_rounds=max_rounds)
     scores = noise([one.name for one in racers], "c3", 1)
     state = Race(racers, PROMPTS[:prompts], rules).state(scores)
     assert state.why == why
-    assert [len(one.exits) for one in state.rounds] == [4, 0, 0]
+    assert [len(one.exits) for one in state.rounds] == [first, 0, 0]
     assert set(state.active) == {row.name for row in state.rounds[-1].standings}
     longer = Race(racers, PROMPTS, RaceRules(max_passes=4300)).state(scores)
     assert [len(one.exits) for one in longer.rounds[:3]] == [4, 0, 2]
+
+
+@pytest.mark.parametrize("share", [0.55, 0.7, 0.85, 0.97])
+def test_no_more_are_set_aside_than_the_budget_asks_for(share: float) -> None:
+    """What is left in the end does not pay for one more of them on what followed."""
+    racers = many(8)
+    whole = 64 * sum(one.passes for one in racers)
+    rules = RaceRules(max_passes=share * whole)
+    state = Race(racers, PROMPTS, rules).state(noise([r.name for r in racers], "c3", 1))
+    aside = [one for one in state.exits if one.kind == "set aside"]
+    assert len(state.prompts) == 64
+    assert aside
+    assert state.passes <= share * whole
+    last = max(one.round for one in aside)
+    assert state.passes + 42 * (64 - 4 * last) > share * whole
+
+
+def test_passes_of_who_went_keep_others_in() -> None:
+    """Four of eight are sent away for what they are; the rest can stay to the end."""
+    racers = many(8)
+    rng = np.random.default_rng(0)
+    means = {one.name: -3.0 if one.name in ("c4", "c5", "c6", "c7") else 0.0 for one in racers}
+    values = {
+        name: dict(zip(PROMPTS, rng.normal(mean, 0.3, len(PROMPTS)), strict=True))
+        for name, mean in means.items()
+    }
+    rules = RaceRules(max_passes=0.66 * 64 * sum(one.passes for one in racers))
+    state = Race(racers, PROMPTS, rules).state(ScoreTable("x", values))
+    assert {one.name for one in state.exits if one.kind == "behind"} == {"c4", "c5", "c6", "c7"}
+    assert not [one for one in state.exits if one.kind == "set aside"]
+    assert len(state.prompts) == 64
 
 
 def test_a_budget_for_everything_sets_nobody_aside() -> None:

@@ -14,7 +14,7 @@ from skipguide.families.preset_files import read_preset_file
 from skipguide.runs import Run
 from skipguide.runs.engine import Cost
 from skipguide.runs.jobs import Job
-from skipguide.tuning.events import Planned, RoundOver, StageBegan, TuneResult
+from skipguide.tuning.events import Noted, Planned, RoundOver, StageBegan, TuneResult
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
 from skipguide.tuning.run import Tuning
@@ -89,11 +89,16 @@ def test_the_best_layer_is_found_and_its_gain_measured(
     assert 0 < estimate.high - estimate.low < 0.05
     stages = [event.name for event in events if isinstance(event, StageBegan)]
     assert list(dict.fromkeys(stages)) == ["scan", "race", "scale", "window", "answer"]
+    # CFG alone is there at the price of the winner, which has 10 steps of 2 + 1 / 4 passes.
+    priced = [one for one in answer.contestants if one.role == "cfg-price" and one.held_back]
+    cost = {one.name: one.passes for one in answer.contestants}
+    assert [one.passes for one in priced] == [round(cost[answer.winner or ""] / 2) * 2]
     # The prompts that measured the answer chose nothing.
+    asked = options(PROMPTS)
+    kept = {asked.prompts[i].text for i in asked.split()[1]}
     with Run.open(folder) as run:
         texts = {prompt.id: prompt.text for prompt in run.prompts()}
         settings = {setting.id: setting.name for setting in run.settings()}
-        kept = {f"prompt {i}" for i in range(2, PROMPTS, 3)}
         finalists = {settings[c.setting] for c in run.clips("done") if texts[c.prompt] in kept}
     assert answer.recommended in finalists
     assert len(finalists) <= 4
@@ -122,6 +127,27 @@ def test_the_preset_is_the_answer(best: tuple[Path, TuneResult, list[Any]]) -> N
     assert (folder / "tune" / "map.png").read_bytes()[1:4] == b"PNG"
     assert result.report is not None
     assert "<html" in result.report.read_text()[:200]
+
+
+def test_what_the_scan_computed_is_in_what_is_spent(
+    best: tuple[Path, TuneResult, list[Any]],
+) -> None:
+    folder, result, _ = best
+    budget = json.loads((folder / "tune" / "race.json").read_text())["budget"]
+    # The drawn scan writes 8 weak passes and a conditional one, 5 ms, for each of 4 levels.
+    of_scan = 4 * 4 * (8 + 1)
+    assert budget["scan_passes"] == of_scan
+    with Run.open(folder) as run:
+        steps = {entry.id: entry.complete["steps"] for entry in run.settings()}
+        clips = run.clips("done")
+    assert budget["passes_used"] == pytest.approx(
+        of_scan + sum((clip.passes_per_step or 0) * steps[clip.setting] for clip in clips)
+    )
+    assert budget["seconds_used"] == pytest.approx(
+        4 * 4 * 0.005 + sum(c.seconds or 0 for c in clips)
+    )
+    assert result.report is not None
+    assert f"; {of_scan} of the passes are the scan&#x27;s own" in result.report.read_text()
 
 
 def test_a_tuning_that_goes_on_plans_with_the_deviations_of_its_clips(
@@ -203,6 +229,57 @@ def test_hours_are_kept_where_the_machine_gets_slower(tmp_path: Path) -> None:
     more = engine(folder, gains=BEST, reported=0.05)
     tuned(folder, options(24, hours=0.004), more)
     assert more.made > 0
+
+
+@pytest.mark.parametrize("passes", [1_200.0, 1_500.0, 2_000.0, 3_000.0])
+def test_a_budget_in_passes_is_kept(tmp_path: Path, passes: float) -> None:
+    """The passes of all videos and of the scan: 8 weak ones and a conditional one a state."""
+    folder, asked = tmp_path / "run", options(18, passes=passes)
+    result, events = tuned(folder, asked, engine(folder, gains=BEST))
+    assert result.answer is not None
+    cost = {one.name: one.passes for one in result.answer.contestants}
+    (plan,) = (event.plan for event in events if isinstance(event, Planned))
+    spent = plan.scan_prompts * len(plan.levels) * 9
+    spent += sum(cost[name] * count for name, count in clips_of(folder).items())
+    assert 0.6 * passes < spent <= passes
+
+
+def test_a_budget_that_pays_for_no_tuning_is_refused_before_a_video(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    made = engine(folder)
+    with pytest.raises(ValueError, match=r"must pay for the smallest tuning, .* Give --passes"):
+        tuned(folder, options(18, passes=300.0), made)
+    assert made.made == 0
+    assert not folder.exists() or not list(folder.glob("*.db"))
+
+
+def test_a_smaller_budget_does_not_replace_an_answer(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    tuned(folder, options(18, passes=2_000.0), engine(folder))
+    before = (folder / "tune" / "answer.json").read_bytes()
+    with pytest.raises(ValueError, match=r"last ran with --passes 2000, .* but got --passes 1500"):
+        tuned(folder, options(18, passes=1_500.0), engine(folder))
+    with pytest.raises(ValueError, match=r"last ran with --hours \S+, .* but got --hours"):
+        tuned(folder, options(18, hours=1e-4), engine(folder))
+    assert (folder / "tune" / "answer.json").read_bytes() == before
+
+
+def test_a_search_that_the_budget_does_not_pay_for_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    _, events = tuned(folder, options(18, passes=1_200.0), engine(folder, gains=BEST))
+    said = " ".join(event.text for event in events if isinstance(event, Noted))
+    assert "scale of cfg-4 + blocks:6 residual x2 was not searched: what is left" in said
+    told = json.loads((folder / "tune" / "race.json").read_text())
+    assert any("was not searched" in note for note in told["notes"])
+    assert "scale" not in {one["stage"] for one in told["candidates"]}
+
+
+def test_passes_that_no_race_needs_measure_the_answer_on_more_prompts(tmp_path: Path) -> None:
+    folder, asked = tmp_path / "run", options(60, passes=7_000.0)
+    _, events = tuned(folder, asked, engine(folder, gains={"blocks:6": 0.4}))
+    (plan,) = (event.plan for event in events if isinstance(event, Planned))
+    told = json.loads((folder / "tune" / "race.json").read_text())
+    assert plan.held_back < len(told["prompts"]["held_back"]) <= len(asked.split()[1])
 
 
 def test_another_question_needs_another_folder(tmp_path: Path) -> None:
@@ -287,3 +364,39 @@ def _quality(run: Run, clip: Any, model: drawn_tuning.DrawnModel) -> float:
     setting = next(entry for entry in run.settings() if entry.id == clip.setting)
     complete = {**setting.complete, "model": "lab-mochi", "prompt": "a"}
     return model.quality(validate_settings(complete))
+
+
+OBJECTIVES = {
+    "metric": {},
+    "nothing": {"objective": ObjectiveSpec()},
+    "votes": {"objective": ObjectiveSpec(votes=True)},
+}
+
+
+def begun(folder: Path, asked: TuneOptions) -> None:
+    """A tuning that ended right before its first sweep."""
+    steps = Tuning(asked, folder, engine(folder)).run()
+    assert any(isinstance(event, StageBegan) for event in steps)
+    steps.close()
+
+
+@pytest.mark.parametrize(
+    ("objective", "left"),
+    [*((name, "all") for name in OBJECTIVES), ("metric", "an empty ledger"), ("metric", "nothing")],
+)
+def test_a_tuning_that_ended_before_its_first_sweep_goes_on(
+    tmp_path: Path, objective: str, left: str
+) -> None:
+    """A kill leaves all that was written, a power cut may take what is not on the disk yet."""
+    folder, asked = tmp_path / "run", options(6, passes=1_000.0, **OBJECTIVES[objective])
+    begun(folder, asked)
+    assert (folder / "tune" / "timing.json").is_file()
+    if left != "all":
+        for path in folder.glob("ledger.sqlite*"):
+            path.unlink()
+    if left == "an empty ledger":
+        (folder / "ledger.sqlite").touch()
+    planned = list(Tuning(asked, folder, engine(folder)).run(only_plan=True))
+    assert isinstance(planned[-1], Planned)
+    result, _ = tuned(folder, asked, engine(folder))
+    assert result.answer is not None or result.waiting is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ from skipguide.runs import storage
 from skipguide.runs.ledger import to_json
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.stats.intervals import MIN_CLUSTERS
+from skipguide.tuning.names import FOLDER
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.scan.layer_map import ScanOptions
 
-FOLDER = "tune"  # in the run
 _FILE = "options.json"
+_FORMAT = 2  # since prompts are shuffled before a third is kept back
 _KEPT_BACK_EVERY = 3  # of the prompts one in three chooses nothing
 DEFAULT_HOURS = 1.0
 _OF_ONE_PROMPT = "negative_prompt"  # the one setting that prompts may have of their own
@@ -30,8 +32,8 @@ class TuneOptions:
 
     Args:
         model: as in a plan; of a pipeline that a caller made a name for it.
-        prompts: on which settings are compared. Every third one is kept back: it chooses nothing,
-            and the answer is measured on it.
+        prompts: on which settings are compared. A third, by chance, is kept back: it chooses
+            nothing, and the answer is measured on it.
         common: what all settings share, in the words of a plan, as `steps`.
         seeds: of every prompt that has none of its own.
         objective: what is to be raised, and what must not fall.
@@ -98,11 +100,23 @@ class TuneOptions:
         return None if self.passes is not None else self.hours or DEFAULT_HOURS
 
     def split(self) -> tuple[list[int], list[int]]:
-        """Return the numbers of the prompts that choose, and of those that are kept back."""
-        numbers = range(len(self.prompts))
-        kept = [i for i in numbers if i % _KEPT_BACK_EVERY == _KEPT_BACK_EVERY - 1]
-        kept = kept or [len(self.prompts) - 1]
-        return [i for i in numbers if i not in kept], kept
+        """Return the numbers of the prompts that choose, and of those that are kept back.
+
+        Both in the order in which they are used.
+        """
+        order = self._order
+        kept = order[_KEPT_BACK_EVERY - 1 :: _KEPT_BACK_EVERY] or order[-1:]
+        return [i for i in order if i not in kept], kept
+
+    @functools.cached_property
+    def _order(self) -> list[int]:
+        """The numbers of the prompts, shuffled by their own hashes.
+
+        A file that is sorted by subject would race one subject first, and keep back one in three of
+        a pattern. The order of a file and the prompts beside a prompt change nothing.
+        """
+        keys = [to_json(_prompt_content(prompt)).encode() for prompt in self.prompts]
+        return sorted(range(len(keys)), key=lambda i: hashlib.sha256(keys[i]).digest())
 
     def seeds_of(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the seeds of the videos of a prompt."""
@@ -166,12 +180,19 @@ def check_run(folder: Path, options: TuneOptions) -> None:
     if not path.is_file():
         return
     try:
-        then = json.loads(path.read_text(encoding="utf-8"))["content"]
+        known = json.loads(path.read_text(encoding="utf-8"))
+        then, of_format = known["content"], known["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"the options of a tuning must be JSON, but {path} is damaged ({error}). Choose another"
             " folder with --out; clips can be merged by `skipguide runs merge`."
         ) from None
+    if of_format != _FORMAT:
+        raise ValueError(
+            f"a tuning goes on with the version of skipguide that began it, but {folder} is of"
+            f" format {of_format}, and this version writes {_FORMAT}. Choose another folder with"
+            " --out."
+        )
     now = json.loads(to_json(options.content()))
     changed = [name for name in now if then.get(name) != now[name]]
     if changed:
@@ -184,8 +205,17 @@ def check_run(folder: Path, options: TuneOptions) -> None:
 
 def keep_options(folder: Path, options: TuneOptions) -> None:
     """Write the options into the run, for those who go on with it."""
-    content = to_json({"format": 1, "content": options.content()})
+    budget = {"hours": options.clock_hours, "passes": options.passes}
+    content = to_json({"format": _FORMAT, "content": options.content(), "budget": budget})
     storage.write_atomically(folder, f"{FOLDER}/{_FILE}", content.encode())
+
+
+def kept_budget(folder: Path) -> dict[str, float | None] | None:
+    """Return the hours or passes with which the tuning in a folder ran last; None without one."""
+    path = folder / FOLDER / _FILE
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8")).get("budget")
 
 
 def prompts_hash(options: TuneOptions) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.engine import Cost, Engine, OnStep
 from skipguide.runs.jobs import ResolvedSetting
+from skipguide.runs.ledger import NotBegunError
 from skipguide.runs.sweep import ClipPublished, SweepEstimate
+from skipguide.stats.intervals import MIN_CLUSTERS
 from skipguide.tuning import facts
 from skipguide.tuning.answer import answer as answers
 from skipguide.tuning.answer.answer import Answer
@@ -37,7 +40,14 @@ from skipguide.tuning.options import TuneOptions, check_run, keep_options
 from skipguide.tuning.plan import budget, resolution
 from skipguide.tuning.plan.budget import Timing
 from skipguide.tuning.race import search
-from skipguide.tuning.race.candidates import Candidate, Model, Scanned, candidates, cfg_alone
+from skipguide.tuning.race.candidates import (
+    Candidate,
+    Model,
+    Scanned,
+    at_price,
+    candidates,
+    cfg_alone,
+)
 from skipguide.tuning.race.race import Race, RaceRules, RaceState
 from skipguide.tuning.sampling import Sampler
 from skipguide.tuning.scan import watch as scanning
@@ -73,6 +83,8 @@ class Tuning:
         self.on_step: OnStep | None = None
         self.planned: Planned | None = None
         self.ids: dict[str, list[int]] = {}
+        self.rest = 0.0  # passes of the budget after the scan that no race has spent
+        self.reserve = 0.0  # of these, what the answer takes
 
     # --- the whole --------------------------------------------------------------------------------
 
@@ -106,10 +118,13 @@ class Tuning:
             return (yield from by_votes.finish(self, planned, layer_map, racing))
         if not self.objective.spec.measures:
             return (yield from self._show(planned, layer_map, racing))
-        rules = self._race_rules(planned, planned.plan.race, racing)
+        self.reserve = min(planned.plan.answer, self._answer_cost(planned, racing))
+        passes = planned.plan.race + planned.plan.answer - self.reserve
+        rules = self._race_rules(planned, passes, racing)
         state = yield from self.race("race", racing, rules, self.ids["race"])
+        self.rest -= self._of_budget(planned, state.passes)
         everyone, state = yield from self._search(planned, layer_map, racing, state)
-        found = yield from self._answer(everyone, state)
+        found = yield from self._answer(planned, everyone, state)
         return self.finish(planned, layer_map, everyone, found)
 
     def _begin(self, planned: Planned) -> None:
@@ -117,16 +132,19 @@ class Tuning:
         self.sampler.register()
         keep_options(self.folder, self.options)
         budget.keep_timing(self.folder, planned.timing)
-        racing, kept = self.options.split()
-        ids = self.sampler.ids
-        self.ids = {
-            "race": list(dict.fromkeys(ids[i] for i in racing)),
-            "held_back": list(dict.fromkeys(ids[i] for i in kept))[: planned.plan.held_back],
-        }
-        self.board.prompts, self.board.plan = self.ids, planned.plan
+        self.rest = planned.plan.total - planned.plan.scan
+        self._hold_back(planned.plan.held_back)
+        self.board.plan = planned.plan
         self.board.sentences, self.board.notes = planned.sentences, [*self.notes]
         self.board.notes += planned.plan.notes
         self.board.write()
+
+    def _hold_back(self, count: int) -> None:
+        """Say on how many of the prompts that choose nothing the answer is measured."""
+        ids = self.sampler.ids
+        racing, kept = ([ids[i] for i in part] for part in self.options.split())
+        self.ids = {"race": racing, "held_back": kept[:count]}
+        self.board.prompts = self.ids
 
     # --- plan -------------------------------------------------------------------------------------
 
@@ -142,6 +160,7 @@ class Tuning:
         own = self.sampler.survey({"name": "cfg", "stg_scale": 0.0})
         known = self._inspect(own.setting.generation)
         timing = budget.read_timing(self.folder) or self._measure_times(own, known)
+        budget.check_budget(self.folder, self.options, timing)
         share = self._scanned_share(own.complete)
         plan = budget.make_plan(self.options, timing, known.weak_passes, share)
         planned = Planned(plan, timing, known, own, ())
@@ -154,7 +173,11 @@ class Tuning:
         """Return what the clips say of the deviations where a tuning goes on; nothing at first."""
         if budget.read_timing(self.folder) is None:
             return {}
-        return resolution.deviations_of(self.scores(), self._cfg_given(planned)["name"])
+        try:
+            scores = self.scores()
+        except NotBegunError:  # a power cut can take the ledger's first entries and leave the times
+            return {}
+        return resolution.deviations_of(scores, self._cfg_given(planned)["name"])
 
     def _inspect(self, generation: GenerationSettings) -> Facts:
         tell = functools.partial(facts.facts_of, options=self.options.scan)
@@ -254,6 +277,17 @@ class Tuning:
         share = budget.denoising_share(self.options, planned.timing)
         return dataclasses.replace(rules, max_passes=max(passes * share, least))
 
+    def _of_budget(self, planned: Planned, passes: float) -> float:
+        """Return what forward passes of videos cost of the budget."""
+        return passes / budget.denoising_share(self.options, planned.timing)
+
+    def _answer_cost(self, planned: Planned, racing: Sequence[Candidate]) -> float:
+        """Return what the answer costs of the budget if the dearest come to it."""
+        dearest = sorted(one.passes for one in racing)[-budget.FINALISTS :]
+        return self._of_budget(
+            planned, planned.plan.held_back * len(self.options.seeds) * sum(dearest)
+        )
+
     def _floor_rules(self) -> RaceRules:
         return RaceRules(
             round_size=budget.ROUND,
@@ -279,15 +313,18 @@ class Tuning:
             yield RoundOver(stage, state, tuple(racing))
             if state.over:
                 return state
-            if state.rounds and self._is_late(stage):
-                assert self.options.clock_hours is not None
-                stops = {**stops, stage: len(state.rounds)}
-                budget.keep_stops(self.folder, self.options.clock_hours, stops)
+            if (state.rounds or stage in search.STAGES) and self._is_late(stage):
+                self._keep_stop(stage, len(state.rounds))
                 continue
             yield from self._make(stage, racing, state.wanted)
 
     def _stops(self) -> dict[str, int]:
         return budget.read_stops(self.folder, self.options.clock_hours)
+
+    def _keep_stop(self, stage: str, count: int) -> None:
+        assert self.options.clock_hours is not None
+        stops = {**self._stops(), stage: count}
+        budget.keep_stops(self.folder, self.options.clock_hours, stops)
 
     def _is_late(self, stage: str) -> bool:
         """Tell whether a stage has had its time; a budget in passes has no clock."""
@@ -321,7 +358,7 @@ class Tuning:
         """Search the scale, then the window, of the winner, as races on the same prompts."""
         everyone, prompts = list(racing), state.prompts or self.ids["race"]
         states = {"race": state}
-        for stage in search.STAGES:
+        for number, stage in enumerate(search.STAGES):
             best = next((one for one in everyone if one.name == state.leader), None)
             if best is None or best.cell is None:
                 continue
@@ -330,21 +367,41 @@ class Tuning:
             if not spread:
                 continue
             cfg = next(one for one in everyone if one.role == "cfg")
-            self.board.add(stage, spread)
-            together, passes = [cfg, best, *spread], planned.plan.search / len(search.STAGES)
+            together = [cfg, best, *spread]
+            passes = (self.rest - self.reserve) / (len(search.STAGES) - number)
             # Their clips are there: of the race, on the prompts that it came to.
             rules = dataclasses.replace(
                 self._race_rules(planned, passes, together), free=(cfg.name, best.name)
             )
-            state = yield from self.race(stage, together, rules, prompts)
+            if not self._pays(planned, passes, spread, rules):
+                yield self._not_searched(search.not_paid(stage, best.name))
+                continue
+            self.board.add(stage, spread)
+            found = yield from self.race(stage, together, rules, prompts)
+            if not found.rounds:
+                yield self._not_searched(search.too_late(stage, best.name))
+                continue
             everyone += spread
-            more = search.beyond([best, *spread], state, entry, model) if stage == "scale" else []
+            more = search.beyond([best, *spread], found, entry, model) if stage == "scale" else []
             if more:
                 self.board.add(stage, more)
-                state = yield from self.race(stage, [*together, *more], rules, prompts)
+                found = yield from self.race(stage, [*together, *more], rules, prompts)
                 everyone += more
-            states[stage] = state
+            states[stage] = state = found
+            self.rest -= self._of_budget(planned, found.passes)
         return everyone, self._together(everyone, tuple(states.values()))
+
+    def _pays(
+        self, planned: Planned, passes: float, spread: Sequence[Candidate], rules: RaceRules
+    ) -> bool:
+        """Tell whether so many passes pay for a round of what is to be tried."""
+        prompts = min(rules.round_size, len(self.ids["race"]))
+        needed = prompts * rules.seeds * sum(one.passes for one in spread)
+        return self._of_budget(planned, needed) <= passes
+
+    def _not_searched(self, text: str) -> Noted:
+        self.board.notes.append(text)
+        return Noted(text)
 
     def _together(self, everyone: Sequence[Candidate], states: Sequence[RaceState]) -> RaceState:
         """Return the race of those that the answer is about, on the prompts that all of them have.
@@ -378,16 +435,57 @@ class Tuning:
     # --- answer -----------------------------------------------------------------------------------
 
     def _answer(
-        self, everyone: Sequence[Candidate], state: RaceState
+        self, planned: Planned, everyone: list[Candidate], state: RaceState
     ) -> Generator[TuneEvent, None, Answer]:
         """Compare the winner with CFG alone on the prompts that chose nothing."""
-        names = answers.finalists(state, everyone)
-        given = [one.given for one in everyone if one.name in names]
-        yield from self.sample_all("answer", given, self.ids["held_back"])
-        yield from self.measure(names)
+        finalists = self._finalists(planned, everyone, state)
+        self._hold_back(self._answer_prompts(planned, finalists))
+        yield from self.sample_all(
+            "answer", [one.given for one in finalists], self.ids["held_back"]
+        )
+        yield from self.measure([one.name for one in finalists])
         return answers.answer(
             everyone, state, self.scores(), self.ids["held_back"], self._floor_rules()
         )
+
+    def _finalists(
+        self, planned: Planned, everyone: list[Candidate], state: RaceState
+    ) -> list[Candidate]:
+        """Return who is compared, CFG alone at the price of the best with STG among them.
+
+        Where that did not race, it is added to `everyone`.
+        """
+        names = answers.finalists(state, everyone)
+        found = [one for one in everyone if one.name in names]
+        best = next((one for one in found if one.has_stg), None)
+        priced = best and at_price(self.model(planned), best.passes)
+        if priced is None:
+            return found
+        raced = next((one for one in everyone if one.name == priced.name), None)
+        if raced is None:
+            everyone.append(priced)
+            self.board.add("answer", [priced])
+        return found if raced in found else [*found, raced or priced]
+
+    def _answer_prompts(self, planned: Planned, finalists: Sequence[Candidate]) -> int:
+        """Return how many prompts the rest of the budget pays for, so many that all are used.
+
+        In hours it is what the rest of them has time for at the pace of the videos so far.
+        """
+        kept = len(self.options.split()[1])
+        fewest = min(kept, MIN_CLUSTERS)
+        per_prompt = len(self.options.seeds) * sum(one.passes for one in finalists)
+        if self.options.clock_hours is None:
+            found = math.floor(self.rest / self._of_budget(planned, per_prompt))
+            return min(kept, max(fewest, found))
+        known = self._stops().get(budget.ANSWER)
+        if known is None:
+            left = self.options.clock_hours * 3600 * self.sampler.engine.workers
+            left -= self.board.seconds_used()
+            known = math.floor(left / (per_prompt * self.board.seconds_per_pass()))
+            known = min(kept, max(fewest, known))
+            self._keep_stop(budget.ANSWER, known)
+        return known
 
     def _show(
         self, planned: Planned, layer_map: LayerMap, racing: Sequence[Candidate]

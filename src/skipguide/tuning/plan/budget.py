@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from skipguide.files.text import format_count
 from skipguide.method.protocols import PlainData
-from skipguide.tuning.options import FOLDER, TuneOptions
+from skipguide.stats.intervals import MIN_CLUSTERS
+from skipguide.tuning.names import FOLDER
+from skipguide.tuning.options import TuneOptions, kept_budget
 from skipguide.tuning.race.candidates import Candidate
 
 _FILE = f"{FOLDER}/timing.json"
 _SCAN_SHARE = 0.25  # of the budget, at most
 _ANSWER_SHARE = 0.3  # of what the scan leaves
 _SEARCH_SHARE = 0.3  # of what scan and answer leave
-_FINALISTS = 3  # winner, CFG alone, and the cheapest of the tied or CFG at the same price
+FINALISTS = 4  # CFG alone, the winner, CFG at its price, and the cheapest of the tied
 ROUND = 4  # prompts of a round
 _FEWEST = 3  # candidates: CFG alone and two cells
+_ROUNDING = 1e-9  # of numbers of passes
 SHORTLIST = 3  # cells of the scan that race
 
 
@@ -139,6 +143,52 @@ def denoising_share(options: TuneOptions, timing: Timing) -> float:
     return passes / clip_passes(options, timing, passes)
 
 
+@dataclass(frozen=True)
+class _Prices:
+    """What things cost, in passes of the budget, and how many prompts there are to buy them for.
+
+    Args:
+        plain, dear: a video of CFG alone, and the dearest one with STG.
+        seeds: videos of a setting on a prompt.
+        racing, kept: prompts that choose, and that are kept back.
+    """
+
+    plain: float
+    dear: float
+    seeds: int
+    racing: int
+    kept: int
+
+    @classmethod
+    def of(cls, options: TuneOptions, timing: Timing) -> _Prices:
+        racing, kept = options.split()
+        plain, dear = (
+            clip_passes(options, timing, timing.steps * (timing.plain_passes + extra))
+            for extra in (0.0, 1.0)
+        )
+        return cls(plain, dear, max(len(options.seeds), 1), len(racing), len(kept))
+
+    @property
+    def rounds(self) -> int:
+        """The rounds that there are prompts for."""
+        return -(-self.racing // ROUND)
+
+    def round(self, settings: int) -> float:
+        """Return the cost of a round of so many settings, CFG alone among them."""
+        prompts = min(ROUND, self.racing)
+        return prompts * self.seeds * (self.plain + (settings - 1) * self.dear)
+
+    def settings(self, passes: float, rounds: int) -> int:
+        """Return how many settings so many passes pay for."""
+        prompts = min(ROUND, self.racing)
+        per_prompt = passes / rounds / (prompts * self.seeds)
+        return 1 + math.floor((per_prompt - self.plain) / self.dear + _ROUNDING)
+
+    def answer(self, finalists: int) -> float:
+        """Return the cost of the finalists, CFG alone among them, on a prompt that is kept back."""
+        return self.seeds * (self.plain + (finalists - 1) * self.dear)
+
+
 def make_plan(
     options: TuneOptions, timing: Timing, weak_passes: float, scanned_share: float = 1.0
 ) -> Plan:
@@ -147,48 +197,108 @@ def make_plan(
     Args:
         weak_passes: forward passes that the weak passes of one state take together.
         scanned_share: the cost of a pass at the size of the scan, as a part of one at full size.
+
+    Raises:
+        ValueError: for a budget that does not pay for the smallest tuning, with what would.
     """
-    total = total_passes(options, timing)
-    scan, prompts, levels, note = _plan_scan(options, timing, total, weak_passes, scanned_share)
-    left, notes = max(0.0, total - scan), [note] if note else []
-    if scan > total:
+    total, prices = total_passes(options, timing), _Prices.of(options, timing)
+    scans = _scans(options, timing, weak_passes, scanned_share)
+    rest = _smallest_rest(options, timing, prices, total, scans[-1].passes)
+    most = min(_SCAN_SHARE * total, total - rest)
+    scan = next((one for one in scans if one.passes <= most), scans[-1])
+    notes = [_less_scan(scan, scans[0])] if scan is not scans[0] else []
+    left = total - scan.passes
+    held_back, answer = _plan_answer(options, prices, left)
+    if held_back < prices.kept and _has_answer(options):
         notes.append(
-            f"the budget of {total:.0f} passes does not pay for the scan alone, which takes"
-            f" {scan:.0f}: more than the budget will be spent"
+            f"the answer is measured on {held_back} of the {prices.kept} prompts that are kept"
+            " back, for more would not fit into the budget"
         )
-    seeds, kept = max(len(options.seeds), 1), len(options.split()[1])
-    dear = clip_passes(options, timing, timing.steps * (timing.plain_passes + 1.0))
-    plain = clip_passes(options, timing, float(timing.steps * timing.plain_passes))
-    per_prompt = seeds * (plain + (_FINALISTS - 1) * dear)
-    held_back = min(kept, int(_ANSWER_SHARE * left / per_prompt))
-    answer = held_back * per_prompt
-    if held_back < kept:
-        notes.append(
-            f"the answer is measured on {held_back} of the {kept} prompts that are kept back, for"
-            " more would not fit into the budget"
-        )
-    race = (left - answer) * (1 - _SEARCH_SHARE)
-    per_round = ROUND * seeds * dear
-    number = int(race / (2 * per_round))
-    if number < _FEWEST:
-        notes.append(
-            f"the race has {race:.0f} passes, which pay for {race / per_round:.1f} rounds of one"
-            f" setting: too few to tell {_FEWEST} apart; a budget of about"
-            f" {_needed(total, race, per_round):.0f} passes would do"
-        )
-    number = min(max(number, _FEWEST), _most_candidates(options, timing))
-    there = -(-len(options.split()[0]) // ROUND)
-    rounds = min(max(1, int(race / (number * per_round))), there)
-    if race > 2 * number * there * per_round:
+    searched = _SEARCH_SHARE if options.objective.measures else 0.0
+    race = min(left - answer, max(prices.round(_FEWEST), (left - answer) * (1 - searched)))
+    number, more = _plan_race(options, timing, prices, race)
+    per_round = prices.round(number)
+    rounds = min(max(1, math.floor(race / per_round + _ROUNDING)), prices.rounds)
+    if more:
+        wanted = _needed(options, prices, scans[0].passes)
+        notes.append(f"{more}; a budget of about {_budget_words(options, timing, wanted)} would do")
+    elif race > 2 * prices.rounds * per_round:
+        used = prices.rounds * per_round / (1 - searched)
         notes.append(
             f"the budget is more than {len(options.prompts)} prompts can use: about"
-            f" {scan + answer + number * there * per_round * (1 + _SEARCH_SHARE):.0f} of"
-            f" {total:.0f} passes will be used; give more prompts, or --seeds"
+            f" {scan.passes + answer + used:.0f} of {total:.0f} passes will be used; give more"
+            " prompts, or --seeds"
         )
     return Plan(
-        total, scan, race, left - answer - race, answer, prompts, levels, held_back, number,
-        rounds, tuple(notes),
+        total, scan.passes, race, left - answer - race, answer, scan.prompts, scan.levels,
+        held_back, number, rounds, tuple(notes),
     )  # fmt: skip
+
+
+def _has_answer(options: TuneOptions) -> bool:
+    return options.objective.measures or options.objective.votes
+
+
+def _plan_answer(options: TuneOptions, prices: _Prices, left: float) -> tuple[int, float]:
+    """Return on how many prompts the answer is measured, and its passes."""
+    if not _has_answer(options):
+        return 0, 0.0
+    per_prompt = prices.answer(_finalists(options))
+    fewest = min(prices.kept, MIN_CLUSTERS)
+    held_back = min(prices.kept, max(fewest, int(_ANSWER_SHARE * left / per_prompt)))
+    return held_back, held_back * per_prompt
+
+
+def _finalists(options: TuneOptions) -> int:
+    return 2 if options.objective.votes else FINALISTS
+
+
+def _plan_race(
+    options: TuneOptions, timing: Timing, prices: _Prices, race: float
+) -> tuple[int, str]:
+    """Return how many settings race, and what is to be said where they are too few."""
+    rounds = min(2, prices.rounds)
+    number, most = prices.settings(race, rounds), _most_candidates(options, timing)
+    said = ""
+    if number < _FEWEST:
+        said = (
+            f"the race has {race:.0f} passes, which pay for"
+            f" {race / prices.round(_FEWEST):.1f} rounds of {_FEWEST} settings: too few to tell"
+            " them apart"
+        )
+    return min(max(number, _FEWEST), most), said
+
+
+def _smallest_rest(
+    options: TuneOptions, timing: Timing, prices: _Prices, total: float, scan: float
+) -> float:
+    """Return what the smallest race and answer cost.
+
+    Raises:
+        ValueError: if a budget does not pay for them beside the smallest scan.
+    """
+    answer = 0.0
+    if _has_answer(options):
+        answer = min(prices.kept, MIN_CLUSTERS) * prices.answer(_finalists(options))
+    race = prices.round(_FEWEST)
+    least = scan + race + answer
+    if total >= least:
+        return race + answer
+    raise ValueError(
+        f"the budget must pay for the smallest tuning, which takes {least:.0f} forward passes"
+        f" (scan {scan:.0f}, a race of {_FEWEST} settings {race:.0f}, answer {answer:.0f}), but got"
+        f" {total:.0f}. Give {_budget_words(options, timing, least)} or more, fewer seeds, or"
+        " videos of fewer steps."
+    )
+
+
+def _budget_words(options: TuneOptions, timing: Timing, passes: float) -> str:
+    """Return what to type for so many passes, rounded up."""
+    if options.passes is not None:
+        return f"--passes {math.ceil(passes)}"
+    hours = passes * timing.pass_seconds / timing.workers / 3600
+    digits = 1 - math.floor(math.log10(hours))
+    return f"--hours {math.ceil(hours * 10**digits) / 10**digits:g}"
 
 
 def _most_candidates(options: TuneOptions, timing: Timing) -> int:
@@ -197,40 +307,53 @@ def _most_candidates(options: TuneOptions, timing: Timing) -> int:
     return scales * (1 + SHORTLIST) + 2
 
 
-def _plan_scan(
-    options: TuneOptions, timing: Timing, total: float, weak_passes: float, scanned_share: float
-) -> tuple[float, int, tuple[float, ...], str | None]:
-    """Return the passes of the scan, its prompts and levels, and what had to give way."""
+@dataclass(frozen=True)
+class _Scan:
+    """A scan that a plan may choose."""
+
+    prompts: int
+    levels: tuple[float, ...]
+    passes: float
+
+
+def _scans(
+    options: TuneOptions, timing: Timing, weak_passes: float, scanned_share: float
+) -> list[_Scan]:
+    """Return the scan that is wanted, and smaller ones down to the smallest.
+
+    One prompt orders the layers nearly as well as four do.
+    """
     plain = clip_passes(options, timing, float(timing.steps * timing.plain_passes))
     # The videos of a scan at full size are the first ones of CFG alone, of all seeds.
     clip = plain * (len(options.seeds) if options.scan_size is None else scanned_share)
-    wanted = min(options.scan_prompts, len(options.split()[0])), options.scan.levels
-    scan, prompts, levels = 0.0, *wanted
-    for number, chosen in _smaller_scans(*wanted):
-        prompts, levels = number, chosen
-        scan = number * (clip + len(chosen) * (weak_passes + 1) * scanned_share)
-        if scan <= _SCAN_SHARE * total:
-            break
-    if (prompts, levels) == wanted:
-        return scan, prompts, levels, None
-    note = (
-        f"the scan looks at {format_count(prompts, 'prompt')} and"
-        f" {format_count(len(levels), 'noise level')} instead of {wanted[0]} and {len(wanted[1])},"
-        f" because it would take more than {_SCAN_SHARE:.0%} of the budget"
-    )
-    return scan, prompts, levels, note
-
-
-def _smaller_scans(prompts: int, levels: tuple[float, ...]) -> list[tuple[int, tuple[float, ...]]]:
-    """Return a scan, and smaller ones: one prompt orders the layers nearly as well as four do."""
+    prompts = min(options.scan_prompts, len(options.split()[0]))
+    levels = options.scan.levels
     few = (levels[0], levels[-1]) if len(levels) > 2 else levels
-    found = [(prompts, levels), (min(prompts, 2), levels), (min(prompts, 2), few), (1, few)]
-    return list(dict.fromkeys(found))
+    sizes = [(prompts, levels), (min(prompts, 2), levels), (min(prompts, 2), few), (1, few)]
+    return [
+        _Scan(number, chosen, number * (clip + len(chosen) * (weak_passes + 1) * scanned_share))
+        for number, chosen in dict.fromkeys(sizes)
+    ]
 
 
-def _needed(total: float, race: float, per_round: float) -> float:
-    wanted = 2 * _FEWEST * per_round
-    return total + (wanted - race) / ((1 - _ANSWER_SHARE) * (1 - _SEARCH_SHARE))
+def _less_scan(scan: _Scan, wanted: _Scan) -> str:
+    return (
+        f"the scan looks at {format_count(scan.prompts, 'prompt')} and"
+        f" {format_count(len(scan.levels), 'noise level')} instead of {wanted.prompts} and"
+        f" {len(wanted.levels)}, because it would take more than {_SCAN_SHARE:.0%} of the budget"
+    )
+
+
+def _needed(options: TuneOptions, prices: _Prices, scan: float) -> float:
+    """Return a budget with which the race has two rounds of the fewest settings."""
+    race = min(2, prices.rounds) * prices.round(_FEWEST)
+    if not _has_answer(options):
+        return scan + race
+    race /= 1 - (_SEARCH_SHARE if options.objective.measures else 0.0)
+    per_prompt = prices.answer(_finalists(options))
+    fewest = race + min(prices.kept, MIN_CLUSTERS) * per_prompt
+    left = max(fewest, race / (1 - _ANSWER_SHARE))
+    return scan + min(left, race + prices.kept * per_prompt)
 
 
 def fitting(candidates: Sequence[Candidate], plan: Plan) -> list[Candidate]:
@@ -238,9 +361,32 @@ def fitting(candidates: Sequence[Candidate], plan: Plan) -> list[Candidate]:
     return list(candidates[: plan.candidates])
 
 
+def check_budget(folder: Path, options: TuneOptions, timing: Timing) -> None:
+    """Check that a tuning that has its answer is not made again with a smaller budget.
+
+    Raises:
+        ValueError: for a smaller one, which would have fewer prompts to decide by.
+    """
+    then = kept_budget(folder)
+    if then is None or not (folder / FOLDER / "answer.json").is_file():
+        return
+    before = total_passes(dataclasses.replace(options, **then), timing)
+    now = total_passes(options, timing)
+    if now < before * (1 - _ROUNDING):
+        words = [_budget_words(options, timing, passes) for passes in (before, now)]
+        raise ValueError(
+            f"the tuning in {folder} has an answer and last ran with {words[0]}, so that it needs"
+            f" as much or more, but got {words[1]}. Give as much, or choose another folder with"
+            " --out."
+        )
+
+
 # --- by the clock ---------------------------------------------------------------------------------
 
 _STOPS = f"{FOLDER}/stops.json"
+
+
+ANSWER = "answer"  # in the place of a race: on how many prompts it was measured
 
 
 def stage_seconds(plan: Plan, timing: Timing, stage: str) -> float:
@@ -266,7 +412,11 @@ def read_stops(folder: Path, hours: float | None) -> dict[str, int]:
 
 
 def keep_stops(folder: Path, hours: float, rounds: dict[str, int]) -> None:
-    """Keep after how many rounds the clock has ended races, so that they end there again."""
+    """Keep after how many rounds the clock has ended races, so that they end there again.
+
+    Args:
+        rounds: by stage; under `ANSWER` the prompts on which the answer is measured.
+    """
     from skipguide.runs import storage
 
     content = json.dumps({"hours": hours, "rounds": rounds}).encode()

@@ -11,8 +11,9 @@ Who goes, after a round:
    in at most a share alpha of all races;
 3. with a budget that does not suffice for all on all prompts, the worse half after each of log2 k
    equal parts of it (sequential halving: Karnin, Koren and Somekh, Almost optimal exploration in
-   multi-armed bandits, ICML 2013). They are set aside, which does not show that they are worse,
-   and nobody is where no round follows, for nothing is saved there.
+   multi-armed bandits, ICML 2013), but nobody for whom the rest of the budget suffices: passes
+   that those who went have freed keep others in. They are set aside, which does not show that they
+   are worse, and nobody is where no round follows, for nothing is saved there.
 
 CFG alone never goes.
 """
@@ -257,7 +258,7 @@ class Race:
 
         Where no round follows even without them, they stay in.
         """
-        last, keep = now.rounds[-1], self._places(now.spent)
+        last, keep = now.rounds[-1], self._places(now)
         others = [name for name in now.active if name != self.baseline]
         ranked = [one for one in last.standings if one.name in others]
         aside = tuple(
@@ -277,15 +278,23 @@ class Race:
         now.exits += aside
         now.rounds[-1] = dataclasses.replace(last, exits=(*last.exits, *aside))
 
-    def _places(self, spent: float) -> int:
-        """Return how many beside CFG alone stay in after so many forward passes."""
+    def _places(self, now: _Field) -> int:
+        """Return how many beside CFG alone stay in after a round."""
         count, limit = len(self.candidates) - 1, self.rules.max_passes
-        everything = self._cost(list(self.passes)) * len(self.prompts)
-        if limit is None or not self.rules.halve or count < 2 or everything <= limit:
+        if limit is None or not self.rules.halve or count < 2:
             return count
         parts = math.ceil(math.log2(count))
-        done = min(parts - 1, math.floor(spent / limit * parts + _ROUNDING))
-        return math.ceil(count / 2**done)
+        done = min(parts - 1, math.floor(now.spent / limit * parts + _ROUNDING))
+        return max(math.ceil(count / 2**done), self._affordable(now, limit - now.spent))
+
+    def _affordable(self, now: _Field, rest: float) -> int:
+        """Return for how many, the best first, the rest of the budget suffices to the end."""
+        left = len(self.prompts) - len(now.prompts)
+        ranked = [row.name for row in now.rounds[-1].standings if row.name in now.active]
+        others = [name for name in ranked if name != self.baseline]
+        numbers = range(len(others), 0, -1)
+        fits = (n for n in numbers if self._cost([self.baseline, *others[:n]]) * left <= rest)
+        return next(fits, 0)
 
     # --- the result -------------------------------------------------------------------------------
 

@@ -59,6 +59,19 @@ def beyond(
     return _with_scales(leader, entry, model, (leader.scale * step,))
 
 
+def not_paid(stage: Stage, name: str) -> str:
+    """Say that the budget leaves nothing for a search."""
+    return (
+        f"The {stage} of {name} was not searched: what is left of the budget does not pay for a"
+        " round of it beside the answer."
+    )
+
+
+def too_late(stage: Stage, name: str) -> str:
+    """Say that the hours leave no time for a search."""
+    return f"The {stage} of {name} was not searched: the hours for it are used up."
+
+
 def _with_scales(
     best: Candidate, entry: Scanned, model: Model, scales: Iterable[float]
 ) -> list[Candidate]:
