@@ -349,10 +349,12 @@ class Tuning:
         for number, stage in enumerate(search.STAGES):
             best = next((one for one in everyone if one.name == state.leader), None)
             if best is None or best.cell is None:
+                yield self.not_searched(search.not_around(stage, best))
                 continue
             entry, model = _scanned(layer_map, best.cell), self.model(planned)
             spread = search.around(stage, best, entry, model)
             if not spread:
+                yield self.not_searched(search.nothing_else(stage, best.name, model.steps))
                 continue
             cfg = next(one for one in everyone if one.role == "cfg")
             together = [cfg, best, *spread]
@@ -362,12 +364,12 @@ class Tuning:
                 self._race_rules(planned, passes, together), free=(cfg.name, best.name)
             )
             if not self._pays(planned, passes, spread, rules):
-                yield self._not_searched(search.not_paid(stage, best.name))
+                yield self.not_searched(search.not_paid(stage, best.name))
                 continue
             self.board.add(stage, spread)
             found = yield from self.race(stage, together, rules, prompts)
             if not found.rounds:
-                yield self._not_searched(search.too_late(stage, best.name))
+                yield self.not_searched(search.too_late(stage, best.name))
                 continue
             everyone += spread
             more = search.beyond([best, *spread], found, entry, model) if stage == "scale" else []
@@ -377,6 +379,7 @@ class Tuning:
                 everyone += more
             states[stage] = state = found
             self.rest -= self._of_budget(planned, found.passes)
+        yield self.not_searched(search.beside(everyone, layer_map.kinds.count("")))
         return everyone, self._together(everyone, tuple(states.values()))
 
     def _pays(
@@ -387,8 +390,10 @@ class Tuning:
         needed = prompts * rules.seeds * sum(one.passes for one in spread)
         return self._of_budget(planned, needed) <= passes
 
-    def _not_searched(self, text: str) -> Noted:
+    def not_searched(self, text: str) -> Noted:
+        """Note what was not searched, and why, for all who read the run."""
         self.board.notes.append(text)
+        self.board.not_searched.append(text)
         return Noted(text)
 
     def _together(self, everyone: Sequence[Candidate], states: Sequence[RaceState]) -> RaceState:
