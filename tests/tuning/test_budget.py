@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
 from skipguide.runs.prompt_rows import Prompt
 from skipguide.tuning.objective.objective import ObjectiveSpec
 from skipguide.tuning.options import TuneOptions
-from skipguide.tuning.plan.budget import Timing, make_plan
+from skipguide.tuning.plan.budget import Timing, keep_timing, make_plan, read_timing
 
-TIMING = Timing(
-    pass_seconds=0.1, weak_seconds=0.05, beside_seconds=0.4, workers=1, steps=10, plain_passes=2
-)
+TIMING = Timing(pass_seconds=0.1, beside_seconds=0.4, workers=1, steps=10, plain_passes=2)
 
 
 def options(count: int = 30, **more: object) -> TuneOptions:
@@ -166,3 +166,13 @@ def test_bad_options_are_refused_at_once(wrong: dict[str, object], message: str)
         TuneOptions("lab-mochi", own)
     with pytest.raises(ValueError, match="needs 2 prompts at least"):
         options(1)
+
+
+def test_times_of_runs_of_before_are_read(tmp_path: Path) -> None:
+    keep_timing(tmp_path, TIMING)
+    path = tmp_path / "tune" / "timing.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "weak_seconds": 0.018}))
+    assert read_timing(tmp_path) == TIMING
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_timing(tmp_path)

@@ -145,6 +145,8 @@ def test_a_tuning_that_goes_on_plans_with_the_deviations_of_its_clips(
     plans = [event.sentences for event in (*events, *more) if isinstance(event, Planned)]
     first, again = (" ".join(sentences) for sentences in plans)
     assert "standard deviations of the paired differences" in first
+    # The weak pass of a scan costs 8 passes over 16 cells, and no clock says so.
+    assert "and a weak pass of the scan is 0.50 of one on average" in first
     assert "differences of grey above .0" in again
     assert "lab models" not in again
 

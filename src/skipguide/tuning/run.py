@@ -172,15 +172,12 @@ class Tuning:
         return self.sampler.engine.inspect(generation, tell)
 
     def _measure_times(self, own: ResolvedSetting, known: Facts) -> Timing:
-        """Time a step without and with a weak pass that skips the middle layer."""
+        """Time a step of CFG alone; what weak passes cost beside it is counted, not timed."""
         assert own.complete.steps is not None
         plain = self._quickest(own)
-        term = {"layers": [known.middle], "scale": 1.0}
-        weak = self._quickest(self.sampler.survey({"name": "weak", "stg": term}))
         seconds = plain.seconds_per_step / max(plain.passes_per_step, 1.0)
         return Timing(
             seconds,
-            max(0.0, weak.seconds_per_step - plain.seconds_per_step),
             2 * plain.passes_per_step * seconds,
             self.sampler.engine.workers,
             own.complete.steps,
