@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 import skipguide
 from skipguide.cli import app, tune_inputs
+from skipguide.cli.tune_report import map_lines
 from skipguide.models import loading
 from skipguide.tuning.events import Planned
 from skipguide.tuning.objective.objective import ObjectiveSpec
+from support import tuned
 
 SIZE = ["--height", "32", "--width", "32", "--num-frames", "7", "--steps", "4"]
 SMALL = [*SIZE, "--max-sequence-length", "16", "--device", "cpu", "--guidance-scale", "4.5"]
@@ -158,3 +160,12 @@ def test_metrics_have_weights() -> None:
     found = tune_inputs.parse_metrics(["motion=2,sharpness", "mine.py:score=-0.5"])
     assert found == (("motion", 2.0), ("sharpness", 1.0), ("mine.py:score", -0.5))
     assert ObjectiveSpec(metrics=found).measures
+
+
+def test_the_printed_map_says_what_the_shortlist_took_and_why_not_others() -> None:
+    found = tuned.layer_map()
+    lines = map_lines(found)
+    assert "one alone of those that push the same way" in lines[0]
+    marked = {text.rpartition("; ")[2] for text in lines[1:9] if "; " in text.partition("weak")[2]}
+    assert marked == {"in the shortlist", *found.passed_over().values()}
+    assert any("pushes like" in mark for mark in marked)

@@ -138,6 +138,9 @@ def test_the_race_and_the_map_are_told_with_their_intervals(run: Path) -> None:
     assert "A ranking, not a verdict." in text
     first = tuned.layer_map().shortlist()[0].name
     assert f"{first} shortlist 1 (1 to 4)" in text
+    for name, why in tuned.layer_map().passed_over().items():
+        assert f"{name} {why} " in text
+    assert "one alone of those that push the same way" in text
     assert "confidence sequences of paired differences" in text
     assert "8 prompts could choose, and 4 chose nothing" in text
     assert "halving" not in text
