@@ -59,15 +59,17 @@ class Tuning:
         folder: of the run, new or one of a tuning with the same options.
         engine: makes the videos.
         retry_failed: also make those that failed before.
+        command: that was typed; "" from Python.
 
     Raises:
         ValueError: for an objective that cannot be measured.
     """
 
     def __init__(
-        self, options: TuneOptions, folder: Path, engine: Engine, retry_failed: bool = False
-    ):
-        self.options, self.folder = options, folder
+        self, options: TuneOptions, folder: Path, engine: Engine, retry_failed: bool = False,
+        command: str = "",
+    ):  # fmt: skip
+        self.options, self.folder, self.command = options, folder, command
         self.objective = Objective(options.objective)
         self.notes = [*options.notes(), *self.objective.check()]
         self.sampler = Sampler(folder, options, engine, retry_failed)
