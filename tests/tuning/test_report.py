@@ -235,3 +235,14 @@ def test_what_was_not_searched_is_said_with_how_it_was_measured(run: Path) -> No
     text = read(run).text
     assert text.rindex("How it was measured") < text.index("was not searched: so.")
     assert text.index("was not searched: so.") < text.rindex("Provenance")
+
+
+def test_tables_wrap_or_scroll_on_a_phone(run: Path) -> None:
+    """The rules of the page; tests/studio/test_tune_browser.py sees that they do it."""
+    page = report.write_report(run).read_text(encoding="utf-8")
+    narrow = page.partition("@media (max-width: 640px)")[2].partition("@media print")[0]
+    for kind in ("told", "race"):
+        assert re.search(rf"\.{kind} td\b[^}}]*overflow-wrap: anywhere", narrow)
+        assert re.search(rf"\.{kind} \.number\b[^}}]*white-space: normal", narrow)
+    assert page.count("<table") == page.count('<div class="scrolled"><table')
+    assert re.search(r"\.scrolled {[^}]*overflow-x: auto", page)
