@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -64,6 +65,19 @@ def test_another_is_not_replaced_unless_asked(folder: Path, tmp_path: Path) -> N
     run("--add", "cfg.toml", "--name", "tune", "--overwrite")
     assert (folder / "tune.toml").read_bytes() == (tmp_path / "cfg.toml").read_bytes()
     assert [path.name for path in folder.iterdir()] == ["tune.toml"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [((12,), "must be from 0 to 11"), (("single:3",), "must be one that mochi has (blocks)")],
+)
+def test_layers_that_the_model_has_not_are_not_added(
+    folder: Path, tmp_path: Path, layers: tuple[int | str, ...], message: str
+) -> None:
+    row = dataclasses.replace(STG_FILE.row, layers=layers)
+    write_preset(tmp_path / "deep.toml", dataclasses.replace(STG_FILE, row=row))
+    assert message in run("--add", "deep.toml", code=2).stderr
+    assert not folder.exists()
 
 
 def test_a_broken_file_is_listed_as_such(folder: Path) -> None:

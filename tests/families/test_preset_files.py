@@ -146,6 +146,37 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"preset": {**GOOD, "defaults": {"guidance": 4}}}, r"Did you mean 'guidance_scale'\?",
     ),
     "slg": ({"preset": {**GOOD, "kind": "slg"}}, "SLG has no scale"),
+    "too deep": (
+        {"preset": {**GOOD, "layers": [4]}},
+        r"\[preset\]: layers of this MochiTransformer3DModel must be from 0 to 3 \(4 blocks\), but",
+    ),
+    "too deep by its stack": (
+        {"preset": {**GOOD, "layers": ["blocks:40"]}}, "must be from 0 to 3 .*, but got 40",
+    ),
+    "negative": ({"preset": {**GOOD, "layers": [-1]}}, r"must be a list of layers, .* got \[-1\]"),
+    "stack": (
+        {"preset": {**GOOD, "layers": ["single:1"]}},
+        r"a layer's stack must be one that mochi has \(blocks\), but got single",
+    ),
+    "axis": ({"preset": {**GOOD, "axis": "temporal"}}, "axis must be one that mochi has"),
+    "skip of the family": (
+        {"preset": {**GOOD, "pipelines": ["SanaVideoPipeline"], "skip": "blur"}},
+        "skip must be one that",
+    ),
+    "UNet": (
+        {"preset": {**GOOD, "pipelines": ["StableVideoDiffusionPipeline"]}},
+        "a layer of a UNet must be written with its part",
+    ),
+    "bin": (
+        {"preset": {"model": "m", "pipelines": ["MochiPipeline"], "depth": 4,
+                    "schedule": [{"sigma": [0, 1], "layers": [9], "scale": 1.0}]}},
+        "must be from 0 to 3 .*, but got 9",
+    ),
+    "best": (
+        {"preset": {"model": "m", "pipelines": ["MochiPipeline"], "depth": 4},
+         "provenance": {"verdict": "use CFG alone"}, "best_stg": {"layers": [7], "scale": 1.0}},
+        r"\[best_stg\]: layers of .* must be from 0 to 3",
+    ),
 }  # fmt: skip
 
 
@@ -241,8 +272,10 @@ def test_terms_and_schedule_of_a_file(pipe: Any, tmp_path: Path) -> None:
     path = written(tmp_path, PresetFile(dataclasses.replace(row, scale=0.0, skip="residual")))
     assert isinstance(STG.preset(pipe, file=path), Schedule)
     terms = ({"axis": "spatial", "scale": 2.0}, {"axis": "temporal", "scale": 0.5})
-    path = written(tmp_path, PresetFile(dataclasses.replace(ROW, scale=0.0, terms=terms)))
-    found = STG.preset(pipe, file=path)
+    latte = dataclasses.replace(
+        ROW, scale=0.0, terms=terms, pipelines=("LattePipeline",), layers=(2,)
+    )
+    found = presets.to_terms(read_preset_file(written(tmp_path, PresetFile(latte))).row)
     assert isinstance(found, tuple)
     assert [(term.axis, term.scale, term.normalize) for term in found] == [
         ("spatial", 2.0, True), ("temporal", 0.5, True),

@@ -138,6 +138,26 @@ def test_a_broken_floor_is_not_recommended() -> None:
     assert row["low"] < row["value"] < row["high"] < row["floor"]
 
 
+@pytest.mark.parametrize(("motion", "used"), [(0.965, "R6"), (0.975, "R8")])
+def test_what_is_below_its_floor_by_the_mean_is_not_recommended(motion: float, used: str) -> None:
+    """The interval reaches to both sides of the floor; the next best that holds it is taken."""
+    scores = table({"cfg": (0, 0), "R8": (0.09, 0.09), "R6": (0.088, 0.088)})
+    wide = {p: motion + 0.1 * (-1) ** place for place, p in enumerate((*RACED, *KEPT))}
+    floors = {"cfg": dict.fromkeys(wide, 1.0), "R8": wide, "R6": dict.fromkeys(wide, 0.99)}
+    scores = ScoreTable("sharpness", scores.values, {"motion": floors})
+    rules = RaceRules(floors=(("motion", 0.97),))
+    other = Racer("R6", "scan", STG.passes)
+    state = race(scores, CFG, STG, other, rules=rules)
+    # Of the race the best two come to the answer.
+    found = answer([CFG, STG, other], state, scores, KEPT, rules)
+    (floor,) = found.floors
+    assert not floor.is_broken
+    assert (found.winner, found.recommended, found.verdict) == ("R8", used, "use")
+    assert floor.is_held == (used == "R8")
+    said = "R8 falls below the floor of motion."
+    assert found.sentences[0].endswith(said) == (used == "R6")
+
+
 def test_a_ceiling_of_what_is_better_lower() -> None:
     scores = table({"cfg": (0, 0), "R8": (0.05, 0.05)})
     flicker = {"cfg": {p: 0.09 + 0.001 * (p % 2) for p in KEPT}, "R8": dict.fromkeys(KEPT, 0.1)}

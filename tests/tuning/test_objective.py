@@ -32,6 +32,22 @@ def picky(frames, prompt, fps):
         raise KeyError("no such word")
     return float("nan") if prompt == "prompt 2" else 1.0
 
+def leaving(frames, prompt, fps):
+    if prompt == "prompt 1":
+        raise {"exit": SystemExit, "own": Ending, "bare": GeneratorExit}[HOW]()
+    if prompt == "prompt 2" and HOW == "exit":
+        import sys
+        sys.exit("no model")
+    return 1.0
+
+def stopped(frames, prompt, fps):
+    raise KeyboardInterrupt
+
+class Ending(BaseException):
+    pass
+
+HOW = "exit"
+
 def never(frames, prompt, fps):
     raise RuntimeError("out of order")
 
@@ -176,14 +192,65 @@ def test_a_module_with_a_function(run: Run) -> None:
 def test_errors_and_nan_of_a_function_name_the_clip(run: Run, own: str) -> None:
     objective = Objective(spec((f"{own}:picky", 1.0)))
     said = objective.measure(run)
-    assert len(said) == 8
-    assert said[0] == (
-        f"cfg 0, prompt 2, seed 0 has no picky: {own}:picky failed with KeyError: 'no such word'"
-    )
-    assert any(one.endswith("picky returned nan") for one in said)
+    of_each = "4 clips lack a value for one reason, the first of them: cfg 0, prompt"
+    assert said == [
+        f"{of_each} 2, seed 0 has no picky: {own}:picky failed with KeyError: 'no such word'",
+        f"{of_each} 3, seed 0 has no picky: {own}:picky returned nan",
+    ]
+    assert objective.measure(run) == []  # told once, as long as it is of the same clips
     table = objective.scores(run)
     assert set(table.values["cfg 0"]) == {1, 4}
     assert "KeyError" in table.lacking["cfg 1", 2]
+    kept = json.loads((run.folder / "tune" / "unmeasured.json").read_text())
+    assert len(kept) == 8
+
+
+def test_a_reason_is_told_again_when_more_clips_have_it(run: Run, own: str) -> None:
+    objective = Objective(spec((f"{own}:picky", 1.0)))
+    first = objective.measure(run, ["cfg 0"])
+    assert [one[:7] for one in first] == ["2 clips", "2 clips"]
+    assert [one[:7] for one in objective.measure(run, ["cfg 1"])] == ["4 clips", "4 clips"]
+
+
+def test_reasons_that_differ_from_clip_to_clip_do_not_fill_the_screen(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "each.py").write_text(
+        "count = []\ndef each(frames, prompt, fps):\n    count.append(0)\n"
+        "    if len(count) > 2:\n        raise KeyError(len(count))\n    return 1.0\n"
+    )
+    said = Objective(spec((f"{tmp_path}/each.py:each", 1.0))).measure(run)
+    assert len(said) == 6
+    assert said[-1].startswith("9 more values are missing, each for a reason of its own")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("exit", "SystemExit"), ("own", "Ending"), ("bare", "GeneratorExit")],
+)
+def test_a_function_that_would_end_the_process_has_failed(
+    run: Run, tmp_path: Path, how: str, words: str
+) -> None:
+    file = tmp_path / "ends.py"
+    file.write_text(SOURCE.replace('HOW = "exit"', f'HOW = "{how}"'))
+    said = Objective(spec((f"{file}:leaving", 1.0))).measure(run)
+    assert said[0].endswith(f"has no leaving: {file}:leaving failed with {words}")
+    assert how != "exit" or said[1].endswith("failed with SystemExit: no model")
+
+
+def test_an_interrupt_at_the_keyboard_ends_the_measurement(run: Run, own: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Objective(spec((f"{own}:stopped", 1.0))).measure(run)
+
+
+@pytest.mark.parametrize(("text", "words"), [("exit('no licence')", "SystemExit: no licence"),
+                                             ("raise GeneratorExit", "GeneratorExit")])  # fmt: skip
+def test_a_file_that_would_end_the_process_cannot_be_imported(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "ends.py").write_text(f"import sys\n{text.replace('exit(', 'sys.exit(')}\n")
+    with pytest.raises(ValueError, match=f"failed with {words}"):
+        Objective(spec((f"{tmp_path}/ends.py:f", 1.0)))
 
 
 def test_a_function_that_never_has_a_value_ends_it(run: Run, own: str) -> None:
@@ -308,7 +375,7 @@ def test_distances_are_said_above_real_to_real() -> None:
         ([], {"features": "c3d", "reference": Path("x")}, "--features must be i3d or videomae"),
         ([("nowhere.py:f", 1)], {}, "needs the file nowhere.py, but there is none"),
         ([("no.such.module:f", 1)], {}, "importing 'no.such.module:f' failed with ModuleNot"),
-        ([("OWN:missing", 1)], {}, "no function 'missing'. It has first_pixel, picky, never"),
+        ([("OWN:missing", 1)], {}, "no function 'missing'. It has first_pixel, picky, leaving"),
         ([("OWN:NUMBER", 1)], {}, "has no function 'NUMBER'"),
         ([("OWN:of_two", 1)], {}, r"must be called as f\(frames, prompt, fps\), but"),
     ],

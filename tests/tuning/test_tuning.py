@@ -82,6 +82,10 @@ def test_the_best_layer_is_found_and_its_gain_measured(
     assert 0 < estimate.high - estimate.low < 0.05
     stages = [event.name for event in events if isinstance(event, StageBegan)]
     assert list(dict.fromkeys(stages)) == ["scan", "race", "scale", "window", "answer"]
+    # CFG alone is there at the price of the winner, which has 10 steps of 2 + 1 / 4 passes.
+    priced = [one for one in answer.contestants if one.role == "cfg-price" and one.held_back]
+    cost = {one.name: one.passes for one in answer.contestants}
+    assert [one.passes for one in priced] == [round(cost[answer.winner or ""] / 2) * 2]
     # The prompts that measured the answer chose nothing.
     asked = options(PROMPTS)
     kept = {asked.prompts[i].text for i in asked.split()[1]}
@@ -129,9 +133,11 @@ def test_what_the_scan_computed_is_in_what_is_spent(
         steps = {entry.id: entry.complete["steps"] for entry in run.settings()}
         clips = run.clips("done")
     assert budget["passes_used"] == pytest.approx(
-        of_scan + sum(clip.passes_per_step * steps[clip.setting] for clip in clips)
+        of_scan + sum((clip.passes_per_step or 0) * steps[clip.setting] for clip in clips)
     )
-    assert budget["seconds_used"] == pytest.approx(4 * 4 * 0.005 + sum(c.seconds for c in clips))
+    assert budget["seconds_used"] == pytest.approx(
+        4 * 4 * 0.005 + sum(c.seconds or 0 for c in clips)
+    )
     assert result.report is not None
     assert f"; {of_scan} of the passes are the scan&#x27;s own" in result.report.read_text()
 
@@ -362,3 +368,39 @@ def _quality(run: Run, clip: Any, model: drawn_tuning.DrawnModel) -> float:
     setting = next(entry for entry in run.settings() if entry.id == clip.setting)
     complete = {**setting.complete, "model": "lab-mochi", "prompt": "a"}
     return model.quality(validate_settings(complete))
+
+
+OBJECTIVES = {
+    "metric": {},
+    "nothing": {"objective": ObjectiveSpec()},
+    "votes": {"objective": ObjectiveSpec(votes=True)},
+}
+
+
+def begun(folder: Path, asked: TuneOptions) -> None:
+    """A tuning that ended right before its first sweep."""
+    steps = Tuning(asked, folder, engine(folder)).run()
+    assert any(isinstance(event, StageBegan) for event in steps)
+    steps.close()
+
+
+@pytest.mark.parametrize(
+    ("objective", "left"),
+    [*((name, "all") for name in OBJECTIVES), ("metric", "an empty ledger"), ("metric", "nothing")],
+)
+def test_a_tuning_that_ended_before_its_first_sweep_goes_on(
+    tmp_path: Path, objective: str, left: str
+) -> None:
+    """A kill leaves all that was written, a power cut may take what is not on the disk yet."""
+    folder, asked = tmp_path / "run", options(6, passes=1_000.0, **OBJECTIVES[objective])
+    begun(folder, asked)
+    assert (folder / "tune" / "timing.json").is_file()
+    if left != "all":
+        for path in folder.glob("ledger.sqlite*"):
+            path.unlink()
+    if left == "an empty ledger":
+        (folder / "ledger.sqlite").touch()
+    planned = list(Tuning(asked, folder, engine(folder)).run(only_plan=True))
+    assert isinstance(planned[-1], Planned)
+    result, _ = tuned(folder, asked, engine(folder))
+    assert result.answer is not None or result.waiting is not None

@@ -83,6 +83,10 @@ def to_json(value: Any) -> str:
     )
 
 
+class NotBegunError(ValueError):
+    """There is no ledger in a folder yet, or nothing in it: no sweep has come so far."""
+
+
 class Ledger:
     """A connection to the ledger of a run directory, for one thread.
 
@@ -100,7 +104,7 @@ class Ledger:
         self.path = folder / NAME
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         if mode != "create" and not self.path.is_file():
-            raise ValueError(
+            raise NotBegunError(
                 f"a run must be a folder with a {NAME}, but {folder} is not one. `skipguide sweep`"
                 " makes them; `skipguide runs ls` lists them."
             )
@@ -196,7 +200,7 @@ class Ledger:
             found = self.meta("format") if known else None
             empty = not known and not self.rows("SELECT 1 FROM sqlite_master")
         if empty:
-            raise ValueError(
+            raise NotBegunError(
                 f"the ledger {self.path} must be filled, but is empty: its sweep was ended before"
                 " it wrote anything. Run that sweep again."
             )

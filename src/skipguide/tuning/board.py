@@ -113,12 +113,13 @@ class Board:
 
     def _used(self) -> PlainData:
         from skipguide.runs import Run
+        from skipguide.runs.ledger import NotBegunError
 
         try:
             with Run.open(self.folder) as run:
                 clips = run.clips("done")
                 settings = {setting.id: setting.complete for setting in run.settings()}
-        except ValueError:  # no sweep yet
+        except NotBegunError:
             return {"passes_used": 0.0, "seconds_used": 0.0, "scan_passes": 0.0}
         scans = [self._scan_of(clip.key) for clip in clips]
         scanned, looked = (sum(column) for column in zip((0.0, 0.0), *scans, strict=True))

@@ -17,6 +17,7 @@ from skipguide.method.protocols import PlainData
 from skipguide.runs import Run
 from skipguide.runs.engine import Cost, Engine, OnStep
 from skipguide.runs.jobs import ResolvedSetting
+from skipguide.runs.ledger import NotBegunError
 from skipguide.runs.sweep import ClipPublished, SweepEstimate
 from skipguide.stats.intervals import MIN_CLUSTERS
 from skipguide.tuning import facts
@@ -39,7 +40,14 @@ from skipguide.tuning.options import TuneOptions, check_run, keep_options
 from skipguide.tuning.plan import budget, resolution
 from skipguide.tuning.plan.budget import Timing
 from skipguide.tuning.race import search
-from skipguide.tuning.race.candidates import Candidate, Model, Scanned, candidates, cfg_alone
+from skipguide.tuning.race.candidates import (
+    Candidate,
+    Model,
+    Scanned,
+    at_price,
+    candidates,
+    cfg_alone,
+)
 from skipguide.tuning.race.race import Race, RaceRules, RaceState
 from skipguide.tuning.sampling import Sampler
 from skipguide.tuning.scan import watch as scanning
@@ -167,7 +175,11 @@ class Tuning:
         """Return what the clips say of the deviations where a tuning goes on; nothing at first."""
         if budget.read_timing(self.folder) is None:
             return {}
-        return resolution.deviations_of(self.scores(), self._cfg_given(planned)["name"])
+        try:
+            scores = self.scores()
+        except NotBegunError:  # a power cut can take the ledger's first entries and leave the times
+            return {}
+        return resolution.deviations_of(scores, self._cfg_given(planned)["name"])
 
     def _inspect(self, generation: GenerationSettings) -> Facts:
         tell = functools.partial(facts.facts_of, options=self.options.scan)
@@ -427,19 +439,37 @@ class Tuning:
     # --- answer -----------------------------------------------------------------------------------
 
     def _answer(
-        self, planned: Planned, everyone: Sequence[Candidate], state: RaceState
+        self, planned: Planned, everyone: list[Candidate], state: RaceState
     ) -> Generator[TuneEvent, None, Answer]:
         """Compare the winner with CFG alone on the prompts that chose nothing."""
-        names = answers.finalists(state, everyone)
-        finalists = [one for one in everyone if one.name in names]
+        finalists = self._finalists(planned, everyone, state)
         self._hold_back(self._answer_prompts(planned, finalists))
         yield from self.sample_all(
             "answer", [one.given for one in finalists], self.ids["held_back"]
         )
-        yield from self.measure(names)
+        yield from self.measure([one.name for one in finalists])
         return answers.answer(
             everyone, state, self.scores(), self.ids["held_back"], self._floor_rules()
         )
+
+    def _finalists(
+        self, planned: Planned, everyone: list[Candidate], state: RaceState
+    ) -> list[Candidate]:
+        """Return who is compared, CFG alone at the price of the best with STG among them.
+
+        Where that did not race, it is added to `everyone`.
+        """
+        names = answers.finalists(state, everyone)
+        found = [one for one in everyone if one.name in names]
+        best = next((one for one in found if one.has_stg), None)
+        priced = best and at_price(self.model(planned), best.passes)
+        if priced is None:
+            return found
+        raced = next((one for one in everyone if one.name == priced.name), None)
+        if raced is None:
+            everyone.append(priced)
+            self.board.add("answer", [priced])
+        return found if raced in found else [*found, raced or priced]
 
     def _answer_prompts(self, planned: Planned, finalists: Sequence[Candidate]) -> int:
         """Return how many prompts the rest of the budget pays for, so many that all are used.

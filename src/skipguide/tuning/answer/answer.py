@@ -30,6 +30,7 @@ from skipguide.tuning.race.state import (
     floor_of,
 )
 
+_ROUNDING = 1e-9  # of a floor
 SAME_COST = 1.05  # what costs up to 5 % more costs the same
 
 
@@ -83,6 +84,11 @@ class FloorCheck:
     def is_broken(self) -> bool:
         """Whether the whole interval lies below the floor."""
         return self.above.estimate.sign < 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the mean is at the floor or above it: what is not is not recommended."""
+        return self.above.estimate.value >= -_ROUNDING * abs(self.floor)
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def _floor(one: FloorCheck) -> dict[str, Any]:
         "metric": one.metric, "value": finite(one.mean), "floor": finite(one.floor),
         "low": None if found.low is None else one.floor + found.low,
         "high": None if found.high is None else one.floor + found.high,
-        "held": not one.is_broken, "n": found.count,
+        "held": one.is_held, "broken": one.is_broken, "n": found.count,
     }  # fmt: skip
 
 
@@ -215,8 +221,9 @@ def _contestant(one: Contestant) -> dict[str, Any]:
 def finalists(state: RaceState, candidates: Sequence[Racer]) -> tuple[str, ...]:
     """Return whom to sample on the prompts that were kept back.
 
-    These are CFG alone, the best beside it, the best with STG, the cheapest of those tied with the
-    leader, and CFG alone at the same price, as far as they are still in the race.
+    These are CFG alone, the best beside it, the best with STG, and the cheapest of those tied with
+    the leader, as far as they are still in the race. CFG alone at the price of the best with STG
+    meets them there (`race.candidates.at_price`).
     """
     ranked = ranking(state, candidates)
     with_stg = [one.name for one in ranked if not one.role.startswith(BASELINE)]
@@ -225,7 +232,6 @@ def finalists(state: RaceState, candidates: Sequence[Racer]) -> tuple[str, ...]:
         *(one.name for one in ranked[:1]),
         *with_stg[:1],
         *state.tied[:1],
-        *(one.name for one in ranked if one.role == AT_THE_SAME_PRICE),
     ]
     return tuple(dict.fromkeys(wanted))
 
@@ -287,7 +293,14 @@ class _HeldBack:
         own, base = (column_of(values, one, self.prompts) for one in (name, self.baseline))
         return _compare(metric, own, base)
 
-    def floor(self, metric: str, share: float, name: str, lower: bool) -> FloorCheck:
+    def floors(self, rules: RaceRules, name: str) -> tuple[FloorCheck, ...]:
+        """Return how a setting stands to each floor."""
+        return tuple(
+            self._floor(metric, share, name, metric in rules.lower)
+            for metric, share in rules.floors
+        )
+
+    def _floor(self, metric: str, share: float, name: str, lower: bool) -> FloorCheck:
         values = self.scores.floors.get(metric, {})
         own, base = (column_of(values, one, self.prompts) for one in (name, self.baseline))
         sign = -1 if lower else 1
@@ -327,29 +340,32 @@ def answer(
     kept = _HeldBack(scores, held_back, baseline.name)
     left = ranking(state, candidates)
     ranked = [one for one in left if kept.is_there(one.name)]
+    ranked += [
+        one
+        for one in candidates
+        if one.role == AT_THE_SAME_PRICE and one not in ranked and kept.is_there(one.name)
+    ]
     rows = contestants(candidates, state, scores, kept.prompts)
     if not ranked or not kept.has_values(baseline.name):
         return _without_gain(baseline, left, state, kept, rows)
     winner = ranked[0]
     gain = kept.gain(winner.name, baseline.name)
-    floors = tuple(
-        kept.floor(metric, share, winner.name, metric in rules.lower)
-        for metric, share in rules.floors
-    )
-    pool = [baseline, *ranked]
-    chosen = _recommend(winner, baseline, pool, kept, any(one.is_broken for one in floors))
+    floors = {one.name: kept.floors(rules, one.name) for one in ranked}
+    holding = [one for one in ranked if all(floor.is_held for floor in floors[one.name])]
+    chosen = _recommend(holding, baseline, kept)
     verdict = _verdict(chosen, gain if chosen is winner else kept.gain(chosen.name, baseline.name))
     parts = [kept.part(metric, winner.name) for metric in scores.parts]
     best = _best_stg(ranked, baseline, kept)
     sentences = words.answer(
-        verdict, winner, chosen, baseline, gain, parts if len(parts) > 1 else [], floors,
-        [(one, kept.gain(winner.name, one.name)) for one in ranked[1:]], best,
+        verdict, winner, chosen, baseline, gain, parts if len(parts) > 1 else [],
+        floors[winner.name], [(one, kept.gain(winner.name, one.name)) for one in ranked[1:]], best,
     )  # fmt: skip
     if scores.of_set is not None:
-        sentences += scores.of_set.sentences([one.name for one in pool], kept.prompts)
+        names = [baseline.name, *(one.name for one in ranked)]
+        sentences += scores.of_set.sentences(names, kept.prompts)
     return Answer(
         verdict, winner.name, chosen.name, scores.label, gain,
-        tuple(parts) if len(parts) > 1 else (), floors, rows, tuple(sentences), best,
+        tuple(parts) if len(parts) > 1 else (), floors[winner.name], rows, tuple(sentences), best,
     )  # fmt: skip
 
 
@@ -389,24 +405,22 @@ def _best_stg(ranked: Sequence[Racer], baseline: Racer, kept: _HeldBack) -> Best
     return BestSTG(best.name, kept.gain(best.name, baseline.name), over)
 
 
-def _recommend(
-    winner: Racer, baseline: Racer, pool: Sequence[Racer], kept: _HeldBack, broken: bool
-) -> Racer:
-    """Return the cheapest of those that cannot be told apart from the best."""
-    beside = {one.name: one for one in pool if one is not baseline}
-    signs = {name: kept.gain(name, baseline.name).sign for name in beside}
-    if broken or signs[winner.name] <= 0:
+def _recommend(holding: Sequence[Racer], baseline: Racer, kept: _HeldBack) -> Racer:
+    """Return the cheapest of those that cannot be told apart from the best.
+
+    Args:
+        holding: who holds all floors beside CFG alone, best first.
+    """
+    signs = {one.name: kept.gain(one.name, baseline.name).sign for one in holding}
+    best = next(iter(holding), baseline)
+    if signs.get(best.name, 0) <= 0:
         # CFG alone is as good as any: only what is cheaper still can take its place.
-        tied = [baseline, *(one for name, one in beside.items() if signs[name] >= 0 and not broken)]
-        first = baseline
+        first, tied = baseline, [baseline, *(one for one in holding if signs[one.name] >= 0)]
     else:
-        against = {
-            name: kept.gain(name, winner.name).difference.estimate.sign
-            for name in beside
-            if name != winner.name
-        }
-        tied = [winner, *(beside[n] for n, sign in against.items() if sign >= 0 and signs[n] > 0)]
-        first = winner
+        first, tied = best, [best]
+        for one in holding[1:]:
+            against = kept.gain(one.name, best.name).difference.estimate.sign
+            tied += [one] if against >= 0 and signs[one.name] > 0 else []
     least = min(one.passes for one in tied)
     cheap = [one for one in tied if one.passes <= SAME_COST * least]
     return first if first in cheap else min(cheap, key=lambda one: one.passes)

@@ -19,7 +19,7 @@ def answer(
     best: BestSTG | None,
 ) -> list[str]:  # fmt: skip
     """Return the answer, the gain, floors, and how the others did, a sentence each."""
-    broken = next((one for one in floors if one.is_broken), None)
+    broken = next((one for one in floors if not one.is_held), None)
     found = [
         _verdict(verdict, winner, chosen, baseline, gain, broken),
         _gain(winner, baseline, gain),
@@ -65,6 +65,8 @@ def _verdict(
     it = "it" if chosen is baseline else chosen.title
     if broken is not None:
         why = f"{winner.title} falls below the floor of {broken.metric}"
+        if verdict == USE:
+            why = f"it has more {gain.metric} than {over}, and {why}"
     elif sign < 0:
         why = f"{winner.title} is worse than {'it' if chosen is baseline else over}"
     elif gain.difference.estimate.low is None:
@@ -125,8 +127,10 @@ def _floor(one: FloorCheck) -> str:
         says = "it is broken"
     elif found.low >= 0:
         says = "it holds"
+    elif one.is_held:
+        says = "it holds on these prompts, but the interval reaches below it"
     else:
-        says = "it is not shown to be broken"
+        says = "it is broken on these prompts, but the interval reaches above it"
     return f"Floor of {one.metric}: {one.floor:.4g}, and the winner has {one.mean:.4g}; {says}."
 
 

@@ -91,7 +91,9 @@ def _load_file(path: Path, text: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look a module up by its name
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         del sys.modules[name]
         raise ValueError(_failed(text, error)) from error
     return module
@@ -100,15 +102,26 @@ def _load_file(path: Path, text: str) -> ModuleType:
 def _load_module(name: str, text: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ValueError(_failed(text, error)) from error
 
 
 def _failed(text: str, error: BaseException) -> str:
     return (
         f"a metric must be importable, but importing {text!r} failed with"
-        f" {type(error).__name__}: {error}. Correct it."
+        f" {describe_failure(error)}. Correct it."
     )
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return what code of a user raised, as "KeyError: 'x'"; of one without words its kind."""
+    try:
+        words = str(error).strip()
+    except Exception:
+        words = ""
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _check(text: str, function: Function) -> UserMetric:

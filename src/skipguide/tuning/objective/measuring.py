@@ -18,12 +18,13 @@ from skipguide.metrics.inputs import Source, file_source, find_videos
 from skipguide.metrics.selection import Options
 from skipguide.runs import Clip, Run
 from skipguide.tuning.names import FOLDER
-from skipguide.tuning.objective.functions import UserMetric
+from skipguide.tuning.objective.functions import UserMetric, describe_failure
 from skipguide.tuning.objective.parts import FEWEST_REFERENCE, Part, requests_of
 from skipguide.tuning.objective.scores import Floats
 
 Features = Mapping[str, Floats]  # key of a clip -> (D,)
 ALL = "all"  # metrics of a clip that cannot be read
+_MOST_TOLD = 5  # reasons at a time
 
 
 class Kept:
@@ -112,6 +113,7 @@ class Measuring:
         self.catalog = [one.metric for one in requests if one.row.kind == "video"]
         self.reader = Reader(requests, options) if requests else None
         self._tried: set[str] = set()  # clips that had no value in this process
+        self._told: dict[str, dict[str, None]] = {}  # reason -> the clips' own sentences
 
     def measure(self, run: Run, clips: Sequence[Clip]) -> list[str]:
         """Measure the clips that are done and lack something; see `Objective.measure`."""
@@ -125,16 +127,38 @@ class Measuring:
         for clip in clips:
             if clip.status != "done" or clip.key in self._tried or not self._lacks(clip, have):
                 continue
-            where = f"{names[clip.setting]}, prompt {clip.prompt}, seed {clip.seed}"
+            where = _name_clip(clip, names)
             found = self._measure_clip(run, kept, clip, texts[clip.prompt], where)
             if found or clip.key in reasons:
                 reasons = {**reasons, clip.key: found}
                 kept.keep_reasons({key: why for key, why in reasons.items() if why})
             if found:
                 self._tried.add(clip.key)
-        said = [why for clip in clips for why in reasons.get(clip.key, {}).values()]
-        self._refuse_nothing(run, kept, said)
-        return said
+        said = [
+            (_name_clip(clip, names), why)
+            for clip in clips for why in reasons.get(clip.key, {}).values()
+        ]  # fmt: skip
+        self._refuse_nothing(run, kept, [why for _, why in said])
+        return self._tell(said)
+
+    def _tell(self, said: Sequence[tuple[str, str]]) -> list[str]:
+        """Return each reason that has clips it was not told of, with the number of all of them.
+
+        Args:
+            said: clip and sentence, which names the clip.
+        """
+        grown: dict[str, dict[str, None]] = {}
+        for where, text in said:
+            told = self._told.setdefault(text.replace(where, ""), {})
+            if text not in told:
+                told[text] = None
+                grown[text.replace(where, "")] = told
+        found = [_counted([*texts]) for texts in grown.values()]
+        if len(found) > _MOST_TOLD:
+            left = sum(len(texts) for texts in [*grown.values()][_MOST_TOLD:])
+            return [*found[:_MOST_TOLD], f"{left} more values are missing, each for a reason of its"
+                    " own: tune/unmeasured.json in the run has them."]  # fmt: skip
+        return found
 
     def _lacks(self, clip: Clip, have: set[str]) -> bool:
         names = [*self.catalog, *self.functions]
@@ -237,6 +261,20 @@ class Measuring:
             )
 
 
+def _name_clip(clip: Clip, names: Mapping[int, str]) -> str:
+    return f"{names[clip.setting]}, prompt {clip.prompt}, seed {clip.seed}"
+
+
+def _counted(texts: Sequence[str]) -> str:
+    """Return the first of some sentences that say the same of a clip each, and how many there are.
+
+    The count stands in front of what can end in any way: the words of a function's error.
+    """
+    if len(texts) == 1:
+        return texts[0]
+    return f"{len(texts)} clips lack a value for one reason, the first of them: {texts[0]}"
+
+
 def _call(
     user: UserMetric, pixels: np.ndarray, text: str | None, fps: float | None, where: str
 ) -> float:
@@ -244,10 +282,11 @@ def _call(
     try:
         with torch.no_grad():
             value = float(user.function(pixels, text, fps))
-    except Exception as error:
+    except KeyboardInterrupt:  # of the person at the keyboard
+        raise
+    except BaseException as error:  # SystemExit among them: it must not end the tuning
         raise ValueError(
-            f"{where} has no {user.name}: {user.written} failed with {type(error).__name__}:"
-            f" {error}"
+            f"{where} has no {user.name}: {user.written} failed with {describe_failure(error)}"
         ) from error
     if not math.isfinite(value):
         raise ValueError(f"{where} has no {user.name}: {user.written} returned {value}")

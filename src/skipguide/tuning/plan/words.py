@@ -28,7 +28,8 @@ def describe(
         f" {facts.weak_passes / facts.cells:.2f} of one on average. The budget is"
         f" {_budget(options, plan)}{_by(timing)}."
     )
-    levels = format_count(len(plan.levels), "noise level")
+    # Of a run of few steps, the same step can be the nearest one to two levels.
+    levels = f"up to {format_count(len(plan.levels), 'noise level')}"
     yield (
         f"Scan: {facts.cells} cells (layer, skip, axis) on"
         f" {format_count(plan.scan_prompts, 'prompt')} at {levels}, {plan.scan:.0f} passes, about"
@@ -51,10 +52,11 @@ def _race(
     measured: Mapping[str, float],
 ) -> Iterator[str]:  # fmt: skip
     prompts = min(plan.rounds * ROUND, len(options.split()[0]))
+    comparisons = plan.candidates - 1 + len(objective.floors)
     yield (
         f"Race: up to {plan.candidates} settings in rounds of {ROUND} prompts, {plan.race:.0f}"
         f" passes, about {_time(timing, plan.race)}; {format_count(prompts, 'prompt')} a setting if"
-        f" nobody goes. {resolution.sentence(objective.spec, prompts, measured)}"
+        f" nobody goes. {resolution.sentence(objective.spec, prompts, measured, comparisons)}"
     )
     yield (
         f"Scale and window of the winner: {plan.search:.0f} passes, about"

@@ -2,7 +2,7 @@
 
 STG pays where CFG is low (docs/tune.md), so that every cell of the shortlist races beside the
 pipeline's own guidance scale and beside a lower one. CFG alone is there at both scales, and with as
-many more steps as STG costs."""
+many more steps as the first cell of the scan costs; the winner meets it at its own price."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ def candidates(
     first, rest = scales[0], scales[1:]
     alone = [cfg_alone(model, g) for g in scales]
     beside = {g: [with_cell(model, entry, g) for entry in shortlist] for g in scales}
-    priced = _at_same_price(model, beside[first])
+    priced = at_price(model, beside[first][0].passes) if shortlist else None
     preset = [_preset(model)] if model.has_preset else []
     found = [alone[0], *beside[first][:2], *alone[1:]]
     found += [one for g in rest for one in beside[g][:1]]
-    found += [*priced, *preset, *beside[first][2:]]
+    found += [*([priced] if priced else []), *preset, *beside[first][2:]]
     found += [one for g in rest for one in beside[g][1:]]
     return found
 
@@ -181,22 +181,21 @@ def _scale_words(guidance_scale: float | None) -> Mapping[str, float]:
     return {} if guidance_scale is None else {"guidance_scale": guidance_scale}
 
 
-def _at_same_price(model: Model, beside: Sequence[Candidate]) -> list[Candidate]:
-    """Return CFG alone with the steps that the dearest of the candidates with STG pays for."""
-    if not beside:
-        return []
-    steps = round(max(one.passes for one in beside) / model.plain_passes)
+def at_price(model: Model, passes: float) -> Candidate | None:
+    """Return CFG alone with the number of steps that comes nearest to so many passes.
+
+    None where these are the steps that the model has anyway.
+    """
+    steps = round(passes / model.plain_passes)
     if steps == model.steps:
-        return []
+        return None
     plain = cfg_alone(model, model.guidance_scale)
     name = f"{plain.name}-{steps}-steps"
     given = {**plain.given, "name": name, "steps": steps}
-    return [
-        dataclasses.replace(
-            plain, name=name, role=AT_THE_SAME_PRICE, given=given,
-            passes=float(steps * model.plain_passes),
-        )
-    ]  # fmt: skip
+    return dataclasses.replace(
+        plain, name=name, role=AT_THE_SAME_PRICE, given=given,
+        passes=float(steps * model.plain_passes),
+    )  # fmt: skip
 
 
 def _preset(model: Model) -> Candidate:
